@@ -1,0 +1,297 @@
+"""Recordings in, mono float32 at 16 kHz out: the only code of serein that decodes audio."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serein.errors import AudioError
+
+SAMPLE_RATE_HZ = 16_000  # every backbone of the papers was trained at this rate
+SILENCE_PEAK = 1e-4  # -80 dB below full scale: below the noise floor of any 16-bit recording of speech
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".w64", ".caf")
+
+Waveform = NDArray[np.float32]
+
+# What libsndfile notes of a cut WAV ("data"), AIFF ("SSND"), AU and W64; a wrong outer "RIFF" is harmless.
+_HEADER_PROMISES_MORE = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+)\s*\(should be (\d+)\)", re.MULTILINE)
+_LENGTH_UNKNOWN = 0x7FFFF000  # what SoX writes to a pipe; ffmpeg and arecord write more
+_DAMAGED_PAGES = re.compile(r"Junk after the last page|Corrupted bitstream|reports a hole")  # Ogg Vorbis and Opus
+
+
+class MissingAudioError(AudioError):
+    """There is no such file."""
+
+
+class TruncatedAudioError(AudioError):
+    """The file ends before its header says."""
+
+
+class OutsideAudioError(AudioError):
+    """The part asked for lies outside the file."""
+
+
+class NotFiniteAudioError(AudioError):
+    """The file holds NaN or infinite samples."""
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file's header says.
+
+    Attributes:
+        duration_s: Length of the whole file in seconds.
+        sample_rate_hz: Rate of the file, before resampling.
+        num_channels: Channels of the file, before mixing down.
+    """
+
+    duration_s: float
+    sample_rate_hz: int
+    num_channels: int
+
+
+def info(path: str | Path) -> AudioInfo:
+    """Read a file's header, without its samples.
+
+    Raises:
+        AudioError: The file is missing, empty, shorter than its header says, or no audio.
+    """
+    import soundfile
+
+    _require_file(Path(path))
+    try:
+        header = soundfile.info(str(path))
+    except soundfile.LibsndfileError as error:
+        raise _not_audio(path, error) from None
+    _require_complete(path, header.extra_info)
+    if header.frames == 0:
+        raise _no_samples(path)
+    return AudioInfo(header.frames / header.samplerate, header.samplerate, header.channels)
+
+
+def load(path: str | Path, start_s: float = 0.0, end_s: float | None = None) -> Waveform:
+    """Read speech: like `decode`, and refuse silence.
+
+    Returns:
+        (sample,) float32, mono, 16 kHz.
+
+    Raises:
+        AudioError: As in `decode`, or the recording is silent.
+    """
+    waveform = decode(path, start_s, end_s)
+    if float(np.abs(waveform).max()) < SILENCE_PEAK:
+        raise AudioError(
+            f"silent: the peak is below {20 * np.log10(SILENCE_PEAK):.0f} dB of full scale",
+            where=path,
+            remedy="Record it again, or remove it from the list.",
+        )
+    return waveform
+
+
+def decode(path: str | Path, start_s: float = 0.0, end_s: float | None = None) -> Waveform:
+    """Read a file, or the part from `start_s` to `end_s`, mixed down to one channel and resampled to 16 kHz.
+
+    Only the part asked for is read from disk.
+
+    Args:
+        path: WAV, FLAC, OGG, Opus, MP3 and whatever else libsndfile reads; any rate, any number of channels.
+        start_s: Start in seconds.
+        end_s: End in seconds; `None` is the end of the file.
+
+    Returns:
+        (sample,) float32, at least one sample, all finite.
+
+    Raises:
+        AudioError: Missing, empty, truncated, not audio, not finite, or the part lies outside the file.
+    """
+    samples, rate_hz = _read_samples(path, start_s, end_s)
+    if not np.isfinite(samples).all():
+        raise NotFiniteAudioError("holds NaN or infinite samples", where=path, remedy="Export the recording again.")
+    mono = samples.mean(axis=1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
+    return resample(mono, rate_hz)
+
+
+def resample(waveform: Waveform, rate_hz: int) -> Waveform:
+    """Resample (sample,) from `rate_hz` to 16 kHz with soxr's high quality; the same array at 16 kHz."""
+    if rate_hz == SAMPLE_RATE_HZ:
+        return np.ascontiguousarray(waveform, dtype=np.float32)
+    import soxr
+
+    resampled: Waveform = soxr.resample(waveform, rate_hz, SAMPLE_RATE_HZ, quality="HQ").astype(np.float32)
+    return resampled if resampled.size else np.zeros(1, np.float32)
+
+
+def trimmed(waveform: Waveform, below_peak_db: float | None) -> Waveform:
+    """Cut silence off both ends, but for 0.1 s beyond the frames within `below_peak_db` of the loudest.
+
+    Frames are 25 ms long, every 10 ms. `None` cuts nothing.
+
+    Example:
+        >>> second = np.ones(SAMPLE_RATE_HZ, np.float32)
+        >>> len(trimmed(np.concatenate([0 * second, second, 0 * second]), 30.0)) / SAMPLE_RATE_HZ
+        1.235
+    """
+    if below_peak_db is None or len(waveform) < 2 * _FRAME:
+        return waveform
+    frames = np.lib.stride_tricks.sliding_window_view(waveform, _FRAME)[::_HOP]
+    energy_db = 10 * np.log10(np.einsum("ft,ft->f", frames, frames) / _FRAME + 1e-10)
+    loud = np.flatnonzero(energy_db > energy_db.max() - below_peak_db)
+    start = max(0, int(loud[0]) * _HOP - _MARGIN)
+    stop = min(len(waveform), int(loud[-1]) * _HOP + _FRAME + _MARGIN)
+    return waveform[start:stop]
+
+
+_FRAME, _HOP, _MARGIN = SAMPLE_RATE_HZ // 40, SAMPLE_RATE_HZ // 100, SAMPLE_RATE_HZ // 10
+
+
+def find(folder: Path) -> list[Path]:
+    """Return every audio file below `folder`, by suffix, sorted; what is hidden is left out.
+
+    Linked folders are entered, once each. A link whose file is gone is returned, so that reading it says so.
+    """
+    return [path for path in find_files(folder) if path.suffix.lower() in SUFFIXES]
+
+
+def find_files(folder: Path) -> list[Path]:
+    """Return every file below `folder`, sorted, as `find` does, whatever its suffix."""
+    return sorted(_walk(folder, seen=set()))
+
+
+def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
+    if (real := os.path.realpath(folder)) in seen:
+        return
+    seen.add(real)
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _walk(path, seen)
+        else:
+            yield path
+
+
+def _read_samples(path: str | Path, start_s: float, end_s: float | None) -> tuple[Waveform, int]:
+    import soundfile
+
+    _require_file(Path(path))
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            _require_complete(path, file.extra_info)
+            start, stop = _frame_range(path, file, start_s, end_s)
+            if start:
+                file.seek(start)
+            samples = file.read(stop - start, dtype="float32", always_2d=True)
+            rate_hz = int(file.samplerate)
+            is_guess = file.format == "MP3" and _length_is_a_guess(Path(path), file.frames)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise _not_audio(path, error) from None
+    if len(samples) < (1 if is_guess else stop - start):
+        raise _truncated(path, f"{len(samples)} of {stop - start} samples could be read")
+    return samples, rate_hz
+
+
+def _length_is_a_guess(path: Path, num_frames: int) -> bool:
+    """Return whether an MP3 does not state its length at its start, so that libsndfile guesses it.
+
+    Raises:
+        AudioError: The guess is too low, so that libsndfile would leave out the end.
+    """
+    content = path.read_bytes()
+    start = 0
+    if content[:3] == b"ID3":  # the tag's length is four bytes of seven bits
+        start = 10 + sum(byte << shift for byte, shift in zip(content[6:10], (21, 14, 7, 0), strict=True))
+    if any(tag in content[start : start + 200] for tag in (b"Xing", b"Info", b"VBRI")):
+        return False
+    if num_frames < _num_mp3_samples(content, start) - 2 * 1152:
+        raise AudioError(
+            "an MP3 of varying bit rate that does not state its length",
+            where=path,
+            remedy="Convert it with: ffmpeg -i IN OUT.flac.",
+        )
+    return True
+
+
+_KBPS_MPEG1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+_KBPS_MPEG2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+
+
+def _num_mp3_samples(content: bytes, start: int) -> int:
+    """Count the samples of the MPEG layer III frames from byte `start` on (ISO 11172-3, 2.4.2.3)."""
+    num_samples = 0
+    while start + 4 <= len(content):
+        head = int.from_bytes(content[start : start + 4], "big")
+        version, kbps_index, rate_index = head >> 19 & 3, head >> 12 & 15, head >> 10 & 3
+        if head >> 21 != 0x7FF or version == 1 or kbps_index in (0, 15) or rate_index == 3:
+            break
+        kbps = (_KBPS_MPEG1 if version == 3 else _KBPS_MPEG2)[kbps_index]
+        rate_hz = (44_100, 48_000, 32_000)[rate_index] >> {3: 0, 2: 1, 0: 2}[version]
+        start += (144 if version == 3 else 72) * kbps * 1000 // rate_hz + (head >> 9 & 1)
+        num_samples += 1152 if version == 3 else 576
+    return num_samples
+
+
+def _frame_range(path: str | Path, file: object, start_s: float, end_s: float | None) -> tuple[int, int]:
+    num_frames, rate_hz = int(file.frames), int(file.samplerate)  # type: ignore[attr-defined]
+    if num_frames == 0:
+        raise _no_samples(path)
+    start = round(start_s * rate_hz) if math.isfinite(start_s) else num_frames
+    stop = num_frames if end_s is None else round(end_s * rate_hz) if math.isfinite(end_s) else 0
+    slack = round(0.01 * rate_hz)  # time stamps are often rounded to hundredths
+    if not 0 <= start < min(stop, num_frames) or stop > num_frames + slack:
+        raise OutsideAudioError(
+            f"the part {start_s:g} s to {'the end' if end_s is None else f'{end_s:g} s'} "
+            f"lies outside the file of {num_frames / rate_hz:.2f} s",
+            where=path,
+            remedy="Correct start_s and end_s in the manifest.",
+        )
+    return start, min(stop, num_frames)
+
+
+def _require_file(path: Path) -> None:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise MissingAudioError(
+            "no such file", where=path, remedy="Check the path, or prepare the manifest again."
+        ) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise AudioError(f"cannot be opened ({reason})", where=path, remedy="Check the path and its rights.") from None
+    if path.is_dir():
+        raise AudioError("is a folder, not a recording", where=path, remedy="Name a file.")
+    if status.st_size == 0:
+        raise AudioError("the file is empty (0 bytes)", where=path, remedy="Copy or record it again.")
+
+
+def _require_complete(path: str | Path, extra_info: str) -> None:
+    promise = _HEADER_PROMISES_MORE.search(extra_info)
+    if promise and int(promise[2]) < int(promise[1]) < _LENGTH_UNKNOWN:
+        raise _truncated(path, f"the header promises {promise[1]} bytes, the file holds {promise[2]}")
+    if _DAMAGED_PAGES.search(extra_info):
+        raise _truncated(path, "a page of the Ogg stream is cut off or damaged")
+
+
+def _truncated(path: str | Path, detail: str) -> AudioError:
+    return TruncatedAudioError(f"truncated: {detail}", where=path, remedy="Copy the file again from its source.")
+
+
+def _no_samples(path: str | Path) -> AudioError:
+    return AudioError("holds no samples", where=path, remedy="Record it again, or remove it from the list.")
+
+
+def _not_audio(path: str | Path, error: Exception) -> AudioError:
+    reason = str(error).split(": ")[-1].strip().rstrip(".")
+    if re.search("lost sync|malformed|unspecified", reason, re.IGNORECASE):
+        return AudioError(f"damaged or cut off ({reason})", where=path, remedy="Copy the file again from its source.")
+    return AudioError(
+        f"cannot be decoded as audio ({reason})",
+        where=path,
+        remedy="Give WAV, FLAC, OGG, Opus or MP3; convert others with: ffmpeg -i IN OUT.flac.",
+    )

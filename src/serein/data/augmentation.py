@@ -1,0 +1,132 @@
+"""Changes of log-mel frames for training: what is drawn for a clip follows from its seed alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from serein.recipe import SpectrogramAugmentation
+
+NEPERS = math.log(10) / 10  # of power, per decibel
+
+
+class SpectrogramAugmenter:
+    """Stretches, shifts, filters, adds noise to bands in dB; masks and mixes normalised frames.
+
+    Args:
+        options: Ranges and shares.
+        seeds: (batch,) of a batch's clips; every draw follows from them.
+    """
+
+    def __init__(self, options: SpectrogramAugmentation, seeds: torch.Tensor) -> None:
+        self.options = options
+        self.rngs = [np.random.default_rng(int(seed)) for seed in seeds]
+
+    def bend(self, bands_db: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Change tempo, mel axis, level, spectrum and noise.
+
+        Args:
+            bands_db: (batch, frame, band).
+            num_frames: (batch,) long.
+
+        Returns:
+            The changed bands and numbers of frames.
+        """
+        bands_db, num_frames = self._stretched(bands_db, num_frames)
+        bands_db = bands_db + self._filters(bands_db.shape[2]).to(bands_db)[:, None]
+        return self._with_noise(bands_db, num_frames), num_frames
+
+    def mask(self, frames: torch.Tensor, num_frames: torch.Tensor, num_channels: int) -> torch.Tensor:
+        """Set random stretches of time and of bands to zero, which is the corpus's mean (SpecAugment, Park 2019).
+
+        Args:
+            frames: (batch, frame, channel * band), normalised.
+            num_channels: Channels that share their masks.
+        """
+        options = self.options
+        lengths = [int(n) for n in num_frames]
+        time = self._kept(frames.shape[1], lengths, options.time_masks, options.time_mask_share)
+        num_bands = frames.shape[2] // num_channels
+        band = self._kept(num_bands, [num_bands] * len(lengths), options.band_masks, options.band_mask_share)
+        return frames * time.to(frames)[:, :, None] * band.repeat(1, num_channels).to(frames)[:, None]
+
+    def mixing(self) -> tuple[torch.Tensor, float] | None:
+        """Draw partners, (batch,) long, and the share of each clip's own, at least a half; `None` leaves the batch."""
+        rng = self.rngs[0]
+        if not self.options.mixup or rng.random() >= self.options.mixup_share:
+            return None
+        share = rng.beta(self.options.mixup, self.options.mixup)
+        return torch.from_numpy(rng.permutation(len(self.rngs))), max(share, 1 - share)
+
+    def _draw(self, low: float, high: float) -> NDArray[np.float64]:
+        return np.array([rng.uniform(low, high) for rng in self.rngs])
+
+    def _stretched(self, bands_db: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        options = self.options
+        if not (options.time_stretch or options.band_stretch or options.band_shift):
+            return bands_db, num_frames
+        tempo = torch.from_numpy(np.exp(self._draw(-options.time_stretch, options.time_stretch))).float()
+        scale = torch.from_numpy(1 + self._draw(-options.band_stretch, options.band_stretch)).float()
+        shift = torch.from_numpy(self._draw(-options.band_shift, options.band_shift)).float()
+        before = num_frames.cpu()
+        after = (before * tempo).round().long().clamp_min(1)
+        step = (before - 1) / (after - 1).clamp_min(1)
+        frame = torch.arange(int(after.max()))[None] * step[:, None]
+        band = torch.arange(bands_db.shape[2])[None] * scale[:, None] + shift[:, None]
+        return _sampled(bands_db, frame, band), after.to(num_frames.device)
+
+    def _filters(self, num_bands: int) -> torch.Tensor:
+        """Return (batch, band): level and random curves, in dB."""
+        options = self.options
+        curves = np.zeros((len(self.rngs), num_bands), np.float32)
+        for curve, rng in zip(curves, self.rngs, strict=True):
+            curve += rng.uniform(-options.gain_db, options.gain_db)
+            if options.equaliser_db and rng.random() < options.equaliser_share:
+                curve += _random_curve(num_bands, options.equaliser_db, rng)
+        return torch.from_numpy(curves)
+
+    def _with_noise(self, bands_db: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        options = self.options
+        if not options.noise_share:
+            return bands_db
+        peaks = bands_db.amax(dim=(1, 2)).tolist()
+        floors = np.full((len(self.rngs), bands_db.shape[2]), -300.0, np.float32)
+        for floor, rng, peak in zip(floors, self.rngs, peaks, strict=True):
+            if rng.random() < options.noise_share:
+                slope = np.linspace(rng.uniform(-5, 15), rng.uniform(-15, 5), len(floor))
+                floor[:] = peak - rng.uniform(*options.noise_below_peak_db) + slope
+        generator = torch.Generator().manual_seed(int(self.rngs[0].integers(1 << 62)))
+        ripple = 0.9 * torch.randn(bands_db.shape, generator=generator)  # dB, of a mel band's noise power
+        noise_db = (torch.from_numpy(floors)[:, None] + ripple).to(bands_db)
+        return torch.logaddexp(bands_db * NEPERS, noise_db * NEPERS) / NEPERS
+
+    def _kept(self, size: int, lengths: Sequence[int], num_masks: int, share: float) -> torch.Tensor:
+        kept = torch.ones(len(lengths), size)
+        for row, rng, length in zip(kept, self.rngs, lengths, strict=True):
+            for _ in range(num_masks):
+                width = int(rng.uniform(0, share) * length)
+                start = int(rng.integers(length - width + 1))
+                row[start : start + width] = 0.0
+        return kept
+
+
+def _sampled(bands_db: torch.Tensor, frame: torch.Tensor, band: torch.Tensor) -> torch.Tensor:
+    """Interpolate (batch, frame, band) at (batch, new frame) x (batch, new band), the edges continued."""
+    last_frame, last_band = max(bands_db.shape[1] - 1, 1), max(bands_db.shape[2] - 1, 1)
+    rows = (2 * frame / last_frame - 1)[:, :, None].expand(-1, -1, band.shape[1])
+    columns = (2 * band / last_band - 1)[:, None].expand(-1, frame.shape[1], -1)
+    grid = torch.stack([columns, rows], dim=-1).to(bands_db)
+    return F.grid_sample(bands_db[:, None], grid, padding_mode="border", align_corners=True)[:, 0]
+
+
+def _random_curve(size: int, greatest_db: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draw a curve of straight lines between three to six knots (FilterAugment, Nam 2022)."""
+    num_knots = int(rng.integers(3, 7))
+    knots = np.sort(np.concatenate([[0, size - 1], rng.uniform(0, size - 1, num_knots - 2)]))
+    curve: NDArray[np.float64] = np.interp(np.arange(size), knots, rng.uniform(-greatest_db, greatest_db, num_knots))
+    return curve

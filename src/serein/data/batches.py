@@ -1,0 +1,238 @@
+"""From utterances to padded batches: buckets of like duration, masks, and draws that no worker can change."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from serein.data.audio import SAMPLE_RATE_HZ, Waveform
+from serein.data.recordings import Recordings
+from serein.recipe import Batches, Clips
+
+Item = tuple[int, int]  # (epoch, position): the sampler hands on the epoch, so that workers need not be told
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips padded to the longest.
+
+    Attributes:
+        positions: (batch,) long, of the utterances in their list.
+        waveforms: (batch, sample) float32, zero on padding.
+        num_samples: (batch,) long, real samples of each clip.
+        targets: Task -> (batch, ...) its targets.
+        has_target: Task -> (batch,) bool, False where the utterance lacks the target.
+        seeds: (batch,) int64: what is drawn for a clip follows from its seed alone.
+    """
+
+    positions: torch.Tensor
+    waveforms: torch.Tensor
+    num_samples: torch.Tensor
+    targets: Mapping[str, torch.Tensor]
+    has_target: Mapping[str, torch.Tensor]
+    seeds: torch.Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on another device."""
+        return replace(
+            self,
+            positions=self.positions.to(device),
+            waveforms=self.waveforms.to(device, non_blocking=True),
+            num_samples=self.num_samples.to(device),
+            targets={name: target.to(device) for name, target in self.targets.items()},
+            has_target={name: mask.to(device) for name, mask in self.has_target.items()},
+        )
+
+    @property
+    def audio_s(self) -> float:
+        """Seconds of real audio."""
+        return float(self.num_samples.sum()) / SAMPLE_RATE_HZ
+
+
+@dataclass(frozen=True)
+class Targets:
+    """One task's targets of all utterances: `values` (utterance, ...) and `is_known` (utterance,) bool."""
+
+    values: np.ndarray
+    is_known: np.ndarray
+
+
+class ClipDataset(Dataset[Batch]):
+    """Clips of some utterances, one `Batch` of one clip per item.
+
+    Args:
+        recordings: All recordings.
+        targets: Task -> targets of all recordings.
+        clips: Cutting and extending; `crop_s` applies when `is_training`.
+        seed: Root of every draw.
+    """
+
+    def __init__(
+        self,
+        recordings: Recordings,
+        targets: Mapping[str, Targets],
+        clips: Clips,
+        *,
+        seed: int = 0,
+        is_training: bool = False,
+    ) -> None:
+        self.recordings, self.targets, self.clips = recordings, targets, clips
+        self.seed, self.is_training = seed, is_training
+
+    def __len__(self) -> int:
+        return len(self.recordings)
+
+    def __getitem__(self, item: Item) -> Batch:
+        epoch, position = item
+        clip_seed = draw_seed(self.seed, epoch, self.recordings.utterances[position].id)
+        waveform = extended(self.recordings[position], self.clips)
+        if self.is_training:
+            waveform = cropped(waveform, self.clips.crop_s, np.random.default_rng(clip_seed))
+        return Batch(
+            positions=torch.tensor([position]),
+            waveforms=torch.from_numpy(waveform)[None],
+            num_samples=torch.tensor([len(waveform)]),
+            targets={name: torch.from_numpy(t.values[position : position + 1]) for name, t in self.targets.items()},
+            has_target={
+                name: torch.from_numpy(t.is_known[position : position + 1]) for name, t in self.targets.items()
+            },
+            seeds=torch.tensor([clip_seed]),
+        )
+
+
+def draw_seed(seed: int, epoch: int, name: str) -> int:
+    """Return the 63-bit seed of everything that is drawn for one utterance in one epoch.
+
+    Example:
+        >>> draw_seed(0, 1, "a") == draw_seed(0, 1, "a") != draw_seed(0, 2, "a")
+        True
+    """
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def extended(waveform: Waveform, clips: Clips) -> Waveform:
+    """Bring a short clip to `clips.min_s`: repeated from its start, or followed by silence."""
+    lacking = round(clips.min_s * SAMPLE_RATE_HZ) - len(waveform)
+    if lacking <= 0:
+        return waveform
+    if clips.extend == "repeat":
+        return np.resize(waveform, len(waveform) + lacking)
+    return np.pad(waveform, (0, lacking))
+
+
+def cropped(waveform: Waveform, crop_s: float | None, rng: np.random.Generator) -> Waveform:
+    """Cut a clip longer than `crop_s` to it, at a place drawn from `rng`."""
+    length = len(waveform) if crop_s is None else round(crop_s * SAMPLE_RATE_HZ)
+    if len(waveform) <= length:
+        return waveform
+    start = int(rng.integers(len(waveform) - length + 1))
+    return waveform[start : start + length]
+
+
+def collate(clips: Sequence[Batch]) -> Batch:
+    """Pad and stack batches of one clip; equal to `torch.cat` for everything but the waveforms."""
+    waveforms = torch.nn.utils.rnn.pad_sequence([clip.waveforms[0] for clip in clips], batch_first=True)
+    return Batch(
+        positions=torch.cat([clip.positions for clip in clips]),
+        waveforms=waveforms,
+        num_samples=torch.cat([clip.num_samples for clip in clips]),
+        targets={name: torch.cat([clip.targets[name] for clip in clips]) for name in clips[0].targets},
+        has_target={name: torch.cat([clip.has_target[name] for clip in clips]) for name in clips[0].has_target},
+        seeds=torch.cat([clip.seeds for clip in clips]),
+    )
+
+
+class BucketSampler(Sampler[list[Item]]):
+    """Batches of clips of like duration, drawn anew each epoch from the seed.
+
+    The epoch's order is a permutation; each run of `buckets` batches' worth of clips is sorted by duration and cut
+    into batches of at most `clips` clips and `seconds` seconds, padding counted; then the batches are shuffled.
+
+    Args:
+        positions: Utterances to draw from.
+        durations_s: (utterance,) seconds of every recording, as the batch will hold them.
+        rank: This process, of `world_size`; each gets as many batches, the first ones twice where needed.
+    """
+
+    def __init__(
+        self,
+        positions: Sequence[int],
+        durations_s: np.ndarray,
+        batches: Batches,
+        *,
+        seed: int = 0,
+        is_training: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.positions = np.asarray(positions)
+        self.durations_s, self.batches = durations_s, batches
+        self.seed, self.is_training = seed, is_training
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+        self._planned: tuple[int, list[np.ndarray]] | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the batches of this epoch from now on; Lightning calls it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._own_batches())
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        for batch in self._own_batches():
+            yield [(self.epoch, int(position)) for position in batch]
+
+    def _own_batches(self) -> list[np.ndarray]:
+        if self._planned is None or self._planned[0] != self.epoch:
+            self._planned = (self.epoch, self._plan())
+        plan = self._planned[1]
+        if self.is_training and self.world_size > 1:
+            lacking = -len(plan) % self.world_size
+            plan = plan + [plan[i % len(plan)] for i in range(lacking)]
+        return plan[self.rank :: self.world_size]
+
+    def _plan(self) -> list[np.ndarray]:
+        if not self.is_training:
+            return self._cut(self.positions[np.argsort(-self.durations_s[self.positions], kind="stable")])
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(self.positions)
+        size = self.batches.clips * self.batches.buckets
+        plan = []
+        for start in range(0, len(order), size):
+            bucket = order[start : start + size]
+            plan += self._cut(bucket[np.argsort(-self.durations_s[bucket], kind="stable")])
+        return [plan[i] for i in rng.permutation(len(plan))]
+
+    def _cut(self, longest_first: np.ndarray) -> list[np.ndarray]:
+        cut, start = [], 0
+        while start < len(longest_first):
+            fitting = int(self.batches.seconds / max(float(self.durations_s[longest_first[start]]), 1e-3))
+            stop = start + max(1, min(self.batches.clips, fitting))
+            cut.append(longest_first[start:stop])
+            start = stop
+        return cut
+
+
+def loader(dataset: ClipDataset, sampler: BucketSampler, *, num_workers: int = 0) -> DataLoader[Batch]:
+    """Return the loader of a sampler's batches."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def batch_durations(recordings: Recordings, clips: Clips, *, is_training: bool) -> np.ndarray:
+    """Return (utterance,) seconds of each clip as a batch holds it, after extending and cropping."""
+    durations_s: np.ndarray = np.maximum(recordings.durations_s, clips.min_s)
+    return np.minimum(durations_s, clips.crop_s) if is_training and clips.crop_s else durations_s

@@ -1,0 +1,55 @@
+"""The corpora that serein reads from their own layouts, one file each."""
+
+from __future__ import annotations
+
+from serein.data.corpora.corpus import Corpus
+from serein.data.corpora.csv_table import CSV
+from serein.data.corpora.emodb import EMODB
+from serein.data.corpora.folder import FOLDER
+from serein.data.corpora.ravdess import RAVDESS
+from serein.errors import ManifestError, expected_one_of
+
+CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in (RAVDESS, EMODB, FOLDER, CSV)}
+
+
+def corpus_named(name: str) -> Corpus:
+    """Return a corpus by its name.
+
+    Raises:
+        ManifestError: The name is unknown; lists the known ones.
+
+    Example:
+        >>> corpus_named("emodb").expected.num_utterances
+        535
+    """
+    if name not in CORPORA:
+        raise ManifestError(
+            expected_one_of(name, CORPORA, kind="corpus"),
+            remedy="Other corpora: give a table ('csv') or a folder for every emotion ('folder').",
+        )
+    return CORPORA[name]
+
+
+def licence_of(name: str | None) -> str | None:
+    """Return the licence of a corpus by the name in `Utterance.corpus`; `None` when serein does not know it.
+
+    Example:
+        >>> licence_of("ravdess")
+        'CC BY-NC-SA 4.0'
+        >>> licence_of("my recordings") is None
+        True
+    """
+    if name == "synth":
+        from serein.data.corpora import synth
+
+        return synth.LICENCE
+    return CORPORA[name].licence if name in CORPORA else None
+
+
+def citation_of(name: str | None) -> str | None:
+    """Return what to cite for a corpus, by the name in `Utterance.corpus`; `None` when it is unknown."""
+    if name == "synth":
+        from serein.data.corpora import synth
+
+        return synth.CITATION
+    return CORPORA[name].citation if name in CORPORA else None

@@ -1,0 +1,248 @@
+"""What a corpus is to serein: a pure parser, a licence and published counts; and how one is prepared."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from serein.data import audio, manifest
+from serein.data.utterance import Utterance
+from serein.errors import AudioError, ManifestError, expected_one_of
+
+Counts = Literal["published", "partial"]
+Unreadable = Literal["stop", "skip"]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The counts that a corpus publishes.
+
+    Attributes:
+        emotions: Utterances of each emotion.
+        speakers: Utterances of each speaker.
+    """
+
+    emotions: Mapping[str, int]
+    speakers: Mapping[str, int]
+
+    @property
+    def num_utterances(self) -> int:
+        """Number of utterances in the whole corpus."""
+        return sum(self.emotions.values())
+
+
+def nothing_to_remark(root: Path) -> list[str]:
+    """Return no notes: the parser of this corpus leaves nothing out."""
+    return []
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus that serein can read from its own layout.
+
+    Attributes:
+        name: The name on the command line.
+        title: The name in a report.
+        licence: Under which the recordings may be used; `None` when that is for the user to know.
+        citation: The publication to cite; `None` for a user's own recordings.
+        parse: From the corpus's folder to its utterances in a fixed order, without decoding audio.
+        expected: The counts that the corpus publishes, if any.
+        remarks: From the corpus's folder to notes on what `parse` leaves out.
+    """
+
+    name: str
+    title: str
+    licence: str | None
+    citation: str | None
+    parse: Callable[[Path], list[Utterance]]
+    expected: Expected | None = None
+    remarks: Callable[[Path], list[str]] = nothing_to_remark
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The utterances of a corpus, and what did not become one.
+
+    Attributes:
+        utterances: In the parser's order, with absolute audio paths; write them with `manifest.write`.
+        skipped: (path, reason) of every file that could not be read.
+        notes: What was left out on purpose, in words.
+    """
+
+    utterances: list[Utterance]
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def prepare(
+    corpus: Corpus,
+    root: str | Path,
+    *,
+    counts: Counts = "published",
+    unreadable: Unreadable = "stop",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Prepared:
+    """Parse a corpus, compare its counts with the published ones, and open the header of every file.
+
+    Args:
+        corpus: One of `CORPORA`.
+        root: The corpus's folder, or for "csv" the table itself.
+        counts: "published" stops when the corpus's own counts are not met; "partial" notes what is missing.
+        unreadable: "stop" stops at the first missing or broken file; "skip" lists it in `Prepared.skipped`.
+        on_progress: Called with (files opened, files in all).
+
+    Raises:
+        ManifestError: The folder is missing, is not the corpus, or is incomplete.
+        AudioError: A file is missing or broken, and `unreadable` is "stop".
+    """
+    _require_choice(counts, ("published", "partial"), kind="counts")
+    _require_choice(unreadable, ("stop", "skip"), kind="way with unreadable files")
+    root = Path(root).absolute()
+    utterances = _parse(corpus, root)
+    notes = corpus.remarks(root) + _count_notes(corpus, utterances, counts, where=root)
+    skipped = _unreadable([u.audio for u in utterances], unreadable, on_progress)
+    kept = [u for u in utterances if u.audio not in skipped]
+    if not kept:
+        path, reason = next(iter(skipped.items()))
+        raise ManifestError(
+            f"none of {len(skipped)} files can be read; {path}: {reason}",
+            where=root,
+            remedy="Copy the corpus again.",
+        )
+    return Prepared(kept, list(skipped.items()), notes)
+
+
+def audio_files(root: Path) -> list[Path]:
+    """Return every audio file below `root`, sorted.
+
+    Raises:
+        ManifestError: `root` is no folder, or holds no audio; says what it holds instead.
+    """
+    require_folder(root)
+    if paths := audio.find(root):
+        return paths
+    found = summary_by_suffix(audio.find_files(root))
+    raise ManifestError(
+        f"holds no audio ({'found ' + found if found else 'the folder is empty'})",
+        where=root,
+        remedy=_remedy_for(found),
+    )
+
+
+def require_folder(root: Path) -> None:
+    """Raise ManifestError unless `root` is a folder."""
+    if root.is_file():
+        raise ManifestError("is a file, not a folder", where=root, remedy="Unpack it if need be, and name the folder.")
+    if not root.is_dir():
+        raise ManifestError("no such folder", where=root, remedy="Name the folder of the corpus.")
+
+
+def left_out(root: Path) -> list[str]:
+    """Return a note on the files below `root` whose suffix is not one of audio."""
+    others = [path for path in audio.find_files(root) if path.suffix.lower() not in audio.SUFFIXES]
+    return [f"left out what is not audio: {summary_by_suffix(others)}"] if others else []
+
+
+def summary_by_suffix(paths: Iterable[Path]) -> str:
+    """Count files by suffix.
+
+    Example:
+        >>> summary_by_suffix([Path("a.txt"), Path("b.TXT"), Path("README")])
+        '2 .txt, 1 without suffix'
+    """
+    numbers = Counter(path.suffix.lower() or "without suffix" for path in paths)
+    return ", ".join(f"{number} {suffix}" for suffix, number in numbers.most_common())
+
+
+def require_one_file_each(utterances: Sequence[Utterance], root: Path) -> None:
+    """Raise ManifestError when two files give one id: a corpus unpacked twice, or converted in place."""
+    first: dict[str, str] = {}
+    repeated = [u for u in utterances if first.setdefault(u.id, u.audio) != u.audio]
+    if repeated:
+        pair = [os.path.relpath(path, root) for path in (first[repeated[0].id], repeated[0].audio)]
+        raise ManifestError(
+            f"{len(repeated)} names occur twice, such as {' and '.join(pair)}",
+            where=root,
+            remedy="Name the folder of one copy, or remove the other.",
+        )
+
+
+def _require_choice(choice: str, known: Collection[str], *, kind: str) -> None:
+    if choice not in known:
+        raise ManifestError(expected_one_of(choice, known, kind=kind))
+
+
+def _parse(corpus: Corpus, root: Path) -> list[Utterance]:
+    utterances = [_with_plain_path(u) for u in corpus.parse(root)]
+    manifest.require_unique_ids(utterances, where=root)
+    return utterances
+
+
+def _with_plain_path(utterance: Utterance) -> Utterance:
+    path = os.path.abspath(utterance.audio)
+    return utterance.model_copy(update={"audio": path})
+
+
+def _count_notes(corpus: Corpus, utterances: Sequence[Utterance], counts: Counts, *, where: Path) -> list[str]:
+    if corpus.expected is None or not (differences := _differences(corpus.expected, utterances)):
+        return []
+    what = (
+        f"found {len(utterances)} of the {corpus.expected.num_utterances} utterances "
+        f"that {corpus.title} publishes ({_enumerate(differences)})"
+    )
+    if counts == "partial":
+        return [what]
+    is_short = len(utterances) < corpus.expected.num_utterances
+    raise ManifestError(
+        what,
+        where=where,
+        remedy=f"{'Download the rest' if is_short else 'Remove what is not part of it'}, or say --partial.",
+    )
+
+
+def _differences(expected: Expected, utterances: Sequence[Utterance]) -> list[str]:
+    """Return 'speaker 05: 59 of 60' for every speaker and emotion whose count is not the published one."""
+    speakers = Counter(u.speaker or "(none)" for u in utterances)
+    emotions = Counter(u.emotion or "(none)" for u in utterances)
+    return [
+        f"{kind} {name}: {found[name]} of {published.get(name, 0)}"
+        for kind, published, found in (
+            ("speaker", expected.speakers, speakers),
+            ("emotion", expected.emotions, emotions),
+        )
+        for name in sorted({*published, *found})
+        if found[name] != published.get(name, 0)
+    ]
+
+
+def _enumerate(items: Sequence[str], most: int = 4) -> str:
+    rest = f"; {len(items) - most} more" if len(items) > most else ""
+    return "; ".join(items[:most]) + rest
+
+
+def _unreadable(
+    paths: Sequence[str], unreadable: Unreadable, on_progress: Callable[[int, int], None] | None
+) -> dict[str, str]:
+    """Open every file once; return path -> reason for those that cannot be read."""
+    skipped: dict[str, str] = {}
+    distinct = list(dict.fromkeys(paths))
+    for done, path in enumerate(distinct, start=1):
+        try:
+            audio.info(path)
+        except AudioError as error:
+            if unreadable == "stop":
+                raise
+            skipped[path] = error.what
+        if on_progress:
+            on_progress(done, len(distinct))
+    return skipped
+
+
+def _remedy_for(found: str) -> str:
+    if any(suffix in found for suffix in (".zip", ".tar", ".gz", ".7z", ".rar")):
+        return "Unpack the archive first."
+    return f"serein reads {', '.join(audio.SUFFIXES)}; convert others with: ffmpeg -i IN OUT.flac."

@@ -1,0 +1,109 @@
+"""The audio of a list of utterances: how long each is, and its samples, decoded once when memory allows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from serein.data import audio
+from serein.data.audio import SAMPLE_RATE_HZ, Waveform
+from serein.data.utterance import Utterance
+
+MEMORY_S = 36_000.0  # ten hours of float32 at 16 kHz are 2.3 GB
+
+Progress = Callable[[int, int], None]
+
+
+class Recordings:
+    """Waveforms of utterances by position; kept in memory after the first reading when they all fit.
+
+    Args:
+        utterances: In the order of the positions.
+        trim_db: Cut silence this far below the loudest frame off both ends; `None` keeps it.
+        memory_s: Most seconds of audio to keep.
+
+    Attributes:
+        durations_s: (utterance,) seconds; before trimming where the audio was not read yet.
+    """
+
+    def __init__(
+        self, utterances: Sequence[Utterance], *, trim_db: float | None = None, memory_s: float = MEMORY_S
+    ) -> None:
+        self.utterances = list(utterances)
+        self.trim_db = trim_db
+        self.durations_s = durations(utterances)
+        self.fits_memory = float(self.durations_s.sum()) <= memory_s
+        self._waveforms: dict[int, Waveform] = {}
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, position: int) -> Waveform:
+        """Return (sample,) float32 at 16 kHz; raises AudioError."""
+        waveform = self._waveforms.get(position)
+        if waveform is None:
+            utterance = self.utterances[position]
+            whole = audio.load(utterance.audio, utterance.start_s, utterance.end_s)
+            waveform = audio.trimmed(whole, self.trim_db)
+            self.durations_s[position] = len(waveform) / SAMPLE_RATE_HZ
+            if self.fits_memory:
+                self._waveforms[position] = waveform
+        return waveform
+
+    def prefetch(self, on_progress: Progress | None = None) -> None:
+        """Decode everything into memory with two threads, or do nothing when it does not fit."""
+        if not self.fits_memory:
+            return
+        with ThreadPoolExecutor(2) as pool:
+            for done, _ in enumerate(pool.map(self.__getitem__, range(len(self))), start=1):
+                if on_progress:
+                    on_progress(done, len(self))
+
+
+def durations(utterances: Sequence[Utterance]) -> np.ndarray:
+    """Return (utterance,) float64 seconds, from the manifest's time stamps or else the file headers.
+
+    Raises:
+        AudioError: A file is missing or no audio.
+    """
+
+    def duration(utterance: Utterance) -> float:
+        end_s = utterance.end_s if utterance.end_s is not None else audio.info(utterance.audio).duration_s
+        return end_s - utterance.start_s
+
+    with ThreadPoolExecutor(4) as pool:
+        return np.fromiter(pool.map(duration, utterances), np.float64, count=len(utterances))
+
+
+def twins(recordings: Recordings) -> Mapping[str, str]:
+    """Find utterances with identical audio.
+
+    Only recordings of one length can be twins, so only those are hashed.
+
+    Returns:
+        Id -> id of the first utterance with the same samples, for every utterance that has a twin.
+    """
+    same_length: dict[int, list[int]] = defaultdict(list)
+    for position, duration_s in enumerate(recordings.durations_s):
+        same_length[round(duration_s * SAMPLE_RATE_HZ)].append(position)
+    found: dict[str, str] = {}
+    for positions in same_length.values():
+        if len(positions) > 1:
+            found.update(_twins_among(recordings, positions))
+    return found
+
+
+def _twins_among(recordings: Recordings, positions: Sequence[int]) -> dict[str, str]:
+    by_hash: dict[bytes, list[str]] = defaultdict(list)
+    for position in positions:
+        digest = _fingerprint(recordings, position)
+        by_hash[digest].append(recordings.utterances[position].id)
+    return {name: names[0] for names in by_hash.values() if len(names) > 1 for name in names}
+
+
+def _fingerprint(recordings: Recordings, position: int) -> bytes:
+    return hashlib.blake2b(recordings[position].tobytes(), digest_size=16).digest()

@@ -1,0 +1,58 @@
+"""One recorded utterance and what is known about it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Gender = Literal["female", "male", "other"]
+Style = Literal["scripted", "improvised", "natural"]
+
+
+class Rating(BaseModel):
+    """What one rater said about one utterance.
+
+    Attributes:
+        labels: Categories the rater chose, in the corpus's own words; repeats count.
+        comment: Free text of the rater.
+        rater: The rater's name in the corpus.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    labels: tuple[str, ...] = ()
+    comment: str | None = None
+    rater: str | None = None
+
+
+class Utterance(BaseModel):
+    """A recording, or a part of one, with its labels. A field the corpus lacks is `None`, never a guess.
+
+    Attributes:
+        id: Unique within the manifest.
+        audio: Path of the file; absolute once a manifest is loaded, relative to the manifest on disk.
+        start_s: Start of the part within the file, in seconds.
+        end_s: End of the part, in seconds; `None` is the end of the file.
+        emotion: Consensus or ground-truth category in the corpus's own words.
+        ratings: One entry per rater.
+        style: How the speech came about.
+        split: The corpus's official split ("train", "dev", "test", "test2", ...).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(min_length=1)
+    audio: str = Field(min_length=1)
+    start_s: float = Field(default=0.0, ge=0.0)
+    end_s: float | None = Field(default=None, gt=0.0)
+    speaker: str | None = None
+    gender: Gender | None = None
+    session: str | None = None
+    emotion: str | None = None
+    ratings: tuple[Rating, ...] = ()
+    transcript: str | None = None
+    style: Style | None = None
+    split: str | None = None
+    language: str | None = None
+    corpus: str | None = None

@@ -1,0 +1,86 @@
+"""What serein says when it cannot go on: where, what, remedy, in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class SereinError(Exception):
+    """Base of every error that a user can cause and mend.
+
+    Args:
+        what: What is wrong, as a sentence without its subject's address.
+        where: The file, line, recipe key or option at fault.
+        remedy: What to do about it, as an imperative.
+
+    Example:
+        >>> print(SereinError("no such file", where="a.wav", remedy="Check the path."))
+        a.wav: no such file. Check the path.
+    """
+
+    def __init__(self, what: str, *, where: str | Path | None = None, remedy: str | None = None) -> None:
+        self.what = what.strip().rstrip(".")
+        self.where = None if where is None else str(where)
+        self.remedy = remedy
+        super().__init__(self._sentence())
+
+    def _sentence(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        remedy = f" {self.remedy.strip()}" if self.remedy else ""
+        return " ".join(f"{place}{self.what}.{remedy}".split())
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.what, self.where, self.remedy)
+
+
+def _rebuild(kind: type[SereinError], what: str, where: str | None, remedy: str | None) -> SereinError:
+    return kind(what, where=where, remedy=remedy)
+
+
+class AudioError(SereinError):
+    """A recording that cannot be read, or holds nothing to hear."""
+
+
+class ManifestError(SereinError):
+    """A manifest or corpus folder that does not say what it must."""
+
+
+class RecipeError(SereinError):
+    """A recipe that names an unknown choice, or whose parts do not fit."""
+
+
+class LeakError(SereinError):
+    """Folds in which the test side has been seen before."""
+
+
+class ModelError(SereinError):
+    """A model folder or Hub name that cannot be loaded."""
+
+
+class RunError(SereinError):
+    """A run folder that is missing, foreign or unfinished."""
+
+
+class MissingExtraError(SereinError):
+    """An optional package is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"this needs the package '{package}', which is not installed",
+            remedy=f"Install it with: pip install 'serein[{extra}]'.",
+        )
+        self.package, self.extra = package, extra
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return MissingExtraError, (self.package, self.extra)
+
+
+def expected_one_of(choice: object, choices: object, *, kind: str) -> str:
+    """Return the sentence for a name that is not among the known ones.
+
+    Example:
+        >>> expected_one_of("men", ["mean", "std"], kind="pooling")
+        "unknown pooling 'men', expected one of: mean, std"
+    """
+    names = ", ".join(str(name) for name in choices)  # type: ignore[attr-defined]
+    return f"unknown {kind} '{choice}', expected one of: {names}"

@@ -1,0 +1,288 @@
+"""Pictures of scores. Every function returns a matplotlib `Figure`, drawn without a display or pyplot.
+
+Units are those of the axis titles: scores come in per cent, as `serein.evaluation.scores` gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serein.evaluation.scores import ClassScore, GroupScore
+from serein.evaluation.style import (
+    INK,
+    LINE,
+    MUTED,
+    PAGE_WIDTH_IN,
+    RIGHT,
+    SPEAKER_COLOURS,
+    WRONG,
+    emotion_colours,
+    new_figure,
+)
+from serein.metrics import FloatArray, calibration_error, mean_of_known, reliability
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_NAMED_SPEAKERS = 60
+MOST_EMBEDDINGS = 2000
+LONGEST_NAME = 18
+_GENDER_STYLE = {"female": ("#b1449b", "o"), "male": ("#1f8a84", "s")}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One training of one stage, epoch by epoch; a missing value is NaN.
+
+    Attributes:
+        run: Which training, for example "fold 1, seed 0".
+        stage: Which stage of it.
+        dev_ua: Unweighted accuracy on dev, 0 to 1.
+    """
+
+    run: str
+    stage: str
+    epoch: tuple[int, ...]
+    train_loss: tuple[float, ...]
+    dev_loss: tuple[float, ...]
+    dev_ua: tuple[float, ...]
+
+
+def confusion_picture(confusion: NDArray[Any], classes: Sequence[str]) -> Figure:
+    """Draw what was taken for what: per cent of each true class, and counts.
+
+    Args:
+        confusion: ``(classes, classes)`` counts, rows truth and columns prediction.
+        classes: Their names.
+    """
+    size = min(PAGE_WIDTH_IN, 1.7 + 0.66 * len(classes))
+    with new_figure((size, size * 0.92)) as figure:
+        axes = figure.add_subplot()
+        shares = np.nan_to_num(confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1))
+        for row, column in np.ndindex(*confusion.shape):
+            _cell(axes, row, column, float(shares[row, column]), int(confusion[row, column]))
+        _matrix_axes(axes, classes, confusion.sum(axis=1))
+    return figure
+
+
+def class_picture(by_class: Sequence[ClassScore]) -> Figure:
+    """Draw recall and F1 of every class, in per cent."""
+    colours = emotion_colours([score.name for score in by_class])
+    with new_figure((5.6, 0.7 + 0.36 * len(by_class))) as figure:
+        axes = figure.add_subplot()
+        for row, score in enumerate(by_class):
+            _bar(axes, row - 0.19, score.recall, colours[score.name], alpha=1.0, size=9.0)
+            _bar(axes, row + 0.19, score.f1, colours[score.name], alpha=0.42, size=8.0)
+        axes.set(xlim=(0, 100), ylim=(len(by_class) - 0.4, -0.6), xlabel="per cent")
+        axes.set_title("Recall (full colour) and F1 (pale)")
+        axes.set_yticks(range(len(by_class)), [score.name for score in by_class])
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(length=0)
+    return figure
+
+
+def speaker_picture(speakers: Sequence[GroupScore], overall: float) -> Figure:
+    """Draw the UA of every speaker from best to worst, and the pooled UA as a line; all in per cent."""
+    ordered = sorted(speakers, key=lambda speaker: -speaker.ua)
+    with new_figure((PAGE_WIDTH_IN, 3.3)) as figure:
+        axes = figure.add_subplot()
+        axes.vlines(range(len(ordered)), overall, [s.ua for s in ordered], color=LINE, linewidth=1.2)
+        axes.axhline(overall, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
+        for gender in dict.fromkeys(sorted((s.gender for s in ordered), key=str)):
+            _speaker_dots(axes, ordered, gender)
+        _speaker_axes(axes, ordered, overall)
+    return figure
+
+
+def curves_picture(curves: Sequence[Curve]) -> Figure:
+    """Draw loss and dev UA over the epochs of each stage: every training thin, their mean thick.
+
+    The mean runs as long as at least half of the trainings do.
+    """
+    stages = list(dict.fromkeys(curve.stage for curve in curves))
+    with new_figure((PAGE_WIDTH_IN, 2.9 * len(stages))) as figure:
+        panels = figure.subplots(len(stages), 2, squeeze=False)
+        for (loss_axes, ua_axes), stage in zip(panels, stages, strict=True):
+            inside = [curve for curve in curves if curve.stage == stage]
+            title = f"{stage}: " if len(stages) > 1 else ""
+            _draw_curves(loss_axes, inside, "train_loss", MUTED, "train")
+            _draw_curves(loss_axes, inside, "dev_loss", WRONG, "dev")
+            _draw_curves(ua_axes, inside, "dev_ua", RIGHT, "dev", scale=100.0)
+            _curve_axes(loss_axes, f"{title}loss")
+            _curve_axes(ua_axes, f"{title}dev UA, per cent")
+    return figure
+
+
+def embedding_picture(
+    embeddings: NDArray[Any], emotions: Sequence[str], speakers: Sequence[str] | None, classes: Sequence[str]
+) -> Figure:
+    """Draw embeddings of one model in two dimensions (t-SNE), coloured by emotion and by speaker.
+
+    More than 2000 utterances are thinned at random; the picture of the same embeddings is always the same.
+
+    Args:
+        embeddings: ``(utterances, features)``, at least 5 and finite.
+        emotions: True class of each.
+        speakers: Speaker of each, or `None` for the left picture alone.
+        classes: Class names, in the order of the legend.
+    """
+    chosen = _thinned(len(embeddings))
+    places = _tsne(np.asarray(embeddings, np.float64)[chosen])
+    colours = emotion_colours(classes)
+    with new_figure((PAGE_WIDTH_IN, 5.2)) as figure:
+        panels = figure.subplots(1, 1 if speakers is None else 2, squeeze=False)[0]
+        _scatter(panels[0], places, [emotions[i] for i in chosen], colours, "Emotion")
+        if speakers is not None:
+            names = sorted(set(speakers))
+            by_name = {name: SPEAKER_COLOURS[i % len(SPEAKER_COLOURS)] for i, name in enumerate(names)}
+            _scatter(panels[1], places, [speakers[i] for i in chosen], by_name, "Speaker")
+    return figure
+
+
+def reliability_picture(confidence: FloatArray, is_correct: NDArray[np.bool_]) -> Figure:
+    """Draw how often the model is right at each level of confidence, and how often it is that confident.
+
+    Args:
+        confidence: ``(predictions,)`` share given to the predicted class, 0 to 1.
+        is_correct: ``(predictions,)`` bool.
+    """
+    promised, kept, count = reliability(confidence, is_correct)
+    with new_figure((5.2, 4.4)) as figure:
+        axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
+        axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
+        axes.plot(100 * promised, 100 * kept, color=RIGHT, linewidth=1.4)
+        sizes = 12.0 + 240.0 * count / count.sum()
+        axes.scatter(100 * promised, 100 * kept, s=sizes, color=RIGHT, linewidths=0, clip_on=False, zorder=3)
+        axes.set(xlim=(0, 100), ylim=(0, 100), ylabel="right, per cent")
+        axes.set_title(f"Expected calibration error {100 * calibration_error(confidence, is_correct):.1f} points")
+        below.bar(np.arange(5, 100, 10), 100 * count / count.sum(), width=9, color=RIGHT, alpha=0.4)
+        below.set(xlabel="share given to the predicted class, per cent", ylabel="of all, %")
+    return figure
+
+
+def _cell(axes: Axes, row: int, column: int, share: float, count: int) -> None:
+    from matplotlib.patches import Rectangle
+
+    colour = RIGHT if row == column else WRONG
+    strength = 0.04 + 0.96 * share if count else 0.03
+    axes.add_patch(Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, color=colour, alpha=strength, linewidth=0))
+    ink = "white" if strength > 0.68 else (INK if count else MUTED)
+    axes.text(column, row - 0.1, f"{100 * share:.0f}" if count else "·", ha="center", va="center", color=ink)
+    if count:
+        axes.text(column, row + 0.24, str(count), ha="center", va="center", color=ink, fontsize=6.5, alpha=0.8)
+
+
+def _matrix_axes(axes: Axes, classes: Sequence[str], support: NDArray[Any]) -> None:
+    limits, ticks = (-0.5, len(classes) - 0.5), range(len(classes))
+    rotation = 40 if max(map(len, classes)) * len(classes) > 50 else 0
+    axes.set(xlim=limits, ylim=limits[::-1], xlabel="predicted", ylabel="true", aspect="equal")
+    axes.set_xticks(ticks, classes, rotation=rotation, ha="right" if rotation else "center", rotation_mode="anchor")
+    axes.set_yticks(ticks, [f"{name}  ({count})" for name, count in zip(classes, support, strict=True)])
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+
+
+def _bar(axes: Axes, place: float, value: float | None, colour: str, *, alpha: float, size: float) -> None:
+    axes.barh(place, value or 0.0, height=0.34, color=colour, alpha=alpha, linewidth=0)
+    label = "–" if value is None else f"{value:.1f}"
+    is_long = value is not None and value > 94
+    x, side = (value - 0.6, "right") if is_long and value is not None else ((value or 0.0) + 0.6, "left")
+    axes.text(
+        x,
+        place,
+        label,
+        va="center_baseline",
+        ha=side,
+        fontsize=size - 1.5,
+        color="white" if is_long else MUTED,
+    )
+
+
+def _speaker_dots(axes: Axes, ordered: Sequence[GroupScore], gender: str | None) -> None:
+    colour, marker = _GENDER_STYLE.get(gender or "", (MUTED, "D"))
+    places = [i for i, speaker in enumerate(ordered) if speaker.gender == gender]
+    scores = [ordered[i].ua for i in places]
+    label = gender or "gender unknown"
+    axes.scatter(places, scores, s=34, color=colour, marker=marker, linewidths=0, label=label, zorder=3)
+
+
+def _speaker_axes(axes: Axes, ordered: Sequence[GroupScore], overall: float) -> None:
+    lowest = max(0.0, 10.0 * np.floor(min(s.ua for s in ordered) / 10.0 - 0.3))
+    axes.set(ylim=(lowest, 102.0), xlim=(-0.8, len(ordered) - 0.2), ylabel="UA, per cent")
+    axes.annotate(f" pooled {overall:.1f}", (1, overall), xycoords=("axes fraction", "data"), va="center", color=MUTED)
+    is_named = len(ordered) <= MOST_NAMED_SPEAKERS
+    names = [_shortened(speaker.name) for speaker in ordered] if is_named else []
+    rotation = 90 if len(names) * (max(map(len, names), default=0) + 1) > 110 else 0
+    axes.set_xticks(range(len(names)), names, rotation=rotation, fontsize=8 if len(names) <= 32 else 6)
+    axes.set_xlabel("speaker" if names else f"{len(ordered)} speakers")
+    axes.grid(visible=False, axis="x")
+    axes.tick_params(length=0)
+    axes.legend(loc="lower left", ncols=3, handletextpad=0.1)
+
+
+def _draw_curves(axes: Axes, curves: Sequence[Curve], values: str, colour: str, label: str, scale: float = 1.0) -> None:
+    epochs = sorted({epoch for curve in curves for epoch in curve.epoch})
+    table = np.full((len(curves), len(epochs)), np.nan)
+    for row, curve in enumerate(curves):
+        table[row, np.searchsorted(epochs, curve.epoch)] = scale * np.array(getattr(curve, values), float)
+    if np.isnan(table).all():
+        return
+    for line in table if len(table) > 1 else ():
+        axes.plot(epochs, line, color=colour, linewidth=0.8, alpha=0.4)
+    mean = np.where(2 * (~np.isnan(table)).sum(axis=0) >= len(table), mean_of_known(table.T), np.nan)
+    axes.plot(epochs, mean, color=colour, linewidth=2.2, label=label, marker="o" if len(epochs) == 1 else None)
+
+
+def _curve_axes(axes: Axes, title: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_title(title)
+    if not axes.lines:
+        axes.text(0.0, 0.9, "not recorded", transform=axes.transAxes, color=MUTED)
+        axes.set_axis_off()
+        return
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.tick_params(length=0)
+    if len(axes.get_legend_handles_labels()[0]) > 1:
+        axes.legend()
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+
+
+def _thinned(count: int) -> NDArray[np.int64]:
+    if count <= MOST_EMBEDDINGS:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(0).choice(count, MOST_EMBEDDINGS, replace=False))
+
+
+def _tsne(embeddings: FloatArray) -> FloatArray:
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30.0, (len(embeddings) - 1) / 3.0)
+    reduction = TSNE(2, perplexity=perplexity, init="pca", learning_rate="auto", random_state=0)
+    places: FloatArray = reduction.fit_transform(embeddings)
+    return places
+
+
+def _scatter(axes: Axes, places: FloatArray, names: Sequence[str], colours: dict[str, str], title: str) -> None:
+    x, y = places.T
+    size = float(np.clip(6000 / len(names), 8, 24))
+    axes.scatter(x, y, c=[colours[name] for name in names], s=size, alpha=0.8, linewidths=0, rasterized=True)
+    present = [name for name in colours if name in set(names)]
+    axes.set_title(title if len(present) <= 12 else f"{title} ({len(present)}; colours repeat)")
+    axes.set(xticks=[], yticks=[], aspect="equal")
+    axes.set_adjustable("datalim")
+    axes.spines[:].set_visible(False)
+    if len(present) <= 12:
+        handles = [axes.scatter([], [], s=24, color=colours[name], linewidths=0, label=name) for name in present]
+        axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4, handletextpad=0.1)

@@ -1,0 +1,292 @@
+"""What a system said of each utterance: one `Prediction` a line, anybody's file welcome.
+
+The least a line must hold is ``{"id": ..., "truth": ..., "prediction": ...}``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from serein.data.files import write_text
+from serein.errors import RunError, expected_one_of
+
+SHARES_TOLERANCE = 1e-3
+_REMEDY = 'Each line holds one JSON object such as {"id": "a1", "truth": "sad", "prediction": "calm"}.'
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="ignore", coerce_numbers_to_str=True))
+class Prediction:
+    """What one model said of one utterance.
+
+    Attributes:
+        id: The utterance.
+        truth: The class it belongs to; `None` where nobody knows.
+        prediction: The class the model chose.
+        shares: Share of every class, summing to 1; `None` where the model gives none.
+        fold: Name of the fold whose test side this is.
+        seed: Seed of the training.
+        duration_s: Length of the audio, in seconds.
+    """
+
+    id: str
+    truth: str | None
+    prediction: str
+    shares: dict[str, float] | None = None
+    speaker: str | None = None
+    gender: str | None = None
+    fold: str = "all"
+    seed: int = 0
+    duration_s: float | None = None
+    corpus: str | None = None
+
+    @property
+    def confidence(self) -> float | None:
+        """Share given to the predicted class, 0 to 1."""
+        return None if self.shares is None else self.shares[self.prediction]
+
+
+_PREDICTION = TypeAdapter(Prediction)
+_FIELDS = tuple(field.name for field in dataclasses.fields(Prediction))
+
+
+class SpeakerKey(NamedTuple):
+    """A speaker, told apart from one of the same name in another corpus."""
+
+    corpus: str | None
+    speaker: str
+
+    def __str__(self) -> str:
+        return self.speaker if self.corpus is None else f"{self.corpus}/{self.speaker}"
+
+
+@dataclasses.dataclass(frozen=True)
+class CodedPredictions:
+    """Labelled predictions as columns of numbers, one row each.
+
+    Attributes:
+        classes: Class names; ``truth`` and ``prediction`` index them.
+        ids: Distinct utterances; ``utterance`` indexes them.
+        folds: Distinct folds in natural order; ``fold`` indexes them.
+        seeds: Distinct seeds in order; ``seed`` indexes them.
+        speakers: Distinct speakers; ``speaker`` indexes them, and is `None` when any row lacks its speaker.
+    """
+
+    classes: tuple[str, ...]
+    ids: tuple[str, ...]
+    folds: tuple[str, ...]
+    seeds: tuple[int, ...]
+    speakers: tuple[SpeakerKey, ...]
+    truth: NDArray[np.int64]
+    prediction: NDArray[np.int64]
+    utterance: NDArray[np.int64]
+    fold: NDArray[np.int64]
+    seed: NDArray[np.int64]
+    speaker: NDArray[np.int64] | None
+
+    def confusions(self, group: NDArray[np.int64], num_groups: int) -> NDArray[np.float64]:
+        """Count what was taken for what in each group and by each seed.
+
+        Args:
+            group: ``(rows,)`` number of the group each row belongs to.
+            num_groups: Groups, those without rows included.
+
+        Returns:
+            ``(groups, seeds, classes, classes)`` counts, rows truth and columns prediction.
+        """
+        shape = (num_groups, len(self.seeds), len(self.classes), len(self.classes))
+        cells = np.ravel_multi_index((group, self.seed, self.truth, self.prediction), shape)
+        return np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape).astype(float)
+
+
+def read_predictions(
+    path: str | Path,
+    classes: Sequence[str] | None = None,
+    *,
+    fold: str | None = None,
+    seed: int | None = None,
+) -> list[Prediction]:
+    """Read a prediction file.
+
+    Args:
+        path: JSON Lines; keys other than those of `Prediction` are passed over.
+        classes: The classes that may occur; by default any.
+        fold: The fold this file belongs to: taken where a line names none, refused where it names another.
+        seed: Likewise for the seed.
+
+    Raises:
+        RunError: The file is missing or empty, or a line is wrong; names the line and what is wrong with it.
+    """
+    folder = {key: value for key, value in (("fold", fold), ("seed", seed)) if value is not None}
+    known = None if classes is None else frozenset(classes)
+    lines = _lines(Path(path))
+    predictions = [_parse(line, folder, known, where=f"{path}:{number}") for number, line in lines]
+    if not predictions:
+        raise RunError("holds no predictions", where=path, remedy=_REMEDY)
+    _require_unique(predictions, [number for number, _ in lines], path)
+    return predictions
+
+
+def write_predictions(predictions: Iterable[Prediction], path: str | Path) -> None:
+    """Write a prediction file atomically, leaving out keys without a value."""
+    write_text(path, "".join(_line(prediction) for prediction in predictions))
+
+
+def class_names(predictions: Iterable[Prediction]) -> tuple[str, ...]:
+    """Return the classes that occur in truth, prediction or shares, in alphabetical order."""
+    names: set[str] = set()
+    for prediction in predictions:
+        names.update((prediction.prediction, prediction.truth or prediction.prediction), prediction.shares or ())
+    return tuple(sorted(names))
+
+
+def code(predictions: Sequence[Prediction], classes: Sequence[str]) -> CodedPredictions:
+    """Turn predictions into columns of numbers; those without truth are left out.
+
+    Raises:
+        RunError: None of them has a truth, or one names a class that is not among `classes`.
+
+    Example:
+        >>> known = Prediction(id="a", truth="sad", prediction="calm")
+        >>> unknown = Prediction(id="b", truth=None, prediction="sad")
+        >>> coded = code([known, unknown], ["calm", "sad"])
+        >>> coded.ids, coded.truth.tolist(), coded.prediction.tolist()
+        (('a',), [1], [0])
+    """
+    labelled = [p for p in predictions if p.truth is not None]
+    if not labelled:
+        raise RunError("no prediction has a truth to be judged by", remedy='Add the key "truth" to every line.')
+    for prediction in labelled:
+        _require_known_classes(prediction, frozenset(classes), where=prediction.id)
+    index = {name: position for position, name in enumerate(classes)}
+    ids, utterance = numbered([p.id for p in labelled])
+    folds, fold = numbered([p.fold for p in labelled], sort_by=natural_key)
+    seeds, seed = numbered([p.seed for p in labelled], sort_by=int)
+    speakers, speaker = _speakers(labelled)
+    truth = np.array([index[p.truth] for p in labelled if p.truth is not None], np.int64)
+    prediction_column = np.array([index[p.prediction] for p in labelled], np.int64)
+    return CodedPredictions(
+        tuple(classes), ids, folds, seeds, speakers, truth, prediction_column, utterance, fold, seed, speaker
+    )
+
+
+def natural_key(name: object) -> tuple[tuple[int, str], ...]:
+    """Return a key that sorts "2" before "10".
+
+    Example:
+        >>> sorted(["fold-10", "fold-2"], key=natural_key)
+        ['fold-2', 'fold-10']
+    """
+    parts = re.findall(r"\d+|\D+", str(name))
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            return [(number, line) for number, line in enumerate(file, start=1) if not line.isspace()]
+    except FileNotFoundError:
+        raise RunError("no such prediction file", where=path, remedy="Check the path.") from None
+    except (IsADirectoryError, UnicodeDecodeError):
+        raise RunError("is not a text file in UTF-8", where=path, remedy=_REMEDY) from None
+
+
+def _parse(line: str, folder: dict[str, Any], classes: frozenset[str] | None, *, where: str) -> Prediction:
+    try:
+        prediction = _PREDICTION.validate_json(line)
+    except ValidationError as error:
+        raise RunError(_first_problem(error), where=where, remedy=_REMEDY) from None
+    if classes is not None:
+        _require_known_classes(prediction, classes, where=where)
+    if prediction.shares is not None:
+        _check_shares(prediction, prediction.shares, classes, where=where)
+    return _placed(prediction, folder, line, where=where)
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"key '{key}' is missing"
+    message = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
+    return f"key '{key}': {message}" if key else f"not a prediction ({message})"
+
+
+def _placed(prediction: Prediction, folder: dict[str, Any], line: str, *, where: str) -> Prediction:
+    """Take fold and seed from the folder where the line is silent; refuse a line that contradicts it."""
+    differing = {key: value for key, value in folder.items() if getattr(prediction, key) != value}
+    for key in differing.keys() & json.loads(line).keys() if differing else ():
+        message = f"says {key} {getattr(prediction, key)}, but lies in the folder of {key} {differing[key]}"
+        raise RunError(message, where=where, remedy="Move the file to its own folder.")
+    return dataclasses.replace(prediction, **differing) if differing else prediction
+
+
+def _require_known_classes(prediction: Prediction, classes: frozenset[str], *, where: str) -> None:
+    for key, name in (("truth", prediction.truth), ("prediction", prediction.prediction)):
+        if name is not None and name not in classes:
+            message = f"key '{key}': {expected_one_of(name, sorted(classes), kind='class')}"
+            raise RunError(message, where=where, remedy="Name the class as the recipe does.")
+
+
+def _check_shares(
+    prediction: Prediction, shares: dict[str, float], classes: frozenset[str] | None, *, where: str
+) -> None:
+    total = sum(shares.values())
+    if not abs(total - 1.0) <= SHARES_TOLERANCE:
+        raise RunError(f"shares sum to {total:.4f}, not 1", where=where, remedy="Give every class its share.")
+    if min(shares.values()) < 0.0:
+        lowest = min(shares, key=lambda name: shares[name])
+        raise RunError(f"share of '{lowest}' is negative", where=where, remedy="Give shares, not logits.")
+    absent = sorted((classes or {prediction.prediction}) - shares.keys())
+    foreign = sorted(shares.keys() - (classes or shares.keys()))
+    if absent or foreign:
+        what = f"shares lack class '{absent[0]}'" if absent else f"shares name an unknown class '{foreign[0]}'"
+        raise RunError(what, where=where, remedy="Give the share of each of the classes, and of no other.")
+
+
+def _require_unique(predictions: Sequence[Prediction], numbers: Sequence[int], path: str | Path) -> None:
+    seen: dict[tuple[str, str, int], int] = {}
+    for number, prediction in zip(numbers, predictions, strict=True):
+        first = seen.setdefault((prediction.id, prediction.fold, prediction.seed), number)
+        if first != number:
+            message = f"id '{prediction.id}' was already given in line {first} for fold {prediction.fold}"
+            where = f"{path}:{number}"
+            remedy = "Give one prediction per utterance, fold and seed."
+            raise RunError(f"{message} and seed {prediction.seed}", where=where, remedy=remedy)
+
+
+def _line(prediction: Prediction) -> str:
+    fields = {name: getattr(prediction, name) for name in _FIELDS}
+    said = {name: value for name, value in fields.items() if value is not None or name == "truth"}
+    return json.dumps(said, ensure_ascii=False) + "\n"
+
+
+def numbered(values: Sequence[_Key], sort_by: Any = None) -> tuple[tuple[_Key, ...], NDArray[np.int64]]:
+    """Return the distinct values, by appearance or else by `sort_by`, and the number of each value.
+
+    Example:
+        >>> names, number = numbered(["b", "a", "b"])
+        >>> names, number.tolist()
+        (('b', 'a'), [0, 1, 0])
+    """
+    distinct = list(dict.fromkeys(values))
+    names = distinct if sort_by is None else sorted(distinct, key=sort_by)
+    index = {name: position for position, name in enumerate(names)}
+    return tuple(names), np.array([index[value] for value in values], np.int64)
+
+
+def _speakers(predictions: Sequence[Prediction]) -> tuple[tuple[SpeakerKey, ...], NDArray[np.int64] | None]:
+    keys = [SpeakerKey(p.corpus, p.speaker) for p in predictions if p.speaker is not None]
+    if len(keys) < len(predictions):
+        return (), None
+    return numbered(keys, sort_by=natural_key)

@@ -1,0 +1,303 @@
+"""From predictions to scores: over folds, pooled, per class, per speaker and per gender, all in per cent.
+
+Two readings of one run are given, and named: ``mean`` averages the scores of the folds; ``pooled`` scores all
+utterances at once, and has intervals. Several seeds are averaged within each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serein.data.files import write_text
+from serein.evaluation.intervals import (
+    LEVEL,
+    NUM_RESAMPLES,
+    Bounds,
+    Units,
+    bootstrap_intervals,
+    resampling_units,
+)
+from serein.evaluation.predictions import (
+    CodedPredictions,
+    Prediction,
+    class_names,
+    code,
+    natural_key,
+    numbered,
+)
+from serein.evaluation.run_folder import missing_predictions, read_run_predictions, run_classes
+from serein.metrics import SCORES, FloatArray, class_f1, class_precisions, class_recalls, mean_of_known
+
+
+@dataclass(frozen=True)
+class FoldScore:
+    """Scores of one fold and seed, in per cent; UA is over the classes that occur in this fold's truth."""
+
+    fold: str
+    seed: int
+    ua: float
+    wa: float
+    macro_f1: float
+    num_utterances: int
+    num_speakers: int | None
+    absent_classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SeedScore:
+    """Pooled scores of one seed, in per cent."""
+
+    seed: int
+    ua: float
+    wa: float
+    macro_f1: float
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """Scores of one class in per cent, pooled, averaged over seeds; `None` where nothing is to divide by.
+
+    Attributes:
+        support: Utterances that truly belong to the class.
+    """
+
+    name: str
+    recall: float | None
+    precision: float | None
+    f1: float | None
+    support: int
+
+
+@dataclass(frozen=True)
+class GroupScore:
+    """Scores in per cent of one speaker's or one gender's utterances, averaged over seeds."""
+
+    name: str
+    gender: str | None
+    ua: float
+    wa: float
+    macro_f1: float
+    num_utterances: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Everything a set of predictions is judged by, in per cent.
+
+    Attributes:
+        classes: Class names, in the order of ``confusion``.
+        mean: UA, WA and macro-F1 by the names "ua", "wa", "macro_f1": mean over folds of the mean over seeds.
+        standard_deviation: Over folds (n - 1), of the mean over seeds; `None` with one fold.
+        pooled: All utterances scored at once; mean over seeds.
+        intervals: 95 % bootstrap interval of each pooled score; `None` with too few speakers.
+        resampled: What the bootstrap drew, for example "24 speakers".
+        confusion: ``(classes, classes)`` counts over all folds and seeds, rows truth.
+        speakers: One entry per speaker; empty when speakers are unknown.
+        genders: One entry per known gender.
+        notes: What a reader must know to read the numbers.
+    """
+
+    classes: tuple[str, ...]
+    mean: dict[str, float]
+    standard_deviation: dict[str, float | None]
+    pooled: dict[str, float]
+    intervals: dict[str, Bounds | None]
+    resampled: str
+    num_utterances: int
+    folds: tuple[FoldScore, ...]
+    seeds: tuple[SeedScore, ...]
+    by_class: tuple[ClassScore, ...]
+    confusion: NDArray[np.int64]
+    speakers: tuple[GroupScore, ...]
+    genders: tuple[GroupScore, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `write_scores` writes: plain lists and numbers, per cent, unrounded."""
+        intervals = {f"{name}_interval": bounds and list(bounds) for name, bounds in self.intervals.items()}
+        return {
+            "mean": self.mean,
+            "standard_deviation": self.standard_deviation,
+            "pooled": self.pooled | intervals,
+            "folds": [asdict(fold) | {"absent_classes": list(fold.absent_classes)} for fold in self.folds],
+            "seeds": [asdict(seed) for seed in self.seeds],
+            "classes": [asdict(score) for score in self.by_class],
+            "confusion_matrix": {"classes": list(self.classes), "counts": self.confusion.tolist()},
+            "speakers": [asdict(speaker) for speaker in self.speakers],
+            "genders": [asdict(gender) for gender in self.genders],
+            "bootstrap": {"resampled": self.resampled, "num_resamples": NUM_RESAMPLES, "level": LEVEL},
+            "num_utterances": self.num_utterances,
+            "notes": list(self.notes),
+        }
+
+
+def score_predictions(
+    predictions: Sequence[Prediction],
+    classes: Sequence[str] | None = None,
+    *,
+    rng: np.random.Generator | None = None,
+    notes: Sequence[str] = (),
+) -> Scores:
+    """Score predictions, whoever made them.
+
+    Args:
+        predictions: One per utterance, fold and seed; those without truth are left out, and a note says so.
+        classes: Class names in the order of the confusion matrix; by default all that occur, sorted.
+        rng: Draws the bootstrap; by default seeded with 0, so that the same file has the same interval.
+        notes: What else the reader must know; they come first.
+
+    Raises:
+        RunError: No prediction has a truth, or one names a class that is not among `classes`.
+
+    Example:
+        >>> right = Prediction(id="a", truth="calm", prediction="calm")
+        >>> wrong = Prediction(id="b", truth="sad", prediction="calm")
+        >>> score_predictions([right, wrong]).pooled["ua"]
+        50.0
+    """
+    labelled = [p for p in predictions if p.truth is not None]
+    coded = code(labelled, class_names(labelled) if classes is None else classes)
+    units = resampling_units(coded)
+    by_fold = coded.confusions(coded.fold, len(coded.folds))
+    pooled = by_fold.sum(axis=0)
+    intervals = bootstrap_intervals(units, rng or np.random.default_rng(0))
+    folds = _fold_scores(coded, by_fold)
+    over_folds = {name: mean_of_known(_per_cent(score(by_fold))) for name, score in SCORES.items()}
+    return Scores(
+        classes=coded.classes,
+        mean={name: float(values.mean()) for name, values in over_folds.items()},
+        standard_deviation={name: _standard_deviation(values) for name, values in over_folds.items()},
+        pooled=_scores_of(pooled),
+        intervals={name: bounds and (100 * bounds[0], 100 * bounds[1]) for name, bounds in intervals.items()},
+        resampled=f"{units.num_units} {units.kind}",
+        num_utterances=len(coded.ids),
+        folds=folds,
+        seeds=tuple(SeedScore(seed, **_scores_of(pooled[[i]])) for i, seed in enumerate(coded.seeds)),
+        by_class=_class_scores(coded, pooled),
+        confusion=pooled.sum(axis=0).astype(np.int64),
+        speakers=_speaker_scores(coded, labelled),
+        genders=_gender_scores(coded, labelled),
+        notes=(*notes, *_notes(coded, folds, units, num_unlabelled=len(predictions) - len(labelled))),
+    )
+
+
+def score_run(run: str | Path) -> Scores:
+    """Score the predictions of a run folder; utterances that still lack a prediction are named in the notes.
+
+    Raises:
+        RunError: The folder holds no predictions, or a file in it is broken.
+    """
+    run = Path(run)
+    classes = run_classes(run)
+    predictions = read_run_predictions(run, classes)
+    return score_predictions(predictions, classes, notes=missing_predictions(run, predictions))
+
+
+def write_scores(scores: Scores, run: str | Path) -> Path:
+    """Write ``scores.json`` into the run folder, atomically, and return its path."""
+    path = Path(run) / "scores.json"
+    write_text(path, json.dumps(scores.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return path
+
+
+def _per_cent(fractions: FloatArray) -> FloatArray:
+    return 100.0 * fractions
+
+
+def _scores_of(confusions: FloatArray) -> dict[str, float]:
+    """Score ``(seeds, classes, classes)`` counts, averaged over seeds, in per cent."""
+    return {name: float(mean_of_known(_per_cent(score(confusions)))) for name, score in SCORES.items()}
+
+
+def _standard_deviation(values: FloatArray) -> float | None:
+    return float(values.std(ddof=1)) if len(values) > 1 else None
+
+
+def _fold_scores(coded: CodedPredictions, by_fold: FloatArray) -> tuple[FoldScore, ...]:
+    present = [(f, s) for f in range(len(coded.folds)) for s in range(len(coded.seeds)) if by_fold[f, s].any()]
+    return tuple(
+        FoldScore(
+            fold=coded.folds[f],
+            seed=coded.seeds[s],
+            **_scores_of(by_fold[f, [s]]),
+            num_utterances=int(by_fold[f, s].sum()),
+            num_speakers=_num_speakers(coded, (coded.fold == f) & (coded.seed == s)),
+            absent_classes=_absent(coded.classes, by_fold[f, s]),
+        )
+        for f, s in present
+    )
+
+
+def _num_speakers(coded: CodedPredictions, is_inside: NDArray[np.bool_]) -> int | None:
+    return None if coded.speaker is None else len(np.unique(coded.speaker[is_inside]))
+
+
+def _absent(classes: Sequence[str], confusion: FloatArray) -> tuple[str, ...]:
+    return tuple(name for name, count in zip(classes, confusion.sum(axis=1), strict=True) if count == 0)
+
+
+def _class_scores(coded: CodedPredictions, pooled: FloatArray) -> tuple[ClassScore, ...]:
+    values = (mean_of_known(_per_cent(score(pooled)).T) for score in (class_recalls, class_precisions, class_f1))
+    columns = [[None if np.isnan(value) else float(value) for value in column] for column in values]
+    rows = zip(coded.classes, *columns, _num_distinct(coded, coded.truth, len(coded.classes)), strict=True)
+    return tuple(ClassScore(*row) for row in rows)
+
+
+def _num_distinct(coded: CodedPredictions, group: NDArray[np.int64], num_groups: int) -> list[int]:
+    """Count the distinct utterances of each group, however many folds and seeds judged them."""
+    pairs = np.unique(group * len(coded.ids) + coded.utterance)
+    counts: list[int] = np.bincount(pairs // len(coded.ids), minlength=num_groups).tolist()
+    return counts
+
+
+def _group_scores(
+    coded: CodedPredictions, group: NDArray[np.int64], names: Sequence[tuple[str, str | None]]
+) -> tuple[GroupScore, ...]:
+    confusions = coded.confusions(group, len(names))
+    counts = _num_distinct(coded, group, len(names))
+    rows = zip(names, confusions, counts, strict=True)
+    return tuple(GroupScore(name, gender, **_scores_of(c), num_utterances=n) for (name, gender), c, n in rows)
+
+
+def _speaker_scores(coded: CodedPredictions, labelled: Sequence[Prediction]) -> tuple[GroupScore, ...]:
+    if coded.speaker is None:
+        return ()
+    genders: dict[int, str] = {}
+    for number, prediction in zip(coded.speaker.tolist(), labelled, strict=True):
+        if prediction.gender is not None:
+            genders.setdefault(number, prediction.gender)
+    is_one_corpus = len({key.corpus for key in coded.speakers}) == 1
+    names = [key.speaker if is_one_corpus else str(key) for key in coded.speakers]
+    return _group_scores(coded, coded.speaker, [(name, genders.get(i)) for i, name in enumerate(names)])
+
+
+def _gender_scores(coded: CodedPredictions, labelled: Sequence[Prediction]) -> tuple[GroupScore, ...]:
+    names, group = numbered([p.gender or "" for p in labelled], sort_by=natural_key)
+    scores = _group_scores(coded, group, [(name, name) for name in names])
+    return tuple(score for score in scores if score.name)
+
+
+def _notes(coded: CodedPredictions, folds: Sequence[FoldScore], units: Units, *, num_unlabelled: int) -> list[str]:
+    notes = [_absence(coded, fold) for fold in folds if fold.absent_classes and fold.seed == coded.seeds[0]]
+    if num_unlabelled:
+        notes.append(f"{num_unlabelled} predictions have no truth and are left out.")
+    if units.kind == "utterances":
+        notes.append("Speakers are unknown: intervals resample utterances, and are too narrow if voices repeat.")
+    if units.too_few:
+        notes.append(f"No intervals: {units.too_few}.")
+    return notes
+
+
+def _absence(coded: CodedPredictions, fold: FoldScore) -> str:
+    names, num_left = ", ".join(fold.absent_classes), len(coded.classes) - len(fold.absent_classes)
+    return (
+        f"Fold {fold.fold} has no utterance of {names}: its UA is the mean over the other {num_left} classes, "
+        "and macro-F1 counts an absent class as 0 where it was predicted."
+    )

@@ -1,0 +1,78 @@
+"""Scores as tables for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from serein.evaluation.intervals import NUM_RESAMPLES
+from serein.evaluation.scores import Scores
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SCORE_TITLES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1"}
+
+
+def scores_table(scores: Scores) -> Table:
+    """Lay scores out for people: folds, their mean, all pooled with intervals, and below the recalls."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="Scores in per cent", caption=Text(_caption(scores)), caption_justify="left")
+    table.add_column("fold", no_wrap=True)
+    for title in (*SCORE_TITLES.values(), "clips", "speakers"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in _fold_rows(scores):
+        table.add_row(*map(Text, row))
+    table.add_section()
+    for row in _summary_rows(scores):
+        table.add_row(*map(Text, row), style="bold")
+    return table
+
+
+def number(value: float | None) -> str:
+    """Return a score as people read it: one decimal, and a dash where there is none."""
+    return "–" if value is None else f"{value:.1f}"
+
+
+def interval(scores: Scores, name: str) -> str:
+    """Return a pooled score's interval as people read it: ``[60.1, 70.2]``, empty where there is none."""
+    bounds = scores.intervals[name]
+    return "" if bounds is None else f"[{number(bounds[0])}, {number(bounds[1])}]"
+
+
+def deviation(scores: Scores, name: str) -> str:
+    """Return the standard deviation over folds as people read it: ``± 3.1``, empty with one fold."""
+    spread = scores.standard_deviation[name]
+    return "" if spread is None else f"± {number(spread)}"
+
+
+def _fold_rows(scores: Scores) -> list[list[str]]:
+    is_one_seed = len(scores.seeds) == 1
+    return [
+        [
+            fold.fold if is_one_seed else f"{fold.fold}, seed {fold.seed}",
+            *(number(getattr(fold, name)) for name in SCORE_TITLES),
+            str(fold.num_utterances),
+            "–" if fold.num_speakers is None else str(fold.num_speakers),
+        ]
+        for fold in scores.folds
+    ]
+
+
+def _summary_rows(scores: Scores) -> list[list[str]]:
+    means = [f"{number(scores.mean[name])} {deviation(scores, name)}".strip() for name in SCORE_TITLES]
+    pooled = [number(scores.pooled[name]) for name in SCORE_TITLES]
+    bounds = [interval(scores, name) or "–" for name in SCORE_TITLES]
+    num_speakers = str(len(scores.speakers)) if scores.speakers else "–"
+    return [
+        ["mean ± sd", *means, "", ""],
+        ["pooled", *pooled, str(scores.num_utterances), num_speakers],
+        ["interval", *bounds, "", ""],
+    ]
+
+
+def _caption(scores: Scores) -> str:
+    recalls = " · ".join(f"{score.name} {number(score.recall)}" for score in scores.by_class)
+    drawn = f"95 % interval: {NUM_RESAMPLES} resamples of {scores.resampled}."
+    return "\n".join([f"Recall: {recalls}", drawn, *scores.notes])

@@ -1,0 +1,216 @@
+"""A recipe on a manifest: the data divided and proved new, and one fold with one seed trained and predicted."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+from serein.data import manifest
+from serein.data.corpora import licence_of
+from serein.data.files import replacing
+from serein.data.folds import Fold, Folds, check_leaks, dev_rule, make_folds, speaker_key
+from serein.data.recordings import Recordings, twins
+from serein.data.utterance import Utterance
+from serein.evaluation.predictions import Prediction, write_predictions
+from serein.inference.predictor import recorded_answers
+from serein.labels.categories import Categories, categories_of, with_class
+from serein.models import folder as model_folder
+from serein.models.card import card
+from serein.models.folder import ModelFolder, ModelOptions
+from serein.models.speech import SpeechModel, assemble, new_backbone
+from serein.progress import Report
+from serein.recipe import Protocol, Recipe
+from serein.tasks.emotion import EmotionTask
+from serein.training.stages import TrainingData, fit_normalisation, history, stage_seed, train_stage
+from serein.world import wait_for_all, world
+
+
+@dataclass
+class Experiment:
+    """A recipe and the data it runs on, ready to train.
+
+    Attributes:
+        utterances: Those with a class.
+        left_out: Other labels and how many utterances had them.
+        twins: Id -> id of an utterance with the same audio.
+    """
+
+    recipe: Recipe
+    manifest: Path
+    utterances: list[Utterance]
+    left_out: Counter[str]
+    categories: Categories
+    recordings: Recordings
+    twins: dict[str, str]
+    folds: Folds
+
+    def positions(self, ids: Sequence[str]) -> list[int]:
+        """Return where utterances stand in the list."""
+        wanted = set(ids)
+        return [position for position, utterance in enumerate(self.utterances) if utterance.id in wanted]
+
+    def units(self) -> list[tuple[Fold, int]]:
+        """Return every fold with every seed."""
+        return [(fold, seed) for seed in self.recipe.seeds for fold in self.folds.folds]
+
+
+Divide = Callable[[Sequence[Utterance], Protocol, Mapping[str, str]], Folds]
+
+
+def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide = make_folds) -> Experiment:
+    """Read and decode the data, divide it, and prove that no test side was seen.
+
+    Args:
+        divide: `make_folds` for an experiment, `train_and_dev` for one model.
+
+    Raises:
+        ManifestError, AudioError, RecipeError, LeakError: Before any training.
+    """
+    everything = manifest.read(manifest_path)
+    categories = categories_of(everything, recipe.labels)
+    utterances, left_out = with_class(everything, categories, recipe.labels.others)
+    recordings = Recordings(utterances, trim_db=recipe.clips.trim_db)
+    recordings.prefetch(lambda done, total: report("reading audio", done, total, f"{total} clips"))
+    pairs = dict(twins(recordings))
+    folds = divide(utterances, recipe.protocol, pairs)
+    check_leaks(utterances, folds, pairs)
+    return Experiment(recipe, manifest_path, utterances, left_out, categories, recordings, pairs, folds)
+
+
+def train_and_dev(utterances: Sequence[Utterance], protocol: Protocol, pairs: Mapping[str, str]) -> Folds:
+    """Return one fold without a test side: the manifest's own train and dev, or all of it with dev by the rule."""
+    if any(u.split == "train" for u in utterances):
+        own_dev = any(u.split == "dev" for u in utterances)
+        protocol = protocol.model_copy(
+            update={"dev": "official" if own_dev and protocol.dev != "none" else protocol.dev}
+        )
+        utterances = [u for u in utterances if u.split in ("train", "dev")]
+    is_dev = dev_rule(utterances, protocol, "all")
+    train_ids = tuple(u.id for u in utterances if not is_dev(u))
+    dev_ids = tuple(u.id for u in utterances if is_dev(u))
+    shares_dev = protocol.name == "random" or protocol.dev == "random-20"
+    return Folds("train", (Fold("all", train_ids, dev_ids, ()),), protocol.name != "random", shares_dev)
+
+
+# -- one fold, one seed ---------------------------------------------------------------------------------------------
+
+
+def unit_folder(run: Path, fold: Fold, seed: int) -> Path:
+    """Return where a fold and seed of a run lie."""
+    return run / f"fold-{fold.name}" / f"seed-{seed}"
+
+
+def run_unit(experiment: Experiment, fold: Fold, seed: int, run: Path, report: Report) -> None:
+    """Train one fold with one seed and predict its test side; nothing when its predictions are there already."""
+    folder = unit_folder(run, fold, seed)
+    if (folder / "predictions.jsonl").exists():
+        return
+    content = train_unit(experiment, fold, seed, folder, report, label=f"fold {fold.name}  seed {seed}")
+    if world().is_first:
+        if fold.dev:
+            _predict(experiment, content, fold, fold.dev, seed, folder / "dev_predictions.jsonl")
+        embeddings = _predict(experiment, content, fold, fold.test, seed, folder / "predictions.jsonl.new")
+        with replacing(folder / "embeddings.safetensors") as partial:
+            save_file({"embeddings": embeddings}, partial)
+        os.replace(folder / "predictions.jsonl.new", folder / "predictions.jsonl")  # last: it says that all is there
+    wait_for_all()
+
+
+def _predict(
+    experiment: Experiment, content: ModelFolder, fold: Fold, ids: Sequence[str], seed: int, path: Path
+) -> np.ndarray:
+    positions = experiment.positions(ids)
+    predictions, embeddings = predictions_of(content, experiment.recordings, positions, fold=fold.name, seed=seed)
+    write_predictions(predictions, path)
+    return embeddings
+
+
+def train_unit(
+    experiment: Experiment, fold: Fold, seed: int, folder: Path, report: Report, *, label: str
+) -> ModelFolder:
+    """Train every stage of a recipe on one fold and save the model; a stopped training goes on."""
+    recipe, categories = experiment.recipe, experiment.categories
+    task = EmotionTask(recipe.tasks.emotion, categories)
+    torch.manual_seed(stage_seed(seed, fold.name, "model"))
+    model = assemble(new_backbone(recipe.backbone), recipe.body, {task.name: (task.options, task.num_outputs)})
+    data = TrainingData(
+        experiment.recordings,
+        {task.name: task.targets(experiment.utterances)},
+        experiment.positions(fold.train),
+        experiment.positions(fold.dev),
+        recipe.clips,
+    )
+    fit_normalisation(model, data)
+    for number, stage in enumerate(recipe.stages):
+        train_stage(
+            model,
+            {task.name: task},
+            stage,
+            data,
+            folder / f"{number}-{stage.name}",
+            seed=stage_seed(seed, fold.name, stage.name),
+            report=report,
+            label=f"{label}  {stage.name}",
+        )
+    content = _content(experiment, fold, model, folder)
+    if world().is_first:
+        model_folder.save(folder / "model", content, card(recipe.name, categories.classes, content.training))
+    return content
+
+
+def predictions_of(
+    content: ModelFolder,
+    recordings: Recordings,
+    positions: Sequence[int],
+    *,
+    fold: str,
+    seed: int,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[Prediction], np.ndarray]:
+    """Return a model's predictions of some utterances, and their embeddings in the same order."""
+    shares, embeddings = recorded_answers(content, recordings, positions, on_progress)
+    classes = content.categories.classes
+    predictions = []
+    for position, row in zip(positions, shares, strict=True):
+        utterance = recordings.utterances[position]
+        predictions.append(
+            Prediction(
+                id=utterance.id,
+                truth=content.categories.of(utterance.emotion),
+                prediction=classes[int(row.argmax())],
+                shares=dict(zip(classes, map(float, row), strict=True)),
+                speaker=utterance.speaker,
+                gender=utterance.gender,
+                fold=fold,
+                seed=seed,
+                duration_s=round(float(recordings.durations_s[position]), 3),
+                corpus=utterance.corpus,
+            )
+        )
+    return predictions, embeddings
+
+
+def _content(experiment: Experiment, fold: Fold, model: SpeechModel, folder: Path) -> ModelFolder:
+    recipe = experiment.recipe
+    learned = [experiment.utterances[p] for p in experiment.positions((*fold.train, *fold.dev))]
+    corpora = sorted({u.corpus or "own" for u in learned})
+    last = history(folder / f"{len(recipe.stages) - 1}-{recipe.stages[-1].name}")
+    training = {
+        "recipe": recipe.name,
+        "fold": fold.name,
+        "manifest_sha256": manifest.digest(experiment.utterances),
+        "num_utterances": len(learned),
+        "num_speakers": len({speaker_key(u) for u in learned}),
+        "speakers": sorted({speaker_key(u) for u in learned if u.speaker is not None}),
+        "licences": {name: licence_of(name) or "not stated" for name in corpora},
+        "dev_ua": max((line["dev_ua"] for line in last if "dev_ua" in line), default=None),
+    }
+    options = ModelOptions(body=recipe.body, tasks=recipe.tasks, clips=recipe.clips, inference=recipe.inference)
+    return ModelFolder(model.eval(), options, experiment.categories, training)

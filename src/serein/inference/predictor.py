@@ -1,0 +1,214 @@
+"""Using a model: recordings in, class shares out. A clip gets the same answer alone and in any batch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from serein.data import audio
+from serein.data.audio import SAMPLE_RATE_HZ, Waveform
+from serein.data.batches import extended
+from serein.data.recordings import Recordings
+from serein.errors import AudioError, ModelError
+from serein.models import folder as model_folder
+from serein.models.folder import ModelFolder
+from serein.recipe import Clips, Inference
+
+Progress = Callable[[int, int], None]
+FILES_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says of one recording.
+
+    Attributes:
+        audio: The file.
+        emotion: The class with the largest share.
+        shares: Class -> share; they sum to 1.
+        embedding: (feature,) float32, the vector that the output layer reads.
+    """
+
+    audio: str
+    emotion: str
+    shares: dict[str, float]
+    embedding: NDArray[np.float32]
+
+    @property
+    def confidence(self) -> float:
+        """The largest share. It is no probability of being right until it is calibrated."""
+        return self.shares[self.emotion]
+
+    def to_json(self) -> dict[str, object]:
+        """Return file, emotion, confidence and shares."""
+        shares = {name: round(share, 6) for name, share in self.shares.items()}
+        return {
+            "audio": self.audio,
+            "emotion": self.emotion,
+            "confidence": round(self.confidence, 6),
+            "shares": shares,
+        }
+
+
+class Predictor:
+    """A loaded model.
+
+    Example:
+        >>> model = serein.load("runs/demo/fold-1/seed-0/model")
+        >>> model.predict("clip.wav").emotion
+        'happy'
+    """
+
+    def __init__(self, content: ModelFolder) -> None:
+        self.content = content
+        self.model = content.model.eval()
+        self.classes = content.categories.classes
+
+    def predict(self, source: str | Path | Sequence[str | Path]) -> Answer | list[Answer]:
+        """Answer for a file, or for each of a list of files.
+
+        Raises:
+            AudioError: A file cannot be read or is silent.
+        """
+        if isinstance(source, str | Path):
+            return self.predict_waveforms([audio.load(source)], [str(source)])[0]
+        paths = [str(path) for path in source]
+        return self.predict_waveforms([audio.load(path) for path in paths], paths)
+
+    def predict_files(self, paths: Sequence[str | Path]) -> Iterator[Answer | AudioError]:
+        """Answer for many files in their order, or say what is wrong with each; a few are in memory at once."""
+        for start in range(0, len(paths), FILES_AT_ONCE):
+            outcomes = [_loaded(path) for path in paths[start : start + FILES_AT_ONCE]]
+            heard = [(path, outcome) for path, outcome in outcomes if not isinstance(outcome, AudioError)]
+            answers = iter(self.predict_waveforms([w for _, w in heard], [path for path, _ in heard]))
+            for _, outcome in outcomes:
+                yield outcome if isinstance(outcome, AudioError) else next(answers)
+
+    def predict_waveforms(self, waveforms: Sequence[Waveform], names: Sequence[str]) -> list[Answer]:
+        """Answer for waveforms, each (sample,) float32 mono at 16 kHz."""
+        if not waveforms:
+            return []
+        cut = [audio.trimmed(waveform, self.content.options.clips.trim_db) for waveform in waveforms]
+        shares, embeddings = answers(self.content, cut.__getitem__, [len(waveform) for waveform in cut])
+        return [self._answer(*row) for row in zip(names, shares, embeddings, strict=True)]
+
+    def _answer(self, name: str, shares: NDArray[np.float32], embedding: NDArray[np.float32]) -> Answer:
+        by_class = dict(zip(self.classes, (float(share) for share in shares), strict=True))
+        return Answer(name, self.classes[int(shares.argmax())], by_class, embedding)
+
+
+def _loaded(path: str | Path) -> tuple[str, Waveform | AudioError]:
+    try:
+        return str(path), audio.load(path)
+    except AudioError as error:
+        return str(path), error
+
+
+def load(name: str | Path) -> Predictor:
+    """Load a model folder, or one from the Hugging Face Hub by name.
+
+    Raises:
+        ModelError: There is none, or it is damaged.
+    """
+    if not Path(name).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+        return Predictor(model_folder.load(_downloaded(str(name))))
+    return Predictor(model_folder.load(name))
+
+
+def answers(
+    content: ModelFolder,
+    waveform_of: Callable[[int], Waveform],
+    num_samples: Sequence[int],
+    on_progress: Progress | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Hear many clips in batches of like length.
+
+    Args:
+        waveform_of: Position -> (sample,) float32.
+        num_samples: Length of each clip, for sorting.
+        on_progress: Told how many of all clips are done.
+
+    Returns:
+        Class shares, (clip, class), and embeddings, (clip, feature).
+    """
+    model, options = content.model.eval(), content.options
+    shares = [np.empty(0, np.float32)] * len(num_samples)
+    embeddings = list(shares)
+    done = 0
+    for positions in _batches(num_samples, options.clips, options.inference):
+        windows = [_windows(extended(waveform_of(p), options.clips), options.clips) for p in positions]
+        flat = [window for each in windows for window in each]
+        batch_shares, batch_embeddings = _hear(model, flat, options.inference.precision)
+        start = 0
+        for position, own in zip(positions, windows, strict=True):
+            weights = np.array([len(window) for window in own], np.float64)
+            part = slice(start, start + len(own))
+            shares[position] = np.average(batch_shares[part], axis=0, weights=weights).astype(np.float32)
+            embeddings[position] = np.average(batch_embeddings[part], axis=0, weights=weights).astype(np.float32)
+            start += len(own)
+        done += len(positions)
+        if on_progress:
+            on_progress(done, len(num_samples))
+    return np.stack(shares), np.stack(embeddings)
+
+
+def recorded_answers(
+    content: ModelFolder,
+    recordings: Recordings,
+    positions: Sequence[int],
+    on_progress: Progress | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Hear utterances of a manifest; see `answers`."""
+    lengths = [round(float(recordings.durations_s[p]) * SAMPLE_RATE_HZ) for p in positions]
+    return answers(content, lambda i: recordings[positions[i]], lengths, on_progress)
+
+
+@torch.inference_mode()
+def _hear(
+    model: torch.nn.Module, waveforms: Sequence[Waveform], precision: str
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    num_samples = torch.tensor([len(waveform) for waveform in waveforms], device=device)
+    padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True).to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        reading = model(padded, num_samples)["emotion"]
+    return reading.output.softmax(dim=1).cpu().numpy(), reading.embedding.cpu().numpy()
+
+
+def _windows(waveform: Waveform, clips: Clips) -> list[Waveform]:
+    """Cut a clip longer than `clips.window_s` into windows of equal length."""
+    num_windows = -(-len(waveform) // round(clips.window_s * SAMPLE_RATE_HZ))
+    return np.array_split(waveform, num_windows) if num_windows > 1 else [waveform]
+
+
+def _batches(num_samples: Sequence[int], clips: Clips, inference: Inference) -> list[list[int]]:
+    shortest = round(clips.min_s * SAMPLE_RATE_HZ)
+    order = sorted(range(len(num_samples)), key=lambda i: -num_samples[i])
+    batches: list[list[int]] = []
+    start = 0
+    while start < len(order):
+        longest = max(num_samples[order[start]], shortest, 1)
+        size = max(1, int(inference.batch_s * SAMPLE_RATE_HZ) // longest)
+        batches.append(order[start : start + size])
+        start += size
+    return batches
+
+
+def _downloaded(name: str) -> str:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return str(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "README.md"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise ModelError(
+            f"no such folder, and the Hub cannot be reached or has no such model ({type(error).__name__})",
+            where=name,
+            remedy="Name a model folder, or download it where there is a network: hf download " + name + ".",
+        ) from None

@@ -1,0 +1,75 @@
+"""Folds side by side: one process each, which ends with its parent."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from serein.data.folds import Fold
+from serein.experiment import Experiment, prepare, run_unit
+from serein.progress import Report
+from serein.recipe import Recipe
+
+_experiment: Experiment | None = None
+_messages: Any = None
+
+
+def run_parallel(
+    recipe: Recipe, manifest: Path, out: Path, units: list[tuple[Fold, int]], num_jobs: int, report: Report
+) -> None:
+    """Run units in `num_jobs` processes, each with its share of the cores.
+
+    Raises:
+        SereinError: The first that any unit raised; the others are stopped, and can be resumed.
+    """
+    context = multiprocessing.get_context("spawn")
+    messages = context.SimpleQueue()
+    listener = threading.Thread(target=_listen, args=(messages, report), daemon=True)
+    listener.start()
+    threads = max(1, (os.cpu_count() or 1) // num_jobs)
+    pool = ProcessPoolExecutor(num_jobs, context, _start, (recipe, manifest, messages, threads))
+    try:
+        futures = [pool.submit(_run, fold.name, seed, out) for fold, seed in units]
+        for future in as_completed(futures):
+            future.result()
+    except BaseException:
+        for process in list(pool._processes.values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        messages.put(None)
+        listener.join(timeout=5)
+
+
+def _listen(messages: Any, report: Report) -> None:
+    while (message := messages.get()) is not None:
+        report(*message)
+
+
+def _start(recipe: Recipe, manifest: Path, messages: Any, threads: int) -> None:
+    global _experiment, _messages
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    import torch
+
+    torch.set_num_threads(threads)
+    _messages = messages
+    _experiment = prepare(recipe, manifest, lambda *progress: None)
+
+
+def _run(fold_name: str, seed: int, out: Path) -> None:
+    assert _experiment is not None
+    fold = next(fold for fold in _experiment.folds.folds if fold.name == fold_name)
+    run_unit(_experiment, fold, seed, out, lambda *progress: _messages.put(progress))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

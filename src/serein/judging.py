@@ -1,0 +1,56 @@
+"""A finished model on new data: predicted and scored, after the proof that the data is new."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from serein.data import manifest
+from serein.data.folds import speaker_key
+from serein.data.recordings import Recordings
+from serein.data.utterance import Utterance
+from serein.errors import LeakError
+from serein.evaluation.predictions import Prediction
+from serein.evaluation.scores import Scores, score_predictions
+from serein.experiment import predictions_of
+from serein.inference.predictor import load
+from serein.labels.categories import with_class
+
+Progress = Callable[[int, int], None]
+
+
+def judge(
+    model: str,
+    manifest_path: Path,
+    *,
+    seen_speakers: Literal["refuse", "allow"],
+    on_progress: Progress | None = None,
+) -> tuple[list[Prediction], Scores]:
+    """Predict and score a manifest.
+
+    Utterances of no class of the model are left out, and the scores' notes count them.
+
+    Raises:
+        LeakError: The model learned from speakers of the manifest, and that is refused.
+    """
+    content = load(model).content
+    utterances, left_out = with_class(manifest.read(manifest_path), content.categories, "drop")
+    notes = [f"Left out, of no class of the model: {count} {name}." for name, count in left_out.most_common()]
+    shared = _shared_speakers(utterances, content.training.get("speakers", []))
+    if shared and seen_speakers == "refuse":
+        raise LeakError(
+            f"the model learned from {len(shared)} of these speakers: {', '.join(shared[:5])}",
+            where=manifest_path,
+            remedy="Take new speakers, or allow it with --seen-speakers, which the scores then say.",
+        )
+    if shared:
+        notes.append(f"SPEAKER-DEPENDENT: the model learned from {len(shared)} of these speakers.")
+    recordings = Recordings(utterances, trim_db=content.options.clips.trim_db)
+    positions = range(len(utterances))
+    predictions, _ = predictions_of(content, recordings, positions, fold="all", seed=0, on_progress=on_progress)
+    return predictions, score_predictions(predictions, content.categories.classes, notes=tuple(notes))
+
+
+def _shared_speakers(utterances: Sequence[Utterance], learned: Sequence[str]) -> list[str]:
+    return sorted({speaker_key(u) for u in utterances if u.speaker is not None} & set(learned))

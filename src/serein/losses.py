@@ -1,0 +1,68 @@
+"""Losses: one formula, one function, its source. Truth before prediction; each returns one value per utterance."""
+
+from __future__ import annotations
+
+import torch
+
+
+def cross_entropy(
+    truth: torch.Tensor,
+    logits: torch.Tensor,
+    class_weights: torch.Tensor | None = None,
+    smoothing: float = 0.0,
+) -> torch.Tensor:
+    """Cross-entropy against class shares.
+
+    Smoothing g leaves 1-g to the true class and gives g/(K-1) to each other (diatlova2024); `torch` spreads its
+    argument over all K classes instead, so that torch's g' = g*K/(K-1).
+
+    Args:
+        truth: (batch, class) shares that sum to 1.
+        logits: (batch, class).
+        class_weights: (class,), each share's term is multiplied by its class's weight.
+        smoothing: g, in [0, 1).
+
+    Returns:
+        (batch,) not reduced; `weighted_mean` divides by the weights as `torch` does.
+
+    Example:
+        >>> cross_entropy(torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2)).round(decimals=4).tolist()
+        [0.6931]
+    """
+    num_classes = truth.shape[1]
+    shares = truth * (1 - smoothing) + (1 - truth) * smoothing / (num_classes - 1)
+    if class_weights is not None:
+        shares = shares * class_weights
+    return -(shares * logits.log_softmax(dim=1)).sum(dim=1)
+
+
+def weighted_mean(losses: torch.Tensor, truth: torch.Tensor, class_weights: torch.Tensor | None) -> torch.Tensor:
+    """Mean over the batch, each utterance counted by its class's weight: `torch`'s reduction of weighted losses.
+
+    Args:
+        losses: (batch,).
+        truth: (batch, class) shares.
+        class_weights: (class,) or `None` for the plain mean.
+    """
+    if class_weights is None:
+        return losses.mean()
+    return losses.sum() / (truth * class_weights).sum()
+
+
+def balanced_class_weights(counts: torch.Tensor) -> torch.Tensor:
+    """N_total / (num_classes * N_class): a rare class weighs more.
+
+    diatlova2024's equation 8 as printed makes frequent classes heavier; this is the usual formula.
+
+    Args:
+        counts: (class,) training utterances of each class; a class without any weighs 0.
+
+    Example:
+        >>> balanced_class_weights(torch.tensor([30.0, 10.0])).round(decimals=4).tolist()
+        [0.6667, 2.0]
+    """
+    present = counts > 0
+    return torch.where(present, counts.sum() / (len(counts) * counts.clamp_min(1)), torch.zeros_like(counts))
+
+
+LOSSES = {"cross-entropy": cross_entropy}

@@ -1,0 +1,200 @@
+"""How often the answer is right: scores as pure functions of confusion matrices, fractions from 0 to 1.
+
+Every score takes counts ``(..., classes, classes)``, rows truth and columns prediction, and keeps the leading
+axes, so that thousands of bootstrap resamples are scored at once. A quantity that does not exist (the recall of
+a class that never occurs) is NaN, never 0, and is left out of means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+Counts = NDArray[Any]
+
+
+def confusion_matrix(truth: ArrayLike, prediction: ArrayLike, num_classes: int) -> NDArray[np.int64]:
+    """Count how often each class was taken for each other.
+
+    Args:
+        truth: ``(utterances,)`` integers below `num_classes`.
+        prediction: ``(utterances,)`` integers below `num_classes`.
+        num_classes: Size of the matrix; classes that never occur have rows and columns of zeros.
+
+    Returns:
+        ``(classes, classes)`` counts, rows truth and columns prediction.
+
+    Raises:
+        ValueError: The arrays differ in shape, or hold something other than class numbers.
+
+    Example:
+        >>> confusion_matrix([0, 0, 1], [0, 1, 1], num_classes=2).tolist()
+        [[1, 1], [0, 1]]
+    """
+    rows = _class_numbers(truth, num_classes, name="truth")
+    columns = _class_numbers(prediction, num_classes, name="prediction")
+    if rows.shape != columns.shape:
+        raise ValueError(f"truth has {len(rows)} labels and prediction {len(columns)}; give one of each per utterance.")
+    cells = np.bincount(rows * num_classes + columns, minlength=num_classes**2)
+    return cells.reshape(num_classes, num_classes).astype(np.int64)
+
+
+def class_recalls(confusion: Counts) -> FloatArray:
+    """Return the share of each class's utterances that were recognised; NaN for a class absent from truth.
+
+    Returns:
+        ``(..., classes)``.
+
+    Example:
+        >>> class_recalls(np.array([[3, 1], [0, 2]])).tolist()
+        [0.75, 1.0]
+    """
+    return _ratio(_correct(confusion), confusion.sum(axis=-1))
+
+
+def class_precisions(confusion: Counts) -> FloatArray:
+    """Return the share of each class's predictions that are right; NaN for a class never predicted.
+
+    Returns:
+        ``(..., classes)``.
+
+    Example:
+        >>> class_precisions(np.array([[3, 1], [0, 3]])).tolist()
+        [1.0, 0.75]
+    """
+    return _ratio(_correct(confusion), confusion.sum(axis=-2))
+
+
+def class_f1(confusion: Counts) -> FloatArray:
+    """Return the harmonic mean of precision and recall of each class, ``2 TP / (2 TP + FP + FN)``.
+
+    NaN for a class in neither truth nor prediction; 0 for one that occurs and is never hit.
+
+    Returns:
+        ``(..., classes)``.
+
+    Example:
+        >>> class_f1(np.array([[2, 1, 0], [1, 2, 0], [0, 0, 0]])).round(3).tolist()
+        [0.667, 0.667, nan]
+    """
+    occurrences = confusion.sum(axis=-1) + confusion.sum(axis=-2)
+    return _ratio(2 * _correct(confusion), occurrences)
+
+
+def unweighted_accuracy(confusion: Counts) -> FloatArray:
+    """Return the mean of the class recalls over the classes that occur in truth (UA, balanced accuracy, UAR).
+
+    Returns:
+        ``(...)``; NaN when nothing was counted.
+
+    Example:
+        >>> float(unweighted_accuracy(np.array([[3, 1], [0, 2]])))
+        0.875
+    """
+    return mean_of_known(class_recalls(confusion))
+
+
+def weighted_accuracy(confusion: Counts) -> FloatArray:
+    """Return the share of utterances that were recognised, whatever their class (WA, plain accuracy).
+
+    Returns:
+        ``(...)``; NaN when nothing was counted.
+
+    Example:
+        >>> round(float(weighted_accuracy(np.array([[3, 1], [0, 2]]))), 3)
+        0.833
+    """
+    return _ratio(_correct(confusion).sum(axis=-1), confusion.sum(axis=(-2, -1)))
+
+
+def macro_f1(confusion: Counts) -> FloatArray:
+    """Return the mean class F1 over the classes that occur in truth or in prediction, as scikit-learn does.
+
+    Returns:
+        ``(...)``; NaN when nothing was counted.
+
+    Example:
+        >>> round(float(macro_f1(np.array([[3, 1], [0, 2]]))), 3)
+        0.829
+    """
+    return mean_of_known(class_f1(confusion))
+
+
+def mean_of_known(values: FloatArray) -> FloatArray:
+    """Return the mean over the last axis of the values that are not NaN; NaN where none is.
+
+    Example:
+        >>> mean_of_known(np.array([[1.0, np.nan, 3.0], [np.nan] * 3])).tolist()
+        [2.0, nan]
+    """
+    is_known = ~np.isnan(values)
+    return _ratio(np.where(is_known, values, 0.0).sum(axis=-1), is_known.sum(axis=-1))
+
+
+def reliability(confidence: ArrayLike, is_correct: ArrayLike, num_bins: int = 10) -> tuple[FloatArray, ...]:
+    """Compare what a model promises with what it keeps, in equally wide bins of confidence.
+
+    Args:
+        confidence: ``(utterances,)`` share given to the predicted class, 0 to 1.
+        is_correct: ``(utterances,)`` bool.
+        num_bins: Bins ``(low, high]`` between 0 and 1; the first includes 0.
+
+    Returns:
+        Mean confidence, share correct and count of every bin, each ``(bins,)``; NaN means for an empty bin.
+
+    Example:
+        >>> promised, kept, count = reliability([0.2, 0.9, 0.8], [False, True, False], num_bins=2)
+        >>> promised.round(2).tolist(), kept.tolist(), count.tolist()
+        ([0.2, 0.85], [0.0, 0.5], [1.0, 2.0])
+    """
+    promised, kept = np.asarray(confidence, float), np.asarray(is_correct, float)
+    position = np.ceil(promised * num_bins).astype(int) - 1
+    index = np.clip(position, 0, num_bins - 1)
+    count = np.bincount(index, minlength=num_bins).astype(float)
+    sums = (np.bincount(index, weights=values, minlength=num_bins) for values in (promised, kept))
+    return *(_ratio(total, count) for total in sums), count
+
+
+def calibration_error(confidence: ArrayLike, is_correct: ArrayLike, num_bins: int = 10) -> float:
+    """Return the expected calibration error: mean distance of confidence and accuracy, bins weighted.
+
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
+
+    Example:
+        >>> calibration_error([0.75, 0.75, 0.75, 0.75], [True, True, True, False])
+        0.0
+    """
+    promised, kept, count = reliability(confidence, is_correct, num_bins)
+    return float(np.nansum(np.abs(promised - kept) * count) / max(count.sum(), 1.0))
+
+
+def _class_numbers(labels: ArrayLike, num_classes: int, *, name: str) -> NDArray[np.int64]:
+    numbers = np.asarray(labels)
+    if numbers.size == 0:
+        return np.zeros(0, np.int64)
+    if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
+        raise ValueError(f"{name} has shape {numbers.shape} and type {numbers.dtype}; give one integer per utterance.")
+    if numbers.min() < 0 or numbers.max() >= num_classes:
+        raise ValueError(f"{name} goes from {numbers.min()} to {numbers.max()}; expected 0 to {num_classes - 1}.")
+    return numbers.astype(np.int64)
+
+
+def _correct(confusion: Counts) -> Counts:
+    return np.diagonal(confusion, axis1=-2, axis2=-1)
+
+
+def _ratio(numerator: Counts, denominator: Counts) -> FloatArray:
+    ratio: FloatArray = np.full(np.shape(numerator), np.nan)
+    np.divide(numerator, denominator, out=ratio, where=np.asarray(denominator) > 0)
+    return ratio
+
+
+SCORES: dict[str, Callable[[Counts], FloatArray]] = {
+    "ua": unweighted_accuracy,
+    "wa": weighted_accuracy,
+    "macro_f1": macro_f1,
+}

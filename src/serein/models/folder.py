@@ -1,0 +1,184 @@
+"""Model folders: `model.json`, `labels.json`, `model.safetensors`, `README.md`. Strict, exact, nothing pickled."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from serein.errors import ModelError
+from serein.labels.categories import Categories
+from serein.models.speech import SpeechModel, assemble, described_backbone
+from serein.recipe import Clips, Cnn2d, CnnBlstm, Inference, Options, Tasks
+
+FORMAT = 1
+PARTS = ("model.json", "labels.json", "model.safetensors")
+
+
+class ModelOptions(Options):
+    """What of a recipe a model needs to answer."""
+
+    body: Cnn2d | CnnBlstm | None = None
+    tasks: Tasks = Tasks()
+    clips: Clips = Clips()
+    inference: Inference = Inference()
+
+
+@dataclass
+class ModelFolder:
+    """A model and what belongs to it.
+
+    Attributes:
+        model: The assembled model.
+        options: What it needs of its recipe.
+        categories: Classes of the emotion task.
+        training: What it learned from: recipe, data hash, speakers, corpora, licences.
+    """
+
+    model: SpeechModel
+    options: ModelOptions
+    categories: Categories
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def save(folder: Path, content: ModelFolder, card: str, *, backbone: str = "auto") -> None:
+    """Write a model folder; the folder is whole or not there.
+
+    Args:
+        folder: Replaced when it is a model folder.
+        content: The model and its options.
+        card: Text of README.md.
+        backbone: `auto` stores a backbone's weights unless they are its source's own; `bundle` stores them always.
+
+    Raises:
+        ModelError: `folder` exists and is something else.
+    """
+    if folder.exists() and not is_model_folder(folder) and any(folder.iterdir()):
+        raise ModelError("exists and is no model folder", where=folder, remedy="Name a new folder.")
+    model = content.model
+    external = None if backbone == "bundle" else _external_source(model)
+    state = {
+        name: tensor.detach().contiguous()
+        for name, tensor in model.state_dict().items()
+        if not (external and name.startswith("backbone."))
+    }
+    description = {
+        "format": FORMAT,
+        "backbone": model.backbone.describe(),
+        "backbone_weights": external or "inside",
+        **content.options.model_dump(mode="json"),
+        "training": content.training,
+    }
+    labels = {"emotion": {"classes": content.categories.classes, "merge": content.categories.merge}}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        (partial / "model.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
+        (partial / "labels.json").write_text(json.dumps(labels, indent=2, ensure_ascii=False), encoding="utf-8")
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        save_file(state, partial / "model.safetensors")
+        partial.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load(folder: str | Path) -> ModelFolder:
+    """Read a model folder.
+
+    Raises:
+        ModelError: A part is missing or damaged, or the weights do not fit the description exactly.
+    """
+    folder = Path(folder)
+    _require_parts(folder)
+    description = _read_json(folder / "model.json")
+    labels = _read_json(folder / "labels.json")
+    if description.get("format") != FORMAT:
+        raise ModelError(
+            f"format {description.get('format')} is not {FORMAT}",
+            where=folder / "model.json",
+            remedy="Upgrade serein, or export the model again.",
+        )
+    try:
+        options = ModelOptions.model_validate({name: description[name] for name in ModelOptions.model_fields})
+        categories = Categories(tuple(labels["emotion"]["classes"]), dict(labels["emotion"]["merge"]))
+    except (KeyError, TypeError, ValidationError) as error:
+        raise ModelError(
+            f"does not describe a model ({str(error).splitlines()[0]})",
+            where=folder,
+            remedy="Copy the folder again.",
+        ) from None
+    backbone = described_backbone(description["backbone"])
+    tasks = {"emotion": (options.tasks.emotion, len(categories.classes))}
+    model = assemble(backbone, options.body, tasks)
+    _load_weights(model, folder / "model.safetensors", description["backbone_weights"])
+    return ModelFolder(model.eval(), options, categories, description.get("training", {}))
+
+
+def is_model_folder(folder: str | Path) -> bool:
+    """Tell whether a folder has the parts of a model."""
+    return all((Path(folder) / part).is_file() for part in PARTS)
+
+
+def _external_source(model: SpeechModel) -> dict[str, Any] | None:
+    """Return where the backbone's weights can be had again, or `None` when they were trained or have no source."""
+    source = getattr(model.backbone, "untouched_source", None)
+    return source() if callable(source) else None
+
+
+def _load_weights(model: SpeechModel, path: Path, backbone_weights: Any) -> None:
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"damaged weights ({error})", where=path, remedy="Copy the folder again.") from None
+    if isinstance(backbone_weights, Mapping):
+        state |= _weights_of_source(backbone_weights)
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"the weights do not fit model.json: {detail}", where=path, remedy="Copy the folder again."
+        ) from None
+
+
+def _weights_of_source(source: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    from serein.models.backbones import HuggingFaceBackbone, weights_hash
+
+    backbone = HuggingFaceBackbone.from_source(source["source"], revision=source.get("revision"))
+    if weights_hash(backbone) != source["sha256"]:
+        raise ModelError(
+            "the weights are not those that the model was trained on",
+            where=source["source"],
+            remedy="Restore that revision, or save the model with its backbone bundled.",
+        )
+    return {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
+
+
+def _require_parts(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ModelError("no such model folder", where=folder, remedy="Train one: serein run --help.")
+    missing = [part for part in PARTS if not (folder / part).is_file()]
+    if missing:
+        raise ModelError(f"{', '.join(missing)} missing", where=folder, remedy="Name a folder that serein saved.")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise ModelError("damaged: not JSON", where=path, remedy="Copy the folder again.") from None
+    if not isinstance(content, dict):
+        raise ModelError("damaged: holds no keys", where=path, remedy="Copy the folder again.")
+    return content

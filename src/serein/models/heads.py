@@ -1,0 +1,98 @@
+"""What reads a model for one task: tap, projection, pooling, output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from serein.errors import RecipeError
+from serein.models.hidden import HiddenStates
+from serein.models.pooling import POOLINGS
+from serein.recipe import Emotion, Tap
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A task's answer for a batch of clips.
+
+    Attributes:
+        output: (batch, class) unnormalised scores.
+        embedding: (batch, feature), the vector that the output layer reads.
+    """
+
+    output: torch.Tensor
+    embedding: torch.Tensor
+
+
+class LayerTap(nn.Module):
+    """Choose the frames of a hidden layer, or learn a weighted sum of all (Yang 2021, SUPERB).
+
+    Args:
+        tap: `last`, the number of a layer (0 enters the first transformer layer), or `weighted`.
+        sizes: Feature size of each layer.
+
+    Raises:
+        RecipeError: There is no such layer, or the layers to sum differ in size.
+    """
+
+    def __init__(self, tap: Tap, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        last = len(sizes) - 1
+        if isinstance(tap, int) and not 0 <= tap <= last:
+            raise RecipeError(
+                f"there is no hidden layer {tap}, the model has 0 to {last}",
+                where="tap",
+                remedy="Choose among these.",
+            )
+        if tap == "weighted" and len(set(sizes)) > 1:
+            raise RecipeError(f"layers of sizes {sizes} cannot be summed", where="tap", remedy="Tap one layer.")
+        self.layer = last if isinstance(tap, str) else tap
+        self.size = sizes[self.layer]
+        self.weights = nn.Parameter(torch.zeros(len(sizes))) if tap == "weighted" else None
+
+    def forward(self, hidden: HiddenStates) -> torch.Tensor:
+        """Return (batch, frame, feature)."""
+        if self.weights is None:
+            return hidden.layers[self.layer]
+        shares = self.weights.softmax(dim=0)
+        return sum((share * layer for share, layer in zip(shares, hidden.layers, strict=True)), start=torch.zeros(()))
+
+
+class PooledHead(nn.Module):
+    """Tap -> (projection) -> pooling -> (projection) -> fully connected layers -> output.
+
+    Args:
+        options: The emotion task's part of a recipe.
+        sizes: Feature size of each hidden layer.
+        num_outputs: Classes.
+    """
+
+    def __init__(self, options: Emotion, sizes: tuple[int, ...], num_outputs: int) -> None:
+        super().__init__()
+        self.tap = LayerTap(options.tap, sizes)
+        size = self.tap.size
+        at_frames = options.projection is not None and options.projection_at == "frames"
+        self.frame_projection = nn.Linear(size, options.projection) if at_frames else None  # type: ignore[arg-type]
+        self.pooling = POOLINGS[options.pooling](options.projection if at_frames else size)  # type: ignore[arg-type]
+        size = self.pooling.size
+        layers: list[nn.Module] = [nn.BatchNorm1d(size)] if options.batch_norm else []
+        for width in [] if at_frames or options.projection is None else [options.projection]:
+            layers += [nn.Linear(size, width)]
+            size = width
+        for width in options.hidden:
+            layers += [nn.Dropout(options.dropout), nn.Linear(size, width), nn.ReLU()]
+            size = width
+        self.layers = nn.Sequential(*layers)
+        self.size = size
+        self.dropout = nn.Dropout(options.dropout)
+        self.output = nn.Linear(size, num_outputs)
+
+    def forward(self, hidden: HiddenStates) -> Reading:
+        """Read hidden layers."""
+        frames = self.tap(hidden)
+        if self.frame_projection is not None:
+            frames = self.frame_projection(frames)
+        embedding = self.layers(self.pooling(frames, hidden.is_frame))
+        return Reading(self.output(self.dropout(embedding)).float(), embedding.float())

@@ -1,0 +1,82 @@
+"""What a backbone hands on: the hidden layers of every clip, and which of their frames are real."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class HiddenStates:
+    """The hidden layers of a batch of clips.
+
+    Attributes:
+        layers: One tensor per layer, each ``(batch, frames, features)``. ``layers[0]`` enters the first
+            transformer layer; ``layers[i]`` is the output of transformer layer ``i``.
+        is_frame: ``(batch, frames)`` bool, False on padding.
+    """
+
+    layers: tuple[torch.Tensor, ...]
+    is_frame: torch.Tensor
+
+    @property
+    def num_frames(self) -> torch.Tensor:
+        """Real frames of each clip: ``(batch,)`` long."""
+        return self.is_frame.sum(dim=1)
+
+
+def frame_mask(num_frames: torch.Tensor, length: int) -> torch.Tensor:
+    """Mark the first ``num_frames[b]`` of ``length`` frames of each clip.
+
+    Args:
+        num_frames: ``(batch,)`` long, real frames of each clip.
+        length: Frames of the padded batch.
+
+    Returns:
+        ``(batch, length)`` bool, False on padding.
+
+    Example:
+        >>> frame_mask(torch.tensor([1, 3]), 3).tolist()
+        [[True, False, False], [True, True, True]]
+    """
+    positions = torch.arange(length, device=num_frames.device)
+    return positions[None, :] < num_frames[:, None]
+
+
+class Backbone(nn.Module, ABC):
+    """From waveforms to hidden layers. Batching never changes an answer.
+
+    Attributes:
+        sizes: Feature size of each entry of ``HiddenStates.layers``.
+        num_layers: Transformer layers, so ``len(sizes) == num_layers + 1``.
+        frame_rate_hz: Frames per second.
+        sample_rate_hz: Samples per second that ``forward`` expects.
+        num_channels: Images that stand side by side in the features of a frame; 0 when they are no image.
+    """
+
+    sizes: tuple[int, ...]
+    num_layers: int
+    frame_rate_hz: float
+    sample_rate_hz: int = 16_000
+    num_channels: int = 0
+
+    @abstractmethod
+    def forward(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> HiddenStates:
+        """Hear a padded batch.
+
+        Args:
+            waveforms: ``(batch, samples)`` float32; what lies past a clip's own length is ignored.
+            num_samples: ``(batch,)`` long, real samples of each clip.
+        """
+
+    @abstractmethod
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Every parameter exactly once, by the name that a recipe freezes: ``cnn``, ``layer 1``, ..."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """A JSON-serialisable description from which the same architecture can be built again."""

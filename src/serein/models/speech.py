@@ -1,0 +1,131 @@
+"""The one assembly: a backbone hears, a body works it out, heads read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from serein.errors import ModelError, RecipeError
+from serein.models.bodies import Cnn2dBody, CnnBlstmBody, build_body
+from serein.models.heads import PooledHead, Reading
+from serein.models.hidden import Backbone, HiddenStates
+from serein.models.logmel import LogMelBackbone
+from serein.recipe import Cnn2d, CnnBlstm, Emotion, HuggingFace, LogMel
+
+
+class SpeechModel(nn.Module):
+    """Waveforms -> backbone -> (body) -> one head per task.
+
+    Args:
+        backbone: From waveforms to hidden layers.
+        body: Trained layers in between, or `None`.
+        heads: Task -> head.
+    """
+
+    def __init__(
+        self, backbone: Backbone, body: Cnn2dBody | CnnBlstmBody | None, heads: Mapping[str, PooledHead]
+    ) -> None:
+        super().__init__()
+        self.backbone, self.body = backbone, body
+        self.heads = nn.ModuleDict(heads)
+
+    def forward(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> dict[str, Reading]:
+        """Hear a padded batch and read every task.
+
+        Args:
+            waveforms: (batch, sample) float32 at 16 kHz.
+            num_samples: (batch,) long, real samples of each clip.
+        """
+        return self.read(self.backbone(waveforms, num_samples))
+
+    def read(self, hidden: HiddenStates) -> dict[str, Reading]:
+        """Read every task from the backbone's hidden layers."""
+        if self.body is not None:
+            hidden = self.body(hidden)
+        return {name: head(hidden) for name, head in self.heads.items()}
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Every parameter once, by the names that `trainable` knows: the backbone's own, `body`, `heads`."""
+        groups = self.backbone.parameter_groups()
+        groups["body"] = [] if self.body is None else list(self.body.parameters())
+        groups["heads"] = list(self.heads.parameters())
+        return groups
+
+    def train_only(self, names: Iterable[str]) -> None:
+        """Let the named groups learn and freeze all others.
+
+        Args:
+            names: `all`, `backbone`, or names of `parameter_groups`; `layers 5-12` is `layer 5` to `layer 12`.
+
+        Raises:
+            RecipeError: There is no such group.
+        """
+        groups = self.parameter_groups()
+        chosen = {group for name in names for group in _expand(name, groups)}
+        for group, parameters in groups.items():
+            for parameter in parameters:
+                parameter.requires_grad_(group in chosen)
+
+
+def _expand(name: str, groups: Mapping[str, object]) -> list[str]:
+    if name == "all":
+        return list(groups)
+    if name == "backbone":
+        return [group for group in groups if group not in ("body", "heads")]
+    if layers := re.fullmatch(r"layers (\d+)-(\d+)", name):
+        names = [f"layer {number}" for number in range(int(layers[1]), int(layers[2]) + 1)]
+    else:
+        names = [name]
+    unknown = [group for group in names if group not in groups]
+    if unknown or not names:
+        raise RecipeError(
+            f"'{name}' is no part of this model; its parts are: {', '.join(groups)}",
+            where="trainable",
+            remedy="Name these, 'layers 5-12', 'backbone' or 'all'.",
+        )
+    return names
+
+
+def new_backbone(options: LogMel | HuggingFace) -> Backbone:
+    """Return the backbone that a recipe names, with the weights of its source."""
+    if isinstance(options, LogMel):
+        return LogMelBackbone(options)
+    from serein.models.backbones import HuggingFaceBackbone
+
+    return HuggingFaceBackbone.from_source(options.source, overrides=options.overrides, revision=options.revision)
+
+
+def described_backbone(description: Mapping[str, Any]) -> Backbone:
+    """Return a backbone without weights from its own description."""
+    if description.get("name") == "logmel":
+        return LogMelBackbone(LogMel.model_validate(description))
+    if description.get("name") == "huggingface":
+        from serein.models.backbones import HuggingFaceBackbone
+
+        return HuggingFaceBackbone.from_config(description)
+    raise ModelError(
+        f"unknown backbone '{description.get('name')}'",
+        where=Path("model.json"),
+        remedy="The folder was written by a newer serein: upgrade.",
+    )
+
+
+def assemble(
+    backbone: Backbone, body: Cnn2d | CnnBlstm | None, tasks: Mapping[str, tuple[Emotion, int]]
+) -> SpeechModel:
+    """Put a model together.
+
+    Args:
+        backbone: What hears.
+        body: The recipe's body, or `None`.
+        tasks: Task -> its options and number of outputs.
+    """
+    built = None if body is None else build_body(body, backbone)
+    sizes = backbone.sizes if built is None else (built.size,)
+    heads = {name: PooledHead(options, sizes, num_outputs) for name, (options, num_outputs) in tasks.items()}
+    return SpeechModel(backbone, built, heads)

@@ -1,0 +1,53 @@
+"""The emotion task: a category per utterance, learned by cross-entropy, judged by unweighted accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from serein import losses, metrics
+from serein.data.batches import Targets
+from serein.data.utterance import Utterance
+from serein.labels.categories import Categories
+from serein.recipe import Emotion
+
+
+class EmotionTask:
+    """Binds target, loss and score of emotion categories.
+
+    Attributes:
+        name: The task's key in recipes, batches and heads.
+        num_outputs: Classes.
+    """
+
+    name = "emotion"
+
+    def __init__(self, options: Emotion, categories: Categories) -> None:
+        self.options, self.categories = options, categories
+        self.num_outputs = len(categories.classes)
+        self.class_weights: torch.Tensor | None = None
+
+    def targets(self, utterances: Sequence[Utterance]) -> Targets:
+        """Return class shares, (utterance, class), and which utterances have a class."""
+        values = np.stack([self.categories.shares(u.emotion) for u in utterances])
+        return Targets(values, values.sum(axis=1) > 0)
+
+    def prepare(self, truth: torch.Tensor) -> None:
+        """Take what the loss needs from the training targets, (utterance, class)."""
+        if self.options.class_weights == "balanced":
+            self.class_weights = losses.balanced_class_weights(truth.sum(dim=0))
+
+    def loss(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """Return the mean loss of a batch: shares and logits, both (batch, class)."""
+        weights = None if self.class_weights is None else self.class_weights.to(output.device)
+        each = losses.LOSSES[self.options.loss](truth, output, weights, self.options.label_smoothing)
+        return losses.weighted_mean(each, truth, weights)
+
+    def score(self, truth: torch.Tensor, output: torch.Tensor) -> float:
+        """Return the unweighted accuracy, 0 to 1, of a whole set: shares and logits, both (utterance, class)."""
+        confusion = metrics.confusion_matrix(
+            truth.argmax(dim=1).numpy(), output.argmax(dim=1).numpy(), self.num_outputs
+        )
+        return float(metrics.unweighted_accuracy(confusion))

@@ -1,0 +1,64 @@
+"""What training hears: the backbone's hidden layers, changed at random when a stage asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from serein.data.augmentation import SpectrogramAugmenter
+from serein.data.batches import Batch
+from serein.errors import RecipeError
+from serein.models.hidden import Backbone, HiddenStates, frame_mask
+from serein.models.logmel import LogMelBackbone
+from serein.recipe import SpectrogramAugmentation
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Hidden layers and the targets that go with them, mixed alike."""
+
+    hidden: HiddenStates
+    targets: Mapping[str, torch.Tensor]
+    has_target: Mapping[str, torch.Tensor]
+
+
+def hear(backbone: Backbone, batch: Batch, augmentation: SpectrogramAugmentation) -> Heard:
+    """Return what a training step learns from.
+
+    Raises:
+        RecipeError: A spectrogram is to be changed, but the backbone makes none.
+    """
+    if augmentation == SpectrogramAugmentation():
+        return Heard(backbone(batch.waveforms, batch.num_samples), batch.targets, batch.has_target)
+    if not isinstance(backbone, LogMelBackbone):
+        raise RecipeError(
+            "spectrogram augmentation needs the backbone 'logmel'",
+            where="stages.augmentation",
+            remedy="Leave it out.",
+        )
+    augmenter = SpectrogramAugmenter(augmentation, batch.seeds)
+    bands_db, is_frame = backbone.bands(batch.waveforms, batch.num_samples)
+    bands_db, num_frames = augmenter.bend(bands_db, is_frame.sum(dim=1))
+    is_frame = frame_mask(num_frames, bands_db.shape[1])
+    frames = augmenter.mask(backbone.normalised(bands_db, is_frame), num_frames, backbone.num_channels)
+    heard = Heard(HiddenStates((frames,), is_frame), batch.targets, batch.has_target)
+    mixing = augmenter.mixing()
+    return heard if mixing is None else _mixed(heard, *mixing)
+
+
+def _mixed(heard: Heard, partners: torch.Tensor, share: float) -> Heard:
+    """Mix each clip with its partner (mixup, Zhang 2018): frames, targets; the longer of the two counts."""
+    partners = partners.to(heard.hidden.is_frame.device)
+
+    def mix(values: torch.Tensor) -> torch.Tensor:
+        return share * values + (1 - share) * values[partners]
+
+    hidden = HiddenStates(
+        tuple(mix(layer) for layer in heard.hidden.layers),
+        heard.hidden.is_frame | heard.hidden.is_frame[partners],
+    )
+    targets = {name: mix(target) for name, target in heard.targets.items()}
+    has_target = {name: mask & mask[partners] for name, mask in heard.has_target.items()}
+    return Heard(hidden, targets, has_target)

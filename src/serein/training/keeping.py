@@ -1,0 +1,100 @@
+"""What a training leaves on disk after every epoch, so that a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as lightning
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from safetensors.torch import load_file, save_file
+
+from serein.data.batches import Batch
+from serein.data.files import replacing, write_text
+from serein.training.module import StageModule
+
+RESUME = "resume.ckpt"
+WEIGHTS = "weights.safetensors"
+METRICS = "metrics.jsonl"
+
+
+class EpochKeeper(Checkpoint):
+    """Writes metrics, the best weights, and the state to resume from; each file is whole or the one before.
+
+    The order matters: weights and metrics first, the resume state last. A kill in between repeats the epoch, which
+    draws the same and writes the same.
+
+    Args:
+        folder: The stage's folder.
+        keep: `best` keeps the weights of the best dev UA, `last` those of the last epoch.
+    """
+
+    def __init__(self, folder: Path, keep: str) -> None:
+        self.folder, self.keep = folder, keep
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, float] = {}
+        self.heard_s, self.started = 0.0, 0.0
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.heard_s, self.started = 0.0, time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        index: int,
+    ) -> None:
+        self.heard_s += batch.audio_s
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        line = self._line(trainer)
+        self.history.append(line)
+        ua = line.get("dev_ua")
+        is_best = self.keep == "last" or ua is None or ua > self.best.get("dev_ua", -1.0)
+        if is_best:
+            self.best = line
+        if trainer.is_global_zero:
+            if is_best:
+                save_weights(module, self.folder / f".best.{WEIGHTS}")
+            write_text(self.folder / METRICS, "".join(json.dumps(each) + "\n" for each in self.history))
+        partial = self.folder / f".partial.{RESUME}"
+        trainer.save_checkpoint(partial)  # every process takes part, the first one writes
+        if trainer.is_global_zero:
+            os.replace(partial, self.folder / RESUME)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history, "best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history, self.best = list(state_dict["history"]), dict(state_dict["best"])
+
+    def _line(self, trainer: lightning.Trainer) -> dict[str, float]:
+        seconds = time.monotonic() - self.started
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        rate = trainer.optimizers[0].param_groups[-1]["lr"]
+        return {
+            "epoch": trainer.current_epoch,
+            **metrics,
+            "learning_rate": float(rate),
+            "seconds": round(seconds, 3),
+            "audio_s_per_s": round(self.heard_s / max(seconds, 1e-6), 1),
+        }
+
+
+def save_weights(module: lightning.LightningModule, path: Path) -> None:
+    """Write the judged model's weights atomically."""
+    assert isinstance(module, StageModule)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.judged.state_dict().items()}
+    with replacing(path) as partial:
+        save_file(state, partial)
+
+
+def load_weights(model: torch.nn.Module, path: Path) -> None:
+    """Read weights into a model, strictly."""
+    model.load_state_dict(load_file(path), strict=True)

@@ -1,0 +1,195 @@
+"""One stage as a Lightning module: tasks, optimiser, schedule, averaged weights, scores on whole sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning.pytorch as lightning
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from serein.data.batches import Batch, draw_seed
+from serein.models.heads import Reading
+from serein.models.speech import SpeechModel
+from serein.recipe import Optimizer, Stage
+from serein.tasks.emotion import EmotionTask
+from serein.training.hearing import hear
+
+
+class StageModule(lightning.LightningModule):
+    """Trains a speech model for one stage.
+
+    Args:
+        model: Learns in place.
+        tasks: Task name -> task.
+        stage: The stage's part of the recipe.
+        num_steps: Optimiser steps of the whole stage.
+        seed: Root of what is drawn in the model, dropout for instance.
+    """
+
+    def __init__(
+        self, model: SpeechModel, tasks: Mapping[str, EmotionTask], stage: Stage, *, num_steps: int, seed: int
+    ) -> None:
+        super().__init__()
+        self.model, self.tasks, self.stage = model, tasks, stage
+        self.num_steps, self.seed = num_steps, seed
+        model.train_only(stage.trainable)
+        self.average = None if stage.average is None else _averaged(model, stage.average)
+        self._dev: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+
+    @property
+    def judged(self) -> SpeechModel:
+        """The model whose scores count: the averaged one when the stage averages."""
+        return self.model if self.average is None else self.average.module  # type: ignore[return-value]
+
+    def on_train_epoch_start(self) -> None:
+        """Seed dropout by epoch, so that a resumed run draws what an undisturbed one draws."""
+        torch.manual_seed(draw_seed(self.seed, self.current_epoch, "dropout"))
+
+    def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
+        """Return the weighted sum of the tasks' losses."""
+        heard = hear(self.model.backbone, batch, self.stage.augmentation)
+        readings = self.model.read(heard.hidden)
+        loss = self._loss(readings, heard.targets, heard.has_target)
+        size = len(batch.num_samples)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=size)
+        return loss
+
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """Step, then move the averaged weights."""
+        super().optimizer_step(*arguments, **options)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Keep truth and answer; the score is taken when all are there."""
+        readings = self.judged(batch.waveforms, batch.num_samples)
+        for name, reading in readings.items():
+            known = batch.has_target[name]
+            self._dev.setdefault(name, []).append((batch.targets[name][known].cpu(), reading.output[known].cpu()))
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the whole dev set, on every process the same."""
+        for name, pairs in self._gathered().items():
+            truth, output = (torch.cat(part) for part in zip(*pairs, strict=True))
+            self.log(f"dev_{_SCORE_NAMES[name]}", self.tasks[name].score(truth, output), rank_zero_only=False)
+            self.log("dev_loss", self.tasks[name].loss(truth, output))
+        self._dev.clear()
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimiser, and the schedule when it moves."""
+        optimizer = build_optimizer(self.model, self.stage.optimizer)
+        schedule = self.stage.schedule
+        if schedule.name == "constant":
+            return optimizer
+        if schedule.name == "plateau":
+            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+                optimizer, mode="max", factor=schedule.factor, patience=schedule.patience
+            )
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "dev_ua"}}
+        interval = "epoch" if schedule.name == "exponential" else "step"
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {
+                "scheduler": _scheduler(optimizer, self.stage, self.num_steps),
+                "interval": interval,
+            },
+        }
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_index: int) -> Batch:
+        """Move a batch."""
+        return batch.to(device)
+
+    def _loss(
+        self,
+        readings: Mapping[str, Reading],
+        targets: Mapping[str, torch.Tensor],
+        has_target: Mapping[str, torch.Tensor],
+    ) -> torch.Tensor:
+        losses = []
+        for name, task in self.tasks.items():
+            known = has_target[name]
+            if known.any():
+                losses.append(task.options.weight * task.loss(targets[name][known], readings[name].output[known]))
+        if not losses:
+            return sum(reading.output.sum() for reading in readings.values()) * 0.0  # type: ignore[return-value]
+        return torch.stack(losses).sum()
+
+    def _gathered(self) -> dict[str, list[tuple[torch.Tensor, torch.Tensor]]]:
+        if self.trainer.world_size == 1:
+            return self._dev
+        parts: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(parts, self._dev)
+        names = {name for part in parts for name in part}
+        return {name: [pair for part in parts for pair in part.get(name, [])] for name in names}
+
+
+_SCORE_NAMES = {"emotion": "ua"}
+
+
+def build_optimizer(model: SpeechModel, options: Optimizer) -> torch.optim.Optimizer:
+    """Return the optimiser of the weights that learn; vectors (biases, norms) do not decay."""
+    is_backbone = {id(parameter) for parameter in model.backbone.parameters()}
+    groups = []
+    for in_backbone in (True, False):
+        rate = options.backbone_learning_rate if in_backbone else None
+        for decays in (True, False):
+            parameters = [
+                p
+                for p in model.parameters()
+                if p.requires_grad and (id(p) in is_backbone) == in_backbone and (p.ndim > 1) == decays
+            ]
+            if parameters:
+                decay = options.weight_decay if decays else 0.0
+                groups.append({"params": parameters, "lr": rate or options.learning_rate, "weight_decay": decay})
+    return OPTIMIZERS[options.name](groups, options)
+
+
+OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], Optimizer], torch.optim.Optimizer]] = {
+    "adamw": lambda groups, options: torch.optim.AdamW(groups, betas=options.betas, fused=True),
+    "adam": lambda groups, options: torch.optim.Adam(groups, betas=options.betas, fused=True),
+    "sgd": lambda groups, options: torch.optim.SGD(groups, momentum=options.momentum),
+}
+
+
+def _scheduler(optimizer: torch.optim.Optimizer, stage: Stage, num_steps: int) -> Any:
+    schedule = stage.schedule
+    if schedule.name == "exponential":
+        return torch.optim.lr_scheduler.ExponentialLR(optimizer, schedule.factor)
+    if schedule.name == "one-cycle":
+        rates = [group["lr"] for group in optimizer.param_groups]
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            rates,
+            total_steps=num_steps + 1,
+            pct_start=schedule.warmup,
+            div_factor=25.0,
+            final_div_factor=1000.0,
+            cycle_momentum=False,
+        )
+    warmup_steps = round(schedule.warmup * num_steps)
+
+    def share(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        done = (step - warmup_steps) / max(1, num_steps - warmup_steps)
+        falling = 1 - done if schedule.name == "linear" else 0.5 * (1 + torch.cos(torch.tensor(done * torch.pi)).item())
+        return max(0.0, falling)
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+
+
+def _averaged(model: nn.Module, decay: float) -> AveragedModel:
+    """Return an exponential moving average of weights and buffers, which leans on new weights in the first steps."""
+
+    def update(averages: Any, values: Any, num_averaged: Any) -> None:
+        if not averages[0].is_floating_point():  # torch groups by type; counters are copied
+            torch._foreach_copy_(averages, values)
+            return
+        steps = int(num_averaged)
+        kept = min(decay, (1 + steps) / (10 + steps))
+        torch._foreach_lerp_(averages, values, 1 - kept)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)

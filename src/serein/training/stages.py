@@ -1,0 +1,243 @@
+"""Stages, one after the other: each starts from the weights that the one before handed on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as lightning
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+
+from serein.data.batches import (
+    BucketSampler,
+    ClipDataset,
+    Targets,
+    batch_durations,
+    collate,
+    draw_seed,
+    loader,
+)
+from serein.data.recordings import Recordings
+from serein.models.logmel import LogMelBackbone
+from serein.models.speech import SpeechModel
+from serein.progress import Report
+from serein.recipe import Batches, Clips, Stage
+from serein.tasks.emotion import EmotionTask
+from serein.training.keeping import METRICS, RESUME, WEIGHTS, EpochKeeper, load_weights
+from serein.training.module import StageModule
+from serein.training.progress import StageProgress
+from serein.world import wait_for_all, world
+
+MOST_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a stage learns from.
+
+    Attributes:
+        recordings: All recordings.
+        targets: Task -> targets of all recordings.
+        train: Positions of the training utterances.
+        dev: Positions of the dev utterances, maybe none.
+        clips: Cutting and extending.
+    """
+
+    recordings: Recordings
+    targets: Mapping[str, Targets]
+    train: Sequence[int]
+    dev: Sequence[int]
+    clips: Clips
+
+    def sampler(self, batches: Batches, seed: int, *, is_training: bool) -> BucketSampler:
+        """Return the batches of train or dev, this process's share of them."""
+        return BucketSampler(
+            self.train if is_training else self.dev,
+            batch_durations(self.recordings, self.clips, is_training=is_training),
+            batches,
+            seed=seed,
+            is_training=is_training,
+            rank=world().rank,
+            world_size=world().size,
+        )
+
+    def dataset(self, seed: int, *, is_training: bool) -> ClipDataset:
+        """Return the clips, cropped when training."""
+        return ClipDataset(self.recordings, self.targets, self.clips, seed=seed, is_training=is_training)
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that decode: none when the audio stays in memory."""
+        return 0 if self.recordings.fits_memory else min(MOST_WORKERS, os.cpu_count() or 1)
+
+
+class EpochLoaders(lightning.LightningDataModule):
+    """Hands Lightning a fresh training loader every epoch: the number of batches differs from epoch to epoch."""
+
+    def __init__(self, data: TrainingData, stage: Stage, seed: int) -> None:
+        super().__init__()
+        self.data, self.stage, self.seed = data, stage, seed
+        self.sampler = data.sampler(stage.batches, seed, is_training=True)
+
+    def train_dataloader(self) -> Any:
+        self.sampler.set_epoch(self.trainer.current_epoch if self.trainer else 0)
+        return loader(self.data.dataset(self.seed, is_training=True), self.sampler, num_workers=self.data.num_workers)
+
+    def val_dataloader(self) -> Any:
+        if not len(self.data.dev):
+            return []
+        sampler = self.data.sampler(self.stage.batches, self.seed, is_training=False)
+        return loader(self.data.dataset(self.seed, is_training=False), sampler, num_workers=self.data.num_workers)
+
+    def num_steps(self) -> int:
+        """Return the optimiser steps of all epochs."""
+        steps = 0
+        for epoch in range(self.stage.epochs):
+            self.sampler.set_epoch(epoch)
+            steps += -(-len(self.sampler) // self.stage.batches.accumulate)
+        return steps
+
+
+def train_stage(
+    model: SpeechModel,
+    tasks: Mapping[str, EmotionTask],
+    stage: Stage,
+    data: TrainingData,
+    folder: Path,
+    *,
+    seed: int,
+    report: Report,
+    label: str,
+) -> None:
+    """Train a model in place, or read its weights when the stage is done already; a stopped stage goes on.
+
+    Args:
+        model: Starts as the stage before left it.
+        folder: Gets `metrics.jsonl`, `weights.safetensors` and, until it is done, the state to resume from.
+        seed: Root of every draw.
+        report: Told of progress, under `label`.
+    """
+    weights = folder / WEIGHTS
+    if not weights.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, task in tasks.items():
+            task.prepare(torch.from_numpy(data.targets[name].values[list(data.train)]))
+        _fit(model, tasks, stage, data, folder, seed, report, label)
+        if world().is_first:
+            os.replace(folder / f".best.{WEIGHTS}", weights)
+            (folder / RESUME).unlink(missing_ok=True)
+        wait_for_all()
+    load_weights(model, weights)
+
+
+def _fit(
+    model: SpeechModel,
+    tasks: Mapping[str, EmotionTask],
+    stage: Stage,
+    data: TrainingData,
+    folder: Path,
+    seed: int,
+    report: Report,
+    label: str,
+) -> None:
+    loaders = EpochLoaders(data, stage, seed)
+    module = StageModule(model, tasks, stage, num_steps=loaders.num_steps(), seed=seed)
+    callbacks: list[lightning.Callback] = [EpochKeeper(folder, stage.keep), StageProgress(report, label)]
+    if stage.patience is not None:
+        callbacks.append(EarlyStopping("dev_ua", mode="max", patience=stage.patience, check_on_train_epoch_end=False))
+    resume = folder / RESUME
+    with _quiet():
+        trainer = lightning.Trainer(
+            max_epochs=stage.epochs,
+            **_devices(),
+            precision=PRECISIONS[chosen_precision(stage.precision)],
+            accumulate_grad_batches=stage.batches.accumulate,
+            gradient_clip_val=stage.clip_norm or stage.clip_value,
+            gradient_clip_algorithm="value" if stage.clip_value else "norm",
+            callbacks=callbacks,
+            logger=_tensorboard(folder),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=True,
+            use_distributed_sampler=False,
+            reload_dataloaders_every_n_epochs=1,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1_000_000,
+            deterministic="warn",
+            benchmark=False,
+        )
+        trainer.fit(module, datamodule=loaders, ckpt_path=resume if resume.exists() else None, weights_only=True)
+
+
+def _devices() -> dict[str, Any]:
+    processes = world()
+    if processes.size == 1:
+        return {"devices": 1}
+    return {
+        "devices": processes.local_size,
+        "num_nodes": processes.size // processes.local_size,
+        "strategy": "ddp_find_unused_parameters_true",  # a tap below the last layer leaves weights unused
+    }
+
+
+PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
+
+
+def chosen_precision(precision: str) -> str:
+    """Return what `auto` means on this machine: bfloat16 where the GPU or processor computes in it."""
+    if precision != "auto":
+        return precision
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "float32"
+
+
+def fit_normalisation(model: SpeechModel, data: TrainingData) -> None:
+    """Take a log-mel backbone's mean and deviation from the training side."""
+    if not isinstance(model.backbone, LogMelBackbone):
+        return
+    dataset = data.dataset(0, is_training=False)
+    durations_s = batch_durations(data.recordings, data.clips, is_training=False)
+    whole = BucketSampler(data.train, durations_s, Batches(), is_training=False)
+    batches = (collate([dataset[item] for item in items]) for items in whole)
+    model.backbone.fit((batch.waveforms, batch.num_samples) for batch in batches)
+
+
+def stage_seed(seed: int, fold: str, stage: str) -> int:
+    """Return the root of a stage's draws, below 2**31."""
+    return draw_seed(seed, 0, f"{fold}/{stage}") & 0x7FFFFFFF
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    """Return a stage's metrics, one entry per epoch."""
+    path = folder / METRICS
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        return False
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(folder, name="tensorboard", version="")
+
+
+class _quiet(warnings.catch_warnings):
+    """Lightning's advice about workers, loggers and devices is for its own users."""
+
+    def __enter__(self) -> Any:
+        entered = super().__enter__()
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        return entered

@@ -1,0 +1,46 @@
+"""How many processes train together: one, unless `torchrun` or SLURM started more."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of one training.
+
+    Attributes:
+        rank: This process, from 0.
+        size: All processes.
+        local_size: Processes on this machine.
+    """
+
+    rank: int
+    size: int
+    local_size: int
+
+    @property
+    def is_first(self) -> bool:
+        """Tell whether this process writes files and speaks."""
+        return self.rank == 0
+
+
+def world() -> World:
+    """Read what `torchrun` or SLURM say in the environment."""
+    if "WORLD_SIZE" in os.environ and "RANK" in os.environ:
+        size = int(os.environ["WORLD_SIZE"])
+        return World(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+    size = int(os.environ.get("SLURM_NTASKS", "1"))
+    if size > 1 and "SLURM_PROCID" in os.environ:
+        per_node = os.environ.get("SLURM_NTASKS_PER_NODE", str(size))
+        return World(int(os.environ["SLURM_PROCID"]), size, int(per_node))
+    return World(0, 1, 1)
+
+
+def wait_for_all() -> None:
+    """Wait until every process is here; nothing when there is one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()

@@ -1,0 +1,175 @@
+"""The bootstrap against a slow loop, and what intervals and paired differences promise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import sklearn.metrics as sklearn_metrics
+
+from serein.errors import RunError
+from serein.evaluation.intervals import (
+    Units,
+    bootstrap_intervals,
+    draw_counts,
+    paired_difference,
+    point_scores,
+    resampled_scores,
+    resampling_units,
+)
+from serein.evaluation.predictions import Prediction, code
+from serein.metrics import SCORES
+
+CLASSES = ("angry", "calm", "sad")
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def said(
+    num_speakers: int = 6, each: int = 12, *, seeds: tuple[int, ...] = (0,), skill: float = 0.6, draw: int = 1
+) -> list[Prediction]:
+    """Make up predictions of which about `skill` are right; speakers differ in size."""
+    random = rng(draw)
+    truth = [(f"s{s}", f"s{s}-{i}", CLASSES[random.integers(3)]) for s in range(num_speakers) for i in range(each + s)]
+    return [
+        Prediction(
+            id=name,
+            truth=emotion,
+            prediction=emotion if random.random() < skill else CLASSES[random.integers(3)],
+            speaker=speaker,
+            seed=seed,
+        )
+        for seed in seeds
+        for speaker, name, emotion in truth
+    ]
+
+
+def slow_scores(predictions: list[Prediction]) -> dict[str, float]:
+    truth, prediction = [p.truth for p in predictions], [p.prediction for p in predictions]
+    present = sorted({name for name in truth if name})
+    recall = sklearn_metrics.recall_score(truth, prediction, labels=present, average="macro", zero_division=0)
+    f1 = sklearn_metrics.f1_score(truth, prediction, average="macro", zero_division=0)
+    return {"ua": recall, "wa": sklearn_metrics.accuracy_score(truth, prediction), "macro_f1": f1}
+
+
+def test_resamples_are_those_of_a_slow_loop() -> None:
+    predictions = said(seeds=(0, 1))
+    units = resampling_units(code(predictions, CLASSES))
+    fast = resampled_scores(units, rng(3), num_resamples=20)
+    for row, counts in enumerate(draw_counts(units, rng(3), 20)):
+        for seed in (0, 1):
+            drawn = [p for s, c in enumerate(counts) for p in predictions * c if p.speaker == f"s{s}" and p.seed == seed]
+            expected = slow_scores(drawn)
+            assert {name: fast[name][row, seed] for name in SCORES} == pytest.approx(expected)
+
+
+def test_intervals_average_seeds_inside_each_resample() -> None:
+    units = resampling_units(code(said(seeds=(0, 1, 2)), CLASSES))
+    expected = np.percentile(resampled_scores(units, rng(), 500)["ua"].mean(axis=1), [2.5, 97.5])
+    assert bootstrap_intervals(units, rng(), 500)["ua"] == pytest.approx(tuple(expected))
+
+
+def test_interval_holds_the_score_and_is_wider_with_fewer_speakers() -> None:
+    widths = []
+    for num_speakers in (6, 40):
+        units = resampling_units(code(said(num_speakers), CLASSES))
+        bounds = bootstrap_intervals(units, rng())["ua"]
+        assert bounds is not None
+        assert bounds[0] < point_scores(units)["ua"][0] < bounds[1]
+        widths.append(bounds[1] - bounds[0])
+    assert widths[0] > widths[1]
+
+
+def test_uneven_speakers_widen_the_interval_beyond_that_of_utterances() -> None:
+    good, bad = said(8, 40, skill=1.0), said(8, 40, skill=0.0, draw=2)
+    uneven = [*good, *(replace(p, id=f"x{p.id}", speaker=f"x{p.speaker}") for p in bad)]
+    anonymous = [replace(p, speaker=None) for p in uneven]
+    widths = []
+    for predictions, kind in ((uneven, "speakers"), (anonymous, "utterances")):
+        units = resampling_units(code(predictions, CLASSES))
+        assert units.kind == kind
+        low, high = bootstrap_intervals(units, rng())["ua"] or (0.0, 0.0)
+        widths.append(high - low)
+    assert widths[0] > 3 * widths[1]
+
+
+def test_alike_utterances_share_a_row_and_change_nothing() -> None:
+    predictions = [replace(p, speaker=None) for p in said(seeds=(0, 1))]
+    coded = code(predictions, CLASSES)
+    units = resampling_units(coded)
+    assert len(units.multiplicity) <= 27
+    assert units.num_units == len(coded.ids)
+    one_by_one = Units("utterances", coded.confusions(coded.utterance, len(coded.ids)), np.ones(len(coded.ids), int))
+    for name in SCORES:
+        assert point_scores(units)[name] == pytest.approx(point_scores(one_by_one)[name])
+        spread, expected = (resampled_scores(u, rng(), 4000)[name].std() for u in (units, one_by_one))
+        assert spread == pytest.approx(expected, rel=0.08)
+
+
+def test_an_utterance_tested_in_two_folds_counts_twice() -> None:
+    twice = [Prediction(id="a", truth="sad", prediction=p, fold=f) for f, p in (("1", "sad"), ("2", "calm"))]
+    assert point_scores(resampling_units(code(twice, CLASSES)))["wa"] == pytest.approx([0.5])
+
+
+@pytest.mark.parametrize(("num_speakers", "reason"), [(1, "1 speaker:"), (2, "2 speakers:"), (3, None)])
+def test_too_few_speakers_give_no_interval_and_a_reason(num_speakers: int, reason: str | None) -> None:
+    units = resampling_units(code(said(num_speakers), CLASSES))
+    assert (bootstrap_intervals(units, rng())["ua"] is None) == (reason is not None)
+    assert (units.too_few or "").startswith(reason or "")
+
+
+def test_blocks_of_resamples_draw_the_same_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    units = resampling_units(code(said(), CLASSES))
+    whole = resampled_scores(units, rng(), 50)
+    monkeypatch.setattr("serein.evaluation.intervals._COUNTS_AT_ONCE", 7 * 6)
+    assert resampled_scores(units, rng(), 50)["ua"].tolist() == whole["ua"].tolist()
+
+
+def test_a_system_does_not_differ_from_itself() -> None:
+    for difference in paired_difference(said(), said(), CLASSES, rng=rng()).values():
+        assert difference.difference == 0.0
+        assert difference.interval == (0.0, 0.0)
+        assert difference.share_above_zero == 0.0
+
+
+def test_a_better_system_is_better_and_the_order_is_its_sign() -> None:
+    good, bad = said(skill=0.9, draw=1), said(skill=0.9, draw=1)
+    bad = [replace(p, prediction="sad") for p in bad]
+    there, back = paired_difference(good, bad, CLASSES, rng=rng()), paired_difference(bad, good, CLASSES, rng=rng())
+    assert there["ua"].difference > 0.3
+    assert there["ua"].share_above_zero == 1.0
+    assert there["ua"].resampled == "6 speakers"
+    assert back["ua"].difference == -there["ua"].difference
+    assert back["ua"].interval == pytest.approx(tuple(-bound for bound in reversed(there["ua"].interval or ())))
+
+
+def test_pairs_are_tighter_than_two_systems_apart() -> None:
+    a = said(30, skill=0.5)
+    b = [replace(p, prediction=str(p.truth)) if i % 10 == 0 else p for i, p in enumerate(a)]
+    low, high = paired_difference(b, a, CLASSES, rng=rng())["ua"].interval or (0.0, 0.0)
+    alone = bootstrap_intervals(resampling_units(code(a, CLASSES)), rng())["ua"] or (0.0, 0.0)
+    assert 0.0 < low < high
+    assert high - low < 0.6 * (alone[1] - alone[0])
+
+
+def test_systems_may_differ_in_seeds_folds_and_who_names_the_speakers() -> None:
+    a = said(seeds=(0, 1, 2))
+    b = [replace(p, speaker=None, fold="other") for p in said(seeds=(7,))]
+    difference = paired_difference(a, b, CLASSES, rng=rng())["wa"]
+    assert difference.resampled == "6 speakers"
+    assert difference.a == pytest.approx(np.mean([slow_scores([p for p in a if p.seed == s])["wa"] for s in (0, 1, 2)]))
+    assert difference.b == pytest.approx(slow_scores(b)["wa"])
+
+
+def test_other_utterances_or_other_truths_cannot_be_compared() -> None:
+    a = said()
+    with pytest.raises(RunError, match=r"the second system has no prediction of 1 utterances: s0-0"):
+        paired_difference(a, a[1:], CLASSES, rng=rng())
+    with pytest.raises(RunError, match=r"the first system has no prediction"):
+        paired_difference(a[1:], a, CLASSES, rng=rng())
+    other = [replace(a[0], truth="calm" if a[0].truth != "calm" else "sad"), *a[1:]]
+    with pytest.raises(RunError, match=r"the truth of 1 utterances differs: s0-0"):
+        paired_difference(a, other, CLASSES, rng=rng())

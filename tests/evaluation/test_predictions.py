@@ -1,0 +1,154 @@
+"""Prediction files: what is read back, and what is refused with line and reason."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serein.errors import RunError
+from serein.evaluation.predictions import (
+    Prediction,
+    SpeakerKey,
+    code,
+    natural_key,
+    read_predictions,
+    write_predictions,
+)
+
+CLASSES = ["calm", "sad"]
+MINIMAL = {"id": "a", "truth": "sad", "prediction": "calm"}
+
+
+def write_lines(folder: Path, *lines: object) -> Path:
+    path = folder / "predictions.jsonl"
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return path
+
+
+def test_minimal_lines_of_anybody_are_enough(tmp_path: Path) -> None:
+    path = write_lines(tmp_path, MINIMAL, "", {**MINIMAL, "id": 7, "truth": None, "colour": "blue"})
+    first, second = read_predictions(path, CLASSES)
+    assert first == Prediction(id="a", truth="sad", prediction="calm", fold="all", seed=0)
+    assert (second.id, second.truth) == ("7", None)
+
+
+names = st.text(min_size=1, max_size=5)
+
+
+@given(
+    st.builds(
+        Prediction,
+        id=names,
+        truth=st.none() | names,
+        prediction=st.just("sad"),
+        shares=st.none() | st.floats(0, 1).map(lambda share: {"sad": share, "calm": 1.0 - share}),
+        speaker=st.none() | names,
+        gender=st.none() | names,
+        fold=names,
+        seed=st.integers(0, 99),
+        duration_s=st.none() | st.floats(0.01, 100),
+        corpus=st.none() | names,
+    )
+)
+def test_what_is_written_is_read_back(prediction: Prediction) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_predictions([prediction], Path(folder) / "p.jsonl")
+        assert read_predictions(Path(folder) / "p.jsonl") == [prediction]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"id": "b", "prediction": "sad"}, ":2: key 'truth' is missing"),
+        ({**MINIMAL, "id": "b", "truth": "sud"}, ":2: key 'truth': unknown class 'sud', expected one of: calm, sad"),
+        ({**MINIMAL, "id": "b", "prediction": "x"}, ":2: key 'prediction': unknown class 'x'"),
+        ({**MINIMAL, "id": "b", "shares": {"sad": 0.5, "calm": 0.6}}, ":2: shares sum to 1.1000, not 1"),
+        ({**MINIMAL, "id": "b", "shares": {"sad": 1.5, "calm": -0.5}}, ":2: share of 'calm' is negative"),
+        ({**MINIMAL, "id": "b", "shares": {"calm": 1.0}}, ":2: shares lack class 'sad'"),
+        ({**MINIMAL, "id": "b", "shares": {}}, ":2: shares sum to 0.0000"),
+        ({**MINIMAL, "id": "b", "shares": {"sad": 0.5, "calm": 0.5, "x": 0}}, "unknown class 'x'"),
+        ('{"id": "b", "truth": "sad", "prediction": "sad", "shares": {"sad": NaN, "calm": 1}}', "sum to nan"),
+        ({**MINIMAL, "id": "b", "seed": "two"}, ":2: key 'seed': "),
+        ({**MINIMAL}, ":2: id 'a' was already given in line 1 for fold all and seed 0"),
+        ("{", ":2: not a prediction (invalid JSON"),
+        ("[1]", ":2: not a prediction ("),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path: Path, line: object, message: str) -> None:
+    path = write_lines(tmp_path, MINIMAL, line)
+    with pytest.raises(RunError) as caught:
+        read_predictions(path, CLASSES)
+    assert str(caught.value).startswith(str(path))
+    assert message in str(caught.value)
+
+
+def test_the_same_id_in_another_fold_or_seed_is_welcome(tmp_path: Path) -> None:
+    assert len(read_predictions(write_lines(tmp_path, MINIMAL, {**MINIMAL, "seed": 1}, {**MINIMAL, "fold": 2}))) == 3
+
+
+def test_the_folder_says_what_the_line_does_not(tmp_path: Path) -> None:
+    path = write_lines(tmp_path, MINIMAL, {**MINIMAL, "id": "b", "fold": 3, "seed": 2})
+    assert {(p.fold, p.seed) for p in read_predictions(path, fold="3", seed=2)} == {("3", 2)}
+    with pytest.raises(RunError, match=r":2: says fold 3, but lies in the folder of fold 4"):
+        read_predictions(path, fold="4")
+
+
+@pytest.mark.parametrize("content", [None, "", "\n\n", b"\xff\xfe"])
+def test_files_without_predictions(tmp_path: Path, content: str | bytes | None) -> None:
+    path = tmp_path / "p.jsonl"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(RunError, match=r"p\.jsonl: (no such|holds no|is not a text)"):
+        read_predictions(path)
+
+
+def test_a_line_separator_inside_a_name_is_not_the_end_of_a_line(tmp_path: Path) -> None:
+    strange = Prediction(id="a\u2028b\x85", truth="sad", prediction="sad")
+    write_predictions([strange], tmp_path / "p.jsonl")
+    assert read_predictions(tmp_path / "p.jsonl") == [strange]
+
+
+def test_writing_replaces_the_file_whole(tmp_path: Path) -> None:
+    path = write_lines(tmp_path, MINIMAL)
+    with pytest.raises(AttributeError):
+        write_predictions([Prediction(id="b", truth="sad", prediction="sad"), None], path)  # type: ignore[list-item]
+    assert [p.id for p in read_predictions(path)] == ["a"]
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_speakers_of_the_same_name_in_two_corpora_are_two() -> None:
+    said = [Prediction(id=c, truth="sad", prediction="sad", speaker="01", corpus=c) for c in ("x", "y")]
+    coded = code(said, CLASSES)
+    assert coded.speakers == (SpeakerKey("x", "01"), SpeakerKey("y", "01"))
+    assert coded.speaker is not None
+    assert coded.speaker.tolist() == [0, 1]
+
+
+def test_one_unknown_speaker_makes_speakers_unknown() -> None:
+    said = [Prediction(id=str(i), truth="sad", prediction="sad", speaker=s) for i, s in enumerate(("a", None))]
+    assert code(said, CLASSES).speaker is None
+
+
+def test_nothing_to_judge_by() -> None:
+    with pytest.raises(RunError, match="no prediction has a truth"):
+        code([Prediction(id="a", truth=None, prediction="sad")], CLASSES)
+
+
+def test_natural_order() -> None:
+    assert sorted(["10", "2", "a2", "a10", "1"], key=natural_key) == ["1", "2", "10", "a2", "a10"]
+
+
+def test_many_lines_are_read_fast(tmp_path: Path) -> None:
+    shares = {"calm": 0.25, "sad": 0.75}
+    lines = (Prediction(id=f"u{i}", truth="sad", prediction="sad", shares=shares) for i in range(20_000))
+    write_predictions(lines, tmp_path / "p.jsonl")
+    start = time.process_time()
+    assert len(read_predictions(tmp_path / "p.jsonl", CLASSES)) == 20_000
+    assert time.process_time() - start < 2.0

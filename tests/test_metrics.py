@@ -1,0 +1,136 @@
+"""Scores against hand-worked numbers, scikit-learn and torchmetrics."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import sklearn.metrics as sklearn_metrics
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchmetrics.functional.classification import (
+    binary_calibration_error,
+    multiclass_accuracy,
+    multiclass_confusion_matrix,
+    multiclass_f1_score,
+)
+
+from serein import metrics
+
+NUM_CLASSES = 5
+
+
+@st.composite
+def labels(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    pairs = st.tuples(st.integers(0, NUM_CLASSES - 1), st.integers(0, NUM_CLASSES - 1))
+    truth, prediction = zip(*draw(st.lists(pairs, min_size=1, max_size=40)), strict=True)
+    return np.array(truth), np.array(prediction)
+
+
+def confusion(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    return metrics.confusion_matrix(truth, prediction, NUM_CLASSES)
+
+
+def test_confusion_matrix_rows_are_truth() -> None:
+    assert metrics.confusion_matrix([0, 0, 0], [1, 1, 0], 2).tolist() == [[1, 2], [0, 0]]
+
+
+def test_hand_worked() -> None:
+    counts = np.array([[3, 1, 0], [2, 2, 0], [0, 0, 0]])
+    assert metrics.class_recalls(counts)[:2].tolist() == [0.75, 0.5]
+    assert metrics.class_precisions(counts)[:2] == pytest.approx([3 / 5, 2 / 3])
+    assert metrics.unweighted_accuracy(counts) == pytest.approx(0.625)
+    assert metrics.weighted_accuracy(counts) == pytest.approx(5 / 8)
+    assert metrics.macro_f1(counts) == pytest.approx((6 / 9 + 4 / 7) / 2)
+
+
+def test_a_class_only_predicted_lowers_macro_f1_but_not_unweighted_accuracy() -> None:
+    counts = np.array([[1, 1], [0, 0]])
+    assert metrics.unweighted_accuracy(counts) == 0.5
+    assert metrics.macro_f1(counts) == pytest.approx((2 / 3 + 0) / 2)
+
+
+def test_nothing_counted_is_nan_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert all(np.isnan(score(np.zeros((2, 2)))) for score in metrics.SCORES.values())
+
+
+@settings(deadline=None)
+@given(labels())
+def test_like_scikit_learn(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    truth, prediction = pair
+    counts, classes = confusion(truth, prediction), np.unique(truth)
+    recalls = sklearn_metrics.recall_score(truth, prediction, labels=classes, average=None, zero_division=0)
+    assert metrics.class_recalls(counts)[classes] == pytest.approx(recalls)
+    assert metrics.unweighted_accuracy(counts) == pytest.approx(recalls.mean())
+    assert metrics.weighted_accuracy(counts) == pytest.approx(
+        sklearn_metrics.accuracy_score(truth, prediction)
+    )
+    f1 = sklearn_metrics.f1_score(truth, prediction, average="macro", zero_division=0)
+    assert metrics.macro_f1(counts) == pytest.approx(f1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        balanced = sklearn_metrics.balanced_accuracy_score(truth, prediction)
+    assert metrics.unweighted_accuracy(counts) == pytest.approx(balanced)
+
+
+@settings(deadline=None)
+@given(labels())
+def test_precision_like_scikit_learn(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    truth, prediction = pair
+    classes = np.unique(prediction)
+    expected = sklearn_metrics.precision_score(
+        truth, prediction, labels=classes, average=None, zero_division=0
+    )
+    assert metrics.class_precisions(confusion(truth, prediction))[classes] == pytest.approx(expected)
+
+
+@settings(deadline=None)
+@given(labels())
+def test_like_torchmetrics(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    truth, prediction = (torch.from_numpy(array) for array in pair)
+    counts = confusion(*pair)
+    assert counts.tolist() == multiclass_confusion_matrix(prediction, truth, NUM_CLASSES).tolist()
+    f1 = multiclass_f1_score(prediction, truth, NUM_CLASSES, average="macro")
+    assert metrics.macro_f1(counts) == pytest.approx(float(f1), abs=1e-6)
+    micro = multiclass_accuracy(prediction, truth, NUM_CLASSES, average="micro")
+    assert metrics.weighted_accuracy(counts) == pytest.approx(float(micro), abs=1e-6)
+
+
+@given(st.lists(labels(), min_size=2, max_size=4))
+def test_leading_axes_are_kept(pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    stack = np.stack([confusion(*pair) for pair in pairs])[:, None]
+    for score in metrics.SCORES.values():
+        one_by_one = [score(counts[0]) for counts in stack]
+        assert score(stack).shape == (len(pairs), 1)
+        np.testing.assert_allclose(score(stack)[:, 0], one_by_one)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(0.001, 1.0), st.booleans()), min_size=1, max_size=50))
+def test_calibration_error_like_torchmetrics(pairs: list[tuple[float, bool]]) -> None:
+    confidence, is_correct = (np.array(column) for column in zip(*pairs, strict=True))
+    inside = np.abs(confidence * 10 - np.round(confidence * 10)) > 1e-4
+    confidence, is_correct = confidence[inside], is_correct[inside]
+    if len(confidence) == 0:
+        return
+    expected = binary_calibration_error(
+        torch.from_numpy(confidence), torch.from_numpy(is_correct).int(), n_bins=10
+    )
+    assert metrics.calibration_error(confidence, is_correct) == pytest.approx(float(expected), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("truth", "prediction", "message"),
+    [
+        ([0, 1], [0], "truth has 2 labels and prediction 1"),
+        ([0, 2], [0, 1], "truth goes from 0 to 2; expected 0 to 1"),
+        ([0.0, 1.0], [0, 1], "give one integer per utterance"),
+    ],
+)
+def test_input_that_is_not_labels(truth: list[float], prediction: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        metrics.confusion_matrix(truth, prediction, 2)
