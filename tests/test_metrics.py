@@ -66,9 +66,7 @@ def test_like_scikit_learn(pair: tuple[np.ndarray, np.ndarray]) -> None:
     recalls = sklearn_metrics.recall_score(truth, prediction, labels=classes, average=None, zero_division=0)
     assert metrics.class_recalls(counts)[classes] == pytest.approx(recalls)
     assert metrics.unweighted_accuracy(counts) == pytest.approx(recalls.mean())
-    assert metrics.weighted_accuracy(counts) == pytest.approx(
-        sklearn_metrics.accuracy_score(truth, prediction)
-    )
+    assert metrics.weighted_accuracy(counts) == pytest.approx(sklearn_metrics.accuracy_score(truth, prediction))
     f1 = sklearn_metrics.f1_score(truth, prediction, average="macro", zero_division=0)
     assert metrics.macro_f1(counts) == pytest.approx(f1)
     with warnings.catch_warnings():
@@ -82,9 +80,7 @@ def test_like_scikit_learn(pair: tuple[np.ndarray, np.ndarray]) -> None:
 def test_precision_like_scikit_learn(pair: tuple[np.ndarray, np.ndarray]) -> None:
     truth, prediction = pair
     classes = np.unique(prediction)
-    expected = sklearn_metrics.precision_score(
-        truth, prediction, labels=classes, average=None, zero_division=0
-    )
+    expected = sklearn_metrics.precision_score(truth, prediction, labels=classes, average=None, zero_division=0)
     assert metrics.class_precisions(confusion(truth, prediction))[classes] == pytest.approx(expected)
 
 
@@ -117,9 +113,7 @@ def test_calibration_error_like_torchmetrics(pairs: list[tuple[float, bool]]) ->
     confidence, is_correct = confidence[inside], is_correct[inside]
     if len(confidence) == 0:
         return
-    expected = binary_calibration_error(
-        torch.from_numpy(confidence), torch.from_numpy(is_correct).int(), n_bins=10
-    )
+    expected = binary_calibration_error(torch.from_numpy(confidence), torch.from_numpy(is_correct).int(), n_bins=10)
     assert metrics.calibration_error(confidence, is_correct) == pytest.approx(float(expected), abs=1e-5)
 
 

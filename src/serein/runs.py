@@ -144,6 +144,9 @@ def _write_start(out: Path, experiment: Experiment, jobs: int, started: float) -
     }
     for name, document in documents.items():
         write_text(out / name, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    for fold in folds.folds:
+        if fold.test:
+            manifest.write((by_id[i] for i in fold.test), out / f"fold-{fold.name}" / "test.jsonl")
     write_text(out / "recipe.yaml", recipes.dump(experiment.recipe))  # last: a folder with a recipe can be resumed
 
 

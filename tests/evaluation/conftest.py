@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,7 @@ def fake_predictions(
                 logits = rng.normal(0.0, 0.8, len(CLASSES))
                 logits[CLASSES.index(name)] += 1.4 + skill + EASE[name]
                 logits[CLASSES.index(CONFUSED_WITH.get(name, "angry"))] += 0.7
-                predictions.append(
-                    _prediction(speaker, name, take, logits, fold=fold, seed=seed, corpus=corpus)
-                )
+                predictions.append(_prediction(speaker, name, take, logits, fold=fold, seed=seed, corpus=corpus))
                 embeddings.append(np.concatenate([logits, rng.normal(0.4 * skill, 0.5, 8)]))
     return predictions, np.array(embeddings, np.float32)
 
@@ -53,9 +52,7 @@ def _prediction(speaker: str, name: str, take: int, logits: np.ndarray, **rest: 
     )
 
 
-def write_run(
-    run: Path, *, seeds: tuple[int, ...] = (0, 1), num_folds: int = 6, with_embeddings: bool = True
-) -> Path:
+def write_run(run: Path, *, seeds: tuple[int, ...] = (0, 1), num_folds: int = 6, with_embeddings: bool = True) -> Path:
     """Write a whole made-up run folder and return it."""
     actors = [f"{actor:02d}" for actor in range(1, 25)]
     folds = []
@@ -69,9 +66,7 @@ def write_run(
                 save_file({"embeddings": embeddings}, folder / "embeddings.safetensors")
             _write_metrics(folder / "1-emotion" / "metrics.jsonl", number, seed)
         test = [p.id for p in predictions]
-        folds.append(
-            {"name": str(number + 1), "train": [], "dev": [], "test": test, "test_speakers": speakers}
-        )
+        folds.append({"name": str(number + 1), "train": [], "dev": [], "test": test, "test_speakers": speakers})
     _write_facts(run, folds, seeds)
     return run
 
@@ -153,6 +148,12 @@ def _write_facts(run: Path, folds: list[dict[str, Any]], seeds: tuple[int, ...])
 
 def _dump(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def make_run() -> Callable[..., Path]:
+    """`write_run`, for a run to be changed or broken."""
+    return write_run
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,9 @@ def test_resamples_are_those_of_a_slow_loop() -> None:
     fast = resampled_scores(units, rng(3), num_resamples=20)
     for row, counts in enumerate(draw_counts(units, rng(3), 20)):
         for seed in (0, 1):
-            drawn = [p for s, c in enumerate(counts) for p in predictions * c if p.speaker == f"s{s}" and p.seed == seed]
+            drawn = [
+                p for s, c in enumerate(counts) for p in predictions * c if p.speaker == f"s{s}" and p.seed == seed
+            ]
             expected = slow_scores(drawn)
             assert {name: fast[name][row, seed] for name in SCORES} == pytest.approx(expected)
 
@@ -114,7 +116,7 @@ def test_an_utterance_tested_in_two_folds_counts_twice() -> None:
     assert point_scores(resampling_units(code(twice, CLASSES)))["wa"] == pytest.approx([0.5])
 
 
-@pytest.mark.parametrize(("num_speakers", "reason"), [(1, "1 speaker:"), (2, "2 speakers:"), (3, None)])
+@pytest.mark.parametrize(("num_speakers", "reason"), [(1, "1 speaker,"), (2, "2 speakers,"), (3, None)])
 def test_too_few_speakers_give_no_interval_and_a_reason(num_speakers: int, reason: str | None) -> None:
     units = resampling_units(code(said(num_speakers), CLASSES))
     assert (bootstrap_intervals(units, rng())["ua"] is None) == (reason is not None)

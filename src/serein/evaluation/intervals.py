@@ -51,7 +51,7 @@ class Units:
         if self.num_units >= FEWEST_UNITS:
             return None
         noun = self.kind if self.num_units != 1 else self.kind.removesuffix("s")
-        return f"{self.num_units} {noun}: an interval needs at least {FEWEST_UNITS}"
+        return f"{self.num_units} {noun}, and an interval needs at least {FEWEST_UNITS}"
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def embedding_picture(
     chosen = _thinned(len(embeddings))
     places = _tsne(np.asarray(embeddings, np.float64)[chosen])
     colours = emotion_colours(classes)
-    with new_figure((PAGE_WIDTH_IN, 5.2)) as figure:
+    with new_figure((PAGE_WIDTH_IN, _map_height_in(places))) as figure:
         panels = figure.subplots(1, 1 if speakers is None else 2, squeeze=False)[0]
         _scatter(panels[0], places, [emotions[i] for i in chosen], colours, "Emotion")
         if speakers is not None:
@@ -272,6 +272,12 @@ def _tsne(embeddings: FloatArray) -> FloatArray:
     reduction = TSNE(2, perplexity=perplexity, init="pca", learning_rate="auto", random_state=0)
     places: FloatArray = reduction.fit_transform(embeddings)
     return places
+
+
+def _map_height_in(places: FloatArray) -> float:
+    """Return the height of a figure that is as flat as what it shows, within reason."""
+    width, height = np.ptp(places, axis=0)
+    return 0.9 + float(np.clip(4.3 * height / width, 2.0, 4.6))
 
 
 def _scatter(axes: Axes, places: FloatArray, names: Sequence[str], colours: dict[str, str], title: str) -> None:

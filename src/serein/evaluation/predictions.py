@@ -180,7 +180,7 @@ def code(predictions: Sequence[Prediction], classes: Sequence[str]) -> CodedPred
     )
 
 
-def natural_key(name: object) -> tuple[tuple[int, str], ...]:
+def natural_key(name: object) -> tuple[tuple[bool, int, str], ...]:
     """Return a key that sorts "2" before "10".
 
     Example:
@@ -188,7 +188,7 @@ def natural_key(name: object) -> tuple[tuple[int, str], ...]:
         ['fold-2', 'fold-10']
     """
     parts = re.findall(r"\d+|\D+", str(name))
-    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)
+    return tuple((False, int(part), "") if part.isdecimal() else (True, 0, part) for part in parts)
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:

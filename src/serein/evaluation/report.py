@@ -16,6 +16,7 @@ from markupsafe import Markup
 from serein.data.files import write_text
 from serein.errors import RunError
 from serein.evaluation import plots
+from serein.evaluation.intervals import NUM_RESAMPLES
 from serein.evaluation.notices import notices, plain_reading
 from serein.evaluation.predictions import Prediction, natural_key, read_predictions
 from serein.evaluation.run_folder import (
@@ -31,7 +32,6 @@ from serein.evaluation.tables import SCORE_TITLES, deviation, interval, number
 
 NUM_MISTAKES = 10
 FEWEST_EMBEDDINGS = 5
-_ENVIRONMENT_ELSEWHERE = ("command", "finished_s")
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ def _contents(run: Path, predictions: Sequence[Prediction], scores: Scores) -> d
         "notices": notices(scores, recipe, data, folds, missing_predictions(run, predictions)),
         "scores": scores,
         "headlines": _headlines(scores),
+        "num_resamples": NUM_RESAMPLES,
         "colours": emotion_colours(scores.classes),
         "test_speakers": {str(fold["name"]): fold.get("test_speakers") or () for fold in folds.get("folds") or ()},
         "pictures": _pictures(run, predictions, scores),
@@ -88,9 +89,7 @@ def _contents(run: Path, predictions: Sequence[Prediction], scores: Scores) -> d
         "sources": _sources(data),
         "made": _making(environment, data, folds),
         "recipe_text": _text(run / "recipe.yaml"),
-        "environment": [
-            (key, _plain(value)) for key, value in environment.items() if key not in _ENVIRONMENT_ELSEWHERE
-        ],
+        "environment": _environment(environment),
     }
 
 
@@ -262,6 +261,12 @@ def _making(environment: dict[str, Any], data: dict[str, Any], folds: dict[str, 
         ("Folds SHA-256", _plain(folds.get("sha256"))),
     ]
     return [(title, text) for title, text in facts if text]
+
+
+def _environment(environment: dict[str, Any]) -> list[tuple[str, str]]:
+    elsewhere = ("command", "finished_s")
+    facts = [(key, _plain(value)) for key, value in environment.items() if key not in elsewhere]
+    return [(key, text) for key, text in facts if text]
 
 
 def duration(seconds: float) -> str:

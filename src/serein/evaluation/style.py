@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 INK, MUTED, LINE = "#1f2329", "#69707a", "#dfe3e8"
 RIGHT, WRONG = "#2b5fc7", "#d9652b"
 PAGE_WIDTH_IN = 9.0
+PX_PER_POINT = 100.0 / 72.0  # on the page an inch of figure takes 100 CSS pixels
 
 EMOTION_COLOURS = {
     "angry": "#cc2f1f",
@@ -117,15 +118,12 @@ def figure_svg(figure: Figure, *, name: str) -> str:
     """
     import matplotlib
 
-    page = io.StringIO()
+    page, metadata = io.StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), _no_glyph_warnings():
-        figure.savefig(page, format="svg", dpi=180, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        figure.savefig(page, format="svg", dpi=180, metadata=metadata, bbox_inches="tight", pad_inches=0.02)
     svg = page.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    width_px = round(100 * figure.get_figwidth())
-    size = f'style="width:100%;max-width:{width_px}px;min-width:{min(round(0.7 * width_px), 620)}px"'
-    svg = re.sub(r'(<svg [^>]*?)width="[^"]*"', rf"\1{size}", svg, count=1)
-    svg = re.sub(r'(<svg [^>]*?)height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'width="([\d.]+)pt" height="[\d.]+pt"', _width_style, svg, count=1)
     for colour, variable in ((INK, "currentColor"), (MUTED, "var(--muted)"), (LINE, "var(--line)")):
         svg = svg.replace(colour, variable)
     return svg.strip()
@@ -137,3 +135,9 @@ def _no_glyph_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
+
+
+def _width_style(size: re.Match[str]) -> str:
+    """Let a picture shrink with the page, until its text would be too small; then it scrolls."""
+    widest_px = round(float(size[1]) * PX_PER_POINT)
+    return f'style="width:100%;max-width:{widest_px}px;min-width:{min(round(0.7 * widest_px), 620)}px"'

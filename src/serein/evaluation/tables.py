@@ -74,5 +74,6 @@ def _summary_rows(scores: Scores) -> list[list[str]]:
 
 def _caption(scores: Scores) -> str:
     recalls = " · ".join(f"{score.name} {number(score.recall)}" for score in scores.by_class)
-    drawn = f"95 % interval: {NUM_RESAMPLES} resamples of {scores.resampled}."
-    return "\n".join([f"Recall: {recalls}", drawn, *scores.notes])
+    has_intervals = scores.intervals["ua"] is not None
+    drawn = [f"95 % interval: {NUM_RESAMPLES} resamples of {scores.resampled}."] if has_intervals else []
+    return "\n".join([f"Recall: {recalls}", *drawn, *scores.notes])

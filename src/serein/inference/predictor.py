@@ -15,13 +15,14 @@ from serein.data import audio
 from serein.data.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data.batches import extended
 from serein.data.recordings import Recordings
+from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError
 from serein.models import folder as model_folder
 from serein.models.folder import ModelFolder
 from serein.recipe import Clips, Inference
 
 Progress = Callable[[int, int], None]
-FILES_AT_ONCE = 32
+CLIPS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,14 @@ class Predictor:
         paths = [str(path) for path in source]
         return self.predict_waveforms([audio.load(path) for path in paths], paths)
 
-    def predict_files(self, paths: Sequence[str | Path]) -> Iterator[Answer | AudioError]:
-        """Answer for many files in their order, or say what is wrong with each; a few are in memory at once."""
-        for start in range(0, len(paths), FILES_AT_ONCE):
-            outcomes = [_loaded(path) for path in paths[start : start + FILES_AT_ONCE]]
-            heard = [(path, outcome) for path, outcome in outcomes if not isinstance(outcome, AudioError)]
-            answers = iter(self.predict_waveforms([w for _, w in heard], [path for path, _ in heard]))
-            for _, outcome in outcomes:
+    def predict_each(self, utterances: Sequence[Utterance]) -> Iterator[Answer | AudioError]:
+        """Answer for many utterances in their order, or say what is wrong with each; a few are in memory at once."""
+        for start in range(0, len(utterances), CLIPS_AT_ONCE):
+            some = utterances[start : start + CLIPS_AT_ONCE]
+            outcomes = [_loaded(utterance) for utterance in some]
+            heard = [(u.audio, o) for u, o in zip(some, outcomes, strict=True) if not isinstance(o, AudioError)]
+            answers = iter(self.predict_waveforms([waveform for _, waveform in heard], [name for name, _ in heard]))
+            for outcome in outcomes:
                 yield outcome if isinstance(outcome, AudioError) else next(answers)
 
     def predict_waveforms(self, waveforms: Sequence[Waveform], names: Sequence[str]) -> list[Answer]:
@@ -103,11 +105,11 @@ class Predictor:
         return Answer(name, self.classes[int(shares.argmax())], by_class, embedding)
 
 
-def _loaded(path: str | Path) -> tuple[str, Waveform | AudioError]:
+def _loaded(utterance: Utterance) -> Waveform | AudioError:
     try:
-        return str(path), audio.load(path)
+        return audio.load(utterance.audio, utterance.start_s, utterance.end_s)
     except AudioError as error:
-        return str(path), error
+        return error
 
 
 def load(name: str | Path) -> Predictor:

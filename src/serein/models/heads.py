@@ -30,7 +30,7 @@ class LayerTap(nn.Module):
     """Choose the frames of a hidden layer, or learn a weighted sum of all (Yang 2021, SUPERB).
 
     Args:
-        tap: `last`, the number of a layer (0 enters the first transformer layer), or `weighted`.
+        tap: `last`: the end of the model; the number of a layer (0 enters the first transformer layer), or `weighted`.
         sizes: Feature size of each layer.
 
     Raises:
@@ -48,14 +48,17 @@ class LayerTap(nn.Module):
             )
         if tap == "weighted" and len(set(sizes)) > 1:
             raise RecipeError(f"layers of sizes {sizes} cannot be summed", where="tap", remedy="Tap one layer.")
-        self.layer = last if isinstance(tap, str) else tap
-        self.size = sizes[self.layer]
+        self.tap = tap
+        self.size = sizes[tap] if isinstance(tap, int) else sizes[last]
         self.weights = nn.Parameter(torch.zeros(len(sizes))) if tap == "weighted" else None
 
     def forward(self, hidden: HiddenStates) -> torch.Tensor:
         """Return (batch, frame, feature)."""
-        if self.weights is None:
-            return hidden.layers[self.layer]
+        if self.tap == "last":
+            return hidden.last
+        if isinstance(self.tap, int):
+            return hidden.layers[self.tap]
+        assert self.weights is not None
         shares = self.weights.softmax(dim=0)
         return sum((share * layer for share, layer in zip(shares, hidden.layers, strict=True)), start=torch.zeros(()))
 

@@ -18,10 +18,18 @@ class HiddenStates:
         layers: One tensor per layer, each ``(batch, frames, features)``. ``layers[0]`` enters the first
             transformer layer; ``layers[i]`` is the output of transformer layer ``i``.
         is_frame: ``(batch, frames)`` bool, False on padding.
+        output: What the model hands on at its end where that is not ``layers[-1]``: large wav2vec 2.0, HuBERT and
+            WavLM models close with a layer norm. ``None`` elsewhere.
     """
 
     layers: tuple[torch.Tensor, ...]
     is_frame: torch.Tensor
+    output: torch.Tensor | None = None
+
+    @property
+    def last(self) -> torch.Tensor:
+        """The end of the model (Transformers' ``last_hidden_state``): ``(batch, frames, features)``."""
+        return self.layers[-1] if self.output is None else self.output
 
     @property
     def num_frames(self) -> torch.Tensor:

@@ -57,6 +57,14 @@ class StageModule(lightning.LightningModule):
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=size)
         return loss
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip gradients by value, by norm."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if self.stage.clip_value is not None:
+            nn.utils.clip_grad_value_(parameters, self.stage.clip_value)
+        if self.stage.clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, self.stage.clip_norm)
+
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         """Step, then move the averaged weights."""
         super().optimizer_step(*arguments, **options)

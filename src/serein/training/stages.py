@@ -159,8 +159,6 @@ def _fit(
             **_devices(),
             precision=PRECISIONS[chosen_precision(stage.precision)],
             accumulate_grad_batches=stage.batches.accumulate,
-            gradient_clip_val=stage.clip_norm or stage.clip_value,
-            gradient_clip_algorithm="value" if stage.clip_value else "norm",
             callbacks=callbacks,
             logger=_tensorboard(folder),
             enable_progress_bar=False,

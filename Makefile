@@ -1,0 +1,38 @@
+# make demo    everything from set-up to a report, on the embedded corpus; CORPUS=ravdess DATA=<folder> on RAVDESS
+# make test    set-up, lint, types, layers, tests
+PYTHON ?= python3
+CORPUS ?= synth
+DATA ?=
+BIN := .venv/bin
+RECIPE := recipes/$(if $(filter synth,$(CORPUS)),demo,$(CORPUS)).yaml
+MANIFEST := runs/data/$(if $(filter synth,$(CORPUS)),synth/manifest,$(CORPUS)).jsonl
+RUN := runs/demo-$(CORPUS)
+
+.PHONY: demo test lint setup clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	touch $@
+
+demo: setup
+	@[ "$(CORPUS)" = synth ] || [ -n "$(DATA)" ] || { echo "error: name the corpus's folder: make demo CORPUS=$(CORPUS) DATA=<folder>" >&2; exit 2; }
+	@[ -f $(MANIFEST) ] || $(if $(filter synth,$(CORPUS)),$(BIN)/serein corpus synth -o $(dir $(MANIFEST)),$(BIN)/serein corpus prepare $(CORPUS) "$(DATA)" -o $(MANIFEST))
+	@[ -f $(RUN)/recipe.yaml ] && resume=--resume || resume=; $(BIN)/serein run $(RECIPE) --data $(MANIFEST) --out $(RUN) $$resume
+	@echo; echo "Held-out clips of the first fold, heard by the model that never met their speakers:"
+	@fold=$$(ls -d $(RUN)/fold-*/ | head -n 1); $(BIN)/serein predict $${fold}seed-0/model $${fold}test.jsonl --limit 12
+	@echo; echo "The report: $(RUN)/report.html"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,89 @@
+"""Writes docs/recipes.md from the schema in `serein.recipe`: `python docs/generate.py`. A test holds them equal."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from serein import recipe
+from serein.recipe import Options, Recipe
+
+HEAD = """# Recipes
+
+Every key of a recipe, its default and its meaning; made from the schema by `python docs/generate.py`.
+Unknown keys are refused, with the nearest known one. `base:` names a recipe to start from; other keys are merged over it
+(a mapping with another `name` replaces the whole mapping); `set:` changes single values by dotted path, as `--set` does:
+
+```yaml
+base: ../recipe.yaml
+set:
+  tasks.emotion.pooling: std
+  stages.0.epochs: 10
+```
+"""
+
+
+def page() -> str:
+    """Return the page's text."""
+    parts = [HEAD]
+    seen: list[type[Options]] = []
+    _describe(Recipe, "", parts, seen)
+    return "\n".join(parts)
+
+
+def _describe(part: type[Options], path: str, parts: list[str], seen: list[type[Options]]) -> None:
+    if part in seen:
+        return
+    seen.append(part)
+    summary, meanings = _docstring(part)
+    choice = part.model_fields.get("name")
+    name = f" `name: {choice.default}`" if choice is not None and part not in (Recipe, recipe.Stage) and path else ""
+    is_choice = name and len(get_args(choice.annotation)) == 1  # type: ignore[union-attr]
+    title = f"`{path}`{name if is_choice else ''}" if path else "The whole recipe"
+    parts.append(f"## {title}\n\n{summary}\n\n| key | default | meaning |\n|---|---|---|")
+    for key, info in part.model_fields.items():
+        if not (key == "name" and is_choice):
+            meaning = meanings.get(key) or _choices(info.annotation)
+            parts.append(f"| `{key}` | {_default(info)} | {meaning} |")
+    parts.append("")
+    for key, info in part.model_fields.items():
+        for child in _parts_of(info.annotation):
+            _describe(child, f"{path}.{key}".lstrip("."), parts, seen)
+
+
+def _docstring(part: type[Options]) -> tuple[str, dict[str, str]]:
+    summary, _, attributes = inspect.cleandoc(part.__doc__ or "").partition("Attributes:")
+    entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", attributes, re.MULTILINE)
+    return " ".join(summary.split()), {name: " ".join(text.split()).replace("|", "\\|") for name, text in entries}
+
+
+def _default(info: FieldInfo) -> str:
+    if info.default is PydanticUndefined:
+        return "required"
+    value: Any = info.default
+    if isinstance(value, Options) or (isinstance(value, tuple) and value and isinstance(value[0], Options)):
+        return "see below"
+    return "none" if value is None else f"`{list(value) if isinstance(value, tuple) else value}`"
+
+
+def _choices(annotation: Any) -> str:
+    literals = [str(choice) for choice in get_args(annotation) if isinstance(choice, str)]
+    if literals:
+        return "one of " + ", ".join(f"`{choice}`" for choice in literals)
+    children = _parts_of(annotation)
+    return "see below" if children else ""
+
+
+def _parts_of(annotation: Any) -> list[type[Options]]:
+    if inspect.isclass(annotation) and issubclass(annotation, Options):
+        return [annotation]
+    return [part for argument in get_args(annotation) for part in _parts_of(argument)]
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("recipes.md").write_text(page(), encoding="utf-8")

@@ -1,0 +1,288 @@
+"""The parts of a Transformers speech model that have to know where a clip ends, and the fast way through each.
+
+The model's own modules keep their names and weights; these functions run them. Frames are (batch, frame, feature)
+throughout: on CPU that is the layout in which oneDNN convolves and layer norm reads without a copy.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+
+NORMALISATION_EPSILON = 1e-7  # of Transformers' Wav2Vec2FeatureExtractor
+
+Runner = Callable[..., torch.Tensor]  # calls its first argument with the others, perhaps checkpointed
+
+
+def prepare_waveforms(
+    waveforms: torch.Tensor, num_samples: Sequence[int], *, normalise: bool, at_least: int
+) -> torch.Tensor:
+    """Cut every clip to its own length, normalise it alone, and pad the batch with zeros.
+
+    Args:
+        waveforms: (batch, sample); what lies past a clip's own length is not read.
+        num_samples: Real samples of each clip.
+        normalise: To zero mean and unit variance, over the clip's real samples.
+        at_least: Samples that the batch has at least: the convolutions' receptive field.
+
+    Returns:
+        (batch, sample) float32, as wide as the longest clip.
+    """
+    clips = [clip[:length].float() for clip, length in zip(waveforms, num_samples, strict=True)]
+    if normalise:
+        clips = [(clip - clip.mean()) / torch.sqrt(clip.var(correction=0) + NORMALISATION_EPSILON) for clip in clips]
+    padded = pad_sequence(clips, batch_first=True)
+    return F.pad(padded, (0, max(0, at_least - padded.shape[1])))
+
+
+def encode(extractor: nn.Module, waveforms: torch.Tensor, num_samples: Sequence[int], run: Runner) -> torch.Tensor:
+    """Run a convolutional feature encoder.
+
+    A frame of a layer without padding sees only samples before its end, so the frames that a clip has alone are the
+    same in any batch. Only a norm over time (`feat_extract_norm="group"`) has to be told the lengths.
+
+    Args:
+        extractor: Transformers' feature encoder.
+        waveforms: (batch, sample), zero on padding.
+        num_samples: Real samples of each clip, at least the receptive field.
+        run: Calls a layer.
+
+    Returns:
+        (batch, frame, feature).
+    """
+    frames = waveforms.unsqueeze(-1)
+    for layer in _modules(extractor, "conv_layers"):
+        frames = run(_encoder_layer, layer, frames, num_samples)
+    return frames
+
+
+def add_positions(embedding: nn.Module, frames: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor:
+    """Add the convolutional position embedding, which sees zeros where a clip has ended.
+
+    Args:
+        embedding: One convolution, or data2vec's stack, in which each layer's output past the end must not reach the
+            next.
+        frames: (batch, frame, feature).
+        is_frame: (batch, frame) bool, False on padding; `None` when nothing is padded.
+    """
+    positions = frames
+    for layer in _modules(embedding, "layers") if hasattr(embedding, "layers") else [embedding]:
+        positions = _position_layer(layer, positions, is_frame)
+    return frames + positions
+
+
+class GatedAttention(nn.Module):
+    """WavLM's attention (Chen 2022, eq. 4-6: gated relative position bias) through PyTorch's fused kernel.
+
+    It takes over the parameters of a `WavLMAttention` under their names and answers to the same call. The original
+    computes the attention weights in full and their mean over heads, which nobody reads.
+
+    Args:
+        attention: The module that it stands in for.
+    """
+
+    gru_rel_pos_const: nn.Parameter
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        self.gru_rel_pos_const = attention.gru_rel_pos_const
+        for name, module in attention.named_children():
+            self.add_module(name, module)
+        self.num_heads: int = attention.num_heads
+        self.dropout: float = attention.dropout
+        self.num_buckets: int = attention.num_buckets
+        self.max_distance: int = attention.max_distance
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_bias: torch.Tensor | None = None,
+        **_: Any,
+    ) -> tuple[torch.Tensor, None, torch.Tensor]:
+        """Attend.
+
+        Args:
+            hidden_states: (batch, frame, feature).
+            attention_mask: (batch, frame) bool, False on padding.
+            position_bias: (head, query, key) of the first layer, or `None` in that layer.
+
+        Returns:
+            (batch, frame, feature); nothing; the position bias.
+        """
+        if position_bias is None:
+            position_bias = self._position_bias(hidden_states.shape[1])
+        bias = self._gate(hidden_states) * position_bias
+        if attention_mask is not None:
+            bias = bias.masked_fill(~attention_mask[:, None, None], -torch.inf)
+        query, key, value = (self._heads(module(hidden_states)) for module in (self.q_proj, self.k_proj, self.v_proj))
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype), dropout_p=dropout)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2)), None, position_bias
+
+    def _heads(self, frames: torch.Tensor) -> torch.Tensor:
+        return frames.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def _gate(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Return (batch, head, query, 1)."""
+        sums = self.gru_rel_pos_linear(self._heads(hidden_states)).unflatten(-1, (2, 4)).sum(-1)
+        update, reset = torch.sigmoid(sums).chunk(2, dim=-1)
+        return update * (reset * self.gru_rel_pos_const - 1.0) + 2.0
+
+    def _position_bias(self, num_frames: int) -> torch.Tensor:
+        """Return (head, query, key): one number per distance, laid out along the diagonals."""
+        weight = self.rel_attn_embed.weight
+        distances = torch.arange(1 - num_frames, num_frames, device=weight.device)
+        by_distance = weight[self._bucket(distances)].T
+        return by_distance.unfold(1, num_frames, 1).flip(1)
+
+    def _bucket(self, distances: torch.Tensor) -> torch.Tensor:
+        """Return the bucket of each distance key - query: exact when near, logarithmic when far (Raffel 2020)."""
+        half = self.num_buckets // 2
+        exact = half // 2
+        steps = distances.abs()
+        logarithms = torch.log(steps.float().clamp_min(1) / exact) / math.log(self.max_distance / exact)
+        far = (exact + logarithms * (half - exact)).long().clamp_max(half - 1)
+        return (distances > 0).long() * half + torch.where(steps < exact, steps, far)
+
+
+class OneDnnLinear(nn.Linear):
+    """A linear layer that is a 1 x 1 convolution where that is the faster kernel: float32 on AMD processors.
+
+    PyTorch multiplies float32 matrices with MKL, which keeps its AVX-512 kernels to Intel's processors; PyTorch
+    convolves with oneDNN, which does not. Same sums in another order: 2.2 times as fast on an EPYC 9005.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Return (..., out_features) for (..., in_features)."""
+        if not self._convolves(input):
+            return F.linear(input, self.weight, self.bias)
+        rows = input.reshape(1, -1, self.in_features).transpose(1, 2).unsqueeze(2)
+        # A stride over the axis of length one changes nothing, but lets a single thread use oneDNN too.
+        output = F.conv2d(rows, self.weight[:, :, None, None], self.bias, stride=(2, 1))
+        return output.squeeze(2).transpose(1, 2).view(*input.shape[:-1], self.out_features)
+
+    def _convolves(self, input: torch.Tensor) -> bool:
+        return (
+            input.device.type == "cpu"
+            and input.dtype == self.weight.dtype == torch.float32
+            and input.numel() > 0
+            and not torch.is_autocast_enabled("cpu")
+            and _is_amd()
+        )
+
+
+def fasten(model: nn.Module) -> None:
+    """Let a model's attention and linear layers run the fast way; names and weights of parameters stay."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if hasattr(child, "gru_rel_pos_const") and not isinstance(child, GatedAttention):
+                setattr(module, name, GatedAttention(child))
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = OneDnnLinear  # the layer itself stays: others may hold it already
+
+
+def _encoder_layer(layer: Any, frames: torch.Tensor, num_samples: Sequence[int]) -> torch.Tensor:
+    norm = getattr(layer, "layer_norm", None)
+    if isinstance(norm, nn.GroupNorm):
+        return torch.as_tensor(layer.activation(_time_normed(layer, frames.squeeze(-1), num_samples)))
+    frames = _convolve(layer.conv, frames)
+    return torch.as_tensor(layer.activation(frames if norm is None else norm(frames)))
+
+
+def _time_normed(layer: Any, waveforms: torch.Tensor, num_samples: Sequence[int]) -> torch.Tensor:
+    """Convolve one channel of samples and normalise each output channel over the clip's real frames.
+
+    A channel's mean and variance follow from those of the windows it sees: E[w'x] = w'm and Var[w'x] = w'Cw. The norm
+    then becomes a scale of the weights and a shift, so that its two passes over the largest tensor of the model are
+    not made. A bias of the convolution is taken off by the norm and plays no part.
+
+    Returns:
+        (batch, frame, channel).
+    """
+    conv, norm = layer.conv, layer.layer_norm
+    (kernel,), (stride,) = conv.kernel_size, conv.stride
+    windows = waveforms.unfold(1, kernel, stride)
+    mean, covariance = _window_moments(windows, [(length - kernel) // stride + 1 for length in num_samples])
+    weight = conv.weight[:, 0].to(mean.dtype)
+    variance = torch.einsum("ci,bij,cj->bc", weight, covariance, weight)
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    shift = norm.bias - scale * (mean @ weight.T)
+    weights = (weight * scale.unsqueeze(-1)).transpose(1, 2).to(conv.weight.dtype)
+    return torch.baddbmm(shift.unsqueeze(1).to(weights.dtype), windows.to(weights.dtype), weights)
+
+
+def _window_moments(windows: torch.Tensor, num_windows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean (batch, sample) and covariance (batch, sample, sample) over each clip's real windows.
+
+    In float64 where the device has it: a channel that reacts to little of what it hears has a variance far below that
+    of its windows.
+    """
+    exact = torch.float32 if windows.device.type == "mps" else torch.float64
+    means, covariances = [], []
+    for clip, real in zip(windows, num_windows, strict=True):
+        centred = clip[:real].to(exact)
+        means.append(centred.mean(dim=0))
+        centred = centred - means[-1]
+        covariances.append(centred.T @ centred / real)
+    return torch.stack(means), torch.stack(covariances)
+
+
+def _position_layer(layer: Any, frames: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor:
+    if getattr(layer, "batch_norm", None) is not None:
+        frames = _normed_over_batch(layer.batch_norm, frames, is_frame)
+    if is_frame is not None:
+        frames = frames.masked_fill(~is_frame.unsqueeze(-1), 0.0)
+    positions = _convolve(layer.conv, frames)[:, : frames.shape[1]]  # an even kernel gives one frame too many
+    if hasattr(layer, "layer_norm"):
+        positions = layer.layer_norm(positions)
+    return torch.as_tensor(layer.activation(positions))
+
+
+def _normed_over_batch(norm: nn.Module, frames: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor:
+    """Apply batch norm (HuBERT's `conv_pos_batch_norm`) to the real frames alone."""
+    if is_frame is None:
+        return torch.as_tensor(norm(frames.flatten(0, 1))).view_as(frames)
+    real: torch.Tensor = norm(frames[is_frame])
+    return real.new_zeros(frames.shape).masked_scatter(is_frame.unsqueeze(-1), real)
+
+
+def _convolve(conv: nn.Conv1d, frames: torch.Tensor) -> torch.Tensor:
+    """Convolve over time: (batch, frame, channel) to (batch, frame, channel).
+
+    On CPU as an image of height one in channels-last layout, which oneDNN convolves 1.5 to 2.4 times as fast as the
+    same `conv1d`.
+    """
+    channels_first = frames.transpose(1, 2)
+    weight = conv.weight  # one look: a weight norm is computed here
+    (stride,), (padding,), groups = conv.stride, conv.padding, conv.groups
+    if frames.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return F.conv1d(channels_first, weight, conv.bias, stride, int(padding), 1, groups).transpose(1, 2)
+    image, weight = channels_first.unsqueeze(2), weight.unsqueeze(2)
+    if conv.in_channels == 1:  # then the input alone does not tell the layout
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    output = F.conv2d(image, weight, conv.bias, (1, stride), (0, int(padding)), 1, groups)
+    return output.squeeze(2).transpose(1, 2)
+
+
+def _modules(parent: nn.Module, name: str) -> nn.ModuleList:
+    modules = getattr(parent, name)
+    assert isinstance(modules, nn.ModuleList)
+    return modules
+
+
+@cache
+def _is_amd() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else platform.processor()
+    return "AuthenticAMD" in text and torch.backends.mkldnn.is_available()

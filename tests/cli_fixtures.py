@@ -1,0 +1,197 @@
+"""What the tests of the command line share: a corpus of tones that trains in a second, and `serein` called in-process.
+
+A test module takes the fixtures by importing them: `from cli_fixtures import ...  # noqa: F401`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+
+from serein import cli
+from serein.data import manifest
+from serein.data.utterance import Utterance
+
+RATE_HZ = 16_000
+TONES_HZ = {"angry": 2000.0, "happy": 900.0, "sad": 300.0}
+SPEAKERS = ("anna", "ben", "cleo", "dan", "eva", "finn")
+TINY = {
+    "name": "tiny",
+    "protocol": {"name": "speakers-out", "num_folds": 2, "dev": "speakers"},
+    "backbone": {"name": "logmel", "num_bands": 16},
+    "body": {"name": "cnn2d", "channels": [4, 8], "size": 8, "dropout": 0.1},
+    "tasks": {"emotion": {"pooling": "mean", "dropout": 0.1}},
+    "stages": [
+        {
+            "name": "emotion",
+            "epochs": 2,
+            "optimizer": {"learning_rate": 0.01},
+            "batches": {"clips": 8, "buckets": 2},
+            "augmentation": {"gain_db": 3, "time_masks": 1},
+            "precision": "float32",
+        }
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call of the command line came to."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def complaint(self) -> str:
+        """The one line of complaint on stderr; fails when there is another number of them, or a traceback."""
+        assert "Traceback" not in self.err, self.err
+        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, self.err
+        return lines[0]
+
+
+Call = Callable[..., Outcome]
+
+
+def tone(frequency_hz: float, seconds: float, rng: np.random.Generator) -> np.ndarray:
+    """Return a tone that swells and fades, in noise 26 dB below it."""
+    times_s = np.arange(round(seconds * RATE_HZ)) / RATE_HZ
+    swell = np.sin(np.pi * times_s / seconds)
+    wave = 0.2 * swell * np.sin(2 * np.pi * frequency_hz * times_s) + 0.01 * rng.standard_normal(len(times_s))
+    return wave.astype(np.float32)
+
+
+def write_wav(path: Path, frequency_hz: float = 440.0, seconds: float = 0.5, seed: int = 0) -> Path:
+    """Write a recording of a tone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, tone(frequency_hz, seconds, np.random.default_rng(seed)), RATE_HZ)
+    return path
+
+
+def write_corpus(folder: Path, *, speakers: tuple[str, ...] = SPEAKERS, clips: int = 2) -> list[Utterance]:
+    """Write `<emotion>/<speaker>/<n>.wav` for every emotion and speaker, and return the utterances."""
+    rng = np.random.default_rng(7)
+    utterances = []
+    for number, speaker in enumerate(speakers):
+        for emotion, frequency_hz in TONES_HZ.items():
+            for clip in range(clips):
+                path = folder / emotion / speaker / f"{clip}.wav"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pitch_hz = frequency_hz * rng.uniform(0.9, 1.1)
+                soundfile.write(path, tone(pitch_hz, rng.uniform(0.3, 0.5), rng), RATE_HZ)
+                utterances.append(
+                    Utterance(
+                        id=f"{speaker}-{emotion}-{clip}",
+                        audio=str(path),
+                        speaker=speaker,
+                        gender="female" if number % 2 == 0 else "male",
+                        session=f"session{number // 2 + 1}",
+                        emotion=emotion,
+                        corpus="tones",
+                    )
+                )
+    return utterances
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the keys of `changes`, mapping by mapping."""
+    result = dict(base)
+    for key, value in changes.items():
+        result[key] = merged(result[key], value) if isinstance(value, Mapping) and key in result else value
+    return result
+
+
+def write_recipe(path: Path, changes: Mapping[str, Any] | None = None, stage: Mapping[str, Any] | None = None) -> Path:
+    """Write the tiny recipe with changes, and changes of its only stage."""
+    values = merged(TINY, changes or {})
+    values["stages"] = [merged(each, stage or {}) for each in values["stages"]]
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def everything_in(folder: Path) -> dict[str, bytes | None]:
+    """Return path -> content of all that lies below a folder, hidden files too; `None` for a folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def command(*arguments: object) -> list[str]:
+    """Return the command line that runs serein in a process of its own."""
+    return [sys.executable, "-c", "from serein.cli import main; main()", *map(str, arguments)]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Return the environment of a subprocess: one thread, so that it draws and computes as any other with one."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", **changes}
+
+
+def in_subprocess(*arguments: object, cwd: Path | None = None, **changes: str) -> Outcome:
+    """Call serein in a process of its own."""
+    done = subprocess.run(
+        command(*arguments), capture_output=True, text=True, cwd=cwd, env=environment(**changes), timeout=300
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def serein(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Call the command line in this process: `serein("run", recipe, "--data", manifest).status`."""
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["serein", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        captured = capsys.readouterr()
+        return Outcome(status, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The manifest of the corpus of tones: 6 speakers, 3 sessions, 3 emotions, 2 clips each; read only."""
+    folder = tmp_path_factory.mktemp("tones")
+    path = folder / "manifest.jsonl"
+    manifest.write(write_corpus(folder), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny recipe: two folds, two epochs, some 1500 weights; read only."""
+    return write_recipe(tmp_path_factory.mktemp("recipe") / "tiny.yaml")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tones: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the tiny recipe; read only."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    argv, sys.argv = sys.argv, ["serein", "run", str(tiny), "--data", str(tones), "--out", str(folder), "--jobs", "1"]
+    try:
+        cli.app(standalone_mode=False)
+    finally:
+        sys.argv = argv
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_run: Path) -> Path:
+    """A model folder that learned from anna, ben, ... but not from all; read only."""
+    return tiny_run / "fold-1" / "seed-0" / "model"
