@@ -212,13 +212,18 @@ def measure(count: int) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    print(f"wav2vec2-base, {result['clips']} clips, {result['audio_s']:.0f} s of audio, training in {result['precision']}")
+    print(
+        f"wav2vec2-base, {result['clips']} clips, {result['audio_s']:.0f} s of audio, training in {result['precision']}"
+    )
     for kind, sides in result["speeds"].items():
         own = sides["serein"]
         for who, speed in sides.items():
             ratio = "" if who == "serein" else f"   serein is {own / speed:.2f} times as fast"
             print(f"  {kind:20} {who:20} {speed:6.1f} s of audio per s{ratio}")
-    print("  where a training batch's time goes: " + ", ".join(f"{name} {share:.0f} %" for name, share in result["profile"]))
+    print(
+        "  where a training batch's time goes: "
+        + ", ".join(f"{name} {share:.0f} %" for name, share in result["profile"])
+    )
 
 
 def main() -> None:

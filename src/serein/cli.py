@@ -339,3 +339,7 @@ def _print_tables(tables: Iterable[Any]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)
     for table in tables:
         console.print(table)
+
+
+if __name__ == "__main__":
+    main()

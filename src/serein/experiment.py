@@ -28,6 +28,7 @@ from serein.models.speech import SpeechModel, assemble, new_backbone
 from serein.progress import Report
 from serein.recipe import Protocol, Recipe
 from serein.tasks.emotion import EmotionTask
+from serein.training.hearing import require_bands
 from serein.training.stages import TrainingData, fit_normalisation, history, stage_seed, train_stage
 from serein.world import wait_for_all, world
 
@@ -99,6 +100,24 @@ def train_and_dev(utterances: Sequence[Utterance], protocol: Protocol, pairs: Ma
     return Folds("train", (Fold("all", train_ids, dev_ids, ()),), protocol.name != "random", shares_dev)
 
 
+def require_trainable(experiment: Experiment) -> None:
+    """Build the model once and look at every stage, so that what does not fit is said before anything is written.
+
+    Raises:
+        RecipeError: Backbone, body, head and stages do not fit.
+        ModelError: The backbone cannot be loaded.
+    """
+    recipe = experiment.recipe
+    model = _new_model(recipe, EmotionTask(recipe.tasks.emotion, experiment.categories))
+    for number, stage in enumerate(recipe.stages):
+        model.train_only(stage.trainable)
+        require_bands(model.backbone, stage.augmentation, where=f"stages.{number}.augmentation")
+
+
+def _new_model(recipe: Recipe, task: EmotionTask) -> SpeechModel:
+    return assemble(new_backbone(recipe.backbone), recipe.body, {task.name: (task.options, task.num_outputs)})
+
+
 # -- one fold, one seed ---------------------------------------------------------------------------------------------
 
 
@@ -139,7 +158,7 @@ def train_unit(
     recipe, categories = experiment.recipe, experiment.categories
     task = EmotionTask(recipe.tasks.emotion, categories)
     torch.manual_seed(stage_seed(seed, fold.name, "model"))
-    model = assemble(new_backbone(recipe.backbone), recipe.body, {task.name: (task.options, task.num_outputs)})
+    model = _new_model(recipe, task)
     data = TrainingData(
         experiment.recordings,
         {task.name: task.targets(experiment.utterances)},

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from serein.data.folds import Fold
+from serein.errors import RunError
 from serein.experiment import Experiment, prepare, run_unit
 from serein.progress import Report
 from serein.recipe import Recipe
@@ -26,20 +31,28 @@ def run_parallel(
 
     Raises:
         SereinError: The first that any unit raised; the others are stopped, and can be resumed.
+        RunError: A process ended by itself.
     """
     context = multiprocessing.get_context("spawn")
     messages = context.SimpleQueue()
     listener = threading.Thread(target=_listen, args=(messages, report), daemon=True)
     listener.start()
-    threads = max(1, (os.cpu_count() or 1) // num_jobs)
-    pool = ProcessPoolExecutor(num_jobs, context, _start, (recipe, manifest, messages, threads))
+    threads = max(1, torch.get_num_threads() // num_jobs)  # not by what is left to do: a sum's last bits hang on it
+    size = min(num_jobs, len(units))
+    pool = ProcessPoolExecutor(size, context, _start, (recipe, manifest, messages, threads))
     try:
         futures = [pool.submit(_run, fold.name, seed, out) for fold, seed in units]
         for future in as_completed(futures):
             future.result()
-    except BaseException:
-        for process in list(pool._processes.values()):
+    except BaseException as error:
+        for process in list((pool._processes or {}).values()):
             process.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise RunError(
+                "a training process was ended from outside, perhaps for want of memory",
+                where=out,
+                remedy="Go on with --resume, and fewer --jobs.",
+            ) from None
         raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -55,8 +68,7 @@ def _listen(messages: Any, report: Report) -> None:
 def _start(recipe: Recipe, manifest: Path, messages: Any, threads: int) -> None:
     global _experiment, _messages
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    import torch
-
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears the keyboard and stops its children
     torch.set_num_threads(threads)
     _messages = messages
     _experiment = prepare(recipe, manifest, lambda *progress: None)

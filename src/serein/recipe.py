@@ -78,7 +78,7 @@ class Clips(Options):
         trim_db: Silence at both ends is cut: frames of 25 ms whose energy is this far below the loudest frame's, but
             for a tenth of a second; in training and evaluation alike. `None` keeps it.
         min_s: Shorter clips are extended to this length by `extend`, in training and evaluation alike.
-        extend: `pad` with silence, which is masked, or `repeat` the clip.
+        extend: `pad` with silence, which is heard as part of the clip, or `repeat` the clip.
         crop_s: Longer clips are cut in training, at a place drawn anew every epoch; `None` keeps them whole.
         window_s: Clips longer than this are heard in windows of this length and the answers averaged.
     """
@@ -422,9 +422,10 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         ) from None
     except UnicodeDecodeError:
         raise RecipeError("is not a text file", where=path, remedy="Name a .yaml recipe.") from None
-    values = _parse_yaml(text, where=str(path))
-    if not isinstance(values, dict):
+    content = _parse_yaml(text, where=str(path))
+    if not isinstance(content, dict):
         raise RecipeError("holds no keys", where=path, remedy="A recipe is a YAML mapping: name, protocol, stages, ...")
+    values: dict[str, Any] = content
     base, changes = values.pop("base", None), values.pop("set", {})
     if base is not None:
         target = (path.parent / str(base)).resolve()
@@ -481,7 +482,7 @@ def _step(target: Any, key: str, dotted: str, where: str) -> Any:
 
 
 def _index(target: list[Any], key: str, dotted: str, where: str) -> int:
-    if not key.isdigit() or int(key) >= len(target):
+    if not key.isdecimal() or int(key) >= len(target):
         raise RecipeError(
             f"'{key}' in '{dotted}' is no position of a list of {len(target)}",
             where=where,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -19,14 +20,26 @@ import torch
 from serein import recipe as recipes
 from serein.data import manifest
 from serein.data.corpora import citation_of, licence_of
-from serein.data.files import write_text
-from serein.data.folds import speaker_key
+from serein.data.files import is_leftover, leftovers, write_text
+from serein.data.folds import make_folds, speaker_key
 from serein.errors import RunError
-from serein.experiment import Experiment, prepare, run_unit, train_and_dev, train_unit, unit_folder
+from serein.evaluation.run_folder import read_json
+from serein.experiment import (
+    Divide,
+    Experiment,
+    prepare,
+    require_trainable,
+    run_unit,
+    train_and_dev,
+    train_unit,
+    unit_folder,
+)
 from serein.jobs import run_parallel
 from serein.progress import Report
 from serein.recipe import Recipe
 from serein.world import world
+
+_START = (".lock", "environment.json", "data.json", "folds.json")  # written before recipe.yaml
 
 
 def run(
@@ -44,17 +57,15 @@ def run(
         SereinError: Before any training, when recipe, data and folder do not fit.
     """
     started = time.time()
-    _require_startable(out, is_resumed)
-    experiment = prepare(recipe, manifest_path, report)
-    if is_resumed:
-        _require_same(out, experiment)
+    experiment = _startable(recipe, manifest_path, out, report, make_folds, is_resumed=is_resumed)
     with _locked(out):
-        jobs = num_jobs or _jobs_of(out) or _suitable_jobs(experiment)
+        units = experiment.units()
+        jobs = min(num_jobs or _jobs_of(out) or _suitable_jobs(experiment), len(units))
         if world().is_first:
             _write_start(out, experiment, jobs, started)
-        wanting = [(f, s) for f, s in experiment.units() if not (unit_folder(out, f, s) / "predictions.jsonl").exists()]
-        if jobs > 1 and len(wanting) > 1 and world().size == 1:
-            run_parallel(recipe, manifest_path, out, wanting, min(jobs, len(wanting)), report)
+        wanting = [(f, s) for f, s in units if not (unit_folder(out, f, s) / "predictions.jsonl").exists()]
+        if jobs > 1 and wanting and world().size == 1:
+            run_parallel(recipe, manifest_path, out, wanting, jobs, report)
         else:
             for fold, seed in wanting:
                 run_unit(experiment, fold, seed, out, report)
@@ -69,10 +80,7 @@ def train(recipe: Recipe, manifest_path: Path, out: Path, *, is_resumed: bool, r
         The model folder, `out/model`.
     """
     started = time.time()
-    _require_startable(out, is_resumed)
-    experiment = prepare(recipe, manifest_path, report, train_and_dev)
-    if is_resumed:
-        _require_same(out, experiment)
+    experiment = _startable(recipe, manifest_path, out, report, train_and_dev, is_resumed=is_resumed)
     with _locked(out):
         if world().is_first:
             _write_start(out, experiment, 1, started)
@@ -82,15 +90,34 @@ def train(recipe: Recipe, manifest_path: Path, out: Path, *, is_resumed: bool, r
     return out / "model"
 
 
+def _startable(
+    recipe: Recipe, manifest_path: Path, out: Path, report: Report, divide: Divide, *, is_resumed: bool
+) -> Experiment:
+    """Return the experiment, after whatever can be wrong with it was looked for and before anything is written."""
+    if world().is_first:  # the others would find the folder that the first one makes
+        _require_startable(out, is_resumed)
+    experiment = prepare(recipe, manifest_path, report, divide)
+    if is_resumed and world().is_first:
+        _require_same(out, experiment)
+    require_trainable(experiment)
+    return experiment
+
+
 def _require_startable(out: Path, is_resumed: bool) -> None:
     has_run = (out / "recipe.yaml").exists()
     if is_resumed and not has_run:
         raise RunError(
             "there is no run to go on with", where=out, remedy="Leave out --resume, or name the run's folder."
         )
-    if not is_resumed and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not is_resumed and out.exists() and (not out.is_dir() or _holds_something(out)):
         remedy = "Go on with it by --resume, or name another --out." if has_run else "Name another --out."
         raise RunError("exists already", where=out, remedy=remedy)
+
+
+def _holds_something(out: Path) -> bool:
+    """Tell whether a folder holds more than what a run leaves that was killed before it had written its recipe."""
+    files = (path.relative_to(out) for path in out.rglob("*") if not path.is_dir() and not is_leftover(path))
+    return any(str(path) not in _START and not path.match("fold-*/test.jsonl") for path in files)
 
 
 def _require_same(out: Path, experiment: Experiment) -> None:
@@ -101,8 +128,7 @@ def _require_same(out: Path, experiment: Experiment) -> None:
             where=out,
             remedy="Use the same recipe and --set, or a new --out.",
         )
-    stored = json.loads((out / "data.json").read_text(encoding="utf-8"))
-    if stored["sha256"] != manifest.digest(experiment.utterances):
+    if read_json(out / "data.json").get("sha256") != manifest.digest(experiment.utterances):
         raise RunError("was started with other data", where=out, remedy="Use the same manifest, or a new --out.")
 
 
@@ -115,8 +141,12 @@ def _write_start(out: Path, experiment: Experiment, jobs: int, started: float) -
         notes.append(f"Left out, as the recipe says: {counts}.")
     by_id = {u.id: u for u in utterances}
     out.mkdir(parents=True, exist_ok=True)
+    for path in leftovers(out):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    earlier = read_json(out / "environment.json")
     documents = {
-        "environment.json": _environment(jobs, started),
+        "environment.json": _environment(jobs, started)
+        | {name: earlier[name] for name in ("started", "finished_s") if name in earlier},
         "data.json": {
             "manifest": str(experiment.manifest),
             "sha256": manifest.digest(utterances),
@@ -166,14 +196,13 @@ def _environment(jobs: int, started: float) -> dict[str, Any]:
 
 def _write_finish(out: Path, started: float) -> None:
     path = out / "environment.json"
-    environment = json.loads(path.read_text(encoding="utf-8"))
+    environment = read_json(path)
     environment["finished_s"] = round(environment.get("finished_s", 0.0) + time.time() - started, 1)
     write_text(path, json.dumps(environment, indent=1, ensure_ascii=False) + "\n")
 
 
 def _jobs_of(out: Path) -> int | None:
-    path = out / "environment.json"
-    return int(json.loads(path.read_text(encoding="utf-8"))["jobs"]) if path.exists() else None
+    return read_json(out / "environment.json").get("jobs")
 
 
 def _suitable_jobs(experiment: Experiment) -> int:

@@ -25,9 +25,7 @@ LOSSY = ("ogg", "opus", "mp3")
 
 def written(path: Path, samples: np.ndarray, rate_hz: int = 16_000, subtype: str | None = None) -> Path:
     is_opus = path.suffix == ".opus"
-    soundfile.write(
-        path, samples, rate_hz, subtype="OPUS" if is_opus else subtype, format="OGG" if is_opus else None
-    )
+    soundfile.write(path, samples, rate_hz, subtype="OPUS" if is_opus else subtype, format="OGG" if is_opus else None)
     return path
 
 

@@ -35,18 +35,6 @@ def speech(seed: int, seconds: float = 1.0) -> np.ndarray:
 Record = Callable[..., Utterance]
 
 
-@pytest.fixture
-def record(tmp_path: Path) -> Record:
-    """Write a recording and return its utterance."""
-
-    def write(name: str, samples: np.ndarray, rate_hz: int = 16_000, **fields: object) -> Utterance:
-        path = tmp_path / (name if "." in name else f"{name}.wav")
-        soundfile.write(path, samples, rate_hz, subtype="FLOAT" if path.suffix == ".wav" else None)
-        return Utterance(id=name, audio=str(path), **({"speaker": "1", "emotion": "happy"} | fields))
-
-    return write
-
-
 def problems(*utterances: Utterance) -> list[tuple[str, str]]:
     return [(finding.kind, finding.where) for finding in check(utterances).problems]
 
@@ -109,9 +97,7 @@ def test_a_wave_cut_at_full_scale_is_clipped_at_any_rate(record: Record) -> None
         wave = sum(np.sin(k * phase + k * k) / k for k in range(1, 20)) * np.sin(phase / 240) ** 8
         return np.clip(10 ** (gain_db / 20) * wave / np.abs(wave).max(), -1, 1)
 
-    utterances = [
-        record(f"{rate}{gain}", vowel(rate, gain), rate) for gain in (0, 6) for rate in (16_000, 48_000)
-    ]
+    utterances = [record(f"{rate}{gain}", vowel(rate, gain), rate) for gain in (0, 6) for rate in (16_000, 48_000)]
     assert problems(*utterances) == [("clipped", "160006"), ("clipped", "480006")]
 
 
@@ -126,9 +112,7 @@ def test_clipped_share_counts_runs_only() -> None:
 
 
 def test_loud_share_counts_frames_within_40_db_of_the_loudest() -> None:
-    waveform = np.concatenate([np.full(400, level) for level in (1.0, 0.5, 0.0101, 0.0099, 0.0)]).astype(
-        np.float32
-    )
+    waveform = np.concatenate([np.full(400, level) for level in (1.0, 0.5, 0.0101, 0.0099, 0.0)]).astype(np.float32)
     assert loud_share(waveform) == pytest.approx(3 / 5)
     assert loud_share(np.ones(100, np.float32)) == 1.0
 
@@ -171,9 +155,7 @@ def test_a_duplicate_that_contradicts_says_so(record: Record) -> None:
 
 
 def test_silences_are_no_duplicates_of_each_other(record: Record) -> None:
-    assert {kind for kind, _ in problems(record("a", np.zeros(8_000)), record("b", np.zeros(8_000)))} == {
-        "silent"
-    }
+    assert {kind for kind, _ in problems(record("a", np.zeros(8_000)), record("b", np.zeros(8_000)))} == {"silent"}
 
 
 def test_repeated_ids_and_parts_are_errors(record: Record) -> None:

@@ -47,9 +47,7 @@ def test_fields_without_a_value_are_left_out_of_the_file(tmp_path: Path) -> None
 
 
 def test_a_folder_with_its_manifest_can_move(tmp_path: Path) -> None:
-    manifest.write(
-        [Utterance(id="b", audio=str(tmp_path / "old" / "wav" / "2.wav"))], tmp_path / "old" / "m.jsonl"
-    )
+    manifest.write([Utterance(id="b", audio=str(tmp_path / "old" / "wav" / "2.wav"))], tmp_path / "old" / "m.jsonl")
     shutil.move(tmp_path / "old", tmp_path / "new")
     assert manifest.read(tmp_path / "new" / "m.jsonl")[0].audio == str(tmp_path / "new" / "wav" / "2.wav")
 

@@ -173,6 +173,13 @@ def test_embeddings_that_do_not_match_are_refused(small_run: Path) -> None:
         write_report(small_run)
 
 
+@pytest.mark.parametrize("value", [1.0, np.nan])
+def test_collapsed_or_broken_embeddings_are_not_drawn(small_run: Path, value: float) -> None:
+    for path in small_run.glob("fold-*/seed-0"):
+        save_file({"embeddings": np.full((240, 4), value, np.float32)}, path / "embeddings.safetensors")
+    assert "<h2>Embeddings</h2>" not in write_report(small_run).read_text()
+
+
 def test_curves_of_every_training_are_read(small_run: Path) -> None:
     path = small_run / "fold-1" / "seed-0" / "2-fine-tune" / "metrics.jsonl"
     path.parent.mkdir()

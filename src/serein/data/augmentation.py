@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from serein.recipe import SpectrogramAugmentation
 
 NEPERS = math.log(10) / 10  # of power, per decibel
+RIPPLE_DB = 0.9  # deviation of a mel band's power from frame to frame in steady noise
 
 
 class SpectrogramAugmenter:
@@ -94,16 +95,16 @@ class SpectrogramAugmenter:
         options = self.options
         if not options.noise_share:
             return bands_db
-        peaks = bands_db.amax(dim=(1, 2)).tolist()
-        floors = np.full((len(self.rngs), bands_db.shape[2]), -300.0, np.float32)
-        for floor, rng, peak in zip(floors, self.rngs, peaks, strict=True):
+        is_frame = torch.arange(bands_db.shape[1], device=bands_db.device) < num_frames[:, None].to(bands_db.device)
+        peaks = bands_db.masked_fill(~is_frame[..., None], -torch.inf).amax(dim=(1, 2)).tolist()
+        noises_db = np.full(bands_db.shape, -300.0, np.float32)
+        for noise_db, rng, peak, length in zip(noises_db, self.rngs, peaks, num_frames.tolist(), strict=True):
             if rng.random() < options.noise_share:
-                slope = np.linspace(rng.uniform(-5, 15), rng.uniform(-15, 5), len(floor))
-                floor[:] = peak - rng.uniform(*options.noise_below_peak_db) + slope
-        generator = torch.Generator().manual_seed(int(self.rngs[0].integers(1 << 62)))
-        ripple = 0.9 * torch.randn(bands_db.shape, generator=generator)  # dB, of a mel band's noise power
-        noise_db = (torch.from_numpy(floors)[:, None] + ripple).to(bands_db)
-        return torch.logaddexp(bands_db * NEPERS, noise_db * NEPERS) / NEPERS
+                slope = np.linspace(rng.uniform(-5, 15), rng.uniform(-15, 5), noise_db.shape[1])
+                ripple = RIPPLE_DB * rng.standard_normal((length, noise_db.shape[1]), np.float32)
+                noise_db[:length] = peak - rng.uniform(*options.noise_below_peak_db) + slope + ripple
+        noise = torch.from_numpy(noises_db).to(bands_db)
+        return torch.logaddexp(bands_db * NEPERS, noise * NEPERS) / NEPERS
 
     def _kept(self, size: int, lengths: Sequence[int], num_masks: int, share: float) -> torch.Tensor:
         kept = torch.ones(len(lengths), size)

@@ -92,7 +92,8 @@ class ClipDataset(Dataset[Batch]):
         clip_seed = draw_seed(self.seed, epoch, self.recordings.utterances[position].id)
         waveform = extended(self.recordings[position], self.clips)
         if self.is_training:
-            waveform = cropped(waveform, self.clips.crop_s, np.random.default_rng(clip_seed))
+            place = np.random.default_rng([clip_seed, 1])  # augmentation draws from [clip_seed]: not the same
+            waveform = cropped(waveform, self.clips.crop_s, place)
         return Batch(
             positions=torch.tensor([position]),
             waveforms=torch.from_numpy(waveform)[None],

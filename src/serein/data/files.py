@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def is_leftover(path: Path) -> bool:
+    """Tell whether a path is named as `tempfile` names what is not whole yet: a kill leaves it behind."""
+    return re.fullmatch(r"\..+\.[a-z0-9_]{8}(\.\w+)?", path.name) is not None
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Return what a kill left of files and folders that were being written, below `folder`."""
+    return [path for path in folder.rglob(".*") if is_leftover(path)]
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -72,7 +72,7 @@ def make_folds(utterances: Sequence[Utterance], protocol: Protocol, twins: Mappi
         ManifestError: The field that the protocol needs is missing.
     """
     if protocol.name != "random":
-        _require_field(utterances, "speaker", protocol)
+        _require_field(utterances, "speaker", f"protocol '{protocol.name}'")
     tests = _TEST_PARTS[protocol.name](utterances, protocol, twins or {})
     folds = [_with_dev(utterances, name, groups, tested, protocol) for name, groups, tested in tests]
     if protocol.only is not None:
@@ -151,6 +151,13 @@ def _by_group(
             where="protocol.folds",
             remedy=f"Name {kind}s of this manifest.",
         )
+    repeated = sorted(group for group, times in Counter(g for fold in named for g in fold).items() if times > 1)
+    if repeated:
+        raise RecipeError(
+            f"{kind} {', '.join(repeated)} is tested more than once",
+            where="protocol.folds",
+            remedy="Name each in one fold: pooled scores count every utterance once.",
+        )
     if len(groups) < 2:
         raise RecipeError(
             f"{len(groups)} {kind} in the data",
@@ -191,17 +198,17 @@ def _leave_one_speaker_out(
 
 
 def _sessions_out(utterances: Sequence[Utterance], protocol: Protocol, twins: Mapping[str, str]) -> list[TestPart]:
-    _require_field(utterances, "session", protocol)
+    _require_field(utterances, "session", f"protocol '{protocol.name}'")
     return _by_group(utterances, protocol, _group_of(utterances, "session"), "session")
 
 
 def _corpora_out(utterances: Sequence[Utterance], protocol: Protocol, twins: Mapping[str, str]) -> list[TestPart]:
-    _require_field(utterances, "corpus", protocol)
+    _require_field(utterances, "corpus", f"protocol '{protocol.name}'")
     return _by_group(utterances, protocol, lambda u: u.corpus or "", "corpus")
 
 
 def _official(utterances: Sequence[Utterance], protocol: Protocol, twins: Mapping[str, str]) -> list[TestPart]:
-    _require_field(utterances, "split", protocol)
+    _require_field(utterances, "split", f"protocol '{protocol.name}'")
     names = sorted({u.split or "" for u in utterances if (u.split or "").startswith("test")})
     if not names or not any(u.split == "train" for u in utterances):
         found = ", ".join(sorted({u.split or "" for u in utterances}))
@@ -209,6 +216,13 @@ def _official(utterances: Sequence[Utterance], protocol: Protocol, twins: Mappin
             f"the official split needs 'train' and 'test', but the manifest has: {found}",
             where="split",
             remedy="Set the field 'split' of every utterance to train, dev or test.",
+        )
+    unused = sorted({u.split or "" for u in utterances} - {"train", "dev", *names})
+    if unused:
+        raise ManifestError(
+            f"utterances of the split {', '.join(unused)} would be left out",
+            where="split",
+            remedy="Set the field 'split' of every utterance to train, dev or test, or remove them.",
         )
     return [_test_part(utterances, name, (name,), lambda u: u.split or "") for name in names]
 
@@ -239,12 +253,12 @@ def _deal(
     num_hands: int,
     rng: np.random.Generator,
 ) -> list[list[str]]:
-    """Deal speakers into hands: each gender in turn, the largest first, to the hand with the fewest utterances."""
-    size: dict[str, int] = defaultdict(int)
-    gender: dict[str, str] = {}
-    for utterance in utterances:
-        size[group_of(utterance)] += 1
-        gender[group_of(utterance)] = utterance.gender or ""
+    """Deal speakers into hands: one gender after the other, the largest speakers first.
+
+    Each goes to the hand with the fewest speakers, then the fewest of this gender, then the fewest utterances.
+    """
+    size = Counter(group_of(u) for u in utterances)
+    gender = _genders(utterances, group_of)
     shuffled = [str(name) for name in rng.permutation(sorted(size))]
     hands: list[list[str]] = [[] for _ in range(num_hands)]
     for speaker in sorted(shuffled, key=lambda name: (gender[name], -size[name])):
@@ -258,6 +272,14 @@ def _deal(
         )
         fewest.append(speaker)
     return hands
+
+
+def _genders(utterances: Sequence[Utterance], group_of: Callable[[Utterance], str]) -> dict[str, str]:
+    """Return each speaker's gender, "" when unknown; of a speaker of two, the same one in whatever order."""
+    gender: dict[str, str] = defaultdict(str)
+    for utterance in utterances:
+        gender[group_of(utterance)] = max(gender[group_of(utterance)], utterance.gender or "")
+    return gender
 
 
 # -- dev ------------------------------------------------------------------------------------------------------------
@@ -300,10 +322,10 @@ def dev_rule(rest: Sequence[Utterance], protocol: Protocol, fold: str) -> Callab
         _require_dev_split(rest)
         return lambda u: u.split == "dev"
     if protocol.dev == "random-20" or protocol.name == "random":
-        chosen = {rest[i].id for i in rng.permutation(len(rest))[: max(1, len(rest) // 5)]}
+        chosen = set(rng.permutation(sorted(u.id for u in rest))[: max(1, len(rest) // 5)].tolist())
         return lambda u: u.id in chosen
     if protocol.dev == "sessions":
-        _require_field(rest, "session", protocol)
+        _require_field(rest, "session", f"protocol.dev '{protocol.dev}'")
         held_out = str(rng.choice(sorted({u.session or "" for u in rest})))
         return lambda u: u.session == held_out
     held_out_speakers = _dev_speakers(rest, protocol, rng)
@@ -311,8 +333,8 @@ def dev_rule(rest: Sequence[Utterance], protocol: Protocol, fold: str) -> Callab
 
 
 def _dev_speakers(rest: Sequence[Utterance], protocol: Protocol, rng: np.random.Generator) -> set[str]:
-    """Draw dev speakers, genders in turn, until they are `dev_share` of the training side's speakers."""
-    gender = {speaker_key(u): u.gender or "" for u in rest}
+    """Draw `dev_share` of the training side's speakers, each from the gender that has the most left to draw."""
+    gender = _genders(rest, speaker_key)
     if len(gender) < 2:
         raise RecipeError(
             "the training side has one speaker, none can be held out for dev",
@@ -352,13 +374,14 @@ def _allowed(utterances: Sequence[Utterance], folds: Sequence[Fold]) -> list[str
     """Name what train and test share although the protocol lets them: sessions and sentences."""
     by_id = {u.id: u for u in utterances}
     notes = []
-    for name, attribute in (
-        ("sessions (the partner of a test speaker's dialogue)", "session"),
-        ("sentences", "transcript"),
-    ):
+    shareable: tuple[tuple[str, Callable[[Utterance], object]], ...] = (
+        ("sessions (the partner of a test speaker's dialogue)", lambda u: u.session and (u.corpus, u.session)),
+        ("sentences", lambda u: u.transcript),
+    )
+    for name, value_of in shareable:
         sharing = 0
         for fold in folds:
-            sides = [{getattr(by_id[i], attribute) for i in part} - {None, ""} for part in (fold.train, fold.test)]
+            sides = [{value_of(by_id[i]) for i in part} - {None, ""} for part in (fold.train, fold.test)]
             sharing += bool(sides[0] & sides[1])
         if sharing:
             notes.append(f"Train and test share {name} in {sharing} of {len(folds)} folds, which the protocol allows.")
@@ -386,14 +409,17 @@ def _group_of(utterances: Sequence[Utterance], attribute: str) -> Callable[[Utte
     return lambda u: f"{u.corpus or ''}/{getattr(u, attribute)}"
 
 
-def _require_field(utterances: Sequence[Utterance], attribute: str, protocol: Protocol) -> None:
+def _require_field(utterances: Sequence[Utterance], attribute: str, choice: str) -> None:
     lacking = [u.id for u in utterances if getattr(u, attribute) is None]
     if lacking:
         raise ManifestError(
             f"{len(lacking)} utterances have no {attribute}, for instance {lacking[0]}",
-            where=f"protocol '{protocol.name}'",
-            remedy=f"Fill in '{attribute}', or choose the protocol 'random', which is marked speaker-dependent.",
+            where=choice,
+            remedy=f"Fill in '{attribute}', or choose {_WITHOUT.get(attribute, 'another')}.",
         )
+
+
+_WITHOUT = {"speaker": "the protocol 'random', which is marked speaker-dependent"}
 
 
 def _require_dev_split(rest: Sequence[Utterance]) -> None:
@@ -406,7 +432,7 @@ def _require_dev_split(rest: Sequence[Utterance]) -> None:
 
 
 def _natural(name: str) -> tuple[int, str]:
-    return (int(name), name) if name.isdigit() else (1 << 30, name)
+    return (int(name), name) if name.isdecimal() else (1 << 30, name)
 
 
 def _some(names: Sequence[str]) -> str:

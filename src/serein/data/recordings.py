@@ -27,7 +27,7 @@ class Recordings:
         memory_s: Most seconds of audio to keep.
 
     Attributes:
-        durations_s: (utterance,) seconds; before trimming where the audio was not read yet.
+        durations_s: (utterance,) seconds; before trimming where the audio is not in memory.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class Recordings:
             utterance = self.utterances[position]
             whole = audio.load(utterance.audio, utterance.start_s, utterance.end_s)
             waveform = audio.trimmed(whole, self.trim_db)
-            self.durations_s[position] = len(waveform) / SAMPLE_RATE_HZ
             if self.fits_memory:
                 self._waveforms[position] = waveform
+                self.durations_s[position] = len(waveform) / SAMPLE_RATE_HZ
         return waveform
 
     def prefetch(self, on_progress: Progress | None = None) -> None:
@@ -85,7 +85,7 @@ def twins(recordings: Recordings) -> Mapping[str, str]:
     Only recordings of one length can be twins, so only those are hashed.
 
     Returns:
-        Id -> id of the first utterance with the same samples, for every utterance that has a twin.
+        Id -> least of the ids with the same samples, for every utterance that has a twin.
     """
     same_length: dict[int, list[int]] = defaultdict(list)
     for position, duration_s in enumerate(recordings.durations_s):
@@ -102,7 +102,7 @@ def _twins_among(recordings: Recordings, positions: Sequence[int]) -> dict[str, 
     for position in positions:
         digest = _fingerprint(recordings, position)
         by_hash[digest].append(recordings.utterances[position].id)
-    return {name: names[0] for names in by_hash.values() if len(names) > 1 for name in names}
+    return {name: min(names) for names in by_hash.values() if len(names) > 1 for name in names}
 
 
 def _fingerprint(recordings: Recordings, position: int) -> bytes:

@@ -127,7 +127,7 @@ def embedding_picture(
     More than 2000 utterances are thinned at random; the picture of the same embeddings is always the same.
 
     Args:
-        embeddings: ``(utterances, features)``, at least 5 and finite.
+        embeddings: ``(utterances, features)``, finite, at least 5 of them distinct (t-SNE crashes on equal ones).
         emotions: True class of each.
         speakers: Speaker of each, or `None` for the left picture alone.
         classes: Class names, in the order of the legend.
@@ -268,6 +268,7 @@ def _thinned(count: int) -> NDArray[np.int64]:
 def _tsne(embeddings: FloatArray) -> FloatArray:
     from sklearn.manifold import TSNE
 
+    embeddings = (embeddings - embeddings.mean(axis=0)) / embeddings.std()
     perplexity = min(30.0, (len(embeddings) - 1) / 3.0)
     reduction = TSNE(2, perplexity=perplexity, init="pca", learning_rate="auto", random_state=0)
     places: FloatArray = reduction.fit_transform(embeddings)
@@ -277,7 +278,7 @@ def _tsne(embeddings: FloatArray) -> FloatArray:
 def _map_height_in(places: FloatArray) -> float:
     """Return the height of a figure that is as flat as what it shows, within reason."""
     width, height = np.ptp(places, axis=0)
-    return 0.9 + float(np.clip(4.3 * height / width, 2.0, 4.6))
+    return 0.9 + float(np.clip(4.3 * height / max(width, 1e-9), 2.0, 4.6))
 
 
 def _scatter(axes: Axes, places: FloatArray, names: Sequence[str], colours: dict[str, str], title: str) -> None:

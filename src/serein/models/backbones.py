@@ -22,6 +22,7 @@ from serein.models.hidden import Backbone, HiddenStates, frame_mask
 from serein.models.masking import add_positions, encode, fasten, prepare_waveforms
 
 HUB_TIMEOUT_S = 3.0
+ORIGIN: dict[str, Any] = {"source": None, "revision": None, "overrides": {}, "weights_sha256": None}
 DEFAULT_OVERRIDES = {"apply_spec_augment": False, "layerdrop": 0.0}
 MASK_EMBEDDING = "masked_spec_embed"  # for SpecAugment alone; some checkpoints lack it
 BODY_WEIGHT = re.compile(r"(\w+\.)?(feature_extractor|feature_projection|encoder)\.")  # others belong to heads
@@ -59,12 +60,12 @@ class HuggingFaceBackbone(Backbone):
     ) -> None:
         super().__init__()
         fasten(model)
-        if not hasattr(model, "masked_spec_embed"):  # else the names of weights would depend on mask_time_prob
+        if not hasattr(model, MASK_EMBEDDING):  # or the names of weights would depend on an override
             model.masked_spec_embed = nn.Parameter(torch.zeros(model.config.hidden_size))
         self.model = model
         self.do_normalize = do_normalize
         self.gradient_checkpointing = gradient_checkpointing
-        self._origin = {"source": None, "revision": None, "overrides": {}, "weights_sha256": None, **(origin or {})}
+        self._origin = {**ORIGIN, **(origin or {})}
         self.num_layers = len(model.encoder.layers)
         self.sizes = (model.config.hidden_size,) * (self.num_layers + 1)
         self._kernels, self._strides = tuple(model.config.conv_kernel), tuple(model.config.conv_stride)
@@ -99,19 +100,15 @@ class HuggingFaceBackbone(Backbone):
         """
         changes = _checked_overrides(overrides or {})
         place = _Place.of(source, revision)
-        config_dict = place.read_config()
-        config = _build_config(config_dict, changes, where=source)
-        preprocess = place.read_preprocess()
+        config = _build_config(place.read_config(), changes, where=source)
+        do_normalize = _do_normalize(config, place.read_preprocess(), where=source)
+        origin = {"source": source, "revision": place.commit(), "overrides": dict(overrides or {})}
         model = place.load(config)
         backbone = cls(
-            model,
-            do_normalize=_do_normalize(config, preprocess, where=source),
-            gradient_checkpointing=gradient_checkpointing,
-        ).eval()
-        commit = config_dict.get("_commit_hash") or revision
-        backbone._origin |= {"source": source, "revision": commit, "overrides": dict(overrides or {})}
+            model, do_normalize=do_normalize, origin=origin, gradient_checkpointing=gradient_checkpointing
+        )
         backbone._origin["weights_sha256"] = weights_hash(backbone)
-        return backbone
+        return backbone.eval()
 
     @classmethod
     def from_config(
@@ -123,7 +120,7 @@ class HuggingFaceBackbone(Backbone):
     ) -> HuggingFaceBackbone:
         """Build the architecture with random weights, to be loaded strictly or trained from scratch.
 
-        Under `torch.device("meta")` no memory is taken, for `load_state_dict(..., assign=True)`.
+        Under `torch.device("meta")` hardly any memory is taken, for `load_state_dict(..., assign=True)`.
 
         Args:
             config: What `describe` returned, or a configuration of Transformers (`config.json`).
@@ -133,12 +130,14 @@ class HuggingFaceBackbone(Backbone):
         Raises:
             ModelError: The family is not supported, or the configuration is not valid.
         """
-        described = "config" in config
-        content = config["config"] if described else config
-        built = _build_config(content, {} if described else DEFAULT_OVERRIDES, where="config")
-        do_normalize = config["do_normalize"] if described else _do_normalize(built, preprocess, where="config")
-        model = _model_class(built.model_type, where="config")(built)
-        origin = {key: config[key] for key in ("source", "revision", "overrides", "weights_sha256") if described}
+        if "config" in config:
+            built = _build_config(config["config"], {}, where="config")
+            do_normalize = bool(config.get("do_normalize", _do_normalize(built, None, where="config")))
+            origin = {key: config[key] for key in ORIGIN if key in config}
+        else:
+            built = _build_config(config, DEFAULT_OVERRIDES, where="config")
+            do_normalize, origin = _do_normalize(built, preprocess, where="config"), {}
+        model = _new_model(built)
         return cls(
             model, do_normalize=do_normalize, origin=origin, gradient_checkpointing=gradient_checkpointing
         ).eval()
@@ -218,13 +217,16 @@ class HuggingFaceBackbone(Backbone):
             encoder.dropout,
         ]
         modules |= {f"layer {number}": [layer] for number, layer in enumerate(encoder.layers, start=1)}
+        learns = {name: any(parameter.requires_grad for parameter in group) for name, group in groups.items()}
+        self.model.train(any(learns.values()))
         for name, parts in modules.items():
-            learns = any(parameter.requires_grad for parameter in groups[name])
             for part in parts:
-                part.train(learns)
+                part.train(learns[name])
 
     def _num_frozen_below(self) -> int:
         """Return how many groups from the bottom hold nothing that learns."""
+        if not torch.is_grad_enabled():
+            return 0
         for index, parameters in enumerate(self.parameter_groups().values()):
             if any(parameter.requires_grad for parameter in parameters):
                 return index
@@ -255,7 +257,8 @@ class HuggingFaceBackbone(Backbone):
         hidden = add_positions(self.model.encoder.pos_conv_embed, hidden, is_frame)
         if not self._norms_first:
             hidden = self.model.encoder.layer_norm(hidden)
-        return torch.as_tensor(self.model.encoder.dropout(hidden))
+        dropped: torch.Tensor = self.model.encoder.dropout(hidden)
+        return dropped
 
     def _transform(
         self, layer: nn.Module, hidden: torch.Tensor, mask: torch.Tensor | None, bias: torch.Tensor | None
@@ -276,15 +279,14 @@ class HuggingFaceBackbone(Backbone):
         """Return the mask in the form that the model's kind of attention takes."""
         if is_frame is None or self._has_position_bias:
             return is_frame
-        from transformers.masking_utils import create_bidirectional_mask
-
-        mask: torch.Tensor | None = create_bidirectional_mask(self.model.config, hidden, is_frame)
+        masks = importlib.import_module("transformers.masking_utils")
+        mask: torch.Tensor | None = masks.create_bidirectional_mask(self.model.config, hidden, is_frame)
         return mask
 
     def _spec_augment(self, hidden: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor:
         """Mask frames and features as Transformers does, from NumPy's random state; not clips shorter than a mask."""
         config = self.model.config
-        if not (self.training and config.apply_spec_augment) or hidden.shape[1] < config.mask_time_length:
+        if not (self.model.training and config.apply_spec_augment) or hidden.shape[1] < config.mask_time_length:
             return hidden
         masked: torch.Tensor = self.model._mask_hidden_states(hidden.clone(), attention_mask=is_frame)
         return masked
@@ -330,31 +332,41 @@ class _Place:
         return cls(source, is_folder=False, is_online=_hub_answers(), revision=revision)
 
     def read_config(self) -> dict[str, Any]:
-        from transformers import PretrainedConfig
-
+        reader = importlib.import_module("transformers").PreTrainedConfig
         with self._errors("no readable config.json"):
-            content: dict[str, Any] = PretrainedConfig.get_config_dict(self.name, **self._access)[0]
+            content: dict[str, Any] = reader.get_config_dict(self.name, **self._access)[0]
+            if not content:
+                raise FileNotFoundError("there is none")
         return content
 
     def read_preprocess(self) -> dict[str, Any] | None:
         """Return what the model's feature extractor was saved with, or `None` when it was not saved."""
-        from transformers.feature_extraction_utils import FeatureExtractionMixin
-
+        reader = importlib.import_module("transformers").FeatureExtractionMixin
         try:
-            content: dict[str, Any] = FeatureExtractionMixin.get_feature_extractor_dict(self.name, **self._access)[0]
+            content: dict[str, Any] = reader.get_feature_extractor_dict(self.name, **self._access)[0]
         except OSError as error:
             if (Path(self.name) / "preprocessor_config.json").exists():
                 raise ModelError("no readable preprocessor_config.json", where=self.name, remedy=COPY) from error
             return None
         return content
 
+    def commit(self) -> str | None:
+        """Return the commit of a Hub model whose config.json has been read; nothing for a folder."""
+        if self.is_folder:
+            return None
+        look_up = importlib.import_module("huggingface_hub").try_to_load_from_cache
+        path = look_up(self.name, "config.json", revision=self.revision)
+        return Path(path).parent.name if isinstance(path, str) else self.revision
+
     def load(self, config: Any) -> Any:
         """Return the model, each weight of which is in the checkpoint, and none of whose weights is left over."""
         model_class = _model_class(config.model_type, where=self.name)
-        with _quiet(bars=not self.is_folder), self._errors("the weights cannot be loaded"):
+        mask_time_prob, config.mask_time_prob = config.mask_time_prob, 1.0  # with it comes the mask embedding
+        with _quiet(bars=self.is_online), self._errors("the weights cannot be loaded"):
             model, report = model_class.from_pretrained(
                 self.name, config=config, dtype=torch.float32, output_loading_info=True, **self._access
             )
+        model.config.mask_time_prob = mask_time_prob
         missing = set(report["missing_keys"])
         if MASK_EMBEDDING in missing:
             nn.init.zeros_(model.masked_spec_embed)  # or two loads would differ
@@ -389,11 +401,9 @@ class _Place:
 
 def _hub_answers() -> bool:
     """Ask the Hub once, briefly: Transformers itself tries five times over, for 23 s."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
+    hub = importlib.import_module("huggingface_hub")
     try:
-        get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
+        hub.get_session().head(hub.constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
     except Exception:  # of whichever HTTP library the client uses, or its own for HF_HUB_OFFLINE=1
         return False
     return True
@@ -402,8 +412,7 @@ def _hub_answers() -> bool:
 @contextmanager
 def _quiet(*, bars: bool) -> Iterator[None]:
     """Keep Transformers from listing the heads that are left out, and from drawing bars unless it downloads."""
-    from transformers.utils import logging
-
+    logging = importlib.import_module("transformers.utils.logging")
     verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     if not bars:
@@ -435,6 +444,13 @@ def _build_config(content: Mapping[str, Any], changes: Mapping[str, Any], *, whe
     if getattr(config, "add_adapter", False):  # it thins out frames, and is no part of the hidden layers
         config.add_adapter = False
     return config
+
+
+def _new_model(config: Any) -> Any:
+    try:
+        return _model_class(config.model_type, where="config")(config)
+    except (ValueError, RuntimeError) as error:
+        raise ModelError(f"cannot be built ({error})", where="config", remedy=COPY) from error
 
 
 def _do_normalize(config: Any, preprocess: Mapping[str, Any] | None, *, where: str) -> bool:

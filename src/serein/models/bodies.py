@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from serein.errors import RecipeError
-from serein.models.heads import LayerTap
+from serein.models.heads import LayerTap, VectorNorm
 from serein.models.hidden import Backbone, HiddenStates, frame_mask
 from serein.recipe import Cnn2d, CnnBlstm
 
@@ -40,7 +40,7 @@ class Cnn2dBody(nn.Module):
             bands = -(-bands // pool)
         self.dropout = nn.Dropout(options.dropout)
         self.join = nn.Linear(options.channels[-1] * bands, options.size, bias=False)
-        self.norm = nn.BatchNorm1d(options.size)
+        self.norm = VectorNorm(options.size)
         self.size = options.size
 
     def forward(self, hidden: HiddenStates) -> HiddenStates:

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from serein.errors import ModelError
+from serein.errors import ModelError, RecipeError
 from serein.labels.categories import Categories
 from serein.models.speech import SpeechModel, assemble, described_backbone
 from serein.recipe import Clips, Cnn2d, CnnBlstm, Inference, Options, Tasks
@@ -113,17 +112,17 @@ def load(folder: str | Path) -> ModelFolder:
     try:
         options = ModelOptions.model_validate({name: description[name] for name in ModelOptions.model_fields})
         categories = Categories(tuple(labels["emotion"]["classes"]), dict(labels["emotion"]["merge"]))
-    except (KeyError, TypeError, ValidationError) as error:
+        tasks = {"emotion": (options.tasks.emotion, len(categories.classes))}
+        model = assemble(described_backbone(description["backbone"]), options.body, tasks)
+        training, backbone_weights = dict(description["training"]), description["backbone_weights"]
+    except (KeyError, TypeError, ValueError, AttributeError, RecipeError) as error:
         raise ModelError(
-            f"does not describe a model ({str(error).splitlines()[0]})",
+            f"model.json and labels.json do not describe a model ({str(error).splitlines()[0]})",
             where=folder,
             remedy="Copy the folder again.",
         ) from None
-    backbone = described_backbone(description["backbone"])
-    tasks = {"emotion": (options.tasks.emotion, len(categories.classes))}
-    model = assemble(backbone, options.body, tasks)
-    _load_weights(model, folder / "model.safetensors", description["backbone_weights"])
-    return ModelFolder(model.eval(), options, categories, description.get("training", {}))
+    _load_weights(model, folder / "model.safetensors", backbone_weights)
+    return ModelFolder(model.eval(), options, categories, training)
 
 
 def is_model_folder(folder: str | Path) -> bool:

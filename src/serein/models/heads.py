@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from serein.errors import RecipeError
 from serein.models.hidden import HiddenStates
@@ -63,6 +64,16 @@ class LayerTap(nn.Module):
         return sum((share * layer for share, layer in zip(shares, hidden.layers, strict=True)), start=torch.zeros(()))
 
 
+class VectorNorm(nn.BatchNorm1d):
+    """Batch norm that judges a lone vector by the running statistics: one value per feature has no deviation."""
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Normalise (batch, feature) or (batch, feature, frame)."""
+        if vectors.numel() > self.num_features:
+            return super().forward(vectors)
+        return F.batch_norm(vectors, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
 class PooledHead(nn.Module):
     """Tap -> (projection) -> pooling -> (projection) -> fully connected layers -> output.
 
@@ -80,7 +91,7 @@ class PooledHead(nn.Module):
         self.frame_projection = nn.Linear(size, options.projection) if at_frames else None  # type: ignore[arg-type]
         self.pooling = POOLINGS[options.pooling](options.projection if at_frames else size)  # type: ignore[arg-type]
         size = self.pooling.size
-        layers: list[nn.Module] = [nn.BatchNorm1d(size)] if options.batch_norm else []
+        layers: list[nn.Module] = [VectorNorm(size)] if options.batch_norm else []
         for width in [] if at_frames or options.projection is None else [options.projection]:
             layers += [nn.Linear(size, width)]
             size = width

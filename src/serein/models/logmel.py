@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from serein.errors import RecipeError
 from serein.models.hidden import Backbone, HiddenStates, frame_mask
 from serein.recipe import LogMel
 
@@ -24,6 +25,9 @@ class LogMelBackbone(Backbone):
 
     Args:
         options: Bands, window, hop, normalisation.
+
+    Raises:
+        RecipeError: A band is too narrow to hold a frequency of the window's spectrum.
     """
 
     hann: torch.Tensor
@@ -121,7 +125,13 @@ def _mel_filters(options: LogMel, fft: int, hann: torch.Tensor) -> torch.Tensor:
     bins = torch.arange(fft // 2 + 1, dtype=torch.float64) * Backbone.sample_rate_hz / fft
     low, centre, high = (edges[i : i + options.num_bands, None] for i in range(3))
     triangles = torch.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)).clamp_min(0.0)
-    area = triangles.sum(1, keepdim=True).clamp_min(1e-8)
+    area = triangles.sum(1, keepdim=True)
+    if num_empty := int((area == 0).sum()):
+        raise RecipeError(
+            f"{num_empty} of {options.num_bands} mel bands are narrower than the frequencies of a window tell apart",
+            where="backbone",
+            remedy="Choose fewer num_bands, or a longer window_s.",
+        )
     return (triangles / area / hann.double().square().sum()).float()
 
 

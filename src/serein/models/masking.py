@@ -90,7 +90,13 @@ class GatedAttention(nn.Module):
         attention: The module that it stands in for.
     """
 
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    out_proj: nn.Linear
+    gru_rel_pos_linear: nn.Linear
     gru_rel_pos_const: nn.Parameter
+    rel_attn_embed: nn.Embedding  # of the first layer only
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
@@ -130,12 +136,12 @@ class GatedAttention(nn.Module):
         return self.out_proj(mixed.transpose(1, 2).flatten(2)), None, position_bias
 
     def _heads(self, frames: torch.Tensor) -> torch.Tensor:
-        return frames.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return frames.view(*frames.shape[:-1], self.num_heads, -1).transpose(1, 2)
 
     def _gate(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Return (batch, head, query, 1)."""
-        sums = self.gru_rel_pos_linear(self._heads(hidden_states)).unflatten(-1, (2, 4)).sum(-1)
-        update, reset = torch.sigmoid(sums).chunk(2, dim=-1)
+        gates: torch.Tensor = self.gru_rel_pos_linear(self._heads(hidden_states))
+        update, reset = torch.sigmoid(gates.view(*gates.shape[:-1], 2, 4).sum(-1)).chunk(2, dim=-1)
         return update * (reset * self.gru_rel_pos_const - 1.0) + 2.0
 
     def _position_bias(self, num_frames: int) -> torch.Tensor:
@@ -177,6 +183,7 @@ class OneDnnLinear(nn.Linear):
             and input.dtype == self.weight.dtype == torch.float32
             and input.numel() > 0
             and not torch.is_autocast_enabled("cpu")
+            and _has_onednn()
             and _is_amd()
         )
 
@@ -195,9 +202,12 @@ def fasten(model: nn.Module) -> None:
 def _encoder_layer(layer: Any, frames: torch.Tensor, num_samples: Sequence[int]) -> torch.Tensor:
     norm = getattr(layer, "layer_norm", None)
     if isinstance(norm, nn.GroupNorm):
-        return torch.as_tensor(layer.activation(_time_normed(layer, frames.squeeze(-1), num_samples)))
-    frames = _convolve(layer.conv, frames)
-    return torch.as_tensor(layer.activation(frames if norm is None else norm(frames)))
+        frames = _time_normed(layer, frames.squeeze(-1), num_samples)
+    else:
+        frames = _convolve(layer.conv, frames)
+        frames = frames if norm is None else norm(frames)
+    activated: torch.Tensor = layer.activation(frames)
+    return activated
 
 
 def _time_normed(layer: Any, waveforms: torch.Tensor, num_samples: Sequence[int]) -> torch.Tensor:
@@ -246,14 +256,15 @@ def _position_layer(layer: Any, frames: torch.Tensor, is_frame: torch.Tensor | N
     positions = _convolve(layer.conv, frames)[:, : frames.shape[1]]  # an even kernel gives one frame too many
     if hasattr(layer, "layer_norm"):
         positions = layer.layer_norm(positions)
-    return torch.as_tensor(layer.activation(positions))
+    activated: torch.Tensor = layer.activation(positions)
+    return activated
 
 
 def _normed_over_batch(norm: nn.Module, frames: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor:
     """Apply batch norm (HuBERT's `conv_pos_batch_norm`) to the real frames alone."""
+    real: torch.Tensor = norm(frames.flatten(0, 1) if is_frame is None else frames[is_frame])
     if is_frame is None:
-        return torch.as_tensor(norm(frames.flatten(0, 1))).view_as(frames)
-    real: torch.Tensor = norm(frames[is_frame])
+        return real.view_as(frames)
     return real.new_zeros(frames.shape).masked_scatter(is_frame.unsqueeze(-1), real)
 
 
@@ -265,13 +276,13 @@ def _convolve(conv: nn.Conv1d, frames: torch.Tensor) -> torch.Tensor:
     """
     channels_first = frames.transpose(1, 2)
     weight = conv.weight  # one look: a weight norm is computed here
-    (stride,), (padding,), groups = conv.stride, conv.padding, conv.groups
-    if frames.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return F.conv1d(channels_first, weight, conv.bias, stride, int(padding), 1, groups).transpose(1, 2)
+    stride, padding, groups = conv.stride[0], int(conv.padding[0]), conv.groups
+    if frames.device.type != "cpu" or not _has_onednn():
+        return F.conv1d(channels_first, weight, conv.bias, stride, padding, 1, groups).transpose(1, 2)
     image, weight = channels_first.unsqueeze(2), weight.unsqueeze(2)
     if conv.in_channels == 1:  # then the input alone does not tell the layout
         weight = weight.contiguous(memory_format=torch.channels_last)
-    output = F.conv2d(image, weight, conv.bias, (1, stride), (0, int(padding)), 1, groups)
+    output = F.conv2d(image, weight, conv.bias, (1, stride), (0, padding), 1, groups)
     return output.squeeze(2).transpose(1, 2)
 
 
@@ -282,7 +293,12 @@ def _modules(parent: nn.Module, name: str) -> nn.ModuleList:
 
 
 @cache
+def _has_onednn() -> bool:
+    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+
+
+@cache
 def _is_amd() -> bool:
     cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else platform.processor()
-    return "AuthenticAMD" in text and torch.backends.mkldnn.is_available()
+    is_linux = cpuinfo.is_file()
+    return "AuthenticAMD" in (cpuinfo.read_text(errors="replace") if is_linux else platform.processor())

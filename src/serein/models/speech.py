@@ -63,13 +63,29 @@ class SpeechModel(nn.Module):
             names: `all`, `backbone`, or names of `parameter_groups`; `layers 5-12` is `layer 5` to `layer 12`.
 
         Raises:
-            RecipeError: There is no such group.
+            RecipeError: There is no such group, or none of them has weights.
         """
+        names = list(names)
         groups = self.parameter_groups()
         chosen = {group for name in names for group in _expand(name, groups)}
+        if not any(groups[group] for group in chosen):
+            raise RecipeError(
+                f"nothing learns: {', '.join(names) or 'no part'} has no weights in this model",
+                where="trainable",
+                remedy="Name a part that learns, or 'all'.",
+            )
         for group, parameters in groups.items():
             for parameter in parameters:
                 parameter.requires_grad_(group in chosen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> SpeechModel:
+        """Switch to training, all but frozen batch norms: their running statistics are frozen too."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and not module.weight.requires_grad:
+                module.eval()
+        return self
 
 
 def _expand(name: str, groups: Mapping[str, object]) -> list[str]:

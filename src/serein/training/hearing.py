@@ -32,12 +32,8 @@ def hear(backbone: Backbone, batch: Batch, augmentation: SpectrogramAugmentation
     """
     if augmentation == SpectrogramAugmentation():
         return Heard(backbone(batch.waveforms, batch.num_samples), batch.targets, batch.has_target)
-    if not isinstance(backbone, LogMelBackbone):
-        raise RecipeError(
-            "spectrogram augmentation needs the backbone 'logmel'",
-            where="stages.augmentation",
-            remedy="Leave it out.",
-        )
+    require_bands(backbone, augmentation)
+    assert isinstance(backbone, LogMelBackbone)
     augmenter = SpectrogramAugmenter(augmentation, batch.seeds)
     bands_db, is_frame = backbone.bands(batch.waveforms, batch.num_samples)
     bands_db, num_frames = augmenter.bend(bands_db, is_frame.sum(dim=1))
@@ -46,6 +42,14 @@ def hear(backbone: Backbone, batch: Batch, augmentation: SpectrogramAugmentation
     heard = Heard(HiddenStates((frames,), is_frame), batch.targets, batch.has_target)
     mixing = augmenter.mixing()
     return heard if mixing is None else _mixed(heard, *mixing)
+
+
+def require_bands(
+    backbone: Backbone, augmentation: SpectrogramAugmentation, where: str = "stages.augmentation"
+) -> None:
+    """Raise RecipeError when a spectrogram is to be changed, but the backbone makes none."""
+    if augmentation != SpectrogramAugmentation() and not isinstance(backbone, LogMelBackbone):
+        raise RecipeError("spectrogram augmentation needs the backbone 'logmel'", where=where, remedy="Leave it out.")
 
 
 def _mixed(heard: Heard, partners: torch.Tensor, share: float) -> Heard:

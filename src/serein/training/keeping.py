@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -15,15 +16,19 @@ from safetensors.torch import load_file, save_file
 
 from serein.data.batches import Batch
 from serein.data.files import replacing, write_text
+from serein.errors import RunError
 from serein.training.module import StageModule
 
 RESUME = "resume.ckpt"
+PARTIAL = f".partial.{RESUME}"
 WEIGHTS = "weights.safetensors"
 METRICS = "metrics.jsonl"
 
 
 class EpochKeeper(Checkpoint):
     """Writes metrics, the best weights, and the state to resume from; each file is whole or the one before.
+
+    A loss that is no number stops the training (RunError).
 
     The order matters: weights and metrics first, the resume state last. A kill in between repeats the epoch, which
     draws the same and writes the same.
@@ -37,7 +42,12 @@ class EpochKeeper(Checkpoint):
         self.folder, self.keep = folder, keep
         self.history: list[dict[str, float]] = []
         self.best: dict[str, float] = {}
+        self.is_over = False
         self.heard_s, self.started = 0.0, 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Let a stage that had lost patience when it was killed train no further."""
+        trainer.should_stop = self.is_over
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self.heard_s, self.started = 0.0, time.monotonic()
@@ -54,7 +64,14 @@ class EpochKeeper(Checkpoint):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         line = self._line(trainer)
+        if not math.isfinite(line["train_loss"]):
+            raise RunError(
+                f"the training diverged: the loss of epoch {trainer.current_epoch + 1} is {line['train_loss']}",
+                where=self.folder,
+                remedy="Lower optimizer.learning_rate, or set clip_norm.",
+            )
         self.history.append(line)
+        self.is_over = trainer.should_stop
         ua = line.get("dev_ua")
         is_best = self.keep == "last" or ua is None or ua > self.best.get("dev_ua", -1.0)
         if is_best:
@@ -63,16 +80,17 @@ class EpochKeeper(Checkpoint):
             if is_best:
                 save_weights(module, self.folder / f".best.{WEIGHTS}")
             write_text(self.folder / METRICS, "".join(json.dumps(each) + "\n" for each in self.history))
-        partial = self.folder / f".partial.{RESUME}"
+        partial = self.folder / PARTIAL
         trainer.save_checkpoint(partial)  # every process takes part, the first one writes
         if trainer.is_global_zero:
             os.replace(partial, self.folder / RESUME)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history, "best": self.best}
+        return {"history": self.history, "best": self.best, "is_over": self.is_over}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.history, self.best = list(state_dict["history"]), dict(state_dict["best"])
+        self.is_over = bool(state_dict["is_over"])
 
     def _line(self, trainer: lightning.Trainer) -> dict[str, float]:
         seconds = time.monotonic() - self.started

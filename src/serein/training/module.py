@@ -44,17 +44,18 @@ class StageModule(lightning.LightningModule):
         """The model whose scores count: the averaged one when the stage averages."""
         return self.model if self.average is None else self.average.module  # type: ignore[return-value]
 
-    def on_train_epoch_start(self) -> None:
-        """Seed dropout by epoch, so that a resumed run draws what an undisturbed one draws."""
-        torch.manual_seed(draw_seed(self.seed, self.current_epoch, "dropout"))
-
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
-        """Return the weighted sum of the tasks' losses."""
+        """Return the weighted sum of the tasks' losses.
+
+        Dropout is seeded by batch: loaders draw from torch's generator as well, and a resumed run makes more of them.
+        """
+        torch.manual_seed(draw_seed(self.seed, self.current_epoch, f"dropout/{batch_index}/{self.global_rank}"))
         heard = hear(self.model.backbone, batch, self.stage.augmentation)
         readings = self.model.read(heard.hidden)
         loss = self._loss(readings, heard.targets, heard.has_target)
         size = len(batch.num_samples)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=size)
+        many = self.trainer.world_size > 1
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=many)
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -82,8 +83,11 @@ class StageModule(lightning.LightningModule):
         """Score the whole dev set, on every process the same."""
         for name, pairs in self._gathered().items():
             truth, output = (torch.cat(part) for part in zip(*pairs, strict=True))
-            self.log(f"dev_{_SCORE_NAMES[name]}", self.tasks[name].score(truth, output), rank_zero_only=False)
+            score = self.tasks[name].score(truth, output)
+            self.log(f"dev_{_SCORE_NAMES[name]}", score, rank_zero_only=False)
             self.log("dev_loss", self.tasks[name].loss(truth, output))
+            if self.stage.schedule.name == "plateau":
+                self.lr_schedulers().step(score)  # type: ignore[union-attr,call-arg,arg-type]
         self._dev.clear()
 
     def configure_optimizers(self) -> Any:
@@ -96,7 +100,11 @@ class StageModule(lightning.LightningModule):
             plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
                 optimizer, mode="max", factor=schedule.factor, patience=schedule.patience
             )
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "dev_ua"}}
+            # Lightning would step it after the resume state is written, so on_validation_epoch_end does
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": plateau, "monitor": "dev_ua", "frequency": _NEVER},
+            }
         interval = "epoch" if schedule.name == "exponential" else "step"
         return {
             "optimizer": optimizer,
@@ -135,6 +143,7 @@ class StageModule(lightning.LightningModule):
 
 
 _SCORE_NAMES = {"emotion": "ua"}
+_NEVER = 1 << 62
 
 
 def build_optimizer(model: SpeechModel, options: Optimizer) -> torch.optim.Optimizer:

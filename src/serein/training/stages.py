@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from serein.data.batches import (
     BucketSampler,
@@ -30,7 +32,7 @@ from serein.models.speech import SpeechModel
 from serein.progress import Report
 from serein.recipe import Batches, Clips, Stage
 from serein.tasks.emotion import EmotionTask
-from serein.training.keeping import METRICS, RESUME, WEIGHTS, EpochKeeper, load_weights
+from serein.training.keeping import METRICS, PARTIAL, RESUME, WEIGHTS, EpochKeeper, load_weights
 from serein.training.module import StageModule
 from serein.training.progress import StageProgress
 from serein.world import wait_for_all, world
@@ -132,8 +134,10 @@ def train_stage(
         _fit(model, tasks, stage, data, folder, seed, report, label)
         if world().is_first:
             os.replace(folder / f".best.{WEIGHTS}", weights)
-            (folder / RESUME).unlink(missing_ok=True)
         wait_for_all()
+    if world().is_first:
+        for name in (RESUME, PARTIAL):
+            (folder / name).unlink(missing_ok=True)
     load_weights(model, weights)
 
 
@@ -171,7 +175,12 @@ def _fit(
             deterministic="warn",
             benchmark=False,
         )
-        trainer.fit(module, datamodule=loaders, ckpt_path=resume if resume.exists() else None, weights_only=True)
+        try:
+            trainer.fit(module, datamodule=loaders, ckpt_path=resume if resume.exists() else None, weights_only=True)
+        except SIGTERMException:  # Lightning's would exit with status 0
+            raise SystemExit(128 + signal.SIGTERM) from None
+        except SystemExit as stop:  # what Lightning makes of the keyboard's interrupt
+            raise (KeyboardInterrupt if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
 
 
 def _devices() -> dict[str, Any]:

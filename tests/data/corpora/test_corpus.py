@@ -46,9 +46,7 @@ def test_a_complete_corpus_is_prepared_in_order_with_absolute_paths(
     monkeypatch.chdir(root.parent)
     calls: list[tuple[int, int]] = []
     prepared = prepare(TOY, root.name, on_progress=lambda done, total: calls.append((done, total)))
-    assert [(u.id, u.audio) for u in prepared.utterances] == [
-        (n, str(root / f"{n}.wav")) for n in ("h1", "h2", "s2")
-    ]
+    assert [(u.id, u.audio) for u in prepared.utterances] == [(n, str(root / f"{n}.wav")) for n in ("h1", "h2", "s2")]
     assert (prepared.skipped, prepared.notes) == ([], [])
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
@@ -67,16 +65,12 @@ def test_a_partial_corpus_is_noted_when_asked_for(root: Path) -> None:
     (root / "h2.wav").unlink()
     prepared = prepare(TOY, root, counts="partial")
     assert len(prepared.utterances) == 2
-    assert prepared.notes == [
-        "found 2 of the 3 utterances that Toy publishes (speaker 2: 1 of 2; emotion h: 1 of 2)"
-    ]
+    assert prepared.notes == ["found 2 of the 3 utterances that Toy publishes (speaker 2: 1 of 2; emotion h: 1 of 2)"]
 
 
 def test_more_than_was_published_is_no_better(root: Path) -> None:
     soundfile.write(root / "x9.wav", np.full(800, 0.1), 16_000)
-    with pytest.raises(
-        ManifestError, match=r"found 4 of the 3 .*speaker 9: 1 of 0.*Remove what is not part of it"
-    ):
+    with pytest.raises(ManifestError, match=r"found 4 of the 3 .*speaker 9: 1 of 0.*Remove what is not part of it"):
         prepare(TOY, root)
 
 
@@ -110,8 +104,7 @@ def test_nothing_readable_is_an_error_even_when_skipping(root: Path) -> None:
 def test_a_file_with_several_parts_is_opened_once(root: Path) -> None:
     def parts(folder: Path) -> list[Utterance]:
         return [
-            Utterance(id=str(n), audio=str(folder / "h1.wav"), start_s=n / 100, end_s=n / 100 + 0.01)
-            for n in range(4)
+            Utterance(id=str(n), audio=str(folder / "h1.wav"), start_s=n / 100, end_s=n / 100 + 0.01) for n in range(4)
         ]
 
     calls: list[tuple[int, int]] = []
@@ -151,9 +144,7 @@ def test_every_corpus_says_what_it_is(name: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_corpus_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(
-        ManifestError, match="unknown corpus 'iemcap', expected one of: ravdess, emodb, folder, csv"
-    ):
+    with pytest.raises(ManifestError, match="unknown corpus 'iemcap', expected one of: ravdess, emodb, folder, csv"):
         corpus_named("iemcap")
 
 

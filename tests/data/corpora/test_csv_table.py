@@ -20,9 +20,7 @@ def table(folder: Path, text: str, *, encoding: str = "utf-8") -> Path:
 
 
 def test_the_usual_columns(tmp_path: Path) -> None:
-    path = table(
-        tmp_path, 'path,speaker,gender,emotion,text\nwav/ä.wav,03,f,sad,"Well, no."\nwav/b.wav,,,,\n'
-    )
+    path = table(tmp_path, 'path,speaker,gender,emotion,text\nwav/ä.wav,03,f,sad,"Well, no."\nwav/b.wav,,,,\n')
     first, second = parse(path)
     assert first.model_dump(exclude_defaults=True) == {
         "id": "wav/ä",
@@ -41,24 +39,18 @@ def test_the_usual_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_separators_byte_order_marks_and_line_ends(
-    tmp_path: Path, separator: str, encoding: str, end: str
-) -> None:
+def test_separators_byte_order_marks_and_line_ends(tmp_path: Path, separator: str, encoding: str, end: str) -> None:
     rows = [["audio", "emotion"], ["1.wav", "sad"], ["", ""], ["2.wav", "fröhlich"]]
     text = end.join(separator.join(row) for row in rows) + end
     assert [u.emotion for u in parse(table(tmp_path, text, encoding=encoding))] == ["sad", "fröhlich"]
 
 
-@pytest.mark.parametrize(
-    ("field", "alias"), [(field, alias) for field, names in ALIASES.items() for alias in names]
-)
+@pytest.mark.parametrize(("field", "alias"), [(field, alias) for field, names in ALIASES.items() for alias in names])
 def test_every_alias_in_any_case(tmp_path: Path, field: str, alias: str) -> None:
     value = {"audio": "1.wav", "gender": "m", "start_s": "1.5", "end_s": "1.5"}.get(field, "x")
     header, row = (alias.upper(), value) if field == "audio" else (f"{alias.upper()},audio", f"{value},1.wav")
     (utterance,) = parse(table(tmp_path, f"{header}\n{row}\n"))
-    expected = {"audio": str(tmp_path / "1.wav"), "gender": "male", "start_s": 1.5, "end_s": 1.5}.get(
-        field, "x"
-    )
+    expected = {"audio": str(tmp_path / "1.wav"), "gender": "male", "start_s": 1.5, "end_s": 1.5}.get(field, "x")
     assert getattr(utterance, field) == expected
 
 

@@ -53,9 +53,7 @@ def test_the_layout_and_the_suffix_do_not_matter(tmp_path: Path, prefix: str, su
 
 
 def test_the_order_is_by_actor_whatever_the_folders(tmp_path: Path) -> None:
-    root = tree(
-        tmp_path, "b/03-01-01-01-01-01-02.wav", "a/03-01-02-01-01-01-10.wav", "c/03-01-08-01-01-01-01.wav"
-    )
+    root = tree(tmp_path, "b/03-01-01-01-01-01-02.wav", "a/03-01-02-01-01-01-10.wav", "c/03-01-08-01-01-01-01.wav")
     assert [u.speaker for u in parse(root)] == ["01", "02", "10"]
 
 

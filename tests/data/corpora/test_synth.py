@@ -276,9 +276,7 @@ def test_a_smaller_corpus_is_a_subset_byte_for_byte(corpus: list[Utterance], tmp
         assert Path(utterance.audio).read_bytes() == Path(twin.audio).read_bytes()
 
 
-def test_building_twice_over_the_same_folder_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_building_twice_over_the_same_folder_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synth, "NUM_SESSIONS", 1)
     first = synth.build(tmp_path, seed=3, clips_per_speaker_and_emotion=1)
     before = contents(tmp_path)
@@ -328,9 +326,7 @@ def test_no_clips_make_no_corpus(tmp_path: Path) -> None:
         synth.build(tmp_path, clips_per_speaker_and_emotion=0)
 
 
-def test_without_espeak_the_command_to_install_it_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_espeak_the_command_to_install_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'serein\[synth\]'"):
         synth.build(tmp_path, clips_per_speaker_and_emotion=1)

@@ -1,0 +1,75 @@
+"""What several tests share: recordings made on the spot, where real speech lies, and settings that make tests quick."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: threads cost more than such small sums
+
+from collections.abc import Callable
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+import soundfile
+
+from serein.data.utterance import Utterance
+
+hypothesis.settings.register_profile("serein", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("serein")
+
+RATE_HZ = 16_000
+REAL = Path(os.environ.get("SEREIN_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+Record = Callable[..., Utterance]
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Record:
+    """Write a recording and return its utterance: `record("a", samples, rate_hz, emotion="sad")`."""
+
+    def write(name: str, samples: np.ndarray, rate_hz: int = RATE_HZ, **fields: object) -> Utterance:
+        path = tmp_path / (name if "." in name else f"{name}.wav")
+        soundfile.write(path, samples, rate_hz, subtype="FLOAT" if path.suffix == ".wav" else None)
+        return Utterance(id=name, audio=str(path), **({"speaker": "1", "emotion": "happy"} | fields))
+
+    return write
+
+
+@pytest.fixture
+def tiny_corpus(record: Record) -> list[Utterance]:
+    """Twelve recordings of 0.2 to 0.5 s: two women and two men, each with three tones that stand for emotions."""
+    rng = np.random.default_rng(0)
+    tones_hz = {"calm": 200.0, "happy": 800.0, "sad": 3_200.0}
+    people = (("01", "female"), ("02", "male"), ("03", "female"), ("04", "male"))
+    return [
+        record(
+            f"{speaker}-{emotion}",
+            tone(hz * rng.uniform(0.9, 1.1), seconds=rng.uniform(0.2, 0.5)) + rng.normal(0.0, 0.01),
+            speaker=speaker,
+            gender=gender,
+            emotion=emotion,
+            session=f"s{int(speaker) % 2}",
+            corpus="tones",
+        )
+        for speaker, gender in people
+        for emotion, hz in tones_hz.items()
+    ]
+
+
+def tone(hz: float, *, seconds: float) -> np.ndarray:
+    """Return a sine of amplitude 0.3."""
+    return 0.3 * np.sin(2 * np.pi * hz * np.arange(round(seconds * RATE_HZ)) / RATE_HZ)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Callable[[str], Path]:
+    """Return the folder of a real corpus, or skip: `real_data("ravdess")`."""
+
+    def folder(name: str) -> Path:
+        if not (REAL / name).is_dir():
+            pytest.skip(f"no {name} in {REAL}; set SEREIN_TEST_DATA")
+        return REAL / name
+
+    return folder

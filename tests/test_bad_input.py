@@ -1,0 +1,623 @@
+"""Bad input through the real command line: one line on stderr that says where, what and what to do; nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from cli_fixtures import (  # noqa: F401
+    RATE_HZ,
+    Call,
+    everything_in,
+    in_subprocess,
+    serein,
+    tiny,
+    tiny_model,
+    tiny_run,
+    tone,
+    tones,
+    write_recipe,
+    write_wav,
+)
+
+
+@dataclass
+class Ground:
+    """What a case is built on: a folder of its own, good data, a good recipe, a good model."""
+
+    root: Path
+    tones: Path
+    tiny: Path
+    finished: Path
+
+    @property
+    def out(self) -> Path:
+        """Where a command is told to write; it never exists before, nor after a refusal."""
+        return self.root / "out"
+
+    @property
+    def model(self) -> Path:
+        """A model folder; read only."""
+        return self.finished / "fold-1" / "seed-0" / "model"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the good manifest's utterances, audio paths absolute."""
+        rows = [json.loads(line) for line in self.tones.read_text(encoding="utf-8").splitlines()]
+        return [row | {"audio": str(self.tones.parent / row["audio"])} for row in rows]
+
+    def manifest(self, rows: list[Any]) -> Path:
+        """Write a manifest of rows; a text row as it is."""
+        path = self.root / "m.jsonl"
+        path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+        return path
+
+    def with_first(self, **changes: Any) -> Path:
+        """Write the good manifest with another first utterance."""
+        first, *others = self.rows()
+        return self.manifest([first | changes, *others])
+
+    def recipe(self, text: str) -> Path:
+        """Write a recipe as text."""
+        path = self.root / "r.yaml"
+        path.write_text(text)
+        return path
+
+    def changed(self, changes: dict[str, Any] | None = None, **stage: Any) -> Path:
+        """Write the tiny recipe with changes, and changes of its stage."""
+        return write_recipe(self.root / "r.yaml", changes, stage)
+
+    def wav(self, samples: np.ndarray) -> Path:
+        """Write samples as a floating-point WAV."""
+        path = self.root / "bad.wav"
+        soundfile.write(path, samples, RATE_HZ, subtype="FLOAT")
+        return path
+
+    def file(self, content: bytes, name: str = "bad.wav") -> Path:
+        """Write bytes."""
+        path = self.root / name
+        path.write_bytes(content)
+        return path
+
+    def copied_run(self) -> Path:
+        """Copy the finished run to where commands write."""
+        return Path(shutil.copytree(self.finished, self.out))
+
+    def copied_model(self) -> Path:
+        """Copy the model, to be damaged."""
+        return Path(shutil.copytree(self.model, self.root / "model"))
+
+
+@pytest.fixture
+def ground(tmp_path: Path, tones: Path, tiny: Path, tiny_run: Path) -> Ground:  # noqa: F811
+    """A fresh folder beside the good data."""
+    return Ground(tmp_path, tones, tiny, tiny_run)
+
+
+Build = Callable[[Ground], list[object]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of bad input.
+
+    Attributes:
+        build: Writes the bad input and returns the command line.
+        says: What the complaint must hold: where, what, remedy.
+    """
+
+    name: str
+    build: Build
+    says: tuple[str, ...]
+
+
+def run(ground: Ground, *, recipe: Path | None = None, data: Path | None = None, more: tuple[object, ...] = ()) -> Any:
+    return ["run", recipe or ground.tiny, "--data", data or ground.tones, "--out", ground.out, "--jobs", 1, *more]
+
+
+def damaged(ground: Ground, name: str, content: bytes) -> list[object]:
+    model = ground.copied_model()
+    (model / name).write_bytes(content)
+    return ["predict", model, first_wav(ground)]
+
+
+def first_wav(ground: Ground) -> str:
+    return str(ground.rows()[0]["audio"])
+
+
+def truncated_wav(ground: Ground) -> Path:
+    return ground.file(write_wav(ground.root / "whole.wav").read_bytes()[:5000])
+
+
+def described(ground: Ground, **changes: Any) -> list[object]:
+    """Return a call on a model whose model.json says something else; `None` takes a key away."""
+    content = json.loads((ground.model / "model.json").read_text()) | changes
+    kept = {key: value for key, value in content.items() if value is not None or key == "body"}
+    return damaged(ground, "model.json", json.dumps(kept).encode())
+
+
+def twin_of_another_speaker(ground: Ground) -> Path:
+    rows = ground.rows()
+    return ground.manifest([*rows[:-1], rows[-1] | {"audio": rows[0]["audio"]}])
+
+
+def folder_of(ground: Ground, name: str) -> Path:
+    folder = ground.root / "folder"
+    folder.mkdir()
+    (folder / name).write_text("words")
+    return folder
+
+
+def circle(ground: Ground) -> Path:
+    (ground.root / "a.yaml").write_text("base: b.yaml\n")
+    (ground.root / "b.yaml").write_text("base: a.yaml\n")
+    return ground.root / "a.yaml"
+
+
+def transformer(ground: Ground) -> dict[str, Any]:
+    """Save a tiny wav2vec 2.0 and return the backbone that names it."""
+    from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+    folder = ground.root / "w2v2"
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
+    convolutions = {"conv_dim": [8] * 7, "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
+    Wav2Vec2Model(Wav2Vec2Config(**sizes, **convolutions)).save_pretrained(folder)
+    return {"name": "huggingface", "source": str(folder)}
+
+
+def on_transformer(ground: Ground, body: str | None, **stage: Any) -> Path:
+    import yaml
+
+    from cli_fixtures import TINY, merged
+
+    values = TINY | {"backbone": transformer(ground), "body": body and {"name": body}}
+    values["stages"] = [merged(TINY["stages"][0], {"augmentation": {"gain_db": 0, "time_masks": 0}} | stage)]
+    return ground.recipe(yaml.safe_dump(values))
+
+
+RECORDINGS = [
+    Case("missing", lambda g: [g.root / "no.wav"], ("no.wav", "no such file", "Check the path")),
+    Case("empty", lambda g: [g.file(b"")], ("bad.wav", "empty (0 bytes)", "record it again")),
+    Case("truncated", lambda g: [truncated_wav(g)], ("bad.wav", "truncated", "Copy the file again")),
+    Case("header only", lambda g: [g.wav(np.zeros(0))], ("bad.wav", "holds no samples", "Record it again")),
+    Case("silent", lambda g: [g.wav(np.zeros(8000))], ("bad.wav", "silent", "Record it again")),
+    Case("NaN", lambda g: [g.wav(np.full(8000, np.nan))], ("bad.wav", "NaN", "Export the recording again")),
+    Case("infinite", lambda g: [g.wav(np.full(8000, np.inf))], ("bad.wav", "NaN or infinite", "Export")),
+    Case("text named .wav", lambda g: [g.file(b"Dear diary, " * 99)], ("bad.wav", "cannot be decoded", "Give WAV")),
+    Case("not audio", lambda g: [g.file(b"%PDF-1.7", "a.pdf")], ("a.pdf", "cannot be decoded", "ffmpeg")),
+    Case("random bytes", lambda g: [g.file(bytes(range(256)) * 9)], ("bad.wav", "cannot be decoded", "ffmpeg")),
+]
+
+PREDICT = [
+    Case(
+        "folder without audio",
+        lambda g: ["predict", g.model, folder_of(g, "a.txt")],
+        ("folder: ", "holds no recordings", ".wav"),
+    ),
+    Case("no model folder", lambda g: ["predict", g.root / "none", first_wav(g)], ("none", "no such", "Train one")),
+    Case("model is a file", lambda g: ["predict", first_wav(g), first_wav(g)], (".wav", "model folder", "Train one")),
+    Case(
+        "not a model folder",
+        lambda g: ["predict", folder_of(g, "a.txt"), first_wav(g)],
+        ("model.json", "missing", "Name a folder that serein saved"),
+    ),
+    Case(
+        "model without weights",
+        lambda g: [
+            "predict",
+            [m := g.copied_model(), (m / "model.safetensors").unlink()][0],
+            first_wav(g),
+        ],
+        ("model.safetensors missing", "Name a folder"),
+    ),
+    Case(
+        "weights cut off",
+        lambda g: damaged(g, "model.safetensors", (g.model / "model.safetensors").read_bytes()[:-99]),
+        ("model.safetensors", "damaged weights", "Copy the folder again"),
+    ),
+    Case(
+        "weights of another model",
+        lambda g: damaged(
+            g, "model.json", (g.model / "model.json").read_bytes().replace(b'"size": 8', b'"size": 16')
+        ),
+        ("model.safetensors", "do not fit model.json", "Copy the folder again"),
+    ),
+    Case("model.json cut off", lambda g: damaged(g, "model.json", b'{"format": 1,'), ("model.json", "not JSON", "Copy")),
+    Case("model.json a list", lambda g: damaged(g, "model.json", b"[]"), ("model.json", "no keys", "Copy")),
+    Case("newer format", lambda g: described(g, format=99), ("model.json", "format 99", "Upgrade serein")),
+    Case("no backbone", lambda g: described(g, backbone=None), ("does not describe a model", "Copy")),
+    Case("strange backbone", lambda g: described(g, backbone={"name": "x"}), ("unknown backbone 'x'", "upgrade")),
+    Case("backbone a word", lambda g: described(g, backbone="logmel"), ("does not describe a model", "Copy")),
+    Case(
+        "damaged backbone",
+        lambda g: described(g, backbone={"name": "logmel", "num_bands": -1}),
+        ("does not describe a model", "Copy"),
+    ),
+    Case("no weights' origin", lambda g: described(g, backbone_weights=None), ("does not describe a model", "Copy")),
+    Case("labels.json a list", lambda g: damaged(g, "labels.json", b'{"emotion": []}'), ("does not describe", "Copy")),
+    Case("labels cut off", lambda g: damaged(g, "labels.json", b"{"), ("labels.json", "not JSON", "Copy")),
+    Case(
+        "unknown manifest",
+        lambda g: ["predict", g.model, g.root / "no.jsonl"],
+        ("no.jsonl", "no such manifest", "corpus prepare"),
+    ),
+]
+
+MANIFESTS = [
+    Case("missing", lambda g: run(g, data=g.root / "no.jsonl"), ("no.jsonl", "no such manifest", "corpus prepare")),
+    Case("a folder", lambda g: run(g, data=g.root), ("is a folder, not a manifest", "corpus prepare")),
+    Case("a recording", lambda g: run(g, data=Path(first_wav(g))), (".wav", "not a text file", "Name the .jsonl")),
+    Case("empty", lambda g: run(g, data=g.manifest([])), ("m.jsonl", "holds no utterances", "Prepare it")),
+    Case("not JSON", lambda g: run(g, data=g.manifest(["{"])), ("m.jsonl:1", "not JSON", "one JSON object")),
+    Case("not an object", lambda g: run(g, data=g.manifest(["[1]"])), ("m.jsonl:1", "dictionary", "fields are")),
+    Case(
+        "later line broken",
+        lambda g: run(g, data=g.manifest([*g.rows()[:4], "oops"])),
+        ("m.jsonl:5", "not JSON", "one JSON object"),
+    ),
+    Case(
+        "wrong type",
+        lambda g: run(g, data=g.with_first(start_s="soon")),
+        ("m.jsonl:1", "field 'start_s'", "number", "The fields are"),
+    ),
+    Case("wrong choice", lambda g: run(g, data=g.with_first(gender="lady")), ("'gender'", "'female'", "The fields")),
+    Case("unknown field", lambda g: run(g, data=g.with_first(mood="sad")), ("m.jsonl:1", "'mood'", "The fields are")),
+    Case("lacking field", lambda g: run(g, data=g.manifest([{"id": "a"}])), ("'audio'", "required", "The fields are")),
+    Case(
+        "ids twice",
+        lambda g: run(g, data=g.manifest([*g.rows(), g.rows()[0]])),
+        ("m.jsonl", "1 ids occur more than once: anna-angry-0", "its own id"),
+    ),
+    Case("part outside", lambda g: run(g, data=g.with_first(end_s=9.0)), (".wav", "lies outside", "start_s and end_s")),
+    Case(
+        "part a day outside",
+        lambda g: run(g, data=g.with_first(end_s=90_000.0)),
+        (".wav", "lies outside", "start_s and end_s"),
+    ),
+    Case(
+        "part without end",
+        lambda g: run(g, data=g.with_first(end_s=float("inf"))),
+        (".wav", "lies outside", "start_s and end_s"),
+    ),
+    Case(
+        "part backwards",
+        lambda g: run(g, data=g.with_first(start_s=0.2, end_s=0.1)),
+        (".wav", "lies outside", "start_s and end_s"),
+    ),
+    Case(
+        "no speaker",
+        lambda g: run(g, data=g.with_first(speaker=None)),
+        ("speakers-out", "1 utterances have no speaker", "Fill in 'speaker'"),
+    ),
+    Case(
+        "no emotion",
+        lambda g: run(g, data=g.with_first(emotion=None)),
+        ("labels.classes", "1 (no emotion)", "labels.others=drop"),
+    ),
+    Case(
+        "one class",
+        lambda g: run(g, data=g.manifest([row | {"emotion": "sad"} for row in g.rows()])),
+        ("labels.classes", "1 emotion classes", "at least two"),
+    ),
+    Case(
+        "no class",
+        lambda g: run(g, data=g.manifest([row | {"emotion": None} for row in g.rows()])),
+        ("labels.classes", "0 emotion classes", "at least two"),
+    ),
+    Case(
+        "same audio, two speakers",
+        lambda g: run(g, data=twin_of_another_speaker(g)),
+        ("fold ", "1 identical recording in both", "corpus check"),
+    ),
+    Case(
+        "same audio for dev and train",
+        lambda g: run(g, data=twin_of_another_speaker(g), more=("--set", "protocol.num_folds=6")),
+        ("fold ", "1 identical recording in both", "corpus check"),
+    ),
+]
+
+LABELS_AND_FOLDS = [
+    Case(
+        "class that nobody has",
+        lambda g: run(g, more=("--set", "labels.classes=[angry, happy, sad, bored]")),
+        ("labels.classes", "no utterance is labelled bored; the data has: angry, happy, sad", "own words"),
+    ),
+    Case(
+        "label without class",
+        lambda g: run(g, more=("--set", "labels.classes=[angry, sad]")),
+        ("labels.classes", "12 utterances", "12 happy", "labels.others=drop"),
+    ),
+    Case(
+        "class named twice",
+        lambda g: run(g, more=("--set", "labels.classes=[angry, happy, sad, sad]")),
+        ("labels.classes", "named twice", "Name each once"),
+    ),
+    Case(
+        "too many folds",
+        lambda g: run(g, more=("--set", "protocol.num_folds=7")),
+        ("protocol.num_folds", "7 folds of 6 speakers", "fewer folds"),
+    ),
+    Case(
+        "unknown speaker in a fold",
+        lambda g: run(g, more=("--set", "protocol.folds=[[anna], [zoe]]")),
+        ("protocol.folds", "no speaker zoe in the data", "anna, ben", "Name speakers of this manifest"),
+    ),
+    Case(
+        "unknown fold alone",
+        lambda g: run(g, more=("--set", "protocol.only=['9']")),
+        ("protocol.only", "no fold 9; there are: 1, 2", "Name folds"),
+    ),
+    Case("no fold at all", lambda g: run(g, more=("--set", "protocol.only=[]")), ("protocol.only", "fold", "Name")),
+    Case(
+        "no official split",
+        lambda g: run(g, more=("--set", "protocol.name=official")),
+        ("'official'", "36 utterances have no split", "Fill in 'split'"),
+    ),
+    Case(
+        "all speakers test",
+        lambda g: run(g, more=("--set", "protocol.folds=[[anna, ben, cleo, dan, eva, finn]]")),
+        ("protocol.dev", "speaker", "Choose"),
+    ),
+    Case(
+        "dev none with patience",
+        lambda g: run(g, recipe=g.changed({"protocol": {"dev": "none"}}, patience=2)),
+        ("r.yaml", "stage 'emotion' watches dev UA", "choose a dev"),
+    ),
+    Case(
+        "dev none with plateau",
+        lambda g: run(g, recipe=g.changed({"protocol": {"dev": "none"}}, schedule={"name": "plateau"})),
+        ("r.yaml", "stage 'emotion' watches dev UA", "choose a dev"),
+    ),
+    Case(
+        "evaluation on known speakers",
+        lambda g: ["evaluate", g.model, "--data", g.tones, "--out", g.out],
+        ("manifest.jsonl", "the model learned from 3 of these speakers", "--seen-speakers"),
+    ),
+    Case(
+        "evaluation of no class",
+        lambda g: [
+            "evaluate",
+            g.model,
+            "--data",
+            g.manifest([row | {"emotion": "bored"} for row in g.rows()]),
+            "--out",
+            g.out,
+        ],
+        ("m.jsonl", "angry, happy, sad", "bored"),
+    ),
+]
+
+RECIPES = [
+    Case("missing", lambda g: run(g, recipe=g.root / "no.yaml"), ("no.yaml", "no such recipe", "recipes/demo.yaml")),
+    Case("a folder", lambda g: run(g, recipe=g.root), ("no such recipe", "Name a .yaml file")),
+    Case("a recording", lambda g: run(g, recipe=Path(first_wav(g))), (".wav", "not a text file", "Name a .yaml")),
+    Case("empty", lambda g: run(g, recipe=g.recipe("")), ("r.yaml", "holds no keys", "YAML mapping")),
+    Case("not YAML", lambda g: run(g, recipe=g.recipe("name: [a\nseeds: 3")), ("r.yaml:2", "not YAML", "Check")),
+    Case("a tab", lambda g: run(g, recipe=g.recipe("name: a\n\tseeds: 3")), ("r.yaml:2", "not YAML", "Check")),
+    Case("no name", lambda g: run(g, recipe=g.recipe("seeds: [0]")), ("r.yaml: name", "is missing", "Add it")),
+    Case(
+        "unknown key",
+        lambda g: run(g, recipe=g.changed(epoch=3)),
+        ("r.yaml: stages.0.epoch", "unknown key 'epoch'", "Did you mean 'epochs'?"),
+    ),
+    Case(
+        "wrong type",
+        lambda g: run(g, recipe=g.changed(epochs="many")),
+        ("r.yaml: stages.0.epochs", "integer", "docs/recipes.md"),
+    ),
+    Case(
+        "wrong choice",
+        lambda g: run(g, recipe=g.changed(keep="worst")),
+        ("r.yaml: stages.0.keep", "'best' or 'last'", "docs/recipes.md"),
+    ),
+    Case(
+        "wrong pooling",
+        lambda g: run(g, recipe=g.changed({"tasks": {"emotion": {"pooling": "men"}}})),
+        ("tasks.emotion.pooling", "'mean', 'std', 'attention'", "docs/recipes.md"),
+    ),
+    Case(
+        "unknown backbone",
+        lambda g: run(g, recipe=g.recipe("name: a\nbackbone: {name: mfcc}")),
+        ("r.yaml: backbone", "'logmel', 'huggingface'", "docs/recipes.md"),
+    ),
+    Case("no stages", lambda g: run(g, more=("--set", "stages=[]")), ("stages", "at least 1", "docs/recipes.md")),
+    Case("zero epochs", lambda g: run(g, more=("--set", "stages.0.epochs=0")), ("stages.0.epochs", "greater", "docs")),
+    Case(
+        "NaN learning rate",
+        lambda g: run(g, more=("--set", "stages.0.optimizer.learning_rate=.nan")),
+        ("stages.0.optimizer.learning_rate", "greater", "docs"),
+    ),
+    Case(
+        "infinite learning rate",
+        lambda g: run(g, more=("--set", "stages.0.optimizer.learning_rate=.inf")),
+        ("stages.0.optimizer.learning_rate", "finite", "docs"),
+    ),
+    Case("seed twice", lambda g: run(g, more=("--set", "seeds=[1, 1]")), ("tiny.yaml: seeds", "twice", "docs")),
+    Case(
+        "stage that leaves its folder",
+        lambda g: run(g, recipe=g.changed(name="../../x")),
+        ("r.yaml: stages.0.name", "pattern", "docs"),
+    ),
+    Case("bands upside down", lambda g: run(g, more=("--set", "backbone.low_hz=8000")), ("low_hz 8000", "not below")),
+    Case("circular base", lambda g: run(g, recipe=circle(g)), ("b.yaml", "leads back to itself", "Break the circle")),
+    Case(
+        "base that is not there",
+        lambda g: run(g, recipe=g.recipe("base: no.yaml")),
+        ("no.yaml", "no such recipe", "Name a .yaml"),
+    ),
+    Case("set is a list", lambda g: run(g, recipe=g.recipe("name: a\nset: [1]")), ("'set' is no mapping", "Write: set")),
+    Case("--set without =", lambda g: run(g, more=("--set", "seeds")), ("--set", "'seeds' is no KEY=VALUE", "Write:")),
+    Case(
+        "--set bad index",
+        lambda g: run(g, more=("--set", "stages.1.epochs=3")),
+        ("--set", "'1' in 'stages.1.epochs' is no position of a list of 1", "Count from 0"),
+    ),
+    Case(
+        "--set strange digit",
+        lambda g: run(g, more=("--set", "stages.².epochs=3")),
+        ("--set", "is no position", "Count from 0"),
+    ),
+    Case("--set below a number", lambda g: run(g, more=("--set", "name.a=3")), ("--set", "no keys below", "Check")),
+    Case("--set not YAML", lambda g: run(g, more=("--set", "seeds=[1")), ("--set seeds=[1", "not YAML", "Check")),
+    Case("--set unknown key", lambda g: run(g, more=("--set", "seed=1")), ("tiny.yaml: seed", "Did you mean 'seed")),
+    Case(
+        "spectrogram augmentation of a transformer",
+        lambda g: run(g, recipe=on_transformer(g, None, augmentation={"gain_db": 6})),
+        ("stages.0.augmentation", "needs the backbone 'logmel'", "Leave it out"),
+    ),
+    Case(
+        "cnn2d on a transformer",
+        lambda g: run(g, recipe=on_transformer(g, "cnn2d")),
+        ("body", "'cnn2d' reads mel bands", "cnn-blstm"),
+    ),
+    Case(
+        "layer that a transformer lacks",
+        lambda g: run(g, recipe=on_transformer(g, None, trainable=["layers 2-3", "heads"])),
+        ("trainable", "'layers 2-3' is no part of this model", "layer 1, layer 2", "Name these"),
+    ),
+    Case("unknown part", lambda g: run(g, recipe=g.changed(trainable=["lungs"])), ("trainable", "'lungs' is no", "body")),
+    Case(
+        "unknown tap",
+        lambda g: run(g, recipe=g.changed({"tasks": {"emotion": {"tap": 3}}})),
+        ("tap", "no hidden layer 3, the model has 0 to 0", "Choose among these"),
+    ),
+    Case(
+        "no such transformer",
+        lambda g: run(g, recipe=g.recipe("name: a\nbackbone: {name: huggingface, source: ./none}")),
+        ("none",),
+    ),
+]
+
+RUN_FOLDERS = [
+    Case(
+        "exists",
+        lambda g: [*run(g)[:5], g.copied_run()],
+        ("out", "exists already", "--resume", "another --out"),
+    ),
+    Case("a file", lambda g: [*run(g)[:5], g.file(b"mine", "out")], ("out", "exists already", "another --out")),
+    Case("somebody's folder", lambda g: [*run(g)[:5], folder_of(g, "a.txt")], ("folder", "exists already", "another")),
+    Case("nothing to resume", lambda g: run(g, more=("--resume",)), ("out", "no run to go on with", "Leave out")),
+    Case(
+        "resumed with another recipe",
+        lambda g: [*run(g, more=("--set", "stages.0.epochs=3"))[:5], g.copied_run(), "--resume", "--set", "seeds=[1]"],
+        ("out", "started with another recipe", "same recipe"),
+    ),
+    Case(
+        "resumed with other data",
+        lambda g: [*run(g, data=g.manifest(g.rows()[:-1]))[:5], g.copied_run(), "--resume"],
+        ("out", "started with other data", "same manifest"),
+    ),
+    Case(
+        "training folder exists",
+        lambda g: ["train", g.tiny, "--data", g.tones, "--out", g.copied_run()],
+        ("out", "exists already", "another --out"),
+    ),
+    Case("no training to resume", lambda g: ["train", *run(g)[1:6], "--resume"], ("no run to go on with", "Leave out")),
+    Case("report of nothing", lambda g: ["report", g.root / "no"], ("no", "holds no predictions", "Name a run folder")),
+    Case("report of a folder", lambda g: ["report", folder_of(g, "a.txt")], ("folder", "no predictions", "Name a run")),
+]
+
+CORPORA = [
+    Case("no folder", lambda g: prepare(g, "folder", g.root / "no"), ("no", "no such folder", "Name the folder")),
+    Case("no audio", lambda g: prepare(g, "folder", folder_of(g, "a.txt")), ("holds no audio", "1 .txt", "ffmpeg")),
+    Case("no table", lambda g: prepare(g, "csv", g.root / "no.csv"), ("no.csv", "no such table", "Name a CSV")),
+    Case(
+        "table without paths",
+        lambda g: prepare(g, "csv", g.file(b"name,mood\na,sad\n", "t.csv")),
+        ("t.csv", "no column of audio paths", "Name one column 'audio'"),
+    ),
+    Case(
+        "table of missing files",
+        lambda g: prepare(g, "csv", g.file(b"audio,emotion\nno.wav,sad\n", "t.csv")),
+        ("no.wav", "no such file", "Check the path"),
+    ),
+    Case(
+        "broken file in a corpus",
+        lambda g: prepare(g, "csv", [g.file(b"x" * 99), g.file(b"audio,emotion\nbad.wav,sad\n", "t.csv")][1]),
+        ("bad.wav", "cannot be decoded", "ffmpeg"),
+    ),
+    Case("check of nothing", lambda g: ["corpus", "check", g.root / "no.jsonl"], ("no such manifest", "prepare")),
+]
+
+
+def prepare(ground: Ground, name: str, root: Path) -> list[object]:
+    return ["corpus", "prepare", name, root, "--out", ground.out]
+
+
+def named(cases: list[Case]) -> Any:
+    return pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in cases])
+
+
+def refuse(case_command: list[object], says: tuple[str, ...], ground: Ground, call: Call) -> None:
+    """Call, and expect one line of complaint, nothing on stdout and no trace on disk."""
+    before = everything_in(ground.root)
+    outcome = call(*case_command)
+    assert outcome.status == 1
+    assert outcome.out == ""
+    for part in says:
+        assert part in outcome.complaint
+    assert outcome.complaint.endswith(".")
+    assert everything_in(ground.root) == before
+
+
+@named(RECORDINGS)
+def test_recording_that_cannot_be_heard(case: Case, ground: Ground, serein: Call) -> None:  # noqa: F811
+    arguments = case.build(ground)
+    before = everything_in(ground.root)
+    outcome = serein("predict", ground.model, *arguments)
+    assert (outcome.status, outcome.out) == (1, "")
+    for part in case.says:
+        assert part in outcome.complaint
+    assert outcome.err.endswith("1 of 1 recordings could not be heard.\n")
+    assert everything_in(ground.root) == before
+
+
+@named(RECORDINGS)
+def test_recording_that_cannot_be_learned(case: Case, ground: Ground, serein: Call) -> None:  # noqa: F811
+    (path,) = case.build(ground)
+    refuse(run(ground, data=ground.with_first(audio=str(path))), case.says, ground, serein)
+
+
+@named(RECORDINGS)
+def test_recording_that_cannot_be_scored(case: Case, ground: Ground, serein: Call) -> None:  # noqa: F811
+    (path,) = case.build(ground)
+    strangers = [row | {"speaker": "zoe"} for row in ground.rows()[:6]]
+    data = ground.manifest([strangers[0] | {"audio": str(path)}, *strangers[1:]])
+    refuse(["evaluate", ground.model, "--data", data, "--out", ground.out], case.says, ground, serein)
+
+
+@named(PREDICT)
+def test_model_or_folder_to_hear(case: Case, ground: Ground, serein: Call) -> None:  # noqa: F811
+    refuse(case.build(ground), case.says, ground, serein)
+
+
+@named(MANIFESTS)
+def test_manifest(case: Case, ground: Ground, serein: Call) -> None:  # noqa: F811
+    refuse(case.build(ground), case.says, ground, serein)
+
+
+@named(LABELS_AND_FOLDS)
+def test_labels_and_folds(case: Case, ground: Ground, serein: Call) -> None:  # noqa: F811
+    refuse(case.build(ground), case.says, ground, serein)
+
+
+@named(RECIPES)
+def test_recipe(case: Case, ground: Ground, serein: Call) -> None:  # noqa: F811
+    refuse(case.build(ground), case.says, ground, serein)
+
+
+@named(RUN_FOLDERS)
+def test_run_folder(case: Case, ground: Ground, serein: Call) -> None:  # noqa: F811
+    refuse(case.build(ground), case.says, ground, serein)
+
+
+@named(CORPORA)
+def test_corpus(case: Case, ground: Ground, serein: Call) -> None:  # noqa: F811
+    refuse(case.build(ground), case.says, ground, serein)
