@@ -34,9 +34,9 @@ TINY = {
     "stages": [
         {
             "name": "emotion",
-            "epochs": 2,
-            "optimizer": {"learning_rate": 0.01},
-            "batches": {"clips": 8, "buckets": 2},
+            "epochs": 3,
+            "optimizer": {"learning_rate": 0.03},
+            "batches": {"clips": 4, "buckets": 2},
             "augmentation": {"gain_db": 3, "time_masks": 1},
             "precision": "float32",
         }
@@ -175,7 +175,7 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny recipe: two folds, two epochs, some 1500 weights; read only."""
+    """The tiny recipe: two folds, three epochs, some 700 weights; read only."""
     return write_recipe(tmp_path_factory.mktemp("recipe") / "tiny.yaml")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -46,19 +45,24 @@ Overrides = Annotated[
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
 
 
+_STOPPED = 130
+
+
 def main() -> None:
     """Run the command line; every foreseeable failure is one line on stderr."""
     try:
         app()
     except SereinError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        _fail("stopped by the keyboard. A run goes on with --resume.", status=130)
+    except SystemExit as stop:
+        if stop.code == _STOPPED:  # typer's word for the keyboard's interrupt
+            _fail("stopped by the keyboard. A run goes on with --resume.", _STOPPED)
+        raise
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
     except OSError as error:
-        _fail(f"{error.filename or 'system'}: {error.strerror or error}.")
+        _fail(f"{error.filename2 or error.filename or 'system'}: {error.strerror or error}.")
 
 
 def _fail(message: str, status: int = 1) -> None:
@@ -182,9 +186,10 @@ def run(
     from serein import recipe as recipes
 
     resolved = recipes.load(recipe, overrides or ())
-    folder = out or Path("runs") / f"{resolved.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     from serein import runs
     from serein.progress import Bars
+
+    folder = out or runs.new_folder(resolved)
 
     with Bars() as bars:
         runs.run(resolved, data, folder, is_resumed=resume, num_jobs=jobs, report=bars)

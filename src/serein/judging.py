@@ -10,7 +10,7 @@ from serein.data import manifest
 from serein.data.folds import speaker_key
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
-from serein.errors import LeakError
+from serein.errors import LeakError, ManifestError
 from serein.evaluation.predictions import Prediction
 from serein.evaluation.scores import Scores, score_predictions
 from serein.experiment import predictions_of
@@ -32,10 +32,17 @@ def judge(
     Utterances of no class of the model are left out, and the scores' notes count them.
 
     Raises:
+        ManifestError: No utterance has a class of the model.
         LeakError: The model learned from speakers of the manifest, and that is refused.
     """
     content = load(model).content
     utterances, left_out = with_class(manifest.read(manifest_path), content.categories, "drop")
+    if not utterances:
+        raise ManifestError(
+            f"no utterance has a class of the model; it has {', '.join(left_out)}",
+            where=manifest_path,
+            remedy=f"The model knows: {', '.join(content.categories.classes)}.",
+        )
     notes = [f"Left out, of no class of the model: {count} {name}." for name, count in left_out.most_common()]
     shared = _shared_speakers(utterances, content.training.get("speakers", []))
     if shared and seen_speakers == "refuse":

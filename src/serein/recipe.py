@@ -23,12 +23,13 @@ from serein.errors import RecipeError
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]  # names a file or folder
 
 
 class Options(BaseModel):
-    """Base of every part of a recipe: frozen, and no key that is not known."""
+    """Base of every part of a recipe: frozen, finite, and no key that is not known."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Labels(Options):
@@ -65,7 +66,7 @@ class Protocol(Options):
     )
     folds: tuple[tuple[str, ...], ...] | None = None
     num_folds: Annotated[int, Field(ge=2)] = 5
-    only: tuple[str, ...] | None = None
+    only: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     dev: Literal["speakers", "sessions", "random-20", "official", "none"] = "speakers"
     dev_share: Share = 0.2
     seed: int = 0
@@ -314,7 +315,7 @@ class Stage(Options):
     """One training: which weights move, how, how long.
 
     Attributes:
-        name: Unique within the recipe.
+        name: Unique within the recipe; names a folder.
         epochs: Most epochs.
         trainable: `all`, or names among `cnn`, `projection`, `layers 5-12`, `layer 3`, `backbone`, `body`, `heads`.
         patience: Epochs without gain in dev UA before it stops; `None` trains them all.
@@ -325,7 +326,7 @@ class Stage(Options):
         precision: `auto` takes bfloat16 where the processor or GPU computes in it.
     """
 
-    name: str = "emotion"
+    name: Name = "emotion"
     epochs: Count = 30
     trainable: tuple[str, ...] = ("all",)
     optimizer: Optimizer = Optimizer()
@@ -355,7 +356,7 @@ class Inference(Options):
 class Recipe(Options):
     """A whole experiment."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    name: Name
     description: str = ""
     labels: Labels = Labels()
     protocol: Protocol = Protocol()
@@ -372,6 +373,8 @@ class Recipe(Options):
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"two stages share a name: {', '.join(names)}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: one is named twice: {', '.join(map(str, self.seeds))}")
         for stage in self.stages:
             if self.protocol.dev == "none" and (stage.patience or stage.schedule.name == "plateau"):
                 raise ValueError(
@@ -498,7 +501,7 @@ def _explain(error: ValidationError, where: str | Path) -> RecipeError:
     remedy = "See the recipe's keys in docs/recipes.md."
     if problem["type"] == "extra_forbidden":
         message = f"unknown key '{location[-1]}'"
-        near = difflib.get_close_matches(location[-1], _known_keys(), n=1)
+        near = difflib.get_close_matches(location[-1], sorted(_known_keys() - {location[-1]}), n=1)
         remedy = f"Did you mean '{near[0]}'?" if near else remedy
     elif problem["type"] == "missing":
         message, remedy = f"the key '{location[-1]}' is missing", "Add it."
@@ -506,8 +509,8 @@ def _explain(error: ValidationError, where: str | Path) -> RecipeError:
     return RecipeError(message[0].lower() + message[1:], where=place, remedy=remedy)
 
 
-def _known_keys() -> list[str]:
-    return sorted({key for part in _subclasses(Options) for key in part.model_fields})
+def _known_keys() -> set[str]:
+    return {key for part in _subclasses(Options) for key in part.model_fields}
 
 
 def _subclasses(kind: type[Options]) -> list[type[Options]]:

@@ -42,6 +42,17 @@ from serein.world import world
 _START = (".lock", "environment.json", "data.json", "folds.json")  # written before recipe.yaml
 
 
+def new_folder(recipe: Recipe) -> Path:
+    """Return where a run goes whose folder was not named.
+
+    Raises:
+        RunError: Several processes train together: each would name another second.
+    """
+    if world().size > 1:
+        raise RunError("several processes need one folder", where="--out", remedy="Name it.")
+    return Path("runs") / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
 def run(
     recipe: Recipe, manifest_path: Path, out: Path, *, is_resumed: bool, num_jobs: int | None, report: Report
 ) -> None:
@@ -57,6 +68,7 @@ def run(
         SereinError: Before any training, when recipe, data and folder do not fit.
     """
     started = time.time()
+    report = report if world().is_first else _say_nothing
     experiment = _startable(recipe, manifest_path, out, report, make_folds, is_resumed=is_resumed)
     with _locked(out):
         units = experiment.units()
@@ -80,6 +92,7 @@ def train(recipe: Recipe, manifest_path: Path, out: Path, *, is_resumed: bool, r
         The model folder, `out/model`.
     """
     started = time.time()
+    report = report if world().is_first else _say_nothing
     experiment = _startable(recipe, manifest_path, out, report, train_and_dev, is_resumed=is_resumed)
     with _locked(out):
         if world().is_first:
@@ -88,6 +101,10 @@ def train(recipe: Recipe, manifest_path: Path, out: Path, *, is_resumed: bool, r
         if world().is_first:
             _write_finish(out, started)
     return out / "model"
+
+
+def _say_nothing(label: str, done: int, total: int, detail: str) -> None:
+    """Report for all processes but the first."""
 
 
 def _startable(

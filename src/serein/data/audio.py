@@ -47,7 +47,7 @@ class AudioInfo:
     """What a file's header says.
 
     Attributes:
-        duration_s: Length of the whole file in seconds.
+        duration_s: Length of the file, or of the part asked for, in seconds.
         sample_rate_hz: Rate of the file, before resampling.
         num_channels: Channels of the file, before mixing down.
     """
@@ -57,11 +57,11 @@ class AudioInfo:
     num_channels: int
 
 
-def info(path: str | Path) -> AudioInfo:
+def info(path: str | Path, start_s: float = 0.0, end_s: float | None = None) -> AudioInfo:
     """Read a file's header, without its samples.
 
     Raises:
-        AudioError: The file is missing, empty, shorter than its header says, or no audio.
+        AudioError: The file is missing, empty, shorter than its header says, no audio, or the part lies outside it.
     """
     import soundfile
 
@@ -71,9 +71,8 @@ def info(path: str | Path) -> AudioInfo:
     except soundfile.LibsndfileError as error:
         raise _not_audio(path, error) from None
     _require_complete(path, header.extra_info)
-    if header.frames == 0:
-        raise _no_samples(path)
-    return AudioInfo(header.frames / header.samplerate, header.samplerate, header.channels)
+    start, stop = _frame_range(path, header, start_s, end_s)
+    return AudioInfo((stop - start) / header.samplerate, header.samplerate, header.channels)
 
 
 def load(path: str | Path, start_s: float = 0.0, end_s: float | None = None) -> Waveform:

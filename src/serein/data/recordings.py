@@ -65,15 +65,14 @@ class Recordings:
 
 
 def durations(utterances: Sequence[Utterance]) -> np.ndarray:
-    """Return (utterance,) float64 seconds, from the manifest's time stamps or else the file headers.
+    """Return (utterance,) float64 seconds, from the file headers.
 
     Raises:
-        AudioError: A file is missing or no audio.
+        AudioError: A file is missing or no audio, or a part lies outside its file.
     """
 
     def duration(utterance: Utterance) -> float:
-        end_s = utterance.end_s if utterance.end_s is not None else audio.info(utterance.audio).duration_s
-        return end_s - utterance.start_s
+        return audio.info(utterance.audio, utterance.start_s, utterance.end_s).duration_s
 
     with ThreadPoolExecutor(4) as pool:
         return np.fromiter(pool.map(duration, utterances), np.float64, count=len(utterances))

@@ -136,13 +136,13 @@ class CnnBlstmBody(nn.Module):
 
     def forward(self, hidden: HiddenStates) -> HiddenStates:
         """Return one layer of frames, each of both directions' units."""
-        frames, num_frames = self.tap(hidden), hidden.num_frames
-        images = (frames * hidden.is_frame[..., None]).transpose(1, 2)
+        is_frame, num_frames = hidden.is_frame, hidden.num_frames
+        images = (self.tap(hidden) * is_frame[..., None]).transpose(1, 2)
         for convolution in self.convolutions:
-            images = F.max_pool1d(F.relu(convolution(images)), 2, ceil_mode=True)
+            images = F.relu(convolution(images)) * is_frame[:, None]  # else a last odd frame is pooled with padding
+            images = F.max_pool1d(images, 2, ceil_mode=True)
             num_frames = (num_frames + 1) // 2
             is_frame = frame_mask(num_frames, images.shape[2])
-            images = images * is_frame[:, None]
         packed = nn.utils.rnn.pack_padded_sequence(
             images.transpose(1, 2), num_frames.cpu(), batch_first=True, enforce_sorted=False
         )

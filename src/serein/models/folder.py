@@ -62,7 +62,7 @@ def save(folder: Path, content: ModelFolder, card: str, *, backbone: str = "auto
     Raises:
         ModelError: `folder` exists and is something else.
     """
-    if folder.exists() and not is_model_folder(folder) and any(folder.iterdir()):
+    if folder.exists() and not is_model_folder(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError("exists and is no model folder", where=folder, remedy="Name a new folder.")
     model = content.model
     external = None if backbone == "bundle" else _external_source(model)

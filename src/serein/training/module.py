@@ -18,6 +18,9 @@ from serein.tasks.emotion import EmotionTask
 from serein.training.hearing import hear
 
 
+Judged = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # (clip,) positions, (clip, ...) truth and output
+
+
 class StageModule(lightning.LightningModule):
     """Trains a speech model for one stage.
 
@@ -37,7 +40,7 @@ class StageModule(lightning.LightningModule):
         self.num_steps, self.seed = num_steps, seed
         model.train_only(stage.trainable)
         self.average = None if stage.average is None else _averaged(model, stage.average)
-        self._dev: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        self._dev: dict[str, list[Judged]] = {}
 
     @property
     def judged(self) -> SpeechModel:
@@ -77,17 +80,21 @@ class StageModule(lightning.LightningModule):
         readings = self.judged(batch.waveforms, batch.num_samples)
         for name, reading in readings.items():
             known = batch.has_target[name]
-            self._dev.setdefault(name, []).append((batch.targets[name][known].cpu(), reading.output[known].cpu()))
+            judged = (batch.positions[known].cpu(), batch.targets[name][known].cpu(), reading.output[known].cpu())
+            self._dev.setdefault(name, []).append(judged)
 
     def on_validation_epoch_end(self) -> None:
         """Score the whole dev set, on every process the same."""
-        for name, pairs in self._gathered().items():
-            truth, output = (torch.cat(part) for part in zip(*pairs, strict=True))
+        for name, judged in self._gathered().items():
+            positions, truth, output = (torch.cat(part) for part in zip(*judged, strict=True))
+            if self.trainer.world_size > 1:  # with few batches, some are heard by several processes
+                once = list({position: row for row, position in enumerate(positions.tolist())}.values())
+                truth, output = truth[once], output[once]
             score = self.tasks[name].score(truth, output)
             self.log(f"dev_{_SCORE_NAMES[name]}", score, rank_zero_only=False)
             self.log("dev_loss", self.tasks[name].loss(truth, output))
             if self.stage.schedule.name == "plateau":
-                self.lr_schedulers().step(score)  # type: ignore[union-attr,call-arg,arg-type]
+                self.lr_schedulers().step(score)  # type: ignore[union-attr,arg-type]
         self._dev.clear()
 
     def configure_optimizers(self) -> Any:
@@ -133,13 +140,13 @@ class StageModule(lightning.LightningModule):
             return sum(reading.output.sum() for reading in readings.values()) * 0.0  # type: ignore[return-value]
         return torch.stack(losses).sum()
 
-    def _gathered(self) -> dict[str, list[tuple[torch.Tensor, torch.Tensor]]]:
+    def _gathered(self) -> dict[str, list[Judged]]:
         if self.trainer.world_size == 1:
             return self._dev
         parts: list[Any] = [None] * self.trainer.world_size
         torch.distributed.all_gather_object(parts, self._dev)
         names = {name for part in parts for name in part}
-        return {name: [pair for part in parts for pair in part.get(name, [])] for name in names}
+        return {name: [judged for part in parts for judged in part.get(name, [])] for name in names}
 
 
 _SCORE_NAMES = {"emotion": "ua"}
@@ -209,4 +216,4 @@ def _averaged(model: nn.Module, decay: float) -> AveragedModel:
         kept = min(decay, (1 + steps) / (10 + steps))
         torch._foreach_lerp_(averages, values, 1 - kept)
 
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True).requires_grad_(False)

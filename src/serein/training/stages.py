@@ -96,6 +96,8 @@ class EpochLoaders(lightning.LightningDataModule):
         if not len(self.data.dev):
             return []
         sampler = self.data.sampler(self.stage.batches, self.seed, is_training=False)
+        if not len(sampler):
+            sampler.rank = 0  # fewer batches than processes: none may be idle, and what is heard twice counts once
         return loader(self.data.dataset(self.seed, is_training=False), sampler, num_workers=self.data.num_workers)
 
     def num_steps(self) -> int:
@@ -160,7 +162,7 @@ def _fit(
     with _quiet():
         trainer = lightning.Trainer(
             max_epochs=stage.epochs,
-            **_devices(),
+            **_devices(model),
             precision=PRECISIONS[chosen_precision(stage.precision)],
             accumulate_grad_batches=stage.batches.accumulate,
             callbacks=callbacks,
@@ -183,14 +185,15 @@ def _fit(
             raise (KeyboardInterrupt if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
 
 
-def _devices() -> dict[str, Any]:
+def _devices(model: SpeechModel) -> dict[str, Any]:
     processes = world()
     if processes.size == 1:
         return {"devices": 1}
+    uses_all = isinstance(model.backbone, LogMelBackbone)  # a tap below the last layer leaves weights unused
     return {
         "devices": processes.local_size,
         "num_nodes": processes.size // processes.local_size,
-        "strategy": "ddp_find_unused_parameters_true",  # a tap below the last layer leaves weights unused
+        "strategy": "ddp" if uses_all else "ddp_find_unused_parameters_true",
     }
 
 

@@ -1,0 +1,154 @@
+"""Taps and heads: which layer is read, and what comes of it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from serein.errors import RecipeError
+from serein.models.heads import LayerTap, PooledHead, VectorNorm
+from serein.models.hidden import HiddenStates, frame_mask
+from serein.models.pooling import POOLINGS
+from serein.recipe import Emotion
+
+SIZES = (4, 4, 4)
+
+
+def heard(*lengths: int, sizes: tuple[int, ...] = SIZES) -> HiddenStates:
+    generator = torch.Generator().manual_seed(0)
+    is_frame = frame_mask(torch.tensor(lengths), max(lengths))
+    layers = [torch.randn(len(lengths), max(lengths), size, generator=generator) for size in sizes]
+    return HiddenStates(tuple(layer * is_frame[..., None] for layer in layers), is_frame)
+
+
+def head(num_outputs: int = 3, sizes: tuple[int, ...] = SIZES, **options: object) -> PooledHead:
+    torch.manual_seed(0)
+    return PooledHead(Emotion(**options), sizes, num_outputs).eval()
+
+
+# -- taps
+
+
+@pytest.mark.parametrize(("tap", "layer"), [("last", 2), (0, 0), (1, 1), (2, 2)])
+def test_a_tap_takes_a_layer(tap: str | int, layer: int) -> None:
+    hidden = heard(3, 5, sizes=(4, 5, 6))
+    chosen = LayerTap(tap, (4, 5, 6))
+    assert chosen(hidden) is hidden.layers[layer]
+    assert chosen.size == 4 + layer
+    assert not list(chosen.parameters())
+
+
+def test_a_weighted_tap_sums_all_layers() -> None:
+    """It starts as their mean; the weights ln 1, ln 1, ln 2 give 1/4, 1/4, 1/2."""
+    tap, hidden = LayerTap("weighted", SIZES), heard(3, 5)
+    first, second, third = hidden.layers
+    np.testing.assert_allclose(tap(hidden).detach(), (first + second + third) / 3, atol=1e-6)
+    nn.init.constant_(tap.weights, 0.0)
+    with torch.no_grad():
+        tap.weights[2] = math.log(2)
+    np.testing.assert_allclose(tap(hidden).detach(), first / 4 + second / 4 + third / 2, atol=1e-6)
+    tap(hidden).square().sum().backward()
+    assert tap.weights.grad is not None
+    assert tap.weights.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize("tap", [3, -1, 24])
+def test_a_layer_that_is_not_there(tap: int) -> None:
+    with pytest.raises(RecipeError, match=f"tap: there is no hidden layer {tap}, the model has 0 to 2. Choose"):
+        LayerTap(tap, SIZES)
+
+
+def test_layers_of_two_sizes_cannot_be_summed() -> None:
+    with pytest.raises(RecipeError, match=r"tap: layers of sizes \(4, 5\) cannot be summed"):
+        LayerTap("weighted", (4, 5))
+
+
+# -- heads
+
+
+def test_a_bare_head_is_a_linear_layer_on_the_pooled_frames() -> None:
+    read, hidden = head(pooling="mean"), heard(3, 5)
+    reading = read(hidden)
+    means = [hidden.layers[2][0, :3].mean(dim=0), hidden.layers[2][1].mean(dim=0)]
+    np.testing.assert_allclose(reading.embedding, torch.stack(means), atol=1e-6)
+    np.testing.assert_allclose(reading.output.detach(), read.output(torch.stack(means)).detach(), atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({}, None),
+        ({"projection": 5}, 5),
+        ({"projection": 5, "projection_at": "frames"}, None),
+        ({"projection": 5, "hidden": (7, 6), "batch_norm": True, "dropout": 0.5}, 6),
+    ],
+)
+def test_the_embedding_is_what_the_output_reads(pooling: str, options: dict[str, object], size: int | None) -> None:
+    read = head(pooling=pooling, **options)
+    reading = read(heard(3, 5))
+    width = 5 if options.get("projection_at") == "frames" else 4
+    assert reading.embedding.shape == (2, size or width * (1 if pooling == "mean" else 2))
+    assert reading.output.shape == (2, 3)
+    assert read.size == reading.embedding.shape[1]
+    assert torch.equal(reading.output, read.output(reading.embedding))
+
+
+def test_projecting_frames_and_projecting_their_mean_are_one() -> None:
+    at_frames, at_pooled = (head(pooling="mean", projection=5, projection_at=at) for at in ("frames", "pooled"))
+    at_frames.frame_projection.load_state_dict(at_pooled.layers[0].state_dict())
+    at_frames.output.load_state_dict(at_pooled.output.state_dict())
+    one, other = at_frames(heard(3, 5)), at_pooled(heard(3, 5))
+    np.testing.assert_allclose(one.embedding.detach(), other.embedding.detach(), atol=1e-6)
+    np.testing.assert_allclose(one.output.detach(), other.output.detach(), atol=1e-6)
+
+
+def test_hidden_layers_have_a_relu() -> None:
+    assert (head(hidden=(50,))(heard(3, 5)).embedding >= 0).all()
+
+
+def test_dropout_acts_in_training_alone() -> None:
+    read, hidden = head(dropout=0.5, hidden=(8,)), heard(3, 5)
+    assert torch.equal(read(hidden).output, read(hidden).output)
+    read.train()
+    assert not torch.equal(read(hidden).output, read(hidden).output)
+
+
+def test_what_a_head_answers_is_float32_under_autocast() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        reading = head(hidden=(8,))(heard(3, 5))
+    assert reading.output.dtype == reading.embedding.dtype == torch.float32
+
+
+# -- batch norm
+
+
+def test_vector_norm_is_batch_norm() -> None:
+    vectors, own, theirs = torch.randn(6, 4), VectorNorm(4), nn.BatchNorm1d(4)
+    assert torch.equal(own(vectors), theirs(vectors))
+    assert own.state_dict().keys() == theirs.state_dict().keys()
+    assert all(torch.equal(own.state_dict()[key], value) for key, value in theirs.state_dict().items())
+    assert torch.equal(own.eval()(vectors[:1]), theirs.eval()(vectors[:1]))
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (1, 4, 1)])
+def test_a_lone_vector_can_be_trained_on(shape: tuple[int, ...]) -> None:
+    """The last batch of an epoch may hold one clip, for which torch's batch norm raises."""
+    norm, vector = VectorNorm(4), torch.randn(shape, requires_grad=True)
+    norm(torch.randn(8, 4))
+    before = norm.running_mean.clone()
+    normalised = norm(vector)
+    normalised.square().sum().backward()
+    assert torch.equal(norm.running_mean, before)
+    assert norm.weight.grad is not None
+    assert torch.equal(normalised, norm.eval()(vector))
+
+
+def test_a_head_with_batch_norm_learns_from_one_clip() -> None:
+    read = head(batch_norm=True).train()
+    read(heard(3)).output.sum().backward()
+    assert read.output.weight.grad is not None

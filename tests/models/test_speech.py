@@ -1,0 +1,224 @@
+"""The assembly: every combination answers alike alone and in any batch, learns, and freezes what it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from serein.errors import ModelError, RecipeError
+from serein.models.hidden import Backbone, HiddenStates, frame_mask
+from serein.models.pooling import POOLINGS
+from serein.models.speech import SpeechModel, assemble, described_backbone, new_backbone
+from serein.recipe import Body, Cnn2d, CnnBlstm, Emotion, LogMel
+
+BODIES: dict[str, Any] = {
+    "no body": None,
+    "cnn2d": Cnn2d(channels=(3, 4, 5), size=6),
+    "cnn2d pooled": Cnn2d(channels=(3, 4, 5), size=6, stem="pool"),
+    "cnn2d residual": Cnn2d(channels=(3, 4, 5, 6), size=6, convolutions=2),
+    "cnn-blstm": CnnBlstm(channels=(4, 5), kernels=(5, 3), hidden=3),
+}
+PROJECTIONS: dict[str, dict[str, Any]] = {
+    "no projection": {},
+    "pooled": {"projection": 5, "batch_norm": True, "hidden": (6,)},
+    "frames": {"projection": 5, "projection_at": "frames"},
+}
+LENGTHS = (12_000, 7_321, 640, 321, 1)
+
+
+def model_of(body: Any = None, normalisation: tuple[str, ...] = ("level", "corpus"), **options: Any) -> SpeechModel:
+    """Return a small model with weights and statistics as after a training."""
+    torch.manual_seed(0)
+    backbone = new_backbone(LogMel(num_bands=16, normalisation=normalisation))
+    model = assemble(backbone, body, {"emotion": (Emotion(**options), 4)})
+    backbone.fit([waves(16_000, 5_000)])
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1.0, 0.3)
+            nn.init.normal_(module.bias, 0.0, 0.5)
+            nn.init.normal_(module.running_mean, 0.0, 0.5)
+            nn.init.uniform_(module.running_var, 0.3, 2.0)
+    return model
+
+
+def waves(*lengths: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return noise of some lengths, padded with what must not be heard."""
+    waveforms = 0.1 * torch.randn(len(lengths), max(lengths), generator=torch.Generator().manual_seed(1))
+    return waveforms, torch.tensor(lengths)
+
+
+@torch.inference_mode()
+def require_batching_changes_nothing(model: SpeechModel) -> None:
+    waveforms, num_samples = waves(*LENGTHS)
+    together = model.eval()(waveforms, num_samples)["emotion"]
+    assert together.output.isfinite().all()
+    for row, length in enumerate(LENGTHS):
+        alone = model(waveforms[row : row + 1, :length], torch.tensor([length]))["emotion"]
+        np.testing.assert_allclose(together.output[row], alone.output[0], atol=1e-5)
+        np.testing.assert_allclose(together.embedding[row], alone.embedding[0], atol=1e-5)
+
+
+# -- batching
+
+
+@pytest.mark.parametrize("projection", PROJECTIONS)
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("body", BODIES)
+def test_batching_changes_no_answer(body: str, pooling: str, projection: str) -> None:
+    require_batching_changes_nothing(model_of(BODIES[body], pooling=pooling, **PROJECTIONS[projection]))
+
+
+@pytest.mark.parametrize("normalisation", ["corpus", "level", "clip"])
+@pytest.mark.parametrize("body", BODIES)
+def test_batching_changes_no_answer_under_any_normalisation(body: str, normalisation: str) -> None:
+    require_batching_changes_nothing(model_of(BODIES[body], normalisation=(normalisation,)))
+
+
+def test_the_bodies_here_are_all_there_are() -> None:
+    assert {type(body) for body in BODIES.values() if body} == set(Body.__origin__.__args__)
+
+
+# -- learning
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("body", BODIES)
+def test_gradients_reach_every_weight(body: str, pooling: str) -> None:
+    model = model_of(BODIES[body], pooling=pooling, **PROJECTIONS["pooled"]).train()
+    model(*waves(12_000, 9_000, 640))["emotion"].output.square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        if not name.endswith("score.2.bias"):  # one score per frame: adding to all changes no weight
+            assert parameter.grad.abs().sum() > 0, name
+
+
+# -- parts
+
+
+class TwoLayers(Backbone):
+    """A stand-in for a pretrained backbone: `cnn`, `projection` and three layers, each one linear."""
+
+    sizes, num_layers, frame_rate_hz = (4, 4, 4, 4), 3, 16_000.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([nn.Linear(1, 4), *(nn.Linear(4, 4) for _ in range(4))])
+
+    def forward(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> HiddenStates:
+        first, *layers = self.parts
+        frames = [layers[0](first(waveforms[..., None]))]
+        for layer in layers[1:]:
+            frames.append(layer(frames[-1]).tanh())
+        return HiddenStates(tuple(frames), frame_mask(num_samples, waveforms.shape[1]))
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        names = ("cnn", "projection", "layer 1", "layer 2", "layer 3")
+        return {name: list(part.parameters()) for name, part in zip(names, self.parts, strict=True)}
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "two-layers"}
+
+
+@pytest.fixture
+def model() -> SpeechModel:
+    torch.manual_seed(0)
+    body = CnnBlstm(tap="weighted", channels=(4,), kernels=(3,), hidden=3, layers=1)
+    return assemble(TwoLayers(), body, {"emotion": (Emotion(batch_norm=True), 4)})
+
+
+def groups_that_learn(model: SpeechModel) -> list[str]:
+    return [name for name, parts in model.parameter_groups().items() if all(p.requires_grad for p in parts)]
+
+
+def test_every_weight_is_in_one_group(model: SpeechModel) -> None:
+    grouped = [id(parameter) for parameters in model.parameter_groups().values() for parameter in parameters]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("names", "learning"),
+    [
+        (["all"], ["cnn", "projection", "layer 1", "layer 2", "layer 3", "body", "heads"]),
+        (["backbone"], ["cnn", "projection", "layer 1", "layer 2", "layer 3"]),
+        (["layers 2-3", "heads"], ["layer 2", "layer 3", "heads"]),
+        (["layers 1-1", "cnn"], ["cnn", "layer 1"]),
+        (["layer 3", "body"], ["layer 3", "body"]),
+        (["heads", "heads"], ["heads"]),
+    ],
+)
+def test_named_parts_learn_and_no_other(model: SpeechModel, names: list[str], learning: list[str]) -> None:
+    model.train_only(["cnn"])  # what an earlier stage froze must thaw again
+    model.train_only(names)
+    assert groups_that_learn(model) == learning
+    frozen = [p for name, parts in model.parameter_groups().items() if name not in learning for p in parts]
+    assert not any(parameter.requires_grad for parameter in frozen)
+
+
+@pytest.mark.parametrize("name", ["layer 4", "layers 2-4", "layers 3-2", "layers 0-1", "encoder", "Heads", ""])
+def test_an_unknown_part_is_named(model: SpeechModel, name: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        model.train_only(["heads", name])
+    assert f"trainable: '{name}' is no part of this model; its parts are: cnn, projection, layer 1," in str(error.value)
+    assert groups_that_learn(model)[0] == "cnn"  # nothing was frozen on the way
+
+
+@pytest.mark.parametrize("names", [[], ["backbone"], ["body"]])
+def test_a_stage_in_which_nothing_learns_is_refused(names: list[str]) -> None:
+    with pytest.raises(RecipeError, match=f"trainable: nothing learns: {' '.join(names) or 'no part'} has no weights"):
+        model_of(None).train_only(iter(names))
+
+
+def tensors(model: SpeechModel) -> Iterator[tuple[str, torch.Tensor]]:
+    return ((name, tensor.clone()) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("trainable", [["heads"], ["body"], ["cnn", "layers 2-3"], ["all"]])
+def test_what_is_frozen_keeps_every_bit(model: SpeechModel, trainable: list[str]) -> None:
+    model.train_only(trainable)
+    before = dict(tensors(model))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.5)
+    for _ in range(2):
+        model.train()
+        model(*waves(40, 25))["emotion"].output.square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    learning = {id(p) for name in groups_that_learn(model) for p in model.parameter_groups()[name]}
+    weights = dict(model.named_parameters())
+    for name, tensor in model.state_dict().items():
+        owner = weights.get(name, weights.get(name.rpartition(".")[0] + ".weight"))  # running statistics follow
+        assert torch.equal(tensor, before[name]) == (id(owner) not in learning), name
+
+
+def test_frozen_batch_norm_answers_as_in_evaluation() -> None:
+    model = model_of(BODIES["cnn2d"], pooling="mean")
+    model.train_only(["heads"])
+    frozen = [m for m in model.body.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    assert frozen
+    assert not any(module.training for module in frozen)
+    model.eval()
+    model.train()
+    assert not any(module.training for module in frozen)
+    assert model.body.dropout.training
+    model.train_only(["all"])
+    assert all(module.training for module in frozen)
+
+
+# -- descriptions
+
+
+def test_a_described_backbone_is_the_same_architecture() -> None:
+    backbone = new_backbone(LogMel(num_bands=16, normalisation=("clip", "level")))
+    again = described_backbone(backbone.describe())
+    assert again.describe() == backbone.describe()
+    assert again.sizes == backbone.sizes
+
+
+def test_an_unknown_backbone_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"model.json: unknown backbone 'crystal ball'\. .* upgrade"):
+        described_backbone({"name": "crystal ball"})
