@@ -6,8 +6,10 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -41,12 +43,13 @@ def run_parallel(
     size = min(num_jobs, len(units))
     pool = ProcessPoolExecutor(size, context, _start, (recipe, manifest, messages, threads))
     try:
-        futures = [pool.submit(_run, fold.name, seed, out) for fold, seed in units]
+        with _deaf_to_keyboard():
+            futures = [pool.submit(_run, fold.name, seed, out) for fold, seed in units]
         for future in as_completed(futures):
             future.result()
     except BaseException as error:
         for process in list((pool._processes or {}).values()):
-            process.terminate()
+            process.kill()  # every file is whole or not there; a gentler signal could wait for a lock of a dead one
         if isinstance(error, BrokenProcessPool):
             raise RunError(
                 "a training process was ended from outside, perhaps for want of memory",
@@ -54,10 +57,24 @@ def run_parallel(
                 remedy="Go on with --resume, and fewer --jobs.",
             ) from None
         raise
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    else:
         messages.put(None)
         listener.join(timeout=5)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _deaf_to_keyboard() -> Iterator[None]:
+    """Let processes that start meanwhile never hear the keyboard's interrupt: their parent does, and stops them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, heard)
 
 
 def _listen(messages: Any, report: Report) -> None:
@@ -68,7 +85,6 @@ def _listen(messages: Any, report: Report) -> None:
 def _start(recipe: Recipe, manifest: Path, messages: Any, threads: int) -> None:
     global _experiment, _messages
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears the keyboard and stops its children
     torch.set_num_threads(threads)
     _messages = messages
     _experiment = prepare(recipe, manifest, lambda *progress: None)

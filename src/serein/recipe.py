@@ -11,12 +11,13 @@ A recipe is a YAML file. `base:` names another recipe that it changes; `set:` ch
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from serein.errors import RecipeError
 
@@ -408,7 +409,7 @@ def validate(values: Mapping[str, Any], *, where: str | Path) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise _explain(error, where) from None
+        raise _explain(error, where, values) from None
 
 
 def dump(recipe: Recipe) -> str:
@@ -435,6 +436,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         if target in (*seen, path.resolve()):
             raise RecipeError(f"'base: {base}' leads back to itself", where=path, remedy="Break the circle.")
         values = _merged(_read(target, (*seen, path.resolve())), values)
+    values.setdefault("stages", [{}])  # the default one, so that `stages.0.epochs` can be set
     if not isinstance(changes, dict):
         raise RecipeError("'set' is no mapping", where=path, remedy="Write: set: {stages.0.epochs: 3}.")
     for key, value in changes.items():
@@ -457,11 +459,15 @@ def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in change.items():
         old = merged.get(key)
-        if isinstance(old, dict) and isinstance(value, dict) and value.get("name", old.get("name")) == old.get("name"):
+        if isinstance(old, dict) and isinstance(value, dict) and not _are_two_choices(old, value):
             merged[key] = _merged(old, value)
         else:
             merged[key] = value
     return merged
+
+
+def _are_two_choices(old: dict[str, Any], change: dict[str, Any]) -> bool:
+    return "name" in old and "name" in change and old["name"] != change["name"]
 
 
 def _set(values: dict[str, Any], dotted: str, value: Any, *, where: str) -> None:
@@ -477,11 +483,11 @@ def _set(values: dict[str, Any], dotted: str, value: Any, *, where: str) -> None
 
 
 def _step(target: Any, key: str, dotted: str, where: str) -> Any:
-    if isinstance(target, list):
-        return target[_index(target, key, dotted, where)]
-    if not isinstance(target.setdefault(key, {}), dict | list):
+    is_list = isinstance(target, list)
+    below = target[_index(target, key, dotted, where)] if is_list else target.setdefault(key, {})
+    if not isinstance(below, dict | list):
         raise RecipeError(f"'{key}' in '{dotted}' has no keys below it", where=where, remedy="Check the path.")
-    return target[key]
+    return below
 
 
 def _index(target: list[Any], key: str, dotted: str, where: str) -> int:
@@ -494,19 +500,46 @@ def _index(target: list[Any], key: str, dotted: str, where: str) -> int:
     return int(key)
 
 
-def _explain(error: ValidationError, where: str | Path) -> RecipeError:
-    problem = error.errors()[0]
-    location = [str(part) for part in problem["loc"]]
-    message = problem["msg"].removeprefix("Value error, ")
-    remedy = "See the recipe's keys in docs/recipes.md."
-    if problem["type"] == "extra_forbidden":
-        message = f"unknown key '{location[-1]}'"
-        near = difflib.get_close_matches(location[-1], sorted(_known_keys() - {location[-1]}), n=1)
-        remedy = f"Did you mean '{near[0]}'?" if near else remedy
-    elif problem["type"] == "missing":
-        message, remedy = f"the key '{location[-1]}' is missing", "Add it."
+def _explain(error: ValidationError, where: str | Path, values: Mapping[str, Any]) -> RecipeError:
+    first = error.errors()[0]
+    location = _as_written(first["loc"], values)
+    if first["type"] == "missing" and isinstance(first["loc"][-1], str):
+        location = [*location, first["loc"][-1]]
+    same = [p for p in error.errors() if _as_written(p["loc"], values) == location]  # a union has one for each member
+    message, remedy = _said(first, [problem["msg"] for problem in same or [first]])
     place = f"{where}: {'.'.join(location)}" if location else str(where)
     return RecipeError(message[0].lower() + message[1:], where=place, remedy=remedy)
+
+
+def _said(problem: ErrorDetails, messages: Sequence[str]) -> tuple[str, str]:
+    """Return message and remedy for a key; `messages` is what each member of a union says of it."""
+    key = str(problem["loc"][-1]) if problem["loc"] else ""
+    see = "See the recipe's keys in docs/recipes.md."
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, sorted(_known_keys() - {key}), n=1)
+        return f"unknown key '{key}'", f"Did you mean '{near[0]}'?" if near else see
+    if problem["type"] == "missing":
+        return "a value is missing" if key.isdecimal() else f"the key '{key}' is missing", "Add it."
+    if problem["type"] == "union_tag_not_found":
+        return "the key 'name' is missing", "Add it."
+    if problem["type"] == "union_tag_invalid":
+        return f"unknown name '{problem['ctx']['tag']}', expected one of: {problem['ctx']['expected_tags']}", see
+    message = ", or ".join(messages).removeprefix("Value error, ").replace(", or Input", ", or input")
+    return message.replace("valid tuple", "list").replace("Tuple should", "The list should"), see
+
+
+def _as_written(location: Sequence[int | str], values: Any) -> list[str]:
+    """Return the keys and positions of a problem that stand in the file, without what pydantic puts in between."""
+    written = []
+    for part in location:
+        if isinstance(values, Mapping) and part in values:
+            values = values[part]
+        elif isinstance(values, list | tuple) and isinstance(part, int):
+            values = values[part] if part < len(values) else None
+        else:
+            continue
+        written.append(str(part))
+    return written
 
 
 def _known_keys() -> set[str]:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serein import recipe as recipes
-from serein.data.folds import _TEST_PARTS, Fold, Folds, check_leaks, make_folds, speaker_key
+from serein.data.folds import Fold, Folds, check_leaks, make_folds, speaker_key
 from serein.data.utterance import Utterance
 from serein.errors import LeakError, ManifestError, RecipeError
 from serein.recipe import Protocol
@@ -75,10 +75,6 @@ def divided(utterances: Sequence[Utterance], protocol: Protocol, **rest: object)
 
 
 # -- what holds for all
-
-
-def test_every_name_of_a_recipe_is_a_protocol() -> None:
-    assert set(PROTOCOLS) == set(_TEST_PARTS)
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

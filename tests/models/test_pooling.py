@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
 from serein.models.pooling import POOLINGS, VARIANCE_FLOOR, AttentionPooling, ChannelAttentionPooling
-from serein.recipe import Emotion
 
 SIZE = 6
 
@@ -26,10 +24,6 @@ def clips(*lengths: int, size: int = SIZE) -> tuple[torch.Tensor, torch.Tensor]:
     frames = torch.randn(len(lengths), max(lengths), size, generator=generator)
     is_frame = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     return torch.where(is_frame[..., None], frames, 1e6), is_frame
-
-
-def test_the_recipe_knows_every_pooling() -> None:
-    assert set(get_args(Emotion.model_fields["pooling"].annotation)) == set(POOLINGS)
 
 
 # -- by hand

@@ -17,7 +17,6 @@ from serein.recipe import Optimizer, Stage
 from serein.tasks.emotion import EmotionTask
 from serein.training.hearing import hear
 
-
 Judged = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # (clip,) positions, (clip, ...) truth and output
 
 

@@ -7,7 +7,8 @@ import logging
 import os
 import signal
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from serein.data.batches import (
     loader,
 )
 from serein.data.recordings import Recordings
+from serein.errors import AudioError, RunError
 from serein.models.logmel import LogMelBackbone
 from serein.models.speech import SpeechModel
 from serein.progress import Report
@@ -177,12 +179,8 @@ def _fit(
             deterministic="warn",
             benchmark=False,
         )
-        try:
+        with _plainly(folder):
             trainer.fit(module, datamodule=loaders, ckpt_path=resume if resume.exists() else None, weights_only=True)
-        except SIGTERMException:  # Lightning's would exit with status 0
-            raise SystemExit(128 + signal.SIGTERM) from None
-        except SystemExit as stop:  # what Lightning makes of the keyboard's interrupt
-            raise (KeyboardInterrupt if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
 
 
 def _devices(model: SpeechModel) -> dict[str, Any]:
@@ -239,6 +237,23 @@ def _tensorboard(folder: Path) -> Any:
     from lightning.pytorch.loggers import TensorBoardLogger
 
     return TensorBoardLogger(folder, name="tensorboard", version="")
+
+
+@contextmanager
+def _plainly(folder: Path) -> Iterator[None]:
+    """Undo what Lightning and loaders make of a signal, of the keyboard and of a broken file."""
+    try:
+        yield
+    except SIGTERMException:  # would exit with status 0
+        raise SystemExit(128 + signal.SIGTERM) from None
+    except SystemExit as stop:
+        raise (KeyboardInterrupt if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
+    except AudioError as error:  # of a loader's process: its traceback, and in the last line what was said
+        raise AudioError(str(error).rpartition("Error: ")[2]) from None
+    except torch.OutOfMemoryError:
+        raise RunError(
+            "the GPU's memory does not suffice", where=folder, remedy="Lower batches.seconds or batches.clips."
+        ) from None
 
 
 class _quiet(warnings.catch_warnings):

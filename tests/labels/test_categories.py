@@ -1,0 +1,92 @@
+"""Categories: a corpus word has one class or none, and nothing is left out in silence."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from serein.data.utterance import Utterance
+from serein.errors import RecipeError
+from serein.labels.categories import Categories, categories_of, with_class
+from serein.recipe import Labels
+
+CATEGORIES = Categories(("sad", "happy", "calm"), {"excited": "happy", "bored": "weary"})
+
+
+def labelled(*emotions: str | None) -> list[Utterance]:
+    return [Utterance(id=str(i), audio=f"{i}.wav", emotion=emotion) for i, emotion in enumerate(emotions)]
+
+
+@pytest.mark.parametrize(
+    ("word", "name", "index", "shares"),
+    [
+        ("sad", "sad", 0, [1, 0, 0]),
+        ("happy", "happy", 1, [0, 1, 0]),
+        ("excited", "happy", 1, [0, 1, 0]),
+        ("bored", None, -1, [0, 0, 0]),  # merged into what is no class
+        ("Happy", None, -1, [0, 0, 0]),
+        ("", None, -1, [0, 0, 0]),
+        (None, None, -1, [0, 0, 0]),
+    ],
+)
+def test_what_a_word_means(word: str | None, name: str | None, index: int, shares: list[float]) -> None:
+    assert CATEGORIES.of(word) == name
+    assert CATEGORIES.index(word) == index
+    assert CATEGORIES.shares(word).tolist() == shares
+    assert CATEGORIES.shares(word).dtype == np.float32
+
+
+def test_classes_keep_the_order_of_the_recipe() -> None:
+    categories = categories_of(labelled("happy", "sad", "calm"), Labels(classes=("sad", "calm", "happy")))
+    assert categories.classes == ("sad", "calm", "happy")
+
+
+def test_unnamed_classes_are_those_of_the_data_after_merging() -> None:
+    utterances = labelled("sad", "excited", "happy", "calm", None, "sad")
+    assert categories_of(utterances, Labels()).classes == ("calm", "excited", "happy", "sad")
+    assert categories_of(utterances, Labels(merge={"excited": "happy"})).classes == ("calm", "happy", "sad")
+
+
+@pytest.mark.parametrize(
+    ("emotions", "labels", "message"),
+    [
+        (["sad", "sad"], Labels(), "1 emotion classes in the data. Emotions need at least two"),
+        ([None], Labels(), "0 emotion classes"),
+        (["sad", "calm"], Labels(classes=("sad",)), "1 emotion classes"),
+        (["sad", "calm"], Labels(classes=("sad", "calm", "sad")), "a class is named twice"),
+        (
+            ["sad", "calm"],
+            Labels(classes=("sad", "joy", "fear")),
+            "no utterance is labelled joy, fear; the data has: calm",
+        ),
+        (["sad", "calm"], Labels(classes=("sad", "calm"), merge={"sad": "calm"}), "no utterance is labelled sad"),
+    ],
+)
+def test_classes_that_do_not_fit_the_data(emotions: list[str | None], labels: Labels, message: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        categories_of(labelled(*emotions), labels)
+    assert f"labels.classes: {message}" in str(error.value)
+    assert error.value.remedy
+
+
+def test_what_has_no_class_is_an_error_that_counts_it() -> None:
+    utterances = labelled("sad", "weary", None, "weary", "excited")
+    with pytest.raises(
+        RecipeError, match=r"3 utterances belong to none of the classes: 2 weary, 1 \(no emotion\)\. Add"
+    ):
+        with_class(utterances, CATEGORIES, "error")
+
+
+def test_what_has_no_class_can_be_left_out_and_is_counted() -> None:
+    utterances = labelled("sad", "weary", None, "weary", "excited")
+    kept, left_out = with_class(utterances, CATEGORIES, "drop")
+    assert [u.id for u in kept] == ["0", "4"]
+    assert left_out == Counter({"weary": 2, "(no emotion)": 1})
+
+
+@pytest.mark.parametrize("others", ["error", "drop"])
+def test_nothing_is_left_out_when_all_have_a_class(others: str) -> None:
+    utterances = labelled("sad", "happy")
+    assert with_class(utterances, CATEGORIES, others) == (utterances, Counter())

@@ -1,0 +1,106 @@
+"""Losses against torch, scikit-learn and numbers worked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.utils.class_weight import compute_class_weight
+from torch.nn import functional as F
+
+from serein.losses import LOSSES, balanced_class_weights, cross_entropy, weighted_mean
+
+CLASSES = 5
+WEIGHTS = torch.tensor([0.5, 1.0, 2.0, 0.25, 3.0], dtype=torch.float64)
+
+
+def batch(size: int = 9) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return labels, their shares, and logits."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(CLASSES, (size,), generator=generator)
+    logits = 3 * torch.randn(size, CLASSES, generator=generator, dtype=torch.float64)
+    return labels, F.one_hot(labels, CLASSES).double(), logits
+
+
+def soft(size: int = 9) -> torch.Tensor:
+    return torch.rand(size, CLASSES, generator=torch.Generator().manual_seed(1), dtype=torch.float64).softmax(dim=1)
+
+
+def torchs(smoothing: float) -> float:
+    """Return torch's argument for a smoothing g of diatlova2024: g' = g * K / (K - 1)."""
+    return smoothing * CLASSES / (CLASSES - 1)
+
+
+def test_cross_entropy_by_hand() -> None:
+    """Shares of 3/4 and 1/4; of a smoothing of 0.2 the true class keeps 0.8 and the other two get 0.1 each."""
+    logits = torch.tensor([[math.log(3), 0.0]])
+    assert cross_entropy(torch.tensor([[0.0, 1.0]]), logits).tolist() == pytest.approx([math.log(4)])
+    three = torch.tensor([[math.log(2), 0.0, 0.0]])  # shares 1/2, 1/4, 1/4
+    smoothed = cross_entropy(torch.tensor([[1.0, 0.0, 0.0]]), three, smoothing=0.2)
+    assert smoothed.tolist() == pytest.approx([0.8 * math.log(2) + 0.2 * math.log(4)])
+    weighted = cross_entropy(torch.tensor([[1.0, 0.0, 0.0]]), three, torch.tensor([2.0, 3.0, 5.0]), 0.2)
+    assert weighted.tolist() == pytest.approx([2 * 0.8 * math.log(2) + (3 + 5) * 0.1 * math.log(4)])
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.2, 0.7])
+def test_cross_entropy_of_labels_is_that_of_torch(weights: torch.Tensor | None, smoothing: float) -> None:
+    labels, truth, logits = batch()
+    each = cross_entropy(truth, logits, weights, smoothing)
+    theirs = F.cross_entropy(logits, labels, weights, label_smoothing=torchs(smoothing), reduction="none")
+    np.testing.assert_allclose(each, theirs, rtol=1e-12)
+    mean = F.cross_entropy(logits, labels, weights, label_smoothing=torchs(smoothing))
+    assert float(weighted_mean(each, truth, weights)) == pytest.approx(float(mean), rel=1e-12)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_cross_entropy_of_shares_is_that_of_torch(weights: torch.Tensor | None, smoothing: float) -> None:
+    truth, (_, _, logits) = soft(), batch()
+    theirs = F.cross_entropy(logits, truth, weights, label_smoothing=torchs(smoothing), reduction="none")
+    np.testing.assert_allclose(cross_entropy(truth, logits, weights, smoothing), theirs, rtol=1e-12)
+
+
+def test_the_least_loss_is_the_entropy_of_the_shares() -> None:
+    truth = soft()
+    entropy = -(truth * truth.log()).sum(dim=1)
+    np.testing.assert_allclose(cross_entropy(truth, truth.log() + 7.0), entropy, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_gradients_are_right(name: str, weights: torch.Tensor | None) -> None:
+    truth, logits = soft(4), batch(4)[2].requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: LOSSES[name](truth, x, weights, 0.1), logits)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_extreme_logits_stay_finite(name: str) -> None:
+    logits = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
+    loss = LOSSES[name](torch.tensor([[0.0, 1.0, 0.0]]), logits, None, 0.1).sum()
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+def test_a_weighted_mean_counts_each_by_its_class() -> None:
+    """(1 x 2 + 4 x 1) / (2 + 1), the losses being weighted already."""
+    truth = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert weighted_mean(torch.tensor([2.0, 4.0]), truth, torch.tensor([2.0, 1.0])).item() == 2.0
+    assert weighted_mean(torch.tensor([2.0, 4.0]), truth, None).item() == 3.0
+
+
+def test_balanced_weights_by_hand() -> None:
+    """Forty utterances, four classes: N / (4 * N_class); a class that does not occur weighs nothing."""
+    assert balanced_class_weights(torch.tensor([20.0, 10.0, 10.0, 0.0])).tolist() == [0.5, 1.0, 1.0, 0.0]
+
+
+def test_balanced_weights_are_those_of_scikit_learn() -> None:
+    labels = np.random.default_rng(0).choice(CLASSES, 200, p=[0.4, 0.3, 0.2, 0.07, 0.03])
+    counts = torch.from_numpy(np.bincount(labels, minlength=CLASSES)).double()
+    theirs = compute_class_weight("balanced", classes=np.arange(CLASSES), y=labels)
+    np.testing.assert_allclose(balanced_class_weights(counts), theirs, rtol=1e-12)
+    assert float((balanced_class_weights(counts) * counts).sum()) == pytest.approx(200)  # the weights' mean is 1
