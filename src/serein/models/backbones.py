@@ -104,9 +104,7 @@ class HuggingFaceBackbone(Backbone):
         do_normalize = _do_normalize(config, place.read_preprocess(), where=source)
         origin = {"source": source, "revision": place.commit(), "overrides": dict(overrides or {})}
         model = place.load(config)
-        backbone = cls(
-            model, do_normalize=do_normalize, origin=origin, gradient_checkpointing=gradient_checkpointing
-        )
+        backbone = cls(model, do_normalize=do_normalize, origin=origin, gradient_checkpointing=gradient_checkpointing)
         backbone._origin["weights_sha256"] = weights_hash(backbone)
         return backbone.eval()
 
