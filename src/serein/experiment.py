@@ -115,7 +115,9 @@ def require_trainable(experiment: Experiment) -> None:
 
 
 def _new_model(recipe: Recipe, task: EmotionTask) -> SpeechModel:
-    return assemble(new_backbone(recipe.backbone), recipe.body, {task.name: (task.options, task.num_outputs)})
+    return assemble(
+        new_backbone(recipe.backbone), recipe.body, {task.name: (task.options, task.num_outputs)}, recipe.members
+    )
 
 
 # -- one fold, one seed ---------------------------------------------------------------------------------------------
@@ -231,5 +233,7 @@ def _content(experiment: Experiment, fold: Fold, model: SpeechModel, folder: Pat
         "licences": {name: licence_of(name) or "not stated" for name in corpora},
         "dev_ua": max((line["dev_ua"] for line in last if "dev_ua" in line), default=None),
     }
-    options = ModelOptions(body=recipe.body, tasks=recipe.tasks, clips=recipe.clips, inference=recipe.inference)
+    options = ModelOptions(
+        body=recipe.body, members=recipe.members, tasks=recipe.tasks, clips=recipe.clips, inference=recipe.inference
+    )
     return ModelFolder(model.eval(), options, experiment.categories, training)

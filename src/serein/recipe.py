@@ -355,7 +355,12 @@ class Inference(Options):
 
 
 class Recipe(Options):
-    """A whole experiment."""
+    """A whole experiment.
+
+    Attributes:
+        members: Bodies with heads that learn side by side on one backbone, each from its own first weights; their
+            class shares are averaged (deep ensemble, Lakshminarayanan 2017).
+    """
 
     name: Name
     description: str = ""
@@ -364,6 +369,7 @@ class Recipe(Options):
     clips: Clips = Clips()
     backbone: Backbone = LogMel()
     body: Body | None = None
+    members: Count = 1
     tasks: Tasks = Tasks()
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (Stage(),)
     inference: Inference = Inference()

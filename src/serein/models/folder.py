@@ -28,6 +28,7 @@ class ModelOptions(Options):
     """What of a recipe a model needs to answer."""
 
     body: Cnn2d | CnnBlstm | None = None
+    members: int = 1
     tasks: Tasks = Tasks()
     clips: Clips = Clips()
     inference: Inference = Inference()
@@ -113,7 +114,7 @@ def load(folder: str | Path) -> ModelFolder:
         options = ModelOptions.model_validate({name: description[name] for name in ModelOptions.model_fields})
         categories = Categories(tuple(labels["emotion"]["classes"]), dict(labels["emotion"]["merge"]))
         tasks = {"emotion": (options.tasks.emotion, len(categories.classes))}
-        model = assemble(described_backbone(description["backbone"]), options.body, tasks)
+        model = assemble(described_backbone(description["backbone"]), options.body, tasks, options.members)
         training, backbone_weights = dict(description["training"]), description["backbone_weights"]
     except (KeyError, TypeError, ValueError, AttributeError, RecipeError) as error:
         raise ModelError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,12 +20,26 @@ class Reading:
     """A task's answer for a batch of clips.
 
     Attributes:
-        output: (batch, class) unnormalised scores.
-        embedding: (batch, feature), the vector that the output layer reads.
+        outputs: (member, batch, class) unnormalised scores of every member.
+        embedding: (batch, feature), the vector that the output layer reads; those of all members side by side.
     """
 
-    output: torch.Tensor
+    outputs: torch.Tensor
     embedding: torch.Tensor
+
+    @property
+    def output(self) -> torch.Tensor:
+        """(batch, class) scores whose softmax is the mean of the members' shares (Lakshminarayanan 2017)."""
+        if len(self.outputs) == 1:
+            return self.outputs[0]
+        return self.outputs.log_softmax(dim=-1).logsumexp(dim=0)
+
+
+def joined(readings: Sequence[Reading]) -> Reading:
+    """Return what several members answer together."""
+    if len(readings) == 1:
+        return readings[0]
+    return Reading(torch.cat([r.outputs for r in readings]), torch.cat([r.embedding for r in readings], dim=1))
 
 
 class LayerTap(nn.Module):
@@ -109,4 +124,4 @@ class PooledHead(nn.Module):
         if self.frame_projection is not None:
             frames = self.frame_projection(frames)
         embedding = self.layers(self.pooling(frames, hidden.is_frame))
-        return Reading(self.output(self.dropout(embedding)).float(), embedding.float())
+        return Reading(self.output(self.dropout(embedding)).float()[None], embedding.float())

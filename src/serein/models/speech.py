@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +12,44 @@ from torch import nn
 
 from serein.errors import ModelError, RecipeError
 from serein.models.bodies import Cnn2dBody, CnnBlstmBody, build_body
-from serein.models.heads import PooledHead, Reading
+from serein.models.heads import PooledHead, Reading, joined
 from serein.models.hidden import Backbone, HiddenStates
 from serein.models.logmel import LogMelBackbone
 from serein.recipe import Cnn2d, CnnBlstm, Emotion, HuggingFace, LogMel
 
 
-class SpeechModel(nn.Module):
-    """Waveforms -> backbone -> (body) -> one head per task.
+class Member(nn.Module):
+    """What works out and reads a backbone's hidden layers.
 
     Args:
-        backbone: From waveforms to hidden layers.
-        body: Trained layers in between, or `None`.
+        body: Trained layers before the heads, or `None`.
         heads: Task -> head.
     """
 
-    def __init__(
-        self, backbone: Backbone, body: Cnn2dBody | CnnBlstmBody | None, heads: Mapping[str, PooledHead]
-    ) -> None:
+    def __init__(self, body: Cnn2dBody | CnnBlstmBody | None, heads: Mapping[str, PooledHead]) -> None:
         super().__init__()
-        self.backbone, self.body = backbone, body
+        self.body = body
         self.heads = nn.ModuleDict(heads)
+
+    def forward(self, hidden: HiddenStates) -> dict[str, Reading]:
+        """Read every task."""
+        if self.body is not None:
+            hidden = self.body(hidden)
+        return {name: head(hidden) for name, head in self.heads.items()}
+
+
+class SpeechModel(nn.Module):
+    """Waveforms -> backbone -> members, each a body with one head per task; their shares are averaged.
+
+    Args:
+        backbone: From waveforms to hidden layers.
+        members: At least one; they differ in their first weights and in what is dropped out.
+    """
+
+    def __init__(self, backbone: Backbone, members: Sequence[Member]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.members = nn.ModuleList(members)
 
     def forward(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> dict[str, Reading]:
         """Hear a padded batch and read every task.
@@ -45,15 +62,15 @@ class SpeechModel(nn.Module):
 
     def read(self, hidden: HiddenStates) -> dict[str, Reading]:
         """Read every task from the backbone's hidden layers."""
-        if self.body is not None:
-            hidden = self.body(hidden)
-        return {name: head(hidden) for name, head in self.heads.items()}
+        readings = [member(hidden) for member in self.members]
+        return {name: joined([reading[name] for reading in readings]) for name in readings[0]}
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Every parameter once, by the names that `trainable` knows: the backbone's own, `body`, `heads`."""
         groups = self.backbone.parameter_groups()
-        groups["body"] = [] if self.body is None else list(self.body.parameters())
-        groups["heads"] = list(self.heads.parameters())
+        named = list(self.members.named_parameters())
+        groups["body"] = [parameter for name, parameter in named if ".body." in f".{name}"]
+        groups["heads"] = [parameter for name, parameter in named if ".body." not in f".{name}"]
         return groups
 
     def train_only(self, names: Iterable[str]) -> None:
@@ -132,7 +149,10 @@ def described_backbone(description: Mapping[str, Any]) -> Backbone:
 
 
 def assemble(
-    backbone: Backbone, body: Cnn2d | CnnBlstm | None, tasks: Mapping[str, tuple[Emotion, int]]
+    backbone: Backbone,
+    body: Cnn2d | CnnBlstm | None,
+    tasks: Mapping[str, tuple[Emotion, int]],
+    num_members: int = 1,
 ) -> SpeechModel:
     """Put a model together.
 
@@ -140,8 +160,12 @@ def assemble(
         backbone: What hears.
         body: The recipe's body, or `None`.
         tasks: Task -> its options and number of outputs.
+        num_members: Bodies with heads, side by side.
     """
+    return SpeechModel(backbone, [_member(backbone, body, tasks) for _ in range(num_members)])
+
+
+def _member(backbone: Backbone, body: Cnn2d | CnnBlstm | None, tasks: Mapping[str, tuple[Emotion, int]]) -> Member:
     built = None if body is None else build_body(body, backbone)
     sizes = backbone.sizes if built is None else (built.size,)
-    heads = {name: PooledHead(options, sizes, num_outputs) for name, (options, num_outputs) in tasks.items()}
-    return SpeechModel(backbone, built, heads)
+    return Member(built, {name: PooledHead(options, sizes, outputs) for name, (options, outputs) in tasks.items()})

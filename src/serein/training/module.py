@@ -134,7 +134,9 @@ class StageModule(lightning.LightningModule):
         for name, task in self.tasks.items():
             known = has_target[name]
             if known.any():
-                losses.append(task.options.weight * task.loss(targets[name][known], readings[name].output[known]))
+                losses.append(
+                    task.options.weight * _summed(task, targets[name][known], readings[name].outputs[:, known])
+                )
         if not losses:
             return sum(reading.output.sum() for reading in readings.values()) * 0.0  # type: ignore[return-value]
         return torch.stack(losses).sum()
@@ -150,6 +152,11 @@ class StageModule(lightning.LightningModule):
 
 _SCORE_NAMES = {"emotion": "ua"}
 _NEVER = 1 << 62
+
+
+def _summed(task: EmotionTask, truth: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+    """Return the sum of the members' losses: each learns as if it were alone."""
+    return torch.stack([task.loss(truth, output) for output in outputs]).sum()
 
 
 def build_optimizer(model: SpeechModel, options: Optimizer) -> torch.optim.Optimizer:
