@@ -354,7 +354,11 @@ LABELS_AND_FOLDS = [
         lambda g: run(g, more=("--set", "protocol.only=['9']")),
         ("protocol.only", "no fold 9; there are: 1, 2", "Name folds"),
     ),
-    Case("no fold at all", lambda g: run(g, more=("--set", "protocol.only=[]")), ("protocol.only", "at least 1 item", "docs")),
+    Case(
+        "no fold at all",
+        lambda g: run(g, more=("--set", "protocol.only=[]")),
+        ("protocol.only", "at least 1 item", "docs"),
+    ),
     Case(
         "no official split",
         lambda g: run(g, more=("--set", "protocol.name=official")),

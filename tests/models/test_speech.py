@@ -31,11 +31,13 @@ PROJECTIONS: dict[str, dict[str, Any]] = {
 LENGTHS = (12_000, 7_321, 640, 321, 1)
 
 
-def model_of(body: Any = None, normalisation: tuple[str, ...] = ("level", "corpus"), **options: Any) -> SpeechModel:
+def model_of(
+    body: Any = None, normalisation: tuple[str, ...] = ("level", "corpus"), num_members: int = 1, **options: Any
+) -> SpeechModel:
     """Return a small model with weights and statistics as after a training."""
     torch.manual_seed(0)
     backbone = new_backbone(LogMel(num_bands=16, normalisation=normalisation))
-    model = assemble(backbone, body, {"emotion": (Emotion(**options), 4)})
+    model = assemble(backbone, body, {"emotion": (Emotion(**options), 4)}, num_members)
     backbone.fit([waves(16_000, 5_000)])
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -79,8 +81,43 @@ def test_batching_changes_no_answer_under_any_normalisation(body: str, normalisa
     require_batching_changes_nothing(model_of(BODIES[body], normalisation=(normalisation,)))
 
 
+@pytest.mark.parametrize("body", BODIES)
+def test_batching_changes_no_answer_of_several_members(body: str) -> None:
+    require_batching_changes_nothing(model_of(BODIES[body], num_members=3))
+
+
 def test_the_bodies_here_are_all_there_are() -> None:
     assert {type(body) for body in BODIES.values() if body} == set(Body.__origin__.__args__)
+
+
+# -- members
+
+
+@torch.inference_mode()
+def test_members_answer_with_the_mean_of_their_shares() -> None:
+    model = model_of(BODIES["cnn2d"], num_members=3).eval()
+    reading = model(*waves(12_000, 640))["emotion"]
+    shares = reading.outputs.softmax(dim=-1)
+    assert reading.outputs.shape == (3, 2, 4)
+    np.testing.assert_allclose(reading.output.softmax(dim=-1), shares.mean(dim=0), atol=1e-6)
+    assert (shares[0] - shares[1]).abs().max() > 1e-3  # each from its own first weights
+    alone = [SpeechModel(model.backbone, [member])(*waves(12_000, 640))["emotion"] for member in model.members]
+    assert torch.equal(reading.outputs, torch.cat([each.outputs for each in alone]))
+    assert torch.equal(reading.embedding, torch.cat([each.embedding for each in alone], dim=1))
+
+
+@torch.inference_mode()
+def test_one_member_answers_with_its_own_scores() -> None:
+    reading = model_of(BODIES["cnn2d"]).eval()(*waves(12_000, 640))["emotion"]
+    assert torch.equal(reading.output, reading.outputs[0])
+
+
+def test_members_are_in_the_groups_of_their_parts() -> None:
+    model = model_of(BODIES["cnn2d"], num_members=2)
+    groups = model.parameter_groups()
+    assert sorted(id(p) for group in groups.values() for p in group) == sorted(id(p) for p in model.parameters())
+    bodies = [p for member in model.members for p in member.body.parameters()]
+    assert sorted(map(id, groups["body"])) == sorted(map(id, bodies))
 
 
 # -- learning
@@ -89,7 +126,7 @@ def test_the_bodies_here_are_all_there_are() -> None:
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("body", BODIES)
 def test_gradients_reach_every_weight(body: str, pooling: str) -> None:
-    model = model_of(BODIES[body], pooling=pooling, **PROJECTIONS["pooled"]).train()
+    model = model_of(BODIES[body], num_members=2, pooling=pooling, **PROJECTIONS["pooled"]).train()
     model(*waves(12_000, 9_000, 640))["emotion"].output.square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -198,13 +235,13 @@ def test_what_is_frozen_keeps_every_bit(model: SpeechModel, trainable: list[str]
 def test_frozen_batch_norm_answers_as_in_evaluation() -> None:
     model = model_of(BODIES["cnn2d"], pooling="mean")
     model.train_only(["heads"])
-    frozen = [m for m in model.body.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    frozen = [m for m in model.members[0].body.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
     assert frozen
     assert not any(module.training for module in frozen)
     model.eval()
     model.train()
     assert not any(module.training for module in frozen)
-    assert model.body.dropout.training
+    assert model.members[0].body.dropout.training
     model.train_only(["all"])
     assert all(module.training for module in frozen)
 
@@ -222,3 +259,26 @@ def test_a_described_backbone_is_the_same_architecture() -> None:
 def test_an_unknown_backbone_is_refused() -> None:
     with pytest.raises(ModelError, match=r"model.json: unknown backbone 'crystal ball'\. .* upgrade"):
         described_backbone({"name": "crystal ball"})
+
+
+# -- members
+
+
+def test_members_average_their_shares_and_differ() -> None:
+    backbone = new_backbone(LogMel(num_bands=16))
+    tasks = {"emotion": (Emotion(pooling="mean"), 3)}
+    model = assemble(backbone, Cnn2d(channels=(4, 6), size=8), tasks, 3).eval()
+    with torch.no_grad():
+        reading = model(*waves(12_000, 9_000))["emotion"]
+    each = reading.outputs.softmax(dim=-1)
+    assert each.shape == (3, 2, 3)
+    assert not torch.allclose(each[0], each[1])
+    np.testing.assert_allclose(reading.output.softmax(dim=-1), each.mean(dim=0), atol=1e-6)
+    assert reading.embedding.shape == (2, 3 * 8)
+
+
+def test_groups_hold_every_member() -> None:
+    model = assemble(new_backbone(LogMel(num_bands=16)), Cnn2d(channels=(4,)), {"emotion": (Emotion(), 3)}, 2)
+    groups = model.parameter_groups()
+    assert len(groups["body"]) == sum(len(list(member.body.parameters())) for member in model.members)
+    assert sum(len(group) for group in groups.values()) == len(list(model.parameters()))
