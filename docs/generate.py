@@ -17,7 +17,7 @@ HEAD = """# Recipes
 
 Every key of a recipe, its default and its meaning; made from the schema by `python docs/generate.py`.
 Unknown keys are refused, with the nearest known one. `base:` names a recipe to start from; other keys are merged over
-it (a mapping with another `name` replaces the whole mapping); `set:` changes single values by dotted path, like `--set`:
+it (a mapping with another `name` replaces the whole mapping); `set:` changes single values by dotted path, as `--set`:
 
 ```yaml
 base: ../recipe.yaml

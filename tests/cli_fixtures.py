@@ -1,6 +1,6 @@
 """What the tests of the command line share: a corpus of tones that trains in a second, and `serein` called in-process.
 
-A test module takes the fixtures by importing them: `from cli_fixtures import ...  # noqa: F401`.
+`conftest.py` takes the fixtures from here, test modules the rest: `from cli_fixtures import Call, write_recipe`.
 """
 
 from __future__ import annotations
@@ -189,9 +189,3 @@ def tiny_run(tones: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) 
     finally:
         sys.argv = argv
     return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tiny_run: Path) -> Path:
-    """A model folder that learned from anna, ben, ... but not from all; read only."""
-    return tiny_run / "fold-1" / "seed-0" / "model"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import yaml
 
-from cli_fixtures import (  # noqa: F401
+from cli_fixtures import (
     RATE_HZ,
+    TINY,
     Call,
+    command,
+    environment,
     everything_in,
     in_subprocess,
-    serein,
-    tiny,
-    tiny_model,
-    tiny_run,
-    tone,
-    tones,
+    merged,
     write_recipe,
     write_wav,
 )
@@ -96,7 +97,7 @@ class Ground:
 
 
 @pytest.fixture
-def ground(tmp_path: Path, tones: Path, tiny: Path, tiny_run: Path) -> Ground:  # noqa: F811
+def ground(tmp_path: Path, tones: Path, tiny: Path, tiny_run: Path) -> Ground:
     """A fresh folder beside the good data."""
     return Ground(tmp_path, tones, tiny, tiny_run)
 
@@ -173,10 +174,6 @@ def transformer(ground: Ground) -> dict[str, Any]:
 
 
 def on_transformer(ground: Ground, body: str | None, **stage: Any) -> Path:
-    import yaml
-
-    from cli_fixtures import TINY, merged
-
     values = TINY | {"backbone": transformer(ground), "body": body and {"name": body}}
     values["stages"] = [merged(TINY["stages"][0], {"augmentation": {"gain_db": 0, "time_masks": 0}} | stage)]
     return ground.recipe(yaml.safe_dump(values))
@@ -318,8 +315,12 @@ MANIFESTS = [
     ),
     Case(
         "same audio, trained and tested",
-        lambda g: run(g, recipe=g.changed({"protocol": {"dev": "none"}}), data=twin_of_another_speaker(g)),
-        ("fold ", "1 identical recording in both train and test: anna-angry-0", "corpus check"),
+        lambda g: run(
+            g,
+            recipe=g.changed({"protocol": {"name": "leave-one-speaker-out", "dev": "none"}}),
+            data=twin_of_another_speaker(g),
+        ),
+        ("fold anna", "1 identical recording in both train and test: anna-angry-0", "corpus check"),
     ),
 ]
 
@@ -572,7 +573,7 @@ def refuse(case_command: list[object], says: tuple[str, ...], ground: Ground, ca
 
 
 @named(RECORDINGS)
-def test_recording_that_cannot_be_heard(case: Case, ground: Ground, serein: Call) -> None:  # noqa: F811
+def test_recording_that_cannot_be_heard(case: Case, ground: Ground, serein: Call) -> None:
     arguments = case.build(ground)
     before = everything_in(ground.root)
     outcome = serein("predict", ground.model, *arguments)
@@ -584,13 +585,13 @@ def test_recording_that_cannot_be_heard(case: Case, ground: Ground, serein: Call
 
 
 @named(RECORDINGS)
-def test_recording_that_cannot_be_learned(case: Case, ground: Ground, serein: Call) -> None:  # noqa: F811
+def test_recording_that_cannot_be_learned(case: Case, ground: Ground, serein: Call) -> None:
     (path,) = case.build(ground)
     refuse(run(ground, data=ground.with_first(audio=str(path))), case.says, ground, serein)
 
 
 @named(RECORDINGS)
-def test_recording_that_cannot_be_scored(case: Case, ground: Ground, serein: Call) -> None:  # noqa: F811
+def test_recording_that_cannot_be_scored(case: Case, ground: Ground, serein: Call) -> None:
     (path,) = case.build(ground)
     strangers = [row | {"speaker": "zoe"} for row in ground.rows()[:6]]
     data = ground.manifest([strangers[0] | {"audio": str(path)}, *strangers[1:]])
@@ -598,30 +599,196 @@ def test_recording_that_cannot_be_scored(case: Case, ground: Ground, serein: Cal
 
 
 @named(PREDICT)
-def test_model_or_folder_to_hear(case: Case, ground: Ground, serein: Call) -> None:  # noqa: F811
+def test_model_or_folder_to_hear(case: Case, ground: Ground, serein: Call) -> None:
     refuse(case.build(ground), case.says, ground, serein)
 
 
 @named(MANIFESTS)
-def test_manifest(case: Case, ground: Ground, serein: Call) -> None:  # noqa: F811
+def test_manifest(case: Case, ground: Ground, serein: Call) -> None:
     refuse(case.build(ground), case.says, ground, serein)
 
 
 @named(LABELS_AND_FOLDS)
-def test_labels_and_folds(case: Case, ground: Ground, serein: Call) -> None:  # noqa: F811
+def test_labels_and_folds(case: Case, ground: Ground, serein: Call) -> None:
     refuse(case.build(ground), case.says, ground, serein)
 
 
 @named(RECIPES)
-def test_recipe(case: Case, ground: Ground, serein: Call) -> None:  # noqa: F811
+def test_recipe(case: Case, ground: Ground, serein: Call) -> None:
     refuse(case.build(ground), case.says, ground, serein)
 
 
 @named(RUN_FOLDERS)
-def test_run_folder(case: Case, ground: Ground, serein: Call) -> None:  # noqa: F811
+def test_run_folder(case: Case, ground: Ground, serein: Call) -> None:
     refuse(case.build(ground), case.says, ground, serein)
 
 
 @named(CORPORA)
-def test_corpus(case: Case, ground: Ground, serein: Call) -> None:  # noqa: F811
+def test_corpus(case: Case, ground: Ground, serein: Call) -> None:
     refuse(case.build(ground), case.says, ground, serein)
+
+
+# -- what the tables do not hold -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "r.yaml", "--data", "m.jsonl", "--jbos", "2"], "No such option: --jbos"),
+        (["run", "r.yaml"], "Missing option '--data'"),
+        (["run"], "Missing argument"),
+        (["run", "r.yaml", "--data", "m.jsonl", "--jobs", "-1"], "'--jobs'"),
+        (["run", "r.yaml", "--data", "m.jsonl", "--jobs", "two"], "'--jobs'"),
+        (["predict", "model", "a.wav", "--limit", "0"], "'--limit'"),
+        (["corpus", "synth", "-o", "x", "--clips", "0"], "'--clips'"),
+        (["corpus", "synth", "-o", "x", "--seed", "-1"], "'--seed'"),
+        (["corpus", "check", "m.jsonl", "--min-s", "-1"], "'--min-s'"),
+        (["corpus", "prepare", "iemocap", "x"], "'ravdess', 'emodb'"),
+        (["sing"], "No such command 'sing'"),
+        (["evaluate", "model", "extra", "--data", "m.jsonl"], "unexpected extra argument"),
+    ],
+)
+def test_misspelt_command_line(
+    arguments: list[str],
+    says: str,
+    serein: Call,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = serein(*arguments)
+    assert (outcome.status, outcome.out) == (2, "")
+    assert says in " ".join(outcome.err.replace("│", " ").split())
+    assert "--help" in outcome.err
+    assert len(outcome.err.splitlines()) <= 8
+    assert not any(tmp_path.iterdir())
+
+
+def test_good_recordings_among_broken_ones_are_answered(ground: Ground, serein: Call) -> None:
+    good = [first_wav(ground), str(ground.rows()[-1]["audio"])]
+    bad = [str(truncated_wav(ground)), str(ground.root / "no.wav")]
+    outcome = serein("predict", ground.model, good[0], *bad, good[1], "--json")
+    assert outcome.status == 1
+    assert [json.loads(line)["audio"] for line in outcome.out.splitlines()] == good
+    complaints = outcome.err.splitlines()
+    assert [line.startswith(f"error: {path}: ") for line, path in zip(complaints, bad, strict=False)] == [True, True]
+    assert complaints[2:] == ["2 of 4 recordings could not be heard."]
+
+
+@pytest.mark.parametrize("form", ["--csv", None])
+def test_tables_hold_the_good_ones_too(form: str | None, ground: Ground, serein: Call) -> None:
+    outcome = serein("predict", ground.model, first_wav(ground), ground.root / "no.wav", *([form] if form else []))
+    assert outcome.status == 1
+    assert len(outcome.out.splitlines()) == 2  # head and one row
+    assert "no.wav: no such file" in outcome.complaint
+
+
+def test_incomplete_corpus_needs_partial(ground: Ground, serein: Call) -> None:
+    actor = ground.root / "ravdess" / "Actor_01"
+    for emotion in ("03", "04"):
+        write_wav(actor / f"03-01-{emotion}-01-01-01-01.wav")
+    refuse(
+        prepare(ground, "ravdess", actor.parent),
+        ("ravdess: found 2 of the 1440 utterances", "speaker 01: 2 of 60", "--partial"),
+        ground,
+        serein,
+    )
+    outcome = serein(*prepare(ground, "ravdess", actor.parent), "--partial")
+    assert outcome.status == 0
+    assert outcome.out == f"{ground.out}: 2 utterances\n"
+    assert "note: found 2 of the 1440 utterances" in outcome.err
+
+
+def test_refusal_leaves_an_older_manifest_as_it_was(ground: Ground, serein: Call) -> None:
+    ground.out.write_text("precious\n")
+    refuse(prepare(ground, "folder", ground.root / "no"), ("no such folder",), ground, serein)
+
+
+def test_manifest_that_would_replace_a_folder(ground: Ground, serein: Call) -> None:
+    corpus = ground.tones.parent
+    ground.out.mkdir()
+    before = everything_in(ground.root)
+    outcome = serein(*prepare(ground, "folder", corpus))
+    assert outcome.status == 1
+    assert outcome.complaint == f"error: {ground.out}: Is a directory."
+    assert everything_in(ground.root) == before
+
+
+def test_folder_without_the_right_to_write(ground: Ground, serein: Call) -> None:
+    locked = ground.root / "locked"
+    locked.mkdir(mode=0o555)
+    if os.access(locked, os.W_OK):
+        pytest.skip("this user may write anywhere")
+    outcome = serein(*run(ground)[:5], locked / "out")
+    assert outcome.status == 1
+    assert "locked" in outcome.complaint
+    assert not any(locked.iterdir())
+
+
+def test_training_that_diverges_says_so(ground: Ground, serein: Call) -> None:
+    outcome = serein(*run(ground, recipe=ground.changed(optimizer={"name": "sgd", "learning_rate": 1e30})))
+    assert outcome.status == 1
+    assert "out/fold-1/seed-0/0-emotion: the training diverged: the loss of epoch" in outcome.complaint
+    assert outcome.complaint.endswith("Lower optimizer.learning_rate, or set clip_norm.")
+    assert not list(ground.out.rglob("predictions.jsonl"))
+
+
+@pytest.mark.parametrize("part", ["train", "dev"])
+def test_recording_that_breaks_while_loaders_read_it(
+    part: str,
+    ground: Ground,
+    serein: Call,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A corpus that does not fit into memory is decoded by other processes, during the training."""
+    from serein import recipe as recipes
+    from serein.data.recordings import Recordings
+    from serein.experiment import prepare as prepared
+
+    monkeypatch.setitem(Recordings.__init__.__kwdefaults__, "memory_s", 0.0)
+    (fold, *_) = prepared(recipes.load(ground.tiny), ground.tones, lambda *progress: None).folds.folds
+    broken = getattr(fold, part)[0]
+    silence = ground.wav(np.zeros(5000))
+    rows = [row | ({"audio": str(silence)} if row["id"] == broken else {}) for row in ground.rows()]
+    outcome = serein(*run(ground, data=ground.manifest(rows)))
+    assert outcome.status == 1
+    assert outcome.complaint.startswith(f"error: {silence}: silent: ")
+
+
+def test_unit_that_fails_stops_the_others(ground: Ground, serein: Call) -> None:
+    """One of two processes meets a file where its folder should be."""
+    blocked = ground.copied_run()
+    shutil.rmtree(blocked / "fold-1" / "seed-0")
+    shutil.rmtree(blocked / "fold-2" / "seed-0")
+    (blocked / "fold-2" / "seed-0").write_text("in the way")
+    outcome = serein("run", ground.tiny, "--data", ground.tones, "--out", blocked, "--resume", "--jobs", 2)
+    assert (outcome.status, outcome.out) == (1, "")
+    assert outcome.complaint == f"error: {blocked}/fold-2/seed-0/0-emotion: Not a directory."
+
+
+def test_name_on_the_hub_without_a_network(ground: Ground) -> None:
+    outcome = in_subprocess("predict", "someone/emotions", first_wav(ground), cwd=ground.root, HF_HUB_OFFLINE="1")
+    assert (outcome.status, outcome.out) == (1, "")
+    assert outcome.complaint.startswith("error: someone/emotions: no such folder, and the Hub cannot be reached")
+    assert "hf download someone/emotions" in outcome.complaint
+
+
+def test_path_is_no_name_on_the_hub(ground: Ground, serein: Call) -> None:
+    refuse(["predict", "../emotions", first_wav(ground)], ("../emotions: no such", "Train one"), ground, serein)
+
+
+def test_reader_that_leaves_early(ground: Ground) -> None:
+    """`serein predict ... --json | head -n 1`."""
+    with subprocess.Popen(
+        command("predict", ground.model, ground.tones, "--json"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["emotion"]
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) != 0

@@ -2,8 +2,8 @@
 
 Example:
     >>> import serein
-    >>> model = serein.load("runs/demo/fold-1/seed-0/model")
-    >>> model.predict("clip.wav").emotion
+    >>> model = serein.load("runs/demo/fold-1/seed-0/model")  # doctest: +SKIP
+    >>> model.predict("clip.wav").emotion  # doctest: +SKIP
     'happy'
 """
 

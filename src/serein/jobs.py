@@ -1,4 +1,7 @@
-"""Folds side by side: one process each, which ends with its parent."""
+"""Folds side by side: one process each, which ends with its parent.
+
+What is heavy is imported late: a child watches its parent before it spends seconds on torch.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,15 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from serein.data.folds import Fold
 from serein.errors import RunError
-from serein.experiment import Experiment, prepare, run_unit
 from serein.progress import Report
 from serein.recipe import Recipe
+
+if TYPE_CHECKING:
+    from serein.experiment import Experiment
 
 _experiment: Experiment | None = None
 _messages: Any = None
@@ -36,6 +39,8 @@ def run_parallel(
         RunError: A process ended by itself.
     """
     _keep_freed_memory()
+    import torch
+
     context = multiprocessing.get_context("spawn")
     messages = context.SimpleQueue()
     listener = threading.Thread(target=_listen, args=(messages, report), daemon=True)
@@ -92,12 +97,18 @@ def _listen(messages: Any, report: Report) -> None:
 def _start(recipe: Recipe, manifest: Path, messages: Any, threads: int) -> None:
     global _experiment, _messages
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    import torch
+
+    from serein.experiment import prepare
+
     torch.set_num_threads(threads)
     _messages = messages
     _experiment = prepare(recipe, manifest, lambda *progress: None)
 
 
 def _run(fold_name: str, seed: int, out: Path) -> None:
+    from serein.experiment import run_unit
+
     assert _experiment is not None
     fold = next(fold for fold in _experiment.folds.folds if fold.name == fold_name)
     run_unit(_experiment, fold, seed, out, lambda *progress: _messages.put(progress))

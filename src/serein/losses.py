@@ -26,8 +26,8 @@ def cross_entropy(
         (batch,) not reduced; `weighted_mean` divides by the weights as `torch` does.
 
     Example:
-        >>> cross_entropy(torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2)).round(decimals=4).tolist()
-        [0.6931]
+        >>> cross_entropy(torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2))
+        tensor([0.6931])
     """
     num_classes = truth.shape[1]
     shares = truth * (1 - smoothing) + (1 - truth) * smoothing / (num_classes - 1)
@@ -58,8 +58,8 @@ def balanced_class_weights(counts: torch.Tensor) -> torch.Tensor:
         counts: (class,) training utterances of each class; a class without any weighs 0.
 
     Example:
-        >>> balanced_class_weights(torch.tensor([30.0, 10.0])).round(decimals=4).tolist()
-        [0.6667, 2.0]
+        >>> balanced_class_weights(torch.tensor([30.0, 10.0]))
+        tensor([0.6667, 2.0000])
     """
     present = counts > 0
     return torch.where(present, counts.sum() / (len(counts) * counts.clamp_min(1)), torch.zeros_like(counts))

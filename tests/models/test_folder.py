@@ -192,7 +192,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "a backbone that is a word": (changed("model.json", "backbone", to="logmel"), "do not describe a model"),
     "a wrong number of bands": (changed("model.json", "backbone", "num_bands", to="x"), "do not describe a model"),
     "another number of bands": (changed("model.json", "backbone", "num_bands", to=13), "size mismatch"),
-    "a member more": (changed("model.json", "members", to=2), "do not fit model.json: Missing key"),
+    "a member more": (changed("model.json", "members", to=2), "do not fit model.json: .* Missing key"),
     "no member": (changed("model.json", "members", to=0), "do not describe a model|do not fit model.json"),
     "training that is a list": (changed("model.json", "training", to=["r"]), "do not describe a model"),
     "labels of no task": (written("labels.json", b"{}"), "do not describe a model .'emotion'."),

@@ -259,26 +259,3 @@ def test_a_described_backbone_is_the_same_architecture() -> None:
 def test_an_unknown_backbone_is_refused() -> None:
     with pytest.raises(ModelError, match=r"model.json: unknown backbone 'crystal ball'\. .* upgrade"):
         described_backbone({"name": "crystal ball"})
-
-
-# -- members
-
-
-def test_members_average_their_shares_and_differ() -> None:
-    backbone = new_backbone(LogMel(num_bands=16))
-    tasks = {"emotion": (Emotion(pooling="mean"), 3)}
-    model = assemble(backbone, Cnn2d(channels=(4, 6), size=8), tasks, 3).eval()
-    with torch.no_grad():
-        reading = model(*waves(12_000, 9_000))["emotion"]
-    each = reading.outputs.softmax(dim=-1)
-    assert each.shape == (3, 2, 3)
-    assert not torch.allclose(each[0], each[1])
-    np.testing.assert_allclose(reading.output.softmax(dim=-1), each.mean(dim=0), atol=1e-6)
-    assert reading.embedding.shape == (2, 3 * 8)
-
-
-def test_groups_hold_every_member() -> None:
-    model = assemble(new_backbone(LogMel(num_bands=16)), Cnn2d(channels=(4,)), {"emotion": (Emotion(), 3)}, 2)
-    groups = model.parameter_groups()
-    assert len(groups["body"]) == sum(len(list(member.body.parameters())) for member in model.members)
-    assert sum(len(group) for group in groups.values()) == len(list(model.parameters()))

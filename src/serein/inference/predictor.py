@@ -61,8 +61,8 @@ class Predictor:
     """A loaded model.
 
     Example:
-        >>> model = serein.load("runs/demo/fold-1/seed-0/model")
-        >>> model.predict("clip.wav").emotion
+        >>> model = serein.load("runs/demo/fold-1/seed-0/model")  # doctest: +SKIP
+        >>> model.predict("clip.wav").emotion  # doctest: +SKIP
         'happy'
     """
 
@@ -118,7 +118,7 @@ def load(name: str | Path) -> Predictor:
     Raises:
         ModelError: There is none, or it is damaged.
     """
-    if not Path(name).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+    if not Path(name).exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
         return Predictor(model_folder.load(_downloaded(str(name))))
     return Predictor(model_folder.load(name))
 
@@ -204,11 +204,16 @@ def _batches(num_samples: Sequence[int], clips: Clips, inference: Inference) -> 
 
 def _downloaded(name: str) -> str:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
 
     try:
         return str(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "README.md"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise ModelError(
             f"no such folder, and the Hub cannot be reached or has no such model ({type(error).__name__})",
             where=name,

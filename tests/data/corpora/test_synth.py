@@ -16,7 +16,7 @@ from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from serein.data.corpora import synth
+from serein.data.corpora import synth, synth_sound
 from serein.data.corpora.espeak import Voice, running
 from serein.data.utterance import Utterance
 from serein.errors import ManifestError, MissingExtraError
@@ -231,7 +231,7 @@ def band_db(signal: Array, low_hz: float, high_hz: float) -> float:
 
 @pytest.mark.parametrize("slope_db", [-3.0, 0.0, 2.0])
 def test_tilt_is_in_decibels_per_octave(slope_db: float) -> None:
-    tilted = synth._tilt(noise(), slope_db)
+    tilted = synth_sound.tilt(noise(), slope_db)
     change_db = [band_db(tilted, hz, hz * 1.1) - band_db(noise(), hz, hz * 1.1) for hz in (1000, 2000, 4000)]
     assert np.diff(change_db) == pytest.approx([slope_db, slope_db], abs=0.05)
     assert change_db[0] == pytest.approx(0.0, abs=0.5)
@@ -240,14 +240,14 @@ def test_tilt_is_in_decibels_per_octave(slope_db: float) -> None:
 def test_breath_is_in_decibels_against_the_speech_and_silent_where_it_is() -> None:
     speech = noise()
     speech[: RATE_HZ // 2] = 0.0
-    breath = synth._breathe(speech, -20.0, np.random.default_rng(1)) - speech
+    breath = synth_sound.breathe(speech, -20.0, np.random.default_rng(1)) - speech
     assert 10 * np.log10(np.mean(breath**2) / np.mean(speech**2)) == pytest.approx(-20.0, abs=0.01)
     assert np.abs(breath[: RATE_HZ // 2 - 400]).max() < 1e-6
 
 
 def test_bend_raises_f0_by_semitones_from_start_to_end() -> None:
     tone = np.sin(2 * np.pi * 1000.0 * np.arange(2 * RATE_HZ) / RATE_HZ)
-    bent = synth._bend(tone, 4.0, 0.0, np.random.default_rng(0), RATE_HZ)
+    bent = synth_sound.bend(tone, 4.0, 0.0, np.random.default_rng(0), RATE_HZ)
     tenth = len(bent) // 10
     num_crossings = [np.diff(np.signbit(part)).sum() for part in (bent[:tenth], bent[-tenth:])]
     assert len(bent) == len(tone)
@@ -255,8 +255,8 @@ def test_bend_raises_f0_by_semitones_from_start_to_end() -> None:
 
 
 def test_limit_leaves_the_quiet_and_holds_the_loud() -> None:
-    assert synth._limit(np.array([0.01, -0.01])) == pytest.approx([0.01, -0.01], rel=1e-3)
-    assert np.abs(synth._limit(np.array([5.0, -5.0]))).max() <= 0.9
+    assert synth_sound.limit(np.array([0.01, -0.01])) == pytest.approx([0.01, -0.01], rel=1e-3)
+    assert np.abs(synth_sound.limit(np.array([5.0, -5.0]))).max() <= 0.9
 
 
 # The same again

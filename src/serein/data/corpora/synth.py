@@ -27,20 +27,17 @@ differ in strength. It is no evidence about human emotion: whoever learns it has
 
 from __future__ import annotations
 
-import wave
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.fft import next_fast_len
-from scipy.ndimage import map_coordinates
-from scipy.signal import fftconvolve
 
 from serein.data.audio import SAMPLE_RATE_HZ, resample
 from serein.data.corpora.espeak import Espeak, Voice, running
-from serein.data.files import replacing, write_text
+from serein.data.corpora.synth_sound import Signal, bend, breathe, in_room, limit, rms, tilt, write_wav
+from serein.data.corpora.synth_words import COMMENTS, CONFUSIONS, EVERYDAY, LEANING, LEANING_SHARE, OPENERS, SCRIPTED
+from serein.data.files import write_text
 from serein.data.utterance import Gender, Rating, Style, Utterance
 from serein.errors import ManifestError
 
@@ -65,8 +62,6 @@ EMOTIONS = ("angry", "happy", "neutral", "sad")
 GENDERS: tuple[Gender, ...] = ("female", "male")
 NUM_SESSIONS = 5
 RATERS = ("rater1", "rater2", "rater3")
-
-Signal = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -182,7 +177,7 @@ def build(
     with running() as espeak:
         for num_done, clip in enumerate(clips, start=1):
             path = folder / "wav" / clip.speaker.name / f"{clip.id}.wav"
-            _write_wav(path, render(espeak, clip, seed))
+            write_wav(path, render(espeak, clip, seed))
             utterances.append(_utterance(clip, path, seed))
             if on_progress:
                 on_progress(num_done, len(clips))
@@ -216,12 +211,12 @@ def render(espeak: Espeak, clip: Clip, seed: int) -> Signal:
     rng = _rng(seed, clip.id, "sound")
     manner = clip.manner
     spoken = espeak.speak(clip.text, _voice(clip)).astype(np.float64)
-    bent = _bend(spoken, manner["rise_st"], manner["jitter_percent"], rng, espeak.sample_rate_hz)
+    bent = bend(spoken, manner["rise_st"], manner["jitter_percent"], rng, espeak.sample_rate_hz)
     speech = resample(bent.astype(np.float32), espeak.sample_rate_hz).astype(np.float64)
-    speech = _tilt(_breathe(speech, manner["breath_db"], rng), manner["tilt_db_per_octave"])
+    speech = tilt(breathe(speech, manner["breath_db"], rng), manner["tilt_db_per_octave"])
     speech = np.pad(speech, [int(length) for length in rng.uniform(0.1, 0.3, 2) * SAMPLE_RATE_HZ])
-    loud = speech * 10 ** (manner["loudness_db"] / 20) / _rms(speech)
-    return _limit(_in_room(loud, rng, _rng(seed, clip.speaker.session, "room")))
+    loud = speech * 10 ** (manner["loudness_db"] / 20) / rms(speech)
+    return limit(in_room(loud, rng, _rng(seed, clip.speaker.session, "room")))
 
 
 # Drawing
@@ -336,162 +331,3 @@ def _rating(clip: Clip, rater: str, rng: np.random.Generator) -> Rating:
 
 def _pick(choices: Sequence[str], rng: np.random.Generator, shares: Sequence[float] | None = None) -> str:
     return choices[int(rng.choice(len(choices), p=shares))]
-
-
-# Sound
-
-
-def _bend(speech: Signal, rise_st: float, jitter_percent: float, rng: np.random.Generator, rate_hz: int) -> Signal:
-    """Bend F0 by playing faster or slower: `rise_st` from start to end, jitter at 50 random points a second.
-
-    Durations and formants bend along by the same few percent.
-    """
-    time = np.linspace(-0.5, 0.5, len(speech))
-    num_points = 2 + len(speech) * 50 // rate_hz
-    jitter = np.interp(time, np.linspace(-0.5, 0.5, num_points), rng.standard_normal(num_points))
-    speed = 2 ** (rise_st * time / 12) * (1 + jitter * max(0.1, jitter_percent) / 100)
-    positions = np.cumsum(speed * len(speech) / speed.sum())
-    bent: Signal = map_coordinates(speech, positions[None], order=3, mode="nearest")
-    return bent
-
-
-def _breathe(speech: Signal, breath_db: float, rng: np.random.Generator) -> Signal:
-    """Add aspiration noise, `breath_db` against the speech and as loud as the speech is at each moment."""
-    frame = np.ones(320) / 320  # 20 ms
-    envelope = np.sqrt(np.maximum(fftconvolve(speech**2, frame, mode="same"), 0.0))
-    noise = np.diff(rng.standard_normal(len(speech) + 1)) * envelope  # the difference lifts 6 dB per octave
-    scale = _rms(speech) / _rms(noise) * 10 ** (breath_db / 20)
-    breathy: Signal = speech + noise * scale
-    return breathy
-
-
-def _tilt(speech: Signal, db_per_octave: float) -> Signal:
-    """Tilt the spectrum around 1 kHz, by the exponent that makes `db_per_octave`; flat below 200 Hz."""
-    num_points = next_fast_len(len(speech), real=True)
-    hz = np.fft.rfftfreq(num_points, 1 / SAMPLE_RATE_HZ)
-    gain = (np.maximum(hz, 200.0) / 1000.0) ** (db_per_octave / (20 * np.log10(2)))
-    tilted: Signal = np.fft.irfft(np.fft.rfft(speech, num_points) * gain, num_points)[: len(speech)]
-    return tilted
-
-
-def _in_room(speech: Signal, rng: np.random.Generator, room: np.random.Generator) -> Signal:
-    """Add the session's room: a decaying tail and a noise floor, both as `room` draws them."""
-    decay_s = room.uniform(0.15, 0.4)
-    tail_db, floor_db = room.uniform(-20.0, -12.0), room.uniform(-72.0, -62.0)
-    time_s = np.arange(1, int(decay_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
-    tail = room.standard_normal(len(time_s)) * 10 ** (-3 * time_s / decay_s)  # -60 dB after decay_s
-    response = np.concatenate([[1.0], tail * 10 ** (tail_db / 20) / np.linalg.norm(tail)])
-    wet: Signal = fftconvolve(speech, response)[: len(speech)]
-    return wet + rng.standard_normal(len(speech)) * 10 ** (floor_db / 20)
-
-
-def _limit(speech: Signal, ceiling: float = 0.9) -> Signal:
-    """Bend peaks softly so that none exceeds `ceiling` of full scale."""
-    limited: Signal = ceiling * np.tanh(speech / ceiling)
-    return limited
-
-
-def _rms(signal: Signal) -> float:
-    return float(np.sqrt(np.mean(signal**2)))
-
-
-def _write_wav(path: Path, speech: Signal) -> None:
-    with replacing(path) as partial, wave.open(str(partial), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE_HZ)
-        file.writeframes(np.round(speech * 32_767).astype("<i2").tobytes())
-
-
-# Words
-
-SCRIPTED = (
-    "I left the keys on the kitchen table.",
-    "The train leaves at seven in the morning.",
-    "She put the letter in the second drawer.",
-    "They are coming back on Monday evening.",
-    "You can find the papers next to the door.",
-    "We have been waiting here for an hour.",
-    "The blue jacket belongs to my brother.",
-    "He said that he would call after lunch.",
-    "There are four bags under the window.",
-    "It takes ten minutes to walk to the shop.",
-    "My sister works in the office downstairs.",
-    "The meeting was moved to the other room.",
-    "I have to tell you about the phone call.",
-    "The water in the glass is almost gone.",
-    "We talked about it again last weekend.",
-    "Somebody parked a van across the street.",
-    "The doctor will see you in the afternoon.",
-    "Open the box and look at the pictures.",
-    "Tomorrow they will paint the front wall.",
-    "He carried the chairs into the garden.",
-)
-EVERYDAY = (
-    "I do not know what to say about that.",
-    "that is what she told me yesterday.",
-    "we will see how it goes tomorrow.",
-    "he was standing right there all the time.",
-    "I have thought about it the whole day.",
-    "you should have seen the look on his face.",
-    "it was not what I expected at all.",
-    "they want us to come over tonight.",
-    "I need to talk to you about this.",
-    "nobody told me that you were coming.",
-    "so that is how the story ended.",
-    "we have been here three times already.",
-)
-LEANING = {
-    "angry": (
-        "this is the third time you lied to me.",
-        "stop it, I am sick of your excuses.",
-        "you had no right to touch my things.",
-        "I hate it when they treat us like this.",
-        "get out of my way and leave me alone.",
-        "how dare he blame me for his mistake.",
-    ),
-    "happy": (
-        "I got the job, and I love it already.",
-        "this is the best news of the whole year.",
-        "what a beautiful day, let us celebrate.",
-        "we won the game and everybody cheered.",
-        "I am so glad that you could come.",
-        "she said yes, we are getting married.",
-    ),
-    "neutral": (
-        "the bus stops in front of the library.",
-        "please fill in the form and sign here.",
-        "the report has twelve pages and a table.",
-        "my number is on the back of the card.",
-        "the store opens at nine on weekdays.",
-        "turn left at the corner after the bank.",
-    ),
-    "sad": (
-        "I miss her so much since she died.",
-        "it is over, and I have lost everything.",
-        "I cried the whole night and felt alone.",
-        "nothing will ever be the same again.",
-        "he left without even saying goodbye.",
-        "I am sorry, I just cannot do it any more.",
-    ),
-}
-OPENERS = ("Well,", "You know,", "I mean,", "Um,", "So,", "Look,", "Oh,", "And then,")
-LEANING_SHARE = 0.5  # of improvised utterances whose words lean towards the emotion
-
-CONFUSIONS = {  # what a rater hears who does not hear what was meant, with shares
-    "angry": {"frustrated": 0.5, "neutral": 0.2, "happy": 0.15, "disgusted": 0.15},
-    "happy": {"excited": 0.5, "neutral": 0.3, "surprised": 0.15, "angry": 0.05},
-    "neutral": {"sad": 0.35, "frustrated": 0.3, "happy": 0.25, "angry": 0.1},
-    "sad": {"neutral": 0.5, "frustrated": 0.3, "disappointed": 0.2},
-}
-COMMENTS = {  # from weak to strong
-    "angry": ("irritated", "annoyed", "mad", "outraged", "furious"),
-    "disappointed": ("resigned", "disappointed", "discouraged", "crushed"),
-    "disgusted": ("disdainful", "disgusted", "contemptuous", "repulsed"),
-    "excited": ("eager", "excited", "enthusiastic", "thrilled"),
-    "frustrated": ("impatient", "frustrated", "vexed", "exasperated"),
-    "happy": ("content", "pleased", "cheerful", "joyful", "delighted"),
-    "neutral": ("flat", "relaxed", "calm", "factual", "composed"),
-    "sad": ("downcast", "gloomy", "sorrowful", "miserable", "heartbroken"),
-    "surprised": ("curious", "surprised", "amazed", "astonished"),
-}
