@@ -38,32 +38,6 @@ def record(tmp_path: Path) -> Record:
     return write
 
 
-@pytest.fixture
-def tiny_corpus(record: Record) -> list[Utterance]:
-    """Twelve recordings of 0.2 to 0.5 s: two women and two men, each with three tones that stand for emotions."""
-    rng = np.random.default_rng(0)
-    tones_hz = {"calm": 200.0, "happy": 800.0, "sad": 3_200.0}
-    people = (("01", "female"), ("02", "male"), ("03", "female"), ("04", "male"))
-    return [
-        record(
-            f"{speaker}-{emotion}",
-            tone(hz * rng.uniform(0.9, 1.1), seconds=rng.uniform(0.2, 0.5)) + rng.normal(0.0, 0.01),
-            speaker=speaker,
-            gender=gender,
-            emotion=emotion,
-            session=f"s{int(speaker) % 2}",
-            corpus="tones",
-        )
-        for speaker, gender in people
-        for emotion, hz in tones_hz.items()
-    ]
-
-
-def tone(hz: float, *, seconds: float) -> np.ndarray:
-    """Return a sine of amplitude 0.3."""
-    return 0.3 * np.sin(2 * np.pi * hz * np.arange(round(seconds * RATE_HZ)) / RATE_HZ)
-
-
 @pytest.fixture(scope="session")
 def real_data() -> Callable[[str], Path]:
     """Return the folder of a real corpus, or skip: `real_data("ravdess")`."""
