@@ -15,7 +15,8 @@ from safetensors.numpy import save_file
 from serein.data import manifest
 from serein.data.corpora import licence_of
 from serein.data.files import replacing
-from serein.data.folds import Fold, Folds, check_leaks, dev_rule, make_folds, speaker_key
+from serein.data.folds import Fold, Folds, dev_rule, make_folds, speaker_key
+from serein.data.leaks import check_leaks
 from serein.data.recordings import Recordings, twins
 from serein.data.utterance import Utterance
 from serein.evaluation.predictions import Prediction, write_predictions

@@ -15,9 +15,9 @@ import soundfile
 from rich.console import Console
 
 from serein.data.check import audio_digests, check, clipped_share, loud_share
-from serein.data.problems import PROBLEMS, CheckReport, Finding
 from serein.data.corpora import CORPORA
 from serein.data.corpora.corpus import prepare
+from serein.data.problems import PROBLEMS, CheckReport, Finding
 from serein.data.utterance import Utterance
 from serein.errors import AudioError
 

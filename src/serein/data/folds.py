@@ -1,4 +1,4 @@
-"""Which utterances train, which choose, which test; and the proof that the test side was never seen."""
+"""Which utterances train, which choose, which test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from serein.data.utterance import Utterance
-from serein.errors import LeakError, ManifestError, RecipeError
+from serein.errors import ManifestError, RecipeError
 from serein.recipe import Protocol
 
 Part = tuple[str, ...]  # ids of utterances, in the manifest's order
@@ -83,57 +83,6 @@ def make_folds(utterances: Sequence[Utterance], protocol: Protocol, twins: Mappi
     return Folds(protocol.name, tuple(folds), is_independent, shares_dev, tuple(notes))
 
 
-def check_leaks(
-    utterances: Sequence[Utterance],
-    folds: Folds,
-    twins: Mapping[str, str],
-    seen: Mapping[str, str] | None = None,
-) -> None:
-    """Stop when a test side is not new: shared speakers, the same audio twice, or test data in an earlier training.
-
-    Args:
-        twins: Id -> id of an utterance with the same audio (`serein.data.recordings.twins`).
-        seen: Id -> the earlier training that already learned from it.
-
-    Raises:
-        LeakError: Names the fold, the two parts and what they share.
-    """
-    speaker_of = {u.id: speaker_key(u) for u in utterances}
-    for fold in folds.folds:
-        where = f"fold {fold.name}"
-        for first, second in (("train", "test"), ("dev", "test"), ("train", "dev")):
-            ids = getattr(fold, first), getattr(fold, second)
-            _no_shared(ids, (first, second), where, "utterance", "Divide them.")
-            if second == "dev" and folds.shares_dev:
-                continue
-            recordings = [[twins.get(i, i) for i in part] for part in ids]
-            _no_shared(recordings, (first, second), where, "identical recording", _TWIN_REMEDY)
-            if folds.is_speaker_independent:
-                speakers = [[speaker_of[i] for i in part] for part in ids]
-                _no_shared(speakers, (first, second), where, "speaker", _SPEAKER_REMEDY)
-        tested = [(i, seen[i]) for i in fold.test if i in seen] if seen else []
-        if tested:
-            raise LeakError(
-                f"{len(tested)} test utterances were already learned by {tested[0][1]}: {tested[0][0]}",
-                where=where,
-                remedy="Start from a model that never heard them.",
-            )
-
-
-_SPEAKER_REMEDY = "Split by speaker, or ask for the protocol 'random', which the report marks as speaker-dependent."
-_TWIN_REMEDY = "Remove one of each pair; 'serein corpus check' lists them."
-
-
-def _no_shared(parts: Sequence[Sequence[str]], names: tuple[str, str], where: str, kind: str, remedy: str) -> None:
-    shared = sorted(set(parts[0]) & set(parts[1]))
-    if shared:
-        kinds = kind if len(shared) == 1 else f"{kind}s"
-        examples = _some([name.removeprefix("/") for name in shared])
-        raise LeakError(
-            f"{len(shared)} {kinds} in both {names[0]} and {names[1]}: {examples}", where=where, remedy=remedy
-        )
-
-
 # -- test parts: each protocol returns (name, groups, ids of the test side) of every fold ----------------------------
 
 TestPart = tuple[str, tuple[str, ...], frozenset[str]]
@@ -147,7 +96,7 @@ def _by_group(
     unknown = sorted({g for fold in named for g in fold} - set(groups))
     if unknown:
         raise RecipeError(
-            f"no {kind} {', '.join(unknown)} in the data; it has: {_some(groups)}",
+            f"no {kind} {', '.join(unknown)} in the data; it has: {some(groups)}",
             where="protocol.folds",
             remedy=f"Name {kind}s of this manifest.",
         )
@@ -392,7 +341,7 @@ def _only(folds: list[Fold], names: tuple[str, ...]) -> list[Fold]:
     unknown = sorted(set(names) - {fold.name for fold in folds})
     if unknown:
         raise RecipeError(
-            f"no fold {', '.join(unknown)}; there are: {_some([f.name for f in folds])}",
+            f"no fold {', '.join(unknown)}; there are: {some([f.name for f in folds])}",
             where="protocol.only",
             remedy="Name folds of the protocol.",
         )
@@ -435,5 +384,6 @@ def _natural(name: str) -> tuple[int, str]:
     return (int(name), name) if name.isdecimal() else (1 << 30, name)
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """Return the first dozen names, for a message."""
     return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")

@@ -1,0 +1,60 @@
+"""The proof that no test side was ever seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from serein.data.folds import Folds, some, speaker_key
+from serein.data.utterance import Utterance
+from serein.errors import LeakError
+
+
+def check_leaks(
+    utterances: Sequence[Utterance],
+    folds: Folds,
+    twins: Mapping[str, str],
+    seen: Mapping[str, str] | None = None,
+) -> None:
+    """Stop when a test side is not new: shared speakers, the same audio twice, or test data in an earlier training.
+
+    Args:
+        twins: Id -> id of an utterance with the same audio (`serein.data.recordings.twins`).
+        seen: Id -> the earlier training that already learned from it.
+
+    Raises:
+        LeakError: Names the fold, the two parts and what they share.
+    """
+    speaker_of = {u.id: speaker_key(u) for u in utterances}
+    for fold in folds.folds:
+        where = f"fold {fold.name}"
+        for first, second in (("train", "test"), ("dev", "test"), ("train", "dev")):
+            ids = getattr(fold, first), getattr(fold, second)
+            _no_shared(ids, (first, second), where, "utterance", "Divide them.")
+            if second == "dev" and folds.shares_dev:
+                continue
+            recordings = [[twins.get(i, i) for i in part] for part in ids]
+            _no_shared(recordings, (first, second), where, "identical recording", _TWIN_REMEDY)
+            if folds.is_speaker_independent:
+                speakers = [[speaker_of[i] for i in part] for part in ids]
+                _no_shared(speakers, (first, second), where, "speaker", _SPEAKER_REMEDY)
+        tested = [(i, seen[i]) for i in fold.test if i in seen] if seen else []
+        if tested:
+            raise LeakError(
+                f"{len(tested)} test utterances were already learned by {tested[0][1]}: {tested[0][0]}",
+                where=where,
+                remedy="Start from a model that never heard them.",
+            )
+
+
+_SPEAKER_REMEDY = "Split by speaker, or ask for the protocol 'random', which the report marks as speaker-dependent."
+_TWIN_REMEDY = "Remove one of each pair; 'serein corpus check' lists them."
+
+
+def _no_shared(parts: Sequence[Sequence[str]], names: tuple[str, str], where: str, kind: str, remedy: str) -> None:
+    shared = sorted(set(parts[0]) & set(parts[1]))
+    if shared:
+        kinds = kind if len(shared) == 1 else f"{kind}s"
+        examples = some([name.removeprefix("/") for name in shared])
+        raise LeakError(
+            f"{len(shared)} {kinds} in both {names[0]} and {names[1]}: {examples}", where=where, remedy=remedy
+        )
