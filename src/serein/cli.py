@@ -51,7 +51,7 @@ _STOPPED = 130
 def main() -> None:
     """Run the command line; every foreseeable failure is one line on stderr."""
     try:
-        app()
+        app(prog_name="serein")
     except SereinError as error:
         _fail(str(error))
     except SystemExit as stop:

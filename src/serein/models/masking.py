@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 NORMALISATION_EPSILON = 1e-7  # of Transformers' Wav2Vec2FeatureExtractor
+FEW_FRAMES = 160  # for fewer, oneDNN takes longer to lay out the weights than it saves
 
 Runner = Callable[..., torch.Tensor]  # calls its first argument with the others, perhaps checkpointed
 
@@ -181,7 +182,7 @@ class OneDnnLinear(nn.Linear):
         return (
             input.device.type == "cpu"
             and input.dtype == self.weight.dtype == torch.float32
-            and input.numel() > 0
+            and input.numel() >= FEW_FRAMES * self.in_features
             and not torch.is_autocast_enabled("cpu")
             and _has_onednn()
             and _is_amd()
@@ -277,7 +278,8 @@ def _convolve(conv: nn.Conv1d, frames: torch.Tensor) -> torch.Tensor:
     channels_first = frames.transpose(1, 2)
     weight = conv.weight  # one look: a weight norm is computed here
     stride, padding, groups = conv.stride[0], int(conv.padding[0]), conv.groups
-    if frames.device.type != "cpu" or not _has_onednn():
+    is_small = frames.shape[0] * frames.shape[1] < FEW_FRAMES * stride
+    if is_small or frames.device.type != "cpu" or not _has_onednn():
         return F.conv1d(channels_first, weight, conv.bias, stride, padding, 1, groups).transpose(1, 2)
     image, weight = channels_first.unsqueeze(2), weight.unsqueeze(2)
     if conv.in_channels == 1:  # then the input alone does not tell the layout

@@ -12,6 +12,7 @@ from typing import Any
 import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.callbacks import Checkpoint
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from serein.data.batches import Batch
@@ -114,5 +115,17 @@ def save_weights(module: lightning.LightningModule, path: Path) -> None:
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Read weights into a model, strictly."""
-    model.load_state_dict(load_file(path), strict=True)
+    """Read weights into a model, strictly.
+
+    Raises:
+        RunError: They are damaged, or of another model.
+    """
+    try:
+        model.load_state_dict(load_file(path), strict=True)
+    except (SafetensorError, RuntimeError):
+        raise damaged(path) from None
+
+
+def damaged(path: Path) -> RunError:
+    """Return the complaint about a file of an unfinished training."""
+    return RunError("is damaged", where=path, remedy="Delete it: the stage is trained again.")

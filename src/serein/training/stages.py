@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
 import signal
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ from serein.models.speech import SpeechModel
 from serein.progress import Report
 from serein.recipe import Batches, Clips, Stage
 from serein.tasks.emotion import EmotionTask
-from serein.training.keeping import METRICS, PARTIAL, RESUME, WEIGHTS, EpochKeeper, load_weights
+from serein.training.keeping import METRICS, PARTIAL, RESUME, WEIGHTS, EpochKeeper, damaged, load_weights
 from serein.training.module import StageModule
 from serein.training.progress import StageProgress
 from serein.world import wait_for_all, world
@@ -254,6 +255,10 @@ def _plainly(folder: Path) -> Iterator[None]:
         raise RunError(
             "the GPU's memory does not suffice", where=folder, remedy="Lower batches.seconds or batches.clips."
         ) from None
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        if type(error) is RuntimeError and "PytorchStreamReader" not in str(error):
+            raise
+        raise damaged(folder / RESUME) from None
 
 
 class _quiet(warnings.catch_warnings):

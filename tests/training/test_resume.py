@@ -1,0 +1,417 @@
+"""The same seed gives the same run, and a run that was killed anywhere goes on to the same scores, bit by bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cli_fixtures import Call, command, environment, everything_in, write_recipe
+from serein import experiment as experiments
+from serein import recipe as recipes
+from serein.data.batches import ClipDataset, loader
+from serein.data.files import leftovers
+from serein.errors import RunError
+from serein.training import keeping
+from serein.training.stages import TrainingData
+
+CHANGING = ("metrics.jsonl", "environment.json", "report.html")  # hold times of day or durations
+
+
+class Killed(BaseException):
+    """Stands for a kill where a process of its own would be slow."""
+
+
+def silent(label: str, done: int, total: int, detail: str) -> None:
+    """A `Report` that tells nobody."""
+
+
+def one_fold(folder: Path, tones: Path, stage: dict[str, Any] | None = None, seed: int = 0) -> None:
+    """Train and predict the tiny recipe's first fold."""
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = recipes.load(write_recipe(folder / "r.yaml", {"seeds": [seed]}, stage))
+    experiment = experiments.prepare(recipe, tones, silent)
+    experiments.run_unit(experiment, experiment.folds.folds[0], seed, folder, silent)
+
+
+def results(run: Path) -> dict[str, object]:
+    """Return whatever a run came to: every file but those with times in them, and the metrics without."""
+    content: dict[str, object] = {
+        name: data
+        for name, data in everything_in(run).items()
+        if Path(name).name not in CHANGING and "tensorboard" not in name and not name.startswith(".")
+    }
+    for path in run.rglob("metrics.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        content[path.relative_to(run).as_posix()] = [
+            {key: value for key, value in line.items() if key not in ("seconds", "audio_s_per_s")} for line in lines
+        ]
+    return content
+
+
+def assert_same(first: Path, second: Path) -> None:
+    one, other = results(first), results(second)
+    assert one.keys() == other.keys()
+    assert [name for name in one if one[name] != other[name]] == []
+
+
+# -- the same seed ---------------------------------------------------------------------------------------------------
+
+
+def test_same_seed_same_weights_same_predictions(tones: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        one_fold(tmp_path / name, tones)
+    assert_same(tmp_path / "a", tmp_path / "b")
+    assert len(results(tmp_path / "a")) > 8
+
+
+def test_another_seed_gives_another_model(tones: Path, tmp_path: Path) -> None:
+    predictions = []
+    for seed in (0, 1):
+        one_fold(tmp_path / str(seed), tones, seed=seed)
+        predictions.append((tmp_path / str(seed) / "fold-1" / f"seed-{seed}" / "predictions.jsonl").read_text())
+    shares = [[json.loads(line)["shares"] for line in text.splitlines()] for text in predictions]
+    assert shares[0] != shares[1]
+
+
+def test_number_of_loading_processes_changes_nothing(
+    tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for workers in (0, 2):
+        monkeypatch.setattr(TrainingData, "num_workers", workers)
+        one_fold(tmp_path / str(workers), tones, {"epochs": 2})
+    assert_same(tmp_path / "0", tmp_path / "2")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_draws_of_a_clip_hang_on_seed_epoch_and_name_alone(workers: int, tones: Path, tmp_path: Path) -> None:
+    """Neither the order, nor its neighbours in the batch, nor the process that decodes it."""
+    recipe = recipes.load(write_recipe(tmp_path / "r.yaml", {"clips": {"crop_s": 0.1}}))
+    recordings = experiments.prepare(recipe, tones, silent).recordings
+    dataset = ClipDataset(recordings, {}, recipe.clips, seed=4, is_training=True)
+    drawn = {}
+    for positions in ([[0, 1, 2, 3]], [[3], [1, 0], [2]]):
+        batches = loader(dataset, [[(7, position) for position in batch] for batch in positions], num_workers=workers)  # type: ignore[arg-type]
+        for batch in batches:
+            for position, waveform, seed in zip(batch.positions.tolist(), batch.waveforms, batch.seeds, strict=True):
+                first_waveform, first_seed = drawn.setdefault(position, (waveform, seed))
+                assert torch.equal(waveform, first_waveform)
+                assert seed == first_seed
+    assert len({int(seed) for _, seed in drawn.values()}) == 4
+    again = dataset[(8, 0)]
+    assert not np.array_equal(again.waveforms[0], drawn[0][0])  # another epoch, another place
+
+
+# -- kills between files ---------------------------------------------------------------------------------------------
+
+RESUME, BEST, METRICS = "resume.ckpt", ".best.weights.safetensors", "metrics.jsonl"
+PLATEAU = {"name": "plateau", "factor": 0.5, "patience": 1}
+
+
+def killed_after(monkeypatch: pytest.MonkeyPatch, name: str, count: int, train: Callable[[], None]) -> None:
+    """Train until a file of this name was moved to its place for the `count`-th time."""
+    left = count
+    real = os.replace
+
+    def replace(source: Any, target: Any) -> None:
+        nonlocal left
+        real(source, target)
+        left -= Path(target).name == name
+        if left == 0:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        with pytest.raises(Killed):
+            train()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fold of three epochs that was left alone."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    one_fold(folder, tones)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        (BEST, 1),  # weights, but no metrics and no state
+        (METRICS, 1),  # metrics that tell of an epoch which is trained again
+        (METRICS, 2),
+        (RESUME, 1),
+        (RESUME, 2),
+        (RESUME, 3),  # all epochs trained, the stage not yet marked as done
+        ("weights.safetensors", 1),  # marked, the state not yet deleted
+        ("model", 1),  # a model, but no predictions
+        ("dev_predictions.jsonl", 1),
+        ("predictions.jsonl.new", 1),  # predictions, but no mark
+        ("embeddings.safetensors", 1),
+        ("predictions.jsonl", 1),
+    ],
+)
+def test_kill_between_two_files(
+    name: str, count: int, tones: Path, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_after(monkeypatch, name, count, lambda: one_fold(tmp_path, tones))
+    one_fold(tmp_path, tones)
+    assert_same(tmp_path, undisturbed)
+    assert not list(tmp_path.rglob("resume.ckpt"))
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        {"schedule": {"name": "constant"}},
+        {"schedule": {"name": "cosine"}},
+        {"schedule": {"name": "exponential", "factor": 0.5}},
+        {"schedule": PLATEAU, "optimizer": {"learning_rate": 1e-6}},  # dev UA stands still
+        {"patience": 1, "optimizer": {"learning_rate": 1e-6}},
+        {"average": 0.9, "keep": "last"},
+        {"clip_norm": 0.1, "batches": {"accumulate": 2}, "optimizer": {"name": "sgd"}},
+        {"precision": "bfloat16"},
+    ],
+    ids=lambda stage: "-".join(stage),
+)
+def test_every_kind_of_training_resumes(
+    stage: dict[str, Any], tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = {"epochs": 5} | stage
+    one_fold(tmp_path / "a", tones, stage)
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        killed_after(monkeypatch, RESUME, count, lambda folder=folder: one_fold(folder, tones, stage))  # type: ignore[misc]
+        one_fold(folder, tones, stage)
+        assert_same(tmp_path / "a", folder)
+
+
+def test_kill_in_the_second_stage(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = {"name": "first", "epochs": 2, "precision": "float32"}
+    recipe = recipes.load(write_recipe(tmp_path / "r.yaml", {"stages": [first, first | {"name": "second"}]}))
+    experiment = experiments.prepare(recipe, tones, silent)
+
+    def train(folder: Path) -> None:
+        experiments.run_unit(experiment, experiment.folds.folds[0], 0, folder, silent)
+
+    train(tmp_path / "a")
+    killed_after(monkeypatch, RESUME, 3, lambda: train(tmp_path / "b"))
+    train(tmp_path / "b")
+    assert_same(tmp_path / "a", tmp_path / "b")
+
+
+def test_metrics_have_one_line_per_epoch_after_kills(
+    tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (METRICS, RESUME, METRICS):
+        killed_after(monkeypatch, name, 1, lambda: one_fold(tmp_path, tones, {"epochs": 4}))
+    one_fold(tmp_path, tones, {"epochs": 4})
+    (path,) = tmp_path.rglob("metrics.jsonl")
+    assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [0, 1, 2, 3]
+
+
+# -- the state to resume from ----------------------------------------------------------------------------------------
+
+
+def test_no_pickle_is_read(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The resume state is read with `weights_only=True`, and nothing else is unpickled."""
+    killed_after(monkeypatch, RESUME, 2, lambda: one_fold(tmp_path, tones))
+    read = []
+    real = torch.load
+
+    def load(file: Any, *arguments: Any, **named: Any) -> Any:
+        read.append((str(file), named.get("weights_only")))
+        return real(file, *arguments, **named)
+
+    def refuse(*arguments: Any, **named: Any) -> Any:
+        raise AssertionError("a pickle was read")
+
+    monkeypatch.setattr(torch, "load", load)
+    monkeypatch.setattr(pickle, "load", refuse)
+    monkeypatch.setattr(pickle, "Unpickler", refuse)
+    one_fold(tmp_path, tones)
+    assert read
+    assert {weights_only for _, weights_only in read} == {True}
+
+
+def test_a_state_with_code_in_it_is_refused(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed_after(monkeypatch, RESUME, 2, lambda: one_fold(tmp_path, tones))
+    (state,) = tmp_path.rglob("resume.ckpt")
+    content = torch.load(state, weights_only=True)
+    witness = tmp_path / "witness"
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(witness),)
+
+    torch.save(content | {"evil": Evil()}, state)
+    with pytest.raises(RunError, match=r"resume\.ckpt: is damaged\. Delete it: the stage is trained again\."):
+        one_fold(tmp_path, tones)
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize("kept", [0, 100, 5000])
+def test_a_damaged_state_is_named(kept: int, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed_after(monkeypatch, RESUME, 2, lambda: one_fold(tmp_path, tones))
+    (state,) = tmp_path.rglob("resume.ckpt")
+    state.write_bytes(state.read_bytes()[:kept])
+    with pytest.raises(RunError, match=r"resume\.ckpt: is damaged\. Delete it"):
+        one_fold(tmp_path, tones)
+    state.unlink()
+    one_fold(tmp_path, tones)
+
+
+def test_damaged_weights_are_named(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed_after(monkeypatch, "model", 1, lambda: one_fold(tmp_path, tones))
+    (weights,) = tmp_path.rglob("weights.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-50])
+    with pytest.raises(RunError, match=r"weights\.safetensors: is damaged\. Delete it"):
+        one_fold(tmp_path, tones)
+
+
+def test_the_state_is_small_and_goes_when_the_stage_is_done(tones: Path, tmp_path: Path) -> None:
+    one_fold(tmp_path, tones)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".ckpt", ".pt", ".pth", ".bin", ".pkl")]
+    assert not leftovers(tmp_path)
+
+
+# -- true kills ------------------------------------------------------------------------------------------------------
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    """Start serein as the first of its own group, its complaints in a pipe."""
+    return subprocess.Popen(
+        command(*arguments),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+    )
+
+
+def living(group: int) -> list[int]:
+    """Return the processes of a group that still run; what waits to be reaped does not."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] not in "ZX":
+            found.append(int(path.parent.name))
+    return found
+
+
+def wait_until(is_true: Callable[[], object], seconds: float = 120.0) -> bool:
+    """Wait; return whether it came true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if is_true():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for orphans in /proc")
+@pytest.mark.parametrize(("jobs", "kills"), [(1, 2), (2, 1)])
+def test_kill_nine_at_random_moments(jobs: int, kills: int, tones: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "r.yaml", stage={"epochs": 60})
+    arguments = ("run", recipe, "--data", tones, "--jobs", jobs, "--out")
+    whole = subprocess.run(command(*arguments, tmp_path / "whole"), capture_output=True, text=True, env=environment())
+    assert whole.returncode == 0, whole.stderr
+    out = tmp_path / "out"
+    rng = random.Random(2)
+    for _ in range(kills):
+        lines = sum(len(path.read_text().splitlines()) for path in out.rglob("metrics.jsonl"))
+        process = start(*arguments, out, *(["--resume"] if (out / "recipe.yaml").exists() else []))
+        further = lines + rng.randint(3, 30)
+
+        def has_trained(further: int = further) -> bool:
+            return sum(len(path.read_text().splitlines()) for path in out.rglob("metrics.jsonl")) >= further
+
+        assert wait_until(has_trained), process.stderr and process.stderr.read()
+        time.sleep(rng.uniform(0.0, 0.05))
+        os.kill(process.pid, signal.SIGKILL)  # the main process only: its children must notice
+        process.wait()
+        assert wait_until(lambda pid=process.pid: not living(pid), 30)
+    done = subprocess.run(command(*arguments, out, "--resume"), capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    assert_same(tmp_path / "whole", out)
+    assert not leftovers(out)
+    environment_of_run = json.loads((out / "environment.json").read_text())
+    assert environment_of_run["jobs"] == jobs
+
+
+def test_a_run_that_was_killed_while_it_started_can_be_started(
+    tiny: Path, tones: Path, tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder has a lock and a few files, but no recipe: nothing to resume, and nothing to lose."""
+    from serein import runs
+
+    arguments = ("run", tiny, "--data", tones, "--out", tmp_path / "out", "--jobs", 1)
+
+    def killed(*others: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.recipes, "dump", killed)
+        with pytest.raises(Killed):
+            serein(*arguments)
+    (tmp_path / "out" / ".data.json.abcd_123.json").write_text("half")
+    assert (tmp_path / "out" / "folds.json").exists()
+    assert "no run to go on with" in serein(*arguments, "--resume").complaint
+    outcome = serein(*arguments)
+    assert outcome.status == 0
+    assert not leftovers(tmp_path / "out")
+
+
+def test_two_cannot_work_in_one_folder(tiny_run: Path, tiny: Path, tones: Path, serein: Call) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    with open(tiny_run / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        outcome = serein("run", tiny, "--data", tones, "--out", tiny_run, "--resume", "--jobs", 1)
+    assert outcome.status == 1
+    assert outcome.complaint == f"error: {tiny_run}: another process is working in it. Wait for it or stop it."
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "says"),
+    [
+        (signal.SIGTERM, 128 + signal.SIGTERM, ""),
+        (signal.SIGINT, 128 + signal.SIGINT, "error: stopped by the keyboard. A run goes on with --resume.\n"),
+    ],
+)
+def test_gentle_signals_stop_a_run_too(
+    number: signal.Signals, status: int, says: str, tones: Path, tmp_path: Path
+) -> None:
+    """No status 0 for a run that is not done, no half-trained weights taken for whole ones."""
+    recipe = write_recipe(tmp_path / "r.yaml", {"protocol": {"only": ["1"]}}, {"epochs": 5000})
+    out = tmp_path / "out"
+    process = start("run", recipe, "--data", tones, "--jobs", 1, "--out", out)
+    assert process.stderr is not None
+    assert wait_until(lambda: list(out.rglob("resume.ckpt"))), process.stderr.read()
+    os.killpg(process.pid, number)
+    assert process.stderr.read() == f"reading audio  36 clips\n{says}"
+    assert process.wait() == status
+    assert not list(out.rglob("weights.safetensors")) + list(out.rglob("predictions.jsonl"))
+
+
+def test_state_names_nothing_of_the_python_that_wrote_it() -> None:
+    """The keeper's part of the state is plain numbers, so that `weights_only=True` reads it."""
+    keeper = keeping.EpochKeeper(Path("nowhere"), "best")
+    keeper.history.append({"epoch": 0, "dev_ua": 0.5})
+    restored = keeping.EpochKeeper(Path("nowhere"), "best")
+    restored.load_state_dict(json.loads(json.dumps(keeper.state_dict())))
+    assert restored.history == keeper.history
