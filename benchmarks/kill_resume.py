@@ -1,0 +1,177 @@
+"""`kill -9` at ten random moments of a run, each resumed to its end and compared with a run that was left alone.
+
+The run is recipes/demo.yaml on the embedded corpus, two of its folds for a few epochs. Only the main process is killed:
+its children must end by themselves. Every result must be equal byte by byte: predictions, embeddings, models, scores.
+
+    python benchmarks/kill_resume.py [--kills 10] [--jobs 2] [--epochs 4] [--data synth/manifest.jsonl]
+
+Exit status 1 when any resumed run differs or an orphan is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "demo.yaml"
+FOLDS = ("session1", "session2")
+COMPARED = ("predictions.jsonl", "dev_predictions.jsonl", "scores.json", ".safetensors", "labels.json", "model.json")
+ORPHANS_END_WITHIN_S = 30.0
+
+
+@dataclass
+class Trial:
+    """One kill and what became of the run."""
+
+    moment_s: float
+    state: str
+    orphans: int
+    is_resumed: bool
+    is_equal: bool
+
+
+def main() -> None:
+    """Run, kill, resume, compare, print."""
+    options = _options()
+    rng = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        data = options.data or _synth(root)
+        arguments = _arguments(data, options)
+        started = time.monotonic()
+        _finish(_start(arguments, root / "whole", is_resumed=False))
+        whole_s = time.monotonic() - started
+        expected = _results(root / "whole")
+        print(f"undisturbed: {whole_s:.0f} s, {options.jobs} jobs, {options.epochs} epochs, folds {', '.join(FOLDS)}\n")
+        print(f"{'kill':>4}  {'at':>7}  {'orphans':>7}  {'resumed':>7}  {'equal':>5}  state when killed", flush=True)
+        trials: list[Trial] = []
+        while len(trials) < options.kills:
+            trial = _trial(arguments, root / f"{time.monotonic_ns()}", rng.uniform(0.0, whole_s), expected)
+            if trial is None:  # it was faster than the undisturbed run
+                continue
+            trials.append(trial)
+            print(
+                f"{len(trials):>4}  {trial.moment_s:>5.1f} s  {trial.orphans:>7}  {_said(trial.is_resumed):>7}  "
+                f"{_said(trial.is_equal):>5}  {trial.state}",
+                flush=True,
+            )
+    resumed, equal = sum(t.is_resumed for t in trials), sum(t.is_equal for t in trials)
+    orphans = sum(t.orphans for t in trials)
+    print(f"\n{len(trials)} kills: {resumed} resumed, {equal} with equal results, {orphans} orphans")
+    sys.exit(equal < len(trials) or orphans > 0)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--data", type=Path, help="manifest of the embedded corpus; made when absent")
+    return parser.parse_args()
+
+
+def _synth(root: Path) -> Path:
+    subprocess.run([*_serein(), "corpus", "synth", "--out", root / "synth"], check=True, stdout=subprocess.DEVNULL)
+    return root / "synth" / "manifest.jsonl"
+
+
+def _serein() -> list[str]:
+    return [sys.executable, "-m", "serein.cli"]
+
+
+def _arguments(data: Path, options: argparse.Namespace) -> list[str]:
+    changes = (f"stages.0.epochs={options.epochs}", f"protocol.only=[{', '.join(FOLDS)}]")
+    sets = [part for change in changes for part in ("--set", change)]
+    return ["run", str(RECIPE), "--data", str(data), "--jobs", str(options.jobs), *sets]
+
+
+def _start(arguments: list[str], out: Path, *, is_resumed: bool) -> subprocess.Popen[str]:
+    command = [*_serein(), *arguments, "--out", str(out), *(["--resume"] if is_resumed else [])]
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def _finish(process: subprocess.Popen[str]) -> None:
+    complaints = process.communicate()[1]
+    if process.returncode:
+        raise SystemExit(f"error: the run ended with status {process.returncode}: {complaints}")
+
+
+def _trial(arguments: list[str], out: Path, moment_s: float, expected: dict[str, bytes]) -> Trial | None:
+    process = _start(arguments, out, is_resumed=False)
+    try:
+        process.communicate(timeout=moment_s)
+        return None
+    except subprocess.TimeoutExpired:
+        os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    orphans = _orphans(process.pid)
+    state = _state(out)
+    resumed = _start(arguments, out, is_resumed=(out / "recipe.yaml").exists())
+    resumed.communicate()
+    return Trial(moment_s, state, orphans, resumed.returncode == 0, _results(out) == expected)
+
+
+def _orphans(group: int) -> int:
+    """Return how many of the killed process's children still run after a while."""
+    end = time.monotonic() + ORPHANS_END_WITHIN_S
+    while (left := _living(group)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return left
+
+
+def _living(group: int) -> int:
+    living = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        living += int(fields[2]) == group and fields[0] not in "ZX"
+    return living
+
+
+def _state(out: Path) -> str:
+    """Say what lies in a run folder."""
+    if not (out / "recipe.yaml").exists():
+        return "starting, nothing to resume" if out.exists() else "starting, no folder yet"
+    said = []
+    for fold in FOLDS:
+        unit = out / f"fold-{fold}" / "seed-0"
+        epochs = sum(len(path.read_text().splitlines()) for path in unit.rglob("metrics.jsonl"))
+        if (unit / "predictions.jsonl").exists():
+            said.append(f"{fold} done")
+        elif (unit / "model").exists():
+            said.append(f"{fold} predicting")
+        elif list(unit.rglob("resume.ckpt")):
+            said.append(f"{fold} after epoch {epochs}")
+        else:
+            said.append(f"{fold} trained" if epochs else f"{fold} before its first epoch's end")
+    return "; ".join([*said, "scored"] if (out / "scores.json").exists() else said)
+
+
+def _results(out: Path) -> dict[str, bytes]:
+    """Return every file that must not differ."""
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and path.name.endswith(COMPARED)
+    }
+
+
+def _said(is_true: bool) -> str:
+    return "yes" if is_true else "NO"
+
+
+if __name__ == "__main__":
+    main()

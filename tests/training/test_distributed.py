@@ -1,0 +1,96 @@
+"""Two processes that `torchrun` started train one model, on CPU with gloo."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cli_fixtures import environment, everything_in, write_recipe
+from serein.evaluation.predictions import read_predictions
+from serein.world import World, world
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed"),
+]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run serein in two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
+    return subprocess.run(
+        [*map(str, command), "-m", "serein.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment(CUDA_VISIBLE_DEVICES=""),
+        timeout=600,
+    )
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param({"epochs": 3}, id="one dev batch: one process would be idle"),
+        pytest.param(
+            {"epochs": 4, "average": 0.9, "batches": {"clips": 4, "seconds": 1.1}}, id="an odd number of dev batches"
+        ),
+    ],
+)
+def test_two_processes_train_one_model(stage: dict[str, object], tones: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "r.yaml", {"tasks": {"emotion": {"pooling": "attention"}}}, stage)
+    out = tmp_path / "run"
+    done = torchrun("run", recipe, "--data", tones, "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["num_utterances"] == 36  # one object, of the first process
+    assert done.stderr.count("fold 1  seed 0  emotion") == 1
+    assert "warning" not in done.stderr.lower()
+    for fold in json.loads((out / "folds.json").read_text())["folds"]:
+        unit = out / f"fold-{fold['name']}" / "seed-0"
+        assert [p.id for p in read_predictions(unit / "predictions.jsonl")] == fold["test"]
+        lines = [json.loads(line) for line in (unit / "0-emotion" / "metrics.jsonl").read_text().splitlines()]
+        assert [line["epoch"] for line in lines] == list(range(len(lines)))
+        dev = read_predictions(unit / "dev_predictions.jsonl")  # by the first process, all of dev
+        recalls = [
+            np.mean([p.prediction == p.truth for p in dev if p.truth == name]) for name in {p.truth for p in dev}
+        ]
+        assert max(line["dev_ua"] for line in lines) == pytest.approx(np.mean(recalls))
+    assert not [name for name in everything_in(out) if Path(name).name.startswith(".") and name != ".lock"]
+
+
+def test_several_processes_need_one_name(tones: Path, tiny: Path, tmp_path: Path) -> None:
+    done = torchrun("run", tiny, "--data", tones)
+    assert done.returncode != 0
+    assert "error: --out: several processes need one folder. Name it." in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, World(0, 1, 1)),
+        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}, World(3, 8, 4)),
+        ({"SLURM_NTASKS": "6", "SLURM_PROCID": "5", "SLURM_NTASKS_PER_NODE": "2"}, World(5, 6, 2)),
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, World(0, 1, 1)),
+    ],
+)
+def test_world_is_what_the_launcher_says(
+    variables: dict[str, str], expected: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_NTASKS_PER_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert world() == expected
