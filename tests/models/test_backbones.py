@@ -239,24 +239,16 @@ def test_frame_mask() -> None:
 # --- the fast ways ---
 
 
-def test_a_linear_layer_gives_the_same_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("num_frames", [1, 250])
+def test_a_linear_layer_gives_the_same_both_ways(num_frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, fast = torch.nn.Linear(96, 48), masking.OneDnnLinear(96, 48)
     fast.load_state_dict(layer.state_dict())
-    frames = torch.randn(3, 250, 96)
-    ours, theirs = frames.clone().requires_grad_(), frames.clone().requires_grad_()
+    frames = torch.randn(3, num_frames, 96)
     for is_amd in (True, False):
         monkeypatch.setattr(masking, "_is_amd", lambda is_amd=is_amd: is_amd)
-        assert (fast(ours) - layer(theirs)).abs().max() < 1e-5
-        assert fast(ours[:1, 0]).shape == (1, 48)
-    monkeypatch.setattr(masking, "_is_amd", lambda: True)
-    fast(ours).square().sum().backward()
-    layer(theirs).square().sum().backward()
-    assert ours.grad is not None
-    assert theirs.grad is not None
-    assert fast.weight.grad is not None
-    assert layer.weight.grad is not None
-    assert (ours.grad - theirs.grad).abs().max() < 1e-4
-    assert (fast.weight.grad - layer.weight.grad).abs().max() < 1e-2  # of sums over 750 frames
+        with torch.no_grad():
+            assert (fast(frames) - layer(frames)).abs().max() < 1e-5
+        assert torch.equal(fast(frames), layer(frames))  # where a gradient is wanted, it is the layer itself
 
 
 def test_convolutions_give_the_same_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:

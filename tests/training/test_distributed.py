@@ -12,14 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from cli_fixtures import environment, everything_in, write_recipe
+from cli_fixtures import Call, environment, everything_in, write_recipe
 from serein.evaluation.predictions import read_predictions
 from serein.world import World, world
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed"),
-]
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
 
 
 def free_port() -> int:
@@ -41,40 +38,41 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(
-    "stage",
-    [
-        pytest.param({"epochs": 3}, id="one dev batch: one process would be idle"),
-        pytest.param(
-            {"epochs": 4, "average": 0.9, "batches": {"clips": 4, "seconds": 1.1}}, id="an odd number of dev batches"
-        ),
-    ],
-)
-def test_two_processes_train_one_model(stage: dict[str, object], tones: Path, tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path / "r.yaml", {"tasks": {"emotion": {"pooling": "attention"}}}, stage)
+@pytest.mark.slow
+def test_two_processes_train_one_model(tones: Path, tmp_path: Path) -> None:
+    """With one dev batch, where one process would be idle, and then with an odd number of them."""
+    first = {"name": "first", "epochs": 3, "precision": "float32", "optimizer": {"learning_rate": 0.03}}
+    second = first | {"name": "second", "average": 0.9, "batches": {"clips": 4, "seconds": 1.1}}
+    recipe = write_recipe(tmp_path / "r.yaml", {"stages": [first, second]})
     out = tmp_path / "run"
     done = torchrun("run", recipe, "--data", tones, "--out", out, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["num_utterances"] == 36  # one object, of the first process
-    assert done.stderr.count("fold 1  seed 0  emotion") == 1
+    assert done.stderr.count("fold 1  seed 0  first") == done.stderr.count("fold 1  seed 0  second") == 1
     assert "warning" not in done.stderr.lower()
     for fold in json.loads((out / "folds.json").read_text())["folds"]:
         unit = out / f"fold-{fold['name']}" / "seed-0"
         assert [p.id for p in read_predictions(unit / "predictions.jsonl")] == fold["test"]
-        lines = [json.loads(line) for line in (unit / "0-emotion" / "metrics.jsonl").read_text().splitlines()]
-        assert [line["epoch"] for line in lines] == list(range(len(lines)))
+        assert len(history(unit / "0-first")) == 3
         dev = read_predictions(unit / "dev_predictions.jsonl")  # by the first process, all of dev
         recalls = [
             np.mean([p.prediction == p.truth for p in dev if p.truth == name]) for name in {p.truth for p in dev}
         ]
-        assert max(line["dev_ua"] for line in lines) == pytest.approx(np.mean(recalls))
-    assert not [name for name in everything_in(out) if Path(name).name.startswith(".") and name != ".lock"]
+        assert max(line["dev_ua"] for line in history(unit / "1-second")) == pytest.approx(np.mean(recalls))
+    assert [name for name in everything_in(out) if Path(name).name.startswith(".")] == [".lock"]
 
 
-def test_several_processes_need_one_name(tones: Path, tiny: Path, tmp_path: Path) -> None:
-    done = torchrun("run", tiny, "--data", tones)
-    assert done.returncode != 0
-    assert "error: --out: several processes need one folder. Name it." in done.stderr
+def history(stage: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_several_processes_need_one_name(
+    tones: Path, tiny: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    outcome = serein("run", tiny, "--data", tones)
+    assert (outcome.status, outcome.complaint) == (1, "error: --out: several processes need one folder. Name it.")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import torch
 from cli_fixtures import Call, command, environment, everything_in, write_recipe
 from serein import experiment as experiments
 from serein import recipe as recipes
+from serein import runs
 from serein.data.batches import ClipDataset, loader
 from serein.data.files import leftovers
 from serein.errors import RunError
@@ -314,7 +315,7 @@ def living(group: int) -> list[int]:
     return found
 
 
-def wait_until(is_true: Callable[[], object], seconds: float = 120.0) -> bool:
+def wait_until(is_true: Callable[[], object], seconds: float = 600.0) -> bool:
     """Wait; return whether it came true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -324,42 +325,94 @@ def wait_until(is_true: Callable[[], object], seconds: float = 120.0) -> bool:
     return False
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for orphans in /proc")
-@pytest.mark.parametrize(("jobs", "kills"), [(1, 2), (2, 1)])
-def test_kill_nine_at_random_moments(jobs: int, kills: int, tones: Path, tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path / "r.yaml", stage={"epochs": 60})
-    arguments = ("run", recipe, "--data", tones, "--jobs", jobs, "--out")
-    whole = subprocess.run(command(*arguments, tmp_path / "whole"), capture_output=True, text=True, env=environment())
-    assert whole.returncode == 0, whole.stderr
-    out = tmp_path / "out"
-    rng = random.Random(2)
-    for _ in range(kills):
-        lines = sum(len(path.read_text().splitlines()) for path in out.rglob("metrics.jsonl"))
-        process = start(*arguments, out, *(["--resume"] if (out / "recipe.yaml").exists() else []))
-        further = lines + rng.randint(3, 30)
+def children(pid: int) -> list[int]:
+    """Return the processes that train folds for this one."""
+    found = []
+    for each in living(pid):
+        parent = int(Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[1])
+        if parent == pid and b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes():
+            found.append(each)
+    return found
 
-        def has_trained(further: int = further) -> bool:
-            return sum(len(path.read_text().splitlines()) for path in out.rglob("metrics.jsonl")) >= further
 
-        assert wait_until(has_trained), process.stderr and process.stderr.read()
-        time.sleep(rng.uniform(0.0, 0.05))
-        os.kill(process.pid, signal.SIGKILL)  # the main process only: its children must notice
-        process.wait()
-        assert wait_until(lambda pid=process.pid: not living(pid), 30)
-    done = subprocess.run(command(*arguments, out, "--resume"), capture_output=True, text=True, env=environment())
-    assert done.returncode == 0, done.stderr
-    assert_same(tmp_path / "whole", out)
+def num_epochs(run: Path) -> int:
+    """Count the epochs that a run has trained."""
+    return sum(len(path.read_text().splitlines()) for path in run.rglob("metrics.jsonl"))
+
+
+def start_and_wait(out: Path, arguments: tuple[object, ...], further: int) -> subprocess.Popen[str]:
+    """Start or resume a run, and return when it has trained so many epochs more."""
+    enough = num_epochs(out) + further
+    process = start(*arguments, "--out", out, *(["--resume"] if (out / "recipe.yaml").exists() else []))
+    assert process.stderr is not None
+    assert wait_until(lambda: num_epochs(out) >= enough or process.poll() is not None)
+    assert process.poll() is None, process.stderr.read()
+    return process
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for orphans in /proc")
+
+
+@pytest.fixture(scope="module")
+def long_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny recipe, forty epochs long."""
+    return write_recipe(tmp_path_factory.mktemp("long") / "r.yaml", stage={"epochs": 40})
+
+
+@pytest.fixture(scope="module")
+def left_alone(long_recipe: Path, tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of it that nobody disturbed, one fold after the other."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    runs.run(recipes.load(long_recipe), tones, out, is_resumed=False, num_jobs=1, report=silent)
+    return out
+
+
+def assert_resumes(out: Path, recipe: Path, tones: Path, left_alone: Path) -> None:
+    """Go on to the end, and expect what the undisturbed run gave."""
+    runs.run(recipes.load(recipe), tones, out, is_resumed=True, num_jobs=None, report=silent)
+    assert_same(out, left_alone)
     assert not leftovers(out)
-    environment_of_run = json.loads((out / "environment.json").read_text())
-    assert environment_of_run["jobs"] == jobs
+
+
+@needs_proc
+def test_kill_nine_at_random_moments(long_recipe: Path, left_alone: Path, tones: Path, tmp_path: Path) -> None:
+    rng = random.Random(2)
+    for _ in range(2):
+        process = start_and_wait(
+            tmp_path / "out", ("run", long_recipe, "--data", tones, "--jobs", 1), rng.randint(1, 25)
+        )
+        time.sleep(rng.uniform(0.0, 0.05))
+        process.kill()
+        process.wait()
+    assert_resumes(tmp_path / "out", long_recipe, tones, left_alone)
+
+
+@needs_proc
+def test_kill_nine_of_a_run_with_children(long_recipe: Path, left_alone: Path, tones: Path, tmp_path: Path) -> None:
+    """A child that dies stops the run; children end by themselves when their parent dies."""
+    out, arguments = tmp_path / "out", ("run", long_recipe, "--data", tones, "--jobs", 2)
+    process = start_and_wait(out, arguments, 3)
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    assert process.wait(60) == 1
+    assert process.stderr is not None
+    complaint = f"error: {out}: a training process was ended from outside, perhaps for want of memory."
+    assert complaint in process.stderr.read()
+    assert wait_until(lambda: not living(process.pid), 30)
+
+    process = start_and_wait(out, arguments, 5)
+    assert len(children(process.pid)) == 2
+    process.kill()  # the main process only
+    process.wait()
+    assert wait_until(lambda: not living(process.pid), 30)
+
+    assert json.loads((out / "environment.json").read_text())["jobs"] == 2
+    assert_resumes(out, long_recipe, tones, left_alone)
 
 
 def test_a_run_that_was_killed_while_it_started_can_be_started(
     tiny: Path, tones: Path, tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its folder has a lock and a few files, but no recipe: nothing to resume, and nothing to lose."""
-    from serein import runs
-
     arguments = ("run", tiny, "--data", tones, "--out", tmp_path / "out", "--jobs", 1)
 
     def killed(*others: Any) -> None:

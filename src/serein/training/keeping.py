@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle  # for the name of its error alone
 import time
 from pathlib import Path
 from typing import Any
@@ -123,9 +124,24 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
     try:
         model.load_state_dict(load_file(path), strict=True)
     except (SafetensorError, RuntimeError):
-        raise damaged(path) from None
+        raise _damaged(path) from None
 
 
-def damaged(path: Path) -> RunError:
-    """Return the complaint about a file of an unfinished training."""
+def readable_state(folder: Path) -> Path | None:
+    """Return the state that a stage resumes from, or `None` when there is none.
+
+    Raises:
+        RunError: It is damaged, or holds more than numbers.
+    """
+    path = folder / RESUME
+    if not path.exists():
+        return None
+    try:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError):
+        raise _damaged(path) from None
+    return path
+
+
+def _damaged(path: Path) -> RunError:
     return RunError("is damaged", where=path, remedy="Delete it: the stage is trained again.")

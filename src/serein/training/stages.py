@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pickle
 import signal
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +34,7 @@ from serein.models.speech import SpeechModel
 from serein.progress import Report
 from serein.recipe import Batches, Clips, Stage
 from serein.tasks.emotion import EmotionTask
-from serein.training.keeping import METRICS, PARTIAL, RESUME, WEIGHTS, EpochKeeper, damaged, load_weights
+from serein.training.keeping import METRICS, PARTIAL, RESUME, WEIGHTS, EpochKeeper, load_weights, readable_state
 from serein.training.module import StageModule
 from serein.training.progress import StageProgress
 from serein.world import wait_for_all, world
@@ -161,7 +160,7 @@ def _fit(
     callbacks: list[lightning.Callback] = [EpochKeeper(folder, stage.keep), StageProgress(report, label)]
     if stage.patience is not None:
         callbacks.append(EarlyStopping("dev_ua", mode="max", patience=stage.patience, check_on_train_epoch_end=False))
-    resume = folder / RESUME
+    resume = readable_state(folder)
     with _quiet():
         trainer = lightning.Trainer(
             max_epochs=stage.epochs,
@@ -181,7 +180,7 @@ def _fit(
             benchmark=False,
         )
         with _plainly(folder):
-            trainer.fit(module, datamodule=loaders, ckpt_path=resume if resume.exists() else None, weights_only=True)
+            trainer.fit(module, datamodule=loaders, ckpt_path=resume, weights_only=True)
 
 
 def _devices(model: SpeechModel) -> dict[str, Any]:
@@ -255,10 +254,6 @@ def _plainly(folder: Path) -> Iterator[None]:
         raise RunError(
             "the GPU's memory does not suffice", where=folder, remedy="Lower batches.seconds or batches.clips."
         ) from None
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        if type(error) is RuntimeError and "PytorchStreamReader" not in str(error):
-            raise
-        raise damaged(folder / RESUME) from None
 
 
 class _quiet(warnings.catch_warnings):
