@@ -777,6 +777,24 @@ def test_path_is_no_name_on_the_hub(ground: Ground, serein: Call) -> None:
     refuse(["predict", "../emotions", first_wav(ground)], ("../emotions: no such", "Train one"), ground, serein)
 
 
+@pytest.mark.parametrize("given", ["file", "folder", "corpus"])
+def test_name_that_is_no_text(given: str, ground: Ground, serein: Call) -> None:
+    """As it comes out of an archive that was packed with another encoding."""
+    folder = ground.root / "tones" / "sad"
+    write_wav(folder / "good.wav")
+    try:
+        (folder / os.fsdecode(b"tr\xe4ge.wav")).write_bytes((folder / "good.wav").read_bytes())
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    write_wav(folder.parent / "angry" / "good.wav")
+    calls = {
+        "file": ["predict", ground.model, folder / os.fsdecode(b"tr\xe4ge.wav")],
+        "folder": ["predict", ground.model, folder],
+        "corpus": prepare(ground, "folder", folder.parent),
+    }
+    refuse(calls[given], ("/sad/tr\\udce4ge.wav", "the name is not UTF-8", "Rename it"), ground, serein)
+
+
 def test_reader_that_leaves_early(ground: Ground) -> None:
     """`serein predict ... --json | head -n 1`."""
     with subprocess.Popen(

@@ -305,6 +305,30 @@ def test_predict_a_few_evenly_spread(model: Path, strangers: Path, serein: Call)
     assert heard == [u.audio for u in manifest.read(strangers)[::3]]
 
 
+def test_predict_of_a_long_recording_takes_parts_of_it(
+    model: Path, tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows of at most 30 s, at most 120 s of them at once; the answer is the mean of the windows' answers."""
+    from serein.inference import predictor
+
+    heard: list[list[float]] = []
+    shares: list[np.ndarray] = []
+    real = predictor._hear
+
+    def hear(model: object, windows: list[np.ndarray], precision: str) -> tuple[np.ndarray, np.ndarray]:
+        answer = real(model, windows, precision)  # type: ignore[arg-type]
+        heard.append([len(window) / 16_000 for window in windows])
+        shares.extend(answer[0])
+        return answer
+
+    monkeypatch.setattr(predictor, "_hear", hear)
+    path = write_wav(tmp_path / "long.wav", seconds=203.0)
+    answer = json.loads(serein("predict", model, path, "--json").out)
+    assert [len(windows) for windows in heard] == [4, 3]
+    assert all(seconds == pytest.approx(29.0) for windows in heard for seconds in windows)
+    assert list(answer["shares"].values()) == pytest.approx(np.mean(shares, axis=0).tolist(), abs=1e-5)
+
+
 def test_the_command_is_installed(model: Path, tones: Path) -> None:
     """`serein` beside this Python, in a process of its own."""
     script = Path(sys.executable).with_name("serein")

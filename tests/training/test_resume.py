@@ -321,7 +321,7 @@ def wait_until(is_true: Callable[[], object], seconds: float = 600.0) -> bool:
     while time.monotonic() < end:
         if is_true():
             return True
-        time.sleep(0.01)
+        time.sleep(0.05)
     return False
 
 

@@ -155,7 +155,19 @@ def find(folder: Path) -> list[Path]:
 
     Linked folders are entered, once each. A link whose file is gone is returned, so that reading it says so.
     """
-    return [path for path in find_files(folder) if path.suffix.lower() in SUFFIXES]
+    found = [path for path in find_files(folder) if path.suffix.lower() in SUFFIXES]
+    for path in found:
+        require_utf8(path)
+    return found
+
+
+def require_utf8(path: Path) -> None:
+    """Raise AudioError when a name is not UTF-8, as in an archive of another age: no manifest could hold it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = str(path).encode(errors="backslashreplace").decode()
+        raise AudioError("the name is not UTF-8", where=shown, remedy="Rename it.") from None
 
 
 def find_files(folder: Path) -> list[Path]:

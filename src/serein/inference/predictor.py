@@ -146,7 +146,7 @@ def answers(
     for positions in _batches(num_samples, options.clips, options.inference):
         windows = [_windows(extended(waveform_of(p), options.clips), options.clips) for p in positions]
         flat = [window for each in windows for window in each]
-        batch_shares, batch_embeddings = _hear(model, flat, options.inference.precision)
+        batch_shares, batch_embeddings = _hear_in_parts(model, flat, options.inference)
         start = 0
         for position, own in zip(positions, windows, strict=True):
             weights = np.array([len(window) for window in own], np.float64)
@@ -169,6 +169,17 @@ def recorded_answers(
     """Hear utterances of a manifest; see `answers`."""
     lengths = [round(float(recordings.durations_s[p]) * SAMPLE_RATE_HZ) for p in positions]
     return answers(content, lambda i: recordings[positions[i]], lengths, on_progress)
+
+
+def _hear_in_parts(
+    model: torch.nn.Module, windows: Sequence[Waveform], inference: Inference
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Hear windows, of a recording of hours perhaps, no more seconds at once than the options say."""
+    longest = max(len(window) for window in windows)
+    size = max(1, int(inference.batch_s * SAMPLE_RATE_HZ) // longest)
+    parts = [_hear(model, windows[i : i + size], inference.precision) for i in range(0, len(windows), size)]
+    shares, embeddings = zip(*parts, strict=True)
+    return np.concatenate(shares), np.concatenate(embeddings)
 
 
 @torch.inference_mode()

@@ -44,4 +44,5 @@ def _utterances(source: Path) -> list[Utterance]:
 
 
 def _bare(path: Path) -> Utterance:
+    audio.require_utf8(path)
     return Utterance(id=str(path), audio=str(path))
