@@ -347,6 +347,7 @@ def test_a_run_without_a_name_goes_to_runs(tiny: Path, tones: Path, tmp_path: Pa
     assert outcome.status == 0
     (run,) = (tmp_path / "runs").iterdir()
     assert run.name.startswith("tiny-")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.yaml", "runs"]  # nothing of Lightning's
     assert (run / "report.html").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import pickle
 import random
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from cli_fixtures import Call, command, environment, everything_in, write_recipe
+from cli_fixtures import Call, command, environment, everything_in, train_and_die, write_recipe
 from serein import experiment as experiments
 from serein import recipe as recipes
 from serein import runs
@@ -139,37 +140,68 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, name: str, count: int, train: 
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fold of three epochs that was left alone."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    one_fold(folder, tones)
-    return folder
+def one_fold_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny recipe's first fold."""
+    return write_recipe(tmp_path_factory.mktemp("fold") / "r.yaml", {"protocol": {"only": ["1"]}})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(one_fold_recipe: Path, tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its run, left alone."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    runs.run(recipes.load(one_fold_recipe), tones, out, is_resumed=False, num_jobs=1, report=silent)
+    return out
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Any:
+    """Processes that have imported everything, and have trained nothing yet."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        pytest.skip("no forkserver on this system")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["serein.runs"])
+    return context
 
 
 @pytest.mark.parametrize(
-    ("name", "count"),
+    ("name", "count", "when"),
     [
-        (BEST, 1),  # weights, but no metrics and no state
-        (METRICS, 1),  # metrics that tell of an epoch which is trained again
-        (METRICS, 2),
-        (RESUME, 1),
-        (RESUME, 2),
-        (RESUME, 3),  # all epochs trained, the stage not yet marked as done
-        ("weights.safetensors", 1),  # marked, the state not yet deleted
-        ("model", 1),  # a model, but no predictions
-        ("dev_predictions.jsonl", 1),
-        ("predictions.jsonl.new", 1),  # predictions, but no mark
-        ("embeddings.safetensors", 1),
-        ("predictions.jsonl", 1),
+        (BEST, 1, "before"),  # a temporary file is left
+        (BEST, 1, "after"),  # weights, but no metrics and no state
+        (METRICS, 1, "after"),  # metrics that tell of an epoch which is trained again
+        (METRICS, 2, "before"),
+        (RESUME, 1, "before"),
+        (RESUME, 1, "after"),
+        (RESUME, 2, "after"),
+        (RESUME, 3, "after"),  # all epochs trained, the stage not yet marked as done
+        ("weights.safetensors", 1, "after"),  # marked, the state not yet deleted
+        ("model", 1, "before"),  # a folder that was not yet a model
+        ("model", 1, "after"),  # a model, but no predictions
+        ("dev_predictions.jsonl", 1, "after"),
+        ("predictions.jsonl.new", 1, "after"),  # predictions, but no mark
+        ("embeddings.safetensors", 1, "after"),
+        ("predictions.jsonl", 1, "before"),
+        ("predictions.jsonl", 1, "after"),
     ],
 )
 def test_kill_between_two_files(
-    name: str, count: int, tones: Path, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    count: int,
+    when: str,
+    nursery: Any,
+    one_fold_recipe: Path,
+    tones: Path,
+    tmp_path: Path,
+    undisturbed: Path,
 ) -> None:
-    killed_after(monkeypatch, name, count, lambda: one_fold(tmp_path, tones))
-    one_fold(tmp_path, tones)
-    assert_same(tmp_path, undisturbed)
-    assert not list(tmp_path.rglob("resume.ckpt"))
+    out = tmp_path / "out"
+    process = nursery.Process(target=train_and_die, args=(one_fold_recipe, tones, out, name, count, when))
+    process.start()
+    process.join(600)
+    assert process.exitcode == 9
+    assert_resumes(out, one_fold_recipe, tones, undisturbed)
+    assert not list(out.rglob("*.ckpt"))
+    assert not list(out.rglob("*.new"))
 
 
 @pytest.mark.parametrize(
