@@ -54,8 +54,10 @@ def main() -> None:
         print(f"{'kill':>4}  {'at':>7}  {'orphans':>7}  {'resumed':>7}  {'equal':>5}  state when killed", flush=True)
         trials: list[Trial] = []
         while len(trials) < options.kills:
-            trial = _trial(arguments, root / f"{time.monotonic_ns()}", rng.uniform(0.0, whole_s), expected)
-            if trial is None:  # it was faster than the undisturbed run
+            share = (len(trials) + rng.random()) / options.kills  # random, but some in every part of the run
+            trial = _trial(arguments, root / f"{time.monotonic_ns()}", share * whole_s, expected)
+            if trial is None:  # it was over before: the machine has become faster
+                whole_s *= 0.9
                 continue
             trials.append(trial)
             print(

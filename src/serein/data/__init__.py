@@ -1,1 +1,1 @@
-"""x."""
+"""What was recorded: utterances, manifests, audio, corpora, folds, batches."""

@@ -1,1 +1,1 @@
-"""x."""
+"""Judging: scores with intervals, and the report, of anybody's predictions."""

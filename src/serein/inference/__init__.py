@@ -1,1 +1,1 @@
-"""x."""
+"""Using a model: recordings in, class shares out."""

@@ -1,1 +1,1 @@
-"""x."""
+"""What was meant: the classes of an experiment, and what an utterance says of them."""

@@ -1,1 +1,1 @@
-"""x."""
+"""How it is learned: stages, one after the other."""

@@ -1,0 +1,77 @@
+"""Commands that answer for recordings."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from serein.cli.app import app
+from serein.cli.printing import print_tables
+
+if TYPE_CHECKING:
+    from serein.inference.predictor import Answer
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="Model folder or Hub name.")],
+    sources: Annotated[list[Path], typer.Argument(metavar="FILE|FOLDER|MANIFEST...", help="Recordings.")],
+    limit: Annotated[int | None, typer.Option(help="Hear so many of them, evenly spread.", min=1)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per recording.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
+) -> None:
+    """Say which emotions are heard in recordings; exit status 1 when any could not be heard."""
+    from serein.inference.predictor import Answer, load
+    from serein.inference.sources import evenly_spread, utterances_in
+
+    utterances = utterances_in(sources)
+    utterances = utterances if limit is None else evenly_spread(utterances, limit)
+    predictor = load(model)
+    answers: list[tuple[Answer, str | None]] = []
+    num_failed = 0
+    for utterance, outcome in zip(utterances, predictor.predict_each(utterances), strict=True):
+        if isinstance(outcome, Answer):
+            answers.append((outcome, utterance.emotion))
+            if as_json:
+                print(json.dumps(outcome.to_json(), ensure_ascii=False), flush=True)
+        else:
+            num_failed += 1
+            print(f"error: {outcome}", file=sys.stderr)
+    if as_csv:
+        _print_csv([answer for answer, _ in answers], predictor.classes)
+    elif not as_json and answers:
+        _print_answers(answers, predictor.classes)
+    if num_failed:
+        print(f"{num_failed} of {len(utterances)} recordings could not be heard.", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _print_csv(answers: Iterable[Answer], classes: tuple[str, ...]) -> None:
+    import csv
+
+    writer = csv.writer(sys.stdout)
+    writer.writerow(["audio", "emotion", *classes])
+    for answer in answers:
+        writer.writerow([answer.audio, answer.emotion, *(f"{answer.shares[name]:.4f}" for name in classes)])
+
+
+def _print_answers(answers: Sequence[tuple[Answer, str | None]], classes: tuple[str, ...]) -> None:
+    from rich.table import Table
+
+    has_label = any(label is not None for _, label in answers)
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("recording", overflow="fold")
+    for name in ("labelled", "heard") if has_label else ("heard",):
+        table.add_column(name, style="bold" if name == "heard" else None)
+    for name in classes:
+        table.add_column(name, justify="right")
+    for answer, label in answers:
+        shares = [f"{100 * answer.shares[name]:.0f} %" for name in classes]
+        table.add_row(answer.audio, *([label or ""] if has_label else []), answer.emotion, *shares)
+    print_tables([table])

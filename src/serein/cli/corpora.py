@@ -1,0 +1,105 @@
+"""Commands that make and check manifests."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serein.cli.app import corpus
+from serein.cli.options import Json, Out
+from serein.cli.printing import print_tables
+
+
+class CorpusName(StrEnum):
+    """Layouts that `corpus prepare` reads."""
+
+    ravdess = "ravdess"
+    emodb = "emodb"
+    folder = "folder"
+    csv = "csv"
+
+
+@corpus.command("prepare")
+def corpus_prepare(
+    name: Annotated[CorpusName, typer.Argument(help="The corpus, or a generic layout: 'folder', 'csv'.")],
+    root: Annotated[Path, typer.Argument(help="Its folder (or the CSV file).")],
+    out: Out = Path("manifest.jsonl"),
+    partial: Annotated[bool, typer.Option("--partial", help="Accept fewer recordings than published.")] = False,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out broken files, listed.")] = False,
+) -> None:
+    """Read a corpus from its own layout and write a manifest."""
+    from serein.data import manifest
+    from serein.data.corpora import corpus_named
+    from serein.data.corpora.corpus import prepare
+    from serein.progress import Bars
+
+    with Bars() as bars:
+        prepared = prepare(
+            corpus_named(name.value),
+            root,
+            counts="partial" if partial else "published",
+            unreadable="skip" if skip_broken else "stop",
+            on_progress=lambda done, total: bars("reading headers", done, total, f"{total} files"),
+        )
+    manifest.write(prepared.utterances, out)
+    for path, reason in prepared.skipped:
+        print(f"skipped {path}: {reason}", file=sys.stderr)
+    for note in prepared.notes:
+        print(f"note: {note}", file=sys.stderr)
+    skipped = f", {len(prepared.skipped)} skipped" if prepared.skipped else ""
+    print(f"{out}: {len(prepared.utterances)} utterances{skipped}")
+
+
+@corpus.command("synth")
+def corpus_synth(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the recordings and the manifest.")],
+    seed: Annotated[int, typer.Option(help="Another seed, other speakers.", min=0)] = 0,
+    clips: Annotated[int, typer.Option(help="Clips of each speaker and emotion.", min=1)] = 10,
+) -> None:
+    """Make the embedded synthetic corpus: 10 speakers, 4 emotions, spoken by espeak-ng."""
+    from serein.data import manifest
+    from serein.data.corpora import synth
+    from serein.progress import Bars
+
+    with Bars() as bars:
+        utterances = synth.build(
+            out,
+            seed=seed,
+            clips_per_speaker_and_emotion=clips,
+            on_progress=lambda done, total: bars("speaking", done, total, f"{total} clips"),
+        )
+    manifest.write(utterances, out / "manifest.jsonl")
+    print(f"{out / 'manifest.jsonl'}: {len(utterances)} utterances")
+
+
+@corpus.command("check")
+def corpus_check(
+    data: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest (.jsonl).")],
+    min_s: Annotated[float, typer.Option(help="Shorter is too short.", min=0)] = 0.3,
+    max_s: Annotated[float, typer.Option(help="Longer is too long.", min=0)] = 30.0,
+    as_json: Json = False,
+) -> None:
+    """Decode every recording and say what is wrong with the data; exit status 1 when something must be mended."""
+    from serein.data import manifest
+    from serein.data.check import check
+    from serein.progress import Bars
+
+    utterances = manifest.read(data)
+    with Bars() as bars:
+        found = check(
+            utterances,
+            min_s=min_s,
+            max_s=max_s,
+            on_progress=lambda done, total: bars("listening", done, total, f"{total} clips"),
+        )
+    if as_json:
+        print(json.dumps(found.to_json(), indent=1, ensure_ascii=False))
+    else:
+        print_tables(found.tables())
+    if not found.is_sound:
+        raise typer.Exit(1)

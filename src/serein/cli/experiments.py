@@ -1,0 +1,92 @@
+"""Commands that train and judge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serein.cli.app import app
+from serein.cli.options import Data, Json, Out, Overrides
+from serein.cli.printing import finish, print_scores
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="Recipe (.yaml).")],
+    data: Data,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder [runs/NAME-TIME].")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    jobs: Annotated[int | None, typer.Option(help="Folds at once [as suits the model].", min=1)] = None,
+    as_json: Json = False,
+) -> None:
+    """Train, predict, score and report every fold and seed of a recipe."""
+    from serein import recipe as recipes
+
+    resolved = recipes.load(recipe, overrides or ())
+    from serein import runs
+    from serein.progress import Bars
+
+    folder = out or runs.new_folder(resolved)
+
+    with Bars() as bars:
+        runs.run(resolved, data, folder, is_resumed=resume, num_jobs=jobs, report=bars)
+    finish(folder, as_json)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe (.yaml).")],
+    data: Data,
+    out: Out,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped training.")] = False,
+) -> None:
+    """Train one model on a manifest's train and dev."""
+    from serein import recipe as recipes
+
+    resolved = recipes.load(recipe, overrides or ())
+    from serein import runs
+    from serein.progress import Bars
+
+    with Bars() as bars:
+        folder = runs.train(resolved, data, out, is_resumed=resume, report=bars)
+    print(folder)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Model folder or Hub name.")],
+    data: Data,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the predictions (.jsonl).")] = None,
+    seen_speakers: Annotated[
+        bool, typer.Option("--seen-speakers", help="Allow speakers that the model learned from.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Score a model on a manifest that it never saw."""
+    from serein.evaluation.predictions import write_predictions
+    from serein.judging import judge
+    from serein.progress import Bars
+
+    with Bars() as bars:
+        predictions, scores = judge(
+            model,
+            data,
+            seen_speakers="allow" if seen_speakers else "refuse",
+            on_progress=lambda done, total: bars("hearing", done, total, f"{total} clips"),
+        )
+    if out is not None:
+        write_predictions(predictions, out)
+    print_scores(scores, as_json)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    as_json: Json = False,
+) -> None:
+    """Score a run folder again and write its report.html."""
+    finish(run, as_json)

@@ -1,0 +1,15 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Data = Annotated[Path, typer.Option("--data", help="Manifest (.jsonl).")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe.")
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
