@@ -26,6 +26,20 @@ class Rating(BaseModel):
     rater: str | None = None
 
 
+class Predicted(BaseModel):
+    """What a model said where the corpus says nothing, or beside what it says; never mixed with the labels.
+
+    Attributes:
+        by: Field -> the model that said it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gender: Gender | None = None
+    transcript: str | None = None
+    by: dict[str, str] = {}
+
+
 class Utterance(BaseModel):
     """A recording, or a part of one, with its labels. A field the corpus lacks is `None`, never a guess.
 
@@ -38,6 +52,7 @@ class Utterance(BaseModel):
         ratings: One entry per rater.
         style: How the speech came about.
         split: The corpus's official split ("train", "dev", "test", "test2", ...).
+        predicted: Values that `serein corpus fill` had models predict.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,3 +71,4 @@ class Utterance(BaseModel):
     split: str | None = None
     language: str | None = None
     corpus: str | None = None
+    predicted: Predicted | None = None

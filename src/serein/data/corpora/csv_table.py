@@ -36,7 +36,9 @@ ALIASES = {
     "language": ("lang",),
     "corpus": ("dataset",),
 }
-FIELDS = tuple(name for name in Utterance.model_fields if name != "ratings")  # a cell cannot hold several raters
+FIELDS = tuple(
+    name for name in Utterance.model_fields if name not in ("ratings", "predicted")
+)  # a cell cannot hold several
 GENDERS = {"m": "male", "male": "male", "man": "male", "f": "female", "female": "female", "woman": "female"}
 
 _FIELD_OF = {name: name for name in FIELDS} | {alias: name for name, aliases in ALIASES.items() for alias in aliases}
