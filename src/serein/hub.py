@@ -1,0 +1,60 @@
+"""Models on the Hugging Face Hub: asked for once and briefly, taken from the cache when the Hub does not answer."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from serein.errors import ModelError
+
+NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+TIMEOUT_S = 3.0
+MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # never a pickle
+
+
+def folder_of(name: str, *, expected: str) -> Path:
+    """Return the folder of a model: a local one, or the Hub's, downloaded now or before.
+
+    Args:
+        name: Local folder, or a name on the Hub such as `openai/whisper-small`.
+        expected: What it must be, for the complaint: "a folder with a Whisper model".
+
+    Raises:
+        ModelError: There is no such folder or Hub model, or it is not in the cache and the Hub does not answer.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists() or not NAME.fullmatch(name):
+        raise ModelError("no such folder", where=name, remedy=f"Name {expected}, or its name on the Hub.")
+    return _snapshot(name, MODEL_FILES, expected)
+
+
+def _snapshot(name: str, patterns: Sequence[str], expected: str) -> Path:
+    hub = importlib.import_module("huggingface_hub")
+    is_online = _answers(hub)
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=list(patterns), local_files_only=not is_online))
+    except Exception as error:  # of whichever HTTP library the client uses, or its own
+        if is_online:
+            what, remedy = (
+                "no such folder, and the Hub gives no such model",
+                f"Name {expected}, or its name on the Hub.",
+            )
+        else:
+            what = "no such folder, not in the cache, and the Hugging Face Hub does not answer"
+            remedy = (
+                f"Where there is network, run: hf download {name} --local-dir FOLDER. Copy the folder here and name it."
+            )
+        raise ModelError(what, where=name, remedy=remedy) from error
+
+
+def _answers(hub: object) -> bool:
+    """Ask the Hub once, briefly: its own client tries several times over."""
+    try:
+        hub.get_session().head(hub.constants.ENDPOINT, timeout=TIMEOUT_S)  # type: ignore[attr-defined]
+    except Exception:  # also for HF_HUB_OFFLINE=1
+        return False
+    return True

