@@ -22,6 +22,7 @@ class CorpusName(StrEnum):
     emodb = "emodb"
     folder = "folder"
     csv = "csv"
+    msp_podcast = "msp-podcast"
 
 
 @corpus.command("prepare")
