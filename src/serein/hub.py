@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
+from serein.data.files import sha256
 from serein.errors import ModelError
 
 NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -30,6 +33,21 @@ def folder_of(name: str, *, expected: str) -> Path:
     if folder.exists() or not NAME.fullmatch(name):
         raise ModelError("no such folder", where=name, remedy=f"Name {expected}, or its name on the Hub.")
     return _snapshot(name, MODEL_FILES, expected)
+
+
+def folder_digest(folder: Path) -> str:
+    """Return the SHA-256 of the names and contents of a model's files: weights, tokenizer and configuration."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in MODEL_FILES for path in folder.rglob(pattern)}):
+        status = path.stat()
+        content = _file_digest(path, status.st_size, status.st_mtime_ns)
+        digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=256)  # weights are large, and a service asks for every text
+def _file_digest(path: Path, size: int, changed_ns: int) -> str:
+    return sha256(path)
 
 
 def _snapshot(name: str, patterns: Sequence[str], expected: str) -> Path:

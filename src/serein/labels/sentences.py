@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from serein import hub
-from serein.data.files import replacing, sha256
+from serein.data.files import replacing
 from serein.errors import MissingExtraError, ModelError
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
@@ -94,7 +93,7 @@ class SentenceEncoder:
     @property
     def digest(self) -> str:
         """The SHA-256 of the files that an answer depends on."""
-        return encoder_digest(self.folder)
+        return hub.folder_digest(self.folder)
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return (text, size) float32, computed now, on the accelerator if there is one."""
@@ -175,21 +174,6 @@ def cache_folder() -> Path:
         return Path(named).expanduser()
     root = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(root) if os.path.isabs(root) else Path("~/.cache").expanduser()) / "serein"
-
-
-def encoder_digest(folder: Path) -> str:
-    """Return the SHA-256 of the names and contents of a model's files: weights, tokenizer and configuration."""
-    digest = hashlib.sha256()
-    for path in sorted({path for pattern in hub.MODEL_FILES for path in folder.rglob(pattern)}):
-        status = path.stat()
-        content = _file_digest(path, status.st_size, status.st_mtime_ns)
-        digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
-    return digest.hexdigest()
-
-
-@lru_cache(maxsize=256)  # weights are large, and a service asks for every text
-def _file_digest(path: Path, size: int, changed_ns: int) -> str:
-    return sha256(path)
 
 
 def _key(text: str) -> str:
