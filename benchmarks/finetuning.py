@@ -30,7 +30,7 @@ from serein.labels.categories import Categories
 from serein.models.folder import ModelFolder, ModelOptions
 from serein.models.speech import assemble, new_backbone
 from serein.recipe import Clips, Inference
-from serein.tasks.emotion import EmotionTask
+from serein.tasks.category import CategoryTask
 from serein.training.stages import TrainingData, chosen_precision, history, train_stage
 
 RATE_HZ = 16_000
@@ -130,7 +130,7 @@ def infer_serein(base: Path, waveforms: list[np.ndarray], precision: str) -> flo
     recipe = _recipe(base, precision)
     task, model = _task_and_model(recipe)
     options = ModelOptions(tasks=recipe.tasks, inference=Inference(precision=precision, batch_s=30.0))
-    content = ModelFolder(model.eval(), options, task.categories)
+    content = ModelFolder(model.eval(), options, {"emotion": task.categories})
     answers(content, waveforms.__getitem__, [len(waveforms[0])])
     return time_of(lambda: answers(content, waveforms.__getitem__, [len(w) for w in waveforms]))
 
@@ -157,8 +157,8 @@ def _recipe(base: Path, precision: str) -> recipes.Recipe:
     )
 
 
-def _task_and_model(recipe: recipes.Recipe) -> tuple[EmotionTask, Any]:
-    task = EmotionTask(recipe.tasks.emotion, Categories(CLASSES, {}))
+def _task_and_model(recipe: recipes.Recipe) -> tuple[CategoryTask, Any]:
+    task = CategoryTask(recipe.tasks.emotion, Categories(CLASSES, {}))
     return task, assemble(new_backbone(recipe.backbone), None, {"emotion": (task.options, 4)})
 
 

@@ -13,7 +13,7 @@ from serein.data.folds import _TEST_PARTS
 from serein.errors import RecipeError
 from serein.losses import LOSSES
 from serein.models.pooling import POOLINGS
-from serein.recipe import Cnn2d, Emotion, LogMel, Optimizer, Options, Protocol, Recipe, Stage
+from serein.recipe import Category, Cnn2d, LogMel, Optimizer, Options, Protocol, Recipe, Stage
 from serein.training.module import OPTIMIZERS
 
 FOLDER = Path(__file__).parents[1] / "recipes"
@@ -82,8 +82,8 @@ def test_a_recipe_cannot_be_changed_by_hand() -> None:
 @pytest.mark.parametrize(
     ("options", "field", "choices"),
     [
-        (Emotion, "pooling", POOLINGS),
-        (Emotion, "loss", LOSSES),
+        (Category, "pooling", POOLINGS),
+        (Category, "loss", LOSSES),
         (Optimizer, "name", OPTIMIZERS),
         (Protocol, "name", _TEST_PARTS),
     ],
@@ -116,7 +116,7 @@ def test_a_change_leaves_the_rest(base: Path, tmp_path: Path) -> None:
     recipe = recipes.load(write(tmp_path / "tables" / "changed.yaml", changed))
     old = recipes.load(base)
     assert recipe.name == "mine"
-    assert recipe.tasks.emotion == Emotion(pooling="std", dropout=0.3)
+    assert recipe.tasks.emotion == Category(pooling="std", dropout=0.3)
     assert recipe.stages == (old.stages[0], Stage(name="two", epochs=5))
     same = {"description", "protocol", "body", "backbone"}
     assert recipe.model_dump(include=same) == old.model_dump(include=same)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +13,17 @@ import torch
 from safetensors.numpy import save_file
 
 from serein.data import manifest
+from serein.data.batches import Told as TrainingConditions
 from serein.data.corpora import licence_of
 from serein.data.files import replacing
 from serein.data.folds import Fold, Folds, dev_rule, make_folds, speaker_key
 from serein.data.leaks import check_leaks
 from serein.data.recordings import Recordings, twins
 from serein.data.utterance import Utterance
+from serein.errors import RecipeError
 from serein.evaluation.predictions import Prediction, write_predictions
 from serein.inference.predictor import recorded_answers
+from serein.labels.attributes import Told, agreement, attribute, attribute_vectors, require_attributes
 from serein.labels.categories import Categories, categories_of, with_class
 from serein.models import folder as model_folder
 from serein.models.card import card
@@ -28,7 +31,7 @@ from serein.models.folder import ModelFolder, ModelOptions
 from serein.models.speech import SpeechModel, assemble, new_backbone
 from serein.progress import Report
 from serein.recipe import Protocol, Recipe
-from serein.tasks.emotion import EmotionTask
+from serein.tasks.category import CategoryTask
 from serein.training.hearing import require_bands
 from serein.training.stages import TrainingData, fit_normalisation, history, stage_seed, train_stage
 from serein.world import wait_for_all, world
@@ -41,6 +44,7 @@ class Experiment:
     Attributes:
         utterances: Those with a class.
         left_out: Other labels and how many utterances had them.
+        categories: Classes of the task that is judged.
         twins: Id -> id of an utterance with the same audio.
     """
 
@@ -76,14 +80,36 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
         ManifestError, AudioError, RecipeError, LeakError: Before any training.
     """
     everything = manifest.read(manifest_path)
-    categories = categories_of(everything, recipe.labels)
-    utterances, left_out = with_class(everything, categories, recipe.labels.others)
+    task = recipe.tasks.main
+    categories = categories_of(everything, recipe.labels, task)
+    utterances, left_out = with_class(everything, categories, recipe.labels.others if task == "emotion" else "drop")
     recordings = Recordings(utterances, trim_db=recipe.clips.trim_db)
     recordings.prefetch(lambda done, total: report("reading audio", done, total, f"{total} clips"))
     pairs = dict(twins(recordings))
-    folds = divide(utterances, recipe.protocol, pairs)
+    folds = _agreed(utterances, divide(utterances, recipe.protocol, pairs), recipe.labels.agreement)
     check_leaks(utterances, folds, pairs)
+    require_attributes(utterances, recipe.tasks.conditions, "known")
+    if any(fold.test for fold in folds.folds):
+        require_attributes(utterances, recipe.tasks.conditions, recipe.inference.attributes)
     return Experiment(recipe, manifest_path, utterances, left_out, categories, recordings, pairs, folds)
+
+
+def _agreed(utterances: Sequence[Utterance], folds: Folds, least: float | None) -> Folds:
+    """Leave out of every training side what too few raters agreed on."""
+    if least is None:
+        return folds
+    shares = {u.id: agreement(u) for u in utterances}
+    if all(share is None for share in shares.values()):
+        raise RecipeError(
+            "no utterance has several raters' labels",
+            where="labels.agreement",
+            remedy="Leave it out, or prepare a corpus with raters.",
+        )
+    agreed = {name for name, share in shares.items() if share is not None and share >= least - 1e-9}
+    kept = [replace(fold, train=tuple(name for name in fold.train if name in agreed)) for fold in folds.folds]
+    before, after = (sum(len(fold.train) for fold in each) for each in (folds.folds, kept))
+    note = f"Trained on the {after} of {before} training utterances that {least:.0%} of the raters agreed on."
+    return replace(folds, folds=tuple(kept), notes=(*folds.notes, note))
 
 
 def train_and_dev(utterances: Sequence[Utterance], protocol: Protocol, pairs: Mapping[str, str]) -> Folds:
@@ -109,16 +135,34 @@ def require_trainable(experiment: Experiment) -> None:
         ModelError: The backbone cannot be loaded.
     """
     recipe = experiment.recipe
-    model = _new_model(recipe, EmotionTask(recipe.tasks.emotion, experiment.categories))
+    model = _new_model(recipe, _tasks(experiment))
     for number, stage in enumerate(recipe.stages):
         model.train_only(stage.trainable)
         require_bands(model.backbone, stage.augmentation, where=f"stages.{number}.augmentation")
 
 
-def _new_model(recipe: Recipe, task: EmotionTask) -> SpeechModel:
-    return assemble(
-        new_backbone(recipe.backbone), recipe.body, {task.name: (task.options, task.num_outputs)}, recipe.members
-    )
+def _tasks(experiment: Experiment) -> dict[str, CategoryTask]:
+    """Return the recipe's tasks, the one that is judged first."""
+    recipe, tasks = experiment.recipe, {}
+    for name, options in recipe.tasks.chosen.items():
+        is_main = name == recipe.tasks.main
+        meant = experiment.categories if is_main else categories_of(experiment.utterances, recipe.labels, name)
+        tasks[name] = CategoryTask(options, meant)
+    return tasks
+
+
+def _new_model(recipe: Recipe, tasks: Mapping[str, CategoryTask]) -> SpeechModel:
+    heads = {name: (task.options, task.num_outputs) for name, task in tasks.items()}
+    return assemble(new_backbone(recipe.backbone), recipe.body, heads, recipe.members, _text_size(recipe))
+
+
+def _text_size(recipe: Recipe) -> int:
+    """Return the features of a sentence vector, 0 when no text is told."""
+    if "text" not in recipe.tasks.conditions:
+        return 0
+    from serein.labels.sentences import vector_size
+
+    return vector_size(recipe.text.encoder)
 
 
 # -- one fold, one seed ---------------------------------------------------------------------------------------------
@@ -136,20 +180,34 @@ def run_unit(experiment: Experiment, fold: Fold, seed: int, run: Path, report: R
         return
     content = train_unit(experiment, fold, seed, folder, report, label=f"fold {fold.name}  seed {seed}")
     if world().is_first:
+        told = experiment.recipe.inference.attributes
         if fold.dev:
-            _predict(experiment, content, fold, fold.dev, seed, folder / "dev_predictions.jsonl")
-        embeddings = _predict(experiment, content, fold, fold.test, seed, folder / "predictions.jsonl.new")
+            _predict(experiment, content, fold, fold.dev, seed, folder / "dev_predictions.jsonl", told)
+        if (other := _other_attributes(experiment, fold)) is not None:
+            _predict(experiment, content, fold, fold.test, seed, folder / f"{other}_predictions.jsonl", other)
+        embeddings = _predict(experiment, content, fold, fold.test, seed, folder / "predictions.jsonl.new", told)
         with replacing(folder / "embeddings.safetensors") as partial:
             save_file({"embeddings": embeddings}, partial)
         os.replace(folder / "predictions.jsonl.new", folder / "predictions.jsonl")  # last: it says that all is there
     wait_for_all()
 
 
+def _other_attributes(experiment: Experiment, fold: Fold) -> Told | None:
+    """Return what else a conditioned model can be told of the test side, so that both are reported."""
+    names = experiment.recipe.tasks.conditions
+    other: Told = "oracle" if experiment.recipe.inference.attributes == "predicted" else "predicted"
+    tested = [experiment.utterances[position] for position in experiment.positions(fold.test)]
+    has_all = all(any(attribute(u, name, other) for u in tested) for name in names)
+    return other if names and has_all else None
+
+
 def _predict(
-    experiment: Experiment, content: ModelFolder, fold: Fold, ids: Sequence[str], seed: int, path: Path
+    experiment: Experiment, content: ModelFolder, fold: Fold, ids: Sequence[str], seed: int, path: Path, told: Told
 ) -> np.ndarray:
     positions = experiment.positions(ids)
-    predictions, embeddings = predictions_of(content, experiment.recordings, positions, fold=fold.name, seed=seed)
+    predictions, embeddings = predictions_of(
+        content, experiment.recordings, positions, fold=fold.name, seed=seed, told=told
+    )
     write_predictions(predictions, path)
     return embeddings
 
@@ -158,22 +216,22 @@ def train_unit(
     experiment: Experiment, fold: Fold, seed: int, folder: Path, report: Report, *, label: str
 ) -> ModelFolder:
     """Train every stage of a recipe on one fold and save the model; a stopped training goes on."""
-    recipe, categories = experiment.recipe, experiment.categories
-    task = EmotionTask(recipe.tasks.emotion, categories)
+    recipe, tasks = experiment.recipe, _tasks(experiment)
     torch.manual_seed(stage_seed(seed, fold.name, "model"))
-    model = _new_model(recipe, task)
+    model = _new_model(recipe, tasks)
     data = TrainingData(
         experiment.recordings,
-        {task.name: task.targets(experiment.utterances)},
+        {name: task.targets(experiment.utterances) for name, task in tasks.items()},
         experiment.positions(fold.train),
         experiment.positions(fold.dev),
         recipe.clips,
+        _told(experiment, fold),
     )
     fit_normalisation(model, data)
     for number, stage in enumerate(recipe.stages):
         train_stage(
             model,
-            {task.name: task},
+            tasks,
             stage,
             data,
             folder / f"{number}-{stage.name}",
@@ -181,10 +239,30 @@ def train_unit(
             report=report,
             label=f"{label}  {stage.name}",
         )
-    content = _content(experiment, fold, model, folder)
+    labels = {name: task.categories for name, task in tasks.items()}
+    content = _content(experiment, fold, model, labels, folder)
     if world().is_first:
-        model_folder.save(folder / "model", content, card(recipe.name, categories.classes, content.training))
+        model_folder.save(
+            folder / "model", content, card(recipe.name, content.task, content.categories.classes, content.training)
+        )
     return content
+
+
+def _told(experiment: Experiment, fold: Fold) -> TrainingConditions:
+    """Return what the model is told: of training clips all that is known, of others what it is told when judged."""
+    recipe = experiment.recipe
+    is_train = np.zeros((len(experiment.utterances), 1), bool)
+    is_train[experiment.positions(fold.train)] = True
+    known, judged = (
+        attribute_vectors(experiment.utterances, recipe.tasks.conditions, told, recipe.text.encoder)
+        for told in ("known", recipe.inference.attributes)
+    )
+    nothing = [Utterance(id="-", audio="-")]
+    unknown = attribute_vectors(nothing, recipe.tasks.conditions, "known", recipe.text.encoder)
+    values = {name: np.where(is_train, known[name], judged[name]) for name in known}
+    return TrainingConditions(
+        values, {name: vectors[0] for name, vectors in unknown.items()}, recipe.tasks.hidden_share
+    )
 
 
 def predictions_of(
@@ -194,10 +272,15 @@ def predictions_of(
     *,
     fold: str,
     seed: int,
+    told: Told,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Prediction], np.ndarray]:
-    """Return a model's predictions of some utterances, and their embeddings in the same order."""
-    shares, embeddings = recorded_answers(content, recordings, positions, on_progress)
+    """Return a model's predictions of some utterances, and their embeddings in the same order.
+
+    Args:
+        told: What a conditioned model is told of them.
+    """
+    shares, embeddings = recorded_answers(content, recordings, positions, told, on_progress)
     classes = content.categories.classes
     predictions = []
     for position, row in zip(positions, shares, strict=True):
@@ -205,7 +288,7 @@ def predictions_of(
         predictions.append(
             Prediction(
                 id=utterance.id,
-                truth=content.categories.of(utterance.emotion),
+                truth=content.categories.label(utterance),
                 prediction=classes[int(row.argmax())],
                 shares=dict(zip(classes, map(float, row), strict=True)),
                 speaker=utterance.speaker,
@@ -219,7 +302,9 @@ def predictions_of(
     return predictions, embeddings
 
 
-def _content(experiment: Experiment, fold: Fold, model: SpeechModel, folder: Path) -> ModelFolder:
+def _content(
+    experiment: Experiment, fold: Fold, model: SpeechModel, labels: dict[str, Categories], folder: Path
+) -> ModelFolder:
     recipe = experiment.recipe
     learned = [experiment.utterances[p] for p in experiment.positions((*fold.train, *fold.dev))]
     corpora = sorted({u.corpus or "own" for u in learned})
@@ -234,7 +319,6 @@ def _content(experiment: Experiment, fold: Fold, model: SpeechModel, folder: Pat
         "licences": {name: licence_of(name) or "not stated" for name in corpora},
         "dev_ua": max((line["dev_ua"] for line in last if "dev_ua" in line), default=None),
     }
-    options = ModelOptions(
-        body=recipe.body, members=recipe.members, tasks=recipe.tasks, clips=recipe.clips, inference=recipe.inference
-    )
-    return ModelFolder(model.eval(), options, experiment.categories, training)
+    kept = {name: getattr(recipe, name) for name in ("body", "members", "tasks", "clips", "text", "inference")}
+    options = ModelOptions(**kept, text_size=_text_size(recipe))
+    return ModelFolder(model.eval(), options, labels, training)

@@ -15,6 +15,7 @@ from serein.evaluation.predictions import Prediction
 from serein.evaluation.scores import Scores, score_predictions
 from serein.experiment import predictions_of
 from serein.inference.predictor import load
+from serein.labels.attributes import require_attributes
 from serein.labels.categories import with_class
 
 Progress = Callable[[int, int], None]
@@ -25,14 +26,18 @@ def judge(
     manifest_path: Path,
     *,
     seen_speakers: Literal["refuse", "allow"],
+    attributes: Literal["predicted", "oracle"] | None = None,
     on_progress: Progress | None = None,
 ) -> tuple[list[Prediction], Scores]:
     """Predict and score a manifest.
 
     Utterances of no class of the model are left out, and the scores' notes count them.
 
+    Args:
+        attributes: What a conditioned model is told; `None` is as it was trained to be judged.
+
     Raises:
-        ManifestError: No utterance has a class of the model.
+        ManifestError: No utterance has a class of the model, or what it is to be told is known of none.
         LeakError: The model learned from speakers of the manifest, and that is refused.
     """
     content = load(model).content
@@ -53,9 +58,15 @@ def judge(
         )
     if shared:
         notes.append(f"SPEAKER-DEPENDENT: the model learned from {len(shared)} of these speakers.")
+    told = attributes or content.options.inference.attributes
+    require_attributes(utterances, content.conditions, told)
+    if content.conditions:
+        notes.append(f"Told of each clip: {', '.join(content.conditions)} ({told}).")
     recordings = Recordings(utterances, trim_db=content.options.clips.trim_db)
     positions = range(len(utterances))
-    predictions, _ = predictions_of(content, recordings, positions, fold="all", seed=0, on_progress=on_progress)
+    predictions, _ = predictions_of(
+        content, recordings, positions, fold="all", seed=0, told=told, on_progress=on_progress
+    )
     return predictions, score_predictions(predictions, content.categories.classes, notes=tuple(notes))
 
 

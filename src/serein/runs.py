@@ -171,7 +171,7 @@ def _write_start(out: Path, experiment: Experiment, jobs: int, started: float) -
             "num_utterances": len(utterances),
             "duration_s": round(float(experiment.recordings.durations_s.sum()), 1),
             "classes": {
-                name: sum(experiment.categories.of(u.emotion) == name for u in utterances)
+                name: sum(experiment.categories.label(u) == name for u in utterances)
                 for name in experiment.categories.classes
             },
             "speakers": len({speaker_key(u) for u in utterances if u.speaker is not None}),

@@ -20,22 +20,22 @@ def labelled(*emotions: str | None) -> list[Utterance]:
 
 
 @pytest.mark.parametrize(
-    ("word", "name", "index", "shares"),
+    ("word", "name", "shares"),
     [
-        ("sad", "sad", 0, [1, 0, 0]),
-        ("happy", "happy", 1, [0, 1, 0]),
-        ("excited", "happy", 1, [0, 1, 0]),
-        ("bored", None, -1, [0, 0, 0]),  # merged into what is no class
-        ("Happy", None, -1, [0, 0, 0]),
-        ("", None, -1, [0, 0, 0]),
-        (None, None, -1, [0, 0, 0]),
+        ("sad", "sad", [1, 0, 0]),
+        ("happy", "happy", [0, 1, 0]),
+        ("excited", "happy", [0, 1, 0]),
+        ("bored", None, [0, 0, 0]),  # merged into what is no class
+        ("Happy", None, [0, 0, 0]),
+        ("", None, [0, 0, 0]),
+        (None, None, [0, 0, 0]),
     ],
 )
-def test_what_a_word_means(word: str | None, name: str | None, index: int, shares: list[float]) -> None:
+def test_what_a_word_means(word: str | None, name: str | None, shares: list[float]) -> None:
     assert CATEGORIES.of(word) == name
-    assert CATEGORIES.index(word) == index
-    assert CATEGORIES.shares(word).tolist() == shares
-    assert CATEGORIES.shares(word).dtype == np.float32
+    assert CATEGORIES.label(Utterance(id="a", audio="a.wav", emotion=word)) == name
+    assert CATEGORIES.shares(Utterance(id="a", audio="a.wav", emotion=word)).tolist() == shares
+    assert CATEGORIES.shares(Utterance(id="a", audio="a.wav", emotion=word)).dtype == np.float32
 
 
 def test_classes_keep_the_order_of_the_recipe() -> None:

@@ -9,7 +9,7 @@ from models.test_backbones import CASES, backbone_of, batch, by_transformers, cl
 from serein.models.hidden import HiddenStates
 from serein.models.pooling import POOLINGS
 from serein.models.speech import assemble
-from serein.recipe import Emotion
+from serein.recipe import Category
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -17,7 +17,7 @@ from serein.recipe import Emotion
 def test_every_pooling_on_every_backbone(case: str, pooling: str) -> None:
     plain = plain_model(*CASES[case])
     torch.manual_seed(1)
-    model = assemble(backbone_of(plain), None, {"emotion": (Emotion(pooling=pooling), 4)}).eval()
+    model = assemble(backbone_of(plain), None, {"emotion": (Category(pooling=pooling), 4)}).eval()
     waveforms = clips((16_000, 7_123, 1_600))
     with torch.inference_mode():
         together = model(*batch(waveforms, padding=9.0, extra=16_000))["emotion"].output

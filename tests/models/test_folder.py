@@ -18,7 +18,7 @@ from serein.labels.categories import Categories
 from serein.models import folder as model_folder
 from serein.models.folder import PARTS, ModelFolder, ModelOptions
 from serein.models.speech import assemble, new_backbone
-from serein.recipe import Clips, Cnn2d, CnnBlstm, Emotion, Inference, LogMel, Tasks
+from serein.recipe import Category, Clips, Cnn2d, CnnBlstm, Inference, LogMel, Tasks
 
 CATEGORIES = Categories(("calm", "happy", "süß"), {"excited": "happy"})
 WAVES = 0.1 * torch.randn(2, 6_000, generator=torch.Generator().manual_seed(0)), torch.tensor([6_000, 4_321])
@@ -29,7 +29,7 @@ def content(body: Any = None, members: int = 1, **emotion: Any) -> ModelFolder:
     options = ModelOptions(
         body=body,
         members=members,
-        tasks=Tasks(emotion=Emotion(**emotion)),
+        tasks=Tasks(emotion=Category(**emotion)),
         clips=Clips(trim_db=30.0, min_s=0.5, extend="repeat"),
         inference=Inference(batch_s=7.0),
     )
@@ -37,7 +37,9 @@ def content(body: Any = None, members: int = 1, **emotion: Any) -> ModelFolder:
     backbone.fit([WAVES])
     model = assemble(backbone, body, {"emotion": (options.tasks.emotion, 3)}, members)
     model.train()(*WAVES)  # moves the running statistics
-    return ModelFolder(model.eval(), options, CATEGORIES, {"recipe": "r", "speakers": ["a/1"], "dev_ua": None})
+    return ModelFolder(
+        model.eval(), options, {"emotion": CATEGORIES}, {"recipe": "r", "speakers": ["a/1"], "dev_ua": None}
+    )
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from serein.errors import RecipeError
 from serein.models.heads import LayerTap, PooledHead, VectorNorm
 from serein.models.hidden import HiddenStates, frame_mask
 from serein.models.pooling import POOLINGS
-from serein.recipe import Emotion
+from serein.recipe import Category
 
 SIZES = (4, 4, 4)
 
@@ -27,7 +27,7 @@ def heard(*lengths: int, sizes: tuple[int, ...] = SIZES) -> HiddenStates:
 
 def head(num_outputs: int = 3, sizes: tuple[int, ...] = SIZES, **options: object) -> PooledHead:
     torch.manual_seed(0)
-    return PooledHead(Emotion(**options), sizes, num_outputs).eval()
+    return PooledHead(Category(**options), sizes, num_outputs).eval()
 
 
 # -- taps
@@ -100,7 +100,7 @@ def test_the_embedding_is_what_the_output_reads(pooling: str, options: dict[str,
 
 def test_projecting_frames_and_projecting_their_mean_are_one() -> None:
     at_frames, at_pooled = (head(pooling="mean", projection=5, projection_at=at) for at in ("frames", "pooled"))
-    at_frames.frame_projection.load_state_dict(at_pooled.layers[0].state_dict())
+    at_frames.frame_projection.load_state_dict(at_pooled.projection.state_dict())
     at_frames.output.load_state_dict(at_pooled.output.state_dict())
     one, other = at_frames(heard(3, 5)), at_pooled(heard(3, 5))
     np.testing.assert_allclose(one.embedding.detach(), other.embedding.detach(), atol=1e-6)

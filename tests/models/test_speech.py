@@ -14,7 +14,7 @@ from serein.errors import ModelError, RecipeError
 from serein.models.hidden import Backbone, HiddenStates, frame_mask
 from serein.models.pooling import POOLINGS
 from serein.models.speech import SpeechModel, assemble, described_backbone, new_backbone
-from serein.recipe import Body, Cnn2d, CnnBlstm, Emotion, LogMel
+from serein.recipe import Body, Category, Cnn2d, CnnBlstm, LogMel
 
 BODIES: dict[str, Any] = {
     "no body": None,
@@ -37,7 +37,7 @@ def model_of(
     """Return a small model with weights and statistics as after a training."""
     torch.manual_seed(0)
     backbone = new_backbone(LogMel(num_bands=16, normalisation=normalisation))
-    model = assemble(backbone, body, {"emotion": (Emotion(**options), 4)}, num_members)
+    model = assemble(backbone, body, {"emotion": (Category(**options), 4)}, num_members)
     backbone.fit([waves(16_000, 5_000)])
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -166,7 +166,7 @@ class TwoLayers(Backbone):
 def model() -> SpeechModel:
     torch.manual_seed(0)
     body = CnnBlstm(tap="weighted", channels=(4,), kernels=(3,), hidden=3, layers=1)
-    return assemble(TwoLayers(), body, {"emotion": (Emotion(batch_norm=True), 4)})
+    return assemble(TwoLayers(), body, {"emotion": (Category(batch_norm=True), 4)})
 
 
 def groups_that_learn(model: SpeechModel) -> list[str]:

@@ -20,7 +20,7 @@ from serein.data.batches import Targets
 from serein.experiment import Experiment
 from serein.models.speech import SpeechModel, assemble, new_backbone
 from serein.recipe import Recipe
-from serein.tasks.emotion import EmotionTask
+from serein.tasks.category import CategoryTask
 from serein.training import keeping, stages
 from serein.training.module import StageModule
 from serein.training.stages import TrainingData, fit_normalisation, train_stage
@@ -41,7 +41,7 @@ class Ground:
         self.recipe: Recipe = recipes.load(write_recipe(folder / "r.yaml", changes, stage))
         self.experiment: Experiment = experiments.prepare(self.recipe, tones, silent)
         self.fold = self.experiment.folds.folds[0]
-        self.task = EmotionTask(self.recipe.tasks.emotion, self.experiment.categories)
+        self.task = CategoryTask(self.recipe.tasks.emotion, self.experiment.categories)
         self.targets = self.task.targets(self.experiment.utterances)
         self.train_positions = self.experiment.positions(self.fold.train)
         self.dev_positions = self.experiment.positions(self.fold.dev)
@@ -110,7 +110,7 @@ def assert_same(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Te
 def scripted(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
     """Let dev UA be these, epoch by epoch."""
     left = iter(scores)
-    monkeypatch.setattr(EmotionTask, "score", lambda self, truth, output: next(left))
+    monkeypatch.setattr(CategoryTask, "score", lambda self, truth, output: next(left))
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def predict(
     num_failed = 0
     for utterance, outcome in zip(utterances, predictor.predict_each(utterances), strict=True):
         if isinstance(outcome, Answer):
-            answers.append((outcome, utterance.emotion))
+            answers.append((outcome, getattr(utterance, outcome.task)))
             if as_json:
                 print(json.dumps(outcome.to_json(), ensure_ascii=False), flush=True)
         else:
@@ -57,7 +57,7 @@ def _print_csv(answers: Iterable[Answer], classes: tuple[str, ...]) -> None:
     writer = csv.writer(sys.stdout)
     writer.writerow(["audio", "emotion", *classes])
     for answer in answers:
-        writer.writerow([answer.audio, answer.emotion, *(f"{answer.shares[name]:.4f}" for name in classes)])
+        writer.writerow([answer.audio, answer.label, *(f"{answer.shares[name]:.4f}" for name in classes)])
 
 
 def _print_answers(answers: Sequence[tuple[Answer, str | None]], classes: tuple[str, ...]) -> None:
@@ -73,5 +73,5 @@ def _print_answers(answers: Sequence[tuple[Answer, str | None]], classes: tuple[
         table.add_column(name, justify="right")
     for answer, label in answers:
         shares = [f"{100 * answer.shares[name]:.0f} %" for name in classes]
-        table.add_row(answer.audio, *([label or ""] if has_label else []), answer.emotion, *shares)
+        table.add_row(answer.audio, *([label or ""] if has_label else []), answer.label, *shares)
     print_tables([table])

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from serein.cli.app import app
-from serein.cli.options import Data, Json, Out, Overrides
+from serein.cli.options import Data, Json, Out, Overrides, SeenSpeakers, Task
 from serein.cli.printing import finish, print_scores
+
+
+class Attributes(StrEnum):
+    """What a model is told of a clip beside its sound."""
+
+    predicted = "predicted"
+    oracle = "oracle"
 
 
 @app.command()
@@ -17,6 +25,7 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="Recipe (.yaml).")],
     data: Data,
     overrides: Overrides = None,
+    task: Task = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder [runs/NAME-TIME].")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
     jobs: Annotated[int | None, typer.Option(help="Folds at once [as suits the model].", min=1)] = None,
@@ -25,7 +34,7 @@ def run(
     """Train, predict, score and report every fold and seed of a recipe."""
     from serein import recipe as recipes
 
-    resolved = recipes.load(recipe, overrides or ())
+    resolved = recipes.load(recipe, overrides or (), task=task)
     from serein import runs
     from serein.progress import Bars
 
@@ -42,12 +51,13 @@ def train(
     data: Data,
     out: Out,
     overrides: Overrides = None,
+    task: Task = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped training.")] = False,
 ) -> None:
     """Train one model on a manifest's train and dev."""
     from serein import recipe as recipes
 
-    resolved = recipes.load(recipe, overrides or ())
+    resolved = recipes.load(recipe, overrides or (), task=task)
     from serein import runs
     from serein.progress import Bars
 
@@ -61,9 +71,11 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="Model folder or Hub name.")],
     data: Data,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the predictions (.jsonl).")] = None,
-    seen_speakers: Annotated[
-        bool, typer.Option("--seen-speakers", help="Allow speakers that the model learned from.")
-    ] = False,
+    seen_speakers: SeenSpeakers = False,
+    attributes: Annotated[
+        Attributes | None,
+        typer.Option(help="What a conditioned model is told of gender and text [as the recipe says]."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score a model on a manifest that it never saw."""
@@ -76,6 +88,7 @@ def evaluate(
             model,
             data,
             seen_speakers="allow" if seen_speakers else "refuse",
+            attributes=None if attributes is None else attributes.value,  # type: ignore[arg-type]
             on_progress=lambda done, total: bars("hearing", done, total, f"{total} clips"),
         )
     if out is not None:

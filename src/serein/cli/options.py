@@ -13,3 +13,5 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe.")
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
+SeenSpeakers = Annotated[bool, typer.Option("--seen-speakers", help="Allow speakers that the model learned from.")]
+Task = Annotated[str | None, typer.Option("--task", help="Learn this task alone, for instance 'gender'.")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ class Batch:
         targets: Task -> (batch, ...) its targets.
         has_target: Task -> (batch,) bool, False where the utterance lacks the target.
         seeds: (batch,) int64: what is drawn for a clip follows from its seed alone.
+        conditions: Attribute -> (batch, feature), what the model is told of each clip.
     """
 
     positions: torch.Tensor
@@ -36,6 +37,7 @@ class Batch:
     targets: Mapping[str, torch.Tensor]
     has_target: Mapping[str, torch.Tensor]
     seeds: torch.Tensor
+    conditions: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device."""
@@ -46,6 +48,7 @@ class Batch:
             num_samples=self.num_samples.to(device),
             targets={name: target.to(device) for name, target in self.targets.items()},
             has_target={name: mask.to(device) for name, mask in self.has_target.items()},
+            conditions={name: values.to(device) for name, values in self.conditions.items()},
         )
 
     @property
@@ -62,6 +65,29 @@ class Targets:
     is_known: np.ndarray
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a model is told of clips beside their sound.
+
+    Attributes:
+        values: Attribute -> (utterance, feature).
+        unknown: Attribute -> (feature,), the value of what is not known.
+        hide: Share of training clips of which each attribute is hidden.
+    """
+
+    values: Mapping[str, np.ndarray] = field(default_factory=dict)
+    unknown: Mapping[str, np.ndarray] = field(default_factory=dict)
+    hide: float = 0.0
+
+    def of(self, position: int, rng: np.random.Generator | None) -> dict[str, torch.Tensor]:
+        """Return attribute -> (1, feature) of one clip; `rng` draws what is hidden, `None` hides nothing."""
+        told = {}
+        for name, values in self.values.items():
+            is_hidden = rng is not None and rng.random() < self.hide
+            told[name] = torch.from_numpy(self.unknown[name] if is_hidden else values[position])[None]
+        return told
+
+
 class ClipDataset(Dataset[Batch]):
     """Clips of some utterances, one `Batch` of one clip per item.
 
@@ -69,6 +95,7 @@ class ClipDataset(Dataset[Batch]):
         recordings: All recordings.
         targets: Task -> targets of all recordings.
         clips: Cutting and extending; `crop_s` applies when `is_training`.
+        told: What the model is told of all recordings.
         seed: Root of every draw.
     """
 
@@ -77,11 +104,13 @@ class ClipDataset(Dataset[Batch]):
         recordings: Recordings,
         targets: Mapping[str, Targets],
         clips: Clips,
+        told: Told | None = None,
         *,
         seed: int = 0,
         is_training: bool = False,
     ) -> None:
         self.recordings, self.targets, self.clips = recordings, targets, clips
+        self.told = told or Told()
         self.seed, self.is_training = seed, is_training
 
     def __len__(self) -> int:
@@ -103,6 +132,7 @@ class ClipDataset(Dataset[Batch]):
                 name: torch.from_numpy(t.is_known[position : position + 1]) for name, t in self.targets.items()
             },
             seeds=torch.tensor([clip_seed]),
+            conditions=self.told.of(position, np.random.default_rng([clip_seed, 2]) if self.is_training else None),
         )
 
 
@@ -146,6 +176,7 @@ def collate(clips: Sequence[Batch]) -> Batch:
         targets={name: torch.cat([clip.targets[name] for clip in clips]) for name in clips[0].targets},
         has_target={name: torch.cat([clip.has_target[name] for clip in clips]) for name in clips[0].has_target},
         seeds=torch.cat([clip.seeds for clip in clips]),
+        conditions={name: torch.cat([clip.conditions[name] for clip in clips]) for name in clips[0].conditions},
     )
 
 

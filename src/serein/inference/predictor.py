@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,13 @@ from serein.data.batches import extended
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError
+from serein.labels.attributes import Told, attribute_vectors
 from serein.models import folder as model_folder
 from serein.models.folder import ModelFolder
 from serein.recipe import Clips, Inference
 
 Progress = Callable[[int, int], None]
+Vectors = NDArray[np.float32]
 CLIPS_AT_ONCE = 32
 
 
@@ -31,27 +34,36 @@ class Answer:
 
     Attributes:
         audio: The file.
-        emotion: The class with the largest share.
+        label: The class with the largest share.
         shares: Class -> share; they sum to 1.
         embedding: (feature,) float32, the vector that the output layer reads.
+        task: What the classes are of: `emotion`, `gender`.
     """
 
     audio: str
-    emotion: str
+    label: str
     shares: dict[str, float]
     embedding: NDArray[np.float32]
+    task: str = "emotion"
+
+    @property
+    def emotion(self) -> str:
+        """The class with the largest share, of a model that answers emotions."""
+        if self.task != "emotion":
+            raise AttributeError(f"this model answers '{self.task}': read .label")
+        return self.label
 
     @property
     def confidence(self) -> float:
         """The largest share. It is no probability of being right until it is calibrated."""
-        return self.shares[self.emotion]
+        return self.shares[self.label]
 
     def to_json(self) -> dict[str, object]:
-        """Return file, emotion, confidence and shares."""
+        """Return file, label under the name of its task, confidence and shares."""
         shares = {name: round(share, 6) for name, share in self.shares.items()}
         return {
             "audio": self.audio,
-            "emotion": self.emotion,
+            self.task: self.label,
             "confidence": round(self.confidence, 6),
             "shares": shares,
         }
@@ -70,6 +82,7 @@ class Predictor:
         self.content = content
         self.model = content.model.eval()
         self.classes = content.categories.classes
+        self.task = content.task
 
     def predict(self, source: str | Path | Sequence[str | Path]) -> Answer | list[Answer]:
         """Answer for a file, or for each of a list of files.
@@ -87,22 +100,29 @@ class Predictor:
         for start in range(0, len(utterances), CLIPS_AT_ONCE):
             some = utterances[start : start + CLIPS_AT_ONCE]
             outcomes = [_loaded(utterance) for utterance in some]
-            heard = [(u.audio, o) for u, o in zip(some, outcomes, strict=True) if not isinstance(o, AudioError)]
-            answers = iter(self.predict_waveforms([waveform for _, waveform in heard], [name for name, _ in heard]))
+            heard = [(u, o) for u, o in zip(some, outcomes, strict=True) if not isinstance(o, AudioError)]
+            waveforms, named = [waveform for _, waveform in heard], [utterance for utterance, _ in heard]
+            answers = iter(self._predict(waveforms, [u.audio for u in named], named))
             for outcome in outcomes:
                 yield outcome if isinstance(outcome, AudioError) else next(answers)
 
     def predict_waveforms(self, waveforms: Sequence[Waveform], names: Sequence[str]) -> list[Answer]:
         """Answer for waveforms, each (sample,) float32 mono at 16 kHz."""
+        return self._predict(waveforms, names, [Utterance(id=name, audio=name) for name in names])
+
+    def _predict(
+        self, waveforms: Sequence[Waveform], names: Sequence[str], utterances: Sequence[Utterance]
+    ) -> list[Answer]:
         if not waveforms:
             return []
         cut = [audio.trimmed(waveform, self.content.options.clips.trim_db) for waveform in waveforms]
-        shares, embeddings = answers(self.content, cut.__getitem__, [len(waveform) for waveform in cut])
+        conditions = conditions_of(self.content, utterances, "known")
+        shares, embeddings = answers(self.content, cut.__getitem__, [len(waveform) for waveform in cut], conditions)
         return [self._answer(*row) for row in zip(names, shares, embeddings, strict=True)]
 
     def _answer(self, name: str, shares: NDArray[np.float32], embedding: NDArray[np.float32]) -> Answer:
         by_class = dict(zip(self.classes, (float(share) for share in shares), strict=True))
-        return Answer(name, self.classes[int(shares.argmax())], by_class, embedding)
+        return Answer(name, self.classes[int(shares.argmax())], by_class, embedding, self.task)
 
 
 def _loaded(utterance: Utterance) -> Waveform | AudioError:
@@ -123,10 +143,16 @@ def load(name: str | Path) -> Predictor:
     return Predictor(model_folder.load(name))
 
 
+def conditions_of(content: ModelFolder, utterances: Sequence[Utterance], told: Told) -> dict[str, Vectors]:
+    """Return what a conditioned model is told of utterances: attribute -> (utterance, feature)."""
+    return attribute_vectors(utterances, content.conditions, told, content.options.text.encoder)
+
+
 def answers(
     content: ModelFolder,
     waveform_of: Callable[[int], Waveform],
     num_samples: Sequence[int],
+    conditions: Mapping[str, Vectors] | None = None,
     on_progress: Progress | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Hear many clips in batches of like length.
@@ -134,19 +160,23 @@ def answers(
     Args:
         waveform_of: Position -> (sample,) float32.
         num_samples: Length of each clip, for sorting.
+        conditions: Attribute -> (clip, feature), what a conditioned model is told; what is not given is unknown.
         on_progress: Told how many of all clips are done.
 
     Returns:
         Class shares, (clip, class), and embeddings, (clip, feature).
     """
-    model, options = content.model.eval(), content.options
+    hear = partial(_hear, content.model.eval(), content.task, content.options.inference.precision)
+    options = content.options
     shares = [np.empty(0, np.float32)] * len(num_samples)
     embeddings = list(shares)
     done = 0
     for positions in _batches(num_samples, options.clips, options.inference):
         windows = [_windows(extended(waveform_of(p), options.clips), options.clips) for p in positions]
         flat = [window for each in windows for window in each]
-        batch_shares, batch_embeddings = _hear_in_parts(model, flat, options.inference)
+        clip_of = np.repeat(positions, [len(each) for each in windows])
+        told = {name: vectors[clip_of] for name, vectors in (conditions or {}).items()}
+        batch_shares, batch_embeddings = _hear_in_parts(hear, flat, told, options.inference)
         start = 0
         for position, own in zip(positions, windows, strict=True):
             weights = np.array([len(window) for window in own], np.float64)
@@ -164,33 +194,46 @@ def recorded_answers(
     content: ModelFolder,
     recordings: Recordings,
     positions: Sequence[int],
+    told: Told,
     on_progress: Progress | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Hear utterances of a manifest; see `answers`."""
     lengths = [round(float(recordings.durations_s[p]) * SAMPLE_RATE_HZ) for p in positions]
-    return answers(content, lambda i: recordings[positions[i]], lengths, on_progress)
+    conditions = conditions_of(content, [recordings.utterances[p] for p in positions], told)
+    return answers(content, lambda i: recordings[positions[i]], lengths, conditions, on_progress)
 
 
 def _hear_in_parts(
-    model: torch.nn.Module, windows: Sequence[Waveform], inference: Inference
+    hear: Callable[[Sequence[Waveform], Mapping[str, Vectors]], tuple[Vectors, Vectors]],
+    windows: Sequence[Waveform],
+    told: Mapping[str, Vectors],
+    inference: Inference,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Hear windows, of a recording of hours perhaps, no more seconds at once than the options say."""
     longest = max(len(window) for window in windows)
     size = max(1, int(inference.batch_s * SAMPLE_RATE_HZ) // longest)
-    parts = [_hear(model, windows[i : i + size], inference.precision) for i in range(0, len(windows), size)]
+    parts = [
+        hear(windows[i : i + size], {name: vectors[i : i + size] for name, vectors in told.items()})
+        for i in range(0, len(windows), size)
+    ]
     shares, embeddings = zip(*parts, strict=True)
     return np.concatenate(shares), np.concatenate(embeddings)
 
 
 @torch.inference_mode()
 def _hear(
-    model: torch.nn.Module, waveforms: Sequence[Waveform], precision: str
+    model: torch.nn.Module,
+    task: str,
+    precision: str,
+    waveforms: Sequence[Waveform],
+    told: Mapping[str, Vectors],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     num_samples = torch.tensor([len(waveform) for waveform in waveforms], device=device)
     padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        reading = model(padded, num_samples)["emotion"]
+        conditions = {name: torch.from_numpy(vectors).to(device) for name, vectors in told.items()}
+        reading = model(padded, num_samples, conditions)[task]
     return reading.output.softmax(dim=1).cpu().numpy(), reading.embedding.cpu().numpy()
 
 

@@ -1,4 +1,4 @@
-"""Emotion categories: the classes of an experiment, and what an utterance's label means among them."""
+"""Categories: the classes of a task, and what an utterance's label means among them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from serein.recipe import Labels
 class Categories:
     """The classes in their order, and the corpus words that are merged into them.
 
+    Attributes:
+        task: The field of an utterance that is meant.
+
     Example:
         >>> categories = Categories(("happy", "sad"), {"excited": "happy"})
         >>> categories.of("excited"), categories.of("bored")
@@ -26,31 +29,30 @@ class Categories:
 
     classes: tuple[str, ...]
     merge: dict[str, str]
+    task: str = "emotion"
 
-    def of(self, emotion: str | None) -> str | None:
+    def of(self, word: str | None) -> str | None:
         """Return the class of a corpus word, or `None` when it has none."""
-        name = self.merge.get(emotion or "", emotion)
+        name = self.merge.get(word or "", word)
         return name if name in self.classes else None
 
-    def index(self, emotion: str | None) -> int:
-        """Return the position of a corpus word's class, or -1."""
-        name = self.of(emotion)
-        return -1 if name is None else self.classes.index(name)
+    def label(self, utterance: Utterance) -> str | None:
+        """Return the class of an utterance, or `None` when it has none."""
+        return self.of(getattr(utterance, self.task))
 
-    def shares(self, emotion: str | None) -> NDArray[np.float32]:
-        """Return (class,) with 1 at the word's class; all zero when it has none."""
-        shares = np.zeros(len(self.classes), np.float32)
-        if (index := self.index(emotion)) >= 0:
-            shares[index] = 1.0
-        return shares
+    def shares(self, utterance: Utterance) -> NDArray[np.float32]:
+        """Return (class,) with 1 at the utterance's class; all zero when it has none."""
+        return np.array([name == self.label(utterance) for name in self.classes], np.float32)
 
 
-def categories_of(utterances: Sequence[Utterance], labels: Labels) -> Categories:
-    """Return the classes that a recipe names, or those that the utterances hold.
+def categories_of(utterances: Sequence[Utterance], labels: Labels, task: str = "emotion") -> Categories:
+    """Return the classes of a task: for emotions those that a recipe names, or those that the utterances hold.
 
     Raises:
         RecipeError: No class, one class, or a class that no utterance has.
     """
+    if task != "emotion":
+        return _fixed(utterances, task)
     merge = dict(labels.merge)
     found = Counter(merge.get(u.emotion, u.emotion) for u in utterances if u.emotion)
     classes = labels.classes or tuple(sorted(found))
@@ -83,7 +85,8 @@ def with_class(
     Raises:
         RecipeError: `others` is "error" and there are some.
     """
-    left_out = Counter(u.emotion or "(no emotion)" for u in utterances if categories.of(u.emotion) is None)
+    task = categories.task
+    left_out = Counter(getattr(u, task) or f"(no {task})" for u in utterances if categories.label(u) is None)
     if left_out and others == "error":
         counts = ", ".join(f"{count} {name}" for name, count in left_out.most_common(5))
         raise RecipeError(
@@ -91,4 +94,18 @@ def with_class(
             where="labels.classes",
             remedy="Add the class, merge it with labels.merge, or leave them out with labels.others=drop.",
         )
-    return [u for u in utterances if categories.of(u.emotion) is not None], left_out
+    return [u for u in utterances if categories.label(u) is not None], left_out
+
+
+FIXED_CLASSES = {"gender": ("female", "male")}
+
+
+def _fixed(utterances: Sequence[Utterance], task: str) -> Categories:
+    categories = Categories(FIXED_CLASSES[task], {}, task)
+    if not all(any(categories.label(u) == name for u in utterances) for name in categories.classes):
+        raise RecipeError(
+            f"the data does not have utterances of each {task}: {', '.join(categories.classes)}",
+            where=f"tasks.{task}",
+            remedy=f"Fill in the field '{task}', or leave the task out.",
+        )
+    return categories

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def card(name: str, classes: Sequence[str], training: Mapping[str, Any]) -> str:
+def card(name: str, task: str, classes: Sequence[str], training: Mapping[str, Any]) -> str:
     """Return the card as Markdown.
 
     Args:
         name: The recipe's name.
+        task: What the classes are of.
         classes: What the model tells apart.
         training: What it learned from, as stored in `model.json`.
     """
@@ -20,12 +21,12 @@ def card(name: str, classes: Sequence[str], training: Mapping[str, Any]) -> str:
 
 A model of [serein](https://pypi.org/project/serein/): it hears speech and answers with shares of {
         len(classes)
-    } emotions:
+    } classes of {task}:
 {", ".join(classes)}.
 
     import serein
     model = serein.load("<this folder>")
-    print(model.predict("clip.wav").emotion)
+    print(model.predict("clip.wav").label)
 
 ## Learned from
 

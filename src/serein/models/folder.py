@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from serein.errors import ModelError, RecipeError
 from serein.labels.categories import Categories
 from serein.models.speech import SpeechModel, assemble, described_backbone
-from serein.recipe import Clips, Cnn2d, CnnBlstm, Inference, Options, Tasks
+from serein.recipe import Clips, Cnn2d, CnnBlstm, Inference, Options, Tasks, Text
 
 FORMAT = 1
 PARTS = ("model.json", "labels.json", "model.safetensors")
@@ -31,6 +31,8 @@ class ModelOptions(Options):
     members: int = 1
     tasks: Tasks = Tasks()
     clips: Clips = Clips()
+    text: Text = Text()
+    text_size: int = 0
     inference: Inference = Inference()
 
 
@@ -41,14 +43,29 @@ class ModelFolder:
     Attributes:
         model: The assembled model.
         options: What it needs of its recipe.
-        categories: Classes of the emotion task.
+        labels: Task -> its classes.
         training: What it learned from: recipe, data hash, speakers, corpora, licences.
     """
 
     model: SpeechModel
     options: ModelOptions
-    categories: Categories
+    labels: dict[str, Categories]
     training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def task(self) -> str:
+        """The task that the model answers."""
+        return self.options.tasks.main
+
+    @property
+    def categories(self) -> Categories:
+        """Classes of the task that the model answers."""
+        return self.labels[self.task]
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What the model is told of a clip beside its sound."""
+        return self.options.tasks.conditions
 
 
 def save(folder: Path, content: ModelFolder, card: str, *, backbone: str = "auto") -> None:
@@ -79,7 +96,7 @@ def save(folder: Path, content: ModelFolder, card: str, *, backbone: str = "auto
         **content.options.model_dump(mode="json"),
         "training": content.training,
     }
-    labels = {"emotion": {"classes": content.categories.classes, "merge": content.categories.merge}}
+    labels = {name: {"classes": each.classes, "merge": each.merge} for name, each in content.labels.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -112,9 +129,10 @@ def load(folder: str | Path) -> ModelFolder:
         )
     try:
         options = ModelOptions.model_validate({name: description[name] for name in ModelOptions.model_fields})
-        categories = Categories(tuple(labels["emotion"]["classes"]), dict(labels["emotion"]["merge"]))
-        tasks = {"emotion": (options.tasks.emotion, len(categories.classes))}
-        model = assemble(described_backbone(description["backbone"]), options.body, tasks, options.members)
+        meant = {name: Categories(tuple(v["classes"]), dict(v["merge"]), name) for name, v in labels.items()}
+        tasks = {name: (task, len(meant[name].classes)) for name, task in options.tasks.chosen.items()}
+        backbone = described_backbone(description["backbone"])
+        model = assemble(backbone, options.body, tasks, options.members, options.text_size)
         training, backbone_weights = dict(description["training"]), description["backbone_weights"]
     except (KeyError, TypeError, ValueError, AttributeError, RecipeError) as error:
         raise ModelError(
@@ -123,7 +141,7 @@ def load(folder: str | Path) -> ModelFolder:
             remedy="Copy the folder again.",
         ) from None
     _load_weights(model, folder / "model.safetensors", backbone_weights)
-    return ModelFolder(model.eval(), options, categories, training)
+    return ModelFolder(model.eval(), options, meant, training)
 
 
 def is_model_folder(folder: str | Path) -> bool:

@@ -10,9 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from serein.errors import RecipeError
+from serein.models.conditioning import NOTHING_TOLD, ConditionedVector, Conditions
 from serein.models.hidden import HiddenStates
 from serein.models.pooling import POOLINGS
-from serein.recipe import Emotion, Tap
+from serein.recipe import Category, Tap
 
 
 @dataclass(frozen=True)
@@ -90,26 +91,27 @@ class VectorNorm(nn.BatchNorm1d):
 
 
 class PooledHead(nn.Module):
-    """Tap -> (projection) -> pooling -> (projection) -> fully connected layers -> output.
+    """Tap -> (projection) -> pooling -> (projection) -> (conditioning) -> fully connected layers -> output.
 
     Args:
-        options: The emotion task's part of a recipe.
+        options: The task's part of a recipe.
         sizes: Feature size of each hidden layer.
         num_outputs: Classes.
+        text_size: Features of a sentence vector, for conditioning on the text.
     """
 
-    def __init__(self, options: Emotion, sizes: tuple[int, ...], num_outputs: int) -> None:
+    def __init__(self, options: Category, sizes: tuple[int, ...], num_outputs: int, text_size: int = 0) -> None:
         super().__init__()
         self.tap = LayerTap(options.tap, sizes)
-        size = self.tap.size
-        at_frames = options.projection is not None and options.projection_at == "frames"
-        self.frame_projection = nn.Linear(size, options.projection) if at_frames else None  # type: ignore[arg-type]
-        self.pooling = POOLINGS[options.pooling](options.projection if at_frames else size)  # type: ignore[arg-type]
-        size = self.pooling.size
-        layers: list[nn.Module] = [VectorNorm(size)] if options.batch_norm else []
-        for width in [] if at_frames or options.projection is None else [options.projection]:
-            layers += [nn.Linear(size, width)]
-            size = width
+        projections = {options.projection_at: options.projection}
+        self.frame_projection, size = _projection(self.tap.size, projections.get("frames"), options)
+        self.pooling = POOLINGS[options.pooling](size)
+        norms = [VectorNorm(self.pooling.size)] if options.batch_norm else []
+        projection, size = _projection(self.pooling.size, projections.get("pooled"), options)
+        self.projection = nn.Sequential(*norms, *projection)
+        told = options.conditioning
+        self.conditioning = None if told is None else ConditionedVector(told, size, text_size)
+        layers: list[nn.Module] = []
         for width in options.hidden:
             layers += [nn.Dropout(options.dropout), nn.Linear(size, width), nn.ReLU()]
             size = width
@@ -118,10 +120,20 @@ class PooledHead(nn.Module):
         self.dropout = nn.Dropout(options.dropout)
         self.output = nn.Linear(size, num_outputs)
 
-    def forward(self, hidden: HiddenStates) -> Reading:
-        """Read hidden layers."""
-        frames = self.tap(hidden)
-        if self.frame_projection is not None:
-            frames = self.frame_projection(frames)
-        embedding = self.layers(self.pooling(frames, hidden.is_frame))
+    def forward(self, hidden: HiddenStates, conditions: Conditions = NOTHING_TOLD) -> Reading:
+        """Read hidden layers; what is not told is unknown."""
+        vector = self.projection(self.pooling(self.frame_projection(self.tap(hidden)), hidden.is_frame))
+        if self.conditioning is not None:
+            vector = self.conditioning(vector, conditions)
+        embedding = self.layers(vector)
         return Reading(self.output(self.dropout(embedding)).float()[None], embedding.float())
+
+
+def _projection(size: int, projected: int | None, options: Category) -> tuple[nn.Sequential, int]:
+    """Return layers, none when there is nothing to project to, and the features of what they give."""
+    if projected is None:
+        return nn.Sequential(), size
+    layers: list[nn.Module] = [nn.Linear(size, projected)]
+    if options.projection_kind == "block":
+        layers += [nn.LayerNorm(projected), nn.ReLU(), nn.Dropout(options.dropout)]
+    return nn.Sequential(*layers), projected

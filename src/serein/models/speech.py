@@ -12,10 +12,11 @@ from torch import nn
 
 from serein.errors import ModelError, RecipeError
 from serein.models.bodies import Cnn2dBody, CnnBlstmBody, build_body
+from serein.models.conditioning import NOTHING_TOLD, Conditions
 from serein.models.heads import PooledHead, Reading, joined
 from serein.models.hidden import Backbone, HiddenStates
 from serein.models.logmel import LogMelBackbone
-from serein.recipe import Cnn2d, CnnBlstm, Emotion, HuggingFace, LogMel
+from serein.recipe import Category, Cnn2d, CnnBlstm, HuggingFace, LogMel
 
 
 class Member(nn.Module):
@@ -31,11 +32,11 @@ class Member(nn.Module):
         self.body = body
         self.heads = nn.ModuleDict(heads)
 
-    def forward(self, hidden: HiddenStates) -> dict[str, Reading]:
+    def forward(self, hidden: HiddenStates, conditions: Conditions = NOTHING_TOLD) -> dict[str, Reading]:
         """Read every task."""
         if self.body is not None:
             hidden = self.body(hidden)
-        return {name: head(hidden) for name, head in self.heads.items()}
+        return {name: head(hidden, conditions) for name, head in self.heads.items()}
 
 
 class SpeechModel(nn.Module):
@@ -51,18 +52,21 @@ class SpeechModel(nn.Module):
         self.backbone = backbone
         self.members = nn.ModuleList(members)
 
-    def forward(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> dict[str, Reading]:
+    def forward(
+        self, waveforms: torch.Tensor, num_samples: torch.Tensor, conditions: Conditions = NOTHING_TOLD
+    ) -> dict[str, Reading]:
         """Hear a padded batch and read every task.
 
         Args:
             waveforms: (batch, sample) float32 at 16 kHz.
             num_samples: (batch,) long, real samples of each clip.
+            conditions: Attribute -> (batch, feature), what is told of the clips; what is not given is unknown.
         """
-        return self.read(self.backbone(waveforms, num_samples))
+        return self.read(self.backbone(waveforms, num_samples), conditions)
 
-    def read(self, hidden: HiddenStates) -> dict[str, Reading]:
+    def read(self, hidden: HiddenStates, conditions: Conditions = NOTHING_TOLD) -> dict[str, Reading]:
         """Read every task from the backbone's hidden layers."""
-        readings = [member(hidden) for member in self.members]
+        readings = [member(hidden, conditions) for member in self.members]
         return {name: joined([reading[name] for reading in readings]) for name in readings[0]}
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -151,8 +155,9 @@ def described_backbone(description: Mapping[str, Any]) -> Backbone:
 def assemble(
     backbone: Backbone,
     body: Cnn2d | CnnBlstm | None,
-    tasks: Mapping[str, tuple[Emotion, int]],
+    tasks: Mapping[str, tuple[Category, int]],
     num_members: int = 1,
+    text_size: int = 0,
 ) -> SpeechModel:
     """Put a model together.
 
@@ -161,11 +166,15 @@ def assemble(
         body: The recipe's body, or `None`.
         tasks: Task -> its options and number of outputs.
         num_members: Bodies with heads, side by side.
+        text_size: Features of a sentence vector, for heads that are conditioned on the text.
     """
-    return SpeechModel(backbone, [_member(backbone, body, tasks) for _ in range(num_members)])
+    return SpeechModel(backbone, [_member(backbone, body, tasks, text_size) for _ in range(num_members)])
 
 
-def _member(backbone: Backbone, body: Cnn2d | CnnBlstm | None, tasks: Mapping[str, tuple[Emotion, int]]) -> Member:
+def _member(
+    backbone: Backbone, body: Cnn2d | CnnBlstm | None, tasks: Mapping[str, tuple[Category, int]], text_size: int
+) -> Member:
     built = None if body is None else build_body(body, backbone)
     sizes = backbone.sizes if built is None else (built.size,)
-    return Member(built, {name: PooledHead(options, sizes, outputs) for name, (options, outputs) in tasks.items()})
+    heads = {name: PooledHead(options, sizes, outputs, text_size) for name, (options, outputs) in tasks.items()}
+    return Member(built, heads)

@@ -17,11 +17,12 @@ from serein.recipe import SpectrogramAugmentation
 
 @dataclass(frozen=True)
 class Heard:
-    """Hidden layers and the targets that go with them, mixed alike."""
+    """Hidden layers, and the targets and conditions that go with them, mixed alike."""
 
     hidden: HiddenStates
     targets: Mapping[str, torch.Tensor]
     has_target: Mapping[str, torch.Tensor]
+    conditions: Mapping[str, torch.Tensor]
 
 
 def hear(backbone: Backbone, batch: Batch, augmentation: SpectrogramAugmentation) -> Heard:
@@ -31,7 +32,8 @@ def hear(backbone: Backbone, batch: Batch, augmentation: SpectrogramAugmentation
         RecipeError: A spectrogram is to be changed, but the backbone makes none.
     """
     if augmentation == SpectrogramAugmentation():
-        return Heard(backbone(batch.waveforms, batch.num_samples), batch.targets, batch.has_target)
+        hidden = backbone(batch.waveforms, batch.num_samples)
+        return Heard(hidden, batch.targets, batch.has_target, batch.conditions)
     require_bands(backbone, augmentation)
     assert isinstance(backbone, LogMelBackbone)
     augmenter = SpectrogramAugmenter(augmentation, batch.seeds)
@@ -39,7 +41,7 @@ def hear(backbone: Backbone, batch: Batch, augmentation: SpectrogramAugmentation
     bands_db, num_frames = augmenter.bend(bands_db, is_frame.sum(dim=1))
     is_frame = frame_mask(num_frames, bands_db.shape[1])
     frames = augmenter.mask(backbone.normalised(bands_db, is_frame), num_frames, backbone.num_channels)
-    heard = Heard(HiddenStates((frames,), is_frame), batch.targets, batch.has_target)
+    heard = Heard(HiddenStates((frames,), is_frame), batch.targets, batch.has_target, batch.conditions)
     mixing = augmenter.mixing()
     return heard if mixing is None else _mixed(heard, *mixing)
 
@@ -53,7 +55,7 @@ def require_bands(
 
 
 def _mixed(heard: Heard, partners: torch.Tensor, share: float) -> Heard:
-    """Mix each clip with its partner (mixup, Zhang 2018): frames, targets; the longer of the two counts."""
+    """Mix each clip with its partner (mixup, Zhang 2018): frames, targets, conditions; the longer of the two counts."""
     partners = partners.to(heard.hidden.is_frame.device)
 
     def mix(values: torch.Tensor) -> torch.Tensor:
@@ -65,4 +67,5 @@ def _mixed(heard: Heard, partners: torch.Tensor, share: float) -> Heard:
     )
     targets = {name: mix(target) for name, target in heard.targets.items()}
     has_target = {name: mask & mask[partners] for name, mask in heard.has_target.items()}
-    return Heard(hidden, targets, has_target)
+    conditions = {name: mix(values) for name, values in heard.conditions.items()}
+    return Heard(hidden, targets, has_target, conditions)

@@ -14,7 +14,7 @@ from serein.data.batches import Batch, draw_seed
 from serein.models.heads import Reading
 from serein.models.speech import SpeechModel
 from serein.recipe import Optimizer, Stage
-from serein.tasks.emotion import EmotionTask
+from serein.tasks.category import CategoryTask
 from serein.training.hearing import hear
 
 Judged = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # (clip,) positions, (clip, ...) truth and output
@@ -25,14 +25,14 @@ class StageModule(lightning.LightningModule):
 
     Args:
         model: Learns in place.
-        tasks: Task name -> task.
+        tasks: Task name -> task; the dev score of the first one chooses.
         stage: The stage's part of the recipe.
         num_steps: Optimiser steps of the whole stage.
         seed: Root of what is drawn in the model, dropout for instance.
     """
 
     def __init__(
-        self, model: SpeechModel, tasks: Mapping[str, EmotionTask], stage: Stage, *, num_steps: int, seed: int
+        self, model: SpeechModel, tasks: Mapping[str, CategoryTask], stage: Stage, *, num_steps: int, seed: int
     ) -> None:
         super().__init__()
         self.model, self.tasks, self.stage = model, tasks, stage
@@ -53,7 +53,7 @@ class StageModule(lightning.LightningModule):
         """
         torch.manual_seed(draw_seed(self.seed, self.current_epoch, f"dropout/{batch_index}/{self.global_rank}"))
         heard = hear(self.model.backbone, batch, self.stage.augmentation)
-        readings = self.model.read(heard.hidden)
+        readings = self.model.read(heard.hidden, heard.conditions)
         loss = self._loss(readings, heard.targets, heard.has_target)
         size = len(batch.num_samples)
         many = self.trainer.world_size > 1
@@ -76,7 +76,7 @@ class StageModule(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Keep truth and answer; the score is taken when all are there."""
-        readings = self.judged(batch.waveforms, batch.num_samples)
+        readings = self.judged(batch.waveforms, batch.num_samples, batch.conditions)
         for name, reading in readings.items():
             known = batch.has_target[name]
             judged = (batch.positions[known].cpu(), batch.targets[name][known].cpu(), reading.output[known].cpu())
@@ -90,9 +90,11 @@ class StageModule(lightning.LightningModule):
                 once = list({position: row for row, position in enumerate(positions.tolist())}.values())
                 truth, output = truth[once], output[once]
             score = self.tasks[name].score(truth, output)
-            self.log(f"dev_{_SCORE_NAMES[name]}", score, rank_zero_only=False)
-            self.log("dev_loss", self.tasks[name].loss(truth, output))
-            if self.stage.schedule.name == "plateau":
+            is_main = name == next(iter(self.tasks))
+            prefix = "dev" if is_main else f"dev_{name}"
+            self.log(f"{prefix}_ua", score, rank_zero_only=False)
+            self.log(f"{prefix}_loss", self.tasks[name].loss(truth, output))
+            if is_main and self.stage.schedule.name == "plateau":
                 self.lr_schedulers().step(score)  # type: ignore[union-attr,arg-type]
         self._dev.clear()
 
@@ -150,11 +152,10 @@ class StageModule(lightning.LightningModule):
         return {name: [judged for part in parts for judged in part.get(name, [])] for name in names}
 
 
-_SCORE_NAMES = {"emotion": "ua"}
 _NEVER = 1 << 62
 
 
-def _summed(task: EmotionTask, truth: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+def _summed(task: CategoryTask, truth: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
     """Return the sum of the members' losses: each learns as if it were alone."""
     return torch.stack([task.loss(truth, output) for output in outputs]).sum()
 

@@ -9,7 +9,7 @@ import signal
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from serein.data.batches import (
     BucketSampler,
     ClipDataset,
     Targets,
+    Told,
     batch_durations,
     collate,
     draw_seed,
@@ -33,7 +34,7 @@ from serein.models.logmel import LogMelBackbone
 from serein.models.speech import SpeechModel
 from serein.progress import Report
 from serein.recipe import Batches, Clips, Stage
-from serein.tasks.emotion import EmotionTask
+from serein.tasks.category import CategoryTask
 from serein.training.keeping import METRICS, PARTIAL, RESUME, WEIGHTS, EpochKeeper, load_weights, readable_state
 from serein.training.module import StageModule
 from serein.training.progress import StageProgress
@@ -52,6 +53,7 @@ class TrainingData:
         train: Positions of the training utterances.
         dev: Positions of the dev utterances, maybe none.
         clips: Cutting and extending.
+        told: What the model is told of all recordings.
     """
 
     recordings: Recordings
@@ -59,6 +61,7 @@ class TrainingData:
     train: Sequence[int]
     dev: Sequence[int]
     clips: Clips
+    told: Told = field(default_factory=Told)
 
     def sampler(self, batches: Batches, seed: int, *, is_training: bool) -> BucketSampler:
         """Return the batches of train or dev, this process's share of them."""
@@ -74,7 +77,7 @@ class TrainingData:
 
     def dataset(self, seed: int, *, is_training: bool) -> ClipDataset:
         """Return the clips, cropped when training."""
-        return ClipDataset(self.recordings, self.targets, self.clips, seed=seed, is_training=is_training)
+        return ClipDataset(self.recordings, self.targets, self.clips, self.told, seed=seed, is_training=is_training)
 
     @property
     def num_workers(self) -> int:
@@ -113,7 +116,7 @@ class EpochLoaders(lightning.LightningDataModule):
 
 def train_stage(
     model: SpeechModel,
-    tasks: Mapping[str, EmotionTask],
+    tasks: Mapping[str, CategoryTask],
     stage: Stage,
     data: TrainingData,
     folder: Path,
@@ -147,7 +150,7 @@ def train_stage(
 
 def _fit(
     model: SpeechModel,
-    tasks: Mapping[str, EmotionTask],
+    tasks: Mapping[str, CategoryTask],
     stage: Stage,
     data: TrainingData,
     folder: Path,

@@ -1,4 +1,4 @@
-"""The emotion task: a category per utterance, learned by cross-entropy, judged by unweighted accuracy."""
+"""A task of classes: a category per utterance, learned by cross-entropy, judged by unweighted accuracy."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from serein import losses, metrics
 from serein.data.batches import Targets
 from serein.data.utterance import Utterance
 from serein.labels.categories import Categories
-from serein.recipe import Emotion
+from serein.recipe import Category
 
 
-class EmotionTask:
-    """Binds target, loss and score of emotion categories.
+class CategoryTask:
+    """Binds target, loss and score of categories.
 
     Attributes:
         name: The task's key in recipes, batches and heads.
         num_outputs: Classes.
     """
 
-    name = "emotion"
-
-    def __init__(self, options: Emotion, categories: Categories) -> None:
+    def __init__(self, options: Category, categories: Categories) -> None:
+        self.name = categories.task
         self.options, self.categories = options, categories
         self.num_outputs = len(categories.classes)
         self.class_weights: torch.Tensor | None = None
 
     def targets(self, utterances: Sequence[Utterance]) -> Targets:
         """Return class shares, (utterance, class), and which utterances have a class."""
-        values = np.stack([self.categories.shares(u.emotion) for u in utterances])
+        values = np.stack([self.categories.shares(u) for u in utterances])
         return Targets(values, values.sum(axis=1) > 0)
 
     def prepare(self, truth: torch.Tensor) -> None:

@@ -10,14 +10,14 @@ from torch.nn import functional as F
 
 from serein.data.utterance import Utterance
 from serein.labels.categories import Categories
-from serein.recipe import Emotion
-from serein.tasks.emotion import EmotionTask
+from serein.recipe import Category
+from serein.tasks.category import CategoryTask
 
 CATEGORIES = Categories(("calm", "happy", "sad"), {"excited": "happy"})
 
 
-def task(**options: object) -> EmotionTask:
-    return EmotionTask(Emotion(**options), CATEGORIES)
+def task(**options: object) -> CategoryTask:
+    return CategoryTask(Category(**options), CATEGORIES)
 
 
 def utterances(*emotions: str | None) -> list[Utterance]:

@@ -1,0 +1,82 @@
+"""The command that measures a paper's table again."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serein.cli.app import app
+from serein.cli.options import Data, Json, Overrides
+from serein.cli.printing import print_tables
+
+
+class EngineName(StrEnum):
+    """Where rows are trained."""
+
+    local = "local"
+    ray = "ray"
+
+
+class SideName(StrEnum):
+    """Whose predictions are scored."""
+
+    test = "test"
+    dev = "dev"
+
+
+@app.command()
+def reproduce(
+    table: Annotated[str, typer.Argument(help="A table: PAPER/TABLE, for instance diatlova2024/table3, or a .yaml.")],
+    data: Data,
+    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... of every row; more later only add.", min=1)] = 3,
+    rows: Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Train these rows only.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="At most so many utterances of each speaker and emotion.", min=1)
+    ] = None,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of all run folders and tables.")] = Path(
+        "runs/reproduce"
+    ),
+    engine: Annotated[EngineName, typer.Option(help="One run after the other, or tasks of Ray.")] = EngineName.local,
+    jobs: Annotated[int | None, typer.Option(help="Folds at once in a run [as suits the model].", min=1)] = None,
+    on: Annotated[SideName, typer.Option(help="Score test or dev predictions.")] = SideName.test,
+    as_json: Json = False,
+) -> None:
+    """Train every row of a paper's table and print published beside ours; call again to go on or to add seeds."""
+    from serein.reproduce import table as tables
+
+    chosen = tables.load(table)
+    from serein.progress import Bars
+    from serein.reproduce.printing import as_json as to_json
+    from serein.reproduce.printing import as_tables, paths
+    from serein.reproduce.reproduction import Request, reproduce
+
+    request = Request(
+        rows=None if rows is None else tuple(name.strip() for name in rows.split(",") if name.strip()),
+        num_seeds=seeds,
+        limit=limit,
+        overrides=tuple(overrides or ()),
+        out=out,
+        engine=engine.value,
+        num_jobs=jobs,
+        side=on.value,
+    )
+    with Bars() as bars:
+        comparison, failures = reproduce(chosen, data, request, bars)
+    is_measured = any(row.scores for row in comparison.rows)
+    if as_json:
+        print(json.dumps(to_json(comparison, out), ensure_ascii=False, allow_nan=False))
+    elif is_measured:
+        print_tables(as_tables(comparison))
+        print("\n".join(comparison.notes))
+    if is_measured:
+        print(f"written: {' and '.join(map(str, paths(comparison, out)))}", file=sys.stderr if as_json else sys.stdout)
+    for failure in failures:
+        print(f"error: row '{failure.row.name}': {failure.error}", file=sys.stderr)
+    if failures:
+        raise typer.Exit(1)

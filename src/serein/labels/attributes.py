@@ -1,0 +1,102 @@
+"""What is known of an utterance beside its emotion, as numbers: the speaker's gender, the text.
+
+An attribute is what the corpus says of it, or what a model predicted (`Utterance.predicted`); which of the two is told
+to a model is the caller's choice, and named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serein.data.utterance import Utterance
+from serein.errors import ManifestError
+
+GENDERS = ("unknown", "female", "male")
+Told = Literal["known", "predicted", "oracle"]
+_FIELDS = {"gender": "gender", "text": "transcript"}
+
+
+def attribute(utterance: Utterance, name: str, told: Told) -> str | None:
+    """Return the `gender` or the `text` of an utterance, stripped; `None` when it is unknown or empty.
+
+    Args:
+        told: `oracle`: what the corpus says; `predicted`: what a model predicted; `known`: the first, else the second.
+
+    Example:
+        >>> attribute(Utterance(id="a", audio="a.wav", transcript=" "), "text", "oracle") is None
+        True
+    """
+    field = _FIELDS[name]
+    said = None if told == "predicted" else getattr(utterance, field)
+    if said is None and told != "oracle":
+        said = getattr(utterance.predicted, field, None)
+    return (said or "").strip() or None
+
+
+def attribute_vectors(
+    utterances: Sequence[Utterance], names: Iterable[str], told: Told, encoder: str
+) -> dict[str, NDArray[np.float32]]:
+    """Return each attribute's vectors, (utterance, feature).
+
+    Args:
+        names: Of `gender`: shares of `GENDERS`; `text`: sentence vectors, zeros where there is no text.
+        encoder: Of the sentence vectors (`serein.labels.sentences`).
+    """
+    vectors: dict[str, NDArray[np.float32]] = {}
+    for name in names:
+        values = [attribute(utterance, name, told) for utterance in utterances]
+        vectors[name] = gender_shares(values) if name == "gender" else _text_vectors(values, encoder)
+    return vectors
+
+
+def gender_shares(genders: Sequence[str | None]) -> NDArray[np.float32]:
+    """Return (utterance, gender) with 1 at the gender; others than female and male are unknown.
+
+    Example:
+        >>> gender_shares(["male", None]).tolist()
+        [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    """
+    indices = [GENDERS.index(gender) if gender in GENDERS else 0 for gender in genders]
+    return np.eye(len(GENDERS), dtype=np.float32)[indices]
+
+
+def require_attributes(utterances: Sequence[Utterance], names: Iterable[str], told: Told) -> None:
+    """Raise ManifestError when an attribute that is to be told is known of no utterance."""
+    for name in names:
+        if any(attribute(utterance, name, told) for utterance in utterances):
+            continue
+        option = {"gender": "--gender", "text": "--transcripts --all"}[name]
+        if told == "predicted":
+            raise ManifestError(
+                f"no utterance has a predicted {_FIELDS[name]}, which the model is told when it is judged",
+                where="inference.attributes",
+                remedy=f"Predict it: serein corpus fill {option}; or be told labels: inference.attributes=oracle.",
+            )
+        raise ManifestError(
+            f"no utterance has a {_FIELDS[name]}, which the model is told",
+            where="tasks.emotion.conditioning",
+            remedy=f"Fill it in, or predict it: serein corpus fill {option}.",
+        )
+
+
+def agreement(utterance: Utterance) -> float | None:
+    """Return the share of raters whose first label is the utterance's emotion; `None` without raters.
+
+    Example:
+        >>> from serein.data.utterance import Rating
+        >>> ratings = (Rating(labels=("sad", "tired")), Rating(labels=("calm",)))
+        >>> agreement(Utterance(id="a", audio="a.wav", emotion="sad", ratings=ratings))
+        0.5
+    """
+    first = [rating.labels[0] for rating in utterance.ratings if rating.labels]
+    return first.count(utterance.emotion) / len(first) if first and utterance.emotion else None
+
+
+def _text_vectors(texts: Sequence[str | None], encoder: str) -> NDArray[np.float32]:
+    from serein.labels.sentences import sentence_vectors
+
+    return sentence_vectors(texts, encoder)

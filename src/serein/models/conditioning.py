@@ -1,0 +1,197 @@
+"""What else is known of a clip, told to its pooled vector: diatlova2024, sections 3.2, 3.3, 5.2 and 5.3.
+
+A condition is a tensor (batch, feature) beside the waveforms: ``gender`` holds shares of `GENDERS`, ``text`` a sentence
+vector, all zeros where there is no text. Both are linear, so that mixed clips have mixed conditions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from serein.errors import RecipeError
+from serein.labels.attributes import GENDERS
+from serein.recipe import Conditioning
+
+Conditions = Mapping[str, torch.Tensor]
+NOTHING_TOLD: Conditions = {}
+
+
+class Combination(nn.Module):
+    """Base of the ways to tell a pooled vector something.
+
+    Args:
+        size: Features of the pooled vector and of the answer.
+        condition_sizes: Features of each condition's vector.
+    """
+
+    neutral = 0.0  # a condition of this value changes nothing
+    takes_any_size = False
+
+    def __init__(self, size: int, condition_sizes: Sequence[int]) -> None:
+        super().__init__()
+        if not self.takes_any_size and any(other != size for other in condition_sizes):
+            other = next(other for other in condition_sizes if other != size)
+            raise RecipeError(
+                f"a condition of {other} features and a pooled vector of {size} are not of one size",
+                where="conditioning.size",
+                remedy=f"Leave it out, write {size}, or choose 'stack-linear' or 'cln', which take any.",
+            )
+
+    def forward(self, pooled: torch.Tensor, conditions: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return (batch, size) from (batch, size) and one (batch, condition size) for each condition."""
+        raise NotImplementedError
+
+
+class Sum(Combination):
+    """x + e_1 + ... + e_n."""
+
+    def forward(self, pooled: torch.Tensor, conditions: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([pooled, *conditions]).sum(dim=0)
+
+
+class Mean(Combination):
+    """(x + e_1 + ... + e_n) / (n + 1): equation 7, and Table 4's "sum / 2"."""
+
+    def forward(self, pooled: torch.Tensor, conditions: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([pooled, *conditions]).mean(dim=0)
+
+
+class Multiplication(Combination):
+    """x * e_1 * ... * e_n: equation 6."""
+
+    neutral = 1.0
+
+    def forward(self, pooled: torch.Tensor, conditions: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([pooled, *conditions]).prod(dim=0)
+
+
+class StackLinear(Combination):
+    """All side by side through a linear layer, back to the size of x: section 5.2."""
+
+    takes_any_size = True
+
+    def __init__(self, size: int, condition_sizes: Sequence[int]) -> None:
+        super().__init__(size, condition_sizes)
+        self.linear = nn.Linear(size + sum(condition_sizes), size)
+
+    def forward(self, pooled: torch.Tensor, conditions: Sequence[torch.Tensor]) -> torch.Tensor:
+        joined: torch.Tensor = self.linear(torch.cat([pooled, *conditions], dim=1))
+        return joined
+
+
+class ConditionalLayerNorm(Combination):
+    """f(e) * (x - mean) / deviation + g(e), f and g linear: equation 9, whose "var" is layer norm's deviation.
+
+    Several conditions become one e by a linear layer (section 5.3). At first f(e) = 1 and g(e) = 0.
+    """
+
+    takes_any_size = True
+
+    def __init__(self, size: int, condition_sizes: Sequence[int]) -> None:
+        super().__init__(size, condition_sizes)
+        total = sum(condition_sizes)
+        self.joint: nn.Module = nn.Linear(total, size) if len(condition_sizes) > 1 else nn.Identity()
+        width = size if len(condition_sizes) > 1 else total
+        self.norm = nn.LayerNorm(size, elementwise_affine=False)
+        self.gain, self.shift = nn.Linear(width, size), nn.Linear(width, size)
+        for linear, start in ((self.gain, 1.0), (self.shift, 0.0)):
+            nn.init.normal_(linear.weight, std=0.1 / math.sqrt(width))
+            nn.init.constant_(linear.bias, start)
+
+    def forward(self, pooled: torch.Tensor, conditions: Sequence[torch.Tensor]) -> torch.Tensor:
+        condition = self.joint(torch.cat(list(conditions), dim=1))
+        conditioned: torch.Tensor = self.gain(condition) * self.norm(pooled) + self.shift(condition)
+        return conditioned
+
+
+COMBINATIONS: dict[str, type[Combination]] = {
+    "sum": Sum,
+    "mean": Mean,
+    "multiplication": Multiplication,
+    "stack-linear": StackLinear,
+    "cln": ConditionalLayerNorm,
+}
+
+
+class GenderVectors(nn.Module):
+    """A trainable vector for each gender and for the unknown one.
+
+    Args:
+        size: Features of a vector.
+        neutral: What the vectors scatter around at first, so that training starts near the unconditioned model.
+    """
+
+    def __init__(self, size: int, neutral: float) -> None:
+        super().__init__()
+        self.table = nn.Parameter(neutral + 0.1 * torch.randn(len(GENDERS), size))
+
+    def forward(self, shares: torch.Tensor) -> torch.Tensor:
+        """Return (batch, size) from (batch, gender) shares; a certain gender's is its row of the table."""
+        return shares @ self.table
+
+
+class TextVectors(nn.Module):
+    """The text branch F: linear layer, layer norm, ReLU, dropout (section 3.3); no text has a vector of its own.
+
+    Args:
+        text_size: Features of a sentence vector.
+        size: Features of the answer.
+        neutral: First value of the vector of no text.
+        dropout: Its share.
+    """
+
+    def __init__(self, text_size: int, size: int, neutral: float, dropout: float) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(nn.Linear(text_size, size), nn.LayerNorm(size), nn.ReLU(), nn.Dropout(dropout))
+        self.no_text = nn.Parameter(torch.full((size,), neutral))
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return (batch, size) from sentence vectors (batch, text size), zeros where there is no text."""
+        has_text = vectors.any(dim=1, keepdim=True)
+        return torch.where(has_text, self.branch(vectors), self.no_text)
+
+
+class ConditionedVector(nn.Module):
+    """Tells a pooled vector what else is known of the clip.
+
+    Args:
+        options: The recipe's choice.
+        size: Features of the pooled vector.
+        text_size: Features of a sentence vector; 0 when no text is told.
+
+    Raises:
+        RecipeError: The condition's size does not fit.
+    """
+
+    def __init__(self, options: Conditioning, size: int, text_size: int) -> None:
+        super().__init__()
+        own = options.size or size
+        self.combination = COMBINATIONS[options.by](size, [own] * len(options.on))
+        neutral = self.combination.neutral
+        branches: dict[str, nn.Module] = {}
+        for name in options.on:
+            is_text = name == "text"
+            branches[name] = (
+                TextVectors(text_size, own, neutral, options.dropout) if is_text else GenderVectors(own, neutral)
+            )
+        self.branches = nn.ModuleDict(branches)
+        self._unknown_sizes = {"gender": len(GENDERS), "text": text_size}
+
+    def forward(self, pooled: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """Return (batch, size); a condition that is not given is unknown of every clip."""
+        vectors = [
+            branch(conditions[name] if name in conditions else self._unknown(name, pooled))
+            for name, branch in self.branches.items()
+        ]
+        conditioned: torch.Tensor = self.combination(pooled, vectors)
+        return conditioned
+
+    def _unknown(self, name: str, pooled: torch.Tensor) -> torch.Tensor:
+        unknown = pooled.new_zeros(len(pooled), self._unknown_sizes[name])
+        if name == "gender":
+            unknown[:, 0] = 1.0
+        return unknown

