@@ -1,0 +1,1 @@
+"""A paper's table measured again: every row trained, ours printed beside what was published."""

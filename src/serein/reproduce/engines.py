@@ -1,0 +1,125 @@
+"""Where the units of a table are trained: one after the other here, or side by side on a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from serein.errors import MissingExtraError, RunError, SereinError
+from serein.progress import Report
+from serein.reproduce.units import BusyError, Unit, train
+
+Outcome = tuple[Unit, SereinError | None]
+Engine = Callable[[Sequence[Unit], Path, int | None, Report], Iterator[Outcome]]
+
+WAIT_S = 1.0
+
+
+def locally(units: Sequence[Unit], data: Path, num_jobs: int | None, report: Report) -> Iterator[Outcome]:
+    """Train units one after the other, each with its folds side by side; yield each with its error or `None`.
+
+    What another process is training is left for last, and waited for.
+    """
+    waiting, num_busy = deque(units), 0
+    while waiting:
+        unit = waiting.popleft()
+        try:
+            train(unit, data, num_jobs, _labelled(report, unit))
+        except BusyError:
+            waiting.append(unit)
+            num_busy += 1
+            if num_busy >= len(waiting):
+                time.sleep(WAIT_S)
+            continue
+        except SereinError as error:
+            yield unit, error
+        else:
+            yield unit, None
+        num_busy = 0
+
+
+def _labelled(report: Report, unit: Unit) -> Report:
+    return lambda label, done, total, detail: report(f"{unit.row}  {label}", done, total, detail)
+
+
+# -- Ray -------------------------------------------------------------------------------------------------------------
+
+
+def over_ray(units: Sequence[Unit], data: Path, num_jobs: int | None, report: Report) -> Iterator[Outcome]:
+    """Train every unit as a task of a Ray cluster, or of this machine when there is none.
+
+    Tasks share the run folders and the audio, by the same paths on every machine, and nothing else. A task whose
+    machine is lost starts again and goes on where its run folder is.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+    """
+    ray = _ray()
+    is_ours = not ray.is_initialized()
+    if is_ours:
+        _connect(ray)
+    try:
+        task = _task(ray, num_jobs)
+        waiting = {task.remote(unit, data, num_jobs or 1): unit for unit in units}
+        while waiting:
+            (done, *_), _ = ray.wait(list(waiting), num_returns=1)
+            yield waiting.pop(done), _outcome(ray, done)
+    finally:
+        if is_ours:
+            ray.shutdown()
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
+    try:
+        import ray
+    except ImportError:
+        raise MissingExtraError("ray", "cluster") from None
+    return ray
+
+
+def _connect(ray: Any) -> None:
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        ray.init(address="auto", **quiet)
+    except ConnectionError:
+        ray.init(include_dashboard=False, **quiet)
+
+
+def _task(ray: Any, num_jobs: int | None) -> Any:
+    has = ray.cluster_resources()
+    num_cpus = max(1, min(num_jobs or 1, int(has.get("CPU", 1))))  # a task that wants more would wait for ever
+    return ray.remote(_train_alone).options(num_cpus=num_cpus, num_gpus=1 if has.get("GPU") else 0)
+
+
+def _train_alone(unit: Unit, data: Path, num_jobs: int) -> SereinError | None:
+    """Train a unit within a task; errors are returned, because Ray would wrap them in a traceback."""
+    while True:
+        try:
+            train(unit, data, num_jobs, _say_nothing)
+        except BusyError:
+            time.sleep(WAIT_S)
+        except SereinError as error:
+            return error
+        else:
+            return None
+
+
+def _say_nothing(label: str, done: int, total: int, detail: str) -> None:
+    """Report of a task: what it came to is told by the process that waits for it."""
+
+
+def _outcome(ray: Any, done: Any) -> SereinError | None:
+    try:
+        outcome: SereinError | None = ray.get(done)
+    except ray.exceptions.RayError as error:
+        first = str(error).strip().splitlines()[0]
+        return RunError(f"a task of Ray ended by itself ({first})", remedy="Call it again: finished folds are kept.")
+    return outcome
+
+
+ENGINES: dict[str, Engine] = {"local": locally, "ray": over_ray}

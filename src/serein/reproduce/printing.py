@@ -1,0 +1,190 @@
+"""A comparison as people and programs read it: table on the terminal, Markdown, JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from serein.data.files import write_text
+from serein.evaluation.intervals import Bounds
+from serein.evaluation.scores import Scores
+from serein.evaluation.tables import SCORE_TITLES, number
+from serein.reproduce.comparison import Comparison, Measured
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+MISSING = "–"
+
+
+def paths(comparison: Comparison, out: Path) -> tuple[Path, Path]:
+    """Return where a comparison is written: `<paper>-<table>.md` and `.json`."""
+    name = comparison.table.name + ("" if comparison.side == "test" else f"-{comparison.side}")
+    return out / f"{name}.md", out / f"{name}.json"
+
+
+def write_comparison(comparison: Comparison, out: Path) -> None:
+    """Write a comparison as Markdown and JSON, each file atomically."""
+    markdown, data = paths(comparison, out)
+    write_text(markdown, as_markdown(comparison))
+    content = as_json(comparison, out)
+    write_text(data, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+# -- JSON ------------------------------------------------------------------------------------------------------------
+
+
+def as_json(comparison: Comparison, out: Path) -> dict[str, Any]:
+    """Return plain lists and numbers, per cent, unrounded; run folders relative to `out`."""
+    table, data = comparison.table, comparison.data
+    return {
+        "paper": table.paper,
+        "table": table.table,
+        "caption": table.caption,
+        "metric": table.metric,
+        "unit": "per cent",
+        "published_on": {"corpus": table.corpus, "side": table.published_on},
+        "measured_on": {
+            "manifest": str(data.manifest),
+            "sha256": data.sha256,
+            "side": comparison.side,
+            "num_utterances": data.num_utterances,
+            "num_available": data.num_available,
+            "limit": data.limit,
+        },
+        "overrides": list(comparison.overrides),
+        "reference": table.reference.name,
+        "rows": [_row_json(row, table.metric, out) for row in comparison.rows],
+        "notes": list(comparison.notes),
+    }
+
+
+def _row_json(measured: Measured, metric: str, out: Path) -> dict[str, Any]:
+    row, against = measured.row, measured.against
+    return {
+        "name": row.name,
+        "label": row.title,
+        "configuration": row.configuration,
+        "published": row.published.model_dump(exclude_none=True),
+        "ours": measured.scores and _scores_json(measured.scores),
+        "difference": difference(measured, metric),
+        "to_reference": against
+        and {
+            "difference": against.difference,
+            "interval": against.interval and list(against.interval),
+            "share_above_zero": against.share_above_zero,
+        },
+        "seeds": list(measured.seeds),
+        "runs": [folder.relative_to(out.absolute()).as_posix() for folder in measured.folders],
+    }
+
+
+def _scores_json(scores: Scores) -> dict[str, Any]:
+    bounds = {f"{name}_interval": value and list(value) for name, value in scores.intervals.items()}
+    return scores.pooled | bounds | {"f1": {score.name: score.f1 for score in scores.by_class}}
+
+
+def difference(measured: Measured, metric: str) -> float | None:
+    """Return ours minus published, in points of per cent; `None` where either is missing."""
+    published = getattr(measured.row.published, metric)
+    return None if measured.scores is None or published is None else measured.scores.pooled[metric] - published
+
+
+# -- cells, the same for the terminal and Markdown ---------------------------------------------------------------------
+
+
+def main_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows: published, ours with its interval, the difference, and that to the reference."""
+    table = comparison.table
+    columns = list(dict.fromkeys(name for row in table.rows for name in row.configuration))
+    headings = [table.rows_are, *columns, "published", "ours", "95 % interval", "ours − published"]
+    headings += [f"to '{table.reference.title}'", "its interval", "seeds"]
+    return headings, [_main_row(row, columns, comparison) for row in comparison.rows]
+
+
+def _main_row(measured: Measured, columns: Sequence[str], comparison: Comparison) -> list[str]:
+    metric, scores, against = comparison.table.metric, measured.scores, measured.against
+    is_reference = measured.row.name == comparison.table.reference.name
+    return [
+        measured.row.title,
+        *(str(measured.row.configuration.get(name, MISSING)) for name in columns),
+        number(getattr(measured.row.published, metric)),
+        number(scores.pooled[metric] if scores else None),
+        _bounds(scores.intervals[metric] if scores else None),
+        _signed(difference(measured, metric)),
+        "reference" if is_reference else _signed(against.difference if against else None),
+        _bounds(against.interval if against else None, _signed),
+        str(len(measured.seeds)) if measured.seeds else MISSING,
+    ]
+
+
+def class_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]] | None:
+    """Return headings and rows of the F1 of each class, published and ours; `None` when the paper gives none."""
+    published = list(dict.fromkeys(name for row in comparison.table.rows for name in row.published.f1))
+    if not published:
+        return None
+    by_name = {name.casefold(): name for name in (*comparison.classes, *published)}  # the paper's spelling wins
+    names = list(dict.fromkeys(by_name[name.casefold()] for name in (*published, *comparison.classes)))
+    headings = [comparison.table.rows_are, "F1", *names]
+    return headings, [cells for row in comparison.rows for cells in _class_rows(row, names)]
+
+
+def _class_rows(measured: Measured, names: Sequence[str]) -> list[list[str]]:
+    published = {name.casefold(): value for name, value in measured.row.published.f1.items()}
+    ours = {score.name.casefold(): score.f1 for score in measured.scores.by_class} if measured.scores else {}
+    return [
+        [measured.row.title, "published", *(number(published.get(name.casefold())) for name in names)],
+        ["", "ours", *(number(ours.get(name.casefold())) for name in names)],
+    ]
+
+
+def _signed(value: float | None) -> str:
+    return MISSING if value is None else f"{value:+.1f}".replace("-", "−")
+
+
+def _bounds(bounds: Bounds | None, show: Any = number) -> str:
+    return MISSING if bounds is None else f"[{show(bounds[0])}, {show(bounds[1])}]"
+
+
+# -- Markdown and terminal ---------------------------------------------------------------------------------------------
+
+
+def as_markdown(comparison: Comparison) -> str:
+    """Return the tables and, below them, the notes."""
+    parts = [f"# {_title(comparison)}", comparison.table.caption, _markdown(*main_cells(comparison))]
+    by_class = class_cells(comparison)
+    if by_class is not None:
+        parts += ["## F1 of each class, in per cent", _markdown(*by_class)]
+    parts.append("\n".join(f"- {note}" for note in comparison.notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def _title(comparison: Comparison) -> str:
+    table = comparison.table
+    return f"{table.paper}, Table {table.table}: {SCORE_TITLES[table.metric]} in per cent"
+
+
+def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *("---:" for _ in headings[1:])]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |" for cells in (headings, rule, *rows))
+
+
+def as_tables(comparison: Comparison) -> list[RichTable]:
+    """Lay the comparison out for the terminal, without its notes."""
+    by_class = class_cells(comparison)
+    tables = [_rich(_title(comparison), *main_cells(comparison))]
+    return tables if by_class is None else [*tables, _rich("F1 of each class, in per cent", *by_class)]
+
+
+def _rich(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    table = RichTable(title=title)
+    for position, heading in enumerate(headings):
+        table.add_column(Text(heading), justify="right" if position else "left")
+    for cells in rows:
+        table.add_row(*map(Text, cells))
+    return table

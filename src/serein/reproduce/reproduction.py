@@ -1,0 +1,124 @@
+"""The whole way: a table, data and seeds -> every row trained once -> ours beside published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from serein.errors import RecipeError, RunError, SereinError
+from serein.evaluation.run_folder import read_json
+from serein.evaluation.tables import SCORE_TITLES
+from serein.progress import Report
+from serein.recipe import Recipe
+from serein.reproduce.comparison import Comparison, Side, compare
+from serein.reproduce.engines import ENGINES
+from serein.reproduce.printing import write_comparison
+from serein.reproduce.table import Row, Table
+from serein.reproduce.units import Data, Unit, is_finished, row_recipe, take_data, unit_of
+from serein.world import world
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure, and how.
+
+    Attributes:
+        rows: Names of the rows to train; `None` trains all. Others are shown as far as they are finished.
+        num_seeds: Seeds 0, 1, ... of every row.
+        limit: Most utterances of each speaker and emotion; `None` takes all.
+        overrides: `KEY=VALUE`, set in every row after its own changes.
+        out: Folder of all run folders and tables.
+        engine: Name in `ENGINES`.
+        num_jobs: Folds at once of a run (cores of a task, with Ray); `None` chooses.
+        side: Whose predictions are scored.
+    """
+
+    rows: tuple[str, ...] | None = None
+    num_seeds: int = 3
+    limit: int | None = None
+    overrides: tuple[str, ...] = ()
+    out: Path = Path("runs/reproduce")
+    engine: str = "local"
+    num_jobs: int | None = None
+    side: Side = "test"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A row that could not be trained, and why."""
+
+    row: Row
+    error: SereinError
+
+
+def reproduce(table: Table, manifest: Path, request: Request, report: Report) -> tuple[Comparison, list[Failure]]:
+    """Train what is wanting of a table, compare, and write `<out>/<paper>-<table>.md` and `.json`.
+
+    A row that fails does not stop the others; its failure is returned.
+
+    Raises:
+        RecipeError: A row or its recipe is wrong; before any training.
+        ManifestError: The data cannot be read; before any training.
+    """
+    if world().size > 1:
+        raise RunError(
+            "a table is one process's work", where="reproduce", remedy="Start it alone; --engine ray uses a cluster."
+        )
+    picked = table.picked(request.rows)
+    recipes = {row.name: row_recipe(table, row, request.overrides) for row in table.rows if not row.fusion}
+    _require_side(recipes, request.side)
+    data = take_data(manifest, request.limit, request.out)
+    units = {
+        name: [unit_of(name, recipe, seed, data, request.out) for seed in range(request.num_seeds)]
+        for name, recipe in recipes.items()
+    }
+    trained = [row for row in picked if not row.fusion]
+    wanted = [units[row.name][seed] for seed in range(request.num_seeds) for row in trained]  # a whole table early
+    errors = _train(table, trained, wanted, data, request, report)
+    first = {row.name: [errors[unit.folder] for unit in units[row.name] if unit.folder in errors] for row in trained}
+    failures = [Failure(row, first[row.name][0]) for row in trained if first[row.name]]
+    comparison = compare(table, units, data, side=request.side, overrides=request.overrides)
+    if any(row.scores for row in comparison.rows):
+        write_comparison(comparison, request.out)
+    return comparison, failures
+
+
+def _require_side(recipes: Mapping[str, Recipe], side: Side) -> None:
+    without = [name for name, recipe in recipes.items() if recipe.protocol.dev == "none"]
+    if side == "dev" and without:
+        raise RecipeError(
+            f"the rows {', '.join(without)} have no dev set: their protocol.dev is 'none'",
+            where="--on dev",
+            remedy="Choose --on test, or --set protocol.dev=speakers.",
+        )
+
+
+def _train(
+    table: Table, rows: Sequence[Row], wanted: Sequence[Unit], data: Data, request: Request, report: Report
+) -> dict[Path, SereinError]:
+    """Train what is not finished, each folder once, and return the errors by run folder."""
+    units = list({unit.folder: unit for unit in wanted}.values())
+    waiting = [unit for unit in units if not is_finished(unit)]
+    done = len(units) - len(waiting)
+    label, total = table.name, len(units)
+    report(label, done, total, f"{done} of {total} runs finished before")
+    errors: dict[Path, SereinError] = {}
+    for unit, error in ENGINES[request.engine](waiting, data.manifest, request.num_jobs, report):
+        done += 1
+        place = f"row {rows.index(_row_of(unit, rows)) + 1} of {len(rows)}, seed {unit.seed}: {unit.row}"
+        if error is not None:
+            errors[unit.folder] = error
+        reached = _score_of(unit, table) if error is None else "failed"
+        report(place, 1, 1, reached)  # a line that stays
+        report(label, done, total, f"{done} of {total} runs, {place}, {reached}")
+    return errors
+
+
+def _row_of(unit: Unit, rows: Sequence[Row]) -> Row:
+    return next(row for row in rows if row.name == unit.row)
+
+
+def _score_of(unit: Unit, table: Table) -> str:
+    score = read_json(unit.folder / "scores.json")["pooled"][table.metric]
+    return f"{SCORE_TITLES[table.metric]} {score:.1f}"

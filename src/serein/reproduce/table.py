@@ -1,0 +1,229 @@
+"""A paper's table as data: its rows, the change that makes each, and what was published.
+
+paper: diatlova2024
+table: 3
+base: ../recipe.yaml
+rows:
+  - name: std
+    set: {tasks.emotion.pooling: std}
+    published: {macro_f1: 31}
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from serein.errors import RecipeError, expected_one_of
+from serein.recipe.options import Name
+
+PerCent = Annotated[float, Field(ge=0.0, le=100.0)]
+Metric = Literal["macro_f1", "ua", "wa"]
+
+
+class _Part(BaseModel):
+    """Base of every part of a table file: frozen, and no key that is not known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Published(_Part):
+    """The paper's numbers of one row, in per cent; `None` where it gives none.
+
+    Attributes:
+        f1: Class -> F1.
+    """
+
+    macro_f1: PerCent | None = None
+    ua: PerCent | None = None
+    wa: PerCent | None = None
+    f1: dict[str, PerCent] = {}
+
+
+class Row(_Part):
+    """One row: a configuration and its published numbers.
+
+    Attributes:
+        name: What `--rows` picks it by.
+        label: As the paper prints it; `None` takes the name.
+        recipe: Recipe file of this row instead of the table's base, relative to the table file.
+        changes: `set:`, dotted key -> value, what makes this row out of the base.
+        configuration: Column -> what the paper prints there instead of scores.
+        reference: The others are compared with this row, in pairs; by default the first.
+        fusion: The models of all other rows, fused; it trains nothing.
+    """
+
+    name: Name
+    label: str | None = None
+    recipe: str | None = None
+    changes: dict[str, Any] = Field(default={}, alias="set")
+    published: Published = Published()
+    configuration: dict[str, str | int | float] = {}
+    reference: bool = False
+    fusion: bool = False
+
+    @property
+    def title(self) -> str:
+        """The label, or else the name."""
+        return self.label or self.name
+
+
+class Table(_Part):
+    """A table file.
+
+    Attributes:
+        path: The file itself.
+        table: Number or name in the paper.
+        rows_are: Heading of the rows.
+        metric: Which score is compared.
+        corpus: What the paper measured on.
+        published_on: Side of the corpus that the published numbers were taken on.
+        base: Recipe that the rows change, relative to the table file.
+    """
+
+    path: Path
+    paper: Name
+    table: int | Name
+    caption: str
+    rows_are: str = "row"
+    metric: Metric = "macro_f1"
+    corpus: str
+    published_on: Literal["dev", "test"]
+    base: str | None = None
+    rows: Annotated[tuple[Row, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _rows_fit(self) -> Table:
+        repeated = [name for name, count in Counter(row.name for row in self.rows).items() if count > 1]
+        if repeated:
+            raise ValueError(f"two rows share a name: {', '.join(repeated)}")
+        if sum(row.reference for row in self.rows) > 1:
+            raise ValueError("two rows are marked 'reference'")
+        for row in self.rows:
+            if row.fusion and (row.recipe or row.changes or row.reference):
+                raise ValueError(f"row '{row.name}' fuses the others: it has no recipe or set, and is no reference")
+            if not row.fusion and row.recipe is None and self.base is None:
+                raise ValueError(f"row '{row.name}' has no recipe and the table no base")
+        if all(row.fusion for row in self.rows):
+            raise ValueError("no row trains anything")
+        return self
+
+    @property
+    def name(self) -> str:
+        """Paper and table, as they name files."""
+        return f"{self.paper}-{f'table{self.table}' if isinstance(self.table, int) else self.table}"
+
+    @property
+    def reference(self) -> Row:
+        """The row that the others are compared with."""
+        trained = [row for row in self.rows if not row.fusion]
+        return next((row for row in trained if row.reference), trained[0])
+
+    def picked(self, names: Sequence[str] | None) -> list[Row]:
+        """Return the rows of these names in the table's order, or all.
+
+        Raises:
+            RecipeError: There is no such row; names those there are.
+        """
+        known = [row.name for row in self.rows]
+        for name in names or ():
+            if name not in known:
+                raise RecipeError(expected_one_of(name, known, kind="row"), where=self.path, remedy="Check --rows.")
+        return [row for row in self.rows if names is None or row.name in names]
+
+
+def load(name: str) -> Table:
+    """Read a table by its name, `paper/table`, or by the path of its file.
+
+    Raises:
+        RecipeError: There is no such table, or its file is wrong; names the tables there are, or the key.
+    """
+    return read(find(name))
+
+
+def find(name: str) -> Path:
+    """Return the file of a table: a path to a .yaml file, or `paper/table` in the first place that has it.
+
+    Raises:
+        RecipeError: No place has it; names the tables there are.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    tables = known_tables()
+    if name not in tables:
+        remedy = "Name one of them, or the path of a table file (.yaml)."
+        raise RecipeError(expected_one_of(name, sorted(tables) or ["(none found)"], kind="table"), remedy=remedy)
+    return tables[name]
+
+
+def known_tables() -> dict[str, Path]:
+    """Return `paper/table` -> file of all tables: in the working directory, the source checkout, the package."""
+    found: dict[str, Path] = {}
+    for folder in _places():
+        for path in sorted(folder.glob("*/tables/*.yaml")):
+            found.setdefault(f"{path.parts[-3]}/{path.stem}", path)
+    return found
+
+
+def _places() -> list[Path]:
+    package = Path(str(resources.files("serein")))
+    return [Path("recipes"), package.parents[1] / "recipes", package / "recipes"]
+
+
+def read(path: Path) -> Table:
+    """Read a table file.
+
+    Raises:
+        RecipeError: The file is missing, not YAML, or has an unknown or wrong key.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise RecipeError("no such table file", where=path, remedy="Name a .yaml file, or paper/table.") from None
+    except UnicodeDecodeError:
+        raise RecipeError("is not a text file", where=path, remedy="Name a .yaml table file.") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"not YAML ({_problem(error)})", where=path, remedy="Check indentation and colons.") from None
+    if not isinstance(values, dict):
+        raise RecipeError("holds no keys", where=path, remedy="A table is a YAML mapping: paper, table, rows, ...")
+    try:
+        return Table.model_validate(values | {"path": path})
+    except ValidationError as error:
+        raise _explain(error, path, values) from None
+
+
+def beside(table: Table, relative: str) -> Path:
+    """Return the path of a recipe that a table names."""
+    return Path(os.path.normpath(table.path.parent / relative))
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    line = f"line {mark.line + 1}: " if mark else ""
+    return line + str(getattr(error, "problem", None) or "cannot be parsed")
+
+
+def _explain(error: ValidationError, path: Path, values: dict[str, Any]) -> RecipeError:
+    first = error.errors()[0]
+    location = [_row_name(values, part) if i == 1 else str(part) for i, part in enumerate(first["loc"])]
+    place = f"{path}: {'.'.join(location)}" if location else str(path)
+    if first["type"] == "extra_forbidden":
+        kind = Row if "rows" in location else Table
+        keys = sorted({field.alias or key for key, field in kind.model_fields.items()} - {"path"})
+        return RecipeError(f"unknown key '{first['loc'][-1]}'", where=place, remedy=f"Known are: {', '.join(keys)}.")
+    message = first["msg"].removeprefix("Value error, ")
+    return RecipeError(message[0].lower() + message[1:], where=place, remedy="See recipes/diatlova2024/tables.")
+
+
+def _row_name(values: dict[str, Any], position: object) -> str:
+    """Return the name of a row where the file gives one, else its position."""
+    rows = values.get("rows")
+    row = rows[position] if isinstance(rows, list) and isinstance(position, int) else None
+    return str(row.get("name", position)) if isinstance(row, dict) else str(position)
