@@ -14,27 +14,35 @@ from serein.cli.app import app
 from serein.cli.printing import print_tables
 
 if TYPE_CHECKING:
+    from serein.data.utterance import Utterance
+    from serein.errors import AudioError
     from serein.inference.predictor import Answer
 
 
 @app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="Model folder or Hub name.")],
-    sources: Annotated[list[Path], typer.Argument(metavar="FILE|FOLDER|MANIFEST...", help="Recordings.")],
+    sources: Annotated[list[Path] | None, typer.Argument(metavar="FILE|FOLDER|MANIFEST...", help="Recordings.")] = None,
+    fuse: Annotated[
+        Path | None, typer.Option("--fuse", metavar="FUSION", help="Ask all its models; no MODEL is named then.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Hear so many of them, evenly spread.", min=1)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per recording.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
 ) -> None:
     """Say which emotions are heard in recordings; exit status 1 when any could not be heard."""
-    from serein.inference.predictor import Answer, load
+    from serein.inference.predictor import Answer
     from serein.inference.sources import evenly_spread, utterances_in
 
-    utterances = utterances_in(sources)
+    named = [*([] if fuse is None else [Path(model)]), *(sources or [])]
+    if not named:
+        raise typer.BadParameter("name recordings after the model", param_hint="'FILE|FOLDER|MANIFEST...'")
+    utterances = utterances_in(named)
     utterances = utterances if limit is None else evenly_spread(utterances, limit)
-    predictor = load(model)
+    classes, outcomes = _outcomes(model, utterances) if fuse is None else _fused_outcomes(fuse, utterances)
     answers: list[tuple[Answer, str | None]] = []
     num_failed = 0
-    for utterance, outcome in zip(utterances, predictor.predict_each(utterances), strict=True):
+    for utterance, outcome in zip(utterances, outcomes, strict=True):
         if isinstance(outcome, Answer):
             answers.append((outcome, getattr(utterance, outcome.task)))
             if as_json:
@@ -43,12 +51,32 @@ def predict(
             num_failed += 1
             print(f"error: {outcome}", file=sys.stderr)
     if as_csv:
-        _print_csv([answer for answer, _ in answers], predictor.classes)
+        _print_csv([answer for answer, _ in answers], classes)
     elif not as_json and answers:
-        _print_answers(answers, predictor.classes)
+        _print_answers(answers, classes)
     if num_failed:
         print(f"{num_failed} of {len(utterances)} recordings could not be heard.", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _outcomes(model: str, utterances: Sequence[Utterance]) -> tuple[tuple[str, ...], Iterable[Answer | AudioError]]:
+    """Return the classes of a model, and what it says of each utterance as soon as it is heard."""
+    from serein.inference.predictor import load
+
+    predictor = load(model)
+    return predictor.classes, predictor.predict_each(utterances)
+
+
+def _fused_outcomes(
+    fusion: Path, utterances: Sequence[Utterance]
+) -> tuple[tuple[str, ...], Iterable[Answer | AudioError]]:
+    """Return the classes of a fusion, and what it says of each utterance once all its models have heard all."""
+    from serein.inference.fused import FusedPredictor
+    from serein.progress import Bars
+
+    with Bars() as bars:
+        predictor = FusedPredictor(fusion, bars)
+        return predictor.classes, list(predictor.predict_each(utterances))
 
 
 def _print_csv(answers: Iterable[Answer], classes: tuple[str, ...]) -> None:
