@@ -1,0 +1,340 @@
+"""Speech to text with models of Transformers: Whisper, and CTC models of the wav2vec 2.0 kind.
+
+A clip of 30 s or less gets the same text alone and in any batch. A longer one is heard in parts: by Whisper as its
+authors do (one after the other, cut where it ends a segment), by a CTC model in windows that overlap, of which the
+middle is kept.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from serein import hub
+from serein.data import audio
+from serein.data.audio import SAMPLE_RATE_HZ, Waveform
+from serein.data.utterance import Utterance
+from serein.errors import AudioError, ModelError, expected_one_of
+from serein.models.backbones import FAMILIES, HuggingFaceBackbone
+
+WINDOW_S = 30.0  # what Whisper hears at once; more costs a CTC model memory with the square of the length
+MARGIN_S = 5.0  # at either end of a CTC window, heard for its context alone
+BATCH_S = {"cpu": 60.0, "cuda": 960.0}  # seconds of padded audio heard at once
+
+A_MODEL = f"a folder with a model of Transformers for speech recognition: whisper, or with CTC {', '.join(FAMILIES)}"
+COPY = "Copy or download the model again."
+
+
+class Transcriber(ABC):
+    """A loaded model that writes down what is said.
+
+    Args:
+        folder: Holds model, feature extractor and tokenizer.
+        model: In evaluation mode, on the device it hears on.
+
+    Attributes:
+        least_s: As long as a shorter clip counts in a batch.
+    """
+
+    least_s = 0.0
+
+    def __init__(self, folder: Path, model: Any) -> None:
+        self.folder = folder
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.eval().to(self.device)
+        self.tokenizer = _read("AutoTokenizer", folder)
+        self.extractor = _read("AutoFeatureExtractor", folder)
+        if self.extractor.sampling_rate != SAMPLE_RATE_HZ:
+            what = f"hears {self.extractor.sampling_rate} Hz, not {SAMPLE_RATE_HZ} Hz"
+            raise ModelError(what, where=folder, remedy="Choose a model for 16 kHz.")
+
+    @abstractmethod
+    def knows(self, language: str) -> bool:
+        """Return whether the model can be told to expect this language, by its code ("de") or name ("german")."""
+
+    @abstractmethod
+    def hear(self, waveforms: Sequence[Waveform], language: str | None) -> list[str]:
+        """Return the text of each clip of one batch; see `transcribe`."""
+
+    @torch.inference_mode()
+    def transcribe(self, waveforms: Sequence[Waveform], *, language: str | None = None) -> list[str | None]:
+        """Return what is said in each clip, in its order; `None` where the model hears no words.
+
+        Args:
+            waveforms: Each (sample,) float32 mono at 16 kHz, of any length.
+            language: What is spoken; one that the model does not know, and `None`, leave it to the model.
+        """
+        texts: list[str | None] = [None] * len(waveforms)
+        for batch in self.batches([len(waveform) / SAMPLE_RATE_HZ for waveform in waveforms]):
+            heard = self.hear([waveforms[i] for i in batch], language if language and self.knows(language) else None)
+            for position, text in zip(batch, heard, strict=True):
+                texts[position] = " ".join(text.split()) or None
+        return texts
+
+    def batches(self, durations_s: Sequence[float]) -> list[list[int]]:
+        """Divide clips into batches of like duration, longest first."""
+        order = sorted(range(len(durations_s)), key=lambda i: -durations_s[i])
+        batches = []
+        while order:
+            longest_s = max(durations_s[order[0]], self.least_s, 1e-3)
+            size = max(1, int(BATCH_S[self.device.type] / longest_s))
+            batches.append(order[:size])
+            order = order[size:]
+        return batches
+
+
+class WhisperTranscriber(Transcriber):
+    """Whisper (Radford 2022), decoded greedily. Every clip is filled up to 30 s, so that a batch changes nothing."""
+
+    least_s = WINDOW_S
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, _pretrained("AutoModelForSpeechSeq2Seq", folder))
+        if self.device.type == "cuda":
+            self.model.half()  # the precision that its authors run it in
+
+    def knows(self, language: str) -> bool:
+        """Return whether a multilingual model has this language."""
+        return self._code(language) is not None
+
+    def hear(self, waveforms: Sequence[Waveform], language: str | None) -> list[str]:
+        """Return the text of clips; those longer than 30 s are heard one by one."""
+        is_long = [len(waveform) > WINDOW_S * SAMPLE_RATE_HZ for waveform in waveforms]
+        short = iter(self._hear([w for w, long in zip(waveforms, is_long, strict=True) if not long], language))
+        return [
+            self._hear([waveform], language, truncation=False, padding="longest")[0] if long else next(short)
+            for waveform, long in zip(waveforms, is_long, strict=True)
+        ]
+
+    def _hear(self, waveforms: Sequence[Waveform], language: str | None, **padding: Any) -> list[str]:
+        if not waveforms:
+            return []
+        heard = self.extractor(
+            list(waveforms), sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt", return_attention_mask=True, **padding
+        )
+        told = {"language": self._code(language), "task": "transcribe"} if self._languages else {}
+        with _quiet():
+            tokens = self.model.generate(
+                heard["input_features"].to(self.device, self.model.dtype),
+                attention_mask=heard["attention_mask"].to(self.device),
+                return_timestamps=bool(padding),  # a long clip is cut at them
+                do_sample=False,
+                num_beams=1,
+                **told,
+            )
+        texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return texts
+
+    @property
+    def _languages(self) -> dict[str, int]:
+        """Token -> id of each language; none for a model of English alone."""
+        config = self.model.generation_config
+        return (getattr(config, "lang_to_id", None) or {}) if getattr(config, "is_multilingual", False) else {}
+
+    def _code(self, language: str | None) -> str | None:
+        names = importlib.import_module("transformers.models.whisper.tokenization_whisper").TO_LANGUAGE_CODE
+        code = names.get((language or "").lower(), (language or "").lower())
+        return code if f"<|{code}|>" in self._languages else None
+
+
+class Part(NamedTuple):
+    """A window of a clip: its samples, and which of its frames are kept."""
+
+    clip: int
+    start: int
+    stop: int
+    first_frame: int
+    end_frame: int | None
+
+
+class CtcTranscriber(Transcriber):
+    """A model of the wav2vec 2.0 kind with CTC (Graves 2006): the best symbol of each frame, repeats and blanks out."""
+
+    def __init__(self, folder: Path) -> None:
+        model = _pretrained("AutoModelForCTC", folder)
+        if getattr(model.config, "add_adapter", False):
+            raise ModelError("has an adapter behind its layers", where=folder, remedy=f"Name {A_MODEL}.")
+        super().__init__(folder, model)
+        do_normalize = bool(getattr(self.extractor, "do_normalize", True))
+        # hears a clip alone and in a batch alike, which a model with group normalisation does not by itself
+        self.backbone = HuggingFaceBackbone(getattr(model, model.base_model_prefix), do_normalize=do_normalize).eval()
+        self._hop = round(SAMPLE_RATE_HZ / self.backbone.frame_rate_hz)
+
+    def knows(self, language: str) -> bool:
+        """Return False: such a model has one language, or finds out."""
+        return False
+
+    def hear(self, waveforms: Sequence[Waveform], language: str | None) -> list[str]:
+        """Return the text of clips, those longer than 30 s from windows of 30 s."""
+        symbols: list[list[int]] = [[] for _ in waveforms]
+        parts = [part for clip, waveform in enumerate(waveforms) for part in windows(clip, len(waveform), self._hop)]
+        size = max(1, int(BATCH_S[self.device.type] * SAMPLE_RATE_HZ) // max(part.stop - part.start for part in parts))
+        for start in range(0, len(parts), size):
+            some = parts[start : start + size]
+            heard = self._symbols([waveforms[part.clip][part.start : part.stop] for part in some])
+            for part, each in zip(some, heard, strict=True):
+                symbols[part.clip] += each[part.first_frame : part.end_frame]
+        return [self._spelled(each) for each in symbols]
+
+    def _spelled(self, symbols: Sequence[int]) -> str:
+        """Return the text of a row of symbols; the blank goes last, or a letter that comes twice would come once."""
+        read = self.tokenizer
+        no_letters = {read.pad_token_id, read.bos_token_id, read.eos_token_id, read.unk_token_id}  # pad is the blank
+        once = [symbol for symbol, _ in groupby(symbols) if symbol not in no_letters]
+        text: str = read.decode(once, group_tokens=False)
+        return text
+
+    def _symbols(self, waveforms: Sequence[Waveform]) -> list[list[int]]:
+        """Return the best symbol of each real frame of each window."""
+        num_samples = torch.tensor([len(waveform) for waveform in waveforms], device=self.device)
+        rows = [torch.from_numpy(waveform) for waveform in waveforms]
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            hidden = self.backbone(padded, num_samples)
+            best = self.model.lm_head(hidden.last).argmax(dim=2).tolist()
+        return [row[:length] for row, length in zip(best, hidden.num_frames.tolist(), strict=True)]
+
+
+def load_transcriber(name: str) -> Transcriber:
+    """Load a speech recognition model.
+
+    Args:
+        name: Local folder, or a name on the Hub such as `openai/whisper-small`.
+
+    Raises:
+        ModelError: There is no such model, its family is not supported, or it is damaged.
+    """
+    folder = hub.folder_of(name, expected=A_MODEL)
+    with _errors("config.json cannot be read", folder):
+        family = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    if family not in TRANSCRIBERS:
+        what = expected_one_of(family, TRANSCRIBERS, kind="family of models")
+        raise ModelError(what, where=name, remedy=f"Name {A_MODEL}.")
+    return TRANSCRIBERS[family](folder)
+
+
+def transcribe_each(
+    transcriber: Transcriber, utterances: Sequence[Utterance], *, language: str | None = None
+) -> Iterator[tuple[Utterance, str | AudioError | None]]:
+    """Transcribe many utterances, or say what is wrong with each; one batch is in memory at once.
+
+    Args:
+        language: What is spoken; `None` goes by what each utterance says of its language.
+
+    Yields:
+        Utterance and text (`None`: no words), of one language after the other, longest first.
+    """
+    told = {u.id: language or u.language for u in utterances}
+    for spoken in dict.fromkeys(told.values()):
+        some = [u for u in utterances if told[u.id] == spoken]
+        durations = [_duration(u) for u in some]
+        audible = [(u, d) for u, d in zip(some, durations, strict=True) if not isinstance(d, AudioError)]
+        yield from ((u, d) for u, d in zip(some, durations, strict=True) if isinstance(d, AudioError))
+        for batch in transcriber.batches([duration_s for _, duration_s in audible]):
+            yield from _transcribed(transcriber, [audible[i][0] for i in batch], spoken)
+
+
+def _transcribed(
+    transcriber: Transcriber, utterances: Sequence[Utterance], language: str | None
+) -> Iterator[tuple[Utterance, str | AudioError | None]]:
+    heard = []
+    for utterance in utterances:
+        try:
+            heard.append((utterance, audio.load(utterance.audio, utterance.start_s, utterance.end_s)))
+        except AudioError as error:
+            yield utterance, error
+    texts = transcriber.transcribe([waveform for _, waveform in heard], language=language)
+    yield from zip([utterance for utterance, _ in heard], texts, strict=True)
+
+
+def _duration(utterance: Utterance) -> float | AudioError:
+    try:
+        return audio.info(utterance.audio, utterance.start_s, utterance.end_s).duration_s
+    except AudioError as error:
+        return error
+
+
+def windows(clip: int, num_samples: int, hop: int) -> list[Part]:
+    """Cut a clip into windows of at most 30 s, whose kept frames follow each other without gap or overlap.
+
+    Args:
+        clip: Its number, for the parts.
+        num_samples: Its length.
+        hop: Samples from frame to frame.
+
+    Example:
+        >>> windows(0, 50 * 16_000, 320)
+        [Part(clip=0, start=0, stop=480000, first_frame=0, end_frame=1250),
+         Part(clip=0, start=320000, stop=800000, first_frame=250, end_frame=None)]
+    """
+    length, margin = (round(seconds * SAMPLE_RATE_HZ / hop) for seconds in (WINDOW_S, MARGIN_S))
+    step = length - 2 * margin
+    num_windows = 1 + max(0, math.ceil((num_samples / hop - length) / step))
+    return [
+        Part(
+            clip,
+            number * step * hop,
+            min((number * step + length) * hop, num_samples),
+            margin if number else 0,
+            length - margin if number < num_windows - 1 else None,
+        )
+        for number in range(num_windows)
+    ]
+
+
+def _read(reader: str, folder: Path) -> Any:
+    with _errors("feature extractor or tokenizer cannot be loaded", folder):
+        return getattr(importlib.import_module("transformers"), reader).from_pretrained(folder, local_files_only=True)
+
+
+def _pretrained(reader: str, folder: Path) -> Any:
+    """Return a model each weight of which is in its folder, as safetensors."""
+    with _errors("the weights cannot be loaded", folder), _quiet():
+        model, report = getattr(importlib.import_module("transformers"), reader).from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, use_safetensors=True
+        )
+    missing = {key for key in report["missing_keys"] if not key.endswith("masked_spec_embed")}  # for training alone
+    if missing:
+        what = f"{len(missing)} weights are missing, such as {min(missing)}: it was not trained to transcribe"
+        raise ModelError(what, where=folder, remedy=f"Name {A_MODEL}.")
+    return model
+
+
+@contextmanager
+def _errors(what: str, folder: Path) -> Iterator[None]:
+    """Turn whatever a foreign model makes the library raise into one sentence, its cause kept."""
+    try:
+        yield
+    except Exception as error:
+        detail = " ".join(str(error).split())[:200]
+        raise ModelError(f"{what} ({type(error).__name__}: {detail})", where=folder, remedy=COPY) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Transformers from listing missing weights, which are told otherwise, and from bars of its own."""
+    logging = importlib.import_module("transformers.utils.logging")
+    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            logging.enable_progress_bar()
+
+
+TRANSCRIBERS: dict[str, type[WhisperTranscriber] | type[CtcTranscriber]] = {
+    "whisper": WhisperTranscriber,
+    **dict.fromkeys(FAMILIES, CtcTranscriber),
+}

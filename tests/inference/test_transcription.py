@@ -1,0 +1,225 @@
+"""Speech to text: as Transformers hears each clip alone, whatever it is batched with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from asr_models import LETTERS, write_ctc, write_whisper
+from serein import hub
+from serein.data.utterance import Utterance
+from serein.errors import AudioError, ModelError
+from serein.inference.transcription import WhisperTranscriber, load_transcriber, transcribe_each, windows
+
+RATE_HZ = 16_000
+Record = Callable[..., Utterance]
+
+
+def noise(seconds: float, seed: int = 0) -> np.ndarray:
+    """Return noise whose loudness changes, so that frames differ."""
+    rng = np.random.default_rng(seed)
+    num_samples = round(seconds * RATE_HZ)
+    loudness = np.interp(np.linspace(0, 1, num_samples), np.linspace(0, 1, 20), rng.uniform(0, 0.3, 20))
+    return (loudness * rng.standard_normal(num_samples)).astype(np.float32)
+
+
+CLIPS = [noise(seconds, seed) for seed, seconds in enumerate((1.0, 2.3, 0.2, 1.7))]
+
+
+@pytest.fixture(scope="module")
+def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_whisper(tmp_path_factory.mktemp("whisper"))
+
+
+@pytest.fixture(scope="module")
+def english_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_whisper(tmp_path_factory.mktemp("english"), languages=("en",))
+
+
+@pytest.fixture(scope="module")
+def ctc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_ctc(tmp_path_factory.mktemp("ctc"))
+
+
+def ctc_alone(folder: Path, waveform: np.ndarray) -> str:
+    """Return what Transformers' own pipeline hears in a clip."""
+    from transformers import pipeline
+
+    hear = pipeline("automatic-speech-recognition", model=str(folder), device="cpu", dtype=torch.float32)
+    return letters(hear({"raw": waveform, "sampling_rate": RATE_HZ})["text"])
+
+
+def letters(text: str) -> str:
+    """Return a text without the symbols that are no letters."""
+    for symbol in ("<s>", "</s>", "<unk>"):
+        text = text.replace(symbol, "")
+    return " ".join(text.split())
+
+
+def whisper_alone(folder: Path, waveform: np.ndarray, **options: Any) -> str:
+    """Return what Whisper hears in one clip, with Transformers' own processor."""
+    from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
+
+    processor, model = AutoProcessor.from_pretrained(folder), AutoModelForSpeechSeq2Seq.from_pretrained(folder).eval()
+    is_long = len(waveform) > 30 * RATE_HZ
+    whole = {"truncation": False, "padding": "longest", "return_attention_mask": True} if is_long else {}
+    heard = processor(waveform, sampling_rate=RATE_HZ, return_tensors="pt", **whole)
+    tokens = model.generate(**heard, return_timestamps=is_long, task="transcribe", **options)
+    return " ".join(processor.batch_decode(tokens, skip_special_tokens=True)[0].split())
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("Wav2Vec2", {}),  # group normalisation over time: what Transformers hears changes with the padding
+        ("Wav2Vec2", {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}),
+        ("Hubert", {}),
+        ("WavLM", {}),
+        ("Data2VecAudio", {"conv_pos_kernel_size": 3, "num_conv_pos_embeddings": 2}),
+    ],
+)
+def test_ctc_models_hear_as_alone(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
+    folder = write_ctc(tmp_path, family, **changes)
+    expected = [ctc_alone(folder, clip) for clip in CLIPS]
+    assert len(set(expected)) == len(CLIPS)
+    assert load_transcriber(str(folder)).transcribe(CLIPS) == expected
+
+
+def test_whisper_hears_as_alone(whisper: Path) -> None:
+    expected = [whisper_alone(whisper, clip) for clip in CLIPS]
+    assert len(set(expected)) > 1
+    assert load_transcriber(str(whisper)).transcribe(CLIPS) == expected
+
+
+def test_whisper_hears_a_long_clip_to_its_end(whisper: Path) -> None:
+    long = noise(50.0)
+    text, _ = load_transcriber(str(whisper)).transcribe([long, CLIPS[0]])
+    assert text == whisper_alone(whisper, long)
+    assert text != load_transcriber(str(whisper)).transcribe([long[: 30 * RATE_HZ]])[0]
+
+
+def test_a_ctc_model_hears_a_long_clip_in_windows(ctc: Path) -> None:
+    from transformers import AutoModelForCTC, AutoProcessor
+
+    long = noise(50.0)
+    processor, model = AutoProcessor.from_pretrained(ctc), AutoModelForCTC.from_pretrained(ctc).eval()
+    symbols: list[int] = []
+    for start_s, stop_s, kept in ((0, 30, slice(0, 1250)), (20, 50, slice(250, None))):
+        window = long[start_s * RATE_HZ : stop_s * RATE_HZ]
+        with torch.no_grad():
+            logits = model(**processor(window, sampling_rate=RATE_HZ, return_tensors="pt")).logits
+        symbols += logits.argmax(dim=2)[0, kept].tolist()
+    expected = letters(processor.decode(symbols))
+    assert load_transcriber(str(ctc)).transcribe([CLIPS[0], long, CLIPS[1]])[1] == expected
+
+
+@pytest.mark.parametrize("seconds", [0.1, 29.9, 30.0, 30.01, 49.99, 50.0, 50.01, 137.7, 600.0])
+def test_kept_frames_follow_each_other(seconds: float) -> None:
+    num_samples, hop, field = round(seconds * RATE_HZ), 320, 400
+    whole = list(range((num_samples - field) // hop + 1))
+    kept: list[int] = []
+    for part in windows(0, num_samples, hop):
+        assert part.stop - part.start <= 30 * RATE_HZ
+        num_frames = (part.stop - part.start - field) // hop + 1
+        kept += [part.start // hop + frame for frame in range(num_frames)][part.first_frame : part.end_frame]
+    assert kept == whole
+
+
+def test_a_letter_twice_stays_twice(ctc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    transcriber = load_transcriber(str(ctc))
+    symbols = [LETTERS.index(symbol) for symbol in ["H", "H", "<pad>", "H", "|", "|", "<s>", "A", "<pad>", "|"]]
+    monkeypatch.setattr(transcriber, "_symbols", lambda waveforms: [symbols])
+    assert transcriber.transcribe(CLIPS[:1]) == ["HH A"]
+
+
+def test_no_words_are_no_text(ctc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    transcriber = load_transcriber(str(ctc))
+    monkeypatch.setattr(transcriber, "hear", lambda waveforms, language: [" ", "well\n then "])
+    assert transcriber.transcribe(CLIPS[:2]) == ["well then", None]  # the longer clip is heard first
+    assert transcriber.transcribe([]) == []
+
+
+def test_batches_hold_clips_of_like_duration(whisper: Path, ctc: Path) -> None:
+    durations_s = [1.0, 25.0, 2.0, 100.0, 30.0]
+    assert load_transcriber(str(ctc)).batches(durations_s) == [[3], [4, 1], [2, 0]]
+    assert load_transcriber(str(whisper)).batches(durations_s) == [[3], [4, 1], [2, 0]]  # each fills 30 s
+    assert len(load_transcriber(str(whisper)).batches([1.0] * 10)) == 5
+
+
+def test_whisper_is_told_the_language(whisper: Path, english_whisper: Path, ctc: Path) -> None:
+    transcriber = load_transcriber(str(whisper))
+    assert transcriber.knows("de")
+    assert transcriber.knows("German")
+    assert not transcriber.knows("fr")
+    german = transcriber.transcribe(CLIPS, language="german")
+    assert german == [whisper_alone(whisper, clip, language="de") for clip in CLIPS]
+    assert german != transcriber.transcribe(CLIPS, language="en")
+    assert transcriber.transcribe(CLIPS, language="fr") == transcriber.transcribe(CLIPS)  # finds out by itself
+    assert not load_transcriber(str(english_whisper)).knows("en")
+    assert load_transcriber(str(english_whisper)).transcribe(CLIPS[:1], language="en")
+    assert not load_transcriber(str(ctc)).knows("en")
+
+
+def test_utterances_are_transcribed_each_in_its_language(whisper: Path, record: Record) -> None:
+    transcriber = load_transcriber(str(whisper))
+    utterances = [record(f"{i}", clip, language=("de", "en")[i % 2]) for i, clip in enumerate(CLIPS)]
+    found = {u.id: text for u, text in transcribe_each(transcriber, utterances)}
+    expected = {
+        u.id: transcriber.transcribe([c], language=u.language)[0] for u, c in zip(utterances, CLIPS, strict=True)
+    }
+    assert found == expected
+    english = {u.id: text for u, text in transcribe_each(transcriber, utterances, language="en")}
+    assert [english[name] for name in "0123"] == transcriber.transcribe(CLIPS, language="en")
+
+
+def test_what_cannot_be_heard_is_said(ctc: Path, record: Record, tmp_path: Path) -> None:
+    utterances = [record("a", CLIPS[0]), Utterance(id="gone", audio="gone.wav"), record("still", np.zeros(RATE_HZ))]
+    found = {u.id: outcome for u, outcome in transcribe_each(load_transcriber(str(ctc)), utterances)}
+    assert isinstance(found["a"], str)
+    assert isinstance(found["gone"], AudioError)
+    assert isinstance(found["still"], AudioError)
+
+
+def test_offline_and_absent_fails_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "_answers", lambda library: False)
+    with pytest.raises(ModelError, match=r"openai/whisper-nano: .* hf download openai/whisper-nano"):
+        load_transcriber("openai/whisper-nano")
+
+
+def test_what_is_no_recogniser_is_refused(ctc: Path, whisper: Path, tmp_path: Path) -> None:
+    from transformers import BertConfig, Wav2Vec2Config, Wav2Vec2Model
+
+    with pytest.raises(ModelError, match=r"config.json cannot be read"):
+        load_transcriber(str(tmp_path))
+    BertConfig().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="unknown family of models 'bert', expected one of: whisper, wav2vec2"):
+        load_transcriber(str(tmp_path))
+    encoder = write_ctc(tmp_path / "encoder")
+    Wav2Vec2Model(Wav2Vec2Config.from_pretrained(encoder)).save_pretrained(encoder)
+    with pytest.raises(ModelError, match="weights are missing, such as lm_head"):
+        load_transcriber(str(encoder))
+    damaged = write_whisper(tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes((whisper / "model.safetensors").read_bytes()[:-9])
+    with pytest.raises(ModelError, match="weights cannot be loaded"):
+        load_transcriber(str(damaged))
+
+
+def test_another_rate_is_refused(ctc: Path, tmp_path: Path) -> None:
+    folder = write_ctc(tmp_path)
+    path = next(path for path in folder.glob("p*r_config.json") if "feature_extractor" in path.read_text())
+    path.write_text(path.read_text().replace("16000", "8000"))
+    with pytest.raises(ModelError, match="8000 Hz"):
+        load_transcriber(str(folder))
+
+
+def test_whisper_hears_with_half_precision_only_on_a_gpu(whisper: Path) -> None:
+    transcriber = load_transcriber(str(whisper))
+    assert isinstance(transcriber, WhisperTranscriber)
+    assert transcriber.model.dtype == (torch.float16 if torch.cuda.is_available() else torch.float32)
+    assert json.loads((whisper / "config.json").read_text())["model_type"] == "whisper"
