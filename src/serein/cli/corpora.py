@@ -104,3 +104,44 @@ def corpus_check(
         print_tables(found.tables())
     if not found.is_sound:
         raise typer.Exit(1)
+
+
+@corpus.command("fill")
+def corpus_fill(
+    data: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest (.jsonl); its labels stay as they are.")],
+    gender: Annotated[
+        str | None, typer.Option(metavar="MODEL|RUN", help="Predict the gender of every utterance.")
+    ] = None,
+    transcripts: Annotated[
+        str | None, typer.Option(metavar="ASR", help="Transcribe: folder or Hub name of Whisper or a CTC model.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write [MANIFEST.filled.jsonl].")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Transcribe those with a transcript as well.")] = False,
+    language: Annotated[str | None, typer.Option(help="Spoken language, for Whisper [as each says].")] = None,
+    seen_speakers: Annotated[
+        bool, typer.Option("--seen-speakers", help="Allow speakers that the gender model learned from.")
+    ] = False,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Pass over broken files, listed.")] = False,
+) -> None:
+    """Have models predict what a manifest lacks, marked as predicted; goes on where it was stopped."""
+    from serein.errors import SereinError
+    from serein.filling import Transcripts, fill, gender_source
+    from serein.progress import Bars
+
+    if gender is None and transcripts is None:
+        raise SereinError("nothing to fill", where="corpus fill", remedy="Name --gender, --transcripts or both.")
+    sources = [gender_source(gender, "allow" if seen_speakers else "refuse")] if gender else []
+    sources += [Transcripts(transcripts, "all" if everything else "missing", language)] if transcripts else []
+    out = out or data.with_suffix(".filled.jsonl")
+    with Bars() as bars:
+        filled = fill(data, out, sources, broken="skip" if skip_broken else "stop", report=bars)
+    skipped = list(dict.fromkeys(str(problem) for problem in filled.broken))
+    for problem in skipped:
+        print(f"skipped {problem}", file=sys.stderr)
+    parts = [f"{name} predicted for {count}" for name, count in filled.num_predicted.items()]
+    alike, num_labelled = filled.agreement()
+    if gender and num_labelled:
+        parts.append(f"{alike} of {num_labelled} genders as labelled")
+    if skipped:
+        parts.append(f"{len(skipped)} skipped")
+    print(f"{out}: {len(filled.utterances)} utterances, {', '.join(parts)}")
