@@ -170,10 +170,10 @@ class ConditionedVector(nn.Module):
     def __init__(self, options: Conditioning, size: int, text_size: int) -> None:
         super().__init__()
         own = options.size or size
-        self.combination = COMBINATIONS[options.by](size, [own] * len(options.on))
+        self.combination = COMBINATIONS[options.by](size, [own] * len(options.attributes))
         neutral = self.combination.neutral
         branches: dict[str, nn.Module] = {}
-        for name in options.on:
+        for name in options.attributes:
             is_text = name == "text"
             branches[name] = (
                 TextVectors(text_size, own, neutral, options.dropout) if is_text else GenderVectors(own, neutral)

@@ -114,7 +114,7 @@ class Conditioning(Options):
     A clip of which it is not known gets a vector of its own, learned from training clips of which it is not known.
 
     Attributes:
-        on: What is told: the speaker's `gender`, the `text` of the utterance, or both.
+        attributes: What is told: the speaker's `gender`, the `text` of the utterance, or both.
         by: `sum`; `mean`: the sum divided by the number of its terms (the paper's sum / 2 and sum / 3);
             `multiplication`; `stack-linear`: side by side through a linear layer; `cln`: conditional layer norm, whose
             gain and shift come from the condition.
@@ -124,7 +124,7 @@ class Conditioning(Options):
         dropout: Of the text branch: linear layer, layer norm, ReLU, dropout.
     """
 
-    on: Annotated[tuple[Literal["gender", "text"], ...], Field(min_length=1)]
+    attributes: Annotated[tuple[Literal["gender", "text"], ...], Field(min_length=1)]
     by: Literal["sum", "mean", "multiplication", "stack-linear", "cln"] = "sum"
     size: Count | None = None
     hide: Share = 0.1
@@ -192,7 +192,7 @@ class Tasks(Options):
     @property
     def conditions(self) -> tuple[str, ...]:
         """What any head is told of a clip beside its sound."""
-        told = [task.conditioning.on for task in self.chosen.values() if task.conditioning]
+        told = [task.conditioning.attributes for task in self.chosen.values() if task.conditioning]
         return tuple(sorted({name for names in told for name in names}))
 
     @property
