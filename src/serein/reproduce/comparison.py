@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -16,10 +15,10 @@ from serein.evaluation.notices import notices
 from serein.evaluation.predictions import Prediction, natural_key, read_predictions
 from serein.evaluation.run_folder import read_json, read_recipe, run_classes
 from serein.evaluation.scores import Scores, score_predictions
-from serein.reproduce.table import Row, Table
+from serein.evaluation.systems import Side
+from serein.reproduce.table import Published, Row, Table
 from serein.reproduce.units import Data, Unit, is_finished
 
-Side = Literal["test", "dev"]
 _FILES: dict[Side, str] = {"test": "predictions.jsonl", "dev": "dev_predictions.jsonl"}
 
 
@@ -39,14 +38,14 @@ class Measured:
     Attributes:
         scores: Over all its finished seeds; `None` when none is finished.
         seeds: Those that are finished.
-        folders: Their run folders.
+        places: Their run folders; of a fusion the files of its predictions.
         against: Compared with the reference row; `None` for that row, and where the two cannot be compared.
     """
 
     row: Row
     scores: Scores | None
     seeds: tuple[int, ...]
-    folders: tuple[Path, ...]
+    places: tuple[Path, ...]
     against: Against | None
 
 
@@ -73,57 +72,93 @@ class Comparison:
         return next((row.scores.classes for row in self.rows if row.scores), ())
 
 
+@dataclass(frozen=True)
+class _Said:
+    """What the models of a row said.
+
+    Attributes:
+        places: Run folders, or files of fused predictions.
+    """
+
+    predictions: list[Prediction]
+    classes: tuple[str, ...]
+    seeds: tuple[int, ...]
+    places: tuple[Path, ...]
+
+
 def compare(
-    table: Table, units: Mapping[str, Sequence[Unit]], data: Data, *, side: Side, overrides: Sequence[str] = ()
+    table: Table,
+    units: Mapping[str, Sequence[Unit]],
+    fused: Mapping[int, Path],
+    data: Data,
+    *,
+    side: Side,
+    overrides: Sequence[str] = (),
 ) -> Comparison:
     """Score whatever is finished of every row.
 
     Args:
         units: Row name -> its units, one per seed.
+        fused: Seed -> predictions of the fusion of all rows.
 
     Raises:
         RunError: A run folder is broken, or has no dev predictions and those are asked for.
     """
     finished = {name: [unit for unit in own if is_finished(unit)] for name, own in units.items()}
-    said = {name: _predictions(own, side) for name, own in finished.items() if own}
-    reference = table.reference.name
+    said = {name: _of_units(own, side) for name, own in finished.items() if own}
+    if fused and said:
+        said |= {row.name: _of_fusion(fused, next(iter(said.values())).classes) for row in table.rows if row.fusion}
     rows, notes = [], []
     for row in table.rows:
-        own, against = finished.get(row.name, []), None
-        scores = score_predictions(said[row.name], _classes(own)) if own else None
-        if own and row.name != reference and reference in said:
-            try:
-                against = _against(table.metric, said[row.name], said[reference], _classes(own))
-            except RunError as error:
-                notes.append(f"'{row.title}' cannot be compared with '{table.reference.title}' in pairs: {error.what}.")
-        folders = tuple(unit.folder for unit in own)
-        rows.append(Measured(row, scores, tuple(unit.seed for unit in own), folders, against))
+        measured, note = _measured(table, row, said)
+        rows.append(measured)
+        notes += note
     notes = [*_provenance(table, data, side, overrides, rows), *notes, *_qualifications(rows)]
     return Comparison(table, data, side, tuple(overrides), tuple(rows), tuple(dict.fromkeys(notes)))
 
 
-def _predictions(units: Sequence[Unit], side: Side) -> list[Prediction]:
-    found: list[Prediction] = []
-    for unit in units:
-        paths = sorted(unit.folder.glob(f"fold-*/seed-{unit.seed}/{_FILES[side]}"), key=natural_key)
-        if not paths:
-            raise RunError(
-                f"holds no {side} predictions",
-                where=unit.folder,
-                remedy="Choose --on test, or a recipe whose protocol.dev is not 'none'.",
-            )
-        for path in paths:
-            fold = path.parts[-3].removeprefix("fold-")
-            found += read_predictions(path, _classes(units), fold=fold, seed=unit.seed)
-    return found
+def _measured(table: Table, row: Row, said: Mapping[str, _Said]) -> tuple[Measured, list[str]]:
+    """Return a row's scores, and a note where it cannot be compared with the reference."""
+    own, reference = said.get(row.name), said.get(table.reference.name)
+    if own is None:
+        return Measured(row, None, (), (), None), []
+    scores = score_predictions(own.predictions, own.classes)
+    against, notes = None, []
+    if reference is not None and reference is not own:
+        try:
+            against = _against(table.metric, own, reference)
+        except RunError as error:
+            notes = [f"'{row.title}' cannot be compared with '{table.reference.title}' in pairs: {error.what}."]
+    return Measured(row, scores, own.seeds, own.places, against), notes
 
 
-def _classes(units: Sequence[Unit]) -> tuple[str, ...]:
-    return run_classes(units[0].folder) or ()
+def _of_units(units: Sequence[Unit], side: Side) -> _Said:
+    classes = run_classes(units[0].folder) or ()
+    predictions = [p for unit in units for p in _predictions(unit, side, classes)]
+    return _Said(predictions, classes, tuple(unit.seed for unit in units), tuple(unit.folder for unit in units))
 
 
-def _against(metric: str, a: list[Prediction], b: list[Prediction], classes: Sequence[str]) -> Against:
-    found: Difference = paired_difference(a, b, classes, rng=np.random.default_rng(0))[metric]
+def _of_fusion(fused: Mapping[int, Path], classes: tuple[str, ...]) -> _Said:
+    predictions = [p for path in fused.values() for p in read_predictions(path, classes)]
+    return _Said(predictions, classes, tuple(fused), tuple(path.absolute() for path in fused.values()))
+
+
+def _predictions(unit: Unit, side: Side, classes: Sequence[str]) -> list[Prediction]:
+    paths = sorted(unit.folder.glob(f"fold-*/seed-{unit.seed}/{_FILES[side]}"), key=natural_key)
+    if not paths:
+        raise RunError(
+            f"holds no {side} predictions",
+            where=unit.folder,
+            remedy="Choose --on test, or a recipe whose protocol.dev is not 'none'.",
+        )
+    folds = [path.parts[-3].removeprefix("fold-") for path in paths]
+    pairs = zip(paths, folds, strict=True)
+    return [p for path, fold in pairs for p in read_predictions(path, classes, fold=fold, seed=unit.seed)]
+
+
+def _against(metric: str, a: _Said, b: _Said) -> Against:
+    differences = paired_difference(a.predictions, b.predictions, a.classes, rng=np.random.default_rng(0))
+    found: Difference = differences[metric]
     bounds = found.interval and (100 * found.interval[0], 100 * found.interval[1])
     return Against(100 * found.difference, bounds, found.share_above_zero)
 
@@ -132,42 +167,65 @@ def _against(metric: str, a: list[Prediction], b: list[Prediction], classes: Seq
 
 
 def _provenance(table: Table, data: Data, side: Side, overrides: Sequence[str], rows: Sequence[Measured]) -> list[str]:
-    known = next((read_json(row.folders[0] / "data.json") for row in rows if row.folders), {})
-    corpora = [f"{name} ({licence_of(name) or 'licence not stated'})" for name in known.get("corpora", ())]
-    numbers = sorted({row.scores.num_utterances for row in rows if row.scores})
-    part = f"{data.num_utterances} of the manifest's {data.num_available} utterances (--limit {data.limit}: at most "
-    part += "so many of each speaker, session, split and emotion)"
-    said = [
-        f"Published: {table.paper}, Table {table.table}, {table.corpus}, {table.published_on} set."
-        + (" The paper gives its best scores there." if table.published_on == "dev" else ""),
-        f"Ours: {side} predictions of {' or '.join(map(str, numbers))} utterances of {', '.join(corpora)}, pooled over "
-        "folds, averaged over seeds; 95 % intervals resample speakers. Other data than the paper's: the order of the "
-        "rows may be compared, the numbers may not."
-        if corpora
-        else "Ours: nothing is finished.",
-    ]
+    is_published = any(row.published != Published() for row in table.rows)
+    said = [_whence(table)] if is_published else ["Nothing was published to compare with."]
+    said.append(_ours(table, side, rows, is_published=is_published))
     if data.limit is not None:
-        said.append(f"Ours used {part}.")
+        said.append(
+            f"Ours used {data.num_utterances} of the manifest's {data.num_available} utterances (--limit {data.limit}: "
+            "at most so many of each speaker, session, split and emotion)."
+        )
     if overrides:
         said.append(f"Every row was changed by: {', '.join(overrides)}.")
     if side == "dev":
-        said.append("Ours is on dev, where each row's checkpoint was chosen: the numbers flatter, as the paper's do.")
+        said.append("Ours is on dev, where each row's checkpoint was chosen: the numbers flatter.")
     if len({row.seeds for row in rows if row.seeds}) > 1:
         said.append("Rows have different numbers of finished seeds.")
+    if any(row.row.fusion and row.scores for row in rows):
+        said.append(
+            "Fusion: a weight for each row and class, seed by seed, fitted by COBYLA to dev predictions of a fold, or "
+            "where there are none to the other folds, and judged on the fold."
+        )
     return said
 
 
+def _whence(table: Table) -> str:
+    best = " The paper gives its best scores there." if table.published_on == "dev" else ""
+    return f"Published: {table.paper}, Table {table.table}, {table.corpus}, {table.published_on} set.{best}"
+
+
+def _ours(table: Table, side: Side, rows: Sequence[Measured], *, is_published: bool) -> str:
+    folder = next((row.places[0] for row in rows if row.places and not row.row.fusion), None)
+    if folder is None:
+        return "Ours: nothing is finished."
+    corpora = read_json(folder / "data.json").get("corpora", ())
+    numbers = sorted({row.scores.num_utterances for row in rows if row.scores})
+    drawn = [row.scores.resampled for row in rows if row.scores]
+    names = ", ".join(f"{name} ({licence_of(name) or 'licence not stated'})" for name in corpora)
+    text = (
+        f"Ours: {side} predictions of {' or '.join(map(str, numbers))} utterances of {names}, pooled over folds, "
+        f"averaged over seeds; 95 % intervals resample {' or '.join(dict.fromkeys(drawn))}."
+    )
+    if not is_published or {_plain(name) for name in corpora} == {_plain(table.corpus)}:
+        return text
+    return f"{text} Other data than the paper's: the order of the rows may be compared, the numbers may not."
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
+
+
 def _qualifications(rows: Sequence[Measured]) -> list[str]:
-    """Return what qualifies the numbers of any row, warnings first, each once."""
+    """Return what qualifies the numbers of any trained row, warnings first, each once."""
     found = [
         notice
         for row in rows
-        if row.scores is not None
+        if row.scores is not None and not row.row.fusion
         for notice in notices(
             row.scores,
-            read_recipe(row.folders[0]),
-            read_json(row.folders[0] / "data.json"),
-            read_json(row.folders[0] / "folds.json"),
+            read_recipe(row.places[0]),
+            read_json(row.places[0] / "data.json"),
+            read_json(row.places[0] / "folds.json"),
         )
     ]
     return [notice.text for level in ("warning", "note") for notice in found if notice.level == level]

@@ -77,7 +77,7 @@ def _row_json(measured: Measured, metric: str, out: Path) -> dict[str, Any]:
             "share_above_zero": against.share_above_zero,
         },
         "seeds": list(measured.seeds),
-        "runs": [folder.relative_to(out.absolute()).as_posix() for folder in measured.folders],
+        "runs": [place.relative_to(out.absolute()).as_posix() for place in measured.places],
     }
 
 

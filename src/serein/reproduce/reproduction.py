@@ -8,11 +8,13 @@ from pathlib import Path
 
 from serein.errors import RecipeError, RunError, SereinError
 from serein.evaluation.run_folder import read_json
+from serein.evaluation.systems import Side
 from serein.evaluation.tables import SCORE_TITLES
 from serein.progress import Report
 from serein.recipe import Recipe
-from serein.reproduce.comparison import Comparison, Side, compare
+from serein.reproduce.comparison import Comparison, compare
 from serein.reproduce.engines import ENGINES
+from serein.reproduce.fusion import fuse_rows
 from serein.reproduce.printing import write_comparison
 from serein.reproduce.table import Row, Table
 from serein.reproduce.units import Data, Unit, is_finished, row_recipe, take_data, unit_of
@@ -78,7 +80,14 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
     errors = _train(table, trained, wanted, data, request, report)
     first = {row.name: [errors[unit.folder] for unit in units[row.name] if unit.folder in errors] for row in trained}
     failures = [Failure(row, first[row.name][0]) for row in trained if first[row.name]]
-    comparison = compare(table, units, data, side=request.side, overrides=request.overrides)
+    fused: dict[int, Path] = {}
+    fusion = next((row for row in picked if row.fusion), None)
+    if fusion is not None:
+        try:
+            fused = fuse_rows(units, request.out, request.side, report)
+        except RunError as error:
+            failures.append(Failure(fusion, error))
+    comparison = compare(table, units, fused, data, side=request.side, overrides=request.overrides)
     if any(row.scores for row in comparison.rows):
         write_comparison(comparison, request.out)
     return comparison, failures

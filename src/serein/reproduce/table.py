@@ -113,6 +113,8 @@ class Table(_Part):
                 raise ValueError(f"row '{row.name}' has no recipe and the table no base")
         if all(row.fusion for row in self.rows):
             raise ValueError("no row trains anything")
+        if sum(row.fusion for row in self.rows) > 1:
+            raise ValueError("two rows fuse the others")
         return self
 
     @property

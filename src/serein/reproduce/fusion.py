@@ -1,0 +1,75 @@
+"""The row of a table that fuses all others: weights fitted where they are not judged, seed by seed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from serein.errors import RunError
+from serein.evaluation.held_out import divide
+from serein.evaluation.predictions import Prediction, write_predictions
+from serein.evaluation.systems import Side, SideBySide, read_systems, side_by_side
+from serein.inference.fusion import fit_weights, fused_shares
+from serein.progress import Report
+from serein.reproduce.units import Unit, is_finished
+
+
+def fuse_rows(units: Mapping[str, Sequence[Unit]], out: Path, side: Side, report: Report) -> dict[int, Path]:
+    """Fuse the models of all rows, for each seed that all have finished.
+
+    Rows of the same configuration are one model. What was fused before is not fused again.
+
+    Args:
+        units: Row name -> its units, one per seed.
+        out: Where the predictions go: `fusion-<rows' configurations>/seed-<seed>-<side>.jsonl`.
+
+    Returns:
+        Seed -> file of the fused predictions.
+
+    Raises:
+        RunError: The rows are fewer than two models, or did not predict the same.
+    """
+    finished: dict[int, Path] = {}
+    for of_seed in zip(*units.values(), strict=True):
+        if not all(is_finished(unit) for unit in of_seed):
+            continue
+        seed = of_seed[0].seed
+        folders = list(dict.fromkeys(unit.folder for unit in of_seed))
+        if len(folders) < 2:
+            raise RunError("its rows are one and the same model")
+        path = out / _name(folders) / f"seed-{seed}-{side}.jsonl"
+        if not path.exists():
+            write_predictions(_fused(folders, seed, side, report), path)
+        finished[seed] = path
+    return finished
+
+
+def _name(folders: Sequence[Path]) -> str:
+    configurations = " ".join(folder.parent.name for folder in folders)
+    return f"fusion-{hashlib.sha256(configurations.encode()).hexdigest()[:12]}"
+
+
+def _fused(folders: Sequence[Path], seed: int, side: Side, report: Report) -> list[Prediction]:
+    systems = read_systems(folders, side)
+    judged = side_by_side(systems, side)
+    has_dev = side == "test" and all(system.predictions.get("dev") for system in systems)
+    _, parts = divide(judged, side_by_side(systems, "dev") if has_dev else None, seed)
+    shares = np.empty(judged.shares.shape[1:])
+    for number, part in enumerate(parts):
+        report(f"fusing, seed {seed}", number, len(parts), part.name)
+        weights = fit_weights(part.fit.shares, part.fit.truth, rng=np.random.default_rng(seed)).weights
+        shares[part.judged] = fused_shares(judged.shares[:, part.judged], weights)
+    report(f"fusing, seed {seed}", len(parts), len(parts), f"{len(systems)} models")
+    return _predictions(judged, shares, seed)
+
+
+def _predictions(judged: SideBySide, shares: np.ndarray, seed: int) -> list[Prediction]:
+    said = []
+    for row, own in zip(judged.rows, shares, strict=True):
+        by_class = dict(zip(judged.classes, map(float, own), strict=True))
+        said.append(replace(row, prediction=judged.classes[int(own.argmax())], shares=by_class, seed=seed))
+    return said

@@ -1,0 +1,100 @@
+"""Units one after the other and as tasks of Ray: the same run folders, errors told apart from results."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli_fixtures import write_recipe
+from serein import recipe as recipes
+from serein.errors import MissingExtraError, RunError
+from serein.evaluation.run_folder import read_json
+from serein.reproduce import engines
+from serein.reproduce.engines import ENGINES, locally, over_ray
+from serein.reproduce.units import BusyError, Data, Unit, is_finished, take_data, unit_of
+
+
+def silent(label: str, done: int, total: int, detail: str) -> None:
+    """A `Report` that tells nobody."""
+
+
+@pytest.fixture
+def data(tones: Path, tmp_path: Path) -> Data:
+    return take_data(tones, None, tmp_path)
+
+
+def units(data: Data, folder: Path, *changes: dict[str, object]) -> list[Unit]:
+    """One unit of the tiny recipe for each change of it."""
+    made = [
+        recipes.load(write_recipe(folder / "r.yaml", {"members": 1, **change}, {"epochs": 1})) for change in changes
+    ]
+    return [unit_of(f"row{n}", recipe, 0, data, folder / "out") for n, recipe in enumerate(made)]
+
+
+def test_an_error_does_not_stop_the_others(data: Data, tmp_path: Path) -> None:
+    bad, good = units(data, tmp_path, {"labels": {"classes": ["sad", "bored"]}}, {})
+    (first, error), (second, nothing) = locally([bad, good], data.manifest, 1, silent)
+    assert (first, second, nothing) == (bad, good, None)
+    assert "no utterance is labelled bored" in str(error)
+    assert not is_finished(bad)
+    assert is_finished(good)
+
+
+def test_what_another_process_trains_is_left_for_last(
+    monkeypatch: pytest.MonkeyPatch, data: Data, tmp_path: Path
+) -> None:
+    busy, free = units(data, tmp_path, {"members": 2}, {})
+    tried, waited = [], []
+
+    def train(unit: Unit, *_: object) -> None:
+        tried.append(unit)
+        if unit == busy and tried.count(busy) < 3:
+            raise BusyError("another process is training it")
+
+    monkeypatch.setattr(engines, "train", train)
+    monkeypatch.setattr(engines.time, "sleep", waited.append)
+    assert list(locally([busy, free], data.manifest, 1, silent)) == [(free, None), (busy, None)]
+    assert tried == [busy, free, busy, busy]
+    assert len(waited) == 1  # only when nothing else was left to do
+
+
+def test_without_ray(monkeypatch: pytest.MonkeyPatch, data: Data) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'serein\[cluster\]'"):
+        list(over_ray([], data.manifest, None, silent))
+
+
+@pytest.mark.slow  # Ray starts processes, each of which imports torch
+def test_ray_trains_what_the_local_engine_trains(data: Data, tmp_path: Path) -> None:
+    """Two units and a wrong one: the same scores, bit by bit, and the error in its own words."""
+    pytest.importorskip("ray", reason="pip install 'serein[cluster]'")
+    changes = ({}, {"members": 2}, {"labels": {"classes": ["sad", "bored"]}})
+    scores: dict[str, list[object]] = {}
+    errors: dict[str, list[object]] = {}
+    for name in ENGINES:
+        (tmp_path / name).mkdir()
+        own = units(data, tmp_path / name, *changes)
+        outcome = {unit.folder: error for unit, error in ENGINES[name](own, data.manifest, 1, silent)}
+        scores[name] = [read_json(unit.folder / "scores.json") for unit in own]
+        errors[name] = [outcome[unit.folder] and str(outcome[unit.folder]) for unit in own]
+    assert scores["ray"] == scores["local"]
+    assert errors["ray"] == errors["local"]
+    assert errors["local"][:2] == [None, None]
+    assert "no utterance is labelled bored" in str(errors["local"][2])
+
+
+def test_a_task_that_dies_is_an_error_in_one_line() -> None:
+    class Ray:
+        class exceptions:
+            class RayError(Exception):
+                pass
+
+        def get(self, done: object) -> None:
+            raise self.exceptions.RayError("worker died\nand much more")
+
+    error = engines._outcome(Ray(), object())
+    assert isinstance(error, RunError)
+    assert "worker died" in str(error)
+    assert "much more" not in str(error)
