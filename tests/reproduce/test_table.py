@@ -11,6 +11,7 @@ import yaml
 from serein.errors import RecipeError
 from serein.reproduce import table as tables
 from serein.reproduce.table import find, known_tables, load, read
+from serein.reproduce.units import configuration_hash, row_recipe
 
 PLAIN: dict[str, Any] = {
     "paper": "doe2020",
@@ -151,3 +152,12 @@ def test_table_6_names_the_five_models() -> None:
     table = load("diatlova2024/table6")
     assert [row.recipe for row in table.rows] == [f"../model{n}.yaml" for n in range(1, 6)]
     assert [row.configuration["Pooled output size"] for row in table.rows] == [256, 32, 256, 256, 256]
+
+
+def test_rows_of_the_same_configuration_are_one() -> None:
+    """Standard deviation in Table 3, 256 in Table 1, no smoothing in Table 2 and no conditioning in Table 4."""
+    same = [("table1", "256"), ("table2", "0.0"), ("table3", "std"), ("table4", "none")]
+    found = [(table := load(f"diatlova2024/{name}"), table.picked([row])[0]) for name, row in same]
+    if not tables.beside(found[0][0], "../recipe.yaml").exists():
+        pytest.skip("recipes/diatlova2024/recipe.yaml is not written yet")
+    assert len({configuration_hash(row_recipe(table, row), "0") for table, row in found}) == 1
