@@ -280,11 +280,11 @@ def test_no_file(tmp_path: Path) -> None:
         ({"stages": [{"name": "a"}, {"name": "a"}]}, "r.yaml: two stages share a name: a, a"),
         (
             {"protocol": {"dev": "none"}, "stages": [{"patience": 3}]},
-            "stage 'emotion' watches dev UA, but protocol.dev",
+            "stage 'emotion' watches a dev score, but protocol.dev",
         ),
         (
             {"protocol": {"dev": "none"}, "stages": [{"schedule": {"name": "plateau"}}]},
-            "r.yaml: stage 'emotion' watches dev UA, but protocol.dev is 'none'",
+            "r.yaml: stage 'emotion' watches a dev score, but protocol.dev is 'none'",
         ),
         ({"protocol": {"name": "speaker-out"}}, "r.yaml: protocol.name: input should be 'speakers-out', 'leave-one-"),
         ({"protocol": {"dev_share": 1.2}}, "r.yaml: protocol.dev_share: input should be less than or equal to 1"),

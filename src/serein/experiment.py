@@ -66,6 +66,10 @@ class Experiment:
         """Return every fold with every seed."""
         return [(fold, seed) for seed in self.recipe.seeds for fold in self.folds.folds]
 
+    def learner(self, fold: Fold) -> Fold:
+        """Return the first fold with this one's train and dev: the one that is trained."""
+        return next(other for other in self.folds.folds if other.learns_as(fold))
+
 
 Divide = Callable[[Sequence[Utterance], Protocol, Mapping[str, str]], Folds]
 
@@ -174,11 +178,18 @@ def unit_folder(run: Path, fold: Fold, seed: int) -> Path:
 
 
 def run_unit(experiment: Experiment, fold: Fold, seed: int, run: Path, report: Report) -> None:
-    """Train one fold with one seed and predict its test side; nothing when its predictions are there already."""
+    """Train one fold with one seed and predict its test side; nothing when its predictions are there already.
+
+    A fold that learns from the same as an earlier one takes its model, which must be there.
+    """
     folder = unit_folder(run, fold, seed)
     if (folder / "predictions.jsonl").exists():
         return
-    content = train_unit(experiment, fold, seed, folder, report, label=f"fold {fold.name}  seed {seed}")
+    learner = experiment.learner(fold)
+    if learner is fold:
+        content = train_unit(experiment, fold, seed, folder, report, label=f"fold {fold.name}  seed {seed}")
+    else:
+        content = model_folder.load(unit_folder(run, learner, seed) / "model")
     if world().is_first:
         told = experiment.recipe.inference.attributes
         if fold.dev:

@@ -76,11 +76,13 @@ def run(
         if world().is_first:
             _write_start(out, experiment, jobs, started)
         wanting = [(f, s) for f, s in units if not (unit_folder(out, f, s) / "predictions.jsonl").exists()]
-        if jobs > 1 and wanting and world().size == 1:
-            run_parallel(recipe, manifest_path, out, wanting, jobs, report)
-        else:
-            for fold, seed in wanting:
-                run_unit(experiment, fold, seed, out, report)
+        learners = [unit for unit in wanting if experiment.learner(unit[0]) is unit[0]]
+        for some in (learners, [unit for unit in wanting if unit not in learners]):  # others take the learners' models
+            if jobs > 1 and some and world().size == 1:
+                run_parallel(recipe, manifest_path, out, some, jobs, report)
+            else:
+                for fold, seed in some:
+                    run_unit(experiment, fold, seed, out, report)
         if world().is_first:
             _write_finish(out, started)
 

@@ -75,7 +75,7 @@ def test_the_score_is_unweighted_accuracy_of_the_whole_set() -> None:
     """Recalls 1/2, 1 and 0 of the classes; classes that do not occur do not count."""
     truth = torch.eye(3)[[0, 0, 1, 2]]
     answers = torch.eye(3)[[0, 1, 1, 1]]
-    assert task().score(truth, answers) == pytest.approx((0.5 + 1 + 0) / 3)
-    assert task().score(truth[:3], answers[:3]) == pytest.approx((0.5 + 1) / 2)
+    assert task().scores(truth, answers)["ua"] == pytest.approx((0.5 + 1 + 0) / 3)
+    assert task().scores(truth[:3], answers[:3])["ua"] == pytest.approx((0.5 + 1) / 2)
     labels, shares, logits = batch(60)
-    assert task().score(shares, logits) == pytest.approx(balanced_accuracy_score(labels, logits.argmax(dim=1)))
+    assert task().scores(shares, logits)["ua"] == pytest.approx(balanced_accuracy_score(labels, logits.argmax(dim=1)))

@@ -110,7 +110,7 @@ def assert_same(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Te
 def scripted(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
     """Let dev UA be these, epoch by epoch."""
     left = iter(scores)
-    monkeypatch.setattr(CategoryTask, "score", lambda self, truth, output: next(left))
+    monkeypatch.setattr(CategoryTask, "scores", lambda self, truth, output: {"ua": next(left)})
 
 
 @pytest.fixture
@@ -413,7 +413,8 @@ def test_metrics_have_a_line_per_epoch(make: Make) -> None:
     assert [line["epoch"] for line in lines] == [0, 1, 2]
     for line in lines:
         assert line.keys() == {
-            "epoch", "train_loss", "dev_ua", "dev_loss", "learning_rate", "seconds", "audio_s_per_s"
+            "epoch", "train_loss", "dev_ua", "dev_wa", "dev_macro_f1", "dev_loss",
+            "learning_rate", "seconds", "audio_s_per_s",
         }  # fmt: skip
         assert 0 <= line["dev_ua"] <= 1
         assert line["seconds"] > 0

@@ -88,7 +88,7 @@ def evaluate(
             model,
             data,
             seen_speakers="allow" if seen_speakers else "refuse",
-            attributes=None if attributes is None else attributes.value,  # type: ignore[arg-type]
+            attributes=None if attributes is None else attributes.value,
             on_progress=lambda done, total: bars("hearing", done, total, f"{total} clips"),
         )
     if out is not None:

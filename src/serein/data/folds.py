@@ -32,6 +32,10 @@ class Fold:
     test: Part
     groups: tuple[str, ...] = ()
 
+    def learns_as(self, other: Fold) -> bool:
+        """Tell whether both have the same train and dev, as the test sides of an official split do."""
+        return (self.train, self.dev) == (other.train, other.dev)
+
 
 @dataclass(frozen=True)
 class Folds:
@@ -71,13 +75,15 @@ def make_folds(utterances: Sequence[Utterance], protocol: Protocol, twins: Mappi
         RecipeError: A named speaker does not occur, or there are too few.
         ManifestError: The field that the protocol needs is missing.
     """
-    if protocol.name != "random":
+    if protocol.name not in _WITHOUT_SPEAKERS:
         _require_field(utterances, "speaker", f"protocol '{protocol.name}'")
     tests = _TEST_PARTS[protocol.name](utterances, protocol, twins or {})
     folds = [_with_dev(utterances, name, groups, tested, protocol) for name, groups, tested in tests]
     if protocol.only is not None:
         folds = _only(folds, protocol.only)
     notes = [*_allowed(utterances, folds), *_NOTES.get(protocol.name, ()), *_dev_note(protocol)]
+    if unknown := sum(u.speaker is None for u in utterances):
+        notes.append(f"{unknown} of {len(utterances)} utterances name no speaker: that these are new is not proven.")
     is_independent = protocol.name != "random"
     shares_dev = not is_independent or protocol.dev == "random-20"
     return Folds(protocol.name, tuple(folds), is_independent, shares_dev, tuple(notes))
@@ -185,6 +191,8 @@ def _random(utterances: Sequence[Utterance], protocol: Protocol, twins: Mapping[
         for i in range(protocol.num_folds)
     ]
 
+
+_WITHOUT_SPEAKERS = ("random", "official", "corpora-out")  # the others divide by speaker, or sessions of speakers
 
 _TEST_PARTS: dict[str, Callable[[Sequence[Utterance], Protocol, Mapping[str, str]], list[TestPart]]] = {
     "speakers-out": _speakers_out,

@@ -24,7 +24,7 @@ def check_leaks(
     Raises:
         LeakError: Names the fold, the two parts and what they share.
     """
-    speaker_of = {u.id: speaker_key(u) for u in utterances}
+    speaker_of = {u.id: speaker_key(u) for u in utterances if u.speaker is not None}
     for fold in folds.folds:
         where = f"fold {fold.name}"
         for first, second in (("train", "test"), ("dev", "test"), ("train", "dev")):
@@ -35,7 +35,7 @@ def check_leaks(
             recordings = [[twins.get(i, i) for i in part] for part in ids]
             _no_shared(recordings, (first, second), where, "identical recording", _TWIN_REMEDY)
             if folds.is_speaker_independent:
-                speakers = [[speaker_of[i] for i in part] for part in ids]
+                speakers = [[speaker_of[i] for i in part if i in speaker_of] for part in ids]
                 _no_shared(speakers, (first, second), where, "speaker", _SPEAKER_REMEDY)
         tested = [(i, seen[i]) for i in fold.test if i in seen] if seen else []
         if tested:

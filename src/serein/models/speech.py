@@ -81,7 +81,8 @@ class SpeechModel(nn.Module):
         """Let the named groups learn and freeze all others.
 
         Args:
-            names: `all`, `backbone`, or names of `parameter_groups`; `layers 5-12` is `layer 5` to `layer 12`.
+            names: `all`, `backbone`, `transformer` (the backbone without its CNN), or names of `parameter_groups`;
+                `layers 5-12` is `layer 5` to `layer 12`.
 
         Raises:
             RecipeError: There is no such group, or none of them has weights.
@@ -112,8 +113,11 @@ class SpeechModel(nn.Module):
 def _expand(name: str, groups: Mapping[str, object]) -> list[str]:
     if name == "all":
         return list(groups)
+    backbone = [group for group in groups if group not in ("body", "heads")]
     if name == "backbone":
-        return [group for group in groups if group not in ("body", "heads")]
+        return backbone
+    if name == "transformer":
+        return [group for group in backbone if group != "cnn"]
     if layers := re.fullmatch(r"layers (\d+)-(\d+)", name):
         names = [f"layer {number}" for number in range(int(layers[1]), int(layers[2]) + 1)]
     else:
@@ -123,7 +127,7 @@ def _expand(name: str, groups: Mapping[str, object]) -> list[str]:
         raise RecipeError(
             f"'{name}' is no part of this model; its parts are: {', '.join(groups)}",
             where="trainable",
-            remedy="Name these, 'layers 5-12', 'backbone' or 'all'.",
+            remedy="Name these, 'layers 5-12', 'transformer', 'backbone' or 'all'.",
         )
     return names
 

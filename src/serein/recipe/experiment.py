@@ -59,7 +59,7 @@ class Recipe(Options):
         for stage in self.stages:
             if self.protocol.dev == "none" and (stage.patience or stage.schedule.name == "plateau"):
                 raise ValueError(
-                    f"stage '{stage.name}' watches dev UA, but protocol.dev is 'none': choose a dev, or train a "
+                    f"stage '{stage.name}' watches a dev score, but protocol.dev is 'none': choose a dev, or train a "
                     "fixed number of epochs"
                 )
         return self

@@ -29,7 +29,7 @@ class Schedule(Options):
 
     Attributes:
         name: `constant`; `one-cycle` (Smith 2018), `cosine` and `linear` fall to zero over all steps;
-            `exponential` multiplies by `factor` each epoch; `plateau` by `factor` when dev UA stands still.
+            `exponential` multiplies by `factor` each epoch; `plateau` by `factor` when the dev score stands still.
         warmup: Share of all steps in which the rate rises.
         factor: See `name`.
         patience: Epochs without gain, for `plateau`.
@@ -99,9 +99,11 @@ class Stage(Options):
     Attributes:
         name: Unique within the recipe; names a folder.
         epochs: Most epochs.
-        trainable: `all`, or names among `cnn`, `projection`, `layers 5-12`, `layer 3`, `backbone`, `body`, `heads`.
-        patience: Epochs without gain in dev UA before it stops; `None` trains them all.
-        keep: Which weights the stage hands on: of the `best` dev UA, or the `last`.
+        trainable: `all`, or names among `cnn`, `projection`, `layers 5-12`, `layer 3`, `transformer` (the projection
+            and all layers), `backbone`, `body`, `heads`.
+        watch: The dev score that chooses and stops: unweighted accuracy or macro-F1, of the main task.
+        patience: Epochs without gain in it before the stage stops; `None` trains them all.
+        keep: Which weights the stage hands on: of the `best` dev score, or the `last`.
         average: Decay of an exponential moving average of the weights, which is what is judged and kept; or `None`.
         clip_norm: Most norm of the gradient.
         clip_value: Most absolute value of a gradient.
@@ -115,6 +117,7 @@ class Stage(Options):
     schedule: Schedule = Schedule()
     batches: Batches = Batches()
     augmentation: SpectrogramAugmentation = SpectrogramAugmentation()
+    watch: Literal["ua", "macro_f1"] = "ua"
     patience: Count | None = None
     keep: Literal["best", "last"] = "best"
     average: Share | None = None

@@ -44,9 +44,9 @@ class CategoryTask:
         each = losses.LOSSES[self.options.loss](truth, output, weights, self.options.label_smoothing)
         return losses.weighted_mean(each, truth, weights)
 
-    def score(self, truth: torch.Tensor, output: torch.Tensor) -> float:
-        """Return the unweighted accuracy, 0 to 1, of a whole set: shares and logits, both (utterance, class)."""
+    def scores(self, truth: torch.Tensor, output: torch.Tensor) -> dict[str, float]:
+        """Return the scores of a whole set, 0 to 1, by name: shares and logits, both (utterance, class)."""
         confusion = metrics.confusion_matrix(
             truth.argmax(dim=1).numpy(), output.argmax(dim=1).numpy(), self.num_outputs
         )
-        return float(metrics.unweighted_accuracy(confusion))
+        return {name: float(score(confusion)) for name, score in metrics.SCORES.items()}

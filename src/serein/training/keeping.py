@@ -37,11 +37,12 @@ class EpochKeeper(Checkpoint):
 
     Args:
         folder: The stage's folder.
-        keep: `best` keeps the weights of the best dev UA, `last` those of the last epoch.
+        keep: `best` keeps the weights of the best dev score, `last` those of the last epoch.
+        watched: Name of that score in the metrics.
     """
 
-    def __init__(self, folder: Path, keep: str) -> None:
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, keep: str, watched: str = "dev_ua") -> None:
+        self.folder, self.keep, self.watched = folder, keep, watched
         self.history: list[dict[str, float]] = []
         self.best: dict[str, float] = {}
         self.is_over = False
@@ -74,8 +75,8 @@ class EpochKeeper(Checkpoint):
             )
         self.history.append(line)
         self.is_over = trainer.should_stop
-        ua = line.get("dev_ua")
-        is_best = self.keep == "last" or ua is None or ua > self.best.get("dev_ua", -1.0)
+        score = line.get(self.watched)
+        is_best = self.keep == "last" or score is None or score > self.best.get(self.watched, -1.0)
         if is_best:
             self.best = line
         if trainer.is_global_zero:

@@ -89,13 +89,14 @@ class StageModule(lightning.LightningModule):
             if self.trainer.world_size > 1:  # with few batches, some are heard by several processes
                 once = list({position: row for row, position in enumerate(positions.tolist())}.values())
                 truth, output = truth[once], output[once]
-            score = self.tasks[name].score(truth, output)
+            scores = self.tasks[name].scores(truth, output)
             is_main = name == next(iter(self.tasks))
             prefix = "dev" if is_main else f"dev_{name}"
-            self.log(f"{prefix}_ua", score, rank_zero_only=False)
+            for score_name, score in scores.items():
+                self.log(f"{prefix}_{score_name}", score, rank_zero_only=False)
             self.log(f"{prefix}_loss", self.tasks[name].loss(truth, output))
             if is_main and self.stage.schedule.name == "plateau":
-                self.lr_schedulers().step(score)  # type: ignore[union-attr,arg-type]
+                self.lr_schedulers().step(scores[self.stage.watch])  # type: ignore[union-attr,arg-type]
         self._dev.clear()
 
     def configure_optimizers(self) -> Any:
@@ -111,7 +112,7 @@ class StageModule(lightning.LightningModule):
             # Lightning would step it after the resume state is written, so on_validation_epoch_end does
             return {
                 "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": plateau, "monitor": "dev_ua", "frequency": _NEVER},
+                "lr_scheduler": {"scheduler": plateau, "monitor": f"dev_{self.stage.watch}", "frequency": _NEVER},
             }
         interval = "epoch" if schedule.name == "exponential" else "step"
         return {

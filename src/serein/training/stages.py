@@ -160,9 +160,14 @@ def _fit(
 ) -> None:
     loaders = EpochLoaders(data, stage, seed)
     module = StageModule(model, tasks, stage, num_steps=loaders.num_steps(), seed=seed)
-    callbacks: list[lightning.Callback] = [EpochKeeper(folder, stage.keep), StageProgress(report, label)]
+    callbacks: list[lightning.Callback] = [
+        EpochKeeper(folder, stage.keep, f"dev_{stage.watch}"),
+        StageProgress(report, label),
+    ]
     if stage.patience is not None:
-        callbacks.append(EarlyStopping("dev_ua", mode="max", patience=stage.patience, check_on_train_epoch_end=False))
+        callbacks.append(
+            EarlyStopping(f"dev_{stage.watch}", mode="max", patience=stage.patience, check_on_train_epoch_end=False)
+        )
     resume = readable_state(folder)
     with _quiet():
         trainer = lightning.Trainer(
