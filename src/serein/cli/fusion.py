@@ -45,7 +45,7 @@ def fuse(
     method: Annotated[str, typer.Option(metavar="cobyla|mean|FILE", help="Fit weights, or take them.")] = "cobyla",
     on: Annotated[SideName, typer.Option("--on", help="The predictions to judge on.")] = SideName.test,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the fusion (.json), for predict.")] = None,
-    seed: Annotated[int, typer.Option(help="Draws the fit's starts.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Draws starts, and folds over speakers.", min=0)] = 0,
     as_json: Json = False,
 ) -> None:
     """Weigh several systems against each other, class by class, and judge their fusion beside each of them."""

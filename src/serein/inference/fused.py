@@ -104,7 +104,7 @@ def read_fusion(path: str | Path) -> Fusion:
     problem = _problem(fusion)
     if problem is not None:
         raise ModelError(problem, where=path, remedy=_REMEDY)
-    models = [model.model_copy(update={"path": str(path.parent / model.path)}) for model in fusion.models]
+    models = [model.model_copy(update={"path": os.path.normpath(path.parent / model.path)}) for model in fusion.models]
     return fusion.model_copy(update={"models": tuple(models)})
 
 
