@@ -19,6 +19,7 @@ from serein.errors import AudioError, ModelError, RecipeError
 from serein.models import masking
 from serein.models.backbones import FAMILIES, OVERRIDES, HuggingFaceBackbone, weights_hash
 from serein.models.hidden import HiddenStates, frame_mask
+from serein.models.masking import WordDropout
 
 TINY: dict[str, Any] = {
     "hidden_size": 16,
@@ -609,3 +610,21 @@ def test_the_real_base_model_can_be_built() -> None:
     assert shape.sizes == (768,) * 13
     assert sum(parameter.numel() for parameter in shape.parameters()) == 94_371_712
     assert shape.do_normalize
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_word_dropout_drops_its_share_scales_the_rest_and_learns_alike(dtype: torch.dtype) -> None:
+    drop = WordDropout(0.1)
+    frames = torch.ones(301, 1001, dtype=dtype, requires_grad=True)
+    torch.manual_seed(0)
+    answer = drop(frames)
+    is_kept = answer != 0
+    assert float(is_kept.float().mean()) == pytest.approx(0.9, abs=0.002)
+    assert torch.allclose(answer[is_kept], torch.tensor(1 / 0.9, dtype=dtype))
+    correlation = np.corrcoef(is_kept.float().numpy()[:, :4].T) - np.eye(4)  # four draws share a word
+    assert np.abs(correlation).max() < 0.25
+    answer.float().sum().backward()
+    assert torch.equal(frames.grad, answer.detach())
+    torch.manual_seed(0)
+    assert torch.equal(drop(frames), answer)
+    assert torch.equal(drop.eval()(frames), frames)

@@ -27,14 +27,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return _read(path, json.loads, json.JSONDecodeError)
 
 
-def read_run_predictions(run: Path, classes: Sequence[str] | None = None) -> list[Prediction]:
+def read_run_predictions(run: Path, classes: Sequence[str] | None = None, told: str | None = None) -> list[Prediction]:
     """Read the test predictions of every fold and seed of a run folder.
+
+    Args:
+        told: Those of a conditioned model that was told `predicted` or `oracle` attributes where the run is judged by
+            the other; maybe none. `None` are those that the run is judged by.
 
     Raises:
         RunError: There are none, or one of the files is broken.
     """
-    paths = sorted(run.glob("fold-*/seed-*/predictions.jsonl"), key=natural_key)
-    if not paths:
+    name = "predictions.jsonl" if told is None else f"{told}_predictions.jsonl"
+    paths = sorted(run.glob(f"fold-*/seed-*/{name}"), key=natural_key)
+    if not paths and told is None:
         raise RunError(
             "holds no predictions", where=run, remedy="Name a run folder whose training has finished a fold."
         )
@@ -43,8 +48,10 @@ def read_run_predictions(run: Path, classes: Sequence[str] | None = None) -> lis
 
 def run_classes(run: Path) -> tuple[str, ...] | None:
     """Return the classes of a run in the order of its recipe, else of its data; `None` when neither says."""
-    labels = read_recipe(run).get("labels") or {}
-    classes = labels.get("classes") or read_json(run / "data.json").get("classes")
+    recipe = read_recipe(run)
+    is_about_emotion = (recipe.get("tasks") or {"emotion": True}).get("emotion") is not None
+    named = (recipe.get("labels") or {}).get("classes") if is_about_emotion else None
+    classes = named or read_json(run / "data.json").get("classes")
     return tuple(str(name) for name in classes) if classes else None
 
 

@@ -32,7 +32,7 @@ from serein.evaluation.predictions import (
     natural_key,
     numbered,
 )
-from serein.evaluation.run_folder import missing_predictions, read_run_predictions, run_classes
+from serein.evaluation.run_folder import missing_predictions, read_recipe, read_run_predictions, run_classes
 from serein.metrics import SCORES, FloatArray, class_f1, class_precisions, class_recalls, mean_of_known
 
 
@@ -197,7 +197,30 @@ def score_run(run: str | Path) -> Scores:
     run = Path(run)
     classes = run_classes(run)
     predictions = read_run_predictions(run, classes)
-    return score_predictions(predictions, classes, notes=missing_predictions(run, predictions))
+    notes = [*missing_predictions(run, predictions), *_attribute_notes(run, classes, len(predictions))]
+    return score_predictions(predictions, classes, notes=notes)
+
+
+def _attribute_notes(run: Path, classes: Sequence[str] | None, num_predictions: int) -> list[str]:
+    """Say what a conditioned model was told when it was judged, and what it scores when told otherwise."""
+    recipe = read_recipe(run)
+    tasks = (recipe.get("tasks") or {}).values()
+    names = sorted({name for task in tasks if task for name in (task.get("conditioning") or {}).get("attributes", ())})
+    if not names:
+        return []
+    told = (recipe.get("inference") or {}).get("attributes", "predicted")
+    notes = [f"Told of each test clip: {' and '.join(names)}, {_TOLD[told]}."]
+    other = "oracle" if told == "predicted" else "predicted"
+    predictions = read_run_predictions(run, classes, other)
+    if len(predictions) == num_predictions:
+        pooled = score_predictions(predictions, classes).pooled
+        scores = ", ".join(f"{title} {pooled[name]:.1f}" for name, title in SCORE_TITLES.items())
+        notes.append(f"Told it {_TOLD[other]} instead, pooled: {scores}.")
+    return notes
+
+
+SCORE_TITLES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1"}
+_TOLD = {"predicted": "as a model predicted it", "oracle": "as the corpus labels it (oracle)"}
 
 
 def write_scores(scores: Scores, run: str | Path) -> Path:

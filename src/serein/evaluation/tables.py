@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from serein.evaluation.intervals import NUM_RESAMPLES
-from serein.evaluation.scores import Scores
+from serein.evaluation.scores import SCORE_TITLES, Scores
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-SCORE_TITLES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1"}
 
 
 def scores_table(scores: Scores) -> Table:

@@ -191,8 +191,25 @@ class OneDnnLinear(nn.Linear):
         )
 
 
+class WordDropout(nn.Dropout):
+    """Dropout that draws four masks from each random word on the CPU, where PyTorch draws two words for each mask.
+
+    The share of what is dropped is `p` to 1/65536. A fine-tuning step of wav2vec2-base spends a quarter of its time
+    drawing otherwise.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Return `input` with a share `p` of it zero and the rest scaled up."""
+        if not self.training or not 0.0 < self.p < 1.0 or input.device.type != "cpu":
+            return super().forward(input)
+        words = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
+        draws = words.view(torch.int16)[: input.numel()].view(input.shape)
+        kept = (draws >= round(65536 * self.p) - 32768).to(input.dtype)
+        return input * kept.mul_(1.0 / (1.0 - self.p))
+
+
 def fasten(model: nn.Module) -> None:
-    """Let a model's attention and linear layers run the fast way; names and weights of parameters stay."""
+    """Let attention, linear layers and dropout run the fast way; names and weights of parameters stay."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if hasattr(child, "gru_rel_pos_const") and not isinstance(child, GatedAttention):
@@ -200,6 +217,8 @@ def fasten(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = OneDnnLinear  # the layer itself stays: others may hold it already
+        elif type(module) is nn.Dropout:
+            module.__class__ = WordDropout
 
 
 def _encoder_layer(layer: Any, frames: torch.Tensor, num_samples: Sequence[int]) -> torch.Tensor:
