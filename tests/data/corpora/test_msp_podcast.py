@@ -1,4 +1,4 @@
-"""MSP-Podcast: a miniature tree in the layout of the releases, in both forms of its detailed table, and defects in it."""
+"""MSP-Podcast: a miniature tree in the layout of the releases, with both forms of its detailed table, and defects."""
 
 from __future__ import annotations
 

@@ -97,10 +97,11 @@ def ratings(path: Path) -> dict[str, tuple[Rating, ...]]:
     Raises:
         ManifestError: The table has neither of the two forms, or a row has no rater or no primary emotion.
     """
-    make = cache(rating)  # one rater gives the same answer often, and a shared record costs no memory
+    said = cache(_said)  # raters give the same few answers a million times
     found: dict[str, list[Rating]] = defaultdict(list)
     for name, rater, primary, secondary in _answers(path):
-        found[name].append(make(rater, primary, secondary))
+        labels, comment = said(primary, secondary)
+        found[name].append(Rating(labels=labels, comment=comment, rater=rater))
     return {name: tuple(given) for name, given in found.items()}
 
 
@@ -115,6 +116,12 @@ def rating(rater: str, primary: str, secondary: str) -> Rating:
         >>> rating("WORKER00000001", "Angry", "Angry,Frustrated,Other-bored, really")
         Rating(labels=('angry', 'frustrated', 'other'), comment='bored, really', rater='WORKER00000001')
     """
+    labels, comment = _said(primary, secondary)
+    return Rating(labels=labels, comment=comment, rater=rater)
+
+
+def _said(primary: str, secondary: str) -> tuple[tuple[str, ...], str | None]:
+    """Return the labels and the free text of one answer."""
     labels, comments = [_label(primary)], [_free_text(primary) if _OTHER.match(primary) else ""]
     is_free_text = False
     for word in filter(None, (word.strip() for word in secondary.split(","))):
@@ -122,8 +129,7 @@ def rating(rater: str, primary: str, secondary: str) -> Rating:
         is_free_text = label == OTHER or (is_free_text and label not in SECONDARY)
         labels.append(OTHER if is_free_text else label)
         comments.append(_free_text(word) if is_free_text else "")
-    comment = ", ".join(dict.fromkeys(filter(None, comments))) or None
-    return Rating(labels=tuple(dict.fromkeys(labels)), comment=comment, rater=rater)
+    return tuple(dict.fromkeys(labels)), ", ".join(dict.fromkeys(filter(None, comments))) or None
 
 
 def _label(word: str) -> str:
