@@ -311,7 +311,8 @@ def test_a_missing_manifest(table: Path, tmp_path: Path, serein: Call) -> None:
 
 
 def test_a_row_that_fails_leaves_the_others(tones: Path, tmp_path: Path, serein: Call) -> None:
-    rows = [{"name": "bad", "set": {"labels.classes": ["sad", "bored"]}}, ROWS[1]]
+    rows = [{"name": "bad", "set": {"labels.classes": ["sad", "bored"]}, "configuration": {"depth": 3}}]
+    rows.append({key: ROWS[1][key] for key in ("name", "set")})
     table = write_table(tmp_path, rows=rows)
     outcome = serein(
         "reproduce", table, "--data", tones, "--out", tmp_path / "out", "--seeds", 2, "--json", "--jobs", 1
@@ -321,6 +322,10 @@ def test_a_row_that_fails_leaves_the_others(tones: Path, tmp_path: Path, serein:
     bad, std = json.loads(outcome.out)["rows"]
     assert (bad["ours"], bad["seeds"], std["seeds"]) == (None, [], [0, 1])
     assert std["to_reference"] is None
+    text = (tmp_path / "out" / "doe2020-table1.md").read_text()
+    assert "| row | depth | ours | 95 % interval | to 'bad' | its interval | seeds |" in text
+    assert "| bad | 3 | – | – | reference | – | – |" in text
+    assert "No scores were published to compare with." in text
 
 
 def test_rows_of_other_utterances_are_not_compared(tones: Path, tmp_path: Path, serein: Call) -> None:

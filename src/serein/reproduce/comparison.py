@@ -168,7 +168,7 @@ def _against(metric: str, a: _Said, b: _Said) -> Against:
 
 def _provenance(table: Table, data: Data, side: Side, overrides: Sequence[str], rows: Sequence[Measured]) -> list[str]:
     is_published = any(row.published != Published() for row in table.rows)
-    said = [_whence(table)] if is_published else ["Nothing was published to compare with."]
+    said = [_whence(table)] if is_published else ["No scores were published to compare with."]
     said.append(_ours(table, side, rows, is_published=is_published))
     if data.limit is not None:
         said.append(

@@ -96,28 +96,40 @@ def difference(measured: Measured, metric: str) -> float | None:
 
 
 def main_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows: published, ours with its interval, the difference, and that to the reference."""
-    table = comparison.table
-    columns = list(dict.fromkeys(name for row in table.rows for name in row.configuration))
-    headings = [table.rows_are, *columns, "published", "ours", "95 % interval", "ours − published"]
-    headings += [f"to '{table.reference.title}'", "its interval", "seeds"]
-    return headings, [_main_row(row, columns, comparison) for row in comparison.rows]
+    """Return headings and rows: published, ours with its interval, the difference, and that to the reference.
 
-
-def _main_row(measured: Measured, columns: Sequence[str], comparison: Comparison) -> list[str]:
-    metric, scores, against = comparison.table.metric, measured.scores, measured.against
-    is_reference = measured.row.name == comparison.table.reference.name
-    return [
-        measured.row.title,
-        *(str(measured.row.configuration.get(name, MISSING)) for name in columns),
-        number(getattr(measured.row.published, metric)),
-        number(scores.pooled[metric] if scores else None),
-        _bounds(scores.intervals[metric] if scores else None),
-        _signed(difference(measured, metric)),
-        "reference" if is_reference else _signed(against.difference if against else None),
-        _bounds(against.interval if against else None, _signed),
-        str(len(measured.seeds)) if measured.seeds else MISSING,
+    What was published has no columns where no row has such a score.
+    """
+    columns = _columns(comparison)
+    return [heading for heading, _ in columns], [
+        list(row) for row in zip(*(cells for _, cells in columns), strict=True)
     ]
+
+
+def _columns(comparison: Comparison) -> list[tuple[str, list[str]]]:
+    """Return the heading and cells of each column."""
+    table, rows, metric = comparison.table, comparison.rows, comparison.table.metric
+    keys = dict.fromkeys(name for row in table.rows for name in row.configuration)
+    columns = [(table.rows_are, [row.row.title for row in rows])]
+    columns += [(key, [str(row.row.configuration.get(key, MISSING)) for row in rows]) for key in keys]
+    published = [getattr(row.row.published, metric) for row in rows]
+    has_published = any(value is not None for value in published)
+    if has_published:
+        columns.append(("published", [number(value) for value in published]))
+    columns.append(("ours", [number(row.scores.pooled[metric] if row.scores else None) for row in rows]))
+    columns.append(("95 % interval", [_bounds(row.scores.intervals[metric] if row.scores else None) for row in rows]))
+    if has_published:
+        columns.append(("ours − published", [_signed(difference(row, metric)) for row in rows]))
+    columns.append((f"to '{table.reference.title}'", [_to_reference(row, table.reference.name) for row in rows]))
+    columns.append(("its interval", [_bounds(row.against.interval if row.against else None, _signed) for row in rows]))
+    columns.append(("seeds", [str(len(row.seeds)) if row.seeds else MISSING for row in rows]))
+    return columns
+
+
+def _to_reference(measured: Measured, reference: str) -> str:
+    if measured.row.name == reference:
+        return "reference"
+    return _signed(measured.against.difference if measured.against else None)
 
 
 def class_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]] | None:
