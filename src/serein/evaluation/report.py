@@ -26,9 +26,9 @@ from serein.evaluation.run_folder import (
     read_run_predictions,
     run_classes,
 )
-from serein.evaluation.scores import Scores, score_predictions
+from serein.evaluation.scores import SCORE_TITLES, Scores, score_predictions
 from serein.evaluation.style import emotion_colours, figure_svg
-from serein.evaluation.tables import SCORE_TITLES, deviation, interval, number
+from serein.evaluation.tables import deviation, interval, number
 
 NUM_MISTAKES = 10
 FEWEST_EMBEDDINGS = 5

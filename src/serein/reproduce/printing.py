@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from serein.data.files import write_text
 from serein.evaluation.intervals import Bounds
-from serein.evaluation.scores import Scores
-from serein.evaluation.tables import SCORE_TITLES, number
+from serein.evaluation.scores import SCORE_TITLES, Scores
+from serein.evaluation.tables import number
 from serein.reproduce.comparison import Comparison, Measured
 
 if TYPE_CHECKING:

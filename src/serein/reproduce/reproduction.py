@@ -8,8 +8,8 @@ from pathlib import Path
 
 from serein.errors import RecipeError, RunError, SereinError
 from serein.evaluation.run_folder import read_json
+from serein.evaluation.scores import SCORE_TITLES
 from serein.evaluation.systems import Side
-from serein.evaluation.tables import SCORE_TITLES
 from serein.progress import Report
 from serein.recipe import Recipe
 from serein.reproduce.comparison import Comparison, compare
