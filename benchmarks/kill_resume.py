@@ -3,7 +3,7 @@
 The run is recipes/demo.yaml on the embedded corpus, two of its folds for a few epochs. Only the main process is killed:
 its children must end by themselves. Every result must be equal byte by byte: predictions, embeddings, models, scores.
 
-    python benchmarks/kill_resume.py [--kills 10] [--jobs 2] [--epochs 4] [--data synth/manifest.jsonl]
+    python benchmarks/kill_resume.py [--kills 10] [--jobs 2] [--epochs 6] [--data synth/manifest.jsonl]
 
 Exit status 1 when any resumed run differs or an orphan is left.
 """
@@ -75,7 +75,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--data", type=Path, help="manifest of the embedded corpus; made when absent")
     return parser.parse_args()
