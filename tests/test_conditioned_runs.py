@@ -143,3 +143,26 @@ def test_test_sides_of_one_official_split_share_a_training(
     before = everything_in(tmp_path / "run1" / "fold-test1")
     assert serein("report", tmp_path / "run1").status == 0
     assert everything_in(tmp_path / "run1" / "fold-test1") == before
+
+
+def test_genders_of_an_official_split_are_filled_but_for_what_was_learned(
+    tones: Path, tiny: Path, tmp_path: Path, serein: Call
+) -> None:
+    """Dev and test are predicted, so are utterances without a label; the train side is told its labels."""
+    parts = {"anna": "train", "ben": "train", "cleo": "dev", "dan": "dev", "eva": "test", "finn": "test"}
+    data = changed(
+        tones,
+        tmp_path / "m.jsonl",
+        split=lambda u: parts[u.speaker],
+        gender=lambda u: None if u.speaker == "finn" else u.gender,
+    )
+    official = ("--set", "protocol.name=official", "--set", "protocol.dev=official")
+    out = tmp_path / "gender"
+    arguments = ("run", tiny, "--data", data, "--task", "gender", "--out", out, "--jobs", 1, *official)
+    assert serein(*arguments).status == 0
+    assert serein("corpus", "fill", data, "--gender", out, "-o", tmp_path / "filled.jsonl").status == 0
+    has = {
+        u.speaker: u.predicted is not None and u.predicted.gender in OTHER
+        for u in manifest.read(tmp_path / "filled.jsonl")
+    }
+    assert has == {"anna": False, "ben": False, "cleo": True, "dan": True, "eva": True, "finn": True}

@@ -108,7 +108,7 @@ def test_another_run_has_another_name(tmp_path: Path) -> None:
 
 def test_a_run_must_have_tested_every_utterance(corpus: Path, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", {name: SHARES[name] for name in "ab"})
-    with pytest.raises(RunError, match=r"2 of 4 utterances have no test prediction, such as c\. .* --gender MODEL"):
+    with pytest.raises(RunError, match=r"2 of 4 utterances have no prediction there, such as c\. .* --gender MODEL"):
         fill(corpus, tmp_path / "out.jsonl", [GenderOfRun(run)], broken="stop", report=silent)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.jsonl", "run"]
 

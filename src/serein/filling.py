@@ -24,7 +24,7 @@ from serein.data.folds import speaker_key
 from serein.data.utterance import Predicted, Utterance
 from serein.errors import AudioError, LeakError, ModelError, RunError
 from serein.evaluation.predictions import Prediction, class_names
-from serein.evaluation.run_folder import read_run_predictions
+from serein.evaluation.run_folder import read_json, read_run_predictions
 from serein.inference.predictor import Answer, Predictor, load
 from serein.inference.transcription import Transcriber, load_transcriber, transcribe_each
 from serein.progress import Report
@@ -77,7 +77,10 @@ class Filled:
 
 
 class GenderOfRun:
-    """The test predictions of a run that learned gender: no utterance was heard by the model that answers for it.
+    """A run that learned gender: no utterance is answered for by a model that learned from it.
+
+    Test predictions come first, then dev's; what no fold held, for want of a label perhaps, the first fold's model
+    hears. Of what every fold learned from, as the train side of an official split, nothing is predicted.
 
     Args:
         run: Run folder; the shares of several seeds are averaged.
@@ -90,39 +93,50 @@ class GenderOfRun:
 
     def __init__(self, run: Path) -> None:
         self.run = run
-        predictions = read_run_predictions(run)
-        _require_genders(class_names(predictions), where=run)
-        self._said: dict[str, list[Prediction]] = defaultdict(list)
-        for prediction in predictions:
-            self._said[prediction.id].append(prediction)
-        self.by = f"{run}, sha256 {_digest_of(sorted(map(repr, predictions)))}"
+        tested = read_run_predictions(run)
+        _require_genders(class_names(tested), where=run)
+        self._said: dict[str, list[Prediction]] = {}
+        for predictions in (tested, read_run_predictions(run, side="dev")):
+            here = {prediction.id for prediction in predictions} - self._said.keys()
+            for prediction in predictions:
+                if prediction.id in here:
+                    self._said.setdefault(prediction.id, []).append(prediction)
+        self._learned = {name for fold in read_json(run / "folds.json").get("folds", ()) for name in fold["train"]}
+        self.by = f"{run}, sha256 {_digest_of(sorted(map(repr, tested)))}"
 
     def wanted(self, utterances: Sequence[Utterance]) -> list[Utterance]:
-        """Return all.
+        """Return those that the run predicted, and those that it neither predicted nor learned from.
 
         Raises:
-            RunError: The run lacks some of them, or its utterances of these names have other speakers.
+            RunError: The run is of other data, or its utterances of these names have other speakers.
         """
-        lacking = [u.id for u in utterances if u.id not in self._said]
-        if lacking:
+        lacking = [u.id for u in utterances if u.id not in self._said and u.id not in self._learned]
+        if len(lacking) == len(utterances) or (lacking and self._model_folder() is None):
             raise RunError(
-                f"{len(lacking)} of {len(utterances)} utterances have no test prediction, such as {lacking[0]}",
+                f"{len(lacking)} of {len(utterances)} utterances have no prediction there, such as {lacking[0]}",
                 where=self.run,
-                remedy="Run the recipe on all of this manifest, or name a model folder instead: --gender MODEL.",
+                remedy="Run the recipe on this manifest, or name a model folder instead: --gender MODEL.",
             )
-        foreign = [u.id for u in utterances if any(p.speaker not in (None, u.speaker) for p in self._said[u.id])]
+        foreign = [u.id for u in utterances if any(p.speaker not in (None, u.speaker) for p in self._said.get(u.id, ()))]
         if foreign:
             raise RunError(
                 f"{len(foreign)} utterances have another speaker there, such as {foreign[0]}",
                 where=self.run,
                 remedy="Name a run on this manifest.",
             )
-        return list(utterances)
+        return [u for u in utterances if u.id in self._said or u.id not in self._learned]
 
     def answers(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Outcome]]:
         """Yield the gender with the larger mean share."""
         for utterance in utterances:
-            yield utterance, self._gender(utterance.id)
+            if utterance.id in self._said:
+                yield utterance, self._gender(utterance.id)
+        unsaid = [utterance for utterance in utterances if utterance.id not in self._said]
+        if unsaid and (folder := self._model_folder()) is not None:
+            yield from _heard(load(folder), unsaid)
+
+    def _model_folder(self) -> Path | None:
+        return next(iter(sorted(self.run.glob("fold-*/seed-*/model"))), None)
 
     def _gender(self, name: str) -> str:
         shares = [[_share(prediction, gender) for gender in GENDERS] for prediction in self._said[name]]
@@ -168,8 +182,7 @@ class GenderOfModel:
 
     def answers(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Outcome]]:
         """Yield the gender with the larger share."""
-        for utterance, outcome in zip(utterances, self._predictor.predict_each(utterances), strict=True):
-            yield utterance, _larger(outcome) if isinstance(outcome, Answer) else outcome
+        yield from _heard(self._predictor, utterances)
 
 
 class Transcripts:
@@ -356,6 +369,11 @@ def _share(prediction: Prediction, gender: str) -> float:
     if prediction.shares is None:
         return float(prediction.prediction == gender)
     return prediction.shares[gender]
+
+
+def _heard(predictor: Predictor, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Outcome]]:
+    for utterance, outcome in zip(utterances, predictor.predict_each(utterances), strict=True):
+        yield utterance, _larger(outcome) if isinstance(outcome, Answer) else outcome
 
 
 def _larger(answer: Answer) -> str:
