@@ -117,7 +117,8 @@ class GenderOfRun:
                 where=self.run,
                 remedy="Run the recipe on this manifest, or name a model folder instead: --gender MODEL.",
             )
-        foreign = [u.id for u in utterances if any(p.speaker not in (None, u.speaker) for p in self._said.get(u.id, ()))]
+        said = self._said
+        foreign = [u.id for u in utterances if any(p.speaker not in (None, u.speaker) for p in said.get(u.id, ()))]
         if foreign:
             raise RunError(
                 f"{len(foreign)} utterances have another speaker there, such as {foreign[0]}",

@@ -54,8 +54,15 @@ def require_unique_ids(utterances: Sequence[Utterance], *, where: str | Path) ->
 
 def digest(utterances: Iterable[Utterance]) -> str:
     """Return the SHA-256 of what the utterances say, whatever the order and wherever the audio lies."""
-    lines = sorted(u.model_dump_json(exclude={"audio"}) + Path(u.audio).name for u in utterances)
+    lines = sorted(u.model_dump_json(exclude=_unhashed(u)) + Path(u.audio).name for u in utterances)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+_LATER_FIELDS = ("valence", "arousal", "dominance")  # without them, the data of older runs keeps its digest
+
+
+def _unhashed(utterance: Utterance) -> set[str]:
+    return {"audio", *(name for name in _LATER_FIELDS if getattr(utterance, name) is None)}
 
 
 def _lines(path: Path) -> list[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Gender = Literal["female", "male", "other"]
 Style = Literal["scripted", "improvised", "natural"]
+Consensus = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Rating(BaseModel):
@@ -50,6 +51,9 @@ class Utterance(BaseModel):
         end_s: End of the part, in seconds; `None` is the end of the file.
         emotion: Consensus or ground-truth category in the corpus's own words.
         ratings: One entry per rater.
+        valence: Unpleasant to pleasant, the raters' consensus on the corpus's own scale.
+        arousal: Calm to excited, likewise; corpora also call it activation.
+        dominance: Weak to strong, likewise.
         style: How the speech came about.
         split: The corpus's official split ("train", "dev", "test", "test2", ...).
         predicted: Values that `serein corpus fill` had models predict.
@@ -65,6 +69,9 @@ class Utterance(BaseModel):
     gender: Gender | None = None
     session: str | None = None
     emotion: str | None = None
+    valence: Consensus | None = None
+    arousal: Consensus | None = None
+    dominance: Consensus | None = None
     ratings: tuple[Rating, ...] = ()
     transcript: str | None = None
     style: Style | None = None

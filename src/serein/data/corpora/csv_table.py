@@ -28,6 +28,7 @@ ALIASES = {
     ),
     "transcript": ("text", "sentence", "transcription"),
     "emotion": ("label", "category"),
+    "arousal": ("activation",),
     "speaker": ("speaker_id", "spk"),
     "gender": ("sex",),
     "start_s": ("start", "begin", "onset"),
@@ -42,6 +43,7 @@ FIELDS = tuple(
 GENDERS = {"m": "male", "male": "male", "man": "male", "f": "female", "female": "female", "woman": "female"}
 
 _FIELD_OF = {name: name for name in FIELDS} | {alias: name for name, aliases in ALIASES.items() for alias in aliases}
+_NUMBERS = ("start_s", "end_s", "valence", "arousal", "dominance")
 _SEPARATORS = (",", ";", "\t")
 
 
@@ -164,7 +166,7 @@ def _utterance(table: _Table, cells: list[str], line: int) -> Utterance:
     if "audio" not in values:
         raise ManifestError("the audio path is empty", where=where, remedy="Fill it in, or remove the row.")
     if table.separator != ",":  # a decimal comma
-        values |= {name: values[name].replace(",", ".") for name in ("start_s", "end_s") if name in values}
+        values |= {name: values[name].replace(",", ".") for name in _NUMBERS if name in values}
     audio = Path(values["audio"].replace("\\", "/"))
     values |= {"id": values.get("id") or _id(audio, values), "audio": str(table.path.parent / audio)}
     if "gender" in values:
