@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from serein.evaluation.scores import Scores
+from serein.evaluation.scores import SCORE_TITLES, Scores
 
 NARROW_SPACE = "\u202f"
 Level = Literal["warning", "note"]
@@ -133,7 +133,8 @@ def _selection(recipe: dict[str, Any]) -> str:
     if stage.get("keep") != "best":
         return ""
     side = f" ({_DEV_SIDES[dev]})" if dev in _DEV_SIDES else ""
-    return f"Checkpoint: the epoch of the best UA on dev{side}; nothing was chosen on test data."
+    score = SCORE_TITLES.get(stage.get("watch", "ua"), "UA")
+    return f"Checkpoint: the epoch of the best {score} on dev{side}; nothing was chosen on test data."
 
 
 def _few_speakers(scores: Scores) -> str:
