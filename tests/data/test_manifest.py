@@ -37,8 +37,9 @@ def write_lines(path: Path, *lines: object) -> Path:
 
 def test_every_field_survives_a_round_trip(tmp_path: Path) -> None:
     bare = Utterance(id="b", audio="/data/wav/2.wav")
-    manifest.write([FULL, bare], tmp_path / "m.jsonl")
-    assert manifest.read(tmp_path / "m.jsonl") == [FULL, bare]
+    rated = FULL.model_copy(update={"id": "c", "valence": 2.5, "arousal": 0.0, "dominance": 4.3333})
+    manifest.write([FULL, bare, rated], tmp_path / "m.jsonl")
+    assert manifest.read(tmp_path / "m.jsonl") == [FULL, bare, rated]
 
 
 def test_fields_without_a_value_are_left_out_of_the_file(tmp_path: Path) -> None:
@@ -126,3 +127,11 @@ def test_the_digest_tells_labels_and_ignores_order_and_place() -> None:
     moved = two.model_copy(update={"audio": "/elsewhere/2.wav"})
     assert manifest.digest([one, two]) == manifest.digest([moved, one])
     assert manifest.digest([one, two]) != manifest.digest([one, two.model_copy(update={"emotion": "calm"})])
+
+
+def test_what_utterances_learned_to_say_later_moves_no_digest_of_those_that_do_not_say_it() -> None:
+    """The hash is that of the release before valence, arousal and dominance: its runs resume."""
+    bare = Utterance(id="b", audio="2.wav")
+    assert manifest.digest([FULL, bare]) == "3aa89b8d4b33831d3767811f5963f116af748eb03d3c0d107d3cdfbdbbec88cb"
+    rated = [bare.model_copy(update={"valence": value}) for value in (0.0, 2.5)]
+    assert len({manifest.digest([utterance]) for utterance in (bare, *rated)}) == 3

@@ -47,11 +47,11 @@ def test_separators_byte_order_marks_and_line_ends(tmp_path: Path, separator: st
 
 @pytest.mark.parametrize(("field", "alias"), [(field, alias) for field, names in ALIASES.items() for alias in names])
 def test_every_alias_in_any_case(tmp_path: Path, field: str, alias: str) -> None:
-    value = {"audio": "1.wav", "gender": "m", "start_s": "1.5", "end_s": "1.5"}.get(field, "x")
+    value = {"audio": "1.wav", "gender": "m", "start_s": "1.5", "end_s": "1.5", "arousal": "1.5"}.get(field, "x")
     header, row = (alias.upper(), value) if field == "audio" else (f"{alias.upper()},audio", f"{value},1.wav")
     (utterance,) = parse(table(tmp_path, f"{header}\n{row}\n"))
-    expected = {"audio": str(tmp_path / "1.wav"), "gender": "male", "start_s": 1.5, "end_s": 1.5}.get(field, "x")
-    assert getattr(utterance, field) == expected
+    expected = {"audio": str(tmp_path / "1.wav"), "gender": "male", "start_s": 1.5, "end_s": 1.5, "arousal": 1.5}
+    assert getattr(utterance, field) == expected.get(field, "x")
 
 
 def test_the_table_may_be_its_folder(tmp_path: Path) -> None:
@@ -65,6 +65,12 @@ def test_parts_of_one_file_get_their_own_ids(tmp_path: Path) -> None:
         ("show#0-1.5", 0.0, 1.5),
         ("show#1.5-end", 1.5, None),
     ]
+
+
+def test_valence_arousal_and_dominance_with_decimal_commas_and_empty_cells(tmp_path: Path) -> None:
+    path = table(tmp_path, "file;valence;activation;dominance\n1.wav;2,5;4;\n")
+    (utterance,) = parse(path)
+    assert (utterance.valence, utterance.arousal, utterance.dominance) == (2.5, 4.0, None)
 
 
 def test_ids_and_absolute_and_windows_paths(tmp_path: Path) -> None:
@@ -99,6 +105,7 @@ def test_unknown_columns_are_noted(tmp_path: Path) -> None:
         ("path,gender\n1.wav,x\n", r"manifest\.csv:2: column 'gender' holds 'x'"),
         ("path,start\n1.wav,soon\n", r"manifest\.csv:2: column 'start' holds 'soon'"),
         ("path,end\n1.wav,-1\n", r"manifest\.csv:2: column 'end' holds '-1'"),
+        ("path,valence\n1.wav,nan\n", r"manifest\.csv:2: column 'valence' holds 'nan'"),
         ('path,text\n1.wav,"open\n2.wav,x\n', "not a readable CSV"),
     ],
 )

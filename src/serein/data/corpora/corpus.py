@@ -19,20 +19,30 @@ Unreadable = Literal["stop", "skip"]
 
 @dataclass(frozen=True)
 class Expected:
-    """The counts that a corpus publishes.
+    """The counts that a corpus publishes, by itself or in the papers on it.
 
     Attributes:
-        emotions: Utterances of each emotion.
-        speakers: Utterances of each speaker.
+        emotions: Utterances of each emotion, after `merged`.
+        speakers: Utterances of each speaker, among those emotions; empty when they are not published.
+        sessions: Utterances of each session, likewise.
+        merged: Emotion of the corpus -> the one that it is counted as; the utterances themselves keep their own.
+        num_others: Utterances of further emotions, or without one, which the other counts leave out.
     """
 
     emotions: Mapping[str, int]
-    speakers: Mapping[str, int]
+    speakers: Mapping[str, int] = field(default_factory=dict)
+    sessions: Mapping[str, int] = field(default_factory=dict)
+    merged: Mapping[str, str] = field(default_factory=dict)
+    num_others: int = 0
 
     @property
     def num_utterances(self) -> int:
         """Number of utterances in the whole corpus."""
-        return sum(self.emotions.values())
+        return sum(self.emotions.values()) + self.num_others
+
+    def emotion(self, utterance: Utterance) -> str:
+        """Return the emotion that an utterance is counted as."""
+        return self.merged.get(utterance.emotion or "", utterance.emotion or "(none)")
 
 
 def nothing_to_remark(root: Path) -> list[str]:
@@ -196,27 +206,35 @@ def _count_notes(corpus: Corpus, utterances: Sequence[Utterance], counts: Counts
     )
     if counts == "partial":
         return [what]
-    is_short = len(utterances) < corpus.expected.num_utterances
-    raise ManifestError(
-        what,
-        where=where,
-        remedy=f"{'Download the rest' if is_short else 'Remove what is not part of it'}, or say --partial.",
-    )
+    raise ManifestError(what, where=where, remedy=_remedy_for_counts(len(utterances), corpus.expected.num_utterances))
+
+
+def _remedy_for_counts(num_found: int, num_published: int) -> str:
+    if num_found < num_published:
+        return "Download the rest, or say --partial."
+    if num_found > num_published:
+        return "Remove what is not part of it, or say --partial."
+    return "Copy the labels again from the release, or say --partial."
 
 
 def _differences(expected: Expected, utterances: Sequence[Utterance]) -> list[str]:
-    """Return 'speaker 05: 59 of 60' for every speaker and emotion whose count is not the published one."""
-    speakers = Counter(u.speaker or "(none)" for u in utterances)
-    emotions = Counter(u.emotion or "(none)" for u in utterances)
-    return [
+    """Return 'speaker 05: 59 of 60' for every speaker, session and emotion whose count is not the published one."""
+    is_other = [bool(expected.num_others) and expected.emotion(u) not in expected.emotions for u in utterances]
+    counted = [u for u, other in zip(utterances, is_other, strict=True) if not other]
+    differences = [
         f"{kind} {name}: {found[name]} of {published.get(name, 0)}"
         for kind, published, found in (
-            ("speaker", expected.speakers, speakers),
-            ("emotion", expected.emotions, emotions),
+            ("speaker", expected.speakers, Counter(u.speaker or "(none)" for u in counted)),
+            ("session", expected.sessions, Counter(u.session or "(none)" for u in counted)),
+            ("emotion", expected.emotions, Counter(expected.emotion(u) for u in counted)),
         )
+        if published
         for name in sorted({*published, *found})
         if found[name] != published.get(name, 0)
     ]
+    if sum(is_other) != expected.num_others:
+        differences.append(f"other emotions or none: {sum(is_other)} of {expected.num_others}")
+    return differences
 
 
 def _enumerate(items: Sequence[str], most: int = 4) -> str:

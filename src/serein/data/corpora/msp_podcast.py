@@ -2,7 +2,8 @@
 
 Release 1.10 and later: `Audios/*.wav`, `Labels/labels_consensus.csv`, `Labels/labels_detailed.csv` and
 `Transcripts/*.txt`. The emotions are the corpus's own words, and `ratings[i].labels[0]` is a rater's primary emotion in
-the same words, so the share of raters who agree with the consensus can be counted.
+the same words, so the share of raters who agree with the consensus can be counted. Valence, arousal and dominance are the
+means of the raters' answers from 1 to 7.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ RELEASES = {
 CONSENSUS = Path("Labels", "labels_consensus.csv")
 DETAILED = Path("Labels", "labels_detailed.csv")
 
-_COLUMNS = ("FileName", "EmoClass", "SpkrID", "Gender", "Split_Set")
-_ATTRIBUTES = ("EmoAct", "EmoVal", "EmoDom")
+_ATTRIBUTES = ("EmoVal", "EmoAct", "EmoDom")
+_COLUMNS = ("FileName", "EmoClass", "SpkrID", "Gender", "Split_Set", *_ATTRIBUTES)
 _NAME = re.compile(r"MSP-PODCAST_\w+\.wav")
 _TEST3_NAME = re.compile(r"MSP-PODCAST_test3_\w+\.wav")
 
@@ -62,6 +63,9 @@ class _Row:
     speaker: str | None
     gender: Gender | None
     split: str
+    valence: float | None = None
+    arousal: float | None = None
+    dominance: float | None = None
 
     @property
     def emotion(self) -> str | None:
@@ -171,7 +175,7 @@ def _consensus(path: Path) -> list[_Row]:
 
 
 def _row(cells: Sequence[str], *, where: str) -> _Row:
-    name, letter, speaker, gender, split = (cell.strip() for cell in cells)
+    name, letter, speaker, gender, split, *attributes = (cell.strip() for cell in cells)
     if not _NAME.fullmatch(name):
         raise ManifestError(
             f"'{name}' is not named as MSP-Podcast names its files, such as MSP-PODCAST_0001_0008.wav",
@@ -183,7 +187,20 @@ def _row(cells: Sequence[str], *, where: str) -> _Row:
     if letter or split != "Test3":
         _require_known(letter, (*EMOTIONS, *NO_EMOTION), "EmoClass", where)
     is_named = speaker not in ("", "Unknown")
-    return _Row(name, letter, speaker if is_named else None, GENDERS[gender], SPLITS[split])
+    numbers = [_number(cell, column, where) for cell, column in zip(attributes, _ATTRIBUTES, strict=True)]
+    return _Row(name, letter, speaker if is_named else None, GENDERS[gender], SPLITS[split], *numbers)
+
+
+def _number(cell: str, column: str, where: str) -> float | None:
+    if not cell:
+        return None
+    if not re.fullmatch(r"\d+(\.\d+)?", cell):
+        raise ManifestError(
+            f"column {column} holds '{cell}', which is no mean of answers from 1 to 7",
+            where=where,
+            remedy="Copy the table again from the release.",
+        )
+    return float(cell)
 
 
 def _require_known(value: str, known: Collection[str], column: str, where: str) -> None:
@@ -216,6 +233,9 @@ def _utterance(release: _Release, row: _Row, given: tuple[Rating, ...]) -> Utter
         speaker=row.speaker,
         gender=row.gender,
         emotion=row.emotion,
+        valence=row.valence,
+        arousal=row.arousal,
+        dominance=row.dominance,
         ratings=given,
         transcript=release.transcript(row),
         style="natural",
@@ -248,9 +268,7 @@ def _columns(root: Path) -> str:
     others = [name or "(no name)" for name in header(root / CONSENSUS) if name not in _COLUMNS]
     if not others:
         return ""
-    unknown = [name for name in others if name not in _ATTRIBUTES]
-    note = f"left out {len(others)} columns of {CONSENSUS.name}: {', '.join(others)}"
-    return note + (f" (unknown: {', '.join(unknown)})" if unknown else "")
+    return f"left out {len(others)} unknown columns of {CONSENSUS.name}: {', '.join(others)}"
 
 
 def _unknown_audio(release: _Release) -> str:
