@@ -23,6 +23,7 @@ class CorpusName(StrEnum):
     folder = "folder"
     csv = "csv"
     msp_podcast = "msp-podcast"
+    iemocap = "iemocap"
 
 
 @corpus.command("prepare")

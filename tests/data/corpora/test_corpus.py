@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,34 @@ def test_more_than_was_published_is_no_better(root: Path) -> None:
         prepare(TOY, root)
 
 
+MERGED = replace(
+    TOY,
+    expected=Expected(emotions={"h": 2}, sessions={"one": 2}, merged={"g": "h"}, num_others=1),
+    parse=lambda root: [u.model_copy(update={"session": "one"}) for u in parse(root)],
+)
+
+
+def test_counts_may_be_those_of_merged_emotions_by_session_with_a_number_of_others(root: Path) -> None:
+    (root / "h2.wav").rename(root / "g2.wav")
+    assert [u.emotion for u in prepare(MERGED, root).utterances] == ["g", "h", "s"]
+    assert MERGED.expected is not None
+    assert MERGED.expected.num_utterances == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what", "remedy"),
+    [
+        ("h2", None, "2 of the 3 .*: 1 of 2; emotion h: 1 of 2\\)", "Download the rest"),
+        ("s2", None, "2 of the 3 .*\\(other emotions or none: 0 of 1\\)", "Download the rest"),
+        ("h2", "x2", "3 of the 3 .*session one: 1 of 2; .*other emotions or none: 2 of 1", "Copy the labels again"),
+    ],
+)
+def test_each_of_these_counts_can_stop(root: Path, old: str, new: str | None, what: str, remedy: str) -> None:
+    (root / f"{old}.wav").rename(root / (f"{new}.wav" if new else "left_out"))
+    with pytest.raises(ManifestError, match=f"found {what}.*{remedy}"):
+        prepare(MERGED, root)
+
+
 def test_a_broken_file_stops_with_its_name(root: Path) -> None:
     (root / "h2.wav").write_bytes(b"")
     with pytest.raises(AudioError, match=r"h2\.wav: the file is empty"):
@@ -138,7 +167,9 @@ def test_every_corpus_says_what_it_is(name: str, tmp_path: Path) -> None:
     if corpus.expected is not None:
         assert corpus.licence
         assert corpus.citation
-        assert corpus.expected.num_utterances == sum(corpus.expected.speakers.values())
+        assert corpus.expected.speakers or corpus.expected.sessions
+        for published in filter(None, (corpus.expected.speakers, corpus.expected.sessions)):
+            assert sum(published.values()) == sum(corpus.expected.emotions.values())
     with pytest.raises(ManifestError, match="no such"):
         prepare(corpus, tmp_path / "none")
 

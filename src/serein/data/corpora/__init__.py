@@ -6,11 +6,12 @@ from serein.data.corpora.corpus import Corpus
 from serein.data.corpora.csv_table import CSV
 from serein.data.corpora.emodb import EMODB
 from serein.data.corpora.folder import FOLDER
+from serein.data.corpora.iemocap import IEMOCAP
 from serein.data.corpora.msp_podcast import MSP_PODCAST
 from serein.data.corpora.ravdess import RAVDESS
 from serein.errors import ManifestError, expected_one_of
 
-CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in (RAVDESS, EMODB, FOLDER, CSV, MSP_PODCAST)}
+CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in (RAVDESS, EMODB, FOLDER, CSV, MSP_PODCAST, IEMOCAP)}
 
 
 def corpus_named(name: str) -> Corpus:

@@ -2,8 +2,8 @@
 
 Release 1.10 and later: `Audios/*.wav`, `Labels/labels_consensus.csv`, `Labels/labels_detailed.csv` and
 `Transcripts/*.txt`. The emotions are the corpus's own words, and `ratings[i].labels[0]` is a rater's primary emotion in
-the same words, so the share of raters who agree with the consensus can be counted. Valence, arousal and dominance are the
-means of the raters' answers from 1 to 7.
+the same words, so the share of raters who agree with the consensus can be counted. Valence, arousal and dominance are
+the means of the raters' answers from 1 to 7.
 """
 
 from __future__ import annotations
