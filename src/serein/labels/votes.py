@@ -104,7 +104,7 @@ def target_words(
     """
     if label_set == "s1":
         label = categories.label(utterance)
-        return (nouns.get(label, label),) if label else ()
+        return (_noun(label, nouns),) if label else ()
     if label_set not in LABEL_SETS:
         raise RecipeError(expected_one_of(label_set, LABEL_SETS, kind="label set"))
     annotators = [rating for rating in utterance.ratings if not is_self_evaluation(rating)]
@@ -157,10 +157,12 @@ def first_and_second(words: Sequence[str], order: Sequence[str] = ()) -> Frequen
 
 
 def _label_words(rating: Rating, nouns: Mapping[str, str]) -> Iterator[str]:
-    for label in rating.labels:
-        word = label.strip().lower()
-        if word != OTHER:
-            yield nouns.get(word, word)
+    return (_noun(label, nouns) for label in rating.labels if label.strip().lower() != OTHER)
+
+
+def _noun(label: str, nouns: Mapping[str, str]) -> str:
+    word = label.strip().lower()
+    return nouns.get(word, word)
 
 
 def _comment_words(rating: Rating, known: Container[str]) -> Iterator[str]:
