@@ -10,7 +10,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 
-from serein.losses import LOSSES, balanced_class_weights, cross_entropy, weighted_mean
+from serein.losses import LOSSES, VECTOR_LOSSES, balanced_class_weights, cross_entropy, weighted_mean
 
 CLASSES = 5
 WEIGHTS = torch.tensor([0.5, 1.0, 2.0, 0.25, 3.0], dtype=torch.float64)
@@ -104,3 +104,35 @@ def test_balanced_weights_are_those_of_scikit_learn() -> None:
     theirs = compute_class_weight("balanced", classes=np.arange(CLASSES), y=labels)
     np.testing.assert_allclose(balanced_class_weights(counts), theirs, rtol=1e-12)
     assert float((balanced_class_weights(counts) * counts).sum()) == pytest.approx(200)  # the weights' mean is 1
+
+
+FORMULAS = {
+    "mse": lambda truth, output: ((output - truth) ** 2).mean(dim=1),
+    "mae": lambda truth, output: (output - truth).abs().mean(dim=1),
+    "log-cosh": lambda truth, output: torch.log(torch.cosh(output - truth)).mean(dim=1),
+}
+
+
+@pytest.mark.parametrize("name", VECTOR_LOSSES)
+def test_vector_losses_are_their_formulas_with_their_gradients(name: str) -> None:
+    truth = torch.randn(5, 7, dtype=torch.float64)
+    outputs = [torch.randn(5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) for _ in range(2)]
+    ours, theirs = (each.requires_grad_() for each in outputs)
+    mine, written = VECTOR_LOSSES[name](truth, ours), FORMULAS[name](truth, theirs)
+    assert torch.allclose(mine, written, atol=1e-12)
+    mine.sum().backward()
+    written.sum().backward()
+    assert torch.allclose(ours.grad, theirs.grad, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda output: VECTOR_LOSSES[name](truth, output), (ours,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("distance", [1e4, -1e4, 88.8, 1e-4, 0.0])
+def test_log_cosh_never_overflows(dtype: torch.dtype, distance: float) -> None:
+    output = torch.tensor([[distance]], dtype=dtype, requires_grad=True)
+    loss = VECTOR_LOSSES["log-cosh"](torch.zeros(1, 1, dtype=dtype), output)
+    loss.sum().backward()
+    assert torch.isfinite(loss).all()
+    assert output.grad.item() == pytest.approx(math.tanh(distance), abs=1e-5)
+    exact = abs(distance) + math.log1p(math.exp(-2 * abs(distance))) - math.log(2)
+    assert loss.item() == pytest.approx(exact, rel=1e-6, abs=1e-7)

@@ -27,11 +27,12 @@ from serein.labels.attributes import Told, agreement, attribute, attribute_vecto
 from serein.labels.categories import Categories, categories_of, with_class
 from serein.models import folder as model_folder
 from serein.models.card import card
-from serein.models.folder import ModelFolder, ModelOptions
+from serein.models.folder import Meaning, ModelFolder, ModelOptions
 from serein.models.speech import SpeechModel, assemble, new_backbone
 from serein.progress import Report
-from serein.recipe import Protocol, Recipe
+from serein.recipe import Protocol, Recipe, Words
 from serein.tasks.category import CategoryTask
+from serein.tasks.task import Task
 from serein.training.hearing import require_bands
 from serein.training.stages import TrainingData, fit_normalisation, history, stage_seed, train_stage
 from serein.world import wait_for_all, world
@@ -145,17 +146,23 @@ def require_trainable(experiment: Experiment) -> None:
         require_bands(model.backbone, stage.augmentation, where=f"stages.{number}.augmentation")
 
 
-def _tasks(experiment: Experiment) -> dict[str, CategoryTask]:
+def _tasks(experiment: Experiment) -> dict[str, Task]:
     """Return the recipe's tasks, the one that is judged first."""
-    recipe, tasks = experiment.recipe, {}
+    recipe = experiment.recipe
+    tasks: dict[str, Task] = {}
     for name, options in recipe.tasks.chosen.items():
         is_main = name == recipe.tasks.main
         meant = experiment.categories if is_main else categories_of(experiment.utterances, recipe.labels, name)
-        tasks[name] = CategoryTask(options, meant)
+        if isinstance(options, Words):
+            from serein.tasks.words import WordTask
+
+            tasks[name] = WordTask(options, meant, recipe.words)
+        else:
+            tasks[name] = CategoryTask(options, meant)
     return tasks
 
 
-def _new_model(recipe: Recipe, tasks: Mapping[str, CategoryTask]) -> SpeechModel:
+def _new_model(recipe: Recipe, tasks: Mapping[str, Task]) -> SpeechModel:
     heads = {name: (task.options, task.num_outputs) for name, task in tasks.items()}
     return assemble(new_backbone(recipe.backbone), recipe.body, heads, recipe.members, _text_size(recipe))
 
@@ -250,7 +257,7 @@ def train_unit(
             report=report,
             label=f"{label}  {stage.name}",
         )
-    labels = {name: task.categories for name, task in tasks.items()}
+    labels = {name: task.labels for name, task in tasks.items()}
     content = _content(experiment, fold, model, labels, folder)
     if world().is_first:
         model_folder.save(
@@ -314,7 +321,7 @@ def predictions_of(
 
 
 def _content(
-    experiment: Experiment, fold: Fold, model: SpeechModel, labels: dict[str, Categories], folder: Path
+    experiment: Experiment, fold: Fold, model: SpeechModel, labels: dict[str, Meaning], folder: Path
 ) -> ModelFolder:
     recipe = experiment.recipe
     learned = [experiment.utterances[p] for p in experiment.positions((*fold.train, *fold.dev))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 
@@ -65,4 +67,38 @@ def balanced_class_weights(counts: torch.Tensor) -> torch.Tensor:
     return torch.where(present, counts.sum() / (len(counts) * counts.clamp_min(1)), torch.zeros_like(counts))
 
 
+def mean_square_error(truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """Mean over the features of (f(x) - w)^2 (stanley2023, equation 1): (batch,) from two (batch, feature).
+
+    Example:
+        >>> mean_square_error(torch.zeros(1, 2), torch.tensor([[1.0, 3.0]]))
+        tensor([5.])
+    """
+    return (output - truth).square().mean(dim=1)
+
+
+def mean_absolute_error(truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """Mean over the features of |f(x) - w| (stanley2023, equation 2): (batch,) from two (batch, feature).
+
+    Example:
+        >>> mean_absolute_error(torch.zeros(1, 2), torch.tensor([[1.0, -3.0]]))
+        tensor([2.])
+    """
+    return (output - truth).abs().mean(dim=1)
+
+
+def log_cosh(truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """Mean over the features of log(cosh(f(x) - w)) (stanley2023, equation 3): (batch,) from two (batch, feature).
+
+    As |d| + log(1 + exp(-2|d|)) - log 2, which no difference makes overflow.
+
+    Example:
+        >>> log_cosh(torch.zeros(1, 1), torch.tensor([[10000.0]]))
+        tensor([9999.3066])
+    """
+    distance = (output - truth).abs()
+    return (distance + torch.nn.functional.softplus(-2 * distance) - math.log(2)).mean(dim=1)
+
+
 LOSSES = {"cross-entropy": cross_entropy}
+VECTOR_LOSSES = {"mse": mean_square_error, "mae": mean_absolute_error, "log-cosh": log_cosh}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError
 from serein.labels.attributes import Told, attribute_vectors
+from serein.labels.words import WordClasses, relabelled
 from serein.models import folder as model_folder
 from serein.models.folder import ModelFolder
 from serein.recipe import Clips, Inference
@@ -84,12 +85,39 @@ class Predictor:
         self.classes = content.categories.classes
         self.task = content.task
 
-    def predict(self, source: str | Path | Sequence[str | Path]) -> Answer | list[Answer]:
+    def with_labels(self, labels: Sequence[str]) -> Predictor:
+        """Return the same model answering other words, without any training (stanley2023, section 3.3).
+
+        Args:
+            labels: Words of the model's vocabulary; several words make the mean of their vectors.
+
+        Raises:
+            ModelError: The model answers fixed classes, or its vocabulary has changed.
+            RecipeError: A word has no vector, or there are fewer than two labels.
+        """
+        meaning = self.content.labels[self.task]
+        if not isinstance(meaning, WordClasses):
+            raise ModelError(
+                f"answers the fixed classes {', '.join(self.classes)}",
+                where="--labels",
+                remedy="Take a model whose task is 'words'.",
+            )
+        words = relabelled(meaning, labels)
+        return Predictor(replace(self.content, labels={**self.content.labels, self.task: words}))
+
+    def predict(
+        self, source: str | Path | Sequence[str | Path], labels: Sequence[str] | None = None
+    ) -> Answer | list[Answer]:
         """Answer for a file, or for each of a list of files.
+
+        Args:
+            labels: Words to answer with instead of the classes, of a model of words.
 
         Raises:
             AudioError: A file cannot be read or is silent.
         """
+        if labels is not None:
+            return self.with_labels(labels).predict(source)
         if isinstance(source, str | Path):
             return self.predict_waveforms([audio.load(source)], [str(source)])[0]
         paths = [str(path) for path in source]
@@ -166,7 +194,7 @@ def answers(
     Returns:
         Class shares, (clip, class), and embeddings, (clip, feature).
     """
-    hear = partial(_hear, content.model.eval(), content.task, content.options.inference.precision)
+    hear = partial(_hear, content)
     options = content.options
     shares = [np.empty(0, np.float32)] * len(num_samples)
     embeddings = list(shares)
@@ -222,19 +250,16 @@ def _hear_in_parts(
 
 @torch.inference_mode()
 def _hear(
-    model: torch.nn.Module,
-    task: str,
-    precision: str,
-    waveforms: Sequence[Waveform],
-    told: Mapping[str, Vectors],
+    content: ModelFolder, waveforms: Sequence[Waveform], told: Mapping[str, Vectors]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    model, precision = content.model.eval(), content.options.inference.precision
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     num_samples = torch.tensor([len(waveform) for waveform in waveforms], device=device)
     padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         conditions = {name: torch.from_numpy(vectors).to(device) for name, vectors in told.items()}
-        reading = model(padded, num_samples, conditions)[task]
-    return reading.output.softmax(dim=1).cpu().numpy(), reading.embedding.cpu().numpy()
+        reading = model(padded, num_samples, conditions)[content.task]
+    return content.shares(reading.output), reading.embedding.cpu().numpy()
 
 
 def _windows(waveform: Waveform, clips: Clips) -> list[Waveform]:

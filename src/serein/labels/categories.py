@@ -19,7 +19,7 @@ class Categories:
     """The classes in their order, and the corpus words that are merged into them.
 
     Attributes:
-        task: The field of an utterance that is meant.
+        field: Of an utterance, that is meant.
 
     Example:
         >>> categories = Categories(("happy", "sad"), {"excited": "happy"})
@@ -29,7 +29,7 @@ class Categories:
 
     classes: tuple[str, ...]
     merge: dict[str, str]
-    task: str = "emotion"
+    field: str = "emotion"
 
     def of(self, word: str | None) -> str | None:
         """Return the class of a corpus word, or `None` when it has none."""
@@ -38,7 +38,7 @@ class Categories:
 
     def label(self, utterance: Utterance) -> str | None:
         """Return the class of an utterance, or `None` when it has none."""
-        return self.of(getattr(utterance, self.task))
+        return self.of(getattr(utterance, self.field))
 
     def shares(self, utterance: Utterance) -> NDArray[np.float32]:
         """Return (class,) with 1 at the utterance's class; all zero when it has none."""
@@ -51,7 +51,7 @@ def categories_of(utterances: Sequence[Utterance], labels: Labels, task: str = "
     Raises:
         RecipeError: No class, one class, or a class that no utterance has.
     """
-    if task != "emotion":
+    if task in FIXED_CLASSES:
         return _fixed(utterances, task)
     merge = dict(labels.merge)
     found = Counter(merge.get(u.emotion, u.emotion) for u in utterances if u.emotion)
@@ -85,8 +85,8 @@ def with_class(
     Raises:
         RecipeError: `others` is "error" and there are some.
     """
-    task = categories.task
-    left_out = Counter(getattr(u, task) or f"(no {task})" for u in utterances if categories.label(u) is None)
+    field = categories.field
+    left_out = Counter(getattr(u, field) or f"(no {field})" for u in utterances if categories.label(u) is None)
     if left_out and others == "error":
         counts = ", ".join(f"{count} {name}" for name, count in left_out.most_common(5))
         raise RecipeError(

@@ -11,16 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from serein.errors import ModelError, RecipeError
 from serein.labels.categories import Categories
+from serein.labels.words import WordClasses
 from serein.models.speech import SpeechModel, assemble, described_backbone
 from serein.recipe import Clips, Cnn2d, CnnBlstm, Inference, Options, Tasks, Text
 
 FORMAT = 1
+Meaning = Categories | WordClasses
 PARTS = ("model.json", "labels.json", "model.safetensors")
 
 
@@ -43,13 +47,13 @@ class ModelFolder:
     Attributes:
         model: The assembled model.
         options: What it needs of its recipe.
-        labels: Task -> its classes.
+        labels: Task -> what its output means.
         training: What it learned from: recipe, data hash, speakers, corpora, licences.
     """
 
     model: SpeechModel
     options: ModelOptions
-    labels: dict[str, Categories]
+    labels: dict[str, Meaning]
     training: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -60,7 +64,16 @@ class ModelFolder:
     @property
     def categories(self) -> Categories:
         """Classes of the task that the model answers."""
-        return self.labels[self.task]
+        meaning = self.labels[self.task]
+        return meaning if isinstance(meaning, Categories) else meaning.categories
+
+    def shares(self, output: torch.Tensor) -> NDArray[np.float32]:
+        """Return class shares, (batch, class), of what the model's main head puts out."""
+        meaning = self.labels[self.task]
+        if isinstance(meaning, Categories):
+            shares: NDArray[np.float32] = output.softmax(dim=1).cpu().numpy()
+            return shares
+        return meaning.shares(output.cpu().numpy()).astype(np.float32)
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -96,7 +109,7 @@ def save(folder: Path, content: ModelFolder, card: str, *, backbone: str = "auto
         **content.options.model_dump(mode="json"),
         "training": content.training,
     }
-    labels = {name: {"classes": each.classes, "merge": each.merge} for name, each in content.labels.items()}
+    labels = {name: described(each) for name, each in content.labels.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -129,8 +142,8 @@ def load(folder: str | Path) -> ModelFolder:
         )
     try:
         options = ModelOptions.model_validate({name: description[name] for name in ModelOptions.model_fields})
-        meant = {name: Categories(tuple(v["classes"]), dict(v["merge"]), name) for name, v in labels.items()}
-        tasks = {name: (task, len(meant[name].classes)) for name, task in options.tasks.chosen.items()}
+        meant = {name: meaning_of(name, each) for name, each in labels.items()}
+        tasks = {name: (task, num_outputs(meant[name])) for name, task in options.tasks.chosen.items()}
         backbone = described_backbone(description["backbone"])
         model = assemble(backbone, options.body, tasks, options.members, options.text_size)
         training, backbone_weights = dict(description["training"]), description["backbone_weights"]
@@ -142,6 +155,35 @@ def load(folder: str | Path) -> ModelFolder:
         ) from None
     _load_weights(model, folder / "model.safetensors", backbone_weights)
     return ModelFolder(model.eval(), options, meant, training)
+
+
+def described(meaning: Meaning) -> dict[str, Any]:
+    """Return what of labels.json one task's output means."""
+    if isinstance(meaning, Categories):
+        return {"classes": meaning.classes, "merge": meaning.merge}
+    return {
+        **described(meaning.categories),
+        "nouns": meaning.nouns,
+        "vectors": meaning.vectors.tolist(),
+        "vocabulary": meaning.vocabulary,
+        "vocabulary_digest": meaning.digest,
+    }
+
+
+def meaning_of(task: str, description: Mapping[str, Any]) -> Meaning:
+    """Return what `described` described."""
+    field = "emotion" if task == "words" else task
+    categories = Categories(tuple(description["classes"]), dict(description["merge"]), field)
+    if "vectors" not in description:
+        return categories
+    vectors = np.array(description["vectors"], np.float32)
+    where = description["vocabulary"], description["vocabulary_digest"]
+    return WordClasses(categories, tuple(description["nouns"]), vectors, *where)
+
+
+def num_outputs(meaning: Meaning) -> int:
+    """Return how many numbers a head puts out for one clip."""
+    return len(meaning.classes) if isinstance(meaning, Categories) else meaning.vectors.shape[1]
 
 
 def is_model_folder(folder: str | Path) -> bool:

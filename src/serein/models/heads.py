@@ -13,7 +13,7 @@ from serein.errors import RecipeError
 from serein.models.conditioning import NOTHING_TOLD, ConditionedVector, Conditions
 from serein.models.hidden import HiddenStates
 from serein.models.pooling import POOLINGS
-from serein.recipe import Category, Tap
+from serein.recipe import Head, Tap, Words
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,25 @@ class Reading:
 
     Attributes:
         outputs: (member, batch, class) unnormalised scores of every member.
-        embedding: (batch, feature), the vector that the output layer reads; those of all members side by side.
+        embedding: (batch, feature), the vector that the output layer reads; those of all members side by side. Of word
+            vectors, the answer itself.
+        is_vector: Whether outputs are vectors rather than scores of classes.
     """
 
     outputs: torch.Tensor
     embedding: torch.Tensor
+    is_vector: bool = False
 
     @property
     def output(self) -> torch.Tensor:
-        """(batch, class) scores whose softmax is the mean of the members' shares (Lakshminarayanan 2017)."""
+        """(batch, class) scores whose softmax is the mean of the members' shares (Lakshminarayanan 2017).
+
+        Of vectors their mean, (batch, feature).
+        """
         if len(self.outputs) == 1:
             return self.outputs[0]
+        if self.is_vector:
+            return self.outputs.mean(dim=0)
         return self.outputs.log_softmax(dim=-1).logsumexp(dim=0)
 
 
@@ -40,7 +48,10 @@ def joined(readings: Sequence[Reading]) -> Reading:
     """Return what several members answer together."""
     if len(readings) == 1:
         return readings[0]
-    return Reading(torch.cat([r.outputs for r in readings]), torch.cat([r.embedding for r in readings], dim=1))
+    outputs = torch.cat([r.outputs for r in readings])
+    if readings[0].is_vector:
+        return Reading(outputs, outputs.mean(dim=0), is_vector=True)
+    return Reading(outputs, torch.cat([r.embedding for r in readings], dim=1))
 
 
 class LayerTap(nn.Module):
@@ -96,11 +107,11 @@ class PooledHead(nn.Module):
     Args:
         options: The task's part of a recipe.
         sizes: Feature size of each hidden layer.
-        num_outputs: Classes.
+        num_outputs: Classes, or features of a word vector.
         text_size: Features of a sentence vector, for conditioning on the text.
     """
 
-    def __init__(self, options: Category, sizes: tuple[int, ...], num_outputs: int, text_size: int = 0) -> None:
+    def __init__(self, options: Head, sizes: tuple[int, ...], num_outputs: int, text_size: int = 0) -> None:
         super().__init__()
         self.tap = LayerTap(options.tap, sizes)
         projections = {options.projection_at: options.projection}
@@ -119,6 +130,7 @@ class PooledHead(nn.Module):
         self.size = size
         self.dropout = nn.Dropout(options.dropout)
         self.output = nn.Linear(size, num_outputs)
+        self.is_vector = isinstance(options, Words)
 
     def forward(self, hidden: HiddenStates, conditions: Conditions = NOTHING_TOLD) -> Reading:
         """Read hidden layers; what is not told is unknown."""
@@ -126,10 +138,11 @@ class PooledHead(nn.Module):
         if self.conditioning is not None:
             vector = self.conditioning(vector, conditions)
         embedding = self.layers(vector)
-        return Reading(self.output(self.dropout(embedding)).float()[None], embedding.float())
+        output = self.output(self.dropout(embedding)).float()
+        return Reading(output[None], output if self.is_vector else embedding.float(), self.is_vector)
 
 
-def _projection(size: int, projected: int | None, options: Category) -> tuple[nn.Sequential, int]:
+def _projection(size: int, projected: int | None, options: Head) -> tuple[nn.Sequential, int]:
     """Return layers, none when there is nothing to project to, and the features of what they give."""
     if projected is None:
         return nn.Sequential(), size

@@ -16,7 +16,7 @@ from serein.models.conditioning import NOTHING_TOLD, Conditions
 from serein.models.heads import PooledHead, Reading, joined
 from serein.models.hidden import Backbone, HiddenStates
 from serein.models.logmel import LogMelBackbone
-from serein.recipe import Category, Cnn2d, CnnBlstm, HuggingFace, LogMel
+from serein.recipe import Cnn2d, CnnBlstm, Head, HuggingFace, LogMel
 
 
 class Member(nn.Module):
@@ -159,7 +159,7 @@ def described_backbone(description: Mapping[str, Any]) -> Backbone:
 def assemble(
     backbone: Backbone,
     body: Cnn2d | CnnBlstm | None,
-    tasks: Mapping[str, tuple[Category, int]],
+    tasks: Mapping[str, tuple[Head, int]],
     num_members: int = 1,
     text_size: int = 0,
 ) -> SpeechModel:
@@ -176,7 +176,7 @@ def assemble(
 
 
 def _member(
-    backbone: Backbone, body: Cnn2d | CnnBlstm | None, tasks: Mapping[str, tuple[Category, int]], text_size: int
+    backbone: Backbone, body: Cnn2d | CnnBlstm | None, tasks: Mapping[str, tuple[Head, int]], text_size: int
 ) -> Member:
     built = None if body is None else build_body(body, backbone)
     sizes = backbone.sizes if built is None else (built.size,)

@@ -8,10 +8,23 @@ A recipe is a YAML file. `base:` names another recipe that it changes; `set:` ch
       stages.0.epochs: 10
 """
 
-from serein.recipe.data import Clips, Labels, Protocol, Text
+from serein.recipe.data import Clips, Labels, Nouns, Protocol, Text
 from serein.recipe.experiment import Inference, Recipe
 from serein.recipe.learning import Batches, Optimizer, Schedule, SpectrogramAugmentation, Stage
-from serein.recipe.model import Backbone, Body, Category, Cnn2d, CnnBlstm, Conditioning, HuggingFace, LogMel, Tap, Tasks
+from serein.recipe.model import (
+    Backbone,
+    Body,
+    Category,
+    Cnn2d,
+    CnnBlstm,
+    Conditioning,
+    Head,
+    HuggingFace,
+    LogMel,
+    Tap,
+    Tasks,
+    Words,
+)
 from serein.recipe.options import Options
 from serein.recipe.reading import dump, load, validate
 
@@ -24,9 +37,11 @@ __all__ = [
     "Cnn2d",
     "CnnBlstm",
     "Conditioning",
+    "Head",
     "HuggingFace",
     "Inference",
     "Labels",
+    "Nouns",
     "LogMel",
     "Optimizer",
     "Options",
@@ -38,6 +53,7 @@ __all__ = [
     "Tap",
     "Tasks",
     "Text",
+    "Words",
     "dump",
     "load",
     "validate",

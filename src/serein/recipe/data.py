@@ -63,6 +63,19 @@ class Text(Options):
     encoder: str = "all-MiniLM-L6-v2"
 
 
+class Nouns(Options):
+    """Which words stand for emotions, and their vectors (stanley2023).
+
+    Attributes:
+        vocabulary: Folder that `serein words prepare` made of word2vec or GloVe vectors, or the name of a
+            Sentence-Transformers model.
+        nouns: Word of the corpus -> noun, beside those that serein knows (`angry` is `anger`).
+    """
+
+    vocabulary: str = "all-MiniLM-L6-v2"
+    nouns: dict[str, str] = {}
+
+
 class Clips(Options):
     """How a recording becomes the input of training. Evaluation hears whole clips.
 

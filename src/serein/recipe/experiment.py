@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from serein.recipe.data import Clips, Labels, Protocol, Text
+from serein.recipe.data import Clips, Labels, Nouns, Protocol, Text
 from serein.recipe.learning import Stage
 from serein.recipe.model import Backbone, Body, LogMel, Tasks
 from serein.recipe.options import Count, Name, Options, Positive
@@ -41,6 +41,7 @@ class Recipe(Options):
     protocol: Protocol = Protocol()
     clips: Clips = Clips()
     text: Text = Text()
+    words: Nouns = Nouns()
     backbone: Backbone = LogMel()
     body: Body | None = None
     members: Count = 1

@@ -131,8 +131,8 @@ class Conditioning(Options):
     dropout: Share = 0.1
 
 
-class Category(Options):
-    """A task of classes: what it reads from the model and what it is taught.
+class Head(Options):
+    """What a task reads from the model.
 
     Attributes:
         weight: Weight of its loss beside other tasks.
@@ -146,9 +146,6 @@ class Category(Options):
         conditioning: What else is told to the pooled and projected vector.
         hidden: Sizes of fully connected layers before the output.
         dropout: Before each linear layer of the head but the first, and in a projection `block`.
-        loss: Name in `serein.losses.LOSSES`.
-        class_weights: `balanced`: N_total / (num_classes * N_class).
-        label_smoothing: 1-g for the true class, g/(K-1) for each other (diatlova2024).
     """
 
     weight: Annotated[float, Field(ge=0.0)] = 1.0
@@ -161,9 +158,32 @@ class Category(Options):
     conditioning: Conditioning | None = None
     hidden: tuple[Count, ...] = ()
     dropout: Share = 0.0
+
+
+class Category(Head):
+    """A task of classes: what it reads from the model and what it is taught.
+
+    Attributes:
+        loss: Name in `serein.losses.LOSSES`.
+        class_weights: `balanced`: N_total / (num_classes * N_class).
+        label_smoothing: 1-g for the true class, g/(K-1) for each other (diatlova2024).
+    """
+
     loss: Literal["cross-entropy"] = "cross-entropy"
     class_weights: Literal["none", "balanced"] = "none"
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+
+
+class Words(Head):
+    """The word vector of an utterance's emotion words (stanley2023); answered by the class whose noun is nearest.
+
+    Attributes:
+        targets: `s1`: the class; `s2`: the mean of all annotators' labels; `s3`: of these and their one-word comments.
+        loss: Name in `serein.losses.VECTOR_LOSSES`.
+    """
+
+    targets: Literal["s1", "s2", "s3"] = "s1"
+    loss: Literal["mse", "mae", "log-cosh"] = "log-cosh"
 
 
 class Tasks(Options):
@@ -171,10 +191,12 @@ class Tasks(Options):
 
     Attributes:
         emotion: The classes of `labels`.
+        words: The word vectors of the same classes, or of the raters' own words.
         gender: Female or male.
     """
 
     emotion: Category | None = Category()
+    words: Words | None = None
     gender: Category | None = None
 
     @model_validator(mode="after")
@@ -184,7 +206,7 @@ class Tasks(Options):
         return self
 
     @property
-    def chosen(self) -> dict[str, Category]:
+    def chosen(self) -> dict[str, Category | Words]:
         """Task -> options, in order."""
         options = ((name, getattr(self, name)) for name in type(self).model_fields)
         return {name: option for name, option in options if option is not None}
@@ -206,6 +228,9 @@ class Tasks(Options):
         return next(iter(self.chosen))
 
     def only(self, task: str) -> Tasks:
-        """Return one task by itself, with the options of the main one where it has none of its own."""
-        options = self.chosen.get(task, self.chosen[self.main])
+        """Return one task by itself, with the head of the main one where it has none of its own."""
+        options = self.chosen.get(task)
+        if options is None:
+            kind = Words if task == "words" else Category
+            options = kind(**{name: getattr(self.chosen[self.main], name) for name in Head.model_fields})
         return Tasks(**{name: options if name == task else None for name in type(self).model_fields})

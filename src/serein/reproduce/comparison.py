@@ -23,6 +23,15 @@ _FILES: dict[Side, str] = {"test": "predictions.jsonl", "dev": "dev_predictions.
 
 
 @dataclass(frozen=True)
+class Extra:
+    """A further table below the main one."""
+
+    title: str
+    headings: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
 class Against:
     """How much better a row is than the reference, in points of per cent, paired on the same utterances."""
 
@@ -57,6 +66,7 @@ class Comparison:
         side: Whose predictions are scored.
         overrides: `--set`, the same for every row.
         notes: What a reader must know to read the numbers.
+        extras: Further tables.
     """
 
     table: Table
@@ -65,6 +75,7 @@ class Comparison:
     overrides: tuple[str, ...]
     rows: tuple[Measured, ...]
     notes: tuple[str, ...]
+    extras: tuple[Extra, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -114,7 +125,12 @@ def compare(
         rows.append(measured)
         notes += note
     notes = [*_provenance(table, data, side, overrides, rows), *notes, *_qualifications(rows)]
-    return Comparison(table, data, side, tuple(overrides), tuple(rows), tuple(dict.fromkeys(notes)))
+    extras: list[Extra] = []
+    if table.measures:
+        from serein.reproduce.words import word_tables
+
+        extras = word_tables(table.measures, [(row.row, row.places) for row in rows], data.manifest)
+    return Comparison(table, data, side, tuple(overrides), tuple(rows), tuple(dict.fromkeys(notes)), tuple(extras))
 
 
 def _measured(table: Table, row: Row, said: Mapping[str, _Said]) -> tuple[Measured, list[str]]:

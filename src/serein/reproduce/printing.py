@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,7 @@ def as_json(comparison: Comparison, out: Path) -> dict[str, Any]:
         "overrides": list(comparison.overrides),
         "reference": table.reference.name,
         "rows": [_row_json(row, table.metric, out) for row in comparison.rows],
+        "further": [asdict(extra) for extra in comparison.extras],
         "notes": list(comparison.notes),
     }
 
@@ -169,6 +171,8 @@ def as_markdown(comparison: Comparison) -> str:
     by_class = class_cells(comparison)
     if by_class is not None:
         parts += ["## F1 of each class, in per cent", _markdown(*by_class)]
+    for extra in comparison.extras:
+        parts += [f"## {extra.title}", _markdown(extra.headings, extra.rows)]
     parts.append("\n".join(f"- {note}" for note in comparison.notes))
     return "\n\n".join(parts) + "\n"
 
@@ -187,7 +191,9 @@ def as_tables(comparison: Comparison) -> list[RichTable]:
     """Lay the comparison out for the terminal, without its notes."""
     by_class = class_cells(comparison)
     tables = [_rich(_title(comparison), *main_cells(comparison))]
-    return tables if by_class is None else [*tables, _rich("F1 of each class, in per cent", *by_class)]
+    if by_class is not None:
+        tables.append(_rich("F1 of each class, in per cent", *by_class))
+    return tables + [_rich(extra.title, extra.headings, extra.rows) for extra in comparison.extras]
 
 
 def _rich(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:

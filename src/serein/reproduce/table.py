@@ -39,12 +39,14 @@ class Published(_Part):
 
     Attributes:
         f1: Class -> F1.
+        values: Column of a further table (`measures`) -> number, in the paper's own unit.
     """
 
     macro_f1: PerCent | None = None
     ua: PerCent | None = None
     wa: PerCent | None = None
     f1: dict[str, PerCent] = {}
+    values: dict[str, float] = {}
 
 
 class Row(_Part):
@@ -86,6 +88,7 @@ class Table(_Part):
         corpus: What the paper measured on.
         published_on: Side of the corpus that the published numbers were taken on.
         base: Recipe that the rows change, relative to the table file.
+        measures: Further tables, of rows that answer words: names of `serein.reproduce.words.MEASURES`.
     """
 
     path: Path
@@ -97,6 +100,7 @@ class Table(_Part):
     corpus: str
     published_on: Literal["dev", "test"]
     base: str | None = None
+    measures: tuple[Literal["cosine", "top", "target-neighbours", "prediction-neighbours"], ...] = ()
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
 
     @model_validator(mode="after")

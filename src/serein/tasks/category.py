@@ -20,17 +20,18 @@ class CategoryTask:
     Attributes:
         name: The task's key in recipes, batches and heads.
         num_outputs: Classes.
+        labels: The classes.
     """
 
     def __init__(self, options: Category, categories: Categories) -> None:
-        self.name = categories.task
-        self.options, self.categories = options, categories
+        self.name = categories.field
+        self.options, self.labels = options, categories
         self.num_outputs = len(categories.classes)
         self.class_weights: torch.Tensor | None = None
 
     def targets(self, utterances: Sequence[Utterance]) -> Targets:
         """Return class shares, (utterance, class), and which utterances have a class."""
-        values = np.stack([self.categories.shares(u) for u in utterances])
+        values = np.stack([self.labels.shares(u) for u in utterances])
         return Targets(values, values.sum(axis=1) > 0)
 
     def prepare(self, truth: torch.Tensor) -> None:
@@ -46,7 +47,10 @@ class CategoryTask:
 
     def scores(self, truth: torch.Tensor, output: torch.Tensor) -> dict[str, float]:
         """Return the scores of a whole set, 0 to 1, by name: shares and logits, both (utterance, class)."""
-        confusion = metrics.confusion_matrix(
-            truth.argmax(dim=1).numpy(), output.argmax(dim=1).numpy(), self.num_outputs
-        )
-        return {name: float(score(confusion)) for name, score in metrics.SCORES.items()}
+        return class_scores(truth.argmax(dim=1).numpy(), output.argmax(dim=1).numpy(), self.num_outputs)
+
+
+def class_scores(truth: np.ndarray, answers: np.ndarray, num_classes: int) -> dict[str, float]:
+    """Return every score, 0 to 1, of class numbers, both (utterance,)."""
+    confusion = metrics.confusion_matrix(truth, answers, num_classes)
+    return {name: float(score(confusion)) for name, score in metrics.SCORES.items()}

@@ -14,7 +14,7 @@ from serein.data.batches import Batch, draw_seed
 from serein.models.heads import Reading
 from serein.models.speech import SpeechModel
 from serein.recipe import Optimizer, Stage
-from serein.tasks.category import CategoryTask
+from serein.tasks.task import Task
 from serein.training.hearing import hear
 
 Judged = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # (clip,) positions, (clip, ...) truth and output
@@ -32,7 +32,7 @@ class StageModule(lightning.LightningModule):
     """
 
     def __init__(
-        self, model: SpeechModel, tasks: Mapping[str, CategoryTask], stage: Stage, *, num_steps: int, seed: int
+        self, model: SpeechModel, tasks: Mapping[str, Task], stage: Stage, *, num_steps: int, seed: int
     ) -> None:
         super().__init__()
         self.model, self.tasks, self.stage = model, tasks, stage
@@ -156,7 +156,7 @@ class StageModule(lightning.LightningModule):
 _NEVER = 1 << 62
 
 
-def _summed(task: CategoryTask, truth: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+def _summed(task: Task, truth: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
     """Return the sum of the members' losses: each learns as if it were alone."""
     return torch.stack([task.loss(truth, output) for output in outputs]).sum()
 

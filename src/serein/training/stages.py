@@ -34,7 +34,7 @@ from serein.models.logmel import LogMelBackbone
 from serein.models.speech import SpeechModel
 from serein.progress import Report
 from serein.recipe import Batches, Clips, Stage
-from serein.tasks.category import CategoryTask
+from serein.tasks.task import Task
 from serein.training.keeping import METRICS, PARTIAL, RESUME, WEIGHTS, EpochKeeper, load_weights, readable_state
 from serein.training.module import StageModule
 from serein.training.progress import StageProgress
@@ -116,7 +116,7 @@ class EpochLoaders(lightning.LightningDataModule):
 
 def train_stage(
     model: SpeechModel,
-    tasks: Mapping[str, CategoryTask],
+    tasks: Mapping[str, Task],
     stage: Stage,
     data: TrainingData,
     folder: Path,
@@ -150,7 +150,7 @@ def train_stage(
 
 def _fit(
     model: SpeechModel,
-    tasks: Mapping[str, CategoryTask],
+    tasks: Mapping[str, Task],
     stage: Stage,
     data: TrainingData,
     folder: Path,

@@ -1,0 +1,52 @@
+"""What a task is to a training: targets, a loss and scores of one head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from serein.data.batches import Targets
+from serein.data.utterance import Utterance
+from serein.labels.categories import Categories
+from serein.labels.words import WordClasses
+from serein.recipe import Head
+
+
+class Task(Protocol):
+    """One thing that is learned.
+
+    Attributes:
+        name: The task's key in recipes, batches and heads.
+        num_outputs: Numbers that its head puts out for a clip.
+    """
+
+    name: str
+    num_outputs: int
+
+    @property
+    def options(self) -> Head:
+        """What it reads from the model, and its weight."""
+        ...
+
+    @property
+    def labels(self) -> Categories | WordClasses:
+        """What its output means."""
+        ...
+
+    def targets(self, utterances: Sequence[Utterance]) -> Targets:
+        """Return the target of every utterance, and which have one."""
+        ...
+
+    def prepare(self, truth: torch.Tensor) -> None:
+        """Take what the loss needs from the training targets."""
+        ...
+
+    def loss(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """Return the mean loss of a batch."""
+        ...
+
+    def scores(self, truth: torch.Tensor, output: torch.Tensor) -> dict[str, float]:
+        """Return scores of a whole set, 0 to 1, by name; `ua` among them."""
+        ...

@@ -1,0 +1,99 @@
+"""The task of words: the vector of an utterance's emotion words, judged by the nearest class (stanley2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from serein import losses
+from serein.data.batches import Targets
+from serein.data.utterance import Utterance
+from serein.errors import RecipeError
+from serein.labels.categories import Categories
+from serein.labels.vocabulary import Vocabulary, open_vocabulary
+from serein.labels.votes import NOUNS, distinct_targets, target_words
+from serein.labels.words import WordClasses, mean_cosine
+from serein.recipe import Nouns, Words
+from serein.tasks.category import class_scores
+
+
+class WordTask:
+    """Binds target vectors, loss and score.
+
+    Targets are (utterance, feature + class): the vector to learn, and beside it the class, by which is judged.
+
+    Attributes:
+        name: The task's key in recipes, batches and heads.
+        num_outputs: Features of a word vector.
+        labels: The classes as word vectors.
+
+    Raises:
+        RecipeError: A class has no vector.
+    """
+
+    name = "words"
+
+    def __init__(self, options: Words, categories: Categories, nouns: Nouns) -> None:
+        self.options = options
+        self.vocabulary = open_vocabulary(nouns.vocabulary)
+        self.nouns = {**NOUNS, **nouns.nouns}
+        self.num_outputs = self.vocabulary.size
+        self.labels = word_classes(categories, self.vocabulary, self.nouns, nouns.vocabulary)
+
+    def words(self, utterances: Sequence[Utterance]) -> list[tuple[str, ...]]:
+        """Return the words that each utterance's target is the mean of."""
+        categories, known = self.labels.categories, self.vocabulary
+        return [target_words(u, categories, self.options.targets, self.nouns, known) for u in utterances]
+
+    def targets(self, utterances: Sequence[Utterance]) -> Targets:
+        """Return vectors and classes, (utterance, feature + class), and which utterances have both."""
+        words = self.words(utterances)
+        values = np.zeros((len(utterances), self.num_outputs + len(self.labels.classes)), np.float32)
+        values[:, : self.num_outputs] = mean_vectors(words, self.vocabulary)
+        values[:, self.num_outputs :] = np.stack([self.labels.categories.shares(u) for u in utterances])
+        has_both = np.array([bool(some) for some in words]) & values[:, self.num_outputs :].any(axis=1)
+        return Targets(values, has_both)
+
+    def num_distinct(self, utterances: Sequence[Utterance]) -> int:
+        """Return the number of different targets (129 and 629 in the paper)."""
+        return distinct_targets(self.words(utterances))
+
+    def prepare(self, truth: torch.Tensor) -> None:
+        """Take what the loss needs from the training targets: nothing."""
+
+    def loss(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """Return the mean loss of a batch: targets, (batch, feature + class), and vectors, (batch, feature)."""
+        return losses.VECTOR_LOSSES[self.options.loss](truth[:, : self.num_outputs], output).mean()
+
+    def scores(self, truth: torch.Tensor, output: torch.Tensor) -> dict[str, float]:
+        """Return the scores of a whole set, 0 to 1, by name, and the mean cosine with the targets."""
+        classes = truth[:, self.num_outputs :].argmax(dim=1).numpy()
+        answers = self.labels.cosines(output.numpy()).argmax(axis=1)
+        cosine = mean_cosine(truth[:, : self.num_outputs].numpy(), output.numpy())
+        return {**class_scores(classes, answers, len(self.labels.classes)), "cosine": cosine}
+
+
+def word_classes(categories: Categories, vocabulary: Vocabulary, nouns: dict[str, str], name: str) -> WordClasses:
+    """Return classes as the vectors of their nouns.
+
+    Raises:
+        RecipeError: A noun has no vector, or two classes have the same.
+    """
+    words = tuple(nouns.get(each, each) for each in categories.classes)
+    if len(set(words)) < len(words):
+        raise RecipeError(f"two classes have one noun: {', '.join(words)}", where="words.nouns", remedy="Name another.")
+    return WordClasses(categories, words, vocabulary.vectors(words), name, vocabulary.digest)
+
+
+def mean_vectors(words: Sequence[Sequence[str]], vocabulary: Vocabulary) -> np.ndarray:
+    """Return the mean vector of each list of words, multiplicity kept (equation 4): (list, feature), zeros for none."""
+    distinct = sorted({word for some in words for word in some})
+    position = {word: number for number, word in enumerate(distinct)}
+    vectors = vocabulary.vectors(distinct) if distinct else np.zeros((0, vocabulary.size), np.float32)
+    means = np.zeros((len(words), vocabulary.size), np.float32)
+    for row, some in enumerate(words):
+        if some:
+            means[row] = vectors[[position[word] for word in some]].mean(axis=0)
+    return means
