@@ -45,6 +45,10 @@ class ManifestError(SereinError):
     """A manifest or corpus folder that does not say what it must."""
 
 
+class VocabularyError(SereinError):
+    """Word vectors that cannot be read, or a word that has none."""
+
+
 class RecipeError(SereinError):
     """A recipe that names an unknown choice, or whose parts do not fit."""
 
