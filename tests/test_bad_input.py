@@ -373,12 +373,12 @@ LABELS_AND_FOLDS = [
     Case(
         "dev none with patience",
         lambda g: run(g, recipe=g.changed({"protocol": {"dev": "none"}}, patience=2)),
-        ("r.yaml", "stage 'emotion' watches dev UA", "choose a dev"),
+        ("r.yaml", "stage 'emotion' watches a dev score", "choose a dev"),
     ),
     Case(
         "dev none with plateau",
         lambda g: run(g, recipe=g.changed({"protocol": {"dev": "none"}}, schedule={"name": "plateau"})),
-        ("r.yaml", "stage 'emotion' watches dev UA", "choose a dev"),
+        ("r.yaml", "stage 'emotion' watches a dev score", "choose a dev"),
     ),
     Case(
         "evaluation on known speakers",

@@ -323,9 +323,13 @@ def test_the_state_is_small_and_goes_when_the_stage_is_done(tones: Path, tmp_pat
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    """Start serein as the first of its own group, its complaints in a pipe."""
+    """Start serein as the first of its own group, its complaints in a pipe; it hears the keyboard's interrupt.
+
+    A shell lets what it starts in the background ignore that, and so would whatever these tests start from there.
+    """
     return subprocess.Popen(
         command(*arguments),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
