@@ -163,8 +163,7 @@ class Writer:
         self._write("hashes.bin", hashes[order])
         self._write("hashed_rows.bin", order.astype("<u4"))
         del hashes, starts, order
-        vectors = mapped(self.folder, "vectors.bin", self.dtype, (self.num_words, self.size))
-        write_codes(self.folder, vectors, on_progress)
+        write_codes(self.folder, self.num_words, self.size, self.dtype, on_progress)
         return num_duplicates
 
     def _is_first(
@@ -202,19 +201,21 @@ class Writer:
             _put(file, content)
 
 
-def write_codes(folder: Path, vectors: NDArray[Any], on_progress: Progress | None = None) -> None:
+def write_codes(folder: Path, num_words: int, size: int, dtype: DType, on_progress: Progress | None = None) -> None:
     """Write the vectors' norms, and their directions in 8 bits, which an exact search looks through first.
 
     Rows are put in groups of 64 that share a scale, within each portion ordered by their largest number, so that
     those of a group are alike in it. `code_errors.bin` holds for each group the largest distance between a direction
     (of length 1) and its code times the scale; the last group is filled up with zeros, named as row `num_words`.
     """
-    num_words = len(vectors)
+    little = np.dtype(dtype).newbyteorder("<")
     with ExitStack() as stack:
+        source = stack.enter_context(open(folder / "vectors.bin", "rb"))  # mapped, it would count as memory
         names = ("norms", "codes", "code_rows", "code_scales", "code_errors")
         files = {name: stack.enter_context(open(folder / f"{name}.bin", "wb")) for name in names}
         for start in range(0, num_words, ROWS_AT_ONCE):
-            arrays = _coded(np.asarray(vectors[start : start + ROWS_AT_ONCE], np.float32), start, num_words)
+            vectors = np.fromfile(source, little, ROWS_AT_ONCE * size).reshape(-1, size).astype(np.float32)
+            arrays = _coded(vectors, start, num_words)
             for name, array in arrays.items():
                 _put(files[name], array)
             if on_progress:

@@ -70,17 +70,10 @@ def relabelled(classes: WordClasses, labels: Sequence[str]) -> WordClasses:
     """
     labels = [label.strip() for label in labels]
     if len(labels) < 2 or len(set(labels)) < len(labels) or not all(labels):
-        raise RecipeError(
-            "is not a list of two or more different words", where="labels", remedy="Write: bored,excited."
-        )
+        raise RecipeError("are not two or more different words", where="labels", remedy="Write: bored,excited.")
     vocabulary = vocabulary_of(classes)
-    return WordClasses(
-        Categories(tuple(labels), {}),
-        tuple(labels),
-        phrase_vectors(labels, vocabulary),
-        classes.vocabulary,
-        classes.digest,
-    )
+    vectors = phrase_vectors(labels, vocabulary)
+    return WordClasses(Categories(tuple(labels), {}), tuple(labels), vectors, classes.vocabulary, classes.digest)
 
 
 def vocabulary_of(classes: WordClasses) -> Vocabulary:
@@ -103,11 +96,11 @@ def vocabulary_of(classes: WordClasses) -> Vocabulary:
 
 def phrase_vectors(texts: Sequence[str], vocabulary: Vocabulary) -> NDArray[np.float32]:
     """Return a vector for each text, (text, feature): the word's own, or the mean of its words'."""
-    vectors = [
-        vocabulary.vector(text) if text in vocabulary else vocabulary.vectors(text.split()).mean(axis=0)
-        for text in texts
-    ]
-    return np.stack(vectors).astype(np.float32)
+
+    def vector(text: str) -> NDArray[np.float32]:
+        return vocabulary.vector(text) if text in vocabulary else vocabulary.vectors(text.split()).mean(axis=0)
+
+    return np.stack([vector(text) for text in texts]).astype(np.float32)
 
 
 def normalised(vectors: ArrayLike) -> NDArray[np.float64]:
