@@ -26,6 +26,9 @@ def predict(
     fuse: Annotated[
         Path | None, typer.Option("--fuse", metavar="FUSION", help="Ask all its models; no MODEL is named then.")
     ] = None,
+    labels: Annotated[
+        str | None, typer.Option(metavar="WORD,WORD...", help="Answer with these words; of a model of words.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Hear so many of them, evenly spread.", min=1)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per recording.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
@@ -39,7 +42,9 @@ def predict(
         raise typer.BadParameter("name recordings after the model", param_hint="'FILE|FOLDER|MANIFEST...'")
     utterances = utterances_in(named)
     utterances = utterances if limit is None else evenly_spread(utterances, limit)
-    classes, outcomes = _outcomes(model, utterances) if fuse is None else _fused_outcomes(fuse, utterances)
+    if fuse is not None and labels is not None:
+        raise typer.BadParameter("a fusion answers the classes that it was fitted to", param_hint="'--labels'")
+    classes, outcomes = _outcomes(model, utterances, labels) if fuse is None else _fused_outcomes(fuse, utterances)
     answers: list[tuple[Answer, str | None]] = []
     num_failed = 0
     for utterance, outcome in zip(utterances, outcomes, strict=True):
@@ -59,11 +64,15 @@ def predict(
         raise typer.Exit(1)
 
 
-def _outcomes(model: str, utterances: Sequence[Utterance]) -> tuple[tuple[str, ...], Iterable[Answer | AudioError]]:
+def _outcomes(
+    model: str, utterances: Sequence[Utterance], labels: str | None
+) -> tuple[tuple[str, ...], Iterable[Answer | AudioError]]:
     """Return the classes of a model, and what it says of each utterance as soon as it is heard."""
     from serein.inference.predictor import load
 
     predictor = load(model)
+    if labels is not None:
+        predictor = predictor.with_labels(labels.split(","))
     return predictor.classes, predictor.predict_each(utterances)
 
 

@@ -37,7 +37,7 @@ class Answer:
         audio: The file.
         label: The class with the largest share.
         shares: Class -> share; they sum to 1.
-        embedding: (feature,) float32, the vector that the output layer reads.
+        embedding: (feature,) float32, the vector that the output layer reads; of a model of words, the word vector.
         task: What the classes are of: `emotion`, `gender`.
     """
 
@@ -150,7 +150,7 @@ class Predictor:
 
     def _answer(self, name: str, shares: NDArray[np.float32], embedding: NDArray[np.float32]) -> Answer:
         by_class = dict(zip(self.classes, (float(share) for share in shares), strict=True))
-        return Answer(name, self.classes[int(shares.argmax())], by_class, embedding, self.task)
+        return Answer(name, self.classes[int(shares.argmax())], by_class, embedding, self.content.categories.field)
 
 
 def _loaded(utterance: Utterance) -> Waveform | AudioError:
