@@ -8,7 +8,7 @@ still be among the k nearest by this bound is computed in float64 from the vecto
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,9 +22,10 @@ from serein.errors import MissingExtraError, VocabularyError, expected_one_of
 from serein.labels.vocabulary_files import CODE_MAX, GROUP, ROUNDING
 
 BLOCK_GROUPS = 128
-FIRST_ROWS = 64 * GROUP  # compared in full, so that there are k to beat
+FIRST_ROWS = 16 * GROUP  # compared in full, so that there are k to beat
 QUERIES_AT_ONCE = 1024
 PAIRS_AT_ONCE = 1 << 14
+PAIRS_HELD = 1 << 12  # before they compete; until then the cosine to beat stays where it was
 FIRST_NUMBERS = 1 << 23
 FAISS_FILE = "ivf.faiss"
 FAISS_POINTS_PER_LIST = 64  # to train on
@@ -67,14 +68,33 @@ def _exact(vocabulary: Searched, queries: NDArray[np.float64], k: int) -> tuple[
     num_first = min(-(-max(FIRST_ROWS, k + GROUP) // GROUP) * GROUP, len(code_rows))
     best = _Best(*_of_rows(vocabulary, queries, np.sort(code_rows[:num_first].astype(np.int64)), k))
     scanner = _Scanner(vocabulary, queries)
-    for start in range(num_first // GROUP, len(code_rows) // GROUP, BLOCK_GROUPS):
-        positions, of_query = scanner.candidates(start, best.least)
-        rows = code_rows[positions].astype(np.int64)
-        is_word = rows < len(vocabulary)
-        rows, of_query = rows[is_word], of_query[is_word]
-        if len(rows):
-            best.add(of_query, rows, _cosines(vocabulary, queries, rows, of_query))
+    held: list[tuple[Rows, Rows]] = []
+    for start, stop in _blocks(num_first // GROUP, len(code_rows) // GROUP):
+        held.append(scanner.candidates(start, stop, best.least))
+        if sum(len(positions) for positions, _ in held) >= PAIRS_HELD:
+            _compete(vocabulary, queries, best, held)
+            held = []
+    if held:
+        _compete(vocabulary, queries, best, held)
     return best.rows, best.cosines
+
+
+def _blocks(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield stretches that at most double what was seen, so that soon there is much to beat."""
+    while start < end:
+        stop = min(start + min(max(start, 1), BLOCK_GROUPS), end)
+        yield start, stop
+        start = stop
+
+
+def _compete(vocabulary: Searched, queries: NDArray[np.float64], best: _Best, pairs: list[tuple[Rows, Rows]]) -> None:
+    """Compute the cosines of pairs of a position among the codes and a query, and keep the nearest."""
+    positions, of_query = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
+    rows = vocabulary.array("code_rows")[positions].astype(np.int64)
+    is_word = rows < len(vocabulary)
+    rows, of_query = rows[is_word], of_query[is_word]
+    if len(rows):
+        best.add(of_query, rows, _cosines(vocabulary, queries, rows, of_query))
 
 
 def _of_rows(vocabulary: Searched, queries: NDArray[np.float64], rows: Rows, k: int) -> tuple[Rows, Cosines]:
@@ -138,15 +158,16 @@ class _Scanner:
         self.is_zero = torch.from_numpy(largest == 0)
         self.multiply = _multiplication(torch.from_numpy(codes.T.astype(np.int8)))
 
-    def candidates(self, start: int, least: Cosines) -> tuple[Rows, Rows]:
-        """Return positions among the codes, and the query of each, from 128 groups on from `start`.
+    def candidates(self, start: int, stop: int, least: Cosines) -> tuple[Rows, Rows]:
+        """Return positions among the codes, and the query of each, in the groups from `start` to before `stop`.
 
         Args:
-            start: The first group.
+            start: A group.
+            stop: A later group, at most `BLOCK_GROUPS` later.
             least: (query,) the cosine to beat.
         """
-        groups = slice(start, start + BLOCK_GROUPS)
-        codes = torch.from_numpy(np.array(self.codes[groups.start * GROUP : groups.stop * GROUP]))
+        groups = slice(start, stop)
+        codes = torch.from_numpy(np.array(self.codes[start * GROUP : stop * GROUP]))
         products = self.multiply(codes).view(-1, GROUP, len(self.query_scales))
         scales, errors = self.scales[groups, None], self.errors[groups, None]
         room = errors + self.query_errors * (1 + errors)
