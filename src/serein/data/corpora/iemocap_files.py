@@ -152,7 +152,8 @@ def _turn(line: str, dialog: str, where: str) -> Turn:
     if code not in EMOTIONS and code != NO_AGREEMENT:
         raise _broken(expected_one_of(code, (*EMOTIONS, NO_AGREEMENT), kind="emotion"), where)
     style, gender = _STYLES[words["style"]], _GENDERS[words["gender"]]
-    return Turn(name, dialog, gender, style, EMOTIONS.get(code), *(float(number) for number in numbers))
+    valence, arousal, dominance = (float(number) for number in numbers)
+    return Turn(name, dialog, gender, style, EMOTIONS.get(code), valence, arousal, dominance)
 
 
 def _rating(line: str, where: str) -> Rating:
