@@ -113,7 +113,7 @@ def seconds(work: Callable[[], Any], repeats: int = 1) -> tuple[float, Any]:
 def search(vocabulary: Vocabulary, repeats: int) -> dict[str, Any]:
     """Ask for the nearest of random directions and of words moved by noise."""
     rng = np.random.default_rng(1)
-    vectors = vocabulary.array("vectors")
+    vectors = vocabulary.stored.array("vectors")
     rows = rng.integers(0, len(vocabulary), NUM_QUERIES)
     noise = rng.standard_normal((NUM_QUERIES, SIZE)).astype(np.float32)
     kinds = {"random directions": noise, "words moved by noise": vectors[rows] + 0.3 * noise}

@@ -27,7 +27,7 @@ def words_prepare(
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out wrong lines, counted.")] = False,
 ) -> None:
     """Store a file of word vectors once, so that it opens at once and is searched quickly."""
-    from serein.labels.vocabulary import prepare, prepare_encoder
+    from serein.labels.preparing import prepare, prepare_encoder
     from serein.progress import Bars
 
     if (source is None) == (sentence_transformer is None):
@@ -38,23 +38,22 @@ def words_prepare(
             bars(what, done, total, _amount(total) if what == "reading" else f"{total} words")
 
         if sentence_transformer is not None:
-            vocabulary = prepare_encoder(sentence_transformer, out, on_progress=on_progress)
+            header = prepare_encoder(sentence_transformer, out, on_progress)
         else:
-            vocabulary = prepare(
+            header = prepare(
                 source or "",
                 out,
+                on_progress,
                 dtype="float16" if half else "float32",
                 broken="skip" if skip_broken else "stop",
-                on_progress=on_progress,
             )
-    header = vocabulary.header
     counts = {
         "that came again left out": header.num_duplicates,
         "wrong lines left out": header.num_skipped,
         "with letters that are no UTF-8": header.num_mended,
     }
     notes = "".join(f", {count} {what}" for what, count in counts.items() if count)
-    print(f"{out}: {len(vocabulary)} words of {vocabulary.size} numbers{notes}")
+    print(f"{out}: {header.num_words} words of {header.size} numbers{notes}")
 
 
 def _amount(num_bytes: int) -> str:

@@ -1,16 +1,15 @@
 """Vocabularies: words and their vectors, millions of them, on disk; opened at once and searched exactly.
 
-serein words prepare glove.840B.300d.txt -o glove
+$ serein words prepare glove.840B.300d.txt -o glove
 >>> vocabulary = open_vocabulary("glove")  # doctest: +SKIP
->>> vocabulary.nearest(vocabulary.vectors(["sadness"]), k=3)  # doctest: +SKIP
+>>> words, cosines = vocabulary.nearest(vocabulary.vectors(["sadness"]), k=3)  # doctest: +SKIP
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,88 +17,54 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serein.errors import VocabularyError
+from serein.labels.preparing import Progress, encoder_digest, prepare, prepare_encoder
 from serein.labels.sentences import DEFAULT_ENCODER, SentenceEncoder, cache_folder
-from serein.labels.spelling import nearest_spellings
-from serein.labels.vocabulary_files import (
-    FORMAT,
-    GROUP,
-    HEADER,
-    DType,
-    Header,
-    Writer,
-    digest_of,
-    mapped,
-    new_folder,
-    read_header,
-    word_hashes,
-    write_header,
-)
-from serein.labels.word_vectors import Broken, WordVectors, whole_words
+from serein.labels.stored_words import StoredWords, open_words
+from serein.labels.vocabulary_files import FORMAT, HEADER
+
+__all__ = ["Vocabulary", "open_vocabulary", "prepare", "prepare_encoder"]
 
 Vectors = NDArray[np.float32]
-Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """Words and their vectors, mapped from a folder; copies and other processes open it anew.
+    """Words and their vectors; other processes open it anew.
 
     Attributes:
-        folder: Where it lies.
-        header: What it is: counts, source, hashes.
+        folder: Where its words lie; those of a Sentence-Transformers model are encoded when first searched.
+        name: The file it was made of, or the Sentence-Transformers model.
+        digest: SHA-256 of the source and of how it was read.
+        size: Numbers in a vector.
+        encoder: The Sentence-Transformers model that gives every word a vector, stored or not; else `None`.
     """
 
     folder: Path
-    header: Header
-    _arrays: dict[str, NDArray[Any]] = field(repr=False)
+    name: str
+    digest: str
+    size: int
+    encoder: str | None = None
 
-    @property
-    def name(self) -> str:
-        """The file it was made of, or the Sentence-Transformers model."""
-        return self.header.name
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the source and of how it was read."""
-        return self.header.digest
-
-    @property
-    def size(self) -> int:
-        """Numbers in a vector."""
-        return self.header.size
-
-    @property
-    def encodes_all(self) -> bool:
-        """Whether every word has a vector, encoded when it is asked for."""
-        return self.header.encoder is not None
+    @cached_property
+    def stored(self) -> StoredWords:
+        """The words that can be found: all of a file, or those of a model's tokenizer."""
+        if self.encoder is not None and not (self.folder / HEADER).exists():
+            _prepare_cached(_encoder(self.encoder), self.folder)
+        return open_words(self.folder)
 
     def __len__(self) -> int:
-        return self.header.num_words
+        return len(self.stored)
+
+    def __bool__(self) -> bool:
+        return True  # else `len` would be asked, and a model's words encoded
 
     def __contains__(self, word: object) -> bool:
         if not isinstance(word, str):
             return False
-        return self.row(word) is not None or (self.encodes_all and bool(word.strip()))
+        return bool(word.strip()) if self.encoder is not None else self.stored.row(word) is not None
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _open, (self.folder,)
-
-    def array(self, name: str) -> NDArray[Any]:
-        """Return one of the mapped arrays; `serein.labels.vocabulary_files` says which there are."""
-        return self._arrays[name]
-
-    def row(self, word: str) -> int | None:
-        """Return a stored word's row, or `None`."""
-        encoded = word.encode("utf-8", "replace")
-        hashes, rows = self._arrays["hashes"], self._arrays["hashed_rows"]
-        wanted = word_hashes([encoded])[0]
-        place = int(np.searchsorted(hashes, wanted))
-        while place < len(hashes) and hashes[place] == wanted:
-            row = int(rows[place])
-            if self._encoded_word(row) == encoded:
-                return row
-            place += 1
-        return None
+        return Vocabulary, (self.folder, self.name, self.digest, self.size, self.encoder)
 
     def word(self, row: int) -> str:
         """Return the word of a row.
@@ -107,9 +72,7 @@ class Vocabulary:
         Raises:
             IndexError: There is no such row.
         """
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)} words")
-        return self._encoded_word(row).decode("utf-8", "replace")
+        return self.stored.word(row)
 
     def vector(self, word: str) -> Vectors:
         """Return (size,) float32, as the source has it.
@@ -117,25 +80,25 @@ class Vocabulary:
         Raises:
             VocabularyError: The word has no vector; names the nearest spellings.
         """
-        return self.vectors([word])[0]
+        vector: Vectors = self.vectors([word])[0]
+        return vector
 
     def vectors(self, words: Iterable[str]) -> Vectors:
         """Return (word, size) float32; see `vector`."""
         words = list(words)
-        rows = [self.row(word) for word in words]
+        row_of = self._rows(words)
+        unknown = [word for word in words if word not in row_of]
         found = np.zeros((len(words), self.size), np.float32)
-        missing = [i for i, row in enumerate(rows) if row is None]
-        if missing:
-            found[missing] = self._encoded_now([words[i] for i in missing])
-        for i, row in enumerate(rows):
-            if row is not None:
-                found[i] = self._arrays["vectors"][row]
+        is_known = np.array([word in row_of for word in words], bool)
+        if row_of:
+            found[is_known] = self.stored.array("vectors")[[row_of[word] for word in words if word in row_of]]
+        if unknown:
+            found[~is_known] = self._encoded_now(unknown)
         return found
 
     def spellings(self, word: str, count: int = 5) -> list[str]:
         """Return the stored words that are spelt most like one, nearest first."""
-        rows = nearest_spellings(word, self._arrays["words"], self._arrays["starts"], count)
-        return [self.word(row) for row in rows]
+        return self.stored.spellings(word, count)
 
     def nearest(
         self, queries: NDArray[np.floating[Any]], k: int = 10, index: str = "exact"
@@ -151,6 +114,7 @@ class Vocabulary:
 
         Raises:
             VocabularyError: The queries are of another size or not finite, or k is more than there are words.
+            MissingExtraError: The extra `search` is not installed.
         """
         rows, cosines = self.nearest_rows(queries, k, index)
         return [[self.word(int(row)) for row in some] for some in rows], cosines
@@ -162,39 +126,46 @@ class Vocabulary:
         from serein.labels.word_search import search_named
 
         search = search_named(index)
-        checked = self._checked(queries, k)
-        if not len(checked):
+        directions = self._directions(queries, k)
+        if not len(directions):
             return np.zeros((0, k), np.int64), np.zeros((0, k), np.float32)
-        lengths = np.linalg.norm(checked, axis=1, keepdims=True)
-        rows, cosines = search(self, checked / np.where(lengths > 0, lengths, 1.0), k)
+        rows, cosines = search(self.stored, directions, k)
         return rows, cosines.astype(np.float32)
 
-    def _checked(self, queries: NDArray[np.floating[Any]], k: int) -> NDArray[np.float64]:
-        queries = np.asarray(queries, np.float64)
-        if queries.ndim != 2 or queries.shape[1] != self.size:
+    def _rows(self, words: Sequence[str]) -> dict[str, int]:
+        """Return the rows of those words that are stored."""
+        if self.encoder is not None and not (self.folder / HEADER).exists():
+            return {}
+        rows = ((word, self.stored.row(word)) for word in set(words))
+        return {word: row for word, row in rows if row is not None}
+
+    def _directions(self, queries: NDArray[np.floating[Any]], k: int) -> NDArray[np.float64]:
+        """Return checked queries of length 1, or zeros."""
+        checked = np.asarray(queries, np.float64)
+        if checked.ndim != 2 or checked.shape[1] != self.size:
             raise VocabularyError(
-                f"queries of shape {queries.shape}, expected (query, {self.size})",
-                where=self.folder,
+                f"queries of shape {checked.shape}, expected (query, {self.size})",
+                where=self.name,
                 remedy="Choose the vocabulary that the vectors were learned from.",
             )
-        if not np.isfinite(queries).all():
-            raise VocabularyError("a query is not finite", where=self.folder, remedy="Check what the model answers.")
+        if not np.isfinite(checked).all():
+            raise VocabularyError("a query is not finite", where=self.name, remedy="Check what the model answers.")
         if not 1 <= k <= len(self):
             raise VocabularyError(
-                f"{k} nearest of {len(self)} words", where=self.folder, remedy=f"Ask for 1 to {len(self)}."
+                f"{k} nearest of {len(self)} words", where=self.name, remedy=f"Ask for 1 to {len(self)}."
             )
-        return queries
-
-    def _encoded_word(self, row: int) -> bytes:
-        starts = self._arrays["starts"]
-        return self._arrays["words"][int(starts[row]) : int(starts[row + 1])].tobytes()
+        largest = np.abs(checked).max(axis=1, keepdims=True, initial=0.0)
+        checked = checked / np.where(largest > 0, largest, 1.0)  # else squares of large numbers would overflow
+        lengths = np.linalg.norm(checked, axis=1, keepdims=True)
+        directions: NDArray[np.float64] = checked / np.where(lengths > 0, lengths, 1.0)
+        return directions
 
     def _encoded_now(self, words: Sequence[str]) -> Vectors:
         empty = [word for word in words if not word.strip()]
-        if self.header.encoder is None or empty:
+        if self.encoder is None or empty:
             raise self._unknown(empty[0] if empty else words[0])
-        encoder = _encoder(self.header.encoder)
-        if encoder.digest != self.header.source_sha256:
+        encoder = _encoder(self.encoder)
+        if encoder_digest(encoder) != self.digest:
             raise VocabularyError(
                 f"the model '{encoder.name}' is not the one that the words were encoded with",
                 where=self.folder,
@@ -203,21 +174,21 @@ class Vocabulary:
         return encoder.vectors(words)
 
     def _unknown(self, word: str) -> VocabularyError:
-        alike = ", ".join(self.spellings(word)) if word.strip() else ""
+        alike = ", ".join(self.spellings(word)) if word.strip() and self.encoder is None else ""
         return VocabularyError(
-            f"the word '{word}' has no vector; spelt most like it: {alike or 'no word'}",
+            f"the word '{word}' has no vector" + (f"; spelt most like it: {alike}" if alike else ""),
             where=self.name,
-            remedy="Choose one of these, or another word.",
+            remedy="Choose one of these, or another word." if alike else "Choose another word.",
         )
 
 
-def open_vocabulary(source: str | Path = DEFAULT_ENCODER, on_progress: Progress | None = None) -> Vocabulary:
+def open_vocabulary(source: str | Path = DEFAULT_ENCODER) -> Vocabulary:
     """Open a prepared vocabulary, or a Sentence-Transformers model as one.
 
     Args:
-        source: A folder that `prepare` wrote, or the name or folder of a Sentence-Transformers model. The words of such
-            a model are its tokenizer's; they are encoded at first use and kept in the user's cache.
-        on_progress: Told what is done, when a model's words are encoded.
+        source: A folder that `prepare` wrote, or the name or folder of a Sentence-Transformers model. Such a model
+            gives every word a vector; the words that can be found are its tokenizer's, encoded at the first search and
+            kept in the user's cache.
 
     Raises:
         VocabularyError: It is neither, damaged, or a file that is not prepared.
@@ -232,126 +203,28 @@ def open_vocabulary(source: str | Path = DEFAULT_ENCODER, on_progress: Progress 
             remedy=f"Prepare it once: serein words prepare {source} -o FOLDER.",
         )
     if (folder / HEADER).exists() or (folder.is_dir() and not (folder / "modules.json").exists()):
-        return _open(folder)
+        header = open_words(folder).header
+        return Vocabulary(folder, header.name, header.digest, header.size, header.encoder)
     encoder = _encoder(str(source))
-    cached = cache_folder() / "vocabularies" / f"{encoder.digest[:32]}-{FORMAT}"
-    if not (cached / HEADER).exists():
-        try:
-            _prepare_encoder(encoder, cached, on_progress)
-        except (VocabularyError, OSError):
-            if not (cached / HEADER).exists():  # else another process was first
-                raise
-    return _open(cached)
+    digest = encoder_digest(encoder)
+    cached = cache_folder() / "vocabularies" / f"{digest[:32]}-{FORMAT}"
+    return Vocabulary(cached, encoder.name, digest, encoder.size, str(source))
 
 
-def prepare(
-    source: str | Path,
-    out: str | Path,
-    *,
-    dtype: DType = "float32",
-    broken: Broken = "stop",
-    on_progress: Progress | None = None,
-) -> Vocabulary:
-    """Read a file of word vectors once and write it as a vocabulary; memory does not grow with the vectors.
+def _prepare_cached(encoder: SentenceEncoder, folder: Path) -> None:
+    """Encode a model's words, with a bar, unless another process is done first."""
+    from serein.progress import Bars
 
-    Args:
-        source: Text of GloVe or word2vec, or word2vec's binary, also compressed with gzip.
-        out: A new folder; whole or not there.
-        dtype: Of the stored vectors.
-        broken: `stop`: a wrong line is an error; `skip`: it is left out and counted (`header.num_skipped`).
-        on_progress: Told of "reading" (bytes) and "indexing" (words).
-
-    Raises:
-        VocabularyError: The file is none, a line is wrong, or `out` is there already.
-    """
-    path, out = Path(source).expanduser(), Path(out).expanduser()
-    if not path.is_file():
-        raise VocabularyError("no such file", where=source, remedy="Name a file of GloVe or word2vec.")
-    file = WordVectors(path, broken, _told(on_progress, "reading"))
-    with new_folder(out) as partial:
-        writer = Writer(partial, dtype)
-        for words, vectors in file.portions():
-            writer.add(words, vectors)
-        num_duplicates = writer.finish(_told(on_progress, "indexing"))
-        header = Header(
-            name=path.name,
-            digest=digest_of(file.sha256, dtype, broken),
-            num_words=writer.num_words,
-            size=writer.size,
-            dtype=dtype,
-            source_sha256=file.sha256,
-            num_duplicates=num_duplicates,
-            num_skipped=file.num["skipped"],
-            num_mended=file.num["mended"],
-        )
-        write_header(partial, header)
-    return _open(out)
-
-
-def prepare_encoder(name: str, out: str | Path, *, on_progress: Progress | None = None) -> Vocabulary:
-    """Write the words of a Sentence-Transformers model's tokenizer, encoded by it, as a vocabulary.
-
-    Raises:
-        VocabularyError: `out` is there already, or the tokenizer has no whole words.
-        ModelError: There is no such model.
-        MissingExtraError: The extra `text` is not installed.
-    """
-    _prepare_encoder(SentenceEncoder(name), Path(out).expanduser(), on_progress)
-    return _open(Path(out).expanduser())
-
-
-def _prepare_encoder(encoder: SentenceEncoder, out: Path, on_progress: Progress | None) -> None:
-    words = whole_words(_tokens(encoder))
-    with new_folder(out) as partial:
-        vectors = encoder.vectors(words, on_progress=_told(on_progress, "encoding words"))
-        writer = Writer(partial)
-        writer.add([word.encode() for word in words], vectors)
-        writer.finish()
-        header = Header(
-            name=encoder.name,
-            digest=digest_of(encoder.digest),
-            num_words=writer.num_words,
-            size=writer.size,
-            dtype="float32",
-            source_sha256=encoder.digest,
-            encoder=encoder.name if encoder.name == DEFAULT_ENCODER else str(encoder.folder.resolve()),
-        )
-        write_header(partial, header)
-
-
-def _tokens(encoder: SentenceEncoder) -> list[str]:
-    """Return a model's tokens in the order of their numbers, which is often that of their frequency."""
-    folders = sorted(path.parent for path in encoder.folder.rglob("tokenizer_config.json"))
-    if not folders:
-        raise VocabularyError("has no tokenizer_config.json", where=encoder.folder, remedy="Choose another model.")
-    transformers = importlib.import_module("transformers")
-    numbers = transformers.AutoTokenizer.from_pretrained(folders[0], local_files_only=True).get_vocab()
-    return sorted(numbers, key=numbers.__getitem__)
-
-
-def _open(folder: Path) -> Vocabulary:
-    header = read_header(folder)
-    num_groups = -(-header.num_words // GROUP)
-    shapes: dict[str, tuple[str, tuple[int, ...]]] = {
-        "vectors": (header.dtype, (header.num_words, header.size)),
-        "norms": ("float64", (header.num_words,)),
-        "starts": ("uint64", (header.num_words + 1,)),
-        "hashes": ("uint64", (header.num_words,)),
-        "hashed_rows": ("uint32", (header.num_words,)),
-        "codes": ("int8", (num_groups * GROUP, header.size)),
-        "code_rows": ("uint32", (num_groups * GROUP,)),
-        "code_scales": ("float32", (num_groups,)),
-        "code_errors": ("float32", (num_groups,)),
-    }
-    arrays = {name: mapped(folder, f"{name}.bin", dtype, shape) for name, (dtype, shape) in shapes.items()}
-    arrays["words"] = mapped(folder, "words.bin", "uint8", (int(arrays["starts"][-1]),))
-    return Vocabulary(folder, header, arrays)
+    try:
+        with Bars() as bars:
+            label = f"words of {encoder.name}"
+            on_progress: Progress = lambda what, done, total: bars(label, done, total, f"{total} words")  # noqa: E731
+            prepare_encoder(encoder, folder, on_progress)
+    except (VocabularyError, OSError):
+        if not (folder / HEADER).exists():
+            raise
 
 
 @lru_cache(maxsize=4)
 def _encoder(name: str) -> SentenceEncoder:
     return SentenceEncoder(name)
-
-
-def _told(on_progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
-    return None if on_progress is None else lambda done, total: on_progress(what, done, total)

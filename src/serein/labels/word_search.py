@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from serein.data.files import replacing
 from serein.errors import MissingExtraError, VocabularyError, expected_one_of
+from serein.labels.stored_words import StoredWords
 from serein.labels.vocabulary_files import CODE_MAX, GROUP, ROUNDING
 
 BLOCK_GROUPS = 128
@@ -33,19 +34,10 @@ FAISS_CANDIDATES = 4  # times k, compared again in full
 
 Rows = NDArray[np.int64]
 Cosines = NDArray[np.float64]
+Pairs = list[tuple[Rows, Rows]]
 
 
-class Searched(Protocol):
-    """What a search needs of a vocabulary; see `serein.labels.vocabulary_files` for the arrays."""
-
-    folder: Path
-
-    def __len__(self) -> int: ...
-
-    def array(self, name: str) -> NDArray[Any]: ...
-
-
-def exact(vocabulary: Searched, queries: NDArray[np.float64], k: int) -> tuple[Rows, Cosines]:
+def exact(vocabulary: StoredWords, queries: NDArray[np.float64], k: int) -> tuple[Rows, Cosines]:
     """Return the k rows of the greatest cosine to each query, greatest first, equal ones in their order.
 
     Args:
@@ -63,12 +55,12 @@ def exact(vocabulary: Searched, queries: NDArray[np.float64], k: int) -> tuple[R
     return np.concatenate(rows), np.concatenate(cosines)
 
 
-def _exact(vocabulary: Searched, queries: NDArray[np.float64], k: int) -> tuple[Rows, Cosines]:
+def _exact(vocabulary: StoredWords, queries: NDArray[np.float64], k: int) -> tuple[Rows, Cosines]:
     code_rows = vocabulary.array("code_rows")
     num_first = min(-(-max(FIRST_ROWS, k + GROUP) // GROUP) * GROUP, len(code_rows))
     best = _Best(*_of_rows(vocabulary, queries, np.sort(code_rows[:num_first].astype(np.int64)), k))
     scanner = _Scanner(vocabulary, queries)
-    held: list[tuple[Rows, Rows]] = []
+    held: Pairs = []
     for start, stop in _blocks(num_first // GROUP, len(code_rows) // GROUP):
         held.append(scanner.candidates(start, stop, best.least))
         if sum(len(positions) for positions, _ in held) >= PAIRS_HELD:
@@ -87,7 +79,9 @@ def _blocks(start: int, end: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def _compete(vocabulary: Searched, queries: NDArray[np.float64], best: _Best, pairs: list[tuple[Rows, Rows]]) -> None:
+def _compete(
+    vocabulary: StoredWords, queries: NDArray[np.float64], best: _Best, pairs: list[tuple[Rows, Rows]]
+) -> None:
     """Compute the cosines of pairs of a position among the codes and a query, and keep the nearest."""
     positions, of_query = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
     rows = vocabulary.array("code_rows")[positions].astype(np.int64)
@@ -97,7 +91,7 @@ def _compete(vocabulary: Searched, queries: NDArray[np.float64], best: _Best, pa
         best.add(of_query, rows, _cosines(vocabulary, queries, rows, of_query))
 
 
-def _of_rows(vocabulary: Searched, queries: NDArray[np.float64], rows: Rows, k: int) -> tuple[Rows, Cosines]:
+def _of_rows(vocabulary: StoredWords, queries: NDArray[np.float64], rows: Rows, k: int) -> tuple[Rows, Cosines]:
     """Compare queries with some rows in full and return the k nearest."""
     rows = rows[rows < len(vocabulary)]
     vectors = vocabulary.array("vectors")[rows].astype(np.float64)
@@ -145,7 +139,7 @@ class _Best:
 class _Scanner:
     """Goes through the codes in blocks and says which rows may be nearer to which query than a given cosine."""
 
-    def __init__(self, vocabulary: Searched, queries: NDArray[np.float64]) -> None:
+    def __init__(self, vocabulary: StoredWords, queries: NDArray[np.float64]) -> None:
         self.codes = vocabulary.array("codes")
         self.scales = torch.from_numpy(np.array(vocabulary.array("code_scales")))
         self.errors = torch.from_numpy(np.array(vocabulary.array("code_errors")))
@@ -194,7 +188,7 @@ def _multiplies_bytes() -> bool:
     return hasattr(torch, "_int_mm") and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
-def _cosines(vocabulary: Searched, queries: NDArray[np.float64], rows: Rows, of_query: Rows) -> Cosines:
+def _cosines(vocabulary: StoredWords, queries: NDArray[np.float64], rows: Rows, of_query: Rows) -> Cosines:
     """Return (pair,) cosines of rows and queries, in full."""
     vectors, parts = vocabulary.array("vectors"), []
     for start in range(0, len(rows), PAIRS_AT_ONCE):
@@ -213,12 +207,12 @@ def _rounded(cosines: Cosines) -> Cosines:
     return np.clip(cosines.round(12), -1.0, 1.0)
 
 
-def _lengths(vocabulary: Searched, rows: Rows) -> NDArray[np.float64]:
+def _lengths(vocabulary: StoredWords, rows: Rows) -> NDArray[np.float64]:
     lengths = vocabulary.array("norms")[rows]
     return np.where(lengths > 0, lengths, 1.0)
 
 
-def through_faiss(vocabulary: Searched, queries: NDArray[np.float64], k: int) -> tuple[Rows, Cosines]:
+def through_faiss(vocabulary: StoredWords, queries: NDArray[np.float64], k: int) -> tuple[Rows, Cosines]:
     """Return about the k nearest rows, as `exact` does: which rows are looked at is approximate, their cosines are not.
 
     An inverted file of 8-bit vectors is written beside the vocabulary at the first search (`ivf.faiss`) and mapped into
@@ -244,7 +238,7 @@ def through_faiss(vocabulary: Searched, queries: NDArray[np.float64], k: int) ->
     return rows, found
 
 
-def _faiss_index(vocabulary: Searched) -> Any:
+def _faiss_index(vocabulary: StoredWords) -> Any:
     try:
         faiss = importlib.import_module("faiss")
     except ModuleNotFoundError as error:
@@ -257,7 +251,7 @@ def _faiss_index(vocabulary: Searched) -> Any:
     return index
 
 
-def _write_faiss_index(faiss: Any, vocabulary: Searched, path: Path) -> None:
+def _write_faiss_index(faiss: Any, vocabulary: StoredWords, path: Path) -> None:
     size, num_words = vocabulary.array("vectors").shape[1], len(vocabulary)
     num_lists = max(1, min(int(4 * num_words**0.5), num_words // FAISS_POINTS_PER_LIST, 2048))
     metric = faiss.METRIC_INNER_PRODUCT
@@ -277,12 +271,12 @@ def _write_faiss_index(faiss: Any, vocabulary: Searched, path: Path) -> None:
         ) from error
 
 
-def _directions(vocabulary: Searched, rows: Rows) -> NDArray[np.float32]:
+def _directions(vocabulary: StoredWords, rows: Rows) -> NDArray[np.float32]:
     vectors = vocabulary.array("vectors")[rows].astype(np.float64)
     return (vectors / _lengths(vocabulary, rows)[:, None]).astype(np.float32)
 
 
-Search = Callable[[Searched, NDArray[np.float64], int], tuple[Rows, Cosines]]
+Search = Callable[[StoredWords, NDArray[np.float64], int], tuple[Rows, Cosines]]
 SEARCHES: dict[str, Search] = {"exact": exact, "faiss": through_faiss}
 
 
