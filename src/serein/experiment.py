@@ -244,6 +244,7 @@ def train_unit(
         experiment.positions(fold.dev),
         recipe.clips,
         _told(experiment, fold),
+        recipe.features,
     )
     fit_normalisation(model, data)
     for number, stage in enumerate(recipe.stages):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,6 +30,9 @@ class Batch:
         has_target: Task -> (batch,) bool, False where the utterance lacks the target.
         seeds: (batch,) int64: what is drawn for a clip follows from its seed alone.
         conditions: Attribute -> (batch, feature), what the model is told of each clip.
+        layers: Hidden layer -> (batch, frame, feature), any values on padding, where features stand for waveforms,
+            which then have no samples.
+        num_frames: (batch,) long, real frames of each clip in `layers`; empty without them.
     """
 
     positions: torch.Tensor
@@ -38,6 +42,8 @@ class Batch:
     has_target: Mapping[str, torch.Tensor]
     seeds: torch.Tensor
     conditions: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    layers: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    num_frames: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device."""
@@ -49,6 +55,8 @@ class Batch:
             targets={name: target.to(device) for name, target in self.targets.items()},
             has_target={name: mask.to(device) for name, mask in self.has_target.items()},
             conditions={name: values.to(device) for name, values in self.conditions.items()},
+            layers={name: frames.to(device, non_blocking=True) for name, frames in self.layers.items()},
+            num_frames=self.num_frames.to(device),
         )
 
     @property
@@ -88,6 +96,12 @@ class Told:
         return told
 
 
+class HiddenLayers(Protocol):
+    """Hidden layers by position: layer -> (frame, feature)."""
+
+    def __getitem__(self, position: int) -> Mapping[str, torch.Tensor]: ...
+
+
 class ClipDataset(Dataset[Batch]):
     """Clips of some utterances, one `Batch` of one clip per item.
 
@@ -97,6 +111,7 @@ class ClipDataset(Dataset[Batch]):
         clips: Cutting and extending; `crop_s` applies when `is_training`.
         told: What the model is told of all recordings.
         seed: Root of every draw.
+        features: What a frozen backbone hears in whole clips, instead of their waveforms.
     """
 
     def __init__(
@@ -108,10 +123,12 @@ class ClipDataset(Dataset[Batch]):
         *,
         seed: int = 0,
         is_training: bool = False,
+        features: HiddenLayers | None = None,
     ) -> None:
         self.recordings, self.targets, self.clips = recordings, targets, clips
         self.told = told or Told()
         self.seed, self.is_training = seed, is_training
+        self.features = features
 
     def __len__(self) -> int:
         return len(self.recordings)
@@ -119,14 +136,9 @@ class ClipDataset(Dataset[Batch]):
     def __getitem__(self, item: Item) -> Batch:
         epoch, position = item
         clip_seed = draw_seed(self.seed, epoch, self.recordings.utterances[position].id)
-        waveform = extended(self.recordings[position], self.clips)
-        if self.is_training:
-            place = np.random.default_rng([clip_seed, 1])  # augmentation draws from [clip_seed]: not the same
-            waveform = cropped(waveform, self.clips.crop_s, place)
         return Batch(
             positions=torch.tensor([position]),
-            waveforms=torch.from_numpy(waveform)[None],
-            num_samples=torch.tensor([len(waveform)]),
+            **self._heard(position, clip_seed),
             targets={name: torch.from_numpy(t.values[position : position + 1]) for name, t in self.targets.items()},
             has_target={
                 name: torch.from_numpy(t.is_known[position : position + 1]) for name, t in self.targets.items()
@@ -134,6 +146,22 @@ class ClipDataset(Dataset[Batch]):
             seeds=torch.tensor([clip_seed]),
             conditions=self.told.of(position, np.random.default_rng([clip_seed, 2]) if self.is_training else None),
         )
+
+    def _heard(self, position: int, clip_seed: int) -> dict[str, Any]:
+        if self.features is not None:
+            duration_s = max(float(self.recordings.durations_s[position]), self.clips.min_s)
+            layers = {name: frames[None] for name, frames in self.features[position].items()}
+            return {
+                "waveforms": torch.zeros(1, 0),
+                "num_samples": torch.tensor([round(duration_s * SAMPLE_RATE_HZ)]),
+                "layers": layers,
+                "num_frames": torch.tensor([next(iter(layers.values())).shape[1]]),
+            }
+        waveform = extended(self.recordings[position], self.clips)
+        if self.is_training:
+            place = np.random.default_rng([clip_seed, 1])  # augmentation draws from [clip_seed]: not the same
+            waveform = cropped(waveform, self.clips.crop_s, place)
+        return {"waveforms": torch.from_numpy(waveform)[None], "num_samples": torch.tensor([len(waveform)])}
 
 
 def draw_seed(seed: int, epoch: int, name: str) -> int:
@@ -167,17 +195,23 @@ def cropped(waveform: Waveform, crop_s: float | None, rng: np.random.Generator) 
 
 
 def collate(clips: Sequence[Batch]) -> Batch:
-    """Pad and stack batches of one clip; equal to `torch.cat` for everything but the waveforms."""
-    waveforms = torch.nn.utils.rnn.pad_sequence([clip.waveforms[0] for clip in clips], batch_first=True)
+    """Pad and stack batches of one clip; equal to `torch.cat` for everything but waveforms and layers."""
     return Batch(
         positions=torch.cat([clip.positions for clip in clips]),
-        waveforms=waveforms,
+        waveforms=_padded([clip.waveforms for clip in clips]),
         num_samples=torch.cat([clip.num_samples for clip in clips]),
         targets={name: torch.cat([clip.targets[name] for clip in clips]) for name in clips[0].targets},
         has_target={name: torch.cat([clip.has_target[name] for clip in clips]) for name in clips[0].has_target},
         seeds=torch.cat([clip.seeds for clip in clips]),
         conditions={name: torch.cat([clip.conditions[name] for clip in clips]) for name in clips[0].conditions},
+        layers={name: _padded([clip.layers[name] for clip in clips]) for name in clips[0].layers},
+        num_frames=torch.cat([clip.num_frames for clip in clips]),
     )
+
+
+def _padded(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Stack (1, length, ...) to (batch, longest, ...), zero on padding."""
+    return torch.nn.utils.rnn.pad_sequence([part[0] for part in parts], batch_first=True)
 
 
 class BucketSampler(Sampler[list[Item]]):

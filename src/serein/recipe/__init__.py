@@ -10,7 +10,7 @@ A recipe is a YAML file. `base:` names another recipe that it changes; `set:` ch
 
 from serein.recipe.data import Clips, Labels, Nouns, Protocol, Text
 from serein.recipe.experiment import Inference, Recipe
-from serein.recipe.learning import Batches, Optimizer, Schedule, SpectrogramAugmentation, Stage
+from serein.recipe.learning import Batches, Features, Optimizer, Schedule, SpectrogramAugmentation, Stage
 from serein.recipe.model import (
     Backbone,
     Body,
@@ -37,6 +37,7 @@ __all__ = [
     "Cnn2d",
     "CnnBlstm",
     "Conditioning",
+    "Features",
     "Head",
     "HuggingFace",
     "Inference",

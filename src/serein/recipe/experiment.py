@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from serein.recipe.data import Clips, Labels, Nouns, Protocol, Text
-from serein.recipe.learning import Stage
+from serein.recipe.learning import Features, Stage
 from serein.recipe.model import Backbone, Body, LogMel, Tasks
 from serein.recipe.options import Count, Name, Options, Positive
 
@@ -46,6 +46,7 @@ class Recipe(Options):
     body: Body | None = None
     members: Count = 1
     tasks: Tasks = Tasks()
+    features: Features = Features()
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (Stage(),)
     inference: Inference = Inference()
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)

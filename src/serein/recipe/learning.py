@@ -93,6 +93,21 @@ class SpectrogramAugmentation(Options):
     mixup_share: Share = 0.5
 
 
+class Features(Options):
+    """What a frozen backbone hears, computed once for all epochs, folds and seeds, and kept on disk.
+
+    It applies in stages in which nothing of a Hugging Face backbone learns and no clip is cropped.
+
+    Attributes:
+        store: Numbers on disk: `bfloat16` (wav2vec2-base: 77 kB for a second and layer) or `float32`, twice that;
+            `none` runs the backbone in every epoch.
+        folder: Where they lie; `None` takes `features` in `$SEREIN_CACHE`, or in serein's folder in the user's cache.
+    """
+
+    store: Literal["bfloat16", "float32", "none"] = "bfloat16"
+    folder: str | None = None
+
+
 class Stage(Options):
     """One training: which weights move, how, how long.
 

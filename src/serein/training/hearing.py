@@ -26,11 +26,13 @@ class Heard:
 
 
 def hear(backbone: Backbone, batch: Batch, augmentation: SpectrogramAugmentation) -> Heard:
-    """Return what a training step learns from.
+    """Return what a training step learns from. A batch that carries hidden layers never touches the backbone.
 
     Raises:
         RecipeError: A spectrogram is to be changed, but the backbone makes none.
     """
+    if batch.layers:
+        return Heard(_stored(backbone, batch), batch.targets, batch.has_target, batch.conditions)
     if augmentation == SpectrogramAugmentation():
         hidden = backbone(batch.waveforms, batch.num_samples)
         return Heard(hidden, batch.targets, batch.has_target, batch.conditions)
@@ -44,6 +46,15 @@ def hear(backbone: Backbone, batch: Batch, augmentation: SpectrogramAugmentation
     heard = Heard(HiddenStates((frames,), is_frame), batch.targets, batch.has_target, batch.conditions)
     mixing = augmenter.mixing()
     return heard if mixing is None else _mixed(heard, *mixing)
+
+
+def _stored(backbone: Backbone, batch: Batch) -> HiddenStates:
+    """Return the hidden layers that a batch carries, float32; those that nobody taps are empty."""
+    stored = {name: frames.float() for name, frames in batch.layers.items()}
+    nothing = batch.num_frames.new_zeros(0, dtype=torch.float32)
+    layers = tuple(stored.get(str(number), nothing) for number in range(len(backbone.sizes)))
+    longest = next(iter(stored.values())).shape[1]
+    return HiddenStates(layers, frame_mask(batch.num_frames, longest), stored.get("last"))
 
 
 def require_bands(

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from serein.data.batches import Batch, draw_seed
 from serein.models.heads import Reading
 from serein.models.speech import SpeechModel
-from serein.recipe import Optimizer, Stage
+from serein.recipe import Optimizer, SpectrogramAugmentation, Stage
 from serein.tasks.task import Task
 from serein.training.hearing import hear
 
@@ -76,7 +76,8 @@ class StageModule(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Keep truth and answer; the score is taken when all are there."""
-        readings = self.judged(batch.waveforms, batch.num_samples, batch.conditions)
+        heard = hear(self.judged.backbone, batch, SpectrogramAugmentation())
+        readings = self.judged.read(heard.hidden, batch.conditions)
         for name, reading in readings.items():
             known = batch.has_target[name]
             judged = (batch.positions[known].cpu(), batch.targets[name][known].cpu(), reading.output[known].cpu())

@@ -9,7 +9,7 @@ import signal
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,9 @@ from serein.errors import AudioError, RunError
 from serein.models.logmel import LogMelBackbone
 from serein.models.speech import SpeechModel
 from serein.progress import Report
-from serein.recipe import Batches, Clips, Stage
+from serein.recipe import Batches, Clips, Features, Stage
 from serein.tasks.task import Task
+from serein.training.feature_cache import FeatureCache, StoredFeatures, is_heard_alike, tapped_layers
 from serein.training.keeping import METRICS, PARTIAL, RESUME, WEIGHTS, EpochKeeper, load_weights, readable_state
 from serein.training.module import StageModule
 from serein.training.progress import StageProgress
@@ -54,6 +55,8 @@ class TrainingData:
         dev: Positions of the dev utterances, maybe none.
         clips: Cutting and extending.
         told: What the model is told of all recordings.
+        features: Where and how to keep what a frozen backbone hears; `None` runs it in every epoch.
+        heard: What it has heard of train and dev, instead of their waveforms.
     """
 
     recordings: Recordings
@@ -62,6 +65,8 @@ class TrainingData:
     dev: Sequence[int]
     clips: Clips
     told: Told = field(default_factory=Told)
+    features: Features | None = None
+    heard: StoredFeatures | None = None
 
     def sampler(self, batches: Batches, seed: int, *, is_training: bool) -> BucketSampler:
         """Return the batches of train or dev, this process's share of them."""
@@ -77,12 +82,20 @@ class TrainingData:
 
     def dataset(self, seed: int, *, is_training: bool) -> ClipDataset:
         """Return the clips, cropped when training."""
-        return ClipDataset(self.recordings, self.targets, self.clips, self.told, seed=seed, is_training=is_training)
+        return ClipDataset(
+            self.recordings,
+            self.targets,
+            self.clips,
+            self.told,
+            seed=seed,
+            is_training=is_training,
+            features=self.heard,
+        )
 
     @property
     def num_workers(self) -> int:
-        """Processes that decode: none when the audio stays in memory."""
-        return 0 if self.recordings.fits_memory else min(MOST_WORKERS, os.cpu_count() or 1)
+        """Processes that decode: none when the audio stays in memory, or is not needed."""
+        return 0 if self.recordings.fits_memory or self.heard is not None else min(MOST_WORKERS, os.cpu_count() or 1)
 
 
 class EpochLoaders(lightning.LightningDataModule):
@@ -138,6 +151,8 @@ def train_stage(
         folder.mkdir(parents=True, exist_ok=True)
         for name, task in tasks.items():
             task.prepare(torch.from_numpy(data.targets[name].values[list(data.train)]))
+        with _plainly(folder):
+            data = with_features(model, stage, data, report, label)
         _fit(model, tasks, stage, data, folder, seed, report, label)
         if world().is_first:
             os.replace(folder / f".best.{WEIGHTS}", weights)
@@ -146,6 +161,24 @@ def train_stage(
         for name in (RESUME, PARTIAL):
             (folder / name).unlink(missing_ok=True)
     load_weights(model, weights)
+
+
+def with_features(model: SpeechModel, stage: Stage, data: TrainingData, report: Report, label: str) -> TrainingData:
+    """Return the data with the hidden layers of train and dev, where they are the same in every epoch.
+
+    Raises:
+        AudioError: A recording cannot be read.
+        RunError: The disk lacks room for them, or nothing can be written.
+    """
+    model.train_only(stage.trainable)
+    positions = [*data.train, *data.dev]
+    longest_s = float(batch_durations(data.recordings, data.clips, is_training=False)[list(data.train)].max())
+    options = data.features or Features(store="none")
+    if options.store == "none" or not is_heard_alike(model, stage, longest_s, data.clips):
+        return data
+    layers, precision = tapped_layers(model), chosen_precision(stage.precision)
+    cache = FeatureCache(model.backbone, layers, options, precision, stage.batches)
+    return replace(data, heard=cache.of(data.recordings, data.clips, positions, report, label))
 
 
 def _fit(

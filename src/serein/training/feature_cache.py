@@ -1,0 +1,403 @@
+"""What a frozen backbone hears, computed once: hidden layers on disk, read through memory mapping.
+
+    folder / backbone (hash of architecture, weights and precision) / layer and kind of number / some clips.safetensors
+
+A clip lies under the hash of the samples that were heard, so corpora, folds, seeds and stages share it, and changed
+audio or weights are never mistaken for the old ones. Each file holds some hundred clips and is whole or not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from serein.data.batches import BucketSampler, ClipDataset, batch_durations, collate, extended
+from serein.data.files import replacing, write_text
+from serein.data.recordings import Recordings
+from serein.errors import RunError
+from serein.labels.sentences import cache_folder
+from serein.models.backbones import ORIGIN, weights_hash
+from serein.models.heads import LayerTap
+from serein.models.hidden import Backbone
+from serein.models.logmel import LogMelBackbone
+from serein.models.speech import SpeechModel
+from serein.progress import Report
+from serein.recipe import Batches, Clips, Features, SpectrogramAugmentation, Stage
+from serein.world import world
+
+FORMAT = 1  # of what is heard; a new one makes every clip be heard again
+CLIPS_PER_FILE = 128
+MOST_BYTES = 256 << 20  # that a process holds, of all layers, before it writes them
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+ELSEWHERE = "Name another features.folder, or set features.store to none: every epoch then runs the backbone."
+
+LayerFrames = Mapping[str, torch.Tensor]  # layer -> (frame, feature)
+
+
+def is_heard_alike(model: SpeechModel, stage: Stage, longest_s: float, clips: Clips) -> bool:
+    """Tell whether a stage's clips give the same hidden layers in every epoch.
+
+    Args:
+        model: With `requires_grad` as in the stage.
+        longest_s: Seconds of the longest training clip, before it is cropped.
+    """
+    is_frozen = not any(parameter.requires_grad for parameter in model.backbone.parameters())
+    is_whole = clips.crop_s is None or longest_s <= clips.crop_s
+    is_plain = stage.augmentation == SpectrogramAugmentation()
+    return is_frozen and is_whole and is_plain and not isinstance(model.backbone, LogMelBackbone)
+
+
+def tapped_layers(model: SpeechModel) -> tuple[str, ...]:
+    """Return what bodies, or heads without a body, read of the backbone: `last`, and numbers of hidden layers."""
+    names: set[str] = set()
+    for member in model.members:
+        reader: Any = member.heads if member.body is None else member.body
+        for tap in (module.tap for module in reader.modules() if isinstance(module, LayerTap)):
+            names |= {str(n) for n in range(len(model.backbone.sizes))} if tap == "weighted" else {str(tap)}
+    return tuple(sorted(names))
+
+
+class Shelf:
+    """Clips of one layer: a folder of files, each of which holds the frames of some clips under their hashes.
+
+    Args:
+        folder: Made when needed.
+        dtype: Of the frames.
+    """
+
+    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+        self.folder, self.dtype = folder, dtype
+        self._file_of: dict[str, Any] = {}
+        self._seen: set[str] = set()
+
+    def look(self) -> None:
+        """Find what was written since the last look; a damaged file counts as not there."""
+        for path in self.folder.glob("[!.]*.safetensors"):
+            if path.name not in self._seen:
+                try:
+                    file: Any = safe_open(path, framework="pt")
+                except (SafetensorError, OSError):
+                    continue
+                self._seen.add(path.name)
+                self._file_of |= dict.fromkeys(file.keys(), file)
+
+    def __contains__(self, clip: str) -> bool:
+        return clip in self._file_of
+
+    def __getitem__(self, clip: str) -> torch.Tensor:
+        """Return (frame, feature), a view of the file."""
+        frames: torch.Tensor = self._file_of[clip].get_tensor(clip)
+        return frames
+
+    def add(self, frames: Mapping[str, torch.Tensor]) -> None:
+        """Write clips into a file of their own."""
+        if not frames:
+            return
+        with replacing(self.folder / f"{_digest(sorted(frames))}.safetensors") as partial:
+            save_file(dict(frames), partial)
+
+
+@dataclass(frozen=True)
+class StoredFeatures:
+    """Frames of the clips of a training, instead of waveforms.
+
+    Attributes:
+        shelves: Layer -> its shelf.
+        clip_of: Position -> hash of the clip.
+    """
+
+    shelves: Mapping[str, Shelf]
+    clip_of: Mapping[int, str]
+
+    def __getitem__(self, position: int) -> LayerFrames:
+        """Return layer -> (frame, feature) of an utterance."""
+        return {name: shelf[self.clip_of[position]] for name, shelf in self.shelves.items()}
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """The features of one backbone on disk.
+
+    Attributes:
+        backbone: In evaluation mode while it hears.
+        layers: Which are kept: `last`, or the number of a hidden layer.
+        options: Kind of number, folder.
+        precision: What the backbone computes in, `float32` or `bfloat16`.
+        batches: How many clips it hears at once.
+    """
+
+    backbone: Backbone
+    layers: tuple[str, ...]
+    options: Features
+    precision: str
+    batches: Batches = field(default_factory=Batches)
+
+    @property
+    def root(self) -> Path:
+        """The folder of all features."""
+        return cache_folder() / "features" if self.options.folder is None else Path(self.options.folder).expanduser()
+
+    def of(
+        self, recordings: Recordings, clips: Clips, positions: Iterable[int], report: Report, label: str
+    ) -> StoredFeatures:
+        """Return the features of some utterances, and hear those that are not there yet.
+
+        Several processes share the work. Whatever was written before a kill is not heard again.
+
+        Raises:
+            AudioError: A recording cannot be read.
+            RunError: The disk lacks room, or nothing can be written.
+        """
+        wanted = sorted(set(positions))
+        with _disk_errors(self.root):
+            clip_of = _clip_hashes(recordings, clips, wanted, self.root, report, label)
+            folder = self._described_folder()
+            shelves = {
+                name: Shelf(folder / f"{name}-{self.options.store}", DTYPES[self.options.store]) for name in self.layers
+            }
+            stored = StoredFeatures(shelves, clip_of)
+            missing = _missing(stored, wanted)
+            if missing:
+                seconds = float(recordings.durations_s[missing].sum())
+                self._require_room(seconds, len(missing))
+                size = _gigabytes(self.num_bytes(seconds))
+                telling = _Telling(report, f"{label}  features of {len(missing)} clips, {size}", len(missing))
+                _Hearing(self, recordings, clips, stored, folder, telling.more).run(missing)
+                telling.end()
+        return stored
+
+    def num_bytes(self, seconds: float) -> int:
+        """Return the size of features of so much audio."""
+        features = sum(self.backbone.sizes[-1 if name == "last" else int(name)] for name in self.layers)
+        return round(seconds * self.backbone.frame_rate_hz * features * DTYPES[self.options.store].itemsize)
+
+    def _described_folder(self) -> Path:
+        """Return the backbone's folder, which says of what it is, for who wonders whether it can go."""
+        described = self.backbone.describe()
+        architecture = {name: value for name, value in described.items() if name not in ORIGIN}
+        weights = weights_hash(self.backbone)
+        key = _digest([json.dumps([FORMAT, self.precision, architecture, weights], sort_keys=True)])
+        path = self.root / key / "backbone.json"
+        if not path.exists():
+            said = {**described, "weights_sha256": weights, "precision": self.precision, "format": FORMAT}
+            write_text(path, json.dumps(said, indent=1) + "\n")
+        return path.parent
+
+    def _require_room(self, seconds: float, num_clips: int) -> None:
+        needed, free = self.num_bytes(seconds), shutil.disk_usage(self.root).free
+        if needed > free:
+            raise RunError(
+                f"features of {num_clips} clips need {_gigabytes(needed)}, the disk has {_gigabytes(free)} left",
+                where=self.root,
+                remedy=f"Make room. {ELSEWHERE}",
+            )
+
+
+@dataclass
+class _Telling:
+    """Counts clips for a `Report`, whose bar ends once, whatever other processes do meanwhile."""
+
+    report: Report
+    label: str
+    total: int
+    done: int = 0
+
+    def more(self, num_clips: int) -> None:
+        self.done += num_clips
+        self.report(self.label, min(self.done, self.total - 1), self.total, f"{self.done}/{self.total} clips")
+
+    def end(self) -> None:
+        self.report(self.label, self.total, self.total, f"{self.total} clips")
+
+
+class _Hearing:
+    """One process's work on what is missing."""
+
+    def __init__(
+        self,
+        cache: FeatureCache,
+        recordings: Recordings,
+        clips: Clips,
+        stored: StoredFeatures,
+        folder: Path,
+        report: Callable[[int], None],
+    ) -> None:
+        self.cache, self.recordings, self.clips = cache, recordings, clips
+        self.stored, self.folder, self.report = stored, folder, report
+
+    def run(self, missing: Sequence[int]) -> None:
+        """Hear what no other process is hearing, then what one has left behind."""
+        parts = self._parts(set(missing))
+        self.report(0)
+        with _listening(self.cache.backbone) as device:
+            for waits in (False, True):
+                for name, part in parts:
+                    if lacking := len(_missing(self.stored, part)):
+                        with _claimed(self.folder / f".{name}.lock", waits=waits) as is_mine:
+                            written = self._write(part, device) if is_mine else 0
+                        self.report(lacking - written - len(_missing(self.stored, part)))
+
+    def _parts(self, missing: set[int]) -> list[tuple[str, list[int]]]:
+        """Cut the recordings, longest first, into what one file holds, and return what is missing of each.
+
+        All are cut, whatever is missing, so that processes that miss different clips cut alike.
+        """
+        most_s = MOST_BYTES / self.cache.num_bytes(1.0)
+        parts: list[list[int]] = [[]]
+        part_s = 0.0
+        for position in np.argsort(-self.recordings.durations_s, kind="stable"):
+            part_s += float(self.recordings.durations_s[position])
+            if len(parts[-1]) == CLIPS_PER_FILE or part_s > most_s:
+                parts.append([])
+                part_s = float(self.recordings.durations_s[position])
+            parts[-1].append(int(position))
+        names = [_digest([self.recordings.utterances[position].id for position in part]) for part in parts]
+        wanted = [[position for position in part if position in missing] for part in parts]
+        return [(name, part) for name, part in zip(names, wanted, strict=True) if part]
+
+    def _write(self, part: Sequence[int], device: torch.device) -> int:
+        """Return how many clips were heard: those that are still missing, now that no one else is at it."""
+        missing = _missing(self.stored, part)
+        heard = self._hear(missing, device) if missing else {}
+        for name, shelf in self.stored.shelves.items():
+            shelf.add({clip: layers[name] for clip, layers in heard.items() if clip not in shelf})
+        return len(heard)
+
+    @torch.no_grad()
+    def _hear(self, positions: Sequence[int], device: torch.device) -> dict[str, dict[str, torch.Tensor]]:
+        """Return clip -> layer -> (frame, feature)."""
+        dataset = ClipDataset(self.recordings, {}, self.clips)
+        durations_s = batch_durations(self.recordings, self.clips, is_training=False)
+        dtype = DTYPES[self.cache.options.store]
+        heard = {}
+        for items in BucketSampler(positions, durations_s, self.cache.batches, is_training=False):
+            batch = collate([dataset[item] for item in items]).to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.cache.precision == "bfloat16"):
+                hidden = self.cache.backbone(batch.waveforms, batch.num_samples)
+            num_frames = hidden.num_frames.tolist()
+            layers = {
+                name: (hidden.last if name == "last" else hidden.layers[int(name)]).to(dtype).cpu()
+                for name in self.cache.layers
+            }
+            for row, (_, position) in enumerate(items):
+                frames = {name: layer[row, : num_frames[row]].clone() for name, layer in layers.items()}
+                heard[self.stored.clip_of[position]] = frames
+            self.report(len(items))
+        return heard
+
+
+def _missing(stored: StoredFeatures, positions: Iterable[int]) -> list[int]:
+    """Return the positions that some shelf lacks, after another look at each; of two with the same clip, the first."""
+    for shelf in stored.shelves.values():
+        shelf.look()
+    lacking: dict[str, int] = {}
+    for position in positions:
+        clip = stored.clip_of[position]
+        if any(clip not in shelf for shelf in stored.shelves.values()):
+            lacking.setdefault(clip, position)
+    return list(lacking.values())
+
+
+def _clip_hashes(
+    recordings: Recordings, clips: Clips, positions: Sequence[int], root: Path, report: Report, label: str
+) -> dict[int, str]:
+    """Return position -> hash of the samples that a backbone hears.
+
+    What stays in memory is hashed anew; of other files the hash is kept, with size and time of change.
+    """
+
+    def clip_hash(position: int) -> str:
+        return hashlib.blake2b(extended(recordings[position], clips).tobytes(), digest_size=16).hexdigest()
+
+    notes = root / "clips.json"
+    known = {} if recordings.fits_memory else _read_notes(notes)
+    states = {p: str(p) if recordings.fits_memory else _file_state(recordings, clips, p) for p in positions}
+    unknown = [position for position in positions if states[position] not in known]
+    with ThreadPoolExecutor(2) as pool:
+        for done, (position, digest) in enumerate(zip(unknown, pool.map(clip_hash, unknown), strict=True), start=1):
+            known[states[position]] = digest
+            if not recordings.fits_memory:
+                report(f"{label}  reading audio", done, len(unknown), f"{done}/{len(unknown)} clips")
+    if unknown and not recordings.fits_memory:
+        write_text(notes, json.dumps(_read_notes(notes) | known))
+    return {position: known[states[position]] for position in positions}
+
+
+def _file_state(recordings: Recordings, clips: Clips, position: int) -> str:
+    utterance = recordings.utterances[position]
+    status = os.stat(utterance.audio)
+    file = [os.path.abspath(utterance.audio), status.st_size, status.st_mtime_ns, utterance.start_s, utterance.end_s]
+    return _digest([json.dumps([FORMAT, *file, recordings.trim_db, clips.min_s, clips.extend])])
+
+
+def _read_notes(path: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # absent or damaged: to be made again
+        return {}
+
+
+@contextmanager
+def _listening(backbone: Backbone) -> Iterator[torch.device]:
+    """Put a backbone into evaluation mode, on this process's accelerator if there is one; and back."""
+    was_training, home = backbone.training, next(backbone.parameters()).device
+    index = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) if world().size > 1 else 0
+    device = torch.device("cuda", index) if torch.cuda.is_available() else home
+    try:
+        backbone.to(device).eval()
+        yield device
+    finally:
+        backbone.to(home).train(was_training)
+
+
+@contextmanager
+def _claimed(path: Path, *, waits: bool) -> Iterator[bool]:
+    """Yield whether this process may do a piece of work: not while another does. A killed process holds no claim.
+
+    Where files cannot be locked, everybody may: then work is done twice, and the same is written.
+    """
+    with open(path, "w") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except (ImportError, OSError):
+            pass
+        try:
+            yield True
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _disk_errors(root: Path) -> Iterator[None]:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        yield
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RunError(f"features cannot be kept ({reason})", where=root, remedy=ELSEWHERE) from error
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.blake2b("\n".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _gigabytes(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.2f} GB"

@@ -1,0 +1,475 @@
+"""Frozen features: the same training as without them, heard once, never mistaken, shared by processes, after kills."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from cli_fixtures import RATE_HZ, tone
+from serein import experiment as experiments
+from serein import recipe as recipes
+from serein.data.batches import collate
+from serein.data.recordings import Recordings
+from serein.data.utterance import Utterance
+from serein.errors import RunError
+from serein.experiment import Experiment
+from serein.models.backbones import HuggingFaceBackbone
+from serein.recipe import Clips, Features, SpectrogramAugmentation
+from serein.training import feature_cache
+from serein.training.feature_cache import FeatureCache, StoredFeatures, is_heard_alike, tapped_layers
+from serein.training.hearing import hear
+
+TINY: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "conv_dim": [8] * 7,
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2,
+}
+
+
+class Killed(BaseException):
+    """Stands for a kill where a process of its own would be slow."""
+
+
+def silent(label: str, done: int, total: int, detail: str) -> None:
+    """A `Report` that tells nobody."""
+
+
+def save_wav2vec2(folder: Path, seed: int = 0, **options: Any) -> Path:
+    """Save a tiny wav2vec 2.0 with random weights and dropout, as the Hub would hold it."""
+    torch.manual_seed(seed)
+    transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**TINY | options)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wav2vec2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_wav2vec2(tmp_path_factory.mktemp("wav2vec2"))
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SEREIN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "features"
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many clips the backbone heard in each call."""
+    sizes: list[int] = []
+    real = HuggingFaceBackbone.forward
+
+    def forward(self: HuggingFaceBackbone, waveforms: torch.Tensor, num_samples: torch.Tensor) -> Any:
+        sizes.append(len(num_samples))
+        return real(self, waveforms, num_samples)
+
+    monkeypatch.setattr(HuggingFaceBackbone, "forward", forward)
+    return sizes
+
+
+# -- one backbone, some clips ----------------------------------------------------------------------------------------
+
+
+class Corpus:
+    """A few tones on disk, of different lengths, and what is heard in them."""
+
+    def __init__(self, folder: Path, num_clips: int = 5) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(num_clips):
+            self.write(number, seed=number)
+        self.num_clips = num_clips
+
+    def write(self, number: int, seed: int) -> None:
+        """Write a clip of (0.15 + 0.05 number) s."""
+        samples = tone(300.0 + 50 * number, 0.15 + 0.05 * number, np.random.default_rng(seed))
+        soundfile.write(self.folder / f"{number}.wav", samples, RATE_HZ)
+
+    def recordings(self, prefix: str = "", memory_s: float = 1e6) -> Recordings:
+        """Return the recordings, as another run would."""
+        utterances = [Utterance(id=f"{prefix}{n}", audio=str(self.folder / f"{n}.wav")) for n in range(self.num_clips)]
+        return Recordings(utterances, memory_s=memory_s)
+
+    def features(
+        self,
+        wav2vec2: Path,
+        *,
+        layers: tuple[str, ...] = ("last",),
+        store: str = "float32",
+        clips: Clips | None = None,
+        precision: str = "float32",
+        prefix: str = "",
+        memory_s: float = 1e6,
+        folder: Path | None = None,
+        positions: list[int] | None = None,
+        report: Any = silent,
+    ) -> StoredFeatures:
+        """Open the cache and hear what it lacks."""
+        options = Features(store=store, folder=None if folder is None else str(folder))
+        cache = FeatureCache(HuggingFaceBackbone.from_source(str(wav2vec2)), layers, options, precision)
+        wanted = list(range(self.num_clips)) if positions is None else positions
+        return cache.of(self.recordings(prefix, memory_s), clips or Clips(), wanted, report, "fold 1")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    return Corpus(tmp_path / "corpus")
+
+
+def alone(wav2vec2: Path, waveform: np.ndarray) -> Any:
+    """Return what the backbone hears in one clip."""
+    backbone = HuggingFaceBackbone.from_source(str(wav2vec2))
+    with torch.no_grad():
+        return backbone(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]))
+
+
+@pytest.mark.parametrize("is_stable", [False, True])
+def test_what_is_stored_is_what_the_backbone_hears(corpus: Corpus, tmp_path: Path, is_stable: bool) -> None:
+    """With a layer norm behind the last layer, too, where `last` is not the last layer."""
+    source = save_wav2vec2(tmp_path / "source", do_stable_layer_norm=is_stable)
+    recordings = corpus.recordings()
+    stored = corpus.features(source, layers=("0", "2", "last"))
+    for position in range(corpus.num_clips):
+        hidden = alone(source, recordings[position])
+        for name, expected in {"0": hidden.layers[0], "2": hidden.layers[2], "last": hidden.last}.items():
+            torch.testing.assert_close(stored[position][name], expected[0], atol=1e-5, rtol=0)
+
+
+def test_bfloat16_takes_half_the_room(corpus: Corpus, wav2vec2: Path, cache_folder: Path) -> None:
+    exact, rough = (corpus.features(wav2vec2, store=store)[4]["last"] for store in ("float32", "bfloat16"))
+    assert rough.dtype == torch.bfloat16
+    torch.testing.assert_close(rough.float(), exact, rtol=2**-8, atol=1e-6)
+    num_frames = sum(len(corpus.features(wav2vec2)[position]["last"]) for position in range(corpus.num_clips))
+    for store, num_bytes in {"float32": 4, "bfloat16": 2}.items():
+        (path,) = cache_folder.glob(f"*/last-{store}/*.safetensors")
+        assert 0 < path.stat().st_size - num_frames * 16 * num_bytes < 1_000  # names and lengths
+
+
+def test_each_clip_is_heard_once(corpus: Corpus, wav2vec2: Path, heard: list[int]) -> None:
+    corpus.features(wav2vec2, positions=[0, 2])
+    assert sum(heard) == 2
+    corpus.features(wav2vec2)
+    assert sum(heard) == 5
+    corpus.features(wav2vec2)
+    assert sum(heard) == 5
+
+
+def test_another_corpus_with_the_same_audio_is_known(corpus: Corpus, wav2vec2: Path, heard: list[int]) -> None:
+    corpus.features(wav2vec2)
+    shutil.move(corpus.folder, corpus.folder.with_name("moved"))
+    corpus.folder = corpus.folder.with_name("moved")
+    corpus.features(wav2vec2, prefix="b-")
+    assert sum(heard) == 5
+
+
+def test_equal_clips_are_heard_once(corpus: Corpus, wav2vec2: Path, heard: list[int]) -> None:
+    shutil.copy(corpus.folder / "1.wav", corpus.folder / "3.wav")
+    stored = corpus.features(wav2vec2)
+    assert sum(heard) == 4
+    assert torch.equal(stored[1]["last"], stored[3]["last"])
+
+
+@pytest.mark.parametrize("memory_s", [1e6, 0.0])
+def test_changed_audio_is_heard_anew(corpus: Corpus, wav2vec2: Path, heard: list[int], memory_s: float) -> None:
+    """In memory, and where a file's hash is remembered."""
+    before = corpus.features(wav2vec2, memory_s=memory_s)[2]["last"].clone()
+    corpus.features(wav2vec2, memory_s=memory_s)
+    corpus.write(2, seed=99)
+    after = corpus.features(wav2vec2, memory_s=memory_s)[2]["last"]
+    assert sum(heard) == 6
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(after, alone(wav2vec2, corpus.recordings()[2]).last[0], atol=1e-5, rtol=0)
+
+
+def test_audio_that_is_not_in_memory_is_read_once(
+    corpus: Corpus, wav2vec2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus.features(wav2vec2, memory_s=0.0)
+    monkeypatch.setattr(Recordings, "__getitem__", lambda *_: pytest.fail("was read again"))
+    stored = corpus.features(wav2vec2, memory_s=0.0)
+    assert len(stored[0]["last"]) == 7
+
+
+CHANGES: dict[str, Callable[[Corpus, Path, Path], StoredFeatures]] = {
+    "weights": lambda corpus, _, folder: corpus.features(save_wav2vec2(folder, seed=1)),
+    "architecture": lambda corpus, _, folder: corpus.features(save_wav2vec2(folder, hidden_act="relu")),
+    "layer": lambda corpus, base, _: corpus.features(base, layers=("1",)),
+    "numbers": lambda corpus, base, _: corpus.features(base, store="bfloat16"),
+    "precision": lambda corpus, base, _: corpus.features(base, precision="bfloat16"),
+    "extended": lambda corpus, base, _: corpus.features(base, clips=Clips(min_s=1.0)),
+    "repeated": lambda corpus, base, _: corpus.features(base, clips=Clips(min_s=1.0, extend="repeat")),
+    "folder": lambda corpus, base, folder: corpus.features(base, folder=folder),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_nothing_is_mistaken_for_something_else(
+    corpus: Corpus, wav2vec2: Path, tmp_path: Path, heard: list[int], change: str
+) -> None:
+    corpus.features(wav2vec2)
+    CHANGES[change](corpus, wav2vec2, tmp_path / "other")
+    assert sum(heard) == 10
+
+
+def test_the_same_weights_elsewhere_are_the_same(
+    corpus: Corpus, wav2vec2: Path, tmp_path: Path, heard: list[int]
+) -> None:
+    corpus.features(wav2vec2)
+    corpus.features(Path(shutil.copytree(wav2vec2, tmp_path / "copy")))
+    assert sum(heard) == 5
+
+
+# -- kills, several processes, bad disks -----------------------------------------------------------------------------
+
+
+def test_a_killed_hearing_goes_on_where_it_was(
+    corpus: Corpus, wav2vec2: Path, cache_folder: Path, heard: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_cache, "CLIPS_PER_FILE", 2)
+    real = os.replace
+
+    def replace(source: Any, target: Any) -> None:
+        if list(cache_folder.glob("*/last-float32/[!.]*.safetensors")):
+            raise Killed
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        with pytest.raises(Killed):
+            corpus.features(wav2vec2)
+    assert sum(heard) == 4  # two of them in vain
+    stored = corpus.features(wav2vec2)
+    assert sum(heard) == 4 + 3
+    assert [len(stored[position]["last"]) for position in range(5)] == [7, 9, 12, 14, 17]
+
+
+def test_a_damaged_file_is_made_again(corpus: Corpus, wav2vec2: Path, cache_folder: Path, heard: list[int]) -> None:
+    corpus.features(wav2vec2)
+    (path,) = cache_folder.glob("*/last-float32/*.safetensors")
+    content = path.read_bytes()
+    path.write_bytes(content[:-10])
+    corpus.features(wav2vec2)
+    assert sum(heard) == 10
+    assert path.read_bytes() == content
+
+
+def test_two_at_once_share_the_work(
+    corpus: Corpus, wav2vec2: Path, cache_folder: Path, heard: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_cache, "CLIPS_PER_FILE", 1)
+    with ThreadPoolExecutor(2) as pool:  # a lock belongs to an opened file, so threads are kept apart as processes are
+        first, second = pool.map(lambda _: corpus.features(wav2vec2), range(2))
+    assert sum(heard) == 5
+    for position in range(5):
+        assert torch.equal(first[position]["last"], second[position]["last"])
+    assert not list(cache_folder.glob("*/.*.lock"))
+
+
+def hear_in_process(folder: Path, source: Path, cache: Path) -> None:
+    """Open the cache in a process of its own."""
+    os.environ["SEREIN_CACHE"] = str(cache)
+    feature_cache.CLIPS_PER_FILE = 2
+    corpus = Corpus.__new__(Corpus)
+    corpus.folder, corpus.num_clips = folder, 9
+    corpus.features(source)
+
+
+@pytest.mark.slow
+def test_two_processes_give_one_sound_cache(
+    tmp_path: Path, wav2vec2: Path, cache_folder: Path, heard: list[int]
+) -> None:
+    corpus = Corpus(tmp_path / "nine", num_clips=9)
+    context = multiprocessing.get_context("spawn")
+    arguments = (corpus.folder, wav2vec2, tmp_path / "cache")
+    processes = [context.Process(target=hear_in_process, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    stored = corpus.features(wav2vec2)
+    assert heard == []
+    assert len(list(cache_folder.glob("*/last-float32/*.safetensors"))) == 5
+    for position in range(9):
+        expected = alone(wav2vec2, corpus.recordings()[position]).last[0]
+        torch.testing.assert_close(stored[position]["last"], expected, atol=1e-5, rtol=0)
+
+
+def test_a_full_disk_is_known_beforehand(
+    corpus: Corpus, wav2vec2: Path, heard: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage("/")._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(RunError, match=r"features of 5 clips need .* GB, .* left\. Make room\. Name another features"):
+        corpus.features(wav2vec2)
+    assert heard == []
+
+
+def test_a_folder_that_cannot_be_written(corpus: Corpus, wav2vec2: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"file: features cannot be kept \(.*\)\. Name another features\.folder, or set"):
+        corpus.features(wav2vec2, folder=tmp_path / "file")
+
+
+def test_progress_says_the_size_first(corpus: Corpus, wav2vec2: Path) -> None:
+    said: list[tuple[str, int, int, str]] = []
+    corpus.features(wav2vec2, report=lambda *progress: said.append(progress))
+    assert said[0] == ("fold 1  features of 5 clips, 0.00 GB", 0, 5, "0/5 clips")
+    assert said[-1][1:] == (5, 5, "5 clips")
+    assert len([progress for progress in said if progress[1] >= progress[2]]) == 1  # ends the bar once
+
+
+# -- stages ----------------------------------------------------------------------------------------------------------
+
+STAGE: dict[str, Any] = {
+    "name": "frozen",
+    "epochs": 3,
+    "trainable": ["body", "heads"],
+    "optimizer": {"learning_rate": 0.01},
+    "batches": {"clips": 4, "buckets": 2},
+    "precision": "float32",
+}
+
+
+def prepared(tones: Path, source: Path, changes: Mapping[str, Any] | None = None, **stage: Any) -> Experiment:
+    """Return an experiment whose head has dropout and is told the gender of two clips in three."""
+    told = {"attributes": ["gender"], "hide": 0.3}
+    values = {
+        "name": "frozen",
+        "protocol": {"name": "speakers-out", "num_folds": 2, "dev": "speakers"},
+        "backbone": {"name": "huggingface", "source": str(source), "overrides": {"layerdrop": 0.5}},
+        "tasks": {"emotion": {"pooling": "std", "hidden": [8], "dropout": 0.3, "conditioning": told}},
+        "inference": {"attributes": "oracle"},
+        "stages": [STAGE | stage],
+        **(changes or {}),
+    }
+    return experiments.prepare(recipes.validate(values, where="test"), tones, silent)
+
+
+def trained(experiment: Experiment, folder: Path, fold: int = 0) -> tuple[list[dict[str, float]], Any]:
+    """Return the epochs' metrics and the weights after the last of them."""
+    experiments.train_unit(experiment, experiment.folds.folds[fold], 0, folder, silent, label="x")
+    lines = [json.loads(line) for line in (folder / "0-frozen/metrics.jsonl").read_text().splitlines()]
+    timeless = [{k: v for k, v in line.items() if k not in ("seconds", "audio_s_per_s")} for line in lines]
+    return timeless, load_file(folder / "0-frozen/weights.safetensors")
+
+
+BODIES: dict[str, dict[str, Any]] = {
+    "last": {},
+    "weighted": {"tasks": {"emotion": {"tap": "weighted", "pooling": "mean", "dropout": 0.2}}},
+    "one layer under a body": {
+        "tasks": {"emotion": {"pooling": "mean"}},
+        "body": {"name": "cnn-blstm", "tap": 1, "channels": [8, 8], "kernels": [3, 3], "hidden": 4, "dropout": 0.2},
+    },
+    "two members": {"members": 2},
+}
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_training_from_the_cache_is_training_without_it(
+    tones: Path, wav2vec2: Path, tmp_path: Path, heard: list[int], body: str
+) -> None:
+    """The same draws, so the same metrics and weights up to the stored numbers' precision."""
+    runs = {}
+    for store in ("none", "float32", "bfloat16"):
+        before = sum(heard)
+        experiment = prepared(tones, wav2vec2, BODIES[body] | {"features": {"store": store}})
+        runs[store] = trained(experiment, tmp_path / store)
+        fold = experiment.folds.folds[0]
+        once = len(fold.train) + len(fold.dev)
+        assert sum(heard) - before == (once * 3 if store == "none" else once)
+    for store, tolerance in {"float32": 1e-4, "bfloat16": 3e-2}.items():
+        for plain, cached in zip(runs["none"][0], runs[store][0], strict=True):
+            assert cached == pytest.approx(plain, abs=tolerance)
+        for name, weight in runs["none"][1].items():
+            torch.testing.assert_close(runs[store][1][name], weight, atol=tolerance, rtol=0)
+
+
+def test_folds_seeds_and_resumed_runs_hear_nothing_twice(
+    tones: Path, wav2vec2: Path, tmp_path: Path, heard: list[int]
+) -> None:
+    experiment = prepared(tones, wav2vec2, {"features": {"store": "float32"}}, epochs=1)
+    trained(experiment, tmp_path / "first")
+    trained(experiment, tmp_path / "second", fold=1)
+    learned = {name for fold in experiment.folds.folds for name in (*fold.train, *fold.dev)}
+    assert sum(heard) == len(learned)
+    trained(experiment, tmp_path / "again")
+    assert sum(heard) == len(learned)
+
+
+def test_batches_carry_hidden_layers_alone(tones: Path, wav2vec2: Path) -> None:
+    experiment = prepared(tones, wav2vec2)
+    backbone = HuggingFaceBackbone.from_source(str(wav2vec2))
+    cache = FeatureCache(backbone, ("1",), Features(store="float32"), "float32")
+    stored = cache.of(experiment.recordings, Clips(), range(4), silent, "x")
+    dataset = experiments.TrainingData(experiment.recordings, {}, range(4), (), Clips(), heard=stored)
+    cached = collate([dataset.dataset(0, is_training=True)[3, position] for position in range(4)])
+    plain = collate(
+        [
+            experiments.TrainingData(experiment.recordings, {}, range(4), (), Clips()).dataset(0, is_training=True)[
+                3, position
+            ]
+            for position in range(4)
+        ]
+    )
+    assert cached.waveforms.shape == (4, 0)
+    assert cached.audio_s == pytest.approx(plain.audio_s)
+    assert cached.seeds.tolist() == plain.seeds.tolist()
+    with torch.no_grad():
+        one = hear(backbone, cached, SpectrogramAugmentation()).hidden
+        other = hear(backbone, plain, SpectrogramAugmentation()).hidden
+    assert torch.equal(one.is_frame, other.is_frame)
+    torch.testing.assert_close(one.layers[1][one.is_frame], other.layers[1][one.is_frame], atol=1e-5, rtol=0)
+
+
+ALIKE: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
+    "heads": ({}, {}, True),
+    "the backbone learns": ({}, {"trainable": ["layer 2", "heads"]}, False),
+    "all clips are shorter than a crop": ({"clips": {"crop_s": 0.5}}, {}, True),
+    "some are cropped": ({"clips": {"crop_s": 0.4}}, {}, False),
+    "log-mel": ({"backbone": {"name": "logmel"}}, {"trainable": ["heads"]}, False),
+}
+
+
+@pytest.mark.parametrize("case", ALIKE)
+def test_where_it_applies(tones: Path, wav2vec2: Path, case: str) -> None:
+    changes, stage, expected = ALIKE[case]
+    experiment = prepared(tones, wav2vec2, changes, **stage)
+    model = experiments._new_model(experiment.recipe, experiments._tasks(experiment))
+    model.train_only(experiment.recipe.stages[0].trainable)
+    longest_s = float(experiment.recordings.durations_s.max())
+    assert 0.4 < longest_s < 0.5
+    assert is_heard_alike(model, experiment.recipe.stages[0], longest_s, experiment.recipe.clips) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ("last",)),
+        ({"tasks": {"emotion": {"tap": 1}, "gender": {"tap": "last"}}}, ("1", "last")),
+        ({"tasks": {"emotion": {"tap": "weighted"}}}, ("0", "1", "2")),
+        ({"body": {"name": "cnn-blstm", "tap": 2}, "tasks": {"emotion": {"tap": "last"}}}, ("2",)),
+    ],
+)
+def test_what_is_kept_is_what_is_tapped(
+    tones: Path, wav2vec2: Path, changes: dict[str, Any], expected: tuple[str, ...]
+) -> None:
+    """Heads above a body tap the body."""
+    experiment = prepared(tones, wav2vec2, changes)
+    assert tapped_layers(experiments._new_model(experiment.recipe, experiments._tasks(experiment))) == expected
