@@ -65,10 +65,18 @@ def test_anger_and_twice_sadness_lie_a_third_of_the_way_from_sadness(vocabulary:
     ],
 )
 def test_targets_are_the_mean_of_a_label_sets_words(vocabulary: Path, targets: str, words: list[str]) -> None:
-    task = WordTask(Words(targets=targets), CATEGORIES, Nouns(vocabulary=str(vocabulary)))
+    task = WordTask(Words(targets=targets), CATEGORIES, Nouns(vocabulary=str(vocabulary), scale="none"))
     values = task.targets([rated("angry", "sad", "sad", comment="gloom, quite unsure")]).values[0]
     np.testing.assert_allclose(values[:4], np.mean([VECTORS[word] for word in words], axis=0), atol=1e-6)
     assert values[4:].tolist() == [0.0, 0.0, 1.0]
+
+
+def test_scaled_targets_have_a_root_mean_square_of_one_over_the_classes(vocabulary: Path) -> None:
+    task = WordTask(Words(), CATEGORIES, Nouns(vocabulary=str(vocabulary)))
+    utterances = [Utterance(id=name, audio="a.wav", emotion=name) for name in CATEGORIES.classes]
+    targets = task.targets(utterances).values[:, :4]
+    assert np.sqrt(np.mean(targets**2)) == pytest.approx(1.0)
+    assert np.allclose(targets / targets[0, 0], task.labels.vectors / task.labels.vectors[0, 0])
 
 
 def test_scores_follow_from_the_nearest_class(vocabulary: Path) -> None:

@@ -28,6 +28,7 @@ class WordTask:
         name: The task's key in recipes, batches and heads.
         num_outputs: Features of a word vector.
         labels: The classes as word vectors.
+        scale: What targets are multiplied by.
 
     Raises:
         RecipeError: A class has no vector.
@@ -41,6 +42,7 @@ class WordTask:
         self.nouns = {**NOUNS, **nouns.nouns}
         self.num_outputs = self.vocabulary.size
         self.labels = word_classes(categories, self.vocabulary, self.nouns, nouns.vocabulary)
+        self.scale = 1.0 if nouns.scale == "none" else 1.0 / float(np.sqrt(np.mean(self.labels.vectors**2)))
 
     def words(self, utterances: Sequence[Utterance]) -> list[tuple[str, ...]]:
         """Return the words that each utterance's target is the mean of."""
@@ -51,7 +53,7 @@ class WordTask:
         """Return vectors and classes, (utterance, feature + class), and which utterances have both."""
         words = self.words(utterances)
         values = np.zeros((len(utterances), self.num_outputs + len(self.labels.classes)), np.float32)
-        values[:, : self.num_outputs] = mean_vectors(words, self.vocabulary)
+        values[:, : self.num_outputs] = self.scale * mean_vectors(words, self.vocabulary)
         values[:, self.num_outputs :] = np.stack([self.labels.categories.shares(u) for u in utterances])
         has_both = np.array([bool(some) for some in words]) & values[:, self.num_outputs :].any(axis=1)
         return Targets(values, has_both)
