@@ -70,8 +70,8 @@ class Nouns(Options):
         vocabulary: Folder that `serein words prepare` made of word2vec or GloVe vectors, or the name of a
             Sentence-Transformers model.
         nouns: Word of the corpus -> noun, beside those that serein knows (`angry` is `anger`).
-        scale: `rms`: targets are brought to a root mean square of 1 over the classes, for an optimiser's steps are of that
-            size; `none`: the vectors as they are, as in the paper. No cosine hangs on it.
+        scale: `rms`: targets are brought to a root mean square of 1 over the classes, as suits an optimiser's steps;
+            `none`: the vectors as they are, as in the paper. No cosine hangs on it.
     """
 
     vocabulary: str = "all-MiniLM-L6-v2"

@@ -54,6 +54,12 @@ class WordRun:
         """Where the vectors come from."""
         return open_vocabulary(self.recipe.words.vocabulary)
 
+    @property
+    def order(self) -> list[str]:
+        """Nouns of the recipe's classes, which decide between equally frequent labels."""
+        nouns = {**NOUNS, **self.recipe.words.nouns}
+        return [nouns.get(name, name) for name in self.categories.classes]
+
     def words(self, label_set: LabelSet) -> list[tuple[str, ...]]:
         """Return the words of each utterance's target in a label set."""
         nouns = {**NOUNS, **self.recipe.words.nouns}
@@ -114,7 +120,8 @@ def top_table(runs: Sequence[WordRun]) -> Extra:
         near = [set(words) for words in nearest]
         cells = [run.row.title]
         for label_set in ("s2", "s3"):
-            chosen = [first_and_second(words) if words else (None, None, False) for words in run.words(label_set)]
+            lists = run.words(label_set)
+            chosen = [first_and_second(words, run.order) if words else (None, None, False) for words in lists]
             ties += sum(is_tied for _, _, is_tied in chosen)
             for position, label in enumerate(("l1", "l2")):
                 words = [pair[position] for pair in chosen]
