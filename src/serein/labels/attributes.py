@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from serein.data.corpora.iemocap_files import is_self_evaluation
 from serein.data.utterance import Utterance
 from serein.errors import ManifestError
 
@@ -86,13 +87,16 @@ def require_attributes(utterances: Sequence[Utterance], names: Iterable[str], to
 def agreement(utterance: Utterance) -> float | None:
     """Return the share of raters whose first label is the utterance's emotion; `None` without raters.
 
+    Speakers who judge themselves (IEMOCAP) are no raters.
+
     Example:
         >>> from serein.data.utterance import Rating
         >>> ratings = (Rating(labels=("sad", "tired")), Rating(labels=("calm",)))
         >>> agreement(Utterance(id="a", audio="a.wav", emotion="sad", ratings=ratings))
         0.5
     """
-    first = [rating.labels[0] for rating in utterance.ratings if rating.labels]
+    annotators = [rating for rating in utterance.ratings if rating.labels and not is_self_evaluation(rating)]
+    first = [rating.labels[0] for rating in annotators]
     return first.count(utterance.emotion) / len(first) if first and utterance.emotion else None
 
 

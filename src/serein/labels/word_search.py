@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,7 @@ FAISS_CANDIDATES = 4  # times k, compared again in full
 Rows = NDArray[np.int64]
 Cosines = NDArray[np.float64]
 Pairs = list[tuple[Rows, Rows]]
+Multiply = Callable[[Tensor], Tensor]
 
 
 def exact(vocabulary: StoredWords, queries: NDArray[np.float64], k: int) -> tuple[Rows, Cosines]:
@@ -60,15 +63,40 @@ def _exact(vocabulary: StoredWords, queries: NDArray[np.float64], k: int) -> tup
     num_first = min(-(-max(FIRST_ROWS, k + GROUP) // GROUP) * GROUP, len(code_rows))
     best = _Best(*_of_rows(vocabulary, queries, np.sort(code_rows[:num_first].astype(np.int64)), k))
     scanner = _Scanner(vocabulary, queries)
-    held: Pairs = []
-    for start, stop in _blocks(num_first // GROUP, len(code_rows) // GROUP):
-        held.append(scanner.candidates(start, stop, best.least))
-        if sum(len(positions) for positions, _ in held) >= PAIRS_HELD:
-            _compete(vocabulary, queries, best, held)
-            held = []
-    if held:
-        _compete(vocabulary, queries, best, held)
+    blocks = _blocks(num_first // GROUP, len(code_rows) // GROUP)
+    lock = Lock()
+
+    def work() -> None:
+        held: Pairs = []
+        multiply = scanner.multiplication()
+        while block := _next(blocks, lock):
+            held.append(scanner.candidates(*block, best.least, multiply))
+            if sum(len(positions) for positions, _ in held) >= PAIRS_HELD:
+                _compete(vocabulary, queries, best, held, lock)
+                held = []
+        if held:
+            _compete(vocabulary, queries, best, held, lock)
+
+    _in_threads(work)
     return best.rows, best.cosines
+
+
+def _in_threads(work: Callable[[], None]) -> None:
+    """Run `work` in as many threads as torch has, each computing alone: nobody waits for the slowest of every block."""
+    num_threads = torch.get_num_threads()
+    if num_threads == 1:
+        return work()
+    try:
+        with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for done in [pool.submit(work) for _ in range(num_threads)]:
+                done.result()
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _next(blocks: Iterator[tuple[int, int]], lock: Lock) -> tuple[int, int] | None:
+    with lock:
+        return next(blocks, None)
 
 
 def _blocks(start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -79,16 +107,16 @@ def _blocks(start: int, end: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def _compete(
-    vocabulary: StoredWords, queries: NDArray[np.float64], best: _Best, pairs: list[tuple[Rows, Rows]]
-) -> None:
+def _compete(vocabulary: StoredWords, queries: NDArray[np.float64], best: _Best, pairs: Pairs, lock: Lock) -> None:
     """Compute the cosines of pairs of a position among the codes and a query, and keep the nearest."""
     positions, of_query = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
     rows = vocabulary.array("code_rows")[positions].astype(np.int64)
     is_word = rows < len(vocabulary)
     rows, of_query = rows[is_word], of_query[is_word]
     if len(rows):
-        best.add(of_query, rows, _cosines(vocabulary, queries, rows, of_query))
+        cosines = _cosines(vocabulary, queries, rows, of_query)
+        with lock:
+            best.add(of_query, rows, cosines)
 
 
 def _of_rows(vocabulary: StoredWords, queries: NDArray[np.float64], rows: Rows, k: int) -> tuple[Rows, Cosines]:
@@ -133,7 +161,7 @@ class _Best:
         rank = np.arange(len(order)) - np.searchsorted(ordered, ordered)
         kept = order[rank < k]
         self.rows[queries] = all_rows[kept].reshape(-1, k)
-        self.cosines[queries] = all_cosines[kept].reshape(-1, k)
+        self.cosines[queries] = all_cosines[kept].reshape(-1, k)  # read meanwhile, any mix of old and new is a bound
 
 
 class _Scanner:
@@ -150,19 +178,24 @@ class _Scanner:
         self.query_scales = torch.from_numpy(scales.astype(np.float32))
         self.query_errors = torch.from_numpy((missed + ROUNDING).astype(np.float32))
         self.is_zero = torch.from_numpy(largest == 0)
-        self.multiply = _multiplication(torch.from_numpy(codes.T.astype(np.int8)))
+        self.query_codes = torch.from_numpy(np.ascontiguousarray(codes.T.astype(np.int8)))
 
-    def candidates(self, start: int, stop: int, least: Cosines) -> tuple[Rows, Rows]:
+    def multiplication(self) -> Multiply:
+        """Return a multiplication by the queries' codes, for one thread: it has memory of its own."""
+        return _multiplication(self.query_codes)
+
+    def candidates(self, start: int, stop: int, least: Cosines, multiply: Multiply) -> tuple[Rows, Rows]:
         """Return positions among the codes, and the query of each, in the groups from `start` to before `stop`.
 
         Args:
             start: A group.
             stop: A later group, at most `BLOCK_GROUPS` later.
             least: (query,) the cosine to beat.
+            multiply: This thread's.
         """
         groups = slice(start, stop)
         codes = torch.from_numpy(np.array(self.codes[start * GROUP : stop * GROUP]))
-        products = self.multiply(codes).view(-1, GROUP, len(self.query_scales))
+        products = multiply(codes).view(-1, GROUP, len(self.query_scales))
         scales, errors = self.scales[groups, None], self.errors[groups, None]
         room = errors + self.query_errors * (1 + errors)
         wanted = (torch.from_numpy(least).float() - ROUNDING - room) / (scales * self.query_scales)
@@ -172,7 +205,7 @@ class _Scanner:
         return ((group[hit] + start) * GROUP + row).numpy(), query[hit].numpy()
 
 
-def _multiplication(query_codes: Tensor) -> Callable[[Tensor], Tensor]:
+def _multiplication(query_codes: Tensor) -> Multiply:
     """Return what multiplies (row, size) codes by (size, query): whole numbers below 2^24, exact in float32 as well.
 
     The product of 8-bit matrices is fast where the processor has an instruction for it, and a plain loop elsewhere.
