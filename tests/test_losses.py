@@ -10,7 +10,14 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 
-from serein.losses import LOSSES, VECTOR_LOSSES, balanced_class_weights, cross_entropy, weighted_mean
+from serein.losses import (
+    LOSSES,
+    VECTOR_LOSSES,
+    balanced_class_weights,
+    cross_entropy,
+    supervised_contrastive,
+    weighted_mean,
+)
 
 CLASSES = 5
 WEIGHTS = torch.tensor([0.5, 1.0, 2.0, 0.25, 3.0], dtype=torch.float64)
@@ -136,3 +143,41 @@ def test_log_cosh_never_overflows(dtype: torch.dtype, distance: float) -> None:
     assert output.grad.item() == pytest.approx(math.tanh(distance), abs=1e-5)
     exact = abs(distance) + math.log1p(math.exp(-2 * abs(distance))) - math.log(2)
     assert loss.item() == pytest.approx(exact, rel=1e-6, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [0, 0, 1, 1, 2, 2, 2, 0],
+        [0, 0, 1, 2, 3, 4, 4, 4],  # classes of one member: their anchors are left out
+        [5] * 8,
+    ],
+)
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+def test_supervised_contrastive_loss_is_pytorch_metric_learnings(labels: list[int], temperature: float) -> None:
+    others = pytest.importorskip("pytorch_metric_learning.losses", reason="pip install 'serein[dev]'")
+    classes = torch.tensor(labels)
+    ours, theirs = (torch.randn(8, 6, generator=torch.Generator().manual_seed(3)).requires_grad_() for _ in range(2))
+    mine = supervised_contrastive(classes, ours, temperature)
+    reference = others.SupConLoss(temperature=temperature)(theirs, classes)
+    assert mine.item() == pytest.approx(reference.item(), rel=1e-5)
+    mine.backward()
+    reference.backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 3], [0]])
+def test_without_a_positive_the_contrast_is_nothing(labels: list[int]) -> None:
+    embeddings = torch.randn(len(labels), 4, requires_grad=True)
+    loss = supervised_contrastive(torch.tensor(labels), embeddings)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert torch.equal(embeddings.grad, torch.zeros_like(embeddings))
+
+
+def test_contrast_is_computed_in_float32_under_autocast() -> None:
+    labels, embeddings = torch.tensor([0, 0, 1, 1]), torch.randn(4, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = supervised_contrastive(labels, embeddings)
+    assert inside.dtype == torch.float32
+    assert inside.item() == pytest.approx(supervised_contrastive(labels, embeddings).item(), abs=1e-6)

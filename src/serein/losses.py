@@ -100,5 +100,38 @@ def log_cosh(truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     return (distance + torch.nn.functional.softplus(-2 * distance) - math.log(2)).mean(dim=1)
 
 
+def supervised_contrastive(labels: torch.Tensor, embeddings: torch.Tensor, temperature: float = 0.07) -> torch.Tensor:
+    """Supervised contrastive loss (wang2023, equation 1; Khosla 2020, L_out), over clips of one or more views.
+
+    Embeddings are brought to length one and compared in float32. An anchor without another clip of its class is left out
+    of the mean; a batch without any, or of one class, which is in contrast to nothing, gives 0.
+
+    Args:
+        labels: (clip,) class numbers; the views of a clip have its label.
+        embeddings: (clip, feature).
+        temperature: Divides the cosines.
+
+    Returns:
+        The mean over anchors, a scalar.
+
+    Example:
+        >>> four = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+        >>> supervised_contrastive(torch.tensor([0, 0, 1, 1]), four, temperature=1.0).round(decimals=4)
+        tensor(0.5514)
+    """
+    if len(labels) < 2 or bool((labels == labels[0]).all()):
+        return embeddings.sum() * 0.0
+    with torch.autocast(embeddings.device.type, enabled=False):
+        vectors = torch.nn.functional.normalize(embeddings.float(), dim=1)
+        is_self = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        is_positive = (labels[:, None] == labels[None, :]) & ~is_self
+        cosines = (vectors @ vectors.T / temperature).masked_fill(is_self, float("-inf"))
+        log_shares = cosines - cosines.logsumexp(dim=1, keepdim=True)
+        num_positives = is_positive.sum(dim=1)
+        sums = torch.where(is_positive, log_shares, log_shares.new_zeros(())).sum(dim=1)
+        is_anchor = num_positives > 0
+        return -(sums / num_positives.clamp_min(1))[is_anchor].sum() / is_anchor.sum().clamp_min(1)
+
+
 LOSSES = {"cross-entropy": cross_entropy}
 VECTOR_LOSSES = {"mse": mean_square_error, "mae": mean_absolute_error, "log-cosh": log_cosh}
