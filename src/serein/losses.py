@@ -103,8 +103,8 @@ def log_cosh(truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
 def supervised_contrastive(labels: torch.Tensor, embeddings: torch.Tensor, temperature: float = 0.07) -> torch.Tensor:
     """Supervised contrastive loss (wang2023, equation 1; Khosla 2020, L_out), over clips of one or more views.
 
-    Embeddings are brought to length one and compared in float32. An anchor without another clip of its class is left out
-    of the mean; a batch without any, or of one class, which is in contrast to nothing, gives 0.
+    Embeddings are brought to length one and compared in float32. An anchor without another clip of its class is left
+    out of the mean; a batch without any, or of one class, which is in contrast to nothing, gives 0.
 
     Args:
         labels: (clip,) class numbers; the views of a clip have its label.

@@ -58,7 +58,13 @@ class Recipe(Options):
             raise ValueError(f"two stages share a name: {', '.join(names)}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: one is named twice: {', '.join(map(str, self.seeds))}")
+        contrasts = any(task.contrastive for task in self.tasks.chosen.values())
         for stage in self.stages:
+            if contrasts and stage.augmentation.mixup:
+                raise ValueError(
+                    f"stage '{stage.name}' mixes clips of two classes, which 'contrastive' cannot tell apart: set "
+                    "augmentation.mixup to 0, or leave out 'contrastive'"
+                )
             if self.protocol.dev == "none" and (stage.patience or stage.schedule.name == "plateau"):
                 raise ValueError(
                     f"stage '{stage.name}' watches a dev score, but protocol.dev is 'none': choose a dev, or train a "

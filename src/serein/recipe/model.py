@@ -131,6 +131,18 @@ class Conditioning(Options):
     dropout: Share = 0.1
 
 
+class Contrastive(Options):
+    """Supervised contrastive loss of the embeddings beside the task's own: (1-l) * own + l * contrast (wang2023).
+
+    Attributes:
+        share: The paper's l.
+        temperature: Divides the cosines of embeddings.
+    """
+
+    share: Share = 0.1
+    temperature: Annotated[float, Field(gt=0.0)] = 0.07
+
+
 class Head(Options):
     """What a task reads from the model.
 
@@ -146,6 +158,7 @@ class Head(Options):
         conditioning: What else is told to the pooled and projected vector.
         hidden: Sizes of fully connected layers before the output.
         dropout: Before each linear layer of the head but the first, and in a projection `block`.
+        contrastive: Pull the embeddings of a class together and those of others apart.
     """
 
     weight: Annotated[float, Field(ge=0.0)] = 1.0
@@ -158,6 +171,7 @@ class Head(Options):
     conditioning: Conditioning | None = None
     hidden: tuple[Count, ...] = ()
     dropout: Share = 0.0
+    contrastive: Contrastive | None = None
 
 
 class Category(Head):

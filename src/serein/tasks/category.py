@@ -45,9 +45,13 @@ class CategoryTask:
         each = losses.LOSSES[self.options.loss](truth, output, weights, self.options.label_smoothing)
         return losses.weighted_mean(each, truth, weights)
 
+    def classes(self, truth: torch.Tensor) -> torch.Tensor:
+        """Return the class numbers of shares, (batch, class): (batch,)."""
+        return truth.argmax(dim=1)
+
     def scores(self, truth: torch.Tensor, output: torch.Tensor) -> dict[str, float]:
         """Return the scores of a whole set, 0 to 1, by name: shares and logits, both (utterance, class)."""
-        return class_scores(truth.argmax(dim=1).numpy(), output.argmax(dim=1).numpy(), self.num_outputs)
+        return class_scores(self.classes(truth).numpy(), output.argmax(dim=1).numpy(), self.num_outputs)
 
 
 def class_scores(truth: np.ndarray, answers: np.ndarray, num_classes: int) -> dict[str, float]:

@@ -47,6 +47,10 @@ class Task(Protocol):
         """Return the mean loss of a batch."""
         ...
 
+    def classes(self, truth: torch.Tensor) -> torch.Tensor:
+        """Return the class numbers of targets, (batch,)."""
+        ...
+
     def scores(self, truth: torch.Tensor, output: torch.Tensor) -> dict[str, float]:
         """Return scores of a whole set, 0 to 1, by name; `ua` among them."""
         ...

@@ -69,9 +69,13 @@ class WordTask:
         """Return the mean loss of a batch: targets, (batch, feature + class), and vectors, (batch, feature)."""
         return losses.VECTOR_LOSSES[self.options.loss](truth[:, : self.num_outputs], output).mean()
 
+    def classes(self, truth: torch.Tensor) -> torch.Tensor:
+        """Return the class numbers of targets, (batch, feature + class): (batch,)."""
+        return truth[:, self.num_outputs :].argmax(dim=1)
+
     def scores(self, truth: torch.Tensor, output: torch.Tensor) -> dict[str, float]:
         """Return the scores of a whole set, 0 to 1, by name, and the mean cosine with the targets."""
-        classes = truth[:, self.num_outputs :].argmax(dim=1).numpy()
+        classes = self.classes(truth).numpy()
         answers = self.labels.cosines(output.numpy()).argmax(axis=1)
         cosine = mean_cosine(truth[:, : self.num_outputs].numpy(), output.numpy())
         return {**class_scores(classes, answers, len(self.labels.classes)), "cosine": cosine}

@@ -8,9 +8,11 @@ from typing import Any
 import lightning.pytorch as lightning
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from serein.data.batches import Batch, draw_seed
+from serein.losses import supervised_contrastive
 from serein.models.heads import Reading
 from serein.models.speech import SpeechModel
 from serein.recipe import Optimizer, SpectrogramAugmentation, Stage
@@ -136,14 +138,27 @@ class StageModule(lightning.LightningModule):
     ) -> torch.Tensor:
         losses = []
         for name, task in self.tasks.items():
-            known = has_target[name]
+            known, reading, contrast = has_target[name], readings[name], task.options.contrastive
+            truth, own_share = targets[name][known], 1.0
+            if contrast is not None:
+                own_share = 1.0 - contrast.share
+                pulled = self._contrast(task.classes(truth), reading.embedding[known], contrast.temperature)
+                losses.append(task.options.weight * contrast.share * pulled)
             if known.any():
-                losses.append(
-                    task.options.weight * _summed(task, targets[name][known], readings[name].outputs[:, known])
-                )
+                losses.append(task.options.weight * own_share * _summed(task, truth, reading.outputs[:, known]))
         if not losses:
             return sum(reading.output.sum() for reading in readings.values()) * 0.0  # type: ignore[return-value]
         return torch.stack(losses).sum()
+
+    def _contrast(self, labels: torch.Tensor, embeddings: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Return the contrastive loss over the clips of all processes, whose batches may differ in size."""
+        if self.trainer.world_size > 1:
+            sizes = self.all_gather(torch.tensor(len(labels), device=labels.device))
+            lacking = int(sizes.max()) - len(labels)
+            embeddings = self.all_gather(F.pad(embeddings, (0, 0, 0, lacking)), sync_grads=True).flatten(0, 1)
+            labels = self.all_gather(F.pad(labels, (0, lacking), value=-1)).flatten()
+            embeddings, labels = embeddings[labels >= 0], labels[labels >= 0]
+        return supervised_contrastive(labels, embeddings, temperature)
 
     def _gathered(self) -> dict[str, list[Judged]]:
         if self.trainer.world_size == 1:
