@@ -224,7 +224,7 @@ def write_codes(folder: Path, num_words: int, size: int, dtype: DType, on_progre
 
 def _coded(vectors: NDArray[np.float32], start: int, num_words: int) -> dict[str, NDArray[Any]]:
     norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-    directions = vectors / np.maximum(norms, np.finfo(np.float64).tiny)[:, None].astype(np.float32)
+    directions = (vectors / np.where(norms > 0, norms, 1.0)[:, None]).astype(np.float32)
     order = np.argsort(np.abs(directions).max(axis=1), kind="stable")
     num_more = -len(order) % GROUP
     directions = np.pad(directions[order], ((0, num_more), (0, 0))).reshape(-1, GROUP, vectors.shape[1])
