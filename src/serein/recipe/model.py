@@ -247,4 +247,4 @@ class Tasks(Options):
         if options is None:
             kind = Words if task == "words" else Category
             options = kind(**{name: getattr(self.chosen[self.main], name) for name in Head.model_fields})
-        return Tasks(**{name: options if name == task else None for name in type(self).model_fields})
+        return Tasks.model_validate({name: options if name == task else None for name in type(self).model_fields})

@@ -8,7 +8,6 @@ from typing import Any
 import lightning.pytorch as lightning
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from serein.data.batches import Batch, draw_seed
@@ -17,6 +16,7 @@ from serein.models.heads import Reading
 from serein.models.speech import SpeechModel
 from serein.recipe import Optimizer, SpectrogramAugmentation, Stage
 from serein.tasks.task import Task
+from serein.training.gathering import gathered
 from serein.training.hearing import hear
 
 Judged = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # (clip,) positions, (clip, ...) truth and output
@@ -153,11 +153,7 @@ class StageModule(lightning.LightningModule):
     def _contrast(self, labels: torch.Tensor, embeddings: torch.Tensor, temperature: float) -> torch.Tensor:
         """Return the contrastive loss over the clips of all processes, whose batches may differ in size."""
         if self.trainer.world_size > 1:
-            sizes = self.all_gather(torch.tensor(len(labels), device=labels.device))
-            lacking = int(sizes.max()) - len(labels)
-            embeddings = self.all_gather(F.pad(embeddings, (0, 0, 0, lacking)), sync_grads=True).flatten(0, 1)
-            labels = self.all_gather(F.pad(labels, (0, lacking), value=-1)).flatten()
-            embeddings, labels = embeddings[labels >= 0], labels[labels >= 0]
+            labels, embeddings = gathered(labels), gathered(embeddings)
         return supervised_contrastive(labels, embeddings, temperature)
 
     def _gathered(self) -> dict[str, list[Judged]]:
