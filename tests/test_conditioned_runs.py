@@ -89,7 +89,7 @@ def test_a_task_by_itself_and_what_fill_makes_of_it(tones: Path, tiny: Path, tmp
     answer = json.loads(serein("predict", model, manifest.read(tones)[0].audio, "--json").out)
     assert answer["gender"] in OTHER
     refusal = serein("train", tiny, "--data", tones, "--task", "mood", "--out", tmp_path / "no")
-    assert "unknown task 'mood', expected one of: emotion, gender" in refusal.complaint
+    assert "unknown task 'mood', expected one of: emotion, words, gender" in refusal.complaint
 
 
 def test_two_tasks_share_a_model(tones: Path, tmp_path: Path, serein: Call) -> None:
