@@ -31,6 +31,7 @@ from serein.recipe import Clips, Features, SpectrogramAugmentation
 from serein.training import feature_cache
 from serein.training.feature_cache import FeatureCache, StoredFeatures, is_heard_alike, tapped_layers
 from serein.training.hearing import hear
+from serein.training.module import StageModule
 
 TINY: dict[str, Any] = {
     "hidden_size": 16,
@@ -473,3 +474,65 @@ def test_what_is_kept_is_what_is_tapped(
     """Heads above a body tap the body."""
     experiment = prepared(tones, wav2vec2, changes)
     assert tapped_layers(experiments._new_model(experiment.recipe, experiments._tasks(experiment))) == expected
+
+
+# -- what a frozen stage leaves on disk ------------------------------------------------------------------------------
+
+
+def killed_at_second_epoch(experiment: Experiment, folder: Path) -> None:
+    """Train, and stop before the state of the second epoch is in its place."""
+    left, real = 2, os.replace
+
+    def replace(source: Any, target: Any) -> None:
+        nonlocal left
+        left -= Path(target).name == "resume.ckpt"
+        if left == 0:
+            raise Killed
+        real(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        with pytest.raises(Killed):
+            trained(experiment, folder)
+
+
+@pytest.mark.parametrize("average", [None, 0.9])
+def test_a_killed_frozen_stage_goes_on_to_the_same_weights(
+    tones: Path, wav2vec2: Path, tmp_path: Path, average: float | None
+) -> None:
+    experiment = prepared(tones, wav2vec2, average=average)
+    metrics, weights = trained(experiment, tmp_path / "whole")
+    killed_at_second_epoch(experiment, tmp_path / "killed")
+    state = torch.load(tmp_path / "killed/0-frozen/resume.ckpt", weights_only=True)
+    assert not [name for name in [*state["state_dict"], *weights] if "backbone" in name]
+    again = trained(experiment, tmp_path / "killed")
+    assert again[0] == metrics
+    assert again[1].keys() == weights.keys()
+    assert all(torch.equal(again[1][name], weight) for name, weight in weights.items())
+
+
+def test_a_frozen_stage_does_not_go_on_with_another_backbone(tones: Path, wav2vec2: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(wav2vec2, tmp_path / "source"))
+    experiment = prepared(tones, source)
+    killed_at_second_epoch(experiment, tmp_path / "killed")
+    trained(experiment, tmp_path / "done")
+    save_wav2vec2(source, seed=1)
+    for folder in ("killed", "done"):
+        with pytest.raises(RunError, match=r"the backbone's weights are not those that the training started with"):
+            trained(prepared(tones, source), tmp_path / folder)
+
+
+def test_the_average_of_a_frozen_backbone_is_the_backbone(tones: Path, wav2vec2: Path, tmp_path: Path) -> None:
+    """Heads are averaged as they are beside log-mel bands, the backbone is one."""
+    experiment = prepared(tones, wav2vec2, {"features": {"store": "none"}}, average=0.9, epochs=1)
+    model = experiments._new_model(experiment.recipe, experiments._tasks(experiment))
+    module = StageModule(model, {}, experiment.recipe.stages[0], num_steps=1, seed=0)
+    head, averaged = model.members[0].heads["emotion"].output, module.judged.members[0].heads["emotion"].output
+    before = head.weight.detach().clone()
+    for number in range(1, 3):
+        with torch.no_grad():
+            head.weight.copy_(before + number)
+        module.average.update_parameters(model)
+    assert module.judged.backbone is model.backbone
+    kept = min(0.9, (1 + 1) / (10 + 1))
+    torch.testing.assert_close(averaged.weight, before + 1 * kept + 2 * (1 - kept))

@@ -13,18 +13,21 @@ from typing import Any
 import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.callbacks import Checkpoint
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from serein.data.batches import Batch
 from serein.data.files import replacing, write_text
 from serein.errors import RunError
-from serein.training.module import StageModule
+from serein.models.backbones import weights_hash
+from serein.models.speech import SpeechModel
+from serein.training.module import FROZEN, StageModule, require_backbone
 
 RESUME = "resume.ckpt"
 PARTIAL = f".partial.{RESUME}"
 WEIGHTS = "weights.safetensors"
 METRICS = "metrics.jsonl"
+BACKBONE = "backbone."  # what the names of its weights start with
 
 
 class EpochKeeper(Checkpoint):
@@ -109,21 +112,32 @@ class EpochKeeper(Checkpoint):
 
 
 def save_weights(module: lightning.LightningModule, path: Path) -> None:
-    """Write the judged model's weights atomically."""
+    """Write the judged model's weights atomically; of a frozen backbone its hash alone."""
     assert isinstance(module, StageModule)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.judged.state_dict().items()}
+    sha256 = module.frozen_sha256
+    state = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in module.judged.state_dict().items()
+        if sha256 is None or not name.startswith(BACKBONE)
+    }
     with replacing(path) as partial:
-        save_file(state, partial)
+        save_file(state, partial, None if sha256 is None else {FROZEN: sha256})
 
 
-def load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Read weights into a model, strictly.
+def load_weights(model: SpeechModel, path: Path) -> None:
+    """Read weights into a model, strictly; a backbone that was frozen must be there already.
 
     Raises:
-        RunError: They are damaged, or of another model.
+        RunError: They are damaged, or of another model or backbone.
     """
     try:
-        model.load_state_dict(load_file(path), strict=True)
+        with safe_open(path, framework="pt") as file:
+            sha256 = (file.metadata() or {}).get(FROZEN)
+        state = load_file(path)
+        if sha256 is not None:
+            require_backbone(sha256, weights_hash(model.backbone))
+            state |= {name: tensor for name, tensor in model.state_dict().items() if name.startswith(BACKBONE)}
+        model.load_state_dict(state, strict=True)
     except (SafetensorError, RuntimeError):
         raise _damaged(path) from None
 

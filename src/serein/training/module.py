@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +12,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from serein.data.batches import Batch, draw_seed
+from serein.errors import RunError
 from serein.losses import supervised_contrastive
+from serein.models.backbones import weights_hash
 from serein.models.heads import Reading
 from serein.models.speech import SpeechModel
 from serein.recipe import Optimizer, SpectrogramAugmentation, Stage
@@ -31,6 +34,9 @@ class StageModule(lightning.LightningModule):
         stage: The stage's part of the recipe.
         num_steps: Optimiser steps of the whole stage.
         seed: Root of what is drawn in the model, dropout for instance.
+
+    Attributes:
+        frozen_sha256: Hash of a backbone of which nothing learns, or `None`. No file of the stage holds its weights.
     """
 
     def __init__(
@@ -40,7 +46,10 @@ class StageModule(lightning.LightningModule):
         self.model, self.tasks, self.stage = model, tasks, stage
         self.num_steps, self.seed = num_steps, seed
         model.train_only(stage.trainable)
+        self.frozen_sha256 = _frozen_sha256(model)
         self.average = None if stage.average is None else _averaged(model, stage.average)
+        if self.average is not None and self.frozen_sha256 is not None:
+            self.average.module.backbone = model.backbone
         self._dev: dict[str, list[Judged]] = {}
 
     @property
@@ -101,6 +110,24 @@ class StageModule(lightning.LightningModule):
             if is_main and self.stage.schedule.name == "plateau":
                 self.lr_schedulers().step(scores[self.stage.watch])  # type: ignore[union-attr,arg-type]
         self._dev.clear()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out a frozen backbone, whose weights would be most of the file."""
+        if self.frozen_sha256 is not None:
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {name: state[name] for name in state if not BACKBONE_WEIGHT.match(name)}
+            checkpoint[FROZEN] = self.frozen_sha256
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put it back.
+
+        Raises:
+            RunError: It is another one now.
+        """
+        if FROZEN in checkpoint:
+            require_backbone(checkpoint[FROZEN], self.frozen_sha256)
+            own = self.state_dict()
+            checkpoint["state_dict"] |= {name: own[name] for name in own if BACKBONE_WEIGHT.match(name)}
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser, and the schedule when it moves."""
@@ -166,6 +193,24 @@ class StageModule(lightning.LightningModule):
 
 
 _NEVER = 1 << 62
+FROZEN = "frozen_backbone_sha256"  # in files without the backbone's weights
+BACKBONE_WEIGHT = re.compile(r"(model|average\.module)\.backbone\.")
+
+
+def require_backbone(expected_sha256: str, found_sha256: str | None) -> None:
+    """Raise RunError when a stage's weights were trained on another backbone than there is now."""
+    if expected_sha256 != found_sha256:
+        raise RunError(
+            "the backbone's weights are not those that the training started with",
+            where="backbone.source",
+            remedy="Restore them, or train anew into another --out.",
+        )
+
+
+def _frozen_sha256(model: SpeechModel) -> str | None:
+    parameters = list(model.backbone.parameters())
+    is_frozen = bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+    return weights_hash(model.backbone) if is_frozen else None
 
 
 def _summed(task: Task, truth: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
@@ -229,6 +274,10 @@ def _averaged(model: nn.Module, decay: float) -> AveragedModel:
     """Return an exponential moving average of weights and buffers, which leans on new weights in the first steps."""
 
     def update(averages: Any, values: Any, num_averaged: Any) -> None:
+        pairs = [pair for pair in zip(averages, values, strict=True) if pair[0].data_ptr() != pair[1].data_ptr()]
+        if not pairs:  # a frozen backbone is shared
+            return
+        averages, values = zip(*pairs, strict=True)
         if not averages[0].is_floating_point():  # torch groups by type; counters are copied
             torch._foreach_copy_(averages, values)
             return
