@@ -12,7 +12,7 @@ import pytest
 from serein.errors import SereinError, VocabularyError
 from serein.labels import vocabulary_files, word_search
 from serein.labels.spelling import nearest_spellings
-from serein.labels.vocabulary import Vocabulary, open_vocabulary, prepare
+from serein.labels.vocabulary import Vocabulary, open_vocabulary, prepare, prepare_encoder
 
 REAL = Path(os.environ.get("SEREIN_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 GLOVE = REAL / "glove_50d_5k.txt"
@@ -285,3 +285,45 @@ def test_a_real_excerpt_of_glove(tmp_path: Path) -> None:
         opened.vector("disgust")
     assert "disgust" not in opened
     assert caught.value.remedy
+
+
+@pytest.fixture
+def encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    pytest.importorskip("sentence_transformers", reason="pip install 'serein[text]'")
+    from sentence_transformers import SentenceTransformer, models
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    monkeypatch.setenv("SEREIN_CACHE", str(tmp_path / "cache"))
+    bert = tmp_path / "bert"
+    bert.mkdir()
+    (bert / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "sad", "glad", "##ness", "x"])
+    )
+    BertTokenizerFast(str(bert / "vocab.txt")).save_pretrained(bert)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=9, **sizes)).save_pretrained(bert)
+    modules = [models.Transformer(str(bert)), models.Pooling(16), models.Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path / "model"))
+    return str(tmp_path / "model")
+
+
+def test_a_sentence_model_has_a_vector_for_every_word(encoder: str, tmp_path: Path) -> None:
+    from serein.labels.sentences import sentence_vectors
+
+    opened = open_vocabulary(encoder)
+    assert "sadness of a glad day" in opened
+    assert " " not in opened
+    np.testing.assert_allclose(
+        opened.vectors(["sadness", "sad"]), sentence_vectors(["sadness", "sad"], encoder), atol=1e-5
+    )
+    assert not list((tmp_path / "cache").rglob("vocabulary.json"))  # its own words are encoded when they are searched
+    words, cosines = opened.nearest(opened.vectors(["glad"]), k=1)
+    assert (words, len(opened)) == ([["glad"]], 2)
+    np.testing.assert_allclose(cosines, 1, atol=1e-5)
+    assert list((tmp_path / "cache").rglob("vocabulary.json"))
+    prepare_encoder(encoder, tmp_path / "prepared")
+    prepared = open_vocabulary(tmp_path / "prepared")
+    assert prepared.digest == opened.digest
+    np.testing.assert_allclose(prepared.vectors(["sad", "sadness"]), opened.vectors(["sad", "sadness"]), atol=1e-5)
+    with pytest.raises(VocabularyError, match="the word ' ' has no vector"):
+        opened.vector(" ")

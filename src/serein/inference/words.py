@@ -1,0 +1,50 @@
+"""What a model of words hears, beyond its classes: the nearest words of a vocabulary, and the nearness to free text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serein.errors import ModelError, RecipeError
+from serein.inference.predictor import Predictor
+from serein.labels.vocabulary import Vocabulary
+from serein.labels.words import WordClasses, normalised, phrase_vectors, vocabulary_of
+
+Vectors = NDArray[np.float32]
+
+
+def vocabulary_behind(predictor: Predictor) -> Vocabulary:
+    """Open the vocabulary that a model learned with.
+
+    Raises:
+        ModelError: The model answers fixed classes, or its vocabulary has changed.
+    """
+    meaning = predictor.content.labels[predictor.task]
+    if not isinstance(meaning, WordClasses):
+        raise ModelError(
+            f"answers the fixed classes {', '.join(predictor.classes)}, no word vectors",
+            where="MODEL",
+            remedy="Take a model whose task is 'words'.",
+        )
+    return vocabulary_of(meaning)
+
+
+def nearness(heard: Sequence[Vectors], text: str, vocabulary: Vocabulary) -> NDArray[np.float64]:
+    """Return (recording,) the cosine of what is heard in each recording with a text.
+
+    Args:
+        heard: A word vector of each recording (`Answer.embedding` of a model of words).
+        text: A word, or several: the mean of their vectors, or a sentence's vector where the vocabulary has such.
+
+    Raises:
+        RecipeError: The text is empty.
+        VocabularyError: A word has no vector; names the nearest spellings.
+    """
+    if not text.strip():
+        raise RecipeError("is empty", where="TEXT", remedy="Write some words: 'tender sadness'.")
+    cosines: NDArray[np.float64] = (
+        normalised(np.stack(heard)) @ normalised(phrase_vectors([text.strip()], vocabulary))[0]
+    )
+    return cosines
