@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -112,6 +112,7 @@ class ClipDataset(Dataset[Batch]):
         told: What the model is told of all recordings.
         seed: Root of every draw.
         features: What a frozen backbone hears in whole clips, instead of their waveforms.
+        change: (waveform, clip's seed) -> waveform of the same length; applies when `is_training`.
     """
 
     def __init__(
@@ -124,11 +125,12 @@ class ClipDataset(Dataset[Batch]):
         seed: int = 0,
         is_training: bool = False,
         features: HiddenLayers | None = None,
+        change: Callable[[Waveform, int], Waveform] | None = None,
     ) -> None:
         self.recordings, self.targets, self.clips = recordings, targets, clips
         self.told = told or Told()
         self.seed, self.is_training = seed, is_training
-        self.features = features
+        self.features, self.change = features, change
 
     def __len__(self) -> int:
         return len(self.recordings)
@@ -161,6 +163,7 @@ class ClipDataset(Dataset[Batch]):
         if self.is_training:
             place = np.random.default_rng([clip_seed, 1])  # augmentation draws from [clip_seed]: not the same
             waveform = cropped(waveform, self.clips.crop_s, place)
+            waveform = waveform if self.change is None else self.change(waveform, clip_seed)
         return {"waveforms": torch.from_numpy(waveform)[None], "num_samples": torch.tensor([len(waveform)])}
 
 

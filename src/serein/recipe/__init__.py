@@ -10,7 +10,7 @@ A recipe is a YAML file. `base:` names another recipe that it changes; `set:` ch
 
 from serein.recipe.data import Clips, Labels, Nouns, Protocol, Text
 from serein.recipe.experiment import Inference, Recipe
-from serein.recipe.learning import Batches, Features, Optimizer, Schedule, SpectrogramAugmentation, Stage
+from serein.recipe.learning import Batches, Effects, Features, Optimizer, Schedule, SpectrogramAugmentation, Stage
 from serein.recipe.model import (
     Backbone,
     Body,
@@ -39,6 +39,7 @@ __all__ = [
     "CnnBlstm",
     "Conditioning",
     "Contrastive",
+    "Effects",
     "Features",
     "Head",
     "HuggingFace",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from serein.recipe.options import Count, Name, Options, Positive, Share
 
@@ -93,6 +93,40 @@ class SpectrogramAugmentation(Options):
     mixup_share: Share = 0.5
 
 
+def _upwards(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError(f"[{ends[0]:g}, {ends[1]:g}] runs downwards, the lower end comes first")
+    return ends
+
+
+Decibels = Annotated[float, Field(ge=-60.0, le=100.0)]
+DecayTime = Annotated[float, Field(ge=0.1, le=5.0)]
+Semitones = Annotated[float, Field(ge=-12.0, le=12.0)]
+
+
+class Effects(Options):
+    """Changes of a training clip's waveform, drawn per clip and epoch, whatever the backbone; its length stays.
+
+    Attributes:
+        name: `noise` (white), `volume`, `reverberation` (of a simulated room), `pitch`; or `mixed`, several of them,
+            always in the order pitch, reverberation, noise, volume: voice, room, and what is recorded there.
+        share: Share of clips that are changed.
+        mixed: How many of the four each clip gets, when they are mixed.
+        noise_snr_db: Level of speech, without its pauses, above the noise, from and to.
+        volume_db: Louder or softer, from and to. A backbone that levels every clip does not hear it.
+        reverberation_rt60_s: Time in which the room's sound falls by 60 dB, from and to.
+        pitch_semitones: Higher or lower at the same tempo, from and to.
+    """
+
+    name: Literal["none", "noise", "volume", "reverberation", "pitch", "mixed"] = "none"
+    share: Share = 1.0
+    mixed: Annotated[int, Field(ge=1, le=4)] = 2
+    noise_snr_db: Annotated[tuple[Decibels, Decibels], AfterValidator(_upwards)] = (5.0, 20.0)
+    volume_db: Annotated[tuple[Decibels, Decibels], AfterValidator(_upwards)] = (-10.0, 10.0)
+    reverberation_rt60_s: Annotated[tuple[DecayTime, DecayTime], AfterValidator(_upwards)] = (0.2, 0.8)
+    pitch_semitones: Annotated[tuple[Semitones, Semitones], AfterValidator(_upwards)] = (-3.0, 3.0)
+
+
 class Features(Options):
     """What a frozen backbone hears, computed once for all epochs, folds and seeds, and kept on disk.
 
@@ -132,6 +166,7 @@ class Stage(Options):
     schedule: Schedule = Schedule()
     batches: Batches = Batches()
     augmentation: SpectrogramAugmentation = SpectrogramAugmentation()
+    effects: Effects = Effects()
     watch: Literal["ua", "macro_f1"] = "ua"
     patience: Count | None = None
     keep: Literal["best", "last"] = "best"

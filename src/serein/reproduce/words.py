@@ -22,7 +22,7 @@ from serein.evaluation.predictions import natural_key, read_predictions
 from serein.evaluation.run_folder import run_classes
 from serein.labels.categories import Categories
 from serein.labels.vocabulary import Vocabulary, open_vocabulary
-from serein.labels.votes import NOUNS, first_and_second, target_words
+from serein.labels.votes import NOUNS, distinct_targets, first_and_second, target_words
 from serein.labels.words import normalised
 from serein.reproduce.comparison import Extra
 from serein.reproduce.table import Row
@@ -108,7 +108,9 @@ def cosine_table(runs: Sequence[WordRun]) -> Extra:
             has_words = np.array([bool(some) for some in words])
             cells += [_published(run.row, label_set, 3), _with_interval(cosines, has_words, run, 3)]
         rows.append(cells)
-    return Extra("Mean cosine of predictions and targets", _headings("model", LABEL_SETS), rows)
+    numbers = ", ".join(f"{name.upper()} {distinct_targets(runs[0].words(name))}" for name in LABEL_SETS)
+    title = f"Mean cosine of predictions and targets; different targets: {numbers}"
+    return Extra(title, _headings("model", LABEL_SETS), rows)
 
 
 def top_table(runs: Sequence[WordRun]) -> Extra:

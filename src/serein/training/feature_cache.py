@@ -56,7 +56,7 @@ def is_heard_alike(model: SpeechModel, stage: Stage, longest_s: float, clips: Cl
     """
     is_frozen = not any(parameter.requires_grad for parameter in model.backbone.parameters())
     is_whole = clips.crop_s is None or longest_s <= clips.crop_s
-    is_plain = stage.augmentation == SpectrogramAugmentation()
+    is_plain = stage.augmentation == SpectrogramAugmentation() and stage.effects.name == "none"
     return is_frozen and is_whole and is_plain and not isinstance(model.backbone, LogMelBackbone)
 
 

@@ -28,6 +28,7 @@ from serein.data.batches import (
     draw_seed,
     loader,
 )
+from serein.data.effects import Changer
 from serein.data.recordings import Recordings
 from serein.errors import AudioError, RunError
 from serein.models.logmel import LogMelBackbone
@@ -42,6 +43,11 @@ from serein.training.progress import StageProgress
 from serein.world import wait_for_all, world
 
 MOST_WORKERS = 8
+
+
+def most_workers() -> int:
+    """Return how many processes may decode or change clips beside training."""
+    return min(MOST_WORKERS, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,8 @@ class TrainingData:
             world_size=world().size,
         )
 
-    def dataset(self, seed: int, *, is_training: bool) -> ClipDataset:
-        """Return the clips, cropped when training."""
+    def dataset(self, seed: int, *, is_training: bool, change: Changer | None = None) -> ClipDataset:
+        """Return the clips, cropped and changed when training."""
         return ClipDataset(
             self.recordings,
             self.targets,
@@ -90,12 +96,13 @@ class TrainingData:
             seed=seed,
             is_training=is_training,
             features=self.heard,
+            change=change,
         )
 
     @property
     def num_workers(self) -> int:
         """Processes that decode: none when the audio stays in memory, or is not needed."""
-        return 0 if self.recordings.fits_memory or self.heard is not None else min(MOST_WORKERS, os.cpu_count() or 1)
+        return 0 if self.recordings.fits_memory or self.heard is not None else most_workers()
 
 
 class EpochLoaders(lightning.LightningDataModule):
@@ -105,10 +112,13 @@ class EpochLoaders(lightning.LightningDataModule):
         super().__init__()
         self.data, self.stage, self.seed = data, stage, seed
         self.sampler = data.sampler(stage.batches, seed, is_training=True)
+        self.change = None if stage.effects.name == "none" else Changer(stage.effects)
 
     def train_dataloader(self) -> Any:
         self.sampler.set_epoch(self.trainer.current_epoch if self.trainer else 0)
-        return loader(self.data.dataset(self.seed, is_training=True), self.sampler, num_workers=self.data.num_workers)
+        dataset = self.data.dataset(self.seed, is_training=True, change=self.change)
+        is_light = self.change is None or self.change.is_light
+        return loader(dataset, self.sampler, num_workers=self.data.num_workers if is_light else most_workers())
 
     def val_dataloader(self) -> Any:
         if not len(self.data.dev):
