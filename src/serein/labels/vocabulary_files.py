@@ -296,4 +296,4 @@ def _close_gaps(path: Path, is_kept: NDArray[np.bool_], num_bytes: NDArray[np.ui
 
 def _put(file: IO[bytes], content: bytes | NDArray[Any]) -> None:
     if len(content):
-        file.write(content if isinstance(content, bytes) else memoryview(np.ascontiguousarray(content)).cast("B"))
+        file.write(content if isinstance(content, bytes) else np.ascontiguousarray(content).data.cast("B"))

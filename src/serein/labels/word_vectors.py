@@ -189,7 +189,7 @@ class _Tap(io.RawIOBase):
         return count
 
 
-def _opened(tap: _Tap, path: Path) -> io.BufferedReader:
+def _opened(tap: _Tap, path: Path) -> io.BufferedReader[Any]:
     stream = io.BufferedReader(tap, BUFFER_BYTES)
     if stream.peek(2)[:2] != b"\x1f\x8b":
         return stream
@@ -223,7 +223,7 @@ def _numbers(text: bytes, count: int) -> Vectors | None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            values = np.fromstring(text, np.float32, sep=" ")  # type: ignore[call-overload]
+            values = np.fromstring(text, np.float32, sep=" ")
         except (ValueError, DeprecationWarning, RuntimeWarning):
             return None
     return values if len(values) == count and np.isfinite(values).all() else None

@@ -65,7 +65,8 @@ def relabelled(classes: WordClasses, labels: Sequence[str]) -> WordClasses:
     """Return other words in the place of the classes.
 
     Raises:
-        RecipeError: Fewer than two labels, one twice, or a word has no vector.
+        RecipeError: Fewer than two labels, or one twice.
+        VocabularyError: A word has no vector.
         ModelError: The vocabulary is not the one that the model learned with.
     """
     labels = [label.strip() for label in labels]

@@ -31,7 +31,7 @@ class WordTask:
         scale: What targets are multiplied by.
 
     Raises:
-        RecipeError: A class has no vector.
+        VocabularyError: A class has no vector.
     """
 
     name = "words"
@@ -85,7 +85,8 @@ def word_classes(categories: Categories, vocabulary: Vocabulary, nouns: dict[str
     """Return classes as the vectors of their nouns.
 
     Raises:
-        RecipeError: A noun has no vector, or two classes have the same.
+        VocabularyError: A noun has no vector.
+        RecipeError: Two classes have one noun.
     """
     words = tuple(nouns.get(each, each) for each in categories.classes)
     if len(set(words)) < len(words):
