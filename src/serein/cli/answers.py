@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from serein.cli.app import app
+from serein.cli.neighbours import Alpha, K, print_explanations
 from serein.cli.printing import print_tables
 
 if TYPE_CHECKING:
@@ -29,6 +30,12 @@ def predict(
     labels: Annotated[
         str | None, typer.Option(metavar="WORD,WORD...", help="Answer with these words; of a model of words.")
     ] = None,
+    neighbours: Annotated[
+        Path | None, typer.Option("--neighbours", metavar="STORE", help="Ask the nearest clips of a store, too.")
+    ] = None,
+    k: K = None,
+    alpha: Alpha = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Name the nearest clips of the store.")] = False,
     limit: Annotated[int | None, typer.Option(help="Hear so many of them, evenly spread.", min=1)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per recording.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
@@ -44,7 +51,14 @@ def predict(
     utterances = utterances if limit is None else evenly_spread(utterances, limit)
     if fuse is not None and labels is not None:
         raise typer.BadParameter("a fusion answers the classes that it was fitted to", param_hint="'--labels'")
-    classes, outcomes = _outcomes(model, utterances, labels) if fuse is None else _fused_outcomes(fuse, utterances)
+    if neighbours is not None:
+        if fuse is not None or labels is not None:
+            raise typer.BadParameter("a store answers with its model's classes", param_hint="'--neighbours'")
+        classes, outcomes = _neighbour_outcomes(model, utterances, neighbours, k, alpha, explain)
+    elif k is not None or alpha is not None or explain:
+        raise typer.BadParameter("name a store: --neighbours STORE", param_hint="'--k', '--alpha', '--explain'")
+    else:
+        classes, outcomes = _outcomes(model, utterances, labels) if fuse is None else _fused_outcomes(fuse, utterances)
     answers: list[tuple[Answer, str | None]] = []
     num_failed = 0
     for utterance, outcome in zip(utterances, outcomes, strict=True):
@@ -59,6 +73,8 @@ def predict(
         _print_csv([answer for answer, _ in answers], classes)
     elif not as_json and answers:
         _print_answers(answers, classes)
+        if explain:
+            print_explanations([answer for answer, _ in answers])
     if num_failed:
         print(f"{num_failed} of {len(utterances)} recordings could not be heard.", file=sys.stderr)
         raise typer.Exit(1)
@@ -86,6 +102,20 @@ def _fused_outcomes(
     with Bars() as bars:
         predictor = FusedPredictor(fusion, bars)
         return predictor.classes, list(predictor.predict_each(utterances))
+
+
+def _neighbour_outcomes(
+    model: str, utterances: Sequence[Utterance], store: Path, k: int | None, alpha: float | None, explain: bool
+) -> tuple[tuple[str, ...], Iterable[Answer | AudioError]]:
+    """Return the classes of a model, and what it and the nearest clips of a store say of each utterance."""
+    from serein.inference.neighbour_predictor import NeighbourPredictor
+
+    predictor = NeighbourPredictor(model, store, k=k, alpha=alpha, explain=explain)
+    mixing = predictor.mixing
+    if not mixing.is_chosen:
+        numbers = f"k {mixing.k} and alpha {mixing.alpha:g}"
+        print(f"{numbers} were not chosen for this store: serein neighbours choose --help.", file=sys.stderr)
+    return predictor.classes, predictor.predict_each(utterances)
 
 
 def _print_csv(answers: Iterable[Answer], classes: tuple[str, ...]) -> None:

@@ -1,0 +1,210 @@
+"""Answers of a model and of the nearest labelled clips, mixed; and the clips that spoke for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serein import hub
+from serein.data.recordings import Recordings
+from serein.data.utterance import Utterance
+from serein.errors import AudioError
+from serein.inference.neighbour_store import Store, model_digest, open_store
+from serein.inference.neighbours import Examples, Nearest, Numbers, Vectors, interpolated, key, neighbour_shares
+from serein.inference.predictor import CLIPS_AT_ONCE, Answer, Predictor, Progress, load, recorded_answers
+from serein.labels.attributes import Told
+from serein.metrics import FloatArray
+from serein.models.folder import ModelFolder
+
+DEFAULT_K, DEFAULT_ALPHA = 8, 0.3
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How neighbours are asked, and how much they weigh.
+
+    Attributes:
+        votes: `share` or `softmax`.
+        is_chosen: The numbers were chosen on clips, or given; else they are what serein starts from.
+    """
+
+    k: int
+    alpha: float
+    votes: str = "share"
+    is_chosen: bool = True
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """One of the nearest clips.
+
+    Attributes:
+        label: Its class.
+        distance: Euclidean, between the embeddings.
+        start_s: Start of the clip in its file, in seconds.
+        end_s: Its end; `None` is the end of the file.
+    """
+
+    id: str
+    label: str
+    speaker: str | None
+    corpus: str | None
+    distance: float
+    audio: str
+    start_s: float = 0.0
+    end_s: float | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Return what is known."""
+        fields = {**self.__dict__, "distance": round(self.distance, 6)}
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class NeighbourAnswer(Answer):
+    """An answer in which the nearest clips had a say.
+
+    Attributes:
+        neighbours: The clips, nearest first; empty where nobody asked for them.
+    """
+
+    neighbours: tuple[Neighbour, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """Return what an answer returns, and the neighbours."""
+        heard = super().to_json()
+        return heard | {"neighbours": [each.to_json() for each in self.neighbours]} if self.neighbours else heard
+
+
+class NeighbourPredictor:
+    """A model with a store of labelled clips.
+
+    Args:
+        model: Model folder or Hub name.
+        store: Folder of the store.
+        k, alpha, votes: `None` is what was chosen for the store, or else `DEFAULT_K`, `DEFAULT_ALPHA` and `share`.
+        explain: Whether answers name their neighbours.
+
+    Raises:
+        ModelError: There is no such model or store, the store is of another model, or k or alpha do not fit.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        store: str | Path,
+        *,
+        k: int | None = None,
+        alpha: float | None = None,
+        votes: str | None = None,
+        explain: bool = False,
+    ) -> None:
+        self.store = open_store(store)
+        self.predictor, digest = load_with_digest(model)
+        self.store.require_model(digest, model)
+        self.classes = self.predictor.classes
+        self.mixing = mixing_of(self.store, k, alpha, votes)
+        self.explain = explain
+
+    def predict_each(self, utterances: Sequence[Utterance]) -> Iterator[Answer | AudioError]:
+        """Answer for many utterances in their order, or say what is wrong with each."""
+        for start in range(0, len(utterances), CLIPS_AT_ONCE):
+            some = utterances[start : start + CLIPS_AT_ONCE]
+            outcomes = list(self.predictor.predict_each(some))
+            heard = [(u, o) for u, o in zip(some, outcomes, strict=True) if isinstance(o, Answer)]
+            answers = iter(self._mixed([u for u, _ in heard], [answer for _, answer in heard]))
+            for outcome in outcomes:
+                yield next(answers) if isinstance(outcome, Answer) else outcome
+
+    def _mixed(self, utterances: Sequence[Utterance], answers: Sequence[Answer]) -> list[NeighbourAnswer]:
+        if not answers:
+            return []
+        trim_db = self.predictor.content.options.clips.trim_db
+        keys = keys_of(Recordings(utterances, trim_db=trim_db), range(len(utterances)))
+        vectors = np.stack([answer.embedding for answer in answers])
+        nearest = self.store.examples.nearest(vectors, self.mixing.k, keys)
+        model = np.array([[answer.shares[name] for name in self.classes] for answer in answers])
+        votes = neighbour_shares(nearest, len(self.classes), self.mixing.votes)
+        shares = interpolated(votes, model, self.mixing.alpha)
+        named = self._named(nearest) if self.explain else [()] * len(answers)
+        return [self._answer(*row) for row in zip(answers, shares, named, strict=True)]
+
+    def _answer(self, answer: Answer, shares: FloatArray, neighbours: tuple[Neighbour, ...]) -> NeighbourAnswer:
+        by_class = dict(zip(self.classes, map(float, shares), strict=True))
+        label = self.classes[int(shares.argmax())]
+        fields = {**answer.__dict__, "label": label, "shares": by_class, "neighbours": neighbours}
+        return NeighbourAnswer(**fields)
+
+    def _named(self, nearest: Nearest) -> list[tuple[Neighbour, ...]]:
+        rows = sorted(set(nearest.rows.ravel().tolist()))
+        clips = dict(zip(rows, self.store.clips_at(rows), strict=True))
+        triples = zip(nearest.rows.tolist(), nearest.labels.tolist(), nearest.distances.tolist(), strict=True)
+        return [
+            tuple(
+                neighbour_of(clips[row], self.classes[label], distance)
+                for row, label, distance in zip(*each, strict=True)
+            )
+            for each in triples
+        ]
+
+
+def neighbour_of(clip: Utterance, label: str, distance: float) -> Neighbour:
+    """Return a clip as a neighbour."""
+    told: dict[str, Any] = {name: getattr(clip, name) for name in ("id", "speaker", "corpus", "audio", "start_s")}
+    return Neighbour(label=label, distance=distance, end_s=clip.end_s, **told)
+
+
+def mixing_of(store: Store, k: int | None, alpha: float | None, votes: str | None) -> Mixing:
+    """Return what is given, else what was chosen for a store, else the numbers to start from."""
+    chosen = store.header.chosen
+    start = Mixing(DEFAULT_K, DEFAULT_ALPHA, is_chosen=k is not None and alpha is not None)
+    if chosen is not None:
+        start = Mixing(chosen.k, chosen.alpha, chosen.votes)
+    given = {name: value for name, value in (("k", k), ("alpha", alpha), ("votes", votes)) if value is not None}
+    return replace(start, **given)  # type: ignore[arg-type]
+
+
+def load_with_digest(model: str) -> tuple[Predictor, str]:
+    """Load a model, and return what tells it from others.
+
+    Raises:
+        ModelError: There is none, or it is damaged.
+    """
+    folder = hub.folder_of(model, expected="a model folder")
+    return load(folder), model_digest(folder)
+
+
+def keys_of(recordings: Recordings, positions: Sequence[int]) -> Numbers:
+    """Return what tells utterances, (utterance, 2), as `Examples.keys` has it."""
+    utterances = [recordings.utterances[position] for position in positions]
+    told = [(key(u.id), key(recordings[p])) for u, p in zip(utterances, positions, strict=True)]
+    return np.array(told, np.int64).reshape(-1, 2)
+
+
+def hear(
+    content: ModelFolder,
+    recordings: Recordings,
+    positions: Sequence[int],
+    told: Told,
+    on_progress: Progress | None = None,
+) -> tuple[Examples, Vectors]:
+    """Return utterances that have a class as examples, and the model's shares of them, (utterance, class).
+
+    Raises:
+        AudioError: A file cannot be read or is silent.
+    """
+    classes = content.categories.classes
+    shares, vectors = recorded_answers(content, recordings, positions, told, on_progress)
+    labels = [content.categories.label(recordings.utterances[position]) for position in positions]
+    numbers = np.array([classes.index(label) for label in labels if label is not None], np.int64)
+    return Examples(vectors, numbers, keys_of(recordings, positions)), shares
+
+
+def described_model(model: str) -> str:
+    """Return how a store names its model: a folder by its absolute path, else as on the Hub."""
+    return os.path.abspath(model) if Path(model).is_dir() else model

@@ -1,0 +1,282 @@
+"""Nearest clips: labelled embeddings, how they vote, and their votes mixed with a model's shares (wang2023, 2.3)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serein.data.audio import Waveform
+from serein.errors import ModelError, expected_one_of
+from serein.metrics import SCORES, FloatArray
+
+Vectors = NDArray[np.float32]
+Numbers = NDArray[np.int64]
+
+MOST_NEIGHBOURS = 32  # wang2023, section 3.1: k in 1..32
+ALPHAS = tuple(number / 20 for number in range(21))  # 0 is the model alone, 1 the neighbours alone
+
+_SPARE = 8  # neighbours that are looked at beyond k, because some may be the clip itself
+_DISTANCES_AT_ONCE = 1 << 24
+_ROUNDING = 4e-7  # relative, for each number of a vector: twice what a float32 sum of products can be off
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The nearest examples of some clips, nearest first.
+
+    Attributes:
+        rows: (clip, k) positions among the examples.
+        labels: (clip, k) class numbers.
+        distances: (clip, k) float64, Euclidean.
+    """
+
+    rows: Numbers
+    labels: Numbers
+    distances: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Clips as a model embeds them, with what they are labelled.
+
+    Attributes:
+        vectors: (clip, feature) float32, what the output layer reads.
+        labels: (clip,) class numbers.
+        keys: (clip, 2) what tells a clip: `key` of its id and of its samples.
+        index: Another search than the exact one; takes queries and k, returns rows and distances, both (query, k).
+    """
+
+    vectors: Vectors
+    labels: Numbers
+    keys: Numbers
+    index: Callable[[Vectors, int], tuple[Numbers, FloatArray]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def nearest(self, queries: Vectors, k: int, keys: Numbers | None = None) -> Nearest:
+        """Return the k nearest examples of each query; of equally near ones the first.
+
+        Args:
+            queries: (query, feature).
+            keys: (query, 2); examples that share the id or the samples of a query are no neighbours of it.
+
+        Raises:
+            ModelError: There are fewer than k.
+        """
+        _require_enough(k, len(self))
+        num = k if keys is None else min(k + _SPARE, len(self))
+        while True:
+            rows, distances = self._search(queries, num)
+            is_self = np.zeros(rows.shape, bool) if keys is None else self._is_self(rows, keys)
+            num_others = int((~is_self).sum(axis=1).min()) if len(queries) else k
+            if num_others >= k or num == len(self):
+                break
+            num = min(2 * num, len(self))
+        _require_enough(k, num_others, others=" besides the clip itself")
+        order = np.argsort(is_self, axis=1, kind="stable")[:, :k]
+        rows = np.take_along_axis(rows, order, axis=1)
+        return Nearest(rows, self.labels[rows], np.take_along_axis(distances, order, axis=1))
+
+    def only(self, rows: Numbers) -> Examples:
+        """Return some of the examples."""
+        return Examples(self.vectors[rows], self.labels[rows], self.keys[rows])
+
+    @cached_property
+    def _squared_norms(self) -> Vectors:
+        squared_norms: Vectors = np.einsum("ij,ij->i", self.vectors, self.vectors)
+        return squared_norms
+
+    def _search(self, queries: Vectors, k: int) -> tuple[Numbers, FloatArray]:
+        if self.index is not None:
+            return self.index(queries, k)
+        return exact(self.vectors, queries, k, self._squared_norms)
+
+    def _is_self(self, rows: Numbers, keys: Numbers) -> NDArray[np.bool_]:
+        is_self: NDArray[np.bool_] = (self.keys[rows] == keys[:, None, :]).any(axis=2)
+        return is_self
+
+
+def exact(
+    vectors: Vectors, queries: Vectors, k: int, squared_norms: Vectors | None = None
+) -> tuple[Numbers, FloatArray]:
+    """Search through all vectors.
+
+    Products in float32 leave those that may be among the nearest; their distances are then taken in float64.
+
+    Args:
+        vectors: (vector, feature).
+        queries: (query, feature).
+        squared_norms: (vector,), of the vectors, where they are known.
+
+    Returns:
+        Rows and Euclidean distances, both (query, k), nearest first; of equally near ones the first row.
+    """
+    if squared_norms is None:
+        squared_norms = np.einsum("ij,ij->i", vectors, vectors)
+    queries = np.ascontiguousarray(queries, np.float32)
+    rows, distances = np.empty((len(queries), k), np.int64), np.empty((len(queries), k))
+    largest = float(squared_norms.max(initial=0.0))
+    for start in range(0, len(queries), size := max(1, _DISTANCES_AT_ONCE // max(1, len(vectors)))):
+        some = queries[start : start + size]
+        rough = squared_norms - 2.0 * (some @ vectors.T)
+        kth = np.partition(rough, k - 1, axis=1)[:, k - 1]
+        off = _ROUNDING * vectors.shape[1] * (largest + np.einsum("ij,ij->i", some, some))
+        for number, query in enumerate(some):
+            candidates = np.flatnonzero(rough[number] <= kth[number] + off[number])
+            rows[start + number], distances[start + number] = sorted_nearest(vectors, query, candidates, k)
+    return rows, distances
+
+
+def sorted_nearest(vectors: Vectors, query: Vectors, rows: Numbers, k: int) -> tuple[Numbers, FloatArray]:
+    """Return the k rows nearest to a query, and their distances in float64; of equally near ones the first."""
+    differences = vectors[rows].astype(np.float64) - query
+    distances = np.sqrt(np.square(differences).sum(axis=1))
+    order = np.lexsort((rows, distances))[:k]
+    return rows[order], distances[order]
+
+
+def key(content: str | Waveform) -> int:
+    """Return 64 bits that tell an id, or the samples of a recording, from others."""
+    data = content.encode() if isinstance(content, str) else content.tobytes()
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
+
+
+# -- votes -----------------------------------------------------------------------------------------------------------
+
+
+def shares_of_each_k(nearest: Nearest, num_classes: int, votes: str = "share") -> FloatArray:
+    """Return what the nearest 1, 2, ... neighbours say: (k, clip, class), each row of shares sums to 1.
+
+    Args:
+        votes: A name of `VOTES`.
+
+    Raises:
+        ModelError: There is no such way to vote.
+
+    Example:
+        >>> nearest = Nearest(np.array([[7, 9]]), np.array([[1, 0]]), np.array([[0.5, 0.8]]))
+        >>> shares_of_each_k(nearest, num_classes=2).tolist()
+        [[[0.0, 1.0]], [[0.5, 0.5]]]
+    """
+    if votes not in VOTES:
+        raise ModelError(expected_one_of(votes, VOTES, kind="vote"), where="--votes", remedy="Name one of these.")
+    weights = VOTES[votes](nearest.distances).T[:, :, None]
+    is_of_class = nearest.labels.T[:, :, None] == np.arange(num_classes)
+    shares: FloatArray = (weights * is_of_class).cumsum(axis=0) / weights.cumsum(axis=0)
+    return shares
+
+
+def neighbour_shares(nearest: Nearest, num_classes: int, votes: str = "share") -> FloatArray:
+    """Return what all k neighbours say together: (clip, class)."""
+    shares: FloatArray = shares_of_each_k(nearest, num_classes, votes)[-1]
+    return shares
+
+
+def interpolated(neighbours: NDArray[Any], model: NDArray[Any], alpha: float) -> FloatArray:
+    """Return ``alpha * neighbours + (1 - alpha) * model`` (wang2023, equation 4).
+
+    Args:
+        neighbours: (..., class) shares.
+        model: (..., class) shares.
+        alpha: 0 is the model exactly, 1 the neighbours.
+
+    Raises:
+        ModelError: Alpha is not from 0 to 1.
+
+    Example:
+        >>> interpolated(np.array([1.0, 0.0]), np.array([0.25, 0.75]), alpha=0.5).tolist()
+        [0.625, 0.375]
+    """
+    if not 0.0 <= alpha <= 1.0:
+        raise ModelError(f"alpha is {alpha:g}", where="--alpha", remedy="Give a number from 0 to 1.")
+    return alpha * neighbours.astype(np.float64) + (1.0 - alpha) * model.astype(np.float64)
+
+
+def _alike(distances: FloatArray) -> FloatArray:
+    return np.ones_like(distances)
+
+
+def _by_distance(distances: FloatArray) -> FloatArray:
+    return np.exp(distances[:, :1] - distances)
+
+
+VOTES: dict[str, Callable[[FloatArray], FloatArray]] = {
+    "share": _alike,  # wang2023: each neighbour has one vote
+    "softmax": _by_distance,  # weights are the softmax of the negative distances
+}
+
+
+# -- chosen ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The k and alpha that did best on some clips.
+
+    Attributes:
+        score: Fraction, by these.
+        model_score: Fraction, by the model alone.
+    """
+
+    k: int
+    alpha: float
+    score: float
+    model_score: float
+
+
+def choose(
+    nearest: Nearest,
+    model: NDArray[Any],
+    truth: NDArray[Any],
+    *,
+    votes: str = "share",
+    by: str = "ua",
+    ks: Sequence[int] | None = None,
+    alphas: Sequence[float] = ALPHAS,
+) -> Choice:
+    """Choose k and alpha.
+
+    Of equal scores the one with the least squared error of the shares is taken, then the smaller k and alpha.
+
+    Args:
+        nearest: As many neighbours as the largest k.
+        model: (clip, class) shares.
+        truth: (clip,) class numbers.
+        by: `ua`, `wa` or `macro_f1`.
+        ks: Those to choose from; all that there are neighbours for by default.
+    """
+    num_classes = model.shape[1]
+    shares = shares_of_each_k(nearest, num_classes, votes)
+    is_true = truth[:, None] == np.arange(num_classes)
+    best: tuple[float, float, int, float] | None = None
+    for k in ks or range(1, len(shares) + 1):
+        for alpha in alphas:
+            mixed = interpolated(shares[k - 1], model, alpha)
+            error = float(np.square(mixed - is_true).sum(axis=1).mean())
+            ranked = (-round(_score(mixed, truth, by), 12), round(error, 12), k, alpha)
+            best = ranked if best is None else min(best, ranked)
+    if best is None:
+        raise ModelError("there is no k or alpha to choose from", remedy="Name some.")
+    return Choice(best[2], best[3], -best[0], _score(model, truth, by))
+
+
+def _score(shares: NDArray[Any], truth: NDArray[Any], by: str) -> float:
+    num_classes = shares.shape[1]
+    cells = np.bincount(truth * num_classes + shares.argmax(axis=1), minlength=num_classes**2)
+    return float(SCORES[by](cells.reshape(num_classes, num_classes)))
+
+
+def _require_enough(k: int, num: int, others: str = "") -> None:
+    if k < 1:
+        raise ModelError(f"k is {k}", where="--k", remedy="Ask for one neighbour at least.")
+    if k > num:
+        raise ModelError(
+            f"k is {k}, and the store holds {num} clips{others}", where="--k", remedy="Take a smaller k, or add clips."
+        )

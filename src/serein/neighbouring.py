@@ -1,0 +1,327 @@
+"""A finished run judged with the nearest clips of each fold's train and dev (wang2023, section 2.3; stage S3)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from serein import recipe as recipes
+from serein.data import manifest
+from serein.data.files import write_text
+from serein.data.folds import Fold
+from serein.errors import RunError
+from serein.evaluation.intervals import Difference, paired_difference
+from serein.evaluation.predictions import Prediction, read_predictions, write_predictions
+from serein.evaluation.run_folder import missing_predictions, read_json, read_run_predictions
+from serein.evaluation.scores import Scores, score_predictions
+from serein.experiment import Experiment, prepare, unit_folder
+from serein.inference.neighbour_building import By, Votes, as_chosen, joined, most_neighbours, new_header
+from serein.inference.neighbour_predictor import described_model, hear, keys_of
+from serein.inference.neighbour_store import Store, is_store, model_digest, open_store, write_header, write_store
+from serein.inference.neighbours import ALPHAS, Choice, Examples, Numbers, choose, interpolated, key, neighbour_shares
+from serein.inference.predictor import load as load_model
+from serein.labels.attributes import Told
+from serein.metrics import FloatArray
+from serein.models.folder import ModelFolder
+from serein.progress import Report
+
+Selection = Literal["dev", "oracle"]
+ORACLE = "ORACLE, optimistic: k and alpha were chosen on the very test sides that are judged here, as in wang2023."
+
+_PER_CENT = 100.0
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a run's neighbours are asked.
+
+    Attributes:
+        selection: The side of each fold that chooses k and alpha.
+        k, alpha: Given; `None` is chosen.
+    """
+
+    selection: Selection = "dev"
+    votes: Votes = "share"
+    by: By = "ua"
+    k: int | None = None
+    alpha: float | None = None
+
+    @property
+    def is_given(self) -> bool:
+        """Whether nothing is left to choose."""
+        return self.k is not None and self.alpha is not None
+
+
+@dataclass(frozen=True)
+class UnitChoice:
+    """What one fold with one seed was judged with.
+
+    Attributes:
+        num_clips: Clips in its store: train and dev.
+        choice: What was chosen, and the scores of the choosing side in fractions; `None` where k and alpha were given.
+    """
+
+    fold: str
+    seed: int
+    k: int
+    alpha: float
+    num_clips: int
+    choice: Choice | None
+
+
+@dataclass(frozen=True)
+class Neighboured:
+    """A run's model, its neighbours, and both mixed, on the same test clips.
+
+    Attributes:
+        selection: `dev`, `oracle`, or `given`.
+        systems: `model`, `neighbours` (alone, of the same k), `mixed` -> scores.
+        differences: Mixed minus model, by score name; fractions.
+        notes: What a reader must know to read the numbers.
+    """
+
+    selection: Literal["dev", "oracle", "given"]
+    votes: Votes
+    by: By
+    units: tuple[UnitChoice, ...]
+    systems: dict[str, Scores]
+    differences: dict[str, Difference]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists and numbers; scores and differences in per cent."""
+        return {
+            "selection": self.selection,
+            "votes": self.votes,
+            "by": self.by,
+            "systems": {name: scores.to_json() for name, scores in self.systems.items()},
+            "mixed_minus_model": {
+                name: {
+                    "difference": _PER_CENT * found.difference,
+                    "interval": found.interval and [_PER_CENT * bound for bound in found.interval],
+                    "share_above_zero": found.share_above_zero,
+                    "resampled": found.resampled,
+                }
+                for name, found in self.differences.items()
+            },
+            "units": [asdict(unit) for unit in self.units],
+            "notes": list(self.notes),
+        }
+
+
+def score_run_with_neighbours(run: Path, asking: Asking, report: Report, data: Path | None = None) -> Neighboured:
+    """Judge a finished run with and without its neighbours (stage S3 of wang2023).
+
+    For every fold and seed, k and alpha are chosen on dev with a store of train alone; the store that is kept in the
+    run, and judged, is of train and dev. Writes `fold-*/seed-*/neighbours/` (the store), predictions beside those of
+    the model, and `neighbours.json`.
+
+    Args:
+        data: The manifest of the run, if it is no longer where it was.
+
+    Raises:
+        RunError: The run is unfinished or of other data, or something is to be chosen and there is no dev.
+    """
+    experiment = _experiment(run, data, report)
+    classes = experiment.categories.classes
+    predicted = read_run_predictions(run, classes)
+    lacking = missing_predictions(run, predicted)
+    if lacking:
+        raise RunError(lacking[0], where=run, remedy="Finish the run by --resume.")
+    _require_dev(experiment, asking, run)
+    done: list[_Judged] = []
+    units = experiment.units()
+    for number, (fold, seed) in enumerate(units, start=1):
+        done.append(_judged(experiment, fold, seed, run, asking, report))
+        report("with neighbours", number, len(units), f"{len(units)} folds and seeds")
+    found = _neighboured(predicted, done, asking, classes)
+    name = "neighbours_oracle.json" if asking.selection == "oracle" else "neighbours.json"
+    write_text(run / name, json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return found
+
+
+def _experiment(run: Path, data: Path | None, report: Report) -> Experiment:
+    said = read_json(run / "data.json")
+    if not (run / "recipe.yaml").is_file() or "manifest" not in said:
+        raise RunError("is no run folder", where=run, remedy="Name one that serein run has written.")
+    experiment = prepare(recipes.load(run / "recipe.yaml"), data or Path(said["manifest"]), report)
+    if said.get("sha256") != manifest.digest(experiment.utterances):
+        raise RunError("was run on other data", where=run, remedy="Name the manifest it was run on: --data.")
+    if read_json(run / "folds.json").get("sha256") != experiment.folds.sha256:
+        raise RunError("its folds are divided otherwise now", where=run, remedy="Run the recipe again.")
+    return experiment
+
+
+def _require_dev(experiment: Experiment, asking: Asking, run: Path) -> None:
+    without = [fold.name for fold in experiment.folds.folds if not fold.dev]
+    if without and asking.selection == "dev" and not asking.is_given:
+        raise RunError(
+            f"fold {without[0]} has no dev side to choose k and alpha on",
+            where=run,
+            remedy="Give both: --k 8 --alpha 0.3; or choose on test as the paper did, which is marked: "
+            "--selection oracle.",
+        )
+
+
+@dataclass(frozen=True)
+class _Judged:
+    unit: UnitChoice
+    alone: list[Prediction]
+    mixed: list[Prediction]
+
+
+def _judged(experiment: Experiment, fold: Fold, seed: int, run: Path, asking: Asking, report: Report) -> _Judged:
+    folder, classes = unit_folder(run, fold, seed), experiment.categories.classes
+    store = _store(experiment, fold, seed, run, report)
+    rows, shares = _predicted(folder / "predictions.jsonl", classes)
+    keys = keys_of(experiment.recordings, _positions(rows, experiment))
+    test = Examples(_embeddings(folder, len(rows)), _truth(rows, classes), keys)
+    k, alpha, choice = _chosen(experiment, fold, store, test, shares, asking, folder)
+    if asking.selection == "dev" and choice is not None:
+        chosen = as_chosen(choice, asking.votes, asking.by, f"dev of fold {fold.name}", len(fold.train))
+        write_header(store.folder, store.header.model_copy(update={"chosen": chosen}))
+    votes = neighbour_shares(store.examples.nearest(test.vectors, k, test.keys), len(classes), asking.votes)
+    mixed = _said(rows, interpolated(votes, shares, alpha), classes)
+    name = "neighbours_oracle" if asking.selection == "oracle" else "neighbours"
+    write_predictions(mixed, folder / f"{name}_predictions.jsonl")
+    unit = UnitChoice(fold.name, seed, k, alpha, len(store.examples), choice)
+    return _Judged(unit, _said(rows, votes, classes), mixed)
+
+
+def _chosen(
+    experiment: Experiment, fold: Fold, store: Store, test: Examples, shares: FloatArray, asking: Asking, folder: Path
+) -> tuple[int, float, Choice | None]:
+    """Return k, alpha and what they did where they were chosen."""
+    if asking.k is not None and asking.alpha is not None:
+        return asking.k, asking.alpha, None
+    examples, asked = store.examples, test
+    if asking.selection == "dev":
+        rows, shares = _predicted(folder / "dev_predictions.jsonl", experiment.categories.classes)
+        is_dev = _is_dev(store, rows, fold)
+        examples, asked = examples.only(np.flatnonzero(~is_dev)), examples.only(np.flatnonzero(is_dev))
+    most = asking.k or most_neighbours(len(examples) - 1)
+    choice = choose(
+        examples.nearest(asked.vectors, most, asked.keys),
+        shares,
+        asked.labels,
+        votes=asking.votes,
+        by=asking.by,
+        ks=None if asking.k is None else (asking.k,),
+        alphas=ALPHAS if asking.alpha is None else (asking.alpha,),
+    )
+    return choice.k, choice.alpha, choice
+
+
+def _is_dev(store: Store, rows: Sequence[Prediction], fold: Fold) -> np.ndarray:
+    """Return (clip,) whether a clip of train and dev is of dev, whose predictions are in the same order."""
+    is_dev = np.arange(len(store.examples)) >= len(fold.train)
+    if store.examples.keys[is_dev, 0].tolist() != [key(row.id) for row in rows]:
+        raise RunError("does not hold the dev side of this run", where=store.folder, remedy="Delete it.")
+    return is_dev
+
+
+def _store(experiment: Experiment, fold: Fold, seed: int, run: Path, report: Report) -> Store:
+    """Return the store of a fold's train and dev, in this order; heard now, unless it is there for this very model."""
+    learner = unit_folder(run, experiment.learner(fold), seed)
+    folder, digest = learner / "neighbours", model_digest(learner / "model")
+    if is_store(folder):
+        store = open_store(folder)
+        if store.header.model_sha256 == digest and len(store.examples) == len(fold.train) + len(fold.dev):
+            return store
+    content = load_model(learner / "model").content
+    train, dev = experiment.positions(fold.train), experiment.positions(fold.dev)
+    label, told = f"fold {fold.name}  seed {seed}  store", experiment.recipe.inference.attributes
+    examples = _heard(experiment, content, train, "known", label, report)
+    if dev:
+        examples = joined(examples, _heard(experiment, content, dev, told, f"{label}  dev", report))
+    clips = [experiment.utterances[position] for position in (*train, *dev)]
+    write_store(folder, new_header(described_model(str(learner / "model")), digest, content), examples, clips)
+    return open_store(folder)
+
+
+def _heard(
+    experiment: Experiment, content: ModelFolder, positions: Sequence[int], told: Told, label: str, report: Report
+) -> Examples:
+    detail = f"{len(positions)} clips"
+    return hear(
+        content, experiment.recordings, positions, told, lambda done, total: report(label, done, total, detail)
+    )[0]
+
+
+def _predicted(path: Path, classes: Sequence[str]) -> tuple[list[Prediction], FloatArray]:
+    """Return a model's predictions of one fold and seed, and its shares, (clip, class)."""
+    fold, seed = path.parts[-3].removeprefix("fold-"), int(path.parts[-2].removeprefix("seed-"))
+    rows = read_predictions(path, classes, fold=fold, seed=seed)
+    without = [row.id for row in rows if row.shares is None]
+    if without:
+        raise RunError(f"'{without[0]}' has no shares", where=path, remedy="Run the recipe again.")
+    return rows, np.array([[(row.shares or {})[name] for name in classes] for row in rows])
+
+
+def _embeddings(folder: Path, num: int) -> np.ndarray:
+    path = folder / "embeddings.safetensors"
+    try:
+        vectors = load_file(path)["embeddings"]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise RunError(f"cannot be read ({error})", where=path, remedy="Run the recipe again.") from None
+    if len(vectors) != num:
+        raise RunError(f"holds {len(vectors)} embeddings of {num} predictions", where=path, remedy="Run it again.")
+    return vectors
+
+
+def _positions(rows: Sequence[Prediction], experiment: Experiment) -> list[int]:
+    position_of = {utterance.id: position for position, utterance in enumerate(experiment.utterances)}
+    return [position_of[row.id] for row in rows]
+
+
+def _truth(rows: Sequence[Prediction], classes: Sequence[str]) -> Numbers:
+    return np.array([classes.index(row.truth or "") for row in rows], np.int64)
+
+
+def _said(rows: Sequence[Prediction], shares: FloatArray, classes: Sequence[str]) -> list[Prediction]:
+    return [
+        replace(row, prediction=classes[int(own.argmax())], shares=dict(zip(classes, map(float, own), strict=True)))
+        for row, own in zip(rows, shares, strict=True)
+    ]
+
+
+def _neighboured(
+    predicted: Sequence[Prediction], done: Sequence[_Judged], asking: Asking, classes: Sequence[str]
+) -> Neighboured:
+    notes = _notes(done, asking)
+    said = {
+        "model": list(predicted),
+        "neighbours": [row for judged in done for row in judged.alone],
+        "mixed": [row for judged in done for row in judged.mixed],
+    }
+    is_marked = {"model": False, "neighbours": True, "mixed": True}
+    return Neighboured(
+        selection="given" if asking.is_given else asking.selection,
+        votes=asking.votes,
+        by=asking.by,
+        units=tuple(judged.unit for judged in done),
+        systems={
+            name: score_predictions(rows, classes, notes=notes if is_marked[name] else ())
+            for name, rows in said.items()
+        },
+        differences=paired_difference(said["mixed"], said["model"], classes, rng=np.random.default_rng(0)),
+        notes=notes,
+    )
+
+
+def _notes(done: Sequence[_Judged], asking: Asking) -> tuple[str, ...]:
+    num_clips = sorted({judged.unit.num_clips for judged in done})
+    sizes = str(num_clips[0]) if len(num_clips) == 1 else f"{num_clips[0]} to {num_clips[-1]}"
+    store = f"The stores hold train and dev of their fold: {sizes} clips."
+    if asking.is_given:
+        return (f"k {asking.k} and alpha {asking.alpha:g} were given; nothing was chosen.", store)
+    if asking.selection == "oracle":
+        return ORACLE, store
+    return "k and alpha were chosen on each fold's dev, with a store of its train alone.", store
