@@ -6,13 +6,16 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from serein.cli.app import corpus
 from serein.cli.options import Json, Out
 from serein.cli.printing import print_tables
+
+if TYPE_CHECKING:
+    from serein.recipe import Effects
 
 
 class CorpusName(StrEnum):
@@ -24,6 +27,16 @@ class CorpusName(StrEnum):
     csv = "csv"
     msp_podcast = "msp-podcast"
     iemocap = "iemocap"
+
+
+class Augmentation(StrEnum):
+    """Effects that `corpus listen` writes."""
+
+    noise = "noise"
+    volume = "volume"
+    reverberation = "reverberation"
+    pitch = "pitch"
+    mixed = "mixed"
 
 
 @corpus.command("prepare")
@@ -105,6 +118,49 @@ def corpus_check(
         print_tables(found.tables())
     if not found.is_sound:
         raise typer.Exit(1)
+
+
+@corpus.command("listen")
+def corpus_listen(
+    data: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest (.jsonl).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the WAV files and drawn.txt.")],
+    augmentation: Annotated[
+        Augmentation | None, typer.Option(help="What changes the clips [the recipe's, or mixed].")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Most clips, spread over the manifest.", min=1)] = 10,
+    seed: Annotated[int, typer.Option(help="Another seed, other draws.", min=0)] = 0,
+    recipe: Annotated[Path | None, typer.Option(help="Take effects from its last stage that has some.")] = None,
+) -> None:
+    """Write clips before and after an augmentation, to hear what training hears."""
+    from serein.data import manifest
+    from serein.data.effects import Changer
+    from serein.data.listening import write_examples
+    from serein.progress import Bars
+    from serein.recipe import Effects
+
+    options = Effects(name="mixed") if recipe is None else _effects_of(recipe)
+    changes = {"share": 1.0} | ({"name": augmentation.value} if augmentation else {})
+    utterances = manifest.read(data)
+    with Bars() as bars:
+        lines = write_examples(
+            utterances,
+            Changer(options.model_copy(update=changes)),
+            out,
+            limit=limit,
+            seed=seed,
+            on_progress=lambda done, total: bars("changing", done, total, f"{total} clips"),
+        )
+    print("\n".join(lines))
+
+
+def _effects_of(path: Path) -> Effects:
+    from serein.errors import RecipeError
+    from serein.recipe import load
+
+    found = [stage.effects for stage in load(path).stages if stage.effects.name != "none"]
+    if not found:
+        raise RecipeError("no stage has effects", where=path, remedy="Leave it out to hear the default ranges.")
+    return found[-1]
 
 
 @corpus.command("fill")
