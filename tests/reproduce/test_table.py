@@ -61,7 +61,7 @@ ONE = {"name": "one"}
         ({"rows": [ONE, {"name": "a", "fusion": True}, {"name": "b", "fusion": True}]}, "two rows fuse the others"),
         ({"rows": [{**ONE, "fusion": True}]}, "no row trains anything"),
         ({"base": None}, "row 'one' has no recipe and the table no base"),
-        ({"metrics": "ua"}, "metrics: unknown key 'metrics'. Known are: base, caption, corpus, metric, "),
+        ({"metrics": "ua"}, "metrics: unknown key 'metrics'. Known are: base, caption, corpus, measures, "),
         ({"metric": "accuracy"}, "metric: input should be 'macro_f1', 'ua' or 'wa'"),
     ],
 )
@@ -161,3 +161,9 @@ def test_rows_of_the_same_configuration_are_one() -> None:
     if not tables.beside(found[0][0], "../recipe.yaml").exists():
         pytest.skip("recipes/diatlova2024/recipe.yaml is not written yet")
     assert len({configuration_hash(row_recipe(table, row), "0") for table, row in found}) == 1
+
+
+def test_another_score_has_files_of_its_own() -> None:
+    table = load("diatlova2024/table3")
+    assert table.by("macro_f1") is table
+    assert (table.by("wa").metric, table.by("wa").name) == ("wa", "diatlova2024-table3-wa")

@@ -29,6 +29,14 @@ class SideName(StrEnum):
     dev = "dev"
 
 
+class MetricName(StrEnum):
+    """What is compared."""
+
+    ua = "ua"
+    wa = "wa"
+    macro_f1 = "macro_f1"
+
+
 @app.command()
 def reproduce(
     table: Annotated[str, typer.Argument(help="A table: PAPER/TABLE, for instance diatlova2024/table3, or a .yaml.")],
@@ -45,12 +53,15 @@ def reproduce(
     engine: Annotated[EngineName, typer.Option(help="One run after the other, or tasks of Ray.")] = EngineName.local,
     jobs: Annotated[int | None, typer.Option(help="Folds at once in a run [as suits the model].", min=1)] = None,
     on: Annotated[SideName, typer.Option(help="Score test or dev predictions.")] = SideName.test,
+    metric: Annotated[MetricName | None, typer.Option(help="Compare by this score [the table's].")] = None,
     as_json: Json = False,
 ) -> None:
     """Train every row of a paper's table and print published beside ours; call again to go on or to add seeds."""
     from serein.reproduce import table as tables
 
     chosen = tables.load(table)
+    if metric is not None:
+        chosen = chosen.by(metric.value)
     from serein.progress import Bars
     from serein.reproduce.printing import as_json as to_json
     from serein.reproduce.printing import as_tables, paths

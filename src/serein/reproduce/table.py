@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from serein.errors import RecipeError, expected_one_of
 from serein.recipe.options import Name
@@ -102,6 +102,7 @@ class Table(_Part):
     base: str | None = None
     measures: tuple[Literal["cosine", "top", "target-neighbours", "prediction-neighbours"], ...] = ()
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
+    _is_by_another: bool = PrivateAttr(default=False)  # than the file's own score
 
     @model_validator(mode="after")
     def _rows_fit(self) -> Table:
@@ -123,8 +124,17 @@ class Table(_Part):
 
     @property
     def name(self) -> str:
-        """Paper and table, as they name files."""
-        return f"{self.paper}-{f'table{self.table}' if isinstance(self.table, int) else self.table}"
+        """Paper and table, as they name files; and the score, where it is not the table's own."""
+        name = f"{self.paper}-{f'table{self.table}' if isinstance(self.table, int) else self.table}"
+        return f"{name}-{self.metric}" if self._is_by_another else name
+
+    def by(self, metric: Metric) -> Table:
+        """Return the same table compared by another score."""
+        if metric == self.metric:
+            return self
+        table = self.model_copy(update={"metric": metric})
+        table._is_by_another = True
+        return table
 
     @property
     def reference(self) -> Row:
