@@ -56,7 +56,7 @@ def predict(
             raise typer.BadParameter("a store answers with its model's classes", param_hint="'--neighbours'")
         classes, outcomes = _neighbour_outcomes(model, utterances, neighbours, k, alpha, explain)
     elif k is not None or alpha is not None or explain:
-        raise typer.BadParameter("name a store: --neighbours STORE", param_hint="'--k', '--alpha', '--explain'")
+        raise typer.BadParameter("name a store by --neighbours", param_hint="'--k', '--alpha', '--explain'")
     else:
         classes, outcomes = _outcomes(model, utterances, labels) if fuse is None else _fused_outcomes(fuse, utterances)
     answers: list[tuple[Answer, str | None]] = []

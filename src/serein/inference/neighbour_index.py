@@ -93,12 +93,15 @@ def write_index(vectors: Vectors, path: Path, rng: np.random.Generator) -> tuple
 def _probed(index: Any, vectors: Vectors, queries: Vectors, num_lists: int) -> tuple[int, float]:
     k = min(RECALL_AT + 1, len(vectors))
     truth = exact(vectors, queries, k)[0][:, 1:]  # the first is the query itself
-    num_probed, recall = 1, 0.0
-    while recall < WANTED_RECALL and num_probed < num_lists:
+    num_probed = 1
+    while (recall := _recall(index, vectors, queries, truth, num_probed)) < WANTED_RECALL and num_probed < num_lists:
         num_probed = min(2 * num_probed, num_lists)
-        index.nprobe = num_probed
-        recall = recall_of(_searched(index, vectors, queries, k)[0][:, 1:], truth)
     return num_probed, recall
+
+
+def _recall(index: Any, vectors: Vectors, queries: Vectors, truth: Numbers, num_probed: int) -> float:
+    index.nprobe = num_probed
+    return recall_of(_searched(index, vectors, queries, truth.shape[1] + 1)[0][:, 1:], truth)
 
 
 def recall_of(found: Numbers, truth: Numbers) -> float:
