@@ -249,3 +249,22 @@ def test_workers_change_nothing(recordings: Recordings) -> None:
     with_workers = list(loader(dataset, sampler, num_workers=2))
     assert len(alone) == len(with_workers) == len(sampler)
     assert all(same(one, other) for one, other in zip(alone, with_workers, strict=True))
+
+
+# -- views
+
+
+def halved(waveform: np.ndarray, seed: int) -> np.ndarray:
+    return waveform / 2
+
+
+def test_two_views_stand_beside_each_other(recordings: Recordings) -> None:
+    """The clip as it is, then changed, cut at one place; each draws its own augmentation; targets are the clip's."""
+    clips = Clips(crop_s=0.1)
+    dataset = ClipDataset(recordings, TARGETS, clips, seed=1, is_training=True, change=halved, num_views=2)
+    batch = collate([dataset[0, 0], dataset[0, 4]])
+    assert batch.positions.tolist() == [0, 0, 4, 4]
+    assert batch.has_target["emotion"].tolist() == [True, True, False, False]
+    assert len(set(batch.seeds.tolist())) == 4
+    torch.testing.assert_close(batch.waveforms[0::2] / 2, batch.waveforms[1::2])
+    assert ClipDataset(recordings, TARGETS, clips, change=halved, num_views=2)[0, 0].positions.tolist() == [0]

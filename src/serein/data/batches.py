@@ -15,6 +15,7 @@ from serein.data.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data.recordings import Recordings
 from serein.recipe import Batches, Clips
 
+Change = Callable[[Waveform, int], Waveform]
 Item = tuple[int, int]  # (epoch, position): the sampler hands on the epoch, so that workers need not be told
 
 
@@ -113,6 +114,7 @@ class ClipDataset(Dataset[Batch]):
         seed: Root of every draw.
         features: What a frozen backbone hears in whole clips, instead of their waveforms.
         change: (waveform, clip's seed) -> waveform of the same length; applies when `is_training`.
+        num_views: 2: an item is the clip as it is and the changed one, when `is_training`.
     """
 
     def __init__(
@@ -125,22 +127,33 @@ class ClipDataset(Dataset[Batch]):
         seed: int = 0,
         is_training: bool = False,
         features: HiddenLayers | None = None,
-        change: Callable[[Waveform, int], Waveform] | None = None,
+        change: Change | None = None,
+        num_views: int = 1,
     ) -> None:
         self.recordings, self.targets, self.clips = recordings, targets, clips
         self.told = told or Told()
         self.seed, self.is_training = seed, is_training
         self.features, self.change = features, change
+        self.num_views = num_views if is_training and features is None else 1
 
     def __len__(self) -> int:
         return len(self.recordings)
 
     def __getitem__(self, item: Item) -> Batch:
         epoch, position = item
-        clip_seed = draw_seed(self.seed, epoch, self.recordings.utterances[position].id)
+        name = self.recordings.utterances[position].id
+        clip_seed = draw_seed(self.seed, epoch, name)
+        if self.num_views == 1:
+            return self._view(position, clip_seed, self.change)
+        other_seed = draw_seed(self.seed, epoch, f"{name}/second view")
+        changed = self._view(position, other_seed, self.change, clip_seed)
+        return collate([self._view(position, clip_seed, None), changed])
+
+    def _view(self, position: int, clip_seed: int, change: Change | None, place_seed: int | None = None) -> Batch:
+        """Return one clip; views of it are cut at one place, drawn from `place_seed`."""
         return Batch(
             positions=torch.tensor([position]),
-            **self._heard(position, clip_seed),
+            **self._heard(position, clip_seed, change, clip_seed if place_seed is None else place_seed),
             targets={name: torch.from_numpy(t.values[position : position + 1]) for name, t in self.targets.items()},
             has_target={
                 name: torch.from_numpy(t.is_known[position : position + 1]) for name, t in self.targets.items()
@@ -149,7 +162,7 @@ class ClipDataset(Dataset[Batch]):
             conditions=self.told.of(position, np.random.default_rng([clip_seed, 2]) if self.is_training else None),
         )
 
-    def _heard(self, position: int, clip_seed: int) -> dict[str, Any]:
+    def _heard(self, position: int, clip_seed: int, change: Change | None, place_seed: int) -> dict[str, Any]:
         if self.features is not None:
             duration_s = max(float(self.recordings.durations_s[position]), self.clips.min_s)
             layers = {name: frames[None] for name, frames in self.features[position].items()}
@@ -161,9 +174,9 @@ class ClipDataset(Dataset[Batch]):
             }
         waveform = extended(self.recordings[position], self.clips)
         if self.is_training:
-            place = np.random.default_rng([clip_seed, 1])  # augmentation draws from [clip_seed]: not the same
+            place = np.random.default_rng([place_seed, 1])  # augmentation draws from [clip_seed]: not the same
             waveform = cropped(waveform, self.clips.crop_s, place)
-            waveform = waveform if self.change is None else self.change(waveform, clip_seed)
+            waveform = waveform if change is None else change(waveform, clip_seed)
         return {"waveforms": torch.from_numpy(waveform)[None], "num_samples": torch.tensor([len(waveform)])}
 
 
@@ -198,7 +211,7 @@ def cropped(waveform: Waveform, crop_s: float | None, rng: np.random.Generator) 
 
 
 def collate(clips: Sequence[Batch]) -> Batch:
-    """Pad and stack batches of one clip; equal to `torch.cat` for everything but waveforms and layers."""
+    """Pad and stack batches of a clip or of its views; equal to `torch.cat` for everything but waveforms and layers."""
     return Batch(
         positions=torch.cat([clip.positions for clip in clips]),
         waveforms=_padded([clip.waveforms for clip in clips]),
@@ -213,8 +226,8 @@ def collate(clips: Sequence[Batch]) -> Batch:
 
 
 def _padded(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Stack (1, length, ...) to (batch, longest, ...), zero on padding."""
-    return torch.nn.utils.rnn.pad_sequence([part[0] for part in parts], batch_first=True)
+    """Stack (view, length, ...) to (batch, longest, ...), zero on padding."""
+    return torch.nn.utils.rnn.pad_sequence([row for part in parts for row in part], batch_first=True)
 
 
 class BucketSampler(Sampler[list[Item]]):

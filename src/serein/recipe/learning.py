@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from serein.recipe.options import Count, Name, Options, Positive, Share
 
@@ -111,6 +111,8 @@ class Effects(Options):
         name: `noise` (white), `volume`, `reverberation` (of a simulated room), `pitch`; or `mixed`, several of them,
             always in the order pitch, reverberation, noise, volume: voice, room, and what is recorded there.
         share: Share of clips that are changed.
+        views: `one`: the clip, changed or not; `two`: the clip as it is and, beside it in the batch, the changed one:
+            N clips make a batch of 2N (wang2023).
         mixed: How many of the four each clip gets, when they are mixed.
         noise_snr_db: Level of speech, without its pauses, above the noise, from and to.
         volume_db: Louder or softer, from and to. A backbone that levels every clip does not hear it.
@@ -120,11 +122,18 @@ class Effects(Options):
 
     name: Literal["none", "noise", "volume", "reverberation", "pitch", "mixed"] = "none"
     share: Share = 1.0
+    views: Literal["one", "two"] = "one"
     mixed: Annotated[int, Field(ge=1, le=4)] = 2
     noise_snr_db: Annotated[tuple[Decibels, Decibels], AfterValidator(_upwards)] = (5.0, 20.0)
     volume_db: Annotated[tuple[Decibels, Decibels], AfterValidator(_upwards)] = (-10.0, 10.0)
     reverberation_rt60_s: Annotated[tuple[DecayTime, DecayTime], AfterValidator(_upwards)] = (0.2, 0.8)
     pitch_semitones: Annotated[tuple[Semitones, Semitones], AfterValidator(_upwards)] = (-3.0, 3.0)
+
+    @model_validator(mode="after")
+    def _views_differ(self) -> Effects:
+        if self.views == "two" and self.name == "none":
+            raise ValueError("two views need an effect that tells them apart: name 'mixed', or one of the others")
+        return self
 
 
 class Features(Options):

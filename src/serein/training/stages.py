@@ -86,7 +86,9 @@ class TrainingData:
             world_size=world().size,
         )
 
-    def dataset(self, seed: int, *, is_training: bool, change: Changer | None = None) -> ClipDataset:
+    def dataset(
+        self, seed: int, *, is_training: bool, change: Changer | None = None, num_views: int = 1
+    ) -> ClipDataset:
         """Return the clips, cropped and changed when training."""
         return ClipDataset(
             self.recordings,
@@ -97,6 +99,7 @@ class TrainingData:
             is_training=is_training,
             features=self.heard,
             change=change,
+            num_views=num_views,
         )
 
     @property
@@ -116,7 +119,8 @@ class EpochLoaders(lightning.LightningDataModule):
 
     def train_dataloader(self) -> Any:
         self.sampler.set_epoch(self.trainer.current_epoch if self.trainer else 0)
-        dataset = self.data.dataset(self.seed, is_training=True, change=self.change)
+        num_views = 2 if self.stage.effects.views == "two" else 1
+        dataset = self.data.dataset(self.seed, is_training=True, change=self.change, num_views=num_views)
         is_light = self.change is None or self.change.is_light
         return loader(dataset, self.sampler, num_workers=self.data.num_workers if is_light else most_workers())
 
