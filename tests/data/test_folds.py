@@ -246,6 +246,19 @@ def test_the_official_split_is_kept() -> None:
     assert speakers_of(without_dev.train) == {"1", "2", "5"}
 
 
+def test_the_partner_of_a_test_speaker_is_dev() -> None:
+    """wang2023: one speaker tests, the other one of the session chooses, the other sessions train."""
+    utterances = [
+        u for name, session in (("1", "a"), ("2", "a"), ("3", "b"), ("4", "b")) for u in people(name, session=session)
+    ]
+    divided = make_folds(utterances, Protocol(name="leave-one-speaker-out", dev="partner"))
+    first = divided.folds[0]
+    assert (speakers_of(first.train), speakers_of(first.dev), speakers_of(first.test)) == ({"3", "4"}, {"2"}, {"1"})
+    assert any("same dialogues" in note for note in divided.notes)
+    with pytest.raises(RecipeError, match="have no partner"):
+        make_folds(utterances, Protocol(name="sessions-out", dev="partner"))
+
+
 def test_random_is_marked_and_keeps_twins_on_one_side() -> None:
     utterances = people(*map(str, range(20)))
     twins = {f"{i}-{j}": f"{i}-0" for i in range(20) for j in range(2)}

@@ -252,7 +252,7 @@ def _with_dev(
     rest = [u for u in utterances if u.id not in tested]
     if protocol.name == "official":
         rest = [u for u in rest if u.split in ("train", "dev")]
-    is_dev = dev_rule(rest, protocol, name)
+    is_dev = dev_rule(rest, protocol, name, [u for u in utterances if u.id in tested])
     train = tuple(u.id for u in rest if not is_dev(u))
     dev = tuple(u.id for u in rest if is_dev(u))
     test = tuple(u.id for u in utterances if u.id in tested)
@@ -265,12 +265,15 @@ def _with_dev(
     return Fold(name, train, dev, test, groups)
 
 
-def dev_rule(rest: Sequence[Utterance], protocol: Protocol, fold: str) -> Callable[[Utterance], bool]:
+def dev_rule(
+    rest: Sequence[Utterance], protocol: Protocol, fold: str, tested: Sequence[Utterance] = ()
+) -> Callable[[Utterance], bool]:
     """Return which utterances of the training side become dev.
 
     Args:
         rest: The training side.
         fold: Name of the fold, part of what the draw follows from.
+        tested: The test side.
     """
     rng = np.random.default_rng([protocol.seed, *fold.encode()])
     if protocol.dev == "none":
@@ -281,12 +284,27 @@ def dev_rule(rest: Sequence[Utterance], protocol: Protocol, fold: str) -> Callab
     if protocol.dev == "random-20" or protocol.name == "random":
         chosen = set(rng.permutation(sorted(u.id for u in rest))[: max(1, len(rest) // 5)].tolist())
         return lambda u: u.id in chosen
+    if protocol.dev == "partner":
+        return _is_partner(rest, tested)
     if protocol.dev == "sessions":
         _require_field(rest, "session", f"protocol.dev '{protocol.dev}'")
         held_out = str(rng.choice(sorted({u.session or "" for u in rest})))
         return lambda u: u.session == held_out
     held_out_speakers = _dev_speakers(rest, protocol, rng)
     return lambda u: speaker_key(u) in held_out_speakers
+
+
+def _is_partner(rest: Sequence[Utterance], tested: Sequence[Utterance]) -> Callable[[Utterance], bool]:
+    """Return whether an utterance is of a session in which a test speaker speaks (wang2023)."""
+    _require_field([*rest, *tested], "session", "protocol.dev 'partner'")
+    sessions = {(u.corpus, u.session) for u in tested}
+    if not any((u.corpus, u.session) in sessions for u in rest):
+        raise RecipeError(
+            "the test speakers have no partner in their sessions",
+            where="protocol.dev",
+            remedy="Choose protocol.dev=speakers, and for partners the protocol 'leave-one-speaker-out'.",
+        )
+    return lambda u: (u.corpus, u.session) in sessions
 
 
 def _dev_speakers(rest: Sequence[Utterance], protocol: Protocol, rng: np.random.Generator) -> set[str]:
@@ -322,6 +340,8 @@ _NOTES: dict[str, tuple[str, ...]] = {
 def _dev_note(protocol: Protocol) -> list[str]:
     if protocol.dev == "random-20" and protocol.name != "random":
         return ["Dev was drawn at random from the training side and shares its speakers."]
+    if protocol.dev == "partner":
+        return ["Dev is who speaks with the test speaker, in the same dialogues."]
     if protocol.dev == "none":
         return ["No dev set: every stage trained a fixed number of epochs and its last weights were judged."]
     return []

@@ -15,6 +15,7 @@ Level = Literal["warning", "note"]
 _DEV_SIDES = {
     "speakers": "held-out speakers of the training side",
     "sessions": "a held-out session of the training side",
+    "partner": "who speaks with the test speaker",
     "random-20": "a fifth of the training side at random, which shares its speakers",
     "official": "the corpus's own dev set",
 }

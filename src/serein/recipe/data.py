@@ -36,7 +36,8 @@ class Protocol(Options):
         num_folds: Number of folds when they are not named.
         only: Run these folds only, by name ("1", "2", ...).
         dev: `speakers`: held-out speakers of the training side; `sessions`: a held-out session; `random-20`: a
-            fifth at random, which shares speakers; `official`: the corpus's own; `none`: a fixed number of epochs.
+            fifth at random, which shares speakers; `partner`: who speaks with the test speakers, in their sessions;
+            `official`: the corpus's own; `none`: a fixed number of epochs.
         dev_share: Share of the training side's speakers that becomes dev, at least one.
         seed: Draws folds that are not named, and dev.
     """
@@ -47,7 +48,7 @@ class Protocol(Options):
     folds: tuple[tuple[str, ...], ...] | None = None
     num_folds: Annotated[int, Field(ge=2)] = 5
     only: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    dev: Literal["speakers", "sessions", "random-20", "official", "none"] = "speakers"
+    dev: Literal["speakers", "sessions", "partner", "random-20", "official", "none"] = "speakers"
     dev_share: Share = 0.2
     seed: int = 0
 
