@@ -24,7 +24,8 @@ from serein.data import audio
 from serein.data.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError, expected_one_of
-from serein.models.backbones import FAMILIES, HuggingFaceBackbone
+from serein.models.backbones import HuggingFaceBackbone
+from serein.models.pretrained import FAMILIES
 
 WINDOW_S = 30.0  # what Whisper hears at once; more costs a CTC model memory with the square of the length
 MARGIN_S = 5.0  # at either end of a CTC window, heard for its context alone

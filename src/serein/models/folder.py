@@ -214,7 +214,8 @@ def _load_weights(model: SpeechModel, path: Path, backbone_weights: Any) -> None
 
 
 def _weights_of_source(source: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    from serein.models.backbones import HuggingFaceBackbone, weights_hash
+    from serein.models.backbones import HuggingFaceBackbone
+    from serein.models.pretrained import weights_hash
 
     backbone = HuggingFaceBackbone.from_source(source["source"], revision=source.get("revision"))
     if weights_hash(backbone) != source["sha256"]:

@@ -29,10 +29,10 @@ from serein.data.files import replacing, write_text
 from serein.data.recordings import Recordings
 from serein.errors import RunError
 from serein.labels.sentences import cache_folder
-from serein.models.backbones import ORIGIN, weights_hash
 from serein.models.heads import LayerTap
 from serein.models.hidden import Backbone
 from serein.models.logmel import LogMelBackbone
+from serein.models.pretrained import ORIGIN, weights_hash
 from serein.models.speech import SpeechModel
 from serein.progress import Report
 from serein.recipe import Batches, Clips, Features, SpectrogramAugmentation, Stage

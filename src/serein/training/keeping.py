@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from serein.data.batches import Batch
 from serein.data.files import replacing, write_text
 from serein.errors import RunError
-from serein.models.backbones import weights_hash
+from serein.models.pretrained import weights_hash
 from serein.models.speech import SpeechModel
 from serein.training.module import FROZEN, StageModule, require_backbone
 

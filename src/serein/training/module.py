@@ -14,8 +14,8 @@ from torch.optim.swa_utils import AveragedModel
 from serein.data.batches import Batch, draw_seed
 from serein.errors import RunError
 from serein.losses import supervised_contrastive
-from serein.models.backbones import weights_hash
 from serein.models.heads import Reading
+from serein.models.pretrained import weights_hash
 from serein.models.speech import SpeechModel
 from serein.recipe import Optimizer, SpectrogramAugmentation, Stage
 from serein.tasks.task import Task

@@ -1,0 +1,242 @@
+"""Pretrained speech models of Transformers: found in a folder or on the Hub, checked, loaded whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from serein.errors import ModelError, RecipeError, expected_one_of
+from serein.models.hidden import Backbone
+
+HUB_TIMEOUT_S = 3.0
+ORIGIN: dict[str, Any] = {"source": None, "revision": None, "overrides": {}, "weights_sha256": None}
+DEFAULT_OVERRIDES = {"apply_spec_augment": False, "layerdrop": 0.0}
+MASK_EMBEDDING = "masked_spec_embed"  # for SpecAugment alone; some checkpoints lack it
+BODY_WEIGHT = re.compile(r"(\w+\.)?(feature_extractor|feature_projection|encoder)\.")  # others belong to heads
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+
+def weights_hash(module: nn.Module) -> str:
+    """Return the SHA-256 of a module's weights: names, kinds, shapes and bytes, in the order of names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a pretrained model lies: in a local folder, on the Hub, or in its cache when the Hub does not answer."""
+
+    name: str
+    is_folder: bool
+    is_online: bool
+    revision: str | None
+
+    @classmethod
+    def of(cls, source: str, revision: str | None) -> Place:
+        folder = Path(source).expanduser()
+        if folder.is_dir():
+            return cls(str(folder), is_folder=True, is_online=False, revision=None)
+        if folder.exists() or not HUB_NAME.fullmatch(source):
+            raise ModelError("no such folder", where=source, remedy=f"Name {A_MODEL}, or its name on the Hub.")
+        return cls(source, is_folder=False, is_online=_hub_answers(), revision=revision)
+
+    def read_config(self) -> dict[str, Any]:
+        reader = importlib.import_module("transformers").PreTrainedConfig
+        with self._errors("no readable config.json"):
+            content: dict[str, Any] = reader.get_config_dict(self.name, **self._access)[0]
+            if not content:
+                raise FileNotFoundError("there is none")
+        return content
+
+    def read_preprocess(self) -> dict[str, Any] | None:
+        """Return what the model's feature extractor was saved with, or `None` when it was not saved."""
+        reader = importlib.import_module("transformers").FeatureExtractionMixin
+        try:
+            content: dict[str, Any] = reader.get_feature_extractor_dict(self.name, **self._access)[0]
+        except OSError as error:
+            if (Path(self.name) / "preprocessor_config.json").exists():
+                raise ModelError("no readable preprocessor_config.json", where=self.name, remedy=COPY) from error
+            return None
+        return content
+
+    def commit(self) -> str | None:
+        """Return the commit of a Hub model whose config.json has been read; nothing for a folder."""
+        if self.is_folder:
+            return None
+        look_up = importlib.import_module("huggingface_hub").try_to_load_from_cache
+        path = look_up(self.name, "config.json", revision=self.revision)
+        return Path(path).parent.name if isinstance(path, str) else self.revision
+
+    def load(self, config: Any) -> Any:
+        """Return the model, each weight of which is in the checkpoint, and none of whose weights is left over."""
+        model_class = _model_class(config.model_type, where=self.name)
+        mask_time_prob, config.mask_time_prob = config.mask_time_prob, 1.0  # with it comes the mask embedding
+        with _quiet(bars=self.is_online), self._errors("the weights cannot be loaded"):
+            model, report = model_class.from_pretrained(
+                self.name, config=config, dtype=torch.float32, output_loading_info=True, **self._access
+            )
+        model.config.mask_time_prob = mask_time_prob
+        missing = set(report["missing_keys"])
+        if MASK_EMBEDDING in missing:
+            nn.init.zeros_(model.masked_spec_embed)  # or two loads would differ
+        self._refuse("weights are missing", missing - {MASK_EMBEDDING})
+        self._refuse("weights fit nowhere", {key for key in report["unexpected_keys"] if BODY_WEIGHT.match(key)})
+        return model
+
+    def _refuse(self, what: str, keys: set[str]) -> None:
+        if keys:
+            raise ModelError(f"{len(keys)} {what}, such as {min(keys)}", where=self.name, remedy=COPY)
+
+    @property
+    def _access(self) -> dict[str, Any]:
+        return {"local_files_only": not self.is_online, "revision": self.revision}
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        """Turn whatever a foreign model makes the library raise into one sentence, its cause kept."""
+        try:
+            yield
+        except Exception as error:
+            if not self.is_folder and not self.is_online:
+                raise ModelError(
+                    "not in the cache, and the Hugging Face Hub does not answer",
+                    where=self.name,
+                    remedy=f"Where there is network, run: hf download {self.name} --local-dir FOLDER. "
+                    "Copy the folder here and name it.",
+                ) from error
+            detail = " ".join(str(error).split())[:200]
+            raise ModelError(f"{what} ({detail})", where=self.name, remedy=f"Name {A_MODEL}.") from error
+
+
+def _hub_answers() -> bool:
+    """Ask the Hub once, briefly: Transformers itself tries five times over, for 23 s."""
+    hub = importlib.import_module("huggingface_hub")
+    try:
+        hub.get_session().head(hub.constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
+    except Exception:  # of whichever HTTP library the client uses, or its own for HF_HUB_OFFLINE=1
+        return False
+    return True
+
+
+@contextmanager
+def _quiet(*, bars: bool) -> Iterator[None]:
+    """Keep Transformers from listing the heads that are left out, and from drawing bars unless it downloads."""
+    logging = importlib.import_module("transformers.utils.logging")
+    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not bars:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            logging.enable_progress_bar()
+
+
+def _model_class(family: object, *, where: str) -> Any:
+    if family not in FAMILIES:
+        raise ModelError(
+            expected_one_of(family, FAMILIES, kind="family of models"), where=where, remedy=f"Name {A_MODEL}."
+        )
+    return getattr(importlib.import_module("transformers"), FAMILIES[str(family)])
+
+
+def build_config(content: Mapping[str, Any], changes: Mapping[str, Any], *, where: str) -> Any:
+    """Return Transformers' configuration with `changes` made, without the adapter behind the last layer."""
+    model_class = _model_class(content.get("model_type"), where=where)
+    try:
+        config = model_class.config_class.from_dict({**content, **changes})
+    except Exception as error:  # the library checks in many ways and places
+        detail = " ".join(str(error).split())[:200]
+        raise ModelError(f"config.json is not valid ({detail})", where=where, remedy=COPY) from error
+    if getattr(config, "add_adapter", False):  # it thins out frames, and is no part of the hidden layers
+        config.add_adapter = False
+    return config
+
+
+def new_model(config: Any) -> Any:
+    try:
+        return _model_class(config.model_type, where="config")(config)
+    except (ValueError, RuntimeError) as error:
+        raise ModelError(f"cannot be built ({error})", where="config", remedy=COPY) from error
+
+
+def do_normalize_of(config: Any, preprocess: Mapping[str, Any] | None, *, where: str) -> bool:
+    """Return whether clips are normalised: what was saved, or what the architecture was trained with."""
+    if preprocess is None:
+        return str(getattr(config, "feat_extract_norm", "layer")) == "layer"
+    rate_hz = preprocess.get("sampling_rate", Backbone.sample_rate_hz)
+    if rate_hz != Backbone.sample_rate_hz:
+        raise ModelError(f"hears {rate_hz} Hz, not 16000 Hz", where=where, remedy="Choose a model for 16 kHz.")
+    return bool(preprocess.get("do_normalize", True))  # Wav2Vec2FeatureExtractor's default
+
+
+def checked_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    for key, value in overrides.items():
+        if key not in OVERRIDES:
+            raise RecipeError(expected_one_of(key, OVERRIDES, kind="override"), where="backbone.overrides")
+        is_valid, expected = OVERRIDES[key]
+        if not is_valid(value):
+            raise RecipeError(f"{key} is {value!r}, expected {expected}", where="backbone.overrides")
+    return {**DEFAULT_OVERRIDES, **overrides}
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0.0 <= value <= 1.0
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_positive(value: object) -> bool:
+    return _is_count(value) and value != 0
+
+
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+SHARE, COUNT, POSITIVE = (_is_share, "0 to 1"), (_is_count, "a whole number"), (_is_positive, "a whole number from 1")
+
+# What a recipe may change of a model's configuration: how it trains, never what it is.
+OVERRIDES: dict[str, tuple[Callable[[object], bool], str]] = {
+    "hidden_dropout": SHARE,
+    "attention_dropout": SHARE,
+    "activation_dropout": SHARE,
+    "feat_proj_dropout": SHARE,
+    "layerdrop": SHARE,
+    "apply_spec_augment": (_is_bool, "true or false"),
+    "mask_time_prob": SHARE,
+    "mask_time_length": POSITIVE,
+    "mask_time_min_masks": COUNT,
+    "mask_feature_prob": SHARE,
+    "mask_feature_length": POSITIVE,
+    "mask_feature_min_masks": COUNT,
+}
+
+# `model_type` of config.json -> class of Transformers. All have the same feature encoder and one line of layers.
+FAMILIES = {
+    "wav2vec2": "Wav2Vec2Model",
+    "hubert": "HubertModel",
+    "wavlm": "WavLMModel",
+    "data2vec-audio": "Data2VecAudioModel",
+    "unispeech": "UniSpeechModel",
+    "unispeech-sat": "UniSpeechSatModel",
+}
+
+A_MODEL = f"a folder with config.json and weights of one of these: {', '.join(FAMILIES)}"
+COPY = "Copy or download the model again."
