@@ -168,6 +168,7 @@ def build_config(content: Mapping[str, Any], changes: Mapping[str, Any], *, wher
 
 
 def new_model(config: Any) -> Any:
+    """Return a model with random weights, or raise ModelError when its configuration is not valid."""
     try:
         return _model_class(config.model_type, where="config")(config)
     except (ValueError, RuntimeError) as error:
@@ -185,6 +186,7 @@ def do_normalize_of(config: Any, preprocess: Mapping[str, Any] | None, *, where:
 
 
 def checked_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the changes that a recipe asks for over `DEFAULT_OVERRIDES`, or raise RecipeError naming the wrong one."""
     for key, value in overrides.items():
         if key not in OVERRIDES:
             raise RecipeError(expected_one_of(key, OVERRIDES, kind="override"), where="backbone.overrides")
