@@ -64,6 +64,7 @@ def test_what_a_store_holds(store: Path, tones: Path) -> None:
     assert (header["num_clips"], header["classes"], header["corpora"]) == (36, ["angry", "happy", "sad"], {"tones": 36})
     assert header["licences"] == {"tones": "not stated"}
     assert sorted(path.name for path in store.iterdir()) == ["clips.jsonl", "store.json", "vectors.safetensors"]
+    assert len({path.stat().st_mode for path in store.iterdir()}) == 1  # whoever may read one may read all
     opened, clips = open_store(store), manifest.read(tones)
     assert [u.audio for u in opened.clips_at([3, 0])] == [clips[3].audio, clips[0].audio]
     assert [opened.header.classes[n] for n in opened.examples.labels] == [u.emotion for u in clips]
@@ -203,6 +204,11 @@ def test_options_without_a_store(options: list[object], model: Path, tones: Path
     outcome = serein("predict", model, tones, *options)
     assert outcome.status == 2
     assert "name a store by" in outcome.err
+
+
+def test_neighbours_do_not_fit_into_csv(model: Path, store: Path, tones: Path, serein: Call) -> None:
+    assert serein("predict", model, tones, "--neighbours", store, "--explain", "--csv").status == 2
+    assert serein("predict", model, tones, "--neighbours", store, "--csv").out.count("\n") == 37
 
 
 def test_chosen_numbers_are_kept_and_used(model: Path, store: Path, tones: Path, tmp_path: Path, serein: Call) -> None:

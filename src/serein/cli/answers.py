@@ -54,6 +54,8 @@ def predict(
     if neighbours is not None:
         if fuse is not None or labels is not None:
             raise typer.BadParameter("a store answers with its model's classes", param_hint="'--neighbours'")
+        if explain and as_csv:
+            raise typer.BadParameter("neighbours do not fit into a line; take --json", param_hint="'--explain'")
         classes, outcomes = _neighbour_outcomes(model, utterances, neighbours, k, alpha, explain)
     elif k is not None or alpha is not None or explain:
         raise typer.BadParameter("name a store by --neighbours", param_hint="'--k', '--alpha', '--explain'")

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from serein.data import manifest
 from serein.data.corpora import licence_of
-from serein.data.files import sha256, write_text
+from serein.data.files import replacing, sha256, write_text
 from serein.data.utterance import Utterance
 from serein.errors import ModelError
 from serein.inference.neighbour_index import RECALL_AT, FaissIndex, require_faiss, write_index
@@ -247,7 +247,8 @@ def _told(clip: Utterance, task: str) -> Utterance:
 
 def _save_examples(examples: Examples, path: Path) -> None:
     arrays: Mapping[str, Any] = {"vectors": examples.vectors, "labels": examples.labels, "keys": examples.keys}
-    save_file({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}, path)
+    with replacing(path) as partial:  # safetensors would leave it to be read by its writer alone
+        save_file({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}, partial)
 
 
 def _read_header(path: Path) -> Header:
