@@ -444,6 +444,7 @@ ALIKE: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
     "the backbone learns": ({}, {"trainable": ["layer 2", "heads"]}, False),
     "all clips are shorter than a crop": ({"clips": {"crop_s": 0.5}}, {}, True),
     "some are cropped": ({"clips": {"crop_s": 0.4}}, {}, False),
+    "effects": ({}, {"effects": {"name": "volume"}}, False),
     "log-mel": ({"backbone": {"name": "logmel"}}, {"trainable": ["heads"]}, False),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -310,8 +311,14 @@ def loader(dataset: ClipDataset, sampler: BucketSampler, *, num_workers: int = 0
         collate_fn=collate,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
+        multiprocessing_context=_start_method() if num_workers else None,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def _start_method() -> str | None:
+    """Return how workers start: forked where that is safe, or a fold's own process would import torch for each."""
+    return "fork" if sys.platform == "linux" and not torch.cuda.is_available() else None
 
 
 def batch_durations(recordings: Recordings, clips: Clips, *, is_training: bool) -> np.ndarray:
