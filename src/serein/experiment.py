@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from serein.data import manifest
 from serein.data.batches import Told as TrainingConditions
 from serein.data.corpora import licence_of
+from serein.data.effects import Changer
 from serein.data.files import replacing
 from serein.data.folds import Fold, Folds, dev_rule, make_folds, speaker_key
 from serein.data.leaks import check_leaks
@@ -144,6 +145,8 @@ def require_trainable(experiment: Experiment) -> None:
     for number, stage in enumerate(recipe.stages):
         model.train_only(stage.trainable)
         require_bands(model.backbone, stage.augmentation, where=f"stages.{number}.augmentation")
+        if stage.effects.name != "none":
+            Changer(stage.effects)  # names a package that is missing
 
 
 def _tasks(experiment: Experiment) -> dict[str, Task]:
