@@ -334,7 +334,7 @@ def test_a_mistake_is_named_with_its_key(effects: str, complaint: str, tmp_path:
 
 
 def test_every_range_of_a_recipe_has_its_effect() -> None:
-    ranges = {key for key in Effects.model_fields if key not in ("name", "share", "mixed")}
+    ranges = {key for key in Effects.model_fields if key not in ("name", "share", "mixed", "views")}
     assert {effect.option for effect in EFFECTS.values()} == ranges
     assert effects.describe(dict.fromkeys(EFFECTS, 1.0)) == (
         "pitch +1.00 semitones, reverberation RT60 1.00 s, noise at 1.0 dB SNR, volume +1.0 dB"
