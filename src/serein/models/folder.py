@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from serein.data.files import make_readable
 from serein.errors import ModelError, RecipeError
 from serein.labels.categories import Categories
 from serein.labels.words import WordClasses
@@ -117,6 +118,7 @@ def save(folder: Path, content: ModelFolder, card: str, *, backbone: str = "auto
         (partial / "labels.json").write_text(json.dumps(labels, indent=2, ensure_ascii=False), encoding="utf-8")
         (partial / "README.md").write_text(card, encoding="utf-8")
         save_file(state, partial / "model.safetensors")
+        make_readable(partial / "model.safetensors")
         partial.chmod(0o755)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
