@@ -58,7 +58,7 @@ def sha256(path: str | Path) -> str:
 
 
 def make_readable(path: Path) -> None:
-    """Give a file the permissions of any new one: temporary files, and those of safetensors, are their owner's alone."""
+    """Give a file the permissions of any new one: temporary ones, and those of safetensors, are their owner's alone."""
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)
