@@ -643,7 +643,7 @@ def test_corpus(case: Case, ground: Ground, serein: Call) -> None:
         (["corpus", "synth", "-o", "x", "--clips", "0"], "'--clips'"),
         (["corpus", "synth", "-o", "x", "--seed", "-1"], "'--seed'"),
         (["corpus", "check", "m.jsonl", "--min-s", "-1"], "'--min-s'"),
-        (["corpus", "prepare", "iemocap", "x"], "'ravdess', 'emodb'"),
+        (["corpus", "prepare", "crema", "x"], "'ravdess', 'emodb'"),
         (["sing"], "No such command 'sing'"),
         (["evaluate", "model", "extra", "--data", "m.jsonl"], "unexpected extra argument"),
     ],
