@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.special
 import torch
 
 from serein.models.pooling import POOLINGS, VARIANCE_FLOOR, AttentionPooling, ChannelAttentionPooling
@@ -121,3 +122,26 @@ def test_statistics_are_float32_under_autocast(name: str) -> None:
         pooled = pool(frames, is_frame)
     assert pooled.dtype == torch.float32
     assert torch.equal(pooled, pool(frames, is_frame))
+
+
+def test_deviation_is_numpys() -> None:
+    frames = torch.randn(3, 40, 6)
+    pooled = POOLINGS["std"](6)(frames, torch.ones(3, 40, dtype=torch.bool)).numpy()
+    np.testing.assert_allclose(pooled[:, :6], frames.numpy().mean(axis=1), atol=1e-6)
+    np.testing.assert_allclose(pooled[:, 6:], frames.numpy().std(axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["attention", "channel-attention"])
+def test_attentive_statistics_are_numpys_averages_by_scipys_softmax(name: str) -> None:
+    """Okabe 2018, equations 3 to 7, written with what others wrote."""
+    frames, pooling = torch.randn(3, 40, 6), POOLINGS[name](6).eval()
+    with torch.no_grad():
+        pooled = pooling(frames, torch.ones(3, 40, dtype=torch.bool)).numpy()
+        first, _, second = pooling.score
+        hidden = np.tanh(frames.numpy() @ first.weight.numpy().T + first.bias.numpy())
+        scores = hidden @ second.weight.numpy().T + second.bias.numpy()
+    weights = np.broadcast_to(scipy.special.softmax(scores, axis=1), frames.shape)
+    for clip, own, both in zip(frames.numpy(), weights, pooled, strict=True):
+        mean = np.average(clip, axis=0, weights=own)
+        deviation = np.sqrt(np.average((clip - mean) ** 2, axis=0, weights=own))
+        np.testing.assert_allclose(both, [*mean, *deviation], atol=1e-5)
