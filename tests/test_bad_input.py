@@ -796,9 +796,9 @@ def test_name_that_is_no_text(given: str, ground: Ground, serein: Call) -> None:
 
 
 def test_reader_that_leaves_early(ground: Ground) -> None:
-    """`serein predict ... --json | head -n 1`."""
+    """`serein predict ... --json | head -n 1`, of more than a pipe takes by itself."""
     with subprocess.Popen(
-        command("predict", ground.model, ground.tones, "--json"),
+        command("predict", ground.model, *[ground.tones] * 20, "--json"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
