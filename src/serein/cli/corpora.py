@@ -27,6 +27,8 @@ class CorpusName(StrEnum):
     csv = "csv"
     msp_podcast = "msp-podcast"
     iemocap = "iemocap"
+    voxceleb1 = "voxceleb1"
+    librispeech = "librispeech"
 
 
 class Augmentation(StrEnum):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serein.data.corpora.corpus import prepare
+from serein.data.corpora.corpus import Expected, prepare
 from serein.data.corpora.emodb import EMODB, EMOTIONS, GENDERS, TEXTS, parse
 from serein.errors import ManifestError
 
@@ -61,7 +61,7 @@ def test_two_formats_of_one_clip_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_published_counts_agree_with_each_other() -> None:
-    assert EMODB.expected is not None
+    assert isinstance(EMODB.expected, Expected)
     assert EMODB.expected.num_utterances == 535 == sum(EMODB.expected.speakers.values())
 
 

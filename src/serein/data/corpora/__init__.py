@@ -7,11 +7,15 @@ from serein.data.corpora.csv_table import CSV
 from serein.data.corpora.emodb import EMODB
 from serein.data.corpora.folder import FOLDER
 from serein.data.corpora.iemocap import IEMOCAP
+from serein.data.corpora.librispeech import LIBRISPEECH
 from serein.data.corpora.msp_podcast import MSP_PODCAST
 from serein.data.corpora.ravdess import RAVDESS
+from serein.data.corpora.voxceleb1 import VOXCELEB1
 from serein.errors import ManifestError, expected_one_of
 
-CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in (RAVDESS, EMODB, FOLDER, CSV, MSP_PODCAST, IEMOCAP)}
+_KNOWN = (RAVDESS, EMODB, FOLDER, CSV, MSP_PODCAST, IEMOCAP, VOXCELEB1, LIBRISPEECH)
+
+CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in _KNOWN}
 
 
 def corpus_named(name: str) -> Corpus:
@@ -21,8 +25,8 @@ def corpus_named(name: str) -> Corpus:
         ManifestError: The name is unknown; lists the known ones.
 
     Example:
-        >>> corpus_named("emodb").expected.num_utterances
-        535
+        >>> corpus_named("emodb").title
+        'EmoDB'
     """
     if name not in CORPORA:
         raise ManifestError(

@@ -27,18 +27,22 @@ class Expected:
         sessions: Utterances of each session, likewise.
         merged: Emotion of the corpus -> the one that it is counted as; the utterances themselves keep their own.
         num_others: Utterances of further emotions, or without one, which the other counts leave out.
+        splits: Utterances of each split, of a corpus without emotions.
+        num_speakers: Speakers, where utterances of each are not published.
     """
 
-    emotions: Mapping[str, int]
+    emotions: Mapping[str, int] = field(default_factory=dict)
     speakers: Mapping[str, int] = field(default_factory=dict)
     sessions: Mapping[str, int] = field(default_factory=dict)
     merged: Mapping[str, str] = field(default_factory=dict)
     num_others: int = 0
+    splits: Mapping[str, int] = field(default_factory=dict)
+    num_speakers: int | None = None
 
     @property
     def num_utterances(self) -> int:
         """Number of utterances in the whole corpus."""
-        return sum(self.emotions.values()) + self.num_others
+        return sum(self.emotions.values()) + self.num_others if self.emotions else sum(self.splits.values())
 
     def emotion(self, utterance: Utterance) -> str:
         """Return the emotion that an utterance is counted as."""
@@ -46,7 +50,7 @@ class Expected:
 
 
 def nothing_to_remark(root: Path) -> list[str]:
-    """Return no notes: the parser of this corpus leaves nothing out."""
+    """Return no notes: the parser of this corpus leaves nothing out, and nothing that is named is missing."""
     return []
 
 
@@ -60,8 +64,9 @@ class Corpus:
         licence: Under which the recordings may be used; `None` when that is for the user to know.
         citation: The publication to cite; `None` for a user's own recordings.
         parse: From the corpus's folder to its utterances in a fixed order, without decoding audio.
-        expected: The counts that the corpus publishes, if any.
+        expected: The counts that the corpus publishes, if any; of one that comes in parts, those of the parts at hand.
         remarks: From the corpus's folder to notes on what `parse` leaves out.
+        missing: From the corpus's folder to what its own lists name and it does not hold, said when counts differ.
     """
 
     name: str
@@ -69,8 +74,9 @@ class Corpus:
     licence: str | None
     citation: str | None
     parse: Callable[[Path], list[Utterance]]
-    expected: Expected | None = None
+    expected: Expected | Callable[[Sequence[Utterance]], Expected] | None = None
     remarks: Callable[[Path], list[str]] = nothing_to_remark
+    missing: Callable[[Path], list[str]] = nothing_to_remark
 
 
 @dataclass(frozen=True)
@@ -198,15 +204,16 @@ def _with_plain_path(utterance: Utterance) -> Utterance:
 
 
 def _count_notes(corpus: Corpus, utterances: Sequence[Utterance], counts: Counts, *, where: Path) -> list[str]:
-    if corpus.expected is None or not (differences := _differences(corpus.expected, utterances)):
+    expected = corpus.expected(utterances) if callable(corpus.expected) else corpus.expected
+    if expected is None or not (differences := _differences(expected, utterances)):
         return []
     what = (
-        f"found {len(utterances)} of the {corpus.expected.num_utterances} utterances "
-        f"that {corpus.title} publishes ({_enumerate(differences)})"
+        f"found {len(utterances)} of the {expected.num_utterances} utterances "
+        f"that {corpus.title} publishes ({_enumerate([*corpus.missing(where), *differences])})"
     )
     if counts == "partial":
         return [what]
-    raise ManifestError(what, where=where, remedy=_remedy_for_counts(len(utterances), corpus.expected.num_utterances))
+    raise ManifestError(what, where=where, remedy=_remedy_for_counts(len(utterances), expected.num_utterances))
 
 
 def _remedy_for_counts(num_found: int, num_published: int) -> str:
@@ -218,7 +225,7 @@ def _remedy_for_counts(num_found: int, num_published: int) -> str:
 
 
 def _differences(expected: Expected, utterances: Sequence[Utterance]) -> list[str]:
-    """Return 'speaker 05: 59 of 60' for every speaker, session and emotion whose count is not the published one."""
+    """Return 'speaker 05: 59 of 60' for every speaker, session, emotion and split of another count than published."""
     is_other = [bool(expected.num_others) and expected.emotion(u) not in expected.emotions for u in utterances]
     counted = [u for u, other in zip(utterances, is_other, strict=True) if not other]
     differences = [
@@ -227,6 +234,7 @@ def _differences(expected: Expected, utterances: Sequence[Utterance]) -> list[st
             ("speaker", expected.speakers, Counter(u.speaker or "(none)" for u in counted)),
             ("session", expected.sessions, Counter(u.session or "(none)" for u in counted)),
             ("emotion", expected.emotions, Counter(expected.emotion(u) for u in counted)),
+            ("split", expected.splits, Counter(u.split or "(none)" for u in counted)),
         )
         if published
         for name in sorted({*published, *found})
@@ -234,6 +242,9 @@ def _differences(expected: Expected, utterances: Sequence[Utterance]) -> list[st
     ]
     if sum(is_other) != expected.num_others:
         differences.append(f"other emotions or none: {sum(is_other)} of {expected.num_others}")
+    num_speakers = len({u.speaker for u in utterances} - {None})
+    if expected.num_speakers not in (None, num_speakers):
+        differences.append(f"speakers: {num_speakers} of {expected.num_speakers}")
     return differences
 
 
