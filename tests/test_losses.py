@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from serein.losses import (
     LOSSES,
     VECTOR_LOSSES,
+    arcface,
     balanced_class_weights,
     cross_entropy,
     supervised_contrastive,
@@ -181,3 +182,81 @@ def test_contrast_is_computed_in_float32_under_autocast() -> None:
         inside = supervised_contrastive(labels, embeddings)
     assert inside.dtype == torch.float32
     assert inside.item() == pytest.approx(supervised_contrastive(labels, embeddings).item(), abs=1e-6)
+
+
+# -- ArcFace
+
+
+def cosines(
+    num_clips: int = 12, num_classes: int = 5, size: int = 7
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return labels, vectors and centres: some vectors nearly at their own centre, some nearly opposite."""
+    generator = torch.Generator().manual_seed(2)
+    labels = torch.arange(num_clips) % num_classes
+    vectors = torch.randn(num_clips, size, generator=generator, dtype=torch.float64)
+    centres = torch.randn(num_classes, size, generator=generator, dtype=torch.float64)
+    vectors[:3] = 2 * centres[labels[:3]] + 0.05 * vectors[:3]
+    vectors[3:6] = -centres[labels[3:6]] + 0.05 * vectors[3:6]
+    return labels, vectors, centres
+
+
+@pytest.mark.parametrize(("scale", "margin"), [(30.0, 0.3), (64.0, 0.5), (1.0, 0.3), (30.0, 0.0)])
+def test_arcface_is_pytorch_metric_learnings(scale: float, margin: float) -> None:
+    """In value and in the gradients of vectors and centres, beyond an angle of pi - margin too."""
+    others = pytest.importorskip("pytorch_metric_learning.losses", reason="pip install 'serein[dev]'")
+    labels, vectors, centres = cosines()
+    angles = F.cosine_similarity(vectors, centres[labels]).acos()
+    assert (angles > math.pi - 0.3).sum() == 3
+    theirs = others.ArcFaceLoss(5, 7, margin=math.degrees(margin), scale=scale)
+    theirs.W.data = centres.T.clone()
+    own, other, own_centres = (t.clone().requires_grad_() for t in (vectors, vectors, centres))
+    logits = scale * F.normalize(own) @ F.normalize(own_centres).T
+    mine = arcface(F.one_hot(labels, 5).double(), logits, scale=scale, margin=margin).mean()
+    reference = theirs(other, labels)
+    assert mine.item() == pytest.approx(reference.item(), rel=1e-9)
+    mine.backward()
+    reference.backward()
+    torch.testing.assert_close(own.grad, other.grad, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(own_centres.grad, theirs.W.grad.T, rtol=1e-6, atol=1e-9)
+
+
+def test_arcface_by_hand() -> None:
+    """A clip at 60 degrees from its class, 90 from the other: cos(60 + 30 degrees) is 0, and both weigh alike."""
+    logits = 30 * torch.tensor([[0.5, 0.0]])
+    loss = arcface(torch.tensor([[1.0, 0.0]]), logits, margin=math.radians(30))
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-5)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_arcface_without_a_margin_is_cross_entropy_of_scaled_cosines(weights: torch.Tensor | None) -> None:
+    labels, vectors, centres = cosines()
+    logits = 30 * F.normalize(vectors) @ F.normalize(centres).T
+    without = arcface(F.one_hot(labels, 5).double(), logits, weights, 0.1, margin=0.0)
+    np.testing.assert_allclose(without, cross_entropy(F.one_hot(labels, 5).double(), logits, weights, 0.1), rtol=1e-12)
+
+
+def test_a_margin_makes_the_true_class_harder_wherever_the_clip_is() -> None:
+    for degrees in (0, 1, 45, 90, 135, 170, 179, 180):
+        logits = 30 * torch.tensor([[math.cos(math.radians(degrees)), 0.2]], dtype=torch.float64)
+        truth = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+        assert arcface(truth, logits) > cross_entropy(truth, logits) + 1e-9 * (degrees > 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cosine", [1.0, -1.0, 1.0000001, -1.01, 0.0])
+def test_arcface_is_finite_at_the_poles(cosine: float, dtype: torch.dtype) -> None:
+    logits = (30 * torch.tensor([[cosine, -cosine, 0.0]])).to(dtype).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = arcface(torch.tensor([[1.0, 0.0, 0.0]]), logits)
+    loss.sum().backward()
+    assert loss.dtype == torch.float32
+    assert loss.isfinite().all()
+    assert logits.grad.isfinite().all()
+
+
+def test_arcface_takes_mixed_truth() -> None:
+    """Half of each class has half of each margin; at 90 degrees from both it does not matter whose."""
+    logits = torch.zeros(1, 3)
+    half = arcface(torch.tensor([[0.5, 0.5, 0.0]]), logits, scale=1.0, margin=0.3)
+    lowered = -0.5 * math.sin(0.3)
+    assert half.item() == pytest.approx(math.log(2 * math.exp(lowered) + 1) - lowered, abs=1e-6)

@@ -92,7 +92,7 @@ def test_the_embedding_is_what_the_output_reads(pooling: str, options: dict[str,
     read = head(pooling=pooling, **options)
     reading = read(heard(3, 5))
     width = 5 if options.get("projection_at") == "frames" else 4
-    assert reading.embedding.shape == (2, size or width * (1 if pooling == "mean" else 2))
+    assert reading.embedding.shape == (2, size or width * (1 if pooling in ("mean", "max") else 2))
     assert reading.output.shape == (2, 3)
     assert read.size == reading.embedding.shape[1]
     assert torch.equal(reading.output, read.output(reading.embedding))
@@ -152,3 +152,51 @@ def test_a_head_with_batch_norm_learns_from_one_clip() -> None:
     read = head(batch_norm=True).train()
     read(heard(3)).output.sum().backward()
     assert read.output.weight.grad is not None
+
+
+# -- attention and fusion
+
+
+def test_each_block_makes_a_vector_and_fusion_sums_them() -> None:
+    reader, hidden = head(attention={"blocks": 3, "heads": 2}, pooling="max", fusion={}), heard(3, 5)
+    frames, is_frame = reader.tap(hidden), hidden.is_frame
+    vectors = [reader.pooling(block(frames, is_frame), is_frame) for block in reader.blocks]
+    assert len(vectors) == 3
+    assert not torch.allclose(vectors[0], vectors[1])
+    torch.testing.assert_close(reader(hidden).embedding, sum(vectors))  # rows of the matrix start at 1
+
+
+def test_other_vectors_join() -> None:
+    joining = {"joined": ("speaker",), "start": 2.0}
+    options = Category(attention={"heads": 2}, pooling="max", fusion=joining)
+    reader, hidden, speaker = PooledHead(options, SIZES, 3, joined_sizes={"speaker": 4}).eval(), heard(3, 5), 7.0
+    alone = reader(hidden).embedding
+    joined = reader(hidden, joined=[torch.full((2, 4), speaker)]).embedding
+    torch.testing.assert_close(joined, alone + 2.0 * speaker)
+
+
+def test_a_vector_of_another_size_cannot_join() -> None:
+    options = Category(pooling="max", fusion={"joined": ("speaker",)})
+    with pytest.raises(RecipeError, match="the vector of 'speaker' has 9 features, those that it joins have 4"):
+        PooledHead(options, SIZES, 3, joined_sizes={"speaker": 9})
+
+
+def test_several_blocks_need_a_fusion() -> None:
+    with pytest.raises(ValueError, match="2 attention blocks make as many vectors: add 'fusion: {}'"):
+        Category(attention={"blocks": 2})
+
+
+def test_the_projection_of_park2023_is_relu_then_linear() -> None:
+    reader, hidden = head(projection=4, projection_at="frames", projection_kind="relu-linear", pooling="max"), heard(3)
+    relu, linear = reader.frame_projection
+    expected = linear(hidden.last.clamp_min(0)).amax(dim=1)
+    assert isinstance(relu, nn.ReLU)
+    torch.testing.assert_close(reader(hidden).embedding, expected)
+
+
+def test_arcface_answers_with_scaled_cosines() -> None:
+    reader, hidden = head(loss="arcface", arcface={"scale": 20.0}, pooling="mean"), heard(3, 5)
+    reading = reader(hidden)
+    centres = nn.functional.normalize(reader.output.weight)
+    expected = 20 * nn.functional.normalize(reading.embedding) @ centres.T
+    torch.testing.assert_close(reading.output, expected)

@@ -37,6 +37,12 @@ def test_mean_and_std_by_hand() -> None:
     np.testing.assert_allclose(pooling("std", 2)(*TWO), [[2.0, 2.0, 1.0, 2.0]])
 
 
+def test_max_by_hand() -> None:
+    """The greatest real frame, though all be below the zeros and the garbage of padding."""
+    assert pooling("max", 2)(*TWO).tolist() == [[3.0, 4.0]]
+    assert pooling("max", 2)(-TWO[0], TWO[1]).tolist() == [[-1.0, 0.0]]
+
+
 def test_attention_by_hand() -> None:
     """Scores ln 1 and ln 3 weigh the two frames 1/4 and 3/4."""
     attention = AttentionPooling(2, bottleneck=1)
@@ -76,7 +82,7 @@ def test_a_clip_is_pooled_alike_alone_and_beside_others(name: str) -> None:
     pool, (frames, is_frame) = pooling(name), clips(7, 1, 12)
     together = pool(frames, is_frame)
     assert together.shape == (3, pool.size)
-    assert pool.size == (SIZE if name == "mean" else 2 * SIZE)
+    assert pool.size == (SIZE if name in ("mean", "max") else 2 * SIZE)
     for row, length in enumerate((7, 1, 12)):
         alone = pool(frames[row : row + 1, :length], torch.ones(1, length, dtype=torch.bool))
         np.testing.assert_allclose(together[row].detach(), alone[0].detach(), atol=1e-5)
@@ -108,7 +114,8 @@ def test_gradients_reach_every_weight_and_no_padding(name: str) -> None:
     pool(frames, is_frame).square().sum().backward()
     assert frames.grad is not None
     assert not frames.grad[~is_frame].any()
-    assert frames.grad[is_frame].any(dim=1).all()
+    if name != "max":  # which takes each feature from one frame alone
+        assert frames.grad[is_frame].any(dim=1).all()
     for key, parameter in pool.named_parameters():
         assert parameter.grad is not None, key
         if (name, key) != ("attention", "score.2.bias"):  # one score per frame: adding to all changes no weight

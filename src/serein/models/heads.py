@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +10,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from serein.errors import RecipeError
+from serein.models.attention import AttentionBlock
+from serein.models.centres import Centres
 from serein.models.conditioning import NOTHING_TOLD, ConditionedVector, Conditions
+from serein.models.fusion import TensorFusion, require_one_size
 from serein.models.hidden import HiddenStates
 from serein.models.pooling import POOLINGS
-from serein.recipe import Head, Tap, Words
+from serein.recipe import AttentionBlocks, Category, Head, Tap, Words
 
 
 @dataclass(frozen=True)
@@ -102,21 +105,35 @@ class VectorNorm(nn.BatchNorm1d):
 
 
 class PooledHead(nn.Module):
-    """Tap -> (projection) -> pooling -> (projection) -> (conditioning) -> fully connected layers -> output.
+    """Tap -> (projection) -> (attention) -> pooling -> (fusion) -> (projection) -> (conditioning) -> layers -> output.
 
     Args:
         options: The task's part of a recipe.
         sizes: Feature size of each hidden layer.
         num_outputs: Classes, or features of a word vector.
         text_size: Features of a sentence vector, for conditioning on the text.
+        joined_sizes: Task -> features of its vector, of those that join in fusion.
+
+    Raises:
+        RecipeError: Parts do not fit.
     """
 
-    def __init__(self, options: Head, sizes: tuple[int, ...], num_outputs: int, text_size: int = 0) -> None:
+    def __init__(
+        self,
+        options: Head,
+        sizes: tuple[int, ...],
+        num_outputs: int,
+        text_size: int = 0,
+        joined_sizes: Mapping[str, int] | None = None,
+    ) -> None:
         super().__init__()
         self.tap = LayerTap(options.tap, sizes)
         projections = {options.projection_at: options.projection}
         self.frame_projection, size = _projection(self.tap.size, projections.get("frames"), options)
+        self.blocks = nn.ModuleList(_blocks(options.attention, size))
         self.pooling = POOLINGS[options.pooling](size)
+        self.joined = () if options.fusion is None else options.fusion.joined
+        self.fusion = None if options.fusion is None else _fusion(options, self.pooling.size, joined_sizes or {})
         norms = [VectorNorm(self.pooling.size)] if options.batch_norm else []
         projection, size = _projection(self.pooling.size, projections.get("pooled"), options)
         self.projection = nn.Sequential(*norms, *projection)
@@ -129,17 +146,51 @@ class PooledHead(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.size = size
         self.dropout = nn.Dropout(options.dropout)
-        self.output = nn.Linear(size, num_outputs)
+        self.output = _output(options, size, num_outputs)
         self.is_vector = isinstance(options, Words)
 
-    def forward(self, hidden: HiddenStates, conditions: Conditions = NOTHING_TOLD) -> Reading:
-        """Read hidden layers; what is not told is unknown."""
-        vector = self.projection(self.pooling(self.frame_projection(self.tap(hidden)), hidden.is_frame))
+    def forward(
+        self, hidden: HiddenStates, conditions: Conditions = NOTHING_TOLD, joined: Sequence[torch.Tensor] = ()
+    ) -> Reading:
+        """Read hidden layers.
+
+        Args:
+            conditions: What is not told is unknown.
+            joined: (batch, feature) vectors of the tasks of `joined`, in their order; or none, the own ones alone.
+        """
+        vector = self.projection(self._fused(hidden, joined))
         if self.conditioning is not None:
             vector = self.conditioning(vector, conditions)
         embedding = self.layers(vector)
         output = self.output(self.dropout(embedding)).float()
         return Reading(output[None], output if self.is_vector else embedding.float(), self.is_vector)
+
+    def _fused(self, hidden: HiddenStates, joined: Sequence[torch.Tensor]) -> torch.Tensor:
+        frames, is_frame = self.frame_projection(self.tap(hidden)), hidden.is_frame
+        own = [self.pooling(block(frames, is_frame), is_frame) for block in self.blocks]
+        own = own or [self.pooling(frames, is_frame)]
+        vector: torch.Tensor = own[0] if self.fusion is None else self.fusion(own, joined)
+        return vector
+
+
+def _blocks(options: AttentionBlocks | None, size: int) -> list[AttentionBlock]:
+    if options is None:
+        return []
+    return [AttentionBlock(size, options.heads, options.dropout) for _ in range(options.blocks)]
+
+
+def _fusion(options: Head, size: int, joined_sizes: Mapping[str, int]) -> TensorFusion:
+    assert options.fusion is not None
+    sizes = {name: joined_sizes[name] for name in options.fusion.joined}
+    require_one_size(size, sizes)
+    num_own = 1 if options.attention is None else options.attention.blocks
+    return TensorFusion(num_own, size, len(sizes), options.fusion.start)
+
+
+def _output(options: Head, size: int, num_outputs: int) -> nn.Module:
+    if isinstance(options, Category) and options.loss == "arcface":
+        return Centres(size, num_outputs, options.arcface.scale)
+    return nn.Linear(size, num_outputs)
 
 
 def _projection(size: int, projected: int | None, options: Head) -> tuple[nn.Sequential, int]:
@@ -147,6 +198,8 @@ def _projection(size: int, projected: int | None, options: Head) -> tuple[nn.Seq
     if projected is None:
         return nn.Sequential(), size
     layers: list[nn.Module] = [nn.Linear(size, projected)]
+    if options.projection_kind == "relu-linear":
+        layers.insert(0, nn.ReLU())
     if options.projection_kind == "block":
         layers += [nn.LayerNorm(projected), nn.ReLU(), nn.Dropout(options.dropout)]
     return nn.Sequential(*layers), projected

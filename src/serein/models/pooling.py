@@ -69,6 +69,22 @@ class StdPooling(Pooling):
         return _weighted_statistics(frames, _equal_weights(is_frame))
 
 
+class MaxPooling(Pooling):
+    """Greatest value over time (park2023, section 3.1).
+
+    Example:
+        >>> frames = torch.tensor([[[-1.0], [-3.0], [0.0]]])
+        >>> MaxPooling(1)(frames, torch.tensor([[True, True, False]])).tolist()
+        [[-1.0]]
+    """
+
+    def __init__(self, frame_size: int) -> None:
+        super().__init__(frame_size, frame_size)
+
+    def pool(self, frames: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
+        return frames.masked_fill(~is_frame[..., None], float("-inf")).amax(dim=1)
+
+
 class AttentionPooling(Pooling):
     """Attentive statistics (Okabe 2018, equations 3 to 7): weighted mean and weighted standard deviation.
 
@@ -112,6 +128,7 @@ def _weighted_statistics(frames: torch.Tensor, weights: torch.Tensor) -> torch.T
 POOLINGS = {
     "mean": MeanPooling,
     "std": StdPooling,
+    "max": MaxPooling,
     "attention": AttentionPooling,
     "channel-attention": ChannelAttentionPooling,
 }

@@ -12,6 +12,8 @@ from serein.recipe.data import Clips, Labels, Nouns, Protocol, Text
 from serein.recipe.experiment import Inference, Recipe
 from serein.recipe.learning import Batches, Effects, Features, Optimizer, Schedule, SpectrogramAugmentation, Stage
 from serein.recipe.model import (
+    ArcFace,
+    AttentionBlocks,
     Backbone,
     Body,
     Category,
@@ -19,6 +21,7 @@ from serein.recipe.model import (
     CnnBlstm,
     Conditioning,
     Contrastive,
+    Fusion,
     Head,
     HuggingFace,
     LogMel,
@@ -30,6 +33,8 @@ from serein.recipe.options import Options
 from serein.recipe.reading import dump, load, validate
 
 __all__ = [
+    "ArcFace",
+    "AttentionBlocks",
     "Backbone",
     "Batches",
     "Body",
@@ -41,6 +46,7 @@ __all__ = [
     "Contrastive",
     "Effects",
     "Features",
+    "Fusion",
     "Head",
     "HuggingFace",
     "Inference",

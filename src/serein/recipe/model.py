@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -143,6 +143,45 @@ class Contrastive(Options):
     temperature: Annotated[float, Field(gt=0.0)] = 0.07
 
 
+class AttentionBlocks(Options):
+    """Multi-head self-attention over the frames, before pooling (park2023); each block makes a vector of its own.
+
+    Attributes:
+        blocks: Blocks side by side, all over the same frames: the paper's k.
+        heads: Of each block; a divisor of the features of a frame.
+        dropout: Of the attention's weights.
+    """
+
+    blocks: Count = 1
+    heads: Count = 4
+    dropout: Share = 0.1
+
+
+class Fusion(Options):
+    """Several vectors become one: the sum of W_i * h_i, feature by feature (park2023, equation 5).
+
+    Attributes:
+        joined: Tasks whose vectors (what their output layers read) join those of the attention blocks.
+        start: First value of their rows of W; at 0 the first answer is that of the own vectors alone, whose rows start
+            at 1.
+    """
+
+    joined: tuple[str, ...] = ()
+    start: float = 0.0
+
+
+class ArcFace(Options):
+    """Of the loss `arcface` (park2023, section 4.2).
+
+    Attributes:
+        scale: What cosines between clips and classes are multiplied by, in training and when the model answers.
+        margin: In radians, by which the true class is held to be farther away; in training alone.
+    """
+
+    scale: Positive = 30.0
+    margin: Annotated[float, Field(ge=0.0, lt=1.5707)] = 0.3
+
+
 class Head(Options):
     """What a task reads from the model.
 
@@ -151,9 +190,12 @@ class Head(Options):
         tap: Hidden layer: `last`, a number, or a learned `weighted` sum of all.
         projection: Size of a projection, or `None`.
         projection_at: Before or after pooling.
-        projection_kind: `linear`: one linear layer; `block`: linear layer, layer norm, ReLU, dropout.
-        pooling: `mean`; `std`: mean and standard deviation; `attention`: attentive statistics, one weight per frame;
-            `channel-attention`: one per frame and feature.
+        projection_kind: `linear`: one linear layer; `block`: linear layer, layer norm, ReLU, dropout; `relu-linear`:
+            ReLU, linear layer (park2023).
+        attention: Self-attention before pooling, or none.
+        pooling: `mean`; `std`: mean and standard deviation; `max`: greatest value; `attention`: attentive statistics,
+            one weight per frame; `channel-attention`: one per frame and feature.
+        fusion: How several vectors become one; more than one attention block needs it.
         batch_norm: Normalise the pooled vector over the batch.
         conditioning: What else is told to the pooled and projected vector.
         hidden: Sizes of fully connected layers before the output.
@@ -165,25 +207,35 @@ class Head(Options):
     tap: Tap = "last"
     projection: Count | None = None
     projection_at: Literal["frames", "pooled"] = "pooled"
-    projection_kind: Literal["linear", "block"] = "linear"
-    pooling: Literal["mean", "std", "attention", "channel-attention"] = "attention"
+    projection_kind: Literal["linear", "block", "relu-linear"] = "linear"
+    attention: AttentionBlocks | None = None
+    pooling: Literal["mean", "std", "max", "attention", "channel-attention"] = "attention"
+    fusion: Fusion | None = None
     batch_norm: bool = False
     conditioning: Conditioning | None = None
     hidden: tuple[Count, ...] = ()
     dropout: Share = 0.0
     contrastive: Contrastive | None = None
 
+    @model_validator(mode="after")
+    def _vectors_become_one(self) -> Self:
+        if self.attention is not None and self.attention.blocks > 1 and self.fusion is None:
+            raise ValueError(f"{self.attention.blocks} attention blocks make as many vectors: add 'fusion: {{}}'")
+        return self
+
 
 class Category(Head):
     """A task of classes: what it reads from the model and what it is taught.
 
     Attributes:
-        loss: Name in `serein.losses.LOSSES`.
+        loss: Name in `serein.losses.LOSSES`: `cross-entropy`, or `arcface`, whose output layer is a centre per class.
+        arcface: Options of that loss.
         class_weights: `balanced`: N_total / (num_classes * N_class).
         label_smoothing: 1-g for the true class, g/(K-1) for each other (diatlova2024).
     """
 
-    loss: Literal["cross-entropy"] = "cross-entropy"
+    loss: Literal["cross-entropy", "arcface"] = "cross-entropy"
+    arcface: ArcFace = ArcFace()
     class_weights: Literal["none", "balanced"] = "none"
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 

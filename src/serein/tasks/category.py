@@ -1,4 +1,4 @@
-"""A task of classes: a category per utterance, learned by cross-entropy, judged by unweighted accuracy."""
+"""A task of classes: a category per utterance, learned by any of `LOSSES`, judged by unweighted accuracy."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class CategoryTask:
     def loss(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """Return the mean loss of a batch: shares and logits, both (batch, class)."""
         weights = None if self.class_weights is None else self.class_weights.to(output.device)
-        each = losses.LOSSES[self.options.loss](truth, output, weights, self.options.label_smoothing)
+        own = self.options.arcface.model_dump() if self.options.loss == "arcface" else {}
+        each = losses.LOSSES[self.options.loss](truth, output, weights, self.options.label_smoothing, **own)
         return losses.weighted_mean(each, truth, weights)
 
     def classes(self, truth: torch.Tensor) -> torch.Tensor:
