@@ -10,6 +10,8 @@ import sklearn.metrics as sklearn_metrics
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import brentq
+from scipy.stats import norm
 from torchmetrics.functional.classification import (
     binary_calibration_error,
     multiclass_accuracy,
@@ -128,3 +130,66 @@ def test_calibration_error_like_torchmetrics(pairs: list[tuple[float, bool]]) ->
 def test_input_that_is_not_labels(truth: list[float], prediction: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         metrics.confusion_matrix(truth, prediction, 2)
+
+
+# -- voices ------------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def pairs(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Same and different pairs, at least one of each, with many ties."""
+    pair = st.tuples(st.booleans(), st.integers(-4, 4))
+    drawn = [*draw(st.lists(pair, max_size=40)), (True, draw(st.integers(-4, 4))), (False, draw(st.integers(-4, 4)))]
+    is_same, similarity = zip(*drawn, strict=True)
+    return np.array(is_same), np.array(similarity) / 4
+
+
+@given(pairs())
+@settings(max_examples=200, deadline=None)
+def test_equal_error_rate_is_where_scikit_learns_curve_crosses(drawn: tuple[np.ndarray, np.ndarray]) -> None:
+    """The usual recipe: a root of 1 - x - ROC(x), by scipy; on a vertical piece the root is the piece's place."""
+    is_same, similarity = drawn
+    alarms, hits, _ = sklearn_metrics.roc_curve(is_same, similarity, drop_intermediate=False)
+
+    def gap(x: float) -> float:
+        return 1.0 - x - float(np.interp(x, alarms, hits))
+
+    at_once = [a for a in np.unique(alarms) if hits[alarms == a].min() <= 1 - a <= hits[alarms == a].max()]
+    expected = at_once[0] if at_once else brentq(gap, 0.0, 1.0)
+    assert metrics.equal_error_rate(is_same, similarity).rate == pytest.approx(expected, abs=1e-9)
+
+
+@given(pairs())
+@settings(max_examples=100, deadline=None)
+def test_equal_error_rate_knows_no_sides_and_no_numbers(drawn: tuple[np.ndarray, np.ndarray]) -> None:
+    """Same and different pairs change places when similarity is turned round; the mix of pairs does not matter."""
+    is_same, similarity = drawn
+    rate, threshold = metrics.equal_error_rate(is_same, similarity)
+    assert similarity.min() <= threshold <= similarity.max()
+    assert metrics.equal_error_rate(~is_same, -similarity) == pytest.approx((rate, -threshold))
+    times = np.where(is_same, 1, 3)
+    assert metrics.equal_error_rate(is_same.repeat(times), similarity.repeat(times)) == pytest.approx((rate, threshold))
+
+
+def test_equal_error_rate_by_hand() -> None:
+    is_same = [True, True, True, False, False, False]
+    assert metrics.equal_error_rate(is_same, [6, 5, 2, 4, 3, 1]) == pytest.approx((1 / 3, 3.5))
+    assert metrics.equal_error_rate(is_same, [6, 5, 4, 3, 2, 1]) == pytest.approx((0.0, 3.5))
+    assert metrics.equal_error_rate(is_same, [1, 2, 3, 4, 5, 6]) == pytest.approx((1.0, 3.5))
+    assert metrics.equal_error_rate(is_same, [1] * 6).rate == 0.5
+    # misses and alarms are (1/3, 0) at 4.5, then (1/3, 1/2) at 3: they are equal after 2/3 of the way
+    assert metrics.equal_error_rate([True, True, False, True, False], [9, 5, 4, 2, 1]) == pytest.approx((1 / 3, 3.5))
+
+
+def test_without_both_kinds_of_pairs_there_is_no_rate() -> None:
+    for is_same in ([True, True], [False, False], []):
+        assert np.isnan(metrics.equal_error_rate(is_same, [0.5] * len(is_same))).all()
+
+
+def test_equal_error_rate_of_two_normal_distributions() -> None:
+    """Two normal distributions two deviations apart cross where each has the tail beyond one deviation: 15.9 %."""
+    rng = np.random.default_rng(0)
+    similarity = np.concatenate([rng.normal(2, 1, 100_000), rng.normal(0, 1, 200_000)])
+    rate, threshold = metrics.equal_error_rate(np.arange(300_000) < 100_000, similarity)
+    assert rate == pytest.approx(norm.sf(1), abs=2e-3)
+    assert threshold == pytest.approx(1.0, abs=0.02)

@@ -8,7 +8,7 @@ a class that never occurs) is NaN, never 0, and is left out of means.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -170,6 +170,57 @@ def calibration_error(confidence: ArrayLike, is_correct: ArrayLike, num_bins: in
     """
     promised, kept, count = reliability(confidence, is_correct, num_bins)
     return float(np.nansum(np.abs(promised - kept) * count) / max(count.sum(), 1.0))
+
+
+class EqualError(NamedTuple):
+    """Where as many voices are wrongly told apart as are wrongly taken for one.
+
+    Attributes:
+        rate: That share, 0 to 1.
+        threshold: The similarity from which on two clips count as one voice there.
+    """
+
+    rate: float
+    threshold: float
+
+
+def equal_error_rate(is_same: ArrayLike, similarity: ArrayLike) -> EqualError:
+    """Return the rate at which misses and false alarms are equal, on straight lines between the operating points.
+
+    Misses are same pairs below a threshold, false alarms different pairs not below it. Pairs of one similarity are
+    taken or left together. A threshold stands midway between the similarities that it divides.
+
+    Source: Martin et al. 1997, "The DET Curve in Assessment of Detection Task Performance".
+
+    Args:
+        is_same: ``(pairs,)`` bool, whether one person speaks in both clips.
+        similarity: ``(pairs,)`` finite numbers, greater for voices that are more alike.
+
+    Returns:
+        NaN for both when there are no same or no different pairs.
+
+    Example:
+        >>> equal_error_rate([True, True, False, False], [0.9, 0.4, 0.6, 0.2])
+        EqualError(rate=0.5, threshold=0.5)
+        >>> equal_error_rate([True, True, False], [0.9, 0.8, 0.2])
+        EqualError(rate=0.0, threshold=0.5)
+    """
+    same, values = np.asarray(is_same, bool), np.asarray(similarity, float)
+    if same.all() or not same.any():
+        return EqualError(np.nan, np.nan)
+    order = np.argsort(-values)
+    same, values = same[order], values[order]
+    is_last = np.append(values[1:] < values[:-1], True)
+    num_same, num_taken = np.cumsum(same)[is_last], np.flatnonzero(is_last) + 1
+    misses = np.append(1.0, 1.0 - num_same / same.sum())
+    alarms = np.append(0.0, (num_taken - num_same) / (~same).sum())
+    steps = values[is_last]
+    thresholds = np.concatenate([steps[:1], (steps[:-1] + steps[1:]) / 2, steps[-1:]])
+    after = int(np.argmax(alarms >= misses))
+    gap = misses - alarms
+    share = gap[after - 1] / (gap[after - 1] - gap[after])
+    rate, threshold = (float(v[after - 1] + share * (v[after] - v[after - 1])) for v in (alarms, thresholds))
+    return EqualError(rate, threshold)
 
 
 def _class_numbers(labels: ArrayLike, num_classes: int, *, name: str) -> NDArray[np.int64]:
