@@ -22,6 +22,8 @@ from serein.data.batches import (
     cropped,
     draw_seed,
     extended,
+    fitted,
+    heard_durations,
     loader,
 )
 from serein.data.recordings import Recordings
@@ -133,6 +135,24 @@ def test_a_short_clip_is_repeated_or_followed_by_silence() -> None:
     assert extended(waveform, Clips(min_s=least_s, extend="pad")).tolist() == [1, 2, 3, 0, 0, 0, 0]
     assert extended(waveform, Clips(min_s=3 / SAMPLE_RATE_HZ)) is waveform
     assert extended(waveform, Clips()).dtype == np.float32
+
+
+def test_long_clips_end_where_the_recipe_says() -> None:
+    waveform = np.arange(10, dtype=np.float32)
+    clips = Clips(cut_s=4 / SAMPLE_RATE_HZ, min_s=3 / SAMPLE_RATE_HZ, extend="repeat")
+    assert fitted(waveform, clips).tolist() == [0, 1, 2, 3]
+    assert fitted(waveform[:2], clips).tolist() == [0, 1, 0]
+    assert fitted(waveform, Clips()).tolist() == waveform.tolist()
+    seconds = np.array([10.0, 2.0, 0.5])
+    assert heard_durations(seconds, Clips(cut_s=4.0, min_s=1.0)).tolist() == [4.0, 2.0, 1.0]
+    assert heard_durations(seconds, Clips()).tolist() == seconds.tolist()
+
+
+@pytest.mark.parametrize("length", [1, 3, 4, 9, 10])
+def test_durations_are_those_of_what_is_heard(length: int) -> None:
+    clips = Clips(cut_s=4 / SAMPLE_RATE_HZ, min_s=3 / SAMPLE_RATE_HZ, extend="repeat")
+    samples = heard_durations(np.array([length / SAMPLE_RATE_HZ]), clips)[0] * SAMPLE_RATE_HZ
+    assert round(samples) == len(fitted(np.zeros(length, np.float32), clips))
 
 
 def test_a_crop_lies_anywhere_within_the_clip() -> None:
@@ -268,3 +288,47 @@ def test_two_views_stand_beside_each_other(recordings: Recordings) -> None:
     assert len(set(batch.seeds.tolist())) == 4
     torch.testing.assert_close(batch.waveforms[0::2] / 2, batch.waveforms[1::2])
     assert ClipDataset(recordings, TARGETS, clips, change=halved, num_views=2)[0, 0].positions.tolist() == [0]
+
+
+# -- balanced classes
+
+
+@pytest.fixture
+def unequal() -> np.ndarray:
+    """Return classes of 60 clips: 30, 20 and 6 of three, and four clips of none."""
+    return np.array([0] * 30 + [1] * 20 + [2] * 6 + [-1] * 4)
+
+
+def test_balanced_epochs_hear_each_class_as_often(unequal: np.ndarray) -> None:
+    sampler = BucketSampler(range(60), np.ones(60), Batches(clips=8), classes=unequal, seed=5)
+    epochs = []
+    for epoch in range(40):
+        sampler.set_epoch(epoch)
+        heard = [position for batch in sampler for _, position in batch]
+        assert len(set(heard)) == len(heard) == 3 * 6 + 4
+        assert np.bincount(unequal[heard] + 1).tolist() == [4, 6, 6, 6]
+        assert len(sampler) == 3
+        epochs.append(frozenset(heard))
+    assert len(set(epochs)) == 40  # drawn anew
+    assert frozenset.union(*epochs) == set(range(60))  # nothing is left out for good
+    assert set(range(50, 60)) <= frozenset.intersection(*epochs)  # the rarest class, and clips of none
+
+
+def test_balanced_draws_follow_from_the_seed(unequal: np.ndarray) -> None:
+    def heard(seed: int, rank: int = 0, world_size: int = 1) -> list[tuple[int, int]]:
+        sharing = {"rank": rank, "world_size": world_size}
+        sampler = BucketSampler(range(60), np.ones(60), Batches(clips=8), classes=unequal, seed=seed, **sharing)
+        return [item for batch in sampler for item in batch]
+
+    assert heard(1) == heard(1)
+    assert heard(1) != heard(2)
+    assert set(heard(1)) <= set(heard(1, 0, 2)) | set(heard(1, 1, 2))  # processes share one draw
+
+
+def test_balance_is_of_the_positions_that_are_drawn_from(unequal: np.ndarray) -> None:
+    """Only two of class 1 are on the training side: two of each."""
+    positions = [*range(10), 30, 31, 50, 51, 52]
+    sampler = BucketSampler(positions, np.ones(60), Batches(clips=8), classes=unequal)
+    heard = [position for batch in sampler for _, position in batch]
+    assert set(heard) <= set(positions)
+    assert np.bincount(unequal[heard]).tolist() == [2, 2, 2]

@@ -165,7 +165,7 @@ class ClipDataset(Dataset[Batch]):
 
     def _heard(self, position: int, clip_seed: int, change: Change | None, place_seed: int) -> dict[str, Any]:
         if self.features is not None:
-            duration_s = max(float(self.recordings.durations_s[position]), self.clips.min_s)
+            duration_s = float(heard_durations(self.recordings.durations_s[[position]], self.clips)[0])
             layers = {name: frames[None] for name, frames in self.features[position].items()}
             return {
                 "waveforms": torch.zeros(1, 0),
@@ -173,7 +173,7 @@ class ClipDataset(Dataset[Batch]):
                 "layers": layers,
                 "num_frames": torch.tensor([next(iter(layers.values())).shape[1]]),
             }
-        waveform = extended(self.recordings[position], self.clips)
+        waveform = fitted(self.recordings[position], self.clips)
         if self.is_training:
             place = np.random.default_rng([place_seed, 1])  # augmentation draws from [clip_seed]: not the same
             waveform = cropped(waveform, self.clips.crop_s, place)
@@ -190,6 +190,19 @@ def draw_seed(seed: int, epoch: int, name: str) -> int:
     """
     digest = hashlib.blake2b(f"{seed}/{epoch}/{name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def fitted(waveform: Waveform, clips: Clips) -> Waveform:
+    """Cut a clip at `clips.cut_s`, and bring a short one to `clips.min_s`: what is heard of it whenever it is heard."""
+    end = None if clips.cut_s is None else round(clips.cut_s * SAMPLE_RATE_HZ)
+    return extended(waveform[:end], clips)
+
+
+def heard_durations(durations_s: np.ndarray, clips: Clips) -> np.ndarray:
+    """Return the seconds of clips after `fitted`."""
+    longest_s = np.inf if clips.cut_s is None else clips.cut_s
+    heard_s: np.ndarray = np.maximum(np.minimum(durations_s, longest_s), clips.min_s)
+    return heard_s
 
 
 def extended(waveform: Waveform, clips: Clips) -> Waveform:
@@ -240,6 +253,8 @@ class BucketSampler(Sampler[list[Item]]):
     Args:
         positions: Utterances to draw from.
         durations_s: (utterance,) seconds of every recording, as the batch will hold them.
+        classes: (utterance,) class numbers, -1 without a class. Each epoch then draws as many clips of each class
+            as the rarest among `positions` has; those without a class are all there.
         rank: This process, of `world_size`; each gets as many batches, the first ones twice where needed.
     """
 
@@ -251,11 +266,12 @@ class BucketSampler(Sampler[list[Item]]):
         *,
         seed: int = 0,
         is_training: bool = True,
+        classes: np.ndarray | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self.positions = np.asarray(positions)
-        self.durations_s, self.batches = durations_s, batches
+        self.durations_s, self.batches, self.classes = durations_s, batches, classes
         self.seed, self.is_training = seed, is_training
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
@@ -285,13 +301,23 @@ class BucketSampler(Sampler[list[Item]]):
         if not self.is_training:
             return self._cut(self.positions[np.argsort(-self.durations_s[self.positions], kind="stable")])
         rng = np.random.default_rng([self.seed, self.epoch])
-        order = rng.permutation(self.positions)
+        order = rng.permutation(self._drawn(rng))
         size = self.batches.clips * self.batches.buckets
         plan = []
         for start in range(0, len(order), size):
             bucket = order[start : start + size]
             plan += self._cut(bucket[np.argsort(-self.durations_s[bucket], kind="stable")])
         return [plan[i] for i in rng.permutation(len(plan))]
+
+    def _drawn(self, rng: np.random.Generator) -> np.ndarray:
+        """Return this epoch's positions."""
+        if self.classes is None:
+            return self.positions
+        classes = self.classes[self.positions]
+        groups = [self.positions[classes == number] for number in np.unique(classes[classes >= 0])]
+        fewest = min((len(group) for group in groups), default=0)
+        drawn = [rng.choice(group, fewest, replace=False) for group in groups]
+        return np.concatenate([self.positions[classes < 0], *drawn])
 
     def _cut(self, longest_first: np.ndarray) -> list[np.ndarray]:
         cut, start = [], 0
@@ -322,6 +348,6 @@ def _start_method() -> str | None:
 
 
 def batch_durations(recordings: Recordings, clips: Clips, *, is_training: bool) -> np.ndarray:
-    """Return (utterance,) seconds of each clip as a batch holds it, after extending and cropping."""
-    durations_s: np.ndarray = np.maximum(recordings.durations_s, clips.min_s)
+    """Return (utterance,) seconds of each clip as a batch holds it, after cutting, extending and cropping."""
+    durations_s = heard_durations(recordings.durations_s, clips)
     return np.minimum(durations_s, clips.crop_s) if is_training and clips.crop_s else durations_s

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from serein.data import audio
 from serein.data.audio import SAMPLE_RATE_HZ, Waveform
-from serein.data.batches import extended
+from serein.data.batches import fitted
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError
@@ -200,7 +200,7 @@ def answers(
     embeddings = list(shares)
     done = 0
     for positions in _batches(num_samples, options.clips, options.inference):
-        windows = [_windows(extended(waveform_of(p), options.clips), options.clips) for p in positions]
+        windows = [_windows(fitted(waveform_of(p), options.clips), options.clips) for p in positions]
         flat = [window for each in windows for window in each]
         clip_of = np.repeat(positions, [len(each) for each in windows])
         told = {name: vectors[clip_of] for name, vectors in (conditions or {}).items()}

@@ -88,6 +88,7 @@ class Clips(Options):
             for a tenth of a second; in training and evaluation alike. `None` keeps it.
         min_s: Shorter clips are extended to this length by `extend`, in training and evaluation alike.
         extend: `pad` with silence, which is heard as part of the clip, or `repeat` the clip.
+        cut_s: Longer clips end there, in training and evaluation alike; `None` keeps their ends.
         crop_s: Longer clips are cut in training, at a place drawn anew every epoch; `None` keeps them whole.
         window_s: Clips longer than this are heard in windows of this length and the answers averaged.
     """
@@ -95,5 +96,6 @@ class Clips(Options):
     trim_db: Positive | None = None
     min_s: Annotated[float, Field(ge=0.0)] = 0.0
     extend: Literal["pad", "repeat"] = "pad"
+    cut_s: Positive | None = None
     crop_s: Positive | None = None
     window_s: Positive = 30.0

@@ -159,6 +159,8 @@ class Stage(Options):
         epochs: Most epochs.
         trainable: `all`, or names among `cnn`, `projection`, `layers 5-12`, `layer 3`, `transformer` (the projection
             and all layers), `backbone`, `body`, `heads`.
+        sampling: Each epoch hears `all` training clips; or, `balanced`, as many of each class of the stage's first task
+            as the rarest class has, drawn anew (clips without a class are all heard).
         watch: The dev score that chooses and stops: unweighted accuracy or macro-F1, of the main task.
         patience: Epochs without gain in it before the stage stops; `None` trains them all.
         keep: Which weights the stage hands on: of the `best` dev score, or the `last`.
@@ -176,6 +178,7 @@ class Stage(Options):
     batches: Batches = Batches()
     augmentation: SpectrogramAugmentation = SpectrogramAugmentation()
     effects: Effects = Effects()
+    sampling: Literal["all", "balanced"] = "all"
     watch: Literal["ua", "macro_f1"] = "ua"
     patience: Count | None = None
     keep: Literal["best", "last"] = "best"

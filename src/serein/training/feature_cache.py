@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from serein.data.batches import BucketSampler, ClipDataset, batch_durations, collate, extended
+from serein.data.batches import BucketSampler, ClipDataset, batch_durations, collate, fitted
 from serein.data.files import replacing, write_text
 from serein.data.recordings import Recordings
 from serein.errors import RunError
@@ -320,7 +320,7 @@ def _clip_hashes(
     """
 
     def clip_hash(position: int) -> str:
-        return hashlib.blake2b(extended(recordings[position], clips).tobytes(), digest_size=16).hexdigest()
+        return hashlib.blake2b(fitted(recordings[position], clips).tobytes(), digest_size=16).hexdigest()
 
     notes = root / "clips.json"
     known = {} if recordings.fits_memory else _read_notes(notes)
@@ -340,7 +340,7 @@ def _file_state(recordings: Recordings, clips: Clips, position: int) -> str:
     utterance = recordings.utterances[position]
     status = os.stat(utterance.audio)
     file = [os.path.abspath(utterance.audio), status.st_size, status.st_mtime_ns, utterance.start_s, utterance.end_s]
-    return _digest([json.dumps([FORMAT, *file, recordings.trim_db, clips.min_s, clips.extend])])
+    return _digest([json.dumps([FORMAT, *file, recordings.trim_db, clips.min_s, clips.extend, clips.cut_s])])
 
 
 def _read_notes(path: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -74,14 +75,17 @@ class TrainingData:
     features: Features | None = None
     heard: StoredFeatures | None = None
 
-    def sampler(self, batches: Batches, seed: int, *, is_training: bool) -> BucketSampler:
-        """Return the batches of train or dev, this process's share of them."""
+    def sampler(
+        self, batches: Batches, seed: int, *, is_training: bool, classes: np.ndarray | None = None
+    ) -> BucketSampler:
+        """Return the batches of train or dev, this process's share of them; classes to balance, or `None`."""
         return BucketSampler(
             self.train if is_training else self.dev,
             batch_durations(self.recordings, self.clips, is_training=is_training),
             batches,
             seed=seed,
             is_training=is_training,
+            classes=classes,
             rank=world().rank,
             world_size=world().size,
         )
@@ -111,10 +115,10 @@ class TrainingData:
 class EpochLoaders(lightning.LightningDataModule):
     """Hands Lightning a fresh training loader every epoch: the number of batches differs from epoch to epoch."""
 
-    def __init__(self, data: TrainingData, stage: Stage, seed: int) -> None:
+    def __init__(self, data: TrainingData, stage: Stage, seed: int, classes: np.ndarray | None = None) -> None:
         super().__init__()
         self.data, self.stage, self.seed = data, stage, seed
-        self.sampler = data.sampler(stage.batches, seed, is_training=True)
+        self.sampler = data.sampler(stage.batches, seed, is_training=True, classes=classes)
         self.change = None if stage.effects.name == "none" else Changer(stage.effects)
 
     def train_dataloader(self) -> Any:
@@ -205,7 +209,7 @@ def _fit(
     report: Report,
     label: str,
 ) -> None:
-    loaders = EpochLoaders(data, stage, seed)
+    loaders = EpochLoaders(data, stage, seed, _balanced_classes(tasks, stage, data))
     module = StageModule(model, tasks, stage, num_steps=loaders.num_steps(), seed=seed)
     callbacks: list[lightning.Callback] = [
         EpochKeeper(folder, stage.keep, f"dev_{stage.watch}"),
@@ -236,6 +240,15 @@ def _fit(
         )
         with _plainly(folder):
             trainer.fit(module, datamodule=loaders, ckpt_path=resume, weights_only=True)
+
+
+def _balanced_classes(tasks: Mapping[str, Task], stage: Stage, data: TrainingData) -> np.ndarray | None:
+    """Return (utterance,) class numbers of the first task, -1 without one, for a stage that balances them."""
+    if stage.sampling == "all":
+        return None
+    name, task = next(iter(tasks.items()))
+    targets = data.targets[name]
+    return np.where(targets.is_known, task.classes(torch.from_numpy(targets.values)).numpy(), -1)
 
 
 def _devices(model: SpeechModel) -> dict[str, Any]:
