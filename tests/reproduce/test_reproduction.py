@@ -72,15 +72,15 @@ def test_published_beside_ours(out: Path) -> None:
     assert content["published_on"] == {"corpus": "TalkShow", "side": "dev"}
     mean, std = content["rows"]
     assert [row["published"]["macro_f1"] for row in (mean, std)] == [30, 31]
-    assert mean["to_reference"] is None
+    assert mean["compared"] is None
     for row in (mean, std):
         assert row["seeds"] == [0, 1]
         assert row["difference"] == pytest.approx(row["ours"]["macro_f1"] - row["published"]["macro_f1"])
         low, high = row["ours"]["macro_f1_interval"]
         assert 0 <= low <= row["ours"]["macro_f1"] <= high <= 100
-    assert std["to_reference"]["difference"] == pytest.approx(std["ours"]["macro_f1"] - mean["ours"]["macro_f1"])
-    low, high = std["to_reference"]["interval"]
-    assert low <= std["to_reference"]["difference"] <= high
+    assert std["compared"]["difference"] == pytest.approx(std["ours"]["macro_f1"] - mean["ours"]["macro_f1"])
+    low, high = std["compared"]["interval"]
+    assert low <= std["compared"]["difference"] <= high
 
 
 def test_ours_is_what_the_run_folders_say(out: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_row_that_fuses_the_others(out: Path, table: Path, tones: Path, tmp_pa
     assert all(len({p.id for p in said}) == 36 for said in predictions)
     assert fused["ours"]["macro_f1"] == pytest.approx(sum(by_seed) / 2)
     difference = fused["ours"]["macro_f1"] - content["rows"][0]["ours"]["macro_f1"]
-    assert fused["to_reference"]["difference"] == pytest.approx(difference)
+    assert fused["compared"]["difference"] == pytest.approx(difference)
     assert any(note.startswith("Fusion: a weight for each row and class") for note in content["notes"])
     after = times(out)
     assert {name: after[name] for name in before} == before
@@ -321,7 +321,7 @@ def test_a_row_that_fails_leaves_the_others(tones: Path, tmp_path: Path, serein:
     assert "row 'bad': labels.classes: no utterance is labelled bored" in outcome.complaint
     bad, std = json.loads(outcome.out)["rows"]
     assert (bad["ours"], bad["seeds"], std["seeds"]) == (None, [], [0, 1])
-    assert std["to_reference"] is None
+    assert std["compared"] is None
     text = (tmp_path / "out" / "doe2020-table1.md").read_text()
     assert "| row | depth | ours | 95 % interval | to 'bad' | its interval | seeds |" in text
     assert "| bad | 3 | – | – | reference | – | – |" in text
@@ -336,7 +336,7 @@ def test_rows_of_other_utterances_are_not_compared(tones: Path, tmp_path: Path, 
     )
     content = json.loads(outcome.out)
     assert content["rows"][1]["ours"]["macro_f1"] is not None
-    assert content["rows"][1]["to_reference"] is None
+    assert content["rows"][1]["compared"] is None
     assert any("'two' cannot be compared with 'average' in pairs: " in note for note in content["notes"])
 
 

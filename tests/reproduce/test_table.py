@@ -52,7 +52,7 @@ ONE = {"name": "one"}
     ("changes", "complaint"),
     [
         ({"rows": [ONE, ONE]}, "two rows share a name: one"),
-        ({"rows": [{**ONE, "publish": 3}]}, "rows.one.publish: unknown key 'publish'. Known are: configuration, "),
+        ({"rows": [{**ONE, "publish": 3}]}, "rows.one.publish: unknown key 'publish'. Known are: against, "),
         ({"rows": [{**ONE, "published": {"macro_f1": 310}}]}, "rows.one.published.macro_f1: input should be less"),
         ({"rows": []}, "rows: "),
         ({"rows": [{"name": "a/b"}]}, "rows.a/b.name: "),

@@ -86,7 +86,11 @@ def reproduce(
         print_tables(as_tables(comparison))
         print("\n".join(comparison.notes))
     if is_measured:
-        print(f"written: {' and '.join(map(str, paths(comparison, out)))}", file=sys.stderr if as_json else sys.stdout)
+        pictures = [comparison.picture] if comparison.picture else []
+        print(
+            f"written: {', '.join(map(str, (*paths(comparison, out), *pictures)))}",
+            file=sys.stderr if as_json else sys.stdout,
+        )
     for failure in failures:
         print(f"error: row '{failure.row.name}': {failure.error}", file=sys.stderr)
     if failures:

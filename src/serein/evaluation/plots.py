@@ -19,10 +19,10 @@ from serein.evaluation.style import (
     MUTED,
     PAGE_WIDTH_IN,
     RIGHT,
-    SPEAKER_COLOURS,
     WRONG,
     emotion_colours,
     new_figure,
+    speaker_colours,
 )
 from serein.metrics import FloatArray, calibration_error, mean_of_known, reliability
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_NAMED_SPEAKERS = 60
+FEWEST_EMBEDDINGS = 5  # t-SNE crashes on equal ones
 MOST_EMBEDDINGS = 2000
 LONGEST_NAME = 18
 _GENDER_STYLE = {"female": ("#b1449b", "o"), "male": ("#1f8a84", "s")}
@@ -63,12 +64,16 @@ def confusion_picture(confusion: NDArray[Any], classes: Sequence[str]) -> Figure
     """
     size = min(PAGE_WIDTH_IN, 1.7 + 0.66 * len(classes))
     with new_figure((size, size * 0.92)) as figure:
-        axes = figure.add_subplot()
-        shares = np.nan_to_num(confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1))
-        for row, column in np.ndindex(*confusion.shape):
-            _cell(axes, row, column, float(shares[row, column]), int(confusion[row, column]))
-        _matrix_axes(axes, classes, confusion.sum(axis=1))
+        draw_confusion(figure.add_subplot(), confusion, classes)
     return figure
+
+
+def draw_confusion(axes: Axes, confusion: NDArray[Any], classes: Sequence[str]) -> None:
+    """Fill axes with a confusion matrix, (true class, predicted class)."""
+    shares = np.nan_to_num(confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1))
+    for row, column in np.ndindex(*confusion.shape):
+        _cell(axes, row, column, float(shares[row, column]), int(confusion[row, column]))
+    _matrix_axes(axes, classes, confusion.sum(axis=1))
 
 
 def class_picture(by_class: Sequence[ClassScore]) -> Figure:
@@ -127,21 +132,19 @@ def embedding_picture(
     More than 2000 utterances are thinned at random; the picture of the same embeddings is always the same.
 
     Args:
-        embeddings: ``(utterances, features)``, finite, at least 5 of them distinct (t-SNE crashes on equal ones).
+        embeddings: ``(utterances, features)``, finite, at least `FEWEST_EMBEDDINGS` of them distinct.
         emotions: True class of each.
         speakers: Speaker of each, or `None` for the left picture alone.
         classes: Class names, in the order of the legend.
     """
-    chosen = _thinned(len(embeddings))
-    places = _tsne(np.asarray(embeddings, np.float64)[chosen])
+    chosen = thinned(len(embeddings))
+    places = tsne(np.asarray(embeddings, np.float64)[chosen])
     colours = emotion_colours(classes)
     with new_figure((PAGE_WIDTH_IN, _map_height_in(places))) as figure:
         panels = figure.subplots(1, 1 if speakers is None else 2, squeeze=False)[0]
-        _scatter(panels[0], places, [emotions[i] for i in chosen], colours, "Emotion")
+        draw_map(panels[0], places, [emotions[i] for i in chosen], colours, "Emotion")
         if speakers is not None:
-            names = sorted(set(speakers))
-            by_name = {name: SPEAKER_COLOURS[i % len(SPEAKER_COLOURS)] for i, name in enumerate(names)}
-            _scatter(panels[1], places, [speakers[i] for i in chosen], by_name, "Speaker")
+            draw_map(panels[1], places, [speakers[i] for i in chosen], speaker_colours(speakers), "Speaker")
     return figure
 
 
@@ -259,13 +262,15 @@ def _shortened(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
-def _thinned(count: int) -> NDArray[np.int64]:
+def thinned(count: int) -> NDArray[np.int64]:
+    """Return which of many utterances are drawn, always the same."""
     if count <= MOST_EMBEDDINGS:
         return np.arange(count)
     return np.sort(np.random.default_rng(0).choice(count, MOST_EMBEDDINGS, replace=False))
 
 
-def _tsne(embeddings: FloatArray) -> FloatArray:
+def tsne(embeddings: FloatArray) -> FloatArray:
+    """Return places in two dimensions, (utterance, 2), near where embeddings, (utterance, feature), are near."""
     from sklearn.manifold import TSNE
 
     embeddings = (embeddings - embeddings.mean(axis=0)) / embeddings.std()
@@ -281,7 +286,8 @@ def _map_height_in(places: FloatArray) -> float:
     return 0.9 + float(np.clip(4.3 * height / max(width, 1e-9), 2.0, 4.6))
 
 
-def _scatter(axes: Axes, places: FloatArray, names: Sequence[str], colours: dict[str, str], title: str) -> None:
+def draw_map(axes: Axes, places: FloatArray, names: Sequence[str], colours: dict[str, str], title: str) -> None:
+    """Fill axes with places, (utterance, 2), in the colours of their names."""
     x, y = places.T
     size = float(np.clip(6000 / len(names), 8, 24))
     axes.scatter(x, y, c=[colours[name] for name in names], s=size, alpha=0.8, linewidths=0, rasterized=True)

@@ -31,7 +31,6 @@ from serein.evaluation.style import emotion_colours, figure_svg
 from serein.evaluation.tables import deviation, interval, number
 
 NUM_MISTAKES = 10
-FEWEST_EMBEDDINGS = 5
 
 
 @dataclass(frozen=True)
@@ -220,7 +219,7 @@ def _draw_embeddings(
 ) -> Markup | None:
     is_drawn = np.isfinite(embeddings).all(axis=1) & np.array([p.truth is not None for p in predictions])
     drawn = [p for p, is_inside in zip(predictions, is_drawn, strict=True) if is_inside]
-    if len(np.unique(embeddings[is_drawn], axis=0)) < FEWEST_EMBEDDINGS or embeddings.shape[1] < 2:
+    if len(np.unique(embeddings[is_drawn], axis=0)) < plots.FEWEST_EMBEDDINGS or embeddings.shape[1] < 2:
         return None
     speakers = [p.speaker for p in drawn if p.speaker is not None]
     figure = plots.embedding_picture(

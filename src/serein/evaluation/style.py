@@ -100,6 +100,11 @@ def emotion_colours(classes: Sequence[str]) -> dict[str, str]:
     return {name: spare.get(name) or EMOTION_COLOURS[usual[name]] for name in classes}
 
 
+def speaker_colours(speakers: Sequence[str]) -> dict[str, str]:
+    """Return a colour for every speaker, in the order of their names; they repeat."""
+    return {name: SPEAKER_COLOURS[i % len(SPEAKER_COLOURS)] for i, name in enumerate(sorted(set(speakers)))}
+
+
 @contextmanager
 def new_figure(size_in: tuple[float, float]) -> Iterator[Figure]:
     """Yield an empty figure, to be filled inside the block, where the common style holds."""

@@ -16,6 +16,7 @@ from serein.evaluation.predictions import Prediction, natural_key, read_predicti
 from serein.evaluation.run_folder import read_json, read_recipe, run_classes
 from serein.evaluation.scores import Scores, score_predictions
 from serein.evaluation.systems import Side
+from serein.reproduce import neighbours
 from serein.reproduce.table import Published, Row, Table
 from serein.reproduce.units import Data, Unit, is_finished
 
@@ -33,8 +34,13 @@ class Extra:
 
 @dataclass(frozen=True)
 class Against:
-    """How much better a row is than the reference, in points of per cent, paired on the same utterances."""
+    """How much better a row is than another, in points of per cent, paired on the same utterances.
 
+    Attributes:
+        row: The other.
+    """
+
+    row: Row
     difference: float
     interval: Bounds | None
     share_above_zero: float | None
@@ -48,7 +54,7 @@ class Measured:
         scores: Over all its finished seeds; `None` when none is finished.
         seeds: Those that are finished.
         places: Their run folders; of a fusion the files of its predictions.
-        against: Compared with the reference row; `None` for that row, and where the two cannot be compared.
+        against: Compared with `Table.compared_with`; `None` for the reference, and where the two cannot be compared.
     """
 
     row: Row
@@ -67,6 +73,7 @@ class Comparison:
         overrides: `--set`, the same for every row.
         notes: What a reader must know to read the numbers.
         extras: Further tables.
+        picture: Where the picture lies, or `None`.
     """
 
     table: Table
@@ -76,6 +83,7 @@ class Comparison:
     rows: tuple[Measured, ...]
     notes: tuple[str, ...]
     extras: tuple[Extra, ...] = ()
+    picture: Path | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -115,8 +123,9 @@ def compare(
     Raises:
         RunError: A run folder is broken, or has no dev predictions and those are asked for.
     """
-    finished = {name: [unit for unit in own if is_finished(unit)] for name, own in units.items()}
-    said = {name: _of_units(own, side) for name, own in finished.items() if own}
+    trained = [row for row in table.rows if not row.fusion]
+    finished = {row.name: [unit for unit in units[row.name] if _is_finished(row, unit)] for row in trained}
+    said = {row.name: _of_units(row, finished[row.name], side) for row in trained if finished[row.name]}
     if fused and said:
         said |= {row.name: _of_fusion(fused, next(iter(said.values())).classes) for row in table.rows if row.fusion}
     rows, notes = [], []
@@ -124,6 +133,7 @@ def compare(
         measured, note = _measured(table, row, said)
         rows.append(measured)
         notes += note
+    notes += [neighbours.chosen_note(row, finished[row.name]) for row in trained if row.neighbours and row.name in said]
     notes = [*_provenance(table, data, side, overrides, rows), *notes, *_qualifications(rows)]
     extras: list[Extra] = []
     if table.measures:
@@ -134,23 +144,29 @@ def compare(
 
 
 def _measured(table: Table, row: Row, said: Mapping[str, _Said]) -> tuple[Measured, list[str]]:
-    """Return a row's scores, and a note where it cannot be compared with the reference."""
-    own, reference = said.get(row.name), said.get(table.reference.name)
+    """Return a row's scores, and a note where it cannot be compared with the other one."""
+    other = table.compared_with(row)
+    own, reference = said.get(row.name), said.get(other.name)
     if own is None:
         return Measured(row, None, (), (), None), []
     scores = score_predictions(own.predictions, own.classes)
     against, notes = None, []
     if reference is not None and reference is not own:
         try:
-            against = _against(table.metric, own, reference)
+            against = _against(table.metric, own, reference, other)
         except RunError as error:
-            notes = [f"'{row.title}' cannot be compared with '{table.reference.title}' in pairs: {error.what}."]
+            notes = [f"'{row.title}' cannot be compared with '{other.title}' in pairs: {error.what}."]
     return Measured(row, scores, own.seeds, own.places, against), notes
 
 
-def _of_units(units: Sequence[Unit], side: Side) -> _Said:
+def _is_finished(row: Row, unit: Unit) -> bool:
+    return is_finished(unit) and (row.neighbours is None or neighbours.has_asked(unit, row.neighbours))
+
+
+def _of_units(row: Row, units: Sequence[Unit], side: Side) -> _Said:
     classes = run_classes(units[0].folder) or ()
-    predictions = [p for unit in units for p in _predictions(unit, side, classes)]
+    name = _FILES[side] if row.neighbours is None else neighbours.PREDICTIONS[row.neighbours]
+    predictions = [p for unit in units for p in _predictions(unit, name, side, classes)]
     return _Said(predictions, classes, tuple(unit.seed for unit in units), tuple(unit.folder for unit in units))
 
 
@@ -159,8 +175,8 @@ def _of_fusion(fused: Mapping[int, Path], classes: tuple[str, ...]) -> _Said:
     return _Said(predictions, classes, tuple(fused), tuple(path.absolute() for path in fused.values()))
 
 
-def _predictions(unit: Unit, side: Side, classes: Sequence[str]) -> list[Prediction]:
-    paths = sorted(unit.folder.glob(f"fold-*/seed-{unit.seed}/{_FILES[side]}"), key=natural_key)
+def _predictions(unit: Unit, name: str, side: Side, classes: Sequence[str]) -> list[Prediction]:
+    paths = sorted(unit.folder.glob(f"fold-*/seed-{unit.seed}/{name}"), key=natural_key)
     if not paths:
         raise RunError(
             f"holds no {side} predictions",
@@ -172,11 +188,11 @@ def _predictions(unit: Unit, side: Side, classes: Sequence[str]) -> list[Predict
     return [p for path, fold in pairs for p in read_predictions(path, classes, fold=fold, seed=unit.seed)]
 
 
-def _against(metric: str, a: _Said, b: _Said) -> Against:
+def _against(metric: str, a: _Said, b: _Said, other: Row) -> Against:
     differences = paired_difference(a.predictions, b.predictions, a.classes, rng=np.random.default_rng(0))
     found: Difference = differences[metric]
     bounds = found.interval and (100 * found.interval[0], 100 * found.interval[1])
-    return Against(100 * found.difference, bounds, found.share_above_zero)
+    return Against(other, 100 * found.difference, bounds, found.share_above_zero)
 
 
 # -- notes -----------------------------------------------------------------------------------------------------------
@@ -207,7 +223,7 @@ def _provenance(table: Table, data: Data, side: Side, overrides: Sequence[str], 
 
 def _whence(table: Table) -> str:
     best = " The paper gives its best scores there." if table.published_on == "dev" else ""
-    return f"Published: {table.paper}, Table {table.table}, {table.corpus}, {table.published_on} set.{best}"
+    return f"Published: {table.paper}, {table.title}, {table.corpus}, {table.published_on} set.{best}"
 
 
 def _ours(table: Table, side: Side, rows: Sequence[Measured], *, is_published: bool) -> str:

@@ -13,6 +13,7 @@ from serein.evaluation.intervals import Bounds
 from serein.evaluation.scores import SCORE_TITLES, Scores
 from serein.evaluation.tables import number
 from serein.reproduce.comparison import Comparison, Measured
+from serein.reproduce.table import Table
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -59,6 +60,7 @@ def as_json(comparison: Comparison, out: Path) -> dict[str, Any]:
         "reference": table.reference.name,
         "rows": [_row_json(row, table.metric, out) for row in comparison.rows],
         "further": [asdict(extra) for extra in comparison.extras],
+        "picture": comparison.picture and comparison.picture.name,
         "notes": list(comparison.notes),
     }
 
@@ -72,8 +74,9 @@ def _row_json(measured: Measured, metric: str, out: Path) -> dict[str, Any]:
         "published": row.published.model_dump(exclude_none=True),
         "ours": measured.scores and _scores_json(measured.scores),
         "difference": difference(measured, metric),
-        "to_reference": against
+        "compared": against
         and {
+            "row": against.row.name,
             "difference": against.difference,
             "interval": against.interval and list(against.interval),
             "share_above_zero": against.share_above_zero,
@@ -122,16 +125,18 @@ def _columns(comparison: Comparison) -> list[tuple[str, list[str]]]:
     columns.append(("95 % interval", [_bounds(row.scores.intervals[metric] if row.scores else None) for row in rows]))
     if has_published:
         columns.append(("ours − published", [_signed(difference(row, metric)) for row in rows]))
-    columns.append((f"to '{table.reference.title}'", [_to_reference(row, table.reference.name) for row in rows]))
+    columns.append((f"to '{table.reference.title}'", [_to_other(row, table) for row in rows]))
     columns.append(("its interval", [_bounds(row.against.interval if row.against else None, _signed) for row in rows]))
     columns.append(("seeds", [str(len(row.seeds)) if row.seeds else MISSING for row in rows]))
     return columns
 
 
-def _to_reference(measured: Measured, reference: str) -> str:
-    if measured.row.name == reference:
+def _to_other(measured: Measured, table: Table) -> str:
+    if measured.row is table.reference:
         return "reference"
-    return _signed(measured.against.difference if measured.against else None)
+    difference = _signed(measured.against.difference if measured.against else None)
+    other = table.compared_with(measured.row)
+    return difference if other is table.reference or measured.against is None else f"{difference} (to '{other.title}')"
 
 
 def class_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]] | None:
@@ -173,13 +178,15 @@ def as_markdown(comparison: Comparison) -> str:
         parts += ["## F1 of each class, in per cent", _markdown(*by_class)]
     for extra in comparison.extras:
         parts += [f"## {extra.title}", _markdown(extra.headings, extra.rows)]
+    if comparison.picture is not None:
+        parts.append(f"![{comparison.table.caption}]({comparison.picture.name})")
     parts.append("\n".join(f"- {note}" for note in comparison.notes))
     return "\n\n".join(parts) + "\n"
 
 
 def _title(comparison: Comparison) -> str:
     table = comparison.table
-    return f"{table.paper}, Table {table.table}: {SCORE_TITLES[table.metric]} in per cent"
+    return f"{table.paper}, {table.title}: {SCORE_TITLES[table.metric]} in per cent"
 
 
 def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

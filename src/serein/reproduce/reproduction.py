@@ -15,6 +15,8 @@ from serein.recipe import Recipe
 from serein.reproduce.comparison import Comparison, compare
 from serein.reproduce.engines import ENGINES
 from serein.reproduce.fusion import fuse_rows
+from serein.reproduce.neighbours import ask_neighbours
+from serein.reproduce.pictures import with_picture
 from serein.reproduce.printing import write_comparison
 from serein.reproduce.table import Row, Table
 from serein.reproduce.units import Data, Unit, is_finished, row_recipe, take_data, unit_of
@@ -69,7 +71,7 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
         )
     picked = table.picked(request.rows)
     recipes = {row.name: row_recipe(table, row, request.overrides) for row in table.rows if not row.fusion}
-    _require_side(recipes, request.side)
+    _require_side(table, recipes, request.side)
     data = take_data(manifest, request.limit, request.out)
     units = {
         name: [unit_of(name, recipe, seed, data, request.out) for seed in range(request.num_seeds)]
@@ -81,19 +83,29 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
     first = {row.name: [errors[unit.folder] for unit in units[row.name] if unit.folder in errors] for row in trained}
     failures = [Failure(row, first[row.name][0]) for row in trained if first[row.name]]
     fused: dict[int, Path] = {}
-    fusion = next((row for row in picked if row.fusion), None)
-    if fusion is not None:
+    for row in picked:
         try:
-            fused = fuse_rows(units, request.out, request.side, report)
-        except RunError as error:
-            failures.append(Failure(fusion, error))
+            if row.neighbours is not None:
+                ask_neighbours(units[row.name], row.neighbours, data, report)
+            if row.fusion:
+                fused = fuse_rows(units, request.out, request.side, report)
+        except SereinError as error:
+            failures.append(Failure(row, error))
     comparison = compare(table, units, fused, data, side=request.side, overrides=request.overrides)
     if any(row.scores for row in comparison.rows):
+        comparison = with_picture(comparison, request.out, report)
         write_comparison(comparison, request.out)
     return comparison, failures
 
 
-def _require_side(recipes: Mapping[str, Recipe], side: Side) -> None:
+def _require_side(table: Table, recipes: Mapping[str, Recipe], side: Side) -> None:
+    asking = [row.name for row in table.rows if row.neighbours]
+    if side == "dev" and asking:
+        raise RecipeError(
+            f"the rows {', '.join(asking)} ask neighbours, whose k and alpha are chosen on dev",
+            where="--on dev",
+            remedy="Choose --on test.",
+        )
     without = [name for name, recipe in recipes.items() if recipe.protocol.dev == "none"]
     if side == "dev" and without:
         raise RecipeError(

@@ -12,6 +12,7 @@ rows:
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from importlib import resources
@@ -59,6 +60,9 @@ class Row(_Part):
         changes: `set:`, dotted key -> value, what makes this row out of the base.
         configuration: Column -> what the paper prints there instead of scores.
         reference: The others are compared with this row, in pairs; by default the first.
+        against: Name of another row to compare this one with.
+        neighbours: Let the nearest training clips have a say (wang2023, stage S3), their k and alpha chosen on `dev`,
+            or on the test side itself (`oracle`, marked). Without it the row is the same, so nothing more is trained.
         fusion: The models of all other rows, fused; it trains nothing.
     """
 
@@ -69,12 +73,32 @@ class Row(_Part):
     published: Published = Published()
     configuration: dict[str, str | int | float] = {}
     reference: bool = False
+    against: str | None = None
+    neighbours: Literal["dev", "oracle"] | None = None
     fusion: bool = False
 
     @property
     def title(self) -> str:
         """The label, or else the name."""
         return self.label or self.name
+
+
+class Picture(_Part):
+    """A figure of the paper, drawn of the rows.
+
+    Attributes:
+        name: Name in `serein.reproduce.pictures.PICTURES`.
+        x: Of a sweep: the column of `configuration` that runs along the axis.
+    """
+
+    name: Literal["confusion", "embeddings", "sweep"]
+    x: str | None = None
+
+    @model_validator(mode="after")
+    def _sweep_has_axis(self) -> Picture:
+        if (self.name == "sweep") != (self.x is not None):
+            raise ValueError("'x' belongs to a 'sweep', which needs it")
+        return self
 
 
 class Table(_Part):
@@ -89,6 +113,7 @@ class Table(_Part):
         published_on: Side of the corpus that the published numbers were taken on.
         base: Recipe that the rows change, relative to the table file.
         measures: Further tables, of rows that answer words: names of `serein.reproduce.words.MEASURES`.
+        picture: A figure beside the table, `None` for none.
     """
 
     path: Path
@@ -101,6 +126,7 @@ class Table(_Part):
     published_on: Literal["dev", "test"]
     base: str | None = None
     measures: tuple[Literal["cosine", "top", "target-neighbours", "prediction-neighbours"], ...] = ()
+    picture: Picture | None = None
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
     _is_by_another: bool = PrivateAttr(default=False)  # than the file's own score
 
@@ -111,9 +137,14 @@ class Table(_Part):
             raise ValueError(f"two rows share a name: {', '.join(repeated)}")
         if sum(row.reference for row in self.rows) > 1:
             raise ValueError("two rows are marked 'reference'")
+        names = {row.name for row in self.rows}
         for row in self.rows:
-            if row.fusion and (row.recipe or row.changes or row.reference):
-                raise ValueError(f"row '{row.name}' fuses the others: it has no recipe or set, and is no reference")
+            if row.against is not None and row.against not in names - {row.name}:
+                raise ValueError(f"row '{row.name}' is compared with '{row.against}', which is no other row")
+            if self.picture and self.picture.x and self.picture.x not in row.configuration:
+                raise ValueError(f"row '{row.name}' has no '{self.picture.x}' in its configuration to be drawn at")
+            if row.fusion and (row.recipe or row.changes or row.reference or row.neighbours):
+                raise ValueError(f"row '{row.name}' fuses the others: no recipe, set or neighbours, and no reference")
             if not row.fusion and row.recipe is None and self.base is None:
                 raise ValueError(f"row '{row.name}' has no recipe and the table no base")
         if all(row.fusion for row in self.rows):
@@ -137,10 +168,21 @@ class Table(_Part):
         return table
 
     @property
+    def title(self) -> str:
+        """As it is spoken of: "Table 3", "Figure 4"."""
+        if isinstance(self.table, str) and (figure := re.fullmatch(r"figure(\d+)", self.table)):
+            return f"Figure {figure[1]}"
+        return f"Table {self.table}"
+
+    @property
     def reference(self) -> Row:
         """The row that the others are compared with."""
         trained = [row for row in self.rows if not row.fusion]
         return next((row for row in trained if row.reference), trained[0])
+
+    def compared_with(self, row: Row) -> Row:
+        """Return the row that this one is compared with."""
+        return next((other for other in self.rows if other.name == row.against), self.reference)
 
     def picked(self, names: Sequence[str] | None) -> list[Row]:
         """Return the rows of these names in the table's order, or all.
@@ -231,7 +273,7 @@ def _explain(error: ValidationError, path: Path, values: dict[str, Any]) -> Reci
     location = [_row_name(values, part) if i == 1 else str(part) for i, part in enumerate(first["loc"])]
     place = f"{path}: {'.'.join(location)}" if location else str(path)
     if first["type"] == "extra_forbidden":
-        kind = Row if "rows" in location else Table
+        kind = next((kind for name, kind in (("rows", Row), ("picture", Picture)) if name in location), Table)
         keys = sorted({field.alias or key for key, field in kind.model_fields.items()} - {"path"})
         return RecipeError(f"unknown key '{first['loc'][-1]}'", where=place, remedy=f"Known are: {', '.join(keys)}.")
     message = first["msg"].removeprefix("Value error, ")

@@ -1,0 +1,88 @@
+"""Pictures of several systems side by side: one panel each, or one point each. As `plots`, without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serein.evaluation.intervals import Bounds
+from serein.evaluation.plots import draw_confusion, draw_map, thinned, tsne
+from serein.evaluation.style import MUTED, PAGE_WIDTH_IN, RIGHT, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_ACROSS = 3
+
+
+@dataclass(frozen=True)
+class Map:
+    """Embeddings of one model and what colours them.
+
+    Attributes:
+        title: Above the panel.
+        embeddings: ``(utterances, features)``, finite, at least `FEWEST_EMBEDDINGS` of them distinct.
+        names: What colours each: its emotion, or its speaker.
+    """
+
+    title: str
+    embeddings: NDArray[Any]
+    names: Sequence[str]
+
+
+def confusion_panels(panels: Sequence[tuple[str, NDArray[Any]]], classes: Sequence[str]) -> Figure:
+    """Draw titled confusion matrices of the same classes, each (true class, predicted class)."""
+    across = min(MOST_ACROSS, len(panels))
+    size = 1.3 + 0.6 * len(classes)
+    down = -(-len(panels) // across)
+    with new_figure((size * across, size * down)) as figure:
+        for number, (title, confusion) in enumerate(panels, start=1):
+            axes = figure.add_subplot(down, across, number)
+            draw_confusion(axes, confusion, classes)
+            axes.set_title(title)
+    return figure
+
+
+def map_panels(panels: Sequence[Map], colours: Mapping[str, str]) -> Figure:
+    """Draw embeddings in two dimensions (t-SNE), each panel's by itself: places of two panels do not compare.
+
+    Args:
+        colours: Name -> colour, for all panels.
+    """
+    across = min(MOST_ACROSS, len(panels))
+    down = -(-len(panels) // max(across, 1))
+    width = PAGE_WIDTH_IN / 2 if across < MOST_ACROSS else PAGE_WIDTH_IN / across
+    with new_figure((width * across, (width + 0.4) * down)) as figure:
+        for number, panel in enumerate(panels, start=1):
+            chosen = thinned(len(panel.embeddings))
+            places = tsne(np.asarray(panel.embeddings, np.float64)[chosen])
+            names = [panel.names[i] for i in chosen]
+            draw_map(figure.add_subplot(down, across, number), places, names, dict(colours), panel.title)
+    return figure
+
+
+def sweep_picture(
+    x: tuple[str, Sequence[float]], score: tuple[str, Sequence[float]], bounds: Sequence[Bounds | None]
+) -> Figure:
+    """Draw a score, with its interval, over a setting that was swept.
+
+    Args:
+        x: Name of the setting and its values.
+        score: Name of the score and its values, one for each of the setting's.
+        bounds: Interval of each score, in its unit.
+    """
+    order = np.argsort(x[1])
+    places, values = np.asarray(x[1], float)[order], np.asarray(score[1], float)[order]
+    with new_figure((5.6, 3.6)) as figure:
+        axes = figure.add_subplot()
+        axes.plot(places, values, color=RIGHT, marker="o", linewidth=1.4)
+        for place, index in zip(places, order, strict=True):
+            if (own := bounds[index]) is not None:
+                axes.vlines(place, *own, color=MUTED, linewidth=1.0)
+        axes.set(xlabel=x[0], ylabel=score[0])
+        axes.tick_params(length=0)
+    return figure

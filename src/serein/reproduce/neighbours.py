@@ -1,0 +1,50 @@
+"""Rows of a table in which the nearest training clips have a say: finished runs, judged once more (wang2023, S3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Literal
+
+from serein.evaluation.run_folder import read_json
+from serein.progress import Report
+from serein.reproduce.table import Row
+from serein.reproduce.units import Data, Unit, is_finished
+
+Selection = Literal["dev", "oracle"]
+
+PREDICTIONS: dict[Selection, str] = {
+    "dev": "neighbours_predictions.jsonl",
+    "oracle": "neighbours_oracle_predictions.jsonl",
+}
+_SUMMARIES: dict[Selection, str] = {"dev": "neighbours.json", "oracle": "neighbours_oracle.json"}  # written last
+
+
+def ask_neighbours(units: Sequence[Unit], selection: Selection, data: Data, report: Report) -> None:
+    """Judge the finished units of a row with their neighbours, each once.
+
+    Raises:
+        RunError: A unit has no dev to choose on, or was run on other data.
+    """
+    from serein.neighbouring import Asking, score_run_with_neighbours
+
+    for unit in units:
+        if is_finished(unit) and not has_asked(unit, selection):
+            score_run_with_neighbours(unit.folder, Asking(selection), report, data.manifest)
+
+
+def has_asked(unit: Unit, selection: Selection) -> bool:
+    """Tell whether a unit was judged with its neighbours."""
+    return (unit.folder / _SUMMARIES[selection]).exists()
+
+
+def chosen_note(row: Row, units: Sequence[Unit]) -> str:
+    """Say which k and alpha were chosen, and where."""
+    selection = row.neighbours or "dev"
+    chosen = [choice for unit in units for choice in read_json(unit.folder / _SUMMARIES[selection]).get("units", ())]
+    where = "the very test sides that are judged (oracle, optimistic)" if selection == "oracle" else "dev"
+    ks, alphas = ([choice[name] for choice in chosen] for name in ("k", "alpha"))
+    return (
+        f"'{row.title}': k and alpha of each fold and seed chosen on {where}: k {min(ks)} to {max(ks)}, median "
+        f"{median(ks):g}; alpha {min(alphas):g} to {max(alphas):g}, median {median(alphas):g}."
+    )

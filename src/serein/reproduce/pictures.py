@@ -1,0 +1,105 @@
+"""The figures of a paper, drawn of a table's rows: confusion matrices, embeddings, a score over a setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from serein.data.files import replacing
+from serein.evaluation.panels import Map, confusion_panels, map_panels, sweep_picture
+from serein.evaluation.plots import FEWEST_EMBEDDINGS
+from serein.evaluation.predictions import natural_key, read_predictions
+from serein.evaluation.scores import SCORE_TITLES
+from serein.evaluation.style import emotion_colours
+from serein.metrics import mean_of_known
+from serein.progress import Report
+from serein.reproduce.comparison import Comparison, Measured
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DOTS_PER_INCH = 160
+
+
+def with_picture(comparison: Comparison, out: Path, report: Report) -> Comparison:
+    """Draw what the table file asks for, `<out>/<table>.png`, and return the comparison that names it."""
+    picture = comparison.table.picture
+    rows = [row for row in comparison.rows if row.scores is not None]
+    if picture is None or not rows:
+        return comparison
+    path = out / f"{comparison.table.name}.png"
+    report("drawing", 0, 1, path.name)
+    figure = PICTURES[picture.name](comparison, rows)
+    if not figure.axes:
+        return comparison
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=DOTS_PER_INCH, facecolor="white")
+    report("drawing", 1, 1, path.name)
+    return replace(comparison, picture=path)
+
+
+def confusions(comparison: Comparison, rows: Sequence[Measured]) -> Figure:
+    """What was taken for what, all folds and seeds together."""
+    panels = [(_titled(row, comparison), row.scores.confusion) for row in rows if row.scores]
+    return confusion_panels(panels, comparison.classes)
+
+
+def embeddings(comparison: Comparison, rows: Sequence[Measured]) -> Figure:
+    """What each row's first model makes of the clips that it never heard, coloured by their emotions."""
+    maps = [_map(row) for row in rows if not row.row.fusion]
+    return map_panels([each for each in maps if each is not None], emotion_colours(comparison.classes))
+
+
+def sweep(comparison: Comparison, rows: Sequence[Measured]) -> Figure:
+    """The table's score over a column of its configuration."""
+    table = comparison.table
+    assert table.picture is not None
+    assert table.picture.x is not None
+    values = [float(row.row.configuration[table.picture.x]) for row in rows]
+    scores = [row.scores for row in rows if row.scores]
+    ours = (f"{SCORE_TITLES[table.metric]}, per cent", [each.pooled[table.metric] for each in scores])
+    return sweep_picture((table.picture.x, values), ours, [each.intervals[table.metric] for each in scores])
+
+
+PICTURES: dict[str, Callable[[Comparison, Sequence[Measured]], Figure]] = {
+    "confusion": confusions,
+    "embeddings": embeddings,
+    "sweep": sweep,
+}
+
+
+def _titled(row: Measured, comparison: Comparison) -> str:
+    metric = comparison.table.metric
+    return f"{row.row.title}: {SCORE_TITLES[metric]} {row.scores.pooled[metric]:.1f}" if row.scores else row.row.title
+
+
+def _map(row: Measured) -> Map | None:
+    """Return the embeddings of the first fold of a row's first run, and how well classes part in all of its folds.
+
+    `None` where these are too few to be laid out.
+    """
+    units = [path for place in row.places for path in sorted(place.glob("fold-*/seed-*"), key=natural_key)]
+    vectors, emotions = zip(*(_heard(unit) for unit in units), strict=True)
+    if len(np.unique(vectors[0], axis=0)) < FEWEST_EMBEDDINGS:
+        return None
+    parted = [_silhouette(own, names) for own, names in zip(vectors, emotions, strict=True)]
+    fold = units[0].parent.name.removeprefix("fold-")
+    title = f"{row.row.title}\nfold {fold}; mean silhouette of all {mean_of_known(np.array(parted)):.3f}"
+    return Map(title, vectors[0], emotions[0])
+
+
+def _silhouette(vectors: np.ndarray, names: Sequence[str]) -> float:
+    """Return how well classes part (Rousseeuw 1987), -1 to 1; NaN where it is not defined."""
+    from sklearn.metrics import silhouette_score
+
+    return float(silhouette_score(vectors, names)) if 2 <= len(set(names)) < len(names) else float("nan")
+
+
+def _heard(unit: Path) -> tuple[np.ndarray, list[str]]:
+    said = read_predictions(unit / "predictions.jsonl")
+    return load_file(unit / "embeddings.safetensors")["embeddings"], [prediction.truth or "" for prediction in said]
