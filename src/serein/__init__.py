@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from serein.data.manifest import read as read_manifest
     from serein.data.utterance import Rating, Utterance
     from serein.inference.predictor import Answer, Predictor, load
+    from serein.inference.stream import Stream, hear_recording
+    from serein.inference.timeline import Heard, Timeline
+    from serein.inference.windows import Windowing
     from serein.recipe import Recipe
     from serein.recipe import load as load_recipe
 
@@ -35,6 +38,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Answer",
     "AudioError",
+    "Heard",
     "LeakError",
     "ManifestError",
     "MissingExtraError",
@@ -45,7 +49,11 @@ __all__ = [
     "RecipeError",
     "RunError",
     "SereinError",
+    "Stream",
+    "Timeline",
     "Utterance",
+    "Windowing",
+    "hear_recording",
     "load",
     "load_recipe",
     "read_manifest",
@@ -53,10 +61,15 @@ __all__ = [
 
 _HOMES = {
     "Answer": ("serein.inference.predictor", "Answer"),
+    "Heard": ("serein.inference.timeline", "Heard"),
     "Predictor": ("serein.inference.predictor", "Predictor"),
     "Rating": ("serein.data.utterance", "Rating"),
     "Recipe": ("serein.recipe", "Recipe"),
+    "Stream": ("serein.inference.stream", "Stream"),
+    "Timeline": ("serein.inference.timeline", "Timeline"),
     "Utterance": ("serein.data.utterance", "Utterance"),
+    "Windowing": ("serein.inference.windows", "Windowing"),
+    "hear_recording": ("serein.inference.stream", "hear_recording"),
     "load": ("serein.inference.predictor", "load"),
     "load_recipe": ("serein.recipe", "load"),
     "read_manifest": ("serein.data.manifest", "read"),

@@ -56,6 +56,38 @@ def test_a_part_equals_the_slice_of_the_whole(tmp_path: Path) -> None:
     np.testing.assert_array_equal(audio.decode(path, start_s=1.5), whole[24_000:])
 
 
+@pytest.mark.parametrize("suffix", [*LOSSLESS, "ogg", "mp3"])
+@pytest.mark.parametrize("rate_hz", [16_000, 44_100])
+def test_blocks_joined_are_the_whole(tmp_path: Path, suffix: str, rate_hz: int) -> None:
+    path = written(tmp_path / f"a.{suffix}", np.stack([NOISE, -0.5 * NOISE], axis=1), rate_hz)
+    pieces = list(audio.blocks(path, block_s=0.3))
+    assert len(pieces) > 2
+    whole = audio.decode(path)
+    np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-5)
+
+
+def test_blocks_of_a_part(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.flac", NOISE)
+    part = np.concatenate(list(audio.blocks(path, 0.5, 1.25, block_s=0.1)))
+    np.testing.assert_array_equal(part, audio.decode(path, 0.5, 1.25))
+
+
+def test_blocks_complain_as_decode_does(tmp_path: Path) -> None:
+    broken = {
+        "cut": cut(written(tmp_path / "a.wav", NOISE), 0.5),
+        "no audio": tmp_path / "b.wav",
+        "not finite": written(tmp_path / "c.wav", np.append(NOISE, np.nan), subtype="FLOAT"),
+        "none": tmp_path / "d.wav",
+    }
+    broken["no audio"].write_text("words")
+    for path in broken.values():
+        with pytest.raises(AudioError) as by_decode:
+            audio.decode(path)
+        with pytest.raises(AudioError) as by_blocks:
+            list(audio.blocks(path, block_s=0.5))
+        assert str(by_blocks.value) == str(by_decode.value)
+
+
 def test_channels_are_averaged(tmp_path: Path) -> None:
     left, right = NOISE, np.roll(NOISE, 100)
     path = written(tmp_path / "a.wav", np.stack([left, right], axis=1), subtype="FLOAT")

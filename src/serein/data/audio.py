@@ -6,12 +6,15 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serein.data.mp3 import length_is_a_guess
 from serein.errors import AudioError
 
 SAMPLE_RATE_HZ = 16_000  # every backbone of the papers was trained at this rate
@@ -111,10 +114,74 @@ def decode(path: str | Path, start_s: float = 0.0, end_s: float | None = None) -
         AudioError: Missing, empty, truncated, not audio, not finite, or the part lies outside the file.
     """
     samples, rate_hz = _read_samples(path, start_s, end_s)
-    if not np.isfinite(samples).all():
-        raise NotFiniteAudioError("holds NaN or infinite samples", where=path, remedy="Export the recording again.")
-    mono = samples.mean(axis=1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
-    return resample(mono, rate_hz)
+    return resample(_mono(path, samples), rate_hz)
+
+
+def blocks(
+    path: str | Path, start_s: float = 0.0, end_s: float | None = None, *, block_s: float = 10.0
+) -> Iterator[Waveform]:
+    """Read what `decode` reads block by block, in memory that does not grow with the recording.
+
+    Args:
+        block_s: Seconds that are read at once.
+
+    Yields:
+        (sample,) float32, mono, 16 kHz; joined they are what `decode` returns.
+
+    Raises:
+        AudioError: As `decode`, when the place is reached.
+    """
+    import soundfile
+
+    try:
+        with _opened(path) as file:
+            start, stop = _frame_range(path, file, start_s, end_s)
+            is_guess = file.format == "MP3" and length_is_a_guess(Path(path), file.frames)
+            to_16_khz = Resampler(int(file.samplerate))
+            file.seek(start)
+            place = start
+            while place < stop:
+                samples = file.read(
+                    min(round(block_s * file.samplerate), stop - place), dtype="float32", always_2d=True
+                )
+                if not len(samples):
+                    break
+                place += len(samples)
+                yield to_16_khz(_mono(path, samples))
+            yield to_16_khz.rest()
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise _not_audio(path, error) from None
+    if place - start < (1 if is_guess else stop - start):
+        raise _truncated(path, f"{place - start} of {stop - start} samples could be read")
+
+
+class Resampler:
+    """A waveform that comes in pieces, to 16 kHz as by `resample`.
+
+    Args:
+        rate_hz: Rate of what comes.
+    """
+
+    def __init__(self, rate_hz: int) -> None:
+        import soxr
+
+        is_needed = rate_hz != SAMPLE_RATE_HZ
+        self.stream = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, "float32", "HQ") if is_needed else None
+
+    def __call__(self, waveform: Waveform) -> Waveform:
+        """Return what can be told after (sample,) more."""
+        if self.stream is None:
+            return np.ascontiguousarray(waveform, dtype=np.float32)
+        resampled: Waveform = self.stream.resample_chunk(np.ascontiguousarray(waveform, dtype=np.float32))
+        return resampled
+
+    def rest(self) -> Waveform:
+        """Return the end, once all has come."""
+        nothing = np.zeros(0, np.float32)
+        if self.stream is None:
+            return nothing
+        resampled: Waveform = self.stream.resample_chunk(nothing, last=True)
+        return resampled
 
 
 def resample(waveform: Waveform, rate_hz: int) -> Waveform:
@@ -188,64 +255,41 @@ def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
             yield path
 
 
-def _read_samples(path: str | Path, start_s: float, end_s: float | None) -> tuple[Waveform, int]:
+def _mono(path: str | Path, samples: Waveform) -> Waveform:
+    """Mix (sample, channel) down to (sample,), all of which must be finite."""
+    if not np.isfinite(samples).all():
+        raise NotFiniteAudioError("holds NaN or infinite samples", where=path, remedy="Export the recording again.")
+    mono: Waveform = samples.mean(axis=1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
+    return mono
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    """Open a file of whose completeness its header gives no doubt."""
     import soundfile
 
     _require_file(Path(path))
+    with soundfile.SoundFile(str(path)) as file:
+        _require_complete(path, file.extra_info)
+        yield file
+
+
+def _read_samples(path: str | Path, start_s: float, end_s: float | None) -> tuple[Waveform, int]:
+    import soundfile
+
     try:
-        with soundfile.SoundFile(str(path)) as file:
-            _require_complete(path, file.extra_info)
+        with _opened(path) as file:
             start, stop = _frame_range(path, file, start_s, end_s)
             if start:
                 file.seek(start)
             samples = file.read(stop - start, dtype="float32", always_2d=True)
             rate_hz = int(file.samplerate)
-            is_guess = file.format == "MP3" and _length_is_a_guess(Path(path), file.frames)
+            is_guess = file.format == "MP3" and length_is_a_guess(Path(path), file.frames)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise _not_audio(path, error) from None
     if len(samples) < (1 if is_guess else stop - start):
         raise _truncated(path, f"{len(samples)} of {stop - start} samples could be read")
     return samples, rate_hz
-
-
-def _length_is_a_guess(path: Path, num_frames: int) -> bool:
-    """Return whether an MP3 does not state its length at its start, so that libsndfile guesses it.
-
-    Raises:
-        AudioError: The guess is too low, so that libsndfile would leave out the end.
-    """
-    content = path.read_bytes()
-    start = 0
-    if content[:3] == b"ID3":  # the tag's length is four bytes of seven bits
-        start = 10 + sum(byte << shift for byte, shift in zip(content[6:10], (21, 14, 7, 0), strict=True))
-    if any(tag in content[start : start + 200] for tag in (b"Xing", b"Info", b"VBRI")):
-        return False
-    if num_frames < _num_mp3_samples(content, start) - 2 * 1152:
-        raise AudioError(
-            "an MP3 of varying bit rate that does not state its length",
-            where=path,
-            remedy="Convert it with: ffmpeg -i IN OUT.flac.",
-        )
-    return True
-
-
-_KBPS_MPEG1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
-_KBPS_MPEG2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
-
-
-def _num_mp3_samples(content: bytes, start: int) -> int:
-    """Count the samples of the MPEG layer III frames from byte `start` on (ISO 11172-3, 2.4.2.3)."""
-    num_samples = 0
-    while start + 4 <= len(content):
-        head = int.from_bytes(content[start : start + 4], "big")
-        version, kbps_index, rate_index = head >> 19 & 3, head >> 12 & 15, head >> 10 & 3
-        if head >> 21 != 0x7FF or version == 1 or kbps_index in (0, 15) or rate_index == 3:
-            break
-        kbps = (_KBPS_MPEG1 if version == 3 else _KBPS_MPEG2)[kbps_index]
-        rate_hz = (44_100, 48_000, 32_000)[rate_index] >> {3: 0, 2: 1, 0: 2}[version]
-        start += (144 if version == 3 else 72) * kbps * 1000 // rate_hz + (head >> 9 & 1)
-        num_samples += 1152 if version == 3 else 576
-    return num_samples
 
 
 def _frame_range(path: str | Path, file: object, start_s: float, end_s: float | None) -> tuple[int, int]:

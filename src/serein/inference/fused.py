@@ -151,7 +151,7 @@ class FusedPredictor:
         """Load each model folder in its turn, with the number of the model that it belongs to."""
         work = [(number, folder) for number, folders in enumerate(self.folders) for folder in folders]
         for done, (number, folder) in enumerate(work, start=1):
-            predictor = load(folder)
+            predictor = load(folder).uncalibrated()  # as the weights were fitted
             if set(predictor.classes) != set(self.classes):
                 message = f"has the classes {', '.join(predictor.classes)}, and the fusion {', '.join(self.classes)}"
                 raise ModelError(message, where=folder, remedy="Fuse again: the model has changed.")

@@ -170,13 +170,13 @@ def mixing_of(store: Store, k: int | None, alpha: float | None, votes: str | Non
 
 
 def load_with_digest(model: str) -> tuple[Predictor, str]:
-    """Load a model, and return what tells it from others.
+    """Load a model, its shares as k and alpha were chosen on them, and return what tells it from others.
 
     Raises:
         ModelError: There is none, or it is damaged.
     """
     folder = hub.folder_of(model, expected="a model folder")
-    return load(folder), model_digest(folder)
+    return load(folder).uncalibrated(), model_digest(folder)
 
 
 def keys_of(recordings: Recordings, positions: Sequence[int]) -> Numbers:

@@ -20,6 +20,7 @@ from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError
 from serein.labels.attributes import Told, attribute_vectors
 from serein.labels.words import WordClasses, relabelled
+from serein.metrics import tempered
 from serein.models import folder as model_folder
 from serein.models.folder import ModelFolder
 from serein.recipe import Clips, Inference
@@ -39,6 +40,8 @@ class Answer:
         shares: Class -> share; they sum to 1.
         embedding: (feature,) float32, the vector that the output layer reads; of a model of words, the word vector.
         task: What the classes are of: `emotion`, `gender`.
+        duration_s: Length of what was heard, silence at its ends included.
+        withheld: Why nothing is answered after all ("don't know", "too short"); `None` when something is.
     """
 
     audio: str
@@ -46,6 +49,8 @@ class Answer:
     shares: dict[str, float]
     embedding: NDArray[np.float32]
     task: str = "emotion"
+    duration_s: float | None = None
+    withheld: str | None = None
 
     @property
     def emotion(self) -> str:
@@ -59,12 +64,18 @@ class Answer:
         """The largest share. It is no probability of being right until it is calibrated."""
         return self.shares[self.label]
 
+    @property
+    def said(self) -> str:
+        """The class, or why none is answered."""
+        return self.withheld or self.label
+
     def to_json(self) -> dict[str, object]:
-        """Return file, label under the name of its task, confidence and shares."""
+        """Return file, label under the name of its task (`None` when withheld), confidence and shares."""
         shares = {name: round(share, 6) for name, share in self.shares.items()}
         return {
             "audio": self.audio,
-            self.task: self.label,
+            self.task: None if self.withheld else self.label,
+            **({"withheld": self.withheld} if self.withheld else {}),
             "confidence": round(self.confidence, 6),
             "shares": shares,
         }
@@ -103,7 +114,11 @@ class Predictor:
                 remedy="Take a model whose task is 'words'.",
             )
         words = relabelled(meaning, labels)
-        return Predictor(replace(self.content, labels={**self.content.labels, self.task: words}))
+        return Predictor(replace(self.content, labels={**self.content.labels, self.task: words}, calibration=None))
+
+    def uncalibrated(self) -> Predictor:
+        """Return the same model with its shares as they were before calibration, to be joined with others like it."""
+        return Predictor(replace(self.content, calibration=None))
 
     def predict(
         self, source: str | Path | Sequence[str | Path], labels: Sequence[str] | None = None
@@ -146,11 +161,17 @@ class Predictor:
         cut = [audio.trimmed(waveform, self.content.options.clips.trim_db) for waveform in waveforms]
         conditions = conditions_of(self.content, utterances, "known")
         shares, embeddings = answers(self.content, cut.__getitem__, [len(waveform) for waveform in cut], conditions)
-        return [self._answer(*row) for row in zip(names, shares, embeddings, strict=True)]
+        if self.content.calibration is not None:
+            shares = tempered(shares, self.content.calibration.temperature)
+        durations_s = [len(waveform) / SAMPLE_RATE_HZ for waveform in waveforms]
+        return [self._answer(*row) for row in zip(names, shares, embeddings, durations_s, strict=True)]
 
-    def _answer(self, name: str, shares: NDArray[np.float32], embedding: NDArray[np.float32]) -> Answer:
+    def _answer(
+        self, name: str, shares: NDArray[np.floating], embedding: NDArray[np.float32], duration_s: float
+    ) -> Answer:
         by_class = dict(zip(self.classes, (float(share) for share in shares), strict=True))
-        return Answer(name, self.classes[int(shares.argmax())], by_class, embedding, self.content.categories.field)
+        label = self.classes[int(shares.argmax())]
+        return Answer(name, label, by_class, embedding, self.content.categories.field, duration_s)
 
 
 def _loaded(utterance: Utterance) -> Waveform | AudioError:

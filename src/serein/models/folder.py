@@ -23,6 +23,7 @@ from serein.labels.categories import Categories
 from serein.labels.words import WordClasses
 from serein.models.speech import SpeechModel, assemble, described_backbone
 from serein.recipe import Clips, Cnn2d, CnnBlstm, Inference, Options, Tasks, Text
+from serein.recipe.options import Positive
 
 FORMAT = 1
 Meaning = Categories | WordClasses
@@ -41,6 +42,20 @@ class ModelOptions(Options):
     inference: Inference = Inference()
 
 
+class Calibration(Options):
+    """What makes shares promises: a temperature (`serein.metrics.tempered`).
+
+    Attributes:
+        temperature: Above 1 where the model is too sure of itself.
+        fitted_on: What the temperature was fitted on, for people.
+        num_utterances: How many utterances that were.
+    """
+
+    temperature: Positive
+    fitted_on: str
+    num_utterances: int
+
+
 @dataclass
 class ModelFolder:
     """A model and what belongs to it.
@@ -50,12 +65,14 @@ class ModelFolder:
         options: What it needs of its recipe.
         labels: Task -> what its output means.
         training: What it learned from: recipe, data hash, speakers, corpora, licences.
+        calibration: Is for those who ask the model; runs keep and judge its shares as they are.
     """
 
     model: SpeechModel
     options: ModelOptions
     labels: dict[str, Meaning]
     training: dict[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
     @property
     def task(self) -> str:
@@ -109,6 +126,7 @@ def save(folder: Path, content: ModelFolder, card: str, *, backbone: str = "auto
         "backbone_weights": external or "inside",
         **content.options.model_dump(mode="json"),
         "training": content.training,
+        "calibration": None if content.calibration is None else content.calibration.model_dump(),
     }
     labels = {name: described(each) for name, each in content.labels.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -149,6 +167,8 @@ def load(folder: str | Path) -> ModelFolder:
         backbone = described_backbone(description["backbone"])
         model = assemble(backbone, options.body, tasks, options.members, options.text_size)
         training, backbone_weights = dict(description["training"]), description["backbone_weights"]
+        stored = description.get("calibration")  # folders of serein before it was fitted have none
+        calibration = None if stored is None else Calibration.model_validate(stored)
     except (KeyError, TypeError, ValueError, AttributeError, RecipeError) as error:
         raise ModelError(
             f"model.json and labels.json do not describe a model ({str(error).splitlines()[0]})",
@@ -156,7 +176,7 @@ def load(folder: str | Path) -> ModelFolder:
             remedy="Copy the folder again.",
         ) from None
     _load_weights(model, folder / "model.safetensors", backbone_weights)
-    return ModelFolder(model.eval(), options, meant, training)
+    return ModelFolder(model.eval(), options, meant, training, calibration)
 
 
 def described(meaning: Meaning) -> dict[str, Any]:

@@ -1,0 +1,53 @@
+"""When a model's answer is withheld: it is not sure enough, or has heard too little."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from serein.errors import RecipeError
+from serein.inference.predictor import Answer
+
+DONT_KNOW = "don't know"
+TOO_SHORT = "too short"
+
+
+@dataclass(frozen=True)
+class Caution:
+    """What an answer must have.
+
+    Attributes:
+        abstain: Least share of the class that is answered; calibrated shares make it a promise.
+        shortest_s: Least length of what is heard.
+
+    Raises:
+        RecipeError: The share is not between 0 and 1, or the length is negative.
+    """
+
+    abstain: float = 0.0
+    shortest_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.abstain <= 1.0:
+            raise RecipeError(f"{self.abstain:g} is no share", where="abstain", remedy="Take one from 0 to 1.")
+        if not self.shortest_s >= 0.0:
+            raise RecipeError(f"{self.shortest_s:g} s is no length", where="shortest", remedy="Take 0 or more.")
+
+    def reason(self, shares: Mapping[str, float], duration_s: float | None = None) -> str | None:
+        """Return why there is no answer, or `None` when there is one.
+
+        Example:
+            >>> careful = Caution(abstain=0.5, shortest_s=0.3)
+            >>> careful.reason({"sad": 0.4, "calm": 0.6}), careful.reason({"sad": 0.4, "calm": 0.6}, duration_s=0.2)
+            (None, 'too short')
+        """
+        if duration_s is not None and duration_s < self.shortest_s:
+            return TOO_SHORT
+        return DONT_KNOW if max(shares.values()) < self.abstain else None
+
+    def applied(self, answer: Answer) -> Answer:
+        """Return the answer, withheld where there is a reason."""
+        return replace(answer, withheld=self.reason(answer.shares, answer.duration_s))
+
+
+NO_CAUTION = Caution()

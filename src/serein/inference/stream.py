@@ -1,0 +1,179 @@
+"""Sound as it comes, from a microphone, a socket or a file: windows of speech are cut from it and heard in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from serein.data import audio
+from serein.data.audio import SAMPLE_RATE_HZ, Resampler, Waveform
+from serein.errors import AudioError
+from serein.inference.caution import NO_CAUTION, Caution
+from serein.inference.predictor import Answer, Predictor
+from serein.inference.timeline import Heard, Timeline
+from serein.inference.windows import WINDOWING, Window, WindowCutter, Windowing
+
+PEAK_S = 0.05
+BATCH_S = 120.0  # of windows that are kept until they are heard together: 8 MB
+
+Progress = Callable[[float, float], None]  # seconds done, seconds in all
+
+
+class Stream:
+    """One sound that comes in pieces, and what a model hears in it.
+
+    Args:
+        predictor: The model; many streams may share one.
+        rate_hz: Of the samples that come.
+        windowing: How speech is cut into windows.
+        caution: When an answer is withheld.
+
+    Example:
+        >>> stream = Stream(serein.load("model"), rate_hz=8000)  # doctest: +SKIP
+        >>> for heard in stream.feed(samples):  # doctest: +SKIP
+        ...     print(heard.start_s, heard.end_s, heard.said, heard.confidence)
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        rate_hz: int = SAMPLE_RATE_HZ,
+        windowing: Windowing = WINDOWING,
+        caution: Caution = NO_CAUTION,
+    ) -> None:
+        self.predictor = predictor
+        self.caution = caution
+        self.resampler = Resampler(rate_hz)
+        self.cutter = WindowCutter(windowing)
+
+    @property
+    def position_s(self) -> float:
+        """Seconds that have come."""
+        return self.cutter.position / SAMPLE_RATE_HZ
+
+    def feed(self, samples: Waveform) -> list[Heard]:
+        """Hear the windows that (sample,) float32 more complete."""
+        return hear(self.predictor, self.cut(samples), self.caution)
+
+    def finish(self) -> list[Heard]:
+        """Hear the windows of the end."""
+        return hear(self.predictor, self.cut_end(), self.caution)
+
+    def cut(self, samples: Waveform) -> list[Window]:
+        """Return the windows that (sample,) float32 more complete, unheard: for those who hear many streams at once."""
+        return self.cutter.feed(self.resampler(samples))
+
+    def cut_end(self) -> list[Window]:
+        """Return the windows of the end, unheard."""
+        return self.cutter.feed(self.resampler.rest()) + self.cutter.finish()
+
+
+def hear(predictor: Predictor, windows: Sequence[Window], caution: Caution = NO_CAUTION) -> list[Heard]:
+    """Hear windows, of one stream or of many, as one batch; the answers are in their order."""
+    answers = _answers(predictor, windows)
+    return [_heard(window, answer, caution) for window, answer in zip(windows, answers, strict=True)]
+
+
+def pcm16(data: bytes) -> Waveform:
+    """Return (sample,) float32 of little-endian 16-bit samples; an odd byte at the end is left out.
+
+    Example:
+        >>> pcm16(b"\\x00\\x40\\x00\\x80").tolist()
+        [0.5, -1.0]
+    """
+    samples: Waveform = np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float32) / np.float32(32768)
+    return samples
+
+
+def hear_recording(
+    predictor: Predictor,
+    path: str | Path,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    *,
+    windowing: Windowing = WINDOWING,
+    caution: Caution = NO_CAUTION,
+    on_progress: Progress | None = None,
+) -> Timeline:
+    """Hear a recording of any length in memory that hardly grows with it.
+
+    Args:
+        start_s: Where to begin; times of the answer count from here.
+        end_s: Where to end; `None` is the end of the file.
+        on_progress: Told how many of all seconds were read.
+
+    Raises:
+        AudioError: The file cannot be read, or no speech is found in it.
+    """
+    duration_s = audio.info(path, start_s, end_s).duration_s
+    cutter, listener = WindowCutter(windowing), _Listener(predictor, caution)
+    for block in audio.blocks(path, start_s, end_s):
+        listener.see(block)
+        listener.take(cutter.feed(block))
+        if on_progress:
+            on_progress(min(cutter.position / SAMPLE_RATE_HZ, duration_s), duration_s)
+    listener.take(cutter.finish())
+    listener.hear_all()
+    if not listener.heard:
+        raise AudioError(
+            "no speech was found", where=path, remedy="Hear it whole with --whole, or remove it from the list."
+        )
+    return listener.timeline(str(path), duration_s, cutter.num_speech_samples / SAMPLE_RATE_HZ)
+
+
+class _Listener:
+    """Collects windows until they make a batch, and what was heard in them."""
+
+    def __init__(self, predictor: Predictor, caution: Caution) -> None:
+        self.predictor = predictor
+        self.caution = caution
+        self.waiting: list[Window] = []
+        self.heard: list[Heard] = []
+        self.embedding_sum: np.ndarray = np.zeros(0)
+        self.peaks: list[np.ndarray] = []
+        self.unseen = np.zeros(0, np.float32)
+
+    def see(self, block: Waveform) -> None:
+        size = round(PEAK_S * SAMPLE_RATE_HZ)
+        samples = np.concatenate([self.unseen, block])
+        whole = len(samples) // size * size
+        self.peaks.append(np.abs(samples[:whole].reshape(-1, size)).max(axis=1))
+        self.unseen = samples[whole:].copy()
+
+    def take(self, windows: Sequence[Window]) -> None:
+        self.waiting += windows
+        if sum(len(window.waveform) for window in self.waiting) >= BATCH_S * SAMPLE_RATE_HZ:
+            self.hear_all()
+
+    def hear_all(self) -> None:
+        for window, answer in zip(self.waiting, _answers(self.predictor, self.waiting), strict=True):
+            self.heard.append(_heard(window, answer, self.caution))
+            weighted = answer.embedding.astype(np.float64) * (window.end_s - window.start_s)
+            self.embedding_sum = weighted + (self.embedding_sum if len(self.embedding_sum) else 0.0)
+        self.waiting = []
+
+    def timeline(self, path: str, duration_s: float, speech_s: float) -> Timeline:
+        weight = sum(each.end_s - each.start_s for each in self.heard)
+        rest = [np.abs(self.unseen).max(keepdims=True)] if len(self.unseen) else []
+        return Timeline(
+            path,
+            duration_s,
+            speech_s,
+            tuple(self.heard),
+            (self.embedding_sum / weight).astype(np.float32),
+            np.concatenate([*self.peaks, *rest]),
+            PEAK_S,
+            self.predictor.task,
+            self.caution,
+        )
+
+
+def _answers(predictor: Predictor, windows: Sequence[Window]) -> list[Answer]:
+    return predictor.predict_waveforms([window.waveform for window in windows], ["-"] * len(windows))
+
+
+def _heard(window: Window, answer: Answer, caution: Caution) -> Heard:
+    reason = caution.reason(answer.shares, window.end_s - window.start_s)
+    return Heard(window.start_s, window.end_s, answer.shares, reason)

@@ -1,0 +1,138 @@
+"""Emotions over time: what a model heard in each window of a recording, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serein.inference.caution import NO_CAUTION, Caution
+
+Shares = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What is heard from `start_s` to `end_s` of a recording.
+
+    Attributes:
+        shares: Class -> share; they sum to 1.
+        withheld: Why nothing is answered; `None` when something is.
+    """
+
+    start_s: float
+    end_s: float
+    shares: Shares
+    withheld: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The class with the largest share."""
+        return max(self.shares, key=lambda name: self.shares[name])
+
+    @property
+    def confidence(self) -> float:
+        """The largest share."""
+        return self.shares[self.label]
+
+    @property
+    def said(self) -> str:
+        """The class, or why none is answered."""
+        return self.withheld or self.label
+
+    def to_json(self, task: str = "emotion") -> dict[str, Any]:
+        """Return times, label under the name of its task (`None` when withheld), confidence and shares."""
+        return {
+            "start_s": round(self.start_s, 3),
+            "end_s": round(self.end_s, 3),
+            task: None if self.withheld else self.label,
+            **({"withheld": self.withheld} if self.withheld else {}),
+            "confidence": round(self.confidence, 6),
+            "shares": {name: round(share, 6) for name, share in self.shares.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """A recording heard in windows.
+
+    Attributes:
+        audio: The file.
+        duration_s: Of the recording.
+        speech_s: How much of it is speech.
+        windows: What was heard, in order of time; they overlap.
+        embedding: (feature,) mean of the windows' embeddings, weighted by their lengths.
+        peaks: (time,) largest amplitude of each `peak_s` of the recording, 0 to 1, to draw it by.
+        task: What the classes are of.
+        caution: When an answer is withheld.
+    """
+
+    audio: str
+    duration_s: float
+    speech_s: float
+    windows: tuple[Heard, ...]
+    embedding: NDArray[np.float32]
+    peaks: NDArray[np.float32]
+    peak_s: float
+    task: str = "emotion"
+    caution: Caution = NO_CAUTION
+
+    @property
+    def shares(self) -> Shares:
+        """Of the whole recording: the mean over its windows, weighted by their lengths."""
+        return _mean_shares(self.windows)
+
+    @property
+    def passages(self) -> tuple[Heard, ...]:
+        """Stretches of speech with one answer each, in order, without overlap.
+
+        At every moment the shares are the mean of the windows that hold it; neighbours of one answer are joined.
+        """
+        return tuple(_joined(list(_moments(self.windows)), self.caution))
+
+
+def _moments(windows: Sequence[Heard]) -> Iterator[Heard]:
+    """Divide time at every window's start and end, and average the windows between two such moments."""
+    edges = sorted({edge for window in windows for edge in (window.start_s, window.end_s)})
+    first = 0
+    for start_s, end_s in pairwise(edges):
+        while first < len(windows) and windows[first].end_s <= start_s:
+            first += 1
+        inside = []
+        for window in windows[first:]:
+            if window.start_s >= end_s:
+                break
+            if window.end_s > start_s:
+                inside.append(window)
+        if inside:
+            yield Heard(start_s, end_s, _mean_shares(inside, weighted="alike"))
+
+
+def _joined(moments: Sequence[Heard], caution: Caution) -> Iterator[Heard]:
+    run: list[Heard] = []
+    for moment in moments:
+        if run and (moment.start_s > run[-1].end_s or _answer(moment, caution) != _answer(run[-1], caution)):
+            yield _one(run, caution)
+            run = []
+        run.append(moment)
+    if run:
+        yield _one(run, caution)
+
+
+def _answer(moment: Heard, caution: Caution) -> str:
+    return caution.reason(moment.shares) or moment.label
+
+
+def _one(run: Sequence[Heard], caution: Caution) -> Heard:
+    shares = _mean_shares(run)
+    return Heard(run[0].start_s, run[-1].end_s, shares, caution.reason(shares))
+
+
+def _mean_shares(heard: Sequence[Heard], weighted: str = "by length") -> Shares:
+    weights = [each.end_s - each.start_s if weighted == "by length" else 1.0 for each in heard]
+    values = np.average([list(each.shares.values()) for each in heard], axis=0, weights=weights)
+    return dict(zip(heard[0].shares, map(float, values), strict=True))

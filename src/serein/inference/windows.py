@@ -1,0 +1,176 @@
+"""Recordings of any length: speech is found as samples come, and cut into windows that overlap.
+
+What is cut does not hang on how the samples are handed over, so that a file and a stream of the same sound give the
+same windows, and only the speech of the last seconds is kept in memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from serein.data.audio import SAMPLE_RATE_HZ, Waveform
+from serein.errors import RecipeError
+from serein.inference.voice import FRAME, SpeechDetector
+
+ONSET = 0.5  # speech begins where it is this likely, and ends below OFFSET: Silero's own hysteresis
+OFFSET = 0.35
+
+
+@dataclass(frozen=True)
+class Windowing:
+    """How speech is cut.
+
+    Attributes:
+        window_s: Length of a window; a stretch of speech that is shorter is one window.
+        hop_s: From the start of a window to the start of the next.
+        pause_s: Silence up to this length does not end a stretch of speech.
+        shortest_s: A stretch of speech that is shorter is passed over.
+        margin_s: Is heard before and after a stretch.
+
+    Raises:
+        RecipeError: The lengths do not fit together.
+    """
+
+    window_s: float = 3.0
+    hop_s: float = 1.5
+    pause_s: float = 0.4
+    shortest_s: float = 0.25
+    margin_s: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.hop_s <= self.window_s <= 60.0:
+            raise RecipeError(
+                f"windows of {self.window_s:g} s every {self.hop_s:g} s",
+                where="windows",
+                remedy="Take windows of at most 60 s, every 0.1 s to their own length.",
+            )
+        if not (0.0 <= 2 * self.margin_s <= self.pause_s and 0.0 < self.shortest_s <= self.window_s):
+            raise RecipeError(
+                f"pauses of {self.pause_s:g} s, margins of {self.margin_s:g} s, speech from {self.shortest_s:g} s on",
+                where="windows",
+                remedy="Pauses are at least two margins long, and the shortest speech is no longer than a window.",
+            )
+
+
+WINDOWING = Windowing()
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a recording in which there is speech.
+
+    Attributes:
+        start: First sample, at 16 kHz, counted from the recording's start.
+        waveform: (sample,) float32.
+    """
+
+    start: int
+    waveform: Waveform
+
+    @property
+    def start_s(self) -> float:
+        """Where it starts, in seconds."""
+        return self.start / SAMPLE_RATE_HZ
+
+    @property
+    def end_s(self) -> float:
+        """Where it ends, in seconds."""
+        return (self.start + len(self.waveform)) / SAMPLE_RATE_HZ
+
+
+class WindowCutter:
+    """Cuts a recording into windows as its samples come.
+
+    Example:
+        >>> cutter = WindowCutter(Windowing())
+        >>> cutter.feed(np.zeros(16000, np.float32)), cutter.finish()
+        ([], [])
+    """
+
+    def __init__(self, windowing: Windowing) -> None:
+        self.windowing = windowing
+        self.detector = SpeechDetector()
+        self.kept: Waveform = np.zeros(0, np.float32)
+        self.kept_from = 0  # the sample that `kept` starts with
+        self.num_frames = 0  # that were judged
+        self.stretch: int | None = None  # first sample of the speech that is heard now, with its margin
+        self.speech_end = 0  # last sample of it that is certain
+        self.next_start = 0  # of the next window
+        self.covered = 0  # up to here windows were cut
+        self.num_speech_samples = 0
+
+    @property
+    def position(self) -> int:
+        """Samples that have come."""
+        return self.kept_from + len(self.kept)
+
+    def feed(self, waveform: Waveform) -> list[Window]:
+        """Return the windows that (sample,) more complete."""
+        self.kept = np.concatenate([self.kept, waveform])
+        windows = [window for likely in self.detector.feed(waveform) for window in self._judge(float(likely))]
+        self._forget()
+        return windows
+
+    def finish(self) -> list[Window]:
+        """Return the windows of the end, once all samples have come."""
+        windows = [window for likely in self.detector.finish() for window in self._judge(float(likely))]
+        return windows + self._end_stretch()
+
+    def _judge(self, likely: float) -> list[Window]:
+        """Take in how likely the next frame is speech."""
+        start, end = self.num_frames * FRAME, min((self.num_frames + 1) * FRAME, self.position)
+        self.num_frames += 1
+        if self.stretch is None and likely >= ONSET:
+            self._begin_stretch(start)
+        if self.stretch is None:
+            return []
+        if likely >= (ONSET if self.speech_end < start else OFFSET):
+            self.speech_end = end
+        elif end - self.speech_end >= _samples(self.windowing.pause_s):
+            return self._end_stretch()
+        return self._whole_windows()
+
+    def _begin_stretch(self, start: int) -> None:
+        self.stretch = self.next_start = max(start - _samples(self.windowing.margin_s), self.covered, 0)
+        self.speech_end = start
+        self.covered = self.stretch
+
+    def _whole_windows(self) -> list[Window]:
+        windows = []
+        while self.next_start + _samples(self.windowing.window_s) <= self.speech_end:
+            windows.append(self._cut(self.next_start, self.next_start + _samples(self.windowing.window_s)))
+            self.next_start += _samples(self.windowing.hop_s)
+        return windows
+
+    def _end_stretch(self) -> list[Window]:
+        """Cut what is left of a stretch; the last window ends with it."""
+        if self.stretch is None:
+            return []
+        windows = self._whole_windows()
+        start, end = self.stretch, min(self.speech_end + _samples(self.windowing.margin_s), self.position)
+        self.stretch = None
+        if end - start < _samples(self.windowing.shortest_s):
+            return windows
+        self.num_speech_samples += end - start
+        if end - self.covered >= _samples(self.windowing.shortest_s):
+            windows.append(self._cut(max(start, end - _samples(self.windowing.window_s)), end))
+        return windows
+
+    def _cut(self, start: int, end: int) -> Window:
+        self.covered = end
+        return Window(start, self.kept[start - self.kept_from : end - self.kept_from].copy())
+
+    def _forget(self) -> None:
+        """Let go of the samples that no window will need."""
+        judged = self.num_frames * FRAME - _samples(self.windowing.margin_s)
+        needed = judged if self.stretch is None else self.speech_end - _samples(self.windowing.window_s)
+        if self.stretch is not None:
+            needed = max(self.stretch, min(needed, self.next_start))
+        drop = max(0, needed - self.kept_from)
+        self.kept, self.kept_from = self.kept[drop:].copy(), self.kept_from + drop
+
+
+def _samples(seconds: float) -> int:
+    return round(seconds * SAMPLE_RATE_HZ)

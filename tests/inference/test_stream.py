@@ -1,0 +1,118 @@
+"""A stream, a file and the windows by themselves: one answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import serein
+from serein.errors import AudioError
+from serein.inference import stream as module
+from serein.inference.caution import Caution
+from serein.inference.predictor import Predictor
+from serein.inference.stream import Stream, hear_recording, pcm16
+from serein.inference.timeline import Heard
+from serein.inference.windows import WindowCutter, Windowing
+from speech_sounds import RATE_HZ, voiced
+
+RNG = np.random.default_rng(3)
+SILENCE = np.zeros(RATE_HZ, np.float32)
+SPEECH = np.concatenate([SILENCE, voiced(5.0, RNG), SILENCE, voiced(0.8, RNG, 210.0), SILENCE])
+
+
+@pytest.fixture(scope="module")
+def model(tiny_run: Path) -> Predictor:
+    return serein.load(tiny_run / "fold-1" / "seed-0" / "model")
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    path = tmp_path / "call.wav"
+    soundfile.write(path, SPEECH, RATE_HZ, subtype="FLOAT")
+    return path
+
+
+def assert_alike(some: list[Heard], others: list[Heard]) -> None:
+    assert [(each.start_s, each.end_s) for each in some] == [(each.start_s, each.end_s) for each in others]
+    for one, other in zip(some, others, strict=True):
+        assert one.shares == pytest.approx(other.shares, abs=1e-5)
+
+
+def test_a_stream_hears_what_a_file_has(model: Predictor, recording: Path) -> None:
+    whole = hear_recording(model, recording)
+    stream, heard = Stream(model), []
+    for start in range(0, len(SPEECH), 1600):
+        heard += stream.feed(SPEECH[start : start + 1600])
+    assert_alike(heard + stream.finish(), list(whole.windows))
+    assert stream.position_s == whole.duration_s == pytest.approx(8.8)
+    assert len(whole.windows) == 4
+
+
+def test_each_window_is_answered_as_by_itself(model: Predictor, recording: Path) -> None:
+    cutter = WindowCutter(Windowing())
+    windows = cutter.feed(SPEECH) + cutter.finish()
+    alone = [model.predict_waveforms([window.waveform], ["a"])[0].shares for window in windows]
+    found = hear_recording(model, recording)
+    for heard, shares in zip(found.windows, alone, strict=True):
+        assert heard.shares == pytest.approx(shares, abs=1e-5)
+    weights = [len(window.waveform) for window in windows]
+    mean = np.average([list(shares.values()) for shares in alone], axis=0, weights=weights)
+    assert list(found.shares.values()) == pytest.approx(mean, abs=1e-5)
+
+
+def test_batches_change_nothing(model: Predictor, recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = hear_recording(model, recording)
+    monkeypatch.setattr(module, "BATCH_S", 1.0)
+    pieces = hear_recording(model, recording)
+    assert_alike(list(pieces.windows), list(whole.windows))
+    np.testing.assert_allclose(pieces.embedding, whole.embedding, atol=1e-5)
+
+
+def test_other_rates(model: Predictor) -> None:
+    stream = Stream(model, rate_hz=8000)
+    heard = stream.feed(SPEECH[::2]) + stream.finish()
+    assert [round(each.start_s, 1) for each in heard][:1] == [0.9]
+    assert stream.position_s == pytest.approx(8.8, abs=0.01)
+
+
+def test_a_part_of_a_recording(model: Predictor, recording: Path) -> None:
+    part = hear_recording(model, recording, 6.0, 8.8)
+    assert part.duration_s == pytest.approx(2.8)
+    (heard,) = part.windows
+    assert (heard.start_s, heard.end_s) == (pytest.approx(0.9, abs=0.1), pytest.approx(1.9, abs=0.15))
+
+
+def test_peaks_draw_the_recording(model: Predictor, recording: Path) -> None:
+    found = hear_recording(model, recording)
+    assert len(found.peaks) == round(8.8 / found.peak_s)
+    assert found.peaks[:18].max() == 0.0
+    assert found.peaks.max() == pytest.approx(np.abs(SPEECH).max())
+
+
+def test_progress_is_told_in_seconds(model: Predictor, recording: Path) -> None:
+    told: list[tuple[float, float]] = []
+    hear_recording(model, recording, on_progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (pytest.approx(8.8), pytest.approx(8.8))
+
+
+def test_no_speech_is_an_error_that_says_so(model: Predictor, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", 0.01 * RNG.standard_normal(5 * RATE_HZ), RATE_HZ)
+    with pytest.raises(AudioError, match=r"a\.wav: no speech was found\. Hear it whole"):
+        hear_recording(model, tmp_path / "a.wav")
+
+
+def test_answers_are_withheld(model: Predictor, recording: Path) -> None:
+    found = hear_recording(model, recording, caution=Caution(abstain=0.999, shortest_s=2.0))
+    assert [each.withheld for each in found.windows] == ["don't know"] * 3 + ["too short"]
+    assert {each.withheld for each in found.passages} == {"don't know"}
+
+
+def test_pcm16_is_what_soundfile_reads(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", SPEECH, RATE_HZ, subtype="PCM_16")
+    raw = (tmp_path / "a.wav").read_bytes()[44:]
+    samples, _ = soundfile.read(tmp_path / "a.wav", dtype="float32")
+    np.testing.assert_array_equal(pcm16(raw), samples)
+    np.testing.assert_array_equal(pcm16(raw + b"\x01"), samples)
