@@ -290,7 +290,7 @@ def test_no_file(tmp_path: Path) -> None:
         ({"protocol": {"dev_share": 1.2}}, "r.yaml: protocol.dev_share: input should be less than or equal to 1"),
         ({"protocol": {"folds": [[1, 2]]}}, "r.yaml: protocol.folds.0.0: input should be a valid string"),
         (
-            {"tasks": {"emotion": {"pooling": "max"}}},
+            {"tasks": {"emotion": {"pooling": "median"}}},
             "r.yaml: tasks.emotion.pooling: input should be 'mean', 'std', 'max', 'att",
         ),
         ({"tasks": {"emotion": {"label_smoothing": 1}}}, "r.yaml: tasks.emotion.label_smoothing: input should be less"),
