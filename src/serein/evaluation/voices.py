@@ -1,0 +1,145 @@
+"""Whose voice: pairs of clips, how alike their speaker vectors are, and how often that tells the wrong thing."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serein.evaluation.predictions import numbered
+from serein.metrics import equal_error_rate
+
+MOST_TRIALS = 1_000_000
+_AT_ONCE = 100_000  # pairs whose vectors are in memory together
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Pairs of different clips, each pair once.
+
+    Attributes:
+        first: (pair,) positions of clips.
+        second: (pair,) positions, each after its first.
+        is_same: (pair,) bool, whether one person speaks in both.
+        num_possible: Pairs that there are; more than these when some were drawn.
+    """
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    is_same: NDArray[np.bool_]
+    num_possible: int
+
+
+@dataclass(frozen=True)
+class VoiceScore:
+    """How well vectors tell voices apart.
+
+    Attributes:
+        equal_error_rate: 0 to 1.
+        threshold: The cosine where misses and false alarms are equal.
+        num_same: Pairs of one person.
+        num_different: Pairs of two.
+        num_possible: Pairs that there are; the different ones were drawn when there are more.
+        num_speakers: People.
+    """
+
+    equal_error_rate: float
+    threshold: float
+    num_same: int
+    num_different: int
+    num_possible: int
+    num_speakers: int
+
+
+def trials(speakers: Sequence[Hashable], rng: np.random.Generator, most: int = MOST_TRIALS) -> Trials:
+    """Pair clips: all with all, or as many pairs as asked for.
+
+    Different pairs are many and alike, same pairs are few: up to half of the pairs are same ones, drawn when there are
+    more, and the rest is drawn from the different ones. The equal error rate does not depend on that mix.
+
+    Args:
+        speakers: Who speaks in each clip.
+        most: Most pairs.
+    """
+    names, number = numbered(speakers)
+    num_clips = len(number)
+    num_possible = num_clips * (num_clips - 1) // 2
+    if num_possible <= most:
+        first, second = np.triu_indices(num_clips, k=1)
+        return Trials(first, second, number[first] == number[second], num_possible)
+    same = _same_pairs(number, len(names))
+    num_different = num_possible - len(same)
+    num_same = min(len(same), max(most // 2, most - num_different))
+    if num_same < len(same):
+        same = same[np.sort(rng.choice(len(same), num_same, replace=False))]
+    different = _different_pairs(number, num_different, min(most - num_same, num_different), rng)
+    pairs = np.concatenate([same, different])
+    is_same = np.arange(len(pairs)) < len(same)
+    return Trials(pairs[:, 0], pairs[:, 1], is_same, num_possible)
+
+
+def cosines(vectors: NDArray[np.float32], first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the cosine of each pair of rows: (pair,); a row of zeros is like none, 0.
+
+    Args:
+        vectors: (clip, feature).
+        first: (pair,) rows.
+        second: (pair,) rows.
+    """
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    directions = np.divide(vectors, lengths, out=np.zeros(vectors.shape), where=lengths > 0)
+    edges = [*range(0, len(first), _AT_ONCE), len(first)]
+    parts = [np.einsum("pf,pf->p", directions[first[a:b]], directions[second[a:b]]) for a, b in pairwise(edges)]
+    similarity: NDArray[np.float64] = np.clip(np.concatenate([np.zeros(0), *parts]), -1.0, 1.0)
+    return similarity
+
+
+def score_voices(
+    vectors: NDArray[np.float32], speakers: Sequence[Hashable], rng: np.random.Generator, most: int = MOST_TRIALS
+) -> VoiceScore | None:
+    """Return how well cosines tell voices apart; `None` when no pair is of one person, or none of two.
+
+    Args:
+        vectors: (clip, feature).
+        speakers: Who speaks in each clip.
+        most: Most pairs; more are drawn from.
+    """
+    drawn = trials(speakers, rng, most)
+    num_same = int(drawn.is_same.sum())
+    if num_same in (0, len(drawn.is_same)):
+        return None
+    found = equal_error_rate(drawn.is_same, cosines(vectors, drawn.first, drawn.second))
+    num_different = len(drawn.is_same) - num_same
+    return VoiceScore(*found, num_same, num_different, drawn.num_possible, len(set(speakers)))
+
+
+def _same_pairs(number: NDArray[np.int64], num_speakers: int) -> NDArray[np.int64]:
+    """Return (pair, 2) positions of all pairs of one person."""
+    pairs = [np.zeros((0, 2), np.int64)]
+    for speaker in range(num_speakers):
+        clips = np.flatnonzero(number == speaker)
+        pairs.append(np.stack([clips[side] for side in np.triu_indices(len(clips), k=1)], axis=1))
+    return np.concatenate(pairs)
+
+
+def _different_pairs(
+    number: NDArray[np.int64], num_possible: int, count: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw (count, 2) positions of distinct pairs of two people, of whom there are `num_possible` pairs."""
+    num_clips = len(number)
+    if count > num_possible // 2:  # drawing until the last ones turn up would take long
+        sides = np.stack(np.triu_indices(num_clips, k=1), axis=1)
+        sides = sides[number[sides[:, 0]] != number[sides[:, 1]]]
+        some: NDArray[np.int64] = sides[np.sort(rng.choice(num_possible, count, replace=False))]
+        return some
+    codes = np.zeros(0, np.int64)
+    while len(codes) < count:
+        sides = np.sort(rng.integers(num_clips, size=(2 * (count - len(codes)) + 16, 2)), axis=1)
+        sides = sides[number[sides[:, 0]] != number[sides[:, 1]]]
+        drawn = np.concatenate([codes, sides[:, 0] * num_clips + sides[:, 1]])
+        _, places = np.unique(drawn, return_index=True)
+        codes = drawn[np.sort(places)]  # in the order of drawing, so that cutting favours no clip
+    return np.stack(np.divmod(np.sort(codes[:count]), num_clips), axis=1)
