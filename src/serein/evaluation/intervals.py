@@ -21,6 +21,7 @@ from serein.metrics import SCORES, FloatArray, mean_of_known
 LEVEL = 0.95
 NUM_RESAMPLES = 2000
 FEWEST_UNITS = 3
+MOST_CELLS = 50_000_000  # of confusion matrices at once: 400 MB; 1,251 voices, each by itself, would need 16 GB
 _COUNTS_AT_ONCE = 4_000_000
 
 Bounds = tuple[float, float]
@@ -76,6 +77,12 @@ class Difference:
     def difference(self) -> float:
         """Score of a minus score of b."""
         return self.a - self.b
+
+
+def is_too_large(coded: CodedPredictions) -> bool:
+    """Tell whether the confusion matrices of all single speakers would take too much memory."""
+    num_groups = len(coded.ids) if coded.speaker is None else len(coded.speakers)
+    return num_groups * len(coded.seeds) * len(coded.classes) ** 2 > MOST_CELLS
 
 
 def resampling_units(coded: CodedPredictions) -> Units:

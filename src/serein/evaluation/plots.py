@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 MOST_NAMED_SPEAKERS = 60
 FEWEST_EMBEDDINGS = 5  # t-SNE crashes on equal ones
 MOST_EMBEDDINGS = 2000
+MOST_NAMED_CLASSES = 40
 LONGEST_NAME = 18
 _GENDER_STYLE = {"female": ("#b1449b", "o"), "male": ("#1f8a84", "s")}
 
@@ -60,8 +61,10 @@ def confusion_picture(confusion: NDArray[Any], classes: Sequence[str]) -> Figure
 
     Args:
         confusion: ``(classes, classes)`` counts, rows truth and columns prediction.
-        classes: Their names.
+        classes: Their names; more than 40 are left out, and so are the numbers.
     """
+    if len(classes) > MOST_NAMED_CLASSES:
+        return _unnamed_confusion(confusion)
     size = min(PAGE_WIDTH_IN, 1.7 + 0.66 * len(classes))
     with new_figure((size, size * 0.92)) as figure:
         draw_confusion(figure.add_subplot(), confusion, classes)
@@ -166,6 +169,16 @@ def reliability_picture(confidence: FloatArray, is_correct: NDArray[np.bool_]) -
         axes.set_title(f"Expected calibration error {100 * calibration_error(confidence, is_correct):.1f} points")
         below.bar(np.arange(5, 100, 10), 100 * count / count.sum(), width=9, color=RIGHT, alpha=0.4)
         below.set(xlabel="share given to the predicted class, per cent", ylabel="of all, %")
+    return figure
+
+
+def _unnamed_confusion(confusion: NDArray[Any]) -> Figure:
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    with new_figure((PAGE_WIDTH_IN, PAGE_WIDTH_IN * 0.92)) as figure:
+        axes = figure.add_subplot()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        axes.set(xlabel=f"predicted, of {len(shares)} classes", ylabel="true")
+        axes.grid(visible=False)
     return figure
 
 

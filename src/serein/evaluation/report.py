@@ -26,6 +26,7 @@ from serein.evaluation.run_folder import (
     read_run_predictions,
     run_classes,
 )
+from serein.evaluation.run_voices import answers_speakers, read_embeddings, run_voices
 from serein.evaluation.scores import SCORE_TITLES, Scores, score_predictions
 from serein.evaluation.style import emotion_colours, figure_svg
 from serein.evaluation.tables import deviation, interval, number
@@ -77,6 +78,8 @@ def _contents(run: Path, predictions: Sequence[Prediction], scores: Scores) -> d
         "reading": plain_reading(scores, folds),
         "notices": notices(scores, recipe, data, folds, missing_predictions(run, predictions)),
         "scores": scores,
+        "class_noun": "voice" if answers_speakers(recipe) else "emotion",
+        "voices": run_voices(run),
         "headlines": _headlines(scores),
         "num_resamples": NUM_RESAMPLES,
         "colours": emotion_colours(scores.classes),
@@ -167,10 +170,9 @@ def _headlines(scores: Scores) -> list[dict[str, str]]:
 
 def _pictures(run: Path, predictions: Sequence[Prediction], scores: Scores) -> dict[str, Markup]:
     """Draw what the run has data for; an absent picture is an absent key."""
-    figures = {
-        "confusion": plots.confusion_picture(scores.confusion, scores.classes),
-        "classes": plots.class_picture(scores.by_class),
-    }
+    figures = {"confusion": plots.confusion_picture(scores.confusion, scores.classes)}
+    if len(scores.classes) <= plots.MOST_NAMED_CLASSES:
+        figures["classes"] = plots.class_picture(scores.by_class)
     if scores.speakers:
         figures["speakers"] = plots.speaker_picture(scores.speakers, scores.pooled["ua"])
     if curves := read_curves(run):
@@ -195,23 +197,11 @@ def _embedding_picture(run: Path, scores: Scores) -> EmbeddingPicture | None:
         folder = run / f"fold-{fold.fold}" / f"seed-{fold.seed}"
         if (folder / "embeddings.safetensors").is_file():
             predictions = read_predictions(folder / "predictions.jsonl", fold=fold.fold, seed=fold.seed)
-            embeddings = _read_embeddings(folder / "embeddings.safetensors", len(predictions))
+            embeddings = read_embeddings(folder / "embeddings.safetensors", len(predictions))
             picture = _draw_embeddings(embeddings, predictions, scores.classes)
             model = f"fold {fold.fold}, seed {fold.seed}"
             return None if picture is None else EmbeddingPicture(picture, model)
     return None
-
-
-def _read_embeddings(path: Path, num_predictions: int) -> np.ndarray[Any, Any]:
-    from safetensors.numpy import load_file
-
-    embeddings = load_file(path).get("embeddings")
-    if embeddings is None or embeddings.ndim != 2 or len(embeddings) != num_predictions:
-        found = "no tensor 'embeddings'" if embeddings is None else f"embeddings of shape {embeddings.shape}"
-        raise RunError(
-            f"holds {found} for {num_predictions} predictions", where=path, remedy="Predict this fold again."
-        )
-    return embeddings
 
 
 def _draw_embeddings(

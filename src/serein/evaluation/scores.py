@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from serein.evaluation.intervals import (
     Bounds,
     Units,
     bootstrap_intervals,
+    is_too_large,
     resampling_units,
 )
 from serein.evaluation.predictions import (
@@ -33,6 +34,7 @@ from serein.evaluation.predictions import (
     numbered,
 )
 from serein.evaluation.run_folder import missing_predictions, read_recipe, read_run_predictions, run_classes
+from serein.evaluation.run_voices import RunVoices, run_voices
 from serein.metrics import SCORES, FloatArray, class_f1, class_precisions, class_recalls, mean_of_known
 
 
@@ -102,6 +104,7 @@ class Scores:
         speakers: One entry per speaker; empty when speakers are unknown.
         genders: One entry per known gender.
         notes: What a reader must know to read the numbers.
+        voices: How well a run's vectors tell voices apart, when its task is who speaks.
     """
 
     classes: tuple[str, ...]
@@ -118,6 +121,7 @@ class Scores:
     speakers: tuple[GroupScore, ...]
     genders: tuple[GroupScore, ...]
     notes: tuple[str, ...]
+    voices: RunVoices | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what `write_scores` writes: plain lists and numbers, per cent, unrounded."""
@@ -135,6 +139,7 @@ class Scores:
             "bootstrap": {"resampled": self.resampled, "num_resamples": NUM_RESAMPLES, "level": LEVEL},
             "num_utterances": self.num_utterances,
             "notes": list(self.notes),
+            **({} if self.voices is None else {"voices": self.voices.to_json()}),
         }
 
 
@@ -164,10 +169,10 @@ def score_predictions(
     """
     labelled = [p for p in predictions if p.truth is not None]
     coded = code(labelled, class_names(labelled) if classes is None else classes)
-    units = resampling_units(coded)
+    units = None if is_too_large(coded) else resampling_units(coded)
     by_fold = coded.confusions(coded.fold, len(coded.folds))
     pooled = by_fold.sum(axis=0)
-    intervals = bootstrap_intervals(units, rng or np.random.default_rng(0))
+    intervals = _no_bounds() if units is None else bootstrap_intervals(units, rng or np.random.default_rng(0))
     folds = _fold_scores(coded, by_fold)
     over_folds = {name: mean_of_known(_per_cent(score(by_fold))) for name, score in SCORES.items()}
     return Scores(
@@ -176,7 +181,7 @@ def score_predictions(
         standard_deviation={name: _standard_deviation(values) for name, values in over_folds.items()},
         pooled=_scores_of(pooled),
         intervals={name: bounds and (100 * bounds[0], 100 * bounds[1]) for name, bounds in intervals.items()},
-        resampled=f"{units.num_units} {units.kind}",
+        resampled="nothing" if units is None else f"{units.num_units} {units.kind}",
         num_utterances=len(coded.ids),
         folds=folds,
         seeds=tuple(SeedScore(seed, **_scores_of(pooled[[i]])) for i, seed in enumerate(coded.seeds)),
@@ -198,7 +203,10 @@ def score_run(run: str | Path) -> Scores:
     classes = run_classes(run)
     predictions = read_run_predictions(run, classes)
     notes = [*missing_predictions(run, predictions), *_attribute_notes(run, classes, len(predictions))]
-    return score_predictions(predictions, classes, notes=notes)
+    voices = run_voices(run)
+    if voices is not None:
+        notes.append(voices.note)
+    return replace(score_predictions(predictions, classes, notes=notes), voices=voices)
 
 
 def _attribute_notes(run: Path, classes: Sequence[str] | None, num_predictions: int) -> list[str]:
@@ -228,6 +236,10 @@ def write_scores(scores: Scores, run: str | Path) -> Path:
     path = Path(run) / "scores.json"
     write_text(path, json.dumps(scores.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return path
+
+
+def _no_bounds() -> dict[str, Bounds | None]:
+    return dict.fromkeys(SCORES)
 
 
 def _per_cent(fractions: FloatArray) -> FloatArray:
@@ -290,7 +302,7 @@ def _group_scores(
 
 
 def _speaker_scores(coded: CodedPredictions, labelled: Sequence[Prediction]) -> tuple[GroupScore, ...]:
-    if coded.speaker is None:
+    if coded.speaker is None or is_too_large(coded):
         return ()
     genders: dict[int, str] = {}
     for number, prediction in zip(coded.speaker.tolist(), labelled, strict=True):
@@ -307,10 +319,15 @@ def _gender_scores(coded: CodedPredictions, labelled: Sequence[Prediction]) -> t
     return tuple(score for score in scores if score.name)
 
 
-def _notes(coded: CodedPredictions, folds: Sequence[FoldScore], units: Units, *, num_unlabelled: int) -> list[str]:
+def _notes(
+    coded: CodedPredictions, folds: Sequence[FoldScore], units: Units | None, *, num_unlabelled: int
+) -> list[str]:
     notes = [_absence(coded, fold) for fold in folds if fold.absent_classes and fold.seed == coded.seeds[0]]
     if num_unlabelled:
         notes.append(f"{num_unlabelled} predictions have no truth and are left out.")
+    if units is None:
+        notes.append(f"No intervals: {len(coded.classes)} classes are too many to draw speakers again and again.")
+        return notes
     if units.kind == "utterances":
         notes.append("Speakers are unknown: intervals resample utterances, and are too narrow if voices repeat.")
     if units.too_few:

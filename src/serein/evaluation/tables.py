@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from serein.evaluation.intervals import NUM_RESAMPLES
-from serein.evaluation.scores import SCORE_TITLES, Scores
+from serein.evaluation.scores import SCORE_TITLES, ClassScore, Scores
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+MOST_RECALLS = 40
 
 
 def scores_table(scores: Scores) -> Table:
@@ -71,7 +74,15 @@ def _summary_rows(scores: Scores) -> list[list[str]]:
 
 
 def _caption(scores: Scores) -> str:
-    recalls = " · ".join(f"{score.name} {number(score.recall)}" for score in scores.by_class)
+    recalls = " · ".join(f"{score.name} {number(score.recall)}" for score in _recalls(scores))
     has_intervals = scores.intervals["ua"] is not None
     drawn = [f"95 % interval: {NUM_RESAMPLES} resamples of {scores.resampled}."] if has_intervals else []
-    return "\n".join([f"Recall: {recalls}", *drawn, *scores.notes])
+    what = "Recall" if len(scores.by_class) <= MOST_RECALLS else f"Lowest recalls of {len(scores.by_class)} classes"
+    return "\n".join([f"{what}: {recalls}", *drawn, *scores.notes])
+
+
+def _recalls(scores: Scores) -> Sequence[ClassScore]:
+    """Return every class, or the worst recognised ones when they are many, as voices are."""
+    if len(scores.by_class) <= MOST_RECALLS:
+        return scores.by_class
+    return sorted(scores.by_class, key=lambda score: 100.0 if score.recall is None else score.recall)[:6]

@@ -44,6 +44,8 @@ class VoiceScore:
         num_different: Pairs of two.
         num_possible: Pairs that there are; the different ones were drawn when there are more.
         num_speakers: People.
+        misses: Share of the same pairs below a threshold that was chosen elsewhere; `None` without one.
+        false_alarms: Share of the different pairs that are not below it.
     """
 
     equal_error_rate: float
@@ -52,6 +54,8 @@ class VoiceScore:
     num_different: int
     num_possible: int
     num_speakers: int
+    misses: float | None = None
+    false_alarms: float | None = None
 
 
 def trials(speakers: Sequence[Hashable], rng: np.random.Generator, most: int = MOST_TRIALS) -> Trials:
@@ -98,7 +102,11 @@ def cosines(vectors: NDArray[np.float32], first: NDArray[np.int64], second: NDAr
 
 
 def score_voices(
-    vectors: NDArray[np.float32], speakers: Sequence[Hashable], rng: np.random.Generator, most: int = MOST_TRIALS
+    vectors: NDArray[np.float32],
+    speakers: Sequence[Hashable],
+    rng: np.random.Generator,
+    most: int = MOST_TRIALS,
+    threshold: float | None = None,
 ) -> VoiceScore | None:
     """Return how well cosines tell voices apart; `None` when no pair is of one person, or none of two.
 
@@ -106,14 +114,20 @@ def score_voices(
         vectors: (clip, feature).
         speakers: Who speaks in each clip.
         most: Most pairs; more are drawn from.
+        threshold: A cosine to judge as well, chosen on other clips.
     """
     drawn = trials(speakers, rng, most)
     num_same = int(drawn.is_same.sum())
     if num_same in (0, len(drawn.is_same)):
         return None
-    found = equal_error_rate(drawn.is_same, cosines(vectors, drawn.first, drawn.second))
+    similarity = cosines(vectors, drawn.first, drawn.second)
+    found = equal_error_rate(drawn.is_same, similarity)
+    wrong: list[float | None] = [None, None]
+    if threshold is not None:
+        is_taken = similarity >= threshold
+        wrong = [float((~is_taken)[drawn.is_same].mean()), float(is_taken[~drawn.is_same].mean())]
     num_different = len(drawn.is_same) - num_same
-    return VoiceScore(*found, num_same, num_different, drawn.num_possible, len(set(speakers)))
+    return VoiceScore(*found, num_same, num_different, drawn.num_possible, len(set(speakers)), *wrong)
 
 
 def _same_pairs(number: NDArray[np.int64], num_speakers: int) -> NDArray[np.int64]:
