@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 
-from serein.evaluation.panels import Map, confusion_panels, map_panels, sweep_picture
+from serein.evaluation.panels import Line, Map, confusion_panels, lines_picture, map_panels
 
 
 def test_every_confusion_has_its_panel_and_counts() -> None:
@@ -33,13 +33,16 @@ def test_maps_keep_clusters_together_and_apart() -> None:
     assert np.linalg.norm(places[:20].mean(axis=0) - places[20:].mean(axis=0)) > within
 
 
-def test_a_sweep_is_drawn_in_the_order_of_its_axis() -> None:
-    figure = sweep_picture(("l", [0.5, 0.1]), ("UA", [60.0, 70.0]), [(55.0, 65.0), None])
+def test_lines_are_drawn_in_the_order_of_their_axis() -> None:
+    line = Line("one", [0.5, 0.1], [60.0, 70.0], [(55.0, 65.0), None])
+    figure = lines_picture([line], ("l", "UA"), level=("alone", 50.0, "#000000"))
     (axes,) = figure.axes
     x, y = axes.lines[0].get_data()
     assert (list(x), list(y)) == ([0.1, 0.5], [70.0, 60.0])
     (bar,) = axes.collections
     assert np.ravel(bar.get_paths()[0].vertices).tolist() == pytest.approx([0.5, 55.0, 0.5, 65.0])
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["one", "alone"]
+    assert list(axes.lines[1].get_ydata()) == [50.0, 50.0]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

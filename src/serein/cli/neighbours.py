@@ -18,6 +18,7 @@ from serein.cli.printing import print_tables
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from serein.adapting import Adaptation
     from serein.evaluation.intervals import Difference
     from serein.inference.neighbour_store import Chosen, Header
     from serein.inference.predictor import Answer
@@ -161,6 +162,29 @@ def neighbours_score(
         _print_neighboured(found)
 
 
+@neighbours.command("adapt")
+def neighbours_adapt(
+    model: Annotated[str, typer.Argument(help="Model folder or Hub name.")],
+    data: Data,
+    out: Out,
+    sizes: Annotated[str, typer.Option(metavar="N,N,...", help="Clips in a store.")] = "8,16,32,64,128,256",
+    draws: Annotated[int, typer.Option(help="Stores of each size and speaker, drawn at random.", min=1)] = 10,
+    as_json: Json = False,
+) -> None:
+    """Show what stores of a corpus' own clips would bring a model, by their size; one speaker left out at a time."""
+    from serein.adapting import adapt
+    from serein.progress import Bars
+
+    with Bars() as bars:
+        found = adapt(model, data, out, bars, sizes=_sizes(sizes), num_draws=draws)
+    if as_json:
+        print(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False))
+        return
+    print_tables([_adaptation_table(found)])
+    print("\n".join(dict.fromkeys(found.notes)))
+    print(f"written: {out / 'adaptation.json'}, {out / 'adaptation.png'}")
+
+
 def print_explanations(answers: Sequence[Answer]) -> None:
     """Print the neighbours of each answer that has some."""
     from rich.table import Table
@@ -182,6 +206,34 @@ def print_explanations(answers: Sequence[Answer]) -> None:
             table.add_row(*map(Text, cells))
         print()
         print_tables([table])
+
+
+def _sizes(text: str) -> list[int]:
+    try:
+        sizes = sorted({int(size) for size in text.split(",")})
+    except ValueError:
+        sizes = []
+    if not sizes or sizes[0] < 1:
+        raise typer.BadParameter(f"'{text}' is no list of numbers such as 8,32,128", param_hint="--sizes")
+    return sizes
+
+
+def _adaptation_table(found: Adaptation) -> Table:
+    from rich.table import Table
+
+    from serein.adapting import WAYS
+    from serein.evaluation.tables import interval, number
+
+    table = Table(title=f"UA in per cent, pooled over speakers and {found.num_draws} draws")
+    for name in ("clips in the store", "k and alpha", "UA", "above the model alone", "95 % interval"):
+        table.add_column(name, justify="left" if name == "k and alpha" else "right")
+    alone = f"{number(found.model.pooled['ua'])} {interval(found.model, 'ua')}"
+    table.add_row("none", "", alone, "", "")
+    for each in found.reached:
+        bounds = "–" if each.interval is None else f"[{each.interval[0]:+.1f}, {each.interval[1]:+.1f}]"
+        ua = f"{number(each.scores.pooled['ua'])} {interval(each.scores, 'ua')}"
+        table.add_row(str(each.size), WAYS[each.way], ua, f"{each.difference:+.1f}", bounds)
+    return table
 
 
 def _indexed_from(index: IndexName) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from serein.evaluation.intervals import Bounds
 from serein.evaluation.plots import draw_confusion, draw_map, thinned, tsne
-from serein.evaluation.style import MUTED, PAGE_WIDTH_IN, RIGHT, new_figure
+from serein.evaluation.style import PAGE_WIDTH_IN, RIGHT, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,24 +65,56 @@ def map_panels(panels: Sequence[Map], colours: Mapping[str, str]) -> Figure:
     return figure
 
 
-def sweep_picture(
-    x: tuple[str, Sequence[float]], score: tuple[str, Sequence[float]], bounds: Sequence[Bounds | None]
+@dataclass(frozen=True)
+class Line:
+    """A score over a setting.
+
+    Attributes:
+        name: In the legend.
+        x: The setting's values.
+        y: The score at each.
+        bounds: Interval of each score, in its unit, or `None`.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    bounds: Sequence[Bounds | None]
+    colour: str = RIGHT
+
+
+def lines_picture(
+    lines: Sequence[Line],
+    titles: tuple[str, str],
+    *,
+    level: tuple[str, float, str] | None = None,
+    is_logarithmic: bool = False,
 ) -> Figure:
-    """Draw a score, with its interval, over a setting that was swept.
+    """Draw scores, with their intervals, over a setting.
 
     Args:
-        x: Name of the setting and its values.
-        score: Name of the score and its values, one for each of the setting's.
-        bounds: Interval of each score, in its unit.
+        titles: Of both axes.
+        level: Name, height and colour of a line across, to compare with.
+        is_logarithmic: Whether the setting's axis is; its values are then marked as they are.
     """
-    order = np.argsort(x[1])
-    places, values = np.asarray(x[1], float)[order], np.asarray(score[1], float)[order]
     with new_figure((5.6, 3.6)) as figure:
         axes = figure.add_subplot()
-        axes.plot(places, values, color=RIGHT, marker="o", linewidth=1.4)
-        for place, index in zip(places, order, strict=True):
-            if (own := bounds[index]) is not None:
-                axes.vlines(place, *own, color=MUTED, linewidth=1.0)
-        axes.set(xlabel=x[0], ylabel=score[0])
+        for line in lines:
+            order = np.argsort(line.x)
+            places, values = np.asarray(line.x, float)[order], np.asarray(line.y, float)[order]
+            axes.plot(places, values, color=line.colour, marker="o", linewidth=1.4, label=line.name)
+            for place, index in zip(places, order, strict=True):
+                if (own := line.bounds[index]) is not None:
+                    axes.vlines(place, *own, color=line.colour, linewidth=1.0, alpha=0.4)
+        if level is not None:
+            axes.axhline(level[1], color=level[2], linewidth=1.0, linestyle=(0, (4, 3)), label=level[0])
+        axes.set(xlabel=titles[0], ylabel=titles[1])
+        if is_logarithmic:
+            axes.set_xscale("log")
+            axes.set_xticks(sorted({x for line in lines for x in line.x}), minor=False)
+            axes.set_xticks([], minor=True)
+            axes.xaxis.set_major_formatter("{x:g}")
         axes.tick_params(length=0)
+        if len(lines) > 1 or level is not None:
+            axes.legend()
     return figure

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from serein.data.files import replacing
-from serein.evaluation.panels import Map, confusion_panels, map_panels, sweep_picture
+from serein.evaluation.panels import Line, Map, confusion_panels, lines_picture, map_panels
 from serein.evaluation.plots import FEWEST_EMBEDDINGS
 from serein.evaluation.predictions import natural_key, read_predictions
 from serein.evaluation.scores import SCORE_TITLES
@@ -60,10 +60,14 @@ def sweep(comparison: Comparison, rows: Sequence[Measured]) -> Figure:
     table = comparison.table
     assert table.picture is not None
     assert table.picture.x is not None
-    values = [float(row.row.configuration[table.picture.x]) for row in rows]
     scores = [row.scores for row in rows if row.scores]
-    ours = (f"{SCORE_TITLES[table.metric]}, per cent", [each.pooled[table.metric] for each in scores])
-    return sweep_picture((table.picture.x, values), ours, [each.intervals[table.metric] for each in scores])
+    line = Line(
+        table.rows_are,
+        [float(row.row.configuration[table.picture.x]) for row in rows],
+        [each.pooled[table.metric] for each in scores],
+        [each.intervals[table.metric] for each in scores],
+    )
+    return lines_picture([line], (table.picture.x, f"{SCORE_TITLES[table.metric]}, per cent"))
 
 
 PICTURES: dict[str, Callable[[Comparison, Sequence[Measured]], Figure]] = {
