@@ -126,7 +126,7 @@ def adapt(
     alone = _said(heard, np.arange(len(heard.utterances)), heard.shares, 0)
     reached = []
     for number, size in enumerate(sorted(sizes), start=1):
-        said = _with_stores(heard, size, num_draws)
+        said = with_stores(heard, size, num_draws)
         reached += [_reached(size, way, said[way], alone, heard.classes) for way in WAYS]
         report("stores", number, len(sizes), f"{size} clips: UA {reached[-1].scores.pooled['ua']:.1f}")
     model_scores = score_predictions(alone, heard.classes)
@@ -179,14 +179,14 @@ def _require_clips(heard: Heard, largest: int, where: Path) -> None:
         )
 
 
-def _with_stores(heard: Heard, size: int, num_draws: int) -> dict[str, list[Prediction]]:
+def with_stores(heard: Heard, size: int, num_draws: int) -> dict[str, list[Prediction]]:
     """Return way -> what is said of every clip with a store of other speakers' clips, for every draw."""
     said: dict[str, list[Prediction]] = {way: [] for way in WAYS}
     for draw in range(num_draws):
         for asked in heard.clips_of.values():
             rows = drawn_clips(heard, asked, size, draw)
             store = heard.examples.only(rows)
-            for way, (k, alpha) in _weights(heard, rows).items():
+            for way, (k, alpha) in weights_in(heard, rows).items():
                 nearest = store.nearest(heard.examples.vectors[asked], k)
                 votes = neighbour_shares(nearest, len(heard.classes))
                 said[way] += _said(heard, asked, interpolated(votes, heard.shares[asked], alpha), draw)
@@ -207,7 +207,7 @@ def drawn_clips(heard: Heard, asked: Numbers, size: int, draw: int) -> Numbers:
     return chosen
 
 
-def _weights(heard: Heard, rows: Numbers) -> dict[str, tuple[int, float]]:
+def weights_in(heard: Heard, rows: Numbers) -> dict[str, tuple[int, float]]:
     """Return way -> k and alpha; chosen are those that do best on the store's own clips, asked of other speakers'."""
     store = heard.examples.only(rows)
     fixed = (min(DEFAULT_K, len(rows)), DEFAULT_ALPHA)

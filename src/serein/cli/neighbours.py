@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from serein.cli.app import app
-from serein.cli.options import Data, Json, Out
+from serein.cli.options import Data, Json, Out, ScoreName
 from serein.cli.printing import print_tables
 
 if TYPE_CHECKING:
@@ -37,14 +37,6 @@ class VotesName(StrEnum):
     softmax = "softmax"
 
 
-class ByName(StrEnum):
-    """Scores to choose by."""
-
-    ua = "ua"
-    wa = "wa"
-    macro_f1 = "macro_f1"
-
-
 class SelectionName(StrEnum):
     """Sides of a fold that choose k and alpha."""
 
@@ -67,7 +59,7 @@ Alpha = Annotated[
 StoreFolder = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the store.")]
 ModelNow = Annotated[str | None, typer.Option("--model", help="Where its model lies now [where it was].")]
 Votes = Annotated[VotesName, typer.Option(help="A vote each, or the softmax of the negative distances.")]
-By = Annotated[ByName, typer.Option(help="The score that is to be greatest.")]
+By = Annotated[ScoreName, typer.Option(help="The score that is to be greatest.")]
 SearchIndex = Annotated[
     IndexName, typer.Option("--index", help="faiss: approximate, its recall measured [auto: from 200,000 clips on].")
 ]
@@ -118,7 +110,7 @@ def neighbours_choose(
     data: Data,
     model: ModelNow = None,
     votes: Votes = VotesName.share,
-    by: By = ByName.ua,
+    by: By = ScoreName.ua,
     as_json: Json = False,
 ) -> None:
     """Choose k and alpha on labelled clips that are no test set, and keep them in the store."""
@@ -144,7 +136,7 @@ def neighbours_score(
         SelectionName, typer.Option(help="Choose on dev; or, as wang2023 and marked, on test (oracle).")
     ] = SelectionName.dev,
     votes: Votes = VotesName.share,
-    by: By = ByName.ua,
+    by: By = ScoreName.ua,
     k: Annotated[int | None, typer.Option("--k", help="Take this k [chosen].", min=1)] = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="Take this alpha [chosen].", min=0, max=1)] = None,
     as_json: Json = False,

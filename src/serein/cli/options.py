@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class ScoreName(StrEnum):
+    """What is compared or chosen by."""
+
+    ua = "ua"
+    wa = "wa"
+    macro_f1 = "macro_f1"
+
 
 Data = Annotated[Path, typer.Option("--data", help="Manifest (.jsonl).")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]

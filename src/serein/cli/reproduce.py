@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from serein.cli.app import app
-from serein.cli.options import Data, Json, Overrides
+from serein.cli.options import Data, Json, Overrides, ScoreName
 from serein.cli.printing import print_tables
 
 
@@ -27,14 +27,6 @@ class SideName(StrEnum):
 
     test = "test"
     dev = "dev"
-
-
-class MetricName(StrEnum):
-    """What is compared."""
-
-    ua = "ua"
-    wa = "wa"
-    macro_f1 = "macro_f1"
 
 
 @app.command()
@@ -53,7 +45,7 @@ def reproduce(
     engine: Annotated[EngineName, typer.Option(help="One run after the other, or tasks of Ray.")] = EngineName.local,
     jobs: Annotated[int | None, typer.Option(help="Folds at once in a run [as suits the model].", min=1)] = None,
     on: Annotated[SideName, typer.Option(help="Score test or dev predictions.")] = SideName.test,
-    metric: Annotated[MetricName | None, typer.Option(help="Compare by this score [the table's].")] = None,
+    metric: Annotated[ScoreName | None, typer.Option(help="Compare by this score [the table's].")] = None,
     as_json: Json = False,
 ) -> None:
     """Train every row of a paper's table and print published beside ours; call again to go on or to add seeds."""
