@@ -743,7 +743,7 @@ def test_recording_that_breaks_while_loaders_read_it(
     """A corpus that does not fit into memory is decoded by other processes, during the training."""
     from serein import recipe as recipes
     from serein.data.recordings import Recordings
-    from serein.experiment import prepare as prepared
+    from serein.preparation import prepare as prepared
 
     monkeypatch.setitem(Recordings.__init__.__kwdefaults__, "memory_s", 0.0)
     (fold, *_) = prepared(recipes.load(ground.tiny), ground.tones, lambda *progress: None).folds.folds

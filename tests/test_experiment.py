@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from cli_fixtures import RATE_HZ, SPEAKERS, Call, everything_in, tone, write_recipe
 from serein import experiment as experiments
+from serein import preparation
 from serein import recipe as recipes
 from serein.data import manifest
 from serein.data.folds import make_folds
@@ -155,7 +156,7 @@ def test_best_dev_score_is_that_of_the_dev_predictions(tiny_run: Path) -> None:
 def weights_of_first_fold(data: Path, recipe: Path, folder: Path) -> Mapping[str, np.ndarray]:
     """Train the first fold and return its weights."""
     loaded = recipes.load(recipe)
-    experiment = experiments.prepare(loaded, data, silent)
+    experiment = preparation.prepare(loaded, data, silent)
     experiments.run_unit(experiment, experiment.folds.folds[0], 0, folder, silent)
     weights: Mapping[str, np.ndarray] = load_file(folder / "fold-1" / "seed-0" / "model" / "model.safetensors")
     return weights
@@ -218,7 +219,7 @@ def test_training_side_does_influence_it(tones: Path, tiny: Path, tiny_run: Path
 def test_folds_do_not_hang_on_each_other(tiny_run: Path, tiny: Path, tones: Path, tmp_path: Path) -> None:
     """A fold alone, after another one or resumed beside it, is the same."""
     recipe = recipes.load(tiny, ["protocol.only=['2']"])
-    experiment = experiments.prepare(recipe, tones, silent)
+    experiment = preparation.prepare(recipe, tones, silent)
     experiments.run_unit(experiment, experiment.folds.folds[0], 0, tmp_path, silent)
     for name in ("predictions.jsonl", "embeddings.safetensors", "model/model.safetensors"):
         alone, among = (run / "fold-2" / "seed-0" / name for run in (tmp_path, tiny_run))

@@ -1,11 +1,9 @@
-"""A recipe on a manifest: the data divided and proved new, and one fold with one seed trained and predicted."""
+"""One fold of an experiment with one seed: trained stage by stage, and predicted."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,120 +15,23 @@ from serein.data.batches import Told as TrainingConditions
 from serein.data.corpora import licence_of
 from serein.data.effects import Changer
 from serein.data.files import replacing
-from serein.data.folds import Fold, Folds, dev_rule, make_folds, speaker_key
-from serein.data.leaks import check_leaks
-from serein.data.recordings import Recordings, twins
+from serein.data.folds import Fold, speaker_key
+from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
-from serein.errors import RecipeError
 from serein.evaluation.predictions import Prediction, write_predictions
 from serein.inference.predictor import recorded_answers
-from serein.labels.attributes import Told, agreement, attribute, attribute_vectors, require_attributes
-from serein.labels.categories import Categories, categories_of, with_class
+from serein.labels.attributes import Told, attribute, attribute_vectors
 from serein.models import folder as model_folder
 from serein.models.card import card
 from serein.models.folder import Meaning, ModelFolder, ModelOptions
 from serein.models.speech import SpeechModel, assemble, new_backbone
+from serein.preparation import Experiment, targets_of, tasks_of
 from serein.progress import Report
-from serein.recipe import Protocol, Recipe, Words
-from serein.tasks.category import CategoryTask
+from serein.recipe import Recipe
 from serein.tasks.task import Task
 from serein.training.hearing import require_bands
 from serein.training.stages import TrainingData, fit_normalisation, history, stage_seed, train_stage
 from serein.world import wait_for_all, world
-
-
-@dataclass
-class Experiment:
-    """A recipe and the data it runs on, ready to train.
-
-    Attributes:
-        utterances: Those with a class.
-        left_out: Other labels and how many utterances had them.
-        categories: Classes of the task that is judged.
-        twins: Id -> id of an utterance with the same audio.
-    """
-
-    recipe: Recipe
-    manifest: Path
-    utterances: list[Utterance]
-    left_out: Counter[str]
-    categories: Categories
-    recordings: Recordings
-    twins: dict[str, str]
-    folds: Folds
-
-    def positions(self, ids: Sequence[str]) -> list[int]:
-        """Return where utterances stand in the list."""
-        wanted = set(ids)
-        return [position for position, utterance in enumerate(self.utterances) if utterance.id in wanted]
-
-    def units(self) -> list[tuple[Fold, int]]:
-        """Return every fold with every seed."""
-        return [(fold, seed) for seed in self.recipe.seeds for fold in self.folds.folds]
-
-    def learner(self, fold: Fold) -> Fold:
-        """Return the first fold with this one's train and dev: the one that is trained."""
-        return next(other for other in self.folds.folds if other.learns_as(fold))
-
-
-Divide = Callable[[Sequence[Utterance], Protocol, Mapping[str, str]], Folds]
-
-
-def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide = make_folds) -> Experiment:
-    """Read and decode the data, divide it, and prove that no test side was seen.
-
-    Args:
-        divide: `make_folds` for an experiment, `train_and_dev` for one model.
-
-    Raises:
-        ManifestError, AudioError, RecipeError, LeakError: Before any training.
-    """
-    everything = manifest.read(manifest_path)
-    task = recipe.tasks.main
-    categories = categories_of(everything, recipe.labels, task)
-    utterances, left_out = with_class(everything, categories, recipe.labels.others if task == "emotion" else "drop")
-    recordings = Recordings(utterances, trim_db=recipe.clips.trim_db)
-    recordings.prefetch(lambda done, total: report("reading audio", done, total, f"{total} clips"))
-    pairs = dict(twins(recordings))
-    folds = _agreed(utterances, divide(utterances, recipe.protocol, pairs), recipe.labels.agreement)
-    check_leaks(utterances, folds, pairs)
-    require_attributes(utterances, recipe.tasks.conditions, "known")
-    if any(fold.test for fold in folds.folds):
-        require_attributes(utterances, recipe.tasks.conditions, recipe.inference.attributes)
-    return Experiment(recipe, manifest_path, utterances, left_out, categories, recordings, pairs, folds)
-
-
-def _agreed(utterances: Sequence[Utterance], folds: Folds, least: float | None) -> Folds:
-    """Leave out of every training side what too few raters agreed on."""
-    if least is None:
-        return folds
-    shares = {u.id: agreement(u) for u in utterances}
-    if all(share is None for share in shares.values()):
-        raise RecipeError(
-            "no utterance has several raters' labels",
-            where="labels.agreement",
-            remedy="Leave it out, or prepare a corpus with raters.",
-        )
-    agreed = {name for name, share in shares.items() if share is not None and share >= least - 1e-9}
-    kept = [replace(fold, train=tuple(name for name in fold.train if name in agreed)) for fold in folds.folds]
-    before, after = (sum(len(fold.train) for fold in each) for each in (folds.folds, kept))
-    note = f"Trained on the {after} of {before} training utterances that {least:.0%} of the raters agreed on."
-    return replace(folds, folds=tuple(kept), notes=(*folds.notes, note))
-
-
-def train_and_dev(utterances: Sequence[Utterance], protocol: Protocol, pairs: Mapping[str, str]) -> Folds:
-    """Return one fold without a test side: the manifest's own train and dev, or all of it with dev by the rule."""
-    if any(u.split == "train" for u in utterances):
-        own_dev = any(u.split == "dev" for u in utterances)
-        protocol = protocol.model_copy(
-            update={"dev": "official" if own_dev and protocol.dev != "none" else protocol.dev}
-        )
-        utterances = [u for u in utterances if u.split in ("train", "dev")]
-    is_dev = dev_rule(utterances, protocol, "all")
-    train_ids = tuple(u.id for u in utterances if not is_dev(u))
-    dev_ids = tuple(u.id for u in utterances if is_dev(u))
-    shares_dev = protocol.name == "random" or protocol.dev == "random-20"
-    return Folds("train", (Fold("all", train_ids, dev_ids, ()),), protocol.name != "random", shares_dev)
 
 
 def require_trainable(experiment: Experiment) -> None:
@@ -140,29 +41,17 @@ def require_trainable(experiment: Experiment) -> None:
         RecipeError: Backbone, body, head and stages do not fit.
         ModelError: The backbone cannot be loaded.
     """
-    recipe = experiment.recipe
-    model = _new_model(recipe, _tasks(experiment))
+    recipe, fold = experiment.recipe, experiment.folds.folds[0]
+    tasks = tasks_of(experiment, fold)
+    if len(tasks) > 1 or recipe.tasks.main in ("asr", "speaker"):  # what these need may be missing in some folds
+        for other in experiment.folds.folds:
+            targets_of(experiment, other, tasks_of(experiment, other))
+    model = _new_model(recipe, tasks)
     for number, stage in enumerate(recipe.stages):
-        model.train_only(stage.trainable)
+        model.train_only(stage.trainable, stage.tasks)
         require_bands(model.backbone, stage.augmentation, where=f"stages.{number}.augmentation")
         if stage.effects.name != "none":
             Changer(stage.effects)  # names a package that is missing
-
-
-def _tasks(experiment: Experiment) -> dict[str, Task]:
-    """Return the recipe's tasks, the one that is judged first."""
-    recipe = experiment.recipe
-    tasks: dict[str, Task] = {}
-    for name, options in recipe.tasks.chosen.items():
-        is_main = name == recipe.tasks.main
-        meant = experiment.categories if is_main else categories_of(experiment.utterances, recipe.labels, name)
-        if isinstance(options, Words):
-            from serein.tasks.words import WordTask
-
-            tasks[name] = WordTask(options, meant, recipe.words)
-        else:
-            tasks[name] = CategoryTask(options, meant)
-    return tasks
 
 
 def _new_model(recipe: Recipe, tasks: Mapping[str, Task]) -> SpeechModel:
@@ -237,12 +126,12 @@ def train_unit(
     experiment: Experiment, fold: Fold, seed: int, folder: Path, report: Report, *, label: str
 ) -> ModelFolder:
     """Train every stage of a recipe on one fold and save the model; a stopped training goes on."""
-    recipe, tasks = experiment.recipe, _tasks(experiment)
+    recipe, tasks = experiment.recipe, tasks_of(experiment, fold)
     torch.manual_seed(stage_seed(seed, fold.name, "model"))
     model = _new_model(recipe, tasks)
     data = TrainingData(
         experiment.recordings,
-        {name: task.targets(experiment.utterances) for name, task in tasks.items()},
+        targets_of(experiment, fold, tasks),
         experiment.positions(fold.train),
         experiment.positions(fold.dev),
         recipe.clips,

@@ -23,7 +23,7 @@ from serein.progress import Report
 from serein.recipe import Recipe
 
 if TYPE_CHECKING:
-    from serein.experiment import Experiment
+    from serein.preparation import Experiment
 
 _experiment: Experiment | None = None
 _messages: Any = None
@@ -99,7 +99,7 @@ def _start(recipe: Recipe, manifest: Path, messages: Any, threads: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
-    from serein.experiment import prepare
+    from serein.preparation import prepare
 
     torch.set_num_threads(threads)
     _messages = messages

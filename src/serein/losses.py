@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -172,6 +172,43 @@ def supervised_contrastive(labels: torch.Tensor, embeddings: torch.Tensor, tempe
         sums = torch.where(is_positive, log_shares, log_shares.new_zeros(())).sum(dim=1)
         is_anchor = num_positives > 0
         return -(sums / num_positives.clamp_min(1))[is_anchor].sum() / is_anchor.sum().clamp_min(1)
+
+
+def ctc(
+    truth: Sequence[torch.Tensor], scores: torch.Tensor, num_frames: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Connectionist temporal classification (Graves 2006), each clip's loss divided by its letters.
+
+    A transcript needs a frame for every letter and one for the blank between two equal ones. Where a clip has fewer, or
+    a transcript no letters, the loss is 0 with no gradient; torch's would be infinite.
+
+    Args:
+        truth: For each clip (letter,) symbols above 0; 0 is the blank.
+        scores: (batch, frame, symbol), not normalised.
+        num_frames: (batch,) long, real frames of each clip.
+
+    Returns:
+        (batch,) losses, and (batch,) bool whether each is possible.
+
+    Example:
+        >>> two_frames = torch.zeros(1, 2, 2)  # three of four paths say it: a-, -a, aa
+        >>> ctc([torch.tensor([1])], two_frames, torch.tensor([2]))
+        (tensor([0.2877]), tensor([True]))
+    """
+    num_letters = torch.tensor([len(letters) for letters in truth])
+    num_repeats = torch.tensor([int((letters[1:] == letters[:-1]).sum()) for letters in truth])
+    is_possible = (num_letters + num_repeats <= num_frames.cpu()) & (num_letters > 0)
+    empty = torch.zeros(0, dtype=torch.long, device=scores.device)
+    each = torch.nn.functional.ctc_loss(
+        scores.float().log_softmax(dim=-1).transpose(0, 1),
+        torch.cat([empty, *(letters for letters, is_said in zip(truth, is_possible, strict=True) if is_said)]),
+        num_frames.cpu(),
+        torch.where(is_possible, num_letters, 0),
+        reduction="none",
+        zero_infinity=True,
+    )
+    is_possible = is_possible.to(scores.device)
+    return torch.where(is_possible, each / num_letters.clamp_min(1).to(scores.device), 0.0), is_possible
 
 
 LOSSES: dict[str, Callable[..., torch.Tensor]] = {"cross-entropy": cross_entropy, "arcface": arcface}

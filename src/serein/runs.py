@@ -24,17 +24,9 @@ from serein.data.files import is_leftover, leftovers, write_text
 from serein.data.folds import make_folds, speaker_key
 from serein.errors import RunError
 from serein.evaluation.run_folder import read_json
-from serein.experiment import (
-    Divide,
-    Experiment,
-    prepare,
-    require_trainable,
-    run_unit,
-    train_and_dev,
-    train_unit,
-    unit_folder,
-)
+from serein.experiment import require_trainable, run_unit, train_unit, unit_folder
 from serein.jobs import run_parallel
+from serein.preparation import Divide, Experiment, prepare, train_and_dev
 from serein.progress import Report
 from serein.recipe import Recipe
 from serein.world import world
@@ -172,10 +164,7 @@ def _write_start(out: Path, experiment: Experiment, jobs: int, started: float) -
             "corpora": corpora,
             "num_utterances": len(utterances),
             "duration_s": round(float(experiment.recordings.durations_s.sum()), 1),
-            "classes": {
-                name: sum(experiment.categories.label(u) == name for u in utterances)
-                for name in experiment.categories.classes
-            },
+            "classes": experiment.class_counts(),
             "speakers": len({speaker_key(u) for u in utterances if u.speaker is not None}),
             "licences": {name: licence_of(name) or "not stated" for name in corpora},
             "citations": {name: text for name in corpora if (text := citation_of(name))},

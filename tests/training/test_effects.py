@@ -10,6 +10,7 @@ import torch
 
 from cli_fixtures import write_recipe
 from serein import experiment as experiments
+from serein import preparation
 from serein import recipe as recipes
 from serein.data.effects import Changer
 from serein.recipe import Effects, Stage
@@ -31,14 +32,14 @@ def silent(label: str, done: int, total: int, detail: str) -> None:
 
 def data_of(tones: Path, folder: Path) -> TrainingData:
     recipe = recipes.load(write_recipe(folder / "r.yaml"))
-    recordings = experiments.prepare(recipe, tones, silent).recordings
+    recordings = preparation.prepare(recipe, tones, silent).recordings
     return TrainingData(recordings, {}, range(8), range(8, 12), recipe.clips)
 
 
 def train(folder: Path, tones: Path, effects: dict[str, Any]) -> dict[str, Any]:
     folder.mkdir()
     recipe = recipes.load(write_recipe(folder / "r.yaml", stage={"epochs": 2, "effects": effects}))
-    experiment = experiments.prepare(recipe, tones, silent)
+    experiment = preparation.prepare(recipe, tones, silent)
     experiments.run_unit(experiment, experiment.folds.folds[0], 0, folder, silent)
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.name == "model.safetensors"}
 

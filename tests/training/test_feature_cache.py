@@ -20,13 +20,14 @@ from safetensors.torch import load_file
 
 from cli_fixtures import RATE_HZ, tone
 from serein import experiment as experiments
+from serein import preparation
 from serein import recipe as recipes
 from serein.data.batches import collate
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
 from serein.errors import RunError
-from serein.experiment import Experiment
 from serein.models.backbones import HuggingFaceBackbone
+from serein.preparation import Experiment
 from serein.recipe import Clips, Features, SpectrogramAugmentation
 from serein.training import feature_cache
 from serein.training.feature_cache import FeatureCache, StoredFeatures, is_heard_alike, tapped_layers
@@ -360,7 +361,7 @@ def prepared(tones: Path, source: Path, changes: Mapping[str, Any] | None = None
         "stages": [STAGE | stage],
         **(changes or {}),
     }
-    return experiments.prepare(recipes.validate(values, where="test"), tones, silent)
+    return preparation.prepare(recipes.validate(values, where="test"), tones, silent)
 
 
 def trained(experiment: Experiment, folder: Path, fold: int = 0) -> tuple[list[dict[str, float]], Any]:
@@ -453,7 +454,7 @@ ALIKE: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
 def test_where_it_applies(tones: Path, wav2vec2: Path, case: str) -> None:
     changes, stage, expected = ALIKE[case]
     experiment = prepared(tones, wav2vec2, changes, **stage)
-    model = experiments._new_model(experiment.recipe, experiments._tasks(experiment))
+    model = experiments._new_model(experiment.recipe, preparation.tasks_of(experiment, experiment.folds.folds[0]))
     model.train_only(experiment.recipe.stages[0].trainable)
     longest_s = float(experiment.recordings.durations_s.max())
     assert 0.4 < longest_s < 0.5
@@ -474,7 +475,12 @@ def test_what_is_kept_is_what_is_tapped(
 ) -> None:
     """Heads above a body tap the body."""
     experiment = prepared(tones, wav2vec2, changes)
-    assert tapped_layers(experiments._new_model(experiment.recipe, experiments._tasks(experiment))) == expected
+    assert (
+        tapped_layers(
+            experiments._new_model(experiment.recipe, preparation.tasks_of(experiment, experiment.folds.folds[0]))
+        )
+        == expected
+    )
 
 
 # -- what a frozen stage leaves on disk ------------------------------------------------------------------------------
@@ -526,7 +532,7 @@ def test_a_frozen_stage_does_not_go_on_with_another_backbone(tones: Path, wav2ve
 def test_the_average_of_a_frozen_backbone_is_the_backbone(tones: Path, wav2vec2: Path, tmp_path: Path) -> None:
     """Heads are averaged as they are beside log-mel bands, the backbone is one."""
     experiment = prepared(tones, wav2vec2, {"features": {"store": "none"}}, average=0.9, epochs=1)
-    model = experiments._new_model(experiment.recipe, experiments._tasks(experiment))
+    model = experiments._new_model(experiment.recipe, preparation.tasks_of(experiment, experiment.folds.folds[0]))
     module = StageModule(model, {}, experiment.recipe.stages[0], num_steps=1, seed=0)
     head, averaged = model.members[0].heads["emotion"].output, module.judged.members[0].heads["emotion"].output
     before = head.weight.detach().clone()

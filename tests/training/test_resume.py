@@ -20,8 +20,8 @@ import torch
 
 from cli_fixtures import Call, command, environment, everything_in, train_and_die, write_recipe
 from serein import experiment as experiments
+from serein import preparation, runs
 from serein import recipe as recipes
-from serein import runs
 from serein.data.batches import ClipDataset, loader
 from serein.data.files import leftovers
 from serein.errors import RunError
@@ -43,7 +43,7 @@ def one_fold(folder: Path, tones: Path, stage: dict[str, Any] | None = None, see
     """Train and predict the tiny recipe's first fold."""
     folder.mkdir(parents=True, exist_ok=True)
     recipe = recipes.load(write_recipe(folder / "r.yaml", {"seeds": [seed]}, stage))
-    experiment = experiments.prepare(recipe, tones, silent)
+    experiment = preparation.prepare(recipe, tones, silent)
     experiments.run_unit(experiment, experiment.folds.folds[0], seed, folder, silent)
 
 
@@ -100,7 +100,7 @@ def test_number_of_loading_processes_changes_nothing(
 def test_draws_of_a_clip_hang_on_seed_epoch_and_name_alone(workers: int, tones: Path, tmp_path: Path) -> None:
     """Neither the order, nor its neighbours in the batch, nor the process that decodes it."""
     recipe = recipes.load(write_recipe(tmp_path / "r.yaml", {"clips": {"crop_s": 0.1}}))
-    recordings = experiments.prepare(recipe, tones, silent).recordings
+    recordings = preparation.prepare(recipe, tones, silent).recordings
     dataset = ClipDataset(recordings, {}, recipe.clips, seed=4, is_training=True)
     drawn = {}
     for positions in ([[0, 1, 2, 3]], [[3], [1, 0], [2]]):
@@ -233,7 +233,7 @@ def test_every_kind_of_training_resumes(
 def test_kill_in_the_second_stage(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = {"name": "first", "epochs": 2, "precision": "float32"}
     recipe = recipes.load(write_recipe(tmp_path / "r.yaml", {"stages": [first, first | {"name": "second"}]}))
-    experiment = experiments.prepare(recipe, tones, silent)
+    experiment = preparation.prepare(recipe, tones, silent)
 
     def train(folder: Path) -> None:
         experiments.run_unit(experiment, experiment.folds.folds[0], 0, folder, silent)

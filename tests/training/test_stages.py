@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 
 from cli_fixtures import write_recipe
 from serein import experiment as experiments
+from serein import preparation
 from serein import recipe as recipes
 from serein.data.batches import Targets
-from serein.experiment import Experiment
 from serein.models.speech import SpeechModel, assemble, new_backbone
+from serein.preparation import Experiment
 from serein.recipe import Recipe
 from serein.tasks.category import CategoryTask
 from serein.training import keeping, stages
@@ -39,7 +40,7 @@ class Ground:
 
     def __init__(self, tones: Path, folder: Path, changes: Mapping[str, Any], stage: Mapping[str, Any]) -> None:
         self.recipe: Recipe = recipes.load(write_recipe(folder / "r.yaml", changes, stage))
-        self.experiment: Experiment = experiments.prepare(self.recipe, tones, silent)
+        self.experiment: Experiment = preparation.prepare(self.recipe, tones, silent)
         self.fold = self.experiment.folds.folds[0]
         self.task = CategoryTask(self.recipe.tasks.emotion, self.experiment.categories)
         self.targets = self.task.targets(self.experiment.utterances)
@@ -153,7 +154,7 @@ def test_each_stage_starts_from_the_one_before(tones: Path, tmp_path: Path, monk
         ]
     }
     recipe = recipes.load(write_recipe(tmp_path / "r.yaml", values))
-    experiment = experiments.prepare(recipe, tones, silent)
+    experiment = preparation.prepare(recipe, tones, silent)
     started = []
 
     def spy(model: SpeechModel, *others: Any, **named: Any) -> None:

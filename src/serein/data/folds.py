@@ -81,10 +81,10 @@ def make_folds(utterances: Sequence[Utterance], protocol: Protocol, twins: Mappi
     folds = [_with_dev(utterances, name, groups, tested, protocol) for name, groups, tested in tests]
     if protocol.only is not None:
         folds = _only(folds, protocol.only)
-    notes = [*_allowed(utterances, folds), *_NOTES.get(protocol.name, ()), *_dev_note(protocol)]
+    notes = [*_allowed(utterances, folds), *_dependence(protocol), *_dev_note(protocol)]
     if unknown := sum(u.speaker is None for u in utterances):
         notes.append(f"{unknown} of {len(utterances)} utterances name no speaker: that these are new is not proven.")
-    is_independent = protocol.name != "random"
+    is_independent = not protocol.shares_speakers
     shares_dev = not is_independent or protocol.dev == "random-20"
     return Folds(protocol.name, tuple(folds), is_independent, shares_dev, tuple(notes))
 
@@ -329,12 +329,15 @@ def _dev_speakers(rest: Sequence[Utterance], protocol: Protocol, rng: np.random.
 
 # -- notes and checks -----------------------------------------------------------------------------------------------
 
-_NOTES: dict[str, tuple[str, ...]] = {
-    "random": (
-        "SPEAKER-DEPENDENT: utterances were divided at random, so the test speakers were heard in training. "
-        "The scores say nothing about new speakers and do not compare with speaker-independent ones.",
-    ),
-}
+
+def _dependence(protocol: Protocol) -> list[str]:
+    if not protocol.shares_speakers:
+        return []
+    divided = "were divided at random" if protocol.name == "random" else "are divided by the corpus itself"
+    return [
+        f"SPEAKER-DEPENDENT: utterances {divided}, so the test speakers were heard in training. "
+        "The scores say nothing about new speakers and do not compare with speaker-independent ones."
+    ]
 
 
 def _dev_note(protocol: Protocol) -> list[str]:

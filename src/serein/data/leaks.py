@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
-from serein.data.folds import Folds, some, speaker_key
+from serein.data.folds import Fold, Folds, some, speaker_key
 from serein.data.utterance import Utterance
 from serein.errors import LeakError
 
@@ -44,6 +44,29 @@ def check_leaks(
                 where=where,
                 remedy="Start from a model that never heard them.",
             )
+
+
+_TARGETS = {"asr": "transcript", "words": "emotion word"}
+
+
+def check_targets(taught: Mapping[str, Set[str]], fold: Fold) -> None:
+    """Stop when any task of any stage would learn, or choose by, what is to be predicted of the test side.
+
+    Args:
+        taught: Task -> ids of the utterances whose targets the training gets.
+
+    Raises:
+        LeakError: Names the task's target, the fold and some utterances.
+    """
+    tested = set(fold.test)
+    for task, ids in taught.items():
+        _no_shared(
+            (sorted(ids), sorted(tested)),
+            ("training", "test"),
+            f"fold {fold.name}, tasks.{task}",
+            _TARGETS.get(task, task),
+            "Give a training the targets of its train and dev sides alone.",
+        )
 
 
 _SPEAKER_REMEDY = "Split by speaker, or ask for the protocol 'random', which the report marks as speaker-dependent."

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from serein.data.folds import speaker_key
 from serein.data.utterance import Utterance
 from serein.errors import RecipeError
 from serein.recipe import Labels
@@ -38,11 +39,20 @@ class Categories:
 
     def label(self, utterance: Utterance) -> str | None:
         """Return the class of an utterance, or `None` when it has none."""
-        return self.of(getattr(utterance, self.field))
+        return self.of(value_of(utterance, self.field))
 
     def shares(self, utterance: Utterance) -> NDArray[np.float32]:
         """Return (class,) with 1 at the utterance's class; all zero when it has none."""
-        return np.array([name == self.label(utterance) for name in self.classes], np.float32)
+        label = self.label(utterance)
+        return np.array([name == label for name in self.classes], np.float32)
+
+
+def value_of(utterance: Utterance, field: str) -> str | None:
+    """Return what an utterance's field says; a speaker is told apart from those of other corpora."""
+    if field == "speaker":
+        return None if utterance.speaker is None else speaker_key(utterance).removeprefix("/")
+    value: str | None = getattr(utterance, field)
+    return value
 
 
 def categories_of(utterances: Sequence[Utterance], labels: Labels, task: str = "emotion") -> Categories:
@@ -53,6 +63,8 @@ def categories_of(utterances: Sequence[Utterance], labels: Labels, task: str = "
     """
     if task in FIXED_CLASSES:
         return _fixed(utterances, task)
+    if task in FOUND_CLASSES:
+        return _found(utterances, task)
     merge = dict(labels.merge)
     found = Counter(merge.get(u.emotion, u.emotion) for u in utterances if u.emotion)
     classes = labels.classes or tuple(sorted(found))
@@ -86,7 +98,7 @@ def with_class(
         RecipeError: `others` is "error" and there are some.
     """
     field = categories.field
-    left_out = Counter(getattr(u, field) or f"(no {field})" for u in utterances if categories.label(u) is None)
+    left_out = Counter(value_of(u, field) or f"(no {field})" for u in utterances if categories.label(u) is None)
     if left_out and others == "error":
         counts = ", ".join(f"{count} {name}" for name, count in left_out.most_common(5))
         raise RecipeError(
@@ -98,6 +110,18 @@ def with_class(
 
 
 FIXED_CLASSES = {"gender": ("female", "male")}
+FOUND_CLASSES = ("style", "speaker")
+
+
+def _found(utterances: Sequence[Utterance], task: str) -> Categories:
+    classes = sorted({value for u in utterances if (value := value_of(u, task)) is not None})
+    if len(classes) < 2:
+        raise RecipeError(
+            f"the data to learn from has {len(classes)} {task}s{': ' if classes else ''}{', '.join(classes)}",
+            where=f"tasks.{task}",
+            remedy=f"Two are needed: fill in the field '{task}', or leave the task out.",
+        )
+    return Categories(tuple(classes), {}, task)
 
 
 def _fixed(utterances: Sequence[Utterance], task: str) -> Categories:

@@ -20,13 +20,14 @@ from safetensors.torch import load_file, save_file
 from serein.data.files import make_readable
 from serein.errors import ModelError, RecipeError
 from serein.labels.categories import Categories
+from serein.labels.transcripts import Alphabet
 from serein.labels.words import WordClasses
 from serein.models.speech import SpeechModel, assemble, described_backbone
 from serein.recipe import Clips, Cnn2d, CnnBlstm, Inference, Options, Tasks, Text
 from serein.recipe.options import Positive
 
 FORMAT = 1
-Meaning = Categories | WordClasses
+Meaning = Categories | WordClasses | Alphabet
 PARTS = ("model.json", "labels.json", "model.safetensors")
 
 
@@ -81,17 +82,33 @@ class ModelFolder:
 
     @property
     def categories(self) -> Categories:
-        """Classes of the task that the model answers."""
-        meaning = self.labels[self.task]
+        """Classes of the task that the model answers.
+
+        Raises:
+            ModelError: It answers no classes.
+        """
+        return self.classes_of(self.task)
+
+    def classes_of(self, task: str) -> Categories:
+        """Return the classes of a task.
+
+        Raises:
+            ModelError: It has none.
+        """
+        meaning = self.labels[task]
+        if isinstance(meaning, Alphabet):
+            raise ModelError(
+                "answers with words, not with classes", where=f"tasks.{task}", remedy="Ask it by: serein transcribe."
+            )
         return meaning if isinstance(meaning, Categories) else meaning.categories
 
-    def shares(self, output: torch.Tensor) -> NDArray[np.float32]:
-        """Return class shares, (batch, class), of what the model's main head puts out."""
-        meaning = self.labels[self.task]
-        if isinstance(meaning, Categories):
-            shares: NDArray[np.float32] = output.softmax(dim=1).cpu().numpy()
-            return shares
-        return meaning.shares(output.cpu().numpy()).astype(np.float32)
+    def shares(self, output: torch.Tensor, task: str | None = None) -> NDArray[np.float32]:
+        """Return class shares, (batch, class), of what the head of a task puts out, by default the main one's."""
+        meaning = self.labels[task or self.task]
+        if isinstance(meaning, WordClasses):
+            return meaning.shares(output.cpu().numpy()).astype(np.float32)
+        shares: NDArray[np.float32] = output.softmax(dim=1).cpu().numpy()
+        return shares
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -183,6 +200,8 @@ def described(meaning: Meaning) -> dict[str, Any]:
     """Return what of labels.json one task's output means."""
     if isinstance(meaning, Categories):
         return {"classes": meaning.classes, "merge": meaning.merge}
+    if isinstance(meaning, Alphabet):
+        return {"letters": list(meaning.letters)}
     return {
         **described(meaning.categories),
         "nouns": meaning.nouns,
@@ -194,6 +213,8 @@ def described(meaning: Meaning) -> dict[str, Any]:
 
 def meaning_of(task: str, description: Mapping[str, Any]) -> Meaning:
     """Return what `described` described."""
+    if "letters" in description:
+        return Alphabet("".join(description["letters"]))
     field = "emotion" if task == "words" else task
     categories = Categories(tuple(description["classes"]), dict(description["merge"]), field)
     if "vectors" not in description:
@@ -205,6 +226,8 @@ def meaning_of(task: str, description: Mapping[str, Any]) -> Meaning:
 
 def num_outputs(meaning: Meaning) -> int:
     """Return how many numbers a head puts out for one clip."""
+    if isinstance(meaning, Alphabet):
+        return meaning.num_symbols
     return len(meaning.classes) if isinstance(meaning, Categories) else meaning.vectors.shape[1]
 
 

@@ -16,7 +16,8 @@ from serein.models.conditioning import NOTHING_TOLD, ConditionedVector, Conditio
 from serein.models.fusion import TensorFusion, require_one_size
 from serein.models.hidden import HiddenStates
 from serein.models.pooling import POOLINGS
-from serein.recipe import AttentionBlocks, Category, Head, Tap, Words
+from serein.models.reversal import GradientReversal
+from serein.recipe import AttentionBlocks, Category, Head, Pooled, Tap, Words
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,11 @@ def joined(readings: Sequence[Reading]) -> Reading:
 
 
 class LayerTap(nn.Module):
-    """Choose the frames of a hidden layer, or learn a weighted sum of all (Yang 2021, SUPERB).
+    """Choose the frames of a hidden layer, join those of several, or learn a weighted sum of all (Yang 2021, SUPERB).
 
     Args:
-        tap: `last`: the end of the model; the number of a layer (0 enters the first transformer layer), or `weighted`.
+        tap: `last`: the end of the model; the number of a layer (0 enters the first transformer layer); several of
+            these, whose features stand side by side (gao2023's skip connection); or `weighted`.
         sizes: Feature size of each layer.
 
     Raises:
@@ -71,27 +73,40 @@ class LayerTap(nn.Module):
     def __init__(self, tap: Tap, sizes: tuple[int, ...]) -> None:
         super().__init__()
         last = len(sizes) - 1
-        if isinstance(tap, int) and not 0 <= tap <= last:
-            raise RecipeError(
-                f"there is no hidden layer {tap}, the model has 0 to {last}",
-                where="tap",
-                remedy="Choose among these.",
-            )
+        joined: tuple[str | int, ...] = tap if isinstance(tap, tuple) else (tap,)
+        for layer in joined:
+            if isinstance(layer, int) and not 0 <= layer <= last:
+                raise RecipeError(
+                    f"there is no hidden layer {layer}, the model has 0 to {last}",
+                    where="tap",
+                    remedy="Choose among these.",
+                )
         if tap == "weighted" and len(set(sizes)) > 1:
             raise RecipeError(f"layers of sizes {sizes} cannot be summed", where="tap", remedy="Tap one layer.")
         self.tap = tap
-        self.size = sizes[tap] if isinstance(tap, int) else sizes[last]
+        self.size = sum(sizes[layer] if isinstance(layer, int) else sizes[last] for layer in joined)
         self.weights = nn.Parameter(torch.zeros(len(sizes))) if tap == "weighted" else None
 
     def forward(self, hidden: HiddenStates) -> torch.Tensor:
         """Return (batch, frame, feature)."""
-        if self.tap == "last":
-            return hidden.last
-        if isinstance(self.tap, int):
-            return hidden.layers[self.tap]
+        if isinstance(self.tap, tuple):
+            return torch.cat([_layer(hidden, layer) for layer in self.tap], dim=-1)
+        if self.tap != "weighted":
+            return _layer(hidden, self.tap)
         assert self.weights is not None
         shares = self.weights.softmax(dim=0)
         return sum((share * layer for share, layer in zip(shares, hidden.layers, strict=True)), start=torch.zeros(()))
+
+    @property
+    def layers(self) -> tuple[str, ...] | None:
+        """Names of what is read: `last`, numbers of layers; `None` for all."""
+        if self.tap == "weighted":
+            return None
+        return tuple(str(layer) for layer in (self.tap if isinstance(self.tap, tuple) else (self.tap,)))
+
+
+def _layer(hidden: HiddenStates, layer: str | int) -> torch.Tensor:
+    return hidden.layers[layer] if isinstance(layer, int) else hidden.last
 
 
 class VectorNorm(nn.BatchNorm1d):
@@ -120,7 +135,7 @@ class PooledHead(nn.Module):
 
     def __init__(
         self,
-        options: Head,
+        options: Pooled,
         sizes: tuple[int, ...],
         num_outputs: int,
         text_size: int = 0,
@@ -128,6 +143,7 @@ class PooledHead(nn.Module):
     ) -> None:
         super().__init__()
         self.tap = LayerTap(options.tap, sizes)
+        self.reversal = _reversal(options)
         projections = {options.projection_at: options.projection}
         self.frame_projection, size = _projection(self.tap.size, projections.get("frames"), options)
         self.blocks = nn.ModuleList(_blocks(options.attention, size))
@@ -166,7 +182,7 @@ class PooledHead(nn.Module):
         return Reading(output[None], output if self.is_vector else embedding.float(), self.is_vector)
 
     def _fused(self, hidden: HiddenStates, joined: Sequence[torch.Tensor]) -> torch.Tensor:
-        frames, is_frame = self.frame_projection(self.tap(hidden)), hidden.is_frame
+        frames, is_frame = self.frame_projection(self.reversal(self.tap(hidden))), hidden.is_frame
         own = [self.pooling(block(frames, is_frame), is_frame) for block in self.blocks]
         own = own or [self.pooling(frames, is_frame)]
         vector: torch.Tensor = own[0] if self.fusion is None else self.fusion(own, joined)
@@ -179,7 +195,7 @@ def _blocks(options: AttentionBlocks | None, size: int) -> list[AttentionBlock]:
     return [AttentionBlock(size, options.heads, options.dropout) for _ in range(options.blocks)]
 
 
-def _fusion(options: Head, size: int, joined_sizes: Mapping[str, int]) -> TensorFusion:
+def _fusion(options: Pooled, size: int, joined_sizes: Mapping[str, int]) -> TensorFusion:
     assert options.fusion is not None
     sizes = {name: joined_sizes[name] for name in options.fusion.joined}
     require_one_size(size, sizes)
@@ -187,13 +203,62 @@ def _fusion(options: Head, size: int, joined_sizes: Mapping[str, int]) -> Tensor
     return TensorFusion(num_own, size, len(sizes), options.fusion.start)
 
 
-def _output(options: Head, size: int, num_outputs: int) -> nn.Module:
+def _output(options: Pooled, size: int, num_outputs: int) -> nn.Module:
     if isinstance(options, Category) and options.loss == "arcface":
         return Centres(size, num_outputs, options.arcface.scale)
     return nn.Linear(size, num_outputs)
 
 
-def _projection(size: int, projected: int | None, options: Head) -> tuple[nn.Sequential, int]:
+class FrameHead(nn.Module):
+    """Tap -> one linear layer on every frame (gao2023, section 2.2).
+
+    Args:
+        options: The task's part of a recipe.
+        sizes: Feature size of each hidden layer.
+        num_outputs: Symbols.
+    """
+
+    def __init__(self, options: Head, sizes: tuple[int, ...], num_outputs: int) -> None:
+        super().__init__()
+        self.tap = LayerTap(options.tap, sizes)
+        self.reversal = _reversal(options)
+        self.dropout = nn.Dropout(options.dropout)
+        self.size = self.tap.size
+        self.output = nn.Linear(self.size, num_outputs)
+
+    def forward(self, hidden: HiddenStates, conditions: Conditions = NOTHING_TOLD) -> Reading:
+        """Read hidden layers.
+
+        Returns:
+            Outputs (1, batch, frame, symbol + 1): scores, and beside them 1 for real frames and 0 on padding; as
+            embedding the mean frame.
+        """
+        frames = self.reversal(self.tap(hidden))
+        is_frame = hidden.is_frame[..., None].float()
+        scores = self.output(self.dropout(frames)).float()
+        embedding = (frames.float() * is_frame).sum(dim=1) / is_frame.sum(dim=1)
+        return Reading(torch.cat([scores, is_frame], dim=-1)[None], embedding)
+
+
+TaskHead = PooledHead | FrameHead
+
+
+def build_head(options: Head, sizes: tuple[int, ...], num_outputs: int, text_size: int = 0) -> TaskHead:
+    """Return the head of a task.
+
+    Raises:
+        RecipeError: It does not fit the layers.
+    """
+    if isinstance(options, Pooled):
+        return PooledHead(options, sizes, num_outputs, text_size)
+    return FrameHead(options, sizes, num_outputs)
+
+
+def _reversal(options: Head) -> nn.Module:
+    return nn.Identity() if options.reversal is None else GradientReversal(options.reversal)
+
+
+def _projection(size: int, projected: int | None, options: Pooled) -> tuple[nn.Sequential, int]:
     """Return layers, none when there is nothing to project to, and the features of what they give."""
     if projected is None:
         return nn.Sequential(), size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 from serein.errors import ModelError, RecipeError
 from serein.models.bodies import Cnn2dBody, CnnBlstmBody, build_body
 from serein.models.conditioning import NOTHING_TOLD, Conditions
-from serein.models.heads import PooledHead, Reading, joined
+from serein.models.heads import Reading, TaskHead, build_head, joined
 from serein.models.hidden import Backbone, HiddenStates
 from serein.models.logmel import LogMelBackbone
 from serein.recipe import Cnn2d, CnnBlstm, Head, HuggingFace, LogMel
@@ -27,16 +27,18 @@ class Member(nn.Module):
         heads: Task -> head.
     """
 
-    def __init__(self, body: Cnn2dBody | CnnBlstmBody | None, heads: Mapping[str, PooledHead]) -> None:
+    def __init__(self, body: Cnn2dBody | CnnBlstmBody | None, heads: Mapping[str, TaskHead]) -> None:
         super().__init__()
         self.body = body
         self.heads = nn.ModuleDict(heads)
 
-    def forward(self, hidden: HiddenStates, conditions: Conditions = NOTHING_TOLD) -> dict[str, Reading]:
-        """Read every task."""
+    def forward(
+        self, hidden: HiddenStates, conditions: Conditions = NOTHING_TOLD, tasks: Container[str] | None = None
+    ) -> dict[str, Reading]:
+        """Read every task, or those that are named."""
         if self.body is not None:
             hidden = self.body(hidden)
-        return {name: head(hidden, conditions) for name, head in self.heads.items()}
+        return {name: head(hidden, conditions) for name, head in self.heads.items() if tasks is None or name in tasks}
 
 
 class SpeechModel(nn.Module):
@@ -64,9 +66,11 @@ class SpeechModel(nn.Module):
         """
         return self.read(self.backbone(waveforms, num_samples), conditions)
 
-    def read(self, hidden: HiddenStates, conditions: Conditions = NOTHING_TOLD) -> dict[str, Reading]:
-        """Read every task from the backbone's hidden layers."""
-        readings = [member(hidden, conditions) for member in self.members]
+    def read(
+        self, hidden: HiddenStates, conditions: Conditions = NOTHING_TOLD, tasks: Container[str] | None = None
+    ) -> dict[str, Reading]:
+        """Read every task from the backbone's hidden layers, or those that are named."""
+        readings = [member(hidden, conditions, tasks) for member in self.members]
         return {name: joined([reading[name] for reading in readings]) for name in readings[0]}
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -77,10 +81,11 @@ class SpeechModel(nn.Module):
         groups["heads"] = [parameter for name, parameter in named if ".body." not in f".{name}"]
         return groups
 
-    def train_only(self, names: Iterable[str]) -> None:
+    def train_only(self, names: Iterable[str], tasks: Container[str] | None = None) -> None:
         """Let the named groups learn and freeze all others.
 
         Args:
+            tasks: Those whose heads learn, when heads do; `None`: all.
             names: `all`, `backbone`, `transformer` (the backbone without its CNN), or names of `parameter_groups`;
                 `layers 5-12` is `layer 5` to `layer 12`.
 
@@ -99,7 +104,13 @@ class SpeechModel(nn.Module):
         for group, parameters in groups.items():
             for parameter in parameters:
                 parameter.requires_grad_(group in chosen)
+        self._freeze_other_heads(tasks)
         self.train(self.training)
+
+    def _freeze_other_heads(self, tasks: Container[str] | None) -> None:
+        for name, parameter in self.members.named_parameters():
+            if tasks is not None and (head := _HEAD.match(name)) and head["task"] not in tasks:
+                parameter.requires_grad_(False)
 
     def train(self, mode: bool = True) -> SpeechModel:
         """Switch to training, all but frozen batch norms: their running statistics are frozen too."""
@@ -108,6 +119,9 @@ class SpeechModel(nn.Module):
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and not module.weight.requires_grad:
                 module.eval()
         return self
+
+
+_HEAD = re.compile(r"\d+\.heads\.(?P<task>\w+)\.")  # of a member
 
 
 def _expand(name: str, groups: Mapping[str, object]) -> list[str]:
@@ -180,5 +194,5 @@ def _member(
 ) -> Member:
     built = None if body is None else build_body(body, backbone)
     sizes = backbone.sizes if built is None else (built.size,)
-    heads = {name: PooledHead(options, sizes, outputs, text_size) for name, (options, outputs) in tasks.items()}
+    heads = {name: build_head(options, sizes, outputs, text_size) for name, (options, outputs) in tasks.items()}
     return Member(built, heads)

@@ -12,25 +12,29 @@ from serein.recipe.data import Clips, Labels, Nouns, Protocol, Text
 from serein.recipe.experiment import Inference, Recipe
 from serein.recipe.learning import Batches, Effects, Features, Optimizer, Schedule, SpectrogramAugmentation, Stage
 from serein.recipe.model import (
-    ArcFace,
-    AttentionBlocks,
     Backbone,
     Body,
-    Category,
     Cnn2d,
     CnnBlstm,
+    HuggingFace,
+    LogMel,
+    Tap,
+)
+from serein.recipe.options import Options
+from serein.recipe.reading import dump, load, validate
+from serein.recipe.tasks import (
+    ArcFace,
+    AttentionBlocks,
+    Category,
     Conditioning,
     Contrastive,
     Fusion,
     Head,
-    HuggingFace,
-    LogMel,
-    Tap,
+    Pooled,
     Tasks,
+    Transcript,
     Words,
 )
-from serein.recipe.options import Options
-from serein.recipe.reading import dump, load, validate
 
 __all__ = [
     "ArcFace",
@@ -55,6 +59,7 @@ __all__ = [
     "LogMel",
     "Optimizer",
     "Options",
+    "Pooled",
     "Protocol",
     "Recipe",
     "Schedule",
@@ -63,6 +68,7 @@ __all__ = [
     "Tap",
     "Tasks",
     "Text",
+    "Transcript",
     "Words",
     "dump",
     "load",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from serein.recipe.options import Options, Positive, Share
 
@@ -16,6 +16,8 @@ class Labels(Options):
         classes: Their order; `None` takes those of the data, sorted.
         merge: Corpus word -> class, for instance `{excited: happy}`.
         others: What happens to utterances of no class: stop (`error`) or leave out, counted (`drop`).
+        unlabelled: What happens to utterances without any label of the main task from which another task can learn:
+            it does (`learn`), but they are never tested; or `drop`.
         agreement: Train on those alone whose emotion at least this share of the raters chose first (diatlova2024's
             "confident" subset is 0.8: four of five); dev and test stay whole.
     """
@@ -23,6 +25,7 @@ class Labels(Options):
     classes: tuple[str, ...] | None = None
     merge: dict[str, str] = {}
     others: Literal["error", "drop"] = "error"
+    unlabelled: Literal["learn", "drop"] = "learn"
     agreement: Share | None = None
 
 
@@ -34,6 +37,8 @@ class Protocol(Options):
             each corpus tested by the others; `official`: the corpus's own split; `random`: speaker-dependent.
         folds: Named folds: test speakers (or sessions, corpora) of each; instead of `num_folds`.
         num_folds: Number of folds when they are not named.
+        speakers: `shared`: the corpus's own split (`official`) has the same speakers in train and test, as for
+            recognising them; else a shared speaker is a leak.
         only: Run these folds only, by name ("1", "2", ...).
         dev: `speakers`: held-out speakers of the training side; `sessions`: a held-out session; `random-20`: a
             fifth at random, which shares speakers; `partner`: who speaks with the test speakers, in their sessions;
@@ -47,10 +52,22 @@ class Protocol(Options):
     )
     folds: tuple[tuple[str, ...], ...] | None = None
     num_folds: Annotated[int, Field(ge=2)] = 5
+    speakers: Literal["apart", "shared"] = "apart"
     only: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     dev: Literal["speakers", "sessions", "partner", "random-20", "official", "none"] = "speakers"
     dev_share: Share = 0.2
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _can_share(self) -> Protocol:
+        if self.speakers == "shared" and self.name not in ("official", "random"):
+            raise ValueError(f"'{self.name}' divides by speakers or whole groups of them: 'shared' is for 'official'")
+        return self
+
+    @property
+    def shares_speakers(self) -> bool:
+        """Whether test speakers may be heard in training."""
+        return self.name == "random" or self.speakers == "shared"
 
 
 class Text(Options):

@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 
 from serein.recipe.data import Clips, Labels, Nouns, Protocol, Text
 from serein.recipe.learning import Features, Stage
-from serein.recipe.model import Backbone, Body, LogMel, Tasks
+from serein.recipe.model import Backbone, Body, LogMel
 from serein.recipe.options import Count, Name, Options, Positive
+from serein.recipe.tasks import Tasks
 
 
 class Inference(Options):
@@ -51,6 +52,10 @@ class Recipe(Options):
     inference: Inference = Inference()
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
 
+    def tasks_of(self, stage: Stage) -> tuple[str, ...]:
+        """Return the tasks that a stage learns, the one that it watches first."""
+        return stage.tasks or tuple(self.tasks.chosen)
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
         names = [stage.name for stage in self.stages]
@@ -58,7 +63,16 @@ class Recipe(Options):
             raise ValueError(f"two stages share a name: {', '.join(names)}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: one is named twice: {', '.join(map(str, self.seeds))}")
-        contrasts = any(task.contrastive for task in self.tasks.chosen.values())
+        if "asr" in self.tasks.chosen and self.members > 1:
+            raise ValueError("several members have no common transcript: set members to 1, or leave out 'asr'")
+        contrasts = any(task.contrastive for task in self.tasks.pooled.values())
+        for stage in self.stages:
+            self._stage_fits(stage)
+        learned = {name for stage in self.stages for name in self.tasks_of(stage)}
+        if idle := [name for name in self.tasks.chosen if name not in learned]:
+            raise ValueError(
+                f"no stage learns {', '.join(idle)}: name it in a stage's tasks, or leave it out of 'tasks'"
+            )
         for stage in self.stages:
             if contrasts and stage.augmentation.mixup:
                 raise ValueError(
@@ -71,3 +85,21 @@ class Recipe(Options):
                     "fixed number of epochs"
                 )
         return self
+
+    def _stage_fits(self, stage: Stage) -> None:
+        """Raise ValueError when a stage's tasks, watched score or shares of the loss do not fit the recipe's tasks."""
+        where, names = f"stage '{stage.name}'", self.tasks_of(stage)
+        if unknown := [name for name in names if name not in self.tasks.chosen]:
+            raise ValueError(f"{where} learns {', '.join(unknown)}, which 'tasks' does not have")
+        if len(set(names)) < len(names):
+            raise ValueError(f"{where} names a task twice: {', '.join(names)}")
+        if stage.augmentation.mixup and "asr" in names:
+            raise ValueError(f"{where} mixes clips, whose transcripts do not mix: set augmentation.mixup to 0")
+        if stage.sampling == "balanced" and names[0] == "asr":
+            raise ValueError(f"{where} balances the classes of its first task, but 'asr' has none")
+        is_of_transcripts = stage.watch in ("word_accuracy", "character_accuracy")
+        if stage.watch != "ua" and is_of_transcripts != (names[0] == "asr"):
+            raise ValueError(f"{where} watches '{stage.watch}', which its first task '{names[0]}' does not have")
+        weighed = [name for name in names if self.tasks.chosen[name].weight != 1.0]
+        if stage.main_share is not None and weighed:
+            raise ValueError(f"{where} has 'main_share', which leaves no room for the weight of {', '.join(weighed)}")

@@ -151,17 +151,24 @@ class Features(Options):
     folder: str | None = None
 
 
+TaskName = Literal["emotion", "words", "gender", "asr", "style", "speaker"]
+
+
 class Stage(Options):
     """One training: which weights move, how, how long.
 
     Attributes:
         name: Unique within the recipe; names a folder.
+        tasks: Which of the recipe's tasks learn and are scored; the first of them is watched. `None`: all, in order.
+        main_share: Share a of the first task in the loss; the others share the rest alike:
+            a * L_first + (1 - a) / n * (sum of the n others), gao2023's equations 1 and 2. `None`: by their weights.
         epochs: Most epochs.
         trainable: `all`, or names among `cnn`, `projection`, `layers 5-12`, `layer 3`, `transformer` (the projection
             and all layers), `backbone`, `body`, `heads`.
         sampling: Each epoch hears `all` training clips; or, `balanced`, as many of each class of the stage's first task
             as the rarest class has, drawn anew (clips without a class are all heard).
-        watch: The dev score that chooses and stops: unweighted accuracy or macro-F1, of the main task.
+        watch: The dev score of the first task that chooses and stops: `ua` or `macro_f1` of classes; `word_accuracy`
+            (1 - word error rate, which `ua` means here, too) or `character_accuracy` of transcripts.
         patience: Epochs without gain in it before the stage stops; `None` trains them all.
         keep: Which weights the stage hands on: of the `best` dev score, or the `last`.
         average: Decay of an exponential moving average of the weights, which is what is judged and kept; or `None`.
@@ -171,6 +178,8 @@ class Stage(Options):
     """
 
     name: Name = "emotion"
+    tasks: Annotated[tuple[TaskName, ...], Field(min_length=1)] | None = None
+    main_share: Share | None = None
     epochs: Count = 30
     trainable: tuple[str, ...] = ("all",)
     optimizer: Optimizer = Optimizer()
@@ -179,7 +188,7 @@ class Stage(Options):
     augmentation: SpectrogramAugmentation = SpectrogramAugmentation()
     effects: Effects = Effects()
     sampling: Literal["all", "balanced"] = "all"
-    watch: Literal["ua", "macro_f1"] = "ua"
+    watch: Literal["ua", "macro_f1", "word_accuracy", "character_accuracy"] = "ua"
     patience: Count | None = None
     keep: Literal["best", "last"] = "best"
     average: Share | None = None

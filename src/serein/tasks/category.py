@@ -46,13 +46,18 @@ class CategoryTask:
         each = losses.LOSSES[self.options.loss](truth, output, weights, self.options.label_smoothing, **own)
         return losses.weighted_mean(each, truth, weights)
 
+    def kept(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """Return what of a batch's answers is kept until the whole set is scored: all of it, (batch, class)."""
+        return output
+
     def classes(self, truth: torch.Tensor) -> torch.Tensor:
         """Return the class numbers of shares, (batch, class): (batch,)."""
         return truth.argmax(dim=1)
 
     def scores(self, truth: torch.Tensor, output: torch.Tensor) -> dict[str, float]:
-        """Return the scores of a whole set, 0 to 1, by name: shares and logits, both (utterance, class)."""
-        return class_scores(self.classes(truth).numpy(), output.argmax(dim=1).numpy(), self.num_outputs)
+        """Return the scores of a whole set, 0 to 1, and its loss, by name: shares and logits, (utterance, class)."""
+        scores = class_scores(self.classes(truth).numpy(), output.argmax(dim=1).numpy(), self.num_outputs)
+        return {**scores, "loss": float(self.loss(truth, output))}
 
 
 def class_scores(truth: np.ndarray, answers: np.ndarray, num_classes: int) -> dict[str, float]:

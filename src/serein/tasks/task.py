@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from serein.data.batches import Targets
 from serein.data.utterance import Utterance
 from serein.labels.categories import Categories
+from serein.labels.transcripts import Alphabet
 from serein.labels.words import WordClasses
 from serein.recipe import Head
 
@@ -31,7 +32,7 @@ class Task(Protocol):
         ...
 
     @property
-    def labels(self) -> Categories | WordClasses:
+    def labels(self) -> Categories | WordClasses | Alphabet:
         """What its output means."""
         ...
 
@@ -44,13 +45,27 @@ class Task(Protocol):
         ...
 
     def loss(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss of a batch."""
+        """Return the mean loss of a batch.
+
+        Args:
+            truth: (batch, ...) targets.
+            output: (batch, ...) what the head puts out.
+        """
         ...
+
+    def kept(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """Return what of a batch's answers is kept until the whole set is scored, (batch, ...) of one width."""
+        ...
+
+    def scores(self, truth: torch.Tensor, kept: torch.Tensor) -> dict[str, float]:
+        """Return scores of a whole set by name, the higher the better, the one that is watched first; and `loss`."""
+        ...
+
+
+@runtime_checkable
+class ClassTask(Task, Protocol):
+    """A task whose targets belong to classes."""
 
     def classes(self, truth: torch.Tensor) -> torch.Tensor:
         """Return the class numbers of targets, (batch,)."""
-        ...
-
-    def scores(self, truth: torch.Tensor, output: torch.Tensor) -> dict[str, float]:
-        """Return scores of a whole set, 0 to 1, by name; `ua` among them."""
         ...

@@ -69,16 +69,21 @@ class WordTask:
         """Return the mean loss of a batch: targets, (batch, feature + class), and vectors, (batch, feature)."""
         return losses.VECTOR_LOSSES[self.options.loss](truth[:, : self.num_outputs], output).mean()
 
+    def kept(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """Return what of a batch's answers is kept until the whole set is scored: all of it, (batch, feature)."""
+        return output
+
     def classes(self, truth: torch.Tensor) -> torch.Tensor:
         """Return the class numbers of targets, (batch, feature + class): (batch,)."""
         return truth[:, self.num_outputs :].argmax(dim=1)
 
     def scores(self, truth: torch.Tensor, output: torch.Tensor) -> dict[str, float]:
-        """Return the scores of a whole set, 0 to 1, by name, and the mean cosine with the targets."""
+        """Return the scores of a whole set, 0 to 1, by name, the mean cosine with the targets, and the loss."""
         classes = self.classes(truth).numpy()
         answers = self.labels.cosines(output.numpy()).argmax(axis=1)
         cosine = mean_cosine(truth[:, : self.num_outputs].numpy(), output.numpy())
-        return {**class_scores(classes, answers, len(self.labels.classes)), "cosine": cosine}
+        scores = class_scores(classes, answers, len(self.labels.classes))
+        return {**scores, "cosine": cosine, "loss": float(self.loss(truth, output))}
 
 
 def word_classes(categories: Categories, vocabulary: Vocabulary, nouns: dict[str, str], name: str) -> WordClasses:

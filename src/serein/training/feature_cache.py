@@ -65,8 +65,8 @@ def tapped_layers(model: SpeechModel) -> tuple[str, ...]:
     names: set[str] = set()
     for member in model.members:
         reader: Any = member.heads if member.body is None else member.body
-        for tap in (module.tap for module in reader.modules() if isinstance(module, LayerTap)):
-            names |= {str(n) for n in range(len(model.backbone.sizes))} if tap == "weighted" else {str(tap)}
+        for tap in (module for module in reader.modules() if isinstance(module, LayerTap)):
+            names |= {str(n) for n in range(len(model.backbone.sizes))} if tap.layers is None else set(tap.layers)
     return tuple(sorted(names))
 
 

@@ -79,7 +79,7 @@ class EpochKeeper(Checkpoint):
         self.history.append(line)
         self.is_over = trainer.should_stop
         score = line.get(self.watched)
-        is_best = self.keep == "last" or score is None or score > self.best.get(self.watched, -1.0)
+        is_best = self.keep == "last" or score is None or score > self.best.get(self.watched, -math.inf)
         if is_best:
             self.best = line
         if trainer.is_global_zero:

@@ -17,12 +17,12 @@ from serein.losses import supervised_contrastive
 from serein.models.heads import Reading
 from serein.models.pretrained import weights_hash
 from serein.models.speech import SpeechModel
-from serein.recipe import Optimizer, SpectrogramAugmentation, Stage
-from serein.tasks.task import Task
+from serein.recipe import Optimizer, Pooled, SpectrogramAugmentation, Stage
+from serein.tasks.task import ClassTask, Task
 from serein.training.gathering import gathered
 from serein.training.hearing import hear
 
-Judged = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # (clip,) positions, (clip, ...) truth and output
+Judged = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # (clip,) positions, (clip, ...) truth and what is kept
 
 
 class StageModule(lightning.LightningModule):
@@ -30,7 +30,7 @@ class StageModule(lightning.LightningModule):
 
     Args:
         model: Learns in place.
-        tasks: Task name -> task; the dev score of the first one chooses.
+        tasks: Task name -> task: all of the recipe's. Those of the stage learn; the dev score of its first one chooses.
         stage: The stage's part of the recipe.
         num_steps: Optimiser steps of the whole stage.
         seed: Root of what is drawn in the model, dropout for instance.
@@ -43,9 +43,11 @@ class StageModule(lightning.LightningModule):
         self, model: SpeechModel, tasks: Mapping[str, Task], stage: Stage, *, num_steps: int, seed: int
     ) -> None:
         super().__init__()
-        self.model, self.tasks, self.stage = model, tasks, stage
+        self.model, self.stage = model, stage
+        self.tasks = {name: tasks[name] for name in stage.tasks or tasks}
+        self.weights = loss_weights(self.tasks, stage.main_share)
         self.num_steps, self.seed = num_steps, seed
-        model.train_only(stage.trainable)
+        model.train_only(stage.trainable, self.tasks)
         self.frozen_sha256 = _frozen_sha256(model)
         self.average = None if stage.average is None else _averaged(model, stage.average)
         if self.average is not None and self.frozen_sha256 is not None:
@@ -57,18 +59,22 @@ class StageModule(lightning.LightningModule):
         """The model whose scores count: the averaged one when the stage averages."""
         return self.model if self.average is None else self.average.module  # type: ignore[return-value]
 
+    @property
+    def watched(self) -> str:
+        """Name of the metric that chooses and stops."""
+        return f"dev_{watched_score(self.stage, next(iter(self.tasks)))}"
+
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
-        """Return the weighted sum of the tasks' losses.
+        """Return the weighted sum of the losses of the stage's tasks.
 
         Dropout is seeded by batch: loaders draw from torch's generator as well, and a resumed run makes more of them.
         """
         torch.manual_seed(draw_seed(self.seed, self.current_epoch, f"dropout/{batch_index}/{self.global_rank}"))
         heard = hear(self.model.backbone, batch, self.stage.augmentation)
-        readings = self.model.read(heard.hidden, heard.conditions)
-        loss = self._loss(readings, heard.targets, heard.has_target)
-        size = len(batch.num_samples)
-        many = self.trainer.world_size > 1
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=many)
+        readings = self.model.read(heard.hidden, heard.conditions, self.tasks)
+        losses = self.losses(readings, heard.targets, heard.has_target)
+        loss = self.weighted(losses, readings)
+        self._log_losses(loss, losses, len(batch.num_samples))
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -88,27 +94,28 @@ class StageModule(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Keep truth and answer; the score is taken when all are there."""
         heard = hear(self.judged.backbone, batch, SpectrogramAugmentation())
-        readings = self.judged.read(heard.hidden, batch.conditions)
+        readings = self.judged.read(heard.hidden, batch.conditions, self.tasks)
         for name, reading in readings.items():
             known = batch.has_target[name]
-            judged = (batch.positions[known].cpu(), batch.targets[name][known].cpu(), reading.output[known].cpu())
-            self._dev.setdefault(name, []).append(judged)
+            if known.any():
+                truth = batch.targets[name][known]
+                kept = self.tasks[name].kept(truth, reading.output[known])
+                self._dev.setdefault(name, []).append((batch.positions[known].cpu(), truth.cpu(), kept.cpu()))
 
     def on_validation_epoch_end(self) -> None:
         """Score the whole dev set, on every process the same."""
         for name, judged in self._gathered().items():
-            positions, truth, output = (torch.cat(part) for part in zip(*judged, strict=True))
+            positions, truth, kept = (torch.cat(part) for part in zip(*judged, strict=True))
             if self.trainer.world_size > 1:  # with few batches, some are heard by several processes
                 once = list({position: row for row, position in enumerate(positions.tolist())}.values())
-                truth, output = truth[once], output[once]
-            scores = self.tasks[name].scores(truth, output)
+                truth, kept = truth[once], kept[once]
+            scores = self.tasks[name].scores(truth, kept)
             is_main = name == next(iter(self.tasks))
             prefix = "dev" if is_main else f"dev_{name}"
             for score_name, score in scores.items():
                 self.log(f"{prefix}_{score_name}", score, rank_zero_only=False)
-            self.log(f"{prefix}_loss", self.tasks[name].loss(truth, output))
             if is_main and self.stage.schedule.name == "plateau":
-                self.lr_schedulers().step(scores[self.stage.watch])  # type: ignore[union-attr,arg-type]
+                self.lr_schedulers().step(scores[watched_score(self.stage, name)])  # type: ignore[union-attr,arg-type]
         self._dev.clear()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -142,7 +149,7 @@ class StageModule(lightning.LightningModule):
             # Lightning would step it after the resume state is written, so on_validation_epoch_end does
             return {
                 "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": plateau, "monitor": f"dev_{self.stage.watch}", "frequency": _NEVER},
+                "lr_scheduler": {"scheduler": plateau, "monitor": self.watched, "frequency": _NEVER},
             }
         interval = "epoch" if schedule.name == "exponential" else "step"
         return {
@@ -157,25 +164,39 @@ class StageModule(lightning.LightningModule):
         """Move a batch."""
         return batch.to(device)
 
-    def _loss(
+    def losses(
         self,
         readings: Mapping[str, Reading],
         targets: Mapping[str, torch.Tensor],
         has_target: Mapping[str, torch.Tensor],
-    ) -> torch.Tensor:
-        losses = []
+    ) -> dict[str, torch.Tensor]:
+        """Return the loss of each task of which the batch has targets, before it is weighted."""
+        losses: dict[str, torch.Tensor] = {}
         for name, task in self.tasks.items():
-            known, reading, contrast = has_target[name], readings[name], task.options.contrastive
-            truth, own_share = targets[name][known], 1.0
-            if contrast is not None:
+            known, reading = has_target[name], readings[name]
+            contrast = task.options.contrastive if isinstance(task.options, Pooled) else None
+            truth, own_share, parts = targets[name][known], 1.0, []
+            if contrast is not None and isinstance(task, ClassTask):
                 own_share = 1.0 - contrast.share
                 pulled = self._contrast(task.classes(truth), reading.embedding[known], contrast.temperature)
-                losses.append(task.options.weight * contrast.share * pulled)
+                parts.append(contrast.share * pulled)
             if known.any():
-                losses.append(task.options.weight * own_share * _summed(task, truth, reading.outputs[:, known]))
+                parts.append(own_share * _summed(task, truth, reading.outputs[:, known]))
+            if parts:
+                losses[name] = torch.stack(parts).sum()
+        return losses
+
+    def weighted(self, losses: Mapping[str, torch.Tensor], readings: Mapping[str, Reading]) -> torch.Tensor:
+        """Return the sum of the tasks' losses, each by its weight; 0 of a batch without any target."""
         if not losses:
             return sum(reading.output.sum() for reading in readings.values()) * 0.0  # type: ignore[return-value]
-        return torch.stack(losses).sum()
+        return torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
+
+    def _log_losses(self, loss: torch.Tensor, losses: Mapping[str, torch.Tensor], num_clips: int) -> None:
+        many = self.trainer.world_size > 1
+        each = {f"train_{name}_loss": own for name, own in losses.items()} if len(self.tasks) > 1 and not many else {}
+        for name, value in {"train_loss": loss, **each}.items():
+            self.log(name, value.detach(), on_step=False, on_epoch=True, batch_size=num_clips, sync_dist=many)
 
     def _contrast(self, labels: torch.Tensor, embeddings: torch.Tensor, temperature: float) -> torch.Tensor:
         """Return the contrastive loss over the clips of all processes, whose batches may differ in size."""
@@ -205,6 +226,24 @@ def require_backbone(expected_sha256: str, found_sha256: str | None) -> None:
             where="backbone.source",
             remedy="Restore them, or train anew into another --out.",
         )
+
+
+def loss_weights(tasks: Mapping[str, Task], main_share: float | None) -> dict[str, float]:
+    """Return the weight of each task's loss: its own, or a for the first and (1 - a) / n for each of the n others.
+
+    The second is equation 1 of gao2023; equation 2 is the same with a reversed gradient. A task alone weighs 1.
+    """
+    if main_share is None:
+        return {name: task.options.weight for name, task in tasks.items()}
+    main, *others = tasks
+    if not others:
+        return {main: 1.0}
+    return {main: main_share, **dict.fromkeys(others, (1.0 - main_share) / len(others))}
+
+
+def watched_score(stage: Stage, first: str) -> str:
+    """Return the score of a stage's first task that is watched; of transcripts `ua` means the word accuracy."""
+    return "word_accuracy" if first == "asr" and stage.watch == "ua" else stage.watch
 
 
 def _frozen_sha256(model: SpeechModel) -> str | None:

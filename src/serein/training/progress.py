@@ -19,10 +19,11 @@ class StageProgress(lightning.Callback):
     Args:
         report: Who is told.
         label: For instance "fold 2/6  seed 0  emotion".
+        watched: Name of the dev score that is told.
     """
 
-    def __init__(self, report: Report, label: str) -> None:
-        self.report, self.label = report, label
+    def __init__(self, report: Report, label: str, watched: str = "dev_ua") -> None:
+        self.report, self.label, self.watched = report, label, watched
         self.heard_s = 0.0
         self.started = self.reported = time.monotonic()
 
@@ -51,6 +52,8 @@ class StageProgress(lightning.Callback):
         rate = self.heard_s / max(time.monotonic() - self.started, 1e-6)
         metrics = trainer.callback_metrics
         loss = f"  loss {float(metrics['train_loss']):.3f}" if "train_loss" in metrics else ""
-        dev = f"  dev UA {100 * float(metrics['dev_ua']):.1f} %" if "dev_ua" in metrics else ""
+        score = metrics.get(self.watched)
+        name = {"ua": "UA", "macro_f1": "macro-F1"}.get(self.watched.removeprefix("dev_"), self.watched[4:])
+        dev = "" if score is None else f"  dev {name.replace('_', ' ')} {100 * float(score):.1f} %"
         epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 1)
         return f"epoch {epoch}/{trainer.max_epochs}{loss}{dev}  {rate:.0f}x real time"

@@ -36,7 +36,7 @@ from serein.models.logmel import LogMelBackbone
 from serein.models.speech import SpeechModel
 from serein.progress import Report
 from serein.recipe import Batches, Clips, Features, Stage
-from serein.tasks.task import Task
+from serein.tasks.task import ClassTask, Task
 from serein.training.feature_cache import FeatureCache, StoredFeatures, is_heard_alike, tapped_layers
 from serein.training.keeping import METRICS, PARTIAL, RESUME, WEIGHTS, EpochKeeper, load_weights, readable_state
 from serein.training.module import StageModule
@@ -160,6 +160,7 @@ def train_stage(
 
     Args:
         model: Starts as the stage before left it.
+        tasks: All of the recipe's; the stage names those that learn.
         folder: Gets `metrics.jsonl`, `weights.safetensors` and, until it is done, the state to resume from.
         seed: Root of every draw.
         report: Told of progress, under `label`.
@@ -188,7 +189,7 @@ def with_features(model: SpeechModel, stage: Stage, data: TrainingData, report: 
         AudioError: A recording cannot be read.
         RunError: The disk lacks room for them, or nothing can be written.
     """
-    model.train_only(stage.trainable)
+    model.train_only(stage.trainable, stage.tasks)
     positions = [*data.train, *data.dev]
     longest_s = float(batch_durations(data.recordings, data.clips, is_training=False)[list(data.train)].max())
     options = data.features or Features(store="none")
@@ -212,12 +213,12 @@ def _fit(
     loaders = EpochLoaders(data, stage, seed, _balanced_classes(tasks, stage, data))
     module = StageModule(model, tasks, stage, num_steps=loaders.num_steps(), seed=seed)
     callbacks: list[lightning.Callback] = [
-        EpochKeeper(folder, stage.keep, f"dev_{stage.watch}"),
-        StageProgress(report, label),
+        EpochKeeper(folder, stage.keep, module.watched),
+        StageProgress(report, label, module.watched),
     ]
     if stage.patience is not None:
         callbacks.append(
-            EarlyStopping(f"dev_{stage.watch}", mode="max", patience=stage.patience, check_on_train_epoch_end=False)
+            EarlyStopping(module.watched, mode="max", patience=stage.patience, check_on_train_epoch_end=False)
         )
     resume = readable_state(folder)
     with _quiet():
@@ -246,8 +247,9 @@ def _balanced_classes(tasks: Mapping[str, Task], stage: Stage, data: TrainingDat
     """Return (utterance,) class numbers of the first task, -1 without one, for a stage that balances them."""
     if stage.sampling == "all":
         return None
-    name, task = next(iter(tasks.items()))
-    targets = data.targets[name]
+    name = next(iter(stage.tasks or tasks))
+    task, targets = tasks[name], data.targets[name]
+    assert isinstance(task, ClassTask)  # the recipe is refused else
     return np.where(targets.is_known, task.classes(torch.from_numpy(targets.values)).numpy(), -1)
 
 

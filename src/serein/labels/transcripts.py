@@ -1,0 +1,137 @@
+"""Transcripts as letters: how texts are normalised, an alphabet for CTC, and how far two texts are apart.
+
+Normalised: Unicode's NFKC, lower case; letters (with their marks), digits and apostrophes within words stay; all else
+separates words, and words are separated by one space.
+"""
+
+from __future__ import annotations
+
+import importlib
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serein.errors import ManifestError, MissingExtraError
+
+PADDING, UNKNOWN = -1, -2  # in rows of letters; an unknown letter is one that no training transcript has
+_APOSTROPHES = "'’ʼ"
+_REPLACEMENT = "\ufffd"
+
+
+def normalised(text: str | None) -> str:
+    """Return a text as it is learned and compared.
+
+    Example:
+        >>> normalised("  It's 5 o’clock -- DON'T 'quote'!")
+        "it's 5 o'clock don't quote"
+    """
+    folded = unicodedata.normalize("NFKC", text or "").lower()
+    kept = "".join("'" if c in _APOSTROPHES else c if unicodedata.category(c)[0] in "LNM" else " " for c in folded)
+    return " ".join(word for part in kept.split() if (word := part.strip("'")))
+
+
+@dataclass(frozen=True)
+class Alphabet:
+    """What a model of transcripts can say: symbol 0 is CTC's blank, symbol n the letter `letters[n - 1]`.
+
+    Attributes:
+        letters: Distinct, sorted; the space among them.
+
+    Example:
+        >>> abc = Alphabet.of(["a cab"])
+        >>> abc.letters, abc.numbers("cad"), abc.text([3, 0, 3, 2, 2, 0, 2, 1])
+        (' abc', [4, 2, -2], 'bbaa')
+    """
+
+    letters: str
+
+    @classmethod
+    def of(cls, texts: Iterable[str | None]) -> Alphabet:
+        """Return the letters of texts, normalised.
+
+        Raises:
+            ManifestError: There are none.
+        """
+        letters = sorted({letter for text in texts for letter in normalised(text)})
+        if not letters:
+            raise ManifestError(
+                "no training utterance has a transcript",
+                where="tasks.asr",
+                remedy="Fill in 'transcript', or leave the task out.",
+            )
+        return cls("".join(letters))
+
+    @property
+    def num_symbols(self) -> int:
+        """Letters and the blank."""
+        return len(self.letters) + 1
+
+    def numbers(self, text: str | None) -> list[int]:
+        """Return the symbol of each letter of a text, normalised; `UNKNOWN` of letters that it does not have."""
+        known = {letter: number for number, letter in enumerate(self.letters, start=1)}
+        return [known.get(letter, UNKNOWN) for letter in normalised(text)]
+
+    def rows(self, texts: Sequence[str | None]) -> NDArray[np.int16]:
+        """Return the symbols of many texts, (text, letter), with `PADDING` behind each."""
+        lines = [self.numbers(text) for text in texts]
+        rows = np.full((len(lines), max(1, *map(len, lines))), PADDING, np.int16)
+        for row, line in zip(rows, lines, strict=True):
+            row[: len(line)] = line
+        return rows
+
+    def spelt(self, numbers: Iterable[int]) -> str:
+        """Return the text of symbols of a row; what is unknown is no letter of any word that a model can say."""
+        return "".join(_REPLACEMENT if n == UNKNOWN else self.letters[n - 1] for n in numbers if n != PADDING)
+
+    def text(self, symbols: Sequence[int]) -> str:
+        """Return what the best symbol of each frame says: repeats are one, blanks nothing (greedy decoding)."""
+        said = [n for n, before in zip(symbols, [0, *symbols], strict=False) if n not in (0, before)]
+        return " ".join(self.spelt(said).split())
+
+
+@dataclass(frozen=True)
+class WordErrors:
+    """What it takes to make what was said out of what was heard.
+
+    Attributes:
+        errors: Words that are substituted, deleted or inserted.
+        words: Of what was said.
+        letter_errors: Likewise of letters, spaces counted.
+        letters: Of what was said.
+    """
+
+    errors: int
+    words: int
+    letter_errors: int
+    letters: int
+
+
+def word_errors(truth: str, heard: str) -> WordErrors:
+    """Return how far two normalised texts are apart, by jiwer.
+
+    Raises:
+        MissingExtraError: The package `jiwer` is not installed.
+
+    Example:
+        >>> word_errors("dogs are sitting", "dog are sitting by")
+        WordErrors(errors=2, words=3, letter_errors=4, letters=16)
+    """
+    require_jiwer()
+    jiwer = importlib.import_module("jiwer")
+    words, letters = jiwer.process_words(truth, heard), jiwer.process_characters(truth, heard)
+    return WordErrors(_errors(words), len(truth.split()), _errors(letters), len(truth))
+
+
+def require_jiwer() -> None:
+    """Raise MissingExtraError when the package that counts errors is not installed."""
+    try:
+        importlib.import_module("jiwer")
+    except ImportError:
+        raise MissingExtraError("jiwer", "asr") from None
+
+
+def _errors(found: object) -> int:
+    return sum(int(getattr(found, kind)) for kind in ("substitutions", "deletions", "insertions"))

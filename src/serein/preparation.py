@@ -1,0 +1,254 @@
+"""The data of an experiment: read, divided, proved new, and what each task takes from it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from serein.data import manifest
+from serein.data.batches import Targets
+from serein.data.extras import LeftOver, with_extras
+from serein.data.folds import Fold, Folds, dev_rule, make_folds
+from serein.data.leaks import check_leaks, check_targets
+from serein.data.recordings import Recordings, twins
+from serein.data.utterance import Utterance
+from serein.errors import RecipeError
+from serein.labels.attributes import agreement, require_attributes
+from serein.labels.categories import Categories, categories_of, value_of, with_class
+from serein.labels.transcripts import Alphabet, normalised
+from serein.progress import Report
+from serein.recipe import Category, Protocol, Recipe, Transcript, Words
+from serein.tasks.category import CategoryTask
+from serein.tasks.task import Task
+
+Divide = Callable[[Sequence[Utterance], Protocol, Mapping[str, str]], Folds]
+
+
+@dataclass
+class Experiment:
+    """A recipe and the data it runs on, ready to train.
+
+    Attributes:
+        utterances: Those with a target of the main task, and those from which others can learn.
+        left_out: Other labels and how many utterances had them.
+        meanings: Task of classes -> its classes; of speakers all there are.
+        twins: Id -> id of an utterance with the same audio.
+    """
+
+    recipe: Recipe
+    manifest: Path
+    utterances: list[Utterance]
+    left_out: Counter[str]
+    meanings: dict[str, Categories]
+    recordings: Recordings
+    twins: dict[str, str]
+    folds: Folds
+
+    @property
+    def categories(self) -> Categories:
+        """Classes of the task that is judged.
+
+        Raises:
+            RecipeError: It has none.
+        """
+        main = self.recipe.tasks.main
+        if main not in self.meanings:
+            raise RecipeError(f"'{main}' has no classes", where="tasks", remedy="Choose a task of classes first.")
+        return self.meanings[main]
+
+    def class_counts(self) -> dict[str, int]:
+        """Return how many utterances each class of the judged task has; nothing when it has no classes."""
+        categories = self.meanings.get(self.recipe.tasks.main)
+        if categories is None:
+            return {}
+        counts = Counter(categories.label(u) for u in self.utterances)
+        return {name: counts[name] for name in categories.classes}
+
+    def positions(self, ids: Sequence[str]) -> list[int]:
+        """Return where utterances stand in the list."""
+        wanted = set(ids)
+        return [position for position, utterance in enumerate(self.utterances) if utterance.id in wanted]
+
+    def units(self) -> list[tuple[Fold, int]]:
+        """Return every fold with every seed."""
+        return [(fold, seed) for seed in self.recipe.seeds for fold in self.folds.folds]
+
+    def learner(self, fold: Fold) -> Fold:
+        """Return the first fold with this one's train and dev: the one that is trained."""
+        return next(other for other in self.folds.folds if other.learns_as(fold))
+
+
+def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide = make_folds) -> Experiment:
+    """Read and decode the data, divide it, and prove that no test side was seen.
+
+    Args:
+        divide: `make_folds` for an experiment, `train_and_dev` for one model.
+
+    Raises:
+        ManifestError, AudioError, RecipeError, LeakError: Before any training.
+    """
+    everything = manifest.read(manifest_path)
+    meanings = _meanings(recipe, everything)
+    labelled, extras, left_out = _chosen(recipe, everything, meanings)
+    kept = {u.id for u in (*labelled, *extras)}
+    utterances = [u for u in everything if u.id in kept]
+    recordings = Recordings(utterances, trim_db=recipe.clips.trim_db)
+    recordings.prefetch(lambda done, total: report("reading audio", done, total, f"{total} clips"))
+    pairs = dict(twins(recordings))
+    folds = _agreed(labelled, divide(labelled, recipe.protocol, pairs), recipe.labels.agreement)
+    folds = with_extras(folds, utterances, LeftOver(recipe.tasks.main, extras), recipe.protocol, pairs)
+    check_leaks(utterances, folds, pairs)
+    require_attributes(utterances, recipe.tasks.conditions, "known")
+    if any(fold.test for fold in folds.folds):
+        require_attributes(utterances, recipe.tasks.conditions, recipe.inference.attributes)
+        _require_known_speakers(recipe, folds)
+    return Experiment(recipe, manifest_path, utterances, left_out, meanings, recordings, pairs, folds)
+
+
+def _meanings(recipe: Recipe, utterances: Sequence[Utterance]) -> dict[str, Categories]:
+    chosen = recipe.tasks.chosen
+    main = recipe.tasks.main
+    order = [main, *(name for name in chosen if name != main)]
+    return {name: categories_of(utterances, recipe.labels, name) for name in order if name != "asr"}
+
+
+def _chosen(
+    recipe: Recipe, everything: Sequence[Utterance], meanings: Mapping[str, Categories]
+) -> tuple[list[Utterance], list[Utterance], Counter[str]]:
+    """Return the utterances with a target of the main task, those others can learn from, and what is left out."""
+    main = recipe.tasks.main
+    if main == "asr":
+        said = [u for u in everything if normalised(u.transcript)]
+        silent = [u for u in everything if not normalised(u.transcript)]
+        extras = [u for u in silent if _is_extra(u, recipe, meanings)]
+        num_left = len(silent) - len(extras)
+        return said, extras, Counter({"(no transcript)": num_left} if num_left else {})
+    categories = meanings[main]
+    extras = [u for u in everything if value_of(u, categories.field) is None and _is_extra(u, recipe, meanings)]
+    ids = {u.id for u in extras}
+    others = recipe.labels.others if main == "emotion" else "drop"
+    labelled, left_out = with_class([u for u in everything if u.id not in ids], categories, others)
+    return labelled, extras, left_out
+
+
+def _is_extra(utterance: Utterance, recipe: Recipe, meanings: Mapping[str, Categories]) -> bool:
+    """Tell whether a task other than the main one can learn from an utterance."""
+    if recipe.labels.unlabelled == "drop":
+        return False
+    others = [name for name in recipe.tasks.chosen if name != recipe.tasks.main]
+    return any(
+        bool(normalised(utterance.transcript)) if name == "asr" else meanings[name].label(utterance) is not None
+        for name in others
+    )
+
+
+def _require_known_speakers(recipe: Recipe, folds: Folds) -> None:
+    if recipe.tasks.main == "speaker" and folds.is_speaker_independent:
+        raise RecipeError(
+            f"the speakers that protocol '{recipe.protocol.name}' tests are not among those that are learned",
+            where="tasks.speaker",
+            remedy="Choose protocol.name=random, or official with protocol.speakers=shared.",
+        )
+
+
+def _agreed(utterances: Sequence[Utterance], folds: Folds, least: float | None) -> Folds:
+    """Leave out of every training side what too few raters agreed on."""
+    if least is None:
+        return folds
+    shares = {u.id: agreement(u) for u in utterances}
+    if all(share is None for share in shares.values()):
+        raise RecipeError(
+            "no utterance has several raters' labels",
+            where="labels.agreement",
+            remedy="Leave it out, or prepare a corpus with raters.",
+        )
+    agreed = {name for name, share in shares.items() if share is not None and share >= least - 1e-9}
+    kept = [replace(fold, train=tuple(name for name in fold.train if name in agreed)) for fold in folds.folds]
+    before, after = (sum(len(fold.train) for fold in each) for each in (folds.folds, kept))
+    note = f"Trained on the {after} of {before} training utterances that {least:.0%} of the raters agreed on."
+    return replace(folds, folds=tuple(kept), notes=(*folds.notes, note))
+
+
+def train_and_dev(utterances: Sequence[Utterance], protocol: Protocol, pairs: Mapping[str, str]) -> Folds:
+    """Return one fold without a test side: the manifest's own train and dev, or all of it with dev by the rule."""
+    if any(u.split == "train" for u in utterances):
+        own_dev = any(u.split == "dev" for u in utterances)
+        protocol = protocol.model_copy(
+            update={"dev": "official" if own_dev and protocol.dev != "none" else protocol.dev}
+        )
+        utterances = [u for u in utterances if u.split in ("train", "dev")]
+    is_dev = dev_rule(utterances, protocol, "all")
+    train_ids = tuple(u.id for u in utterances if not is_dev(u))
+    dev_ids = tuple(u.id for u in utterances if is_dev(u))
+    is_independent = not protocol.shares_speakers
+    shares_dev = not is_independent or protocol.dev == "random-20"
+    return Folds("train", (Fold("all", train_ids, dev_ids, ()),), is_independent, shares_dev)
+
+
+# -- tasks -----------------------------------------------------------------------------------------------------------
+
+
+def tasks_of(experiment: Experiment, fold: Fold) -> dict[str, Task]:
+    """Return the recipe's tasks on a fold, the one that is judged first.
+
+    Letters and speakers are those of the fold's training side.
+
+    Raises:
+        RecipeError, ManifestError: It has too few of them.
+    """
+    recipe = experiment.recipe
+    train = [experiment.utterances[position] for position in experiment.positions(fold.train)]
+    tasks: dict[str, Task] = {}
+    for name, options in recipe.tasks.chosen.items():
+        if isinstance(options, Words):
+            from serein.tasks.words import WordTask
+
+            tasks[name] = WordTask(options, experiment.meanings[name], recipe.words)
+        elif isinstance(options, Transcript):
+            from serein.tasks.transcript import TranscriptTask
+
+            tasks[name] = TranscriptTask(options, Alphabet.of(u.transcript for u in train))
+        else:
+            tasks[name] = _category_task(experiment, name, options, train)
+    return tasks
+
+
+def _category_task(experiment: Experiment, name: str, options: Category, train: Sequence[Utterance]) -> CategoryTask:
+    if name == "speaker":
+        return CategoryTask(options, categories_of(train, experiment.recipe.labels, name))
+    return CategoryTask(options, experiment.meanings[name])
+
+
+def targets_of(experiment: Experiment, fold: Fold, tasks: Mapping[str, Task]) -> dict[str, Targets]:
+    """Return each task's targets of all utterances, known of train and dev alone.
+
+    Raises:
+        LeakError: Those of the test side are among them.
+        RecipeError: Dev has none of what a stage watches.
+    """
+    is_learned = np.zeros(len(experiment.utterances), bool)
+    is_learned[experiment.positions((*fold.train, *fold.dev))] = True
+    targets = {}
+    for name, task in tasks.items():
+        own = task.targets(experiment.utterances)
+        targets[name] = Targets(own.values, own.is_known & is_learned)
+    ids = np.array([u.id for u in experiment.utterances])
+    check_targets({name: set(ids[own.is_known]) for name, own in targets.items()}, fold)
+    _require_watched(experiment, fold, targets)
+    return targets
+
+
+def _require_watched(experiment: Experiment, fold: Fold, targets: Mapping[str, Targets]) -> None:
+    dev = experiment.positions(fold.dev)
+    for stage in experiment.recipe.stages:
+        first = experiment.recipe.tasks_of(stage)[0]
+        if dev and not targets[first].is_known[dev].any():
+            raise RecipeError(
+                f"no dev utterance of fold {fold.name} has a target of '{first}', which stage '{stage.name}' watches",
+                where="protocol.dev",
+                remedy="Choose protocol.dev=none, random-20 (which shares speakers), or another first task.",
+            )
