@@ -29,6 +29,7 @@ class CorpusName(StrEnum):
     iemocap = "iemocap"
     voxceleb1 = "voxceleb1"
     librispeech = "librispeech"
+    fsdd = "fsdd"
 
 
 class Augmentation(StrEnum):

@@ -6,6 +6,7 @@ from serein.data.corpora.corpus import Corpus
 from serein.data.corpora.csv_table import CSV
 from serein.data.corpora.emodb import EMODB
 from serein.data.corpora.folder import FOLDER
+from serein.data.corpora.fsdd import FSDD
 from serein.data.corpora.iemocap import IEMOCAP
 from serein.data.corpora.librispeech import LIBRISPEECH
 from serein.data.corpora.msp_podcast import MSP_PODCAST
@@ -13,7 +14,7 @@ from serein.data.corpora.ravdess import RAVDESS
 from serein.data.corpora.voxceleb1 import VOXCELEB1
 from serein.errors import ManifestError, expected_one_of
 
-_KNOWN = (RAVDESS, EMODB, FOLDER, CSV, MSP_PODCAST, IEMOCAP, VOXCELEB1, LIBRISPEECH)
+_KNOWN = (RAVDESS, EMODB, FOLDER, CSV, MSP_PODCAST, IEMOCAP, VOXCELEB1, LIBRISPEECH, FSDD)
 
 CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in _KNOWN}
 
