@@ -324,7 +324,7 @@ def test_predict_of_a_long_recording_takes_parts_of_it(
 
     monkeypatch.setattr(predictor, "_hear", hear)
     path = write_wav(tmp_path / "long.wav", seconds=203.0)
-    answer = json.loads(serein("predict", model, path, "--json").out)
+    answer = json.loads(serein("predict", model, path, "--json", "--whole").out)
     assert [len(windows) for windows in heard] == [4, 3]
     assert all(seconds == pytest.approx(29.0) for windows in heard for seconds in windows)
     assert list(answer["shares"].values()) == pytest.approx(np.mean(shares, axis=0).tolist(), abs=1e-5)

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from serein.data.folds import Fold
 from serein.errors import RunError
 from serein.progress import Report
 from serein.recipe import Recipe
+from serein.world import end_with_parent
 
 if TYPE_CHECKING:
     from serein.preparation import Experiment
@@ -96,7 +96,7 @@ def _listen(messages: Any, report: Report) -> None:
 
 def _start(recipe: Recipe, manifest: Path, messages: Any, threads: int) -> None:
     global _experiment, _messages
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     import torch
 
     from serein.preparation import prepare
@@ -112,10 +112,3 @@ def _run(fold_name: str, seed: int, out: Path) -> None:
     assert _experiment is not None
     fold = next(fold for fold in _experiment.folds.folds if fold.name == fold_name)
     run_unit(_experiment, fold, seed, out, lambda *progress: _messages.put(progress))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)

@@ -26,6 +26,7 @@ class Bars:
             TimeRemainingColumn(),
             console=console,
             disable=not self.is_live,
+            redirect_stdout=sys.stdout.isatty(),  # else what a program reads would go where the bars are
         )
         self.tasks: dict[str, Any] = {}
 

@@ -1,11 +1,12 @@
-"""How many processes train together: one, unless `torchrun` or SLURM started more."""
+"""How many processes work together: one, unless `torchrun` or SLURM started more; children end with their parent."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 from dataclasses import dataclass
-
-import torch
+from multiprocessing.connection import wait
 
 
 @dataclass(frozen=True)
@@ -42,5 +43,19 @@ def world() -> World:
 
 def wait_for_all() -> None:
     """Wait until every process is here; nothing when there is one."""
+    import torch  # a child watches its parent before it spends seconds on this
+
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it does, even by `kill -9`."""
+    threading.Thread(target=_watch_parent, daemon=True).start()
+
+
+def _watch_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

@@ -95,7 +95,7 @@ def test_peaks_draw_the_recording(model: Predictor, recording: Path) -> None:
 def test_progress_is_told_in_seconds(model: Predictor, recording: Path) -> None:
     told: list[tuple[float, float]] = []
     hear_recording(model, recording, on_progress=lambda done, total: told.append((done, total)))
-    assert told[-1] == (pytest.approx(8.8), pytest.approx(8.8))
+    assert told == [(pytest.approx(8.8), pytest.approx(8.8))]  # shorter than a block
 
 
 def test_no_speech_is_an_error_that_says_so(model: Predictor, tmp_path: Path) -> None:

@@ -1,29 +1,48 @@
-"""Commands that answer for recordings."""
+"""The command that answers for recordings."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from serein.cli import ears
+from serein.cli.answer_forms import OVER_TIME, Form, complain, deliver
 from serein.cli.app import app
-from serein.cli.neighbours import Alpha, K, print_explanations
-from serein.cli.printing import print_tables
+from serein.cli.neighbours import Alpha, K
 
 if TYPE_CHECKING:
     from serein.data.utterance import Utterance
-    from serein.errors import AudioError
-    from serein.inference.predictor import Answer
+    from serein.inference.hearing import Manner
+    from serein.progress import Bars
+
+
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", help="Model folder or Hub name [the one inside the package].")
+]
+Window = Annotated[
+    float | None, typer.Option("--windows", metavar="SECONDS", help="Hear windows of speech of this length [3].")
+]
+Hop = Annotated[
+    float | None, typer.Option("--hop", metavar="SECONDS", help="From one window's start to the next [half a window].")
+]
+Abstain = Annotated[
+    float, typer.Option("--abstain", metavar="SHARE", help="Say 'don't know' below this share.", min=0, max=1)
+]
+Shortest = Annotated[
+    float, typer.Option("--shortest", metavar="SECONDS", help="Say 'too short' of less than this.", min=0)
+]
 
 
 @app.command()
 def predict(
-    model: Annotated[str, typer.Argument(help="Model folder or Hub name.")],
-    sources: Annotated[list[Path] | None, typer.Argument(metavar="FILE|FOLDER|MANIFEST...", help="Recordings.")] = None,
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="[MODEL] FILE|FOLDER|PATTERN|LIST|MANIFEST|-...", help="Recordings; - is a list."),
+    ],
+    model: Model = None,
     fuse: Annotated[
         Path | None, typer.Option("--fuse", metavar="FUSION", help="Ask all its models; no MODEL is named then.")
     ] = None,
@@ -36,111 +55,108 @@ def predict(
     k: K = None,
     alpha: Alpha = None,
     explain: Annotated[bool, typer.Option("--explain", help="Name the nearest clips of the store.")] = False,
+    windows: Window = None,
+    hop: Hop = None,
+    whole: Annotated[bool, typer.Option("--whole", help="Hear long recordings whole, too, silence and all.")] = False,
+    abstain: Abstain = 0.0,
+    shortest: Shortest = 0.0,
     limit: Annotated[int | None, typer.Option(help="Hear so many of them, evenly spread.", min=1)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per recording.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes that hear side by side.", min=1)] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Append JSON lines here, going on where a run stopped; a folder for labels."),
+    ] = None,
+    form: Annotated[Form | None, typer.Option("--format", help="How to answer [table].")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="PICTURE", help="Draw the sound with its emotions (.png, .svg, .pdf).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As --format json.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="As --format csv.")] = False,
 ) -> None:
-    """Say which emotions are heard in recordings; exit status 1 when any could not be heard."""
-    from serein.inference.predictor import Answer
-    from serein.inference.sources import evenly_spread, utterances_in
+    """Say which emotions are heard in recordings; exit status 1 when any could not be heard.
 
-    named = [*([] if fuse is None else [Path(model)]), *(sources or [])]
-    if not named:
-        raise typer.BadParameter("name recordings after the model", param_hint="'FILE|FOLDER|MANIFEST...'")
-    utterances = utterances_in(named)
-    utterances = utterances if limit is None else evenly_spread(utterances, limit)
-    if fuse is not None and labels is not None:
-        raise typer.BadParameter("a fusion answers the classes that it was fitted to", param_hint="'--labels'")
-    if neighbours is not None:
-        if fuse is not None or labels is not None:
-            raise typer.BadParameter("a store answers with its model's classes", param_hint="'--neighbours'")
-        if explain and as_csv:
-            raise typer.BadParameter("neighbours do not fit into a line; take --json", param_hint="'--explain'")
-        classes, outcomes = _neighbour_outcomes(model, utterances, neighbours, k, alpha, explain)
-    elif k is not None or alpha is not None or explain:
-        raise typer.BadParameter("name a store by --neighbours", param_hint="'--k', '--alpha', '--explain'")
-    else:
-        classes, outcomes = _outcomes(model, utterances, labels) if fuse is None else _fused_outcomes(fuse, utterances)
-    answers: list[tuple[Answer, str | None]] = []
-    num_failed = 0
-    for utterance, outcome in zip(utterances, outcomes, strict=True):
-        if isinstance(outcome, Answer):
-            answers.append((outcome, getattr(utterance, outcome.task)))
-            if as_json:
-                print(json.dumps(outcome.to_json(), ensure_ascii=False), flush=True)
+    Without a model the one inside the package answers. Recordings longer than it hears at once are heard in windows of
+    speech, and so are all with --windows.
+    """
+    form = form or (Form.json if as_json or (out is not None and not as_csv) else Form.csv if as_csv else Form.table)
+    model, sources = _divided(names, model, is_fused=fuse is not None)
+    _require_fitting(form, plot, out, fuse, neighbours, is_over_time=windows is not None or hop is not None)
+    if explain and form == Form.csv:
+        raise typer.BadParameter("neighbours do not fit into a line; take --json", param_hint="'--explain'")
+    manner = _manner(windows, hop, whole, abstain, shortest, is_forced=form in OVER_TIME or plot is not None)
+    utterances = _utterances(sources, limit)
+    if plot is not None and len(utterances) > 1:
+        raise typer.BadParameter(f"{len(utterances)} recordings do not fit into one picture", param_hint="'--plot'")
+    with _bars() as bars:
+        if fuse is not None:
+            ear = ears.fused(fuse, labels, manner, bars)
+        elif neighbours is not None:
+            ear = ears.with_neighbours(model, labels, neighbours, k, alpha, manner, explain=explain)
+        elif k is not None or alpha is not None or explain:
+            raise typer.BadParameter("name a store by --neighbours", param_hint="'--k', '--alpha', '--explain'")
         else:
-            num_failed += 1
-            print(f"error: {outcome}", file=sys.stderr)
-    if as_csv:
-        _print_csv([answer for answer, _ in answers], classes)
-    elif not as_json and answers:
-        _print_answers(answers, classes)
-        if explain:
-            print_explanations([answer for answer, _ in answers])
-    if num_failed:
-        print(f"{num_failed} of {len(utterances)} recordings could not be heard.", file=sys.stderr)
+            ear = ears.plain(model, None if labels is None else labels.split(","), manner, workers, bars)
+        failed = deliver(ear, utterances, form, out, plot, bars, per="passage" if windows or hop else "recording")
+    if failed:
+        complain(failed, len(utterances))
         raise typer.Exit(1)
 
 
-def _outcomes(
-    model: str, utterances: Sequence[Utterance], labels: str | None
-) -> tuple[tuple[str, ...], Iterable[Answer | AudioError]]:
-    """Return the classes of a model, and what it says of each utterance as soon as it is heard."""
-    from serein.inference.predictor import load
-
-    predictor = load(model)
-    if labels is not None:
-        predictor = predictor.with_labels(labels.split(","))
-    return predictor.classes, predictor.predict_each(utterances)
-
-
-def _fused_outcomes(
-    fusion: Path, utterances: Sequence[Utterance]
-) -> tuple[tuple[str, ...], Iterable[Answer | AudioError]]:
-    """Return the classes of a fusion, and what it says of each utterance once all its models have heard all."""
-    from serein.inference.fused import FusedPredictor
+def _bars() -> Bars:
     from serein.progress import Bars
 
-    with Bars() as bars:
-        predictor = FusedPredictor(fusion, bars)
-        return predictor.classes, list(predictor.predict_each(utterances))
+    return Bars()
 
 
-def _neighbour_outcomes(
-    model: str, utterances: Sequence[Utterance], store: Path, k: int | None, alpha: float | None, explain: bool
-) -> tuple[tuple[str, ...], Iterable[Answer | AudioError]]:
-    """Return the classes of a model, and what it and the nearest clips of a store say of each utterance."""
-    from serein.inference.neighbour_predictor import NeighbourPredictor
+def _divided(names: Sequence[str], model: str | None, *, is_fused: bool) -> tuple[str | None, list[Path]]:
+    """Return the model and the recordings: the first name is a model unless it can only mean recordings."""
+    from serein.inference.sources import is_recordings
+    from serein.models.folder import PARTS
 
-    predictor = NeighbourPredictor(model, store, k=k, alpha=alpha, explain=explain)
-    mixing = predictor.mixing
-    if not mixing.is_chosen:
-        numbers = f"k {mixing.k} and alpha {mixing.alpha:g}"
-        print(f"{numbers} were not chosen for this store: serein neighbours choose --help.", file=sys.stderr)
-    return predictor.classes, predictor.predict_each(utterances)
-
-
-def _print_csv(answers: Iterable[Answer], classes: tuple[str, ...]) -> None:
-    import csv
-
-    writer = csv.writer(sys.stdout)
-    writer.writerow(["audio", "emotion", *classes])
-    for answer in answers:
-        writer.writerow([answer.audio, answer.label, *(f"{answer.shares[name]:.4f}" for name in classes)])
+    if model is None and not is_fused and names:
+        is_model = any((Path(names[0]) / part).exists() for part in PARTS)
+        if is_model or not is_recordings(names[0]):
+            model, names = names[0], names[1:]
+    if not names:
+        raise typer.BadParameter("name recordings after the model", param_hint="'FILE|FOLDER|MANIFEST...'")
+    return model, [Path(name) for name in names]
 
 
-def _print_answers(answers: Sequence[tuple[Answer, str | None]], classes: tuple[str, ...]) -> None:
-    from rich.table import Table
+def _require_fitting(
+    form: Form,
+    plot: Path | None,
+    out: Path | None,
+    fuse: Path | None,
+    neighbours: Path | None,
+    *,
+    is_over_time: bool,
+) -> None:
+    if (fuse or neighbours) and (is_over_time or plot or form in OVER_TIME):
+        raise typer.BadParameter(
+            "fusions and stores answer for whole recordings only", param_hint="'--windows', '--plot', '--format'"
+        )
+    if out is not None and form in (Form.table, Form.csv):
+        raise typer.BadParameter(f"answers are appended as JSON lines, not as {form}", param_hint="'--out'")
 
-    has_label = any(label is not None for _, label in answers)
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("recording", overflow="fold")
-    for name in ("labelled", "heard") if has_label else ("heard",):
-        table.add_column(name, style="bold" if name == "heard" else None)
-    for name in classes:
-        table.add_column(name, justify="right")
-    for answer, label in answers:
-        shares = [f"{100 * answer.shares[name]:.0f} %" for name in classes]
-        table.add_row(answer.audio, *([label or ""] if has_label else []), answer.label, *shares)
-    print_tables([table])
+def _manner(
+    window_s: float | None, hop_s: float | None, whole: bool, abstain: float, shortest_s: float, *, is_forced: bool
+) -> Manner:
+    from serein.inference.caution import Caution
+    from serein.inference.hearing import Manner
+    from serein.inference.windows import WINDOWING, Windowing
+
+    is_asked = window_s is not None or hop_s is not None
+    if whole and (is_asked or is_forced):
+        raise typer.BadParameter("windows, labels and pictures are over time", param_hint="'--whole'")
+    length_s = WINDOWING.window_s if window_s is None else window_s
+    windowing = Windowing(length_s, length_s / 2 if hop_s is None else hop_s)
+    over_time = "all" if is_asked or is_forced else "none" if whole else "long ones"
+    return Manner(over_time, windowing, Caution(abstain, shortest_s))  # type: ignore[arg-type]
+
+
+def _utterances(sources: Sequence[Path], limit: int | None) -> list[Utterance]:
+    from serein.inference.sources import evenly_spread, utterances_in
+
+    utterances = utterances_in(sources)
+    return utterances if limit is None else evenly_spread(utterances, limit)

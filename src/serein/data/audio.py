@@ -239,7 +239,12 @@ def require_utf8(path: Path) -> None:
 
 def find_files(folder: Path) -> list[Path]:
     """Return every file below `folder`, sorted, as `find` does, whatever its suffix."""
-    return sorted(_walk(folder, seen=set()))
+    return sorted(walk(folder))
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Yield every file below `folder` as it is met; each linked folder once."""
+    yield from _walk(folder, seen=set())
 
 
 def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:

@@ -18,6 +18,7 @@ from serein.data.batches import fitted
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError
+from serein.inference.box import box_folder
 from serein.labels.attributes import Told, attribute_vectors
 from serein.labels.words import WordClasses, relabelled
 from serein.metrics import tempered
@@ -181,12 +182,14 @@ def _loaded(utterance: Utterance) -> Waveform | AudioError:
         return error
 
 
-def load(name: str | Path) -> Predictor:
-    """Load a model folder, or one from the Hugging Face Hub by name.
+def load(name: str | Path | None = None) -> Predictor:
+    """Load a model folder, one from the Hugging Face Hub by name, or without a name the one inside the package.
 
     Raises:
         ModelError: There is none, or it is damaged.
     """
+    if name is None:
+        return Predictor(model_folder.load(box_folder()))
     if not Path(name).exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
         return Predictor(model_folder.load(_downloaded(str(name))))
     return Predictor(model_folder.load(name))

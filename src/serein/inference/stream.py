@@ -112,10 +112,12 @@ def hear_recording(
     for block in audio.blocks(path, start_s, end_s):
         listener.see(block)
         listener.take(cutter.feed(block))
-        if on_progress:
-            on_progress(min(cutter.position / SAMPLE_RATE_HZ, duration_s), duration_s)
+        if on_progress and cutter.position < duration_s * SAMPLE_RATE_HZ:
+            on_progress(cutter.position / SAMPLE_RATE_HZ, duration_s)
     listener.take(cutter.finish())
     listener.hear_all()
+    if on_progress:
+        on_progress(duration_s, duration_s)
     if not listener.heard:
         raise AudioError(
             "no speech was found", where=path, remedy="Hear it whole with --whole, or remove it from the list."

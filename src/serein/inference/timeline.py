@@ -87,12 +87,46 @@ class Timeline:
         return _mean_shares(self.windows)
 
     @property
+    def label(self) -> str:
+        """The class with the largest share of the whole recording."""
+        return max(self.shares.items(), key=lambda each: each[1])[0]
+
+    @property
+    def confidence(self) -> float:
+        """The largest share of the whole recording."""
+        return max(self.shares.values())
+
+    @property
+    def withheld(self) -> str | None:
+        """Why nothing is answered for the whole recording; `None` when something is."""
+        return self.caution.reason(self.shares, self.speech_s)
+
+    @property
+    def said(self) -> str:
+        """The class, or why none is answered."""
+        return self.withheld or self.label
+
+    @property
     def passages(self) -> tuple[Heard, ...]:
         """Stretches of speech with one answer each, in order, without overlap.
 
         At every moment the shares are the mean of the windows that hold it; neighbours of one answer are joined.
         """
         return tuple(_joined(list(_moments(self.windows)), self.caution))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `Answer.to_json` does for the whole recording, with passages and windows."""
+        return {
+            "audio": self.audio,
+            "duration_s": round(self.duration_s, 3),
+            "speech_s": round(self.speech_s, 3),
+            self.task: None if self.withheld else self.label,
+            **({"withheld": self.withheld} if self.withheld else {}),
+            "confidence": round(self.confidence, 6),
+            "shares": {name: round(share, 6) for name, share in self.shares.items()},
+            "passages": [each.to_json(self.task) for each in self.passages],
+            "windows": [each.to_json(self.task) for each in self.windows],
+        }
 
 
 def _moments(windows: Sequence[Heard]) -> Iterator[Heard]:

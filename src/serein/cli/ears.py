@@ -1,0 +1,119 @@
+"""Who answers for recordings: a model, several fused, or one with a store of labelled clips."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from serein.data.utterance import Utterance
+    from serein.inference.hearing import Manner, Outcome
+    from serein.progress import Bars
+
+_SHOWN_FROM_S = 60.0  # a bar for less would be gone before it is read
+
+
+@dataclass
+class Ear:
+    """Who answers.
+
+    Attributes:
+        classes: What is told apart.
+        hear: What is said of each utterance, as soon as it is heard.
+        told_by: What tells these answers from other models' and other options'.
+    """
+
+    classes: tuple[str, ...]
+    hear: Callable[[Sequence[Utterance]], Iterator[Outcome]]
+    told_by: Callable[[], str]
+
+
+def plain(model: str | None, labels: list[str] | None, manner: Manner, workers: int, bars: Bars) -> Ear:
+    from serein.inference.hearing import hear_each, hear_in_processes
+    from serein.inference.predictor import load
+
+    predictor = load(model)
+    if labels is not None:
+        predictor = predictor.with_labels(labels)
+
+    def hear(utterances: Sequence[Utterance]) -> Iterator[Outcome]:
+        if workers > 1 and len(utterances) > 1:
+            return hear_in_processes(model, labels, utterances, manner, workers)
+        return hear_each(predictor, utterances, manner, on_progress=_seconds_shown(bars))
+
+    return Ear(predictor.classes, hear, lambda: _hashed(_model_told(model), labels, manner))
+
+
+def fused(fusion: Path, labels: str | None, manner: Manner, bars: Bars) -> Ear:
+    from serein.data.files import sha256
+    from serein.inference.fused import FusedPredictor
+
+    if labels is not None:
+        raise typer.BadParameter("a fusion answers the classes that it was fitted to", param_hint="'--labels'")
+    predictor = FusedPredictor(fusion, bars)
+    return Ear(
+        predictor.classes,
+        lambda utterances: _cautious(list(predictor.predict_each(utterances)), manner),
+        lambda: _hashed(sha256(fusion), manner),
+    )
+
+
+def with_neighbours(
+    model: str | None,
+    labels: str | None,
+    store: Path,
+    k: int | None,
+    alpha: float | None,
+    manner: Manner,
+    *,
+    explain: bool,
+) -> Ear:
+    from serein.inference.box import box_folder
+    from serein.inference.neighbour_predictor import NeighbourPredictor
+
+    if labels is not None:
+        raise typer.BadParameter("a store answers with its model's classes", param_hint="'--neighbours'")
+    name = str(box_folder()) if model is None else model
+    predictor = NeighbourPredictor(name, store, k=k, alpha=alpha, explain=explain)
+    mixing = predictor.mixing
+    if not mixing.is_chosen:
+        numbers = f"k {mixing.k} and alpha {mixing.alpha:g}"
+        typer.echo(f"{numbers} were not chosen for this store: serein neighbours choose --help.", err=True)
+    return Ear(
+        predictor.classes,
+        lambda utterances: _cautious(predictor.predict_each(utterances), manner),
+        lambda: _hashed(_model_told(name), store.resolve(), mixing, explain, manner),
+    )
+
+
+def _cautious(outcomes: Any, manner: Manner) -> Iterator[Outcome]:
+    from serein.inference.predictor import Answer
+
+    return (manner.caution.applied(each) if isinstance(each, Answer) else each for each in outcomes)
+
+
+def _model_told(model: str | None) -> str:
+    from serein import hub
+    from serein.inference.box import box_folder
+    from serein.inference.neighbour_store import model_digest
+
+    return model_digest(box_folder() if model is None else hub.folder_of(model, expected="a model folder"))
+
+
+def _hashed(*told: object) -> str:
+    return hashlib.sha256("\n".join(map(str, told)).encode()).hexdigest()[:16]
+
+
+def _seconds_shown(bars: Bars) -> Callable[[float, float], None]:
+    from serein.inference.formats import clock
+
+    def show(done_s: float, total_s: float) -> None:
+        if total_s >= _SHOWN_FROM_S:
+            bars("hearing", round(done_s), max(1, round(total_s)), f"{clock(done_s)} of {clock(total_s)}")
+
+    return show

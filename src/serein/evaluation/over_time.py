@@ -1,0 +1,86 @@
+"""A picture of a recording: its sound coloured by the emotions heard in it, and how sure the model is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from serein.data.files import replacing
+from serein.evaluation.style import LINE, MUTED, PAGE_WIDTH_IN, emotion_colours, new_figure
+from serein.inference.formats import clock
+from serein.inference.timeline import Heard, Timeline
+from serein.metrics import FloatArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MOST_COLUMNS = 1800
+
+
+def timeline_picture(timeline: Timeline) -> Figure:
+    """Draw the waveform, coloured where there is speech, and below it the share of the answer, window by window."""
+    classes = list(timeline.windows[0].shares)
+    colours = emotion_colours(classes)
+    passages = timeline.passages
+    with new_figure((PAGE_WIDTH_IN, 3.6)) as figure:
+        wave, sure = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1))
+        times_s, peaks = _columns(timeline)
+        wave.fill_between(times_s, -peaks, peaks, color=LINE, linewidth=0)
+        for heard in passages:
+            _paint(wave, times_s, peaks, heard, colours[heard.label] if heard.withheld is None else MUTED)
+        _draw_confidence(sure, timeline, passages, colours)
+        _label(
+            wave, sure, timeline, [name for name in classes if any(heard.said == name for heard in passages)], colours
+        )
+    return figure
+
+
+def save_picture(timeline: Timeline, path: str | Path) -> None:
+    """Write the picture on white paper, in the format that the suffix names (png, svg, pdf)."""
+    with replacing(path) as partial:
+        timeline_picture(timeline).savefig(partial, dpi=150, facecolor="white", bbox_inches="tight")
+
+
+def _columns(timeline: Timeline) -> tuple[FloatArray, FloatArray]:
+    """Return times and peaks, no more of them than a page has columns."""
+    peaks = np.asarray(timeline.peaks, np.float64)
+    size = -(-len(peaks) // _MOST_COLUMNS)
+    padded = np.pad(peaks, (0, -len(peaks) % size)).reshape(-1, size).max(axis=1)
+    times_s = (np.arange(len(padded), dtype=np.float64) + 0.5) * size * timeline.peak_s
+    heights: FloatArray = padded / max(float(padded.max()), 1e-6)
+    return times_s, heights
+
+
+def _paint(axes: Axes, times_s: FloatArray, peaks: FloatArray, heard: Heard, colour: str) -> None:
+    inside = (times_s >= heard.start_s) & (times_s <= heard.end_s)
+    if inside.any():
+        axes.fill_between(times_s[inside], -peaks[inside], peaks[inside], color=colour, linewidth=0)
+    axes.axvspan(heard.start_s, heard.end_s, ymax=0.035, color=colour, linewidth=0)
+
+
+def _draw_confidence(axes: Axes, timeline: Timeline, passages: tuple[Heard, ...], colours: dict[str, str]) -> None:
+    for heard in passages:
+        colour = colours[heard.label] if heard.withheld is None else MUTED
+        percent = 100 * heard.confidence
+        axes.fill_between([heard.start_s, heard.end_s], 0, percent, color=colour, alpha=0.35, linewidth=0)
+        axes.plot([heard.start_s, heard.end_s], [percent, percent], color=colour, linewidth=1.6, solid_capstyle="butt")
+    if timeline.caution.abstain:
+        axes.axhline(100 * timeline.caution.abstain, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+
+
+def _label(wave: Axes, sure: Axes, timeline: Timeline, heard: list[str], colours: dict[str, str]) -> None:
+    from matplotlib.patches import Patch
+
+    wave.set(ylim=(-1.08, 1.08), yticks=[], xlim=(0, timeline.duration_s))
+    wave.set_title(f"{Path(timeline.audio).name}  {clock(timeline.duration_s)}, speech {clock(timeline.speech_s)}")
+    wave.grid(visible=False)
+    sure.set(ylim=(0, 100), ylabel="share, %")
+    sure.xaxis.set_major_formatter(lambda seconds, _: clock(seconds).removesuffix(".0"))
+    handles = [Patch(color=colours[name], label=name) for name in heard]
+    if any(each.withheld for each in timeline.passages):
+        handles.append(Patch(color=MUTED, label="don't know"))
+    handles.append(Patch(color=LINE, label="no speech"))
+    wave.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=10, handlelength=1.0)

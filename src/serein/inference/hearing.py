@@ -1,0 +1,145 @@
+"""Many recordings, each whole or over time as suits it, in this process or in several."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from serein.data import audio
+from serein.data.utterance import Utterance
+from serein.errors import AudioError, RunError
+from serein.inference.caution import NO_CAUTION, Caution
+from serein.inference.predictor import CLIPS_AT_ONCE, Answer, Predictor, load
+from serein.inference.stream import Progress, hear_recording
+from serein.inference.timeline import Timeline
+from serein.inference.windows import WINDOWING, Windowing
+from serein.world import end_with_parent
+
+Outcome = Answer | Timeline | AudioError
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How recordings are heard.
+
+    Attributes:
+        over_time: Which recordings are heard in windows of speech: all, none, or those longer than the model hears at
+            once (`clips.window_s` of its recipe).
+        windowing: How speech is cut.
+        caution: When an answer is withheld.
+    """
+
+    over_time: Literal["long ones", "all", "none"] = "long ones"
+    windowing: Windowing = WINDOWING
+    caution: Caution = NO_CAUTION
+
+
+def hear_each(
+    predictor: Predictor, utterances: Sequence[Utterance], manner: Manner, on_progress: Progress | None = None
+) -> Iterator[Outcome]:
+    """Answer for recordings in their order, or say what is wrong with each; few are in memory at once.
+
+    Args:
+        on_progress: Told the seconds done of a recording that is heard over time, and all its seconds.
+    """
+    for start in range(0, len(utterances), CLIPS_AT_ONCE):
+        some = utterances[start : start + CLIPS_AT_ONCE]
+        is_long = [_is_heard_over_time(predictor, utterance, manner) for utterance in some]
+        short = [utterance for utterance, long in zip(some, is_long, strict=True) if not long]
+        answers = predictor.predict_each(short)
+        for utterance, long in zip(some, is_long, strict=True):
+            outcome = _over_time(predictor, utterance, manner, on_progress) if long else next(answers)
+            yield manner.caution.applied(outcome) if isinstance(outcome, Answer) else outcome
+
+
+def hear_in_processes(
+    model: str | None, labels: Sequence[str] | None, utterances: Sequence[Utterance], manner: Manner, num_workers: int
+) -> Iterator[Outcome]:
+    """Answer as `hear_each` does, in processes that share the cores.
+
+    Args:
+        model: Is loaded in each process; `None` is the one inside the package.
+        labels: Words to answer with, of a model of words.
+
+    Raises:
+        RunError: A process was ended from outside.
+    """
+    parts = [utterances[i : i + CLIPS_AT_ONCE] for i in range(0, len(utterances), CLIPS_AT_ONCE)]
+    num_threads = max(1, torch.get_num_threads() // num_workers)
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(num_workers, context, _start, (model, labels, manner, num_threads))
+    waiting: deque[Future[list[Outcome]]] = deque()
+    try:
+        for part in parts:
+            waiting.append(pool.submit(_hear_part, part))
+            if len(waiting) > 2 * num_workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    except BrokenProcessPool:
+        raise RunError(
+            "a process was ended from outside, perhaps for want of memory",
+            where="--workers",
+            remedy="Take fewer; with --out, what was answered is kept.",
+        ) from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+_hear: Callable[[Sequence[Utterance]], Iterator[Outcome]] | None = None
+
+
+def _start(model: str | None, labels: Sequence[str] | None, manner: Manner, num_threads: int) -> None:
+    """Get ready, in a process of its own: it ends with its parent, who hears the keyboard for it."""
+    global _hear
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(num_threads)
+    predictor = load(model) if labels is None else load(model).with_labels(labels)
+    _hear = lambda utterances: hear_each(predictor, utterances, manner)  # noqa: E731  (kept for the process's life)
+
+
+def _hear_part(utterances: Sequence[Utterance]) -> list[Outcome]:
+    assert _hear is not None
+    return list(_hear(utterances))
+
+
+def _is_heard_over_time(predictor: Predictor, utterance: Utterance, manner: Manner) -> bool:
+    if manner.over_time != "long ones":
+        return manner.over_time == "all"
+    try:
+        duration_s = audio.info(utterance.audio, utterance.start_s, utterance.end_s).duration_s
+    except AudioError:
+        return False  # hearing it says what is wrong
+    return duration_s > predictor.content.options.clips.window_s
+
+
+def _over_time(
+    predictor: Predictor, utterance: Utterance, manner: Manner, on_progress: Progress | None
+) -> Timeline | AudioError:
+    try:
+        return hear_recording(
+            predictor,
+            utterance.audio,
+            utterance.start_s,
+            utterance.end_s,
+            windowing=manner.windowing,
+            caution=manner.caution,
+            on_progress=on_progress,
+        )
+    except AudioError as error:
+        return error
+
+
+def suitable_workers() -> int:
+    """Return how many processes suit this machine: one for each core that this one may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
