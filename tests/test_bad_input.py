@@ -199,7 +199,11 @@ PREDICT = [
         ("folder: ", "holds no recordings", ".wav"),
     ),
     Case("no model folder", lambda g: ["predict", g.root / "none", first_wav(g)], ("none", "no such", "Train one")),
-    Case("model is a file", lambda g: ["predict", "--model", first_wav(g), first_wav(g)], (".wav", "model folder", "Train one")),
+    Case(
+        "model is a file",
+        lambda g: ["predict", "--model", first_wav(g), first_wav(g)],
+        (".wav", "model folder", "Train one"),
+    ),
     Case(
         "not a model folder",
         lambda g: ["predict", folder_of(g, "a.txt"), first_wav(g)],

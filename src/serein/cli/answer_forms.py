@@ -90,9 +90,7 @@ def _append(
     bars("answering", 1, 1, f"{len(wanting)} recordings{there}")
 
 
-def _give_labels(
-    heard: Iterator[Pair], utterances: Sequence[Utterance], form: Form, out: Path | None
-) -> None:
+def _give_labels(heard: Iterator[Pair], utterances: Sequence[Utterance], form: Form, out: Path | None) -> None:
     """Print the labels of one recording, or write those of many below a folder, as the recordings lie in theirs."""
     from serein.data.files import write_text
     from serein.inference.formats import SUFFIXES, WRITERS

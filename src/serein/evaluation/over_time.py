@@ -50,7 +50,7 @@ def _columns(timeline: Timeline) -> tuple[FloatArray, FloatArray]:
     size = -(-len(peaks) // _MOST_COLUMNS)
     padded = np.pad(peaks, (0, -len(peaks) % size)).reshape(-1, size).max(axis=1)
     times_s = (np.arange(len(padded), dtype=np.float64) + 0.5) * size * timeline.peak_s
-    heights: FloatArray = padded / max(float(padded.max()), 1e-6)
+    heights: FloatArray = (padded / max(float(padded.max()), 1e-6)) ** 0.6  # quiet speech is seen beside shouts
     return times_s, heights
 
 
