@@ -11,9 +11,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from serein.errors import RecipeError
-from serein.models.bodies import Cnn2dBody, CnnBlstmBody, ConvolutionBlock, build_body
+from serein.models.bodies import Cnn2dBody, CnnBlstmBody, ConvolutionBlock
+from serein.models.body_building import build_body
 from serein.models.hidden import Backbone, HiddenStates, frame_mask
 from serein.models.logmel import LogMelBackbone
+from serein.models.transformer import TransformerBody
 from serein.recipe import Cnn2d, CnnBlstm, LogMel
 
 SMALL = {"channels": (2, 3, 4, 5, 6), "size": 7}
@@ -35,7 +37,7 @@ def halved(number: int, times: int) -> int:
 
 @pytest.mark.parametrize(
     ("stem", "shrink_time", "times"),
-    [("stride", 1, 1), ("stride", 2, 2), ("stride", 3, 3), ("pool", 1, 1), ("pool", 3, 3)],
+    [("stride", 1, 1), ("stride", 2, 2), ("stride", 3, 3), ("pool", 0, 0), ("pool", 1, 1), ("pool", 3, 3)],
 )
 @pytest.mark.parametrize("convolutions", [1, 2])
 def test_time_is_halved_as_often_as_asked(stem: str, shrink_time: int, times: int, convolutions: int) -> None:
@@ -138,7 +140,7 @@ def test_every_body_of_a_recipe_is_built() -> None:
 
     for kind in get_args(get_args(Body)[0]):
         body = build_body(kind(), backbone)
-        assert isinstance(body, Cnn2dBody | CnnBlstmBody)
+        assert isinstance(body, Cnn2dBody | CnnBlstmBody | TransformerBody)
 
 
 class Layers(Backbone):

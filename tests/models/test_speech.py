@@ -14,7 +14,7 @@ from serein.errors import ModelError, RecipeError
 from serein.models.hidden import Backbone, HiddenStates, frame_mask
 from serein.models.pooling import POOLINGS
 from serein.models.speech import SpeechModel, assemble, described_backbone, new_backbone
-from serein.recipe import Body, Category, Cnn2d, CnnBlstm, LogMel
+from serein.recipe import Body, Category, Cnn2d, CnnBlstm, LogMel, Transformer
 
 BODIES: dict[str, Any] = {
     "no body": None,
@@ -22,6 +22,9 @@ BODIES: dict[str, Any] = {
     "cnn2d pooled": Cnn2d(channels=(3, 4, 5), size=6, stem="pool"),
     "cnn2d residual": Cnn2d(channels=(3, 4, 5, 6), size=6, convolutions=2),
     "cnn-blstm": CnnBlstm(channels=(4, 5), kernels=(5, 3), hidden=3),
+    "transformer": Transformer(
+        cnn=Cnn2d(channels=(3, 4), size=8, stem="pool", shrink_time=0), layers=2, heads=2, inner=12
+    ),
 }
 PROJECTIONS: dict[str, dict[str, Any]] = {
     "no projection": {},

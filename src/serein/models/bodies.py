@@ -8,9 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from serein.errors import RecipeError
 from serein.models.heads import LayerTap, VectorNorm
-from serein.models.hidden import Backbone, HiddenStates, frame_mask
+from serein.models.hidden import HiddenStates, frame_mask
 from serein.recipe import Cnn2d, CnnBlstm
 
 
@@ -41,7 +40,7 @@ class Cnn2dBody(nn.Module):
         self.dropout = nn.Dropout(options.dropout)
         self.join = nn.Linear(options.channels[-1] * bands, options.size, bias=False)
         self.norm = VectorNorm(options.size)
-        self.size = options.size
+        self.size, self.sizes = options.size, (options.size,)
 
     def forward(self, hidden: HiddenStates) -> HiddenStates:
         """Return one layer of fewer frames."""
@@ -132,6 +131,7 @@ class CnnBlstmBody(nn.Module):
         )
         self.dropout = nn.Dropout(options.dropout)
         self.size = 2 * options.hidden
+        self.sizes = (self.size,)
         self.shrinks = 2 ** len(options.channels)
 
     def forward(self, hidden: HiddenStates) -> HiddenStates:
@@ -148,20 +148,3 @@ class CnnBlstmBody(nn.Module):
         )
         frames, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
         return HiddenStates((self.dropout(frames),), is_frame[:, : frames.shape[1]])
-
-
-def build_body(options: Cnn2d | CnnBlstm, backbone: Backbone) -> Cnn2dBody | CnnBlstmBody:
-    """Return the body that a recipe names.
-
-    Raises:
-        RecipeError: It does not fit the backbone.
-    """
-    if isinstance(options, CnnBlstm):
-        return CnnBlstmBody(options, backbone.sizes)
-    if not backbone.num_channels:
-        raise RecipeError(
-            "'cnn2d' reads mel bands, but the backbone has hidden layers",
-            where="body.name",
-            remedy="Choose 'cnn-blstm', or no body.",
-        )
-    return Cnn2dBody(options, backbone.sizes[-1] // backbone.num_channels, backbone.num_channels)

@@ -23,7 +23,7 @@ from serein.labels.categories import Categories
 from serein.labels.transcripts import Alphabet
 from serein.labels.words import WordClasses
 from serein.models.speech import SpeechModel, assemble, described_backbone
-from serein.recipe import Clips, Cnn2d, CnnBlstm, Inference, Options, Tasks, Text
+from serein.recipe import Body, Clips, Inference, Options, Tasks, Text
 from serein.recipe.options import Positive
 
 FORMAT = 1
@@ -34,7 +34,7 @@ PARTS = ("model.json", "labels.json", "model.safetensors")
 class ModelOptions(Options):
     """What of a recipe a model needs to answer."""
 
-    body: Cnn2d | CnnBlstm | None = None
+    body: Body | None = None
     members: int = 1
     tasks: Tasks = Tasks()
     clips: Clips = Clips()

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from serein.errors import ModelError, RecipeError
-from serein.models.bodies import Cnn2dBody, CnnBlstmBody, build_body
+from serein.models.body_building import Body, body_groups, build_body
 from serein.models.conditioning import NOTHING_TOLD, Conditions
 from serein.models.heads import Reading, TaskHead, build_head, joined
 from serein.models.hidden import Backbone, HiddenStates
 from serein.models.logmel import LogMelBackbone
-from serein.recipe import Cnn2d, CnnBlstm, Head, HuggingFace, LogMel
+from serein.recipe import Body as BodyOptions
+from serein.recipe import Head, HuggingFace, LogMel
 
 
 class Member(nn.Module):
@@ -27,7 +28,7 @@ class Member(nn.Module):
         heads: Task -> head.
     """
 
-    def __init__(self, body: Cnn2dBody | CnnBlstmBody | None, heads: Mapping[str, TaskHead]) -> None:
+    def __init__(self, body: Body | None, heads: Mapping[str, TaskHead]) -> None:
         super().__init__()
         self.body = body
         self.heads = nn.ModuleDict(heads)
@@ -73,11 +74,16 @@ class SpeechModel(nn.Module):
         readings = [member(hidden, conditions, tasks) for member in self.members]
         return {name: joined([reading[name] for reading in readings]) for name in readings[0]}
 
+    @property
+    def bodies(self) -> list[Body]:
+        """The members' bodies, if they have any."""
+        return [member.body for member in self.members if isinstance(member, Member) and member.body is not None]
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Every parameter once, by the names that `trainable` knows: the backbone's own, `body`, `heads`."""
+        """Every parameter once, by the names that `trainable` knows: the backbone's, `body` or its parts, `heads`."""
         groups = self.backbone.parameter_groups()
         named = list(self.members.named_parameters())
-        groups["body"] = [parameter for name, parameter in named if ".body." in f".{name}"]
+        groups |= body_groups(self.bodies)
         groups["heads"] = [parameter for name, parameter in named if ".body." not in f".{name}"]
         return groups
 
@@ -127,13 +133,16 @@ _HEAD = re.compile(r"\d+\.heads\.(?P<task>\w+)\.")  # of a member
 def _expand(name: str, groups: Mapping[str, object]) -> list[str]:
     if name == "all":
         return list(groups)
-    backbone = [group for group in groups if group not in ("body", "heads")]
+    body = [group for group in groups if group.partition(" ")[0] == "body"]
+    backbone = [group for group in groups if group != "heads" and group not in body]
+    if name == "body":
+        return body
     if name == "backbone":
         return backbone
     if name == "transformer":
         return [group for group in backbone if group != "cnn"]
-    if layers := re.fullmatch(r"layers (\d+)-(\d+)", name):
-        names = [f"layer {number}" for number in range(int(layers[1]), int(layers[2]) + 1)]
+    if layers := re.fullmatch(r"(body )?layers (\d+)-(\d+)", name):
+        names = [f"{layers[1] or ''}layer {number}" for number in range(int(layers[2]), int(layers[3]) + 1)]
     else:
         names = [name]
     unknown = [group for group in names if group not in groups]
@@ -172,7 +181,7 @@ def described_backbone(description: Mapping[str, Any]) -> Backbone:
 
 def assemble(
     backbone: Backbone,
-    body: Cnn2d | CnnBlstm | None,
+    body: BodyOptions | None,
     tasks: Mapping[str, tuple[Head, int]],
     num_members: int = 1,
     text_size: int = 0,
@@ -190,9 +199,9 @@ def assemble(
 
 
 def _member(
-    backbone: Backbone, body: Cnn2d | CnnBlstm | None, tasks: Mapping[str, tuple[Head, int]], text_size: int
+    backbone: Backbone, body: BodyOptions | None, tasks: Mapping[str, tuple[Head, int]], text_size: int
 ) -> Member:
     built = None if body is None else build_body(body, backbone)
-    sizes = backbone.sizes if built is None else (built.size,)
+    sizes = backbone.sizes if built is None else built.sizes
     heads = {name: build_head(options, sizes, outputs, text_size) for name, (options, outputs) in tasks.items()}
     return Member(built, heads)

@@ -19,6 +19,7 @@ from serein.recipe.model import (
     HuggingFace,
     LogMel,
     Tap,
+    Transformer,
 )
 from serein.recipe.options import Options
 from serein.recipe.reading import dump, load, validate
@@ -69,6 +70,7 @@ __all__ = [
     "Tasks",
     "Text",
     "Transcript",
+    "Transformer",
     "Words",
     "dump",
     "load",

@@ -164,7 +164,7 @@ class Stage(Options):
             a * L_first + (1 - a) / n * (sum of the n others), gao2023's equations 1 and 2. `None`: by their weights.
         epochs: Most epochs.
         trainable: `all`, or names among `cnn`, `projection`, `layers 5-12`, `layer 3`, `transformer` (the projection
-            and all layers), `backbone`, `body`, `heads`.
+            and all layers), `backbone`, `body`, `heads`; of the body `transformer` also `body cnn`, `body layers 3-4`.
         sampling: Each epoch hears `all` training clips; or, `balanced`, as many of each class of the stage's first task
             as the rarest class has, drawn anew (clips without a class are all heard).
         watch: The dev score of the first task that chooses and stops: `ua` or `macro_f1` of classes; `word_accuracy`

@@ -66,7 +66,7 @@ class Cnn2d(Options):
         channels: Output channels of each block.
         convolutions: Convolutions in each block but the first two, with a residual path when there are several.
         stem: `pool`: the first block keeps the resolution and is pooled; `stride`: it is a 5x5 convolution that halves.
-        shrink_time: So often time is halved, at the first blocks; bands are halved at every one.
+        shrink_time: So often time is halved, at the first blocks; bands are halved at every one. 0 needs stem `pool`.
         size: Features of a frame, joined from all channels and remaining bands.
         dropout: Before that.
     """
@@ -75,9 +75,15 @@ class Cnn2d(Options):
     channels: tuple[Count, ...] = (32, 48, 96, 160, 224)
     convolutions: Count = 1
     stem: Literal["pool", "stride"] = "stride"
-    shrink_time: Annotated[int, Field(ge=1)] = 3
+    shrink_time: Annotated[int, Field(ge=0)] = 3
     size: Count = 256
     dropout: Share = 0.15
+
+    @model_validator(mode="after")
+    def _stem_can_keep_time(self) -> Cnn2d:
+        if self.shrink_time == 0 and self.stem == "stride":
+            raise ValueError("the stem 'stride' halves time: choose 'pool', or a shrink_time of 1 or more")
+        return self
 
 
 class CnnBlstm(Options):
@@ -106,4 +112,23 @@ class CnnBlstm(Options):
         return self
 
 
-Body = Annotated[Cnn2d | CnnBlstm, Field(discriminator="name")]
+class Transformer(Options):
+    """Convolutions over time and mel bands, then transformer layers, which heads tap and stages freeze by number.
+
+    Attributes:
+        cnn: The convolutions; every frame that they leave has its features.
+        layers: Transformer layers: `body layer 1`, ... in `trainable`.
+        heads: Of each layer's attention.
+        inner: Features between a layer's fully connected layers.
+        dropout: In every layer, and before the first.
+    """
+
+    name: Literal["transformer"] = "transformer"
+    cnn: Cnn2d = Cnn2d(channels=(8, 16, 32), stem="pool", shrink_time=0, size=96)
+    layers: Count = 4
+    heads: Count = 4
+    inner: Count = 192
+    dropout: Share = 0.1
+
+
+Body = Annotated[Cnn2d | CnnBlstm | Transformer, Field(discriminator="name")]

@@ -257,7 +257,8 @@ def _devices(model: SpeechModel) -> dict[str, Any]:
     processes = world()
     if processes.size == 1:
         return {"devices": 1}
-    uses_all = isinstance(model.backbone, LogMelBackbone)  # a tap below the last layer leaves weights unused
+    has_layers = any(len(body.sizes) > 1 for body in model.bodies)
+    uses_all = isinstance(model.backbone, LogMelBackbone) and not has_layers  # a tap below the last leaves some unused
     return {
         "devices": processes.local_size,
         "num_nodes": processes.size // processes.local_size,
