@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,6 +39,9 @@ from serein.inference.neighbours import (
 from serein.labels.categories import with_class
 from serein.metrics import FloatArray
 from serein.progress import Report
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SIZES = (8, 16, 32, 64, 128, 256)
 WAYS = {
@@ -247,17 +250,13 @@ def _reached(
     return Reached(size, way, score_predictions(said, classes), _PER_CENT * gain.difference, bounds)
 
 
-def adaptation_picture(found: Adaptation) -> Any:
-    """Draw the UA over the size of the store, each way of weighing a line, beside the model alone."""
-    lines = [
-        Line(
-            name,
-            [each.size for each in found.reached if each.way == way],
-            [each.scores.pooled["ua"] for each in found.reached if each.way == way],
-            [each.scores.intervals["ua"] for each in found.reached if each.way == way],
-            colour,
-        )
-        for (way, name), colour in zip(WAYS.items(), (RIGHT, WRONG), strict=True)
-    ]
-    alone = ("the model alone", found.model.pooled["ua"], MUTED)
-    return lines_picture(lines, ("clips in the store", "UA, per cent"), level=alone, is_logarithmic=True)
+def adaptation_picture(found: Adaptation) -> Figure:
+    """Draw what is gained over the model alone, with paired intervals, over the size of the store."""
+    lines = []
+    for (way, name), colour in zip(WAYS.items(), (RIGHT, WRONG), strict=True):
+        own = [each for each in found.reached if each.way == way]
+        sizes, gains = [each.size for each in own], [each.difference for each in own]
+        lines.append(Line(name, sizes, gains, [each.interval for each in own], colour))
+    alone = (f"the model alone (UA {found.model.pooled['ua']:.1f})", 0.0, MUTED)
+    titles = ("clips in the store", "points of UA gained")
+    return lines_picture(lines, titles, level=alone, is_logarithmic=True)

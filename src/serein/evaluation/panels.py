@@ -14,9 +14,11 @@ from serein.evaluation.plots import draw_confusion, draw_map, thinned, tsne
 from serein.evaluation.style import PAGE_WIDTH_IN, RIGHT, new_figure
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MOST_ACROSS = 3
+ASIDE = 0.04  # of a place, or of the axis
 
 
 @dataclass(frozen=True)
@@ -99,18 +101,14 @@ def lines_picture(
     """
     with new_figure((5.6, 3.6)) as figure:
         axes = figure.add_subplot()
-        for line in lines:
-            order = np.argsort(line.x)
-            places, values = np.asarray(line.x, float)[order], np.asarray(line.y, float)[order]
-            axes.plot(places, values, color=line.colour, marker="o", linewidth=1.4, label=line.name)
-            for place, index in zip(places, order, strict=True):
-                if (own := line.bounds[index]) is not None:
-                    axes.vlines(place, *own, color=line.colour, linewidth=1.0, alpha=0.4)
+        if is_logarithmic:
+            axes.set_xscale("log")
+        for number, line in enumerate(lines):
+            _draw_line(axes, line, number - (len(lines) - 1) / 2)
         if level is not None:
             axes.axhline(level[1], color=level[2], linewidth=1.0, linestyle=(0, (4, 3)), label=level[0])
         axes.set(xlabel=titles[0], ylabel=titles[1])
         if is_logarithmic:
-            axes.set_xscale("log")
             axes.set_xticks(sorted({x for line in lines for x in line.x}), minor=False)
             axes.set_xticks([], minor=True)
             axes.xaxis.set_major_formatter("{x:g}")
@@ -118,3 +116,15 @@ def lines_picture(
         if len(lines) > 1 or level is not None:
             axes.legend()
     return figure
+
+
+def _draw_line(axes: Axes, line: Line, position: float) -> None:
+    """Draw a line and its intervals, a little aside by its position, so that those of several lines are told apart."""
+    order = np.argsort(line.x)
+    places, values = np.asarray(line.x, float)[order], np.asarray(line.y, float)[order]
+    is_logarithmic = axes.get_xscale() == "log"
+    places = places * (1 + ASIDE) ** position if is_logarithmic else places + ASIDE * np.ptp(places) * position
+    axes.plot(places, values, color=line.colour, marker="o", linewidth=1.4, label=line.name)
+    for place, index in zip(places, order, strict=True):
+        if (own := line.bounds[index]) is not None:
+            axes.vlines(place, *own, color=line.colour, linewidth=1.2, alpha=0.6)
