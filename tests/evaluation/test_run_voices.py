@@ -34,7 +34,7 @@ def write_unit(run: Path, fold: str, vectors: np.ndarray = VECTORS, threshold: f
     save_file({"embeddings": vectors}, folder / "embeddings.safetensors")
     if threshold is not None:
         (folder / "model").mkdir()
-        (folder / "model" / "model.json").write_text(json.dumps({"training": {"voices": {"threshold": threshold}}}))
+        (folder / "model" / "model.json").write_text(json.dumps({"voices": {"threshold": threshold}}))
 
 
 @pytest.fixture

@@ -1,6 +1,15 @@
 """The command line: parse, call, print, exit status. Results on stdout, complaints on stderr."""
 
-from serein.cli import answers, corpora, experiments, fusion, neighbours, reproduce, words  # noqa: F401  (adds commands)
+from serein.cli import (  # noqa: F401  (adds commands)
+    answers,
+    corpora,
+    experiments,
+    fusion,
+    neighbours,
+    reproduce,
+    voices,
+    words,
+)
 from serein.cli.app import app, main
 
 __all__ = ["app", "main"]

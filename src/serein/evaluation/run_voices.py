@@ -140,5 +140,5 @@ def _speakers(predictions: Sequence[Prediction]) -> list[Hashable]:
 
 def _threshold(folder: Path) -> float | None:
     """Return the threshold of the model that a fold and seed left."""
-    voices = (read_json(folder / "model" / "model.json").get("training") or {}).get("voices") or {}
+    voices = read_json(folder / "model" / "model.json").get("voices") or {}
     return voices.get("threshold")

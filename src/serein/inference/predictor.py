@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from serein.recipe import Clips, Inference
 
 Progress = Callable[[int, int], None]
 Vectors = NDArray[np.float32]
+Heard = TypeVar("Heard")
 CLIPS_AT_ONCE = 32
 
 
@@ -141,14 +143,11 @@ class Predictor:
 
     def predict_each(self, utterances: Sequence[Utterance]) -> Iterator[Answer | AudioError]:
         """Answer for many utterances in their order, or say what is wrong with each; a few are in memory at once."""
-        for start in range(0, len(utterances), CLIPS_AT_ONCE):
-            some = utterances[start : start + CLIPS_AT_ONCE]
-            outcomes = [_loaded(utterance) for utterance in some]
-            heard = [(u, o) for u, o in zip(some, outcomes, strict=True) if not isinstance(o, AudioError)]
-            waveforms, named = [waveform for _, waveform in heard], [utterance for utterance, _ in heard]
-            answers = iter(self._predict(waveforms, [u.audio for u in named], named))
-            for outcome in outcomes:
-                yield outcome if isinstance(outcome, AudioError) else next(answers)
+
+        def hear(waveforms: Sequence[Waveform], some: Sequence[Utterance]) -> list[Answer]:
+            return self._predict(waveforms, [u.audio for u in some], some)
+
+        return heard_each(utterances, hear)
 
     def predict_waveforms(self, waveforms: Sequence[Waveform], names: Sequence[str]) -> list[Answer]:
         """Answer for waveforms, each (sample,) float32 mono at 16 kHz."""
@@ -173,6 +172,19 @@ class Predictor:
         by_class = dict(zip(self.classes, (float(share) for share in shares), strict=True))
         label = self.classes[int(shares.argmax())]
         return Answer(name, label, by_class, embedding, self.content.categories.field, duration_s)
+
+
+def heard_each(
+    utterances: Sequence[Utterance], hear: Callable[[Sequence[Waveform], Sequence[Utterance]], Sequence[Heard]]
+) -> Iterator[Heard | AudioError]:
+    """Load and hear utterances in their order, or say what is wrong with each; a few are in memory at once."""
+    for start in range(0, len(utterances), CLIPS_AT_ONCE):
+        some = utterances[start : start + CLIPS_AT_ONCE]
+        outcomes = [_loaded(utterance) for utterance in some]
+        found = [(o, u) for o, u in zip(outcomes, some, strict=True) if not isinstance(o, AudioError)]
+        heard = iter(hear([waveform for waveform, _ in found], [utterance for _, utterance in found]))
+        for outcome in outcomes:
+            yield outcome if isinstance(outcome, AudioError) else next(heard)
 
 
 def _loaded(utterance: Utterance) -> Waveform | AudioError:
@@ -206,6 +218,7 @@ def answers(
     num_samples: Sequence[int],
     conditions: Mapping[str, Vectors] | None = None,
     on_progress: Progress | None = None,
+    of: str | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Hear many clips in batches of like length.
 
@@ -214,11 +227,12 @@ def answers(
         num_samples: Length of each clip, for sorting.
         conditions: Attribute -> (clip, feature), what a conditioned model is told; what is not given is unknown.
         on_progress: Told how many of all clips are done.
+        of: The task whose embeddings are returned; `None` is the one that the model answers.
 
     Returns:
         Class shares, (clip, class), and embeddings, (clip, feature).
     """
-    hear = partial(_hear, content)
+    hear = partial(_hear, content, of or content.task)
     options = content.options
     shares = [np.empty(0, np.float32)] * len(num_samples)
     embeddings = list(shares)
@@ -248,11 +262,12 @@ def recorded_answers(
     positions: Sequence[int],
     told: Told,
     on_progress: Progress | None = None,
+    of: str | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Hear utterances of a manifest; see `answers`."""
     lengths = [round(float(recordings.durations_s[p]) * SAMPLE_RATE_HZ) for p in positions]
     conditions = conditions_of(content, [recordings.utterances[p] for p in positions], told)
-    return answers(content, lambda i: recordings[positions[i]], lengths, conditions, on_progress)
+    return answers(content, lambda i: recordings[positions[i]], lengths, conditions, on_progress, of)
 
 
 def _hear_in_parts(
@@ -274,7 +289,7 @@ def _hear_in_parts(
 
 @torch.inference_mode()
 def _hear(
-    content: ModelFolder, waveforms: Sequence[Waveform], told: Mapping[str, Vectors]
+    content: ModelFolder, of: str, waveforms: Sequence[Waveform], told: Mapping[str, Vectors]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     model, precision = content.model.eval(), content.options.inference.precision
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -282,8 +297,8 @@ def _hear(
     padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         conditions = {name: torch.from_numpy(vectors).to(device) for name, vectors in told.items()}
-        reading = model(padded, num_samples, conditions)[content.task]
-    return content.shares(reading.output), reading.embedding.cpu().numpy()
+        readings = model(padded, num_samples, conditions)
+    return content.shares(readings[content.task].output), readings[of].embedding.cpu().numpy()
 
 
 def _windows(waveform: Waveform, clips: Clips) -> list[Waveform]:

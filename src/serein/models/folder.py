@@ -57,6 +57,22 @@ class Calibration(Options):
     num_utterances: int
 
 
+class Voices(Options):
+    """From which cosine on the speaker vectors of two clips count as one voice.
+
+    Attributes:
+        threshold: Where as many voices were wrongly told apart as were wrongly taken for one.
+        equal_error_rate: That share, 0 to 1, on the clips that the threshold was chosen on: no promise for others.
+        num_clips: How many clips that were, of dev.
+        num_speakers: Who spoke in them.
+    """
+
+    threshold: float
+    equal_error_rate: float
+    num_clips: int
+    num_speakers: int
+
+
 @dataclass
 class ModelFolder:
     """A model and what belongs to it.
@@ -67,6 +83,7 @@ class ModelFolder:
         labels: Task -> what its output means.
         training: What it learned from: recipe, data hash, speakers, corpora, licences.
         calibration: Is for those who ask the model; runs keep and judge its shares as they are.
+        voices: Tells one voice from another, of a model that learned who speaks and had a dev side to choose it on.
     """
 
     model: SpeechModel
@@ -74,6 +91,7 @@ class ModelFolder:
     labels: dict[str, Meaning]
     training: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
+    voices: Voices | None = None
 
     @property
     def task(self) -> str:
@@ -144,6 +162,7 @@ def save(folder: Path, content: ModelFolder, card: str, *, backbone: str = "auto
         **content.options.model_dump(mode="json"),
         "training": content.training,
         "calibration": None if content.calibration is None else content.calibration.model_dump(),
+        "voices": None if content.voices is None else content.voices.model_dump(),
     }
     labels = {name: described(each) for name, each in content.labels.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -186,6 +205,8 @@ def load(folder: str | Path) -> ModelFolder:
         training, backbone_weights = dict(description["training"]), description["backbone_weights"]
         stored = description.get("calibration")  # folders of serein before it was fitted have none
         calibration = None if stored is None else Calibration.model_validate(stored)
+        told_apart = description.get("voices")  # nor this
+        voices = None if told_apart is None else Voices.model_validate(told_apart)
     except (KeyError, TypeError, ValueError, AttributeError, RecipeError) as error:
         raise ModelError(
             f"model.json and labels.json do not describe a model ({str(error).splitlines()[0]})",
@@ -193,7 +214,7 @@ def load(folder: str | Path) -> ModelFolder:
             remedy="Copy the folder again.",
         ) from None
     _load_weights(model, folder / "model.safetensors", backbone_weights)
-    return ModelFolder(model.eval(), options, meant, training, calibration)
+    return ModelFolder(model.eval(), options, meant, training, calibration, voices)
 
 
 def described(meaning: Meaning) -> dict[str, Any]:
