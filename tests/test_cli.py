@@ -317,7 +317,7 @@ def test_predict_of_a_long_recording_takes_parts_of_it(
 
     def hear(*context: object) -> tuple[np.ndarray, np.ndarray]:
         answer = real(*context)  # type: ignore[arg-type]
-        windows: list[np.ndarray] = context[1]  # type: ignore[assignment]
+        windows: list[np.ndarray] = context[2]  # type: ignore[assignment]
         heard.append([len(window) / 16_000 for window in windows])
         shares.extend(answer[0])
         return answer

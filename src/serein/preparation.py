@@ -151,7 +151,7 @@ def _require_known_speakers(recipe: Recipe, folds: Folds) -> None:
         raise RecipeError(
             f"the speakers that protocol '{recipe.protocol.name}' tests are not among those that are learned",
             where="tasks.speaker",
-            remedy="Choose protocol.name=random, or official with protocol.speakers=shared.",
+            remedy="Choose protocol.name=clips-out or random, or official with protocol.speakers=shared.",
         )
 
 

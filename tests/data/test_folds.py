@@ -78,16 +78,23 @@ def divided(utterances: Sequence[Utterance], protocol: Protocol, **rest: object)
 # -- what holds for all
 
 
+def protocol_of(name: str, **fields: object) -> Protocol:
+    """Return a protocol of two folds; clips are divided by the end of their ids."""
+    patterns = (("-0$",), ("-[12]$",)) if name == "clips-out" else None
+    return Protocol(name=name, num_folds=2, folds=patterns, **fields)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", PROTOCOLS)
 @settings(max_examples=40)
 @given(utterances=manifests(), dev=st.sampled_from(DEV_RULES), seed=st.integers(0, 3))
 def test_parts_are_disjoint(name: str, utterances: list[Utterance], dev: str, seed: int) -> None:
-    folds = divided(utterances, Protocol(name=name, dev=dev, num_folds=2, seed=seed))
+    folds = divided(utterances, protocol_of(name, dev=dev, seed=seed))
     if folds is None:
         return
     speaker_of = {u.id: speaker_key(u) for u in utterances}
-    assert folds.is_speaker_independent == (name != "random")
-    assert folds.shares_dev == (name == "random" or dev == "random-20")
+    is_dependent = name in ("random", "clips-out")
+    assert folds.is_speaker_independent == (not is_dependent)
+    assert folds.shares_dev == (is_dependent or dev == "random-20")
     for fold in folds.folds:
         parts = {"train": fold.train, "dev": fold.dev, "test": fold.test}
         assert fold.train
@@ -106,7 +113,7 @@ def test_parts_are_disjoint(name: str, utterances: list[Utterance], dev: str, se
 @settings(max_examples=20)
 @given(utterances=manifests())
 def test_every_utterance_is_tested_once(name: str, utterances: list[Utterance]) -> None:
-    folds = divided(utterances, Protocol(name=name, dev="none", num_folds=2))
+    folds = divided(utterances, protocol_of(name, dev="none"))
     if folds is not None:
         assert sorted(i for fold in folds.folds for i in fold.test) == sorted(u.id for u in utterances)
         assert len({fold.name for fold in folds.folds}) == len(folds.folds)
@@ -116,7 +123,7 @@ def test_every_utterance_is_tested_once(name: str, utterances: list[Utterance]) 
 @settings(max_examples=40)
 @given(utterances=manifests(), dev=st.sampled_from(DEV_RULES), seed=st.integers(0, 3))
 def test_the_order_of_the_manifest_changes_nothing(name: str, utterances: list[Utterance], dev: str, seed: int) -> None:
-    protocol = Protocol(name=name, dev=dev, num_folds=2, seed=seed)
+    protocol = protocol_of(name, dev=dev, seed=seed)
     twins = {u.id: utterances[0].id for u in utterances[:2]}
     reordered = shuffled(utterances, seed)
     folds, again = divided(utterances, protocol, twins=twins), divided(reordered, protocol, twins=twins)
@@ -472,3 +479,55 @@ def test_the_check_stops_exactly_when_the_test_side_was_heard(data: st.DataObjec
             check_leaks(utterances, folds, twins)
     else:
         check_leaks(utterances, folds, twins)
+
+
+# -- clips
+
+
+def by_clips(*folds: tuple[str, ...], dev: str = "none") -> Protocol:
+    return Protocol(name="clips-out", folds=folds, dev=dev)  # type: ignore[arg-type]
+
+
+def test_clips_are_divided_by_patterns_and_every_speaker_is_on_both_sides() -> None:
+    utterances = [u for speaker in "123" for u in said_by(speaker, 5)]
+    folds = make_folds(utterances, by_clips(("-0$",), ("-1$", "-2$"), dev="next-fold"))
+    assert [(fold.test, fold.dev, fold.train) for fold in folds.folds] == [
+        (("1-0", "2-0", "3-0"), ("1-1", "1-2", "2-1", "2-2", "3-1", "3-2"), ("1-3", "1-4", "2-3", "2-4", "3-3", "3-4")),
+        (("1-1", "1-2", "2-1", "2-2", "3-1", "3-2"), ("1-0", "2-0", "3-0"), ("1-3", "1-4", "2-3", "2-4", "3-3", "3-4")),
+    ]
+    assert folds.notes[0].startswith("SPEAKER-DEPENDENT: utterances are divided clip by clip")
+    assert "Dev is the test side of the next fold." in folds.notes
+    check_leaks(utterances, folds, {})
+
+
+def test_a_clip_is_tested_beside_its_twin() -> None:
+    utterances = said_by("1", 4)
+    folds = make_folds(utterances, by_clips(("-0$",), ("-1$",)), twins={"1-0": "1-0", "1-1": "1-0", "1-3": "1-0"})
+    assert folds.folds[0].test == ("1-0", "1-1", "1-3")
+
+
+@pytest.mark.parametrize(
+    ("folds", "said"),
+    [
+        ((("-0$",), ("-9$",)), "no id matches -9\\$; the first is 1-0"),
+        ((("-0$",), ("1-",)), "1-0 is tested in fold 1 and in fold 2"),
+        ((("-0$",), ("(",)), "'\\(' is no pattern"),
+        ((), "'clips-out' has no folds"),
+    ],
+)
+def test_patterns_that_do_not_divide_are_named(folds: tuple[tuple[str, ...], ...], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        make_folds(said_by("1", 3), by_clips(*folds))
+
+
+def test_dev_of_the_next_fold_needs_one() -> None:
+    utterances = [u for split in ("train", "test", "test2") for u in said_by(split, split=split)]
+    with pytest.raises(RecipeError, match="there is no next fold whose test side could be dev"):
+        make_folds(utterances, Protocol(name="official", dev="next-fold"))
+
+
+def test_dev_of_the_next_fold_holds_its_speakers() -> None:
+    folds = make_folds(people(*"123456"), Protocol(num_folds=3, dev="next-fold"))
+    for fold, following in zip(folds.folds, (*folds.folds[1:], folds.folds[0]), strict=True):
+        assert fold.dev == following.test
+    assert not folds.shares_dev

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from serein.data.clip_folds import clips_out
 from serein.data.utterance import Utterance
 from serein.errors import ManifestError, RecipeError
 from serein.recipe import Protocol
@@ -69,7 +70,7 @@ def make_folds(utterances: Sequence[Utterance], protocol: Protocol, twins: Mappi
     """Divide utterances as a protocol says.
 
     Args:
-        twins: Id -> id of an utterance with the same audio; `random` keeps them on one side.
+        twins: Id -> id of an utterance with the same audio; `random` and `clips-out` keep them on one side.
 
     Raises:
         RecipeError: A named speaker does not occur, or there are too few.
@@ -78,7 +79,8 @@ def make_folds(utterances: Sequence[Utterance], protocol: Protocol, twins: Mappi
     if protocol.name not in _WITHOUT_SPEAKERS:
         _require_field(utterances, "speaker", f"protocol '{protocol.name}'")
     tests = _TEST_PARTS[protocol.name](utterances, protocol, twins or {})
-    folds = [_with_dev(utterances, name, groups, tested, protocol) for name, groups, tested in tests]
+    following = [tested for _, _, tested in (*tests[1:], tests[0])]
+    folds = [_with_dev(utterances, *test, protocol, after) for test, after in zip(tests, following, strict=True)]
     if protocol.only is not None:
         folds = _only(folds, protocol.only)
     notes = [*_allowed(utterances, folds), *_dependence(protocol), *_dev_note(protocol)]
@@ -192,7 +194,16 @@ def _random(utterances: Sequence[Utterance], protocol: Protocol, twins: Mapping[
     ]
 
 
-_WITHOUT_SPEAKERS = ("random", "official", "corpora-out")  # the others divide by speaker, or sessions of speakers
+def _clips_out(utterances: Sequence[Utterance], protocol: Protocol, twins: Mapping[str, str]) -> list[TestPart]:
+    return clips_out(utterances, protocol.folds, twins)
+
+
+_WITHOUT_SPEAKERS = (
+    "random",
+    "official",
+    "corpora-out",
+    "clips-out",
+)  # the others divide by speaker, or sessions of speakers
 
 _TEST_PARTS: dict[str, Callable[[Sequence[Utterance], Protocol, Mapping[str, str]], list[TestPart]]] = {
     "speakers-out": _speakers_out,
@@ -201,6 +212,7 @@ _TEST_PARTS: dict[str, Callable[[Sequence[Utterance], Protocol, Mapping[str, str
     "corpora-out": _corpora_out,
     "official": _official,
     "random": _random,
+    "clips-out": _clips_out,
 }
 
 
@@ -248,11 +260,12 @@ def _with_dev(
     groups: tuple[str, ...],
     tested: frozenset[str],
     protocol: Protocol,
+    following: frozenset[str],
 ) -> Fold:
     rest = [u for u in utterances if u.id not in tested]
     if protocol.name == "official":
         rest = [u for u in rest if u.split in ("train", "dev")]
-    is_dev = dev_rule(rest, protocol, name, [u for u in utterances if u.id in tested])
+    is_dev = dev_rule(rest, protocol, name, [u for u in utterances if u.id in tested], following)
     train = tuple(u.id for u in rest if not is_dev(u))
     dev = tuple(u.id for u in rest if is_dev(u))
     test = tuple(u.id for u in utterances if u.id in tested)
@@ -266,7 +279,11 @@ def _with_dev(
 
 
 def dev_rule(
-    rest: Sequence[Utterance], protocol: Protocol, fold: str, tested: Sequence[Utterance] = ()
+    rest: Sequence[Utterance],
+    protocol: Protocol,
+    fold: str,
+    tested: Sequence[Utterance] = (),
+    following: frozenset[str] = frozenset(),
 ) -> Callable[[Utterance], bool]:
     """Return which utterances of the training side become dev.
 
@@ -274,10 +291,13 @@ def dev_rule(
         rest: The training side.
         fold: Name of the fold, part of what the draw follows from.
         tested: The test side.
+        following: Ids of the test side of the next fold.
     """
     rng = np.random.default_rng([protocol.seed, *fold.encode()])
     if protocol.dev == "none":
         return lambda u: False
+    if protocol.dev == "next-fold":
+        return _is_of_next_fold(rest, following)
     if protocol.dev == "official":
         _require_dev_split(rest)
         return lambda u: u.split == "dev"
@@ -292,6 +312,16 @@ def dev_rule(
         return lambda u: u.session == held_out
     held_out_speakers = _dev_speakers(rest, protocol, rng)
     return lambda u: speaker_key(u) in held_out_speakers
+
+
+def _is_of_next_fold(rest: Sequence[Utterance], following: frozenset[str]) -> Callable[[Utterance], bool]:
+    if not any(u.id in following for u in rest):
+        raise RecipeError(
+            "there is no next fold whose test side could be dev",
+            where="protocol.dev",
+            remedy="Choose protocol.dev=random-20, or a protocol of several folds.",
+        )
+    return lambda u: u.id in following
 
 
 def _is_partner(rest: Sequence[Utterance], tested: Sequence[Utterance]) -> Callable[[Utterance], bool]:
@@ -333,7 +363,8 @@ def _dev_speakers(rest: Sequence[Utterance], protocol: Protocol, rng: np.random.
 def _dependence(protocol: Protocol) -> list[str]:
     if not protocol.shares_speakers:
         return []
-    divided = "were divided at random" if protocol.name == "random" else "are divided by the corpus itself"
+    ways = {"random": "were divided at random", "clips-out": "are divided clip by clip"}
+    divided = ways.get(protocol.name, "are divided by the corpus itself")
     return [
         f"SPEAKER-DEPENDENT: utterances {divided}, so the test speakers were heard in training. "
         "The scores say nothing about new speakers and do not compare with speaker-independent ones."
@@ -343,6 +374,8 @@ def _dependence(protocol: Protocol) -> list[str]:
 def _dev_note(protocol: Protocol) -> list[str]:
     if protocol.dev == "random-20" and protocol.name != "random":
         return ["Dev was drawn at random from the training side and shares its speakers."]
+    if protocol.dev == "next-fold":
+        return ["Dev is the test side of the next fold."]
     if protocol.dev == "partner":
         return ["Dev is who speaks with the test speaker, in the same dialogues."]
     if protocol.dev == "none":

@@ -34,27 +34,28 @@ class Protocol(Options):
 
     Attributes:
         name: `speakers-out`: folds of unseen speakers; `leave-one-speaker-out`; `sessions-out`; `corpora-out`:
-            each corpus tested by the others; `official`: the corpus's own split; `random`: speaker-dependent.
-        folds: Named folds: test speakers (or sessions, corpora) of each; instead of `num_folds`.
+            each corpus tested by the others; `official`: the corpus's own split; `random`: speaker-dependent;
+            `clips-out`: clips whose ids match patterns, speaker-dependent as well, for recognising speakers.
+        folds: Named folds: test speakers (or sessions, corpora, patterns of ids) of each; instead of `num_folds`.
         num_folds: Number of folds when they are not named.
         speakers: `shared`: the corpus's own split (`official`) has the same speakers in train and test, as for
             recognising them; else a shared speaker is a leak.
         only: Run these folds only, by name ("1", "2", ...).
         dev: `speakers`: held-out speakers of the training side; `sessions`: a held-out session; `random-20`: a
             fifth at random, which shares speakers; `partner`: who speaks with the test speakers, in their sessions;
-            `official`: the corpus's own; `none`: a fixed number of epochs.
+            `official`: the corpus's own; `next-fold`: what the next fold tests; `none`: a fixed number of epochs.
         dev_share: Share of the training side's speakers that becomes dev, at least one.
         seed: Draws folds that are not named, and dev.
     """
 
-    name: Literal["speakers-out", "leave-one-speaker-out", "sessions-out", "corpora-out", "official", "random"] = (
-        "speakers-out"
-    )
+    name: Literal[
+        "speakers-out", "leave-one-speaker-out", "sessions-out", "corpora-out", "official", "random", "clips-out"
+    ] = "speakers-out"
     folds: tuple[tuple[str, ...], ...] | None = None
     num_folds: Annotated[int, Field(ge=2)] = 5
     speakers: Literal["apart", "shared"] = "apart"
     only: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    dev: Literal["speakers", "sessions", "partner", "random-20", "official", "none"] = "speakers"
+    dev: Literal["speakers", "sessions", "partner", "random-20", "official", "next-fold", "none"] = "speakers"
     dev_share: Share = 0.2
     seed: int = 0
 
@@ -67,7 +68,7 @@ class Protocol(Options):
     @property
     def shares_speakers(self) -> bool:
         """Whether test speakers may be heard in training."""
-        return self.name == "random" or self.speakers == "shared"
+        return self.name in ("random", "clips-out") or self.speakers == "shared"
 
 
 class Text(Options):
