@@ -502,7 +502,7 @@ def test_clips_are_divided_by_patterns_and_every_speaker_is_on_both_sides() -> N
 
 def test_a_clip_is_tested_beside_its_twin() -> None:
     utterances = said_by("1", 4)
-    folds = make_folds(utterances, by_clips(("-0$",), ("-1$",)), twins={"1-0": "1-0", "1-1": "1-0", "1-3": "1-0"})
+    folds = make_folds(utterances, by_clips(("-0$",), ("-2$",)), twins={"1-0": "1-0", "1-1": "1-0", "1-3": "1-0"})
     assert folds.folds[0].test == ("1-0", "1-1", "1-3")
 
 
