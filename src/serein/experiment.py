@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,12 @@ from serein.data.folds import Fold, speaker_key
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
 from serein.evaluation.predictions import Prediction, write_predictions
+from serein.evaluation.voices import score_voices
 from serein.inference.predictor import recorded_answers
 from serein.labels.attributes import Told, attribute, attribute_vectors
 from serein.models import folder as model_folder
 from serein.models.card import card
-from serein.models.folder import Meaning, ModelFolder, ModelOptions
+from serein.models.folder import Meaning, ModelFolder, ModelOptions, Voices
 from serein.models.speech import SpeechModel, assemble, new_backbone
 from serein.preparation import Experiment, targets_of, tasks_of
 from serein.progress import Report
@@ -32,6 +34,8 @@ from serein.tasks.task import Task
 from serein.training.hearing import require_bands
 from serein.training.stages import TrainingData, fit_normalisation, history, stage_seed, train_stage
 from serein.world import wait_for_all, world
+
+MOST_SHARES = 200
 
 
 def require_trainable(experiment: Experiment) -> None:
@@ -153,10 +157,30 @@ def train_unit(
     labels = {name: task.labels for name, task in tasks.items()}
     content = _content(experiment, fold, model, labels, folder)
     if world().is_first:
+        content = replace(content, voices=_voices(experiment, content, fold))
         model_folder.save(
             folder / "model", content, card(recipe.name, content.task, content.categories.classes, content.training)
         )
     return content
+
+
+def _voices(experiment: Experiment, content: ModelFolder, fold: Fold) -> Voices | None:
+    """Return from which cosine on two dev clips are one voice; `None` when nothing was learned of voices, or of dev."""
+    utterances = experiment.utterances
+    positions = [p for p in experiment.positions(fold.dev) if utterances[p].speaker is not None]
+    if "speaker" not in content.labels or not positions:
+        return None
+    told = experiment.recipe.inference.attributes
+    _, vectors = recorded_answers(content, experiment.recordings, positions, told, of="speaker")
+    found = score_voices(vectors, [speaker_key(utterances[p]) for p in positions], np.random.default_rng(0))
+    if found is None:
+        return None
+    return Voices(
+        threshold=found.threshold,
+        equal_error_rate=found.equal_error_rate,
+        num_clips=len(positions),
+        num_speakers=found.num_speakers,
+    )
 
 
 def _told(experiment: Experiment, fold: Fold) -> TrainingConditions:
@@ -188,6 +212,8 @@ def predictions_of(
 ) -> tuple[list[Prediction], np.ndarray]:
     """Return a model's predictions of some utterances, and their embeddings in the same order.
 
+    Shares of more than `MOST_SHARES` classes are left out: those of 1,251 voices would fill files of hundreds of MB.
+
     Args:
         told: What a conditioned model is told of them.
     """
@@ -201,7 +227,7 @@ def predictions_of(
                 id=utterance.id,
                 truth=content.categories.label(utterance),
                 prediction=classes[int(row.argmax())],
-                shares=dict(zip(classes, map(float, row), strict=True)),
+                shares=dict(zip(classes, map(float, row), strict=True)) if len(classes) <= MOST_SHARES else None,
                 speaker=utterance.speaker,
                 gender=utterance.gender,
                 fold=fold,
