@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
 
 from serein.data import manifest
 from serein.data.batches import Told as TrainingConditions
 from serein.data.corpora import licence_of
 from serein.data.effects import Changer
-from serein.data.files import replacing
 from serein.data.folds import Fold, speaker_key
-from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
-from serein.evaluation.predictions import Prediction, write_predictions
 from serein.evaluation.voices import score_voices
-from serein.inference.predictor import recorded_answers
-from serein.labels.attributes import Told, attribute, attribute_vectors
+from serein.inference.answering import recorded_answers
+from serein.labels.attributes import attribute_vectors
+from serein.labels.transcripts import Alphabet
 from serein.models import folder as model_folder
 from serein.models.card import card
-from serein.models.folder import Meaning, ModelFolder, ModelOptions, Voices
+from serein.models.folder import ModelFolder, ModelOptions, Voices
 from serein.models.speech import SpeechModel, assemble, new_backbone
+from serein.predicting import only_here, predict_unit, stage_folder, unit_folder
 from serein.preparation import Experiment, targets_of, tasks_of
 from serein.progress import Report
 from serein.recipe import Recipe
@@ -34,8 +31,6 @@ from serein.tasks.task import Task
 from serein.training.hearing import require_bands
 from serein.training.stages import TrainingData, fit_normalisation, history, stage_seed, train_stage
 from serein.world import wait_for_all, world
-
-MOST_SHARES = 200
 
 
 def require_trainable(experiment: Experiment) -> None:
@@ -75,11 +70,6 @@ def _text_size(recipe: Recipe) -> int:
 # -- one fold, one seed ---------------------------------------------------------------------------------------------
 
 
-def unit_folder(run: Path, fold: Fold, seed: int) -> Path:
-    """Return where a fold and seed of a run lie."""
-    return run / f"fold-{fold.name}" / f"seed-{seed}"
-
-
 def run_unit(experiment: Experiment, fold: Fold, seed: int, run: Path, report: Report) -> None:
     """Train one fold with one seed and predict its test side; nothing when its predictions are there already.
 
@@ -94,36 +84,8 @@ def run_unit(experiment: Experiment, fold: Fold, seed: int, run: Path, report: R
     else:
         content = model_folder.load(unit_folder(run, learner, seed) / "model")
     if world().is_first:
-        told = experiment.recipe.inference.attributes
-        if fold.dev:
-            _predict(experiment, content, fold, fold.dev, seed, folder / "dev_predictions.jsonl", told)
-        if (other := _other_attributes(experiment, fold)) is not None:
-            _predict(experiment, content, fold, fold.test, seed, folder / f"{other}_predictions.jsonl", other)
-        embeddings = _predict(experiment, content, fold, fold.test, seed, folder / "predictions.jsonl.new", told)
-        with replacing(folder / "embeddings.safetensors") as partial:
-            save_file({"embeddings": embeddings}, partial)
-        os.replace(folder / "predictions.jsonl.new", folder / "predictions.jsonl")  # last: it says that all is there
+        predict_unit(experiment, content, fold, seed, folder)
     wait_for_all()
-
-
-def _other_attributes(experiment: Experiment, fold: Fold) -> Told | None:
-    """Return what else a conditioned model can be told of the test side, so that both are reported."""
-    names = experiment.recipe.tasks.conditions
-    other: Told = "oracle" if experiment.recipe.inference.attributes == "predicted" else "predicted"
-    tested = [experiment.utterances[position] for position in experiment.positions(fold.test)]
-    has_all = all(any(attribute(u, name, other) for u in tested) for name in names)
-    return other if names and has_all else None
-
-
-def _predict(
-    experiment: Experiment, content: ModelFolder, fold: Fold, ids: Sequence[str], seed: int, path: Path, told: Told
-) -> np.ndarray:
-    positions = experiment.positions(ids)
-    predictions, embeddings = predictions_of(
-        content, experiment.recordings, positions, fold=fold.name, seed=seed, told=told
-    )
-    write_predictions(predictions, path)
-    return embeddings
 
 
 def train_unit(
@@ -144,23 +106,23 @@ def train_unit(
     )
     fit_normalisation(model, data)
     for number, stage in enumerate(recipe.stages):
+        model.train()  # it was judged after the stage before
         train_stage(
             model,
             tasks,
             stage,
             data,
-            folder / f"{number}-{stage.name}",
+            stage_folder(folder, recipe, number),
             seed=stage_seed(seed, fold.name, stage.name),
             report=report,
             label=f"{label}  {stage.name}",
         )
-    labels = {name: task.labels for name, task in tasks.items()}
-    content = _content(experiment, fold, model, labels, folder)
-    if world().is_first:
-        content = replace(content, voices=_voices(experiment, content, fold))
-        model_folder.save(
-            folder / "model", content, card(recipe.name, content.task, content.categories.classes, content.training)
-        )
+        content = _content(experiment, fold, model, tasks, folder, number)
+        is_last = stage is recipe.stages[-1]
+        if world().is_first and (is_last or only_here(recipe, number)):
+            content = replace(content, voices=_voices(experiment, content, fold))
+            _save(content, folder / "model" if is_last else stage_folder(folder, recipe, number) / "model")
+    model.eval()
     return content
 
 
@@ -171,7 +133,7 @@ def _voices(experiment: Experiment, content: ModelFolder, fold: Fold) -> Voices 
     if "speaker" not in content.labels or not positions:
         return None
     told = experiment.recipe.inference.attributes
-    _, vectors = recorded_answers(content, experiment.recordings, positions, told, of="speaker")
+    vectors = recorded_answers(content, experiment.recordings, positions, told, of="speaker").embeddings
     found = score_voices(vectors, [speaker_key(utterances[p]) for p in positions], np.random.default_rng(0))
     if found is None:
         return None
@@ -181,6 +143,12 @@ def _voices(experiment: Experiment, content: ModelFolder, fold: Fold) -> Voices 
         num_clips=len(positions),
         num_speakers=found.num_speakers,
     )
+
+
+def _save(content: ModelFolder, folder: Path) -> None:
+    meaning = content.labels[content.task]
+    classes = () if isinstance(meaning, Alphabet) else content.classes_of(content.task).classes
+    model_folder.save(folder, content, card(content.training["recipe"], content.task, classes, content.training))
 
 
 def _told(experiment: Experiment, fold: Fold) -> TrainingConditions:
@@ -200,52 +168,14 @@ def _told(experiment: Experiment, fold: Fold) -> TrainingConditions:
     )
 
 
-def predictions_of(
-    content: ModelFolder,
-    recordings: Recordings,
-    positions: Sequence[int],
-    *,
-    fold: str,
-    seed: int,
-    told: Told,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[Prediction], np.ndarray]:
-    """Return a model's predictions of some utterances, and their embeddings in the same order.
-
-    Shares of more than `MOST_SHARES` classes are left out: those of 1,251 voices would fill files of hundreds of MB.
-
-    Args:
-        told: What a conditioned model is told of them.
-    """
-    shares, embeddings = recorded_answers(content, recordings, positions, told, on_progress)
-    classes = content.categories.classes
-    predictions = []
-    for position, row in zip(positions, shares, strict=True):
-        utterance = recordings.utterances[position]
-        predictions.append(
-            Prediction(
-                id=utterance.id,
-                truth=content.categories.label(utterance),
-                prediction=classes[int(row.argmax())],
-                shares=dict(zip(classes, map(float, row), strict=True)) if len(classes) <= MOST_SHARES else None,
-                speaker=utterance.speaker,
-                gender=utterance.gender,
-                fold=fold,
-                seed=seed,
-                duration_s=round(float(recordings.durations_s[position]), 3),
-                corpus=utterance.corpus,
-            )
-        )
-    return predictions, embeddings
-
-
 def _content(
-    experiment: Experiment, fold: Fold, model: SpeechModel, labels: dict[str, Meaning], folder: Path
+    experiment: Experiment, fold: Fold, model: SpeechModel, tasks: Mapping[str, Task], folder: Path, number: int
 ) -> ModelFolder:
+    """Return the model after a stage, which answers what the stage learned."""
     recipe = experiment.recipe
     learned = [experiment.utterances[p] for p in experiment.positions((*fold.train, *fold.dev))]
     corpora = sorted({u.corpus or "own" for u in learned})
-    last = history(folder / f"{len(recipe.stages) - 1}-{recipe.stages[-1].name}")
+    epochs = history(stage_folder(folder, recipe, number))
     training = {
         "recipe": recipe.name,
         "fold": fold.name,
@@ -254,8 +184,8 @@ def _content(
         "num_speakers": len({speaker_key(u) for u in learned}),
         "speakers": sorted({speaker_key(u) for u in learned if u.speaker is not None}),
         "licences": {name: licence_of(name) or "not stated" for name in corpora},
-        "dev_ua": max((line["dev_ua"] for line in last if "dev_ua" in line), default=None),
+        "dev_ua": max((line["dev_ua"] for line in epochs if "dev_ua" in line), default=None),
     }
     kept = {name: getattr(recipe, name) for name in ("body", "members", "tasks", "clips", "text", "inference")}
-    options = ModelOptions(**kept, text_size=_text_size(recipe))
-    return ModelFolder(model.eval(), options, labels, training)
+    options = ModelOptions(**kept, text_size=_text_size(recipe), answered=recipe.stages[number].tasks)
+    return ModelFolder(model, options, {name: task.labels for name, task in tasks.items()}, training)

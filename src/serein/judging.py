@@ -13,10 +13,10 @@ from serein.data.utterance import Utterance
 from serein.errors import LeakError, ManifestError
 from serein.evaluation.predictions import Prediction
 from serein.evaluation.scores import Scores, score_predictions
-from serein.experiment import predictions_of
 from serein.inference.predictor import load
 from serein.labels.attributes import require_attributes
 from serein.labels.categories import with_class
+from serein.predicting import predictions_of
 
 Progress = Callable[[int, int], None]
 
@@ -64,9 +64,8 @@ def judge(
         notes.append(f"Told of each clip: {', '.join(content.conditions)} ({told}).")
     recordings = Recordings(utterances, trim_db=content.options.clips.trim_db)
     positions = range(len(utterances))
-    predictions, _ = predictions_of(
-        content, recordings, positions, fold="all", seed=0, told=told, on_progress=on_progress
-    )
+    said = predictions_of(content, recordings, positions, fold="all", seed=0, told=told, on_progress=on_progress)
+    predictions = said.by_task[content.task]
     return predictions, score_predictions(predictions, content.categories.classes, notes=tuple(notes))
 
 

@@ -21,7 +21,6 @@ from serein.evaluation.intervals import Difference, paired_difference
 from serein.evaluation.predictions import Prediction, read_predictions, write_predictions
 from serein.evaluation.run_folder import missing_predictions, read_json, read_run_predictions
 from serein.evaluation.scores import Scores, score_predictions
-from serein.experiment import unit_folder
 from serein.inference.neighbour_building import By, Votes, as_chosen, joined, most_neighbours, new_header
 from serein.inference.neighbour_predictor import described_model, hear, keys_of
 from serein.inference.neighbour_store import Store, is_store, model_digest, open_store, write_header, write_store
@@ -30,6 +29,7 @@ from serein.inference.predictor import load as load_model
 from serein.labels.attributes import Told
 from serein.metrics import FloatArray
 from serein.models.folder import ModelFolder
+from serein.predicting import unit_folder
 from serein.preparation import Experiment, prepare
 from serein.progress import Report
 

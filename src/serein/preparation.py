@@ -68,6 +68,14 @@ class Experiment:
         counts = Counter(categories.label(u) for u in self.utterances)
         return {name: counts[name] for name in categories.classes}
 
+    def labelled(self, ids: Sequence[str]) -> list[str]:
+        """Return those of some utterances that have a target of the judged task."""
+        categories = self.meanings.get(self.recipe.tasks.main)
+        by_id = {u.id: u for u in self.utterances}
+        if categories is None:
+            return [name for name in ids if normalised(by_id[name].transcript)]
+        return [name for name in ids if categories.label(by_id[name]) is not None]
+
     def positions(self, ids: Sequence[str]) -> list[int]:
         """Return where utterances stand in the list."""
         wanted = set(ids)

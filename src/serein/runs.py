@@ -24,8 +24,9 @@ from serein.data.files import is_leftover, leftovers, write_text
 from serein.data.folds import make_folds, speaker_key
 from serein.errors import RunError
 from serein.evaluation.run_folder import read_json
-from serein.experiment import require_trainable, run_unit, train_unit, unit_folder
+from serein.experiment import require_trainable, run_unit, train_unit
 from serein.jobs import run_parallel
+from serein.predicting import unit_folder
 from serein.preparation import Divide, Experiment, prepare, train_and_dev
 from serein.progress import Report
 from serein.recipe import Recipe

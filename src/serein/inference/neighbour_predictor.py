@@ -14,9 +14,10 @@ from serein import hub
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
 from serein.errors import AudioError
+from serein.inference.answering import Progress, recorded_answers
 from serein.inference.neighbour_store import Store, model_digest, open_store
 from serein.inference.neighbours import Examples, Nearest, Numbers, Vectors, interpolated, key, neighbour_shares
-from serein.inference.predictor import CLIPS_AT_ONCE, Answer, Predictor, Progress, load, recorded_answers
+from serein.inference.predictor import CLIPS_AT_ONCE, Answer, Predictor, load
 from serein.labels.attributes import Told
 from serein.metrics import FloatArray
 from serein.models.folder import ModelFolder
@@ -199,10 +200,11 @@ def hear(
         AudioError: A file cannot be read or is silent.
     """
     classes = content.categories.classes
-    shares, vectors = recorded_answers(content, recordings, positions, told, on_progress)
+    positions = [p for p in positions if content.categories.label(recordings.utterances[p]) is not None]
+    said = recorded_answers(content, recordings, positions, told, on_progress)
     labels = [content.categories.label(recordings.utterances[position]) for position in positions]
     numbers = np.array([classes.index(label) for label in labels if label is not None], np.int64)
-    return Examples(vectors, numbers, keys_of(recordings, positions)), shares
+    return Examples(said.embeddings, numbers, keys_of(recordings, positions)), said.shares[content.task]
 
 
 def described_model(model: str) -> str:

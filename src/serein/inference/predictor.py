@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from serein.data import audio
 from serein.data.audio import SAMPLE_RATE_HZ, Waveform
-from serein.data.batches import fitted
-from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError
+from serein.inference.answering import Answers, answers, conditions_of
 from serein.inference.box import box_folder
-from serein.labels.attributes import Told, attribute_vectors
 from serein.labels.words import WordClasses, relabelled
 from serein.metrics import tempered
 from serein.models import folder as model_folder
 from serein.models.folder import ModelFolder
-from serein.recipe import Clips, Inference
 
-Progress = Callable[[int, int], None]
-Vectors = NDArray[np.float32]
 Heard = TypeVar("Heard")
 CLIPS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What another task of the same model says of a recording.
+
+    Attributes:
+        label: The class with the largest share, or what was said.
+        confidence: Its share; `None` of a transcript.
+    """
+
+    label: str
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Answer:
         task: What the classes are of: `emotion`, `gender`.
         duration_s: Length of what was heard, silence at its ends included.
         withheld: Why nothing is answered after all ("don't know", "too short"); `None` when something is.
+        others: Task -> what it says, of a model of several: `gender`, `transcript`, ...
     """
 
     audio: str
@@ -54,6 +61,7 @@ class Answer:
     task: str = "emotion"
     duration_s: float | None = None
     withheld: str | None = None
+    others: Mapping[str, Beside] = field(default_factory=dict)
 
     @property
     def emotion(self) -> str:
@@ -73,7 +81,7 @@ class Answer:
         return self.withheld or self.label
 
     def to_json(self) -> dict[str, object]:
-        """Return file, label under the name of its task (`None` when withheld), confidence and shares."""
+        """Return file, label under the name of its task (`None` when withheld), confidence and shares; other tasks."""
         shares = {name: round(share, 6) for name, share in self.shares.items()}
         return {
             "audio": self.audio,
@@ -81,6 +89,8 @@ class Answer:
             **({"withheld": self.withheld} if self.withheld else {}),
             "confidence": round(self.confidence, 6),
             "shares": shares,
+            **{name: other.label for name, other in self.others.items()},
+            **{f"{name}_confidence": round(o.confidence, 6) for name, o in self.others.items() if o.confidence},
         }
 
 
@@ -160,18 +170,40 @@ class Predictor:
             return []
         cut = [audio.trimmed(waveform, self.content.options.clips.trim_db) for waveform in waveforms]
         conditions = conditions_of(self.content, utterances, "known")
-        shares, embeddings = answers(self.content, cut.__getitem__, [len(waveform) for waveform in cut], conditions)
+        said = answers(self.content, cut.__getitem__, [len(waveform) for waveform in cut], conditions)
+        shares: NDArray[np.floating] = said.shares[self.task]
         if self.content.calibration is not None:
             shares = tempered(shares, self.content.calibration.temperature)
         durations_s = [len(waveform) / SAMPLE_RATE_HZ for waveform in waveforms]
-        return [self._answer(*row) for row in zip(names, shares, embeddings, durations_s, strict=True)]
+        rows = zip(names, shares, said.embeddings, durations_s, self._others(said), strict=True)
+        return [self._answer(*row) for row in rows]
 
     def _answer(
-        self, name: str, shares: NDArray[np.floating], embedding: NDArray[np.float32], duration_s: float
+        self,
+        name: str,
+        shares: NDArray[np.floating],
+        embedding: NDArray[np.float32],
+        duration_s: float,
+        others: Mapping[str, Beside],
     ) -> Answer:
         by_class = dict(zip(self.classes, (float(share) for share in shares), strict=True))
         label = self.classes[int(shares.argmax())]
-        return Answer(name, label, by_class, embedding, self.content.categories.field, duration_s)
+        return Answer(
+            name, label, by_class, embedding, self.content.categories.field, duration_s=duration_s, others=others
+        )
+
+    def _others(self, said: Answers) -> list[dict[str, Beside]]:
+        """Return what the other tasks say of each clip."""
+        others: list[dict[str, Beside]] = [{} for _ in said.embeddings]
+        for task, shares in said.shares.items():
+            if task != self.task:
+                classes = self.content.classes_of(task).classes
+                for row, own in zip(others, shares, strict=True):
+                    row[task] = Beside(classes[int(own.argmax())], float(own.max()))
+        for texts in said.texts.values():
+            for row, text in zip(others, texts, strict=True):
+                row["transcript"] = Beside(text)
+        return others
 
 
 def heard_each(
@@ -205,119 +237,6 @@ def load(name: str | Path | None = None) -> Predictor:
     if not Path(name).exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
         return Predictor(model_folder.load(_downloaded(str(name))))
     return Predictor(model_folder.load(name))
-
-
-def conditions_of(content: ModelFolder, utterances: Sequence[Utterance], told: Told) -> dict[str, Vectors]:
-    """Return what a conditioned model is told of utterances: attribute -> (utterance, feature)."""
-    return attribute_vectors(utterances, content.conditions, told, content.options.text.encoder)
-
-
-def answers(
-    content: ModelFolder,
-    waveform_of: Callable[[int], Waveform],
-    num_samples: Sequence[int],
-    conditions: Mapping[str, Vectors] | None = None,
-    on_progress: Progress | None = None,
-    of: str | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Hear many clips in batches of like length.
-
-    Args:
-        waveform_of: Position -> (sample,) float32.
-        num_samples: Length of each clip, for sorting.
-        conditions: Attribute -> (clip, feature), what a conditioned model is told; what is not given is unknown.
-        on_progress: Told how many of all clips are done.
-        of: The task whose embeddings are returned; `None` is the one that the model answers.
-
-    Returns:
-        Class shares, (clip, class), and embeddings, (clip, feature).
-    """
-    hear = partial(_hear, content, of or content.task)
-    options = content.options
-    shares = [np.empty(0, np.float32)] * len(num_samples)
-    embeddings = list(shares)
-    done = 0
-    for positions in _batches(num_samples, options.clips, options.inference):
-        windows = [_windows(fitted(waveform_of(p), options.clips), options.clips) for p in positions]
-        flat = [window for each in windows for window in each]
-        clip_of = np.repeat(positions, [len(each) for each in windows])
-        told = {name: vectors[clip_of] for name, vectors in (conditions or {}).items()}
-        batch_shares, batch_embeddings = _hear_in_parts(hear, flat, told, options.inference)
-        start = 0
-        for position, own in zip(positions, windows, strict=True):
-            weights = np.array([len(window) for window in own], np.float64)
-            part = slice(start, start + len(own))
-            shares[position] = np.average(batch_shares[part], axis=0, weights=weights).astype(np.float32)
-            embeddings[position] = np.average(batch_embeddings[part], axis=0, weights=weights).astype(np.float32)
-            start += len(own)
-        done += len(positions)
-        if on_progress:
-            on_progress(done, len(num_samples))
-    return np.stack(shares), np.stack(embeddings)
-
-
-def recorded_answers(
-    content: ModelFolder,
-    recordings: Recordings,
-    positions: Sequence[int],
-    told: Told,
-    on_progress: Progress | None = None,
-    of: str | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Hear utterances of a manifest; see `answers`."""
-    lengths = [round(float(recordings.durations_s[p]) * SAMPLE_RATE_HZ) for p in positions]
-    conditions = conditions_of(content, [recordings.utterances[p] for p in positions], told)
-    return answers(content, lambda i: recordings[positions[i]], lengths, conditions, on_progress, of)
-
-
-def _hear_in_parts(
-    hear: Callable[[Sequence[Waveform], Mapping[str, Vectors]], tuple[Vectors, Vectors]],
-    windows: Sequence[Waveform],
-    told: Mapping[str, Vectors],
-    inference: Inference,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Hear windows, of a recording of hours perhaps, no more seconds at once than the options say."""
-    longest = max(len(window) for window in windows)
-    size = max(1, int(inference.batch_s * SAMPLE_RATE_HZ) // longest)
-    parts = [
-        hear(windows[i : i + size], {name: vectors[i : i + size] for name, vectors in told.items()})
-        for i in range(0, len(windows), size)
-    ]
-    shares, embeddings = zip(*parts, strict=True)
-    return np.concatenate(shares), np.concatenate(embeddings)
-
-
-@torch.inference_mode()
-def _hear(
-    content: ModelFolder, of: str, waveforms: Sequence[Waveform], told: Mapping[str, Vectors]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    model, precision = content.model.eval(), content.options.inference.precision
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    num_samples = torch.tensor([len(waveform) for waveform in waveforms], device=device)
-    padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True).to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        conditions = {name: torch.from_numpy(vectors).to(device) for name, vectors in told.items()}
-        readings = model(padded, num_samples, conditions)
-    return content.shares(readings[content.task].output), readings[of].embedding.cpu().numpy()
-
-
-def _windows(waveform: Waveform, clips: Clips) -> list[Waveform]:
-    """Cut a clip longer than `clips.window_s` into windows of equal length."""
-    num_windows = -(-len(waveform) // round(clips.window_s * SAMPLE_RATE_HZ))
-    return np.array_split(waveform, num_windows) if num_windows > 1 else [waveform]
-
-
-def _batches(num_samples: Sequence[int], clips: Clips, inference: Inference) -> list[list[int]]:
-    shortest = round(clips.min_s * SAMPLE_RATE_HZ)
-    order = sorted(range(len(num_samples)), key=lambda i: -num_samples[i])
-    batches: list[list[int]] = []
-    start = 0
-    while start < len(order):
-        longest = max(num_samples[order[start]], shortest, 1)
-        size = max(1, int(inference.batch_s * SAMPLE_RATE_HZ) // longest)
-        batches.append(order[start : start + size])
-        start += size
-    return batches
 
 
 def _downloaded(name: str) -> str:

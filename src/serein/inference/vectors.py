@@ -13,7 +13,8 @@ from serein.data import audio
 from serein.data.audio import Waveform
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError, expected_one_of
-from serein.inference.predictor import answers, conditions_of, heard_each
+from serein.inference.answering import answers, conditions_of
+from serein.inference.predictor import heard_each
 from serein.models.folder import ModelFolder
 
 Vector = NDArray[np.float32]
@@ -54,7 +55,7 @@ def embed_each(content: ModelFolder, utterances: Sequence[Utterance], of: str) -
             return []
         cut = [audio.trimmed(waveform, content.options.clips.trim_db) for waveform in waveforms]
         conditions = conditions_of(content, some, "known")
-        return list(answers(content, cut.__getitem__, [len(each) for each in cut], conditions, of=of)[1])
+        return list(answers(content, cut.__getitem__, [len(each) for each in cut], conditions, of=of).embeddings)
 
     return heard_each(utterances, hear)
 

@@ -32,7 +32,11 @@ PARTS = ("model.json", "labels.json", "model.safetensors")
 
 
 class ModelOptions(Options):
-    """What of a recipe a model needs to answer."""
+    """What of a recipe a model needs to answer.
+
+    Attributes:
+        answered: The tasks that its last stage learned; heads of others no longer fit what lies below. `None`: all.
+    """
 
     body: Body | None = None
     members: int = 1
@@ -41,6 +45,7 @@ class ModelOptions(Options):
     text: Text = Text()
     text_size: int = 0
     inference: Inference = Inference()
+    answered: tuple[str, ...] | None = None
 
 
 class Calibration(Options):
@@ -95,8 +100,14 @@ class ModelFolder:
 
     @property
     def task(self) -> str:
-        """The task that the model answers."""
-        return self.options.tasks.main
+        """The task that the model answers: the first of classes, else of transcripts."""
+        return min(self.answered, key=lambda name: name == "asr")
+
+    @property
+    def answered(self) -> tuple[str, ...]:
+        """All tasks that it answers, in the order of recipes."""
+        known, answered = self.options.tasks.chosen, self.options.answered
+        return tuple(name for name in known if answered is None or name in answered)
 
     @property
     def categories(self) -> Categories:
@@ -197,14 +208,15 @@ def load(folder: str | Path) -> ModelFolder:
             remedy="Upgrade serein, or export the model again.",
         )
     try:
-        options = ModelOptions.model_validate({name: description[name] for name in ModelOptions.model_fields})
+        stored = {"answered": None, **description}  # folders of serein before it was named answer all
+        options = ModelOptions.model_validate({name: stored[name] for name in ModelOptions.model_fields})
         meant = {name: meaning_of(name, each) for name, each in labels.items()}
         tasks = {name: (task, num_outputs(meant[name])) for name, task in options.tasks.chosen.items()}
         backbone = described_backbone(description["backbone"])
         model = assemble(backbone, options.body, tasks, options.members, options.text_size)
         training, backbone_weights = dict(description["training"]), description["backbone_weights"]
-        stored = description.get("calibration")  # folders of serein before it was fitted have none
-        calibration = None if stored is None else Calibration.model_validate(stored)
+        fitted = description.get("calibration")  # folders of serein before it was fitted have none
+        calibration = None if fitted is None else Calibration.model_validate(fitted)
         told_apart = description.get("voices")  # nor this
         voices = None if told_apart is None else Voices.model_validate(told_apart)
     except (KeyError, TypeError, ValueError, AttributeError, RecipeError) as error:

@@ -65,6 +65,8 @@ class Recipe(Options):
             raise ValueError(f"seeds: one is named twice: {', '.join(map(str, self.seeds))}")
         if "asr" in self.tasks.chosen and self.members > 1:
             raise ValueError("several members have no common transcript: set members to 1, or leave out 'asr'")
+        if self.tasks.main not in self.tasks_of(self.stages[-1]):
+            raise ValueError(f"the last stage does not learn '{self.tasks.main}', which the model is to answer")
         contrasts = any(task.contrastive for task in self.tasks.pooled.values())
         for stage in self.stages:
             self._stage_fits(stage)

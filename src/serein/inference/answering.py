@@ -1,0 +1,171 @@
+"""Many clips heard in batches of like length: what each task of a model says of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from serein.data.audio import SAMPLE_RATE_HZ, Waveform
+from serein.data.batches import fitted
+from serein.data.recordings import Recordings
+from serein.data.utterance import Utterance
+from serein.labels.attributes import Told, attribute_vectors
+from serein.labels.transcripts import Alphabet
+from serein.models.folder import ModelFolder
+from serein.recipe import Clips, Inference
+from serein.tasks.transcript import heard_texts
+
+Progress = Callable[[int, int], None]
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model says of clips, in their order.
+
+    Attributes:
+        shares: Task of classes -> (clip, class) shares.
+        embeddings: (clip, feature), what the output layer of one task reads.
+        texts: Task of transcripts -> what was said in each clip.
+    """
+
+    shares: Mapping[str, Vectors]
+    embeddings: Vectors
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def conditions_of(content: ModelFolder, utterances: Sequence[Utterance], told: Told) -> dict[str, Vectors]:
+    """Return what a conditioned model is told of utterances: attribute -> (utterance, feature)."""
+    return attribute_vectors(utterances, content.conditions, told, content.options.text.encoder)
+
+
+def answers(
+    content: ModelFolder,
+    waveform_of: Callable[[int], Waveform],
+    num_samples: Sequence[int],
+    conditions: Mapping[str, Vectors] | None = None,
+    on_progress: Progress | None = None,
+    of: str | None = None,
+) -> Answers:
+    """Hear many clips in batches of like length.
+
+    Args:
+        waveform_of: Position -> (sample,) float32.
+        num_samples: Length of each clip, for sorting.
+        conditions: Attribute -> (clip, feature), what a conditioned model is told; what is not given is unknown.
+        on_progress: Told how many of all clips are done.
+        of: The task whose embeddings are returned; `None` is the one that the model answers.
+    """
+    hear = partial(_hear, content, of or content.task)
+    options = content.options
+    of_clip: dict[int, Answers] = {}
+    for positions in _batches(num_samples, options.clips, options.inference):
+        windows = [_windows(fitted(waveform_of(p), options.clips), options.clips) for p in positions]
+        flat = [window for each in windows for window in each]
+        clip_of = np.repeat(positions, [len(each) for each in windows])
+        told = {name: vectors[clip_of] for name, vectors in (conditions or {}).items()}
+        heard = _hear_in_parts(hear, flat, told, options.inference)
+        start = 0
+        for position, own in zip(positions, windows, strict=True):
+            of_clip[position] = _joined(heard, start, own)
+            start += len(own)
+        if on_progress:
+            on_progress(len(of_clip), len(num_samples))
+    return _stacked([of_clip[position] for position in range(len(num_samples))])
+
+
+def recorded_answers(
+    content: ModelFolder,
+    recordings: Recordings,
+    positions: Sequence[int],
+    told: Told,
+    on_progress: Progress | None = None,
+    of: str | None = None,
+) -> Answers:
+    """Hear utterances of a manifest; see `answers`."""
+    lengths = [round(float(recordings.durations_s[p]) * SAMPLE_RATE_HZ) for p in positions]
+    conditions = conditions_of(content, [recordings.utterances[p] for p in positions], told)
+    return answers(content, lambda i: recordings[positions[i]], lengths, conditions, on_progress, of)
+
+
+def _hear_in_parts(
+    hear: Callable[[Sequence[Waveform], Mapping[str, Vectors]], Answers],
+    windows: Sequence[Waveform],
+    told: Mapping[str, Vectors],
+    inference: Inference,
+) -> Answers:
+    """Hear windows, of a recording of hours perhaps, no more seconds at once than the options say."""
+    longest = max(len(window) for window in windows)
+    size = max(1, int(inference.batch_s * SAMPLE_RATE_HZ) // longest)
+    return _stacked(
+        [
+            hear(windows[i : i + size], {name: vectors[i : i + size] for name, vectors in told.items()})
+            for i in range(0, len(windows), size)
+        ]
+    )
+
+
+@torch.inference_mode()
+def _hear(content: ModelFolder, of: str, waveforms: Sequence[Waveform], told: Mapping[str, Vectors]) -> Answers:
+    model, precision = content.model.eval(), content.options.inference.precision
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    num_samples = torch.tensor([len(waveform) for waveform in waveforms], device=device)
+    padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True).to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        conditions = {name: torch.from_numpy(vectors).to(device) for name, vectors in told.items()}
+        readings = model.read(model.backbone(padded, num_samples), conditions, {*content.answered, of})
+    shares: dict[str, Vectors] = {}
+    texts: dict[str, Sequence[str]] = {}
+    for name in content.answered:
+        meaning, output = content.labels[name], readings[name].output
+        if isinstance(meaning, Alphabet):
+            texts[name] = heard_texts(output, meaning)
+        else:
+            shares[name] = content.shares(output, name)
+    return Answers(shares, readings[of].embedding.cpu().numpy(), texts)
+
+
+def _joined(heard: Answers, start: int, windows: Sequence[Waveform]) -> Answers:
+    """Return the answer for one clip: its windows' shares averaged, each by its length, and their texts in a row."""
+    part = slice(start, start + len(windows))
+    weights = np.array([len(window) for window in windows], np.float64)
+
+    def mean(values: Vectors) -> Vectors:
+        return np.average(values[part], axis=0, weights=weights).astype(np.float32)[None]
+
+    shares = {name: mean(values) for name, values in heard.shares.items()}
+    texts = {name: [" ".join(text for text in said[part] if text)] for name, said in heard.texts.items()}
+    return Answers(shares, mean(heard.embeddings), texts)
+
+
+def _stacked(parts: Sequence[Answers]) -> Answers:
+    first = parts[0]
+    return Answers(
+        {name: np.concatenate([part.shares[name] for part in parts]) for name in first.shares},
+        np.concatenate([part.embeddings for part in parts]),
+        {name: [text for part in parts for text in part.texts[name]] for name in first.texts},
+    )
+
+
+def _windows(waveform: Waveform, clips: Clips) -> list[Waveform]:
+    """Cut a clip longer than `clips.window_s` into windows of equal length."""
+    num_windows = -(-len(waveform) // round(clips.window_s * SAMPLE_RATE_HZ))
+    return np.array_split(waveform, num_windows) if num_windows > 1 else [waveform]
+
+
+def _batches(num_samples: Sequence[int], clips: Clips, inference: Inference) -> list[list[int]]:
+    shortest = round(clips.min_s * SAMPLE_RATE_HZ)
+    order = sorted(range(len(num_samples)), key=lambda i: -num_samples[i])
+    batches: list[list[int]] = []
+    start = 0
+    while start < len(order):
+        longest = max(num_samples[order[start]], shortest, 1)
+        size = max(1, int(inference.batch_s * SAMPLE_RATE_HZ) // longest)
+        batches.append(order[start : start + size])
+        start += size
+    return batches
