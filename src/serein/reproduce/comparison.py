@@ -136,10 +136,15 @@ def compare(
     notes += [neighbours.chosen_note(row, finished[row.name]) for row in trained if row.neighbours and row.name in said]
     notes = [*_provenance(table, data, side, overrides, rows), *notes, *_qualifications(rows)]
     extras: list[Extra] = []
-    if table.measures:
+    places = [(row.row, row.places) for row in rows]
+    if "voices" in table.measures:
+        from serein.reproduce.voices import voice_tables
+
+        extras += voice_tables(places)
+    if of_words := [name for name in table.measures if name != "voices"]:
         from serein.reproduce.words import word_tables
 
-        extras = word_tables(table.measures, [(row.row, row.places) for row in rows], data.manifest)
+        extras += word_tables(of_words, places, data.manifest)
     return Comparison(table, data, side, tuple(overrides), tuple(rows), tuple(dict.fromkeys(notes)), tuple(extras))
 
 

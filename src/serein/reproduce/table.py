@@ -112,7 +112,8 @@ class Table(_Part):
         corpus: What the paper measured on.
         published_on: Side of the corpus that the published numbers were taken on.
         base: Recipe that the rows change, relative to the table file.
-        measures: Further tables, of rows that answer words: names of `serein.reproduce.words.MEASURES`.
+        measures: Further tables: `voices`, of rows that answer who speaks; of rows that answer words, names of
+            `serein.reproduce.words.MEASURES`.
         picture: A figure beside the table, `None` for none.
     """
 
@@ -125,7 +126,7 @@ class Table(_Part):
     corpus: str
     published_on: Literal["dev", "test"]
     base: str | None = None
-    measures: tuple[Literal["cosine", "top", "target-neighbours", "prediction-neighbours"], ...] = ()
+    measures: tuple[Literal["cosine", "top", "target-neighbours", "prediction-neighbours", "voices"], ...] = ()
     picture: Picture | None = None
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
     _is_by_another: bool = PrivateAttr(default=False)  # than the file's own score
