@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from cli_fixtures import Call, write_recipe
-from serein import experiment, runs
+from serein import predicting, runs
 from serein import recipe as recipes
 from serein.data import manifest
 from serein.evaluation.report import write_report
@@ -92,7 +92,7 @@ def test_the_threshold_is_that_of_the_dev_side_and_stays_with_the_model(run: Pat
 def test_shares_of_hundreds_of_voices_are_not_written(
     voices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experiment, "MOST_SHARES", 2)
+    monkeypatch.setattr(predicting, "MOST_SHARES", 2)
     found = train(tmp_path, voices, {"protocol": PROTOCOL})
     lines = (found / "fold-1" / "seed-0" / "predictions.jsonl").read_text().splitlines()
     assert all("shares" not in json.loads(line) for line in lines)
