@@ -125,6 +125,29 @@ def test_twins_are_found_when_audio_does_not_fit_memory(record: Record) -> None:
     assert twins(Recordings(utterances, memory_s=0.1)) == {"a": "a", "b": "a"}
 
 
+def test_of_what_does_not_fit_memory_only_what_begins_alike_is_read_whole(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, end = noise(0, 0.6), noise(1, 0.2)
+    utterances = [
+        record("a", np.concatenate([start, end])),
+        record("b", np.concatenate([start, end])),
+        record("late", np.concatenate([start, noise(2, 0.2)])),
+        record("early", np.concatenate([noise(3, 0.6), end])),
+    ]
+    recordings = Recordings(utterances, memory_s=0.1)
+    read: list[int] = []
+    whole = Recordings.__getitem__
+
+    def counting(self: Recordings, position: int) -> np.ndarray:
+        read.append(position)
+        return whole(self, position)
+
+    monkeypatch.setattr(Recordings, "__getitem__", counting)
+    assert twins(recordings) == {"a": "a", "b": "a"}
+    assert read == [0, 1, 2]
+
+
 def test_only_recordings_of_one_length_are_read(record: Record) -> None:
     utterances = [record("a", noise(0, 0.2)), record("b", noise(0, 0.3))]
     recordings = Recordings(utterances)
