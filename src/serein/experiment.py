@@ -15,15 +15,16 @@ from serein.data.corpora import licence_of
 from serein.data.effects import Changer
 from serein.data.folds import Fold, speaker_key
 from serein.data.utterance import Utterance
+from serein.evaluation.calibration import fitted
 from serein.evaluation.voices import score_voices
 from serein.inference.answering import recorded_answers
 from serein.labels.attributes import attribute_vectors
 from serein.labels.transcripts import Alphabet
 from serein.models import folder as model_folder
 from serein.models.card import card
-from serein.models.folder import ModelFolder, ModelOptions, Voices
+from serein.models.folder import Calibration, ModelFolder, ModelOptions, Voices
 from serein.models.speech import SpeechModel, assemble, new_backbone
-from serein.predicting import only_here, predict_unit, stage_folder, unit_folder
+from serein.predicting import only_here, predict_dev, predict_unit, stage_folder, unit_folder
 from serein.preparation import Experiment, targets_of, tasks_of
 from serein.progress import Report
 from serein.recipe import Recipe
@@ -120,7 +121,8 @@ def train_unit(
         content = _content(experiment, fold, model, tasks, folder, number)
         is_last = stage is recipe.stages[-1]
         if world().is_first and (is_last or only_here(recipe, number)):
-            content = replace(content, voices=_voices(experiment, content, fold))
+            calibration = _calibration(experiment, content, fold, seed, folder) if is_last else None
+            content = replace(content, voices=_voices(experiment, content, fold), calibration=calibration)
             _save(content, folder / "model" if is_last else stage_folder(folder, recipe, number) / "model")
     model.eval()
     return content
@@ -143,6 +145,19 @@ def _voices(experiment: Experiment, content: ModelFolder, fold: Fold) -> Voices 
         num_clips=len(positions),
         num_speakers=found.num_speakers,
     )
+
+
+def _calibration(
+    experiment: Experiment, content: ModelFolder, fold: Fold, seed: int, folder: Path
+) -> Calibration | None:
+    """Fit a temperature to what the model says of dev; `None` when it answers no classes, or of too few."""
+    dev = predict_dev(experiment, content, fold, seed, folder)
+    if isinstance(content.labels[content.task], Alphabet):
+        return None
+    temperature = fitted(dev, content.categories.classes)
+    if temperature is None:
+        return None
+    return Calibration(temperature=temperature, fitted_on="its own dev side", num_utterances=len(dev))
 
 
 def _save(content: ModelFolder, folder: Path) -> None:

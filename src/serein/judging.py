@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from serein.data.folds import speaker_key
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
 from serein.errors import LeakError, ManifestError
+from serein.evaluation.calibration import model_calibration, with_temperature
 from serein.evaluation.predictions import Prediction
 from serein.evaluation.scores import Scores, score_predictions
 from serein.inference.predictor import load
@@ -66,7 +68,12 @@ def judge(
     positions = range(len(utterances))
     said = predictions_of(content, recordings, positions, fold="all", seed=0, told=told, on_progress=on_progress)
     predictions = said.by_task[content.task]
-    return predictions, score_predictions(predictions, content.categories.classes, notes=tuple(notes))
+    classes, brought = content.categories.classes, content.calibration
+    calibration = model_calibration(predictions, classes, None if brought is None else brought.temperature)
+    if brought is not None:
+        predictions = with_temperature(predictions, brought.temperature)
+        notes.append(f"Shares are calibrated by the model's temperature of {brought.temperature:.2f}.")
+    return predictions, replace(score_predictions(predictions, classes, notes=tuple(notes)), calibration=calibration)
 
 
 def _shared_speakers(utterances: Sequence[Utterance], learned: Sequence[str]) -> list[str]:

@@ -223,7 +223,7 @@ def equal_error_rate(is_same: ArrayLike, similarity: ArrayLike) -> EqualError:
     return EqualError(rate, threshold)
 
 
-def tempered(shares: NDArray[Any], temperature: float) -> NDArray[Any]:
+def tempered(shares: NDArray[Any], temperature: float | FloatArray) -> NDArray[Any]:
     """Return shares softened (temperature above 1) or sharpened (below), which changes no answer.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 9: softmax(logits / temperature);
@@ -232,7 +232,7 @@ def tempered(shares: NDArray[Any], temperature: float) -> NDArray[Any]:
 
     Args:
         shares: ``(utterances, classes)``, each row summing to 1.
-        temperature: Above 0.
+        temperature: Above 0; or ``(utterances, 1)``, one for each row.
 
     Example:
         >>> tempered(np.array([[0.8, 0.2]]), 2.0).round(3).tolist()

@@ -63,9 +63,8 @@ def predict_unit(experiment: Experiment, content: ModelFolder, fold: Fold, seed:
     own, by the last stage that learned them.
     """
     recipe, told = experiment.recipe, experiment.recipe.inference.attributes
-    if dev := experiment.labelled(fold.dev):
-        said = _said(experiment, content, dev, fold, seed, told)
-        write_predictions(said.by_task[content.task], folder / "dev_predictions.jsonl")
+    if experiment.learner(fold) is not fold:  # else its training did it
+        predict_dev(experiment, content, fold, seed, folder)
     if (other := _other_attributes(experiment, fold)) is not None:
         said = _said(experiment, content, fold.test, fold, seed, other)
         write_predictions(said.by_task[content.task], folder / f"{other}_predictions.jsonl")
@@ -80,6 +79,16 @@ def predict_unit(experiment: Experiment, content: ModelFolder, fold: Fold, seed:
     with replacing(folder / "embeddings.safetensors") as partial:
         save_file({"embeddings": said.embeddings}, partial)
     os.replace(folder / "predictions.jsonl.new", folder / "predictions.jsonl")
+
+
+def predict_dev(experiment: Experiment, content: ModelFolder, fold: Fold, seed: int, folder: Path) -> list[Prediction]:
+    """Write what a fold's model says of dev, if there is any, and return it."""
+    dev = experiment.labelled(fold.dev)
+    if not dev:
+        return []
+    said = _said(experiment, content, dev, fold, seed, experiment.recipe.inference.attributes)
+    write_predictions(said.by_task[content.task], folder / "dev_predictions.jsonl")
+    return said.by_task[content.task]
 
 
 def _write_others(said: Said, names: Sequence[str], folder: Path) -> None:

@@ -8,7 +8,8 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from serein.evaluation import plots, style
+from serein.evaluation import confidence_plots, plots, style
+from serein.evaluation.calibration import coverage_curve
 from serein.evaluation.scores import ClassScore, GroupScore
 
 CLASSES = ["angry", "calm", "sad"]
@@ -77,6 +78,7 @@ def embeddings(count: int = 30) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(count, 6)).astype(np.float32)
 
 
+JUDGED = (np.array([0.5, 0.9, 1.0]), np.array([False, True, True]))
 FIGURES = {
     "confusion": lambda: plots.confusion_picture(np.array([[3, 1, 0], [0, 5, 0], [0, 0, 0]]), CLASSES),
     "classes": lambda: plots.class_picture(class_scores()),
@@ -85,7 +87,9 @@ FIGURES = {
     "curves": lambda: plots.curves_picture([curve("a", "one", 3), curve("b", "one", 1), curve("a", "two", 2)]),
     "embedding": lambda: plots.embedding_picture(embeddings(), ["sad", "calm"] * 15, ["s"] * 30, CLASSES),
     "anonymous": lambda: plots.embedding_picture(embeddings(6), ["sad"] * 6, None, CLASSES),
-    "reliability": lambda: plots.reliability_picture(np.array([0.5, 0.9, 1.0]), np.array([False, True, True])),
+    "reliability": lambda: confidence_plots.reliability_picture({"": JUDGED}),
+    "two reliabilities": lambda: confidence_plots.reliability_picture({"before": JUDGED, "after": JUDGED}),
+    "coverage": lambda: confidence_plots.coverage_picture(coverage_curve(*JUDGED)),
 }
 
 

@@ -5,6 +5,7 @@ from serein.cli import (  # noqa: F401  (adds commands)
     corpora,
     experiments,
     fusion,
+    listening,
     neighbours,
     reproduce,
     voices,

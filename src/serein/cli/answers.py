@@ -16,6 +16,7 @@ from serein.cli.neighbours import Alpha, K
 if TYPE_CHECKING:
     from serein.data.utterance import Utterance
     from serein.inference.hearing import Manner
+    from serein.inference.windows import Windowing
     from serein.progress import Bars
 
 
@@ -144,15 +145,20 @@ def _manner(
 ) -> Manner:
     from serein.inference.caution import Caution
     from serein.inference.hearing import Manner
-    from serein.inference.windows import WINDOWING, Windowing
 
     is_asked = window_s is not None or hop_s is not None
     if whole and (is_asked or is_forced):
         raise typer.BadParameter("windows, labels and pictures are over time", param_hint="'--whole'")
-    length_s = WINDOWING.window_s if window_s is None else window_s
-    windowing = Windowing(length_s, length_s / 2 if hop_s is None else hop_s)
     over_time = "all" if is_asked or is_forced else "none" if whole else "long ones"
-    return Manner(over_time, windowing, Caution(abstain, shortest_s))  # type: ignore[arg-type]
+    return Manner(over_time, windowing_of(window_s, hop_s), Caution(abstain, shortest_s))  # type: ignore[arg-type]
+
+
+def windowing_of(window_s: float | None, hop_s: float | None) -> Windowing:
+    """Return windows of a length, half of which is between their starts unless said otherwise."""
+    from serein.inference.windows import WINDOWING, Windowing
+
+    length_s = WINDOWING.window_s if window_s is None else window_s
+    return Windowing(length_s, length_s / 2 if hop_s is None else hop_s)
 
 
 def _utterances(sources: Sequence[Path], limit: int | None) -> list[Utterance]:

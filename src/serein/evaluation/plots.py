@@ -24,7 +24,7 @@ from serein.evaluation.style import (
     new_figure,
     speaker_colours,
 )
-from serein.metrics import FloatArray, calibration_error, mean_of_known, reliability
+from serein.metrics import FloatArray, mean_of_known
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -148,27 +148,6 @@ def embedding_picture(
         draw_map(panels[0], places, [emotions[i] for i in chosen], colours, "Emotion")
         if speakers is not None:
             draw_map(panels[1], places, [speakers[i] for i in chosen], speaker_colours(speakers), "Speaker")
-    return figure
-
-
-def reliability_picture(confidence: FloatArray, is_correct: NDArray[np.bool_]) -> Figure:
-    """Draw how often the model is right at each level of confidence, and how often it is that confident.
-
-    Args:
-        confidence: ``(predictions,)`` share given to the predicted class, 0 to 1.
-        is_correct: ``(predictions,)`` bool.
-    """
-    promised, kept, count = reliability(confidence, is_correct)
-    with new_figure((5.2, 4.4)) as figure:
-        axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
-        axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
-        axes.plot(100 * promised, 100 * kept, color=RIGHT, linewidth=1.4)
-        sizes = 12.0 + 240.0 * count / count.sum()
-        axes.scatter(100 * promised, 100 * kept, s=sizes, color=RIGHT, linewidths=0, clip_on=False, zorder=3)
-        axes.set(xlim=(0, 100), ylim=(0, 100), ylabel="right, per cent")
-        axes.set_title(f"Expected calibration error {100 * calibration_error(confidence, is_correct):.1f} points")
-        below.bar(np.arange(5, 100, 10), 100 * count / count.sum(), width=9, color=RIGHT, alpha=0.4)
-        below.set(xlabel="share given to the predicted class, per cent", ylabel="of all, %")
     return figure
 
 

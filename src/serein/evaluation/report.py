@@ -15,7 +15,8 @@ from markupsafe import Markup
 
 from serein.data.files import write_text
 from serein.errors import RunError
-from serein.evaluation import plots
+from serein.evaluation import confidence_plots, plots
+from serein.evaluation.calibration import RunCalibration, run_calibration
 from serein.evaluation.intervals import NUM_RESAMPLES
 from serein.evaluation.notices import notices, plain_reading
 from serein.evaluation.predictions import Prediction, natural_key, read_predictions
@@ -70,6 +71,7 @@ def _template() -> Any:
 def _contents(run: Path, predictions: Sequence[Prediction], scores: Scores) -> dict[str, Any]:
     recipe, data, folds = read_recipe(run), read_json(run / "data.json"), read_json(run / "folds.json")
     environment = read_json(run / "environment.json")
+    calibration = run_calibration(run, predictions, scores.classes)
     return {
         "name": str(recipe.get("name") or run.resolve().name),
         "description": recipe.get("description") or "",
@@ -84,7 +86,8 @@ def _contents(run: Path, predictions: Sequence[Prediction], scores: Scores) -> d
         "num_resamples": NUM_RESAMPLES,
         "colours": emotion_colours(scores.classes),
         "test_speakers": {str(fold["name"]): fold.get("test_speakers") or () for fold in folds.get("folds") or ()},
-        "pictures": _pictures(run, predictions, scores),
+        "pictures": _pictures(run, scores, calibration),
+        "calibration": calibration,
         "embedding": _embedding_picture(run, scores),
         "mistakes": worst_mistakes(predictions),
         "data": _data_facts(data),
@@ -168,7 +171,7 @@ def _headlines(scores: Scores) -> list[dict[str, str]]:
     ]
 
 
-def _pictures(run: Path, predictions: Sequence[Prediction], scores: Scores) -> dict[str, Markup]:
+def _pictures(run: Path, scores: Scores, calibration: RunCalibration | None) -> dict[str, Markup]:
     """Draw what the run has data for; an absent picture is an absent key."""
     figures = {"confusion": plots.confusion_picture(scores.confusion, scores.classes)}
     if len(scores.classes) <= plots.MOST_NAMED_CLASSES:
@@ -177,13 +180,20 @@ def _pictures(run: Path, predictions: Sequence[Prediction], scores: Scores) -> d
         figures["speakers"] = plots.speaker_picture(scores.speakers, scores.pooled["ua"])
     if curves := read_curves(run):
         figures["curves"] = plots.curves_picture(curves)
-    judged = [p for p in predictions if p.truth is not None and p.confidence is not None]
-    if judged:
-        confidence = np.array([p.confidence for p in judged], float)
-        figures["reliability"] = plots.reliability_picture(
-            confidence, np.array([p.truth == p.prediction for p in judged])
-        )
+    if calibration is not None:
+        figures |= _confidence_figures(calibration)
     return {name: _inline(figure, name) for name, figure in figures.items()}
+
+
+def _confidence_figures(calibration: RunCalibration) -> dict[str, Any]:
+    sides = {"as predicted": calibration.shares, "calibrated": calibration.calibrated}
+    if calibration.after is None:
+        sides = {"": calibration.shares}
+    judged = {name: (shares.max(axis=1), shares.argmax(axis=1) == calibration.truth) for name, shares in sides.items()}
+    return {
+        "reliability": confidence_plots.reliability_picture(judged),
+        "coverage": confidence_plots.coverage_picture(calibration.coverage),
+    }
 
 
 def _inline(figure: Any, name: str) -> Markup:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serein.data.files import write_text
+from serein.evaluation.calibration import RunCalibration, run_calibration
 from serein.evaluation.intervals import (
     LEVEL,
     NUM_RESAMPLES,
@@ -104,6 +105,7 @@ class Scores:
         speakers: One entry per speaker; empty when speakers are unknown.
         genders: One entry per known gender.
         notes: What a reader must know to read the numbers.
+        calibration: How far a run's shares can be relied on, before and after calibration.
         voices: How well a run's vectors tell voices apart, when its task is who speaks.
     """
 
@@ -122,6 +124,7 @@ class Scores:
     genders: tuple[GroupScore, ...]
     notes: tuple[str, ...]
     voices: RunVoices | None = None
+    calibration: RunCalibration | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what `write_scores` writes: plain lists and numbers, per cent, unrounded."""
@@ -140,6 +143,7 @@ class Scores:
             "num_utterances": self.num_utterances,
             "notes": list(self.notes),
             **({} if self.voices is None else {"voices": self.voices.to_json()}),
+            **({} if self.calibration is None else {"calibration": self.calibration.to_json()}),
         }
 
 
@@ -206,7 +210,8 @@ def score_run(run: str | Path) -> Scores:
     voices = run_voices(run)
     if voices is not None:
         notes.append(voices.note)
-    return replace(score_predictions(predictions, classes, notes=notes), voices=voices)
+    scores = score_predictions(predictions, classes, notes=notes)
+    return replace(scores, voices=voices, calibration=run_calibration(run, predictions, scores.classes))
 
 
 def _attribute_notes(run: Path, classes: Sequence[str] | None, num_predictions: int) -> list[str]:

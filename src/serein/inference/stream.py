@@ -55,11 +55,15 @@ class Stream:
 
     def feed(self, samples: Waveform) -> list[Heard]:
         """Hear the windows that (sample,) float32 more complete."""
-        return hear(self.predictor, self.cut(samples), self.caution)
+        return self.hear(self.cut(samples))
 
     def finish(self) -> list[Heard]:
         """Hear the windows of the end."""
-        return hear(self.predictor, self.cut_end(), self.caution)
+        return self.hear(self.cut_end())
+
+    def hear(self, windows: Sequence[Window]) -> list[Heard]:
+        """Hear windows that were cut."""
+        return hear(self.predictor, windows, self.caution)
 
     def cut(self, samples: Waveform) -> list[Window]:
         """Return the windows that (sample,) float32 more complete, unheard: for those who hear many streams at once."""

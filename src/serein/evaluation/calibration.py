@@ -1,0 +1,239 @@
+"""Shares as promises: temperatures fitted where nothing is judged, what they mend, accuracy against coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serein.evaluation.predictions import Prediction, class_names
+from serein.evaluation.run_folder import read_run_predictions
+from serein.metrics import FloatArray, calibration_error, log_loss, tempered
+
+FEWEST_TO_FIT = 20
+BOUNDS = (0.05, 20.0)
+_NUM_POINTS = 20
+
+FittedOn = Literal["dev", "other folds", "model"]
+Unit = tuple[str, int]  # fold, seed
+
+
+@dataclass(frozen=True)
+class Reliance:
+    """How far shares can be relied on.
+
+    Attributes:
+        expected_calibration_error: In per cent (Guo 2017, equation 3, ten bins).
+        log_loss: Mean of -ln(share of the true class).
+    """
+
+    expected_calibration_error: float
+    log_loss: float
+
+
+@dataclass(frozen=True)
+class CoveragePoint:
+    """What answering only the surest gives, in per cent.
+
+    Attributes:
+        coverage: How many are answered.
+        accuracy: How many of those are right (WA).
+        abstain: The share, 0 to 1, below which nothing is answered.
+    """
+
+    coverage: float
+    accuracy: float
+    abstain: float
+
+
+@dataclass(frozen=True)
+class RunCalibration:
+    """How far a run's shares can be relied on.
+
+    Attributes:
+        fitted_on: What each temperature was fitted on: the fold's own dev, or the test sides of the other folds; or it
+            is the one that a model brings; `None` where nothing was fitted.
+        temperatures: "fold 1, seed 0" -> temperature.
+        before: Of the shares as they are.
+        after: Of the shares tempered; `None` where nothing was fitted.
+        coverage: Accuracy against coverage, of the shares tempered where they are.
+        truth: ``(rows,)`` class numbers.
+        shares: ``(rows, classes)`` as they are.
+        calibrated: ``(rows, classes)`` tempered where a temperature was fitted.
+    """
+
+    fitted_on: FittedOn | None
+    temperatures: dict[str, float]
+    before: Reliance
+    after: Reliance | None
+    coverage: tuple[CoveragePoint, ...]
+    truth: NDArray[np.int64]
+    shares: FloatArray
+    calibrated: FloatArray
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what stands in scores.json."""
+        return {
+            "fitted_on": self.fitted_on,
+            "temperatures": self.temperatures,
+            "before": asdict(self.before),
+            "after": None if self.after is None else asdict(self.after),
+            "coverage": [asdict(point) for point in self.coverage],
+        }
+
+
+def fit_temperature(truth: NDArray[np.int64], shares: FloatArray) -> float:
+    """Return the temperature whose log loss is least, within `BOUNDS`.
+
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2. The loss is convex in the
+    temperature's inverse, so the minimum that is found is the only one.
+
+    Args:
+        truth: ``(utterances,)`` class numbers.
+        shares: ``(utterances, classes)``.
+    """
+    from scipy.optimize import minimize_scalar
+
+    def loss(inverse: float) -> float:
+        return log_loss(truth, tempered(shares, 1.0 / inverse))
+
+    found = minimize_scalar(loss, bounds=(1.0 / BOUNDS[1], 1.0 / BOUNDS[0]), method="bounded", options={"xatol": 1e-6})
+    return float(1.0 / found.x)
+
+
+def fitted(predictions: Sequence[Prediction], classes: Sequence[str]) -> float | None:
+    """Return the temperature of predictions; `None` when too few have truth and shares."""
+    truth, shares = _columns(_relied_on(predictions), classes)
+    return fit_temperature(truth, shares) if len(truth) >= FEWEST_TO_FIT else None
+
+
+def run_calibration(
+    run: Path, predictions: Sequence[Prediction], classes: Sequence[str] | None
+) -> RunCalibration | None:
+    """Judge the shares of a run, tempered fold by fold as its dev or else its other folds say.
+
+    Returns:
+        `None` when no prediction has truth and shares.
+    """
+    judged = _relied_on(predictions)
+    if not judged:
+        return None
+    names = tuple(classes or class_names(judged))
+    fit_on, temperatures = temperatures_of(judged, _relied_on(read_run_predictions(run, classes, "dev")), names)
+    truth, shares = _columns(judged, names)
+    if fit_on is None:
+        return _judged(None, {}, truth, shares, shares)
+    of_rows = np.array([temperatures[p.fold, p.seed] for p in judged])
+    named = {f"fold {fold}, seed {seed}": value for (fold, seed), value in temperatures.items()}
+    return _judged(fit_on, named, truth, shares, tempered(shares, of_rows[:, None]))
+
+
+def model_calibration(
+    predictions: Sequence[Prediction], classes: Sequence[str], temperature: float | None
+) -> RunCalibration:
+    """Judge the shares of one model on new data, tempered as it brings along; `None` is not at all."""
+    truth, shares = _columns(_relied_on(predictions), classes)
+    if temperature is None:
+        return _judged(None, {}, truth, shares, shares)
+    return _judged("model", {"model": temperature}, truth, shares, tempered(shares, temperature))
+
+
+def with_temperature(predictions: Sequence[Prediction], temperature: float) -> list[Prediction]:
+    """Return predictions with tempered shares; those without shares as they are."""
+    return [
+        p
+        if p.shares is None
+        else replace(
+            p, shares=dict(zip(p.shares, tempered(np.array([*p.shares.values()]), temperature).tolist(), strict=True))
+        )
+        for p in predictions
+    ]
+
+
+def temperatures_of(
+    judged: Sequence[Prediction], dev: Sequence[Prediction], classes: Sequence[str]
+) -> tuple[FittedOn | None, dict[Unit, float]]:
+    """Return what temperatures can be fitted on, and that of each fold and seed."""
+    units = list(dict.fromkeys((p.fold, p.seed) for p in judged))
+    dev_of: dict[Unit, list[Prediction]] = {unit: [] for unit in units}
+    for prediction in dev:
+        dev_of.setdefault((prediction.fold, prediction.seed), []).append(prediction)
+    by_dev = _fitted_each({unit: dev_of[unit] for unit in units}, classes)
+    if by_dev:
+        return "dev", by_dev
+    by_others = _fitted_each({unit: _others(judged, unit) for unit in units}, classes)
+    return ("other folds", by_others) if by_others else (None, {})
+
+
+def coverage_curve(confidence: FloatArray, is_correct: NDArray[np.bool_]) -> tuple[CoveragePoint, ...]:
+    """Return the accuracy of the surest answers, for 20 shares of them from few to all.
+
+    Source: Geifman and El-Yaniv 2017, "Selective Classification for Deep Neural Networks", the risk-coverage curve.
+
+    Example:
+        >>> curve = coverage_curve(np.array([0.9, 0.8, 0.6, 0.5]), np.array([True, True, False, True]))
+        >>> [(point.coverage, point.accuracy, point.abstain) for point in curve][-2:]
+        [(75.0, 66.66666666666667, 0.6), (100.0, 75.0, 0.5)]
+    """
+    order = np.argsort(-confidence, kind="stable")
+    num_right = np.cumsum(is_correct[order])
+    counts = sorted({max(1, round(len(order) * step / _NUM_POINTS)) for step in range(1, _NUM_POINTS + 1)})
+    return tuple(
+        CoveragePoint(
+            float(100 * count / len(order)),
+            float(100 * num_right[count - 1] / count),
+            float(confidence[order[count - 1]]),
+        )
+        for count in counts
+    )
+
+
+def _judged(
+    fit_on: FittedOn | None,
+    temperatures: dict[str, float],
+    truth: NDArray[np.int64],
+    shares: FloatArray,
+    calibrated: FloatArray,
+) -> RunCalibration:
+    confidence, is_correct = calibrated.max(axis=1), calibrated.argmax(axis=1) == truth
+    after = None if fit_on is None else _reliance(truth, calibrated)
+    curve = coverage_curve(confidence, is_correct)
+    return RunCalibration(fit_on, temperatures, _reliance(truth, shares), after, curve, truth, shares, calibrated)
+
+
+def _reliance(truth: NDArray[np.int64], shares: FloatArray) -> Reliance:
+    error = calibration_error(shares.max(axis=1), shares.argmax(axis=1) == truth)
+    return Reliance(100 * error, log_loss(truth, shares))
+
+
+def _relied_on(predictions: Sequence[Prediction]) -> list[Prediction]:
+    return [p for p in predictions if p.truth is not None and p.shares is not None]
+
+
+def _others(judged: Sequence[Prediction], unit: Unit) -> list[Prediction]:
+    """Return the predictions of the same seed in other folds, of utterances that are not in this one."""
+    fold, seed = unit
+    inside = {p.id for p in judged if p.fold == fold}
+    return [p for p in judged if p.fold != fold and p.seed == seed and p.id not in inside]
+
+
+def _fitted_each(predictions: Mapping[Unit, Sequence[Prediction]], classes: Sequence[str]) -> dict[Unit, float] | None:
+    """Return the temperature of every unit; `None` when any has too little to fit to."""
+    temperatures: dict[Unit, float] = {}
+    for unit, some in predictions.items():
+        temperature = fitted(some, classes)
+        if temperature is None:
+            return None
+        temperatures[unit] = temperature
+    return temperatures
+
+
+def _columns(predictions: Sequence[Prediction], classes: Sequence[str]) -> tuple[NDArray[np.int64], FloatArray]:
+    index = {name: number for number, name in enumerate(classes)}
+    truth = np.array([index[p.truth] for p in predictions if p.truth is not None], np.int64)
+    shares = np.array([[(p.shares or {}).get(name, 0.0) for name in classes] for p in predictions], np.float64)
+    return truth, shares.reshape(-1, len(classes))
