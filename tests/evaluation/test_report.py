@@ -57,7 +57,7 @@ def small_run(tmp_path: Path, make_run: MakeRun) -> Path:
 def test_one_small_file_with_every_section(html: str, finished_run: Path) -> None:
     assert (finished_run / "report.html").stat().st_size < 2_000_000
     assert html.startswith("<!doctype html>")
-    assert html.count("<svg") == 6
+    assert html.count("<svg") == 7
     for heading in ("Folds", "Emotions", "What is taken for what", "Speakers", "Confidence", "Training", "Embeddings"):
         assert f"<h2>{heading}</h2>" in html
 
