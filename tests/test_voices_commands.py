@@ -154,6 +154,24 @@ def test_what_cannot_be_heard_is_listed_and_the_status_says_so(
     assert len(json.loads(outcome.out)["pairs"]) == 1
 
 
+def test_a_manifest_that_names_speakers_is_scored(run: Path, model: Path, serein: Call) -> None:
+    data = run / "fold-1" / "test.jsonl"
+    answer = json.loads(serein("speakers", model, data, "--score", "--json").out)
+    found = score_run(run).voices
+    assert found is not None
+    assert 100 * answer["equal_error_rate"] == pytest.approx(found.mean, abs=0.1)
+    assert 100 * answer["misses"] == pytest.approx(found.units[0].misses)
+    assert (answer["num_same"], answer["num_speakers"], answer["num_learned_speakers"]) == (18, 3, 3)
+    said = serein("speakers", model, data, "--score").out
+    assert "18 pairs of one voice and 48 of two, all 66\n3 speakers, of whom the model learned from 3\n" in said
+    assert "at the threshold" in said
+
+
+def test_recordings_without_speakers_cannot_be_scored(model: Path, clips: dict[str, Path], serein: Call) -> None:
+    outcome = serein("speakers", model, clips["anna-sad-0"], clips["ben-sad-0"], "--score")
+    assert "0 recordings name 0 speakers" in outcome.complaint
+
+
 def test_one_recording_is_too_few(model: Path, clips: dict[str, Path], serein: Call) -> None:
     assert serein("speakers", model, clips["anna-sad-0"]).status == 2
 

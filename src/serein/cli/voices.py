@@ -29,6 +29,9 @@ def speakers(
     threshold: Annotated[
         float | None, typer.Option(help="Least cosine of one voice [the model's, from its dev side].", min=-1, max=1)
     ] = None,
+    is_scored: Annotated[
+        bool, typer.Option("--score", help="Say how often this is right, by the speakers that manifests name.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Say of every two recordings whether they are the same voice; exit status 1 when any could not be heard."""
@@ -44,6 +47,10 @@ def speakers(
     origin = "as you say" if threshold is not None else "the model's, from its dev side"
     if threshold is None and content.voices is not None:
         threshold = content.voices.threshold
+    if is_scored:
+        _print_score(content, heard, threshold, as_json=as_json)
+        _finish(num_failed, len(utterances))
+        return
     pairs = voice_pairs([u.audio for u, _ in heard], [vector for _, vector in heard], threshold)
     if as_json:
         _print_json(pairs, threshold, content)
@@ -114,6 +121,43 @@ def _heard(
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return heard, len(problems)
+
+
+def _print_score(
+    content: ModelFolder, heard: Sequence[tuple[Utterance, Vector]], threshold: float | None, *, as_json: bool
+) -> None:
+    """Print how well vectors tell the named speakers apart."""
+    from dataclasses import asdict
+
+    import numpy as np
+
+    from serein.data.folds import speaker_key
+    from serein.errors import ManifestError
+    from serein.evaluation.voices import score_voices
+
+    named = [(speaker_key(utterance), vector) for utterance, vector in heard if utterance.speaker is not None]
+    keys = [key for key, _ in named]
+    vectors = np.stack([vector for _, vector in named]) if named else np.zeros((0, 1), np.float32)
+    found = score_voices(vectors, keys, np.random.default_rng(0), threshold=threshold)
+    if found is None:
+        raise ManifestError(
+            f"{len(named)} recordings name {len(set(keys))} speakers: there are no two of one and two of others",
+            where="--score",
+            remedy="Give a manifest with several clips of several speakers.",
+        )
+    learned = set(keys) & set(content.training.get("speakers", ()))
+    if as_json:
+        print(json.dumps({**asdict(found), "model_threshold": threshold, "num_learned_speakers": len(learned)}))
+        return
+    drawn = "all" if found.num_same + found.num_different == found.num_possible else "drawn by seed 0 of all"
+    print(f"{found.num_same} pairs of one voice and {found.num_different} of two, {drawn} {found.num_possible}")
+    print(f"{found.num_speakers} speakers, of whom the model learned from {len(learned)}")
+    print(f"equal error rate {100 * found.equal_error_rate:.1f} % (at {found.threshold:.3f})")
+    if found.misses is not None and found.false_alarms is not None:
+        print(
+            f"at the threshold {threshold:.3f}: {100 * found.misses:.1f} % of the same voices missed, "
+            f"{100 * found.false_alarms:.1f} % of different ones taken for one"
+        )
 
 
 def _print_json(pairs: Sequence[VoicePair], threshold: float | None, content: ModelFolder) -> None:
