@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from serein.data import manifest
 from serein.data.batches import Told as TrainingConditions
 from serein.data.corpora import licence_of
 from serein.data.effects import Changer
+from serein.data.files import sha256, write_text
 from serein.data.folds import Fold, speaker_key
 from serein.data.utterance import Utterance
 from serein.evaluation.calibration import fitted
@@ -30,6 +32,7 @@ from serein.progress import Report
 from serein.recipe import Recipe
 from serein.tasks.task import Task
 from serein.training.hearing import require_bands
+from serein.training.keeping import START, WEIGHTS
 from serein.training.stages import TrainingData, fit_normalisation, history, stage_seed, train_stage
 from serein.world import wait_for_all, world
 
@@ -107,6 +110,8 @@ def train_unit(
     )
     fit_normalisation(model, data)
     for number, stage in enumerate(recipe.stages):
+        if number and world().is_first:
+            _note_start(folder, recipe, number)
         model.train()  # it was judged after the stage before
         train_stage(
             model,
@@ -126,6 +131,15 @@ def train_unit(
             _save(content, folder / "model" if is_last else stage_folder(folder, recipe, number) / "model")
     model.eval()
     return content
+
+
+def _note_start(folder: Path, recipe: Recipe, number: int) -> None:
+    """Write into a stage's folder which weights it starts from, and their hash."""
+    before = stage_folder(folder, recipe, number - 1)
+    path = stage_folder(folder, recipe, number) / START
+    path.parent.mkdir(parents=True, exist_ok=True)
+    start = {"stage": before.name, "weights_sha256": sha256(before / WEIGHTS)}
+    write_text(path, json.dumps(start, indent=1) + "\n")
 
 
 def _voices(experiment: Experiment, content: ModelFolder, fold: Fold) -> Voices | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,24 +15,36 @@ if TYPE_CHECKING:
 def finish(run: Path, as_json: bool) -> None:
     """Score a run folder, write its report, and print what it says."""
     from serein.evaluation.report import write_report
+    from serein.evaluation.run_folder import read_recipe
     from serein.evaluation.scores import score_run, write_scores
+    from serein.evaluation.tables import tasks_table
+    from serein.evaluation.task_scores import TRANSCRIPTS, main_task, task_scores, write_task_scores
     from serein.world import world
 
     if not world().is_first:
         return
+    tasks = task_scores(run)
+    if main_task(read_recipe(run)) == TRANSCRIPTS:  # no classes to score or to draw
+        content = write_task_scores(tasks, run)
+        print(json.dumps(content, ensure_ascii=False)) if as_json else print_tables([tasks_table(tasks)])
+        return
     scores = score_run(run)
-    write_scores(scores, run)
+    others = {score.task: score.to_json() for score in tasks}
+    write_scores(scores, run, others)
     path = write_report(run)
-    print_scores(scores, as_json)
+    print_scores(scores, as_json, others)
+    if tasks and not as_json:
+        print_tables([tasks_table(tasks)])
     print(f"report: {path}", file=sys.stderr if as_json else sys.stdout)
 
 
-def print_scores(scores: Scores, as_json: bool) -> None:
-    """Print scores as a table or as one JSON object."""
+def print_scores(scores: Scores, as_json: bool, tasks: Mapping[str, Any] | None = None) -> None:
+    """Print scores as a table or as one JSON object, the latter with what other tasks came to."""
     from serein.evaluation.tables import scores_table
 
     if as_json:
-        print(json.dumps(scores.to_json(), ensure_ascii=False, allow_nan=False))
+        content = scores.to_json() | ({"tasks": dict(tasks)} if tasks else {})
+        print(json.dumps(content, ensure_ascii=False, allow_nan=False))
     else:
         print_tables([scores_table(scores)])
 

@@ -31,6 +31,8 @@ from serein.evaluation.run_voices import answers_speakers, read_embeddings, run_
 from serein.evaluation.scores import SCORE_TITLES, Scores, score_predictions
 from serein.evaluation.style import emotion_colours, figure_svg
 from serein.evaluation.tables import deviation, interval, number
+from serein.evaluation.task_curves import mean_cosines, read_task_curves, task_curves_picture
+from serein.evaluation.task_scores import task_scores
 
 NUM_MISTAKES = 10
 
@@ -90,6 +92,9 @@ def _contents(run: Path, predictions: Sequence[Prediction], scores: Scores) -> d
         "calibration": calibration,
         "embedding": _embedding_picture(run, scores),
         "mistakes": worst_mistakes(predictions),
+        "tasks": task_scores(run),
+        "conflicts": mean_cosines(read_task_curves(run, recipe)),
+        "starts": _starts(run),
         "data": _data_facts(data),
         "sources": _sources(data),
         "made": _making(environment, data, folds),
@@ -180,6 +185,8 @@ def _pictures(run: Path, scores: Scores, calibration: RunCalibration | None) -> 
         figures["speakers"] = plots.speaker_picture(scores.speakers, scores.pooled["ua"])
     if curves := read_curves(run):
         figures["curves"] = plots.curves_picture(curves)
+    if task_curves := read_task_curves(run, read_recipe(run)):
+        figures["tasks"] = task_curves_picture(task_curves)
     if calibration is not None:
         figures |= _confidence_figures(calibration)
     return {name: _inline(figure, name) for name, figure in figures.items()}
@@ -194,6 +201,13 @@ def _confidence_figures(calibration: RunCalibration) -> dict[str, Any]:
         "reliability": confidence_plots.reliability_picture(judged),
         "coverage": confidence_plots.coverage_picture(calibration.coverage),
     }
+
+
+def _starts(run: Path) -> list[tuple[str, str, str]]:
+    """Return fold, seed and stage of every training that started from another, that one, and its weights' hash."""
+    paths = sorted(run.glob("fold-*/seed-*/*/start.json"), key=natural_key)
+    starts = [(path, read_json(path)) for path in paths]
+    return [(" ".join(p.parts[-4:-1]), str(start["stage"]), str(start["weights_sha256"])) for p, start in starts]
 
 
 def _inline(figure: Any, name: str) -> Markup:

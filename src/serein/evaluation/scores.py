@@ -7,7 +7,7 @@ utterances at once, and has intervals. Several seeds are averaged within each.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -236,10 +236,15 @@ SCORE_TITLES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1"}
 _TOLD = {"predicted": "as a model predicted it", "oracle": "as the corpus labels it (oracle)"}
 
 
-def write_scores(scores: Scores, run: str | Path) -> Path:
-    """Write ``scores.json`` into the run folder, atomically, and return its path."""
+def write_scores(scores: Scores, run: str | Path, tasks: Mapping[str, Any] | None = None) -> Path:
+    """Write ``scores.json`` into the run folder, atomically, and return its path.
+
+    Args:
+        tasks: What other tasks came to, if there are any.
+    """
     path = Path(run) / "scores.json"
-    write_text(path, json.dumps(scores.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    content = scores.to_json() | ({"tasks": dict(tasks)} if tasks else {})
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return path
 
 

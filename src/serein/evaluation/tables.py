@@ -11,6 +11,8 @@ from serein.evaluation.scores import SCORE_TITLES, ClassScore, Scores
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from serein.evaluation.task_scores import TaskScore
+
 MOST_RECALLS = 40
 
 
@@ -28,6 +30,21 @@ def scores_table(scores: Scores) -> Table:
     table.add_section()
     for row in _summary_rows(scores):
         table.add_row(*map(Text, row), style="bold")
+    return table
+
+
+def tasks_table(scores: Sequence[TaskScore]) -> Table:
+    """Lay out what other tasks came to."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="Tasks, in per cent")
+    for title in ("task", "score", "pooled", "95 % interval", "clips", "judged after"):
+        table.add_column(title, justify="left" if title in ("task", "score", "judged after") else "right")
+    for row in scores:
+        bounds = "–" if row.interval is None else f"[{number(row.interval[0])}, {number(row.interval[1])}]"
+        after = "the last stage" if row.stage is None else f"stage '{row.stage}'"
+        table.add_row(*map(Text, (row.task, row.name, number(row.value), bounds, str(row.num_utterances), after)))
     return table
 
 

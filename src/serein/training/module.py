@@ -19,6 +19,7 @@ from serein.models.pretrained import weights_hash
 from serein.models.speech import SpeechModel
 from serein.recipe import Optimizer, Pooled, SpectrogramAugmentation, Stage
 from serein.tasks.task import ClassTask, Task
+from serein.training.conflicts import NUM_SAMPLED, gradient_cosines
 from serein.training.gathering import gathered
 from serein.training.hearing import hear
 
@@ -60,6 +61,12 @@ class StageModule(lightning.LightningModule):
         return self.model if self.average is None else self.average.module  # type: ignore[return-value]
 
     @property
+    def shared(self) -> list[nn.Parameter]:
+        """The weights below the heads that learn."""
+        groups = self.model.parameter_groups()
+        return [p for name, group in groups.items() if name != "heads" for p in group if p.requires_grad]
+
+    @property
     def watched(self) -> str:
         """Name of the metric that chooses and stops."""
         return f"dev_{watched_score(self.stage, next(iter(self.tasks)))}"
@@ -75,6 +82,9 @@ class StageModule(lightning.LightningModule):
         losses = self.losses(readings, heard.targets, heard.has_target)
         loss = self.weighted(losses, readings)
         self._log_losses(loss, losses, len(batch.num_samples))
+        if batch_index < NUM_SAMPLED and self.trainer.world_size == 1:
+            for (one, other), cosine in gradient_cosines(losses, self.shared).items():
+                self.log(f"cosine_{one}_{other}", cosine, on_step=False, on_epoch=True, batch_size=1)
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
