@@ -8,6 +8,7 @@ from serein.cli import (  # noqa: F401  (adds commands)
     listening,
     neighbours,
     reproduce,
+    transcripts,
     voices,
     words,
 )

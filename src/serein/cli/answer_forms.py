@@ -164,13 +164,22 @@ def print_table(pairs: Sequence[Pair], classes: Sequence[str]) -> None:
         table.add_column(name, style="bold" if name == "heard" else None)
     for name in classes:
         table.add_column(name, justify="right")
+    beside = list(dict.fromkeys(name for _, said in pairs for name in _others(said)))
+    for name in beside:
+        table.add_column(name, overflow="fold")
     for (_, said), label in zip(pairs, labels, strict=True):
         shares = [f"{100 * said.shares[name]:.0f} %" for name in classes]
-        table.add_row(Text(said.audio), *([label or ""] if any(labels) else []), said.said, *shares)
+        own = [Text(_others(said).get(name, "")) for name in beside]
+        table.add_row(Text(said.audio), *([label or ""] if any(labels) else []), said.said, *shares, *own)
     print_tables([table])
     (first, *others) = [said for _, said in pairs]
     if isinstance(first, Timeline) and not others:
         print_passages(first, classes)
+
+
+def _others(said: Said) -> dict[str, str]:
+    """Return what a model's other tasks say; over time they say nothing."""
+    return {name: other.label for name, other in getattr(said, "others", {}).items()}
 
 
 def print_passages(timeline: Timeline, classes: Sequence[str]) -> None:

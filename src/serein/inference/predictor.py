@@ -106,8 +106,16 @@ class Predictor:
     def __init__(self, content: ModelFolder) -> None:
         self.content = content
         self.model = content.model.eval()
-        self.classes = content.categories.classes
         self.task = content.task
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What the model tells apart.
+
+        Raises:
+            ModelError: It writes down what is said instead.
+        """
+        return self.content.categories.classes
 
     def with_labels(self, labels: Sequence[str]) -> Predictor:
         """Return the same model answering other words, without any training (stanley2023, section 3.3).

@@ -1,6 +1,6 @@
 """Transcripts as letters: how texts are normalised, an alphabet for CTC, and how far two texts are apart.
 
-Normalised: Unicode's NFKC, lower case; letters (with their marks), digits and apostrophes within words stay; all else
+Normalised: Unicode's NFC, lower case; letters (with their marks), digits and apostrophes within words stay; all else
 separates words, and words are separated by one space.
 """
 
@@ -28,7 +28,7 @@ def normalised(text: str | None) -> str:
         >>> normalised("  It's 5 o’clock -- DON'T 'quote'!")
         "it's 5 o'clock don't quote"
     """
-    folded = unicodedata.normalize("NFKC", text or "").lower()
+    folded = unicodedata.normalize("NFC", text or "").lower()
     kept = "".join("'" if c in _APOSTROPHES else c if unicodedata.category(c)[0] in "LNM" else " " for c in folded)
     return " ".join(word for part in kept.split() if (word := part.strip("'")))
 

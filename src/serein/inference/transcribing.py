@@ -1,0 +1,61 @@
+"""What a model of this house hears word by word, or a speech recogniser: one text per recording."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from serein.data import audio
+from serein.data.audio import Waveform
+from serein.data.utterance import Utterance
+from serein.errors import AudioError, ModelError
+from serein.inference.answering import answers, conditions_of
+from serein.inference.predictor import heard_each
+from serein.inference.transcription import Transcriber, load_transcriber, transcribe_each
+from serein.models import folder as model_folder
+from serein.models.folder import ModelFolder, is_model_folder
+
+TASK = "asr"
+
+
+def transcripts_by(model: str | Path, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, str | AudioError]]:
+    """Return what is said in recordings, or what is wrong with each.
+
+    Args:
+        model: A model folder whose last stage learned transcripts, answered in the given order; or a speech recogniser
+            (Whisper or CTC), by folder or Hub name, longest first.
+
+    Raises:
+        ModelError: The model cannot be loaded, or learned no transcripts.
+    """
+    if is_model_folder(model):
+        return _by_own(_with_transcripts(model_folder.load(model), model), utterances)
+    return _by_recogniser(load_transcriber(str(model)), utterances)
+
+
+def _with_transcripts(content: ModelFolder, model: str | Path) -> ModelFolder:
+    if TASK not in content.answered:
+        raise ModelError(
+            f"answers {', '.join(content.answered)}, no transcripts",
+            where=model,
+            remedy="Name the model of a stage that learned 'asr', below the stage's folder when it is not the last.",
+        )
+    return content
+
+
+def _by_own(content: ModelFolder, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, str | AudioError]]:
+    def hear(waveforms: Sequence[Waveform], some: Sequence[Utterance]) -> Sequence[str]:
+        if not waveforms:
+            return []
+        cut = [audio.trimmed(waveform, content.options.clips.trim_db) for waveform in waveforms]
+        told = conditions_of(content, some, "known")
+        return answers(content, cut.__getitem__, [len(waveform) for waveform in cut], told).texts[TASK]
+
+    yield from zip(utterances, heard_each(utterances, hear), strict=True)
+
+
+def _by_recogniser(
+    transcriber: Transcriber, utterances: Sequence[Utterance]
+) -> Iterator[tuple[Utterance, str | AudioError]]:
+    for utterance, text in transcribe_each(transcriber, utterances):
+        yield utterance, "" if text is None else text
