@@ -1,5 +1,6 @@
 # make demo    everything from set-up to a report, on the embedded corpus; CORPUS=ravdess DATA=<folder> on RAVDESS
 # make test    set-up, lint, types, layers, tests
+# make box     the model inside the package, and its card: RAVDESS=<folder> EMODB=<folder> URDU=<table.csv>
 PYTHON ?= python3
 CORPUS ?= synth
 DATA ?=
@@ -8,7 +9,7 @@ RECIPE := recipes/$(if $(filter synth,$(CORPUS)),demo,$(CORPUS)).yaml
 MANIFEST := runs/data/$(if $(filter synth,$(CORPUS)),synth/manifest,$(CORPUS)).jsonl
 RUN := runs/demo-$(CORPUS)
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint setup clean box
 
 setup: .venv/ready
 
@@ -24,6 +25,13 @@ demo: setup
 	@echo; echo "Held-out clips of the first fold, heard by the model that never met their speakers:"
 	@fold=$$(ls -d $(RUN)/fold-*/ | head -n 1); $(BIN)/serein predict $${fold}seed-0/model $${fold}test.jsonl --limit 12
 	@echo; echo "The report: $(RUN)/report.html"
+
+box: setup
+	@[ -n "$(RAVDESS)" ] && [ -n "$(EMODB)" ] && [ -n "$(URDU)" ] || { echo "error: name the data: make box RAVDESS=<folder> EMODB=<folder> URDU=<table.csv>" >&2; exit 2; }
+	@[ -f runs/box/ravdess.jsonl ] || $(BIN)/serein corpus prepare ravdess "$(RAVDESS)" -o runs/box/ravdess.jsonl
+	@[ -f runs/box/emodb.jsonl ] || $(BIN)/serein corpus prepare emodb "$(EMODB)" -o runs/box/emodb.jsonl
+	@[ -f runs/box/urdu.jsonl ] || $(BIN)/serein corpus prepare csv "$(URDU)" -o runs/box/urdu.jsonl
+	$(BIN)/python tools/box.py --data runs/box/ravdess.jsonl --other emodb=runs/box/emodb.jsonl --other urdu=runs/box/urdu.jsonl
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,0 +1,119 @@
+"""`serein predict` on a recording of hours: seconds, processor time and peak memory of the whole command.
+
+The recording is made by joining a corpus's clips in random order, with 0.3 to 3 s of faint noise between them. Without
+`--model` the model is one of recipes/ravdess.yaml with random weights, which takes the same time.
+
+    python benchmarks/long_recording.py --data ../shared/data/ravdess [--hours 3] [--model FOLDER] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+
+from serein import recipe as recipes
+from serein.data import audio
+from serein.data.audio import SAMPLE_RATE_HZ
+from serein.labels.categories import Categories
+from serein.models import folder as model_folder
+from serein.models.folder import ModelFolder, ModelOptions
+from serein.models.speech import assemble, new_backbone
+
+MOST_BYTES = 1.5 * 2**30
+LEAST_SPEED = 60.0
+RECIPE = Path(__file__).parents[1] / "recipes" / "ravdess.yaml"
+
+
+def write_recording(path: Path, data: Path, duration_s: float) -> int:
+    """Join clips until the recording is long enough, and return how many there are in it."""
+    rng = np.random.default_rng(0)
+    clips, num_clips, num_left = audio.find(data), 0, round(duration_s * SAMPLE_RATE_HZ)
+    with soundfile.SoundFile(path, "w", SAMPLE_RATE_HZ, 1) as file:
+        while num_left > 0:
+            clip = audio.decode(clips[rng.integers(len(clips))])
+            pause = 1e-3 * rng.standard_normal(round(rng.uniform(0.3, 3.0) * SAMPLE_RATE_HZ))
+            part = np.concatenate([clip, pause])[:num_left]
+            file.write(part)
+            num_left -= len(part)
+            num_clips += 1
+    return num_clips
+
+
+def save_model(folder: Path) -> None:
+    """Write a model of the recipe with random weights."""
+    torch.manual_seed(0)
+    recipe = recipes.load(RECIPE)
+    classes = recipe.labels.classes or ()
+    heads = {"emotion": (recipe.tasks.emotion, len(classes))}
+    model = assemble(new_backbone(recipe.backbone), recipe.body, heads, recipe.members)
+    kept = {name: getattr(recipe, name) for name in ("body", "members", "tasks", "clips", "text", "inference")}
+    content = ModelFolder(model.eval(), ModelOptions(**kept), {"emotion": Categories(classes, {})})
+    model_folder.save(folder, content, "Random weights.")
+
+
+def measure(model: Path, recording: Path, duration_s: float, threads: int) -> dict[str, Any]:
+    """Run the command in a process of its own."""
+    command = [sys.executable, "-m", "serein.cli", "predict", "--model", str(model), str(recording), "--json"]
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": str(threads)}
+    )
+    wall_s = time.perf_counter() - started
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
+    answer = json.loads(done.stdout)
+    return {
+        "duration_s": duration_s,
+        "speech_s": answer["speech_s"],
+        "windows": len(answer["windows"]),
+        "wall_s": wall_s,
+        "cpu_s": cpu_s,
+        "times_real_time": duration_s / wall_s,
+        "times_real_time_per_core": duration_s / cpu_s,
+        "peak_bytes": used.ru_maxrss * 1024,
+        "threads": threads,
+        "load": os.getloadavg()[0],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of clips to join")
+    parser.add_argument("--hours", type=float, default=3.0)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        recording, model = Path(scratch) / "long.flac", options.model or Path(scratch) / "model"
+        num_clips = write_recording(recording, options.data, options.hours * 3600)
+        if options.model is None:
+            save_model(model)
+        result = {"clips": num_clips, **measure(model, recording, options.hours * 3600, options.threads)}
+    if options.json:
+        json.dump(result, sys.stdout)
+        return
+    print(
+        f"{options.hours:g} h of {num_clips} clips, {result['speech_s'] / 3600:.2f} h of speech, "
+        f"{result['windows']} windows, {options.threads} threads, load {result['load']:.1f}\n"
+        f"  wall clock  {result['wall_s']:7.1f} s   {result['times_real_time']:6.1f} times real time "
+        f"(to reach: {LEAST_SPEED:g})\n"
+        f"  processor   {result['cpu_s']:7.1f} s   {result['times_real_time_per_core']:6.1f} times real time per core\n"
+        f"  peak memory {result['peak_bytes'] / 2**20:7.0f} MiB (to keep: {MOST_BYTES / 2**20:.0f})"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The model in the box is made whole: trained, calibrated on unseen speakers, judged elsewhere, with its card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import serein
+from cli_fixtures import write_corpus
+from serein.data import manifest
+from serein.evaluation.calibration import fitted
+from serein.evaluation.predictions import Prediction
+from serein.evaluation.run_folder import read_run_predictions
+from serein.inference import box as shipped
+from serein.models import folder
+from tools import box
+
+
+def test_a_box_is_made_and_answers(
+    tones: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [
+        utterance.model_copy(update={"emotion": {"angry": "anger"}.get(utterance.emotion or "", utterance.emotion)})
+        for utterance in write_corpus(tmp_path / "others", speakers=("yan", "zoe"))
+        if utterance.emotion != "sad"
+    ]
+    manifest.write(others, tmp_path / "others.jsonl")
+    options = ["--recipe", tiny, "--data", tones, "--work", tmp_path / "work", "--out", tmp_path / "box"]
+    sets = ["--set", "stages.0.epochs=2", "--set", "protocol.dev=none", "--set", "labels.merge={anger: angry}"]
+    call = [*map(str, options), *sets, "--other", f"others={tmp_path / 'others.jsonl'}"]
+    box.main(call)
+    card = (tmp_path / "box" / "README.md").read_text(encoding="utf-8")
+    assert card == capsys.readouterr().out.removesuffix("\n")
+
+    content = folder.load(tmp_path / "box")
+    assert content.calibration is not None
+    unseen = read_run_predictions(tmp_path / "work" / "folds")
+    assert content.calibration.temperature == pytest.approx(fitted(unseen, content.categories.classes))
+    assert content.training["num_speakers"] == 6
+    assert "others, told which 2 the corpus has: angry, happy" in card
+    assert "Chance, told the classes: others 50." in card
+    assert "inherit these conditions" in card
+
+    written = (tmp_path / "work" / "whole" / "model" / "model.safetensors").stat().st_mtime_ns
+    box.main(call)  # all is there: nothing is trained again
+    assert (tmp_path / "work" / "whole" / "model" / "model.safetensors").stat().st_mtime_ns == written
+
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "box")
+    answer = serein.load().predict(others[0].audio)
+    assert isinstance(answer, serein.Answer)
+    assert answer.emotion in content.categories.classes
+
+
+def test_predictions_among_some_classes() -> None:
+    said = Prediction(id="a", truth="sad", prediction="calm", shares={"calm": 0.6, "sad": 0.3, "angry": 0.1})
+    chosen = box.among(said, ["sad", "angry"])
+    assert (chosen.prediction, chosen.shares) == ("sad", {"sad": pytest.approx(0.75), "angry": pytest.approx(0.25)})
+
+
+def test_what_is_too_large_is_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "a").write_bytes(bytes(100))
+    monkeypatch.setattr(box, "LARGEST_BYTES", 99)
+    with pytest.raises(SystemExit, match="more than a package should carry"):
+        box.ship(tmp_path / "model", tmp_path / "box")
+    assert not (tmp_path / "box").exists()

@@ -1,0 +1,242 @@
+"""Makes the model that ships inside the package, and its card.
+
+The six folds of its recipe give scores and shares on unseen speakers, to which its temperature is fitted; then one
+model learns from everybody and is judged on corpora that it never saw. Goes on where it was stopped.
+
+    make box RAVDESS=<folder> EMODB=<folder> URDU=<table.csv>
+    python tools/box.py --data ravdess.jsonl --other emodb=emodb.jsonl --other urdu=urdu.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from serein.data.corpora import citation_of
+from serein.data.files import replacing
+from serein.evaluation.calibration import fitted
+from serein.evaluation.predictions import Prediction
+from serein.evaluation.run_folder import read_run_predictions
+from serein.evaluation.scores import Scores, score_predictions, score_run
+from serein.judging import judge
+from serein.models import folder as model_folder
+from serein.models.folder import Calibration, ModelFolder
+
+BOX = Path(__file__).parents[1] / "src" / "serein" / "box"
+LARGEST_BYTES = 10_000_000
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """How the model does on a corpus that it never saw.
+
+    Attributes:
+        free: It may answer any of its classes.
+        shared: It answers those of its classes that the corpus has.
+    """
+
+    name: str
+    free: Scores
+    shared: Scores
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="manifest to learn from")
+    parser.add_argument("--other", action="append", default=[], metavar="NAME=MANIFEST", help="never seen, judged on")
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/box.yaml"))
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--work", type=Path, default=Path("runs/box"), help="folder of the trainings")
+    parser.add_argument("--out", type=Path, default=BOX)
+    options = parser.parse_args(arguments)
+    overrides = [part for each in options.overrides for part in ("--set", each)]
+    for command, out in (("run", "folds"), ("train", "whole")):
+        train(command, options.recipe, options.data, options.work / out, overrides)
+    content = model_folder.load(options.work / "whole" / "model")
+    predictions = read_run_predictions(options.work / "folds", content.categories.classes)
+    content.calibration = calibration_of(predictions, content.categories.classes)
+    staged = options.work / "model"
+    model_folder.save(staged, content, "")
+    others = [elsewhere(staged, *each.split("=", 1)) for each in options.other]
+    text = card(content, score_run(options.work / "folds"), others, options)
+    model_folder.save(staged, content, text)
+    ship(staged, options.out)
+    print(text)
+
+
+def train(command: str, recipe: Path, data: Path, out: Path, overrides: Sequence[str]) -> None:
+    """Run or train, or go on with it; nothing more when it is done."""
+    is_begun = (out / "recipe.yaml").exists()
+    is_done = (out / ("scores.json" if command == "run" else "model")).exists()
+    resume = ["--resume"] if is_begun else []
+    if not is_done:
+        parts = [command, recipe, "--data", data, "--out", out, *overrides, *resume]
+        subprocess.run(
+            [sys.executable, "-m", "serein.cli", *map(str, parts)], check=True, stdout=2
+        )  # what it prints is no card
+
+
+def calibration_of(predictions: Sequence[Prediction], classes: Sequence[str]) -> Calibration:
+    """Return the temperature of models of the same recipe on speakers that they never met."""
+    temperature = fitted(predictions, classes)
+    if temperature is None:
+        raise SystemExit("error: too few predictions of unseen speakers to fit a temperature to.")
+    return Calibration(
+        temperature=temperature,
+        fitted_on="what models of the same recipe said of speakers that they never met",
+        num_utterances=len(predictions),
+    )
+
+
+def elsewhere(model: Path, name: str, manifest: str) -> Elsewhere:
+    """Judge the model on a corpus that it never saw, with all its classes and with those that the corpus has."""
+    predictions, free = judge(str(model), Path(manifest), seen_speakers="refuse")
+    present = {p.truth for p in predictions}
+    names = [each for each in free.classes if each in present]
+    return Elsewhere(name, free, score_predictions([among(p, names) for p in predictions], names))
+
+
+def among(prediction: Prediction, names: Sequence[str]) -> Prediction:
+    """Return a prediction that chooses among some of the classes."""
+    given = np.array([(prediction.shares or {})[name] for name in names])
+    shares = dict(zip(names, (given / given.sum()).tolist(), strict=True))
+    return replace(prediction, prediction=max(shares, key=lambda name: shares[name]), shares=shares)
+
+
+def ship(model: Path, box: Path) -> None:
+    """Copy the folder into the package, file by file."""
+    size = sum(path.stat().st_size for path in model.iterdir())
+    if size > LARGEST_BYTES:
+        raise SystemExit(f"error: {model}: {size / 1e6:.1f} MB are more than a package should carry.")
+    for path in sorted(model.iterdir()):
+        with replacing(box / path.name) as partial:
+            partial.write_bytes(path.read_bytes())
+
+
+# -- the card --------------------------------------------------------------------------------------------------------
+
+
+def card(content: ModelFolder, scores: Scores, others: Sequence[Elsewhere], options: argparse.Namespace) -> str:
+    """Return the card as Markdown: what it is, learned from, scores, where it fails."""
+    training, corpora = content.training, sorted(content.training["licences"])
+    licences = "\n".join(f"- {name}: {text}" for name, text in training["licences"].items())
+    citations = "\n".join(f"- {text}" for name in corpora if (text := citation_of(name)))
+    return f"""# The model in the box
+
+It answers when `serein predict` is given no model: shares of {len(scores.classes)} emotions,
+{", ".join(scores.classes)}, of speech in recordings of any length. It has no pretrained weights; its recipe is
+`{options.recipe}`, and `make box` makes it.
+
+## Learned from, and licence
+
+{training["num_utterances"]} utterances of {training["num_speakers"]} speakers:
+
+{licences}
+
+**The weights inherit these conditions**, whatever the licence of the code: where the data is non-commercial, so are
+they.
+
+{citations}
+
+## Speakers that it never met
+
+{len(scores.folds)} folds of unseen speakers, each heard by a model of the same recipe that learned from the others. The
+model in this folder learned from all of them. Per cent; intervals are 95 %, {scores.resampled} resampled.
+
+{_table([("the same corpus, unseen speakers", scores)])}
+
+Recall: {_recalls(scores)}.{_genders(scores)}
+
+{_calibrated(content, scores)}
+
+## Corpora that it never saw
+
+{_table([row for each in others for row in _rows(each)]) if others else "None was tried."}
+
+{_chances(others)}
+
+## Where it fails
+
+{_failures(scores, others)}
+It learned from actors who say a few sentences in a quiet room. Spontaneous speech, other languages, noise, telephones,
+children and old people are unlike all it heard; so is speech without any of its emotions, which it must still call one
+of them (`--abstain` lets it say "don't know"). It hears how speech sounds, not what a person feels: no decision about a
+person should rest on it.
+"""
+
+
+def _rows(each: Elsewhere) -> list[tuple[str, Scores]]:
+    num = len(each.shared.classes)
+    return [
+        (f"{each.name}, {each.free.num_utterances} utterances, any of its {len(each.free.classes)} classes", each.free),
+        (f"{each.name}, told which {num} the corpus has: {', '.join(each.shared.classes)}", each.shared),
+    ]
+
+
+def _table(rows: Sequence[tuple[str, Scores]]) -> str:
+    lines = ["| | UA | WA | macro-F1 |", "|---|---|---|---|"]
+    for title, scores in rows:
+        lines.append(f"| {title} | " + " | ".join(_cell(scores, name) for name in ("ua", "wa", "macro_f1")) + " |")
+    return "\n".join(lines)
+
+
+def _cell(scores: Scores, name: str) -> str:
+    bounds = scores.intervals[name]
+    return f"{scores.pooled[name]:.1f}" + (f" [{bounds[0]:.1f}, {bounds[1]:.1f}]" if bounds else "")
+
+
+def _recalls(scores: Scores) -> str:
+    return ", ".join(f"{each.name} {each.recall:.1f}" for each in scores.by_class if each.recall is not None)
+
+
+def _genders(scores: Scores) -> str:
+    return "".join(f" {each.name.capitalize()} speakers: UA {each.ua:.1f}." for each in scores.genders)
+
+
+def _calibrated(content: ModelFolder, scores: Scores) -> str:
+    found = scores.calibration
+    if found is None or found.after is None or content.calibration is None:
+        return ""
+    half = [point for point in found.coverage if point.abstain >= 0.5]
+    said = ""
+    if half:
+        answered, right = f"{half[-1].coverage:.0f} %", f"{half[-1].accuracy:.1f} %"
+        said = f" With `--abstain 0.5` it answers {answered} of the clips, and {right} of those answers are right;"
+        said += f" without, {found.coverage[-1].accuracy:.1f} %."
+    return (
+        f"Its shares are calibrated: a temperature of {content.calibration.temperature:.2f}, fitted to"
+        f" {content.calibration.fitted_on}. Judged on folds that the temperature was not fitted to, the expected"
+        f" calibration error is {found.before.expected_calibration_error:.1f} points before and"
+        f" {found.after.expected_calibration_error:.1f} after.{said}"
+    )
+
+
+def _chances(others: Sequence[Elsewhere]) -> str:
+    said = [f"{each.name} {100 / len(each.shared.classes):.0f}" for each in others]
+    left = [f"{each.name}: {note}" for each in others for note in each.free.notes if note.startswith("Left out")]
+    return " ".join([f"Chance, told the classes: {', '.join(said)}." if said else "", *left]).strip()
+
+
+def _failures(scores: Scores, others: Sequence[Elsewhere]) -> str:
+    known = sorted((each.recall, each.name) for each in scores.by_class if each.recall is not None)
+    lines = [
+        "Of unseen speakers, least understood: " + ", ".join(f"{name} ({recall:.0f} %)" for recall, name in known[:3])
+    ]
+    taken = scores.confusion * (1 - np.eye(len(scores.classes), dtype=int))
+    true, heard = np.unravel_index(int(taken.argmax()), taken.shape)
+    lines.append(f"taken for another most often: {scores.classes[true]}, heard as {scores.classes[heard]}")
+    sentences = ["; ".join(lines) + "."]
+    for each in others:
+        lost = scores.pooled["ua"] - each.free.pooled["ua"]
+        sentences.append(f"On {each.name} its UA is {lost:.0f} points lower than on the corpus that it learned from.")
+    return "\n".join(sentences)
+
+
+if __name__ == "__main__":
+    main()
