@@ -13,8 +13,8 @@ import torch
 from safetensors.numpy import load_file
 
 from cli_fixtures import TINY, merged
+from serein import assembling, preparation
 from serein import experiment as experiments
-from serein import preparation
 from serein import recipe as recipes
 from serein.data import manifest
 from serein.data.batches import Targets
@@ -72,7 +72,7 @@ def metrics(stage: Path) -> dict[str, float]:
 def module_of(recipe: recipes.Recipe, data: Path) -> StageModule:
     experiment = prepared(recipe, data)
     tasks = preparation.tasks_of(experiment, experiment.folds.folds[0])
-    model = experiments._new_model(recipe, tasks)
+    model = assembling.new_model(recipe, tasks)
     return StageModule(model, tasks, recipe.stages[0], num_steps=1, seed=0)
 
 
@@ -129,7 +129,7 @@ def test_the_head_of_a_task_that_does_not_learn_keeps_its_first_weights(spoken: 
     experiment = prepared(recipe, spoken)
     fold = experiment.folds.folds[0]
     torch.manual_seed(experiments.stage_seed(0, fold.name, "model"))
-    first = experiments._new_model(recipe, preparation.tasks_of(experiment, fold)).state_dict()
+    first = assembling.new_model(recipe, preparation.tasks_of(experiment, fold)).state_dict()
     weights = trained(recipe, spoken, tmp_path / "unit")
     for stage, untouched in (("0-stage0", "emotion"), ("0-stage0", "asr"), ("1-stage1", "emotion")):
         names = [name for name in first if f".heads.{untouched}." in name]

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from serein.assembling import new_model, tasks_with, text_size
 from serein.data import manifest
 from serein.data.batches import Told as TrainingConditions
 from serein.data.corpora import licence_of
-from serein.data.effects import Changer
 from serein.data.files import sha256, write_text
 from serein.data.folds import Fold, speaker_key
 from serein.data.utterance import Utterance
@@ -25,51 +25,17 @@ from serein.labels.transcripts import Alphabet
 from serein.models import folder as model_folder
 from serein.models.card import card
 from serein.models.folder import Calibration, ModelFolder, ModelOptions, Voices
-from serein.models.speech import SpeechModel, assemble, new_backbone
+from serein.models.origins import Origin, origins_of
+from serein.models.pretrained import weights_hash
+from serein.models.speech import SpeechModel
 from serein.predicting import only_here, predict_dev, predict_unit, stage_folder, unit_folder
-from serein.preparation import Experiment, targets_of, tasks_of
+from serein.preparation import Experiment, targets_of
 from serein.progress import Report
-from serein.recipe import Recipe
+from serein.recipe import MAIN, Branch, Recipe
 from serein.tasks.task import Task
-from serein.training.hearing import require_bands
 from serein.training.keeping import START, WEIGHTS
 from serein.training.stages import TrainingData, fit_normalisation, history, stage_seed, train_stage
 from serein.world import wait_for_all, world
-
-
-def require_trainable(experiment: Experiment) -> None:
-    """Build the model once and look at every stage, so that what does not fit is said before anything is written.
-
-    Raises:
-        RecipeError: Backbone, body, head and stages do not fit.
-        ModelError: The backbone cannot be loaded.
-    """
-    recipe, fold = experiment.recipe, experiment.folds.folds[0]
-    tasks = tasks_of(experiment, fold)
-    if len(tasks) > 1 or recipe.tasks.main in ("asr", "speaker"):  # what these need may be missing in some folds
-        for other in experiment.folds.folds:
-            targets_of(experiment, other, tasks_of(experiment, other))
-    model = _new_model(recipe, tasks)
-    for number, stage in enumerate(recipe.stages):
-        model.train_only(stage.trainable, stage.tasks)
-        require_bands(model.backbone, stage.augmentation, where=f"stages.{number}.augmentation")
-        if stage.effects.name != "none":
-            Changer(stage.effects)  # names a package that is missing
-
-
-def _new_model(recipe: Recipe, tasks: Mapping[str, Task]) -> SpeechModel:
-    heads = {name: (task.options, task.num_outputs) for name, task in tasks.items()}
-    return assemble(new_backbone(recipe.backbone), recipe.body, heads, recipe.members, _text_size(recipe))
-
-
-def _text_size(recipe: Recipe) -> int:
-    """Return the features of a sentence vector, 0 when no text is told."""
-    if "text" not in recipe.tasks.conditions:
-        return 0
-    from serein.labels.sentences import vector_size
-
-    return vector_size(recipe.text.encoder)
-
 
 # -- one fold, one seed ---------------------------------------------------------------------------------------------
 
@@ -96,9 +62,11 @@ def train_unit(
     experiment: Experiment, fold: Fold, seed: int, folder: Path, report: Report, *, label: str
 ) -> ModelFolder:
     """Train every stage of a recipe on one fold and save the model; a stopped training goes on."""
-    recipe, tasks = experiment.recipe, tasks_of(experiment, fold)
+    recipe = experiment.recipe
+    origins = origins_of(recipe, fold.name, seed)
+    tasks = tasks_with(experiment, fold, origins)
     torch.manual_seed(stage_seed(seed, fold.name, "model"))
-    model = _new_model(recipe, tasks)
+    model = new_model(recipe, tasks, origins)
     data = TrainingData(
         experiment.recordings,
         targets_of(experiment, fold, tasks),
@@ -108,7 +76,7 @@ def train_unit(
         _told(experiment, fold),
         recipe.features,
     )
-    fit_normalisation(model, data)
+    fit_normalisation(model, data, [name for name in (MAIN, *model.branches) if name not in origins])
     for number, stage in enumerate(recipe.stages):
         if number and world().is_first:
             _note_start(folder, recipe, number)
@@ -123,7 +91,7 @@ def train_unit(
             report=report,
             label=f"{label}  {stage.name}",
         )
-        content = _content(experiment, fold, model, tasks, folder, number)
+        content = _content(experiment, fold, model, tasks, folder, number, origins)
         is_last = stage is recipe.stages[-1]
         if world().is_first and (is_last or only_here(recipe, number)):
             calibration = _calibration(experiment, content, fold, seed, folder) if is_last else None
@@ -198,10 +166,17 @@ def _told(experiment: Experiment, fold: Fold) -> TrainingConditions:
 
 
 def _content(
-    experiment: Experiment, fold: Fold, model: SpeechModel, tasks: Mapping[str, Task], folder: Path, number: int
+    experiment: Experiment,
+    fold: Fold,
+    model: SpeechModel,
+    tasks: Mapping[str, Task],
+    folder: Path,
+    number: int,
+    origins: Mapping[str, Origin],
 ) -> ModelFolder:
     """Return the model after a stage, which answers what the stage learned."""
     recipe = experiment.recipe
+    earlier = {speaker for origin in origins.values() for speaker in origin.content.training.get("speakers", [])}
     learned = [experiment.utterances[p] for p in experiment.positions((*fold.train, *fold.dev))]
     corpora = sorted({u.corpus or "own" for u in learned})
     epochs = history(stage_folder(folder, recipe, number))
@@ -211,10 +186,16 @@ def _content(
         "manifest_sha256": manifest.digest(experiment.utterances),
         "num_utterances": len(learned),
         "num_speakers": len({speaker_key(u) for u in learned}),
-        "speakers": sorted({speaker_key(u) for u in learned if u.speaker is not None}),
+        "speakers": sorted({speaker_key(u) for u in learned if u.speaker is not None} | earlier),
+        "origins": {
+            name: {"model": str(o.where), "sha256": weights_hash(o.content.model)} for name, o in origins.items()
+        },
         "licences": {name: licence_of(name) or "not stated" for name in corpora},
         "dev_ua": max((line["dev_ua"] for line in epochs if "dev_ua" in line), default=None),
     }
     kept = {name: getattr(recipe, name) for name in ("body", "members", "tasks", "clips", "text", "inference")}
-    options = ModelOptions(**kept, text_size=_text_size(recipe), answered=recipe.stages[number].tasks)
+    finished = {name: Branch(body=origins[name].body) for name in model.branches if name in origins}
+    branches = {name: Branch(body=recipe.branches[name].body) for name in model.branches} | finished
+    answered = recipe.answered_after(number)
+    options = ModelOptions(**kept, branches=branches, text_size=text_size(recipe), answered=answered)
     return ModelFolder(model, options, {name: task.labels for name, task in tasks.items()}, training)

@@ -117,11 +117,15 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
     return Experiment(recipe, manifest_path, utterances, left_out, meanings, recordings, pairs, folds)
 
 
+NOTHING: Mapping[str, Categories] = {}
+
+
 def _meanings(recipe: Recipe, utterances: Sequence[Utterance]) -> dict[str, Categories]:
     chosen = recipe.tasks.chosen
     main = recipe.tasks.main
     order = [main, *(name for name in chosen if name != main)]
-    return {name: categories_of(utterances, recipe.labels, name) for name in order if name != "asr"}
+    learned = [name for name in order if name != "asr" and name not in recipe.finished]
+    return {name: categories_of(utterances, recipe.labels, name) for name in learned}
 
 
 def _chosen(
@@ -147,7 +151,7 @@ def _is_extra(utterance: Utterance, recipe: Recipe, meanings: Mapping[str, Categ
     """Tell whether a task other than the main one can learn from an utterance."""
     if recipe.labels.unlabelled == "drop":
         return False
-    others = [name for name in recipe.tasks.chosen if name != recipe.tasks.main]
+    others = set(recipe.tasks.chosen) - {recipe.tasks.main, *recipe.finished}
     return any(
         bool(normalised(utterance.transcript)) if name == "asr" else meanings[name].label(utterance) is not None
         for name in others
@@ -200,10 +204,13 @@ def train_and_dev(utterances: Sequence[Utterance], protocol: Protocol, pairs: Ma
 # -- tasks -----------------------------------------------------------------------------------------------------------
 
 
-def tasks_of(experiment: Experiment, fold: Fold) -> dict[str, Task]:
+def tasks_of(experiment: Experiment, fold: Fold, finished: Mapping[str, Categories] = NOTHING) -> dict[str, Task]:
     """Return the recipe's tasks on a fold, the one that is judged first.
 
     Letters and speakers are those of the fold's training side.
+
+    Args:
+        finished: Classes of tasks that no stage learns.
 
     Raises:
         RecipeError, ManifestError: It has too few of them.
@@ -220,6 +227,8 @@ def tasks_of(experiment: Experiment, fold: Fold) -> dict[str, Task]:
             from serein.tasks.transcript import TranscriptTask
 
             tasks[name] = TranscriptTask(options, Alphabet.of(u.transcript for u in train))
+        elif name in finished:
+            tasks[name] = CategoryTask(options, finished[name])
         else:
             tasks[name] = _category_task(experiment, name, options, train)
     return tasks
@@ -254,9 +263,10 @@ def _require_watched(experiment: Experiment, fold: Fold, targets: Mapping[str, T
     dev = experiment.positions(fold.dev)
     for stage in experiment.recipe.stages:
         first = experiment.recipe.tasks_of(stage)[0]
-        if dev and not targets[first].is_known[dev].any():
+        is_watched = stage.keep == "best" or stage.patience is not None or stage.schedule.name == "plateau"
+        if is_watched and dev and not targets[first].is_known[dev].any():
             raise RecipeError(
                 f"no dev utterance of fold {fold.name} has a target of '{first}', which stage '{stage.name}' watches",
                 where="protocol.dev",
-                remedy="Choose protocol.dev=none, random-20 (which shares speakers), or another first task.",
+                remedy="Choose protocol.dev=none, random-20 (which shares speakers), or keep 'last' in that stage.",
             )

@@ -18,13 +18,14 @@ from typing import Any
 import torch
 
 from serein import recipe as recipes
+from serein.assembling import require_trainable
 from serein.data import manifest
 from serein.data.corpora import citation_of, licence_of
 from serein.data.files import is_leftover, leftovers, write_text
 from serein.data.folds import make_folds, speaker_key
 from serein.errors import RunError
 from serein.evaluation.run_folder import read_json
-from serein.experiment import require_trainable, run_unit, train_unit
+from serein.experiment import run_unit, train_unit
 from serein.jobs import run_parallel
 from serein.predicting import unit_folder
 from serein.preparation import Divide, Experiment, prepare, train_and_dev

@@ -19,16 +19,17 @@ import transformers
 from safetensors.torch import load_file
 
 from cli_fixtures import RATE_HZ, tone
+from serein import assembling, preparation
 from serein import experiment as experiments
-from serein import preparation
 from serein import recipe as recipes
 from serein.data.batches import collate
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
 from serein.errors import RunError
 from serein.models.backbones import HuggingFaceBackbone
+from serein.models.speech import assemble
 from serein.preparation import Experiment
-from serein.recipe import Clips, Features, SpectrogramAugmentation
+from serein.recipe import Category, Clips, Features, SpectrogramAugmentation
 from serein.training import feature_cache
 from serein.training.feature_cache import FeatureCache, StoredFeatures, is_heard_alike, tapped_layers
 from serein.training.hearing import hear
@@ -433,9 +434,10 @@ def test_batches_carry_hidden_layers_alone(tones: Path, wav2vec2: Path) -> None:
     assert cached.waveforms.shape == (4, 0)
     assert cached.audio_s == pytest.approx(plain.audio_s)
     assert cached.seeds.tolist() == plain.seeds.tolist()
+    model = assemble(backbone, None, {"emotion": (Category(tap=1), 3)})
     with torch.no_grad():
-        one = hear(backbone, cached, SpectrogramAugmentation()).hidden
-        other = hear(backbone, plain, SpectrogramAugmentation()).hidden
+        one = hear(model, cached, SpectrogramAugmentation()).sounds["main"]
+        other = hear(model, plain, SpectrogramAugmentation()).sounds["main"]
     assert torch.equal(one.is_frame, other.is_frame)
     torch.testing.assert_close(one.layers[1][one.is_frame], other.layers[1][one.is_frame], atol=1e-5, rtol=0)
 
@@ -454,7 +456,7 @@ ALIKE: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
 def test_where_it_applies(tones: Path, wav2vec2: Path, case: str) -> None:
     changes, stage, expected = ALIKE[case]
     experiment = prepared(tones, wav2vec2, changes, **stage)
-    model = experiments._new_model(experiment.recipe, preparation.tasks_of(experiment, experiment.folds.folds[0]))
+    model = assembling.new_model(experiment.recipe, preparation.tasks_of(experiment, experiment.folds.folds[0]))
     model.train_only(experiment.recipe.stages[0].trainable)
     longest_s = float(experiment.recordings.durations_s.max())
     assert 0.4 < longest_s < 0.5
@@ -477,7 +479,7 @@ def test_what_is_kept_is_what_is_tapped(
     experiment = prepared(tones, wav2vec2, changes)
     assert (
         tapped_layers(
-            experiments._new_model(experiment.recipe, preparation.tasks_of(experiment, experiment.folds.folds[0]))
+            assembling.new_model(experiment.recipe, preparation.tasks_of(experiment, experiment.folds.folds[0]))
         )
         == expected
     )
@@ -532,7 +534,7 @@ def test_a_frozen_stage_does_not_go_on_with_another_backbone(tones: Path, wav2ve
 def test_the_average_of_a_frozen_backbone_is_the_backbone(tones: Path, wav2vec2: Path, tmp_path: Path) -> None:
     """Heads are averaged as they are beside log-mel bands, the backbone is one."""
     experiment = prepared(tones, wav2vec2, {"features": {"store": "none"}}, average=0.9, epochs=1)
-    model = experiments._new_model(experiment.recipe, preparation.tasks_of(experiment, experiment.folds.folds[0]))
+    model = assembling.new_model(experiment.recipe, preparation.tasks_of(experiment, experiment.folds.folds[0]))
     module = StageModule(model, {}, experiment.recipe.stages[0], num_steps=1, seed=0)
     head, averaged = model.members[0].heads["emotion"].output, module.judged.members[0].heads["emotion"].output
     before = head.weight.detach().clone()

@@ -69,6 +69,27 @@ def check_targets(taught: Mapping[str, Set[str]], fold: Fold) -> None:
         )
 
 
+def check_origin(utterances: Sequence[Utterance], fold: Fold, speakers: Sequence[str], source: str) -> None:
+    """Stop when a network that a branch starts from has learned speakers of the test side.
+
+    Args:
+        speakers: Those that it learned, as `speaker_key` names them.
+        source: Where it comes from.
+
+    Raises:
+        LeakError: Names them.
+    """
+    speaker_of = {u.id: speaker_key(u) for u in utterances if u.speaker is not None}
+    tested = sorted({speaker_of[name] for name in fold.test if name in speaker_of})
+    _no_shared(
+        (speakers, tested),
+        (source, "test"),
+        f"fold {fold.name}, branches",
+        "speaker",
+        "Start from a network that never heard them: of another corpus, or of a run with the same folds.",
+    )
+
+
 _SPEAKER_REMEDY = "Split by speaker, or ask for the protocol 'random', which the report marks as speaker-dependent."
 _TWIN_REMEDY = "Remove one of each pair; 'serein corpus check' lists them."
 

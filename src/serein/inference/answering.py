@@ -118,7 +118,8 @@ def _hear(content: ModelFolder, of: str, waveforms: Sequence[Waveform], told: Ma
     padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         conditions = {name: torch.from_numpy(vectors).to(device) for name, vectors in told.items()}
-        readings = model.read(model.backbone(padded, num_samples), conditions, {*content.answered, of})
+        asked = {*content.answered, of}
+        readings = model.read(model.hear(padded, num_samples, model.branches_of(asked)), conditions, asked)
     shares: dict[str, Vectors] = {}
     texts: dict[str, Sequence[str]] = {}
     for name in content.answered:

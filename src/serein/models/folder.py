@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -22,12 +23,14 @@ from serein.errors import ModelError, RecipeError
 from serein.labels.categories import Categories
 from serein.labels.transcripts import Alphabet
 from serein.labels.words import WordClasses
+from serein.models.hidden import Backbone
 from serein.models.speech import SpeechModel, assemble, described_backbone
-from serein.recipe import Body, Clips, Inference, Options, Tasks, Text
+from serein.recipe import MAIN, Body, Branch, Clips, Inference, Options, Tasks, Text
 from serein.recipe.options import Positive
 
 FORMAT = 1
 Meaning = Categories | WordClasses | Alphabet
+OLDER: dict[str, Any] = {"branches": {}, "branch_backbones": {}, "answered": None}  # what older folders do not say
 PARTS = ("model.json", "labels.json", "model.safetensors")
 
 
@@ -39,6 +42,7 @@ class ModelOptions(Options):
     """
 
     body: Body | None = None
+    branches: dict[str, Branch] = Field(default_factory=dict)
     members: int = 1
     tasks: Tasks = Tasks()
     clips: Clips = Clips()
@@ -160,16 +164,20 @@ def save(folder: Path, content: ModelFolder, card: str, *, backbone: str = "auto
     if folder.exists() and not is_model_folder(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError("exists and is no model folder", where=folder, remedy="Name a new folder.")
     model = content.model
-    external = None if backbone == "bundle" else _external_source(model)
+    names = (MAIN, *model.branches)
+    external = {} if backbone == "bundle" else {name: _external_source(model.backbone_of(name)) for name in names}
+    outside = tuple(_prefix(name) for name in names if external.get(name))
     state = {
         name: tensor.detach().contiguous()
         for name, tensor in model.state_dict().items()
-        if not (external and name.startswith("backbone."))
+        if not name.startswith(outside)
     }
     description = {
         "format": FORMAT,
-        "backbone": model.backbone.describe(),
-        "backbone_weights": external or "inside",
+        **_described_backbone(model.backbone, external.get(MAIN)),
+        "branch_backbones": {
+            name: _described_backbone(model.backbone_of(name), external.get(name)) for name in model.branches
+        },
         **content.options.model_dump(mode="json"),
         "training": content.training,
         "calibration": None if content.calibration is None else content.calibration.model_dump(),
@@ -208,13 +216,16 @@ def load(folder: str | Path) -> ModelFolder:
             remedy="Upgrade serein, or export the model again.",
         )
     try:
-        stored = {"answered": None, **description}  # folders of serein before it was named answer all
-        options = ModelOptions.model_validate({name: stored[name] for name in ModelOptions.model_fields})
+        description = OLDER | description
+        options = ModelOptions.model_validate({name: description[name] for name in ModelOptions.model_fields})
         meant = {name: meaning_of(name, each) for name, each in labels.items()}
         tasks = {name: (task, num_outputs(meant[name])) for name, task in options.tasks.chosen.items()}
-        backbone = described_backbone(description["backbone"])
-        model = assemble(backbone, options.body, tasks, options.members, options.text_size)
-        training, backbone_weights = dict(description["training"]), description["backbone_weights"]
+        own = {MAIN: description, **description["branch_backbones"]}
+        backbones = {name: described_backbone(each["backbone"]) for name, each in own.items()}
+        branches = {name: (backbones[name], branch.body) for name, branch in options.branches.items()}
+        model = assemble(backbones[MAIN], options.body, tasks, options.members, options.text_size, branches)
+        training = dict(description["training"])
+        outside = {name: each["backbone_weights"] for name, each in own.items()}
         fitted = description.get("calibration")  # folders of serein before it was fitted have none
         calibration = None if fitted is None else Calibration.model_validate(fitted)
         told_apart = description.get("voices")  # nor this
@@ -225,7 +236,8 @@ def load(folder: str | Path) -> ModelFolder:
             where=folder,
             remedy="Copy the folder again.",
         ) from None
-    _load_weights(model, folder / "model.safetensors", backbone_weights)
+    _load_weights(model, folder / "model.safetensors", outside)
+    model.share()
     return ModelFolder(model.eval(), options, meant, training, calibration, voices)
 
 
@@ -269,19 +281,30 @@ def is_model_folder(folder: str | Path) -> bool:
     return all((Path(folder) / part).is_file() for part in PARTS)
 
 
-def _external_source(model: SpeechModel) -> dict[str, Any] | None:
+def _prefix(branch: str) -> str:
+    """Return what the names of a branch's backbone weights start with."""
+    return "backbone." if branch == MAIN else f"branches.{branch}.backbone."
+
+
+def _described_backbone(backbone: Backbone, external: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"backbone": backbone.describe(), "backbone_weights": external or "inside"}
+
+
+def _external_source(backbone: Backbone) -> dict[str, Any] | None:
     """Return where the backbone's weights can be had again, or `None` when they were trained or have no source."""
-    source = getattr(model.backbone, "untouched_source", None)
+    source = getattr(backbone, "untouched_source", None)
     return source() if callable(source) else None
 
 
-def _load_weights(model: SpeechModel, path: Path, backbone_weights: Any) -> None:
+def _load_weights(model: SpeechModel, path: Path, outside: Mapping[str, Any]) -> None:
+    """Read weights; `outside`: branch -> where its backbone's lie, when they are not in the file."""
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"damaged weights ({error})", where=path, remedy="Copy the folder again.") from None
-    if isinstance(backbone_weights, Mapping):
-        state |= _weights_of_source(backbone_weights)
+    for branch, source in outside.items():
+        if isinstance(source, Mapping):
+            state |= {f"{_prefix(branch)}{name}": tensor for name, tensor in _weights_of_source(source).items()}
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -302,7 +325,7 @@ def _weights_of_source(source: Mapping[str, Any]) -> dict[str, torch.Tensor]:
             where=source["source"],
             remedy="Restore that revision, or save the model with its backbone bundled.",
         )
-    return {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
+    return dict(backbone.state_dict())
 
 
 def _require_parts(folder: Path) -> None:

@@ -148,7 +148,7 @@ class PooledHead(nn.Module):
         self.frame_projection, size = _projection(self.tap.size, projections.get("frames"), options)
         self.blocks = nn.ModuleList(_blocks(options.attention, size))
         self.pooling = POOLINGS[options.pooling](size)
-        self.joined = () if options.fusion is None else options.fusion.joined
+        self.branch, self.joined = options.branch, joined_by(options)
         self.fusion = None if options.fusion is None else _fusion(options, self.pooling.size, joined_sizes or {})
         norms = [VectorNorm(self.pooling.size)] if options.batch_norm else []
         projection, size = _projection(self.pooling.size, projections.get("pooled"), options)
@@ -220,14 +220,17 @@ class FrameHead(nn.Module):
 
     def __init__(self, options: Head, sizes: tuple[int, ...], num_outputs: int) -> None:
         super().__init__()
+        self.branch, self.joined = options.branch, joined_by(options)
         self.tap = LayerTap(options.tap, sizes)
         self.reversal = _reversal(options)
         self.dropout = nn.Dropout(options.dropout)
         self.size = self.tap.size
         self.output = nn.Linear(self.size, num_outputs)
 
-    def forward(self, hidden: HiddenStates, conditions: Conditions = NOTHING_TOLD) -> Reading:
-        """Read hidden layers.
+    def forward(
+        self, hidden: HiddenStates, conditions: Conditions = NOTHING_TOLD, joined: Sequence[torch.Tensor] = ()
+    ) -> Reading:
+        """Read hidden layers; nothing is told to frames, and nothing joins them.
 
         Returns:
             Outputs (1, batch, frame, symbol + 1): scores, and beside them 1 for real frames and 0 on padding; as
@@ -243,15 +246,27 @@ class FrameHead(nn.Module):
 TaskHead = PooledHead | FrameHead
 
 
-def build_head(options: Head, sizes: tuple[int, ...], num_outputs: int, text_size: int = 0) -> TaskHead:
+def build_head(
+    options: Head,
+    sizes: tuple[int, ...],
+    num_outputs: int,
+    text_size: int = 0,
+    joined_sizes: Mapping[str, int] | None = None,
+) -> TaskHead:
     """Return the head of a task.
 
     Raises:
         RecipeError: It does not fit the layers.
     """
     if isinstance(options, Pooled):
-        return PooledHead(options, sizes, num_outputs, text_size)
+        return PooledHead(options, sizes, num_outputs, text_size, joined_sizes)
     return FrameHead(options, sizes, num_outputs)
+
+
+def joined_by(options: Head) -> tuple[str, ...]:
+    """Return the tasks whose vectors join a head's own."""
+    fusion = options.fusion if isinstance(options, Pooled) else None
+    return () if fusion is None else fusion.joined
 
 
 def _reversal(options: Head) -> nn.Module:

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from serein.errors import ModelError, RecipeError
 from serein.models.body_building import Body, body_groups, build_body
+from serein.models.branches import Branch, Sounds, are_twins, is_frozen
 from serein.models.conditioning import NOTHING_TOLD, Conditions
-from serein.models.heads import Reading, TaskHead, build_head, joined
+from serein.models.heads import Reading, TaskHead, build_head, joined, joined_by
 from serein.models.hidden import Backbone, HiddenStates
 from serein.models.logmel import LogMelBackbone
+from serein.models.parts import expand
+from serein.recipe import MAIN, FusionOf, Head, HuggingFace, LogMel
 from serein.recipe import Body as BodyOptions
-from serein.recipe import Head, HuggingFace, LogMel
 
 
 class Member(nn.Module):
-    """What works out and reads a backbone's hidden layers.
+    """What works out and reads hidden layers.
 
     Args:
-        body: Trained layers before the heads, or `None`.
+        body: Trained layers between the main backbone and the heads, or `None`.
         heads: Task -> head.
     """
 
@@ -34,12 +36,32 @@ class Member(nn.Module):
         self.heads = nn.ModuleDict(heads)
 
     def forward(
-        self, hidden: HiddenStates, conditions: Conditions = NOTHING_TOLD, tasks: Container[str] | None = None
+        self,
+        sounds: Sounds,
+        conditions: Conditions = NOTHING_TOLD,
+        tasks: Container[str] | None = None,
+        fusion: FusionOf = "all",
     ) -> dict[str, Reading]:
-        """Read every task, or those that are named."""
-        if self.body is not None:
-            hidden = self.body(hidden)
-        return {name: head(hidden, conditions) for name, head in self.heads.items() if tasks is None or name in tasks}
+        """Read every task, or those that are named; see `SpeechModel.read`."""
+        if self.body is not None and MAIN in sounds:
+            sounds = {**sounds, MAIN: self.body(sounds[MAIN])}
+        asked = [name for name in self.heads if tasks is None or name in tasks]
+        readings: dict[str, Reading] = {}
+        for name in self.in_order(asked, fusion):
+            head = self.head(name)
+            joined = [readings[other].embedding for other in head.joined] if fusion == "all" else []
+            readings[name] = head(sounds[head.branch], conditions, joined)
+        return {name: readings[name] for name in asked}
+
+    def in_order(self, tasks: Iterable[str], fusion: FusionOf) -> list[str]:
+        """Return the tasks whose heads run, those first whose vectors join others."""
+        asked = list(tasks)
+        joining = [other for name in asked for other in self.head(name).joined] if fusion == "all" else []
+        return list(dict.fromkeys([*joining, *asked]))
+
+    def head(self, task: str) -> TaskHead:
+        """Return the head of a task."""
+        return cast(TaskHead, self.heads[task])
 
 
 class SpeechModel(nn.Module):
@@ -48,12 +70,20 @@ class SpeechModel(nn.Module):
     Args:
         backbone: From waveforms to hidden layers.
         members: At least one; they differ in their first weights and in what is dropped out.
+        branches: Other networks that hear the same clips; heads say which branch they read.
+
+    Attributes:
+        sharing: Branches whose backbone hears what the main one hears, so that this one runs for both.
     """
 
-    def __init__(self, backbone: Backbone, members: Sequence[Member]) -> None:
+    def __init__(
+        self, backbone: Backbone, members: Sequence[Member], branches: Mapping[str, Branch] | None = None
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.members = nn.ModuleList(members)
+        self.branches = nn.ModuleDict(branches or {})
+        self.sharing: frozenset[str] = frozenset()
 
     def forward(
         self, waveforms: torch.Tensor, num_samples: torch.Tensor, conditions: Conditions = NOTHING_TOLD
@@ -65,13 +95,34 @@ class SpeechModel(nn.Module):
             num_samples: (batch,) long, real samples of each clip.
             conditions: Attribute -> (batch, feature), what is told of the clips; what is not given is unknown.
         """
-        return self.read(self.backbone(waveforms, num_samples), conditions)
+        return self.read(self.hear(waveforms, num_samples, self.branches_of()), conditions)
+
+    def hear(self, waveforms: torch.Tensor, num_samples: torch.Tensor, branches: Iterable[str]) -> Sounds:
+        """Return what the backbones of some branches hear; those of the same weights run once."""
+        return self.heard_by(lambda backbone: backbone(waveforms, num_samples), branches)
+
+    def heard_by(self, hear: Callable[[Backbone], HiddenStates], branches: Iterable[str]) -> Sounds:
+        """Return for each branch what `hear` makes of its backbone, called once for those that share one."""
+        source_of = {name: self.source_of(name) for name in branches}
+        heard = {source: hear(self.backbone_of(source)) for source in dict.fromkeys(source_of.values())}
+        return {name: heard[source] for name, source in source_of.items()}
 
     def read(
-        self, hidden: HiddenStates, conditions: Conditions = NOTHING_TOLD, tasks: Container[str] | None = None
+        self,
+        sounds: Sounds,
+        conditions: Conditions = NOTHING_TOLD,
+        tasks: Container[str] | None = None,
+        fusion: FusionOf = "all",
     ) -> dict[str, Reading]:
-        """Read every task from the backbone's hidden layers, or those that are named."""
-        readings = [member(hidden, conditions, tasks) for member in self.members]
+        """Read tasks from hidden layers.
+
+        Args:
+            sounds: What the backbones heard, of the branches that the tasks need (`branches_of`).
+            tasks: Those to read; `None`: every one.
+            fusion: `own` lets no other head's vector join.
+        """
+        worked_out = {name: self.branches[name](own) if name in self.branches else own for name, own in sounds.items()}
+        readings = [member(worked_out, conditions, tasks, fusion) for member in self.members]
         return {name: joined([reading[name] for reading in readings]) for name in readings[0]}
 
     @property
@@ -79,28 +130,57 @@ class SpeechModel(nn.Module):
         """The members' bodies, if they have any."""
         return [member.body for member in self.members if isinstance(member, Member) and member.body is not None]
 
+    def branches_of(self, tasks: Iterable[str] | None = None, fusion: FusionOf = "all") -> list[str]:
+        """Return the branches that some tasks' heads read, those joining in fusion among them."""
+        member = cast(Member, self.members[0])
+        running = member.in_order(member.heads if tasks is None else tasks, fusion)
+        return list(dict.fromkeys(member.head(name).branch for name in running))
+
+    def branch(self, name: str) -> Branch:
+        """Return a branch beside the main one."""
+        return cast(Branch, self.branches[name])
+
+    def source_of(self, branch: str) -> str:
+        """Return the branch whose backbone runs for this one."""
+        return MAIN if branch in self.sharing else branch
+
+    def backbone_of(self, branch: str) -> Backbone:
+        """Return a branch's own backbone."""
+        return self.backbone if branch == MAIN else self.branch(branch).backbone
+
+    def share(self, branches: Iterable[str] | None = None) -> None:
+        """Let branches (`None`: all) hear by the main backbone where their own is the same: it runs once for both."""
+        asked = self.branches if branches is None else branches
+        self.sharing = frozenset(name for name in asked if are_twins(self.backbone, self.backbone_of(name)))
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Every parameter once, by the names that `trainable` knows: the backbone's, `body` or its parts, `heads`."""
+        """Every parameter once, by the names that `trainable` knows: the backbone's, `body` or its parts, `heads`.
+
+        Those of other branches follow, with the branch's name before a dot.
+        """
         groups = self.backbone.parameter_groups()
         named = list(self.members.named_parameters())
         groups |= body_groups(self.bodies)
         groups["heads"] = [parameter for name, parameter in named if ".body." not in f".{name}"]
+        for name in self.branches:
+            body = self.branch(name).body
+            own = self.backbone_of(name).parameter_groups() | body_groups([] if body is None else [body])
+            groups |= {f"{name}.{group}": parameters for group, parameters in own.items()}
         return groups
 
     def train_only(self, names: Iterable[str], tasks: Container[str] | None = None) -> None:
         """Let the named groups learn and freeze all others.
 
         Args:
+            names: See `serein.models.parts.expand`.
             tasks: Those whose heads learn, when heads do; `None`: all.
-            names: `all`, `backbone`, `transformer` (the backbone without its CNN), or names of `parameter_groups`;
-                `layers 5-12` is `layer 5` to `layer 12`.
 
         Raises:
             RecipeError: There is no such group, or none of them has weights.
         """
         names = list(names)
         groups = self.parameter_groups()
-        chosen = {group for name in names for group in _expand(name, groups)}
+        chosen = {group for name in names for group in expand(name, groups)}
         if not any(groups[group] for group in chosen):
             raise RecipeError(
                 f"nothing learns: {', '.join(names) or 'no part'} has no weights in this model",
@@ -111,6 +191,7 @@ class SpeechModel(nn.Module):
             for parameter in parameters:
                 parameter.requires_grad_(group in chosen)
         self._freeze_other_heads(tasks)
+        self.share(name for name in self.branches if is_frozen(self.backbone) and is_frozen(self.backbone_of(name)))
         self.train(self.training)
 
     def _freeze_other_heads(self, tasks: Container[str] | None) -> None:
@@ -119,40 +200,23 @@ class SpeechModel(nn.Module):
                 parameter.requires_grad_(False)
 
     def train(self, mode: bool = True) -> SpeechModel:
-        """Switch to training, all but frozen batch norms: their running statistics are frozen too."""
+        """Switch to training, all but frozen batch norms: their running statistics are frozen too.
+
+        Other branches and heads of which nothing learns say what they would when asked: without dropout.
+        """
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and not module.weight.requires_grad:
                 module.eval()
+        heads = [head for member in self.members for head in cast(Member, member).heads.values()]
+        bodies = [self.branch(name).body for name in self.branches]
+        for part in (*heads, *bodies):
+            if part is not None and not any(parameter.requires_grad for parameter in part.parameters()):
+                part.eval()
         return self
 
 
 _HEAD = re.compile(r"\d+\.heads\.(?P<task>\w+)\.")  # of a member
-
-
-def _expand(name: str, groups: Mapping[str, object]) -> list[str]:
-    if name == "all":
-        return list(groups)
-    body = [group for group in groups if group.partition(" ")[0] == "body"]
-    backbone = [group for group in groups if group != "heads" and group not in body]
-    if name == "body":
-        return body
-    if name == "backbone":
-        return backbone
-    if name == "transformer":
-        return [group for group in backbone if group != "cnn"]
-    if layers := re.fullmatch(r"(body )?layers (\d+)-(\d+)", name):
-        names = [f"{layers[1] or ''}layer {number}" for number in range(int(layers[2]), int(layers[3]) + 1)]
-    else:
-        names = [name]
-    unknown = [group for group in names if group not in groups]
-    if unknown or not names:
-        raise RecipeError(
-            f"'{name}' is no part of this model; its parts are: {', '.join(groups)}",
-            where="trainable",
-            remedy="Name these, 'layers 5-12', 'transformer', 'backbone' or 'all'.",
-        )
-    return names
 
 
 def new_backbone(options: LogMel | HuggingFace) -> Backbone:
@@ -185,6 +249,7 @@ def assemble(
     tasks: Mapping[str, tuple[Head, int]],
     num_members: int = 1,
     text_size: int = 0,
+    branches: Mapping[str, tuple[Backbone, BodyOptions | None]] | None = None,
 ) -> SpeechModel:
     """Put a model together.
 
@@ -194,14 +259,29 @@ def assemble(
         tasks: Task -> its options and number of outputs.
         num_members: Bodies with heads, side by side.
         text_size: Features of a sentence vector, for heads that are conditioned on the text.
+        branches: Backbone and body of other networks, whose heads are in `tasks`.
     """
-    return SpeechModel(backbone, [_member(backbone, body, tasks, text_size) for _ in range(num_members)])
+    others = {
+        name: Branch(own, None if options is None else build_body(options, own))
+        for name, (own, options) in (branches or {}).items()
+    }
+    sizes = {name: branch.sizes for name, branch in others.items()}
+    members = [_member(backbone, body, tasks, text_size, sizes) for _ in range(num_members)]
+    return SpeechModel(backbone, members, others)
 
 
 def _member(
-    backbone: Backbone, body: BodyOptions | None, tasks: Mapping[str, tuple[Head, int]], text_size: int
+    backbone: Backbone,
+    body: BodyOptions | None,
+    tasks: Mapping[str, tuple[Head, int]],
+    text_size: int,
+    sizes: Mapping[str, tuple[int, ...]],
 ) -> Member:
     built = None if body is None else build_body(body, backbone)
-    sizes = backbone.sizes if built is None else built.sizes
-    heads = {name: build_head(options, sizes, outputs, text_size) for name, (options, outputs) in tasks.items()}
-    return Member(built, heads)
+    sizes = {**sizes, MAIN: backbone.sizes if built is None else built.sizes}
+    heads: dict[str, TaskHead] = {}
+    for name in sorted(tasks, key=lambda name: bool(joined_by(tasks[name][0]))):  # those that join others first
+        options, outputs = tasks[name]
+        joining = {other: heads[other].size for other in joined_by(options)}
+        heads[name] = build_head(options, sizes[options.branch], outputs, text_size, joining)
+    return Member(built, {name: heads[name] for name in tasks})

@@ -10,10 +10,21 @@ A recipe is a YAML file. `base:` names another recipe that it changes; `set:` ch
 
 from serein.recipe.data import Clips, Labels, Nouns, Protocol, Text
 from serein.recipe.experiment import Inference, Recipe
-from serein.recipe.learning import Batches, Effects, Features, Optimizer, Schedule, SpectrogramAugmentation, Stage
+from serein.recipe.learning import (
+    Batches,
+    Effects,
+    Features,
+    FusionOf,
+    Optimizer,
+    Schedule,
+    SpectrogramAugmentation,
+    Stage,
+)
 from serein.recipe.model import (
+    MAIN,
     Backbone,
     Body,
+    Branch,
     Cnn2d,
     CnnBlstm,
     HuggingFace,
@@ -38,11 +49,13 @@ from serein.recipe.tasks import (
 )
 
 __all__ = [
+    "MAIN",
     "ArcFace",
     "AttentionBlocks",
     "Backbone",
     "Batches",
     "Body",
+    "Branch",
     "Category",
     "Clips",
     "Cnn2d",
@@ -52,6 +65,7 @@ __all__ = [
     "Effects",
     "Features",
     "Fusion",
+    "FusionOf",
     "Head",
     "HuggingFace",
     "Inference",

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from serein.recipe.data import Clips, Labels, Nouns, Protocol, Text
 from serein.recipe.learning import Features, Stage
-from serein.recipe.model import Backbone, Body, LogMel
+from serein.recipe.model import MAIN, Backbone, Body, Branch, LogMel
 from serein.recipe.options import Count, Name, Options, Positive
 from serein.recipe.tasks import Tasks
 
@@ -32,6 +32,7 @@ class Recipe(Options):
     """A whole experiment.
 
     Attributes:
+        branches: Name -> another network that hears the same clips. `main`, with `from` alone, starts the main one.
         members: Bodies with heads that learn side by side on one backbone, each from its own first weights; their
             class shares are averaged (deep ensemble, Lakshminarayanan 2017).
     """
@@ -45,6 +46,7 @@ class Recipe(Options):
     words: Nouns = Nouns()
     backbone: Backbone = LogMel()
     body: Body | None = None
+    branches: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")], Branch] = {}
     members: Count = 1
     tasks: Tasks = Tasks()
     features: Features = Features()
@@ -55,6 +57,46 @@ class Recipe(Options):
     def tasks_of(self, stage: Stage) -> tuple[str, ...]:
         """Return the tasks that a stage learns, the one that it watches first."""
         return stage.tasks or tuple(self.tasks.chosen)
+
+    @property
+    def finished(self) -> tuple[str, ...]:
+        """Tasks that no stage learns, because a finished network has."""
+        learned = {name for stage in self.stages for name in self.tasks_of(stage)}
+        return tuple(name for name in self.tasks.chosen if name not in learned)
+
+    def answered_after(self, number: int) -> tuple[str, ...] | None:
+        """Return the tasks that a model answers after a stage; `None`: all.
+
+        Those that the stage learns; and those whose vectors join them, unless the stage moves what these read.
+        """
+        stage = self.stages[number]
+        if stage.tasks is None:
+            return None
+        learned = set(stage.tasks)
+        fusions = [task.fusion for name, task in self.tasks.pooled.items() if name in learned and task.fusion]
+        joining = {name for fusion in fusions for name in fusion.joined} if stage.fusion == "all" else set()
+        moved = {"main" if "." not in part else part.partition(".")[0] for part in stage.trainable}
+        kept = {
+            name for name in joining if "all" not in stage.trainable and self.tasks.chosen[name].branch not in moved
+        }
+        return tuple(name for name in self.tasks.chosen if name in learned | kept)
+
+    @model_validator(mode="after")
+    def _branches_fit(self) -> Recipe:
+        known = {MAIN, *self.branches}
+        if self.branches and self.members > 1:
+            raise ValueError("several members have one network: set members to 1, or leave out 'branches'")
+        if MAIN in self.branches and self.branches[MAIN].start is None:
+            raise ValueError("branches.main is 'backbone' and 'body': it can but start 'from' a finished network")
+        for name, task in self.tasks.chosen.items():
+            if task.branch not in known:
+                raise ValueError(f"tasks.{name} reads branch '{task.branch}', there is: {', '.join(sorted(known))}")
+        if idle := set(self.branches) - {MAIN} - {task.branch for task in self.tasks.chosen.values()}:
+            raise ValueError(f"no task reads branch '{min(idle)}': name it as a task's 'branch', or leave it out")
+        joins = any(task.fusion and task.fusion.joined for task in self.tasks.pooled.values())
+        if joins and self.stages[-1].fusion == "own":
+            raise ValueError("the last stage has fusion 'own', so that no stage learns the rows of what joins")
+        return self
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
@@ -70,11 +112,14 @@ class Recipe(Options):
         contrasts = any(task.contrastive for task in self.tasks.pooled.values())
         for stage in self.stages:
             self._stage_fits(stage)
-        learned = {name for stage in self.stages for name in self.tasks_of(stage)}
-        if idle := [name for name in self.tasks.chosen if name not in learned]:
+        starts = {name for name, branch in self.branches.items() if branch.start is not None}
+        if idle := [name for name in self.finished if self.tasks.chosen[name].branch not in starts]:
             raise ValueError(
-                f"no stage learns {', '.join(idle)}: name it in a stage's tasks, or leave it out of 'tasks'"
+                f"no stage learns {', '.join(idle)}: name it in a stage's tasks, leave it out of 'tasks', or let its "
+                "branch start 'from' a finished network"
             )
+        if "asr" in self.finished or "words" in self.finished:
+            raise ValueError("no stage learns 'asr' or 'words': only classes can be taken from a finished network")
         for stage in self.stages:
             if contrasts and stage.augmentation.mixup:
                 raise ValueError(
@@ -102,6 +147,12 @@ class Recipe(Options):
         is_of_transcripts = stage.watch in ("word_accuracy", "character_accuracy")
         if stage.watch != "ua" and is_of_transcripts != (names[0] == "asr"):
             raise ValueError(f"{where} watches '{stage.watch}', which its first task '{names[0]}' does not have")
+        if unlearned := [name for name in stage.weights if name not in names]:
+            raise ValueError(f"{where} weighs {', '.join(unlearned)}, which it does not learn")
+        if stage.main_share is not None and stage.weights:
+            raise ValueError(f"{where} has 'main_share' and 'weights': leave out one")
+        if stage.sampling == "balanced" and names[0] == "asr":
+            raise ValueError(f"{where} balances classes, which its first task 'asr' does not have")
         weighed = [name for name in names if self.tasks.chosen[name].weight != 1.0]
         if stage.main_share is not None and weighed:
             raise ValueError(f"{where} has 'main_share', which leaves no room for the weight of {', '.join(weighed)}")

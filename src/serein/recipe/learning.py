@@ -151,6 +151,7 @@ class Features(Options):
     folder: str | None = None
 
 
+FusionOf = Literal["all", "own"]
 TaskName = Literal["emotion", "words", "gender", "asr", "style", "speaker"]
 
 
@@ -160,11 +161,15 @@ class Stage(Options):
     Attributes:
         name: Unique within the recipe; names a folder.
         tasks: Which of the recipe's tasks learn and are scored; the first of them is watched. `None`: all, in order.
+        fusion: Which vectors a fusion sums: `all`, or a network's `own`, as if it were alone; rows of those that join
+            then neither count nor learn, and their branches are not heard.
+        weights: Task -> weight of its loss in this stage, instead of its own.
         main_share: Share a of the first task in the loss; the others share the rest alike:
             a * L_first + (1 - a) / n * (sum of the n others), gao2023's equations 1 and 2. `None`: by their weights.
         epochs: Most epochs.
         trainable: `all`, or names among `cnn`, `projection`, `layers 5-12`, `layer 3`, `transformer` (the projection
-            and all layers), `backbone`, `body`, `heads`; of the body `transformer` also `body cnn`, `body layers 3-4`.
+            and all layers), `backbone`, `body`, `heads` (those of the stage's tasks); of the body `transformer` also
+            `body cnn`, `body layers 3-4`; of another branch with its name before a dot: `speaker.body`, `speaker.all`.
         sampling: Each epoch hears `all` training clips; or, `balanced`, as many of each class of the stage's first task
             as the rarest class has, drawn anew (clips without a class are all heard).
         watch: The dev score of the first task that chooses and stops: `ua` or `macro_f1` of classes; `word_accuracy`
@@ -179,6 +184,8 @@ class Stage(Options):
 
     name: Name = "emotion"
     tasks: Annotated[tuple[TaskName, ...], Field(min_length=1)] | None = None
+    fusion: FusionOf = "all"
+    weights: dict[TaskName, Annotated[float, Field(ge=0.0)]] = {}
     main_share: Share | None = None
     epochs: Count = 30
     trainable: tuple[str, ...] = ("all",)

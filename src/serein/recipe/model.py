@@ -132,3 +132,27 @@ class Transformer(Options):
 
 
 Body = Annotated[Cnn2d | CnnBlstm | Transformer, Field(discriminator="name")]
+
+
+MAIN = "main"
+
+
+class Branch(Options):
+    """Another network that hears the same clips, beside the main one (`backbone`, `body`); heads name what they read.
+
+    Attributes:
+        backbone: Its own; `None` takes one like the main one's. Where both stay as they are, it runs once.
+        body: Its trained layers.
+        start: A finished run or model whose network it is and starts from, backbone, body and heads, written `from`:
+            a run's fold of the same name and seed where there is one. Nobody whom that model learned from is tested.
+    """
+
+    backbone: Backbone | None = None
+    body: Body | None = None
+    start: Annotated[str, Field(min_length=1)] | None = Field(default=None, alias="from")
+
+    @model_validator(mode="after")
+    def _is_one_network(self) -> Branch:
+        if self.start is not None and (self.backbone is not None or self.body is not None):
+            raise ValueError("'from' brings backbone and body with it: leave these out, or 'from'")
+        return self

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from serein.recipe.model import Tap
+from serein.recipe.model import MAIN, Tap
 from serein.recipe.options import Count, Options, Positive, Share
 
 
@@ -89,6 +89,7 @@ class Head(Options):
 
     Attributes:
         weight: Weight of its loss beside other tasks.
+        branch: Which of `branches` it reads; `main`: `backbone` and `body`.
         tap: Hidden layer: `last`, a number, a learned `weighted` sum of all, or several side by side: `[4, last]`.
         dropout: Before each linear layer of the head but the first, and in a projection `block`.
         reversal: Turn the gradient around and multiply it by this before it reaches what lies below the head, which
@@ -96,6 +97,7 @@ class Head(Options):
     """
 
     weight: Annotated[float, Field(ge=0.0)] = 1.0
+    branch: str = MAIN
     tap: Tap = "last"
     dropout: Share = 0.0
     reversal: Positive | None = None
@@ -199,6 +201,17 @@ class Tasks(Options):
     def _at_least_one(self) -> Tasks:
         if not self.chosen:
             raise ValueError("no task is left: keep 'emotion', or name another")
+        return self
+
+    @model_validator(mode="after")
+    def _vectors_join(self) -> Tasks:
+        for name, task in self.pooled.items():
+            for other in task.fusion.joined if task.fusion else ():
+                joining = self.pooled.get(other)
+                if joining is None or other == name:
+                    raise ValueError(f"{name}.fusion.joined names '{other}', which is no other task of whole clips")
+                if joining.fusion and joining.fusion.joined:
+                    raise ValueError(f"'{other}' joins '{name}', so that nothing can join it in turn")
         return self
 
     @property

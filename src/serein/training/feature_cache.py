@@ -17,25 +17,27 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from serein.data.batches import BucketSampler, ClipDataset, batch_durations, collate, fitted
 from serein.data.files import replacing, write_text
 from serein.data.recordings import Recordings
 from serein.errors import RunError
 from serein.labels.sentences import cache_folder
+from serein.models.branches import is_frozen
 from serein.models.heads import LayerTap
 from serein.models.hidden import Backbone
 from serein.models.logmel import LogMelBackbone
 from serein.models.pretrained import ORIGIN, weights_hash
-from serein.models.speech import SpeechModel
+from serein.models.speech import Member, SpeechModel
 from serein.progress import Report
-from serein.recipe import Batches, Clips, Features, SpectrogramAugmentation, Stage
+from serein.recipe import MAIN, Batches, Clips, Features, SpectrogramAugmentation, Stage
 from serein.world import world
 
 FORMAT = 1  # of what is heard; a new one makes every clip be heard again
@@ -54,20 +56,43 @@ def is_heard_alike(model: SpeechModel, stage: Stage, longest_s: float, clips: Cl
         model: With `requires_grad` as in the stage.
         longest_s: Seconds of the longest training clip, before it is cropped.
     """
-    is_frozen = not any(parameter.requires_grad for parameter in model.backbone.parameters())
+    backbone = only_backbone(model, stage)
     is_whole = clips.crop_s is None or longest_s <= clips.crop_s
     is_plain = stage.augmentation == SpectrogramAugmentation() and stage.effects.name == "none"
-    return is_frozen and is_whole and is_plain and not isinstance(model.backbone, LogMelBackbone)
+    return (
+        backbone is not None
+        and is_frozen(backbone)
+        and is_whole
+        and is_plain
+        and not isinstance(backbone, LogMelBackbone)
+    )
 
 
-def tapped_layers(model: SpeechModel) -> tuple[str, ...]:
-    """Return what bodies, or heads without a body, read of the backbone: `last`, and numbers of hidden layers."""
+def only_backbone(model: SpeechModel, stage: Stage) -> Backbone | None:
+    """Return the backbone that a stage hears by; `None` when there are several, whose frames may differ."""
+    sources = {model.source_of(branch) for branch in model.branches_of(stage.tasks, stage.fusion)}
+    return model.backbone_of(sources.pop()) if len(sources) == 1 else None
+
+
+def tapped_layers(model: SpeechModel, branches: Iterable[str] = (MAIN,)) -> tuple[str, ...]:
+    """Return what is read of the backbone of some branches: `last`, and numbers of hidden layers."""
     names: set[str] = set()
-    for member in model.members:
-        reader: Any = member.heads if member.body is None else member.body
-        for tap in (module for module in reader.modules() if isinstance(module, LayerTap)):
-            names |= {str(n) for n in range(len(model.backbone.sizes))} if tap.layers is None else set(tap.layers)
+    for branch in branches:
+        for tap in (module for reader in _readers(model, branch) for module in reader.modules()):
+            if isinstance(tap, LayerTap):
+                every = (str(number) for number in range(len(model.backbone_of(branch).sizes)))
+                names |= set(every if tap.layers is None else tap.layers)
     return tuple(sorted(names))
+
+
+def _readers(model: SpeechModel, branch: str) -> list[nn.Module]:
+    """Return what reads a branch's backbone: bodies, or heads without a body."""
+    readers: list[nn.Module] = []
+    for member in (cast(Member, each) for each in model.members):
+        body = member.body if branch == MAIN else model.branch(branch).body
+        heads = [member.head(task) for task in member.heads]
+        readers += [head for head in heads if head.branch == branch] if body is None else [body]
+    return readers
 
 
 class Shelf:

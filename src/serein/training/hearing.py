@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,42 +10,59 @@ import torch
 from serein.data.augmentation import SpectrogramAugmenter
 from serein.data.batches import Batch
 from serein.errors import RecipeError
+from serein.models.branches import Sounds
 from serein.models.hidden import Backbone, HiddenStates, frame_mask
 from serein.models.logmel import LogMelBackbone
-from serein.recipe import SpectrogramAugmentation
+from serein.models.speech import SpeechModel
+from serein.recipe import MAIN, SpectrogramAugmentation
 
 
 @dataclass(frozen=True)
 class Heard:
-    """Hidden layers, and the targets and conditions that go with them, mixed alike."""
+    """Hidden layers of each branch, and the targets and conditions that go with them, mixed alike."""
 
-    hidden: HiddenStates
+    sounds: Sounds
     targets: Mapping[str, torch.Tensor]
     has_target: Mapping[str, torch.Tensor]
     conditions: Mapping[str, torch.Tensor]
 
 
-def hear(backbone: Backbone, batch: Batch, augmentation: SpectrogramAugmentation) -> Heard:
-    """Return what a training step learns from. A batch that carries hidden layers never touches the backbone.
+def hear(
+    model: SpeechModel, batch: Batch, augmentation: SpectrogramAugmentation, branches: Sequence[str] = (MAIN,)
+) -> Heard:
+    """Return what a training step learns from. A batch that carries hidden layers never touches a backbone.
+
+    Branches hear a clip changed in the same way: what is drawn follows from its seed.
 
     Raises:
-        RecipeError: A spectrogram is to be changed, but the backbone makes none.
+        RecipeError: A spectrogram is to be changed, but a backbone makes none.
     """
+    mixing = None
     if batch.layers:
-        return Heard(_stored(backbone, batch), batch.targets, batch.has_target, batch.conditions)
-    if augmentation == SpectrogramAugmentation():
-        hidden = backbone(batch.waveforms, batch.num_samples)
-        return Heard(hidden, batch.targets, batch.has_target, batch.conditions)
+        sounds = model.heard_by(lambda backbone: _stored(backbone, batch), branches)
+    elif augmentation == SpectrogramAugmentation():
+        sounds = model.hear(batch.waveforms, batch.num_samples, branches)
+    else:
+        augmenters: list[SpectrogramAugmenter] = []
+        sounds = model.heard_by(lambda backbone: _changed(backbone, batch, augmentation, augmenters), branches)
+        mixing = augmenters[0].mixing()
+    heard = Heard(sounds, batch.targets, batch.has_target, batch.conditions)
+    return heard if mixing is None else _mixed(heard, *mixing)
+
+
+def _changed(
+    backbone: Backbone, batch: Batch, augmentation: SpectrogramAugmentation, augmenters: list[SpectrogramAugmenter]
+) -> HiddenStates:
+    """Return what a backbone hears of changed spectrograms, and add what changed them to `augmenters`."""
     require_bands(backbone, augmentation)
     assert isinstance(backbone, LogMelBackbone)
     augmenter = SpectrogramAugmenter(augmentation, batch.seeds)
+    augmenters.append(augmenter)
     bands_db, is_frame = backbone.bands(batch.waveforms, batch.num_samples)
     bands_db, num_frames = augmenter.bend(bands_db, is_frame.sum(dim=1))
     is_frame = frame_mask(num_frames, bands_db.shape[1])
     frames = augmenter.mask(backbone.normalised(bands_db, is_frame), num_frames, backbone.num_channels)
-    heard = Heard(HiddenStates((frames,), is_frame), batch.targets, batch.has_target, batch.conditions)
-    mixing = augmenter.mixing()
-    return heard if mixing is None else _mixed(heard, *mixing)
+    return HiddenStates((frames,), is_frame)
 
 
 def _stored(backbone: Backbone, batch: Batch) -> HiddenStates:
@@ -67,16 +84,16 @@ def require_bands(
 
 def _mixed(heard: Heard, partners: torch.Tensor, share: float) -> Heard:
     """Mix each clip with its partner (mixup, Zhang 2018): frames, targets, conditions; the longer of the two counts."""
-    partners = partners.to(heard.hidden.is_frame.device)
+    partners = partners.to(next(iter(heard.sounds.values())).is_frame.device)
 
     def mix(values: torch.Tensor) -> torch.Tensor:
         return share * values + (1 - share) * values[partners]
 
-    hidden = HiddenStates(
-        tuple(mix(layer) for layer in heard.hidden.layers),
-        heard.hidden.is_frame | heard.hidden.is_frame[partners],
-    )
+    sounds = {
+        name: HiddenStates(tuple(mix(layer) for layer in own.layers), own.is_frame | own.is_frame[partners])
+        for name, own in heard.sounds.items()
+    }
     targets = {name: mix(target) for name, target in heard.targets.items()}
     has_target = {name: mask & mask[partners] for name, mask in heard.has_target.items()}
     conditions = {name: mix(values) for name, values in heard.conditions.items()}
-    return Heard(hidden, targets, has_target, conditions)
+    return Heard(sounds, targets, has_target, conditions)

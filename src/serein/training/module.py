@@ -46,7 +46,8 @@ class StageModule(lightning.LightningModule):
         super().__init__()
         self.model, self.stage = model, stage
         self.tasks = {name: tasks[name] for name in stage.tasks or tasks}
-        self.weights = loss_weights(self.tasks, stage.main_share)
+        self.weights = loss_weights(self.tasks, stage.main_share, stage.weights)
+        self.branches = model.branches_of(self.tasks, stage.fusion)
         self.num_steps, self.seed = num_steps, seed
         model.train_only(stage.trainable, self.tasks)
         self.frozen_sha256 = _frozen_sha256(model)
@@ -77,8 +78,8 @@ class StageModule(lightning.LightningModule):
         Dropout is seeded by batch: loaders draw from torch's generator as well, and a resumed run makes more of them.
         """
         torch.manual_seed(draw_seed(self.seed, self.current_epoch, f"dropout/{batch_index}/{self.global_rank}"))
-        heard = hear(self.model.backbone, batch, self.stage.augmentation)
-        readings = self.model.read(heard.hidden, heard.conditions, self.tasks)
+        heard = hear(self.model, batch, self.stage.augmentation, self.branches)
+        readings = self.model.read(heard.sounds, heard.conditions, self.tasks, self.stage.fusion)
         losses = self.losses(readings, heard.targets, heard.has_target)
         loss = self.weighted(losses, readings)
         self._log_losses(loss, losses, len(batch.num_samples))
@@ -103,8 +104,8 @@ class StageModule(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Keep truth and answer; the score is taken when all are there."""
-        heard = hear(self.judged.backbone, batch, SpectrogramAugmentation())
-        readings = self.judged.read(heard.hidden, batch.conditions, self.tasks)
+        heard = hear(self.judged, batch, SpectrogramAugmentation(), self.branches)
+        readings = self.judged.read(heard.sounds, batch.conditions, self.tasks, self.stage.fusion)
         for name, reading in readings.items():
             known = batch.has_target[name]
             if known.any():
@@ -224,6 +225,7 @@ class StageModule(lightning.LightningModule):
 
 
 _NEVER = 1 << 62
+NO_WEIGHTS: Mapping[Any, float] = {}
 FROZEN = "frozen_backbone_sha256"  # in files without the backbone's weights
 BACKBONE_WEIGHT = re.compile(r"(model|average\.module)\.backbone\.")
 
@@ -238,13 +240,16 @@ def require_backbone(expected_sha256: str, found_sha256: str | None) -> None:
         )
 
 
-def loss_weights(tasks: Mapping[str, Task], main_share: float | None) -> dict[str, float]:
-    """Return the weight of each task's loss: its own, or a for the first and (1 - a) / n for each of the n others.
+def loss_weights(
+    tasks: Mapping[str, Task], main_share: float | None, weights: Mapping[Any, float] = NO_WEIGHTS
+) -> dict[str, float]:
+    """Return the weight of each task's loss: its own or the stage's, or a for the first and (1 - a) / n for n others.
 
-    The second is equation 1 of gao2023; equation 2 is the same with a reversed gradient. A task alone weighs 1.
+    The last is equation 1 of gao2023; equation 2 is the same with a reversed gradient. A task alone weighs 1 then.
+    The stage's are a and b of park2023's equation 6.
     """
     if main_share is None:
-        return {name: task.options.weight for name, task in tasks.items()}
+        return {**{name: task.options.weight for name, task in tasks.items()}, **weights}
     main, *others = tasks
     if not others:
         return {main: 1.0}
@@ -269,7 +274,8 @@ def _summed(task: Task, truth: torch.Tensor, outputs: torch.Tensor) -> torch.Ten
 
 def build_optimizer(model: SpeechModel, options: Optimizer) -> torch.optim.Optimizer:
     """Return the optimiser of the weights that learn; vectors (biases, norms) do not decay."""
-    is_backbone = {id(parameter) for parameter in model.backbone.parameters()}
+    backbones = [model.backbone, *(model.backbone_of(name) for name in model.branches)]
+    is_backbone = {id(parameter) for backbone in backbones for parameter in backbone.parameters()}
     groups = []
     for in_backbone in (True, False):
         rate = options.backbone_learning_rate if in_backbone else None

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,9 +35,9 @@ from serein.errors import AudioError, RunError
 from serein.models.logmel import LogMelBackbone
 from serein.models.speech import SpeechModel
 from serein.progress import Report
-from serein.recipe import Batches, Clips, Features, Stage
+from serein.recipe import MAIN, Batches, Clips, Features, LogMel, Stage
 from serein.tasks.task import ClassTask, Task
-from serein.training.feature_cache import FeatureCache, StoredFeatures, is_heard_alike, tapped_layers
+from serein.training.feature_cache import FeatureCache, StoredFeatures, is_heard_alike, only_backbone, tapped_layers
 from serein.training.keeping import METRICS, PARTIAL, RESUME, WEIGHTS, EpochKeeper, load_weights, readable_state
 from serein.training.module import StageModule
 from serein.training.progress import StageProgress
@@ -195,8 +195,10 @@ def with_features(model: SpeechModel, stage: Stage, data: TrainingData, report: 
     options = data.features or Features(store="none")
     if options.store == "none" or not is_heard_alike(model, stage, longest_s, data.clips):
         return data
-    layers, precision = tapped_layers(model), chosen_precision(stage.precision)
-    cache = FeatureCache(model.backbone, layers, options, precision, stage.batches)
+    backbone = only_backbone(model, stage)
+    assert backbone is not None
+    layers = tapped_layers(model, model.branches_of(stage.tasks, stage.fusion))
+    cache = FeatureCache(backbone, layers, options, chosen_precision(stage.precision), stage.batches)
     return replace(data, heard=cache.of(data.recordings, data.clips, positions, report, label))
 
 
@@ -257,7 +259,7 @@ def _devices(model: SpeechModel) -> dict[str, Any]:
     processes = world()
     if processes.size == 1:
         return {"devices": 1}
-    has_layers = any(len(body.sizes) > 1 for body in model.bodies)
+    has_layers = any(len(body.sizes) > 1 for body in model.bodies) or len(model.branches) > 0
     uses_all = isinstance(model.backbone, LogMelBackbone) and not has_layers  # a tap below the last leaves some unused
     return {
         "devices": processes.local_size,
@@ -278,15 +280,25 @@ def chosen_precision(precision: str) -> str:
     return "bfloat16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "float32"
 
 
-def fit_normalisation(model: SpeechModel, data: TrainingData) -> None:
-    """Take a log-mel backbone's mean and deviation from the training side."""
-    if not isinstance(model.backbone, LogMelBackbone):
-        return
+def fit_normalisation(model: SpeechModel, data: TrainingData, branches: Iterable[str] = (MAIN,)) -> None:
+    """Take the mean and deviation of log-mel backbones from the training side."""
+    fitted: dict[LogMel, LogMelBackbone] = {}
+    for backbone in (model.backbone_of(name) for name in branches):
+        if not isinstance(backbone, LogMelBackbone):
+            continue
+        if (alike := fitted.get(backbone.options)) is None:
+            _fit_normalisation(backbone, data)
+            fitted[backbone.options] = backbone
+        else:
+            backbone.load_state_dict(alike.state_dict())
+
+
+def _fit_normalisation(backbone: LogMelBackbone, data: TrainingData) -> None:
     dataset = data.dataset(0, is_training=False)
     durations_s = batch_durations(data.recordings, data.clips, is_training=False)
     whole = BucketSampler(data.train, durations_s, Batches(), is_training=False)
     batches = (collate([dataset[item] for item in items]) for items in whole)
-    model.backbone.fit((batch.waveforms, batch.num_samples) for batch in batches)
+    backbone.fit((batch.waveforms, batch.num_samples) for batch in batches)
 
 
 def stage_seed(seed: int, fold: str, stage: str) -> int:

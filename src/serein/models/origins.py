@@ -1,0 +1,179 @@
+"""Finished networks that a training starts from: found in run and model folders, taken over, or refused by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from serein.errors import ModelError
+from serein.models import folder as model_folder
+from serein.models.folder import ModelFolder, is_model_folder
+from serein.models.heads import PooledHead
+from serein.models.speech import Member, SpeechModel
+from serein.recipe import MAIN, Body, Head, Recipe
+
+_SHAPING = ("tap", "projection", "projection_at", "projection_kind", "pooling", "batch_norm", "conditioning", "hidden")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A finished model and the branch that it becomes.
+
+    Attributes:
+        branch: Its name in the recipe.
+        where: The model folder.
+    """
+
+    branch: str
+    where: Path
+    content: ModelFolder
+
+    @property
+    def body(self) -> Body | None:
+        """The options of its body."""
+        return self.content.options.body
+
+    @property
+    def member(self) -> Member:
+        """Its body and heads."""
+        return cast(Member, self.content.model.members[0])
+
+
+def found(source: str, fold: str, seed: int) -> Path:
+    """Return the model folder that a `from` means: itself, or a run's of the same fold and seed, or its only one.
+
+    Raises:
+        ModelError: There is none, or there are several and none of this fold.
+    """
+    root = Path(source).expanduser()
+    places = [root, root / "model", root / f"fold-{fold}" / f"seed-{seed}" / "model"]
+    for place in places:
+        if is_model_folder(place):
+            return place
+    folds = sorted(root.glob("fold-*/seed-*/model"))
+    own = [path for path in folds if path.parts[-3] == f"fold-{fold}"] or folds
+    if len({path.parts[-3] for path in own}) == 1:
+        return own[0]
+    if folds:
+        names = ", ".join(sorted({path.parts[-3].removeprefix("fold-") for path in folds}))
+        raise ModelError(
+            f"has models of the folds {names}, none of fold '{fold}'",
+            where=root,
+            remedy="Name one model folder, or run it with the same protocol.",
+        )
+    if not root.is_dir():
+        raise ModelError("no such run or model", where=root, remedy="Train one, or name another 'from'.")
+    raise ModelError("holds no finished model", where=root, remedy="Finish the run: serein run --resume.")
+
+
+def origins_of(recipe: Recipe, fold: str, seed: int) -> dict[str, Origin]:
+    """Load what the branches of a recipe start from: branch -> its origin, none for those that start anew.
+
+    Raises:
+        ModelError: There is no such model, it has several members, or it is another network than the recipe's heads.
+    """
+    origins = {}
+    for name, branch in recipe.branches.items():
+        if branch.start is not None:
+            where = found(branch.start, fold, seed)
+            origins[name] = Origin(name, where, model_folder.load(where))
+            _require_same_network(origins[name], recipe)
+    return origins
+
+
+def learned_speakers(source: str, fold: str, seed: int) -> list[str]:
+    """Return the speakers that a finished model or its own origins learned from, as its model.json names them.
+
+    Raises:
+        ModelError: There is no such model.
+    """
+    description = json.loads((found(source, fold, seed) / "model.json").read_text(encoding="utf-8"))
+    return list(description.get("training", {}).get("speakers", []))
+
+
+def take_over(model: SpeechModel, origin: Origin, options: Mapping[str, Head]) -> None:
+    """Give a branch the weights of its origin: body, and the heads that read it.
+
+    A fusion takes the rows that were trained; rows of vectors that join it now start as the recipe says. Output layers
+    are taken where the classes are as many.
+
+    Raises:
+        ModelError: The weights do not fit.
+    """
+    member = cast(Member, model.members[0])
+    body = member.body if origin.branch == MAIN else model.branch(origin.branch).body
+    if body is not None and origin.member.body is not None:
+        _load(body, origin.member.body.state_dict(), origin, "body")
+    for task, own in options.items():
+        if own.branch == origin.branch and task in origin.member.heads:
+            _take_head(member.head(task), origin.member.head(task), origin, f"tasks.{task}")
+
+
+def _take_head(head: nn.Module, other: nn.Module, origin: Origin, where: str) -> None:
+    state = dict(other.state_dict())
+    if isinstance(head, PooledHead) and isinstance(other, PooledHead) and head.fusion and other.fusion:
+        num_joined = len(head.fusion.matrix) - len(other.fusion.matrix)
+        if num_joined > 0:
+            start = float(head.fusion.matrix[-1, 0])
+            wider = other.fusion.extended(num_joined, start)
+            state |= {f"fusion.{name}": tensor for name, tensor in wider.state_dict().items()}
+    fresh = head.state_dict()
+    for name in [name for name in state if name.startswith("output.") and state[name].shape != fresh[name].shape]:
+        state[name] = fresh[name]
+    _load(head, state, origin, where)
+
+
+def _load(module: nn.Module, state: Mapping[str, Any], origin: Origin, where: str) -> None:
+    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    theirs = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name in sorted(own.keys() | theirs.keys()):
+        if own.get(name) != theirs.get(name):
+            raise _another(origin, f"{where}: weights '{name}'", own.get(name, "absent"), theirs.get(name, "absent"))
+    module.load_state_dict(dict(state), strict=True)
+
+
+def _require_same_network(origin: Origin, recipe: Recipe) -> None:
+    options = origin.content.options
+    if options.members > 1 or options.branches:
+        kind = f"has {options.members} members" if options.members > 1 else "has branches of its own"
+        raise ModelError(f"{kind}; a branch is one network", where=origin.where, remedy="Name a model of one network.")
+    if origin.branch == MAIN and options.body != recipe.body:
+        raise _another(origin, "body", recipe.body, options.body)
+    own = {name: task for name, task in recipe.tasks.chosen.items() if task.branch == origin.branch}
+    if not own.keys() & options.tasks.chosen.keys():
+        raise ModelError(
+            f"answers {', '.join(options.tasks.chosen)}, not {', '.join(own)}, which branch '{origin.branch}' is to",
+            where=origin.where,
+            remedy="Name a model that learned it.",
+        )
+    for name in [name for name in recipe.finished if name in own]:
+        if name not in options.tasks.chosen:
+            raise ModelError(
+                f"never learned '{name}', and no stage does", where=origin.where, remedy="Let a stage learn it."
+            )
+    for name in own.keys() & options.tasks.chosen.keys():
+        _require_same_head(origin, name, own[name], options.tasks.chosen[name], is_whole=name in recipe.finished)
+
+
+def _require_same_head(origin: Origin, task: str, own: Head, other: Head, *, is_whole: bool) -> None:
+    for key in (*_SHAPING, *(("loss",) if is_whole else ())):
+        mine, theirs = getattr(own, key, None), getattr(other, key, None)
+        if mine != theirs:
+            raise _another(origin, f"tasks.{task}.{key}", mine, theirs)
+    for key in ("blocks", "heads"):
+        mine, theirs = (getattr(getattr(each, "attention", None), key, None) for each in (own, other))
+        if mine != theirs:
+            raise _another(origin, f"tasks.{task}.attention.{key}", mine, theirs)
+
+
+def _another(origin: Origin, what: str, own: object, theirs: object) -> ModelError:
+    return ModelError(
+        f"is another network: {what} is {theirs} there and {own} in the recipe",
+        where=origin.where,
+        remedy=f"Write branches.{origin.branch}'s part of the recipe as that model's, or name another 'from'.",
+    )
