@@ -188,7 +188,7 @@ def _as_written(location: Sequence[int | str], values: Any) -> list[str]:
 
 
 def _known_keys() -> set[str]:
-    return {key for part in _subclasses(Options) for key in part.model_fields}
+    return {info.alias or key for part in _subclasses(Options) for key, info in part.model_fields.items()}
 
 
 def _subclasses(kind: type[Options]) -> list[type[Options]]:
