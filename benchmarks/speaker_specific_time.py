@@ -1,0 +1,121 @@
+"""Park 2023's Table 7: the time of its networks for one clip; wav2vec2-base's real configuration, random weights.
+
+The speaker network, the emotion network with one to four attention blocks, and both together, each with a backbone of
+its own and, where both backbones are the same frozen weights, with one that runs once. Printed beside the paper's
+milliseconds on an RTX 3090, and as ratios, which compare between machines.
+
+    taskset -c 0,1 python benchmarks/speaker_specific_time.py [--device cuda] [--repeats 5] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from serein import recipe as recipes
+from serein.inference.timing import hearing_time_s
+from serein.models.backbones import HuggingFaceBackbone
+from serein.models.speech import SpeechModel, assemble
+from serein.recipe import Category
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "park2023" / "recipe.yaml"
+BASE = {"model_type": "wav2vec2"}  # Transformers' defaults are facebook/wav2vec2-base
+DURATIONS_S = (3, 5, 10, 15)
+NUM_EMOTIONS, NUM_SPEAKERS = 4, 1251
+PUBLISHED_MS: dict[str, tuple[float, ...]] = {
+    "speaker": (2.52, 4.20, 8.32, 13.08),
+    "emotion, k = 1": (2.49, 4.16, 8.24, 12.96),
+    "emotion, k = 2": (2.57, 4.28, 8.52, 13.41),
+    "emotion, k = 3": (2.64, 4.40, 8.78, 13.84),
+    "emotion, k = 4": (2.71, 4.52, 9.00, 14.22),
+    "both, k = 4": (5.28, 8.79, 17.39, 27.26),
+}
+SHARED = "both, k = 4, one backbone"
+
+Times = dict[str, tuple[float, ...]]  # network -> milliseconds, one for each duration
+
+
+def main() -> None:
+    """Time every network, and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--repeats", type=int, default=5, help="clips of each length, of which the median counts")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    times_ms = {
+        name: tuple(
+            1000 * hearing_time_s(model.to(options.device), seconds, num_repeats=options.repeats)
+            for seconds in DURATIONS_S
+        )
+        for name, model in networks().items()
+    }
+    where = torch.cuda.get_device_name() if options.device.startswith("cuda") else f"{num_cores()} cores"
+    if options.json:
+        print(json.dumps({"where": where, "durations_s": DURATIONS_S, "times_ms": times_ms}))
+    else:
+        print_tables(times_ms, where)
+
+
+def networks() -> dict[str, SpeechModel]:
+    """Return every network of the table, and both with one backbone."""
+    recipe = recipes.load(RECIPE)
+    emotion, speaker = recipe.tasks.emotion, recipe.tasks.speaker
+    assert emotion is not None
+    assert speaker is not None
+    alone = speaker.model_copy(update={"branch": "main"})
+    made = {"speaker": assemble(base(0), None, {"speaker": (alone, NUM_SPEAKERS)})}
+    for num_blocks in (1, 2, 3, 4):
+        made[f"emotion, k = {num_blocks}"] = assemble(
+            base(0), None, {"emotion": (own(emotion, num_blocks), NUM_EMOTIONS)}
+        )
+    tasks = {"emotion": (emotion, NUM_EMOTIONS), "speaker": (speaker, NUM_SPEAKERS)}
+    for name, seed in (("both, k = 4", 1), (SHARED, 0)):
+        made[name] = assemble(base(0), None, tasks, branches={"speaker": (base(seed), None)})
+        made[name].share()
+    assert [model.sharing for model in made.values()] == [frozenset()] * 6 + [{"speaker"}]
+    return {name: model.eval() for name, model in made.items()}
+
+
+def base(seed: int) -> HuggingFaceBackbone:
+    """Return wav2vec2-base with random weights."""
+    torch.manual_seed(seed)
+    return HuggingFaceBackbone.from_config(BASE)
+
+
+def own(emotion: Category, num_blocks: int) -> Category:
+    """Return the emotion network's head alone, with so many attention blocks."""
+    assert emotion.attention is not None
+    attention = emotion.attention.model_copy(update={"blocks": num_blocks})
+    return emotion.model_copy(update={"attention": attention, "fusion": recipes.Fusion()})
+
+
+def print_tables(times_ms: Times, where: str) -> None:
+    """Print milliseconds beside the paper's, and what they are to each other."""
+    heading = "".join(f"{f'{seconds} s':>18}" for seconds in DURATIONS_S)
+    print(f"Milliseconds for one clip: RTX 3090 (published) | {where}\n\n{'':28}{heading}")
+    for name, ours in times_ms.items():
+        published = PUBLISHED_MS.get(name, (float("nan"),) * len(ours))
+        print(f"{name:28}" + "".join(f"{theirs:8.2f} |{own:8.1f}" for theirs, own in zip(published, ours, strict=True)))
+    print(f"\n{'Ratios':28}{heading}")
+    for label, over, under in (
+        ("four blocks over one", "emotion, k = 4", "emotion, k = 1"),
+        ("both over emotion alone", "both, k = 4", "emotion, k = 4"),
+    ):
+        pairs = zip(PUBLISHED_MS[over], PUBLISHED_MS[under], times_ms[over], times_ms[under], strict=True)
+        print(f"{label:28}" + "".join(f"{a / b:8.2f} |{c / d:8.2f}" for a, b, c, d in pairs))
+    for label, under in (("one backbone over two", "both, k = 4"), ("one backbone over alone", "emotion, k = 4")):
+        pairs_ms = zip(times_ms[SHARED], times_ms[under], strict=True)
+        print(f"{label:28}" + "".join(f"{'':8} |{c / d:8.2f}" for c, d in pairs_ms))
+
+
+def num_cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    main()
