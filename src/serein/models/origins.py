@@ -119,7 +119,7 @@ def _take_head(head: nn.Module, other: nn.Module, origin: Origin, where: str) ->
     if isinstance(head, PooledHead) and isinstance(other, PooledHead) and head.fusion and other.fusion:
         num_joined = len(head.fusion.matrix) - len(other.fusion.matrix)
         if num_joined > 0:
-            start = float(head.fusion.matrix[-1, 0])
+            start = float(head.fusion.matrix[-1, 0].detach())
             wider = other.fusion.extended(num_joined, start)
             state |= {f"fusion.{name}": tensor for name, tensor in wider.state_dict().items()}
     fresh = head.state_dict()
