@@ -101,6 +101,9 @@ class Picture(_Part):
         return self
 
 
+Measure = Literal["cosine", "top", "target-neighbours", "prediction-neighbours", "voices", "tasks", "conflicts"]
+
+
 class Table(_Part):
     """A table file.
 
@@ -112,8 +115,8 @@ class Table(_Part):
         corpus: What the paper measured on.
         published_on: Side of the corpus that the published numbers were taken on.
         base: Recipe that the rows change, relative to the table file.
-        measures: Further tables: `voices`, of rows that answer who speaks; of rows that answer words, names of
-            `serein.reproduce.words.MEASURES`.
+        measures: Further tables: `voices`, of rows that answer who speaks; `tasks` and `conflicts`, of rows of several
+            tasks; of rows that answer words, names of `serein.reproduce.words.MEASURES`.
         picture: A figure beside the table, `None` for none.
     """
 
@@ -126,7 +129,7 @@ class Table(_Part):
     corpus: str
     published_on: Literal["dev", "test"]
     base: str | None = None
-    measures: tuple[Literal["cosine", "top", "target-neighbours", "prediction-neighbours", "voices"], ...] = ()
+    measures: tuple[Measure, ...] = ()
     picture: Picture | None = None
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
     _is_by_another: bool = PrivateAttr(default=False)  # than the file's own score

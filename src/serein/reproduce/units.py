@@ -20,6 +20,7 @@ from serein.data.utterance import Utterance
 from serein.errors import RecipeError, RunError
 from serein.evaluation.run_folder import read_json
 from serein.evaluation.scores import score_run, write_scores
+from serein.evaluation.task_scores import task_scores
 from serein.progress import Report
 from serein.recipe import Recipe
 from serein.reproduce.table import Row, Table, beside
@@ -194,7 +195,8 @@ def train(unit: Unit, data: Path, num_jobs: int | None, report: Report) -> None:
             return
         is_resumed = (unit.folder / "recipe.yaml").exists()
         runs.run(unit.recipe, data, unit.folder, is_resumed=is_resumed, num_jobs=num_jobs, report=report)
-        write_scores(score_run(unit.folder), unit.folder)
+        tasks = {score.task: score.to_json() for score in task_scores(unit.folder)}
+        write_scores(score_run(unit.folder), unit.folder, tasks)
 
 
 @contextmanager
