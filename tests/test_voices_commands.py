@@ -189,7 +189,7 @@ def test_a_model_of_emotions_does_not_know_voices(tiny_run: Path, clips: dict[st
 def test_a_manifests_vectors_are_those_of_the_run(run: Path, model: Path, tmp_path: Path, serein: Call) -> None:
     out = tmp_path / "e.safetensors"
     outcome = serein("embed", model, run / "fold-1" / "test.jsonl", "-o", out)
-    assert (outcome.status, outcome.out) == (0, f"{out}: 12 vectors of 8 numbers, of the speaker\n")
+    assert (outcome.status, outcome.out) == (0, f"{out}: 12 vectors of 8 numbers (speaker)\n")
     np.testing.assert_allclose(
         load_file(out)["embeddings"],
         load_file(run / "fold-1" / "seed-0" / "embeddings.safetensors")["embeddings"],
@@ -219,6 +219,36 @@ def test_nothing_is_written_when_nothing_is_heard(model: Path, tmp_path: Path, s
     out = tmp_path / "e.safetensors"
     assert serein("embed", model, tmp_path / "none.wav", "-o", out).status == 1
     assert not out.exists()
+
+
+def test_own_speakers_and_fused_vectors_are_those_of_the_equation(
+    tones: Path, clips: dict[str, Path], tmp_path: Path, serein: Call
+) -> None:
+    """Fused: what the emotion network heard, plus W * what the speaker network heard (park2023, equation 5)."""
+    body = {"name": "cnn2d", "channels": [4], "size": 8, "shrink_time": 1}
+    changes = {
+        "protocol": {"num_folds": 2, "only": ["1"], "dev": "none"},
+        "body": body,
+        "branches": {"speaker": {"body": body}},
+        "tasks": {
+            "emotion": {"attention": {"blocks": 2}, "pooling": "max", "fusion": {"joined": ["speaker"], "start": 0.5}},
+            "speaker": {"branch": "speaker", "attention": {"blocks": 1}, "pooling": "max"},
+        },
+    }
+    recipe = recipes.load(write_recipe(tmp_path / "r.yaml", changes, {"epochs": 1}))
+    runs.run(recipe, tones, tmp_path / "run", is_resumed=False, num_jobs=1, report=lambda *_: None)
+    folder = tmp_path / "run" / "fold-1" / "seed-0" / "model"
+    vectors = {}
+    for name in ("emotion", "speaker", "fused"):
+        out = tmp_path / f"{name}.safetensors"
+        assert serein("embed", folder, clips["anna-sad-0"], clips["ben-sad-1"], "-o", out, "--of", name).status == 0
+        vectors[name] = load_file(out)["embeddings"]
+    rows = next(v for k, v in load_file(folder / "model.safetensors").items() if k.endswith("fusion.joined"))
+    np.testing.assert_allclose(vectors["fused"], vectors["emotion"] + rows[0] * vectors["speaker"], atol=1e-5)
+    assert not np.allclose(vectors["fused"], vectors["emotion"], atol=1e-2)
+    out = tmp_path / "answer.safetensors"
+    assert serein("embed", folder, clips["anna-sad-0"], clips["ben-sad-1"], "-o", out).status == 0
+    np.testing.assert_array_equal(load_file(out)["embeddings"], vectors["fused"])
 
 
 def test_an_unknown_vector_is_answered_with_the_known_ones(

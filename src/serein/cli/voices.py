@@ -76,7 +76,7 @@ def embed(
     ),
     of: Annotated[
         str | None,
-        typer.Option(metavar="TASK", help="Whose vector: 'emotion', 'speaker', ... [what the model answers]."),
+        typer.Option(metavar="VECTOR", help="'emotion', 'speaker', 'fused', ... [what the model answers by]."),
     ] = None,
 ) -> None:
     """Write the vectors of recordings, and their ids; exit status 1 when any could not be heard."""
@@ -88,20 +88,19 @@ def embed(
     from serein.inference.sources import utterances_in
 
     content = load(model).content
-    of = of or content.task
     utterances = utterances_in(sources)
     heard, num_failed = _heard(content, utterances, of)
     if heard:
         ids = json.dumps([utterance.id for utterance, _ in heard], ensure_ascii=False)
         vectors = np.stack([vector for _, vector in heard])
         with replacing(out) as partial:
-            save_file({"embeddings": vectors}, partial, metadata={"ids": ids, "of": of, "model": model})
-        print(f"{out}: {len(vectors)} vectors of {vectors.shape[1]} numbers, of the {of}")
+            save_file({"embeddings": vectors}, partial, metadata={"ids": ids, "of": of or content.task, "model": model})
+        print(f"{out}: {len(vectors)} vectors of {vectors.shape[1]} numbers ({of or content.task})")
     _finish(num_failed, len(utterances))
 
 
 def _heard(
-    content: ModelFolder, utterances: Sequence[Utterance], of: str
+    content: ModelFolder, utterances: Sequence[Utterance], of: str | None
 ) -> tuple[list[tuple[Utterance, Vector]], int]:
     """Return the vectors of what can be heard, and how many recordings cannot."""
     from serein.errors import AudioError

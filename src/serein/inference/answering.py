@@ -14,10 +14,12 @@ from serein.data.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data.batches import fitted
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
+from serein.errors import ModelError, expected_one_of
 from serein.labels.attributes import Told, attribute_vectors
 from serein.labels.transcripts import Alphabet
 from serein.models.folder import ModelFolder
-from serein.recipe import Clips, Inference
+from serein.models.heads import joined_by
+from serein.recipe import Clips, FusionOf, Inference
 from serein.tasks.transcript import heard_texts
 
 Progress = Callable[[int, int], None]
@@ -37,6 +39,40 @@ class Answers:
     shares: Mapping[str, Vectors]
     embeddings: Vectors
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class VectorOf:
+    """Which vector of a model is meant.
+
+    Attributes:
+        task: Whose output layer reads it.
+        fusion: `own` is before other networks' vectors join.
+    """
+
+    task: str
+    fusion: FusionOf = "all"
+
+
+def vector_of(content: ModelFolder, name: str | None) -> VectorOf:
+    """Return the vector of a name.
+
+    Args:
+        name: A task: its own vector, before others join; `fused`: that of the main task with all that join it; `None`:
+            that of the main task, as its output layer reads it.
+
+    Raises:
+        ModelError: The model has no such vector; names those it has.
+    """
+    tasks = content.options.tasks
+    if name is None:
+        return VectorOf(tasks.main)
+    fusing = [task for task, head in tasks.chosen.items() if joined_by(head)]
+    known = [*tasks.chosen, *(["fused"] if tasks.main in fusing else [])]
+    if name not in known:
+        remedy = "Name one of these, or take another model."
+        raise ModelError(expected_one_of(name, known, kind="vector of this model"), remedy=remedy)
+    return VectorOf(tasks.main) if name == "fused" else VectorOf(name, "own" if name in fusing else "all")
 
 
 def conditions_of(content: ModelFolder, utterances: Sequence[Utterance], told: Told) -> dict[str, Vectors]:
@@ -59,9 +95,12 @@ def answers(
         num_samples: Length of each clip, for sorting.
         conditions: Attribute -> (clip, feature), what a conditioned model is told; what is not given is unknown.
         on_progress: Told how many of all clips are done.
-        of: The task whose embeddings are returned; `None` is the one that the model answers.
+        of: Whose embeddings are returned, see `vector_of`.
+
+    Raises:
+        ModelError: The model has no such vector.
     """
-    hear = partial(_hear, content, of or content.task)
+    hear = partial(_hear, content, vector_of(content, of))
     options = content.options
     of_clip: dict[int, Answers] = {}
     for positions in _batches(num_samples, options.clips, options.inference):
@@ -111,15 +150,17 @@ def _hear_in_parts(
 
 
 @torch.inference_mode()
-def _hear(content: ModelFolder, of: str, waveforms: Sequence[Waveform], told: Mapping[str, Vectors]) -> Answers:
+def _hear(content: ModelFolder, of: VectorOf, waveforms: Sequence[Waveform], told: Mapping[str, Vectors]) -> Answers:
     model, precision = content.model.eval(), content.options.inference.precision
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     num_samples = torch.tensor([len(waveform) for waveform in waveforms], device=device)
     padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         conditions = {name: torch.from_numpy(vectors).to(device) for name, vectors in told.items()}
-        asked = {*content.answered, of}
-        readings = model.read(model.hear(padded, num_samples, model.branches_of(asked)), conditions, asked)
+        asked = {*content.answered, of.task}
+        sounds = model.hear(padded, num_samples, model.branches_of(asked))
+        readings = model.read(sounds, conditions, asked)
+        vector = readings if of.fusion == "all" else model.read(sounds, conditions, {of.task}, of.fusion)
     shares: dict[str, Vectors] = {}
     texts: dict[str, Sequence[str]] = {}
     for name in content.answered:
@@ -128,7 +169,7 @@ def _hear(content: ModelFolder, of: str, waveforms: Sequence[Waveform], told: Ma
             texts[name] = heard_texts(output, meaning)
         else:
             shares[name] = content.shares(output, name)
-    return Answers(shares, readings[of].embedding.cpu().numpy(), texts)
+    return Answers(shares, vector[of.task].embedding.cpu().numpy(), texts)
 
 
 def _joined(heard: Answers, start: int, windows: Sequence[Waveform]) -> Answers:

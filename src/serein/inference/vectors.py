@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from serein.data import audio
 from serein.data.audio import Waveform
 from serein.data.utterance import Utterance
-from serein.errors import AudioError, ModelError, expected_one_of
-from serein.inference.answering import answers, conditions_of
+from serein.errors import AudioError
+from serein.inference.answering import answers, conditions_of, vector_of
 from serein.inference.predictor import heard_each
 from serein.models.folder import ModelFolder
 
@@ -39,16 +39,16 @@ class VoicePair:
         return {"first": self.first, "second": self.second, "cosine": round(self.cosine, 6), "is_same": self.is_same}
 
 
-def embed_each(content: ModelFolder, utterances: Sequence[Utterance], of: str) -> Iterator[Vector | AudioError]:
+def embed_each(content: ModelFolder, utterances: Sequence[Utterance], of: str | None) -> Iterator[Vector | AudioError]:
     """Return the vector of each utterance, (feature,) float32, in their order, or what is wrong with it.
 
     Args:
-        of: A task of the model, whose output layer reads the vector.
+        of: Which of its vectors, see `serein.inference.answering.vector_of`.
 
     Raises:
-        ModelError: The model has no such task.
+        ModelError: The model has no such vector.
     """
-    require_task(content, of)
+    vector_of(content, of)
 
     def hear(waveforms: Sequence[Waveform], some: Sequence[Utterance]) -> Sequence[Vector]:
         if not waveforms:
@@ -58,15 +58,6 @@ def embed_each(content: ModelFolder, utterances: Sequence[Utterance], of: str) -
         return list(answers(content, cut.__getitem__, [len(each) for each in cut], conditions, of=of).embeddings)
 
     return heard_each(utterances, hear)
-
-
-def require_task(content: ModelFolder, of: str) -> None:
-    """Raise ModelError unless the model has a task."""
-    tasks = list(content.options.tasks.chosen)
-    if of not in tasks:
-        raise ModelError(
-            expected_one_of(of, tasks, kind="vector of this model"), remedy="Name one of these, or take another model."
-        )
 
 
 def voice_pairs(names: Sequence[str], vectors: Sequence[Vector], threshold: float | None) -> list[VoicePair]:
