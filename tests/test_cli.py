@@ -309,20 +309,20 @@ def test_predict_of_a_long_recording_takes_parts_of_it(
     model: Path, tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Windows of at most 30 s, at most 120 s of them at once; the answer is the mean of the windows' answers."""
-    from serein.inference import predictor
+    from serein.inference import answering
 
     heard: list[list[float]] = []
     shares: list[np.ndarray] = []
-    real = predictor._hear
+    real = answering._hear
 
-    def hear(*context: object) -> tuple[np.ndarray, np.ndarray]:
+    def hear(*context: object) -> answering.Answers:
         answer = real(*context)  # type: ignore[arg-type]
         windows: list[np.ndarray] = context[2]  # type: ignore[assignment]
         heard.append([len(window) / 16_000 for window in windows])
-        shares.extend(answer[0])
+        shares.extend(answer.shares["emotion"])
         return answer
 
-    monkeypatch.setattr(predictor, "_hear", hear)
+    monkeypatch.setattr(answering, "_hear", hear)
     path = write_wav(tmp_path / "long.wav", seconds=203.0)
     answer = json.loads(serein("predict", model, path, "--json", "--whole").out)
     assert [len(windows) for windows in heard] == [4, 3]
