@@ -24,6 +24,9 @@ demo: setup
 	@[ -f $(RUN)/recipe.yaml ] && resume=--resume || resume=; $(BIN)/serein run $(RECIPE) --data $(MANIFEST) --out $(RUN) $$resume
 	@echo; echo "Held-out clips of the first fold, heard by the model that never met their speakers:"
 	@fold=$$(ls -d $(RUN)/fold-*/ | head -n 1); $(BIN)/serein predict $${fold}seed-0/model $${fold}test.jsonl --limit 12
+	@fold=$$(ls -d $(RUN)/fold-*/ | head -n 1); [ -f src/serein/box/model.json ] && model= || model="--model $${fold}seed-0/model"; \
+		echo; echo "One of them over time, heard by the model inside the package where there is one, drawn in $(RUN)/heard.png:"; \
+		$(BIN)/serein predict $$model $${fold}test.jsonl --limit 1 --windows 1 --plot $(RUN)/heard.png
 	@echo; echo "The report: $(RUN)/report.html"
 
 box: setup

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -138,8 +137,3 @@ def _over_time(
         )
     except AudioError as error:
         return error
-
-
-def suitable_workers() -> int:
-    """Return how many processes suit this machine: one for each core that this one may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
