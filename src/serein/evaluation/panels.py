@@ -49,13 +49,14 @@ def confusion_panels(panels: Sequence[tuple[str, NDArray[Any]]], classes: Sequen
     return figure
 
 
-def map_panels(panels: Sequence[Map], colours: Mapping[str, str]) -> Figure:
+def map_panels(panels: Sequence[Map], colours: Mapping[str, str], across: int = MOST_ACROSS) -> Figure:
     """Draw embeddings in two dimensions (t-SNE), each panel's by itself: places of two panels do not compare.
 
     Args:
         colours: Name -> colour, for all panels.
+        across: Most panels side by side.
     """
-    across = min(MOST_ACROSS, len(panels))
+    across = min(across, len(panels))
     down = -(-len(panels) // max(across, 1))
     width = PAGE_WIDTH_IN / 2 if across < MOST_ACROSS else PAGE_WIDTH_IN / across
     with new_figure((width * across, (width + 0.4) * down)) as figure:

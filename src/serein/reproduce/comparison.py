@@ -141,11 +141,15 @@ def compare(
         from serein.reproduce.voices import voice_tables
 
         extras += voice_tables(places)
+    if "time" in table.measures:
+        from serein.reproduce.times import time_table
+
+        extras += time_table(places)
     if of_tasks := [name for name in table.measures if name in ("tasks", "conflicts")]:
         from serein.reproduce.tasks import TASK_MEASURES
 
         extras += [TASK_MEASURES[name](places) for name in of_tasks]
-    if of_words := [name for name in table.measures if name not in ("voices", *of_tasks)]:
+    if of_words := [name for name in table.measures if name not in ("voices", "time", *of_tasks)]:
         from serein.reproduce.words import word_tables
 
         extras += word_tables(of_words, places, data.manifest)

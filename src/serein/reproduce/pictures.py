@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,12 @@ from serein.evaluation.panels import Line, Map, confusion_panels, lines_picture,
 from serein.evaluation.plots import FEWEST_EMBEDDINGS
 from serein.evaluation.predictions import natural_key, read_predictions
 from serein.evaluation.scores import SCORE_TITLES
-from serein.evaluation.style import emotion_colours
+from serein.evaluation.style import emotion_colours, speaker_colours
 from serein.metrics import mean_of_known
 from serein.progress import Report
 from serein.reproduce.comparison import Comparison, Measured
+from serein.reproduce.maps import heard_maps
+from serein.reproduce.table import Metric, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,8 +54,13 @@ def confusions(comparison: Comparison, rows: Sequence[Measured]) -> Figure:
 
 def embeddings(comparison: Comparison, rows: Sequence[Measured]) -> Figure:
     """What each row's first model makes of the clips that it never heard, coloured by their emotions."""
-    maps = [_map(row) for row in rows if not row.row.fusion]
-    return map_panels([each for each in maps if each is not None], emotion_colours(comparison.classes))
+    trained, picture = [row for row in rows if not row.row.fusion], comparison.table.picture
+    colours = emotion_colours(comparison.classes)
+    if picture is None or picture.is_stored:
+        return map_panels([each for each in map(_map, trained) if each is not None], colours)
+    panels = [each for row in trained for each in heard_maps(row.row, row.places, picture, comparison.data.manifest)]
+    speakers = {name for panel in panels for name in panel.names} - colours.keys()
+    return map_panels(panels, colours | speaker_colours(sorted(speakers)), across=len(picture.sides))
 
 
 def sweep(comparison: Comparison, rows: Sequence[Measured]) -> Figure:
@@ -60,14 +68,27 @@ def sweep(comparison: Comparison, rows: Sequence[Measured]) -> Figure:
     table = comparison.table
     assert table.picture is not None
     assert table.picture.x is not None
-    scores = [row.scores for row in rows if row.scores]
-    line = Line(
-        table.rows_are,
-        [float(row.row.configuration[table.picture.x]) for row in rows],
-        [each.pooled[table.metric] for each in scores],
-        [each.intervals[table.metric] for each in scores],
+    lines = [
+        _line(name, list(own), table.picture.x, table.metric)
+        for name, own in groupby(rows, lambda row: _line_name(row, table))
+    ]
+    return lines_picture(lines, (table.picture.x, f"{SCORE_TITLES[table.metric]}, per cent"))
+
+
+def _line_name(row: Measured, table: Table) -> str:
+    """Return the line of a sweep that a row is a point of."""
+    column = table.picture.lines if table.picture else None
+    return table.rows_are if column is None else str(row.row.configuration[column])
+
+
+def _line(name: str, rows: Sequence[Measured], x: str, metric: Metric) -> Line:
+    scored = [(float(row.row.configuration[x]), row.scores) for row in rows if row.scores]
+    return Line(
+        name,
+        [place for place, _ in scored],
+        [scores.pooled[metric] for _, scores in scored],
+        [scores.intervals[metric] for _, scores in scored],
     )
-    return lines_picture([line], (table.picture.x, f"{SCORE_TITLES[table.metric]}, per cent"))
 
 
 PICTURES: dict[str, Callable[[Comparison, Sequence[Measured]], Figure]] = {

@@ -89,19 +89,36 @@ class Picture(_Part):
     Attributes:
         name: Name in `serein.reproduce.pictures.PICTURES`.
         x: Of a sweep: the column of `configuration` that runs along the axis.
+        lines: Of a sweep: the column that tells several lines apart.
+        of: Of embeddings: the task whose vector is drawn; `None`: what the judged task's output layer reads.
+        by: What colours embeddings, each a panel: the `emotion`, the `prediction`, the `speaker`.
+        sides: Whose clips, each a panel.
     """
 
     name: Literal["confusion", "embeddings", "sweep"]
     x: str | None = None
+    lines: str | None = None
+    of: str | None = None
+    by: Annotated[tuple[Literal["emotion", "prediction", "speaker"], ...], Field(min_length=1)] = ("emotion",)
+    sides: Annotated[tuple[Literal["train", "test"], ...], Field(min_length=1)] = ("test",)
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether run folders hold all of it, so that nothing has to be heard again."""
+        return self.of is None and self.by == ("emotion",) and self.sides == ("test",)
 
     @model_validator(mode="after")
     def _sweep_has_axis(self) -> Picture:
         if (self.name == "sweep") != (self.x is not None):
             raise ValueError("'x' belongs to a 'sweep', which needs it")
+        if self.lines is not None and self.name != "sweep":
+            raise ValueError("'lines' belongs to a 'sweep'")
+        if not self.is_stored and self.name != "embeddings":
+            raise ValueError("'of', 'by' and 'sides' belong to 'embeddings'")
         return self
 
 
-Measure = Literal["cosine", "top", "target-neighbours", "prediction-neighbours", "voices", "tasks", "conflicts"]
+Measure = Literal["cosine", "top", "target-neighbours", "prediction-neighbours", "voices", "tasks", "conflicts", "time"]
 
 
 class Table(_Part):
@@ -115,8 +132,8 @@ class Table(_Part):
         corpus: What the paper measured on.
         published_on: Side of the corpus that the published numbers were taken on.
         base: Recipe that the rows change, relative to the table file.
-        measures: Further tables: `voices`, of rows that answer who speaks; `tasks` and `conflicts`, of rows of several
-            tasks; of rows that answer words, names of `serein.reproduce.words.MEASURES`.
+        measures: Further tables: `time`, of one clip; `voices`, of rows that answer who speaks; `tasks` and `conflicts`, of rows of
+            several tasks; of rows that answer words, names of `serein.reproduce.words.MEASURES`.
         picture: A figure beside the table, `None` for none.
     """
 
