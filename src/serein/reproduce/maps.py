@@ -15,7 +15,6 @@ from serein.evaluation.plots import FEWEST_EMBEDDINGS, thinned
 from serein.evaluation.predictions import natural_key
 from serein.evaluation.run_folder import read_json
 from serein.inference.answering import recorded_answers
-from serein.inference.vectors import require_task
 from serein.models import folder as model_folder
 from serein.models.folder import ModelFolder
 from serein.reproduce.table import Picture, Row
@@ -36,7 +35,6 @@ def heard_maps(row: Row, places: Sequence[Path], picture: Picture, manifest_path
     if not units:
         return []
     content = model_folder.load(units[0] / "model")
-    require_task(content, picture.of or content.task)
     name = units[0].parent.name.removeprefix("fold-")
     fold = next(each for each in read_json(places[0] / "folds.json")["folds"] if each["name"] == name)
     known = {u.id: u for u in manifest.read(manifest_path)}

@@ -132,8 +132,8 @@ class Table(_Part):
         corpus: What the paper measured on.
         published_on: Side of the corpus that the published numbers were taken on.
         base: Recipe that the rows change, relative to the table file.
-        measures: Further tables: `time`, of one clip; `voices`, of rows that answer who speaks; `tasks` and `conflicts`, of rows of
-            several tasks; of rows that answer words, names of `serein.reproduce.words.MEASURES`.
+        measures: Further tables: `time`, of one clip; `voices`, of rows that answer who speaks; `tasks` and
+            `conflicts`, of rows of several tasks; of rows that answer words, names of `serein.reproduce.words.MEASURES`.
         picture: A figure beside the table, `None` for none.
     """
 
