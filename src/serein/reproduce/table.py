@@ -133,7 +133,7 @@ class Table(_Part):
         published_on: Side of the corpus that the published numbers were taken on.
         base: Recipe that the rows change, relative to the table file.
         measures: Further tables: `time`, of one clip; `voices`, of rows that answer who speaks; `tasks` and
-            `conflicts`, of rows of several tasks; of rows that answer words, names of `serein.reproduce.words.MEASURES`.
+            `conflicts`, of rows of several tasks; of rows that answer words, those of `serein.reproduce.words`.
         picture: A figure beside the table, `None` for none.
     """
 
