@@ -1,7 +1,7 @@
 """`serein predict` on a recording of hours: seconds, processor time and peak memory of the whole command.
 
-The recording is made by joining a corpus's clips in random order, with 0.3 to 3 s of faint noise between them. Without
-`--model` the model is one of recipes/ravdess.yaml with random weights, which takes the same time.
+The recording is made by joining a corpus's clips in random order. Without `--model` the model is one of
+recipes/ravdess.yaml with random weights, which takes the same time.
 
     python benchmarks/long_recording.py --data ../shared/data/ravdess [--hours 3] [--model FOLDER] [--json]
 """
@@ -42,9 +42,7 @@ def write_recording(path: Path, data: Path, duration_s: float) -> int:
     clips, num_clips, num_left = audio.find(data), 0, round(duration_s * SAMPLE_RATE_HZ)
     with soundfile.SoundFile(path, "w", SAMPLE_RATE_HZ, 1) as file:
         while num_left > 0:
-            clip = audio.decode(clips[rng.integers(len(clips))])
-            pause = 1e-3 * rng.standard_normal(round(rng.uniform(0.3, 3.0) * SAMPLE_RATE_HZ))
-            part = np.concatenate([clip, pause])[:num_left]
+            part = audio.decode(clips[rng.integers(len(clips))])[:num_left]
             file.write(part)
             num_left -= len(part)
             num_clips += 1
