@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 
 class SereinError(Exception):
     """Base of every error that a user can cause and mend.
@@ -18,7 +16,7 @@ class SereinError(Exception):
         a.wav: no such file. Check the path.
     """
 
-    def __init__(self, what: str, *, where: str | Path | None = None, remedy: str | None = None) -> None:
+    def __init__(self, what: str, *, where: object = None, remedy: str | None = None) -> None:
         self.what = what.strip().rstrip(".")
         self.where = None if where is None else str(where)
         self.remedy = remedy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
@@ -15,10 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serein.data.mp3 import length_is_a_guess
+from serein.data.upload import Source, Upload
 from serein.errors import AudioError
 
 SAMPLE_RATE_HZ = 16_000  # every backbone of the papers was trained at this rate
 SILENCE_PEAK = 1e-4  # -80 dB below full scale: below the noise floor of any 16-bit recording of speech
+RATES_HZ = (4_000, 192_000)  # of recordings that strangers send
+MOST_CHANNELS = 8
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".w64", ".caf")
 
 Waveform = NDArray[np.float32]
@@ -26,6 +30,7 @@ Waveform = NDArray[np.float32]
 # What libsndfile notes of a cut WAV ("data"), AIFF ("SSND"), AU and W64; a wrong outer "RIFF" is harmless.
 _HEADER_PROMISES_MORE = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+)\s*\(should be (\d+)\)", re.MULTILINE)
 _LENGTH_UNKNOWN = 0x7FFFF000  # what SoX writes to a pipe; ffmpeg and arecord write more
+_CENTURY_S = 3e9  # what libsndfile says of a FLAC that does not know its length is longer
 _DAMAGED_PAGES = re.compile(r"Junk after the last page|Corrupted bitstream|reports a hole")  # Ogg Vorbis and Opus
 
 
@@ -45,6 +50,10 @@ class NotFiniteAudioError(AudioError):
     """The file holds NaN or infinite samples."""
 
 
+class TooLongAudioError(AudioError):
+    """The recording is longer than its hearer allows."""
+
+
 @dataclass(frozen=True)
 class AudioInfo:
     """What a file's header says.
@@ -60,7 +69,7 @@ class AudioInfo:
     num_channels: int
 
 
-def info(path: str | Path, start_s: float = 0.0, end_s: float | None = None) -> AudioInfo:
+def info(path: Source, start_s: float = 0.0, end_s: float | None = None) -> AudioInfo:
     """Read a file's header, without its samples.
 
     Raises:
@@ -68,9 +77,9 @@ def info(path: str | Path, start_s: float = 0.0, end_s: float | None = None) -> 
     """
     import soundfile
 
-    _require_file(Path(path))
+    _require_file(path)
     try:
-        header = soundfile.info(str(path))
+        header = soundfile.info(_openable(path))
     except soundfile.LibsndfileError as error:
         raise _not_audio(path, error) from None
     _require_complete(path, header.extra_info)
@@ -78,7 +87,36 @@ def info(path: str | Path, start_s: float = 0.0, end_s: float | None = None) -> 
     return AudioInfo((stop - start) / header.samplerate, header.samplerate, header.channels)
 
 
-def load(path: str | Path, start_s: float = 0.0, end_s: float | None = None) -> Waveform:
+def require_at_most(path: Source, most_s: float) -> AudioInfo:
+    """Refuse by its header what would take long to read; what is let through is read in memory and time so bounded.
+
+    Args:
+        path: Of it no more is read than its header says.
+        most_s: Longest recording, in seconds.
+
+    Raises:
+        TooLongAudioError: It is longer.
+        AudioError: As `info`, or its rate or channels are none that speech is recorded with.
+    """
+    said = info(path)
+    if said.duration_s > _CENTURY_S:
+        raise TooLongAudioError("does not say how long it is", where=path, remedy="Convert it, or write its length.")
+    if said.duration_s > most_s:
+        raise TooLongAudioError(
+            f"is {said.duration_s:.0f} s long, and at most {most_s:g} s are heard at once",
+            where=path,
+            remedy="Cut it, or send it in parts.",
+        )
+    if not RATES_HZ[0] <= said.sample_rate_hz <= RATES_HZ[1] or said.num_channels > MOST_CHANNELS:
+        raise AudioError(
+            f"has {said.num_channels} channels at {said.sample_rate_hz} Hz, which is no recording of speech",
+            where=path,
+            remedy=f"Give at most {MOST_CHANNELS} channels at {RATES_HZ[0]} to {RATES_HZ[1]} Hz.",
+        )
+    return said
+
+
+def load(path: Source, start_s: float = 0.0, end_s: float | None = None) -> Waveform:
     """Read speech: like `decode`, and refuse silence.
 
     Returns:
@@ -88,16 +126,24 @@ def load(path: str | Path, start_s: float = 0.0, end_s: float | None = None) -> 
         AudioError: As in `decode`, or the recording is silent.
     """
     waveform = decode(path, start_s, end_s)
-    if float(np.abs(waveform).max()) < SILENCE_PEAK:
-        raise AudioError(
-            f"silent: the peak is below {20 * np.log10(SILENCE_PEAK):.0f} dB of full scale",
-            where=path,
-            remedy="Record it again, or remove it from the list.",
-        )
+    _require_sound(path, waveform)
     return waveform
 
 
-def decode(path: str | Path, start_s: float = 0.0, end_s: float | None = None) -> Waveform:
+def load_at_most(path: Source, most_s: float) -> Waveform:
+    """Read as `load` does, in memory and time that `most_s` bounds, whatever the header says.
+
+    Raises:
+        TooLongAudioError: It is longer.
+        AudioError: As in `load` and `require_at_most`.
+    """
+    require_at_most(path, most_s)
+    waveform = np.concatenate([*blocks(path), np.zeros(0, np.float32)])
+    _require_sound(path, waveform)
+    return waveform
+
+
+def decode(path: Source, start_s: float = 0.0, end_s: float | None = None) -> Waveform:
     """Read a file, or the part from `start_s` to `end_s`, mixed down to one channel and resampled to 16 kHz.
 
     Only the part asked for is read from disk.
@@ -118,7 +164,7 @@ def decode(path: str | Path, start_s: float = 0.0, end_s: float | None = None) -
 
 
 def blocks(
-    path: str | Path, start_s: float = 0.0, end_s: float | None = None, *, block_s: float = 10.0
+    path: Source, start_s: float = 0.0, end_s: float | None = None, *, block_s: float = 10.0
 ) -> Iterator[Waveform]:
     """Read what `decode` reads block by block, in memory that does not grow with the recording.
 
@@ -136,7 +182,7 @@ def blocks(
     try:
         with _opened(path) as file:
             start, stop = _frame_range(path, file, start_s, end_s)
-            is_guess = file.format == "MP3" and length_is_a_guess(Path(path), file.frames)
+            is_guess = file.format == "MP3" and length_is_a_guess(path, file.frames)
             to_16_khz = Resampler(int(file.samplerate))
             file.seek(start)
             place = start
@@ -260,7 +306,7 @@ def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
             yield path
 
 
-def _mono(path: str | Path, samples: Waveform) -> Waveform:
+def _mono(path: Source, samples: Waveform) -> Waveform:
     """Mix (sample, channel) down to (sample,), all of which must be finite."""
     if not np.isfinite(samples).all():
         raise NotFiniteAudioError("holds NaN or infinite samples", where=path, remedy="Export the recording again.")
@@ -268,18 +314,27 @@ def _mono(path: str | Path, samples: Waveform) -> Waveform:
     return mono
 
 
+def _require_sound(path: Source, waveform: Waveform) -> None:
+    if float(np.abs(waveform).max(initial=0.0)) < SILENCE_PEAK:
+        raise AudioError(
+            f"silent: the peak is below {20 * np.log10(SILENCE_PEAK):.0f} dB of full scale",
+            where=path,
+            remedy="Record it again, or remove it from the list.",
+        )
+
+
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Any]:
+def _opened(path: Source) -> Iterator[Any]:
     """Open a file of whose completeness its header gives no doubt."""
     import soundfile
 
-    _require_file(Path(path))
-    with soundfile.SoundFile(str(path)) as file:
+    _require_file(path)
+    with soundfile.SoundFile(_openable(path)) as file:
         _require_complete(path, file.extra_info)
         yield file
 
 
-def _read_samples(path: str | Path, start_s: float, end_s: float | None) -> tuple[Waveform, int]:
+def _read_samples(path: Source, start_s: float, end_s: float | None) -> tuple[Waveform, int]:
     import soundfile
 
     try:
@@ -289,7 +344,7 @@ def _read_samples(path: str | Path, start_s: float, end_s: float | None) -> tupl
                 file.seek(start)
             samples = file.read(stop - start, dtype="float32", always_2d=True)
             rate_hz = int(file.samplerate)
-            is_guess = file.format == "MP3" and length_is_a_guess(Path(path), file.frames)
+            is_guess = file.format == "MP3" and length_is_a_guess(path, file.frames)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise _not_audio(path, error) from None
     if len(samples) < (1 if is_guess else stop - start):
@@ -297,7 +352,7 @@ def _read_samples(path: str | Path, start_s: float, end_s: float | None) -> tupl
     return samples, rate_hz
 
 
-def _frame_range(path: str | Path, file: object, start_s: float, end_s: float | None) -> tuple[int, int]:
+def _frame_range(path: Source, file: object, start_s: float, end_s: float | None) -> tuple[int, int]:
     num_frames, rate_hz = int(file.frames), int(file.samplerate)  # type: ignore[attr-defined]
     if num_frames == 0:
         raise _no_samples(path)
@@ -314,7 +369,28 @@ def _frame_range(path: str | Path, file: object, start_s: float, end_s: float | 
     return start, min(stop, num_frames)
 
 
-def _require_file(path: Path) -> None:
+def _openable(path: Source) -> str | io.BytesIO:
+    return _Content(path.content) if isinstance(path, Upload) else str(path)
+
+
+class _Content(io.BytesIO):
+    """Bytes as a file; who looks before their start, as libsndfile does by broken headers, stays where he is."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
+
+
+def _require_file(path: Source) -> None:
+    num_bytes = len(path.content) if isinstance(path, Upload) else _require_readable(Path(path))
+    if num_bytes == 0:
+        raise AudioError("the file is empty (0 bytes)", where=path, remedy="Copy or record it again.")
+
+
+def _require_readable(path: Path) -> int:
+    """Return how many bytes a file has."""
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -326,11 +402,10 @@ def _require_file(path: Path) -> None:
         raise AudioError(f"cannot be opened ({reason})", where=path, remedy="Check the path and its rights.") from None
     if path.is_dir():
         raise AudioError("is a folder, not a recording", where=path, remedy="Name a file.")
-    if status.st_size == 0:
-        raise AudioError("the file is empty (0 bytes)", where=path, remedy="Copy or record it again.")
+    return status.st_size
 
 
-def _require_complete(path: str | Path, extra_info: str) -> None:
+def _require_complete(path: Source, extra_info: str) -> None:
     promise = _HEADER_PROMISES_MORE.search(extra_info)
     if promise and int(promise[2]) < int(promise[1]) < _LENGTH_UNKNOWN:
         raise _truncated(path, f"the header promises {promise[1]} bytes, the file holds {promise[2]}")
@@ -338,15 +413,15 @@ def _require_complete(path: str | Path, extra_info: str) -> None:
         raise _truncated(path, "a page of the Ogg stream is cut off or damaged")
 
 
-def _truncated(path: str | Path, detail: str) -> AudioError:
+def _truncated(path: Source, detail: str) -> AudioError:
     return TruncatedAudioError(f"truncated: {detail}", where=path, remedy="Copy the file again from its source.")
 
 
-def _no_samples(path: str | Path) -> AudioError:
+def _no_samples(path: Source) -> AudioError:
     return AudioError("holds no samples", where=path, remedy="Record it again, or remove it from the list.")
 
 
-def _not_audio(path: str | Path, error: Exception) -> AudioError:
+def _not_audio(path: Source, error: Exception) -> AudioError:
     reason = str(error).split(": ")[-1].strip().rstrip(".")
     if re.search("lost sync|malformed|unspecified", reason, re.IGNORECASE):
         return AudioError(f"damaged or cut off ({reason})", where=path, remedy="Copy the file again from its source.")

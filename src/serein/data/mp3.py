@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import mmap
-from pathlib import Path
 
+from serein.data.upload import Source, Upload
 from serein.errors import AudioError
 
 
-def length_is_a_guess(path: Path, num_frames: int) -> bool:
+def length_is_a_guess(path: Source, num_frames: int) -> bool:
     """Return whether an MP3 does not state its length at its start, so that libsndfile guesses it.
 
     Raises:
         AudioError: The guess is too low, so that libsndfile would leave out the end.
     """
+    if isinstance(path, Upload):
+        return _is_a_guess(path, path.content, num_frames)
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return _is_a_guess(path, content, num_frames)
 
 
-def _is_a_guess(path: Path, content: mmap.mmap, num_frames: int) -> bool:
+def _is_a_guess(path: Source, content: bytes | mmap.mmap, num_frames: int) -> bool:
     start = 0
     if content[:3] == b"ID3":  # the tag's length is four bytes of seven bits
         start = 10 + sum(byte << shift for byte, shift in zip(content[6:10], (21, 14, 7, 0), strict=True))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from serein.data import audio
 from serein.data.audio import SAMPLE_RATE_HZ, Resampler, Waveform
+from serein.data.upload import Source
 from serein.errors import AudioError
 from serein.inference.caution import NO_CAUTION, Caution
 from serein.inference.predictor import Answer, Predictor
@@ -19,6 +20,21 @@ PEAK_S = 0.05
 BATCH_S = 30.0  # of windows that are heard together: more no longer fit into a core's cache, and take a fifth longer
 
 Progress = Callable[[float, float], None]  # seconds done, seconds in all
+
+
+class NoSpeechError(AudioError):
+    """There is sound, but nobody speaks."""
+
+
+class Hearer(Protocol):
+    """Who answers for waveforms: a `Predictor`, or whoever asks one."""
+
+    @property
+    def task(self) -> str:
+        """What the classes are of."""
+
+    def predict_waveforms(self, waveforms: Sequence[Waveform], names: Sequence[str]) -> list[Answer]:
+        """Answer for waveforms, each (sample,) float32 mono at 16 kHz."""
 
 
 class Stream:
@@ -92,8 +108,8 @@ def pcm16(data: bytes) -> Waveform:
 
 
 def hear_recording(
-    predictor: Predictor,
-    path: str | Path,
+    predictor: Hearer,
+    path: Source,
     start_s: float = 0.0,
     end_s: float | None = None,
     *,
@@ -109,7 +125,8 @@ def hear_recording(
         on_progress: Told how many of all seconds were read.
 
     Raises:
-        AudioError: The file cannot be read, or no speech is found in it.
+        AudioError: The file cannot be read.
+        NoSpeechError: No speech is found in it.
     """
     duration_s = audio.info(path, start_s, end_s).duration_s
     cutter, listener = WindowCutter(windowing), _Listener(predictor, caution)
@@ -123,7 +140,7 @@ def hear_recording(
     if on_progress:
         on_progress(duration_s, duration_s)
     if not listener.heard:
-        raise AudioError(
+        raise NoSpeechError(
             "no speech was found", where=path, remedy="Hear it whole with --whole, or remove it from the list."
         )
     return listener.timeline(str(path), duration_s, cutter.num_speech_samples / SAMPLE_RATE_HZ)
@@ -132,7 +149,7 @@ def hear_recording(
 class _Listener:
     """Collects windows until they make a batch, and what was heard in them."""
 
-    def __init__(self, predictor: Predictor, caution: Caution) -> None:
+    def __init__(self, predictor: Hearer, caution: Caution) -> None:
         self.predictor = predictor
         self.caution = caution
         self.waiting: list[Window] = []
@@ -176,7 +193,7 @@ class _Listener:
         )
 
 
-def _answers(predictor: Predictor, windows: Sequence[Window]) -> list[Answer]:
+def _answers(predictor: Hearer, windows: Sequence[Window]) -> list[Answer]:
     return predictor.predict_waveforms([window.waveform for window in windows], ["-"] * len(windows))
 
 
