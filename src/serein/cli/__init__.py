@@ -9,6 +9,7 @@ from serein.cli import (  # noqa: F401  (adds commands)
     neighbours,
     reproduce,
     transcripts,
+    serving,
     voices,
     words,
 )

@@ -1,0 +1,1 @@
+"""The service over HTTP and WebSocket, and its page; it uses models and knows nothing of how they are trained."""

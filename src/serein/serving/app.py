@@ -1,0 +1,71 @@
+"""The application: routes, what refuses, and what starts and ends with it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+
+from serein.serving import routes, streaming
+from serein.serving.gate import Gate
+from serein.serving.keys import Keys
+from serein.serving.service import Service
+
+_DESCRIPTION = """Emotions in speech. Recordings are sent as forms; what is wrong comes back as a JSON problem.
+
+`WS /v1/stream?rate_hz=16000` hears sound as it comes: send 16-bit little-endian mono samples as binary messages and, at
+last, the text `{"type": "end"}`; each window of speech is answered by `{"type": "heard", "start_s": 0.4, "end_s": 3.4,
+"label": "happy", "confidence": 0.8, "shares": {...}}`, and the end by `{"type": "end", "reason": "end"}`."""
+
+
+def create_app(service: Service, keys: Keys | None = None) -> FastAPI:
+    """Return the application of a service; it closes the service when it ends.
+
+    Args:
+        keys: Who may ask; `None` is everybody.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.admission.is_closed = True
+        service.close()
+        for end in app.state.on_ended:
+            end()
+
+    # Their pages would load scripts from elsewhere.
+    app = FastAPI(
+        title="serein",
+        version=service.about.version or "0",
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.on_ending, app.state.on_ended = [], []  # before and after the last answers
+    app.state.streams = streaming.Streams(service)
+    app.include_router(routes.router(service))
+    app.include_router(streaming.router(app.state.streams, keys))
+    for kind in (HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, routes.refuse)
+    app.add_exception_handler(Exception, routes.fail)
+    app.add_middleware(Gate, service=service, keys=keys)
+    app.openapi = lambda: _described(app, keys)  # type: ignore[method-assign]
+    return app
+
+
+def _described(app: FastAPI, keys: Keys | None) -> dict[str, object]:
+    """Return the OpenAPI, with the key where one is needed, and problems where FastAPI tells its own errors."""
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        for name in ("HTTPValidationError", "ValidationError"):
+            schema["components"]["schemas"].pop(name, None)
+        if keys:
+            schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            schema["security"] = [{"key": []}]
+        app.openapi_schema = schema
+    return app.openapi_schema

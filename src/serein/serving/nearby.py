@@ -1,0 +1,83 @@
+"""What is near to a recording as the model hears it: words of its vocabulary, and clips of a store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serein import hub
+from serein.errors import ModelError
+from serein.inference.box import box_folder
+from serein.inference.neighbour_store import Store, model_digest, open_store
+from serein.inference.predictor import Predictor
+from serein.inference.words import vocabulary_behind
+from serein.labels.vocabulary import Vocabulary
+from serein.labels.words import WordClasses
+
+NUM_NEAREST = 5
+
+
+@dataclass(frozen=True)
+class Nearby:
+    """Where to look.
+
+    Attributes:
+        vocabulary: Of a model of words.
+        store: Labelled clips, as this model embeds them.
+        classes: Of the model.
+    """
+
+    vocabulary: Vocabulary | None = None
+    store: Store | None = None
+    classes: tuple[str, ...] = ()
+
+    def words(self, embedding: NDArray[np.float32]) -> list[dict[str, object]] | None:
+        """Return the nearest words, nearest first; `None` where there is no vocabulary."""
+        if self.vocabulary is None:
+            return None
+        words, cosines = self.vocabulary.nearest(embedding[None], NUM_NEAREST)
+        return [{"word": word, "cosine": round(float(c), 6)} for word, c in zip(words[0], cosines[0], strict=True)]
+
+    def clips(self, embedding: NDArray[np.float32]) -> list[dict[str, object]] | None:
+        """Return the nearest clips, nearest first, without saying where they lie; `None` where there is no store."""
+        if self.store is None:
+            return None
+        nearest = self.store.examples.nearest(embedding[None], min(NUM_NEAREST, len(self.store.examples)))
+        clips = self.store.clips_at(nearest.rows[0].tolist())
+        return [
+            {
+                "id": clip.id,
+                "label": self.classes[label],
+                "speaker": clip.speaker,
+                "corpus": clip.corpus,
+                "distance": round(distance, 6),
+            }
+            for clip, label, distance in zip(
+                clips, nearest.labels[0].tolist(), nearest.distances[0].tolist(), strict=True
+            )
+        ]
+
+
+def nearby(model: str | None, predictor: Predictor, store: Path | None) -> Nearby:
+    """Open what a model can look into.
+
+    Args:
+        model: Its folder or Hub name; `None` is the one inside the package.
+        store: Folder of a store of labelled clips.
+
+    Raises:
+        ModelError: The store is another model's, or the model's vocabulary has changed.
+    """
+    has_words = isinstance(predictor.content.labels[predictor.task], WordClasses)
+    vocabulary = vocabulary_behind(predictor) if has_words else None
+    if store is None:
+        return Nearby(vocabulary, None, predictor.classes)
+    folder = box_folder() if model is None else Path(hub.folder_of(model, expected="a model folder"))
+    opened = open_store(store)
+    opened.require_model(model_digest(folder), str(folder))
+    if not len(opened.examples):
+        raise ModelError("holds no clips", where=store, remedy="Add some: serein neighbours add --help.")
+    return Nearby(vocabulary, opened, predictor.classes)

@@ -1,0 +1,151 @@
+"""The page: record or upload, and see what is heard; it loads nothing from elsewhere and tells nobody."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+
+from serein.data.upload import Upload
+from serein.errors import AudioError
+from serein.inference.stream import NoSpeechError
+from serein.inference.timeline import Timeline
+from serein.serving import page_parts as parts
+from serein.serving.keys import Keys
+from serein.serving.problems import Problem, in_words
+from serein.serving.routes import named
+from serein.serving.schemas import Reply, reply_of
+from serein.serving.service import Service
+
+if TYPE_CHECKING:
+    import gradio
+
+PATH = "/page"
+_CSS = Path(__file__).with_name("page.css")
+_KEPT_S = 600  # how long an upload can be played; then it is deleted
+_VISITOR = "visitors of the page"  # they share one client's places
+_FONTS = ("system-ui", "sans-serif")
+_EMPTY = parts.note("Record or upload speech; it is heard on this server and deleted after ten minutes.")
+
+
+def mount(app: FastAPI, service: Service, keys: Keys | None) -> None:
+    """Put the page below `/page`, and send there who comes to `/`.
+
+    Args:
+        keys: Whoever opens the page must give one as password.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when the package is imported
+    folder = tempfile.mkdtemp(prefix="serein-page-")
+    os.environ["GRADIO_TEMP_DIR"] = folder
+    import gradio
+
+    blocks = _blocks(service)
+    blocks.queue(max_size=service.limits.at_once, default_concurrency_limit=4)
+    gradio.mount_gradio_app(
+        app,
+        blocks,
+        PATH,
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        ssr_mode=False,
+        max_file_size=service.limits.upload_bytes,
+        blocked_paths=[str(Path.cwd())],
+        theme=gradio.themes.Default(font=_FONTS, font_mono=("ui-monospace", "monospace")),
+        css=_CSS.read_text(encoding="utf-8"),
+        auth=None if keys is None else lambda _, key: keys.accepts(key),
+        auth_message="Any name; the password is a key of this service.",
+    )
+    app.state.on_ending.append(lambda: _let_go(app))
+    app.state.on_ended.append(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> RedirectResponse:
+        return RedirectResponse(f"{PATH}/")
+
+
+def _blocks(service: Service) -> gradio.Blocks:
+    import gradio
+
+    with gradio.Blocks(title="serein", analytics_enabled=False, delete_cache=(60, _KEPT_S)) as blocks:
+        gradio.HTML("<h1>serein</h1><p>Which emotions are heard in speech, and when.</p>")
+        recording = gradio.Audio(
+            sources=["upload", "microphone"],
+            type="filepath",
+            label="Recording",
+            buttons=[],
+            elem_id="recording",
+        )
+        _fetches_nothing(recording)
+        button = gradio.Button("Hear it", variant="primary", elem_id="hear")
+        said = gradio.HTML(_EMPTY, elem_id="said", apply_default_css=False)
+
+        async def hear(path: str | None) -> str:
+            return await answered(service, path)
+
+        for event in (recording.upload, recording.stop_recording, button.click):
+            event(hear, recording, said, api_visibility="private", show_progress="full")
+        recording.clear(lambda: _EMPTY, None, said, api_visibility="private")
+    return blocks
+
+
+async def answered(service: Service, path: str | None) -> str:
+    """Return what the page shows of a recording that Gradio took in.
+
+    Args:
+        path: Where Gradio keeps it, in a folder of its own under a name of its own.
+    """
+    if path is None:
+        return parts.complaint("There is no recording yet: record one, or upload a file.")
+    try:
+        with service.admission.request(_VISITOR), service.admission.memory() as take:
+            take(Path(path).stat().st_size)
+            upload = Upload(Path(path).read_bytes(), named(path))
+            return await _shown(service, upload)
+    except AudioError as error:
+        return parts.complaint(in_words(error))
+    except Problem as problem:
+        return parts.complaint(str(problem.detail))
+
+
+async def _shown(service: Service, upload: Upload) -> str:
+    note = ""
+    try:
+        heard = await service.hear(upload, "all")
+    except NoSpeechError:
+        heard = await service.hear(upload, "none")
+        note = parts.note("No speech was found, so all of it was heard at once.")
+    return await service.aside(lambda: note + _drawn(heard, reply_of(heard, service.nearby)))
+
+
+def _drawn(heard: object, reply: Reply) -> str:
+    drawing = parts.picture(heard, reply.name) if isinstance(heard, Timeline) else ""
+    columns = parts.shares(reply) + parts.passages(reply) + parts.nearest(reply)
+    return drawing + columns + parts.downloads(reply)
+
+
+def _fetches_nothing(component: gradio.Audio) -> None:
+    """Take from a component the habit of fetching what a client names by an address."""
+    import gradio
+
+    move = component.async_move_resource_to_block_cache
+
+    async def moved(path: str | Path | None) -> str | None:
+        if path is not None and "://" in str(path):
+            raise gradio.Error("Addresses are not fetched: upload the recording.")
+        return await move(path)
+
+    # A subclass would do, but Gradio writes a stub file beside the source of each.
+    setattr(component, move.__name__, moved)
+
+
+def _let_go(app: FastAPI) -> None:
+    """End the connections by which browsers know that the page is there; they would hold the server."""
+    for route in app.routes:
+        if getattr(route, "path", None) == PATH and (stop := getattr(route.app, "stop_event", None)):  # type: ignore[attr-defined]
+            stop.set()

@@ -1,0 +1,85 @@
+"""What is wrong with a request, as a JSON problem (RFC 9457)."""
+
+from __future__ import annotations
+
+import math
+from http import HTTPStatus
+
+from fastapi import HTTPException
+from fastapi.responses import JSONResponse
+
+from serein.data.audio import TooLongAudioError
+from serein.errors import AudioError
+
+MEDIA_TYPE = "application/problem+json"
+GONE = 499  # nginx's number for a client that did not wait; nobody reads it but the metrics
+
+
+class Problem(HTTPException):
+    """Why a request is refused.
+
+    Args:
+        kind: What tells the problem from others, for programs.
+        detail: The same in words.
+        retry_after_s: When trying again makes sense.
+    """
+
+    def __init__(self, status: int, kind: str, detail: str, *, retry_after_s: float | None = None) -> None:
+        headers = {} if retry_after_s is None else {"Retry-After": str(max(1, math.ceil(retry_after_s)))}
+        if status == HTTPStatus.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = "Bearer"
+        super().__init__(status, detail, headers)
+        self.kind = kind
+
+    def to_json(self) -> dict[str, object]:
+        """Return the members of RFC 9457, section 3.1."""
+        return {
+            "type": f"urn:problem-type:serein:{self.kind}",
+            "title": self.kind.replace("-", " "),
+            "status": self.status_code,
+            "detail": self.detail,
+        }
+
+
+def response(problem: Problem) -> JSONResponse:
+    """Return a problem as it goes to the client."""
+    return JSONResponse(problem.to_json(), problem.status_code, dict(problem.headers or {}), MEDIA_TYPE)
+
+
+def of_recording(error: AudioError) -> Problem:
+    """Return what is wrong with a recording.
+
+    Example:
+        >>> of_recording(AudioError("silent", where="a.wav", remedy="Record it again.")).detail
+        'a.wav: silent. Record it again.'
+    """
+    kind = "too-long" if isinstance(error, TooLongAudioError) else "unusable-recording"
+    return Problem(422, kind, in_words(error))
+
+
+def in_words(error: AudioError) -> str:
+    """Return an error without remedies that mean the command line."""
+    remedied = error.remedy and "--" not in error.remedy and "list" not in error.remedy
+    return str(error) if remedied else str(AudioError(error.what, where=error.where))
+
+
+def unauthorised() -> Problem:
+    return Problem(401, "unauthorised", "Send your key: 'Authorization: Bearer KEY'.")
+
+
+def too_large(most_bytes: int) -> Problem:
+    return Problem(413, "too-large", f"More than {most_bytes} bytes are not taken. Send less, or FLAC instead of WAV.")
+
+
+def too_many(most: int) -> Problem:
+    return Problem(
+        429, "too-many-requests", f"You have {most} requests under way. Wait for their answers.", retry_after_s=1
+    )
+
+
+def busy(what: str, retry_after_s: float) -> Problem:
+    return Problem(503, "busy", f"{what} Try again later.", retry_after_s=retry_after_s)
+
+
+def gone() -> Problem:
+    return Problem(GONE, "gone", "The client did not wait for the answer.")

@@ -1,0 +1,209 @@
+"""The service over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import unicodedata
+from collections.abc import Coroutine
+from enum import StrEnum
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, File, Query, Request, Response, UploadFile
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from serein.data.upload import Upload
+from serein.errors import AudioError
+from serein.inference.predictor import Answer
+from serein.inference.timeline import Timeline
+from serein.serving import problems
+from serein.serving.problems import Problem
+from serein.serving.schemas import (
+    BatchReply,
+    ModelReply,
+    ModelsReply,
+    Outcome,
+    ProblemReply,
+    Reply,
+    StatusReply,
+    problem_of,
+    reply_of,
+)
+from serein.serving.service import Service
+
+T = TypeVar("T")
+_LONGEST_NAME = 100
+
+
+class OverTime(StrEnum):
+    """Which recordings are heard in windows of speech, with times."""
+
+    long = "long"
+    always = "always"
+    never = "never"
+
+
+_MANNERS = {OverTime.long: "long ones", OverTime.always: "all", OverTime.never: "none"}
+_WHAT = {
+    400: "The form cannot be read.",
+    401: "No key, or a wrong one.",
+    408: "The upload did not come in time.",
+    413: "The upload is too large.",
+    422: "The recording cannot be heard, or an option has no such value.",
+    429: "This client has too many requests under way.",
+    503: "Too much is under way, or the service is being shut down.",
+}
+
+
+def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    content = {problems.MEDIA_TYPE: {"schema": ProblemReply.model_json_schema()}}
+    return {status: {"description": _WHAT[status], "content": content} for status in statuses}
+
+
+OverTimeQuery = Annotated[OverTime, Query(description="Which recordings are heard in windows of speech, with times.")]
+_REFUSALS = _documented(400, 401, 408, 413, 422, 429, 503)
+
+
+def router(service: Service) -> APIRouter:
+    """Return the routes of a service."""
+    routes = APIRouter()
+
+    @routes.post("/v1/predict", responses=_REFUSALS, tags=["recordings"])
+    async def predict(
+        request: Request,
+        file: Annotated[UploadFile, File(description="WAV, FLAC, OGG, Opus or MP3.")],
+        over_time: OverTimeQuery = OverTime.long,
+    ) -> Reply:
+        """Say what is heard in one recording."""
+        upload = await _upload(service, file)
+        return await _wanted(service, request, _answer(service, upload, over_time))
+
+    @routes.post("/v1/predict/batch", responses=_REFUSALS, tags=["recordings"])
+    async def predict_batch(
+        request: Request,
+        files: Annotated[list[UploadFile], File(description="Recordings.", min_length=1)],
+        over_time: OverTimeQuery = OverTime.long,
+    ) -> BatchReply:
+        """Say what is heard in each of several recordings; 422 when none of them can be heard."""
+        if len(files) > service.limits.num_files:
+            raise Problem(413, "too-large", f"A batch has at most {service.limits.num_files} recordings. Send several.")
+        outcomes = await _wanted(service, request, _outcomes(service, files, over_time))
+        if all(outcome.problem for outcome in outcomes):
+            details = " ".join(outcome.problem.detail for outcome in outcomes[:3] if outcome.problem)
+            raise Problem(422, "unusable-recording", f"None of {len(outcomes)} recordings can be heard. {details}")
+        return BatchReply(outcomes=outcomes)
+
+    @routes.get("/v1/models", responses=_documented(401), tags=["service"])
+    async def models() -> ModelsReply:
+        """Name the model that answers, and its classes."""
+        content = service.predictor.content
+        model = ModelReply(
+            name=service.about.name,
+            task=service.predictor.task,
+            classes=list(service.predictor.classes),
+            is_calibrated=content.calibration is not None,
+            hears_at_once_s=content.options.clips.window_s,
+        )
+        return ModelsReply(models=[model])
+
+    @routes.get("/healthz", tags=["service"])
+    async def health() -> StatusReply:
+        """Say that the process is there."""
+        return StatusReply(status="ok")
+
+    @routes.get("/readyz", responses=_documented(503), tags=["service"])
+    async def ready() -> StatusReply:
+        """Say whether requests are heard."""
+        if not service.is_ready:
+            raise problems.busy("The service is being shut down.", 10.0)
+        return StatusReply(status="ready")
+
+    @routes.get("/metrics", responses=_documented(401), response_class=Response, tags=["service"])
+    async def metrics() -> Response:
+        """Tell Prometheus."""
+        return Response(service.measures.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return routes
+
+
+async def refuse(_: Request, error: Exception) -> JSONResponse:
+    """Answer a problem, or an error that FastAPI or Starlette raised, in one form."""
+    if isinstance(error, Problem):
+        return problems.response(error)
+    status = getattr(error, "status_code", 422)
+    kind = {400: "unreadable-form", 404: "not-found", 405: "not-allowed"}.get(status, "wrong-request")
+    answer = problems.response(Problem(status, kind, _in_words(error)))
+    answer.headers.update(getattr(error, "headers", None) or {})
+    return answer
+
+
+async def fail(_: Request, error: Exception) -> JSONResponse:
+    """Answer when serein is at fault; nothing of its inside is told."""
+    return problems.response(Problem(500, "fault", "An error of the service. It is in its log."))
+
+
+def named(name: str | None) -> str:
+    """Return what a client calls a recording, for complaints only: no folders, nothing unprintable.
+
+    Example:
+        >>> named("../../etc/passwd"), named(None)
+        ('passwd', 'upload')
+    """
+    last = (name or "").replace("\\", "/").rsplit("/", 1)[-1]
+    shown = "".join(each for each in last if unicodedata.category(each)[0] != "C")
+    return shown[:_LONGEST_NAME] or "upload"
+
+
+async def _upload(service: Service, file: UploadFile) -> Upload:
+    if (file.size or 0) > service.limits.upload_bytes:
+        raise problems.too_large(service.limits.upload_bytes)
+    return Upload(await file.read(), named(file.filename))
+
+
+async def _answer(service: Service, upload: Upload, over_time: OverTime) -> Reply:
+    try:
+        heard: Answer | Timeline = await service.hear(upload, _MANNERS[over_time])
+    except AudioError as error:
+        raise problems.of_recording(error) from None
+    return await service.aside(lambda: reply_of(heard, service.nearby))
+
+
+async def _outcomes(service: Service, files: list[UploadFile], over_time: OverTime) -> list[Outcome]:
+    async def outcome(file: UploadFile) -> Outcome:
+        try:
+            return Outcome(answer=await _answer(service, await _upload(service, file), over_time))
+        except Problem as problem:
+            if problem.status_code == 503:
+                raise
+            return Outcome(problem=problem_of(problem))
+
+    return list(await asyncio.gather(*map(outcome, files)))
+
+
+async def _wanted(service: Service, request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Do work as long as the client waits for it, and no longer than the service allows."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    tasks: set[asyncio.Future[Any]] = {task, gone}
+    try:
+        await asyncio.wait(tasks, timeout=service.limits.answer_s, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if gone.done():
+            raise problems.gone()
+        raise problems.busy(f"No answer within {service.limits.answer_s:g} s.", 10.0)
+    finally:
+        for each in tasks:
+            each.cancel()
+
+
+async def _gone(request: Request) -> None:
+    receive: Any = request.receive
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _in_words(error: Exception) -> str:
+    wrong = getattr(error, "errors", None)
+    if wrong is None:
+        return str(getattr(error, "detail", error))
+    return " ".join(f"{each['loc'][-1]}: {each['msg']}." for each in wrong())

@@ -1,0 +1,170 @@
+"""What goes over the wire, with examples."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serein.inference.predictor import Answer
+from serein.inference.timeline import Heard, Timeline
+from serein.serving.nearby import Nearby
+from serein.serving.problems import Problem
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Seconds = Annotated[float, Field(ge=0.0)]
+
+_SHARES = {"angry": 0.05, "happy": 0.81, "sad": 0.14}
+_PASSAGE: dict[str, Any] = {"start_s": 0.4, "end_s": 3.1, "label": "happy", "confidence": 0.81, "shares": _SHARES}
+_REPLY: dict[str, Any] = {
+    "name": "call.wav",
+    "task": "emotion",
+    "duration_s": 3.5,
+    "label": "happy",
+    "confidence": 0.81,
+    "shares": _SHARES,
+    "speech_s": 2.7,
+    "passages": [_PASSAGE],
+    "windows": [_PASSAGE],
+}
+_PROBLEM: dict[str, Any] = {
+    "type": "urn:problem-type:serein:unusable-recording",
+    "title": "unusable recording",
+    "status": 422,
+    "detail": "call.wav: the file is empty (0 bytes). Copy or record it again.",
+}
+
+
+class Passage(BaseModel):
+    """A part of a recording and what is heard in it."""
+
+    start_s: Seconds
+    end_s: Seconds
+    label: str | None = Field(description="The class with the largest share; null when withheld.")
+    withheld: str | None = Field(None, description="Why nothing is answered.")
+    confidence: Share
+    shares: dict[str, Share]
+
+
+class NearWord(BaseModel):
+    word: str
+    cosine: float
+
+
+class NearClip(BaseModel):
+    id: str
+    label: str
+    speaker: str | None = None
+    corpus: str | None = None
+    distance: float
+
+
+class Reply(BaseModel):
+    """What is heard in a recording."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_REPLY]})
+
+    name: str = Field(description="As the client called it.")
+    task: str = Field(description="What the classes are of.")
+    duration_s: Seconds | None
+    label: str | None = Field(description="The class with the largest share; null when withheld.")
+    withheld: str | None = Field(None, description="Why nothing is answered.")
+    confidence: Share
+    shares: dict[str, Share] = Field(description="They sum to 1.")
+    speech_s: Seconds | None = Field(None, description="How much of it is speech, where it was heard over time.")
+    passages: list[Passage] | None = Field(None, description="Stretches of speech with one answer each.")
+    windows: list[Passage] | None = Field(None, description="What was heard, window by window; they overlap.")
+    words: list[NearWord] | None = Field(None, description="The nearest words, of a model of words.")
+    clips: list[NearClip] | None = Field(None, description="The nearest labelled clips, where the service has some.")
+
+
+class ProblemReply(BaseModel):
+    """What is wrong (RFC 9457)."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_PROBLEM]})
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class Outcome(BaseModel):
+    """What became of one recording of a batch."""
+
+    answer: Reply | None = None
+    problem: ProblemReply | None = None
+
+
+class BatchReply(BaseModel):
+    """One outcome for each recording, in their order."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"outcomes": [{"answer": _REPLY}, {"problem": _PROBLEM}]}]}
+    )
+
+    outcomes: list[Outcome]
+
+
+class ModelReply(BaseModel):
+    """A model that answers here."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"name": "model", "task": "emotion", "classes": ["angry", "happy", "sad"], "hears_at_once_s": 30.0}
+            ]
+        }
+    )
+
+    name: str
+    task: str
+    classes: list[str]
+    is_calibrated: bool = Field(False, description="Whether shares were fitted to how often the model is right.")
+    hears_at_once_s: Seconds = Field(description="Longer recordings are heard over time.")
+
+
+class ModelsReply(BaseModel):
+    models: list[ModelReply]
+
+
+class StatusReply(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})
+
+    status: str
+
+
+def reply_of(heard: Answer | Timeline, nearby: Nearby) -> Reply:
+    """Return an answer as it goes to the client."""
+    over_time: dict[str, Any] = {}
+    if isinstance(heard, Timeline):
+        over_time = {
+            "speech_s": round(heard.speech_s, 3),
+            "passages": [passage_of(each) for each in heard.passages],
+            "windows": [passage_of(each) for each in heard.windows],
+        }
+    return Reply(
+        name=heard.audio,
+        task=heard.task,
+        duration_s=None if heard.duration_s is None else round(heard.duration_s, 3),
+        **_said(heard),
+        **over_time,
+        words=nearby.words(heard.embedding),  # type: ignore[arg-type]
+        clips=nearby.clips(heard.embedding),  # type: ignore[arg-type]
+    )
+
+
+def passage_of(heard: Heard) -> Passage:
+    """Return a passage as it goes to the client."""
+    return Passage(start_s=round(heard.start_s, 3), end_s=round(heard.end_s, 3), **_said(heard))
+
+
+def problem_of(problem: Problem) -> ProblemReply:
+    """Return a problem as a part of a larger answer."""
+    return ProblemReply.model_validate(problem.to_json())
+
+
+def _said(heard: Answer | Timeline | Heard) -> dict[str, Any]:
+    shares = {name: min(1.0, round(share, 6)) for name, share in heard.shares.items()}
+    label = None if heard.withheld else heard.label
+    return {"label": label, "withheld": heard.withheld, "confidence": round(heard.confidence, 6), "shares": shares}

@@ -1,0 +1,93 @@
+"""The process: a socket, a server, and an end that lets everybody finish."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+import uvicorn
+from fastapi import FastAPI
+
+from serein.errors import RunError
+
+_STREAMS_S = 10.0
+_REQUESTS_S = 60
+_MESSAGE_BYTES = 1_000_000
+
+
+def serve(app: FastAPI, listening: socket.socket, on_ready: Callable[[], None]) -> None:
+    """Serve until the keyboard or the system says to end; then finish what runs.
+
+    Args:
+        listening: From `bound`.
+        on_ready: Called once requests are taken.
+    """
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ws_max_size=_MESSAGE_BYTES,
+        timeout_graceful_shutdown=_REQUESTS_S,
+    )
+    with suppress(KeyboardInterrupt):  # the server has ended in order, and passes the keyboard's word on
+        _Server(config, app, on_ready).run(sockets=[listening])
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """Return a socket at an address.
+
+    Args:
+        port: 0 is any that is free.
+
+    Raises:
+        RunError: The address is taken, or none of this machine.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except (OSError, OverflowError) as error:
+        is_taken = getattr(error, "errno", None) == errno.EADDRINUSE
+        raise RunError(
+            "the address is taken" if is_taken else f"nothing can listen there ({error})",
+            where=f"{host}:{port}",
+            remedy="Choose another by --port." if is_taken else "Choose others by --host and --port.",
+        ) from None
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches an address.
+
+    Example:
+        >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0")
+        (True, True, False)
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn's server, which tells when it is ready, and lets streams finish before it ends."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.app = app
+        self.on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        streams = self.app.state.streams
+        streams.service.admission.is_closed = True
+        for end in self.app.state.on_ending:
+            end()
+        await streams.finish(_STREAMS_S)
+        await super().shutdown(sockets)

@@ -1,0 +1,195 @@
+"""A model that many ask at once: recordings and windows in, answers out, within limits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from threading import Event
+from typing import TypeVar
+
+from serein.data import audio
+from serein.data.audio import SAMPLE_RATE_HZ, Waveform
+from serein.data.upload import Upload
+from serein.inference.caution import Caution
+from serein.inference.hearing import Manner
+from serein.inference.predictor import Answer, Predictor
+from serein.inference.stream import hear_recording
+from serein.inference.timeline import Heard, Timeline
+from serein.inference.windows import Window
+from serein.serving.admission import Admission
+from serein.serving.batching import BATCH_S, Answers, Batcher, FullError
+from serein.serving.limits import Limits
+from serein.serving.measures import Measures
+from serein.serving.nearby import Nearby
+from serein.serving.problems import busy
+
+_DECODERS = 2
+_LONG_AT_ONCE = 2  # recordings of minutes; each waits for the model most of its time
+_CUTTERS = 2
+
+T = TypeVar("T")
+
+
+class _GoneError(Exception):
+    """Nobody waits for the answer any more."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What a service says of its model.
+
+    Attributes:
+        name: Of its folder or on the Hub; no path.
+        version: Of serein.
+    """
+
+    name: str
+    version: str = ""
+
+
+class Service:
+    """One model, its thread, and the threads that decode and cut for it."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        about: About,
+        limits: Limits | None = None,
+        manner: Manner | None = None,
+        nearby: Nearby | None = None,
+    ) -> None:
+        self.predictor = predictor
+        self.about = about
+        self.limits = limits or Limits()
+        self.manner = manner or Manner()
+        self.nearby = nearby or Nearby()
+        self.measures = Measures()
+        self.admission = Admission(self.limits, self._retry_after_s)
+        most_waiting = self.limits.at_once * self.limits.num_files + self.limits.streams + _LONG_AT_ONCE
+        self.batcher = Batcher(predictor.predict_waveforms, most_waiting, self.measures.batch)
+        self._decoding = ThreadPoolExecutor(_DECODERS, "decoding")
+        self._long = ThreadPoolExecutor(_LONG_AT_ONCE, "long")
+        self._cutting = ThreadPoolExecutor(_CUTTERS, "cutting")
+        self._watch()
+
+    @property
+    def caution(self) -> Caution:
+        """When an answer is withheld."""
+        return self.manner.caution
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are heard."""
+        return self.batcher.is_alive and not self.admission.is_closed
+
+    async def hear(self, upload: Upload, over_time: str | None = None) -> Answer | Timeline:
+        """Hear one recording as `serein predict` does; who cancels this pays for no more of it.
+
+        Args:
+            over_time: `all`, `none` or `long ones` instead of what the service does.
+
+        Raises:
+            AudioError: It cannot be decoded, is silent, too long, or holds no speech.
+            Problem: Too many wait.
+        """
+        manner = replace(self.manner, over_time=over_time) if over_time else self.manner  # type: ignore[arg-type]
+        waveform = await self._in(self._decoding, self._loaded_unless_over_time, upload, manner)
+        if waveform is None:
+            return await self._heard_over_time(upload)
+        return self.caution.applied(replace((await self._asked([waveform]))[0], audio=upload.name))
+
+    async def hear_windows(self, windows: Sequence[Window]) -> list[Heard]:
+        """Hear the windows of a stream."""
+        answers = await self._asked([window.waveform for window in windows])
+        return [
+            Heard(w.start_s, w.end_s, answer.shares, self.caution.reason(answer.shares, w.end_s - w.start_s))
+            for w, answer in zip(windows, answers, strict=True)
+        ]
+
+    async def cut(self, cut: Callable[[], T]) -> T:
+        """Run what finds speech in a stream, beside the other threads."""
+        return await self._in(self._cutting, cut)
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """Run what would keep others waiting."""
+        return await self._in(self._decoding, work)
+
+    def close(self) -> None:
+        """Finish what was taken in, and let go of the threads."""
+        for pool in (self._decoding, self._long, self._cutting):
+            pool.shutdown(wait=True)
+        self.batcher.close()
+
+    def _loaded_unless_over_time(self, upload: Upload, manner: Manner) -> Waveform | None:
+        length_s = audio.require_at_most(upload, self.limits.recording_s).duration_s
+        is_long = length_s > self.predictor.content.options.clips.window_s
+        if manner.over_time == "all" or (manner.over_time == "long ones" and is_long):
+            return None
+        return audio.load_at_most(upload, self.limits.recording_s)
+
+    async def _heard_over_time(self, upload: Upload) -> Timeline:
+        is_gone = Event()
+        hearer = _ThroughBatcher(self.batcher, self.predictor.task, is_gone)
+        hear = partial(hear_recording, hearer, upload, windowing=self.manner.windowing, caution=self.caution)
+        try:
+            return await self._in(self._long, partial(hear, on_progress=lambda *_: hearer.require_wanted()))
+        except FullError:
+            raise busy("Too much waits for the model.", self._retry_after_s()) from None
+        finally:
+            is_gone.set()
+
+    async def _asked(self, waveforms: Sequence[Waveform]) -> list[Answer]:
+        try:
+            return await asyncio.wrap_future(self.batcher.submit(waveforms))
+        except FullError:
+            raise busy("Too much waits for the model.", self._retry_after_s()) from None
+
+    async def _in(self, pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
+
+    def _retry_after_s(self) -> float:
+        return self.batcher.expected_s
+
+    def _watch(self) -> None:
+        measures, admission = self.measures, self.admission
+        measures.watch(measures.under_way, lambda: admission.num_requests)
+        measures.watch(measures.streams, lambda: admission.num_streams)
+        measures.watch(measures.upload_bytes, lambda: admission.num_bytes)
+        measures.watch(measures.waiting, lambda: self.batcher.num_waiting)
+
+
+class _ThroughBatcher:
+    """Asks the model's thread from another thread, a little at a time, as long as somebody waits for the answer."""
+
+    def __init__(self, batcher: Batcher, task: str, is_gone: Event) -> None:
+        self.batcher = batcher
+        self.task = task
+        self.is_gone = is_gone
+
+    def predict_waveforms(self, waveforms: Sequence[Waveform], names: Sequence[str]) -> list[Answer]:
+        answers: list[Answer] = []
+        for part in _parts(waveforms):
+            self.require_wanted()
+            submitted: Answers = self.batcher.submit(part)
+            answers += submitted.result()
+        return answers
+
+    def require_wanted(self) -> None:
+        if self.is_gone.is_set():
+            raise _GoneError
+
+
+def _parts(waveforms: Sequence[Waveform]) -> list[list[Waveform]]:
+    """Divide waveforms into parts of less than half of what is heard together, so that others come in between."""
+    parts: list[list[Waveform]] = []
+    room = 0.0
+    for waveform in waveforms:
+        room -= len(waveform) / SAMPLE_RATE_HZ
+        if room < 0:
+            parts.append([])
+            room = BATCH_S / 2
+        parts[-1].append(waveform)
+    return parts

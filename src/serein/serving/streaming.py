@@ -1,0 +1,199 @@
+"""The service over WebSocket: 16-bit samples in, what is heard in each window of speech out, with times."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+
+from serein.data.audio import RATES_HZ, SAMPLE_RATE_HZ
+from serein.inference.stream import Stream, pcm16
+from serein.inference.timeline import Heard
+from serein.inference.windows import Window
+from serein.serving.gate import client_of
+from serein.serving.keys import Keys
+from serein.serving.problems import Problem, response, unauthorised
+from serein.serving.schemas import passage_of
+from serein.serving.service import Service
+
+_BYTES = 2  # of a sample
+_LEAST_S = 0.1  # of sound that is cut at once; more where more has come
+_MOST_WAITING_S = 5.0  # of sound that is kept unheard; then nothing more is read
+_SEND_S = 10.0  # for a client to take an answer
+_NORMAL, _GOING_AWAY, _UNSUPPORTED, _POLICY, _TRY_LATER = 1000, 1001, 1003, 1008, 1013
+
+
+class Inbox:
+    """Bytes on their way from a client to its stream; who fills it waits while it is full."""
+
+    def __init__(self, least: int, most: int) -> None:
+        self.least = least
+        self.most = most
+        self.waiting = bytearray()
+        self.why_closed: str | None = None
+        self._changed = asyncio.Condition()
+
+    async def put(self, data: bytes) -> None:
+        """Add bytes once there is room; when closed they are dropped."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: len(self.waiting) < self.most or self.why_closed)
+            if not self.why_closed:
+                self.waiting += data
+                self._changed.notify_all()
+
+    async def take(self) -> bytes:
+        """Return all that has come, in whole samples, once it is worth it; nothing when closed and empty."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: len(self.waiting) >= self.least or self.why_closed)
+            size = len(self.waiting) // _BYTES * _BYTES
+            taken = bytes(self.waiting[:size])
+            del self.waiting[:size]
+            self._changed.notify_all()
+            return taken
+
+    async def close(self, why: str) -> None:
+        """Say that no more comes; the first reason counts."""
+        async with self._changed:
+            self.why_closed = self.why_closed or why
+            self._changed.notify_all()
+
+
+class Streams:
+    """The streams that are open, so that they can be ended."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._open: set[Inbox] = set()
+
+    async def finish(self, within_s: float) -> None:
+        """Let every stream say what it heard, and end."""
+        for inbox in list(self._open):
+            await inbox.close("shutdown")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._until_none(), within_s)
+
+    async def serve(self, websocket: WebSocket, rate_hz: int) -> None:
+        """Hear one stream to its end."""
+        inbox = Inbox(round(_LEAST_S * rate_hz) * _BYTES, round(_MOST_WAITING_S * rate_hz) * _BYTES)
+        self._open.add(inbox)
+        reading = asyncio.ensure_future(self._read(websocket, inbox, rate_hz))
+        try:
+            await self._hear(websocket, inbox, rate_hz)
+        except (WebSocketDisconnect, TimeoutError, RuntimeError):
+            pass  # the client is gone, or takes no answers
+        except Problem as problem:
+            await _close(websocket, _TRY_LATER, problem.detail)
+        finally:
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reading
+            self._open.discard(inbox)
+
+    async def _read(self, websocket: WebSocket, inbox: Inbox, rate_hz: int) -> None:
+        """Put what comes into the inbox, until an end is told or reached."""
+        limits = self.service.limits
+        left = round(limits.stream_s * rate_hz) * _BYTES
+        while left > 0:
+            try:
+                message = await asyncio.wait_for(websocket.receive(), limits.idle_s)
+            except TimeoutError:
+                return await inbox.close("idle")
+            if message["type"] == "websocket.disconnect":
+                return await inbox.close("gone")
+            if (data := message.get("bytes")) is None:
+                return await inbox.close("end" if _is_end(message.get("text") or "") else "wrong message")
+            left -= len(data)
+            await inbox.put(data)
+        await inbox.close("too long")
+
+    async def _hear(self, websocket: WebSocket, inbox: Inbox, rate_hz: int) -> None:
+        stream = Stream(self.service.predictor, rate_hz, self.service.manner.windowing, self.service.caution)
+        while data := await inbox.take():
+            samples = pcm16(data)
+            await self._answer(websocket, await self.service.cut(lambda: stream.cut(samples)))  # noqa: B023
+            if inbox.why_closed == "gone":
+                return
+        if inbox.why_closed == "gone":
+            return
+        await self._answer(websocket, await self.service.cut(stream.cut_end))
+        ended = {"type": "end", "reason": inbox.why_closed, "duration_s": round(stream.position_s, 3)}
+        await _send(websocket, ended)
+        await _close(websocket, _CODES.get(inbox.why_closed or "", _NORMAL), inbox.why_closed or "")
+
+    async def _answer(self, websocket: WebSocket, windows: list[Window]) -> None:
+        for heard in await self.service.hear_windows(windows) if windows else ():
+            await _send(websocket, {"type": "heard", **_said(heard)})
+
+    async def _until_none(self) -> None:
+        while self._open:
+            await asyncio.sleep(0.02)
+
+
+_CODES = {"shutdown": _GOING_AWAY, "wrong message": _UNSUPPORTED, "idle": _POLICY, "too long": _POLICY}
+
+
+def router(streams: Streams, keys: Keys | None) -> APIRouter:
+    """Return the route of the streams."""
+    routes = APIRouter()
+
+    @routes.websocket("/v1/stream")
+    async def stream(websocket: WebSocket) -> None:
+        service = streams.service
+        try:
+            _require_allowed(websocket, keys)
+            rate_hz = _rate(websocket)
+            with service.admission.stream(client_of(websocket.scope)):
+                await websocket.accept()
+                task = service.predictor.task
+                await _send(websocket, {"type": "ready", "rate_hz": rate_hz, "task": task})
+                await streams.serve(websocket, rate_hz)
+        except Problem as problem:
+            await websocket.send_denial_response(response(problem))
+
+    return routes
+
+
+def _require_allowed(websocket: WebSocket, keys: Keys | None) -> None:
+    """Refuse who has no key, and pages of other sites, whose visitors did not ask for this."""
+    if keys and not keys.allows(websocket.headers.get("authorization")):
+        raise unauthorised()
+    origin = websocket.headers.get("origin")
+    if origin and urlsplit(origin).netloc != websocket.headers.get("host"):
+        raise Problem(403, "foreign-origin", "Pages of other sites are not heard.")
+
+
+def _rate(websocket: WebSocket) -> int:
+    said = websocket.query_params.get("rate_hz", str(SAMPLE_RATE_HZ))
+    if not (said.isascii() and said.isdigit() and len(said) < 8 and RATES_HZ[0] <= int(said) <= RATES_HZ[1]):
+        raise Problem(422, "wrong-request", f"rate_hz: give a whole number from {RATES_HZ[0]} to {RATES_HZ[1]}.")
+    return int(said)
+
+
+def _is_end(text: str) -> bool:
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(said, dict) and said.get("type") == "end"
+
+
+def _said(heard: Heard) -> dict[str, Any]:
+    return passage_of(heard).model_dump()
+
+
+async def _send(websocket: WebSocket, said: dict[str, Any]) -> None:
+    await _in_time(websocket.send_text(json.dumps(said, ensure_ascii=False, allow_nan=False)))
+
+
+async def _close(websocket: WebSocket, code: int, reason: str) -> None:
+    with contextlib.suppress(RuntimeError, TimeoutError, WebSocketDisconnect):
+        await _in_time(websocket.close(code, reason[:100]))
+
+
+async def _in_time(sending: Awaitable[None]) -> None:
+    await asyncio.wait_for(sending, _SEND_S)

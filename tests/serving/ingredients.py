@@ -1,0 +1,38 @@
+"""What the tests of the service share: recordings as bytes, and a model that waits for a sign."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from threading import Event
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from serein.inference.predictor import Answer, Predictor
+
+RATE_HZ = 16_000
+MakeService = Callable[..., Any]
+
+
+def encoded(samples: np.ndarray, rate_hz: int = RATE_HZ, form: str = "WAV") -> bytes:
+    """Return a recording as the bytes of a file."""
+    page = io.BytesIO()
+    soundfile.write(page, samples, rate_hz, format=form)
+    return page.getvalue()
+
+
+class Waiting(Predictor):
+    """A model that hears nothing before it is told to, and says which batches it heard."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__(predictor.content)
+        self.has_begun, self.may_hear = Event(), Event()
+        self.batches: list[int] = []
+
+    def predict_waveforms(self, waveforms: Sequence[Any], names: Sequence[str]) -> list[Answer]:
+        self.has_begun.set()
+        assert self.may_hear.wait(20)
+        self.batches.append(len(waveforms))
+        return super().predict_waveforms(waveforms, names)

@@ -1,0 +1,179 @@
+"""The page in a real browser: upload, microphone, complaints, keys, a phone's width, and nothing from elsewhere."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+pytest.importorskip("gradio")
+pytest.importorskip("playwright")
+
+from playwright.sync_api import sync_playwright
+
+from serving.ingredients import encoded
+from serving.processes import Served, served
+from speech_sounds import voiced
+
+CHROMIUM = shutil.which("chromium")
+KEY = "0123456789abcdef"
+WAIT_MS = 60_000
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording of two voices with a pause."""
+    rng = np.random.default_rng(3)
+    pause = np.zeros(8_000, np.float32)
+    sound = np.concatenate([pause, voiced(4.0, rng), pause, pause, voiced(3.0, rng, 220.0), pause])
+    path = tmp_path_factory.mktemp("spoken") / "call <1>.wav"
+    path.write_bytes(encoded(sound))
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(tiny_run: Path) -> Iterator[Served]:
+    model = Path(os.environ.get("SEREIN_PAGE_MODEL", next(tiny_run.glob("fold-*/seed-*/model"))))
+    with served(model) as server:
+        yield server
+        server.process.terminate()
+        assert server.ended()[1] == ""
+
+
+@pytest.fixture(scope="module")
+def browser(spoken: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    sound = tmp_path_factory.mktemp("microphone") / "sound.wav"  # its name stands in an option
+    shutil.copy(spoken, sound)
+    with sync_playwright() as play:
+        browser = play.chromium.launch(
+            executable_path=CHROMIUM,
+            args=[
+                "--no-sandbox",
+                "--use-fake-device-for-media-stream",
+                "--use-fake-ui-for-media-stream",
+                f"--use-file-for-fake-audio-capture={sound}",
+            ],
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any, server: Served) -> Iterator[Any]:
+    """The page, opened; at the end it must have asked nobody else for anything."""
+    context = browser.new_context(viewport={"width": 900, "height": 900}, permissions=["microphone"])
+    page = context.new_page()
+    page.set_default_timeout(WAIT_MS)
+    asked: set[str] = set()
+    page.on("request", lambda request: asked.add(urlsplit(request.url).netloc))
+    page.goto(server.address)
+    page.wait_for_selector("#recording input[type=file]", state="attached")
+    yield page
+    context.close()
+    assert asked - {""} == {urlsplit(server.address).netloc}
+
+
+def shot(page: Any, name: str) -> None:
+    """Keep a picture for the documentation when asked to."""
+    if folder := os.environ.get("SEREIN_SCREENSHOTS"):
+        page.wait_for_timeout(500)
+        page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+
+
+def test_upload(page: Any, spoken: Path) -> None:
+    page.set_input_files("#recording input[type=file]", spoken)
+    picture = page.wait_for_selector("#said img")
+    assert picture.get_attribute("alt").startswith("Waveform of ")
+    assert picture.evaluate("image => image.naturalWidth") > 500
+    over_time = page.locator("#said table", has_text="Emotions over time")
+    assert over_time.locator("tbody tr").count() >= 2
+    shares = page.locator("#said table", has_text="Class shares").locator("td.serein-number").all_inner_texts()
+    assert 98 <= sum(int(share.split()[0]) for share in shares) <= 102
+    shot(page, "page")
+    files = {}
+    for link in page.locator("#said a[download]").all():
+        with page.expect_download() as download:
+            link.click()
+        files[download.value.suggested_filename] = Path(download.value.path()).read_text()
+    answer = json.loads(files["serein.json"])
+    assert len(answer["passages"]) == over_time.locator("tbody tr").count()
+    rows = list(csv.DictReader(io.StringIO(files["serein.csv"])))
+    assert [row["label"] for row in rows] == [passage["label"] for passage in answer["passages"]]
+
+
+def test_microphone(page: Any) -> None:
+    page.get_by_label("Record audio").click()
+    page.get_by_role("button", name="Record", exact=True).click()
+    page.wait_for_timeout(4000)
+    page.get_by_role("button", name="Stop", exact=True).first.click()
+    page.wait_for_selector("#said img")
+    assert page.locator("#said h2").inner_text()
+    shot(page, "page-microphone")
+
+
+def test_complaints_are_in_plain_words(page: Any, tmp_path: Path) -> None:
+    path = tmp_path / "notes.wav"
+    path.write_bytes(b"These are my notes.")
+    page.set_input_files("#recording input[type=file]", path)
+    page.wait_for_selector("#said [role=alert]")
+    assert page.locator("#said [role=alert]").inner_text().startswith("notes.wav: cannot be decoded as audio")
+    shot(page, "page-error")
+
+
+def test_keyboard_and_phone(page: Any, spoken: Path) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "hear":
+            break
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#said [role=alert]")
+    assert "no recording yet" in page.locator("#said").inner_text()
+    page.set_input_files("#recording input[type=file]", spoken)
+    page.wait_for_selector("#said img")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    shot(page, "page-phone")
+
+
+def test_addresses_are_not_fetched(server: Served) -> None:
+    import httpx
+
+    address = f"{server.address}/page/gradio_api"
+    dependencies = httpx.get(f"{server.address}/page/config").json()["dependencies"]
+    number = next(each["id"] for each in dependencies if each["inputs"])
+    for path in ("http://192.0.2.1/a.wav", "/etc/passwd"):
+        data = [{"path": path, "meta": {"_type": "gradio.FileData"}}]
+        joined = {"data": data, "fn_index": number, "session_hash": "abc", "event_data": None, "trigger_id": None}
+        asked = httpx.post(f"{address}/queue/join", json=joined, timeout=20)
+        if asked.status_code == 200:
+            told = httpx.get(f"{address}/queue/data", params={"session_hash": "abc"}, timeout=20).text
+            assert '"success":false' in told.replace(" ", "")
+            assert "root:" not in told
+
+
+def test_keys_are_asked_for(tiny_run: Path, browser: Any, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(KEY)
+    with served(next(tiny_run.glob("fold-*/seed-*/model")), "--api-key-file", keys) as server:
+        page = browser.new_context().new_page()
+        page.goto(server.address)
+        page.wait_for_selector("input[type=password]")
+        assert page.locator("#recording").count() == 0
+        page.locator("input").first.fill("anna")
+        page.locator("input[type=password]").fill(KEY)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#recording")
