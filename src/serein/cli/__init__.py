@@ -8,8 +8,8 @@ from serein.cli import (  # noqa: F401  (adds commands)
     listening,
     neighbours,
     reproduce,
-    transcripts,
     serving,
+    transcripts,
     voices,
     words,
 )

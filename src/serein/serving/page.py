@@ -44,7 +44,8 @@ def mount(app: FastAPI, service: Service, keys: Keys | None) -> None:
     os.environ["GRADIO_TEMP_DIR"] = folder
     import gradio
 
-    blocks = _blocks(service)
+    blocks = _blocks(service, folder)
+    blocks.has_launched = True  # else Gradio does not check what paths clients name
     blocks.queue(max_size=service.limits.at_once, default_concurrency_limit=4)
     gradio.mount_gradio_app(
         app,
@@ -69,10 +70,11 @@ def mount(app: FastAPI, service: Service, keys: Keys | None) -> None:
         return RedirectResponse(f"{PATH}/")
 
 
-def _blocks(service: Service) -> gradio.Blocks:
+def _blocks(service: Service, folder: str) -> gradio.Blocks:
     import gradio
 
-    with gradio.Blocks(title="serein", analytics_enabled=False, delete_cache=(60, _KEPT_S)) as blocks:
+    blocks: gradio.Blocks = gradio.Blocks(title="serein", analytics_enabled=False, delete_cache=(60, _KEPT_S))
+    with blocks:
         gradio.HTML("<h1>serein</h1><p>Which emotions are heard in speech, and when.</p>")
         recording = gradio.Audio(
             sources=["upload", "microphone"],
@@ -81,7 +83,7 @@ def _blocks(service: Service) -> gradio.Blocks:
             buttons=[],
             elem_id="recording",
         )
-        _fetches_nothing(recording)
+        _takes_uploads_alone(recording, folder)
         button = gradio.Button("Hear it", variant="primary", elem_id="hear")
         said = gradio.HTML(_EMPTY, elem_id="said", apply_default_css=False)
 
@@ -98,7 +100,7 @@ async def answered(service: Service, path: str | None) -> str:
     """Return what the page shows of a recording that Gradio took in.
 
     Args:
-        path: Where Gradio keeps it, in a folder of its own under a name of its own.
+        path: Where Gradio keeps it, below its folder.
     """
     if path is None:
         return parts.complaint("There is no recording yet: record one, or upload a file.")
@@ -129,15 +131,18 @@ def _drawn(heard: object, reply: Reply) -> str:
     return drawing + columns + parts.downloads(reply)
 
 
-def _fetches_nothing(component: gradio.Audio) -> None:
-    """Take from a component the habit of fetching what a client names by an address."""
+def _takes_uploads_alone(component: gradio.Audio, folder: str) -> None:
+    """Let a component read what Gradio itself put into its folder, and nothing else that a client names.
+
+    Of an app that is mounted, not launched, Gradio takes any path of the server, and fetches any address.
+    """
     import gradio
 
     move = component.async_move_resource_to_block_cache
 
     async def moved(path: str | Path | None) -> str | None:
-        if path is not None and "://" in str(path):
-            raise gradio.Error("Addresses are not fetched: upload the recording.")
+        if path is not None and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+            raise gradio.Error("This is no upload: upload the recording.", print_exception=False)
         return await move(path)
 
     # A subclass would do, but Gradio writes a stub file beside the source of each.
