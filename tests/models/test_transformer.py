@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ from serein.errors import RecipeError
 from serein.models.hidden import HiddenStates, frame_mask
 from serein.models.speech import SpeechModel, assemble, new_backbone
 from serein.models.transformer import TransformerLayer
-from serein.recipe import Category, Cnn2d, LogMel, Transcript, Transformer
+from serein.recipe import MAIN, Category, Cnn2d, LogMel, Transcript, Transformer
 
 CNN = Cnn2d(channels=(3, 4), size=8, stem="pool", shrink_time=0)
 NUM_LAYERS = 4
@@ -34,11 +36,13 @@ def test_every_frame_stays_and_every_layer_is_there() -> None:
     heard = model.bodies[0](hidden)
     assert heard.num_frames.tolist() == hidden.num_frames.tolist() == [50, 25]
     assert [layer.shape for layer in heard.layers] == [(2, 50, 8)] * (NUM_LAYERS + 1)
-    assert model.read(hidden)["asr"].output.shape == (2, 50, 6)
+    assert model.read({MAIN: hidden})["asr"].output.shape == (2, 50, 6)
 
 
-def test_a_layer_is_torchs_with_the_norm_first() -> None:
-    own = TransformerLayer(8, 2, 12, 0.0).eval()
+@pytest.mark.parametrize("mode", [nn.Module.eval, nn.Module.train])
+def test_a_layer_is_torchs_with_the_norm_first(mode: Callable[[nn.Module], nn.Module]) -> None:
+    own = TransformerLayer(8, 2, 12, 0.0)
+    mode(own)
     theirs = nn.TransformerEncoderLayer(8, 2, 12, 0.0, "gelu", batch_first=True, norm_first=True).eval()
     pairs = {
         theirs.self_attn.in_proj_weight: own.asked.weight,

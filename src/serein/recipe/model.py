@@ -124,7 +124,7 @@ class Transformer(Options):
     """
 
     name: Literal["transformer"] = "transformer"
-    cnn: Cnn2d = Cnn2d(channels=(8, 16, 32), stem="pool", shrink_time=0, size=96)
+    cnn: Cnn2d = Cnn2d(channels=(8, 16, 32), stem="pool", shrink_time=1, size=96)
     layers: Count = 4
     heads: Count = 4
     inner: Count = 192
