@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from finetuning import CLASSES, RATE_HZ, NoiseRecordings, clips_of, save_base
-
 from serein import recipe as recipes
 from serein.labels.categories import Categories
 from serein.models.speech import assemble, new_backbone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import logging
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,12 +26,14 @@ def serve(app: FastAPI, listening: socket.socket, on_ready: Callable[[], None]) 
         listening: From `bound`.
         on_ready: Called once requests are taken.
     """
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # who sends a wrong form is told so; the log is not
     config = uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
         server_header=False,
         ws_max_size=_MESSAGE_BYTES,
+        ws_per_message_deflate=False,  # samples hardly shrink, and each stream would hold memory for it
         timeout_graceful_shutdown=_REQUESTS_S,
     )
     with suppress(KeyboardInterrupt):  # the server has ended in order, and passes the keyboard's word on

@@ -1,0 +1,117 @@
+"""What the benchmarks of the service share: a server in a process of its own, and sound to send it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from long_recording import save_model
+from serein.data import audio
+from serein.data.audio import SAMPLE_RATE_HZ, Waveform
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))  # voices made on the spot, and broken recordings
+
+from speech_sounds import voiced
+
+_TICKS_S = 1 / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Server:
+    """`serein serve`, and what it takes."""
+
+    process: subprocess.Popen[str]
+    host: str
+    port: int
+
+    def memory_mib(self) -> float:
+        """Return what it holds in memory now."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    def processor_s(self) -> float:
+        """Return the seconds of processor time it has taken, of all cores."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return _TICKS_S * (int(fields[11]) + int(fields[12]))
+
+
+@contextmanager
+def served(model: Path | None, threads: int, *options: object) -> Iterator[Server]:
+    """Start a server at a free port of loopback, and end it in order; it must not have complained of a fault.
+
+    Args:
+        model: `None` is one of recipes/ravdess.yaml with random weights, which takes the same time.
+    """
+    with tempfile.TemporaryDirectory() as scratch, open(f"{scratch}/complaints", "w+") as complaints:
+        if model is None:
+            model = Path(scratch) / "model"
+            save_model(model)
+        arguments = ["serve", "--model", str(model), "--port", "0", "--no-page", *map(str, options)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "serein.cli", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"},
+        )
+        try:
+            line = process.stdout.readline() if process.stdout else ""
+            if not line.startswith("serein listens at "):
+                sys.exit(_all_of(complaints))
+            host, port = line.split("//")[1].strip().rsplit(":", 1)
+            yield Server(process, host, int(port))
+            process.terminate()
+            process.wait(90)
+            if "Traceback" in (text := _all_of(complaints)):
+                sys.exit(f"the server was at fault:\n{text}")
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _all_of(file: object) -> str:
+    file.seek(0)  # type: ignore[attr-defined]
+    return str(file.read())  # type: ignore[attr-defined]
+
+
+def clips(data: Path | None, count: int, rng: np.random.Generator) -> list[bytes]:
+    """Return recordings as files: of a corpus, or made on the spot, 2 to 5 s long."""
+    if data is not None:
+        found = audio.find(data)
+        return [found[number].read_bytes() for number in rng.choice(len(found), count)]
+    from serving.ingredients import encoded
+
+    return [encoded(voiced(float(rng.uniform(2, 5)), rng)) for _ in range(count)]
+
+
+def speech(data: Path | None, duration_s: float, rng: np.random.Generator) -> Waveform:
+    """Return (sample,) float32 at 16 kHz: clips of a corpus in random order, or voices made on the spot with pauses."""
+    parts: list[Waveform] = []
+    left = round(duration_s * SAMPLE_RATE_HZ)
+    found = audio.find(data) if data else []
+    while left > 0:
+        part = audio.decode(found[rng.integers(len(found))]) if found else _said(rng)
+        parts.append(part[:left])
+        left -= len(parts[-1])
+    return np.concatenate(parts)
+
+
+def _said(rng: np.random.Generator) -> Waveform:
+    voice = voiced(float(rng.uniform(1, 6)), rng, float(rng.uniform(90, 250)))
+    return np.concatenate([voice, np.zeros(round(rng.uniform(0.3, 2.0) * SAMPLE_RATE_HZ), np.float32)])
+
+
+def percentiles(values: list[float]) -> dict[str, float]:
+    """Return p50, p95, p99 and the largest."""
+    if not values:
+        return {}
+    p50, p95, p99 = np.percentile(values, [50, 95, 99]).tolist()
+    return {"p50": p50, "p95": p95, "p99": p99, "max": max(values)}
