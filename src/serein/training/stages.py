@@ -44,6 +44,8 @@ from serein.training.progress import StageProgress
 from serein.world import wait_for_all, world
 
 MOST_WORKERS = 8
+# Batches of many lengths need more compiled kernels than oneDNN keeps of itself (1024): it would build them anew.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
 
 
 def most_workers() -> int:
@@ -241,6 +243,7 @@ def _fit(
             deterministic="warn",
             benchmark=False,
         )
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a tenth of a step, and nothing here reads such
         with _plainly(folder):
             trainer.fit(module, datamodule=loaders, ckpt_path=resume, weights_only=True)
 
