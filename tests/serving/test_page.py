@@ -43,7 +43,8 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pause = np.zeros(8_000, np.float32)
     sound = np.concatenate([pause, voiced(4.0, rng), pause, pause, voiced(3.0, rng, 220.0), pause])
     path = tmp_path_factory.mktemp("spoken") / "call <1>.wav"
-    path.write_bytes(encoded(sound))
+    given = os.environ.get("SEREIN_PAGE_RECORDING")  # for pictures in the documentation
+    path.write_bytes(Path(given).read_bytes() if given else encoded(sound))
     return path
 
 
@@ -103,6 +104,7 @@ def test_upload(page: Any, spoken: Path) -> None:
     assert over_time.locator("tbody tr").count() >= 2
     shares = page.locator("#said table", has_text="Class shares").locator("td.serein-number").all_inner_texts()
     assert 98 <= sum(int(share.split()[0]) for share in shares) <= 102
+    assert page.locator("#said").bounding_box()["width"] > 700  # of 900
     shot(page, "page")
     files = {}
     for link in page.locator("#said a[download]").all():
