@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from serein import recipe as recipes
-from serein.data.folds import _TEST_PARTS
+from serein.data.protocols import TEST_SIDES
 from serein.errors import RecipeError
 from serein.losses import LOSSES
 from serein.models.pooling import POOLINGS
@@ -85,7 +85,7 @@ def test_a_recipe_cannot_be_changed_by_hand() -> None:
         (Category, "pooling", POOLINGS),
         (Category, "loss", LOSSES),
         (Optimizer, "name", OPTIMIZERS),
-        (Protocol, "name", _TEST_PARTS),
+        (Protocol, "name", TEST_SIDES),
     ],
 )
 def test_names_in_recipes_are_those_that_exist(options: type[Options], field: str, choices: dict[str, Any]) -> None:

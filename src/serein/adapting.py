@@ -17,7 +17,7 @@ import numpy as np
 
 from serein.data import manifest
 from serein.data.files import replacing, write_text
-from serein.data.folds import speaker_key
+from serein.data.groups import speaker_key
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
 from serein.errors import ManifestError

@@ -15,7 +15,8 @@ from serein.data import manifest
 from serein.data.batches import Told as TrainingConditions
 from serein.data.corpora import licence_of
 from serein.data.files import sha256, write_text
-from serein.data.folds import Fold, speaker_key
+from serein.data.folds import Fold
+from serein.data.groups import speaker_key
 from serein.data.utterance import Utterance
 from serein.evaluation.calibration import fitted
 from serein.evaluation.voices import score_voices

@@ -20,7 +20,7 @@ import numpy as np
 
 from serein import hub
 from serein.data import manifest
-from serein.data.folds import speaker_key
+from serein.data.groups import speaker_key
 from serein.data.utterance import Predicted, Utterance
 from serein.errors import AudioError, LeakError, ModelError, RunError
 from serein.evaluation.predictions import Prediction, class_names

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from serein.data import manifest
-from serein.data.folds import speaker_key
+from serein.data.groups import speaker_key
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
 from serein.errors import LeakError, ManifestError

@@ -11,8 +11,9 @@ import numpy as np
 
 from serein.data import manifest
 from serein.data.batches import Targets
+from serein.data.dev import dev_rule
 from serein.data.extras import LeftOver, with_extras
-from serein.data.folds import Fold, Folds, dev_rule, make_folds
+from serein.data.folds import Fold, Folds, make_folds
 from serein.data.leaks import check_leaks, check_targets
 from serein.data.recordings import Recordings, twins
 from serein.data.utterance import Utterance

@@ -22,7 +22,8 @@ from serein.assembling import require_trainable
 from serein.data import manifest
 from serein.data.corpora import citation_of, licence_of
 from serein.data.files import is_leftover, leftovers, write_text
-from serein.data.folds import make_folds, speaker_key
+from serein.data.folds import make_folds
+from serein.data.groups import speaker_key
 from serein.errors import RunError
 from serein.evaluation.run_folder import read_json
 from serein.experiment import run_unit, train_unit

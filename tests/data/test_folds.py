@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serein import recipe as recipes
-from serein.data.folds import Fold, Folds, make_folds, speaker_key
+from serein.data.folds import Fold, Folds, make_folds
+from serein.data.groups import speaker_key
 from serein.data.leaks import check_leaks
 from serein.data.utterance import Utterance
 from serein.errors import LeakError, ManifestError, RecipeError

@@ -130,7 +130,7 @@ def _print_score(
 
     import numpy as np
 
-    from serein.data.folds import speaker_key
+    from serein.data.groups import speaker_key
     from serein.errors import ManifestError
     from serein.evaluation.voices import score_voices
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from serein.data.folds import Fold, Folds, dev_rule, speaker_key
+from serein.data.dev import dev_rule
+from serein.data.folds import Fold, Folds
+from serein.data.groups import speaker_key
 from serein.data.utterance import Utterance
 from serein.recipe import Protocol
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 
-from serein.data.folds import Fold, Folds, some, speaker_key
+from serein.data.folds import Fold, Folds
+from serein.data.groups import some, speaker_key
 from serein.data.utterance import Utterance
 from serein.errors import LeakError
 

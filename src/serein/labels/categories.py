@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from serein.data.folds import speaker_key
+from serein.data.groups import speaker_key
 from serein.data.utterance import Utterance
 from serein.errors import RecipeError
 from serein.recipe import Labels

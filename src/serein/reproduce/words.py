@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from serein import recipe as recipes
 from serein.data import manifest
-from serein.data.folds import speaker_key
+from serein.data.groups import speaker_key
 from serein.data.utterance import Utterance
 from serein.evaluation.intervals import NUM_RESAMPLES, percentile_interval
 from serein.evaluation.predictions import natural_key, read_predictions

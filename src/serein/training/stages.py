@@ -243,7 +243,8 @@ def _fit(
             deterministic="warn",
             benchmark=False,
         )
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a tenth of a step, and nothing here reads such
+        # Filling is a tenth of a step, and nothing here reads such memory.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         with _plainly(folder):
             trainer.fit(module, datamodule=loaders, ckpt_path=resume, weights_only=True)
 

@@ -1,0 +1,159 @@
+"""The test side of every fold, by protocol."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from serein.data.clip_folds import clips_out
+from serein.data.groups import genders_of, grouping, natural, require_field, some
+from serein.data.utterance import Utterance
+from serein.errors import ManifestError, RecipeError
+from serein.recipe import Protocol
+
+TestSide = tuple[str, tuple[str, ...], frozenset[str]]
+
+
+def _by_group(
+    utterances: Sequence[Utterance], protocol: Protocol, group_of: Callable[[Utterance], str], kind: str
+) -> list[TestSide]:
+    groups = sorted({group_of(u) for u in utterances}, key=natural)
+    named = protocol.folds or tuple((group,) for group in groups)
+    unknown = sorted({g for fold in named for g in fold} - set(groups))
+    if unknown:
+        raise RecipeError(
+            f"no {kind} {', '.join(unknown)} in the data; it has: {some(groups)}",
+            where="protocol.folds",
+            remedy=f"Name {kind}s of this manifest.",
+        )
+    repeated = sorted(group for group, times in Counter(g for fold in named for g in fold).items() if times > 1)
+    if repeated:
+        raise RecipeError(
+            f"{kind} {', '.join(repeated)} is tested more than once",
+            where="protocol.folds",
+            remedy="Name each in one fold: pooled scores count every utterance once.",
+        )
+    if len(groups) < 2:
+        raise RecipeError(
+            f"{len(groups)} {kind} in the data",
+            where="protocol",
+            remedy=f"'{protocol.name}' needs at least two.",
+        )
+    names = [str(i + 1) for i in range(len(named))] if protocol.folds else [g.replace("/", "-") for g in groups]
+    return [_test_side(utterances, name, fold, group_of) for name, fold in zip(names, named, strict=True)]
+
+
+def _test_side(
+    utterances: Sequence[Utterance], name: str, groups: Sequence[str], group_of: Callable[[Utterance], str]
+) -> TestSide:
+    ids = frozenset(u.id for u in utterances if group_of(u) in groups)
+    return name, tuple(sorted(groups, key=natural)), ids
+
+
+def _speakers_out(utterances: Sequence[Utterance], protocol: Protocol, twins: Mapping[str, str]) -> list[TestSide]:
+    group_of = grouping(utterances, "speaker")
+    if protocol.folds:
+        return _by_group(utterances, protocol, group_of, "speaker")
+    speakers = sorted({group_of(u) for u in utterances}, key=natural)
+    if len(speakers) < protocol.num_folds:
+        raise RecipeError(
+            f"{protocol.num_folds} folds of {len(speakers)} speakers",
+            where="protocol.num_folds",
+            remedy="Ask for fewer folds, at most one per speaker.",
+        )
+    dealt = _deal(utterances, group_of, protocol.num_folds, np.random.default_rng(protocol.seed))
+    return [_test_side(utterances, str(i), speakers, group_of) for i, speakers in enumerate(dealt, start=1)]
+
+
+def _leave_one_speaker_out(
+    utterances: Sequence[Utterance], protocol: Protocol, twins: Mapping[str, str]
+) -> list[TestSide]:
+    single = protocol.model_copy(update={"folds": None})
+    return _by_group(utterances, single, grouping(utterances, "speaker"), "speaker")
+
+
+def _sessions_out(utterances: Sequence[Utterance], protocol: Protocol, twins: Mapping[str, str]) -> list[TestSide]:
+    require_field(utterances, "session", f"protocol '{protocol.name}'")
+    return _by_group(utterances, protocol, grouping(utterances, "session"), "session")
+
+
+def _corpora_out(utterances: Sequence[Utterance], protocol: Protocol, twins: Mapping[str, str]) -> list[TestSide]:
+    require_field(utterances, "corpus", f"protocol '{protocol.name}'")
+    return _by_group(utterances, protocol, lambda u: u.corpus or "", "corpus")
+
+
+def _official(utterances: Sequence[Utterance], protocol: Protocol, twins: Mapping[str, str]) -> list[TestSide]:
+    require_field(utterances, "split", f"protocol '{protocol.name}'")
+    names = sorted({u.split or "" for u in utterances if (u.split or "").startswith("test")})
+    if not names or not any(u.split == "train" for u in utterances):
+        found = ", ".join(sorted({u.split or "" for u in utterances}))
+        raise ManifestError(
+            f"the official split needs 'train' and 'test', but the manifest has: {found}",
+            where="split",
+            remedy="Set the field 'split' of every utterance to train, dev or test.",
+        )
+    unused = sorted({u.split or "" for u in utterances} - {"train", "dev", *names})
+    if unused:
+        raise ManifestError(
+            f"utterances of the split {', '.join(unused)} would be left out",
+            where="split",
+            remedy="Set the field 'split' of every utterance to train, dev or test, or remove them.",
+        )
+    return [_test_side(utterances, name, (name,), lambda u: u.split or "") for name in names]
+
+
+def _random(utterances: Sequence[Utterance], protocol: Protocol, twins: Mapping[str, str]) -> list[TestSide]:
+    units = sorted({twins.get(u.id, u.id) for u in utterances})
+    rng = np.random.default_rng(protocol.seed)
+    fold_of = dict(zip(units, rng.permutation(len(units)) % protocol.num_folds, strict=True))
+    return [
+        (str(i + 1), (), frozenset(u.id for u in utterances if fold_of[twins.get(u.id, u.id)] == i))
+        for i in range(protocol.num_folds)
+    ]
+
+
+def _clips_out(utterances: Sequence[Utterance], protocol: Protocol, twins: Mapping[str, str]) -> list[TestSide]:
+    return clips_out(utterances, protocol.folds, twins)
+
+
+# The others divide by speaker, or by sessions of speakers.
+WITHOUT_SPEAKERS = ("random", "official", "corpora-out", "clips-out")
+
+TEST_SIDES: dict[str, Callable[[Sequence[Utterance], Protocol, Mapping[str, str]], list[TestSide]]] = {
+    "speakers-out": _speakers_out,
+    "leave-one-speaker-out": _leave_one_speaker_out,
+    "sessions-out": _sessions_out,
+    "corpora-out": _corpora_out,
+    "official": _official,
+    "random": _random,
+    "clips-out": _clips_out,
+}
+
+
+def _deal(
+    utterances: Sequence[Utterance],
+    group_of: Callable[[Utterance], str],
+    num_hands: int,
+    rng: np.random.Generator,
+) -> list[list[str]]:
+    """Deal speakers into hands: one gender after the other, the largest speakers first.
+
+    Each goes to the hand with the fewest speakers, then the fewest of this gender, then the fewest utterances.
+    """
+    size = Counter(group_of(u) for u in utterances)
+    gender = genders_of(utterances, group_of)
+    shuffled = [str(name) for name in rng.permutation(sorted(size))]
+    hands: list[list[str]] = [[] for _ in range(num_hands)]
+    for speaker in sorted(shuffled, key=lambda name: (gender[name], -size[name])):
+        fewest = min(
+            hands,
+            key=lambda hand: (
+                len(hand),
+                sum(gender[s] == gender[speaker] for s in hand),
+                sum(size[s] for s in hand),
+            ),
+        )
+        fewest.append(speaker)
+    return hands
