@@ -189,7 +189,12 @@ def test_keys(make_service: MakeService, short: bytes) -> None:
         assert send(client, short, headers=allowed).status_code == 200
         assert client.get("/metrics").status_code == client.get("/v1/models").status_code == 401
         assert client.get("/healthz").status_code == 200
-        assert client.get("/openapi.json").json()["security"] == [{"key": []}]
+        schema = client.get("/openapi.json").json()
+        assert schema["security"] == [{"key": []}]
+        assert [path for path, told in schema["paths"].items() if told.get("get", {}).get("security") == []] == [
+            "/healthz",
+            "/readyz",
+        ]
 
 
 def test_a_closed_service_is_not_ready(make_service: MakeService, short: bytes) -> None:
@@ -222,5 +227,9 @@ def test_errors_of_the_command_line_are_not_told(client: TestClient) -> None:
 def test_the_description_has_examples(client: TestClient) -> None:
     schema = client.get("/openapi.json").json()
     assert set(schema["paths"]) == {"/v1/predict", "/v1/predict/batch", "/v1/models", "/healthz", "/readyz", "/metrics"}
+    assert (
+        schema["components"]["schemas"]["Body_predict_batch_v1_predict_batch_post"]["properties"]["files"]["maxItems"]
+        == Limits().num_files
+    )
     assert schema["components"]["schemas"]["Reply"]["examples"][0]["label"] == "happy"
     assert set(schema["paths"]["/v1/predict"]["post"]["responses"]) >= {"200", "413", "422", "429", "503"}

@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 
 from serein.serving import routes, streaming
-from serein.serving.gate import Gate
+from serein.serving.gate import GUARDED, Gate
 from serein.serving.keys import Keys
 from serein.serving.service import Service
 
@@ -54,18 +54,23 @@ def create_app(service: Service, keys: Keys | None = None) -> FastAPI:
         app.add_exception_handler(kind, routes.refuse)
     app.add_exception_handler(Exception, routes.fail)
     app.add_middleware(Gate, service=service, keys=keys)
-    app.openapi = lambda: _described(app, keys)  # type: ignore[method-assign]
+    app.openapi = lambda: _described(app, service.limits.num_files, keys)  # type: ignore[method-assign]
     return app
 
 
-def _described(app: FastAPI, keys: Keys | None) -> dict[str, object]:
+def _described(app: FastAPI, num_files: int, keys: Keys | None) -> dict[str, object]:
     """Return the OpenAPI, with the key where one is needed, and problems where FastAPI tells its own errors."""
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         for name in ("HTTPValidationError", "ValidationError"):
             schema["components"]["schemas"].pop(name, None)
+        for body in schema["components"]["schemas"].values():
+            if files := body.get("properties", {}).get("files"):
+                files["maxItems"] = num_files
         if keys:
             schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             schema["security"] = [{"key": []}]
+            for path in (path for path in schema["paths"] if not path.startswith(GUARDED)):
+                schema["paths"][path]["get"]["security"] = []
         app.openapi_schema = schema
     return app.openapi_schema

@@ -1,0 +1,82 @@
+"""Schemathesis against `serein serve`: requests drawn from its OpenAPI, right and wrong ones; answers must be as told.
+
+All of Schemathesis' checks are made: no 5xx, statuses, headers, media types and bodies as described, wrong requests
+refused, methods that are not there answered by 405, keys asked for. An OpenAPI cannot say that an upload must be a
+recording: half of what is drawn is one, and for other bytes 422 is a right answer, too.
+
+    python benchmarks/contract.py [--examples 200] [--seed 0] [--model FOLDER]
+
+Exit status 1 when it finds anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import schemathesis
+from schemathesis.transport.serialization import Binary
+
+from processes import served
+
+from serving.ingredients import encoded  # isort: skip  (processes says where tests are)
+from speech_sounds import voiced  # isort: skip
+
+KEY = "0123456789abcdef0123456789abcdef"
+_CONFIGURATION = """
+[checks]
+positive_data_acceptance.expected-statuses = ["2xx", "401", "422", "429", "503"]
+negative_data_rejection.expected-statuses = ["400", "401", "405", "413", "422", "429", "503"]
+"""
+_RECORDING = encoded(voiced(0.2, np.random.default_rng(0)))  # short, for Schemathesis prints it whole
+
+
+@schemathesis.hook
+def map_body(context: Any, body: Any) -> Any:
+    """Make every second upload a recording; Schemathesis finds this function by `SCHEMATHESIS_HOOKS`."""
+    if not isinstance(body, dict):
+        return body
+    return {
+        name: [_mapped(each) for each in value] if isinstance(value, list) else _mapped(value)
+        for name, value in body.items()
+    }
+
+
+def _mapped(value: Any) -> Any:
+    content = value.data if isinstance(value, Binary) else value
+    return Binary(_RECORDING) if isinstance(content, str | bytes) and len(content) % 2 else value
+
+
+def main() -> None:
+    """Start a server that wants a key, and let Schemathesis ask it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--examples", type=int, default=200, help="of each operation")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        keys = Path(scratch) / "keys"
+        keys.write_text(KEY)
+        with served(options.model and options.model.resolve(), 1, "--api-key-file", keys) as server:
+            command = [Path(sys.executable).with_name("schemathesis"), "run"]
+            command += [f"http://{server.host}:{server.port}/openapi.json", "--checks", "all"]
+            command += ["--max-examples", str(options.examples), "--seed", str(options.seed)]
+            command += ["--header", f"Authorization: Bearer {KEY}", "--generation-database", "none"]
+            paths = os.pathsep.join([str(Path(__file__).parent.resolve()), os.environ.get("PYTHONPATH", "")])
+            surroundings = {**os.environ, "PYTHONPATH": paths, "SCHEMATHESIS_HOOKS": "contract"}
+            (Path(scratch) / "schemathesis.toml").write_text(_CONFIGURATION)
+            found = subprocess.run(command, env=surroundings, cwd=scratch)
+            told = httpx.get(f"http://{server.host}:{server.port}/metrics", headers={"Authorization": f"Bearer {KEY}"})
+        print(*(line for line in told.text.splitlines() if line.startswith("serein_requests_total")), sep="\n")
+    sys.exit(found.returncode)
+
+
+if __name__ == "__main__":
+    main()
