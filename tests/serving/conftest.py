@@ -9,13 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("fastapi")
-
-from fastapi.testclient import TestClient
-
 from serein.inference.predictor import Predictor, load
-from serein.serving.app import create_app
-from serein.serving.service import About, Service
 from serving.ingredients import RATE_HZ, MakeService, Waiting, encoded
 from speech_sounds import voiced
 
@@ -28,6 +22,8 @@ def predictor(tiny_run: Path) -> Predictor:
 @pytest.fixture
 def make_service(predictor: Predictor) -> Iterator[MakeService]:
     """Make services that are closed at the end: `make_service(limits=...)`."""
+    from serein.serving.service import About, Service  # here, so that tests are skipped where the extra is missing
+
     made: list[Service] = []
 
     def make(model: Predictor = predictor, **options: Any) -> Service:
@@ -42,7 +38,11 @@ def make_service(predictor: Predictor) -> Iterator[MakeService]:
 
 
 @pytest.fixture
-def client(make_service: MakeService) -> Iterator[TestClient]:
+def client(make_service: MakeService) -> Iterator[Any]:
+    from fastapi.testclient import TestClient
+
+    from serein.serving.app import create_app
+
     with TestClient(create_app(make_service())) as client:
         yield client
 
