@@ -57,6 +57,28 @@ def test_frames_do_not_hang_on_how_samples_come() -> None:
         np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-6)
 
 
+def test_many_sounds_at_once_are_as_each_alone() -> None:
+    sounds = [SOUND, -0.5 * SOUND[:7000], SOUND[3000:3100], SOUND[500:9000]]
+    alone = [SpeechDetector().feed(sound) for sound in sounds]
+    detectors = [SpeechDetector() for _ in sounds]
+    together: list[list[np.ndarray]] = [[] for _ in sounds]
+    for start in range(0, len(SOUND), 1300):
+        for heard, likely in zip(
+            together, voice.feed_all(detectors, [sound[start : start + 1300] for sound in sounds]), strict=True
+        ):
+            heard.append(likely)
+    assert [len(each) for each in alone] == [20, 13, 0, 16]
+    for heard, expected in zip(together, alone, strict=True):
+        np.testing.assert_allclose(np.concatenate(heard), expected, atol=1e-6)
+
+
+def test_many_sounds_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = SpeechDetector().feed(SOUND)
+    monkeypatch.setattr(voice, "_MOST_FRAMES", 9)
+    for likely in voice.feed_all([SpeechDetector() for _ in range(3)], [SOUND] * 3):
+        np.testing.assert_allclose(likely, whole, atol=1e-6)
+
+
 def test_the_last_frame_is_followed_by_silence() -> None:
     detector = SpeechDetector()
     heard = np.concatenate([detector.feed(SOUND[: FRAME + 100]), detector.finish()])

@@ -14,7 +14,7 @@ from serein.errors import AudioError
 from serein.inference.caution import NO_CAUTION, Caution
 from serein.inference.predictor import Answer, Predictor
 from serein.inference.timeline import Heard, Timeline
-from serein.inference.windows import WINDOWING, Window, WindowCutter, Windowing
+from serein.inference.windows import WINDOWING, Window, WindowCutter, Windowing, feed_all
 
 PEAK_S = 0.05
 BATCH_S = 30.0  # of windows that are heard together: more no longer fit into a core's cache, and take a fifth longer
@@ -83,11 +83,17 @@ class Stream:
 
     def cut(self, samples: Waveform) -> list[Window]:
         """Return the windows that (sample,) float32 more complete, unheard: for those who hear many streams at once."""
-        return self.cutter.feed(self.resampler(samples))
+        return cut_all([self], [samples])[0]
 
     def cut_end(self) -> list[Window]:
         """Return the windows of the end, unheard."""
         return self.cutter.feed(self.resampler.rest()) + self.cutter.finish()
+
+
+def cut_all(streams: Sequence[Stream], samples: Sequence[Waveform]) -> list[list[Window]]:
+    """Return the windows that (sample,) float32 more complete of each stream, unheard; speech is found at once."""
+    resampled = [stream.resampler(each) for stream, each in zip(streams, samples, strict=True)]
+    return feed_all([stream.cutter for stream in streams], resampled)
 
 
 def hear(predictor: Predictor, windows: Sequence[Window], caution: Caution = NO_CAUTION) -> list[Heard]:

@@ -6,12 +6,15 @@ same windows, and only the speech of the last seconds is kept in memory.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serein.data.audio import SAMPLE_RATE_HZ, Waveform
 from serein.errors import RecipeError
+from serein.inference import voice
 from serein.inference.voice import FRAME, SpeechDetector
 
 ONSET = 0.5  # speech begins where it is this likely, and ends below OFFSET: Silero's own hysteresis
@@ -108,8 +111,12 @@ class WindowCutter:
 
     def feed(self, waveform: Waveform) -> list[Window]:
         """Return the windows that (sample,) more complete."""
+        return self.cut(waveform, self.detector.feed(waveform))
+
+    def cut(self, waveform: Waveform, speech: NDArray[np.float32]) -> list[Window]:
+        """Return the windows that (sample,) more complete, where the detector has said (frame,) how likely they are."""
         self.kept = np.concatenate([self.kept, waveform])
-        windows = [window for likely in self.detector.feed(waveform) for window in self._judge(float(likely))]
+        windows = [window for likely in speech for window in self._judge(float(likely))]
         self._forget()
         return windows
 
@@ -170,6 +177,12 @@ class WindowCutter:
             needed = max(self.stretch, min(needed, self.next_start))
         drop = max(0, needed - self.kept_from)
         self.kept, self.kept_from = self.kept[drop:].copy(), self.kept_from + drop
+
+
+def feed_all(cutters: Sequence[WindowCutter], waveforms: Sequence[Waveform]) -> list[list[Window]]:
+    """Feed many cutters at once, which takes a fraction of the time of one after the other."""
+    speech = voice.feed_all([cutter.detector for cutter in cutters], waveforms)
+    return [cutter.cut(*each) for cutter, *each in zip(cutters, waveforms, speech, strict=True)]
 
 
 def _samples(seconds: float) -> int:

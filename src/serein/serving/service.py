@@ -16,11 +16,12 @@ from serein.data.upload import Upload
 from serein.inference.caution import Caution
 from serein.inference.hearing import Manner
 from serein.inference.predictor import Answer, Predictor
-from serein.inference.stream import hear_recording
+from serein.inference.stream import Stream, hear_recording
 from serein.inference.timeline import Heard, Timeline
 from serein.inference.windows import Window
 from serein.serving.admission import Admission
 from serein.serving.batching import BATCH_S, Answers, Batcher, FullError
+from serein.serving.cutting import Cutting
 from serein.serving.limits import Limits
 from serein.serving.measures import Measures
 from serein.serving.nearby import Nearby
@@ -73,6 +74,7 @@ class Service:
         self._decoding = ThreadPoolExecutor(_DECODERS, "decoding")
         self._long = ThreadPoolExecutor(_LONG_AT_ONCE, "long")
         self._cutting = ThreadPoolExecutor(_CUTTERS, "cutting")
+        self._together = Cutting(self._cutting)
         self._watch()
 
     @property
@@ -109,9 +111,13 @@ class Service:
             for w, answer in zip(windows, answers, strict=True)
         ]
 
-    async def cut(self, cut: Callable[[], T]) -> T:
-        """Run what finds speech in a stream, beside the other threads."""
-        return await self._in(self._cutting, cut)
+    async def cut(self, stream: Stream, samples: Waveform) -> list[Window]:
+        """Find speech in what came of a stream, together with others'."""
+        return await self._together.cut(stream, samples)
+
+    async def cut_end(self, stream: Stream) -> list[Window]:
+        """Find speech in the rest of a stream."""
+        return await self._in(self._cutting, stream.cut_end)
 
     async def aside(self, work: Callable[[], T]) -> T:
         """Run what would keep others waiting."""

@@ -114,13 +114,12 @@ class Streams:
     async def _hear(self, websocket: WebSocket, inbox: Inbox, rate_hz: int) -> None:
         stream = Stream(self.service.predictor, rate_hz, self.service.manner.windowing, self.service.caution)
         while data := await inbox.take():
-            samples = pcm16(data)
-            await self._answer(websocket, await self.service.cut(lambda: stream.cut(samples)))  # noqa: B023
+            await self._answer(websocket, await self.service.cut(stream, pcm16(data)))
             if inbox.why_closed == "gone":
                 return
         if inbox.why_closed == "gone":
             return
-        await self._answer(websocket, await self.service.cut(stream.cut_end))
+        await self._answer(websocket, await self.service.cut_end(stream))
         ended = {"type": "end", "reason": inbox.why_closed, "duration_s": round(stream.position_s, 3)}
         await _send(websocket, ended)
         await _close(websocket, _CODES.get(inbox.why_closed or "", _NORMAL), inbox.why_closed or "")
