@@ -35,13 +35,18 @@ def serve(
     no_page: Annotated[bool, typer.Option("--no-page", help="The service alone.")] = False,
     abstain: Abstain = 0.0,
     shortest: Shortest = 0.0,
-    most_mb: Annotated[float, typer.Option("--max-mb", help="Size of one recording.")] = 25.0,
-    most_seconds: Annotated[float, typer.Option("--max-seconds", help="Length of one recording.")] = 600.0,
+    most_mb: Annotated[float, typer.Option("--max-mb", help="Megabytes of one recording.")] = 25.0,
+    most_seconds: Annotated[float, typer.Option("--max-seconds", help="Seconds of one recording.")] = 600.0,
     most_requests: Annotated[int, typer.Option("--max-requests", help="Requests under way at once.")] = 64,
     per_client: Annotated[int, typer.Option("--max-per-client", help="Of these, and of streams, of one client.")] = 32,
     most_streams: Annotated[int, typer.Option("--max-streams", help="Streams open at once.")] = 200,
 ) -> None:
-    """Answer over HTTP and WebSocket, with a page to try it in a browser; README and docs/deployment.md say more."""
+    """Answer over HTTP and WebSocket, with a page to try it in a browser.
+
+    http://127.0.0.1:8000 is the page, /openapi.json says what else there is: POST /v1/predict, POST /v1/predict/batch,
+    WS /v1/stream, GET /v1/models, /healthz, /readyz, /metrics. Without --model the model inside the package answers.
+    Ctrl-C or SIGTERM ends it once what runs is finished. docs/deployment.md: systemd, nginx, examples.
+    """
     _require_extras("serve", *([] if no_page else ["page"]))
     from serein.serving.app import create_app
     from serein.serving.keys import read_keys
