@@ -141,7 +141,7 @@ def largest(holds: Callable[[int], bool], first: int) -> int:
     low, high = 0, first
     while high <= MOST and holds(high):
         low, high = high, 2 * high
-    while high - low > max(1, round(0.05 * high)):
+    while high <= MOST and high - low > max(1, round(0.05 * high)):
         middle = (low + high) // 2
         low, high = (middle, high) if holds(middle) else (low, middle)
     return low

@@ -24,6 +24,7 @@ from playwright.sync_api import sync_playwright
 
 from serving.ingredients import encoded
 from serving.processes import Served, served
+from serving.proxy import needs_nginx, proxied
 from speech_sounds import voiced
 
 CHROMIUM = shutil.which("chromium")
@@ -149,6 +150,17 @@ def test_keyboard_and_phone(page: Any, spoken: Path) -> None:
     page.wait_for_selector("#said img")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     shot(page, "page-phone")
+
+
+@needs_nginx
+def test_through_nginx(browser: Any, server: Served, spoken: Path, tmp_path: Path) -> None:
+    with proxied(server, tmp_path) as proxy:
+        page = browser.new_context(ignore_https_errors=True).new_page()
+        page.goto(f"https://{proxy.place}")
+        page.wait_for_selector("#recording input[type=file]", state="attached")
+        page.set_input_files("#recording input[type=file]", spoken)
+        page.wait_for_selector("#said img")
+        page.context.close()
 
 
 @pytest.mark.parametrize("place", ["http://192.0.2.1/a.wav", "/etc/passwd", "there", "upload/../../there"])
