@@ -25,7 +25,7 @@ from serein.data.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError, expected_one_of
 from serein.models.backbones import HuggingFaceBackbone
-from serein.models.pretrained import FAMILIES
+from serein.models.pretrained import FAMILIES, quiet_transformers
 
 WINDOW_S = 30.0  # what Whisper hears at once; more costs a CTC model memory with the square of the length
 MARGIN_S = 5.0  # at either end of a CTC window, heard for its context alone
@@ -123,7 +123,7 @@ class WhisperTranscriber(Transcriber):
             list(waveforms), sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt", return_attention_mask=True, **padding
         )
         told = {"language": self._code(language), "task": "transcribe"} if self._languages else {}
-        with _quiet():
+        with quiet_transformers():
             tokens = self.model.generate(
                 heard["input_features"].to(self.device, self.model.dtype),
                 attention_mask=heard["attention_mask"].to(self.device),
@@ -299,7 +299,7 @@ def _read(reader: str, folder: Path) -> Any:
 
 def _pretrained(reader: str, folder: Path) -> Any:
     """Return a model each weight of which is in its folder, as safetensors."""
-    with _errors("the weights cannot be loaded", folder), _quiet():
+    with _errors("the weights cannot be loaded", folder), quiet_transformers():
         model, report = getattr(importlib.import_module("transformers"), reader).from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, use_safetensors=True
         )
@@ -318,21 +318,6 @@ def _errors(what: str, folder: Path) -> Iterator[None]:
     except Exception as error:
         detail = " ".join(str(error).split())[:200]
         raise ModelError(f"{what} ({type(error).__name__}: {detail})", where=folder, remedy=COPY) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Transformers from listing missing weights, which are told otherwise, and from bars of its own."""
-    logging = importlib.import_module("transformers.utils.logging")
-    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if had_bars:
-            logging.enable_progress_bar()
 
 
 TRANSCRIBERS: dict[str, type[WhisperTranscriber] | type[CtcTranscriber]] = {

@@ -83,7 +83,7 @@ class Place:
         """Return the model, each weight of which is in the checkpoint, and none of whose weights is left over."""
         model_class = _model_class(config.model_type, where=self.name)
         mask_time_prob, config.mask_time_prob = config.mask_time_prob, 1.0  # with it comes the mask embedding
-        with _quiet(bars=self.is_online), self._errors("the weights cannot be loaded"):
+        with quiet_transformers(bars=self.is_online), self._errors("the weights cannot be loaded"):
             model, report = model_class.from_pretrained(
                 self.name, config=config, dtype=torch.float32, output_loading_info=True, **self._access
             )
@@ -131,8 +131,8 @@ def _hub_answers() -> bool:
 
 
 @contextmanager
-def _quiet(*, bars: bool) -> Iterator[None]:
-    """Keep Transformers from listing the heads that are left out, and from drawing bars unless it downloads."""
+def quiet_transformers(*, bars: bool = False) -> Iterator[None]:
+    """Keep Transformers from listing missing or left out weights, and from drawing bars unless they are wanted."""
     logging = importlib.import_module("transformers.utils.logging")
     verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -155,6 +155,21 @@ def require_folder(root: Path) -> None:
         raise ManifestError("is a file, not a folder", where=root, remedy="Unpack it if need be, and name the folder.")
     if not root.is_dir():
         raise ManifestError("no such folder", where=root, remedy="Name the folder of the corpus.")
+
+
+def text_lines(path: Path, remedy: str = "Copy it again from the release.") -> Iterator[tuple[int, str]]:
+    """Yield the number and the text of every line of a table that is not blank, without what ends it.
+
+    Raises:
+        ManifestError: It cannot be read, or is not UTF-8.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"is no text in UTF-8 ({error})", where=path, remedy=remedy) from None
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, line.rstrip("\r")
 
 
 def left_out(root: Path) -> list[str]:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from serein.data.corpora.corpus import Corpus, Expected, audio_files, require_one_file_each
+from serein.data.corpora.corpus import Corpus, Expected, audio_files, require_one_file_each, text_lines
 from serein.data.utterance import Gender, Utterance
 from serein.errors import ManifestError
 
@@ -110,8 +110,8 @@ def _transcripts(paths: Sequence[Path]) -> dict[str, str]:
     texts: dict[str, str] = {}
     for folder in dict.fromkeys(path.parent for path in paths):
         for name in sorted(name for name in os.listdir(folder) if name.endswith(".trans.txt")):
-            for number, line in _lines(folder / name):
-                clip, _, text = line.partition(" ")
+            for number, line in text_lines(folder / name):
+                clip, _, text = line.strip().partition(" ")
                 if not _NAME.fullmatch(clip) or not text.strip():
                     raise ManifestError(
                         f"is no transcript: '{line[:40]}'", where=f"{folder / name}:{number}", remedy=_AGAIN
@@ -124,7 +124,7 @@ def _genders(root: Path) -> dict[str, Gender]:
     """Read lines such as `14   | F | train-clean-360  | 25.03 | Kristin LeMoine`: speaker -> gender."""
     tables = [path for folder in (root, *root.parents[:1], *sorted(root.iterdir())) for path in _speaker_tables(folder)]
     genders: dict[str, Gender] = {}
-    for number, line in _lines(tables[0]) if tables else ():
+    for number, line in text_lines(tables[0]) if tables else ():
         if line.startswith(";"):
             continue
         speaker, gender, *_ = [*(cell.strip() for cell in line.split("|")), ""]
@@ -136,17 +136,6 @@ def _genders(root: Path) -> dict[str, Gender]:
 
 def _speaker_tables(folder: Path) -> list[Path]:
     return [path for path in (folder / "SPEAKERS.TXT", folder / "SPEAKERS.txt") if path.is_file()]
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the number and the text of every line that is not blank."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"is no text in UTF-8 ({error})", where=path, remedy=_AGAIN) from None
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, line.strip()
 
 
 LIBRISPEECH = Corpus(

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from serein.data import audio
-from serein.data.corpora.corpus import Corpus, Expected, require_folder
+from serein.data.corpora.corpus import Corpus, Expected, require_folder, text_lines
 from serein.data.utterance import Gender, Utterance
 from serein.errors import ManifestError, expected_one_of
 
@@ -112,7 +112,7 @@ def _read(root: Path) -> _Release:
 def _splits(path: Path) -> dict[str, str]:
     """Read lines such as `1 id10001/1zcIwhmdeo4/00001.wav`: clip -> split."""
     splits: dict[str, str] = {}
-    for number, line in _lines(path):
+    for number, line in text_lines(path):
         split, _, name = line.partition(" ")
         where = f"{path}:{number}"
         if split not in SPLITS:
@@ -134,7 +134,7 @@ def _splits(path: Path) -> dict[str, str]:
 
 def _genders(path: Path) -> dict[str, Gender]:
     """Read the tab-separated table: speaker -> gender."""
-    rows = [(number, [cell.strip() for cell in line.split("\t")]) for number, line in _lines(path)]
+    rows = [(number, [cell.strip() for cell in line.split("\t")]) for number, line in text_lines(path)]
     header = rows[0][1] if rows else []
     for column in _COLUMNS:
         if column not in header:
@@ -155,17 +155,6 @@ def _genders(path: Path) -> dict[str, Gender]:
             raise ManifestError(f"{speaker} stands in an earlier line already", where=where, remedy=_AGAIN)
         genders[speaker] = GENDERS[gender]
     return genders
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the number and the text of every line that is not blank."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"is no text in UTF-8 ({error})", where=path, remedy=_AGAIN) from None
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, line.strip("\r")
 
 
 def _files(root: Path) -> dict[str, list[str]]:
