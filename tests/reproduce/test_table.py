@@ -13,6 +13,7 @@ from serein.reproduce import table as tables
 from serein.reproduce.table import find, known_tables, load, read
 from serein.reproduce.units import configuration_hash, row_recipe
 
+RECIPES = Path(__file__).parents[2] / "recipes"
 PLAIN: dict[str, Any] = {
     "paper": "doe2020",
     "table": 2,
@@ -161,6 +162,17 @@ def test_rows_of_the_same_configuration_are_one() -> None:
     if not tables.beside(found[0][0], "../recipe.yaml").exists():
         pytest.skip("recipes/diatlova2024/recipe.yaml is not written yet")
     assert len({configuration_hash(row_recipe(table, row), "0") for table, row in found}) == 1
+
+
+@pytest.mark.parametrize(
+    "path", sorted(RECIPES.glob("*/tables/*.yaml")), ids=lambda path: f"{path.parts[-3]}/{path.stem}"
+)
+def test_rows_of_every_table_train_what_they_say(path: Path) -> None:
+    """Rows share a training only where one asks neighbours, fuses, or answers for another."""
+    table = read(path)
+    trained = [row for row in table.rows if (row.recipe or table.base) and not (row.neighbours or row.fusion)]
+    hashes = {row.name: configuration_hash(row_recipe(table, row), "0") for row in trained}
+    assert len(set(hashes.values())) == len(hashes)
 
 
 def test_another_score_has_files_of_its_own() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +152,8 @@ def _said(value: Any) -> Any:
     if isinstance(value, BaseModel):
         fields = {key: (getattr(value, key), field.default) for key, field in type(value).model_fields.items()}
         return {key: _said(own) for key, (own, default) in fields.items() if key == "name" or own != default}
+    if isinstance(value, Mapping):
+        return {key: _said(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_said(item) for item in value]
     return value
