@@ -54,7 +54,7 @@ def test_a_run_of_one_task_has_none(run: Path) -> None:
 
 def test_the_picture_has_a_row_for_each_stage(run: Path) -> None:
     figure = task_curves_picture(read_task_curves(run, RECIPE))
-    titles = [axes.get_title() for axes in figure.axes]
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert len(titles) == 4
     assert titles[0] == "first: dev score of each task, per cent"
     labels = figure.axes[0].get_legend_handles_labels()[1]
