@@ -55,6 +55,7 @@ def reproduce(
     if metric is not None:
         chosen = chosen.by(metric.value)
     from serein.progress import Bars
+    from serein.reproduce.page import PAGE
     from serein.reproduce.printing import as_json as to_json
     from serein.reproduce.printing import as_tables, paths
     from serein.reproduce.reproduction import Request, reproduce
@@ -80,7 +81,7 @@ def reproduce(
     if is_measured:
         pictures = [comparison.picture] if comparison.picture else []
         print(
-            f"written: {', '.join(map(str, (*paths(comparison, out), *pictures)))}",
+            f"written: {', '.join(map(str, (*paths(comparison, out), *pictures, out / PAGE)))}",
             file=sys.stderr if as_json else sys.stdout,
         )
     for failure in failures:

@@ -16,6 +16,7 @@ from serein.reproduce.comparison import Comparison, compare
 from serein.reproduce.engines import ENGINES
 from serein.reproduce.fusion import fuse_rows
 from serein.reproduce.neighbours import ask_neighbours
+from serein.reproduce.page import write_page
 from serein.reproduce.pictures import with_picture
 from serein.reproduce.printing import write_comparison
 from serein.reproduce.table import Row, Table
@@ -57,7 +58,7 @@ class Failure:
 
 
 def reproduce(table: Table, manifest: Path, request: Request, report: Report) -> tuple[Comparison, list[Failure]]:
-    """Train what is wanting of a table, compare, and write `<out>/<paper>-<table>.md` and `.json`.
+    """Train what is wanting of a table, compare, and write `<out>/<paper>-<table>.md`, `.json` and `report.html`.
 
     A row that fails does not stop the others; its failure is returned.
 
@@ -95,6 +96,7 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
     if any(row.scores for row in comparison.rows):
         comparison = with_picture(comparison, request.out, report)
         write_comparison(comparison, request.out)
+        write_page(request.out)
     return comparison, failures
 
 
