@@ -300,7 +300,8 @@ def _convolve(conv: nn.Conv1d, frames: torch.Tensor) -> torch.Tensor:
     channels_first = frames.transpose(1, 2)
     weight = conv.weight  # one look: a weight norm is computed here
     stride, padding, groups = conv.stride[0], int(conv.padding[0]), conv.groups
-    if frames.device.type == "cpu" and groups > 1 and conv.in_channels < 16 * groups:
+    is_bfloat16 = frames.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+    if frames.device.type == "cpu" and is_bfloat16 and groups > 1 and conv.in_channels < 16 * groups:
         bias = None if conv.bias is None else conv.bias.float()
         with torch.autocast("cpu", enabled=False):
             output = F.conv1d(channels_first.float(), weight.float(), bias, stride, padding, 1, groups)
