@@ -1,0 +1,100 @@
+"""Names that recipes choose by: each kind of choice is one dictionary of the library, open to users' packages.
+
+A dictionary stands at the foot of the module that its entries belong to (`serein.models.pooling.POOLINGS`). Recipes
+check names against it, models build from it, and documentation lists it: to add a choice is one class and one line.
+A user's package adds its own without a fork, by `register` or by an entry point of the group `serein.<kind>`:
+
+    [project.entry-points."serein.pooling"]
+    median = "my_package:MedianPooling"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from serein.errors import RecipeError, expected_one_of
+
+TABLES = {
+    "pooling": "serein.models.pooling:POOLINGS",
+    "loss": "serein.losses:LOSSES",
+    "vector-loss": "serein.losses:VECTOR_LOSSES",
+    "encoder": "serein.models.encoders:ENCODERS",
+    "backbone": "serein.models.backbones:BACKBONES",
+    "corpus": "serein.corpora:CORPORA",
+    "task": "serein.tasks:TASKS",
+}
+
+
+def table(kind: str) -> dict[str, Any]:
+    """Return the dictionary of a kind of choice: name -> what is built.
+
+    Raises:
+        RecipeError: There is no such kind.
+    """
+    if kind not in TABLES:
+        raise RecipeError(expected_one_of(kind, TABLES, kind="kind of choice"), remedy="Name one of these.")
+    module, _, name = TABLES[kind].partition(":")
+    choices: dict[str, Any] = getattr(import_module(module), name)
+    return choices
+
+
+def register(kind: str, name: str, choice: Any) -> None:
+    """Add a choice that recipes can name from now on in this process.
+
+    Processes that a run starts do not see it: what is used in runs belongs into a package with an entry point.
+
+    Args:
+        kind: `pooling`, `loss`, `vector-loss`, `encoder`, `backbone`, `corpus` or `task`.
+        choice: The class or function; see the base class of its kind, e.g. `serein.models.pooling.Pooling`.
+
+    Raises:
+        RecipeError: There is no such kind, or the name is taken by another choice.
+    """
+    choices = table(kind)
+    if choices.get(name, choice) is not choice:
+        raise RecipeError(f"{kind} '{name}' exists already", remedy="Register it under another name.")
+    choices[name] = choice
+
+
+def choose(kind: str, name: str) -> Any:
+    """Return a choice by its name; those of installed packages are found when the name is not the library's own.
+
+    Raises:
+        RecipeError: There is no such choice; names those that there are.
+    """
+    choices = table(kind)
+    if name not in choices:
+        for entry in entry_points(group=f"serein.{kind}", name=name):
+            choices[name] = entry.load()
+    if name not in choices:
+        raise RecipeError(expected_one_of(name, names(kind), kind=kind), remedy="Name one of these.")
+    return choices[name]
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """Return the names of a kind of choice: the library's own, then those of installed packages."""
+    found: Iterable[str] = (entry.name for entry in entry_points(group=f"serein.{kind}"))
+    return tuple(dict.fromkeys((*table(kind), *found)))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Marks a recipe's key as the name of a choice: `Annotated[str, AfterValidator(Choice("pooling"))]`.
+
+    Raises:
+        ValueError: When called with a name that is no choice of the kind.
+    """
+
+    kind: str
+
+    def __call__(self, name: str) -> str:
+        """Return the name when it is one of the choices."""
+        try:
+            choose(self.kind, name)
+        except RecipeError as error:
+            raise ValueError(error.what) from None
+        return name
