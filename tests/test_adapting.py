@@ -28,9 +28,9 @@ def corpus(*, is_parted: bool) -> Heard:
     vectors = (10.0 * centres[:, None] + rng.normal(size=(len(labels), 4))).astype(np.float32)
     names = [f"s{speaker}" for speaker in speakers]
     clips = tuple(Utterance(id=str(n), audio="a.wav", speaker=name) for n, name in enumerate(names))
-    shares = np.tile([0.6, 0.4], (len(labels), 1))
+    probabilities = np.tile([0.6, 0.4], (len(labels), 1))
     keys = np.stack([speakers, speakers], axis=1)
-    return Heard(clips, CLASSES, Examples(vectors, labels, keys), shares, ())
+    return Heard(clips, CLASSES, Examples(vectors, labels, keys), probabilities, ())
 
 
 @pytest.mark.parametrize("draw", range(3))
@@ -66,12 +66,16 @@ def test_the_speaker_is_not_mistaken_for_the_emotion() -> None:
     heard = corpus(is_parted=False)
     labels = heard.examples.keys[:, 0] % 2  # every speaker of one class only
     heard = Heard(
-        heard.utterances, CLASSES, Examples(heard.examples.vectors, labels, heard.examples.keys), heard.shares, ()
+        heard.utterances,
+        CLASSES,
+        Examples(heard.examples.vectors, labels, heard.examples.keys),
+        heard.probabilities,
+        (),
     )
     rows = np.arange(len(labels))
     k, alpha = weights_in(heard, rows)["chosen"]
-    shares_of_own = heard.examples.nearest(heard.examples.vectors, 3).labels == labels[:, None]
-    assert shares_of_own.all()  # with their own clips they would be right every time
+    probabilities_of_own = heard.examples.nearest(heard.examples.vectors, 3).labels == labels[:, None]
+    assert probabilities_of_own.all()  # with their own clips they would be right every time
     assert alpha < 0.5
     assert k >= 1
 

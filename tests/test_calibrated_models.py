@@ -1,4 +1,4 @@
-"""A model that was trained with dev brings a temperature, and answers by it; runs keep shares as they are."""
+"""A model that was trained with dev brings a temperature, and answers by it; runs keep probabilities as they are."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def test_the_temperature_of_dev_is_kept_and_applied(tiny: Path, tmp_path: Path, 
     for prediction in stored[:3]:
         answer = model.predict(by_id[prediction.id].audio)
         assert isinstance(answer, package.Answer)
-        assert prediction.shares is not None
-        raw = [prediction.shares[name] for name in classes]
+        assert prediction.probabilities is not None
+        raw = [prediction.probabilities[name] for name in classes]
         expected = tempered([raw], calibration.temperature)[0]
-        assert [answer.shares[name] for name in classes] == pytest.approx(expected, abs=1e-4)
+        assert [answer.probabilities[name] for name in classes] == pytest.approx(expected, abs=1e-4)
         plain = model.uncalibrated().predict(by_id[prediction.id].audio)
         assert isinstance(plain, package.Answer)
-        assert [plain.shares[name] for name in classes] == pytest.approx(raw, abs=1e-4)
+        assert [plain.probabilities[name] for name in classes] == pytest.approx(raw, abs=1e-4)
 
     strangers = tmp_path / "strangers.jsonl"
     manifest.write(write_corpus(tmp_path / "strangers", speakers=("yan", "zoe")), strangers)
     scores = json.loads(serein("evaluate", unit / "model", "--data", strangers, "--json").out)
     assert scores["calibration"]["fitted_on"] == "model"
-    assert any(note.startswith("Shares are calibrated by the model's temperature") for note in scores["notes"])
+    assert any(note.startswith("Probabilities are calibrated by the model's temperature") for note in scores["notes"])
 
 
 def test_folders_of_earlier_versions_have_no_temperature(tiny_run: Path, tmp_path: Path) -> None:

@@ -262,9 +262,11 @@ def test_predict_in_json(model: Path, strangers: Path, serein: Call) -> None:
     answers = [json.loads(line) for line in outcome.out.splitlines()]
     assert [answer["audio"] for answer in answers] == paths
     for answer in answers:
-        assert sorted(answer["shares"]) == CLASSES
-        assert sum(answer["shares"].values()) == pytest.approx(1, abs=1e-5)
-        assert answer["confidence"] == max(answer["shares"].values()) == answer["shares"][answer["emotion"]]
+        assert sorted(answer["probabilities"]) == CLASSES
+        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert (
+            answer["confidence"] == max(answer["probabilities"].values()) == answer["probabilities"][answer["emotion"]]
+        )
 
 
 def test_predict_in_every_form_says_the_same(model: Path, strangers: Path, serein: Call) -> None:
@@ -282,7 +284,7 @@ def test_predict_in_every_form_says_the_same(model: Path, strangers: Path, serei
     for row in rows:
         assert row["emotion"] == answers[row["audio"]]["emotion"]
         for name in CLASSES:
-            assert float(row[name]) == pytest.approx(answers[row["audio"]]["shares"][name], abs=1e-4)
+            assert float(row[name]) == pytest.approx(answers[row["audio"]]["probabilities"][name], abs=1e-4)
 
     table = serein("predict", model, strangers).out
     assert "labelled" in table.splitlines()[0]
@@ -293,7 +295,7 @@ def test_predict_in_every_form_says_the_same(model: Path, strangers: Path, serei
     alone = loaded.predict(utterances[0].audio)
     assert isinstance(alone, package.Answer)
     assert alone.emotion == answers[alone.audio]["emotion"]
-    assert alone.shares == pytest.approx(answers[alone.audio]["shares"], abs=1e-5)
+    assert alone.probabilities == pytest.approx(answers[alone.audio]["probabilities"], abs=1e-5)
     several = loaded.predict([u.audio for u in utterances[:3]])
     assert isinstance(several, list)
     assert [answer.audio for answer in several] == [u.audio for u in utterances[:3]]
@@ -312,14 +314,14 @@ def test_predict_of_a_long_recording_takes_parts_of_it(
     from serein.inference import answering
 
     heard: list[list[float]] = []
-    shares: list[np.ndarray] = []
+    probabilities: list[np.ndarray] = []
     real = answering._hear
 
     def hear(*context: object) -> answering.Answers:
         answer = real(*context)  # type: ignore[arg-type]
         windows: list[np.ndarray] = context[2]  # type: ignore[assignment]
         heard.append([len(window) / 16_000 for window in windows])
-        shares.extend(answer.shares["emotion"])
+        probabilities.extend(answer.probabilities["emotion"])
         return answer
 
     monkeypatch.setattr(answering, "_hear", hear)
@@ -327,7 +329,7 @@ def test_predict_of_a_long_recording_takes_parts_of_it(
     answer = json.loads(serein("predict", model, path, "--json", "--whole").out)
     assert [len(windows) for windows in heard] == [4, 3]
     assert all(seconds == pytest.approx(29.0) for windows in heard for seconds in windows)
-    assert list(answer["shares"].values()) == pytest.approx(np.mean(shares, axis=0).tolist(), abs=1e-5)
+    assert list(answer["probabilities"].values()) == pytest.approx(np.mean(probabilities, axis=0).tolist(), abs=1e-5)
 
 
 def test_the_command_is_installed(model: Path, tones: Path) -> None:

@@ -27,8 +27,8 @@ def wrong(utterance: Utterance) -> Predicted:
     return Predicted(gender=OTHER[utterance.gender or ""])  # type: ignore[arg-type]
 
 
-def shares(path: Path) -> dict[str, dict[str, float]]:
-    return {row["id"]: row["shares"] for row in map(json.loads, path.read_text().splitlines())}
+def probabilities(path: Path) -> dict[str, dict[str, float]]:
+    return {row["id"]: row["probabilities"] for row in map(json.loads, path.read_text().splitlines())}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_both_attributes_are_judged_and_reported(tones: Path, told: Path, tmp_pa
     assert any("as a model predicted it" in note for note in notes)
     assert any("(oracle) instead, pooled: UA" in note for note in notes)
     unit = tmp_path / "run" / "fold-1" / "seed-0"
-    predicted, oracle = shares(unit / "predictions.jsonl"), shares(unit / "oracle_predictions.jsonl")
+    predicted, oracle = probabilities(unit / "predictions.jsonl"), probabilities(unit / "oracle_predictions.jsonl")
     assert predicted.keys() == oracle.keys()
     assert predicted != oracle  # every predicted gender is the other one
 
@@ -53,7 +53,7 @@ def test_both_attributes_are_judged_and_reported(tones: Path, told: Path, tmp_pa
     manifest.write((u for u in manifest.read(swapped) if u.id in test), tmp_path / "test.jsonl")
     arguments = ("evaluate", unit / "model", "--data", tmp_path / "test.jsonl", "--out", tmp_path / "said.jsonl")
     assert serein(*arguments, "--attributes", "oracle").status == 0
-    said = shares(tmp_path / "said.jsonl")
+    said = probabilities(tmp_path / "said.jsonl")
     assert said.keys() == predicted.keys()
     assert all(said[name] == pytest.approx(predicted[name], abs=1e-5) for name in said)
 

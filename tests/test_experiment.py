@@ -135,7 +135,7 @@ def test_stored_model_gives_the_stored_predictions(tiny_run: Path, serein: Call)
     answers = [json.loads(line) for line in outcome.out.splitlines()]
     for answer, stored in zip(answers, read_predictions(unit / "predictions.jsonl"), strict=True):
         assert answer["emotion"] == stored.prediction
-        assert answer["shares"] == pytest.approx(stored.shares, abs=1e-5)
+        assert answer["probabilities"] == pytest.approx(stored.probabilities, abs=1e-5)
 
 
 def test_best_dev_score_is_that_of_the_dev_predictions(tiny_run: Path) -> None:

@@ -64,13 +64,13 @@ def corpus(tmp_path: Path) -> Path:
 def write_run(folder: Path, female: dict[str, list[float]], **fields: str) -> Path:
     """Write test predictions: id -> share of female by each seed."""
     for seed in range(max(map(len, female.values()))):
-        said = {name: shares[seed] for name, shares in female.items() if seed < len(shares)}
+        said = {name: probabilities[seed] for name, probabilities in female.items() if seed < len(probabilities)}
         predictions = [
             Prediction(
                 id=name,
                 truth=None,
                 prediction="female" if share > 0.5 else "male",
-                shares={"female": share, "male": 1 - share},
+                probabilities={"female": probability, "male": 1 - probability},
                 fold="1",
                 seed=seed,
                 **fields,
@@ -81,12 +81,12 @@ def write_run(folder: Path, female: dict[str, list[float]], **fields: str) -> Pa
     return folder
 
 
-SHARES = {"a": [0.9, 0.4], "b": [0.6, 0.3], "c": [0.45, 0.5], "d": [0.2, 0.1]}  # means 0.65, 0.45, 0.475, 0.15
+PROBABILITIES = {"a": [0.9, 0.4], "b": [0.6, 0.3], "c": [0.45, 0.5], "d": [0.2, 0.1]}  # means 0.65, 0.45, 0.475, 0.15
 
 
-def test_genders_of_a_run_are_its_mean_shares(corpus: Path, tmp_path: Path) -> None:
+def test_genders_of_a_run_are_its_mean_probabilities(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    source = gender_source(str(write_run(tmp_path / "run", SHARES)), "refuse")
+    source = gender_source(str(write_run(tmp_path / "run", PROBABILITIES)), "refuse")
     filled = fill(corpus, out, [source], broken="stop", report=silent)
     before, after = manifest.read(corpus), manifest.read(out)
     assert after == filled.utterances
@@ -100,21 +100,21 @@ def test_genders_of_a_run_are_its_mean_shares(corpus: Path, tmp_path: Path) -> N
 
 
 def test_another_run_has_another_name(tmp_path: Path) -> None:
-    first = GenderOfRun(write_run(tmp_path / "run", SHARES)).by
-    second = GenderOfRun(write_run(tmp_path / "run", {**SHARES, "a": [0.8, 0.4]})).by
+    first = GenderOfRun(write_run(tmp_path / "run", PROBABILITIES)).by
+    second = GenderOfRun(write_run(tmp_path / "run", {**PROBABILITIES, "a": [0.8, 0.4]})).by
     assert first.startswith(f"{tmp_path / 'run'}, sha256 ")
     assert first != second
 
 
 def test_a_run_must_have_tested_every_utterance(corpus: Path, tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", {name: SHARES[name] for name in "ab"})
+    run = write_run(tmp_path / "run", {name: PROBABILITIES[name] for name in "ab"})
     with pytest.raises(RunError, match=r"2 of 4 utterances have no prediction there, such as c\. .* --gender MODEL"):
         fill(corpus, tmp_path / "out.jsonl", [GenderOfRun(run)], broken="stop", report=silent)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.jsonl", "run"]
 
 
 def test_a_run_on_other_recordings_is_refused(corpus: Path, tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", SHARES, speaker="1")
+    run = write_run(tmp_path / "run", PROBABILITIES, speaker="1")
     with pytest.raises(RunError, match="2 utterances have another speaker there, such as c"):
         GenderOfRun(run).wanted(manifest.read(corpus))
 
@@ -174,7 +174,7 @@ def test_broken_audio_stops_or_is_listed(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_two_fields_at_once_and_one_after_the_other(corpus: Path, tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", SHARES)
+    run = write_run(tmp_path / "run", PROBABILITIES)
     words = Oracle({"a": "one"})
     fill(corpus, tmp_path / "both.jsonl", [GenderOfRun(run), words], broken="stop", report=silent)
     fill(corpus, tmp_path / "one.jsonl", [words], broken="stop", report=silent)

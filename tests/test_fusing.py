@@ -34,7 +34,7 @@ def of_fold(fold: str, is_right: bool, side: str = "test") -> list[Prediction]:
                     id=f"{speaker}-{truth}",
                     truth=truth,
                     prediction=heard,
-                    shares={heard: 0.8, unheard: 0.2},
+                    probabilities={heard: 0.8, unheard: 0.2},
                     speaker=speaker,
                     fold=fold,
                 )
@@ -127,7 +127,7 @@ def _random_run(run: Path, seed: int) -> Path:
         for right in [p for take in "xyz" for p in _takes(of_fold(fold, True), take)]:
             calm = float(np.clip((0.6 if right.truth == "calm" else 0.4) + rng.normal(0, 0.3), 0.01, 0.99))
             heard = "calm" if calm > 0.5 else "sad"
-            predictions.append(replace(right, prediction=heard, shares={"calm": calm, "sad": 1 - calm}))
+            predictions.append(replace(right, prediction=heard, probabilities={"calm": calm, "sad": 1 - calm}))
         write_predictions(predictions, run / f"fold-{fold}" / "seed-0" / "predictions.jsonl")
     return run
 
@@ -270,10 +270,10 @@ def test_predict_is_the_weighted_mean(fusion: Path, tiny_run: Path, tones: Path,
     assert [answer["audio"] for answer in answers] == paths
     models = [load(tiny_run / f"fold-{number}" / "seed-0" / "model") for number in (1, 2)]
     for path, answer in zip(paths, answers, strict=True):
-        first, second = (np.array(list(model.predict(path).shares.values())) for model in models)  # type: ignore[union-attr]
+        first, second = (np.array(list(model.predict(path).probabilities.values())) for model in models)  # type: ignore[union-attr]
         weighted = np.array([0.9, 0.5, 0.0]) * first + np.array([0.1, 0.5, 1.0]) * (first + second) / 2
-        assert list(answer["shares"].values()) == pytest.approx((weighted / weighted.sum()).tolist(), abs=1e-5)
-        assert answer["emotion"] == max(answer["shares"], key=answer["shares"].__getitem__)
+        assert list(answer["probabilities"].values()) == pytest.approx((weighted / weighted.sum()).tolist(), abs=1e-5)
+        assert answer["emotion"] == max(answer["probabilities"], key=answer["probabilities"].__getitem__)
 
 
 def test_predict_in_other_forms(fusion: Path, tones: Path, serein: Call) -> None:

@@ -51,7 +51,9 @@ def test_a_pipe_is_answered_as_its_file(
     heard = [json.loads(line) for line in outcome.out.splitlines()]
     for one, other in zip(heard, expected, strict=True):
         assert (one["start_s"], one["end_s"], one["emotion"]) == (other["start_s"], other["end_s"], other["emotion"])
-        assert one["shares"] == pytest.approx(other["shares"], abs=1e-2)  # of samples rounded to 16 bits otherwise
+        assert one["probabilities"] == pytest.approx(
+            other["probabilities"], abs=1e-2
+        )  # of samples rounded to 16 bits otherwise
         assert one["delay_s"] >= 0
     assert (outcome.status, outcome.err.splitlines()[-1][:10]) == (0, "2 windows;")
 

@@ -44,8 +44,8 @@ def part(tones: Path, path: Path, speakers: str) -> Path:
     return path
 
 
-def shares(answers: list[Answer]) -> np.ndarray:
-    return np.array([list(answer.shares.values()) for answer in answers])
+def probabilities(answers: list[Answer]) -> np.ndarray:
+    return np.array([list(answer.probabilities.values()) for answer in answers])
 
 
 def asked(model: Path, store: Path, tones: Path, **how: Any) -> list[Answer]:
@@ -155,7 +155,7 @@ def test_a_store_with_an_index_finds_the_same(
     outcome = serein("neighbours", "build", model, "--data", tones, "-o", indexed, "--index", "faiss")
     assert "Searched approximately: 100.0 % of the 8 nearest are found." in outcome.out
     assert json.loads((indexed / "store.json").read_text())["index"]["recall"] == 1.0
-    assert (shares(asked(model, indexed, tones, k=5)) == shares(asked(model, store, tones, k=5))).all()
+    assert (probabilities(asked(model, indexed, tones, k=5)) == probabilities(asked(model, store, tones, k=5))).all()
 
 
 # -- answers ---------------------------------------------------------------------------------------------------------
@@ -163,11 +163,11 @@ def test_a_store_with_an_index_finds_the_same(
 
 def test_alpha_0_is_the_model_and_alpha_1_the_neighbours(model: Path, store: Path, tones: Path) -> None:
     alone = [a for a in load(model).predict_each(manifest.read(tones)) if isinstance(a, Answer)]
-    assert (shares(asked(model, store, tones, k=4, alpha=0.0)) == shares(alone)).all()
-    votes = shares(asked(model, store, tones, k=4, alpha=1.0))
+    assert (probabilities(asked(model, store, tones, k=4, alpha=0.0)) == probabilities(alone)).all()
+    votes = probabilities(asked(model, store, tones, k=4, alpha=1.0))
     assert set(votes.ravel().tolist()) <= {0.0, 0.25, 0.5, 0.75, 1.0}
-    mixed = shares(asked(model, store, tones, k=4, alpha=0.3))
-    assert mixed == pytest.approx(0.3 * votes + 0.7 * shares(alone))
+    mixed = probabilities(asked(model, store, tones, k=4, alpha=0.3))
+    assert mixed == pytest.approx(0.3 * votes + 0.7 * probabilities(alone))
 
 
 def test_a_clip_does_not_vote_for_itself(model: Path, store: Path, tones: Path, serein: Call) -> None:
@@ -249,7 +249,9 @@ def test_the_kept_store_is_train_and_dev_and_answers_alike(run: Path, serein: Ca
         kept = read_predictions(folder / "neighbours_predictions.jsonl")
         heard = asked(folder / "model", folder / "neighbours", run / f"fold-{fold['name']}" / "test.jsonl")
         assert [p.prediction for p in kept] == [answer.label for answer in heard]
-        assert np.array([list((p.shares or {}).values()) for p in kept]) == pytest.approx(shares(heard), abs=1e-5)
+        assert np.array([list((p.probabilities or {}).values()) for p in kept]) == pytest.approx(
+            probabilities(heard), abs=1e-5
+        )
 
 
 def test_alpha_0_scores_as_the_model(run: Path, serein: Call) -> None:

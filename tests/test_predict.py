@@ -116,7 +116,7 @@ def test_a_long_recording_is_heard_over_time(model: Path, call: Path, serein: Ca
     passages = answer["passages"]
     assert passages[0]["start_s"] == pytest.approx(0.9, abs=0.1)
     assert passages[-1]["end_s"] == pytest.approx(31.1, abs=0.1)
-    assert {each["emotion"] for each in passages} <= set(answer["shares"])
+    assert {each["emotion"] for each in passages} <= set(answer["probabilities"])
     lengths = {round(each["end_s"] - each["start_s"], 3) for each in answer["windows"]}
     assert lengths == {3.0}
     table = serein("predict", model, call).out
@@ -287,7 +287,7 @@ def test_workers_answer_alike_and_in_order(model: Path, tones: Path, tmp_path: P
     assert outcomes[0].stderr == outcomes[1].stderr
     assert [answer["audio"] for answer in side_by_side] == [utterance.audio for utterance in utterances]
     for one, other in zip(alone, side_by_side, strict=True):
-        assert one["shares"] == pytest.approx(other["shares"], abs=1e-5)
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_the_model_of_stage_1_is_asked_and_that_of_stage_2_answers_emotions_alon
     refused = serein("transcribe", unit / "model", test)
     assert "answers emotion, no transcripts" in refused.complaint
     said = serein("predict", unit / "0-words" / "model", test, "--json")
-    assert {"gender", "confidence", "shares", "transcript"} <= json.loads(said.out.splitlines()[0]).keys()
+    assert {"gender", "confidence", "probabilities", "transcript"} <= json.loads(said.out.splitlines()[0]).keys()
     assert "transcript" not in json.loads(serein("predict", unit / "model", test, "--json").out.splitlines()[0])
 
 

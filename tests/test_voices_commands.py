@@ -89,13 +89,13 @@ def test_the_threshold_is_that_of_the_dev_side_and_stays_with_the_model(run: Pat
     assert found.units[0].threshold == content.voices.threshold
 
 
-def test_shares_of_hundreds_of_voices_are_not_written(
+def test_probabilities_of_hundreds_of_voices_are_not_written(
     voices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predicting, "MOST_SHARES", 2)
+    monkeypatch.setattr(predicting, "MAX_PROBABILITIES", 2)
     found = train(tmp_path, voices, {"protocol": PROTOCOL})
     lines = (found / "fold-1" / "seed-0" / "predictions.jsonl").read_text().splitlines()
-    assert all("shares" not in json.loads(line) for line in lines)
+    assert all("probabilities" not in json.loads(line) for line in lines)
     assert score_run(found).voices is not None
 
 

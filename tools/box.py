@@ -1,7 +1,7 @@
 """Makes the model that ships inside the package, and its card.
 
-The six folds of its recipe give scores and shares on unseen speakers, to which its temperature is fitted; then one
-model learns from everybody and is judged on corpora that it never saw. Goes on where it was stopped.
+The six folds of its recipe give scores and probabilities on unseen speakers, to which its temperature is fitted; then
+one model learns from everybody and is judged on corpora that it never saw. Goes on where it was stopped.
 
     make box RAVDESS=<folder> EMODB=<folder> URDU=<table.csv>
     python tools/box.py --data ravdess.jsonl --other emodb=emodb.jsonl --other urdu=urdu.jsonl
@@ -104,9 +104,11 @@ def elsewhere(model: Path, name: str, manifest: str) -> Elsewhere:
 
 def among(prediction: Prediction, names: Sequence[str]) -> Prediction:
     """Return a prediction that chooses among some of the classes."""
-    given = np.array([(prediction.shares or {})[name] for name in names])
-    shares = dict(zip(names, (given / given.sum()).tolist(), strict=True))
-    return replace(prediction, prediction=max(shares, key=lambda name: shares[name]), shares=shares)
+    given = np.array([(prediction.probabilities or {})[name] for name in names])
+    probabilities = dict(zip(names, (given / given.sum()).tolist(), strict=True))
+    return replace(
+        prediction, prediction=max(probabilities, key=lambda name: probabilities[name]), probabilities=probabilities
+    )
 
 
 def ship(model: Path, box: Path) -> None:
@@ -129,7 +131,7 @@ def card(content: ModelFolder, scores: Scores, others: Sequence[Elsewhere], opti
     citations = "\n".join(f"- {text}" for name in corpora if (text := citation_of(name)))
     return f"""# The model in the box
 
-It answers when `serein predict` is given no model: shares of {len(scores.classes)} emotions,
+It answers when `serein predict` is given no model: probabilities of {len(scores.classes)} emotions,
 {", ".join(scores.classes)}, of speech in recordings of any length. It has no pretrained weights; its recipe is
 `{options.recipe}`, and `make box` makes it.
 
@@ -210,7 +212,7 @@ def _calibrated(content: ModelFolder, scores: Scores) -> str:
         said = f" With `--abstain 0.5` it answers {answered} of the clips, and {right} of those answers are right;"
         said += f" without, {found.coverage[-1].accuracy:.1f} %."
     return (
-        f"Its shares are calibrated: a temperature of {content.calibration.temperature:.2f}, fitted to"
+        f"Its probabilities are calibrated: a temperature of {content.calibration.temperature:.2f}, fitted to"
         f" {content.calibration.fitted_on}. Judged on folds that the temperature was not fitted to, the expected"
         f" calibration error is {found.before.expected_calibration_error:.1f} points before and"
         f" {found.after.expected_calibration_error:.1f} after.{said}"

@@ -34,7 +34,7 @@ from serein.inference.neighbours import (
     choose,
     interpolated,
     key,
-    neighbour_shares,
+    neighbour_probabilities,
 )
 from serein.labels.categories import with_class
 from serein.metrics import FloatArray
@@ -57,16 +57,16 @@ class Heard:
 
     Attributes:
         utterances: Those of a class of the model.
-        classes: Classes that occur among them; the model's shares are of these alone.
+        classes: Classes that occur among them; the model's probabilities are of these alone.
         examples: Their embeddings; clips of one speaker share a key, so that none is a neighbour of another.
-        shares: (clip, class) what the model says.
+        probabilities: (clip, class) what the model says.
         notes: What a reader must know.
     """
 
     utterances: tuple[Utterance, ...]
     classes: tuple[str, ...]
     examples: Examples
-    shares: FloatArray
+    probabilities: FloatArray
     notes: tuple[str, ...]
 
     @cached_property
@@ -126,7 +126,7 @@ def adapt(
     """
     heard = hear_corpus(model, manifest_path, report)
     _require_clips(heard, max(sizes), manifest_path)
-    alone = _said(heard, np.arange(len(heard.utterances)), heard.shares, 0)
+    alone = _said(heard, np.arange(len(heard.utterances)), heard.probabilities, 0)
     reached = []
     for number, size in enumerate(sorted(sizes), start=1):
         said = with_stores(heard, size, num_draws)
@@ -153,14 +153,14 @@ def hear_corpus(model: str, manifest_path: Path, report: Report) -> Heard:
         )
     recordings = Recordings(utterances, trim_db=content.options.clips.trim_db)
     detail = f"{len(utterances)} clips"
-    examples, shares = hear(
+    examples, probabilities = hear(
         content, recordings, range(len(utterances)), "predicted", lambda done, all: report("hearing", done, all, detail)
     )
     present, labels = np.unique(examples.labels, return_inverse=True)
     keys = np.array([[key(speaker_key(u))] * 2 for u in utterances], np.int64).reshape(-1, 2)
-    own = shares[:, present].astype(np.float64)
+    own = probabilities[:, present].astype(np.float64)
     known = {speaker_key(u) for u in utterances} & set(content.training.get("speakers", ()))
-    notes = [f"Classes: {len(present)} of the model's {shares.shape[1]} occur, and it chooses among these."]
+    notes = [f"Classes: {len(present)} of the model's {probabilities.shape[1]} occur, and it chooses among these."]
     notes += [f"Left out, of no class of the model: {count} {name}." for name, count in left_out.most_common()]
     notes += [f"SPEAKER-DEPENDENT: the model learned from {len(known)} of these speakers."] if known else []
     return Heard(
@@ -191,8 +191,8 @@ def with_stores(heard: Heard, size: int, num_draws: int) -> dict[str, list[Predi
             store = heard.examples.only(rows)
             for way, (k, alpha) in weights_in(heard, rows).items():
                 nearest = store.nearest(heard.examples.vectors[asked], k)
-                votes = neighbour_shares(nearest, len(heard.classes))
-                said[way] += _said(heard, asked, interpolated(votes, heard.shares[asked], alpha), draw)
+                votes = neighbour_probabilities(nearest, len(heard.classes))
+                said[way] += _said(heard, asked, interpolated(votes, heard.probabilities[asked], alpha), draw)
     return said
 
 
@@ -218,21 +218,21 @@ def weights_in(heard: Heard, rows: Numbers) -> dict[str, tuple[int, float]]:
     most = min(MOST_NEIGHBOURS, len(rows) - of_one_speaker)
     if most < 1:
         return {"fixed": fixed, "chosen": fixed}
-    found = choose(store.nearest(store.vectors, most, store.keys), heard.shares[rows], store.labels)
+    found = choose(store.nearest(store.vectors, most, store.keys), heard.probabilities[rows], store.labels)
     return {"fixed": fixed, "chosen": (found.k, found.alpha)}
 
 
-def _said(heard: Heard, rows: Numbers, shares: FloatArray, draw: int) -> list[Prediction]:
-    """Return shares, (row, class), as predictions of the clips at these positions."""
+def _said(heard: Heard, rows: Numbers, probabilities: FloatArray, draw: int) -> list[Prediction]:
+    """Return probabilities, (row, class), as predictions of the clips at these positions."""
     said = []
-    for row, own in zip(rows, shares, strict=True):
+    for row, own in zip(rows, probabilities, strict=True):
         utterance = heard.utterances[row]
         said.append(
             Prediction(
                 id=utterance.id,
                 truth=heard.classes[heard.examples.labels[row]],
                 prediction=heard.classes[int(own.argmax())],
-                shares=dict(zip(heard.classes, map(float, own), strict=True)),
+                probabilities=dict(zip(heard.classes, map(float, own), strict=True)),
                 speaker=utterance.speaker,
                 gender=utterance.gender,
                 seed=draw,

@@ -83,7 +83,7 @@ class GenderOfRun:
     hears. Of what every fold learned from, as the train side of an official split, nothing is predicted.
 
     Args:
-        run: Run folder; the shares of several seeds are averaged.
+        run: Run folder; the probabilities of several seeds are averaged.
 
     Raises:
         RunError: It holds no predictions, or its classes are not female and male.
@@ -140,8 +140,8 @@ class GenderOfRun:
         return next(iter(sorted(self.run.glob("fold-*/seed-*/model"))), None)
 
     def _gender(self, name: str) -> str:
-        shares = [[_share(prediction, gender) for gender in GENDERS] for prediction in self._said[name]]
-        return GENDERS[int(np.mean(shares, axis=0).argmax())]
+        probabilities = [[_share(prediction, gender) for gender in GENDERS] for prediction in self._said[name]]
+        return GENDERS[int(np.mean(probabilities, axis=0).argmax())]
 
 
 class GenderOfModel:
@@ -367,9 +367,9 @@ def _with_predictions(utterance: Utterance, said: Mapping[Field, _Said]) -> Utte
 
 
 def _share(prediction: Prediction, gender: str) -> float:
-    if prediction.shares is None:
+    if prediction.probabilities is None:
         return float(prediction.prediction == gender)
-    return prediction.shares[gender]
+    return prediction.probabilities[gender]
 
 
 def _heard(predictor: Predictor, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Outcome]]:
@@ -378,7 +378,7 @@ def _heard(predictor: Predictor, utterances: Sequence[Utterance]) -> Iterator[tu
 
 
 def _larger(answer: Answer) -> str:
-    return max(GENDERS, key=lambda gender: answer.shares[gender])
+    return max(GENDERS, key=lambda gender: answer.probabilities[gender])
 
 
 def _require_genders(classes: Sequence[str], *, where: str | Path) -> None:

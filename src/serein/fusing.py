@@ -15,7 +15,7 @@ from serein.evaluation.intervals import Difference, paired_difference
 from serein.evaluation.predictions import Prediction
 from serein.evaluation.systems import Side, SideBySide, System, read_systems, side_by_side
 from serein.inference.fused import FittedOn, FusedModel, Fusion, read_fusion
-from serein.inference.fusion import fit_weights, fused_shares, uniform_weights
+from serein.inference.fusion import fit_weights, fused_probabilities, uniform_weights
 from serein.metrics import SCORES, FloatArray, class_f1, confusion_matrix
 from serein.progress import Report
 
@@ -116,17 +116,17 @@ def fuse(paths: Sequence[Path], *, method: str, side: Side, seed: int, report: R
 
 @dataclass(frozen=True)
 class _Weighed:
-    """Weights, and the shares of the judged utterances that they, or weights of other utterances, make.
+    """Weights, and the probabilities of the judged utterances that they, or weights of other utterances, make.
 
     Attributes:
-        shares: ``(utterances, classes)``, out of sample as far as the notes do not say otherwise.
+        probabilities: ``(utterances, classes)``, out of sample as far as the notes do not say otherwise.
         weights: ``(systems, classes)``, to keep.
-        in_sample: As `shares`, by weights that were fitted to the judged utterances; `None` where nothing was fitted.
+        in_sample: As `probabilities`, by weights fitted to the judged utterances; `None` where nothing was fitted.
     """
 
     method: str
     fitted_by: FittedBy | Literal["nothing", "file"]
-    shares: FloatArray
+    probabilities: FloatArray
     weights: FloatArray
     fitted_on: FittedOn
     notes: list[str]
@@ -136,23 +136,23 @@ class _Weighed:
 def _fitted(systems: Sequence[System], judged: SideBySide, side: Side, seed: int, report: Report) -> _Weighed:
     dev, notes = _dev(systems, judged) if side == "test" else (None, [])
     fitted_by, parts = divide(judged, dev, seed)
-    shares = np.empty(judged.shares.shape[1:])
+    probabilities = np.empty(judged.probabilities.shape[1:])
     for part in parts:
         weights = _fit(part.fit, seed, f"weights for {part.name}", report)
-        shares[part.judged] = fused_shares(judged.shares[:, part.judged], weights)
+        probabilities[part.judged] = fused_probabilities(judged.probabilities[:, part.judged], weights)
     in_sample = _fit(judged, seed, "weights in sample", report)
     kept = in_sample if dev is None else _fit(dev, seed, "weights to keep", report)
     seen = judged if dev is None else dev
     fitted_on = FittedOn(side="dev" if dev else side, num_utterances=len(seen.rows), seen=tuple(sorted(_names(seen))))
     notes += dependence(judged, parts)
-    in_sample_shares = fused_shares(judged.shares, in_sample)
-    return _Weighed("cobyla", fitted_by, shares, kept, fitted_on, notes, in_sample_shares)
+    in_sample_probabilities = fused_probabilities(judged.probabilities, in_sample)
+    return _Weighed("cobyla", fitted_by, probabilities, kept, fitted_on, notes, in_sample_probabilities)
 
 
 def _mean(judged: SideBySide) -> _Weighed:
-    weights = uniform_weights(len(judged.shares), len(judged.classes))
+    weights = uniform_weights(len(judged.probabilities), len(judged.classes))
     nothing = FittedOn(side=None, num_utterances=0, seen=())
-    return _Weighed("mean", "nothing", fused_shares(judged.shares, weights), weights, nothing, [])
+    return _Weighed("mean", "nothing", fused_probabilities(judged.probabilities, weights), weights, nothing, [])
 
 
 def _given(given: Fusion, systems: Sequence[System], judged: SideBySide) -> _Weighed:
@@ -160,7 +160,9 @@ def _given(given: Fusion, systems: Sequence[System], judged: SideBySide) -> _Wei
     seen = set(given.fitted_on.seen) & {*_names(judged), *(row.id for row in judged.rows)}
     if seen:
         notes.append(f"IN SAMPLE, optimistic: the weights were fitted to {len(seen)} of these speakers or utterances.")
-    return _Weighed(given.method, "file", fused_shares(judged.shares, weights), weights, given.fitted_on, notes)
+    return _Weighed(
+        given.method, "file", fused_probabilities(judged.probabilities, weights), weights, given.fitted_on, notes
+    )
 
 
 def _dev(systems: Sequence[System], judged: SideBySide) -> tuple[SideBySide | None, list[str]]:
@@ -180,7 +182,9 @@ def _dev(systems: Sequence[System], judged: SideBySide) -> tuple[SideBySide | No
 def _fit(seen: SideBySide, seed: int, label: str, report: Report) -> FloatArray:
     detail = f"{len(seen.rows)} utterances"
     rng = np.random.default_rng(seed)
-    fit = fit_weights(seen.shares, seen.truth, rng=rng, on_progress=lambda done, all: report(label, done, all, detail))
+    fit = fit_weights(
+        seen.probabilities, seen.truth, rng=rng, on_progress=lambda done, all: report(label, done, all, detail)
+    )
     return fit.weights
 
 
@@ -211,10 +215,10 @@ def _weights_of(given: Fusion, systems: Sequence[System], classes: Sequence[str]
 
 
 def _outcome(systems: Sequence[System], judged: SideBySide, side: Side, weighed: _Weighed) -> Fused:
-    alone = [_row(s.label, "system", judged, own) for s, own in zip(systems, judged.shares, strict=True)]
+    alone = [_row(s.label, "system", judged, own) for s, own in zip(systems, judged.probabilities, strict=True)]
     best = max(range(len(alone)), key=lambda number: alone[number].macro_f1)
-    fused = _predictions(judged, weighed.shares)
-    mean = None if weighed.method == "mean" else judged.shares.mean(axis=0)
+    fused = _predictions(judged, weighed.probabilities)
+    mean = None if weighed.method == "mean" else judged.probabilities.mean(axis=0)
     rows = (*alone, *_fusion_rows(judged, mean, weighed))
     return Fused(
         _to_keep(systems, judged.classes, weighed, rows),
@@ -223,7 +227,7 @@ def _outcome(systems: Sequence[System], judged: SideBySide, side: Side, weighed:
         num_utterances=len(judged.rows),
         rows=rows,
         best=alone[best].label,
-        to_best=_difference(fused, _predictions(judged, judged.shares[best]), judged.classes),
+        to_best=_difference(fused, _predictions(judged, judged.probabilities[best]), judged.classes),
         to_mean=None if mean is None else _difference(fused, _predictions(judged, mean), judged.classes),
         notes=(*weighed.notes, *_notes(systems, judged, side)),
     )
@@ -231,7 +235,7 @@ def _outcome(systems: Sequence[System], judged: SideBySide, side: Side, weighed:
 
 def _fusion_rows(judged: SideBySide, mean: FloatArray | None, weighed: _Weighed) -> list[Row]:
     rows = [] if mean is None else [_row("mean of all", "mean", judged, mean)]
-    rows.append(_row(f"fusion ({weighed.method})", "fusion", judged, weighed.shares))
+    rows.append(_row(f"fusion ({weighed.method})", "fusion", judged, weighed.probabilities))
     if weighed.in_sample is not None:
         rows.append(_row("fusion, in sample (optimistic)", "in sample", judged, weighed.in_sample))
     return rows
@@ -250,17 +254,19 @@ def _to_keep(systems: Sequence[System], classes: tuple[str, ...], weighed: _Weig
 
 
 def _row(
-    label: str, kind: Literal["system", "mean", "fusion", "in sample"], judged: SideBySide, shares: FloatArray
+    label: str, kind: Literal["system", "mean", "fusion", "in sample"], judged: SideBySide, probabilities: FloatArray
 ) -> Row:
-    confusion = confusion_matrix(judged.truth, shares.argmax(axis=1), len(judged.classes))
+    confusion = confusion_matrix(judged.truth, probabilities.argmax(axis=1), len(judged.classes))
     scores = {name: _PER_CENT * float(score(confusion)) for name, score in SCORES.items()}
     f1 = [None if np.isnan(value) else _PER_CENT * float(value) for value in class_f1(confusion)]
     return Row(label, kind, **scores, f1=dict(zip(judged.classes, f1, strict=True)))
 
 
-def _predictions(judged: SideBySide, shares: FloatArray) -> list[Prediction]:
-    heard = [judged.classes[number] for number in shares.argmax(axis=1)]
-    return [replace(row, prediction=name, shares=None, seed=0) for row, name in zip(judged.rows, heard, strict=True)]
+def _predictions(judged: SideBySide, probabilities: FloatArray) -> list[Prediction]:
+    heard = [judged.classes[number] for number in probabilities.argmax(axis=1)]
+    return [
+        replace(row, prediction=name, probabilities=None, seed=0) for row, name in zip(judged.rows, heard, strict=True)
+    ]
 
 
 def _difference(a: Sequence[Prediction], b: Sequence[Prediction], classes: Sequence[str]) -> dict[str, Difference]:
@@ -284,7 +290,7 @@ def _notes(systems: Sequence[System], judged: SideBySide, side: Side) -> list[st
     seeds = {s.label: len({p.seed for p in s.predictions[side]}) for s in systems}
     averaged = [f"{label} {count}" for label, count in seeds.items() if count > 1]
     if averaged:
-        notes.append(f"Shares of a system's seeds are averaged first; seeds: {', '.join(averaged)}.")
+        notes.append(f"Probabilities of a system's seeds are averaged first; seeds: {', '.join(averaged)}.")
     if judged.num_unlabelled:
         notes.append(f"{judged.num_unlabelled} predictions have no truth and are left out.")
     return notes

@@ -72,7 +72,7 @@ def judge(
     calibration = model_calibration(predictions, classes, None if brought is None else brought.temperature)
     if brought is not None:
         predictions = with_temperature(predictions, brought.temperature)
-        notes.append(f"Shares are calibrated by the model's temperature of {brought.temperature:.2f}.")
+        notes.append(f"Probabilities are calibrated by the model's temperature of {brought.temperature:.2f}.")
     return predictions, replace(score_predictions(predictions, classes, notes=tuple(notes)), calibration=calibration)
 
 

@@ -24,7 +24,16 @@ from serein.evaluation.scores import Scores, score_predictions
 from serein.inference.neighbour_building import By, Votes, as_chosen, joined, most_neighbours, new_header
 from serein.inference.neighbour_predictor import described_model, hear, keys_of
 from serein.inference.neighbour_store import Store, is_store, model_digest, open_store, write_header, write_store
-from serein.inference.neighbours import ALPHAS, Choice, Examples, Numbers, choose, interpolated, key, neighbour_shares
+from serein.inference.neighbours import (
+    ALPHAS,
+    Choice,
+    Examples,
+    Numbers,
+    choose,
+    interpolated,
+    key,
+    neighbour_probabilities,
+)
 from serein.inference.predictor import load as load_model
 from serein.labels.attributes import Told
 from serein.metrics import FloatArray
@@ -181,15 +190,15 @@ class _Judged:
 def _judged(experiment: Experiment, fold: Fold, seed: int, run: Path, asking: Asking, report: Report) -> _Judged:
     folder, classes = unit_folder(run, fold, seed), experiment.categories.classes
     store = _store(experiment, fold, seed, run, report)
-    rows, shares = _predicted(folder / "predictions.jsonl", classes)
+    rows, probabilities = _predicted(folder / "predictions.jsonl", classes)
     keys = keys_of(experiment.recordings, _positions(rows, experiment))
     test = Examples(_embeddings(folder, len(rows)), _truth(rows, classes), keys)
-    k, alpha, choice = _chosen(experiment, fold, store, test, shares, asking, folder)
+    k, alpha, choice = _chosen(experiment, fold, store, test, probabilities, asking, folder)
     if asking.selection == "dev" and choice is not None:
         chosen = as_chosen(choice, asking.votes, asking.by, f"dev of fold {fold.name}", len(fold.train))
         write_header(store.folder, store.header.model_copy(update={"chosen": chosen}))
-    votes = neighbour_shares(store.examples.nearest(test.vectors, k, test.keys), len(classes), asking.votes)
-    mixed = _said(rows, interpolated(votes, shares, alpha), classes)
+    votes = neighbour_probabilities(store.examples.nearest(test.vectors, k, test.keys), len(classes), asking.votes)
+    mixed = _said(rows, interpolated(votes, probabilities, alpha), classes)
     name = "neighbours_oracle" if asking.selection == "oracle" else "neighbours"
     write_predictions(mixed, folder / f"{name}_predictions.jsonl")
     unit = UnitChoice(fold.name, seed, k, alpha, len(store.examples), choice)
@@ -197,20 +206,26 @@ def _judged(experiment: Experiment, fold: Fold, seed: int, run: Path, asking: As
 
 
 def _chosen(
-    experiment: Experiment, fold: Fold, store: Store, test: Examples, shares: FloatArray, asking: Asking, folder: Path
+    experiment: Experiment,
+    fold: Fold,
+    store: Store,
+    test: Examples,
+    probabilities: FloatArray,
+    asking: Asking,
+    folder: Path,
 ) -> tuple[int, float, Choice | None]:
     """Return k, alpha and what they did where they were chosen."""
     if asking.k is not None and asking.alpha is not None:
         return asking.k, asking.alpha, None
     examples, asked = store.examples, test
     if asking.selection == "dev":
-        rows, shares = _predicted(folder / "dev_predictions.jsonl", experiment.categories.classes)
+        rows, probabilities = _predicted(folder / "dev_predictions.jsonl", experiment.categories.classes)
         is_dev = _is_dev(store, rows, fold)
         examples, asked = examples.only(np.flatnonzero(~is_dev)), examples.only(np.flatnonzero(is_dev))
     most = asking.k or most_neighbours(len(examples) - 1)
     choice = choose(
         examples.nearest(asked.vectors, most, asked.keys),
-        shares,
+        probabilities,
         asked.labels,
         votes=asking.votes,
         by=asking.by,
@@ -257,13 +272,13 @@ def _heard(
 
 
 def _predicted(path: Path, classes: Sequence[str]) -> tuple[list[Prediction], FloatArray]:
-    """Return a model's predictions of one fold and seed, and its shares, (clip, class)."""
+    """Return a model's predictions of one fold and seed, and its probabilities, (clip, class)."""
     fold, seed = path.parts[-3].removeprefix("fold-"), int(path.parts[-2].removeprefix("seed-"))
     rows = read_predictions(path, classes, fold=fold, seed=seed)
-    without = [row.id for row in rows if row.shares is None]
+    without = [row.id for row in rows if row.probabilities is None]
     if without:
-        raise RunError(f"'{without[0]}' has no shares", where=path, remedy="Run the recipe again.")
-    return rows, np.array([[(row.shares or {})[name] for name in classes] for row in rows])
+        raise RunError(f"'{without[0]}' has no probabilities", where=path, remedy="Run the recipe again.")
+    return rows, np.array([[(row.probabilities or {})[name] for name in classes] for row in rows])
 
 
 def _embeddings(folder: Path, num: int) -> np.ndarray:
@@ -286,10 +301,12 @@ def _truth(rows: Sequence[Prediction], classes: Sequence[str]) -> Numbers:
     return np.array([classes.index(row.truth or "") for row in rows], np.int64)
 
 
-def _said(rows: Sequence[Prediction], shares: FloatArray, classes: Sequence[str]) -> list[Prediction]:
+def _said(rows: Sequence[Prediction], probabilities: FloatArray, classes: Sequence[str]) -> list[Prediction]:
     return [
-        replace(row, prediction=classes[int(own.argmax())], shares=dict(zip(classes, map(float, own), strict=True)))
-        for row, own in zip(rows, shares, strict=True)
+        replace(
+            row, prediction=classes[int(own.argmax())], probabilities=dict(zip(classes, map(float, own), strict=True))
+        )
+        for row, own in zip(rows, probabilities, strict=True)
     ]
 
 

@@ -24,7 +24,7 @@ from serein.models.folder import ModelFolder
 from serein.preparation import Experiment
 from serein.recipe import Recipe
 
-MOST_SHARES = 200
+MAX_PROBABILITIES = 200
 
 
 @dataclass(frozen=True)
@@ -124,20 +124,20 @@ def predictions_of(
 ) -> Said:
     """Return a model's predictions of some utterances, and their embeddings in the same order.
 
-    Shares of more than `MOST_SHARES` classes are left out: those of 1,251 voices would fill files of hundreds of MB.
+    Probabilities of more than `MAX_PROBABILITIES` classes are left out: those of 1,251 speakers would fill hundreds of MB.
 
     Args:
         told: What a conditioned model is told of them.
     """
     answers = recorded_answers(content, recordings, positions, told, on_progress)
 
-    def prediction(position: int, truth: str | None, said: str, shares: dict[str, float] | None) -> Prediction:
+    def prediction(position: int, truth: str | None, said: str, probabilities: dict[str, float] | None) -> Prediction:
         utterance = recordings.utterances[position]
         return Prediction(
             id=utterance.id,
             truth=truth,
             prediction=said,
-            shares=shares,
+            probabilities=probabilities,
             speaker=utterance.speaker,
             gender=utterance.gender,
             fold=fold,
@@ -147,14 +147,14 @@ def predictions_of(
         )
 
     by_task: dict[str, list[Prediction]] = {}
-    for name, rows in answers.shares.items():
+    for name, rows in answers.probabilities.items():
         classes = content.classes_of(name).classes
         by_task[name] = [
             prediction(
                 position,
                 truth_of(content, name, recordings.utterances[position]),
                 classes[int(row.argmax())],
-                dict(zip(classes, map(float, row), strict=True)) if len(classes) <= MOST_SHARES else None,
+                dict(zip(classes, map(float, row), strict=True)) if len(classes) <= MAX_PROBABILITIES else None,
             )
             for position, row in zip(positions, rows, strict=True)
         ]

@@ -172,14 +172,14 @@ def _agreed(utterances: Sequence[Utterance], folds: Folds, least: float | None) 
     """Leave out of every training side what too few raters agreed on."""
     if least is None:
         return folds
-    shares = {u.id: agreement(u) for u in utterances}
-    if all(share is None for share in shares.values()):
+    agreements = {u.id: agreement(u) for u in utterances}
+    if all(share is None for share in agreements.values()):
         raise RecipeError(
             "no utterance has several raters' labels",
             where="labels.agreement",
             remedy="Leave it out, or prepare a corpus with raters.",
         )
-    agreed = {name for name, share in shares.items() if share is not None and share >= least - 1e-9}
+    agreed = {name for name, share in agreements.items() if share is not None and share >= least - 1e-9}
     kept = [replace(fold, train=tuple(name for name in fold.train if name in agreed)) for fold in folds.folds]
     before, after = (sum(len(fold.train) for fold in each) for each in (folds.folds, kept))
     note = f"Trained on the {after} of {before} training utterances that {least:.0%} of the raters agreed on."

@@ -182,9 +182,9 @@ def test_mixup_keeps_at_least_half_of_a_clip() -> None:
     mixed = [each for each in drawn if each is not None]
     assert 0.2 < len(mixed) / 400 < 0.3
     assert all(sorted(partners.tolist()) == [0, 1, 2, 3, 4, 5] for partners, _ in mixed)
-    shares = [share for _, share in mixed]
-    assert 0.5 <= min(shares) < 0.55
-    assert np.mean(np.array(shares) > 0.9) > 0.4  # Beta(0.3, 0.3) leans to the ends
+    probabilities = [probability for _, probability in mixed]
+    assert 0.5 <= min(probabilities) < 0.55
+    assert np.mean(np.array(probabilities) > 0.9) > 0.4  # Beta(0.3, 0.3) leans to the ends
 
 
 # -- what a clip gets follows from its seed

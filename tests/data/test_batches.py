@@ -78,10 +78,10 @@ def test_processes_share_the_batches(
             BucketSampler(positions, durations_s, batches, is_training=is_training, rank=rank, world_size=size)
         )
 
-    alone, shares = plan_of(0, 1), [plan_of(rank, world_size) for rank in range(world_size)]
-    together = sorted(batch for share in shares for batch in share)
+    alone, parts = plan_of(0, 1), [plan_of(rank, world_size) for rank in range(world_size)]
+    together = sorted(batch for part in parts for batch in part)
     if is_training:  # each the same number of steps, so some batches come again
-        assert {len(share) for share in shares} == {-(-len(alone) // world_size)}
+        assert {len(part) for part in parts} == {-(-len(alone) // world_size)}
         assert {tuple(batch) for batch in together} == {tuple(batch) for batch in alone}
     else:  # each clip is judged once
         assert together == sorted(alone)

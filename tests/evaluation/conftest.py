@@ -39,12 +39,12 @@ def fake_predictions(
 
 
 def _prediction(speaker: str, name: str, take: int, logits: np.ndarray, **rest: Any) -> Prediction:
-    shares = np.exp(1.5 * logits) / np.exp(1.5 * logits).sum()
+    probabilities = np.exp(1.5 * logits) / np.exp(1.5 * logits).sum()
     return Prediction(
         id=f"{speaker}-{name}-{take}",
         truth=name,
-        prediction=CLASSES[int(shares.argmax())],
-        shares=dict(zip(CLASSES, shares.tolist(), strict=True)),
+        prediction=CLASSES[int(probabilities.argmax())],
+        probabilities=dict(zip(CLASSES, probabilities.tolist(), strict=True)),
         speaker=speaker,
         gender="female" if speaker[-1] in "02468" else "male",
         duration_s=3.5,

@@ -32,11 +32,11 @@ def drawn(temperature: float, count: int = 4000, classes: int = 5) -> tuple[np.n
     """Return logits, and truths drawn as softmax(logits / temperature) promises."""
     rng = np.random.default_rng(3)
     logits = rng.normal(0, 3, (count, classes))
-    shares = softmax(logits / temperature, axis=1)
-    return logits, (shares.cumsum(axis=1) > rng.uniform(size=(count, 1))).argmax(axis=1)
+    probabilities = softmax(logits / temperature, axis=1)
+    return logits, (probabilities.cumsum(axis=1) > rng.uniform(size=(count, 1))).argmax(axis=1)
 
 
-def test_tempered_shares_are_a_softmax_of_logits_over_the_temperature() -> None:
+def test_tempered_probabilities_are_a_softmax_of_logits_over_the_temperature() -> None:
     logits = np.random.default_rng(0).normal(0, 4, (50, 6))
     for temperature in (0.3, 1.0, 2.5):
         expected = softmax(logits / temperature, axis=1)
@@ -44,9 +44,9 @@ def test_tempered_shares_are_a_softmax_of_logits_over_the_temperature() -> None:
 
 
 def test_tempering_changes_no_answer_and_survives_zeros() -> None:
-    shares = np.array([[1.0, 0.0, 0.0], [0.2, 0.5, 0.3]], np.float32)
+    probabilities = np.array([[1.0, 0.0, 0.0], [0.2, 0.5, 0.3]], np.float32)
     for temperature in BOUNDS:
-        result = tempered(shares, temperature)
+        result = tempered(probabilities, temperature)
         assert result.dtype == np.float32
         assert result.argmax(axis=1).tolist() == [0, 1]
         np.testing.assert_allclose(result.sum(axis=1), 1.0, atol=1e-6)
@@ -54,8 +54,8 @@ def test_tempering_changes_no_answer_and_survives_zeros() -> None:
 
 def test_log_loss_is_scikit_learns() -> None:
     logits, truth = drawn(1.0, 200)
-    shares = softmax(logits, axis=1)
-    assert log_loss(truth, shares) == pytest.approx(sklearn_log_loss(truth, shares, labels=range(5)))
+    probabilities = softmax(logits, axis=1)
+    assert log_loss(truth, probabilities) == pytest.approx(sklearn_log_loss(truth, probabilities, labels=range(5)))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 4.0])
@@ -79,7 +79,7 @@ def test_too_few_predictions_fit_nothing() -> None:
     predictions, _ = fake_predictions(["01"], "1", 0)
     assert fitted(predictions[:19], CLASSES) is None
     assert fitted(predictions, CLASSES) is not None
-    bare = [dataclasses.replace(p, shares=None) for p in predictions]
+    bare = [dataclasses.replace(p, probabilities=None) for p in predictions]
     assert fitted(bare, CLASSES) is None
 
 
@@ -125,7 +125,7 @@ def test_one_fold_without_dev_is_judged_as_it_is(tmp_path: Path) -> None:
     assert "Accuracy against coverage" in write_report(run).read_text(encoding="utf-8")
 
 
-def test_no_shares_no_calibration(tmp_path: Path) -> None:
+def test_no_probabilities_no_calibration(tmp_path: Path) -> None:
     predictions = [Prediction(id=str(n), truth="sad", prediction="sad") for n in range(30)]
     assert run_calibration(tmp_path, predictions, ["sad"]) is None
 

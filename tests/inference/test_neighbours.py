@@ -20,8 +20,8 @@ from serein.inference.neighbours import (
     exact,
     interpolated,
     key,
-    neighbour_shares,
-    shares_of_each_k,
+    neighbour_probabilities,
+    probabilities_of_each_k,
 )
 
 NEAREST = Nearest(np.array([[4, 2, 7, 0]]), np.array([[0, 1, 1, 2]]), np.array([[0.0, math.log(2), math.log(4), 50.0]]))
@@ -39,42 +39,42 @@ def examples(vectors: list[list[float]], labels: list[int], names: list[str] | N
 
 
 def test_each_neighbour_has_one_vote() -> None:
-    shares = shares_of_each_k(NEAREST, num_classes=3)
-    assert shares[:, 0].tolist() == [[1, 0, 0], [1 / 2, 1 / 2, 0], [1 / 3, 2 / 3, 0], [1 / 4, 2 / 4, 1 / 4]]
-    assert neighbour_shares(NEAREST, 3).tolist() == [[1 / 4, 2 / 4, 1 / 4]]
+    probabilities = probabilities_of_each_k(NEAREST, num_classes=3)
+    assert probabilities[:, 0].tolist() == [[1, 0, 0], [1 / 2, 1 / 2, 0], [1 / 3, 2 / 3, 0], [1 / 4, 2 / 4, 1 / 4]]
+    assert neighbour_probabilities(NEAREST, 3).tolist() == [[1 / 4, 2 / 4, 1 / 4]]
 
 
 def test_softmax_of_negative_distances() -> None:
     """Distances 0, log 2, log 4 weigh 1, 1/2, 1/4."""
-    shares = shares_of_each_k(NEAREST, num_classes=3, votes="softmax")[:, 0]
-    assert shares[1] == pytest.approx([2 / 3, 1 / 3, 0])
-    assert shares[2] == pytest.approx([4 / 7, 3 / 7, 0])
-    assert shares[3] == pytest.approx([4 / 7, 3 / 7, 0])
+    probabilities = probabilities_of_each_k(NEAREST, num_classes=3, votes="softmax")[:, 0]
+    assert probabilities[1] == pytest.approx([2 / 3, 1 / 3, 0])
+    assert probabilities[2] == pytest.approx([4 / 7, 3 / 7, 0])
+    assert probabilities[3] == pytest.approx([4 / 7, 3 / 7, 0])
 
 
 def test_far_neighbours_do_not_underflow() -> None:
     far = Nearest(np.array([[0, 1]]), np.array([[0, 1]]), np.array([[5000.0, 5000.0]]))
-    assert neighbour_shares(far, 2, "softmax").tolist() == [[0.5, 0.5]]
+    assert neighbour_probabilities(far, 2, "softmax").tolist() == [[0.5, 0.5]]
 
 
 @pytest.mark.parametrize("votes", VOTES)
-def test_shares_sum_to_one(votes: str) -> None:
+def test_probabilities_sum_to_one(votes: str) -> None:
     found = examples(DRAWN.tolist(), [n % 3 for n in range(300)]).nearest(DRAWN[:20], 9)
-    shares = shares_of_each_k(found, 3, votes)
-    assert shares.shape == (9, 20, 3)
-    assert shares.sum(axis=2) == pytest.approx(np.ones((9, 20)))
+    probabilities = probabilities_of_each_k(found, 3, votes)
+    assert probabilities.shape == (9, 20, 3)
+    assert probabilities.sum(axis=2) == pytest.approx(np.ones((9, 20)))
 
 
-def test_shares_are_those_of_scikit_learn() -> None:
+def test_probabilities_are_those_of_scikit_learn() -> None:
     labels = np.arange(300) % 4
     theirs = KNeighborsClassifier(7).fit(DRAWN[:200], labels[:200]).predict_proba(DRAWN[200:])
-    ours = neighbour_shares(examples(DRAWN[:200].tolist(), labels[:200].tolist()).nearest(DRAWN[200:], 7), 4)
+    ours = neighbour_probabilities(examples(DRAWN[:200].tolist(), labels[:200].tolist()).nearest(DRAWN[200:], 7), 4)
     assert ours == pytest.approx(theirs)
 
 
 def test_unknown_vote() -> None:
     with pytest.raises(ModelError, match="unknown vote 'loud', expected one of: share, softmax"):
-        neighbour_shares(NEAREST, 3, "loud")
+        neighbour_probabilities(NEAREST, 3, "loud")
 
 
 # -- mixed -----------------------------------------------------------------------------------------------------------
@@ -204,9 +204,11 @@ def test_the_choice_is_the_best_of_all(by: str) -> None:
     found = Nearest(np.zeros((40, 6), np.int64), rng.integers(0, 3, (40, 6)), np.ones((40, 6)))
     model = rng.dirichlet(np.ones(3), 40)
     choice = choose(found, model, truth, by=by)
-    shares = shares_of_each_k(found, 3)
+    probabilities = probabilities_of_each_k(found, 3)
     scores = {
-        (k, a): theirs(truth, interpolated(shares[k - 1], model, a).argmax(1)) for k in range(1, 7) for a in ALPHAS
+        (k, a): theirs(truth, interpolated(probabilities[k - 1], model, a).argmax(1))
+        for k in range(1, 7)
+        for a in ALPHAS
     }
     assert choice.score == pytest.approx(max(scores.values()))
     assert scores[choice.k, choice.alpha] == pytest.approx(choice.score)

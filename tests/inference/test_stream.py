@@ -38,7 +38,7 @@ def recording(tmp_path: Path) -> Path:
 def assert_alike(some: list[Heard], others: list[Heard]) -> None:
     assert [(each.start_s, each.end_s) for each in some] == [(each.start_s, each.end_s) for each in others]
     for one, other in zip(some, others, strict=True):
-        assert one.shares == pytest.approx(other.shares, abs=1e-5)
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
 
 
 def test_a_stream_hears_what_a_file_has(model: Predictor, recording: Path) -> None:
@@ -54,13 +54,13 @@ def test_a_stream_hears_what_a_file_has(model: Predictor, recording: Path) -> No
 def test_each_window_is_answered_as_by_itself(model: Predictor, recording: Path) -> None:
     cutter = WindowCutter(Windowing())
     windows = cutter.feed(SPEECH) + cutter.finish()
-    alone = [model.predict_waveforms([window.waveform], ["a"])[0].shares for window in windows]
+    alone = [model.predict_waveforms([window.waveform], ["a"])[0].probabilities for window in windows]
     found = hear_recording(model, recording)
-    for heard, shares in zip(found.windows, alone, strict=True):
-        assert heard.shares == pytest.approx(shares, abs=1e-5)
+    for heard, probabilities in zip(found.windows, alone, strict=True):
+        assert heard.probabilities == pytest.approx(probabilities, abs=1e-5)
     weights = [len(window.waveform) for window in windows]
-    mean = np.average([list(shares.values()) for shares in alone], axis=0, weights=weights)
-    assert list(found.shares.values()) == pytest.approx(mean, abs=1e-5)
+    mean = np.average([list(probabilities.values()) for probabilities in alone], axis=0, weights=weights)
+    assert list(found.probabilities.values()) == pytest.approx(mean, abs=1e-5)
 
 
 def test_batches_change_nothing(model: Predictor, recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,8 +33,8 @@ def test_passages_end_where_speech_does() -> None:
     assert rows(timeline(heard(0, 2, 0.9), heard(5, 6, 0.8))) == [(0, 2, "sad", 0.9), (5, 6, "sad", 0.8)]
 
 
-def test_shares_of_the_whole_are_weighted_by_length() -> None:
-    assert timeline(heard(0, 3, 1.0), heard(4, 5, 0.0)).shares == pytest.approx({"calm": 0.25, "sad": 0.75})
+def test_probabilities_of_the_whole_are_weighted_by_length() -> None:
+    assert timeline(heard(0, 3, 1.0), heard(4, 5, 0.0)).probabilities == pytest.approx({"calm": 0.25, "sad": 0.75})
 
 
 def test_passages_without_an_answer() -> None:
@@ -56,7 +56,7 @@ def test_json() -> None:
         "end_s": 1.0,
         "emotion": "sad",
         "confidence": 0.75,
-        "shares": {"calm": 0.25, "sad": 0.75},
+        "probabilities": {"calm": 0.25, "sad": 0.75},
     }
     withheld = Heard(0, 1, {"calm": 0.5, "sad": 0.5}, "don't know").to_json()
     assert (withheld["emotion"], withheld["withheld"]) == (None, "don't know")

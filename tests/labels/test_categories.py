@@ -20,7 +20,7 @@ def labelled(*emotions: str | None) -> list[Utterance]:
 
 
 @pytest.mark.parametrize(
-    ("word", "name", "shares"),
+    ("word", "name", "probabilities"),
     [
         ("sad", "sad", [1, 0, 0]),
         ("happy", "happy", [0, 1, 0]),
@@ -31,11 +31,11 @@ def labelled(*emotions: str | None) -> list[Utterance]:
         (None, None, [0, 0, 0]),
     ],
 )
-def test_what_a_word_means(word: str | None, name: str | None, shares: list[float]) -> None:
+def test_what_a_word_means(word: str | None, name: str | None, probabilities: list[float]) -> None:
     assert CATEGORIES.of(word) == name
     assert CATEGORIES.label(Utterance(id="a", audio="a.wav", emotion=word)) == name
-    assert CATEGORIES.shares(Utterance(id="a", audio="a.wav", emotion=word)).tolist() == shares
-    assert CATEGORIES.shares(Utterance(id="a", audio="a.wav", emotion=word)).dtype == np.float32
+    assert CATEGORIES.probabilities(Utterance(id="a", audio="a.wav", emotion=word)).tolist() == probabilities
+    assert CATEGORIES.probabilities(Utterance(id="a", audio="a.wav", emotion=word)).dtype == np.float32
 
 
 def test_classes_keep_the_order_of_the_recipe() -> None:

@@ -106,13 +106,13 @@ def test_the_bodies_here_are_all_there_are() -> None:
 
 
 @torch.inference_mode()
-def test_members_answer_with_the_mean_of_their_shares() -> None:
+def test_members_answer_with_the_mean_of_their_probabilities() -> None:
     model = model_of(BODIES["cnn2d"], num_members=3).eval()
     reading = model(*waves(12_000, 640))["emotion"]
-    shares = reading.outputs.softmax(dim=-1)
+    probabilities = reading.outputs.softmax(dim=-1)
     assert reading.outputs.shape == (3, 2, 4)
-    np.testing.assert_allclose(reading.output.softmax(dim=-1), shares.mean(dim=0), atol=1e-6)
-    assert (shares[0] - shares[1]).abs().max() > 1e-3  # each from its own first weights
+    np.testing.assert_allclose(reading.output.softmax(dim=-1), probabilities.mean(dim=0), atol=1e-6)
+    assert (probabilities[0] - probabilities[1]).abs().max() > 1e-3  # each from its own first weights
     alone = [SpeechModel(model.backbone, [member])(*waves(12_000, 640))["emotion"] for member in model.members]
     assert torch.equal(reading.outputs, torch.cat([each.outputs for each in alone]))
     assert torch.equal(reading.embedding, torch.cat([each.embedding for each in alone], dim=1))

@@ -47,7 +47,7 @@ def begun(ear: Ear, most_waiting: int = 10) -> Batcher:
 
 
 def heard(answers: Any) -> list[float]:
-    return [answer.shares["a"] for answer in answers.result(10)]
+    return [answer.probabilities["a"] for answer in answers.result(10)]
 
 
 def test_what_waits_is_heard_together_and_given_to_whom_it_belongs(ear: Ear) -> None:

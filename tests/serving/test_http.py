@@ -50,7 +50,7 @@ def test_answers_are_those_of_the_predictor(
     assert told["label"] == expected.label
     assert told["task"] == "emotion"
     assert told["duration_s"] == 0.5
-    assert told["shares"] == pytest.approx(expected.shares, abs=1e-5)
+    assert told["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
     assert told["passages"] is None
 
 
@@ -61,7 +61,7 @@ def test_over_time_is_as_from_a_file(client: TestClient, predictor: Predictor, s
     assert [(w["start_s"], w["end_s"]) for w in told["windows"]] == [
         (round(w.start_s, 3), round(w.end_s, 3)) for w in expected.windows
     ]
-    assert told["shares"] == pytest.approx(expected.shares, abs=1e-5)
+    assert told["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
     assert told["label"] == expected.label
     assert len(told["passages"]) == len(expected.passages)
 

@@ -34,8 +34,15 @@ def timeline() -> Timeline:
 
 
 def reply(**changes: Any) -> Reply:
-    shares = {"happy": 0.25, EVIL: 0.75}
-    fields = {"name": EVIL, "task": "emotion", "duration_s": 1.0, "label": EVIL, "confidence": 0.75, "shares": shares}
+    probabilities = {"happy": 0.25, EVIL: 0.75}
+    fields = {
+        "name": EVIL,
+        "task": "emotion",
+        "duration_s": 1.0,
+        "label": EVIL,
+        "confidence": 0.75,
+        "probabilities": probabilities,
+    }
     return Reply(**{**fields, **changes})
 
 
@@ -47,20 +54,20 @@ def files(html: str) -> dict[str, str]:
 
 def test_everything_is_escaped(timeline: Timeline) -> None:
     told = reply(words=[NearWord(word=EVIL, cosine=0.5)], clips=[NearClip(id=EVIL, label=EVIL, distance=0.5)])
-    html = (parts.picture(timeline, EVIL), parts.shares(told), parts.nearest(told), parts.complaint(EVIL))
+    html = (parts.picture(timeline, EVIL), parts.probabilities(told), parts.nearest(told), parts.complaint(EVIL))
     for each in html:
         assert "<script" not in each
         assert "&lt;script" in each
 
 
-def test_shares_are_bars_in_order() -> None:
-    html = parts.shares(reply())
+def test_probabilities_are_bars_in_order() -> None:
+    html = parts.probabilities(reply())
     assert re.findall(r"width:([\d.]+)%", html) == ["75.0", "25.0"]
     assert re.findall(r"(\d+) %</td>", html) == ["75", "25"]
 
 
 def test_what_is_withheld_is_said() -> None:
-    html = parts.shares(reply(label=None, withheld="too short"))
+    html = parts.probabilities(reply(label=None, withheld="too short"))
     assert "<h2>too short, 75 %</h2>" in html
 
 

@@ -57,7 +57,7 @@ def test_windows_are_those_of_a_file(client: TestClient, predictor: Predictor, s
     assert [(h["start_s"], h["end_s"], h["label"]) for h in heard] == [
         (round(e.start_s, 3), round(e.end_s, 3), e.label) for e in expected
     ]
-    assert heard[0]["shares"] == pytest.approx(expected[0].shares, abs=1e-5)
+    assert heard[0]["probabilities"] == pytest.approx(expected[0].probabilities, abs=1e-5)
     assert end == {"type": "end", "reason": "end", "duration_s": 5.0}
 
 

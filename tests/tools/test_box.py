@@ -53,9 +53,12 @@ def test_a_box_is_made_and_answers(
 
 
 def test_predictions_among_some_classes() -> None:
-    said = Prediction(id="a", truth="sad", prediction="calm", shares={"calm": 0.6, "sad": 0.3, "angry": 0.1})
+    said = Prediction(id="a", truth="sad", prediction="calm", probabilities={"calm": 0.6, "sad": 0.3, "angry": 0.1})
     chosen = box.among(said, ["sad", "angry"])
-    assert (chosen.prediction, chosen.shares) == ("sad", {"sad": pytest.approx(0.75), "angry": pytest.approx(0.25)})
+    assert (chosen.prediction, chosen.probabilities) == (
+        "sad",
+        {"sad": pytest.approx(0.75), "angry": pytest.approx(0.25)},
+    )
 
 
 def test_what_is_too_large_is_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,8 +83,8 @@ def test_another_seed_gives_another_model(tones: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
         one_fold(tmp_path / str(seed), tones, seed=seed)
         predictions.append((tmp_path / str(seed) / "fold-1" / f"seed-{seed}" / "predictions.jsonl").read_text())
-    shares = [[json.loads(line)["shares"] for line in text.splitlines()] for text in predictions]
-    assert shares[0] != shares[1]
+    probabilities = [[json.loads(line)["probabilities"] for line in text.splitlines()] for text in predictions]
+    assert probabilities[0] != probabilities[1]
 
 
 def test_number_of_loading_processes_changes_nothing(

@@ -141,7 +141,7 @@ def print_csv(pairs: Iterable[Pair], classes: Sequence[str], per: str) -> None:
     writer.writerow(["audio", *(["start_s", "end_s"] if per == "passage" else []), "emotion", *classes])
     for _, said in pairs:
         for times, row in _rows(said, per):
-            writer.writerow([said.audio, *times, row.said, *(f"{row.shares[name]:.4f}" for name in classes)])
+            writer.writerow([said.audio, *times, row.said, *(f"{row.probabilities[name]:.4f}" for name in classes)])
 
 
 def _rows(said: Said, per: str) -> list[tuple[list[str], Said | Heard]]:
@@ -168,9 +168,9 @@ def print_table(pairs: Sequence[Pair], classes: Sequence[str]) -> None:
     for name in beside:
         table.add_column(name, overflow="fold")
     for (_, said), label in zip(pairs, labels, strict=True):
-        shares = [f"{100 * said.shares[name]:.0f} %" for name in classes]
+        probabilities = [f"{100 * said.probabilities[name]:.0f} %" for name in classes]
         own = [Text(_others(said).get(name, "")) for name in beside]
-        table.add_row(Text(said.audio), *([label or ""] if any(labels) else []), said.said, *shares, *own)
+        table.add_row(Text(said.audio), *([label or ""] if any(labels) else []), said.said, *probabilities, *own)
     print_tables([table])
     (first, *others) = [said for _, said in pairs]
     if isinstance(first, Timeline) and not others:
@@ -195,8 +195,8 @@ def print_passages(timeline: Timeline, classes: Sequence[str]) -> None:
     for name in classes:
         table.add_column(name, justify="right")
     for heard in timeline.passages:
-        shares = [f"{100 * heard.shares[name]:.0f} %" for name in classes]
-        table.add_row(clock(heard.start_s), clock(heard.end_s), heard.said, *shares)
+        probabilities = [f"{100 * heard.probabilities[name]:.0f} %" for name in classes]
+        table.add_row(clock(heard.start_s), clock(heard.end_s), heard.said, *probabilities)
     print()
     print_tables([table])
 

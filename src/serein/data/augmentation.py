@@ -20,7 +20,7 @@ class SpectrogramAugmenter:
     """Stretches, shifts, filters, adds noise to bands in dB; masks and mixes normalised frames.
 
     Args:
-        options: Ranges and shares.
+        options: Ranges and probabilities.
         seeds: (batch,) of a batch's clips; every draw follows from them.
     """
 

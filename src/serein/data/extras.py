@@ -91,11 +91,11 @@ def _shares_with(
     sessions = {(u.corpus, u.session) for u in tested} if protocol.name == "sessions-out" else set()
     corpora = {u.corpus for u in tested} if protocol.name == "corpora-out" else set()
 
-    def shares(u: Utterance) -> bool:
+    def overlaps(u: Utterance) -> bool:
         is_known = u.speaker is not None and speaker_key(u) in speakers
         return is_known or twins.get(u.id, u.id) in audio or (u.corpus, u.session) in sessions or u.corpus in corpora
 
-    return shares
+    return overlaps
 
 
 def _dev_rule(new: Sequence[Utterance], fold: Fold, protocol: Protocol) -> Callable[[Utterance], bool]:

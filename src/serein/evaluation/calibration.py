@@ -1,4 +1,4 @@
-"""Shares as promises: temperatures fitted where nothing is judged, what they mend, accuracy against coverage."""
+"""Probabilities as promises: temperatures fitted where nothing is judged, what they mend, accuracy against coverage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Unit = tuple[str, int]  # fold, seed
 
 @dataclass(frozen=True)
 class Reliance:
-    """How far shares can be relied on.
+    """How far probabilities can be relied on.
 
     Attributes:
         expected_calibration_error: In per cent (Guo 2017, equation 3, ten bins).
@@ -52,17 +52,17 @@ class CoveragePoint:
 
 @dataclass(frozen=True)
 class RunCalibration:
-    """How far a run's shares can be relied on.
+    """How far a run's probabilities can be relied on.
 
     Attributes:
         fitted_on: What each temperature was fitted on: the fold's own dev, or the test sides of the other folds; or it
             is the one that a model brings; `None` where nothing was fitted.
         temperatures: "fold 1, seed 0" -> temperature.
-        before: Of the shares as they are.
-        after: Of the shares tempered; `None` where nothing was fitted.
-        coverage: Accuracy against coverage, of the shares tempered where they are.
+        before: Of the probabilities as they are.
+        after: Of the probabilities tempered; `None` where nothing was fitted.
+        coverage: Accuracy against coverage, of the probabilities tempered where they are.
         truth: ``(rows,)`` class numbers.
-        shares: ``(rows, classes)`` as they are.
+        probabilities: ``(rows, classes)`` as they are.
         calibrated: ``(rows, classes)`` tempered where a temperature was fitted.
     """
 
@@ -72,7 +72,7 @@ class RunCalibration:
     after: Reliance | None
     coverage: tuple[CoveragePoint, ...]
     truth: NDArray[np.int64]
-    shares: FloatArray
+    probabilities: FloatArray
     calibrated: FloatArray
 
     def to_json(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class RunCalibration:
         }
 
 
-def fit_temperature(truth: NDArray[np.int64], shares: FloatArray) -> float:
+def fit_temperature(truth: NDArray[np.int64], probabilities: FloatArray) -> float:
     """Return the temperature whose log loss is least, within `BOUNDS`.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2. The loss is convex in the
@@ -94,61 +94,64 @@ def fit_temperature(truth: NDArray[np.int64], shares: FloatArray) -> float:
 
     Args:
         truth: ``(utterances,)`` class numbers.
-        shares: ``(utterances, classes)``.
+        probabilities: ``(utterances, classes)``.
     """
     from scipy.optimize import minimize_scalar
 
     def loss(inverse: float) -> float:
-        return log_loss(truth, tempered(shares, 1.0 / inverse))
+        return log_loss(truth, tempered(probabilities, 1.0 / inverse))
 
     found = minimize_scalar(loss, bounds=(1.0 / BOUNDS[1], 1.0 / BOUNDS[0]), method="bounded", options={"xatol": 1e-6})
     return float(1.0 / found.x)
 
 
 def fitted(predictions: Sequence[Prediction], classes: Sequence[str]) -> float | None:
-    """Return the temperature of predictions; `None` when too few have truth and shares."""
-    truth, shares = _columns(_relied_on(predictions), classes)
-    return fit_temperature(truth, shares) if len(truth) >= FEWEST_TO_FIT else None
+    """Return the temperature of predictions; `None` when too few have truth and probabilities."""
+    truth, probabilities = _columns(_relied_on(predictions), classes)
+    return fit_temperature(truth, probabilities) if len(truth) >= FEWEST_TO_FIT else None
 
 
 def run_calibration(
     run: Path, predictions: Sequence[Prediction], classes: Sequence[str] | None
 ) -> RunCalibration | None:
-    """Judge the shares of a run, tempered fold by fold as its dev or else its other folds say.
+    """Judge the probabilities of a run, tempered fold by fold as its dev or else its other folds say.
 
     Returns:
-        `None` when no prediction has truth and shares.
+        `None` when no prediction has truth and probabilities.
     """
     judged = _relied_on(predictions)
     if not judged:
         return None
     names = tuple(classes or class_names(judged))
     fit_on, temperatures = temperatures_of(judged, _relied_on(read_run_predictions(run, classes, "dev")), names)
-    truth, shares = _columns(judged, names)
+    truth, probabilities = _columns(judged, names)
     if fit_on is None:
-        return _judged(None, {}, truth, shares, shares)
+        return _judged(None, {}, truth, probabilities, probabilities)
     of_rows = np.array([temperatures[p.fold, p.seed] for p in judged])
     named = {f"fold {fold}, seed {seed}": value for (fold, seed), value in temperatures.items()}
-    return _judged(fit_on, named, truth, shares, tempered(shares, of_rows[:, None]))
+    return _judged(fit_on, named, truth, probabilities, tempered(probabilities, of_rows[:, None]))
 
 
 def model_calibration(
     predictions: Sequence[Prediction], classes: Sequence[str], temperature: float | None
 ) -> RunCalibration:
-    """Judge the shares of one model on new data, tempered as it brings along; `None` is not at all."""
-    truth, shares = _columns(_relied_on(predictions), classes)
+    """Judge the probabilities of one model on new data, tempered as it brings along; `None` is not at all."""
+    truth, probabilities = _columns(_relied_on(predictions), classes)
     if temperature is None:
-        return _judged(None, {}, truth, shares, shares)
-    return _judged("model", {"model": temperature}, truth, shares, tempered(shares, temperature))
+        return _judged(None, {}, truth, probabilities, probabilities)
+    return _judged("model", {"model": temperature}, truth, probabilities, tempered(probabilities, temperature))
 
 
 def with_temperature(predictions: Sequence[Prediction], temperature: float) -> list[Prediction]:
-    """Return predictions with tempered shares; those without shares as they are."""
+    """Return predictions with tempered probabilities; those without probabilities as they are."""
     return [
         p
-        if p.shares is None
+        if p.probabilities is None
         else replace(
-            p, shares=dict(zip(p.shares, tempered(np.array([*p.shares.values()]), temperature).tolist(), strict=True))
+            p,
+            probabilities=dict(
+                zip(p.probabilities, tempered(np.array([*p.probabilities.values()]), temperature).tolist(), strict=True)
+            ),
         )
         for p in predictions
     ]
@@ -170,7 +173,7 @@ def temperatures_of(
 
 
 def coverage_curve(confidence: FloatArray, is_correct: NDArray[np.bool_]) -> tuple[CoveragePoint, ...]:
-    """Return the accuracy of the surest answers, for 20 shares of them from few to all.
+    """Return the accuracy of the surest answers, for 20 fractions of them from few to all.
 
     Source: Geifman and El-Yaniv 2017, "Selective Classification for Deep Neural Networks", the risk-coverage curve.
 
@@ -196,22 +199,24 @@ def _judged(
     fit_on: FittedOn | None,
     temperatures: dict[str, float],
     truth: NDArray[np.int64],
-    shares: FloatArray,
+    probabilities: FloatArray,
     calibrated: FloatArray,
 ) -> RunCalibration:
     confidence, is_correct = calibrated.max(axis=1), calibrated.argmax(axis=1) == truth
     after = None if fit_on is None else _reliance(truth, calibrated)
     curve = coverage_curve(confidence, is_correct)
-    return RunCalibration(fit_on, temperatures, _reliance(truth, shares), after, curve, truth, shares, calibrated)
+    return RunCalibration(
+        fit_on, temperatures, _reliance(truth, probabilities), after, curve, truth, probabilities, calibrated
+    )
 
 
-def _reliance(truth: NDArray[np.int64], shares: FloatArray) -> Reliance:
-    error = calibration_error(shares.max(axis=1), shares.argmax(axis=1) == truth)
-    return Reliance(100 * error, log_loss(truth, shares))
+def _reliance(truth: NDArray[np.int64], probabilities: FloatArray) -> Reliance:
+    error = calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == truth)
+    return Reliance(100 * error, log_loss(truth, probabilities))
 
 
 def _relied_on(predictions: Sequence[Prediction]) -> list[Prediction]:
-    return [p for p in predictions if p.truth is not None and p.shares is not None]
+    return [p for p in predictions if p.truth is not None and p.probabilities is not None]
 
 
 def _others(judged: Sequence[Prediction], unit: Unit) -> list[Prediction]:
@@ -235,5 +240,7 @@ def _fitted_each(predictions: Mapping[Unit, Sequence[Prediction]], classes: Sequ
 def _columns(predictions: Sequence[Prediction], classes: Sequence[str]) -> tuple[NDArray[np.int64], FloatArray]:
     index = {name: number for number, name in enumerate(classes)}
     truth = np.array([index[p.truth] for p in predictions if p.truth is not None], np.int64)
-    shares = np.array([[(p.shares or {}).get(name, 0.0) for name in classes] for p in predictions], np.float64)
-    return truth, shares.reshape(-1, len(classes))
+    probabilities = np.array(
+        [[(p.probabilities or {}).get(name, 0.0) for name in classes] for p in predictions], np.float64
+    )
+    return truth, probabilities.reshape(-1, len(classes))

@@ -1,4 +1,4 @@
-"""Pictures of how far a model's shares can be relied on."""
+"""Pictures of how far a model's probabilities can be relied on."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _MOST_COLUMNS = 1800
 
 def timeline_picture(timeline: Timeline) -> Figure:
     """Draw the waveform, coloured where there is speech, and below it the share of the answer, window by window."""
-    classes = list(timeline.windows[0].shares)
+    classes = list(timeline.windows[0].probabilities)
     colours = emotion_colours(classes)
     passages = timeline.passages
     with new_figure((PAGE_WIDTH_IN, 3.6)) as figure:

@@ -107,12 +107,12 @@ def worst_mistakes(predictions: Sequence[Prediction], count: int = NUM_MISTAKES)
     """Return the mistakes with the greatest share on the wrong class, one per utterance.
 
     Example:
-        >>> sure = Prediction(id="a", truth="sad", prediction="calm", shares={"sad": 0.1, "calm": 0.9})
-        >>> unsure = Prediction(id="b", truth="sad", prediction="calm", shares={"sad": 0.4, "calm": 0.6})
+        >>> sure = Prediction(id="a", truth="sad", prediction="calm", probabilities={"sad": 0.1, "calm": 0.9})
+        >>> unsure = Prediction(id="b", truth="sad", prediction="calm", probabilities={"sad": 0.4, "calm": 0.6})
         >>> [mistake.id for mistake in worst_mistakes([unsure, sure])]
         ['a', 'b']
     """
-    wrong = [p for p in predictions if p.truth not in (None, p.prediction) and p.shares]
+    wrong = [p for p in predictions if p.truth not in (None, p.prediction) and p.probabilities]
     by_id: dict[str, Prediction] = {}
     for prediction in sorted(wrong, key=lambda p: -(p.confidence or 0.0)):
         by_id.setdefault(prediction.id, prediction)
@@ -193,10 +193,13 @@ def _pictures(run: Path, scores: Scores, calibration: RunCalibration | None) -> 
 
 
 def _confidence_figures(calibration: RunCalibration) -> dict[str, Any]:
-    sides = {"as predicted": calibration.shares, "calibrated": calibration.calibrated}
+    sides = {"as predicted": calibration.probabilities, "calibrated": calibration.calibrated}
     if calibration.after is None:
-        sides = {"": calibration.shares}
-    judged = {name: (shares.max(axis=1), shares.argmax(axis=1) == calibration.truth) for name, shares in sides.items()}
+        sides = {"": calibration.probabilities}
+    judged = {
+        name: (probabilities.max(axis=1), probabilities.argmax(axis=1) == calibration.truth)
+        for name, probabilities in sides.items()
+    }
     return {
         "reliability": confidence_plots.reliability_picture(judged),
         "coverage": confidence_plots.coverage_picture(calibration.coverage),

@@ -105,7 +105,7 @@ class Scores:
         speakers: One entry per speaker; empty when speakers are unknown.
         genders: One entry per known gender.
         notes: What a reader must know to read the numbers.
-        calibration: How far a run's shares can be relied on, before and after calibration.
+        calibration: How far a run's probabilities can be relied on, before and after calibration.
         voices: How well a run's vectors tell voices apart, when its task is who speaks.
     """
 

@@ -18,7 +18,7 @@ from serein.metrics import FloatArray
 
 Side = Literal["test", "dev"]
 Key = tuple[str, str]  # fold, utterance
-Said = dict[Key, tuple[Prediction, FloatArray]]  # of each fold and utterance one prediction, and mean shares
+Said = dict[Key, tuple[Prediction, FloatArray]]  # of each fold and utterance one prediction, and mean probabilities
 _SAME = "Fuse systems that predicted the same utterances in the same folds."
 
 
@@ -48,14 +48,14 @@ class SideBySide:
     Attributes:
         rows: One prediction of each utterance and fold, for its id, truth, fold and speaker.
         truth: ``(utterances,)`` numbers into `classes`.
-        shares: ``(systems, utterances, classes)``, each system's seeds averaged.
+        probabilities: ``(systems, utterances, classes)``, each system's seeds averaged.
         num_unlabelled: Utterances that were left out because nobody knows their class.
     """
 
     classes: tuple[str, ...]
     rows: tuple[Prediction, ...]
     truth: NDArray[np.int64]
-    shares: FloatArray
+    probabilities: FloatArray
     num_unlabelled: int = 0
 
     @property
@@ -75,7 +75,7 @@ class SideBySide:
     def only(self, positions: NDArray[np.int64]) -> SideBySide:
         """Return some of the rows."""
         rows = tuple(self.rows[position] for position in positions.tolist())
-        return SideBySide(self.classes, rows, self.truth[positions], self.shares[:, positions])
+        return SideBySide(self.classes, rows, self.truth[positions], self.probabilities[:, positions])
 
 
 def read_systems(paths: Sequence[Path], side: Side) -> list[System]:
@@ -101,7 +101,7 @@ def side_by_side(systems: Sequence[System], side: Side) -> SideBySide:
     """Lay the predictions of several systems beside each other, each system's seeds averaged.
 
     Raises:
-        RunError: They differ in classes, folds, utterances or truth, lack shares, or nobody knows any truth.
+        RunError: They differ in classes, folds, utterances or truth, lack probabilities, or nobody knows any truth.
     """
     first = systems[0]
     for system in systems[1:]:
@@ -168,13 +168,15 @@ def _of_unit(path: Path, classes: Sequence[str] | None) -> list[Prediction]:
 
 
 def _mean_over_seeds(system: System, side: Side, classes: Sequence[str]) -> Said:
-    """Return one prediction of each fold and utterance, and its shares averaged over the seeds."""
+    """Return one prediction of each fold and utterance, and its probabilities averaged over the seeds."""
     by_key: dict[Key, list[Prediction]] = {}
     for p in system.predictions[side]:
-        if p.shares is None:
-            raise RunError(f"'{p.id}' has no shares", where=system.path, remedy="Fuse systems that give shares.")
-        if p.shares.keys() != set(classes):
-            what = f"'{p.id}' has shares of {', '.join(p.shares)}, and not of {', '.join(classes)}"
+        if p.probabilities is None:
+            raise RunError(
+                f"'{p.id}' has no probabilities", where=system.path, remedy="Fuse systems that give probabilities."
+            )
+        if p.probabilities.keys() != set(classes):
+            what = f"'{p.id}' has probabilities of {', '.join(p.probabilities)}, and not of {', '.join(classes)}"
             raise RunError(what, where=system.path, remedy="Give every class its share.")
         by_key.setdefault((p.fold, p.id), []).append(p)
     most = max(map(len, by_key.values()))
@@ -183,7 +185,7 @@ def _mean_over_seeds(system: System, side: Side, classes: Sequence[str]) -> Said
         what = f"{len(lacking)} utterances lack a seed, the first '{lacking[0][1]}' of fold {lacking[0][0]}"
         raise RunError(what, where=system.path, remedy="Finish the run by --resume.")
     return {
-        key: (found[0], np.mean([[(p.shares or {})[name] for name in classes] for p in found], axis=0))
+        key: (found[0], np.mean([[(p.probabilities or {})[name] for name in classes] for p in found], axis=0))
         for key, found in by_key.items()
     }
 

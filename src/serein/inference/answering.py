@@ -31,12 +31,12 @@ class Answers:
     """What a model says of clips, in their order.
 
     Attributes:
-        shares: Task of classes -> (clip, class) shares.
+        probabilities: Task of classes -> (clip, class) probabilities.
         embeddings: (clip, feature), what the output layer of one task reads.
         texts: Task of transcripts -> what was said in each clip.
     """
 
-    shares: Mapping[str, Vectors]
+    probabilities: Mapping[str, Vectors]
     embeddings: Vectors
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -161,34 +161,34 @@ def _hear(content: ModelFolder, of: VectorOf, waveforms: Sequence[Waveform], tol
         sounds = model.hear(padded, num_samples, model.branches_of(asked))
         readings = model.read(sounds, conditions, asked)
         vector = readings if of.fusion == "all" else model.read(sounds, conditions, {of.task}, of.fusion)
-    shares: dict[str, Vectors] = {}
+    probabilities: dict[str, Vectors] = {}
     texts: dict[str, Sequence[str]] = {}
     for name in content.answered:
         meaning, output = content.labels[name], readings[name].output
         if isinstance(meaning, Alphabet):
             texts[name] = heard_texts(output, meaning)
         else:
-            shares[name] = content.shares(output, name)
-    return Answers(shares, vector[of.task].embedding.cpu().numpy(), texts)
+            probabilities[name] = content.probabilities(output, name)
+    return Answers(probabilities, vector[of.task].embedding.cpu().numpy(), texts)
 
 
 def _joined(heard: Answers, start: int, windows: Sequence[Waveform]) -> Answers:
-    """Return the answer for one clip: its windows' shares averaged, each by its length, and their texts in a row."""
+    """Return the answer for one clip: its windows' probabilities averaged, weighted by length; their texts in a row."""
     part = slice(start, start + len(windows))
     weights = np.array([len(window) for window in windows], np.float64)
 
     def mean(values: Vectors) -> Vectors:
         return np.average(values[part], axis=0, weights=weights).astype(np.float32)[None]
 
-    shares = {name: mean(values) for name, values in heard.shares.items()}
+    probabilities = {name: mean(values) for name, values in heard.probabilities.items()}
     texts = {name: [" ".join(text for text in said[part] if text)] for name, said in heard.texts.items()}
-    return Answers(shares, mean(heard.embeddings), texts)
+    return Answers(probabilities, mean(heard.embeddings), texts)
 
 
 def _stacked(parts: Sequence[Answers]) -> Answers:
     first = parts[0]
     return Answers(
-        {name: np.concatenate([part.shares[name] for part in parts]) for name in first.shares},
+        {name: np.concatenate([part.probabilities[name] for part in parts]) for name in first.probabilities},
         np.concatenate([part.embeddings for part in parts]),
         {name: [text for part in parts for text in part.texts[name]] for name in first.texts},
     )

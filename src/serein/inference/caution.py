@@ -17,7 +17,7 @@ class Caution:
     """What an answer must have.
 
     Attributes:
-        abstain: Least share of the class that is answered; calibrated shares make it a promise.
+        abstain: Least probability of the class that is answered; calibrated probabilities make it a promise.
         shortest_s: Least length of what is heard.
 
     Raises:
@@ -33,7 +33,7 @@ class Caution:
         if not self.shortest_s >= 0.0:
             raise RecipeError(f"{self.shortest_s:g} s is no length", where="shortest", remedy="Take 0 or more.")
 
-    def reason(self, shares: Mapping[str, float], duration_s: float | None = None) -> str | None:
+    def reason(self, probabilities: Mapping[str, float], duration_s: float | None = None) -> str | None:
         """Return why there is no answer, or `None` when there is one.
 
         Example:
@@ -43,11 +43,11 @@ class Caution:
         """
         if duration_s is not None and duration_s < self.shortest_s:
             return TOO_SHORT
-        return DONT_KNOW if max(shares.values()) < self.abstain else None
+        return DONT_KNOW if max(probabilities.values()) < self.abstain else None
 
     def applied(self, answer: Answer) -> Answer:
         """Return the answer, withheld where there is a reason."""
-        return replace(answer, withheld=self.reason(answer.shares, answer.duration_s))
+        return replace(answer, withheld=self.reason(answer.probabilities, answer.duration_s))
 
 
 NO_CAUTION = Caution()

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from serein.data.files import write_text
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError
-from serein.inference.fusion import fused_shares
+from serein.inference.fusion import fused_probabilities
 from serein.inference.predictor import Answer, Predictor, load
 from serein.metrics import FloatArray
 from serein.progress import Report
@@ -128,11 +128,11 @@ class FusedPredictor:
     def predict_each(self, utterances: Sequence[Utterance]) -> Iterator[Answer | AudioError]:
         """Answer for utterances in their order, or say what is wrong with each.
 
-        A model's shares are the mean over its folds and seeds. The fused answer has no embedding.
+        A model's probabilities are the mean over its folds and seeds. The fused answer has no embedding.
         """
         errors: dict[int, AudioError] = {}
         answers: dict[int, Answer] = {}
-        shares = np.zeros((len(self.folders), len(utterances), len(self.classes)))
+        probabilities = np.zeros((len(self.folders), len(utterances), len(self.classes)))
         for number, predictor in self._predictors():
             heard = [position for position in range(len(utterances)) if position not in errors]
             outcomes = predictor.predict_each([utterances[position] for position in heard])
@@ -141,9 +141,9 @@ class FusedPredictor:
                     errors[position] = outcome
                 else:
                     answers[position] = outcome
-                    given = [outcome.shares[name] for name in self.classes]
-                    shares[number, position] += np.array(given) / len(self.folders[number])
-        fused = fused_shares(shares, self.fusion.weight_matrix)
+                    given = [outcome.probabilities[name] for name in self.classes]
+                    probabilities[number, position] += np.array(given) / len(self.folders[number])
+        fused = fused_probabilities(probabilities, self.fusion.weight_matrix)
         for position in range(len(utterances)):
             yield errors[position] if position in errors else self._answer(answers[position], fused[position])
 
@@ -158,10 +158,10 @@ class FusedPredictor:
             yield number, predictor
             self.report("hearing with each model", done, len(work), f"{len(work)} model folders")
 
-    def _answer(self, answer: Answer, shares: FloatArray) -> Answer:
-        by_class = dict(zip(self.classes, map(float, shares), strict=True))
-        label = self.classes[int(shares.argmax())]
-        return dataclasses.replace(answer, label=label, shares=by_class, embedding=np.empty(0, np.float32))
+    def _answer(self, answer: Answer, probabilities: FloatArray) -> Answer:
+        by_class = dict(zip(self.classes, map(float, probabilities), strict=True))
+        label = self.classes[int(probabilities.argmax())]
+        return dataclasses.replace(answer, label=label, probabilities=by_class, embedding=np.empty(0, np.float32))
 
 
 def _model_folders(model: FusedModel, path: str | Path) -> list[Path]:

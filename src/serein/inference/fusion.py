@@ -47,56 +47,56 @@ def uniform_weights(num_models: int, num_classes: int) -> FloatArray:
     return np.full((num_models, num_classes), 1.0 / num_models)
 
 
-def fused_shares(shares: FloatArray, weights: FloatArray) -> FloatArray:
-    """Weigh the models' shares and let them sum to 1 again, which leaves the largest the largest.
+def fused_probabilities(probabilities: FloatArray, weights: FloatArray) -> FloatArray:
+    """Weigh the models' probabilities and let them sum to 1 again, which leaves the largest the largest.
 
     Args:
-        shares: ``(models, utterances, classes)``.
+        probabilities: ``(models, utterances, classes)``.
         weights: ``(models, classes)``, each column summing to 1.
 
     Returns:
-        ``(utterances, classes)``; equal shares where every weighted share is 0.
+        ``(utterances, classes)``; equal probabilities where every weighted probability is 0.
 
     Source: Diatlova et al. 2024, equation 10.
 
     Example:
-        >>> shares = np.array([[[0.6, 0.4]], [[0.2, 0.8]]])
-        >>> fused_shares(shares, np.array([[1.0, 0.5], [0.0, 0.5]])).round(3).tolist()
+        >>> probabilities = np.array([[[0.6, 0.4]], [[0.2, 0.8]]])
+        >>> fused_probabilities(probabilities, np.array([[1.0, 0.5], [0.0, 0.5]])).round(3).tolist()
         [[0.5, 0.5]]
     """
-    weighted = _weighted(shares, weights)
+    weighted = _weighted(probabilities, weights)
     total = weighted.sum(axis=1, keepdims=True)
     equal = np.full_like(weighted, 1.0 / weighted.shape[1])
     fused: FloatArray = np.divide(weighted, total, out=equal, where=total > 0)
     return fused
 
 
-def fused_classes(shares: FloatArray, weights: FloatArray) -> Classes:
+def fused_classes(probabilities: FloatArray, weights: FloatArray) -> Classes:
     """Return the class with the largest weighted share, the first of several: ``(utterances,)``."""
-    classes: Classes = _weighted(shares, weights).argmax(axis=1)
+    classes: Classes = _weighted(probabilities, weights).argmax(axis=1)
     return classes
 
 
-def fused_macro_f1(shares: FloatArray, truth: Classes, weights: FloatArray) -> float:
+def fused_macro_f1(probabilities: FloatArray, truth: Classes, weights: FloatArray) -> float:
     """Return macro-F1 of fused predictions, 0 to 1.
 
     Args:
-        shares: ``(models, utterances, classes)``.
+        probabilities: ``(models, utterances, classes)``.
         truth: ``(utterances,)`` class numbers.
         weights: ``(models, classes)``.
     """
-    num_classes = shares.shape[2]
-    cells = np.bincount(truth * num_classes + fused_classes(shares, weights), minlength=num_classes**2)
+    num_classes = probabilities.shape[2]
+    cells = np.bincount(truth * num_classes + fused_classes(probabilities, weights), minlength=num_classes**2)
     return float(macro_f1(cells.reshape(num_classes, num_classes)))
 
 
 def fit_weights(
-    shares: FloatArray, truth: Classes, *, rng: np.random.Generator, on_progress: Progress | None = None
+    probabilities: FloatArray, truth: Classes, *, rng: np.random.Generator, on_progress: Progress | None = None
 ) -> Fit:
     """Find the weights with the highest macro-F1; of equally good ones, those nearest to the plain mean.
 
     Args:
-        shares: ``(models, utterances, classes)``, each utterance's shares summing to 1.
+        probabilities: ``(models, utterances, classes)``, each utterance's probabilities summing to 1.
         truth: ``(utterances,)`` class numbers.
         rng: Draws some of the starts.
         on_progress: Told how many of all starts are done.
@@ -110,9 +110,9 @@ def fit_weights(
         >>> fit.macro_f1, fit.weights.tolist()
         (1.0, [[0.5, 0.5], [0.5, 0.5]])
     """
-    _require_fitting(shares, truth)
-    num_models, _, num_classes = shares.shape
-    search = _Search(shares, truth)
+    _require_fitting(probabilities, truth)
+    num_models, _, num_classes = probabilities.shape
+    search = _Search(probabilities, truth)
     starts = _starts(num_models, num_classes, rng)
     for start in starts:
         search.macro_f1_of(start)
@@ -127,15 +127,15 @@ def fit_weights(
 class _Search:
     """Macro-F1 as a function of weights, and the first of the best weights that it was ever asked for."""
 
-    def __init__(self, shares: FloatArray, truth: Classes) -> None:
-        self.shares = np.ascontiguousarray(shares)
+    def __init__(self, probabilities: FloatArray, truth: Classes) -> None:
+        self.probabilities = np.ascontiguousarray(probabilities)
         self.truth = truth
-        self.best_weights = uniform_weights(shares.shape[0], shares.shape[2])
+        self.best_weights = uniform_weights(probabilities.shape[0], probabilities.shape[2])
         self.best_macro_f1 = -1.0
         self.num_evaluations = 0
 
     def macro_f1_of(self, weights: FloatArray) -> float:
-        score = fused_macro_f1(self.shares, self.truth, weights)
+        score = fused_macro_f1(self.probabilities, self.truth, weights)
         self.num_evaluations += 1
         if score > self.best_macro_f1:
             self.best_weights, self.best_macro_f1 = weights, score
@@ -202,14 +202,14 @@ def _starts(num_models: int, num_classes: int, rng: np.random.Generator) -> list
     return [uniform_weights(num_models, num_classes), *alone, *drawn]
 
 
-def _weighted(shares: FloatArray, weights: FloatArray) -> FloatArray:
-    weighted: FloatArray = np.einsum("muc,mc->uc", shares, weights)
+def _weighted(probabilities: FloatArray, weights: FloatArray) -> FloatArray:
+    weighted: FloatArray = np.einsum("muc,mc->uc", probabilities, weights)
     return weighted
 
 
-def _require_fitting(shares: FloatArray, truth: Classes) -> None:
-    if shares.ndim != 3 or 0 in shares.shape or truth.shape != shares.shape[1:2]:
+def _require_fitting(probabilities: FloatArray, truth: Classes) -> None:
+    if probabilities.ndim != 3 or 0 in probabilities.shape or truth.shape != probabilities.shape[1:2]:
         raise ValueError(
-            f"shares have shape {shares.shape} and truth {truth.shape}; "
+            f"probabilities have shape {probabilities.shape} and truth {truth.shape}; "
             "give (models, utterances, classes), none of them 0, and (utterances,)."
         )

@@ -119,9 +119,9 @@ def choose_on(
     predictor = _model_of(store, model)
     utterances = manifest.read(manifest_path)
     _require_classes(utterances, predictor, manifest_path)
-    heard, shares = _heard(predictor, utterances, report)
+    heard, probabilities = _heard(predictor, utterances, report)
     nearest = store.examples.nearest(heard.vectors, most_neighbours(len(store.examples) - 1), heard.keys)
-    found = choose(nearest, shares, heard.labels, votes=votes, by=by)
+    found = choose(nearest, probabilities, heard.labels, votes=votes, by=by)
     chosen = as_chosen(found, votes, by, str(manifest_path), len(store.examples))
     write_header(folder, store.header.model_copy(update={"chosen": chosen}))
     known = {speaker_key(u) for u in utterances if u.speaker is not None} & store.speakers
@@ -147,10 +147,10 @@ def _heard(predictor: Predictor, utterances: Sequence[Utterance], report: Report
     content, detail = predictor.content, f"{len(utterances)} clips"
     recordings = Recordings(utterances, trim_db=content.options.clips.trim_db)
     recordings.prefetch(lambda done, total: report("reading audio", done, total, detail))
-    examples, shares = hear(
+    examples, probabilities = hear(
         content, recordings, range(len(utterances)), "known", lambda done, all: report("hearing", done, all, detail)
     )
-    return examples, shares
+    return examples, probabilities
 
 
 def _model_of(store: Store, model: str | None) -> Predictor:

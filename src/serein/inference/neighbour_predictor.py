@@ -16,7 +16,7 @@ from serein.data.utterance import Utterance
 from serein.errors import AudioError
 from serein.inference.answering import Progress, recorded_answers
 from serein.inference.neighbour_store import Store, model_digest, open_store
-from serein.inference.neighbours import Examples, Nearest, Numbers, Vectors, interpolated, key, neighbour_shares
+from serein.inference.neighbours import Examples, Nearest, Numbers, Vectors, interpolated, key, neighbour_probabilities
 from serein.inference.predictor import CLIPS_AT_ONCE, Answer, Predictor, load
 from serein.labels.attributes import Told
 from serein.metrics import FloatArray
@@ -129,16 +129,16 @@ class NeighbourPredictor:
         keys = keys_of(Recordings(utterances, trim_db=trim_db), range(len(utterances)))
         vectors = np.stack([answer.embedding for answer in answers])
         nearest = self.store.examples.nearest(vectors, self.mixing.k, keys)
-        model = np.array([[answer.shares[name] for name in self.classes] for answer in answers])
-        votes = neighbour_shares(nearest, len(self.classes), self.mixing.votes)
-        shares = interpolated(votes, model, self.mixing.alpha)
+        model = np.array([[answer.probabilities[name] for name in self.classes] for answer in answers])
+        votes = neighbour_probabilities(nearest, len(self.classes), self.mixing.votes)
+        probabilities = interpolated(votes, model, self.mixing.alpha)
         named = self._named(nearest) if self.explain else [()] * len(answers)
-        return [self._answer(*row) for row in zip(answers, shares, named, strict=True)]
+        return [self._answer(*row) for row in zip(answers, probabilities, named, strict=True)]
 
-    def _answer(self, answer: Answer, shares: FloatArray, neighbours: tuple[Neighbour, ...]) -> NeighbourAnswer:
-        by_class = dict(zip(self.classes, map(float, shares), strict=True))
-        label = self.classes[int(shares.argmax())]
-        fields = {**answer.__dict__, "label": label, "shares": by_class, "neighbours": neighbours}
+    def _answer(self, answer: Answer, probabilities: FloatArray, neighbours: tuple[Neighbour, ...]) -> NeighbourAnswer:
+        by_class = dict(zip(self.classes, map(float, probabilities), strict=True))
+        label = self.classes[int(probabilities.argmax())]
+        fields = {**answer.__dict__, "label": label, "probabilities": by_class, "neighbours": neighbours}
         return NeighbourAnswer(**fields)
 
     def _named(self, nearest: Nearest) -> list[tuple[Neighbour, ...]]:
@@ -171,7 +171,7 @@ def mixing_of(store: Store, k: int | None, alpha: float | None, votes: str | Non
 
 
 def load_with_digest(model: str) -> tuple[Predictor, str]:
-    """Load a model, its shares as k and alpha were chosen on them, and return what tells it from others.
+    """Load a model, its probabilities as k and alpha were chosen on them, and return what tells it from others.
 
     Raises:
         ModelError: There is none, or it is damaged.
@@ -194,7 +194,7 @@ def hear(
     told: Told,
     on_progress: Progress | None = None,
 ) -> tuple[Examples, Vectors]:
-    """Return utterances that have a class as examples, and the model's shares of them, (utterance, class).
+    """Return utterances that have a class as examples, and the model's probabilities of them, (utterance, class).
 
     Raises:
         AudioError: A file cannot be read or is silent.
@@ -204,7 +204,7 @@ def hear(
     said = recorded_answers(content, recordings, positions, told, on_progress)
     labels = [content.categories.label(recordings.utterances[position]) for position in positions]
     numbers = np.array([classes.index(label) for label in labels if label is not None], np.int64)
-    return Examples(said.embeddings, numbers, keys_of(recordings, positions)), said.shares[content.task]
+    return Examples(said.embeddings, numbers, keys_of(recordings, positions)), said.probabilities[content.task]
 
 
 def described_model(model: str) -> str:

@@ -1,4 +1,4 @@
-"""Nearest clips: labelled embeddings, how they vote, and their votes mixed with a model's shares (wang2023, 2.3)."""
+"""Nearest clips: labelled embeddings, their votes, and these mixed with a model's probabilities (wang2023, 2.3)."""
 
 from __future__ import annotations
 
@@ -151,8 +151,8 @@ def key(content: str | Waveform) -> int:
 # -- votes -----------------------------------------------------------------------------------------------------------
 
 
-def shares_of_each_k(nearest: Nearest, num_classes: int, votes: str = "share") -> FloatArray:
-    """Return what the nearest 1, 2, ... neighbours say: (k, clip, class), each row of shares sums to 1.
+def probabilities_of_each_k(nearest: Nearest, num_classes: int, votes: str = "share") -> FloatArray:
+    """Return what the nearest 1, 2, ... neighbours say: (k, clip, class), each row of probabilities sums to 1.
 
     Args:
         votes: A name of `VOTES`.
@@ -162,29 +162,29 @@ def shares_of_each_k(nearest: Nearest, num_classes: int, votes: str = "share") -
 
     Example:
         >>> nearest = Nearest(np.array([[7, 9]]), np.array([[1, 0]]), np.array([[0.5, 0.8]]))
-        >>> shares_of_each_k(nearest, num_classes=2).tolist()
+        >>> probabilities_of_each_k(nearest, num_classes=2).tolist()
         [[[0.0, 1.0]], [[0.5, 0.5]]]
     """
     if votes not in VOTES:
         raise ModelError(expected_one_of(votes, VOTES, kind="vote"), where="--votes", remedy="Name one of these.")
     weights = VOTES[votes](nearest.distances).T[:, :, None]
     is_of_class = nearest.labels.T[:, :, None] == np.arange(num_classes)
-    shares: FloatArray = (weights * is_of_class).cumsum(axis=0) / weights.cumsum(axis=0)
-    return shares
+    probabilities: FloatArray = (weights * is_of_class).cumsum(axis=0) / weights.cumsum(axis=0)
+    return probabilities
 
 
-def neighbour_shares(nearest: Nearest, num_classes: int, votes: str = "share") -> FloatArray:
+def neighbour_probabilities(nearest: Nearest, num_classes: int, votes: str = "share") -> FloatArray:
     """Return what all k neighbours say together: (clip, class)."""
-    shares: FloatArray = shares_of_each_k(nearest, num_classes, votes)[-1]
-    return shares
+    probabilities: FloatArray = probabilities_of_each_k(nearest, num_classes, votes)[-1]
+    return probabilities
 
 
 def interpolated(neighbours: NDArray[Any], model: NDArray[Any], alpha: float) -> FloatArray:
     """Return ``alpha * neighbours + (1 - alpha) * model`` (wang2023, equation 4).
 
     Args:
-        neighbours: (..., class) shares.
-        model: (..., class) shares.
+        neighbours: (..., class) probabilities.
+        model: (..., class) probabilities.
         alpha: 0 is the model exactly, 1 the neighbours.
 
     Raises:
@@ -243,22 +243,22 @@ def choose(
 ) -> Choice:
     """Choose k and alpha.
 
-    Of equal scores the one with the least squared error of the shares is taken, then the smaller k and alpha.
+    Of equal scores the one with the least squared error of the probabilities is taken, then the smaller k and alpha.
 
     Args:
         nearest: As many neighbours as the largest k.
-        model: (clip, class) shares.
+        model: (clip, class) probabilities.
         truth: (clip,) class numbers.
         by: `ua`, `wa` or `macro_f1`.
         ks: Those to choose from; all that there are neighbours for by default.
     """
     num_classes = model.shape[1]
-    shares = shares_of_each_k(nearest, num_classes, votes)
+    probabilities = probabilities_of_each_k(nearest, num_classes, votes)
     is_true = truth[:, None] == np.arange(num_classes)
     best: tuple[float, float, int, float] | None = None
-    for k in ks or range(1, len(shares) + 1):
+    for k in ks or range(1, len(probabilities) + 1):
         for alpha in alphas:
-            mixed = interpolated(shares[k - 1], model, alpha)
+            mixed = interpolated(probabilities[k - 1], model, alpha)
             error = float(np.square(mixed - is_true).sum(axis=1).mean())
             ranked = (-round(_score(mixed, truth, by), 12), round(error, 12), k, alpha)
             best = ranked if best is None else min(best, ranked)
@@ -267,9 +267,9 @@ def choose(
     return Choice(best[2], best[3], -best[0], _score(model, truth, by))
 
 
-def _score(shares: NDArray[Any], truth: NDArray[Any], by: str) -> float:
-    num_classes = shares.shape[1]
-    cells = np.bincount(truth * num_classes + shares.argmax(axis=1), minlength=num_classes**2)
+def _score(probabilities: NDArray[Any], truth: NDArray[Any], by: str) -> float:
+    num_classes = probabilities.shape[1]
+    cells = np.bincount(truth * num_classes + probabilities.argmax(axis=1), minlength=num_classes**2)
     return float(SCORES[by](cells.reshape(num_classes, num_classes)))
 
 

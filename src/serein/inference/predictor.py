@@ -1,4 +1,4 @@
-"""Using a model: recordings in, class shares out. A clip gets the same answer alone and in any batch."""
+"""Using a model: recordings in, class probabilities out. A clip gets the same answer alone and in any batch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Answer:
     Attributes:
         audio: The file.
         label: The class with the largest share.
-        shares: Class -> share; they sum to 1.
+        probabilities: Class -> probability; they sum to 1.
         embedding: (feature,) float32, the vector that the output layer reads; of a model of words, the word vector.
         task: What the classes are of: `emotion`, `gender`.
         duration_s: Length of what was heard, silence at its ends included.
@@ -56,7 +56,7 @@ class Answer:
 
     audio: str
     label: str
-    shares: dict[str, float]
+    probabilities: dict[str, float]
     embedding: NDArray[np.float32]
     task: str = "emotion"
     duration_s: float | None = None
@@ -73,7 +73,7 @@ class Answer:
     @property
     def confidence(self) -> float:
         """The largest share. It is no probability of being right until it is calibrated."""
-        return self.shares[self.label]
+        return self.probabilities[self.label]
 
     @property
     def said(self) -> str:
@@ -81,14 +81,14 @@ class Answer:
         return self.withheld or self.label
 
     def to_json(self) -> dict[str, object]:
-        """Return file, label under the name of its task (`None` when withheld), confidence and shares; other tasks."""
-        shares = {name: round(share, 6) for name, share in self.shares.items()}
+        """Return file, label under its task's name (`None` when withheld), confidence, probabilities and other tasks."""
+        probabilities = {name: round(probability, 6) for name, probability in self.probabilities.items()}
         return {
             "audio": self.audio,
             self.task: None if self.withheld else self.label,
             **({"withheld": self.withheld} if self.withheld else {}),
             "confidence": round(self.confidence, 6),
-            "shares": shares,
+            "probabilities": probabilities,
             **{name: other.label for name, other in self.others.items()},
             **{f"{name}_confidence": round(o.confidence, 6) for name, o in self.others.items() if o.confidence},
         }
@@ -138,7 +138,7 @@ class Predictor:
         return Predictor(replace(self.content, labels={**self.content.labels, self.task: words}, calibration=None))
 
     def uncalibrated(self) -> Predictor:
-        """Return the same model with its shares as they were before calibration, to be joined with others like it."""
+        """Return the same model with its probabilities before calibration, to be joined with others like it."""
         return Predictor(replace(self.content, calibration=None))
 
     def predict(
@@ -179,23 +179,23 @@ class Predictor:
         cut = [audio.trimmed(waveform, self.content.options.clips.trim_db) for waveform in waveforms]
         conditions = conditions_of(self.content, utterances, "known")
         said = answers(self.content, cut.__getitem__, [len(waveform) for waveform in cut], conditions)
-        shares: NDArray[np.floating] = said.shares[self.task]
+        probabilities: NDArray[np.floating] = said.probabilities[self.task]
         if self.content.calibration is not None:
-            shares = tempered(shares, self.content.calibration.temperature)
+            probabilities = tempered(probabilities, self.content.calibration.temperature)
         durations_s = [len(waveform) / SAMPLE_RATE_HZ for waveform in waveforms]
-        rows = zip(names, shares, said.embeddings, durations_s, self._others(said), strict=True)
+        rows = zip(names, probabilities, said.embeddings, durations_s, self._others(said), strict=True)
         return [self._answer(*row) for row in rows]
 
     def _answer(
         self,
         name: str,
-        shares: NDArray[np.floating],
+        probabilities: NDArray[np.floating],
         embedding: NDArray[np.float32],
         duration_s: float,
         others: Mapping[str, Beside],
     ) -> Answer:
-        by_class = dict(zip(self.classes, (float(share) for share in shares), strict=True))
-        label = self.classes[int(shares.argmax())]
+        by_class = dict(zip(self.classes, (float(probability) for probability in probabilities), strict=True))
+        label = self.classes[int(probabilities.argmax())]
         return Answer(
             name, label, by_class, embedding, self.content.categories.field, duration_s=duration_s, others=others
         )
@@ -203,10 +203,10 @@ class Predictor:
     def _others(self, said: Answers) -> list[dict[str, Beside]]:
         """Return what the other tasks say of each clip."""
         others: list[dict[str, Beside]] = [{} for _ in said.embeddings]
-        for task, shares in said.shares.items():
+        for task, probabilities in said.probabilities.items():
             if task != self.task:
                 classes = self.content.classes_of(task).classes
-                for row, own in zip(others, shares, strict=True):
+                for row, own in zip(others, probabilities, strict=True):
                     row[task] = Beside(classes[int(own.argmax())], float(own.max()))
         for texts in said.texts.values():
             for row, text in zip(others, texts, strict=True):

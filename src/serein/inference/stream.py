@@ -204,5 +204,5 @@ def _answers(predictor: Hearer, windows: Sequence[Window]) -> list[Answer]:
 
 
 def _heard(window: Window, answer: Answer, caution: Caution) -> Heard:
-    reason = caution.reason(answer.shares, window.end_s - window.start_s)
-    return Heard(window.start_s, window.end_s, answer.shares, reason)
+    reason = caution.reason(answer.probabilities, window.end_s - window.start_s)
+    return Heard(window.start_s, window.end_s, answer.probabilities, reason)

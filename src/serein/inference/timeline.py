@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from serein.inference.caution import NO_CAUTION, Caution
 
-Shares = dict[str, float]
+Probabilities = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -20,24 +20,24 @@ class Heard:
     """What is heard from `start_s` to `end_s` of a recording.
 
     Attributes:
-        shares: Class -> share; they sum to 1.
+        probabilities: Class -> probability; they sum to 1.
         withheld: Why nothing is answered; `None` when something is.
     """
 
     start_s: float
     end_s: float
-    shares: Shares
+    probabilities: Probabilities
     withheld: str | None = None
 
     @property
     def label(self) -> str:
         """The class with the largest share."""
-        return max(self.shares, key=lambda name: self.shares[name])
+        return max(self.probabilities, key=lambda name: self.probabilities[name])
 
     @property
     def confidence(self) -> float:
         """The largest share."""
-        return self.shares[self.label]
+        return self.probabilities[self.label]
 
     @property
     def said(self) -> str:
@@ -45,14 +45,14 @@ class Heard:
         return self.withheld or self.label
 
     def to_json(self, task: str = "emotion") -> dict[str, Any]:
-        """Return times, label under the name of its task (`None` when withheld), confidence and shares."""
+        """Return times, label under the name of its task (`None` when withheld), confidence and probabilities."""
         return {
             "start_s": round(self.start_s, 3),
             "end_s": round(self.end_s, 3),
             task: None if self.withheld else self.label,
             **({"withheld": self.withheld} if self.withheld else {}),
             "confidence": round(self.confidence, 6),
-            "shares": {name: round(share, 6) for name, share in self.shares.items()},
+            "probabilities": {name: round(probability, 6) for name, probability in self.probabilities.items()},
         }
 
 
@@ -82,24 +82,24 @@ class Timeline:
     caution: Caution = NO_CAUTION
 
     @property
-    def shares(self) -> Shares:
+    def probabilities(self) -> Probabilities:
         """Of the whole recording: the mean over its windows, weighted by their lengths."""
-        return _mean_shares(self.windows)
+        return _mean_probabilities(self.windows)
 
     @property
     def label(self) -> str:
         """The class with the largest share of the whole recording."""
-        return max(self.shares.items(), key=lambda each: each[1])[0]
+        return max(self.probabilities.items(), key=lambda each: each[1])[0]
 
     @property
     def confidence(self) -> float:
         """The largest share of the whole recording."""
-        return max(self.shares.values())
+        return max(self.probabilities.values())
 
     @property
     def withheld(self) -> str | None:
         """Why nothing is answered for the whole recording; `None` when something is."""
-        return self.caution.reason(self.shares, self.speech_s)
+        return self.caution.reason(self.probabilities, self.speech_s)
 
     @property
     def said(self) -> str:
@@ -110,7 +110,7 @@ class Timeline:
     def passages(self) -> tuple[Heard, ...]:
         """Stretches of speech with one answer each, in order, without overlap.
 
-        At every moment the shares are the mean of the windows that hold it; neighbours of one answer are joined.
+        At every moment the probabilities are the mean of the windows that hold it; neighbours of one answer are joined.
         """
         return tuple(_joined(list(_moments(self.windows)), self.caution))
 
@@ -123,7 +123,7 @@ class Timeline:
             self.task: None if self.withheld else self.label,
             **({"withheld": self.withheld} if self.withheld else {}),
             "confidence": round(self.confidence, 6),
-            "shares": {name: round(share, 6) for name, share in self.shares.items()},
+            "probabilities": {name: round(probability, 6) for name, probability in self.probabilities.items()},
             "passages": [each.to_json(self.task) for each in self.passages],
             "windows": [each.to_json(self.task) for each in self.windows],
         }
@@ -143,7 +143,7 @@ def _moments(windows: Sequence[Heard]) -> Iterator[Heard]:
             if window.end_s > start_s:
                 inside.append(window)
         if inside:
-            yield Heard(start_s, end_s, _mean_shares(inside, weighted="alike"))
+            yield Heard(start_s, end_s, _mean_probabilities(inside, weighted="alike"))
 
 
 def _joined(moments: Sequence[Heard], caution: Caution) -> Iterator[Heard]:
@@ -158,15 +158,15 @@ def _joined(moments: Sequence[Heard], caution: Caution) -> Iterator[Heard]:
 
 
 def _answer(moment: Heard, caution: Caution) -> str:
-    return caution.reason(moment.shares) or moment.label
+    return caution.reason(moment.probabilities) or moment.label
 
 
 def _one(run: Sequence[Heard], caution: Caution) -> Heard:
-    shares = _mean_shares(run)
-    return Heard(run[0].start_s, run[-1].end_s, shares, caution.reason(shares))
+    probabilities = _mean_probabilities(run)
+    return Heard(run[0].start_s, run[-1].end_s, probabilities, caution.reason(probabilities))
 
 
-def _mean_shares(heard: Sequence[Heard], weighted: str = "by length") -> Shares:
+def _mean_probabilities(heard: Sequence[Heard], weighted: str = "by length") -> Probabilities:
     weights = [each.end_s - each.start_s if weighted == "by length" else 1.0 for each in heard]
-    values = np.average([list(each.shares.values()) for each in heard], axis=0, weights=weights)
-    return dict(zip(heard[0].shares, map(float, values), strict=True))
+    values = np.average([list(each.probabilities.values()) for each in heard], axis=0, weights=weights)
+    return dict(zip(heard[0].probabilities, map(float, values), strict=True))

@@ -44,21 +44,21 @@ def attribute_vectors(
     """Return each attribute's vectors, (utterance, feature).
 
     Args:
-        names: Of `gender`: shares of `GENDERS`; `text`: sentence vectors, zeros where there is no text.
+        names: Of `gender`: probabilities of `GENDERS`; `text`: sentence vectors, zeros where there is no text.
         encoder: Of the sentence vectors (`serein.labels.sentences`).
     """
     vectors: dict[str, NDArray[np.float32]] = {}
     for name in names:
         values = [attribute(utterance, name, told) for utterance in utterances]
-        vectors[name] = gender_shares(values) if name == "gender" else _text_vectors(values, encoder)
+        vectors[name] = gender_probabilities(values) if name == "gender" else _text_vectors(values, encoder)
     return vectors
 
 
-def gender_shares(genders: Sequence[str | None]) -> NDArray[np.float32]:
+def gender_probabilities(genders: Sequence[str | None]) -> NDArray[np.float32]:
     """Return (utterance, gender) with 1 at the gender; others than female and male are unknown.
 
     Example:
-        >>> gender_shares(["male", None]).tolist()
+        >>> gender_probabilities(["male", None]).tolist()
         [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
     """
     indices = [GENDERS.index(gender) if gender in GENDERS else 0 for gender in genders]

@@ -41,7 +41,7 @@ class Categories:
         """Return the class of an utterance, or `None` when it has none."""
         return self.of(value_of(utterance, self.field))
 
-    def shares(self, utterance: Utterance) -> NDArray[np.float32]:
+    def probabilities(self, utterance: Utterance) -> NDArray[np.float32]:
         """Return (class,) with 1 at the utterance's class; all zero when it has none."""
         label = self.label(utterance)
         return np.array([name == label for name in self.classes], np.float32)

@@ -15,7 +15,7 @@ from serein.labels.categories import Categories
 if TYPE_CHECKING:
     from serein.labels.vocabulary import Vocabulary
 
-TEMPERATURE = 0.1  # of the shares; which class is nearest does not hang on it
+TEMPERATURE = 0.1  # of the softmax; the nearest class does not depend on it
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class WordClasses:
 
     Example:
         >>> two = WordClasses(Categories(("sad", "calm"), {}), ("sadness", "calm"), np.eye(2, dtype=np.float32))
-        >>> two.shares([[3.0, 0.0]]).round(4).tolist()
+        >>> two.probabilities([[3.0, 0.0]]).round(4).tolist()
         [[1.0, 0.0]]
     """
 
@@ -50,15 +50,15 @@ class WordClasses:
         """Return the cosine of every vector, (utterance, feature), with every class: (utterance, class)."""
         return normalised(vectors) @ normalised(self.vectors).T
 
-    def shares(self, vectors: ArrayLike) -> NDArray[np.float64]:
-        """Return class shares, (utterance, class): softmax of the cosines by a fixed temperature.
+    def probabilities(self, vectors: ArrayLike) -> NDArray[np.float64]:
+        """Return class probabilities, (utterance, class): softmax of the cosines by a fixed temperature.
 
         The nearest class has the largest share: equation 5, whose argmin must be argmax.
         """
         scaled = self.cosines(vectors) / TEMPERATURE
         powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-        shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-        return shares
+        probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+        return probabilities
 
 
 def relabelled(classes: WordClasses, labels: Sequence[str]) -> WordClasses:

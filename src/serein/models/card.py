@@ -19,7 +19,7 @@ def card(name: str, task: str, classes: Sequence[str], training: Mapping[str, An
     scores = training.get("dev_ua")
     return f"""# {name}
 
-A model of [serein](https://pypi.org/project/serein/): it hears speech and answers with shares of {
+A model of [serein](https://pypi.org/project/serein/): it hears speech and answers with probabilities of {
         len(classes)
     } classes of {task}:
 {", ".join(classes)}.

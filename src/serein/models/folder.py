@@ -53,7 +53,7 @@ class ModelOptions(Options):
 
 
 class Calibration(Options):
-    """What makes shares promises: a temperature (`serein.metrics.tempered`).
+    """What makes probabilities promises: a temperature (`serein.metrics.tempered`).
 
     Attributes:
         temperature: Above 1 where the model is too sure of itself.
@@ -91,7 +91,7 @@ class ModelFolder:
         options: What it needs of its recipe.
         labels: Task -> what its output means.
         training: What it learned from: recipe, data hash, speakers, corpora, licences.
-        calibration: Is for those who ask the model; runs keep and judge its shares as they are.
+        calibration: Is for those who ask the model; runs keep and judge its probabilities as they are.
         voices: Tells one voice from another, of a model that learned who speaks and had a dev side to choose it on.
     """
 
@@ -135,13 +135,13 @@ class ModelFolder:
             )
         return meaning if isinstance(meaning, Categories) else meaning.categories
 
-    def shares(self, output: torch.Tensor, task: str | None = None) -> NDArray[np.float32]:
-        """Return class shares, (batch, class), of what the head of a task puts out, by default the main one's."""
+    def probabilities(self, output: torch.Tensor, task: str | None = None) -> NDArray[np.float32]:
+        """Return class probabilities, (batch, class), of the output of a task's head, by default the main one's."""
         meaning = self.labels[task or self.task]
         if isinstance(meaning, WordClasses):
-            return meaning.shares(output.cpu().numpy()).astype(np.float32)
-        shares: NDArray[np.float32] = output.softmax(dim=1).cpu().numpy()
-        return shares
+            return meaning.probabilities(output.cpu().numpy()).astype(np.float32)
+        probabilities: NDArray[np.float32] = output.softmax(dim=1).cpu().numpy()
+        return probabilities
 
     @property
     def conditions(self) -> tuple[str, ...]:

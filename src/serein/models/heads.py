@@ -37,7 +37,7 @@ class Reading:
 
     @property
     def output(self) -> torch.Tensor:
-        """(batch, class) scores whose softmax is the mean of the members' shares (Lakshminarayanan 2017).
+        """(batch, class) scores whose softmax is the mean of the members' probabilities (Lakshminarayanan 2017).
 
         Of vectors their mean, (batch, feature).
         """
@@ -94,8 +94,10 @@ class LayerTap(nn.Module):
         if self.tap != "weighted":
             return _layer(hidden, self.tap)
         assert self.weights is not None
-        shares = self.weights.softmax(dim=0)
-        return sum((share * layer for share, layer in zip(shares, hidden.layers, strict=True)), start=torch.zeros(()))
+        weights = self.weights.softmax(dim=0)
+        return sum(
+            (weight * layer for weight, layer in zip(weights, hidden.layers, strict=True)), start=torch.zeros(())
+        )
 
     @property
     def layers(self) -> tuple[str, ...] | None:

@@ -65,7 +65,7 @@ class Member(nn.Module):
 
 
 class SpeechModel(nn.Module):
-    """Waveforms -> backbone -> members, each a body with one head per task; their shares are averaged.
+    """Waveforms -> backbone -> members, each a body with one head per task; their probabilities are averaged.
 
     Args:
         backbone: From waveforms to hidden layers.

@@ -56,8 +56,8 @@ def _attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, is_he
     query, key, value = (each.reshape(batch * heads, length, size) for each in (query, key, value))
     closed = torch.zeros(is_heard.shape, dtype=query.dtype).masked_fill_(~is_heard, -math.inf)
     closed = closed.expand(batch, heads, length, length).reshape(batch * heads, length, length)
-    shares = torch.baddbmm(closed, query, key.transpose(1, 2), alpha=size**-0.5).softmax(dim=-1)
-    return torch.bmm(shares.to(value.dtype), value).view(batch, heads, length, size)
+    attention = torch.baddbmm(closed, query, key.transpose(1, 2), alpha=size**-0.5).softmax(dim=-1)
+    return torch.bmm(attention.to(value.dtype), value).view(batch, heads, length, size)
 
 
 class TransformerBody(nn.Module):

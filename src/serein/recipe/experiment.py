@@ -34,7 +34,7 @@ class Recipe(Options):
     Attributes:
         branches: Name -> another network that hears the same clips. `main`, with `from` alone, starts the main one.
         members: Bodies with heads that learn side by side on one backbone, each from its own first weights; their
-            class shares are averaged (deep ensemble, Lakshminarayanan 2017).
+            class probabilities are averaged (deep ensemble, Lakshminarayanan 2017).
     """
 
     name: Name
@@ -134,7 +134,7 @@ class Recipe(Options):
         return self
 
     def _stage_fits(self, stage: Stage) -> None:
-        """Raise ValueError when a stage's tasks, watched score or shares of the loss do not fit the recipe's tasks."""
+        """Raise ValueError when a stage's tasks, watched score or loss weights do not fit the recipe's tasks."""
         where, names = f"stage '{stage.name}'", self.tasks_of(stage)
         if unknown := [name for name in names if name not in self.tasks.chosen]:
             raise ValueError(f"{where} learns {', '.join(unknown)}, which 'tasks' does not have")

@@ -13,7 +13,7 @@ from serein.errors import RunError
 from serein.evaluation.held_out import divide
 from serein.evaluation.predictions import Prediction, write_predictions
 from serein.evaluation.systems import Side, SideBySide, read_systems, side_by_side
-from serein.inference.fusion import fit_weights, fused_shares
+from serein.inference.fusion import fit_weights, fused_probabilities
 from serein.progress import Report
 from serein.reproduce.units import Unit, is_finished
 
@@ -58,18 +58,18 @@ def _fused(folders: Sequence[Path], seed: int, side: Side, report: Report) -> li
     judged = side_by_side(systems, side)
     has_dev = side == "test" and all(system.predictions.get("dev") for system in systems)
     _, parts = divide(judged, side_by_side(systems, "dev") if has_dev else None, seed)
-    shares = np.empty(judged.shares.shape[1:])
+    probabilities = np.empty(judged.probabilities.shape[1:])
     for number, part in enumerate(parts):
         report(f"fusing, seed {seed}", number, len(parts), part.name)
-        weights = fit_weights(part.fit.shares, part.fit.truth, rng=np.random.default_rng(seed)).weights
-        shares[part.judged] = fused_shares(judged.shares[:, part.judged], weights)
+        weights = fit_weights(part.fit.probabilities, part.fit.truth, rng=np.random.default_rng(seed)).weights
+        probabilities[part.judged] = fused_probabilities(judged.probabilities[:, part.judged], weights)
     report(f"fusing, seed {seed}", len(parts), len(parts), f"{len(systems)} models")
-    return _predictions(judged, shares, seed)
+    return _predictions(judged, probabilities, seed)
 
 
-def _predictions(judged: SideBySide, shares: np.ndarray, seed: int) -> list[Prediction]:
+def _predictions(judged: SideBySide, probabilities: np.ndarray, seed: int) -> list[Prediction]:
     said = []
-    for row, own in zip(judged.rows, shares, strict=True):
+    for row, own in zip(judged.rows, probabilities, strict=True):
         by_class = dict(zip(judged.classes, map(float, own), strict=True))
-        said.append(replace(row, prediction=judged.classes[int(own.argmax())], shares=by_class, seed=seed))
+        said.append(replace(row, prediction=judged.classes[int(own.argmax())], probabilities=by_class, seed=seed))
     return said

@@ -57,7 +57,7 @@ def _vectors(
     categories = content.categories
     names = {
         "emotion": [categories.label(u) or "" for u in some],
-        "prediction": [categories.classes[int(row.argmax())] for row in heard.shares[content.task]],
+        "prediction": [categories.classes[int(row.argmax())] for row in heard.probabilities[content.task]],
         "speaker": [u.speaker or "" for u in some],
     }
     return heard.embeddings, names

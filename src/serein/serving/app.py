@@ -19,7 +19,7 @@ _DESCRIPTION = """Emotions in speech. Recordings are sent as forms; what is wron
 
 `WS /v1/stream?rate_hz=16000` hears sound as it comes: send 16-bit little-endian mono samples as binary messages and, at
 last, the text `{"type": "end"}`; each window of speech is answered by `{"type": "heard", "start_s": 0.4, "end_s": 3.4,
-"label": "happy", "confidence": 0.8, "shares": {...}}`, and the end by `{"type": "end", "reason": "end"}`."""
+"label": "happy", "confidence": 0.8, "probabilities": {...}}`, and the end by `{"type": "end", "reason": "end"}`."""
 
 
 def create_app(service: Service, keys: Keys | None = None) -> FastAPI:

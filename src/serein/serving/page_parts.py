@@ -29,17 +29,17 @@ def picture(timeline: Timeline, name: str) -> str:
     return f'<div class="serein-scroll" tabindex="0" role="group" aria-label="Emotions over time">{image}</div>'
 
 
-def shares(reply: Reply) -> str:
+def probabilities(reply: Reply) -> str:
     """Return the share of every class as bars, the largest first."""
-    colours = emotion_colours(list(reply.shares))
+    colours = emotion_colours(list(reply.probabilities))
     rows = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td class="serein-bar"><span style="width:{100 * share:.1f}%;'
         f'background:{colours[name]}"></span></td><td class="serein-number">{100 * share:.0f} %</td></tr>'
-        for name, share in sorted(reply.shares.items(), key=lambda each: -each[1])
+        for name, probability in sorted(reply.probabilities.items(), key=lambda each: -each[1])
     )
     answer = reply.withheld or reply.label or ""
     heading = f"{escape(answer)}, {100 * reply.confidence:.0f} %"
-    return f'<h2>{heading}</h2><table class="serein"><caption>Class shares</caption>{rows}</table>'
+    return f'<h2>{heading}</h2><table class="serein"><caption>Class probabilities</caption>{rows}</table>'
 
 
 def passages(reply: Reply) -> str:
@@ -89,10 +89,10 @@ def note(text: str) -> str:
 def _as_csv(reply: Reply) -> str:
     page = io.StringIO()
     writer = csv.writer(page)
-    writer.writerow(["start_s", "end_s", "label", "confidence", *reply.shares])
-    whole = (0.0, reply.duration_s, reply.withheld or reply.label, reply.confidence, *reply.shares.values())
+    writer.writerow(["start_s", "end_s", "label", "confidence", *reply.probabilities])
+    whole = (0.0, reply.duration_s, reply.withheld or reply.label, reply.confidence, *reply.probabilities.values())
     parts = [
-        (each.start_s, each.end_s, each.withheld or each.label, each.confidence, *each.shares.values())
+        (each.start_s, each.end_s, each.withheld or each.label, each.confidence, *each.probabilities.values())
         for each in reply.passages or ()
     ]
     writer.writerows(parts or [whole])

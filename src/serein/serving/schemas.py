@@ -14,15 +14,21 @@ from serein.serving.problems import Problem
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(ge=0.0)]
 
-_SHARES = {"angry": 0.05, "happy": 0.81, "sad": 0.14}
-_PASSAGE: dict[str, Any] = {"start_s": 0.4, "end_s": 3.1, "label": "happy", "confidence": 0.81, "shares": _SHARES}
+_PROBABILITIES = {"angry": 0.05, "happy": 0.81, "sad": 0.14}
+_PASSAGE: dict[str, Any] = {
+    "start_s": 0.4,
+    "end_s": 3.1,
+    "label": "happy",
+    "confidence": 0.81,
+    "probabilities": _PROBABILITIES,
+}
 _REPLY: dict[str, Any] = {
     "name": "call.wav",
     "task": "emotion",
     "duration_s": 3.5,
     "label": "happy",
     "confidence": 0.81,
-    "shares": _SHARES,
+    "probabilities": _PROBABILITIES,
     "speech_s": 2.7,
     "passages": [_PASSAGE],
     "windows": [_PASSAGE],
@@ -43,7 +49,7 @@ class Passage(BaseModel):
     label: str | None = Field(description="The class with the largest share; null when withheld.")
     withheld: str | None = Field(None, description="Why nothing is answered.")
     confidence: Share
-    shares: dict[str, Share]
+    probabilities: dict[str, Share]
 
 
 class NearWord(BaseModel):
@@ -70,7 +76,7 @@ class Reply(BaseModel):
     label: str | None = Field(description="The class with the largest share; null when withheld.")
     withheld: str | None = Field(None, description="Why nothing is answered.")
     confidence: Share
-    shares: dict[str, Share] = Field(description="They sum to 1.")
+    probabilities: dict[str, Share] = Field(description="They sum to 1.")
     speech_s: Seconds | None = Field(None, description="How much of it is speech, where it was heard over time.")
     passages: list[Passage] | None = Field(None, description="Stretches of speech with one answer each.")
     windows: list[Passage] | None = Field(None, description="What was heard, window by window; they overlap.")
@@ -120,7 +126,7 @@ class ModelReply(BaseModel):
     name: str
     task: str
     classes: list[str]
-    is_calibrated: bool = Field(False, description="Whether shares were fitted to how often the model is right.")
+    is_calibrated: bool = Field(False, description="Whether probabilities were fitted to how often the model is right.")
     hears_at_once_s: Seconds = Field(description="Longer recordings are heard over time.")
 
 
@@ -165,6 +171,11 @@ def problem_of(problem: Problem) -> ProblemReply:
 
 
 def _said(heard: Answer | Timeline | Heard) -> dict[str, Any]:
-    shares = {name: min(1.0, round(share, 6)) for name, share in heard.shares.items()}
+    probabilities = {name: min(1.0, round(probability, 6)) for name, probability in heard.probabilities.items()}
     label = None if heard.withheld else heard.label
-    return {"label": label, "withheld": heard.withheld, "confidence": round(heard.confidence, 6), "shares": shares}
+    return {
+        "label": label,
+        "withheld": heard.withheld,
+        "confidence": round(heard.confidence, 6),
+        "probabilities": probabilities,
+    }

@@ -107,7 +107,9 @@ class Service:
         """Hear the windows of a stream."""
         answers = await self._asked([window.waveform for window in windows])
         return [
-            Heard(w.start_s, w.end_s, answer.shares, self.caution.reason(answer.shares, w.end_s - w.start_s))
+            Heard(
+                w.start_s, w.end_s, answer.probabilities, self.caution.reason(answer.probabilities, w.end_s - w.start_s)
+            )
             for w, answer in zip(windows, answers, strict=True)
         ]
 

@@ -54,7 +54,7 @@ class WordTask:
         words = self.words(utterances)
         values = np.zeros((len(utterances), self.num_outputs + len(self.labels.classes)), np.float32)
         values[:, : self.num_outputs] = self.scale * mean_vectors(words, self.vocabulary)
-        values[:, self.num_outputs :] = np.stack([self.labels.categories.shares(u) for u in utterances])
+        values[:, self.num_outputs :] = np.stack([self.labels.categories.probabilities(u) for u in utterances])
         has_both = np.array([bool(some) for some in words]) & values[:, self.num_outputs :].any(axis=1)
         return Targets(values, has_both)
 
