@@ -70,7 +70,7 @@ def write_run(folder: Path, female: dict[str, list[float]], **fields: str) -> Pa
                 id=name,
                 truth=None,
                 prediction="female" if share > 0.5 else "male",
-                probabilities={"female": probability, "male": 1 - probability},
+                probabilities={"female": share, "male": 1 - share},
                 fold="1",
                 seed=seed,
                 **fields,

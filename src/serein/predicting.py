@@ -124,7 +124,7 @@ def predictions_of(
 ) -> Said:
     """Return a model's predictions of some utterances, and their embeddings in the same order.
 
-    Probabilities of more than `MAX_PROBABILITIES` classes are left out: those of 1,251 speakers would fill hundreds of MB.
+    Probabilities of more than `MAX_PROBABILITIES` classes are left out: those of 1,251 speakers fill hundreds of MB.
 
     Args:
         told: What a conditioned model is told of them.

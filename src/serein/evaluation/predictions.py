@@ -248,7 +248,7 @@ def _check_probabilities(
         )
     if min(probabilities.values()) < 0.0:
         lowest = min(probabilities, key=lambda name: probabilities[name])
-        raise RunError(f"share of '{lowest}' is negative", where=where, remedy="Give probabilities, not logits.")
+        raise RunError(f"probability of '{lowest}' is negative", where=where, remedy="Give probabilities, not logits.")
     absent = sorted((classes or {prediction.prediction}) - probabilities.keys())
     foreign = sorted(probabilities.keys() - (classes or probabilities.keys()))
     if absent or foreign:

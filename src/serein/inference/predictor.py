@@ -81,7 +81,7 @@ class Answer:
         return self.withheld or self.label
 
     def to_json(self) -> dict[str, object]:
-        """Return file, label under its task's name (`None` when withheld), confidence, probabilities and other tasks."""
+        """Return file, label under its task's name (`None` if withheld), confidence, probabilities and other tasks."""
         probabilities = {name: round(probability, 6) for name, probability in self.probabilities.items()}
         return {
             "audio": self.audio,

@@ -33,8 +33,8 @@ def probabilities(reply: Reply) -> str:
     """Return the share of every class as bars, the largest first."""
     colours = emotion_colours(list(reply.probabilities))
     rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td class="serein-bar"><span style="width:{100 * share:.1f}%;'
-        f'background:{colours[name]}"></span></td><td class="serein-number">{100 * share:.0f} %</td></tr>'
+        f'<tr><th scope="row">{escape(name)}</th><td class="serein-bar"><span style="width:{100 * probability:.1f}%;'
+        f'background:{colours[name]}"></span></td><td class="serein-number">{100 * probability:.0f} %</td></tr>'
         for name, probability in sorted(reply.probabilities.items(), key=lambda each: -each[1])
     )
     answer = reply.withheld or reply.label or ""
