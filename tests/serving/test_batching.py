@@ -114,7 +114,7 @@ def test_closing_hears_what_waits_and_takes_no_more(ear: Ear) -> None:
 
 def test_batches_are_told(ear: Ear) -> None:
     told: list[tuple[int, float]] = []
-    batcher = Batcher(ear, 10, lambda num_clips, sound_s, took_s: told.append((num_clips, sound_s)))
+    batcher = Batcher(ear, 10, lambda num_clips, audio_s, took_s: told.append((num_clips, audio_s)))
     ear.may_hear.set()
     heard(batcher.submit([SECOND, SECOND]))
     batcher.close()

@@ -76,11 +76,11 @@ def test_withheld_answers_have_no_label(make_service: MakeService, short: bytes)
 
 def test_a_batch_keeps_order_and_names_what_is_wrong(client: TestClient, short: bytes) -> None:
     files = [("files", ("a.wav", short)), ("files", ("b.wav", b"no sound")), ("files", ("c.wav", short))]
-    outcomes = client.post("/v1/predict/batch", files=files).json()["outcomes"]
-    assert [bool(each["answer"]) for each in outcomes] == [True, False, True]
-    assert outcomes[2]["answer"]["name"] == "c.wav"
-    assert outcomes[1]["problem"]["status"] == 422
-    assert outcomes[1]["problem"]["detail"].startswith("b.wav: ")
+    results = client.post("/v1/predict/batch", files=files).json()["outcomes"]
+    assert [bool(each["answer"]) for each in results] == [True, False, True]
+    assert results[2]["answer"]["name"] == "c.wav"
+    assert results[1]["problem"]["status"] == 422
+    assert results[1]["problem"]["detail"].startswith("b.wav: ")
 
 
 def test_a_batch_of_nothing_usable_is_a_problem(client: TestClient) -> None:
@@ -203,7 +203,7 @@ def test_keys(make_service: MakeService, short: bytes) -> None:
 def test_a_closed_service_is_not_ready(make_service: MakeService, short: bytes) -> None:
     service = make_service()
     with TestClient(create_app(service)) as client:
-        service.admission.is_closed = True
+        service.limiter.is_closed = True
         for answer in (client.get("/readyz"), send(client, short)):
             problem(answer, 503, "busy")
             assert int(answer.headers["retry-after"]) >= 1

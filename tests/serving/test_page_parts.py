@@ -17,8 +17,8 @@ pytest.importorskip("fastapi")
 from serein.inference.caution import Caution
 from serein.inference.timeline import Heard, Timeline
 from serein.serving import page_parts as parts
-from serein.serving.nearby import Nearby
-from serein.serving.schemas import NearClip, NearWord, Reply, reply_of
+from serein.serving.nearby import Neighbours
+from serein.serving.schemas import Neighbour, NearestWord, PredictionResponse, prediction_response
 
 EVIL = '<script>alert("1")</script>'
 
@@ -33,7 +33,7 @@ def timeline() -> Timeline:
     return Timeline(EVIL, 4.5, 2.5, windows, *sound, "emotion", Caution(abstain=0.6))
 
 
-def reply(**changes: Any) -> Reply:
+def reply(**changes: Any) -> PredictionResponse:
     probabilities = {"happy": 0.25, EVIL: 0.75}
     fields = {
         "name": EVIL,
@@ -43,7 +43,7 @@ def reply(**changes: Any) -> Reply:
         "confidence": 0.75,
         "probabilities": probabilities,
     }
-    return Reply(**{**fields, **changes})
+    return PredictionResponse(**{**fields, **changes})
 
 
 def files(html: str) -> dict[str, str]:
@@ -53,7 +53,7 @@ def files(html: str) -> dict[str, str]:
 
 
 def test_everything_is_escaped(timeline: Timeline) -> None:
-    told = reply(words=[NearWord(word=EVIL, cosine=0.5)], clips=[NearClip(id=EVIL, label=EVIL, distance=0.5)])
+    told = reply(words=[NearestWord(word=EVIL, cosine=0.5)], clips=[Neighbour(id=EVIL, label=EVIL, distance=0.5)])
     html = (parts.picture(timeline, EVIL), parts.probabilities(told), parts.nearest(told), parts.complaint(EVIL))
     for each in html:
         assert "<script" not in each
@@ -72,22 +72,22 @@ def test_what_is_withheld_is_said() -> None:
 
 
 def test_passages_are_a_table_where_there_are_some(timeline: Timeline) -> None:
-    cells = re.findall(r"<td>([^<]*)</td>", parts.passages(reply_of(timeline, Nearby())))
+    cells = re.findall(r"<td>([^<]*)</td>", parts.passages(prediction_response(timeline, Neighbours())))
     assert cells == ["0:00.5", "0:02.0", "happy", "75 %", "0:03.0", "0:04.0", "don&#x27;t know", "50 %"]
     assert parts.passages(reply()) == ""
 
 
 def test_nearest_words_and_clips_are_tables_where_there_are_some() -> None:
     assert parts.nearest(reply()) == ""
-    clip = NearClip(id="a-1", label="sad", speaker="anna", corpus="tones", distance=0.25)
-    html = parts.nearest(reply(words=[NearWord(word="gloomy", cosine=0.5)], clips=[clip]))
+    clip = Neighbour(id="a-1", label="sad", speaker="anna", corpus="tones", distance=0.25)
+    html = parts.nearest(reply(words=[NearestWord(word="gloomy", cosine=0.5)], clips=[clip]))
     assert re.findall(r"<td>([^<]*)</td>", html) == ["gloomy", "0.50", "sad", "a-1", "anna", "tones", "0.25"]
 
 
 def test_downloads_hold_the_answer(timeline: Timeline) -> None:
-    told = reply_of(timeline, Nearby())
+    told = prediction_response(timeline, Neighbours())
     kept = files(parts.downloads(told))
-    assert Reply.model_validate(json.loads(kept["serein.json"])) == told
+    assert PredictionResponse.model_validate(json.loads(kept["serein.json"])) == told
     rows = list(csv.DictReader(io.StringIO(kept["serein.csv"])))
     assert [(row["start_s"], row["end_s"], row["label"], row["happy"]) for row in rows] == [
         ("0.5", "2.0", "happy", "0.75"),

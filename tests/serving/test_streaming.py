@@ -21,7 +21,7 @@ from serein.inference.stream import Stream, pcm16
 from serein.serving.app import create_app
 from serein.serving.keys import Keys
 from serein.serving.limits import Limits
-from serein.serving.streaming import Inbox
+from serein.serving.streaming import StreamBuffer
 from serving.ingredients import MakeService
 
 END = json.dumps({"type": "end"})
@@ -102,7 +102,7 @@ def test_one_more_stream_than_allowed(make_service: MakeService) -> None:
             assert refused.value.headers["retry-after"]
         with client.websocket_connect("/v1/stream") as socket:
             assert converse(socket, b"")[-1]["reason"] == "end"
-    assert service.admission.num_streams == 0
+    assert service.limiter.num_streams == 0
 
 
 @pytest.mark.parametrize(
@@ -140,17 +140,17 @@ def test_shutting_down_says_what_was_heard(make_service: MakeService, speech: np
 
 def test_a_full_inbox_lets_the_sender_wait() -> None:
     async def scenario() -> None:
-        inbox = Inbox(least=2, most=4)
-        await inbox.put(b"12345")
-        sending = asyncio.ensure_future(inbox.put(b"6"))
+        buffer = StreamBuffer(least=2, most=4)
+        await buffer.put(b"12345")
+        sending = asyncio.ensure_future(buffer.put(b"6"))
         await asyncio.sleep(0.01)
         assert not sending.done()
-        assert await inbox.take() == b"1234"  # whole samples
+        assert await buffer.take() == b"1234"  # whole samples
         await sending
-        assert await inbox.take() == b"56"
-        await inbox.close("end")
-        await inbox.close("gone")
-        assert await inbox.take() == b""
-        assert inbox.why_closed == "end"
+        assert await buffer.take() == b"56"
+        await buffer.close("end")
+        await buffer.close("gone")
+        assert await buffer.take() == b""
+        assert buffer.why_closed == "end"
 
     asyncio.run(scenario())

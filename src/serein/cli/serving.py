@@ -80,13 +80,13 @@ def _service(model: str | None, neighbours: Path | None, limits: Limits, abstain
     from serein.inference.caution import Caution
     from serein.inference.hearing import Manner
     from serein.inference.predictor import load
-    from serein.serving.nearby import nearby
-    from serein.serving.service import About, Service
+    from serein.serving.nearby import open_neighbours
+    from serein.serving.service import ServiceInfo, Service
 
     predictor = load(model)
     name = "box" if model is None else Path(model).resolve().name if Path(model).exists() else model
     manner = Manner(caution=Caution(abstain, shortest_s))
-    return Service(predictor, About(name, serein.__version__), limits, manner, nearby(model, predictor, neighbours))
+    return Service(predictor, ServiceInfo(name, serein.__version__), limits, manner, open_neighbours(model, predictor, neighbours))
 
 
 def _require_extras(*extras: str) -> None:

@@ -10,7 +10,7 @@ from serein.serving.limits import Limits
 from serein.serving.problems import busy, too_many
 
 
-class Admission:
+class ConcurrencyLimiter:
     """Counts, all of them changed on the event loop alone.
 
     Args:
@@ -31,7 +31,7 @@ class Admission:
         """Let one request in.
 
         Raises:
-            Problem: 429 when the client has too many under way, 503 when all have, or the service ends.
+            HTTPProblem: 429 when the client has too many under way, 503 when all have, or the service ends.
         """
         self._require_open()
         if self.num_requests >= self.limits.at_once:
@@ -61,7 +61,7 @@ class Admission:
         """Yield what takes in bytes; they are given back at the end.
 
         Raises:
-            Problem: 503, when called for more than there is room for.
+            HTTPProblem: 503, when called for more than there is room for.
         """
         own = 0
 

@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 
 from serein.serving import routes, streaming
-from serein.serving.gate import GUARDED, Gate
+from serein.serving.gate import GUARDED, Middleware
 from serein.serving.keys import Keys
 from serein.serving.service import Service
 
@@ -32,7 +32,7 @@ def create_app(service: Service, keys: Keys | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        service.admission.is_closed = True
+        service.limiter.is_closed = True
         service.close()
         for end in app.state.on_ended:
             end()
@@ -53,7 +53,7 @@ def create_app(service: Service, keys: Keys | None = None) -> FastAPI:
     for kind in (HTTPException, RequestValidationError):
         app.add_exception_handler(kind, routes.refuse)
     app.add_exception_handler(Exception, routes.fail)
-    app.add_middleware(Gate, service=service, keys=keys)
+    app.add_middleware(Middleware, service=service, keys=keys)
     app.openapi = lambda: _described(app, service.limits.num_files, keys)  # type: ignore[method-assign]
     return app
 

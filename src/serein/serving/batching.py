@@ -15,7 +15,7 @@ from serein.inference.predictor import Answer
 BATCH_S = 60.0  # of sound that is heard together; more would keep streams waiting
 _SMOOTHED = 0.9
 
-Hear = Callable[[Sequence[Waveform], Sequence[str]], list[Answer]]
+Predict = Callable[[Sequence[Waveform], Sequence[str]], list[Answer]]
 Answers = Future[list[Answer]]
 
 
@@ -29,7 +29,7 @@ class _Job:
     answers: Answers
 
     @property
-    def sound_s(self) -> float:
+    def audio_s(self) -> float:
         return sum(map(len, self.waveforms)) / SAMPLE_RATE_HZ
 
 
@@ -43,7 +43,7 @@ class Batcher:
     """
 
     def __init__(
-        self, hear: Hear, most_waiting: int, on_batch: Callable[[int, float, float], None] = lambda *_: None
+        self, hear: Predict, most_waiting: int, on_batch: Callable[[int, float, float], None] = lambda *_: None
     ) -> None:
         self.hear = hear
         self.most_waiting = most_waiting
@@ -69,7 +69,7 @@ class Batcher:
     def expected_s(self) -> float:
         """Seconds until what waits now will have been heard."""
         with self._changed:
-            return self.load * sum(job.sound_s for job in self._waiting)
+            return self.load * sum(job.audio_s for job in self._waiting)
 
     def submit(self, waveforms: Sequence[Waveform]) -> Answers:
         """Take waveforms; a future that is cancelled before its turn costs nothing.
@@ -96,9 +96,9 @@ class Batcher:
         while jobs := self._next():
             started_s = time.perf_counter()
             self._answer(jobs)
-            took_s, sound_s = time.perf_counter() - started_s, sum(job.sound_s for job in jobs)
-            self.load = _SMOOTHED * self.load + (1 - _SMOOTHED) * took_s / max(sound_s, 1e-3)
-            self.on_batch(sum(len(job.waveforms) for job in jobs), sound_s, took_s)
+            took_s, audio_s = time.perf_counter() - started_s, sum(job.audio_s for job in jobs)
+            self.load = _SMOOTHED * self.load + (1 - _SMOOTHED) * took_s / max(audio_s, 1e-3)
+            self.on_batch(sum(len(job.waveforms) for job in jobs), audio_s, took_s)
 
     def _next(self) -> list[_Job]:
         """Wait for work, and take as much as is heard together; nothing once all is done."""
@@ -106,7 +106,7 @@ class Batcher:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._is_closed)
                 taken: list[_Job] = []
-                while self._waiting and (not taken or _sound_s(taken) + self._waiting[0].sound_s <= BATCH_S):
+                while self._waiting and (not taken or _sound_s(taken) + self._waiting[0].audio_s <= BATCH_S):
                     taken.append(self._waiting.popleft())
             wanted = [job for job in taken if job.answers.set_running_or_notify_cancel()]
             if wanted or not taken:
@@ -128,4 +128,4 @@ class Batcher:
 
 
 def _sound_s(jobs: Sequence[_Job]) -> float:
-    return sum(job.sound_s for job in jobs)
+    return sum(job.audio_s for job in jobs)

@@ -18,7 +18,7 @@ class _Piece:
     windows: asyncio.Future[list[Window]]
 
 
-class Cutting:
+class BatchedVad:
     """Takes pieces of streams on the event loop, and cuts them in a thread."""
 
     def __init__(self, executor: Executor) -> None:

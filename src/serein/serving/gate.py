@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serein.serving.keys import Keys
 from serein.serving.limits import Limits
-from serein.serving.problems import Problem, response, too_large, unauthorised
+from serein.serving.problems import HTTPProblem, response, too_large, unauthorised
 from serein.serving.service import Service
 
 GUARDED = ("/v1/", "/metrics")
@@ -19,7 +19,7 @@ _FORM_BYTES = 100_000  # of a form, beside the recordings in it
 _ROUTES = ("/v1/predict", "/v1/predict/batch", "/v1/models", "/v1/stream", "/healthz", "/readyz", "/metrics")
 
 
-class Gate:
+class Middleware:
     """Refuses what must not come in, and measures what does."""
 
     def __init__(self, app: ASGIApp, service: Service, keys: Keys | None) -> None:
@@ -41,11 +41,11 @@ class Gate:
 
         try:
             await self._let_in(scope, receive, measured)
-        except Problem as problem:
+        except HTTPProblem as problem:
             await response(problem)(scope, receive, measured)
         finally:
-            self.service.measures.requests.labels(route, str(status)).inc()
-            self.service.measures.request_s.labels(route).observe(time.perf_counter() - started_s)
+            self.service.metrics.requests.labels(route, str(status)).inc()
+            self.service.metrics.request_s.labels(route).observe(time.perf_counter() - started_s)
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.keys and scope["path"].startswith(GUARDED) and not self.keys.allows(_header(scope, b"authorization")):
@@ -59,8 +59,8 @@ class Gate:
         if (length := _header(scope, b"content-length")).isdigit() and int(length) > most:
             raise too_large(most)
         with ExitStack() as taken:
-            taken.enter_context(self.service.admission.request(client_of(scope)))
-            take = taken.enter_context(self.service.admission.memory())
+            taken.enter_context(self.service.limiter.request(client_of(scope)))
+            take = taken.enter_context(self.service.limiter.memory())
             await self.app(scope, _Intake(receive, most, take, limits), send)
 
 
@@ -81,7 +81,7 @@ class _Intake:
         try:
             message = await asyncio.wait_for(self.receive(), self.until_s - time.monotonic())
         except TimeoutError:
-            raise Problem(408, "too-slow", f"Not all came within {self.limits.upload_s:g} s. Send less.") from None
+            raise HTTPProblem(408, "too-slow", f"Not all came within {self.limits.upload_s:g} s. Send less.") from None
         num_bytes = len(message.get("body", b""))
         self.room -= num_bytes
         if self.room < 0:

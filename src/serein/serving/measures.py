@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
-class Measures:
+class Metrics:
     """Counters of one service."""
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Measures:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self.sound_s = self._counter("sound_seconds", "Sound that the model heard.")
+        self.audio_s = self._counter("sound_seconds", "Sound that the model heard.")
         self.model_s = self._counter("model_seconds", "Time that the model took.")
         self.batch_clips = Histogram(
             "serein_batch_clips",
@@ -36,10 +36,10 @@ class Measures:
         self.upload_bytes = self._gauge("upload_bytes", "Uploads that are in memory.")
         self.waiting = self._gauge("jobs_waiting", "Jobs that wait for the model.")
 
-    def batch(self, num_clips: int, sound_s: float, took_s: float) -> None:
+    def batch(self, num_clips: int, audio_s: float, took_s: float) -> None:
         """Take in one batch."""
         self.batch_clips.observe(num_clips)
-        self.sound_s.inc(sound_s)
+        self.audio_s.inc(audio_s)
         self.model_s.inc(took_s)
 
     def watch(self, gauge: Gauge, value: Callable[[], float]) -> None:

@@ -21,7 +21,7 @@ NUM_NEAREST = 5
 
 
 @dataclass(frozen=True)
-class Nearby:
+class Neighbours:
     """Where to look.
 
     Attributes:
@@ -61,7 +61,7 @@ class Nearby:
         ]
 
 
-def nearby(model: str | None, predictor: Predictor, store: Path | None) -> Nearby:
+def open_neighbours(model: str | None, predictor: Predictor, store: Path | None) -> Neighbours:
     """Open what a model can look into.
 
     Args:
@@ -74,10 +74,10 @@ def nearby(model: str | None, predictor: Predictor, store: Path | None) -> Nearb
     has_words = isinstance(predictor.content.labels[predictor.task], WordClasses)
     vocabulary = vocabulary_behind(predictor) if has_words else None
     if store is None:
-        return Nearby(vocabulary, None, predictor.classes)
+        return Neighbours(vocabulary, None, predictor.classes)
     folder = box_folder() if model is None else Path(hub.folder_of(model, expected="a model folder"))
     opened = open_store(store)
     opened.require_model(model_digest(folder), str(folder))
     if not len(opened.examples):
         raise ModelError("holds no clips", where=store, remedy="Add some: serein neighbours add --help.")
-    return Nearby(vocabulary, opened, predictor.classes)
+    return Neighbours(vocabulary, opened, predictor.classes)

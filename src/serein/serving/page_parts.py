@@ -13,7 +13,7 @@ from serein.evaluation.over_time import timeline_picture
 from serein.evaluation.style import emotion_colours
 from serein.inference.formats import clock
 from serein.inference.timeline import Timeline
-from serein.serving.schemas import Reply
+from serein.serving.schemas import PredictionResponse
 
 _DRAWING = Lock()  # matplotlib's settings are the process's
 
@@ -29,7 +29,7 @@ def picture(timeline: Timeline, name: str) -> str:
     return f'<div class="serein-scroll" tabindex="0" role="group" aria-label="Emotions over time">{image}</div>'
 
 
-def probabilities(reply: Reply) -> str:
+def probabilities(reply: PredictionResponse) -> str:
     """Return the share of every class as bars, the largest first."""
     colours = emotion_colours(list(reply.probabilities))
     rows = "".join(
@@ -42,7 +42,7 @@ def probabilities(reply: Reply) -> str:
     return f'<h2>{heading}</h2><table class="serein"><caption>Class probabilities</caption>{rows}</table>'
 
 
-def passages(reply: Reply) -> str:
+def passages(reply: PredictionResponse) -> str:
     """Return the passages as a table; nothing for what was not heard over time."""
     rows = [
         (clock(each.start_s), clock(each.end_s), each.withheld or each.label or "", f"{100 * each.confidence:.0f} %")
@@ -51,7 +51,7 @@ def passages(reply: Reply) -> str:
     return _table("Emotions over time", ("from", "to", "heard", "share"), rows)
 
 
-def nearest(reply: Reply) -> str:
+def nearest(reply: PredictionResponse) -> str:
     """Return the nearest words and clips as tables."""
     words = [(each.word, f"{each.cosine:.2f}") for each in reply.words or ()]
     clips = [
@@ -63,7 +63,7 @@ def nearest(reply: Reply) -> str:
     )
 
 
-def downloads(reply: Reply) -> str:
+def downloads(reply: PredictionResponse) -> str:
     """Return links that carry the answer as JSON and as CSV; nothing is kept on the server for them."""
     files = (
         ("serein.json", "application/json", reply.model_dump_json(indent=2)),
@@ -86,7 +86,7 @@ def note(text: str) -> str:
     return f'<p role="status" class="serein-note">{escape(text)}</p>'
 
 
-def _as_csv(reply: Reply) -> str:
+def _as_csv(reply: PredictionResponse) -> str:
     page = io.StringIO()
     writer = csv.writer(page)
     writer.writerow(["start_s", "end_s", "label", "confidence", *reply.probabilities])

@@ -15,7 +15,7 @@ MEDIA_TYPE = "application/problem+json"
 GONE = 499  # nginx's number for a client that did not wait; nobody reads it but the metrics
 
 
-class Problem(HTTPException):
+class HTTPProblem(HTTPException):
     """Why a request is refused.
 
     Args:
@@ -41,12 +41,12 @@ class Problem(HTTPException):
         }
 
 
-def response(problem: Problem) -> JSONResponse:
+def response(problem: HTTPProblem) -> JSONResponse:
     """Return a problem as it goes to the client."""
     return JSONResponse(problem.to_json(), problem.status_code, dict(problem.headers or {}), MEDIA_TYPE)
 
 
-def of_recording(error: AudioError) -> Problem:
+def of_recording(error: AudioError) -> HTTPProblem:
     """Return what is wrong with a recording.
 
     Example:
@@ -54,7 +54,7 @@ def of_recording(error: AudioError) -> Problem:
         'a.wav: silent. Record it again.'
     """
     kind = "too-long" if isinstance(error, TooLongAudioError) else "unusable-recording"
-    return Problem(422, kind, in_words(error))
+    return HTTPProblem(422, kind, in_words(error))
 
 
 def in_words(error: AudioError) -> str:
@@ -63,23 +63,23 @@ def in_words(error: AudioError) -> str:
     return str(error) if remedied else str(AudioError(error.what, where=error.where))
 
 
-def unauthorised() -> Problem:
-    return Problem(401, "unauthorised", "Send your key: 'Authorization: Bearer KEY'.")
+def unauthorised() -> HTTPProblem:
+    return HTTPProblem(401, "unauthorised", "Send your key: 'Authorization: Bearer KEY'.")
 
 
-def too_large(most_bytes: int) -> Problem:
-    return Problem(413, "too-large", f"More than {most_bytes} bytes are not taken. Send less, or FLAC instead of WAV.")
+def too_large(most_bytes: int) -> HTTPProblem:
+    return HTTPProblem(413, "too-large", f"More than {most_bytes} bytes are not taken. Send less, or FLAC instead of WAV.")
 
 
-def too_many(most: int) -> Problem:
-    return Problem(
+def too_many(most: int) -> HTTPProblem:
+    return HTTPProblem(
         429, "too-many-requests", f"You have {most} requests under way. Wait for their answers.", retry_after_s=1
     )
 
 
-def busy(what: str, retry_after_s: float) -> Problem:
-    return Problem(503, "busy", f"{what} Try again later.", retry_after_s=retry_after_s)
+def busy(what: str, retry_after_s: float) -> HTTPProblem:
+    return HTTPProblem(503, "busy", f"{what} Try again later.", retry_after_s=retry_after_s)
 
 
-def gone() -> Problem:
-    return Problem(GONE, "gone", "The client did not wait for the answer.")
+def gone() -> HTTPProblem:
+    return HTTPProblem(GONE, "gone", "The client did not wait for the answer.")

@@ -17,17 +17,17 @@ from serein.errors import AudioError
 from serein.inference.predictor import Answer
 from serein.inference.timeline import Timeline
 from serein.serving import problems
-from serein.serving.problems import Problem
+from serein.serving.problems import HTTPProblem
 from serein.serving.schemas import (
-    BatchReply,
-    ModelReply,
-    ModelsReply,
-    Outcome,
-    ProblemReply,
-    Reply,
-    StatusReply,
-    problem_of,
-    reply_of,
+    BatchResponse,
+    ModelInfo,
+    ModelsResponse,
+    BatchResult,
+    ProblemDetails,
+    PredictionResponse,
+    StatusResponse,
+    problem_details,
+    prediction_response,
 )
 from serein.serving.service import Service
 
@@ -56,7 +56,7 @@ _WHAT = {
 
 
 def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    content = {problems.MEDIA_TYPE: {"schema": ProblemReply.model_json_schema()}}
+    content = {problems.MEDIA_TYPE: {"schema": ProblemDetails.model_json_schema()}}
     return {status: {"description": _WHAT[status], "content": content} for status in statuses}
 
 
@@ -73,7 +73,7 @@ def router(service: Service) -> APIRouter:
         request: Request,
         file: Annotated[UploadFile, File(description="WAV, FLAC, OGG, Opus or MP3.")],
         over_time: OverTimeQuery = OverTime.long,
-    ) -> Reply:
+    ) -> PredictionResponse:
         """Say what is heard in one recording."""
         upload = await _upload(service, file)
         return await _wanted(service, request, _answer(service, upload, over_time))
@@ -83,63 +83,63 @@ def router(service: Service) -> APIRouter:
         request: Request,
         files: Annotated[list[UploadFile], File(description="Recordings.", min_length=1)],
         over_time: OverTimeQuery = OverTime.long,
-    ) -> BatchReply:
+    ) -> BatchResponse:
         """Say what is heard in each of several recordings; 422 when none of them can be heard."""
         if len(files) > service.limits.num_files:
-            raise Problem(413, "too-large", f"A batch has at most {service.limits.num_files} recordings. Send several.")
-        outcomes = await _wanted(service, request, _outcomes(service, files, over_time))
-        if all(outcome.problem for outcome in outcomes):
-            details = " ".join(outcome.problem.detail for outcome in outcomes[:3] if outcome.problem)
-            raise Problem(422, "unusable-recording", f"None of {len(outcomes)} recordings can be heard. {details}")
-        return BatchReply(outcomes=outcomes)
+            raise HTTPProblem(413, "too-large", f"A batch has at most {service.limits.num_files} recordings. Send several.")
+        results = await _wanted(service, request, _outcomes(service, files, over_time))
+        if all(result.problem for result in results):
+            details = " ".join(result.problem.detail for result in results[:3] if result.problem)
+            raise HTTPProblem(422, "unusable-recording", f"None of {len(results)} recordings can be heard. {details}")
+        return BatchResponse(results=results)
 
     @routes.get("/v1/models", responses=_documented(401), tags=["service"])
-    async def models() -> ModelsReply:
+    async def models() -> ModelsResponse:
         """Name the model that answers, and its classes."""
         content = service.predictor.content
-        model = ModelReply(
+        model = ModelInfo(
             name=service.about.name,
             task=service.predictor.task,
             classes=list(service.predictor.classes),
             is_calibrated=content.calibration is not None,
-            hears_at_once_s=content.options.clips.window_s,
+            max_window_s=content.options.clips.window_s,
         )
-        return ModelsReply(models=[model])
+        return ModelsResponse(models=[model])
 
     @routes.get("/healthz", tags=["service"])
-    async def health() -> StatusReply:
+    async def health() -> StatusResponse:
         """Say that the process is there."""
-        return StatusReply(status="ok")
+        return StatusResponse(status="ok")
 
     @routes.get("/readyz", responses=_documented(503), tags=["service"])
-    async def ready() -> StatusReply:
+    async def ready() -> StatusResponse:
         """Say whether requests are heard."""
         if not service.is_ready:
             raise problems.busy("The service is being shut down.", 10.0)
-        return StatusReply(status="ready")
+        return StatusResponse(status="ready")
 
     @routes.get("/metrics", responses=_documented(401), response_class=Response, tags=["service"])
     async def metrics() -> Response:
         """Tell Prometheus."""
-        return Response(service.measures.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return Response(service.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return routes
 
 
 async def refuse(_: Request, error: Exception) -> JSONResponse:
     """Answer a problem, or an error that FastAPI or Starlette raised, in one form."""
-    if isinstance(error, Problem):
+    if isinstance(error, HTTPProblem):
         return problems.response(error)
     status = getattr(error, "status_code", 422)
     kind = {400: "unreadable-form", 404: "not-found", 405: "not-allowed"}.get(status, "wrong-request")
-    answer = problems.response(Problem(status, kind, _in_words(error)))
+    answer = problems.response(HTTPProblem(status, kind, _in_words(error)))
     answer.headers.update(getattr(error, "headers", None) or {})
     return answer
 
 
 async def fail(_: Request, error: Exception) -> JSONResponse:
     """Answer when serein is at fault; nothing of its inside is told."""
-    return problems.response(Problem(500, "fault", "An error of the service. It is in its log."))
+    return problems.response(HTTPProblem(500, "fault", "An error of the service. It is in its log."))
 
 
 def named(name: str | None) -> str:
@@ -160,24 +160,24 @@ async def _upload(service: Service, file: UploadFile) -> Upload:
     return Upload(await file.read(), named(file.filename))
 
 
-async def _answer(service: Service, upload: Upload, over_time: OverTime) -> Reply:
+async def _answer(service: Service, upload: Upload, over_time: OverTime) -> PredictionResponse:
     try:
         heard: Answer | Timeline = await service.hear(upload, _MANNERS[over_time])
     except AudioError as error:
         raise problems.of_recording(error) from None
-    return await service.aside(lambda: reply_of(heard, service.nearby))
+    return await service.aside(lambda: prediction_response(heard, service.neighbours))
 
 
-async def _outcomes(service: Service, files: list[UploadFile], over_time: OverTime) -> list[Outcome]:
-    async def outcome(file: UploadFile) -> Outcome:
+async def _outcomes(service: Service, files: list[UploadFile], over_time: OverTime) -> list[BatchResult]:
+    async def result(file: UploadFile) -> BatchResult:
         try:
-            return Outcome(answer=await _answer(service, await _upload(service, file), over_time))
-        except Problem as problem:
+            return BatchResult(answer=await _answer(service, await _upload(service, file), over_time))
+        except HTTPProblem as problem:
             if problem.status_code == 503:
                 raise
-            return Outcome(problem=problem_of(problem))
+            return BatchResult(problem=problem_details(problem))
 
-    return list(await asyncio.gather(*map(outcome, files)))
+    return list(await asyncio.gather(*map(result, files)))
 
 
 async def _wanted(service: Service, request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serein.inference.predictor import Answer
 from serein.inference.timeline import Heard, Timeline
-from serein.serving.nearby import Nearby
-from serein.serving.problems import Problem
+from serein.serving.nearby import Neighbours
+from serein.serving.problems import HTTPProblem
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(ge=0.0)]
@@ -41,7 +41,7 @@ _PROBLEM: dict[str, Any] = {
 }
 
 
-class Passage(BaseModel):
+class SegmentResponse(BaseModel):
     """A part of a recording and what is heard in it."""
 
     start_s: Seconds
@@ -52,12 +52,12 @@ class Passage(BaseModel):
     probabilities: dict[str, Share]
 
 
-class NearWord(BaseModel):
+class NearestWord(BaseModel):
     word: str
     cosine: float
 
 
-class NearClip(BaseModel):
+class Neighbour(BaseModel):
     id: str
     label: str
     speaker: str | None = None
@@ -65,7 +65,7 @@ class NearClip(BaseModel):
     distance: float
 
 
-class Reply(BaseModel):
+class PredictionResponse(BaseModel):
     """What is heard in a recording."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_REPLY]})
@@ -78,13 +78,13 @@ class Reply(BaseModel):
     confidence: Share
     probabilities: dict[str, Share] = Field(description="They sum to 1.")
     speech_s: Seconds | None = Field(None, description="How much of it is speech, where it was heard over time.")
-    passages: list[Passage] | None = Field(None, description="Stretches of speech with one answer each.")
-    windows: list[Passage] | None = Field(None, description="What was heard, window by window; they overlap.")
-    words: list[NearWord] | None = Field(None, description="The nearest words, of a model of words.")
-    clips: list[NearClip] | None = Field(None, description="The nearest labelled clips, where the service has some.")
+    passages: list[SegmentResponse] | None = Field(None, description="Stretches of speech with one answer each.")
+    windows: list[SegmentResponse] | None = Field(None, description="What was heard, window by window; they overlap.")
+    words: list[NearestWord] | None = Field(None, description="The nearest words, of a model of words.")
+    clips: list[Neighbour] | None = Field(None, description="The nearest labelled clips, where the service has some.")
 
 
-class ProblemReply(BaseModel):
+class ProblemDetails(BaseModel):
     """What is wrong (RFC 9457)."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_PROBLEM]})
@@ -95,24 +95,24 @@ class ProblemReply(BaseModel):
     detail: str
 
 
-class Outcome(BaseModel):
+class BatchResult(BaseModel):
     """What became of one recording of a batch."""
 
-    answer: Reply | None = None
-    problem: ProblemReply | None = None
+    answer: PredictionResponse | None = None
+    problem: ProblemDetails | None = None
 
 
-class BatchReply(BaseModel):
+class BatchResponse(BaseModel):
     """One outcome for each recording, in their order."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"outcomes": [{"answer": _REPLY}, {"problem": _PROBLEM}]}]}
     )
 
-    outcomes: list[Outcome]
+    results: list[BatchResult]
 
 
-class ModelReply(BaseModel):
+class ModelInfo(BaseModel):
     """A model that answers here."""
 
     model_config = ConfigDict(
@@ -127,47 +127,47 @@ class ModelReply(BaseModel):
     task: str
     classes: list[str]
     is_calibrated: bool = Field(False, description="Whether probabilities were fitted to how often the model is right.")
-    hears_at_once_s: Seconds = Field(description="Longer recordings are heard over time.")
+    max_window_s: Seconds = Field(description="Longer recordings are heard over time.")
 
 
-class ModelsReply(BaseModel):
-    models: list[ModelReply]
+class ModelsResponse(BaseModel):
+    models: list[ModelInfo]
 
 
-class StatusReply(BaseModel):
+class StatusResponse(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})
 
     status: str
 
 
-def reply_of(heard: Answer | Timeline, nearby: Nearby) -> Reply:
+def prediction_response(heard: Answer | Timeline, neighbours: Neighbours) -> PredictionResponse:
     """Return an answer as it goes to the client."""
     over_time: dict[str, Any] = {}
     if isinstance(heard, Timeline):
         over_time = {
             "speech_s": round(heard.speech_s, 3),
-            "passages": [passage_of(each) for each in heard.passages],
-            "windows": [passage_of(each) for each in heard.windows],
+            "passages": [segment_response(each) for each in heard.passages],
+            "windows": [segment_response(each) for each in heard.windows],
         }
-    return Reply(
+    return PredictionResponse(
         name=heard.audio,
         task=heard.task,
         duration_s=None if heard.duration_s is None else round(heard.duration_s, 3),
         **_said(heard),
         **over_time,
-        words=nearby.words(heard.embedding),  # type: ignore[arg-type]
-        clips=nearby.clips(heard.embedding),  # type: ignore[arg-type]
+        words=neighbours.words(heard.embedding),  # type: ignore[arg-type]
+        clips=neighbours.clips(heard.embedding),  # type: ignore[arg-type]
     )
 
 
-def passage_of(heard: Heard) -> Passage:
+def segment_response(heard: Heard) -> SegmentResponse:
     """Return a passage as it goes to the client."""
-    return Passage(start_s=round(heard.start_s, 3), end_s=round(heard.end_s, 3), **_said(heard))
+    return SegmentResponse(start_s=round(heard.start_s, 3), end_s=round(heard.end_s, 3), **_said(heard))
 
 
-def problem_of(problem: Problem) -> ProblemReply:
+def problem_details(problem: HTTPProblem) -> ProblemDetails:
     """Return a problem as a part of a larger answer."""
-    return ProblemReply.model_validate(problem.to_json())
+    return ProblemDetails.model_validate(problem.to_json())
 
 
 def _said(heard: Answer | Timeline | Heard) -> dict[str, Any]:

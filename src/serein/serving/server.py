@@ -89,7 +89,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         streams = self.app.state.streams
-        streams.service.admission.is_closed = True
+        streams.service.limiter.is_closed = True
         for end in self.app.state.on_ending:
             end()
         await streams.finish(_STREAMS_S)

@@ -19,27 +19,27 @@ from serein.inference.predictor import Answer, Predictor
 from serein.inference.stream import Stream, hear_recording
 from serein.inference.timeline import Heard, Timeline
 from serein.inference.windows import Window
-from serein.serving.admission import Admission
+from serein.serving.admission import ConcurrencyLimiter
 from serein.serving.batching import BATCH_S, Answers, Batcher, FullError
-from serein.serving.cutting import Cutting
+from serein.serving.cutting import BatchedVad
 from serein.serving.limits import Limits
-from serein.serving.measures import Measures
-from serein.serving.nearby import Nearby
+from serein.serving.measures import Metrics
+from serein.serving.nearby import Neighbours
 from serein.serving.problems import busy
 
 _DECODERS = 2
 _LONG_AT_ONCE = 2  # recordings of minutes; each waits for the model most of its time
-_CUTTERS = 2
+_VAD_THREADS = 2
 
 T = TypeVar("T")
 
 
-class _GoneError(Exception):
+class _CancelledError(Exception):
     """Nobody waits for the answer any more."""
 
 
 @dataclass(frozen=True)
-class About:
+class ServiceInfo:
     """What a service says of its model.
 
     Attributes:
@@ -57,24 +57,24 @@ class Service:
     def __init__(
         self,
         predictor: Predictor,
-        about: About,
+        about: ServiceInfo,
         limits: Limits | None = None,
         manner: Manner | None = None,
-        nearby: Nearby | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
         self.predictor = predictor
         self.about = about
         self.limits = limits or Limits()
         self.manner = manner or Manner()
-        self.nearby = nearby or Nearby()
-        self.measures = Measures()
-        self.admission = Admission(self.limits, self._retry_after_s)
+        self.neighbours = neighbours or Neighbours()
+        self.metrics = Metrics()
+        self.limiter = ConcurrencyLimiter(self.limits, self._retry_after_s)
         most_waiting = self.limits.at_once * self.limits.num_files + self.limits.streams + _LONG_AT_ONCE
-        self.batcher = Batcher(predictor.predict_waveforms, most_waiting, self.measures.batch)
+        self.batcher = Batcher(predictor.predict_waveforms, most_waiting, self.metrics.batch)
         self._decoding = ThreadPoolExecutor(_DECODERS, "decoding")
         self._long = ThreadPoolExecutor(_LONG_AT_ONCE, "long")
-        self._cutting = ThreadPoolExecutor(_CUTTERS, "cutting")
-        self._together = Cutting(self._cutting)
+        self._vad_pool = ThreadPoolExecutor(_VAD_THREADS, "cutting")
+        self._vad = BatchedVad(self._vad_pool)
         self._watch()
 
     @property
@@ -85,7 +85,7 @@ class Service:
     @property
     def is_ready(self) -> bool:
         """Whether requests are heard."""
-        return self.batcher.is_alive and not self.admission.is_closed
+        return self.batcher.is_alive and not self.limiter.is_closed
 
     async def hear(self, upload: Upload, over_time: str | None = None) -> Answer | Timeline:
         """Hear one recording as `serein predict` does; who cancels this pays for no more of it.
@@ -95,17 +95,17 @@ class Service:
 
         Raises:
             AudioError: It cannot be decoded, is silent, too long, or holds no speech.
-            Problem: Too many wait.
+            HTTPProblem: Too many wait.
         """
         manner = replace(self.manner, over_time=over_time) if over_time else self.manner  # type: ignore[arg-type]
-        waveform = await self._in(self._decoding, self._loaded_unless_over_time, upload, manner)
+        waveform = await self._in(self._decoding, self._load_unless_segmented, upload, manner)
         if waveform is None:
-            return await self._heard_over_time(upload)
-        return self.caution.applied(replace((await self._asked([waveform]))[0], audio=upload.name))
+            return await self._predict_segments(upload)
+        return self.caution.applied(replace((await self._submit([waveform]))[0], audio=upload.name))
 
-    async def hear_windows(self, windows: Sequence[Window]) -> list[Heard]:
+    async def predict_windows(self, windows: Sequence[Window]) -> list[Heard]:
         """Hear the windows of a stream."""
-        answers = await self._asked([window.waveform for window in windows])
+        answers = await self._submit([window.waveform for window in windows])
         return [
             Heard(
                 w.start_s, w.end_s, answer.probabilities, self.caution.reason(answer.probabilities, w.end_s - w.start_s)
@@ -115,11 +115,11 @@ class Service:
 
     async def cut(self, stream: Stream, samples: Waveform) -> list[Window]:
         """Find speech in what came of a stream, together with others'."""
-        return await self._together.cut(stream, samples)
+        return await self._vad.cut(stream, samples)
 
     async def cut_end(self, stream: Stream) -> list[Window]:
         """Find speech in the rest of a stream."""
-        return await self._in(self._cutting, stream.cut_end)
+        return await self._in(self._vad_pool, stream.cut_end)
 
     async def aside(self, work: Callable[[], T]) -> T:
         """Run what would keep others waiting."""
@@ -127,29 +127,29 @@ class Service:
 
     def close(self) -> None:
         """Finish what was taken in, and let go of the threads."""
-        for pool in (self._decoding, self._long, self._cutting):
+        for pool in (self._decoding, self._long, self._vad_pool):
             pool.shutdown(wait=True)
         self.batcher.close()
 
-    def _loaded_unless_over_time(self, upload: Upload, manner: Manner) -> Waveform | None:
+    def _load_unless_segmented(self, upload: Upload, manner: Manner) -> Waveform | None:
         length_s = audio.require_at_most(upload, self.limits.recording_s).duration_s
         is_long = length_s > self.predictor.content.options.clips.window_s
         if manner.over_time == "all" or (manner.over_time == "long ones" and is_long):
             return None
         return audio.load_at_most(upload, self.limits.recording_s)
 
-    async def _heard_over_time(self, upload: Upload) -> Timeline:
-        is_gone = Event()
-        hearer = _ThroughBatcher(self.batcher, self.predictor.task, is_gone)
+    async def _predict_segments(self, upload: Upload) -> Timeline:
+        is_cancelled = Event()
+        hearer = _BatcherPredictor(self.batcher, self.predictor.task, is_cancelled)
         hear = partial(hear_recording, hearer, upload, windowing=self.manner.windowing, caution=self.caution)
         try:
-            return await self._in(self._long, partial(hear, on_progress=lambda *_: hearer.require_wanted()))
+            return await self._in(self._long, partial(hear, on_progress=lambda *_: hearer.require_not_cancelled()))
         except FullError:
             raise busy("Too much waits for the model.", self._retry_after_s()) from None
         finally:
-            is_gone.set()
+            is_cancelled.set()
 
-    async def _asked(self, waveforms: Sequence[Waveform]) -> list[Answer]:
+    async def _submit(self, waveforms: Sequence[Waveform]) -> list[Answer]:
         try:
             return await asyncio.wrap_future(self.batcher.submit(waveforms))
         except FullError:
@@ -162,32 +162,32 @@ class Service:
         return self.batcher.expected_s
 
     def _watch(self) -> None:
-        measures, admission = self.measures, self.admission
-        measures.watch(measures.under_way, lambda: admission.num_requests)
-        measures.watch(measures.streams, lambda: admission.num_streams)
-        measures.watch(measures.upload_bytes, lambda: admission.num_bytes)
-        measures.watch(measures.waiting, lambda: self.batcher.num_waiting)
+        metrics, limiter = self.metrics, self.limiter
+        metrics.watch(metrics.under_way, lambda: limiter.num_requests)
+        metrics.watch(metrics.streams, lambda: limiter.num_streams)
+        metrics.watch(metrics.upload_bytes, lambda: limiter.num_bytes)
+        metrics.watch(metrics.waiting, lambda: self.batcher.num_waiting)
 
 
-class _ThroughBatcher:
+class _BatcherPredictor:
     """Asks the model's thread from another thread, a little at a time, as long as somebody waits for the answer."""
 
-    def __init__(self, batcher: Batcher, task: str, is_gone: Event) -> None:
+    def __init__(self, batcher: Batcher, task: str, is_cancelled: Event) -> None:
         self.batcher = batcher
         self.task = task
-        self.is_gone = is_gone
+        self.is_cancelled = is_cancelled
 
     def predict_waveforms(self, waveforms: Sequence[Waveform], names: Sequence[str]) -> list[Answer]:
         answers: list[Answer] = []
         for part in _parts(waveforms):
-            self.require_wanted()
+            self.require_not_cancelled()
             submitted: Answers = self.batcher.submit(part)
             answers += submitted.result()
         return answers
 
-    def require_wanted(self) -> None:
-        if self.is_gone.is_set():
-            raise _GoneError
+    def require_not_cancelled(self) -> None:
+        if self.is_cancelled.is_set():
+            raise _CancelledError
 
 
 def _parts(waveforms: Sequence[Waveform]) -> list[list[Waveform]]:

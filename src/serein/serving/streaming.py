@@ -17,8 +17,8 @@ from serein.inference.timeline import Heard
 from serein.inference.windows import Window
 from serein.serving.gate import client_of
 from serein.serving.keys import Keys
-from serein.serving.problems import Problem, response, unauthorised
-from serein.serving.schemas import passage_of
+from serein.serving.problems import HTTPProblem, response, unauthorised
+from serein.serving.schemas import segment_response
 from serein.serving.service import Service
 
 _BYTES = 2  # of a sample
@@ -28,7 +28,7 @@ _SEND_S = 10.0  # for a client to take an answer
 _NORMAL, _GOING_AWAY, _UNSUPPORTED, _POLICY, _TRY_LATER = 1000, 1001, 1003, 1008, 1013
 
 
-class Inbox:
+class StreamBuffer:
     """Bytes on their way from a client to its stream; who fills it waits while it is full."""
 
     def __init__(self, least: int, most: int) -> None:
@@ -68,33 +68,33 @@ class Streams:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self._open: set[Inbox] = set()
+        self._open: set[StreamBuffer] = set()
 
     async def finish(self, within_s: float) -> None:
         """Let every stream say what it heard, and end."""
-        for inbox in list(self._open):
-            await inbox.close("shutdown")
+        for buffer in list(self._open):
+            await buffer.close("shutdown")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._until_none(), within_s)
 
     async def serve(self, websocket: WebSocket, rate_hz: int) -> None:
         """Hear one stream to its end."""
-        inbox = Inbox(round(_LEAST_S * rate_hz) * _BYTES, round(_MOST_WAITING_S * rate_hz) * _BYTES)
-        self._open.add(inbox)
-        reading = asyncio.ensure_future(self._read(websocket, inbox, rate_hz))
+        buffer = StreamBuffer(round(_LEAST_S * rate_hz) * _BYTES, round(_MOST_WAITING_S * rate_hz) * _BYTES)
+        self._open.add(buffer)
+        reading = asyncio.ensure_future(self._read(websocket, buffer, rate_hz))
         try:
-            await self._hear(websocket, inbox, rate_hz)
+            await self._hear(websocket, buffer, rate_hz)
         except (WebSocketDisconnect, TimeoutError, RuntimeError):
             pass  # the client is gone, or takes no answers
-        except Problem as problem:
+        except HTTPProblem as problem:
             await _close(websocket, _TRY_LATER, problem.detail)
         finally:
             reading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reading
-            self._open.discard(inbox)
+            self._open.discard(buffer)
 
-    async def _read(self, websocket: WebSocket, inbox: Inbox, rate_hz: int) -> None:
+    async def _read(self, websocket: WebSocket, buffer: StreamBuffer, rate_hz: int) -> None:
         """Put what comes into the inbox, until an end is told or reached."""
         limits = self.service.limits
         left = round(limits.stream_s * rate_hz) * _BYTES
@@ -102,30 +102,30 @@ class Streams:
             try:
                 message = await asyncio.wait_for(websocket.receive(), limits.idle_s)
             except TimeoutError:
-                return await inbox.close("idle")
+                return await buffer.close("idle")
             if message["type"] == "websocket.disconnect":
-                return await inbox.close("gone")
+                return await buffer.close("gone")
             if (data := message.get("bytes")) is None:
-                return await inbox.close("end" if _is_end(message.get("text") or "") else "wrong message")
+                return await buffer.close("end" if _is_end(message.get("text") or "") else "wrong message")
             left -= len(data)
-            await inbox.put(data)
-        await inbox.close("too long")
+            await buffer.put(data)
+        await buffer.close("too long")
 
-    async def _hear(self, websocket: WebSocket, inbox: Inbox, rate_hz: int) -> None:
+    async def _hear(self, websocket: WebSocket, buffer: StreamBuffer, rate_hz: int) -> None:
         stream = Stream(self.service.predictor, rate_hz, self.service.manner.windowing, self.service.caution)
-        while data := await inbox.take():
+        while data := await buffer.take():
             await self._answer(websocket, await self.service.cut(stream, pcm16(data)))
-            if inbox.why_closed == "gone":
+            if buffer.why_closed == "gone":
                 return
-        if inbox.why_closed == "gone":
+        if buffer.why_closed == "gone":
             return
         await self._answer(websocket, await self.service.cut_end(stream))
-        ended = {"type": "end", "reason": inbox.why_closed, "duration_s": round(stream.position_s, 3)}
+        ended = {"type": "end", "reason": buffer.why_closed, "duration_s": round(stream.position_s, 3)}
         await _send(websocket, ended)
-        await _close(websocket, _CODES.get(inbox.why_closed or "", _NORMAL), inbox.why_closed or "")
+        await _close(websocket, _CODES.get(buffer.why_closed or "", _NORMAL), buffer.why_closed or "")
 
     async def _answer(self, websocket: WebSocket, windows: list[Window]) -> None:
-        for heard in await self.service.hear_windows(windows) if windows else ():
+        for heard in await self.service.predict_windows(windows) if windows else ():
             await _send(websocket, {"type": "heard", **_said(heard)})
 
     async def _until_none(self) -> None:
@@ -146,12 +146,12 @@ def router(streams: Streams, keys: Keys | None) -> APIRouter:
         try:
             _require_allowed(websocket, keys)
             rate_hz = _rate(websocket)
-            with service.admission.stream(client_of(websocket.scope)):
+            with service.limiter.stream(client_of(websocket.scope)):
                 await websocket.accept()
                 task = service.predictor.task
                 await _send(websocket, {"type": "ready", "rate_hz": rate_hz, "task": task})
                 await streams.serve(websocket, rate_hz)
-        except Problem as problem:
+        except HTTPProblem as problem:
             await websocket.send_denial_response(response(problem))
 
     return routes
@@ -163,13 +163,13 @@ def _require_allowed(websocket: WebSocket, keys: Keys | None) -> None:
         raise unauthorised()
     origin = websocket.headers.get("origin")
     if origin and urlsplit(origin).netloc != websocket.headers.get("host"):
-        raise Problem(403, "foreign-origin", "Pages of other sites are not heard.")
+        raise HTTPProblem(403, "foreign-origin", "Pages of other sites are not heard.")
 
 
 def _rate(websocket: WebSocket) -> int:
     said = websocket.query_params.get("rate_hz", str(SAMPLE_RATE_HZ))
     if not (said.isascii() and said.isdigit() and len(said) < 8 and RATES_HZ[0] <= int(said) <= RATES_HZ[1]):
-        raise Problem(422, "wrong-request", f"rate_hz: give a whole number from {RATES_HZ[0]} to {RATES_HZ[1]}.")
+        raise HTTPProblem(422, "wrong-request", f"rate_hz: give a whole number from {RATES_HZ[0]} to {RATES_HZ[1]}.")
     return int(said)
 
 
@@ -182,7 +182,7 @@ def _is_end(text: str) -> bool:
 
 
 def _said(heard: Heard) -> dict[str, Any]:
-    return passage_of(heard).model_dump()
+    return segment_response(heard).model_dump()
 
 
 async def _send(websocket: WebSocket, said: dict[str, Any]) -> None:
