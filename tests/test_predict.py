@@ -282,11 +282,11 @@ def test_workers_answer_alike_and_in_order(model: Path, tones: Path, tmp_path: P
         )
         for workers in (1, 2)
     ]
-    alone, side_by_side = [[json.loads(line) for line in outcome.stdout.splitlines()] for outcome in outcomes]
+    alone, align_predictions = [[json.loads(line) for line in outcome.stdout.splitlines()] for outcome in outcomes]
     assert [outcome.returncode for outcome in outcomes] == [1, 1]
     assert outcomes[0].stderr == outcomes[1].stderr
-    assert [answer["audio"] for answer in side_by_side] == [utterance.audio for utterance in utterances]
-    for one, other in zip(alone, side_by_side, strict=True):
+    assert [answer["audio"] for answer in align_predictions] == [utterance.audio for utterance in utterances]
+    for one, other in zip(alone, align_predictions, strict=True):
         assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
 
 

@@ -71,8 +71,8 @@ def clips(voices: Path) -> dict[str, Path]:
 def test_a_run_has_top_1_and_an_equal_error_rate(run: Path) -> None:
     scores = score_run(run)
     assert scores.classes == ("tones/angry", "tones/happy", "tones/sad")
-    assert scores.voices is not None
-    (unit,) = scores.voices.units
+    assert scores.verification is not None
+    (unit,) = scores.verification.units
     assert (unit.num_same, unit.num_different, unit.num_speakers) == (3 * 6, 12 * 11 // 2 - 18, 3)
     assert scores.pooled["wa"] == scores.pooled["ua"] > 60
     assert unit.equal_error_rate < 20
@@ -81,12 +81,12 @@ def test_a_run_has_top_1_and_an_equal_error_rate(run: Path) -> None:
 
 def test_the_threshold_is_that_of_the_dev_side_and_stays_with_the_model(run: Path, model: Path) -> None:
     content = load(model).content
-    assert content.voices is not None
-    assert (content.voices.num_clips, content.voices.num_speakers) == (12, 3)
-    assert -1 < content.voices.threshold < 1
-    found = score_run(run).voices
+    assert content.verification is not None
+    assert (content.verification.num_clips, content.verification.num_speakers) == (12, 3)
+    assert -1 < content.verification.threshold < 1
+    found = score_run(run).verification
     assert found is not None
-    assert found.units[0].threshold == content.voices.threshold
+    assert found.units[0].threshold == content.verification.threshold
 
 
 def test_probabilities_of_hundreds_of_voices_are_not_written(
@@ -96,7 +96,7 @@ def test_probabilities_of_hundreds_of_voices_are_not_written(
     found = train(tmp_path, voices, {"protocol": PROTOCOL})
     lines = (found / "fold-1" / "seed-0" / "predictions.jsonl").read_text().splitlines()
     assert all("probabilities" not in json.loads(line) for line in lines)
-    assert score_run(found).voices is not None
+    assert score_run(found).verification is not None
 
 
 # -- serein speakers ---------------------------------------------------------------------------------------------------
@@ -132,14 +132,14 @@ def test_a_model_without_dev_says_cosines_alone(
 ) -> None:
     found = train(tmp_path, voices, {"protocol": {**PROTOCOL, "dev": "none"}})
     folder = found / "fold-1" / "seed-0" / "model"
-    assert load(folder).content.voices is None
+    assert load(folder).content.verification is None
     outcome = serein("speakers", folder, clips["anna-sad-0"], clips["ben-sad-0"], "--json")
     assert outcome.status == 0
     assert "has no threshold" in outcome.err
     answer = json.loads(outcome.out)
     assert answer["threshold"] is None
     assert answer["pairs"][0]["is_same"] is None
-    assert score_run(found).voices is not None
+    assert score_run(found).verification is not None
 
 
 def test_what_cannot_be_heard_is_listed_and_the_status_says_so(
@@ -157,7 +157,7 @@ def test_what_cannot_be_heard_is_listed_and_the_status_says_so(
 def test_a_manifest_that_names_speakers_is_scored(run: Path, model: Path, serein: Call) -> None:
     data = run / "fold-1" / "test.jsonl"
     answer = json.loads(serein("speakers", model, data, "--score", "--json").out)
-    found = score_run(run).voices
+    found = score_run(run).verification
     assert found is not None
     assert 100 * answer["equal_error_rate"] == pytest.approx(found.mean, abs=0.1)
     assert 100 * answer["misses"] == pytest.approx(found.units[0].misses)

@@ -19,7 +19,7 @@ from serein.data.folds import Fold
 from serein.data.groups import speaker_key
 from serein.data.utterance import Utterance
 from serein.evaluation.calibration import fitted
-from serein.evaluation.voices import score_voices
+from serein.evaluation.voices import score_verification
 from serein.inference.answering import recorded_answers
 from serein.labels.attributes import attribute_vectors
 from serein.labels.transcripts import Alphabet
@@ -96,7 +96,7 @@ def train_unit(
         is_last = stage is recipe.stages[-1]
         if world().is_first and (is_last or only_here(recipe, number)):
             calibration = _calibration(experiment, content, fold, seed, folder) if is_last else None
-            content = replace(content, voices=_voices(experiment, content, fold), calibration=calibration)
+            content = replace(content, verification=_voices(experiment, content, fold), calibration=calibration)
             _save(content, folder / "model" if is_last else stage_folder(folder, recipe, number) / "model")
     model.eval()
     return content
@@ -119,7 +119,7 @@ def _voices(experiment: Experiment, content: ModelFolder, fold: Fold) -> Voices 
         return None
     told = experiment.recipe.inference.attributes
     vectors = recorded_answers(content, experiment.recordings, positions, told, of="speaker").embeddings
-    found = score_voices(vectors, [speaker_key(utterances[p]) for p in positions], np.random.default_rng(0))
+    found = score_verification(vectors, [speaker_key(utterances[p]) for p in positions], np.random.default_rng(0))
     if found is None:
         return None
     return Voices(

@@ -13,7 +13,7 @@ from serein.errors import RunError, expected_one_of
 from serein.evaluation.held_out import FittedBy, dependence, divide
 from serein.evaluation.intervals import Difference, paired_difference
 from serein.evaluation.predictions import Prediction
-from serein.evaluation.systems import Side, SideBySide, System, read_systems, side_by_side
+from serein.evaluation.systems import Side, AlignedPredictions, System, read_systems, align_predictions
 from serein.inference.fused import FittedOn, FusedModel, Fusion, read_fusion
 from serein.inference.fusion import fit_weights, fused_probabilities, uniform_weights
 from serein.metrics import SCORES, FloatArray, class_f1, confusion_matrix
@@ -103,7 +103,7 @@ def fuse(paths: Sequence[Path], *, method: str, side: Side, seed: int, report: R
         message = expected_one_of(method, [*METHODS, "a fusion file (.json)"], kind="method")
         raise RunError(message, where="--method", remedy="Name one of these.")
     systems = read_systems(paths, side)
-    judged = side_by_side(systems, side)
+    judged = align_predictions(systems, side)
     if method == "cobyla":
         weighed = _fitted(systems, judged, side, seed, report)
     else:
@@ -133,7 +133,7 @@ class _Weighed:
     in_sample: FloatArray | None = None
 
 
-def _fitted(systems: Sequence[System], judged: SideBySide, side: Side, seed: int, report: Report) -> _Weighed:
+def _fitted(systems: Sequence[System], judged: AlignedPredictions, side: Side, seed: int, report: Report) -> _Weighed:
     dev, notes = _dev(systems, judged) if side == "test" else (None, [])
     fitted_by, parts = divide(judged, dev, seed)
     probabilities = np.empty(judged.probabilities.shape[1:])
@@ -149,13 +149,13 @@ def _fitted(systems: Sequence[System], judged: SideBySide, side: Side, seed: int
     return _Weighed("cobyla", fitted_by, probabilities, kept, fitted_on, notes, in_sample_probabilities)
 
 
-def _mean(judged: SideBySide) -> _Weighed:
+def _mean(judged: AlignedPredictions) -> _Weighed:
     weights = uniform_weights(len(judged.probabilities), len(judged.classes))
     nothing = FittedOn(side=None, num_utterances=0, seen=())
     return _Weighed("mean", "nothing", fused_probabilities(judged.probabilities, weights), weights, nothing, [])
 
 
-def _given(given: Fusion, systems: Sequence[System], judged: SideBySide) -> _Weighed:
+def _given(given: Fusion, systems: Sequence[System], judged: AlignedPredictions) -> _Weighed:
     weights, notes = _weights_of(given, systems, judged.classes)
     seen = set(given.fitted_on.seen) & {*_names(judged), *(row.id for row in judged.rows)}
     if seen:
@@ -165,21 +165,21 @@ def _given(given: Fusion, systems: Sequence[System], judged: SideBySide) -> _Wei
     )
 
 
-def _dev(systems: Sequence[System], judged: SideBySide) -> tuple[SideBySide | None, list[str]]:
+def _dev(systems: Sequence[System], judged: AlignedPredictions) -> tuple[AlignedPredictions | None, list[str]]:
     """Return the dev predictions when every system has them for every fold, and why not when only some have."""
     without = [system.label for system in systems if not system.predictions.get("dev")]
     if without:
         some = f"Not fitted on dev: {', '.join(without)} has no dev predictions."
         return None, [some] if len(without) < len(systems) else []
     try:
-        dev = side_by_side(systems, "dev")
+        dev = align_predictions(systems, "dev")
     except RunError as error:
         return None, [f"Not fitted on dev, where the systems differ: {error}"]
     lacking = [name for name in judged.folds if name not in dev.folds]
     return (None, [f"Not fitted on dev: fold {lacking[0]} has none."]) if lacking else (dev, [])
 
 
-def _fit(seen: SideBySide, seed: int, label: str, report: Report) -> FloatArray:
+def _fit(seen: AlignedPredictions, seed: int, label: str, report: Report) -> FloatArray:
     detail = f"{len(seen.rows)} utterances"
     rng = np.random.default_rng(seed)
     fit = fit_weights(
@@ -188,7 +188,7 @@ def _fit(seen: SideBySide, seed: int, label: str, report: Report) -> FloatArray:
     return fit.weights
 
 
-def _names(seen: SideBySide) -> set[str]:
+def _names(seen: AlignedPredictions) -> set[str]:
     """Return the speakers, or the utterances where any speaker is unknown."""
     if None in seen.speakers:
         return {row.id for row in seen.rows}
@@ -214,7 +214,7 @@ def _weights_of(given: Fusion, systems: Sequence[System], classes: Sequence[str]
 # -- judged ----------------------------------------------------------------------------------------------------------
 
 
-def _outcome(systems: Sequence[System], judged: SideBySide, side: Side, weighed: _Weighed) -> Fused:
+def _outcome(systems: Sequence[System], judged: AlignedPredictions, side: Side, weighed: _Weighed) -> Fused:
     alone = [_row(s.label, "system", judged, own) for s, own in zip(systems, judged.probabilities, strict=True)]
     best = max(range(len(alone)), key=lambda number: alone[number].macro_f1)
     fused = _predictions(judged, weighed.probabilities)
@@ -233,7 +233,7 @@ def _outcome(systems: Sequence[System], judged: SideBySide, side: Side, weighed:
     )
 
 
-def _fusion_rows(judged: SideBySide, mean: FloatArray | None, weighed: _Weighed) -> list[Row]:
+def _fusion_rows(judged: AlignedPredictions, mean: FloatArray | None, weighed: _Weighed) -> list[Row]:
     rows = [] if mean is None else [_row("mean of all", "mean", judged, mean)]
     rows.append(_row(f"fusion ({weighed.method})", "fusion", judged, weighed.probabilities))
     if weighed.in_sample is not None:
@@ -254,7 +254,7 @@ def _to_keep(systems: Sequence[System], classes: tuple[str, ...], weighed: _Weig
 
 
 def _row(
-    label: str, kind: Literal["system", "mean", "fusion", "in sample"], judged: SideBySide, probabilities: FloatArray
+    label: str, kind: Literal["system", "mean", "fusion", "in sample"], judged: AlignedPredictions, probabilities: FloatArray
 ) -> Row:
     confusion = confusion_matrix(judged.truth, probabilities.argmax(axis=1), len(judged.classes))
     scores = {name: _PER_CENT * float(score(confusion)) for name, score in SCORES.items()}
@@ -262,7 +262,7 @@ def _row(
     return Row(label, kind, **scores, f1=dict(zip(judged.classes, f1, strict=True)))
 
 
-def _predictions(judged: SideBySide, probabilities: FloatArray) -> list[Prediction]:
+def _predictions(judged: AlignedPredictions, probabilities: FloatArray) -> list[Prediction]:
     heard = [judged.classes[number] for number in probabilities.argmax(axis=1)]
     return [
         replace(row, prediction=name, probabilities=None, seed=0) for row, name in zip(judged.rows, heard, strict=True)
@@ -278,14 +278,14 @@ def _differences(differences: dict[str, Difference]) -> dict[str, dict[str, Any]
         name: {
             "difference": _PER_CENT * found.difference,
             "interval": found.interval and [_PER_CENT * bound for bound in found.interval],
-            "share_above_zero": found.share_above_zero,
+            "probability_of_improvement": found.probability_of_improvement,
             "resampled": found.resampled,
         }
         for name, found in differences.items()
     }
 
 
-def _notes(systems: Sequence[System], judged: SideBySide, side: Side) -> list[str]:
+def _notes(systems: Sequence[System], judged: AlignedPredictions, side: Side) -> list[str]:
     notes = []
     seeds = {s.label: len({p.seed for p in s.predictions[side]}) for s in systems}
     averaged = [f"{label} {count}" for label, count in seeds.items() if count > 1]

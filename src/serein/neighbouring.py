@@ -116,7 +116,7 @@ class Neighboured:
                 name: {
                     "difference": _PER_CENT * found.difference,
                     "interval": found.interval and [_PER_CENT * bound for bound in found.interval],
-                    "share_above_zero": found.share_above_zero,
+                    "probability_of_improvement": found.probability_of_improvement,
                     "resampled": found.resampled,
                 }
                 for name, found in self.differences.items()

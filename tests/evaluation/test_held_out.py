@@ -8,19 +8,19 @@ import pytest
 from serein.errors import LeakError, RunError
 from serein.evaluation.held_out import dependence, divide
 from serein.evaluation.predictions import Prediction
-from serein.evaluation.systems import SideBySide
+from serein.evaluation.systems import AlignedPredictions
 
 
-def rows(*names_and_folds: tuple[str, str]) -> SideBySide:
+def rows(*names_and_folds: tuple[str, str]) -> AlignedPredictions:
     predictions = tuple(
         Prediction(id=name, truth="calm", prediction="calm", speaker=name[0], fold=fold)
         for name, fold in names_and_folds
     )
     size = len(predictions)
-    return SideBySide(("calm", "sad"), predictions, np.zeros(size, np.int64), np.full((2, size, 2), 0.5))
+    return AlignedPredictions(("calm", "sad"), predictions, np.zeros(size, np.int64), np.full((2, size, 2), 0.5))
 
 
-def names(rows: SideBySide) -> list[str]:
+def names(rows: AlignedPredictions) -> list[str]:
     return [f"{row.id}/{row.fold}" for row in rows.rows]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from serein.errors import RunError
 from serein.evaluation.predictions import Prediction, write_predictions
-from serein.evaluation.systems import SideBySide, read_systems, side_by_side
+from serein.evaluation.systems import AlignedPredictions, read_systems, align_predictions
 
 
 def said(name: str, calm: float, **rest: object) -> Prediction:
@@ -31,8 +31,8 @@ def write_system(folder: Path, *units: list[Prediction], dev: list[Prediction] |
     return folder
 
 
-def beside(*paths: Path) -> SideBySide:
-    return side_by_side(read_systems(paths, "test"), "test")
+def beside(*paths: Path) -> AlignedPredictions:
+    return align_predictions(read_systems(paths, "test"), "test")
 
 
 # -- side by side ----------------------------------------------------------------------------------------------------

@@ -45,8 +45,8 @@ def speakers(
     content = load(model).content
     heard, num_failed = _heard(content, utterances, "speaker")
     origin = "as you say" if threshold is not None else "the model's, from its dev side"
-    if threshold is None and content.voices is not None:
-        threshold = content.voices.threshold
+    if threshold is None and content.verification is not None:
+        threshold = content.verification.threshold
     if is_scored:
         _print_score(content, heard, threshold, as_json=as_json)
         _finish(num_failed, len(utterances))
@@ -132,12 +132,12 @@ def _print_score(
 
     from serein.data.groups import speaker_key
     from serein.errors import ManifestError
-    from serein.evaluation.voices import score_voices
+    from serein.evaluation.voices import score_verification
 
     named = [(speaker_key(utterance), vector) for utterance, vector in heard if utterance.speaker is not None]
     keys = [key for key, _ in named]
     vectors = np.stack([vector for _, vector in named]) if named else np.zeros((0, 1), np.float32)
-    found = score_voices(vectors, keys, np.random.default_rng(0), threshold=threshold)
+    found = score_verification(vectors, keys, np.random.default_rng(0), threshold=threshold)
     if found is None:
         raise ManifestError(
             f"{len(named)} recordings name {len(set(keys))} speakers: there are no two of one and two of others",
@@ -161,8 +161,8 @@ def _print_score(
 
 def _print_json(pairs: Sequence[VoicePair], threshold: float | None, content: ModelFolder) -> None:
     answer: dict[str, object] = {"threshold": threshold, "pairs": [pair.to_json() for pair in pairs]}
-    if content.voices is not None:
-        answer["threshold_from"] = content.voices.model_dump()
+    if content.verification is not None:
+        answer["threshold_from"] = content.verification.model_dump()
     print(json.dumps(answer, ensure_ascii=False))
 
 

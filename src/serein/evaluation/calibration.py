@@ -23,7 +23,7 @@ Unit = tuple[str, int]  # fold, seed
 
 
 @dataclass(frozen=True)
-class Reliance:
+class CalibrationErrors:
     """How far probabilities can be relied on.
 
     Attributes:
@@ -68,8 +68,8 @@ class RunCalibration:
 
     fitted_on: FittedOn | None
     temperatures: dict[str, float]
-    before: Reliance
-    after: Reliance | None
+    before: CalibrationErrors
+    after: CalibrationErrors | None
     coverage: tuple[CoveragePoint, ...]
     truth: NDArray[np.int64]
     probabilities: FloatArray
@@ -107,7 +107,7 @@ def fit_temperature(truth: NDArray[np.int64], probabilities: FloatArray) -> floa
 
 def fitted(predictions: Sequence[Prediction], classes: Sequence[str]) -> float | None:
     """Return the temperature of predictions; `None` when too few have truth and probabilities."""
-    truth, probabilities = _columns(_relied_on(predictions), classes)
+    truth, probabilities = _columns(_with_probabilities(predictions), classes)
     return fit_temperature(truth, probabilities) if len(truth) >= FEWEST_TO_FIT else None
 
 
@@ -119,11 +119,11 @@ def run_calibration(
     Returns:
         `None` when no prediction has truth and probabilities.
     """
-    judged = _relied_on(predictions)
+    judged = _with_probabilities(predictions)
     if not judged:
         return None
     names = tuple(classes or class_names(judged))
-    fit_on, temperatures = temperatures_of(judged, _relied_on(read_run_predictions(run, classes, "dev")), names)
+    fit_on, temperatures = temperatures_of(judged, _with_probabilities(read_run_predictions(run, classes, "dev")), names)
     truth, probabilities = _columns(judged, names)
     if fit_on is None:
         return _judged(None, {}, truth, probabilities, probabilities)
@@ -136,7 +136,7 @@ def model_calibration(
     predictions: Sequence[Prediction], classes: Sequence[str], temperature: float | None
 ) -> RunCalibration:
     """Judge the probabilities of one model on new data, tempered as it brings along; `None` is not at all."""
-    truth, probabilities = _columns(_relied_on(predictions), classes)
+    truth, probabilities = _columns(_with_probabilities(predictions), classes)
     if temperature is None:
         return _judged(None, {}, truth, probabilities, probabilities)
     return _judged("model", {"model": temperature}, truth, probabilities, tempered(probabilities, temperature))
@@ -203,19 +203,19 @@ def _judged(
     calibrated: FloatArray,
 ) -> RunCalibration:
     confidence, is_correct = calibrated.max(axis=1), calibrated.argmax(axis=1) == truth
-    after = None if fit_on is None else _reliance(truth, calibrated)
+    after = None if fit_on is None else _calibration_errors(truth, calibrated)
     curve = coverage_curve(confidence, is_correct)
     return RunCalibration(
-        fit_on, temperatures, _reliance(truth, probabilities), after, curve, truth, probabilities, calibrated
+        fit_on, temperatures, _calibration_errors(truth, probabilities), after, curve, truth, probabilities, calibrated
     )
 
 
-def _reliance(truth: NDArray[np.int64], probabilities: FloatArray) -> Reliance:
+def _calibration_errors(truth: NDArray[np.int64], probabilities: FloatArray) -> CalibrationErrors:
     error = calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == truth)
-    return Reliance(100 * error, log_loss(truth, probabilities))
+    return CalibrationErrors(100 * error, log_loss(truth, probabilities))
 
 
-def _relied_on(predictions: Sequence[Prediction]) -> list[Prediction]:
+def _with_probabilities(predictions: Sequence[Prediction]) -> list[Prediction]:
     return [p for p in predictions if p.truth is not None and p.probabilities is not None]
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from serein.errors import LeakError, RunError
 from serein.evaluation.predictions import SpeakerKey
-from serein.evaluation.systems import SideBySide
+from serein.evaluation.systems import AlignedPredictions
 
 NUM_PARTS = 5
 
@@ -29,11 +29,11 @@ class Part:
     """
 
     name: str
-    fit: SideBySide
+    fit: AlignedPredictions
     judged: NDArray[np.int64]
 
 
-def divide(judged: SideBySide, dev: SideBySide | None, seed: int) -> tuple[FittedBy, list[Part]]:
+def divide(judged: AlignedPredictions, dev: AlignedPredictions | None, seed: int) -> tuple[FittedBy, list[Part]]:
     """Divide as well as the predictions allow: by dev, else by the other folds, else by speakers, else by utterances.
 
     Args:
@@ -50,7 +50,7 @@ def divide(judged: SideBySide, dev: SideBySide | None, seed: int) -> tuple[Fitte
     return "nested utterances", grouped_parts(judged, [row.id for row in judged.rows], seed)
 
 
-def dev_parts(judged: SideBySide, dev: SideBySide) -> list[Part]:
+def dev_parts(judged: AlignedPredictions, dev: AlignedPredictions) -> list[Part]:
     """Judge each fold by weights that are fitted to its dev predictions.
 
     Raises:
@@ -67,7 +67,7 @@ def dev_parts(judged: SideBySide, dev: SideBySide) -> list[Part]:
     return parts
 
 
-def nested_parts(judged: SideBySide) -> list[Part]:
+def nested_parts(judged: AlignedPredictions) -> list[Part]:
     """Judge each fold by weights that are fitted to the other folds, without the utterances that are in it too.
 
     Raises:
@@ -85,7 +85,7 @@ def nested_parts(judged: SideBySide) -> list[Part]:
     return parts
 
 
-def grouped_parts(judged: SideBySide, groups: Sequence[object], seed: int) -> list[Part]:
+def grouped_parts(judged: AlignedPredictions, groups: Sequence[object], seed: int) -> list[Part]:
     """Judge each of some five parts by weights that are fitted to the others; a group is in one part only.
 
     Args:
@@ -108,7 +108,7 @@ def grouped_parts(judged: SideBySide, groups: Sequence[object], seed: int) -> li
     ]
 
 
-def dependence(judged: SideBySide, parts: Sequence[Part]) -> list[str]:
+def dependence(judged: AlignedPredictions, parts: Sequence[Part]) -> list[str]:
     """Say where weights are judged on speakers that they were fitted to, or where nobody can tell."""
     if None in judged.speakers:
         return ["Speakers are unknown: weights may have been fitted to voices that they are judged on."]

@@ -63,14 +63,14 @@ class Difference:
         a: Score of the first system, 0 to 1.
         b: Score of the second system, 0 to 1.
         interval: Lower and upper bound of ``difference``; `None` with too few speakers.
-        share_above_zero: Share of resamples in which a is better; near 1 a wins, near 0 b does.
+        probability_of_improvement: Share of resamples in which a is better; near 1 a wins, near 0 b does.
         resampled: What was drawn with replacement, for example "24 speakers".
     """
 
     a: float
     b: float
     interval: Bounds | None
-    share_above_zero: float | None
+    probability_of_improvement: float | None
     resampled: str
 
     @property

@@ -27,7 +27,7 @@ from serein.evaluation.run_folder import (
     read_run_predictions,
     run_classes,
 )
-from serein.evaluation.run_voices import answers_speakers, read_embeddings, run_voices
+from serein.evaluation.run_voices import is_speaker_recognition, read_embeddings, run_verification
 from serein.evaluation.scores import SCORE_TITLES, Scores, score_predictions
 from serein.evaluation.style import emotion_colours, figure_svg
 from serein.evaluation.tables import deviation, interval, number
@@ -82,8 +82,8 @@ def _contents(run: Path, predictions: Sequence[Prediction], scores: Scores) -> d
         "reading": plain_reading(scores, folds),
         "notices": notices(scores, recipe, data, folds, missing_predictions(run, predictions)),
         "scores": scores,
-        "class_noun": "voice" if answers_speakers(recipe) else "emotion",
-        "voices": run_voices(run),
+        "class_noun": "voice" if is_speaker_recognition(recipe) else "emotion",
+        "verification": run_verification(run),
         "headlines": _headlines(scores),
         "num_resamples": NUM_RESAMPLES,
         "colours": emotion_colours(scores.classes),

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from serein.errors import RunError
 from serein.evaluation.predictions import Prediction, SpeakerKey, natural_key, read_predictions
 from serein.evaluation.run_folder import read_json, read_recipe
-from serein.evaluation.voices import MOST_TRIALS, score_voices
+from serein.evaluation.voices import MOST_TRIALS, score_verification
 
 
 @dataclass(frozen=True)
-class UnitVoices:
+class FoldVerification:
     """Pairs of test clips of one fold and seed, in per cent.
 
     Attributes:
@@ -42,7 +42,7 @@ class UnitVoices:
 
 
 @dataclass(frozen=True)
-class RunVoices:
+class RunVerification:
     """Every fold and seed, and their mean.
 
     Attributes:
@@ -50,7 +50,7 @@ class RunVoices:
         standard_deviation: Over folds (n - 1), of the mean over seeds; `None` with one fold.
     """
 
-    units: tuple[UnitVoices, ...]
+    units: tuple[FoldVerification, ...]
     mean: float
     standard_deviation: float | None
 
@@ -71,13 +71,13 @@ class RunVoices:
         }
 
 
-def run_voices(run: Path) -> RunVoices | None:
+def run_verification(run: Path) -> RunVerification | None:
     """Score the speaker vectors of every fold and seed of a run whose main task is `speaker`; else `None`.
 
     Raises:
         RunError: Predictions or embeddings are broken.
     """
-    if not answers_speakers(read_recipe(run)):
+    if not is_speaker_recognition(read_recipe(run)):
         return None
     paths = sorted(run.glob("fold-*/seed-*/predictions.jsonl"), key=natural_key)
     units = [unit for path in paths if (unit := _unit(run, path.parent)) is not None]
@@ -85,14 +85,14 @@ def run_voices(run: Path) -> RunVoices | None:
         return None
     folds = [[u.equal_error_rate for u in units if u.fold == name] for name in dict.fromkeys(u.fold for u in units)]
     means = [float(np.mean(rates)) for rates in folds]
-    return RunVoices(tuple(units), float(np.mean(means)), float(np.std(means, ddof=1)) if len(means) > 1 else None)
+    return RunVerification(tuple(units), float(np.mean(means)), float(np.std(means, ddof=1)) if len(means) > 1 else None)
 
 
-def answers_speakers(recipe: dict[str, Any]) -> bool:
+def is_speaker_recognition(recipe: dict[str, Any]) -> bool:
     """Tell whether the first task of a run's recipe is who speaks.
 
     Example:
-        >>> answers_speakers({"tasks": {"emotion": None, "speaker": {"loss": "arcface"}}})
+        >>> is_speaker_recognition({"tasks": {"emotion": None, "speaker": {"loss": "arcface"}}})
         True
     """
     tasks = recipe.get("tasks") or {}
@@ -116,7 +116,7 @@ def read_embeddings(path: Path, num_predictions: int) -> NDArray[np.float32]:
     return embeddings
 
 
-def _unit(run: Path, folder: Path) -> UnitVoices | None:
+def _unit(run: Path, folder: Path) -> FoldVerification | None:
     """Score one fold and seed; `None` without embeddings, or without pairs of both kinds."""
     fold, seed = folder.parent.name.removeprefix("fold-"), int(folder.name.removeprefix("seed-"))
     path = folder / "embeddings.safetensors"
@@ -126,12 +126,12 @@ def _unit(run: Path, folder: Path) -> UnitVoices | None:
     is_known = np.array([p.speaker is not None for p in predictions])
     vectors = read_embeddings(path, len(predictions))[is_known]
     threshold = _threshold(folder)
-    found = score_voices(vectors, _speakers(predictions), np.random.default_rng(0), threshold=threshold)
+    found = score_verification(vectors, _speakers(predictions), np.random.default_rng(0), threshold=threshold)
     if found is None:
         return None
     counts = (found.num_speakers, found.num_same, found.num_different, found.num_possible)
     wrong = (None if share is None else 100 * share for share in (found.misses, found.false_alarms))
-    return UnitVoices(fold, seed, 100 * found.equal_error_rate, *counts, threshold, *wrong)
+    return FoldVerification(fold, seed, 100 * found.equal_error_rate, *counts, threshold, *wrong)
 
 
 def _speakers(predictions: Sequence[Prediction]) -> list[Hashable]:
@@ -140,5 +140,5 @@ def _speakers(predictions: Sequence[Prediction]) -> list[Hashable]:
 
 def _threshold(folder: Path) -> float | None:
     """Return the threshold of the model that a fold and seed left."""
-    voices = read_json(folder / "model" / "model.json").get("voices") or {}
-    return voices.get("threshold")
+    verification = read_json(folder / "model" / "model.json").get("verification") or {}
+    return verification.get("threshold")

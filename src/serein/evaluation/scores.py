@@ -35,7 +35,7 @@ from serein.evaluation.predictions import (
     numbered,
 )
 from serein.evaluation.run_folder import missing_predictions, read_recipe, read_run_predictions, run_classes
-from serein.evaluation.run_voices import RunVoices, run_voices
+from serein.evaluation.run_voices import RunVerification, run_verification
 from serein.metrics import SCORES, FloatArray, class_f1, class_precisions, class_recalls, mean_of_known
 
 
@@ -106,7 +106,7 @@ class Scores:
         genders: One entry per known gender.
         notes: What a reader must know to read the numbers.
         calibration: How far a run's probabilities can be relied on, before and after calibration.
-        voices: How well a run's vectors tell voices apart, when its task is who speaks.
+        verification: How well a run's vectors tell voices apart, when its task is who speaks.
     """
 
     classes: tuple[str, ...]
@@ -123,7 +123,7 @@ class Scores:
     speakers: tuple[GroupScore, ...]
     genders: tuple[GroupScore, ...]
     notes: tuple[str, ...]
-    voices: RunVoices | None = None
+    verification: RunVerification | None = None
     calibration: RunCalibration | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -142,7 +142,7 @@ class Scores:
             "bootstrap": {"resampled": self.resampled, "num_resamples": NUM_RESAMPLES, "level": LEVEL},
             "num_utterances": self.num_utterances,
             "notes": list(self.notes),
-            **({} if self.voices is None else {"voices": self.voices.to_json()}),
+            **({} if self.verification is None else {"verification": self.verification.to_json()}),
             **({} if self.calibration is None else {"calibration": self.calibration.to_json()}),
         }
 
@@ -207,11 +207,11 @@ def score_run(run: str | Path) -> Scores:
     classes = run_classes(run)
     predictions = read_run_predictions(run, classes)
     notes = [*missing_predictions(run, predictions), *_attribute_notes(run, classes, len(predictions))]
-    voices = run_voices(run)
-    if voices is not None:
-        notes.append(voices.note)
+    verification = run_verification(run)
+    if verification is not None:
+        notes.append(verification.note)
     scores = score_predictions(predictions, classes, notes=notes)
-    return replace(scores, voices=voices, calibration=run_calibration(run, predictions, scores.classes))
+    return replace(scores, verification=verification, calibration=run_calibration(run, predictions, scores.classes))
 
 
 def _attribute_notes(run: Path, classes: Sequence[str] | None, num_predictions: int) -> list[str]:

@@ -42,7 +42,7 @@ class System:
 
 
 @dataclass(frozen=True)
-class SideBySide:
+class AlignedPredictions:
     """What several systems said of the same utterances.
 
     Attributes:
@@ -72,10 +72,10 @@ class SideBySide:
         """Return the positions of a fold's rows."""
         return np.array([position for position, row in enumerate(self.rows) if row.fold == name], np.int64)
 
-    def only(self, positions: NDArray[np.int64]) -> SideBySide:
+    def only(self, positions: NDArray[np.int64]) -> AlignedPredictions:
         """Return some of the rows."""
         rows = tuple(self.rows[position] for position in positions.tolist())
-        return SideBySide(self.classes, rows, self.truth[positions], self.probabilities[:, positions])
+        return AlignedPredictions(self.classes, rows, self.truth[positions], self.probabilities[:, positions])
 
 
 def read_systems(paths: Sequence[Path], side: Side) -> list[System]:
@@ -97,7 +97,7 @@ def read_systems(paths: Sequence[Path], side: Side) -> list[System]:
     return [_system(path, label, side) for path, label in zip(paths, _labels(where), strict=True)]
 
 
-def side_by_side(systems: Sequence[System], side: Side) -> SideBySide:
+def align_predictions(systems: Sequence[System], side: Side) -> AlignedPredictions:
     """Lay the predictions of several systems beside each other, each system's seeds averaged.
 
     Raises:
@@ -115,7 +115,7 @@ def side_by_side(systems: Sequence[System], side: Side) -> SideBySide:
     keys = [key for key, row in rows.items() if row.truth is not None]
     if not keys:
         raise RunError("no prediction has a truth to be judged by", where=first.path, remedy='Add the key "truth".')
-    return SideBySide(
+    return AlignedPredictions(
         first.classes,
         tuple(rows[key] for key in keys),
         np.array([first.classes.index(rows[key].truth or "") for key in keys], np.int64),

@@ -34,7 +34,7 @@ class Trials:
 
 
 @dataclass(frozen=True)
-class VoiceScore:
+class VerificationScore:
     """How well vectors tell voices apart.
 
     Attributes:
@@ -101,13 +101,13 @@ def cosines(vectors: NDArray[np.float32], first: NDArray[np.int64], second: NDAr
     return similarity
 
 
-def score_voices(
+def score_verification(
     vectors: NDArray[np.float32],
     speakers: Sequence[Hashable],
     rng: np.random.Generator,
     most: int = MOST_TRIALS,
     threshold: float | None = None,
-) -> VoiceScore | None:
+) -> VerificationScore | None:
     """Return how well cosines tell voices apart; `None` when no pair is of one person, or none of two.
 
     Args:
@@ -127,7 +127,7 @@ def score_voices(
         is_taken = similarity >= threshold
         wrong = [float((~is_taken)[drawn.is_same].mean()), float(is_taken[~drawn.is_same].mean())]
     num_different = len(drawn.is_same) - num_same
-    return VoiceScore(*found, num_same, num_different, drawn.num_possible, len(set(speakers)), *wrong)
+    return VerificationScore(*found, num_same, num_different, drawn.num_possible, len(set(speakers)), *wrong)
 
 
 def _same_pairs(number: NDArray[np.int64], num_speakers: int) -> NDArray[np.int64]:

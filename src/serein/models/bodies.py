@@ -44,8 +44,8 @@ class Cnn2dBody(nn.Module):
 
     def forward(self, hidden: HiddenStates) -> HiddenStates:
         """Return one layer of fewer frames."""
-        side_by_side = hidden.layers[-1]
-        images = side_by_side.view(*side_by_side.shape[:2], self.num_channels, -1).transpose(1, 2)
+        align_predictions = hidden.layers[-1]
+        images = align_predictions.view(*align_predictions.shape[:2], self.num_channels, -1).transpose(1, 2)
         images = images.contiguous(memory_format=torch.channels_last)  # (batch, channel, frame, band)
         num_frames = hidden.num_frames
         for block, pool, stride in zip(self.blocks, self.pools, self.strides, strict=True):

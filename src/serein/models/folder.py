@@ -92,7 +92,7 @@ class ModelFolder:
         labels: Task -> what its output means.
         training: What it learned from: recipe, data hash, speakers, corpora, licences.
         calibration: Is for those who ask the model; runs keep and judge its probabilities as they are.
-        voices: Tells one voice from another, of a model that learned who speaks and had a dev side to choose it on.
+        verification: Tells one voice from another, of a model that learned who speaks and had a dev side to choose it on.
     """
 
     model: SpeechModel
@@ -100,7 +100,7 @@ class ModelFolder:
     labels: dict[str, Meaning]
     training: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
-    voices: Voices | None = None
+    verification: Voices | None = None
 
     @property
     def task(self) -> str:
@@ -181,7 +181,7 @@ def save(folder: Path, content: ModelFolder, card: str, *, backbone: str = "auto
         **content.options.model_dump(mode="json"),
         "training": content.training,
         "calibration": None if content.calibration is None else content.calibration.model_dump(),
-        "voices": None if content.voices is None else content.voices.model_dump(),
+        "verification": None if content.verification is None else content.verification.model_dump(),
     }
     labels = {name: described(each) for name, each in content.labels.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -228,8 +228,8 @@ def load(folder: str | Path) -> ModelFolder:
         outside = {name: each["backbone_weights"] for name, each in own.items()}
         fitted = description.get("calibration")  # folders of serein before it was fitted have none
         calibration = None if fitted is None else Calibration.model_validate(fitted)
-        told_apart = description.get("voices")  # nor this
-        voices = None if told_apart is None else Voices.model_validate(told_apart)
+        told_apart = description.get("verification")  # nor this
+        verification = None if told_apart is None else Voices.model_validate(told_apart)
     except (KeyError, TypeError, ValueError, AttributeError, RecipeError) as error:
         raise ModelError(
             f"model.json and labels.json do not describe a model ({str(error).splitlines()[0]})",
@@ -238,7 +238,7 @@ def load(folder: str | Path) -> ModelFolder:
         ) from None
     _load_weights(model, folder / "model.safetensors", outside)
     model.share()
-    return ModelFolder(model.eval(), options, meant, training, calibration, voices)
+    return ModelFolder(model.eval(), options, meant, training, calibration, verification)
 
 
 def described(meaning: Meaning) -> dict[str, Any]:

@@ -24,7 +24,7 @@ _FILES: dict[Side, str] = {"test": "predictions.jsonl", "dev": "dev_predictions.
 
 
 @dataclass(frozen=True)
-class Extra:
+class ExtraTable:
     """A further table below the main one."""
 
     title: str
@@ -33,7 +33,7 @@ class Extra:
 
 
 @dataclass(frozen=True)
-class Against:
+class RowDifference:
     """How much better a row is than another, in points of per cent, paired on the same utterances.
 
     Attributes:
@@ -43,11 +43,11 @@ class Against:
     row: Row
     difference: float
     interval: Bounds | None
-    share_above_zero: float | None
+    probability_of_improvement: float | None
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRow:
     """A row and what its runs came to.
 
     Attributes:
@@ -61,7 +61,7 @@ class Measured:
     scores: Scores | None
     seeds: tuple[int, ...]
     places: tuple[Path, ...]
-    against: Against | None
+    against: RowDifference | None
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ class Comparison:
     data: Data
     side: Side
     overrides: tuple[str, ...]
-    rows: tuple[Measured, ...]
+    rows: tuple[MeasuredRow, ...]
     notes: tuple[str, ...]
-    extras: tuple[Extra, ...] = ()
+    extras: tuple[ExtraTable, ...] = ()
     picture: Path | None = None
 
     @property
@@ -135,12 +135,12 @@ def compare(
         notes += note
     notes += [neighbours.chosen_note(row, finished[row.name]) for row in trained if row.neighbours and row.name in said]
     notes = [*_provenance(table, data, side, overrides, rows), *notes, *_qualifications(rows)]
-    extras: list[Extra] = []
+    extras: list[ExtraTable] = []
     places = [(row.row, row.places) for row in rows]
-    if "voices" in table.measures:
-        from serein.reproduce.voices import voice_tables
+    if "verification" in table.measures:
+        from serein.reproduce.voices import verification_tables
 
-        extras += voice_tables(places)
+        extras += verification_tables(places)
     if "time" in table.measures:
         from serein.reproduce.times import time_table
 
@@ -149,19 +149,19 @@ def compare(
         from serein.reproduce.tasks import TASK_MEASURES
 
         extras += [TASK_MEASURES[name](places) for name in of_tasks]
-    if of_words := [name for name in table.measures if name not in ("voices", "time", *of_tasks)]:
+    if of_words := [name for name in table.measures if name not in ("verification", "time", *of_tasks)]:
         from serein.reproduce.words import word_tables
 
         extras += word_tables(of_words, places, data.manifest)
     return Comparison(table, data, side, tuple(overrides), tuple(rows), tuple(dict.fromkeys(notes)), tuple(extras))
 
 
-def _measured(table: Table, row: Row, said: Mapping[str, _Said]) -> tuple[Measured, list[str]]:
+def _measured(table: Table, row: Row, said: Mapping[str, _Said]) -> tuple[MeasuredRow, list[str]]:
     """Return a row's scores, and a note where it cannot be compared with the other one."""
     other = table.compared_with(row)
     own, reference = said.get(row.name), said.get(other.name)
     if own is None:
-        return Measured(row, None, (), (), None), []
+        return MeasuredRow(row, None, (), (), None), []
     scores = score_predictions(own.predictions, own.classes)
     against, notes = None, []
     if reference is not None and reference is not own:
@@ -169,11 +169,11 @@ def _measured(table: Table, row: Row, said: Mapping[str, _Said]) -> tuple[Measur
             against = _against(table.metric, own, reference, other)
         except RunError as error:
             notes = [f"'{row.title}' cannot be compared with '{other.title}' in pairs: {error.what}."]
-    return Measured(row, scores, own.seeds, own.places, against), notes
+    return MeasuredRow(row, scores, own.seeds, own.places, against), notes
 
 
 def _is_finished(row: Row, unit: Unit) -> bool:
-    return is_finished(unit) and (row.neighbours is None or neighbours.has_asked(unit, row.neighbours))
+    return is_finished(unit) and (row.neighbours is None or neighbours.is_evaluated_with_knn(unit, row.neighbours))
 
 
 def _of_units(row: Row, units: Sequence[Unit], side: Side) -> _Said:
@@ -201,17 +201,17 @@ def _predictions(unit: Unit, name: str, side: Side, classes: Sequence[str]) -> l
     return [p for path, fold in pairs for p in read_predictions(path, classes, fold=fold, seed=unit.seed)]
 
 
-def _against(metric: str, a: _Said, b: _Said, other: Row) -> Against:
+def _against(metric: str, a: _Said, b: _Said, other: Row) -> RowDifference:
     differences = paired_difference(a.predictions, b.predictions, a.classes, rng=np.random.default_rng(0))
     found: Difference = differences[metric]
     bounds = found.interval and (100 * found.interval[0], 100 * found.interval[1])
-    return Against(other, 100 * found.difference, bounds, found.share_above_zero)
+    return RowDifference(other, 100 * found.difference, bounds, found.probability_of_improvement)
 
 
 # -- notes -----------------------------------------------------------------------------------------------------------
 
 
-def _provenance(table: Table, data: Data, side: Side, overrides: Sequence[str], rows: Sequence[Measured]) -> list[str]:
+def _provenance(table: Table, data: Data, side: Side, overrides: Sequence[str], rows: Sequence[MeasuredRow]) -> list[str]:
     is_published = any(row.published != Published() for row in table.rows)
     said = [_whence(table)] if is_published else ["No scores were published to compare with."]
     said.append(_ours(table, side, rows, is_published=is_published))
@@ -239,7 +239,7 @@ def _whence(table: Table) -> str:
     return f"Published: {table.paper}, {table.title}, {table.corpus}, {table.published_on} set.{best}"
 
 
-def _ours(table: Table, side: Side, rows: Sequence[Measured], *, is_published: bool) -> str:
+def _ours(table: Table, side: Side, rows: Sequence[MeasuredRow], *, is_published: bool) -> str:
     folder = next((row.places[0] for row in rows if row.places and not row.row.fusion), None)
     if folder is None:
         return "Ours: nothing is finished."
@@ -260,7 +260,7 @@ def _plain(name: str) -> str:
     return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
-def _qualifications(rows: Sequence[Measured]) -> list[str]:
+def _qualifications(rows: Sequence[MeasuredRow]) -> list[str]:
     """Return what qualifies the numbers of any trained row, warnings first, each once."""
     found = [
         notice

@@ -12,7 +12,7 @@ import numpy as np
 from serein.errors import RunError
 from serein.evaluation.held_out import divide
 from serein.evaluation.predictions import Prediction, write_predictions
-from serein.evaluation.systems import Side, SideBySide, read_systems, side_by_side
+from serein.evaluation.systems import Side, AlignedPredictions, read_systems, align_predictions
 from serein.inference.fusion import fit_weights, fused_probabilities
 from serein.progress import Report
 from serein.reproduce.units import Unit, is_finished
@@ -55,9 +55,9 @@ def _name(folders: Sequence[Path]) -> str:
 
 def _fused(folders: Sequence[Path], seed: int, side: Side, report: Report) -> list[Prediction]:
     systems = read_systems(folders, side)
-    judged = side_by_side(systems, side)
+    judged = align_predictions(systems, side)
     has_dev = side == "test" and all(system.predictions.get("dev") for system in systems)
-    _, parts = divide(judged, side_by_side(systems, "dev") if has_dev else None, seed)
+    _, parts = divide(judged, align_predictions(systems, "dev") if has_dev else None, seed)
     probabilities = np.empty(judged.probabilities.shape[1:])
     for number, part in enumerate(parts):
         report(f"fusing, seed {seed}", number, len(parts), part.name)
@@ -67,7 +67,7 @@ def _fused(folders: Sequence[Path], seed: int, side: Side, report: Report) -> li
     return _predictions(judged, probabilities, seed)
 
 
-def _predictions(judged: SideBySide, probabilities: np.ndarray, seed: int) -> list[Prediction]:
+def _predictions(judged: AlignedPredictions, probabilities: np.ndarray, seed: int) -> list[Prediction]:
     said = []
     for row, own in zip(judged.rows, probabilities, strict=True):
         by_class = dict(zip(judged.classes, map(float, own), strict=True))

@@ -22,7 +22,7 @@ from serein.reproduce.table import Picture, Row
 _BY = {"emotion": "coloured by emotion", "prediction": "by predicted emotion", "speaker": "by speaker"}
 
 
-def heard_maps(row: Row, places: Sequence[Path], picture: Picture, manifest_path: Path) -> list[Map]:
+def embedding_maps(row: Row, places: Sequence[Path], picture: Picture, manifest_path: Path) -> list[Map]:
     """Return a map for each colouring and side, of the first fold of a row's first run.
 
     Sides of too few clips to be laid out are left out.

@@ -20,7 +20,7 @@ PREDICTIONS: dict[Selection, str] = {
 _SUMMARIES: dict[Selection, str] = {"dev": "neighbours.json", "oracle": "neighbours_oracle.json"}  # written last
 
 
-def ask_neighbours(units: Sequence[Unit], selection: Selection, data: Data, report: Report) -> None:
+def evaluate_with_knn(units: Sequence[Unit], selection: Selection, data: Data, report: Report) -> None:
     """Judge the finished units of a row with their neighbours, each once.
 
     Raises:
@@ -29,11 +29,11 @@ def ask_neighbours(units: Sequence[Unit], selection: Selection, data: Data, repo
     from serein.neighbouring import Asking, score_run_with_neighbours
 
     for unit in units:
-        if is_finished(unit) and not has_asked(unit, selection):
+        if is_finished(unit) and not is_evaluated_with_knn(unit, selection):
             score_run_with_neighbours(unit.folder, Asking(selection), report, data.manifest)
 
 
-def has_asked(unit: Unit, selection: Selection) -> bool:
+def is_evaluated_with_knn(unit: Unit, selection: Selection) -> bool:
     """Tell whether a unit was judged with its neighbours."""
     return (unit.folder / _SUMMARIES[selection]).exists()
 

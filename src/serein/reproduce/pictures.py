@@ -19,8 +19,8 @@ from serein.evaluation.scores import SCORE_TITLES
 from serein.evaluation.style import emotion_colours, speaker_colours
 from serein.metrics import mean_of_known
 from serein.progress import Report
-from serein.reproduce.comparison import Comparison, Measured
-from serein.reproduce.maps import heard_maps
+from serein.reproduce.comparison import Comparison, MeasuredRow
+from serein.reproduce.maps import embedding_maps
 from serein.reproduce.table import Metric, Table
 
 if TYPE_CHECKING:
@@ -46,24 +46,24 @@ def with_picture(comparison: Comparison, out: Path, report: Report) -> Compariso
     return replace(comparison, picture=path)
 
 
-def confusions(comparison: Comparison, rows: Sequence[Measured]) -> Figure:
+def confusions(comparison: Comparison, rows: Sequence[MeasuredRow]) -> Figure:
     """What was taken for what, all folds and seeds together."""
     panels = [(_titled(row, comparison), row.scores.confusion) for row in rows if row.scores]
     return confusion_panels(panels, comparison.classes)
 
 
-def embeddings(comparison: Comparison, rows: Sequence[Measured]) -> Figure:
+def embeddings(comparison: Comparison, rows: Sequence[MeasuredRow]) -> Figure:
     """What each row's first model makes of the clips that it never heard, coloured by their emotions."""
     trained, picture = [row for row in rows if not row.row.fusion], comparison.table.picture
     colours = emotion_colours(comparison.classes)
     if picture is None or picture.is_stored:
         return map_panels([each for each in map(_map, trained) if each is not None], colours)
-    panels = [each for row in trained for each in heard_maps(row.row, row.places, picture, comparison.data.manifest)]
+    panels = [each for row in trained for each in embedding_maps(row.row, row.places, picture, comparison.data.manifest)]
     speakers = {name for panel in panels for name in panel.names} - colours.keys()
     return map_panels(panels, colours | speaker_colours(sorted(speakers)), across=len(picture.sides))
 
 
-def sweep(comparison: Comparison, rows: Sequence[Measured]) -> Figure:
+def sweep(comparison: Comparison, rows: Sequence[MeasuredRow]) -> Figure:
     """The table's score over a column of its configuration."""
     table = comparison.table
     assert table.picture is not None
@@ -75,13 +75,13 @@ def sweep(comparison: Comparison, rows: Sequence[Measured]) -> Figure:
     return lines_picture(lines, (table.picture.x, f"{SCORE_TITLES[table.metric]}, per cent"))
 
 
-def _line_name(row: Measured, table: Table) -> str:
+def _line_name(row: MeasuredRow, table: Table) -> str:
     """Return the line of a sweep that a row is a point of."""
     column = table.picture.lines if table.picture else None
     return table.rows_are if column is None else str(row.row.configuration[column])
 
 
-def _line(name: str, rows: Sequence[Measured], x: str, metric: Metric) -> Line:
+def _line(name: str, rows: Sequence[MeasuredRow], x: str, metric: Metric) -> Line:
     scored = [(float(row.row.configuration[x]), row.scores) for row in rows if row.scores]
     return Line(
         name,
@@ -91,19 +91,19 @@ def _line(name: str, rows: Sequence[Measured], x: str, metric: Metric) -> Line:
     )
 
 
-PICTURES: dict[str, Callable[[Comparison, Sequence[Measured]], Figure]] = {
+PICTURES: dict[str, Callable[[Comparison, Sequence[MeasuredRow]], Figure]] = {
     "confusion": confusions,
     "embeddings": embeddings,
     "sweep": sweep,
 }
 
 
-def _titled(row: Measured, comparison: Comparison) -> str:
+def _titled(row: MeasuredRow, comparison: Comparison) -> str:
     metric = comparison.table.metric
     return f"{row.row.title}: {SCORE_TITLES[metric]} {row.scores.pooled[metric]:.1f}" if row.scores else row.row.title
 
 
-def _map(row: Measured) -> Map | None:
+def _map(row: MeasuredRow) -> Map | None:
     """Return the embeddings of the first fold of a row's first run, and how well classes part in all of its folds.
 
     `None` where these are too few to be laid out.

@@ -12,7 +12,7 @@ from serein.data.files import write_text
 from serein.evaluation.intervals import Bounds
 from serein.evaluation.scores import SCORE_TITLES, Scores
 from serein.evaluation.tables import number
-from serein.reproduce.comparison import Comparison, Measured
+from serein.reproduce.comparison import Comparison, MeasuredRow
 from serein.reproduce.table import Table
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def as_json(comparison: Comparison, out: Path) -> dict[str, Any]:
     }
 
 
-def _row_json(measured: Measured, metric: str, out: Path) -> dict[str, Any]:
+def _row_json(measured: MeasuredRow, metric: str, out: Path) -> dict[str, Any]:
     row, against = measured.row, measured.against
     return {
         "name": row.name,
@@ -79,7 +79,7 @@ def _row_json(measured: Measured, metric: str, out: Path) -> dict[str, Any]:
             "row": against.row.name,
             "difference": against.difference,
             "interval": against.interval and list(against.interval),
-            "share_above_zero": against.share_above_zero,
+            "probability_of_improvement": against.probability_of_improvement,
         },
         "seeds": list(measured.seeds),
         "runs": [place.relative_to(out.absolute()).as_posix() for place in measured.places],
@@ -91,7 +91,7 @@ def _scores_json(scores: Scores) -> dict[str, Any]:
     return scores.pooled | bounds | {"f1": {score.name: score.f1 for score in scores.by_class}}
 
 
-def difference(measured: Measured, metric: str) -> float | None:
+def difference(measured: MeasuredRow, metric: str) -> float | None:
     """Return ours minus published, in points of per cent; `None` where either is missing."""
     published = getattr(measured.row.published, metric)
     return None if measured.scores is None or published is None else measured.scores.pooled[metric] - published
@@ -131,7 +131,7 @@ def _columns(comparison: Comparison) -> list[tuple[str, list[str]]]:
     return columns
 
 
-def _to_other(measured: Measured, table: Table) -> str:
+def _to_other(measured: MeasuredRow, table: Table) -> str:
     if measured.row is table.reference:
         return "reference"
     difference = _signed(measured.against.difference if measured.against else None)
@@ -150,7 +150,7 @@ def class_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]] | N
     return headings, [cells for row in comparison.rows for cells in _class_rows(row, names)]
 
 
-def _class_rows(measured: Measured, names: Sequence[str]) -> list[list[str]]:
+def _class_rows(measured: MeasuredRow, names: Sequence[str]) -> list[list[str]]:
     published = {name.casefold(): value for name, value in measured.row.published.f1.items()}
     ours = {score.name.casefold(): score.f1 for score in measured.scores.by_class} if measured.scores else {}
     return [

@@ -15,7 +15,7 @@ from serein.recipe import Recipe
 from serein.reproduce.comparison import Comparison, compare
 from serein.reproduce.engines import ENGINES
 from serein.reproduce.fusion import fuse_rows
-from serein.reproduce.neighbours import ask_neighbours
+from serein.reproduce.neighbours import evaluate_with_knn
 from serein.reproduce.page import write_page
 from serein.reproduce.pictures import with_picture
 from serein.reproduce.printing import write_comparison
@@ -87,7 +87,7 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
     for row in picked:
         try:
             if row.neighbours is not None:
-                ask_neighbours(units[row.name], row.neighbours, data, report)
+                evaluate_with_knn(units[row.name], row.neighbours, data, report)
             if row.fusion:
                 fused = fuse_rows(units, request.out, request.side, report)
         except SereinError as error:

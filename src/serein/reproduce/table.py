@@ -118,7 +118,7 @@ class Picture(_Part):
         return self
 
 
-Measure = Literal["cosine", "top", "target-neighbours", "prediction-neighbours", "voices", "tasks", "conflicts", "time"]
+Measure = Literal["cosine", "top", "target-neighbours", "prediction-neighbours", "verification", "tasks", "conflicts", "time"]
 
 
 class Table(_Part):
@@ -132,7 +132,7 @@ class Table(_Part):
         corpus: What the paper measured on.
         published_on: Side of the corpus that the published numbers were taken on.
         base: Recipe that the rows change, relative to the table file.
-        measures: Further tables: `time`, of one clip; `voices`, of rows that answer who speaks; `tasks` and
+        measures: Further tables: `time`, of one clip; `verification`, of rows that answer who speaks; `tasks` and
             `conflicts`, of rows of several tasks; of rows that answer words, those of `serein.reproduce.words`.
         picture: A figure beside the table, `None` for none.
     """

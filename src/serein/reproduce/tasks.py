@@ -10,7 +10,7 @@ from serein.evaluation.run_folder import read_recipe, read_run_predictions, run_
 from serein.evaluation.scores import score_predictions
 from serein.evaluation.task_curves import mean_cosines, read_task_curves
 from serein.evaluation.task_scores import TaskScore, chosen_tasks, score_task, task_scores
-from serein.reproduce.comparison import Extra
+from serein.reproduce.comparison import ExtraTable
 from serein.reproduce.table import Row
 
 MISSING = "–"
@@ -18,7 +18,7 @@ _COLUMNS = (("gender", "UA gender", "ua gender"), ("style", "UA style", "ua styl
 Rows = Sequence[tuple[Row, Sequence[Path]]]
 
 
-def task_table(rows: Rows) -> Extra:
+def task_table(rows: Rows) -> ExtraTable:
     """Return UA and WA, and the score of every other task; * where only an earlier stage learned it.
 
     Args:
@@ -30,10 +30,10 @@ def task_table(rows: Rows) -> Extra:
     titles = ["UA", "WA", *(title for _, title, _ in columns)]
     headings = ["row", *(f"{title} {kind}" for title in titles for kind in ("published", "ours"))]
     cells = [[row.title, *_emotion_cells(row, places), *_other_cells(row, places, columns)] for row, places in measured]
-    return Extra("Every task, in per cent; * judged by the model of the stage that learned it last", headings, cells)
+    return ExtraTable("Every task, in per cent; * judged by the model of the stage that learned it last", headings, cells)
 
 
-def conflict_table(rows: Rows) -> Extra:
+def conflict_table(rows: Rows) -> ExtraTable:
     """Return the mean cosines of the tasks' gradients on the layers they share, and how often they are below 0."""
     cells = []
     for row, places in rows:
@@ -43,10 +43,10 @@ def conflict_table(rows: Rows) -> Extra:
             for stage, pair, cosine, share in mean_cosines(curves)
         ]
     title = "Cosines between the tasks' gradients on shared layers (first two batches of each epoch)"
-    return Extra(title, ["row", "stage", "gradients of", "mean", "epochs below 0"], cells)
+    return ExtraTable(title, ["row", "stage", "gradients of", "mean", "epochs below 0"], cells)
 
 
-TASK_MEASURES: dict[str, Callable[[Rows], Extra]] = {"tasks": task_table, "conflicts": conflict_table}
+TASK_MEASURES: dict[str, Callable[[Rows], ExtraTable]] = {"tasks": task_table, "conflicts": conflict_table}
 
 
 def _emotion_cells(row: Row, places: Sequence[Path]) -> list[str]:

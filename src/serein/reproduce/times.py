@@ -10,14 +10,14 @@ import torch
 from serein.evaluation.predictions import natural_key
 from serein.inference.timing import hearing_time_s
 from serein.models import folder as model_folder
-from serein.reproduce.comparison import Extra
+from serein.reproduce.comparison import ExtraTable
 from serein.reproduce.table import Row
 
 DURATIONS_S = (3, 5, 10, 15)
 MISSING = "–"
 
 
-def time_table(rows: Sequence[tuple[Row, Sequence[Path]]], num_repeats: int = 5) -> list[Extra]:
+def time_table(rows: Sequence[tuple[Row, Sequence[Path]]], num_repeats: int = 5) -> list[ExtraTable]:
     """Return a table of milliseconds for clips of several lengths, of the rows that have a model; or none.
 
     Args:
@@ -29,7 +29,7 @@ def time_table(rows: Sequence[tuple[Row, Sequence[Path]]], num_repeats: int = 5)
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads here"
     headings = [f"{seconds} s, {kind}" for seconds in DURATIONS_S for kind in ("published", "ours")]
     title = f"Milliseconds for one clip of so many seconds: published on an RTX 3090, ours on {where}"
-    return [Extra(title, ["network", *headings], timed)] if timed else []
+    return [ExtraTable(title, ["network", *headings], timed)] if timed else []
 
 
 def _first_model(places: Sequence[Path]) -> Path | None:

@@ -24,7 +24,7 @@ from serein.labels.categories import Categories
 from serein.labels.vocabulary import Vocabulary, open_vocabulary
 from serein.labels.votes import NOUNS, distinct_targets, first_and_second, target_words
 from serein.labels.words import normalised
-from serein.reproduce.comparison import Extra
+from serein.reproduce.comparison import ExtraTable
 from serein.reproduce.table import Row
 from serein.tasks.words import mean_vectors
 
@@ -84,7 +84,7 @@ def word_run(row: Row, places: Sequence[Path], utterances: dict[str, Utterance])
 
 def word_tables(
     measures: Sequence[str], rows: Sequence[tuple[Row, Sequence[Path]]], manifest_path: Path
-) -> list[Extra]:
+) -> list[ExtraTable]:
     """Return the tables that a table file asks for, of the rows that answer words."""
     if not measures:
         return []
@@ -96,7 +96,7 @@ def word_tables(
 # -- measures --------------------------------------------------------------------------------------------------------
 
 
-def cosine_table(runs: Sequence[WordRun]) -> Extra:
+def cosine_table(runs: Sequence[WordRun]) -> ExtraTable:
     """Mean cosine of predictions and targets in each label set, with intervals over speakers (Table 3)."""
     rows = []
     for run in runs:
@@ -110,10 +110,10 @@ def cosine_table(runs: Sequence[WordRun]) -> Extra:
         rows.append(cells)
     numbers = ", ".join(f"{name.upper()} {distinct_targets(runs[0].words(name))}" for name in LABEL_SETS)
     title = f"Mean cosine of predictions and targets; different targets: {numbers}"
-    return Extra(title, _headings("model", LABEL_SETS), rows)
+    return ExtraTable(title, _headings("model", LABEL_SETS), rows)
 
 
-def top_table(runs: Sequence[WordRun]) -> Extra:
+def top_table(runs: Sequence[WordRun]) -> ExtraTable:
     """Share of utterances whose most and second most frequent label is among the ten nearest words (Table 6)."""
     names = [f"{label_set} {label}" for label_set in ("s2", "s3") for label in ("l1", "l2")]
     rows, ties = [], 0
@@ -135,10 +135,10 @@ def top_table(runs: Sequence[WordRun]) -> Extra:
                 ]
         rows.append(cells)
     title = f"First (l1) and second (l2) label among the {NUM_TOP} nearest words, in per cent; {ties} ties"
-    return Extra(title, _headings("model", names), rows)
+    return ExtraTable(title, _headings("model", names), rows)
 
 
-def target_neighbours(runs: Sequence[WordRun]) -> Extra:
+def target_neighbours(runs: Sequence[WordRun]) -> ExtraTable:
     """The words nearest to the commonest targets of several words, and to the classes (Table 4)."""
     run = runs[0]
     rows = []
@@ -148,10 +148,10 @@ def target_neighbours(runs: Sequence[WordRun]) -> Extra:
         for words in mixed[: 4 if label_set == "s1" else 3]:
             nearest, _ = run.vocabulary.nearest(mean_vectors([words], run.vocabulary), NUM_NEIGHBOURS)
             rows.append([label_set, ", ".join(words), *nearest[0]])
-    return Extra("Words nearest to targets", ["set", "label", *_ordinals()], rows)
+    return ExtraTable("Words nearest to targets", ["set", "label", *_ordinals()], rows)
 
 
-def prediction_neighbours(runs: Sequence[WordRun]) -> Extra:
+def prediction_neighbours(runs: Sequence[WordRun]) -> ExtraTable:
     """The words nearest to the mean prediction of each class (Table 5)."""
     rows = []
     for run in runs:
@@ -161,10 +161,10 @@ def prediction_neighbours(runs: Sequence[WordRun]) -> Extra:
                 mean = run.vectors[labels == name].mean(axis=0, keepdims=True)
                 nearest, _ = run.vocabulary.nearest(mean, NUM_NEIGHBOURS)
                 rows.append([run.row.title, name, *nearest[0]])
-    return Extra("Words nearest to the mean prediction of each class", ["model", "class", *_ordinals()], rows)
+    return ExtraTable("Words nearest to the mean prediction of each class", ["model", "class", *_ordinals()], rows)
 
 
-MEASURES: dict[str, Callable[[Sequence[WordRun]], Extra]] = {
+MEASURES: dict[str, Callable[[Sequence[WordRun]], ExtraTable]] = {
     "cosine": cosine_table,
     "top": top_table,
     "target-neighbours": target_neighbours,
