@@ -23,10 +23,10 @@ CLASSES = ("calm", "sad")
 Say = Mapping[str, bool]  # fold -> is right there
 
 
-def of_fold(fold: str, is_right: bool, side: str = "test") -> list[Prediction]:
+def of_fold(fold: str, is_right: bool, split: str = "test") -> list[Prediction]:
     """Return what is said of two speakers' calm and sad utterances of a fold: all right, or all wrong."""
     predictions = []
-    for speaker in (f"{side}{fold}a", f"{side}{fold}b"):
+    for speaker in (f"{split}{fold}a", f"{split}{fold}b"):
         for truth, other in (CLASSES, CLASSES[::-1]):
             heard, unheard = (truth, other) if is_right else (other, truth)
             predictions.append(
@@ -44,15 +44,15 @@ def of_fold(fold: str, is_right: bool, side: str = "test") -> list[Prediction]:
 
 def write_system(run: Path, test: Say, dev: Say | None = None) -> Path:
     """Write a run folder that is right on the test and dev sides of some folds, and wrong on the others."""
-    for side, say in (("test", test), ("dev", dev or {})):
-        name = "predictions.jsonl" if side == "test" else "dev_predictions.jsonl"
+    for split, say in (("test", test), ("dev", dev or {})):
+        name = "predictions.jsonl" if split == "test" else "dev_predictions.jsonl"
         for fold, is_right in say.items():
-            write_predictions(of_fold(fold, is_right, side), run / f"fold-{fold}" / "seed-0" / name)
+            write_predictions(of_fold(fold, is_right, split), run / f"fold-{fold}" / "seed-0" / name)
     return run
 
 
-def fused(*paths: Path, method: str = "cobyla", side: Any = "test") -> Fused:
-    return fuse(paths, method=method, side=side, seed=0, report=lambda *progress: None)
+def fused(*paths: Path, method: str = "cobyla", split: Any = "test") -> Fused:
+    return fuse(paths, method=method, split=split, seed=0, report=lambda *progress: None)
 
 
 def macro_f1(found: Fused, kind: str) -> float:
@@ -85,15 +85,15 @@ def test_weights_are_fitted_to_dev_and_not_to_test(tmp_path: Path) -> None:
     assert found.fusion.weight_matrix[0].max() > 0.5
     assert macro_f1(found, "in sample") == 100
     assert found.best == "b"
-    assert found.fusion.fitted_on.side == "dev"
+    assert found.fusion.fitted_on.split == "dev"
     assert found.fusion.fitted_on.seen == ("dev1a", "dev1b", "dev2a", "dev2b")
 
 
 def test_dev_may_be_judged_by_itself(tmp_path: Path) -> None:
     right, wrong = {"1": True}, {"1": False}
     a, b = write_system(tmp_path / "a", wrong, right), write_system(tmp_path / "b", right, wrong)
-    found = fused(a, b, side="dev")
-    assert (found.side, found.fitted_by, found.best) == ("dev", "nested speakers", "a")
+    found = fused(a, b, split="dev")
+    assert (found.split, found.fitted_by, found.best) == ("dev", "nested speakers", "a")
     assert macro_f1(found, "fusion") == 100
 
 
@@ -170,7 +170,7 @@ def test_json_and_file_say_the_same(finished_runs: tuple[Path, Path], tmp_path: 
     assert list(kept.scores) == said["rows"]
     assert [list(row.values()) for row in said["weights"].values()] == [list(row) for row in kept.weights]
     assert [Path(model.path).resolve() for model in kept.models] == list(finished_runs)
-    assert kept.fitted_on == FittedOn(side="test", num_utterances=24, seen=("test1a", "test1b", "test2a", "test2b"))
+    assert kept.fitted_on == FittedOn(split="test", num_utterances=24, seen=("test1a", "test1b", "test2a", "test2b"))
     assert serein("fuse", *finished_runs, "--json").out == outcome.out
 
 
@@ -255,7 +255,7 @@ def fusion(tiny_run: Path, tmp_path: Path) -> Path:
             FusedModel(path=str(tiny_run), label="both", folders=(first, second)),
         ),
         weights=((0.9, 0.5, 0.0), (0.1, 0.5, 1.0)),
-        fitted_on=FittedOn(side=None, num_utterances=0, seen=()),
+        fitted_on=FittedOn(split=None, num_utterances=0, seen=()),
         scores=(),
     )
     write_fusion(content, tmp_path / "fusion.json")

@@ -24,7 +24,7 @@ from serein.evaluation.calibration import fitted
 from serein.evaluation.predictions import Prediction
 from serein.evaluation.run_folder import read_run_predictions
 from serein.evaluation.scores import Scores, score_predictions, score_run
-from serein.judging import judge
+from serein.judging import evaluate
 from serein.models import folder as model_folder
 from serein.models.folder import Calibration, ModelFolder
 
@@ -96,7 +96,7 @@ def calibration_of(predictions: Sequence[Prediction], classes: Sequence[str]) ->
 
 def elsewhere(model: Path, name: str, manifest: str) -> Elsewhere:
     """Judge the model on a corpus that it never saw, with all its classes and with those that the corpus has."""
-    predictions, free = judge(str(model), Path(manifest), seen_speakers="refuse")
+    predictions, free = evaluate(str(model), Path(manifest), seen_speakers="refuse")
     present = {p.truth for p in predictions}
     names = [each for each in free.classes if each in present]
     return Elsewhere(name, free, score_predictions([among(p, names) for p in predictions], names))

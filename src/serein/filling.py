@@ -96,7 +96,7 @@ class GenderOfRun:
         tested = read_run_predictions(run)
         _require_genders(class_names(tested), where=run)
         self._said: dict[str, list[Prediction]] = {}
-        for predictions in (tested, read_run_predictions(run, side="dev")):
+        for predictions in (tested, read_run_predictions(run, kind="dev")):
             here = {prediction.id for prediction in predictions} - self._said.keys()
             for prediction in predictions:
                 if prediction.id in here:

@@ -13,7 +13,7 @@ from serein.errors import RunError, expected_one_of
 from serein.evaluation.held_out import FittedBy, dependence, divide
 from serein.evaluation.intervals import Difference, paired_difference
 from serein.evaluation.predictions import Prediction
-from serein.evaluation.systems import Side, AlignedPredictions, System, read_systems, align_predictions
+from serein.evaluation.systems import Split, AlignedPredictions, System, read_systems, align_predictions
 from serein.inference.fused import FittedOn, FusedModel, Fusion, read_fusion
 from serein.inference.fusion import fit_weights, fused_probabilities, uniform_weights
 from serein.metrics import SCORES, FloatArray, class_f1, confusion_matrix
@@ -47,7 +47,7 @@ class Fused:
 
     Attributes:
         fusion: The weights to keep, fitted to all that they may see.
-        side: The predictions that were judged.
+        split: The predictions that were judged.
         fitted_by: How the judged weights were fitted: on `dev`; on the other folds; on other speakers or utterances
             of the only fold; `nothing` for the mean; or given by a file.
         best: The system with the highest macro-F1.
@@ -57,7 +57,7 @@ class Fused:
     """
 
     fusion: Fusion
-    side: Side
+    split: Split
     fitted_by: FittedBy | Literal["nothing", "file"]
     num_utterances: int
     rows: tuple[Row, ...]
@@ -72,7 +72,7 @@ class Fused:
         rows = zip(labels, self.fusion.weights, strict=True)
         return {
             "method": self.fusion.method,
-            "judged_on": self.side,
+            "split": self.split,
             "fitted_by": self.fitted_by,
             "num_utterances": self.num_utterances,
             "rows": [asdict(row) for row in self.rows],
@@ -84,12 +84,12 @@ class Fused:
         }
 
 
-def fuse(paths: Sequence[Path], *, method: str, side: Side, seed: int, report: Report) -> Fused:
+def fuse(paths: Sequence[Path], *, method: str, split: Split, seed: int, report: Report) -> Fused:
     """Fuse run folders or prediction files.
 
     Args:
         method: `cobyla` fits a weight for each system and class; `mean` takes all alike; a `.json` file gives weights.
-        side: The predictions to judge on. Weights for a fold's test side are fitted to its dev predictions where all
+        split: The predictions to judge on. Weights for a fold's test side are fitted to its dev predictions where all
             systems have them, else to the test predictions of the other folds, or of other speakers of the only one.
         seed: Draws starts, and folds over speakers.
         report: Told of progress.
@@ -102,13 +102,13 @@ def fuse(paths: Sequence[Path], *, method: str, side: Side, seed: int, report: R
     if method not in METHODS and not method.endswith(".json"):
         message = expected_one_of(method, [*METHODS, "a fusion file (.json)"], kind="method")
         raise RunError(message, where="--method", remedy="Name one of these.")
-    systems = read_systems(paths, side)
-    judged = align_predictions(systems, side)
+    systems = read_systems(paths, split)
+    evaluated = align_predictions(systems, split)
     if method == "cobyla":
-        weighed = _fitted(systems, judged, side, seed, report)
+        weighed = _fitted(systems, evaluated, split, seed, report)
     else:
-        weighed = _mean(judged) if method == "mean" else _given(read_fusion(method), systems, judged)
-    return _outcome(systems, judged, side, weighed)
+        weighed = _mean(evaluated) if method == "mean" else _given(read_fusion(method), systems, evaluated)
+    return _outcome(systems, evaluated, split, weighed)
 
 
 # -- weighed ---------------------------------------------------------------------------------------------------------
@@ -133,39 +133,39 @@ class _Weighed:
     in_sample: FloatArray | None = None
 
 
-def _fitted(systems: Sequence[System], judged: AlignedPredictions, side: Side, seed: int, report: Report) -> _Weighed:
-    dev, notes = _dev(systems, judged) if side == "test" else (None, [])
-    fitted_by, parts = divide(judged, dev, seed)
-    probabilities = np.empty(judged.probabilities.shape[1:])
+def _fitted(systems: Sequence[System], evaluated: AlignedPredictions, split: Split, seed: int, report: Report) -> _Weighed:
+    dev, notes = _dev(systems, evaluated) if split == "test" else (None, [])
+    fitted_by, parts = divide(evaluated, dev, seed)
+    probabilities = np.empty(evaluated.probabilities.shape[1:])
     for part in parts:
         weights = _fit(part.fit, seed, f"weights for {part.name}", report)
-        probabilities[part.judged] = fused_probabilities(judged.probabilities[:, part.judged], weights)
-    in_sample = _fit(judged, seed, "weights in sample", report)
+        probabilities[part.evaluated] = fused_probabilities(evaluated.probabilities[:, part.evaluated], weights)
+    in_sample = _fit(evaluated, seed, "weights in sample", report)
     kept = in_sample if dev is None else _fit(dev, seed, "weights to keep", report)
-    seen = judged if dev is None else dev
-    fitted_on = FittedOn(side="dev" if dev else side, num_utterances=len(seen.rows), seen=tuple(sorted(_names(seen))))
-    notes += dependence(judged, parts)
-    in_sample_probabilities = fused_probabilities(judged.probabilities, in_sample)
+    seen = evaluated if dev is None else dev
+    fitted_on = FittedOn(split="dev" if dev else split, num_utterances=len(seen.rows), seen=tuple(sorted(_names(seen))))
+    notes += dependence(evaluated, parts)
+    in_sample_probabilities = fused_probabilities(evaluated.probabilities, in_sample)
     return _Weighed("cobyla", fitted_by, probabilities, kept, fitted_on, notes, in_sample_probabilities)
 
 
-def _mean(judged: AlignedPredictions) -> _Weighed:
-    weights = uniform_weights(len(judged.probabilities), len(judged.classes))
-    nothing = FittedOn(side=None, num_utterances=0, seen=())
-    return _Weighed("mean", "nothing", fused_probabilities(judged.probabilities, weights), weights, nothing, [])
+def _mean(evaluated: AlignedPredictions) -> _Weighed:
+    weights = uniform_weights(len(evaluated.probabilities), len(evaluated.classes))
+    nothing = FittedOn(split=None, num_utterances=0, seen=())
+    return _Weighed("mean", "nothing", fused_probabilities(evaluated.probabilities, weights), weights, nothing, [])
 
 
-def _given(given: Fusion, systems: Sequence[System], judged: AlignedPredictions) -> _Weighed:
-    weights, notes = _weights_of(given, systems, judged.classes)
-    seen = set(given.fitted_on.seen) & {*_names(judged), *(row.id for row in judged.rows)}
+def _given(given: Fusion, systems: Sequence[System], evaluated: AlignedPredictions) -> _Weighed:
+    weights, notes = _weights_of(given, systems, evaluated.classes)
+    seen = set(given.fitted_on.seen) & {*_names(evaluated), *(row.id for row in evaluated.rows)}
     if seen:
         notes.append(f"IN SAMPLE, optimistic: the weights were fitted to {len(seen)} of these speakers or utterances.")
     return _Weighed(
-        given.method, "file", fused_probabilities(judged.probabilities, weights), weights, given.fitted_on, notes
+        given.method, "file", fused_probabilities(evaluated.probabilities, weights), weights, given.fitted_on, notes
     )
 
 
-def _dev(systems: Sequence[System], judged: AlignedPredictions) -> tuple[AlignedPredictions | None, list[str]]:
+def _dev(systems: Sequence[System], evaluated: AlignedPredictions) -> tuple[AlignedPredictions | None, list[str]]:
     """Return the dev predictions when every system has them for every fold, and why not when only some have."""
     without = [system.label for system in systems if not system.predictions.get("dev")]
     if without:
@@ -175,7 +175,7 @@ def _dev(systems: Sequence[System], judged: AlignedPredictions) -> tuple[Aligned
         dev = align_predictions(systems, "dev")
     except RunError as error:
         return None, [f"Not fitted on dev, where the systems differ: {error}"]
-    lacking = [name for name in judged.folds if name not in dev.folds]
+    lacking = [name for name in evaluated.folds if name not in dev.folds]
     return (None, [f"Not fitted on dev: fold {lacking[0]} has none."]) if lacking else (dev, [])
 
 
@@ -214,30 +214,30 @@ def _weights_of(given: Fusion, systems: Sequence[System], classes: Sequence[str]
 # -- judged ----------------------------------------------------------------------------------------------------------
 
 
-def _outcome(systems: Sequence[System], judged: AlignedPredictions, side: Side, weighed: _Weighed) -> Fused:
-    alone = [_row(s.label, "system", judged, own) for s, own in zip(systems, judged.probabilities, strict=True)]
+def _outcome(systems: Sequence[System], evaluated: AlignedPredictions, split: Split, weighed: _Weighed) -> Fused:
+    alone = [_row(s.label, "system", evaluated, own) for s, own in zip(systems, evaluated.probabilities, strict=True)]
     best = max(range(len(alone)), key=lambda number: alone[number].macro_f1)
-    fused = _predictions(judged, weighed.probabilities)
-    mean = None if weighed.method == "mean" else judged.probabilities.mean(axis=0)
-    rows = (*alone, *_fusion_rows(judged, mean, weighed))
+    fused = _predictions(evaluated, weighed.probabilities)
+    mean = None if weighed.method == "mean" else evaluated.probabilities.mean(axis=0)
+    rows = (*alone, *_fusion_rows(evaluated, mean, weighed))
     return Fused(
-        _to_keep(systems, judged.classes, weighed, rows),
-        side,
+        _to_keep(systems, evaluated.classes, weighed, rows),
+        split,
         weighed.fitted_by,
-        num_utterances=len(judged.rows),
+        num_utterances=len(evaluated.rows),
         rows=rows,
         best=alone[best].label,
-        to_best=_difference(fused, _predictions(judged, judged.probabilities[best]), judged.classes),
-        to_mean=None if mean is None else _difference(fused, _predictions(judged, mean), judged.classes),
-        notes=(*weighed.notes, *_notes(systems, judged, side)),
+        to_best=_difference(fused, _predictions(evaluated, evaluated.probabilities[best]), evaluated.classes),
+        to_mean=None if mean is None else _difference(fused, _predictions(evaluated, mean), evaluated.classes),
+        notes=(*weighed.notes, *_notes(systems, evaluated, split)),
     )
 
 
-def _fusion_rows(judged: AlignedPredictions, mean: FloatArray | None, weighed: _Weighed) -> list[Row]:
-    rows = [] if mean is None else [_row("mean of all", "mean", judged, mean)]
-    rows.append(_row(f"fusion ({weighed.method})", "fusion", judged, weighed.probabilities))
+def _fusion_rows(evaluated: AlignedPredictions, mean: FloatArray | None, weighed: _Weighed) -> list[Row]:
+    rows = [] if mean is None else [_row("mean of all", "mean", evaluated, mean)]
+    rows.append(_row(f"fusion ({weighed.method})", "fusion", evaluated, weighed.probabilities))
     if weighed.in_sample is not None:
-        rows.append(_row("fusion, in sample (optimistic)", "in sample", judged, weighed.in_sample))
+        rows.append(_row("fusion, in sample (optimistic)", "in sample", evaluated, weighed.in_sample))
     return rows
 
 
@@ -254,18 +254,18 @@ def _to_keep(systems: Sequence[System], classes: tuple[str, ...], weighed: _Weig
 
 
 def _row(
-    label: str, kind: Literal["system", "mean", "fusion", "in sample"], judged: AlignedPredictions, probabilities: FloatArray
+    label: str, kind: Literal["system", "mean", "fusion", "in sample"], evaluated: AlignedPredictions, probabilities: FloatArray
 ) -> Row:
-    confusion = confusion_matrix(judged.truth, probabilities.argmax(axis=1), len(judged.classes))
+    confusion = confusion_matrix(evaluated.truth, probabilities.argmax(axis=1), len(evaluated.classes))
     scores = {name: _PER_CENT * float(score(confusion)) for name, score in SCORES.items()}
     f1 = [None if np.isnan(value) else _PER_CENT * float(value) for value in class_f1(confusion)]
-    return Row(label, kind, **scores, f1=dict(zip(judged.classes, f1, strict=True)))
+    return Row(label, kind, **scores, f1=dict(zip(evaluated.classes, f1, strict=True)))
 
 
-def _predictions(judged: AlignedPredictions, probabilities: FloatArray) -> list[Prediction]:
-    heard = [judged.classes[number] for number in probabilities.argmax(axis=1)]
+def _predictions(evaluated: AlignedPredictions, probabilities: FloatArray) -> list[Prediction]:
+    heard = [evaluated.classes[number] for number in probabilities.argmax(axis=1)]
     return [
-        replace(row, prediction=name, probabilities=None, seed=0) for row, name in zip(judged.rows, heard, strict=True)
+        replace(row, prediction=name, probabilities=None, seed=0) for row, name in zip(evaluated.rows, heard, strict=True)
     ]
 
 
@@ -285,12 +285,12 @@ def _differences(differences: dict[str, Difference]) -> dict[str, dict[str, Any]
     }
 
 
-def _notes(systems: Sequence[System], judged: AlignedPredictions, side: Side) -> list[str]:
+def _notes(systems: Sequence[System], evaluated: AlignedPredictions, split: Split) -> list[str]:
     notes = []
-    seeds = {s.label: len({p.seed for p in s.predictions[side]}) for s in systems}
+    seeds = {s.label: len({p.seed for p in s.predictions[split]}) for s in systems}
     averaged = [f"{label} {count}" for label, count in seeds.items() if count > 1]
     if averaged:
         notes.append(f"Probabilities of a system's seeds are averaged first; seeds: {', '.join(averaged)}.")
-    if judged.num_unlabelled:
-        notes.append(f"{judged.num_unlabelled} predictions have no truth and are left out.")
+    if evaluated.num_unlabelled:
+        notes.append(f"{evaluated.num_unlabelled} predictions have no truth and are left out.")
     return notes

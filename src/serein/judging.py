@@ -23,7 +23,7 @@ from serein.predicting import predictions_of
 Progress = Callable[[int, int], None]
 
 
-def judge(
+def evaluate(
     model: str,
     manifest_path: Path,
     *,

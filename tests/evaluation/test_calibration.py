@@ -85,7 +85,7 @@ def test_too_few_predictions_fit_nothing() -> None:
 
 def test_coverage_by_hand() -> None:
     curve = coverage_curve(np.array([0.5, 0.9, 0.7, 0.6]), np.array([False, True, False, True]))
-    rows = [(point.coverage, point.accuracy, point.abstain) for point in curve]
+    rows = [(point.coverage, point.accuracy, point.min_confidence) for point in curve]
     assert rows == [(25, 100, 0.9), (50, 50, 0.7), (75, pytest.approx(200 / 3), 0.6), (100, 50, 0.5)]
 
 

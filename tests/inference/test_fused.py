@@ -22,7 +22,7 @@ def fusion(folder: Path) -> Fusion:
             FusedModel(path=str(folder / "b.jsonl"), label="b", folders=()),
         ),
         weights=((0.25, 1.0), (0.75, 0.0)),
-        fitted_on=FittedOn(side="dev", num_utterances=2, seen=("u1", "u2")),
+        fitted_on=FittedOn(split="dev", num_utterances=2, seen=("u1", "u2")),
         scores=({"label": "a", "macro_f1": 50.0},),
     )
 

@@ -16,7 +16,7 @@ from serein.reproduce.table import Picture, Row
 from serein.reproduce.times import time_table
 
 ROW = Row.model_validate({"name": "tiny", "label": "Tiny", "published": {"values": {"3 s": 2.5}}})
-BOTH = Picture(name="embeddings", by=("prediction", "speaker"), sides=("train", "test"))
+BOTH = Picture(name="embeddings", by=("prediction", "speaker"), splits=("train", "test"))
 
 
 def test_every_side_and_colouring_is_a_panel(tiny_run: Path, tones: Path) -> None:

@@ -69,7 +69,7 @@ def test_published_beside_ours(out: Path) -> None:
     content = read_json(out / "doe2020-table1.json")
     assert content == json.loads((out / "stdout").read_text())
     assert (content["reference"], content["unit"]) == ("mean", "per cent")
-    assert content["published_on"] == {"corpus": "TalkShow", "side": "dev"}
+    assert content["published_on"] == {"corpus": "TalkShow", "split": "dev"}
     mean, std = content["rows"]
     assert [row["published"]["macro_f1"] for row in (mean, std)] == [30, 31]
     assert mean["compared"] is None

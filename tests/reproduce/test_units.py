@@ -17,7 +17,7 @@ from serein.data.utterance import Utterance
 from serein.errors import RecipeError
 from serein.recipe import Recipe
 from serein.reproduce.table import Row, Table
-from serein.reproduce.units import configuration_hash, fair_part, row_recipe, take_data, unit_of
+from serein.reproduce.units import configuration_hash, fair_part, row_recipe, take_data, trial_of
 
 BASE = {"name": "r", "body": {"name": "cnn2d"}}
 
@@ -57,7 +57,7 @@ def test_a_unit_has_one_seed_and_a_neutral_name(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     manifest.write(write_corpus(tmp_path, speakers=("anna",), clips=1), path)
     data = take_data(path, None, tmp_path)
-    one, other = (unit_of("row", Recipe(name=name, seeds=(7, 8)), 3, data, tmp_path) for name in ("a", "b"))
+    one, other = (trial_of("row", Recipe(name=name, seeds=(7, 8)), 3, data, tmp_path) for name in ("a", "b"))
     assert (one.seed, one.folder.name) == (3, "seed-3")
     assert one == other
 

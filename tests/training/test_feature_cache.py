@@ -539,12 +539,12 @@ def test_the_average_of_a_frozen_backbone_is_the_backbone(tones: Path, wav2vec2:
     experiment = prepared(tones, wav2vec2, {"features": {"store": "none"}}, average=0.9, epochs=1)
     model = assembling.new_model(experiment.recipe, preparation.tasks_of(experiment, experiment.folds.folds[0]))
     module = StageModule(model, {}, experiment.recipe.stages[0], num_steps=1, seed=0)
-    head, averaged = model.members[0].heads["emotion"].output, module.judged.members[0].heads["emotion"].output
+    head, averaged = model.members[0].heads["emotion"].output, module.eval_model.members[0].heads["emotion"].output
     before = head.weight.detach().clone()
     for number in range(1, 3):
         with torch.no_grad():
             head.weight.copy_(before + number)
         module.average.update_parameters(model)
-    assert module.judged.backbone is model.backbone
+    assert module.eval_model.backbone is model.backbone
     kept = min(0.9, (1 + 1) / (10 + 1))
     torch.testing.assert_close(averaged.weight, before + 1 * kept + 2 * (1 - kept))

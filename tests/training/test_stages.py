@@ -121,7 +121,7 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
     real = keeping.save_weights
 
     def save(module: StageModule, path: Path) -> None:
-        written.append(weights_of(module.judged))
+        written.append(weights_of(module.eval_model))
         real(module, path)
 
     monkeypatch.setattr(keeping, "save_weights", save)
@@ -241,7 +241,7 @@ def test_average_is_what_is_judged_and_kept(make: Make, monkeypatch: pytest.Monk
         trail.append(weights_of(self.model))
 
     def validation_step(self: StageModule, *arguments: Any) -> None:
-        judged_by.append(weights_of(self.judged))
+        judged_by.append(weights_of(self.eval_model))
         real_validation(self, *arguments)
 
     monkeypatch.setattr(StageModule, "optimizer_step", step)

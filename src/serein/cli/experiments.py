@@ -80,11 +80,11 @@ def evaluate(
 ) -> None:
     """Score a model on a manifest that it never saw."""
     from serein.evaluation.predictions import write_predictions
-    from serein.judging import judge
+    from serein.judging import evaluate
     from serein.progress import Bars
 
     with Bars() as bars:
-        predictions, scores = judge(
+        predictions, scores = evaluate(
             model,
             data,
             seen_speakers="allow" if seen_speakers else "refuse",

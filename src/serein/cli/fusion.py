@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from serein.evaluation.intervals import Difference
     from serein.fusing import Fused, Row
 
-_SIDES = {"test": "test predictions", "dev": "dev predictions"}
+_SPLITS = {"test": "test predictions", "dev": "dev predictions"}
 _FITTED_BY = {
     "dev": "a fold's weights were fitted to its dev predictions, and are judged on its test side",
     "nested folds": "a fold's weights were fitted to the predictions of the other folds (nested folds)",
@@ -32,7 +32,7 @@ _FITTED_BY = {
 }
 
 
-class SideName(StrEnum):
+class SplitName(StrEnum):
     """Sides of a fold that `fuse` judges on."""
 
     test = "test"
@@ -43,7 +43,7 @@ class SideName(StrEnum):
 def fuse(
     systems: Annotated[list[Path], typer.Argument(metavar="RUN|PREDICTIONS...", help="Run folders, or .jsonl.")],
     method: Annotated[str, typer.Option(metavar="cobyla|mean|FILE", help="Fit weights, or take them.")] = "cobyla",
-    on: Annotated[SideName, typer.Option("--on", help="The predictions to judge on.")] = SideName.test,
+    on: Annotated[SplitName, typer.Option("--on", help="The predictions to judge on.")] = SplitName.test,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the fusion (.json), for predict.")] = None,
     seed: Annotated[int, typer.Option(help="Draws starts, and folds over speakers.", min=0)] = 0,
     as_json: Json = False,
@@ -54,7 +54,7 @@ def fuse(
     from serein.progress import Bars
 
     with Bars() as bars:
-        fused = fusing.fuse(systems, method=method, side=on.value, seed=seed, report=bars)
+        fused = fusing.fuse(systems, method=method, split=on.value, seed=seed, report=bars)
     if out is not None:
         write_fusion(fused.fusion, out)
     if as_json:
@@ -67,7 +67,7 @@ def fuse(
 
 def _print_fused(fused: Fused) -> None:
     print_tables([_scores(fused), _weights(fused)])
-    how = f"{fused.num_utterances} {_SIDES[fused.side]}; {_FITTED_BY[fused.fitted_by]}."
+    how = f"{fused.num_utterances} {_SPLITS[fused.split]}; {_FITTED_BY[fused.fitted_by]}."
     print(f"Judged on {how}")
     print(f"The best system, {fused.best}, was the best on these very predictions, which favours it.")
     print(_difference(f"Fusion minus {fused.best}", fused.to_best["macro_f1"]))

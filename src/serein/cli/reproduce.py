@@ -22,7 +22,7 @@ class EngineName(StrEnum):
     ray = "ray"
 
 
-class SideName(StrEnum):
+class SplitName(StrEnum):
     """Whose predictions are scored."""
 
     test = "test"
@@ -44,7 +44,7 @@ def reproduce(
     ),
     engine: Annotated[EngineName, typer.Option(help="One run after the other, or tasks of Ray.")] = EngineName.local,
     jobs: Annotated[int | None, typer.Option(help="Folds at once in a run [as suits the model].", min=1)] = None,
-    on: Annotated[SideName, typer.Option(help="Score test or dev predictions.")] = SideName.test,
+    on: Annotated[SplitName, typer.Option(help="Score test or dev predictions.")] = SplitName.test,
     metric: Annotated[ScoreName | None, typer.Option(help="Compare by this score [the table's].")] = None,
     as_json: Json = False,
 ) -> None:
@@ -68,7 +68,7 @@ def reproduce(
         out=out,
         engine=engine.value,
         num_jobs=jobs,
-        side=on.value,
+        split=on.value,
     )
     with Bars() as bars:
         comparison, failures = reproduce(chosen, data, request, bars)

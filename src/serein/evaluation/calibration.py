@@ -19,7 +19,7 @@ BOUNDS = (0.05, 20.0)
 _NUM_POINTS = 20
 
 FittedOn = Literal["dev", "other folds", "model"]
-Unit = tuple[str, int]  # fold, seed
+FoldSeed = tuple[str, int]  # fold, seed
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class CoveragePoint:
     Attributes:
         coverage: How many are answered.
         accuracy: How many of those are right (WA).
-        abstain: The share, 0 to 1, below which nothing is answered.
+        min_confidence: The share, 0 to 1, below which nothing is answered.
     """
 
     coverage: float
     accuracy: float
-    abstain: float
+    min_confidence: float
 
 
 @dataclass(frozen=True)
@@ -119,17 +119,17 @@ def run_calibration(
     Returns:
         `None` when no prediction has truth and probabilities.
     """
-    judged = _with_probabilities(predictions)
-    if not judged:
+    scored = _with_probabilities(predictions)
+    if not scored:
         return None
-    names = tuple(classes or class_names(judged))
-    fit_on, temperatures = temperatures_of(judged, _with_probabilities(read_run_predictions(run, classes, "dev")), names)
-    truth, probabilities = _columns(judged, names)
+    names = tuple(classes or class_names(scored))
+    fit_on, temperatures = temperatures_of(scored, _with_probabilities(read_run_predictions(run, classes, "dev")), names)
+    truth, probabilities = _columns(scored, names)
     if fit_on is None:
-        return _judged(None, {}, truth, probabilities, probabilities)
-    of_rows = np.array([temperatures[p.fold, p.seed] for p in judged])
+        return _calibration_of(None, {}, truth, probabilities, probabilities)
+    of_rows = np.array([temperatures[p.fold, p.seed] for p in scored])
     named = {f"fold {fold}, seed {seed}": value for (fold, seed), value in temperatures.items()}
-    return _judged(fit_on, named, truth, probabilities, tempered(probabilities, of_rows[:, None]))
+    return _calibration_of(fit_on, named, truth, probabilities, tempered(probabilities, of_rows[:, None]))
 
 
 def model_calibration(
@@ -138,8 +138,8 @@ def model_calibration(
     """Judge the probabilities of one model on new data, tempered as it brings along; `None` is not at all."""
     truth, probabilities = _columns(_with_probabilities(predictions), classes)
     if temperature is None:
-        return _judged(None, {}, truth, probabilities, probabilities)
-    return _judged("model", {"model": temperature}, truth, probabilities, tempered(probabilities, temperature))
+        return _calibration_of(None, {}, truth, probabilities, probabilities)
+    return _calibration_of("model", {"model": temperature}, truth, probabilities, tempered(probabilities, temperature))
 
 
 def with_temperature(predictions: Sequence[Prediction], temperature: float) -> list[Prediction]:
@@ -158,17 +158,17 @@ def with_temperature(predictions: Sequence[Prediction], temperature: float) -> l
 
 
 def temperatures_of(
-    judged: Sequence[Prediction], dev: Sequence[Prediction], classes: Sequence[str]
-) -> tuple[FittedOn | None, dict[Unit, float]]:
+    scored: Sequence[Prediction], dev: Sequence[Prediction], classes: Sequence[str]
+) -> tuple[FittedOn | None, dict[FoldSeed, float]]:
     """Return what temperatures can be fitted on, and that of each fold and seed."""
-    units = list(dict.fromkeys((p.fold, p.seed) for p in judged))
-    dev_of: dict[Unit, list[Prediction]] = {unit: [] for unit in units}
+    keys = list(dict.fromkeys((p.fold, p.seed) for p in scored))
+    dev_of: dict[FoldSeed, list[Prediction]] = {key: [] for key in keys}
     for prediction in dev:
         dev_of.setdefault((prediction.fold, prediction.seed), []).append(prediction)
-    by_dev = _fitted_each({unit: dev_of[unit] for unit in units}, classes)
+    by_dev = _fitted_each({key: dev_of[key] for key in keys}, classes)
     if by_dev:
         return "dev", by_dev
-    by_others = _fitted_each({unit: _others(judged, unit) for unit in units}, classes)
+    by_others = _fitted_each({key: _others(scored, key) for key in keys}, classes)
     return ("other folds", by_others) if by_others else (None, {})
 
 
@@ -179,7 +179,7 @@ def coverage_curve(confidence: FloatArray, is_correct: NDArray[np.bool_]) -> tup
 
     Example:
         >>> curve = coverage_curve(np.array([0.9, 0.8, 0.6, 0.5]), np.array([True, True, False, True]))
-        >>> [(point.coverage, point.accuracy, point.abstain) for point in curve][-2:]
+        >>> [(point.coverage, point.accuracy, point.min_confidence) for point in curve][-2:]
         [(75.0, 66.66666666666667, 0.6), (100.0, 75.0, 0.5)]
     """
     order = np.argsort(-confidence, kind="stable")
@@ -195,7 +195,7 @@ def coverage_curve(confidence: FloatArray, is_correct: NDArray[np.bool_]) -> tup
     )
 
 
-def _judged(
+def _calibration_of(
     fit_on: FittedOn | None,
     temperatures: dict[str, float],
     truth: NDArray[np.int64],
@@ -219,21 +219,21 @@ def _with_probabilities(predictions: Sequence[Prediction]) -> list[Prediction]:
     return [p for p in predictions if p.truth is not None and p.probabilities is not None]
 
 
-def _others(judged: Sequence[Prediction], unit: Unit) -> list[Prediction]:
+def _others(scored: Sequence[Prediction], key: FoldSeed) -> list[Prediction]:
     """Return the predictions of the same seed in other folds, of utterances that are not in this one."""
-    fold, seed = unit
-    inside = {p.id for p in judged if p.fold == fold}
-    return [p for p in judged if p.fold != fold and p.seed == seed and p.id not in inside]
+    fold, seed = key
+    inside = {p.id for p in scored if p.fold == fold}
+    return [p for p in scored if p.fold != fold and p.seed == seed and p.id not in inside]
 
 
-def _fitted_each(predictions: Mapping[Unit, Sequence[Prediction]], classes: Sequence[str]) -> dict[Unit, float] | None:
+def _fitted_each(predictions: Mapping[FoldSeed, Sequence[Prediction]], classes: Sequence[str]) -> dict[FoldSeed, float] | None:
     """Return the temperature of every unit; `None` when any has too little to fit to."""
-    temperatures: dict[Unit, float] = {}
-    for unit, some in predictions.items():
+    temperatures: dict[FoldSeed, float] = {}
+    for key, some in predictions.items():
         temperature = fitted(some, classes)
         if temperature is None:
             return None
-        temperatures[unit] = temperature
+        temperatures[key] = temperature
     return temperatures
 
 

@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Judged = tuple[FloatArray, NDArray[np.bool_]]  # (predictions,) share of the predicted class, 0 to 1, and if it is right
+Confidences = tuple[FloatArray, NDArray[np.bool_]]  # (predictions,) share of the predicted class, 0 to 1, and if it is right
 
 
-def reliability_picture(judged: Mapping[str, Judged]) -> Figure:
+def reliability_picture(confidences: Mapping[str, Confidences]) -> Figure:
     """Draw how often the model is right at each level of confidence, and how often it is that confident.
 
     Args:
-        judged: Title -> confidence and correctness, one panel each, for instance before and after calibration.
+        confidences: Title -> confidence and correctness, one panel each, for instance before and after calibration.
     """
-    size = (min(PAGE_WIDTH_IN, 0.4 + 4.6 * len(judged)), 4.4)
+    size = (min(PAGE_WIDTH_IN, 0.4 + 4.6 * len(confidences)), 4.4)
     with new_figure(size) as figure:
-        panels = figure.subplots(2, len(judged), sharex=True, sharey="row", height_ratios=(3.4, 1), squeeze=False)
-        for (axes, below), (title, (confidence, is_correct)) in zip(panels.T, judged.items(), strict=True):
+        panels = figure.subplots(2, len(confidences), sharex=True, sharey="row", height_ratios=(3.4, 1), squeeze=False)
+        for (axes, below), (title, (confidence, is_correct)) in zip(panels.T, confidences.items(), strict=True):
             _draw_reliability(axes, below, confidence, is_correct)
             error = 100 * calibration_error(confidence, is_correct)
             axes.set_title(f"{title}: error {error:.1f} points" if title else f"Calibration error {error:.1f} points")
@@ -49,7 +49,7 @@ def coverage_picture(curve: Sequence[CoveragePoint]) -> Figure:
         axes.set(xlabel="answered, per cent of all", ylabel="right, per cent of answered")
         for point in curve[4:-1:5]:
             axes.annotate(
-                f"--abstain {point.abstain:.2f}",
+                f"--abstain {point.min_confidence:.2f}",
                 (point.coverage, point.accuracy),
                 (4, 5),
                 textcoords="offset points",

@@ -193,15 +193,15 @@ def _pictures(run: Path, scores: Scores, calibration: RunCalibration | None) -> 
 
 
 def _confidence_figures(calibration: RunCalibration) -> dict[str, Any]:
-    sides = {"as predicted": calibration.probabilities, "calibrated": calibration.calibrated}
+    columns = {"as predicted": calibration.probabilities, "calibrated": calibration.calibrated}
     if calibration.after is None:
-        sides = {"": calibration.probabilities}
-    judged = {
+        columns = {"": calibration.probabilities}
+    confidences = {
         name: (probabilities.max(axis=1), probabilities.argmax(axis=1) == calibration.truth)
-        for name, probabilities in sides.items()
+        for name, probabilities in columns.items()
     }
     return {
-        "reliability": confidence_plots.reliability_picture(judged),
+        "reliability": confidence_plots.reliability_picture(confidences),
         "coverage": confidence_plots.coverage_picture(calibration.coverage),
     }
 

@@ -27,19 +27,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return _read(path, json.loads, json.JSONDecodeError)
 
 
-def read_run_predictions(run: Path, classes: Sequence[str] | None = None, side: str = "test") -> list[Prediction]:
+def read_run_predictions(run: Path, classes: Sequence[str] | None = None, kind: str = "test") -> list[Prediction]:
     """Read the test predictions of every fold and seed of a run folder.
 
     Args:
-        side: `test`; else what there is of `dev`, or of test as a conditioned model sees it that is told `predicted`
+        kind: `test`; else what there is of `dev`, or of test as a conditioned model sees it that is told `predicted`
             or `oracle` attributes where the run is judged by the other.
 
     Raises:
         RunError: There are none, or one of the files is broken.
     """
-    name = "predictions.jsonl" if side == "test" else f"{side}_predictions.jsonl"
+    name = "predictions.jsonl" if kind == "test" else f"{kind}_predictions.jsonl"
     paths = sorted(run.glob(f"fold-*/seed-*/{name}"), key=natural_key)
-    if not paths and side == "test":
+    if not paths and kind == "test":
         raise RunError(
             "holds no predictions", where=run, remedy="Name a run folder whose training has finished a fold."
         )

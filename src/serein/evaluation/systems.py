@@ -16,9 +16,9 @@ from serein.evaluation.predictions import Prediction, SpeakerKey, class_names, n
 from serein.evaluation.run_folder import missing_predictions, read_run_predictions, run_classes
 from serein.metrics import FloatArray
 
-Side = Literal["test", "dev"]
+Split = Literal["test", "dev"]
 Key = tuple[str, str]  # fold, utterance
-Said = dict[Key, tuple[Prediction, FloatArray]]  # of each fold and utterance one prediction, and mean probabilities
+PredictionsByKey = dict[Key, tuple[Prediction, FloatArray]]  # of each fold and utterance one prediction, and mean probabilities
 _SAME = "Fuse systems that predicted the same utterances in the same folds."
 
 
@@ -37,7 +37,7 @@ class System:
     label: str
     path: Path
     classes: tuple[str, ...]
-    predictions: dict[Side, list[Prediction]]
+    predictions: dict[Split, list[Prediction]]
     folders: tuple[str, ...]
 
 
@@ -78,11 +78,11 @@ class AlignedPredictions:
         return AlignedPredictions(self.classes, rows, self.truth[positions], self.probabilities[:, positions])
 
 
-def read_systems(paths: Sequence[Path], side: Side) -> list[System]:
+def read_systems(paths: Sequence[Path], split: Split) -> list[System]:
     """Read run folders and prediction files.
 
     Args:
-        side: The predictions that each must have; a prediction file is taken for that side. Of a run folder whose
+        split: The predictions that each must have; a prediction file is taken for that side. Of a run folder whose
             test predictions are wanted, the dev predictions are read too, where it has some.
 
     Raises:
@@ -94,10 +94,10 @@ def read_systems(paths: Sequence[Path], side: Side) -> list[System]:
     twice = sorted({str(path) for path in where if where.count(path) > 1})
     if twice:
         raise RunError("is named twice", where=twice[0], remedy="Name each system once.")
-    return [_system(path, label, side) for path, label in zip(paths, _labels(where), strict=True)]
+    return [_system(path, label, split) for path, label in zip(paths, _labels(where), strict=True)]
 
 
-def align_predictions(systems: Sequence[System], side: Side) -> AlignedPredictions:
+def align_predictions(systems: Sequence[System], split: Split) -> AlignedPredictions:
     """Lay the predictions of several systems beside each other, each system's seeds averaged.
 
     Raises:
@@ -108,7 +108,7 @@ def align_predictions(systems: Sequence[System], side: Side) -> AlignedPredictio
         if set(system.classes) != set(first.classes):
             what = f"has the classes {', '.join(system.classes)}, and {first.label} {', '.join(first.classes)}"
             raise RunError(what, where=system.path, remedy="Fuse systems of the same classes.")
-    said = [_mean_over_seeds(system, side, first.classes) for system in systems]
+    said = [_mean_over_seeds(system, split, first.classes) for system in systems]
     for system, of_system in zip(systems[1:], said[1:], strict=True):
         _require_same(first, said[0], system, of_system)
     rows = {key: _with_most_known([each[key][0] for each in said]) for key in said[0]}
@@ -134,23 +134,23 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     return [str(path) for path in paths]  # a folder and a file of the same name
 
 
-def _system(path: Path, label: str, side: Side) -> System:
+def _system(path: Path, label: str, split: Split) -> System:
     if not path.is_dir():
         predictions = read_predictions(path)
-        return System(label, path, class_names(predictions), {side: predictions}, ())
+        return System(label, path, class_names(predictions), {split: predictions}, ())
     classes = run_classes(path)
-    sides: tuple[Side, ...] = ("dev",) if side == "dev" else ("test", "dev")
-    found = {name: _of_run(path, name, classes) for name in sides}
-    if not found[side]:
+    splits: tuple[Split, ...] = ("dev",) if split == "dev" else ("test", "dev")
+    found = {name: _of_run(path, name, classes) for name in splits}
+    if not found[split]:
         remedy = "Judge on test, or fuse runs whose folds have a dev side."
         raise RunError("holds no dev predictions", where=path, remedy=remedy)
     folders = sorted(path.glob("fold-*/seed-*/model"), key=natural_key)
     names = tuple(folder.relative_to(path).as_posix() for folder in folders)
-    return System(label, path, classes or class_names(found[side]), found, names)
+    return System(label, path, classes or class_names(found[split]), found, names)
 
 
-def _of_run(run: Path, side: Side, classes: Sequence[str] | None) -> list[Prediction]:
-    if side == "dev":
+def _of_run(run: Path, split: Split, classes: Sequence[str] | None) -> list[Prediction]:
+    if split == "dev":
         paths = sorted(run.glob("fold-*/seed-*/dev_predictions.jsonl"), key=natural_key)
         return [p for path in paths for p in _of_unit(path, classes)]
     predictions = read_run_predictions(run, classes)
@@ -167,10 +167,10 @@ def _of_unit(path: Path, classes: Sequence[str] | None) -> list[Prediction]:
     return read_predictions(path, classes, fold=fold, seed=int(seed))
 
 
-def _mean_over_seeds(system: System, side: Side, classes: Sequence[str]) -> Said:
+def _mean_over_seeds(system: System, split: Split, classes: Sequence[str]) -> PredictionsByKey:
     """Return one prediction of each fold and utterance, and its probabilities averaged over the seeds."""
     by_key: dict[Key, list[Prediction]] = {}
-    for p in system.predictions[side]:
+    for p in system.predictions[split]:
         if p.probabilities is None:
             raise RunError(
                 f"'{p.id}' has no probabilities", where=system.path, remedy="Fuse systems that give probabilities."
@@ -190,7 +190,7 @@ def _mean_over_seeds(system: System, side: Side, classes: Sequence[str]) -> Said
     }
 
 
-def _require_same(first: System, of_first: Said, other: System, of_other: Said) -> None:
+def _require_same(first: System, of_first: PredictionsByKey, other: System, of_other: PredictionsByKey) -> None:
     folds = [sorted({fold for fold, _ in said}, key=natural_key) for said in (of_first, of_other)]
     if folds[0] != folds[1]:
         what = f"has the folds {', '.join(folds[1])}, and {first.label} {', '.join(folds[0])}"

@@ -66,7 +66,7 @@ def task_scores(run: str | Path) -> list[TaskScore]:
     for number, name in enumerate(chosen_tasks(recipe)):
         if number == 0 and name != TRANSCRIPTS:
             continue
-        predictions = read_run_predictions(run, side="test" if number == 0 else name)
+        predictions = read_run_predictions(run, kind="test" if number == 0 else name)
         if predictions:
             scores.append(score_task(name, predictions, _stage_of(recipe, name)))
     return scores

@@ -47,12 +47,12 @@ class FittedOn(_Strict):
     """What the weights have seen.
 
     Attributes:
-        side: The dev or the test predictions of the models; `None` where nothing was fitted.
+        split: The dev or the test predictions of the models; `None` where nothing was fitted.
         num_utterances: How many utterances.
         seen: Their speakers, or their ids where speakers are unknown.
     """
 
-    side: Literal["test", "dev"] | None
+    split: Literal["test", "dev"] | None
     num_utterances: int
     seen: tuple[str, ...]
 

@@ -15,12 +15,12 @@ from serein.evaluation.notices import notices
 from serein.evaluation.predictions import Prediction, natural_key, read_predictions
 from serein.evaluation.run_folder import read_json, read_recipe, run_classes
 from serein.evaluation.scores import Scores, score_predictions
-from serein.evaluation.systems import Side
+from serein.evaluation.systems import Split
 from serein.reproduce import neighbours
 from serein.reproduce.table import Published, Row, Table
-from serein.reproduce.units import Data, Unit, is_finished
+from serein.reproduce.units import Data, Trial, is_finished
 
-_FILES: dict[Side, str] = {"test": "predictions.jsonl", "dev": "dev_predictions.jsonl"}
+_FILES: dict[Split, str] = {"test": "predictions.jsonl", "dev": "dev_predictions.jsonl"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Comparison:
     """A table measured again.
 
     Attributes:
-        side: Whose predictions are scored.
+        split: Whose predictions are scored.
         overrides: `--set`, the same for every row.
         notes: What a reader must know to read the numbers.
         extras: Further tables.
@@ -78,7 +78,7 @@ class Comparison:
 
     table: Table
     data: Data
-    side: Side
+    split: Split
     overrides: tuple[str, ...]
     rows: tuple[MeasuredRow, ...]
     notes: tuple[str, ...]
@@ -107,25 +107,25 @@ class _Said:
 
 def compare(
     table: Table,
-    units: Mapping[str, Sequence[Unit]],
+    trials: Mapping[str, Sequence[Trial]],
     fused: Mapping[int, Path],
     data: Data,
     *,
-    side: Side,
+    split: Split,
     overrides: Sequence[str] = (),
 ) -> Comparison:
     """Score whatever is finished of every row.
 
     Args:
-        units: Row name -> its units, one per seed.
+        trials: Row name -> its units, one per seed.
         fused: Seed -> predictions of the fusion of all rows.
 
     Raises:
         RunError: A run folder is broken, or has no dev predictions and those are asked for.
     """
     trained = [row for row in table.rows if not row.fusion]
-    finished = {row.name: [unit for unit in units[row.name] if _is_finished(row, unit)] for row in trained}
-    said = {row.name: _of_units(row, finished[row.name], side) for row in trained if finished[row.name]}
+    finished = {row.name: [trial for trial in trials[row.name] if _is_finished(row, trial)] for row in trained}
+    said = {row.name: _of_trials(row, finished[row.name], split) for row in trained if finished[row.name]}
     if fused and said:
         said |= {row.name: _of_fusion(fused, next(iter(said.values())).classes) for row in table.rows if row.fusion}
     rows, notes = [], []
@@ -134,7 +134,7 @@ def compare(
         rows.append(measured)
         notes += note
     notes += [neighbours.chosen_note(row, finished[row.name]) for row in trained if row.neighbours and row.name in said]
-    notes = [*_provenance(table, data, side, overrides, rows), *notes, *_qualifications(rows)]
+    notes = [*_provenance(table, data, split, overrides, rows), *notes, *_qualifications(rows)]
     extras: list[ExtraTable] = []
     places = [(row.row, row.places) for row in rows]
     if "verification" in table.measures:
@@ -153,7 +153,7 @@ def compare(
         from serein.reproduce.words import word_tables
 
         extras += word_tables(of_words, places, data.manifest)
-    return Comparison(table, data, side, tuple(overrides), tuple(rows), tuple(dict.fromkeys(notes)), tuple(extras))
+    return Comparison(table, data, split, tuple(overrides), tuple(rows), tuple(dict.fromkeys(notes)), tuple(extras))
 
 
 def _measured(table: Table, row: Row, said: Mapping[str, _Said]) -> tuple[MeasuredRow, list[str]]:
@@ -172,15 +172,15 @@ def _measured(table: Table, row: Row, said: Mapping[str, _Said]) -> tuple[Measur
     return MeasuredRow(row, scores, own.seeds, own.places, against), notes
 
 
-def _is_finished(row: Row, unit: Unit) -> bool:
-    return is_finished(unit) and (row.neighbours is None or neighbours.is_evaluated_with_knn(unit, row.neighbours))
+def _is_finished(row: Row, trial: Trial) -> bool:
+    return is_finished(trial) and (row.neighbours is None or neighbours.is_evaluated_with_knn(trial, row.neighbours))
 
 
-def _of_units(row: Row, units: Sequence[Unit], side: Side) -> _Said:
-    classes = run_classes(units[0].folder) or ()
-    name = _FILES[side] if row.neighbours is None else neighbours.PREDICTIONS[row.neighbours]
-    predictions = [p for unit in units for p in _predictions(unit, name, side, classes)]
-    return _Said(predictions, classes, tuple(unit.seed for unit in units), tuple(unit.folder for unit in units))
+def _of_trials(row: Row, trials: Sequence[Trial], split: Split) -> _Said:
+    classes = run_classes(trials[0].folder) or ()
+    name = _FILES[split] if row.neighbours is None else neighbours.PREDICTIONS[row.neighbours]
+    predictions = [p for trial in trials for p in _predictions(trial, name, split, classes)]
+    return _Said(predictions, classes, tuple(trial.seed for trial in trials), tuple(trial.folder for trial in trials))
 
 
 def _of_fusion(fused: Mapping[int, Path], classes: tuple[str, ...]) -> _Said:
@@ -188,17 +188,17 @@ def _of_fusion(fused: Mapping[int, Path], classes: tuple[str, ...]) -> _Said:
     return _Said(predictions, classes, tuple(fused), tuple(path.absolute() for path in fused.values()))
 
 
-def _predictions(unit: Unit, name: str, side: Side, classes: Sequence[str]) -> list[Prediction]:
-    paths = sorted(unit.folder.glob(f"fold-*/seed-{unit.seed}/{name}"), key=natural_key)
+def _predictions(trial: Trial, name: str, split: Split, classes: Sequence[str]) -> list[Prediction]:
+    paths = sorted(trial.folder.glob(f"fold-*/seed-{trial.seed}/{name}"), key=natural_key)
     if not paths:
         raise RunError(
-            f"holds no {side} predictions",
-            where=unit.folder,
+            f"holds no {split} predictions",
+            where=trial.folder,
             remedy="Choose --on test, or a recipe whose protocol.dev is not 'none'.",
         )
     folds = [path.parts[-3].removeprefix("fold-") for path in paths]
     pairs = zip(paths, folds, strict=True)
-    return [p for path, fold in pairs for p in read_predictions(path, classes, fold=fold, seed=unit.seed)]
+    return [p for path, fold in pairs for p in read_predictions(path, classes, fold=fold, seed=trial.seed)]
 
 
 def _against(metric: str, a: _Said, b: _Said, other: Row) -> RowDifference:
@@ -211,10 +211,10 @@ def _against(metric: str, a: _Said, b: _Said, other: Row) -> RowDifference:
 # -- notes -----------------------------------------------------------------------------------------------------------
 
 
-def _provenance(table: Table, data: Data, side: Side, overrides: Sequence[str], rows: Sequence[MeasuredRow]) -> list[str]:
+def _provenance(table: Table, data: Data, split: Split, overrides: Sequence[str], rows: Sequence[MeasuredRow]) -> list[str]:
     is_published = any(row.published != Published() for row in table.rows)
     said = [_whence(table)] if is_published else ["No scores were published to compare with."]
-    said.append(_ours(table, side, rows, is_published=is_published))
+    said.append(_ours(table, split, rows, is_published=is_published))
     if data.limit is not None:
         said.append(
             f"Ours used {data.num_utterances} of the manifest's {data.num_available} utterances (--limit {data.limit}: "
@@ -222,7 +222,7 @@ def _provenance(table: Table, data: Data, side: Side, overrides: Sequence[str], 
         )
     if overrides:
         said.append(f"Every row was changed by: {', '.join(overrides)}.")
-    if side == "dev":
+    if split == "dev":
         said.append("Ours is on dev, where each row's checkpoint was chosen: the numbers flatter.")
     if len({row.seeds for row in rows if row.seeds}) > 1:
         said.append("Rows have different numbers of finished seeds.")
@@ -239,7 +239,7 @@ def _whence(table: Table) -> str:
     return f"Published: {table.paper}, {table.title}, {table.corpus}, {table.published_on} set.{best}"
 
 
-def _ours(table: Table, side: Side, rows: Sequence[MeasuredRow], *, is_published: bool) -> str:
+def _ours(table: Table, split: Split, rows: Sequence[MeasuredRow], *, is_published: bool) -> str:
     folder = next((row.places[0] for row in rows if row.places and not row.row.fusion), None)
     if folder is None:
         return "Ours: nothing is finished."
@@ -248,7 +248,7 @@ def _ours(table: Table, side: Side, rows: Sequence[MeasuredRow], *, is_published
     drawn = [row.scores.resampled for row in rows if row.scores]
     names = ", ".join(f"{name} ({licence_of(name) or 'licence not stated'})" for name in corpora)
     text = (
-        f"Ours: {side} predictions of {' or '.join(map(str, numbers))} utterances of {names}, pooled over folds, "
+        f"Ours: {split} predictions of {' or '.join(map(str, numbers))} utterances of {names}, pooled over folds, "
         f"averaged over seeds; 95 % intervals resample {' or '.join(dict.fromkeys(drawn))}."
     )
     if not is_published or {_plain(name) for name in corpora} == {_plain(table.corpus)}:

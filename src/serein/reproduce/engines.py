@@ -11,45 +11,45 @@ from typing import Any
 
 from serein.errors import MissingExtraError, RunError, SereinError
 from serein.progress import Report
-from serein.reproduce.units import BusyError, Unit, train
+from serein.reproduce.units import BusyError, Trial, train
 
-Outcome = tuple[Unit, SereinError | None]
-Engine = Callable[[Sequence[Unit], Path, int | None, Report], Iterator[Outcome]]
+Outcome = tuple[Trial, SereinError | None]
+Engine = Callable[[Sequence[Trial], Path, int | None, Report], Iterator[Outcome]]
 
 WAIT_S = 1.0
 
 
-def locally(units: Sequence[Unit], data: Path, num_jobs: int | None, report: Report) -> Iterator[Outcome]:
+def locally(trials: Sequence[Trial], data: Path, num_jobs: int | None, report: Report) -> Iterator[Outcome]:
     """Train units one after the other, each with its folds side by side; yield each with its error or `None`.
 
     What another process is training is left for last, and waited for.
     """
-    waiting, num_busy = deque(units), 0
+    waiting, num_busy = deque(trials), 0
     while waiting:
-        unit = waiting.popleft()
+        trial = waiting.popleft()
         try:
-            train(unit, data, num_jobs, _labelled(report, unit))
+            train(trial, data, num_jobs, _labelled(report, trial))
         except BusyError:
-            waiting.append(unit)
+            waiting.append(trial)
             num_busy += 1
             if num_busy >= len(waiting):
                 time.sleep(WAIT_S)
             continue
         except SereinError as error:
-            yield unit, error
+            yield trial, error
         else:
-            yield unit, None
+            yield trial, None
         num_busy = 0
 
 
-def _labelled(report: Report, unit: Unit) -> Report:
-    return lambda label, done, total, detail: report(f"{unit.row}  {label}", done, total, detail)
+def _labelled(report: Report, trial: Trial) -> Report:
+    return lambda label, done, total, detail: report(f"{trial.row}  {label}", done, total, detail)
 
 
 # -- Ray -------------------------------------------------------------------------------------------------------------
 
 
-def over_ray(units: Sequence[Unit], data: Path, num_jobs: int | None, report: Report) -> Iterator[Outcome]:
+def over_ray(trials: Sequence[Trial], data: Path, num_jobs: int | None, report: Report) -> Iterator[Outcome]:
     """Train every unit as a task of a Ray cluster, or of this machine when there is none.
 
     Tasks share the run folders and the audio, by the same paths on every machine, and nothing else. A task whose
@@ -64,7 +64,7 @@ def over_ray(units: Sequence[Unit], data: Path, num_jobs: int | None, report: Re
         _connect(ray)
     try:
         task = _task(ray, num_jobs)
-        waiting = {task.remote(unit, data, num_jobs or 1): unit for unit in units}
+        waiting = {task.remote(trial, data, num_jobs or 1): trial for trial in trials}
         while waiting:
             (done, *_), _ = ray.wait(list(waiting), num_returns=1)
             yield waiting.pop(done), _outcome(ray, done)
@@ -96,11 +96,11 @@ def _task(ray: Any, num_jobs: int | None) -> Any:
     return ray.remote(_train_alone).options(num_cpus=num_cpus, num_gpus=1 if has.get("GPU") else 0)
 
 
-def _train_alone(unit: Unit, data: Path, num_jobs: int) -> SereinError | None:
+def _train_alone(trial: Trial, data: Path, num_jobs: int) -> SereinError | None:
     """Train a unit within a task; errors are returned, because Ray would wrap them in a traceback."""
     while True:
         try:
-            train(unit, data, num_jobs, _say_nothing)
+            train(trial, data, num_jobs, _say_nothing)
         except BusyError:
             time.sleep(WAIT_S)
         except SereinError as error:

@@ -12,20 +12,20 @@ import numpy as np
 from serein.errors import RunError
 from serein.evaluation.held_out import divide
 from serein.evaluation.predictions import Prediction, write_predictions
-from serein.evaluation.systems import Side, AlignedPredictions, read_systems, align_predictions
+from serein.evaluation.systems import Split, AlignedPredictions, read_systems, align_predictions
 from serein.inference.fusion import fit_weights, fused_probabilities
 from serein.progress import Report
-from serein.reproduce.units import Unit, is_finished
+from serein.reproduce.units import Trial, is_finished
 
 
-def fuse_rows(units: Mapping[str, Sequence[Unit]], out: Path, side: Side, report: Report) -> dict[int, Path]:
+def fuse_rows(trials: Mapping[str, Sequence[Trial]], out: Path, split: Split, report: Report) -> dict[int, Path]:
     """Fuse the models of all rows, for each seed that all have finished.
 
     Rows of the same configuration are one model. What was fused before is not fused again.
 
     Args:
-        units: Row name -> its units, one per seed.
-        out: Where the predictions go: `fusion-<rows' configurations>/seed-<seed>-<side>.jsonl`.
+        trials: Row name -> its units, one per seed.
+        out: Where the predictions go: `fusion-<rows' configurations>/seed-<seed>-<split>.jsonl`.
 
     Returns:
         Seed -> file of the fused predictions.
@@ -34,16 +34,16 @@ def fuse_rows(units: Mapping[str, Sequence[Unit]], out: Path, side: Side, report
         RunError: The rows are fewer than two models, or did not predict the same.
     """
     finished: dict[int, Path] = {}
-    for of_seed in zip(*units.values(), strict=True):
-        if not all(is_finished(unit) for unit in of_seed):
+    for of_seed in zip(*trials.values(), strict=True):
+        if not all(is_finished(trial) for trial in of_seed):
             continue
         seed = of_seed[0].seed
-        folders = list(dict.fromkeys(unit.folder for unit in of_seed))
+        folders = list(dict.fromkeys(trial.folder for trial in of_seed))
         if len(folders) < 2:
             raise RunError("its rows are one and the same model")
-        path = out / _name(folders) / f"seed-{seed}-{side}.jsonl"
+        path = out / _name(folders) / f"seed-{seed}-{split}.jsonl"
         if not path.exists():
-            write_predictions(_fused(folders, seed, side, report), path)
+            write_predictions(_fused(folders, seed, split, report), path)
         finished[seed] = path
     return finished
 
@@ -53,23 +53,23 @@ def _name(folders: Sequence[Path]) -> str:
     return f"fusion-{hashlib.sha256(configurations.encode()).hexdigest()[:12]}"
 
 
-def _fused(folders: Sequence[Path], seed: int, side: Side, report: Report) -> list[Prediction]:
-    systems = read_systems(folders, side)
-    judged = align_predictions(systems, side)
-    has_dev = side == "test" and all(system.predictions.get("dev") for system in systems)
-    _, parts = divide(judged, align_predictions(systems, "dev") if has_dev else None, seed)
-    probabilities = np.empty(judged.probabilities.shape[1:])
+def _fused(folders: Sequence[Path], seed: int, split: Split, report: Report) -> list[Prediction]:
+    systems = read_systems(folders, split)
+    evaluated = align_predictions(systems, split)
+    has_dev = split == "test" and all(system.predictions.get("dev") for system in systems)
+    _, parts = divide(evaluated, align_predictions(systems, "dev") if has_dev else None, seed)
+    probabilities = np.empty(evaluated.probabilities.shape[1:])
     for number, part in enumerate(parts):
         report(f"fusing, seed {seed}", number, len(parts), part.name)
         weights = fit_weights(part.fit.probabilities, part.fit.truth, rng=np.random.default_rng(seed)).weights
-        probabilities[part.judged] = fused_probabilities(judged.probabilities[:, part.judged], weights)
+        probabilities[part.evaluated] = fused_probabilities(evaluated.probabilities[:, part.evaluated], weights)
     report(f"fusing, seed {seed}", len(parts), len(parts), f"{len(systems)} models")
-    return _predictions(judged, probabilities, seed)
+    return _predictions(evaluated, probabilities, seed)
 
 
-def _predictions(judged: AlignedPredictions, probabilities: np.ndarray, seed: int) -> list[Prediction]:
+def _predictions(evaluated: AlignedPredictions, probabilities: np.ndarray, seed: int) -> list[Prediction]:
     said = []
-    for row, own in zip(judged.rows, probabilities, strict=True):
-        by_class = dict(zip(judged.classes, map(float, own), strict=True))
-        said.append(replace(row, prediction=judged.classes[int(own.argmax())], probabilities=by_class, seed=seed))
+    for row, own in zip(evaluated.rows, probabilities, strict=True):
+        by_class = dict(zip(evaluated.classes, map(float, own), strict=True))
+        said.append(replace(row, prediction=evaluated.classes[int(own.argmax())], probabilities=by_class, seed=seed))
     return said

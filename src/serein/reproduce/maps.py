@@ -38,11 +38,11 @@ def embedding_maps(row: Row, places: Sequence[Path], picture: Picture, manifest_
     name = units[0].parent.name.removeprefix("fold-")
     fold = next(each for each in read_json(places[0] / "folds.json")["folds"] if each["name"] == name)
     known = {u.id: u for u in manifest.read(manifest_path)}
-    sides = {side: _vectors(content, [known[i] for i in fold[side]], picture.of) for side in picture.sides}
+    splits = {split: _vectors(content, [known[i] for i in fold[split]], picture.of) for split in picture.splits}
     return [
-        Map(f"{row.title}\n{side} side, {_BY[by]}", vectors, names[by])
+        Map(f"{row.title}\n{split} side, {_BY[by]}", vectors, names[by])
         for by in picture.by
-        for side, (vectors, names) in sides.items()
+        for split, (vectors, names) in splits.items()
         if len(np.unique(vectors, axis=0)) >= FEWEST_EMBEDDINGS
     ]
 

@@ -9,7 +9,7 @@ from typing import Literal
 from serein.evaluation.run_folder import read_json
 from serein.progress import Report
 from serein.reproduce.table import Row
-from serein.reproduce.units import Data, Unit, is_finished
+from serein.reproduce.units import Data, Trial, is_finished
 
 Selection = Literal["dev", "oracle"]
 
@@ -20,7 +20,7 @@ PREDICTIONS: dict[Selection, str] = {
 _SUMMARIES: dict[Selection, str] = {"dev": "neighbours.json", "oracle": "neighbours_oracle.json"}  # written last
 
 
-def evaluate_with_knn(units: Sequence[Unit], selection: Selection, data: Data, report: Report) -> None:
+def evaluate_with_knn(trials: Sequence[Trial], selection: Selection, data: Data, report: Report) -> None:
     """Judge the finished units of a row with their neighbours, each once.
 
     Raises:
@@ -28,20 +28,20 @@ def evaluate_with_knn(units: Sequence[Unit], selection: Selection, data: Data, r
     """
     from serein.neighbouring import Asking, score_run_with_neighbours
 
-    for unit in units:
-        if is_finished(unit) and not is_evaluated_with_knn(unit, selection):
-            score_run_with_neighbours(unit.folder, Asking(selection), report, data.manifest)
+    for trial in trials:
+        if is_finished(trial) and not is_evaluated_with_knn(trial, selection):
+            score_run_with_neighbours(trial.folder, Asking(selection), report, data.manifest)
 
 
-def is_evaluated_with_knn(unit: Unit, selection: Selection) -> bool:
+def is_evaluated_with_knn(trial: Trial, selection: Selection) -> bool:
     """Tell whether a unit was judged with its neighbours."""
-    return (unit.folder / _SUMMARIES[selection]).exists()
+    return (trial.folder / _SUMMARIES[selection]).exists()
 
 
-def chosen_note(row: Row, units: Sequence[Unit]) -> str:
+def chosen_note(row: Row, trials: Sequence[Trial]) -> str:
     """Say which k and alpha were chosen, and where."""
     selection = row.neighbours or "dev"
-    chosen = [choice for unit in units for choice in read_json(unit.folder / _SUMMARIES[selection]).get("units", ())]
+    chosen = [choice for trial in trials for choice in read_json(trial.folder / _SUMMARIES[selection]).get("units", ())]
     where = "the very test sides that are judged (oracle, optimistic)" if selection == "oracle" else "dev"
     ks, alphas = ([choice[name] for choice in chosen] for name in ("k", "alpha"))
     return (

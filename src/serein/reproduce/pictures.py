@@ -60,7 +60,7 @@ def embeddings(comparison: Comparison, rows: Sequence[MeasuredRow]) -> Figure:
         return map_panels([each for each in map(_map, trained) if each is not None], colours)
     panels = [each for row in trained for each in embedding_maps(row.row, row.places, picture, comparison.data.manifest)]
     speakers = {name for panel in panels for name in panel.names} - colours.keys()
-    return map_panels(panels, colours | speaker_colours(sorted(speakers)), across=len(picture.sides))
+    return map_panels(panels, colours | speaker_colours(sorted(speakers)), across=len(picture.splits))
 
 
 def sweep(comparison: Comparison, rows: Sequence[MeasuredRow]) -> Figure:

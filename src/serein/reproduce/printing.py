@@ -23,7 +23,7 @@ MISSING = "–"
 
 def paths(comparison: Comparison, out: Path) -> tuple[Path, Path]:
     """Return where a comparison is written: `<paper>-<table>.md` and `.json`."""
-    name = comparison.table.name + ("" if comparison.side == "test" else f"-{comparison.side}")
+    name = comparison.table.name + ("" if comparison.split == "test" else f"-{comparison.split}")
     return out / f"{name}.md", out / f"{name}.json"
 
 
@@ -47,11 +47,11 @@ def as_json(comparison: Comparison, out: Path) -> dict[str, Any]:
         "caption": table.caption,
         "metric": table.metric,
         "unit": "per cent",
-        "published_on": {"corpus": table.corpus, "side": table.published_on},
+        "published_on": {"corpus": table.corpus, "split": table.published_on},
         "measured_on": {
             "manifest": str(data.manifest),
             "sha256": data.sha256,
-            "side": comparison.side,
+            "split": comparison.split,
             "num_utterances": data.num_utterances,
             "num_available": data.num_available,
             "limit": data.limit,

@@ -9,7 +9,7 @@ from pathlib import Path
 from serein.errors import RecipeError, RunError, SereinError
 from serein.evaluation.run_folder import read_json
 from serein.evaluation.scores import SCORE_TITLES
-from serein.evaluation.systems import Side
+from serein.evaluation.systems import Split
 from serein.progress import Report
 from serein.recipe import Recipe
 from serein.reproduce.comparison import Comparison, compare
@@ -20,7 +20,7 @@ from serein.reproduce.page import write_page
 from serein.reproduce.pictures import with_picture
 from serein.reproduce.printing import write_comparison
 from serein.reproduce.table import Row, Table
-from serein.reproduce.units import Data, Unit, is_finished, row_recipe, take_data, unit_of
+from serein.reproduce.units import Data, Trial, is_finished, row_recipe, take_data, trial_of
 from serein.world import world
 
 
@@ -36,7 +36,7 @@ class Request:
         out: Folder of all run folders and tables.
         engine: Name in `ENGINES`.
         num_jobs: Folds at once of a run (cores of a task, with Ray); `None` chooses.
-        side: Whose predictions are scored.
+        split: Whose predictions are scored.
     """
 
     rows: tuple[str, ...] | None = None
@@ -46,7 +46,7 @@ class Request:
     out: Path = Path("runs/reproduce")
     engine: str = "local"
     num_jobs: int | None = None
-    side: Side = "test"
+    split: Split = "test"
 
 
 @dataclass(frozen=True)
@@ -72,27 +72,27 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
         )
     picked = table.picked(request.rows)
     recipes = {row.name: row_recipe(table, row, request.overrides) for row in table.rows if not row.fusion}
-    _require_side(table, recipes, request.side)
+    _require_split(table, recipes, request.split)
     data = take_data(manifest, request.limit, request.out)
-    units = {
-        name: [unit_of(name, recipe, seed, data, request.out) for seed in range(request.num_seeds)]
+    trials = {
+        name: [trial_of(name, recipe, seed, data, request.out) for seed in range(request.num_seeds)]
         for name, recipe in recipes.items()
     }
     trained = [row for row in picked if not row.fusion]
-    wanted = [units[row.name][seed] for seed in range(request.num_seeds) for row in trained]  # a whole table early
+    wanted = [trials[row.name][seed] for seed in range(request.num_seeds) for row in trained]  # a whole table early
     errors = _train(table, trained, wanted, data, request, report)
-    first = {row.name: [errors[unit.folder] for unit in units[row.name] if unit.folder in errors] for row in trained}
+    first = {row.name: [errors[trial.folder] for trial in trials[row.name] if trial.folder in errors] for row in trained}
     failures = [Failure(row, first[row.name][0]) for row in trained if first[row.name]]
     fused: dict[int, Path] = {}
     for row in picked:
         try:
             if row.neighbours is not None:
-                evaluate_with_knn(units[row.name], row.neighbours, data, report)
+                evaluate_with_knn(trials[row.name], row.neighbours, data, report)
             if row.fusion:
-                fused = fuse_rows(units, request.out, request.side, report)
+                fused = fuse_rows(trials, request.out, request.split, report)
         except SereinError as error:
             failures.append(Failure(row, error))
-    comparison = compare(table, units, fused, data, side=request.side, overrides=request.overrides)
+    comparison = compare(table, trials, fused, data, split=request.split, overrides=request.overrides)
     if any(row.scores for row in comparison.rows):
         comparison = with_picture(comparison, request.out, report)
         write_comparison(comparison, request.out)
@@ -100,16 +100,16 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
     return comparison, failures
 
 
-def _require_side(table: Table, recipes: Mapping[str, Recipe], side: Side) -> None:
+def _require_split(table: Table, recipes: Mapping[str, Recipe], split: Split) -> None:
     asking = [row.name for row in table.rows if row.neighbours]
-    if side == "dev" and asking:
+    if split == "dev" and asking:
         raise RecipeError(
             f"the rows {', '.join(asking)} ask neighbours, whose k and alpha are chosen on dev",
             where="--on dev",
             remedy="Choose --on test.",
         )
     without = [name for name, recipe in recipes.items() if recipe.protocol.dev == "none"]
-    if side == "dev" and without:
+    if split == "dev" and without:
         raise RecipeError(
             f"the rows {', '.join(without)} have no dev set: their protocol.dev is 'none'",
             where="--on dev",
@@ -118,30 +118,30 @@ def _require_side(table: Table, recipes: Mapping[str, Recipe], side: Side) -> No
 
 
 def _train(
-    table: Table, rows: Sequence[Row], wanted: Sequence[Unit], data: Data, request: Request, report: Report
+    table: Table, rows: Sequence[Row], wanted: Sequence[Trial], data: Data, request: Request, report: Report
 ) -> dict[Path, SereinError]:
     """Train what is not finished, each folder once, and return the errors by run folder."""
-    units = list({unit.folder: unit for unit in wanted}.values())
-    waiting = [unit for unit in units if not is_finished(unit)]
-    done = len(units) - len(waiting)
-    label, total = table.name, len(units)
+    trials = list({trial.folder: trial for trial in wanted}.values())
+    waiting = [trial for trial in trials if not is_finished(trial)]
+    done = len(trials) - len(waiting)
+    label, total = table.name, len(trials)
     report(label, done, total, f"{done} of {total} runs finished before")
     errors: dict[Path, SereinError] = {}
-    for unit, error in ENGINES[request.engine](waiting, data.manifest, request.num_jobs, report):
+    for trial, error in ENGINES[request.engine](waiting, data.manifest, request.num_jobs, report):
         done += 1
-        place = f"row {rows.index(_row_of(unit, rows)) + 1} of {len(rows)}, seed {unit.seed}: {unit.row}"
+        place = f"row {rows.index(_row_of(trial, rows)) + 1} of {len(rows)}, seed {trial.seed}: {trial.row}"
         if error is not None:
-            errors[unit.folder] = error
-        reached = _score_of(unit, table) if error is None else "failed"
+            errors[trial.folder] = error
+        reached = _score_of(trial, table) if error is None else "failed"
         report(place, 1, 1, reached)  # a line that stays
         report(label, done, total, f"{done} of {total} runs, {place}, {reached}")
     return errors
 
 
-def _row_of(unit: Unit, rows: Sequence[Row]) -> Row:
-    return next(row for row in rows if row.name == unit.row)
+def _row_of(trial: Trial, rows: Sequence[Row]) -> Row:
+    return next(row for row in rows if row.name == trial.row)
 
 
-def _score_of(unit: Unit, table: Table) -> str:
-    score = read_json(unit.folder / "scores.json")["pooled"][table.metric]
+def _score_of(trial: Trial, table: Table) -> str:
+    score = read_json(trial.folder / "scores.json")["pooled"][table.metric]
     return f"{SCORE_TITLES[table.metric]} {score:.1f}"

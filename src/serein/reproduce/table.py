@@ -92,7 +92,7 @@ class Picture(_Part):
         lines: Of a sweep: the column that tells several lines apart.
         of: Of embeddings: the task whose vector is drawn; `None`: what the judged task's output layer reads.
         by: What colours embeddings, each a panel: the `emotion`, the `prediction`, the `speaker`.
-        sides: Whose clips, each a panel.
+        splits: Whose clips, each a panel.
     """
 
     name: Literal["confusion", "embeddings", "sweep"]
@@ -100,12 +100,12 @@ class Picture(_Part):
     lines: str | None = None
     of: str | None = None
     by: Annotated[tuple[Literal["emotion", "prediction", "speaker"], ...], Field(min_length=1)] = ("emotion",)
-    sides: Annotated[tuple[Literal["train", "test"], ...], Field(min_length=1)] = ("test",)
+    splits: Annotated[tuple[Literal["train", "test"], ...], Field(min_length=1)] = ("test",)
 
     @property
     def is_stored(self) -> bool:
         """Whether run folders hold all of it, so that nothing has to be heard again."""
-        return self.of is None and self.by == ("emotion",) and self.sides == ("test",)
+        return self.of is None and self.by == ("emotion",) and self.splits == ("test",)
 
     @model_validator(mode="after")
     def _sweep_has_axis(self) -> Picture:
@@ -114,7 +114,7 @@ class Picture(_Part):
         if self.lines is not None and self.name != "sweep":
             raise ValueError("'lines' belongs to a 'sweep'")
         if not self.is_stored and self.name != "embeddings":
-            raise ValueError("'of', 'by' and 'sides' belong to 'embeddings'")
+            raise ValueError("'of', 'by' and 'splits' belong to 'embeddings'")
         return self
 
 

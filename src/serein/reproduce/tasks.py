@@ -71,7 +71,7 @@ def _other_cells(row: Row, places: Sequence[Path], columns: Sequence[tuple[str, 
 
 def _pooled(task: str, scores: Sequence[TaskScore], places: Sequence[Path]) -> str:
     """Return the score over all seeds, marked where an earlier stage's model was judged."""
-    predictions: list[Prediction] = [p for place in places for p in read_run_predictions(place, side=task)]
+    predictions: list[Prediction] = [p for place in places for p in read_run_predictions(place, kind=task)]
     score = score_task(task, predictions)
     return _with_bounds(score.value, score.interval) + ("*" if scores[0].stage else "")
 

@@ -49,7 +49,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Unit:
+class Trial:
     """One configuration with one seed.
 
     Attributes:
@@ -159,46 +159,46 @@ def _said(value: Any) -> Any:
     return value
 
 
-def unit_of(row: str, recipe: Recipe, seed: int, data: Data, out: Path) -> Unit:
+def trial_of(row: str, recipe: Recipe, seed: int, data: Data, out: Path) -> Trial:
     """Return the unit that trains a row with a seed."""
     name = configuration_hash(recipe, data.sha256)
     own = recipe.model_copy(update={"name": name, "description": "", "seeds": (seed,)})
-    return Unit(row, own, out.absolute() / name / f"seed-{seed}")
+    return Trial(row, own, out.absolute() / name / f"seed-{seed}")
 
 
 # -- training --------------------------------------------------------------------------------------------------------
 
 
-def is_finished(unit: Unit) -> bool:
+def is_finished(trial: Trial) -> bool:
     """Tell whether a unit has its scores and every fold's predictions.
 
     Raises:
         RunError: Its folder was made with other defaults, which the name of a configuration does not tell.
     """
-    recipe = unit.folder / "recipe.yaml"
-    if recipe.exists() and recipes.load(recipe) != unit.recipe:
+    recipe = trial.folder / "recipe.yaml"
+    if recipe.exists() and recipes.load(recipe) != trial.recipe:
         raise RunError(
-            "was trained by a version of serein with other defaults", where=unit.folder, remedy="Name another --out."
+            "was trained by a version of serein with other defaults", where=trial.folder, remedy="Name another --out."
         )
-    folds = read_json(unit.folder / "folds.json").get("folds", ())
-    done = [(unit.folder / f"fold-{fold['name']}" / f"seed-{unit.seed}" / _LAST_FILE).exists() for fold in folds]
-    return bool(done) and all(done) and (unit.folder / "scores.json").exists()
+    folds = read_json(trial.folder / "folds.json").get("folds", ())
+    done = [(trial.folder / f"fold-{fold['name']}" / f"seed-{trial.seed}" / _LAST_FILE).exists() for fold in folds]
+    return bool(done) and all(done) and (trial.folder / "scores.json").exists()
 
 
-def train(unit: Unit, data: Path, num_jobs: int | None, report: Report) -> None:
+def train(trial: Trial, data: Path, num_jobs: int | None, report: Report) -> None:
     """Train, predict and score a unit, or what of it is still wanting.
 
     Raises:
         BusyError: Another process is at it.
         SereinError: Recipe and data do not fit.
     """
-    with _locked(unit.folder):
-        if is_finished(unit):  # by another process, while this one waited
+    with _locked(trial.folder):
+        if is_finished(trial):  # by another process, while this one waited
             return
-        is_resumed = (unit.folder / "recipe.yaml").exists()
-        runs.run(unit.recipe, data, unit.folder, is_resumed=is_resumed, num_jobs=num_jobs, report=report)
-        tasks = {score.task: score.to_json() for score in task_scores(unit.folder)}
-        write_scores(score_run(unit.folder), unit.folder, tasks)
+        is_resumed = (trial.folder / "recipe.yaml").exists()
+        runs.run(trial.recipe, data, trial.folder, is_resumed=is_resumed, num_jobs=num_jobs, report=report)
+        tasks = {score.task: score.to_json() for score in task_scores(trial.folder)}
+        write_scores(score_run(trial.folder), trial.folder, tasks)
 
 
 @contextmanager

@@ -118,7 +118,7 @@ def save_weights(module: lightning.LightningModule, path: Path) -> None:
     sha256 = module.frozen_sha256
     state = {
         name: tensor.detach().cpu().contiguous()
-        for name, tensor in module.judged.state_dict().items()
+        for name, tensor in module.eval_model.state_dict().items()
         if sha256 is None or not name.startswith(BACKBONE)
     }
     with replacing(path) as partial:

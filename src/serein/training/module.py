@@ -57,7 +57,7 @@ class StageModule(lightning.LightningModule):
         self._dev: dict[str, list[Judged]] = {}
 
     @property
-    def judged(self) -> SpeechModel:
+    def eval_model(self) -> SpeechModel:
         """The model whose scores count: the averaged one when the stage averages."""
         return self.model if self.average is None else self.average.module  # type: ignore[return-value]
 
@@ -104,8 +104,8 @@ class StageModule(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Keep truth and answer; the score is taken when all are there."""
-        heard = hear(self.judged, batch, SpectrogramAugmentation(), self.branches)
-        readings = self.judged.read(heard.sounds, batch.conditions, self.tasks, self.stage.fusion)
+        heard = hear(self.eval_model, batch, SpectrogramAugmentation(), self.branches)
+        readings = self.eval_model.read(heard.sounds, batch.conditions, self.tasks, self.stage.fusion)
         for name, reading in readings.items():
             known = batch.has_target[name]
             if known.any():
@@ -115,8 +115,8 @@ class StageModule(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Score the whole dev set, on every process the same."""
-        for name, judged in self._gathered().items():
-            positions, truth, kept = (torch.cat(part) for part in zip(*judged, strict=True))
+        for name, eval_model in self._gathered().items():
+            positions, truth, kept = (torch.cat(part) for part in zip(*eval_model, strict=True))
             if self.trainer.world_size > 1:  # with few batches, some are heard by several processes
                 once = list({position: row for row, position in enumerate(positions.tolist())}.values())
                 truth, kept = truth[once], kept[once]
@@ -221,7 +221,7 @@ class StageModule(lightning.LightningModule):
         parts: list[Any] = [None] * self.trainer.world_size
         torch.distributed.all_gather_object(parts, self._dev)
         names = {name for part in parts for name in part}
-        return {name: [judged for part in parts for judged in part.get(name, [])] for name in names}
+        return {name: [eval_model for part in parts for eval_model in part.get(name, [])] for name in names}
 
 
 _NEVER = 1 << 62
