@@ -232,8 +232,8 @@ def test_a_run_with_its_neighbours(run: Path, serein: Call) -> None:
     assert said["systems"]["model"]["pooled"] == score_run(run).to_json()["pooled"]
     assert [unit["num_clips"] for unit in said["units"]] == [18, 18]
     pooled = {name: said["systems"][name]["pooled"]["ua"] for name in ("model", "mixed")}
-    assert said["mixed_minus_model"]["ua"]["difference"] == pytest.approx(pooled["mixed"] - pooled["model"])
-    assert json.loads((run / "neighbours.json").read_text()) == said
+    assert said["knn_minus_model"]["ua"]["difference"] == pytest.approx(pooled["mixed"] - pooled["model"])
+    assert json.loads((run / "knn.json").read_text()) == said
 
 
 def test_the_kept_store_is_train_and_dev_and_answers_alike(run: Path, serein: Call) -> None:
@@ -246,7 +246,7 @@ def test_the_kept_store_is_train_and_dev_and_answers_alike(run: Path, serein: Ca
         chosen = open_store(folder / "neighbours").header.chosen
         assert chosen is not None
         assert (chosen.k, chosen.alpha, chosen.on) == (unit["k"], unit["alpha"], f"dev of fold {fold['name']}")
-        kept = read_predictions(folder / "neighbours_predictions.jsonl")
+        kept = read_predictions(folder / "knn_predictions.jsonl")
         heard = asked(folder / "model", folder / "neighbours", run / f"fold-{fold['name']}" / "test.jsonl")
         assert [p.prediction for p in kept] == [answer.label for answer in heard]
         assert np.array([list((p.probabilities or {}).values()) for p in kept]) == pytest.approx(
@@ -257,11 +257,11 @@ def test_the_kept_store_is_train_and_dev_and_answers_alike(run: Path, serein: Ca
 def test_alpha_0_scores_as_the_model(run: Path, serein: Call) -> None:
     said = json.loads(serein("neighbours", "score", run, "--k", 3, "--alpha", 0, "--json").out)
     assert said["selection"] == "given"
-    assert said["mixed_minus_model"]["ua"]["difference"] == 0
+    assert said["knn_minus_model"]["ua"]["difference"] == 0
     for unit in ("fold-1", "fold-2"):
         folder = run / unit / "seed-0"
         ours, theirs = (
-            read_predictions(folder / name) for name in ("neighbours_predictions.jsonl", "predictions.jsonl")
+            read_predictions(folder / name) for name in ("knn_predictions.jsonl", "predictions.jsonl")
         )
         assert ours == theirs
 
@@ -283,13 +283,13 @@ def test_the_oracle_is_marked_everywhere(run: Path, serein: Call) -> None:
         "ORACLE, optimistic",
     ):
         assert words in printed
-    said = json.loads((run / "neighbours_oracle.json").read_text())
+    said = json.loads((run / "knn_oracle.json").read_text())
     assert said["selection"] == "oracle"
     for name in ("neighbours", "mixed"):
         assert said["systems"][name]["notes"][0].startswith("ORACLE")
     assert said["systems"]["mixed"]["mean"]["ua"] >= said["systems"]["model"]["mean"]["ua"]
     assert open_store(run / "fold-1" / "seed-0" / "neighbours").header.chosen is None
-    assert not (run / "neighbours.json").exists()
+    assert not (run / "knn.json").exists()
 
 
 def test_without_dev_something_must_be_given(tones: Path, tiny: Path, tmp_path: Path, serein: Call) -> None:

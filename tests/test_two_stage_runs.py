@@ -93,7 +93,7 @@ def read(path: Path) -> Any:
 
 def test_stage_2_starts_from_the_weights_of_stage_1_and_names_their_hash(run: Path) -> None:
     unit = run / "fold-1" / "seed-0"
-    assert read(unit / "1-emotion" / "start.json") == {
+    assert read(unit / "1-emotion" / "initial_weights.json") == {
         "stage": "0-words",
         "weights_sha256": sha256(unit / "0-words" / "weights.safetensors"),
     }
@@ -170,7 +170,7 @@ def test_a_run_that_is_stopped_in_either_stage_goes_on_to_the_same(
     assert (tmp_path / "r" / "fold-1" / "seed-0" / ("0-words" if epochs == 1 else "1-emotion") / "resume.ckpt").exists()
     start(recipe_of(source), spoken, tmp_path / "r", is_resumed=True)
     whole, resumed = (everything_in(folder / "fold-1" / "seed-0") for folder in (run, tmp_path / "r"))
-    names = [name for name in whole if name.endswith((".safetensors", "predictions.jsonl", "start.json"))]
+    names = [name for name in whole if name.endswith((".safetensors", "predictions.jsonl", "initial_weights.json"))]
     assert len(names) == 10
     assert [name for name in names if whole[name] != resumed.get(name)] == []
 

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="manifest to learn from")
     parser.add_argument("--other", action="append", default=[], metavar="NAME=MANIFEST", help="never seen, judged on")
-    parser.add_argument("--recipe", type=Path, default=Path("recipes/box.yaml"))
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/default_model.yaml"))
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--work", type=Path, default=Path("runs/box"), help="folder of the trainings")
     parser.add_argument("--out", type=Path, default=BOX)

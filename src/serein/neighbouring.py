@@ -112,7 +112,7 @@ class Neighboured:
             "votes": self.votes,
             "by": self.by,
             "systems": {name: scores.to_json() for name, scores in self.systems.items()},
-            "mixed_minus_model": {
+            "knn_minus_model": {
                 name: {
                     "difference": _PER_CENT * found.difference,
                     "interval": found.interval and [_PER_CENT * bound for bound in found.interval],
@@ -131,7 +131,7 @@ def score_run_with_neighbours(run: Path, asking: Asking, report: Report, data: P
 
     For every fold and seed, k and alpha are chosen on dev with a store of train alone; the store that is kept in the
     run, and judged, is of train and dev. Writes `fold-*/seed-*/neighbours/` (the store), predictions beside those of
-    the model, and `neighbours.json`.
+    the model, and `knn.json`.
 
     Args:
         data: The manifest of the run, if it is no longer where it was.
@@ -152,7 +152,7 @@ def score_run_with_neighbours(run: Path, asking: Asking, report: Report, data: P
         done.append(_judged(experiment, fold, seed, run, asking, report))
         report("with neighbours", number, len(units), f"{len(units)} folds and seeds")
     found = _neighboured(predicted, done, asking, classes)
-    name = "neighbours_oracle.json" if asking.selection == "oracle" else "neighbours.json"
+    name = "knn_oracle.json" if asking.selection == "oracle" else "knn.json"
     write_text(run / name, json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return found
 
@@ -199,7 +199,7 @@ def _judged(experiment: Experiment, fold: Fold, seed: int, run: Path, asking: As
         write_header(store.folder, store.header.model_copy(update={"chosen": chosen}))
     votes = neighbour_probabilities(store.examples.nearest(test.vectors, k, test.keys), len(classes), asking.votes)
     mixed = _said(rows, interpolated(votes, probabilities, alpha), classes)
-    name = "neighbours_oracle" if asking.selection == "oracle" else "neighbours"
+    name = "knn_oracle" if asking.selection == "oracle" else "knn"
     write_predictions(mixed, folder / f"{name}_predictions.jsonl")
     unit = UnitChoice(fold.name, seed, k, alpha, len(store.examples), choice)
     return _Judged(unit, _said(rows, votes, classes), mixed)

@@ -20,7 +20,7 @@ from serein.recipe import Clips, Effects
 def test_the_files_hold_what_the_first_epoch_hears(tones: Path, tmp_path: Path) -> None:
     utterances, changer = manifest.read(tones), Changer(Effects(name="noise"))
     lines = write_examples(utterances, changer, tmp_path, limit=3, seed=5)
-    assert (tmp_path / "drawn.txt").read_text() == "".join(f"{line}\n" for line in lines)
+    assert (tmp_path / "augmentations.txt").read_text() == "".join(f"{line}\n" for line in lines)
     assert len(list(tmp_path.iterdir())) == 7
     heard = ClipDataset(Recordings(utterances), {}, Clips(), seed=5, is_training=True, change=changer)
     for line, position in zip(lines, (0, 18, 35), strict=True):  # spread over 36; 17.5 is rounded to even
@@ -58,7 +58,7 @@ def test_names_of_files_hold_no_folders(tones: Path, tmp_path: Path) -> None:
 def test_listen(name: str, tones: Path, tmp_path: Path, serein: Call) -> None:
     outcome = serein("corpus", "listen", tones, "--augmentation", name, "-o", tmp_path / "out", "--limit", 2)
     assert outcome.status == 0
-    assert outcome.out == (tmp_path / "out" / "drawn.txt").read_text()
+    assert outcome.out == (tmp_path / "out" / "augmentations.txt").read_text()
     assert len(list((tmp_path / "out").glob(f"*_{name}.wav"))) == 2
     for path in (tmp_path / "out").glob("*.wav"):
         header = soundfile.info(path)

@@ -53,7 +53,7 @@ def test_rows_with_neighbours_train_nothing_more(serein: Call, recipe: Path, ton
     alone, knn, std, oracle = content["rows"]
     assert (knn["runs"], oracle["runs"]) == (alone["runs"], std["runs"])
     assert len({tuple(row["runs"]) for row in content["rows"]}) == 2
-    for row, name in ((knn, "neighbours"), (oracle, "neighbours_oracle")):
+    for row, name in ((knn, "knn"), (oracle, "knn_oracle")):
         folder = out / row["runs"][0]
         said = [p for path in folder.glob(f"fold-*/seed-0/{name}_predictions.jsonl") for p in read_predictions(path)]
         assert len({p.id for p in said}) == 36

@@ -126,7 +126,7 @@ def corpus_check(
 @corpus.command("listen")
 def corpus_listen(
     data: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest (.jsonl).")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the WAV files and drawn.txt.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the WAV files and augmentations.txt.")],
     augmentation: Annotated[
         Augmentation | None, typer.Option(help="What changes the clips [the recipe's, or mixed].")
     ] = None,

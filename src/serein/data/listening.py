@@ -16,7 +16,7 @@ from serein.data.effects import Changer, describe
 from serein.data.files import replacing, write_text
 from serein.data.utterance import Utterance
 
-DRAWN = "drawn.txt"
+AUGMENTATIONS = "augmentations.txt"
 
 Progress = Callable[[int, int], None]
 
@@ -37,7 +37,7 @@ def write_examples(
         seed: Root of what is drawn.
 
     Returns:
-        What was drawn for each clip, a line each, which `drawn.txt` holds as well.
+        What was drawn for each clip, a line each, which `augmentations.txt` holds as well.
 
     Raises:
         AudioError: A recording cannot be read.
@@ -48,7 +48,7 @@ def write_examples(
         lines.append(_write_pair(utterance, changer, folder, number, draw_seed(seed, 0, utterance.id)))
         if on_progress:
             on_progress(number, len(places))
-    write_text(folder / DRAWN, "".join(f"{line}\n" for line in lines))
+    write_text(folder / AUGMENTATIONS, "".join(f"{line}\n" for line in lines))
     return lines
 
 

@@ -208,7 +208,7 @@ def _confidence_figures(calibration: RunCalibration) -> dict[str, Any]:
 
 def _starts(run: Path) -> list[tuple[str, str, str]]:
     """Return fold, seed and stage of every training that started from another, that one, and its weights' hash."""
-    paths = sorted(run.glob("fold-*/seed-*/*/start.json"), key=natural_key)
+    paths = sorted(run.glob("fold-*/seed-*/*/initial_weights.json"), key=natural_key)
     starts = [(path, read_json(path)) for path in paths]
     return [(" ".join(p.parts[-4:-1]), str(start["stage"]), str(start["weights_sha256"])) for p, start in starts]
 

@@ -19,7 +19,7 @@ from serein.models import folder as model_folder
 from serein.models.folder import ModelFolder
 from serein.reproduce.table import Picture, Row
 
-_BY = {"emotion": "coloured by emotion", "prediction": "by predicted emotion", "speaker": "by speaker"}
+_COLOURS = {"emotion": "coloured by emotion", "prediction": "by predicted emotion", "speaker": "by speaker"}
 
 
 def embedding_maps(row: Row, places: Sequence[Path], picture: Picture, manifest_path: Path) -> list[Map]:
@@ -38,10 +38,10 @@ def embedding_maps(row: Row, places: Sequence[Path], picture: Picture, manifest_
     name = units[0].parent.name.removeprefix("fold-")
     fold = next(each for each in read_json(places[0] / "folds.json")["folds"] if each["name"] == name)
     known = {u.id: u for u in manifest.read(manifest_path)}
-    splits = {split: _vectors(content, [known[i] for i in fold[split]], picture.of) for split in picture.splits}
+    splits = {split: _vectors(content, [known[i] for i in fold[split]], picture.task) for split in picture.splits}
     return [
-        Map(f"{row.title}\n{split} side, {_BY[by]}", vectors, names[by])
-        for by in picture.by
+        Map(f"{row.title}\n{split} side, {_COLOURS[colour_by]}", vectors, names[colour_by])
+        for colour_by in picture.colour_by
         for split, (vectors, names) in splits.items()
         if len(np.unique(vectors, axis=0)) >= FEWEST_EMBEDDINGS
     ]

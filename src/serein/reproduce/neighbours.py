@@ -14,10 +14,10 @@ from serein.reproduce.units import Data, Trial, is_finished
 Selection = Literal["dev", "oracle"]
 
 PREDICTIONS: dict[Selection, str] = {
-    "dev": "neighbours_predictions.jsonl",
-    "oracle": "neighbours_oracle_predictions.jsonl",
+    "dev": "knn_predictions.jsonl",
+    "oracle": "knn_oracle_predictions.jsonl",
 }
-_SUMMARIES: dict[Selection, str] = {"dev": "neighbours.json", "oracle": "neighbours_oracle.json"}  # written last
+_SUMMARIES: dict[Selection, str] = {"dev": "knn.json", "oracle": "knn_oracle.json"}  # written last
 
 
 def evaluate_with_knn(trials: Sequence[Trial], selection: Selection, data: Data, report: Report) -> None:

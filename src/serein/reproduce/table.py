@@ -90,22 +90,22 @@ class Picture(_Part):
         name: Name in `serein.reproduce.pictures.PICTURES`.
         x: Of a sweep: the column of `configuration` that runs along the axis.
         lines: Of a sweep: the column that tells several lines apart.
-        of: Of embeddings: the task whose vector is drawn; `None`: what the judged task's output layer reads.
-        by: What colours embeddings, each a panel: the `emotion`, the `prediction`, the `speaker`.
+        task: Of embeddings: the task whose vector is drawn; `None`: what the judged task's output layer reads.
+        colour_by: What colours embeddings, each a panel: the `emotion`, the `prediction`, the `speaker`.
         splits: Whose clips, each a panel.
     """
 
     name: Literal["confusion", "embeddings", "sweep"]
     x: str | None = None
     lines: str | None = None
-    of: str | None = None
-    by: Annotated[tuple[Literal["emotion", "prediction", "speaker"], ...], Field(min_length=1)] = ("emotion",)
+    task: str | None = None
+    colour_by: Annotated[tuple[Literal["emotion", "prediction", "speaker"], ...], Field(min_length=1)] = ("emotion",)
     splits: Annotated[tuple[Literal["train", "test"], ...], Field(min_length=1)] = ("test",)
 
     @property
     def is_stored(self) -> bool:
         """Whether run folders hold all of it, so that nothing has to be heard again."""
-        return self.of is None and self.by == ("emotion",) and self.splits == ("test",)
+        return self.task is None and self.colour_by == ("emotion",) and self.splits == ("test",)
 
     @model_validator(mode="after")
     def _sweep_has_axis(self) -> Picture:
@@ -114,7 +114,7 @@ class Picture(_Part):
         if self.lines is not None and self.name != "sweep":
             raise ValueError("'lines' belongs to a 'sweep'")
         if not self.is_stored and self.name != "embeddings":
-            raise ValueError("'of', 'by' and 'splits' belong to 'embeddings'")
+            raise ValueError("'task', 'colour_by' and 'splits' belong to 'embeddings'")
         return self
 
 

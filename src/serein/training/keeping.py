@@ -27,7 +27,7 @@ RESUME = "resume.ckpt"
 PARTIAL = f".partial.{RESUME}"
 WEIGHTS = "weights.safetensors"
 METRICS = "metrics.jsonl"
-START = "start.json"  # which weights a stage started from
+INITIAL_WEIGHTS = "initial_weights.json"  # which weights a stage started from
 BACKBONE = "backbone."  # what the names of its weights start with
 
 

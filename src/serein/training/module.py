@@ -115,8 +115,8 @@ class StageModule(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Score the whole dev set, on every process the same."""
-        for name, eval_model in self._gathered().items():
-            positions, truth, kept = (torch.cat(part) for part in zip(*eval_model, strict=True))
+        for name, outputs in self._gathered().items():
+            positions, truth, kept = (torch.cat(part) for part in zip(*outputs, strict=True))
             if self.trainer.world_size > 1:  # with few batches, some are heard by several processes
                 once = list({position: row for row, position in enumerate(positions.tolist())}.values())
                 truth, kept = truth[once], kept[once]
@@ -221,7 +221,7 @@ class StageModule(lightning.LightningModule):
         parts: list[Any] = [None] * self.trainer.world_size
         torch.distributed.all_gather_object(parts, self._dev)
         names = {name for part in parts for name in part}
-        return {name: [eval_model for part in parts for eval_model in part.get(name, [])] for name in names}
+        return {name: [output for part in parts for output in part.get(name, [])] for name in names}
 
 
 _NEVER = 1 << 62
