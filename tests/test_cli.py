@@ -293,7 +293,7 @@ def test_predict_in_every_form_says_the_same(model: Path, strangers: Path, serei
 
     loaded = package.load(model)
     alone = loaded.predict(utterances[0].audio)
-    assert isinstance(alone, package.Answer)
+    assert isinstance(alone, package.Prediction)
     assert alone.emotion == answers[alone.audio]["emotion"]
     assert alone.probabilities == pytest.approx(answers[alone.audio]["probabilities"], abs=1e-5)
     several = loaded.predict([u.audio for u in utterances[:3]])

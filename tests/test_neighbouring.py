@@ -17,7 +17,7 @@ from serein.evaluation.predictions import read_predictions
 from serein.evaluation.scores import score_run
 from serein.inference.neighbour_predictor import NeighbourPredictor
 from serein.inference.neighbour_store import open_store
-from serein.inference.predictor import Answer, load
+from serein.inference.predictor import Prediction, load
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +44,15 @@ def part(tones: Path, path: Path, speakers: str) -> Path:
     return path
 
 
-def probabilities(answers: list[Answer]) -> np.ndarray:
+def probabilities(answers: list[Prediction]) -> np.ndarray:
     return np.array([list(answer.probabilities.values()) for answer in answers])
 
 
-def asked(model: Path, store: Path, tones: Path, **how: Any) -> list[Answer]:
+def asked(model: Path, store: Path, tones: Path, **how: Any) -> list[Prediction]:
     return [
         a
         for a in NeighbourPredictor(str(model), store, **how).predict_each(manifest.read(tones))
-        if isinstance(a, Answer)
+        if isinstance(a, Prediction)
     ]
 
 
@@ -162,7 +162,7 @@ def test_a_store_with_an_index_finds_the_same(
 
 
 def test_alpha_0_is_the_model_and_alpha_1_the_neighbours(model: Path, store: Path, tones: Path) -> None:
-    alone = [a for a in load(model).predict_each(manifest.read(tones)) if isinstance(a, Answer)]
+    alone = [a for a in load(model).predict_each(manifest.read(tones)) if isinstance(a, Prediction)]
     assert (probabilities(asked(model, store, tones, k=4, alpha=0.0)) == probabilities(alone)).all()
     votes = probabilities(asked(model, store, tones, k=4, alpha=1.0))
     assert set(votes.ravel().tolist()) <= {0.0, 0.25, 0.5, 0.75, 1.0}

@@ -95,7 +95,7 @@ def test_without_a_model_the_one_in_the_box_answers(
     assert heard(serein("predict", tmp_path / "in", "--json").out) == expected
     assert heard(serein("predict", *clips, "--json", "--model", model).out) == expected
     answer = package.load().predict(clips[0])
-    assert isinstance(answer, package.Answer)
+    assert isinstance(answer, package.Prediction)
     assert answer.emotion == expected[clips[0]]
 
 
@@ -113,14 +113,14 @@ def test_a_long_recording_is_heard_over_time(model: Path, call: Path, serein: Ca
     answer = json.loads(serein("predict", model, call, "--json").out)
     assert answer["duration_s"] == 40.0
     assert answer["speech_s"] == pytest.approx(20.4, abs=0.4)
-    passages = answer["passages"]
-    assert passages[0]["start_s"] == pytest.approx(0.9, abs=0.1)
-    assert passages[-1]["end_s"] == pytest.approx(31.1, abs=0.1)
-    assert {each["emotion"] for each in passages} <= set(answer["probabilities"])
+    segments = answer["passages"]
+    assert segments[0]["start_s"] == pytest.approx(0.9, abs=0.1)
+    assert segments[-1]["end_s"] == pytest.approx(31.1, abs=0.1)
+    assert {each["emotion"] for each in segments} <= set(answer["probabilities"])
     lengths = {round(each["end_s"] - each["start_s"], 3) for each in answer["windows"]}
     assert lengths == {3.0}
     table = serein("predict", model, call).out
-    assert table.count("%") == 3 + 3 * len(passages)
+    assert table.count("%") == 3 + 3 * len(segments)
     assert "0:0" in table.splitlines()[-1] or "0:3" in table.splitlines()[-1]
 
 
@@ -136,17 +136,17 @@ def test_csv_has_a_row_for_each_passage_when_windows_are_asked_for(model: Path, 
     (row,) = csv.DictReader(io.StringIO(serein("predict", model, call, "--csv").out))
     assert list(row)[:2] == ["audio", "emotion"]
     rows = list(csv.DictReader(io.StringIO(serein("predict", model, call, "--csv", "--windows", 3).out)))
-    passages = json.loads(serein("predict", model, call, "--json").out)["passages"]
-    assert [float(row["start_s"]) for row in rows] == [each["start_s"] for each in passages]
-    assert [row["emotion"] for row in rows] == [each["emotion"] for each in passages]
+    segments = json.loads(serein("predict", model, call, "--json").out)["passages"]
+    assert [float(row["start_s"]) for row in rows] == [each["start_s"] for each in segments]
+    assert [row["emotion"] for row in rows] == [each["emotion"] for each in segments]
 
 
 def test_labels_on_stdout_and_in_a_folder(
     model: Path, call: Path, clips: list[str], tmp_path: Path, serein: Call
 ) -> None:
-    passages = json.loads(serein("predict", model, call, "--json").out)["passages"]
+    segments = json.loads(serein("predict", model, call, "--json").out)["passages"]
     lines = [line.split("\t") for line in serein("predict", model, call, "--format", "audacity").out.splitlines()]
-    assert [float(line[0]) for line in lines] == pytest.approx([each["start_s"] for each in passages], abs=1e-3)
+    assert [float(line[0]) for line in lines] == pytest.approx([each["start_s"] for each in segments], abs=1e-3)
     outcome = serein("predict", model, call, clips[0], "--format", "textgrid")
     assert outcome.status == 2
     assert "name a folder" in outcome.err

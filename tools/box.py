@@ -205,7 +205,7 @@ def _calibrated(content: ModelFolder, scores: Scores) -> str:
     found = scores.calibration
     if found is None or found.after is None or content.calibration is None:
         return ""
-    half = [point for point in found.coverage if point.abstain >= 0.5]
+    half = [point for point in found.coverage if point.min_confidence >= 0.5]
     said = ""
     if half:
         answered, right = f"{half[-1].coverage:.0f} %", f"{half[-1].accuracy:.1f} %"

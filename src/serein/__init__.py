@@ -26,10 +26,10 @@ from serein.errors import (
 if TYPE_CHECKING:
     from serein.data.manifest import read as read_manifest
     from serein.data.utterance import Rating, Utterance
-    from serein.inference.predictor import Answer, Predictor, load
-    from serein.inference.stream import Stream, hear_recording
-    from serein.inference.timeline import Heard, Timeline
-    from serein.inference.windows import Windowing
+    from serein.inference.predictor import Prediction, Predictor, load
+    from serein.inference.stream import Stream, predict_recording
+    from serein.inference.timeline import Segment, Timeline
+    from serein.inference.windows import SlidingWindow
     from serein.recipe import Recipe
     from serein.recipe import load as load_recipe
 

@@ -23,9 +23,9 @@ from serein.data import manifest
 from serein.data.groups import speaker_key
 from serein.data.utterance import Predicted, Utterance
 from serein.errors import AudioError, LeakError, ModelError, RunError
-from serein.evaluation.predictions import Prediction, class_names
+from serein.evaluation.predictions import Prediction as RunPrediction, class_names
 from serein.evaluation.run_folder import read_json, read_run_predictions
-from serein.inference.predictor import Answer, Predictor, load
+from serein.inference.predictor import Prediction, Predictor, load
 from serein.inference.transcription import Transcriber, load_transcriber, transcribe_each
 from serein.progress import Report
 
@@ -95,7 +95,7 @@ class GenderOfRun:
         self.run = run
         tested = read_run_predictions(run)
         _require_genders(class_names(tested), where=run)
-        self._said: dict[str, list[Prediction]] = {}
+        self._said: dict[str, list[RunPrediction]] = {}
         for predictions in (tested, read_run_predictions(run, kind="dev")):
             here = {prediction.id for prediction in predictions} - self._said.keys()
             for prediction in predictions:
@@ -366,7 +366,7 @@ def _with_predictions(utterance: Utterance, said: Mapping[Field, _Said]) -> Utte
     return utterance.model_copy(update={"predicted": predicted})
 
 
-def _share(prediction: Prediction, gender: str) -> float:
+def _share(prediction: RunPrediction, gender: str) -> float:
     if prediction.probabilities is None:
         return float(prediction.prediction == gender)
     return prediction.probabilities[gender]
@@ -374,10 +374,10 @@ def _share(prediction: Prediction, gender: str) -> float:
 
 def _heard(predictor: Predictor, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Outcome]]:
     for utterance, outcome in zip(utterances, predictor.predict_each(utterances), strict=True):
-        yield utterance, _larger(outcome) if isinstance(outcome, Answer) else outcome
+        yield utterance, _larger(outcome) if isinstance(outcome, Prediction) else outcome
 
 
-def _larger(answer: Answer) -> str:
+def _larger(answer: Prediction) -> str:
     return max(GENDERS, key=lambda gender: answer.probabilities[gender])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from serein.inference.predictor import Answer, Predictor
+from serein.inference.predictor import Prediction, Predictor
 
 RATE_HZ = 16_000
 MakeService = Callable[..., Any]
@@ -31,7 +31,7 @@ class Waiting(Predictor):
         self.has_begun, self.may_hear = Event(), Event()
         self.batches: list[int] = []
 
-    def predict_waveforms(self, waveforms: Sequence[Any], names: Sequence[str]) -> list[Answer]:
+    def predict_waveforms(self, waveforms: Sequence[Any], names: Sequence[str]) -> list[Prediction]:
         self.has_begun.set()
         assert self.may_hear.wait(20)
         self.batches.append(len(waveforms))

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from serein.inference.predictor import Answer
+from serein.inference.predictor import Prediction
 from serein.serving.batching import BATCH_S, Batcher, FullError
 
 SECOND = np.ones(16_000, np.float32)
@@ -24,13 +24,13 @@ class Ear:
         self.batches: list[int] = []
         self.has_begun, self.may_hear = Event(), Event()
 
-    def __call__(self, waveforms: Sequence[Any], names: Sequence[str]) -> list[Answer]:
+    def __call__(self, waveforms: Sequence[Any], names: Sequence[str]) -> list[Prediction]:
         self.batches.append(len(waveforms))
         self.has_begun.set()
         assert self.may_hear.wait(10)
         if any(waveform[0] < 0 for waveform in waveforms):
             raise ValueError("negative")
-        return [Answer("-", "a", {"a": float(waveform.sum())}, np.zeros(1, np.float32)) for waveform in waveforms]
+        return [Prediction("-", "a", {"a": float(waveform.sum())}, np.zeros(1, np.float32)) for waveform in waveforms]
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from fastapi.testclient import TestClient
 
 from serein.data.upload import Upload
 from serein.errors import AudioError
-from serein.inference.caution import Caution
-from serein.inference.hearing import Manner
+from serein.inference.caution import RejectOption
+from serein.inference.hearing import PredictOptions
 from serein.inference.predictor import Predictor
-from serein.inference.stream import hear_recording
+from serein.inference.stream import predict_recording
 from serein.serving.app import create_app
 from serein.serving.keys import Keys
 from serein.serving.limits import Limits
@@ -56,18 +56,18 @@ def test_answers_are_those_of_the_predictor(
 
 def test_over_time_is_as_from_a_file(client: TestClient, predictor: Predictor, speech: np.ndarray) -> None:
     content = encoded(speech)
-    expected = hear_recording(predictor, Upload(content))
+    expected = predict_recording(predictor, Upload(content))
     told = send(client, content, params={"over_time": "always"}).json()
     assert [(w["start_s"], w["end_s"]) for w in told["windows"]] == [
         (round(w.start_s, 3), round(w.end_s, 3)) for w in expected.windows
     ]
     assert told["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
     assert told["label"] == expected.label
-    assert len(told["passages"]) == len(expected.passages)
+    assert len(told["passages"]) == len(expected.segments)
 
 
 def test_withheld_answers_have_no_label(make_service: MakeService, short: bytes) -> None:
-    service = make_service(manner=Manner(caution=Caution(abstain=1.0)))
+    service = make_service(manner=PredictOptions(reject_option=RejectOption(min_confidence=1.0)))
     with TestClient(create_app(service)) as client:
         told = send(client, short).json()
     assert told["label"] is None

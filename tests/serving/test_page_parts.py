@@ -14,8 +14,8 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from serein.inference.caution import Caution
-from serein.inference.timeline import Heard, Timeline
+from serein.inference.caution import RejectOption
+from serein.inference.timeline import Segment, Timeline
 from serein.serving import page_parts as parts
 from serein.serving.nearby import Neighbours
 from serein.serving.schemas import Neighbour, NearestWord, PredictionResponse, prediction_response
@@ -26,11 +26,11 @@ EVIL = '<script>alert("1")</script>'
 @pytest.fixture
 def timeline() -> Timeline:
     windows = (
-        Heard(0.5, 2.0, {"happy": 0.75, "sad": 0.25}, None),
-        Heard(3.0, 4.0, {"happy": 0.5, "sad": 0.5}, "don't know"),
+        Segment(0.5, 2.0, {"happy": 0.75, "sad": 0.25}, None),
+        Segment(3.0, 4.0, {"happy": 0.5, "sad": 0.5}, "don't know"),
     )
     sound = (np.zeros(3, np.float32), np.full(90, 0.3, np.float32), 0.05)
-    return Timeline(EVIL, 4.5, 2.5, windows, *sound, "emotion", Caution(abstain=0.6))
+    return Timeline(EVIL, 4.5, 2.5, windows, *sound, "emotion", RejectOption(min_confidence=0.6))
 
 
 def reply(**changes: Any) -> PredictionResponse:
@@ -67,14 +67,14 @@ def test_probabilities_are_bars_in_order() -> None:
 
 
 def test_what_is_withheld_is_said() -> None:
-    html = parts.probabilities(reply(label=None, withheld="too short"))
+    html = parts.probabilities(reply(label=None, rejected="too short"))
     assert "<h2>too short, 75 %</h2>" in html
 
 
 def test_passages_are_a_table_where_there_are_some(timeline: Timeline) -> None:
-    cells = re.findall(r"<td>([^<]*)</td>", parts.passages(prediction_response(timeline, Neighbours())))
+    cells = re.findall(r"<td>([^<]*)</td>", parts.segments(prediction_response(timeline, Neighbours())))
     assert cells == ["0:00.5", "0:02.0", "happy", "75 %", "0:03.0", "0:04.0", "don&#x27;t know", "50 %"]
-    assert parts.passages(reply()) == ""
+    assert parts.segments(reply()) == ""
 
 
 def test_nearest_words_and_clips_are_tables_where_there_are_some() -> None:

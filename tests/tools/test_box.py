@@ -10,7 +10,7 @@ import serein
 from cli_fixtures import write_corpus
 from serein.data import manifest
 from serein.evaluation.calibration import fitted
-from serein.evaluation.predictions import Prediction
+from serein.evaluation.predictions import Prediction as RunPrediction
 from serein.evaluation.run_folder import read_run_predictions
 from serein.inference import box as shipped
 from serein.models import folder
@@ -48,12 +48,12 @@ def test_a_box_is_made_and_answers(
 
     monkeypatch.setattr(shipped, "FOLDER", tmp_path / "box")
     answer = serein.load().predict(others[0].audio)
-    assert isinstance(answer, serein.Answer)
+    assert isinstance(answer, serein.Prediction)
     assert answer.emotion in content.categories.classes
 
 
 def test_predictions_among_some_classes() -> None:
-    said = Prediction(id="a", truth="sad", prediction="calm", probabilities={"calm": 0.6, "sad": 0.3, "angry": 0.1})
+    said = RunPrediction(id="a", truth="sad", prediction="calm", probabilities={"calm": 0.6, "sad": 0.3, "angry": 0.1})
     chosen = box.among(said, ["sad", "angry"])
     assert (chosen.prediction, chosen.probabilities) == (
         "sad",

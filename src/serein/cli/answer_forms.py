@@ -20,11 +20,11 @@ from serein.cli.printing import print_tables
 if TYPE_CHECKING:
     from serein.data.utterance import Utterance
     from serein.inference.hearing import Outcome
-    from serein.inference.predictor import Answer
-    from serein.inference.timeline import Heard, Timeline
+    from serein.inference.predictor import Prediction
+    from serein.inference.timeline import Segment, Timeline
     from serein.progress import Bars
 
-    Said = Answer | Timeline
+    Said = Prediction | Timeline
     Pair = tuple[Utterance, Said]
 
 
@@ -144,10 +144,10 @@ def print_csv(pairs: Iterable[Pair], classes: Sequence[str], per: str) -> None:
             writer.writerow([said.audio, *times, row.said, *(f"{row.probabilities[name]:.4f}" for name in classes)])
 
 
-def _rows(said: Said, per: str) -> list[tuple[list[str], Said | Heard]]:
+def _rows(said: Said, per: str) -> list[tuple[list[str], Said | Segment]]:
     if per == "recording":
         return [([], said)]
-    return [([f"{heard.start_s:.3f}", f"{heard.end_s:.3f}"], heard) for heard in _timeline(said).passages]
+    return [([f"{heard.start_s:.3f}", f"{heard.end_s:.3f}"], heard) for heard in _timeline(said).segments]
 
 
 def print_table(pairs: Sequence[Pair], classes: Sequence[str]) -> None:
@@ -194,7 +194,7 @@ def print_passages(timeline: Timeline, classes: Sequence[str]) -> None:
     table.add_column("heard", style="bold")
     for name in classes:
         table.add_column(name, justify="right")
-    for heard in timeline.passages:
+    for heard in timeline.segments:
         probabilities = [f"{100 * heard.probabilities[name]:.0f} %" for name in classes]
         table.add_row(clock(heard.start_s), clock(heard.end_s), heard.said, *probabilities)
     print()

@@ -15,8 +15,8 @@ from serein.cli.neighbours import Alpha, K
 
 if TYPE_CHECKING:
     from serein.data.utterance import Utterance
-    from serein.inference.hearing import Manner
-    from serein.inference.windows import Windowing
+    from serein.inference.hearing import PredictOptions
+    from serein.inference.windows import SlidingWindow
     from serein.progress import Bars
 
 
@@ -59,7 +59,7 @@ def predict(
     windows: Window = None,
     hop: Hop = None,
     whole: Annotated[bool, typer.Option("--whole", help="Hear long recordings whole, too, silence and all.")] = False,
-    abstain: Abstain = 0.0,
+    min_confidence: Abstain = 0.0,
     shortest: Shortest = 0.0,
     limit: Annotated[int | None, typer.Option(help="Hear so many of them, evenly spread.", min=1)] = None,
     workers: Annotated[int, typer.Option(help="Processes that hear side by side.", min=1)] = 1,
@@ -84,7 +84,7 @@ def predict(
     _require_fitting(form, plot, out, fuse, neighbours, is_over_time=windows is not None or hop is not None)
     if explain and form == Form.csv:
         raise typer.BadParameter("neighbours do not fit into a line; take --json", param_hint="'--explain'")
-    manner = _manner(windows, hop, whole, abstain, shortest, is_forced=form in OVER_TIME or plot is not None)
+    manner = _manner(windows, hop, whole, min_confidence, shortest, is_forced=form in OVER_TIME or plot is not None)
     utterances = _utterances(sources, limit)
     if plot is not None and len(utterances) > 1:
         raise typer.BadParameter(f"{len(utterances)} recordings do not fit into one picture", param_hint="'--plot'")
@@ -141,24 +141,24 @@ def _require_fitting(
 
 
 def _manner(
-    window_s: float | None, hop_s: float | None, whole: bool, abstain: float, shortest_s: float, *, is_forced: bool
-) -> Manner:
-    from serein.inference.caution import Caution
-    from serein.inference.hearing import Manner
+    window_s: float | None, step_s: float | None, whole: bool, min_confidence: float, min_duration_s: float, *, is_forced: bool
+) -> PredictOptions:
+    from serein.inference.caution import RejectOption
+    from serein.inference.hearing import PredictOptions
 
-    is_asked = window_s is not None or hop_s is not None
+    is_asked = window_s is not None or step_s is not None
     if whole and (is_asked or is_forced):
         raise typer.BadParameter("windows, labels and pictures are over time", param_hint="'--whole'")
     over_time = "all" if is_asked or is_forced else "none" if whole else "long ones"
-    return Manner(over_time, windowing_of(window_s, hop_s), Caution(abstain, shortest_s))  # type: ignore[arg-type]
+    return PredictOptions(over_time, sliding_window_of(window_s, step_s), RejectOption(min_confidence, min_duration_s))  # type: ignore[arg-type]
 
 
-def windowing_of(window_s: float | None, hop_s: float | None) -> Windowing:
+def sliding_window_of(window_s: float | None, step_s: float | None) -> SlidingWindow:
     """Return windows of a length, half of which is between their starts unless said otherwise."""
-    from serein.inference.windows import WINDOWING, Windowing
+    from serein.inference.windows import SLIDING_WINDOW, SlidingWindow
 
-    length_s = WINDOWING.window_s if window_s is None else window_s
-    return Windowing(length_s, length_s / 2 if hop_s is None else hop_s)
+    length_s = SLIDING_WINDOW.window_s if window_s is None else window_s
+    return SlidingWindow(length_s, length_s / 2 if step_s is None else step_s)
 
 
 def _utterances(sources: Sequence[Path], limit: int | None) -> list[Utterance]:

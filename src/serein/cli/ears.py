@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from serein.data.utterance import Utterance
-    from serein.inference.hearing import Manner, Outcome
+    from serein.inference.hearing import PredictOptions, Outcome
     from serein.progress import Bars
 
 _SHOWN_FROM_S = 60.0  # a bar for less would be gone before it is read
@@ -33,7 +33,7 @@ class Ear:
     told_by: Callable[[], str]
 
 
-def plain(model: str | None, labels: list[str] | None, manner: Manner, workers: int, bars: Bars) -> Ear:
+def plain(model: str | None, labels: list[str] | None, manner: PredictOptions, workers: int, bars: Bars) -> Ear:
     from serein.inference.hearing import hear_each, hear_in_processes
     from serein.inference.predictor import load
 
@@ -49,7 +49,7 @@ def plain(model: str | None, labels: list[str] | None, manner: Manner, workers: 
     return Ear(predictor.classes, hear, lambda: _hashed(_model_told(model), labels, manner))
 
 
-def fused(fusion: Path, labels: str | None, manner: Manner, bars: Bars) -> Ear:
+def fused(fusion: Path, labels: str | None, manner: PredictOptions, bars: Bars) -> Ear:
     from serein.data.files import sha256
     from serein.inference.fused import FusedPredictor
 
@@ -69,7 +69,7 @@ def with_neighbours(
     store: Path,
     k: int | None,
     alpha: float | None,
-    manner: Manner,
+    manner: PredictOptions,
     *,
     explain: bool,
 ) -> Ear:
@@ -91,10 +91,10 @@ def with_neighbours(
     )
 
 
-def _cautious(outcomes: Any, manner: Manner) -> Iterator[Outcome]:
-    from serein.inference.predictor import Answer
+def _cautious(outcomes: Any, manner: PredictOptions) -> Iterator[Outcome]:
+    from serein.inference.predictor import Prediction
 
-    return (manner.caution.applied(each) if isinstance(each, Answer) else each for each in outcomes)
+    return (manner.reject_option.applied(each) if isinstance(each, Prediction) else each for each in outcomes)
 
 
 def _model_told(model: str | None) -> str:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serein.cli.answers import Abstain, Hop, Model, Shortest, Window, windowing_of
+from serein.cli.answers import Abstain, Hop, Model, Shortest, Window, sliding_window_of
 from serein.cli.app import app
 
 if TYPE_CHECKING:
     from serein.data.audio import Waveform
     from serein.inference.stream import Stream
-    from serein.inference.timeline import Heard
+    from serein.inference.timeline import Segment
 
 BLOCK_S = 0.1
 _BAR = 20
@@ -36,7 +36,7 @@ def listen(
     device: Annotated[str | None, typer.Option(help="Microphone, by number or part of its name.")] = None,
     windows: Window = None,
     hop: Hop = None,
-    abstain: Abstain = 0.0,
+    min_confidence: Abstain = 0.0,
     shortest: Shortest = 0.0,
     seconds: Annotated[float | None, typer.Option(help="Stop after so long [at the keyboard's interrupt].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per window.")] = False,
@@ -45,13 +45,13 @@ def listen(
 
     For instance: arecord -f S16_LE -r 16000 | serein listen --stdin-pcm
     """
-    from serein.inference.caution import Caution
+    from serein.inference.caution import RejectOption
     from serein.inference.delays import described
     from serein.inference.predictor import load
     from serein.inference.stream import Stream
 
     predictor = load(model if name is None else name)
-    stream = Stream(predictor, rate if stdin_pcm else 16_000, windowing_of(windows, hop), Caution(abstain, shortest))
+    stream = Stream(predictor, rate if stdin_pcm else 16_000, sliding_window_of(windows, hop), RejectOption(min_confidence, shortest))
     source = _stdin(rate) if stdin_pcm else _microphone(device)
     delays_s: list[float] = []
     with source as blocks:
@@ -61,7 +61,7 @@ def listen(
     print(described(delays_s), file=sys.stderr)
 
 
-def _answered(stream: Stream, blocks: Iterator[Waveform], seconds: float | None) -> Iterator[tuple[Heard, float]]:
+def _answered(stream: Stream, blocks: Iterator[Waveform], seconds: float | None) -> Iterator[tuple[Segment, float]]:
     """Yield what is heard with its delay, until the sound, the time or the listener's patience ends."""
     from serein.inference.delays import Arrivals
 
@@ -81,7 +81,7 @@ def _answered(stream: Stream, blocks: Iterator[Waveform], seconds: float | None)
         yield heard, arrivals.delay_s(heard.end_s, time.monotonic())
 
 
-def _say(heard: Heard, delay_s: float, task: str, as_json: bool) -> None:
+def _say(heard: Segment, delay_s: float, task: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps({**heard.to_json(task), "delay_s": round(delay_s, 3)}, ensure_ascii=False), flush=True)
         return

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from serein.adapting import Adaptation
     from serein.evaluation.intervals import Difference
     from serein.inference.neighbour_store import Chosen, Header
-    from serein.inference.predictor import Answer
+    from serein.inference.predictor import Prediction
     from serein.neighbouring import Neighboured, UnitChoice
 
 neighbours = typer.Typer(help="Stores of labelled clips, whose nearest have a say.", no_args_is_help=True)
@@ -177,7 +177,7 @@ def neighbours_adapt(
     print(f"written: {out / 'adaptation.json'}, {out / 'adaptation.png'}")
 
 
-def print_explanations(answers: Sequence[Answer]) -> None:
+def print_explanations(answers: Sequence[Prediction]) -> None:
     """Print the neighbours of each answer that has some."""
     from rich.table import Table
     from rich.text import Text

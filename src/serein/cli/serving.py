@@ -33,7 +33,7 @@ def serve(
         Path | None, typer.Option(metavar="STORE", help="Name the nearest clips of this store beside each answer.")
     ] = None,
     no_page: Annotated[bool, typer.Option("--no-page", help="The service alone.")] = False,
-    abstain: Abstain = 0.0,
+    min_confidence: Abstain = 0.0,
     shortest: Shortest = 0.0,
     most_mb: Annotated[float, typer.Option("--max-mb", help="Megabytes of one recording.")] = 25.0,
     most_seconds: Annotated[float, typer.Option("--max-seconds", help="Seconds of one recording.")] = 600.0,
@@ -63,7 +63,7 @@ def serve(
     )
     keys = None if api_key_file is None else read_keys(api_key_file)
     listening = bound(host, port)
-    service = _service(model, neighbours, limits, abstain, shortest)
+    service = _service(model, neighbours, limits, min_confidence, shortest)
     application = create_app(service, keys)
     if not no_page:
         from serein.serving.page import mount
@@ -75,17 +75,17 @@ def serve(
     serve_at(application, listening, lambda: print(f"serein listens at {where}", flush=True))
 
 
-def _service(model: str | None, neighbours: Path | None, limits: Limits, abstain: float, shortest_s: float) -> Service:
+def _service(model: str | None, neighbours: Path | None, limits: Limits, min_confidence: float, min_duration_s: float) -> Service:
     import serein
-    from serein.inference.caution import Caution
-    from serein.inference.hearing import Manner
+    from serein.inference.caution import RejectOption
+    from serein.inference.hearing import PredictOptions
     from serein.inference.predictor import load
     from serein.serving.nearby import open_neighbours
     from serein.serving.service import ServiceInfo, Service
 
     predictor = load(model)
     name = "box" if model is None else Path(model).resolve().name if Path(model).exists() else model
-    manner = Manner(caution=Caution(abstain, shortest_s))
+    manner = PredictOptions(reject_option=RejectOption(min_confidence, min_duration_s))
     return Service(predictor, ServiceInfo(name, serein.__version__), limits, manner, open_neighbours(model, predictor, neighbours))
 
 

@@ -15,7 +15,7 @@ from serein.cli.app import app
 
 if TYPE_CHECKING:
     from serein.errors import AudioError
-    from serein.inference.predictor import Answer
+    from serein.inference.predictor import Prediction
     from serein.labels.vocabulary import Vocabulary
 
 words = typer.Typer(help="Vocabularies of word vectors, and what models say in words.", no_args_is_help=True)
@@ -126,14 +126,14 @@ def words_find(
     _finish(num_failed)
 
 
-def _heard(model: str, sources: Sequence[Path], text: str | None = None) -> tuple[list[Answer], Vocabulary, int]:
+def _heard(model: str, sources: Sequence[Path], text: str | None = None) -> tuple[list[Prediction], Vocabulary, int]:
     """Return what a model of words hears, its vocabulary, and how many recordings could not be heard.
 
     A text that has no vector is refused before anything is heard.
     """
     import numpy as np
 
-    from serein.inference.predictor import Answer, load
+    from serein.inference.predictor import Prediction, load
     from serein.inference.sources import utterances_in
     from serein.inference.words import nearness, vocabulary_behind
     from serein.progress import Bars
@@ -143,11 +143,11 @@ def _heard(model: str, sources: Sequence[Path], text: str | None = None) -> tupl
     if text is not None:
         nearness([np.zeros(vocabulary.size, np.float32)], text, vocabulary)
     utterances = utterances_in(sources)
-    heard: list[Answer] = []
+    heard: list[Prediction] = []
     failed: list[AudioError] = []
     with Bars() as bars:
         for number, outcome in enumerate(predictor.predict_each(utterances), start=1):
-            if isinstance(outcome, Answer):
+            if isinstance(outcome, Prediction):
                 heard.append(outcome)
             else:
                 failed.append(outcome)

@@ -10,7 +10,7 @@ import numpy as np
 from serein.data.files import replacing
 from serein.evaluation.style import LINE, MUTED, PAGE_WIDTH_IN, emotion_colours, new_figure
 from serein.inference.formats import clock
-from serein.inference.timeline import Heard, Timeline
+from serein.inference.timeline import Segment, Timeline
 from serein.metrics import FloatArray
 
 if TYPE_CHECKING:
@@ -24,16 +24,16 @@ def timeline_picture(timeline: Timeline) -> Figure:
     """Draw the waveform, coloured where there is speech, and below it the share of the answer, window by window."""
     classes = list(timeline.windows[0].probabilities)
     colours = emotion_colours(classes)
-    passages = timeline.passages
+    segments = timeline.segments
     with new_figure((PAGE_WIDTH_IN, 3.6)) as figure:
         wave, sure = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1))
         times_s, peaks = _columns(timeline)
         wave.fill_between(times_s, -peaks, peaks, color=LINE, linewidth=0)
-        for heard in passages:
-            _paint(wave, times_s, peaks, heard, colours[heard.label] if heard.withheld is None else MUTED)
-        _draw_confidence(sure, timeline, passages, colours)
+        for heard in segments:
+            _paint(wave, times_s, peaks, heard, colours[heard.label] if heard.rejected is None else MUTED)
+        _draw_confidence(sure, timeline, segments, colours)
         _label(
-            wave, sure, timeline, [name for name in classes if any(heard.said == name for heard in passages)], colours
+            wave, sure, timeline, [name for name in classes if any(heard.said == name for heard in segments)], colours
         )
     return figure
 
@@ -54,21 +54,21 @@ def _columns(timeline: Timeline) -> tuple[FloatArray, FloatArray]:
     return times_s, heights
 
 
-def _paint(axes: Axes, times_s: FloatArray, peaks: FloatArray, heard: Heard, colour: str) -> None:
+def _paint(axes: Axes, times_s: FloatArray, peaks: FloatArray, heard: Segment, colour: str) -> None:
     inside = (times_s >= heard.start_s) & (times_s <= heard.end_s)
     if inside.any():
         axes.fill_between(times_s[inside], -peaks[inside], peaks[inside], color=colour, linewidth=0)
     axes.axvspan(heard.start_s, heard.end_s, ymax=0.035, color=colour, linewidth=0)
 
 
-def _draw_confidence(axes: Axes, timeline: Timeline, passages: tuple[Heard, ...], colours: dict[str, str]) -> None:
-    for heard in passages:
-        colour = colours[heard.label] if heard.withheld is None else MUTED
+def _draw_confidence(axes: Axes, timeline: Timeline, segments: tuple[Segment, ...], colours: dict[str, str]) -> None:
+    for heard in segments:
+        colour = colours[heard.label] if heard.rejected is None else MUTED
         percent = 100 * heard.confidence
         axes.fill_between([heard.start_s, heard.end_s], 0, percent, color=colour, alpha=0.35, linewidth=0)
         axes.plot([heard.start_s, heard.end_s], [percent, percent], color=colour, linewidth=1.6, solid_capstyle="butt")
-    if timeline.caution.abstain:
-        axes.axhline(100 * timeline.caution.abstain, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+    if timeline.reject_option.min_confidence:
+        axes.axhline(100 * timeline.reject_option.min_confidence, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
 
 
 def _label(wave: Axes, sure: Axes, timeline: Timeline, heard: list[str], colours: dict[str, str]) -> None:
@@ -80,7 +80,7 @@ def _label(wave: Axes, sure: Axes, timeline: Timeline, heard: list[str], colours
     sure.set(ylim=(0, 100), ylabel="share, %")
     sure.xaxis.set_major_formatter(lambda seconds, _: clock(seconds).removesuffix(".0"))
     handles = [Patch(color=colours[name], label=name) for name in heard]
-    if any(each.withheld for each in timeline.passages):
+    if any(each.rejected for each in timeline.segments):
         handles.append(Patch(color=MUTED, label="don't know"))
     handles.append(Patch(color=LINE, label="no speech"))
     wave.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=10, handlelength=1.0)

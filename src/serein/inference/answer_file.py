@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from serein.data.utterance import Utterance
 from serein.errors import RunError
-from serein.inference.predictor import Answer
+from serein.inference.predictor import Prediction
 from serein.inference.timeline import Timeline
 
 _START = b'{"id": '
@@ -41,7 +41,7 @@ class AnswerFile:
             self.file.close()
             raise
 
-    def write(self, utterance: Utterance, outcome: Answer | Timeline) -> None:
+    def write(self, utterance: Utterance, outcome: Prediction | Timeline) -> None:
         """Append an answer; when this returns, another process sees it."""
         line = {"id": utterance.id, **outcome.to_json(), "heard_by": self.heard_by}
         self.file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")

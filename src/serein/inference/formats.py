@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from serein.inference.timeline import Heard, Timeline
+from serein.inference.timeline import Segment, Timeline
 
 
 def textgrid(timeline: Timeline) -> str:
@@ -41,7 +41,7 @@ def audacity(timeline: Timeline) -> str:
     Source: the Audacity manual, "Importing and Exporting Labels".
     """
     return "".join(
-        f"{heard.start_s:.6f}\t{heard.end_s:.6f}\t{heard.said} {heard.confidence:.2f}\n" for heard in timeline.passages
+        f"{heard.start_s:.6f}\t{heard.end_s:.6f}\t{heard.said} {heard.confidence:.2f}\n" for heard in timeline.segments
     )
 
 
@@ -57,11 +57,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest_s:04.1f}" if hours else f"{minutes}:{rest_s:04.1f}"
 
 
-def _tiled(timeline: Timeline, text_of: Callable[[Heard], str]) -> Sequence[tuple[str, str, str]]:
+def _tiled(timeline: Timeline, text_of: Callable[[Segment], str]) -> Sequence[tuple[str, str, str]]:
     """Return intervals that fill the recording without a gap, as TextGrids must."""
     intervals: list[tuple[str, str, str]] = []
     place = f"{0:.6f}"
-    for heard in timeline.passages:
+    for heard in timeline.segments:
         start, end = f"{heard.start_s:.6f}", f"{min(heard.end_s, timeline.duration_s):.6f}"
         if start != place:
             intervals.append((place, start, ""))

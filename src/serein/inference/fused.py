@@ -16,7 +16,7 @@ from serein.data.files import write_text
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError
 from serein.inference.fusion import fused_probabilities
-from serein.inference.predictor import Answer, Predictor, load
+from serein.inference.predictor import Prediction, Predictor, load
 from serein.metrics import FloatArray
 from serein.progress import Report
 
@@ -125,13 +125,13 @@ class FusedPredictor:
         self.report = report
         self.folders = [_model_folders(model, path) for model in self.fusion.models]
 
-    def predict_each(self, utterances: Sequence[Utterance]) -> Iterator[Answer | AudioError]:
+    def predict_each(self, utterances: Sequence[Utterance]) -> Iterator[Prediction | AudioError]:
         """Answer for utterances in their order, or say what is wrong with each.
 
         A model's probabilities are the mean over its folds and seeds. The fused answer has no embedding.
         """
         errors: dict[int, AudioError] = {}
-        answers: dict[int, Answer] = {}
+        answers: dict[int, Prediction] = {}
         probabilities = np.zeros((len(self.folders), len(utterances), len(self.classes)))
         for number, predictor in self._predictors():
             heard = [position for position in range(len(utterances)) if position not in errors]
@@ -158,7 +158,7 @@ class FusedPredictor:
             yield number, predictor
             self.report("hearing with each model", done, len(work), f"{len(work)} model folders")
 
-    def _answer(self, answer: Answer, probabilities: FloatArray) -> Answer:
+    def _answer(self, answer: Prediction, probabilities: FloatArray) -> Prediction:
         by_class = dict(zip(self.classes, map(float, probabilities), strict=True))
         label = self.classes[int(probabilities.argmax())]
         return dataclasses.replace(answer, label=label, probabilities=by_class, embedding=np.empty(0, np.float32))

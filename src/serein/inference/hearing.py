@@ -16,34 +16,34 @@ import torch
 from serein.data import audio
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, RunError
-from serein.inference.caution import NO_CAUTION, Caution
-from serein.inference.predictor import CLIPS_AT_ONCE, Answer, Predictor, load
-from serein.inference.stream import Progress, hear_recording
+from serein.inference.caution import NO_REJECT_OPTION, RejectOption
+from serein.inference.predictor import CLIPS_AT_ONCE, Prediction, Predictor, load
+from serein.inference.stream import Progress, predict_recording
 from serein.inference.timeline import Timeline
-from serein.inference.windows import WINDOWING, Windowing
+from serein.inference.windows import SLIDING_WINDOW, SlidingWindow
 from serein.world import end_with_parent
 
-Outcome = Answer | Timeline | AudioError
+Outcome = Prediction | Timeline | AudioError
 
 
 @dataclass(frozen=True)
-class Manner:
+class PredictOptions:
     """How recordings are heard.
 
     Attributes:
         over_time: Which recordings are heard in windows of speech: all, none, or those longer than the model hears at
             once (`clips.window_s` of its recipe).
-        windowing: How speech is cut.
-        caution: When an answer is withheld.
+        sliding_window: How speech is cut.
+        reject_option: When an answer is withheld.
     """
 
     over_time: Literal["long ones", "all", "none"] = "long ones"
-    windowing: Windowing = WINDOWING
-    caution: Caution = NO_CAUTION
+    sliding_window: SlidingWindow = SLIDING_WINDOW
+    reject_option: RejectOption = NO_REJECT_OPTION
 
 
 def hear_each(
-    predictor: Predictor, utterances: Sequence[Utterance], manner: Manner, on_progress: Progress | None = None
+    predictor: Predictor, utterances: Sequence[Utterance], manner: PredictOptions, on_progress: Progress | None = None
 ) -> Iterator[Outcome]:
     """Answer for recordings in their order, or say what is wrong with each; few are in memory at once.
 
@@ -57,11 +57,11 @@ def hear_each(
         answers = predictor.predict_each(short)
         for utterance, long in zip(some, is_long, strict=True):
             outcome = _over_time(predictor, utterance, manner, on_progress) if long else next(answers)
-            yield manner.caution.applied(outcome) if isinstance(outcome, Answer) else outcome
+            yield manner.reject_option.applied(outcome) if isinstance(outcome, Prediction) else outcome
 
 
 def hear_in_processes(
-    model: str | None, labels: Sequence[str] | None, utterances: Sequence[Utterance], manner: Manner, num_workers: int
+    model: str | None, labels: Sequence[str] | None, utterances: Sequence[Utterance], manner: PredictOptions, num_workers: int
 ) -> Iterator[Outcome]:
     """Answer as `hear_each` does, in processes that share the cores.
 
@@ -97,7 +97,7 @@ def hear_in_processes(
 _hear: Callable[[Sequence[Utterance]], Iterator[Outcome]] | None = None
 
 
-def _start(model: str | None, labels: Sequence[str] | None, manner: Manner, num_threads: int) -> None:
+def _start(model: str | None, labels: Sequence[str] | None, manner: PredictOptions, num_threads: int) -> None:
     """Get ready, in a process of its own: it ends with its parent, who hears the keyboard for it."""
     global _hear
     end_with_parent()
@@ -112,7 +112,7 @@ def _hear_part(utterances: Sequence[Utterance]) -> list[Outcome]:
     return list(_hear(utterances))
 
 
-def _is_heard_over_time(predictor: Predictor, utterance: Utterance, manner: Manner) -> bool:
+def _is_heard_over_time(predictor: Predictor, utterance: Utterance, manner: PredictOptions) -> bool:
     if manner.over_time != "long ones":
         return manner.over_time == "all"
     try:
@@ -123,16 +123,16 @@ def _is_heard_over_time(predictor: Predictor, utterance: Utterance, manner: Mann
 
 
 def _over_time(
-    predictor: Predictor, utterance: Utterance, manner: Manner, on_progress: Progress | None
+    predictor: Predictor, utterance: Utterance, manner: PredictOptions, on_progress: Progress | None
 ) -> Timeline | AudioError:
     try:
-        return hear_recording(
+        return predict_recording(
             predictor,
             utterance.audio,
             utterance.start_s,
             utterance.end_s,
-            windowing=manner.windowing,
-            caution=manner.caution,
+            sliding_window=manner.sliding_window,
+            reject_option=manner.reject_option,
             on_progress=on_progress,
         )
     except AudioError as error:

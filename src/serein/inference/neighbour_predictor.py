@@ -17,7 +17,7 @@ from serein.errors import AudioError
 from serein.inference.answering import Progress, recorded_answers
 from serein.inference.neighbour_store import Store, model_digest, open_store
 from serein.inference.neighbours import Examples, Nearest, Numbers, Vectors, interpolated, key, neighbour_probabilities
-from serein.inference.predictor import CLIPS_AT_ONCE, Answer, Predictor, load
+from serein.inference.predictor import CLIPS_AT_ONCE, Prediction, Predictor, load
 from serein.labels.attributes import Told
 from serein.metrics import FloatArray
 from serein.models.folder import ModelFolder
@@ -67,7 +67,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
-class NeighbourAnswer(Answer):
+class NeighbourAnswer(Prediction):
     """An answer in which the nearest clips had a say.
 
     Attributes:
@@ -112,17 +112,17 @@ class NeighbourPredictor:
         self.mixing = mixing_of(self.store, k, alpha, votes)
         self.explain = explain
 
-    def predict_each(self, utterances: Sequence[Utterance]) -> Iterator[Answer | AudioError]:
+    def predict_each(self, utterances: Sequence[Utterance]) -> Iterator[Prediction | AudioError]:
         """Answer for many utterances in their order, or say what is wrong with each."""
         for start in range(0, len(utterances), CLIPS_AT_ONCE):
             some = utterances[start : start + CLIPS_AT_ONCE]
             outcomes = list(self.predictor.predict_each(some))
-            heard = [(u, o) for u, o in zip(some, outcomes, strict=True) if isinstance(o, Answer)]
+            heard = [(u, o) for u, o in zip(some, outcomes, strict=True) if isinstance(o, Prediction)]
             answers = iter(self._mixed([u for u, _ in heard], [answer for _, answer in heard]))
             for outcome in outcomes:
-                yield next(answers) if isinstance(outcome, Answer) else outcome
+                yield next(answers) if isinstance(outcome, Prediction) else outcome
 
-    def _mixed(self, utterances: Sequence[Utterance], answers: Sequence[Answer]) -> list[NeighbourAnswer]:
+    def _mixed(self, utterances: Sequence[Utterance], answers: Sequence[Prediction]) -> list[NeighbourAnswer]:
         if not answers:
             return []
         trim_db = self.predictor.content.options.clips.trim_db
@@ -135,7 +135,7 @@ class NeighbourPredictor:
         named = self._named(nearest) if self.explain else [()] * len(answers)
         return [self._answer(*row) for row in zip(answers, probabilities, named, strict=True)]
 
-    def _answer(self, answer: Answer, probabilities: FloatArray, neighbours: tuple[Neighbour, ...]) -> NeighbourAnswer:
+    def _answer(self, answer: Prediction, probabilities: FloatArray, neighbours: tuple[Neighbour, ...]) -> NeighbourAnswer:
         by_class = dict(zip(self.classes, map(float, probabilities), strict=True))
         label = self.classes[int(probabilities.argmax())]
         fields = {**answer.__dict__, "label": label, "probabilities": by_class, "neighbours": neighbours}

@@ -40,7 +40,7 @@ class Beside:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """What a model says of one recording.
 
     Attributes:
@@ -50,7 +50,7 @@ class Answer:
         embedding: (feature,) float32, the vector that the output layer reads; of a model of words, the word vector.
         task: What the classes are of: `emotion`, `gender`.
         duration_s: Length of what was heard, silence at its ends included.
-        withheld: Why nothing is answered after all ("don't know", "too short"); `None` when something is.
+        rejected: Why nothing is answered after all ("don't know", "too short"); `None` when something is.
         others: Task -> what it says, of a model of several: `gender`, `transcript`, ...
     """
 
@@ -60,7 +60,7 @@ class Answer:
     embedding: NDArray[np.float32]
     task: str = "emotion"
     duration_s: float | None = None
-    withheld: str | None = None
+    rejected: str | None = None
     others: Mapping[str, Beside] = field(default_factory=dict)
 
     @property
@@ -78,15 +78,15 @@ class Answer:
     @property
     def said(self) -> str:
         """The class, or why none is answered."""
-        return self.withheld or self.label
+        return self.rejected or self.label
 
     def to_json(self) -> dict[str, object]:
         """Return file, label under its task's name (`None` if withheld), confidence, probabilities and other tasks."""
         probabilities = {name: round(probability, 6) for name, probability in self.probabilities.items()}
         return {
             "audio": self.audio,
-            self.task: None if self.withheld else self.label,
-            **({"withheld": self.withheld} if self.withheld else {}),
+            self.task: None if self.rejected else self.label,
+            **({"withheld": self.rejected} if self.rejected else {}),
             "confidence": round(self.confidence, 6),
             "probabilities": probabilities,
             **{name: other.label for name, other in self.others.items()},
@@ -143,7 +143,7 @@ class Predictor:
 
     def predict(
         self, source: str | Path | Sequence[str | Path], labels: Sequence[str] | None = None
-    ) -> Answer | list[Answer]:
+    ) -> Prediction | list[Prediction]:
         """Answer for a file, or for each of a list of files.
 
         Args:
@@ -159,21 +159,21 @@ class Predictor:
         paths = [str(path) for path in source]
         return self.predict_waveforms([audio.load(path) for path in paths], paths)
 
-    def predict_each(self, utterances: Sequence[Utterance]) -> Iterator[Answer | AudioError]:
+    def predict_each(self, utterances: Sequence[Utterance]) -> Iterator[Prediction | AudioError]:
         """Answer for many utterances in their order, or say what is wrong with each; a few are in memory at once."""
 
-        def hear(waveforms: Sequence[Waveform], some: Sequence[Utterance]) -> list[Answer]:
+        def hear(waveforms: Sequence[Waveform], some: Sequence[Utterance]) -> list[Prediction]:
             return self._predict(waveforms, [u.audio for u in some], some)
 
         return heard_each(utterances, hear)
 
-    def predict_waveforms(self, waveforms: Sequence[Waveform], names: Sequence[str]) -> list[Answer]:
+    def predict_waveforms(self, waveforms: Sequence[Waveform], names: Sequence[str]) -> list[Prediction]:
         """Answer for waveforms, each (sample,) float32 mono at 16 kHz."""
         return self._predict(waveforms, names, [Utterance(id=name, audio=name) for name in names])
 
     def _predict(
         self, waveforms: Sequence[Waveform], names: Sequence[str], utterances: Sequence[Utterance]
-    ) -> list[Answer]:
+    ) -> list[Prediction]:
         if not waveforms:
             return []
         cut = [audio.trimmed(waveform, self.content.options.clips.trim_db) for waveform in waveforms]
@@ -193,10 +193,10 @@ class Predictor:
         embedding: NDArray[np.float32],
         duration_s: float,
         others: Mapping[str, Beside],
-    ) -> Answer:
+    ) -> Prediction:
         by_class = dict(zip(self.classes, (float(probability) for probability in probabilities), strict=True))
         label = self.classes[int(probabilities.argmax())]
-        return Answer(
+        return Prediction(
             name, label, by_class, embedding, self.content.categories.field, duration_s=duration_s, others=others
         )
 

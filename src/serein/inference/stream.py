@@ -11,10 +11,10 @@ from serein.data import audio
 from serein.data.audio import SAMPLE_RATE_HZ, Resampler, Waveform
 from serein.data.upload import Source
 from serein.errors import AudioError
-from serein.inference.caution import NO_CAUTION, Caution
-from serein.inference.predictor import Answer, Predictor
-from serein.inference.timeline import Heard, Timeline
-from serein.inference.windows import WINDOWING, Window, WindowCutter, Windowing, feed_all
+from serein.inference.caution import NO_REJECT_OPTION, RejectOption
+from serein.inference.predictor import Prediction, Predictor
+from serein.inference.timeline import Segment, Timeline
+from serein.inference.windows import SLIDING_WINDOW, Window, WindowCutter, SlidingWindow, feed_all
 
 PEAK_S = 0.05
 BATCH_S = 30.0  # of windows that are heard together: more no longer fit into a core's cache, and take a fifth longer
@@ -26,14 +26,14 @@ class NoSpeechError(AudioError):
     """There is sound, but nobody speaks."""
 
 
-class Hearer(Protocol):
+class WaveformClassifier(Protocol):
     """Who answers for waveforms: a `Predictor`, or whoever asks one."""
 
     @property
     def task(self) -> str:
         """What the classes are of."""
 
-    def predict_waveforms(self, waveforms: Sequence[Waveform], names: Sequence[str]) -> list[Answer]:
+    def predict_waveforms(self, waveforms: Sequence[Waveform], names: Sequence[str]) -> list[Prediction]:
         """Answer for waveforms, each (sample,) float32 mono at 16 kHz."""
 
 
@@ -43,8 +43,8 @@ class Stream:
     Args:
         predictor: The model; many streams may share one.
         rate_hz: Of the samples that come.
-        windowing: How speech is cut into windows.
-        caution: When an answer is withheld.
+        sliding_window: How speech is cut into windows.
+        reject_option: When an answer is withheld.
 
     Example:
         >>> stream = Stream(serein.load("model"), rate_hz=8000)  # doctest: +SKIP
@@ -56,30 +56,30 @@ class Stream:
         self,
         predictor: Predictor,
         rate_hz: int = SAMPLE_RATE_HZ,
-        windowing: Windowing = WINDOWING,
-        caution: Caution = NO_CAUTION,
+        sliding_window: SlidingWindow = SLIDING_WINDOW,
+        reject_option: RejectOption = NO_REJECT_OPTION,
     ) -> None:
         self.predictor = predictor
-        self.caution = caution
+        self.reject_option = reject_option
         self.resampler = Resampler(rate_hz)
-        self.cutter = WindowCutter(windowing)
+        self.cutter = WindowCutter(sliding_window)
 
     @property
     def position_s(self) -> float:
         """Seconds that have come."""
         return self.cutter.position / SAMPLE_RATE_HZ
 
-    def feed(self, samples: Waveform) -> list[Heard]:
+    def feed(self, samples: Waveform) -> list[Segment]:
         """Hear the windows that (sample,) float32 more complete."""
         return self.hear(self.cut(samples))
 
-    def finish(self) -> list[Heard]:
+    def finish(self) -> list[Segment]:
         """Hear the windows of the end."""
         return self.hear(self.cut_end())
 
-    def hear(self, windows: Sequence[Window]) -> list[Heard]:
+    def hear(self, windows: Sequence[Window]) -> list[Segment]:
         """Hear windows that were cut."""
-        return hear(self.predictor, windows, self.caution)
+        return hear(self.predictor, windows, self.reject_option)
 
     def cut(self, samples: Waveform) -> list[Window]:
         """Return the windows that (sample,) float32 more complete, unheard: for those who hear many streams at once."""
@@ -96,10 +96,10 @@ def cut_all(streams: Sequence[Stream], samples: Sequence[Waveform]) -> list[list
     return feed_all([stream.cutter for stream in streams], resampled)
 
 
-def hear(predictor: Predictor, windows: Sequence[Window], caution: Caution = NO_CAUTION) -> list[Heard]:
+def hear(predictor: Predictor, windows: Sequence[Window], reject_option: RejectOption = NO_REJECT_OPTION) -> list[Segment]:
     """Hear windows, of one stream or of many, as one batch; the answers are in their order."""
     answers = _answers(predictor, windows)
-    return [_heard(window, answer, caution) for window, answer in zip(windows, answers, strict=True)]
+    return [_heard(window, answer, reject_option) for window, answer in zip(windows, answers, strict=True)]
 
 
 def pcm16(data: bytes) -> Waveform:
@@ -113,14 +113,14 @@ def pcm16(data: bytes) -> Waveform:
     return samples
 
 
-def hear_recording(
-    predictor: Hearer,
+def predict_recording(
+    predictor: WaveformClassifier,
     path: Source,
     start_s: float = 0.0,
     end_s: float | None = None,
     *,
-    windowing: Windowing = WINDOWING,
-    caution: Caution = NO_CAUTION,
+    sliding_window: SlidingWindow = SLIDING_WINDOW,
+    reject_option: RejectOption = NO_REJECT_OPTION,
     on_progress: Progress | None = None,
 ) -> Timeline:
     """Hear a recording of any length in memory that hardly grows with it.
@@ -135,7 +135,7 @@ def hear_recording(
         NoSpeechError: No speech is found in it.
     """
     duration_s = audio.info(path, start_s, end_s).duration_s
-    cutter, listener = WindowCutter(windowing), _Listener(predictor, caution)
+    cutter, listener = WindowCutter(sliding_window), _Listener(predictor, reject_option)
     for block in audio.blocks(path, start_s, end_s):
         listener.see(block)
         listener.take(cutter.feed(block))
@@ -155,11 +155,11 @@ def hear_recording(
 class _Listener:
     """Collects windows until they make a batch, and what was heard in them."""
 
-    def __init__(self, predictor: Hearer, caution: Caution) -> None:
+    def __init__(self, predictor: WaveformClassifier, reject_option: RejectOption) -> None:
         self.predictor = predictor
-        self.caution = caution
+        self.reject_option = reject_option
         self.waiting: list[Window] = []
-        self.heard: list[Heard] = []
+        self.heard: list[Segment] = []
         self.embedding_sum: np.ndarray = np.zeros(0)
         self.peaks: list[np.ndarray] = []
         self.unseen = np.zeros(0, np.float32)
@@ -178,7 +178,7 @@ class _Listener:
 
     def hear_all(self) -> None:
         for window, answer in zip(self.waiting, _answers(self.predictor, self.waiting), strict=True):
-            self.heard.append(_heard(window, answer, self.caution))
+            self.heard.append(_heard(window, answer, self.reject_option))
             weighted = answer.embedding.astype(np.float64) * (window.end_s - window.start_s)
             self.embedding_sum = weighted + (self.embedding_sum if len(self.embedding_sum) else 0.0)
         self.waiting = []
@@ -195,14 +195,14 @@ class _Listener:
             np.concatenate([*self.peaks, *rest]),
             PEAK_S,
             self.predictor.task,
-            self.caution,
+            self.reject_option,
         )
 
 
-def _answers(predictor: Hearer, windows: Sequence[Window]) -> list[Answer]:
+def _answers(predictor: WaveformClassifier, windows: Sequence[Window]) -> list[Prediction]:
     return predictor.predict_waveforms([window.waveform for window in windows], ["-"] * len(windows))
 
 
-def _heard(window: Window, answer: Answer, caution: Caution) -> Heard:
-    reason = caution.reason(answer.probabilities, window.end_s - window.start_s)
-    return Heard(window.start_s, window.end_s, answer.probabilities, reason)
+def _heard(window: Window, answer: Prediction, reject_option: RejectOption) -> Segment:
+    reason = reject_option.reason(answer.probabilities, window.end_s - window.start_s)
+    return Segment(window.start_s, window.end_s, answer.probabilities, reason)

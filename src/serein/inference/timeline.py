@@ -10,24 +10,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serein.inference.caution import NO_CAUTION, Caution
+from serein.inference.caution import NO_REJECT_OPTION, RejectOption
 
 Probabilities = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Heard:
+class Segment:
     """What is heard from `start_s` to `end_s` of a recording.
 
     Attributes:
         probabilities: Class -> probability; they sum to 1.
-        withheld: Why nothing is answered; `None` when something is.
+        rejected: Why nothing is answered; `None` when something is.
     """
 
     start_s: float
     end_s: float
     probabilities: Probabilities
-    withheld: str | None = None
+    rejected: str | None = None
 
     @property
     def label(self) -> str:
@@ -42,15 +42,15 @@ class Heard:
     @property
     def said(self) -> str:
         """The class, or why none is answered."""
-        return self.withheld or self.label
+        return self.rejected or self.label
 
     def to_json(self, task: str = "emotion") -> dict[str, Any]:
         """Return times, label under the name of its task (`None` when withheld), confidence and probabilities."""
         return {
             "start_s": round(self.start_s, 3),
             "end_s": round(self.end_s, 3),
-            task: None if self.withheld else self.label,
-            **({"withheld": self.withheld} if self.withheld else {}),
+            task: None if self.rejected else self.label,
+            **({"withheld": self.rejected} if self.rejected else {}),
             "confidence": round(self.confidence, 6),
             "probabilities": {name: round(probability, 6) for name, probability in self.probabilities.items()},
         }
@@ -68,18 +68,18 @@ class Timeline:
         embedding: (feature,) mean of the windows' embeddings, weighted by their lengths.
         peaks: (time,) largest amplitude of each `peak_s` of the recording, 0 to 1, to draw it by.
         task: What the classes are of.
-        caution: When an answer is withheld.
+        reject_option: When an answer is withheld.
     """
 
     audio: str
     duration_s: float
     speech_s: float
-    windows: tuple[Heard, ...]
+    windows: tuple[Segment, ...]
     embedding: NDArray[np.float32]
     peaks: NDArray[np.float32]
     peak_s: float
     task: str = "emotion"
-    caution: Caution = NO_CAUTION
+    reject_option: RejectOption = NO_REJECT_OPTION
 
     @property
     def probabilities(self) -> Probabilities:
@@ -97,39 +97,39 @@ class Timeline:
         return max(self.probabilities.values())
 
     @property
-    def withheld(self) -> str | None:
+    def rejected(self) -> str | None:
         """Why nothing is answered for the whole recording; `None` when something is."""
-        return self.caution.reason(self.probabilities, self.speech_s)
+        return self.reject_option.reason(self.probabilities, self.speech_s)
 
     @property
     def said(self) -> str:
         """The class, or why none is answered."""
-        return self.withheld or self.label
+        return self.rejected or self.label
 
     @property
-    def passages(self) -> tuple[Heard, ...]:
+    def segments(self) -> tuple[Segment, ...]:
         """Stretches of speech with one answer each, in order, without overlap.
 
         At every moment the probabilities are the mean of the windows that hold it; neighbours of one answer are joined.
         """
-        return tuple(_joined(list(_moments(self.windows)), self.caution))
+        return tuple(_joined(list(_moments(self.windows)), self.reject_option))
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `Answer.to_json` does for the whole recording, with passages and windows."""
+        """Return what `Prediction.to_json` does for the whole recording, with passages and windows."""
         return {
             "audio": self.audio,
             "duration_s": round(self.duration_s, 3),
             "speech_s": round(self.speech_s, 3),
-            self.task: None if self.withheld else self.label,
-            **({"withheld": self.withheld} if self.withheld else {}),
+            self.task: None if self.rejected else self.label,
+            **({"withheld": self.rejected} if self.rejected else {}),
             "confidence": round(self.confidence, 6),
             "probabilities": {name: round(probability, 6) for name, probability in self.probabilities.items()},
-            "passages": [each.to_json(self.task) for each in self.passages],
+            "passages": [each.to_json(self.task) for each in self.segments],
             "windows": [each.to_json(self.task) for each in self.windows],
         }
 
 
-def _moments(windows: Sequence[Heard]) -> Iterator[Heard]:
+def _moments(windows: Sequence[Segment]) -> Iterator[Segment]:
     """Divide time at every window's start and end, and average the windows between two such moments."""
     edges = sorted({edge for window in windows for edge in (window.start_s, window.end_s)})
     first = 0
@@ -143,30 +143,30 @@ def _moments(windows: Sequence[Heard]) -> Iterator[Heard]:
             if window.end_s > start_s:
                 inside.append(window)
         if inside:
-            yield Heard(start_s, end_s, _mean_probabilities(inside, weighted="alike"))
+            yield Segment(start_s, end_s, _mean_probabilities(inside, weighted="alike"))
 
 
-def _joined(moments: Sequence[Heard], caution: Caution) -> Iterator[Heard]:
-    run: list[Heard] = []
+def _joined(moments: Sequence[Segment], reject_option: RejectOption) -> Iterator[Segment]:
+    run: list[Segment] = []
     for moment in moments:
-        if run and (moment.start_s > run[-1].end_s or _answer(moment, caution) != _answer(run[-1], caution)):
-            yield _one(run, caution)
+        if run and (moment.start_s > run[-1].end_s or _answer(moment, reject_option) != _answer(run[-1], reject_option)):
+            yield _one(run, reject_option)
             run = []
         run.append(moment)
     if run:
-        yield _one(run, caution)
+        yield _one(run, reject_option)
 
 
-def _answer(moment: Heard, caution: Caution) -> str:
-    return caution.reason(moment.probabilities) or moment.label
+def _answer(moment: Segment, reject_option: RejectOption) -> str:
+    return reject_option.reason(moment.probabilities) or moment.label
 
 
-def _one(run: Sequence[Heard], caution: Caution) -> Heard:
+def _one(run: Sequence[Segment], reject_option: RejectOption) -> Segment:
     probabilities = _mean_probabilities(run)
-    return Heard(run[0].start_s, run[-1].end_s, probabilities, caution.reason(probabilities))
+    return Segment(run[0].start_s, run[-1].end_s, probabilities, reject_option.reason(probabilities))
 
 
-def _mean_probabilities(heard: Sequence[Heard], weighted: str = "by length") -> Probabilities:
+def _mean_probabilities(heard: Sequence[Segment], weighted: str = "by length") -> Probabilities:
     weights = [each.end_s - each.start_s if weighted == "by length" else 1.0 for each in heard]
     values = np.average([list(each.probabilities.values()) for each in heard], axis=0, weights=weights)
     return dict(zip(heard[0].probabilities, map(float, values), strict=True))

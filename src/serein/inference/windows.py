@@ -22,42 +22,42 @@ OFFSET = 0.35
 
 
 @dataclass(frozen=True)
-class Windowing:
+class SlidingWindow:
     """How speech is cut.
 
     Attributes:
         window_s: Length of a window; a stretch of speech that is shorter is one window.
-        hop_s: From the start of a window to the start of the next.
-        pause_s: Silence up to this length does not end a stretch of speech.
-        shortest_s: A stretch of speech that is shorter is passed over.
-        margin_s: Is heard before and after a stretch.
+        step_s: From the start of a window to the start of the next.
+        min_silence_s: Silence up to this length does not end a stretch of speech.
+        min_speech_s: A stretch of speech that is shorter is passed over.
+        speech_pad_s: Is heard before and after a stretch.
 
     Raises:
         RecipeError: The lengths do not fit together.
     """
 
     window_s: float = 3.0
-    hop_s: float = 1.5
-    pause_s: float = 0.4
-    shortest_s: float = 0.25
-    margin_s: float = 0.1
+    step_s: float = 1.5
+    min_silence_s: float = 0.4
+    min_speech_s: float = 0.25
+    speech_pad_s: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0.1 <= self.hop_s <= self.window_s <= 60.0:
+        if not 0.1 <= self.step_s <= self.window_s <= 60.0:
             raise RecipeError(
-                f"windows of {self.window_s:g} s every {self.hop_s:g} s",
+                f"windows of {self.window_s:g} s every {self.step_s:g} s",
                 where="windows",
                 remedy="Take windows of at most 60 s, every 0.1 s to their own length.",
             )
-        if not (0.0 <= 2 * self.margin_s <= self.pause_s and 0.0 < self.shortest_s <= self.window_s):
+        if not (0.0 <= 2 * self.speech_pad_s <= self.min_silence_s and 0.0 < self.min_speech_s <= self.window_s):
             raise RecipeError(
-                f"pauses of {self.pause_s:g} s, margins of {self.margin_s:g} s, speech from {self.shortest_s:g} s on",
+                f"pauses of {self.min_silence_s:g} s, margins of {self.speech_pad_s:g} s, speech from {self.min_speech_s:g} s on",
                 where="windows",
                 remedy="Pauses are at least two margins long, and the shortest speech is no longer than a window.",
             )
 
 
-WINDOWING = Windowing()
+SLIDING_WINDOW = SlidingWindow()
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,13 @@ class WindowCutter:
     """Cuts a recording into windows as its samples come.
 
     Example:
-        >>> cutter = WindowCutter(Windowing())
+        >>> cutter = WindowCutter(SlidingWindow())
         >>> cutter.feed(np.zeros(16000, np.float32)), cutter.finish()
         ([], [])
     """
 
-    def __init__(self, windowing: Windowing) -> None:
-        self.windowing = windowing
+    def __init__(self, sliding_window: SlidingWindow) -> None:
+        self.sliding_window = sliding_window
         self.detector = SpeechDetector()
         self.kept: Waveform = np.zeros(0, np.float32)
         self.kept_from = 0  # the sample that `kept` starts with
@@ -135,20 +135,20 @@ class WindowCutter:
             return []
         if likely >= (ONSET if self.speech_end < start else OFFSET):
             self.speech_end = end
-        elif end - self.speech_end >= _samples(self.windowing.pause_s):
+        elif end - self.speech_end >= _samples(self.sliding_window.min_silence_s):
             return self._end_stretch()
         return self._whole_windows()
 
     def _begin_stretch(self, start: int) -> None:
-        self.stretch = self.next_start = max(start - _samples(self.windowing.margin_s), self.covered, 0)
+        self.stretch = self.next_start = max(start - _samples(self.sliding_window.speech_pad_s), self.covered, 0)
         self.speech_end = start
         self.covered = self.stretch
 
     def _whole_windows(self) -> list[Window]:
         windows = []
-        while self.next_start + _samples(self.windowing.window_s) <= self.speech_end:
-            windows.append(self._cut(self.next_start, self.next_start + _samples(self.windowing.window_s)))
-            self.next_start += _samples(self.windowing.hop_s)
+        while self.next_start + _samples(self.sliding_window.window_s) <= self.speech_end:
+            windows.append(self._cut(self.next_start, self.next_start + _samples(self.sliding_window.window_s)))
+            self.next_start += _samples(self.sliding_window.step_s)
         return windows
 
     def _end_stretch(self) -> list[Window]:
@@ -156,13 +156,13 @@ class WindowCutter:
         if self.stretch is None:
             return []
         windows = self._whole_windows()
-        start, end = self.stretch, min(self.speech_end + _samples(self.windowing.margin_s), self.position)
+        start, end = self.stretch, min(self.speech_end + _samples(self.sliding_window.speech_pad_s), self.position)
         self.stretch = None
-        if end - start < _samples(self.windowing.shortest_s):
+        if end - start < _samples(self.sliding_window.min_speech_s):
             return windows
         self.num_speech_samples += end - start
-        if end - self.covered >= _samples(self.windowing.shortest_s):
-            windows.append(self._cut(max(start, end - _samples(self.windowing.window_s)), end))
+        if end - self.covered >= _samples(self.sliding_window.min_speech_s):
+            windows.append(self._cut(max(start, end - _samples(self.sliding_window.window_s)), end))
         return windows
 
     def _cut(self, start: int, end: int) -> Window:
@@ -171,8 +171,8 @@ class WindowCutter:
 
     def _forget(self) -> None:
         """Let go of the samples that no window will need."""
-        judged = self.num_frames * FRAME - _samples(self.windowing.margin_s)
-        needed = judged if self.stretch is None else self.speech_end - _samples(self.windowing.window_s)
+        judged = self.num_frames * FRAME - _samples(self.sliding_window.speech_pad_s)
+        needed = judged if self.stretch is None else self.speech_end - _samples(self.sliding_window.window_s)
         if self.stretch is not None:
             needed = max(self.stretch, min(needed, self.next_start))
         drop = max(0, needed - self.kept_from)

@@ -35,7 +35,7 @@ def nearness(heard: Sequence[Vectors], text: str, vocabulary: Vocabulary) -> NDA
     """Return (recording,) the cosine of what is heard in each recording with a text.
 
     Args:
-        heard: A word vector of each recording (`Answer.embedding` of a model of words).
+        heard: A word vector of each recording (`Prediction.embedding` of a model of words).
         text: A word, or several: the mean of their vectors, or a sentence's vector where the vocabulary has such.
 
     Raises:

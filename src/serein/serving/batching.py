@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from threading import Condition, Thread
 
 from serein.data.audio import SAMPLE_RATE_HZ, Waveform
-from serein.inference.predictor import Answer
+from serein.inference.predictor import Prediction
 
 BATCH_S = 60.0  # of sound that is heard together; more would keep streams waiting
 _SMOOTHED = 0.9
 
-Predict = Callable[[Sequence[Waveform], Sequence[str]], list[Answer]]
-Answers = Future[list[Answer]]
+Predict = Callable[[Sequence[Waveform], Sequence[str]], list[Prediction]]
+Answers = Future[list[Prediction]]
 
 
 class FullError(Exception):

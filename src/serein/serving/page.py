@@ -127,7 +127,7 @@ async def _shown(service: Service, upload: Upload) -> str:
 
 def _drawn(heard: object, reply: PredictionResponse) -> str:
     drawing = parts.picture(heard, reply.name) if isinstance(heard, Timeline) else ""
-    columns = parts.probabilities(reply) + parts.passages(reply) + parts.nearest(reply)
+    columns = parts.probabilities(reply) + parts.segments(reply) + parts.nearest(reply)
     return drawing + columns + parts.downloads(reply)
 
 

@@ -23,7 +23,7 @@ def picture(timeline: Timeline, name: str) -> str:
     with _DRAWING:
         page = io.BytesIO()
         timeline_picture(timeline).savefig(page, format="png", dpi=110, facecolor="white", bbox_inches="tight")
-    said = "; ".join(f"{clock(each.start_s)} to {clock(each.end_s)} {each.said}" for each in timeline.passages[:20])
+    said = "; ".join(f"{clock(each.start_s)} to {clock(each.end_s)} {each.said}" for each in timeline.segments[:20])
     alt = escape(f"Waveform of {name} with its emotions: {said}", quote=True)
     image = f'<img class="serein-picture" alt="{alt}" src="{_data("image/png", page.getvalue())}">'
     return f'<div class="serein-scroll" tabindex="0" role="group" aria-label="Emotions over time">{image}</div>'
@@ -37,16 +37,16 @@ def probabilities(reply: PredictionResponse) -> str:
         f'background:{colours[name]}"></span></td><td class="serein-number">{100 * probability:.0f} %</td></tr>'
         for name, probability in sorted(reply.probabilities.items(), key=lambda each: -each[1])
     )
-    answer = reply.withheld or reply.label or ""
+    answer = reply.rejected or reply.label or ""
     heading = f"{escape(answer)}, {100 * reply.confidence:.0f} %"
     return f'<h2>{heading}</h2><table class="serein"><caption>Class probabilities</caption>{rows}</table>'
 
 
-def passages(reply: PredictionResponse) -> str:
+def segments(reply: PredictionResponse) -> str:
     """Return the passages as a table; nothing for what was not heard over time."""
     rows = [
-        (clock(each.start_s), clock(each.end_s), each.withheld or each.label or "", f"{100 * each.confidence:.0f} %")
-        for each in reply.passages or ()
+        (clock(each.start_s), clock(each.end_s), each.rejected or each.label or "", f"{100 * each.confidence:.0f} %")
+        for each in reply.segments or ()
     ]
     return _table("Emotions over time", ("from", "to", "heard", "share"), rows)
 
@@ -90,10 +90,10 @@ def _as_csv(reply: PredictionResponse) -> str:
     page = io.StringIO()
     writer = csv.writer(page)
     writer.writerow(["start_s", "end_s", "label", "confidence", *reply.probabilities])
-    whole = (0.0, reply.duration_s, reply.withheld or reply.label, reply.confidence, *reply.probabilities.values())
+    whole = (0.0, reply.duration_s, reply.rejected or reply.label, reply.confidence, *reply.probabilities.values())
     parts = [
-        (each.start_s, each.end_s, each.withheld or each.label, each.confidence, *each.probabilities.values())
-        for each in reply.passages or ()
+        (each.start_s, each.end_s, each.rejected or each.label, each.confidence, *each.probabilities.values())
+        for each in reply.segments or ()
     ]
     writer.writerows(parts or [whole])
     return page.getvalue()

@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from serein.data.upload import Upload
 from serein.errors import AudioError
-from serein.inference.predictor import Answer
+from serein.inference.predictor import Prediction
 from serein.inference.timeline import Timeline
 from serein.serving import problems
 from serein.serving.problems import HTTPProblem
@@ -162,7 +162,7 @@ async def _upload(service: Service, file: UploadFile) -> Upload:
 
 async def _answer(service: Service, upload: Upload, over_time: OverTime) -> PredictionResponse:
     try:
-        heard: Answer | Timeline = await service.hear(upload, _MANNERS[over_time])
+        heard: Prediction | Timeline = await service.hear(upload, _MANNERS[over_time])
     except AudioError as error:
         raise problems.of_recording(error) from None
     return await service.aside(lambda: prediction_response(heard, service.neighbours))

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serein.inference.predictor import Answer
-from serein.inference.timeline import Heard, Timeline
+from serein.inference.predictor import Prediction
+from serein.inference.timeline import Segment, Timeline
 from serein.serving.nearby import Neighbours
 from serein.serving.problems import HTTPProblem
 
@@ -47,7 +47,7 @@ class SegmentResponse(BaseModel):
     start_s: Seconds
     end_s: Seconds
     label: str | None = Field(description="The class with the largest share; null when withheld.")
-    withheld: str | None = Field(None, description="Why nothing is answered.")
+    rejected: str | None = Field(None, description="Why nothing is answered.")
     confidence: Share
     probabilities: dict[str, Share]
 
@@ -74,11 +74,11 @@ class PredictionResponse(BaseModel):
     task: str = Field(description="What the classes are of.")
     duration_s: Seconds | None
     label: str | None = Field(description="The class with the largest share; null when withheld.")
-    withheld: str | None = Field(None, description="Why nothing is answered.")
+    rejected: str | None = Field(None, description="Why nothing is answered.")
     confidence: Share
     probabilities: dict[str, Share] = Field(description="They sum to 1.")
     speech_s: Seconds | None = Field(None, description="How much of it is speech, where it was heard over time.")
-    passages: list[SegmentResponse] | None = Field(None, description="Stretches of speech with one answer each.")
+    segments: list[SegmentResponse] | None = Field(None, description="Stretches of speech with one answer each.")
     windows: list[SegmentResponse] | None = Field(None, description="What was heard, window by window; they overlap.")
     words: list[NearestWord] | None = Field(None, description="The nearest words, of a model of words.")
     clips: list[Neighbour] | None = Field(None, description="The nearest labelled clips, where the service has some.")
@@ -140,13 +140,13 @@ class StatusResponse(BaseModel):
     status: str
 
 
-def prediction_response(heard: Answer | Timeline, neighbours: Neighbours) -> PredictionResponse:
+def prediction_response(heard: Prediction | Timeline, neighbours: Neighbours) -> PredictionResponse:
     """Return an answer as it goes to the client."""
     over_time: dict[str, Any] = {}
     if isinstance(heard, Timeline):
         over_time = {
             "speech_s": round(heard.speech_s, 3),
-            "passages": [segment_response(each) for each in heard.passages],
+            "passages": [segment_response(each) for each in heard.segments],
             "windows": [segment_response(each) for each in heard.windows],
         }
     return PredictionResponse(
@@ -160,7 +160,7 @@ def prediction_response(heard: Answer | Timeline, neighbours: Neighbours) -> Pre
     )
 
 
-def segment_response(heard: Heard) -> SegmentResponse:
+def segment_response(heard: Segment) -> SegmentResponse:
     """Return a passage as it goes to the client."""
     return SegmentResponse(start_s=round(heard.start_s, 3), end_s=round(heard.end_s, 3), **_said(heard))
 
@@ -170,12 +170,12 @@ def problem_details(problem: HTTPProblem) -> ProblemDetails:
     return ProblemDetails.model_validate(problem.to_json())
 
 
-def _said(heard: Answer | Timeline | Heard) -> dict[str, Any]:
+def _said(heard: Prediction | Timeline | Segment) -> dict[str, Any]:
     probabilities = {name: min(1.0, round(probability, 6)) for name, probability in heard.probabilities.items()}
-    label = None if heard.withheld else heard.label
+    label = None if heard.rejected else heard.label
     return {
         "label": label,
-        "withheld": heard.withheld,
+        "withheld": heard.rejected,
         "confidence": round(heard.confidence, 6),
         "probabilities": probabilities,
     }

@@ -13,11 +13,11 @@ from typing import TypeVar
 from serein.data import audio
 from serein.data.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data.upload import Upload
-from serein.inference.caution import Caution
-from serein.inference.hearing import Manner
-from serein.inference.predictor import Answer, Predictor
-from serein.inference.stream import Stream, hear_recording
-from serein.inference.timeline import Heard, Timeline
+from serein.inference.caution import RejectOption
+from serein.inference.hearing import PredictOptions
+from serein.inference.predictor import Prediction, Predictor
+from serein.inference.stream import Stream, predict_recording
+from serein.inference.timeline import Segment, Timeline
 from serein.inference.windows import Window
 from serein.serving.admission import ConcurrencyLimiter
 from serein.serving.batching import BATCH_S, Answers, Batcher, FullError
@@ -59,13 +59,13 @@ class Service:
         predictor: Predictor,
         about: ServiceInfo,
         limits: Limits | None = None,
-        manner: Manner | None = None,
+        manner: PredictOptions | None = None,
         neighbours: Neighbours | None = None,
     ) -> None:
         self.predictor = predictor
         self.about = about
         self.limits = limits or Limits()
-        self.manner = manner or Manner()
+        self.manner = manner or PredictOptions()
         self.neighbours = neighbours or Neighbours()
         self.metrics = Metrics()
         self.limiter = ConcurrencyLimiter(self.limits, self._retry_after_s)
@@ -78,16 +78,16 @@ class Service:
         self._watch()
 
     @property
-    def caution(self) -> Caution:
+    def reject_option(self) -> RejectOption:
         """When an answer is withheld."""
-        return self.manner.caution
+        return self.manner.reject_option
 
     @property
     def is_ready(self) -> bool:
         """Whether requests are heard."""
         return self.batcher.is_alive and not self.limiter.is_closed
 
-    async def hear(self, upload: Upload, over_time: str | None = None) -> Answer | Timeline:
+    async def hear(self, upload: Upload, over_time: str | None = None) -> Prediction | Timeline:
         """Hear one recording as `serein predict` does; who cancels this pays for no more of it.
 
         Args:
@@ -101,14 +101,14 @@ class Service:
         waveform = await self._in(self._decoding, self._load_unless_segmented, upload, manner)
         if waveform is None:
             return await self._predict_segments(upload)
-        return self.caution.applied(replace((await self._submit([waveform]))[0], audio=upload.name))
+        return self.reject_option.applied(replace((await self._submit([waveform]))[0], audio=upload.name))
 
-    async def predict_windows(self, windows: Sequence[Window]) -> list[Heard]:
+    async def predict_windows(self, windows: Sequence[Window]) -> list[Segment]:
         """Hear the windows of a stream."""
         answers = await self._submit([window.waveform for window in windows])
         return [
-            Heard(
-                w.start_s, w.end_s, answer.probabilities, self.caution.reason(answer.probabilities, w.end_s - w.start_s)
+            Segment(
+                w.start_s, w.end_s, answer.probabilities, self.reject_option.reason(answer.probabilities, w.end_s - w.start_s)
             )
             for w, answer in zip(windows, answers, strict=True)
         ]
@@ -131,7 +131,7 @@ class Service:
             pool.shutdown(wait=True)
         self.batcher.close()
 
-    def _load_unless_segmented(self, upload: Upload, manner: Manner) -> Waveform | None:
+    def _load_unless_segmented(self, upload: Upload, manner: PredictOptions) -> Waveform | None:
         length_s = audio.require_at_most(upload, self.limits.recording_s).duration_s
         is_long = length_s > self.predictor.content.options.clips.window_s
         if manner.over_time == "all" or (manner.over_time == "long ones" and is_long):
@@ -141,7 +141,7 @@ class Service:
     async def _predict_segments(self, upload: Upload) -> Timeline:
         is_cancelled = Event()
         hearer = _BatcherPredictor(self.batcher, self.predictor.task, is_cancelled)
-        hear = partial(hear_recording, hearer, upload, windowing=self.manner.windowing, caution=self.caution)
+        hear = partial(predict_recording, hearer, upload, sliding_window=self.manner.sliding_window, reject_option=self.reject_option)
         try:
             return await self._in(self._long, partial(hear, on_progress=lambda *_: hearer.require_not_cancelled()))
         except FullError:
@@ -149,7 +149,7 @@ class Service:
         finally:
             is_cancelled.set()
 
-    async def _submit(self, waveforms: Sequence[Waveform]) -> list[Answer]:
+    async def _submit(self, waveforms: Sequence[Waveform]) -> list[Prediction]:
         try:
             return await asyncio.wrap_future(self.batcher.submit(waveforms))
         except FullError:
@@ -177,8 +177,8 @@ class _BatcherPredictor:
         self.task = task
         self.is_cancelled = is_cancelled
 
-    def predict_waveforms(self, waveforms: Sequence[Waveform], names: Sequence[str]) -> list[Answer]:
-        answers: list[Answer] = []
+    def predict_waveforms(self, waveforms: Sequence[Waveform], names: Sequence[str]) -> list[Prediction]:
+        answers: list[Prediction] = []
         for part in _parts(waveforms):
             self.require_not_cancelled()
             submitted: Answers = self.batcher.submit(part)

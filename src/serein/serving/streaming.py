@@ -13,7 +13,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from serein.data.audio import RATES_HZ, SAMPLE_RATE_HZ
 from serein.inference.stream import Stream, pcm16
-from serein.inference.timeline import Heard
+from serein.inference.timeline import Segment
 from serein.inference.windows import Window
 from serein.serving.gate import client_of
 from serein.serving.keys import Keys
@@ -112,7 +112,7 @@ class Streams:
         await buffer.close("too long")
 
     async def _hear(self, websocket: WebSocket, buffer: StreamBuffer, rate_hz: int) -> None:
-        stream = Stream(self.service.predictor, rate_hz, self.service.manner.windowing, self.service.caution)
+        stream = Stream(self.service.predictor, rate_hz, self.service.manner.sliding_window, self.service.reject_option)
         while data := await buffer.take():
             await self._answer(websocket, await self.service.cut(stream, pcm16(data)))
             if buffer.why_closed == "gone":
@@ -181,7 +181,7 @@ def _is_end(text: str) -> bool:
     return isinstance(said, dict) and said.get("type") == "end"
 
 
-def _said(heard: Heard) -> dict[str, Any]:
+def _said(heard: Segment) -> dict[str, Any]:
     return segment_response(heard).model_dump()
 
 
