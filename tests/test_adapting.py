@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from cli_fixtures import Call
-from serein.adapting import Heard, drawn_clips, weights_in, with_stores
+from serein.adapting import EmbeddedCorpus, drawn_clips, weights_in, predict_with_datastores
 from serein.data import manifest
 from serein.data.utterance import Utterance
 from serein.evaluation.scores import score_predictions
-from serein.inference.neighbours import Examples
+from serein.inference.neighbours import Embeddings
 
 CLASSES = ("calm", "sad")
 NUM_SPEAKERS, NUM_CLIPS = 6, 8
 
 
-def corpus(*, is_parted: bool) -> Heard:
+def corpus(*, is_parted: bool) -> EmbeddedCorpus:
     """Return 6 speakers of 8 clips. The model always says calm; embeddings part the classes, or speakers alone."""
     rng = np.random.default_rng(0)
     speakers = np.repeat(np.arange(NUM_SPEAKERS), NUM_CLIPS)
@@ -30,32 +30,32 @@ def corpus(*, is_parted: bool) -> Heard:
     clips = tuple(Utterance(id=str(n), audio="a.wav", speaker=name) for n, name in enumerate(names))
     probabilities = np.tile([0.6, 0.4], (len(labels), 1))
     keys = np.stack([speakers, speakers], axis=1)
-    return Heard(clips, CLASSES, Examples(vectors, labels, keys), probabilities, ())
+    return EmbeddedCorpus(clips, CLASSES, Embeddings(vectors, labels, keys), probabilities, ())
 
 
 @pytest.mark.parametrize("draw", range(3))
 @pytest.mark.parametrize("size", [1, 2, 7, 40])
 def test_a_store_holds_other_speakers_and_all_classes_alike(size: int, draw: int) -> None:
-    heard = corpus(is_parted=True)
-    for asked in heard.clips_of.values():
-        rows = drawn_clips(heard, asked, size, draw)
+    corpus = corpus(is_parted=True)
+    for asked in corpus.clips_of.values():
+        rows = drawn_clips(corpus, asked, size, draw)
         assert len(set(rows.tolist())) == size
         assert not set(rows.tolist()) & set(asked.tolist())
-        counts = np.bincount(heard.examples.labels[rows], minlength=2)
+        counts = np.bincount(corpus.embeddings.labels[rows], minlength=2)
         assert abs(int(counts[0]) - int(counts[1])) <= 1
-        assert drawn_clips(heard, asked, 40, draw)[:size].tolist() == rows.tolist()
+        assert drawn_clips(corpus, asked, 40, draw)[:size].tolist() == rows.tolist()
 
 
 def test_another_draw_is_another_store() -> None:
-    heard = corpus(is_parted=True)
-    asked = heard.clips_of[0]
-    assert drawn_clips(heard, asked, 8, 0).tolist() != drawn_clips(heard, asked, 8, 1).tolist()
+    corpus = corpus(is_parted=True)
+    asked = corpus.clips_of[0]
+    assert drawn_clips(corpus, asked, 8, 0).tolist() != drawn_clips(corpus, asked, 8, 1).tolist()
 
 
 def test_neighbours_that_know_are_listened_to() -> None:
     """The model alone has 50 %; where embeddings part the classes, the weight chosen inside the store finds them."""
-    heard = corpus(is_parted=True)
-    said = with_stores(heard, 20, 2)
+    corpus = corpus(is_parted=True)
+    said = predict_with_datastores(corpus, 20, 2)
     assert len(said["chosen"]) == 2 * NUM_SPEAKERS * NUM_CLIPS
     assert score_predictions(said["chosen"], CLASSES).pooled["ua"] == 100.0
     assert score_predictions(said["fixed"], CLASSES).pooled["ua"] == 100.0  # 0.3 + 0.7 * 0.4 is more than 0.7 * 0.6
@@ -63,26 +63,26 @@ def test_neighbours_that_know_are_listened_to() -> None:
 
 def test_the_speaker_is_not_mistaken_for_the_emotion() -> None:
     """Where clips lie by their speaker alone, and a speaker feels one thing, others' clips give nothing away."""
-    heard = corpus(is_parted=False)
-    labels = heard.examples.keys[:, 0] % 2  # every speaker of one class only
-    heard = Heard(
-        heard.utterances,
+    corpus = corpus(is_parted=False)
+    labels = corpus.embeddings.keys[:, 0] % 2  # every speaker of one class only
+    corpus = EmbeddedCorpus(
+        corpus.utterances,
         CLASSES,
-        Examples(heard.examples.vectors, labels, heard.examples.keys),
-        heard.probabilities,
+        Embeddings(corpus.embeddings.vectors, labels, corpus.embeddings.keys),
+        corpus.probabilities,
         (),
     )
     rows = np.arange(len(labels))
-    k, alpha = weights_in(heard, rows)["chosen"]
-    probabilities_of_own = heard.examples.nearest(heard.examples.vectors, 3).labels == labels[:, None]
+    k, knn_weight = weights_in(corpus, rows)["chosen"]
+    probabilities_of_own = corpus.embeddings.nearest(corpus.embeddings.vectors, 3).labels == labels[:, None]
     assert probabilities_of_own.all()  # with their own clips they would be right every time
-    assert alpha < 0.5
+    assert knn_weight < 0.5
     assert k >= 1
 
 
 def test_a_store_of_one_speaker_takes_what_was_fixed() -> None:
-    heard = corpus(is_parted=True)
-    weights = weights_in(heard, heard.clips_of[0][:5])
+    corpus = corpus(is_parted=True)
+    weights = weights_in(corpus, corpus.clips_of[0][:5])
     assert weights == {"fixed": (5, 0.3), "chosen": (5, 0.3)}
 
 

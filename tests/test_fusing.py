@@ -15,8 +15,8 @@ from cli_fixtures import Call, Outcome, write_wav
 from serein.data import manifest
 from serein.evaluation.predictions import Prediction, write_predictions
 from serein.evaluation.scores import score_run
-from serein.fusing import Fused, fuse
-from serein.inference.fused import FittedOn, FusedModel, Fusion, read_fusion, write_fusion
+from serein.fusing import EnsembleEvaluation, fit_ensemble
+from serein.inference.fused import FittedOn, EnsembleModel, Ensemble, read_ensemble, write_ensemble
 from serein.inference.predictor import load
 
 CLASSES = ("calm", "sad")
@@ -51,11 +51,11 @@ def write_system(run: Path, test: Say, dev: Say | None = None) -> Path:
     return run
 
 
-def fused(*paths: Path, method: str = "cobyla", split: Any = "test") -> Fused:
-    return fuse(paths, method=method, split=split, seed=0, report=lambda *progress: None)
+def fused(*paths: Path, method: str = "cobyla", split: Any = "test") -> EnsembleEvaluation:
+    return fit_ensemble(paths, method=method, split=split, seed=0, report=lambda *progress: None)
 
 
-def macro_f1(found: Fused, kind: str) -> float:
+def macro_f1(found: EnsembleEvaluation, kind: str) -> float:
     (score,) = (row.macro_f1 for row in found.rows if row.kind == kind)
     return score
 
@@ -165,7 +165,7 @@ def test_table(finished_runs: tuple[Path, Path], serein: Call) -> None:
 def test_json_and_file_say_the_same(finished_runs: tuple[Path, Path], tmp_path: Path, serein: Call) -> None:
     path = tmp_path / "out" / "fusion.json"
     outcome = serein("fuse", *finished_runs, "--json", "-o", path)
-    said, kept = json.loads(outcome.out), read_fusion(path)
+    said, kept = json.loads(outcome.out), read_ensemble(path)
     assert [row["kind"] for row in said["rows"]] == ["system", "system", "mean", "fusion", "in sample"]
     assert list(kept.scores) == said["rows"]
     assert [list(row.values()) for row in said["weights"].values()] == [list(row) for row in kept.weights]
@@ -196,7 +196,7 @@ def test_given_weights(finished_runs: tuple[Path, Path], tmp_path: Path, serein:
 
 def test_given_weights_of_systems_with_other_names(finished_runs: tuple[Path, Path], tmp_path: Path) -> None:
     path = tmp_path / "fusion.json"
-    write_fusion(fused(*finished_runs).fusion, path)
+    write_ensemble(fused(*finished_runs).fusion, path)
     renamed = finished_runs[1].rename(tmp_path / "c")
     found = fused(finished_runs[0], renamed, method=str(path))
     assert "Weights are taken in their order: those of a for a, b for c." in found.notes
@@ -205,7 +205,7 @@ def test_given_weights_of_systems_with_other_names(finished_runs: tuple[Path, Pa
 def test_bad_input(finished_runs: tuple[Path, Path], tmp_path: Path, serein: Call) -> None:
     a, b = finished_runs
     path = tmp_path / "fusion.json"
-    write_fusion(fused(a, b).fusion, path)
+    write_ensemble(fused(a, b).fusion, path)
     (tmp_path / "empty").mkdir()
     three = write_system(tmp_path / "three", {"1": True, "2": True, "3": True})
     third = tmp_path / "third.jsonl"
@@ -228,7 +228,7 @@ def test_bad_input(finished_runs: tuple[Path, Path], tmp_path: Path, serein: Cal
 
 def test_weights_of_another_number_of_systems(finished_runs: tuple[Path, Path], tmp_path: Path, serein: Call) -> None:
     path = tmp_path / "fusion.json"
-    write_fusion(fused(*finished_runs).fusion, path)
+    write_ensemble(fused(*finished_runs).fusion, path)
     c = _random_run(tmp_path / "c", 2)
     assert "it weighs 2 systems, and 3 are named" in _refused(serein("fuse", *finished_runs, c, "--method", path))
 
@@ -246,19 +246,19 @@ def fusion(tiny_run: Path, tmp_path: Path) -> Path:
     """A fusion file: the model of the first fold, and the mean of both folds' models."""
     first, second = (f"fold-{number}/seed-0/model" for number in (1, 2))
     classes = load(tiny_run / first).classes
-    content = Fusion(
+    content = Ensemble(
         format=1,
         classes=classes,
         method="cobyla",
         models=(
-            FusedModel(path=str(tiny_run), label="one", folders=(first,)),
-            FusedModel(path=str(tiny_run), label="both", folders=(first, second)),
+            EnsembleModel(path=str(tiny_run), label="one", folders=(first,)),
+            EnsembleModel(path=str(tiny_run), label="both", folders=(first, second)),
         ),
         weights=((0.9, 0.5, 0.0), (0.1, 0.5, 1.0)),
         fitted_on=FittedOn(split=None, num_utterances=0, seen=()),
         scores=(),
     )
-    write_fusion(content, tmp_path / "fusion.json")
+    write_ensemble(content, tmp_path / "fusion.json")
     return tmp_path / "fusion.json"
 
 

@@ -15,8 +15,8 @@ from serein.data import manifest
 from serein.errors import ModelError
 from serein.evaluation.predictions import read_predictions
 from serein.evaluation.scores import score_run
-from serein.inference.neighbour_predictor import NeighbourPredictor
-from serein.inference.neighbour_store import open_store
+from serein.inference.neighbour_predictor import KnnPredictor
+from serein.inference.neighbour_store import open_datastore
 from serein.inference.predictor import Prediction, load
 
 
@@ -26,7 +26,7 @@ def model(tiny_run: Path) -> Path:
 
 
 @pytest.fixture
-def store(model: Path, tones: Path, tmp_path: Path, serein: Call) -> Path:
+def datastore(model: Path, tones: Path, tmp_path: Path, serein: Call) -> Path:
     """A store of all tones."""
     assert serein("neighbours", "build", model, "--data", tones, "-o", tmp_path / "store").status == 0
     return tmp_path / "store"
@@ -48,10 +48,10 @@ def probabilities(answers: list[Prediction]) -> np.ndarray:
     return np.array([list(answer.probabilities.values()) for answer in answers])
 
 
-def asked(model: Path, store: Path, tones: Path, **how: Any) -> list[Prediction]:
+def asked(model: Path, datastore: Path, tones: Path, **how: Any) -> list[Prediction]:
     return [
         a
-        for a in NeighbourPredictor(str(model), store, **how).predict_each(manifest.read(tones))
+        for a in KnnPredictor(str(model), datastore, **how).predict_each(manifest.read(tones))
         if isinstance(a, Prediction)
     ]
 
@@ -59,42 +59,42 @@ def asked(model: Path, store: Path, tones: Path, **how: Any) -> list[Prediction]
 # -- stores ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_store_holds(store: Path, tones: Path) -> None:
-    header = json.loads((store / "store.json").read_text())
+def test_what_a_store_holds(datastore: Path, tones: Path) -> None:
+    header = json.loads((datastore / "store.json").read_text())
     assert (header["num_clips"], header["classes"], header["corpora"]) == (36, ["angry", "happy", "sad"], {"tones": 36})
     assert header["licences"] == {"tones": "not stated"}
-    assert sorted(path.name for path in store.iterdir()) == ["clips.jsonl", "store.json", "vectors.safetensors"]
-    assert len({path.stat().st_mode for path in store.iterdir()}) == 1  # whoever may read one may read all
-    opened, clips = open_store(store), manifest.read(tones)
+    assert sorted(path.name for path in datastore.iterdir()) == ["clips.jsonl", "store.json", "vectors.safetensors"]
+    assert len({path.stat().st_mode for path in datastore.iterdir()}) == 1  # whoever may read one may read all
+    opened, clips = open_datastore(datastore), manifest.read(tones)
     assert [u.audio for u in opened.clips_at([3, 0])] == [clips[3].audio, clips[0].audio]
-    assert [opened.header.classes[n] for n in opened.examples.labels] == [u.emotion for u in clips]
+    assert [opened.header.classes[n] for n in opened.embeddings.labels] == [u.emotion for u in clips]
 
 
-def test_a_store_is_a_manifest_of_its_clips(store: Path, tones: Path) -> None:
-    assert [(u.id, u.audio) for u in manifest.read(store / "clips.jsonl")] == [
+def test_a_store_is_a_manifest_of_its_clips(datastore: Path, tones: Path) -> None:
+    assert [(u.id, u.audio) for u in manifest.read(datastore / "clips.jsonl")] == [
         (u.id, u.audio) for u in manifest.read(tones)
     ]
 
 
-def test_add_equals_build_of_both(model: Path, store: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
+def test_add_equals_build_of_both(model: Path, datastore: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     first, second = part(tones, tmp_path / "1.jsonl", "abc"), part(tones, tmp_path / "2.jsonl", "def")
     grown = tmp_path / "grown"
     assert serein("neighbours", "build", model, "--data", first, "-o", grown).status == 0
     assert serein("neighbours", "add", grown, "--data", second).out.startswith(f"{grown}: 36 clips of 8 numbers")
-    one, both = open_store(grown).examples, open_store(store).examples
+    one, both = open_datastore(grown).embeddings, open_datastore(datastore).embeddings
     assert (one.labels == both.labels).all()
     assert (one.keys == both.keys).all()
     assert np.abs(one.vectors - both.vectors).max() < 1e-5
     for name in ("store.json", "clips.jsonl"):
-        assert (grown / name).read_text() == (store / name).read_text()
+        assert (grown / name).read_text() == (datastore / name).read_text()
 
 
-def test_what_is_there_already_is_counted(store: Path, tones: Path, serein: Call) -> None:
-    before = everything_in(store)
-    outcome = serein("neighbours", "add", store, "--data", tones, "--json")
+def test_what_is_there_already_is_counted(datastore: Path, tones: Path, serein: Call) -> None:
+    before = everything_in(datastore)
+    outcome = serein("neighbours", "add", datastore, "--data", tones, "--json")
     assert json.loads(outcome.out)["num_known"] == 36
     assert "36 clips were in the store already." in outcome.err
-    assert everything_in(store) == before
+    assert everything_in(datastore) == before
 
 
 @pytest.mark.parametrize(
@@ -109,34 +109,34 @@ def test_what_is_there_already_is_counted(store: Path, tones: Path, serein: Call
     ],
 )
 def test_what_cannot_be_added(
-    change: dict[str, str], complaint: str, store: Path, tones: Path, tmp_path: Path, serein: Call
+    change: dict[str, str], complaint: str, datastore: Path, tones: Path, tmp_path: Path, serein: Call
 ) -> None:
     utterance = manifest.read(tones)[0]
     if "audio" in change:
         change = {"audio": str(write_wav(tmp_path / "other.wav"))}
     manifest.write([utterance.model_copy(update=change)], tmp_path / "more.jsonl")
-    before = everything_in(store)
-    outcome = serein("neighbours", "add", store, "--data", tmp_path / "more.jsonl")
+    before = everything_in(datastore)
+    outcome = serein("neighbours", "add", datastore, "--data", tmp_path / "more.jsonl")
     assert outcome.status == 1
     assert complaint in outcome.complaint
-    assert everything_in(store) == before
+    assert everything_in(datastore) == before
 
 
-def test_a_store_of_another_model_is_refused(store: Path, tiny_run: Path, tones: Path, serein: Call) -> None:
+def test_a_store_of_another_model_is_refused(datastore: Path, tiny_run: Path, tones: Path, serein: Call) -> None:
     other = tiny_run / "fold-2" / "seed-0" / "model"
     clip = manifest.read(tones)[0].audio
-    assert "the store is of another model" in serein("predict", other, clip, "--neighbours", store).complaint
+    assert "the store is of another model" in serein("predict", other, clip, "--neighbours", datastore).complaint
     assert (
         "the store is of another model"
-        in serein("neighbours", "add", store, "--data", tones, "--model", other).complaint
+        in serein("neighbours", "add", datastore, "--data", tones, "--model", other).complaint
     )
 
 
 @pytest.mark.parametrize("part", ["store.json", "vectors.safetensors"])
-def test_a_damaged_store(part: str, store: Path) -> None:
-    (store / part).write_text("{}" if part == "store.json" else "?")
+def test_a_damaged_store(part: str, datastore: Path) -> None:
+    (datastore / part).write_text("{}" if part == "store.json" else "?")
     with pytest.raises(ModelError, match=part):
-        open_store(store)
+        open_datastore(datastore)
 
 
 def test_no_store(model: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
@@ -148,55 +148,55 @@ def test_no_store(model: Path, tones: Path, tmp_path: Path, serein: Call) -> Non
 
 
 def test_a_store_with_an_index_finds_the_same(
-    model: Path, store: Path, tones: Path, tmp_path: Path, serein: Call
+    model: Path, datastore: Path, tones: Path, tmp_path: Path, serein: Call
 ) -> None:
     pytest.importorskip("faiss")
     indexed = tmp_path / "indexed"
     outcome = serein("neighbours", "build", model, "--data", tones, "-o", indexed, "--index", "faiss")
     assert "Searched approximately: 100.0 % of the 8 nearest are found." in outcome.out
     assert json.loads((indexed / "store.json").read_text())["index"]["recall"] == 1.0
-    assert (probabilities(asked(model, indexed, tones, k=5)) == probabilities(asked(model, store, tones, k=5))).all()
+    assert (probabilities(asked(model, indexed, tones, k=5)) == probabilities(asked(model, datastore, tones, k=5))).all()
 
 
 # -- answers ---------------------------------------------------------------------------------------------------------
 
 
-def test_alpha_0_is_the_model_and_alpha_1_the_neighbours(model: Path, store: Path, tones: Path) -> None:
+def test_alpha_0_is_the_model_and_alpha_1_the_neighbours(model: Path, datastore: Path, tones: Path) -> None:
     alone = [a for a in load(model).predict_each(manifest.read(tones)) if isinstance(a, Prediction)]
-    assert (probabilities(asked(model, store, tones, k=4, alpha=0.0)) == probabilities(alone)).all()
-    votes = probabilities(asked(model, store, tones, k=4, alpha=1.0))
+    assert (probabilities(asked(model, datastore, tones, k=4, knn_weight=0.0)) == probabilities(alone)).all()
+    votes = probabilities(asked(model, datastore, tones, k=4, knn_weight=1.0))
     assert set(votes.ravel().tolist()) <= {0.0, 0.25, 0.5, 0.75, 1.0}
-    mixed = probabilities(asked(model, store, tones, k=4, alpha=0.3))
+    mixed = probabilities(asked(model, datastore, tones, k=4, knn_weight=0.3))
     assert mixed == pytest.approx(0.3 * votes + 0.7 * probabilities(alone))
 
 
-def test_a_clip_does_not_vote_for_itself(model: Path, store: Path, tones: Path, serein: Call) -> None:
+def test_a_clip_does_not_vote_for_itself(model: Path, datastore: Path, tones: Path, serein: Call) -> None:
     """Neither by the id that a manifest gives, nor as a file without one."""
     utterance = manifest.read(tones)[0]
-    for answer in asked(model, store, tones, k=35, explain=True):
+    for answer in asked(model, datastore, tones, k=35, show_neighbours=True):
         assert answer.audio not in [each.audio for each in answer.neighbours]  # type: ignore[attr-defined]
-    outcome = serein("predict", model, utterance.audio, "--neighbours", store, "--k", 35, "--explain", "--json")
+    outcome = serein("predict", model, utterance.audio, "--neighbours", datastore, "--k", 35, "--explain", "--json")
     assert utterance.id not in [each["id"] for each in json.loads(outcome.out)["neighbours"]]
-    outcome = serein("predict", model, utterance.audio, "--neighbours", store, "--k", 36)
+    outcome = serein("predict", model, utterance.audio, "--neighbours", datastore, "--k", 36)
     assert "k is 36, and the store holds 35 clips besides the clip itself" in outcome.complaint
 
 
-def test_explained(model: Path, store: Path, tones: Path, serein: Call) -> None:
+def test_explained(model: Path, datastore: Path, tones: Path, serein: Call) -> None:
     clip = manifest.read(tones)[0].audio
-    outcome = serein("predict", model, clip, "--neighbours", store, "--k", 3, "--explain", "--json")
+    outcome = serein("predict", model, clip, "--neighbours", datastore, "--k", 3, "--explain", "--json")
     said = json.loads(outcome.out)["neighbours"]
     assert [set(each) for each in said] == [{"id", "label", "speaker", "corpus", "distance", "audio", "start_s"}] * 3
     assert [each["distance"] for each in said] == sorted(each["distance"] for each in said)
-    printed = serein("predict", model, clip, "--neighbours", store, "--k", 3, "--explain").out
+    printed = serein("predict", model, clip, "--neighbours", datastore, "--k", 3, "--explain").out
     for words in ("Nearest to", "label", "speaker", "distance", said[0]["speaker"], f"{said[0]['distance']:.3f}"):
         assert words in printed
-    assert "neighbours" not in json.loads(serein("predict", model, clip, "--neighbours", store, "--json").out)
+    assert "neighbours" not in json.loads(serein("predict", model, clip, "--neighbours", datastore, "--json").out)
 
 
-def test_numbers_that_nobody_chose_are_said(model: Path, store: Path, tones: Path, serein: Call) -> None:
+def test_numbers_that_nobody_chose_are_said(model: Path, datastore: Path, tones: Path, serein: Call) -> None:
     clip = manifest.read(tones)[0].audio
-    assert "k 8 and alpha 0.3 were not chosen" in serein("predict", model, clip, "--neighbours", store).err
-    assert serein("predict", model, clip, "--neighbours", store, "--k", 8, "--alpha", 0.3).err == ""
+    assert "k 8 and alpha 0.3 were not chosen" in serein("predict", model, clip, "--neighbours", datastore).err
+    assert serein("predict", model, clip, "--neighbours", datastore, "--k", 8, "--alpha", 0.3).err == ""
 
 
 @pytest.mark.parametrize("options", [["--k", 3], ["--alpha", 0.5], ["--explain"]])
@@ -206,21 +206,21 @@ def test_options_without_a_store(options: list[object], model: Path, tones: Path
     assert "name a store by" in outcome.err
 
 
-def test_neighbours_do_not_fit_into_csv(model: Path, store: Path, tones: Path, serein: Call) -> None:
-    assert serein("predict", model, tones, "--neighbours", store, "--explain", "--csv").status == 2
-    assert serein("predict", model, tones, "--neighbours", store, "--csv").out.count("\n") == 37
+def test_neighbours_do_not_fit_into_csv(model: Path, datastore: Path, tones: Path, serein: Call) -> None:
+    assert serein("predict", model, tones, "--neighbours", datastore, "--explain", "--csv").status == 2
+    assert serein("predict", model, tones, "--neighbours", datastore, "--csv").out.count("\n") == 37
 
 
-def test_chosen_numbers_are_kept_and_used(model: Path, store: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
+def test_chosen_numbers_are_kept_and_used(model: Path, datastore: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     dev = part(tones, tmp_path / "dev.jsonl", "ab")
-    said = json.loads(serein("neighbours", "choose", store, "--data", dev, "--votes", "softmax", "--json").out)
+    said = json.loads(serein("neighbours", "choose", datastore, "--data", dev, "--votes", "softmax", "--json").out)
     assert said["notes"] == ["The store holds 2 of these speakers, which favours the neighbours."]
     assert said["score"] >= said["model_score"]
-    chosen = json.loads((store / "store.json").read_text())["chosen"]
+    chosen = json.loads((datastore / "store.json").read_text())["chosen"]
     assert (chosen["votes"], chosen["on"], chosen["num_clips"]) == ("softmax", str(dev), 36)
-    predictor = NeighbourPredictor(str(model), store)
-    assert (predictor.mixing.k, predictor.mixing.alpha) == (chosen["k"], chosen["alpha"])
-    assert serein("predict", model, tones, "--neighbours", store).err == ""
+    predictor = KnnPredictor(str(model), datastore)
+    assert (predictor.interpolation.k, predictor.interpolation.knn_weight) == (chosen["k"], chosen["knn_weight"])
+    assert serein("predict", model, tones, "--neighbours", datastore).err == ""
 
 
 # -- runs ------------------------------------------------------------------------------------------------------------
@@ -243,9 +243,9 @@ def test_the_kept_store_is_train_and_dev_and_answers_alike(run: Path, serein: Ca
         folder = run / f"fold-{fold['name']}" / "seed-0"
         clips = {u.id for u in manifest.read(folder / "neighbours" / "clips.jsonl")}
         assert clips == {*fold["train"], *fold["dev"]}
-        chosen = open_store(folder / "neighbours").header.chosen
+        chosen = open_datastore(folder / "neighbours").header.chosen
         assert chosen is not None
-        assert (chosen.k, chosen.alpha, chosen.on) == (unit["k"], unit["alpha"], f"dev of fold {fold['name']}")
+        assert (chosen.k, chosen.knn_weight, chosen.on) == (unit["k"], unit["knn_weight"], f"dev of fold {fold['name']}")
         kept = read_predictions(folder / "knn_predictions.jsonl")
         heard = asked(folder / "model", folder / "neighbours", run / f"fold-{fold['name']}" / "test.jsonl")
         assert [p.prediction for p in kept] == [answer.label for answer in heard]
@@ -288,7 +288,7 @@ def test_the_oracle_is_marked_everywhere(run: Path, serein: Call) -> None:
     for name in ("neighbours", "mixed"):
         assert said["systems"][name]["notes"][0].startswith("ORACLE")
     assert said["systems"]["mixed"]["mean"]["ua"] >= said["systems"]["model"]["mean"]["ua"]
-    assert open_store(run / "fold-1" / "seed-0" / "neighbours").header.chosen is None
+    assert open_datastore(run / "fold-1" / "seed-0" / "neighbours").header.chosen is None
     assert not (run / "knn.json").exists()
 
 

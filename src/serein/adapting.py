@@ -26,15 +26,15 @@ from serein.evaluation.panels import Line, lines_picture
 from serein.evaluation.predictions import Prediction
 from serein.evaluation.scores import Scores, score_predictions
 from serein.evaluation.style import MUTED, RIGHT, WRONG
-from serein.inference.neighbour_predictor import DEFAULT_ALPHA, DEFAULT_K, hear, load_with_digest
+from serein.inference.neighbour_predictor import DEFAULT_KNN_WEIGHT, DEFAULT_K, hear, load_with_digest
 from serein.inference.neighbours import (
-    MOST_NEIGHBOURS,
-    Examples,
+    MAX_NEIGHBOURS,
+    Embeddings,
     Numbers,
-    choose,
-    interpolated,
+    tune_k_and_weight,
+    interpolate,
     key,
-    neighbour_probabilities,
+    knn_probabilities,
 )
 from serein.labels.categories import with_class
 from serein.metrics import FloatArray
@@ -45,39 +45,39 @@ if TYPE_CHECKING:
 
 SIZES = (8, 16, 32, 64, 128, 256)
 WAYS = {
-    "fixed": f"k {DEFAULT_K}, alpha {DEFAULT_ALPHA:g}",
+    "fixed": f"k {DEFAULT_K}, alpha {DEFAULT_KNN_WEIGHT:g}",
     "chosen": "k and alpha chosen in the store",
 }
 _PER_CENT = 100.0
 
 
 @dataclass(frozen=True)
-class Heard:
+class EmbeddedCorpus:
     """A corpus as a model hears it.
 
     Attributes:
         utterances: Those of a class of the model.
         classes: Classes that occur among them; the model's probabilities are of these alone.
-        examples: Their embeddings; clips of one speaker share a key, so that none is a neighbour of another.
+        embeddings: Their embeddings; clips of one speaker share a key, so that none is a neighbour of another.
         probabilities: (clip, class) what the model says.
         notes: What a reader must know.
     """
 
     utterances: tuple[Utterance, ...]
     classes: tuple[str, ...]
-    examples: Examples
+    embeddings: Embeddings
     probabilities: FloatArray
     notes: tuple[str, ...]
 
     @cached_property
     def clips_of(self) -> dict[int, Numbers]:
         """Speaker's key -> positions of the speaker's clips."""
-        speakers = self.examples.keys[:, 0]
+        speakers = self.embeddings.keys[:, 0]
         return {int(speaker): np.flatnonzero(speakers == speaker) for speaker in np.unique(speakers)}
 
 
 @dataclass(frozen=True)
-class Reached:
+class DatastoreSizeResult:
     """What stores of one size came to.
 
     Attributes:
@@ -98,7 +98,7 @@ class Adaptation:
     """The model alone, and with stores of every size."""
 
     model: Scores
-    reached: tuple[Reached, ...]
+    reached: tuple[DatastoreSizeResult, ...]
     num_draws: int
     notes: tuple[str, ...]
 
@@ -124,16 +124,16 @@ def adapt(
         ManifestError: A clip has no speaker, there are fewer than two, or a store of a size cannot be filled.
         ModelError: There is no such model.
     """
-    heard = hear_corpus(model, manifest_path, report)
-    _require_clips(heard, max(sizes), manifest_path)
-    alone = _said(heard, np.arange(len(heard.utterances)), heard.probabilities, 0)
+    corpus = embed_corpus(model, manifest_path, report)
+    _require_clips(corpus, max(sizes), manifest_path)
+    alone = _said(corpus, np.arange(len(corpus.utterances)), corpus.probabilities, 0)
     reached = []
     for number, size in enumerate(sorted(sizes), start=1):
-        said = with_stores(heard, size, num_draws)
-        reached += [_reached(size, way, said[way], alone, heard.classes) for way in WAYS]
+        said = predict_with_datastores(corpus, size, num_draws)
+        reached += [_reached(size, way, said[way], alone, corpus.classes) for way in WAYS]
         report("stores", number, len(sizes), f"{size} clips: UA {reached[-1].scores.pooled['ua']:.1f}")
-    model_scores = score_predictions(alone, heard.classes)
-    found = Adaptation(model_scores, tuple(reached), num_draws, (*heard.notes, *model_scores.notes))
+    model_scores = score_predictions(alone, corpus.classes)
+    found = Adaptation(model_scores, tuple(reached), num_draws, (*corpus.notes, *model_scores.notes))
     out.mkdir(parents=True, exist_ok=True)
     content = json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
     write_text(out / "adaptation.json", content + "\n")
@@ -142,7 +142,7 @@ def adapt(
     return found
 
 
-def hear_corpus(model: str, manifest_path: Path, report: Report) -> Heard:
+def embed_corpus(model: str, manifest_path: Path, report: Report) -> EmbeddedCorpus:
     """Return a manifest's clips as a model hears them; those of no class of the model are left out, and noted."""
     content = load_with_digest(model)[0].content
     utterances, left_out = with_class(manifest.read(manifest_path), content.categories, "drop")
@@ -153,28 +153,28 @@ def hear_corpus(model: str, manifest_path: Path, report: Report) -> Heard:
         )
     recordings = Recordings(utterances, trim_db=content.options.clips.trim_db)
     detail = f"{len(utterances)} clips"
-    examples, probabilities = hear(
+    embeddings, probabilities = hear(
         content, recordings, range(len(utterances)), "predicted", lambda done, all: report("hearing", done, all, detail)
     )
-    present, labels = np.unique(examples.labels, return_inverse=True)
+    present, labels = np.unique(embeddings.labels, return_inverse=True)
     keys = np.array([[key(speaker_key(u))] * 2 for u in utterances], np.int64).reshape(-1, 2)
     own = probabilities[:, present].astype(np.float64)
     known = {speaker_key(u) for u in utterances} & set(content.training.get("speakers", ()))
     notes = [f"Classes: {len(present)} of the model's {probabilities.shape[1]} occur, and it chooses among these."]
     notes += [f"Left out, of no class of the model: {count} {name}." for name, count in left_out.most_common()]
     notes += [f"SPEAKER-DEPENDENT: the model learned from {len(known)} of these speakers."] if known else []
-    return Heard(
+    return EmbeddedCorpus(
         tuple(utterances),
         tuple(content.categories.classes[number] for number in present),
-        Examples(examples.vectors, labels.astype(np.int64), keys),
+        Embeddings(embeddings.vectors, labels.astype(np.int64), keys),
         own / own.sum(axis=1, keepdims=True),
         tuple(notes),
     )
 
 
-def _require_clips(heard: Heard, largest: int, where: Path) -> None:
-    fewest = len(heard.utterances) - max(map(len, heard.clips_of.values()))
-    if len(heard.clips_of) < 2 or largest > fewest:
+def _require_clips(corpus: EmbeddedCorpus, largest: int, where: Path) -> None:
+    fewest = len(corpus.utterances) - max(map(len, corpus.clips_of.values()))
+    if len(corpus.clips_of) < 2 or largest > fewest:
         raise ManifestError(
             f"without the speaker who said most, {fewest} clips are left for a store of {largest}",
             where=where,
@@ -182,26 +182,26 @@ def _require_clips(heard: Heard, largest: int, where: Path) -> None:
         )
 
 
-def with_stores(heard: Heard, size: int, num_draws: int) -> dict[str, list[Prediction]]:
+def predict_with_datastores(corpus: EmbeddedCorpus, size: int, num_draws: int) -> dict[str, list[Prediction]]:
     """Return way -> what is said of every clip with a store of other speakers' clips, for every draw."""
     said: dict[str, list[Prediction]] = {way: [] for way in WAYS}
     for draw in range(num_draws):
-        for asked in heard.clips_of.values():
-            rows = drawn_clips(heard, asked, size, draw)
-            store = heard.examples.only(rows)
-            for way, (k, alpha) in weights_in(heard, rows).items():
-                nearest = store.nearest(heard.examples.vectors[asked], k)
-                votes = neighbour_probabilities(nearest, len(heard.classes))
-                said[way] += _said(heard, asked, interpolated(votes, heard.probabilities[asked], alpha), draw)
+        for asked in corpus.clips_of.values():
+            rows = drawn_clips(corpus, asked, size, draw)
+            datastore = corpus.embeddings.only(rows)
+            for way, (k, knn_weight) in weights_in(corpus, rows).items():
+                nearest = datastore.nearest(corpus.embeddings.vectors[asked], k)
+                votes = knn_probabilities(nearest, len(corpus.classes))
+                said[way] += _said(corpus, asked, interpolate(votes, corpus.probabilities[asked], knn_weight), draw)
     return said
 
 
-def drawn_clips(heard: Heard, asked: Numbers, size: int, draw: int) -> Numbers:
+def drawn_clips(corpus: EmbeddedCorpus, asked: Numbers, size: int, draw: int) -> Numbers:
     """Return positions of a store's clips, none of the asked speaker's: a class after the other in turn."""
     rng = np.random.default_rng([draw, int(asked[0])])
-    others = np.setdiff1d(np.arange(len(heard.utterances)), asked)
+    others = np.setdiff1d(np.arange(len(corpus.utterances)), asked)
     shuffled = rng.permutation(others)
-    labels = heard.examples.labels[shuffled]
+    labels = corpus.embeddings.labels[shuffled]
     turn = np.empty(len(shuffled), np.int64)  # of its class: first, second, ...
     for label in np.unique(labels):
         turn[labels == label] = np.arange((labels == label).sum())
@@ -210,29 +210,29 @@ def drawn_clips(heard: Heard, asked: Numbers, size: int, draw: int) -> Numbers:
     return chosen
 
 
-def weights_in(heard: Heard, rows: Numbers) -> dict[str, tuple[int, float]]:
+def weights_in(corpus: EmbeddedCorpus, rows: Numbers) -> dict[str, tuple[int, float]]:
     """Return way -> k and alpha; chosen are those that do best on the store's own clips, asked of other speakers'."""
-    store = heard.examples.only(rows)
-    fixed = (min(DEFAULT_K, len(rows)), DEFAULT_ALPHA)
-    of_one_speaker = int(np.unique(store.keys[:, 0], return_counts=True)[1].max())
-    most = min(MOST_NEIGHBOURS, len(rows) - of_one_speaker)
+    datastore = corpus.embeddings.only(rows)
+    fixed = (min(DEFAULT_K, len(rows)), DEFAULT_KNN_WEIGHT)
+    of_one_speaker = int(np.unique(datastore.keys[:, 0], return_counts=True)[1].max())
+    most = min(MAX_NEIGHBOURS, len(rows) - of_one_speaker)
     if most < 1:
         return {"fixed": fixed, "chosen": fixed}
-    found = choose(store.nearest(store.vectors, most, store.keys), heard.probabilities[rows], store.labels)
-    return {"fixed": fixed, "chosen": (found.k, found.alpha)}
+    found = tune_k_and_weight(datastore.nearest(datastore.vectors, most, datastore.keys), corpus.probabilities[rows], datastore.labels)
+    return {"fixed": fixed, "chosen": (found.k, found.knn_weight)}
 
 
-def _said(heard: Heard, rows: Numbers, probabilities: FloatArray, draw: int) -> list[Prediction]:
+def _said(corpus: EmbeddedCorpus, rows: Numbers, probabilities: FloatArray, draw: int) -> list[Prediction]:
     """Return probabilities, (row, class), as predictions of the clips at these positions."""
     said = []
     for row, own in zip(rows, probabilities, strict=True):
-        utterance = heard.utterances[row]
+        utterance = corpus.utterances[row]
         said.append(
             Prediction(
                 id=utterance.id,
-                truth=heard.classes[heard.examples.labels[row]],
-                prediction=heard.classes[int(own.argmax())],
-                probabilities=dict(zip(heard.classes, map(float, own), strict=True)),
+                truth=corpus.classes[corpus.embeddings.labels[row]],
+                prediction=corpus.classes[int(own.argmax())],
+                probabilities=dict(zip(corpus.classes, map(float, own), strict=True)),
                 speaker=utterance.speaker,
                 gender=utterance.gender,
                 seed=draw,
@@ -244,10 +244,10 @@ def _said(heard: Heard, rows: Numbers, probabilities: FloatArray, draw: int) -> 
 
 def _reached(
     size: int, way: str, said: Sequence[Prediction], alone: Sequence[Prediction], classes: Sequence[str]
-) -> Reached:
+) -> DatastoreSizeResult:
     gain = paired_difference(said, alone, classes, rng=np.random.default_rng(0))["ua"]
     bounds = gain.interval and (_PER_CENT * gain.interval[0], _PER_CENT * gain.interval[1])
-    return Reached(size, way, score_predictions(said, classes), _PER_CENT * gain.difference, bounds)
+    return DatastoreSizeResult(size, way, score_predictions(said, classes), _PER_CENT * gain.difference, bounds)
 
 
 def adaptation_picture(found: Adaptation) -> Figure:

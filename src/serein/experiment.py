@@ -20,7 +20,7 @@ from serein.data.groups import speaker_key
 from serein.data.utterance import Utterance
 from serein.evaluation.calibration import fitted
 from serein.evaluation.voices import score_verification
-from serein.inference.answering import recorded_answers
+from serein.inference.answering import recording_outputs
 from serein.labels.attributes import attribute_vectors
 from serein.labels.transcripts import Alphabet
 from serein.models import folder as model_folder
@@ -118,7 +118,7 @@ def _voices(experiment: Experiment, content: ModelFolder, fold: Fold) -> Voices 
     if "speaker" not in content.labels or not positions:
         return None
     told = experiment.recipe.inference.attributes
-    vectors = recorded_answers(content, experiment.recordings, positions, told, of="speaker").embeddings
+    vectors = recording_outputs(content, experiment.recordings, positions, told, of="speaker").embeddings
     found = score_verification(vectors, [speaker_key(utterances[p]) for p in positions], np.random.default_rng(0))
     if found is None:
         return None

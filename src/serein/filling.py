@@ -36,7 +36,7 @@ Outcome = str | AudioError | None
 Field = Literal["gender", "transcript"]
 
 
-class Source(Protocol):
+class Annotator(Protocol):
     """Something that predicts one field of utterances.
 
     Attributes:
@@ -57,7 +57,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Filled:
+class AnnotationResult:
     """What came of filling a manifest.
 
     Attributes:
@@ -76,7 +76,7 @@ class Filled:
         return sum(u.predicted is not None and u.predicted.gender == u.gender for u in both), len(both)
 
 
-class GenderOfRun:
+class RunGenderAnnotator:
     """A run that learned gender: no utterance is answered for by a model that learned from it.
 
     Test predictions come first, then dev's; what no fold held, for want of a label perhaps, the first fold's model
@@ -144,7 +144,7 @@ class GenderOfRun:
         return GENDERS[int(np.mean(probabilities, axis=0).argmax())]
 
 
-class GenderOfModel:
+class ModelGenderAnnotator:
     """A model that learned gender from other speakers.
 
     Args:
@@ -186,7 +186,7 @@ class GenderOfModel:
         yield from _heard(self._predictor, utterances)
 
 
-class Transcripts:
+class TranscriptAnnotator:
     """A speech recognition model.
 
     Args:
@@ -221,17 +221,17 @@ class Transcripts:
         yield from transcribe_each(self._transcriber, utterances, language=self._language)
 
 
-def gender_source(name: str, seen_speakers: Literal["refuse", "allow"]) -> Source:
+def gender_annotator(name: str, seen_speakers: Literal["refuse", "allow"]) -> Annotator:
     """Return the source of genders that a person names: a run folder, a model folder, or a Hub name."""
     run = Path(name)
     if any(run.glob("fold-*")):
-        return GenderOfRun(run)
-    return GenderOfModel(name, seen_speakers)
+        return RunGenderAnnotator(run)
+    return ModelGenderAnnotator(name, seen_speakers)
 
 
-def fill(
-    manifest_path: Path, out: Path, sources: Sequence[Source], *, broken: Literal["stop", "skip"], report: Report
-) -> Filled:
+def annotate(
+    manifest_path: Path, out: Path, sources: Sequence[Annotator], *, broken: Literal["stop", "skip"], report: Report
+) -> AnnotationResult:
     """Have models predict what is missing, and write the manifest with it.
 
     Args:
@@ -259,7 +259,7 @@ def fill(
     filled = [_with_predictions(utterance, said) for utterance in utterances]
     manifest.write(filled, out)
     partial.unlink()
-    return Filled(filled, {name: each.num_values for name, each in said.items()}, watch.problems)
+    return AnnotationResult(filled, {name: each.num_values for name, each in said.items()}, watch.problems)
 
 
 @dataclass(frozen=True)
@@ -284,7 +284,7 @@ class _Watch:
 
 
 def _answered(
-    source: Source, wanted: Sequence[Utterance], known: dict[str, str | None], notes: IO[bytes], watch: _Watch
+    source: Annotator, wanted: Sequence[Utterance], known: dict[str, str | None], notes: IO[bytes], watch: _Watch
 ) -> dict[str, str | None]:
     """Ask for what is not known yet, note each answer at once, and return all that were wanted."""
     todo = [u for u in wanted if u.id not in known]

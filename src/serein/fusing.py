@@ -14,8 +14,8 @@ from serein.evaluation.held_out import FittedBy, dependence, divide
 from serein.evaluation.intervals import Difference, paired_difference
 from serein.evaluation.predictions import Prediction
 from serein.evaluation.systems import Split, AlignedPredictions, System, read_systems, align_predictions
-from serein.inference.fused import FittedOn, FusedModel, Fusion, read_fusion
-from serein.inference.fusion import fit_weights, fused_probabilities, uniform_weights
+from serein.inference.fused import FittedOn, EnsembleModel, Ensemble, read_ensemble
+from serein.inference.fusion import fit_weights, ensemble_probabilities, uniform_weights
 from serein.metrics import SCORES, FloatArray, class_f1, confusion_matrix
 from serein.progress import Report
 
@@ -42,7 +42,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Fused:
+class EnsembleEvaluation:
     """Systems, their fusion, and how both were judged.
 
     Attributes:
@@ -56,7 +56,7 @@ class Fused:
         notes: What a reader must know to read the numbers.
     """
 
-    fusion: Fusion
+    fusion: Ensemble
     split: Split
     fitted_by: FittedBy | Literal["nothing", "file"]
     num_utterances: int
@@ -84,7 +84,7 @@ class Fused:
         }
 
 
-def fuse(paths: Sequence[Path], *, method: str, split: Split, seed: int, report: Report) -> Fused:
+def fit_ensemble(paths: Sequence[Path], *, method: str, split: Split, seed: int, report: Report) -> EnsembleEvaluation:
     """Fuse run folders or prediction files.
 
     Args:
@@ -107,7 +107,7 @@ def fuse(paths: Sequence[Path], *, method: str, split: Split, seed: int, report:
     if method == "cobyla":
         weighed = _fitted(systems, evaluated, split, seed, report)
     else:
-        weighed = _mean(evaluated) if method == "mean" else _given(read_fusion(method), systems, evaluated)
+        weighed = _mean(evaluated) if method == "mean" else _given(read_ensemble(method), systems, evaluated)
     return _outcome(systems, evaluated, split, weighed)
 
 
@@ -139,29 +139,29 @@ def _fitted(systems: Sequence[System], evaluated: AlignedPredictions, split: Spl
     probabilities = np.empty(evaluated.probabilities.shape[1:])
     for part in parts:
         weights = _fit(part.fit, seed, f"weights for {part.name}", report)
-        probabilities[part.evaluated] = fused_probabilities(evaluated.probabilities[:, part.evaluated], weights)
+        probabilities[part.evaluated] = ensemble_probabilities(evaluated.probabilities[:, part.evaluated], weights)
     in_sample = _fit(evaluated, seed, "weights in sample", report)
     kept = in_sample if dev is None else _fit(dev, seed, "weights to keep", report)
     seen = evaluated if dev is None else dev
     fitted_on = FittedOn(split="dev" if dev else split, num_utterances=len(seen.rows), seen=tuple(sorted(_names(seen))))
     notes += dependence(evaluated, parts)
-    in_sample_probabilities = fused_probabilities(evaluated.probabilities, in_sample)
+    in_sample_probabilities = ensemble_probabilities(evaluated.probabilities, in_sample)
     return _Weighed("cobyla", fitted_by, probabilities, kept, fitted_on, notes, in_sample_probabilities)
 
 
 def _mean(evaluated: AlignedPredictions) -> _Weighed:
     weights = uniform_weights(len(evaluated.probabilities), len(evaluated.classes))
     nothing = FittedOn(split=None, num_utterances=0, seen=())
-    return _Weighed("mean", "nothing", fused_probabilities(evaluated.probabilities, weights), weights, nothing, [])
+    return _Weighed("mean", "nothing", ensemble_probabilities(evaluated.probabilities, weights), weights, nothing, [])
 
 
-def _given(given: Fusion, systems: Sequence[System], evaluated: AlignedPredictions) -> _Weighed:
+def _given(given: Ensemble, systems: Sequence[System], evaluated: AlignedPredictions) -> _Weighed:
     weights, notes = _weights_of(given, systems, evaluated.classes)
     seen = set(given.fitted_on.seen) & {*_names(evaluated), *(row.id for row in evaluated.rows)}
     if seen:
         notes.append(f"IN SAMPLE, optimistic: the weights were fitted to {len(seen)} of these speakers or utterances.")
     return _Weighed(
-        given.method, "file", fused_probabilities(evaluated.probabilities, weights), weights, given.fitted_on, notes
+        given.method, "file", ensemble_probabilities(evaluated.probabilities, weights), weights, given.fitted_on, notes
     )
 
 
@@ -195,7 +195,7 @@ def _names(seen: AlignedPredictions) -> set[str]:
     return {str(speaker) for speaker in seen.speakers}
 
 
-def _weights_of(given: Fusion, systems: Sequence[System], classes: Sequence[str]) -> tuple[FloatArray, list[str]]:
+def _weights_of(given: Ensemble, systems: Sequence[System], classes: Sequence[str]) -> tuple[FloatArray, list[str]]:
     """Return a file's weights in the order of systems and classes, and a note where systems are told by order alone."""
     if set(given.classes) != set(classes):
         what = f"its classes are {', '.join(given.classes)}, and those of the systems {', '.join(classes)}"
@@ -214,13 +214,13 @@ def _weights_of(given: Fusion, systems: Sequence[System], classes: Sequence[str]
 # -- judged ----------------------------------------------------------------------------------------------------------
 
 
-def _outcome(systems: Sequence[System], evaluated: AlignedPredictions, split: Split, weighed: _Weighed) -> Fused:
+def _outcome(systems: Sequence[System], evaluated: AlignedPredictions, split: Split, weighed: _Weighed) -> EnsembleEvaluation:
     alone = [_row(s.label, "system", evaluated, own) for s, own in zip(systems, evaluated.probabilities, strict=True)]
     best = max(range(len(alone)), key=lambda number: alone[number].macro_f1)
     fused = _predictions(evaluated, weighed.probabilities)
     mean = None if weighed.method == "mean" else evaluated.probabilities.mean(axis=0)
     rows = (*alone, *_fusion_rows(evaluated, mean, weighed))
-    return Fused(
+    return EnsembleEvaluation(
         _to_keep(systems, evaluated.classes, weighed, rows),
         split,
         weighed.fitted_by,
@@ -241,12 +241,12 @@ def _fusion_rows(evaluated: AlignedPredictions, mean: FloatArray | None, weighed
     return rows
 
 
-def _to_keep(systems: Sequence[System], classes: tuple[str, ...], weighed: _Weighed, rows: Sequence[Row]) -> Fusion:
-    return Fusion(
+def _to_keep(systems: Sequence[System], classes: tuple[str, ...], weighed: _Weighed, rows: Sequence[Row]) -> Ensemble:
+    return Ensemble(
         format=1,
         classes=classes,
         method=weighed.method,
-        models=tuple(FusedModel(path=str(s.path), label=s.label, folders=s.folders) for s in systems),
+        models=tuple(EnsembleModel(path=str(s.path), label=s.label, folders=s.folders) for s in systems),
         weights=tuple(tuple(map(float, row)) for row in weighed.weights),
         fitted_on=weighed.fitted_on,
         scores=tuple(asdict(row) for row in rows),

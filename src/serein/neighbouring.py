@@ -21,18 +21,18 @@ from serein.evaluation.intervals import Difference, paired_difference
 from serein.evaluation.predictions import Prediction, read_predictions, write_predictions
 from serein.evaluation.run_folder import missing_predictions, read_json, read_run_predictions
 from serein.evaluation.scores import Scores, score_predictions
-from serein.inference.neighbour_building import By, Votes, as_chosen, joined, most_neighbours, new_header
-from serein.inference.neighbour_predictor import described_model, hear, keys_of
-from serein.inference.neighbour_store import Store, is_store, model_digest, open_store, write_header, write_store
+from serein.inference.neighbour_building import Metric, Votes, tuning_record, joined, max_neighbours, new_header
+from serein.inference.neighbour_predictor import model_reference, hear, keys_of
+from serein.inference.neighbour_store import Datastore, is_datastore, model_digest, open_datastore, write_header, write_datastore
 from serein.inference.neighbours import (
-    ALPHAS,
-    Choice,
-    Examples,
+    KNN_WEIGHTS,
+    TunedKnn,
+    Embeddings,
     Numbers,
-    choose,
-    interpolated,
+    tune_k_and_weight,
+    interpolate,
     key,
-    neighbour_probabilities,
+    knn_probabilities,
 )
 from serein.inference.predictor import load as load_model
 from serein.labels.attributes import Told
@@ -49,7 +49,7 @@ _PER_CENT = 100.0
 
 
 @dataclass(frozen=True)
-class Asking:
+class KnnOptions:
     """How a run's neighbours are asked.
 
     Attributes:
@@ -59,18 +59,18 @@ class Asking:
 
     selection: Selection = "dev"
     votes: Votes = "share"
-    by: By = "ua"
+    by: Metric = "ua"
     k: int | None = None
-    alpha: float | None = None
+    knn_weight: float | None = None
 
     @property
     def is_given(self) -> bool:
         """Whether nothing is left to choose."""
-        return self.k is not None and self.alpha is not None
+        return self.k is not None and self.knn_weight is not None
 
 
 @dataclass(frozen=True)
-class UnitChoice:
+class KnnSelection:
     """What one fold with one seed was judged with.
 
     Attributes:
@@ -81,13 +81,13 @@ class UnitChoice:
     fold: str
     seed: int
     k: int
-    alpha: float
+    knn_weight: float
     num_clips: int
-    choice: Choice | None
+    choice: TunedKnn | None
 
 
 @dataclass(frozen=True)
-class Neighboured:
+class KnnEvaluation:
     """A run's model, its neighbours, and both mixed, on the same test clips.
 
     Attributes:
@@ -99,8 +99,8 @@ class Neighboured:
 
     selection: Literal["dev", "oracle", "given"]
     votes: Votes
-    by: By
-    units: tuple[UnitChoice, ...]
+    by: Metric
+    selections: tuple[KnnSelection, ...]
     systems: dict[str, Scores]
     differences: dict[str, Difference]
     notes: tuple[str, ...]
@@ -121,12 +121,12 @@ class Neighboured:
                 }
                 for name, found in self.differences.items()
             },
-            "units": [asdict(unit) for unit in self.units],
+            "units": [asdict(selection) for selection in self.selections],
             "notes": list(self.notes),
         }
 
 
-def score_run_with_neighbours(run: Path, asking: Asking, report: Report, data: Path | None = None) -> Neighboured:
+def evaluate_run_with_knn(run: Path, knn_options: KnnOptions, report: Report, data: Path | None = None) -> KnnEvaluation:
     """Judge a finished run with and without its neighbours (stage S3 of wang2023).
 
     For every fold and seed, k and alpha are chosen on dev with a store of train alone; the store that is kept in the
@@ -145,14 +145,14 @@ def score_run_with_neighbours(run: Path, asking: Asking, report: Report, data: P
     lacking = missing_predictions(run, predicted)
     if lacking:
         raise RunError(lacking[0], where=run, remedy="Finish the run by --resume.")
-    _require_dev(experiment, asking, run)
+    _require_dev(experiment, knn_options, run)
     done: list[_Judged] = []
-    units = experiment.units()
-    for number, (fold, seed) in enumerate(units, start=1):
-        done.append(_judged(experiment, fold, seed, run, asking, report))
-        report("with neighbours", number, len(units), f"{len(units)} folds and seeds")
-    found = _neighboured(predicted, done, asking, classes)
-    name = "knn_oracle.json" if asking.selection == "oracle" else "knn.json"
+    selections = experiment.selections()
+    for number, (fold, seed) in enumerate(selections, start=1):
+        done.append(_judged(experiment, fold, seed, run, knn_options, report))
+        report("with neighbours", number, len(selections), f"{len(selections)} folds and seeds")
+    found = _neighboured(predicted, done, knn_options, classes)
+    name = "knn_oracle.json" if knn_options.selection == "oracle" else "knn.json"
     write_text(run / name, json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return found
 
@@ -169,9 +169,9 @@ def _experiment(run: Path, data: Path | None, report: Report) -> Experiment:
     return experiment
 
 
-def _require_dev(experiment: Experiment, asking: Asking, run: Path) -> None:
+def _require_dev(experiment: Experiment, knn_options: KnnOptions, run: Path) -> None:
     without = [fold.name for fold in experiment.folds.folds if not fold.dev]
-    if without and asking.selection == "dev" and not asking.is_given:
+    if without and knn_options.selection == "dev" and not knn_options.is_given:
         raise RunError(
             f"fold {without[0]} has no dev side to choose k and alpha on",
             where=run,
@@ -182,89 +182,89 @@ def _require_dev(experiment: Experiment, asking: Asking, run: Path) -> None:
 
 @dataclass(frozen=True)
 class _Judged:
-    unit: UnitChoice
+    selection: KnnSelection
     alone: list[Prediction]
     mixed: list[Prediction]
 
 
-def _judged(experiment: Experiment, fold: Fold, seed: int, run: Path, asking: Asking, report: Report) -> _Judged:
+def _judged(experiment: Experiment, fold: Fold, seed: int, run: Path, knn_options: KnnOptions, report: Report) -> _Judged:
     folder, classes = unit_folder(run, fold, seed), experiment.categories.classes
-    store = _store(experiment, fold, seed, run, report)
+    datastore = _store(experiment, fold, seed, run, report)
     rows, probabilities = _predicted(folder / "predictions.jsonl", classes)
     keys = keys_of(experiment.recordings, _positions(rows, experiment))
-    test = Examples(_embeddings(folder, len(rows)), _truth(rows, classes), keys)
-    k, alpha, choice = _chosen(experiment, fold, store, test, probabilities, asking, folder)
-    if asking.selection == "dev" and choice is not None:
-        chosen = as_chosen(choice, asking.votes, asking.by, f"dev of fold {fold.name}", len(fold.train))
-        write_header(store.folder, store.header.model_copy(update={"chosen": chosen}))
-    votes = neighbour_probabilities(store.examples.nearest(test.vectors, k, test.keys), len(classes), asking.votes)
-    mixed = _said(rows, interpolated(votes, probabilities, alpha), classes)
-    name = "knn_oracle" if asking.selection == "oracle" else "knn"
+    test = Embeddings(_embeddings(folder, len(rows)), _truth(rows, classes), keys)
+    k, knn_weight, choice = _chosen(experiment, fold, datastore, test, probabilities, knn_options, folder)
+    if knn_options.selection == "dev" and choice is not None:
+        chosen = tuning_record(choice, knn_options.votes, knn_options.by, f"dev of fold {fold.name}", len(fold.train))
+        write_header(datastore.folder, datastore.header.model_copy(update={"chosen": chosen}))
+    votes = knn_probabilities(datastore.embeddings.nearest(test.vectors, k, test.keys), len(classes), knn_options.votes)
+    mixed = _said(rows, interpolate(votes, probabilities, knn_weight), classes)
+    name = "knn_oracle" if knn_options.selection == "oracle" else "knn"
     write_predictions(mixed, folder / f"{name}_predictions.jsonl")
-    unit = UnitChoice(fold.name, seed, k, alpha, len(store.examples), choice)
-    return _Judged(unit, _said(rows, votes, classes), mixed)
+    selection = KnnSelection(fold.name, seed, k, knn_weight, len(datastore.embeddings), choice)
+    return _Judged(selection, _said(rows, votes, classes), mixed)
 
 
 def _chosen(
     experiment: Experiment,
     fold: Fold,
-    store: Store,
-    test: Examples,
+    datastore: Datastore,
+    test: Embeddings,
     probabilities: FloatArray,
-    asking: Asking,
+    knn_options: KnnOptions,
     folder: Path,
-) -> tuple[int, float, Choice | None]:
+) -> tuple[int, float, TunedKnn | None]:
     """Return k, alpha and what they did where they were chosen."""
-    if asking.k is not None and asking.alpha is not None:
-        return asking.k, asking.alpha, None
-    examples, asked = store.examples, test
-    if asking.selection == "dev":
+    if knn_options.k is not None and knn_options.knn_weight is not None:
+        return knn_options.k, knn_options.knn_weight, None
+    embeddings, asked = datastore.embeddings, test
+    if knn_options.selection == "dev":
         rows, probabilities = _predicted(folder / "dev_predictions.jsonl", experiment.categories.classes)
-        is_dev = _is_dev(store, rows, fold)
-        examples, asked = examples.only(np.flatnonzero(~is_dev)), examples.only(np.flatnonzero(is_dev))
-    most = asking.k or most_neighbours(len(examples) - 1)
-    choice = choose(
-        examples.nearest(asked.vectors, most, asked.keys),
+        is_dev = _is_dev(datastore, rows, fold)
+        embeddings, asked = embeddings.only(np.flatnonzero(~is_dev)), embeddings.only(np.flatnonzero(is_dev))
+    most = knn_options.k or max_neighbours(len(embeddings) - 1)
+    choice = tune_k_and_weight(
+        embeddings.nearest(asked.vectors, most, asked.keys),
         probabilities,
         asked.labels,
-        votes=asking.votes,
-        by=asking.by,
-        ks=None if asking.k is None else (asking.k,),
-        alphas=ALPHAS if asking.alpha is None else (asking.alpha,),
+        votes=knn_options.votes,
+        by=knn_options.by,
+        ks=None if knn_options.k is None else (knn_options.k,),
+        knn_weights=KNN_WEIGHTS if knn_options.knn_weight is None else (knn_options.knn_weight,),
     )
-    return choice.k, choice.alpha, choice
+    return choice.k, choice.knn_weight, choice
 
 
-def _is_dev(store: Store, rows: Sequence[Prediction], fold: Fold) -> np.ndarray:
+def _is_dev(datastore: Datastore, rows: Sequence[Prediction], fold: Fold) -> np.ndarray:
     """Return (clip,) whether a clip of train and dev is of dev, whose predictions are in the same order."""
-    is_dev = np.arange(len(store.examples)) >= len(fold.train)
-    if store.examples.keys[is_dev, 0].tolist() != [key(row.id) for row in rows]:
-        raise RunError("does not hold the dev side of this run", where=store.folder, remedy="Delete it.")
+    is_dev = np.arange(len(datastore.embeddings)) >= len(fold.train)
+    if datastore.embeddings.keys[is_dev, 0].tolist() != [key(row.id) for row in rows]:
+        raise RunError("does not hold the dev side of this run", where=datastore.folder, remedy="Delete it.")
     return is_dev
 
 
-def _store(experiment: Experiment, fold: Fold, seed: int, run: Path, report: Report) -> Store:
+def _store(experiment: Experiment, fold: Fold, seed: int, run: Path, report: Report) -> Datastore:
     """Return the store of a fold's train and dev, in this order; heard now, unless it is there for this very model."""
     learner = unit_folder(run, experiment.learner(fold), seed)
     folder, digest = learner / "neighbours", model_digest(learner / "model")
-    if is_store(folder):
-        store = open_store(folder)
-        if store.header.model_sha256 == digest and len(store.examples) == len(fold.train) + len(fold.dev):
-            return store
+    if is_datastore(folder):
+        datastore = open_datastore(folder)
+        if datastore.header.model_sha256 == digest and len(datastore.embeddings) == len(fold.train) + len(fold.dev):
+            return datastore
     content = load_model(learner / "model").content
     train, dev = experiment.positions(fold.train), experiment.positions(fold.dev)
     label, told = f"fold {fold.name}  seed {seed}  store", experiment.recipe.inference.attributes
-    examples = _heard(experiment, content, train, "known", label, report)
+    embeddings = _heard(experiment, content, train, "known", label, report)
     if dev:
-        examples = joined(examples, _heard(experiment, content, dev, told, f"{label}  dev", report))
+        embeddings = joined(embeddings, _heard(experiment, content, dev, told, f"{label}  dev", report))
     clips = [experiment.utterances[position] for position in (*train, *dev)]
-    write_store(folder, new_header(described_model(str(learner / "model")), digest, content), examples, clips)
-    return open_store(folder)
+    write_datastore(folder, new_header(model_reference(str(learner / "model")), digest, content), embeddings, clips)
+    return open_datastore(folder)
 
 
 def _heard(
     experiment: Experiment, content: ModelFolder, positions: Sequence[int], told: Told, label: str, report: Report
-) -> Examples:
+) -> Embeddings:
     detail = f"{len(positions)} clips"
     return hear(
         content, experiment.recordings, positions, told, lambda done, total: report(label, done, total, detail)
@@ -311,20 +311,20 @@ def _said(rows: Sequence[Prediction], probabilities: FloatArray, classes: Sequen
 
 
 def _neighboured(
-    predicted: Sequence[Prediction], done: Sequence[_Judged], asking: Asking, classes: Sequence[str]
-) -> Neighboured:
-    notes = _notes(done, asking)
+    predicted: Sequence[Prediction], done: Sequence[_Judged], knn_options: KnnOptions, classes: Sequence[str]
+) -> KnnEvaluation:
+    notes = _notes(done, knn_options)
     said = {
         "model": list(predicted),
         "neighbours": [row for judged in done for row in judged.alone],
         "mixed": [row for judged in done for row in judged.mixed],
     }
     is_marked = {"model": False, "neighbours": True, "mixed": True}
-    return Neighboured(
-        selection="given" if asking.is_given else asking.selection,
-        votes=asking.votes,
-        by=asking.by,
-        units=tuple(judged.unit for judged in done),
+    return KnnEvaluation(
+        selection="given" if knn_options.is_given else knn_options.selection,
+        votes=knn_options.votes,
+        by=knn_options.by,
+        selections=tuple(judged.selection for judged in done),
         systems={
             name: score_predictions(rows, classes, notes=notes if is_marked[name] else ())
             for name, rows in said.items()
@@ -334,12 +334,12 @@ def _neighboured(
     )
 
 
-def _notes(done: Sequence[_Judged], asking: Asking) -> tuple[str, ...]:
-    num_clips = sorted({judged.unit.num_clips for judged in done})
+def _notes(done: Sequence[_Judged], knn_options: KnnOptions) -> tuple[str, ...]:
+    num_clips = sorted({judged.selection.num_clips for judged in done})
     sizes = str(num_clips[0]) if len(num_clips) == 1 else f"{num_clips[0]} to {num_clips[-1]}"
-    store = f"The stores hold train and dev of their fold: {sizes} clips."
-    if asking.is_given:
-        return (f"k {asking.k} and alpha {asking.alpha:g} were given; nothing was chosen.", store)
-    if asking.selection == "oracle":
-        return ORACLE, store
-    return "k and alpha were chosen on each fold's dev, with a store of its train alone.", store
+    datastore = f"The stores hold train and dev of their fold: {sizes} clips."
+    if knn_options.is_given:
+        return (f"k {knn_options.k} and alpha {knn_options.knn_weight:g} were given; nothing was chosen.", datastore)
+    if knn_options.selection == "oracle":
+        return ORACLE, datastore
+    return "k and alpha were chosen on each fold's dev, with a store of its train alone.", datastore

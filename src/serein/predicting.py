@@ -16,7 +16,7 @@ from serein.data.folds import Fold
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
 from serein.evaluation.predictions import Prediction, write_predictions
-from serein.inference.answering import recorded_answers
+from serein.inference.answering import recording_outputs
 from serein.labels.attributes import Told, attribute
 from serein.labels.transcripts import Alphabet, normalised
 from serein.models import folder as model_folder
@@ -129,7 +129,7 @@ def predictions_of(
     Args:
         told: What a conditioned model is told of them.
     """
-    answers = recorded_answers(content, recordings, positions, told, on_progress)
+    answers = recording_outputs(content, recordings, positions, told, on_progress)
 
     def prediction(position: int, truth: str | None, said: str, probabilities: dict[str, float] | None) -> Prediction:
         utterance = recordings.utterances[position]

@@ -13,9 +13,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from serein.inference.fusion import (
     allowed,
     fit_weights,
-    fused_classes,
-    fused_macro_f1,
-    fused_probabilities,
+    ensemble_classes,
+    ensemble_macro_f1,
+    ensemble_probabilities,
     uniform_weights,
 )
 
@@ -43,20 +43,20 @@ def test_fused_probabilities_by_hand() -> None:
     """Class 0 is the first model's to say, class 1 the second's, class 2 is halved: 0.5, 0.1, 0.3 of 0.9."""
     probabilities = np.array([[[0.5, 0.3, 0.2]], [[0.5, 0.1, 0.4]]])
     weights = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5]])
-    assert fused_probabilities(probabilities, weights)[0].tolist() == pytest.approx([5 / 9, 1 / 9, 3 / 9])
-    assert fused_classes(probabilities, weights).tolist() == [0]
+    assert ensemble_probabilities(probabilities, weights)[0].tolist() == pytest.approx([5 / 9, 1 / 9, 3 / 9])
+    assert ensemble_classes(probabilities, weights).tolist() == [0]
 
 
 def test_uniform_weights_are_the_mean() -> None:
     probabilities, _ = made_up(3, models=3, classes=4)
     np.testing.assert_allclose(
-        fused_probabilities(probabilities, uniform_weights(3, 4)), probabilities.mean(axis=0), atol=1e-12
+        ensemble_probabilities(probabilities, uniform_weights(3, 4)), probabilities.mean(axis=0), atol=1e-12
     )
 
 
 def test_nothing_said_of_any_class_is_said_evenly() -> None:
     probabilities = np.array([[[0.0, 1.0]], [[1.0, 0.0]]])
-    assert fused_probabilities(probabilities, np.array([[1.0, 0.0], [0.0, 1.0]])).tolist() == [[0.5, 0.5]]
+    assert ensemble_probabilities(probabilities, np.array([[1.0, 0.0], [0.0, 1.0]])).tolist() == [[0.5, 0.5]]
 
 
 # -- allowed weights -------------------------------------------------------------------------------------------------
@@ -93,12 +93,12 @@ def test_fusion_beats_both_models_and_their_mean() -> None:
     second = [[0.0, 0.6, 0.4], [0.1, 0.6, 0.3], [0.1, 0.3, 0.6]]
     probabilities, truth = np.array([first, second]), np.arange(3)
     alone = [np.repeat(row[:, None], 3, axis=1) for row in np.eye(2)]
-    assert fused_macro_f1(probabilities, truth, alone[0]) == pytest.approx(1 / 3)
-    assert fused_macro_f1(probabilities, truth, alone[1]) == pytest.approx(5 / 9)
-    assert fused_macro_f1(probabilities, truth, uniform_weights(2, 3)) == pytest.approx(1 / 3)
+    assert ensemble_macro_f1(probabilities, truth, alone[0]) == pytest.approx(1 / 3)
+    assert ensemble_macro_f1(probabilities, truth, alone[1]) == pytest.approx(5 / 9)
+    assert ensemble_macro_f1(probabilities, truth, uniform_weights(2, 3)) == pytest.approx(1 / 3)
     weights, score = fit(probabilities, truth)
     assert score == 1.0
-    assert fused_classes(probabilities, weights).tolist() == [0, 1, 2]
+    assert ensemble_classes(probabilities, weights).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -106,7 +106,7 @@ def test_as_good_as_trying_all_weights(seed: int) -> None:
     probabilities, truth = made_up(seed)
     grid = np.linspace(0, 1, 51)
     tried = (np.array([[a, b], [1 - a, 1 - b]]) for a, b in itertools.product(grid, grid))
-    best = max(fused_macro_f1(probabilities, truth, weights) for weights in tried)
+    best = max(ensemble_macro_f1(probabilities, truth, weights) for weights in tried)
     assert fit(probabilities, truth)[1] >= best - 1e-12
 
 
@@ -117,10 +117,10 @@ def test_whatever_is_fitted(seed: int, models: int, utterances: int, classes: in
     weights, score = fit(probabilities, truth)
     assert (weights >= 0).all()
     np.testing.assert_allclose(weights.sum(axis=0), 1, atol=1e-9)
-    assert score == fused_macro_f1(probabilities, truth, weights)
+    assert score == ensemble_macro_f1(probabilities, truth, weights)
     alone = [np.repeat(row[:, None], classes, axis=1) for row in np.eye(models)]
     assert score >= max(
-        fused_macro_f1(probabilities, truth, each) for each in (uniform_weights(models, classes), *alone)
+        ensemble_macro_f1(probabilities, truth, each) for each in (uniform_weights(models, classes), *alone)
     )
 
 

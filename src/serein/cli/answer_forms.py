@@ -79,9 +79,9 @@ def _append(
     bars: Bars,
 ) -> None:
     """Append the answers that a file of answers lacks."""
-    from serein.inference.answer_file import AnswerFile
+    from serein.inference.answer_file import PredictionFile
 
-    with AnswerFile(out, told_by) as file:
+    with PredictionFile(out, told_by) as file:
         wanting = [utterance for utterance in utterances if utterance.id not in file.answered]
         there = f", {len(utterances) - len(wanting)} were there" if len(wanting) < len(utterances) else ""
         for done, (utterance, said) in enumerate(heard(wanting), start=1):

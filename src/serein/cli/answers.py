@@ -54,8 +54,8 @@ def predict(
         Path | None, typer.Option("--neighbours", metavar="STORE", help="Ask the nearest clips of a store, too.")
     ] = None,
     k: K = None,
-    alpha: Alpha = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Name the nearest clips of the store.")] = False,
+    knn_weight: Alpha = None,
+    show_neighbours: Annotated[bool, typer.Option("--explain", help="Name the nearest clips of the store.")] = False,
     windows: Window = None,
     hop: Hop = None,
     whole: Annotated[bool, typer.Option("--whole", help="Hear long recordings whole, too, silence and all.")] = False,
@@ -82,7 +82,7 @@ def predict(
     form = form or (Form.json if as_json or (out is not None and not as_csv) else Form.csv if as_csv else Form.table)
     model, sources = _divided(names, model, is_fused=fuse is not None)
     _require_fitting(form, plot, out, fuse, neighbours, is_over_time=windows is not None or hop is not None)
-    if explain and form == Form.csv:
+    if show_neighbours and form == Form.csv:
         raise typer.BadParameter("neighbours do not fit into a line; take --json", param_hint="'--explain'")
     manner = _manner(windows, hop, whole, min_confidence, shortest, is_forced=form in OVER_TIME or plot is not None)
     utterances = _utterances(sources, limit)
@@ -92,8 +92,8 @@ def predict(
         if fuse is not None:
             ear = ears.fused(fuse, labels, manner, bars)
         elif neighbours is not None:
-            ear = ears.with_neighbours(model, labels, neighbours, k, alpha, manner, explain=explain)
-        elif k is not None or alpha is not None or explain:
+            ear = ears.with_neighbours(model, labels, neighbours, k, knn_weight, manner, show_neighbours=show_neighbours)
+        elif k is not None or knn_weight is not None or show_neighbours:
             raise typer.BadParameter("name a store by --neighbours", param_hint="'--k', '--alpha', '--explain'")
         else:
             ear = ears.plain(model, None if labels is None else labels.split(","), manner, workers, bars)

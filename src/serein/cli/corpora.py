@@ -185,16 +185,16 @@ def corpus_fill(
 ) -> None:
     """Have models predict what a manifest lacks, marked as predicted; goes on where it was stopped."""
     from serein.errors import SereinError
-    from serein.filling import Transcripts, fill, gender_source
+    from serein.filling import TranscriptAnnotator, annotate, gender_annotator
     from serein.progress import Bars
 
     if gender is None and transcripts is None:
         raise SereinError("nothing to fill", where="corpus fill", remedy="Name --gender, --transcripts or both.")
-    sources = [gender_source(gender, "allow" if seen_speakers else "refuse")] if gender else []
-    sources += [Transcripts(transcripts, "all" if everything else "missing", language)] if transcripts else []
+    sources = [gender_annotator(gender, "allow" if seen_speakers else "refuse")] if gender else []
+    sources += [TranscriptAnnotator(transcripts, "all" if everything else "missing", language)] if transcripts else []
     out = out or data.with_suffix(".filled.jsonl")
     with Bars() as bars:
-        filled = fill(data, out, sources, broken="skip" if skip_broken else "stop", report=bars)
+        filled = annotate(data, out, sources, broken="skip" if skip_broken else "stop", report=bars)
     skipped = list(dict.fromkeys(str(problem) for problem in filled.broken))
     for problem in skipped:
         print(f"skipped {problem}", file=sys.stderr)

@@ -34,7 +34,7 @@ class Ear:
 
 
 def plain(model: str | None, labels: list[str] | None, manner: PredictOptions, workers: int, bars: Bars) -> Ear:
-    from serein.inference.hearing import hear_each, hear_in_processes
+    from serein.inference.hearing import predict_recordings, predict_in_processes
     from serein.inference.predictor import load
 
     predictor = load(model)
@@ -43,19 +43,19 @@ def plain(model: str | None, labels: list[str] | None, manner: PredictOptions, w
 
     def hear(utterances: Sequence[Utterance]) -> Iterator[Outcome]:
         if workers > 1 and len(utterances) > 1:
-            return hear_in_processes(model, labels, utterances, manner, workers)
-        return hear_each(predictor, utterances, manner, on_progress=_seconds_shown(bars))
+            return predict_in_processes(model, labels, utterances, manner, workers)
+        return predict_recordings(predictor, utterances, manner, on_progress=_seconds_shown(bars))
 
     return Ear(predictor.classes, hear, lambda: _hashed(_model_told(model), labels, manner))
 
 
 def fused(fusion: Path, labels: str | None, manner: PredictOptions, bars: Bars) -> Ear:
     from serein.data.files import sha256
-    from serein.inference.fused import FusedPredictor
+    from serein.inference.fused import EnsemblePredictor
 
     if labels is not None:
         raise typer.BadParameter("a fusion answers the classes that it was fitted to", param_hint="'--labels'")
-    predictor = FusedPredictor(fusion, bars)
+    predictor = EnsemblePredictor(fusion, bars)
     return Ear(
         predictor.classes,
         lambda utterances: _cautious(list(predictor.predict_each(utterances)), manner),
@@ -66,28 +66,28 @@ def fused(fusion: Path, labels: str | None, manner: PredictOptions, bars: Bars) 
 def with_neighbours(
     model: str | None,
     labels: str | None,
-    store: Path,
+    datastore: Path,
     k: int | None,
-    alpha: float | None,
+    knn_weight: float | None,
     manner: PredictOptions,
     *,
-    explain: bool,
+    show_neighbours: bool,
 ) -> Ear:
-    from serein.inference.box import box_folder
-    from serein.inference.neighbour_predictor import NeighbourPredictor
+    from serein.inference.box import default_model_folder
+    from serein.inference.neighbour_predictor import KnnPredictor
 
     if labels is not None:
         raise typer.BadParameter("a store answers with its model's classes", param_hint="'--neighbours'")
-    name = str(box_folder()) if model is None else model
-    predictor = NeighbourPredictor(name, store, k=k, alpha=alpha, explain=explain)
-    mixing = predictor.mixing
-    if not mixing.is_chosen:
-        numbers = f"k {mixing.k} and alpha {mixing.alpha:g}"
+    name = str(default_model_folder()) if model is None else model
+    predictor = KnnPredictor(name, datastore, k=k, knn_weight=knn_weight, show_neighbours=show_neighbours)
+    interpolation = predictor.interpolation
+    if not interpolation.is_tuned:
+        numbers = f"k {interpolation.k} and alpha {interpolation.knn_weight:g}"
         typer.echo(f"{numbers} were not chosen for this store: serein neighbours choose --help.", err=True)
     return Ear(
         predictor.classes,
         lambda utterances: _cautious(predictor.predict_each(utterances), manner),
-        lambda: _hashed(_model_told(name), store.resolve(), mixing, explain, manner),
+        lambda: _hashed(_model_told(name), datastore.resolve(), interpolation, show_neighbours, manner),
     )
 
 
@@ -99,10 +99,10 @@ def _cautious(outcomes: Any, manner: PredictOptions) -> Iterator[Outcome]:
 
 def _model_told(model: str | None) -> str:
     from serein import hub
-    from serein.inference.box import box_folder
+    from serein.inference.box import default_model_folder
     from serein.inference.neighbour_store import model_digest
 
-    return model_digest(box_folder() if model is None else hub.folder_of(model, expected="a model folder"))
+    return model_digest(default_model_folder() if model is None else hub.folder_of(model, expected="a model folder"))
 
 
 def _hashed(*told: object) -> str:

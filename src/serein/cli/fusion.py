@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from serein.evaluation.intervals import Difference
-    from serein.fusing import Fused, Row
+    from serein.fusing import EnsembleEvaluation, Row
 
 _SPLITS = {"test": "test predictions", "dev": "dev predictions"}
 _FITTED_BY = {
@@ -33,14 +33,14 @@ _FITTED_BY = {
 
 
 class SplitName(StrEnum):
-    """Sides of a fold that `fuse` judges on."""
+    """Sides of a fold that `fit_ensemble` judges on."""
 
     test = "test"
     dev = "dev"
 
 
 @app.command()
-def fuse(
+def fit_ensemble(
     systems: Annotated[list[Path], typer.Argument(metavar="RUN|PREDICTIONS...", help="Run folders, or .jsonl.")],
     method: Annotated[str, typer.Option(metavar="cobyla|mean|FILE", help="Fit weights, or take them.")] = "cobyla",
     on: Annotated[SplitName, typer.Option("--on", help="The predictions to judge on.")] = SplitName.test,
@@ -50,13 +50,13 @@ def fuse(
 ) -> None:
     """Weigh several systems against each other, class by class, and judge their fusion beside each of them."""
     from serein import fusing
-    from serein.inference.fused import write_fusion
+    from serein.inference.fused import write_ensemble
     from serein.progress import Bars
 
     with Bars() as bars:
-        fused = fusing.fuse(systems, method=method, split=on.value, seed=seed, report=bars)
+        fused = fusing.fit_ensemble(systems, method=method, split=on.value, seed=seed, report=bars)
     if out is not None:
-        write_fusion(fused.fusion, out)
+        write_ensemble(fused.fusion, out)
     if as_json:
         print(json.dumps(fused.to_json(), ensure_ascii=False, allow_nan=False))
     else:
@@ -65,7 +65,7 @@ def fuse(
         print(f"fusion: {out}", file=sys.stderr if as_json else sys.stdout)
 
 
-def _print_fused(fused: Fused) -> None:
+def _print_fused(fused: EnsembleEvaluation) -> None:
     print_tables([_scores(fused), _weights(fused)])
     how = f"{fused.num_utterances} {_SPLITS[fused.split]}; {_FITTED_BY[fused.fitted_by]}."
     print(f"Judged on {how}")
@@ -77,7 +77,7 @@ def _print_fused(fused: Fused) -> None:
         print(note)
 
 
-def _scores(fused: Fused) -> Table:
+def _scores(fused: EnsembleEvaluation) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -97,7 +97,7 @@ def _scores(fused: Fused) -> Table:
     return table
 
 
-def _weights(fused: Fused) -> Table:
+def _weights(fused: EnsembleEvaluation) -> Table:
     from rich.table import Table
     from rich.text import Text
 

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from serein.adapting import Adaptation
     from serein.evaluation.intervals import Difference
-    from serein.inference.neighbour_store import Chosen, Header
+    from serein.inference.neighbour_store import TuningRecord, Header
     from serein.inference.predictor import Prediction
-    from serein.neighbouring import Neighboured, UnitChoice
+    from serein.neighbouring import KnnEvaluation, KnnSelection
 
 neighbours = typer.Typer(help="Stores of labelled clips, whose nearest have a say.", no_args_is_help=True)
 app.add_typer(neighbours, name="neighbours")
@@ -59,7 +59,7 @@ Alpha = Annotated[
 StoreFolder = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the store.")]
 ModelNow = Annotated[str | None, typer.Option("--model", help="Where its model lies now [where it was].")]
 Votes = Annotated[VotesName, typer.Option(help="A vote each, or the softmax of the negative distances.")]
-By = Annotated[ScoreName, typer.Option(help="The score that is to be greatest.")]
+Metric = Annotated[ScoreName, typer.Option(help="The score that is to be greatest.")]
 SearchIndex = Annotated[
     IndexName, typer.Option("--index", help="faiss: approximate, its recall measured [auto: from 200,000 clips on].")
 ]
@@ -87,7 +87,7 @@ def neighbours_build(
 
 @neighbours.command("add")
 def neighbours_add(
-    store: StoreFolder,
+    datastore: StoreFolder,
     data: Data,
     model: ModelNow = None,
     index: SearchIndex = IndexName.auto,
@@ -98,19 +98,19 @@ def neighbours_add(
     from serein.progress import Bars
 
     with Bars() as bars:
-        header, num_known = neighbour_building.add(store, data, bars, model=model, indexed_from=_indexed_from(index))
-    _print_store(store, header, as_json, num_known=num_known)
+        header, num_known = neighbour_building.add(datastore, data, bars, model=model, indexed_from=_indexed_from(index))
+    _print_store(datastore, header, as_json, num_known=num_known)
     if num_known:
         print(f"{num_known} clips were in the store already.", file=sys.stderr)
 
 
 @neighbours.command("choose")
 def neighbours_choose(
-    store: StoreFolder,
+    datastore: StoreFolder,
     data: Data,
     model: ModelNow = None,
     votes: Votes = VotesName.share,
-    by: By = ScoreName.ua,
+    by: Metric = ScoreName.ua,
     as_json: Json = False,
 ) -> None:
     """Choose k and alpha on labelled clips that are no test set, and keep them in the store."""
@@ -118,7 +118,7 @@ def neighbours_choose(
     from serein.progress import Bars
 
     with Bars() as bars:
-        weighed = neighbour_building.choose_on(store, data, bars, model=model, votes=votes.value, by=by.value)
+        weighed = neighbour_building.tune(datastore, data, bars, model=model, votes=votes.value, by=by.value)
     if as_json:
         said = weighed.chosen.model_dump(mode="json")
         print(json.dumps({**said, "num_chosen_on": weighed.num_clips, "notes": weighed.notes}, ensure_ascii=False))
@@ -136,18 +136,18 @@ def neighbours_score(
         SelectionName, typer.Option(help="Choose on dev; or, as wang2023 and marked, on test (oracle).")
     ] = SelectionName.dev,
     votes: Votes = VotesName.share,
-    by: By = ScoreName.ua,
+    by: Metric = ScoreName.ua,
     k: Annotated[int | None, typer.Option("--k", help="Take this k [chosen].", min=1)] = None,
-    alpha: Annotated[float | None, typer.Option("--alpha", help="Take this alpha [chosen].", min=0, max=1)] = None,
+    knn_weight: Annotated[float | None, typer.Option("--alpha", help="Take this alpha [chosen].", min=0, max=1)] = None,
     as_json: Json = False,
 ) -> None:
     """Judge a finished run with the neighbours of each fold's train and dev, beside the model alone."""
-    from serein.neighbouring import Asking, score_run_with_neighbours
+    from serein.neighbouring import KnnOptions, evaluate_run_with_knn
     from serein.progress import Bars
 
-    asking = Asking(selection.value, votes.value, by.value, k, alpha)
+    knn_options = KnnOptions(selection.value, votes.value, by.value, k, knn_weight)
     with Bars() as bars:
-        found = score_run_with_neighbours(run, asking, bars, data)
+        found = evaluate_run_with_knn(run, knn_options, bars, data)
     if as_json:
         print(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False))
     else:
@@ -182,10 +182,10 @@ def print_explanations(answers: Sequence[Prediction]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from serein.inference.neighbour_predictor import NeighbourAnswer
+    from serein.inference.neighbour_predictor import KnnPrediction
 
     for answer in answers:
-        if not isinstance(answer, NeighbourAnswer):
+        if not isinstance(answer, KnnPrediction):
             continue
         table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
         table.title = Text(f"Nearest to {answer.audio}")
@@ -244,14 +244,14 @@ def _print_store(folder: Path, header: Header, as_json: bool, **more: Any) -> No
         print(f"Searched approximately: {found} are found.")
 
 
-def _chosen_sentence(chosen: Chosen, num_clips: int) -> str:
+def _chosen_sentence(chosen: TuningRecord, num_clips: int) -> str:
     from serein.evaluation.scores import SCORE_TITLES
 
-    how = f"k {chosen.k}, alpha {chosen.alpha:g} ({chosen.votes}), chosen on {num_clips} clips of {chosen.on}"
+    how = f"k {chosen.k}, alpha {chosen.knn_weight:g} ({chosen.votes}), chosen on {num_clips} clips of {chosen.on}"
     return f"{how}: {SCORE_TITLES[chosen.by]} {chosen.score:.1f}, the model alone {chosen.model_score:.1f}."
 
 
-def _print_neighboured(found: Neighboured) -> None:
+def _print_neighboured(found: KnnEvaluation) -> None:
     print_tables([_systems_table(found), _units_table(found)])
     for name in ("ua", "wa", "macro_f1"):
         print(_difference(name, found.differences[name], is_oracle=found.selection == "oracle"))
@@ -259,7 +259,7 @@ def _print_neighboured(found: Neighboured) -> None:
         print(note)
 
 
-def _systems_table(found: Neighboured) -> Table:
+def _systems_table(found: KnnEvaluation) -> Table:
     from rich.table import Table
 
     from serein.evaluation.scores import SCORE_TITLES
@@ -279,7 +279,7 @@ def _systems_table(found: Neighboured) -> Table:
     return table
 
 
-def _units_table(found: Neighboured) -> Table:
+def _units_table(found: KnnEvaluation) -> Table:
     from rich.table import Table
 
     from serein.evaluation.scores import SCORE_TITLES
@@ -294,11 +294,11 @@ def _units_table(found: Neighboured) -> Table:
     return table
 
 
-def _unit_cells(unit: UnitChoice) -> list[str]:
+def _unit_cells(unit: KnnSelection) -> list[str]:
     scores = ("–", "–")
     if unit.choice is not None:
         scores = (f"{100 * unit.choice.score:.1f}", f"{100 * unit.choice.model_score:.1f}")
-    return [unit.fold, str(unit.seed), str(unit.num_clips), str(unit.k), f"{unit.alpha:g}", *scores]
+    return [unit.fold, str(unit.seed), str(unit.num_clips), str(unit.k), f"{unit.knn_weight:g}", *scores]
 
 
 def _difference(name: str, found: Difference, *, is_oracle: bool) -> str:

@@ -32,12 +32,12 @@ def transcribe(
     """
     from serein.errors import AudioError
     from serein.inference.sources import utterances_in
-    from serein.inference.transcribing import transcripts_by
+    from serein.inference.transcribing import transcribe_with
 
     utterances = utterances_in(sources)
     heard: list[Heard] = []
     num_failed = 0
-    for utterance, text in transcripts_by(model, utterances):
+    for utterance, text in transcribe_with(model, utterances):
         if isinstance(text, AudioError):
             num_failed += 1
             print(f"error: {text}", file=sys.stderr)

@@ -16,7 +16,7 @@ from serein.cli.printing import print_tables
 
 if TYPE_CHECKING:
     from serein.data.utterance import Utterance
-    from serein.inference.vectors import Vector, VoicePair
+    from serein.inference.vectors import Vector, SpeakerPair
     from serein.models.folder import ModelFolder
 
 Recordings = Annotated[list[Path], typer.Argument(metavar="FILE|FOLDER|MANIFEST...", help="Recordings.")]
@@ -37,7 +37,7 @@ def speakers(
     """Say of every two recordings whether they are the same voice; exit status 1 when any could not be heard."""
     from serein.inference.predictor import load
     from serein.inference.sources import utterances_in
-    from serein.inference.vectors import voice_pairs
+    from serein.inference.vectors import speaker_pairs
 
     utterances = utterances_in(sources)
     if len(utterances) < 2:
@@ -51,7 +51,7 @@ def speakers(
         _print_score(content, heard, threshold, as_json=as_json)
         _finish(num_failed, len(utterances))
         return
-    pairs = voice_pairs([u.audio for u, _ in heard], [vector for _, vector in heard], threshold)
+    pairs = speaker_pairs([u.audio for u, _ in heard], [vector for _, vector in heard], threshold)
     if as_json:
         _print_json(pairs, threshold, content)
     elif pairs:
@@ -159,14 +159,14 @@ def _print_score(
         )
 
 
-def _print_json(pairs: Sequence[VoicePair], threshold: float | None, content: ModelFolder) -> None:
+def _print_json(pairs: Sequence[SpeakerPair], threshold: float | None, content: ModelFolder) -> None:
     answer: dict[str, object] = {"threshold": threshold, "pairs": [pair.to_json() for pair in pairs]}
     if content.verification is not None:
         answer["threshold_from"] = content.verification.model_dump()
     print(json.dumps(answer, ensure_ascii=False))
 
 
-def _pair_table(pairs: Sequence[VoicePair]) -> object:
+def _pair_table(pairs: Sequence[SpeakerPair]) -> object:
     from rich.table import Table
 
     said = {True: "same voice", False: "another voice", None: "–"}

@@ -112,11 +112,11 @@ def words_find(
     """Rank recordings by how near they sound to free text; exit status 1 when any could not be heard."""
     import numpy as np
 
-    from serein.inference.words import nearness
+    from serein.inference.words import similarity
 
     heard, vocabulary, num_failed = _heard(model, sources, text)
     if heard:
-        cosines = nearness([answer.embedding for answer in heard], text, vocabulary)
+        cosines = similarity([answer.embedding for answer in heard], text, vocabulary)
         for place in np.argsort(-cosines, kind="stable")[:limit]:
             audio, cosine = heard[place].audio, float(cosines[place])
             if as_json:
@@ -135,13 +135,13 @@ def _heard(model: str, sources: Sequence[Path], text: str | None = None) -> tupl
 
     from serein.inference.predictor import Prediction, load
     from serein.inference.sources import utterances_in
-    from serein.inference.words import nearness, vocabulary_behind
+    from serein.inference.words import similarity, vocabulary_of_model
     from serein.progress import Bars
 
     predictor = load(model)
-    vocabulary = vocabulary_behind(predictor)
+    vocabulary = vocabulary_of_model(predictor)
     if text is not None:
-        nearness([np.zeros(vocabulary.size, np.float32)], text, vocabulary)
+        similarity([np.zeros(vocabulary.size, np.float32)], text, vocabulary)
     utterances = utterances_in(sources)
     heard: list[Prediction] = []
     failed: list[AudioError] = []

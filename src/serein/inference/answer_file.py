@@ -16,7 +16,7 @@ from serein.inference.timeline import Timeline
 _START = b'{"id": '
 
 
-class AnswerFile:
+class PredictionFile:
     """A file of answers that is gone on with.
 
     Args:
@@ -47,7 +47,7 @@ class AnswerFile:
         self.file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
         self.file.flush()
 
-    def __enter__(self) -> AnswerFile:
+    def __enter__(self) -> PredictionFile:
         return self
 
     def __exit__(

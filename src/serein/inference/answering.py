@@ -27,7 +27,7 @@ Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Answers:
+class ModelOutputs:
     """What a model says of clips, in their order.
 
     Attributes:
@@ -42,7 +42,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class VectorOf:
+class EmbeddingSelection:
     """Which vector of a model is meant.
 
     Attributes:
@@ -54,7 +54,7 @@ class VectorOf:
     fusion: FusionOf = "all"
 
 
-def vector_of(content: ModelFolder, name: str | None) -> VectorOf:
+def embedding_selection(content: ModelFolder, name: str | None) -> EmbeddingSelection:
     """Return the vector of a name.
 
     Args:
@@ -66,13 +66,13 @@ def vector_of(content: ModelFolder, name: str | None) -> VectorOf:
     """
     tasks = content.options.tasks
     if name is None:
-        return VectorOf(tasks.main)
+        return EmbeddingSelection(tasks.main)
     fusing = [task for task, head in tasks.chosen.items() if joined_by(head)]
     known = [*tasks.chosen, *(["fused"] if tasks.main in fusing else [])]
     if name not in known:
         remedy = "Name one of these, or take another model."
         raise ModelError(expected_one_of(name, known, kind="vector of this model"), remedy=remedy)
-    return VectorOf(tasks.main) if name == "fused" else VectorOf(name, "own" if name in fusing else "all")
+    return EmbeddingSelection(tasks.main) if name == "fused" else EmbeddingSelection(name, "own" if name in fusing else "all")
 
 
 def conditions_of(content: ModelFolder, utterances: Sequence[Utterance], told: Told) -> dict[str, Vectors]:
@@ -87,7 +87,7 @@ def answers(
     conditions: Mapping[str, Vectors] | None = None,
     on_progress: Progress | None = None,
     of: str | None = None,
-) -> Answers:
+) -> ModelOutputs:
     """Hear many clips in batches of like length.
 
     Args:
@@ -95,14 +95,14 @@ def answers(
         num_samples: Length of each clip, for sorting.
         conditions: Attribute -> (clip, feature), what a conditioned model is told; what is not given is unknown.
         on_progress: Told how many of all clips are done.
-        of: Whose embeddings are returned, see `vector_of`.
+        of: Whose embeddings are returned, see `embedding_selection`.
 
     Raises:
         ModelError: The model has no such vector.
     """
-    hear = partial(_hear, content, vector_of(content, of))
+    hear = partial(_hear, content, embedding_selection(content, of))
     options = content.options
-    of_clip: dict[int, Answers] = {}
+    of_clip: dict[int, ModelOutputs] = {}
     for positions in _batches(num_samples, options.clips, options.inference):
         windows = [_windows(fitted(waveform_of(p), options.clips), options.clips) for p in positions]
         flat = [window for each in windows for window in each]
@@ -118,14 +118,14 @@ def answers(
     return _stacked([of_clip[position] for position in range(len(num_samples))])
 
 
-def recorded_answers(
+def recording_outputs(
     content: ModelFolder,
     recordings: Recordings,
     positions: Sequence[int],
     told: Told,
     on_progress: Progress | None = None,
     of: str | None = None,
-) -> Answers:
+) -> ModelOutputs:
     """Hear utterances of a manifest; see `answers`."""
     lengths = [round(float(recordings.durations_s[p]) * SAMPLE_RATE_HZ) for p in positions]
     conditions = conditions_of(content, [recordings.utterances[p] for p in positions], told)
@@ -133,11 +133,11 @@ def recorded_answers(
 
 
 def _hear_in_parts(
-    hear: Callable[[Sequence[Waveform], Mapping[str, Vectors]], Answers],
+    hear: Callable[[Sequence[Waveform], Mapping[str, Vectors]], ModelOutputs],
     windows: Sequence[Waveform],
     told: Mapping[str, Vectors],
     inference: Inference,
-) -> Answers:
+) -> ModelOutputs:
     """Hear windows, of a recording of hours perhaps, no more seconds at once than the options say."""
     longest = max(len(window) for window in windows)
     size = max(1, int(inference.batch_s * SAMPLE_RATE_HZ) // longest)
@@ -150,7 +150,7 @@ def _hear_in_parts(
 
 
 @torch.inference_mode()
-def _hear(content: ModelFolder, of: VectorOf, waveforms: Sequence[Waveform], told: Mapping[str, Vectors]) -> Answers:
+def _hear(content: ModelFolder, of: EmbeddingSelection, waveforms: Sequence[Waveform], told: Mapping[str, Vectors]) -> ModelOutputs:
     model, precision = content.model.eval(), content.options.inference.precision
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     num_samples = torch.tensor([len(waveform) for waveform in waveforms], device=device)
@@ -169,10 +169,10 @@ def _hear(content: ModelFolder, of: VectorOf, waveforms: Sequence[Waveform], tol
             texts[name] = heard_texts(output, meaning)
         else:
             probabilities[name] = content.probabilities(output, name)
-    return Answers(probabilities, vector[of.task].embedding.cpu().numpy(), texts)
+    return ModelOutputs(probabilities, vector[of.task].embedding.cpu().numpy(), texts)
 
 
-def _joined(heard: Answers, start: int, windows: Sequence[Waveform]) -> Answers:
+def _joined(heard: ModelOutputs, start: int, windows: Sequence[Waveform]) -> ModelOutputs:
     """Return the answer for one clip: its windows' probabilities averaged, weighted by length; their texts in a row."""
     part = slice(start, start + len(windows))
     weights = np.array([len(window) for window in windows], np.float64)
@@ -182,12 +182,12 @@ def _joined(heard: Answers, start: int, windows: Sequence[Waveform]) -> Answers:
 
     probabilities = {name: mean(values) for name, values in heard.probabilities.items()}
     texts = {name: [" ".join(text for text in said[part] if text)] for name, said in heard.texts.items()}
-    return Answers(probabilities, mean(heard.embeddings), texts)
+    return ModelOutputs(probabilities, mean(heard.embeddings), texts)
 
 
-def _stacked(parts: Sequence[Answers]) -> Answers:
+def _stacked(parts: Sequence[ModelOutputs]) -> ModelOutputs:
     first = parts[0]
-    return Answers(
+    return ModelOutputs(
         {name: np.concatenate([part.probabilities[name] for part in parts]) for name in first.probabilities},
         np.concatenate([part.embeddings for part in parts]),
         {name: [text for part in parts for text in part.texts[name]] for name in first.texts},

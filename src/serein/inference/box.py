@@ -10,7 +10,7 @@ from serein.models.folder import is_model_folder
 FOLDER = Path(__file__).parents[1] / "box"
 
 
-def box_folder() -> Path:
+def default_model_folder() -> Path:
     """Return the folder of the model that ships inside the package.
 
     Raises:

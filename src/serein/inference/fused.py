@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from serein.data.files import write_text
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError
-from serein.inference.fusion import fused_probabilities
+from serein.inference.fusion import ensemble_probabilities
 from serein.inference.predictor import Prediction, Predictor, load
 from serein.metrics import FloatArray
 from serein.progress import Report
@@ -29,7 +29,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class FusedModel(_Strict):
+class EnsembleModel(_Strict):
     """One of the models of a fusion.
 
     Attributes:
@@ -57,7 +57,7 @@ class FittedOn(_Strict):
     seen: tuple[str, ...]
 
 
-class Fusion(_Strict):
+class Ensemble(_Strict):
     """What a fusion file holds.
 
     Attributes:
@@ -68,7 +68,7 @@ class Fusion(_Strict):
     format: Literal[1]
     classes: tuple[str, ...]
     method: str
-    models: tuple[FusedModel, ...]
+    models: tuple[EnsembleModel, ...]
     weights: tuple[tuple[float, ...], ...]
     fitted_on: FittedOn
     scores: tuple[dict[str, Any], ...]
@@ -79,14 +79,14 @@ class Fusion(_Strict):
         return np.array(self.weights, float)
 
 
-def write_fusion(fusion: Fusion, path: str | Path) -> None:
+def write_ensemble(fusion: Ensemble, path: str | Path) -> None:
     """Write a fusion file atomically; paths of models become relative to it where they can."""
     models = [model.model_copy(update={"path": _relative(model.path, Path(path).parent)}) for model in fusion.models]
     content = fusion.model_copy(update={"models": tuple(models)}).model_dump(mode="json")
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_fusion(path: str | Path) -> Fusion:
+def read_ensemble(path: str | Path) -> Ensemble:
     """Read a fusion file; relative paths of models become relative to where it is read.
 
     Raises:
@@ -94,7 +94,7 @@ def read_fusion(path: str | Path) -> Fusion:
     """
     path = Path(path)
     try:
-        fusion = Fusion.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        fusion = Ensemble.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ModelError("no such fusion file", where=path, remedy="Write one: serein fuse --help.") from None
     except (IsADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
@@ -108,7 +108,7 @@ def read_fusion(path: str | Path) -> Fusion:
     return fusion.model_copy(update={"models": tuple(models)})
 
 
-class FusedPredictor:
+class EnsemblePredictor:
     """The models of a fusion, heard one after the other, so that only one of them is ever in memory.
 
     Args:
@@ -120,7 +120,7 @@ class FusedPredictor:
     """
 
     def __init__(self, path: str | Path, report: Report) -> None:
-        self.fusion = read_fusion(path)
+        self.fusion = read_ensemble(path)
         self.classes = self.fusion.classes
         self.report = report
         self.folders = [_model_folders(model, path) for model in self.fusion.models]
@@ -143,7 +143,7 @@ class FusedPredictor:
                     answers[position] = outcome
                     given = [outcome.probabilities[name] for name in self.classes]
                     probabilities[number, position] += np.array(given) / len(self.folders[number])
-        fused = fused_probabilities(probabilities, self.fusion.weight_matrix)
+        fused = ensemble_probabilities(probabilities, self.fusion.weight_matrix)
         for position in range(len(utterances)):
             yield errors[position] if position in errors else self._answer(answers[position], fused[position])
 
@@ -164,7 +164,7 @@ class FusedPredictor:
         return dataclasses.replace(answer, label=label, probabilities=by_class, embedding=np.empty(0, np.float32))
 
 
-def _model_folders(model: FusedModel, path: str | Path) -> list[Path]:
+def _model_folders(model: EnsembleModel, path: str | Path) -> list[Path]:
     if not model.folders:
         raise ModelError(
             f"'{model.label}' is a prediction file, and cannot hear", where=path, remedy="Fuse run folders."
@@ -196,7 +196,7 @@ def _first_problem(error: ValidationError) -> str:
     return f"key '{key}': {message}" if key else f"is no fusion file ({message})"
 
 
-def _problem(fusion: Fusion) -> str | None:
+def _problem(fusion: Ensemble) -> str | None:
     """Say what is wrong with the numbers of a fusion file; `None` when nothing is."""
     num_models, num_classes = len(fusion.models), len(fusion.classes)
     if not num_models or not num_classes or len(set(fusion.classes)) < num_classes:

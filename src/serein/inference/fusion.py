@@ -47,7 +47,7 @@ def uniform_weights(num_models: int, num_classes: int) -> FloatArray:
     return np.full((num_models, num_classes), 1.0 / num_models)
 
 
-def fused_probabilities(probabilities: FloatArray, weights: FloatArray) -> FloatArray:
+def ensemble_probabilities(probabilities: FloatArray, weights: FloatArray) -> FloatArray:
     """Weigh the models' probabilities and let them sum to 1 again, which leaves the largest the largest.
 
     Args:
@@ -61,7 +61,7 @@ def fused_probabilities(probabilities: FloatArray, weights: FloatArray) -> Float
 
     Example:
         >>> probabilities = np.array([[[0.6, 0.4]], [[0.2, 0.8]]])
-        >>> fused_probabilities(probabilities, np.array([[1.0, 0.5], [0.0, 0.5]])).round(3).tolist()
+        >>> ensemble_probabilities(probabilities, np.array([[1.0, 0.5], [0.0, 0.5]])).round(3).tolist()
         [[0.5, 0.5]]
     """
     weighted = _weighted(probabilities, weights)
@@ -71,13 +71,13 @@ def fused_probabilities(probabilities: FloatArray, weights: FloatArray) -> Float
     return fused
 
 
-def fused_classes(probabilities: FloatArray, weights: FloatArray) -> Classes:
+def ensemble_classes(probabilities: FloatArray, weights: FloatArray) -> Classes:
     """Return the class with the largest weighted share, the first of several: ``(utterances,)``."""
     classes: Classes = _weighted(probabilities, weights).argmax(axis=1)
     return classes
 
 
-def fused_macro_f1(probabilities: FloatArray, truth: Classes, weights: FloatArray) -> float:
+def ensemble_macro_f1(probabilities: FloatArray, truth: Classes, weights: FloatArray) -> float:
     """Return macro-F1 of fused predictions, 0 to 1.
 
     Args:
@@ -86,7 +86,7 @@ def fused_macro_f1(probabilities: FloatArray, truth: Classes, weights: FloatArra
         weights: ``(models, classes)``.
     """
     num_classes = probabilities.shape[2]
-    cells = np.bincount(truth * num_classes + fused_classes(probabilities, weights), minlength=num_classes**2)
+    cells = np.bincount(truth * num_classes + ensemble_classes(probabilities, weights), minlength=num_classes**2)
     return float(macro_f1(cells.reshape(num_classes, num_classes)))
 
 
@@ -135,7 +135,7 @@ class _Search:
         self.num_evaluations = 0
 
     def macro_f1_of(self, weights: FloatArray) -> float:
-        score = fused_macro_f1(self.probabilities, self.truth, weights)
+        score = ensemble_macro_f1(self.probabilities, self.truth, weights)
         self.num_evaluations += 1
         if score > self.best_macro_f1:
             self.best_weights, self.best_macro_f1 = weights, score

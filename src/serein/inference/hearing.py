@@ -42,7 +42,7 @@ class PredictOptions:
     reject_option: RejectOption = NO_REJECT_OPTION
 
 
-def hear_each(
+def predict_recordings(
     predictor: Predictor, utterances: Sequence[Utterance], manner: PredictOptions, on_progress: Progress | None = None
 ) -> Iterator[Outcome]:
     """Answer for recordings in their order, or say what is wrong with each; few are in memory at once.
@@ -60,10 +60,10 @@ def hear_each(
             yield manner.reject_option.applied(outcome) if isinstance(outcome, Prediction) else outcome
 
 
-def hear_in_processes(
+def predict_in_processes(
     model: str | None, labels: Sequence[str] | None, utterances: Sequence[Utterance], manner: PredictOptions, num_workers: int
 ) -> Iterator[Outcome]:
-    """Answer as `hear_each` does, in processes that share the cores.
+    """Answer as `predict_recordings` does, in processes that share the cores.
 
     Args:
         model: Is loaded in each process; `None` is the one inside the package.
@@ -104,7 +104,7 @@ def _start(model: str | None, labels: Sequence[str] | None, manner: PredictOptio
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(num_threads)
     predictor = load(model) if labels is None else load(model).with_labels(labels)
-    _hear = lambda utterances: hear_each(predictor, utterances, manner)  # noqa: E731  (kept for the process's life)
+    _hear = lambda utterances: predict_recordings(predictor, utterances, manner)  # noqa: E731  (kept for the process's life)
 
 
 def _hear_part(utterances: Sequence[Utterance]) -> list[Outcome]:

@@ -16,15 +16,15 @@ from serein.data.groups import speaker_key
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
 from serein.errors import ManifestError
-from serein.inference.neighbour_predictor import described_model, hear, load_with_digest
-from serein.inference.neighbour_store import INDEXED_FROM, Chosen, Header, Store, open_store, write_header, write_store
-from serein.inference.neighbours import MOST_NEIGHBOURS, Choice, Examples, Vectors, choose
+from serein.inference.neighbour_predictor import model_reference, hear, load_with_digest
+from serein.inference.neighbour_store import INDEXED_FROM, TuningRecord, Header, Datastore, open_datastore, write_header, write_datastore
+from serein.inference.neighbours import MAX_NEIGHBOURS, TunedKnn, Embeddings, Vectors, tune_k_and_weight
 from serein.inference.predictor import Predictor
 from serein.labels.categories import with_class
 from serein.models.folder import ModelFolder
 from serein.progress import Report
 
-By = Literal["ua", "wa", "macro_f1"]
+Metric = Literal["ua", "wa", "macro_f1"]
 Votes = Literal["share", "softmax"]
 
 _PER_CENT = 100.0
@@ -50,9 +50,9 @@ def build(
             where=manifest_path,
             remedy=f"The model knows: {', '.join(predictor.classes)}.",
         )
-    header = new_header(described_model(model), digest, predictor.content)
+    header = new_header(model_reference(model), digest, predictor.content)
     heard = _heard(predictor, utterances, report)[0]
-    return write_store(out, header, heard, utterances, indexed_from=indexed_from), left_out
+    return write_datastore(out, header, heard, utterances, indexed_from=indexed_from), left_out
 
 
 def add(
@@ -70,22 +70,22 @@ def add(
         ModelError: The store or its model is not there.
         ManifestError: A clip has a label that is no class of the model, or contradicts one of the store.
     """
-    store = open_store(folder)
-    predictor = _model_of(store, model)
+    datastore = open_datastore(folder)
+    predictor = _model_of(datastore, model)
     utterances = manifest.read(manifest_path)
     _require_classes(utterances, predictor, manifest_path)
     heard = _heard(predictor, utterances, report)[0]
-    is_new = _new_ones(store, heard, utterances, manifest_path)
+    is_new = _new_ones(datastore, heard, utterances, manifest_path)
     new = [utterance for utterance, is_kept in zip(utterances, is_new, strict=True) if is_kept]
     if not new:
-        return store.header, len(utterances)
-    grown = joined(store.examples, heard.only(np.flatnonzero(is_new)))
-    header = write_store(folder, store.header, grown, new, before=folder, indexed_from=indexed_from)
+        return datastore.header, len(utterances)
+    grown = joined(datastore.embeddings, heard.only(np.flatnonzero(is_new)))
+    header = write_datastore(folder, datastore.header, grown, new, before=folder, indexed_from=indexed_from)
     return header, len(utterances) - len(new)
 
 
 @dataclass(frozen=True)
-class Weighed:
+class TuningResult:
     """The k and alpha that a store was given.
 
     Attributes:
@@ -93,20 +93,20 @@ class Weighed:
         notes: What a reader must know.
     """
 
-    chosen: Chosen
+    chosen: TuningRecord
     num_clips: int
     notes: tuple[str, ...]
 
 
-def choose_on(
+def tune(
     folder: Path,
     manifest_path: Path,
     report: Report,
     *,
     model: str | None = None,
     votes: Votes = "share",
-    by: By = "ua",
-) -> Weighed:
+    by: Metric = "ua",
+) -> TuningResult:
     """Choose k and alpha of a store on a manifest that is no test set, and write them into the store.
 
     A clip that is in the store is no neighbour of itself.
@@ -115,18 +115,18 @@ def choose_on(
         ModelError: The store or its model is not there.
         ManifestError: A clip has a label that is no class of the model.
     """
-    store = open_store(folder)
-    predictor = _model_of(store, model)
+    datastore = open_datastore(folder)
+    predictor = _model_of(datastore, model)
     utterances = manifest.read(manifest_path)
     _require_classes(utterances, predictor, manifest_path)
     heard, probabilities = _heard(predictor, utterances, report)
-    nearest = store.examples.nearest(heard.vectors, most_neighbours(len(store.examples) - 1), heard.keys)
-    found = choose(nearest, probabilities, heard.labels, votes=votes, by=by)
-    chosen = as_chosen(found, votes, by, str(manifest_path), len(store.examples))
-    write_header(folder, store.header.model_copy(update={"chosen": chosen}))
-    known = {speaker_key(u) for u in utterances if u.speaker is not None} & store.speakers
+    nearest = datastore.embeddings.nearest(heard.vectors, max_neighbours(len(datastore.embeddings) - 1), heard.keys)
+    found = tune_k_and_weight(nearest, probabilities, heard.labels, votes=votes, by=by)
+    chosen = tuning_record(found, votes, by, str(manifest_path), len(datastore.embeddings))
+    write_header(folder, datastore.header.model_copy(update={"chosen": chosen}))
+    known = {speaker_key(u) for u in utterances if u.speaker is not None} & datastore.speakers
     notes = [f"The store holds {len(known)} of these speakers, which favours the neighbours."] if known else []
-    return Weighed(chosen, len(utterances), tuple(notes))
+    return TuningResult(chosen, len(utterances), tuple(notes))
 
 
 def new_header(model: str, digest: str, content: ModelFolder) -> Header:
@@ -143,20 +143,20 @@ def new_header(model: str, digest: str, content: ModelFolder) -> Header:
     )
 
 
-def _heard(predictor: Predictor, utterances: Sequence[Utterance], report: Report) -> tuple[Examples, Vectors]:
+def _heard(predictor: Predictor, utterances: Sequence[Utterance], report: Report) -> tuple[Embeddings, Vectors]:
     content, detail = predictor.content, f"{len(utterances)} clips"
     recordings = Recordings(utterances, trim_db=content.options.clips.trim_db)
     recordings.prefetch(lambda done, total: report("reading audio", done, total, detail))
-    examples, probabilities = hear(
+    embeddings, probabilities = hear(
         content, recordings, range(len(utterances)), "known", lambda done, all: report("hearing", done, all, detail)
     )
-    return examples, probabilities
+    return embeddings, probabilities
 
 
-def _model_of(store: Store, model: str | None) -> Predictor:
-    name = model or store.header.model
+def _model_of(datastore: Datastore, model: str | None) -> Predictor:
+    name = model or datastore.header.model
     predictor, digest = load_with_digest(name)
-    store.require_model(digest, name)
+    datastore.require_model(digest, name)
     return predictor
 
 
@@ -172,22 +172,22 @@ def _require_classes(utterances: Sequence[Utterance], predictor: Predictor, wher
         )
 
 
-def _new_ones(store: Store, heard: Examples, utterances: Sequence[Utterance], where: Path) -> NDArray[np.bool_]:
+def _new_ones(datastore: Datastore, heard: Embeddings, utterances: Sequence[Utterance], where: Path) -> NDArray[np.bool_]:
     """Return (utterance,) False for clips that a store holds already, with the same id, samples and label."""
-    row_of = {name: row for row, name in enumerate(store.examples.keys[:, 0].tolist())}
+    row_of = {name: row for row, name in enumerate(datastore.embeddings.keys[:, 0].tolist())}
     is_new = np.ones(len(utterances), bool)
     for number, ((name, samples), label) in enumerate(zip(heard.keys.tolist(), heard.labels.tolist(), strict=True)):
         if name not in row_of:
             continue
         row = row_of[name]
-        if samples != store.examples.keys[row, 1]:
+        if samples != datastore.embeddings.keys[row, 1]:
             raise ManifestError(
                 f"the store has another recording named '{utterances[number].id}'",
                 where=where,
                 remedy="Give the clip an id of its own.",
             )
-        if label != store.examples.labels[row]:
-            known = store.header.classes[int(store.examples.labels[row])]
+        if label != datastore.embeddings.labels[row]:
+            known = datastore.header.classes[int(datastore.embeddings.labels[row])]
             raise ManifestError(
                 f"'{utterances[number].id}' is labelled '{known}' in the store",
                 where=where,
@@ -197,25 +197,25 @@ def _new_ones(store: Store, heard: Examples, utterances: Sequence[Utterance], wh
     return is_new
 
 
-def joined(first: Examples, second: Examples) -> Examples:
+def joined(first: Embeddings, second: Embeddings) -> Embeddings:
     """Return two sets of examples, one after the other."""
-    return Examples(
+    return Embeddings(
         np.concatenate([first.vectors, second.vectors]),
         np.concatenate([first.labels, second.labels]),
         np.concatenate([first.keys, second.keys]),
     )
 
 
-def most_neighbours(num: int) -> int:
+def max_neighbours(num: int) -> int:
     """Return the largest k to choose from, of so many examples."""
-    return min(MOST_NEIGHBOURS, num)
+    return min(MAX_NEIGHBOURS, num)
 
 
-def as_chosen(found: Choice, votes: Votes, by: By, on: str, num_clips: int) -> Chosen:
-    """Return a choice as `store.json` has it."""
-    return Chosen(
+def tuning_record(found: TunedKnn, votes: Votes, by: Metric, on: str, num_clips: int) -> TuningRecord:
+    """Return a choice as `datastore.json` has it."""
+    return TuningRecord(
         k=found.k,
-        alpha=found.alpha,
+        knn_weight=found.knn_weight,
         votes=votes,
         on=on,
         num_clips=num_clips,

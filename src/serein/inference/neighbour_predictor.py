@@ -14,30 +14,30 @@ from serein import hub
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
 from serein.errors import AudioError
-from serein.inference.answering import Progress, recorded_answers
-from serein.inference.neighbour_store import Store, model_digest, open_store
-from serein.inference.neighbours import Examples, Nearest, Numbers, Vectors, interpolated, key, neighbour_probabilities
+from serein.inference.answering import Progress, recording_outputs
+from serein.inference.neighbour_store import Datastore, model_digest, open_datastore
+from serein.inference.neighbours import Embeddings, Nearest, Numbers, Vectors, interpolate, key, knn_probabilities
 from serein.inference.predictor import CLIPS_AT_ONCE, Prediction, Predictor, load
 from serein.labels.attributes import Told
 from serein.metrics import FloatArray
 from serein.models.folder import ModelFolder
 
-DEFAULT_K, DEFAULT_ALPHA = 8, 0.3
+DEFAULT_K, DEFAULT_KNN_WEIGHT = 8, 0.3
 
 
 @dataclass(frozen=True)
-class Mixing:
+class Interpolation:
     """How neighbours are asked, and how much they weigh.
 
     Attributes:
         votes: `share` or `softmax`.
-        is_chosen: The numbers were chosen on clips, or given; else they are what serein starts from.
+        is_tuned: The numbers were chosen on clips, or given; else they are what serein starts from.
     """
 
     k: int
-    alpha: float
+    knn_weight: float
     votes: str = "share"
-    is_chosen: bool = True
+    is_tuned: bool = True
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
-class NeighbourAnswer(Prediction):
+class KnnPrediction(Prediction):
     """An answer in which the nearest clips had a say.
 
     Attributes:
@@ -82,14 +82,14 @@ class NeighbourAnswer(Prediction):
         return heard | {"neighbours": [each.to_json() for each in self.neighbours]} if self.neighbours else heard
 
 
-class NeighbourPredictor:
+class KnnPredictor:
     """A model with a store of labelled clips.
 
     Args:
         model: Model folder or Hub name.
-        store: Folder of the store.
-        k, alpha, votes: `None` is what was chosen for the store, or else `DEFAULT_K`, `DEFAULT_ALPHA` and `share`.
-        explain: Whether answers name their neighbours.
+        datastore: Folder of the store.
+        k, alpha, votes: `None` is what was chosen for the store, or else `DEFAULT_K`, `DEFAULT_KNN_WEIGHT` and `share`.
+        show_neighbours: Whether answers name their neighbours.
 
     Raises:
         ModelError: There is no such model or store, the store is of another model, or k or alpha do not fit.
@@ -98,19 +98,19 @@ class NeighbourPredictor:
     def __init__(
         self,
         model: str,
-        store: str | Path,
+        datastore: str | Path,
         *,
         k: int | None = None,
-        alpha: float | None = None,
+        knn_weight: float | None = None,
         votes: str | None = None,
-        explain: bool = False,
+        show_neighbours: bool = False,
     ) -> None:
-        self.store = open_store(store)
+        self.datastore = open_datastore(datastore)
         self.predictor, digest = load_with_digest(model)
-        self.store.require_model(digest, model)
+        self.datastore.require_model(digest, model)
         self.classes = self.predictor.classes
-        self.mixing = mixing_of(self.store, k, alpha, votes)
-        self.explain = explain
+        self.interpolation = interpolation_of(self.datastore, k, knn_weight, votes)
+        self.show_neighbours = show_neighbours
 
     def predict_each(self, utterances: Sequence[Utterance]) -> Iterator[Prediction | AudioError]:
         """Answer for many utterances in their order, or say what is wrong with each."""
@@ -122,28 +122,28 @@ class NeighbourPredictor:
             for outcome in outcomes:
                 yield next(answers) if isinstance(outcome, Prediction) else outcome
 
-    def _mixed(self, utterances: Sequence[Utterance], answers: Sequence[Prediction]) -> list[NeighbourAnswer]:
+    def _mixed(self, utterances: Sequence[Utterance], answers: Sequence[Prediction]) -> list[KnnPrediction]:
         if not answers:
             return []
         trim_db = self.predictor.content.options.clips.trim_db
         keys = keys_of(Recordings(utterances, trim_db=trim_db), range(len(utterances)))
         vectors = np.stack([answer.embedding for answer in answers])
-        nearest = self.store.examples.nearest(vectors, self.mixing.k, keys)
+        nearest = self.datastore.embeddings.nearest(vectors, self.interpolation.k, keys)
         model = np.array([[answer.probabilities[name] for name in self.classes] for answer in answers])
-        votes = neighbour_probabilities(nearest, len(self.classes), self.mixing.votes)
-        probabilities = interpolated(votes, model, self.mixing.alpha)
-        named = self._named(nearest) if self.explain else [()] * len(answers)
+        votes = knn_probabilities(nearest, len(self.classes), self.interpolation.votes)
+        probabilities = interpolate(votes, model, self.interpolation.knn_weight)
+        named = self._named(nearest) if self.show_neighbours else [()] * len(answers)
         return [self._answer(*row) for row in zip(answers, probabilities, named, strict=True)]
 
-    def _answer(self, answer: Prediction, probabilities: FloatArray, neighbours: tuple[Neighbour, ...]) -> NeighbourAnswer:
+    def _answer(self, answer: Prediction, probabilities: FloatArray, neighbours: tuple[Neighbour, ...]) -> KnnPrediction:
         by_class = dict(zip(self.classes, map(float, probabilities), strict=True))
         label = self.classes[int(probabilities.argmax())]
         fields = {**answer.__dict__, "label": label, "probabilities": by_class, "neighbours": neighbours}
-        return NeighbourAnswer(**fields)
+        return KnnPrediction(**fields)
 
     def _named(self, nearest: Nearest) -> list[tuple[Neighbour, ...]]:
         rows = sorted(set(nearest.rows.ravel().tolist()))
-        clips = dict(zip(rows, self.store.clips_at(rows), strict=True))
+        clips = dict(zip(rows, self.datastore.clips_at(rows), strict=True))
         triples = zip(nearest.rows.tolist(), nearest.labels.tolist(), nearest.distances.tolist(), strict=True)
         return [
             tuple(
@@ -160,13 +160,13 @@ def neighbour_of(clip: Utterance, label: str, distance: float) -> Neighbour:
     return Neighbour(label=label, distance=distance, end_s=clip.end_s, **told)
 
 
-def mixing_of(store: Store, k: int | None, alpha: float | None, votes: str | None) -> Mixing:
+def interpolation_of(datastore: Datastore, k: int | None, knn_weight: float | None, votes: str | None) -> Interpolation:
     """Return what is given, else what was chosen for a store, else the numbers to start from."""
-    chosen = store.header.chosen
-    start = Mixing(DEFAULT_K, DEFAULT_ALPHA, is_chosen=k is not None and alpha is not None)
+    chosen = datastore.header.chosen
+    start = Interpolation(DEFAULT_K, DEFAULT_KNN_WEIGHT, is_tuned=k is not None and knn_weight is not None)
     if chosen is not None:
-        start = Mixing(chosen.k, chosen.alpha, chosen.votes)
-    given = {name: value for name, value in (("k", k), ("alpha", alpha), ("votes", votes)) if value is not None}
+        start = Interpolation(chosen.k, chosen.knn_weight, chosen.votes)
+    given = {name: value for name, value in (("k", k), ("knn_weight", knn_weight), ("votes", votes)) if value is not None}
     return replace(start, **given)  # type: ignore[arg-type]
 
 
@@ -181,7 +181,7 @@ def load_with_digest(model: str) -> tuple[Predictor, str]:
 
 
 def keys_of(recordings: Recordings, positions: Sequence[int]) -> Numbers:
-    """Return what tells utterances, (utterance, 2), as `Examples.keys` has it."""
+    """Return what tells utterances, (utterance, 2), as `Embeddings.keys` has it."""
     utterances = [recordings.utterances[position] for position in positions]
     told = [(key(u.id), key(recordings[p])) for u, p in zip(utterances, positions, strict=True)]
     return np.array(told, np.int64).reshape(-1, 2)
@@ -193,7 +193,7 @@ def hear(
     positions: Sequence[int],
     told: Told,
     on_progress: Progress | None = None,
-) -> tuple[Examples, Vectors]:
+) -> tuple[Embeddings, Vectors]:
     """Return utterances that have a class as examples, and the model's probabilities of them, (utterance, class).
 
     Raises:
@@ -201,12 +201,12 @@ def hear(
     """
     classes = content.categories.classes
     positions = [p for p in positions if content.categories.label(recordings.utterances[p]) is not None]
-    said = recorded_answers(content, recordings, positions, told, on_progress)
+    said = recording_outputs(content, recordings, positions, told, on_progress)
     labels = [content.categories.label(recordings.utterances[position]) for position in positions]
     numbers = np.array([classes.index(label) for label in labels if label is not None], np.int64)
-    return Examples(said.embeddings, numbers, keys_of(recordings, positions)), said.probabilities[content.task]
+    return Embeddings(said.embeddings, numbers, keys_of(recordings, positions)), said.probabilities[content.task]
 
 
-def described_model(model: str) -> str:
+def model_reference(model: str) -> str:
     """Return how a store names its model: a folder by its absolute path, else as on the Hub."""
     return os.path.abspath(model) if Path(model).is_dir() else model

@@ -1,4 +1,4 @@
-"""Stores of labelled clips: `store.json`, `vectors.safetensors`, `clips.jsonl`, of many clips also `index.faiss`.
+"""Stores of labelled clips: `datastore.json`, `vectors.safetensors`, `clips.jsonl`, of many clips also `index.faiss`.
 
 A store belongs to one model, whose embeddings it holds, and is refused to any other.
 """
@@ -30,7 +30,7 @@ from serein.data.files import replacing, sha256, write_text
 from serein.data.utterance import Utterance
 from serein.errors import ModelError
 from serein.inference.neighbour_index import RECALL_AT, FaissIndex, require_faiss, write_index
-from serein.inference.neighbours import Examples
+from serein.inference.neighbours import Embeddings
 from serein.models.folder import PARTS
 
 FORMAT = 1
@@ -57,7 +57,7 @@ class Index(_Strict):
     recall: float
 
 
-class Chosen(_Strict):
+class TuningRecord(_Strict):
     """The k and alpha of a store.
 
     Attributes:
@@ -67,7 +67,7 @@ class Chosen(_Strict):
     """
 
     k: int
-    alpha: float
+    knn_weight: float
     votes: Literal["share", "softmax"]
     on: str
     num_clips: int
@@ -77,7 +77,7 @@ class Chosen(_Strict):
 
 
 class Header(_Strict):
-    """What `store.json` says.
+    """What `datastore.json` says.
 
     Attributes:
         model: Folder or Hub name.
@@ -98,16 +98,16 @@ class Header(_Strict):
     corpora: dict[str, int]
     licences: dict[str, str]
     index: Index | None = None
-    chosen: Chosen | None = None
+    chosen: TuningRecord | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Store:
+class Datastore:
     """An opened store."""
 
     folder: Path
     header: Header
-    examples: Examples
+    embeddings: Embeddings
 
     def require_model(self, digest: str, where: str | Path) -> None:
         """Raise ModelError when the store holds the embeddings of another model."""
@@ -140,10 +140,10 @@ class Store:
             yield from file
 
 
-def write_store(
+def write_datastore(
     folder: Path,
     header: Header,
-    examples: Examples,
+    embeddings: Embeddings,
     clips: Sequence[Utterance],
     *,
     before: Path | None = None,
@@ -153,7 +153,7 @@ def write_store(
 
     Args:
         header: Its counts, licences and index are filled in.
-        examples: All of the store's, those of `before` first.
+        embeddings: All of the store's, those of `before` first.
         clips: Those that `before` does not hold.
         before: A store whose clips come first; may be `folder`.
         indexed_from: Write an index for so many clips and more.
@@ -162,31 +162,31 @@ def write_store(
         ModelError: `folder` exists and is no store.
         MissingExtraError: There are so many clips that an index is written, and faiss is not installed.
     """
-    if folder.exists() and not is_store(folder) and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not is_datastore(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError("exists and is no store", where=folder, remedy="Name a new folder.")
-    if len(examples) >= indexed_from:
+    if len(embeddings) >= indexed_from:
         require_faiss()
     with _replacing(folder) as partial:
         _write_clips(clips, header.task, partial / _CLIPS, before)
-        _save_examples(examples, partial / _VECTORS)
-        index = _indexed(examples, partial / _INDEX) if len(examples) >= indexed_from else None
-        header = header.model_copy(update={**_counts(header, examples, clips), "index": index})
+        _save_examples(embeddings, partial / _VECTORS)
+        index = _indexed(embeddings, partial / _INDEX) if len(embeddings) >= indexed_from else None
+        header = header.model_copy(update={**_counts(header, embeddings, clips), "index": index})
         write_header(partial, header)
     return header
 
 
-def _counts(header: Header, examples: Examples, clips: Sequence[Utterance]) -> dict[str, Any]:
+def _counts(header: Header, embeddings: Embeddings, clips: Sequence[Utterance]) -> dict[str, Any]:
     corpora = Counter(header.corpora) + Counter(clip.corpus or "own" for clip in clips)
     return {
-        "size": examples.vectors.shape[1],
-        "num_clips": len(examples),
+        "size": embeddings.vectors.shape[1],
+        "num_clips": len(embeddings),
         "corpora": dict(sorted(corpora.items())),
         "licences": {name: licence_of(name) or "not stated" for name in sorted(corpora)},
     }
 
 
-def _indexed(examples: Examples, path: Path) -> Index:
-    num_probed, recall = write_index(examples.vectors, path, np.random.default_rng(0))
+def _indexed(embeddings: Embeddings, path: Path) -> Index:
+    num_probed, recall = write_index(embeddings.vectors, path, np.random.default_rng(0))
     return Index(num_probed=num_probed, recall_at=RECALL_AT, recall=round(recall, 4))
 
 
@@ -198,12 +198,12 @@ def _write_clips(clips: Sequence[Utterance], task: str, path: Path, before: Path
 
 
 def write_header(folder: Path, header: Header) -> None:
-    """Write `store.json` atomically."""
+    """Write `datastore.json` atomically."""
     text = json.dumps(header.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
     write_text(folder / _HEADER, text + "\n")
 
 
-def open_store(folder: str | Path) -> Store:
+def open_datastore(folder: str | Path) -> Datastore:
     """Open a store; its vectors are mapped into memory.
 
     Raises:
@@ -211,23 +211,23 @@ def open_store(folder: str | Path) -> Store:
         MissingExtraError: It has an index, and faiss is not installed.
     """
     folder = Path(folder)
-    if not is_store(folder):
+    if not is_datastore(folder):
         remedy = "Build one: serein neighbours build --help."
         raise ModelError("no such store of neighbours", where=folder, remedy=remedy)
     header = _read_header(folder / _HEADER)
     try:
         arrays = {name: tensor.numpy() for name, tensor in load_file(folder / _VECTORS).items()}
-        examples = Examples(arrays["vectors"], arrays["labels"], arrays["keys"])
+        embeddings = Embeddings(arrays["vectors"], arrays["labels"], arrays["keys"])
     except (SafetensorError, OSError, KeyError) as error:
         raise ModelError(f"damaged ({error})", where=folder / _VECTORS, remedy=_REMEDY) from None
-    _require_fitting(folder, header, examples)
+    _require_fitting(folder, header, embeddings)
     if header.index is not None:
-        index = FaissIndex(folder / _INDEX, examples.vectors, header.index.num_probed)
-        examples = Examples(examples.vectors, examples.labels, examples.keys, index)
-    return Store(folder, header, examples)
+        index = FaissIndex(folder / _INDEX, embeddings.vectors, header.index.num_probed)
+        embeddings = Embeddings(embeddings.vectors, embeddings.labels, embeddings.keys, index)
+    return Datastore(folder, header, embeddings)
 
 
-def is_store(folder: str | Path) -> bool:
+def is_datastore(folder: str | Path) -> bool:
     """Tell whether a folder has the parts of a store."""
     return all((Path(folder) / part).is_file() for part in (_HEADER, _VECTORS, _CLIPS))
 
@@ -245,8 +245,8 @@ def _told(clip: Utterance, task: str) -> Utterance:
     return Utterance(**{name: getattr(clip, name) for name in kept})
 
 
-def _save_examples(examples: Examples, path: Path) -> None:
-    arrays: Mapping[str, Any] = {"vectors": examples.vectors, "labels": examples.labels, "keys": examples.keys}
+def _save_examples(embeddings: Embeddings, path: Path) -> None:
+    arrays: Mapping[str, Any] = {"vectors": embeddings.vectors, "labels": embeddings.labels, "keys": embeddings.keys}
     with replacing(path) as partial:  # safetensors would leave it to be read by its writer alone
         save_file({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}, partial)
 
@@ -262,11 +262,11 @@ def _read_header(path: Path) -> Header:
         raise ModelError(f"key '{named}': {problem['msg'].lower()}", where=path, remedy=_REMEDY) from None
 
 
-def _require_fitting(folder: Path, header: Header, examples: Examples) -> None:
+def _require_fitting(folder: Path, header: Header, embeddings: Embeddings) -> None:
     num, num_classes = header.num_clips, len(header.classes)
-    fits = examples.vectors.shape == (num, header.size) and examples.keys.shape == (num, 2)
-    fits = fits and examples.labels.shape == (num,) and examples.labels.dtype == np.int64
-    if not fits or (num and not 0 <= examples.labels.min() <= examples.labels.max() < num_classes):
+    fits = embeddings.vectors.shape == (num, header.size) and embeddings.keys.shape == (num, 2)
+    fits = fits and embeddings.labels.shape == (num,) and embeddings.labels.dtype == np.int64
+    if not fits or (num and not 0 <= embeddings.labels.min() <= embeddings.labels.max() < num_classes):
         raise ModelError(f"does not hold the {num} clips that store.json says", where=folder, remedy=_REMEDY)
 
 

@@ -18,8 +18,8 @@ from serein.metrics import SCORES, FloatArray
 Vectors = NDArray[np.float32]
 Numbers = NDArray[np.int64]
 
-MOST_NEIGHBOURS = 32  # wang2023, section 3.1: k in 1..32
-ALPHAS = tuple(number / 20 for number in range(21))  # 0 is the model alone, 1 the neighbours alone
+MAX_NEIGHBOURS = 32  # wang2023, section 3.1: k in 1..32
+KNN_WEIGHTS = tuple(number / 20 for number in range(21))  # 0 is the model alone, 1 the neighbours alone
 
 _SPARE = 8  # neighbours that are looked at beyond k, because some may be the clip itself
 _DISTANCES_AT_ONCE = 1 << 24
@@ -42,7 +42,7 @@ class Nearest:
 
 
 @dataclass(frozen=True, eq=False)
-class Examples:
+class Embeddings:
     """Clips as a model embeds them, with what they are labelled.
 
     Attributes:
@@ -84,9 +84,9 @@ class Examples:
         rows = np.take_along_axis(rows, order, axis=1)
         return Nearest(rows, self.labels[rows], np.take_along_axis(distances, order, axis=1))
 
-    def only(self, rows: Numbers) -> Examples:
+    def only(self, rows: Numbers) -> Embeddings:
         """Return some of the examples."""
-        return Examples(self.vectors[rows], self.labels[rows], self.keys[rows])
+        return Embeddings(self.vectors[rows], self.labels[rows], self.keys[rows])
 
     @cached_property
     def _squared_norms(self) -> Vectors:
@@ -151,7 +151,7 @@ def key(content: str | Waveform) -> int:
 # -- votes -----------------------------------------------------------------------------------------------------------
 
 
-def probabilities_of_each_k(nearest: Nearest, num_classes: int, votes: str = "share") -> FloatArray:
+def knn_probabilities_by_k(nearest: Nearest, num_classes: int, votes: str = "share") -> FloatArray:
     """Return what the nearest 1, 2, ... neighbours say: (k, clip, class), each row of probabilities sums to 1.
 
     Args:
@@ -162,7 +162,7 @@ def probabilities_of_each_k(nearest: Nearest, num_classes: int, votes: str = "sh
 
     Example:
         >>> nearest = Nearest(np.array([[7, 9]]), np.array([[1, 0]]), np.array([[0.5, 0.8]]))
-        >>> probabilities_of_each_k(nearest, num_classes=2).tolist()
+        >>> knn_probabilities_by_k(nearest, num_classes=2).tolist()
         [[[0.0, 1.0]], [[0.5, 0.5]]]
     """
     if votes not in VOTES:
@@ -173,30 +173,30 @@ def probabilities_of_each_k(nearest: Nearest, num_classes: int, votes: str = "sh
     return probabilities
 
 
-def neighbour_probabilities(nearest: Nearest, num_classes: int, votes: str = "share") -> FloatArray:
+def knn_probabilities(nearest: Nearest, num_classes: int, votes: str = "share") -> FloatArray:
     """Return what all k neighbours say together: (clip, class)."""
-    probabilities: FloatArray = probabilities_of_each_k(nearest, num_classes, votes)[-1]
+    probabilities: FloatArray = knn_probabilities_by_k(nearest, num_classes, votes)[-1]
     return probabilities
 
 
-def interpolated(neighbours: NDArray[Any], model: NDArray[Any], alpha: float) -> FloatArray:
-    """Return ``alpha * neighbours + (1 - alpha) * model`` (wang2023, equation 4).
+def interpolate(neighbours: NDArray[Any], model: NDArray[Any], knn_weight: float) -> FloatArray:
+    """Return ``knn_weight * neighbours + (1 - knn_weight) * model`` (wang2023, equation 4).
 
     Args:
         neighbours: (..., class) probabilities.
         model: (..., class) probabilities.
-        alpha: 0 is the model exactly, 1 the neighbours.
+        knn_weight: 0 is the model exactly, 1 the neighbours.
 
     Raises:
         ModelError: Alpha is not from 0 to 1.
 
     Example:
-        >>> interpolated(np.array([1.0, 0.0]), np.array([0.25, 0.75]), alpha=0.5).tolist()
+        >>> interpolate(np.array([1.0, 0.0]), np.array([0.25, 0.75]), knn_weight=0.5).tolist()
         [0.625, 0.375]
     """
-    if not 0.0 <= alpha <= 1.0:
-        raise ModelError(f"alpha is {alpha:g}", where="--alpha", remedy="Give a number from 0 to 1.")
-    return alpha * neighbours.astype(np.float64) + (1.0 - alpha) * model.astype(np.float64)
+    if not 0.0 <= knn_weight <= 1.0:
+        raise ModelError(f"alpha is {knn_weight:g}", where="--alpha", remedy="Give a number from 0 to 1.")
+    return knn_weight * neighbours.astype(np.float64) + (1.0 - knn_weight) * model.astype(np.float64)
 
 
 def _alike(distances: FloatArray) -> FloatArray:
@@ -217,7 +217,7 @@ VOTES: dict[str, Callable[[FloatArray], FloatArray]] = {
 
 
 @dataclass(frozen=True)
-class Choice:
+class TunedKnn:
     """The k and alpha that did best on some clips.
 
     Attributes:
@@ -226,12 +226,12 @@ class Choice:
     """
 
     k: int
-    alpha: float
+    knn_weight: float
     score: float
     model_score: float
 
 
-def choose(
+def tune_k_and_weight(
     nearest: Nearest,
     model: NDArray[Any],
     truth: NDArray[Any],
@@ -239,8 +239,8 @@ def choose(
     votes: str = "share",
     by: str = "ua",
     ks: Sequence[int] | None = None,
-    alphas: Sequence[float] = ALPHAS,
-) -> Choice:
+    knn_weights: Sequence[float] = KNN_WEIGHTS,
+) -> TunedKnn:
     """Choose k and alpha.
 
     Of equal scores the one with the least squared error of the probabilities is taken, then the smaller k and alpha.
@@ -253,18 +253,18 @@ def choose(
         ks: Those to choose from; all that there are neighbours for by default.
     """
     num_classes = model.shape[1]
-    probabilities = probabilities_of_each_k(nearest, num_classes, votes)
+    probabilities = knn_probabilities_by_k(nearest, num_classes, votes)
     is_true = truth[:, None] == np.arange(num_classes)
     best: tuple[float, float, int, float] | None = None
     for k in ks or range(1, len(probabilities) + 1):
-        for alpha in alphas:
-            mixed = interpolated(probabilities[k - 1], model, alpha)
+        for knn_weight in knn_weights:
+            mixed = interpolate(probabilities[k - 1], model, knn_weight)
             error = float(np.square(mixed - is_true).sum(axis=1).mean())
-            ranked = (-round(_score(mixed, truth, by), 12), round(error, 12), k, alpha)
+            ranked = (-round(_score(mixed, truth, by), 12), round(error, 12), k, knn_weight)
             best = ranked if best is None else min(best, ranked)
     if best is None:
         raise ModelError("there is no k or alpha to choose from", remedy="Name some.")
-    return Choice(best[2], best[3], -best[0], _score(model, truth, by))
+    return TunedKnn(best[2], best[3], -best[0], _score(model, truth, by))
 
 
 def _score(probabilities: NDArray[Any], truth: NDArray[Any], by: str) -> float:

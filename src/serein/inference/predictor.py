@@ -15,8 +15,8 @@ from serein.data import audio
 from serein.data.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError
-from serein.inference.answering import Answers, answers, conditions_of
-from serein.inference.box import box_folder
+from serein.inference.answering import ModelOutputs, answers, conditions_of
+from serein.inference.box import default_model_folder
 from serein.labels.words import WordClasses, relabelled
 from serein.metrics import tempered
 from serein.models import folder as model_folder
@@ -27,7 +27,7 @@ CLIPS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
-class Beside:
+class TaskPrediction:
     """What another task of the same model says of a recording.
 
     Attributes:
@@ -61,7 +61,7 @@ class Prediction:
     task: str = "emotion"
     duration_s: float | None = None
     rejected: str | None = None
-    others: Mapping[str, Beside] = field(default_factory=dict)
+    others: Mapping[str, TaskPrediction] = field(default_factory=dict)
 
     @property
     def emotion(self) -> str:
@@ -165,7 +165,7 @@ class Predictor:
         def hear(waveforms: Sequence[Waveform], some: Sequence[Utterance]) -> list[Prediction]:
             return self._predict(waveforms, [u.audio for u in some], some)
 
-        return heard_each(utterances, hear)
+        return predict_in_batches(utterances, hear)
 
     def predict_waveforms(self, waveforms: Sequence[Waveform], names: Sequence[str]) -> list[Prediction]:
         """Answer for waveforms, each (sample,) float32 mono at 16 kHz."""
@@ -192,7 +192,7 @@ class Predictor:
         probabilities: NDArray[np.floating],
         embedding: NDArray[np.float32],
         duration_s: float,
-        others: Mapping[str, Beside],
+        others: Mapping[str, TaskPrediction],
     ) -> Prediction:
         by_class = dict(zip(self.classes, (float(probability) for probability in probabilities), strict=True))
         label = self.classes[int(probabilities.argmax())]
@@ -200,21 +200,21 @@ class Predictor:
             name, label, by_class, embedding, self.content.categories.field, duration_s=duration_s, others=others
         )
 
-    def _others(self, said: Answers) -> list[dict[str, Beside]]:
+    def _others(self, said: ModelOutputs) -> list[dict[str, TaskPrediction]]:
         """Return what the other tasks say of each clip."""
-        others: list[dict[str, Beside]] = [{} for _ in said.embeddings]
+        others: list[dict[str, TaskPrediction]] = [{} for _ in said.embeddings]
         for task, probabilities in said.probabilities.items():
             if task != self.task:
                 classes = self.content.classes_of(task).classes
                 for row, own in zip(others, probabilities, strict=True):
-                    row[task] = Beside(classes[int(own.argmax())], float(own.max()))
+                    row[task] = TaskPrediction(classes[int(own.argmax())], float(own.max()))
         for texts in said.texts.values():
             for row, text in zip(others, texts, strict=True):
-                row["transcript"] = Beside(text)
+                row["transcript"] = TaskPrediction(text)
         return others
 
 
-def heard_each(
+def predict_in_batches(
     utterances: Sequence[Utterance], hear: Callable[[Sequence[Waveform], Sequence[Utterance]], Sequence[Heard]]
 ) -> Iterator[Heard | AudioError]:
     """Load and hear utterances in their order, or say what is wrong with each; a few are in memory at once."""
@@ -241,7 +241,7 @@ def load(name: str | Path | None = None) -> Predictor:
         ModelError: There is none, or it is damaged.
     """
     if name is None:
-        return Predictor(model_folder.load(box_folder()))
+        return Predictor(model_folder.load(default_model_folder()))
     if not Path(name).exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
         return Predictor(model_folder.load(_downloaded(str(name))))
     return Predictor(model_folder.load(name))

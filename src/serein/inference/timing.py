@@ -12,7 +12,7 @@ from serein.models.hidden import Backbone
 from serein.models.speech import SpeechModel
 
 
-def hearing_time_s(model: SpeechModel, duration_s: float, *, num_repeats: int = 5, num_warm: int = 1) -> float:
+def inference_time_s(model: SpeechModel, duration_s: float, *, num_repeats: int = 5, num_warm: int = 1) -> float:
     """Return the seconds that a model takes for one clip of noise: the median of some, after some that do not count.
 
     Args:

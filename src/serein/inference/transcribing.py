@@ -10,7 +10,7 @@ from serein.data.audio import Waveform
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError
 from serein.inference.answering import answers, conditions_of
-from serein.inference.predictor import heard_each
+from serein.inference.predictor import predict_in_batches
 from serein.inference.transcription import Transcriber, load_transcriber, transcribe_each
 from serein.models import folder as model_folder
 from serein.models.folder import ModelFolder, is_model_folder
@@ -18,7 +18,7 @@ from serein.models.folder import ModelFolder, is_model_folder
 TASK = "asr"
 
 
-def transcripts_by(model: str | Path, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, str | AudioError]]:
+def transcribe_with(model: str | Path, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, str | AudioError]]:
     """Return what is said in recordings, or what is wrong with each.
 
     Args:
@@ -51,7 +51,7 @@ def _by_own(content: ModelFolder, utterances: Sequence[Utterance]) -> Iterator[t
         told = conditions_of(content, some, "known")
         return answers(content, cut.__getitem__, [len(waveform) for waveform in cut], told).texts[TASK]
 
-    yield from zip(utterances, heard_each(utterances, hear), strict=True)
+    yield from zip(utterances, predict_in_batches(utterances, hear), strict=True)
 
 
 def _by_recogniser(

@@ -13,15 +13,15 @@ from serein.data import audio
 from serein.data.audio import Waveform
 from serein.data.utterance import Utterance
 from serein.errors import AudioError
-from serein.inference.answering import answers, conditions_of, vector_of
-from serein.inference.predictor import heard_each
+from serein.inference.answering import answers, conditions_of, embedding_selection
+from serein.inference.predictor import predict_in_batches
 from serein.models.folder import ModelFolder
 
 Vector = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class VoicePair:
+class SpeakerPair:
     """Two recordings, and whether they sound like one person.
 
     Attributes:
@@ -43,12 +43,12 @@ def embed_each(content: ModelFolder, utterances: Sequence[Utterance], of: str | 
     """Return the vector of each utterance, (feature,) float32, in their order, or what is wrong with it.
 
     Args:
-        of: Which of its vectors, see `serein.inference.answering.vector_of`.
+        of: Which of its vectors, see `serein.inference.answering.embedding_selection`.
 
     Raises:
         ModelError: The model has no such vector.
     """
-    vector_of(content, of)
+    embedding_selection(content, of)
 
     def hear(waveforms: Sequence[Waveform], some: Sequence[Utterance]) -> Sequence[Vector]:
         if not waveforms:
@@ -57,19 +57,19 @@ def embed_each(content: ModelFolder, utterances: Sequence[Utterance], of: str | 
         conditions = conditions_of(content, some, "known")
         return list(answers(content, cut.__getitem__, [len(each) for each in cut], conditions, of=of).embeddings)
 
-    return heard_each(utterances, hear)
+    return predict_in_batches(utterances, hear)
 
 
-def voice_pairs(names: Sequence[str], vectors: Sequence[Vector], threshold: float | None) -> list[VoicePair]:
+def speaker_pairs(names: Sequence[str], vectors: Sequence[Vector], threshold: float | None) -> list[SpeakerPair]:
     """Compare every recording with every later one.
 
     Example:
-        >>> voice_pairs(["a.wav", "b.wav"], [np.array([1.0, 0.0]), np.array([1.0, 0.0])], threshold=0.5)
+        >>> speaker_pairs(["a.wav", "b.wav"], [np.array([1.0, 0.0]), np.array([1.0, 0.0])], threshold=0.5)
         [VoicePair(first='a.wav', second='b.wav', cosine=1.0, is_same=True)]
     """
     directions = [vector / max(float(np.linalg.norm(vector)), 1e-12) for vector in vectors]
     pairs = []
     for (first, one), (second, other) in combinations(zip(names, directions, strict=True), 2):
         cosine = float(np.clip(one @ other, -1.0, 1.0))
-        pairs.append(VoicePair(first, second, cosine, None if threshold is None else cosine >= threshold))
+        pairs.append(SpeakerPair(first, second, cosine, None if threshold is None else cosine >= threshold))
     return pairs

@@ -15,7 +15,7 @@ from serein.labels.words import WordClasses, normalised, phrase_vectors, vocabul
 Vectors = NDArray[np.float32]
 
 
-def vocabulary_behind(predictor: Predictor) -> Vocabulary:
+def vocabulary_of_model(predictor: Predictor) -> Vocabulary:
     """Open the vocabulary that a model learned with.
 
     Raises:
@@ -31,7 +31,7 @@ def vocabulary_behind(predictor: Predictor) -> Vocabulary:
     return vocabulary_of(meaning)
 
 
-def nearness(heard: Sequence[Vectors], text: str, vocabulary: Vocabulary) -> NDArray[np.float64]:
+def similarity(heard: Sequence[Vectors], text: str, vocabulary: Vocabulary) -> NDArray[np.float64]:
     """Return (recording,) the cosine of what is heard in each recording with a text.
 
     Args:

@@ -13,7 +13,7 @@ from serein.errors import RunError
 from serein.evaluation.held_out import divide
 from serein.evaluation.predictions import Prediction, write_predictions
 from serein.evaluation.systems import Split, AlignedPredictions, read_systems, align_predictions
-from serein.inference.fusion import fit_weights, fused_probabilities
+from serein.inference.fusion import fit_weights, ensemble_probabilities
 from serein.progress import Report
 from serein.reproduce.units import Trial, is_finished
 
@@ -62,7 +62,7 @@ def _fused(folders: Sequence[Path], seed: int, split: Split, report: Report) -> 
     for number, part in enumerate(parts):
         report(f"fusing, seed {seed}", number, len(parts), part.name)
         weights = fit_weights(part.fit.probabilities, part.fit.truth, rng=np.random.default_rng(seed)).weights
-        probabilities[part.evaluated] = fused_probabilities(evaluated.probabilities[:, part.evaluated], weights)
+        probabilities[part.evaluated] = ensemble_probabilities(evaluated.probabilities[:, part.evaluated], weights)
     report(f"fusing, seed {seed}", len(parts), len(parts), f"{len(systems)} models")
     return _predictions(evaluated, probabilities, seed)
 

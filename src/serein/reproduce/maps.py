@@ -14,7 +14,7 @@ from serein.evaluation.panels import Map
 from serein.evaluation.plots import FEWEST_EMBEDDINGS, thinned
 from serein.evaluation.predictions import natural_key
 from serein.evaluation.run_folder import read_json
-from serein.inference.answering import recorded_answers
+from serein.inference.answering import recording_outputs
 from serein.models import folder as model_folder
 from serein.models.folder import ModelFolder
 from serein.reproduce.table import Picture, Row
@@ -53,7 +53,7 @@ def _vectors(
     """Return vectors of as many clips as a map shows, and what may colour each."""
     some = [utterances[index] for index in thinned(len(utterances))]
     recordings = Recordings(some, trim_db=content.options.clips.trim_db)
-    heard = recorded_answers(content, recordings, range(len(some)), "known", of=of)
+    heard = recording_outputs(content, recordings, range(len(some)), "known", of=of)
     categories = content.categories
     names = {
         "emotion": [categories.label(u) or "" for u in some],

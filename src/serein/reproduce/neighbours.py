@@ -26,11 +26,11 @@ def evaluate_with_knn(trials: Sequence[Trial], selection: Selection, data: Data,
     Raises:
         RunError: A unit has no dev to choose on, or was run on other data.
     """
-    from serein.neighbouring import Asking, score_run_with_neighbours
+    from serein.neighbouring import KnnOptions, evaluate_run_with_knn
 
     for trial in trials:
         if is_finished(trial) and not is_evaluated_with_knn(trial, selection):
-            score_run_with_neighbours(trial.folder, Asking(selection), report, data.manifest)
+            evaluate_run_with_knn(trial.folder, KnnOptions(selection), report, data.manifest)
 
 
 def is_evaluated_with_knn(trial: Trial, selection: Selection) -> bool:
@@ -43,8 +43,8 @@ def chosen_note(row: Row, trials: Sequence[Trial]) -> str:
     selection = row.neighbours or "dev"
     chosen = [choice for trial in trials for choice in read_json(trial.folder / _SUMMARIES[selection]).get("units", ())]
     where = "the very test sides that are judged (oracle, optimistic)" if selection == "oracle" else "dev"
-    ks, alphas = ([choice[name] for choice in chosen] for name in ("k", "alpha"))
+    ks, knn_weights = ([choice[name] for choice in chosen] for name in ("k", "knn_weight"))
     return (
         f"'{row.title}': k and alpha of each fold and seed chosen on {where}: k {min(ks)} to {max(ks)}, median "
-        f"{median(ks):g}; alpha {min(alphas):g} to {max(alphas):g}, median {median(alphas):g}."
+        f"{median(ks):g}; alpha {min(knn_weights):g} to {max(knn_weights):g}, median {median(knn_weights):g}."
     )

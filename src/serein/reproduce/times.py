@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from serein.evaluation.predictions import natural_key
-from serein.inference.timing import hearing_time_s
+from serein.inference.timing import inference_time_s
 from serein.models import folder as model_folder
 from serein.reproduce.comparison import ExtraTable
 from serein.reproduce.table import Row
@@ -41,6 +41,6 @@ def _cells(row: Row, folder: Path, device: torch.device, num_repeats: int) -> li
     model, cells = model_folder.load(folder).model.to(device).eval(), [row.title]
     for seconds in DURATIONS_S:
         published = row.published.values.get(f"{seconds} s")
-        ours_ms = 1000 * hearing_time_s(model, seconds, num_repeats=num_repeats)
+        ours_ms = 1000 * inference_time_s(model, seconds, num_repeats=num_repeats)
         cells += [MISSING if published is None else f"{published:.2f}", f"{ours_ms:.1f}"]
     return cells

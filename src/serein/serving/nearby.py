@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from serein import hub
 from serein.errors import ModelError
-from serein.inference.box import box_folder
-from serein.inference.neighbour_store import Store, model_digest, open_store
+from serein.inference.box import default_model_folder
+from serein.inference.neighbour_store import Datastore, model_digest, open_datastore
 from serein.inference.predictor import Predictor
-from serein.inference.words import vocabulary_behind
+from serein.inference.words import vocabulary_of_model
 from serein.labels.vocabulary import Vocabulary
 from serein.labels.words import WordClasses
 
@@ -26,12 +26,12 @@ class Neighbours:
 
     Attributes:
         vocabulary: Of a model of words.
-        store: Labelled clips, as this model embeds them.
+        datastore: Labelled clips, as this model embeds them.
         classes: Of the model.
     """
 
     vocabulary: Vocabulary | None = None
-    store: Store | None = None
+    datastore: Datastore | None = None
     classes: tuple[str, ...] = ()
 
     def words(self, embedding: NDArray[np.float32]) -> list[dict[str, object]] | None:
@@ -43,10 +43,10 @@ class Neighbours:
 
     def clips(self, embedding: NDArray[np.float32]) -> list[dict[str, object]] | None:
         """Return the nearest clips, nearest first, without saying where they lie; `None` where there is no store."""
-        if self.store is None:
+        if self.datastore is None:
             return None
-        nearest = self.store.examples.nearest(embedding[None], min(NUM_NEAREST, len(self.store.examples)))
-        clips = self.store.clips_at(nearest.rows[0].tolist())
+        nearest = self.datastore.embeddings.nearest(embedding[None], min(NUM_NEAREST, len(self.datastore.embeddings)))
+        clips = self.datastore.clips_at(nearest.rows[0].tolist())
         return [
             {
                 "id": clip.id,
@@ -61,23 +61,23 @@ class Neighbours:
         ]
 
 
-def open_neighbours(model: str | None, predictor: Predictor, store: Path | None) -> Neighbours:
+def open_neighbours(model: str | None, predictor: Predictor, datastore: Path | None) -> Neighbours:
     """Open what a model can look into.
 
     Args:
         model: Its folder or Hub name; `None` is the one inside the package.
-        store: Folder of a store of labelled clips.
+        datastore: Folder of a store of labelled clips.
 
     Raises:
         ModelError: The store is another model's, or the model's vocabulary has changed.
     """
     has_words = isinstance(predictor.content.labels[predictor.task], WordClasses)
-    vocabulary = vocabulary_behind(predictor) if has_words else None
-    if store is None:
+    vocabulary = vocabulary_of_model(predictor) if has_words else None
+    if datastore is None:
         return Neighbours(vocabulary, None, predictor.classes)
-    folder = box_folder() if model is None else Path(hub.folder_of(model, expected="a model folder"))
-    opened = open_store(store)
+    folder = default_model_folder() if model is None else Path(hub.folder_of(model, expected="a model folder"))
+    opened = open_datastore(datastore)
     opened.require_model(model_digest(folder), str(folder))
-    if not len(opened.examples):
-        raise ModelError("holds no clips", where=store, remedy="Add some: serein neighbours add --help.")
+    if not len(opened.embeddings):
+        raise ModelError("holds no clips", where=datastore, remedy="Add some: serein neighbours add --help.")
     return Neighbours(vocabulary, opened, predictor.classes)
