@@ -118,7 +118,7 @@ def _voices(experiment: Experiment, content: ModelFolder, fold: Fold) -> Voices 
     if "speaker" not in content.labels or not positions:
         return None
     told = experiment.recipe.inference.attributes
-    vectors = recording_outputs(content, experiment.recordings, positions, told, of="speaker").embeddings
+    vectors = recording_outputs(content, experiment.recordings, positions, told, embedding="speaker").embeddings
     found = score_verification(vectors, [speaker_key(utterances[p]) for p in positions], np.random.default_rng(0))
     if found is None:
         return None

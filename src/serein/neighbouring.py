@@ -147,7 +147,7 @@ def evaluate_run_with_knn(run: Path, knn_options: KnnOptions, report: Report, da
         raise RunError(lacking[0], where=run, remedy="Finish the run by --resume.")
     _require_dev(experiment, knn_options, run)
     done: list[_Judged] = []
-    selections = experiment.selections()
+    selections = experiment.units()
     for number, (fold, seed) in enumerate(selections, start=1):
         done.append(_judged(experiment, fold, seed, run, knn_options, report))
         report("with neighbours", number, len(selections), f"{len(selections)} folds and seeds")

@@ -1,4 +1,4 @@
-"""Many clips heard in batches of like length: what each task of a model says of each."""
+"""Run a model on many clips, in batches of similar length: the outputs of each of its tasks."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ModelOutputs:
-    """What a model says of clips, in their order.
+    """A model's outputs for clips, in their order.
 
     Attributes:
         probabilities: Task of classes -> (clip, class) probabilities.
-        embeddings: (clip, feature), what the output layer of one task reads.
-        texts: Task of transcripts -> what was said in each clip.
+        embeddings: (clip, feature), the input of one task's output layer.
+        texts: Transcription task -> the transcript of each clip.
     """
 
     probabilities: Mapping[str, Vectors]
@@ -43,10 +43,10 @@ class ModelOutputs:
 
 @dataclass(frozen=True)
 class EmbeddingSelection:
-    """Which vector of a model is meant.
+    """Which embedding of a model is meant.
 
     Attributes:
-        task: Whose output layer reads it.
+        task: It is the input of this task's output layer.
         fusion: `own` is before other networks' vectors join.
     """
 
@@ -55,14 +55,14 @@ class EmbeddingSelection:
 
 
 def embedding_selection(content: ModelFolder, name: str | None) -> EmbeddingSelection:
-    """Return the vector of a name.
+    """Return the embedding of a name.
 
     Args:
-        name: A task: its own vector, before others join; `fused`: that of the main task with all that join it; `None`:
-            that of the main task, as its output layer reads it.
+        name: A task: its own embedding, before fusion; `fused`: the embedding of the main task, after fusion; `None`: the
+            input of the main task's output layer.
 
     Raises:
-        ModelError: The model has no such vector; names those it has.
+        ModelError: The model has no such embedding; the error names those it has.
     """
     tasks = content.options.tasks
     if name is None:
@@ -70,48 +70,48 @@ def embedding_selection(content: ModelFolder, name: str | None) -> EmbeddingSele
     fusing = [task for task, head in tasks.chosen.items() if joined_by(head)]
     known = [*tasks.chosen, *(["fused"] if tasks.main in fusing else [])]
     if name not in known:
-        remedy = "Name one of these, or take another model."
-        raise ModelError(expected_one_of(name, known, kind="vector of this model"), remedy=remedy)
+        remedy = "Choose one of these, or another model."
+        raise ModelError(expected_one_of(name, known, kind="embedding of this model"), remedy=remedy)
     return EmbeddingSelection(tasks.main) if name == "fused" else EmbeddingSelection(name, "own" if name in fusing else "all")
 
 
-def conditions_of(content: ModelFolder, utterances: Sequence[Utterance], told: Told) -> dict[str, Vectors]:
-    """Return what a conditioned model is told of utterances: attribute -> (utterance, feature)."""
-    return attribute_vectors(utterances, content.conditions, told, content.options.text.encoder)
+def conditions_of(content: ModelFolder, utterances: Sequence[Utterance], condition_source: Told) -> dict[str, Vectors]:
+    """Return the conditions of a conditioned model: attribute -> (utterance, feature)."""
+    return attribute_vectors(utterances, content.conditions, condition_source, content.options.text.encoder)
 
 
-def answers(
+def model_outputs(
     content: ModelFolder,
     waveform_of: Callable[[int], Waveform],
     num_samples: Sequence[int],
     conditions: Mapping[str, Vectors] | None = None,
     on_progress: Progress | None = None,
-    of: str | None = None,
+    embedding: str | None = None,
 ) -> ModelOutputs:
-    """Hear many clips in batches of like length.
+    """Run a model on many clips, in batches of similar length.
 
     Args:
         waveform_of: Position -> (sample,) float32.
         num_samples: Length of each clip, for sorting.
-        conditions: Attribute -> (clip, feature), what a conditioned model is told; what is not given is unknown.
-        on_progress: Told how many of all clips are done.
-        of: Whose embeddings are returned, see `embedding_selection`.
+        conditions: Attribute -> (clip, feature), of a conditioned model; an attribute that is not given is unknown.
+        on_progress: Called with the number of finished clips and of all clips.
+        embedding: Which embeddings are returned, see `embedding_selection`.
 
     Raises:
-        ModelError: The model has no such vector.
+        ModelError: The model has no such embedding.
     """
-    hear = partial(_hear, content, embedding_selection(content, of))
+    forward = partial(_forward, content, embedding_selection(content, embedding))
     options = content.options
     of_clip: dict[int, ModelOutputs] = {}
     for positions in _batches(num_samples, options.clips, options.inference):
         windows = [_windows(fitted(waveform_of(p), options.clips), options.clips) for p in positions]
         flat = [window for each in windows for window in each]
         clip_of = np.repeat(positions, [len(each) for each in windows])
-        told = {name: vectors[clip_of] for name, vectors in (conditions or {}).items()}
-        heard = _hear_in_parts(hear, flat, told, options.inference)
+        conditions_of_windows = {name: vectors[clip_of] for name, vectors in (conditions or {}).items()}
+        outputs = _forward_in_parts(forward, flat, conditions_of_windows, options.inference)
         start = 0
         for position, own in zip(positions, windows, strict=True):
-            of_clip[position] = _joined(heard, start, own)
+            of_clip[position] = _joined(outputs, start, own)
             start += len(own)
         if on_progress:
             on_progress(len(of_clip), len(num_samples))
@@ -122,45 +122,45 @@ def recording_outputs(
     content: ModelFolder,
     recordings: Recordings,
     positions: Sequence[int],
-    told: Told,
+    condition_source: Told,
     on_progress: Progress | None = None,
-    of: str | None = None,
+    embedding: str | None = None,
 ) -> ModelOutputs:
-    """Hear utterances of a manifest; see `answers`."""
+    """Run a model on utterances of a manifest; see `model_outputs`."""
     lengths = [round(float(recordings.durations_s[p]) * SAMPLE_RATE_HZ) for p in positions]
-    conditions = conditions_of(content, [recordings.utterances[p] for p in positions], told)
-    return answers(content, lambda i: recordings[positions[i]], lengths, conditions, on_progress, of)
+    conditions = conditions_of(content, [recordings.utterances[p] for p in positions], condition_source)
+    return model_outputs(content, lambda i: recordings[positions[i]], lengths, conditions, on_progress, embedding)
 
 
-def _hear_in_parts(
-    hear: Callable[[Sequence[Waveform], Mapping[str, Vectors]], ModelOutputs],
+def _forward_in_parts(
+    forward: Callable[[Sequence[Waveform], Mapping[str, Vectors]], ModelOutputs],
     windows: Sequence[Waveform],
-    told: Mapping[str, Vectors],
+    conditions: Mapping[str, Vectors],
     inference: Inference,
 ) -> ModelOutputs:
-    """Hear windows, of a recording of hours perhaps, no more seconds at once than the options say."""
+    """Run a model on windows, perhaps of hours of recording, in batches no longer than the options allow."""
     longest = max(len(window) for window in windows)
     size = max(1, int(inference.batch_s * SAMPLE_RATE_HZ) // longest)
     return _stacked(
         [
-            hear(windows[i : i + size], {name: vectors[i : i + size] for name, vectors in told.items()})
+            forward(windows[i : i + size], {name: vectors[i : i + size] for name, vectors in conditions.items()})
             for i in range(0, len(windows), size)
         ]
     )
 
 
 @torch.inference_mode()
-def _hear(content: ModelFolder, of: EmbeddingSelection, waveforms: Sequence[Waveform], told: Mapping[str, Vectors]) -> ModelOutputs:
+def _forward(content: ModelFolder, selection: EmbeddingSelection, waveforms: Sequence[Waveform], conditions: Mapping[str, Vectors]) -> ModelOutputs:
     model, precision = content.model.eval(), content.options.inference.precision
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     num_samples = torch.tensor([len(waveform) for waveform in waveforms], device=device)
     padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        conditions = {name: torch.from_numpy(vectors).to(device) for name, vectors in told.items()}
-        asked = {*content.answered, of.task}
-        sounds = model.hear(padded, num_samples, model.branches_of(asked))
-        readings = model.read(sounds, conditions, asked)
-        vector = readings if of.fusion == "all" else model.read(sounds, conditions, {of.task}, of.fusion)
+        tensors = {name: torch.from_numpy(vectors).to(device) for name, vectors in conditions.items()}
+        tasks = {*content.answered, selection.task}
+        sounds = model.hear(padded, num_samples, model.branches_of(tasks))
+        readings = model.read(sounds, tensors, tasks)
+        vector = readings if selection.fusion == "all" else model.read(sounds, tensors, {selection.task}, selection.fusion)
     probabilities: dict[str, Vectors] = {}
     texts: dict[str, Sequence[str]] = {}
     for name in content.answered:
@@ -169,20 +169,20 @@ def _hear(content: ModelFolder, of: EmbeddingSelection, waveforms: Sequence[Wave
             texts[name] = heard_texts(output, meaning)
         else:
             probabilities[name] = content.probabilities(output, name)
-    return ModelOutputs(probabilities, vector[of.task].embedding.cpu().numpy(), texts)
+    return ModelOutputs(probabilities, vector[selection.task].embedding.cpu().numpy(), texts)
 
 
-def _joined(heard: ModelOutputs, start: int, windows: Sequence[Waveform]) -> ModelOutputs:
-    """Return the answer for one clip: its windows' probabilities averaged, weighted by length; their texts in a row."""
+def _joined(outputs: ModelOutputs, start: int, windows: Sequence[Waveform]) -> ModelOutputs:
+    """Return the outputs of one clip: its windows' mean probabilities, weighted by length, and their joined texts."""
     part = slice(start, start + len(windows))
     weights = np.array([len(window) for window in windows], np.float64)
 
     def mean(values: Vectors) -> Vectors:
         return np.average(values[part], axis=0, weights=weights).astype(np.float32)[None]
 
-    probabilities = {name: mean(values) for name, values in heard.probabilities.items()}
-    texts = {name: [" ".join(text for text in said[part] if text)] for name, said in heard.texts.items()}
-    return ModelOutputs(probabilities, mean(heard.embeddings), texts)
+    probabilities = {name: mean(values) for name, values in outputs.probabilities.items()}
+    texts = {name: [" ".join(text for text in windows_texts[part] if text)] for name, windows_texts in outputs.texts.items()}
+    return ModelOutputs(probabilities, mean(outputs.embeddings), texts)
 
 
 def _stacked(parts: Sequence[ModelOutputs]) -> ModelOutputs:

@@ -1,4 +1,4 @@
-"""Emotions over time: what a model heard in each window of a recording, and what follows from it."""
+"""Emotions over time: what a model predicts for each window of a recording, and the segments that follow from it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serein.inference.caution import NO_REJECT_OPTION, RejectOption
-
-Probabilities = dict[str, float]
+from serein.inference.predictor import Probabilities, most_probable
 
 
 @dataclass(frozen=True)
 class Segment:
-    """What is heard from `start_s` to `end_s` of a recording.
+    """What a model predicts from `start_s` to `end_s` of a recording.
 
     Attributes:
         probabilities: Class -> probability; they sum to 1.
-        rejected: Why nothing is answered; `None` when something is.
+        rejected: Why the prediction is rejected ("low confidence", "too short"); `None` when it is accepted.
     """
 
     start_s: float
@@ -30,45 +29,45 @@ class Segment:
     rejected: str | None = None
 
     @property
-    def label(self) -> str:
-        """The class with the largest share."""
-        return max(self.probabilities, key=lambda name: self.probabilities[name])
+    def label(self) -> str | None:
+        """The most probable class; `None` when rejected."""
+        return None if self.rejected else most_probable(self.probabilities)
 
     @property
     def confidence(self) -> float:
-        """The largest share."""
-        return self.probabilities[self.label]
+        """The largest probability."""
+        return max(self.probabilities.values())
 
     @property
-    def said(self) -> str:
-        """The class, or why none is answered."""
-        return self.rejected or self.label
+    def label_or_rejection(self) -> str:
+        """The most probable class, or why it is rejected."""
+        return self.rejected or most_probable(self.probabilities)
 
-    def to_json(self, task: str = "emotion") -> dict[str, Any]:
-        """Return times, label under the name of its task (`None` when withheld), confidence and probabilities."""
+    def to_json(self) -> dict[str, Any]:
+        """Return times, label (`None` when rejected), confidence, probabilities and why it is rejected."""
         return {
             "start_s": round(self.start_s, 3),
             "end_s": round(self.end_s, 3),
-            task: None if self.rejected else self.label,
-            **({"withheld": self.rejected} if self.rejected else {}),
+            "label": self.label,
             "confidence": round(self.confidence, 6),
             "probabilities": {name: round(probability, 6) for name, probability in self.probabilities.items()},
+            "rejected": self.rejected,
         }
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """A recording heard in windows.
+    """A recording predicted window by window.
 
     Attributes:
         audio: The file.
         duration_s: Of the recording.
         speech_s: How much of it is speech.
-        windows: What was heard, in order of time; they overlap.
+        windows: One prediction for each window, in order of time; windows overlap.
         embedding: (feature,) mean of the windows' embeddings, weighted by their lengths.
         peaks: (time,) largest amplitude of each `peak_s` of the recording, 0 to 1, to draw it by.
         task: What the classes are of.
-        reject_option: When an answer is withheld.
+        reject_option: When a prediction is rejected.
     """
 
     audio: str
@@ -87,45 +86,47 @@ class Timeline:
         return _mean_probabilities(self.windows)
 
     @property
-    def label(self) -> str:
-        """The class with the largest share of the whole recording."""
-        return max(self.probabilities.items(), key=lambda each: each[1])[0]
+    def label(self) -> str | None:
+        """The most probable class of the whole recording; `None` when rejected."""
+        return None if self.rejected else most_probable(self.probabilities)
 
     @property
     def confidence(self) -> float:
-        """The largest share of the whole recording."""
+        """The largest probability of the whole recording."""
         return max(self.probabilities.values())
 
     @property
     def rejected(self) -> str | None:
-        """Why nothing is answered for the whole recording; `None` when something is."""
+        """Why the prediction of the whole recording is rejected; `None` when it is accepted."""
         return self.reject_option.reason(self.probabilities, self.speech_s)
 
     @property
-    def said(self) -> str:
-        """The class, or why none is answered."""
-        return self.rejected or self.label
+    def label_or_rejection(self) -> str:
+        """The most probable class of the whole recording, or why it is rejected."""
+        return self.rejected or most_probable(self.probabilities)
 
     @property
     def segments(self) -> tuple[Segment, ...]:
-        """Stretches of speech with one answer each, in order, without overlap.
+        """Stretches of speech with one label each, in order, without overlap.
 
-        At every moment the probabilities are the mean of the windows that hold it; neighbours of one answer are joined.
+        At every moment the probabilities are the mean of the windows that contain it; neighbours with the same label
+        are joined.
         """
         return tuple(_joined(list(_moments(self.windows)), self.reject_option))
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `Prediction.to_json` does for the whole recording, with passages and windows."""
+        """Return what `Prediction.to_json` returns for the whole recording, with segments and windows."""
         return {
-            "audio": self.audio,
+            "file": self.audio,
             "duration_s": round(self.duration_s, 3),
             "speech_s": round(self.speech_s, 3),
-            self.task: None if self.rejected else self.label,
-            **({"withheld": self.rejected} if self.rejected else {}),
+            "task": self.task,
+            "label": self.label,
             "confidence": round(self.confidence, 6),
             "probabilities": {name: round(probability, 6) for name, probability in self.probabilities.items()},
-            "passages": [each.to_json(self.task) for each in self.segments],
-            "windows": [each.to_json(self.task) for each in self.windows],
+            "rejected": self.rejected,
+            "segments": [segment.to_json() for segment in self.segments],
+            "windows": [window.to_json() for window in self.windows],
         }
 
 
@@ -149,7 +150,7 @@ def _moments(windows: Sequence[Segment]) -> Iterator[Segment]:
 def _joined(moments: Sequence[Segment], reject_option: RejectOption) -> Iterator[Segment]:
     run: list[Segment] = []
     for moment in moments:
-        if run and (moment.start_s > run[-1].end_s or _answer(moment, reject_option) != _answer(run[-1], reject_option)):
+        if run and (moment.start_s > run[-1].end_s or _label(moment, reject_option) != _label(run[-1], reject_option)):
             yield _one(run, reject_option)
             run = []
         run.append(moment)
@@ -157,8 +158,8 @@ def _joined(moments: Sequence[Segment], reject_option: RejectOption) -> Iterator
         yield _one(run, reject_option)
 
 
-def _answer(moment: Segment, reject_option: RejectOption) -> str:
-    return reject_option.reason(moment.probabilities) or moment.label
+def _label(moment: Segment, reject_option: RejectOption) -> str:
+    return reject_option.reason(moment.probabilities) or most_probable(moment.probabilities)
 
 
 def _one(run: Sequence[Segment], reject_option: RejectOption) -> Segment:
@@ -166,7 +167,7 @@ def _one(run: Sequence[Segment], reject_option: RejectOption) -> Segment:
     return Segment(run[0].start_s, run[-1].end_s, probabilities, reject_option.reason(probabilities))
 
 
-def _mean_probabilities(heard: Sequence[Segment], weighted: str = "by length") -> Probabilities:
-    weights = [each.end_s - each.start_s if weighted == "by length" else 1.0 for each in heard]
-    values = np.average([list(each.probabilities.values()) for each in heard], axis=0, weights=weights)
-    return dict(zip(heard[0].probabilities, map(float, values), strict=True))
+def _mean_probabilities(segments: Sequence[Segment], weighted: str = "by length") -> Probabilities:
+    weights = [segment.end_s - segment.start_s if weighted == "by length" else 1.0 for segment in segments]
+    values = np.average([list(segment.probabilities.values()) for segment in segments], axis=0, weights=weights)
+    return dict(zip(segments[0].probabilities, map(float, values), strict=True))

@@ -53,7 +53,7 @@ def _vectors(
     """Return vectors of as many clips as a map shows, and what may colour each."""
     some = [utterances[index] for index in thinned(len(utterances))]
     recordings = Recordings(some, trim_db=content.options.clips.trim_db)
-    heard = recording_outputs(content, recordings, range(len(some)), "known", of=of)
+    heard = recording_outputs(content, recordings, range(len(some)), "known", embedding=of)
     categories = content.categories
     names = {
         "emotion": [categories.label(u) or "" for u in some],
