@@ -1,4 +1,4 @@
-"""What is near to a recording as the model hears it: words of its vocabulary, and clips of a store."""
+"""Nearest neighbours of a recording's embedding: words of the model's vocabulary, and clips of a datastore."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Neighbours:
     classes: tuple[str, ...] = ()
 
     def words(self, embedding: NDArray[np.float32]) -> list[dict[str, object]] | None:
-        """Return the nearest words, nearest first; `None` where there is no vocabulary."""
+        """Return the nearest words, nearest first; `None` without a vocabulary."""
         if self.vocabulary is None:
             return None
         words, cosines = self.vocabulary.nearest(embedding[None], NUM_NEAREST)
         return [{"word": word, "cosine": round(float(c), 6)} for word, c in zip(words[0], cosines[0], strict=True)]
 
     def clips(self, embedding: NDArray[np.float32]) -> list[dict[str, object]] | None:
-        """Return the nearest clips, nearest first, without saying where they lie; `None` where there is no store."""
+        """Return the nearest clips, nearest first, without their paths; `None` without a datastore."""
         if self.datastore is None:
             return None
         nearest = self.datastore.embeddings.nearest(embedding[None], min(NUM_NEAREST, len(self.datastore.embeddings)))

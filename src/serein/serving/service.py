@@ -1,4 +1,4 @@
-"""A model that many ask at once: recordings and windows in, answers out, within limits."""
+"""A model that serves concurrent requests: recordings and windows in, predictions out, within limits."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ T = TypeVar("T")
 
 
 class _CancelledError(Exception):
-    """Nobody waits for the answer any more."""
+    """The client is gone."""
 
 
 @dataclass(frozen=True)
 class ServiceInfo:
-    """What a service says of its model.
+    """What a service says about itself.
 
     Attributes:
-        name: Of its folder or on the Hub; no path.
-        version: Of serein.
+        name: The model's name: of its folder or on the Hub, not a path.
+        version: The version of serein.
     """
 
     name: str
@@ -52,7 +52,7 @@ class ServiceInfo:
 
 
 class Service:
-    """One model, its thread, and the threads that decode and cut for it."""
+    """One model, its thread, and the threads that decode audio and detect speech for it."""
 
     def __init__(
         self,
@@ -75,16 +75,16 @@ class Service:
         self._long = ThreadPoolExecutor(_LONG_AT_ONCE, "long")
         self._vad_pool = ThreadPoolExecutor(_VAD_THREADS, "cutting")
         self._vad = BatchedVad(self._vad_pool)
-        self._watch()
+        self._observe_gauges()
 
     @property
     def reject_option(self) -> RejectOption:
-        """When an answer is withheld."""
+        """When predictions are rejected."""
         return self.manner.reject_option
 
     @property
     def is_ready(self) -> bool:
-        """Whether requests are heard."""
+        """Whether the service accepts requests."""
         return self.batcher.is_alive and not self.limiter.is_closed
 
     async def hear(self, upload: Upload, over_time: str | None = None) -> Prediction | Timeline:
@@ -104,8 +104,8 @@ class Service:
         return self.reject_option.applied(replace((await self._submit([waveform]))[0], audio=upload.name))
 
     async def predict_windows(self, windows: Sequence[Window]) -> list[Segment]:
-        """Hear the windows of a stream."""
-        answers = await self._submit([window.waveform for window in windows])
+        """Predict the windows of a stream."""
+        predictions = await self._submit([window.waveform for window in windows])
         return [
             Segment(
                 w.start_s, w.end_s, answer.probabilities, self.reject_option.reason(answer.probabilities, w.end_s - w.start_s)
@@ -114,19 +114,19 @@ class Service:
         ]
 
     async def cut(self, stream: Stream, samples: Waveform) -> list[Window]:
-        """Find speech in what came of a stream, together with others'."""
+        """Find speech in the samples that a stream received, batched with other streams."""
         return await self._vad.cut(stream, samples)
 
     async def cut_end(self, stream: Stream) -> list[Window]:
         """Find speech in the rest of a stream."""
         return await self._in(self._vad_pool, stream.cut_end)
 
-    async def aside(self, work: Callable[[], T]) -> T:
-        """Run what would keep others waiting."""
+    async def run_in_thread(self, work: Callable[[], T]) -> T:
+        """Run blocking work in a thread."""
         return await self._in(self._decoding, work)
 
     def close(self) -> None:
-        """Finish what was taken in, and let go of the threads."""
+        """Finish accepted work and stop the threads."""
         for pool in (self._decoding, self._long, self._vad_pool):
             pool.shutdown(wait=True)
         self.batcher.close()
@@ -143,9 +143,9 @@ class Service:
         hearer = _BatcherPredictor(self.batcher, self.predictor.task, is_cancelled)
         hear = partial(predict_recording, hearer, upload, sliding_window=self.manner.sliding_window, reject_option=self.reject_option)
         try:
-            return await self._in(self._long, partial(hear, on_progress=lambda *_: hearer.require_not_cancelled()))
+            return await self._in(self._long, partial(predict, on_progress=lambda *_: predictor.require_not_cancelled()))
         except FullError:
-            raise busy("Too much waits for the model.", self._retry_after_s()) from None
+            raise busy("The model's queue is full.", self._retry_after_s()) from None
         finally:
             is_cancelled.set()
 
@@ -153,7 +153,7 @@ class Service:
         try:
             return await asyncio.wrap_future(self.batcher.submit(waveforms))
         except FullError:
-            raise busy("Too much waits for the model.", self._retry_after_s()) from None
+            raise busy("The model's queue is full.", self._retry_after_s()) from None
 
     async def _in(self, pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
@@ -161,16 +161,16 @@ class Service:
     def _retry_after_s(self) -> float:
         return self.batcher.expected_s
 
-    def _watch(self) -> None:
+    def _observe_gauges(self) -> None:
         metrics, limiter = self.metrics, self.limiter
-        metrics.watch(metrics.under_way, lambda: limiter.num_requests)
-        metrics.watch(metrics.streams, lambda: limiter.num_streams)
-        metrics.watch(metrics.upload_bytes, lambda: limiter.num_bytes)
-        metrics.watch(metrics.waiting, lambda: self.batcher.num_waiting)
+        metrics.observe(metrics.in_progress, lambda: limiter.num_requests)
+        metrics.observe(metrics.streams, lambda: limiter.num_streams)
+        metrics.observe(metrics.upload_bytes, lambda: limiter.num_bytes)
+        metrics.observe(metrics.waiting, lambda: self.batcher.num_waiting)
 
 
 class _BatcherPredictor:
-    """Asks the model's thread from another thread, a little at a time, as long as somebody waits for the answer."""
+    """Predicts through the batcher from another thread, in small parts, until the request is cancelled."""
 
     def __init__(self, batcher: Batcher, task: str, is_cancelled: Event) -> None:
         self.batcher = batcher
@@ -182,8 +182,8 @@ class _BatcherPredictor:
         for part in _parts(waveforms):
             self.require_not_cancelled()
             submitted: Answers = self.batcher.submit(part)
-            answers += submitted.result()
-        return answers
+            predictions += submitted.result()
+        return predictions
 
     def require_not_cancelled(self) -> None:
         if self.is_cancelled.is_set():
@@ -191,7 +191,7 @@ class _BatcherPredictor:
 
 
 def _parts(waveforms: Sequence[Waveform]) -> list[list[Waveform]]:
-    """Divide waveforms into parts of less than half of what is heard together, so that others come in between."""
+    """Divide waveforms into parts of at most half a batch, so that other requests come in between."""
     parts: list[list[Waveform]] = []
     room = 0.0
     for waveform in waveforms:
