@@ -31,19 +31,19 @@ class PredictOptions:
     """How recordings are heard.
 
     Attributes:
-        over_time: Which recordings are heard in windows of speech: all, none, or those longer than the model hears at
-            once (`clips.window_s` of its recipe).
+        segments: Which recordings are cut into speech segments: `always`, `never`, or `auto`: those longer than one
+            window of the model (`clips.window_s` of its recipe).
         sliding_window: How speech is cut.
         reject_option: When an answer is withheld.
     """
 
-    over_time: Literal["long ones", "all", "none"] = "long ones"
+    segments: Literal["auto", "always", "never"] = "auto"
     sliding_window: SlidingWindow = SLIDING_WINDOW
     reject_option: RejectOption = NO_REJECT_OPTION
 
 
 def predict_recordings(
-    predictor: Predictor, utterances: Sequence[Utterance], manner: PredictOptions, on_progress: Progress | None = None
+    predictor: Predictor, utterances: Sequence[Utterance], options: PredictOptions, on_progress: Progress | None = None
 ) -> Iterator[Outcome]:
     """Answer for recordings in their order, or say what is wrong with each; few are in memory at once.
 
@@ -52,16 +52,16 @@ def predict_recordings(
     """
     for start in range(0, len(utterances), CLIPS_AT_ONCE):
         some = utterances[start : start + CLIPS_AT_ONCE]
-        is_long = [_is_heard_over_time(predictor, utterance, manner) for utterance in some]
+        is_long = [_is_heard_over_time(predictor, utterance, options) for utterance in some]
         short = [utterance for utterance, long in zip(some, is_long, strict=True) if not long]
         answers = predictor.predict_each(short)
         for utterance, long in zip(some, is_long, strict=True):
-            outcome = _over_time(predictor, utterance, manner, on_progress) if long else next(answers)
-            yield manner.reject_option.applied(outcome) if isinstance(outcome, Prediction) else outcome
+            outcome = _over_time(predictor, utterance, options, on_progress) if long else next(answers)
+            yield options.reject_option.applied(outcome) if isinstance(outcome, Prediction) else outcome
 
 
 def predict_in_processes(
-    model: str | None, labels: Sequence[str] | None, utterances: Sequence[Utterance], manner: PredictOptions, num_workers: int
+    model: str | None, labels: Sequence[str] | None, utterances: Sequence[Utterance], options: PredictOptions, num_workers: int
 ) -> Iterator[Outcome]:
     """Answer as `predict_recordings` does, in processes that share the cores.
 
@@ -75,7 +75,7 @@ def predict_in_processes(
     parts = [utterances[i : i + CLIPS_AT_ONCE] for i in range(0, len(utterances), CLIPS_AT_ONCE)]
     num_threads = max(1, torch.get_num_threads() // num_workers)
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_workers, context, _start, (model, labels, manner, num_threads))
+    pool = ProcessPoolExecutor(num_workers, context, _start, (model, labels, options, num_threads))
     waiting: deque[Future[list[Outcome]]] = deque()
     try:
         for part in parts:
@@ -97,14 +97,14 @@ def predict_in_processes(
 _hear: Callable[[Sequence[Utterance]], Iterator[Outcome]] | None = None
 
 
-def _start(model: str | None, labels: Sequence[str] | None, manner: PredictOptions, num_threads: int) -> None:
+def _start(model: str | None, labels: Sequence[str] | None, options: PredictOptions, num_threads: int) -> None:
     """Get ready, in a process of its own: it ends with its parent, who hears the keyboard for it."""
     global _hear
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(num_threads)
     predictor = load(model) if labels is None else load(model).with_labels(labels)
-    _hear = lambda utterances: predict_recordings(predictor, utterances, manner)  # noqa: E731  (kept for the process's life)
+    _hear = lambda utterances: predict_recordings(predictor, utterances, options)  # noqa: E731  (kept for the process's life)
 
 
 def _hear_part(utterances: Sequence[Utterance]) -> list[Outcome]:
@@ -112,9 +112,9 @@ def _hear_part(utterances: Sequence[Utterance]) -> list[Outcome]:
     return list(_hear(utterances))
 
 
-def _is_heard_over_time(predictor: Predictor, utterance: Utterance, manner: PredictOptions) -> bool:
-    if manner.over_time != "long ones":
-        return manner.over_time == "all"
+def _is_heard_over_time(predictor: Predictor, utterance: Utterance, options: PredictOptions) -> bool:
+    if options.over_time != "long ones":
+        return options.over_time == "all"
     try:
         duration_s = audio.info(utterance.audio, utterance.start_s, utterance.end_s).duration_s
     except AudioError:
@@ -123,7 +123,7 @@ def _is_heard_over_time(predictor: Predictor, utterance: Utterance, manner: Pred
 
 
 def _over_time(
-    predictor: Predictor, utterance: Utterance, manner: PredictOptions, on_progress: Progress | None
+    predictor: Predictor, utterance: Utterance, options: PredictOptions, on_progress: Progress | None
 ) -> Timeline | AudioError:
     try:
         return predict_recording(
@@ -131,8 +131,8 @@ def _over_time(
             utterance.audio,
             utterance.start_s,
             utterance.end_s,
-            sliding_window=manner.sliding_window,
-            reject_option=manner.reject_option,
+            sliding_window=options.sliding_window,
+            reject_option=options.reject_option,
             on_progress=on_progress,
         )
     except AudioError as error:

@@ -22,12 +22,12 @@ NUM_NEAREST = 5
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Where to look.
+    """What to search.
 
     Attributes:
-        vocabulary: Of a model of words.
-        datastore: Labelled clips, as this model embeds them.
-        classes: Of the model.
+        vocabulary: Of a model of words; else `None`.
+        datastore: Labelled clips, embedded by this model.
+        classes: The model's classes.
     """
 
     vocabulary: Vocabulary | None = None
@@ -62,14 +62,14 @@ class Neighbours:
 
 
 def open_neighbours(model: str | None, predictor: Predictor, datastore: Path | None) -> Neighbours:
-    """Open what a model can look into.
+    """Open a model's vocabulary, if it has one, and a datastore.
 
     Args:
-        model: Its folder or Hub name; `None` is the one inside the package.
-        datastore: Folder of a store of labelled clips.
+        model: Its folder or Hub name; `None` is the default model.
+        datastore: Folder of a datastore of labelled clips.
 
     Raises:
-        ModelError: The store is another model's, or the model's vocabulary has changed.
+        ModelError: The datastore belongs to another model, or the model's vocabulary has changed.
     """
     has_words = isinstance(predictor.content.labels[predictor.task], WordClasses)
     vocabulary = vocabulary_of_model(predictor) if has_words else None

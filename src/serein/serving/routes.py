@@ -43,7 +43,6 @@ class SegmentsMode(StrEnum):
     never = "never"
 
 
-_OVER_TIME = {SegmentsMode.auto: "long ones", SegmentsMode.always: "all", SegmentsMode.never: "none"}
 _WHAT = {
     400: "The form cannot be read.",
     401: "No key, or a wrong one.",
@@ -89,10 +88,10 @@ def router(service: Service) -> APIRouter:
         """Predict several recordings; 422 if none of them can be used."""
         if len(files) > service.limits.num_files:
             raise HTTPProblem(413, "too-large", f"A batch has at most {service.limits.num_files} recordings. Send several.")
-        results = await _wanted(service, request, _outcomes(service, files, over_time))
-        if all(result.problem for result in results):
-            details = " ".join(result.problem.detail for result in results[:3] if result.problem)
-            raise HTTPProblem(422, "unusable-recording", f"None of {len(results)} recordings can be heard. {details}")
+        results = await _unless_disconnected(service, request, _results(service, files, segments))
+        if all(result.error for result in results):
+            details = " ".join(result.error.detail for result in results[:3] if result.error)
+            raise HTTPProblem(422, "unusable-recording", f"None of {len(results)} recordings can be used. {details}")
         return BatchResponse(results=results)
 
     @routes.get("/v1/models", responses=_documented(401), tags=["service"])
@@ -162,15 +161,15 @@ async def _upload(service: Service, file: UploadFile) -> Upload:
     return Upload(await file.read(), named(file.filename))
 
 
-async def _answer(service: Service, upload: Upload, over_time: OverTime) -> PredictionResponse:
+async def _predict(service: Service, upload: Upload, segments: SegmentsMode) -> PredictionResponse:
     try:
-        heard: Prediction | Timeline = await service.hear(upload, _MANNERS[over_time])
+        prediction: Prediction | Timeline = await service.predict(upload, segments.value)
     except AudioError as error:
         raise problems.of_recording(error) from None
-    return await service.aside(lambda: prediction_response(heard, service.neighbours))
+    return await service.run_in_thread(lambda: prediction_response(prediction, service.neighbours))
 
 
-async def _outcomes(service: Service, files: list[UploadFile], segments: SegmentsMode) -> list[BatchResult]:
+async def _results(service: Service, files: list[UploadFile], segments: SegmentsMode) -> list[BatchResult]:
     async def result(file: UploadFile) -> BatchResult:
         try:
             return BatchResult(prediction=await _predict(service, await _upload(service, file), segments))

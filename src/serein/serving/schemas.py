@@ -47,8 +47,8 @@ class SegmentResponse(BaseModel):
 
     start_s: Seconds
     end_s: Seconds
-    label: str | None = Field(description="The class with the largest share; null when withheld.")
-    rejected: str | None = Field(None, description="Why nothing is answered.")
+    label: str | None = Field(description="The class with the largest probability; null when rejected.")
+    rejected: str | None = Field(None, description="Why the prediction was rejected, else null.")
     confidence: Share
     probabilities: dict[str, Share]
 
@@ -74,15 +74,15 @@ class PredictionResponse(BaseModel):
     file: str = Field(description="The file name that the client sent.")
     task: str = Field(description="The task that the classes belong to.")
     duration_s: Seconds | None
-    label: str | None = Field(description="The class with the largest share; null when withheld.")
-    rejected: str | None = Field(None, description="Why nothing is answered.")
+    label: str | None = Field(description="The class with the largest probability; null when rejected.")
+    rejected: str | None = Field(None, description="Why the prediction was rejected, else null.")
     confidence: Share
     probabilities: dict[str, Share] = Field(description="They sum to 1.")
-    speech_s: Seconds | None = Field(None, description="How much of it is speech, where it was heard over time.")
-    segments: list[SegmentResponse] | None = Field(None, description="Stretches of speech with one answer each.")
-    windows: list[SegmentResponse] | None = Field(None, description="What was heard, window by window; they overlap.")
+    speech_s: Seconds | None = Field(None, description="Seconds of speech, if the recording was cut into segments.")
+    segments: list[SegmentResponse] | None = Field(None, description="Segments of speech, one prediction each.")
+    windows: list[SegmentResponse] | None = Field(None, description="Predictions window by window; windows overlap.")
     words: list[NearestWord] | None = Field(None, description="The nearest words, of a model of words.")
-    clips: list[Neighbour] | None = Field(None, description="The nearest labelled clips, where the service has some.")
+    neighbours: list[Neighbour] | None = Field(None, description="The nearest labelled clips, if there is a datastore.")
 
 
 class ProblemDetails(BaseModel):
@@ -146,9 +146,9 @@ def prediction_response(prediction: Prediction | Timeline, neighbours: Neighbour
     by_segment: dict[str, Any] = {}
     if isinstance(prediction, Timeline):
         by_segment = {
-            "speech_s": round(heard.speech_s, 3),
-            "passages": [segment_response(each) for each in heard.segments],
-            "windows": [segment_response(each) for each in heard.windows],
+            "speech_s": round(prediction.speech_s, 3),
+            "segments": [segment_response(each) for each in prediction.segments],
+            "windows": [segment_response(each) for each in prediction.windows],
         }
     return PredictionResponse(
         file=prediction.audio,
@@ -161,9 +161,9 @@ def prediction_response(prediction: Prediction | Timeline, neighbours: Neighbour
     )
 
 
-def segment_response(heard: Segment) -> SegmentResponse:
-    """Return a passage as it goes to the client."""
-    return SegmentResponse(start_s=round(heard.start_s, 3), end_s=round(heard.end_s, 3), **_said(heard))
+def segment_response(segment: Segment) -> SegmentResponse:
+    """Return a segment as it goes to the client."""
+    return SegmentResponse(start_s=round(segment.start_s, 3), end_s=round(segment.end_s, 3), **_label_fields(segment))
 
 
 def problem_details(problem: HTTPProblem) -> ProblemDetails:
@@ -171,12 +171,10 @@ def problem_details(problem: HTTPProblem) -> ProblemDetails:
     return ProblemDetails.model_validate(problem.to_json())
 
 
-def _said(heard: Prediction | Timeline | Segment) -> dict[str, Any]:
-    probabilities = {name: min(1.0, round(probability, 6)) for name, probability in heard.probabilities.items()}
-    label = None if heard.rejected else heard.label
+def _label_fields(prediction: Prediction | Timeline | Segment) -> dict[str, Any]:
     return {
-        "label": label,
-        "withheld": heard.rejected,
-        "confidence": round(heard.confidence, 6),
-        "probabilities": probabilities,
+        "label": None if prediction.rejected else prediction.label,
+        "rejected": prediction.rejected,
+        "confidence": round(prediction.confidence, 6),
+        "probabilities": {name: min(1.0, round(value, 6)) for name, value in prediction.probabilities.items()},
     }

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from serein.data import audio
 from serein.data.audio import SAMPLE_RATE_HZ, Waveform
@@ -59,13 +59,13 @@ class Service:
         predictor: Predictor,
         about: ServiceInfo,
         limits: Limits | None = None,
-        manner: PredictOptions | None = None,
+        options: PredictOptions | None = None,
         neighbours: Neighbours | None = None,
     ) -> None:
         self.predictor = predictor
         self.about = about
         self.limits = limits or Limits()
-        self.manner = manner or PredictOptions()
+        self.options = options or PredictOptions()
         self.neighbours = neighbours or Neighbours()
         self.metrics = Metrics()
         self.limiter = ConcurrencyLimiter(self.limits, self._retry_after_s)
@@ -80,25 +80,27 @@ class Service:
     @property
     def reject_option(self) -> RejectOption:
         """When predictions are rejected."""
-        return self.manner.reject_option
+        return self.options.reject_option
 
     @property
     def is_ready(self) -> bool:
         """Whether the service accepts requests."""
         return self.batcher.is_alive and not self.limiter.is_closed
 
-    async def hear(self, upload: Upload, over_time: str | None = None) -> Prediction | Timeline:
-        """Hear one recording as `serein predict` does; who cancels this pays for no more of it.
+    async def predict(
+        self, upload: Upload, segments: Literal["auto", "always", "never"] | None = None
+    ) -> Prediction | Timeline:
+        """Predict one recording as `serein predict` does; cancelling this stops the work.
 
         Args:
-            over_time: `all`, `none` or `long ones` instead of what the service does.
+            segments: Overrides the service's own setting.
 
         Raises:
-            AudioError: It cannot be decoded, is silent, too long, or holds no speech.
-            HTTPProblem: Too many wait.
+            AudioError: The recording cannot be decoded, is silent, too long, or holds no speech.
+            HTTPProblem: The queue is full.
         """
-        manner = replace(self.manner, over_time=over_time) if over_time else self.manner  # type: ignore[arg-type]
-        waveform = await self._in(self._decoding, self._load_unless_segmented, upload, manner)
+        options = replace(self.options, segments=segments) if segments else self.options
+        waveform = await self._in(self._decoding, self._load_unless_segmented, upload, options)
         if waveform is None:
             return await self._predict_segments(upload)
         return self.reject_option.applied(replace((await self._submit([waveform]))[0], audio=upload.name))
@@ -107,10 +109,8 @@ class Service:
         """Predict the windows of a stream."""
         predictions = await self._submit([window.waveform for window in windows])
         return [
-            Segment(
-                w.start_s, w.end_s, answer.probabilities, self.reject_option.reason(answer.probabilities, w.end_s - w.start_s)
-            )
-            for w, answer in zip(windows, answers, strict=True)
+            Segment(w.start_s, w.end_s, p.probabilities, self.reject_option.reason(p.probabilities, w.end_s - w.start_s))
+            for w, p in zip(windows, predictions, strict=True)
         ]
 
     async def cut(self, stream: Stream, samples: Waveform) -> list[Window]:
@@ -131,17 +131,23 @@ class Service:
             pool.shutdown(wait=True)
         self.batcher.close()
 
-    def _load_unless_segmented(self, upload: Upload, manner: PredictOptions) -> Waveform | None:
+    def _load_unless_segmented(self, upload: Upload, options: PredictOptions) -> Waveform | None:
         length_s = audio.require_at_most(upload, self.limits.recording_s).duration_s
         is_long = length_s > self.predictor.content.options.clips.window_s
-        if manner.over_time == "all" or (manner.over_time == "long ones" and is_long):
+        if options.segments == "always" or (options.segments == "auto" and is_long):
             return None
         return audio.load_at_most(upload, self.limits.recording_s)
 
     async def _predict_segments(self, upload: Upload) -> Timeline:
         is_cancelled = Event()
-        hearer = _BatcherPredictor(self.batcher, self.predictor.task, is_cancelled)
-        hear = partial(predict_recording, hearer, upload, sliding_window=self.manner.sliding_window, reject_option=self.reject_option)
+        predictor = _BatcherPredictor(self.batcher, self.predictor.task, is_cancelled)
+        predict = partial(
+            predict_recording,
+            predictor,
+            upload,
+            sliding_window=self.options.sliding_window,
+            reject_option=self.reject_option,
+        )
         try:
             return await self._in(self._long, partial(predict, on_progress=lambda *_: predictor.require_not_cancelled()))
         except FullError:
@@ -178,7 +184,7 @@ class _BatcherPredictor:
         self.is_cancelled = is_cancelled
 
     def predict_waveforms(self, waveforms: Sequence[Waveform], names: Sequence[str]) -> list[Prediction]:
-        answers: list[Prediction] = []
+        predictions: list[Prediction] = []
         for part in _parts(waveforms):
             self.require_not_cancelled()
             submitted: Answers = self.batcher.submit(part)

@@ -13,7 +13,6 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from serein.data.audio import RATES_HZ, SAMPLE_RATE_HZ
 from serein.inference.stream import Stream, pcm16
-from serein.inference.timeline import Segment
 from serein.inference.windows import Window
 from serein.serving.gate import client_of
 from serein.serving.keys import Keys
@@ -95,7 +94,7 @@ class Streams:
             self._open.discard(buffer)
 
     async def _read(self, websocket: WebSocket, buffer: StreamBuffer, rate_hz: int) -> None:
-        """Put what comes into the inbox, until an end is told or reached."""
+        """Buffer incoming samples until the client ends the stream or a limit is reached."""
         limits = self.service.limits
         left = round(limits.stream_s * rate_hz) * _BYTES
         while left > 0:
@@ -112,7 +111,7 @@ class Streams:
         await buffer.close("too long")
 
     async def _predict(self, websocket: WebSocket, buffer: StreamBuffer, rate_hz: int) -> None:
-        stream = Stream(self.service.predictor, rate_hz, self.service.manner.sliding_window, self.service.reject_option)
+        stream = Stream(self.service.predictor, rate_hz, self.service.options.sliding_window, self.service.reject_option)
         while data := await buffer.take():
             await self._send_segments(websocket, await self.service.cut(stream, pcm16(data)))
             if buffer.why_closed == "gone":
@@ -175,18 +174,14 @@ def _rate(websocket: WebSocket) -> int:
 
 def _is_end(text: str) -> bool:
     try:
-        said = json.loads(text)
+        message = json.loads(text)
     except ValueError:
         return False
-    return isinstance(said, dict) and said.get("type") == "end"
+    return isinstance(message, dict) and message.get("type") == "end"
 
 
-def _said(heard: Segment) -> dict[str, Any]:
-    return segment_response(heard).model_dump()
-
-
-async def _send(websocket: WebSocket, said: dict[str, Any]) -> None:
-    await _in_time(websocket.send_text(json.dumps(said, ensure_ascii=False, allow_nan=False)))
+async def _send(websocket: WebSocket, message: dict[str, Any]) -> None:
+    await _in_time(websocket.send_text(json.dumps(message, ensure_ascii=False, allow_nan=False)))
 
 
 async def _close(websocket: WebSocket, code: int, reason: str) -> None:
