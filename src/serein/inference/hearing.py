@@ -113,8 +113,8 @@ def _hear_part(utterances: Sequence[Utterance]) -> list[Outcome]:
 
 
 def _is_heard_over_time(predictor: Predictor, utterance: Utterance, options: PredictOptions) -> bool:
-    if options.over_time != "long ones":
-        return options.over_time == "all"
+    if options.segments != "auto":
+        return options.segments == "always"
     try:
         duration_s = audio.info(utterance.audio, utterance.start_s, utterance.end_s).duration_s
     except AudioError:
