@@ -41,7 +41,7 @@ def requests(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
     """Yield what is sent, and what kind of thing it is."""
     rng = np.random.default_rng(seed)
     for number, content in enumerate(broken(count, seed)):
-        path = f"/v1/predict?over_time={_WAYS[number % 2]}"
+        path = f"/v1/predict?segments={_WAYS[number % 2]}"
         if number % 20 == 0:
             yield "broken form", request(_spoilt(form(content), rng), path)
         elif number % 20 == 1:
@@ -50,7 +50,7 @@ def requests(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
             yield "recording", request(form(content), path)
     for name, content in bombs().items():
         for way in _WAYS:
-            yield name, request(form(content), f"/v1/predict?over_time={way}")
+            yield name, request(form(content), f"/v1/predict?segments={way}")
 
 
 def bombs() -> dict[str, bytes]:

@@ -34,7 +34,7 @@ from serein.preparation import Experiment, targets_of
 from serein.progress import Report
 from serein.recipe import MAIN, Branch, Recipe
 from serein.tasks.task import Task
-from serein.training.keeping import START, WEIGHTS
+from serein.training.keeping import INITIAL_WEIGHTS, WEIGHTS
 from serein.training.stages import TrainingData, fit_normalisation, history, stage_seed, train_stage
 from serein.world import wait_for_all, world
 
@@ -105,7 +105,7 @@ def train_unit(
 def _note_start(folder: Path, recipe: Recipe, number: int) -> None:
     """Write into a stage's folder which weights it starts from, and their hash."""
     before = stage_folder(folder, recipe, number - 1)
-    path = stage_folder(folder, recipe, number) / START
+    path = stage_folder(folder, recipe, number) / INITIAL_WEIGHTS
     path.parent.mkdir(parents=True, exist_ok=True)
     start = {"stage": before.name, "weights_sha256": sha256(before / WEIGHTS)}
     write_text(path, json.dumps(start, indent=1) + "\n")

@@ -57,7 +57,7 @@ def test_answers_are_those_of_the_predictor(
 def test_over_time_is_as_from_a_file(client: TestClient, predictor: Predictor, speech: np.ndarray) -> None:
     content = encoded(speech)
     expected = predict_recording(predictor, Upload(content))
-    told = send(client, content, params={"over_time": "always"}).json()
+    told = send(client, content, params={"segments": "always"}).json()
     assert [(w["start_s"], w["end_s"]) for w in told["windows"]] == [
         (round(w.start_s, 3), round(w.end_s, 3)) for w in expected.windows
     ]
@@ -67,7 +67,7 @@ def test_over_time_is_as_from_a_file(client: TestClient, predictor: Predictor, s
 
 
 def test_withheld_answers_have_no_label(make_service: MakeService, short: bytes) -> None:
-    service = make_service(manner=PredictOptions(reject_option=RejectOption(min_confidence=1.0)))
+    service = make_service(options=PredictOptions(reject_option=RejectOption(min_confidence=1.0)))
     with TestClient(create_app(service)) as client:
         told = send(client, short).json()
     assert told["label"] is None
@@ -106,7 +106,7 @@ def test_health_readiness_and_metrics(client: TestClient, short: bytes) -> None:
     assert client.get("/readyz").json() == {"status": "ready"}
     text = client.get("/metrics").text
     assert 'serein_requests_total{route="/v1/predict",status="200"} 1.0' in text
-    assert "serein_sound_seconds_total 0.5" in text
+    assert "serein_audio_seconds_total 0.5" in text
     assert "serein_requests_under_way 0.0" in text
 
 
@@ -139,12 +139,12 @@ def test_hours_of_silence_are_refused_by_their_header(make_service: MakeService)
 
 def test_no_speech(client: TestClient) -> None:
     noise = 0.001 * np.random.default_rng(0).standard_normal(32_000).astype(np.float32)
-    detail = problem(send(client, encoded(noise), params={"over_time": "always"}), 422, "unusable-recording")
+    detail = problem(send(client, encoded(noise), params={"segments": "always"}), 422, "unusable-recording")
     assert detail == "a.wav: no speech was found."
 
 
 @pytest.mark.parametrize(
-    ("content", "kind"), [({"params": {"over_time": "maybe"}}, "wrong-request"), ({}, "wrong-request")]
+    ("content", "kind"), [({"params": {"segments": "maybe"}}, "wrong-request"), ({}, "wrong-request")]
 )
 def test_wrong_requests(client: TestClient, short: bytes, content: dict[str, Any], kind: str) -> None:
     files = {"file": ("a.wav", short)} if content else {"other": ("a.wav", short)}

@@ -83,12 +83,12 @@ def test_a_taken_port_is_one_line(serein: Call, model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         told = serein("serve", "--model", model, "--port", port, "--no-page")
-    assert told.complaint == f"error: 127.0.0.1:{port}: the address is taken. Choose another by --port."
+    assert told.complaint == f"error: 127.0.0.1:{port}: the address is in use. Choose another by --port."
     assert told.status == 1
 
 
 def test_foreign_addresses() -> None:
-    with pytest.raises(RunError, match="nothing can listen there"):
+    with pytest.raises(RunError, match="cannot listen there"):
         bound("192.0.2.1", 0)
 
 

@@ -84,19 +84,19 @@ def predict(
     _require_fitting(form, plot, out, fuse, neighbours, is_over_time=windows is not None or hop is not None)
     if show_neighbours and form == Form.csv:
         raise typer.BadParameter("neighbours do not fit into a line; take --json", param_hint="'--explain'")
-    manner = _manner(windows, hop, whole, min_confidence, shortest, is_forced=form in OVER_TIME or plot is not None)
+    options = _predict_options(windows, hop, whole, min_confidence, shortest, is_forced=form in OVER_TIME or plot is not None)
     utterances = _utterances(sources, limit)
     if plot is not None and len(utterances) > 1:
         raise typer.BadParameter(f"{len(utterances)} recordings do not fit into one picture", param_hint="'--plot'")
     with _bars() as bars:
         if fuse is not None:
-            ear = ears.fused(fuse, labels, manner, bars)
+            ear = ears.fused(fuse, labels, options, bars)
         elif neighbours is not None:
-            ear = ears.with_neighbours(model, labels, neighbours, k, knn_weight, manner, show_neighbours=show_neighbours)
+            ear = ears.with_neighbours(model, labels, neighbours, k, knn_weight, options, show_neighbours=show_neighbours)
         elif k is not None or knn_weight is not None or show_neighbours:
             raise typer.BadParameter("name a store by --neighbours", param_hint="'--k', '--alpha', '--explain'")
         else:
-            ear = ears.plain(model, None if labels is None else labels.split(","), manner, workers, bars)
+            ear = ears.plain(model, None if labels is None else labels.split(","), options, workers, bars)
         failed = deliver(ear, utterances, form, out, plot, bars, per="passage" if windows or hop else "recording")
     if failed:
         complain(failed, len(utterances))
@@ -140,7 +140,7 @@ def _require_fitting(
         raise typer.BadParameter(f"answers are appended as JSON lines, not as {form}", param_hint="'--out'")
 
 
-def _manner(
+def _predict_options(
     window_s: float | None, step_s: float | None, whole: bool, min_confidence: float, min_duration_s: float, *, is_forced: bool
 ) -> PredictOptions:
     from serein.inference.caution import RejectOption
@@ -149,8 +149,8 @@ def _manner(
     is_asked = window_s is not None or step_s is not None
     if whole and (is_asked or is_forced):
         raise typer.BadParameter("windows, labels and pictures are over time", param_hint="'--whole'")
-    over_time = "all" if is_asked or is_forced else "none" if whole else "long ones"
-    return PredictOptions(over_time, sliding_window_of(window_s, step_s), RejectOption(min_confidence, min_duration_s))  # type: ignore[arg-type]
+    segments = "always" if is_asked or is_forced else "never" if whole else "auto"
+    return PredictOptions(segments, sliding_window_of(window_s, step_s), RejectOption(min_confidence, min_duration_s))  # type: ignore[arg-type]
 
 
 def sliding_window_of(window_s: float | None, step_s: float | None) -> SlidingWindow:

@@ -33,7 +33,7 @@ class Ear:
     told_by: Callable[[], str]
 
 
-def plain(model: str | None, labels: list[str] | None, manner: PredictOptions, workers: int, bars: Bars) -> Ear:
+def plain(model: str | None, labels: list[str] | None, options: PredictOptions, workers: int, bars: Bars) -> Ear:
     from serein.inference.hearing import predict_recordings, predict_in_processes
     from serein.inference.predictor import load
 
@@ -43,13 +43,13 @@ def plain(model: str | None, labels: list[str] | None, manner: PredictOptions, w
 
     def hear(utterances: Sequence[Utterance]) -> Iterator[Outcome]:
         if workers > 1 and len(utterances) > 1:
-            return predict_in_processes(model, labels, utterances, manner, workers)
-        return predict_recordings(predictor, utterances, manner, on_progress=_seconds_shown(bars))
+            return predict_in_processes(model, labels, utterances, options, workers)
+        return predict_recordings(predictor, utterances, options, on_progress=_seconds_shown(bars))
 
-    return Ear(predictor.classes, hear, lambda: _hashed(_model_told(model), labels, manner))
+    return Ear(predictor.classes, hear, lambda: _hashed(_model_told(model), labels, options))
 
 
-def fused(fusion: Path, labels: str | None, manner: PredictOptions, bars: Bars) -> Ear:
+def fused(fusion: Path, labels: str | None, options: PredictOptions, bars: Bars) -> Ear:
     from serein.data.files import sha256
     from serein.inference.fused import EnsemblePredictor
 
@@ -58,8 +58,8 @@ def fused(fusion: Path, labels: str | None, manner: PredictOptions, bars: Bars) 
     predictor = EnsemblePredictor(fusion, bars)
     return Ear(
         predictor.classes,
-        lambda utterances: _cautious(list(predictor.predict_each(utterances)), manner),
-        lambda: _hashed(sha256(fusion), manner),
+        lambda utterances: _cautious(list(predictor.predict_each(utterances)), options),
+        lambda: _hashed(sha256(fusion), options),
     )
 
 
@@ -69,7 +69,7 @@ def with_neighbours(
     datastore: Path,
     k: int | None,
     knn_weight: float | None,
-    manner: PredictOptions,
+    options: PredictOptions,
     *,
     show_neighbours: bool,
 ) -> Ear:
@@ -86,15 +86,15 @@ def with_neighbours(
         typer.echo(f"{numbers} were not chosen for this store: serein neighbours choose --help.", err=True)
     return Ear(
         predictor.classes,
-        lambda utterances: _cautious(predictor.predict_each(utterances), manner),
-        lambda: _hashed(_model_told(name), datastore.resolve(), interpolation, show_neighbours, manner),
+        lambda utterances: _cautious(predictor.predict_each(utterances), options),
+        lambda: _hashed(_model_told(name), datastore.resolve(), interpolation, show_neighbours, options),
     )
 
 
-def _cautious(outcomes: Any, manner: PredictOptions) -> Iterator[Outcome]:
+def _cautious(outcomes: Any, options: PredictOptions) -> Iterator[Outcome]:
     from serein.inference.predictor import Prediction
 
-    return (manner.reject_option.applied(each) if isinstance(each, Prediction) else each for each in outcomes)
+    return (options.reject_option.applied(each) if isinstance(each, Prediction) else each for each in outcomes)
 
 
 def _model_told(model: str | None) -> str:

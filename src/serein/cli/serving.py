@@ -85,8 +85,8 @@ def _service(model: str | None, neighbours: Path | None, limits: Limits, min_con
 
     predictor = load(model)
     name = "box" if model is None else Path(model).resolve().name if Path(model).exists() else model
-    manner = PredictOptions(reject_option=RejectOption(min_confidence, min_duration_s))
-    return Service(predictor, ServiceInfo(name, serein.__version__), limits, manner, open_neighbours(model, predictor, neighbours))
+    options = PredictOptions(reject_option=RejectOption(min_confidence, min_duration_s))
+    return Service(predictor, ServiceInfo(name, serein.__version__), limits, options, open_neighbours(model, predictor, neighbours))
 
 
 def _require_extras(*extras: str) -> None:

@@ -1,4 +1,4 @@
-"""What is near to a recording as the model hears it: words of its vocabulary, and clips of a store."""
+"""Nearest neighbours of a recording's embedding: words of the model's vocabulary, and clips of a datastore."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ NUM_NEAREST = 5
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Where to look.
+    """What to search.
 
     Attributes:
-        vocabulary: Of a model of words.
-        datastore: Labelled clips, as this model embeds them.
-        classes: Of the model.
+        vocabulary: Of a model of words; else `None`.
+        datastore: Labelled clips, embedded by this model.
+        classes: The model's classes.
     """
 
     vocabulary: Vocabulary | None = None
@@ -35,14 +35,14 @@ class Neighbours:
     classes: tuple[str, ...] = ()
 
     def words(self, embedding: NDArray[np.float32]) -> list[dict[str, object]] | None:
-        """Return the nearest words, nearest first; `None` where there is no vocabulary."""
+        """Return the nearest words, nearest first; `None` without a vocabulary."""
         if self.vocabulary is None:
             return None
         words, cosines = self.vocabulary.nearest(embedding[None], NUM_NEAREST)
         return [{"word": word, "cosine": round(float(c), 6)} for word, c in zip(words[0], cosines[0], strict=True)]
 
     def clips(self, embedding: NDArray[np.float32]) -> list[dict[str, object]] | None:
-        """Return the nearest clips, nearest first, without saying where they lie; `None` where there is no store."""
+        """Return the nearest clips, nearest first, without their paths; `None` without a datastore."""
         if self.datastore is None:
             return None
         nearest = self.datastore.embeddings.nearest(embedding[None], min(NUM_NEAREST, len(self.datastore.embeddings)))
@@ -62,14 +62,14 @@ class Neighbours:
 
 
 def open_neighbours(model: str | None, predictor: Predictor, datastore: Path | None) -> Neighbours:
-    """Open what a model can look into.
+    """Open a model's vocabulary, if it has one, and a datastore.
 
     Args:
-        model: Its folder or Hub name; `None` is the one inside the package.
-        datastore: Folder of a store of labelled clips.
+        model: Its folder or Hub name; `None` is the default model.
+        datastore: Folder of a datastore of labelled clips.
 
     Raises:
-        ModelError: The store is another model's, or the model's vocabulary has changed.
+        ModelError: The datastore belongs to another model, or the model's vocabulary has changed.
     """
     has_words = isinstance(predictor.content.labels[predictor.task], WordClasses)
     vocabulary = vocabulary_of_model(predictor) if has_words else None

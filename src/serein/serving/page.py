@@ -118,15 +118,15 @@ async def answered(service: Service, path: str | None) -> str:
 async def _shown(service: Service, upload: Upload) -> str:
     note = ""
     try:
-        heard = await service.hear(upload, "all")
+        heard = await service.predict(upload, "always")
     except NoSpeechError:
-        heard = await service.hear(upload, "none")
+        heard = await service.predict(upload, "never")
         note = parts.note("No speech was found, so all of it was heard at once.")
-    return await service.aside(lambda: note + _drawn(heard, prediction_response(heard, service.neighbours)))
+    return await service.run_in_thread(lambda: note + _drawn(heard, prediction_response(heard, service.neighbours)))
 
 
 def _drawn(heard: object, reply: PredictionResponse) -> str:
-    drawing = parts.picture(heard, reply.name) if isinstance(heard, Timeline) else ""
+    drawing = parts.picture(heard, reply.file) if isinstance(heard, Timeline) else ""
     columns = parts.probabilities(reply) + parts.segments(reply) + parts.nearest(reply)
     return drawing + columns + parts.downloads(reply)
 

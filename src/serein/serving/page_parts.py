@@ -56,7 +56,7 @@ def nearest(reply: PredictionResponse) -> str:
     words = [(each.word, f"{each.cosine:.2f}") for each in reply.words or ()]
     clips = [
         (each.label, each.id, each.speaker or "", each.corpus or "", f"{each.distance:.2f}")
-        for each in reply.clips or ()
+        for each in reply.neighbours or ()
     ]
     return _table("Nearest words", ("word", "cosine"), words) + _table(
         "Nearest labelled clips", ("label", "clip", "speaker", "corpus", "distance"), clips

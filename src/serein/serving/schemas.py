@@ -1,4 +1,4 @@
-"""What goes over the wire, with examples."""
+"""The service's JSON: request and response models, with examples."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(ge=0.0)]
 
 _PROBABILITIES = {"angry": 0.05, "happy": 0.81, "sad": 0.14}
-_PASSAGE: dict[str, Any] = {
+_SEGMENT: dict[str, Any] = {
     "start_s": 0.4,
     "end_s": 3.1,
     "label": "happy",
     "confidence": 0.81,
     "probabilities": _PROBABILITIES,
 }
-_REPLY: dict[str, Any] = {
-    "name": "call.wav",
+_PREDICTION: dict[str, Any] = {
+    "file": "call.wav",
     "task": "emotion",
     "duration_s": 3.5,
     "label": "happy",
     "confidence": 0.81,
     "probabilities": _PROBABILITIES,
+    "rejected": None,
     "speech_s": 2.7,
-    "passages": [_PASSAGE],
-    "windows": [_PASSAGE],
+    "segments": [_SEGMENT],
+    "windows": [_SEGMENT],
 }
 _PROBLEM: dict[str, Any] = {
     "type": "urn:problem-type:serein:unusable-recording",
@@ -42,12 +43,12 @@ _PROBLEM: dict[str, Any] = {
 
 
 class SegmentResponse(BaseModel):
-    """A part of a recording and what is heard in it."""
+    """A segment of a recording and its prediction."""
 
     start_s: Seconds
     end_s: Seconds
-    label: str | None = Field(description="The class with the largest share; null when withheld.")
-    rejected: str | None = Field(None, description="Why nothing is answered.")
+    label: str | None = Field(description="The class with the largest probability; null when rejected.")
+    rejected: str | None = Field(None, description="Why the prediction was rejected, else null.")
     confidence: Share
     probabilities: dict[str, Share]
 
@@ -66,26 +67,26 @@ class Neighbour(BaseModel):
 
 
 class PredictionResponse(BaseModel):
-    """What is heard in a recording."""
+    """The prediction for one recording."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_REPLY]})
+    model_config = ConfigDict(json_schema_extra={"examples": [_PREDICTION]})
 
-    name: str = Field(description="As the client called it.")
-    task: str = Field(description="What the classes are of.")
+    file: str = Field(description="The file name that the client sent.")
+    task: str = Field(description="The task that the classes belong to.")
     duration_s: Seconds | None
-    label: str | None = Field(description="The class with the largest share; null when withheld.")
-    rejected: str | None = Field(None, description="Why nothing is answered.")
+    label: str | None = Field(description="The class with the largest probability; null when rejected.")
+    rejected: str | None = Field(None, description="Why the prediction was rejected, else null.")
     confidence: Share
     probabilities: dict[str, Share] = Field(description="They sum to 1.")
-    speech_s: Seconds | None = Field(None, description="How much of it is speech, where it was heard over time.")
-    segments: list[SegmentResponse] | None = Field(None, description="Stretches of speech with one answer each.")
-    windows: list[SegmentResponse] | None = Field(None, description="What was heard, window by window; they overlap.")
+    speech_s: Seconds | None = Field(None, description="Seconds of speech, if the recording was cut into segments.")
+    segments: list[SegmentResponse] | None = Field(None, description="Segments of speech, one prediction each.")
+    windows: list[SegmentResponse] | None = Field(None, description="Predictions window by window; windows overlap.")
     words: list[NearestWord] | None = Field(None, description="The nearest words, of a model of words.")
-    clips: list[Neighbour] | None = Field(None, description="The nearest labelled clips, where the service has some.")
+    neighbours: list[Neighbour] | None = Field(None, description="The nearest labelled clips, if there is a datastore.")
 
 
 class ProblemDetails(BaseModel):
-    """What is wrong (RFC 9457)."""
+    """What is wrong with a request (RFC 9457)."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_PROBLEM]})
 
@@ -96,29 +97,29 @@ class ProblemDetails(BaseModel):
 
 
 class BatchResult(BaseModel):
-    """What became of one recording of a batch."""
+    """The result for one recording of a batch: a prediction or an error."""
 
-    answer: PredictionResponse | None = None
-    problem: ProblemDetails | None = None
+    prediction: PredictionResponse | None = None
+    error: ProblemDetails | None = None
 
 
 class BatchResponse(BaseModel):
-    """One outcome for each recording, in their order."""
+    """One result for each recording, in their order."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"outcomes": [{"answer": _REPLY}, {"problem": _PROBLEM}]}]}
+        json_schema_extra={"examples": [{"results": [{"prediction": _PREDICTION}, {"error": _PROBLEM}]}]}
     )
 
     results: list[BatchResult]
 
 
 class ModelInfo(BaseModel):
-    """A model that answers here."""
+    """A model that the service runs."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {"name": "model", "task": "emotion", "classes": ["angry", "happy", "sad"], "hears_at_once_s": 30.0}
+                {"name": "model", "task": "emotion", "classes": ["angry", "happy", "sad"], "max_window_s": 30.0}
             ]
         }
     )
@@ -127,7 +128,7 @@ class ModelInfo(BaseModel):
     task: str
     classes: list[str]
     is_calibrated: bool = Field(False, description="Whether probabilities were fitted to how often the model is right.")
-    max_window_s: Seconds = Field(description="Longer recordings are heard over time.")
+    max_window_s: Seconds = Field(description="Longer recordings are cut into segments.")
 
 
 class ModelsResponse(BaseModel):
@@ -140,42 +141,40 @@ class StatusResponse(BaseModel):
     status: str
 
 
-def prediction_response(heard: Prediction | Timeline, neighbours: Neighbours) -> PredictionResponse:
-    """Return an answer as it goes to the client."""
-    over_time: dict[str, Any] = {}
-    if isinstance(heard, Timeline):
-        over_time = {
-            "speech_s": round(heard.speech_s, 3),
-            "passages": [segment_response(each) for each in heard.segments],
-            "windows": [segment_response(each) for each in heard.windows],
+def prediction_response(prediction: Prediction | Timeline, neighbours: Neighbours) -> PredictionResponse:
+    """Return a prediction as it goes to the client."""
+    by_segment: dict[str, Any] = {}
+    if isinstance(prediction, Timeline):
+        by_segment = {
+            "speech_s": round(prediction.speech_s, 3),
+            "segments": [segment_response(each) for each in prediction.segments],
+            "windows": [segment_response(each) for each in prediction.windows],
         }
     return PredictionResponse(
-        name=heard.audio,
-        task=heard.task,
-        duration_s=None if heard.duration_s is None else round(heard.duration_s, 3),
-        **_said(heard),
-        **over_time,
-        words=neighbours.words(heard.embedding),  # type: ignore[arg-type]
-        clips=neighbours.clips(heard.embedding),  # type: ignore[arg-type]
+        file=prediction.audio,
+        task=prediction.task,
+        duration_s=None if prediction.duration_s is None else round(prediction.duration_s, 3),
+        **_label_fields(prediction),
+        **by_segment,
+        words=neighbours.words(prediction.embedding),  # type: ignore[arg-type]
+        neighbours=neighbours.clips(prediction.embedding),  # type: ignore[arg-type]
     )
 
 
-def segment_response(heard: Segment) -> SegmentResponse:
-    """Return a passage as it goes to the client."""
-    return SegmentResponse(start_s=round(heard.start_s, 3), end_s=round(heard.end_s, 3), **_said(heard))
+def segment_response(segment: Segment) -> SegmentResponse:
+    """Return a segment as it goes to the client."""
+    return SegmentResponse(start_s=round(segment.start_s, 3), end_s=round(segment.end_s, 3), **_label_fields(segment))
 
 
 def problem_details(problem: HTTPProblem) -> ProblemDetails:
-    """Return a problem as a part of a larger answer."""
+    """Return a problem as part of a larger response."""
     return ProblemDetails.model_validate(problem.to_json())
 
 
-def _said(heard: Prediction | Timeline | Segment) -> dict[str, Any]:
-    probabilities = {name: min(1.0, round(probability, 6)) for name, probability in heard.probabilities.items()}
-    label = None if heard.rejected else heard.label
+def _label_fields(prediction: Prediction | Timeline | Segment) -> dict[str, Any]:
     return {
-        "label": label,
-        "withheld": heard.rejected,
-        "confidence": round(heard.confidence, 6),
-        "probabilities": probabilities,
+        "label": None if prediction.rejected else prediction.label,
+        "rejected": prediction.rejected,
+        "confidence": round(prediction.confidence, 6),
+        "probabilities": {name: min(1.0, round(value, 6)) for name, value in prediction.probabilities.items()},
     }

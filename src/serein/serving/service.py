@@ -1,4 +1,4 @@
-"""A model that many ask at once: recordings and windows in, answers out, within limits."""
+"""A model that serves concurrent requests: recordings and windows in, predictions out, within limits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from serein.data import audio
 from serein.data.audio import SAMPLE_RATE_HZ, Waveform
@@ -35,16 +35,16 @@ T = TypeVar("T")
 
 
 class _CancelledError(Exception):
-    """Nobody waits for the answer any more."""
+    """The client is gone."""
 
 
 @dataclass(frozen=True)
 class ServiceInfo:
-    """What a service says of its model.
+    """What a service says about itself.
 
     Attributes:
-        name: Of its folder or on the Hub; no path.
-        version: Of serein.
+        name: The model's name: of its folder or on the Hub, not a path.
+        version: The version of serein.
     """
 
     name: str
@@ -52,20 +52,20 @@ class ServiceInfo:
 
 
 class Service:
-    """One model, its thread, and the threads that decode and cut for it."""
+    """One model, its thread, and the threads that decode audio and detect speech for it."""
 
     def __init__(
         self,
         predictor: Predictor,
         about: ServiceInfo,
         limits: Limits | None = None,
-        manner: PredictOptions | None = None,
+        options: PredictOptions | None = None,
         neighbours: Neighbours | None = None,
     ) -> None:
         self.predictor = predictor
         self.about = about
         self.limits = limits or Limits()
-        self.manner = manner or PredictOptions()
+        self.options = options or PredictOptions()
         self.neighbours = neighbours or Neighbours()
         self.metrics = Metrics()
         self.limiter = ConcurrencyLimiter(self.limits, self._retry_after_s)
@@ -75,77 +75,83 @@ class Service:
         self._long = ThreadPoolExecutor(_LONG_AT_ONCE, "long")
         self._vad_pool = ThreadPoolExecutor(_VAD_THREADS, "cutting")
         self._vad = BatchedVad(self._vad_pool)
-        self._watch()
+        self._observe_gauges()
 
     @property
     def reject_option(self) -> RejectOption:
-        """When an answer is withheld."""
-        return self.manner.reject_option
+        """When predictions are rejected."""
+        return self.options.reject_option
 
     @property
     def is_ready(self) -> bool:
-        """Whether requests are heard."""
+        """Whether the service accepts requests."""
         return self.batcher.is_alive and not self.limiter.is_closed
 
-    async def hear(self, upload: Upload, over_time: str | None = None) -> Prediction | Timeline:
-        """Hear one recording as `serein predict` does; who cancels this pays for no more of it.
+    async def predict(
+        self, upload: Upload, segments: Literal["auto", "always", "never"] | None = None
+    ) -> Prediction | Timeline:
+        """Predict one recording as `serein predict` does; cancelling this stops the work.
 
         Args:
-            over_time: `all`, `none` or `long ones` instead of what the service does.
+            segments: Overrides the service's own setting.
 
         Raises:
-            AudioError: It cannot be decoded, is silent, too long, or holds no speech.
-            HTTPProblem: Too many wait.
+            AudioError: The recording cannot be decoded, is silent, too long, or holds no speech.
+            HTTPProblem: The queue is full.
         """
-        manner = replace(self.manner, over_time=over_time) if over_time else self.manner  # type: ignore[arg-type]
-        waveform = await self._in(self._decoding, self._load_unless_segmented, upload, manner)
+        options = replace(self.options, segments=segments) if segments else self.options
+        waveform = await self._in(self._decoding, self._load_unless_segmented, upload, options)
         if waveform is None:
             return await self._predict_segments(upload)
         return self.reject_option.applied(replace((await self._submit([waveform]))[0], audio=upload.name))
 
     async def predict_windows(self, windows: Sequence[Window]) -> list[Segment]:
-        """Hear the windows of a stream."""
-        answers = await self._submit([window.waveform for window in windows])
+        """Predict the windows of a stream."""
+        predictions = await self._submit([window.waveform for window in windows])
         return [
-            Segment(
-                w.start_s, w.end_s, answer.probabilities, self.reject_option.reason(answer.probabilities, w.end_s - w.start_s)
-            )
-            for w, answer in zip(windows, answers, strict=True)
+            Segment(w.start_s, w.end_s, p.probabilities, self.reject_option.reason(p.probabilities, w.end_s - w.start_s))
+            for w, p in zip(windows, predictions, strict=True)
         ]
 
     async def cut(self, stream: Stream, samples: Waveform) -> list[Window]:
-        """Find speech in what came of a stream, together with others'."""
+        """Find speech in the samples that a stream received, batched with other streams."""
         return await self._vad.cut(stream, samples)
 
     async def cut_end(self, stream: Stream) -> list[Window]:
         """Find speech in the rest of a stream."""
         return await self._in(self._vad_pool, stream.cut_end)
 
-    async def aside(self, work: Callable[[], T]) -> T:
-        """Run what would keep others waiting."""
+    async def run_in_thread(self, work: Callable[[], T]) -> T:
+        """Run blocking work in a thread."""
         return await self._in(self._decoding, work)
 
     def close(self) -> None:
-        """Finish what was taken in, and let go of the threads."""
+        """Finish accepted work and stop the threads."""
         for pool in (self._decoding, self._long, self._vad_pool):
             pool.shutdown(wait=True)
         self.batcher.close()
 
-    def _load_unless_segmented(self, upload: Upload, manner: PredictOptions) -> Waveform | None:
+    def _load_unless_segmented(self, upload: Upload, options: PredictOptions) -> Waveform | None:
         length_s = audio.require_at_most(upload, self.limits.recording_s).duration_s
         is_long = length_s > self.predictor.content.options.clips.window_s
-        if manner.over_time == "all" or (manner.over_time == "long ones" and is_long):
+        if options.segments == "always" or (options.segments == "auto" and is_long):
             return None
         return audio.load_at_most(upload, self.limits.recording_s)
 
     async def _predict_segments(self, upload: Upload) -> Timeline:
         is_cancelled = Event()
-        hearer = _BatcherPredictor(self.batcher, self.predictor.task, is_cancelled)
-        hear = partial(predict_recording, hearer, upload, sliding_window=self.manner.sliding_window, reject_option=self.reject_option)
+        predictor = _BatcherPredictor(self.batcher, self.predictor.task, is_cancelled)
+        predict = partial(
+            predict_recording,
+            predictor,
+            upload,
+            sliding_window=self.options.sliding_window,
+            reject_option=self.reject_option,
+        )
         try:
-            return await self._in(self._long, partial(hear, on_progress=lambda *_: hearer.require_not_cancelled()))
+            return await self._in(self._long, partial(predict, on_progress=lambda *_: predictor.require_not_cancelled()))
         except FullError:
-            raise busy("Too much waits for the model.", self._retry_after_s()) from None
+            raise busy("The model's queue is full.", self._retry_after_s()) from None
         finally:
             is_cancelled.set()
 
@@ -153,7 +159,7 @@ class Service:
         try:
             return await asyncio.wrap_future(self.batcher.submit(waveforms))
         except FullError:
-            raise busy("Too much waits for the model.", self._retry_after_s()) from None
+            raise busy("The model's queue is full.", self._retry_after_s()) from None
 
     async def _in(self, pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
@@ -161,16 +167,16 @@ class Service:
     def _retry_after_s(self) -> float:
         return self.batcher.expected_s
 
-    def _watch(self) -> None:
+    def _observe_gauges(self) -> None:
         metrics, limiter = self.metrics, self.limiter
-        metrics.watch(metrics.under_way, lambda: limiter.num_requests)
-        metrics.watch(metrics.streams, lambda: limiter.num_streams)
-        metrics.watch(metrics.upload_bytes, lambda: limiter.num_bytes)
-        metrics.watch(metrics.waiting, lambda: self.batcher.num_waiting)
+        metrics.observe(metrics.in_progress, lambda: limiter.num_requests)
+        metrics.observe(metrics.streams, lambda: limiter.num_streams)
+        metrics.observe(metrics.upload_bytes, lambda: limiter.num_bytes)
+        metrics.observe(metrics.waiting, lambda: self.batcher.num_waiting)
 
 
 class _BatcherPredictor:
-    """Asks the model's thread from another thread, a little at a time, as long as somebody waits for the answer."""
+    """Predicts through the batcher from another thread, in small parts, until the request is cancelled."""
 
     def __init__(self, batcher: Batcher, task: str, is_cancelled: Event) -> None:
         self.batcher = batcher
@@ -178,12 +184,12 @@ class _BatcherPredictor:
         self.is_cancelled = is_cancelled
 
     def predict_waveforms(self, waveforms: Sequence[Waveform], names: Sequence[str]) -> list[Prediction]:
-        answers: list[Prediction] = []
+        predictions: list[Prediction] = []
         for part in _parts(waveforms):
             self.require_not_cancelled()
             submitted: Answers = self.batcher.submit(part)
-            answers += submitted.result()
-        return answers
+            predictions += submitted.result()
+        return predictions
 
     def require_not_cancelled(self) -> None:
         if self.is_cancelled.is_set():
@@ -191,7 +197,7 @@ class _BatcherPredictor:
 
 
 def _parts(waveforms: Sequence[Waveform]) -> list[list[Waveform]]:
-    """Divide waveforms into parts of less than half of what is heard together, so that others come in between."""
+    """Divide waveforms into parts of at most half a batch, so that other requests come in between."""
     parts: list[list[Waveform]] = []
     room = 0.0
     for waveform in waveforms:

@@ -1,4 +1,4 @@
-"""The service over WebSocket: 16-bit samples in, what is heard in each window of speech out, with times."""
+"""The service over WebSocket: 16-bit samples in, the prediction of each window of speech out, with times."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from serein.data.audio import RATES_HZ, SAMPLE_RATE_HZ
 from serein.inference.stream import Stream, pcm16
-from serein.inference.timeline import Segment
 from serein.inference.windows import Window
 from serein.serving.gate import client_of
 from serein.serving.keys import Keys
@@ -22,14 +21,14 @@ from serein.serving.schemas import segment_response
 from serein.serving.service import Service
 
 _BYTES = 2  # of a sample
-_LEAST_S = 0.1  # of sound that is cut at once; more where more has come
-_MOST_WAITING_S = 5.0  # of sound that is kept unheard; then nothing more is read
-_SEND_S = 10.0  # for a client to take an answer
+_LEAST_S = 0.1  # of audio that is processed at once, or more if more has arrived
+_MOST_WAITING_S = 5.0  # of audio that may wait; then nothing more is read
+_SEND_S = 10.0  # for a client to take a message
 _NORMAL, _GOING_AWAY, _UNSUPPORTED, _POLICY, _TRY_LATER = 1000, 1001, 1003, 1008, 1013
 
 
 class StreamBuffer:
-    """Bytes on their way from a client to its stream; who fills it waits while it is full."""
+    """A bounded buffer of bytes between a client and its stream; `put` waits while it is full."""
 
     def __init__(self, least: int, most: int) -> None:
         self.least = least
@@ -39,7 +38,7 @@ class StreamBuffer:
         self._changed = asyncio.Condition()
 
     async def put(self, data: bytes) -> None:
-        """Add bytes once there is room; when closed they are dropped."""
+        """Add bytes once there is room; after `close` they are dropped."""
         async with self._changed:
             await self._changed.wait_for(lambda: len(self.waiting) < self.most or self.why_closed)
             if not self.why_closed:
@@ -47,7 +46,7 @@ class StreamBuffer:
                 self._changed.notify_all()
 
     async def take(self) -> bytes:
-        """Return all that has come, in whole samples, once it is worth it; nothing when closed and empty."""
+        """Return all whole samples once there are enough of them; nothing when closed and empty."""
         async with self._changed:
             await self._changed.wait_for(lambda: len(self.waiting) >= self.least or self.why_closed)
             size = len(self.waiting) // _BYTES * _BYTES
@@ -57,35 +56,35 @@ class StreamBuffer:
             return taken
 
     async def close(self, why: str) -> None:
-        """Say that no more comes; the first reason counts."""
+        """Mark the end of the input; the first reason is kept."""
         async with self._changed:
             self.why_closed = self.why_closed or why
             self._changed.notify_all()
 
 
 class Streams:
-    """The streams that are open, so that they can be ended."""
+    """The open streams."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
         self._open: set[StreamBuffer] = set()
 
     async def finish(self, within_s: float) -> None:
-        """Let every stream say what it heard, and end."""
+        """Let every stream send its last predictions and close."""
         for buffer in list(self._open):
             await buffer.close("shutdown")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._until_none(), within_s)
 
     async def serve(self, websocket: WebSocket, rate_hz: int) -> None:
-        """Hear one stream to its end."""
+        """Serve one stream to its end."""
         buffer = StreamBuffer(round(_LEAST_S * rate_hz) * _BYTES, round(_MOST_WAITING_S * rate_hz) * _BYTES)
         self._open.add(buffer)
         reading = asyncio.ensure_future(self._read(websocket, buffer, rate_hz))
         try:
-            await self._hear(websocket, buffer, rate_hz)
+            await self._predict(websocket, buffer, rate_hz)
         except (WebSocketDisconnect, TimeoutError, RuntimeError):
-            pass  # the client is gone, or takes no answers
+            pass  # the client is gone, or takes no messages
         except HTTPProblem as problem:
             await _close(websocket, _TRY_LATER, problem.detail)
         finally:
@@ -95,7 +94,7 @@ class Streams:
             self._open.discard(buffer)
 
     async def _read(self, websocket: WebSocket, buffer: StreamBuffer, rate_hz: int) -> None:
-        """Put what comes into the inbox, until an end is told or reached."""
+        """Buffer incoming samples until the client ends the stream or a limit is reached."""
         limits = self.service.limits
         left = round(limits.stream_s * rate_hz) * _BYTES
         while left > 0:
@@ -111,22 +110,22 @@ class Streams:
             await buffer.put(data)
         await buffer.close("too long")
 
-    async def _hear(self, websocket: WebSocket, buffer: StreamBuffer, rate_hz: int) -> None:
-        stream = Stream(self.service.predictor, rate_hz, self.service.manner.sliding_window, self.service.reject_option)
+    async def _predict(self, websocket: WebSocket, buffer: StreamBuffer, rate_hz: int) -> None:
+        stream = Stream(self.service.predictor, rate_hz, self.service.options.sliding_window, self.service.reject_option)
         while data := await buffer.take():
-            await self._answer(websocket, await self.service.cut(stream, pcm16(data)))
+            await self._send_segments(websocket, await self.service.cut(stream, pcm16(data)))
             if buffer.why_closed == "gone":
                 return
         if buffer.why_closed == "gone":
             return
-        await self._answer(websocket, await self.service.cut_end(stream))
+        await self._send_segments(websocket, await self.service.cut_end(stream))
         ended = {"type": "end", "reason": buffer.why_closed, "duration_s": round(stream.position_s, 3)}
         await _send(websocket, ended)
         await _close(websocket, _CODES.get(buffer.why_closed or "", _NORMAL), buffer.why_closed or "")
 
-    async def _answer(self, websocket: WebSocket, windows: list[Window]) -> None:
-        for heard in await self.service.predict_windows(windows) if windows else ():
-            await _send(websocket, {"type": "heard", **_said(heard)})
+    async def _send_segments(self, websocket: WebSocket, windows: list[Window]) -> None:
+        for segment in await self.service.predict_windows(windows) if windows else ():
+            await _send(websocket, {"type": "segment", **segment_response(segment).model_dump()})
 
     async def _until_none(self) -> None:
         while self._open:
@@ -137,7 +136,7 @@ _CODES = {"shutdown": _GOING_AWAY, "wrong message": _UNSUPPORTED, "idle": _POLIC
 
 
 def router(streams: Streams, keys: Keys | None) -> APIRouter:
-    """Return the route of the streams."""
+    """Return the route for streams."""
     routes = APIRouter()
 
     @routes.websocket("/v1/stream")
@@ -158,35 +157,31 @@ def router(streams: Streams, keys: Keys | None) -> APIRouter:
 
 
 def _require_allowed(websocket: WebSocket, keys: Keys | None) -> None:
-    """Refuse who has no key, and pages of other sites, whose visitors did not ask for this."""
+    """Refuse clients without a key, and pages of other sites."""
     if keys and not keys.allows(websocket.headers.get("authorization")):
         raise unauthorised()
     origin = websocket.headers.get("origin")
     if origin and urlsplit(origin).netloc != websocket.headers.get("host"):
-        raise HTTPProblem(403, "foreign-origin", "Pages of other sites are not heard.")
+        raise HTTPProblem(403, "foreign-origin", "Pages of other sites are not allowed.")
 
 
 def _rate(websocket: WebSocket) -> int:
-    said = websocket.query_params.get("rate_hz", str(SAMPLE_RATE_HZ))
-    if not (said.isascii() and said.isdigit() and len(said) < 8 and RATES_HZ[0] <= int(said) <= RATES_HZ[1]):
+    text = websocket.query_params.get("rate_hz", str(SAMPLE_RATE_HZ))
+    if not (text.isascii() and text.isdigit() and len(text) < 8 and RATES_HZ[0] <= int(text) <= RATES_HZ[1]):
         raise HTTPProblem(422, "wrong-request", f"rate_hz: give a whole number from {RATES_HZ[0]} to {RATES_HZ[1]}.")
-    return int(said)
+    return int(text)
 
 
 def _is_end(text: str) -> bool:
     try:
-        said = json.loads(text)
+        message = json.loads(text)
     except ValueError:
         return False
-    return isinstance(said, dict) and said.get("type") == "end"
+    return isinstance(message, dict) and message.get("type") == "end"
 
 
-def _said(heard: Segment) -> dict[str, Any]:
-    return segment_response(heard).model_dump()
-
-
-async def _send(websocket: WebSocket, said: dict[str, Any]) -> None:
-    await _in_time(websocket.send_text(json.dumps(said, ensure_ascii=False, allow_nan=False)))
+async def _send(websocket: WebSocket, message: dict[str, Any]) -> None:
+    await _in_time(websocket.send_text(json.dumps(message, ensure_ascii=False, allow_nan=False)))
 
 
 async def _close(websocket: WebSocket, code: int, reason: str) -> None:
