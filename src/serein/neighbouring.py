@@ -1,4 +1,4 @@
-"""A finished run judged with the nearest clips of each fold's train and dev (wang2023, section 2.3; stage S3)."""
+"""Evaluate a finished run with the nearest clips of each fold's train and dev (wang2023, section 2.3; stage S3)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from serein.evaluation.predictions import Prediction, read_predictions, write_pr
 from serein.evaluation.run_folder import missing_predictions, read_json, read_run_predictions
 from serein.evaluation.scores import Scores, score_predictions
 from serein.inference.neighbour_building import Metric, Votes, tuning_record, joined, max_neighbours, new_header
-from serein.inference.neighbour_predictor import model_reference, hear, keys_of
+from serein.inference.neighbour_predictor import embed_labelled, keys_of, model_reference
 from serein.inference.neighbour_store import Datastore, is_datastore, model_digest, open_datastore, write_header, write_datastore
 from serein.inference.neighbours import (
     KNN_WEIGHTS,
@@ -43,39 +43,39 @@ from serein.preparation import Experiment, prepare
 from serein.progress import Report
 
 Selection = Literal["dev", "oracle"]
-ORACLE = "ORACLE, optimistic: k and alpha were chosen on the very test sides that are judged here, as in wang2023."
+ORACLE = "ORACLE, optimistic: k and the weight were tuned on the test splits that are evaluated here, as in wang2023."
 
 _PER_CENT = 100.0
 
 
 @dataclass(frozen=True)
 class KnnOptions:
-    """How a run's neighbours are asked.
+    """How a run is evaluated with kNN.
 
     Attributes:
-        selection: The side of each fold that chooses k and alpha.
-        k, alpha: Given; `None` is chosen.
+        selection: The split of each fold that tunes k and the weight.
+        k, knn_weight: Given values; `None` is tuned.
     """
 
     selection: Selection = "dev"
-    votes: Votes = "share"
-    by: Metric = "ua"
+    votes: Votes = "uniform"
+    metric: Metric = "ua"
     k: int | None = None
     knn_weight: float | None = None
 
     @property
     def is_given(self) -> bool:
-        """Whether nothing is left to choose."""
+        """Whether nothing is left to tune."""
         return self.k is not None and self.knn_weight is not None
 
 
 @dataclass(frozen=True)
 class KnnSelection:
-    """What one fold with one seed was judged with.
+    """The k and the weight of one fold and seed.
 
     Attributes:
-        num_clips: Clips in its store: train and dev.
-        choice: What was chosen, and the scores of the choosing side in fractions; `None` where k and alpha were given.
+        num_clips: Clips in its datastore: train and dev.
+        tuned: The tuned values and their scores on the tuning split, as fractions; `None` where both were given.
     """
 
     fold: str
@@ -83,24 +83,24 @@ class KnnSelection:
     k: int
     knn_weight: float
     num_clips: int
-    choice: TunedKnn | None
+    tuned: TunedKnn | None
 
 
 @dataclass(frozen=True)
 class KnnEvaluation:
-    """A run's model, its neighbours, and both mixed, on the same test clips.
+    """A run's model, its neighbours, and both interpolated (kNN), on the same test clips.
 
     Attributes:
         selection: `dev`, `oracle`, or `given`.
-        systems: `model`, `neighbours` (alone, of the same k), `mixed` -> scores.
-        differences: Mixed minus model, by score name; fractions.
-        notes: What a reader must know to read the numbers.
+        systems: `model`, `neighbours` (alone, with the same k), `knn` -> scores.
+        differences: kNN minus model, by score name; fractions.
+        notes: Caveats for readers of the numbers.
     """
 
     selection: Literal["dev", "oracle", "given"]
     votes: Votes
-    by: Metric
-    selections: tuple[KnnSelection, ...]
+    metric: Metric
+    trials: tuple[KnnSelection, ...]
     systems: dict[str, Scores]
     differences: dict[str, Difference]
     notes: tuple[str, ...]
@@ -110,7 +110,7 @@ class KnnEvaluation:
         return {
             "selection": self.selection,
             "votes": self.votes,
-            "by": self.by,
+            "metric": self.metric,
             "systems": {name: scores.to_json() for name, scores in self.systems.items()},
             "knn_minus_model": {
                 name: {
@@ -121,23 +121,23 @@ class KnnEvaluation:
                 }
                 for name, found in self.differences.items()
             },
-            "units": [asdict(selection) for selection in self.selections],
+            "trials": [asdict(trial) for trial in self.trials],
             "notes": list(self.notes),
         }
 
 
 def evaluate_run_with_knn(run: Path, knn_options: KnnOptions, report: Report, data: Path | None = None) -> KnnEvaluation:
-    """Judge a finished run with and without its neighbours (stage S3 of wang2023).
+    """Evaluate a finished run with and without its neighbours (stage S3 of wang2023).
 
-    For every fold and seed, k and alpha are chosen on dev with a store of train alone; the store that is kept in the
-    run, and judged, is of train and dev. Writes `fold-*/seed-*/neighbours/` (the store), predictions beside those of
-    the model, and `knn.json`.
+    For every fold and seed, k and the weight are tuned on dev with a datastore of train alone; the datastore that is kept
+    in the run, and evaluated, holds train and dev. Writes `fold-*/seed-*/neighbours/` (the datastore), predictions beside
+    those of the model, and `knn.json`.
 
     Args:
-        data: The manifest of the run, if it is no longer where it was.
+        data: The manifest of the run, if it was moved.
 
     Raises:
-        RunError: The run is unfinished or of other data, or something is to be chosen and there is no dev.
+        RunError: The run is unfinished or of other data, or there is no dev split to tune on.
     """
     experiment = _experiment(run, data, report)
     classes = experiment.categories.classes
@@ -146,24 +146,24 @@ def evaluate_run_with_knn(run: Path, knn_options: KnnOptions, report: Report, da
     if lacking:
         raise RunError(lacking[0], where=run, remedy="Finish the run by --resume.")
     _require_dev(experiment, knn_options, run)
-    done: list[_Judged] = []
-    selections = experiment.units()
-    for number, (fold, seed) in enumerate(selections, start=1):
-        done.append(_judged(experiment, fold, seed, run, knn_options, report))
-        report("with neighbours", number, len(selections), f"{len(selections)} folds and seeds")
-    found = _neighboured(predicted, done, knn_options, classes)
+    done: list[_TrialResult] = []
+    trials = experiment.units()
+    for number, (fold, seed) in enumerate(trials, start=1):
+        done.append(_evaluate(experiment, fold, seed, run, knn_options, report))
+        report("with neighbours", number, len(trials), f"{len(trials)} folds and seeds")
+    found = _evaluation(predicted, done, knn_options, classes)
     name = "knn_oracle.json" if knn_options.selection == "oracle" else "knn.json"
     write_text(run / name, json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return found
 
 
 def _experiment(run: Path, data: Path | None, report: Report) -> Experiment:
-    said = read_json(run / "data.json")
-    if not (run / "recipe.yaml").is_file() or "manifest" not in said:
-        raise RunError("is no run folder", where=run, remedy="Name one that serein run has written.")
-    experiment = prepare(recipes.load(run / "recipe.yaml"), data or Path(said["manifest"]), report)
-    if said.get("sha256") != manifest.digest(experiment.utterances):
-        raise RunError("was run on other data", where=run, remedy="Name the manifest it was run on: --data.")
+    recorded = read_json(run / "data.json")
+    if not (run / "recipe.yaml").is_file() or "manifest" not in recorded:
+        raise RunError("is not a run folder", where=run, remedy="Name a folder that serein run has written.")
+    experiment = prepare(recipes.load(run / "recipe.yaml"), data or Path(recorded["manifest"]), report)
+    if recorded.get("sha256") != manifest.digest(experiment.utterances):
+        raise RunError("was run on other data", where=run, remedy="Name the manifest that it was run on: --data.")
     if read_json(run / "folds.json").get("sha256") != experiment.folds.sha256:
         raise RunError("its folds are divided otherwise now", where=run, remedy="Run the recipe again.")
     return experiment
@@ -173,39 +173,39 @@ def _require_dev(experiment: Experiment, knn_options: KnnOptions, run: Path) -> 
     without = [fold.name for fold in experiment.folds.folds if not fold.dev]
     if without and knn_options.selection == "dev" and not knn_options.is_given:
         raise RunError(
-            f"fold {without[0]} has no dev side to choose k and alpha on",
+            f"fold {without[0]} has no dev split to tune k and the weight on",
             where=run,
-            remedy="Give both: --k 8 --alpha 0.3; or choose on test as the paper did, which is marked: "
+            remedy="Give both: --k 8 --knn-weight 0.3; or tune on test as the paper did, which is marked: "
             "--selection oracle.",
         )
 
 
 @dataclass(frozen=True)
-class _Judged:
-    selection: KnnSelection
+class _TrialResult:
+    trial: KnnSelection
     alone: list[Prediction]
-    mixed: list[Prediction]
+    interpolated: list[Prediction]
 
 
-def _judged(experiment: Experiment, fold: Fold, seed: int, run: Path, knn_options: KnnOptions, report: Report) -> _Judged:
+def _evaluate(experiment: Experiment, fold: Fold, seed: int, run: Path, knn_options: KnnOptions, report: Report) -> _TrialResult:
     folder, classes = unit_folder(run, fold, seed), experiment.categories.classes
-    datastore = _store(experiment, fold, seed, run, report)
+    datastore = _datastore(experiment, fold, seed, run, report)
     rows, probabilities = _predicted(folder / "predictions.jsonl", classes)
     keys = keys_of(experiment.recordings, _positions(rows, experiment))
     test = Embeddings(_embeddings(folder, len(rows)), _truth(rows, classes), keys)
-    k, knn_weight, choice = _chosen(experiment, fold, datastore, test, probabilities, knn_options, folder)
-    if knn_options.selection == "dev" and choice is not None:
-        chosen = tuning_record(choice, knn_options.votes, knn_options.by, f"dev of fold {fold.name}", len(fold.train))
-        write_header(datastore.folder, datastore.header.model_copy(update={"chosen": chosen}))
+    k, knn_weight, tuned = _tuned(experiment, fold, datastore, test, probabilities, knn_options, folder)
+    if knn_options.selection == "dev" and tuned is not None:
+        tuning = tuning_record(tuned, knn_options.votes, knn_options.metric, f"dev of fold {fold.name}", len(fold.train))
+        write_header(datastore.folder, datastore.header.model_copy(update={"tuning": tuning}))
     votes = knn_probabilities(datastore.embeddings.nearest(test.vectors, k, test.keys), len(classes), knn_options.votes)
-    mixed = _said(rows, interpolate(votes, probabilities, knn_weight), classes)
+    interpolated = _as_predictions(rows, interpolate(votes, probabilities, knn_weight), classes)
     name = "knn_oracle" if knn_options.selection == "oracle" else "knn"
-    write_predictions(mixed, folder / f"{name}_predictions.jsonl")
-    selection = KnnSelection(fold.name, seed, k, knn_weight, len(datastore.embeddings), choice)
-    return _Judged(selection, _said(rows, votes, classes), mixed)
+    write_predictions(interpolated, folder / f"{name}_predictions.jsonl")
+    trial = KnnSelection(fold.name, seed, k, knn_weight, len(datastore.embeddings), tuned)
+    return _TrialResult(trial, _as_predictions(rows, votes, classes), interpolated)
 
 
-def _chosen(
+def _tuned(
     experiment: Experiment,
     fold: Fold,
     datastore: Datastore,
@@ -214,37 +214,37 @@ def _chosen(
     knn_options: KnnOptions,
     folder: Path,
 ) -> tuple[int, float, TunedKnn | None]:
-    """Return k, alpha and what they did where they were chosen."""
+    """Return k, the weight, and their scores where they were tuned."""
     if knn_options.k is not None and knn_options.knn_weight is not None:
         return knn_options.k, knn_options.knn_weight, None
-    embeddings, asked = datastore.embeddings, test
+    embeddings, queries = datastore.embeddings, test
     if knn_options.selection == "dev":
         rows, probabilities = _predicted(folder / "dev_predictions.jsonl", experiment.categories.classes)
         is_dev = _is_dev(datastore, rows, fold)
-        embeddings, asked = embeddings.only(np.flatnonzero(~is_dev)), embeddings.only(np.flatnonzero(is_dev))
+        embeddings, queries = embeddings.only(np.flatnonzero(~is_dev)), embeddings.only(np.flatnonzero(is_dev))
     most = knn_options.k or max_neighbours(len(embeddings) - 1)
-    choice = tune_k_and_weight(
-        embeddings.nearest(asked.vectors, most, asked.keys),
+    tuned = tune_k_and_weight(
+        embeddings.nearest(queries.vectors, most, queries.keys),
         probabilities,
-        asked.labels,
+        queries.labels,
         votes=knn_options.votes,
-        by=knn_options.by,
+        metric=knn_options.metric,
         ks=None if knn_options.k is None else (knn_options.k,),
         knn_weights=KNN_WEIGHTS if knn_options.knn_weight is None else (knn_options.knn_weight,),
     )
-    return choice.k, choice.knn_weight, choice
+    return tuned.k, tuned.knn_weight, tuned
 
 
 def _is_dev(datastore: Datastore, rows: Sequence[Prediction], fold: Fold) -> np.ndarray:
     """Return (clip,) whether a clip of train and dev is of dev, whose predictions are in the same order."""
     is_dev = np.arange(len(datastore.embeddings)) >= len(fold.train)
     if datastore.embeddings.keys[is_dev, 0].tolist() != [key(row.id) for row in rows]:
-        raise RunError("does not hold the dev side of this run", where=datastore.folder, remedy="Delete it.")
+        raise RunError("does not hold the dev split of this run", where=datastore.folder, remedy="Delete it.")
     return is_dev
 
 
-def _store(experiment: Experiment, fold: Fold, seed: int, run: Path, report: Report) -> Datastore:
-    """Return the store of a fold's train and dev, in this order; heard now, unless it is there for this very model."""
+def _datastore(experiment: Experiment, fold: Fold, seed: int, run: Path, report: Report) -> Datastore:
+    """Return the datastore of a fold's train and dev, in this order; built now, unless it exists for this model."""
     learner = unit_folder(run, experiment.learner(fold), seed)
     folder, digest = learner / "neighbours", model_digest(learner / "model")
     if is_datastore(folder):
@@ -253,26 +253,26 @@ def _store(experiment: Experiment, fold: Fold, seed: int, run: Path, report: Rep
             return datastore
     content = load_model(learner / "model").content
     train, dev = experiment.positions(fold.train), experiment.positions(fold.dev)
-    label, told = f"fold {fold.name}  seed {seed}  store", experiment.recipe.inference.attributes
-    embeddings = _heard(experiment, content, train, "known", label, report)
+    label, condition_source = f"fold {fold.name}  seed {seed}  datastore", experiment.recipe.inference.attributes
+    embeddings = _embed(experiment, content, train, "known", label, report)
     if dev:
-        embeddings = joined(embeddings, _heard(experiment, content, dev, told, f"{label}  dev", report))
+        embeddings = joined(embeddings, _embed(experiment, content, dev, condition_source, f"{label}  dev", report))
     clips = [experiment.utterances[position] for position in (*train, *dev)]
     write_datastore(folder, new_header(model_reference(str(learner / "model")), digest, content), embeddings, clips)
     return open_datastore(folder)
 
 
-def _heard(
-    experiment: Experiment, content: ModelFolder, positions: Sequence[int], told: Told, label: str, report: Report
+def _embed(
+    experiment: Experiment, content: ModelFolder, positions: Sequence[int], condition_source: Told, label: str, report: Report
 ) -> Embeddings:
     detail = f"{len(positions)} clips"
-    return hear(
-        content, experiment.recordings, positions, told, lambda done, total: report(label, done, total, detail)
+    return embed_labelled(
+        content, experiment.recordings, positions, condition_source, lambda done, total: report(label, done, total, detail)
     )[0]
 
 
 def _predicted(path: Path, classes: Sequence[str]) -> tuple[list[Prediction], FloatArray]:
-    """Return a model's predictions of one fold and seed, and its probabilities, (clip, class)."""
+    """Return a model's predictions for one fold and seed, and its probabilities, (clip, class)."""
     fold, seed = path.parts[-3].removeprefix("fold-"), int(path.parts[-2].removeprefix("seed-"))
     rows = read_predictions(path, classes, fold=fold, seed=seed)
     without = [row.id for row in rows if row.probabilities is None]
@@ -301,7 +301,7 @@ def _truth(rows: Sequence[Prediction], classes: Sequence[str]) -> Numbers:
     return np.array([classes.index(row.truth or "") for row in rows], np.int64)
 
 
-def _said(rows: Sequence[Prediction], probabilities: FloatArray, classes: Sequence[str]) -> list[Prediction]:
+def _as_predictions(rows: Sequence[Prediction], probabilities: FloatArray, classes: Sequence[str]) -> list[Prediction]:
     return [
         replace(
             row, prediction=classes[int(own.argmax())], probabilities=dict(zip(classes, map(float, own), strict=True))
@@ -310,36 +310,36 @@ def _said(rows: Sequence[Prediction], probabilities: FloatArray, classes: Sequen
     ]
 
 
-def _neighboured(
-    predicted: Sequence[Prediction], done: Sequence[_Judged], knn_options: KnnOptions, classes: Sequence[str]
+def _evaluation(
+    predicted: Sequence[Prediction], done: Sequence[_TrialResult], knn_options: KnnOptions, classes: Sequence[str]
 ) -> KnnEvaluation:
     notes = _notes(done, knn_options)
-    said = {
+    by_system = {
         "model": list(predicted),
-        "neighbours": [row for judged in done for row in judged.alone],
-        "mixed": [row for judged in done for row in judged.mixed],
+        "neighbours": [row for result in done for row in result.alone],
+        "knn": [row for result in done for row in result.interpolated],
     }
-    is_marked = {"model": False, "neighbours": True, "mixed": True}
+    is_marked = {"model": False, "neighbours": True, "knn": True}
     return KnnEvaluation(
         selection="given" if knn_options.is_given else knn_options.selection,
         votes=knn_options.votes,
-        by=knn_options.by,
-        selections=tuple(judged.selection for judged in done),
+        metric=knn_options.metric,
+        trials=tuple(result.trial for result in done),
         systems={
             name: score_predictions(rows, classes, notes=notes if is_marked[name] else ())
-            for name, rows in said.items()
+            for name, rows in by_system.items()
         },
-        differences=paired_difference(said["mixed"], said["model"], classes, rng=np.random.default_rng(0)),
+        differences=paired_difference(by_system["knn"], by_system["model"], classes, rng=np.random.default_rng(0)),
         notes=notes,
     )
 
 
-def _notes(done: Sequence[_Judged], knn_options: KnnOptions) -> tuple[str, ...]:
-    num_clips = sorted({judged.selection.num_clips for judged in done})
+def _notes(done: Sequence[_TrialResult], knn_options: KnnOptions) -> tuple[str, ...]:
+    num_clips = sorted({result.trial.num_clips for result in done})
     sizes = str(num_clips[0]) if len(num_clips) == 1 else f"{num_clips[0]} to {num_clips[-1]}"
-    datastore = f"The stores hold train and dev of their fold: {sizes} clips."
+    contents = f"The datastores hold train and dev of their fold: {sizes} clips."
     if knn_options.is_given:
-        return (f"k {knn_options.k} and alpha {knn_options.knn_weight:g} were given; nothing was chosen.", datastore)
+        return (f"k {knn_options.k} and weight {knn_options.knn_weight:g} were given; nothing was tuned.", contents)
     if knn_options.selection == "oracle":
-        return ORACLE, datastore
-    return "k and alpha were chosen on each fold's dev, with a store of its train alone.", datastore
+        return ORACLE, contents
+    return "k and the weight were tuned on each fold's dev, with a datastore of its train alone.", contents

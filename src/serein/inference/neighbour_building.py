@@ -1,4 +1,4 @@
-"""Stores of labelled clips: built from a manifest, grown by a user's own clips, given their k and alpha."""
+"""Datastores of labelled clips: built from a manifest, extended with further clips, and tuned (k and weight)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serein.data.groups import speaker_key
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
 from serein.errors import ManifestError
-from serein.inference.neighbour_predictor import model_reference, hear, load_with_digest
+from serein.inference.neighbour_predictor import embed_labelled, load_with_digest, model_reference
 from serein.inference.neighbour_store import INDEXED_FROM, TuningRecord, Header, Datastore, open_datastore, write_header, write_datastore
 from serein.inference.neighbours import MAX_NEIGHBOURS, TunedKnn, Embeddings, Vectors, tune_k_and_weight
 from serein.inference.predictor import Predictor
@@ -25,7 +25,7 @@ from serein.models.folder import ModelFolder
 from serein.progress import Report
 
 Metric = Literal["ua", "wa", "macro_f1"]
-Votes = Literal["share", "softmax"]
+Votes = Literal["uniform", "softmax"]
 
 _PER_CENT = 100.0
 
@@ -33,10 +33,10 @@ _PER_CENT = 100.0
 def build(
     model: str, manifest_path: Path, out: Path, report: Report, *, indexed_from: int = INDEXED_FROM
 ) -> tuple[Header, Counter[str]]:
-    """Build a store of a manifest's clips.
+    """Build a datastore of a manifest's clips.
 
     Returns:
-        What the store's header says, and how many clips of each label were left out because it is no class.
+        The header, and the number of clips of each label that were left out because it is not a class of the model.
 
     Raises:
         ModelError: There is no such model, or `out` holds something else.
@@ -51,49 +51,49 @@ def build(
             remedy=f"The model knows: {', '.join(predictor.classes)}.",
         )
     header = new_header(model_reference(model), digest, predictor.content)
-    heard = _heard(predictor, utterances, report)[0]
-    return write_datastore(out, header, heard, utterances, indexed_from=indexed_from), left_out
+    new_embeddings = _embed(predictor, utterances, report)[0]
+    return write_datastore(out, header, new_embeddings, utterances, indexed_from=indexed_from), left_out
 
 
 def add(
     folder: Path, manifest_path: Path, report: Report, *, model: str | None = None, indexed_from: int = INDEXED_FROM
 ) -> tuple[Header, int]:
-    """Add a manifest's clips to a store, without any training.
+    """Add a manifest's clips to a datastore, without any training.
 
     Args:
-        model: Where the model of the store lies now, if no longer where it was.
+        model: Where the model is now, if it was moved.
 
     Returns:
-        What the header says, and how many clips were there already.
+        The header, and the number of clips that the datastore held already.
 
     Raises:
-        ModelError: The store or its model is not there.
-        ManifestError: A clip has a label that is no class of the model, or contradicts one of the store.
+        ModelError: The datastore or its model does not exist.
+        ManifestError: A clip's label is not a class of the model, or contradicts the datastore.
     """
     datastore = open_datastore(folder)
     predictor = _model_of(datastore, model)
     utterances = manifest.read(manifest_path)
     _require_classes(utterances, predictor, manifest_path)
-    heard = _heard(predictor, utterances, report)[0]
-    is_new = _new_ones(datastore, heard, utterances, manifest_path)
+    new_embeddings = _embed(predictor, utterances, report)[0]
+    is_new = _new_ones(datastore, new_embeddings, utterances, manifest_path)
     new = [utterance for utterance, is_kept in zip(utterances, is_new, strict=True) if is_kept]
     if not new:
         return datastore.header, len(utterances)
-    grown = joined(datastore.embeddings, heard.only(np.flatnonzero(is_new)))
+    grown = joined(datastore.embeddings, new_embeddings.only(np.flatnonzero(is_new)))
     header = write_datastore(folder, datastore.header, grown, new, before=folder, indexed_from=indexed_from)
     return header, len(utterances) - len(new)
 
 
 @dataclass(frozen=True)
 class TuningResult:
-    """The k and alpha that a store was given.
+    """The tuned k and weight of a datastore.
 
     Attributes:
-        num_clips: Clips that they were chosen on.
+        num_clips: Number of clips that they were tuned on.
         notes: What a reader must know.
     """
 
-    chosen: TuningRecord
+    tuning: TuningRecord
     num_clips: int
     notes: tuple[str, ...]
 
@@ -104,33 +104,33 @@ def tune(
     report: Report,
     *,
     model: str | None = None,
-    votes: Votes = "share",
-    by: Metric = "ua",
+    votes: Votes = "uniform",
+    metric: Metric = "ua",
 ) -> TuningResult:
-    """Choose k and alpha of a store on a manifest that is no test set, and write them into the store.
+    """Tune k and the weight of a datastore on a manifest that is not a test set, and write them into the datastore.
 
-    A clip that is in the store is no neighbour of itself.
+    A clip that is in the datastore is not a neighbour of itself.
 
     Raises:
-        ModelError: The store or its model is not there.
-        ManifestError: A clip has a label that is no class of the model.
+        ModelError: The datastore or its model does not exist.
+        ManifestError: A clip's label is not a class of the model.
     """
     datastore = open_datastore(folder)
     predictor = _model_of(datastore, model)
     utterances = manifest.read(manifest_path)
     _require_classes(utterances, predictor, manifest_path)
-    heard, probabilities = _heard(predictor, utterances, report)
-    nearest = datastore.embeddings.nearest(heard.vectors, max_neighbours(len(datastore.embeddings) - 1), heard.keys)
-    found = tune_k_and_weight(nearest, probabilities, heard.labels, votes=votes, by=by)
-    chosen = tuning_record(found, votes, by, str(manifest_path), len(datastore.embeddings))
-    write_header(folder, datastore.header.model_copy(update={"chosen": chosen}))
+    queries, probabilities = _embed(predictor, utterances, report)
+    nearest = datastore.embeddings.nearest(queries.vectors, max_neighbours(len(datastore.embeddings) - 1), queries.keys)
+    found = tune_k_and_weight(nearest, probabilities, queries.labels, votes=votes, metric=metric)
+    tuning = tuning_record(found, votes, metric, str(manifest_path), len(datastore.embeddings))
+    write_header(folder, datastore.header.model_copy(update={"tuning": tuning}))
     known = {speaker_key(u) for u in utterances if u.speaker is not None} & datastore.speakers
-    notes = [f"The store holds {len(known)} of these speakers, which favours the neighbours."] if known else []
-    return TuningResult(chosen, len(utterances), tuple(notes))
+    notes = [f"The datastore holds {len(known)} of these speakers, which favours the neighbours."] if known else []
+    return TuningResult(tuning, len(utterances), tuple(notes))
 
 
 def new_header(model: str, digest: str, content: ModelFolder) -> Header:
-    """Return the header of a store that holds nothing yet."""
+    """Return the header of an empty datastore."""
     return Header(
         model=model,
         model_sha256=digest,
@@ -143,12 +143,12 @@ def new_header(model: str, digest: str, content: ModelFolder) -> Header:
     )
 
 
-def _heard(predictor: Predictor, utterances: Sequence[Utterance], report: Report) -> tuple[Embeddings, Vectors]:
+def _embed(predictor: Predictor, utterances: Sequence[Utterance], report: Report) -> tuple[Embeddings, Vectors]:
     content, detail = predictor.content, f"{len(utterances)} clips"
     recordings = Recordings(utterances, trim_db=content.options.clips.trim_db)
     recordings.prefetch(lambda done, total: report("reading audio", done, total, detail))
-    embeddings, probabilities = hear(
-        content, recordings, range(len(utterances)), "known", lambda done, all: report("hearing", done, all, detail)
+    embeddings, probabilities = embed_labelled(
+        content, recordings, range(len(utterances)), "known", lambda done, all: report("embedding", done, all, detail)
     )
     return embeddings, probabilities
 
@@ -166,39 +166,39 @@ def _require_classes(utterances: Sequence[Utterance], predictor: Predictor, wher
     if foreign:
         counts = ", ".join(f"{count} {name}" for name, count in foreign.most_common(5))
         raise ManifestError(
-            f"{foreign.total()} utterances are of no class of the model: {counts}",
+            f"{foreign.total()} utterances are not of a class of the model: {counts}",
             where=where,
             remedy=f"The model knows: {', '.join(categories.classes)}.",
         )
 
 
-def _new_ones(datastore: Datastore, heard: Embeddings, utterances: Sequence[Utterance], where: Path) -> NDArray[np.bool_]:
-    """Return (utterance,) False for clips that a store holds already, with the same id, samples and label."""
+def _new_ones(datastore: Datastore, embeddings: Embeddings, utterances: Sequence[Utterance], where: Path) -> NDArray[np.bool_]:
+    """Return (utterance,) False for clips that a datastore holds already, with the same id, samples and label."""
     row_of = {name: row for row, name in enumerate(datastore.embeddings.keys[:, 0].tolist())}
     is_new = np.ones(len(utterances), bool)
-    for number, ((name, samples), label) in enumerate(zip(heard.keys.tolist(), heard.labels.tolist(), strict=True)):
+    for number, ((name, samples), label) in enumerate(zip(embeddings.keys.tolist(), embeddings.labels.tolist(), strict=True)):
         if name not in row_of:
             continue
         row = row_of[name]
         if samples != datastore.embeddings.keys[row, 1]:
             raise ManifestError(
-                f"the store has another recording named '{utterances[number].id}'",
+                f"the datastore has another recording named '{utterances[number].id}'",
                 where=where,
-                remedy="Give the clip an id of its own.",
+                remedy="Give the clip another id.",
             )
         if label != datastore.embeddings.labels[row]:
             known = datastore.header.classes[int(datastore.embeddings.labels[row])]
             raise ManifestError(
-                f"'{utterances[number].id}' is labelled '{known}' in the store",
+                f"'{utterances[number].id}' is labelled '{known}' in the datastore",
                 where=where,
-                remedy="Build the store anew with the label that is right.",
+                remedy="Build the datastore again with the correct label.",
             )
         is_new[number] = False
     return is_new
 
 
 def joined(first: Embeddings, second: Embeddings) -> Embeddings:
-    """Return two sets of examples, one after the other."""
+    """Return two sets of embeddings, one after the other."""
     return Embeddings(
         np.concatenate([first.vectors, second.vectors]),
         np.concatenate([first.labels, second.labels]),
@@ -207,19 +207,19 @@ def joined(first: Embeddings, second: Embeddings) -> Embeddings:
 
 
 def max_neighbours(num: int) -> int:
-    """Return the largest k to choose from, of so many examples."""
+    """Return the largest candidate for k, given the number of embeddings."""
     return min(MAX_NEIGHBOURS, num)
 
 
-def tuning_record(found: TunedKnn, votes: Votes, by: Metric, on: str, num_clips: int) -> TuningRecord:
+def tuning_record(found: TunedKnn, votes: Votes, metric: Metric, tuned_on: str, num_clips: int) -> TuningRecord:
     """Return a choice as `datastore.json` has it."""
     return TuningRecord(
         k=found.k,
         knn_weight=found.knn_weight,
         votes=votes,
-        on=on,
+        tuned_on=tuned_on,
         num_clips=num_clips,
-        by=by,
+        metric=metric,
         score=_PER_CENT * found.score,
         model_score=_PER_CENT * found.model_score,
     )

@@ -1,4 +1,4 @@
-"""Answers of a model and of the nearest labelled clips, mixed; and the clips that spoke for them."""
+"""kNN: the predictions of a model interpolated with those of the nearest labelled clips of a datastore."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ DEFAULT_K, DEFAULT_KNN_WEIGHT = 8, 0.3
 
 @dataclass(frozen=True)
 class Interpolation:
-    """How neighbours are asked, and how much they weigh.
+    """How neighbours vote, and their weight.
 
     Attributes:
-        votes: `share` or `softmax`.
-        is_tuned: The numbers were chosen on clips, or given; else they are what serein starts from.
+        votes: `uniform` or `softmax`.
+        is_tuned: The numbers were tuned on clips, or given; otherwise they are the defaults.
     """
 
     k: int
     knn_weight: float
-    votes: str = "share"
+    votes: str = "uniform"
     is_tuned: bool = True
 
 
@@ -61,38 +61,39 @@ class Neighbour:
     end_s: float | None = None
 
     def to_json(self) -> dict[str, object]:
-        """Return what is known."""
+        """Return the known fields."""
         fields = {**self.__dict__, "distance": round(self.distance, 6)}
         return {name: value for name, value in fields.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class KnnPrediction(Prediction):
-    """An answer in which the nearest clips had a say.
+    """A prediction interpolated with the nearest clips.
 
     Attributes:
-        neighbours: The clips, nearest first; empty where nobody asked for them.
+        neighbours: The clips, nearest first; empty where they are not shown.
     """
 
     neighbours: tuple[Neighbour, ...] = ()
 
     def to_json(self) -> dict[str, object]:
-        """Return what an answer returns, and the neighbours."""
-        heard = super().to_json()
-        return heard | {"neighbours": [each.to_json() for each in self.neighbours]} if self.neighbours else heard
+        """Return what a prediction returns, and the neighbours."""
+        content = super().to_json()
+        return content | {"neighbours": [each.to_json() for each in self.neighbours]} if self.neighbours else content
 
 
 class KnnPredictor:
-    """A model with a store of labelled clips.
+    """A model with a datastore of labelled clips.
 
     Args:
         model: Model folder or Hub name.
-        datastore: Folder of the store.
-        k, alpha, votes: `None` is what was chosen for the store, or else `DEFAULT_K`, `DEFAULT_KNN_WEIGHT` and `share`.
-        show_neighbours: Whether answers name their neighbours.
+        datastore: Folder of the datastore.
+        k, knn_weight, votes: `None` is the tuned value of the datastore, or else the default: `DEFAULT_K`,
+            `DEFAULT_KNN_WEIGHT`, `uniform`.
+        show_neighbours: Whether predictions name their neighbours.
 
     Raises:
-        ModelError: There is no such model or store, the store is of another model, or k or alpha do not fit.
+        ModelError: The model or datastore does not exist, they do not belong together, or k or the weight is invalid.
     """
 
     def __init__(
@@ -113,32 +114,33 @@ class KnnPredictor:
         self.show_neighbours = show_neighbours
 
     def predict_each(self, utterances: Sequence[Utterance]) -> Iterator[Prediction | AudioError]:
-        """Answer for many utterances in their order, or say what is wrong with each."""
+        """Yield a prediction, or the error, for each utterance in order."""
         for start in range(0, len(utterances), CLIPS_AT_ONCE):
             some = utterances[start : start + CLIPS_AT_ONCE]
             outcomes = list(self.predictor.predict_each(some))
-            heard = [(u, o) for u, o in zip(some, outcomes, strict=True) if isinstance(o, Prediction)]
-            answers = iter(self._mixed([u for u, _ in heard], [answer for _, answer in heard]))
+            predicted = [(u, o) for u, o in zip(some, outcomes, strict=True) if isinstance(o, Prediction)]
+            interpolated = iter(self._interpolated([u for u, _ in predicted], [own for _, own in predicted]))
             for outcome in outcomes:
-                yield next(answers) if isinstance(outcome, Prediction) else outcome
+                yield next(interpolated) if isinstance(outcome, Prediction) else outcome
 
-    def _mixed(self, utterances: Sequence[Utterance], answers: Sequence[Prediction]) -> list[KnnPrediction]:
-        if not answers:
+    def _interpolated(self, utterances: Sequence[Utterance], predictions: Sequence[Prediction]) -> list[KnnPrediction]:
+        if not predictions:
             return []
         trim_db = self.predictor.content.options.clips.trim_db
         keys = keys_of(Recordings(utterances, trim_db=trim_db), range(len(utterances)))
-        vectors = np.stack([answer.embedding for answer in answers])
+        vectors = np.stack([prediction.embedding for prediction in predictions])
         nearest = self.datastore.embeddings.nearest(vectors, self.interpolation.k, keys)
-        model = np.array([[answer.probabilities[name] for name in self.classes] for answer in answers])
+        model = np.array([[each.probabilities[name] for name in self.classes] for each in predictions])
         votes = knn_probabilities(nearest, len(self.classes), self.interpolation.votes)
         probabilities = interpolate(votes, model, self.interpolation.knn_weight)
-        named = self._named(nearest) if self.show_neighbours else [()] * len(answers)
-        return [self._answer(*row) for row in zip(answers, probabilities, named, strict=True)]
+        named = self._named(nearest) if self.show_neighbours else [()] * len(predictions)
+        return [self._prediction(*row) for row in zip(predictions, probabilities, named, strict=True)]
 
-    def _answer(self, answer: Prediction, probabilities: FloatArray, neighbours: tuple[Neighbour, ...]) -> KnnPrediction:
+    def _prediction(
+        self, prediction: Prediction, probabilities: FloatArray, neighbours: tuple[Neighbour, ...]
+    ) -> KnnPrediction:
         by_class = dict(zip(self.classes, map(float, probabilities), strict=True))
-        label = self.classes[int(probabilities.argmax())]
-        fields = {**answer.__dict__, "label": label, "probabilities": by_class, "neighbours": neighbours}
+        fields = {**prediction.__dict__, "probabilities": by_class, "neighbours": neighbours}
         return KnnPrediction(**fields)
 
     def _named(self, nearest: Nearest) -> list[tuple[Neighbour, ...]]:
@@ -156,57 +158,57 @@ class KnnPredictor:
 
 def neighbour_of(clip: Utterance, label: str, distance: float) -> Neighbour:
     """Return a clip as a neighbour."""
-    told: dict[str, Any] = {name: getattr(clip, name) for name in ("id", "speaker", "corpus", "audio", "start_s")}
-    return Neighbour(label=label, distance=distance, end_s=clip.end_s, **told)
+    fields: dict[str, Any] = {name: getattr(clip, name) for name in ("id", "speaker", "corpus", "audio", "start_s")}
+    return Neighbour(label=label, distance=distance, end_s=clip.end_s, **fields)
 
 
 def interpolation_of(datastore: Datastore, k: int | None, knn_weight: float | None, votes: str | None) -> Interpolation:
-    """Return what is given, else what was chosen for a store, else the numbers to start from."""
-    chosen = datastore.header.chosen
+    """Return the given values, else the tuned ones of the datastore, else the defaults."""
+    tuning = datastore.header.tuning
     start = Interpolation(DEFAULT_K, DEFAULT_KNN_WEIGHT, is_tuned=k is not None and knn_weight is not None)
-    if chosen is not None:
-        start = Interpolation(chosen.k, chosen.knn_weight, chosen.votes)
+    if tuning is not None:
+        start = Interpolation(tuning.k, tuning.knn_weight, tuning.votes)
     given = {name: value for name, value in (("k", k), ("knn_weight", knn_weight), ("votes", votes)) if value is not None}
     return replace(start, **given)  # type: ignore[arg-type]
 
 
 def load_with_digest(model: str) -> tuple[Predictor, str]:
-    """Load a model, its probabilities as k and alpha were chosen on them, and return what tells it from others.
+    """Load a model without calibration, as k and the weight were tuned, and return its digest.
 
     Raises:
-        ModelError: There is none, or it is damaged.
+        ModelError: It does not exist, or is damaged.
     """
     folder = hub.folder_of(model, expected="a model folder")
     return load(folder).uncalibrated(), model_digest(folder)
 
 
 def keys_of(recordings: Recordings, positions: Sequence[int]) -> Numbers:
-    """Return what tells utterances, (utterance, 2), as `Embeddings.keys` has it."""
+    """Return the keys of utterances, (utterance, 2), as in `Embeddings.keys`."""
     utterances = [recordings.utterances[position] for position in positions]
-    told = [(key(u.id), key(recordings[p])) for u, p in zip(utterances, positions, strict=True)]
-    return np.array(told, np.int64).reshape(-1, 2)
+    keys = [(key(u.id), key(recordings[p])) for u, p in zip(utterances, positions, strict=True)]
+    return np.array(keys, np.int64).reshape(-1, 2)
 
 
-def hear(
+def embed_labelled(
     content: ModelFolder,
     recordings: Recordings,
     positions: Sequence[int],
-    told: Told,
+    condition_source: Told,
     on_progress: Progress | None = None,
 ) -> tuple[Embeddings, Vectors]:
-    """Return utterances that have a class as examples, and the model's probabilities of them, (utterance, class).
+    """Return the embeddings of labelled utterances, and the model's probabilities, (utterance, class).
 
     Raises:
         AudioError: A file cannot be read or is silent.
     """
     classes = content.categories.classes
     positions = [p for p in positions if content.categories.label(recordings.utterances[p]) is not None]
-    said = recording_outputs(content, recordings, positions, told, on_progress)
+    outputs = recording_outputs(content, recordings, positions, condition_source, on_progress)
     labels = [content.categories.label(recordings.utterances[position]) for position in positions]
     numbers = np.array([classes.index(label) for label in labels if label is not None], np.int64)
-    return Embeddings(said.embeddings, numbers, keys_of(recordings, positions)), said.probabilities[content.task]
+    return Embeddings(outputs.embeddings, numbers, keys_of(recordings, positions)), outputs.probabilities[content.task]
 
 
 def model_reference(model: str) -> str:
-    """Return how a store names its model: a folder by its absolute path, else as on the Hub."""
+    """Return how a datastore names its model: a folder by its absolute path, else its Hub name."""
     return os.path.abspath(model) if Path(model).is_dir() else model

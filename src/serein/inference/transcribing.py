@@ -1,4 +1,4 @@
-"""What a model of this house hears word by word, or a speech recogniser: one text per recording."""
+"""Transcribe recordings with a model trained by serein, or with a speech recogniser: one text per recording."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from serein.data import audio
 from serein.data.audio import Waveform
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError
-from serein.inference.answering import answers, conditions_of
+from serein.inference.answering import conditions_of, model_outputs
 from serein.inference.predictor import predict_in_batches
 from serein.inference.transcription import Transcriber, load_transcriber, transcribe_each
 from serein.models import folder as model_folder
@@ -19,14 +19,14 @@ TASK = "asr"
 
 
 def transcribe_with(model: str | Path, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, str | AudioError]]:
-    """Return what is said in recordings, or what is wrong with each.
+    """Yield the transcript, or the error, of each recording.
 
     Args:
-        model: A model folder whose last stage learned transcripts, answered in the given order; or a speech recogniser
-            (Whisper or CTC), by folder or Hub name, longest first.
+        model: A model folder whose last stage learned transcription, which keeps the given order; or a speech recogniser
+            (Whisper or CTC), by folder or Hub name, which starts with the longest.
 
     Raises:
-        ModelError: The model cannot be loaded, or learned no transcripts.
+        ModelError: The model cannot be loaded, or did not learn transcription.
     """
     if is_model_folder(model):
         return _by_own(_with_transcripts(model_folder.load(model), model), utterances)
@@ -36,7 +36,7 @@ def transcribe_with(model: str | Path, utterances: Sequence[Utterance]) -> Itera
 def _with_transcripts(content: ModelFolder, model: str | Path) -> ModelFolder:
     if TASK not in content.answered:
         raise ModelError(
-            f"answers {', '.join(content.answered)}, no transcripts",
+            f"predicts {', '.join(content.answered)}, not transcripts",
             where=model,
             remedy="Name the model of a stage that learned 'asr', below the stage's folder when it is not the last.",
         )
@@ -44,14 +44,14 @@ def _with_transcripts(content: ModelFolder, model: str | Path) -> ModelFolder:
 
 
 def _by_own(content: ModelFolder, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, str | AudioError]]:
-    def hear(waveforms: Sequence[Waveform], some: Sequence[Utterance]) -> Sequence[str]:
+    def transcribe(waveforms: Sequence[Waveform], some: Sequence[Utterance]) -> Sequence[str]:
         if not waveforms:
             return []
         cut = [audio.trimmed(waveform, content.options.clips.trim_db) for waveform in waveforms]
-        told = conditions_of(content, some, "known")
-        return answers(content, cut.__getitem__, [len(waveform) for waveform in cut], told).texts[TASK]
+        conditions = conditions_of(content, some, "known")
+        return model_outputs(content, cut.__getitem__, [len(waveform) for waveform in cut], conditions).texts[TASK]
 
-    yield from zip(utterances, predict_in_batches(utterances, hear), strict=True)
+    yield from zip(utterances, predict_in_batches(utterances, transcribe), strict=True)
 
 
 def _by_recogniser(
