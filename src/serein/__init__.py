@@ -1,9 +1,9 @@
-"""Speech emotion recognition: train, compare and trust models that hear emotions in speech.
+"""Speech emotion recognition: train, compare and trust models that recognise emotions in speech.
 
 Example:
     >>> import serein
     >>> model = serein.load("runs/demo/fold-1/seed-0/model")  # doctest: +SKIP
-    >>> model.predict("clip.wav").emotion  # doctest: +SKIP
+    >>> model.predict("clip.wav").label  # doctest: +SKIP
     'happy'
 """
 
@@ -36,42 +36,42 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Answer",
     "AudioError",
-    "Heard",
     "LeakError",
     "ManifestError",
     "MissingExtraError",
     "ModelError",
+    "Prediction",
     "Predictor",
     "Rating",
     "Recipe",
     "RecipeError",
     "RunError",
+    "Segment",
     "SereinError",
+    "SlidingWindow",
     "Stream",
     "Timeline",
     "Utterance",
-    "Windowing",
-    "hear_recording",
     "load",
     "load_recipe",
+    "predict_recording",
     "read_manifest",
 ]
 
 _HOMES = {
-    "Answer": ("serein.inference.predictor", "Answer"),
-    "Heard": ("serein.inference.timeline", "Heard"),
+    "Prediction": ("serein.inference.predictor", "Prediction"),
     "Predictor": ("serein.inference.predictor", "Predictor"),
     "Rating": ("serein.data.utterance", "Rating"),
     "Recipe": ("serein.recipe", "Recipe"),
+    "Segment": ("serein.inference.timeline", "Segment"),
+    "SlidingWindow": ("serein.inference.windows", "SlidingWindow"),
     "Stream": ("serein.inference.stream", "Stream"),
     "Timeline": ("serein.inference.timeline", "Timeline"),
     "Utterance": ("serein.data.utterance", "Utterance"),
-    "Windowing": ("serein.inference.windows", "Windowing"),
-    "hear_recording": ("serein.inference.stream", "hear_recording"),
     "load": ("serein.inference.predictor", "load"),
     "load_recipe": ("serein.recipe", "load"),
+    "predict_recording": ("serein.inference.stream", "predict_recording"),
     "read_manifest": ("serein.data.manifest", "read"),
 }
 

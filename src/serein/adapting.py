@@ -26,15 +26,15 @@ from serein.evaluation.panels import Line, lines_picture
 from serein.evaluation.predictions import Prediction
 from serein.evaluation.scores import Scores, score_predictions
 from serein.evaluation.style import MUTED, RIGHT, WRONG
-from serein.inference.neighbour_predictor import DEFAULT_KNN_WEIGHT, DEFAULT_K, embed_labelled, load_with_digest
+from serein.inference.neighbour_predictor import DEFAULT_K, DEFAULT_KNN_WEIGHT, embed_labelled, load_with_digest
 from serein.inference.neighbours import (
     MAX_NEIGHBOURS,
     Embeddings,
     Numbers,
-    tune_k_and_weight,
     interpolate,
     key,
     knn_probabilities,
+    tune_k_and_weight,
 )
 from serein.labels.categories import with_class
 from serein.metrics import FloatArray
@@ -156,13 +156,19 @@ def embed_corpus(model: str, manifest_path: Path, report: Report) -> EmbeddedCor
     recordings = Recordings(utterances, trim_db=content.options.clips.trim_db)
     detail = f"{len(utterances)} clips"
     embeddings, probabilities = embed_labelled(
-        content, recordings, range(len(utterances)), "predicted", lambda done, all: report("embedding", done, all, detail)
+        content,
+        recordings,
+        range(len(utterances)),
+        "predicted",
+        lambda done, all: report("embedding", done, all, detail),
     )
     present, labels = np.unique(embeddings.labels, return_inverse=True)
     keys = np.array([[key(speaker_key(u))] * 2 for u in utterances], np.int64).reshape(-1, 2)
     own = probabilities[:, present].astype(np.float64)
     known = {speaker_key(u) for u in utterances} & set(content.training.get("speakers", ()))
-    notes = [f"Classes: {len(present)} of the model's {probabilities.shape[1]} occur; predictions are restricted to these."]
+    notes = [
+        f"Classes: {len(present)} of the model's {probabilities.shape[1]} occur; predictions are restricted to these."
+    ]
     notes += [f"Left out, not a class of the model: {count} {name}." for name, count in left_out.most_common()]
     notes += [f"SPEAKER-DEPENDENT: the model was trained on {len(known)} of these speakers."] if known else []
     return EmbeddedCorpus(
@@ -194,7 +200,9 @@ def predict_with_datastores(corpus: EmbeddedCorpus, size: int, num_draws: int) -
             for tuning, (k, knn_weight) in tuned_in(corpus, rows).items():
                 nearest = datastore.nearest(corpus.embeddings.vectors[held_out], k)
                 votes = knn_probabilities(nearest, len(corpus.classes))
-                predictions[tuning] += _as_predictions(corpus, held_out, interpolate(votes, corpus.probabilities[held_out], knn_weight), draw)
+                predictions[tuning] += _as_predictions(
+                    corpus, held_out, interpolate(votes, corpus.probabilities[held_out], knn_weight), draw
+                )
     return predictions
 
 
@@ -220,7 +228,9 @@ def tuned_in(corpus: EmbeddedCorpus, rows: Numbers) -> dict[str, tuple[int, floa
     most = min(MAX_NEIGHBOURS, len(rows) - of_one_speaker)
     if most < 1:
         return {"fixed": fixed, "tuned": fixed}
-    found = tune_k_and_weight(datastore.nearest(datastore.vectors, most, datastore.keys), corpus.probabilities[rows], datastore.labels)
+    found = tune_k_and_weight(
+        datastore.nearest(datastore.vectors, most, datastore.keys), corpus.probabilities[rows], datastore.labels
+    )
     return {"fixed": fixed, "tuned": (found.k, found.knn_weight)}
 
 
@@ -249,7 +259,9 @@ def _result(
 ) -> DatastoreSizeResult:
     gain = paired_difference(predictions, alone, classes, rng=np.random.default_rng(0))["ua"]
     bounds = gain.interval and (_PER_CENT * gain.interval[0], _PER_CENT * gain.interval[1])
-    return DatastoreSizeResult(size, tuning, score_predictions(predictions, classes), _PER_CENT * gain.difference, bounds)
+    return DatastoreSizeResult(
+        size, tuning, score_predictions(predictions, classes), _PER_CENT * gain.difference, bounds
+    )
 
 
 def adaptation_picture(found: Adaptation) -> Figure:

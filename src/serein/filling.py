@@ -23,7 +23,8 @@ from serein.data import manifest
 from serein.data.groups import speaker_key
 from serein.data.utterance import Predicted, Utterance
 from serein.errors import AudioError, LeakError, ModelError, RunError
-from serein.evaluation.predictions import Prediction as RunPrediction, class_names
+from serein.evaluation.predictions import Prediction as RunPrediction
+from serein.evaluation.predictions import class_names
 from serein.evaluation.run_folder import read_json, read_run_predictions
 from serein.inference.predictor import Prediction, Predictor, load
 from serein.inference.transcription import Transcriber, load_transcriber, transcribe_each
@@ -140,7 +141,9 @@ class RunGenderAnnotator:
         return next(iter(sorted(self.run.glob("fold-*/seed-*/model"))), None)
 
     def _gender(self, name: str) -> str:
-        probabilities = [[_probability(prediction, gender) for gender in GENDERS] for prediction in self._predicted[name]]
+        probabilities = [
+            [_probability(prediction, gender) for gender in GENDERS] for prediction in self._predicted[name]
+        ]
         return GENDERS[int(np.mean(probabilities, axis=0).argmax())]
 
 
@@ -284,7 +287,11 @@ class _Progress:
 
 
 def _annotated(
-    annotator: Annotator, wanted: Sequence[Utterance], known: dict[str, str | None], notes: IO[bytes], progress: _Progress
+    annotator: Annotator,
+    wanted: Sequence[Utterance],
+    known: dict[str, str | None],
+    notes: IO[bytes],
+    progress: _Progress,
 ) -> dict[str, str | None]:
     """Predict what is missing, append each value to the notes at once, and return all wanted values."""
     todo = [u for u in wanted if u.id not in known]

@@ -21,18 +21,25 @@ from serein.evaluation.intervals import Difference, paired_difference
 from serein.evaluation.predictions import Prediction, read_predictions, write_predictions
 from serein.evaluation.run_folder import missing_predictions, read_json, read_run_predictions
 from serein.evaluation.scores import Scores, score_predictions
-from serein.inference.neighbour_building import Metric, Votes, tuning_record, joined, max_neighbours, new_header
+from serein.inference.neighbour_building import Metric, Votes, joined, max_neighbours, new_header, tuning_record
 from serein.inference.neighbour_predictor import embed_labelled, keys_of, model_reference
-from serein.inference.neighbour_store import Datastore, is_datastore, model_digest, open_datastore, write_header, write_datastore
+from serein.inference.neighbour_store import (
+    Datastore,
+    is_datastore,
+    model_digest,
+    open_datastore,
+    write_datastore,
+    write_header,
+)
 from serein.inference.neighbours import (
     KNN_WEIGHTS,
-    TunedKnn,
     Embeddings,
     Numbers,
-    tune_k_and_weight,
+    TunedKnn,
     interpolate,
     key,
     knn_probabilities,
+    tune_k_and_weight,
 )
 from serein.inference.predictor import load as load_model
 from serein.labels.attributes import Told
@@ -126,7 +133,9 @@ class KnnEvaluation:
         }
 
 
-def evaluate_run_with_knn(run: Path, knn_options: KnnOptions, report: Report, data: Path | None = None) -> KnnEvaluation:
+def evaluate_run_with_knn(
+    run: Path, knn_options: KnnOptions, report: Report, data: Path | None = None
+) -> KnnEvaluation:
     """Evaluate a finished run with and without its neighbours (stage S3 of wang2023).
 
     For every fold and seed, k and the weight are tuned on dev with a datastore of train alone; the datastore that is kept
@@ -187,7 +196,9 @@ class _TrialResult:
     interpolated: list[Prediction]
 
 
-def _evaluate(experiment: Experiment, fold: Fold, seed: int, run: Path, knn_options: KnnOptions, report: Report) -> _TrialResult:
+def _evaluate(
+    experiment: Experiment, fold: Fold, seed: int, run: Path, knn_options: KnnOptions, report: Report
+) -> _TrialResult:
     folder, classes = unit_folder(run, fold, seed), experiment.categories.classes
     datastore = _datastore(experiment, fold, seed, run, report)
     rows, probabilities = _predicted(folder / "predictions.jsonl", classes)
@@ -195,7 +206,9 @@ def _evaluate(experiment: Experiment, fold: Fold, seed: int, run: Path, knn_opti
     test = Embeddings(_embeddings(folder, len(rows)), _truth(rows, classes), keys)
     k, knn_weight, tuned = _tuned(experiment, fold, datastore, test, probabilities, knn_options, folder)
     if knn_options.selection == "dev" and tuned is not None:
-        tuning = tuning_record(tuned, knn_options.votes, knn_options.metric, f"dev of fold {fold.name}", len(fold.train))
+        tuning = tuning_record(
+            tuned, knn_options.votes, knn_options.metric, f"dev of fold {fold.name}", len(fold.train)
+        )
         write_header(datastore.folder, datastore.header.model_copy(update={"tuning": tuning}))
     votes = knn_probabilities(datastore.embeddings.nearest(test.vectors, k, test.keys), len(classes), knn_options.votes)
     interpolated = _as_predictions(rows, interpolate(votes, probabilities, knn_weight), classes)
@@ -263,11 +276,20 @@ def _datastore(experiment: Experiment, fold: Fold, seed: int, run: Path, report:
 
 
 def _embed(
-    experiment: Experiment, content: ModelFolder, positions: Sequence[int], condition_source: Told, label: str, report: Report
+    experiment: Experiment,
+    content: ModelFolder,
+    positions: Sequence[int],
+    condition_source: Told,
+    label: str,
+    report: Report,
 ) -> Embeddings:
     detail = f"{len(positions)} clips"
     return embed_labelled(
-        content, experiment.recordings, positions, condition_source, lambda done, total: report(label, done, total, detail)
+        content,
+        experiment.recordings,
+        positions,
+        condition_source,
+        lambda done, total: report(label, done, total, detail),
     )[0]
 
 

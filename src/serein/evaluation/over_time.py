@@ -30,10 +30,10 @@ def timeline_picture(timeline: Timeline) -> Figure:
         times_s, peaks = _columns(timeline)
         wave.fill_between(times_s, -peaks, peaks, color=LINE, linewidth=0)
         for heard in segments:
-            _paint(wave, times_s, peaks, heard, colours[heard.label] if heard.rejected is None else MUTED)
+            _paint(wave, times_s, peaks, heard, colours[heard.label] if heard.label else MUTED)
         _draw_confidence(sure, timeline, segments, colours)
         _label(
-            wave, sure, timeline, [name for name in classes if any(heard.said == name for heard in segments)], colours
+            wave, sure, timeline, [name for name in classes if any(heard.label_or_rejection == name for heard in segments)], colours
         )
     return figure
 
@@ -63,7 +63,7 @@ def _paint(axes: Axes, times_s: FloatArray, peaks: FloatArray, heard: Segment, c
 
 def _draw_confidence(axes: Axes, timeline: Timeline, segments: tuple[Segment, ...], colours: dict[str, str]) -> None:
     for heard in segments:
-        colour = colours[heard.label] if heard.rejected is None else MUTED
+        colour = colours[heard.label] if heard.label else MUTED
         percent = 100 * heard.confidence
         axes.fill_between([heard.start_s, heard.end_s], 0, percent, color=colour, alpha=0.35, linewidth=0)
         axes.plot([heard.start_s, heard.end_s], [percent, percent], color=colour, linewidth=1.6, solid_capstyle="butt")

@@ -82,7 +82,9 @@ class PredictionFile:
     def _require_torn(self, line: bytes, number: int) -> None:
         """Refuse to cut off a last line that was not left by a killed process."""
         if not line.startswith(_START[: len(line)]):
-            raise RunError("is not a prediction of serein", where=f"{self.path}:{number}", remedy="Choose another --out.")
+            raise RunError(
+                "is not a prediction of serein", where=f"{self.path}:{number}", remedy="Choose another --out."
+            )
 
     def _id_of(self, line: bytes, number: int) -> str:
         where, remedy = f"{self.path}:{number}", "Choose another --out."

@@ -72,7 +72,11 @@ def embedding_selection(content: ModelFolder, name: str | None) -> EmbeddingSele
     if name not in known:
         remedy = "Choose one of these, or another model."
         raise ModelError(expected_one_of(name, known, kind="embedding of this model"), remedy=remedy)
-    return EmbeddingSelection(tasks.main) if name == "fused" else EmbeddingSelection(name, "own" if name in fusing else "all")
+    return (
+        EmbeddingSelection(tasks.main)
+        if name == "fused"
+        else EmbeddingSelection(name, "own" if name in fusing else "all")
+    )
 
 
 def conditions_of(content: ModelFolder, utterances: Sequence[Utterance], condition_source: Told) -> dict[str, Vectors]:
@@ -150,7 +154,12 @@ def _forward_in_parts(
 
 
 @torch.inference_mode()
-def _forward(content: ModelFolder, selection: EmbeddingSelection, waveforms: Sequence[Waveform], conditions: Mapping[str, Vectors]) -> ModelOutputs:
+def _forward(
+    content: ModelFolder,
+    selection: EmbeddingSelection,
+    waveforms: Sequence[Waveform],
+    conditions: Mapping[str, Vectors],
+) -> ModelOutputs:
     model, precision = content.model.eval(), content.options.inference.precision
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     num_samples = torch.tensor([len(waveform) for waveform in waveforms], device=device)
@@ -160,7 +169,9 @@ def _forward(content: ModelFolder, selection: EmbeddingSelection, waveforms: Seq
         tasks = {*content.answered, selection.task}
         sounds = model.hear(padded, num_samples, model.branches_of(tasks))
         readings = model.read(sounds, tensors, tasks)
-        vector = readings if selection.fusion == "all" else model.read(sounds, tensors, {selection.task}, selection.fusion)
+        vector = (
+            readings if selection.fusion == "all" else model.read(sounds, tensors, {selection.task}, selection.fusion)
+        )
     probabilities: dict[str, Vectors] = {}
     texts: dict[str, Sequence[str]] = {}
     for name in content.answered:
@@ -181,7 +192,9 @@ def _joined(outputs: ModelOutputs, start: int, windows: Sequence[Waveform]) -> M
         return np.average(values[part], axis=0, weights=weights).astype(np.float32)[None]
 
     probabilities = {name: mean(values) for name, values in outputs.probabilities.items()}
-    texts = {name: [" ".join(text for text in windows_texts[part] if text)] for name, windows_texts in outputs.texts.items()}
+    texts = {
+        name: [" ".join(text for text in windows_texts[part] if text)] for name, windows_texts in outputs.texts.items()
+    }
     return ModelOutputs(probabilities, mean(outputs.embeddings), texts)
 
 

@@ -30,7 +30,9 @@ class RejectOption:
     def __post_init__(self) -> None:
         if not 0.0 <= self.min_confidence <= 1.0:
             raise RecipeError(
-                f"{self.min_confidence:g} is not a probability", where="min_confidence", remedy="Choose one from 0 to 1."
+                f"{self.min_confidence:g} is not a probability",
+                where="min_confidence",
+                remedy="Choose one from 0 to 1.",
             )
         if not self.min_duration_s >= 0.0:
             raise RecipeError(

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from serein.data.files import write_text
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError
-from serein.inference.ensemble import ensemble_probabilities
+from serein.inference.fusion import ensemble_probabilities
 from serein.inference.predictor import Prediction, Predictor, load
 from serein.metrics import FloatArray
 from serein.progress import Report
@@ -104,7 +104,9 @@ def read_ensemble(path: str | Path) -> Ensemble:
     problem = _problem(ensemble)
     if problem is not None:
         raise ModelError(problem, where=path, remedy=_REMEDY)
-    models = [model.model_copy(update={"path": os.path.normpath(path.parent / model.path)}) for model in ensemble.models]
+    models = [
+        model.model_copy(update={"path": os.path.normpath(path.parent / model.path)}) for model in ensemble.models
+    ]
     return ensemble.model_copy(update={"models": tuple(models)})
 
 

@@ -17,8 +17,16 @@ from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
 from serein.errors import ManifestError
 from serein.inference.neighbour_predictor import embed_labelled, load_with_digest, model_reference
-from serein.inference.neighbour_store import INDEXED_FROM, TuningRecord, Header, Datastore, open_datastore, write_header, write_datastore
-from serein.inference.neighbours import MAX_NEIGHBOURS, TunedKnn, Embeddings, Vectors, tune_k_and_weight
+from serein.inference.neighbour_store import (
+    INDEXED_FROM,
+    Datastore,
+    Header,
+    TuningRecord,
+    open_datastore,
+    write_datastore,
+    write_header,
+)
+from serein.inference.neighbours import MAX_NEIGHBOURS, Embeddings, TunedKnn, Vectors, tune_k_and_weight
 from serein.inference.predictor import Predictor
 from serein.labels.categories import with_class
 from serein.models.folder import ModelFolder
@@ -172,11 +180,15 @@ def _require_classes(utterances: Sequence[Utterance], predictor: Predictor, wher
         )
 
 
-def _new_ones(datastore: Datastore, embeddings: Embeddings, utterances: Sequence[Utterance], where: Path) -> NDArray[np.bool_]:
+def _new_ones(
+    datastore: Datastore, embeddings: Embeddings, utterances: Sequence[Utterance], where: Path
+) -> NDArray[np.bool_]:
     """Return (utterance,) False for clips that a datastore holds already, with the same id, samples and label."""
     row_of = {name: row for row, name in enumerate(datastore.embeddings.keys[:, 0].tolist())}
     is_new = np.ones(len(utterances), bool)
-    for number, ((name, samples), label) in enumerate(zip(embeddings.keys.tolist(), embeddings.labels.tolist(), strict=True)):
+    for number, ((name, samples), label) in enumerate(
+        zip(embeddings.keys.tolist(), embeddings.labels.tolist(), strict=True)
+    ):
         if name not in row_of:
             continue
         row = row_of[name]

@@ -168,7 +168,9 @@ def interpolation_of(datastore: Datastore, k: int | None, knn_weight: float | No
     start = Interpolation(DEFAULT_K, DEFAULT_KNN_WEIGHT, is_tuned=k is not None and knn_weight is not None)
     if tuning is not None:
         start = Interpolation(tuning.k, tuning.knn_weight, tuning.votes)
-    given = {name: value for name, value in (("k", k), ("knn_weight", knn_weight), ("votes", votes)) if value is not None}
+    given = {
+        name: value for name, value in (("k", k), ("knn_weight", knn_weight), ("votes", votes)) if value is not None
+    }
     return replace(start, **given)  # type: ignore[arg-type]
 
 

@@ -206,9 +206,7 @@ class Predictor:
         tasks: Mapping[str, TaskPrediction],
     ) -> Prediction:
         by_class = dict(zip(self.classes, (float(probability) for probability in probabilities), strict=True))
-        return Prediction(
-            name, by_class, embedding, self.content.categories.field, duration_s=duration_s, tasks=tasks
-        )
+        return Prediction(name, by_class, embedding, self.content.categories.field, duration_s=duration_s, tasks=tasks)
 
     def _task_predictions(self, outputs: ModelOutputs) -> list[dict[str, TaskPrediction]]:
         """Return what the other tasks predict for each clip."""

@@ -14,7 +14,7 @@ from serein.errors import AudioError
 from serein.inference.caution import NO_REJECT_OPTION, RejectOption
 from serein.inference.predictor import Prediction, Predictor
 from serein.inference.timeline import Segment, Timeline
-from serein.inference.windows import SLIDING_WINDOW, Window, WindowCutter, SlidingWindow, feed_all
+from serein.inference.windows import SLIDING_WINDOW, SlidingWindow, Window, WindowCutter, feed_all
 
 PEAK_S = 0.05
 BATCH_S = 30.0  # of windows in one batch: more no longer fit into a core's cache, and take a fifth longer
@@ -96,7 +96,9 @@ def cut_all(streams: Sequence[Stream], samples: Sequence[Waveform]) -> list[list
     return feed_all([stream.cutter for stream in streams], resampled)
 
 
-def predict_windows(predictor: Predictor, windows: Sequence[Window], reject_option: RejectOption = NO_REJECT_OPTION) -> list[Segment]:
+def predict_windows(
+    predictor: Predictor, windows: Sequence[Window], reject_option: RejectOption = NO_REJECT_OPTION
+) -> list[Segment]:
     """Predict windows, of one stream or of many, as one batch; the segments are in their order."""
     predictions = _predictions(predictor, windows)
     return [_segment(window, each, reject_option) for window, each in zip(windows, predictions, strict=True)]
@@ -147,7 +149,9 @@ def predict_recording(
         on_progress(duration_s, duration_s)
     if not batcher.windows:
         raise NoSpeechError(
-            "no speech was found", where=path, remedy="Predict it whole with --segments never, or remove it from the list."
+            "no speech was found",
+            where=path,
+            remedy="Predict it whole with --segments never, or remove it from the list.",
         )
     return batcher.timeline(str(path), duration_s, cutter.num_speech_samples / SAMPLE_RATE_HZ)
 

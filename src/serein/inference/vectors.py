@@ -44,7 +44,9 @@ class SpeakerPair:
         }
 
 
-def embed_each(content: ModelFolder, utterances: Sequence[Utterance], embedding: str | None) -> Iterator[Vector | AudioError]:
+def embed_each(
+    content: ModelFolder, utterances: Sequence[Utterance], embedding: str | None
+) -> Iterator[Vector | AudioError]:
     """Yield the embedding, (feature,) float32, or the error, of each utterance in order.
 
     Args:

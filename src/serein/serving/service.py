@@ -103,7 +103,7 @@ class Service:
         waveform = await self._in(self._decoding, self._load_unless_segmented, upload, options)
         if waveform is None:
             return await self._predict_segments(upload)
-        return self.reject_option.applied(replace((await self._submit([waveform]))[0], audio=upload.name))
+        return self.reject_option.applied_to(replace((await self._submit([waveform]))[0], audio=upload.name))
 
     async def predict_windows(self, windows: Sequence[Window]) -> list[Segment]:
         """Predict the windows of a stream."""
