@@ -33,7 +33,7 @@ def make_service(predictor: Predictor) -> Iterator[MakeService]:
     yield make
     for service in made:
         if isinstance(service.predictor, Waiting):
-            service.predictor.may_hear.set()
+            service.predictor.may_predict.set()
         service.close()
 
 

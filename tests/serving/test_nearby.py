@@ -37,7 +37,7 @@ def test_a_clip_of_the_store_is_nearest_to_itself(
     service = make_service(neighbours=open_neighbours(str(model), predictor, datastore))
     with TestClient(create_app(service)) as client:
         answer = client.post("/v1/predict", files={"file": clip.read_bytes()})
-    first, *others = answer.json()["clips"]
+    first, *others = answer.json()["neighbours"]
     assert first == {
         "id": "anna-sad-0",
         "label": "sad",

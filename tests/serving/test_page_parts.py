@@ -53,8 +53,8 @@ def files(html: str) -> dict[str, str]:
 
 
 def test_everything_is_escaped(timeline: Timeline) -> None:
-    told = reply(words=[NearestWord(word=EVIL, cosine=0.5)], clips=[Neighbour(id=EVIL, label=EVIL, distance=0.5)])
-    html = (parts.picture(timeline, EVIL), parts.probabilities(told), parts.nearest(told), parts.complaint(EVIL))
+    body = reply(words=[NearestWord(word=EVIL, cosine=0.5)], clips=[Neighbour(id=EVIL, label=EVIL, distance=0.5)])
+    html = (parts.picture(timeline, EVIL), parts.probabilities(body), parts.nearest(body), parts.complaint(EVIL))
     for each in html:
         assert "<script" not in each
         assert "&lt;script" in each
@@ -85,9 +85,9 @@ def test_nearest_words_and_clips_are_tables_where_there_are_some() -> None:
 
 
 def test_downloads_hold_the_answer(timeline: Timeline) -> None:
-    told = prediction_response(timeline, Neighbours())
-    kept = files(parts.downloads(told))
-    assert PredictionResponse.model_validate(json.loads(kept["serein.json"])) == told
+    body = prediction_response(timeline, Neighbours())
+    kept = files(parts.downloads(body))
+    assert PredictionResponse.model_validate(json.loads(kept["serein.json"])) == body
     rows = list(csv.DictReader(io.StringIO(kept["serein.csv"])))
     assert [(row["start_s"], row["end_s"], row["label"], row["happy"]) for row in rows] == [
         ("0.5", "2.0", "happy", "0.75"),
