@@ -215,7 +215,7 @@ def test_faults_tell_nothing_of_the_inside(make_service: MakeService, short: byt
     async def fault(*_: object) -> None:
         raise ValueError("/secret/path")
 
-    monkeypatch.setattr(service, "hear", fault)
+    monkeypatch.setattr(service, "predict", fault)
     with TestClient(create_app(service), raise_server_exceptions=False) as client:
         assert "secret" not in problem(send(client, short), 500, "fault")
 
@@ -234,5 +234,5 @@ def test_the_description_has_examples(client: TestClient) -> None:
         schema["components"]["schemas"]["Body_predict_batch_v1_predict_batch_post"]["properties"]["files"]["maxItems"]
         == Limits().num_files
     )
-    assert schema["components"]["schemas"]["Reply"]["examples"][0]["label"] == "happy"
+    assert schema["components"]["schemas"]["PredictionResponse"]["examples"][0]["label"] == "happy"
     assert set(schema["paths"]["/v1/predict"]["post"]["responses"]) >= {"200", "413", "422", "429", "503"}

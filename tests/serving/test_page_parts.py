@@ -36,7 +36,7 @@ def timeline() -> Timeline:
 def reply(**changes: Any) -> PredictionResponse:
     probabilities = {"happy": 0.25, EVIL: 0.75}
     fields = {
-        "name": EVIL,
+        "file": EVIL,
         "task": "emotion",
         "duration_s": 1.0,
         "label": EVIL,
@@ -53,7 +53,7 @@ def files(html: str) -> dict[str, str]:
 
 
 def test_everything_is_escaped(timeline: Timeline) -> None:
-    body = reply(words=[NearestWord(word=EVIL, cosine=0.5)], clips=[Neighbour(id=EVIL, label=EVIL, distance=0.5)])
+    body = reply(words=[NearestWord(word=EVIL, cosine=0.5)], neighbours=[Neighbour(id=EVIL, label=EVIL, distance=0.5)])
     html = (parts.picture(timeline, EVIL), parts.probabilities(body), parts.nearest(body), parts.complaint(EVIL))
     for each in html:
         assert "<script" not in each
@@ -80,7 +80,7 @@ def test_passages_are_a_table_where_there_are_some(timeline: Timeline) -> None:
 def test_nearest_words_and_clips_are_tables_where_there_are_some() -> None:
     assert parts.nearest(reply()) == ""
     clip = Neighbour(id="a-1", label="sad", speaker="anna", corpus="tones", distance=0.25)
-    html = parts.nearest(reply(words=[NearestWord(word="gloomy", cosine=0.5)], clips=[clip]))
+    html = parts.nearest(reply(words=[NearestWord(word="gloomy", cosine=0.5)], neighbours=[clip]))
     assert re.findall(r"<td>([^<]*)</td>", html) == ["gloomy", "0.50", "sad", "a-1", "anna", "tones", "0.25"]
 
 
