@@ -16,7 +16,7 @@ from serein.data import manifest
 from serein.evaluation.predictions import Prediction, write_predictions
 from serein.evaluation.scores import score_run
 from serein.fusing import EnsembleEvaluation, fit_ensemble
-from serein.inference.fused import FittedOn, EnsembleModel, Ensemble, read_ensemble, write_ensemble
+from serein.inference.fused import Ensemble, EnsembleModel, FittedOn, read_ensemble, write_ensemble
 from serein.inference.predictor import load
 
 CLASSES = ("calm", "sad")

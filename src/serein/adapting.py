@@ -26,15 +26,15 @@ from serein.evaluation.panels import Line, lines_picture
 from serein.evaluation.predictions import Prediction
 from serein.evaluation.scores import Scores, score_predictions
 from serein.evaluation.style import MUTED, RIGHT, WRONG
-from serein.inference.neighbour_predictor import DEFAULT_KNN_WEIGHT, DEFAULT_K, hear, load_with_digest
+from serein.inference.neighbour_predictor import DEFAULT_K, DEFAULT_KNN_WEIGHT, hear, load_with_digest
 from serein.inference.neighbours import (
     MAX_NEIGHBOURS,
     Embeddings,
     Numbers,
-    tune_k_and_weight,
     interpolate,
     key,
     knn_probabilities,
+    tune_k_and_weight,
 )
 from serein.labels.categories import with_class
 from serein.metrics import FloatArray
@@ -218,7 +218,9 @@ def weights_in(corpus: EmbeddedCorpus, rows: Numbers) -> dict[str, tuple[int, fl
     most = min(MAX_NEIGHBOURS, len(rows) - of_one_speaker)
     if most < 1:
         return {"fixed": fixed, "chosen": fixed}
-    found = tune_k_and_weight(datastore.nearest(datastore.vectors, most, datastore.keys), corpus.probabilities[rows], datastore.labels)
+    found = tune_k_and_weight(
+        datastore.nearest(datastore.vectors, most, datastore.keys), corpus.probabilities[rows], datastore.labels
+    )
     return {"fixed": fixed, "chosen": (found.k, found.knn_weight)}
 
 

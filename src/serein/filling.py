@@ -23,7 +23,8 @@ from serein.data import manifest
 from serein.data.groups import speaker_key
 from serein.data.utterance import Predicted, Utterance
 from serein.errors import AudioError, LeakError, ModelError, RunError
-from serein.evaluation.predictions import Prediction as RunPrediction, class_names
+from serein.evaluation.predictions import Prediction as RunPrediction
+from serein.evaluation.predictions import class_names
 from serein.evaluation.run_folder import read_json, read_run_predictions
 from serein.inference.predictor import Prediction, Predictor, load
 from serein.inference.transcription import Transcriber, load_transcriber, transcribe_each

@@ -13,9 +13,9 @@ from serein.errors import RunError, expected_one_of
 from serein.evaluation.held_out import FittedBy, dependence, divide
 from serein.evaluation.intervals import Difference, paired_difference
 from serein.evaluation.predictions import Prediction
-from serein.evaluation.systems import Split, AlignedPredictions, System, read_systems, align_predictions
-from serein.inference.fused import FittedOn, EnsembleModel, Ensemble, read_ensemble
-from serein.inference.fusion import fit_weights, ensemble_probabilities, uniform_weights
+from serein.evaluation.systems import AlignedPredictions, Split, System, align_predictions, read_systems
+from serein.inference.fused import Ensemble, EnsembleModel, FittedOn, read_ensemble
+from serein.inference.fusion import ensemble_probabilities, fit_weights, uniform_weights
 from serein.metrics import SCORES, FloatArray, class_f1, confusion_matrix
 from serein.progress import Report
 
@@ -133,7 +133,9 @@ class _Weighed:
     in_sample: FloatArray | None = None
 
 
-def _fitted(systems: Sequence[System], evaluated: AlignedPredictions, split: Split, seed: int, report: Report) -> _Weighed:
+def _fitted(
+    systems: Sequence[System], evaluated: AlignedPredictions, split: Split, seed: int, report: Report
+) -> _Weighed:
     dev, notes = _dev(systems, evaluated) if split == "test" else (None, [])
     fitted_by, parts = divide(evaluated, dev, seed)
     probabilities = np.empty(evaluated.probabilities.shape[1:])
@@ -214,7 +216,9 @@ def _weights_of(given: Ensemble, systems: Sequence[System], classes: Sequence[st
 # -- judged ----------------------------------------------------------------------------------------------------------
 
 
-def _outcome(systems: Sequence[System], evaluated: AlignedPredictions, split: Split, weighed: _Weighed) -> EnsembleEvaluation:
+def _outcome(
+    systems: Sequence[System], evaluated: AlignedPredictions, split: Split, weighed: _Weighed
+) -> EnsembleEvaluation:
     alone = [_row(s.label, "system", evaluated, own) for s, own in zip(systems, evaluated.probabilities, strict=True)]
     best = max(range(len(alone)), key=lambda number: alone[number].macro_f1)
     fused = _predictions(evaluated, weighed.probabilities)
@@ -254,7 +258,10 @@ def _to_keep(systems: Sequence[System], classes: tuple[str, ...], weighed: _Weig
 
 
 def _row(
-    label: str, kind: Literal["system", "mean", "fusion", "in sample"], evaluated: AlignedPredictions, probabilities: FloatArray
+    label: str,
+    kind: Literal["system", "mean", "fusion", "in sample"],
+    evaluated: AlignedPredictions,
+    probabilities: FloatArray,
 ) -> Row:
     confusion = confusion_matrix(evaluated.truth, probabilities.argmax(axis=1), len(evaluated.classes))
     scores = {name: _PER_CENT * float(score(confusion)) for name, score in SCORES.items()}
@@ -265,7 +272,8 @@ def _row(
 def _predictions(evaluated: AlignedPredictions, probabilities: FloatArray) -> list[Prediction]:
     heard = [evaluated.classes[number] for number in probabilities.argmax(axis=1)]
     return [
-        replace(row, prediction=name, probabilities=None, seed=0) for row, name in zip(evaluated.rows, heard, strict=True)
+        replace(row, prediction=name, probabilities=None, seed=0)
+        for row, name in zip(evaluated.rows, heard, strict=True)
     ]
 
 

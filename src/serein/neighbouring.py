@@ -21,18 +21,25 @@ from serein.evaluation.intervals import Difference, paired_difference
 from serein.evaluation.predictions import Prediction, read_predictions, write_predictions
 from serein.evaluation.run_folder import missing_predictions, read_json, read_run_predictions
 from serein.evaluation.scores import Scores, score_predictions
-from serein.inference.neighbour_building import Metric, Votes, tuning_record, joined, max_neighbours, new_header
-from serein.inference.neighbour_predictor import model_reference, hear, keys_of
-from serein.inference.neighbour_store import Datastore, is_datastore, model_digest, open_datastore, write_header, write_datastore
+from serein.inference.neighbour_building import Metric, Votes, joined, max_neighbours, new_header, tuning_record
+from serein.inference.neighbour_predictor import hear, keys_of, model_reference
+from serein.inference.neighbour_store import (
+    Datastore,
+    is_datastore,
+    model_digest,
+    open_datastore,
+    write_datastore,
+    write_header,
+)
 from serein.inference.neighbours import (
     KNN_WEIGHTS,
-    TunedKnn,
     Embeddings,
     Numbers,
-    tune_k_and_weight,
+    TunedKnn,
     interpolate,
     key,
     knn_probabilities,
+    tune_k_and_weight,
 )
 from serein.inference.predictor import load as load_model
 from serein.labels.attributes import Told
@@ -126,7 +133,9 @@ class KnnEvaluation:
         }
 
 
-def evaluate_run_with_knn(run: Path, knn_options: KnnOptions, report: Report, data: Path | None = None) -> KnnEvaluation:
+def evaluate_run_with_knn(
+    run: Path, knn_options: KnnOptions, report: Report, data: Path | None = None
+) -> KnnEvaluation:
     """Judge a finished run with and without its neighbours (stage S3 of wang2023).
 
     For every fold and seed, k and alpha are chosen on dev with a store of train alone; the store that is kept in the
@@ -187,7 +196,9 @@ class _Judged:
     mixed: list[Prediction]
 
 
-def _judged(experiment: Experiment, fold: Fold, seed: int, run: Path, knn_options: KnnOptions, report: Report) -> _Judged:
+def _judged(
+    experiment: Experiment, fold: Fold, seed: int, run: Path, knn_options: KnnOptions, report: Report
+) -> _Judged:
     folder, classes = unit_folder(run, fold, seed), experiment.categories.classes
     datastore = _store(experiment, fold, seed, run, report)
     rows, probabilities = _predicted(folder / "predictions.jsonl", classes)

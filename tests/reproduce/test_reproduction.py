@@ -197,7 +197,7 @@ def test_on_dev(out: Path, table: Path, tones: Path, serein: Call) -> None:
 
 def test_a_row_that_fuses_the_others(out: Path, table: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     """Judged on the same utterances as the rows; fused once; no score when a row lacks its runs."""
-    rows = [*ROWS, {"name": "both", "fusion": True, "published": {"macro_f1": 35}}]
+    rows = [*ROWS, {"name": "both", "ensemble": True, "published": {"macro_f1": 35}}]
     fusing = write_table(tmp_path, table=7, rows=rows)
     call = ("reproduce", fusing, "--data", tones, "--out", out, "--seeds", 2, "--json")
     before = times(out)

@@ -18,7 +18,7 @@ from serein.inference.caution import RejectOption
 from serein.inference.timeline import Segment, Timeline
 from serein.serving import page_parts as parts
 from serein.serving.nearby import Neighbours
-from serein.serving.schemas import Neighbour, NearestWord, PredictionResponse, prediction_response
+from serein.serving.schemas import NearestWord, Neighbour, PredictionResponse, prediction_response
 
 EVIL = '<script>alert("1")</script>'
 

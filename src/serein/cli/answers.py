@@ -84,7 +84,9 @@ def predict(
     _require_fitting(form, plot, out, fuse, neighbours, is_over_time=windows is not None or hop is not None)
     if show_neighbours and form == Form.csv:
         raise typer.BadParameter("neighbours do not fit into a line; take --json", param_hint="'--explain'")
-    options = _predict_options(windows, hop, whole, min_confidence, shortest, is_forced=form in OVER_TIME or plot is not None)
+    options = _predict_options(
+        windows, hop, whole, min_confidence, shortest, is_forced=form in OVER_TIME or plot is not None
+    )
     utterances = _utterances(sources, limit)
     if plot is not None and len(utterances) > 1:
         raise typer.BadParameter(f"{len(utterances)} recordings do not fit into one picture", param_hint="'--plot'")
@@ -92,7 +94,9 @@ def predict(
         if fuse is not None:
             ear = ears.fused(fuse, labels, options, bars)
         elif neighbours is not None:
-            ear = ears.with_neighbours(model, labels, neighbours, k, knn_weight, options, show_neighbours=show_neighbours)
+            ear = ears.with_neighbours(
+                model, labels, neighbours, k, knn_weight, options, show_neighbours=show_neighbours
+            )
         elif k is not None or knn_weight is not None or show_neighbours:
             raise typer.BadParameter("name a store by --neighbours", param_hint="'--k', '--alpha', '--explain'")
         else:
@@ -141,7 +145,13 @@ def _require_fitting(
 
 
 def _predict_options(
-    window_s: float | None, step_s: float | None, whole: bool, min_confidence: float, min_duration_s: float, *, is_forced: bool
+    window_s: float | None,
+    step_s: float | None,
+    whole: bool,
+    min_confidence: float,
+    min_duration_s: float,
+    *,
+    is_forced: bool,
 ) -> PredictOptions:
     from serein.inference.caution import RejectOption
     from serein.inference.hearing import PredictOptions

@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from serein.data.utterance import Utterance
-    from serein.inference.hearing import PredictOptions, Outcome
+    from serein.inference.hearing import Outcome, PredictOptions
     from serein.progress import Bars
 
 _SHOWN_FROM_S = 60.0  # a bar for less would be gone before it is read
@@ -34,7 +34,7 @@ class Ear:
 
 
 def plain(model: str | None, labels: list[str] | None, options: PredictOptions, workers: int, bars: Bars) -> Ear:
-    from serein.inference.hearing import predict_recordings, predict_in_processes
+    from serein.inference.hearing import predict_in_processes, predict_recordings
     from serein.inference.predictor import load
 
     predictor = load(model)

@@ -51,7 +51,12 @@ def listen(
     from serein.inference.stream import Stream
 
     predictor = load(model if name is None else name)
-    stream = Stream(predictor, rate if stdin_pcm else 16_000, sliding_window_of(windows, hop), RejectOption(min_confidence, shortest))
+    stream = Stream(
+        predictor,
+        rate if stdin_pcm else 16_000,
+        sliding_window_of(windows, hop),
+        RejectOption(min_confidence, shortest),
+    )
     source = _stdin(rate) if stdin_pcm else _microphone(device)
     delays_s: list[float] = []
     with source as blocks:

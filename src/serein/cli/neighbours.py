@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from serein.adapting import Adaptation
     from serein.evaluation.intervals import Difference
-    from serein.inference.neighbour_store import TuningRecord, Header
+    from serein.inference.neighbour_store import Header, TuningRecord
     from serein.inference.predictor import Prediction
     from serein.neighbouring import KnnEvaluation, KnnSelection
 
@@ -98,7 +98,9 @@ def neighbours_add(
     from serein.progress import Bars
 
     with Bars() as bars:
-        header, num_known = neighbour_building.add(datastore, data, bars, model=model, indexed_from=_indexed_from(index))
+        header, num_known = neighbour_building.add(
+            datastore, data, bars, model=model, indexed_from=_indexed_from(index)
+        )
     _print_store(datastore, header, as_json, num_known=num_known)
     if num_known:
         print(f"{num_known} clips were in the store already.", file=sys.stderr)

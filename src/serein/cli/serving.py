@@ -75,18 +75,22 @@ def serve(
     serve_at(application, listening, lambda: print(f"serein listens at {where}", flush=True))
 
 
-def _service(model: str | None, neighbours: Path | None, limits: Limits, min_confidence: float, min_duration_s: float) -> Service:
+def _service(
+    model: str | None, neighbours: Path | None, limits: Limits, min_confidence: float, min_duration_s: float
+) -> Service:
     import serein
     from serein.inference.caution import RejectOption
     from serein.inference.hearing import PredictOptions
     from serein.inference.predictor import load
     from serein.serving.nearby import open_neighbours
-    from serein.serving.service import ServiceInfo, Service
+    from serein.serving.service import Service, ServiceInfo
 
     predictor = load(model)
     name = "box" if model is None else Path(model).resolve().name if Path(model).exists() else model
     options = PredictOptions(reject_option=RejectOption(min_confidence, min_duration_s))
-    return Service(predictor, ServiceInfo(name, serein.__version__), limits, options, open_neighbours(model, predictor, neighbours))
+    return Service(
+        predictor, ServiceInfo(name, serein.__version__), limits, options, open_neighbours(model, predictor, neighbours)
+    )
 
 
 def _require_extras(*extras: str) -> None:

@@ -16,7 +16,7 @@ from serein.cli.printing import print_tables
 
 if TYPE_CHECKING:
     from serein.data.utterance import Utterance
-    from serein.inference.vectors import Vector, SpeakerPair
+    from serein.inference.vectors import SpeakerPair, Vector
     from serein.models.folder import ModelFolder
 
 Recordings = Annotated[list[Path], typer.Argument(metavar="FILE|FOLDER|MANIFEST...", help="Recordings.")]

@@ -123,7 +123,9 @@ def run_calibration(
     if not scored:
         return None
     names = tuple(classes or class_names(scored))
-    fit_on, temperatures = temperatures_of(scored, _with_probabilities(read_run_predictions(run, classes, "dev")), names)
+    fit_on, temperatures = temperatures_of(
+        scored, _with_probabilities(read_run_predictions(run, classes, "dev")), names
+    )
     truth, probabilities = _columns(scored, names)
     if fit_on is None:
         return _calibration_of(None, {}, truth, probabilities, probabilities)
@@ -226,7 +228,9 @@ def _others(scored: Sequence[Prediction], key: FoldSeed) -> list[Prediction]:
     return [p for p in scored if p.fold != fold and p.seed == seed and p.id not in inside]
 
 
-def _fitted_each(predictions: Mapping[FoldSeed, Sequence[Prediction]], classes: Sequence[str]) -> dict[FoldSeed, float] | None:
+def _fitted_each(
+    predictions: Mapping[FoldSeed, Sequence[Prediction]], classes: Sequence[str]
+) -> dict[FoldSeed, float] | None:
     """Return the temperature of every unit; `None` when any has too little to fit to."""
     temperatures: dict[FoldSeed, float] = {}
     for key, some in predictions.items():

@@ -33,7 +33,9 @@ class HeldOutPart:
     evaluated: NDArray[np.int64]
 
 
-def divide(evaluated: AlignedPredictions, dev: AlignedPredictions | None, seed: int) -> tuple[FittedBy, list[HeldOutPart]]:
+def divide(
+    evaluated: AlignedPredictions, dev: AlignedPredictions | None, seed: int
+) -> tuple[FittedBy, list[HeldOutPart]]:
     """Divide as well as the predictions allow: by dev, else by the other folds, else by speakers, else by utterances.
 
     Args:
@@ -103,7 +105,9 @@ def grouped_parts(evaluated: AlignedPredictions, groups: Sequence[object], seed:
     part_of = {names[group]: place % num_parts for place, group in enumerate(order)}
     part = np.array([part_of[group] for group in groups])
     return [
-        HeldOutPart(f"part {number + 1}", evaluated.only(np.flatnonzero(part != number)), np.flatnonzero(part == number))
+        HeldOutPart(
+            f"part {number + 1}", evaluated.only(np.flatnonzero(part != number)), np.flatnonzero(part == number)
+        )
         for number in range(num_parts)
     ]
 

@@ -33,7 +33,11 @@ def timeline_picture(timeline: Timeline) -> Figure:
             _paint(wave, times_s, peaks, segment, colours[segment.label] if segment.rejected is None else MUTED)
         _draw_confidence(sure, timeline, segments, colours)
         _label(
-            wave, sure, timeline, [name for name in classes if any(segment.said == name for segment in segments)], colours
+            wave,
+            sure,
+            timeline,
+            [name for name in classes if any(segment.said == name for segment in segments)],
+            colours,
         )
     return figure
 
@@ -66,7 +70,9 @@ def _draw_confidence(axes: Axes, timeline: Timeline, segments: tuple[Segment, ..
         colour = colours[segment.label] if segment.rejected is None else MUTED
         percent = 100 * segment.confidence
         axes.fill_between([segment.start_s, segment.end_s], 0, percent, color=colour, alpha=0.35, linewidth=0)
-        axes.plot([segment.start_s, segment.end_s], [percent, percent], color=colour, linewidth=1.6, solid_capstyle="butt")
+        axes.plot(
+            [segment.start_s, segment.end_s], [percent, percent], color=colour, linewidth=1.6, solid_capstyle="butt"
+        )
     if timeline.reject_option.min_confidence:
         axes.axhline(100 * timeline.reject_option.min_confidence, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
 

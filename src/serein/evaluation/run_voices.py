@@ -60,7 +60,9 @@ class RunVerification:
         drawn = any(unit.num_possible > MOST_TRIALS for unit in self.units)
         pairs = f"up to {MOST_TRIALS} pairs drawn by seed 0" if drawn else "all pairs"
         spread = "" if self.standard_deviation is None else f" ± {self.standard_deviation:.1f} over folds"
-        return f"Equal error rate of speaker verification, {pairs} of test clips within a fold: {self.mean:.1f} %{spread}."
+        return (
+            f"Equal error rate of speaker verification, {pairs} of test clips within a fold: {self.mean:.1f} %{spread}."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dictionaries, lists and numbers."""
@@ -85,7 +87,9 @@ def run_verification(run: Path) -> RunVerification | None:
         return None
     folds = [[u.equal_error_rate for u in units if u.fold == name] for name in dict.fromkeys(u.fold for u in units)]
     means = [float(np.mean(rates)) for rates in folds]
-    return RunVerification(tuple(units), float(np.mean(means)), float(np.std(means, ddof=1)) if len(means) > 1 else None)
+    return RunVerification(
+        tuple(units), float(np.mean(means)), float(np.std(means, ddof=1)) if len(means) > 1 else None
+    )
 
 
 def is_speaker_recognition(recipe: dict[str, Any]) -> bool:

@@ -18,7 +18,9 @@ from serein.metrics import FloatArray
 
 Split = Literal["test", "dev"]
 Key = tuple[str, str]  # fold, utterance
-PredictionsByKey = dict[Key, tuple[Prediction, FloatArray]]  # of each fold and utterance one prediction, and mean probabilities
+PredictionsByKey = dict[
+    Key, tuple[Prediction, FloatArray]
+]  # of each fold and utterance one prediction, and mean probabilities
 _SAME = "Fuse systems that predicted the same utterances in the same folds."
 
 

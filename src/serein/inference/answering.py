@@ -72,7 +72,11 @@ def embedding_selection(content: ModelFolder, name: str | None) -> EmbeddingSele
     if name not in known:
         remedy = "Name one of these, or take another model."
         raise ModelError(expected_one_of(name, known, kind="vector of this model"), remedy=remedy)
-    return EmbeddingSelection(tasks.main) if name == "fused" else EmbeddingSelection(name, "own" if name in fusing else "all")
+    return (
+        EmbeddingSelection(tasks.main)
+        if name == "fused"
+        else EmbeddingSelection(name, "own" if name in fusing else "all")
+    )
 
 
 def conditions_of(content: ModelFolder, utterances: Sequence[Utterance], told: Told) -> dict[str, Vectors]:
@@ -150,7 +154,9 @@ def _hear_in_parts(
 
 
 @torch.inference_mode()
-def _hear(content: ModelFolder, of: EmbeddingSelection, waveforms: Sequence[Waveform], told: Mapping[str, Vectors]) -> ModelOutputs:
+def _hear(
+    content: ModelFolder, of: EmbeddingSelection, waveforms: Sequence[Waveform], told: Mapping[str, Vectors]
+) -> ModelOutputs:
     model, precision = content.model.eval(), content.options.inference.precision
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     num_samples = torch.tensor([len(waveform) for waveform in waveforms], device=device)

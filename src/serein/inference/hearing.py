@@ -61,7 +61,11 @@ def predict_recordings(
 
 
 def predict_in_processes(
-    model: str | None, labels: Sequence[str] | None, utterances: Sequence[Utterance], options: PredictOptions, num_workers: int
+    model: str | None,
+    labels: Sequence[str] | None,
+    utterances: Sequence[Utterance],
+    options: PredictOptions,
+    num_workers: int,
 ) -> Iterator[Outcome]:
     """Answer as `predict_recordings` does, in processes that share the cores.
 

@@ -16,9 +16,17 @@ from serein.data.groups import speaker_key
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
 from serein.errors import ManifestError
-from serein.inference.neighbour_predictor import model_reference, hear, load_with_digest
-from serein.inference.neighbour_store import INDEXED_FROM, TuningRecord, Header, Datastore, open_datastore, write_header, write_datastore
-from serein.inference.neighbours import MAX_NEIGHBOURS, TunedKnn, Embeddings, Vectors, tune_k_and_weight
+from serein.inference.neighbour_predictor import hear, load_with_digest, model_reference
+from serein.inference.neighbour_store import (
+    INDEXED_FROM,
+    Datastore,
+    Header,
+    TuningRecord,
+    open_datastore,
+    write_datastore,
+    write_header,
+)
+from serein.inference.neighbours import MAX_NEIGHBOURS, Embeddings, TunedKnn, Vectors, tune_k_and_weight
 from serein.inference.predictor import Predictor
 from serein.labels.categories import with_class
 from serein.models.folder import ModelFolder
@@ -172,7 +180,9 @@ def _require_classes(utterances: Sequence[Utterance], predictor: Predictor, wher
         )
 
 
-def _new_ones(datastore: Datastore, heard: Embeddings, utterances: Sequence[Utterance], where: Path) -> NDArray[np.bool_]:
+def _new_ones(
+    datastore: Datastore, heard: Embeddings, utterances: Sequence[Utterance], where: Path
+) -> NDArray[np.bool_]:
     """Return (utterance,) False for clips that a store holds already, with the same id, samples and label."""
     row_of = {name: row for row, name in enumerate(datastore.embeddings.keys[:, 0].tolist())}
     is_new = np.ones(len(utterances), bool)

@@ -135,7 +135,9 @@ class KnnPredictor:
         named = self._named(nearest) if self.show_neighbours else [()] * len(answers)
         return [self._answer(*row) for row in zip(answers, probabilities, named, strict=True)]
 
-    def _answer(self, answer: Prediction, probabilities: FloatArray, neighbours: tuple[Neighbour, ...]) -> KnnPrediction:
+    def _answer(
+        self, answer: Prediction, probabilities: FloatArray, neighbours: tuple[Neighbour, ...]
+    ) -> KnnPrediction:
         by_class = dict(zip(self.classes, map(float, probabilities), strict=True))
         label = self.classes[int(probabilities.argmax())]
         fields = {**answer.__dict__, "label": label, "probabilities": by_class, "neighbours": neighbours}
@@ -166,7 +168,9 @@ def interpolation_of(datastore: Datastore, k: int | None, knn_weight: float | No
     start = Interpolation(DEFAULT_K, DEFAULT_KNN_WEIGHT, is_tuned=k is not None and knn_weight is not None)
     if chosen is not None:
         start = Interpolation(chosen.k, chosen.knn_weight, chosen.votes)
-    given = {name: value for name, value in (("k", k), ("knn_weight", knn_weight), ("votes", votes)) if value is not None}
+    given = {
+        name: value for name, value in (("k", k), ("knn_weight", knn_weight), ("votes", votes)) if value is not None
+    }
     return replace(start, **given)  # type: ignore[arg-type]
 
 

@@ -14,7 +14,7 @@ from serein.errors import AudioError
 from serein.inference.caution import NO_REJECT_OPTION, RejectOption
 from serein.inference.predictor import Prediction, Predictor
 from serein.inference.timeline import Segment, Timeline
-from serein.inference.windows import SLIDING_WINDOW, Window, WindowCutter, SlidingWindow, feed_all
+from serein.inference.windows import SLIDING_WINDOW, SlidingWindow, Window, WindowCutter, feed_all
 
 PEAK_S = 0.05
 BATCH_S = 30.0  # of windows that are heard together: more no longer fit into a core's cache, and take a fifth longer
@@ -96,7 +96,9 @@ def cut_all(streams: Sequence[Stream], samples: Sequence[Waveform]) -> list[list
     return feed_all([stream.cutter for stream in streams], resampled)
 
 
-def hear(predictor: Predictor, windows: Sequence[Window], reject_option: RejectOption = NO_REJECT_OPTION) -> list[Segment]:
+def hear(
+    predictor: Predictor, windows: Sequence[Window], reject_option: RejectOption = NO_REJECT_OPTION
+) -> list[Segment]:
     """Hear windows, of one stream or of many, as one batch; the answers are in their order."""
     answers = _answers(predictor, windows)
     return [_heard(window, answer, reject_option) for window, answer in zip(windows, answers, strict=True)]

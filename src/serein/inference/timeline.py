@@ -149,7 +149,9 @@ def _moments(windows: Sequence[Segment]) -> Iterator[Segment]:
 def _joined(moments: Sequence[Segment], reject_option: RejectOption) -> Iterator[Segment]:
     run: list[Segment] = []
     for moment in moments:
-        if run and (moment.start_s > run[-1].end_s or _answer(moment, reject_option) != _answer(run[-1], reject_option)):
+        if run and (
+            moment.start_s > run[-1].end_s or _answer(moment, reject_option) != _answer(run[-1], reject_option)
+        ):
             yield _one(run, reject_option)
             run = []
         run.append(moment)
