@@ -53,7 +53,7 @@ def _vectors(
     """Return embeddings of as many clips as a map shows, and the names that may colour them."""
     some = [utterances[index] for index in thinned(len(utterances))]
     recordings = Recordings(some, trim_db=content.options.clips.trim_db)
-    outputs = recording_outputs(content, recordings, range(len(some)), "known", of=of)
+    outputs = recording_outputs(content, recordings, range(len(some)), "known", of=task)
     categories = content.categories
     names = {
         "emotion": [categories.label(u) or "" for u in some],
