@@ -43,7 +43,7 @@ def of_fold(fold: str, is_right: bool, split: str = "test") -> list[Prediction]:
 
 
 def write_system(run: Path, test: Say, dev: Say | None = None) -> Path:
-    """Write a run folder that is right on the test and dev sides of some folds, and wrong on the others."""
+    """Write a run folder that is right on the test and dev sets of some folds, and wrong on the others."""
     for split, say in (("test", test), ("dev", dev or {})):
         name = "predictions.jsonl" if split == "test" else "dev_predictions.jsonl"
         for fold, is_right in say.items():

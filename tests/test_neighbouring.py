@@ -303,8 +303,8 @@ def test_without_dev_something_must_be_given(tones: Path, tiny: Path, tmp_path: 
     changes = ("--set", "protocol.dev=none", "--set", "stages.0.keep=last", "--set", "stages.0.epochs=1")
     assert serein("run", tiny, "--data", tones, "--out", run, "--jobs", 1, *changes).status == 0
     complaint = serein("neighbours", "score", run).complaint
-    assert "fold 1 has no dev side to choose k and alpha on. Give both: --k 8 --alpha 0.3" in complaint
-    assert "no dev side" in serein("neighbours", "score", run, "--k", 3).complaint
+    assert "fold 1 has no dev set to choose k and alpha on. Give both: --k 8 --alpha 0.3" in complaint
+    assert "no dev set" in serein("neighbours", "score", run, "--k", 3).complaint
     assert serein("neighbours", "score", run, "--k", 3, "--alpha", 0.5).status == 0
 
 

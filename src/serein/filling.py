@@ -81,7 +81,7 @@ class RunGenderAnnotator:
     """A run that learned gender: no utterance is answered for by a model that learned from it.
 
     Test predictions come first, then dev's; what no fold held, for want of a label perhaps, the first fold's model
-    hears. Of what every fold learned from, as the train side of an official split, nothing is predicted.
+    hears. Of what every fold learned from, as the train set of an official split, nothing is predicted.
 
     Args:
         run: Run folder; the probabilities of several seeds are averaged.

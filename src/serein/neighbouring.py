@@ -50,7 +50,7 @@ from serein.preparation import Experiment, prepare
 from serein.progress import Report
 
 Selection = Literal["dev", "oracle"]
-ORACLE = "ORACLE, optimistic: k and alpha were chosen on the very test sides that are judged here, as in wang2023."
+ORACLE = "ORACLE, optimistic: k and alpha were chosen on the very test sets that are judged here, as in wang2023."
 
 _PER_CENT = 100.0
 
@@ -182,7 +182,7 @@ def _require_dev(experiment: Experiment, knn_options: KnnOptions, run: Path) -> 
     without = [fold.name for fold in experiment.folds.folds if not fold.dev]
     if without and knn_options.selection == "dev" and not knn_options.is_given:
         raise RunError(
-            f"fold {without[0]} has no dev side to choose k and alpha on",
+            f"fold {without[0]} has no dev set to choose k and alpha on",
             where=run,
             remedy="Give both: --k 8 --alpha 0.3; or choose on test as the paper did, which is marked: "
             "--selection oracle.",
@@ -250,7 +250,7 @@ def _is_dev(datastore: Datastore, rows: Sequence[Prediction], fold: Fold) -> np.
     """Return (clip,) whether a clip of train and dev is of dev, whose predictions are in the same order."""
     is_dev = np.arange(len(datastore.embeddings)) >= len(fold.train)
     if datastore.embeddings.keys[is_dev, 0].tolist() != [key(row.id) for row in rows]:
-        raise RunError("does not hold the dev side of this run", where=datastore.folder, remedy="Delete it.")
+        raise RunError("does not hold the dev set of this run", where=datastore.folder, remedy="Delete it.")
     return is_dev
 
 
