@@ -24,7 +24,7 @@ import numpy as np
 
 from serein.data.utterance import Utterance
 from serein.inference.neighbour_index import recall_of
-from serein.inference.neighbour_store import Header, Datastore, open_datastore, write_datastore
+from serein.inference.neighbour_store import Datastore, Header, open_datastore, write_datastore
 from serein.inference.neighbours import Embeddings, exact
 
 SIZE, K, NUM_QUERIES = 256, 8, 200

@@ -100,7 +100,7 @@ async def hear(socket: ClientConnection, started_s: float, tally: Tally) -> dict
     async for message in socket:
         now_s = time.perf_counter()
         said = json.loads(message)
-        if said["type"] == "heard":
+        if said["type"] == "segment":
             tally.delays_s.append(now_s - started_s - said["end_s"])
     return said
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cli_fixtures import Call
-from serein.adapting import EmbeddedCorpus, drawn_clips, weights_in, predict_with_datastores
+from serein.adapting import EmbeddedCorpus, drawn_clips, predict_with_datastores, weights_in
 from serein.data import manifest
 from serein.data.utterance import Utterance
 from serein.evaluation.scores import score_predictions

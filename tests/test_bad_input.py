@@ -387,7 +387,7 @@ LABELS_AND_FOLDS = [
     Case(
         "evaluation on known speakers",
         lambda g: ["evaluate", g.model, "--data", g.tones, "--out", g.out],
-        ("manifest.jsonl", "the model learned from 3 of these speakers", "--seen-speakers"),
+        ("manifest.jsonl", "the model was trained on 3 of these speakers", "--seen-speakers"),
     ),
     Case(
         "evaluation of no class",

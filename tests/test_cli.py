@@ -249,7 +249,7 @@ def test_evaluate_counts_what_the_model_has_no_class_for(model: Path, strangers:
     manifest.write([first.model_copy(update={"emotion": "bored"}), *others], strangers)
     scores = json.loads(serein("evaluate", model, "--data", strangers, "--json").out)
     assert scores["num_utterances"] == 11
-    assert "Left out, of no class of the model: 1 bored." in scores["notes"]
+    assert "Left out because the model has no such class: 1 bored." in scores["notes"]
 
 
 # -- answers ---------------------------------------------------------------------------------------------------------

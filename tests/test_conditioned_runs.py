@@ -123,7 +123,7 @@ def test_only_what_raters_agree_on_is_learned(tones: Path, tiny: Path, tmp_path:
 def test_test_sides_of_one_official_split_share_a_training(
     tones: Path, tiny: Path, tmp_path: Path, serein: Call
 ) -> None:
-    """Speakers of the second test side are unknown, as in MSP-Podcast."""
+    """Speakers of the second test set are unknown, as in MSP-Podcast."""
     parts = {"anna": "train", "ben": "train", "cleo": "dev", "dan": "dev", "eva": "test1", "finn": "test2"}
     data = changed(
         tones,
@@ -148,7 +148,7 @@ def test_test_sides_of_one_official_split_share_a_training(
 def test_genders_of_an_official_split_are_filled_but_for_what_was_learned(
     tones: Path, tiny: Path, tmp_path: Path, serein: Call
 ) -> None:
-    """Dev and test are predicted, so are utterances without a label; the train side is told its labels."""
+    """Dev and test are predicted, so are utterances without a label; the train set is told its labels."""
     parts = {"anna": "train", "ben": "train", "cleo": "dev", "dan": "dev", "eva": "test", "finn": "test"}
     data = changed(
         tones,

@@ -1,4 +1,4 @@
-"""What a run folder holds, and that the test side has no say in what is learned."""
+"""What a run folder holds, and that the test set has no say in what is learned."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_best_dev_score_is_that_of_the_dev_predictions(tiny_run: Path) -> None:
     assert model_folder.load(unit / "model").training["dev_ua"] == pytest.approx(np.mean(recalls))
 
 
-# -- the test side has no say ----------------------------------------------------------------------------------------
+# -- the test set has no say ----------------------------------------------------------------------------------------
 
 
 def weights_of_first_fold(data: Path, recipe: Path, folder: Path) -> Mapping[str, np.ndarray]:
@@ -163,7 +163,7 @@ def weights_of_first_fold(data: Path, recipe: Path, folder: Path) -> Mapping[str
 
 
 def with_other_test_side(tones: Path, test: set[str], folder: Path, what: str) -> Path:
-    """Write a manifest in which the test side has other labels, or other recordings."""
+    """Write a manifest in which the test set has other labels, or other recordings."""
     rng = np.random.default_rng(5)
     words = {"angry": "happy", "happy": "sad", "sad": "angry"}
 
@@ -205,7 +205,7 @@ def test_test_side_never_influences_training(
 
 
 def test_training_side_does_influence_it(tones: Path, tiny: Path, tiny_run: Path, tmp_path: Path) -> None:
-    """The same change on the training side, so that the tests above can fail."""
+    """The same change on the training set, so that the tests above can fail."""
     train = set(read(tiny_run / "folds.json")["folds"][0]["train"][:1])
     other = with_other_test_side(tones, train, tmp_path, "recordings")
     first = weights_of_first_fold(tones, tiny, tmp_path / "a")

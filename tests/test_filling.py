@@ -18,7 +18,15 @@ from serein.data import manifest
 from serein.data.utterance import Predicted, Utterance
 from serein.errors import AudioError, LeakError, ModelError, RunError
 from serein.evaluation.predictions import Prediction, write_predictions
-from serein.filling import Field, ModelGenderAnnotator, RunGenderAnnotator, Outcome, TranscriptAnnotator, annotate, gender_annotator
+from serein.filling import (
+    Field,
+    ModelGenderAnnotator,
+    Outcome,
+    RunGenderAnnotator,
+    TranscriptAnnotator,
+    annotate,
+    gender_annotator,
+)
 
 
 def silent(label: str, done: int, total: int, detail: str) -> None:
@@ -178,7 +186,9 @@ def test_two_fields_at_once_and_one_after_the_other(corpus: Path, tmp_path: Path
     words = Oracle({"a": "one"})
     annotate(corpus, tmp_path / "both.jsonl", [RunGenderAnnotator(run), words], broken="stop", report=silent)
     annotate(corpus, tmp_path / "one.jsonl", [words], broken="stop", report=silent)
-    annotate(tmp_path / "one.jsonl", tmp_path / "one.jsonl", [RunGenderAnnotator(run)], broken="stop", report=silent)  # in place
+    annotate(
+        tmp_path / "one.jsonl", tmp_path / "one.jsonl", [RunGenderAnnotator(run)], broken="stop", report=silent
+    )  # in place
     assert manifest.read(tmp_path / "both.jsonl") == manifest.read(tmp_path / "one.jsonl")
 
 

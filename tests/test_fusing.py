@@ -16,7 +16,7 @@ from serein.data import manifest
 from serein.evaluation.predictions import Prediction, write_predictions
 from serein.evaluation.scores import score_run
 from serein.fusing import EnsembleEvaluation, fit_ensemble
-from serein.inference.fused import FittedOn, EnsembleModel, Ensemble, read_ensemble, write_ensemble
+from serein.inference.fused import Ensemble, EnsembleModel, FittedOn, read_ensemble, write_ensemble
 from serein.inference.predictor import load
 
 CLASSES = ("calm", "sad")
@@ -43,7 +43,7 @@ def of_fold(fold: str, is_right: bool, split: str = "test") -> list[Prediction]:
 
 
 def write_system(run: Path, test: Say, dev: Say | None = None) -> Path:
-    """Write a run folder that is right on the test and dev sides of some folds, and wrong on the others."""
+    """Write a run folder that is right on the test and dev sets of some folds, and wrong on the others."""
     for split, say in (("test", test), ("dev", dev or {})):
         name = "predictions.jsonl" if split == "test" else "dev_predictions.jsonl"
         for fold, is_right in say.items():

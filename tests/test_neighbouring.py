@@ -155,7 +155,9 @@ def test_a_store_with_an_index_finds_the_same(
     outcome = serein("neighbours", "build", model, "--data", tones, "-o", indexed, "--index", "faiss")
     assert "Searched approximately: 100.0 % of the 8 nearest are found." in outcome.out
     assert json.loads((indexed / "store.json").read_text())["index"]["recall"] == 1.0
-    assert (probabilities(asked(model, indexed, tones, k=5)) == probabilities(asked(model, datastore, tones, k=5))).all()
+    assert (
+        probabilities(asked(model, indexed, tones, k=5)) == probabilities(asked(model, datastore, tones, k=5))
+    ).all()
 
 
 # -- answers ---------------------------------------------------------------------------------------------------------
@@ -211,7 +213,9 @@ def test_neighbours_do_not_fit_into_csv(model: Path, datastore: Path, tones: Pat
     assert serein("predict", model, tones, "--neighbours", datastore, "--csv").out.count("\n") == 37
 
 
-def test_chosen_numbers_are_kept_and_used(model: Path, datastore: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
+def test_chosen_numbers_are_kept_and_used(
+    model: Path, datastore: Path, tones: Path, tmp_path: Path, serein: Call
+) -> None:
     dev = part(tones, tmp_path / "dev.jsonl", "ab")
     said = json.loads(serein("neighbours", "choose", datastore, "--data", dev, "--votes", "softmax", "--json").out)
     assert said["notes"] == ["The store holds 2 of these speakers, which favours the neighbours."]
@@ -245,7 +249,11 @@ def test_the_kept_store_is_train_and_dev_and_answers_alike(run: Path, serein: Ca
         assert clips == {*fold["train"], *fold["dev"]}
         chosen = open_datastore(folder / "neighbours").header.chosen
         assert chosen is not None
-        assert (chosen.k, chosen.knn_weight, chosen.on) == (unit["k"], unit["knn_weight"], f"dev of fold {fold['name']}")
+        assert (chosen.k, chosen.knn_weight, chosen.on) == (
+            unit["k"],
+            unit["knn_weight"],
+            f"dev of fold {fold['name']}",
+        )
         kept = read_predictions(folder / "knn_predictions.jsonl")
         heard = asked(folder / "model", folder / "neighbours", run / f"fold-{fold['name']}" / "test.jsonl")
         assert [p.prediction for p in kept] == [answer.label for answer in heard]
@@ -260,9 +268,7 @@ def test_alpha_0_scores_as_the_model(run: Path, serein: Call) -> None:
     assert said["knn_minus_model"]["ua"]["difference"] == 0
     for unit in ("fold-1", "fold-2"):
         folder = run / unit / "seed-0"
-        ours, theirs = (
-            read_predictions(folder / name) for name in ("knn_predictions.jsonl", "predictions.jsonl")
-        )
+        ours, theirs = (read_predictions(folder / name) for name in ("knn_predictions.jsonl", "predictions.jsonl"))
         assert ours == theirs
 
 
@@ -297,8 +303,8 @@ def test_without_dev_something_must_be_given(tones: Path, tiny: Path, tmp_path: 
     changes = ("--set", "protocol.dev=none", "--set", "stages.0.keep=last", "--set", "stages.0.epochs=1")
     assert serein("run", tiny, "--data", tones, "--out", run, "--jobs", 1, *changes).status == 0
     complaint = serein("neighbours", "score", run).complaint
-    assert "fold 1 has no dev side to choose k and alpha on. Give both: --k 8 --alpha 0.3" in complaint
-    assert "no dev side" in serein("neighbours", "score", run, "--k", 3).complaint
+    assert "fold 1 has no dev set to choose k and alpha on. Give both: --k 8 --alpha 0.3" in complaint
+    assert "no dev set" in serein("neighbours", "score", run, "--k", 3).complaint
     assert serein("neighbours", "score", run, "--k", 3, "--alpha", 0.5).status == 0
 
 

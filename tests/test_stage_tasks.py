@@ -262,7 +262,7 @@ def test_what_nobody_can_learn_from_is_left_out_or_an_error(spoken: Path, tmp_pa
     assert prepared(refused, with_readers(spoken, tmp_path)).left_out == {"(no emotion)": 6}
 
 
-# -- the test side ---------------------------------------------------------------------------------------------------
+# -- the test set ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("task", ["asr", "gender", "style", "speaker"])
@@ -282,7 +282,7 @@ def test_a_training_that_would_get_them_stops(spoken: Path, tmp_path: Path, monk
 
 
 def test_nothing_that_is_said_of_the_test_side_moves_a_weight_of_any_stage(spoken: Path, tmp_path: Path) -> None:
-    """Transcripts with letters of their own, gender and style of the test side change; no weight does."""
+    """Transcripts with letters of their own, gender and style of the test set change; no weight does."""
     tasks = {"tasks": {"style": {"pooling": "mean"}, "speaker": {"pooling": "mean"}}}
     tasks["protocol"] = {"num_folds": 2, "folds": [["anna", "ben"], ["cleo", "dan"]]}  # dealing looks at genders
     recipe = recipe_of(tasks, {"tasks": ["asr", "gender", "style", "speaker"]}, {"tasks": ["emotion", "asr"]})

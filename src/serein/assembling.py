@@ -44,7 +44,7 @@ def require_trainable(experiment: Experiment) -> None:
 
 
 def _require_unheard(experiment: Experiment) -> None:
-    """Raise LeakError when a branch starts from a model that has learned speakers of a test side."""
+    """Raise LeakError when a branch starts from a model that has learned speakers of a test set."""
     recipe = experiment.recipe
     sources = [branch.start for branch in recipe.branches.values() if branch.start is not None]
     if experiment.folds.is_speaker_independent:

@@ -42,7 +42,7 @@ from serein.world import wait_for_all, world
 
 
 def run_unit(experiment: Experiment, fold: Fold, seed: int, run: Path, report: Report) -> None:
-    """Train one fold with one seed and predict its test side; nothing when its predictions are there already.
+    """Train one fold with one seed and predict its test set; nothing when its predictions are there already.
 
     A fold that learns from the same as an earlier one takes its model, which must be there.
     """
@@ -140,7 +140,7 @@ def _calibration(
     temperature = fitted(dev, content.categories.classes)
     if temperature is None:
         return None
-    return Calibration(temperature=temperature, fitted_on="its own dev side", num_utterances=len(dev))
+    return Calibration(temperature=temperature, fitted_on="its own dev set", num_utterances=len(dev))
 
 
 def _save(content: ModelFolder, folder: Path) -> None:

@@ -81,7 +81,7 @@ class RunGenderAnnotator:
     """A run on gender: no utterance is predicted by a model that was trained on it.
 
     Test predictions come first, then dev's; utterances in no fold, perhaps without a label, are predicted by
-    the first fold's model. Utterances in every fold's train split, as of an official split, are not predicted.
+    the first fold's model. Utterances in every fold's train set, as of an official split, are not predicted.
 
     Args:
         run: Run folder; the probabilities of several seeds are averaged.

@@ -89,7 +89,7 @@ def fit_ensemble(paths: Sequence[Path], *, method: str, split: Split, seed: int,
 
     Args:
         method: `cobyla` fits a weight for each system and class; `mean` weights all equally; a `.json` file gives weights.
-        split: The predictions to evaluate. Weights for a fold's test side are fitted to its dev predictions where all
+        split: The predictions to evaluate. Weights for a fold's test set are fitted to its dev predictions where all
             systems have them, else to the test predictions of the other folds, or of other speakers of the only one.
         seed: Draws starts, and folds over speakers.
         report: Called with the progress.

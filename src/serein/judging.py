@@ -1,4 +1,4 @@
-"""A finished model on new data: predicted and scored, after the proof that the data is new."""
+"""Evaluate a trained model on a manifest, after checking that its speakers are new to the model."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def evaluate(
 ) -> tuple[list[Prediction], Scores]:
     """Predict and score a manifest.
 
-    Utterances of no class of the model are left out, and the scores' notes count them.
+    Utterances whose class the model does not have are left out; the notes of the scores count them.
 
     Args:
-        attributes: What a conditioned model is told; `None` is as it was trained to be judged.
+        attributes: Source of a conditioned model's conditions; `None` takes the recipe's.
 
     Raises:
-        ManifestError: No utterance has a class of the model, or what it is to be told is known of none.
-        LeakError: The model learned from speakers of the manifest, and that is refused.
+        ManifestError: No utterance has a class of the model, or no utterance has the conditions.
+        LeakError: The model was trained on speakers of the manifest, and `seen_speakers` is "refuse".
     """
     content = load(model).content
     utterances, left_out = with_class(manifest.read(manifest_path), content.categories, "drop")
@@ -50,20 +50,20 @@ def evaluate(
             where=manifest_path,
             remedy=f"The model knows: {', '.join(content.categories.classes)}.",
         )
-    notes = [f"Left out, of no class of the model: {count} {name}." for name, count in left_out.most_common()]
+    notes = [f"Left out because the model has no such class: {count} {name}." for name, count in left_out.most_common()]
     shared = _shared_speakers(utterances, content.training.get("speakers", []))
     if shared and seen_speakers == "refuse":
         raise LeakError(
-            f"the model learned from {len(shared)} of these speakers: {', '.join(shared[:5])}",
+            f"the model was trained on {len(shared)} of these speakers: {', '.join(shared[:5])}",
             where=manifest_path,
             remedy="Take new speakers, or allow it with --seen-speakers, which the scores then say.",
         )
     if shared:
-        notes.append(f"SPEAKER-DEPENDENT: the model learned from {len(shared)} of these speakers.")
+        notes.append(f"SPEAKER-DEPENDENT: the model was trained on {len(shared)} of these speakers.")
     told = attributes or content.options.inference.attributes
     require_attributes(utterances, content.conditions, told)
     if content.conditions:
-        notes.append(f"Told of each clip: {', '.join(content.conditions)} ({told}).")
+        notes.append(f"Conditions of each clip: {', '.join(content.conditions)} ({told}).")
     recordings = Recordings(utterances, trim_db=content.options.clips.trim_db)
     positions = range(len(utterances))
     said = predictions_of(content, recordings, positions, fold="all", seed=0, told=told, on_progress=on_progress)

@@ -50,7 +50,7 @@ from serein.preparation import Experiment, prepare
 from serein.progress import Report
 
 Selection = Literal["dev", "oracle"]
-ORACLE = "ORACLE, optimistic: k and the weight were tuned on the test splits that are evaluated here, as in wang2023."
+ORACLE = "ORACLE, optimistic: k and the weight were tuned on the test sets that are evaluated here, as in wang2023."
 
 _PER_CENT = 100.0
 
@@ -82,7 +82,7 @@ class KnnSelection:
 
     Attributes:
         num_clips: Clips in its datastore: train and dev.
-        tuned: The tuned values and their scores on the tuning split, as fractions; `None` where both were given.
+        tuned: The tuned values and their scores on the tuning set, as fractions; `None` where both were given.
     """
 
     fold: str
@@ -146,7 +146,7 @@ def evaluate_run_with_knn(
         data: The manifest of the run, if it was moved.
 
     Raises:
-        RunError: The run is unfinished or of other data, or there is no dev split to tune on.
+        RunError: The run is unfinished or of other data, or there is no dev set to tune on.
     """
     experiment = _experiment(run, data, report)
     classes = experiment.categories.classes
@@ -182,7 +182,7 @@ def _require_dev(experiment: Experiment, knn_options: KnnOptions, run: Path) -> 
     without = [fold.name for fold in experiment.folds.folds if not fold.dev]
     if without and knn_options.selection == "dev" and not knn_options.is_given:
         raise RunError(
-            f"fold {without[0]} has no dev split to tune k and the weight on",
+            f"fold {without[0]} has no dev set to tune k and the weight on",
             where=run,
             remedy="Give both: --k 8 --knn-weight 0.3; or tune on test as the paper did, which is marked: "
             "--selection oracle.",
@@ -252,7 +252,7 @@ def _is_dev(datastore: Datastore, rows: Sequence[Prediction], fold: Fold) -> np.
     """Return (clip,) whether a clip of train and dev is of dev, whose predictions are in the same order."""
     is_dev = np.arange(len(datastore.embeddings)) >= len(fold.train)
     if datastore.embeddings.keys[is_dev, 0].tolist() != [key(row.id) for row in rows]:
-        raise RunError("does not hold the dev split of this run", where=datastore.folder, remedy="Delete it.")
+        raise RunError("does not hold the dev set of this run", where=datastore.folder, remedy="Delete it.")
     return is_dev
 
 

@@ -1,4 +1,4 @@
-"""What the models of a fold say of its dev and test sides: one file for each task, the judged one's last."""
+"""What the models of a fold say of its dev and test sets: one file for each task, the judged one's last."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def predict_dev(experiment: Experiment, content: ModelFolder, fold: Fold, seed: 
 
 
 def _write_others(said: Said, names: Sequence[str], folder: Path) -> None:
-    """Write the predictions of tasks of which the truth is known: speakers of the test side are new, for instance."""
+    """Write the predictions of tasks of which the truth is known: speakers of the test set are new, for instance."""
     for name in names:
         if any(prediction.truth is not None for prediction in said.by_task[name]):
             write_predictions(said.by_task[name], folder / f"{name}_predictions.jsonl")
@@ -104,7 +104,7 @@ def _said(experiment: Experiment, content: ModelFolder, ids: Sequence[str], fold
 
 
 def _other_attributes(experiment: Experiment, fold: Fold) -> Told | None:
-    """Return what else a conditioned model can be told of the test side, so that both are reported."""
+    """Return what else a conditioned model can be told of the test set, so that both are reported."""
     names = experiment.recipe.tasks.conditions
     other: Told = "oracle" if experiment.recipe.inference.attributes == "predicted" else "predicted"
     tested = [experiment.utterances[position] for position in experiment.positions(fold.test)]

@@ -92,7 +92,7 @@ class Experiment:
 
 
 def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide = make_folds) -> Experiment:
-    """Read and decode the data, divide it, and prove that no test side was seen.
+    """Read and decode the data, divide it, and prove that no test set was seen.
 
     Args:
         divide: `make_folds` for an experiment, `train_and_dev` for one model.
@@ -169,7 +169,7 @@ def _require_known_speakers(recipe: Recipe, folds: Folds) -> None:
 
 
 def _agreed(utterances: Sequence[Utterance], folds: Folds, least: float | None) -> Folds:
-    """Leave out of every training side what too few raters agreed on."""
+    """Leave out of every training set what too few raters agreed on."""
     if least is None:
         return folds
     agreements = {u.id: agreement(u) for u in utterances}
@@ -187,7 +187,7 @@ def _agreed(utterances: Sequence[Utterance], folds: Folds, least: float | None) 
 
 
 def train_and_dev(utterances: Sequence[Utterance], protocol: Protocol, pairs: Mapping[str, str]) -> Folds:
-    """Return one fold without a test side: the manifest's own train and dev, or all of it with dev by the rule."""
+    """Return one fold without a test set: the manifest's own train and dev, or all of it with dev by the rule."""
     if any(u.split == "train" for u in utterances):
         own_dev = any(u.split == "dev" for u in utterances)
         protocol = protocol.model_copy(
@@ -208,7 +208,7 @@ def train_and_dev(utterances: Sequence[Utterance], protocol: Protocol, pairs: Ma
 def tasks_of(experiment: Experiment, fold: Fold, finished: Mapping[str, Categories] = NOTHING) -> dict[str, Task]:
     """Return the recipe's tasks on a fold, the one that is judged first.
 
-    Letters and speakers are those of the fold's training side.
+    Letters and speakers are those of the fold's training set.
 
     Args:
         finished: Classes of tasks that no stage learns.
@@ -245,7 +245,7 @@ def targets_of(experiment: Experiment, fold: Fold, tasks: Mapping[str, Task]) ->
     """Return each task's targets of all utterances, known of train and dev alone.
 
     Raises:
-        LeakError: Those of the test side are among them.
+        LeakError: Those of the test set are among them.
         RecipeError: Dev has none of what a stage watches.
     """
     is_learned = np.zeros(len(experiment.utterances), bool)

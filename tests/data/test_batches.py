@@ -326,7 +326,7 @@ def test_balanced_draws_follow_from_the_seed(unequal: np.ndarray) -> None:
 
 
 def test_balance_is_of_the_positions_that_are_drawn_from(unequal: np.ndarray) -> None:
-    """Only two of class 1 are on the training side: two of each."""
+    """Only two of class 1 are on the training set: two of each."""
     positions = [*range(10), 30, 31, 50, 51, 52]
     sampler = BucketSampler(positions, np.ones(60), Batches(clips=8), classes=unequal)
     heard = [position for batch in sampler for _, position in batch]

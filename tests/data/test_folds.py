@@ -105,7 +105,7 @@ def test_parts_are_disjoint(name: str, utterances: list[Utterance], dev: str, se
             assert not set(ids) & set(others)
             if folds.is_speaker_independent and not (folds.shares_dev and {one, other} == {"train", "dev"}):
                 assert not {speaker_of[i] for i in ids} & {speaker_of[i] for i in others}
-        if name != "official":  # official folds leave out each other's test sides
+        if name != "official":  # official folds leave out each other's test sets
             assert sorted(i for part in parts.values() for i in part) == sorted(speaker_of)
     check_leaks(utterances, folds, {})
 
@@ -324,7 +324,7 @@ def test_dev_takes_one_speaker_at_least_and_leaves_one(share: float, number: int
 def test_random_20_is_a_fifth_and_says_that_it_shares_speakers() -> None:
     folds = make_folds(people(*"123456"), Protocol(num_folds=2, dev="random-20"))
     assert [len(fold.dev) for fold in folds.folds] == [1, 1]
-    assert folds.notes == ("Dev was drawn at random from the training side and shares its speakers.",)
+    assert folds.notes == ("Dev was drawn at random from the training set and shares its speakers.",)
 
 
 # -- notes
@@ -364,7 +364,7 @@ def test_nothing_is_noted_when_nothing_is_shared() -> None:
             "protocol.folds: speaker 2 is tested more than once",
         ),
         (people("1", "2"), Protocol(folds=(("1", "2"),), dev="none"), "fold 1 has 0 utterances to train and 4 to test"),
-        (people("1", "2"), Protocol(num_folds=2), "protocol.dev: the training side has one speaker"),
+        (people("1", "2"), Protocol(num_folds=2), "protocol.dev: the training set has one speaker"),
         (people("1"), Protocol(name="leave-one-speaker-out"), "protocol: 1 speaker in the data"),
         (
             people("1", "2", split="train"),
@@ -497,7 +497,7 @@ def test_clips_are_divided_by_patterns_and_every_speaker_is_on_both_sides() -> N
         (("1-1", "1-2", "2-1", "2-2", "3-1", "3-2"), ("1-0", "2-0", "3-0"), ("1-3", "1-4", "2-3", "2-4", "3-3", "3-4")),
     ]
     assert folds.notes[0].startswith("SPEAKER-DEPENDENT: utterances are divided clip by clip")
-    assert "Dev is the test side of the next fold." in folds.notes
+    assert "Dev is the test set of the next fold." in folds.notes
     check_leaks(utterances, folds, {})
 
 
@@ -523,7 +523,7 @@ def test_patterns_that_do_not_divide_are_named(folds: tuple[tuple[str, ...], ...
 
 def test_dev_of_the_next_fold_needs_one() -> None:
     utterances = [u for split in ("train", "test", "test2") for u in said_by(split, split=split)]
-    with pytest.raises(RecipeError, match="there is no next fold whose test side could be dev"):
+    with pytest.raises(RecipeError, match="there is no next fold whose test set could be dev"):
         make_folds(utterances, Protocol(name="official", dev="next-fold"))
 
 

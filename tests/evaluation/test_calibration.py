@@ -134,7 +134,7 @@ def test_the_report_shows_both_sides(tmp_path: Path) -> None:
     page = write_report(write_run(tmp_path / "run", with_embeddings=False)).read_text(encoding="utf-8")
     assert "as predicted: error" in page
     assert "calibrated: error" in page
-    assert "fitted to the test sides of the other folds" in " ".join(page.split())
+    assert "fitted to the test predictions of the other folds" in " ".join(page.split())
 
 
 def test_a_models_own_temperature() -> None:

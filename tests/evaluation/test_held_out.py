@@ -71,7 +71,7 @@ def test_one_speaker_is_divided_by_utterances_which_is_said() -> None:
     evaluated = rows(("u1", "all"), ("u2", "all"), ("u3", "all"))
     fitted_by, parts = divide(evaluated, None, seed=0)
     assert (fitted_by, len(parts)) == ("nested utterances", 3)
-    assert dependence(evaluated, parts)[0].startswith("SPEAKER-DEPENDENT: weights are judged on 1 speakers")
+    assert dependence(evaluated, parts)[0].startswith("SPEAKER-DEPENDENT: weights are evaluated on 1 speakers")
 
 
 def test_one_utterance_is_too_few() -> None:

@@ -71,10 +71,10 @@ def test_scores_and_report_say_it(run: Path) -> None:
     written = json.loads(write_scores(scores, run).read_text())
     assert written["verification"]["equal_error_rate"] == scores.verification.mean
     assert written["pooled"]["ua"] == written["pooled"]["wa"] == 100.0
-    assert "Equal error rate of voices, all pairs of test clips within a fold: " in written["notes"][-1]
+    assert "Equal error rate of speaker verification, all pairs of test clips within a fold: " in written["notes"][-1]
     page = write_report(run).read_text()
-    assert "Same voice or another" in page
-    assert "3 voices" in page
+    assert "Speaker verification" in page
+    assert "3 speakers" in page
     assert scores.verification.note in page
 
 
@@ -82,7 +82,7 @@ def test_other_runs_say_nothing_of_voices(run: Path) -> None:
     (run / "recipe.yaml").write_text(yaml.safe_dump({"tasks": {"emotion": {}, "speaker": {}}}, sort_keys=False))
     assert run_verification(run) is None
     assert "verification" not in score_run(run).to_json()
-    assert "Same voice or another" not in write_report(run).read_text()
+    assert "Speaker verification" not in write_report(run).read_text()
     assert not is_speaker_recognition({})
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from serein.errors import RunError
 from serein.evaluation.predictions import Prediction, write_predictions
-from serein.evaluation.systems import AlignedPredictions, read_systems, align_predictions
+from serein.evaluation.systems import AlignedPredictions, align_predictions, read_systems
 
 
 def said(name: str, calm: float, **rest: object) -> Prediction:

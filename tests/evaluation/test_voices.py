@@ -99,7 +99,9 @@ def test_drawn_pairs_estimate_what_all_pairs_say() -> None:
     rng = drawn_by(4)
     speakers = rng.integers(40, size=1500)
     vectors = (rng.normal(size=(40, 6))[speakers] + rng.normal(size=(1500, 6))).astype(np.float32)
-    everything, some = (score_verification(vectors, speakers.tolist(), drawn_by(0), most) for most in (2_000_000, 50_000))
+    everything, some = (
+        score_verification(vectors, speakers.tolist(), drawn_by(0), most) for most in (2_000_000, 50_000)
+    )
     assert everything is not None
     assert some is not None
     assert everything.num_same + everything.num_different == everything.num_possible == 1500 * 1499 // 2

@@ -17,7 +17,9 @@ def heard(start_s: float, end_s: float, sad: float) -> Segment:
 
 def timeline(duration_s: float, *windows: Segment, min_confidence: float = 0.0) -> Timeline:
     nothing = np.zeros(1, np.float32)
-    return Timeline("a.wav", duration_s, 3.0, windows, nothing, nothing, 0.05, reject_option=RejectOption(min_confidence))
+    return Timeline(
+        "a.wav", duration_s, 3.0, windows, nothing, nothing, 0.05, reject_option=RejectOption(min_confidence)
+    )
 
 
 SMALL = timeline(5.0, heard(1.0, 2.0, 0.9), heard(2.0, 3.0, 0.25), heard(4.0, 5.0, 0.6), min_confidence=0.7)

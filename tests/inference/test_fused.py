@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from serein.errors import ModelError
-from serein.inference.fused import FittedOn, EnsembleModel, EnsemblePredictor, Ensemble, read_ensemble, write_ensemble
+from serein.inference.fused import Ensemble, EnsembleModel, EnsemblePredictor, FittedOn, read_ensemble, write_ensemble
 
 
 def fusion(folder: Path) -> Ensemble:

@@ -12,10 +12,10 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from serein.inference.fusion import (
     allowed,
-    fit_weights,
     ensemble_classes,
     ensemble_macro_f1,
     ensemble_probabilities,
+    fit_weights,
     uniform_weights,
 )
 

@@ -16,12 +16,12 @@ from serein.inference.neighbours import (
     VOTES,
     Embeddings,
     Nearest,
-    tune_k_and_weight,
     exact,
     interpolate,
     key,
     knn_probabilities,
     knn_probabilities_by_k,
+    tune_k_and_weight,
 )
 
 NEAREST = Nearest(np.array([[4, 2, 7, 0]]), np.array([[0, 1, 1, 2]]), np.array([[0.0, math.log(2), math.log(4), 50.0]]))

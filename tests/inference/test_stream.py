@@ -13,9 +13,9 @@ from serein.errors import AudioError
 from serein.inference import stream as module
 from serein.inference.caution import RejectOption
 from serein.inference.predictor import Predictor
-from serein.inference.stream import Stream, predict_recording, pcm16
+from serein.inference.stream import Stream, pcm16, predict_recording
 from serein.inference.timeline import Segment
-from serein.inference.windows import WindowCutter, SlidingWindow
+from serein.inference.windows import SlidingWindow, WindowCutter
 from speech_sounds import RATE_HZ, voiced
 
 RNG = np.random.default_rng(3)

@@ -15,7 +15,14 @@ def heard(start_s: float, end_s: float, sad: float) -> Segment:
 
 def timeline(*windows: Segment, reject_option: RejectOption = NO_REJECT_OPTION) -> Timeline:
     return Timeline(
-        "a.wav", 60.0, 10.0, windows, np.zeros(1, np.float32), np.zeros(1, np.float32), 0.05, reject_option=reject_option
+        "a.wav",
+        60.0,
+        10.0,
+        windows,
+        np.zeros(1, np.float32),
+        np.zeros(1, np.float32),
+        0.05,
+        reject_option=reject_option,
     )
 
 
@@ -38,7 +45,9 @@ def test_probabilities_of_the_whole_are_weighted_by_length() -> None:
 
 
 def test_passages_without_an_answer() -> None:
-    found = timeline(heard(0, 1, 0.9), heard(1, 2, 0.55), heard(2, 3, 0.5), reject_option=RejectOption(min_confidence=0.6))
+    found = timeline(
+        heard(0, 1, 0.9), heard(1, 2, 0.55), heard(2, 3, 0.5), reject_option=RejectOption(min_confidence=0.6)
+    )
     assert rows(found) == [(0, 1, "sad", 0.9), (1, 3, "don't know", 0.525)]
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from serein.errors import RecipeError
 from serein.inference import windows as module
 from serein.inference.voice import FRAME, SpeechDetector
-from serein.inference.windows import Window, WindowCutter, SlidingWindow
+from serein.inference.windows import SlidingWindow, Window, WindowCutter
 from speech_sounds import RATE_HZ, voiced
 
 RNG = np.random.default_rng(0)
@@ -104,9 +104,13 @@ def test_what_is_too_short_is_passed_over() -> None:
 @given(
     st.lists(st.tuples(st.integers(1, 60), st.sampled_from([0.0, 0.4, 1.0])), min_size=1, max_size=8),
     st.integers(1, 20_000),
-    st.sampled_from([PLAIN, SlidingWindow(), SlidingWindow(window_s=0.5, step_s=0.5), SlidingWindow(window_s=2.0, step_s=0.1)]),
+    st.sampled_from(
+        [PLAIN, SlidingWindow(), SlidingWindow(window_s=0.5, step_s=0.5), SlidingWindow(window_s=2.0, step_s=0.1)]
+    ),
 )
-def test_the_same_windows_wherever_blocks_end(runs: list[tuple[int, float]], block: int, sliding_window: SlidingWindow) -> None:
+def test_the_same_windows_wherever_blocks_end(
+    runs: list[tuple[int, float]], block: int, sliding_window: SlidingWindow
+) -> None:
     likely = frames(*runs)
     whole, pieces = cut(likely, sliding_window), cut(likely, sliding_window, block=max(block, len(likely)))
     assert places(pieces) == places(whole)

@@ -41,7 +41,7 @@ def test_what_a_table_says(tmp_path: Path) -> None:
 
 
 def test_the_marked_row_is_the_reference(tmp_path: Path) -> None:
-    rows = [{"name": "fused", "fusion": True}, {"name": "one"}, {"name": "two", "reference": True}]
+    rows = [{"name": "fused", "ensemble": True}, {"name": "one"}, {"name": "two", "reference": True}]
     assert read(write(tmp_path / "t.yaml", rows=rows)).reference.name == "two"
     assert read(write(tmp_path / "t.yaml", rows=rows[:2])).reference.name == "one"
 
@@ -58,9 +58,12 @@ ONE = {"name": "one"}
         ({"rows": []}, "rows: "),
         ({"rows": [{"name": "a/b"}]}, "rows.a/b.name: "),
         ({"rows": [{**ONE, "reference": True}, {"name": "two", "reference": True}]}, "two rows are marked 'reference'"),
-        ({"rows": [{**ONE, "fusion": True, "set": {"members": 2}}]}, "row 'one' fuses the others"),
-        ({"rows": [ONE, {"name": "a", "fusion": True}, {"name": "b", "fusion": True}]}, "two rows fuse the others"),
-        ({"rows": [{**ONE, "fusion": True}]}, "no row trains anything"),
+        ({"rows": [{**ONE, "ensemble": True, "set": {"members": 2}}]}, "row 'one' is the ensemble of the others"),
+        (
+            {"rows": [ONE, {"name": "a", "ensemble": True}, {"name": "b", "ensemble": True}]},
+            "two rows are the ensemble of the others",
+        ),
+        ({"rows": [{**ONE, "ensemble": True}]}, "no row trains anything"),
         ({"base": None}, "row 'one' has no recipe and the table no base"),
         ({"metrics": "ua"}, "metrics: unknown key 'metrics'. Known are: base, caption, corpus, measures, "),
         ({"metric": "accuracy"}, "metric: input should be 'macro_f1', 'ua' or 'wa'"),
@@ -168,9 +171,9 @@ def test_rows_of_the_same_configuration_are_one() -> None:
     "path", sorted(RECIPES.glob("*/tables/*.yaml")), ids=lambda path: f"{path.parts[-3]}/{path.stem}"
 )
 def test_rows_of_every_table_train_what_they_say(path: Path) -> None:
-    """Rows share a training only where one asks neighbours, fuses, or answers for another."""
+    """Rows share a training only if one uses kNN, is an ensemble, or stands for another."""
     table = read(path)
-    trained = [row for row in table.rows if (row.recipe or table.base) and not (row.neighbours or row.fusion)]
+    trained = [row for row in table.rows if (row.recipe or table.base) and not (row.knn or row.ensemble)]
     hashes = {row.name: configuration_hash(row_recipe(table, row), "0") for row in trained}
     assert len(set(hashes.values())) == len(hashes)
 

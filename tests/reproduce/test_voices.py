@@ -37,7 +37,7 @@ def test_means_are_over_folds_of_means_over_seeds(tmp_path: Path) -> None:
         write_run(tmp_path / "b", {"1": MIXED, "2": MIXED}, seed=1),
     ]
     (extra,) = verification_tables([(Row(name="arcface", label="ArcFace"), places), (Row(name="unfinished"), [])])
-    assert extra.title == "Same voice or another, in per cent: 15 pairs of test clips in a fold"
+    assert extra.title == "Speaker verification, in per cent: 15 pairs of test clips in a fold"
     expected = f"± {np.std([25, 50], ddof=1):.1f}"
     assert extra.rows == [["ArcFace", "37.5", expected, "–", "–"]]
 

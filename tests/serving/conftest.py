@@ -22,7 +22,10 @@ def predictor(tiny_run: Path) -> Predictor:
 @pytest.fixture
 def make_service(predictor: Predictor) -> Iterator[MakeService]:
     """Make services that are closed at the end: `make_service(limits=...)`."""
-    from serein.serving.service import ServiceInfo, Service  # here, so that tests are skipped where the extra is missing
+    from serein.serving.service import (  # here, so that tests are skipped where the extra is missing
+        Service,
+        ServiceInfo,
+    )
 
     made: list[Service] = []
 
@@ -33,7 +36,7 @@ def make_service(predictor: Predictor) -> Iterator[MakeService]:
     yield make
     for service in made:
         if isinstance(service.predictor, Waiting):
-            service.predictor.may_hear.set()
+            service.predictor.may_predict.set()
         service.close()
 
 

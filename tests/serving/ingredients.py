@@ -28,11 +28,11 @@ class Waiting(Predictor):
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__(predictor.content)
-        self.has_begun, self.may_hear = Event(), Event()
+        self.has_started, self.may_predict = Event(), Event()
         self.batches: list[int] = []
 
     def predict_waveforms(self, waveforms: Sequence[Any], names: Sequence[str]) -> list[Prediction]:
-        self.has_begun.set()
-        assert self.may_hear.wait(20)
+        self.has_started.set()
+        assert self.may_predict.wait(20)
         self.batches.append(len(waveforms))
         return super().predict_waveforms(waveforms, names)

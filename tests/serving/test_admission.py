@@ -16,7 +16,7 @@ from serein.serving.problems import HTTPProblem
 
 def refused(status: int) -> object:
     """Expect a problem of this status that says when to try again."""
-    return pytest.raises(HTTPProblem, check=lambda told: (told.status_code, *told.headers) == (status, "Retry-After"))
+    return pytest.raises(HTTPProblem, check=lambda body: (body.status_code, *body.headers) == (status, "Retry-After"))
 
 
 def test_a_client_and_all_clients_have_limits() -> None:

@@ -37,7 +37,7 @@ def test_a_clip_of_the_store_is_nearest_to_itself(
     service = make_service(neighbours=open_neighbours(str(model), predictor, datastore))
     with TestClient(create_app(service)) as client:
         answer = client.post("/v1/predict", files={"file": clip.read_bytes()})
-    first, *others = answer.json()["clips"]
+    first, *others = answer.json()["neighbours"]
     assert first == {
         "id": "anna-sad-0",
         "label": "sad",
@@ -50,7 +50,9 @@ def test_a_clip_of_the_store_is_nearest_to_itself(
     assert str(tones.parent) not in answer.text
 
 
-def test_a_store_of_another_model_is_refused(tiny_run: Path, predictor: Predictor, datastore: Path, model: Path) -> None:
+def test_a_store_of_another_model_is_refused(
+    tiny_run: Path, predictor: Predictor, datastore: Path, model: Path
+) -> None:
     other = next(folder for folder in tiny_run.glob("fold-*/seed-*/model") if folder != model)
     with pytest.raises(ModelError):
         open_neighbours(str(other), predictor, datastore)

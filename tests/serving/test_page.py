@@ -115,9 +115,9 @@ def test_upload(page: Any, spoken: Path) -> None:
             link.click()
         files[download.value.suggested_filename] = Path(download.value.path()).read_text()
     answer = json.loads(files["serein.json"])
-    assert len(answer["passages"]) == over_time.locator("tbody tr").count()
+    assert len(answer["segments"]) == over_time.locator("tbody tr").count()
     rows = list(csv.DictReader(io.StringIO(files["serein.csv"])))
-    assert [row["label"] for row in rows] == [passage["label"] for passage in answer["passages"]]
+    assert [row["label"] for row in rows] == [segment["label"] for segment in answer["segments"]]
 
 
 def test_microphone(page: Any) -> None:

@@ -18,7 +18,7 @@ from serein.inference.caution import RejectOption
 from serein.inference.timeline import Segment, Timeline
 from serein.serving import page_parts as parts
 from serein.serving.nearby import Neighbours
-from serein.serving.schemas import Neighbour, NearestWord, PredictionResponse, prediction_response
+from serein.serving.schemas import NearestWord, Neighbour, PredictionResponse, prediction_response
 
 EVIL = '<script>alert("1")</script>'
 
@@ -36,7 +36,7 @@ def timeline() -> Timeline:
 def reply(**changes: Any) -> PredictionResponse:
     probabilities = {"happy": 0.25, EVIL: 0.75}
     fields = {
-        "name": EVIL,
+        "file": EVIL,
         "task": "emotion",
         "duration_s": 1.0,
         "label": EVIL,
@@ -53,8 +53,8 @@ def files(html: str) -> dict[str, str]:
 
 
 def test_everything_is_escaped(timeline: Timeline) -> None:
-    told = reply(words=[NearestWord(word=EVIL, cosine=0.5)], clips=[Neighbour(id=EVIL, label=EVIL, distance=0.5)])
-    html = (parts.picture(timeline, EVIL), parts.probabilities(told), parts.nearest(told), parts.complaint(EVIL))
+    body = reply(words=[NearestWord(word=EVIL, cosine=0.5)], neighbours=[Neighbour(id=EVIL, label=EVIL, distance=0.5)])
+    html = (parts.picture(timeline, EVIL), parts.probabilities(body), parts.nearest(body), parts.complaint(EVIL))
     for each in html:
         assert "<script" not in each
         assert "&lt;script" in each
@@ -80,14 +80,14 @@ def test_passages_are_a_table_where_there_are_some(timeline: Timeline) -> None:
 def test_nearest_words_and_clips_are_tables_where_there_are_some() -> None:
     assert parts.nearest(reply()) == ""
     clip = Neighbour(id="a-1", label="sad", speaker="anna", corpus="tones", distance=0.25)
-    html = parts.nearest(reply(words=[NearestWord(word="gloomy", cosine=0.5)], clips=[clip]))
+    html = parts.nearest(reply(words=[NearestWord(word="gloomy", cosine=0.5)], neighbours=[clip]))
     assert re.findall(r"<td>([^<]*)</td>", html) == ["gloomy", "0.50", "sad", "a-1", "anna", "tones", "0.25"]
 
 
 def test_downloads_hold_the_answer(timeline: Timeline) -> None:
-    told = prediction_response(timeline, Neighbours())
-    kept = files(parts.downloads(told))
-    assert PredictionResponse.model_validate(json.loads(kept["serein.json"])) == told
+    body = prediction_response(timeline, Neighbours())
+    kept = files(parts.downloads(body))
+    assert PredictionResponse.model_validate(json.loads(kept["serein.json"])) == body
     rows = list(csv.DictReader(io.StringIO(kept["serein.csv"])))
     assert [(row["start_s"], row["end_s"], row["label"], row["happy"]) for row in rows] == [
         ("0.5", "2.0", "happy", "0.75"),

@@ -63,10 +63,10 @@ def test_windows_are_those_of_a_file(client: TestClient, predictor: Predictor, s
 
 def test_other_rates(client: TestClient, speech: np.ndarray) -> None:
     with client.websocket_connect("/v1/stream") as socket:
-        windows = [each for each in converse(socket, as_pcm16(speech)) if each["type"] == "heard"]
+        windows = [each for each in converse(socket, as_pcm16(speech)) if each["type"] == "segment"]
     slow = as_pcm16(resample(np.repeat(speech, 3), 32_000))  # 48 kHz, every second sample of it
     with client.websocket_connect("/v1/stream?rate_hz=24000") as socket:
-        others = [each for each in converse(socket, slow) if each["type"] == "heard"]
+        others = [each for each in converse(socket, slow) if each["type"] == "segment"]
     assert len(others) == len(windows)
 
 
@@ -131,7 +131,7 @@ def test_shutting_down_says_what_was_heard(make_service: MakeService, speech: np
     app = create_app(service)
     with TestClient(app) as client, client.websocket_connect("/v1/stream") as socket:
         socket.send_bytes(as_pcm16(speech))
-        assert [json.loads(socket.receive_text())["type"] for _ in range(2)] == ["ready", "heard"]
+        assert [json.loads(socket.receive_text())["type"] for _ in range(2)] == ["ready", "segment"]
         client.portal.call(app.state.streams.finish, 10.0)
         said = rest(socket)
     assert said[-1]["reason"] == "shutdown"

@@ -413,7 +413,7 @@ def test_folds_seeds_and_resumed_runs_hear_nothing_twice(
     trained(experiment, tmp_path / "first")
     trained(experiment, tmp_path / "second", fold=1)
     learned = {name for fold in (first, second) for name in (*fold.train, *fold.dev)}
-    calibrated = len(first.dev) + len(second.dev)  # what each kept model says of its dev side
+    calibrated = len(first.dev) + len(second.dev)  # what each kept model says of its dev set
     assert sum(heard) == len(learned) + calibrated
     trained(experiment, tmp_path / "again")
     assert sum(heard) == len(learned) + calibrated + len(first.dev)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _SPLITS = {"test": "test predictions", "dev": "dev predictions"}
 _FITTED_BY = {
-    "dev": "a fold's weights were fitted to its dev predictions, and are judged on its test side",
+    "dev": "a fold's weights were fitted to its dev predictions, and are judged on its test set",
     "nested folds": "a fold's weights were fitted to the predictions of the other folds (nested folds)",
     "nested speakers": "the weights of some speakers were fitted to the predictions of the others (nested folds)",
     "nested utterances": "the weights of some utterances were fitted to the predictions of the others (nested folds)",

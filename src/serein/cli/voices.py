@@ -27,7 +27,7 @@ def speakers(
     model: Annotated[str, typer.Argument(help="Folder or Hub name of a model that learned who speaks.")],
     sources: Recordings,
     threshold: Annotated[
-        float | None, typer.Option(help="Least cosine of one voice [the model's, from its dev side].", min=-1, max=1)
+        float | None, typer.Option(help="Least cosine of one voice [the model's, from its dev set].", min=-1, max=1)
     ] = None,
     is_scored: Annotated[
         bool, typer.Option("--score", help="Say how often this is right, by the speakers that manifests name.")
@@ -44,7 +44,7 @@ def speakers(
         raise typer.BadParameter("name two recordings at least", param_hint="'FILE|FOLDER|MANIFEST...'")
     content = load(model).content
     heard, num_failed = _heard(content, utterances, "speaker")
-    origin = "as you say" if threshold is not None else "the model's, from its dev side"
+    origin = "as you say" if threshold is not None else "the model's, from its dev set"
     if threshold is None and content.verification is not None:
         threshold = content.verification.threshold
     if is_scored:
@@ -58,7 +58,7 @@ def speakers(
         print_tables([_pair_table(pairs)])
     if threshold is None:
         print(
-            "The model has no threshold, for want of a dev side with several clips of a voice: only cosines are said. "
+            "The model has no threshold, for want of a dev set with several clips of a voice: only cosines are said. "
             "Name one by --threshold.",
             file=sys.stderr,
         )

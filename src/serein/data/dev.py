@@ -1,4 +1,4 @@
-"""The dev side of a fold: what is held out of its training side to choose epochs and options."""
+"""The dev set of a fold: what is held out of its training set to choose epochs and options."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def dev_rule(
     tested: Sequence[Utterance] = (),
     following: frozenset[str] = frozenset(),
 ) -> Callable[[Utterance], bool]:
-    """Return which utterances of the training side become dev.
+    """Return which utterances of the training set become dev.
 
     Args:
-        rest: The training side.
+        rest: The training set.
         fold: Name of the fold, part of what the draw follows from.
-        tested: The test side.
-        following: Ids of the test side of the next fold.
+        tested: The test set.
+        following: Ids of the test set of the next fold.
     """
     rng = np.random.default_rng([protocol.seed, *fold.encode()])
     if protocol.dev == "none":
@@ -52,7 +52,7 @@ def dev_rule(
 def _is_of_next_fold(rest: Sequence[Utterance], following: frozenset[str]) -> Callable[[Utterance], bool]:
     if not any(u.id in following for u in rest):
         raise RecipeError(
-            "there is no next fold whose test side could be dev",
+            "there is no next fold whose test set could be dev",
             where="protocol.dev",
             remedy="Choose protocol.dev=random-20, or a protocol of several folds.",
         )
@@ -73,11 +73,11 @@ def _is_partner(rest: Sequence[Utterance], tested: Sequence[Utterance]) -> Calla
 
 
 def _dev_speakers(rest: Sequence[Utterance], protocol: Protocol, rng: np.random.Generator) -> set[str]:
-    """Draw `dev_share` of the training side's speakers, each from the gender that has the most left to draw."""
+    """Draw `dev_share` of the training set's speakers, each from the gender that has the most left to draw."""
     gender = genders_of(rest, speaker_key)
     if len(gender) < 2:
         raise RecipeError(
-            "the training side has one speaker, none can be held out for dev",
+            "the training set has one speaker, none can be held out for dev",
             where="protocol.dev",
             remedy="Choose protocol.dev=none or random-20.",
         )

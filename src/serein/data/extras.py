@@ -1,4 +1,4 @@
-"""Utterances without a label of the main task: other tasks learn from them, and no test side has them."""
+"""Utterances without a label of the main task: other tasks learn from them, and no test set has them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class LeftOver:
 def with_extras(
     folds: Folds, utterances: Sequence[Utterance], left_over: LeftOver, protocol: Protocol, twins: Mapping[str, str]
 ) -> Folds:
-    """Add what has no label of the main task to the training side of every fold, or to dev with its speaker.
+    """Add what has no label of the main task to the training set of every fold, or to dev with its speaker.
 
-    Left out of a fold is what shares with its test side: a speaker, audio, or the group that the protocol divides by.
+    Left out of a fold is what shares with its test set: a speaker, audio, or the group that the protocol divides by.
 
     Args:
         utterances: All, in the manifest's order.
@@ -85,7 +85,7 @@ def _extended(
 def _shares_with(
     tested: Sequence[Utterance], folds: Folds, protocol: Protocol, twins: Mapping[str, str]
 ) -> Callable[[Utterance], bool]:
-    """Return what may not be learned beside a test side."""
+    """Return what may not be learned beside a test set."""
     audio = {twins.get(u.id, u.id) for u in tested}
     speakers = {speaker_key(u) for u in tested if u.speaker is not None} if folds.is_speaker_independent else set()
     sessions = {(u.corpus, u.session) for u in tested} if protocol.name == "sessions-out" else set()

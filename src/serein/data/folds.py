@@ -33,7 +33,7 @@ class Fold:
     groups: tuple[str, ...] = ()
 
     def learns_as(self, other: Fold) -> bool:
-        """Tell whether both have the same train and dev, as the test sides of an official split do."""
+        """Tell whether both have the same train and dev, as the test sets of an official split do."""
         return (self.train, self.dev) == (other.train, other.dev)
 
 
@@ -125,9 +125,9 @@ def _dependence(protocol: Protocol) -> list[str]:
 
 def _dev_note(protocol: Protocol) -> list[str]:
     if protocol.dev == "random-20" and protocol.name != "random":
-        return ["Dev was drawn at random from the training side and shares its speakers."]
+        return ["Dev was drawn at random from the training set and shares its speakers."]
     if protocol.dev == "next-fold":
-        return ["Dev is the test side of the next fold."]
+        return ["Dev is the test set of the next fold."]
     if protocol.dev == "partner":
         return ["Dev is who speaks with the test speaker, in the same dialogues."]
     if protocol.dev == "none":

@@ -1,4 +1,4 @@
-"""The test side of every fold, by protocol."""
+"""The test set of every fold, by protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Probabilities as promises: temperatures fitted where nothing is judged, what they mend, accuracy against coverage."""
+"""Calibration of probabilities: temperatures fitted on held-out predictions, errors before and after, coverage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FoldSeed = tuple[str, int]  # fold, seed
 
 @dataclass(frozen=True)
 class CalibrationErrors:
-    """How far probabilities can be relied on.
+    """Calibration errors of predictions.
 
     Attributes:
         expected_calibration_error: In per cent (Guo 2017, equation 3, ten bins).
@@ -37,12 +37,12 @@ class CalibrationErrors:
 
 @dataclass(frozen=True)
 class CoveragePoint:
-    """What answering only the surest gives, in per cent.
+    """Accuracy when only the most confident predictions are kept, in per cent.
 
     Attributes:
-        coverage: How many are answered.
-        accuracy: How many of those are right (WA).
-        min_confidence: The share, 0 to 1, below which nothing is answered.
+        coverage: Predictions that are kept.
+        accuracy: Of those, the correct ones (WA).
+        min_confidence: The confidence, 0 to 1, below which predictions are rejected.
     """
 
     coverage: float
@@ -52,15 +52,15 @@ class CoveragePoint:
 
 @dataclass(frozen=True)
 class RunCalibration:
-    """How far a run's probabilities can be relied on.
+    """Calibration of a run's probabilities.
 
     Attributes:
-        fitted_on: What each temperature was fitted on: the fold's own dev, or the test sides of the other folds; or it
-            is the one that a model brings; `None` where nothing was fitted.
+        fitted_on: What each temperature was fitted on: the fold's own dev, the test predictions of the other folds, or
+            the model's own temperature; `None` if nothing was fitted.
         temperatures: "fold 1, seed 0" -> temperature.
-        before: Of the probabilities as they are.
-        after: Of the probabilities tempered; `None` where nothing was fitted.
-        coverage: Accuracy against coverage, of the probabilities tempered where they are.
+        before: Errors of the probabilities as predicted.
+        after: Errors of the calibrated probabilities; `None` if nothing was fitted.
+        coverage: Accuracy against coverage, of the calibrated probabilities if there are any.
         truth: ``(rows,)`` class numbers.
         probabilities: ``(rows, classes)`` as they are.
         calibrated: ``(rows, classes)`` tempered where a temperature was fitted.
@@ -76,7 +76,7 @@ class RunCalibration:
     calibrated: FloatArray
 
     def to_json(self) -> dict[str, Any]:
-        """Return what stands in scores.json."""
+        """Return the entry of scores.json."""
         return {
             "fitted_on": self.fitted_on,
             "temperatures": self.temperatures,
@@ -114,7 +114,7 @@ def fitted(predictions: Sequence[Prediction], classes: Sequence[str]) -> float |
 def run_calibration(
     run: Path, predictions: Sequence[Prediction], classes: Sequence[str] | None
 ) -> RunCalibration | None:
-    """Judge the probabilities of a run, tempered fold by fold as its dev or else its other folds say.
+    """Score the calibration of a run; temperatures are fitted for each fold, on its dev or else on the other folds.
 
     Returns:
         `None` when no prediction has truth and probabilities.
@@ -123,7 +123,9 @@ def run_calibration(
     if not scored:
         return None
     names = tuple(classes or class_names(scored))
-    fit_on, temperatures = temperatures_of(scored, _with_probabilities(read_run_predictions(run, classes, "dev")), names)
+    fit_on, temperatures = temperatures_of(
+        scored, _with_probabilities(read_run_predictions(run, classes, "dev")), names
+    )
     truth, probabilities = _columns(scored, names)
     if fit_on is None:
         return _calibration_of(None, {}, truth, probabilities, probabilities)
@@ -135,7 +137,7 @@ def run_calibration(
 def model_calibration(
     predictions: Sequence[Prediction], classes: Sequence[str], temperature: float | None
 ) -> RunCalibration:
-    """Judge the probabilities of one model on new data, tempered as it brings along; `None` is not at all."""
+    """Score the calibration of one model on new data, with the model's own temperature if it has one."""
     truth, probabilities = _columns(_with_probabilities(predictions), classes)
     if temperature is None:
         return _calibration_of(None, {}, truth, probabilities, probabilities)
@@ -143,7 +145,7 @@ def model_calibration(
 
 
 def with_temperature(predictions: Sequence[Prediction], temperature: float) -> list[Prediction]:
-    """Return predictions with tempered probabilities; those without probabilities as they are."""
+    """Return predictions with calibrated probabilities; those without probabilities unchanged."""
     return [
         p
         if p.probabilities is None
@@ -160,7 +162,7 @@ def with_temperature(predictions: Sequence[Prediction], temperature: float) -> l
 def temperatures_of(
     scored: Sequence[Prediction], dev: Sequence[Prediction], classes: Sequence[str]
 ) -> tuple[FittedOn | None, dict[FoldSeed, float]]:
-    """Return what temperatures can be fitted on, and that of each fold and seed."""
+    """Return what temperatures can be fitted on, and the temperature of each fold and seed."""
     keys = list(dict.fromkeys((p.fold, p.seed) for p in scored))
     dev_of: dict[FoldSeed, list[Prediction]] = {key: [] for key in keys}
     for prediction in dev:
@@ -226,7 +228,9 @@ def _others(scored: Sequence[Prediction], key: FoldSeed) -> list[Prediction]:
     return [p for p in scored if p.fold != fold and p.seed == seed and p.id not in inside]
 
 
-def _fitted_each(predictions: Mapping[FoldSeed, Sequence[Prediction]], classes: Sequence[str]) -> dict[FoldSeed, float] | None:
+def _fitted_each(
+    predictions: Mapping[FoldSeed, Sequence[Prediction]], classes: Sequence[str]
+) -> dict[FoldSeed, float] | None:
     """Return the temperature of every unit; `None` when any has too little to fit to."""
     temperatures: dict[FoldSeed, float] = {}
     for key, some in predictions.items():

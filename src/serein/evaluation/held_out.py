@@ -1,4 +1,4 @@
-"""Systems side by side, divided into what weights may be fitted to and what they are judged on."""
+"""Aligned predictions of systems, divided into those that weights are fitted to and those they are evaluated on."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ FittedBy = Literal["dev", "nested folds", "nested speakers", "nested utterances"
 
 @dataclass(frozen=True)
 class HeldOutPart:
-    """Predictions to judge, and those that their weights are fitted to.
+    """Predictions to evaluate, and those that their weights are fitted to.
 
     Attributes:
-        name: What is judged, for people.
-        fit: What the weights may see.
-        evaluated: NDArray[np.int64] of the judged rows.
+        name: What is evaluated, for people.
+        fit: The predictions that weights are fitted to.
+        evaluated: ``(rows,)`` positions of the rows to evaluate.
     """
 
     name: str
@@ -33,12 +33,14 @@ class HeldOutPart:
     evaluated: NDArray[np.int64]
 
 
-def divide(evaluated: AlignedPredictions, dev: AlignedPredictions | None, seed: int) -> tuple[FittedBy, list[HeldOutPart]]:
+def divide(
+    evaluated: AlignedPredictions, dev: AlignedPredictions | None, seed: int
+) -> tuple[FittedBy, list[HeldOutPart]]:
     """Divide as well as the predictions allow: by dev, else by the other folds, else by speakers, else by utterances.
 
     Args:
-        evaluated: What is judged.
-        dev: Dev predictions of every fold, where all systems have them.
+        evaluated: The predictions to evaluate.
+        dev: Dev predictions of every fold, if all systems have them.
         seed: Draws the parts of a single fold.
     """
     if dev is not None:
@@ -51,7 +53,7 @@ def divide(evaluated: AlignedPredictions, dev: AlignedPredictions | None, seed: 
 
 
 def dev_parts(evaluated: AlignedPredictions, dev: AlignedPredictions) -> list[HeldOutPart]:
-    """Judge each fold by weights that are fitted to its dev predictions.
+    """Evaluate each fold with weights fitted to its dev predictions.
 
     Raises:
         LeakError: An utterance is in dev and test of a fold.
@@ -68,7 +70,7 @@ def dev_parts(evaluated: AlignedPredictions, dev: AlignedPredictions) -> list[He
 
 
 def nested_parts(evaluated: AlignedPredictions) -> list[HeldOutPart]:
-    """Judge each fold by weights that are fitted to the other folds, without the utterances that are in it too.
+    """Evaluate each fold with weights fitted to the other folds, without the utterances that are in it too.
 
     Raises:
         LeakError: Nothing is left to fit to.
@@ -86,7 +88,7 @@ def nested_parts(evaluated: AlignedPredictions) -> list[HeldOutPart]:
 
 
 def grouped_parts(evaluated: AlignedPredictions, groups: Sequence[object], seed: int) -> list[HeldOutPart]:
-    """Judge each of some five parts by weights that are fitted to the others; a group is in one part only.
+    """Evaluate each of five parts with weights fitted to the others; a group is in one part only.
 
     Args:
         groups: Of each row: its speaker, or its id.
@@ -98,23 +100,25 @@ def grouped_parts(evaluated: AlignedPredictions, groups: Sequence[object], seed:
     names = list(dict.fromkeys(groups))
     num_parts = min(NUM_PARTS, len(names))
     if num_parts < 2:
-        raise RunError("one utterance is too few to fit and to judge weights", remedy="Predict more of them.")
+        raise RunError("one utterance is too few to fit and to evaluate weights", remedy="Predict more of them.")
     order = np.random.default_rng(seed).permutation(len(names))
     part_of = {names[group]: place % num_parts for place, group in enumerate(order)}
     part = np.array([part_of[group] for group in groups])
     return [
-        HeldOutPart(f"part {number + 1}", evaluated.only(np.flatnonzero(part != number)), np.flatnonzero(part == number))
+        HeldOutPart(
+            f"part {number + 1}", evaluated.only(np.flatnonzero(part != number)), np.flatnonzero(part == number)
+        )
         for number in range(num_parts)
     ]
 
 
 def dependence(evaluated: AlignedPredictions, parts: Sequence[HeldOutPart]) -> list[str]:
-    """Say where weights are judged on speakers that they were fitted to, or where nobody can tell."""
+    """Return a note if weights are evaluated on speakers that they were fitted to, or if speakers are unknown."""
     if None in evaluated.speakers:
-        return ["Speakers are unknown: weights may have been fitted to voices that they are judged on."]
+        return ["Speakers are unknown: weights may be evaluated on speakers that they were fitted to."]
     shared: set[SpeakerKey | None] = set()
     for part in parts:
         shared |= set(part.fit.speakers) & set(evaluated.only(part.evaluated).speakers)
     if not shared:
         return []
-    return [f"SPEAKER-DEPENDENT: weights are judged on {len(shared)} speakers that they were fitted to."]
+    return [f"SPEAKER-DEPENDENT: weights are evaluated on {len(shared)} speakers that they were fitted to."]

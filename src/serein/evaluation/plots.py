@@ -57,7 +57,7 @@ class Curve:
 
 
 def confusion_picture(confusion: NDArray[Any], classes: Sequence[str]) -> Figure:
-    """Draw what was taken for what: per cent of each true class, and counts.
+    """Draw a confusion matrix: per cent of each true class, and counts.
 
     Args:
         confusion: ``(classes, classes)`` counts, rows truth and columns prediction.

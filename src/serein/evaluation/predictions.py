@@ -1,6 +1,6 @@
-"""What a system said of each utterance: one `Prediction` a line, anybody's file welcome.
+"""Prediction files: JSON Lines with one `Prediction` per line, of any system.
 
-The least a line must hold is ``{"id": ..., "truth": ..., "prediction": ...}``.
+A line must hold at least ``{"id": ..., "truth": ..., "prediction": ...}``.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _Key = TypeVar("_Key", bound=Hashable)
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="ignore", coerce_numbers_to_str=True))
 class Prediction:
-    """What one model said of one utterance.
+    """One model's prediction for one utterance.
 
     Attributes:
         id: The utterance.
-        truth: The class it belongs to; `None` where nobody knows.
+        truth: Its true class; `None` if unknown.
         prediction: The class the model chose.
         probabilities: Share of every class, summing to 1; `None` where the model gives none.
-        fold: Name of the fold whose test side this is.
+        fold: Name of the fold that the utterance was predicted in.
         seed: Seed of the training.
         duration_s: Length of the audio, in seconds.
     """
@@ -61,7 +61,7 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(Prediction))
 
 
 class SpeakerKey(NamedTuple):
-    """A speaker, told apart from one of the same name in another corpus."""
+    """A speaker, distinct from one of the same name in another corpus."""
 
     corpus: str | None
     speaker: str
@@ -95,7 +95,7 @@ class CodedPredictions:
     speaker: NDArray[np.int64] | None
 
     def confusions(self, group: NDArray[np.int64], num_groups: int) -> NDArray[np.float64]:
-        """Count what was taken for what in each group and by each seed.
+        """Return the confusion matrix of each group and seed.
 
         Args:
             group: ``(rows,)`` number of the group each row belongs to.
@@ -165,7 +165,7 @@ def code(predictions: Sequence[Prediction], classes: Sequence[str]) -> CodedPred
     """
     labelled = [p for p in predictions if p.truth is not None]
     if not labelled:
-        raise RunError("no prediction has a truth to be judged by", remedy='Add the key "truth" to every line.')
+        raise RunError("no prediction has a truth to be scored with", remedy='Add the key "truth" to every line.')
     for prediction in labelled:
         _require_known_classes(prediction, frozenset(classes), where=prediction.id)
     index = {name: position for position, name in enumerate(classes)}
@@ -223,7 +223,7 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def _placed(prediction: Prediction, folder: dict[str, Any], line: str, *, where: str) -> Prediction:
-    """Take fold and seed from the folder where the line is silent; refuse a line that contradicts it."""
+    """Take fold and seed from the folder if the line does not give them; refuse a line that contradicts it."""
     differing = {key: value for key, value in folder.items() if getattr(prediction, key) != value}
     for key in differing.keys() & json.loads(line).keys() if differing else ():
         message = f"says {key} {getattr(prediction, key)}, but lies in the folder of {key} {differing[key]}"
@@ -273,8 +273,8 @@ def _require_unique(predictions: Sequence[Prediction], numbers: Sequence[int], p
 
 def _line(prediction: Prediction) -> str:
     fields = {name: getattr(prediction, name) for name in _FIELDS}
-    said = {name: value for name, value in fields.items() if value is not None or name == "truth"}
-    return json.dumps(said, ensure_ascii=False) + "\n"
+    known = {name: value for name, value in fields.items() if value is not None or name == "truth"}
+    return json.dumps(known, ensure_ascii=False) + "\n"
 
 
 def numbered(values: Sequence[_Key], sort_by: Any = None) -> tuple[tuple[_Key, ...], NDArray[np.int64]]:

@@ -1,4 +1,4 @@
-"""One HTML file that says how well a run did, to whom it applies and how it was made; it needs no network."""
+"""The report of a run: one self-contained HTML file with scores, plots and provenance."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _contents(run: Path, predictions: Sequence[Prediction], scores: Scores) -> d
         "reading": plain_reading(scores, folds),
         "notices": notices(scores, recipe, data, folds, missing_predictions(run, predictions)),
         "scores": scores,
-        "class_noun": "voice" if is_speaker_recognition(recipe) else "emotion",
+        "class_noun": "speaker" if is_speaker_recognition(recipe) else "emotion",
         "verification": run_verification(run),
         "headlines": _headlines(scores),
         "num_resamples": NUM_RESAMPLES,
@@ -104,7 +104,7 @@ def _contents(run: Path, predictions: Sequence[Prediction], scores: Scores) -> d
 
 
 def worst_mistakes(predictions: Sequence[Prediction], count: int = NUM_MISTAKES) -> list[Prediction]:
-    """Return the mistakes with the greatest share on the wrong class, one per utterance.
+    """Return the mistakes with the highest confidence, one per utterance.
 
     Example:
         >>> sure = Prediction(id="a", truth="sad", prediction="calm", probabilities={"sad": 0.1, "calm": 0.9})
@@ -286,7 +286,7 @@ def _environment(environment: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time as people say it.
+    """Return a duration as text.
 
     Example:
         >>> duration(42.4), duration(200), duration(5400)

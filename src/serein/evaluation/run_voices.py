@@ -1,4 +1,4 @@
-"""How well the models of a run tell voices apart: fold by fold, since every model has its own space."""
+"""Speaker verification in a run, fold by fold: every model has its own embedding space."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from serein.evaluation.voices import MOST_TRIALS, score_verification
 
 @dataclass(frozen=True)
 class FoldVerification:
-    """Pairs of test clips of one fold and seed, in per cent.
+    """Speaker verification on the test clips of one fold and seed, in per cent.
 
     Attributes:
-        num_same: Pairs of one person.
-        num_different: Pairs of two.
-        num_possible: Pairs that there are; some were drawn when there are more.
-        threshold: The model's own, a cosine chosen on its dev side; `None` without one.
-        misses: Same voices that it tells apart at that threshold.
-        false_alarms: Different voices that it takes for one.
+        num_same: Same-speaker pairs.
+        num_different: Different-speaker pairs.
+        num_possible: All possible pairs; some were drawn if there are more.
+        threshold: The model's own, a cosine chosen on its dev set; `None` without one.
+        misses: Same-speaker pairs below that threshold.
+        false_alarms: Different-speaker pairs not below it.
     """
 
     fold: str
@@ -56,11 +56,13 @@ class RunVerification:
 
     @property
     def note(self) -> str:
-        """What was compared, in words."""
+        """A sentence that says what was compared."""
         drawn = any(unit.num_possible > MOST_TRIALS for unit in self.units)
         pairs = f"up to {MOST_TRIALS} pairs drawn by seed 0" if drawn else "all pairs"
         spread = "" if self.standard_deviation is None else f" ± {self.standard_deviation:.1f} over folds"
-        return f"Equal error rate of voices, {pairs} of test clips within a fold: {self.mean:.1f} %{spread}."
+        return (
+            f"Equal error rate of speaker verification, {pairs} of test clips within a fold: {self.mean:.1f} %{spread}."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dictionaries, lists and numbers."""
@@ -72,7 +74,7 @@ class RunVerification:
 
 
 def run_verification(run: Path) -> RunVerification | None:
-    """Score the speaker vectors of every fold and seed of a run whose main task is `speaker`; else `None`.
+    """Score speaker verification in every fold and seed of a run whose main task is `speaker`; else return `None`.
 
     Raises:
         RunError: Predictions or embeddings are broken.
@@ -85,11 +87,13 @@ def run_verification(run: Path) -> RunVerification | None:
         return None
     folds = [[u.equal_error_rate for u in units if u.fold == name] for name in dict.fromkeys(u.fold for u in units)]
     means = [float(np.mean(rates)) for rates in folds]
-    return RunVerification(tuple(units), float(np.mean(means)), float(np.std(means, ddof=1)) if len(means) > 1 else None)
+    return RunVerification(
+        tuple(units), float(np.mean(means)), float(np.std(means, ddof=1)) if len(means) > 1 else None
+    )
 
 
 def is_speaker_recognition(recipe: dict[str, Any]) -> bool:
-    """Tell whether the first task of a run's recipe is who speaks.
+    """Return whether the main task of a run's recipe is `speaker`.
 
     Example:
         >>> is_speaker_recognition({"tasks": {"emotion": None, "speaker": {"loss": "arcface"}}})
@@ -130,7 +134,7 @@ def _unit(run: Path, folder: Path) -> FoldVerification | None:
     if found is None:
         return None
     counts = (found.num_speakers, found.num_same, found.num_different, found.num_possible)
-    wrong = (None if share is None else 100 * share for share in (found.misses, found.false_alarms))
+    wrong = (None if rate is None else 100 * rate for rate in (found.misses, found.false_alarms))
     return FoldVerification(fold, seed, 100 * found.equal_error_rate, *counts, threshold, *wrong)
 
 

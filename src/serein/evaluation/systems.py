@@ -1,4 +1,4 @@
-"""Several systems side by side: what each said of the same utterances, class by class."""
+"""Predictions of several systems for the same utterances, aligned."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ from serein.metrics import FloatArray
 
 Split = Literal["test", "dev"]
 Key = tuple[str, str]  # fold, utterance
-PredictionsByKey = dict[Key, tuple[Prediction, FloatArray]]  # of each fold and utterance one prediction, and mean probabilities
+PredictionsByKey = dict[
+    Key, tuple[Prediction, FloatArray]
+]  # of each fold and utterance one prediction, and mean probabilities
 _SAME = "Fuse systems that predicted the same utterances in the same folds."
 
 
 @dataclass(frozen=True)
 class System:
-    """A run folder, or anybody's prediction file.
+    """A run folder, or a prediction file of any system.
 
     Attributes:
-        label: As much of the end of its path as tells it from the other systems.
+        label: The shortest end of its path that distinguishes it from the other systems.
         path: Run folder or prediction file.
         classes: Its classes, in its own order.
-        predictions: Of every fold and seed, by the side of the folds that they are of.
+        predictions: Of every fold and seed, by split.
         folders: Its model folders below `path`; none where it is a prediction file.
     """
 
@@ -43,13 +45,13 @@ class System:
 
 @dataclass(frozen=True)
 class AlignedPredictions:
-    """What several systems said of the same utterances.
+    """Predictions of several systems for the same utterances.
 
     Attributes:
         rows: One prediction of each utterance and fold, for its id, truth, fold and speaker.
         truth: ``(utterances,)`` numbers into `classes`.
         probabilities: ``(systems, utterances, classes)``, each system's seeds averaged.
-        num_unlabelled: Utterances that were left out because nobody knows their class.
+        num_unlabelled: Utterances that were left out because their class is unknown.
     """
 
     classes: tuple[str, ...]
@@ -82,8 +84,8 @@ def read_systems(paths: Sequence[Path], split: Split) -> list[System]:
     """Read run folders and prediction files.
 
     Args:
-        split: The predictions that each must have; a prediction file is taken for that side. Of a run folder whose
-            test predictions are wanted, the dev predictions are read too, where it has some.
+        split: The predictions that each must have; a prediction file counts as that split. Of a run folder whose
+            test predictions are wanted, the dev predictions are read too if it has any.
 
     Raises:
         RunError: There are fewer than two, one is named twice, unfinished or broken, or lacks the predictions.
@@ -98,34 +100,34 @@ def read_systems(paths: Sequence[Path], split: Split) -> list[System]:
 
 
 def align_predictions(systems: Sequence[System], split: Split) -> AlignedPredictions:
-    """Lay the predictions of several systems beside each other, each system's seeds averaged.
+    """Align the predictions of several systems; each system's seeds are averaged.
 
     Raises:
-        RunError: They differ in classes, folds, utterances or truth, lack probabilities, or nobody knows any truth.
+        RunError: They differ in classes, folds, utterances or truth, lack probabilities, or no truth is known.
     """
     first = systems[0]
     for system in systems[1:]:
         if set(system.classes) != set(first.classes):
             what = f"has the classes {', '.join(system.classes)}, and {first.label} {', '.join(first.classes)}"
             raise RunError(what, where=system.path, remedy="Fuse systems of the same classes.")
-    said = [_mean_over_seeds(system, split, first.classes) for system in systems]
-    for system, of_system in zip(systems[1:], said[1:], strict=True):
-        _require_same(first, said[0], system, of_system)
-    rows = {key: _with_most_known([each[key][0] for each in said]) for key in said[0]}
+    by_key = [_mean_over_seeds(system, split, first.classes) for system in systems]
+    for system, of_system in zip(systems[1:], by_key[1:], strict=True):
+        _require_same(first, by_key[0], system, of_system)
+    rows = {key: _with_most_known([each[key][0] for each in by_key]) for key in by_key[0]}
     keys = [key for key, row in rows.items() if row.truth is not None]
     if not keys:
-        raise RunError("no prediction has a truth to be judged by", where=first.path, remedy='Add the key "truth".')
+        raise RunError("no prediction has a truth to be scored with", where=first.path, remedy='Add the key "truth".')
     return AlignedPredictions(
         first.classes,
         tuple(rows[key] for key in keys),
         np.array([first.classes.index(rows[key].truth or "") for key in keys], np.int64),
-        np.array([[each[key][1] for key in keys] for each in said]),
+        np.array([[each[key][1] for key in keys] for each in by_key]),
         num_unlabelled=len(rows) - len(keys),
     )
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of paths that tell them apart."""
+    """Return the shortest ends of paths that distinguish them."""
     parts = [path.with_suffix("").parts if path.suffix == ".jsonl" else path.parts for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
         labels = ["/".join(each[-length:]) for each in parts]
@@ -142,7 +144,7 @@ def _system(path: Path, label: str, split: Split) -> System:
     splits: tuple[Split, ...] = ("dev",) if split == "dev" else ("test", "dev")
     found = {name: _of_run(path, name, classes) for name in splits}
     if not found[split]:
-        remedy = "Judge on test, or fuse runs whose folds have a dev side."
+        remedy = "Use --split test, or runs whose folds have a dev set."
         raise RunError("holds no dev predictions", where=path, remedy=remedy)
     folders = sorted(path.glob("fold-*/seed-*/model"), key=natural_key)
     names = tuple(folder.relative_to(path).as_posix() for folder in folders)
@@ -191,7 +193,7 @@ def _mean_over_seeds(system: System, split: Split, classes: Sequence[str]) -> Pr
 
 
 def _require_same(first: System, of_first: PredictionsByKey, other: System, of_other: PredictionsByKey) -> None:
-    folds = [sorted({fold for fold, _ in said}, key=natural_key) for said in (of_first, of_other)]
+    folds = [sorted({fold for fold, _ in keys}, key=natural_key) for keys in (of_first, of_other)]
     if folds[0] != folds[1]:
         what = f"has the folds {', '.join(folds[1])}, and {first.label} {', '.join(folds[0])}"
         raise RunError(what, where=other.path, remedy=_SAME)
@@ -204,7 +206,7 @@ def _require_same(first: System, of_first: PredictionsByKey, other: System, of_o
     differing = [name for (fold, name), (p, _) in of_first.items() if of_other[fold, name][0].truth != p.truth]
     if differing:
         what = f"the truth of {len(differing)} utterances is not that of {first.label}: {', '.join(differing[:3])}"
-        raise RunError(what, where=other.path, remedy="Fuse systems that were judged by the same labels.")
+        raise RunError(what, where=other.path, remedy="Fuse systems that were evaluated with the same labels.")
 
 
 def _with_most_known(predictions: Sequence[Prediction]) -> Prediction:

@@ -92,7 +92,7 @@ class ModelFolder:
         labels: Task -> what its output means.
         training: What it learned from: recipe, data hash, speakers, corpora, licences.
         calibration: Is for those who ask the model; runs keep and judge its probabilities as they are.
-        verification: Tells one voice from another, of a model that learned who speaks and had a dev side to choose it on.
+        verification: Tells one voice from another, of a model that learned who speaks and had a dev set to choose it on.
     """
 
     model: SpeechModel

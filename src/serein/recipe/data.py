@@ -41,10 +41,10 @@ class Protocol(Options):
         speakers: `shared`: the corpus's own split (`official`) has the same speakers in train and test, as for
             recognising them; else a shared speaker is a leak.
         only: Run these folds only, by name ("1", "2", ...).
-        dev: `speakers`: held-out speakers of the training side; `sessions`: a held-out session; `random-20`: a
+        dev: `speakers`: held-out speakers of the training set; `sessions`: a held-out session; `random-20`: a
             fifth at random, which shares speakers; `partner`: who speaks with the test speakers, in their sessions;
             `official`: the corpus's own; `next-fold`: what the next fold tests; `none`: a fixed number of epochs.
-        dev_share: Share of the training side's speakers that becomes dev, at least one.
+        dev_share: Share of the training set's speakers that becomes dev, at least one.
         seed: Draws folds that are not named, and dev.
     """
 

@@ -187,7 +187,7 @@ class Tasks(Options):
         gender: Female or male.
         asr: The words that were said.
         style: Scripted, improvised or natural, as far as the data has them.
-        speaker: The speakers of the training side.
+        speaker: The speakers of the training set.
     """
 
     emotion: Category | None = Category()

@@ -1,4 +1,4 @@
-"""Ours beside published: what the finished runs of each row come to, in per cent."""
+"""Comparison of the finished runs of each row with the published scores, in per cent."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class ExtraTable:
 
 @dataclass(frozen=True)
 class RowDifference:
-    """How much better a row is than another, in points of per cent, paired on the same utterances.
+    """The difference between two rows in percentage points, paired on the same utterances.
 
     Attributes:
-        row: The other.
+        row: The other row.
     """
 
     row: Row
@@ -48,12 +48,12 @@ class RowDifference:
 
 @dataclass(frozen=True)
 class MeasuredRow:
-    """A row and what its runs came to.
+    """A row and the scores of its runs.
 
     Attributes:
-        scores: Over all its finished seeds; `None` when none is finished.
-        seeds: Those that are finished.
-        places: Their run folders; of a fusion the files of its predictions.
+        scores: Over all its finished seeds; `None` if none is finished.
+        seeds: The finished seeds.
+        places: Their run folders; of an ensemble, its prediction files.
         against: Compared with `Table.compared_with`; `None` for the reference, and where the two cannot be compared.
     """
 
@@ -66,14 +66,14 @@ class MeasuredRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A table measured again.
+    """A reproduced table.
 
     Attributes:
         split: Whose predictions are scored.
         overrides: `--set`, the same for every row.
         notes: What a reader must know to read the numbers.
         extras: Further tables.
-        picture: Where the picture lies, or `None`.
+        picture: Path of the figure, or `None`.
     """
 
     table: Table
@@ -92,11 +92,11 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class _Said:
-    """What the models of a row said.
+class _RowPredictions:
+    """Predictions of a row's models.
 
     Attributes:
-        places: Run folders, or files of fused predictions.
+        places: Run folders, or prediction files of an ensemble.
     """
 
     predictions: list[Prediction]
@@ -118,22 +118,24 @@ def compare(
 
     Args:
         trials: Row name -> its units, one per seed.
-        fused: Seed -> predictions of the fusion of all rows.
+        fused: Seed -> predictions of the ensemble of all rows.
 
     Raises:
-        RunError: A run folder is broken, or has no dev predictions and those are asked for.
+        RunError: A run folder is broken, or dev predictions are wanted and it has none.
     """
-    trained = [row for row in table.rows if not row.fusion]
+    trained = [row for row in table.rows if not row.ensemble]
     finished = {row.name: [trial for trial in trials[row.name] if _is_finished(row, trial)] for row in trained}
-    said = {row.name: _of_trials(row, finished[row.name], split) for row in trained if finished[row.name]}
-    if fused and said:
-        said |= {row.name: _of_fusion(fused, next(iter(said.values())).classes) for row in table.rows if row.fusion}
+    by_row = {row.name: _of_trials(row, finished[row.name], split) for row in trained if finished[row.name]}
+    if fused and by_row:
+        by_row |= {
+            row.name: _of_fusion(fused, next(iter(by_row.values())).classes) for row in table.rows if row.ensemble
+        }
     rows, notes = [], []
     for row in table.rows:
-        measured, note = _measured(table, row, said)
+        measured, note = _measured(table, row, by_row)
         rows.append(measured)
         notes += note
-    notes += [neighbours.chosen_note(row, finished[row.name]) for row in trained if row.neighbours and row.name in said]
+    notes += [neighbours.chosen_note(row, finished[row.name]) for row in trained if row.knn and row.name in by_row]
     notes = [*_provenance(table, data, split, overrides, rows), *notes, *_qualifications(rows)]
     extras: list[ExtraTable] = []
     places = [(row.row, row.places) for row in rows]
@@ -156,10 +158,10 @@ def compare(
     return Comparison(table, data, split, tuple(overrides), tuple(rows), tuple(dict.fromkeys(notes)), tuple(extras))
 
 
-def _measured(table: Table, row: Row, said: Mapping[str, _Said]) -> tuple[MeasuredRow, list[str]]:
-    """Return a row's scores, and a note where it cannot be compared with the other one."""
+def _measured(table: Table, row: Row, by_row: Mapping[str, _RowPredictions]) -> tuple[MeasuredRow, list[str]]:
+    """Return a row's scores, and a note if it cannot be compared with the other row."""
     other = table.compared_with(row)
-    own, reference = said.get(row.name), said.get(other.name)
+    own, reference = by_row.get(row.name), by_row.get(other.name)
     if own is None:
         return MeasuredRow(row, None, (), (), None), []
     scores = score_predictions(own.predictions, own.classes)
@@ -173,19 +175,21 @@ def _measured(table: Table, row: Row, said: Mapping[str, _Said]) -> tuple[Measur
 
 
 def _is_finished(row: Row, trial: Trial) -> bool:
-    return is_finished(trial) and (row.neighbours is None or neighbours.is_evaluated_with_knn(trial, row.neighbours))
+    return is_finished(trial) and (row.knn is None or neighbours.is_evaluated_with_knn(trial, row.knn))
 
 
-def _of_trials(row: Row, trials: Sequence[Trial], split: Split) -> _Said:
+def _of_trials(row: Row, trials: Sequence[Trial], split: Split) -> _RowPredictions:
     classes = run_classes(trials[0].folder) or ()
-    name = _FILES[split] if row.neighbours is None else neighbours.PREDICTIONS[row.neighbours]
+    name = _FILES[split] if row.knn is None else neighbours.PREDICTIONS[row.knn]
     predictions = [p for trial in trials for p in _predictions(trial, name, split, classes)]
-    return _Said(predictions, classes, tuple(trial.seed for trial in trials), tuple(trial.folder for trial in trials))
+    return _RowPredictions(
+        predictions, classes, tuple(trial.seed for trial in trials), tuple(trial.folder for trial in trials)
+    )
 
 
-def _of_fusion(fused: Mapping[int, Path], classes: tuple[str, ...]) -> _Said:
+def _of_fusion(fused: Mapping[int, Path], classes: tuple[str, ...]) -> _RowPredictions:
     predictions = [p for path in fused.values() for p in read_predictions(path, classes)]
-    return _Said(predictions, classes, tuple(fused), tuple(path.absolute() for path in fused.values()))
+    return _RowPredictions(predictions, classes, tuple(fused), tuple(path.absolute() for path in fused.values()))
 
 
 def _predictions(trial: Trial, name: str, split: Split, classes: Sequence[str]) -> list[Prediction]:
@@ -194,14 +198,14 @@ def _predictions(trial: Trial, name: str, split: Split, classes: Sequence[str]) 
         raise RunError(
             f"holds no {split} predictions",
             where=trial.folder,
-            remedy="Choose --on test, or a recipe whose protocol.dev is not 'none'.",
+            remedy="Choose --split test, or a recipe whose protocol.dev is not 'none'.",
         )
     folds = [path.parts[-3].removeprefix("fold-") for path in paths]
     pairs = zip(paths, folds, strict=True)
     return [p for path, fold in pairs for p in read_predictions(path, classes, fold=fold, seed=trial.seed)]
 
 
-def _against(metric: str, a: _Said, b: _Said, other: Row) -> RowDifference:
+def _against(metric: str, a: _RowPredictions, b: _RowPredictions, other: Row) -> RowDifference:
     differences = paired_difference(a.predictions, b.predictions, a.classes, rng=np.random.default_rng(0))
     found: Difference = differences[metric]
     bounds = found.interval and (100 * found.interval[0], 100 * found.interval[1])
@@ -211,36 +215,38 @@ def _against(metric: str, a: _Said, b: _Said, other: Row) -> RowDifference:
 # -- notes -----------------------------------------------------------------------------------------------------------
 
 
-def _provenance(table: Table, data: Data, split: Split, overrides: Sequence[str], rows: Sequence[MeasuredRow]) -> list[str]:
+def _provenance(
+    table: Table, data: Data, split: Split, overrides: Sequence[str], rows: Sequence[MeasuredRow]
+) -> list[str]:
     is_published = any(row.published != Published() for row in table.rows)
-    said = [_whence(table)] if is_published else ["No scores were published to compare with."]
-    said.append(_ours(table, split, rows, is_published=is_published))
+    notes = [_source(table)] if is_published else ["No scores were published to compare with."]
+    notes.append(_ours(table, split, rows, is_published=is_published))
     if data.limit is not None:
-        said.append(
+        notes.append(
             f"Ours used {data.num_utterances} of the manifest's {data.num_available} utterances (--limit {data.limit}: "
             "at most so many of each speaker, session, split and emotion)."
         )
     if overrides:
-        said.append(f"Every row was changed by: {', '.join(overrides)}.")
+        notes.append(f"Every row was changed by: {', '.join(overrides)}.")
     if split == "dev":
-        said.append("Ours is on dev, where each row's checkpoint was chosen: the numbers flatter.")
+        notes.append("Ours is on dev, where each row's checkpoint was chosen: the numbers flatter.")
     if len({row.seeds for row in rows if row.seeds}) > 1:
-        said.append("Rows have different numbers of finished seeds.")
-    if any(row.row.fusion and row.scores for row in rows):
-        said.append(
-            "Fusion: a weight for each row and class, seed by seed, fitted by COBYLA to dev predictions of a fold, or "
-            "where there are none to the other folds, and judged on the fold."
+        notes.append("Rows have different numbers of finished seeds.")
+    if any(row.row.ensemble and row.scores for row in rows):
+        notes.append(
+            "Ensemble: a weight for each row and class, for each seed, fitted by COBYLA to the dev predictions of a fold "
+            "or else to the other folds, and evaluated on the fold."
         )
-    return said
+    return notes
 
 
-def _whence(table: Table) -> str:
+def _source(table: Table) -> str:
     best = " The paper gives its best scores there." if table.published_on == "dev" else ""
     return f"Published: {table.paper}, {table.title}, {table.corpus}, {table.published_on} set.{best}"
 
 
 def _ours(table: Table, split: Split, rows: Sequence[MeasuredRow], *, is_published: bool) -> str:
-    folder = next((row.places[0] for row in rows if row.places and not row.row.fusion), None)
+    folder = next((row.places[0] for row in rows if row.places and not row.row.ensemble), None)
     if folder is None:
         return "Ours: nothing is finished."
     corpora = read_json(folder / "data.json").get("corpora", ())
@@ -253,7 +259,7 @@ def _ours(table: Table, split: Split, rows: Sequence[MeasuredRow], *, is_publish
     )
     if not is_published or {_plain(name) for name in corpora} == {_plain(table.corpus)}:
         return text
-    return f"{text} Other data than the paper's: the order of the rows may be compared, the numbers may not."
+    return f"{text} The data differs from the paper's: compare the order of the rows, not the numbers."
 
 
 def _plain(name: str) -> str:
@@ -261,11 +267,11 @@ def _plain(name: str) -> str:
 
 
 def _qualifications(rows: Sequence[MeasuredRow]) -> list[str]:
-    """Return what qualifies the numbers of any trained row, warnings first, each once."""
+    """Return notices that qualify the numbers of any trained row, warnings first, each once."""
     found = [
         notice
         for row in rows
-        if row.scores is not None and not row.row.fusion
+        if row.scores is not None and not row.row.ensemble
         for notice in notices(
             row.scores,
             read_recipe(row.places[0]),

@@ -1,4 +1,4 @@
-"""The row of a table that fuses all others: weights fitted where they are not judged, seed by seed."""
+"""The row of a table that is the ensemble of all others, with weights fitted on held-out predictions."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import numpy as np
 from serein.errors import RunError
 from serein.evaluation.held_out import divide
 from serein.evaluation.predictions import Prediction, write_predictions
-from serein.evaluation.systems import Split, AlignedPredictions, read_systems, align_predictions
-from serein.inference.fusion import fit_weights, ensemble_probabilities
+from serein.evaluation.systems import AlignedPredictions, Split, align_predictions, read_systems
+from serein.inference.fusion import ensemble_probabilities, fit_weights
 from serein.progress import Report
 from serein.reproduce.units import Trial, is_finished
 
 
 def fuse_rows(trials: Mapping[str, Sequence[Trial]], out: Path, split: Split, report: Report) -> dict[int, Path]:
-    """Fuse the models of all rows, for each seed that all have finished.
+    """Combine the models of all rows, for each seed that all have finished.
 
-    Rows of the same configuration are one model. What was fused before is not fused again.
+    Rows of the same configuration are one model. Existing prediction files are not made again.
 
     Args:
         trials: Row name -> its units, one per seed.
         out: Where the predictions go: `fusion-<rows' configurations>/seed-<seed>-<split>.jsonl`.
 
     Returns:
-        Seed -> file of the fused predictions.
+        Seed -> prediction file of the ensemble.
 
     Raises:
         RunError: The rows are fewer than two models, or did not predict the same.
@@ -68,8 +68,10 @@ def _fused(folders: Sequence[Path], seed: int, split: Split, report: Report) -> 
 
 
 def _predictions(evaluated: AlignedPredictions, probabilities: np.ndarray, seed: int) -> list[Prediction]:
-    said = []
+    predictions = []
     for row, own in zip(evaluated.rows, probabilities, strict=True):
         by_class = dict(zip(evaluated.classes, map(float, own), strict=True))
-        said.append(replace(row, prediction=evaluated.classes[int(own.argmax())], probabilities=by_class, seed=seed))
-    return said
+        predictions.append(
+            replace(row, prediction=evaluated.classes[int(own.argmax())], probabilities=by_class, seed=seed)
+        )
+    return predictions

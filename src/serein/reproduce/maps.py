@@ -1,4 +1,4 @@
-"""Vectors of a row's model on the clips of a fold, heard again: of either side, of any task, coloured as asked."""
+"""Embeddings of a row's model on the train or test clips of a fold, for any task, coloured as the table asks."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _COLOURS = {"emotion": "coloured by emotion", "prediction": "by predicted emotio
 
 
 def embedding_maps(row: Row, places: Sequence[Path], picture: Picture, manifest_path: Path) -> list[Map]:
-    """Return a map for each colouring and side, of the first fold of a row's first run.
+    """Return a map for each colouring and split, of the first fold of a row's first run.
 
-    Sides of too few clips to be laid out are left out.
+    Splits with too few clips for t-SNE are left out.
 
     Raises:
-        ModelError: The model has no such vector.
+        ModelError: The model has no such embedding.
         AudioError: A recording cannot be read.
     """
     units = [path for place in places[:1] for path in sorted(place.glob("fold-*/seed-*"), key=natural_key)]
@@ -40,7 +40,7 @@ def embedding_maps(row: Row, places: Sequence[Path], picture: Picture, manifest_
     known = {u.id: u for u in manifest.read(manifest_path)}
     splits = {split: _vectors(content, [known[i] for i in fold[split]], picture.task) for split in picture.splits}
     return [
-        Map(f"{row.title}\n{split} side, {_COLOURS[colour_by]}", vectors, names[colour_by])
+        Map(f"{row.title}\n{split} set, {_COLOURS[colour_by]}", vectors, names[colour_by])
         for colour_by in picture.colour_by
         for split, (vectors, names) in splits.items()
         if len(np.unique(vectors, axis=0)) >= FEWEST_EMBEDDINGS
@@ -48,16 +48,16 @@ def embedding_maps(row: Row, places: Sequence[Path], picture: Picture, manifest_
 
 
 def _vectors(
-    content: ModelFolder, utterances: Sequence[Utterance], of: str | None
+    content: ModelFolder, utterances: Sequence[Utterance], task: str | None
 ) -> tuple[np.ndarray, dict[str, list[str]]]:
-    """Return vectors of as many clips as a map shows, and what may colour each."""
+    """Return embeddings of as many clips as a map shows, and the names that may colour them."""
     some = [utterances[index] for index in thinned(len(utterances))]
     recordings = Recordings(some, trim_db=content.options.clips.trim_db)
-    heard = recording_outputs(content, recordings, range(len(some)), "known", embedding=of)
+    outputs = recording_outputs(content, recordings, range(len(some)), "known", embedding=task)
     categories = content.categories
     names = {
         "emotion": [categories.label(u) or "" for u in some],
-        "prediction": [categories.classes[int(row.argmax())] for row in heard.probabilities[content.task]],
+        "prediction": [categories.classes[int(row.argmax())] for row in outputs.probabilities[content.task]],
         "speaker": [u.speaker or "" for u in some],
     }
-    return heard.embeddings, names
+    return outputs.embeddings, names

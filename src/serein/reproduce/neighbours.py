@@ -1,4 +1,4 @@
-"""Rows of a table in which the nearest training clips have a say: finished runs, judged once more (wang2023, S3)."""
+"""Rows of a table with kNN: finished runs, evaluated again with their nearest training clips (wang2023, S3)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _SUMMARIES: dict[Selection, str] = {"dev": "knn.json", "oracle": "knn_oracle.jso
 
 
 def evaluate_with_knn(trials: Sequence[Trial], selection: Selection, data: Data, report: Report) -> None:
-    """Judge the finished units of a row with their neighbours, each once.
+    """Evaluate the finished trials of a row with kNN, each once.
 
     Raises:
-        RunError: A unit has no dev to choose on, or was run on other data.
+        RunError: A trial has no dev set to choose on, or was run on other data.
     """
     from serein.neighbouring import KnnOptions, evaluate_run_with_knn
 
@@ -34,17 +34,17 @@ def evaluate_with_knn(trials: Sequence[Trial], selection: Selection, data: Data,
 
 
 def is_evaluated_with_knn(trial: Trial, selection: Selection) -> bool:
-    """Tell whether a unit was judged with its neighbours."""
+    """Return whether a trial was evaluated with kNN."""
     return (trial.folder / _SUMMARIES[selection]).exists()
 
 
 def chosen_note(row: Row, trials: Sequence[Trial]) -> str:
-    """Say which k and alpha were chosen, and where."""
-    selection = row.neighbours or "dev"
+    """Return a note that says which k and kNN weights were chosen, and where."""
+    selection = row.knn or "dev"
     chosen = [choice for trial in trials for choice in read_json(trial.folder / _SUMMARIES[selection]).get("units", ())]
-    where = "the very test sides that are judged (oracle, optimistic)" if selection == "oracle" else "dev"
+    where = "the evaluated test sets themselves (oracle, optimistic)" if selection == "oracle" else "dev"
     ks, knn_weights = ([choice[name] for choice in chosen] for name in ("k", "knn_weight"))
     return (
-        f"'{row.title}': k and alpha of each fold and seed chosen on {where}: k {min(ks)} to {max(ks)}, median "
-        f"{median(ks):g}; alpha {min(knn_weights):g} to {max(knn_weights):g}, median {median(knn_weights):g}."
+        f"'{row.title}': k and kNN weight of each fold and seed chosen on {where}: k {min(ks)} to {max(ks)}, median "
+        f"{median(ks):g}; kNN weight {min(knn_weights):g} to {max(knn_weights):g}, median {median(knn_weights):g}."
     )

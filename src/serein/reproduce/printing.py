@@ -1,4 +1,4 @@
-"""A comparison as people and programs read it: table on the terminal, Markdown, JSON."""
+"""A comparison as a table for the terminal, as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MISSING = "–"
 
 
 def paths(comparison: Comparison, out: Path) -> tuple[Path, Path]:
-    """Return where a comparison is written: `<paper>-<table>.md` and `.json`."""
+    """Return the paths of a comparison's files: `<paper>-<table>.md` and `.json`."""
     name = comparison.table.name + ("" if comparison.split == "test" else f"-{comparison.split}")
     return out / f"{name}.md", out / f"{name}.json"
 
@@ -92,7 +92,7 @@ def _scores_json(scores: Scores) -> dict[str, Any]:
 
 
 def difference(measured: MeasuredRow, metric: str) -> float | None:
-    """Return ours minus published, in points of per cent; `None` where either is missing."""
+    """Return ours minus published, in percentage points; `None` if either is missing."""
     published = getattr(measured.row.published, metric)
     return None if measured.scores is None or published is None else measured.scores.pooled[metric] - published
 
@@ -101,9 +101,9 @@ def difference(measured: MeasuredRow, metric: str) -> float | None:
 
 
 def main_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows: published, ours with its interval, the difference, and that to the reference.
+    """Return headings and rows: published, ours with its interval, their difference, and that to the reference.
 
-    What was published has no columns where no row has such a score.
+    There is no column of published scores if no row has one.
     """
     columns = _columns(comparison)
     return [heading for heading, _ in columns], [
@@ -171,7 +171,7 @@ def _bounds(bounds: Bounds | None, show: Any = number) -> str:
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """Return the tables and, below them, the notes."""
+    """Return the tables and the notes below them."""
     parts = [f"# {_title(comparison)}", comparison.table.caption, _markdown(*main_cells(comparison))]
     by_class = class_cells(comparison)
     if by_class is not None:
@@ -195,7 +195,7 @@ def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def as_tables(comparison: Comparison) -> list[RichTable]:
-    """Lay the comparison out for the terminal, without its notes."""
+    """Return the comparison's tables for the terminal, without its notes."""
     by_class = class_cells(comparison)
     tables = [_rich(_title(comparison), *main_cells(comparison))]
     if by_class is not None:

@@ -1,4 +1,4 @@
-"""The whole way: a table, data and seeds -> every row trained once -> ours beside published."""
+"""From a table, data and seeds to every row trained once and compared with the published scores."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from serein.world import world
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure, and how.
+    """What to reproduce, and how.
 
     Attributes:
-        rows: Names of the rows to train; `None` trains all. Others are shown as far as they are finished.
+        rows: Names of the rows to train; `None` trains all. Other rows are shown if they are finished.
         num_seeds: Seeds 0, 1, ... of every row.
         limit: Most utterances of each speaker and emotion; `None` takes all.
         overrides: `KEY=VALUE`, set in every row after its own changes.
@@ -58,7 +58,7 @@ class Failure:
 
 
 def reproduce(table: Table, manifest: Path, request: Request, report: Report) -> tuple[Comparison, list[Failure]]:
-    """Train what is wanting of a table, compare, and write `<out>/<paper>-<table>.md`, `.json` and `report.html`.
+    """Train what a table still lacks, compare, and write `<out>/<paper>-<table>.md`, `.json` and `report.html`.
 
     A row that fails does not stop the others; its failure is returned.
 
@@ -68,27 +68,29 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
     """
     if world().size > 1:
         raise RunError(
-            "a table is one process's work", where="reproduce", remedy="Start it alone; --engine ray uses a cluster."
+            "cannot run under torchrun", where="reproduce", remedy="Start it alone; --engine ray uses a cluster."
         )
     picked = table.picked(request.rows)
-    recipes = {row.name: row_recipe(table, row, request.overrides) for row in table.rows if not row.fusion}
+    recipes = {row.name: row_recipe(table, row, request.overrides) for row in table.rows if not row.ensemble}
     _require_split(table, recipes, request.split)
     data = take_data(manifest, request.limit, request.out)
     trials = {
         name: [trial_of(name, recipe, seed, data, request.out) for seed in range(request.num_seeds)]
         for name, recipe in recipes.items()
     }
-    trained = [row for row in picked if not row.fusion]
+    trained = [row for row in picked if not row.ensemble]
     wanted = [trials[row.name][seed] for seed in range(request.num_seeds) for row in trained]  # a whole table early
     errors = _train(table, trained, wanted, data, request, report)
-    first = {row.name: [errors[trial.folder] for trial in trials[row.name] if trial.folder in errors] for row in trained}
+    first = {
+        row.name: [errors[trial.folder] for trial in trials[row.name] if trial.folder in errors] for row in trained
+    }
     failures = [Failure(row, first[row.name][0]) for row in trained if first[row.name]]
     fused: dict[int, Path] = {}
     for row in picked:
         try:
-            if row.neighbours is not None:
-                evaluate_with_knn(trials[row.name], row.neighbours, data, report)
-            if row.fusion:
+            if row.knn is not None:
+                evaluate_with_knn(trials[row.name], row.knn, data, report)
+            if row.ensemble:
                 fused = fuse_rows(trials, request.out, request.split, report)
         except SereinError as error:
             failures.append(Failure(row, error))
@@ -101,19 +103,19 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
 
 
 def _require_split(table: Table, recipes: Mapping[str, Recipe], split: Split) -> None:
-    asking = [row.name for row in table.rows if row.neighbours]
-    if split == "dev" and asking:
+    with_knn = [row.name for row in table.rows if row.knn]
+    if split == "dev" and with_knn:
         raise RecipeError(
-            f"the rows {', '.join(asking)} ask neighbours, whose k and alpha are chosen on dev",
-            where="--on dev",
-            remedy="Choose --on test.",
+            f"the rows {', '.join(with_knn)} use kNN, whose k and weight are chosen on dev",
+            where="--split dev",
+            remedy="Choose --split test.",
         )
     without = [name for name, recipe in recipes.items() if recipe.protocol.dev == "none"]
     if split == "dev" and without:
         raise RecipeError(
             f"the rows {', '.join(without)} have no dev set: their protocol.dev is 'none'",
-            where="--on dev",
-            remedy="Choose --on test, or --set protocol.dev=speakers.",
+            where="--split dev",
+            remedy="Choose --split test, or --set protocol.dev=speakers.",
         )
 
 

@@ -1,4 +1,4 @@
-"""What rows of several tasks came to task by task, and whether their gradients conflict (gao2023, Tables 2 and 3)."""
+"""Scores of every task of multi-task rows, and whether the tasks' gradients conflict (gao2023, Tables 2 and 3)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def task_table(rows: Rows) -> ExtraTable:
     titles = ["UA", "WA", *(title for _, title, _ in columns)]
     headings = ["row", *(f"{title} {kind}" for title in titles for kind in ("published", "ours"))]
     cells = [[row.title, *_emotion_cells(row, places), *_other_cells(row, places, columns)] for row, places in measured]
-    return ExtraTable("Every task, in per cent; * judged by the model of the stage that learned it last", headings, cells)
+    return ExtraTable(
+        "Every task, in per cent; * evaluated with the model of the stage that learned it last", headings, cells
+    )
 
 
 def conflict_table(rows: Rows) -> ExtraTable:
@@ -39,8 +41,8 @@ def conflict_table(rows: Rows) -> ExtraTable:
     for row, places in rows:
         curves = [curve for place in places for curve in read_task_curves(place, read_recipe(place))]
         cells += [
-            [row.title, stage, pair, f"{cosine:+.3f}".replace("-", "−"), f"{100 * share:.0f} %"]
-            for stage, pair, cosine, share in mean_cosines(curves)
+            [row.title, stage, pair, f"{cosine:+.3f}".replace("-", "−"), f"{100 * fraction:.0f} %"]
+            for stage, pair, cosine, fraction in mean_cosines(curves)
         ]
     title = "Cosines between the tasks' gradients on shared layers (first two batches of each epoch)"
     return ExtraTable(title, ["row", "stage", "gradients of", "mean", "epochs below 0"], cells)
@@ -70,7 +72,7 @@ def _other_cells(row: Row, places: Sequence[Path], columns: Sequence[tuple[str, 
 
 
 def _pooled(task: str, scores: Sequence[TaskScore], places: Sequence[Path]) -> str:
-    """Return the score over all seeds, marked where an earlier stage's model was judged."""
+    """Return the score over all seeds, marked if an earlier stage's model was evaluated."""
     predictions: list[Prediction] = [p for place in places for p in read_run_predictions(place, kind=task)]
     score = score_task(task, predictions)
     return _with_bounds(score.value, score.interval) + ("*" if scores[0].stage else "")

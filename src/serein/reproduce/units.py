@@ -1,4 +1,4 @@
-"""What a table trains: one run folder for each configuration, seed and data, whichever rows and tables it stands in."""
+"""The trials of a table: one run folder per configuration, seed and data, shared by all rows and tables that need it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LAST_FILE = "predictions.jsonl"  # of a fold
 
 @dataclass(frozen=True)
 class Data:
-    """What a table is measured on.
+    """The data of a table.
 
     Attributes:
         manifest: The user's, or a fair part of it.
@@ -53,7 +53,7 @@ class Trial:
     """One configuration with one seed.
 
     Attributes:
-        row: A row that it stands in.
+        row: A row that it belongs to.
         recipe: With this one seed, named after its configuration.
         folder: Its run folder, `out/<configuration and data>/seed-<seed>`.
     """
@@ -69,14 +69,14 @@ class Trial:
 
 
 class BusyError(RunError):
-    """Another process is training this unit."""
+    """Another process is training this trial."""
 
 
 # -- data ------------------------------------------------------------------------------------------------------------
 
 
 def take_data(path: Path, limit: int | None, out: Path) -> Data:
-    """Return what to measure on; a part of a manifest is written below `out`.
+    """Return the data of a table; a part of a manifest is written below `out`.
 
     Raises:
         ManifestError: The manifest is missing or wrong.
@@ -95,8 +95,8 @@ def take_data(path: Path, limit: int | None, out: Path) -> Data:
 def fair_part(utterances: Sequence[Utterance], limit: int) -> list[Utterance]:
     """Return at most `limit` utterances of each speaker, session, split and emotion, in the manifest's order.
 
-    Which ones follows from their ids alone, and a smaller limit takes some of those of a larger one. Nobody falls
-    out: every speaker, session and emotion that can make a fold still can.
+    Which ones depends only on their ids, and a smaller limit takes a subset of a larger one. Every speaker, session and
+    emotion is kept.
 
     Example:
         >>> many = [Utterance(id=str(n), audio="a.wav", speaker="anna", emotion="sad") for n in range(5)]
@@ -133,34 +133,34 @@ def row_recipe(table: Table, row: Row, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def configuration_hash(recipe: Recipe, data_sha256: str) -> str:
-    """Return the name of what a recipe trains on some data: not of its name, description and seeds.
+    """Return a hash of a recipe and its data, without the recipe's name, description and seeds.
 
-    Defaults are left out, so that a key that a later version adds does not train everything again.
+    Defaults are left out, so that a new key in a later version does not change existing hashes.
 
     Example:
         >>> one, other = Recipe(name="a", seeds=(1,)), Recipe(name="b", description="the same")
         >>> configuration_hash(one, "0") == configuration_hash(other, "0")
         True
     """
-    said = {key: value for key, value in _said(recipe).items() if key not in _NOT_CONFIGURATION}
-    text = json.dumps([said, data_sha256], sort_keys=True)
+    chosen = {key: value for key, value in _non_defaults(recipe).items() if key not in _NOT_CONFIGURATION}
+    text = json.dumps([chosen, data_sha256], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:_HASH_LENGTH]
 
 
-def _said(value: Any) -> Any:
-    """Return what is said beyond the defaults; a `name` always, because it tells one choice from another."""
+def _non_defaults(value: Any) -> Any:
+    """Return values that differ from the defaults; a `name` always, because it identifies a choice."""
     if isinstance(value, BaseModel):
         fields = {key: (getattr(value, key), field.default) for key, field in type(value).model_fields.items()}
-        return {key: _said(own) for key, (own, default) in fields.items() if key == "name" or own != default}
+        return {key: _non_defaults(own) for key, (own, default) in fields.items() if key == "name" or own != default}
     if isinstance(value, Mapping):
-        return {key: _said(item) for key, item in value.items()}
+        return {key: _non_defaults(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_said(item) for item in value]
+        return [_non_defaults(item) for item in value]
     return value
 
 
 def trial_of(row: str, recipe: Recipe, seed: int, data: Data, out: Path) -> Trial:
-    """Return the unit that trains a row with a seed."""
+    """Return the trial of a row and a seed."""
     name = configuration_hash(recipe, data.sha256)
     own = recipe.model_copy(update={"name": name, "description": "", "seeds": (seed,)})
     return Trial(row, own, out.absolute() / name / f"seed-{seed}")
@@ -170,10 +170,10 @@ def trial_of(row: str, recipe: Recipe, seed: int, data: Data, out: Path) -> Tria
 
 
 def is_finished(trial: Trial) -> bool:
-    """Tell whether a unit has its scores and every fold's predictions.
+    """Return whether a trial has its scores and every fold's predictions.
 
     Raises:
-        RunError: Its folder was made with other defaults, which the name of a configuration does not tell.
+        RunError: Its folder was made with other defaults, which the configuration's hash does not cover.
     """
     recipe = trial.folder / "recipe.yaml"
     if recipe.exists() and recipes.load(recipe) != trial.recipe:
@@ -186,10 +186,10 @@ def is_finished(trial: Trial) -> bool:
 
 
 def train(trial: Trial, data: Path, num_jobs: int | None, report: Report) -> None:
-    """Train, predict and score a unit, or what of it is still wanting.
+    """Train, predict and score a trial, or what it still lacks.
 
     Raises:
-        BusyError: Another process is at it.
+        BusyError: Another process is training it.
         SereinError: Recipe and data do not fit.
     """
     with _locked(trial.folder):
@@ -203,7 +203,7 @@ def train(trial: Trial, data: Path, num_jobs: int | None, report: Report) -> Non
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep a second table out of a run from before it looks until after it is scored; a kill leaves no lock behind."""
+    """Lock a run folder until it is scored; the lock ends with the process."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.parent / f".{folder.name}.lock", "w") as file:
         try:

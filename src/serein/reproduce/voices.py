@@ -1,4 +1,4 @@
-"""How well the rows of a table tell voices apart: equal error rates beside the share of right speakers."""
+"""Speaker verification of a table's rows: equal error rates next to the identification scores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from serein.evaluation.run_voices import RunVerification, FoldVerification, run_verification
+from serein.evaluation.run_voices import FoldVerification, RunVerification, run_verification
 from serein.reproduce.comparison import ExtraTable
 from serein.reproduce.table import Row
 
@@ -15,7 +15,7 @@ _HEADINGS = ["equal error rate", "over folds", "misses at dev's threshold", "fal
 
 
 def verification_tables(rows: Sequence[tuple[Row, Sequence[Path]]]) -> list[ExtraTable]:
-    """Return a table of the rows whose models answer who speaks, or none.
+    """Return a table of the rows whose main task is `speaker`, or no table.
 
     Args:
         rows: Each with its run folders, one per seed.
@@ -25,7 +25,7 @@ def verification_tables(rows: Sequence[tuple[Row, Sequence[Path]]]) -> list[Extr
     if not measured:
         return []
     pairs = sorted({unit.num_same + unit.num_different for _, runs in measured for run in runs for unit in run.units})
-    title = f"Same voice or another, in per cent: {' or '.join(map(str, pairs))} pairs of test clips in a fold"
+    title = f"Speaker verification, in per cent: {' or '.join(map(str, pairs))} pairs of test clips in a fold"
     return [ExtraTable(title, ["row", *_HEADINGS], [[row.title, *_cells(runs)] for row, runs in measured])]
 
 

@@ -1,4 +1,4 @@
-"""What word vectors show beside accuracy: cosines, neighbours, first and second labels (stanley2023, Tables 3 to 6)."""
+"""Measures of word-vector models: cosines, neighbours, first and second labels (stanley2023, Tables 3 to 6)."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class WordRun:
-    """A row's finished runs with a task of words.
+    """A row's finished runs whose main task is `words`.
 
     Attributes:
         utterances: Of every prediction, folds and seeds one after the other.
-        vectors: (prediction, feature) what was answered.
+        vectors: (prediction, feature) predicted word vectors.
     """
 
     row: Row
@@ -67,25 +67,25 @@ class WordRun:
 
 
 def word_run(row: Row, places: Sequence[Path], utterances: dict[str, Utterance]) -> WordRun | None:
-    """Read a row's predicted vectors; `None` where nothing is finished or the row answers no words."""
+    """Read a row's predicted vectors; `None` if nothing is finished or its main task is not `words`."""
     if not places:
         return None
     recipe = recipes.load(places[0] / "recipe.yaml")
     if recipe.tasks.main != "words":
         return None
-    said, vectors = [], []
+    predicted, vectors = [], []
     for place in places:
         for path in sorted(place.glob("fold-*/seed-*/predictions.jsonl"), key=natural_key):
-            said += [utterances[prediction.id] for prediction in read_predictions(path)]
+            predicted += [utterances[prediction.id] for prediction in read_predictions(path)]
             vectors.append(load_file(path.with_name("embeddings.safetensors"))["embeddings"])
     categories = Categories(run_classes(places[0]) or (), dict(recipe.labels.merge))
-    return WordRun(row, recipe, categories, said, np.concatenate(vectors))
+    return WordRun(row, recipe, categories, predicted, np.concatenate(vectors))
 
 
 def word_tables(
     measures: Sequence[str], rows: Sequence[tuple[Row, Sequence[Path]]], manifest_path: Path
 ) -> list[ExtraTable]:
-    """Return the tables that a table file asks for, of the rows that answer words."""
+    """Return the tables that a table file asks for, of the rows whose main task is `words`."""
     if not measures:
         return []
     utterances = {u.id: u for u in manifest.read(manifest_path)}
@@ -114,7 +114,7 @@ def cosine_table(runs: Sequence[WordRun]) -> ExtraTable:
 
 
 def top_table(runs: Sequence[WordRun]) -> ExtraTable:
-    """Share of utterances whose most and second most frequent label is among the ten nearest words (Table 6)."""
+    """Per cent of utterances whose most and second most frequent label is among the ten nearest words (Table 6)."""
     names = [f"{label_set} {label}" for label_set in ("s2", "s3") for label in ("l1", "l2")]
     rows, ties = [], 0
     for run in runs:

@@ -20,14 +20,14 @@ from serein.serving import problems
 from serein.serving.problems import HTTPProblem
 from serein.serving.schemas import (
     BatchResponse,
+    BatchResult,
     ModelInfo,
     ModelsResponse,
-    BatchResult,
-    ProblemDetails,
     PredictionResponse,
+    ProblemDetails,
     StatusResponse,
-    problem_details,
     prediction_response,
+    problem_details,
 )
 from serein.serving.service import Service
 
@@ -87,7 +87,9 @@ def router(service: Service) -> APIRouter:
     ) -> BatchResponse:
         """Predict several recordings; 422 if none of them can be used."""
         if len(files) > service.limits.num_files:
-            raise HTTPProblem(413, "too-large", f"A batch has at most {service.limits.num_files} recordings. Send several.")
+            raise HTTPProblem(
+                413, "too-large", f"A batch has at most {service.limits.num_files} recordings. Send several."
+            )
         results = await _unless_disconnected(service, request, _results(service, files, segments))
         if all(result.error for result in results):
             details = " ".join(result.error.detail for result in results[:3] if result.error)

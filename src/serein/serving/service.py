@@ -109,7 +109,9 @@ class Service:
         """Predict the windows of a stream."""
         predictions = await self._submit([window.waveform for window in windows])
         return [
-            Segment(w.start_s, w.end_s, p.probabilities, self.reject_option.reason(p.probabilities, w.end_s - w.start_s))
+            Segment(
+                w.start_s, w.end_s, p.probabilities, self.reject_option.reason(p.probabilities, w.end_s - w.start_s)
+            )
             for w, p in zip(windows, predictions, strict=True)
         ]
 
@@ -149,7 +151,9 @@ class Service:
             reject_option=self.reject_option,
         )
         try:
-            return await self._in(self._long, partial(predict, on_progress=lambda *_: predictor.require_not_cancelled()))
+            return await self._in(
+                self._long, partial(predict, on_progress=lambda *_: predictor.require_not_cancelled())
+            )
         except FullError:
             raise busy("The model's queue is full.", self._retry_after_s()) from None
         finally:

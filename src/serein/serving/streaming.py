@@ -111,7 +111,9 @@ class Streams:
         await buffer.close("too long")
 
     async def _predict(self, websocket: WebSocket, buffer: StreamBuffer, rate_hz: int) -> None:
-        stream = Stream(self.service.predictor, rate_hz, self.service.options.sliding_window, self.service.reject_option)
+        stream = Stream(
+            self.service.predictor, rate_hz, self.service.options.sliding_window, self.service.reject_option
+        )
         while data := await buffer.take():
             await self._send_segments(websocket, await self.service.cut(stream, pcm16(data)))
             if buffer.why_closed == "gone":

@@ -22,7 +22,7 @@ class TranscriptTask:
     Attributes:
         name: The task's key in recipes, batches and heads.
         num_outputs: Symbols.
-        labels: The letters of the training side.
+        labels: The letters of the training set.
 
     Raises:
         MissingExtraError: The package `jiwer` is not installed.

@@ -285,7 +285,7 @@ def chosen_precision(precision: str) -> str:
 
 
 def fit_normalisation(model: SpeechModel, data: TrainingData, branches: Iterable[str] = (MAIN,)) -> None:
-    """Take the mean and deviation of log-mel backbones from the training side."""
+    """Take the mean and deviation of log-mel backbones from the training set."""
     fitted: dict[LogMel, LogMelBackbone] = {}
     for backbone in (model.backbone_of(name) for name in branches):
         if not isinstance(backbone, LogMelBackbone):
