@@ -1,7 +1,7 @@
 """Adaptation by kNN: the gain from a datastore of a corpus's own clips, by its size; leave one speaker out.
 
 In use, a model meets speakers, rooms and words that are not in its training data. Some of the corpus's clips are
-labelled and put into a datastore; the predictions for a speaker who is not in it are then compared with the model alone.
+labelled and put into a datastore; predictions for a speaker who is not in it are compared with the model alone.
 """
 
 from __future__ import annotations
@@ -115,10 +115,10 @@ class Adaptation:
 def adapt(
     model: str, manifest_path: Path, out: Path, report: Report, *, sizes: Sequence[int] = SIZES, num_draws: int = 10
 ) -> Adaptation:
-    """Evaluate a model with datastores of a corpus's clips, and write `adaptation.json` and `adaptation.png` into a folder.
+    """Evaluate a model with datastores of a corpus's clips; write `adaptation.json` and `adaptation.png` into a folder.
 
-    Each speaker is predicted with datastores of the other speakers' clips, drawn at random, balanced over classes as far
-    as possible. A draw depends on its number alone, and a larger datastore contains the smaller ones.
+    Each speaker is predicted with datastores of the other speakers' clips, drawn at random, balanced over classes as
+    far as possible. A draw depends on its number alone, and a larger datastore contains the smaller ones.
 
     Raises:
         ManifestError: A clip has no speaker, there are fewer than two, or there are too few clips for a size.
@@ -221,7 +221,7 @@ def drawn_clips(corpus: EmbeddedCorpus, held_out: Numbers, size: int, draw: int)
 
 
 def tuned_in(corpus: EmbeddedCorpus, rows: Numbers) -> dict[str, tuple[int, float]]:
-    """Return tuning -> k and weight; the tuned ones score best on the datastore's own clips, by other speakers' clips."""
+    """Return tuning -> k and weight; `tuned` are the best for the datastore's own clips, with other speakers' clips."""
     datastore = corpus.embeddings.only(rows)
     fixed = (min(DEFAULT_K, len(rows)), DEFAULT_KNN_WEIGHT)
     of_one_speaker = int(np.unique(datastore.keys[:, 0], return_counts=True)[1].max())

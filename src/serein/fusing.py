@@ -88,7 +88,7 @@ def fit_ensemble(paths: Sequence[Path], *, method: str, split: Split, seed: int,
     """Evaluate an ensemble of run folders or prediction files.
 
     Args:
-        method: `cobyla` fits a weight for each system and class; `mean` weights all equally; a `.json` file gives weights.
+        method: `cobyla` fits a weight for each system and class; `mean` weights all equally; a `.json` file gives them.
         split: The predictions to evaluate. Weights for a fold's test set are fitted to its dev predictions where all
             systems have them, else to the test predictions of the other folds, or of other speakers of the only one.
         seed: Draws starts, and folds over speakers.
@@ -111,7 +111,7 @@ def fit_ensemble(paths: Sequence[Path], *, method: str, split: Split, seed: int,
     return _outcome(systems, evaluated, split, weighted)
 
 
-# -- weights ---------------------------------------------------------------------------------------------------------
+# -- weights --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def _names(seen: AlignedPredictions) -> set[str]:
 
 
 def _weights_of(given: Ensemble, systems: Sequence[System], classes: Sequence[str]) -> tuple[FloatArray, list[str]]:
-    """Return a file's weights in the order of systems and classes, and a note where systems are matched by order alone."""
+    """Return a file's weights in the order of systems and classes, and a note where they are matched by order alone."""
     if set(given.classes) != set(classes):
         what = f"its classes are {', '.join(given.classes)}, and those of the systems {', '.join(classes)}"
         raise RunError(what, where="--method", remedy="Choose weights of the same classes.")
@@ -213,7 +213,7 @@ def _weights_of(given: Ensemble, systems: Sequence[System], classes: Sequence[st
     return given.weight_matrix[:, columns], [f"Weights are matched by order: {pairs}."]
 
 
-# -- evaluation ----------------------------------------------------------------------------------------------------------
+# -- evaluation --------------------------------------------------------------------------------------------------------
 
 
 def _outcome(

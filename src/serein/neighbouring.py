@@ -138,9 +138,9 @@ def evaluate_run_with_knn(
 ) -> KnnEvaluation:
     """Evaluate a finished run with and without its neighbours (stage S3 of wang2023).
 
-    For every fold and seed, k and the weight are tuned on dev with a datastore of train alone; the datastore that is kept
-    in the run, and evaluated, holds train and dev. Writes `fold-*/seed-*/neighbours/` (the datastore), predictions beside
-    those of the model, and `knn.json`.
+    For every fold and seed, k and the weight are tuned on dev with a datastore of train alone; the datastore that is
+    kept in the run, and evaluated, holds train and dev. Writes `fold-*/seed-*/neighbours/` (the datastore), predictions
+    beside those of the model, and `knn.json`.
 
     Args:
         data: The manifest of the run, if it was moved.

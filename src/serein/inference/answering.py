@@ -58,7 +58,7 @@ def embedding_selection(content: ModelFolder, name: str | None) -> EmbeddingSele
     """Return the embedding of a name.
 
     Args:
-        name: A task: its own embedding, before fusion; `fused`: the embedding of the main task, after fusion; `None`: the
+        name: A task: its own embedding, before fusion; `fused`: the main task's embedding, after fusion; `None`: the
             input of the main task's output layer.
 
     Raises:

@@ -146,8 +146,8 @@ def _climb(search: _Search, start: FloatArray) -> None:
     """Run COBYLA from `start`; the search remembers the best weights.
 
     The search is unconstrained, and every point is evaluated at the nearest allowed weights. With explicit constraints
-    and without the last model's weights, SciPy's COBYLA took five times as long for 5 models of 8 classes, and scored no
-    higher on unseen utterances.
+    and without the last model's weights, SciPy's COBYLA took five times as long for 5 models of 8 classes, and scored
+    no higher on unseen utterances.
     """
     from scipy.optimize import minimize
 

@@ -113,8 +113,8 @@ class Datastore:
         """Raise ModelError when the datastore holds the embeddings of another model."""
         if digest != self.header.model_sha256:
             raise ModelError(
-                f"the datastore is of another model, {self.header.model} ({self.header.model_sha256[:12]}), than this one, "
-                f"{where} ({digest[:12]})",
+                f"the datastore is of another model, {self.header.model} ({self.header.model_sha256[:12]}), than this "
+                f"one, {where} ({digest[:12]})",
                 where=self.folder,
                 remedy="Name that model, or build a datastore of this one.",
             )

@@ -1,4 +1,4 @@
-"""Nearest clips: labelled embeddings, their votes, and these interpolated with a model's probabilities (wang2023, 2.3)."""
+"""Nearest neighbours: labelled embeddings, their votes, and votes interpolated with a model (wang2023, section 2.3)."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def transcribe_with(model: str | Path, utterances: Sequence[Utterance]) -> Itera
     """Yield the transcript, or the error, of each recording.
 
     Args:
-        model: A model folder whose last stage learned transcription, which keeps the given order; or a speech recogniser
+        model: A model folder whose last stage learned transcription, which keeps the order; or a speech recogniser
             (Whisper or CTC), by folder or Hub name, which starts with the longest.
 
     Raises:

@@ -51,7 +51,8 @@ class SlidingWindow:
             )
         if not (0.0 <= 2 * self.speech_pad_s <= self.min_silence_s and 0.0 < self.min_speech_s <= self.window_s):
             raise RecipeError(
-                f"min_silence_s {self.min_silence_s:g}, speech_pad_s {self.speech_pad_s:g}, min_speech_s {self.min_speech_s:g}",
+                f"min_silence_s {self.min_silence_s:g}, speech_pad_s {self.speech_pad_s:g}, "
+                f"min_speech_s {self.min_speech_s:g}",
                 where="sliding window",
                 remedy="min_silence_s is at least twice speech_pad_s, and min_speech_s at most a window.",
             )
