@@ -264,7 +264,7 @@ def _store(experiment: Experiment, fold: Fold, seed: int, run: Path, report: Rep
             return datastore
     content = load_model(learner / "model").content
     train, dev = experiment.positions(fold.train), experiment.positions(fold.dev)
-    label, told = f"fold {fold.name}  seed {seed}  store", experiment.recipe.inference.attributes
+    label, told = f"fold {fold.name}  seed {seed}  store", experiment.recipe.inference.conditions
     embeddings = _heard(experiment, content, train, "known", label, report)
     if dev:
         embeddings = joined(embeddings, _heard(experiment, content, dev, told, f"{label}  dev", report))

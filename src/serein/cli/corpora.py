@@ -15,7 +15,7 @@ from serein.cli.options import Json, Out
 from serein.cli.printing import print_tables
 
 if TYPE_CHECKING:
-    from serein.recipe import Effects
+    from serein.recipe import WaveformAugmentation
 
 
 class CorpusName(StrEnum):
@@ -132,17 +132,19 @@ def corpus_listen(
     ] = None,
     limit: Annotated[int, typer.Option(help="Most clips, spread over the manifest.", min=1)] = 10,
     seed: Annotated[int, typer.Option(help="Another seed, other draws.", min=0)] = 0,
-    recipe: Annotated[Path | None, typer.Option(help="Take effects from its last stage that has some.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Take waveform_augmentation from its last stage that has one.")
+    ] = None,
 ) -> None:
     """Write clips before and after an augmentation, to hear what training hears."""
     from serein.data import manifest
     from serein.data.effects import Changer
     from serein.data.listening import write_examples
     from serein.progress import Bars
-    from serein.recipe import Effects
+    from serein.recipe import WaveformAugmentation
 
-    options = Effects(name="mixed") if recipe is None else _effects_of(recipe)
-    changes = {"share": 1.0} | ({"name": augmentation.value} if augmentation else {})
+    options = WaveformAugmentation(name="mixed") if recipe is None else _effects_of(recipe)
+    changes = {"probability": 1.0} | ({"name": augmentation.value} if augmentation else {})
     utterances = manifest.read(data)
     with Bars() as bars:
         lines = write_examples(
@@ -156,13 +158,15 @@ def corpus_listen(
     print("\n".join(lines))
 
 
-def _effects_of(path: Path) -> Effects:
+def _effects_of(path: Path) -> WaveformAugmentation:
     from serein.errors import RecipeError
     from serein.recipe import load
 
-    found = [stage.effects for stage in load(path).stages if stage.effects.name != "none"]
+    found = [stage.waveform_augmentation for stage in load(path).stages if stage.waveform_augmentation.name != "none"]
     if not found:
-        raise RecipeError("no stage has effects", where=path, remedy="Leave it out to hear the default ranges.")
+        raise RecipeError(
+            "no stage has waveform_augmentation", where=path, remedy="Leave it out to hear the default ranges."
+        )
     return found[-1]
 
 
