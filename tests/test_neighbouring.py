@@ -1,4 +1,4 @@
-"""Neighbours through the command line: stores of the corpus of tones, and a finished run judged with them."""
+"""Neighbours through the command line: stores of the corpus of tones, and a finished run evaluated with them."""
 
 from __future__ import annotations
 

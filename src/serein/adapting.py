@@ -1,7 +1,7 @@
 """What a store of a corpus' own clips brings a model, by the number of clips in it; one speaker left out at a time.
 
 A model meets speakers, rooms and words that it never learned from. Some of the corpus' clips are labelled and put into
-a store; what the model then says of the clips of a speaker who is not in the store is judged beside the model alone.
+a store; what the model then says of the clips of a speaker who is not in the store is evaluated beside the model alone.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def adapt(
 ) -> Adaptation:
     """Judge a model with stores of a corpus' clips, and write `adaptation.json` and `adaptation.png` into a folder.
 
-    Each speaker is judged by stores of the others' clips, drawn at random, as many of each class as there are. What
+    Each speaker is evaluated by stores of the others' clips, drawn at random, as many of each class as there are. What
     is drawn follows from the draw's number, and a larger store holds the smaller ones.
 
     Raises:

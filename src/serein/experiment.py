@@ -81,7 +81,7 @@ def train_unit(
     for number, stage in enumerate(recipe.stages):
         if number and world().is_first:
             _note_start(folder, recipe, number)
-        model.train()  # it was judged after the stage before
+        model.train()  # it was evaluated after the stage before
         train_stage(
             model,
             tasks,

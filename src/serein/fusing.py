@@ -1,4 +1,4 @@
-"""Systems fused: weights fitted to predictions, and judged on predictions that they were not fitted to."""
+"""Systems fused: weights fitted to predictions, and evaluated on predictions that they were not fitted to."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Row:
     """Scores in per cent of one system, or of their fusion, over all judged utterances.
 
     Attributes:
-        kind: What it is; `in sample`: fitted to the very predictions that it is judged on.
+        kind: What it is; `in sample`: fitted to the very predictions that it is evaluated on.
         f1: F1 of each class; `None` for one that neither occurs nor was predicted.
     """
 
@@ -43,11 +43,11 @@ class Row:
 
 @dataclass(frozen=True)
 class EnsembleEvaluation:
-    """Systems, their fusion, and how both were judged.
+    """Systems, their fusion, and how both were evaluated.
 
     Attributes:
         fusion: The weights to keep, fitted to all that they may see.
-        split: The predictions that were judged.
+        split: The predictions that were evaluated.
         fitted_by: How the judged weights were fitted: on `dev`; on the other folds; on other speakers or utterances
             of the only fold; `nothing` for the mean; or given by a file.
         best: The system with the highest macro-F1.
@@ -89,7 +89,7 @@ def fit_ensemble(paths: Sequence[Path], *, method: str, split: Split, seed: int,
 
     Args:
         method: `cobyla` fits a weight for each system and class; `mean` takes all alike; a `.json` file gives weights.
-        split: The predictions to judge on. Weights for a fold's test set are fitted to its dev predictions where all
+        split: The predictions to evaluate on. Weights for a fold's test set are fitted to its dev predictions where all
             systems have them, else to the test predictions of the other folds, or of other speakers of the only one.
         seed: Draws starts, and folds over speakers.
         report: Told of progress.
@@ -97,7 +97,7 @@ def fit_ensemble(paths: Sequence[Path], *, method: str, split: Split, seed: int,
     Raises:
         RunError: The systems did not predict the same, or the method is unknown.
         ModelError: The file of weights is broken, or of other systems.
-        LeakError: Weights would be judged on what they were fitted to.
+        LeakError: Weights would be evaluated on what they were fitted to.
     """
     if method not in METHODS and not method.endswith(".json"):
         message = expected_one_of(method, [*METHODS, "a fusion file (.json)"], kind="method")

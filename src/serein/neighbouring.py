@@ -1,4 +1,4 @@
-"""A finished run judged with the nearest clips of each fold's train and dev (wang2023, section 2.3; stage S3)."""
+"""A finished run evaluated with the nearest clips of each fold's train and dev (wang2023, section 2.3; stage S3)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from serein.preparation import Experiment, prepare
 from serein.progress import Report
 
 Selection = Literal["dev", "oracle"]
-ORACLE = "ORACLE, optimistic: k and alpha were chosen on the very test sets that are judged here, as in wang2023."
+ORACLE = "ORACLE, optimistic: k and alpha were chosen on the very test sets that are evaluated here, as in wang2023."
 
 _PER_CENT = 100.0
 
@@ -78,7 +78,7 @@ class KnnOptions:
 
 @dataclass(frozen=True)
 class KnnSelection:
-    """What one fold with one seed was judged with.
+    """What one fold with one seed was evaluated with.
 
     Attributes:
         num_clips: Clips in its store: train and dev.
@@ -139,7 +139,7 @@ def evaluate_run_with_knn(
     """Judge a finished run with and without its neighbours (stage S3 of wang2023).
 
     For every fold and seed, k and alpha are chosen on dev with a store of train alone; the store that is kept in the
-    run, and judged, is of train and dev. Writes `fold-*/seed-*/neighbours/` (the store), predictions beside those of
+    run, and evaluated, is of train and dev. Writes `fold-*/seed-*/neighbours/` (the store), predictions beside those of
     the model, and `knn.json`.
 
     Args:

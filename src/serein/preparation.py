@@ -51,7 +51,7 @@ class Experiment:
 
     @property
     def categories(self) -> Categories:
-        """Classes of the task that is judged.
+        """Classes of the task that is evaluated.
 
         Raises:
             RecipeError: It has none.
@@ -62,7 +62,7 @@ class Experiment:
         return self.meanings[main]
 
     def class_counts(self) -> dict[str, int]:
-        """Return how many utterances each class of the judged task has; nothing when it has no classes."""
+        """Return how many utterances each class of the main task has; nothing when it has no classes."""
         categories = self.meanings.get(self.recipe.tasks.main)
         if categories is None:
             return {}
@@ -70,7 +70,7 @@ class Experiment:
         return {name: counts[name] for name in categories.classes}
 
     def labelled(self, ids: Sequence[str]) -> list[str]:
-        """Return those of some utterances that have a target of the judged task."""
+        """Return those of some utterances that have a target of the main task."""
         categories = self.meanings.get(self.recipe.tasks.main)
         by_id = {u.id: u for u in self.utterances}
         if categories is None:
@@ -206,7 +206,7 @@ def train_and_dev(utterances: Sequence[Utterance], protocol: Protocol, pairs: Ma
 
 
 def tasks_of(experiment: Experiment, fold: Fold, finished: Mapping[str, Categories] = NOTHING) -> dict[str, Task]:
-    """Return the recipe's tasks on a fold, the one that is judged first.
+    """Return the recipe's tasks on a fold, the one that is evaluated first.
 
     Letters and speakers are those of the fold's training set.
 

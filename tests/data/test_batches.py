@@ -85,7 +85,7 @@ def test_processes_share_the_batches(
     if is_training:  # each the same number of steps, so some batches come again
         assert {len(part) for part in parts} == {-(-len(alone) // world_size)}
         assert {tuple(batch) for batch in together} == {tuple(batch) for batch in alone}
-    else:  # each clip is judged once
+    else:  # each clip is evaluated once
         assert together == sorted(alone)
 
 

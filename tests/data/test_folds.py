@@ -185,7 +185,7 @@ def test_ravdess_has_six_folds_of_four_unseen_actors() -> None:
     assert [(len(fold.train), len(fold.dev), len(fold.test)) for fold in folds.folds] == [(60, 0, 12)] * 6
     assert Counter(actor for fold in folds.folds for actor in fold.groups) == Counter(actors)
     assert folds.notes == (
-        "No dev set: every stage trained a fixed number of epochs and its last weights were judged.",
+        "No dev set: every stage trained a fixed number of epochs and its last weights were evaluated.",
     )
 
 

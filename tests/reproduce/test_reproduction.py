@@ -212,7 +212,7 @@ def test_a_row_that_fuses_the_others(out: Path, table: Path, tones: Path, tmp_pa
     assert fused["ours"]["macro_f1"] == pytest.approx(sum(by_seed) / 2)
     difference = fused["ours"]["macro_f1"] - content["rows"][0]["ours"]["macro_f1"]
     assert fused["compared"]["difference"] == pytest.approx(difference)
-    assert any(note.startswith("Fusion: a weight for each row and class") for note in content["notes"])
+    assert any(note.startswith("Ensemble: a weight for each row and class") for note in content["notes"])
     after = times(out)
     assert {name: after[name] for name in before} == before
     assert serein(*call).out == first.out
@@ -292,7 +292,7 @@ def test_two_at_once_share_the_work(table: Path, tones: Path, tmp_path: Path) ->
         (("TABLE", "--rows", "std,max"), "unknown row 'max', expected one of: mean, std"),
         (("TABLE", "--set", "membrs=2"), "row 'mean': "),
         (("TABLE", "--set", "ensemble_size"), "'ensemble_size' is no KEY=VALUE"),
-        (("TABLE", "--set", "protocol.dev=none", "--on", "dev"), "--on dev: the rows mean, std have no dev set"),
+        (("TABLE", "--set", "protocol.dev=none", "--on", "dev"), "--split dev: the rows mean, std have no dev set"),
     ],
 )
 def test_bad_input(

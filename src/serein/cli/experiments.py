@@ -1,4 +1,4 @@
-"""Commands that train and judge."""
+"""Commands that train and evaluate."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _SPLITS = {"test": "test predictions", "dev": "dev predictions"}
 _FITTED_BY = {
-    "dev": "a fold's weights were fitted to its dev predictions, and are judged on its test set",
+    "dev": "a fold's weights were fitted to its dev predictions, and are evaluated on its test set",
     "nested folds": "a fold's weights were fitted to the predictions of the other folds (nested folds)",
     "nested speakers": "the weights of some speakers were fitted to the predictions of the others (nested folds)",
     "nested utterances": "the weights of some utterances were fitted to the predictions of the others (nested folds)",
@@ -33,7 +33,7 @@ _FITTED_BY = {
 
 
 class SplitName(StrEnum):
-    """Sides of a fold that `fit_ensemble` judges on."""
+    """Sides of a fold that `fit_ensemble` evaluates on."""
 
     test = "test"
     dev = "dev"
@@ -43,12 +43,12 @@ class SplitName(StrEnum):
 def fit_ensemble(
     systems: Annotated[list[Path], typer.Argument(metavar="RUN|PREDICTIONS...", help="Run folders, or .jsonl.")],
     method: Annotated[str, typer.Option(metavar="cobyla|mean|FILE", help="Fit weights, or take them.")] = "cobyla",
-    on: Annotated[SplitName, typer.Option("--on", help="The predictions to judge on.")] = SplitName.test,
+    on: Annotated[SplitName, typer.Option("--on", help="The predictions to evaluate on.")] = SplitName.test,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the fusion (.json), for predict.")] = None,
     seed: Annotated[int, typer.Option(help="Draws starts, and folds over speakers.", min=0)] = 0,
     as_json: Json = False,
 ) -> None:
-    """Weigh several systems against each other, class by class, and judge their fusion beside each of them."""
+    """Weigh several systems against each other, class by class, and evaluate their fusion beside each of them."""
     from serein import fusing
     from serein.inference.fused import write_ensemble
     from serein.progress import Bars

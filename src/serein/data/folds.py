@@ -131,7 +131,7 @@ def _dev_note(protocol: Protocol) -> list[str]:
     if protocol.dev == "dialogue-partner":
         return ["Dev is who speaks with the test speaker, in the same dialogues."]
     if protocol.dev == "none":
-        return ["No dev set: every stage trained a fixed number of epochs and its last weights were judged."]
+        return ["No dev set: every stage trained a fixed number of epochs and its last weights were evaluated."]
     return []
 
 

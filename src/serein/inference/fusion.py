@@ -145,7 +145,7 @@ class _Search:
 def _climb(search: _Search, start: FloatArray) -> None:
     """Let COBYLA walk from `start`; the search remembers what it finds.
 
-    It walks freely, and every point is judged by the allowed weights nearest to it. Told the constraints instead, with
+    It walks freely, and every point is evaluated by the allowed weights nearest to it. Told the constraints instead, with
     the last model's weights left out, SciPy's COBYLA took five times as long for 5 models of 8 classes, and scored no
     higher on utterances that it had not seen.
     """

@@ -179,7 +179,7 @@ _KINDS: dict[str, type[Task]] = {"words": Words, "asr": Transcript}
 
 
 class Tasks(Options):
-    """What is learned, each by its own head; the first one is what a model answers and is judged by.
+    """What is learned, each by its own head; the first one is what a model answers and is evaluated by.
 
     Attributes:
         emotion: The classes of `labels`.

@@ -113,7 +113,7 @@ class EpochKeeper(Checkpoint):
 
 
 def save_weights(module: lightning.LightningModule, path: Path) -> None:
-    """Write the judged model's weights atomically; of a frozen backbone its hash alone."""
+    """Write the evaluated model's weights atomically; of a frozen backbone its hash alone."""
     assert isinstance(module, StageModule)
     sha256 = module.frozen_sha256
     state = {
