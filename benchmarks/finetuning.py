@@ -145,10 +145,10 @@ def _recipe(base: Path, precision: str) -> recipes.Recipe:
             "stages": [
                 {
                     "epochs": 1,
-                    "keep": "last",
+                    "checkpoint": "last",
                     "precision": precision,
                     "trainable": ["projection", "layers 1-12", "heads"],
-                    "batches": {"clips": 8},
+                    "batches": {"max_clips": 8},
                     "optimizer": {"learning_rate": 1e-4},
                 }
             ],

@@ -55,8 +55,8 @@ def save_model(folder: Path) -> None:
     recipe = recipes.load(RECIPE)
     classes = recipe.labels.classes or ()
     heads = {"emotion": (recipe.tasks.emotion, len(classes))}
-    model = assemble(new_backbone(recipe.backbone), recipe.body, heads, recipe.members)
-    kept = {name: getattr(recipe, name) for name in ("body", "members", "tasks", "clips", "text", "inference")}
+    model = assemble(new_backbone(recipe.backbone), recipe.encoder, heads, recipe.ensemble_size)
+    kept = {name: getattr(recipe, name) for name in ("encoder", "ensemble_size", "tasks", "clips", "text", "inference")}
     content = ModelFolder(model.eval(), ModelOptions(**kept), {"emotion": Categories(classes, {})})
     model_folder.save(folder, content, "Random weights.")
 

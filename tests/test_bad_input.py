@@ -140,7 +140,7 @@ def truncated_wav(ground: Ground) -> Path:
 def described(ground: Ground, **changes: Any) -> list[object]:
     """Return a call on a model whose model.json says something else; `None` takes a key away."""
     content = json.loads((ground.model / "model.json").read_text()) | changes
-    kept = {key: value for key, value in content.items() if value is not None or key == "body"}
+    kept = {key: value for key, value in content.items() if value is not None or key == "encoder"}
     return damaged(ground, "model.json", json.dumps(kept).encode())
 
 
@@ -173,9 +173,11 @@ def transformer(ground: Ground) -> dict[str, Any]:
     return {"name": "huggingface", "source": str(folder)}
 
 
-def on_transformer(ground: Ground, body: str | None, **stage: Any) -> Path:
-    values = TINY | {"backbone": transformer(ground), "body": body and {"name": body}}
-    values["stages"] = [merged(TINY["stages"][0], {"augmentation": {"gain_db": 0, "time_masks": 0}} | stage)]
+def on_transformer(ground: Ground, encoder: str | None, **stage: Any) -> Path:
+    values = TINY | {"backbone": transformer(ground), "encoder": encoder and {"name": encoder}}
+    values["stages"] = [
+        merged(TINY["stages"][0], {"spectrogram_augmentation": {"gain_db": 0, "time_masks": 0}} | stage)
+    ]
     return ground.recipe(yaml.safe_dump(values))
 
 
@@ -238,7 +240,7 @@ PREDICT = [
     Case("backbone a word", lambda g: described(g, backbone="logmel"), ("do not describe a model", "Copy")),
     Case(
         "damaged backbone",
-        lambda g: described(g, backbone={"name": "logmel", "num_bands": -1}),
+        lambda g: described(g, backbone={"name": "logmel", "n_mels": -1}),
         ("do not describe a model", "Copy"),
     ),
     Case("no weights' origin", lambda g: described(g, backbone_weights=None), ("do not describe a model", "Copy")),
@@ -300,7 +302,7 @@ MANIFESTS = [
     Case(
         "no emotion",
         lambda g: run(g, data=g.with_first(emotion=None)),
-        ("labels.classes", "1 (no emotion)", "labels.others=drop"),
+        ("labels.classes", "1 (no emotion)", "labels.unknown_labels=drop"),
     ),
     Case(
         "one class",
@@ -337,7 +339,7 @@ LABELS_AND_FOLDS = [
     Case(
         "label without class",
         lambda g: run(g, more=("--set", "labels.classes=[angry, sad]")),
-        ("labels.classes", "12 utterances", "12 happy", "labels.others=drop"),
+        ("labels.classes", "12 utterances", "12 happy", "labels.unknown_labels=drop"),
     ),
     Case(
         "class named twice",
@@ -423,8 +425,8 @@ RECIPES = [
     ),
     Case(
         "wrong choice",
-        lambda g: run(g, recipe=g.changed(keep="worst")),
-        ("r.yaml: stages.0.keep", "'best' or 'last'", "docs/recipes.md"),
+        lambda g: run(g, recipe=g.changed(checkpoint="worst")),
+        ("r.yaml: stages.0.checkpoint", "'best' or 'last'", "docs/recipes.md"),
     ),
     Case(
         "wrong pooling",
@@ -478,24 +480,24 @@ RECIPES = [
     Case("--set unknown key", lambda g: run(g, more=("--set", "seed=1")), ("tiny.yaml: seed", "Did you mean 'seed")),
     Case(
         "spectrogram augmentation of a transformer",
-        lambda g: run(g, recipe=on_transformer(g, None, augmentation={"gain_db": 6})),
-        ("stages.0.augmentation", "needs the backbone 'logmel'", "Leave it out"),
+        lambda g: run(g, recipe=on_transformer(g, None, spectrogram_augmentation={"gain_db": 6})),
+        ("stages.0.spectrogram_augmentation", "needs the backbone 'logmel'", "Leave it out"),
     ),
     Case(
         "cnn2d on a transformer",
         lambda g: run(g, recipe=on_transformer(g, "cnn2d")),
-        ("body", "'cnn2d' reads mel bands", "cnn-blstm"),
+        ("encoder", "'cnn2d' reads mel bands", "cnn-blstm"),
     ),
     Case(
         "layer that a transformer lacks",
         lambda g: run(g, recipe=on_transformer(g, None, trainable=["layers 2-3", "heads"])),
         ("trainable", "'layers 2-3' is no part of this model", "layer 1, layer 2", "Name these"),
     ),
-    Case("unknown part", lambda g: run(g, recipe=g.changed(trainable=["lungs"])), ("trainable", "'lungs'", "body")),
+    Case("unknown part", lambda g: run(g, recipe=g.changed(trainable=["lungs"])), ("trainable", "'lungs'", "encoder")),
     Case(
-        "unknown tap",
-        lambda g: run(g, recipe=g.changed({"tasks": {"emotion": {"tap": 3}}})),
-        ("tap", "no hidden layer 3, the model has 0 to 0", "Choose among these"),
+        "unknown layer",
+        lambda g: run(g, recipe=g.changed({"tasks": {"emotion": {"layer": 3}}})),
+        ("layer", "no hidden layer 3, the model has 0 to 0", "Choose among these"),
     ),
     Case(
         "no such transformer",

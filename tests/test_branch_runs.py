@@ -24,13 +24,13 @@ from serein.models import folder as model_folder
 from serein.models.origins import found
 from serein.training.module import loss_weights
 
-BODY = {"name": "cnn2d", "channels": [4, 8], "size": 8, "shrink_time": 1}
+ENCODER = {"name": "cnn2d", "channels": [4, 8], "size": 8, "time_downsampling": 1}
 SPEAKER = {"attention": {"blocks": 1}, "pooling": "max", "loss": "arcface"}
 EMOTION = {"attention": {"blocks": 2}, "pooling": "max", "loss": "arcface", "dropout": 0.0}
 STAGE = {**TINY["stages"][0], "epochs": 2}
-ALONE = {"name": "alone", "tasks": ["emotion"], "fusion": "own", "trainable": ["body", "heads"]}
-TOGETHER = {"name": "together", "tasks": ["emotion"], "trainable": ["body", "heads"]}
-VOICES = {"name": "voices", "tasks": ["speaker"], "trainable": ["speaker.all", "heads"], "keep": "last"}
+ALONE = {"name": "alone", "tasks": ["emotion"], "use_fusion": False, "trainable": ["encoder", "heads"]}
+TOGETHER = {"name": "together", "tasks": ["emotion"], "trainable": ["encoder", "heads"]}
+VOICES = {"name": "voices", "tasks": ["speaker"], "trainable": ["speaker.all", "heads"], "checkpoint": "last"}
 
 
 def silent(label: str, done: int, total: int, detail: str) -> None:
@@ -40,10 +40,10 @@ def silent(label: str, done: int, total: int, detail: str) -> None:
 def values(*stages: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
     """Return a recipe of both networks with these stages."""
     both = {
-        "body": BODY,
-        "branches": {"speaker": {"body": BODY}},
+        "encoder": ENCODER,
+        "branches": {"speaker": {"encoder": ENCODER}},
         "tasks": {
-            "emotion": {**EMOTION, "fusion": {"joined": ["speaker"]}},
+            "emotion": {**EMOTION, "fusion": {"inputs": ["speaker"]}},
             "speaker": {**SPEAKER, "branch": "speaker"},
         },
     }
@@ -86,7 +86,7 @@ def voices(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         u.model_copy(update={"corpus": "other"}) for u in manifest.read(tones) if u.speaker in ("anna", "ben", "cleo")
     ]
     manifest.write(some, folder / "voices.jsonl")
-    content = merged(TINY, {"body": BODY, "protocol": {"name": "random", "dev": "none"}})
+    content = merged(TINY, {"encoder": ENCODER, "protocol": {"name": "random", "dev": "none"}})
     content = {**content, "name": "voices", "tasks": {"emotion": None, "speaker": SPEAKER}, "stages": [STAGE]}
     alone = recipes.validate(content, where="test")
     return train(alone, folder / "voices.jsonl", folder / "run", is_resumed=False, report=silent).parent
@@ -109,7 +109,7 @@ def test_each_stage_moves_its_own_network(run: Path) -> None:
     voices, alone, together = (weights(run, name) for name in ("voices", "alone", "together"))
     assert moved(voices, alone) == {"main", "emotion.head"}
     assert moved(alone, together) == {"main", "emotion.head", "joined rows"}
-    assert not alone["members.0.heads.emotion.fusion.joined"].any()
+    assert not alone["ensemble.0.heads.emotion.fusion.joined"].any()
 
 
 def test_integration_starts_where_the_emotion_network_was(run: Path, tones: Path) -> None:
@@ -123,7 +123,7 @@ def test_integration_starts_where_the_emotion_network_was(run: Path, tones: Path
     with torch.inference_mode():
         sounds = content.model.hear(waveforms, lengths, content.model.branches_of())
         joined = content.model.read(sounds, tasks=["emotion"])["emotion"].output
-        alone = content.model.read(sounds, tasks=["emotion"], fusion="own")["emotion"].output
+        alone = content.model.read(sounds, tasks=["emotion"], use_fusion=False)["emotion"].output
     assert torch.equal(joined, alone)
 
 
@@ -149,7 +149,7 @@ def test_the_model_folder_answers_as_the_run_did(run: Path, tones: Path, serein:
 def test_ways_of_freezing(run: Path, tones: Path, tmp_path: Path) -> None:
     """All frozen is `together` above; centres trained; all trained."""
     centres = {**TOGETHER, "name": "centres", "tasks": ["emotion", "speaker"], "weights": {"speaker": 0.5}}
-    whole = {**centres, "name": "whole", "trainable": ["body", "heads", "speaker.all"]}
+    whole = {**centres, "name": "whole", "trainable": ["encoder", "heads", "speaker.all"]}
     experiment = preparation.prepare(recipe(VOICES, ALONE, centres, whole), tones, silent)
     train_unit(experiment, experiment.folds.folds[0], 0, tmp_path, silent, label="x")
     alone, partly, wholly = (weights(tmp_path, name) for name in ("alone", "centres", "whole"))
@@ -170,23 +170,23 @@ def test_weights_of_a_stage(tones: Path) -> None:
 
 
 def from_voices(voices: Path, **changes: Any) -> recipes.Recipe:
-    branches = {"branches": {"speaker": {"body": None, "from": str(voices)}}}
+    branches = {"branches": {"speaker": {"encoder": None, "from": str(voices)}}}
     return recipe(ALONE, TOGETHER, **merged(branches, changes))
 
 
 def test_a_finished_network_stays_as_it_is(voices: Path, tones: Path, tmp_path: Path) -> None:
-    """Its body, attention, centres and normalisation; and it still names whom it knows."""
+    """Its encoder, attention, centres and normalisation; and it still names whom it knows."""
     made = from_voices(voices)
     experiment = preparation.prepare(made, tones, silent)
     assembling.require_trainable(experiment)
     content = train_unit(experiment, experiment.folds.folds[0], 0, tmp_path, silent, label="x")
     theirs = model_folder.load(voices / "model")
-    mine = {name.replace("members.0.", ""): value for name, value in content.model.state_dict().items()}
+    mine = {name.replace("ensemble.0.", ""): value for name, value in content.model.state_dict().items()}
     for name, value in theirs.model.state_dict().items():
         kept = (
-            name.replace("members.0.", "")
+            name.replace("ensemble.0.", "")
             if ".heads." in name
-            else f"branches.speaker.{name.replace('members.0.', '')}"
+            else f"branches.speaker.{name.replace('ensemble.0.', '')}"
         )
         assert torch.equal(mine[kept], value), name
     assert content.classes_of("speaker") == theirs.classes_of("speaker")
@@ -201,13 +201,13 @@ def test_a_finished_network_stays_as_it_is(voices: Path, tones: Path, tmp_path: 
 def test_new_speakers_get_new_centres(voices: Path, tones: Path) -> None:
     """1,251 centres become 8: attention is taken over, the output layer starts anew."""
     stages = (ALONE, {**TOGETHER, "tasks": ["emotion", "speaker"]})
-    made = recipe(*stages, branches={"speaker": {"body": None, "from": str(voices)}})
+    made = recipe(*stages, branches={"speaker": {"encoder": None, "from": str(voices)}})
     experiment = preparation.prepare(made, tones, silent)
     fold = experiment.folds.folds[0]
     origins = assembling.origins_of(made, fold.name, 0)
     tasks = assembling.tasks_with(experiment, fold, origins)
     model = assembling.new_model(made, tasks, origins)
-    head, theirs = model.members[0].heads["speaker"], origins["speaker"].member.heads["speaker"]
+    head, theirs = model.ensemble[0].heads["speaker"], origins["speaker"].member.heads["speaker"]
     assert torch.equal(head.blocks[0].attention.in_proj_weight, theirs.blocks[0].attention.in_proj_weight)
     assert tasks["speaker"].labels.classes != origins["speaker"].content.classes_of("speaker").classes
 
@@ -218,16 +218,16 @@ def test_the_main_network_can_start_from_one_alone(tones: Path, voices: Path, tm
     single = recipes.validate(content, where="test")
     experiment = preparation.prepare(single, tones, silent)
     finished = train_unit(experiment, experiment.folds.folds[0], 0, tmp_path / "emotion", silent, label="x")
-    branches = {"main": {"from": str(tmp_path / "emotion")}, "speaker": {"body": None, "from": str(voices)}}
+    branches = {"main": {"from": str(tmp_path / "emotion")}, "speaker": {"encoder": None, "from": str(voices)}}
     made = recipe(TOGETHER, branches=branches)
     origins = assembling.origins_of(made, "1", 0)
     together = preparation.prepare(made, tones, silent)
     tasks = assembling.tasks_with(together, together.folds.folds[0], origins)
     model = assembling.new_model(made, tasks, origins)
-    fusion = model.members[0].heads["emotion"].fusion
-    assert torch.equal(fusion.own, finished.model.members[0].heads["emotion"].fusion.own)
+    fusion = model.ensemble[0].heads["emotion"].fusion
+    assert torch.equal(fusion.own, finished.model.ensemble[0].heads["emotion"].fusion.own)
     assert not fusion.joined.any()
-    assert torch.equal(model.members[0].body.join.weight, finished.model.members[0].body.join.weight)
+    assert torch.equal(model.ensemble[0].encoder.join.weight, finished.model.ensemble[0].encoder.join.weight)
 
 
 def test_test_speakers_are_no_training_classes_of_an_origin(voices: Path, tones: Path) -> None:
@@ -287,7 +287,7 @@ def test_what_does_not_fit_is_named_before_training(
     case: str, voices: Path, tones: Path, tmp_path: Path, serein: Call
 ) -> None:
     changes, message = REFUSED[case]
-    branches = {"branches": {"speaker": {"body": None, "from": str(voices)}}}
+    branches = {"branches": {"speaker": {"encoder": None, "from": str(voices)}}}
     path = write(tmp_path, values(ALONE, TOGETHER, **merged(branches, changes)))
     outcome = serein("run", path, "--data", tones, "--out", tmp_path / "out", "--jobs", 1)
     assert outcome.status != 0
@@ -310,22 +310,22 @@ WRONG: dict[str, tuple[Change, str]] = {
         "reads branch 'voice', there is: main, sp",
     ),
     "idle branch": (lambda v: v["branches"].update(other={}), "no task reads branch 'other'"),
-    "members": (lambda v: v.update(members=2), "several members have one network"),
-    "from and body": (
-        lambda v: v["branches"].update(speaker={"from": "x", "body": BODY}),
-        "'from' brings backbone and body with it",
+    "ensemble_size": (lambda v: v.update(ensemble_size=2), "an ensemble has one network"),
+    "from and encoder": (
+        lambda v: v["branches"].update(speaker={"from": "x", "encoder": ENCODER}),
+        "'from' brings backbone and encoder with it",
     ),
     "joins itself": (
-        lambda v: v["tasks"]["emotion"].update(fusion={"joined": ["emotion"]}),
+        lambda v: v["tasks"]["emotion"].update(fusion={"inputs": ["emotion"]}),
         "emotion.fusion.joined names 'emotion', which is no other task",
     ),
-    "rows never learn": (lambda v: v["stages"][-1].update(fusion="own"), "the last stage has fusion 'own'"),
+    "rows never learn": (lambda v: v["stages"][-1].update(use_fusion=False), "the last stage has use_fusion false"),
     "nobody learns it": (lambda v: v["stages"].pop(0), "no stage learns speaker: name it in a stage's tasks"),
     "weight of nothing": (
         lambda v: v["stages"][1].update(weights={"speaker": 2.0}),
         "stage 'alone' weighs speaker, which it does not learn",
     ),
-    "main is no branch": (lambda v: v["branches"].update(main={}), "branches.main is 'backbone' and 'body'"),
+    "main is no branch": (lambda v: v["branches"].update(main={}), "branches.main is 'backbone' and 'encoder'"),
 }
 
 
@@ -349,7 +349,7 @@ def test_from_survives_a_dump(voices: Path, tmp_path: Path) -> None:
 
 
 def test_dev_without_known_speakers_is_watched_by_nobody(tones: Path) -> None:
-    watching = {**VOICES, "keep": "best"}
+    watching = {**VOICES, "checkpoint": "best"}
     experiment = preparation.prepare(recipe(watching, ALONE, TOGETHER), tones, silent)
-    with pytest.raises(RecipeError, match="no dev utterance of fold 1 has a target of 'speaker'.*or keep 'last'"):
+    with pytest.raises(RecipeError, match="no dev utterance of fold 1 has a target of 'speaker'.*or checkpoint 'last'"):
         assembling.require_trainable(experiment)

@@ -19,7 +19,7 @@ from serein.models import folder
 def test_the_temperature_of_dev_is_kept_and_applied(tiny: Path, tmp_path: Path, serein: Call) -> None:
     everybody = write_corpus(tmp_path / "many", speakers=tuple("abcdefgh"), clips=4)
     manifest.write(everybody, tmp_path / "m.jsonl")
-    options = ("--set", "protocol.dev_share=0.6", "--set", "stages.0.epochs=1")
+    options = ("--set", "protocol.dev_fraction=0.6", "--set", "stages.0.epochs=1")
     outcome = serein("run", tiny, "--data", tmp_path / "m.jsonl", "--out", tmp_path / "run", "--jobs", 1, *options)
     assert outcome.status == 0
     unit = tmp_path / "run" / "fold-1" / "seed-0"

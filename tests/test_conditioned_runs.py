@@ -12,7 +12,7 @@ from cli_fixtures import Call, everything_in, write_recipe
 from serein.data import manifest
 from serein.data.utterance import Predicted, Rating, Utterance
 
-TOLD = {"tasks": {"emotion": {"conditioning": {"attributes": ["gender"], "by": "sum"}}}}
+TOLD = {"tasks": {"emotion": {"conditioning": {"attributes": ["gender"], "mode": "sum"}}}}
 OTHER = {"female": "male", "male": "female"}
 
 
@@ -63,13 +63,13 @@ def test_without_predictions_the_remedy_is_named(tones: Path, told: Path, tmp_pa
     assert outcome.status == 1
     assert "no utterance has a predicted gender" in outcome.complaint
     assert "corpus fill --gender" in outcome.complaint
-    assert "inference.attributes=oracle" in outcome.complaint
+    assert "inference.conditions=oracle" in outcome.complaint
     assert not (tmp_path / "run").exists()
 
 
 def test_oracle_alone_needs_no_predictions(tones: Path, told: Path, tmp_path: Path, serein: Call) -> None:
     out = tmp_path / "run"
-    outcome = serein("run", told, "--data", tones, "--out", out, "--jobs", 1, "--set", "inference.attributes=oracle")
+    outcome = serein("run", told, "--data", tones, "--out", out, "--jobs", 1, "--set", "inference.conditions=oracle")
     assert outcome.status == 0, outcome.err
     assert "as the corpus labels it (oracle)" in " ".join(outcome.out.split())
     assert not list(out.glob("fold-*/seed-*/predicted_predictions.jsonl"))
@@ -110,13 +110,13 @@ def test_only_what_raters_agree_on_is_learned(tones: Path, tiny: Path, tmp_path:
 
     data = changed(tones, tmp_path / "m.jsonl", ratings=ratings)
     out = tmp_path / "run"
-    arguments = ("run", tiny, "--data", data, "--out", out, "--jobs", 1, "--set", "labels.agreement=0.8")
+    arguments = ("run", tiny, "--data", data, "--out", out, "--jobs", 1, "--set", "labels.min_agreement=0.8")
     assert serein(*arguments).status == 0
     folds = json.loads((out / "folds.json").read_text())
     assert all(name.endswith("0") for fold in folds["folds"] for name in fold["train"])
     assert any(name.endswith("1") for fold in folds["folds"] for name in fold["test"])
     assert any("80% of the raters" in note for note in folds["notes"])
-    refusal = serein("run", tiny, "--data", tones, "--out", tmp_path / "no", "--set", "labels.agreement=0.8")
+    refusal = serein("run", tiny, "--data", tones, "--out", tmp_path / "no", "--set", "labels.min_agreement=0.8")
     assert "no utterance has several raters' labels" in refusal.complaint
 
 

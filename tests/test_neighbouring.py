@@ -1,4 +1,4 @@
-"""Neighbours through the command line: stores of the corpus of tones, and a finished run judged with them."""
+"""Neighbours through the command line: stores of the corpus of tones, and a finished run evaluated with them."""
 
 from __future__ import annotations
 
@@ -300,7 +300,7 @@ def test_the_oracle_is_marked_everywhere(run: Path, serein: Call) -> None:
 
 def test_without_dev_something_must_be_given(tones: Path, tiny: Path, tmp_path: Path, serein: Call) -> None:
     run = tmp_path / "run"
-    changes = ("--set", "protocol.dev=none", "--set", "stages.0.keep=last", "--set", "stages.0.epochs=1")
+    changes = ("--set", "protocol.dev=none", "--set", "stages.0.checkpoint=last", "--set", "stages.0.epochs=1")
     assert serein("run", tiny, "--data", tones, "--out", run, "--jobs", 1, *changes).status == 0
     complaint = serein("neighbours", "score", run).complaint
     assert "fold 1 has no dev set to choose k and alpha on. Give both: --k 8 --alpha 0.3" in complaint

@@ -107,8 +107,8 @@ def test_stage_2_starts_from_the_weights_of_stage_1_and_names_their_hash(run: Pa
 
 def test_gender_reads_layer_4_beside_the_last(run: Path) -> None:
     weights = load_file(run / "fold-1" / "seed-0" / "0-words" / "weights.safetensors")
-    assert weights["members.0.heads.gender.output.weight"].shape == (2, 16)
-    assert weights["members.0.heads.emotion.output.weight"].shape == (3, 8)
+    assert weights["ensemble.0.heads.gender.output.weight"].shape == (2, 16)
+    assert weights["ensemble.0.heads.emotion.output.weight"].shape == (3, 8)
 
 
 def test_each_stage_scores_its_own_tasks_and_their_gradients(run: Path) -> None:
@@ -199,7 +199,7 @@ def test_the_real_configuration_runs(spoken: Path, tmp_path: Path, monkeypatch: 
     start(recipe, tmp_path / "few.jsonl", tmp_path / "r")
     unit = tmp_path / "r" / "fold-1" / "seed-0"
     assert (unit / "predictions.jsonl").exists()
-    assert load_file(unit / "0-words" / "weights.safetensors")["members.0.heads.gender.output.weight"].shape == (
+    assert load_file(unit / "0-words" / "weights.safetensors")["ensemble.0.heads.gender.output.weight"].shape == (
         2,
         1536,
     )

@@ -39,7 +39,7 @@ def write_voices(tones: Path, path: Path) -> Path:
 
 def train(folder: Path, data: Path, changes: dict[str, Any]) -> Path:
     tasks = {"emotion": None, "speaker": SPEAKER}
-    stage = {"epochs": 8, "augmentation": {"time_masks": 0}}
+    stage = {"epochs": 8, "spectrogram_augmentation": {"time_masks": 0}}
     recipe = recipes.load(write_recipe(folder / "r.yaml", {"tasks": tasks, **changes}, stage))
     runs.run(recipe, data, folder / "run", is_resumed=False, num_jobs=1, report=lambda *_: None)
     return folder / "run"
@@ -225,13 +225,13 @@ def test_own_speakers_and_fused_vectors_are_those_of_the_equation(
     tones: Path, clips: dict[str, Path], tmp_path: Path, serein: Call
 ) -> None:
     """Fused: what the emotion network heard, plus W * what the speaker network heard (park2023, equation 5)."""
-    body = {"name": "cnn2d", "channels": [4], "size": 8, "shrink_time": 1}
+    encoder = {"name": "cnn2d", "channels": [4], "size": 8, "time_downsampling": 1}
     changes = {
         "protocol": {"num_folds": 2, "only": ["1"], "dev": "none"},
-        "body": body,
-        "branches": {"speaker": {"body": body}},
+        "encoder": encoder,
+        "branches": {"speaker": {"encoder": encoder}},
         "tasks": {
-            "emotion": {"attention": {"blocks": 2}, "pooling": "max", "fusion": {"joined": ["speaker"], "start": 0.5}},
+            "emotion": {"attention": {"blocks": 2}, "pooling": "max", "fusion": {"inputs": ["speaker"], "init": 0.5}},
             "speaker": {"branch": "speaker", "attention": {"blocks": 1}, "pooling": "max"},
         },
     }

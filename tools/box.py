@@ -1,7 +1,7 @@
 """Makes the model that ships inside the package, and its card.
 
 The six folds of its recipe give scores and probabilities on unseen speakers, to which its temperature is fitted; then
-one model learns from everybody and is judged on corpora that it never saw. Goes on where it was stopped.
+one model learns from everybody and is evaluated on corpora that it never saw. Goes on where it was stopped.
 
     make box RAVDESS=<folder> EMODB=<folder> URDU=<table.csv>
     python tools/box.py --data ravdess.jsonl --other emodb=emodb.jsonl --other urdu=urdu.jsonl
@@ -49,7 +49,7 @@ class Elsewhere:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="manifest to learn from")
-    parser.add_argument("--other", action="append", default=[], metavar="NAME=MANIFEST", help="never seen, judged on")
+    parser.add_argument("--other", action="append", default=[], metavar="NAME=MANIFEST", help="never seen, evaluated on")
     parser.add_argument("--recipe", type=Path, default=Path("recipes/default_model.yaml"))
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--work", type=Path, default=Path("runs/box"), help="folder of the trainings")

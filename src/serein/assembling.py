@@ -22,7 +22,7 @@ def require_trainable(experiment: Experiment) -> None:
     """Build the model once and look at every stage, so that what does not fit is said before anything is written.
 
     Raises:
-        RecipeError: Backbone, body, head and stages do not fit.
+        RecipeError: Backbone, encoder, head and stages do not fit.
         ModelError: The backbone, or what a branch starts from, cannot be loaded, or is another network.
         LeakError: What a branch starts from has learned test speakers.
     """
@@ -36,11 +36,11 @@ def require_trainable(experiment: Experiment) -> None:
     model = new_model(recipe, tasks, origins)
     for number, stage in enumerate(recipe.stages):
         model.train_only(stage.trainable, stage.tasks)
-        for branch in model.branches_of(stage.tasks, stage.fusion):
-            where = f"stages.{number}.augmentation"
-            require_bands(model.backbone_of(branch), stage.augmentation, where=where)
-        if stage.effects.name != "none":
-            Changer(stage.effects)  # names a package that is missing
+        for branch in model.branches_of(stage.tasks, stage.use_fusion):
+            where = f"stages.{number}.spectrogram_augmentation"
+            require_bands(model.backbone_of(branch), stage.spectrogram_augmentation, where=where)
+        if stage.waveform_augmentation.name != "none":
+            Changer(stage.waveform_augmentation)  # names a package that is missing
 
 
 def _require_unheard(experiment: Experiment) -> None:
@@ -72,11 +72,11 @@ def new_model(recipe: Recipe, tasks: Mapping[str, Task], origins: Mapping[str, O
     branches = {}
     for name, branch in recipe.branches.items():
         if name in origins:
-            branches[name] = (origins[name].content.model.backbone, origins[name].body)
+            branches[name] = (origins[name].content.model.backbone, origins[name].encoder)
         else:
-            branches[name] = (new_backbone(branch.backbone or recipe.backbone), branch.body)
+            branches[name] = (new_backbone(branch.backbone or recipe.backbone), branch.encoder)
     branches.pop(MAIN, None)
-    model = assemble(backbone, recipe.body, heads, recipe.members, text_size(recipe), branches)
+    model = assemble(backbone, recipe.encoder, heads, recipe.ensemble_size, text_size(recipe), branches)
     for origin in origins.values():
         take_over(model, origin, recipe.tasks.chosen)
     return model

@@ -75,13 +75,13 @@ def train_unit(
         experiment.positions(fold.dev),
         recipe.clips,
         _told(experiment, fold),
-        recipe.features,
+        recipe.feature_cache,
     )
     fit_normalisation(model, data, [name for name in (MAIN, *model.branches) if name not in origins])
     for number, stage in enumerate(recipe.stages):
         if number and world().is_first:
             _note_start(folder, recipe, number)
-        model.train()  # it was judged after the stage before
+        model.train()  # it was evaluated after the stage before
         train_stage(
             model,
             tasks,
@@ -117,8 +117,8 @@ def _voices(experiment: Experiment, content: ModelFolder, fold: Fold) -> Voices 
     positions = [p for p in experiment.positions(fold.dev) if utterances[p].speaker is not None]
     if "speaker" not in content.labels or not positions:
         return None
-    told = experiment.recipe.inference.attributes
-    vectors = recording_outputs(content, experiment.recordings, positions, told, embedding="speaker").embeddings
+    condition_source = experiment.recipe.inference.conditions
+    vectors = recording_outputs(content, experiment.recordings, positions, condition_source, embedding="speaker").embeddings
     found = score_verification(vectors, [speaker_key(utterances[p]) for p in positions], np.random.default_rng(0))
     if found is None:
         return None
@@ -156,13 +156,13 @@ def _told(experiment: Experiment, fold: Fold) -> TrainingConditions:
     is_train[experiment.positions(fold.train)] = True
     known, judged = (
         attribute_vectors(experiment.utterances, recipe.tasks.conditions, told, recipe.text.encoder)
-        for told in ("known", recipe.inference.attributes)
+        for told in ("known", recipe.inference.conditions)
     )
     nothing = [Utterance(id="-", audio="-")]
     unknown = attribute_vectors(nothing, recipe.tasks.conditions, "known", recipe.text.encoder)
     values = {name: np.where(is_train, known[name], judged[name]) for name in known}
     return TrainingConditions(
-        values, {name: vectors[0] for name, vectors in unknown.items()}, recipe.tasks.hidden_share
+        values, {name: vectors[0] for name, vectors in unknown.items()}, recipe.tasks.condition_dropout
     )
 
 
@@ -194,9 +194,9 @@ def _content(
         "licences": {name: licence_of(name) or "not stated" for name in corpora},
         "dev_ua": max((line["dev_ua"] for line in epochs if "dev_ua" in line), default=None),
     }
-    kept = {name: getattr(recipe, name) for name in ("body", "members", "tasks", "clips", "text", "inference")}
-    finished = {name: Branch(body=origins[name].body) for name in model.branches if name in origins}
-    branches = {name: Branch(body=recipe.branches[name].body) for name in model.branches} | finished
+    kept = {name: getattr(recipe, name) for name in ("encoder", "ensemble_size", "tasks", "clips", "text", "inference")}
+    finished = {name: Branch(encoder=origins[name].encoder) for name in model.branches if name in origins}
+    branches = {name: Branch(encoder=recipe.branches[name].encoder) for name in model.branches} | finished
     answered = recipe.answered_after(number)
     options = ModelOptions(**kept, branches=branches, text_size=text_size(recipe), answered=answered)
     return ModelFolder(model, options, {name: task.labels for name, task in tasks.items()}, training)

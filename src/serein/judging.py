@@ -60,7 +60,7 @@ def evaluate(
         )
     if shared:
         notes.append(f"SPEAKER-DEPENDENT: the model was trained on {len(shared)} of these speakers.")
-    told = attributes or content.options.inference.attributes
+    told = attributes or content.options.inference.conditions
     require_attributes(utterances, content.conditions, told)
     if content.conditions:
         notes.append(f"Conditions of each clip: {', '.join(content.conditions)} ({told}).")

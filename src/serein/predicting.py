@@ -62,7 +62,7 @@ def predict_unit(experiment: Experiment, content: ModelFolder, fold: Fold, seed:
     `predictions.jsonl` is of the main task and comes last: it says that all is there. Other tasks have files of their
     own, by the last stage that learned them.
     """
-    recipe, told = experiment.recipe, experiment.recipe.inference.attributes
+    recipe, told = experiment.recipe, experiment.recipe.inference.conditions
     if experiment.learner(fold) is not fold:  # else its training did it
         predict_dev(experiment, content, fold, seed, folder)
     if (other := _other_attributes(experiment, fold)) is not None:
@@ -86,7 +86,7 @@ def predict_dev(experiment: Experiment, content: ModelFolder, fold: Fold, seed: 
     dev = experiment.labelled(fold.dev)
     if not dev:
         return []
-    said = _said(experiment, content, dev, fold, seed, experiment.recipe.inference.attributes)
+    said = _said(experiment, content, dev, fold, seed, experiment.recipe.inference.conditions)
     write_predictions(said.by_task[content.task], folder / "dev_predictions.jsonl")
     return said.by_task[content.task]
 
@@ -106,7 +106,7 @@ def _said(experiment: Experiment, content: ModelFolder, ids: Sequence[str], fold
 def _other_attributes(experiment: Experiment, fold: Fold) -> Told | None:
     """Return what else a conditioned model can be told of the test set, so that both are reported."""
     names = experiment.recipe.tasks.conditions
-    other: Told = "oracle" if experiment.recipe.inference.attributes == "predicted" else "predicted"
+    other: Told = "oracle" if experiment.recipe.inference.conditions == "predicted" else "predicted"
     tested = [experiment.utterances[position] for position in experiment.positions(fold.test)]
     has_all = all(any(attribute(u, name, other) for u in tested) for name in names)
     return other if names and has_all else None

@@ -51,7 +51,7 @@ class Experiment:
 
     @property
     def categories(self) -> Categories:
-        """Classes of the task that is judged.
+        """Classes of the task that is evaluated.
 
         Raises:
             RecipeError: It has none.
@@ -62,7 +62,7 @@ class Experiment:
         return self.meanings[main]
 
     def class_counts(self) -> dict[str, int]:
-        """Return how many utterances each class of the judged task has; nothing when it has no classes."""
+        """Return how many utterances each class of the main task has; nothing when it has no classes."""
         categories = self.meanings.get(self.recipe.tasks.main)
         if categories is None:
             return {}
@@ -70,7 +70,7 @@ class Experiment:
         return {name: counts[name] for name in categories.classes}
 
     def labelled(self, ids: Sequence[str]) -> list[str]:
-        """Return those of some utterances that have a target of the judged task."""
+        """Return those of some utterances that have a target of the main task."""
         categories = self.meanings.get(self.recipe.tasks.main)
         by_id = {u.id: u for u in self.utterances}
         if categories is None:
@@ -108,12 +108,12 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
     recordings = Recordings(utterances, trim_db=recipe.clips.trim_db)
     recordings.prefetch(lambda done, total: report("reading audio", done, total, f"{total} clips"))
     pairs = dict(twins(recordings))
-    folds = _agreed(labelled, divide(labelled, recipe.protocol, pairs), recipe.labels.agreement)
+    folds = _agreed(labelled, divide(labelled, recipe.protocol, pairs), recipe.labels.min_agreement)
     folds = with_extras(folds, utterances, LeftOver(recipe.tasks.main, extras), recipe.protocol, pairs)
     check_leaks(utterances, folds, pairs)
     require_attributes(utterances, recipe.tasks.conditions, "known")
     if any(fold.test for fold in folds.folds):
-        require_attributes(utterances, recipe.tasks.conditions, recipe.inference.attributes)
+        require_attributes(utterances, recipe.tasks.conditions, recipe.inference.conditions)
         _require_known_speakers(recipe, folds)
     return Experiment(recipe, manifest_path, utterances, left_out, meanings, recordings, pairs, folds)
 
@@ -143,7 +143,7 @@ def _chosen(
     categories = meanings[main]
     extras = [u for u in everything if value_of(u, categories.field) is None and _is_extra(u, recipe, meanings)]
     ids = {u.id for u in extras}
-    others = recipe.labels.others if main == "emotion" else "drop"
+    others = recipe.labels.unknown_labels if main == "emotion" else "drop"
     labelled, left_out = with_class([u for u in everything if u.id not in ids], categories, others)
     return labelled, extras, left_out
 
@@ -176,7 +176,7 @@ def _agreed(utterances: Sequence[Utterance], folds: Folds, least: float | None) 
     if all(share is None for share in agreements.values()):
         raise RecipeError(
             "no utterance has several raters' labels",
-            where="labels.agreement",
+            where="labels.min_agreement",
             remedy="Leave it out, or prepare a corpus with raters.",
         )
     agreed = {name for name, share in agreements.items() if share is not None and share >= least - 1e-9}
@@ -198,7 +198,7 @@ def train_and_dev(utterances: Sequence[Utterance], protocol: Protocol, pairs: Ma
     train_ids = tuple(u.id for u in utterances if not is_dev(u))
     dev_ids = tuple(u.id for u in utterances if is_dev(u))
     is_independent = not protocol.shares_speakers
-    shares_dev = not is_independent or protocol.dev == "random-20"
+    shares_dev = not is_independent or protocol.dev == "random"
     return Folds("train", (Fold("all", train_ids, dev_ids, ()),), is_independent, shares_dev)
 
 
@@ -206,7 +206,7 @@ def train_and_dev(utterances: Sequence[Utterance], protocol: Protocol, pairs: Ma
 
 
 def tasks_of(experiment: Experiment, fold: Fold, finished: Mapping[str, Categories] = NOTHING) -> dict[str, Task]:
-    """Return the recipe's tasks on a fold, the one that is judged first.
+    """Return the recipe's tasks on a fold, the one that is evaluated first.
 
     Letters and speakers are those of the fold's training set.
 
@@ -264,10 +264,10 @@ def _require_watched(experiment: Experiment, fold: Fold, targets: Mapping[str, T
     dev = experiment.positions(fold.dev)
     for stage in experiment.recipe.stages:
         first = experiment.recipe.tasks_of(stage)[0]
-        is_watched = stage.keep == "best" or stage.patience is not None or stage.schedule.name == "plateau"
+        is_watched = stage.checkpoint == "best" or stage.patience is not None or stage.schedule.name == "plateau"
         if is_watched and dev and not targets[first].is_known[dev].any():
             raise RecipeError(
                 f"no dev utterance of fold {fold.name} has a target of '{first}', which stage '{stage.name}' watches",
                 where="protocol.dev",
-                remedy="Choose protocol.dev=none, random-20 (which shares speakers), or keep 'last' in that stage.",
+                remedy="Choose protocol.dev=none, random (which shares speakers), or checkpoint 'last' in that stage.",
             )

@@ -95,7 +95,7 @@ def test_parts_are_disjoint(name: str, utterances: list[Utterance], dev: str, se
     speaker_of = {u.id: speaker_key(u) for u in utterances}
     is_dependent = name in ("random", "clips-out")
     assert folds.is_speaker_independent == (not is_dependent)
-    assert folds.shares_dev == (is_dependent or dev == "random-20")
+    assert folds.shares_dev == (is_dependent or dev == "random")
     for fold in folds.folds:
         parts = {"train": fold.train, "dev": fold.dev, "test": fold.test}
         assert fold.train
@@ -142,7 +142,7 @@ def test_a_speaker_of_two_genders_is_dealt_alike_in_any_order() -> None:
         *people("2", "3", gender="male"),
         *people("4", "5", "6", gender="female"),
     ]
-    protocol = Protocol(num_folds=3, dev_share=0.5)
+    protocol = Protocol(num_folds=3, dev_fraction=0.5)
     assert make_folds(utterances, protocol).sha256 == make_folds(utterances[::-1], protocol).sha256
 
 
@@ -185,7 +185,7 @@ def test_ravdess_has_six_folds_of_four_unseen_actors() -> None:
     assert [(len(fold.train), len(fold.dev), len(fold.test)) for fold in folds.folds] == [(60, 0, 12)] * 6
     assert Counter(actor for fold in folds.folds for actor in fold.groups) == Counter(actors)
     assert folds.notes == (
-        "No dev set: every stage trained a fixed number of epochs and its last weights were judged.",
+        "No dev set: every stage trained a fixed number of epochs and its last weights were evaluated.",
     )
 
 
@@ -259,12 +259,12 @@ def test_the_partner_of_a_test_speaker_is_dev() -> None:
     utterances = [
         u for name, session in (("1", "a"), ("2", "a"), ("3", "b"), ("4", "b")) for u in people(name, session=session)
     ]
-    divided = make_folds(utterances, Protocol(name="leave-one-speaker-out", dev="partner"))
+    divided = make_folds(utterances, Protocol(name="leave-one-speaker-out", dev="dialogue-partner"))
     first = divided.folds[0]
     assert (speakers_of(first.train), speakers_of(first.dev), speakers_of(first.test)) == ({"3", "4"}, {"2"}, {"1"})
     assert any("same dialogues" in note for note in divided.notes)
     with pytest.raises(RecipeError, match="have no partner"):
-        make_folds(utterances, Protocol(name="sessions-out", dev="partner"))
+        make_folds(utterances, Protocol(name="sessions-out", dev="dialogue-partner"))
 
 
 def test_random_is_marked_and_keeps_twins_on_one_side() -> None:
@@ -311,18 +311,18 @@ def test_dev_speakers_are_a_share_of_the_training_side_and_of_both_genders() -> 
     utterances = people(*(f"f{i}" for i in range(9)), gender="female") + people(
         *(f"m{i}" for i in range(9)), gender="male"
     )
-    for fold in make_folds(utterances, Protocol(num_folds=3, dev_share=1 / 3)).folds:
+    for fold in make_folds(utterances, Protocol(num_folds=3, dev_fraction=1 / 3)).folds:
         assert sorted(name[0] for name in speakers_of(fold.dev)) == ["f", "f", "m", "m"]  # 4 of 12
 
 
-@pytest.mark.parametrize(("share", "number"), [(0.0, 1), (0.2, 1), (0.5, 2), (1.0, 3)])
-def test_dev_takes_one_speaker_at_least_and_leaves_one(share: float, number: int) -> None:
-    folds = make_folds(people(*"12345678"), Protocol(num_folds=2, dev_share=share)).folds
+@pytest.mark.parametrize(("fraction", "number"), [(0.0, 1), (0.2, 1), (0.5, 2), (1.0, 3)])
+def test_dev_takes_one_speaker_at_least_and_leaves_one(fraction: float, number: int) -> None:
+    folds = make_folds(people(*"12345678"), Protocol(num_folds=2, dev_fraction=fraction)).folds
     assert [len(speakers_of(fold.dev)) for fold in folds] == [number] * 2
 
 
-def test_random_20_is_a_fifth_and_says_that_it_shares_speakers() -> None:
-    folds = make_folds(people(*"123456"), Protocol(num_folds=2, dev="random-20"))
+def test_random_dev_is_a_fifth_and_says_that_it_shares_speakers() -> None:
+    folds = make_folds(people(*"123456"), Protocol(num_folds=2, dev="random"))
     assert [len(fold.dev) for fold in folds.folds] == [1, 1]
     assert folds.notes == ("Dev was drawn at random from the training set and shares its speakers.",)
 

@@ -14,11 +14,11 @@ from serein.data.batches import ClipDataset
 from serein.data.effects import Changer
 from serein.data.listening import write_examples
 from serein.data.recordings import Recordings
-from serein.recipe import Clips, Effects
+from serein.recipe import Clips, WaveformAugmentation
 
 
 def test_the_files_hold_what_the_first_epoch_hears(tones: Path, tmp_path: Path) -> None:
-    utterances, changer = manifest.read(tones), Changer(Effects(name="noise"))
+    utterances, changer = manifest.read(tones), Changer(WaveformAugmentation(name="noise"))
     lines = write_examples(utterances, changer, tmp_path, limit=3, seed=5)
     assert (tmp_path / "augmentations.txt").read_text() == "".join(f"{line}\n" for line in lines)
     assert len(list(tmp_path.iterdir())) == 7
@@ -34,7 +34,7 @@ def test_the_files_hold_what_the_first_epoch_hears(tones: Path, tmp_path: Path) 
 
 
 def test_too_loud_for_a_file_is_written_softer_and_said(tones: Path, tmp_path: Path) -> None:
-    changer = Changer(Effects(name="volume", volume_db=(40.0, 40.0)))
+    changer = Changer(WaveformAugmentation(name="volume", volume_db=(40.0, 40.0)))
     (line,) = write_examples(manifest.read(tones), changer, tmp_path, limit=1)
     assert "volume +40.0 dB (beyond full scale: the file is" in line
     (written,) = tmp_path.glob("*_volume.wav")
@@ -46,7 +46,7 @@ def test_too_loud_for_a_file_is_written_softer_and_said(tones: Path, tmp_path: P
 
 def test_names_of_files_hold_no_folders(tones: Path, tmp_path: Path) -> None:
     utterances = [manifest.read(tones)[0].model_copy(update={"id": "../a b/ü?"})]
-    (line,) = write_examples(utterances, Changer(Effects(name="volume")), tmp_path / "out", limit=5)
+    (line,) = write_examples(utterances, Changer(WaveformAugmentation(name="volume")), tmp_path / "out", limit=5)
     assert line.startswith("001_.._a_b_: volume")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -66,8 +66,8 @@ def test_listen(name: str, tones: Path, tmp_path: Path, serein: Call) -> None:
 
 
 def test_listen_to_a_recipe(tones: Path, tmp_path: Path, serein: Call) -> None:
-    effects = {"name": "volume", "volume_db": [-12, -12], "share": 0.01}
-    recipe = write_recipe(tmp_path / "r.yaml", stage={"effects": effects})
+    effects = {"name": "volume", "volume_db": [-12, -12], "probability": 0.01}
+    recipe = write_recipe(tmp_path / "r.yaml", stage={"waveform_augmentation": effects})
     outcome = serein("corpus", "listen", tones, "--recipe", recipe, "-o", tmp_path / "out", "--limit", 2)
     assert outcome.status == 0
     assert outcome.out.count("volume -12.0 dB\n") == 2
@@ -77,7 +77,7 @@ def test_listen_to_a_recipe_without_effects(tones: Path, tmp_path: Path, serein:
     recipe = write_recipe(tmp_path / "r.yaml")
     outcome = serein("corpus", "listen", tones, "--recipe", recipe, "-o", tmp_path / "out")
     assert outcome.status == 1
-    assert "r.yaml: no stage has effects. Leave it out" in outcome.complaint
+    assert "r.yaml: no stage has waveform_augmentation. Leave it out" in outcome.complaint
     assert not (tmp_path / "out").exists()
 
 

@@ -97,7 +97,7 @@ def _write_facts(run: Path, folds: list[dict[str, Any]], seeds: tuple[int, ...])
         "description": "A small convolutional network on log-mel bands, trained from nothing.",
         "labels": {"classes": list(CLASSES)},
         "protocol": {"name": "speakers-out", "num_folds": 6, "dev": "speakers"},
-        "stages": [{"name": "emotion", "epochs": 30, "keep": "best", "optimizer": {"learning_rate": 1e-3}}],
+        "stages": [{"name": "emotion", "epochs": 30, "checkpoint": "best", "optimizer": {"learning_rate": 1e-3}}],
         "seeds": list(seeds),
     }
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))

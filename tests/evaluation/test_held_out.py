@@ -1,4 +1,4 @@
-"""What weights are fitted to never holds what they are judged on."""
+"""What weights are fitted to never holds what they are evaluated on."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def test_how_it_was_made_is_said(html: str) -> None:
         "1 h 26 min",
         "CC BY-NC-SA 4.0",
         "Livingstone",
-        "keep: best",
+        "checkpoint: best",
     ):
         assert fact in text
     assert "Train and test share both sentences" in text

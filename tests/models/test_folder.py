@@ -24,18 +24,18 @@ CATEGORIES = Categories(("calm", "happy", "süß"), {"excited": "happy"})
 WAVES = 0.1 * torch.randn(2, 6_000, generator=torch.Generator().manual_seed(0)), torch.tensor([6_000, 4_321])
 
 
-def content(body: Any = None, members: int = 1, **emotion: Any) -> ModelFolder:
+def content(encoder: Any = None, ensemble_size: int = 1, **emotion: Any) -> ModelFolder:
     torch.manual_seed(0)
     options = ModelOptions(
-        body=body,
-        members=members,
+        encoder=encoder,
+        ensemble_size=ensemble_size,
         tasks=Tasks(emotion=Category(**emotion)),
-        clips=Clips(trim_db=30.0, min_s=0.5, extend="repeat"),
+        clips=Clips(trim_db=30.0, min_s=0.5, pad_mode="repeat"),
         inference=Inference(batch_s=7.0),
     )
-    backbone = new_backbone(LogMel(num_bands=12, normalisation=("level", "corpus")))
+    backbone = new_backbone(LogMel(n_mels=12, normalisation=("level", "corpus")))
     backbone.fit([WAVES])
-    model = assemble(backbone, body, {"emotion": (options.tasks.emotion, 3)}, members)
+    model = assemble(backbone, encoder, {"emotion": (options.tasks.emotion, 3)}, ensemble_size)
     model.train()(*WAVES)  # moves the running statistics
     return ModelFolder(
         model.eval(), options, {"emotion": CATEGORIES}, {"recipe": "r", "speakers": ["a/1"], "dev_ua": None}
@@ -57,10 +57,12 @@ def saved(tmp_path: Path) -> Path:
     [
         content(),
         content(Cnn2d(channels=(3, 4, 5), size=6, convolutions=2), batch_norm=True, hidden=(5,), label_smoothing=0.1),
-        content(Cnn2d(channels=(3, 4), size=6), members=3),
-        content(CnnBlstm(channels=(4,), kernels=(3,), hidden=3, layers=1, tap="weighted"), projection=5, pooling="std"),
+        content(Cnn2d(channels=(3, 4), size=6), ensemble_size=3),
+        content(
+            CnnBlstm(channels=(4,), kernels=(3,), hidden=3, layers=1, layer="weighted"), projection=5, pooling="std"
+        ),
     ],
-    ids=["bare", "cnn2d", "members", "cnn-blstm"],
+    ids=["bare", "cnn2d", "ensemble", "cnn-blstm"],
 )
 @torch.inference_mode()
 def test_every_bit_comes_back(tmp_path: Path, made: ModelFolder) -> None:
@@ -166,7 +168,7 @@ def reweighed(change: Callable[[dict[str, torch.Tensor]], object]) -> Damage:
     return damage
 
 
-OUTPUT = "members.0.heads.emotion.output.weight"
+OUTPUT = "ensemble.0.heads.emotion.output.weight"
 DAMAGES: dict[str, tuple[Damage, str]] = {
     **{f"no {part}": (lambda folder, part=part: (folder / part).unlink(), f"{part} missing") for part in PARTS},
     "weights cut in the header": (cut(0.01), "model.safetensors: damaged weights"),
@@ -186,16 +188,25 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "labels.json cut": (written("labels.json", b"{"), "labels.json: damaged: not JSON"),
     **{
         f"no {key}": (changed("model.json", key, to=...), f"do not describe a model .'{key}'.")
-        for key in ("backbone", "backbone_weights", "body", "members", "tasks", "clips", "inference", "training")
+        for key in (
+            "backbone",
+            "backbone_weights",
+            "encoder",
+            "ensemble_size",
+            "tasks",
+            "clips",
+            "inference",
+            "training",
+        )
     },
     "an unknown option": (changed("model.json", "tasks", "emotion", "colour", to=1), "do not describe a model"),
-    "an unknown layer": (changed("model.json", "tasks", "emotion", "tap", to=9), "no hidden layer 9"),
+    "an unknown layer": (changed("model.json", "tasks", "emotion", "layer", to=9), "no hidden layer 9"),
     "an unknown backbone": (changed("model.json", "backbone", "name", to="ear"), "model.json: unknown backbone 'ear'"),
     "a backbone that is a word": (changed("model.json", "backbone", to="logmel"), "do not describe a model"),
-    "a wrong number of bands": (changed("model.json", "backbone", "num_bands", to="x"), "do not describe a model"),
-    "another number of bands": (changed("model.json", "backbone", "num_bands", to=13), "size mismatch"),
-    "a member more": (changed("model.json", "members", to=2), "do not fit model.json: .* Missing key"),
-    "no member": (changed("model.json", "members", to=0), "do not describe a model|do not fit model.json"),
+    "a wrong number of bands": (changed("model.json", "backbone", "n_mels", to="x"), "do not describe a model"),
+    "another number of bands": (changed("model.json", "backbone", "n_mels", to=13), "size mismatch"),
+    "a member more": (changed("model.json", "ensemble_size", to=2), "do not fit model.json: .* Missing key"),
+    "no member": (changed("model.json", "ensemble_size", to=0), "do not describe a model|do not fit model.json"),
     "training that is a list": (changed("model.json", "training", to=["r"]), "do not describe a model"),
     "labels of no task": (written("labels.json", b"{}"), "do not describe a model .'emotion'."),
     "classes that are none": (changed("labels.json", "emotion", "classes", to=None), "do not describe a model"),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from serein.errors import RecipeError
-from serein.models.heads import LayerTap, PooledHead, VectorNorm
+from serein.models.heads import LayerSelection, PooledHead, VectorNorm
 from serein.models.hidden import HiddenStates, frame_mask
 from serein.models.pooling import POOLINGS
 from serein.recipe import Category
@@ -33,10 +33,10 @@ def head(num_outputs: int = 3, sizes: tuple[int, ...] = SIZES, **options: object
 # -- taps
 
 
-@pytest.mark.parametrize(("tap", "layer"), [("last", 2), (0, 0), (1, 1), (2, 2)])
-def test_a_tap_takes_a_layer(tap: str | int, layer: int) -> None:
+@pytest.mark.parametrize(("selection", "layer"), [("last", 2), (0, 0), (1, 1), (2, 2)])
+def test_a_selection_takes_a_layer(selection: str | int, layer: int) -> None:
     hidden = heard(3, 5, sizes=(4, 5, 6))
-    chosen = LayerTap(tap, (4, 5, 6))
+    chosen = LayerSelection(selection, (4, 5, 6))
     assert chosen(hidden) is hidden.layers[layer]
     assert chosen.size == 4 + layer
     assert not list(chosen.parameters())
@@ -44,27 +44,27 @@ def test_a_tap_takes_a_layer(tap: str | int, layer: int) -> None:
 
 def test_a_weighted_tap_sums_all_layers() -> None:
     """It starts as their mean; the weights ln 1, ln 1, ln 2 give 1/4, 1/4, 1/2."""
-    tap, hidden = LayerTap("weighted", SIZES), heard(3, 5)
+    selection, hidden = LayerSelection("weighted", SIZES), heard(3, 5)
     first, second, third = hidden.layers
-    np.testing.assert_allclose(tap(hidden).detach(), (first + second + third) / 3, atol=1e-6)
-    nn.init.constant_(tap.weights, 0.0)
+    np.testing.assert_allclose(selection(hidden).detach(), (first + second + third) / 3, atol=1e-6)
+    nn.init.constant_(selection.weights, 0.0)
     with torch.no_grad():
-        tap.weights[2] = math.log(2)
-    np.testing.assert_allclose(tap(hidden).detach(), first / 4 + second / 4 + third / 2, atol=1e-6)
-    tap(hidden).square().sum().backward()
-    assert tap.weights.grad is not None
-    assert tap.weights.grad.abs().min() > 0
+        selection.weights[2] = math.log(2)
+    np.testing.assert_allclose(selection(hidden).detach(), first / 4 + second / 4 + third / 2, atol=1e-6)
+    selection(hidden).square().sum().backward()
+    assert selection.weights.grad is not None
+    assert selection.weights.grad.abs().min() > 0
 
 
-@pytest.mark.parametrize("tap", [3, -1, 24])
-def test_a_layer_that_is_not_there(tap: int) -> None:
-    with pytest.raises(RecipeError, match=f"tap: there is no hidden layer {tap}, the model has 0 to 2. Choose"):
-        LayerTap(tap, SIZES)
+@pytest.mark.parametrize("number", [3, -1, 24])
+def test_a_layer_that_is_not_there(number: int) -> None:
+    with pytest.raises(RecipeError, match=f"layer: there is no hidden layer {number}, the model has 0 to 2. Choose"):
+        LayerSelection(number, SIZES)
 
 
 def test_layers_of_two_sizes_cannot_be_summed() -> None:
-    with pytest.raises(RecipeError, match=r"tap: layers of sizes \(4, 5\) cannot be summed"):
-        LayerTap("weighted", (4, 5))
+    with pytest.raises(RecipeError, match=r"layer: layers of sizes \(4, 5\) cannot be summed"):
+        LayerSelection("weighted", (4, 5))
 
 
 # -- heads
@@ -159,7 +159,7 @@ def test_a_head_with_batch_norm_learns_from_one_clip() -> None:
 
 def test_each_block_makes_a_vector_and_fusion_sums_them() -> None:
     reader, hidden = head(attention={"blocks": 3, "heads": 2}, pooling="max", fusion={}), heard(3, 5)
-    frames, is_frame = reader.tap(hidden), hidden.is_frame
+    frames, is_frame = reader.layer_selection(hidden), hidden.is_frame
     vectors = [reader.pooling(block(frames, is_frame), is_frame) for block in reader.blocks]
     assert len(vectors) == 3
     assert not torch.allclose(vectors[0], vectors[1])
@@ -167,7 +167,7 @@ def test_each_block_makes_a_vector_and_fusion_sums_them() -> None:
 
 
 def test_other_vectors_join() -> None:
-    joining = {"joined": ("speaker",), "start": 2.0}
+    joining = {"inputs": ("speaker",), "init": 2.0}
     options = Category(attention={"heads": 2}, pooling="max", fusion=joining)
     reader, hidden, speaker = PooledHead(options, SIZES, 3, joined_sizes={"speaker": 4}).eval(), heard(3, 5), 7.0
     alone = reader(hidden).embedding
@@ -176,7 +176,7 @@ def test_other_vectors_join() -> None:
 
 
 def test_a_vector_of_another_size_cannot_join() -> None:
-    options = Category(pooling="max", fusion={"joined": ("speaker",)})
+    options = Category(pooling="max", fusion={"inputs": ("speaker",)})
     with pytest.raises(RecipeError, match="the vector of 'speaker' has 9 features, those that it joins have 4"):
         PooledHead(options, SIZES, 3, joined_sizes={"speaker": 9})
 

@@ -28,7 +28,8 @@ def data(tones: Path, tmp_path: Path) -> Data:
 def trials(data: Data, folder: Path, *changes: dict[str, object]) -> list[Trial]:
     """One unit of the tiny recipe for each change of it."""
     made = [
-        recipes.load(write_recipe(folder / "r.yaml", {"members": 1, **change}, {"epochs": 1})) for change in changes
+        recipes.load(write_recipe(folder / "r.yaml", {"ensemble_size": 1, **change}, {"epochs": 1}))
+        for change in changes
     ]
     return [trial_of(f"row{n}", recipe, 0, data, folder / "out") for n, recipe in enumerate(made)]
 
@@ -45,7 +46,7 @@ def test_an_error_does_not_stop_the_others(data: Data, tmp_path: Path) -> None:
 def test_what_another_process_trains_is_left_for_last(
     monkeypatch: pytest.MonkeyPatch, data: Data, tmp_path: Path
 ) -> None:
-    busy, free = trials(data, tmp_path, {"members": 2}, {})
+    busy, free = trials(data, tmp_path, {"ensemble_size": 2}, {})
     tried, waited = [], []
 
     def train(trial: Trial, *_: object) -> None:
@@ -70,7 +71,7 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch, data: Data) -> None:
 def test_ray_trains_what_the_local_engine_trains(data: Data, tmp_path: Path) -> None:
     """Two units and a wrong one: the same scores, bit by bit, and the error in its own words."""
     pytest.importorskip("ray", reason="pip install 'serein[cluster]'")
-    changes = ({}, {"members": 2}, {"labels": {"classes": ["sad", "bored"]}})
+    changes = ({}, {"ensemble_size": 2}, {"labels": {"classes": ["sad", "bored"]}})
     scores: dict[str, list[object]] = {}
     errors: dict[str, list[object]] = {}
     for name in ENGINES:

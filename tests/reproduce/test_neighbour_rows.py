@@ -63,7 +63,7 @@ def test_rows_with_neighbours_train_nothing_more(serein: Call, recipe: Path, ton
     difference = oracle["ours"]["macro_f1"] - std["ours"]["macro_f1"]
     assert oracle["compared"]["difference"] == pytest.approx(difference)
     notes = " ".join(content["notes"])
-    assert "'knn': k and alpha of each fold and seed chosen on dev: k " in notes
+    assert "'knn': k and kNN weight of each fold and seed chosen on dev: k " in notes
     assert "'oracle': k and kNN weight of each fold and seed chosen on the evaluated test sets themselves" in notes
     text = (out / "doe2020-figure1.md").read_text()
     assert "# doe2020, Figure 1:" in text
@@ -99,7 +99,7 @@ def test_every_picture_is_drawn(
         ({"rows": [{"name": "a", "against": "a"}]}, "row 'a' is compared with 'a', which is no other row"),
         ({"picture": {"name": "sweep"}}, "'x' belongs to a 'sweep', which needs it"),
         ({"picture": {"name": "sweep", "x": "l"}}, "row 'alone' has no 'l' in its configuration to be drawn at"),
-        ({"rows": [*ROWS, {"name": "f", "fusion": True, "knn": "dev"}]}, "no recipe, set or knn"),
+        ({"rows": [*ROWS, {"name": "f", "ensemble": True, "knn": "dev"}]}, "no recipe, set or knn"),
     ],
 )
 def test_tables_that_make_no_sense(changes: dict[str, Any], said: str, serein: Call, recipe: Path, tones: Path) -> None:

@@ -212,7 +212,7 @@ def test_a_row_that_fuses_the_others(out: Path, table: Path, tones: Path, tmp_pa
     assert fused["ours"]["macro_f1"] == pytest.approx(sum(by_seed) / 2)
     difference = fused["ours"]["macro_f1"] - content["rows"][0]["ours"]["macro_f1"]
     assert fused["compared"]["difference"] == pytest.approx(difference)
-    assert any(note.startswith("Fusion: a weight for each row and class") for note in content["notes"])
+    assert any(note.startswith("Ensemble: a weight for each row and class") for note in content["notes"])
     after = times(out)
     assert {name: after[name] for name in before} == before
     assert serein(*call).out == first.out
@@ -291,8 +291,8 @@ def test_two_at_once_share_the_work(table: Path, tones: Path, tmp_path: Path) ->
         (("none.yaml",), "none.yaml: no such table file"),
         (("TABLE", "--rows", "std,max"), "unknown row 'max', expected one of: mean, std"),
         (("TABLE", "--set", "membrs=2"), "row 'mean': "),
-        (("TABLE", "--set", "members"), "'members' is no KEY=VALUE"),
-        (("TABLE", "--set", "protocol.dev=none", "--on", "dev"), "--on dev: the rows mean, std have no dev set"),
+        (("TABLE", "--set", "ensemble_size"), "'ensemble_size' is no KEY=VALUE"),
+        (("TABLE", "--set", "protocol.dev=none", "--on", "dev"), "--split dev: the rows mean, std have no dev set"),
     ],
 )
 def test_bad_input(
@@ -329,7 +329,7 @@ def test_a_row_that_fails_leaves_the_others(tones: Path, tmp_path: Path, serein:
 
 
 def test_rows_of_other_utterances_are_not_compared(tones: Path, tmp_path: Path, serein: Call) -> None:
-    rows = [ROWS[0], {"name": "two", "set": {"labels.classes": ["sad", "angry"], "labels.others": "drop"}}]
+    rows = [ROWS[0], {"name": "two", "set": {"labels.classes": ["sad", "angry"], "labels.unknown_labels": "drop"}}]
     table = write_table(tmp_path, rows=rows)
     outcome = serein(
         "reproduce", table, "--data", tones, "--out", tmp_path / "out", "--seeds", 1, "--json", "--jobs", 1
@@ -343,6 +343,6 @@ def test_rows_of_other_utterances_are_not_compared(tones: Path, tmp_path: Path, 
 def test_other_defaults_are_not_passed_off(out: Path, tmp_path: Path, table: Path, tones: Path, serein: Call) -> None:
     copy = Path(shutil.copytree(out, tmp_path / "out"))
     path = next(copy.glob("*/seed-0/recipe.yaml"))
-    path.write_text(path.read_text().replace("members: 1", "members: 2"))
+    path.write_text(path.read_text().replace("ensemble_size: 1", "ensemble_size: 2"))
     outcome = serein("reproduce", table, "--data", tones, "--out", copy, "--seeds", 2)
     assert (outcome.status, "with other defaults" in outcome.complaint) == (1, True)

@@ -21,7 +21,10 @@ PLAIN: dict[str, Any] = {
     "corpus": "TalkShow",
     "published_on": "dev",
     "base": "recipe.yaml",
-    "rows": [{"name": "one", "published": {"macro_f1": 31}}, {"name": "two", "label": "Two!", "set": {"members": 2}}],
+    "rows": [
+        {"name": "one", "published": {"macro_f1": 31}},
+        {"name": "two", "label": "Two!", "set": {"ensemble_size": 2}},
+    ],
 }
 
 
@@ -35,9 +38,9 @@ def test_what_a_table_says(tmp_path: Path) -> None:
     table = read(write(tmp_path / "t.yaml"))
     assert (table.name, table.reference.name) == ("doe2020-table2", "one")
     assert [row.title for row in table.rows] == ["one", "Two!"]
-    assert table.rows[1].changes == {"members": 2}
+    assert table.rows[1].changes == {"ensemble_size": 2}
     assert [row.name for row in table.picked(["two"])] == ["two"]
-    assert tables.beside(table, "../r.yaml") == tmp_path.parent / "r.yaml"
+    assert tables.relative_to_table(table, "../r.yaml") == tmp_path.parent / "r.yaml"
 
 
 def test_the_marked_row_is_the_reference(tmp_path: Path) -> None:
@@ -58,7 +61,7 @@ ONE = {"name": "one"}
         ({"rows": []}, "rows: "),
         ({"rows": [{"name": "a/b"}]}, "rows.a/b.name: "),
         ({"rows": [{**ONE, "reference": True}, {"name": "two", "reference": True}]}, "two rows are marked 'reference'"),
-        ({"rows": [{**ONE, "ensemble": True, "set": {"members": 2}}]}, "row 'one' is the ensemble of the others"),
+        ({"rows": [{**ONE, "ensemble": True, "set": {"ensemble_size": 2}}]}, "row 'one' is the ensemble of the others"),
         (
             {"rows": [ONE, {"name": "a", "ensemble": True}, {"name": "b", "ensemble": True}]},
             "two rows are the ensemble of the others",
@@ -162,7 +165,7 @@ def test_rows_of_the_same_configuration_are_one() -> None:
     """Standard deviation in Table 3, 256 in Table 1, no smoothing in Table 2 and no conditioning in Table 4."""
     same = [("table1", "256"), ("table2", "0.0"), ("table3", "std"), ("table4", "none")]
     found = [(table := load(f"diatlova2024/{name}"), table.picked([row])[0]) for name, row in same]
-    if not tables.beside(found[0][0], "../recipe.yaml").exists():
+    if not tables.relative_to_table(found[0][0], "../recipe.yaml").exists():
         pytest.skip("recipes/diatlova2024/recipe.yaml is not written yet")
     assert len({configuration_hash(row_recipe(table, row), "0") for table, row in found}) == 1
 

@@ -42,7 +42,7 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_two_processes_train_one_model(tones: Path, tmp_path: Path) -> None:
     """With one dev batch, where one process would be idle, and then with an odd number of them."""
     first = {"name": "first", "epochs": 3, "precision": "float32", "optimizer": {"learning_rate": 0.03}}
-    second = first | {"name": "second", "average": 0.9, "batches": {"clips": 4, "seconds": 1.1}}
+    second = first | {"name": "second", "ema_decay": 0.9, "batches": {"max_clips": 4, "max_seconds": 1.1}}
     recipe = write_recipe(tmp_path / "r.yaml", {"stages": [first, second]})
     out = tmp_path / "run"
     done = torchrun("run", recipe, "--data", tones, "--out", out, "--json")

@@ -212,7 +212,7 @@ def test_kill_between_two_files(
         {"schedule": {"name": "exponential", "factor": 0.5}},
         {"schedule": PLATEAU, "optimizer": {"learning_rate": 1e-6}},  # dev UA stands still
         {"patience": 1, "optimizer": {"learning_rate": 1e-6}},
-        {"average": 0.9, "keep": "last"},
+        {"ema_decay": 0.9, "checkpoint": "last"},
         {"clip_norm": 0.1, "batches": {"accumulate": 2}, "optimizer": {"name": "sgd"}},
         {"precision": "bfloat16"},
     ],

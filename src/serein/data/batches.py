@@ -193,14 +193,14 @@ def draw_seed(seed: int, epoch: int, name: str) -> int:
 
 
 def fitted(waveform: Waveform, clips: Clips) -> Waveform:
-    """Cut a clip at `clips.cut_s`, and bring a short one to `clips.min_s`: what is heard of it whenever it is heard."""
-    end = None if clips.cut_s is None else round(clips.cut_s * SAMPLE_RATE_HZ)
+    """Cut a clip at `clips.max_s`, and bring a short one to `clips.min_s`: what is heard of it whenever it is heard."""
+    end = None if clips.max_s is None else round(clips.max_s * SAMPLE_RATE_HZ)
     return extended(waveform[:end], clips)
 
 
 def heard_durations(durations_s: np.ndarray, clips: Clips) -> np.ndarray:
     """Return the seconds of clips after `fitted`."""
-    longest_s = np.inf if clips.cut_s is None else clips.cut_s
+    longest_s = np.inf if clips.max_s is None else clips.max_s
     heard_s: np.ndarray = np.maximum(np.minimum(durations_s, longest_s), clips.min_s)
     return heard_s
 
@@ -210,7 +210,7 @@ def extended(waveform: Waveform, clips: Clips) -> Waveform:
     lacking = round(clips.min_s * SAMPLE_RATE_HZ) - len(waveform)
     if lacking <= 0:
         return waveform
-    if clips.extend == "repeat":
+    if clips.pad_mode == "repeat":
         return np.resize(waveform, len(waveform) + lacking)
     return np.pad(waveform, (0, lacking))
 
@@ -302,7 +302,7 @@ class BucketSampler(Sampler[list[Item]]):
             return self._cut(self.positions[np.argsort(-self.durations_s[self.positions], kind="stable")])
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(self._drawn(rng))
-        size = self.batches.clips * self.batches.buckets
+        size = self.batches.max_clips * self.batches.num_buckets
         plan = []
         for start in range(0, len(order), size):
             bucket = order[start : start + size]
@@ -322,8 +322,8 @@ class BucketSampler(Sampler[list[Item]]):
     def _cut(self, longest_first: np.ndarray) -> list[np.ndarray]:
         cut, start = [], 0
         while start < len(longest_first):
-            fitting = int(self.batches.seconds / max(float(self.durations_s[longest_first[start]]), 1e-3))
-            stop = start + max(1, min(self.batches.clips, fitting))
+            fitting = int(self.batches.max_seconds / max(float(self.durations_s[longest_first[start]]), 1e-3))
+            stop = start + max(1, min(self.batches.max_clips, fitting))
             cut.append(longest_first[start:stop])
             start = stop
         return cut

@@ -81,7 +81,7 @@ def make_folds(utterances: Sequence[Utterance], protocol: Protocol, twins: Mappi
     if unknown := sum(u.speaker is None for u in utterances):
         notes.append(f"{unknown} of {len(utterances)} utterances name no speaker: that these are new is not proven.")
     is_independent = not protocol.shares_speakers
-    shares_dev = not is_independent or protocol.dev == "random-20"
+    shares_dev = not is_independent or protocol.dev == "random"
     return Folds(protocol.name, tuple(folds), is_independent, shares_dev, tuple(notes))
 
 
@@ -124,14 +124,14 @@ def _dependence(protocol: Protocol) -> list[str]:
 
 
 def _dev_note(protocol: Protocol) -> list[str]:
-    if protocol.dev == "random-20" and protocol.name != "random":
+    if protocol.dev == "random" and protocol.name != "random":
         return ["Dev was drawn at random from the training set and shares its speakers."]
     if protocol.dev == "next-fold":
         return ["Dev is the test set of the next fold."]
-    if protocol.dev == "partner":
+    if protocol.dev == "dialogue-partner":
         return ["Dev is who speaks with the test speaker, in the same dialogues."]
     if protocol.dev == "none":
-        return ["No dev set: every stage trained a fixed number of epochs and its last weights were judged."]
+        return ["No dev set: every stage trained a fixed number of epochs and its last weights were evaluated."]
     return []
 
 

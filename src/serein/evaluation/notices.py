@@ -15,7 +15,7 @@ Level = Literal["warning", "note"]
 _DEV_SETS = {
     "speakers": "held-out training speakers",
     "sessions": "a held-out training session",
-    "partner": "who speaks with the test speaker",
+    "dialogue-partner": "who speaks with the test speaker",
     "random-20": "a random fifth of the training data, which shares its speakers",
     "official": "the corpus's own dev set",
 }
@@ -128,12 +128,12 @@ def _synthetic_speech(data: dict[str, Any]) -> str:
 def _selection(recipe: dict[str, Any]) -> str:
     stage: dict[str, Any] = (recipe.get("stages") or [{}])[-1]
     dev = (recipe.get("protocol") or {}).get("dev")
-    if stage.get("keep") == "last" or dev == "none":
+    if stage.get("checkpoint") == "last" or dev == "none":
         return "Checkpoint: the last epoch; nothing was chosen on test data."
-    if stage.get("keep") != "best":
+    if stage.get("checkpoint") != "best":
         return ""
     which = f" ({_DEV_SETS[dev]})" if dev in _DEV_SETS else ""
-    score = SCORE_TITLES.get(stage.get("watch", "ua"), "UA")
+    score = SCORE_TITLES.get(stage.get("monitor", "ua"), "UA")
     return f"Checkpoint: the epoch of the best {score} on dev{which}; nothing was chosen on test data."
 
 

@@ -19,7 +19,7 @@ from serein.labels.attributes import Told, attribute_vectors
 from serein.labels.transcripts import Alphabet
 from serein.models.folder import ModelFolder
 from serein.models.heads import joined_by
-from serein.recipe import Clips, FusionOf, Inference
+from serein.recipe import Clips, Inference
 from serein.tasks.transcript import heard_texts
 
 Progress = Callable[[int, int], None]
@@ -47,11 +47,11 @@ class EmbeddingSelection:
 
     Attributes:
         task: It is the input of this task's output layer.
-        fusion: `own` is before other networks' vectors join.
+        use_fusion: `False` is before other networks' vectors join.
     """
 
     task: str
-    fusion: FusionOf = "all"
+    use_fusion: bool = True
 
 
 def embedding_selection(content: ModelFolder, name: str | None) -> EmbeddingSelection:
@@ -73,9 +73,7 @@ def embedding_selection(content: ModelFolder, name: str | None) -> EmbeddingSele
         remedy = "Choose one of these, or another model."
         raise ModelError(expected_one_of(name, known, kind="embedding of this model"), remedy=remedy)
     return (
-        EmbeddingSelection(tasks.main)
-        if name == "fused"
-        else EmbeddingSelection(name, "own" if name in fusing else "all")
+        EmbeddingSelection(tasks.main) if name == "fused" else EmbeddingSelection(name, use_fusion=name not in fusing)
     )
 
 
@@ -170,7 +168,9 @@ def _forward(
         sounds = model.hear(padded, num_samples, model.branches_of(tasks))
         readings = model.read(sounds, tensors, tasks)
         vector = (
-            readings if selection.fusion == "all" else model.read(sounds, tensors, {selection.task}, selection.fusion)
+            readings
+            if selection.use_fusion
+            else model.read(sounds, tensors, {selection.task}, selection.use_fusion)
         )
     probabilities: dict[str, Vectors] = {}
     texts: dict[str, Sequence[str]] = {}

@@ -74,8 +74,8 @@ def require_attributes(utterances: Sequence[Utterance], names: Iterable[str], to
         if told == "predicted":
             raise ManifestError(
                 f"no utterance has a predicted {_FIELDS[name]}, which the model is told when it is judged",
-                where="inference.attributes",
-                remedy=f"Predict it: serein corpus fill {option}; or be told labels: inference.attributes=oracle.",
+                where="inference.conditions",
+                remedy=f"Predict it: serein corpus fill {option}; or be told labels: inference.conditions=oracle.",
             )
         raise ManifestError(
             f"no utterance has a {_FIELDS[name]}, which the model is told",

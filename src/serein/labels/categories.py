@@ -104,7 +104,7 @@ def with_class(
         raise RecipeError(
             f"{left_out.total()} utterances belong to none of the classes: {counts}",
             where="labels.classes",
-            remedy="Add the class, merge it with labels.merge, or leave them out with labels.others=drop.",
+            remedy="Add the class, merge it with labels.merge, or leave them out with labels.unknown_labels=drop.",
         )
     return [u for u in utterances if categories.label(u) is not None], left_out
 

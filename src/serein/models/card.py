@@ -46,7 +46,7 @@ A model inherits the conditions of the data that it learned from.
 
 ## Limits
 
-It was judged on the corpus that it learned from. Other languages, rooms, microphones and ways of speaking, above all
+It was evaluated on the corpus that it learned from. Other languages, rooms, microphones and ways of speaking, above all
 spontaneous ones, will score lower. It hears how speech sounds, not what a person feels: no decision about a person
 should rest on it.
 """

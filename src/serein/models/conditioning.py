@@ -170,7 +170,7 @@ class ConditionedVector(nn.Module):
     def __init__(self, options: Conditioning, size: int, text_size: int) -> None:
         super().__init__()
         own = options.size or size
-        self.combination = COMBINATIONS[options.by](size, [own] * len(options.attributes))
+        self.combination = COMBINATIONS[options.mode](size, [own] * len(options.attributes))
         neutral = self.combination.neutral
         branches: dict[str, nn.Module] = {}
         for name in options.attributes:

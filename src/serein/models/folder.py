@@ -25,7 +25,7 @@ from serein.labels.transcripts import Alphabet
 from serein.labels.words import WordClasses
 from serein.models.hidden import Backbone
 from serein.models.speech import SpeechModel, assemble, described_backbone
-from serein.recipe import MAIN, Body, Branch, Clips, Inference, Options, Tasks, Text
+from serein.recipe import MAIN, Branch, Clips, Encoder, Inference, Options, Tasks, Text
 from serein.recipe.options import Positive
 
 FORMAT = 1
@@ -41,9 +41,9 @@ class ModelOptions(Options):
         answered: The tasks that its last stage learned; heads of others no longer fit what lies below. `None`: all.
     """
 
-    body: Body | None = None
+    encoder: Encoder | None = None
     branches: dict[str, Branch] = Field(default_factory=dict)
-    members: int = 1
+    ensemble_size: int = 1
     tasks: Tasks = Tasks()
     clips: Clips = Clips()
     text: Text = Text()
@@ -222,8 +222,8 @@ def load(folder: str | Path) -> ModelFolder:
         tasks = {name: (task, num_outputs(meant[name])) for name, task in options.tasks.chosen.items()}
         own = {MAIN: description, **description["branch_backbones"]}
         backbones = {name: described_backbone(each["backbone"]) for name, each in own.items()}
-        branches = {name: (backbones[name], branch.body) for name, branch in options.branches.items()}
-        model = assemble(backbones[MAIN], options.body, tasks, options.members, options.text_size, branches)
+        branches = {name: (backbones[name], branch.encoder) for name, branch in options.branches.items()}
+        model = assemble(backbones[MAIN], options.encoder, tasks, options.ensemble_size, options.text_size, branches)
         training = dict(description["training"])
         outside = {name: each["backbone_weights"] for name, each in own.items()}
         fitted = description.get("calibration")  # folders of serein before it was fitted have none

@@ -77,5 +77,5 @@ def require_one_size(size: int, joined: dict[str, int]) -> None:
             raise RecipeError(
                 f"the vector of '{name}' has {other} features, those that it joins have {size}",
                 where="fusion.joined",
-                remedy="Give both one size: body.size, or a projection.",
+                remedy="Give both one size: encoder.size, or a projection.",
             )

@@ -1,4 +1,4 @@
-"""What reads a model for one task: tap, projection, pooling, output."""
+"""The heads, one for each task: layer selection, projection, pooling, output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from serein.models.fusion import TensorFusion, require_one_size
 from serein.models.hidden import HiddenStates
 from serein.models.pooling import POOLINGS
 from serein.models.reversal import GradientReversal
-from serein.recipe import AttentionBlocks, Category, Head, Pooled, Tap, Words
+from serein.recipe import AttentionBlocks, Category, Head, LayerChoice, Pooled, Words
 
 
 @dataclass(frozen=True)
@@ -58,41 +58,41 @@ def joined(readings: Sequence[Reading]) -> Reading:
     return Reading(outputs, torch.cat([r.embedding for r in readings], dim=1))
 
 
-class LayerTap(nn.Module):
+class LayerSelection(nn.Module):
     """Choose the frames of a hidden layer, join those of several, or learn a weighted sum of all (Yang 2021, SUPERB).
 
     Args:
-        tap: `last`: the end of the model; the number of a layer (0 enters the first transformer layer); several of
-            these, whose features stand side by side (gao2023's skip connection); or `weighted`.
+        selection: `last`: the end of the model; the number of a layer (0 enters the first transformer layer); several
+            of these, whose features stand side by side (gao2023's skip connection); or `weighted`.
         sizes: Feature size of each layer.
 
     Raises:
         RecipeError: There is no such layer, or the layers to sum differ in size.
     """
 
-    def __init__(self, tap: Tap, sizes: tuple[int, ...]) -> None:
+    def __init__(self, selection: LayerChoice, sizes: tuple[int, ...]) -> None:
         super().__init__()
         last = len(sizes) - 1
-        joined: tuple[str | int, ...] = tap if isinstance(tap, tuple) else (tap,)
-        for layer in joined:
+        chosen: tuple[str | int, ...] = selection if isinstance(selection, tuple) else (selection,)
+        for layer in chosen:
             if isinstance(layer, int) and not 0 <= layer <= last:
                 raise RecipeError(
                     f"there is no hidden layer {layer}, the model has 0 to {last}",
-                    where="tap",
+                    where="layer",
                     remedy="Choose among these.",
                 )
-        if tap == "weighted" and len(set(sizes)) > 1:
-            raise RecipeError(f"layers of sizes {sizes} cannot be summed", where="tap", remedy="Tap one layer.")
-        self.tap = tap
-        self.size = sum(sizes[layer] if isinstance(layer, int) else sizes[last] for layer in joined)
-        self.weights = nn.Parameter(torch.zeros(len(sizes))) if tap == "weighted" else None
+        if selection == "weighted" and len(set(sizes)) > 1:
+            raise RecipeError(f"layers of sizes {sizes} cannot be summed", where="layer", remedy="Select one layer.")
+        self.selection = selection
+        self.size = sum(sizes[layer] if isinstance(layer, int) else sizes[last] for layer in chosen)
+        self.weights = nn.Parameter(torch.zeros(len(sizes))) if selection == "weighted" else None
 
     def forward(self, hidden: HiddenStates) -> torch.Tensor:
         """Return (batch, frame, feature)."""
-        if isinstance(self.tap, tuple):
-            return torch.cat([_layer(hidden, layer) for layer in self.tap], dim=-1)
-        if self.tap != "weighted":
-            return _layer(hidden, self.tap)
+        if isinstance(self.selection, tuple):
+            return torch.cat([_layer(hidden, layer) for layer in self.selection], dim=-1)
+        if self.selection != "weighted":
+            return _layer(hidden, self.selection)
         assert self.weights is not None
         weights = self.weights.softmax(dim=0)
         return sum(
@@ -102,9 +102,11 @@ class LayerTap(nn.Module):
     @property
     def layers(self) -> tuple[str, ...] | None:
         """Names of what is read: `last`, numbers of layers; `None` for all."""
-        if self.tap == "weighted":
+        if self.selection == "weighted":
             return None
-        return tuple(str(layer) for layer in (self.tap if isinstance(self.tap, tuple) else (self.tap,)))
+        return tuple(
+            str(layer) for layer in (self.selection if isinstance(self.selection, tuple) else (self.selection,))
+        )
 
 
 def _layer(hidden: HiddenStates, layer: str | int) -> torch.Tensor:
@@ -122,7 +124,7 @@ class VectorNorm(nn.BatchNorm1d):
 
 
 class PooledHead(nn.Module):
-    """Tap -> (projection) -> (attention) -> pooling -> (fusion) -> (projection) -> (conditioning) -> layers -> output.
+    """Layer -> (projection) -> (attention) -> pooling -> (fusion) -> (projection) -> (conditioning) -> output.
 
     Args:
         options: The task's part of a recipe.
@@ -144,10 +146,10 @@ class PooledHead(nn.Module):
         joined_sizes: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
-        self.tap = LayerTap(options.tap, sizes)
-        self.reversal = _reversal(options)
+        self.layer_selection = LayerSelection(options.layer, sizes)
+        self.gradient_reversal = _gradient_reversal(options)
         projections = {options.projection_at: options.projection}
-        self.frame_projection, size = _projection(self.tap.size, projections.get("frames"), options)
+        self.frame_projection, size = _projection(self.layer_selection.size, projections.get("frames"), options)
         self.blocks = nn.ModuleList(_blocks(options.attention, size))
         self.pooling = POOLINGS[options.pooling](size)
         self.branch, self.joined = options.branch, joined_by(options)
@@ -184,7 +186,7 @@ class PooledHead(nn.Module):
         return Reading(output[None], output if self.is_vector else embedding.float(), self.is_vector)
 
     def _fused(self, hidden: HiddenStates, joined: Sequence[torch.Tensor]) -> torch.Tensor:
-        frames, is_frame = self.frame_projection(self.reversal(self.tap(hidden))), hidden.is_frame
+        frames, is_frame = self.frame_projection(self.gradient_reversal(self.layer_selection(hidden))), hidden.is_frame
         own = [self.pooling(block(frames, is_frame), is_frame) for block in self.blocks]
         own = own or [self.pooling(frames, is_frame)]
         vector: torch.Tensor = own[0] if self.fusion is None else self.fusion(own, joined)
@@ -199,10 +201,10 @@ def _blocks(options: AttentionBlocks | None, size: int) -> list[AttentionBlock]:
 
 def _fusion(options: Pooled, size: int, joined_sizes: Mapping[str, int]) -> TensorFusion:
     assert options.fusion is not None
-    sizes = {name: joined_sizes[name] for name in options.fusion.joined}
+    sizes = {name: joined_sizes[name] for name in options.fusion.inputs}
     require_one_size(size, sizes)
     num_own = 1 if options.attention is None else options.attention.blocks
-    return TensorFusion(num_own, size, len(sizes), options.fusion.start)
+    return TensorFusion(num_own, size, len(sizes), options.fusion.init)
 
 
 def _output(options: Pooled, size: int, num_outputs: int) -> nn.Module:
@@ -212,7 +214,7 @@ def _output(options: Pooled, size: int, num_outputs: int) -> nn.Module:
 
 
 class FrameHead(nn.Module):
-    """Tap -> one linear layer on every frame (gao2023, section 2.2).
+    """Layer -> one linear layer on every frame (gao2023, section 2.2).
 
     Args:
         options: The task's part of a recipe.
@@ -223,10 +225,10 @@ class FrameHead(nn.Module):
     def __init__(self, options: Head, sizes: tuple[int, ...], num_outputs: int) -> None:
         super().__init__()
         self.branch, self.joined = options.branch, joined_by(options)
-        self.tap = LayerTap(options.tap, sizes)
-        self.reversal = _reversal(options)
+        self.layer_selection = LayerSelection(options.layer, sizes)
+        self.gradient_reversal = _gradient_reversal(options)
         self.dropout = nn.Dropout(options.dropout)
-        self.size = self.tap.size
+        self.size = self.layer_selection.size
         self.output = nn.Linear(self.size, num_outputs)
 
     def forward(
@@ -238,7 +240,7 @@ class FrameHead(nn.Module):
             Outputs (1, batch, frame, symbol + 1): scores, and beside them 1 for real frames and 0 on padding; as
             embedding the mean frame.
         """
-        frames = self.reversal(self.tap(hidden))
+        frames = self.gradient_reversal(self.layer_selection(hidden))
         is_frame = hidden.is_frame[..., None].float()
         scores = self.output(self.dropout(frames)).float()
         embedding = (frames.float() * is_frame).sum(dim=1) / is_frame.sum(dim=1)
@@ -268,11 +270,11 @@ def build_head(
 def joined_by(options: Head) -> tuple[str, ...]:
     """Return the tasks whose vectors join a head's own."""
     fusion = options.fusion if isinstance(options, Pooled) else None
-    return () if fusion is None else fusion.joined
+    return () if fusion is None else fusion.inputs
 
 
-def _reversal(options: Head) -> nn.Module:
-    return nn.Identity() if options.reversal is None else GradientReversal(options.reversal)
+def _gradient_reversal(options: Head) -> nn.Module:
+    return nn.Identity() if options.gradient_reversal is None else GradientReversal(options.gradient_reversal)
 
 
 def _projection(size: int, projected: int | None, options: Pooled) -> tuple[nn.Sequential, int]:

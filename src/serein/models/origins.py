@@ -14,10 +14,19 @@ from serein.errors import ModelError
 from serein.models import folder as model_folder
 from serein.models.folder import ModelFolder, is_model_folder
 from serein.models.heads import PooledHead
-from serein.models.speech import Member, SpeechModel
-from serein.recipe import MAIN, Body, Head, Recipe
+from serein.models.speech import EnsembleMember, SpeechModel
+from serein.recipe import MAIN, Encoder, Head, Recipe
 
-_SHAPING = ("tap", "projection", "projection_at", "projection_kind", "pooling", "batch_norm", "conditioning", "hidden")
+_SHAPING = (
+    "layer",
+    "projection",
+    "projection_at",
+    "projection_kind",
+    "pooling",
+    "batch_norm",
+    "conditioning",
+    "hidden",
+)
 
 
 @dataclass(frozen=True)
@@ -34,14 +43,14 @@ class Origin:
     content: ModelFolder
 
     @property
-    def body(self) -> Body | None:
-        """The options of its body."""
-        return self.content.options.body
+    def encoder(self) -> Encoder | None:
+        """The options of its encoder."""
+        return self.content.options.encoder
 
     @property
-    def member(self) -> Member:
-        """Its body and heads."""
-        return cast(Member, self.content.model.members[0])
+    def member(self) -> EnsembleMember:
+        """Its encoder and heads."""
+        return cast(EnsembleMember, self.content.model.ensemble[0])
 
 
 def found(source: str, fold: str, seed: int) -> Path:
@@ -75,7 +84,7 @@ def origins_of(recipe: Recipe, fold: str, seed: int) -> dict[str, Origin]:
     """Load what the branches of a recipe start from: branch -> its origin, none for those that start anew.
 
     Raises:
-        ModelError: There is no such model, it has several members, or it is another network than the recipe's heads.
+        ModelError: There is no such model, it is an ensemble, or it is another network than the recipe's heads.
     """
     origins = {}
     for name, branch in recipe.branches.items():
@@ -97,7 +106,7 @@ def learned_speakers(source: str, fold: str, seed: int) -> list[str]:
 
 
 def take_over(model: SpeechModel, origin: Origin, options: Mapping[str, Head]) -> None:
-    """Give a branch the weights of its origin: body, and the heads that read it.
+    """Give a branch the weights of its origin: encoder, and the heads that read it.
 
     A fusion takes the rows that were trained; rows of vectors that join it now start as the recipe says. Output layers
     are taken where the classes are as many.
@@ -105,10 +114,10 @@ def take_over(model: SpeechModel, origin: Origin, options: Mapping[str, Head]) -
     Raises:
         ModelError: The weights do not fit.
     """
-    member = cast(Member, model.members[0])
-    body = member.body if origin.branch == MAIN else model.branch(origin.branch).body
-    if body is not None and origin.member.body is not None:
-        _load(body, origin.member.body.state_dict(), origin, "body")
+    member = cast(EnsembleMember, model.ensemble[0])
+    encoder = member.encoder if origin.branch == MAIN else model.branch(origin.branch).encoder
+    if encoder is not None and origin.member.encoder is not None:
+        _load(encoder, origin.member.encoder.state_dict(), origin, "encoder")
     for task, own in options.items():
         if own.branch == origin.branch and task in origin.member.heads:
             _take_head(member.head(task), origin.member.head(task), origin, f"tasks.{task}")
@@ -139,11 +148,11 @@ def _load(module: nn.Module, state: Mapping[str, Any], origin: Origin, where: st
 
 def _require_same_network(origin: Origin, recipe: Recipe) -> None:
     options = origin.content.options
-    if options.members > 1 or options.branches:
-        kind = f"has {options.members} members" if options.members > 1 else "has branches of its own"
+    if options.ensemble_size > 1 or options.branches:
+        kind = f"has {options.ensemble_size} members" if options.ensemble_size > 1 else "has branches of its own"
         raise ModelError(f"{kind}; a branch is one network", where=origin.where, remedy="Name a model of one network.")
-    if origin.branch == MAIN and options.body != recipe.body:
-        raise _another(origin, "body", recipe.body, options.body)
+    if origin.branch == MAIN and options.encoder != recipe.encoder:
+        raise _another(origin, "encoder", recipe.encoder, options.encoder)
     own = {name: task for name, task in recipe.tasks.chosen.items() if task.branch == origin.branch}
     if not own.keys() & options.tasks.chosen.keys():
         raise ModelError(

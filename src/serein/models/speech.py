@@ -1,4 +1,4 @@
-"""The one assembly: a backbone hears, a body works it out, heads read."""
+"""The one assembly: backbone, encoder, heads."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import torch
 from torch import nn
 
 from serein.errors import ModelError, RecipeError
-from serein.models.body_building import Body, body_groups, build_body
+from serein.models.body_building import Encoder, build_encoder, encoder_groups
 from serein.models.branches import Branch, Sounds, are_twins, is_frozen
 from serein.models.conditioning import NOTHING_TOLD, Conditions
 from serein.models.heads import Reading, TaskHead, build_head, joined, joined_by
 from serein.models.hidden import Backbone, HiddenStates
 from serein.models.logmel import LogMelBackbone
 from serein.models.parts import expand
-from serein.recipe import MAIN, FusionOf, Head, HuggingFace, LogMel
-from serein.recipe import Body as BodyOptions
+from serein.recipe import MAIN, Head, HuggingFace, LogMel
+from serein.recipe import Encoder as EncoderOptions
 
 
-class Member(nn.Module):
+class EnsembleMember(nn.Module):
     """What works out and reads hidden layers.
 
     Args:
-        body: Trained layers between the main backbone and the heads, or `None`.
+        encoder: Trained layers between the main backbone and the heads, or `None`.
         heads: Task -> head.
     """
 
-    def __init__(self, body: Body | None, heads: Mapping[str, TaskHead]) -> None:
+    def __init__(self, encoder: Encoder | None, heads: Mapping[str, TaskHead]) -> None:
         super().__init__()
-        self.body = body
+        self.encoder = encoder
         self.heads = nn.ModuleDict(heads)
 
     def forward(
@@ -40,23 +40,23 @@ class Member(nn.Module):
         sounds: Sounds,
         conditions: Conditions = NOTHING_TOLD,
         tasks: Container[str] | None = None,
-        fusion: FusionOf = "all",
+        use_fusion: bool = True,
     ) -> dict[str, Reading]:
         """Read every task, or those that are named; see `SpeechModel.read`."""
-        if self.body is not None and MAIN in sounds:
-            sounds = {**sounds, MAIN: self.body(sounds[MAIN])}
+        if self.encoder is not None and MAIN in sounds:
+            sounds = {**sounds, MAIN: self.encoder(sounds[MAIN])}
         asked = [name for name in self.heads if tasks is None or name in tasks]
         readings: dict[str, Reading] = {}
-        for name in self.in_order(asked, fusion):
+        for name in self.in_order(asked, use_fusion):
             head = self.head(name)
-            joined = [readings[other].embedding for other in head.joined] if fusion == "all" else []
+            joined = [readings[other].embedding for other in head.joined] if use_fusion else []
             readings[name] = head(sounds[head.branch], conditions, joined)
         return {name: readings[name] for name in asked}
 
-    def in_order(self, tasks: Iterable[str], fusion: FusionOf) -> list[str]:
+    def in_order(self, tasks: Iterable[str], use_fusion: bool) -> list[str]:
         """Return the tasks whose heads run, those first whose vectors join others."""
         asked = list(tasks)
-        joining = [other for name in asked for other in self.head(name).joined] if fusion == "all" else []
+        joining = [other for name in asked for other in self.head(name).joined] if use_fusion else []
         return list(dict.fromkeys([*joining, *asked]))
 
     def head(self, task: str) -> TaskHead:
@@ -65,11 +65,11 @@ class Member(nn.Module):
 
 
 class SpeechModel(nn.Module):
-    """Waveforms -> backbone -> members, each a body with one head per task; their probabilities are averaged.
+    """Waveforms -> backbone -> ensemble of encoders, each with one head per task; their probabilities are averaged.
 
     Args:
         backbone: From waveforms to hidden layers.
-        members: At least one; they differ in their first weights and in what is dropped out.
+        ensemble: At least one member; they differ in initial weights and in dropout.
         branches: Other networks that hear the same clips; heads say which branch they read.
 
     Attributes:
@@ -77,11 +77,11 @@ class SpeechModel(nn.Module):
     """
 
     def __init__(
-        self, backbone: Backbone, members: Sequence[Member], branches: Mapping[str, Branch] | None = None
+        self, backbone: Backbone, ensemble: Sequence[EnsembleMember], branches: Mapping[str, Branch] | None = None
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.members = nn.ModuleList(members)
+        self.ensemble = nn.ModuleList(ensemble)
         self.branches = nn.ModuleDict(branches or {})
         self.sharing: frozenset[str] = frozenset()
 
@@ -112,28 +112,32 @@ class SpeechModel(nn.Module):
         sounds: Sounds,
         conditions: Conditions = NOTHING_TOLD,
         tasks: Container[str] | None = None,
-        fusion: FusionOf = "all",
+        use_fusion: bool = True,
     ) -> dict[str, Reading]:
         """Read tasks from hidden layers.
 
         Args:
             sounds: What the backbones heard, of the branches that the tasks need (`branches_of`).
             tasks: Those to read; `None`: every one.
-            fusion: `own` lets no other head's vector join.
+            use_fusion: Whether vectors of other heads enter a head's fusion.
         """
         worked_out = {name: self.branches[name](own) if name in self.branches else own for name, own in sounds.items()}
-        readings = [member(worked_out, conditions, tasks, fusion) for member in self.members]
+        readings = [member(worked_out, conditions, tasks, use_fusion) for member in self.ensemble]
         return {name: joined([reading[name] for reading in readings]) for name in readings[0]}
 
     @property
-    def bodies(self) -> list[Body]:
-        """The members' bodies, if they have any."""
-        return [member.body for member in self.members if isinstance(member, Member) and member.body is not None]
+    def encoders(self) -> list[Encoder]:
+        """The members' encoders, if they have any."""
+        return [
+            member.encoder
+            for member in self.ensemble
+            if isinstance(member, EnsembleMember) and member.encoder is not None
+        ]
 
-    def branches_of(self, tasks: Iterable[str] | None = None, fusion: FusionOf = "all") -> list[str]:
+    def branches_of(self, tasks: Iterable[str] | None = None, use_fusion: bool = True) -> list[str]:
         """Return the branches that some tasks' heads read, those joining in fusion among them."""
-        member = cast(Member, self.members[0])
-        running = member.in_order(member.heads if tasks is None else tasks, fusion)
+        member = cast(EnsembleMember, self.ensemble[0])
+        running = member.in_order(member.heads if tasks is None else tasks, use_fusion)
         return list(dict.fromkeys(member.head(name).branch for name in running))
 
     def branch(self, name: str) -> Branch:
@@ -154,17 +158,17 @@ class SpeechModel(nn.Module):
         self.sharing = frozenset(name for name in asked if are_twins(self.backbone, self.backbone_of(name)))
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Every parameter once, by the names that `trainable` knows: the backbone's, `body` or its parts, `heads`.
+        """Every parameter once, by the names that `trainable` knows: the backbone's, `encoder` or its parts, `heads`.
 
         Those of other branches follow, with the branch's name before a dot.
         """
         groups = self.backbone.parameter_groups()
-        named = list(self.members.named_parameters())
-        groups |= body_groups(self.bodies)
-        groups["heads"] = [parameter for name, parameter in named if ".body." not in f".{name}"]
+        named = list(self.ensemble.named_parameters())
+        groups |= encoder_groups(self.encoders)
+        groups["heads"] = [parameter for name, parameter in named if _ENCODER.match(name) is None]
         for name in self.branches:
-            body = self.branch(name).body
-            own = self.backbone_of(name).parameter_groups() | body_groups([] if body is None else [body])
+            encoder = self.branch(name).encoder
+            own = self.backbone_of(name).parameter_groups() | encoder_groups([] if encoder is None else [encoder])
             groups |= {f"{name}.{group}": parameters for group, parameters in own.items()}
         return groups
 
@@ -195,7 +199,7 @@ class SpeechModel(nn.Module):
         self.train(self.training)
 
     def _freeze_other_heads(self, tasks: Container[str] | None) -> None:
-        for name, parameter in self.members.named_parameters():
+        for name, parameter in self.ensemble.named_parameters():
             if tasks is not None and (head := _HEAD.match(name)) and head["task"] not in tasks:
                 parameter.requires_grad_(False)
 
@@ -208,15 +212,16 @@ class SpeechModel(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and not module.weight.requires_grad:
                 module.eval()
-        heads = [head for member in self.members for head in cast(Member, member).heads.values()]
-        bodies = [self.branch(name).body for name in self.branches]
-        for part in (*heads, *bodies):
+        heads = [head for member in self.ensemble for head in cast(EnsembleMember, member).heads.values()]
+        encoders = [self.branch(name).encoder for name in self.branches]
+        for part in (*heads, *encoders):
             if part is not None and not any(parameter.requires_grad for parameter in part.parameters()):
                 part.eval()
         return self
 
 
 _HEAD = re.compile(r"\d+\.heads\.(?P<task>\w+)\.")  # of a member
+_ENCODER = re.compile(r"\d+\.encoder\.")  # of a member
 
 
 def new_backbone(options: LogMel | HuggingFace) -> Backbone:
@@ -245,43 +250,43 @@ def described_backbone(description: Mapping[str, Any]) -> Backbone:
 
 def assemble(
     backbone: Backbone,
-    body: BodyOptions | None,
+    encoder: EncoderOptions | None,
     tasks: Mapping[str, tuple[Head, int]],
-    num_members: int = 1,
+    ensemble_size: int = 1,
     text_size: int = 0,
-    branches: Mapping[str, tuple[Backbone, BodyOptions | None]] | None = None,
+    branches: Mapping[str, tuple[Backbone, EncoderOptions | None]] | None = None,
 ) -> SpeechModel:
     """Put a model together.
 
     Args:
         backbone: What hears.
-        body: The recipe's body, or `None`.
+        encoder: The recipe's encoder, or `None`.
         tasks: Task -> its options and number of outputs.
-        num_members: Bodies with heads, side by side.
+        ensemble_size: Encoders with heads, side by side.
         text_size: Features of a sentence vector, for heads that are conditioned on the text.
-        branches: Backbone and body of other networks, whose heads are in `tasks`.
+        branches: Backbone and encoder of other networks, whose heads are in `tasks`.
     """
     others = {
-        name: Branch(own, None if options is None else build_body(options, own))
+        name: Branch(own, None if options is None else build_encoder(options, own))
         for name, (own, options) in (branches or {}).items()
     }
     sizes = {name: branch.sizes for name, branch in others.items()}
-    members = [_member(backbone, body, tasks, text_size, sizes) for _ in range(num_members)]
-    return SpeechModel(backbone, members, others)
+    ensemble = [_member(backbone, encoder, tasks, text_size, sizes) for _ in range(ensemble_size)]
+    return SpeechModel(backbone, ensemble, others)
 
 
 def _member(
     backbone: Backbone,
-    body: BodyOptions | None,
+    encoder: EncoderOptions | None,
     tasks: Mapping[str, tuple[Head, int]],
     text_size: int,
     sizes: Mapping[str, tuple[int, ...]],
-) -> Member:
-    built = None if body is None else build_body(body, backbone)
+) -> EnsembleMember:
+    built = None if encoder is None else build_encoder(encoder, backbone)
     sizes = {**sizes, MAIN: backbone.sizes if built is None else built.sizes}
     heads: dict[str, TaskHead] = {}
     for name in sorted(tasks, key=lambda name: bool(joined_by(tasks[name][0]))):  # those that join others first
         options, outputs = tasks[name]
         joining = {other: heads[other].size for other in joined_by(options)}
         heads[name] = build_head(options, sizes[options.branch], outputs, text_size, joining)
-    return Member(built, {name: heads[name] for name in tasks})
+    return EnsembleMember(built, {name: heads[name] for name in tasks})

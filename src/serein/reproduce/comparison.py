@@ -229,7 +229,7 @@ def _provenance(
     if overrides:
         notes.append(f"Every row was changed by: {', '.join(overrides)}.")
     if split == "dev":
-        notes.append("Ours is on dev, where each row's checkpoint was chosen: the numbers flatter.")
+        notes.append("Ours is on dev, where each row's checkpoint was chosen: the numbers are optimistic.")
     if len({row.seeds for row in rows if row.seeds}) > 1:
         notes.append("Rows have different numbers of finished seeds.")
     if any(row.row.ensemble and row.scores for row in rows):

@@ -18,7 +18,7 @@ from serein.progress import Report
 from serein.reproduce.units import Trial, is_finished
 
 
-def fuse_rows(trials: Mapping[str, Sequence[Trial]], out: Path, split: Split, report: Report) -> dict[int, Path]:
+def ensemble_rows(trials: Mapping[str, Sequence[Trial]], out: Path, split: Split, report: Report) -> dict[int, Path]:
     """Combine the models of all rows, for each seed that all have finished.
 
     Rows of the same configuration are one model. Existing prediction files are not made again.

@@ -14,7 +14,7 @@ from serein.progress import Report
 from serein.recipe import Recipe
 from serein.reproduce.comparison import Comparison, compare
 from serein.reproduce.engines import ENGINES
-from serein.reproduce.fusion import fuse_rows
+from serein.reproduce.fusion import ensemble_rows
 from serein.reproduce.neighbours import evaluate_with_knn
 from serein.reproduce.page import write_page
 from serein.reproduce.pictures import with_picture
@@ -91,7 +91,7 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
             if row.knn is not None:
                 evaluate_with_knn(trials[row.name], row.knn, data, report)
             if row.ensemble:
-                fused = fuse_rows(trials, request.out, request.split, report)
+                fused = ensemble_rows(trials, request.out, request.split, report)
         except SereinError as error:
             failures.append(Failure(row, error))
     comparison = compare(table, trials, fused, data, split=request.split, overrides=request.overrides)

@@ -282,7 +282,7 @@ def read(path: Path) -> Table:
         raise _explain(error, path, values) from None
 
 
-def beside(table: Table, relative: str) -> Path:
+def relative_to_table(table: Table, relative: str) -> Path:
     """Return the path of a recipe that a table names."""
     return Path(os.path.normpath(table.path.parent / relative))
 

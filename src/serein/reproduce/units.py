@@ -23,7 +23,7 @@ from serein.evaluation.scores import score_run, write_scores
 from serein.evaluation.task_scores import task_scores
 from serein.progress import Report
 from serein.recipe import Recipe
-from serein.reproduce.table import Row, Table, beside
+from serein.reproduce.table import Row, Table, relative_to_table
 
 _NOT_CONFIGURATION = {"name", "description", "seeds"}
 _HASH_LENGTH = 12
@@ -123,7 +123,7 @@ def row_recipe(table: Table, row: Row, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: A key or value is wrong; names table and row.
     """
-    path = beside(table, row.recipe or table.base or "")
+    path = relative_to_table(table, row.recipe or table.base or "")
     own = [f"{key}={json.dumps(value)}" for key, value in row.changes.items()]  # JSON is YAML
     try:
         return recipes.load(path, [*own, *overrides])

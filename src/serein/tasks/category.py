@@ -1,4 +1,4 @@
-"""A task of classes: a category per utterance, learned by any of `LOSSES`, judged by unweighted accuracy."""
+"""A task of classes: a category per utterance, learned by any of `LOSSES`, evaluated by unweighted accuracy."""
 
 from __future__ import annotations
 

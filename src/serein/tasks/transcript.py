@@ -1,4 +1,4 @@
-"""The task of transcripts: letters from frames by CTC, judged by the words that come out right (gao2023)."""
+"""The task of transcripts: letters from frames by CTC, evaluated by the words that come out right (gao2023)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The task of words: the vector of an utterance's emotion words, judged by the nearest class (stanley2023)."""
+"""The task of words: the vector of an utterance's emotion words, evaluated by the nearest class (stanley2023)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from serein.tasks.category import class_scores
 class WordTask:
     """Binds target vectors, loss and score.
 
-    Targets are (utterance, feature + class): the vector to learn, and beside it the class, by which is judged.
+    Targets are (utterance, feature + class): the vector to learn, and beside it the class, by which is evaluated.
 
     Attributes:
         name: The task's key in recipes, batches and heads.

@@ -31,20 +31,20 @@ from serein.data.recordings import Recordings
 from serein.errors import RunError
 from serein.labels.sentences import cache_folder
 from serein.models.branches import is_frozen
-from serein.models.heads import LayerTap
+from serein.models.heads import LayerSelection
 from serein.models.hidden import Backbone
 from serein.models.logmel import LogMelBackbone
 from serein.models.pretrained import ORIGIN, weights_hash
-from serein.models.speech import Member, SpeechModel
+from serein.models.speech import EnsembleMember, SpeechModel
 from serein.progress import Report
-from serein.recipe import MAIN, Batches, Clips, Features, SpectrogramAugmentation, Stage
+from serein.recipe import MAIN, Batches, Clips, FeatureCacheOptions, SpectrogramAugmentation, Stage
 from serein.world import world
 
 FORMAT = 1  # of what is heard; a new one makes every clip be heard again
 CLIPS_PER_FILE = 128
 MOST_BYTES = 256 << 20  # that a process holds, of all layers, before it writes them
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-ELSEWHERE = "Name another features.folder, or set features.store to none: every epoch then runs the backbone."
+ELSEWHERE = "Name another feature_cache.folder, or set feature_cache.dtype to none: every epoch then runs the backbone."
 
 LayerFrames = Mapping[str, torch.Tensor]  # layer -> (frame, feature)
 
@@ -58,7 +58,9 @@ def is_heard_alike(model: SpeechModel, stage: Stage, longest_s: float, clips: Cl
     """
     backbone = only_backbone(model, stage)
     is_whole = clips.crop_s is None or longest_s <= clips.crop_s
-    is_plain = stage.augmentation == SpectrogramAugmentation() and stage.effects.name == "none"
+    is_plain = (
+        stage.spectrogram_augmentation == SpectrogramAugmentation() and stage.waveform_augmentation.name == "none"
+    )
     return (
         backbone is not None
         and is_frozen(backbone)
@@ -70,7 +72,7 @@ def is_heard_alike(model: SpeechModel, stage: Stage, longest_s: float, clips: Cl
 
 def only_backbone(model: SpeechModel, stage: Stage) -> Backbone | None:
     """Return the backbone that a stage hears by; `None` when there are several, whose frames may differ."""
-    sources = {model.source_of(branch) for branch in model.branches_of(stage.tasks, stage.fusion)}
+    sources = {model.source_of(branch) for branch in model.branches_of(stage.tasks, stage.use_fusion)}
     return model.backbone_of(sources.pop()) if len(sources) == 1 else None
 
 
@@ -79,19 +81,19 @@ def tapped_layers(model: SpeechModel, branches: Iterable[str] = (MAIN,)) -> tupl
     names: set[str] = set()
     for branch in branches:
         for tap in (module for reader in _readers(model, branch) for module in reader.modules()):
-            if isinstance(tap, LayerTap):
+            if isinstance(tap, LayerSelection):
                 every = (str(number) for number in range(len(model.backbone_of(branch).sizes)))
                 names |= set(every if tap.layers is None else tap.layers)
     return tuple(sorted(names))
 
 
 def _readers(model: SpeechModel, branch: str) -> list[nn.Module]:
-    """Return what reads a branch's backbone: bodies, or heads without a body."""
+    """Return what reads a branch's backbone: encoders, or heads without one."""
     readers: list[nn.Module] = []
-    for member in (cast(Member, each) for each in model.members):
-        body = member.body if branch == MAIN else model.branch(branch).body
+    for member in (cast(EnsembleMember, each) for each in model.ensemble):
+        encoder = member.encoder if branch == MAIN else model.branch(branch).encoder
         heads = [member.head(task) for task in member.heads]
-        readers += [head for head in heads if head.branch == branch] if body is None else [body]
+        readers += [head for head in heads if head.branch == branch] if encoder is None else [encoder]
     return readers
 
 
@@ -166,7 +168,7 @@ class FeatureCache:
 
     backbone: Backbone
     layers: tuple[str, ...]
-    options: Features
+    options: FeatureCacheOptions
     precision: str
     batches: Batches = field(default_factory=Batches)
 
@@ -191,7 +193,7 @@ class FeatureCache:
             clip_of = _clip_hashes(recordings, clips, wanted, self.root, report, label)
             folder = self._described_folder()
             shelves = {
-                name: Shelf(folder / f"{name}-{self.options.store}", DTYPES[self.options.store]) for name in self.layers
+                name: Shelf(folder / f"{name}-{self.options.dtype}", DTYPES[self.options.dtype]) for name in self.layers
             }
             stored = StoredFeatures(shelves, clip_of)
             missing = _missing(stored, wanted)
@@ -207,7 +209,7 @@ class FeatureCache:
     def num_bytes(self, seconds: float) -> int:
         """Return the size of features of so much audio."""
         features = sum(self.backbone.sizes[-1 if name == "last" else int(name)] for name in self.layers)
-        return round(seconds * self.backbone.frame_rate_hz * features * DTYPES[self.options.store].itemsize)
+        return round(seconds * self.backbone.frame_rate_hz * features * DTYPES[self.options.dtype].itemsize)
 
     def _described_folder(self) -> Path:
         """Return the backbone's folder, which says of what it is, for who wonders whether it can go."""
@@ -306,7 +308,7 @@ class _Hearing:
         """Return clip -> layer -> (frame, feature)."""
         dataset = ClipDataset(self.recordings, {}, self.clips)
         durations_s = batch_durations(self.recordings, self.clips, is_training=False)
-        dtype = DTYPES[self.cache.options.store]
+        dtype = DTYPES[self.cache.options.dtype]
         heard = {}
         for items in BucketSampler(positions, durations_s, self.cache.batches, is_training=False):
             batch = collate([dataset[item] for item in items]).to(device)
@@ -365,7 +367,7 @@ def _file_state(recordings: Recordings, clips: Clips, position: int) -> str:
     utterance = recordings.utterances[position]
     status = os.stat(utterance.audio)
     file = [os.path.abspath(utterance.audio), status.st_size, status.st_mtime_ns, utterance.start_s, utterance.end_s]
-    return _digest([json.dumps([FORMAT, *file, recordings.trim_db, clips.min_s, clips.extend, clips.cut_s])])
+    return _digest([json.dumps([FORMAT, *file, recordings.trim_db, clips.min_s, clips.pad_mode, clips.max_s])])
 
 
 def _read_notes(path: Path) -> dict[str, str]:

@@ -75,7 +75,7 @@ def _stored(backbone: Backbone, batch: Batch) -> HiddenStates:
 
 
 def require_bands(
-    backbone: Backbone, augmentation: SpectrogramAugmentation, where: str = "stages.augmentation"
+    backbone: Backbone, augmentation: SpectrogramAugmentation, where: str = "stages.spectrogram_augmentation"
 ) -> None:
     """Raise RecipeError when a spectrogram is to be changed, but the backbone makes none."""
     if augmentation != SpectrogramAugmentation() and not isinstance(backbone, LogMelBackbone):

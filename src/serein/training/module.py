@@ -46,20 +46,20 @@ class StageModule(lightning.LightningModule):
         super().__init__()
         self.model, self.stage = model, stage
         self.tasks = {name: tasks[name] for name in stage.tasks or tasks}
-        self.weights = loss_weights(self.tasks, stage.main_share, stage.weights)
-        self.branches = model.branches_of(self.tasks, stage.fusion)
+        self.weights = loss_weights(self.tasks, stage.main_task_weight, stage.weights)
+        self.branches = model.branches_of(self.tasks, stage.use_fusion)
         self.num_steps, self.seed = num_steps, seed
         model.train_only(stage.trainable, self.tasks)
         self.frozen_sha256 = _frozen_sha256(model)
-        self.average = None if stage.average is None else _averaged(model, stage.average)
-        if self.average is not None and self.frozen_sha256 is not None:
-            self.average.module.backbone = model.backbone
+        self.averaged = None if stage.ema_decay is None else _averaged(model, stage.ema_decay)
+        if self.averaged is not None and self.frozen_sha256 is not None:
+            self.averaged.module.backbone = model.backbone
         self._dev: dict[str, list[Judged]] = {}
 
     @property
     def eval_model(self) -> SpeechModel:
         """The model whose scores count: the averaged one when the stage averages."""
-        return self.model if self.average is None else self.average.module  # type: ignore[return-value]
+        return self.model if self.averaged is None else self.averaged.module  # type: ignore[return-value]
 
     @property
     def shared(self) -> list[nn.Parameter]:
@@ -78,8 +78,8 @@ class StageModule(lightning.LightningModule):
         Dropout is seeded by batch: loaders draw from torch's generator as well, and a resumed run makes more of them.
         """
         torch.manual_seed(draw_seed(self.seed, self.current_epoch, f"dropout/{batch_index}/{self.global_rank}"))
-        heard = hear(self.model, batch, self.stage.augmentation, self.branches)
-        readings = self.model.read(heard.sounds, heard.conditions, self.tasks, self.stage.fusion)
+        heard = hear(self.model, batch, self.stage.spectrogram_augmentation, self.branches)
+        readings = self.model.read(heard.sounds, heard.conditions, self.tasks, self.stage.use_fusion)
         losses = self.losses(readings, heard.targets, heard.has_target)
         loss = self.weighted(losses, readings)
         self._log_losses(loss, losses, len(batch.num_samples))
@@ -99,13 +99,13 @@ class StageModule(lightning.LightningModule):
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         """Step, then move the averaged weights."""
         super().optimizer_step(*arguments, **options)
-        if self.average is not None:
-            self.average.update_parameters(self.model)
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Keep truth and answer; the score is taken when all are there."""
         heard = hear(self.eval_model, batch, SpectrogramAugmentation(), self.branches)
-        readings = self.eval_model.read(heard.sounds, batch.conditions, self.tasks, self.stage.fusion)
+        readings = self.eval_model.read(heard.sounds, batch.conditions, self.tasks, self.stage.use_fusion)
         for name, reading in readings.items():
             known = batch.has_target[name]
             if known.any():
@@ -186,13 +186,13 @@ class StageModule(lightning.LightningModule):
         for name, task in self.tasks.items():
             known, reading = has_target[name], readings[name]
             contrast = task.options.contrastive if isinstance(task.options, Pooled) else None
-            truth, own_share, parts = targets[name][known], 1.0, []
+            truth, own_weight, parts = targets[name][known], 1.0, []
             if contrast is not None and isinstance(task, ClassTask):
-                own_share = 1.0 - contrast.share
+                own_weight = 1.0 - contrast.weight
                 pulled = self._contrast(task.classes(truth), reading.embedding[known], contrast.temperature)
-                parts.append(contrast.share * pulled)
+                parts.append(contrast.weight * pulled)
             if known.any():
-                parts.append(own_share * _summed(task, truth, reading.outputs[:, known]))
+                parts.append(own_weight * _summed(task, truth, reading.outputs[:, known]))
             if parts:
                 losses[name] = torch.stack(parts).sum()
         return losses
@@ -227,7 +227,7 @@ class StageModule(lightning.LightningModule):
 _NEVER = 1 << 62
 NO_WEIGHTS: Mapping[Any, float] = {}
 FROZEN = "frozen_backbone_sha256"  # in files without the backbone's weights
-BACKBONE_WEIGHT = re.compile(r"(model|average\.module)\.backbone\.")
+BACKBONE_WEIGHT = re.compile(r"(model|averaged\.module)\.backbone\.")
 
 
 def require_backbone(expected_sha256: str, found_sha256: str | None) -> None:
@@ -241,24 +241,24 @@ def require_backbone(expected_sha256: str, found_sha256: str | None) -> None:
 
 
 def loss_weights(
-    tasks: Mapping[str, Task], main_share: float | None, weights: Mapping[Any, float] = NO_WEIGHTS
+    tasks: Mapping[str, Task], main_task_weight: float | None, weights: Mapping[Any, float] = NO_WEIGHTS
 ) -> dict[str, float]:
     """Return the weight of each task's loss: its own or the stage's, or a for the first and (1 - a) / n for n others.
 
     The last is equation 1 of gao2023; equation 2 is the same with a reversed gradient. A task alone weighs 1 then.
     The stage's are a and b of park2023's equation 6.
     """
-    if main_share is None:
+    if main_task_weight is None:
         return {**{name: task.options.weight for name, task in tasks.items()}, **weights}
     main, *others = tasks
     if not others:
         return {main: 1.0}
-    return {main: main_share, **dict.fromkeys(others, (1.0 - main_share) / len(others))}
+    return {main: main_task_weight, **dict.fromkeys(others, (1.0 - main_task_weight) / len(others))}
 
 
 def watched_score(stage: Stage, first: str) -> str:
     """Return the score of a stage's first task that is watched; of transcripts `ua` means the word accuracy."""
-    return "word_accuracy" if first == "asr" and stage.watch == "ua" else stage.watch
+    return "word_accuracy" if first == "asr" and stage.monitor == "ua" else stage.monitor
 
 
 def _frozen_sha256(model: SpeechModel) -> str | None:

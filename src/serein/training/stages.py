@@ -35,7 +35,7 @@ from serein.errors import AudioError, RunError
 from serein.models.logmel import LogMelBackbone
 from serein.models.speech import SpeechModel
 from serein.progress import Report
-from serein.recipe import MAIN, Batches, Clips, Features, LogMel, Stage
+from serein.recipe import MAIN, Batches, Clips, FeatureCacheOptions, LogMel, Stage
 from serein.tasks.task import ClassTask, Task
 from serein.training.feature_cache import FeatureCache, StoredFeatures, is_heard_alike, only_backbone, tapped_layers
 from serein.training.keeping import METRICS, PARTIAL, RESUME, WEIGHTS, EpochKeeper, load_weights, readable_state
@@ -74,7 +74,7 @@ class TrainingData:
     dev: Sequence[int]
     clips: Clips
     told: Told = field(default_factory=Told)
-    features: Features | None = None
+    features: FeatureCacheOptions | None = None
     heard: StoredFeatures | None = None
 
     def sampler(
@@ -121,11 +121,11 @@ class EpochLoaders(lightning.LightningDataModule):
         super().__init__()
         self.data, self.stage, self.seed = data, stage, seed
         self.sampler = data.sampler(stage.batches, seed, is_training=True, classes=classes)
-        self.change = None if stage.effects.name == "none" else Changer(stage.effects)
+        self.change = None if stage.waveform_augmentation.name == "none" else Changer(stage.waveform_augmentation)
 
     def train_dataloader(self) -> Any:
         self.sampler.set_epoch(self.trainer.current_epoch if self.trainer else 0)
-        num_views = 2 if self.stage.effects.views == "two" else 1
+        num_views = self.stage.waveform_augmentation.num_views
         dataset = self.data.dataset(self.seed, is_training=True, change=self.change, num_views=num_views)
         is_light = self.change is None or self.change.is_light
         return loader(dataset, self.sampler, num_workers=self.data.num_workers if is_light else most_workers())
@@ -194,12 +194,12 @@ def with_features(model: SpeechModel, stage: Stage, data: TrainingData, report: 
     model.train_only(stage.trainable, stage.tasks)
     positions = [*data.train, *data.dev]
     longest_s = float(batch_durations(data.recordings, data.clips, is_training=False)[list(data.train)].max())
-    options = data.features or Features(store="none")
-    if options.store == "none" or not is_heard_alike(model, stage, longest_s, data.clips):
+    options = data.features or FeatureCacheOptions(dtype="none")
+    if options.dtype == "none" or not is_heard_alike(model, stage, longest_s, data.clips):
         return data
     backbone = only_backbone(model, stage)
     assert backbone is not None
-    layers = tapped_layers(model, model.branches_of(stage.tasks, stage.fusion))
+    layers = tapped_layers(model, model.branches_of(stage.tasks, stage.use_fusion))
     cache = FeatureCache(backbone, layers, options, chosen_precision(stage.precision), stage.batches)
     return replace(data, heard=cache.of(data.recordings, data.clips, positions, report, label))
 
@@ -217,7 +217,7 @@ def _fit(
     loaders = EpochLoaders(data, stage, seed, _balanced_classes(tasks, stage, data))
     module = StageModule(model, tasks, stage, num_steps=loaders.num_steps(), seed=seed)
     callbacks: list[lightning.Callback] = [
-        EpochKeeper(folder, stage.keep, module.watched),
+        EpochKeeper(folder, stage.checkpoint, module.watched),
         StageProgress(report, label, module.watched),
     ]
     if stage.patience is not None:
@@ -263,8 +263,10 @@ def _devices(model: SpeechModel) -> dict[str, Any]:
     processes = world()
     if processes.size == 1:
         return {"devices": 1}
-    has_layers = any(len(body.sizes) > 1 for body in model.bodies) or len(model.branches) > 0
-    uses_all = isinstance(model.backbone, LogMelBackbone) and not has_layers  # a tap below the last leaves some unused
+    has_layers = any(len(encoder.sizes) > 1 for encoder in model.encoders) or len(model.branches) > 0
+    uses_all = (
+        isinstance(model.backbone, LogMelBackbone) and not has_layers
+    )  # a selected layer below the last leaves some unused
     return {
         "devices": processes.local_size,
         "num_nodes": processes.size // processes.local_size,
