@@ -89,7 +89,7 @@ def test_a_store_of_one_speaker_takes_what_was_fixed() -> None:
 def test_the_command_writes_figures_and_a_picture(tiny_run: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     model = next(tiny_run.glob("fold-*/seed-*/model"))
     out = tmp_path / "adapted"
-    call = ("neighbours", "adapt", model, "--data", tones, "-o", out, "--sizes", "12,3", "--draws", 2)
+    call = ("knn", "adapt", "--model", model, "--data", tones, "-o", out, "--sizes", "12,3", "--draws", 2)
     outcome = serein(*call)
     assert outcome.status == 0, outcome.err
     content = json.loads((out / "adaptation.json").read_text())
@@ -107,7 +107,7 @@ def test_the_command_writes_figures_and_a_picture(tiny_run: Path, tones: Path, t
 
 def test_what_cannot_be_drawn_is_said(tiny_run: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     model = next(tiny_run.glob("fold-*/seed-*/model"))
-    call = ("neighbours", "adapt", model, "-o", tmp_path / "o", "--data")
+    call = ("knn", "adapt", "--model", model, "-o", tmp_path / "o", "--data")
     assert "30 clips are left for a store of 256" in serein(*call, tones).complaint
     nameless = tmp_path / "m.jsonl"
     manifest.write((u.model_copy(update={"speaker": None}) for u in manifest.read(tones)), nameless)

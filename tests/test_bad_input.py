@@ -126,7 +126,7 @@ def run(ground: Ground, *, recipe: Path | None = None, data: Path | None = None,
 def damaged(ground: Ground, name: str, content: bytes) -> list[object]:
     model = ground.copied_model()
     (model / name).write_bytes(content)
-    return ["predict", model, first_wav(ground)]
+    return ["predict", "--model", model, first_wav(ground)]
 
 
 def first_wav(ground: Ground) -> str:
@@ -197,10 +197,10 @@ RECORDINGS = [
 PREDICT = [
     Case(
         "folder without audio",
-        lambda g: ["predict", g.model, folder_of(g, "a.txt")],
+        lambda g: ["predict", "--model", g.model, folder_of(g, "a.txt")],
         ("folder: ", "holds no recordings", ".wav"),
     ),
-    Case("no model folder", lambda g: ["predict", g.root / "none", first_wav(g)], ("none", "no such", "Train one")),
+    Case("no model folder", lambda g: ["predict", "--model", g.root / "none", first_wav(g)], ("none", "no such", "Train one")),
     Case(
         "model is a file",
         lambda g: ["predict", "--model", first_wav(g), first_wav(g)],
@@ -208,7 +208,7 @@ PREDICT = [
     ),
     Case(
         "not a model folder",
-        lambda g: ["predict", folder_of(g, "a.txt"), first_wav(g)],
+        lambda g: ["predict", "--model", folder_of(g, "a.txt"), first_wav(g)],
         ("model.json", "missing", "Name a folder that serein saved"),
     ),
     Case(
@@ -248,7 +248,7 @@ PREDICT = [
     Case("labels cut off", lambda g: damaged(g, "labels.json", b"{"), ("labels.json", "not JSON", "Copy")),
     Case(
         "unknown manifest",
-        lambda g: ["predict", g.model, g.root / "no.jsonl"],
+        lambda g: ["predict", "--model", g.model, g.root / "no.jsonl"],
         ("no.jsonl", "no such manifest", "corpus prepare"),
     ),
 ]
@@ -388,14 +388,14 @@ LABELS_AND_FOLDS = [
     ),
     Case(
         "evaluation on known speakers",
-        lambda g: ["evaluate", g.model, "--data", g.tones, "--out", g.out],
-        ("manifest.jsonl", "the model was trained on 3 of these speakers", "--seen-speakers"),
+        lambda g: ["evaluate", "--model", g.model, "--data", g.tones, "--out", g.out],
+        ("manifest.jsonl", "the model was trained on 3 of these speakers", "--allow-seen-speakers"),
     ),
     Case(
         "evaluation of no class",
         lambda g: [
             "evaluate",
-            g.model,
+            "--model", g.model,
             "--data",
             g.manifest([row | {"emotion": "bored"} for row in g.rows()]),
             "--out",
@@ -582,11 +582,11 @@ def refuse(case_command: list[object], says: tuple[str, ...], ground: Ground, ca
 def test_recording_that_cannot_be_heard(case: Case, ground: Ground, serein: Call) -> None:
     arguments = case.build(ground)
     before = everything_in(ground.root)
-    outcome = serein("predict", ground.model, *arguments)
+    outcome = serein("predict", "--model", ground.model, *arguments)
     assert (outcome.status, outcome.out) == (1, "")
     for part in case.says:
         assert part in outcome.complaint
-    assert outcome.err.endswith("1 of 1 recordings could not be heard.\n")
+    assert outcome.err.endswith("1 of 1 recordings could not be read.\n")
     assert everything_in(ground.root) == before
 
 
@@ -601,7 +601,7 @@ def test_recording_that_cannot_be_scored(case: Case, ground: Ground, serein: Cal
     (path,) = case.build(ground)
     strangers = [row | {"speaker": "zoe"} for row in ground.rows()[:6]]
     data = ground.manifest([strangers[0] | {"audio": str(path)}, *strangers[1:]])
-    refuse(["evaluate", ground.model, "--data", data, "--out", ground.out], case.says, ground, serein)
+    refuse(["evaluate", "--model", ground.model, "--data", data, "--out", ground.out], case.says, ground, serein)
 
 
 @named(PREDICT)
@@ -645,13 +645,13 @@ def test_corpus(case: Case, ground: Ground, serein: Call) -> None:
         (["run"], "Missing argument"),
         (["run", "r.yaml", "--data", "m.jsonl", "--jobs", "-1"], "'--jobs'"),
         (["run", "r.yaml", "--data", "m.jsonl", "--jobs", "two"], "'--jobs'"),
-        (["predict", "model", "a.wav", "--limit", "0"], "'--limit'"),
+        (["predict", "--model", "model", "a.wav", "--max-files", "0"], "'--max-files'"),
         (["corpus", "synth", "-o", "x", "--clips", "0"], "'--clips'"),
         (["corpus", "synth", "-o", "x", "--seed", "-1"], "'--seed'"),
         (["corpus", "check", "m.jsonl", "--min-s", "-1"], "'--min-s'"),
         (["corpus", "prepare", "crema", "x"], "'ravdess', 'emodb'"),
         (["sing"], "No such command 'sing'"),
-        (["evaluate", "model", "extra", "--data", "m.jsonl"], "unexpected extra argument"),
+        (["evaluate", "--model", "model", "extra", "--data", "m.jsonl"], "unexpected extra argument"),
     ],
 )
 def test_misspelt_command_line(
@@ -673,17 +673,17 @@ def test_misspelt_command_line(
 def test_good_recordings_among_broken_ones_are_answered(ground: Ground, serein: Call) -> None:
     good = [first_wav(ground), str(ground.rows()[-1]["audio"])]
     bad = [str(truncated_wav(ground)), str(ground.root / "no.wav")]
-    outcome = serein("predict", ground.model, good[0], *bad, good[1], "--json")
+    outcome = serein("predict", "--model", ground.model, good[0], *bad, good[1], "--json")
     assert outcome.status == 1
-    assert [json.loads(line)["audio"] for line in outcome.out.splitlines()] == good
+    assert [json.loads(line)["file"] for line in outcome.out.splitlines()] == good
     complaints = outcome.err.splitlines()
     assert [line.startswith(f"error: {path}: ") for line, path in zip(complaints, bad, strict=False)] == [True, True]
-    assert complaints[2:] == ["2 of 4 recordings could not be heard."]
+    assert complaints[2:] == ["2 of 4 recordings could not be read."]
 
 
 @pytest.mark.parametrize("form", ["--csv", None])
 def test_tables_hold_the_good_ones_too(form: str | None, ground: Ground, serein: Call) -> None:
-    outcome = serein("predict", ground.model, first_wav(ground), ground.root / "no.wav", *([form] if form else []))
+    outcome = serein("predict", "--model", ground.model, first_wav(ground), ground.root / "no.wav", *([form] if form else []))
     assert outcome.status == 1
     assert len(outcome.out.splitlines()) == 2  # head and one row
     assert "no.wav: no such file" in outcome.complaint
@@ -780,7 +780,7 @@ def test_name_on_the_hub_without_a_network(ground: Ground) -> None:
 
 
 def test_path_is_no_name_on_the_hub(ground: Ground, serein: Call) -> None:
-    refuse(["predict", "../emotions", first_wav(ground)], ("../emotions: no such", "Train one"), ground, serein)
+    refuse(["predict", "--model", "../emotions", first_wav(ground)], ("../emotions: no such", "Train one"), ground, serein)
 
 
 @pytest.mark.parametrize("given", ["file", "folder", "corpus"])
@@ -794,8 +794,8 @@ def test_name_that_is_no_text(given: str, ground: Ground, serein: Call) -> None:
         pytest.skip("this file system takes UTF-8 only")
     write_wav(folder.parent / "angry" / "good.wav")
     calls = {
-        "file": ["predict", ground.model, folder / os.fsdecode(b"tr\xe4ge.wav")],
-        "folder": ["predict", ground.model, folder],
+        "file": ["predict", "--model", ground.model, folder / os.fsdecode(b"tr\xe4ge.wav")],
+        "folder": ["predict", "--model", ground.model, folder],
         "corpus": prepare(ground, "folder", folder.parent),
     }
     refuse(calls[given], ("/sad/tr\\udce4ge.wav", "the name is not UTF-8", "Rename it"), ground, serein)
@@ -804,7 +804,7 @@ def test_name_that_is_no_text(given: str, ground: Ground, serein: Call) -> None:
 def test_reader_that_leaves_early(ground: Ground) -> None:
     """`serein predict ... --json | head -n 1`, of more than a pipe takes by itself."""
     with subprocess.Popen(
-        command("predict", ground.model, *[ground.tones] * 20, "--json"),
+        command("predict", "--model", ground.model, *[ground.tones] * 20, "--json"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -812,7 +812,7 @@ def test_reader_that_leaves_early(ground: Ground) -> None:
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        assert json.loads(process.stdout.readline())["emotion"]
+        assert json.loads(process.stdout.readline())["label"]
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(60) != 0

@@ -46,7 +46,7 @@ def test_the_temperature_of_dev_is_kept_and_applied(tiny: Path, tmp_path: Path, 
 
     strangers = tmp_path / "strangers.jsonl"
     manifest.write(write_corpus(tmp_path / "strangers", speakers=("yan", "zoe")), strangers)
-    scores = json.loads(serein("evaluate", unit / "model", "--data", strangers, "--json").out)
+    scores = json.loads(serein("evaluate", "--model", unit / "model", "--data", strangers, "--json").out)
     assert scores["calibration"]["fitted_on"] == "model"
     assert any(note.startswith("Probabilities are calibrated by the model's temperature") for note in scores["notes"])
 

@@ -51,8 +51,8 @@ def test_both_attributes_are_judged_and_reported(tones: Path, told: Path, tmp_pa
     swapped = changed(data, tmp_path / "swapped.jsonl", gender=lambda u: u.predicted.gender, predicted=lambda u: None)
     test = {row["id"] for row in map(json.loads, (unit / "predictions.jsonl").read_text().splitlines())}
     manifest.write((u for u in manifest.read(swapped) if u.id in test), tmp_path / "test.jsonl")
-    arguments = ("evaluate", unit / "model", "--data", tmp_path / "test.jsonl", "--out", tmp_path / "said.jsonl")
-    assert serein(*arguments, "--attributes", "oracle").status == 0
+    arguments = ("evaluate", "--model", unit / "model", "--data", tmp_path / "test.jsonl", "--out", tmp_path / "said.jsonl")
+    assert serein(*arguments, "--conditions", "oracle").status == 0
     said = probabilities(tmp_path / "said.jsonl")
     assert said.keys() == predicted.keys()
     assert all(said[name] == pytest.approx(predicted[name], abs=1e-5) for name in said)
@@ -74,7 +74,7 @@ def test_oracle_alone_needs_no_predictions(tones: Path, told: Path, tmp_path: Pa
     assert "as the corpus labels it (oracle)" in " ".join(outcome.out.split())
     assert not list(out.glob("fold-*/seed-*/predicted_predictions.jsonl"))
     clip = manifest.read(tones)[0].audio
-    assert serein("predict", out / "fold-1" / "seed-0" / "model", clip, "--json").status == 0
+    assert serein("predict", "--model", out / "fold-1" / "seed-0" / "model", clip, "--json").status == 0
 
 
 def test_a_task_by_itself_and_what_fill_makes_of_it(tones: Path, tiny: Path, tmp_path: Path, serein: Call) -> None:
@@ -83,10 +83,10 @@ def test_a_task_by_itself_and_what_fill_makes_of_it(tones: Path, tiny: Path, tmp
     assert outcome.status == 0, outcome.err
     assert json.loads(outcome.out)["confusion_matrix"]["classes"] == ["female", "male"]
     filled = tmp_path / "filled.jsonl"
-    assert serein("corpus", "fill", tones, "--gender", out, "-o", filled).status == 0
+    assert serein("corpus", "annotate", tones, "--gender", out, "-o", filled).status == 0
     assert all(u.predicted is not None and u.predicted.gender in OTHER for u in manifest.read(filled))
     model = out / "fold-1" / "seed-0" / "model"
-    answer = json.loads(serein("predict", model, manifest.read(tones)[0].audio, "--json").out)
+    answer = json.loads(serein("predict", "--model", model, manifest.read(tones)[0].audio, "--json").out)
     assert answer["gender"] in OTHER
     refusal = serein("train", tiny, "--data", tones, "--task", "mood", "--out", tmp_path / "no")
     assert "unknown task 'mood', expected one of: emotion, words, gender" in refusal.complaint
@@ -160,7 +160,7 @@ def test_genders_of_an_official_split_are_filled_but_for_what_was_learned(
     out = tmp_path / "gender"
     arguments = ("run", tiny, "--data", data, "--task", "gender", "--out", out, "--jobs", 1, *official)
     assert serein(*arguments).status == 0
-    assert serein("corpus", "fill", data, "--gender", out, "-o", tmp_path / "filled.jsonl").status == 0
+    assert serein("corpus", "annotate", data, "--gender", out, "-o", tmp_path / "filled.jsonl").status == 0
     has = {
         u.speaker: u.predicted is not None and u.predicted.gender in OTHER
         for u in manifest.read(tmp_path / "filled.jsonl")

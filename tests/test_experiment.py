@@ -131,10 +131,10 @@ def test_every_unit_predicts_its_own_test_side(tiny_run: Path) -> None:
 
 def test_stored_model_gives_the_stored_predictions(tiny_run: Path, serein: Call) -> None:
     unit = tiny_run / "fold-1" / "seed-0"
-    outcome = serein("predict", unit / "model", unit.parent / "test.jsonl", "--json")
+    outcome = serein("predict", "--model", unit / "model", unit.parent / "test.jsonl", "--json")
     answers = [json.loads(line) for line in outcome.out.splitlines()]
     for answer, stored in zip(answers, read_predictions(unit / "predictions.jsonl"), strict=True):
-        assert answer["emotion"] == stored.prediction
+        assert answer["label"] == stored.prediction
         assert answer["probabilities"] == pytest.approx(stored.probabilities, abs=1e-5)
 
 

@@ -216,24 +216,24 @@ def spoken(tmp_path: Path) -> Path:
 
 def test_transcripts_on_the_command_line(spoken: Path, tmp_path: Path, serein: Call) -> None:
     asr = write_ctc(tmp_path / "asr")
-    outcome = serein("corpus", "fill", spoken, "--transcripts", asr)
+    outcome = serein("corpus", "annotate", spoken, "--transcripts", asr)
     assert outcome.status == 0, outcome.err
     out = tmp_path / "spoken.filled.jsonl"
     assert outcome.out.strip() == f"{out}: 6 utterances, transcript predicted for 4"
     assert [u.id for u in manifest.read(out) if u.predicted and u.predicted.transcript] == ["1", "2", "4", "5"]
     assert [u.transcript for u in manifest.read(out)] == [u.transcript for u in manifest.read(spoken)]
     assert serein("corpus", "check", out).status == serein("corpus", "check", spoken).status
-    serein("corpus", "fill", spoken, "--transcripts", asr, "--all", "-o", out)
+    serein("corpus", "annotate", spoken, "--transcripts", asr, "--all", "-o", out)
     assert all(u.predicted and u.predicted.transcript for u in manifest.read(out))
 
 
 def test_complaints_on_the_command_line(spoken: Path, tmp_path: Path, serein: Call) -> None:
-    assert "Name --gender, --transcripts or both" in serein("corpus", "fill", spoken).complaint
+    assert "Name --gender, --transcripts or both" in serein("corpus", "annotate", spoken).complaint
     asr = write_ctc(tmp_path / "asr")
-    assert "the language 'de'" in serein("corpus", "fill", spoken, "--transcripts", asr, "--language", "de").complaint
+    assert "the language 'de'" in serein("corpus", "annotate", spoken, "--transcripts", asr, "--language", "de").complaint
     (tmp_path / "1.wav").write_bytes(b"no audio")
-    assert "1.wav" in serein("corpus", "fill", spoken, "--transcripts", asr).complaint
-    outcome = serein("corpus", "fill", spoken, "--transcripts", asr, "--skip-broken")
+    assert "1.wav" in serein("corpus", "annotate", spoken, "--transcripts", asr).complaint
+    outcome = serein("corpus", "annotate", spoken, "--transcripts", asr, "--skip-broken")
     assert outcome.status == 0
     assert "skipped" in outcome.err
     assert outcome.out.strip().endswith("transcript predicted for 3, 1 skipped")
@@ -300,15 +300,15 @@ def gender_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_genders_of_a_model(gender_run: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     model = gender_run / "fold-1" / "seed-0" / "model"
     out = tmp_path / "out.jsonl"
-    refused = serein("corpus", "fill", tones, "--gender", model, "-o", out)
+    refused = serein("corpus", "annotate", tones, "--gender", model, "-o", out)
     assert "learned from" in refused.complaint
-    assert "--seen-speakers" in refused.complaint
+    assert "--allow-seen-speakers" in refused.complaint
     with pytest.raises(LeakError):
         ModelGenderAnnotator(str(model), "refuse").wanted(manifest.read(tones))
     others = [u.model_copy(update={"speaker": f"new {u.speaker}"}) for u in manifest.read(tones)]
     manifest.write(others, tmp_path / "others.jsonl")
-    new = serein("corpus", "fill", tmp_path / "others.jsonl", "--gender", model, "-o", tmp_path / "new.jsonl")
-    seen = serein("corpus", "fill", tones, "--gender", model, "-o", out, "--seen-speakers")
+    new = serein("corpus", "annotate", tmp_path / "others.jsonl", "--gender", model, "-o", tmp_path / "new.jsonl")
+    seen = serein("corpus", "annotate", tones, "--gender", model, "-o", out, "--allow-seen-speakers")
     assert (new.status, seen.status) == (0, 0), new.err + seen.err
     assert "36 utterances, gender predicted for 36, " in seen.out
     genders = [u.predicted.gender for u in manifest.read(out) if u.predicted]
@@ -317,7 +317,7 @@ def test_genders_of_a_model(gender_run: Path, tones: Path, tmp_path: Path, serei
 
 
 def test_genders_of_a_trained_run(gender_run: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
-    outcome = serein("corpus", "fill", tones, "--gender", gender_run, "-o", tmp_path / "out.jsonl")
+    outcome = serein("corpus", "annotate", tones, "--gender", gender_run, "-o", tmp_path / "out.jsonl")
     assert outcome.status == 0, outcome.err
     said = {}
     for path in gender_run.glob("fold-*/seed-*/predictions.jsonl"):
@@ -327,6 +327,6 @@ def test_genders_of_a_trained_run(gender_run: Path, tones: Path, tmp_path: Path,
 
 def test_a_model_of_emotions_is_refused(tiny_run: Path, tones: Path, serein: Call, tmp_path: Path) -> None:
     model = tiny_run / "fold-1" / "seed-0" / "model"
-    outcome = serein("corpus", "fill", tones, "--gender", model, "-o", tmp_path / "out.jsonl")
+    outcome = serein("corpus", "annotate", tones, "--gender", model, "-o", tmp_path / "out.jsonl")
     assert "says angry, happy, sad, not female and male" in outcome.complaint
     assert os.listdir(tmp_path) == []

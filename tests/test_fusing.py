@@ -140,13 +140,13 @@ def _takes(predictions: Sequence[Prediction], take: str) -> list[Prediction]:
 
 
 def test_it_explains_itself(serein: Call) -> None:
-    outcome = serein("fuse", "--help")
+    outcome = serein("ensemble", "--help")
     assert (outcome.status, outcome.err) == (0, "")
-    assert "Usage: serein fuse" in outcome.out
+    assert "Usage: serein ensemble" in outcome.out
 
 
 def test_table(finished_runs: tuple[Path, Path], serein: Call) -> None:
-    outcome = serein("fuse", *finished_runs)
+    outcome = serein("ensemble", *finished_runs)
     assert outcome.status == 0
     for words in (
         "macro-F1",
@@ -164,18 +164,18 @@ def test_table(finished_runs: tuple[Path, Path], serein: Call) -> None:
 
 def test_json_and_file_say_the_same(finished_runs: tuple[Path, Path], tmp_path: Path, serein: Call) -> None:
     path = tmp_path / "out" / "fusion.json"
-    outcome = serein("fuse", *finished_runs, "--json", "-o", path)
+    outcome = serein("ensemble", *finished_runs, "--json", "-o", path)
     said, kept = json.loads(outcome.out), read_ensemble(path)
     assert [row["kind"] for row in said["rows"]] == ["system", "system", "mean", "fusion", "in sample"]
     assert list(kept.scores) == said["rows"]
     assert [list(row.values()) for row in said["weights"].values()] == [list(row) for row in kept.weights]
     assert [Path(model.path).resolve() for model in kept.models] == list(finished_runs)
     assert kept.fitted_on == FittedOn(split="test", num_utterances=24, seen=("test1a", "test1b", "test2a", "test2b"))
-    assert serein("fuse", *finished_runs, "--json").out == outcome.out
+    assert serein("ensemble", *finished_runs, "--json").out == outcome.out
 
 
 def test_mean(finished_runs: tuple[Path, Path], serein: Call) -> None:
-    said = json.loads(serein("fuse", *finished_runs, "--method", "mean", "--json").out)
+    said = json.loads(serein("ensemble", *finished_runs, "--method", "mean", "--json").out)
     assert [row["kind"] for row in said["rows"]] == ["system", "system", "fusion"]
     assert said["weights"] == {"a": {"calm": 0.5, "sad": 0.5}, "b": {"calm": 0.5, "sad": 0.5}}
     assert said["fusion_minus_mean"] is None
@@ -185,8 +185,8 @@ def test_given_weights(finished_runs: tuple[Path, Path], tmp_path: Path, serein:
     """Told by name, whatever their order; on what they were fitted to, that is said."""
     a, b = finished_runs
     path = tmp_path / "fusion.json"
-    kept = json.loads(serein("fuse", a, b, "--json", "-o", path).out)
-    said = json.loads(serein("fuse", b, a, "--json", "--method", path).out)
+    kept = json.loads(serein("ensemble", a, b, "--json", "-o", path).out)
+    said = json.loads(serein("ensemble", b, a, "--json", "--method", path).out)
     assert said["weights"] == kept["weights"]
     fitted = next(row for row in kept["rows"] if row["kind"] == "in sample")
     given = next(row for row in said["rows"] if row["kind"] == "fusion")
@@ -217,12 +217,12 @@ def test_bad_input(finished_runs: tuple[Path, Path], tmp_path: Path, serein: Cal
         ([a, tmp_path / "empty"], "holds no predictions"),
         ([a, three], "has the folds 1, 2, 3, and a 1, 2"),
         ([a, third], "lacks 24 utterances that a predicted"),
-        ([a, b, "--on", "dev"], "holds no dev predictions"),
+        ([a, b, "--split", "dev"], "holds no dev predictions"),
         ([a, b, "--method", "median"], "unknown method 'median', expected one of: cobyla, mean, a fusion file (.json)"),
         ([a, b, "--method", tmp_path / "no.json"], "no such fusion file"),
         ([three, write_system(tmp_path / "x", {"1": True}), "--method", path], "has the folds 1"),
     ):
-        assert says in _refused(serein("fuse", *arguments, "-o", tmp_path / "new.json"))
+        assert says in _refused(serein("ensemble", *arguments, "-o", tmp_path / "new.json"))
     assert not (tmp_path / "new.json").exists()
 
 
@@ -230,7 +230,7 @@ def test_weights_of_another_number_of_systems(finished_runs: tuple[Path, Path], 
     path = tmp_path / "fusion.json"
     write_ensemble(fused(*finished_runs).fusion, path)
     c = _random_run(tmp_path / "c", 2)
-    assert "it weighs 2 systems, and 3 are named" in _refused(serein("fuse", *finished_runs, c, "--method", path))
+    assert "it weighs 2 systems, and 3 are named" in _refused(serein("ensemble", *finished_runs, c, "--method", path))
 
 
 def _refused(outcome: Outcome) -> str:
@@ -263,43 +263,43 @@ def fusion(tiny_run: Path, tmp_path: Path) -> Path:
 
 
 def test_predict_is_the_weighted_mean(fusion: Path, tiny_run: Path, tones: Path, serein: Call) -> None:
-    outcome = serein("predict", "--fuse", fusion, tones, "--limit", 3, "--json")
+    outcome = serein("predict", "--ensemble", fusion, tones, "--max-files", 3, "--json")
     assert outcome.status == 0
     answers = [json.loads(line) for line in outcome.out.splitlines()]
     paths = [u.audio for u in manifest.read(tones)[::12]]
-    assert [answer["audio"] for answer in answers] == paths
+    assert [answer["file"] for answer in answers] == paths
     models = [load(tiny_run / f"fold-{number}" / "seed-0" / "model") for number in (1, 2)]
     for path, answer in zip(paths, answers, strict=True):
         first, second = (np.array(list(model.predict(path).probabilities.values())) for model in models)  # type: ignore[union-attr]
         weighted = np.array([0.9, 0.5, 0.0]) * first + np.array([0.1, 0.5, 1.0]) * (first + second) / 2
         assert list(answer["probabilities"].values()) == pytest.approx((weighted / weighted.sum()).tolist(), abs=1e-5)
-        assert answer["emotion"] == max(answer["probabilities"], key=answer["probabilities"].__getitem__)
+        assert answer["label"] == max(answer["probabilities"], key=answer["probabilities"].__getitem__)
 
 
 def test_predict_in_other_forms(fusion: Path, tones: Path, serein: Call) -> None:
-    assert serein("predict", tones, "--fuse", fusion, "--limit", 2, "--csv").out.startswith("audio,emotion,angry")
-    assert "heard" in serein("predict", tones, "--fuse", fusion, "--limit", 2).out
+    assert serein("predict", tones, "--ensemble", fusion, "--max-files", 2, "--csv").out.startswith("file,label,angry")
+    assert "heard" in serein("predict", tones, "--ensemble", fusion, "--max-files", 2).out
 
 
 def test_predict_passes_over_what_cannot_be_heard(fusion: Path, tmp_path: Path, serein: Call) -> None:
     good, bad = write_wav(tmp_path / "good.wav"), tmp_path / "bad.wav"
     bad.write_text("no audio")
-    outcome = serein("predict", "--fuse", fusion, bad, good, "--json")
+    outcome = serein("predict", "--ensemble", fusion, bad, good, "--json")
     assert outcome.status == 1
-    assert json.loads(outcome.out)["audio"] == str(good)
+    assert json.loads(outcome.out)["file"] == str(good)
     assert str(bad) in outcome.complaint
 
 
 def test_predict_with_bad_fusions(fusion: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
-    assert "no such fusion file" in _refused(serein("predict", "--fuse", tmp_path / "no.json", tones))
+    assert "no such fusion file" in _refused(serein("predict", "--ensemble", tmp_path / "no.json", tones))
     content = json.loads(fusion.read_text())
     fusion.write_text(json.dumps(content | {"classes": ["angry", "happy", "bored"]}))
-    assert "Fuse again: the model has changed" in _refused(serein("predict", "--fuse", fusion, tones, "--limit", 1))
+    assert "Fuse again: the model has changed" in _refused(serein("predict", "--ensemble", fusion, tones, "--max-files", 1))
     fusion.write_text(json.dumps({key: value for key, value in content.items() if key != "models"}))
-    assert "key 'models' is missing" in _refused(serein("predict", "--fuse", fusion, tones))
+    assert "key 'models' is missing" in _refused(serein("predict", "--ensemble", fusion, tones))
 
 
 def test_predict_without_recordings(tiny_run: Path, serein: Call) -> None:
-    outcome = serein("predict", tiny_run / "fold-1" / "seed-0" / "model")
+    outcome = serein("predict", "--model", tiny_run / "fold-1" / "seed-0" / "model")
     assert (outcome.status, outcome.out) == (2, "")
     assert "name recordings after the model" in outcome.err

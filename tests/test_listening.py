@@ -44,13 +44,13 @@ def test_a_pipe_is_answered_as_its_file(
     model: Path, tmp_path: Path, pipe: Callable[[np.ndarray], None], serein: Call
 ) -> None:
     soundfile.write(tmp_path / "a.wav", SOUND, RATE_HZ, subtype="PCM_16")
-    expected = json.loads(serein("predict", model, tmp_path / "a.wav", "--windows", 3, "--json").out)["windows"]
+    expected = json.loads(serein("predict", "--model", model, tmp_path / "a.wav", "--window", 3, "--json").out)["windows"]
     assert len(expected) == 2
     pipe(SOUND)
-    outcome = serein("listen", model, "--stdin-pcm", "--json")
+    outcome = serein("stream", "--model", model, "--stdin-pcm", "--json")
     heard = [json.loads(line) for line in outcome.out.splitlines()]
     for one, other in zip(heard, expected, strict=True):
-        assert (one["start_s"], one["end_s"], one["emotion"]) == (other["start_s"], other["end_s"], other["emotion"])
+        assert (one["start_s"], one["end_s"], one["label"]) == (other["start_s"], other["end_s"], other["label"])
         assert one["probabilities"] == pytest.approx(
             other["probabilities"], abs=1e-2
         )  # of samples rounded to 16 bits otherwise
@@ -60,10 +60,10 @@ def test_a_pipe_is_answered_as_its_file(
 
 def test_other_rates_windows_and_caution(model: Path, pipe: Callable[[np.ndarray], None], serein: Call) -> None:
     pipe(np.repeat(SOUND, 2))
-    outcome = serein("listen", model, "--stdin-pcm", "--rate", 32_000, "--windows", 2, "--abstain", 1)
+    outcome = serein("stream", "--model", model, "--stdin-pcm", "--rate", 32_000, "--window", 2, "--min-confidence", 1)
     lines = outcome.out.splitlines()
     assert len(lines) == 3
-    assert all("don't know" in line and " after " in line for line in lines)
+    assert all("low confidence" in line and " after " in line for line in lines)
     assert lines[0].startswith("  0:00.")
 
 
@@ -71,7 +71,7 @@ def test_it_stops_after_the_time_asked_for(model: Path, pipe: Callable[[np.ndarr
     pipe(np.concatenate([SOUND] * 3))
     heard = [
         json.loads(line)
-        for line in serein("listen", model, "--stdin-pcm", "--json", "--seconds", 5).out.split("\n")
+        for line in serein("stream", "--model", model, "--stdin-pcm", "--json", "--seconds", 5).out.split("\n")
         if line
     ]
     assert heard[-1]["end_s"] <= 5.2
@@ -79,7 +79,7 @@ def test_it_stops_after_the_time_asked_for(model: Path, pipe: Callable[[np.ndarr
 
 def test_silence_is_said_to_be_silence(model: Path, pipe: Callable[[np.ndarray], None], serein: Call) -> None:
     pipe(np.zeros(RATE_HZ))
-    outcome = serein("listen", model, "--stdin-pcm")
+    outcome = serein("stream", "--model", model, "--stdin-pcm")
     assert (outcome.status, outcome.out, outcome.err) == (0, "", "no speech was heard\n")
 
 
@@ -109,7 +109,7 @@ def test_a_microphone(model: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
 
     package = SimpleNamespace(InputStream=stream, PortAudioError=RuntimeError)
     monkeypatch.setattr(listening, "_sounddevice", lambda: package)
-    outcome = serein("listen", model, "--device", "3", "--json", "--seconds", 5.9)
+    outcome = serein("stream", "--model", model, "--device", "3", "--json", "--seconds", 5.9)
     assert [round(json.loads(line)["start_s"], 1) for line in outcome.out.splitlines()] == pytest.approx(
         [0.9, 2.0], abs=0.2
     )
@@ -124,7 +124,7 @@ def test_a_microphone_that_cannot_be_opened(model: Path, serein: Call, monkeypat
     monkeypatch.setattr(
         listening, "_sounddevice", lambda: SimpleNamespace(InputStream=stream, PortAudioError=RuntimeError)
     )
-    outcome = serein("listen", model)
+    outcome = serein("stream", "--model", model)
     assert outcome.status == 1
     assert outcome.complaint.startswith("error: microphone: cannot be opened (Invalid device). Choose another")
 
@@ -146,7 +146,7 @@ def test_what_is_missing_is_named(
 
     monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
-    outcome = serein("listen", model)
+    outcome = serein("stream", "--model", model)
     assert outcome.status == 1
     assert says in outcome.complaint
 

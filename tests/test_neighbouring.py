@@ -28,7 +28,7 @@ def model(tiny_run: Path) -> Path:
 @pytest.fixture
 def datastore(model: Path, tones: Path, tmp_path: Path, serein: Call) -> Path:
     """A store of all tones."""
-    assert serein("neighbours", "build", model, "--data", tones, "-o", tmp_path / "store").status == 0
+    assert serein("knn", "build", "--model", model, "--data", tones, "-o", tmp_path / "store").status == 0
     return tmp_path / "store"
 
 
@@ -79,8 +79,8 @@ def test_a_store_is_a_manifest_of_its_clips(datastore: Path, tones: Path) -> Non
 def test_add_equals_build_of_both(model: Path, datastore: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     first, second = part(tones, tmp_path / "1.jsonl", "abc"), part(tones, tmp_path / "2.jsonl", "def")
     grown = tmp_path / "grown"
-    assert serein("neighbours", "build", model, "--data", first, "-o", grown).status == 0
-    assert serein("neighbours", "add", grown, "--data", second).out.startswith(f"{grown}: 36 clips of 8 numbers")
+    assert serein("knn", "build", "--model", model, "--data", first, "-o", grown).status == 0
+    assert serein("knn", "add", grown, "--data", second).out.startswith(f"{grown}: 36 clips of 8 numbers")
     one, both = open_datastore(grown).embeddings, open_datastore(datastore).embeddings
     assert (one.labels == both.labels).all()
     assert (one.keys == both.keys).all()
@@ -91,7 +91,7 @@ def test_add_equals_build_of_both(model: Path, datastore: Path, tones: Path, tmp
 
 def test_what_is_there_already_is_counted(datastore: Path, tones: Path, serein: Call) -> None:
     before = everything_in(datastore)
-    outcome = serein("neighbours", "add", datastore, "--data", tones, "--json")
+    outcome = serein("knn", "add", datastore, "--data", tones, "--json")
     assert json.loads(outcome.out)["num_known"] == 36
     assert "36 clips were in the store already." in outcome.err
     assert everything_in(datastore) == before
@@ -116,7 +116,7 @@ def test_what_cannot_be_added(
         change = {"audio": str(write_wav(tmp_path / "other.wav"))}
     manifest.write([utterance.model_copy(update=change)], tmp_path / "more.jsonl")
     before = everything_in(datastore)
-    outcome = serein("neighbours", "add", datastore, "--data", tmp_path / "more.jsonl")
+    outcome = serein("knn", "add", datastore, "--data", tmp_path / "more.jsonl")
     assert outcome.status == 1
     assert complaint in outcome.complaint
     assert everything_in(datastore) == before
@@ -125,10 +125,10 @@ def test_what_cannot_be_added(
 def test_a_store_of_another_model_is_refused(datastore: Path, tiny_run: Path, tones: Path, serein: Call) -> None:
     other = tiny_run / "fold-2" / "seed-0" / "model"
     clip = manifest.read(tones)[0].audio
-    assert "the store is of another model" in serein("predict", other, clip, "--neighbours", datastore).complaint
+    assert "the store is of another model" in serein("predict", "--model", other, clip, "--knn", datastore).complaint
     assert (
         "the store is of another model"
-        in serein("neighbours", "add", datastore, "--data", tones, "--model", other).complaint
+        in serein("knn", "add", datastore, "--data", tones, "--model", other).complaint
     )
 
 
@@ -140,10 +140,10 @@ def test_a_damaged_store(part: str, datastore: Path) -> None:
 
 
 def test_no_store(model: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
-    outcome = serein("predict", model, tones, "--neighbours", tmp_path)
-    assert "no such store of neighbours. Build one: serein neighbours build --help." in outcome.complaint
+    outcome = serein("predict", "--model", model, tones, "--knn", tmp_path)
+    assert "no such store of neighbours. Build one: serein knn build --help." in outcome.complaint
     (tmp_path / "mine.txt").write_text("mine")
-    assert "exists and is no store" in serein("neighbours", "build", model, "--data", tones, "-o", tmp_path).complaint
+    assert "exists and is no store" in serein("knn", "build", "--model", model, "--data", tones, "-o", tmp_path).complaint
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
@@ -152,7 +152,7 @@ def test_a_store_with_an_index_finds_the_same(
 ) -> None:
     pytest.importorskip("faiss")
     indexed = tmp_path / "indexed"
-    outcome = serein("neighbours", "build", model, "--data", tones, "-o", indexed, "--index", "faiss")
+    outcome = serein("knn", "build", "--model", model, "--data", tones, "-o", indexed, "--index", "faiss")
     assert "Searched approximately: 100.0 % of the 8 nearest are found." in outcome.out
     assert json.loads((indexed / "store.json").read_text())["index"]["recall"] == 1.0
     assert (
@@ -177,61 +177,61 @@ def test_a_clip_does_not_vote_for_itself(model: Path, datastore: Path, tones: Pa
     utterance = manifest.read(tones)[0]
     for answer in asked(model, datastore, tones, k=35, show_neighbours=True):
         assert answer.audio not in [each.audio for each in answer.neighbours]  # type: ignore[attr-defined]
-    outcome = serein("predict", model, utterance.audio, "--neighbours", datastore, "--k", 35, "--explain", "--json")
+    outcome = serein("predict", "--model", model, utterance.audio, "--knn", datastore, "--k", 35, "--show-neighbours", "--json")
     assert utterance.id not in [each["id"] for each in json.loads(outcome.out)["neighbours"]]
-    outcome = serein("predict", model, utterance.audio, "--neighbours", datastore, "--k", 36)
+    outcome = serein("predict", "--model", model, utterance.audio, "--knn", datastore, "--k", 36)
     assert "k is 36, and the store holds 35 clips besides the clip itself" in outcome.complaint
 
 
 def test_explained(model: Path, datastore: Path, tones: Path, serein: Call) -> None:
     clip = manifest.read(tones)[0].audio
-    outcome = serein("predict", model, clip, "--neighbours", datastore, "--k", 3, "--explain", "--json")
+    outcome = serein("predict", "--model", model, clip, "--knn", datastore, "--k", 3, "--show-neighbours", "--json")
     said = json.loads(outcome.out)["neighbours"]
     assert [set(each) for each in said] == [{"id", "label", "speaker", "corpus", "distance", "audio", "start_s"}] * 3
     assert [each["distance"] for each in said] == sorted(each["distance"] for each in said)
-    printed = serein("predict", model, clip, "--neighbours", datastore, "--k", 3, "--explain").out
+    printed = serein("predict", "--model", model, clip, "--knn", datastore, "--k", 3, "--show-neighbours").out
     for words in ("Nearest to", "label", "speaker", "distance", said[0]["speaker"], f"{said[0]['distance']:.3f}"):
         assert words in printed
-    assert "neighbours" not in json.loads(serein("predict", model, clip, "--neighbours", datastore, "--json").out)
+    assert "neighbours" not in json.loads(serein("predict", "--model", model, clip, "--knn", datastore, "--json").out)
 
 
 def test_numbers_that_nobody_chose_are_said(model: Path, datastore: Path, tones: Path, serein: Call) -> None:
     clip = manifest.read(tones)[0].audio
-    assert "k 8 and alpha 0.3 were not chosen" in serein("predict", model, clip, "--neighbours", datastore).err
-    assert serein("predict", model, clip, "--neighbours", datastore, "--k", 8, "--alpha", 0.3).err == ""
+    assert "k 8 and alpha 0.3 were not chosen" in serein("predict", "--model", model, clip, "--knn", datastore).err
+    assert serein("predict", "--model", model, clip, "--knn", datastore, "--k", 8, "--knn-weight", 0.3).err == ""
 
 
-@pytest.mark.parametrize("options", [["--k", 3], ["--alpha", 0.5], ["--explain"]])
+@pytest.mark.parametrize("options", [["--k", 3], ["--knn-weight", 0.5], ["--show-neighbours"]])
 def test_options_without_a_store(options: list[object], model: Path, tones: Path, serein: Call) -> None:
-    outcome = serein("predict", model, tones, *options)
+    outcome = serein("predict", "--model", model, tones, *options)
     assert outcome.status == 2
     assert "name a store by" in outcome.err
 
 
 def test_neighbours_do_not_fit_into_csv(model: Path, datastore: Path, tones: Path, serein: Call) -> None:
-    assert serein("predict", model, tones, "--neighbours", datastore, "--explain", "--csv").status == 2
-    assert serein("predict", model, tones, "--neighbours", datastore, "--csv").out.count("\n") == 37
+    assert serein("predict", "--model", model, tones, "--knn", datastore, "--show-neighbours", "--csv").status == 2
+    assert serein("predict", "--model", model, tones, "--knn", datastore, "--csv").out.count("\n") == 37
 
 
 def test_chosen_numbers_are_kept_and_used(
     model: Path, datastore: Path, tones: Path, tmp_path: Path, serein: Call
 ) -> None:
     dev = part(tones, tmp_path / "dev.jsonl", "ab")
-    said = json.loads(serein("neighbours", "choose", datastore, "--data", dev, "--votes", "softmax", "--json").out)
+    said = json.loads(serein("knn", "tune", datastore, "--data", dev, "--votes", "softmax", "--json").out)
     assert said["notes"] == ["The store holds 2 of these speakers, which favours the neighbours."]
     assert said["score"] >= said["model_score"]
     chosen = json.loads((datastore / "store.json").read_text())["chosen"]
     assert (chosen["votes"], chosen["on"], chosen["num_clips"]) == ("softmax", str(dev), 36)
     predictor = KnnPredictor(str(model), datastore)
     assert (predictor.interpolation.k, predictor.interpolation.knn_weight) == (chosen["k"], chosen["knn_weight"])
-    assert serein("predict", model, tones, "--neighbours", datastore).err == ""
+    assert serein("predict", "--model", model, tones, "--knn", datastore).err == ""
 
 
 # -- runs ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_with_its_neighbours(run: Path, serein: Call) -> None:
-    said = json.loads(serein("neighbours", "score", run, "--json").out)
+    said = json.loads(serein("knn", "evaluate", run, "--json").out)
     assert said["selection"] == "dev"
     assert said["systems"]["model"]["pooled"] == score_run(run).to_json()["pooled"]
     assert [unit["num_clips"] for unit in said["units"]] == [18, 18]
@@ -241,7 +241,7 @@ def test_a_run_with_its_neighbours(run: Path, serein: Call) -> None:
 
 
 def test_the_kept_store_is_train_and_dev_and_answers_alike(run: Path, serein: Call) -> None:
-    said = json.loads(serein("neighbours", "score", run, "--json").out)
+    said = json.loads(serein("knn", "evaluate", run, "--json").out)
     folds = json.loads((run / "folds.json").read_text())["folds"]
     for fold, unit in zip(folds, said["units"], strict=True):
         folder = run / f"fold-{fold['name']}" / "seed-0"
@@ -263,7 +263,7 @@ def test_the_kept_store_is_train_and_dev_and_answers_alike(run: Path, serein: Ca
 
 
 def test_alpha_0_scores_as_the_model(run: Path, serein: Call) -> None:
-    said = json.loads(serein("neighbours", "score", run, "--k", 3, "--alpha", 0, "--json").out)
+    said = json.loads(serein("knn", "evaluate", run, "--k", 3, "--knn-weight", 0, "--json").out)
     assert said["selection"] == "given"
     assert said["knn_minus_model"]["ua"]["difference"] == 0
     for unit in ("fold-1", "fold-2"):
@@ -273,15 +273,15 @@ def test_alpha_0_scores_as_the_model(run: Path, serein: Call) -> None:
 
 
 def test_scored_again_from_the_kept_stores(run: Path, serein: Call) -> None:
-    first = serein("neighbours", "score", run, "--json")
-    again = serein("neighbours", "score", run, "--json")
+    first = serein("knn", "evaluate", run, "--json")
+    again = serein("knn", "evaluate", run, "--json")
     assert "store" in first.err
     assert "store" not in again.err
     assert first.out == again.out
 
 
 def test_the_oracle_is_marked_everywhere(run: Path, serein: Call) -> None:
-    printed = serein("neighbours", "score", run, "--selection", "oracle").out
+    printed = serein("knn", "evaluate", run, "--selection", "oracle").out
     for words in (
         "Scores in per cent – ORACLE",
         "chosen on TEST (oracle)",
@@ -302,18 +302,18 @@ def test_without_dev_something_must_be_given(tones: Path, tiny: Path, tmp_path: 
     run = tmp_path / "run"
     changes = ("--set", "protocol.dev=none", "--set", "stages.0.checkpoint=last", "--set", "stages.0.epochs=1")
     assert serein("run", tiny, "--data", tones, "--out", run, "--jobs", 1, *changes).status == 0
-    complaint = serein("neighbours", "score", run).complaint
-    assert "fold 1 has no dev set to choose k and alpha on. Give both: --k 8 --alpha 0.3" in complaint
-    assert "no dev set" in serein("neighbours", "score", run, "--k", 3).complaint
-    assert serein("neighbours", "score", run, "--k", 3, "--alpha", 0.5).status == 0
+    complaint = serein("knn", "evaluate", run).complaint
+    assert "fold 1 has no dev set to choose k and alpha on. Give both: --k 8 --knn-weight 0.3" in complaint
+    assert "no dev set" in serein("knn", "evaluate", run, "--k", 3).complaint
+    assert serein("knn", "evaluate", run, "--k", 3, "--knn-weight", 0.5).status == 0
 
 
 def test_what_is_no_finished_run(run: Path, tmp_path: Path, serein: Call) -> None:
-    assert "is no run folder" in serein("neighbours", "score", tmp_path / "nothing").complaint
+    assert "is no run folder" in serein("knn", "evaluate", tmp_path / "nothing").complaint
     (run / "fold-2" / "seed-0" / "predictions.jsonl").unlink()
-    assert "Finish the run by --resume." in serein("neighbours", "score", run).complaint
+    assert "Finish the run by --resume." in serein("knn", "evaluate", run).complaint
 
 
 def test_other_data(run: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     other = part(tones, tmp_path / "other.jsonl", "abcde")
-    assert "was run on other data" in serein("neighbours", "score", run, "--data", other).complaint
+    assert "was run on other data" in serein("knn", "evaluate", run, "--data", other).complaint

@@ -152,11 +152,11 @@ def test_the_model_of_stage_1_is_asked_and_that_of_stage_2_answers_emotions_alon
     rate = read(run / "scores.json")["tasks"]["asr"]["value"] if (run / "scores.json").exists() else None
     assert "word error rate" in heard.err
     assert rate is None or f"word error rate {rate:.1f} %" in heard.err
-    refused = serein("transcribe", unit / "model", test)
+    refused = serein("transcribe", "--model", unit / "model", test)
     assert "answers emotion, no transcripts" in refused.complaint
     said = serein("predict", unit / "0-words" / "model", test, "--json")
     assert {"gender", "confidence", "probabilities", "transcript"} <= json.loads(said.out.splitlines()[0]).keys()
-    assert "transcript" not in json.loads(serein("predict", unit / "model", test, "--json").out.splitlines()[0])
+    assert "transcript" not in json.loads(serein("predict", "--model", unit / "model", test, "--json").out.splitlines()[0])
 
 
 @pytest.mark.parametrize("epochs", [1, 3])

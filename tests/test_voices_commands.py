@@ -104,16 +104,16 @@ def test_probabilities_of_hundreds_of_voices_are_not_written(
 
 def test_two_clips_of_one_voice_and_of_two(model: Path, clips: dict[str, Path], serein: Call) -> None:
     same, other = clips["anna-sad-0"], clips["anna-angry-0"]
-    outcome = serein("speakers", model, same, clips["ben-sad-1"])
+    outcome = serein("verify", "--model", model, same, clips["ben-sad-1"])
     assert outcome.status == 0
     assert "same voice" in outcome.out
     assert "the model's, from its dev set" in outcome.out
-    assert "another voice" in serein("speakers", model, same, other).out
+    assert "another voice" in serein("verify", "--model", model, same, other).out
 
 
 def test_all_pairs_of_several_as_json(model: Path, clips: dict[str, Path], serein: Call) -> None:
     names = ["anna-sad-0", "ben-sad-0", "anna-angry-0"]
-    answer = json.loads(serein("speakers", model, *(clips[name] for name in names), "--json").out)
+    answer = json.loads(serein("verify", "--model", model, *(clips[name] for name in names), "--json").out)
     pairs = [(Path(p["first"]), Path(p["second"]), p["is_same"]) for p in answer["pairs"]]
     one, two, three = (clips[name] for name in names)
     assert pairs == [(one, two, True), (one, three, False), (two, three, False)]
@@ -123,8 +123,8 @@ def test_all_pairs_of_several_as_json(model: Path, clips: dict[str, Path], serei
 
 def test_a_threshold_of_ones_own(model: Path, clips: dict[str, Path], serein: Call) -> None:
     both = clips["anna-sad-0"], clips["anna-angry-0"]
-    assert "same voice" in serein("speakers", model, *both, "--threshold", -1).out
-    assert "threshold 1.000, as you say" in serein("speakers", model, *both, "--threshold", 1).out
+    assert "same voice" in serein("verify", "--model", model, *both, "--threshold", -1).out
+    assert "threshold 1.000, as you say" in serein("verify", "--model", model, *both, "--threshold", 1).out
 
 
 def test_a_model_without_dev_says_cosines_alone(
@@ -133,7 +133,7 @@ def test_a_model_without_dev_says_cosines_alone(
     found = train(tmp_path, voices, {"protocol": {**PROTOCOL, "dev": "none"}})
     folder = found / "fold-1" / "seed-0" / "model"
     assert load(folder).content.verification is None
-    outcome = serein("speakers", folder, clips["anna-sad-0"], clips["ben-sad-0"], "--json")
+    outcome = serein("verify", "--model", folder, clips["anna-sad-0"], clips["ben-sad-0"], "--json")
     assert outcome.status == 0
     assert "has no threshold" in outcome.err
     answer = json.loads(outcome.out)
@@ -147,38 +147,38 @@ def test_what_cannot_be_heard_is_listed_and_the_status_says_so(
 ) -> None:
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"")
-    outcome = serein("speakers", model, clips["anna-sad-0"], broken, clips["ben-sad-0"], "--json")
+    outcome = serein("verify", "--model", model, clips["anna-sad-0"], broken, clips["ben-sad-0"], "--json")
     assert outcome.status == 1
     assert f"{broken}: the file is empty" in outcome.err
-    assert "1 of 3 recordings could not be heard." in outcome.err
+    assert "1 of 3 recordings could not be read." in outcome.err
     assert len(json.loads(outcome.out)["pairs"]) == 1
 
 
 def test_a_manifest_that_names_speakers_is_scored(run: Path, model: Path, serein: Call) -> None:
     data = run / "fold-1" / "test.jsonl"
-    answer = json.loads(serein("speakers", model, data, "--score", "--json").out)
+    answer = json.loads(serein("verify", "--model", model, data, "--score", "--json").out)
     found = score_run(run).verification
     assert found is not None
     assert 100 * answer["equal_error_rate"] == pytest.approx(found.mean, abs=0.1)
     assert 100 * answer["misses"] == pytest.approx(found.units[0].misses)
     assert (answer["num_same"], answer["num_speakers"], answer["num_learned_speakers"]) == (18, 3, 3)
-    said = serein("speakers", model, data, "--score").out
+    said = serein("verify", "--model", model, data, "--score").out
     assert "18 pairs of one voice and 48 of two, all 66\n3 speakers, of whom the model learned from 3\n" in said
     assert "at the threshold" in said
 
 
 def test_recordings_without_speakers_cannot_be_scored(model: Path, clips: dict[str, Path], serein: Call) -> None:
-    outcome = serein("speakers", model, clips["anna-sad-0"], clips["ben-sad-0"], "--score")
+    outcome = serein("verify", "--model", model, clips["anna-sad-0"], clips["ben-sad-0"], "--score")
     assert "0 recordings name 0 speakers" in outcome.complaint
 
 
 def test_one_recording_is_too_few(model: Path, clips: dict[str, Path], serein: Call) -> None:
-    assert serein("speakers", model, clips["anna-sad-0"]).status == 2
+    assert serein("verify", "--model", model, clips["anna-sad-0"]).status == 2
 
 
 def test_a_model_of_emotions_does_not_know_voices(tiny_run: Path, clips: dict[str, Path], serein: Call) -> None:
     folder = tiny_run / "fold-1" / "seed-0" / "model"
-    outcome = serein("speakers", folder, clips["anna-sad-0"], clips["ben-sad-0"])
+    outcome = serein("verify", "--model", folder, clips["anna-sad-0"], clips["ben-sad-0"])
     assert outcome.status == 1
     assert "unknown vector of this model 'speaker', expected one of: emotion" in outcome.complaint
 
@@ -188,7 +188,7 @@ def test_a_model_of_emotions_does_not_know_voices(tiny_run: Path, clips: dict[st
 
 def test_a_manifests_vectors_are_those_of_the_run(run: Path, model: Path, tmp_path: Path, serein: Call) -> None:
     out = tmp_path / "e.safetensors"
-    outcome = serein("embed", model, run / "fold-1" / "test.jsonl", "-o", out)
+    outcome = serein("embed", "--model", model, run / "fold-1" / "test.jsonl", "-o", out)
     assert (outcome.status, outcome.out) == (0, f"{out}: 12 vectors of 8 numbers (speaker)\n")
     np.testing.assert_allclose(
         load_file(out)["embeddings"],
@@ -208,7 +208,7 @@ def test_files_that_cannot_be_heard_are_left_out(
     shutil.copy(clips["anna-sad-0"], folder / "a.wav")
     (folder / "b.wav").write_text("no audio")
     out = tmp_path / "e.safetensors"
-    outcome = serein("embed", model, folder, "-o", out, "--of", "speaker")
+    outcome = serein("embed", "--model", model, folder, "-o", out, "--task", "speaker")
     assert outcome.status == 1
     assert "b.wav: cannot be decoded as audio" in outcome.err
     with safe_open(out, "numpy") as file:
@@ -217,7 +217,7 @@ def test_files_that_cannot_be_heard_are_left_out(
 
 def test_nothing_is_written_when_nothing_is_heard(model: Path, tmp_path: Path, serein: Call) -> None:
     out = tmp_path / "e.safetensors"
-    assert serein("embed", model, tmp_path / "none.wav", "-o", out).status == 1
+    assert serein("embed", "--model", model, tmp_path / "none.wav", "-o", out).status == 1
     assert not out.exists()
 
 
@@ -241,19 +241,19 @@ def test_own_speakers_and_fused_vectors_are_those_of_the_equation(
     vectors = {}
     for name in ("emotion", "speaker", "fused"):
         out = tmp_path / f"{name}.safetensors"
-        assert serein("embed", folder, clips["anna-sad-0"], clips["ben-sad-1"], "-o", out, "--of", name).status == 0
+        assert serein("embed", "--model", folder, clips["anna-sad-0"], clips["ben-sad-1"], "-o", out, "--task", name).status == 0
         vectors[name] = load_file(out)["embeddings"]
     rows = next(v for k, v in load_file(folder / "model.safetensors").items() if k.endswith("fusion.joined"))
     np.testing.assert_allclose(vectors["fused"], vectors["emotion"] + rows[0] * vectors["speaker"], atol=1e-5)
     assert not np.allclose(vectors["fused"], vectors["emotion"], atol=1e-2)
     out = tmp_path / "answer.safetensors"
-    assert serein("embed", folder, clips["anna-sad-0"], clips["ben-sad-1"], "-o", out).status == 0
+    assert serein("embed", "--model", folder, clips["anna-sad-0"], clips["ben-sad-1"], "-o", out).status == 0
     np.testing.assert_array_equal(load_file(out)["embeddings"], vectors["fused"])
 
 
 def test_an_unknown_vector_is_answered_with_the_known_ones(
     model: Path, clips: dict[str, Path], tmp_path: Path, serein: Call
 ) -> None:
-    outcome = serein("embed", model, clips["anna-sad-0"], "--of", "emotion", "-o", tmp_path / "e.safetensors")
+    outcome = serein("embed", "--model", model, clips["anna-sad-0"], "--task", "emotion", "-o", tmp_path / "e.safetensors")
     assert outcome.status == 1
     assert "unknown vector of this model 'emotion', expected one of: speaker" in outcome.complaint

@@ -129,28 +129,28 @@ def test_a_model_of_words_learns_and_keeps_its_vectors(word_run: Path, tones: Pa
 def test_any_words_answer_without_training(word_run: Path, tones: Path, serein: Call) -> None:
     model = word_run / "fold-1" / "seed-0" / "model"
     clip = manifest.read(tones)[0].audio
-    plain = json.loads(serein("predict", model, clip, "--json").out)
+    plain = json.loads(serein("predict", "--model", model, clip, "--json").out)
     assert set(plain["probabilities"]) == {"angry", "happy", "sad"}
-    free = json.loads(serein("predict", model, clip, "--json", "--labels", "fury, gloom,joy").out)
+    free = json.loads(serein("predict", "--model", model, clip, "--json", "--labels", "fury, gloom,joy").out)
     assert list(free["probabilities"]) == ["fury", "gloom", "joy"]
     near = {"fury": "angry", "gloom": "sad", "joy": "happy"}
-    assert near[free["emotion"]] == plain["emotion"]
-    assert public.load(model).predict(clip, labels=["fury", "gloom", "joy"]).emotion == free["emotion"]
-    phrase = json.loads(serein("predict", model, clip, "--json", "--labels", "tender gloom,fury").out)
+    assert near[free["label"]] == plain["label"]
+    assert public.load(model).predict(clip, labels=["fury", "gloom", "joy"]).label == free["label"]
+    phrase = json.loads(serein("predict", "--model", model, clip, "--json", "--labels", "tender gloom,fury").out)
     assert list(phrase["probabilities"]) == ["tender gloom", "fury"]
 
 
 def test_a_word_without_a_vector_lists_the_nearest_spellings(word_run: Path, tones: Path, serein: Call) -> None:
     model = word_run / "fold-1" / "seed-0" / "model"
     clip = manifest.read(tones)[0].audio
-    outcome = serein("predict", model, clip, "--labels", "furi,joy")
+    outcome = serein("predict", "--model", model, clip, "--labels", "furi,joy")
     assert outcome.status == 1
     assert "furi" in outcome.complaint
     assert "fury" in outcome.complaint
-    assert "two or more" in serein("predict", model, clip, "--labels", "joy").complaint
+    assert "two or more" in serein("predict", "--model", model, clip, "--labels", "joy").complaint
 
 
 def test_a_model_of_classes_refuses_other_labels(tiny_run: Path, tones: Path, serein: Call) -> None:
     model = tiny_run / "fold-1" / "seed-0" / "model"
-    outcome = serein("predict", model, manifest.read(tones)[0].audio, "--labels", "joy,fury")
+    outcome = serein("predict", "--model", model, manifest.read(tones)[0].audio, "--labels", "joy,fury")
     assert "answers the fixed classes angry, happy, sad" in outcome.complaint

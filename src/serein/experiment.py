@@ -118,7 +118,8 @@ def _voices(experiment: Experiment, content: ModelFolder, fold: Fold) -> Voices 
     if "speaker" not in content.labels or not positions:
         return None
     condition_source = experiment.recipe.inference.conditions
-    vectors = recording_outputs(content, experiment.recordings, positions, condition_source, embedding="speaker").embeddings
+    outputs = recording_outputs(content, experiment.recordings, positions, condition_source, embedding="speaker")
+    vectors = outputs.embeddings
     found = score_verification(vectors, [speaker_key(utterances[p]) for p in positions], np.random.default_rng(0))
     if found is None:
         return None

@@ -266,7 +266,7 @@ def _datastore(experiment: Experiment, fold: Fold, seed: int, run: Path, report:
             return datastore
     content = load_model(learner / "model").content
     train, dev = experiment.positions(fold.train), experiment.positions(fold.dev)
-    label, condition_source = f"fold {fold.name}  seed {seed}  datastore", experiment.recipe.inference.attributes
+    label, condition_source = f"fold {fold.name}  seed {seed}  datastore", experiment.recipe.inference.conditions
     embeddings = _embed(experiment, content, train, "known", label, report)
     if dev:
         embeddings = joined(embeddings, _embed(experiment, content, dev, condition_source, f"{label}  dev", report))

@@ -56,7 +56,7 @@ def test_names_of_files_hold_no_folders(tones: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["noise", "volume", "reverberation", "pitch", "mixed"])
 def test_listen(name: str, tones: Path, tmp_path: Path, serein: Call) -> None:
-    outcome = serein("corpus", "listen", tones, "--augmentation", name, "-o", tmp_path / "out", "--limit", 2)
+    outcome = serein("corpus", "preview-augmentation", tones, "--augmentation", name, "-o", tmp_path / "out", "--max-files", 2)
     assert outcome.status == 0
     assert outcome.out == (tmp_path / "out" / "augmentations.txt").read_text()
     assert len(list((tmp_path / "out").glob(f"*_{name}.wav"))) == 2
@@ -68,19 +68,19 @@ def test_listen(name: str, tones: Path, tmp_path: Path, serein: Call) -> None:
 def test_listen_to_a_recipe(tones: Path, tmp_path: Path, serein: Call) -> None:
     effects = {"name": "volume", "volume_db": [-12, -12], "probability": 0.01}
     recipe = write_recipe(tmp_path / "r.yaml", stage={"waveform_augmentation": effects})
-    outcome = serein("corpus", "listen", tones, "--recipe", recipe, "-o", tmp_path / "out", "--limit", 2)
+    outcome = serein("corpus", "preview-augmentation", tones, "--recipe", recipe, "-o", tmp_path / "out", "--max-files", 2)
     assert outcome.status == 0
     assert outcome.out.count("volume -12.0 dB\n") == 2
 
 
 def test_listen_to_a_recipe_without_effects(tones: Path, tmp_path: Path, serein: Call) -> None:
     recipe = write_recipe(tmp_path / "r.yaml")
-    outcome = serein("corpus", "listen", tones, "--recipe", recipe, "-o", tmp_path / "out")
+    outcome = serein("corpus", "preview-augmentation", tones, "--recipe", recipe, "-o", tmp_path / "out")
     assert outcome.status == 1
     assert "r.yaml: no stage has waveform_augmentation. Leave it out" in outcome.complaint
     assert not (tmp_path / "out").exists()
 
 
 def test_listen_to_what_is_not_there(tones: Path, tmp_path: Path, serein: Call) -> None:
-    assert "no such manifest" in serein("corpus", "listen", tmp_path / "none.jsonl", "-o", tmp_path / "o").complaint
-    assert serein("corpus", "listen", tones, "--augmentation", "echo", "-o", tmp_path / "o").status == 2
+    assert "no such manifest" in serein("corpus", "preview-augmentation", tmp_path / "none.jsonl", "-o", tmp_path / "o").complaint
+    assert serein("corpus", "preview-augmentation", tones, "--augmentation", "echo", "-o", tmp_path / "o").status == 2

@@ -27,7 +27,7 @@ SMALL = timeline(5.0, heard(1.0, 2.0, 0.9), heard(2.0, 3.0, 0.25), heard(4.0, 5.
 
 def test_audacity() -> None:
     assert audacity(SMALL) == (
-        "1.000000\t2.000000\tsad 0.90\n2.000000\t3.000000\tcalm 0.75\n4.000000\t5.000000\tdon't know 0.60\n"
+        "1.000000\t2.000000\tsad 0.90\n2.000000\t3.000000\tcalm 0.75\n4.000000\t5.000000\tlow confidence 0.60\n"
     )
 
 
@@ -50,7 +50,7 @@ def test_textgrid() -> None:
         ("1.000000", "2.000000", "sad"),
         ("2.000000", "3.000000", "calm"),
         ("3.000000", "4.000000", ""),
-        ("4.000000", "5.000000", "don't know"),
+        ("4.000000", "5.000000", "low confidence"),
     ]
     assert "intervals: size = 5" in tier
 

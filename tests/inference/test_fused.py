@@ -70,7 +70,7 @@ def test_broken_file(name: str, path: Path) -> None:
         read_ensemble(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert says in str(caught.value)
-    assert "serein fuse" in str(caught.value)
+    assert "serein ensemble" in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "\x00", "3"])

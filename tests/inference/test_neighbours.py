@@ -73,25 +73,25 @@ def test_probabilities_are_those_of_scikit_learn() -> None:
 
 
 def test_unknown_vote() -> None:
-    with pytest.raises(ModelError, match="unknown vote 'loud', expected one of: share, softmax"):
+    with pytest.raises(ModelError, match="unknown vote 'loud', expected one of: uniform, softmax"):
         knn_probabilities(NEAREST, 3, "loud")
 
 
-# -- mixed -----------------------------------------------------------------------------------------------------------
+# -- interpolated -------------------------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=3), st.lists(st.floats(0, 1), min_size=3, max_size=3))
-def test_alpha_0_is_the_model_and_alpha_1_the_neighbours_exactly(neighbours: list[float], model: list[float]) -> None:
+def test_weight_0_is_the_model_and_weight_1_the_neighbours_exactly(neighbours: list[float], model: list[float]) -> None:
     assert interpolate(np.array(neighbours), np.array(model), 0.0).tolist() == model
     assert interpolate(np.array(neighbours), np.array(model), 1.0).tolist() == neighbours
 
 
-def test_mixed_by_hand() -> None:
+def test_interpolated_by_hand() -> None:
     assert interpolate(np.array([0.0, 1.0]), np.array([0.6, 0.4]), 0.3) == pytest.approx([0.42, 0.58])
 
 
-@pytest.mark.parametrize("alpha", [-0.1, 1.1, math.nan])
-def test_alpha_is_a_share(knn_weight: float) -> None:
+@pytest.mark.parametrize("knn_weight", [-0.1, 1.1, math.nan])
+def test_the_weight_is_a_probability(knn_weight: float) -> None:
     with pytest.raises(ModelError, match="from 0 to 1"):
         interpolate(np.ones(2), np.ones(2), knn_weight)
 
@@ -203,7 +203,7 @@ def test_the_choice_is_the_best_of_all(by: str) -> None:
     truth = np.arange(40) % 3
     found = Nearest(np.zeros((40, 6), np.int64), rng.integers(0, 3, (40, 6)), np.ones((40, 6)))
     model = rng.dirichlet(np.ones(3), 40)
-    choice = tune_k_and_weight(found, model, truth, by=by)
+    choice = tune_k_and_weight(found, model, truth, metric=metric)
     probabilities = knn_probabilities_by_k(found, 3)
     scores = {
         (k, a): theirs(truth, interpolate(probabilities[k - 1], model, a).argmax(1))

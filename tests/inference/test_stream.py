@@ -100,14 +100,14 @@ def test_progress_is_told_in_seconds(model: Predictor, recording: Path) -> None:
 
 def test_no_speech_is_an_error_that_says_so(model: Predictor, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", 0.01 * RNG.standard_normal(5 * RATE_HZ), RATE_HZ)
-    with pytest.raises(AudioError, match=r"a\.wav: no speech was found\. Hear it whole"):
+    with pytest.raises(AudioError, match=r"a\.wav: no speech was found\. Predict it whole"):
         predict_recording(model, tmp_path / "a.wav")
 
 
 def test_answers_are_withheld(model: Predictor, recording: Path) -> None:
     found = predict_recording(model, recording, reject_option=RejectOption(min_confidence=0.999, min_duration_s=2.0))
-    assert [each.rejected for each in found.windows] == ["don't know"] * 3 + ["too short"]
-    assert {each.rejected for each in found.segments} == {"don't know"}
+    assert [each.rejected for each in found.windows] == ["low confidence"] * 3 + ["too short"]
+    assert {each.rejected for each in found.segments} == {"low confidence"}
 
 
 def test_pcm16_is_what_soundfile_reads(tmp_path: Path) -> None:

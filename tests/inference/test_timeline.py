@@ -1,4 +1,4 @@
-"""Emotions over time: passages worked out by hand."""
+"""Emotions over time: segments worked out by hand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def timeline(*windows: Segment, reject_option: RejectOption = NO_REJECT_OPTION) 
 
 
 def rows(found: Timeline) -> list[tuple[float, float, str, float]]:
-    return [(each.start_s, each.end_s, each.said, round(each.confidence, 3)) for each in found.segments]
+    return [(each.start_s, each.end_s, each.label_or_rejection, round(each.confidence, 3)) for each in found.segments]
 
 
 def test_windows_that_overlap_are_averaged_where_they_do() -> None:
@@ -48,7 +48,7 @@ def test_passages_without_an_answer() -> None:
     found = timeline(
         heard(0, 1, 0.9), heard(1, 2, 0.55), heard(2, 3, 0.5), reject_option=RejectOption(min_confidence=0.6)
     )
-    assert rows(found) == [(0, 1, "sad", 0.9), (1, 3, "don't know", 0.525)]
+    assert rows(found) == [(0, 1, "sad", 0.9), (1, 3, "low confidence", 0.525)]
 
 
 def test_passages_of_many_windows_tile_the_speech() -> None:
@@ -67,5 +67,5 @@ def test_json() -> None:
         "confidence": 0.75,
         "probabilities": {"calm": 0.25, "sad": 0.75},
     }
-    rejected = Segment(0, 1, {"calm": 0.5, "sad": 0.5}, "don't know").to_json()
-    assert (rejected["emotion"], rejected["withheld"]) == (None, "don't know")
+    rejected = Segment(0, 1, {"calm": 0.5, "sad": 0.5}, "low confidence").to_json()
+    assert (rejected["label"], rejected["rejected"]) == (None, "low confidence")

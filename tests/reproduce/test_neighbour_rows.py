@@ -108,6 +108,6 @@ def test_tables_that_make_no_sense(changes: dict[str, Any], said: str, serein: C
 
 
 def test_knn_cannot_be_evaluated_on_dev(serein: Call, recipe: Path, tones: Path, tmp_path: Path) -> None:
-    outcome = serein("reproduce", write(recipe, "t"), "--data", tones, "--out", tmp_path / "o", "--on", "dev")
+    outcome = serein("reproduce", write(recipe, "t"), "--data", tones, "--out", tmp_path / "o", "--split", "dev")
     assert (outcome.status, "the rows knn, oracle use kNN" in outcome.complaint) == (1, True)
     assert not (tmp_path / "o").exists()

@@ -186,7 +186,7 @@ def test_rows_seeds_and_set(table: Path, tones: Path, tmp_path: Path, serein: Ca
 
 
 def test_on_dev(out: Path, table: Path, tones: Path, serein: Call) -> None:
-    outcome = serein("reproduce", table, "--data", tones, "--out", out, "--seeds", 2, "--on", "dev", "--json")
+    outcome = serein("reproduce", table, "--data", tones, "--out", out, "--seeds", 2, "--split", "dev", "--json")
     content = json.loads(outcome.out)
     assert content == read_json(out / "doe2020-table1-dev.json")
     run = out / content["rows"][0]["runs"][0]
@@ -292,7 +292,7 @@ def test_two_at_once_share_the_work(table: Path, tones: Path, tmp_path: Path) ->
         (("TABLE", "--rows", "std,max"), "unknown row 'max', expected one of: mean, std"),
         (("TABLE", "--set", "membrs=2"), "row 'mean': "),
         (("TABLE", "--set", "ensemble_size"), "'ensemble_size' is no KEY=VALUE"),
-        (("TABLE", "--set", "protocol.dev=none", "--on", "dev"), "--split dev: the rows mean, std have no dev set"),
+        (("TABLE", "--set", "protocol.dev=none", "--split", "dev"), "--split dev: the rows mean, std have no dev set"),
     ],
 )
 def test_bad_input(

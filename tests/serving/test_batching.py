@@ -30,7 +30,7 @@ class Ear:
         assert self.may_predict.wait(10)
         if any(waveform[0] < 0 for waveform in waveforms):
             raise ValueError("negative")
-        return [Prediction("-", "a", {"a": float(waveform.sum())}, np.zeros(1, np.float32)) for waveform in waveforms]
+        return [Prediction("-", {"a": float(waveform.sum())}, np.zeros(1, np.float32)) for waveform in waveforms]
 
 
 @pytest.fixture

@@ -223,7 +223,7 @@ def test_faults_tell_nothing_of_the_inside(make_service: MakeService, short: byt
 def test_errors_of_the_command_line_are_not_told(client: TestClient) -> None:
     from serein.serving.problems import in_words
 
-    error = AudioError("no speech was found", where="a.wav", remedy="Hear it whole with --whole.")
+    error = AudioError("no speech was found", where="a.wav", remedy="Predict it whole with --segments never.")
     assert in_words(error) == "a.wav: no speech was found."
 
 

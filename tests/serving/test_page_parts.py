@@ -27,7 +27,7 @@ EVIL = '<script>alert("1")</script>'
 def timeline() -> Timeline:
     windows = (
         Segment(0.5, 2.0, {"happy": 0.75, "sad": 0.25}, None),
-        Segment(3.0, 4.0, {"happy": 0.5, "sad": 0.5}, "don't know"),
+        Segment(3.0, 4.0, {"happy": 0.5, "sad": 0.5}, "low confidence"),
     )
     sound = (np.zeros(3, np.float32), np.full(90, 0.3, np.float32), 0.05)
     return Timeline(EVIL, 4.5, 2.5, windows, *sound, "emotion", RejectOption(min_confidence=0.6))
@@ -91,7 +91,7 @@ def test_downloads_hold_the_answer(timeline: Timeline) -> None:
     rows = list(csv.DictReader(io.StringIO(kept["serein.csv"])))
     assert [(row["start_s"], row["end_s"], row["label"], row["happy"]) for row in rows] == [
         ("0.5", "2.0", "happy", "0.75"),
-        ("3.0", "4.0", "don't know", "0.5"),
+        ("3.0", "4.0", "low confidence", "0.5"),
     ]
     whole = list(csv.DictReader(io.StringIO(files(parts.downloads(reply()))["serein.csv"])))
     assert [(row["start_s"], row["end_s"], row["confidence"]) for row in whole] == [("0.0", "1.0", "0.75")]

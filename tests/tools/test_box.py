@@ -49,7 +49,7 @@ def test_a_box_is_made_and_answers(
     monkeypatch.setattr(shipped, "FOLDER", tmp_path / "box")
     answer = serein.load().predict(others[0].audio)
     assert isinstance(answer, serein.Prediction)
-    assert answer.emotion in content.categories.classes
+    assert answer.label in content.categories.classes
 
 
 def test_predictions_among_some_classes() -> None:

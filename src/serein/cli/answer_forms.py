@@ -32,7 +32,14 @@ SEGMENT_FORMATS = ("textgrid", "audacity")
 
 
 def deliver(
-    predictor: RecordingPredictor, utterances: Sequence[Utterance], output_format: Format, out: Path | None, plot: Path | None, bars: Bars, *, per: str
+    predictor: RecordingPredictor,
+    utterances: Sequence[Utterance],
+    output_format: Format,
+    out: Path | None,
+    plot: Path | None,
+    bars: Bars,
+    *,
+    per: str,
 ) -> list[Exception]:
     """Predict, write the predictions in a format, and return the errors."""
     failed: list[Exception] = []
@@ -88,7 +95,9 @@ def _write_labels(
     from serein.inference.formats import SUFFIXES, WRITERS
 
     if out is None and len(utterances) > 1:
-        raise typer.BadParameter(f"name a folder for the label files of {len(utterances)} recordings", param_hint="'--out'")
+        raise typer.BadParameter(
+            f"name a folder for the label files of {len(utterances)} recordings", param_hint="'--out'"
+        )
     places = {utterance.id: place for utterance, place in zip(utterances, _places(utterances), strict=True)}
     for utterance, prediction in predicted:
         text = WRITERS[output_format](_timeline(prediction))
@@ -133,15 +142,20 @@ def print_csv(pairs: Iterable[Pair], classes: Sequence[str], per: str) -> None:
     writer.writerow(["file", *(["start_s", "end_s"] if per == "segment" else []), "label", *classes])
     for _, prediction in pairs:
         for times, row in _rows(prediction, per):
-            writer.writerow([prediction.audio, *times, row.label_or_rejection, *(f"{row.probabilities[name]:.4f}" for name in classes)])
+            writer.writerow(
+                [
+                    prediction.audio,
+                    *times,
+                    row.label_or_rejection,
+                    *(f"{row.probabilities[name]:.4f}" for name in classes),
+                ]
+            )
 
 
 def _rows(prediction: AnyPrediction, per: str) -> list[tuple[list[str], AnyPrediction | Segment]]:
     if per == "recording":
         return [([], prediction)]
-    return [
-        ([f"{segment.start_s:.3f}", f"{segment.end_s:.3f}"], segment) for segment in _timeline(prediction).segments
-    ]
+    return [([f"{segment.start_s:.3f}", f"{segment.end_s:.3f}"], segment) for segment in _timeline(prediction).segments]
 
 
 def print_table(pairs: Sequence[Pair], classes: Sequence[str]) -> None:

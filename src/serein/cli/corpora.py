@@ -119,9 +119,7 @@ def corpus_preview_augmentation(
     augmentation: Annotated[
         AugmentationName | None, typer.Option(help="The augmentation [the recipe's, or mixed].")
     ] = None,
-    max_files: Annotated[
-        int, typer.Option("--max-files", help="At most so many clips, evenly spread.", min=1)
-    ] = 10,
+    max_files: Annotated[int, typer.Option("--max-files", help="At most so many clips, evenly spread.", min=1)] = 10,
     seed: Annotated[int, typer.Option(help="Of the random draws.", min=0)] = 0,
     recipe: Annotated[
         Path | None, typer.Option(help="Take waveform_augmentation from its last stage that has one.")
@@ -182,9 +180,13 @@ def corpus_annotate(
     from serein.progress import Bars
 
     if gender is None and transcripts is None:
-        raise SereinError("nothing to annotate", where="corpus annotate", remedy="Name --gender, --transcripts or both.")
+        raise SereinError(
+            "nothing to annotate", where="corpus annotate", remedy="Name --gender, --transcripts or both."
+        )
     annotators = [gender_annotator(gender, "allow" if allow_seen_speakers else "refuse")] if gender else []
-    annotators += [TranscriptAnnotator(transcripts, "all" if everything else "missing", language)] if transcripts else []
+    annotators += (
+        [TranscriptAnnotator(transcripts, "all" if everything else "missing", language)] if transcripts else []
+    )
     out = out or data.with_suffix(".annotated.jsonl")
     with Bars() as bars:
         annotated = annotate(data, out, annotators, broken="skip" if skip_broken else "stop", report=bars)

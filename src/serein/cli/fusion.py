@@ -34,9 +34,13 @@ _FITTED_BY = {
 @app.command()
 def ensemble(
     systems: Annotated[list[Path], typer.Argument(metavar="RUN|PREDICTIONS...", help="Run folders, or .jsonl.")],
-    method: Annotated[str, typer.Option(metavar="cobyla|mean|FILE", help="Fit weights, use equal ones, or read them.")] = "cobyla",
+    method: Annotated[
+        str, typer.Option(metavar="cobyla|mean|FILE", help="Fit weights, use equal ones, or read them.")
+    ] = "cobyla",
     split: Annotated[Split, typer.Option(help="The predictions to evaluate.")] = "test",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write an ensemble file (.json), for predict.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write an ensemble file (.json), for predict.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of starts and folds over speakers.", min=0)] = 0,
     as_json: Json = False,
 ) -> None:

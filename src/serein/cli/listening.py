@@ -30,9 +30,7 @@ def stream(
     stdin_pcm: Annotated[
         bool, typer.Option("--stdin-pcm", help="Read 16-bit little-endian mono samples from stdin, not the microphone.")
     ] = False,
-    rate: Annotated[
-        int, typer.Option(metavar="HZ", help="Sampling rate of stdin.", min=4000, max=384_000)
-    ] = 16000,
+    rate: Annotated[int, typer.Option(metavar="HZ", help="Sampling rate of stdin.", min=4000, max=384_000)] = 16000,
     device: Annotated[str | None, typer.Option(help="Microphone, by number or part of its name.")] = None,
     window: Window = None,
     step: Step = None,
@@ -92,10 +90,12 @@ def _print_segment(segment: Segment, delay_s: float, as_json: bool) -> None:
         return
     from serein.inference.formats import clock
 
+    label = f"{segment.label_or_rejection:<14}"
     bar = "█" * round(_BAR * segment.confidence)
     times = f"{clock(segment.start_s)} – {clock(segment.end_s)}"
     print(
-        f"{times:>17}  {segment.label_or_rejection:<14} {100 * segment.confidence:3.0f} % {bar:<{_BAR}} after {delay_s:.2f} s", flush=True
+        f"{times:>17}  {label} {100 * segment.confidence:3.0f} % {bar:<{_BAR}} after {delay_s:.2f} s",
+        flush=True,
     )
 
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from serein.adapting import Adaptation
     from serein.evaluation.intervals import Difference
     from serein.inference.neighbour_store import Header, TuningRecord
-    from serein.inference.predictor import Prediction
     from serein.neighbouring import KnnEvaluation, KnnSelection
 
 knn = typer.Typer(
@@ -125,7 +124,9 @@ def knn_evaluate(
     votes: VotesOption = "uniform",
     metric: MetricOption = "ua",
     k: Annotated[int | None, typer.Option("--k", help="Use this k [tuned].", min=1)] = None,
-    knn_weight: Annotated[float | None, typer.Option("--knn-weight", help="Use this weight [tuned].", min=0, max=1)] = None,
+    knn_weight: Annotated[
+        float | None, typer.Option("--knn-weight", help="Use this weight [tuned].", min=0, max=1)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate a finished run with the neighbours of each fold's train and dev, beside the model alone."""
@@ -146,7 +147,9 @@ def knn_adapt(
     model: Model,
     data: Data,
     out: Out,
-    sizes: Annotated[str, typer.Option(metavar="N,N,...", help="Numbers of clips in a datastore.")] = "8,16,32,64,128,256",
+    sizes: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Numbers of clips in a datastore.")
+    ] = "8,16,32,64,128,256",
     draws: Annotated[int, typer.Option(help="Random datastores of each size and speaker.", min=1)] = 10,
     as_json: Json = False,
 ) -> None:
@@ -234,7 +237,9 @@ def _print_datastore(folder: Path, header: Header, as_json: bool, **more: Any) -
 def _tuning_sentence(tuning: TuningRecord, num_clips: int) -> str:
     from serein.evaluation.scores import SCORE_TITLES
 
-    how = f"k {tuning.k}, weight {tuning.knn_weight:g} ({tuning.votes}), tuned on {num_clips} clips of {tuning.tuned_on}"
+    how = (
+        f"k {tuning.k}, weight {tuning.knn_weight:g} ({tuning.votes}), tuned on {num_clips} clips of {tuning.tuned_on}"
+    )
     return f"{how}: {SCORE_TITLES[tuning.metric]} {tuning.score:.1f}, the model alone {tuning.model_score:.1f}."
 
 

@@ -27,7 +27,9 @@ def reproduce(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of all run folders and tables.")] = Path(
         "runs/reproduce"
     ),
-    engine: Annotated[Literal["local", "ray"], typer.Option(help="One run after the other, or tasks of Ray.")] = "local",
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="One run after the other, or tasks of Ray.")
+    ] = "local",
     jobs: Annotated[int | None, typer.Option(help="Folds trained in parallel [depends on the model].", min=1)] = None,
     split: Annotated[Split, typer.Option(help="Score test or dev predictions.")] = "test",
     metric: Annotated[Metric | None, typer.Option(help="Compare by this score [the table's].")] = None,

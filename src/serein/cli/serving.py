@@ -38,7 +38,9 @@ def serve(
     max_mb: Annotated[float, typer.Option("--max-mb", help="Largest recording in megabytes.")] = 25.0,
     max_seconds: Annotated[float, typer.Option("--max-seconds", help="Longest recording in seconds.")] = 600.0,
     max_requests: Annotated[int, typer.Option("--max-requests", help="Concurrent requests.")] = 64,
-    per_client: Annotated[int, typer.Option("--max-per-client", help="Concurrent requests, and streams, of one client.")] = 32,
+    per_client: Annotated[
+        int, typer.Option("--max-per-client", help="Concurrent requests, and streams, of one client.")
+    ] = 32,
     max_streams: Annotated[int, typer.Option("--max-streams", help="Concurrent streams.")] = 200,
 ) -> None:
     """Serve predictions over HTTP and WebSocket, with a web page to try it.

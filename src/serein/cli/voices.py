@@ -27,7 +27,8 @@ def verify(
         str, typer.Option("--model", "-m", help="Folder or Hub name of a model that learned speaker recognition.")
     ],
     threshold: Annotated[
-        float | None, typer.Option(help="Smallest cosine of the same speaker [the model's, from its dev set].", min=-1, max=1)
+        float | None,
+        typer.Option(help="Smallest cosine of the same speaker [the model's, from its dev set].", min=-1, max=1),
     ] = None,
     is_scored: Annotated[
         bool, typer.Option("--score", help="Print error rates, from the speakers in the manifests.")
@@ -97,7 +98,9 @@ def embed(
         ids = json.dumps([utterance.id for utterance, _ in embedded], ensure_ascii=False)
         vectors = np.stack([vector for _, vector in embedded])
         with replacing(out) as partial:
-            save_file({"embeddings": vectors}, partial, metadata={"ids": ids, "task": task or content.task, "model": model})
+            save_file(
+                {"embeddings": vectors}, partial, metadata={"ids": ids, "task": task or content.task, "model": model}
+            )
         print(f"{out}: {len(vectors)} embeddings of {vectors.shape[1]} numbers ({task or content.task})")
     _finish(num_failed, len(utterances))
 
@@ -143,7 +146,7 @@ def _print_score(
     found = score_verification(vectors, keys, np.random.default_rng(0), threshold=threshold)
     if found is None:
         raise ManifestError(
-            f"{len(named)} recordings name {len(set(keys))} speakers: there must be two of one speaker, and two speakers",
+            f"{len(named)} recordings name {len(set(keys))} speakers: two of one speaker and two speakers are needed",
             where="--score",
             remedy="Give a manifest with several clips of several speakers.",
         )
@@ -152,7 +155,10 @@ def _print_score(
         print(json.dumps({**asdict(found), "model_threshold": threshold, "num_learned_speakers": len(learned)}))
         return
     drawn = "all" if found.num_same + found.num_different == found.num_possible else "drawn by seed 0 of all"
-    print(f"{found.num_same} pairs of the same speaker and {found.num_different} of different ones, {drawn} {found.num_possible}")
+    print(
+        f"{found.num_same} pairs of the same speaker and {found.num_different} of different ones, "
+        f"{drawn} {found.num_possible}"
+    )
     print(f"{found.num_speakers} speakers, {len(learned)} of them in the model's training data")
     print(f"equal error rate {100 * found.equal_error_rate:.1f} % (at {found.threshold:.3f})")
     if found.misses is not None and found.false_alarms is not None:

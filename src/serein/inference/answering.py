@@ -168,9 +168,7 @@ def _forward(
         sounds = model.hear(padded, num_samples, model.branches_of(tasks))
         readings = model.read(sounds, tensors, tasks)
         vector = (
-            readings
-            if selection.use_fusion
-            else model.read(sounds, tensors, {selection.task}, selection.use_fusion)
+            readings if selection.use_fusion else model.read(sounds, tensors, {selection.task}, selection.use_fusion)
         )
     probabilities: dict[str, Vectors] = {}
     texts: dict[str, Sequence[str]] = {}

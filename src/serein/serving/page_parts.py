@@ -23,7 +23,9 @@ def picture(timeline: Timeline, name: str) -> str:
     with _DRAWING:
         page = io.BytesIO()
         timeline_picture(timeline).savefig(page, format="png", dpi=110, facecolor="white", bbox_inches="tight")
-    said = "; ".join(f"{clock(each.start_s)} to {clock(each.end_s)} {each.label_or_rejection}" for each in timeline.segments[:20])
+    said = "; ".join(
+        f"{clock(each.start_s)} to {clock(each.end_s)} {each.label_or_rejection}" for each in timeline.segments[:20]
+    )
     alt = escape(f"Waveform of {name} with its emotions: {said}", quote=True)
     image = f'<img class="serein-picture" alt="{alt}" src="{_data("image/png", page.getvalue())}">'
     return f'<div class="serein-scroll" tabindex="0" role="group" aria-label="Emotions over time">{image}</div>'
