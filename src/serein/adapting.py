@@ -115,7 +115,7 @@ class Adaptation:
 def adapt(
     model: str, manifest_path: Path, out: Path, report: Report, *, sizes: Sequence[int] = SIZES, num_draws: int = 10
 ) -> Adaptation:
-    """Judge a model with stores of a corpus' clips, and write `adaptation.json` and `adaptation.png` into a folder.
+    """Evaluate a model with stores of a corpus' clips, and write `adaptation.json` and `adaptation.png` into a folder.
 
     Each speaker is evaluated by stores of the others' clips, drawn at random, as many of each class as there are. What
     is drawn follows from the draw's number, and a larger store holds the smaller ones.

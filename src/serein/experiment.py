@@ -18,7 +18,7 @@ from serein.data.files import sha256, write_text
 from serein.data.folds import Fold
 from serein.data.groups import speaker_key
 from serein.data.utterance import Utterance
-from serein.evaluation.calibration import fitted
+from serein.evaluation.calibration import fitted_temperature
 from serein.evaluation.voices import score_verification
 from serein.inference.answering import recording_outputs
 from serein.labels.attributes import attribute_vectors

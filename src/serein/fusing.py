@@ -26,7 +26,7 @@ _PER_CENT = 100.0
 
 @dataclass(frozen=True)
 class Row:
-    """Scores in per cent of one system, or of their fusion, over all judged utterances.
+    """Scores in per cent of one system, or of the ensemble, over all evaluated utterances.
 
     Attributes:
         kind: What it is; `in sample`: fitted to the very predictions that it is evaluated on.
@@ -48,7 +48,7 @@ class EnsembleEvaluation:
     Attributes:
         fusion: The weights to keep, fitted to all that they may see.
         split: The predictions that were evaluated.
-        fitted_by: How the judged weights were fitted: on `dev`; on the other folds; on other speakers or utterances
+        fitted_by: How the evaluated weights were fitted: on `dev`; on the other folds; on other speakers or utterances
             of the only fold; `nothing` for the mean; or given by a file.
         best: The system with the highest macro-F1.
         to_best: The fusion minus the best system, by score name; fractions.
@@ -116,12 +116,12 @@ def fit_ensemble(paths: Sequence[Path], *, method: str, split: Split, seed: int,
 
 @dataclass(frozen=True)
 class _Weighed:
-    """Weights, and the probabilities of the judged utterances that they, or weights of other utterances, make.
+    """Weights, and the probabilities of the evaluated utterances that they, or weights of other utterances, make.
 
     Attributes:
         probabilities: ``(utterances, classes)``, out of sample as far as the notes do not say otherwise.
         weights: ``(systems, classes)``, to keep.
-        in_sample: As `probabilities`, by weights fitted to the judged utterances; `None` where nothing was fitted.
+        in_sample: As `probabilities`, by weights fitted to the evaluated utterances; `None` where nothing was fitted.
     """
 
     method: str
@@ -213,7 +213,7 @@ def _weights_of(given: Ensemble, systems: Sequence[System], classes: Sequence[st
     return given.weight_matrix[:, columns], [f"Weights are taken in their order: those of {pairs}."]
 
 
-# -- judged ----------------------------------------------------------------------------------------------------------
+# -- evaluated ----------------------------------------------------------------------------------------------------------
 
 
 def _outcome(

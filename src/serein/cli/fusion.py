@@ -68,7 +68,7 @@ def fit_ensemble(
 def _print_fused(fused: EnsembleEvaluation) -> None:
     print_tables([_scores(fused), _weights(fused)])
     how = f"{fused.num_utterances} {_SPLITS[fused.split]}; {_FITTED_BY[fused.fitted_by]}."
-    print(f"Judged on {how}")
+    print(f"Evaluated on {how}")
     print(f"The best system, {fused.best}, was the best on these very predictions, which favours it.")
     print(_difference(f"Fusion minus {fused.best}", fused.to_best["macro_f1"]))
     if fused.to_mean is not None:
