@@ -97,12 +97,12 @@ async def stream(server: Server, plan: Plan, rng: np.random.Generator, tally: Ta
 async def receive(socket: ClientConnection, started_s: float, tally: Tally) -> dict[str, Any]:
     """Note how long each segment took; return the last message."""
     message: dict[str, Any] = {}
-    async for message in socket:
+    async for text in socket:
         now_s = time.perf_counter()
-        said = json.loads(message)
-        if said["type"] == "segment":
-            tally.delays_s.append(now_s - started_s - said["end_s"])
-    return said
+        message = json.loads(text)
+        if message["type"] == "segment":
+            tally.delays_s.append(now_s - started_s - message["end_s"])
+    return message
 
 
 async def all_streams(server: Server, plan: Plan, num: int) -> tuple[Tally, float]:

@@ -137,7 +137,7 @@ def _calibration(
     dev = predict_dev(experiment, content, fold, seed, folder)
     if isinstance(content.labels[content.task], Alphabet):
         return None
-    temperature = fitted(dev, content.categories.classes)
+    temperature = fitted_temperature(dev, content.categories.classes)
     if temperature is None:
         return None
     return Calibration(temperature=temperature, fitted_on="its own dev set", num_utterances=len(dev))
