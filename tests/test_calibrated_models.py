@@ -10,7 +10,7 @@ import pytest
 import serein as package
 from cli_fixtures import Call, write_corpus
 from serein.data import manifest
-from serein.evaluation.calibration import fitted
+from serein.evaluation.calibration import fitted_temperature
 from serein.evaluation.predictions import read_predictions
 from serein.metrics import tempered
 from serein.models import folder
@@ -28,7 +28,7 @@ def test_the_temperature_of_dev_is_kept_and_applied(tiny: Path, tmp_path: Path, 
     dev = read_predictions(unit / "dev_predictions.jsonl")
     assert calibration is not None
     assert calibration.num_utterances == len(dev)
-    assert calibration.temperature == pytest.approx(fitted(dev, classes))
+    assert calibration.temperature == pytest.approx(fitted_temperature(dev, classes))
 
     stored = read_predictions(unit / "predictions.jsonl")
     model = package.load(unit / "model")

@@ -20,7 +20,7 @@ import numpy as np
 
 from serein.data.corpora import citation_of
 from serein.data.files import replacing
-from serein.evaluation.calibration import fitted
+from serein.evaluation.calibration import fitted_temperature
 from serein.evaluation.predictions import Prediction
 from serein.evaluation.run_folder import read_run_predictions
 from serein.evaluation.scores import Scores, score_predictions, score_run
@@ -28,17 +28,17 @@ from serein.judging import evaluate
 from serein.models import folder as model_folder
 from serein.models.folder import Calibration, ModelFolder
 
-BOX = Path(__file__).parents[1] / "src" / "serein" / "box"
+FOLDER = Path(__file__).parents[1] / "src" / "serein" / "box"
 LARGEST_BYTES = 10_000_000
 
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """How the model does on a corpus that it never saw.
+    """Scores of the model on a corpus that it was not trained on.
 
     Attributes:
-        free: It may answer any of its classes.
-        shared: It answers those of its classes that the corpus has.
+        free: Any of the model's classes may be predicted.
+        shared: Only the classes that the corpus has may be predicted.
     """
 
     name: str
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipe", type=Path, default=Path("recipes/default_model.yaml"))
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--work", type=Path, default=Path("runs/box"), help="folder of the trainings")
-    parser.add_argument("--out", type=Path, default=BOX)
+    parser.add_argument("--out", type=Path, default=FOLDER)
     options = parser.parse_args(arguments)
     overrides = [part for each in options.overrides for part in ("--set", each)]
     for command, out in (("run", "folds"), ("train", "whole")):
@@ -83,19 +83,19 @@ def train(command: str, recipe: Path, data: Path, out: Path, overrides: Sequence
 
 
 def calibration_of(predictions: Sequence[Prediction], classes: Sequence[str]) -> Calibration:
-    """Return the temperature of models of the same recipe on speakers that they never met."""
-    temperature = fitted(predictions, classes)
+    """Return the temperature of models of the same recipe on unseen speakers."""
+    temperature = fitted_temperature(predictions, classes)
     if temperature is None:
         raise SystemExit("error: too few predictions of unseen speakers to fit a temperature to.")
     return Calibration(
         temperature=temperature,
-        fitted_on="what models of the same recipe said of speakers that they never met",
+        fitted_on="predictions of models of the same recipe for unseen speakers",
         num_utterances=len(predictions),
     )
 
 
 def elsewhere(model: Path, name: str, manifest: str) -> Elsewhere:
-    """Judge the model on a corpus that it never saw, with all its classes and with those that the corpus has."""
+    """Evaluate the model on a corpus that it was not trained on, with all its classes and with the corpus's alone."""
     predictions, free = evaluate(str(model), Path(manifest), seen_speakers="refuse")
     present = {p.truth for p in predictions}
     names = [each for each in free.classes if each in present]
@@ -129,13 +129,13 @@ def card(content: ModelFolder, scores: Scores, others: Sequence[Elsewhere], opti
     training, corpora = content.training, sorted(content.training["licences"])
     licences = "\n".join(f"- {name}: {text}" for name, text in training["licences"].items())
     citations = "\n".join(f"- {text}" for name in corpora if (text := citation_of(name)))
-    return f"""# The model in the box
+    return f"""# The default model
 
-It answers when `serein predict` is given no model: probabilities of {len(scores.classes)} emotions,
+`serein predict` uses it if no model is named: probabilities of {len(scores.classes)} emotions,
 {", ".join(scores.classes)}, of speech in recordings of any length. It has no pretrained weights; its recipe is
 `{options.recipe}`, and `make box` makes it.
 
-## Learned from, and licence
+## Training data and licence
 
 {training["num_utterances"]} utterances of {training["num_speakers"]} speakers:
 
@@ -146,10 +146,10 @@ they.
 
 {citations}
 
-## Speakers that it never met
+## Unseen speakers
 
-{len(scores.folds)} folds of unseen speakers, each heard by a model of the same recipe that learned from the others. The
-model in this folder learned from all of them. Per cent; intervals are 95 %, {scores.resampled} resampled.
+{len(scores.folds)} folds of unseen speakers, each predicted by a model of the same recipe that was trained on the others. The
+model in this folder was trained on all of them. Per cent; intervals are 95 %, {scores.resampled} resampled.
 
 {_table([("the same corpus, unseen speakers", scores)])}
 
@@ -157,7 +157,7 @@ Recall: {_recalls(scores)}.{_genders(scores)}
 
 {_calibrated(content, scores)}
 
-## Corpora that it never saw
+## Unseen corpora
 
 {_table([row for each in others for row in _rows(each)]) if others else "None was tried."}
 
@@ -166,10 +166,10 @@ Recall: {_recalls(scores)}.{_genders(scores)}
 ## Where it fails
 
 {_failures(scores, others)}
-It learned from actors who say a few sentences in a quiet room. Spontaneous speech, other languages, noise, telephones,
-children and old people are unlike all it heard; so is speech without any of its emotions, which it must still call one
-of them (`--abstain` lets it say "don't know"). It hears how speech sounds, not what a person feels: no decision about a
-person should rest on it.
+It was trained on actors who say a few sentences in a quiet room. Spontaneous speech, other languages, noise, telephones,
+children and old people are unlike its training data; so is speech without any of its emotions, for which it still predicts
+one of them (`--min-confidence` rejects such predictions). It recognises how speech sounds, not what a person feels: no
+decision about a person should rest on it.
 """
 
 
@@ -177,7 +177,7 @@ def _rows(each: Elsewhere) -> list[tuple[str, Scores]]:
     num = len(each.shared.classes)
     return [
         (f"{each.name}, {each.free.num_utterances} utterances, any of its {len(each.free.classes)} classes", each.free),
-        (f"{each.name}, told which {num} the corpus has: {', '.join(each.shared.classes)}", each.shared),
+        (f"{each.name}, only the {num} classes it has: {', '.join(each.shared.classes)}", each.shared),
     ]
 
 
@@ -206,37 +206,37 @@ def _calibrated(content: ModelFolder, scores: Scores) -> str:
     if found is None or found.after is None or content.calibration is None:
         return ""
     half = [point for point in found.coverage if point.min_confidence >= 0.5]
-    said = ""
+    rejecting = ""
     if half:
-        answered, right = f"{half[-1].coverage:.0f} %", f"{half[-1].accuracy:.1f} %"
-        said = f" With `--abstain 0.5` it answers {answered} of the clips, and {right} of those answers are right;"
-        said += f" without, {found.coverage[-1].accuracy:.1f} %."
+        coverage, accuracy = f"{half[-1].coverage:.0f} %", f"{half[-1].accuracy:.1f} %"
+        rejecting = f" With `--min-confidence 0.5`, {coverage} of the clips are kept, and {accuracy} of those are correct;"
+        rejecting += f" without it, {found.coverage[-1].accuracy:.1f} %."
     return (
         f"Its probabilities are calibrated: a temperature of {content.calibration.temperature:.2f}, fitted to"
-        f" {content.calibration.fitted_on}. Judged on folds that the temperature was not fitted to, the expected"
+        f" {content.calibration.fitted_on}. On folds that the temperature was not fitted to, the expected"
         f" calibration error is {found.before.expected_calibration_error:.1f} points before and"
-        f" {found.after.expected_calibration_error:.1f} after.{said}"
+        f" {found.after.expected_calibration_error:.1f} after.{rejecting}"
     )
 
 
 def _chances(others: Sequence[Elsewhere]) -> str:
-    said = [f"{each.name} {100 / len(each.shared.classes):.0f}" for each in others]
+    chances = [f"{each.name} {100 / len(each.shared.classes):.0f}" for each in others]
     left = [f"{each.name}: {note}" for each in others for note in each.free.notes if note.startswith("Left out")]
-    return " ".join([f"Chance, told the classes: {', '.join(said)}." if said else "", *left]).strip()
+    return " ".join([f"Chance with the corpus's classes: {', '.join(chances)}." if chances else "", *left]).strip()
 
 
 def _failures(scores: Scores, others: Sequence[Elsewhere]) -> str:
     known = sorted((each.recall, each.name) for each in scores.by_class if each.recall is not None)
     lines = [
-        "Of unseen speakers, least understood: " + ", ".join(f"{name} ({recall:.0f} %)" for recall, name in known[:3])
+        "Lowest recall on unseen speakers: " + ", ".join(f"{name} ({recall:.0f} %)" for recall, name in known[:3])
     ]
     taken = scores.confusion * (1 - np.eye(len(scores.classes), dtype=int))
-    true, heard = np.unravel_index(int(taken.argmax()), taken.shape)
-    lines.append(f"taken for another most often: {scores.classes[true]}, heard as {scores.classes[heard]}")
+    true, predicted = np.unravel_index(int(taken.argmax()), taken.shape)
+    lines.append(f"most frequent confusion: {scores.classes[true]}, predicted as {scores.classes[predicted]}")
     sentences = ["; ".join(lines) + "."]
     for each in others:
         lost = scores.pooled["ua"] - each.free.pooled["ua"]
-        sentences.append(f"On {each.name} its UA is {lost:.0f} points lower than on the corpus that it learned from.")
+        sentences.append(f"On {each.name} its UA is {lost:.0f} points lower than on its training corpus.")
     return "\n".join(sentences)
 
 

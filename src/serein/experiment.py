@@ -18,7 +18,7 @@ from serein.data.files import sha256, write_text
 from serein.data.folds import Fold
 from serein.data.groups import speaker_key
 from serein.data.utterance import Utterance
-from serein.evaluation.calibration import fitted
+from serein.evaluation.calibration import fitted_temperature
 from serein.evaluation.voices import score_verification
 from serein.inference.answering import recording_outputs
 from serein.labels.attributes import attribute_vectors
@@ -138,7 +138,7 @@ def _calibration(
     dev = predict_dev(experiment, content, fold, seed, folder)
     if isinstance(content.labels[content.task], Alphabet):
         return None
-    temperature = fitted(dev, content.categories.classes)
+    temperature = fitted_temperature(dev, content.categories.classes)
     if temperature is None:
         return None
     return Calibration(temperature=temperature, fitted_on="its own dev set", num_utterances=len(dev))

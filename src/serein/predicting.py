@@ -1,4 +1,4 @@
-"""What the models of a fold say of its dev and test sets: one file for each task, the judged one's last."""
+"""What the models of a fold say of its dev and test sets: one file for each task, the main task's last."""
 
 from __future__ import annotations
 

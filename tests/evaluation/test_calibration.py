@@ -17,7 +17,7 @@ from serein.evaluation.calibration import (
     BOUNDS,
     coverage_curve,
     fit_temperature,
-    fitted,
+    fitted_temperature,
     model_calibration,
     run_calibration,
     with_temperature,
@@ -77,10 +77,10 @@ def test_what_is_always_right_stays_within_bounds() -> None:
 
 def test_too_few_predictions_fit_nothing() -> None:
     predictions, _ = fake_predictions(["01"], "1", 0)
-    assert fitted(predictions[:19], CLASSES) is None
-    assert fitted(predictions, CLASSES) is not None
+    assert fitted_temperature(predictions[:19], CLASSES) is None
+    assert fitted_temperature(predictions, CLASSES) is not None
     bare = [dataclasses.replace(p, probabilities=None) for p in predictions]
-    assert fitted(bare, CLASSES) is None
+    assert fitted_temperature(bare, CLASSES) is None
 
 
 def test_coverage_by_hand() -> None:
@@ -98,7 +98,7 @@ def test_a_run_without_dev_is_calibrated_by_its_other_folds(tmp_path: Path) -> N
     assert (found.fitted_on, len(found.temperatures)) == ("other folds", 6)
     assert found.after.log_loss < found.before.log_loss
     others = [p for n in range(2, 7) for p in read_predictions(run / f"fold-{n}" / "seed-0" / "predictions.jsonl")]
-    assert found.temperatures["fold 1, seed 0"] == pytest.approx(fitted(others, CLASSES))
+    assert found.temperatures["fold 1, seed 0"] == pytest.approx(fitted_temperature(others, CLASSES))
     assert json.loads(json.dumps(scores.to_json()))["calibration"]["coverage"][-1]["coverage"] == 100
 
 
@@ -114,7 +114,7 @@ def test_dev_comes_before_other_folds(tmp_path: Path) -> None:
     assert found is not None
     assert found.fitted_on == "dev"
     dev = read_predictions(run / "fold-2" / "seed-0" / "dev_predictions.jsonl")
-    assert found.temperatures["fold 2, seed 0"] == pytest.approx(fitted(dev, CLASSES))
+    assert found.temperatures["fold 2, seed 0"] == pytest.approx(fitted_temperature(dev, CLASSES))
 
 
 def test_one_fold_without_dev_is_judged_as_it_is(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The model in the box is made whole: trained, calibrated on unseen speakers, judged elsewhere, with its card."""
+"""The default model is made whole: trained, calibrated on unseen speakers, evaluated on other corpora, with its card."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import serein
 from cli_fixtures import write_corpus
 from serein.data import manifest
-from serein.evaluation.calibration import fitted
+from serein.evaluation.calibration import fitted_temperature
 from serein.evaluation.predictions import Prediction as RunPrediction
 from serein.evaluation.run_folder import read_run_predictions
 from serein.inference import box as shipped
@@ -17,7 +17,7 @@ from serein.models import folder
 from tools import box
 
 
-def test_a_box_is_made_and_answers(
+def test_a_default_model_is_made_and_predicts(
     tones: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     others = [
@@ -36,10 +36,10 @@ def test_a_box_is_made_and_answers(
     content = folder.load(tmp_path / "box")
     assert content.calibration is not None
     unseen = read_run_predictions(tmp_path / "work" / "folds")
-    assert content.calibration.temperature == pytest.approx(fitted(unseen, content.categories.classes))
+    assert content.calibration.temperature == pytest.approx(fitted_temperature(unseen, content.categories.classes))
     assert content.training["num_speakers"] == 6
-    assert "others, told which 2 the corpus has: angry, happy" in card
-    assert "Chance, told the classes: others 50." in card
+    assert "others, only the 2 classes it has: angry, happy" in card
+    assert "Chance with the corpus's classes: others 50." in card
     assert "inherit these conditions" in card
 
     written = (tmp_path / "work" / "whole" / "model" / "model.safetensors").stat().st_mtime_ns

@@ -105,7 +105,7 @@ def fit_temperature(truth: NDArray[np.int64], probabilities: FloatArray) -> floa
     return float(1.0 / found.x)
 
 
-def fitted(predictions: Sequence[Prediction], classes: Sequence[str]) -> float | None:
+def fitted_temperature(predictions: Sequence[Prediction], classes: Sequence[str]) -> float | None:
     """Return the temperature of predictions; `None` when too few have truth and probabilities."""
     truth, probabilities = _columns(_with_probabilities(predictions), classes)
     return fit_temperature(truth, probabilities) if len(truth) >= FEWEST_TO_FIT else None
@@ -234,7 +234,7 @@ def _fitted_each(
     """Return the temperature of every unit; `None` when any has too little to fit to."""
     temperatures: dict[FoldSeed, float] = {}
     for key, some in predictions.items():
-        temperature = fitted(some, classes)
+        temperature = fitted_temperature(some, classes)
         if temperature is None:
             return None
         temperatures[key] = temperature
