@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cli_fixtures import Call
-from serein.adapting import EmbeddedCorpus, drawn_clips, predict_with_datastores, weights_in
+from serein.adapting import EmbeddedCorpus, drawn_clips, predict_with_datastores, tuned_in
 from serein.data import manifest
 from serein.data.utterance import Utterance
 from serein.evaluation.scores import score_predictions
@@ -73,7 +73,7 @@ def test_the_speaker_is_not_mistaken_for_the_emotion() -> None:
         (),
     )
     rows = np.arange(len(labels))
-    k, knn_weight = weights_in(corpus, rows)["chosen"]
+    k, knn_weight = tuned_in(corpus, rows)["chosen"]
     probabilities_of_own = corpus.embeddings.nearest(corpus.embeddings.vectors, 3).labels == labels[:, None]
     assert probabilities_of_own.all()  # with their own clips they would be right every time
     assert knn_weight < 0.5
@@ -82,7 +82,7 @@ def test_the_speaker_is_not_mistaken_for_the_emotion() -> None:
 
 def test_a_store_of_one_speaker_takes_what_was_fixed() -> None:
     corpus = corpus(is_parted=True)
-    weights = weights_in(corpus, corpus.clips_of[0][:5])
+    weights = tuned_in(corpus, corpus.clips_of[0][:5])
     assert weights == {"fixed": (5, 0.3), "chosen": (5, 0.3)}
 
 

@@ -264,9 +264,7 @@ def test_predict_in_json(model: Path, strangers: Path, serein: Call) -> None:
     for answer in answers:
         assert sorted(answer["probabilities"]) == CLASSES
         assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-        assert (
-            answer["confidence"] == max(answer["probabilities"].values()) == answer["probabilities"][answer["label"]]
-        )
+        assert answer["confidence"] == max(answer["probabilities"].values()) == answer["probabilities"][answer["label"]]
 
 
 def test_predict_in_every_form_says_the_same(model: Path, strangers: Path, serein: Call) -> None:
@@ -287,7 +285,7 @@ def test_predict_in_every_form_says_the_same(model: Path, strangers: Path, serei
             assert float(row[name]) == pytest.approx(answers[row["file"]]["probabilities"][name], abs=1e-4)
 
     table = serein("predict", "--model", model, strangers).out
-    assert "labelled" in table.splitlines()[0]
+    assert "truth" in table.splitlines()[0]
     words = table.split()
     assert words.count("%") == 3 * len(utterances)
 
@@ -315,16 +313,16 @@ def test_predict_of_a_long_recording_takes_parts_of_it(
 
     heard: list[list[float]] = []
     probabilities: list[np.ndarray] = []
-    real = answering._hear
+    real = answering._forward
 
-    def hear(*context: object) -> answering.Answers:
+    def forward(*context: object) -> answering.ModelOutputs:
         answer = real(*context)  # type: ignore[arg-type]
         windows: list[np.ndarray] = context[2]  # type: ignore[assignment]
         heard.append([len(window) / 16_000 for window in windows])
         probabilities.extend(answer.probabilities["emotion"])
         return answer
 
-    monkeypatch.setattr(answering, "_hear", hear)
+    monkeypatch.setattr(answering, "_forward", forward)
     path = write_wav(tmp_path / "long.wav", seconds=203.0)
     answer = json.loads(serein("predict", "--model", model, path, "--json", "--segments", "never").out)
     assert [len(windows) for windows in heard] == [4, 3]
@@ -338,7 +336,9 @@ def test_the_command_is_installed(model: Path, tones: Path) -> None:
     if not script.exists():
         pytest.skip("serein is not installed as a command")
     path = manifest.read(tones)[0].audio
-    done = subprocess.run([script, "predict", "--model", model, path, "--json"], capture_output=True, text=True, env=environment())
+    done = subprocess.run(
+        [script, "predict", "--model", model, path, "--json"], capture_output=True, text=True, env=environment()
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["file"] == path
 

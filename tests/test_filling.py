@@ -21,7 +21,7 @@ from serein.evaluation.predictions import Prediction, write_predictions
 from serein.filling import (
     Field,
     ModelGenderAnnotator,
-    Outcome,
+    Value,
     RunGenderAnnotator,
     TranscriptAnnotator,
     annotate,
@@ -39,14 +39,14 @@ class Oracle:
     field: Field = "transcript"
     by = "oracle"
 
-    def __init__(self, values: dict[str, Outcome], dies_at: str | None = None) -> None:
+    def __init__(self, values: dict[str, Value], dies_at: str | None = None) -> None:
         self.values, self.dies_at = values, dies_at
         self.asked: list[str] = []
 
     def wanted(self, utterances: Sequence[Utterance]) -> list[Utterance]:
         return [u for u in utterances if u.id in self.values]
 
-    def answers(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Outcome]]:
+    def predict(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Value]]:
         for utterance in utterances:
             if utterance.id == self.dies_at:
                 raise KeyboardInterrupt
@@ -135,7 +135,7 @@ def test_a_run_of_emotions_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_second_call_goes_on(corpus: Path, tmp_path: Path) -> None:
-    values: dict[str, Outcome] = {"a": "one", "c": None, "d": "three \u2028 lines\n"}
+    values: dict[str, Value] = {"a": "one", "c": None, "d": "three \u2028 lines\n"}
     out = tmp_path / "out.jsonl"
     with pytest.raises(KeyboardInterrupt):
         annotate(corpus, out, [Oracle(values, dies_at="d")], broken="stop", report=silent)
@@ -230,7 +230,9 @@ def test_transcripts_on_the_command_line(spoken: Path, tmp_path: Path, serein: C
 def test_complaints_on_the_command_line(spoken: Path, tmp_path: Path, serein: Call) -> None:
     assert "Name --gender, --transcripts or both" in serein("corpus", "annotate", spoken).complaint
     asr = write_ctc(tmp_path / "asr")
-    assert "the language 'de'" in serein("corpus", "annotate", spoken, "--transcripts", asr, "--language", "de").complaint
+    assert (
+        "the language 'de'" in serein("corpus", "annotate", spoken, "--transcripts", asr, "--language", "de").complaint
+    )
     (tmp_path / "1.wav").write_bytes(b"no audio")
     assert "1.wav" in serein("corpus", "annotate", spoken, "--transcripts", asr).complaint
     outcome = serein("corpus", "annotate", spoken, "--transcripts", asr, "--skip-broken")
@@ -259,7 +261,7 @@ def note(file, what):
         os._exit(9)
 filling._note = note
 source = filling.Transcripts(sys.argv[2], "all", None)
-filling.fill(Path(sys.argv[1]), Path(sys.argv[3]), [source], broken="stop", report=lambda *progress: None)
+filling.annotate(Path(sys.argv[1]), Path(sys.argv[3]), [source], broken="stop", report=lambda *progress: None)
 """
 
 

@@ -94,7 +94,7 @@ class DatastoreSizeResult:
 
 
 @dataclass(frozen=True)
-class Adaptation:
+class KnnAdaptation:
     """The scores of the model alone, and with datastores of every size."""
 
     model: Scores
@@ -114,7 +114,7 @@ class Adaptation:
 
 def adapt(
     model: str, manifest_path: Path, out: Path, report: Report, *, sizes: Sequence[int] = SIZES, num_draws: int = 10
-) -> Adaptation:
+) -> KnnAdaptation:
     """Evaluate a model with datastores of a corpus's clips; write `adaptation.json` and `adaptation.png` into a folder.
 
     Each speaker is predicted with datastores of the other speakers' clips, drawn at random, balanced over classes as
@@ -133,7 +133,7 @@ def adapt(
         results += [_result(size, tuning, by_tuning[tuning], alone, corpus.classes) for tuning in TUNINGS]
         report("datastores", number, len(sizes), f"{size} clips: UA {results[-1].scores.pooled['ua']:.1f}")
     model_scores = score_predictions(alone, corpus.classes)
-    found = Adaptation(model_scores, tuple(results), num_draws, (*corpus.notes, *model_scores.notes))
+    found = KnnAdaptation(model_scores, tuple(results), num_draws, (*corpus.notes, *model_scores.notes))
     out.mkdir(parents=True, exist_ok=True)
     content = json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
     write_text(out / "adaptation.json", content + "\n")
@@ -264,7 +264,7 @@ def _result(
     )
 
 
-def adaptation_picture(found: Adaptation) -> Figure:
+def adaptation_picture(found: KnnAdaptation) -> Figure:
     """Draw the gain over the model alone, with paired intervals, over the size of the datastore."""
     lines = []
     for (tuning, name), colour in zip(TUNINGS.items(), (RIGHT, WRONG), strict=True):

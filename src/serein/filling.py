@@ -33,7 +33,7 @@ from serein.progress import Report
 GENDERS = ("female", "male")
 A_GENDER_MODEL = "a model folder or Hub name of a model that serein trained on gender"
 
-Outcome = str | AudioError | None
+Value = str | AudioError | None
 Field = Literal["gender", "transcript"]
 
 
@@ -52,7 +52,7 @@ class Annotator(Protocol):
         """Return the utterances to predict, after the check that this is permitted."""
         ...
 
-    def predict(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Outcome]]:
+    def predict(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Value]]:
         """Yield each utterance with its value, `None` where there is none, or the error of its audio."""
         ...
 
@@ -128,7 +128,7 @@ class RunGenderAnnotator:
             )
         return [u for u in utterances if u.id in self._predicted or u.id not in self._trained_on]
 
-    def predict(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Outcome]]:
+    def predict(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Value]]:
         """Yield the gender with the larger mean probability."""
         for utterance in utterances:
             if utterance.id in self._predicted:
@@ -184,7 +184,7 @@ class ModelGenderAnnotator:
             )
         return list(utterances)
 
-    def predict(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Outcome]]:
+    def predict(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Value]]:
         """Yield the gender with the larger probability."""
         yield from _genders(self._predictor, utterances)
 
@@ -219,7 +219,7 @@ class TranscriptAnnotator:
         """Return those without a transcript, or all."""
         return [u for u in utterances if self._which == "all" or not (u.transcript or "").strip()]
 
-    def predict(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Outcome]]:
+    def predict(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Value]]:
         """Yield the words of each."""
         yield from transcribe_each(self._transcriber, utterances, language=self._language)
 
@@ -379,7 +379,7 @@ def _probability(prediction: RunPrediction, gender: str) -> float:
     return prediction.probabilities[gender]
 
 
-def _genders(predictor: Predictor, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Outcome]]:
+def _genders(predictor: Predictor, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Value]]:
     for utterance, outcome in zip(utterances, predictor.predict_each(utterances), strict=True):
         yield utterance, _larger(outcome) if isinstance(outcome, Prediction) else outcome
 

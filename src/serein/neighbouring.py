@@ -21,7 +21,7 @@ from serein.evaluation.intervals import Difference, paired_difference
 from serein.evaluation.predictions import Prediction, read_predictions, write_predictions
 from serein.evaluation.run_folder import missing_predictions, read_json, read_run_predictions
 from serein.evaluation.scores import Scores, score_predictions
-from serein.inference.neighbour_building import Metric, Votes, joined, max_neighbours, new_header, tuning_record
+from serein.inference.neighbour_building import Metric, Votes, concatenated, max_neighbours, new_header, tuning_record
 from serein.inference.neighbour_predictor import embed_labelled, keys_of, model_reference
 from serein.inference.neighbour_store import (
     Datastore,
@@ -269,7 +269,9 @@ def _datastore(experiment: Experiment, fold: Fold, seed: int, run: Path, report:
     label, condition_source = f"fold {fold.name}  seed {seed}  datastore", experiment.recipe.inference.conditions
     embeddings = _embed(experiment, content, train, "known", label, report)
     if dev:
-        embeddings = joined(embeddings, _embed(experiment, content, dev, condition_source, f"{label}  dev", report))
+        embeddings = concatenated(
+            embeddings, _embed(experiment, content, dev, condition_source, f"{label}  dev", report)
+        )
     clips = [experiment.utterances[position] for position in (*train, *dev)]
     write_datastore(folder, new_header(model_reference(str(learner / "model")), digest, content), embeddings, clips)
     return open_datastore(folder)

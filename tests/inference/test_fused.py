@@ -76,17 +76,17 @@ def test_broken_file(name: str, path: Path) -> None:
 @pytest.mark.parametrize("text", ["{", "[]", "\x00", "3"])
 def test_no_fusion_file(text: str, path: Path) -> None:
     path.write_text(text)
-    with pytest.raises(ModelError, match="is no fusion file"):
+    with pytest.raises(ModelError, match="is not an ensemble file"):
         read_ensemble(path)
 
 
 def test_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no such fusion file"):
+    with pytest.raises(ModelError, match="no such ensemble file"):
         read_ensemble(tmp_path / "f.json")
 
 
 def test_models_that_are_not_there(path: Path) -> None:
-    with pytest.raises(ModelError, match=r"names .*fold-1/seed-0/model, which is not there"):
+    with pytest.raises(ModelError, match=r"names .*fold-1/seed-0/model, which does not exist"):
         EnsemblePredictor(path, lambda *progress: None)
 
 

@@ -134,7 +134,7 @@ def test_search_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_more_neighbours_than_clips() -> None:
-    with pytest.raises(ModelError, match=r"k is 3, and the store holds 2 clips\. Take a smaller k"):
+    with pytest.raises(ModelError, match=r"k is 3, and the datastore holds 2 clips\. Choose a smaller k"):
         embeddings([[0.0], [1.0]], [0, 1]).nearest(np.zeros((1, 1), np.float32), 3)
 
 
@@ -145,7 +145,7 @@ def test_a_clip_is_no_neighbour_of_itself() -> None:
     datastore = embeddings([[0.0], [1.0], [2.0]], [0, 1, 2], ["a", "b", "c"])
     assert datastore.nearest(datastore.vectors, 1).rows.tolist() == [[0], [1], [2]]
     assert datastore.nearest(datastore.vectors, 1, datastore.keys).rows.tolist() == [[1], [0], [1]]
-    with pytest.raises(ModelError, match="k is 3, and the store holds 2 clips besides the clip itself"):
+    with pytest.raises(ModelError, match="k is 3, and the datastore holds 2 clips besides the clip itself"):
         datastore.nearest(datastore.vectors, 3, datastore.keys)
 
 
@@ -189,8 +189,8 @@ def test_neighbours_that_do_not_help_have_no_say() -> None:
     assert (choice.knn_weight, choice.score, choice.model_score) == (0.0, 1.0, 1.0)
 
 
-@pytest.mark.parametrize("by", ["ua", "wa", "macro_f1"])
-def test_the_choice_is_the_best_of_all(by: str) -> None:
+@pytest.mark.parametrize("metric", ["ua", "wa", "macro_f1"])
+def test_the_choice_is_the_best_of_all(metric: str) -> None:
     """Beside a plain search with scikit-learn's scores."""
     from sklearn import metrics
 
@@ -198,7 +198,7 @@ def test_the_choice_is_the_best_of_all(by: str) -> None:
         "ua": metrics.balanced_accuracy_score,
         "wa": metrics.accuracy_score,
         "macro_f1": lambda t, p: metrics.f1_score(t, p, average="macro"),
-    }[by]
+    }[metric]
     rng = np.random.default_rng(1)
     truth = np.arange(40) % 3
     found = Nearest(np.zeros((40, 6), np.int64), rng.integers(0, 3, (40, 6)), np.ones((40, 6)))

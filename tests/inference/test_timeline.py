@@ -63,7 +63,8 @@ def test_json() -> None:
     assert heard(0, 1.00049, 0.75).to_json() == {
         "start_s": 0,
         "end_s": 1.0,
-        "emotion": "sad",
+        "label": "sad",
+        "rejected": None,
         "confidence": 0.75,
         "probabilities": {"calm": 0.25, "sad": 0.75},
     }

@@ -139,10 +139,16 @@ def test_speech_is_found_among_silence() -> None:
 
 @pytest.mark.parametrize(
     "lengths",
-    [{"window_s": 1.0, "hop_s": 2.0}, {"hop_s": 0.0}, {"window_s": 100.0}, {"margin_s": 0.3}, {"shortest_s": 0.0}],
+    [
+        {"window_s": 1.0, "step_s": 2.0},
+        {"step_s": 0.0},
+        {"window_s": 100.0},
+        {"speech_pad_s": 0.3},
+        {"min_speech_s": 0.0},
+    ],
 )
 def test_lengths_that_do_not_fit_are_refused(lengths: dict[str, float]) -> None:
-    with pytest.raises(RecipeError, match=r"^windows: .* (Take|Pauses) "):
+    with pytest.raises(RecipeError, match=r"^sliding window: .* (Choose|min_silence_s is) "):
         SlidingWindow(**lengths)
 
 

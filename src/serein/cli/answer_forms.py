@@ -18,7 +18,7 @@ from serein.cli.printing import print_tables
 
 if TYPE_CHECKING:
     from serein.data.utterance import Utterance
-    from serein.inference.hearing import Outcome
+    from serein.inference.hearing import RecordingResult
     from serein.inference.predictor import Prediction
     from serein.inference.timeline import Segment, Timeline
     from serein.progress import Bars
@@ -45,13 +45,13 @@ def deliver(
     failed: list[Exception] = []
 
     def predicted(wanted: Sequence[Utterance]) -> Iterator[Pair]:
-        for utterance, outcome in zip(wanted, predictor.predict(wanted), strict=True):
-            if isinstance(outcome, Exception):
-                failed.append(outcome)
+        for utterance, result in zip(wanted, predictor.predict(wanted), strict=True):
+            if isinstance(result, Exception):
+                failed.append(result)
                 continue
             if plot is not None:
-                _draw(outcome, plot)
-            yield utterance, outcome
+                _draw(result, plot)
+            yield utterance, result
 
     if output_format in SEGMENT_FORMATS:
         _write_labels(predicted(utterances), utterances, output_format, out)
@@ -118,17 +118,17 @@ def _places(utterances: Sequence[Utterance]) -> list[Path]:
     return [path.relative_to(common).with_name(path.stem + part) for path, part in zip(paths, parts, strict=True)]
 
 
-def _draw(outcome: Outcome, picture: Path) -> None:
+def _draw(result: RecordingResult, picture: Path) -> None:
     from serein.evaluation.over_time import save_picture
 
-    save_picture(_timeline(outcome), picture)
+    save_picture(_timeline(result), picture)
 
 
-def _timeline(outcome: Outcome) -> Timeline:
+def _timeline(result: RecordingResult) -> Timeline:
     from serein.inference.timeline import Timeline
 
-    assert isinstance(outcome, Timeline)  # these formats are of segments only
-    return outcome
+    assert isinstance(result, Timeline)  # these formats are of segments only
+    return result
 
 
 def print_json(prediction: AnyPrediction) -> None:

@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from serein.data.utterance import Utterance
-    from serein.inference.hearing import Outcome, PredictOptions
+    from serein.inference.hearing import PredictOptions, RecordingResult
     from serein.progress import Bars
 
 _SHOWN_FROM_S = 60.0  # a bar for less would be gone before it is read
@@ -29,7 +29,7 @@ class RecordingPredictor:
     """
 
     classes: tuple[str, ...]
-    predict: Callable[[Sequence[Utterance]], Iterator[Outcome]]
+    predict: Callable[[Sequence[Utterance]], Iterator[RecordingResult]]
     fingerprint: Callable[[], str]
 
 
@@ -43,7 +43,7 @@ def model_predictor(
     if labels is not None:
         predictor = predictor.with_labels(labels)
 
-    def predict(utterances: Sequence[Utterance]) -> Iterator[Outcome]:
+    def predict(utterances: Sequence[Utterance]) -> Iterator[RecordingResult]:
         if workers > 1 and len(utterances) > 1:
             return predict_in_processes(model, labels, utterances, options, workers)
         return predict_recordings(predictor, utterances, options, on_progress=_seconds_shown(bars))
@@ -97,10 +97,10 @@ def knn_predictor(
     )
 
 
-def _with_reject_option(outcomes: Any, options: PredictOptions) -> Iterator[Outcome]:
+def _with_reject_option(results: Any, options: PredictOptions) -> Iterator[RecordingResult]:
     from serein.inference.predictor import Prediction
 
-    return (options.reject_option.applied_to(each) if isinstance(each, Prediction) else each for each in outcomes)
+    return (options.reject_option.applied_to(each) if isinstance(each, Prediction) else each for each in results)
 
 
 def _digest_of(model: str | None) -> str:

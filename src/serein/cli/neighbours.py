@@ -17,7 +17,7 @@ from serein.cli.printing import print_tables
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from serein.adapting import Adaptation
+    from serein.adapting import KnnAdaptation
     from serein.evaluation.intervals import Difference
     from serein.inference.neighbour_store import Header, TuningRecord
     from serein.neighbouring import KnnEvaluation, KnnSelection
@@ -200,7 +200,7 @@ def _sizes(text: str) -> list[int]:
     return sizes
 
 
-def _adaptation_table(found: Adaptation) -> Table:
+def _adaptation_table(found: KnnAdaptation) -> Table:
     from rich.table import Table
 
     from serein.adapting import TUNINGS

@@ -23,7 +23,7 @@ from serein.inference.timeline import Timeline
 from serein.inference.windows import SLIDING_WINDOW, SlidingWindow
 from serein.world import end_with_parent
 
-Outcome = Prediction | Timeline | AudioError
+RecordingResult = Prediction | Timeline | AudioError
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class PredictOptions:
 
 def predict_recordings(
     predictor: Predictor, utterances: Sequence[Utterance], options: PredictOptions, on_progress: Progress | None = None
-) -> Iterator[Outcome]:
+) -> Iterator[RecordingResult]:
     """Yield a prediction, or the error, for each recording in order; a few are in memory at once.
 
     Args:
@@ -56,8 +56,8 @@ def predict_recordings(
         whole = [utterance for utterance, is_cut in zip(some, is_segmented, strict=True) if not is_cut]
         predictions = predictor.predict_each(whole)
         for utterance, is_cut in zip(some, is_segmented, strict=True):
-            outcome = _in_segments(predictor, utterance, options, on_progress) if is_cut else next(predictions)
-            yield options.reject_option.applied_to(outcome) if isinstance(outcome, Prediction) else outcome
+            result = _in_segments(predictor, utterance, options, on_progress) if is_cut else next(predictions)
+            yield options.reject_option.applied_to(result) if isinstance(result, Prediction) else result
 
 
 def predict_in_processes(
@@ -66,7 +66,7 @@ def predict_in_processes(
     utterances: Sequence[Utterance],
     options: PredictOptions,
     num_workers: int,
-) -> Iterator[Outcome]:
+) -> Iterator[RecordingResult]:
     """Predict as `predict_recordings` does, in processes that share the cores.
 
     Args:
@@ -80,7 +80,7 @@ def predict_in_processes(
     num_threads = max(1, torch.get_num_threads() // num_workers)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(num_workers, context, _start, (model, labels, options, num_threads))
-    waiting: deque[Future[list[Outcome]]] = deque()
+    waiting: deque[Future[list[RecordingResult]]] = deque()
     try:
         for part in parts:
             waiting.append(pool.submit(_predict_part, part))
@@ -98,7 +98,7 @@ def predict_in_processes(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-_predict: Callable[[Sequence[Utterance]], Iterator[Outcome]] | None = None
+_predict: Callable[[Sequence[Utterance]], Iterator[RecordingResult]] | None = None
 
 
 def _start(model: str | None, labels: Sequence[str] | None, options: PredictOptions, num_threads: int) -> None:
@@ -111,7 +111,7 @@ def _start(model: str | None, labels: Sequence[str] | None, options: PredictOpti
     _predict = lambda utterances: predict_recordings(predictor, utterances, options)  # noqa: E731  (kept for the process's life)
 
 
-def _predict_part(utterances: Sequence[Utterance]) -> list[Outcome]:
+def _predict_part(utterances: Sequence[Utterance]) -> list[RecordingResult]:
     assert _predict is not None
     return list(_predict(utterances))
 

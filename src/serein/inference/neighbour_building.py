@@ -87,7 +87,7 @@ def add(
     new = [utterance for utterance, is_kept in zip(utterances, is_new, strict=True) if is_kept]
     if not new:
         return datastore.header, len(utterances)
-    grown = joined(datastore.embeddings, new_embeddings.only(np.flatnonzero(is_new)))
+    grown = concatenated(datastore.embeddings, new_embeddings.only(np.flatnonzero(is_new)))
     header = write_datastore(folder, datastore.header, grown, new, before=folder, indexed_from=indexed_from)
     return header, len(utterances) - len(new)
 
@@ -209,7 +209,7 @@ def _new_ones(
     return is_new
 
 
-def joined(first: Embeddings, second: Embeddings) -> Embeddings:
+def concatenated(first: Embeddings, second: Embeddings) -> Embeddings:
     """Return two sets of embeddings, one after the other."""
     return Embeddings(
         np.concatenate([first.vectors, second.vectors]),
