@@ -264,9 +264,7 @@ def test_predict_in_json(model: Path, strangers: Path, serein: Call) -> None:
     for answer in answers:
         assert sorted(answer["probabilities"]) == CLASSES
         assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-        assert (
-            answer["confidence"] == max(answer["probabilities"].values()) == answer["probabilities"][answer["label"]]
-        )
+        assert answer["confidence"] == max(answer["probabilities"].values()) == answer["probabilities"][answer["label"]]
 
 
 def test_predict_in_every_form_says_the_same(model: Path, strangers: Path, serein: Call) -> None:
@@ -338,7 +336,9 @@ def test_the_command_is_installed(model: Path, tones: Path) -> None:
     if not script.exists():
         pytest.skip("serein is not installed as a command")
     path = manifest.read(tones)[0].audio
-    done = subprocess.run([script, "predict", "--model", model, path, "--json"], capture_output=True, text=True, env=environment())
+    done = subprocess.run(
+        [script, "predict", "--model", model, path, "--json"], capture_output=True, text=True, env=environment()
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["file"] == path
 

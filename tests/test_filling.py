@@ -230,7 +230,9 @@ def test_transcripts_on_the_command_line(spoken: Path, tmp_path: Path, serein: C
 def test_complaints_on_the_command_line(spoken: Path, tmp_path: Path, serein: Call) -> None:
     assert "Name --gender, --transcripts or both" in serein("corpus", "annotate", spoken).complaint
     asr = write_ctc(tmp_path / "asr")
-    assert "the language 'de'" in serein("corpus", "annotate", spoken, "--transcripts", asr, "--language", "de").complaint
+    assert (
+        "the language 'de'" in serein("corpus", "annotate", spoken, "--transcripts", asr, "--language", "de").complaint
+    )
     (tmp_path / "1.wav").write_bytes(b"no audio")
     assert "1.wav" in serein("corpus", "annotate", spoken, "--transcripts", asr).complaint
     outcome = serein("corpus", "annotate", spoken, "--transcripts", asr, "--skip-broken")

@@ -294,7 +294,9 @@ def test_predict_with_bad_fusions(fusion: Path, tones: Path, tmp_path: Path, ser
     assert "no such fusion file" in _refused(serein("predict", "--ensemble", tmp_path / "no.json", tones))
     content = json.loads(fusion.read_text())
     fusion.write_text(json.dumps(content | {"classes": ["angry", "happy", "bored"]}))
-    assert "Fuse again: the model has changed" in _refused(serein("predict", "--ensemble", fusion, tones, "--max-files", 1))
+    assert "Fuse again: the model has changed" in _refused(
+        serein("predict", "--ensemble", fusion, tones, "--max-files", 1)
+    )
     fusion.write_text(json.dumps({key: value for key, value in content.items() if key != "models"}))
     assert "key 'models' is missing" in _refused(serein("predict", "--ensemble", fusion, tones))
 

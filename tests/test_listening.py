@@ -44,7 +44,9 @@ def test_a_pipe_is_answered_as_its_file(
     model: Path, tmp_path: Path, pipe: Callable[[np.ndarray], None], serein: Call
 ) -> None:
     soundfile.write(tmp_path / "a.wav", SOUND, RATE_HZ, subtype="PCM_16")
-    expected = json.loads(serein("predict", "--model", model, tmp_path / "a.wav", "--window", 3, "--json").out)["windows"]
+    expected = json.loads(serein("predict", "--model", model, tmp_path / "a.wav", "--window", 3, "--json").out)[
+        "windows"
+    ]
     assert len(expected) == 2
     pipe(SOUND)
     outcome = serein("stream", "--model", model, "--stdin-pcm", "--json")

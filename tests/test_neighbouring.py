@@ -127,8 +127,7 @@ def test_a_store_of_another_model_is_refused(datastore: Path, tiny_run: Path, to
     clip = manifest.read(tones)[0].audio
     assert "the store is of another model" in serein("predict", "--model", other, clip, "--knn", datastore).complaint
     assert (
-        "the store is of another model"
-        in serein("knn", "add", datastore, "--data", tones, "--model", other).complaint
+        "the store is of another model" in serein("knn", "add", datastore, "--data", tones, "--model", other).complaint
     )
 
 
@@ -143,7 +142,9 @@ def test_no_store(model: Path, tones: Path, tmp_path: Path, serein: Call) -> Non
     outcome = serein("predict", "--model", model, tones, "--knn", tmp_path)
     assert "no such store of neighbours. Build one: serein knn build --help." in outcome.complaint
     (tmp_path / "mine.txt").write_text("mine")
-    assert "exists and is no store" in serein("knn", "build", "--model", model, "--data", tones, "-o", tmp_path).complaint
+    assert (
+        "exists and is no store" in serein("knn", "build", "--model", model, "--data", tones, "-o", tmp_path).complaint
+    )
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
@@ -177,7 +178,9 @@ def test_a_clip_does_not_vote_for_itself(model: Path, datastore: Path, tones: Pa
     utterance = manifest.read(tones)[0]
     for answer in asked(model, datastore, tones, k=35, show_neighbours=True):
         assert answer.audio not in [each.audio for each in answer.neighbours]  # type: ignore[attr-defined]
-    outcome = serein("predict", "--model", model, utterance.audio, "--knn", datastore, "--k", 35, "--show-neighbours", "--json")
+    outcome = serein(
+        "predict", "--model", model, utterance.audio, "--knn", datastore, "--k", 35, "--show-neighbours", "--json"
+    )
     assert utterance.id not in [each["id"] for each in json.loads(outcome.out)["neighbours"]]
     outcome = serein("predict", "--model", model, utterance.audio, "--knn", datastore, "--k", 36)
     assert "k is 36, and the store holds 35 clips besides the clip itself" in outcome.complaint

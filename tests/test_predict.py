@@ -145,7 +145,9 @@ def test_labels_on_stdout_and_in_a_folder(
     model: Path, call: Path, clips: list[str], tmp_path: Path, serein: Call
 ) -> None:
     segments = json.loads(serein("predict", "--model", model, call, "--json").out)["segments"]
-    lines = [line.split("\t") for line in serein("predict", "--model", model, call, "--format", "audacity").out.splitlines()]
+    lines = [
+        line.split("\t") for line in serein("predict", "--model", model, call, "--format", "audacity").out.splitlines()
+    ]
     assert [float(line[0]) for line in lines] == pytest.approx([each["start_s"] for each in segments], abs=1e-3)
     outcome = serein("predict", "--model", model, call, clips[0], "--format", "textgrid")
     assert outcome.status == 2
@@ -252,7 +254,11 @@ def test_answers_of_another_model_or_manner_are_not_mixed(
 ) -> None:
     out = tmp_path / "answers.jsonl"
     serein("predict", "--model", model, clips[0], "--out", out)
-    for others in ([tiny_run / "fold-2" / "seed-0" / "model"], [model, "--min-confidence", 0.5], [model, "--window", 2]):
+    for others in (
+        [tiny_run / "fold-2" / "seed-0" / "model"],
+        [model, "--min-confidence", 0.5],
+        [model, "--window", 2],
+    ):
         outcome = serein("predict", *others, *clips, "--out", out)
         assert "answers.jsonl:1: was predicted by another model or with other options" in outcome.complaint
     assert len(out.read_text().splitlines()) == 1
