@@ -21,7 +21,7 @@ from typing import Any
 
 from finetuning import CLASSES, RATE_HZ, NoiseRecordings, clips_of, save_base
 from serein import recipe as recipes
-from serein.labels.categories import Categories
+from serein.labels.categories import ClassLabels
 from serein.models.speech import assemble, new_backbone
 from serein.recipe import Clips
 from serein.tasks.category import CategoryTask
@@ -48,7 +48,7 @@ def recipe_of(base: Path, model: dict[str, Any], store: str, folder: Path, epoch
 
 def train(recipe: recipes.Recipe, recordings: NoiseRecordings, folder: Path) -> dict[str, float]:
     """Return seconds of building, of an epoch (the median), and of a whole training divided by its epochs."""
-    task = CategoryTask(recipe.tasks.emotion, Categories(CLASSES, {}))
+    task = CategoryTask(recipe.tasks.emotion, ClassLabels(CLASSES, {}))
     model = assemble(new_backbone(recipe.backbone), recipe.encoder, {"emotion": (task.options, 4)})
     targets = {"emotion": task.targets(recordings.utterances)}
     is_dev = [position % 5 == 4 for position in range(len(recordings))]

@@ -73,7 +73,9 @@ def main() -> None:
             surroundings = {**os.environ, "PYTHONPATH": paths, "SCHEMATHESIS_HOOKS": "contract"}
             (Path(scratch) / "schemathesis.toml").write_text(_CONFIGURATION)
             found = subprocess.run(command, env=surroundings, cwd=scratch)
-            metrics = httpx.get(f"http://{server.host}:{server.port}/metrics", headers={"Authorization": f"Bearer {KEY}"})
+            metrics = httpx.get(
+                f"http://{server.host}:{server.port}/metrics", headers={"Authorization": f"Bearer {KEY}"}
+            )
         print(*(line for line in metrics.text.splitlines() if line.startswith("serein_requests_total")), sep="\n")
     sys.exit(found.returncode)
 

@@ -200,7 +200,11 @@ PREDICT = [
         lambda g: ["predict", "--model", g.model, folder_of(g, "a.txt")],
         ("folder: ", "holds no recordings", ".wav"),
     ),
-    Case("no model folder", lambda g: ["predict", "--model", g.root / "none", first_wav(g)], ("none", "no such", "Train one")),
+    Case(
+        "no model folder",
+        lambda g: ["predict", "--model", g.root / "none", first_wav(g)],
+        ("none", "no such", "Train one"),
+    ),
     Case(
         "model is a file",
         lambda g: ["predict", "--model", first_wav(g), first_wav(g)],
@@ -395,7 +399,8 @@ LABELS_AND_FOLDS = [
         "evaluation of no class",
         lambda g: [
             "evaluate",
-            "--model", g.model,
+            "--model",
+            g.model,
             "--data",
             g.manifest([row | {"emotion": "bored"} for row in g.rows()]),
             "--out",
@@ -683,7 +688,9 @@ def test_good_recordings_among_broken_ones_are_answered(ground: Ground, serein: 
 
 @pytest.mark.parametrize("form", ["--csv", None])
 def test_tables_hold_the_good_ones_too(form: str | None, ground: Ground, serein: Call) -> None:
-    outcome = serein("predict", "--model", ground.model, first_wav(ground), ground.root / "no.wav", *([form] if form else []))
+    outcome = serein(
+        "predict", "--model", ground.model, first_wav(ground), ground.root / "no.wav", *([form] if form else [])
+    )
     assert outcome.status == 1
     assert len(outcome.out.splitlines()) == 2  # head and one row
     assert "no.wav: no such file" in outcome.complaint
@@ -780,7 +787,9 @@ def test_name_on_the_hub_without_a_network(ground: Ground) -> None:
 
 
 def test_path_is_no_name_on_the_hub(ground: Ground, serein: Call) -> None:
-    refuse(["predict", "--model", "../emotions", first_wav(ground)], ("../emotions: no such", "Train one"), ground, serein)
+    refuse(
+        ["predict", "--model", "../emotions", first_wav(ground)], ("../emotions: no such", "Train one"), ground, serein
+    )
 
 
 @pytest.mark.parametrize("given", ["file", "folder", "corpus"])

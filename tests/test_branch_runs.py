@@ -19,9 +19,9 @@ from serein import recipe as recipes
 from serein.data import manifest
 from serein.data.recordings import Recordings
 from serein.errors import LeakError, ModelError, RecipeError
-from serein.experiment import train_unit
+from serein.experiment import train_fold
 from serein.models import folder as model_folder
-from serein.models.origins import found
+from serein.models.origins import resolve
 from serein.training.module import loss_weights
 
 ENCODER = {"name": "cnn2d", "channels": [4, 8], "size": 8, "time_downsampling": 1}
@@ -66,13 +66,13 @@ def weights(run: Path, stage: str) -> dict[str, np.ndarray]:
 
 
 def moved(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> set[str]:
-    """Return what a stage changed: `main`, `speaker`, `emotion.head`, `speaker.head`, `joined rows`."""
+    """Return what a stage changed: `main`, `speaker`, `emotion.head`, `speaker.head`, `input rows`."""
     parts = set()
     for name, value in after.items():
         if not np.array_equal(before[name], value):
             _, _, head = name.partition("heads.")
             part = f"{head.split('.')[0]}.head" if head else ("speaker" if name.startswith("branches") else "main")
-            parts.add("joined rows" if name.endswith("fusion.joined") else part)
+            parts.add("input rows" if name.endswith("fusion.inputs") else part)
     return parts
 
 
@@ -108,22 +108,22 @@ def run(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_stage_moves_its_own_network(run: Path) -> None:
     voices, alone, together = (weights(run, name) for name in ("voices", "alone", "together"))
     assert moved(voices, alone) == {"main", "emotion.head"}
-    assert moved(alone, together) == {"main", "emotion.head", "joined rows"}
-    assert not alone["ensemble.0.heads.emotion.fusion.joined"].any()
+    assert moved(alone, together) == {"main", "emotion.head", "input rows"}
+    assert not alone["ensemble.0.heads.emotion.fusion.inputs"].any()
 
 
 def test_integration_starts_where_the_emotion_network_was(run: Path, tones: Path) -> None:
     """Rows of what joins start at 0: the first answer is that of the emotion network alone."""
-    content = model_folder.load(next(run.rglob("model")))
+    checkpoint = model_folder.load(next(run.rglob("model")))
     state = {name: torch.from_numpy(value) for name, value in weights(run, "alone").items()}
-    content.model.load_state_dict(state)
+    checkpoint.model.load_state_dict(state)
     recordings = Recordings(manifest.read(tones)[:2])
     waveforms = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(recordings[i]) for i in (0, 1)], batch_first=True)
     lengths = torch.tensor([len(recordings[i]) for i in (0, 1)])
     with torch.inference_mode():
-        sounds = content.model.hear(waveforms, lengths, content.model.branches_of())
-        joined = content.model.read(sounds, tasks=["emotion"])["emotion"].output
-        alone = content.model.read(sounds, tasks=["emotion"], use_fusion=False)["emotion"].output
+        hidden_states = checkpoint.model.encode(waveforms, lengths, checkpoint.model.branches_of())
+        joined = checkpoint.model.decode(hidden_states, tasks=["emotion"])["emotion"].output
+        alone = checkpoint.model.decode(hidden_states, tasks=["emotion"], use_fusion=False)["emotion"].output
     assert torch.equal(joined, alone)
 
 
@@ -151,10 +151,10 @@ def test_ways_of_freezing(run: Path, tones: Path, tmp_path: Path) -> None:
     centres = {**TOGETHER, "name": "centres", "tasks": ["emotion", "speaker"], "weights": {"speaker": 0.5}}
     whole = {**centres, "name": "whole", "trainable": ["encoder", "heads", "speaker.all"]}
     experiment = preparation.prepare(recipe(VOICES, ALONE, centres, whole), tones, silent)
-    train_unit(experiment, experiment.folds.folds[0], 0, tmp_path, silent, label="x")
+    train_fold(experiment, experiment.folds.folds[0], 0, tmp_path, silent, label="x")
     alone, partly, wholly = (weights(tmp_path, name) for name in ("alone", "centres", "whole"))
-    assert moved(alone, partly) == {"main", "emotion.head", "joined rows", "speaker.head"}
-    assert moved(partly, wholly) == {"main", "emotion.head", "joined rows", "speaker.head", "speaker"}
+    assert moved(alone, partly) == {"main", "emotion.head", "input rows", "speaker.head"}
+    assert moved(partly, wholly) == {"main", "emotion.head", "input rows", "speaker.head", "speaker"}
 
 
 def test_weights_of_a_stage(tones: Path) -> None:
@@ -179,9 +179,9 @@ def test_a_finished_network_stays_as_it_is(voices: Path, tones: Path, tmp_path: 
     made = from_voices(voices)
     experiment = preparation.prepare(made, tones, silent)
     assembling.require_trainable(experiment)
-    content = train_unit(experiment, experiment.folds.folds[0], 0, tmp_path, silent, label="x")
+    checkpoint = train_fold(experiment, experiment.folds.folds[0], 0, tmp_path, silent, label="x")
     theirs = model_folder.load(voices / "model")
-    mine = {name.replace("ensemble.0.", ""): value for name, value in content.model.state_dict().items()}
+    mine = {name.replace("ensemble.0.", ""): value for name, value in checkpoint.model.state_dict().items()}
     for name, value in theirs.model.state_dict().items():
         kept = (
             name.replace("ensemble.0.", "")
@@ -189,12 +189,12 @@ def test_a_finished_network_stays_as_it_is(voices: Path, tones: Path, tmp_path: 
             else f"branches.speaker.{name.replace('ensemble.0.', '')}"
         )
         assert torch.equal(mine[kept], value), name
-    assert content.classes_of("speaker") == theirs.classes_of("speaker")
-    assert set(content.training["speakers"]) >= {"other/anna", "other/ben", "other/cleo", "tones/dan"}
-    assert content.training["origins"]["speaker"]["model"] == str(voices / "model")
+    assert checkpoint.classes_of("speaker") == theirs.classes_of("speaker")
+    assert set(checkpoint.training["speakers"]) >= {"other/anna", "other/ben", "other/cleo", "tones/dan"}
+    assert checkpoint.training["origins"]["speaker"]["model"] == str(voices / "model")
     loaded = model_folder.load(tmp_path / "model")
     assert all(
-        torch.equal(value, loaded.model.state_dict()[name]) for name, value in content.model.state_dict().items()
+        torch.equal(value, loaded.model.state_dict()[name]) for name, value in checkpoint.model.state_dict().items()
     )
 
 
@@ -204,12 +204,12 @@ def test_new_speakers_get_new_centres(voices: Path, tones: Path) -> None:
     made = recipe(*stages, branches={"speaker": {"encoder": None, "from": str(voices)}})
     experiment = preparation.prepare(made, tones, silent)
     fold = experiment.folds.folds[0]
-    origins = assembling.origins_of(made, fold.name, 0)
-    tasks = assembling.tasks_with(experiment, fold, origins)
-    model = assembling.new_model(made, tasks, origins)
-    head, theirs = model.ensemble[0].heads["speaker"], origins["speaker"].member.heads["speaker"]
+    pretrained_branches = assembling.load_pretrained_branches(made, fold.name, 0)
+    tasks = assembling.tasks_with(experiment, fold, pretrained_branches)
+    model = assembling.new_model(made, tasks, pretrained_branches)
+    head, theirs = model.ensemble[0].heads["speaker"], pretrained_branches["speaker"].member.heads["speaker"]
     assert torch.equal(head.blocks[0].attention.in_proj_weight, theirs.blocks[0].attention.in_proj_weight)
-    assert tasks["speaker"].labels.classes != origins["speaker"].content.classes_of("speaker").classes
+    assert tasks["speaker"].labels.classes != pretrained_branches["speaker"].checkpoint.classes_of("speaker").classes
 
 
 def test_the_main_network_can_start_from_one_alone(tones: Path, voices: Path, tmp_path: Path) -> None:
@@ -217,16 +217,16 @@ def test_the_main_network_can_start_from_one_alone(tones: Path, voices: Path, tm
     content = {**values(ALONE), "branches": {}, "tasks": {"emotion": {**EMOTION, "fusion": {}}}}
     single = recipes.validate(content, where="test")
     experiment = preparation.prepare(single, tones, silent)
-    finished = train_unit(experiment, experiment.folds.folds[0], 0, tmp_path / "emotion", silent, label="x")
+    finished = train_fold(experiment, experiment.folds.folds[0], 0, tmp_path / "emotion", silent, label="x")
     branches = {"main": {"from": str(tmp_path / "emotion")}, "speaker": {"encoder": None, "from": str(voices)}}
     made = recipe(TOGETHER, branches=branches)
-    origins = assembling.origins_of(made, "1", 0)
+    pretrained_branches = assembling.load_pretrained_branches(made, "1", 0)
     together = preparation.prepare(made, tones, silent)
-    tasks = assembling.tasks_with(together, together.folds.folds[0], origins)
-    model = assembling.new_model(made, tasks, origins)
+    tasks = assembling.tasks_with(together, together.folds.folds[0], pretrained_branches)
+    model = assembling.new_model(made, tasks, pretrained_branches)
     fusion = model.ensemble[0].heads["emotion"].fusion
     assert torch.equal(fusion.own, finished.model.ensemble[0].heads["emotion"].fusion.own)
-    assert not fusion.joined.any()
+    assert not fusion.inputs.any()
     assert torch.equal(model.ensemble[0].encoder.join.weight, finished.model.ensemble[0].encoder.join.weight)
 
 
@@ -235,11 +235,11 @@ def test_test_speakers_are_no_training_classes_of_an_origin(voices: Path, tones:
     description = json.loads((voices / "model" / "model.json").read_text())
     leaking = voices.parent / "leaking"
     if not leaking.exists():
-        content = model_folder.load(voices / "model")
-        content.training["speakers"] = [
+        checkpoint = model_folder.load(voices / "model")
+        checkpoint.training["speakers"] = [
             name.replace("other/", "tones/") for name in description["training"]["speakers"]
         ]
-        model_folder.save(leaking, content, "")
+        model_folder.save(leaking, checkpoint, "")
     experiment = preparation.prepare(from_voices(leaking), tones, silent)
     with pytest.raises(
         LeakError, match=r"speakers? in both .*leaking and test: tones/.* Start from a network that never"
@@ -249,16 +249,16 @@ def test_test_speakers_are_no_training_classes_of_an_origin(voices: Path, tones:
 
 
 def test_a_run_of_the_same_folds_gives_each_fold_its_own(run: Path, tmp_path: Path) -> None:
-    assert found(str(run), "1", 0) == run / "fold-1" / "seed-0" / "model"
-    assert found(str(run), "7", 3) == run / "fold-1" / "seed-0" / "model"  # its only one
+    assert resolve(str(run), "1", 0) == run / "fold-1" / "seed-0" / "model"
+    assert resolve(str(run), "7", 3) == run / "fold-1" / "seed-0" / "model"  # its only one
     other = tmp_path / "run"
     for fold in ("1", "2"):
         (other / f"fold-{fold}" / "seed-0").mkdir(parents=True)
-        (other / f"fold-{fold}" / "seed-0" / "model").symlink_to(found(str(run), "1", 0))
-    assert found(str(other), "2", 0) == other / "fold-2" / "seed-0" / "model"
-    assert found(str(other), "2", 5) == other / "fold-2" / "seed-0" / "model"
+        (other / f"fold-{fold}" / "seed-0" / "model").symlink_to(resolve(str(run), "1", 0))
+    assert resolve(str(other), "2", 0) == other / "fold-2" / "seed-0" / "model"
+    assert resolve(str(other), "2", 5) == other / "fold-2" / "seed-0" / "model"
     with pytest.raises(ModelError, match="has models of the folds 1, 2, none of fold '3'"):
-        found(str(other), "3", 0)
+        resolve(str(other), "3", 0)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -297,7 +297,7 @@ def test_what_does_not_fit_is_named_before_training(
 
 def test_a_model_of_another_task_is_no_speaker_network(tiny_run: Path, tones: Path) -> None:
     experiment = preparation.prepare(from_voices(tiny_run), tones, silent)
-    with pytest.raises(ModelError, match="answers emotion, not speaker"):
+    with pytest.raises(ModelError, match="predicts emotion, not speaker"):
         assembling.require_trainable(experiment)
 
 
@@ -317,7 +317,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "joins itself": (
         lambda v: v["tasks"]["emotion"].update(fusion={"inputs": ["emotion"]}),
-        "emotion.fusion.joined names 'emotion', which is no other task",
+        "emotion.fusion.inputs names 'emotion', which is no other task",
     ),
     "rows never learn": (lambda v: v["stages"][-1].update(use_fusion=False), "the last stage has use_fusion false"),
     "nobody learns it": (lambda v: v["stages"].pop(0), "no stage learns speaker: name it in a stage's tasks"),

@@ -23,7 +23,7 @@ def test_the_temperature_of_dev_is_kept_and_applied(tiny: Path, tmp_path: Path, 
     outcome = serein("run", tiny, "--data", tmp_path / "m.jsonl", "--out", tmp_path / "run", "--jobs", 1, *options)
     assert outcome.status == 0
     unit = tmp_path / "run" / "fold-1" / "seed-0"
-    classes = folder.load(unit / "model").categories.classes
+    classes = folder.load(unit / "model").class_labels.classes
     calibration = folder.load(unit / "model").calibration
     dev = read_predictions(unit / "dev_predictions.jsonl")
     assert calibration is not None

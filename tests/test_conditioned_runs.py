@@ -51,7 +51,15 @@ def test_both_attributes_are_judged_and_reported(tones: Path, told: Path, tmp_pa
     swapped = changed(data, tmp_path / "swapped.jsonl", gender=lambda u: u.predicted.gender, predicted=lambda u: None)
     test = {row["id"] for row in map(json.loads, (unit / "predictions.jsonl").read_text().splitlines())}
     manifest.write((u for u in manifest.read(swapped) if u.id in test), tmp_path / "test.jsonl")
-    arguments = ("evaluate", "--model", unit / "model", "--data", tmp_path / "test.jsonl", "--out", tmp_path / "said.jsonl")
+    arguments = (
+        "evaluate",
+        "--model",
+        unit / "model",
+        "--data",
+        tmp_path / "test.jsonl",
+        "--out",
+        tmp_path / "said.jsonl",
+    )
     assert serein(*arguments, "--conditions", "oracle").status == 0
     said = probabilities(tmp_path / "said.jsonl")
     assert said.keys() == predicted.keys()

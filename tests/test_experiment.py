@@ -157,7 +157,7 @@ def weights_of_first_fold(data: Path, recipe: Path, folder: Path) -> Mapping[str
     """Train the first fold and return its weights."""
     loaded = recipes.load(recipe)
     experiment = preparation.prepare(loaded, data, silent)
-    experiments.run_unit(experiment, experiment.folds.folds[0], 0, folder, silent)
+    experiments.run_fold(experiment, experiment.folds.folds[0], 0, folder, silent)
     weights: Mapping[str, np.ndarray] = load_file(folder / "fold-1" / "seed-0" / "model" / "model.safetensors")
     return weights
 
@@ -220,7 +220,7 @@ def test_folds_do_not_hang_on_each_other(tiny_run: Path, tiny: Path, tones: Path
     """A fold alone, after another one or resumed beside it, is the same."""
     recipe = recipes.load(tiny, ["protocol.only=['2']"])
     experiment = preparation.prepare(recipe, tones, silent)
-    experiments.run_unit(experiment, experiment.folds.folds[0], 0, tmp_path, silent)
+    experiments.run_fold(experiment, experiment.folds.folds[0], 0, tmp_path, silent)
     for name in ("predictions.jsonl", "embeddings.safetensors", "model/model.safetensors"):
         alone, among = (run / "fold-2" / "seed-0" / name for run in (tmp_path, tiny_run))
         assert alone.read_bytes() == among.read_bytes()

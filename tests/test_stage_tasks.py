@@ -22,7 +22,7 @@ from serein.data.folds import Fold
 from serein.data.leaks import check_targets
 from serein.data.utterance import Utterance
 from serein.errors import LeakError, RecipeError
-from serein.experiment import train_unit
+from serein.experiment import train_fold
 from serein.preparation import Experiment
 from serein.training.module import StageModule, loss_weights
 
@@ -56,7 +56,7 @@ def prepared(recipe: recipes.Recipe, data: Path) -> Experiment:
 def trained(recipe: recipes.Recipe, data: Path, folder: Path) -> dict[str, np.ndarray]:
     """Train the first fold and return the weights of all stages together."""
     experiment = prepared(recipe, data)
-    train_unit(experiment, experiment.folds.folds[0], 0, folder, silent, label="x")
+    train_fold(experiment, experiment.folds.folds[0], 0, folder, silent, label="x")
     stages = sorted(folder.glob("[0-9]-*/weights.safetensors"))
     return {f"{path.parent.name}/{name}": value for path in stages for name, value in load_file(path).items()}
 
@@ -176,7 +176,7 @@ def test_speakers_alone_are_learned_and_judged_where_the_protocol_shares_them(sp
     tasks = {"emotion": None, "asr": None, "gender": None, "speaker": {"pooling": "std"}}
     recipe = recipe_of({"tasks": tasks, "protocol": {"name": "random"}}, {})
     experiment = prepared(recipe, spoken)
-    experiments.run_unit(experiment, experiment.folds.folds[0], 0, tmp_path, silent)
+    experiments.run_fold(experiment, experiment.folds.folds[0], 0, tmp_path, silent)
     lines = [json.loads(line) for line in (tmp_path / "fold-1/seed-0/predictions.jsonl").read_text().splitlines()]
     assert len(lines) == 18
     assert {line["truth"] for line in lines} == {f"tones/{u.speaker}" for u in experiment.utterances}

@@ -17,7 +17,7 @@ from serein import recipe as recipes
 from serein import runs
 from serein.data import manifest
 from serein.data.files import sha256
-from serein.training.keeping import EpochKeeper
+from serein.training.keeping import CheckpointCallback
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "gao2023" / "recipe.yaml"
 SAID = {"angry": "go", "happy": "a bee", "sad": "oh no"}
@@ -156,7 +156,9 @@ def test_the_model_of_stage_1_is_asked_and_that_of_stage_2_answers_emotions_alon
     assert "answers emotion, no transcripts" in refused.complaint
     said = serein("predict", unit / "0-words" / "model", test, "--json")
     assert {"gender", "confidence", "probabilities", "transcript"} <= json.loads(said.out.splitlines()[0]).keys()
-    assert "transcript" not in json.loads(serein("predict", "--model", unit / "model", test, "--json").out.splitlines()[0])
+    assert "transcript" not in json.loads(
+        serein("predict", "--model", unit / "model", test, "--json").out.splitlines()[0]
+    )
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
@@ -164,7 +166,7 @@ def test_a_run_that_is_stopped_in_either_stage_goes_on_to_the_same(
     epochs: int, run: Path, source: Path, spoken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(EpochKeeper, "on_train_epoch_end", killing(epochs))
+        patch.setattr(CheckpointCallback, "on_train_epoch_end", killing(epochs))
         with pytest.raises(Killed):
             start(recipe_of(source), spoken, tmp_path / "r")
     assert (tmp_path / "r" / "fold-1" / "seed-0" / ("0-words" if epochs == 1 else "1-emotion") / "resume.ckpt").exists()
@@ -177,9 +179,9 @@ def test_a_run_that_is_stopped_in_either_stage_goes_on_to_the_same(
 
 def killing(count: int) -> Callable[..., None]:
     """Return an end of an epoch after which, the `count`-th time, the process dies."""
-    real, left = EpochKeeper.on_train_epoch_end, [count]
+    real, left = CheckpointCallback.on_train_epoch_end, [count]
 
-    def end(self: EpochKeeper, *arguments: Any) -> None:
+    def end(self: CheckpointCallback, *arguments: Any) -> None:
         real(self, *arguments)
         left[0] -= 1
         if left[0] == 0:

@@ -80,13 +80,13 @@ def test_a_run_has_top_1_and_an_equal_error_rate(run: Path) -> None:
 
 
 def test_the_threshold_is_that_of_the_dev_side_and_stays_with_the_model(run: Path, model: Path) -> None:
-    content = load(model).content
-    assert content.verification is not None
-    assert (content.verification.num_clips, content.verification.num_speakers) == (12, 3)
-    assert -1 < content.verification.threshold < 1
+    checkpoint = load(model).checkpoint
+    assert checkpoint.verification is not None
+    assert (checkpoint.verification.num_clips, checkpoint.verification.num_speakers) == (12, 3)
+    assert -1 < checkpoint.verification.threshold < 1
     found = score_run(run).verification
     assert found is not None
-    assert found.units[0].threshold == content.verification.threshold
+    assert found.units[0].threshold == checkpoint.verification.threshold
 
 
 def test_probabilities_of_hundreds_of_voices_are_not_written(
@@ -132,7 +132,7 @@ def test_a_model_without_dev_says_cosines_alone(
 ) -> None:
     found = train(tmp_path, voices, {"protocol": {**PROTOCOL, "dev": "none"}})
     folder = found / "fold-1" / "seed-0" / "model"
-    assert load(folder).content.verification is None
+    assert load(folder).checkpoint.verification is None
     outcome = serein("verify", "--model", folder, clips["anna-sad-0"], clips["ben-sad-0"], "--json")
     assert outcome.status == 0
     assert "has no threshold" in outcome.err
@@ -241,9 +241,14 @@ def test_own_speakers_and_fused_vectors_are_those_of_the_equation(
     vectors = {}
     for name in ("emotion", "speaker", "fused"):
         out = tmp_path / f"{name}.safetensors"
-        assert serein("embed", "--model", folder, clips["anna-sad-0"], clips["ben-sad-1"], "-o", out, "--task", name).status == 0
+        assert (
+            serein(
+                "embed", "--model", folder, clips["anna-sad-0"], clips["ben-sad-1"], "-o", out, "--task", name
+            ).status
+            == 0
+        )
         vectors[name] = load_file(out)["embeddings"]
-    rows = next(v for k, v in load_file(folder / "model.safetensors").items() if k.endswith("fusion.joined"))
+    rows = next(v for k, v in load_file(folder / "model.safetensors").items() if k.endswith("fusion.inputs"))
     np.testing.assert_allclose(vectors["fused"], vectors["emotion"] + rows[0] * vectors["speaker"], atol=1e-5)
     assert not np.allclose(vectors["fused"], vectors["emotion"], atol=1e-2)
     out = tmp_path / "answer.safetensors"
@@ -254,6 +259,8 @@ def test_own_speakers_and_fused_vectors_are_those_of_the_equation(
 def test_an_unknown_vector_is_answered_with_the_known_ones(
     model: Path, clips: dict[str, Path], tmp_path: Path, serein: Call
 ) -> None:
-    outcome = serein("embed", "--model", model, clips["anna-sad-0"], "--task", "emotion", "-o", tmp_path / "e.safetensors")
+    outcome = serein(
+        "embed", "--model", model, clips["anna-sad-0"], "--task", "emotion", "-o", tmp_path / "e.safetensors"
+    )
     assert outcome.status == 1
     assert "unknown vector of this model 'emotion', expected one of: speaker" in outcome.complaint

@@ -14,7 +14,7 @@ import serein as public
 from cli_fixtures import Call, write_recipe
 from serein.data import manifest
 from serein.data.utterance import Rating, Utterance
-from serein.labels.categories import Categories
+from serein.labels.categories import ClassLabels
 from serein.labels.vocabulary import open_vocabulary, prepare
 from serein.labels.words import WordClasses, mean_cosine
 from serein.recipe import Nouns, Words
@@ -30,7 +30,7 @@ VECTORS = {
     "tender": [0.0, 0.5, 0.5, 0.0],
 }
 NOUNS = ("anger", "happiness", "sadness")
-CATEGORIES = Categories(("angry", "happy", "sad"), {})
+CATEGORIES = ClassLabels(("angry", "happy", "sad"), {})
 
 
 @pytest.fixture(scope="module")

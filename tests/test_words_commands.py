@@ -68,16 +68,23 @@ def test_recordings_are_ranked_by_their_nearness_to_text(model: Path, tones: Pat
     first = json.loads(serein("predict", "--model", model, found[0]["file"], "--json").out)
     last = json.loads(serein("predict", "--model", model, found[-1]["file"], "--json").out)
     assert first["label"] == "sad" != last["label"]
-    assert len(serein("words", "find", "--model", model, "--text", "joy", tones, "--max-files", 3).out.splitlines()) == 3
+    assert (
+        len(serein("words", "find", "--model", model, "--text", "joy", tones, "--max-files", 3).out.splitlines()) == 3
+    )
 
 
 def test_what_cannot_be_found_is_said(model: Path, tiny_run: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
-    assert "'glom' has no vector; spelt most like it: gloom" in serein("words", "find", "--model", model, "--text", "glom", tones).complaint
+    assert (
+        "'glom' has no vector; spelt most like it: gloom"
+        in serein("words", "find", "--model", model, "--text", "glom", tones).complaint
+    )
     assert "TEXT: is empty" in serein("words", "find", "--model", model, "--text", " ", tones).complaint
     classes = tiny_run / "fold-1" / "seed-0" / "model"
     assert "whose task is 'words'" in serein("words", "nearest", classes, tones).complaint
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
-    outcome = serein("words", "nearest", "--model", model, manifest.read(tones)[0].audio, tmp_path / "broken.wav", "-k", 1)
+    outcome = serein(
+        "words", "nearest", "--model", model, manifest.read(tones)[0].audio, tmp_path / "broken.wav", "-k", 1
+    )
     assert outcome.status == 1
     assert len(outcome.out.splitlines()) == 1
     assert "1 recordings could not be read" in outcome.err

@@ -26,7 +26,7 @@ from serein.evaluation.run_folder import read_run_predictions
 from serein.evaluation.scores import Scores, score_predictions, score_run
 from serein.judging import evaluate
 from serein.models import folder as model_folder
-from serein.models.folder import Calibration, ModelFolder
+from serein.models.folder import Calibration, Checkpoint
 
 FOLDER = Path(__file__).parents[1] / "src" / "serein" / "box"
 LARGEST_BYTES = 10_000_000
@@ -49,7 +49,9 @@ class Elsewhere:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="manifest to learn from")
-    parser.add_argument("--other", action="append", default=[], metavar="NAME=MANIFEST", help="never seen, evaluated on")
+    parser.add_argument(
+        "--other", action="append", default=[], metavar="NAME=MANIFEST", help="never seen, evaluated on"
+    )
     parser.add_argument("--recipe", type=Path, default=Path("recipes/default_model.yaml"))
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--work", type=Path, default=Path("runs/box"), help="folder of the trainings")
@@ -58,14 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     overrides = [part for each in options.overrides for part in ("--set", each)]
     for command, out in (("run", "folds"), ("train", "whole")):
         train(command, options.recipe, options.data, options.work / out, overrides)
-    content = model_folder.load(options.work / "whole" / "model")
-    predictions = read_run_predictions(options.work / "folds", content.categories.classes)
-    content.calibration = calibration_of(predictions, content.categories.classes)
+    checkpoint = model_folder.load(options.work / "whole" / "model")
+    predictions = read_run_predictions(options.work / "folds", checkpoint.class_labels.classes)
+    checkpoint.calibration = calibration_of(predictions, checkpoint.class_labels.classes)
     staged = options.work / "model"
-    model_folder.save(staged, content, "")
+    model_folder.save(staged, checkpoint, "")
     others = [elsewhere(staged, *each.split("=", 1)) for each in options.other]
-    text = card(content, score_run(options.work / "folds"), others, options)
-    model_folder.save(staged, content, text)
+    text = card(checkpoint, score_run(options.work / "folds"), others, options)
+    model_folder.save(staged, checkpoint, text)
     ship(staged, options.out)
     print(text)
 
@@ -124,9 +126,9 @@ def ship(model: Path, box: Path) -> None:
 # -- the card --------------------------------------------------------------------------------------------------------
 
 
-def card(content: ModelFolder, scores: Scores, others: Sequence[Elsewhere], options: argparse.Namespace) -> str:
+def card(checkpoint: Checkpoint, scores: Scores, others: Sequence[Elsewhere], options: argparse.Namespace) -> str:
     """Return the card as Markdown: what it is, learned from, scores, where it fails."""
-    training, corpora = content.training, sorted(content.training["licences"])
+    training, corpora = checkpoint.training, sorted(checkpoint.training["licences"])
     licences = "\n".join(f"- {name}: {text}" for name, text in training["licences"].items())
     citations = "\n".join(f"- {text}" for name in corpora if (text := citation_of(name)))
     return f"""# The default model
@@ -155,7 +157,7 @@ model in this folder was trained on all of them. Per cent; intervals are 95 %, {
 
 Recall: {_recalls(scores)}.{_genders(scores)}
 
-{_calibrated(content, scores)}
+{_calibrated(checkpoint, scores)}
 
 ## Unseen corpora
 
@@ -201,19 +203,21 @@ def _genders(scores: Scores) -> str:
     return "".join(f" {each.name.capitalize()} speakers: UA {each.ua:.1f}." for each in scores.genders)
 
 
-def _calibrated(content: ModelFolder, scores: Scores) -> str:
+def _calibrated(checkpoint: Checkpoint, scores: Scores) -> str:
     found = scores.calibration
-    if found is None or found.after is None or content.calibration is None:
+    if found is None or found.after is None or checkpoint.calibration is None:
         return ""
     half = [point for point in found.coverage if point.min_confidence >= 0.5]
     rejecting = ""
     if half:
         coverage, accuracy = f"{half[-1].coverage:.0f} %", f"{half[-1].accuracy:.1f} %"
-        rejecting = f" With `--min-confidence 0.5`, {coverage} of the clips are kept, and {accuracy} of those are correct;"
+        rejecting = (
+            f" With `--min-confidence 0.5`, {coverage} of the clips are kept, and {accuracy} of those are correct;"
+        )
         rejecting += f" without it, {found.coverage[-1].accuracy:.1f} %."
     return (
-        f"Its probabilities are calibrated: a temperature of {content.calibration.temperature:.2f}, fitted to"
-        f" {content.calibration.fitted_on}. On folds that the temperature was not fitted to, the expected"
+        f"Its probabilities are calibrated: a temperature of {checkpoint.calibration.temperature:.2f}, fitted to"
+        f" {checkpoint.calibration.fitted_on}. On folds that the temperature was not fitted to, the expected"
         f" calibration error is {found.before.expected_calibration_error:.1f} points before and"
         f" {found.after.expected_calibration_error:.1f} after.{rejecting}"
     )
@@ -227,9 +231,7 @@ def _chances(others: Sequence[Elsewhere]) -> str:
 
 def _failures(scores: Scores, others: Sequence[Elsewhere]) -> str:
     known = sorted((each.recall, each.name) for each in scores.by_class if each.recall is not None)
-    lines = [
-        "Lowest recall on unseen speakers: " + ", ".join(f"{name} ({recall:.0f} %)" for recall, name in known[:3])
-    ]
+    lines = ["Lowest recall on unseen speakers: " + ", ".join(f"{name} ({recall:.0f} %)" for recall, name in known[:3])]
     taken = scores.confusion * (1 - np.eye(len(scores.classes), dtype=int))
     true, predicted = np.unravel_index(int(taken.argmax()), taken.shape)
     lines.append(f"most frequent confusion: {scores.classes[true]}, predicted as {scores.classes[predicted]}")

@@ -36,7 +36,7 @@ from serein.inference.neighbours import (
     knn_probabilities,
     tune_k_and_weight,
 )
-from serein.labels.categories import with_class
+from serein.labels.categories import keep_labelled
 from serein.metrics import FloatArray
 from serein.progress import Report
 
@@ -144,8 +144,8 @@ def adapt(
 
 def embed_corpus(model: str, manifest_path: Path, report: Report) -> EmbeddedCorpus:
     """Embed a manifest's clips; those without a class of the model are left out, and noted."""
-    content = load_with_digest(model)[0].content
-    utterances, left_out = with_class(manifest.read(manifest_path), content.categories, "drop")
+    checkpoint = load_with_digest(model)[0].checkpoint
+    utterances, left_out = keep_labelled(manifest.read(manifest_path), checkpoint.class_labels, "drop")
     nameless = [u.id for u in utterances if u.speaker is None]
     if nameless:
         raise ManifestError(
@@ -153,10 +153,10 @@ def embed_corpus(model: str, manifest_path: Path, report: Report) -> EmbeddedCor
             where=manifest_path,
             remedy="Add the field 'speaker'.",
         )
-    recordings = Recordings(utterances, trim_db=content.options.clips.trim_db)
+    recordings = Recordings(utterances, trim_db=checkpoint.options.clips.trim_db)
     detail = f"{len(utterances)} clips"
     embeddings, probabilities = embed_labelled(
-        content,
+        checkpoint,
         recordings,
         range(len(utterances)),
         "predicted",
@@ -165,7 +165,7 @@ def embed_corpus(model: str, manifest_path: Path, report: Report) -> EmbeddedCor
     present, labels = np.unique(embeddings.labels, return_inverse=True)
     keys = np.array([[key(speaker_key(u))] * 2 for u in utterances], np.int64).reshape(-1, 2)
     own = probabilities[:, present].astype(np.float64)
-    known = {speaker_key(u) for u in utterances} & set(content.training.get("speakers", ()))
+    known = {speaker_key(u) for u in utterances} & set(checkpoint.training.get("speakers", ()))
     notes = [
         f"Classes: {len(present)} of the model's {probabilities.shape[1]} occur; predictions are restricted to these."
     ]
@@ -173,7 +173,7 @@ def embed_corpus(model: str, manifest_path: Path, report: Report) -> EmbeddedCor
     notes += [f"SPEAKER-DEPENDENT: the model was trained on {len(known)} of these speakers."] if known else []
     return EmbeddedCorpus(
         tuple(utterances),
-        tuple(content.categories.classes[number] for number in present),
+        tuple(checkpoint.class_labels.classes[number] for number in present),
         Embeddings(embeddings.vectors, labels.astype(np.int64), keys),
         own / own.sum(axis=1, keepdims=True),
         tuple(notes),

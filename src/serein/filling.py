@@ -173,7 +173,7 @@ class ModelGenderAnnotator:
         Raises:
             LeakError: The model was trained on some of the speakers, and that is refused.
         """
-        known = set(self._predictor.content.training.get("speakers", []))
+        known = set(self._predictor.checkpoint.training.get("speakers", []))
         shared = sorted({speaker_key(u) for u in utterances if u.speaker is not None} & known)
         if shared and self._seen_speakers == "refuse":
             raise LeakError(

@@ -17,7 +17,7 @@ from serein.evaluation.predictions import Prediction
 from serein.evaluation.scores import Scores, score_predictions
 from serein.inference.predictor import load
 from serein.labels.attributes import require_attributes
-from serein.labels.categories import with_class
+from serein.labels.categories import keep_labelled
 from serein.predicting import predictions_of
 
 Progress = Callable[[int, int], None]
@@ -42,16 +42,16 @@ def evaluate(
         ManifestError: No utterance has a class of the model, or no utterance has the conditions.
         LeakError: The model was trained on speakers of the manifest, and `seen_speakers` is "refuse".
     """
-    content = load(model).content
-    utterances, left_out = with_class(manifest.read(manifest_path), content.categories, "drop")
+    checkpoint = load(model).checkpoint
+    utterances, left_out = keep_labelled(manifest.read(manifest_path), checkpoint.class_labels, "drop")
     if not utterances:
         raise ManifestError(
             f"no utterance has a class of the model; it has {', '.join(left_out)}",
             where=manifest_path,
-            remedy=f"The model knows: {', '.join(content.categories.classes)}.",
+            remedy=f"The model knows: {', '.join(checkpoint.class_labels.classes)}.",
         )
     notes = [f"Left out because the model has no such class: {count} {name}." for name, count in left_out.most_common()]
-    shared = _shared_speakers(utterances, content.training.get("speakers", []))
+    shared = _shared_speakers(utterances, checkpoint.training.get("speakers", []))
     if shared and seen_speakers == "refuse":
         raise LeakError(
             f"the model was trained on {len(shared)} of these speakers: {', '.join(shared[:5])}",
@@ -60,15 +60,23 @@ def evaluate(
         )
     if shared:
         notes.append(f"SPEAKER-DEPENDENT: the model was trained on {len(shared)} of these speakers.")
-    told = attributes or content.options.inference.conditions
-    require_attributes(utterances, content.conditions, told)
-    if content.conditions:
-        notes.append(f"Conditions of each clip: {', '.join(content.conditions)} ({told}).")
-    recordings = Recordings(utterances, trim_db=content.options.clips.trim_db)
+    condition_source = attributes or checkpoint.options.inference.conditions
+    require_attributes(utterances, checkpoint.conditions, condition_source)
+    if checkpoint.conditions:
+        notes.append(f"Conditions of each clip: {', '.join(checkpoint.conditions)} ({condition_source}).")
+    recordings = Recordings(utterances, trim_db=checkpoint.options.clips.trim_db)
     positions = range(len(utterances))
-    said = predictions_of(content, recordings, positions, fold="all", seed=0, told=told, on_progress=on_progress)
-    predictions = said.by_task[content.task]
-    classes, brought = content.categories.classes, content.calibration
+    said = predictions_of(
+        checkpoint,
+        recordings,
+        positions,
+        fold="all",
+        seed=0,
+        condition_source=condition_source,
+        on_progress=on_progress,
+    )
+    predictions = said.by_task[checkpoint.task]
+    classes, brought = checkpoint.class_labels.classes, checkpoint.calibration
     calibration = model_calibration(predictions, classes, None if brought is None else brought.temperature)
     if brought is not None:
         predictions = with_temperature(predictions, brought.temperature)

@@ -42,10 +42,10 @@ from serein.inference.neighbours import (
     tune_k_and_weight,
 )
 from serein.inference.predictor import load as load_model
-from serein.labels.attributes import Told
+from serein.labels.attributes import ConditionSource
 from serein.metrics import FloatArray
-from serein.models.folder import ModelFolder
-from serein.predicting import unit_folder
+from serein.models.folder import Checkpoint
+from serein.predicting import fold_run_folder
 from serein.preparation import Experiment, prepare
 from serein.progress import Report
 
@@ -149,14 +149,14 @@ def evaluate_run_with_knn(
         RunError: The run is unfinished or of other data, or there is no dev set to tune on.
     """
     experiment = _experiment(run, data, report)
-    classes = experiment.categories.classes
+    classes = experiment.class_labels.classes
     predicted = read_run_predictions(run, classes)
     lacking = missing_predictions(run, predicted)
     if lacking:
         raise RunError(lacking[0], where=run, remedy="Finish the run by --resume.")
     _require_dev(experiment, knn_options, run)
     done: list[_TrialResult] = []
-    trials = experiment.units()
+    trials = experiment.fold_runs()
     for number, (fold, seed) in enumerate(trials, start=1):
         done.append(_evaluate(experiment, fold, seed, run, knn_options, report))
         report("with neighbours", number, len(trials), f"{len(trials)} folds and seeds")
@@ -199,7 +199,7 @@ class _TrialResult:
 def _evaluate(
     experiment: Experiment, fold: Fold, seed: int, run: Path, knn_options: KnnOptions, report: Report
 ) -> _TrialResult:
-    folder, classes = unit_folder(run, fold, seed), experiment.categories.classes
+    folder, classes = fold_run_folder(run, fold, seed), experiment.class_labels.classes
     datastore = _datastore(experiment, fold, seed, run, report)
     rows, probabilities = _predicted(folder / "predictions.jsonl", classes)
     keys = keys_of(experiment.recordings, _positions(rows, experiment))
@@ -232,7 +232,7 @@ def _tuned(
         return knn_options.k, knn_options.knn_weight, None
     embeddings, queries = datastore.embeddings, test
     if knn_options.selection == "dev":
-        rows, probabilities = _predicted(folder / "dev_predictions.jsonl", experiment.categories.classes)
+        rows, probabilities = _predicted(folder / "dev_predictions.jsonl", experiment.class_labels.classes)
         is_dev = _is_dev(datastore, rows, fold)
         embeddings, queries = embeddings.only(np.flatnonzero(~is_dev)), embeddings.only(np.flatnonzero(is_dev))
     most = knn_options.k or max_neighbours(len(embeddings) - 1)
@@ -258,36 +258,41 @@ def _is_dev(datastore: Datastore, rows: Sequence[Prediction], fold: Fold) -> np.
 
 def _datastore(experiment: Experiment, fold: Fold, seed: int, run: Path, report: Report) -> Datastore:
     """Return the datastore of a fold's train and dev, in this order; built now, unless it exists for this model."""
-    learner = unit_folder(run, experiment.learner(fold), seed)
-    folder, digest = learner / "neighbours", model_digest(learner / "model")
+    fold_with_same_training = fold_run_folder(run, experiment.fold_with_same_training(fold), seed)
+    folder, digest = fold_with_same_training / "neighbours", model_digest(fold_with_same_training / "model")
     if is_datastore(folder):
         datastore = open_datastore(folder)
         if datastore.header.model_sha256 == digest and len(datastore.embeddings) == len(fold.train) + len(fold.dev):
             return datastore
-    content = load_model(learner / "model").content
+    checkpoint = load_model(fold_with_same_training / "model").checkpoint
     train, dev = experiment.positions(fold.train), experiment.positions(fold.dev)
     label, condition_source = f"fold {fold.name}  seed {seed}  datastore", experiment.recipe.inference.conditions
-    embeddings = _embed(experiment, content, train, "known", label, report)
+    embeddings = _embed(experiment, checkpoint, train, "known", label, report)
     if dev:
         embeddings = concatenated(
-            embeddings, _embed(experiment, content, dev, condition_source, f"{label}  dev", report)
+            embeddings, _embed(experiment, checkpoint, dev, condition_source, f"{label}  dev", report)
         )
     clips = [experiment.utterances[position] for position in (*train, *dev)]
-    write_datastore(folder, new_header(model_reference(str(learner / "model")), digest, content), embeddings, clips)
+    write_datastore(
+        folder,
+        new_header(model_reference(str(fold_with_same_training / "model")), digest, checkpoint),
+        embeddings,
+        clips,
+    )
     return open_datastore(folder)
 
 
 def _embed(
     experiment: Experiment,
-    content: ModelFolder,
+    checkpoint: Checkpoint,
     positions: Sequence[int],
-    condition_source: Told,
+    condition_source: ConditionSource,
     label: str,
     report: Report,
 ) -> Embeddings:
     detail = f"{len(positions)} clips"
     return embed_labelled(
-        content,
+        checkpoint,
         experiment.recordings,
         positions,
         condition_source,

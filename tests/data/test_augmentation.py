@@ -31,7 +31,7 @@ def augmenter(num_clips: int, first_seed: int = 0, **options: object) -> Spectro
 
 def bent(bands_db: torch.Tensor, **options: object) -> tuple[torch.Tensor, torch.Tensor]:
     num_frames = torch.full((len(bands_db),), bands_db.shape[1])
-    return augmenter(len(bands_db), **options).bend(bands_db, num_frames)
+    return augmenter(len(bands_db), **options).augment(bands_db, num_frames)
 
 
 def ramps(num_clips: int, num_frames: int, *, along: str) -> torch.Tensor:
@@ -49,7 +49,7 @@ def ramps(num_clips: int, num_frames: int, *, along: str) -> torch.Tensor:
 def test_off_is_the_identity(options: dict[str, object]) -> None:
     bands_db, num_frames = torch.randn(3, 20, NUM_BANDS), torch.tensor([20, 7, 1])
     untouched = augmenter(3, **options)
-    after_db, frames_after = untouched.bend(bands_db, num_frames)
+    after_db, frames_after = untouched.augment(bands_db, num_frames)
     assert torch.equal(after_db, bands_db)
     assert torch.equal(frames_after, num_frames)
     assert torch.equal(untouched.mask(bands_db, num_frames, 1), bands_db)
@@ -143,8 +143,8 @@ def test_noise_follows_from_real_frames_alone() -> None:
     louder = bands_db.clone()
     louder[:, 5:] = 0.0  # beyond the clip
     options = {"noise_probability": 1.0, "noise_below_peak_db": (20.0, 20.0)}
-    one = augmenter(1, **options).bend(bands_db, torch.tensor([5]))[0]
-    other = augmenter(1, **options).bend(louder, torch.tensor([5]))[0]
+    one = augmenter(1, **options).augment(bands_db, torch.tensor([5]))[0]
+    other = augmenter(1, **options).augment(louder, torch.tensor([5]))[0]
     assert torch.equal(one[:, :5], other[:, :5])
 
 
@@ -201,7 +201,7 @@ def test_a_clip_is_changed_alike_alone_and_beside_others(names: list[str]) -> No
 
     def changed(clip: slice) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = SpectrogramAugmenter(SpectrogramAugmentation(**options), torch.arange(4)[clip])
-        frames, number = chosen.bend(bands_db[clip, : int(num_frames[clip].max())], num_frames[clip])
+        frames, number = chosen.augment(bands_db[clip, : int(num_frames[clip].max())], num_frames[clip])
         return chosen.mask(frames, number, 1), number
 
     together, numbers = changed(slice(None))
@@ -213,7 +213,7 @@ def test_a_clip_is_changed_alike_alone_and_beside_others(names: list[str]) -> No
 
 def measured(option: str, seed: int) -> list[float]:
     chosen = augmenter(1, first_seed=seed, **{option: ALL[option]})
-    bands_db, number = chosen.bend(ramps(1, 100, along="time"), torch.tensor([100]))
+    bands_db, number = chosen.augment(ramps(1, 100, along="time"), torch.tensor([100]))
     return [float(number), *chosen.mask(bands_db, number, 1).flatten().tolist()]
 
 
@@ -226,7 +226,7 @@ def test_another_seed_draws_something_else(option: str) -> None:
 def test_gradients_and_types_pass() -> None:
     bands_db = torch.randn(2, 12, NUM_BANDS, requires_grad=True)
     chosen = augmenter(2, **ALL)
-    after_db, number = chosen.bend(bands_db, torch.tensor([12, 9]))
+    after_db, number = chosen.augment(bands_db, torch.tensor([12, 9]))
     masked = chosen.mask(after_db, number, 1)
     masked.sum().backward()
     assert masked.dtype == torch.float32

@@ -19,12 +19,12 @@ from serein.data.batches import (
     Targets,
     batch_durations,
     collate,
-    cropped,
     draw_seed,
-    extended,
-    fitted,
-    heard_durations,
+    fix_length,
+    fixed_durations,
     loader,
+    pad_or_repeat,
+    random_crop,
 )
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
@@ -135,33 +135,33 @@ def test_buckets_spare_padding() -> None:
 
 def test_a_short_clip_is_repeated_or_followed_by_silence() -> None:
     waveform, least_s = np.array([1, 2, 3], np.float32), 7 / SAMPLE_RATE_HZ
-    assert extended(waveform, Clips(min_s=least_s, pad_mode="repeat")).tolist() == [1, 2, 3, 1, 2, 3, 1]
-    assert extended(waveform, Clips(min_s=least_s, pad_mode="silence")).tolist() == [1, 2, 3, 0, 0, 0, 0]
-    assert extended(waveform, Clips(min_s=3 / SAMPLE_RATE_HZ)) is waveform
-    assert extended(waveform, Clips()).dtype == np.float32
+    assert pad_or_repeat(waveform, Clips(min_s=least_s, pad_mode="repeat")).tolist() == [1, 2, 3, 1, 2, 3, 1]
+    assert pad_or_repeat(waveform, Clips(min_s=least_s, pad_mode="silence")).tolist() == [1, 2, 3, 0, 0, 0, 0]
+    assert pad_or_repeat(waveform, Clips(min_s=3 / SAMPLE_RATE_HZ)) is waveform
+    assert pad_or_repeat(waveform, Clips()).dtype == np.float32
 
 
 def test_long_clips_end_where_the_recipe_says() -> None:
     waveform = np.arange(10, dtype=np.float32)
     clips = Clips(max_s=4 / SAMPLE_RATE_HZ, min_s=3 / SAMPLE_RATE_HZ, pad_mode="repeat")
-    assert fitted(waveform, clips).tolist() == [0, 1, 2, 3]
-    assert fitted(waveform[:2], clips).tolist() == [0, 1, 0]
-    assert fitted(waveform, Clips()).tolist() == waveform.tolist()
+    assert fix_length(waveform, clips).tolist() == [0, 1, 2, 3]
+    assert fix_length(waveform[:2], clips).tolist() == [0, 1, 0]
+    assert fix_length(waveform, Clips()).tolist() == waveform.tolist()
     seconds = np.array([10.0, 2.0, 0.5])
-    assert heard_durations(seconds, Clips(max_s=4.0, min_s=1.0)).tolist() == [4.0, 2.0, 1.0]
-    assert heard_durations(seconds, Clips()).tolist() == seconds.tolist()
+    assert fixed_durations(seconds, Clips(max_s=4.0, min_s=1.0)).tolist() == [4.0, 2.0, 1.0]
+    assert fixed_durations(seconds, Clips()).tolist() == seconds.tolist()
 
 
 @pytest.mark.parametrize("length", [1, 3, 4, 9, 10])
 def test_durations_are_those_of_what_is_heard(length: int) -> None:
     clips = Clips(max_s=4 / SAMPLE_RATE_HZ, min_s=3 / SAMPLE_RATE_HZ, pad_mode="repeat")
-    samples = heard_durations(np.array([length / SAMPLE_RATE_HZ]), clips)[0] * SAMPLE_RATE_HZ
-    assert round(samples) == len(fitted(np.zeros(length, np.float32), clips))
+    samples = fixed_durations(np.array([length / SAMPLE_RATE_HZ]), clips)[0] * SAMPLE_RATE_HZ
+    assert round(samples) == len(fix_length(np.zeros(length, np.float32), clips))
 
 
 def test_a_crop_lies_anywhere_within_the_clip() -> None:
     waveform = np.arange(10, dtype=np.float32)
-    crops = [cropped(waveform, 4 / SAMPLE_RATE_HZ, np.random.default_rng(seed)) for seed in range(100)]
+    crops = [random_crop(waveform, 4 / SAMPLE_RATE_HZ, np.random.default_rng(seed)) for seed in range(100)]
     assert all(np.array_equal(np.diff(crop), [1, 1, 1]) for crop in crops)
     assert {int(crop[0]) for crop in crops} == set(range(7))
 
@@ -169,7 +169,7 @@ def test_a_crop_lies_anywhere_within_the_clip() -> None:
 @pytest.mark.parametrize("crop_s", [None, 10 / SAMPLE_RATE_HZ, 1.0])
 def test_what_is_short_enough_stays_whole(crop_s: float | None) -> None:
     waveform = np.arange(10, dtype=np.float32)
-    assert cropped(waveform, crop_s, np.random.default_rng(0)) is waveform
+    assert random_crop(waveform, crop_s, np.random.default_rng(0)) is waveform
 
 
 # -- clips
@@ -259,7 +259,7 @@ def test_the_place_of_a_crop_does_not_tell_the_tempo(record: Record) -> None:
     for epoch in range(200):
         clip = dataset[epoch, 0]
         starts.append(float(clip.waveforms[0, 0]))
-        bent = SpectrogramAugmenter(options, clip.seeds).bend(torch.zeros(1, 1_000, 1), torch.tensor([1_000]))
+        bent = SpectrogramAugmenter(options, clip.seeds).augment(torch.zeros(1, 1_000, 1), torch.tensor([1_000]))
         lengths.append(int(bent[1]))
     assert abs(np.corrcoef(starts, lengths)[0, 1]) < 0.2
     assert min(starts) < 0.03
@@ -285,13 +285,13 @@ def halved(waveform: np.ndarray, seed: int) -> np.ndarray:
 def test_two_views_stand_beside_each_other(recordings: Recordings) -> None:
     """The clip as it is, then changed, cut at one place; each draws its own augmentation; targets are the clip's."""
     clips = Clips(crop_s=0.1)
-    dataset = ClipDataset(recordings, TARGETS, clips, seed=1, is_training=True, change=halved, num_views=2)
+    dataset = ClipDataset(recordings, TARGETS, clips, seed=1, is_training=True, augment=halved, num_views=2)
     batch = collate([dataset[0, 0], dataset[0, 4]])
     assert batch.positions.tolist() == [0, 0, 4, 4]
     assert batch.has_target["emotion"].tolist() == [True, True, False, False]
     assert len(set(batch.seeds.tolist())) == 4
     torch.testing.assert_close(batch.waveforms[0::2] / 2, batch.waveforms[1::2])
-    assert ClipDataset(recordings, TARGETS, clips, change=halved, num_views=2)[0, 0].positions.tolist() == [0]
+    assert ClipDataset(recordings, TARGETS, clips, augment=halved, num_views=2)[0, 0].positions.tolist() == [0]
 
 
 # -- balanced classes

@@ -17,7 +17,7 @@ from serein.data.audio import SAMPLE_RATE_HZ
 from serein.data.batches import BucketSampler, ClipDataset, collate, loader
 from serein.data.effects import (
     EFFECTS,
-    Changer,
+    WaveformAugmenter,
     describe,
     reverberated,
     room_response,
@@ -168,7 +168,7 @@ def test_any_length_stays(name: str, length: int) -> None:
     waveform = np.array(0.1 * rng().standard_normal(length), np.float32)
     waveform.flags.writeable = False  # views of recordings in memory must not change
     for seed in range(4):
-        heard = Changer(WaveformAugmentation(name=name, mixed=4))(waveform, seed)
+        heard = WaveformAugmenter(WaveformAugmentation(name=name, mixed=4))(waveform, seed)
         assert (heard.shape, heard.dtype) == ((length,), np.float32)
         assert np.isfinite(heard).all()
 
@@ -176,14 +176,14 @@ def test_any_length_stays(name: str, length: int) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("length", [1, 16_000])
 def test_silence_stays_silent(name: str, length: int) -> None:
-    heard = Changer(WaveformAugmentation(name=name, mixed=4))(np.zeros(length, np.float32), 0)
+    heard = WaveformAugmenter(WaveformAugmentation(name=name, mixed=4))(np.zeros(length, np.float32), 0)
     assert not heard.any()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_part_of_a_recording_may_be_given(name: str) -> None:
     backwards = voiced(120.0, 0.5)[::-2]
-    changer = Changer(WaveformAugmentation(name=name))
+    changer = WaveformAugmenter(WaveformAugmentation(name=name))
     np.testing.assert_array_equal(changer(backwards, 3), changer(np.ascontiguousarray(backwards), 3))
 
 
@@ -196,12 +196,12 @@ def global_states() -> tuple[object, ...]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_clip_follows_from_its_seed_and_nothing_else(name: str) -> None:
-    waveform, changer = voiced(120.0, 0.3), Changer(WaveformAugmentation(name=name))
+    waveform, changer = voiced(120.0, 0.3), WaveformAugmenter(WaveformAugmentation(name=name))
     states = global_states()
     first = [changer(waveform, seed) for seed in range(4)]
     assert states == global_states()
     np.random.seed(0)  # noqa: NPY002
-    again = [Changer(WaveformAugmentation(name=name))(waveform, seed) for seed in reversed(range(4))]
+    again = [WaveformAugmenter(WaveformAugmentation(name=name))(waveform, seed) for seed in reversed(range(4))]
     for one, other in zip(first, reversed(again), strict=True):
         np.testing.assert_array_equal(one, other)
     assert not any(np.array_equal(first[0], other) for other in first[1:])
@@ -211,7 +211,7 @@ def test_a_clip_follows_from_its_seed_and_nothing_else(name: str) -> None:
 def test_values_fill_their_range(name: str) -> None:
     options = WaveformAugmentation(name=name)
     low, high = getattr(options, EFFECTS[name].option)
-    values = [Changer(options).drawn(seed)[name] for seed in range(400)]
+    values = [WaveformAugmenter(options).drawn(seed)[name] for seed in range(400)]
     assert low <= min(values) < low + 0.05 * (high - low)
     assert high - 0.05 * (high - low) < max(values) <= high
 
@@ -219,13 +219,13 @@ def test_values_fill_their_range(name: str) -> None:
 def test_one_effect_is_drawn_alike_alone_and_mixed() -> None:
     """Another range, or another effect beside it, moves no draw."""
     for seed in range(10):
-        mixed = Changer(WaveformAugmentation(name="mixed", mixed=4, volume_db=(0.0, 1.0))).drawn(seed)
-        assert Changer(WaveformAugmentation(name="pitch")).drawn(seed)["pitch"] == mixed["pitch"]
+        mixed = WaveformAugmenter(WaveformAugmentation(name="mixed", mixed=4, volume_db=(0.0, 1.0))).drawn(seed)
+        assert WaveformAugmenter(WaveformAugmentation(name="pitch")).drawn(seed)["pitch"] == mixed["pitch"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_mixed_draws_as_many_as_asked_each_as_often(count: int) -> None:
-    draws = [Changer(WaveformAugmentation(name="mixed", mixed=count)).drawn(seed) for seed in range(600)]
+    draws = [WaveformAugmenter(WaveformAugmentation(name="mixed", mixed=count)).drawn(seed) for seed in range(600)]
     assert {len(drawn) for drawn in draws} == {count}
     assert all(list(drawn) == [name for name in EFFECTS if name in drawn] for drawn in draws)  # voice, room, recording
     for name in EFFECTS:
@@ -233,7 +233,7 @@ def test_mixed_draws_as_many_as_asked_each_as_often(count: int) -> None:
 
 
 def test_a_share_of_the_clips_is_changed() -> None:
-    changer = Changer(WaveformAugmentation(name="volume", probability=0.25))
+    changer = WaveformAugmenter(WaveformAugmentation(name="volume", probability=0.25))
     assert sum(bool(changer.drawn(seed)) for seed in range(1_000)) / 1_000 == pytest.approx(0.25, abs=0.04)
     unchanged = next(seed for seed in range(100) if not changer.drawn(seed))
     np.testing.assert_array_equal(changer(voiced(120.0), unchanged), voiced(120.0))
@@ -243,12 +243,12 @@ def test_a_share_of_the_clips_is_changed() -> None:
 def test_a_missing_package_is_named_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyroomacoustics", None)
     with pytest.raises(MissingExtraError, match=r"pyroomacoustics.*pip install 'serein\[augment\]'"):
-        Changer(WaveformAugmentation(name="mixed"))
-    Changer(WaveformAugmentation(name="pitch"))  # needs another one
+        WaveformAugmenter(WaveformAugmentation(name="mixed"))
+    WaveformAugmenter(WaveformAugmentation(name="pitch"))  # needs another one
     monkeypatch.setitem(sys.modules, "python_stretch", None)
     with pytest.raises(MissingExtraError, match="python-stretch"):
-        Changer(WaveformAugmentation(name="pitch"))
-    Changer(WaveformAugmentation(name="noise"))
+        WaveformAugmenter(WaveformAugmentation(name="pitch"))
+    WaveformAugmenter(WaveformAugmentation(name="noise"))
 
 
 # -- within training
@@ -261,8 +261,8 @@ def recordings(record: Record) -> Recordings:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_neither_workers_nor_neighbours_change_what_is_heard(name: str, recordings: Recordings) -> None:
-    changer = Changer(WaveformAugmentation(name=name))
-    dataset = ClipDataset(recordings, {}, Clips(crop_s=0.5), seed=3, is_training=True, change=changer)
+    changer = WaveformAugmenter(WaveformAugmentation(name=name))
+    dataset = ClipDataset(recordings, {}, Clips(crop_s=0.5), seed=3, is_training=True, augment=changer)
     sampler = BucketSampler(range(5), recordings.durations_s, Batches(max_clips=2), seed=3)
     with_workers = list(loader(dataset, sampler, num_workers=2))
     for items, batch in zip(sampler, with_workers, strict=True):
@@ -281,15 +281,15 @@ def test_neither_workers_nor_neighbours_change_what_is_heard(name: str, recordin
 
 
 def test_only_training_is_changed(recordings: Recordings) -> None:
-    change = Changer(WaveformAugmentation(name="volume"))
-    dev = ClipDataset(recordings, {}, Clips(), is_training=False, change=change)
+    change = WaveformAugmenter(WaveformAugmentation(name="volume"))
+    dev = ClipDataset(recordings, {}, Clips(), is_training=False, augment=change)
     np.testing.assert_array_equal(dev[0, 1].waveforms[0], recordings[1])
 
 
 def test_the_place_of_a_crop_does_not_tell_the_draw(record: Record) -> None:
     ramp = Recordings([record("u", np.arange(16_000) / 16_000)])
     plain = ClipDataset(ramp, {}, Clips(crop_s=0.1), is_training=True)
-    changer = Changer(WaveformAugmentation(name="volume"))
+    changer = WaveformAugmenter(WaveformAugmentation(name="volume"))
     clips = [plain[epoch, 0] for epoch in range(200)]
     starts = [float(clip.waveforms[0, 0]) for clip in clips]
     volumes = [changer.drawn(int(clip.seeds))["volume"] for clip in clips]

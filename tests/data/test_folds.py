@@ -125,9 +125,12 @@ def test_every_utterance_is_tested_once(name: str, utterances: list[Utterance]) 
 @given(utterances=manifests(), dev=st.sampled_from(DEV_RULES), seed=st.integers(0, 3))
 def test_the_order_of_the_manifest_changes_nothing(name: str, utterances: list[Utterance], dev: str, seed: int) -> None:
     protocol = protocol_of(name, dev=dev, seed=seed)
-    twins = {u.id: utterances[0].id for u in utterances[:2]}
+    duplicates = {u.id: utterances[0].id for u in utterances[:2]}
     reordered = shuffled(utterances, seed)
-    folds, again = divided(utterances, protocol, twins=twins), divided(reordered, protocol, twins=twins)
+    folds, again = (
+        divided(utterances, protocol, duplicates=duplicates),
+        divided(reordered, protocol, duplicates=duplicates),
+    )
     assert (folds is None) == (again is None)
     if folds is not None and again is not None:
         assert folds.sha256 == again.sha256
@@ -269,14 +272,14 @@ def test_the_partner_of_a_test_speaker_is_dev() -> None:
 
 def test_random_is_marked_and_keeps_twins_on_one_side() -> None:
     utterances = people(*map(str, range(20)))
-    twins = {f"{i}-{j}": f"{i}-0" for i in range(20) for j in range(2)}
-    folds = make_folds(utterances, Protocol(name="random", num_folds=4), twins)
+    duplicates = {f"{i}-{j}": f"{i}-0" for i in range(20) for j in range(2)}
+    folds = make_folds(utterances, Protocol(name="random", num_folds=4), duplicates)
     assert not folds.is_speaker_independent
     assert folds.notes[0].startswith("SPEAKER-DEPENDENT")
     assert [len(fold.test) for fold in folds.folds] == [10] * 4
     assert [len(fold.dev) for fold in folds.folds] == [6] * 4  # a fifth of the other thirty
     assert all(not speakers_of(fold.test) & speakers_of((*fold.train, *fold.dev)) for fold in folds.folds)
-    check_leaks(utterances, folds, twins)
+    check_leaks(utterances, folds, duplicates)
 
 
 def test_corpora_that_share_speakers_names_are_told_apart() -> None:
@@ -410,7 +413,7 @@ def one_fold(train: str, dev: str, test: str, *, is_independent: bool = True, sh
 
 
 @pytest.mark.parametrize(
-    ("parts", "twins", "message"),
+    ("parts", "duplicates", "message"),
     [
         (("c-1-0", "c-2-0", "c-1-0"), {}, "fold 7: 1 utterance in both train and test: c-1-0"),
         (("c-1-0", "c-3-0", "c-3-0"), {}, "fold 7: 1 utterance in both dev and test: c-3-0"),
@@ -429,9 +432,11 @@ def one_fold(train: str, dev: str, test: str, *, is_independent: bool = True, sh
         (("c-1-0", "c-2-0", "c-3-0"), {"c-2-0": "c-1-0"}, "1 identical recording in both train and dev: c-1-0"),
     ],
 )
-def test_a_leak_names_fold_parts_and_culprit(parts: tuple[str, str, str], twins: dict[str, str], message: str) -> None:
+def test_a_leak_names_fold_parts_and_culprit(
+    parts: tuple[str, str, str], duplicates: dict[str, str], message: str
+) -> None:
     with pytest.raises(LeakError) as error:
-        check_leaks(FOUR, one_fold(*parts), twins)
+        check_leaks(FOUR, one_fold(*parts), duplicates)
     assert message in str(error.value)
     assert error.value.remedy
 
@@ -468,18 +473,18 @@ def test_a_speaker_of_two_sessions_stops_the_division_by_sessions() -> None:
 def test_the_check_stops_exactly_when_the_test_side_was_heard(data: st.DataObject) -> None:
     utterances = people("1", "2", "3", "4")
     part_of = {u.id: data.draw(st.sampled_from(["train", "dev", "test", None])) for u in utterances}
-    twins = dict.fromkeys(data.draw(st.lists(st.sampled_from(sorted(part_of)), max_size=3)), "4-1")
+    duplicates = dict.fromkeys(data.draw(st.lists(st.sampled_from(sorted(part_of)), max_size=3)), "4-1")
     parts = {p: tuple(i for i in part_of if part_of[i] == p) for p in ("train", "dev", "test")}
     heard = [
-        {p: {of(i) for i in ids} for p, ids in parts.items()} for of in (lambda i: twins.get(i, i), lambda i: i[0])
+        {p: {of(i) for i in ids} for p, ids in parts.items()} for of in (lambda i: duplicates.get(i, i), lambda i: i[0])
     ]
     is_leak = any(set.intersection(each[one], each[other]) for each in heard for one, other in combinations(parts, 2))
     folds = Folds("made", (Fold("1", **parts),), True, False)
     if is_leak:
         with pytest.raises(LeakError):
-            check_leaks(utterances, folds, twins)
+            check_leaks(utterances, folds, duplicates)
     else:
-        check_leaks(utterances, folds, twins)
+        check_leaks(utterances, folds, duplicates)
 
 
 # -- clips
@@ -503,7 +508,7 @@ def test_clips_are_divided_by_patterns_and_every_speaker_is_on_both_sides() -> N
 
 def test_a_clip_is_tested_beside_its_twin() -> None:
     utterances = said_by("1", 4)
-    folds = make_folds(utterances, by_clips(("-0$",), ("-2$",)), twins={"1-0": "1-0", "1-1": "1-0", "1-3": "1-0"})
+    folds = make_folds(utterances, by_clips(("-0$",), ("-2$",)), duplicates={"1-0": "1-0", "1-1": "1-0", "1-3": "1-0"})
     assert folds.folds[0].test == ("1-0", "1-1", "1-3")
 
 

@@ -89,9 +89,9 @@ def test_batching_changes_no_answer_of_two_networks() -> None:
 def test_the_fused_vector_is_the_own_one_and_the_speakers() -> None:
     """E = h_1 + h_2 + 0.5 * h_speaker, of which h_speaker is what the speaker's output layer reads."""
     model, heard = two_networks(), waves(9_000, 4_000)
-    sounds = model.hear(*heard, model.branches_of())
-    fused = model.read(sounds)
-    own = model.read(sounds, tasks=["emotion"], use_fusion=False)
+    hidden_states = model.encode(*heard, model.branches_of())
+    fused = model.decode(hidden_states)
+    own = model.decode(hidden_states, tasks=["emotion"], use_fusion=False)
     torch.testing.assert_close(fused["emotion"].embedding, own["emotion"].embedding + 0.5 * fused["speaker"].embedding)
     assert list(own) == ["emotion"]
 
@@ -103,8 +103,8 @@ def test_a_network_alone_hears_and_needs_its_own_branch_only() -> None:
     assert model.branches_of(["emotion"], use_fusion=False) == ["main"]
     assert model.branches_of(["speaker"]) == ["speaker"]
     counted = Counted(model)
-    reading = model.read(model.hear(*waves(4_000), ["speaker"]), tasks=["speaker"])
-    assert list(reading) == ["speaker"]
+    head_output = model.decode(model.encode(*waves(4_000), ["speaker"]), tasks=["speaker"])
+    assert list(head_output) == ["speaker"]
     assert counted.num == {"main": 0, "speaker": 1}
 
 
@@ -114,7 +114,7 @@ def test_a_network_alone_hears_and_needs_its_own_branch_only() -> None:
 def test_the_same_frozen_weights_run_once() -> None:
     model, heard = wav2vecs(), waves(9_000, 4_000)
     before, counted = model(*heard), Counted(model)
-    model.share()
+    model.share_backbones()
     after = model(*heard)
     assert counted.num == {"main": 1, "speaker": 0}
     for task in ("emotion", "speaker"):
@@ -125,7 +125,7 @@ def test_other_weights_run_by_themselves() -> None:
     model = wav2vecs(difference=1e-6)
     assert not are_twins(model.backbone, model.backbone_of("speaker"))
     counted = Counted(model)
-    model.share()
+    model.share_backbones()
     model(*waves(4_000))
     assert counted.num == {"main": 1, "speaker": 1}
 
@@ -142,13 +142,13 @@ def test_what_learns_is_not_shared() -> None:
 
 def test_log_mel_bands_of_one_normalisation_are_shared() -> None:
     model = two_networks()
-    model.share()
+    model.share_backbones()
     assert model.sharing == {"speaker"}
     model.backbone_of("speaker").mean.add_(1.0)
-    model.share()
+    model.share_backbones()
     assert model.sharing == frozenset()
     other = two_networks((16, 12))
-    other.share()
+    other.share_backbones()
     assert other.sharing == frozenset()
 
 
@@ -192,11 +192,11 @@ def test_frozen_networks_do_not_drop_out() -> None:
     model = two_networks()
     model.train_only(["encoder", "heads"], ["emotion"])
     model.train()
-    sounds = model.hear(*waves(9_000, 4_000), ["speaker"])
-    first, second = (model.read(sounds, tasks=["speaker"])["speaker"].embedding for _ in range(2))
+    hidden_states = model.encode(*waves(9_000, 4_000), ["speaker"])
+    first, second = (model.decode(hidden_states, tasks=["speaker"])["speaker"].embedding for _ in range(2))
     assert torch.equal(first, second)
     model.train_only(["heads", "speaker.encoder"], ["emotion", "speaker"])
-    first, second = (model.read(sounds, tasks=["speaker"])["speaker"].embedding for _ in range(2))
+    first, second = (model.decode(hidden_states, tasks=["speaker"])["speaker"].embedding for _ in range(2))
     assert not torch.equal(first, second)
 
 

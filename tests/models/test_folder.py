@@ -14,17 +14,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from serein.errors import ModelError
-from serein.labels.categories import Categories
+from serein.labels.categories import ClassLabels
 from serein.models import folder as model_folder
-from serein.models.folder import PARTS, ModelFolder, ModelOptions
+from serein.models.folder import PARTS, Checkpoint, ModelOptions
 from serein.models.speech import assemble, new_backbone
 from serein.recipe import Category, Clips, Cnn2d, CnnBlstm, Inference, LogMel, Tasks
 
-CATEGORIES = Categories(("calm", "happy", "süß"), {"excited": "happy"})
+CATEGORIES = ClassLabels(("calm", "happy", "süß"), {"excited": "happy"})
 WAVES = 0.1 * torch.randn(2, 6_000, generator=torch.Generator().manual_seed(0)), torch.tensor([6_000, 4_321])
 
 
-def content(encoder: Any = None, ensemble_size: int = 1, **emotion: Any) -> ModelFolder:
+def checkpoint(encoder: Any = None, ensemble_size: int = 1, **emotion: Any) -> Checkpoint:
     torch.manual_seed(0)
     options = ModelOptions(
         encoder=encoder,
@@ -37,7 +37,7 @@ def content(encoder: Any = None, ensemble_size: int = 1, **emotion: Any) -> Mode
     backbone.fit([WAVES])
     model = assemble(backbone, encoder, {"emotion": (options.tasks.emotion, 3)}, ensemble_size)
     model.train()(*WAVES)  # moves the running statistics
-    return ModelFolder(
+    return Checkpoint(
         model.eval(), options, {"emotion": CATEGORIES}, {"recipe": "r", "speakers": ["a/1"], "dev_ua": None}
     )
 
@@ -45,7 +45,7 @@ def content(encoder: Any = None, ensemble_size: int = 1, **emotion: Any) -> Mode
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
-    model_folder.save(folder, content(), "# A card\n")
+    model_folder.save(folder, checkpoint(), "# A card\n")
     return folder
 
 
@@ -55,20 +55,22 @@ def saved(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "made",
     [
-        content(),
-        content(Cnn2d(channels=(3, 4, 5), size=6, convolutions=2), batch_norm=True, hidden=(5,), label_smoothing=0.1),
-        content(Cnn2d(channels=(3, 4), size=6), ensemble_size=3),
-        content(
+        checkpoint(),
+        checkpoint(
+            Cnn2d(channels=(3, 4, 5), size=6, convolutions=2), batch_norm=True, hidden=(5,), label_smoothing=0.1
+        ),
+        checkpoint(Cnn2d(channels=(3, 4), size=6), ensemble_size=3),
+        checkpoint(
             CnnBlstm(channels=(4,), kernels=(3,), hidden=3, layers=1, layer="weighted"), projection=5, pooling="std"
         ),
     ],
     ids=["bare", "cnn2d", "ensemble", "cnn-blstm"],
 )
 @torch.inference_mode()
-def test_every_bit_comes_back(tmp_path: Path, made: ModelFolder) -> None:
+def test_every_bit_comes_back(tmp_path: Path, made: Checkpoint) -> None:
     model_folder.save(tmp_path / "new" / "model", made, "")
     loaded = model_folder.load(tmp_path / "new" / "model")
-    assert (loaded.options, loaded.categories, loaded.training) == (made.options, made.categories, made.training)
+    assert (loaded.options, loaded.class_labels, loaded.training) == (made.options, made.class_labels, made.training)
     assert not loaded.model.training
     before, after = made.model(*WAVES)["emotion"], loaded.model(*WAVES)["emotion"]
     assert torch.equal(before.output, after.output)
@@ -82,7 +84,7 @@ def test_the_folder_holds_four_readable_files(saved: Path) -> None:
     assert (saved / "README.md").read_text() == "# A card\n"
     assert json.loads((saved / "labels.json").read_text())["emotion"]["classes"] == ["calm", "happy", "süß"]
     with safe_open(saved / "model.safetensors", "pt") as file:
-        assert set(file.keys()) == set(content().model.state_dict())
+        assert set(file.keys()) == set(checkpoint().model.state_dict())
     assert stat.S_IMODE(saved.stat().st_mode) == 0o755
     assert [path.name for path in saved.parent.iterdir()] == ["model"]
 
@@ -95,16 +97,16 @@ def test_nothing_is_pickled(saved: Path) -> None:
 
 
 def test_a_model_replaces_a_model_and_nothing_else(saved: Path, tmp_path: Path) -> None:
-    model_folder.save(saved, content(hidden=(5,)), "# Another\n")
+    model_folder.save(saved, checkpoint(hidden=(5,)), "# Another\n")
     assert model_folder.load(saved).options.tasks.emotion.hidden == (5,)
     (tmp_path / "empty").mkdir()
-    model_folder.save(tmp_path / "empty", content(), "")
+    model_folder.save(tmp_path / "empty", checkpoint(), "")
     assert model_folder.is_model_folder(tmp_path / "empty")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
     for foreign in (tmp_path / "notes", tmp_path / "notes" / "a.txt"):
         with pytest.raises(ModelError, match="exists and is no model folder. Name a new folder"):
-            model_folder.save(foreign, content(), "")
+            model_folder.save(foreign, checkpoint(), "")
     assert (tmp_path / "notes" / "a.txt").read_text() == "mine"
 
 
@@ -112,7 +114,7 @@ def test_a_model_replaces_a_model_and_nothing_else(saved: Path, tmp_path: Path) 
 def test_a_failed_save_leaves_what_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool) -> None:
     folder = tmp_path / "model"
     if exists:
-        model_folder.save(folder, content(), "# Before\n")
+        model_folder.save(folder, checkpoint(), "# Before\n")
     before = {path.name: path.read_bytes() for path in folder.glob("*")}
 
     def full(state: dict[str, torch.Tensor], path: Path) -> None:
@@ -121,7 +123,7 @@ def test_a_failed_save_leaves_what_was(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(model_folder, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
-        model_folder.save(folder, content(hidden=(5,)), "# After\n")
+        model_folder.save(folder, checkpoint(hidden=(5,)), "# After\n")
     assert {path.name: path.read_bytes() for path in folder.glob("*")} == before
     assert [path.name for path in tmp_path.iterdir()] == (["model"] if exists else [])
 

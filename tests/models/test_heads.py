@@ -72,10 +72,10 @@ def test_layers_of_two_sizes_cannot_be_summed() -> None:
 
 def test_a_bare_head_is_a_linear_layer_on_the_pooled_frames() -> None:
     read, hidden = head(pooling="mean"), heard(3, 5)
-    reading = read(hidden)
+    head_output = read(hidden)
     means = [hidden.layers[2][0, :3].mean(dim=0), hidden.layers[2][1].mean(dim=0)]
-    np.testing.assert_allclose(reading.embedding, torch.stack(means), atol=1e-6)
-    np.testing.assert_allclose(reading.output.detach(), read.output(torch.stack(means)).detach(), atol=1e-6)
+    np.testing.assert_allclose(head_output.embedding, torch.stack(means), atol=1e-6)
+    np.testing.assert_allclose(head_output.output.detach(), read.output(torch.stack(means)).detach(), atol=1e-6)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -90,12 +90,12 @@ def test_a_bare_head_is_a_linear_layer_on_the_pooled_frames() -> None:
 )
 def test_the_embedding_is_what_the_output_reads(pooling: str, options: dict[str, object], size: int | None) -> None:
     read = head(pooling=pooling, **options)
-    reading = read(heard(3, 5))
+    head_output = read(heard(3, 5))
     width = 5 if options.get("projection_at") == "frames" else 4
-    assert reading.embedding.shape == (2, size or width * (1 if pooling in ("mean", "max") else 2))
-    assert reading.output.shape == (2, 3)
-    assert read.size == reading.embedding.shape[1]
-    assert torch.equal(reading.output, read.output(reading.embedding))
+    assert head_output.embedding.shape == (2, size or width * (1 if pooling in ("mean", "max") else 2))
+    assert head_output.output.shape == (2, 3)
+    assert read.size == head_output.embedding.shape[1]
+    assert torch.equal(head_output.output, read.output(head_output.embedding))
 
 
 def test_projecting_frames_and_projecting_their_mean_are_one() -> None:
@@ -120,8 +120,8 @@ def test_dropout_acts_in_training_alone() -> None:
 
 def test_what_a_head_answers_is_float32_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        reading = head(hidden=(8,))(heard(3, 5))
-    assert reading.output.dtype == reading.embedding.dtype == torch.float32
+        head_output = head(hidden=(8,))(heard(3, 5))
+    assert head_output.output.dtype == head_output.embedding.dtype == torch.float32
 
 
 # -- batch norm
@@ -169,16 +169,16 @@ def test_each_block_makes_a_vector_and_fusion_sums_them() -> None:
 def test_other_vectors_join() -> None:
     joining = {"inputs": ("speaker",), "init": 2.0}
     options = Category(attention={"heads": 2}, pooling="max", fusion=joining)
-    reader, hidden, speaker = PooledHead(options, SIZES, 3, joined_sizes={"speaker": 4}).eval(), heard(3, 5), 7.0
+    reader, hidden, speaker = PooledHead(options, SIZES, 3, input_sizes={"speaker": 4}).eval(), heard(3, 5), 7.0
     alone = reader(hidden).embedding
-    joined = reader(hidden, joined=[torch.full((2, 4), speaker)]).embedding
+    joined = reader(hidden, inputs=[torch.full((2, 4), speaker)]).embedding
     torch.testing.assert_close(joined, alone + 2.0 * speaker)
 
 
 def test_a_vector_of_another_size_cannot_join() -> None:
     options = Category(pooling="max", fusion={"inputs": ("speaker",)})
     with pytest.raises(RecipeError, match="the vector of 'speaker' has 9 features, those that it joins have 4"):
-        PooledHead(options, SIZES, 3, joined_sizes={"speaker": 9})
+        PooledHead(options, SIZES, 3, input_sizes={"speaker": 9})
 
 
 def test_several_blocks_need_a_fusion() -> None:
@@ -196,7 +196,7 @@ def test_the_projection_of_park2023_is_relu_then_linear() -> None:
 
 def test_arcface_answers_with_scaled_cosines() -> None:
     reader, hidden = head(loss="arcface", arcface={"scale": 20.0}, pooling="mean"), heard(3, 5)
-    reading = reader(hidden)
+    head_output = reader(hidden)
     centres = nn.functional.normalize(reader.output.weight)
-    expected = 20 * nn.functional.normalize(reading.embedding) @ centres.T
-    torch.testing.assert_close(reading.output, expected)
+    expected = 20 * nn.functional.normalize(head_output.embedding) @ centres.T
+    torch.testing.assert_close(head_output.output, expected)

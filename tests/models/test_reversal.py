@@ -28,8 +28,8 @@ def test_a_head_learns_as_ever_and_what_lies_below_it_the_opposite(kind: type[He
         torch.manual_seed(0)
         head = build_head(kind(gradient_reversal=scale), (3,), 2)
         frames = torch.ones(2, 4, 3, requires_grad=True)
-        reading = head(HiddenStates((frames,), torch.ones(2, 4, dtype=torch.bool)))
-        reading.output[..., :2].square().sum().backward()
+        head_output = head(HiddenStates((frames,), torch.ones(2, 4, dtype=torch.bool)))
+        head_output.output[..., :2].square().sum().backward()
         assert frames.grad is not None
         assert head.output.weight.grad is not None
         gradients[scale] = frames.grad, head.output.weight.grad

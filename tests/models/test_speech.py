@@ -108,20 +108,20 @@ def test_the_bodies_here_are_all_there_are() -> None:
 @torch.inference_mode()
 def test_members_answer_with_the_mean_of_their_probabilities() -> None:
     model = model_of(ENCODERS["cnn2d"], ensemble_size=3).eval()
-    reading = model(*waves(12_000, 640))["emotion"]
-    probabilities = reading.outputs.softmax(dim=-1)
-    assert reading.outputs.shape == (3, 2, 4)
-    np.testing.assert_allclose(reading.output.softmax(dim=-1), probabilities.mean(dim=0), atol=1e-6)
+    head_output = model(*waves(12_000, 640))["emotion"]
+    probabilities = head_output.outputs.softmax(dim=-1)
+    assert head_output.outputs.shape == (3, 2, 4)
+    np.testing.assert_allclose(head_output.output.softmax(dim=-1), probabilities.mean(dim=0), atol=1e-6)
     assert (probabilities[0] - probabilities[1]).abs().max() > 1e-3  # each from its own first weights
     alone = [SpeechModel(model.backbone, [member])(*waves(12_000, 640))["emotion"] for member in model.ensemble]
-    assert torch.equal(reading.outputs, torch.cat([each.outputs for each in alone]))
-    assert torch.equal(reading.embedding, torch.cat([each.embedding for each in alone], dim=1))
+    assert torch.equal(head_output.outputs, torch.cat([each.outputs for each in alone]))
+    assert torch.equal(head_output.embedding, torch.cat([each.embedding for each in alone], dim=1))
 
 
 @torch.inference_mode()
 def test_one_member_answers_with_its_own_scores() -> None:
-    reading = model_of(ENCODERS["cnn2d"]).eval()(*waves(12_000, 640))["emotion"]
-    assert torch.equal(reading.output, reading.outputs[0])
+    head_output = model_of(ENCODERS["cnn2d"]).eval()(*waves(12_000, 640))["emotion"]
+    assert torch.equal(head_output.output, head_output.outputs[0])
 
 
 def test_members_are_in_the_groups_of_their_parts() -> None:

@@ -26,8 +26,8 @@ def model_of(**options: object) -> SpeechModel:
 
 
 def loss_of(model: SpeechModel) -> torch.Tensor:
-    readings = model(torch.randn(2, 9000, generator=torch.Generator().manual_seed(1)), torch.tensor([9000, 5000]))
-    return torch.stack([reading.output.square().sum() for reading in readings.values()]).sum()
+    head_outputs = model(torch.randn(2, 9000, generator=torch.Generator().manual_seed(1)), torch.tensor([9000, 5000]))
+    return torch.stack([head_output.output.square().sum() for head_output in head_outputs.values()]).sum()
 
 
 def test_every_frame_stays_and_every_layer_is_there() -> None:
@@ -36,7 +36,7 @@ def test_every_frame_stays_and_every_layer_is_there() -> None:
     heard = model.encoders[0](hidden)
     assert heard.num_frames.tolist() == hidden.num_frames.tolist() == [50, 25]
     assert [layer.shape for layer in heard.layers] == [(2, 50, 8)] * (NUM_LAYERS + 1)
-    assert model.read({MAIN: hidden})["asr"].output.shape == (2, 50, 6)
+    assert model.decode({MAIN: hidden})["asr"].output.shape == (2, 50, 6)
 
 
 @pytest.mark.parametrize("mode", [nn.Module.eval, nn.Module.train])

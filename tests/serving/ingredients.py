@@ -27,7 +27,7 @@ class Waiting(Predictor):
     """A model that hears nothing before it is told to, and says which batches it heard."""
 
     def __init__(self, predictor: Predictor) -> None:
-        super().__init__(predictor.content)
+        super().__init__(predictor.checkpoint)
         self.has_started, self.may_predict = Event(), Event()
         self.batches: list[int] = []
 

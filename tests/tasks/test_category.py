@@ -9,11 +9,11 @@ from sklearn.metrics import balanced_accuracy_score
 from torch.nn import functional as F
 
 from serein.data.utterance import Utterance
-from serein.labels.categories import Categories
+from serein.labels.categories import ClassLabels
 from serein.recipe import Category
 from serein.tasks.category import CategoryTask
 
-CATEGORIES = Categories(("calm", "happy", "sad"), {"excited": "happy"})
+CATEGORIES = ClassLabels(("calm", "happy", "sad"), {"excited": "happy"})
 
 
 def task(**options: object) -> CategoryTask:

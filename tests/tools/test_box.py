@@ -33,11 +33,13 @@ def test_a_default_model_is_made_and_predicts(
     card = (tmp_path / "box" / "README.md").read_text(encoding="utf-8")
     assert card == capsys.readouterr().out.removesuffix("\n")
 
-    content = folder.load(tmp_path / "box")
-    assert content.calibration is not None
+    checkpoint = folder.load(tmp_path / "box")
+    assert checkpoint.calibration is not None
     unseen = read_run_predictions(tmp_path / "work" / "folds")
-    assert content.calibration.temperature == pytest.approx(fitted_temperature(unseen, content.categories.classes))
-    assert content.training["num_speakers"] == 6
+    assert checkpoint.calibration.temperature == pytest.approx(
+        fitted_temperature(unseen, checkpoint.class_labels.classes)
+    )
+    assert checkpoint.training["num_speakers"] == 6
     assert "others, only the 2 classes it has: angry, happy" in card
     assert "Chance with the corpus's classes: others 50." in card
     assert "inherit these conditions" in card
@@ -49,7 +51,7 @@ def test_a_default_model_is_made_and_predicts(
     monkeypatch.setattr(shipped, "FOLDER", tmp_path / "box")
     answer = serein.load().predict(others[0].audio)
     assert isinstance(answer, serein.Prediction)
-    assert answer.label in content.categories.classes
+    assert answer.label in checkpoint.class_labels.classes
 
 
 def test_predictions_among_some_classes() -> None:

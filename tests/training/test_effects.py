@@ -12,7 +12,7 @@ from cli_fixtures import write_recipe
 from serein import experiment as experiments
 from serein import preparation
 from serein import recipe as recipes
-from serein.data.effects import Changer
+from serein.data.effects import WaveformAugmenter
 from serein.recipe import Stage, WaveformAugmentation
 from serein.training import stages
 from serein.training.stages import EpochLoaders, TrainingData
@@ -40,7 +40,7 @@ def train(folder: Path, tones: Path, options: dict[str, Any]) -> dict[str, Any]:
     folder.mkdir()
     recipe = recipes.load(write_recipe(folder / "r.yaml", stage={"epochs": 2, "waveform_augmentation": options}))
     experiment = preparation.prepare(recipe, tones, silent)
-    experiments.run_unit(experiment, experiment.folds.folds[0], 0, folder, silent)
+    experiments.run_fold(experiment, experiment.folds.folds[0], 0, folder, silent)
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.name == "model.safetensors"}
 
 
@@ -77,5 +77,5 @@ def test_dev_is_heard_as_it_is(tones: Path, tmp_path: Path) -> None:
         assert torch.equal(one.num_samples, other.num_samples)
         assert not torch.equal(one.waveforms, other.waveforms)
         clip, seed = one.waveforms[0, : one.num_samples[0]].numpy(), int(one.seeds[0])
-        expected = torch.from_numpy(Changer(WaveformAugmentation(name="volume"))(clip, seed))
+        expected = torch.from_numpy(WaveformAugmenter(WaveformAugmentation(name="volume"))(clip, seed))
         assert torch.equal(other.waveforms[0, : one.num_samples[0]], expected)

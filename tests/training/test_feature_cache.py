@@ -32,7 +32,7 @@ from serein.preparation import Experiment
 from serein.recipe import Category, Clips, FeatureCacheOptions, SpectrogramAugmentation
 from serein.training import feature_cache
 from serein.training.feature_cache import FeatureCache, StoredFeatures, is_heard_alike, tapped_layers
-from serein.training.hearing import hear
+from serein.training.hearing import encode_batch
 from serein.training.module import StageModule
 
 TINY: dict[str, Any] = {
@@ -367,7 +367,7 @@ def prepared(tones: Path, source: Path, changes: Mapping[str, Any] | None = None
 
 def trained(experiment: Experiment, folder: Path, fold: int = 0) -> tuple[list[dict[str, float]], Any]:
     """Return the epochs' metrics and the weights after the last of them."""
-    experiments.train_unit(experiment, experiment.folds.folds[fold], 0, folder, silent, label="x")
+    experiments.train_fold(experiment, experiment.folds.folds[fold], 0, folder, silent, label="x")
     lines = [json.loads(line) for line in (folder / "0-frozen/metrics.jsonl").read_text().splitlines()]
     timeless = [{k: v for k, v in line.items() if k not in ("seconds", "audio_s_per_s")} for line in lines]
     return timeless, load_file(folder / "0-frozen/weights.safetensors")
@@ -446,8 +446,8 @@ def test_batches_carry_hidden_layers_alone(tones: Path, wav2vec2: Path) -> None:
     assert cached.seeds.tolist() == plain.seeds.tolist()
     model = assemble(backbone, None, {"emotion": (Category(layer=1), 3)})
     with torch.no_grad():
-        one = hear(model, cached, SpectrogramAugmentation()).sounds["main"]
-        other = hear(model, plain, SpectrogramAugmentation()).sounds["main"]
+        one = encode_batch(model, cached, SpectrogramAugmentation()).hidden_states["main"]
+        other = encode_batch(model, plain, SpectrogramAugmentation()).hidden_states["main"]
     assert torch.equal(one.is_frame, other.is_frame)
     torch.testing.assert_close(one.layers[1][one.is_frame], other.layers[1][one.is_frame], atol=1e-5, rtol=0)
 

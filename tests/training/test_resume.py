@@ -44,7 +44,7 @@ def one_fold(folder: Path, tones: Path, stage: dict[str, Any] | None = None, see
     folder.mkdir(parents=True, exist_ok=True)
     recipe = recipes.load(write_recipe(folder / "r.yaml", {"seeds": [seed]}, stage))
     experiment = preparation.prepare(recipe, tones, silent)
-    experiments.run_unit(experiment, experiment.folds.folds[0], seed, folder, silent)
+    experiments.run_fold(experiment, experiment.folds.folds[0], seed, folder, silent)
 
 
 def results(run: Path) -> dict[str, object]:
@@ -236,7 +236,7 @@ def test_kill_in_the_second_stage(tones: Path, tmp_path: Path, monkeypatch: pyte
     experiment = preparation.prepare(recipe, tones, silent)
 
     def train(folder: Path) -> None:
-        experiments.run_unit(experiment, experiment.folds.folds[0], 0, folder, silent)
+        experiments.run_fold(experiment, experiment.folds.folds[0], 0, folder, silent)
 
     train(tmp_path / "a")
     killed_after(monkeypatch, RESUME, 3, lambda: train(tmp_path / "b"))
@@ -499,8 +499,8 @@ def test_gentle_signals_stop_a_run_too(
 
 def test_state_names_nothing_of_the_python_that_wrote_it() -> None:
     """The keeper's part of the state is plain numbers, so that `weights_only=True` reads it."""
-    keeper = keeping.EpochKeeper(Path("nowhere"), "best")
+    keeper = keeping.CheckpointCallback(Path("nowhere"), "best")
     keeper.history.append({"epoch": 0, "dev_ua": 0.5})
-    restored = keeping.EpochKeeper(Path("nowhere"), "best")
+    restored = keeping.CheckpointCallback(Path("nowhere"), "best")
     restored.load_state_dict(json.loads(json.dumps(keeper.state_dict())))
     assert restored.history == keeper.history

@@ -42,7 +42,7 @@ class Ground:
         self.recipe: Recipe = recipes.load(write_recipe(folder / "r.yaml", changes, stage))
         self.experiment: Experiment = preparation.prepare(self.recipe, tones, silent)
         self.fold = self.experiment.folds.folds[0]
-        self.task = CategoryTask(self.recipe.tasks.emotion, self.experiment.categories)
+        self.task = CategoryTask(self.recipe.tasks.emotion, self.experiment.class_labels)
         self.targets = self.task.targets(self.experiment.utterances)
         self.train_positions = self.experiment.positions(self.fold.train)
         self.dev_positions = self.experiment.positions(self.fold.dev)
@@ -163,13 +163,13 @@ def test_each_stage_starts_from_the_one_before(tones: Path, tmp_path: Path, monk
 
     monkeypatch.setattr(experiments, "train_stage", spy)
     fold = experiment.folds.folds[0]
-    content = experiments.train_unit(experiment, fold, 0, tmp_path / "unit", silent, label="x")
+    checkpoint = experiments.train_fold(experiment, fold, 0, tmp_path / "unit", silent, label="x")
     handed_on = [
         load_file(tmp_path / "unit" / name / "weights.safetensors") for name in ("0-first", "1-second", "2-third")
     ]
     assert_same(started[1], handed_on[0])
     assert_same(started[2], handed_on[1])
-    assert_same(content.model.state_dict(), handed_on[2])
+    assert_same(checkpoint.model.state_dict(), handed_on[2])
     moved = {name for name in handed_on[0] if not torch.equal(handed_on[0][name], handed_on[1][name])}
     assert moved
     assert all(".heads." in name for name in moved)  # nor do the running statistics of a frozen encoder

@@ -127,7 +127,7 @@ def corpus_preview_augmentation(
 ) -> None:
     """Write clips before and after waveform augmentation, to listen to what the model is trained on."""
     from serein.data import manifest
-    from serein.data.effects import Changer
+    from serein.data.effects import WaveformAugmenter
     from serein.data.listening import write_examples
     from serein.progress import Bars
     from serein.recipe import WaveformAugmentation
@@ -138,7 +138,7 @@ def corpus_preview_augmentation(
     with Bars() as bars:
         lines = write_examples(
             utterances,
-            Changer(options.model_copy(update=changes)),
+            WaveformAugmenter(options.model_copy(update=changes)),
             out,
             limit=max_files,
             seed=seed,

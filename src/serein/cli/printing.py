@@ -19,9 +19,9 @@ def finish(run: Path, as_json: bool) -> None:
     from serein.evaluation.scores import score_run, write_scores
     from serein.evaluation.tables import tasks_table
     from serein.evaluation.task_scores import TRANSCRIPTS, main_task, task_scores, write_task_scores
-    from serein.world import world
+    from serein.world import distributed_info
 
-    if not world().is_first:
+    if not distributed_info().is_first:
         return
     tasks = task_scores(run)
     if main_task(read_recipe(run)) == TRANSCRIPTS:  # no classes to score or to draw

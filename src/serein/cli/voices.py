@@ -17,7 +17,7 @@ from serein.cli.printing import print_tables
 if TYPE_CHECKING:
     from serein.data.utterance import Utterance
     from serein.inference.vectors import SpeakerPair, Vector
-    from serein.models.folder import ModelFolder
+    from serein.models.folder import Checkpoint
 
 
 @app.command()
@@ -46,18 +46,18 @@ def verify(
     utterances = utterances_in(sources)
     if len(utterances) < 2:
         raise typer.BadParameter("name at least two recordings", param_hint="'FILE|FOLDER|MANIFEST...'")
-    content = load(model).content
-    embedded, num_failed = _embed(content, utterances, "speaker")
+    checkpoint = load(model).checkpoint
+    embedded, num_failed = _embed(checkpoint, utterances, "speaker")
     origin = "given" if threshold is not None else "the model's, from its dev set"
-    if threshold is None and content.verification is not None:
-        threshold = content.verification.threshold
+    if threshold is None and checkpoint.verification is not None:
+        threshold = checkpoint.verification.threshold
     if is_scored:
-        _print_score(content, embedded, threshold, as_json=as_json)
+        _print_score(checkpoint, embedded, threshold, as_json=as_json)
         _finish(num_failed, len(utterances))
         return
     pairs = speaker_pairs([u.audio for u, _ in embedded], [vector for _, vector in embedded], threshold)
     if as_json:
-        _print_json(pairs, threshold, content)
+        _print_json(pairs, threshold, checkpoint)
     elif pairs:
         print_tables([_pair_table(pairs)])
     if threshold is None:
@@ -91,22 +91,22 @@ def embed(
     from serein.inference.predictor import load
     from serein.inference.sources import utterances_in
 
-    content = load(model).content
+    checkpoint = load(model).checkpoint
     utterances = utterances_in(sources)
-    embedded, num_failed = _embed(content, utterances, task)
+    embedded, num_failed = _embed(checkpoint, utterances, task)
     if embedded:
         ids = json.dumps([utterance.id for utterance, _ in embedded], ensure_ascii=False)
         vectors = np.stack([vector for _, vector in embedded])
         with replacing(out) as partial:
             save_file(
-                {"embeddings": vectors}, partial, metadata={"ids": ids, "task": task or content.task, "model": model}
+                {"embeddings": vectors}, partial, metadata={"ids": ids, "task": task or checkpoint.task, "model": model}
             )
-        print(f"{out}: {len(vectors)} embeddings of {vectors.shape[1]} numbers ({task or content.task})")
+        print(f"{out}: {len(vectors)} embeddings of {vectors.shape[1]} numbers ({task or checkpoint.task})")
     _finish(num_failed, len(utterances))
 
 
 def _embed(
-    content: ModelFolder, utterances: Sequence[Utterance], task: str | None
+    checkpoint: Checkpoint, utterances: Sequence[Utterance], task: str | None
 ) -> tuple[list[tuple[Utterance, Vector]], int]:
     """Return the embeddings of readable recordings, and the number of others."""
     from serein.errors import AudioError
@@ -116,7 +116,7 @@ def _embed(
     embedded: list[tuple[Utterance, Vector]] = []
     problems: list[AudioError] = []
     with Bars() as bars:
-        outcomes = embed_each(content, utterances, task)
+        outcomes = embed_each(checkpoint, utterances, task)
         for number, (utterance, outcome) in enumerate(zip(utterances, outcomes, strict=True), start=1):
             if isinstance(outcome, AudioError):
                 problems.append(outcome)
@@ -129,7 +129,7 @@ def _embed(
 
 
 def _print_score(
-    content: ModelFolder, embedded: Sequence[tuple[Utterance, Vector]], threshold: float | None, *, as_json: bool
+    checkpoint: Checkpoint, embedded: Sequence[tuple[Utterance, Vector]], threshold: float | None, *, as_json: bool
 ) -> None:
     """Print how well embeddings tell the named speakers apart."""
     from dataclasses import asdict
@@ -150,7 +150,7 @@ def _print_score(
             where="--score",
             remedy="Give a manifest with several clips of several speakers.",
         )
-    learned = set(keys) & set(content.training.get("speakers", ()))
+    learned = set(keys) & set(checkpoint.training.get("speakers", ()))
     if as_json:
         print(json.dumps({**asdict(found), "model_threshold": threshold, "num_learned_speakers": len(learned)}))
         return
@@ -168,10 +168,10 @@ def _print_score(
         )
 
 
-def _print_json(pairs: Sequence[SpeakerPair], threshold: float | None, content: ModelFolder) -> None:
+def _print_json(pairs: Sequence[SpeakerPair], threshold: float | None, checkpoint: Checkpoint) -> None:
     result: dict[str, object] = {"threshold": threshold, "pairs": [pair.to_json() for pair in pairs]}
-    if content.verification is not None:
-        result["threshold_from"] = content.verification.model_dump()
+    if checkpoint.verification is not None:
+        result["threshold_from"] = checkpoint.verification.model_dump()
     print(json.dumps(result, ensure_ascii=False))
 
 

@@ -28,7 +28,7 @@ class SpectrogramAugmenter:
         self.options = options
         self.rngs = [np.random.default_rng(int(seed)) for seed in seeds]
 
-    def bend(self, bands_db: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def augment(self, bands_db: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Change tempo, mel axis, level, spectrum and noise.
 
         Args:

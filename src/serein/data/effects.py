@@ -133,7 +133,7 @@ EFFECTS = {  # in the order in which they are applied
 }
 
 
-class Changer:
+class WaveformAugmenter:
     """Changes clips as a recipe says; picklable, and without state: a clip's seed decides.
 
     Args:
@@ -143,7 +143,7 @@ class Changer:
         MissingExtraError: An effect needs a package of the extra `augment`.
 
     Example:
-        >>> changer = Changer(WaveformAugmentation(name="volume", volume_db=(6.0, 6.0)))
+        >>> changer = WaveformAugmenter(WaveformAugmentation(name="volume", volume_db=(6.0, 6.0)))
         >>> changer(np.ones(1, np.float32), 0).round(3), describe(changer.drawn(0))
         (array([1.995], dtype=float32), 'volume +6.0 dB')
     """

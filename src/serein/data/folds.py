@@ -32,7 +32,7 @@ class Fold:
     test: Part
     groups: tuple[str, ...] = ()
 
-    def learns_as(self, other: Fold) -> bool:
+    def has_same_training(self, other: Fold) -> bool:
         """Tell whether both have the same train and dev, as the test sets of an official split do."""
         return (self.train, self.dev) == (other.train, other.dev)
 
@@ -60,11 +60,13 @@ class Folds:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def make_folds(utterances: Sequence[Utterance], protocol: Protocol, twins: Mapping[str, str] | None = None) -> Folds:
+def make_folds(
+    utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str] | None = None
+) -> Folds:
     """Divide utterances as a protocol says.
 
     Args:
-        twins: Id -> id of an utterance with the same audio; `random` and `clips-out` keep them on one side.
+        duplicates: Id -> id of an utterance with the same audio; `random` and `clips-out` keep them on one side.
 
     Raises:
         RecipeError: A named speaker does not occur, or there are too few.
@@ -72,7 +74,7 @@ def make_folds(utterances: Sequence[Utterance], protocol: Protocol, twins: Mappi
     """
     if protocol.name not in WITHOUT_SPEAKERS:
         require_field(utterances, "speaker", f"protocol '{protocol.name}'")
-    tests = TEST_SIDES[protocol.name](utterances, protocol, twins or {})
+    tests = TEST_SIDES[protocol.name](utterances, protocol, duplicates or {})
     following = [tested for _, _, tested in (*tests[1:], tests[0])]
     folds = [_with_dev(utterances, *test, protocol, after) for test, after in zip(tests, following, strict=True)]
     if protocol.only is not None:
@@ -143,10 +145,10 @@ def _allowed(utterances: Sequence[Utterance], folds: Sequence[Fold]) -> list[str
         ("sessions (the partner of a test speaker's dialogue)", lambda u: u.session and (u.corpus, u.session)),
         ("sentences", lambda u: u.transcript),
     )
-    for name, value_of in shareable:
+    for name, label_of in shareable:
         sharing = 0
         for fold in folds:
-            sides = [{value_of(by_id[i]) for i in part} - {None, ""} for part in (fold.train, fold.test)]
+            sides = [{label_of(by_id[i]) for i in part} - {None, ""} for part in (fold.train, fold.test)]
             sharing += bool(sides[0] & sides[1])
         if sharing:
             notes.append(f"Train and test share {name} in {sharing} of {len(folds)} folds, which the protocol allows.")

@@ -13,13 +13,13 @@ from serein.errors import LeakError
 def check_leaks(
     utterances: Sequence[Utterance],
     folds: Folds,
-    twins: Mapping[str, str],
+    duplicates: Mapping[str, str],
     seen: Mapping[str, str] | None = None,
 ) -> None:
     """Stop when a test set is not new: shared speakers, the same audio twice, or test data in an earlier training.
 
     Args:
-        twins: Id -> id of an utterance with the same audio (`serein.data.recordings.twins`).
+        duplicates: Id -> id of an utterance with the same audio (`serein.data.recordings.duplicates`).
         seen: Id -> the earlier training that already learned from it.
 
     Raises:
@@ -33,7 +33,7 @@ def check_leaks(
             _no_shared(ids, (first, second), where, "utterance", "Divide them.")
             if second == "dev" and folds.shares_dev:
                 continue
-            recordings = [[twins.get(i, i) for i in part] for part in ids]
+            recordings = [[duplicates.get(i, i) for i in part] for part in ids]
             _no_shared(recordings, (first, second), where, "identical recording", _TWIN_REMEDY)
             if folds.is_speaker_independent:
                 speakers = [[speaker_of[i] for i in part if i in speaker_of] for part in ids]

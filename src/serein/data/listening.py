@@ -12,7 +12,7 @@ import numpy as np
 from serein.data import audio
 from serein.data.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data.batches import draw_seed
-from serein.data.effects import Changer, describe
+from serein.data.effects import WaveformAugmenter, describe
 from serein.data.files import replacing, write_text
 from serein.data.utterance import Utterance
 
@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 
 def write_examples(
     utterances: Sequence[Utterance],
-    changer: Changer,
+    changer: WaveformAugmenter,
     folder: Path,
     *,
     limit: int = 10,
@@ -52,7 +52,7 @@ def write_examples(
     return lines
 
 
-def _write_pair(utterance: Utterance, changer: Changer, folder: Path, number: int, clip_seed: int) -> str:
+def _write_pair(utterance: Utterance, changer: WaveformAugmenter, folder: Path, number: int, clip_seed: int) -> str:
     original = audio.load(utterance.audio, utterance.start_s, utterance.end_s)
     changed = changer(original, clip_seed)
     name = f"{number:03d}_{re.sub(r'[^A-Za-z0-9.-]+', '_', utterance.id)[-60:]}"

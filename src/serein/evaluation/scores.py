@@ -221,9 +221,9 @@ def _attribute_notes(run: Path, classes: Sequence[str] | None, num_predictions: 
     names = sorted({name for task in tasks if task for name in (task.get("conditioning") or {}).get("attributes", ())})
     if not names:
         return []
-    told = (recipe.get("inference") or {}).get("conditions", "predicted")
-    notes = [f"Conditions of each test clip: {' and '.join(names)}, {_TOLD[told]}."]
-    other = "oracle" if told == "predicted" else "predicted"
+    condition_source = (recipe.get("inference") or {}).get("conditions", "predicted")
+    notes = [f"Conditions of each test clip: {' and '.join(names)}, {_TOLD[condition_source]}."]
+    other = "oracle" if condition_source == "predicted" else "predicted"
     predictions = read_run_predictions(run, classes, other)
     if len(predictions) == num_predictions:
         pooled = score_predictions(predictions, classes).pooled

@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from serein.data.audio import SAMPLE_RATE_HZ, Waveform
-from serein.data.batches import fitted
+from serein.data.batches import fix_length
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
 from serein.errors import ModelError, expected_one_of
-from serein.labels.attributes import Told, attribute_vectors
+from serein.labels.attributes import ConditionSource, attribute_vectors
 from serein.labels.transcripts import Alphabet
-from serein.models.folder import ModelFolder
-from serein.models.heads import joined_by
+from serein.models.folder import Checkpoint
+from serein.models.heads import fusion_inputs_of
 from serein.recipe import Clips, Inference
 from serein.tasks.transcript import heard_texts
 
@@ -54,7 +54,7 @@ class EmbeddingSelection:
     use_fusion: bool = True
 
 
-def embedding_selection(content: ModelFolder, name: str | None) -> EmbeddingSelection:
+def embedding_selection(checkpoint: Checkpoint, name: str | None) -> EmbeddingSelection:
     """Return the embedding of a name.
 
     Args:
@@ -64,10 +64,10 @@ def embedding_selection(content: ModelFolder, name: str | None) -> EmbeddingSele
     Raises:
         ModelError: The model has no such embedding; the error names those it has.
     """
-    tasks = content.options.tasks
+    tasks = checkpoint.options.tasks
     if name is None:
         return EmbeddingSelection(tasks.main)
-    fusing = [task for task, head in tasks.chosen.items() if joined_by(head)]
+    fusing = [task for task, head in tasks.chosen.items() if fusion_inputs_of(head)]
     known = [*tasks.chosen, *(["fused"] if tasks.main in fusing else [])]
     if name not in known:
         remedy = "Choose one of these, or another model."
@@ -77,13 +77,15 @@ def embedding_selection(content: ModelFolder, name: str | None) -> EmbeddingSele
     )
 
 
-def conditions_of(content: ModelFolder, utterances: Sequence[Utterance], condition_source: Told) -> dict[str, Vectors]:
+def conditions_of(
+    checkpoint: Checkpoint, utterances: Sequence[Utterance], condition_source: ConditionSource
+) -> dict[str, Vectors]:
     """Return the conditions of a conditioned model: attribute -> (utterance, feature)."""
-    return attribute_vectors(utterances, content.conditions, condition_source, content.options.text.encoder)
+    return attribute_vectors(utterances, checkpoint.conditions, condition_source, checkpoint.options.text.encoder)
 
 
 def model_outputs(
-    content: ModelFolder,
+    checkpoint: Checkpoint,
     waveform_of: Callable[[int], Waveform],
     num_samples: Sequence[int],
     conditions: Mapping[str, Vectors] | None = None,
@@ -102,11 +104,11 @@ def model_outputs(
     Raises:
         ModelError: The model has no such embedding.
     """
-    forward = partial(_forward, content, embedding_selection(content, embedding))
-    options = content.options
+    forward = partial(_forward, checkpoint, embedding_selection(checkpoint, embedding))
+    options = checkpoint.options
     of_clip: dict[int, ModelOutputs] = {}
     for positions in _batches(num_samples, options.clips, options.inference):
-        windows = [_windows(fitted(waveform_of(p), options.clips), options.clips) for p in positions]
+        windows = [_windows(fix_length(waveform_of(p), options.clips), options.clips) for p in positions]
         flat = [window for each in windows for window in each]
         clip_of = np.repeat(positions, [len(each) for each in windows])
         conditions_of_windows = {name: vectors[clip_of] for name, vectors in (conditions or {}).items()}
@@ -121,17 +123,17 @@ def model_outputs(
 
 
 def recording_outputs(
-    content: ModelFolder,
+    checkpoint: Checkpoint,
     recordings: Recordings,
     positions: Sequence[int],
-    condition_source: Told,
+    condition_source: ConditionSource,
     on_progress: Progress | None = None,
     embedding: str | None = None,
 ) -> ModelOutputs:
     """Run a model on utterances of a manifest; see `model_outputs`."""
     lengths = [round(float(recordings.durations_s[p]) * SAMPLE_RATE_HZ) for p in positions]
-    conditions = conditions_of(content, [recordings.utterances[p] for p in positions], condition_source)
-    return model_outputs(content, lambda i: recordings[positions[i]], lengths, conditions, on_progress, embedding)
+    conditions = conditions_of(checkpoint, [recordings.utterances[p] for p in positions], condition_source)
+    return model_outputs(checkpoint, lambda i: recordings[positions[i]], lengths, conditions, on_progress, embedding)
 
 
 def _forward_in_parts(
@@ -153,31 +155,33 @@ def _forward_in_parts(
 
 @torch.inference_mode()
 def _forward(
-    content: ModelFolder,
+    checkpoint: Checkpoint,
     selection: EmbeddingSelection,
     waveforms: Sequence[Waveform],
     conditions: Mapping[str, Vectors],
 ) -> ModelOutputs:
-    model, precision = content.model.eval(), content.options.inference.precision
+    model, precision = checkpoint.model.eval(), checkpoint.options.inference.precision
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     num_samples = torch.tensor([len(waveform) for waveform in waveforms], device=device)
     padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         tensors = {name: torch.from_numpy(vectors).to(device) for name, vectors in conditions.items()}
-        tasks = {*content.answered, selection.task}
-        sounds = model.hear(padded, num_samples, model.branches_of(tasks))
-        readings = model.read(sounds, tensors, tasks)
+        tasks = {*checkpoint.answered, selection.task}
+        hidden_states = model.encode(padded, num_samples, model.branches_of(tasks))
+        head_outputs = model.decode(hidden_states, tensors, tasks)
         vector = (
-            readings if selection.use_fusion else model.read(sounds, tensors, {selection.task}, selection.use_fusion)
+            head_outputs
+            if selection.use_fusion
+            else model.decode(hidden_states, tensors, {selection.task}, selection.use_fusion)
         )
     probabilities: dict[str, Vectors] = {}
     texts: dict[str, Sequence[str]] = {}
-    for name in content.answered:
-        meaning, output = content.labels[name], readings[name].output
-        if isinstance(meaning, Alphabet):
-            texts[name] = heard_texts(output, meaning)
+    for name in checkpoint.answered:
+        label_encoder, output = checkpoint.labels[name], head_outputs[name].output
+        if isinstance(label_encoder, Alphabet):
+            texts[name] = heard_texts(output, label_encoder)
         else:
-            probabilities[name] = content.probabilities(output, name)
+            probabilities[name] = checkpoint.probabilities(output, name)
     return ModelOutputs(probabilities, vector[selection.task].embedding.cpu().numpy(), texts)
 
 

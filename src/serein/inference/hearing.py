@@ -123,7 +123,7 @@ def _is_segmented(predictor: Predictor, utterance: Utterance, options: PredictOp
         duration_s = audio.info(utterance.audio, utterance.start_s, utterance.end_s).duration_s
     except AudioError:
         return False  # predicting it raises the error again
-    return duration_s > predictor.content.options.clips.window_s
+    return duration_s > predictor.checkpoint.options.clips.window_s
 
 
 def _in_segments(

@@ -28,8 +28,8 @@ from serein.inference.neighbour_store import (
 )
 from serein.inference.neighbours import MAX_NEIGHBOURS, Embeddings, TunedKnn, Vectors, tune_k_and_weight
 from serein.inference.predictor import Predictor
-from serein.labels.categories import with_class
-from serein.models.folder import ModelFolder
+from serein.labels.categories import keep_labelled
+from serein.models.folder import Checkpoint
 from serein.progress import Report
 
 Metric = Literal["ua", "wa", "macro_f1"]
@@ -51,14 +51,14 @@ def build(
         ManifestError, AudioError: The clips cannot be read, or none has a class.
     """
     predictor, digest = load_with_digest(model)
-    utterances, left_out = with_class(manifest.read(manifest_path), predictor.content.categories, "drop")
+    utterances, left_out = keep_labelled(manifest.read(manifest_path), predictor.checkpoint.class_labels, "drop")
     if not utterances:
         raise ManifestError(
             f"no utterance has a class of the model; it has {', '.join(left_out)}",
             where=manifest_path,
             remedy=f"The model knows: {', '.join(predictor.classes)}.",
         )
-    header = new_header(model_reference(model), digest, predictor.content)
+    header = new_header(model_reference(model), digest, predictor.checkpoint)
     new_embeddings = _embed(predictor, utterances, report)[0]
     return write_datastore(out, header, new_embeddings, utterances, indexed_from=indexed_from), left_out
 
@@ -137,13 +137,13 @@ def tune(
     return TuningResult(tuning, len(utterances), tuple(notes))
 
 
-def new_header(model: str, digest: str, content: ModelFolder) -> Header:
+def new_header(model: str, digest: str, checkpoint: Checkpoint) -> Header:
     """Return the header of an empty datastore."""
     return Header(
         model=model,
         model_sha256=digest,
-        task=content.categories.field,
-        classes=content.categories.classes,
+        task=checkpoint.class_labels.field,
+        classes=checkpoint.class_labels.classes,
         size=0,
         num_clips=0,
         corpora={},
@@ -152,11 +152,15 @@ def new_header(model: str, digest: str, content: ModelFolder) -> Header:
 
 
 def _embed(predictor: Predictor, utterances: Sequence[Utterance], report: Report) -> tuple[Embeddings, Vectors]:
-    content, detail = predictor.content, f"{len(utterances)} clips"
-    recordings = Recordings(utterances, trim_db=content.options.clips.trim_db)
+    checkpoint, detail = predictor.checkpoint, f"{len(utterances)} clips"
+    recordings = Recordings(utterances, trim_db=checkpoint.options.clips.trim_db)
     recordings.prefetch(lambda done, total: report("reading audio", done, total, detail))
     embeddings, probabilities = embed_labelled(
-        content, recordings, range(len(utterances)), "known", lambda done, all: report("embedding", done, all, detail)
+        checkpoint,
+        recordings,
+        range(len(utterances)),
+        "known",
+        lambda done, all: report("embedding", done, all, detail),
     )
     return embeddings, probabilities
 
@@ -169,14 +173,14 @@ def _model_of(datastore: Datastore, model: str | None) -> Predictor:
 
 
 def _require_classes(utterances: Sequence[Utterance], predictor: Predictor, where: Path) -> None:
-    categories = predictor.content.categories
-    _, foreign = with_class(utterances, categories, "drop")
+    class_labels = predictor.checkpoint.class_labels
+    _, foreign = keep_labelled(utterances, class_labels, "drop")
     if foreign:
         counts = ", ".join(f"{count} {name}" for name, count in foreign.most_common(5))
         raise ManifestError(
             f"{foreign.total()} utterances are not of a class of the model: {counts}",
             where=where,
-            remedy=f"The model knows: {', '.join(categories.classes)}.",
+            remedy=f"The model knows: {', '.join(class_labels.classes)}.",
         )
 
 

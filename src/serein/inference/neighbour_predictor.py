@@ -18,9 +18,9 @@ from serein.inference.answering import Progress, recording_outputs
 from serein.inference.neighbour_store import Datastore, model_digest, open_datastore
 from serein.inference.neighbours import Embeddings, Nearest, Numbers, Vectors, interpolate, key, knn_probabilities
 from serein.inference.predictor import CLIPS_AT_ONCE, Prediction, Predictor, load
-from serein.labels.attributes import Told
+from serein.labels.attributes import ConditionSource
 from serein.metrics import FloatArray
-from serein.models.folder import ModelFolder
+from serein.models.folder import Checkpoint
 
 DEFAULT_K, DEFAULT_KNN_WEIGHT = 8, 0.3
 
@@ -126,7 +126,7 @@ class KnnPredictor:
     def _interpolated(self, utterances: Sequence[Utterance], predictions: Sequence[Prediction]) -> list[KnnPrediction]:
         if not predictions:
             return []
-        trim_db = self.predictor.content.options.clips.trim_db
+        trim_db = self.predictor.checkpoint.options.clips.trim_db
         keys = keys_of(Recordings(utterances, trim_db=trim_db), range(len(utterances)))
         vectors = np.stack([prediction.embedding for prediction in predictions])
         nearest = self.datastore.embeddings.nearest(vectors, self.interpolation.k, keys)
@@ -192,10 +192,10 @@ def keys_of(recordings: Recordings, positions: Sequence[int]) -> Numbers:
 
 
 def embed_labelled(
-    content: ModelFolder,
+    checkpoint: Checkpoint,
     recordings: Recordings,
     positions: Sequence[int],
-    condition_source: Told,
+    condition_source: ConditionSource,
     on_progress: Progress | None = None,
 ) -> tuple[Embeddings, Vectors]:
     """Return the embeddings of labelled utterances, and the model's probabilities, (utterance, class).
@@ -203,12 +203,14 @@ def embed_labelled(
     Raises:
         AudioError: A file cannot be read or is silent.
     """
-    classes = content.categories.classes
-    positions = [p for p in positions if content.categories.label(recordings.utterances[p]) is not None]
-    outputs = recording_outputs(content, recordings, positions, condition_source, on_progress)
-    labels = [content.categories.label(recordings.utterances[position]) for position in positions]
+    classes = checkpoint.class_labels.classes
+    positions = [p for p in positions if checkpoint.class_labels.label(recordings.utterances[p]) is not None]
+    outputs = recording_outputs(checkpoint, recordings, positions, condition_source, on_progress)
+    labels = [checkpoint.class_labels.label(recordings.utterances[position]) for position in positions]
     numbers = np.array([classes.index(label) for label in labels if label is not None], np.int64)
-    return Embeddings(outputs.embeddings, numbers, keys_of(recordings, positions)), outputs.probabilities[content.task]
+    return Embeddings(outputs.embeddings, numbers, keys_of(recordings, positions)), outputs.probabilities[
+        checkpoint.task
+    ]
 
 
 def model_reference(model: str) -> str:

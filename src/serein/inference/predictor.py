@@ -20,7 +20,7 @@ from serein.inference.box import default_model_folder
 from serein.labels.words import WordClasses, relabelled
 from serein.metrics import tempered
 from serein.models import folder as model_folder
-from serein.models.folder import ModelFolder
+from serein.models.folder import Checkpoint
 
 Probabilities = dict[str, float]
 Result = TypeVar("Result")
@@ -114,10 +114,10 @@ class Predictor:
         'happy'
     """
 
-    def __init__(self, content: ModelFolder) -> None:
-        self.content = content
-        self.model = content.model.eval()
-        self.task = content.task
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.model = checkpoint.model.eval()
+        self.task = checkpoint.task
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -126,7 +126,7 @@ class Predictor:
         Raises:
             ModelError: The main task is transcription.
         """
-        return self.content.categories.classes
+        return self.checkpoint.class_labels.classes
 
     def with_labels(self, labels: Sequence[str]) -> Predictor:
         """Return the same model with other words as classes, without any training (stanley2023, section 3.3).
@@ -138,19 +138,21 @@ class Predictor:
             ModelError: The model has fixed classes, or its vocabulary has changed.
             RecipeError: A word has no vector, or there are fewer than two labels.
         """
-        meaning = self.content.labels[self.task]
-        if not isinstance(meaning, WordClasses):
+        label_encoder = self.checkpoint.labels[self.task]
+        if not isinstance(label_encoder, WordClasses):
             raise ModelError(
                 f"has the fixed classes {', '.join(self.classes)}",
                 where="--labels",
                 remedy="Choose a model whose task is 'words'.",
             )
-        words = relabelled(meaning, labels)
-        return Predictor(replace(self.content, labels={**self.content.labels, self.task: words}, calibration=None))
+        words = relabelled(label_encoder, labels)
+        return Predictor(
+            replace(self.checkpoint, labels={**self.checkpoint.labels, self.task: words}, calibration=None)
+        )
 
     def uncalibrated(self) -> Predictor:
         """Return the same model with its probabilities before calibration, to be joined with others like it."""
-        return Predictor(replace(self.content, calibration=None))
+        return Predictor(replace(self.checkpoint, calibration=None))
 
     def predict(
         self, source: str | Path | Sequence[str | Path], labels: Sequence[str] | None = None
@@ -187,12 +189,12 @@ class Predictor:
     ) -> list[Prediction]:
         if not waveforms:
             return []
-        cut = [audio.trimmed(waveform, self.content.options.clips.trim_db) for waveform in waveforms]
-        conditions = conditions_of(self.content, utterances, "known")
-        outputs = model_outputs(self.content, cut.__getitem__, [len(waveform) for waveform in cut], conditions)
+        cut = [audio.trimmed(waveform, self.checkpoint.options.clips.trim_db) for waveform in waveforms]
+        conditions = conditions_of(self.checkpoint, utterances, "known")
+        outputs = model_outputs(self.checkpoint, cut.__getitem__, [len(waveform) for waveform in cut], conditions)
         probabilities: NDArray[np.floating] = outputs.probabilities[self.task]
-        if self.content.calibration is not None:
-            probabilities = tempered(probabilities, self.content.calibration.temperature)
+        if self.checkpoint.calibration is not None:
+            probabilities = tempered(probabilities, self.checkpoint.calibration.temperature)
         durations_s = [len(waveform) / SAMPLE_RATE_HZ for waveform in waveforms]
         rows = zip(names, probabilities, outputs.embeddings, durations_s, self._task_predictions(outputs), strict=True)
         return [self._prediction(*row) for row in rows]
@@ -206,14 +208,16 @@ class Predictor:
         tasks: Mapping[str, TaskPrediction],
     ) -> Prediction:
         by_class = dict(zip(self.classes, (float(probability) for probability in probabilities), strict=True))
-        return Prediction(name, by_class, embedding, self.content.categories.field, duration_s=duration_s, tasks=tasks)
+        return Prediction(
+            name, by_class, embedding, self.checkpoint.class_labels.field, duration_s=duration_s, tasks=tasks
+        )
 
     def _task_predictions(self, outputs: ModelOutputs) -> list[dict[str, TaskPrediction]]:
         """Return what the other tasks predict for each clip."""
         rows: list[dict[str, TaskPrediction]] = [{} for _ in outputs.embeddings]
         for task, probabilities in outputs.probabilities.items():
             if task != self.task:
-                classes = self.content.classes_of(task).classes
+                classes = self.checkpoint.classes_of(task).classes
                 for row, own in zip(rows, probabilities, strict=True):
                     by_class = dict(zip(classes, map(float, own), strict=True))
                     row[task] = TaskPrediction(classes[int(own.argmax())], float(own.max()), by_class)

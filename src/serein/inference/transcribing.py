@@ -13,7 +13,7 @@ from serein.inference.answering import conditions_of, model_outputs
 from serein.inference.predictor import predict_in_batches
 from serein.inference.transcription import Transcriber, load_transcriber, transcribe_each
 from serein.models import folder as model_folder
-from serein.models.folder import ModelFolder, is_model_folder
+from serein.models.folder import Checkpoint, is_model_folder
 
 TASK = "asr"
 
@@ -33,23 +33,23 @@ def transcribe_with(model: str | Path, utterances: Sequence[Utterance]) -> Itera
     return _by_recogniser(load_transcriber(str(model)), utterances)
 
 
-def _with_transcripts(content: ModelFolder, model: str | Path) -> ModelFolder:
-    if TASK not in content.answered:
+def _with_transcripts(checkpoint: Checkpoint, model: str | Path) -> Checkpoint:
+    if TASK not in checkpoint.answered:
         raise ModelError(
-            f"predicts {', '.join(content.answered)}, not transcripts",
+            f"predicts {', '.join(checkpoint.answered)}, not transcripts",
             where=model,
             remedy="Name the model of a stage that learned 'asr', below the stage's folder when it is not the last.",
         )
-    return content
+    return checkpoint
 
 
-def _by_own(content: ModelFolder, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, str | AudioError]]:
+def _by_own(checkpoint: Checkpoint, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, str | AudioError]]:
     def transcribe(waveforms: Sequence[Waveform], some: Sequence[Utterance]) -> Sequence[str]:
         if not waveforms:
             return []
-        cut = [audio.trimmed(waveform, content.options.clips.trim_db) for waveform in waveforms]
-        conditions = conditions_of(content, some, "known")
-        return model_outputs(content, cut.__getitem__, [len(waveform) for waveform in cut], conditions).texts[TASK]
+        cut = [audio.trimmed(waveform, checkpoint.options.clips.trim_db) for waveform in waveforms]
+        conditions = conditions_of(checkpoint, some, "known")
+        return model_outputs(checkpoint, cut.__getitem__, [len(waveform) for waveform in cut], conditions).texts[TASK]
 
     yield from zip(utterances, predict_in_batches(utterances, transcribe), strict=True)
 

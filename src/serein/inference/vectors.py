@@ -15,7 +15,7 @@ from serein.data.utterance import Utterance
 from serein.errors import AudioError
 from serein.inference.answering import conditions_of, embedding_selection, model_outputs
 from serein.inference.predictor import predict_in_batches
-from serein.models.folder import ModelFolder
+from serein.models.folder import Checkpoint
 
 Vector = NDArray[np.float32]
 
@@ -45,7 +45,7 @@ class SpeakerPair:
 
 
 def embed_each(
-    content: ModelFolder, utterances: Sequence[Utterance], embedding: str | None
+    checkpoint: Checkpoint, utterances: Sequence[Utterance], embedding: str | None
 ) -> Iterator[Vector | AudioError]:
     """Yield the embedding, (feature,) float32, or the error, of each utterance in order.
 
@@ -55,15 +55,15 @@ def embed_each(
     Raises:
         ModelError: The model has no such embedding.
     """
-    embedding_selection(content, embedding)
+    embedding_selection(checkpoint, embedding)
 
     def embed(waveforms: Sequence[Waveform], some: Sequence[Utterance]) -> Sequence[Vector]:
         if not waveforms:
             return []
-        cut = [audio.trimmed(waveform, content.options.clips.trim_db) for waveform in waveforms]
-        conditions = conditions_of(content, some, "known")
+        cut = [audio.trimmed(waveform, checkpoint.options.clips.trim_db) for waveform in waveforms]
+        conditions = conditions_of(checkpoint, some, "known")
         lengths = [len(each) for each in cut]
-        return list(model_outputs(content, cut.__getitem__, lengths, conditions, embedding=embedding).embeddings)
+        return list(model_outputs(checkpoint, cut.__getitem__, lengths, conditions, embedding=embedding).embeddings)
 
     return predict_in_batches(utterances, embed)
 

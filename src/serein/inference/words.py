@@ -21,14 +21,14 @@ def vocabulary_of_model(predictor: Predictor) -> Vocabulary:
     Raises:
         ModelError: The model has fixed classes, or its vocabulary has changed.
     """
-    meaning = predictor.content.labels[predictor.task]
-    if not isinstance(meaning, WordClasses):
+    label_encoder = predictor.checkpoint.labels[predictor.task]
+    if not isinstance(label_encoder, WordClasses):
         raise ModelError(
             f"has the fixed classes {', '.join(predictor.classes)} and predicts no word vectors",
             where="--model",
             remedy="Choose a model whose task is 'words'.",
         )
-    return vocabulary_of(meaning)
+    return vocabulary_of(label_encoder)
 
 
 def similarity(embeddings: Sequence[Vectors], text: str, vocabulary: Vocabulary) -> NDArray[np.float64]:

@@ -17,29 +17,30 @@ from serein.data.utterance import Utterance
 from serein.errors import ManifestError
 
 GENDERS = ("unknown", "female", "male")
-Told = Literal["known", "predicted", "oracle"]
+ConditionSource = Literal["known", "predicted", "oracle"]
 _FIELDS = {"gender": "gender", "text": "transcript"}
 
 
-def attribute(utterance: Utterance, name: str, told: Told) -> str | None:
+def attribute(utterance: Utterance, name: str, condition_source: ConditionSource) -> str | None:
     """Return the `gender` or the `text` of an utterance, stripped; `None` when it is unknown or empty.
 
     Args:
-        told: `oracle`: what the corpus says; `predicted`: what a model predicted; `known`: the first, else the second.
+        condition_source: `oracle`: what the corpus says; `predicted`: what a model predicted; `known`: the
+            first, else the second.
 
     Example:
         >>> attribute(Utterance(id="a", audio="a.wav", transcript=" "), "text", "oracle") is None
         True
     """
     field = _FIELDS[name]
-    said = None if told == "predicted" else getattr(utterance, field)
-    if said is None and told != "oracle":
+    said = None if condition_source == "predicted" else getattr(utterance, field)
+    if said is None and condition_source != "oracle":
         said = getattr(utterance.predicted, field, None)
     return (said or "").strip() or None
 
 
 def attribute_vectors(
-    utterances: Sequence[Utterance], names: Iterable[str], told: Told, encoder: str
+    utterances: Sequence[Utterance], names: Iterable[str], condition_source: ConditionSource, encoder: str
 ) -> dict[str, NDArray[np.float32]]:
     """Return each attribute's vectors, (utterance, feature).
 
@@ -49,7 +50,7 @@ def attribute_vectors(
     """
     vectors: dict[str, NDArray[np.float32]] = {}
     for name in names:
-        values = [attribute(utterance, name, told) for utterance in utterances]
+        values = [attribute(utterance, name, condition_source) for utterance in utterances]
         vectors[name] = gender_probabilities(values) if name == "gender" else _text_vectors(values, encoder)
     return vectors
 
@@ -65,13 +66,15 @@ def gender_probabilities(genders: Sequence[str | None]) -> NDArray[np.float32]:
     return np.eye(len(GENDERS), dtype=np.float32)[indices]
 
 
-def require_attributes(utterances: Sequence[Utterance], names: Iterable[str], told: Told) -> None:
+def require_attributes(
+    utterances: Sequence[Utterance], names: Iterable[str], condition_source: ConditionSource
+) -> None:
     """Raise ManifestError when an attribute that is to be told is known of no utterance."""
     for name in names:
-        if any(attribute(utterance, name, told) for utterance in utterances):
+        if any(attribute(utterance, name, condition_source) for utterance in utterances):
             continue
         option = {"gender": "--gender", "text": "--transcripts --all"}[name]
-        if told == "predicted":
+        if condition_source == "predicted":
             raise ManifestError(
                 f"no utterance has a predicted {_FIELDS[name]}, which the model is told when it is judged",
                 where="inference.conditions",

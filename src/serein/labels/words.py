@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from serein.errors import ModelError, RecipeError
-from serein.labels.categories import Categories
+from serein.labels.categories import ClassLabels
 
 if TYPE_CHECKING:
     from serein.labels.vocabulary import Vocabulary
@@ -23,19 +23,19 @@ class WordClasses:
     """Classes, the noun of each, and its vector.
 
     Attributes:
-        categories: The classes and what is merged into them.
+        class_labels: The classes and what is merged into them.
         nouns: (class,) the word that stands for each class.
         vectors: (class, feature) float32.
         vocabulary: Where the vectors come from, as the recipe names it.
         digest: Of the vocabulary.
 
     Example:
-        >>> two = WordClasses(Categories(("sad", "calm"), {}), ("sadness", "calm"), np.eye(2, dtype=np.float32))
+        >>> two = WordClasses(ClassLabels(("sad", "calm"), {}), ("sadness", "calm"), np.eye(2, dtype=np.float32))
         >>> two.probabilities([[3.0, 0.0]]).round(4).tolist()
         [[1.0, 0.0]]
     """
 
-    categories: Categories
+    class_labels: ClassLabels
     nouns: tuple[str, ...]
     vectors: NDArray[np.float32]
     vocabulary: str = ""
@@ -44,7 +44,7 @@ class WordClasses:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes."""
-        return self.categories.classes
+        return self.class_labels.classes
 
     def cosines(self, vectors: ArrayLike) -> NDArray[np.float64]:
         """Return the cosine of every vector, (utterance, feature), with every class: (utterance, class)."""
@@ -74,7 +74,7 @@ def relabelled(classes: WordClasses, labels: Sequence[str]) -> WordClasses:
         raise RecipeError("are not two or more different words", where="labels", remedy="Write: bored,excited.")
     vocabulary = vocabulary_of(classes)
     vectors = phrase_vectors(labels, vocabulary)
-    return WordClasses(Categories(tuple(labels), {}), tuple(labels), vectors, classes.vocabulary, classes.digest)
+    return WordClasses(ClassLabels(tuple(labels), {}), tuple(labels), vectors, classes.vocabulary, classes.digest)
 
 
 def vocabulary_of(classes: WordClasses) -> Vocabulary:

@@ -11,7 +11,7 @@ from serein.models.body_building import Encoder
 from serein.models.hidden import Backbone, HiddenStates
 from serein.models.pretrained import ORIGIN
 
-Sounds = Mapping[str, HiddenStates]  # branch -> what its backbone hears of a batch
+HiddenStatesByBranch = Mapping[str, HiddenStates]  # branch -> what its backbone hears of a batch
 
 
 class Branch(nn.Module):

@@ -17,7 +17,7 @@ from serein.labels.attributes import GENDERS
 from serein.recipe import Conditioning
 
 Conditions = Mapping[str, torch.Tensor]
-NOTHING_TOLD: Conditions = {}
+NO_CONDITIONS: Conditions = {}
 
 
 class Combination(nn.Module):

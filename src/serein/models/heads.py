@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from serein.errors import RecipeError
 from serein.models.attention import AttentionBlock
-from serein.models.centres import Centres
-from serein.models.conditioning import NOTHING_TOLD, ConditionedVector, Conditions
+from serein.models.centres import CosineClassifier
+from serein.models.conditioning import NO_CONDITIONS, ConditionedVector, Conditions
 from serein.models.fusion import TensorFusion, require_one_size
 from serein.models.hidden import HiddenStates
 from serein.models.pooling import POOLINGS
@@ -21,7 +21,7 @@ from serein.recipe import AttentionBlocks, Category, Head, LayerChoice, Pooled, 
 
 
 @dataclass(frozen=True)
-class Reading:
+class HeadOutput:
     """A task's answer for a batch of clips.
 
     Attributes:
@@ -48,14 +48,14 @@ class Reading:
         return self.outputs.log_softmax(dim=-1).logsumexp(dim=0)
 
 
-def joined(readings: Sequence[Reading]) -> Reading:
-    """Return what several members answer together."""
-    if len(readings) == 1:
-        return readings[0]
-    outputs = torch.cat([r.outputs for r in readings])
-    if readings[0].is_vector:
-        return Reading(outputs, outputs.mean(dim=0), is_vector=True)
-    return Reading(outputs, torch.cat([r.embedding for r in readings], dim=1))
+def combine_members(head_outputs: Sequence[HeadOutput]) -> HeadOutput:
+    """Combine the outputs of ensemble members."""
+    if len(head_outputs) == 1:
+        return head_outputs[0]
+    outputs = torch.cat([r.outputs for r in head_outputs])
+    if head_outputs[0].is_vector:
+        return HeadOutput(outputs, outputs.mean(dim=0), is_vector=True)
+    return HeadOutput(outputs, torch.cat([r.embedding for r in head_outputs], dim=1))
 
 
 class LayerSelection(nn.Module):
@@ -131,7 +131,7 @@ class PooledHead(nn.Module):
         sizes: Feature size of each hidden layer.
         num_outputs: Classes, or features of a word vector.
         text_size: Features of a sentence vector, for conditioning on the text.
-        joined_sizes: Task -> features of its vector, of those that join in fusion.
+        input_sizes: Task -> features of its vector, of those that join in fusion.
 
     Raises:
         RecipeError: Parts do not fit.
@@ -143,7 +143,7 @@ class PooledHead(nn.Module):
         sizes: tuple[int, ...],
         num_outputs: int,
         text_size: int = 0,
-        joined_sizes: Mapping[str, int] | None = None,
+        input_sizes: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         self.layer_selection = LayerSelection(options.layer, sizes)
@@ -152,13 +152,13 @@ class PooledHead(nn.Module):
         self.frame_projection, size = _projection(self.layer_selection.size, projections.get("frames"), options)
         self.blocks = nn.ModuleList(_blocks(options.attention, size))
         self.pooling = POOLINGS[options.pooling](size)
-        self.branch, self.joined = options.branch, joined_by(options)
-        self.fusion = None if options.fusion is None else _fusion(options, self.pooling.size, joined_sizes or {})
+        self.branch, self.fusion_inputs = options.branch, fusion_inputs_of(options)
+        self.fusion = None if options.fusion is None else _fusion(options, self.pooling.size, input_sizes or {})
         norms = [VectorNorm(self.pooling.size)] if options.batch_norm else []
         projection, size = _projection(self.pooling.size, projections.get("pooled"), options)
         self.projection = nn.Sequential(*norms, *projection)
-        told = options.conditioning
-        self.conditioning = None if told is None else ConditionedVector(told, size, text_size)
+        conditioning = options.conditioning
+        self.conditioning = None if conditioning is None else ConditionedVector(conditioning, size, text_size)
         layers: list[nn.Module] = []
         for width in options.hidden:
             layers += [nn.Dropout(options.dropout), nn.Linear(size, width), nn.ReLU()]
@@ -170,26 +170,26 @@ class PooledHead(nn.Module):
         self.is_vector = isinstance(options, Words)
 
     def forward(
-        self, hidden: HiddenStates, conditions: Conditions = NOTHING_TOLD, joined: Sequence[torch.Tensor] = ()
-    ) -> Reading:
+        self, hidden: HiddenStates, conditions: Conditions = NO_CONDITIONS, inputs: Sequence[torch.Tensor] = ()
+    ) -> HeadOutput:
         """Read hidden layers.
 
         Args:
-            conditions: What is not told is unknown.
-            joined: (batch, feature) vectors of the tasks of `joined`, in their order; or none, the own ones alone.
+            conditions: Missing ones are unknown.
+            inputs: (batch, feature) vectors of the tasks of `fusion_inputs`, in their order; or none.
         """
-        vector = self.projection(self._fused(hidden, joined))
+        vector = self.projection(self._fused(hidden, inputs))
         if self.conditioning is not None:
             vector = self.conditioning(vector, conditions)
         embedding = self.layers(vector)
         output = self.output(self.dropout(embedding)).float()
-        return Reading(output[None], output if self.is_vector else embedding.float(), self.is_vector)
+        return HeadOutput(output[None], output if self.is_vector else embedding.float(), self.is_vector)
 
-    def _fused(self, hidden: HiddenStates, joined: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _fused(self, hidden: HiddenStates, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         frames, is_frame = self.frame_projection(self.gradient_reversal(self.layer_selection(hidden))), hidden.is_frame
         own = [self.pooling(block(frames, is_frame), is_frame) for block in self.blocks]
         own = own or [self.pooling(frames, is_frame)]
-        vector: torch.Tensor = own[0] if self.fusion is None else self.fusion(own, joined)
+        vector: torch.Tensor = own[0] if self.fusion is None else self.fusion(own, inputs)
         return vector
 
 
@@ -199,9 +199,9 @@ def _blocks(options: AttentionBlocks | None, size: int) -> list[AttentionBlock]:
     return [AttentionBlock(size, options.heads, options.dropout) for _ in range(options.blocks)]
 
 
-def _fusion(options: Pooled, size: int, joined_sizes: Mapping[str, int]) -> TensorFusion:
+def _fusion(options: Pooled, size: int, input_sizes: Mapping[str, int]) -> TensorFusion:
     assert options.fusion is not None
-    sizes = {name: joined_sizes[name] for name in options.fusion.inputs}
+    sizes = {name: input_sizes[name] for name in options.fusion.inputs}
     require_one_size(size, sizes)
     num_own = 1 if options.attention is None else options.attention.blocks
     return TensorFusion(num_own, size, len(sizes), options.fusion.init)
@@ -209,7 +209,7 @@ def _fusion(options: Pooled, size: int, joined_sizes: Mapping[str, int]) -> Tens
 
 def _output(options: Pooled, size: int, num_outputs: int) -> nn.Module:
     if isinstance(options, Category) and options.loss == "arcface":
-        return Centres(size, num_outputs, options.arcface.scale)
+        return CosineClassifier(size, num_outputs, options.arcface.scale)
     return nn.Linear(size, num_outputs)
 
 
@@ -224,7 +224,7 @@ class FrameHead(nn.Module):
 
     def __init__(self, options: Head, sizes: tuple[int, ...], num_outputs: int) -> None:
         super().__init__()
-        self.branch, self.joined = options.branch, joined_by(options)
+        self.branch, self.fusion_inputs = options.branch, fusion_inputs_of(options)
         self.layer_selection = LayerSelection(options.layer, sizes)
         self.gradient_reversal = _gradient_reversal(options)
         self.dropout = nn.Dropout(options.dropout)
@@ -232,8 +232,8 @@ class FrameHead(nn.Module):
         self.output = nn.Linear(self.size, num_outputs)
 
     def forward(
-        self, hidden: HiddenStates, conditions: Conditions = NOTHING_TOLD, joined: Sequence[torch.Tensor] = ()
-    ) -> Reading:
+        self, hidden: HiddenStates, conditions: Conditions = NO_CONDITIONS, inputs: Sequence[torch.Tensor] = ()
+    ) -> HeadOutput:
         """Read hidden layers; nothing is told to frames, and nothing joins them.
 
         Returns:
@@ -244,7 +244,7 @@ class FrameHead(nn.Module):
         is_frame = hidden.is_frame[..., None].float()
         scores = self.output(self.dropout(frames)).float()
         embedding = (frames.float() * is_frame).sum(dim=1) / is_frame.sum(dim=1)
-        return Reading(torch.cat([scores, is_frame], dim=-1)[None], embedding)
+        return HeadOutput(torch.cat([scores, is_frame], dim=-1)[None], embedding)
 
 
 TaskHead = PooledHead | FrameHead
@@ -255,7 +255,7 @@ def build_head(
     sizes: tuple[int, ...],
     num_outputs: int,
     text_size: int = 0,
-    joined_sizes: Mapping[str, int] | None = None,
+    input_sizes: Mapping[str, int] | None = None,
 ) -> TaskHead:
     """Return the head of a task.
 
@@ -263,11 +263,11 @@ def build_head(
         RecipeError: It does not fit the layers.
     """
     if isinstance(options, Pooled):
-        return PooledHead(options, sizes, num_outputs, text_size, joined_sizes)
+        return PooledHead(options, sizes, num_outputs, text_size, input_sizes)
     return FrameHead(options, sizes, num_outputs)
 
 
-def joined_by(options: Head) -> tuple[str, ...]:
+def fusion_inputs_of(options: Head) -> tuple[str, ...]:
     """Return the tasks whose vectors join a head's own."""
     fusion = options.fusion if isinstance(options, Pooled) else None
     return () if fusion is None else fusion.inputs

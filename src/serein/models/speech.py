@@ -12,9 +12,9 @@ from torch import nn
 
 from serein.errors import ModelError, RecipeError
 from serein.models.body_building import Encoder, build_encoder, encoder_groups
-from serein.models.branches import Branch, Sounds, are_twins, is_frozen
-from serein.models.conditioning import NOTHING_TOLD, Conditions
-from serein.models.heads import Reading, TaskHead, build_head, joined, joined_by
+from serein.models.branches import Branch, HiddenStatesByBranch, are_twins, is_frozen
+from serein.models.conditioning import NO_CONDITIONS, Conditions
+from serein.models.heads import HeadOutput, TaskHead, build_head, combine_members, fusion_inputs_of
 from serein.models.hidden import Backbone, HiddenStates
 from serein.models.logmel import LogMelBackbone
 from serein.models.parts import expand
@@ -23,7 +23,7 @@ from serein.recipe import Encoder as EncoderOptions
 
 
 class EnsembleMember(nn.Module):
-    """What works out and reads hidden layers.
+    """An encoder and its heads.
 
     Args:
         encoder: Trained layers between the main backbone and the heads, or `None`.
@@ -37,26 +37,26 @@ class EnsembleMember(nn.Module):
 
     def forward(
         self,
-        sounds: Sounds,
-        conditions: Conditions = NOTHING_TOLD,
+        hidden_states: HiddenStatesByBranch,
+        conditions: Conditions = NO_CONDITIONS,
         tasks: Container[str] | None = None,
         use_fusion: bool = True,
-    ) -> dict[str, Reading]:
-        """Read every task, or those that are named; see `SpeechModel.read`."""
-        if self.encoder is not None and MAIN in sounds:
-            sounds = {**sounds, MAIN: self.encoder(sounds[MAIN])}
+    ) -> dict[str, HeadOutput]:
+        """Run every head, or those of the named tasks; see `SpeechModel.decode`."""
+        if self.encoder is not None and MAIN in hidden_states:
+            hidden_states = {**hidden_states, MAIN: self.encoder(hidden_states[MAIN])}
         asked = [name for name in self.heads if tasks is None or name in tasks]
-        readings: dict[str, Reading] = {}
+        head_outputs: dict[str, HeadOutput] = {}
         for name in self.in_order(asked, use_fusion):
             head = self.head(name)
-            joined = [readings[other].embedding for other in head.joined] if use_fusion else []
-            readings[name] = head(sounds[head.branch], conditions, joined)
-        return {name: readings[name] for name in asked}
+            inputs = [head_outputs[other].embedding for other in head.fusion_inputs] if use_fusion else []
+            head_outputs[name] = head(hidden_states[head.branch], conditions, inputs)
+        return {name: head_outputs[name] for name in asked}
 
     def in_order(self, tasks: Iterable[str], use_fusion: bool) -> list[str]:
         """Return the tasks whose heads run, those first whose vectors join others."""
         asked = list(tasks)
-        joining = [other for name in asked for other in self.head(name).joined] if use_fusion else []
+        joining = [other for name in asked for other in self.head(name).fusion_inputs] if use_fusion else []
         return list(dict.fromkeys([*joining, *asked]))
 
     def head(self, task: str) -> TaskHead:
@@ -73,7 +73,7 @@ class SpeechModel(nn.Module):
         branches: Other networks that hear the same clips; heads say which branch they read.
 
     Attributes:
-        sharing: Branches whose backbone hears what the main one hears, so that this one runs for both.
+        sharing: Branches whose backbone equals the main one, which runs for both.
     """
 
     def __init__(
@@ -86,44 +86,48 @@ class SpeechModel(nn.Module):
         self.sharing: frozenset[str] = frozenset()
 
     def forward(
-        self, waveforms: torch.Tensor, num_samples: torch.Tensor, conditions: Conditions = NOTHING_TOLD
-    ) -> dict[str, Reading]:
-        """Hear a padded batch and read every task.
+        self, waveforms: torch.Tensor, num_samples: torch.Tensor, conditions: Conditions = NO_CONDITIONS
+    ) -> dict[str, HeadOutput]:
+        """Encode a padded batch and run the head of every task.
 
         Args:
             waveforms: (batch, sample) float32 at 16 kHz.
             num_samples: (batch,) long, real samples of each clip.
-            conditions: Attribute -> (batch, feature), what is told of the clips; what is not given is unknown.
+            conditions: Attribute -> (batch, feature), what is known of the clips; missing ones are unknown.
         """
-        return self.read(self.hear(waveforms, num_samples, self.branches_of()), conditions)
+        return self.decode(self.encode(waveforms, num_samples, self.branches_of()), conditions)
 
-    def hear(self, waveforms: torch.Tensor, num_samples: torch.Tensor, branches: Iterable[str]) -> Sounds:
-        """Return what the backbones of some branches hear; those of the same weights run once."""
-        return self.heard_by(lambda backbone: backbone(waveforms, num_samples), branches)
+    def encode(
+        self, waveforms: torch.Tensor, num_samples: torch.Tensor, branches: Iterable[str]
+    ) -> HiddenStatesByBranch:
+        """Return the hidden states of some branches; backbones of the same weights run once."""
+        return self.encode_with(lambda backbone: backbone(waveforms, num_samples), branches)
 
-    def heard_by(self, hear: Callable[[Backbone], HiddenStates], branches: Iterable[str]) -> Sounds:
-        """Return for each branch what `hear` makes of its backbone, called once for those that share one."""
+    def encode_with(self, encode: Callable[[Backbone], HiddenStates], branches: Iterable[str]) -> HiddenStatesByBranch:
+        """Return for each branch what `encode` makes of its backbone, called once for those that share one."""
         source_of = {name: self.source_of(name) for name in branches}
-        heard = {source: hear(self.backbone_of(source)) for source in dict.fromkeys(source_of.values())}
-        return {name: heard[source] for name, source in source_of.items()}
+        encoded = {source: encode(self.backbone_of(source)) for source in dict.fromkeys(source_of.values())}
+        return {name: encoded[source] for name, source in source_of.items()}
 
-    def read(
+    def decode(
         self,
-        sounds: Sounds,
-        conditions: Conditions = NOTHING_TOLD,
+        hidden_states: HiddenStatesByBranch,
+        conditions: Conditions = NO_CONDITIONS,
         tasks: Container[str] | None = None,
         use_fusion: bool = True,
-    ) -> dict[str, Reading]:
-        """Read tasks from hidden layers.
+    ) -> dict[str, HeadOutput]:
+        """Run the heads of tasks on hidden states.
 
         Args:
-            sounds: What the backbones heard, of the branches that the tasks need (`branches_of`).
+            hidden_states: Those of the branches that the tasks need (`branches_of`).
             tasks: Those to read; `None`: every one.
             use_fusion: Whether vectors of other heads enter a head's fusion.
         """
-        worked_out = {name: self.branches[name](own) if name in self.branches else own for name, own in sounds.items()}
-        readings = [member(worked_out, conditions, tasks, use_fusion) for member in self.ensemble]
-        return {name: joined([reading[name] for reading in readings]) for name in readings[0]}
+        encoded = {
+            name: self.branches[name](own) if name in self.branches else own for name, own in hidden_states.items()
+        }
+        head_outputs = [member(encoded, conditions, tasks, use_fusion) for member in self.ensemble]
+        return {name: combine_members([head_output[name] for head_output in head_outputs]) for name in head_outputs[0]}
 
     @property
     def encoders(self) -> list[Encoder]:
@@ -152,7 +156,7 @@ class SpeechModel(nn.Module):
         """Return a branch's own backbone."""
         return self.backbone if branch == MAIN else self.branch(branch).backbone
 
-    def share(self, branches: Iterable[str] | None = None) -> None:
+    def share_backbones(self, branches: Iterable[str] | None = None) -> None:
         """Let branches (`None`: all) hear by the main backbone where their own is the same: it runs once for both."""
         asked = self.branches if branches is None else branches
         self.sharing = frozenset(name for name in asked if are_twins(self.backbone, self.backbone_of(name)))
@@ -195,7 +199,9 @@ class SpeechModel(nn.Module):
             for parameter in parameters:
                 parameter.requires_grad_(group in chosen)
         self._freeze_other_heads(tasks)
-        self.share(name for name in self.branches if is_frozen(self.backbone) and is_frozen(self.backbone_of(name)))
+        self.share_backbones(
+            name for name in self.branches if is_frozen(self.backbone) and is_frozen(self.backbone_of(name))
+        )
         self.train(self.training)
 
     def _freeze_other_heads(self, tasks: Container[str] | None) -> None:
@@ -285,8 +291,8 @@ def _member(
     built = None if encoder is None else build_encoder(encoder, backbone)
     sizes = {**sizes, MAIN: backbone.sizes if built is None else built.sizes}
     heads: dict[str, TaskHead] = {}
-    for name in sorted(tasks, key=lambda name: bool(joined_by(tasks[name][0]))):  # those that join others first
+    for name in sorted(tasks, key=lambda name: bool(fusion_inputs_of(tasks[name][0]))):  # those that join others first
         options, outputs = tasks[name]
-        joining = {other: heads[other].size for other in joined_by(options)}
+        joining = {other: heads[other].size for other in fusion_inputs_of(options)}
         heads[name] = build_head(options, sizes[options.branch], outputs, text_size, joining)
     return EnsembleMember(built, {name: heads[name] for name in tasks})

@@ -16,7 +16,7 @@ class Conditioning(Options):
     A clip of which it is not known gets a vector of its own, learned from training clips of which it is not known.
 
     Attributes:
-        attributes: What is told: the speaker's `gender`, the `text` of the utterance, or both.
+        attributes: The conditions: the speaker's `gender`, the `text` of the utterance, or both.
         mode: `sum`; `mean`: the sum divided by the number of its terms (the paper's sum / 2 and sum / 3);
             `multiplication`; `stack-linear`: side by side through a linear layer; `cln`: conditional layer norm, whose
             gain and shift come from the condition.
@@ -116,7 +116,7 @@ class Pooled(Head):
             one weight per frame; `channel-attention`: one per frame and feature.
         fusion: How several vectors become one; more than one attention block needs it.
         batch_norm: Normalise the pooled vector over the batch.
-        conditioning: What else is told to the pooled and projected vector.
+        conditioning: Conditions of the pooled and projected vector.
         hidden: Sizes of fully connected layers before the output.
         contrastive: Pull the embeddings of a class together and those of others apart.
     """
@@ -227,9 +227,9 @@ class Tasks(Options):
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """What any head is told of a clip beside its sound."""
-        told = [task.conditioning.attributes for task in self.pooled.values() if task.conditioning]
-        return tuple(sorted({name for names in told for name in names}))
+        """The conditions of all heads, beside the audio."""
+        attributes = [task.conditioning.attributes for task in self.pooled.values() if task.conditioning]
+        return tuple(sorted({name for names in attributes for name in names}))
 
     @property
     def condition_dropout(self) -> float:

@@ -16,7 +16,7 @@ from serein.evaluation.predictions import natural_key
 from serein.evaluation.run_folder import read_json
 from serein.inference.answering import recording_outputs
 from serein.models import folder as model_folder
-from serein.models.folder import ModelFolder
+from serein.models.folder import Checkpoint
 from serein.reproduce.table import Picture, Row
 
 _COLOURS = {"emotion": "coloured by emotion", "prediction": "by predicted emotion", "speaker": "by speaker"}
@@ -34,11 +34,11 @@ def embedding_maps(row: Row, places: Sequence[Path], picture: Picture, manifest_
     units = [path for place in places[:1] for path in sorted(place.glob("fold-*/seed-*"), key=natural_key)]
     if not units:
         return []
-    content = model_folder.load(units[0] / "model")
+    checkpoint = model_folder.load(units[0] / "model")
     name = units[0].parent.name.removeprefix("fold-")
     fold = next(each for each in read_json(places[0] / "folds.json")["folds"] if each["name"] == name)
     known = {u.id: u for u in manifest.read(manifest_path)}
-    splits = {split: _vectors(content, [known[i] for i in fold[split]], picture.task) for split in picture.splits}
+    splits = {split: _vectors(checkpoint, [known[i] for i in fold[split]], picture.task) for split in picture.splits}
     return [
         Map(f"{row.title}\n{split} set, {_COLOURS[colour_by]}", vectors, names[colour_by])
         for colour_by in picture.colour_by
@@ -48,16 +48,16 @@ def embedding_maps(row: Row, places: Sequence[Path], picture: Picture, manifest_
 
 
 def _vectors(
-    content: ModelFolder, utterances: Sequence[Utterance], task: str | None
+    checkpoint: Checkpoint, utterances: Sequence[Utterance], task: str | None
 ) -> tuple[np.ndarray, dict[str, list[str]]]:
     """Return embeddings of as many clips as a map shows, and the names that may colour them."""
     some = [utterances[index] for index in thinned(len(utterances))]
-    recordings = Recordings(some, trim_db=content.options.clips.trim_db)
-    outputs = recording_outputs(content, recordings, range(len(some)), "known", embedding=task)
-    categories = content.categories
+    recordings = Recordings(some, trim_db=checkpoint.options.clips.trim_db)
+    outputs = recording_outputs(checkpoint, recordings, range(len(some)), "known", embedding=task)
+    class_labels = checkpoint.class_labels
     names = {
-        "emotion": [categories.label(u) or "" for u in some],
-        "prediction": [categories.classes[int(row.argmax())] for row in outputs.probabilities[content.task]],
+        "emotion": [class_labels.label(u) or "" for u in some],
+        "prediction": [class_labels.classes[int(row.argmax())] for row in outputs.probabilities[checkpoint.task]],
         "speaker": [u.speaker or "" for u in some],
     }
     return outputs.embeddings, names

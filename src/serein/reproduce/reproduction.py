@@ -21,7 +21,7 @@ from serein.reproduce.pictures import with_picture
 from serein.reproduce.printing import write_comparison
 from serein.reproduce.table import Row, Table
 from serein.reproduce.units import Data, Trial, is_finished, row_recipe, take_data, trial_of
-from serein.world import world
+from serein.world import distributed_info
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
         RecipeError: A row or its recipe is wrong; before any training.
         ManifestError: The data cannot be read; before any training.
     """
-    if world().size > 1:
+    if distributed_info().size > 1:
         raise RunError(
             "cannot run under torchrun", where="reproduce", remedy="Start it alone; --engine ray uses a cluster."
         )

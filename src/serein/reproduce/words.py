@@ -20,7 +20,7 @@ from serein.data.utterance import Utterance
 from serein.evaluation.intervals import NUM_RESAMPLES, percentile_interval
 from serein.evaluation.predictions import natural_key, read_predictions
 from serein.evaluation.run_folder import run_classes
-from serein.labels.categories import Categories
+from serein.labels.categories import ClassLabels
 from serein.labels.vocabulary import Vocabulary, open_vocabulary
 from serein.labels.votes import NOUNS, distinct_targets, first_and_second, target_words
 from serein.labels.words import normalised
@@ -45,7 +45,7 @@ class WordRun:
 
     row: Row
     recipe: recipes.Recipe
-    categories: Categories
+    class_labels: ClassLabels
     utterances: list[Utterance]
     vectors: NDArray[np.float32]
 
@@ -58,12 +58,12 @@ class WordRun:
     def order(self) -> list[str]:
         """Nouns of the recipe's classes, which decide between equally frequent labels."""
         nouns = {**NOUNS, **self.recipe.words.nouns}
-        return [nouns.get(name, name) for name in self.categories.classes]
+        return [nouns.get(name, name) for name in self.class_labels.classes]
 
     def words(self, label_set: LabelSet) -> list[tuple[str, ...]]:
         """Return the words of each utterance's target in a label set."""
         nouns = {**NOUNS, **self.recipe.words.nouns}
-        return [target_words(u, self.categories, label_set, nouns, self.vocabulary) for u in self.utterances]
+        return [target_words(u, self.class_labels, label_set, nouns, self.vocabulary) for u in self.utterances]
 
 
 def word_run(row: Row, places: Sequence[Path], utterances: dict[str, Utterance]) -> WordRun | None:
@@ -78,8 +78,8 @@ def word_run(row: Row, places: Sequence[Path], utterances: dict[str, Utterance])
         for path in sorted(place.glob("fold-*/seed-*/predictions.jsonl"), key=natural_key):
             predicted += [utterances[prediction.id] for prediction in read_predictions(path)]
             vectors.append(load_file(path.with_name("embeddings.safetensors"))["embeddings"])
-    categories = Categories(run_classes(places[0]) or (), dict(recipe.labels.merge))
-    return WordRun(row, recipe, categories, predicted, np.concatenate(vectors))
+    class_labels = ClassLabels(run_classes(places[0]) or (), dict(recipe.labels.merge))
+    return WordRun(row, recipe, class_labels, predicted, np.concatenate(vectors))
 
 
 def word_tables(
@@ -155,8 +155,8 @@ def prediction_neighbours(runs: Sequence[WordRun]) -> ExtraTable:
     """The words nearest to the mean prediction of each class (Table 5)."""
     rows = []
     for run in runs:
-        labels = np.array([run.categories.label(u) or "" for u in run.utterances])
-        for name in run.categories.classes:
+        labels = np.array([run.class_labels.label(u) or "" for u in run.utterances])
+        for name in run.class_labels.classes:
             if (labels == name).any():
                 mean = run.vectors[labels == name].mean(axis=0, keepdims=True)
                 nearest, _ = run.vocabulary.nearest(mean, NUM_NEIGHBOURS)

@@ -71,7 +71,7 @@ def open_neighbours(model: str | None, predictor: Predictor, datastore: Path | N
     Raises:
         ModelError: The datastore belongs to another model, or the model's vocabulary has changed.
     """
-    has_words = isinstance(predictor.content.labels[predictor.task], WordClasses)
+    has_words = isinstance(predictor.checkpoint.labels[predictor.task], WordClasses)
     vocabulary = vocabulary_of_model(predictor) if has_words else None
     if datastore is None:
         return Neighbours(vocabulary, None, predictor.classes)

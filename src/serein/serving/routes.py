@@ -99,13 +99,13 @@ def router(service: Service) -> APIRouter:
     @routes.get("/v1/models", responses=_documented(401), tags=["service"])
     async def models() -> ModelsResponse:
         """Return the model's name and classes."""
-        content = service.predictor.content
+        checkpoint = service.predictor.checkpoint
         model = ModelInfo(
             name=service.about.name,
             task=service.predictor.task,
             classes=list(service.predictor.classes),
-            is_calibrated=content.calibration is not None,
-            max_window_s=content.options.clips.window_s,
+            is_calibrated=checkpoint.calibration is not None,
+            max_window_s=checkpoint.options.clips.window_s,
         )
         return ModelsResponse(models=[model])
 

@@ -135,7 +135,7 @@ class Service:
 
     def _load_unless_segmented(self, upload: Upload, options: PredictOptions) -> Waveform | None:
         length_s = audio.require_at_most(upload, self.limits.recording_s).duration_s
-        is_long = length_s > self.predictor.content.options.clips.window_s
+        is_long = length_s > self.predictor.checkpoint.options.clips.window_s
         if options.segments == "always" or (options.segments == "auto" and is_long):
             return None
         return audio.load_at_most(upload, self.limits.recording_s)

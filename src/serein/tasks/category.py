@@ -10,7 +10,7 @@ import torch
 from serein import losses, metrics
 from serein.data.batches import Targets
 from serein.data.utterance import Utterance
-from serein.labels.categories import Categories
+from serein.labels.categories import ClassLabels
 from serein.recipe import Category
 
 
@@ -23,10 +23,10 @@ class CategoryTask:
         labels: The classes.
     """
 
-    def __init__(self, options: Category, categories: Categories) -> None:
-        self.name = categories.field
-        self.options, self.labels = options, categories
-        self.num_outputs = len(categories.classes)
+    def __init__(self, options: Category, class_labels: ClassLabels) -> None:
+        self.name = class_labels.field
+        self.options, self.labels = options, class_labels
+        self.num_outputs = len(class_labels.classes)
         self.class_weights: torch.Tensor | None = None
 
     def targets(self, utterances: Sequence[Utterance]) -> Targets:

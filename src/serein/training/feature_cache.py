@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from serein.data.batches import BucketSampler, ClipDataset, batch_durations, collate, fitted
+from serein.data.batches import BucketSampler, ClipDataset, batch_durations, collate, fix_length
 from serein.data.files import replacing, write_text
 from serein.data.recordings import Recordings
 from serein.errors import RunError
@@ -38,7 +38,7 @@ from serein.models.pretrained import ORIGIN, weights_hash
 from serein.models.speech import EnsembleMember, SpeechModel
 from serein.progress import Report
 from serein.recipe import MAIN, Batches, Clips, FeatureCacheOptions, SpectrogramAugmentation, Stage
-from serein.world import world
+from serein.world import distributed_info
 
 FORMAT = 1  # of what is heard; a new one makes every clip be heard again
 CLIPS_PER_FILE = 128
@@ -97,7 +97,7 @@ def _readers(model: SpeechModel, branch: str) -> list[nn.Module]:
     return readers
 
 
-class Shelf:
+class Shard:
     """Clips of one layer: a folder of files, each of which holds the frames of some clips under their hashes.
 
     Args:
@@ -146,7 +146,7 @@ class StoredFeatures:
         clip_of: Position -> hash of the clip.
     """
 
-    shelves: Mapping[str, Shelf]
+    shelves: Mapping[str, Shard]
     clip_of: Mapping[int, str]
 
     def __getitem__(self, position: int) -> LayerFrames:
@@ -193,7 +193,7 @@ class FeatureCache:
             clip_of = _clip_hashes(recordings, clips, wanted, self.root, report, label)
             folder = self._described_folder()
             shelves = {
-                name: Shelf(folder / f"{name}-{self.options.dtype}", DTYPES[self.options.dtype]) for name in self.layers
+                name: Shard(folder / f"{name}-{self.options.dtype}", DTYPES[self.options.dtype]) for name in self.layers
             }
             stored = StoredFeatures(shelves, clip_of)
             missing = _missing(stored, wanted)
@@ -347,7 +347,7 @@ def _clip_hashes(
     """
 
     def clip_hash(position: int) -> str:
-        return hashlib.blake2b(fitted(recordings[position], clips).tobytes(), digest_size=16).hexdigest()
+        return hashlib.blake2b(fix_length(recordings[position], clips).tobytes(), digest_size=16).hexdigest()
 
     notes = root / "clips.json"
     known = {} if recordings.fits_memory else _read_notes(notes)
@@ -381,7 +381,9 @@ def _read_notes(path: Path) -> dict[str, str]:
 def _listening(backbone: Backbone) -> Iterator[torch.device]:
     """Put a backbone into evaluation mode, on this process's accelerator if there is one; and back."""
     was_training, home = backbone.training, next(backbone.parameters()).device
-    index = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) if world().size > 1 else 0
+    index = (
+        int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) if distributed_info().size > 1 else 0
+    )
     device = torch.device("cuda", index) if torch.cuda.is_available() else home
     try:
         backbone.to(device).eval()

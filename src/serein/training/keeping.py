@@ -31,7 +31,7 @@ INITIAL_WEIGHTS = "initial_weights.json"  # which weights a stage started from
 BACKBONE = "backbone."  # what the names of its weights start with
 
 
-class EpochKeeper(Checkpoint):
+class CheckpointCallback(Checkpoint):
     """Writes metrics, the best weights, and the state to resume from; each file is whole or the one before.
 
     A loss that is no number stops the training (RunError).

@@ -14,14 +14,14 @@ from torch.optim.swa_utils import AveragedModel
 from serein.data.batches import Batch, draw_seed
 from serein.errors import RunError
 from serein.losses import supervised_contrastive
-from serein.models.heads import Reading
+from serein.models.heads import HeadOutput
 from serein.models.pretrained import weights_hash
 from serein.models.speech import SpeechModel
 from serein.recipe import Optimizer, Pooled, SpectrogramAugmentation, Stage
 from serein.tasks.task import ClassTask, Task
 from serein.training.conflicts import NUM_SAMPLED, gradient_cosines
-from serein.training.gathering import gathered
-from serein.training.hearing import hear
+from serein.training.gathering import all_gather_rows
+from serein.training.hearing import encode_batch
 
 Judged = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # (clip,) positions, (clip, ...) truth and what is kept
 
@@ -78,10 +78,10 @@ class StageModule(lightning.LightningModule):
         Dropout is seeded by batch: loaders draw from torch's generator as well, and a resumed run makes more of them.
         """
         torch.manual_seed(draw_seed(self.seed, self.current_epoch, f"dropout/{batch_index}/{self.global_rank}"))
-        heard = hear(self.model, batch, self.stage.spectrogram_augmentation, self.branches)
-        readings = self.model.read(heard.sounds, heard.conditions, self.tasks, self.stage.use_fusion)
-        losses = self.losses(readings, heard.targets, heard.has_target)
-        loss = self.weighted(losses, readings)
+        encoded = encode_batch(self.model, batch, self.stage.spectrogram_augmentation, self.branches)
+        head_outputs = self.model.decode(encoded.hidden_states, encoded.conditions, self.tasks, self.stage.use_fusion)
+        losses = self.losses(head_outputs, encoded.targets, encoded.has_target)
+        loss = self.weighted(losses, head_outputs)
         self._log_losses(loss, losses, len(batch.num_samples))
         if batch_index < NUM_SAMPLED and self.trainer.world_size == 1:
             for (one, other), cosine in gradient_cosines(losses, self.shared).items():
@@ -104,13 +104,15 @@ class StageModule(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Keep truth and answer; the score is taken when all are there."""
-        heard = hear(self.eval_model, batch, SpectrogramAugmentation(), self.branches)
-        readings = self.eval_model.read(heard.sounds, batch.conditions, self.tasks, self.stage.use_fusion)
-        for name, reading in readings.items():
+        encoded = encode_batch(self.eval_model, batch, SpectrogramAugmentation(), self.branches)
+        head_outputs = self.eval_model.decode(
+            encoded.hidden_states, batch.conditions, self.tasks, self.stage.use_fusion
+        )
+        for name, head_output in head_outputs.items():
             known = batch.has_target[name]
             if known.any():
                 truth = batch.targets[name][known]
-                kept = self.tasks[name].kept(truth, reading.output[known])
+                kept = self.tasks[name].kept(truth, head_output.output[known])
                 self._dev.setdefault(name, []).append((batch.positions[known].cpu(), truth.cpu(), kept.cpu()))
 
     def on_validation_epoch_end(self) -> None:
@@ -177,30 +179,30 @@ class StageModule(lightning.LightningModule):
 
     def losses(
         self,
-        readings: Mapping[str, Reading],
+        head_outputs: Mapping[str, HeadOutput],
         targets: Mapping[str, torch.Tensor],
         has_target: Mapping[str, torch.Tensor],
     ) -> dict[str, torch.Tensor]:
         """Return the loss of each task of which the batch has targets, before it is weighted."""
         losses: dict[str, torch.Tensor] = {}
         for name, task in self.tasks.items():
-            known, reading = has_target[name], readings[name]
+            known, head_output = has_target[name], head_outputs[name]
             contrast = task.options.contrastive if isinstance(task.options, Pooled) else None
             truth, own_weight, parts = targets[name][known], 1.0, []
             if contrast is not None and isinstance(task, ClassTask):
                 own_weight = 1.0 - contrast.weight
-                pulled = self._contrast(task.classes(truth), reading.embedding[known], contrast.temperature)
+                pulled = self._contrast(task.classes(truth), head_output.embedding[known], contrast.temperature)
                 parts.append(contrast.weight * pulled)
             if known.any():
-                parts.append(own_weight * _summed(task, truth, reading.outputs[:, known]))
+                parts.append(own_weight * _summed(task, truth, head_output.outputs[:, known]))
             if parts:
                 losses[name] = torch.stack(parts).sum()
         return losses
 
-    def weighted(self, losses: Mapping[str, torch.Tensor], readings: Mapping[str, Reading]) -> torch.Tensor:
+    def weighted(self, losses: Mapping[str, torch.Tensor], head_outputs: Mapping[str, HeadOutput]) -> torch.Tensor:
         """Return the sum of the tasks' losses, each by its weight; 0 of a batch without any target."""
         if not losses:
-            return sum(reading.output.sum() for reading in readings.values()) * 0.0  # type: ignore[return-value]
+            return sum(head_output.output.sum() for head_output in head_outputs.values()) * 0.0  # type: ignore[return-value]
         return torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
 
     def _log_losses(self, loss: torch.Tensor, losses: Mapping[str, torch.Tensor], num_clips: int) -> None:
@@ -212,7 +214,7 @@ class StageModule(lightning.LightningModule):
     def _contrast(self, labels: torch.Tensor, embeddings: torch.Tensor, temperature: float) -> torch.Tensor:
         """Return the contrastive loss over the clips of all processes, whose batches may differ in size."""
         if self.trainer.world_size > 1:
-            labels, embeddings = gathered(labels), gathered(embeddings)
+            labels, embeddings = all_gather_rows(labels), all_gather_rows(embeddings)
         return supervised_contrastive(labels, embeddings, temperature)
 
     def _gathered(self) -> dict[str, list[Judged]]:
