@@ -70,7 +70,7 @@ def test_without_predictions_the_remedy_is_named(tones: Path, told: Path, tmp_pa
     outcome = serein("run", told, "--data", tones, "--out", tmp_path / "run")
     assert outcome.status == 1
     assert "no utterance has a predicted gender" in outcome.complaint
-    assert "corpus fill --gender" in outcome.complaint
+    assert "corpus annotate --gender" in outcome.complaint
     assert "inference.conditions=oracle" in outcome.complaint
     assert not (tmp_path / "run").exists()
 
@@ -95,7 +95,7 @@ def test_a_task_by_itself_and_what_fill_makes_of_it(tones: Path, tiny: Path, tmp
     assert all(u.predicted is not None and u.predicted.gender in OTHER for u in manifest.read(filled))
     model = out / "fold-1" / "seed-0" / "model"
     answer = json.loads(serein("predict", "--model", model, manifest.read(tones)[0].audio, "--json").out)
-    assert answer["gender"] in OTHER
+    assert answer["label"] in OTHER
     refusal = serein("train", tiny, "--data", tones, "--task", "mood", "--out", tmp_path / "no")
     assert "unknown task 'mood', expected one of: emotion, words, gender" in refusal.complaint
 

@@ -130,7 +130,7 @@ def test_a_run_on_other_recordings_is_refused(corpus: Path, tmp_path: Path) -> N
 def test_a_run_of_emotions_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "fold-1" / "seed-0" / "predictions.jsonl"
     write_predictions([Prediction(id="a", truth="sad", prediction="happy", fold="1")], path)
-    with pytest.raises(ModelError, match="says happy, sad, not female and male"):
+    with pytest.raises(ModelError, match="has the classes happy, sad, not female and male"):
         gender_annotator(str(tmp_path), "refuse")
 
 
@@ -164,7 +164,7 @@ def test_what_was_begun_with_other_data_or_models_is_not_gone_on_with(corpus: Pa
         annotate(corpus, out, [Oracle({"a": "one", "c": "two"}, dies_at="c")], broken="stop", report=silent)
     other = Oracle({"a": "one", "c": "two"})
     other.by = "another model"
-    with pytest.raises(RunError, match=r"out.jsonl.partial: what an earlier call left belongs to other data"):
+    with pytest.raises(RunError, match=r"out.jsonl.partial: an unfinished earlier call was for other data"):
         annotate(corpus, out, [other], broken="stop", report=silent)
     (tmp_path / "out.jsonl.partial").write_text("something else\n")
     with pytest.raises(RunError, match="Delete it"):
@@ -218,7 +218,7 @@ def test_transcripts_on_the_command_line(spoken: Path, tmp_path: Path, serein: C
     asr = write_ctc(tmp_path / "asr")
     outcome = serein("corpus", "annotate", spoken, "--transcripts", asr)
     assert outcome.status == 0, outcome.err
-    out = tmp_path / "spoken.filled.jsonl"
+    out = tmp_path / "spoken.annotated.jsonl"
     assert outcome.out.strip() == f"{out}: 6 utterances, transcript predicted for 4"
     assert [u.id for u in manifest.read(out) if u.predicted and u.predicted.transcript] == ["1", "2", "4", "5"]
     assert [u.transcript for u in manifest.read(out)] == [u.transcript for u in manifest.read(spoken)]
@@ -260,7 +260,7 @@ def note(file, what):
     if left == 0:
         os._exit(9)
 filling._note = note
-source = filling.Transcripts(sys.argv[2], "all", None)
+source = filling.TranscriptAnnotator(sys.argv[2], "all", None)
 filling.annotate(Path(sys.argv[1]), Path(sys.argv[3]), [source], broken="stop", report=lambda *progress: None)
 """
 
@@ -303,7 +303,7 @@ def test_genders_of_a_model(gender_run: Path, tones: Path, tmp_path: Path, serei
     model = gender_run / "fold-1" / "seed-0" / "model"
     out = tmp_path / "out.jsonl"
     refused = serein("corpus", "annotate", tones, "--gender", model, "-o", out)
-    assert "learned from" in refused.complaint
+    assert "was trained on" in refused.complaint
     assert "--allow-seen-speakers" in refused.complaint
     with pytest.raises(LeakError):
         ModelGenderAnnotator(str(model), "refuse").wanted(manifest.read(tones))
@@ -330,5 +330,5 @@ def test_genders_of_a_trained_run(gender_run: Path, tones: Path, tmp_path: Path,
 def test_a_model_of_emotions_is_refused(tiny_run: Path, tones: Path, serein: Call, tmp_path: Path) -> None:
     model = tiny_run / "fold-1" / "seed-0" / "model"
     outcome = serein("corpus", "annotate", tones, "--gender", model, "-o", tmp_path / "out.jsonl")
-    assert "says angry, happy, sad, not female and male" in outcome.complaint
+    assert "has the classes angry, happy, sad, not female and male" in outcome.complaint
     assert os.listdir(tmp_path) == []

@@ -199,7 +199,7 @@ def test_given_weights_of_systems_with_other_names(finished_runs: tuple[Path, Pa
     write_ensemble(evaluated(*finished_runs).ensemble, path)
     renamed = finished_runs[1].rename(tmp_path / "c")
     found = evaluated(finished_runs[0], renamed, method=str(path))
-    assert "Weights are taken in their order: those of a for a, b for c." in found.notes
+    assert "Weights are matched by order: a for a, b for c." in found.notes
 
 
 def test_bad_input(finished_runs: tuple[Path, Path], tmp_path: Path, serein: Call) -> None:

@@ -1,4 +1,4 @@
-"""Runs whose task is who speaks, `serein speakers` and `serein embed`: here a voice is the pitch of a tone."""
+"""Runs whose task is who speaks, `serein verify` and `serein embed`: here a voice is the pitch of a tone."""
 
 from __future__ import annotations
 
@@ -99,32 +99,32 @@ def test_probabilities_of_hundreds_of_voices_are_not_written(
     assert score_run(found).verification is not None
 
 
-# -- serein speakers ---------------------------------------------------------------------------------------------------
+# -- serein verify ---------------------------------------------------------------------------------------------------
 
 
 def test_two_clips_of_one_voice_and_of_two(model: Path, clips: dict[str, Path], serein: Call) -> None:
     same, other = clips["anna-sad-0"], clips["anna-angry-0"]
     outcome = serein("verify", "--model", model, same, clips["ben-sad-1"])
     assert outcome.status == 0
-    assert "same voice" in outcome.out
+    assert "same speaker" in outcome.out
     assert "the model's, from its dev set" in outcome.out
-    assert "another voice" in serein("verify", "--model", model, same, other).out
+    assert "different speakers" in serein("verify", "--model", model, same, other).out
 
 
 def test_all_pairs_of_several_as_json(model: Path, clips: dict[str, Path], serein: Call) -> None:
     names = ["anna-sad-0", "ben-sad-0", "anna-angry-0"]
     answer = json.loads(serein("verify", "--model", model, *(clips[name] for name in names), "--json").out)
-    pairs = [(Path(p["first"]), Path(p["second"]), p["is_same"]) for p in answer["pairs"]]
+    pairs = [(Path(p["first"]), Path(p["second"]), p["is_same_speaker"]) for p in answer["pairs"]]
     one, two, three = (clips[name] for name in names)
     assert pairs == [(one, two, True), (one, three, False), (two, three, False)]
-    assert [p["is_same"] for p in answer["pairs"]] == [p["cosine"] >= answer["threshold"] for p in answer["pairs"]]
+    assert [p["is_same_speaker"] for p in answer["pairs"]] == [p["cosine"] >= answer["threshold"] for p in answer["pairs"]]
     assert answer["threshold_from"]["num_clips"] == 12
 
 
 def test_a_threshold_of_ones_own(model: Path, clips: dict[str, Path], serein: Call) -> None:
     both = clips["anna-sad-0"], clips["anna-angry-0"]
-    assert "same voice" in serein("verify", "--model", model, *both, "--threshold", -1).out
-    assert "threshold 1.000, as you say" in serein("verify", "--model", model, *both, "--threshold", 1).out
+    assert "same speaker" in serein("verify", "--model", model, *both, "--threshold", -1).out
+    assert "threshold 1.000, given" in serein("verify", "--model", model, *both, "--threshold", 1).out
 
 
 def test_a_model_without_dev_says_cosines_alone(
@@ -138,7 +138,7 @@ def test_a_model_without_dev_says_cosines_alone(
     assert "has no threshold" in outcome.err
     answer = json.loads(outcome.out)
     assert answer["threshold"] is None
-    assert answer["pairs"][0]["is_same"] is None
+    assert answer["pairs"][0]["is_same_speaker"] is None
     assert score_run(found).verification is not None
 
 
@@ -162,9 +162,9 @@ def test_a_manifest_that_names_speakers_is_scored(run: Path, model: Path, serein
     assert 100 * answer["equal_error_rate"] == pytest.approx(found.mean, abs=0.1)
     assert 100 * answer["misses"] == pytest.approx(found.units[0].misses)
     assert (answer["num_same"], answer["num_speakers"], answer["num_learned_speakers"]) == (18, 3, 3)
-    said = serein("verify", "--model", model, data, "--score").out
-    assert "18 pairs of one voice and 48 of two, all 66\n3 speakers, of whom the model learned from 3\n" in said
-    assert "at the threshold" in said
+    printed = serein("verify", "--model", model, data, "--score").out
+    assert "18 pairs of the same speaker and 48 of different ones, all 66\n3 speakers, 3 of them in the model's training data\n" in printed
+    assert "at the threshold" in printed
 
 
 def test_recordings_without_speakers_cannot_be_scored(model: Path, clips: dict[str, Path], serein: Call) -> None:
@@ -180,7 +180,7 @@ def test_a_model_of_emotions_does_not_know_voices(tiny_run: Path, clips: dict[st
     folder = tiny_run / "fold-1" / "seed-0" / "model"
     outcome = serein("verify", "--model", folder, clips["anna-sad-0"], clips["ben-sad-0"])
     assert outcome.status == 1
-    assert "unknown vector of this model 'speaker', expected one of: emotion" in outcome.complaint
+    assert "unknown embedding of this model 'speaker', expected one of: emotion" in outcome.complaint
 
 
 # -- serein embed ------------------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def test_a_model_of_emotions_does_not_know_voices(tiny_run: Path, clips: dict[st
 def test_a_manifests_vectors_are_those_of_the_run(run: Path, model: Path, tmp_path: Path, serein: Call) -> None:
     out = tmp_path / "e.safetensors"
     outcome = serein("embed", "--model", model, run / "fold-1" / "test.jsonl", "-o", out)
-    assert (outcome.status, outcome.out) == (0, f"{out}: 12 vectors of 8 numbers (speaker)\n")
+    assert (outcome.status, outcome.out) == (0, f"{out}: 12 embeddings of 8 numbers (speaker)\n")
     np.testing.assert_allclose(
         load_file(out)["embeddings"],
         load_file(run / "fold-1" / "seed-0" / "embeddings.safetensors")["embeddings"],
@@ -224,7 +224,7 @@ def test_nothing_is_written_when_nothing_is_heard(model: Path, tmp_path: Path, s
 def test_own_speakers_and_fused_vectors_are_those_of_the_equation(
     tones: Path, clips: dict[str, Path], tmp_path: Path, serein: Call
 ) -> None:
-    """Fused: what the emotion network heard, plus W * what the speaker network heard (park2023, equation 5)."""
+    """Fused: the emotion network's embedding plus W * the speaker network's (park2023, equation 5)."""
     encoder = {"name": "cnn2d", "channels": [4], "size": 8, "time_downsampling": 1}
     changes = {
         "protocol": {"num_folds": 2, "only": ["1"], "dev": "none"},
@@ -263,4 +263,4 @@ def test_an_unknown_vector_is_answered_with_the_known_ones(
         "embed", "--model", model, clips["anna-sad-0"], "--task", "emotion", "-o", tmp_path / "e.safetensors"
     )
     assert outcome.status == 1
-    assert "unknown vector of this model 'emotion', expected one of: speaker" in outcome.complaint
+    assert "unknown embedding of this model 'emotion', expected one of: speaker" in outcome.complaint

@@ -153,4 +153,4 @@ def test_a_word_without_a_vector_lists_the_nearest_spellings(word_run: Path, ton
 def test_a_model_of_classes_refuses_other_labels(tiny_run: Path, tones: Path, serein: Call) -> None:
     model = tiny_run / "fold-1" / "seed-0" / "model"
     outcome = serein("predict", "--model", model, manifest.read(tones)[0].audio, "--labels", "joy,fury")
-    assert "answers the fixed classes angry, happy, sad" in outcome.complaint
+    assert "has the fixed classes angry, happy, sad" in outcome.complaint

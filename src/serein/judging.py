@@ -56,7 +56,7 @@ def evaluate(
         raise LeakError(
             f"the model was trained on {len(shared)} of these speakers: {', '.join(shared[:5])}",
             where=manifest_path,
-            remedy="Take new speakers, or allow it with --seen-speakers, which the scores then say.",
+            remedy="Take new speakers, or allow it with --allow-seen-speakers, which the scores then say.",
         )
     if shared:
         notes.append(f"SPEAKER-DEPENDENT: the model was trained on {len(shared)} of these speakers.")

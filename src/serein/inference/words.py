@@ -43,7 +43,7 @@ def similarity(embeddings: Sequence[Vectors], text: str, vocabulary: Vocabulary)
         VocabularyError: A word has no vector; names the nearest spellings.
     """
     if not text.strip():
-        raise RecipeError("is empty", where="TEXT", remedy="Write some words: 'tender sadness'.")
+        raise RecipeError("is empty", where="--text", remedy="Write some words: 'tender sadness'.")
     cosines: NDArray[np.float64] = (
         normalised(np.stack(embeddings)) @ normalised(phrase_vectors([text.strip()], vocabulary))[0]
     )

@@ -78,12 +78,12 @@ def require_attributes(
             raise ManifestError(
                 f"no utterance has a predicted {_FIELDS[name]}, which the model is told when it is judged",
                 where="inference.conditions",
-                remedy=f"Predict it: serein corpus fill {option}; or be told labels: inference.conditions=oracle.",
+                remedy=f"Predict it: serein corpus annotate {option}; or be told labels: inference.conditions=oracle.",
             )
         raise ManifestError(
             f"no utterance has a {_FIELDS[name]}, which the model is told",
             where="tasks.emotion.conditioning",
-            remedy=f"Fill it in, or predict it: serein corpus fill {option}.",
+            remedy=f"Fill it in, or predict it: serein corpus annotate {option}.",
         )
 
 

@@ -20,7 +20,7 @@ class Inference(Options):
         batch_s: Seconds of audio heard at once.
         precision: `float32` answers alike in any batch; `bfloat16` is faster where the processor has it.
         conditions: Which conditions conditioned models get for dev and test clips: those that models `predicted`
-            (`serein corpus fill`), or the corpus's labels (`oracle`). A run reports both where it can and is scored
+            (`serein corpus annotate`), or the corpus's labels (`oracle`). A run reports both where it can and is scored
             by this one.
     """
 

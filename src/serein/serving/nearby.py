@@ -79,5 +79,5 @@ def open_neighbours(model: str | None, predictor: Predictor, datastore: Path | N
     opened = open_datastore(datastore)
     opened.require_model(model_digest(folder), str(folder))
     if not len(opened.embeddings):
-        raise ModelError("holds no clips", where=datastore, remedy="Add some: serein neighbours add --help.")
+        raise ModelError("holds no clips", where=datastore, remedy="Add some: serein knn add --help.")
     return Neighbours(vocabulary, opened, predictor.classes)
