@@ -1,4 +1,6 @@
-"""Schemathesis against `serein serve`: requests drawn from its OpenAPI, right and wrong ones; responses must match the schema.
+"""Schemathesis against `serein serve`: requests drawn from its OpenAPI, right and wrong ones;
+
+Responses must match the schema.
 
 All of Schemathesis' checks are made: no 5xx, statuses, headers, media types and bodies as described, wrong requests
 refused, methods that are not there answered by 405, keys asked for. An OpenAPI cannot say that an upload must be a

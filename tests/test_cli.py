@@ -218,7 +218,7 @@ def test_report_again(tiny_run: Path, tmp_path: Path, serein: Call) -> None:
     assert json.loads(serein("report", run, "--json").out)["pooled"] == json.loads(before)["pooled"]
 
 
-# -- evaluating ---------------------------------------------------------------------------------------------------------
+# -- evaluating --------------------------------------------------------------------------------------------------------
 
 
 def test_evaluate_on_strangers(model: Path, strangers: Path, tmp_path: Path, serein: Call) -> None:

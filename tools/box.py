@@ -169,9 +169,9 @@ Recall: {_recalls(scores)}.{_genders(scores)}
 
 {_failures(scores, others)}
 It was trained on actors who say a few sentences in a quiet room. Spontaneous speech, other languages, noise, telephones,
-children and old people are unlike its training data; so is speech without any of its emotions, for which it still predicts
-one of them (`--min-confidence` rejects such predictions). It recognises how speech sounds, not what a person feels: no
-decision about a person should rest on it.
+children and old people are unlike its training data; so is speech without any of its emotions, for which it still
+predicts one of them (`--min-confidence` rejects such predictions). It recognises how speech sounds, not what a person
+feels: no decision about a person should rest on it.
 """
 
 

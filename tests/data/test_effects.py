@@ -183,8 +183,8 @@ def test_silence_stays_silent(name: str, length: int) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_part_of_a_recording_may_be_given(name: str) -> None:
     backwards = voiced(120.0, 0.5)[::-2]
-    changer = WaveformAugmenter(WaveformAugmentation(name=name))
-    np.testing.assert_array_equal(changer(backwards, 3), changer(np.ascontiguousarray(backwards), 3))
+    augmenter = WaveformAugmenter(WaveformAugmentation(name=name))
+    np.testing.assert_array_equal(augmenter(backwards, 3), augmenter(np.ascontiguousarray(backwards), 3))
 
 
 # -- what is drawn
@@ -196,9 +196,9 @@ def global_states() -> tuple[object, ...]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_clip_follows_from_its_seed_and_nothing_else(name: str) -> None:
-    waveform, changer = voiced(120.0, 0.3), WaveformAugmenter(WaveformAugmentation(name=name))
+    waveform, augmenter = voiced(120.0, 0.3), WaveformAugmenter(WaveformAugmentation(name=name))
     states = global_states()
-    first = [changer(waveform, seed) for seed in range(4)]
+    first = [augmenter(waveform, seed) for seed in range(4)]
     assert states == global_states()
     np.random.seed(0)  # noqa: NPY002
     again = [WaveformAugmenter(WaveformAugmentation(name=name))(waveform, seed) for seed in reversed(range(4))]
@@ -233,11 +233,11 @@ def test_mixed_draws_as_many_as_asked_each_as_often(count: int) -> None:
 
 
 def test_a_share_of_the_clips_is_changed() -> None:
-    changer = WaveformAugmenter(WaveformAugmentation(name="volume", probability=0.25))
-    assert sum(bool(changer.drawn(seed)) for seed in range(1_000)) / 1_000 == pytest.approx(0.25, abs=0.04)
-    unchanged = next(seed for seed in range(100) if not changer.drawn(seed))
-    np.testing.assert_array_equal(changer(voiced(120.0), unchanged), voiced(120.0))
-    assert describe(changer.drawn(unchanged)) == "unchanged"
+    augmenter = WaveformAugmenter(WaveformAugmentation(name="volume", probability=0.25))
+    assert sum(bool(augmenter.drawn(seed)) for seed in range(1_000)) / 1_000 == pytest.approx(0.25, abs=0.04)
+    unchanged = next(seed for seed in range(100) if not augmenter.drawn(seed))
+    np.testing.assert_array_equal(augmenter(voiced(120.0), unchanged), voiced(120.0))
+    assert describe(augmenter.drawn(unchanged)) == "unchanged"
 
 
 def test_a_missing_package_is_named_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,8 +261,8 @@ def recordings(record: Record) -> Recordings:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_neither_workers_nor_neighbours_change_what_is_heard(name: str, recordings: Recordings) -> None:
-    changer = WaveformAugmenter(WaveformAugmentation(name=name))
-    dataset = ClipDataset(recordings, {}, Clips(crop_s=0.5), seed=3, is_training=True, augment=changer)
+    augmenter = WaveformAugmenter(WaveformAugmentation(name=name))
+    dataset = ClipDataset(recordings, {}, Clips(crop_s=0.5), seed=3, is_training=True, augment=augmenter)
     sampler = BucketSampler(range(5), recordings.durations_s, Batches(max_clips=2), seed=3)
     with_workers = list(loader(dataset, sampler, num_workers=2))
     for items, batch in zip(sampler, with_workers, strict=True):
@@ -274,7 +274,7 @@ def test_neither_workers_nor_neighbours_change_what_is_heard(name: str, recordin
         changed, original = dataset[0, position], plain[0, position]
         assert torch.equal(changed.num_samples, original.num_samples)  # as the sampler planned
         assert torch.equal(
-            changed.waveforms[0], torch.from_numpy(changer(original.waveforms[0].numpy(), int(changed.seeds)))
+            changed.waveforms[0], torch.from_numpy(augmenter(original.waveforms[0].numpy(), int(changed.seeds)))
         )
         assert not torch.equal(changed.waveforms, original.waveforms)
         assert not torch.equal(changed.waveforms, dataset[1, position].waveforms)  # another epoch, other draws
@@ -289,10 +289,10 @@ def test_only_training_is_changed(recordings: Recordings) -> None:
 def test_the_place_of_a_crop_does_not_tell_the_draw(record: Record) -> None:
     ramp = Recordings([record("u", np.arange(16_000) / 16_000)])
     plain = ClipDataset(ramp, {}, Clips(crop_s=0.1), is_training=True)
-    changer = WaveformAugmenter(WaveformAugmentation(name="volume"))
+    augmenter = WaveformAugmenter(WaveformAugmentation(name="volume"))
     clips = [plain[epoch, 0] for epoch in range(200)]
     starts = [float(clip.waveforms[0, 0]) for clip in clips]
-    volumes = [changer.drawn(int(clip.seeds))["volume"] for clip in clips]
+    volumes = [augmenter.drawn(int(clip.seeds))["volume"] for clip in clips]
     assert abs(np.corrcoef(starts, volumes)[0, 1]) < 0.2
 
 

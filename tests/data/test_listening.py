@@ -18,11 +18,11 @@ from serein.recipe import Clips, WaveformAugmentation
 
 
 def test_the_files_hold_what_the_first_epoch_hears(tones: Path, tmp_path: Path) -> None:
-    utterances, changer = manifest.read(tones), WaveformAugmenter(WaveformAugmentation(name="noise"))
-    lines = write_examples(utterances, changer, tmp_path, limit=3, seed=5)
+    utterances, augmenter = manifest.read(tones), WaveformAugmenter(WaveformAugmentation(name="noise"))
+    lines = write_examples(utterances, augmenter, tmp_path, limit=3, seed=5)
     assert (tmp_path / "augmentations.txt").read_text() == "".join(f"{line}\n" for line in lines)
     assert len(list(tmp_path.iterdir())) == 7
-    heard = ClipDataset(Recordings(utterances), {}, Clips(), seed=5, is_training=True, augment=changer)
+    heard = ClipDataset(Recordings(utterances), {}, Clips(), seed=5, is_training=True, augment=augmenter)
     for line, position in zip(lines, (0, 18, 35), strict=True):  # spread over 36; 17.5 is rounded to even
         name, drawn = line.split(": ")
         clip = heard[0, position]
@@ -30,12 +30,12 @@ def test_the_files_hold_what_the_first_epoch_hears(tones: Path, tmp_path: Path) 
         assert np.abs(seen - clip.waveforms[0].numpy()).max() < 1 / 32_000
         original = audio.load(tmp_path / f"{name}_original.wav")
         assert np.abs(original - audio.load(utterances[position].audio)).max() < 1 / 32_000
-        assert drawn == f"noise at {changer.drawn(int(clip.seeds))['noise']:.1f} dB SNR"
+        assert drawn == f"noise at {augmenter.drawn(int(clip.seeds))['noise']:.1f} dB SNR"
 
 
 def test_too_loud_for_a_file_is_written_softer_and_said(tones: Path, tmp_path: Path) -> None:
-    changer = WaveformAugmenter(WaveformAugmentation(name="volume", volume_db=(40.0, 40.0)))
-    (line,) = write_examples(manifest.read(tones), changer, tmp_path, limit=1)
+    augmenter = WaveformAugmenter(WaveformAugmentation(name="volume", volume_db=(40.0, 40.0)))
+    (line,) = write_examples(manifest.read(tones), augmenter, tmp_path, limit=1)
     assert "volume +40.0 dB (beyond full scale: the file is" in line
     (written,) = tmp_path.glob("*_volume.wav")
     samples = audio.load(written)

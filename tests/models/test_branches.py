@@ -11,7 +11,7 @@ import torch
 from models.test_backbones import CASES, backbone_of, plain_model
 from models.test_speech import LENGTHS, waves
 from serein.errors import RecipeError
-from serein.models.branches import are_twins
+from serein.models.branches import are_equal
 from serein.models.hidden import Backbone
 from serein.models.parts import expand
 from serein.models.speech import SpeechModel, assemble, new_backbone
@@ -123,7 +123,7 @@ def test_the_same_frozen_weights_run_once() -> None:
 
 def test_other_weights_run_by_themselves() -> None:
     model = wav2vecs(difference=1e-6)
-    assert not are_twins(model.backbone, model.backbone_of("speaker"))
+    assert not are_equal(model.backbone, model.backbone_of("speaker"))
     counted = Counted(model)
     model.share_backbones()
     model(*waves(4_000))

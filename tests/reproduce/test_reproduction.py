@@ -204,14 +204,14 @@ def test_a_row_that_fuses_the_others(out: Path, table: Path, tones: Path, tmp_pa
     first = serein(*call)
     assert first.status == 0, first.err
     content = json.loads(first.out)
-    fused = content["rows"][2]
-    assert (fused["seeds"], fused["published"]["macro_f1"]) == ([0, 1], 35)
-    predictions = [read_predictions(out / name) for name in fused["runs"]]
+    ensemble = content["rows"][2]
+    assert (ensemble["seeds"], ensemble["published"]["macro_f1"]) == ([0, 1], 35)
+    predictions = [read_predictions(out / name) for name in ensemble["runs"]]
     by_seed = [score_predictions(said, ["angry", "happy", "sad"]).pooled["macro_f1"] for said in predictions]
     assert all(len({p.id for p in said}) == 36 for said in predictions)
-    assert fused["ours"]["macro_f1"] == pytest.approx(sum(by_seed) / 2)
-    difference = fused["ours"]["macro_f1"] - content["rows"][0]["ours"]["macro_f1"]
-    assert fused["compared"]["difference"] == pytest.approx(difference)
+    assert ensemble["ours"]["macro_f1"] == pytest.approx(sum(by_seed) / 2)
+    difference = ensemble["ours"]["macro_f1"] - content["rows"][0]["ours"]["macro_f1"]
+    assert ensemble["compared"]["difference"] == pytest.approx(difference)
     assert any(note.startswith("Ensemble: a weight for each row and class") for note in content["notes"])
     after = times(out)
     assert {name: after[name] for name in before} == before

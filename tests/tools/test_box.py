@@ -1,4 +1,4 @@
-"""The default model is made whole: trained, calibrated on unseen speakers, evaluated on other corpora, with its card."""
+"""The default model is made whole: trained, calibrated on unseen speakers, evaluated elsewhere, with its card."""
 
 from __future__ import annotations
 

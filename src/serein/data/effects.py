@@ -143,8 +143,8 @@ class WaveformAugmenter:
         MissingExtraError: An effect needs a package of the extra `augment`.
 
     Example:
-        >>> changer = WaveformAugmenter(WaveformAugmentation(name="volume", volume_db=(6.0, 6.0)))
-        >>> changer(np.ones(1, np.float32), 0).round(3), describe(changer.drawn(0))
+        >>> augmenter = WaveformAugmenter(WaveformAugmentation(name="volume", volume_db=(6.0, 6.0)))
+        >>> augmenter(np.ones(1, np.float32), 0).round(3), describe(augmenter.drawn(0))
         (array([1.995], dtype=float32), 'volume +6.0 dB')
     """
 

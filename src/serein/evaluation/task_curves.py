@@ -66,7 +66,7 @@ def _stage_curves(run: Path, folder: str, tasks: Sequence[str]) -> StageCurves:
 
 
 def mean_cosines(curves: Sequence[StageCurves]) -> list[tuple[str, str, float, float]]:
-    """Return stage, pair, mean cosine over all epochs and trainings, and the fraction of epochs in which it is below 0."""
+    """Return stage, pair, mean cosine over all epochs and trainings, and the fraction of epochs with one below 0."""
     rows = []
     for each in curves:
         for pair, series in each.cosines.items():

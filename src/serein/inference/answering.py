@@ -20,7 +20,7 @@ from serein.labels.transcripts import Alphabet
 from serein.models.folder import Checkpoint
 from serein.models.heads import fusion_inputs_of
 from serein.recipe import Clips, Inference
-from serein.tasks.transcript import heard_texts
+from serein.tasks.transcript import decoded_texts
 
 Progress = Callable[[int, int], None]
 Vectors = NDArray[np.float32]
@@ -179,7 +179,7 @@ def _forward(
     for name in checkpoint.answered:
         label_encoder, output = checkpoint.labels[name], head_outputs[name].output
         if isinstance(label_encoder, Alphabet):
-            texts[name] = heard_texts(output, label_encoder)
+            texts[name] = decoded_texts(output, label_encoder)
         else:
             probabilities[name] = checkpoint.probabilities(output, name)
     return ModelOutputs(probabilities, vector[selection.task].embedding.cpu().numpy(), texts)

@@ -38,7 +38,7 @@ class Branch(nn.Module):
         return worked_out
 
 
-def are_twins(one: Backbone, other: Backbone) -> bool:
+def are_equal(one: Backbone, other: Backbone) -> bool:
     """Tell whether two backbones hear alike: the same architecture with the same weights, wherever these came from."""
     first, second = (
         {name: value for name, value in each.describe().items() if name not in ORIGIN} for each in (one, other)

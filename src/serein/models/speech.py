@@ -12,7 +12,7 @@ from torch import nn
 
 from serein.errors import ModelError, RecipeError
 from serein.models.body_building import Encoder, build_encoder, encoder_groups
-from serein.models.branches import Branch, HiddenStatesByBranch, are_twins, is_frozen
+from serein.models.branches import Branch, HiddenStatesByBranch, are_equal, is_frozen
 from serein.models.conditioning import NO_CONDITIONS, Conditions
 from serein.models.heads import HeadOutput, TaskHead, build_head, combine_members, fusion_inputs_of
 from serein.models.hidden import Backbone, HiddenStates
@@ -159,7 +159,7 @@ class SpeechModel(nn.Module):
     def share_backbones(self, branches: Iterable[str] | None = None) -> None:
         """Let branches (`None`: all) hear by the main backbone where their own is the same: it runs once for both."""
         asked = self.branches if branches is None else branches
-        self.sharing = frozenset(name for name in asked if are_twins(self.backbone, self.backbone_of(name)))
+        self.sharing = frozenset(name for name in asked if are_equal(self.backbone, self.backbone_of(name)))
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Every parameter once, by the names that `trainable` knows: the backbone's, `encoder` or its parts, `heads`.

@@ -108,7 +108,7 @@ class _RowPredictions:
 def compare(
     table: Table,
     trials: Mapping[str, Sequence[Trial]],
-    fused: Mapping[int, Path],
+    ensemble: Mapping[int, Path],
     data: Data,
     *,
     split: Split,
@@ -118,7 +118,7 @@ def compare(
 
     Args:
         trials: Row name -> its units, one per seed.
-        fused: Seed -> predictions of the ensemble of all rows.
+        ensemble: Seed -> predictions of the ensemble of all rows.
 
     Raises:
         RunError: A run folder is broken, or dev predictions are wanted and it has none.
@@ -126,9 +126,9 @@ def compare(
     trained = [row for row in table.rows if not row.ensemble]
     finished = {row.name: [trial for trial in trials[row.name] if _is_finished(row, trial)] for row in trained}
     by_row = {row.name: _of_trials(row, finished[row.name], split) for row in trained if finished[row.name]}
-    if fused and by_row:
+    if ensemble and by_row:
         by_row |= {
-            row.name: _of_fusion(fused, next(iter(by_row.values())).classes) for row in table.rows if row.ensemble
+            row.name: _of_ensemble(ensemble, next(iter(by_row.values())).classes) for row in table.rows if row.ensemble
         }
     rows, notes = [], []
     for row in table.rows:
@@ -187,9 +187,9 @@ def _of_trials(row: Row, trials: Sequence[Trial], split: Split) -> _RowPredictio
     )
 
 
-def _of_fusion(fused: Mapping[int, Path], classes: tuple[str, ...]) -> _RowPredictions:
-    predictions = [p for path in fused.values() for p in read_predictions(path, classes)]
-    return _RowPredictions(predictions, classes, tuple(fused), tuple(path.absolute() for path in fused.values()))
+def _of_ensemble(ensemble: Mapping[int, Path], classes: tuple[str, ...]) -> _RowPredictions:
+    predictions = [p for path in ensemble.values() for p in read_predictions(path, classes)]
+    return _RowPredictions(predictions, classes, tuple(ensemble), tuple(path.absolute() for path in ensemble.values()))
 
 
 def _predictions(trial: Trial, name: str, split: Split, classes: Sequence[str]) -> list[Prediction]:
@@ -234,8 +234,8 @@ def _provenance(
         notes.append("Rows have different numbers of finished seeds.")
     if any(row.row.ensemble and row.scores for row in rows):
         notes.append(
-            "Ensemble: a weight for each row and class, for each seed, fitted by COBYLA to the dev predictions of a fold "
-            "or else to the other folds, and evaluated on the fold."
+            "Ensemble: a weight for each row and class, for each seed, fitted by COBYLA to the dev predictions of a "
+            "fold or else to the other folds, and evaluated on the fold."
         )
     return notes
 

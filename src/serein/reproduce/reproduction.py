@@ -85,16 +85,16 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
         row.name: [errors[trial.folder] for trial in trials[row.name] if trial.folder in errors] for row in trained
     }
     failures = [Failure(row, first[row.name][0]) for row in trained if first[row.name]]
-    fused: dict[int, Path] = {}
+    ensemble: dict[int, Path] = {}
     for row in picked:
         try:
             if row.knn is not None:
                 evaluate_with_knn(trials[row.name], row.knn, data, report)
             if row.ensemble:
-                fused = ensemble_rows(trials, request.out, request.split, report)
+                ensemble = ensemble_rows(trials, request.out, request.split, report)
         except SereinError as error:
             failures.append(Failure(row, error))
-    comparison = compare(table, trials, fused, data, split=request.split, overrides=request.overrides)
+    comparison = compare(table, trials, ensemble, data, split=request.split, overrides=request.overrides)
     if any(row.scores for row in comparison.rows):
         comparison = with_picture(comparison, request.out, report)
         write_comparison(comparison, request.out)

@@ -1,4 +1,4 @@
-"""The trials of a table: one run folder per configuration, seed and data, shared by all rows and tables that need it."""
+"""The trials of a table: one run folder per configuration, seed and data, shared by all rows and tables."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ from serein.serving.service import Service
 
 _DESCRIPTION = """Emotions in speech. Send recordings as forms; errors come back as JSON problem details (RFC 9457).
 
-`WS /v1/stream?rate_hz=16000` predicts while audio arrives: send 16-bit little-endian mono samples as binary messages and
-finally the text `{"type": "end"}`; the service sends `{"type": "segment", "start_s": 0.4, "end_s": 3.4,
+`WS /v1/stream?rate_hz=16000` predicts while audio arrives: send 16-bit little-endian mono samples as binary messages
+and finally the text `{"type": "end"}`; the service sends `{"type": "segment", "start_s": 0.4, "end_s": 3.4,
 "label": "happy", "confidence": 0.8, "probabilities": {...}}`, and the end by `{"type": "end", "reason": "end"}`."""
 
 
@@ -59,7 +59,7 @@ def create_app(service: Service, keys: Keys | None = None) -> FastAPI:
 
 
 def _described(app: FastAPI, num_files: int, keys: Keys | None) -> dict[str, object]:
-    """Return the OpenAPI schema: with the API key where one is needed, and problem details instead of FastAPI's errors."""
+    """Return the OpenAPI schema, with API keys where needed and problem details instead of FastAPI's errors."""
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         for name in ("HTTPValidationError", "ValidationError"):

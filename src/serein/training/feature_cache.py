@@ -49,7 +49,7 @@ ELSEWHERE = "Name another feature_cache.folder, or set feature_cache.dtype to no
 LayerFrames = Mapping[str, torch.Tensor]  # layer -> (frame, feature)
 
 
-def is_heard_alike(model: SpeechModel, stage: Stage, longest_s: float, clips: Clips) -> bool:
+def is_input_fixed(model: SpeechModel, stage: Stage, longest_s: float, clips: Clips) -> bool:
     """Tell whether a stage's clips give the same hidden layers in every epoch.
 
     Args:
@@ -298,10 +298,10 @@ class _Hearing:
     def _write(self, part: Sequence[int], device: torch.device) -> int:
         """Return how many clips were heard: those that are still missing, now that no one else is at it."""
         missing = _missing(self.stored, part)
-        heard = self._hear(missing, device) if missing else {}
+        computed = self._hear(missing, device) if missing else {}
         for name, shelf in self.stored.shelves.items():
-            shelf.add({clip: layers[name] for clip, layers in heard.items() if clip not in shelf})
-        return len(heard)
+            shelf.add({clip: layers[name] for clip, layers in computed.items() if clip not in shelf})
+        return len(computed)
 
     @torch.no_grad()
     def _hear(self, positions: Sequence[int], device: torch.device) -> dict[str, dict[str, torch.Tensor]]:
@@ -309,7 +309,7 @@ class _Hearing:
         dataset = ClipDataset(self.recordings, {}, self.clips)
         durations_s = batch_durations(self.recordings, self.clips, is_training=False)
         dtype = DTYPES[self.cache.options.dtype]
-        heard = {}
+        computed = {}
         for items in BucketSampler(positions, durations_s, self.cache.batches, is_training=False):
             batch = collate([dataset[item] for item in items]).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.cache.precision == "bfloat16"):
@@ -321,9 +321,9 @@ class _Hearing:
             }
             for row, (_, position) in enumerate(items):
                 frames = {name: layer[row, : num_frames[row]].clone() for name, layer in layers.items()}
-                heard[self.stored.clip_of[position]] = frames
+                computed[self.stored.clip_of[position]] = frames
             self.report(len(items))
-        return heard
+        return computed
 
 
 def _missing(stored: StoredFeatures, positions: Iterable[int]) -> list[int]:

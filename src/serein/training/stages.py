@@ -37,7 +37,7 @@ from serein.models.speech import SpeechModel
 from serein.progress import Report
 from serein.recipe import MAIN, Batches, Clips, FeatureCacheOptions, LogMel, Stage
 from serein.tasks.task import ClassTask, Task
-from serein.training.feature_cache import FeatureCache, StoredFeatures, is_heard_alike, only_backbone, tapped_layers
+from serein.training.feature_cache import FeatureCache, StoredFeatures, is_input_fixed, only_backbone, tapped_layers
 from serein.training.keeping import METRICS, PARTIAL, RESUME, WEIGHTS, CheckpointCallback, load_weights, readable_state
 from serein.training.module import StageModule
 from serein.training.progress import StageProgress
@@ -65,7 +65,7 @@ class TrainingData:
         clips: Cutting and extending.
         conditions: Those of all recordings.
         features: Where and how to keep what a frozen backbone hears; `None` runs it in every epoch.
-        heard: What it has heard of train and dev, instead of their waveforms.
+        features: Stored features of train and dev, instead of their waveforms.
     """
 
     recordings: Recordings
@@ -75,7 +75,7 @@ class TrainingData:
     clips: Clips
     conditions: TrainingConditions = field(default_factory=TrainingConditions)
     features: FeatureCacheOptions | None = None
-    heard: StoredFeatures | None = None
+    features: StoredFeatures | None = None
 
     def sampler(
         self, batches: Batches, seed: int, *, is_training: bool, classes: np.ndarray | None = None
@@ -103,7 +103,7 @@ class TrainingData:
             self.conditions,
             seed=seed,
             is_training=is_training,
-            features=self.heard,
+            features=self.features,
             augment=augment,
             num_views=num_views,
         )
@@ -111,7 +111,7 @@ class TrainingData:
     @property
     def num_workers(self) -> int:
         """Processes that decode: none when the audio stays in memory, or is not needed."""
-        return 0 if self.recordings.fits_memory or self.heard is not None else most_workers()
+        return 0 if self.recordings.fits_memory or self.features is not None else most_workers()
 
 
 class EpochLoaders(lightning.LightningDataModule):
@@ -137,7 +137,7 @@ class EpochLoaders(lightning.LightningDataModule):
             return []
         sampler = self.data.sampler(self.stage.batches, self.seed, is_training=False)
         if not len(sampler):
-            sampler.rank = 0  # fewer batches than processes: none may be idle, and what is heard twice counts once
+            sampler.rank = 0  # fewer batches than processes: none may be idle, and clips seen twice count once
         return loader(self.data.dataset(self.seed, is_training=False), sampler, num_workers=self.data.num_workers)
 
     def num_steps(self) -> int:
@@ -197,13 +197,13 @@ def with_features(model: SpeechModel, stage: Stage, data: TrainingData, report: 
     positions = [*data.train, *data.dev]
     longest_s = float(batch_durations(data.recordings, data.clips, is_training=False)[list(data.train)].max())
     options = data.features or FeatureCacheOptions(dtype="none")
-    if options.dtype == "none" or not is_heard_alike(model, stage, longest_s, data.clips):
+    if options.dtype == "none" or not is_input_fixed(model, stage, longest_s, data.clips):
         return data
     backbone = only_backbone(model, stage)
     assert backbone is not None
     layers = tapped_layers(model, model.branches_of(stage.tasks, stage.use_fusion))
     cache = FeatureCache(backbone, layers, options, chosen_precision(stage.precision), stage.batches)
-    return replace(data, heard=cache.of(data.recordings, data.clips, positions, report, label))
+    return replace(data, features=cache.of(data.recordings, data.clips, positions, report, label))
 
 
 def _fit(
