@@ -1,6 +1,6 @@
 # make demo    everything from set-up to a report, on the embedded corpus; CORPUS=ravdess DATA=<folder> on RAVDESS
 # make test    set-up, lint, types, layers, tests
-# make box     the model inside the package, and its card: RAVDESS=<folder> EMODB=<folder> URDU=<table.csv>
+# make box     the default model, and its card: RAVDESS=<folder> EMODB=<folder> URDU=<table.csv>
 PYTHON ?= python3
 CORPUS ?= synth
 DATA ?=
@@ -22,11 +22,11 @@ demo: setup
 	@[ "$(CORPUS)" = synth ] || [ -n "$(DATA)" ] || { echo "error: name the corpus's folder: make demo CORPUS=$(CORPUS) DATA=<folder>" >&2; exit 2; }
 	@[ -f $(MANIFEST) ] || $(if $(filter synth,$(CORPUS)),$(BIN)/serein corpus synth -o $(dir $(MANIFEST)),$(BIN)/serein corpus prepare $(CORPUS) "$(DATA)" -o $(MANIFEST))
 	@[ -f $(RUN)/recipe.yaml ] && resume=--resume || resume=; $(BIN)/serein run $(RECIPE) --data $(MANIFEST) --out $(RUN) $$resume
-	@echo; echo "Held-out clips of the first fold, heard by the model that never met their speakers:"
-	@fold=$$(ls -d $(RUN)/fold-*/ | head -n 1); $(BIN)/serein predict $${fold}seed-0/model $${fold}test.jsonl --limit 12
+	@echo; echo "Held-out clips of the first fold, predicted by a model that was not trained on their speakers:"
+	@fold=$$(ls -d $(RUN)/fold-*/ | head -n 1); $(BIN)/serein predict --model $${fold}seed-0/model $${fold}test.jsonl --max-files 12
 	@fold=$$(ls -d $(RUN)/fold-*/ | head -n 1); [ -f src/serein/box/model.json ] && model= || model="--model $${fold}seed-0/model"; \
-		echo; echo "One of them over time, heard by the model inside the package where there is one, drawn in $(RUN)/heard.png:"; \
-		$(BIN)/serein predict $$model $${fold}test.jsonl --limit 1 --windows 1 --plot $(RUN)/heard.png
+		echo; echo "One of them in segments, predicted by the default model if there is one, drawn in $(RUN)/segments.png:"; \
+		$(BIN)/serein predict $$model $${fold}test.jsonl --max-files 1 --window 1 --plot $(RUN)/segments.png
 	@echo; echo "The report: $(RUN)/report.html"
 
 box: setup

@@ -21,7 +21,7 @@ from typing import Any
 
 from finetuning import CLASSES, RATE_HZ, NoiseRecordings, clips_of, save_base
 from serein import recipe as recipes
-from serein.labels.categories import Categories
+from serein.labels.categories import ClassLabels
 from serein.models.speech import assemble, new_backbone
 from serein.recipe import Clips
 from serein.tasks.category import CategoryTask
@@ -29,17 +29,17 @@ from serein.training.stages import TrainingData, chosen_precision, history, trai
 
 MODELS: dict[str, dict[str, Any]] = {
     "mean pooling and a linear head": {"tasks": {"emotion": {"pooling": "mean"}}},
-    "stanley2023's cnn-blstm on layer 9": {"body": {"name": "cnn-blstm", "tap": 9}},
+    "stanley2023's cnn-blstm on layer 9": {"encoder": {"name": "cnn-blstm", "layer": 9}},
 }
 
 
 def recipe_of(base: Path, model: dict[str, Any], store: str, folder: Path, epochs: int) -> recipes.Recipe:
     """Return a recipe in which the backbone is frozen."""
-    stage = {"epochs": epochs, "trainable": ["body", "heads"], "keep": "last"}
+    stage = {"epochs": epochs, "trainable": ["encoder", "heads"], "checkpoint": "last"}
     values = {
         "name": "benchmark",
         "backbone": {"name": "huggingface", "source": str(base)},
-        "features": {"store": store, "folder": str(folder)},
+        "feature_cache": {"dtype": store, "folder": str(folder)},
         "stages": [stage],
         **model,
     }
@@ -48,12 +48,12 @@ def recipe_of(base: Path, model: dict[str, Any], store: str, folder: Path, epoch
 
 def train(recipe: recipes.Recipe, recordings: NoiseRecordings, folder: Path) -> dict[str, float]:
     """Return seconds of building, of an epoch (the median), and of a whole training divided by its epochs."""
-    task = CategoryTask(recipe.tasks.emotion, Categories(CLASSES, {}))
-    model = assemble(new_backbone(recipe.backbone), recipe.body, {"emotion": (task.options, 4)})
+    task = CategoryTask(recipe.tasks.emotion, ClassLabels(CLASSES, {}))
+    model = assemble(new_backbone(recipe.backbone), recipe.encoder, {"emotion": (task.options, 4)})
     targets = {"emotion": task.targets(recordings.utterances)}
     is_dev = [position % 5 == 4 for position in range(len(recordings))]
     positions = [[p for p in range(len(recordings)) if is_dev[p] == wanted] for wanted in (False, True)]
-    data = TrainingData(recordings, targets, positions[0], positions[1], Clips(), features=recipe.features)
+    data = TrainingData(recordings, targets, positions[0], positions[1], Clips(), features=recipe.feature_cache)
     (stage,) = recipe.stages
     started = time.perf_counter()
     with_features(model, stage, data, silent, "benchmark")

@@ -1,4 +1,6 @@
-"""Schemathesis against `serein serve`: requests drawn from its OpenAPI, right and wrong ones; answers must be as told.
+"""Schemathesis against `serein serve`: requests drawn from its OpenAPI, right and wrong ones;
+
+Responses must match the schema.
 
 All of Schemathesis' checks are made: no 5xx, statuses, headers, media types and bodies as described, wrong requests
 refused, methods that are not there answered by 405, keys asked for. An OpenAPI cannot say that an upload must be a
@@ -73,8 +75,10 @@ def main() -> None:
             surroundings = {**os.environ, "PYTHONPATH": paths, "SCHEMATHESIS_HOOKS": "contract"}
             (Path(scratch) / "schemathesis.toml").write_text(_CONFIGURATION)
             found = subprocess.run(command, env=surroundings, cwd=scratch)
-            told = httpx.get(f"http://{server.host}:{server.port}/metrics", headers={"Authorization": f"Bearer {KEY}"})
-        print(*(line for line in told.text.splitlines() if line.startswith("serein_requests_total")), sep="\n")
+            metrics = httpx.get(
+                f"http://{server.host}:{server.port}/metrics", headers={"Authorization": f"Bearer {KEY}"}
+            )
+        print(*(line for line in metrics.text.splitlines() if line.startswith("serein_requests_total")), sep="\n")
     sys.exit(found.returncode)
 
 

@@ -26,8 +26,8 @@ from serein import recipe as recipes
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
 from serein.inference.predictor import answers
-from serein.labels.categories import Categories
-from serein.models.folder import ModelFolder, ModelOptions
+from serein.labels.categories import ClassLabels
+from serein.models.folder import Checkpoint, ModelOptions
 from serein.models.speech import assemble, new_backbone
 from serein.recipe import Clips, Inference
 from serein.tasks.category import CategoryTask
@@ -130,9 +130,9 @@ def infer_serein(base: Path, waveforms: list[np.ndarray], precision: str) -> flo
     recipe = _recipe(base, precision)
     task, model = _task_and_model(recipe)
     options = ModelOptions(tasks=recipe.tasks, inference=Inference(precision=precision, batch_s=30.0))
-    content = ModelFolder(model.eval(), options, {"emotion": task.categories})
-    answers(content, waveforms.__getitem__, [len(waveforms[0])])
-    return time_of(lambda: answers(content, waveforms.__getitem__, [len(w) for w in waveforms]))
+    checkpoint = Checkpoint(model.eval(), options, {"emotion": task.class_labels})
+    answers(checkpoint, waveforms.__getitem__, [len(waveforms[0])])
+    return time_of(lambda: answers(checkpoint, waveforms.__getitem__, [len(w) for w in waveforms]))
 
 
 def _recipe(base: Path, precision: str) -> recipes.Recipe:
@@ -145,10 +145,10 @@ def _recipe(base: Path, precision: str) -> recipes.Recipe:
             "stages": [
                 {
                     "epochs": 1,
-                    "keep": "last",
+                    "checkpoint": "last",
                     "precision": precision,
                     "trainable": ["projection", "layers 1-12", "heads"],
-                    "batches": {"clips": 8},
+                    "batches": {"max_clips": 8},
                     "optimizer": {"learning_rate": 1e-4},
                 }
             ],
@@ -158,7 +158,7 @@ def _recipe(base: Path, precision: str) -> recipes.Recipe:
 
 
 def _task_and_model(recipe: recipes.Recipe) -> tuple[CategoryTask, Any]:
-    task = CategoryTask(recipe.tasks.emotion, Categories(CLASSES, {}))
+    task = CategoryTask(recipe.tasks.emotion, ClassLabels(CLASSES, {}))
     return task, assemble(new_backbone(recipe.backbone), None, {"emotion": (task.options, 4)})
 
 

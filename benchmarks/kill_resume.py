@@ -147,19 +147,19 @@ def _state(out: Path) -> str:
     """Say what lies in a run folder."""
     if not (out / "recipe.yaml").exists():
         return "starting, nothing to resume" if out.exists() else "starting, no folder yet"
-    said = []
+    states = []
     for fold in FOLDS:
         unit = out / f"fold-{fold}" / "seed-0"
         epochs = sum(len(path.read_text().splitlines()) for path in unit.rglob("metrics.jsonl"))
         if (unit / "predictions.jsonl").exists():
-            said.append(f"{fold} done")
+            states.append(f"{fold} done")
         elif (unit / "model").exists():
-            said.append(f"{fold} predicting")
+            states.append(f"{fold} predicting")
         elif list(unit.rglob("resume.ckpt")):
-            said.append(f"{fold} after epoch {epochs}")
+            states.append(f"{fold} after epoch {epochs}")
         else:
-            said.append(f"{fold} trained" if epochs else f"{fold} before its first epoch's end")
-    return "; ".join([*said, "scored"] if (out / "scores.json").exists() else said)
+            states.append(f"{fold} trained" if epochs else f"{fold} before its first epoch's end")
+    return "; ".join([*states, "scored"] if (out / "scores.json").exists() else states)
 
 
 def _results(out: Path) -> dict[str, bytes]:

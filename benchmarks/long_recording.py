@@ -26,9 +26,9 @@ import torch
 from serein import recipe as recipes
 from serein.data import audio
 from serein.data.audio import SAMPLE_RATE_HZ
-from serein.labels.categories import Categories
+from serein.labels.categories import ClassLabels
 from serein.models import folder as model_folder
-from serein.models.folder import ModelFolder, ModelOptions
+from serein.models.folder import Checkpoint, ModelOptions
 from serein.models.speech import assemble, new_backbone
 
 MOST_BYTES = 1.5 * 2**30
@@ -55,10 +55,10 @@ def save_model(folder: Path) -> None:
     recipe = recipes.load(RECIPE)
     classes = recipe.labels.classes or ()
     heads = {"emotion": (recipe.tasks.emotion, len(classes))}
-    model = assemble(new_backbone(recipe.backbone), recipe.body, heads, recipe.members)
-    kept = {name: getattr(recipe, name) for name in ("body", "members", "tasks", "clips", "text", "inference")}
-    content = ModelFolder(model.eval(), ModelOptions(**kept), {"emotion": Categories(classes, {})})
-    model_folder.save(folder, content, "Random weights.")
+    model = assemble(new_backbone(recipe.backbone), recipe.encoder, heads, recipe.ensemble_size)
+    kept = {name: getattr(recipe, name) for name in ("encoder", "ensemble_size", "tasks", "clips", "text", "inference")}
+    checkpoint = Checkpoint(model.eval(), ModelOptions(**kept), {"emotion": ClassLabels(classes, {})})
+    model_folder.save(folder, checkpoint, "Random weights.")
 
 
 def measure(model: Path, recording: Path, duration_s: float, threads: int) -> dict[str, Any]:

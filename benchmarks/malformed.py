@@ -1,6 +1,6 @@
 """Two thousand malformed uploads to `serein serve`: fuzzed headers, cut, spliced and random files, broken forms.
 
-Some changes leave a recording that can be heard, and are answered; everything else must be refused by a 4xx. On top
+Some changes leave a usable recording, which gets a prediction; everything else must be refused by a 4xx. On top
 come a header of gigabytes on a kilobyte, a zip named .wav, and ten hours of silence in FLAC, once by an honest header
 and once by one that does not say how long it is. At the end the service must still answer a recording.
 
@@ -34,14 +34,14 @@ from service import exchange, form, request
 from serving.broken import broken  # isort: skip  (processes says where tests are)
 
 CONNECTIONS = 4
-_WAYS = ("never", "always")  # heard over time
+_WAYS = ("never", "always")  # cut into segments
 
 
 def requests(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
     """Yield what is sent, and what kind of thing it is."""
     rng = np.random.default_rng(seed)
     for number, content in enumerate(broken(count, seed)):
-        path = f"/v1/predict?over_time={_WAYS[number % 2]}"
+        path = f"/v1/predict?segments={_WAYS[number % 2]}"
         if number % 20 == 0:
             yield "broken form", request(_spoilt(form(content), rng), path)
         elif number % 20 == 1:
@@ -50,7 +50,7 @@ def requests(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
             yield "recording", request(form(content), path)
     for name, content in bombs().items():
         for way in _WAYS:
-            yield name, request(form(content), f"/v1/predict?over_time={way}")
+            yield name, request(form(content), f"/v1/predict?segments={way}")
 
 
 def bombs() -> dict[str, bytes]:
@@ -104,12 +104,12 @@ async def send_all(server: Server, count: int, seed: int) -> tuple[dict[str, Cou
             started_s = time.perf_counter()
             try:
                 status, *_ = await asyncio.wait_for(exchange(*connection, sent), 120)
-                said = str(status)
+                name = str(status)
             except (OSError, asyncio.IncompleteReadError):
-                said = "broken connection"
+                name = "broken connection"
                 connection = await asyncio.open_connection(server.host, server.port)
             slowest_s = max(slowest_s, time.perf_counter() - started_s)
-            statuses.setdefault(kind, Counter())[said] += 1
+            statuses.setdefault(kind, Counter())[name] += 1
 
     await asyncio.gather(*(client() for _ in range(CONNECTIONS)))
     return statuses, slowest_s
@@ -123,7 +123,7 @@ async def is_well(server: Server) -> bool:
 
 
 def main() -> None:
-    """Send, count and judge."""
+    """Send everything and print statuses by kind."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
@@ -146,7 +146,7 @@ def main() -> None:
         for kind, each in statuses.items():
             print(f"{kind:32} {', '.join(f'{count} x {status}' for status, count in sorted(each.items()))}")
         print(f"slowest answer {slowest_s:.2f} s; memory {before:.0f} MiB before, {after:.0f} after")
-    wrong = [said for each in statuses.values() for said in each if not said.startswith("4") and said != "200"]
+    wrong = [name for each in statuses.values() for name in each if not name.startswith("4") and name != "200"]
     if wrong or not well:
         sys.exit(f"not refused in order: {', '.join(wrong) or 'the service does not answer any more'}")
 

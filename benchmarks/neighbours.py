@@ -24,8 +24,8 @@ import numpy as np
 
 from serein.data.utterance import Utterance
 from serein.inference.neighbour_index import recall_of
-from serein.inference.neighbour_store import Header, Store, open_store, write_store
-from serein.inference.neighbours import Examples, exact
+from serein.inference.neighbour_store import Datastore, Header, open_datastore, write_datastore
+from serein.inference.neighbours import Embeddings, exact
 
 SIZE, K, NUM_QUERIES = 256, 8, 200
 CLASSES = tuple(f"class {number}" for number in range(8))
@@ -58,8 +58,8 @@ def build(folder: Path, num: int, shape: str, kind: str) -> float:
         model="-", model_sha256="-", task="emotion", classes=CLASSES, size=0, num_clips=0, corpora={}, licences={}
     )
     started = time.perf_counter()
-    write_store(
-        folder, header, Examples(vectors, labels, keys), clips, indexed_from=num if kind == "faiss" else num + 1
+    write_datastore(
+        folder, header, Embeddings(vectors, labels, keys), clips, indexed_from=num if kind == "faiss" else num + 1
     )
     return time.perf_counter() - started
 
@@ -67,23 +67,23 @@ def build(folder: Path, num: int, shape: str, kind: str) -> float:
 def ask(folder: Path, shape: str) -> dict[str, Any]:
     """Open a store and ask it one question after the other."""
     started = time.perf_counter()
-    store = open_store(folder)
+    datastore = open_datastore(folder)
     opened = time.perf_counter() - started
     queries, _ = drawn(NUM_QUERIES, shape, np.random.default_rng(2))
-    store.examples.nearest(queries[:1], K)
+    datastore.embeddings.nearest(queries[:1], K)
     times, rows = [], []
     for query in queries:
         started = time.perf_counter()
-        rows.append(store.examples.nearest(query[None], K).rows[0])
+        rows.append(datastore.embeddings.nearest(query[None], K).rows[0])
         times.append(1000 * (time.perf_counter() - started))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     median, slow = np.percentile(times, [50, 95])
     figures = {"opened_s": opened, "p50_ms": median, "p95_ms": slow, "memory_gib": memory}
-    return figures | {"recall": _recall(store, queries, np.array(rows))}
+    return figures | {"recall": _recall(datastore, queries, np.array(rows))}
 
 
-def _recall(store: Store, queries: np.ndarray, rows: np.ndarray) -> float:
-    return recall_of(rows, exact(store.examples.vectors, queries, K)[0])
+def _recall(datastore: Datastore, queries: np.ndarray, rows: np.ndarray) -> float:
+    return recall_of(rows, exact(datastore.embeddings.vectors, queries, K)[0])
 
 
 def _in_a_process(*arguments: object) -> dict[str, Any]:
@@ -97,11 +97,11 @@ def measure(folder: Path, num: int, shape: str) -> dict[str, dict[str, Any]]:
     """Return the figures of both searches; each is built and asked in processes of its own."""
     found = {}
     for kind in ("exact", "faiss"):
-        store = folder / kind
-        built = _in_a_process("--build", store, "--kind", kind, "--clips", num, "--shape", shape)
-        size_gib = sum(path.stat().st_size for path in store.iterdir()) / 2**30
-        index = json.loads((store / "store.json").read_text())["index"]
-        asked = _in_a_process("--ask", store, "--shape", shape)
+        datastore = folder / kind
+        built = _in_a_process("--build", datastore, "--kind", kind, "--clips", num, "--shape", shape)
+        size_gib = sum(path.stat().st_size for path in datastore.iterdir()) / 2**30
+        index = json.loads((datastore / "store.json").read_text())["index"]
+        asked = _in_a_process("--ask", datastore, "--shape", shape)
         found[kind] = {**built, "size_gib": size_gib, "index": index, **asked}
     return found
 

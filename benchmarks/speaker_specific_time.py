@@ -18,7 +18,7 @@ from statistics import median
 import torch
 
 from serein import recipe as recipes
-from serein.inference.timing import hearing_time_s
+from serein.inference.timing import inference_time_s
 from serein.models.backbones import HuggingFaceBackbone
 from serein.models.speech import SpeechModel, assemble
 from serein.recipe import Category
@@ -60,7 +60,7 @@ def times_of(models: dict[str, SpeechModel], num_rounds: int) -> Times:
     """Return the median of some rounds; each asks every network once, so that what else the machine does is shared."""
     taken_s = {
         seconds: [
-            [hearing_time_s(model, seconds, num_repeats=1) for model in models.values()] for _ in range(num_rounds)
+            [inference_time_s(model, seconds, num_repeats=1) for model in models.values()] for _ in range(num_rounds)
         ]
         for seconds in DURATIONS_S
     }

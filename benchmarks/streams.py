@@ -86,7 +86,7 @@ async def stream(server: Server, plan: Plan, rng: np.random.Generator, tally: Ta
         async with connect(address, compression=None, open_timeout=30) as socket:
             started_s = time.perf_counter()
             sending = asyncio.ensure_future(send(socket, plan, place, started_s, tally))
-            ended = await asyncio.wait_for(hear(socket, started_s, tally), SPREAD_S + plan.seconds + _LAST_S)
+            ended = await asyncio.wait_for(receive(socket, started_s, tally), SPREAD_S + plan.seconds + _LAST_S)
             await sending
             if ended.get("reason") != "end" or abs(ended["duration_s"] - plan.num_chunks * plan.chunk_s) > 0.01:
                 tally.broken.append(f"ended {ended}")
@@ -94,15 +94,15 @@ async def stream(server: Server, plan: Plan, rng: np.random.Generator, tally: Ta
         tally.broken.append(f"{type(error).__name__}: {error}")
 
 
-async def hear(socket: ClientConnection, started_s: float, tally: Tally) -> dict[str, Any]:
-    """Note how long each answer took; return what is said at the end."""
-    said: dict[str, Any] = {}
-    async for message in socket:
+async def receive(socket: ClientConnection, started_s: float, tally: Tally) -> dict[str, Any]:
+    """Note how long each segment took; return the last message."""
+    message: dict[str, Any] = {}
+    async for text in socket:
         now_s = time.perf_counter()
-        said = json.loads(message)
-        if said["type"] == "heard":
-            tally.delays_s.append(now_s - started_s - said["end_s"])
-    return said
+        message = json.loads(text)
+        if message["type"] == "segment":
+            tally.delays_s.append(now_s - started_s - message["end_s"])
+    return message
 
 
 async def all_streams(server: Server, plan: Plan, num: int) -> tuple[Tally, float]:
@@ -114,7 +114,7 @@ async def all_streams(server: Server, plan: Plan, num: int) -> tuple[Tally, floa
 
 
 def measure(num: int, plan: Plan, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the figures of so many streams, heard by a server of their own."""
+    """Return the figures of so many streams, served by a server of their own."""
     limits = ("--max-streams", num, "--max-per-client", num)  # all have one address
     with served(options.model, options.threads, *limits) as server:
         memory_mib = server.memory_mib()

@@ -59,7 +59,7 @@ def main() -> None:
                 f"clips.crop_s={options.crop}",
                 "protocol.dev=none",
                 "stages.0.epochs=1",
-                "stages.0.keep=last",
+                "stages.0.checkpoint=last",
                 f"stages.0.batches={{clips: {options.clips}, accumulate: {BATCH // options.clips}}}",
                 "seeds=[0]",
             ],

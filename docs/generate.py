@@ -40,9 +40,9 @@ def _describe(part: type[Options], path: str, parts: list[str], seen: list[type[
     if part in seen:
         return
     seen.append(part)
-    summary, meanings = _docstring(part)
+    summary, label_encoders = _docstring(part)
     inherited = [_docstring(base)[1] for base in part.__mro__[1:] if issubclass(base, Options)]
-    meanings = {name: text for own in (*reversed(inherited), meanings) for name, text in own.items()}
+    label_encoders = {name: text for own in (*reversed(inherited), label_encoders) for name, text in own.items()}
     choice = part.model_fields.get("name")
     name = f" `name: {choice.default}`" if choice is not None and part not in (Recipe, recipe.Stage) and path else ""
     is_choice = name and len(get_args(choice.annotation)) == 1  # type: ignore[union-attr]
@@ -51,8 +51,8 @@ def _describe(part: type[Options], path: str, parts: list[str], seen: list[type[
     for key, info in part.model_fields.items():
         if not (key == "name" and is_choice):
             shown = info.alias or key
-            meaning = meanings.get(key) or _choices(info.annotation)
-            parts.append(f"| `{shown}` | {_default(info)} | {meaning} |")
+            label_encoder = label_encoders.get(key) or _choices(info.annotation)
+            parts.append(f"| `{shown}` | {_default(info)} | {label_encoder} |")
     parts.append("")
     for key, info in part.model_fields.items():
         for child in _parts_of(info.annotation):

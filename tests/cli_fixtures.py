@@ -28,16 +28,16 @@ SPEAKERS = ("anna", "ben", "cleo", "dan", "eva", "finn")
 TINY = {
     "name": "tiny",
     "protocol": {"name": "speakers-out", "num_folds": 2, "dev": "speakers"},
-    "backbone": {"name": "logmel", "num_bands": 16},
-    "body": {"name": "cnn2d", "channels": [4, 8], "size": 8, "dropout": 0.1},
+    "backbone": {"name": "logmel", "n_mels": 16},
+    "encoder": {"name": "cnn2d", "channels": [4, 8], "size": 8, "dropout": 0.1},
     "tasks": {"emotion": {"pooling": "mean", "dropout": 0.1}},
     "stages": [
         {
             "name": "emotion",
             "epochs": 3,
             "optimizer": {"learning_rate": 0.03},
-            "batches": {"clips": 4, "buckets": 2},
-            "augmentation": {"gain_db": 3, "time_masks": 1},
+            "batches": {"max_clips": 4, "num_buckets": 2},
+            "spectrogram_augmentation": {"gain_db": 3, "time_masks": 1},
             "precision": "float32",
         }
     ],

@@ -126,7 +126,7 @@ def run(ground: Ground, *, recipe: Path | None = None, data: Path | None = None,
 def damaged(ground: Ground, name: str, content: bytes) -> list[object]:
     model = ground.copied_model()
     (model / name).write_bytes(content)
-    return ["predict", model, first_wav(ground)]
+    return ["predict", "--model", model, first_wav(ground)]
 
 
 def first_wav(ground: Ground) -> str:
@@ -140,7 +140,7 @@ def truncated_wav(ground: Ground) -> Path:
 def described(ground: Ground, **changes: Any) -> list[object]:
     """Return a call on a model whose model.json says something else; `None` takes a key away."""
     content = json.loads((ground.model / "model.json").read_text()) | changes
-    kept = {key: value for key, value in content.items() if value is not None or key == "body"}
+    kept = {key: value for key, value in content.items() if value is not None or key == "encoder"}
     return damaged(ground, "model.json", json.dumps(kept).encode())
 
 
@@ -173,9 +173,11 @@ def transformer(ground: Ground) -> dict[str, Any]:
     return {"name": "huggingface", "source": str(folder)}
 
 
-def on_transformer(ground: Ground, body: str | None, **stage: Any) -> Path:
-    values = TINY | {"backbone": transformer(ground), "body": body and {"name": body}}
-    values["stages"] = [merged(TINY["stages"][0], {"augmentation": {"gain_db": 0, "time_masks": 0}} | stage)]
+def on_transformer(ground: Ground, encoder: str | None, **stage: Any) -> Path:
+    values = TINY | {"backbone": transformer(ground), "encoder": encoder and {"name": encoder}}
+    values["stages"] = [
+        merged(TINY["stages"][0], {"spectrogram_augmentation": {"gain_db": 0, "time_masks": 0}} | stage)
+    ]
     return ground.recipe(yaml.safe_dump(values))
 
 
@@ -195,10 +197,14 @@ RECORDINGS = [
 PREDICT = [
     Case(
         "folder without audio",
-        lambda g: ["predict", g.model, folder_of(g, "a.txt")],
+        lambda g: ["predict", "--model", g.model, folder_of(g, "a.txt")],
         ("folder: ", "holds no recordings", ".wav"),
     ),
-    Case("no model folder", lambda g: ["predict", g.root / "none", first_wav(g)], ("none", "no such", "Train one")),
+    Case(
+        "no model folder",
+        lambda g: ["predict", "--model", g.root / "none", first_wav(g)],
+        ("none", "no such", "Train one"),
+    ),
     Case(
         "model is a file",
         lambda g: ["predict", "--model", first_wav(g), first_wav(g)],
@@ -206,7 +212,7 @@ PREDICT = [
     ),
     Case(
         "not a model folder",
-        lambda g: ["predict", folder_of(g, "a.txt"), first_wav(g)],
+        lambda g: ["predict", "--model", folder_of(g, "a.txt"), first_wav(g)],
         ("model.json", "missing", "Name a folder that serein saved"),
     ),
     Case(
@@ -238,7 +244,7 @@ PREDICT = [
     Case("backbone a word", lambda g: described(g, backbone="logmel"), ("do not describe a model", "Copy")),
     Case(
         "damaged backbone",
-        lambda g: described(g, backbone={"name": "logmel", "num_bands": -1}),
+        lambda g: described(g, backbone={"name": "logmel", "n_mels": -1}),
         ("do not describe a model", "Copy"),
     ),
     Case("no weights' origin", lambda g: described(g, backbone_weights=None), ("do not describe a model", "Copy")),
@@ -246,7 +252,7 @@ PREDICT = [
     Case("labels cut off", lambda g: damaged(g, "labels.json", b"{"), ("labels.json", "not JSON", "Copy")),
     Case(
         "unknown manifest",
-        lambda g: ["predict", g.model, g.root / "no.jsonl"],
+        lambda g: ["predict", "--model", g.model, g.root / "no.jsonl"],
         ("no.jsonl", "no such manifest", "corpus prepare"),
     ),
 ]
@@ -300,7 +306,7 @@ MANIFESTS = [
     Case(
         "no emotion",
         lambda g: run(g, data=g.with_first(emotion=None)),
-        ("labels.classes", "1 (no emotion)", "labels.others=drop"),
+        ("labels.classes", "1 (no emotion)", "labels.unknown_labels=drop"),
     ),
     Case(
         "one class",
@@ -337,7 +343,7 @@ LABELS_AND_FOLDS = [
     Case(
         "label without class",
         lambda g: run(g, more=("--set", "labels.classes=[angry, sad]")),
-        ("labels.classes", "12 utterances", "12 happy", "labels.others=drop"),
+        ("labels.classes", "12 utterances", "12 happy", "labels.unknown_labels=drop"),
     ),
     Case(
         "class named twice",
@@ -386,13 +392,14 @@ LABELS_AND_FOLDS = [
     ),
     Case(
         "evaluation on known speakers",
-        lambda g: ["evaluate", g.model, "--data", g.tones, "--out", g.out],
-        ("manifest.jsonl", "the model learned from 3 of these speakers", "--seen-speakers"),
+        lambda g: ["evaluate", "--model", g.model, "--data", g.tones, "--out", g.out],
+        ("manifest.jsonl", "the model was trained on 3 of these speakers", "--allow-seen-speakers"),
     ),
     Case(
         "evaluation of no class",
         lambda g: [
             "evaluate",
+            "--model",
             g.model,
             "--data",
             g.manifest([row | {"emotion": "bored"} for row in g.rows()]),
@@ -423,8 +430,8 @@ RECIPES = [
     ),
     Case(
         "wrong choice",
-        lambda g: run(g, recipe=g.changed(keep="worst")),
-        ("r.yaml: stages.0.keep", "'best' or 'last'", "docs/recipes.md"),
+        lambda g: run(g, recipe=g.changed(checkpoint="worst")),
+        ("r.yaml: stages.0.checkpoint", "'best' or 'last'", "docs/recipes.md"),
     ),
     Case(
         "wrong pooling",
@@ -478,24 +485,24 @@ RECIPES = [
     Case("--set unknown key", lambda g: run(g, more=("--set", "seed=1")), ("tiny.yaml: seed", "Did you mean 'seed")),
     Case(
         "spectrogram augmentation of a transformer",
-        lambda g: run(g, recipe=on_transformer(g, None, augmentation={"gain_db": 6})),
-        ("stages.0.augmentation", "needs the backbone 'logmel'", "Leave it out"),
+        lambda g: run(g, recipe=on_transformer(g, None, spectrogram_augmentation={"gain_db": 6})),
+        ("stages.0.spectrogram_augmentation", "needs the backbone 'logmel'", "Leave it out"),
     ),
     Case(
         "cnn2d on a transformer",
         lambda g: run(g, recipe=on_transformer(g, "cnn2d")),
-        ("body", "'cnn2d' reads mel bands", "cnn-blstm"),
+        ("encoder", "'cnn2d' reads mel bands", "cnn-blstm"),
     ),
     Case(
         "layer that a transformer lacks",
         lambda g: run(g, recipe=on_transformer(g, None, trainable=["layers 2-3", "heads"])),
         ("trainable", "'layers 2-3' is no part of this model", "layer 1, layer 2", "Name these"),
     ),
-    Case("unknown part", lambda g: run(g, recipe=g.changed(trainable=["lungs"])), ("trainable", "'lungs'", "body")),
+    Case("unknown part", lambda g: run(g, recipe=g.changed(trainable=["lungs"])), ("trainable", "'lungs'", "encoder")),
     Case(
-        "unknown tap",
-        lambda g: run(g, recipe=g.changed({"tasks": {"emotion": {"tap": 3}}})),
-        ("tap", "no hidden layer 3, the model has 0 to 0", "Choose among these"),
+        "unknown layer",
+        lambda g: run(g, recipe=g.changed({"tasks": {"emotion": {"layer": 3}}})),
+        ("layer", "no hidden layer 3, the model has 0 to 0", "Choose among these"),
     ),
     Case(
         "no such transformer",
@@ -580,11 +587,11 @@ def refuse(case_command: list[object], says: tuple[str, ...], ground: Ground, ca
 def test_recording_that_cannot_be_heard(case: Case, ground: Ground, serein: Call) -> None:
     arguments = case.build(ground)
     before = everything_in(ground.root)
-    outcome = serein("predict", ground.model, *arguments)
+    outcome = serein("predict", "--model", ground.model, *arguments)
     assert (outcome.status, outcome.out) == (1, "")
     for part in case.says:
         assert part in outcome.complaint
-    assert outcome.err.endswith("1 of 1 recordings could not be heard.\n")
+    assert outcome.err.endswith("1 of 1 recordings could not be read.\n")
     assert everything_in(ground.root) == before
 
 
@@ -599,7 +606,7 @@ def test_recording_that_cannot_be_scored(case: Case, ground: Ground, serein: Cal
     (path,) = case.build(ground)
     strangers = [row | {"speaker": "zoe"} for row in ground.rows()[:6]]
     data = ground.manifest([strangers[0] | {"audio": str(path)}, *strangers[1:]])
-    refuse(["evaluate", ground.model, "--data", data, "--out", ground.out], case.says, ground, serein)
+    refuse(["evaluate", "--model", ground.model, "--data", data, "--out", ground.out], case.says, ground, serein)
 
 
 @named(PREDICT)
@@ -643,13 +650,13 @@ def test_corpus(case: Case, ground: Ground, serein: Call) -> None:
         (["run"], "Missing argument"),
         (["run", "r.yaml", "--data", "m.jsonl", "--jobs", "-1"], "'--jobs'"),
         (["run", "r.yaml", "--data", "m.jsonl", "--jobs", "two"], "'--jobs'"),
-        (["predict", "model", "a.wav", "--limit", "0"], "'--limit'"),
+        (["predict", "--model", "model", "a.wav", "--max-files", "0"], "'--max-files'"),
         (["corpus", "synth", "-o", "x", "--clips", "0"], "'--clips'"),
         (["corpus", "synth", "-o", "x", "--seed", "-1"], "'--seed'"),
         (["corpus", "check", "m.jsonl", "--min-s", "-1"], "'--min-s'"),
         (["corpus", "prepare", "crema", "x"], "'ravdess', 'emodb'"),
         (["sing"], "No such command 'sing'"),
-        (["evaluate", "model", "extra", "--data", "m.jsonl"], "unexpected extra argument"),
+        (["evaluate", "--model", "model", "extra", "--data", "m.jsonl"], "unexpected extra argument"),
     ],
 )
 def test_misspelt_command_line(
@@ -671,17 +678,19 @@ def test_misspelt_command_line(
 def test_good_recordings_among_broken_ones_are_answered(ground: Ground, serein: Call) -> None:
     good = [first_wav(ground), str(ground.rows()[-1]["audio"])]
     bad = [str(truncated_wav(ground)), str(ground.root / "no.wav")]
-    outcome = serein("predict", ground.model, good[0], *bad, good[1], "--json")
+    outcome = serein("predict", "--model", ground.model, good[0], *bad, good[1], "--json")
     assert outcome.status == 1
-    assert [json.loads(line)["audio"] for line in outcome.out.splitlines()] == good
+    assert [json.loads(line)["file"] for line in outcome.out.splitlines()] == good
     complaints = outcome.err.splitlines()
     assert [line.startswith(f"error: {path}: ") for line, path in zip(complaints, bad, strict=False)] == [True, True]
-    assert complaints[2:] == ["2 of 4 recordings could not be heard."]
+    assert complaints[2:] == ["2 of 4 recordings could not be read."]
 
 
 @pytest.mark.parametrize("form", ["--csv", None])
 def test_tables_hold_the_good_ones_too(form: str | None, ground: Ground, serein: Call) -> None:
-    outcome = serein("predict", ground.model, first_wav(ground), ground.root / "no.wav", *([form] if form else []))
+    outcome = serein(
+        "predict", "--model", ground.model, first_wav(ground), ground.root / "no.wav", *([form] if form else [])
+    )
     assert outcome.status == 1
     assert len(outcome.out.splitlines()) == 2  # head and one row
     assert "no.wav: no such file" in outcome.complaint
@@ -778,7 +787,9 @@ def test_name_on_the_hub_without_a_network(ground: Ground) -> None:
 
 
 def test_path_is_no_name_on_the_hub(ground: Ground, serein: Call) -> None:
-    refuse(["predict", "../emotions", first_wav(ground)], ("../emotions: no such", "Train one"), ground, serein)
+    refuse(
+        ["predict", "--model", "../emotions", first_wav(ground)], ("../emotions: no such", "Train one"), ground, serein
+    )
 
 
 @pytest.mark.parametrize("given", ["file", "folder", "corpus"])
@@ -792,8 +803,8 @@ def test_name_that_is_no_text(given: str, ground: Ground, serein: Call) -> None:
         pytest.skip("this file system takes UTF-8 only")
     write_wav(folder.parent / "angry" / "good.wav")
     calls = {
-        "file": ["predict", ground.model, folder / os.fsdecode(b"tr\xe4ge.wav")],
-        "folder": ["predict", ground.model, folder],
+        "file": ["predict", "--model", ground.model, folder / os.fsdecode(b"tr\xe4ge.wav")],
+        "folder": ["predict", "--model", ground.model, folder],
         "corpus": prepare(ground, "folder", folder.parent),
     }
     refuse(calls[given], ("/sad/tr\\udce4ge.wav", "the name is not UTF-8", "Rename it"), ground, serein)
@@ -802,7 +813,7 @@ def test_name_that_is_no_text(given: str, ground: Ground, serein: Call) -> None:
 def test_reader_that_leaves_early(ground: Ground) -> None:
     """`serein predict ... --json | head -n 1`, of more than a pipe takes by itself."""
     with subprocess.Popen(
-        command("predict", ground.model, *[ground.tones] * 20, "--json"),
+        command("predict", "--model", ground.model, *[ground.tones] * 20, "--json"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -810,7 +821,7 @@ def test_reader_that_leaves_early(ground: Ground) -> None:
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        assert json.loads(process.stdout.readline())["emotion"]
+        assert json.loads(process.stdout.readline())["label"]
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(60) != 0

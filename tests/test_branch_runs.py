@@ -19,18 +19,18 @@ from serein import recipe as recipes
 from serein.data import manifest
 from serein.data.recordings import Recordings
 from serein.errors import LeakError, ModelError, RecipeError
-from serein.experiment import train_unit
+from serein.experiment import train_fold
 from serein.models import folder as model_folder
-from serein.models.origins import found
+from serein.models.origins import resolve
 from serein.training.module import loss_weights
 
-BODY = {"name": "cnn2d", "channels": [4, 8], "size": 8, "shrink_time": 1}
+ENCODER = {"name": "cnn2d", "channels": [4, 8], "size": 8, "time_downsampling": 1}
 SPEAKER = {"attention": {"blocks": 1}, "pooling": "max", "loss": "arcface"}
 EMOTION = {"attention": {"blocks": 2}, "pooling": "max", "loss": "arcface", "dropout": 0.0}
 STAGE = {**TINY["stages"][0], "epochs": 2}
-ALONE = {"name": "alone", "tasks": ["emotion"], "fusion": "own", "trainable": ["body", "heads"]}
-TOGETHER = {"name": "together", "tasks": ["emotion"], "trainable": ["body", "heads"]}
-VOICES = {"name": "voices", "tasks": ["speaker"], "trainable": ["speaker.all", "heads"], "keep": "last"}
+ALONE = {"name": "alone", "tasks": ["emotion"], "use_fusion": False, "trainable": ["encoder", "heads"]}
+TOGETHER = {"name": "together", "tasks": ["emotion"], "trainable": ["encoder", "heads"]}
+VOICES = {"name": "voices", "tasks": ["speaker"], "trainable": ["speaker.all", "heads"], "checkpoint": "last"}
 
 
 def silent(label: str, done: int, total: int, detail: str) -> None:
@@ -40,10 +40,10 @@ def silent(label: str, done: int, total: int, detail: str) -> None:
 def values(*stages: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
     """Return a recipe of both networks with these stages."""
     both = {
-        "body": BODY,
-        "branches": {"speaker": {"body": BODY}},
+        "encoder": ENCODER,
+        "branches": {"speaker": {"encoder": ENCODER}},
         "tasks": {
-            "emotion": {**EMOTION, "fusion": {"joined": ["speaker"]}},
+            "emotion": {**EMOTION, "fusion": {"inputs": ["speaker"]}},
             "speaker": {**SPEAKER, "branch": "speaker"},
         },
     }
@@ -66,13 +66,13 @@ def weights(run: Path, stage: str) -> dict[str, np.ndarray]:
 
 
 def moved(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> set[str]:
-    """Return what a stage changed: `main`, `speaker`, `emotion.head`, `speaker.head`, `joined rows`."""
+    """Return what a stage changed: `main`, `speaker`, `emotion.head`, `speaker.head`, `input rows`."""
     parts = set()
     for name, value in after.items():
         if not np.array_equal(before[name], value):
             _, _, head = name.partition("heads.")
             part = f"{head.split('.')[0]}.head" if head else ("speaker" if name.startswith("branches") else "main")
-            parts.add("joined rows" if name.endswith("fusion.joined") else part)
+            parts.add("input rows" if name.endswith("fusion.inputs") else part)
     return parts
 
 
@@ -86,7 +86,7 @@ def voices(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         u.model_copy(update={"corpus": "other"}) for u in manifest.read(tones) if u.speaker in ("anna", "ben", "cleo")
     ]
     manifest.write(some, folder / "voices.jsonl")
-    content = merged(TINY, {"body": BODY, "protocol": {"name": "random", "dev": "none"}})
+    content = merged(TINY, {"encoder": ENCODER, "protocol": {"name": "random", "dev": "none"}})
     content = {**content, "name": "voices", "tasks": {"emotion": None, "speaker": SPEAKER}, "stages": [STAGE]}
     alone = recipes.validate(content, where="test")
     return train(alone, folder / "voices.jsonl", folder / "run", is_resumed=False, report=silent).parent
@@ -108,22 +108,22 @@ def run(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_stage_moves_its_own_network(run: Path) -> None:
     voices, alone, together = (weights(run, name) for name in ("voices", "alone", "together"))
     assert moved(voices, alone) == {"main", "emotion.head"}
-    assert moved(alone, together) == {"main", "emotion.head", "joined rows"}
-    assert not alone["members.0.heads.emotion.fusion.joined"].any()
+    assert moved(alone, together) == {"main", "emotion.head", "input rows"}
+    assert not alone["ensemble.0.heads.emotion.fusion.inputs"].any()
 
 
 def test_integration_starts_where_the_emotion_network_was(run: Path, tones: Path) -> None:
     """Rows of what joins start at 0: the first answer is that of the emotion network alone."""
-    content = model_folder.load(next(run.rglob("model")))
+    checkpoint = model_folder.load(next(run.rglob("model")))
     state = {name: torch.from_numpy(value) for name, value in weights(run, "alone").items()}
-    content.model.load_state_dict(state)
+    checkpoint.model.load_state_dict(state)
     recordings = Recordings(manifest.read(tones)[:2])
     waveforms = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(recordings[i]) for i in (0, 1)], batch_first=True)
     lengths = torch.tensor([len(recordings[i]) for i in (0, 1)])
     with torch.inference_mode():
-        sounds = content.model.hear(waveforms, lengths, content.model.branches_of())
-        joined = content.model.read(sounds, tasks=["emotion"])["emotion"].output
-        alone = content.model.read(sounds, tasks=["emotion"], fusion="own")["emotion"].output
+        hidden_states = checkpoint.model.encode(waveforms, lengths, checkpoint.model.branches_of())
+        joined = checkpoint.model.decode(hidden_states, tasks=["emotion"])["emotion"].output
+        alone = checkpoint.model.decode(hidden_states, tasks=["emotion"], use_fusion=False)["emotion"].output
     assert torch.equal(joined, alone)
 
 
@@ -140,8 +140,8 @@ def test_the_model_folder_answers_as_the_run_did(run: Path, tones: Path, serein:
     model = next(run.rglob("model"))
     said = [json.loads(line) for line in (model.parent / "predictions.jsonl").read_text().splitlines()]
     clips = {u.id: u.audio for u in manifest.read(tones)}
-    answer = json.loads(serein("predict", model, clips[said[0]["id"]], "--json").out)
-    assert answer["emotion"] == said[0]["prediction"]
+    answer = json.loads(serein("predict", "--model", model, clips[said[0]["id"]], "--json").out)
+    assert answer["label"] == said[0]["prediction"]
     description = json.loads((model / "model.json").read_text())
     assert set(description["branches"]) == set(description["branch_backbones"]) == {"speaker"}
 
@@ -149,12 +149,12 @@ def test_the_model_folder_answers_as_the_run_did(run: Path, tones: Path, serein:
 def test_ways_of_freezing(run: Path, tones: Path, tmp_path: Path) -> None:
     """All frozen is `together` above; centres trained; all trained."""
     centres = {**TOGETHER, "name": "centres", "tasks": ["emotion", "speaker"], "weights": {"speaker": 0.5}}
-    whole = {**centres, "name": "whole", "trainable": ["body", "heads", "speaker.all"]}
+    whole = {**centres, "name": "whole", "trainable": ["encoder", "heads", "speaker.all"]}
     experiment = preparation.prepare(recipe(VOICES, ALONE, centres, whole), tones, silent)
-    train_unit(experiment, experiment.folds.folds[0], 0, tmp_path, silent, label="x")
+    train_fold(experiment, experiment.folds.folds[0], 0, tmp_path, silent, label="x")
     alone, partly, wholly = (weights(tmp_path, name) for name in ("alone", "centres", "whole"))
-    assert moved(alone, partly) == {"main", "emotion.head", "joined rows", "speaker.head"}
-    assert moved(partly, wholly) == {"main", "emotion.head", "joined rows", "speaker.head", "speaker"}
+    assert moved(alone, partly) == {"main", "emotion.head", "input rows", "speaker.head"}
+    assert moved(partly, wholly) == {"main", "emotion.head", "input rows", "speaker.head", "speaker"}
 
 
 def test_weights_of_a_stage(tones: Path) -> None:
@@ -170,46 +170,46 @@ def test_weights_of_a_stage(tones: Path) -> None:
 
 
 def from_voices(voices: Path, **changes: Any) -> recipes.Recipe:
-    branches = {"branches": {"speaker": {"body": None, "from": str(voices)}}}
+    branches = {"branches": {"speaker": {"encoder": None, "from": str(voices)}}}
     return recipe(ALONE, TOGETHER, **merged(branches, changes))
 
 
 def test_a_finished_network_stays_as_it_is(voices: Path, tones: Path, tmp_path: Path) -> None:
-    """Its body, attention, centres and normalisation; and it still names whom it knows."""
+    """Its encoder, attention, centres and normalisation; and it still names whom it knows."""
     made = from_voices(voices)
     experiment = preparation.prepare(made, tones, silent)
     assembling.require_trainable(experiment)
-    content = train_unit(experiment, experiment.folds.folds[0], 0, tmp_path, silent, label="x")
+    checkpoint = train_fold(experiment, experiment.folds.folds[0], 0, tmp_path, silent, label="x")
     theirs = model_folder.load(voices / "model")
-    mine = {name.replace("members.0.", ""): value for name, value in content.model.state_dict().items()}
+    mine = {name.replace("ensemble.0.", ""): value for name, value in checkpoint.model.state_dict().items()}
     for name, value in theirs.model.state_dict().items():
         kept = (
-            name.replace("members.0.", "")
+            name.replace("ensemble.0.", "")
             if ".heads." in name
-            else f"branches.speaker.{name.replace('members.0.', '')}"
+            else f"branches.speaker.{name.replace('ensemble.0.', '')}"
         )
         assert torch.equal(mine[kept], value), name
-    assert content.classes_of("speaker") == theirs.classes_of("speaker")
-    assert set(content.training["speakers"]) >= {"other/anna", "other/ben", "other/cleo", "tones/dan"}
-    assert content.training["origins"]["speaker"]["model"] == str(voices / "model")
+    assert checkpoint.classes_of("speaker") == theirs.classes_of("speaker")
+    assert set(checkpoint.training["speakers"]) >= {"other/anna", "other/ben", "other/cleo", "tones/dan"}
+    assert checkpoint.training["origins"]["speaker"]["model"] == str(voices / "model")
     loaded = model_folder.load(tmp_path / "model")
     assert all(
-        torch.equal(value, loaded.model.state_dict()[name]) for name, value in content.model.state_dict().items()
+        torch.equal(value, loaded.model.state_dict()[name]) for name, value in checkpoint.model.state_dict().items()
     )
 
 
 def test_new_speakers_get_new_centres(voices: Path, tones: Path) -> None:
     """1,251 centres become 8: attention is taken over, the output layer starts anew."""
     stages = (ALONE, {**TOGETHER, "tasks": ["emotion", "speaker"]})
-    made = recipe(*stages, branches={"speaker": {"body": None, "from": str(voices)}})
+    made = recipe(*stages, branches={"speaker": {"encoder": None, "from": str(voices)}})
     experiment = preparation.prepare(made, tones, silent)
     fold = experiment.folds.folds[0]
-    origins = assembling.origins_of(made, fold.name, 0)
-    tasks = assembling.tasks_with(experiment, fold, origins)
-    model = assembling.new_model(made, tasks, origins)
-    head, theirs = model.members[0].heads["speaker"], origins["speaker"].member.heads["speaker"]
+    pretrained_branches = assembling.load_pretrained_branches(made, fold.name, 0)
+    tasks = assembling.tasks_with(experiment, fold, pretrained_branches)
+    model = assembling.new_model(made, tasks, pretrained_branches)
+    head, theirs = model.ensemble[0].heads["speaker"], pretrained_branches["speaker"].member.heads["speaker"]
     assert torch.equal(head.blocks[0].attention.in_proj_weight, theirs.blocks[0].attention.in_proj_weight)
-    assert tasks["speaker"].labels.classes != origins["speaker"].content.classes_of("speaker").classes
+    assert tasks["speaker"].labels.classes != pretrained_branches["speaker"].checkpoint.classes_of("speaker").classes
 
 
 def test_the_main_network_can_start_from_one_alone(tones: Path, voices: Path, tmp_path: Path) -> None:
@@ -217,17 +217,17 @@ def test_the_main_network_can_start_from_one_alone(tones: Path, voices: Path, tm
     content = {**values(ALONE), "branches": {}, "tasks": {"emotion": {**EMOTION, "fusion": {}}}}
     single = recipes.validate(content, where="test")
     experiment = preparation.prepare(single, tones, silent)
-    finished = train_unit(experiment, experiment.folds.folds[0], 0, tmp_path / "emotion", silent, label="x")
-    branches = {"main": {"from": str(tmp_path / "emotion")}, "speaker": {"body": None, "from": str(voices)}}
+    finished = train_fold(experiment, experiment.folds.folds[0], 0, tmp_path / "emotion", silent, label="x")
+    branches = {"main": {"from": str(tmp_path / "emotion")}, "speaker": {"encoder": None, "from": str(voices)}}
     made = recipe(TOGETHER, branches=branches)
-    origins = assembling.origins_of(made, "1", 0)
+    pretrained_branches = assembling.load_pretrained_branches(made, "1", 0)
     together = preparation.prepare(made, tones, silent)
-    tasks = assembling.tasks_with(together, together.folds.folds[0], origins)
-    model = assembling.new_model(made, tasks, origins)
-    fusion = model.members[0].heads["emotion"].fusion
-    assert torch.equal(fusion.own, finished.model.members[0].heads["emotion"].fusion.own)
-    assert not fusion.joined.any()
-    assert torch.equal(model.members[0].body.join.weight, finished.model.members[0].body.join.weight)
+    tasks = assembling.tasks_with(together, together.folds.folds[0], pretrained_branches)
+    model = assembling.new_model(made, tasks, pretrained_branches)
+    fusion = model.ensemble[0].heads["emotion"].fusion
+    assert torch.equal(fusion.own, finished.model.ensemble[0].heads["emotion"].fusion.own)
+    assert not fusion.inputs.any()
+    assert torch.equal(model.ensemble[0].encoder.join.weight, finished.model.ensemble[0].encoder.join.weight)
 
 
 def test_test_speakers_are_no_training_classes_of_an_origin(voices: Path, tones: Path) -> None:
@@ -235,11 +235,11 @@ def test_test_speakers_are_no_training_classes_of_an_origin(voices: Path, tones:
     description = json.loads((voices / "model" / "model.json").read_text())
     leaking = voices.parent / "leaking"
     if not leaking.exists():
-        content = model_folder.load(voices / "model")
-        content.training["speakers"] = [
+        checkpoint = model_folder.load(voices / "model")
+        checkpoint.training["speakers"] = [
             name.replace("other/", "tones/") for name in description["training"]["speakers"]
         ]
-        model_folder.save(leaking, content, "")
+        model_folder.save(leaking, checkpoint, "")
     experiment = preparation.prepare(from_voices(leaking), tones, silent)
     with pytest.raises(
         LeakError, match=r"speakers? in both .*leaking and test: tones/.* Start from a network that never"
@@ -249,16 +249,16 @@ def test_test_speakers_are_no_training_classes_of_an_origin(voices: Path, tones:
 
 
 def test_a_run_of_the_same_folds_gives_each_fold_its_own(run: Path, tmp_path: Path) -> None:
-    assert found(str(run), "1", 0) == run / "fold-1" / "seed-0" / "model"
-    assert found(str(run), "7", 3) == run / "fold-1" / "seed-0" / "model"  # its only one
+    assert resolve(str(run), "1", 0) == run / "fold-1" / "seed-0" / "model"
+    assert resolve(str(run), "7", 3) == run / "fold-1" / "seed-0" / "model"  # its only one
     other = tmp_path / "run"
     for fold in ("1", "2"):
         (other / f"fold-{fold}" / "seed-0").mkdir(parents=True)
-        (other / f"fold-{fold}" / "seed-0" / "model").symlink_to(found(str(run), "1", 0))
-    assert found(str(other), "2", 0) == other / "fold-2" / "seed-0" / "model"
-    assert found(str(other), "2", 5) == other / "fold-2" / "seed-0" / "model"
+        (other / f"fold-{fold}" / "seed-0" / "model").symlink_to(resolve(str(run), "1", 0))
+    assert resolve(str(other), "2", 0) == other / "fold-2" / "seed-0" / "model"
+    assert resolve(str(other), "2", 5) == other / "fold-2" / "seed-0" / "model"
     with pytest.raises(ModelError, match="has models of the folds 1, 2, none of fold '3'"):
-        found(str(other), "3", 0)
+        resolve(str(other), "3", 0)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -287,7 +287,7 @@ def test_what_does_not_fit_is_named_before_training(
     case: str, voices: Path, tones: Path, tmp_path: Path, serein: Call
 ) -> None:
     changes, message = REFUSED[case]
-    branches = {"branches": {"speaker": {"body": None, "from": str(voices)}}}
+    branches = {"branches": {"speaker": {"encoder": None, "from": str(voices)}}}
     path = write(tmp_path, values(ALONE, TOGETHER, **merged(branches, changes)))
     outcome = serein("run", path, "--data", tones, "--out", tmp_path / "out", "--jobs", 1)
     assert outcome.status != 0
@@ -297,7 +297,7 @@ def test_what_does_not_fit_is_named_before_training(
 
 def test_a_model_of_another_task_is_no_speaker_network(tiny_run: Path, tones: Path) -> None:
     experiment = preparation.prepare(from_voices(tiny_run), tones, silent)
-    with pytest.raises(ModelError, match="answers emotion, not speaker"):
+    with pytest.raises(ModelError, match="predicts emotion, not speaker"):
         assembling.require_trainable(experiment)
 
 
@@ -310,22 +310,22 @@ WRONG: dict[str, tuple[Change, str]] = {
         "reads branch 'voice', there is: main, sp",
     ),
     "idle branch": (lambda v: v["branches"].update(other={}), "no task reads branch 'other'"),
-    "members": (lambda v: v.update(members=2), "several members have one network"),
-    "from and body": (
-        lambda v: v["branches"].update(speaker={"from": "x", "body": BODY}),
-        "'from' brings backbone and body with it",
+    "ensemble_size": (lambda v: v.update(ensemble_size=2), "an ensemble has one network"),
+    "from and encoder": (
+        lambda v: v["branches"].update(speaker={"from": "x", "encoder": ENCODER}),
+        "'from' brings backbone and encoder with it",
     ),
     "joins itself": (
-        lambda v: v["tasks"]["emotion"].update(fusion={"joined": ["emotion"]}),
-        "emotion.fusion.joined names 'emotion', which is no other task",
+        lambda v: v["tasks"]["emotion"].update(fusion={"inputs": ["emotion"]}),
+        "emotion.fusion.inputs names 'emotion', which is no other task",
     ),
-    "rows never learn": (lambda v: v["stages"][-1].update(fusion="own"), "the last stage has fusion 'own'"),
+    "rows never learn": (lambda v: v["stages"][-1].update(use_fusion=False), "the last stage has use_fusion false"),
     "nobody learns it": (lambda v: v["stages"].pop(0), "no stage learns speaker: name it in a stage's tasks"),
     "weight of nothing": (
         lambda v: v["stages"][1].update(weights={"speaker": 2.0}),
         "stage 'alone' weighs speaker, which it does not learn",
     ),
-    "main is no branch": (lambda v: v["branches"].update(main={}), "branches.main is 'backbone' and 'body'"),
+    "main is no branch": (lambda v: v["branches"].update(main={}), "branches.main is 'backbone' and 'encoder'"),
 }
 
 
@@ -349,7 +349,7 @@ def test_from_survives_a_dump(voices: Path, tmp_path: Path) -> None:
 
 
 def test_dev_without_known_speakers_is_watched_by_nobody(tones: Path) -> None:
-    watching = {**VOICES, "keep": "best"}
+    watching = {**VOICES, "checkpoint": "best"}
     experiment = preparation.prepare(recipe(watching, ALONE, TOGETHER), tones, silent)
-    with pytest.raises(RecipeError, match="no dev utterance of fold 1 has a target of 'speaker'.*or keep 'last'"):
+    with pytest.raises(RecipeError, match="no dev utterance of fold 1 has a target of 'speaker'.*or checkpoint 'last'"):
         assembling.require_trainable(experiment)

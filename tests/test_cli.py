@@ -188,7 +188,7 @@ def test_train_gives_one_model(tiny: Path, tones: Path, tmp_path: Path, serein: 
     outcome = serein(*arguments)
     assert (outcome.status, outcome.out) == (0, f"{out / 'model'}\n")
     weights = (out / "model" / "model.safetensors").read_bytes()
-    assert serein("predict", out / "model", tones, "--limit", 1).status == 0
+    assert serein("predict", "--model", out / "model", tones, "--max-files", 1).status == 0
     assert serein(*arguments, "--resume").out == f"{out / 'model'}\n"
     assert (out / "model" / "model.safetensors").read_bytes() == weights
 
@@ -218,12 +218,12 @@ def test_report_again(tiny_run: Path, tmp_path: Path, serein: Call) -> None:
     assert json.loads(serein("report", run, "--json").out)["pooled"] == json.loads(before)["pooled"]
 
 
-# -- judging ---------------------------------------------------------------------------------------------------------
+# -- evaluating --------------------------------------------------------------------------------------------------------
 
 
 def test_evaluate_on_strangers(model: Path, strangers: Path, tmp_path: Path, serein: Call) -> None:
     out = tmp_path / "p.jsonl"
-    outcome = serein("evaluate", model, "--data", strangers, "--out", out, "--json")
+    outcome = serein("evaluate", "--model", model, "--data", strangers, "--out", out, "--json")
     assert outcome.status == 0
     scores = json.loads(outcome.out)
     predictions = read_predictions(out)
@@ -235,11 +235,11 @@ def test_evaluate_on_strangers(model: Path, strangers: Path, tmp_path: Path, ser
     )
     assert scores["pooled"]["ua"] == pytest.approx(100 * metrics.unweighted_accuracy(confusion))
     assert scores["num_utterances"] == 12
-    assert "UA" in serein("evaluate", model, "--data", strangers).out
+    assert "UA" in serein("evaluate", "--model", model, "--data", strangers).out
 
 
 def test_evaluate_on_known_speakers_is_marked(model: Path, tones: Path, serein: Call) -> None:
-    outcome = serein("evaluate", model, "--data", tones, "--seen-speakers", "--json")
+    outcome = serein("evaluate", "--model", model, "--data", tones, "--allow-seen-speakers", "--json")
     assert outcome.status == 0
     assert any(note.startswith("SPEAKER-DEPENDENT: ") for note in json.loads(outcome.out)["notes"])
 
@@ -247,9 +247,9 @@ def test_evaluate_on_known_speakers_is_marked(model: Path, tones: Path, serein: 
 def test_evaluate_counts_what_the_model_has_no_class_for(model: Path, strangers: Path, serein: Call) -> None:
     first, *others = manifest.read(strangers)
     manifest.write([first.model_copy(update={"emotion": "bored"}), *others], strangers)
-    scores = json.loads(serein("evaluate", model, "--data", strangers, "--json").out)
+    scores = json.loads(serein("evaluate", "--model", model, "--data", strangers, "--json").out)
     assert scores["num_utterances"] == 11
-    assert "Left out, of no class of the model: 1 bored." in scores["notes"]
+    assert "Left out because the model has no such class: 1 bored." in scores["notes"]
 
 
 # -- answers ---------------------------------------------------------------------------------------------------------
@@ -257,14 +257,14 @@ def test_evaluate_counts_what_the_model_has_no_class_for(model: Path, strangers:
 
 def test_predict_in_json(model: Path, strangers: Path, serein: Call) -> None:
     paths = [u.audio for u in manifest.read(strangers)]
-    outcome = serein("predict", model, *paths, "--json")
+    outcome = serein("predict", "--model", model, *paths, "--json")
     assert (outcome.status, outcome.err) == (0, "")
     answers = [json.loads(line) for line in outcome.out.splitlines()]
-    assert [answer["audio"] for answer in answers] == paths
+    assert [answer["file"] for answer in answers] == paths
     for answer in answers:
-        assert sorted(answer["shares"]) == CLASSES
-        assert sum(answer["shares"].values()) == pytest.approx(1, abs=1e-5)
-        assert answer["confidence"] == max(answer["shares"].values()) == answer["shares"][answer["emotion"]]
+        assert sorted(answer["probabilities"]) == CLASSES
+        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert answer["confidence"] == max(answer["probabilities"].values()) == answer["probabilities"][answer["label"]]
 
 
 def test_predict_in_every_form_says_the_same(model: Path, strangers: Path, serein: Call) -> None:
@@ -272,36 +272,36 @@ def test_predict_in_every_form_says_the_same(model: Path, strangers: Path, serei
     utterances = manifest.read(strangers)
     folder = strangers.with_suffix("")
     answers = {
-        answer["audio"]: answer
-        for answer in map(json.loads, serein("predict", model, folder, "--json").out.splitlines())
+        answer["file"]: answer
+        for answer in map(json.loads, serein("predict", "--model", model, folder, "--json").out.splitlines())
     }
     assert sorted(answers) == sorted(u.audio for u in utterances)
 
-    rows = list(csv.DictReader(io.StringIO(serein("predict", model, strangers, "--csv").out)))
-    assert [row["audio"] for row in rows] == [u.audio for u in utterances]
+    rows = list(csv.DictReader(io.StringIO(serein("predict", "--model", model, strangers, "--csv").out)))
+    assert [row["file"] for row in rows] == [u.audio for u in utterances]
     for row in rows:
-        assert row["emotion"] == answers[row["audio"]]["emotion"]
+        assert row["label"] == answers[row["file"]]["label"]
         for name in CLASSES:
-            assert float(row[name]) == pytest.approx(answers[row["audio"]]["shares"][name], abs=1e-4)
+            assert float(row[name]) == pytest.approx(answers[row["file"]]["probabilities"][name], abs=1e-4)
 
-    table = serein("predict", model, strangers).out
-    assert "labelled" in table.splitlines()[0]
+    table = serein("predict", "--model", model, strangers).out
+    assert "truth" in table.splitlines()[0]
     words = table.split()
     assert words.count("%") == 3 * len(utterances)
 
     loaded = package.load(model)
     alone = loaded.predict(utterances[0].audio)
-    assert isinstance(alone, package.Answer)
-    assert alone.emotion == answers[alone.audio]["emotion"]
-    assert alone.shares == pytest.approx(answers[alone.audio]["shares"], abs=1e-5)
+    assert isinstance(alone, package.Prediction)
+    assert alone.label == answers[alone.audio]["label"]
+    assert alone.probabilities == pytest.approx(answers[alone.audio]["probabilities"], abs=1e-5)
     several = loaded.predict([u.audio for u in utterances[:3]])
     assert isinstance(several, list)
     assert [answer.audio for answer in several] == [u.audio for u in utterances[:3]]
 
 
 def test_predict_a_few_evenly_spread(model: Path, strangers: Path, serein: Call) -> None:
-    outcome = serein("predict", model, strangers, "--limit", 4, "--json")
-    heard = [json.loads(line)["audio"] for line in outcome.out.splitlines()]
+    outcome = serein("predict", "--model", model, strangers, "--max-files", 4, "--json")
+    heard = [json.loads(line)["file"] for line in outcome.out.splitlines()]
     assert heard == [u.audio for u in manifest.read(strangers)[::3]]
 
 
@@ -312,22 +312,22 @@ def test_predict_of_a_long_recording_takes_parts_of_it(
     from serein.inference import answering
 
     heard: list[list[float]] = []
-    shares: list[np.ndarray] = []
-    real = answering._hear
+    probabilities: list[np.ndarray] = []
+    real = answering._forward
 
-    def hear(*context: object) -> answering.Answers:
+    def forward(*context: object) -> answering.ModelOutputs:
         answer = real(*context)  # type: ignore[arg-type]
         windows: list[np.ndarray] = context[2]  # type: ignore[assignment]
         heard.append([len(window) / 16_000 for window in windows])
-        shares.extend(answer.shares["emotion"])
+        probabilities.extend(answer.probabilities["emotion"])
         return answer
 
-    monkeypatch.setattr(answering, "_hear", hear)
+    monkeypatch.setattr(answering, "_forward", forward)
     path = write_wav(tmp_path / "long.wav", seconds=203.0)
-    answer = json.loads(serein("predict", model, path, "--json", "--whole").out)
+    answer = json.loads(serein("predict", "--model", model, path, "--json", "--segments", "never").out)
     assert [len(windows) for windows in heard] == [4, 3]
     assert all(seconds == pytest.approx(29.0) for windows in heard for seconds in windows)
-    assert list(answer["shares"].values()) == pytest.approx(np.mean(shares, axis=0).tolist(), abs=1e-5)
+    assert list(answer["probabilities"].values()) == pytest.approx(np.mean(probabilities, axis=0).tolist(), abs=1e-5)
 
 
 def test_the_command_is_installed(model: Path, tones: Path) -> None:
@@ -336,9 +336,11 @@ def test_the_command_is_installed(model: Path, tones: Path) -> None:
     if not script.exists():
         pytest.skip("serein is not installed as a command")
     path = manifest.read(tones)[0].audio
-    done = subprocess.run([script, "predict", model, path, "--json"], capture_output=True, text=True, env=environment())
+    done = subprocess.run(
+        [script, "predict", "--model", model, path, "--json"], capture_output=True, text=True, env=environment()
+    )
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout)["audio"] == path
+    assert json.loads(done.stdout)["file"] == path
 
 
 def test_a_run_without_a_name_goes_to_runs(tiny: Path, tones: Path, tmp_path: Path, serein: Call, monkeypatch) -> None:  # type: ignore[no-untyped-def]

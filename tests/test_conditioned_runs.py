@@ -12,7 +12,7 @@ from cli_fixtures import Call, everything_in, write_recipe
 from serein.data import manifest
 from serein.data.utterance import Predicted, Rating, Utterance
 
-TOLD = {"tasks": {"emotion": {"conditioning": {"attributes": ["gender"], "by": "sum"}}}}
+TOLD = {"tasks": {"emotion": {"conditioning": {"attributes": ["gender"], "mode": "sum"}}}}
 OTHER = {"female": "male", "male": "female"}
 
 
@@ -27,8 +27,8 @@ def wrong(utterance: Utterance) -> Predicted:
     return Predicted(gender=OTHER[utterance.gender or ""])  # type: ignore[arg-type]
 
 
-def shares(path: Path) -> dict[str, dict[str, float]]:
-    return {row["id"]: row["shares"] for row in map(json.loads, path.read_text().splitlines())}
+def probabilities(path: Path) -> dict[str, dict[str, float]]:
+    return {row["id"]: row["probabilities"] for row in map(json.loads, path.read_text().splitlines())}
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +44,24 @@ def test_both_attributes_are_judged_and_reported(tones: Path, told: Path, tmp_pa
     assert any("as a model predicted it" in note for note in notes)
     assert any("(oracle) instead, pooled: UA" in note for note in notes)
     unit = tmp_path / "run" / "fold-1" / "seed-0"
-    predicted, oracle = shares(unit / "predictions.jsonl"), shares(unit / "oracle_predictions.jsonl")
+    predicted, oracle = probabilities(unit / "predictions.jsonl"), probabilities(unit / "oracle_predictions.jsonl")
     assert predicted.keys() == oracle.keys()
     assert predicted != oracle  # every predicted gender is the other one
 
     swapped = changed(data, tmp_path / "swapped.jsonl", gender=lambda u: u.predicted.gender, predicted=lambda u: None)
     test = {row["id"] for row in map(json.loads, (unit / "predictions.jsonl").read_text().splitlines())}
     manifest.write((u for u in manifest.read(swapped) if u.id in test), tmp_path / "test.jsonl")
-    arguments = ("evaluate", unit / "model", "--data", tmp_path / "test.jsonl", "--out", tmp_path / "said.jsonl")
-    assert serein(*arguments, "--attributes", "oracle").status == 0
-    said = shares(tmp_path / "said.jsonl")
+    arguments = (
+        "evaluate",
+        "--model",
+        unit / "model",
+        "--data",
+        tmp_path / "test.jsonl",
+        "--out",
+        tmp_path / "said.jsonl",
+    )
+    assert serein(*arguments, "--conditions", "oracle").status == 0
+    said = probabilities(tmp_path / "said.jsonl")
     assert said.keys() == predicted.keys()
     assert all(said[name] == pytest.approx(predicted[name], abs=1e-5) for name in said)
 
@@ -62,19 +70,19 @@ def test_without_predictions_the_remedy_is_named(tones: Path, told: Path, tmp_pa
     outcome = serein("run", told, "--data", tones, "--out", tmp_path / "run")
     assert outcome.status == 1
     assert "no utterance has a predicted gender" in outcome.complaint
-    assert "corpus fill --gender" in outcome.complaint
-    assert "inference.attributes=oracle" in outcome.complaint
+    assert "corpus annotate --gender" in outcome.complaint
+    assert "inference.conditions=oracle" in outcome.complaint
     assert not (tmp_path / "run").exists()
 
 
 def test_oracle_alone_needs_no_predictions(tones: Path, told: Path, tmp_path: Path, serein: Call) -> None:
     out = tmp_path / "run"
-    outcome = serein("run", told, "--data", tones, "--out", out, "--jobs", 1, "--set", "inference.attributes=oracle")
+    outcome = serein("run", told, "--data", tones, "--out", out, "--jobs", 1, "--set", "inference.conditions=oracle")
     assert outcome.status == 0, outcome.err
     assert "as the corpus labels it (oracle)" in " ".join(outcome.out.split())
     assert not list(out.glob("fold-*/seed-*/predicted_predictions.jsonl"))
     clip = manifest.read(tones)[0].audio
-    assert serein("predict", out / "fold-1" / "seed-0" / "model", clip, "--json").status == 0
+    assert serein("predict", "--model", out / "fold-1" / "seed-0" / "model", clip, "--json").status == 0
 
 
 def test_a_task_by_itself_and_what_fill_makes_of_it(tones: Path, tiny: Path, tmp_path: Path, serein: Call) -> None:
@@ -83,11 +91,11 @@ def test_a_task_by_itself_and_what_fill_makes_of_it(tones: Path, tiny: Path, tmp
     assert outcome.status == 0, outcome.err
     assert json.loads(outcome.out)["confusion_matrix"]["classes"] == ["female", "male"]
     filled = tmp_path / "filled.jsonl"
-    assert serein("corpus", "fill", tones, "--gender", out, "-o", filled).status == 0
+    assert serein("corpus", "annotate", tones, "--gender", out, "-o", filled).status == 0
     assert all(u.predicted is not None and u.predicted.gender in OTHER for u in manifest.read(filled))
     model = out / "fold-1" / "seed-0" / "model"
-    answer = json.loads(serein("predict", model, manifest.read(tones)[0].audio, "--json").out)
-    assert answer["gender"] in OTHER
+    answer = json.loads(serein("predict", "--model", model, manifest.read(tones)[0].audio, "--json").out)
+    assert answer["label"] in OTHER
     refusal = serein("train", tiny, "--data", tones, "--task", "mood", "--out", tmp_path / "no")
     assert "unknown task 'mood', expected one of: emotion, words, gender" in refusal.complaint
 
@@ -110,20 +118,20 @@ def test_only_what_raters_agree_on_is_learned(tones: Path, tiny: Path, tmp_path:
 
     data = changed(tones, tmp_path / "m.jsonl", ratings=ratings)
     out = tmp_path / "run"
-    arguments = ("run", tiny, "--data", data, "--out", out, "--jobs", 1, "--set", "labels.agreement=0.8")
+    arguments = ("run", tiny, "--data", data, "--out", out, "--jobs", 1, "--set", "labels.min_agreement=0.8")
     assert serein(*arguments).status == 0
     folds = json.loads((out / "folds.json").read_text())
     assert all(name.endswith("0") for fold in folds["folds"] for name in fold["train"])
     assert any(name.endswith("1") for fold in folds["folds"] for name in fold["test"])
     assert any("80% of the raters" in note for note in folds["notes"])
-    refusal = serein("run", tiny, "--data", tones, "--out", tmp_path / "no", "--set", "labels.agreement=0.8")
+    refusal = serein("run", tiny, "--data", tones, "--out", tmp_path / "no", "--set", "labels.min_agreement=0.8")
     assert "no utterance has several raters' labels" in refusal.complaint
 
 
 def test_test_sides_of_one_official_split_share_a_training(
     tones: Path, tiny: Path, tmp_path: Path, serein: Call
 ) -> None:
-    """Speakers of the second test side are unknown, as in MSP-Podcast."""
+    """Speakers of the second test set are unknown, as in MSP-Podcast."""
     parts = {"anna": "train", "ben": "train", "cleo": "dev", "dan": "dev", "eva": "test1", "finn": "test2"}
     data = changed(
         tones,
@@ -148,7 +156,7 @@ def test_test_sides_of_one_official_split_share_a_training(
 def test_genders_of_an_official_split_are_filled_but_for_what_was_learned(
     tones: Path, tiny: Path, tmp_path: Path, serein: Call
 ) -> None:
-    """Dev and test are predicted, so are utterances without a label; the train side is told its labels."""
+    """Dev and test are predicted, so are utterances without a label; the train set is told its labels."""
     parts = {"anna": "train", "ben": "train", "cleo": "dev", "dan": "dev", "eva": "test", "finn": "test"}
     data = changed(
         tones,
@@ -160,7 +168,7 @@ def test_genders_of_an_official_split_are_filled_but_for_what_was_learned(
     out = tmp_path / "gender"
     arguments = ("run", tiny, "--data", data, "--task", "gender", "--out", out, "--jobs", 1, *official)
     assert serein(*arguments).status == 0
-    assert serein("corpus", "fill", data, "--gender", out, "-o", tmp_path / "filled.jsonl").status == 0
+    assert serein("corpus", "annotate", data, "--gender", out, "-o", tmp_path / "filled.jsonl").status == 0
     has = {
         u.speaker: u.predicted is not None and u.predicted.gender in OTHER
         for u in manifest.read(tmp_path / "filled.jsonl")

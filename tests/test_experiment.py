@@ -1,4 +1,4 @@
-"""What a run folder holds, and that the test side has no say in what is learned."""
+"""What a run folder holds, and that the test set has no say in what is learned."""
 
 from __future__ import annotations
 
@@ -131,11 +131,11 @@ def test_every_unit_predicts_its_own_test_side(tiny_run: Path) -> None:
 
 def test_stored_model_gives_the_stored_predictions(tiny_run: Path, serein: Call) -> None:
     unit = tiny_run / "fold-1" / "seed-0"
-    outcome = serein("predict", unit / "model", unit.parent / "test.jsonl", "--json")
+    outcome = serein("predict", "--model", unit / "model", unit.parent / "test.jsonl", "--json")
     answers = [json.loads(line) for line in outcome.out.splitlines()]
     for answer, stored in zip(answers, read_predictions(unit / "predictions.jsonl"), strict=True):
-        assert answer["emotion"] == stored.prediction
-        assert answer["shares"] == pytest.approx(stored.shares, abs=1e-5)
+        assert answer["label"] == stored.prediction
+        assert answer["probabilities"] == pytest.approx(stored.probabilities, abs=1e-5)
 
 
 def test_best_dev_score_is_that_of_the_dev_predictions(tiny_run: Path) -> None:
@@ -150,20 +150,20 @@ def test_best_dev_score_is_that_of_the_dev_predictions(tiny_run: Path) -> None:
     assert model_folder.load(unit / "model").training["dev_ua"] == pytest.approx(np.mean(recalls))
 
 
-# -- the test side has no say ----------------------------------------------------------------------------------------
+# -- the test set has no say ----------------------------------------------------------------------------------------
 
 
 def weights_of_first_fold(data: Path, recipe: Path, folder: Path) -> Mapping[str, np.ndarray]:
     """Train the first fold and return its weights."""
     loaded = recipes.load(recipe)
     experiment = preparation.prepare(loaded, data, silent)
-    experiments.run_unit(experiment, experiment.folds.folds[0], 0, folder, silent)
+    experiments.run_fold(experiment, experiment.folds.folds[0], 0, folder, silent)
     weights: Mapping[str, np.ndarray] = load_file(folder / "fold-1" / "seed-0" / "model" / "model.safetensors")
     return weights
 
 
 def with_other_test_side(tones: Path, test: set[str], folder: Path, what: str) -> Path:
-    """Write a manifest in which the test side has other labels, or other recordings."""
+    """Write a manifest in which the test set has other labels, or other recordings."""
     rng = np.random.default_rng(5)
     words = {"angry": "happy", "happy": "sad", "sad": "angry"}
 
@@ -205,7 +205,7 @@ def test_test_side_never_influences_training(
 
 
 def test_training_side_does_influence_it(tones: Path, tiny: Path, tiny_run: Path, tmp_path: Path) -> None:
-    """The same change on the training side, so that the tests above can fail."""
+    """The same change on the training set, so that the tests above can fail."""
     train = set(read(tiny_run / "folds.json")["folds"][0]["train"][:1])
     other = with_other_test_side(tones, train, tmp_path, "recordings")
     first = weights_of_first_fold(tones, tiny, tmp_path / "a")
@@ -220,7 +220,7 @@ def test_folds_do_not_hang_on_each_other(tiny_run: Path, tiny: Path, tones: Path
     """A fold alone, after another one or resumed beside it, is the same."""
     recipe = recipes.load(tiny, ["protocol.only=['2']"])
     experiment = preparation.prepare(recipe, tones, silent)
-    experiments.run_unit(experiment, experiment.folds.folds[0], 0, tmp_path, silent)
+    experiments.run_fold(experiment, experiment.folds.folds[0], 0, tmp_path, silent)
     for name in ("predictions.jsonl", "embeddings.safetensors", "model/model.safetensors"):
         alone, among = (run / "fold-2" / "seed-0" / name for run in (tmp_path, tiny_run))
         assert alone.read_bytes() == among.read_bytes()

@@ -1,4 +1,4 @@
-"""Systems fused through the command line: judged where the weights were not fitted, and heard together."""
+"""Systems fused through the command line: judged where the weights were not fitted, and predicted together."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from cli_fixtures import Call, Outcome, write_wav
 from serein.data import manifest
 from serein.evaluation.predictions import Prediction, write_predictions
 from serein.evaluation.scores import score_run
-from serein.fusing import Fused, fuse
-from serein.inference.fused import FittedOn, FusedModel, Fusion, read_fusion, write_fusion
+from serein.fusing import EnsembleEvaluation, fit_ensemble
+from serein.inference.fused import Ensemble, EnsembleModel, FittedOn, read_ensemble, write_ensemble
 from serein.inference.predictor import load
 
 CLASSES = ("calm", "sad")
 Say = Mapping[str, bool]  # fold -> is right there
 
 
-def of_fold(fold: str, is_right: bool, side: str = "test") -> list[Prediction]:
-    """Return what is said of two speakers' calm and sad utterances of a fold: all right, or all wrong."""
+def of_fold(fold: str, is_right: bool, split: str = "test") -> list[Prediction]:
+    """Return what is content of two speakers' calm and sad utterances of a fold: all right, or all wrong."""
     predictions = []
-    for speaker in (f"{side}{fold}a", f"{side}{fold}b"):
+    for speaker in (f"{split}{fold}a", f"{split}{fold}b"):
         for truth, other in (CLASSES, CLASSES[::-1]):
-            heard, unheard = (truth, other) if is_right else (other, truth)
+            prediction, unheard = (truth, other) if is_right else (other, truth)
             predictions.append(
                 Prediction(
                     id=f"{speaker}-{truth}",
                     truth=truth,
-                    prediction=heard,
-                    shares={heard: 0.8, unheard: 0.2},
+                    prediction=prediction,
+                    probabilities={prediction: 0.8, unheard: 0.2},
                     speaker=speaker,
                     fold=fold,
                 )
@@ -43,33 +43,33 @@ def of_fold(fold: str, is_right: bool, side: str = "test") -> list[Prediction]:
 
 
 def write_system(run: Path, test: Say, dev: Say | None = None) -> Path:
-    """Write a run folder that is right on the test and dev sides of some folds, and wrong on the others."""
-    for side, say in (("test", test), ("dev", dev or {})):
-        name = "predictions.jsonl" if side == "test" else "dev_predictions.jsonl"
+    """Write a run folder that is right on the test and dev sets of some folds, and wrong on the others."""
+    for split, say in (("test", test), ("dev", dev or {})):
+        name = "predictions.jsonl" if split == "test" else "dev_predictions.jsonl"
         for fold, is_right in say.items():
-            write_predictions(of_fold(fold, is_right, side), run / f"fold-{fold}" / "seed-0" / name)
+            write_predictions(of_fold(fold, is_right, split), run / f"fold-{fold}" / "seed-0" / name)
     return run
 
 
-def fused(*paths: Path, method: str = "cobyla", side: Any = "test") -> Fused:
-    return fuse(paths, method=method, side=side, seed=0, report=lambda *progress: None)
+def evaluated(*paths: Path, method: str = "cobyla", split: Any = "test") -> EnsembleEvaluation:
+    return fit_ensemble(paths, method=method, split=split, seed=0, report=lambda *progress: None)
 
 
-def macro_f1(found: Fused, kind: str) -> float:
+def macro_f1(found: EnsembleEvaluation, kind: str) -> float:
     (score,) = (row.macro_f1 for row in found.rows if row.kind == kind)
     return score
 
 
-# -- judged ----------------------------------------------------------------------------------------------------------
+# -- evaluation --------------------------------------------------------------------------------------------------------
 
 
 def test_a_fold_never_fits_its_own_weights(tmp_path: Path) -> None:
     """Each system is right on one fold only; the other fold says: trust the other system. All is wrong then."""
     a = write_system(tmp_path / "a", {"1": True, "2": False})
     b = write_system(tmp_path / "b", {"1": False, "2": True})
-    found = fused(a, b)
+    found = evaluated(a, b)
     assert found.fitted_by == "nested folds"
-    assert macro_f1(found, "fusion") == 0
+    assert macro_f1(found, "ensemble") == 0
     assert macro_f1(found, "in sample") == 50
     assert found.to_best["macro_f1"].difference == -0.5
 
@@ -78,36 +78,36 @@ def test_weights_are_fitted_to_dev_and_not_to_test(tmp_path: Path) -> None:
     """On dev the first is right, on test the second."""
     right, wrong = {"1": True, "2": True}, {"1": False, "2": False}
     a, b = write_system(tmp_path / "a", wrong, right), write_system(tmp_path / "b", right, wrong)
-    found = fused(a, b)
+    found = evaluated(a, b)
     assert found.fitted_by == "dev"
-    assert macro_f1(found, "fusion") == 0
-    assert (found.fusion.weight_matrix[0] >= 0.5).all()
-    assert found.fusion.weight_matrix[0].max() > 0.5
+    assert macro_f1(found, "ensemble") == 0
+    assert (found.ensemble.weight_matrix[0] >= 0.5).all()
+    assert found.ensemble.weight_matrix[0].max() > 0.5
     assert macro_f1(found, "in sample") == 100
     assert found.best == "b"
-    assert found.fusion.fitted_on.side == "dev"
-    assert found.fusion.fitted_on.seen == ("dev1a", "dev1b", "dev2a", "dev2b")
+    assert found.ensemble.fitted_on.split == "dev"
+    assert found.ensemble.fitted_on.seen == ("dev1a", "dev1b", "dev2a", "dev2b")
 
 
 def test_dev_may_be_judged_by_itself(tmp_path: Path) -> None:
     right, wrong = {"1": True}, {"1": False}
     a, b = write_system(tmp_path / "a", wrong, right), write_system(tmp_path / "b", right, wrong)
-    found = fused(a, b, side="dev")
-    assert (found.side, found.fitted_by, found.best) == ("dev", "nested speakers", "a")
-    assert macro_f1(found, "fusion") == 100
+    found = evaluated(a, b, split="dev")
+    assert (found.split, found.fitted_by, found.best) == ("dev", "nested speakers", "a")
+    assert macro_f1(found, "ensemble") == 100
 
 
 def test_dev_of_some_is_passed_over_and_named(tmp_path: Path) -> None:
     both = {"1": True, "2": True}
-    found = fused(write_system(tmp_path / "a", both, both), write_system(tmp_path / "b", both))
+    found = evaluated(write_system(tmp_path / "a", both, both), write_system(tmp_path / "b", both))
     assert found.fitted_by == "nested folds"
     assert "Not fitted on dev: b has no dev predictions." in found.notes
     other = write_system(tmp_path / "c", both, {"1": True})
-    assert any("where the systems differ" in note for note in fused(tmp_path / "a", other).notes)
+    assert any("where the systems differ" in note for note in evaluated(tmp_path / "a", other).notes)
 
 
 def test_each_system_scores_as_by_itself(finished_runs: tuple[Path, Path]) -> None:
-    found = fused(*finished_runs, method="mean")
+    found = evaluated(*finished_runs, method="mean")
     for row, run in zip(found.rows, finished_runs, strict=False):
         scores = score_run(run)
         assert {"ua": row.ua, "wa": row.wa, "macro_f1": row.macro_f1} == pytest.approx(scores.pooled)
@@ -126,8 +126,8 @@ def _random_run(run: Path, seed: int) -> Path:
         predictions = []
         for right in [p for take in "xyz" for p in _takes(of_fold(fold, True), take)]:
             calm = float(np.clip((0.6 if right.truth == "calm" else 0.4) + rng.normal(0, 0.3), 0.01, 0.99))
-            heard = "calm" if calm > 0.5 else "sad"
-            predictions.append(replace(right, prediction=heard, shares={"calm": calm, "sad": 1 - calm}))
+            prediction = "calm" if calm > 0.5 else "sad"
+            predictions.append(replace(right, prediction=prediction, probabilities={"calm": calm, "sad": 1 - calm}))
         write_predictions(predictions, run / f"fold-{fold}" / "seed-0" / "predictions.jsonl")
     return run
 
@@ -140,20 +140,20 @@ def _takes(predictions: Sequence[Prediction], take: str) -> list[Prediction]:
 
 
 def test_it_explains_itself(serein: Call) -> None:
-    outcome = serein("fuse", "--help")
+    outcome = serein("ensemble", "--help")
     assert (outcome.status, outcome.err) == (0, "")
-    assert "Usage: serein fuse" in outcome.out
+    assert "Usage: serein ensemble" in outcome.out
 
 
 def test_table(finished_runs: tuple[Path, Path], serein: Call) -> None:
-    outcome = serein("fuse", *finished_runs)
+    outcome = serein("ensemble", *finished_runs)
     assert outcome.status == 0
     for words in (
         "macro-F1",
         "calm",
         "mean of all",
-        "fusion (cobyla)",
-        "fusion, in sample (optimistic)",
+        "ensemble (cobyla)",
+        "ensemble, in sample (optimistic)",
         "(nested folds)",
     ):
         assert words in outcome.out
@@ -163,49 +163,49 @@ def test_table(finished_runs: tuple[Path, Path], serein: Call) -> None:
 
 
 def test_json_and_file_say_the_same(finished_runs: tuple[Path, Path], tmp_path: Path, serein: Call) -> None:
-    path = tmp_path / "out" / "fusion.json"
-    outcome = serein("fuse", *finished_runs, "--json", "-o", path)
-    said, kept = json.loads(outcome.out), read_fusion(path)
-    assert [row["kind"] for row in said["rows"]] == ["system", "system", "mean", "fusion", "in sample"]
-    assert list(kept.scores) == said["rows"]
-    assert [list(row.values()) for row in said["weights"].values()] == [list(row) for row in kept.weights]
+    path = tmp_path / "out" / "ensemble.json"
+    outcome = serein("ensemble", *finished_runs, "--json", "-o", path)
+    content, kept = json.loads(outcome.out), read_ensemble(path)
+    assert [row["kind"] for row in content["rows"]] == ["system", "system", "mean", "ensemble", "in sample"]
+    assert list(kept.scores) == content["rows"]
+    assert [list(row.values()) for row in content["weights"].values()] == [list(row) for row in kept.weights]
     assert [Path(model.path).resolve() for model in kept.models] == list(finished_runs)
-    assert kept.fitted_on == FittedOn(side="test", num_utterances=24, seen=("test1a", "test1b", "test2a", "test2b"))
-    assert serein("fuse", *finished_runs, "--json").out == outcome.out
+    assert kept.fitted_on == FittedOn(split="test", num_utterances=24, seen=("test1a", "test1b", "test2a", "test2b"))
+    assert serein("ensemble", *finished_runs, "--json").out == outcome.out
 
 
 def test_mean(finished_runs: tuple[Path, Path], serein: Call) -> None:
-    said = json.loads(serein("fuse", *finished_runs, "--method", "mean", "--json").out)
-    assert [row["kind"] for row in said["rows"]] == ["system", "system", "fusion"]
-    assert said["weights"] == {"a": {"calm": 0.5, "sad": 0.5}, "b": {"calm": 0.5, "sad": 0.5}}
-    assert said["fusion_minus_mean"] is None
+    content = json.loads(serein("ensemble", *finished_runs, "--method", "mean", "--json").out)
+    assert [row["kind"] for row in content["rows"]] == ["system", "system", "ensemble"]
+    assert content["weights"] == {"a": {"calm": 0.5, "sad": 0.5}, "b": {"calm": 0.5, "sad": 0.5}}
+    assert content["ensemble_minus_mean"] is None
 
 
 def test_given_weights(finished_runs: tuple[Path, Path], tmp_path: Path, serein: Call) -> None:
-    """Told by name, whatever their order; on what they were fitted to, that is said."""
+    """Told by name, whatever their order; on what they were fitted to, that is content."""
     a, b = finished_runs
-    path = tmp_path / "fusion.json"
-    kept = json.loads(serein("fuse", a, b, "--json", "-o", path).out)
-    said = json.loads(serein("fuse", b, a, "--json", "--method", path).out)
-    assert said["weights"] == kept["weights"]
+    path = tmp_path / "ensemble.json"
+    kept = json.loads(serein("ensemble", a, b, "--json", "-o", path).out)
+    content = json.loads(serein("ensemble", b, a, "--json", "--method", path).out)
+    assert content["weights"] == kept["weights"]
     fitted = next(row for row in kept["rows"] if row["kind"] == "in sample")
-    given = next(row for row in said["rows"] if row["kind"] == "fusion")
+    given = next(row for row in content["rows"] if row["kind"] == "ensemble")
     assert given["macro_f1"] == pytest.approx(fitted["macro_f1"])
-    assert any(note.startswith("IN SAMPLE, optimistic: ") for note in said["notes"])
+    assert any(note.startswith("IN SAMPLE, optimistic: ") for note in content["notes"])
 
 
 def test_given_weights_of_systems_with_other_names(finished_runs: tuple[Path, Path], tmp_path: Path) -> None:
-    path = tmp_path / "fusion.json"
-    write_fusion(fused(*finished_runs).fusion, path)
+    path = tmp_path / "ensemble.json"
+    write_ensemble(evaluated(*finished_runs).ensemble, path)
     renamed = finished_runs[1].rename(tmp_path / "c")
-    found = fused(finished_runs[0], renamed, method=str(path))
-    assert "Weights are taken in their order: those of a for a, b for c." in found.notes
+    found = evaluated(finished_runs[0], renamed, method=str(path))
+    assert "Weights are matched by order: a for a, b for c." in found.notes
 
 
 def test_bad_input(finished_runs: tuple[Path, Path], tmp_path: Path, serein: Call) -> None:
     a, b = finished_runs
-    path = tmp_path / "fusion.json"
-    write_fusion(fused(a, b).fusion, path)
+    path = tmp_path / "ensemble.json"
+    write_ensemble(evaluated(a, b).ensemble, path)
     (tmp_path / "empty").mkdir()
     three = write_system(tmp_path / "three", {"1": True, "2": True, "3": True})
     third = tmp_path / "third.jsonl"
@@ -217,20 +217,20 @@ def test_bad_input(finished_runs: tuple[Path, Path], tmp_path: Path, serein: Cal
         ([a, tmp_path / "empty"], "holds no predictions"),
         ([a, three], "has the folds 1, 2, 3, and a 1, 2"),
         ([a, third], "lacks 24 utterances that a predicted"),
-        ([a, b, "--on", "dev"], "holds no dev predictions"),
-        ([a, b, "--method", "median"], "unknown method 'median', expected one of: cobyla, mean, a fusion file (.json)"),
-        ([a, b, "--method", tmp_path / "no.json"], "no such fusion file"),
+        ([a, b, "--split", "dev"], "holds no dev predictions"),
+        ([a, b, "--method", "median"], "unknown method 'median', expected one of: cobyla, mean, an ensemble file (.json)"),
+        ([a, b, "--method", tmp_path / "no.json"], "no such ensemble file"),
         ([three, write_system(tmp_path / "x", {"1": True}), "--method", path], "has the folds 1"),
     ):
-        assert says in _refused(serein("fuse", *arguments, "-o", tmp_path / "new.json"))
+        assert says in _refused(serein("ensemble", *arguments, "-o", tmp_path / "new.json"))
     assert not (tmp_path / "new.json").exists()
 
 
 def test_weights_of_another_number_of_systems(finished_runs: tuple[Path, Path], tmp_path: Path, serein: Call) -> None:
-    path = tmp_path / "fusion.json"
-    write_fusion(fused(*finished_runs).fusion, path)
+    path = tmp_path / "ensemble.json"
+    write_ensemble(evaluated(*finished_runs).ensemble, path)
     c = _random_run(tmp_path / "c", 2)
-    assert "it weighs 2 systems, and 3 are named" in _refused(serein("fuse", *finished_runs, c, "--method", path))
+    assert "it has weights for 2 systems, and 3 are named" in _refused(serein("ensemble", *finished_runs, c, "--method", path))
 
 
 def _refused(outcome: Outcome) -> str:
@@ -238,68 +238,70 @@ def _refused(outcome: Outcome) -> str:
     return outcome.complaint
 
 
-# -- heard together --------------------------------------------------------------------------------------------------
+# -- predicted together --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def fusion(tiny_run: Path, tmp_path: Path) -> Path:
-    """A fusion file: the model of the first fold, and the mean of both folds' models."""
+def ensemble(tiny_run: Path, tmp_path: Path) -> Path:
+    """An ensemble file: the model of the first fold, and the mean of both folds' models."""
     first, second = (f"fold-{number}/seed-0/model" for number in (1, 2))
     classes = load(tiny_run / first).classes
-    content = Fusion(
+    content = Ensemble(
         format=1,
         classes=classes,
         method="cobyla",
         models=(
-            FusedModel(path=str(tiny_run), label="one", folders=(first,)),
-            FusedModel(path=str(tiny_run), label="both", folders=(first, second)),
+            EnsembleModel(path=str(tiny_run), label="one", folders=(first,)),
+            EnsembleModel(path=str(tiny_run), label="both", folders=(first, second)),
         ),
         weights=((0.9, 0.5, 0.0), (0.1, 0.5, 1.0)),
-        fitted_on=FittedOn(side=None, num_utterances=0, seen=()),
+        fitted_on=FittedOn(split=None, num_utterances=0, seen=()),
         scores=(),
     )
-    write_fusion(content, tmp_path / "fusion.json")
-    return tmp_path / "fusion.json"
+    write_ensemble(content, tmp_path / "ensemble.json")
+    return tmp_path / "ensemble.json"
 
 
-def test_predict_is_the_weighted_mean(fusion: Path, tiny_run: Path, tones: Path, serein: Call) -> None:
-    outcome = serein("predict", "--fuse", fusion, tones, "--limit", 3, "--json")
+def test_predict_is_the_weighted_mean(ensemble: Path, tiny_run: Path, tones: Path, serein: Call) -> None:
+    outcome = serein("predict", "--ensemble", ensemble, tones, "--max-files", 3, "--json")
     assert outcome.status == 0
     answers = [json.loads(line) for line in outcome.out.splitlines()]
     paths = [u.audio for u in manifest.read(tones)[::12]]
-    assert [answer["audio"] for answer in answers] == paths
+    assert [answer["file"] for answer in answers] == paths
     models = [load(tiny_run / f"fold-{number}" / "seed-0" / "model") for number in (1, 2)]
     for path, answer in zip(paths, answers, strict=True):
-        first, second = (np.array(list(model.predict(path).shares.values())) for model in models)  # type: ignore[union-attr]
+        first, second = (np.array(list(model.predict(path).probabilities.values())) for model in models)  # type: ignore[union-attr]
         weighted = np.array([0.9, 0.5, 0.0]) * first + np.array([0.1, 0.5, 1.0]) * (first + second) / 2
-        assert list(answer["shares"].values()) == pytest.approx((weighted / weighted.sum()).tolist(), abs=1e-5)
-        assert answer["emotion"] == max(answer["shares"], key=answer["shares"].__getitem__)
+        assert list(answer["probabilities"].values()) == pytest.approx((weighted / weighted.sum()).tolist(), abs=1e-5)
+        assert answer["label"] == max(answer["probabilities"], key=answer["probabilities"].__getitem__)
 
 
-def test_predict_in_other_forms(fusion: Path, tones: Path, serein: Call) -> None:
-    assert serein("predict", tones, "--fuse", fusion, "--limit", 2, "--csv").out.startswith("audio,emotion,angry")
-    assert "heard" in serein("predict", tones, "--fuse", fusion, "--limit", 2).out
+def test_predict_in_other_forms(ensemble: Path, tones: Path, serein: Call) -> None:
+    assert serein("predict", tones, "--ensemble", ensemble, "--max-files", 2, "--csv").out.startswith("file,label,angry")
+    assert "prediction" in serein("predict", tones, "--ensemble", ensemble, "--max-files", 2).out
 
 
-def test_predict_passes_over_what_cannot_be_heard(fusion: Path, tmp_path: Path, serein: Call) -> None:
+def test_predict_passes_over_what_cannot_be_heard(ensemble: Path, tmp_path: Path, serein: Call) -> None:
     good, bad = write_wav(tmp_path / "good.wav"), tmp_path / "bad.wav"
     bad.write_text("no audio")
-    outcome = serein("predict", "--fuse", fusion, bad, good, "--json")
+    outcome = serein("predict", "--ensemble", ensemble, bad, good, "--json")
     assert outcome.status == 1
-    assert json.loads(outcome.out)["audio"] == str(good)
+    assert json.loads(outcome.out)["file"] == str(good)
     assert str(bad) in outcome.complaint
 
 
-def test_predict_with_bad_fusions(fusion: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
-    assert "no such fusion file" in _refused(serein("predict", "--fuse", tmp_path / "no.json", tones))
-    content = json.loads(fusion.read_text())
-    fusion.write_text(json.dumps(content | {"classes": ["angry", "happy", "bored"]}))
-    assert "Fuse again: the model has changed" in _refused(serein("predict", "--fuse", fusion, tones, "--limit", 1))
-    fusion.write_text(json.dumps({key: value for key, value in content.items() if key != "models"}))
-    assert "key 'models' is missing" in _refused(serein("predict", "--fuse", fusion, tones))
+def test_predict_with_bad_fusions(ensemble: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
+    assert "no such ensemble file" in _refused(serein("predict", "--ensemble", tmp_path / "no.json", tones))
+    content = json.loads(ensemble.read_text())
+    ensemble.write_text(json.dumps(content | {"classes": ["angry", "happy", "bored"]}))
+    assert "Fit the ensemble again: the model has changed" in _refused(
+        serein("predict", "--ensemble", ensemble, tones, "--max-files", 1)
+    )
+    ensemble.write_text(json.dumps({key: value for key, value in content.items() if key != "models"}))
+    assert "key 'models' is missing" in _refused(serein("predict", "--ensemble", ensemble, tones))
 
 
 def test_predict_without_recordings(tiny_run: Path, serein: Call) -> None:
-    outcome = serein("predict", tiny_run / "fold-1" / "seed-0" / "model")
+    outcome = serein("predict", "--model", tiny_run / "fold-1" / "seed-0" / "model")
     assert (outcome.status, outcome.out) == (2, "")
-    assert "name recordings after the model" in outcome.err
+    assert "Missing argument" in outcome.err

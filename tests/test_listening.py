@@ -1,4 +1,4 @@
-"""`serein listen`: pipes and microphones, one window a line, with its delay."""
+"""`serein stream`: pipes and microphones, one window a line, with its delay."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import soundfile
 
 from cli_fixtures import Call
 from serein.cli import listening
-from serein.inference.delays import Arrivals, described
+from serein.inference.delays import Arrivals, delay_summary
 from speech_sounds import RATE_HZ, voiced
 
 RNG = np.random.default_rng(11)
@@ -40,45 +40,49 @@ def pipe(monkeypatch: pytest.MonkeyPatch) -> Callable[[np.ndarray], None]:
     return put
 
 
-def test_a_pipe_is_answered_as_its_file(
+def test_a_pipe_is_predicted_as_its_file(
     model: Path, tmp_path: Path, pipe: Callable[[np.ndarray], None], serein: Call
 ) -> None:
     soundfile.write(tmp_path / "a.wav", SOUND, RATE_HZ, subtype="PCM_16")
-    expected = json.loads(serein("predict", model, tmp_path / "a.wav", "--windows", 3, "--json").out)["windows"]
+    expected = json.loads(serein("predict", "--model", model, tmp_path / "a.wav", "--window", 3, "--json").out)[
+        "windows"
+    ]
     assert len(expected) == 2
     pipe(SOUND)
-    outcome = serein("listen", model, "--stdin-pcm", "--json")
-    heard = [json.loads(line) for line in outcome.out.splitlines()]
-    for one, other in zip(heard, expected, strict=True):
-        assert (one["start_s"], one["end_s"], one["emotion"]) == (other["start_s"], other["end_s"], other["emotion"])
-        assert one["shares"] == pytest.approx(other["shares"], abs=1e-2)  # of samples rounded to 16 bits otherwise
+    outcome = serein("stream", "--model", model, "--stdin-pcm", "--json")
+    segments = [json.loads(line) for line in outcome.out.splitlines()]
+    for one, other in zip(segments, expected, strict=True):
+        assert (one["start_s"], one["end_s"], one["label"]) == (other["start_s"], other["end_s"], other["label"])
+        assert one["probabilities"] == pytest.approx(
+            other["probabilities"], abs=1e-2
+        )  # of samples rounded to 16 bits otherwise
         assert one["delay_s"] >= 0
     assert (outcome.status, outcome.err.splitlines()[-1][:10]) == (0, "2 windows;")
 
 
-def test_other_rates_windows_and_caution(model: Path, pipe: Callable[[np.ndarray], None], serein: Call) -> None:
+def test_other_rates_windows_and_reject_option(model: Path, pipe: Callable[[np.ndarray], None], serein: Call) -> None:
     pipe(np.repeat(SOUND, 2))
-    outcome = serein("listen", model, "--stdin-pcm", "--rate", 32_000, "--windows", 2, "--abstain", 1)
+    outcome = serein("stream", "--model", model, "--stdin-pcm", "--rate", 32_000, "--window", 2, "--min-confidence", 1)
     lines = outcome.out.splitlines()
     assert len(lines) == 3
-    assert all("don't know" in line and " after " in line for line in lines)
+    assert all("low confidence" in line and " after " in line for line in lines)
     assert lines[0].startswith("  0:00.")
 
 
 def test_it_stops_after_the_time_asked_for(model: Path, pipe: Callable[[np.ndarray], None], serein: Call) -> None:
     pipe(np.concatenate([SOUND] * 3))
-    heard = [
+    segments = [
         json.loads(line)
-        for line in serein("listen", model, "--stdin-pcm", "--json", "--seconds", 5).out.split("\n")
+        for line in serein("stream", "--model", model, "--stdin-pcm", "--json", "--seconds", 5).out.split("\n")
         if line
     ]
-    assert heard[-1]["end_s"] <= 5.2
+    assert segments[-1]["end_s"] <= 5.2
 
 
 def test_silence_is_said_to_be_silence(model: Path, pipe: Callable[[np.ndarray], None], serein: Call) -> None:
     pipe(np.zeros(RATE_HZ))
-    outcome = serein("listen", model, "--stdin-pcm")
-    assert (outcome.status, outcome.out, outcome.err) == (0, "", "no speech was heard\n")
+    outcome = serein("stream", "--model", model, "--stdin-pcm")
+    assert (outcome.status, outcome.out, outcome.err) == (0, "", "no speech was found\n")
 
 
 class Microphone:
@@ -107,12 +111,12 @@ def test_a_microphone(model: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
 
     package = SimpleNamespace(InputStream=stream, PortAudioError=RuntimeError)
     monkeypatch.setattr(listening, "_sounddevice", lambda: package)
-    outcome = serein("listen", model, "--device", "3", "--json", "--seconds", 5.9)
+    outcome = serein("stream", "--model", model, "--device", "3", "--json", "--seconds", 5.9)
     assert [round(json.loads(line)["start_s"], 1) for line in outcome.out.splitlines()] == pytest.approx(
         [0.9, 2.0], abs=0.2
     )
     assert (opened[0]["device"], opened[0]["samplerate"], opened[0]["channels"]) == (3, 16_000, 1)
-    assert outcome.err.startswith("listening; stop with Ctrl-C\n")
+    assert outcome.err.startswith("recording; stop with Ctrl-C\n")
 
 
 def test_a_microphone_that_cannot_be_opened(model: Path, serein: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +126,7 @@ def test_a_microphone_that_cannot_be_opened(model: Path, serein: Call, monkeypat
     monkeypatch.setattr(
         listening, "_sounddevice", lambda: SimpleNamespace(InputStream=stream, PortAudioError=RuntimeError)
     )
-    outcome = serein("listen", model)
+    outcome = serein("stream", "--model", model)
     assert outcome.status == 1
     assert outcome.complaint.startswith("error: microphone: cannot be opened (Invalid device). Choose another")
 
@@ -130,7 +134,7 @@ def test_a_microphone_that_cannot_be_opened(model: Path, serein: Call, monkeypat
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (ImportError("none"), "pip install 'serein[listen]'"),
+        (ImportError("none"), "pip install 'serein[stream]'"),
         (OSError("PortAudio library not found"), "PortAudio is not installed. Install it (Debian: apt install"),
     ],
 )
@@ -144,7 +148,7 @@ def test_what_is_missing_is_named(
 
     monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
-    outcome = serein("listen", model)
+    outcome = serein("stream", "--model", model)
     assert outcome.status == 1
     assert says in outcome.complaint
 
@@ -152,8 +156,8 @@ def test_what_is_missing_is_named(
 def test_delays_by_hand() -> None:
     arrivals = Arrivals(longest_s=2.0)
     for second in range(1, 6):
-        arrivals.came(float(second), at_s=100.0 + second)
+        arrivals.record(float(second), at_s=100.0 + second)
     assert arrivals.delay_s(3.5, now_s=105.5) == 1.5  # came with the fourth second
     assert arrivals.delay_s(9.0, now_s=105.5) == 0.0
     assert [place for place, _ in arrivals.places] == [3.0, 4.0, 5.0]
-    assert described([0.3, 0.1, 0.2]) == "3 windows; delay 0.20 s in the middle, 0.30 s for 95 of 100, at most 0.30 s"
+    assert delay_summary([0.3, 0.1, 0.2]) == "3 windows; delay: median 0.20 s, 95th percentile 0.30 s, maximum 0.30 s"

@@ -25,7 +25,7 @@ WEIGHTS = torch.tensor([0.5, 1.0, 2.0, 0.25, 3.0], dtype=torch.float64)
 
 
 def batch(size: int = 9) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return labels, their shares, and logits."""
+    """Return labels, their probabilities, and logits."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(CLASSES, (size,), generator=generator)
     logits = 3 * torch.randn(size, CLASSES, generator=generator, dtype=torch.float64)
@@ -42,10 +42,10 @@ def torchs(smoothing: float) -> float:
 
 
 def test_cross_entropy_by_hand() -> None:
-    """Shares of 3/4 and 1/4; of a smoothing of 0.2 the true class keeps 0.8 and the other two get 0.1 each."""
+    """Probabilities of 3/4 and 1/4; of a smoothing of 0.2 the true class keeps 0.8 and the other two get 0.1 each."""
     logits = torch.tensor([[math.log(3), 0.0]])
     assert cross_entropy(torch.tensor([[0.0, 1.0]]), logits).tolist() == pytest.approx([math.log(4)])
-    three = torch.tensor([[math.log(2), 0.0, 0.0]])  # shares 1/2, 1/4, 1/4
+    three = torch.tensor([[math.log(2), 0.0, 0.0]])  # probabilities 1/2, 1/4, 1/4
     smoothed = cross_entropy(torch.tensor([[1.0, 0.0, 0.0]]), three, smoothing=0.2)
     assert smoothed.tolist() == pytest.approx([0.8 * math.log(2) + 0.2 * math.log(4)])
     weighted = cross_entropy(torch.tensor([[1.0, 0.0, 0.0]]), three, torch.tensor([2.0, 3.0, 5.0]), 0.2)
@@ -65,13 +65,13 @@ def test_cross_entropy_of_labels_is_that_of_torch(weights: torch.Tensor | None, 
 
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_cross_entropy_of_shares_is_that_of_torch(weights: torch.Tensor | None, smoothing: float) -> None:
+def test_cross_entropy_of_probabilities_is_that_of_torch(weights: torch.Tensor | None, smoothing: float) -> None:
     truth, (_, _, logits) = soft(), batch()
     theirs = F.cross_entropy(logits, truth, weights, label_smoothing=torchs(smoothing), reduction="none")
     np.testing.assert_allclose(cross_entropy(truth, logits, weights, smoothing), theirs, rtol=1e-12)
 
 
-def test_the_least_loss_is_the_entropy_of_the_shares() -> None:
+def test_the_least_loss_is_the_entropy_of_the_probabilities() -> None:
     truth = soft()
     entropy = -(truth * truth.log()).sum(dim=1)
     np.testing.assert_allclose(cross_entropy(truth, truth.log() + 7.0), entropy, rtol=1e-12)

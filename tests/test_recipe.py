@@ -52,15 +52,15 @@ def test_whatever_a_recipe_may_say_comes_back(tmp_path: Path) -> None:
         {
             "name": "all",
             "description": "Grüße: 'quoted' # no comment\nand a second line",
-            "labels": {"classes": ["yes", "no", "01", "null"], "merge": {"on": "yes"}, "others": "drop"},
-            "protocol": {"name": "sessions-out", "folds": [["1"], ["2", "3"]], "only": ["2"], "dev": "random-20"},
+            "labels": {"classes": ["yes", "no", "01", "null"], "merge": {"on": "yes"}, "unknown_labels": "drop"},
+            "protocol": {"name": "sessions-out", "folds": [["1"], ["2", "3"]], "only": ["2"], "dev": "random"},
             "backbone": {
                 "name": "huggingface",
                 "source": "a/b",
                 "overrides": {"dropout": 0.0, "deep": {"x": [1, None]}},
             },
-            "body": {"name": "cnn-blstm", "tap": 14},
-            "tasks": {"emotion": {"tap": "weighted", "projection": 16, "hidden": [1024, 1024]}},
+            "encoder": {"name": "cnn-blstm", "layer": 14},
+            "tasks": {"emotion": {"layer": "weighted", "projection": 16, "hidden": [1024, 1024]}},
             "stages": [{"name": "one", "trainable": ["heads"]}, {"name": "two", "optimizer": {"learning_rate": 1e-5}}],
             "seeds": [0, 1, 2],
         }
@@ -71,7 +71,7 @@ def test_whatever_a_recipe_may_say_comes_back(tmp_path: Path) -> None:
 def test_a_name_is_a_recipe(tmp_path: Path) -> None:
     recipe = recipes.load(write(tmp_path / "r.yaml", "name: r"))
     assert recipe == Recipe(name="r")
-    assert (recipe.backbone, recipe.body, recipe.stages, recipe.seeds) == (LogMel(), None, (Stage(),), (0,))
+    assert (recipe.backbone, recipe.encoder, recipe.stages, recipe.seeds) == (LogMel(), None, (Stage(),), (0,))
 
 
 def test_a_recipe_cannot_be_changed_by_hand() -> None:
@@ -98,7 +98,7 @@ BASE = """
 name: base
 description: of the base
 protocol: {name: speakers-out, num_folds: 3, seed: 7}
-body: {name: cnn2d, size: 64, dropout: 0.5}
+encoder: {name: cnn2d, size: 64, dropout: 0.5}
 tasks: {emotion: {dropout: 0.3}}
 stages:
 - {name: one, epochs: 10, optimizer: {name: sgd, learning_rate: 0.1}}
@@ -118,31 +118,33 @@ def test_a_change_leaves_the_rest(base: Path, tmp_path: Path) -> None:
     assert recipe.name == "mine"
     assert recipe.tasks.emotion == Category(pooling="std", dropout=0.3)
     assert recipe.stages == (old.stages[0], Stage(name="two", epochs=5))
-    same = {"description", "protocol", "body", "backbone"}
+    same = {"description", "protocol", "encoder", "backbone"}
     assert recipe.model_dump(include=same) == old.model_dump(include=same)
 
 
 def test_changes_go_from_the_deepest_base_outwards(base: Path, tmp_path: Path) -> None:
-    write(tmp_path / "middle.yaml", "base: base.yaml\nseeds: [1]\nbody: {size: 8}\nset: {body.size: 16, seeds.0: 2}")
-    top = write(tmp_path / "top.yaml", "base: middle.yaml\nbody: {dropout: 0.1}\nset: {protocol.seed: 9}")
+    write(
+        tmp_path / "middle.yaml", "base: base.yaml\nseeds: [1]\nencoder: {size: 8}\nset: {encoder.size: 16, seeds.0: 2}"
+    )
+    top = write(tmp_path / "top.yaml", "base: middle.yaml\nencoder: {dropout: 0.1}\nset: {protocol.seed: 9}")
     recipe = recipes.load(top)
     assert (recipe.seeds, recipe.protocol.seed) == ((2,), 9)
-    assert recipe.body == Cnn2d(size=16, dropout=0.1)
-    assert recipes.load(top, ["protocol.seed=11", "body.size=32"]).body == Cnn2d(size=32, dropout=0.1)
+    assert recipe.encoder == Cnn2d(size=16, dropout=0.1)
+    assert recipes.load(top, ["protocol.seed=11", "encoder.size=32"]).encoder == Cnn2d(size=32, dropout=0.1)
 
 
 @pytest.mark.parametrize(
-    ("change", "body"),
+    ("change", "encoder"),
     [
-        ("body: {size: 8}", {"name": "cnn2d", "size": 8, "dropout": 0.5}),
-        ("body: {name: cnn2d, size: 8}", {"name": "cnn2d", "size": 8, "dropout": 0.5}),
-        ("body: {name: cnn-blstm}", {"name": "cnn-blstm"}),  # another choice: nothing of the old one stays
-        ("body: null", None),
+        ("encoder: {size: 8}", {"name": "cnn2d", "size": 8, "dropout": 0.5}),
+        ("encoder: {name: cnn2d, size: 8}", {"name": "cnn2d", "size": 8, "dropout": 0.5}),
+        ("encoder: {name: cnn-blstm}", {"name": "cnn-blstm"}),  # another choice: nothing of the old one stays
+        ("encoder: null", None),
     ],
 )
-def test_another_name_replaces_the_mapping(base: Path, change: str, body: dict[str, Any] | None) -> None:
+def test_another_name_replaces_the_mapping(base: Path, change: str, encoder: dict[str, Any] | None) -> None:
     recipe = recipes.load(write(base.parent / "changed.yaml", f"base: base.yaml\n{change}"))
-    assert recipe.body == Recipe.model_validate({"name": "x", "body": body}).body
+    assert recipe.encoder == Recipe.model_validate({"name": "x", "encoder": encoder}).encoder
 
 
 def test_naming_what_the_base_left_unnamed_keeps_the_rest(tmp_path: Path) -> None:
@@ -162,8 +164,8 @@ def test_a_list_is_replaced_as_a_whole(base: Path) -> None:
         ("stages.0.epochs=3", ("stages", 0, "epochs"), 3),
         ("stages.1.optimizer.learning_rate=1e-4", ("stages", 1, "optimizer", "learning_rate"), 1e-4),
         ("labels.classes=[happy, '01']", ("labels", "classes"), ("happy", "01")),
-        ("body=null", ("body",), None),
-        ("tasks.emotion.tap=last", ("tasks", "emotion", "tap"), "last"),
+        ("encoder=null", ("encoder",), None),
+        ("tasks.emotion.layer=last", ("tasks", "emotion", "layer"), "last"),
         ("description= a = b ", ("description",), "a = b"),
         ("protocol.folds=[[a], [b, c]]", ("protocol", "folds"), (("a",), ("b", "c"))),
     ],
@@ -191,7 +193,7 @@ def test_the_default_stage_can_be_set(tmp_path: Path) -> None:
         ("stages.0.epochs.x=3", "--set: 'epochs' in 'stages.0.epochs.x' has no keys below it"),
         ("protocol.only=[a", "--set protocol.only=[a:1: not YAML"),
         ("stages.0.epoch=3", "base.yaml: stages.0.epoch: unknown key 'epoch'. Did you mean 'epochs'?"),
-        ("body.size=x", "base.yaml: body.size: input should be a valid integer"),
+        ("encoder.size=x", "base.yaml: encoder.size: input should be a valid integer"),
     ],
 )
 def test_what_cannot_be_set(base: Path, override: str, message: str) -> None:
@@ -250,8 +252,8 @@ def test_no_file(tmp_path: Path) -> None:
             "r.yaml: tasks.emotion.poling: unknown key 'poling'. Did you mean 'p",
         ),
         (
-            {"body": {"name": "cnn2d", "chanels": [1]}},
-            "r.yaml: body.chanels: unknown key 'chanels'. Did you mean 'chan",
+            {"encoder": {"name": "cnn2d", "chanels": [1]}},
+            "r.yaml: encoder.chanels: unknown key 'chanels'. Did you mean 'chan",
         ),
         ({"stages": [{}, {"batch": {}}]}, "r.yaml: stages.1.batch: unknown key 'batch'. Did you mean 'batches'?"),
         ({"xyzzy": 1}, "r.yaml: xyzzy: unknown key 'xyzzy'. See the recipe's keys"),
@@ -280,14 +282,14 @@ def test_no_file(tmp_path: Path) -> None:
         ({"stages": [{"name": "a"}, {"name": "a"}]}, "r.yaml: two stages share a name: a, a"),
         (
             {"protocol": {"dev": "none"}, "stages": [{"patience": 3}]},
-            "stage 'emotion' watches a dev score, but protocol.dev",
+            "stage 'train' monitors a dev score, but protocol.dev",
         ),
         (
             {"protocol": {"dev": "none"}, "stages": [{"schedule": {"name": "plateau"}}]},
-            "r.yaml: stage 'emotion' watches a dev score, but protocol.dev is 'none'",
+            "r.yaml: stage 'train' monitors a dev score, but protocol.dev is 'none'",
         ),
         ({"protocol": {"name": "speaker-out"}}, "r.yaml: protocol.name: input should be 'speakers-out', 'leave-one-"),
-        ({"protocol": {"dev_share": 1.2}}, "r.yaml: protocol.dev_share: input should be less than or equal to 1"),
+        ({"protocol": {"dev_fraction": 1.2}}, "r.yaml: protocol.dev_fraction: input should be less than or equal to 1"),
         ({"protocol": {"folds": [[1, 2]]}}, "r.yaml: protocol.folds.0.0: input should be a valid string"),
         (
             {"tasks": {"emotion": {"pooling": "median"}}},
@@ -295,14 +297,14 @@ def test_no_file(tmp_path: Path) -> None:
         ),
         ({"tasks": {"emotion": {"label_smoothing": 1}}}, "r.yaml: tasks.emotion.label_smoothing: input should be less"),
         (
-            {"tasks": {"emotion": {"tap": "first"}}},
-            "r.yaml: tasks.emotion.tap: input should be 'last' or 'weighted', or input should be a valid integer",
+            {"tasks": {"emotion": {"layer": "first"}}},
+            "r.yaml: tasks.emotion.layer: input should be 'last' or 'weighted', or input should be a valid integer",
         ),
         (
             {"backbone": {"name": "mfcc"}},
             "r.yaml: backbone: unknown name 'mfcc', expected one of: 'logmel', 'huggingface'",
         ),
-        ({"backbone": {"num_bands": 40}}, "r.yaml: backbone: the key 'name' is missing. Add it."),
+        ({"backbone": {"n_mels": 40}}, "r.yaml: backbone: the key 'name' is missing. Add it."),
         ({"backbone": {"name": "huggingface"}}, "r.yaml: backbone.source: the key 'source' is missing. Add it."),
         ({"backbone": {"name": "logmel", "low_hz": 9e3}}, "r.yaml: backbone: low_hz 9000 is not below high_hz 8000"),
         (
@@ -311,12 +313,12 @@ def test_no_file(tmp_path: Path) -> None:
         ),
         ({"backbone": {"name": "logmel", "normalisation": []}}, "r.yaml: backbone.normalisation: the list should have"),
         (
-            {"body": {"name": "cnn2d", "channels": [8, 0]}},
-            "r.yaml: body.channels.1: input should be greater than or equal",
+            {"encoder": {"name": "cnn2d", "channels": [8, 0]}},
+            "r.yaml: encoder.channels.1: input should be greater than or equal",
         ),
         (
-            {"body": {"name": "cnn-blstm", "channels": [1]}},
-            "r.yaml: body: 1 channels but 3 kernels: give one kernel each",
+            {"encoder": {"name": "cnn-blstm", "channels": [1]}},
+            "r.yaml: encoder: 1 channels but 3 kernels: give one kernel each",
         ),
         ({"clips": {"crop_s": 0}}, "r.yaml: clips.crop_s: input should be greater than 0"),
         ({"labels": {"classes": "happy"}}, "r.yaml: labels.classes: input should be a list"),

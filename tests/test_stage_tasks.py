@@ -22,13 +22,13 @@ from serein.data.folds import Fold
 from serein.data.leaks import check_targets
 from serein.data.utterance import Utterance
 from serein.errors import LeakError, RecipeError
-from serein.experiment import train_unit
+from serein.experiment import train_fold
 from serein.preparation import Experiment
 from serein.training.module import StageModule, loss_weights
 
 SAID = {"angry": "go", "happy": "see the", "sad": "oh no"}
 STAGE = TINY["stages"][0]
-BASE = merged(TINY, {"body": {"shrink_time": 1}, "tasks": {"asr": {}, "gender": {"pooling": "mean"}}})
+BASE = merged(TINY, {"encoder": {"time_downsampling": 1}, "tasks": {"asr": {}, "gender": {"pooling": "mean"}}})
 
 
 def silent(label: str, done: int, total: int, detail: str) -> None:
@@ -56,7 +56,7 @@ def prepared(recipe: recipes.Recipe, data: Path) -> Experiment:
 def trained(recipe: recipes.Recipe, data: Path, folder: Path) -> dict[str, np.ndarray]:
     """Train the first fold and return the weights of all stages together."""
     experiment = prepared(recipe, data)
-    train_unit(experiment, experiment.folds.folds[0], 0, folder, silent, label="x")
+    train_fold(experiment, experiment.folds.folds[0], 0, folder, silent, label="x")
     stages = sorted(folder.glob("[0-9]-*/weights.safetensors"))
     return {f"{path.parent.name}/{name}": value for path in stages for name, value in load_file(path).items()}
 
@@ -87,7 +87,7 @@ def module_of(recipe: recipes.Recipe, data: Path) -> StageModule:
 def test_the_loss_of_equation_1_by_hand(others: list[str], expected: float, spoken: Path) -> None:
     """L = a * L_emotion + (1 - a) / n * (the sum of n others), a = 0.1, for one, two and three others."""
     tasks = {name: {} for name in others}
-    recipe = recipe_of({"tasks": {"gender": None, "asr": None, **tasks}}, {"main_share": 0.1})
+    recipe = recipe_of({"tasks": {"gender": None, "asr": None, **tasks}}, {"main_task_weight": 0.1})
     module = module_of(recipe, spoken)
     values = dict(zip(("emotion", "asr", "gender", "speaker"), (2.0, 3.0, 5.0, 7.0), strict=True))
     losses = {name: torch.tensor(values[name]) for name in ("emotion", *others)}
@@ -95,7 +95,7 @@ def test_the_loss_of_equation_1_by_hand(others: list[str], expected: float, spok
 
 
 def test_a_task_that_a_batch_lacks_leaves_the_other_weights_as_they_are(spoken: Path) -> None:
-    module = module_of(recipe_of({}, {"main_share": 0.1}), spoken)
+    module = module_of(recipe_of({}, {"main_task_weight": 0.1}), spoken)
     assert float(module.weighted({"gender": torch.tensor(2.0)}, {})) == pytest.approx(0.45 * 2)
 
 
@@ -143,9 +143,9 @@ def test_the_head_of_a_task_that_does_not_learn_keeps_its_first_weights(spoken: 
         ({"tasks": ["emotion"]}, "no stage learns gender, asr"),
         ({"tasks": ["emotion", "style"]}, "learns style, which 'tasks' does not have"),
         ({"tasks": ["asr", "asr", "emotion", "gender"]}, "names a task twice"),
-        ({"tasks": ["asr", "emotion", "gender"], "watch": "macro_f1"}, "which its first task 'asr' does not have"),
-        ({"watch": "word_accuracy"}, "which its first task 'emotion' does not have"),
-        ({"augmentation": {"mixup": 0.2}}, "whose transcripts do not mix"),
+        ({"tasks": ["asr", "emotion", "gender"], "monitor": "macro_f1"}, "which its first task 'asr' does not have"),
+        ({"monitor": "word_accuracy"}, "which its first task 'emotion' does not have"),
+        ({"spectrogram_augmentation": {"mixup": 0.2}}, "whose transcripts do not mix"),
     ],
 )
 def test_what_does_not_fit_is_said(stage: dict[str, Any], complaint: str) -> None:
@@ -155,7 +155,7 @@ def test_what_does_not_fit_is_said(stage: dict[str, Any], complaint: str) -> Non
 
 def test_a_share_leaves_no_room_for_weights() -> None:
     with pytest.raises(RecipeError, match="no room for the weight of asr"):
-        recipe_of({"tasks": {"asr": {"weight": 0.5}}}, {"main_share": 0.1})
+        recipe_of({"tasks": {"asr": {"weight": 0.5}}}, {"main_task_weight": 0.1})
 
 
 # -- speakers --------------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def test_speakers_alone_are_learned_and_judged_where_the_protocol_shares_them(sp
     tasks = {"emotion": None, "asr": None, "gender": None, "speaker": {"pooling": "std"}}
     recipe = recipe_of({"tasks": tasks, "protocol": {"name": "random"}}, {})
     experiment = prepared(recipe, spoken)
-    experiments.run_unit(experiment, experiment.folds.folds[0], 0, tmp_path, silent)
+    experiments.run_fold(experiment, experiment.folds.folds[0], 0, tmp_path, silent)
     lines = [json.loads(line) for line in (tmp_path / "fold-1/seed-0/predictions.jsonl").read_text().splitlines()]
     assert len(lines) == 18
     assert {line["truth"] for line in lines} == {f"tones/{u.speaker}" for u in experiment.utterances}
@@ -256,13 +256,13 @@ def test_what_nobody_can_learn_from_is_left_out_or_an_error(spoken: Path, tmp_pa
     tasks = {"tasks": {"gender": None}}
     with pytest.raises(RecipeError, match=r"6 utterances belong to none of the classes: 6 \(no emotion\)"):
         prepared(recipe_of(tasks, {}), data)
-    dropped = prepared(recipe_of({**tasks, "labels": {"others": "drop"}}, {}), data)
+    dropped = prepared(recipe_of({**tasks, "labels": {"unknown_labels": "drop"}}, {}), data)
     assert dropped.left_out == {"(no emotion)": 6}
-    refused = recipe_of({**tasks, "labels": {"others": "drop", "unlabelled": "drop"}}, {})
+    refused = recipe_of({**tasks, "labels": {"unknown_labels": "drop", "unlabelled": "drop"}}, {})
     assert prepared(refused, with_readers(spoken, tmp_path)).left_out == {"(no emotion)": 6}
 
 
-# -- the test side ---------------------------------------------------------------------------------------------------
+# -- the test set ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("task", ["asr", "gender", "style", "speaker"])
@@ -282,7 +282,7 @@ def test_a_training_that_would_get_them_stops(spoken: Path, tmp_path: Path, monk
 
 
 def test_nothing_that_is_said_of_the_test_side_moves_a_weight_of_any_stage(spoken: Path, tmp_path: Path) -> None:
-    """Transcripts with letters of their own, gender and style of the test side change; no weight does."""
+    """Transcripts with letters of their own, gender and style of the test set change; no weight does."""
     tasks = {"tasks": {"style": {"pooling": "mean"}, "speaker": {"pooling": "mean"}}}
     tasks["protocol"] = {"num_folds": 2, "folds": [["anna", "ben"], ["cleo", "dan"]]}  # dealing looks at genders
     recipe = recipe_of(tasks, {"tasks": ["asr", "gender", "style", "speaker"]}, {"tasks": ["emotion", "asr"]})

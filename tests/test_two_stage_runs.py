@@ -17,7 +17,7 @@ from serein import recipe as recipes
 from serein import runs
 from serein.data import manifest
 from serein.data.files import sha256
-from serein.training.keeping import EpochKeeper
+from serein.training.keeping import CheckpointCallback
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "gao2023" / "recipe.yaml"
 SAID = {"angry": "go", "happy": "a bee", "sad": "oh no"}
@@ -93,7 +93,7 @@ def read(path: Path) -> Any:
 
 def test_stage_2_starts_from_the_weights_of_stage_1_and_names_their_hash(run: Path) -> None:
     unit = run / "fold-1" / "seed-0"
-    assert read(unit / "1-emotion" / "start.json") == {
+    assert read(unit / "1-emotion" / "initial_weights.json") == {
         "stage": "0-words",
         "weights_sha256": sha256(unit / "0-words" / "weights.safetensors"),
     }
@@ -107,8 +107,8 @@ def test_stage_2_starts_from_the_weights_of_stage_1_and_names_their_hash(run: Pa
 
 def test_gender_reads_layer_4_beside_the_last(run: Path) -> None:
     weights = load_file(run / "fold-1" / "seed-0" / "0-words" / "weights.safetensors")
-    assert weights["members.0.heads.gender.output.weight"].shape == (2, 16)
-    assert weights["members.0.heads.emotion.output.weight"].shape == (3, 8)
+    assert weights["ensemble.0.heads.gender.output.weight"].shape == (2, 16)
+    assert weights["ensemble.0.heads.emotion.output.weight"].shape == (3, 8)
 
 
 def test_each_stage_scores_its_own_tasks_and_their_gradients(run: Path) -> None:
@@ -152,11 +152,13 @@ def test_the_model_of_stage_1_is_asked_and_that_of_stage_2_answers_emotions_alon
     rate = read(run / "scores.json")["tasks"]["asr"]["value"] if (run / "scores.json").exists() else None
     assert "word error rate" in heard.err
     assert rate is None or f"word error rate {rate:.1f} %" in heard.err
-    refused = serein("transcribe", unit / "model", test)
+    refused = serein("transcribe", "--model", unit / "model", test)
     assert "answers emotion, no transcripts" in refused.complaint
     said = serein("predict", unit / "0-words" / "model", test, "--json")
-    assert {"gender", "confidence", "shares", "transcript"} <= json.loads(said.out.splitlines()[0]).keys()
-    assert "transcript" not in json.loads(serein("predict", unit / "model", test, "--json").out.splitlines()[0])
+    assert {"gender", "confidence", "probabilities", "transcript"} <= json.loads(said.out.splitlines()[0]).keys()
+    assert "transcript" not in json.loads(
+        serein("predict", "--model", unit / "model", test, "--json").out.splitlines()[0]
+    )
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
@@ -164,22 +166,22 @@ def test_a_run_that_is_stopped_in_either_stage_goes_on_to_the_same(
     epochs: int, run: Path, source: Path, spoken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(EpochKeeper, "on_train_epoch_end", killing(epochs))
+        patch.setattr(CheckpointCallback, "on_train_epoch_end", killing(epochs))
         with pytest.raises(Killed):
             start(recipe_of(source), spoken, tmp_path / "r")
     assert (tmp_path / "r" / "fold-1" / "seed-0" / ("0-words" if epochs == 1 else "1-emotion") / "resume.ckpt").exists()
     start(recipe_of(source), spoken, tmp_path / "r", is_resumed=True)
     whole, resumed = (everything_in(folder / "fold-1" / "seed-0") for folder in (run, tmp_path / "r"))
-    names = [name for name in whole if name.endswith((".safetensors", "predictions.jsonl", "start.json"))]
+    names = [name for name in whole if name.endswith((".safetensors", "predictions.jsonl", "initial_weights.json"))]
     assert len(names) == 10
     assert [name for name in names if whole[name] != resumed.get(name)] == []
 
 
 def killing(count: int) -> Callable[..., None]:
     """Return an end of an epoch after which, the `count`-th time, the process dies."""
-    real, left = EpochKeeper.on_train_epoch_end, [count]
+    real, left = CheckpointCallback.on_train_epoch_end, [count]
 
-    def end(self: EpochKeeper, *arguments: Any) -> None:
+    def end(self: CheckpointCallback, *arguments: Any) -> None:
         real(self, *arguments)
         left[0] -= 1
         if left[0] == 0:
@@ -199,7 +201,7 @@ def test_the_real_configuration_runs(spoken: Path, tmp_path: Path, monkeypatch: 
     start(recipe, tmp_path / "few.jsonl", tmp_path / "r")
     unit = tmp_path / "r" / "fold-1" / "seed-0"
     assert (unit / "predictions.jsonl").exists()
-    assert load_file(unit / "0-words" / "weights.safetensors")["members.0.heads.gender.output.weight"].shape == (
+    assert load_file(unit / "0-words" / "weights.safetensors")["ensemble.0.heads.gender.output.weight"].shape == (
         2,
         1536,
     )

@@ -1,4 +1,4 @@
-"""Runs whose task is who speaks, `serein speakers` and `serein embed`: here a voice is the pitch of a tone."""
+"""Runs whose task is who speaks, `serein verify` and `serein embed`: here a voice is the pitch of a tone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_voices(tones: Path, path: Path) -> Path:
 
 def train(folder: Path, data: Path, changes: dict[str, Any]) -> Path:
     tasks = {"emotion": None, "speaker": SPEAKER}
-    stage = {"epochs": 8, "augmentation": {"time_masks": 0}}
+    stage = {"epochs": 8, "spectrogram_augmentation": {"time_masks": 0}}
     recipe = recipes.load(write_recipe(folder / "r.yaml", {"tasks": tasks, **changes}, stage))
     runs.run(recipe, data, folder / "run", is_resumed=False, num_jobs=1, report=lambda *_: None)
     return folder / "run"
@@ -71,60 +71,60 @@ def clips(voices: Path) -> dict[str, Path]:
 def test_a_run_has_top_1_and_an_equal_error_rate(run: Path) -> None:
     scores = score_run(run)
     assert scores.classes == ("tones/angry", "tones/happy", "tones/sad")
-    assert scores.voices is not None
-    (unit,) = scores.voices.units
+    assert scores.verification is not None
+    (unit,) = scores.verification.units
     assert (unit.num_same, unit.num_different, unit.num_speakers) == (3 * 6, 12 * 11 // 2 - 18, 3)
     assert scores.pooled["wa"] == scores.pooled["ua"] > 60
     assert unit.equal_error_rate < 20
-    assert "Same voice or another" in write_report(run).read_text()
+    assert "Speaker verification" in write_report(run).read_text()
 
 
 def test_the_threshold_is_that_of_the_dev_side_and_stays_with_the_model(run: Path, model: Path) -> None:
-    content = load(model).content
-    assert content.voices is not None
-    assert (content.voices.num_clips, content.voices.num_speakers) == (12, 3)
-    assert -1 < content.voices.threshold < 1
-    found = score_run(run).voices
+    checkpoint = load(model).checkpoint
+    assert checkpoint.verification is not None
+    assert (checkpoint.verification.num_clips, checkpoint.verification.num_speakers) == (12, 3)
+    assert -1 < checkpoint.verification.threshold < 1
+    found = score_run(run).verification
     assert found is not None
-    assert found.units[0].threshold == content.voices.threshold
+    assert found.units[0].threshold == checkpoint.verification.threshold
 
 
-def test_shares_of_hundreds_of_voices_are_not_written(
+def test_probabilities_of_hundreds_of_voices_are_not_written(
     voices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predicting, "MOST_SHARES", 2)
+    monkeypatch.setattr(predicting, "MAX_PROBABILITIES", 2)
     found = train(tmp_path, voices, {"protocol": PROTOCOL})
     lines = (found / "fold-1" / "seed-0" / "predictions.jsonl").read_text().splitlines()
-    assert all("shares" not in json.loads(line) for line in lines)
-    assert score_run(found).voices is not None
+    assert all("probabilities" not in json.loads(line) for line in lines)
+    assert score_run(found).verification is not None
 
 
-# -- serein speakers ---------------------------------------------------------------------------------------------------
+# -- serein verify ---------------------------------------------------------------------------------------------------
 
 
 def test_two_clips_of_one_voice_and_of_two(model: Path, clips: dict[str, Path], serein: Call) -> None:
     same, other = clips["anna-sad-0"], clips["anna-angry-0"]
-    outcome = serein("speakers", model, same, clips["ben-sad-1"])
+    outcome = serein("verify", "--model", model, same, clips["ben-sad-1"])
     assert outcome.status == 0
-    assert "same voice" in outcome.out
-    assert "the model's, from its dev side" in outcome.out
-    assert "another voice" in serein("speakers", model, same, other).out
+    assert "same speaker" in outcome.out
+    assert "the model's, from its dev set" in outcome.out
+    assert "different speakers" in serein("verify", "--model", model, same, other).out
 
 
 def test_all_pairs_of_several_as_json(model: Path, clips: dict[str, Path], serein: Call) -> None:
     names = ["anna-sad-0", "ben-sad-0", "anna-angry-0"]
-    answer = json.loads(serein("speakers", model, *(clips[name] for name in names), "--json").out)
-    pairs = [(Path(p["first"]), Path(p["second"]), p["is_same"]) for p in answer["pairs"]]
+    answer = json.loads(serein("verify", "--model", model, *(clips[name] for name in names), "--json").out)
+    pairs = [(Path(p["first"]), Path(p["second"]), p["is_same_speaker"]) for p in answer["pairs"]]
     one, two, three = (clips[name] for name in names)
     assert pairs == [(one, two, True), (one, three, False), (two, three, False)]
-    assert [p["is_same"] for p in answer["pairs"]] == [p["cosine"] >= answer["threshold"] for p in answer["pairs"]]
+    assert [p["is_same_speaker"] for p in answer["pairs"]] == [p["cosine"] >= answer["threshold"] for p in answer["pairs"]]
     assert answer["threshold_from"]["num_clips"] == 12
 
 
 def test_a_threshold_of_ones_own(model: Path, clips: dict[str, Path], serein: Call) -> None:
     both = clips["anna-sad-0"], clips["anna-angry-0"]
-    assert "same voice" in serein("speakers", model, *both, "--threshold", -1).out
-    assert "threshold 1.000, as you say" in serein("speakers", model, *both, "--threshold", 1).out
+    assert "same speaker" in serein("verify", "--model", model, *both, "--threshold", -1).out
+    assert "threshold 1.000, given" in serein("verify", "--model", model, *both, "--threshold", 1).out
 
 
 def test_a_model_without_dev_says_cosines_alone(
@@ -132,14 +132,14 @@ def test_a_model_without_dev_says_cosines_alone(
 ) -> None:
     found = train(tmp_path, voices, {"protocol": {**PROTOCOL, "dev": "none"}})
     folder = found / "fold-1" / "seed-0" / "model"
-    assert load(folder).content.voices is None
-    outcome = serein("speakers", folder, clips["anna-sad-0"], clips["ben-sad-0"], "--json")
+    assert load(folder).checkpoint.verification is None
+    outcome = serein("verify", "--model", folder, clips["anna-sad-0"], clips["ben-sad-0"], "--json")
     assert outcome.status == 0
     assert "has no threshold" in outcome.err
     answer = json.loads(outcome.out)
     assert answer["threshold"] is None
-    assert answer["pairs"][0]["is_same"] is None
-    assert score_run(found).voices is not None
+    assert answer["pairs"][0]["is_same_speaker"] is None
+    assert score_run(found).verification is not None
 
 
 def test_what_cannot_be_heard_is_listed_and_the_status_says_so(
@@ -147,40 +147,40 @@ def test_what_cannot_be_heard_is_listed_and_the_status_says_so(
 ) -> None:
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"")
-    outcome = serein("speakers", model, clips["anna-sad-0"], broken, clips["ben-sad-0"], "--json")
+    outcome = serein("verify", "--model", model, clips["anna-sad-0"], broken, clips["ben-sad-0"], "--json")
     assert outcome.status == 1
     assert f"{broken}: the file is empty" in outcome.err
-    assert "1 of 3 recordings could not be heard." in outcome.err
+    assert "1 of 3 recordings could not be read." in outcome.err
     assert len(json.loads(outcome.out)["pairs"]) == 1
 
 
 def test_a_manifest_that_names_speakers_is_scored(run: Path, model: Path, serein: Call) -> None:
     data = run / "fold-1" / "test.jsonl"
-    answer = json.loads(serein("speakers", model, data, "--score", "--json").out)
-    found = score_run(run).voices
+    answer = json.loads(serein("verify", "--model", model, data, "--score", "--json").out)
+    found = score_run(run).verification
     assert found is not None
     assert 100 * answer["equal_error_rate"] == pytest.approx(found.mean, abs=0.1)
     assert 100 * answer["misses"] == pytest.approx(found.units[0].misses)
     assert (answer["num_same"], answer["num_speakers"], answer["num_learned_speakers"]) == (18, 3, 3)
-    said = serein("speakers", model, data, "--score").out
-    assert "18 pairs of one voice and 48 of two, all 66\n3 speakers, of whom the model learned from 3\n" in said
-    assert "at the threshold" in said
+    printed = serein("verify", "--model", model, data, "--score").out
+    assert "18 pairs of the same speaker and 48 of different ones, all 66\n3 speakers, 3 of them in the model's training data\n" in printed
+    assert "at the threshold" in printed
 
 
 def test_recordings_without_speakers_cannot_be_scored(model: Path, clips: dict[str, Path], serein: Call) -> None:
-    outcome = serein("speakers", model, clips["anna-sad-0"], clips["ben-sad-0"], "--score")
+    outcome = serein("verify", "--model", model, clips["anna-sad-0"], clips["ben-sad-0"], "--score")
     assert "0 recordings name 0 speakers" in outcome.complaint
 
 
 def test_one_recording_is_too_few(model: Path, clips: dict[str, Path], serein: Call) -> None:
-    assert serein("speakers", model, clips["anna-sad-0"]).status == 2
+    assert serein("verify", "--model", model, clips["anna-sad-0"]).status == 2
 
 
 def test_a_model_of_emotions_does_not_know_voices(tiny_run: Path, clips: dict[str, Path], serein: Call) -> None:
     folder = tiny_run / "fold-1" / "seed-0" / "model"
-    outcome = serein("speakers", folder, clips["anna-sad-0"], clips["ben-sad-0"])
+    outcome = serein("verify", "--model", folder, clips["anna-sad-0"], clips["ben-sad-0"])
     assert outcome.status == 1
-    assert "unknown vector of this model 'speaker', expected one of: emotion" in outcome.complaint
+    assert "unknown embedding of this model 'speaker', expected one of: emotion" in outcome.complaint
 
 
 # -- serein embed ------------------------------------------------------------------------------------------------------
@@ -188,8 +188,8 @@ def test_a_model_of_emotions_does_not_know_voices(tiny_run: Path, clips: dict[st
 
 def test_a_manifests_vectors_are_those_of_the_run(run: Path, model: Path, tmp_path: Path, serein: Call) -> None:
     out = tmp_path / "e.safetensors"
-    outcome = serein("embed", model, run / "fold-1" / "test.jsonl", "-o", out)
-    assert (outcome.status, outcome.out) == (0, f"{out}: 12 vectors of 8 numbers (speaker)\n")
+    outcome = serein("embed", "--model", model, run / "fold-1" / "test.jsonl", "-o", out)
+    assert (outcome.status, outcome.out) == (0, f"{out}: 12 embeddings of 8 numbers (speaker)\n")
     np.testing.assert_allclose(
         load_file(out)["embeddings"],
         load_file(run / "fold-1" / "seed-0" / "embeddings.safetensors")["embeddings"],
@@ -208,7 +208,7 @@ def test_files_that_cannot_be_heard_are_left_out(
     shutil.copy(clips["anna-sad-0"], folder / "a.wav")
     (folder / "b.wav").write_text("no audio")
     out = tmp_path / "e.safetensors"
-    outcome = serein("embed", model, folder, "-o", out, "--of", "speaker")
+    outcome = serein("embed", "--model", model, folder, "-o", out, "--task", "speaker")
     assert outcome.status == 1
     assert "b.wav: cannot be decoded as audio" in outcome.err
     with safe_open(out, "numpy") as file:
@@ -217,21 +217,21 @@ def test_files_that_cannot_be_heard_are_left_out(
 
 def test_nothing_is_written_when_nothing_is_heard(model: Path, tmp_path: Path, serein: Call) -> None:
     out = tmp_path / "e.safetensors"
-    assert serein("embed", model, tmp_path / "none.wav", "-o", out).status == 1
+    assert serein("embed", "--model", model, tmp_path / "none.wav", "-o", out).status == 1
     assert not out.exists()
 
 
 def test_own_speakers_and_fused_vectors_are_those_of_the_equation(
     tones: Path, clips: dict[str, Path], tmp_path: Path, serein: Call
 ) -> None:
-    """Fused: what the emotion network heard, plus W * what the speaker network heard (park2023, equation 5)."""
-    body = {"name": "cnn2d", "channels": [4], "size": 8, "shrink_time": 1}
+    """Fused: the emotion network's embedding plus W * the speaker network's (park2023, equation 5)."""
+    encoder = {"name": "cnn2d", "channels": [4], "size": 8, "time_downsampling": 1}
     changes = {
         "protocol": {"num_folds": 2, "only": ["1"], "dev": "none"},
-        "body": body,
-        "branches": {"speaker": {"body": body}},
+        "encoder": encoder,
+        "branches": {"speaker": {"encoder": encoder}},
         "tasks": {
-            "emotion": {"attention": {"blocks": 2}, "pooling": "max", "fusion": {"joined": ["speaker"], "start": 0.5}},
+            "emotion": {"attention": {"blocks": 2}, "pooling": "max", "fusion": {"inputs": ["speaker"], "init": 0.5}},
             "speaker": {"branch": "speaker", "attention": {"blocks": 1}, "pooling": "max"},
         },
     }
@@ -241,19 +241,26 @@ def test_own_speakers_and_fused_vectors_are_those_of_the_equation(
     vectors = {}
     for name in ("emotion", "speaker", "fused"):
         out = tmp_path / f"{name}.safetensors"
-        assert serein("embed", folder, clips["anna-sad-0"], clips["ben-sad-1"], "-o", out, "--of", name).status == 0
+        assert (
+            serein(
+                "embed", "--model", folder, clips["anna-sad-0"], clips["ben-sad-1"], "-o", out, "--task", name
+            ).status
+            == 0
+        )
         vectors[name] = load_file(out)["embeddings"]
-    rows = next(v for k, v in load_file(folder / "model.safetensors").items() if k.endswith("fusion.joined"))
+    rows = next(v for k, v in load_file(folder / "model.safetensors").items() if k.endswith("fusion.inputs"))
     np.testing.assert_allclose(vectors["fused"], vectors["emotion"] + rows[0] * vectors["speaker"], atol=1e-5)
     assert not np.allclose(vectors["fused"], vectors["emotion"], atol=1e-2)
     out = tmp_path / "answer.safetensors"
-    assert serein("embed", folder, clips["anna-sad-0"], clips["ben-sad-1"], "-o", out).status == 0
+    assert serein("embed", "--model", folder, clips["anna-sad-0"], clips["ben-sad-1"], "-o", out).status == 0
     np.testing.assert_array_equal(load_file(out)["embeddings"], vectors["fused"])
 
 
 def test_an_unknown_vector_is_answered_with_the_known_ones(
     model: Path, clips: dict[str, Path], tmp_path: Path, serein: Call
 ) -> None:
-    outcome = serein("embed", model, clips["anna-sad-0"], "--of", "emotion", "-o", tmp_path / "e.safetensors")
+    outcome = serein(
+        "embed", "--model", model, clips["anna-sad-0"], "--task", "emotion", "-o", tmp_path / "e.safetensors"
+    )
     assert outcome.status == 1
-    assert "unknown vector of this model 'emotion', expected one of: speaker" in outcome.complaint
+    assert "unknown embedding of this model 'emotion', expected one of: speaker" in outcome.complaint

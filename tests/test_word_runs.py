@@ -14,7 +14,7 @@ import serein as public
 from cli_fixtures import Call, write_recipe
 from serein.data import manifest
 from serein.data.utterance import Rating, Utterance
-from serein.labels.categories import Categories
+from serein.labels.categories import ClassLabels
 from serein.labels.vocabulary import open_vocabulary, prepare
 from serein.labels.words import WordClasses, mean_cosine
 from serein.recipe import Nouns, Words
@@ -30,7 +30,7 @@ VECTORS = {
     "tender": [0.0, 0.5, 0.5, 0.0],
 }
 NOUNS = ("anger", "happiness", "sadness")
-CATEGORIES = Categories(("angry", "happy", "sad"), {})
+CATEGORIES = ClassLabels(("angry", "happy", "sad"), {})
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +90,14 @@ def test_scores_follow_from_the_nearest_class(vocabulary: Path) -> None:
     assert task.loss(truth, truth[:, :4]).item() == pytest.approx(0.0, abs=1e-6)
 
 
-def test_shares_have_their_largest_at_the_largest_cosine() -> None:
+def test_probabilities_have_their_largest_at_the_largest_cosine() -> None:
     rng = np.random.default_rng(0)
     classes = WordClasses(CATEGORIES, NOUNS, rng.standard_normal((3, 5)).astype(np.float32))
     vectors = rng.standard_normal((50, 5))
-    shares = classes.shares(vectors)
-    np.testing.assert_allclose(shares.sum(axis=1), 1.0)
+    probabilities = classes.probabilities(vectors)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0)
     lengths = np.linalg.norm(vectors, axis=1)[:, None] * np.linalg.norm(classes.vectors, axis=1)
-    assert (shares.argmax(axis=1) == (vectors @ classes.vectors.T / lengths).argmax(axis=1)).all()
+    assert (probabilities.argmax(axis=1) == (vectors @ classes.vectors.T / lengths).argmax(axis=1)).all()
     assert mean_cosine(vectors, -2 * vectors) == pytest.approx(-1.0)
 
 
@@ -129,28 +129,28 @@ def test_a_model_of_words_learns_and_keeps_its_vectors(word_run: Path, tones: Pa
 def test_any_words_answer_without_training(word_run: Path, tones: Path, serein: Call) -> None:
     model = word_run / "fold-1" / "seed-0" / "model"
     clip = manifest.read(tones)[0].audio
-    plain = json.loads(serein("predict", model, clip, "--json").out)
-    assert set(plain["shares"]) == {"angry", "happy", "sad"}
-    free = json.loads(serein("predict", model, clip, "--json", "--labels", "fury, gloom,joy").out)
-    assert list(free["shares"]) == ["fury", "gloom", "joy"]
+    plain = json.loads(serein("predict", "--model", model, clip, "--json").out)
+    assert set(plain["probabilities"]) == {"angry", "happy", "sad"}
+    free = json.loads(serein("predict", "--model", model, clip, "--json", "--labels", "fury, gloom,joy").out)
+    assert list(free["probabilities"]) == ["fury", "gloom", "joy"]
     near = {"fury": "angry", "gloom": "sad", "joy": "happy"}
-    assert near[free["emotion"]] == plain["emotion"]
-    assert public.load(model).predict(clip, labels=["fury", "gloom", "joy"]).emotion == free["emotion"]
-    phrase = json.loads(serein("predict", model, clip, "--json", "--labels", "tender gloom,fury").out)
-    assert list(phrase["shares"]) == ["tender gloom", "fury"]
+    assert near[free["label"]] == plain["label"]
+    assert public.load(model).predict(clip, labels=["fury", "gloom", "joy"]).label == free["label"]
+    phrase = json.loads(serein("predict", "--model", model, clip, "--json", "--labels", "tender gloom,fury").out)
+    assert list(phrase["probabilities"]) == ["tender gloom", "fury"]
 
 
 def test_a_word_without_a_vector_lists_the_nearest_spellings(word_run: Path, tones: Path, serein: Call) -> None:
     model = word_run / "fold-1" / "seed-0" / "model"
     clip = manifest.read(tones)[0].audio
-    outcome = serein("predict", model, clip, "--labels", "furi,joy")
+    outcome = serein("predict", "--model", model, clip, "--labels", "furi,joy")
     assert outcome.status == 1
     assert "furi" in outcome.complaint
     assert "fury" in outcome.complaint
-    assert "two or more" in serein("predict", model, clip, "--labels", "joy").complaint
+    assert "two or more" in serein("predict", "--model", model, clip, "--labels", "joy").complaint
 
 
 def test_a_model_of_classes_refuses_other_labels(tiny_run: Path, tones: Path, serein: Call) -> None:
     model = tiny_run / "fold-1" / "seed-0" / "model"
-    outcome = serein("predict", model, manifest.read(tones)[0].audio, "--labels", "joy,fury")
-    assert "answers the fixed classes angry, happy, sad" in outcome.complaint
+    outcome = serein("predict", "--model", model, manifest.read(tones)[0].audio, "--labels", "joy,fury")
+    assert "has the fixed classes angry, happy, sad" in outcome.complaint

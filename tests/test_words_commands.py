@@ -51,33 +51,40 @@ def test_a_vocabulary_is_prepared_once(tmp_path: Path, serein: Call) -> None:
 
 def test_the_nearest_words_are_those_of_the_emotion_heard(model: Path, tones: Path, serein: Call) -> None:
     clip = manifest.read(tones)[0].audio
-    heard = json.loads(serein("predict", model, clip, "--json").out)["emotion"]
-    outcome = json.loads(serein("words", "nearest", model, clip, "-k", 2, "--json").out)
+    heard = json.loads(serein("predict", "--model", model, clip, "--json").out)["label"]
+    outcome = json.loads(serein("words", "nearest", "--model", model, clip, "-k", 2, "--json").out)
     assert {each["word"] for each in outcome["words"]} == NEAR[heard]
     assert outcome["words"][0]["cosine"] >= outcome["words"][1]["cosine"]
-    plain = serein("words", "nearest", model, clip, "-k", 2)
+    plain = serein("words", "nearest", "--model", model, clip, "-k", 2)
     assert plain.status == 0
     assert plain.out.startswith(f"{clip}: {outcome['words'][0]['word']} ")
 
 
 def test_recordings_are_ranked_by_their_nearness_to_text(model: Path, tones: Path, serein: Call) -> None:
-    lines = serein("words", "find", model, "gloom sadness", tones, "--json").out.splitlines()
+    lines = serein("words", "find", "--model", model, "--text", "gloom sadness", tones, "--json").out.splitlines()
     found = [json.loads(line) for line in lines]
     assert len(found) == len(manifest.read(tones))
     assert [each["cosine"] for each in found] == sorted((each["cosine"] for each in found), reverse=True)
-    first = json.loads(serein("predict", model, found[0]["audio"], "--json").out)
-    last = json.loads(serein("predict", model, found[-1]["audio"], "--json").out)
-    assert first["emotion"] == "sad" != last["emotion"]
-    assert len(serein("words", "find", model, "joy", tones, "--limit", 3).out.splitlines()) == 3
+    first = json.loads(serein("predict", "--model", model, found[0]["file"], "--json").out)
+    last = json.loads(serein("predict", "--model", model, found[-1]["file"], "--json").out)
+    assert first["label"] == "sad" != last["label"]
+    assert (
+        len(serein("words", "find", "--model", model, "--text", "joy", tones, "--max-files", 3).out.splitlines()) == 3
+    )
 
 
 def test_what_cannot_be_found_is_said(model: Path, tiny_run: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
-    assert "'glom' has no vector; spelt most like it: gloom" in serein("words", "find", model, "glom", tones).complaint
-    assert "TEXT: is empty" in serein("words", "find", model, " ", tones).complaint
+    assert (
+        "'glom' has no vector; spelt most like it: gloom"
+        in serein("words", "find", "--model", model, "--text", "glom", tones).complaint
+    )
+    assert "--text: is empty" in serein("words", "find", "--model", model, "--text", " ", tones).complaint
     classes = tiny_run / "fold-1" / "seed-0" / "model"
-    assert "whose task is 'words'" in serein("words", "nearest", classes, tones).complaint
+    assert "whose task is 'words'" in serein("words", "nearest", "--model", classes, tones).complaint
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
-    outcome = serein("words", "nearest", model, manifest.read(tones)[0].audio, tmp_path / "broken.wav", "-k", 1)
+    outcome = serein(
+        "words", "nearest", "--model", model, manifest.read(tones)[0].audio, tmp_path / "broken.wav", "-k", 1
+    )
     assert outcome.status == 1
     assert len(outcome.out.splitlines()) == 1
-    assert "1 recordings could not be heard" in outcome.err
+    assert "1 recordings could not be read" in outcome.err

@@ -1,7 +1,7 @@
 """Makes the model that ships inside the package, and its card.
 
-The six folds of its recipe give scores and shares on unseen speakers, to which its temperature is fitted; then one
-model learns from everybody and is judged on corpora that it never saw. Goes on where it was stopped.
+The six folds of its recipe give scores and probabilities on unseen speakers, to which its temperature is fitted; then
+one model learns from everybody and is evaluated on corpora that it never saw. Goes on where it was stopped.
 
     make box RAVDESS=<folder> EMODB=<folder> URDU=<table.csv>
     python tools/box.py --data ravdess.jsonl --other emodb=emodb.jsonl --other urdu=urdu.jsonl
@@ -20,25 +20,25 @@ import numpy as np
 
 from serein.data.corpora import citation_of
 from serein.data.files import replacing
-from serein.evaluation.calibration import fitted
+from serein.evaluation.calibration import fitted_temperature
 from serein.evaluation.predictions import Prediction
 from serein.evaluation.run_folder import read_run_predictions
 from serein.evaluation.scores import Scores, score_predictions, score_run
-from serein.judging import judge
+from serein.judging import evaluate
 from serein.models import folder as model_folder
-from serein.models.folder import Calibration, ModelFolder
+from serein.models.folder import Calibration, Checkpoint
 
-BOX = Path(__file__).parents[1] / "src" / "serein" / "box"
+FOLDER = Path(__file__).parents[1] / "src" / "serein" / "box"
 LARGEST_BYTES = 10_000_000
 
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """How the model does on a corpus that it never saw.
+    """Scores of the model on a corpus that it was not trained on.
 
     Attributes:
-        free: It may answer any of its classes.
-        shared: It answers those of its classes that the corpus has.
+        free: Any of the model's classes may be predicted.
+        shared: Only the classes that the corpus has may be predicted.
     """
 
     name: str
@@ -49,23 +49,25 @@ class Elsewhere:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="manifest to learn from")
-    parser.add_argument("--other", action="append", default=[], metavar="NAME=MANIFEST", help="never seen, judged on")
-    parser.add_argument("--recipe", type=Path, default=Path("recipes/box.yaml"))
+    parser.add_argument(
+        "--other", action="append", default=[], metavar="NAME=MANIFEST", help="never seen, evaluated on"
+    )
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/default_model.yaml"))
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--work", type=Path, default=Path("runs/box"), help="folder of the trainings")
-    parser.add_argument("--out", type=Path, default=BOX)
+    parser.add_argument("--out", type=Path, default=FOLDER)
     options = parser.parse_args(arguments)
     overrides = [part for each in options.overrides for part in ("--set", each)]
     for command, out in (("run", "folds"), ("train", "whole")):
         train(command, options.recipe, options.data, options.work / out, overrides)
-    content = model_folder.load(options.work / "whole" / "model")
-    predictions = read_run_predictions(options.work / "folds", content.categories.classes)
-    content.calibration = calibration_of(predictions, content.categories.classes)
+    checkpoint = model_folder.load(options.work / "whole" / "model")
+    predictions = read_run_predictions(options.work / "folds", checkpoint.class_labels.classes)
+    checkpoint.calibration = calibration_of(predictions, checkpoint.class_labels.classes)
     staged = options.work / "model"
-    model_folder.save(staged, content, "")
+    model_folder.save(staged, checkpoint, "")
     others = [elsewhere(staged, *each.split("=", 1)) for each in options.other]
-    text = card(content, score_run(options.work / "folds"), others, options)
-    model_folder.save(staged, content, text)
+    text = card(checkpoint, score_run(options.work / "folds"), others, options)
+    model_folder.save(staged, checkpoint, text)
     ship(staged, options.out)
     print(text)
 
@@ -83,20 +85,20 @@ def train(command: str, recipe: Path, data: Path, out: Path, overrides: Sequence
 
 
 def calibration_of(predictions: Sequence[Prediction], classes: Sequence[str]) -> Calibration:
-    """Return the temperature of models of the same recipe on speakers that they never met."""
-    temperature = fitted(predictions, classes)
+    """Return the temperature of models of the same recipe on unseen speakers."""
+    temperature = fitted_temperature(predictions, classes)
     if temperature is None:
         raise SystemExit("error: too few predictions of unseen speakers to fit a temperature to.")
     return Calibration(
         temperature=temperature,
-        fitted_on="what models of the same recipe said of speakers that they never met",
+        fitted_on="predictions of models of the same recipe for unseen speakers",
         num_utterances=len(predictions),
     )
 
 
 def elsewhere(model: Path, name: str, manifest: str) -> Elsewhere:
-    """Judge the model on a corpus that it never saw, with all its classes and with those that the corpus has."""
-    predictions, free = judge(str(model), Path(manifest), seen_speakers="refuse")
+    """Evaluate the model on a corpus that it was not trained on, with all its classes and with the corpus's alone."""
+    predictions, free = evaluate(str(model), Path(manifest), seen_speakers="refuse")
     present = {p.truth for p in predictions}
     names = [each for each in free.classes if each in present]
     return Elsewhere(name, free, score_predictions([among(p, names) for p in predictions], names))
@@ -104,9 +106,11 @@ def elsewhere(model: Path, name: str, manifest: str) -> Elsewhere:
 
 def among(prediction: Prediction, names: Sequence[str]) -> Prediction:
     """Return a prediction that chooses among some of the classes."""
-    given = np.array([(prediction.shares or {})[name] for name in names])
-    shares = dict(zip(names, (given / given.sum()).tolist(), strict=True))
-    return replace(prediction, prediction=max(shares, key=lambda name: shares[name]), shares=shares)
+    given = np.array([(prediction.probabilities or {})[name] for name in names])
+    probabilities = dict(zip(names, (given / given.sum()).tolist(), strict=True))
+    return replace(
+        prediction, prediction=max(probabilities, key=lambda name: probabilities[name]), probabilities=probabilities
+    )
 
 
 def ship(model: Path, box: Path) -> None:
@@ -122,18 +126,18 @@ def ship(model: Path, box: Path) -> None:
 # -- the card --------------------------------------------------------------------------------------------------------
 
 
-def card(content: ModelFolder, scores: Scores, others: Sequence[Elsewhere], options: argparse.Namespace) -> str:
+def card(checkpoint: Checkpoint, scores: Scores, others: Sequence[Elsewhere], options: argparse.Namespace) -> str:
     """Return the card as Markdown: what it is, learned from, scores, where it fails."""
-    training, corpora = content.training, sorted(content.training["licences"])
+    training, corpora = checkpoint.training, sorted(checkpoint.training["licences"])
     licences = "\n".join(f"- {name}: {text}" for name, text in training["licences"].items())
     citations = "\n".join(f"- {text}" for name in corpora if (text := citation_of(name)))
-    return f"""# The model in the box
+    return f"""# The default model
 
-It answers when `serein predict` is given no model: shares of {len(scores.classes)} emotions,
+`serein predict` uses it if no model is named: probabilities of {len(scores.classes)} emotions,
 {", ".join(scores.classes)}, of speech in recordings of any length. It has no pretrained weights; its recipe is
 `{options.recipe}`, and `make box` makes it.
 
-## Learned from, and licence
+## Training data and licence
 
 {training["num_utterances"]} utterances of {training["num_speakers"]} speakers:
 
@@ -144,18 +148,18 @@ they.
 
 {citations}
 
-## Speakers that it never met
+## Unseen speakers
 
-{len(scores.folds)} folds of unseen speakers, each heard by a model of the same recipe that learned from the others. The
-model in this folder learned from all of them. Per cent; intervals are 95 %, {scores.resampled} resampled.
+{len(scores.folds)} folds of unseen speakers, each predicted by a model of the same recipe that was trained on the others. The
+model in this folder was trained on all of them. Per cent; intervals are 95 %, {scores.resampled} resampled.
 
 {_table([("the same corpus, unseen speakers", scores)])}
 
 Recall: {_recalls(scores)}.{_genders(scores)}
 
-{_calibrated(content, scores)}
+{_calibrated(checkpoint, scores)}
 
-## Corpora that it never saw
+## Unseen corpora
 
 {_table([row for each in others for row in _rows(each)]) if others else "None was tried."}
 
@@ -164,10 +168,10 @@ Recall: {_recalls(scores)}.{_genders(scores)}
 ## Where it fails
 
 {_failures(scores, others)}
-It learned from actors who say a few sentences in a quiet room. Spontaneous speech, other languages, noise, telephones,
-children and old people are unlike all it heard; so is speech without any of its emotions, which it must still call one
-of them (`--abstain` lets it say "don't know"). It hears how speech sounds, not what a person feels: no decision about a
-person should rest on it.
+It was trained on actors who say a few sentences in a quiet room. Spontaneous speech, other languages, noise, telephones,
+children and old people are unlike its training data; so is speech without any of its emotions, for which it still
+predicts one of them (`--min-confidence` rejects such predictions). It recognises how speech sounds, not what a person
+feels: no decision about a person should rest on it.
 """
 
 
@@ -175,7 +179,7 @@ def _rows(each: Elsewhere) -> list[tuple[str, Scores]]:
     num = len(each.shared.classes)
     return [
         (f"{each.name}, {each.free.num_utterances} utterances, any of its {len(each.free.classes)} classes", each.free),
-        (f"{each.name}, told which {num} the corpus has: {', '.join(each.shared.classes)}", each.shared),
+        (f"{each.name}, only the {num} classes it has: {', '.join(each.shared.classes)}", each.shared),
     ]
 
 
@@ -199,42 +203,42 @@ def _genders(scores: Scores) -> str:
     return "".join(f" {each.name.capitalize()} speakers: UA {each.ua:.1f}." for each in scores.genders)
 
 
-def _calibrated(content: ModelFolder, scores: Scores) -> str:
+def _calibrated(checkpoint: Checkpoint, scores: Scores) -> str:
     found = scores.calibration
-    if found is None or found.after is None or content.calibration is None:
+    if found is None or found.after is None or checkpoint.calibration is None:
         return ""
-    half = [point for point in found.coverage if point.abstain >= 0.5]
-    said = ""
+    half = [point for point in found.coverage if point.min_confidence >= 0.5]
+    rejecting = ""
     if half:
-        answered, right = f"{half[-1].coverage:.0f} %", f"{half[-1].accuracy:.1f} %"
-        said = f" With `--abstain 0.5` it answers {answered} of the clips, and {right} of those answers are right;"
-        said += f" without, {found.coverage[-1].accuracy:.1f} %."
+        coverage, accuracy = f"{half[-1].coverage:.0f} %", f"{half[-1].accuracy:.1f} %"
+        rejecting = (
+            f" With `--min-confidence 0.5`, {coverage} of the clips are kept, and {accuracy} of those are correct;"
+        )
+        rejecting += f" without it, {found.coverage[-1].accuracy:.1f} %."
     return (
-        f"Its shares are calibrated: a temperature of {content.calibration.temperature:.2f}, fitted to"
-        f" {content.calibration.fitted_on}. Judged on folds that the temperature was not fitted to, the expected"
+        f"Its probabilities are calibrated: a temperature of {checkpoint.calibration.temperature:.2f}, fitted to"
+        f" {checkpoint.calibration.fitted_on}. On folds that the temperature was not fitted to, the expected"
         f" calibration error is {found.before.expected_calibration_error:.1f} points before and"
-        f" {found.after.expected_calibration_error:.1f} after.{said}"
+        f" {found.after.expected_calibration_error:.1f} after.{rejecting}"
     )
 
 
 def _chances(others: Sequence[Elsewhere]) -> str:
-    said = [f"{each.name} {100 / len(each.shared.classes):.0f}" for each in others]
+    chances = [f"{each.name} {100 / len(each.shared.classes):.0f}" for each in others]
     left = [f"{each.name}: {note}" for each in others for note in each.free.notes if note.startswith("Left out")]
-    return " ".join([f"Chance, told the classes: {', '.join(said)}." if said else "", *left]).strip()
+    return " ".join([f"Chance with the corpus's classes: {', '.join(chances)}." if chances else "", *left]).strip()
 
 
 def _failures(scores: Scores, others: Sequence[Elsewhere]) -> str:
     known = sorted((each.recall, each.name) for each in scores.by_class if each.recall is not None)
-    lines = [
-        "Of unseen speakers, least understood: " + ", ".join(f"{name} ({recall:.0f} %)" for recall, name in known[:3])
-    ]
+    lines = ["Lowest recall on unseen speakers: " + ", ".join(f"{name} ({recall:.0f} %)" for recall, name in known[:3])]
     taken = scores.confusion * (1 - np.eye(len(scores.classes), dtype=int))
-    true, heard = np.unravel_index(int(taken.argmax()), taken.shape)
-    lines.append(f"taken for another most often: {scores.classes[true]}, heard as {scores.classes[heard]}")
+    true, predicted = np.unravel_index(int(taken.argmax()), taken.shape)
+    lines.append(f"most frequent confusion: {scores.classes[true]}, predicted as {scores.classes[predicted]}")
     sentences = ["; ".join(lines) + "."]
     for each in others:
         lost = scores.pooled["ua"] - each.free.pooled["ua"]
-        sentences.append(f"On {each.name} its UA is {lost:.0f} points lower than on the corpus that it learned from.")
+        sentences.append(f"On {each.name} its UA is {lost:.0f} points lower than on its training corpus.")
     return "\n".join(sentences)
 
 

@@ -1,9 +1,9 @@
-"""Speech emotion recognition: train, compare and trust models that hear emotions in speech.
+"""Speech emotion recognition: train, compare and trust models that recognise emotions in speech.
 
 Example:
     >>> import serein
     >>> model = serein.load("runs/demo/fold-1/seed-0/model")  # doctest: +SKIP
-    >>> model.predict("clip.wav").emotion  # doctest: +SKIP
+    >>> model.predict("clip.wav").label  # doctest: +SKIP
     'happy'
 """
 
@@ -26,52 +26,52 @@ from serein.errors import (
 if TYPE_CHECKING:
     from serein.data.manifest import read as read_manifest
     from serein.data.utterance import Rating, Utterance
-    from serein.inference.predictor import Answer, Predictor, load
-    from serein.inference.stream import Stream, hear_recording
-    from serein.inference.timeline import Heard, Timeline
-    from serein.inference.windows import Windowing
+    from serein.inference.predictor import Prediction, Predictor, load
+    from serein.inference.stream import Stream, predict_recording
+    from serein.inference.timeline import Segment, Timeline
+    from serein.inference.windows import SlidingWindow
     from serein.recipe import Recipe
     from serein.recipe import load as load_recipe
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Answer",
     "AudioError",
-    "Heard",
     "LeakError",
     "ManifestError",
     "MissingExtraError",
     "ModelError",
+    "Prediction",
     "Predictor",
     "Rating",
     "Recipe",
     "RecipeError",
     "RunError",
+    "Segment",
     "SereinError",
+    "SlidingWindow",
     "Stream",
     "Timeline",
     "Utterance",
-    "Windowing",
-    "hear_recording",
     "load",
     "load_recipe",
+    "predict_recording",
     "read_manifest",
 ]
 
 _HOMES = {
-    "Answer": ("serein.inference.predictor", "Answer"),
-    "Heard": ("serein.inference.timeline", "Heard"),
+    "Prediction": ("serein.inference.predictor", "Prediction"),
     "Predictor": ("serein.inference.predictor", "Predictor"),
     "Rating": ("serein.data.utterance", "Rating"),
     "Recipe": ("serein.recipe", "Recipe"),
+    "Segment": ("serein.inference.timeline", "Segment"),
+    "SlidingWindow": ("serein.inference.windows", "SlidingWindow"),
     "Stream": ("serein.inference.stream", "Stream"),
     "Timeline": ("serein.inference.timeline", "Timeline"),
     "Utterance": ("serein.data.utterance", "Utterance"),
-    "Windowing": ("serein.inference.windows", "Windowing"),
-    "hear_recording": ("serein.inference.stream", "hear_recording"),
     "load": ("serein.inference.predictor", "load"),
     "load_recipe": ("serein.recipe", "load"),
+    "predict_recording": ("serein.inference.stream", "predict_recording"),
     "read_manifest": ("serein.data.manifest", "read"),
 }
 

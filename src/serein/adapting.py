@@ -1,7 +1,7 @@
-"""What a store of a corpus' own clips brings a model, by the number of clips in it; one speaker left out at a time.
+"""Adaptation by kNN: the gain from a datastore of a corpus's own clips, by its size; leave one speaker out.
 
-A model meets speakers, rooms and words that it never learned from. Some of the corpus' clips are labelled and put into
-a store; what the model then says of the clips of a speaker who is not in the store is judged beside the model alone.
+In use, a model meets speakers, rooms and words that are not in its training data. Some of the corpus's clips are
+labelled and put into a datastore; predictions for a speaker who is not in it are compared with the model alone.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from serein.evaluation.panels import Line, lines_picture
 from serein.evaluation.predictions import Prediction
 from serein.evaluation.scores import Scores, score_predictions
 from serein.evaluation.style import MUTED, RIGHT, WRONG
-from serein.inference.neighbour_predictor import DEFAULT_ALPHA, DEFAULT_K, hear, load_with_digest
+from serein.inference.neighbour_predictor import DEFAULT_K, DEFAULT_KNN_WEIGHT, embed_labelled, load_with_digest
 from serein.inference.neighbours import (
-    MOST_NEIGHBOURS,
-    Examples,
+    MAX_NEIGHBOURS,
+    Embeddings,
     Numbers,
-    choose,
-    interpolated,
+    interpolate,
     key,
-    neighbour_shares,
+    knn_probabilities,
+    tune_k_and_weight,
 )
-from serein.labels.categories import with_class
+from serein.labels.categories import keep_labelled
 from serein.metrics import FloatArray
 from serein.progress import Report
 
@@ -44,61 +44,61 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIZES = (8, 16, 32, 64, 128, 256)
-WAYS = {
-    "fixed": f"k {DEFAULT_K}, alpha {DEFAULT_ALPHA:g}",
-    "chosen": "k and alpha chosen in the store",
+TUNINGS = {
+    "fixed": f"k {DEFAULT_K}, weight {DEFAULT_KNN_WEIGHT:g}",
+    "tuned": "k and weight tuned in the datastore",
 }
 _PER_CENT = 100.0
 
 
 @dataclass(frozen=True)
-class Heard:
-    """A corpus as a model hears it.
+class EmbeddedCorpus:
+    """A corpus with a model's embeddings and probabilities.
 
     Attributes:
-        utterances: Those of a class of the model.
-        classes: Classes that occur among them; the model's shares are of these alone.
-        examples: Their embeddings; clips of one speaker share a key, so that none is a neighbour of another.
-        shares: (clip, class) what the model says.
-        notes: What a reader must know.
+        utterances: Those with a class of the model.
+        classes: Classes that occur among them; the model's probabilities are restricted to these.
+        embeddings: Their embeddings; clips of one speaker have the same key, so that none is a neighbour of another.
+        probabilities: (clip, class) of the model.
+        notes: Caveats for readers.
     """
 
     utterances: tuple[Utterance, ...]
     classes: tuple[str, ...]
-    examples: Examples
-    shares: FloatArray
+    embeddings: Embeddings
+    probabilities: FloatArray
     notes: tuple[str, ...]
 
     @cached_property
     def clips_of(self) -> dict[int, Numbers]:
         """Speaker's key -> positions of the speaker's clips."""
-        speakers = self.examples.keys[:, 0]
+        speakers = self.embeddings.keys[:, 0]
         return {int(speaker): np.flatnonzero(speakers == speaker) for speaker in np.unique(speakers)}
 
 
 @dataclass(frozen=True)
-class Reached:
-    """What stores of one size came to.
+class DatastoreSizeResult:
+    """The scores with datastores of one size.
 
     Attributes:
-        way: A name of `WAYS`.
+        tuning: A name of `TUNINGS`.
         scores: Over all speakers and draws.
         difference, interval: Points of UA above the model alone, paired, and the interval over speakers.
     """
 
     size: int
-    way: str
+    tuning: str
     scores: Scores
     difference: float
     interval: Bounds | None
 
 
 @dataclass(frozen=True)
-class Adaptation:
-    """The model alone, and with stores of every size."""
+class KnnAdaptation:
+    """The scores of the model alone, and with datastores of every size."""
 
     model: Scores
-    reached: tuple[Reached, ...]
+    sizes: tuple[DatastoreSizeResult, ...]
     num_draws: int
     notes: tuple[str, ...]
 
@@ -106,7 +106,7 @@ class Adaptation:
         """Return plain lists and numbers, per cent."""
         return {
             "model": self.model.to_json(),
-            "stores": [{**asdict(each), "scores": each.scores.to_json()} for each in self.reached],
+            "datastores": [{**asdict(each), "scores": each.scores.to_json()} for each in self.sizes],
             "num_draws": self.num_draws,
             "notes": list(self.notes),
         }
@@ -114,26 +114,26 @@ class Adaptation:
 
 def adapt(
     model: str, manifest_path: Path, out: Path, report: Report, *, sizes: Sequence[int] = SIZES, num_draws: int = 10
-) -> Adaptation:
-    """Judge a model with stores of a corpus' clips, and write `adaptation.json` and `adaptation.png` into a folder.
+) -> KnnAdaptation:
+    """Evaluate a model with datastores of a corpus's clips; write `adaptation.json` and `adaptation.png` into a folder.
 
-    Each speaker is judged by stores of the others' clips, drawn at random, as many of each class as there are. What
-    is drawn follows from the draw's number, and a larger store holds the smaller ones.
+    Each speaker is predicted with datastores of the other speakers' clips, drawn at random, balanced over classes as
+    far as possible. A draw depends on its number alone, and a larger datastore contains the smaller ones.
 
     Raises:
-        ManifestError: A clip has no speaker, there are fewer than two, or a store of a size cannot be filled.
-        ModelError: There is no such model.
+        ManifestError: A clip has no speaker, there are fewer than two, or there are too few clips for a size.
+        ModelError: The model does not exist.
     """
-    heard = hear_corpus(model, manifest_path, report)
-    _require_clips(heard, max(sizes), manifest_path)
-    alone = _said(heard, np.arange(len(heard.utterances)), heard.shares, 0)
-    reached = []
+    corpus = embed_corpus(model, manifest_path, report)
+    _require_clips(corpus, max(sizes), manifest_path)
+    alone = _as_predictions(corpus, np.arange(len(corpus.utterances)), corpus.probabilities, 0)
+    results = []
     for number, size in enumerate(sorted(sizes), start=1):
-        said = with_stores(heard, size, num_draws)
-        reached += [_reached(size, way, said[way], alone, heard.classes) for way in WAYS]
-        report("stores", number, len(sizes), f"{size} clips: UA {reached[-1].scores.pooled['ua']:.1f}")
-    model_scores = score_predictions(alone, heard.classes)
-    found = Adaptation(model_scores, tuple(reached), num_draws, (*heard.notes, *model_scores.notes))
+        by_tuning = predict_with_datastores(corpus, size, num_draws)
+        results += [_result(size, tuning, by_tuning[tuning], alone, corpus.classes) for tuning in TUNINGS]
+        report("datastores", number, len(sizes), f"{size} clips: UA {results[-1].scores.pooled['ua']:.1f}")
+    model_scores = score_predictions(alone, corpus.classes)
+    found = KnnAdaptation(model_scores, tuple(results), num_draws, (*corpus.notes, *model_scores.notes))
     out.mkdir(parents=True, exist_ok=True)
     content = json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
     write_text(out / "adaptation.json", content + "\n")
@@ -142,121 +142,135 @@ def adapt(
     return found
 
 
-def hear_corpus(model: str, manifest_path: Path, report: Report) -> Heard:
-    """Return a manifest's clips as a model hears them; those of no class of the model are left out, and noted."""
-    content = load_with_digest(model)[0].content
-    utterances, left_out = with_class(manifest.read(manifest_path), content.categories, "drop")
+def embed_corpus(model: str, manifest_path: Path, report: Report) -> EmbeddedCorpus:
+    """Embed a manifest's clips; those without a class of the model are left out, and noted."""
+    checkpoint = load_with_digest(model)[0].checkpoint
+    utterances, left_out = keep_labelled(manifest.read(manifest_path), checkpoint.class_labels, "drop")
     nameless = [u.id for u in utterances if u.speaker is None]
     if nameless:
         raise ManifestError(
-            f"'{nameless[0]}' and {len(nameless) - 1} others have no speaker", where=manifest_path, remedy="Name them."
+            f"'{nameless[0]}' and {len(nameless) - 1} others have no speaker",
+            where=manifest_path,
+            remedy="Add the field 'speaker'.",
         )
-    recordings = Recordings(utterances, trim_db=content.options.clips.trim_db)
+    recordings = Recordings(utterances, trim_db=checkpoint.options.clips.trim_db)
     detail = f"{len(utterances)} clips"
-    examples, shares = hear(
-        content, recordings, range(len(utterances)), "predicted", lambda done, all: report("hearing", done, all, detail)
+    embeddings, probabilities = embed_labelled(
+        checkpoint,
+        recordings,
+        range(len(utterances)),
+        "predicted",
+        lambda done, all: report("embedding", done, all, detail),
     )
-    present, labels = np.unique(examples.labels, return_inverse=True)
+    present, labels = np.unique(embeddings.labels, return_inverse=True)
     keys = np.array([[key(speaker_key(u))] * 2 for u in utterances], np.int64).reshape(-1, 2)
-    own = shares[:, present].astype(np.float64)
-    known = {speaker_key(u) for u in utterances} & set(content.training.get("speakers", ()))
-    notes = [f"Classes: {len(present)} of the model's {shares.shape[1]} occur, and it chooses among these."]
-    notes += [f"Left out, of no class of the model: {count} {name}." for name, count in left_out.most_common()]
-    notes += [f"SPEAKER-DEPENDENT: the model learned from {len(known)} of these speakers."] if known else []
-    return Heard(
+    own = probabilities[:, present].astype(np.float64)
+    known = {speaker_key(u) for u in utterances} & set(checkpoint.training.get("speakers", ()))
+    notes = [
+        f"Classes: {len(present)} of the model's {probabilities.shape[1]} occur; predictions are restricted to these."
+    ]
+    notes += [f"Left out, not a class of the model: {count} {name}." for name, count in left_out.most_common()]
+    notes += [f"SPEAKER-DEPENDENT: the model was trained on {len(known)} of these speakers."] if known else []
+    return EmbeddedCorpus(
         tuple(utterances),
-        tuple(content.categories.classes[number] for number in present),
-        Examples(examples.vectors, labels.astype(np.int64), keys),
+        tuple(checkpoint.class_labels.classes[number] for number in present),
+        Embeddings(embeddings.vectors, labels.astype(np.int64), keys),
         own / own.sum(axis=1, keepdims=True),
         tuple(notes),
     )
 
 
-def _require_clips(heard: Heard, largest: int, where: Path) -> None:
-    fewest = len(heard.utterances) - max(map(len, heard.clips_of.values()))
-    if len(heard.clips_of) < 2 or largest > fewest:
+def _require_clips(corpus: EmbeddedCorpus, largest: int, where: Path) -> None:
+    fewest = len(corpus.utterances) - max(map(len, corpus.clips_of.values()))
+    if len(corpus.clips_of) < 2 or largest > fewest:
         raise ManifestError(
-            f"without the speaker who said most, {fewest} clips are left for a store of {largest}",
+            f"without the speaker with the most clips, {fewest} clips are left for a datastore of {largest}",
             where=where,
-            remedy="Ask for smaller stores: --sizes.",
+            remedy="Choose smaller datastores: --sizes.",
         )
 
 
-def with_stores(heard: Heard, size: int, num_draws: int) -> dict[str, list[Prediction]]:
-    """Return way -> what is said of every clip with a store of other speakers' clips, for every draw."""
-    said: dict[str, list[Prediction]] = {way: [] for way in WAYS}
+def predict_with_datastores(corpus: EmbeddedCorpus, size: int, num_draws: int) -> dict[str, list[Prediction]]:
+    """Return tuning -> predictions of every clip with a datastore of other speakers' clips, for every draw."""
+    predictions: dict[str, list[Prediction]] = {tuning: [] for tuning in TUNINGS}
     for draw in range(num_draws):
-        for asked in heard.clips_of.values():
-            rows = drawn_clips(heard, asked, size, draw)
-            store = heard.examples.only(rows)
-            for way, (k, alpha) in weights_in(heard, rows).items():
-                nearest = store.nearest(heard.examples.vectors[asked], k)
-                votes = neighbour_shares(nearest, len(heard.classes))
-                said[way] += _said(heard, asked, interpolated(votes, heard.shares[asked], alpha), draw)
-    return said
+        for held_out in corpus.clips_of.values():
+            rows = drawn_clips(corpus, held_out, size, draw)
+            datastore = corpus.embeddings.only(rows)
+            for tuning, (k, knn_weight) in tuned_in(corpus, rows).items():
+                nearest = datastore.nearest(corpus.embeddings.vectors[held_out], k)
+                votes = knn_probabilities(nearest, len(corpus.classes))
+                predictions[tuning] += _as_predictions(
+                    corpus, held_out, interpolate(votes, corpus.probabilities[held_out], knn_weight), draw
+                )
+    return predictions
 
 
-def drawn_clips(heard: Heard, asked: Numbers, size: int, draw: int) -> Numbers:
-    """Return positions of a store's clips, none of the asked speaker's: a class after the other in turn."""
-    rng = np.random.default_rng([draw, int(asked[0])])
-    others = np.setdiff1d(np.arange(len(heard.utterances)), asked)
+def drawn_clips(corpus: EmbeddedCorpus, held_out: Numbers, size: int, draw: int) -> Numbers:
+    """Return positions of a datastore's clips, none of the held-out speaker: the classes take turns."""
+    rng = np.random.default_rng([draw, int(held_out[0])])
+    others = np.setdiff1d(np.arange(len(corpus.utterances)), held_out)
     shuffled = rng.permutation(others)
-    labels = heard.examples.labels[shuffled]
+    labels = corpus.embeddings.labels[shuffled]
     turn = np.empty(len(shuffled), np.int64)  # of its class: first, second, ...
     for label in np.unique(labels):
         turn[labels == label] = np.arange((labels == label).sum())
     order = np.lexsort((rng.random(len(shuffled)), turn))
-    chosen: Numbers = shuffled[order[:size]]
-    return chosen
+    drawn: Numbers = shuffled[order[:size]]
+    return drawn
 
 
-def weights_in(heard: Heard, rows: Numbers) -> dict[str, tuple[int, float]]:
-    """Return way -> k and alpha; chosen are those that do best on the store's own clips, asked of other speakers'."""
-    store = heard.examples.only(rows)
-    fixed = (min(DEFAULT_K, len(rows)), DEFAULT_ALPHA)
-    of_one_speaker = int(np.unique(store.keys[:, 0], return_counts=True)[1].max())
-    most = min(MOST_NEIGHBOURS, len(rows) - of_one_speaker)
+def tuned_in(corpus: EmbeddedCorpus, rows: Numbers) -> dict[str, tuple[int, float]]:
+    """Return tuning -> k and weight; `tuned` are the best for the datastore's own clips, with other speakers' clips."""
+    datastore = corpus.embeddings.only(rows)
+    fixed = (min(DEFAULT_K, len(rows)), DEFAULT_KNN_WEIGHT)
+    of_one_speaker = int(np.unique(datastore.keys[:, 0], return_counts=True)[1].max())
+    most = min(MAX_NEIGHBOURS, len(rows) - of_one_speaker)
     if most < 1:
-        return {"fixed": fixed, "chosen": fixed}
-    found = choose(store.nearest(store.vectors, most, store.keys), heard.shares[rows], store.labels)
-    return {"fixed": fixed, "chosen": (found.k, found.alpha)}
+        return {"fixed": fixed, "tuned": fixed}
+    found = tune_k_and_weight(
+        datastore.nearest(datastore.vectors, most, datastore.keys), corpus.probabilities[rows], datastore.labels
+    )
+    return {"fixed": fixed, "tuned": (found.k, found.knn_weight)}
 
 
-def _said(heard: Heard, rows: Numbers, shares: FloatArray, draw: int) -> list[Prediction]:
-    """Return shares, (row, class), as predictions of the clips at these positions."""
-    said = []
-    for row, own in zip(rows, shares, strict=True):
-        utterance = heard.utterances[row]
-        said.append(
+def _as_predictions(corpus: EmbeddedCorpus, rows: Numbers, probabilities: FloatArray, draw: int) -> list[Prediction]:
+    """Return probabilities, (row, class), as predictions of the clips at these positions."""
+    predictions = []
+    for row, own in zip(rows, probabilities, strict=True):
+        utterance = corpus.utterances[row]
+        predictions.append(
             Prediction(
                 id=utterance.id,
-                truth=heard.classes[heard.examples.labels[row]],
-                prediction=heard.classes[int(own.argmax())],
-                shares=dict(zip(heard.classes, map(float, own), strict=True)),
+                truth=corpus.classes[corpus.embeddings.labels[row]],
+                prediction=corpus.classes[int(own.argmax())],
+                probabilities=dict(zip(corpus.classes, map(float, own), strict=True)),
                 speaker=utterance.speaker,
                 gender=utterance.gender,
                 seed=draw,
                 corpus=utterance.corpus,
             )
         )
-    return said
+    return predictions
 
 
-def _reached(
-    size: int, way: str, said: Sequence[Prediction], alone: Sequence[Prediction], classes: Sequence[str]
-) -> Reached:
-    gain = paired_difference(said, alone, classes, rng=np.random.default_rng(0))["ua"]
+def _result(
+    size: int, tuning: str, predictions: Sequence[Prediction], alone: Sequence[Prediction], classes: Sequence[str]
+) -> DatastoreSizeResult:
+    gain = paired_difference(predictions, alone, classes, rng=np.random.default_rng(0))["ua"]
     bounds = gain.interval and (_PER_CENT * gain.interval[0], _PER_CENT * gain.interval[1])
-    return Reached(size, way, score_predictions(said, classes), _PER_CENT * gain.difference, bounds)
+    return DatastoreSizeResult(
+        size, tuning, score_predictions(predictions, classes), _PER_CENT * gain.difference, bounds
+    )
 
 
-def adaptation_picture(found: Adaptation) -> Figure:
-    """Draw what is gained over the model alone, with paired intervals, over the size of the store."""
+def adaptation_picture(found: KnnAdaptation) -> Figure:
+    """Draw the gain over the model alone, with paired intervals, over the size of the datastore."""
     lines = []
-    for (way, name), colour in zip(WAYS.items(), (RIGHT, WRONG), strict=True):
-        own = [each for each in found.reached if each.way == way]
+    for (tuning, name), colour in zip(TUNINGS.items(), (RIGHT, WRONG), strict=True):
+        own = [each for each in found.sizes if each.tuning == tuning]
         sizes, gains = [each.size for each in own], [each.difference for each in own]
         lines.append(Line(name, sizes, gains, [each.interval for each in own], colour))
     alone = (f"the model alone (UA {found.model.pooled['ua']:.1f})", 0.0, MUTED)
-    titles = ("clips in the store", "points of UA gained")
+    titles = ("clips in the datastore", "points of UA gained")
     return lines_picture(lines, titles, level=alone, is_logarithmic=True)

@@ -52,7 +52,7 @@ class RecipeError(SereinError):
 
 
 class LeakError(SereinError):
-    """Folds in which the test side has been seen before."""
+    """Folds in which the test set has been seen before."""
 
 
 class ModelError(SereinError):

@@ -12,62 +12,62 @@ import torch
 
 from serein.assembling import new_model, tasks_with, text_size
 from serein.data import manifest
-from serein.data.batches import Told as TrainingConditions
+from serein.data.batches import TrainingConditions
 from serein.data.corpora import licence_of
 from serein.data.files import sha256, write_text
 from serein.data.folds import Fold
 from serein.data.groups import speaker_key
 from serein.data.utterance import Utterance
-from serein.evaluation.calibration import fitted
-from serein.evaluation.voices import score_voices
-from serein.inference.answering import recorded_answers
+from serein.evaluation.calibration import fitted_temperature
+from serein.evaluation.voices import score_verification
+from serein.inference.answering import recording_outputs
 from serein.labels.attributes import attribute_vectors
 from serein.labels.transcripts import Alphabet
 from serein.models import folder as model_folder
 from serein.models.card import card
-from serein.models.folder import Calibration, ModelFolder, ModelOptions, Voices
-from serein.models.origins import Origin, origins_of
+from serein.models.folder import Calibration, Checkpoint, ModelOptions, VerificationThreshold
+from serein.models.origins import PretrainedBranch, load_pretrained_branches
 from serein.models.pretrained import weights_hash
 from serein.models.speech import SpeechModel
-from serein.predicting import only_here, predict_dev, predict_unit, stage_folder, unit_folder
+from serein.predicting import fold_run_folder, only_here, predict_dev, predict_fold, stage_folder
 from serein.preparation import Experiment, targets_of
 from serein.progress import Report
 from serein.recipe import MAIN, Branch, Recipe
 from serein.tasks.task import Task
-from serein.training.keeping import START, WEIGHTS
+from serein.training.keeping import INITIAL_WEIGHTS, WEIGHTS
 from serein.training.stages import TrainingData, fit_normalisation, history, stage_seed, train_stage
-from serein.world import wait_for_all, world
+from serein.world import distributed_info, wait_for_all
 
 # -- one fold, one seed ---------------------------------------------------------------------------------------------
 
 
-def run_unit(experiment: Experiment, fold: Fold, seed: int, run: Path, report: Report) -> None:
-    """Train one fold with one seed and predict its test side; nothing when its predictions are there already.
+def run_fold(experiment: Experiment, fold: Fold, seed: int, run: Path, report: Report) -> None:
+    """Train one fold with one seed and predict its test set; nothing when its predictions are there already.
 
     A fold that learns from the same as an earlier one takes its model, which must be there.
     """
-    folder = unit_folder(run, fold, seed)
+    folder = fold_run_folder(run, fold, seed)
     if (folder / "predictions.jsonl").exists():
         return
-    learner = experiment.learner(fold)
-    if learner is fold:
-        content = train_unit(experiment, fold, seed, folder, report, label=f"fold {fold.name}  seed {seed}")
+    fold_with_same_training = experiment.fold_with_same_training(fold)
+    if fold_with_same_training is fold:
+        checkpoint = train_fold(experiment, fold, seed, folder, report, label=f"fold {fold.name}  seed {seed}")
     else:
-        content = model_folder.load(unit_folder(run, learner, seed) / "model")
-    if world().is_first:
-        predict_unit(experiment, content, fold, seed, folder)
+        checkpoint = model_folder.load(fold_run_folder(run, fold_with_same_training, seed) / "model")
+    if distributed_info().is_first:
+        predict_fold(experiment, checkpoint, fold, seed, folder)
     wait_for_all()
 
 
-def train_unit(
+def train_fold(
     experiment: Experiment, fold: Fold, seed: int, folder: Path, report: Report, *, label: str
-) -> ModelFolder:
+) -> Checkpoint:
     """Train every stage of a recipe on one fold and save the model; a stopped training goes on."""
     recipe = experiment.recipe
-    origins = origins_of(recipe, fold.name, seed)
-    tasks = tasks_with(experiment, fold, origins)
+    pretrained_branches = load_pretrained_branches(recipe, fold.name, seed)
+    tasks = tasks_with(experiment, fold, pretrained_branches)
     torch.manual_seed(stage_seed(seed, fold.name, "model"))
-    model = new_model(recipe, tasks, origins)
+    model = new_model(recipe, tasks, pretrained_branches)
     data = TrainingData(
         experiment.recordings,
         targets_of(experiment, fold, tasks),
@@ -75,13 +75,13 @@ def train_unit(
         experiment.positions(fold.dev),
         recipe.clips,
         _told(experiment, fold),
-        recipe.features,
+        recipe.feature_cache,
     )
-    fit_normalisation(model, data, [name for name in (MAIN, *model.branches) if name not in origins])
+    fit_normalisation(model, data, [name for name in (MAIN, *model.branches) if name not in pretrained_branches])
     for number, stage in enumerate(recipe.stages):
-        if number and world().is_first:
+        if number and distributed_info().is_first:
             _note_start(folder, recipe, number)
-        model.train()  # it was judged after the stage before
+        model.train()  # it was evaluated after the stage before
         train_stage(
             model,
             tasks,
@@ -92,37 +92,40 @@ def train_unit(
             report=report,
             label=f"{label}  {stage.name}",
         )
-        content = _content(experiment, fold, model, tasks, folder, number, origins)
+        checkpoint = _content(experiment, fold, model, tasks, folder, number, pretrained_branches)
         is_last = stage is recipe.stages[-1]
-        if world().is_first and (is_last or only_here(recipe, number)):
-            calibration = _calibration(experiment, content, fold, seed, folder) if is_last else None
-            content = replace(content, voices=_voices(experiment, content, fold), calibration=calibration)
-            _save(content, folder / "model" if is_last else stage_folder(folder, recipe, number) / "model")
+        if distributed_info().is_first and (is_last or only_here(recipe, number)):
+            calibration = _calibration(experiment, checkpoint, fold, seed, folder) if is_last else None
+            checkpoint = replace(
+                checkpoint, verification=_voices(experiment, checkpoint, fold), calibration=calibration
+            )
+            _save(checkpoint, folder / "model" if is_last else stage_folder(folder, recipe, number) / "model")
     model.eval()
-    return content
+    return checkpoint
 
 
 def _note_start(folder: Path, recipe: Recipe, number: int) -> None:
     """Write into a stage's folder which weights it starts from, and their hash."""
     before = stage_folder(folder, recipe, number - 1)
-    path = stage_folder(folder, recipe, number) / START
+    path = stage_folder(folder, recipe, number) / INITIAL_WEIGHTS
     path.parent.mkdir(parents=True, exist_ok=True)
     start = {"stage": before.name, "weights_sha256": sha256(before / WEIGHTS)}
     write_text(path, json.dumps(start, indent=1) + "\n")
 
 
-def _voices(experiment: Experiment, content: ModelFolder, fold: Fold) -> Voices | None:
+def _voices(experiment: Experiment, checkpoint: Checkpoint, fold: Fold) -> VerificationThreshold | None:
     """Return from which cosine on two dev clips are one voice; `None` when nothing was learned of voices, or of dev."""
     utterances = experiment.utterances
     positions = [p for p in experiment.positions(fold.dev) if utterances[p].speaker is not None]
-    if "speaker" not in content.labels or not positions:
+    if "speaker" not in checkpoint.labels or not positions:
         return None
-    told = experiment.recipe.inference.attributes
-    vectors = recorded_answers(content, experiment.recordings, positions, told, of="speaker").embeddings
-    found = score_voices(vectors, [speaker_key(utterances[p]) for p in positions], np.random.default_rng(0))
+    condition_source = experiment.recipe.inference.conditions
+    outputs = recording_outputs(checkpoint, experiment.recordings, positions, condition_source, embedding="speaker")
+    vectors = outputs.embeddings
+    found = score_verification(vectors, [speaker_key(utterances[p]) for p in positions], np.random.default_rng(0))
     if found is None:
         return None
-    return Voices(
+    return VerificationThreshold(
         threshold=found.threshold,
         equal_error_rate=found.equal_error_rate,
         num_clips=len(positions),
@@ -131,22 +134,24 @@ def _voices(experiment: Experiment, content: ModelFolder, fold: Fold) -> Voices 
 
 
 def _calibration(
-    experiment: Experiment, content: ModelFolder, fold: Fold, seed: int, folder: Path
+    experiment: Experiment, checkpoint: Checkpoint, fold: Fold, seed: int, folder: Path
 ) -> Calibration | None:
     """Fit a temperature to what the model says of dev; `None` when it answers no classes, or of too few."""
-    dev = predict_dev(experiment, content, fold, seed, folder)
-    if isinstance(content.labels[content.task], Alphabet):
+    dev = predict_dev(experiment, checkpoint, fold, seed, folder)
+    if isinstance(checkpoint.labels[checkpoint.task], Alphabet):
         return None
-    temperature = fitted(dev, content.categories.classes)
+    temperature = fitted_temperature(dev, checkpoint.class_labels.classes)
     if temperature is None:
         return None
-    return Calibration(temperature=temperature, fitted_on="its own dev side", num_utterances=len(dev))
+    return Calibration(temperature=temperature, fitted_on="its own dev set", num_utterances=len(dev))
 
 
-def _save(content: ModelFolder, folder: Path) -> None:
-    meaning = content.labels[content.task]
-    classes = () if isinstance(meaning, Alphabet) else content.classes_of(content.task).classes
-    model_folder.save(folder, content, card(content.training["recipe"], content.task, classes, content.training))
+def _save(checkpoint: Checkpoint, folder: Path) -> None:
+    label_encoder = checkpoint.labels[checkpoint.task]
+    classes = () if isinstance(label_encoder, Alphabet) else checkpoint.classes_of(checkpoint.task).classes
+    model_folder.save(
+        folder, checkpoint, card(checkpoint.training["recipe"], checkpoint.task, classes, checkpoint.training)
+    )
 
 
 def _told(experiment: Experiment, fold: Fold) -> TrainingConditions:
@@ -155,14 +160,14 @@ def _told(experiment: Experiment, fold: Fold) -> TrainingConditions:
     is_train = np.zeros((len(experiment.utterances), 1), bool)
     is_train[experiment.positions(fold.train)] = True
     known, judged = (
-        attribute_vectors(experiment.utterances, recipe.tasks.conditions, told, recipe.text.encoder)
-        for told in ("known", recipe.inference.attributes)
+        attribute_vectors(experiment.utterances, recipe.tasks.conditions, condition_source, recipe.text.encoder)
+        for condition_source in ("known", recipe.inference.conditions)
     )
     nothing = [Utterance(id="-", audio="-")]
     unknown = attribute_vectors(nothing, recipe.tasks.conditions, "known", recipe.text.encoder)
     values = {name: np.where(is_train, known[name], judged[name]) for name in known}
     return TrainingConditions(
-        values, {name: vectors[0] for name, vectors in unknown.items()}, recipe.tasks.hidden_share
+        values, {name: vectors[0] for name, vectors in unknown.items()}, recipe.tasks.condition_dropout
     )
 
 
@@ -173,11 +178,15 @@ def _content(
     tasks: Mapping[str, Task],
     folder: Path,
     number: int,
-    origins: Mapping[str, Origin],
-) -> ModelFolder:
+    pretrained_branches: Mapping[str, PretrainedBranch],
+) -> Checkpoint:
     """Return the model after a stage, which answers what the stage learned."""
     recipe = experiment.recipe
-    earlier = {speaker for origin in origins.values() for speaker in origin.content.training.get("speakers", [])}
+    earlier = {
+        speaker
+        for pretrained in pretrained_branches.values()
+        for speaker in pretrained.checkpoint.training.get("speakers", [])
+    }
     learned = [experiment.utterances[p] for p in experiment.positions((*fold.train, *fold.dev))]
     corpora = sorted({u.corpus or "own" for u in learned})
     epochs = history(stage_folder(folder, recipe, number))
@@ -189,14 +198,19 @@ def _content(
         "num_speakers": len({speaker_key(u) for u in learned}),
         "speakers": sorted({speaker_key(u) for u in learned if u.speaker is not None} | earlier),
         "origins": {
-            name: {"model": str(o.where), "sha256": weights_hash(o.content.model)} for name, o in origins.items()
+            name: {"model": str(pretrained.where), "sha256": weights_hash(pretrained.checkpoint.model)}
+            for name, pretrained in pretrained_branches.items()
         },
         "licences": {name: licence_of(name) or "not stated" for name in corpora},
         "dev_ua": max((line["dev_ua"] for line in epochs if "dev_ua" in line), default=None),
     }
-    kept = {name: getattr(recipe, name) for name in ("body", "members", "tasks", "clips", "text", "inference")}
-    finished = {name: Branch(body=origins[name].body) for name in model.branches if name in origins}
-    branches = {name: Branch(body=recipe.branches[name].body) for name in model.branches} | finished
+    kept = {name: getattr(recipe, name) for name in ("encoder", "ensemble_size", "tasks", "clips", "text", "inference")}
+    finished = {
+        name: Branch(encoder=pretrained_branches[name].encoder)
+        for name in model.branches
+        if name in pretrained_branches
+    }
+    branches = {name: Branch(encoder=recipe.branches[name].encoder) for name in model.branches} | finished
     answered = recipe.answered_after(number)
     options = ModelOptions(**kept, branches=branches, text_size=text_size(recipe), answered=answered)
-    return ModelFolder(model, options, {name: task.labels for name, task in tasks.items()}, training)
+    return Checkpoint(model, options, {name: task.labels for name, task in tasks.items()}, training)

@@ -1,6 +1,6 @@
-"""What a corpus does not say, said by models: gender and transcripts, kept apart from its labels.
+"""Annotate a corpus with models (pseudo-labels): gender and transcripts, kept apart from its labels.
 
-Work of hours outlives a kill: each answer is appended to a file beside the result, and a second call goes on from it.
+Hours of work survive a kill: each prediction is appended to a file beside the result, and a second call continues it.
 """
 
 from __future__ import annotations
@@ -23,47 +23,48 @@ from serein.data import manifest
 from serein.data.groups import speaker_key
 from serein.data.utterance import Predicted, Utterance
 from serein.errors import AudioError, LeakError, ModelError, RunError
-from serein.evaluation.predictions import Prediction, class_names
+from serein.evaluation.predictions import Prediction as RunPrediction
+from serein.evaluation.predictions import class_names
 from serein.evaluation.run_folder import read_json, read_run_predictions
-from serein.inference.predictor import Answer, Predictor, load
+from serein.inference.predictor import Prediction, Predictor, load
 from serein.inference.transcription import Transcriber, load_transcriber, transcribe_each
 from serein.progress import Report
 
 GENDERS = ("female", "male")
 A_GENDER_MODEL = "a model folder or Hub name of a model that serein trained on gender"
 
-Outcome = str | AudioError | None
+Value = str | AudioError | None
 Field = Literal["gender", "transcript"]
 
 
-class Source(Protocol):
-    """Something that predicts one field of utterances.
+class Annotator(Protocol):
+    """A model, or the predictions of a run, that annotates one field.
 
     Attributes:
         field: Of `Predicted`.
-        by: Its name and what it hashes to, for `Predicted.by`.
+        by: Its name and hash, for `Predicted.by`.
     """
 
     field: Field
     by: str
 
     def wanted(self, utterances: Sequence[Utterance]) -> list[Utterance]:
-        """Return those that it is to answer for, after the proof that it may."""
+        """Return the utterances to predict, after the check that this is permitted."""
         ...
 
-    def answers(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Outcome]]:
-        """Yield each with its value, `None` where there is none, or what is wrong with its audio."""
+    def predict(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Value]]:
+        """Yield each utterance with its value, `None` where there is none, or the error of its audio."""
         ...
 
 
 @dataclass(frozen=True)
-class Filled:
-    """What came of filling a manifest.
+class AnnotationResult:
+    """An annotated manifest.
 
     Attributes:
         utterances: All of the manifest, in its order.
-        num_predicted: Field -> utterances that have a value by its source.
-        broken: What could not be heard, when that was to be skipped; its utterance has no prediction.
+        num_predicted: Field -> number of utterances with a predicted value.
+        broken: Recordings that could not be read and were skipped; their utterances have no prediction.
     """
 
     utterances: list[Utterance]
@@ -71,19 +72,19 @@ class Filled:
     broken: list[AudioError]
 
     def agreement(self) -> tuple[int, int]:
-        """Return how many predicted genders are the labelled one, and how many have a label to be compared with."""
+        """Return how many predicted genders equal the label, and how many utterances have both."""
         both = [u for u in self.utterances if u.gender is not None and u.predicted and u.predicted.gender is not None]
         return sum(u.predicted is not None and u.predicted.gender == u.gender for u in both), len(both)
 
 
-class GenderOfRun:
-    """A run that learned gender: no utterance is answered for by a model that learned from it.
+class RunGenderAnnotator:
+    """A run on gender: no utterance is predicted by a model that was trained on it.
 
-    Test predictions come first, then dev's; what no fold held, for want of a label perhaps, the first fold's model
-    hears. Of what every fold learned from, as the train side of an official split, nothing is predicted.
+    Test predictions come first, then dev's; utterances in no fold, perhaps without a label, are predicted by
+    the first fold's model. Utterances in every fold's train set, as of an official split, are not predicted.
 
     Args:
-        run: Run folder; the shares of several seeds are averaged.
+        run: Run folder; the probabilities of several seeds are averaged.
 
     Raises:
         RunError: It holds no predictions, or its classes are not female and male.
@@ -95,13 +96,13 @@ class GenderOfRun:
         self.run = run
         tested = read_run_predictions(run)
         _require_genders(class_names(tested), where=run)
-        self._said: dict[str, list[Prediction]] = {}
-        for predictions in (tested, read_run_predictions(run, side="dev")):
-            here = {prediction.id for prediction in predictions} - self._said.keys()
+        self._predicted: dict[str, list[RunPrediction]] = {}
+        for predictions in (tested, read_run_predictions(run, kind="dev")):
+            here = {prediction.id for prediction in predictions} - self._predicted.keys()
             for prediction in predictions:
                 if prediction.id in here:
-                    self._said.setdefault(prediction.id, []).append(prediction)
-        self._learned = {name for fold in read_json(run / "folds.json").get("folds", ()) for name in fold["train"]}
+                    self._predicted.setdefault(prediction.id, []).append(prediction)
+        self._trained_on = {name for fold in read_json(run / "folds.json").get("folds", ()) for name in fold["train"]}
         self.by = f"{run}, sha256 {_digest_of(sorted(map(repr, tested)))}"
 
     def wanted(self, utterances: Sequence[Utterance]) -> list[Utterance]:
@@ -110,46 +111,48 @@ class GenderOfRun:
         Raises:
             RunError: The run is of other data, or its utterances of these names have other speakers.
         """
-        lacking = [u.id for u in utterances if u.id not in self._said and u.id not in self._learned]
+        lacking = [u.id for u in utterances if u.id not in self._predicted and u.id not in self._trained_on]
         if len(lacking) == len(utterances) or (lacking and self._model_folder() is None):
             raise RunError(
                 f"{len(lacking)} of {len(utterances)} utterances have no prediction there, such as {lacking[0]}",
                 where=self.run,
                 remedy="Run the recipe on this manifest, or name a model folder instead: --gender MODEL.",
             )
-        said = self._said
-        foreign = [u.id for u in utterances if any(p.speaker not in (None, u.speaker) for p in said.get(u.id, ()))]
+        known = self._predicted
+        foreign = [u.id for u in utterances if any(p.speaker not in (None, u.speaker) for p in known.get(u.id, ()))]
         if foreign:
             raise RunError(
                 f"{len(foreign)} utterances have another speaker there, such as {foreign[0]}",
                 where=self.run,
                 remedy="Name a run on this manifest.",
             )
-        return [u for u in utterances if u.id in self._said or u.id not in self._learned]
+        return [u for u in utterances if u.id in self._predicted or u.id not in self._trained_on]
 
-    def answers(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Outcome]]:
-        """Yield the gender with the larger mean share."""
+    def predict(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Value]]:
+        """Yield the gender with the larger mean probability."""
         for utterance in utterances:
-            if utterance.id in self._said:
+            if utterance.id in self._predicted:
                 yield utterance, self._gender(utterance.id)
-        unsaid = [utterance for utterance in utterances if utterance.id not in self._said]
-        if unsaid and (folder := self._model_folder()) is not None:
-            yield from _heard(load(folder), unsaid)
+        others = [utterance for utterance in utterances if utterance.id not in self._predicted]
+        if others and (folder := self._model_folder()) is not None:
+            yield from _genders(load(folder), others)
 
     def _model_folder(self) -> Path | None:
         return next(iter(sorted(self.run.glob("fold-*/seed-*/model"))), None)
 
     def _gender(self, name: str) -> str:
-        shares = [[_share(prediction, gender) for gender in GENDERS] for prediction in self._said[name]]
-        return GENDERS[int(np.mean(shares, axis=0).argmax())]
+        probabilities = [
+            [_probability(prediction, gender) for gender in GENDERS] for prediction in self._predicted[name]
+        ]
+        return GENDERS[int(np.mean(probabilities, axis=0).argmax())]
 
 
-class GenderOfModel:
-    """A model that learned gender from other speakers.
+class ModelGenderAnnotator:
+    """A gender model that was trained on other speakers.
 
     Args:
         name: Model folder or Hub name.
-        seen_speakers: Whether it may have learned from speakers of the manifest.
+        seen_speakers: Whether it may have been trained on speakers of the manifest.
 
     Raises:
         ModelError: There is no such model, or its classes are not female and male.
@@ -168,31 +171,31 @@ class GenderOfModel:
         """Return all.
 
         Raises:
-            LeakError: The model learned from some of the speakers, and that is refused.
+            LeakError: The model was trained on some of the speakers, and that is refused.
         """
-        learned = set(self._predictor.content.training.get("speakers", []))
-        shared = sorted({speaker_key(u) for u in utterances if u.speaker is not None} & learned)
+        known = set(self._predictor.checkpoint.training.get("speakers", []))
+        shared = sorted({speaker_key(u) for u in utterances if u.speaker is not None} & known)
         if shared and self._seen_speakers == "refuse":
             raise LeakError(
-                f"the model learned from {len(shared)} of these speakers: {', '.join(shared[:5])}",
+                f"the model was trained on {len(shared)} of these speakers: {', '.join(shared[:5])}",
                 where=self.name,
                 remedy="Name a run of a gender recipe on this manifest, whose test predictions are taken, "
-                "or allow it with --seen-speakers.",
+                "or allow it with --allow-seen-speakers.",
             )
         return list(utterances)
 
-    def answers(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Outcome]]:
-        """Yield the gender with the larger share."""
-        yield from _heard(self._predictor, utterances)
+    def predict(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Value]]:
+        """Yield the gender with the larger probability."""
+        yield from _genders(self._predictor, utterances)
 
 
-class Transcripts:
+class TranscriptAnnotator:
     """A speech recognition model.
 
     Args:
         name: Folder or Hub name.
         which: Whether utterances with a transcript are transcribed as well.
-        language: What is spoken; `None` goes by what the utterances say.
+        language: Spoken language; `None` uses each utterance's own.
 
     Raises:
         ModelError: There is no such model, or it does not know the language.
@@ -205,66 +208,66 @@ class Transcripts:
         self._which, self._language = which, language
         if language is not None and not self._transcriber.knows(language):
             raise ModelError(
-                f"cannot be told to expect the language '{language}'",
+                f"does not support the language '{language}'",
                 where=name,
                 remedy="Leave out --language, or name a multilingual Whisper and a language that it knows.",
             )
-        told = f", language {language}" if language else ""
-        self.by = f"{name}, sha256 {hub.folder_digest(self._transcriber.folder)[:16]}{told}"
+        setting = f", language {language}" if language else ""
+        self.by = f"{name}, sha256 {hub.folder_digest(self._transcriber.folder)[:16]}{setting}"
 
     def wanted(self, utterances: Sequence[Utterance]) -> list[Utterance]:
         """Return those without a transcript, or all."""
         return [u for u in utterances if self._which == "all" or not (u.transcript or "").strip()]
 
-    def answers(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Outcome]]:
+    def predict(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Value]]:
         """Yield the words of each."""
         yield from transcribe_each(self._transcriber, utterances, language=self._language)
 
 
-def gender_source(name: str, seen_speakers: Literal["refuse", "allow"]) -> Source:
-    """Return the source of genders that a person names: a run folder, a model folder, or a Hub name."""
+def gender_annotator(name: str, seen_speakers: Literal["refuse", "allow"]) -> Annotator:
+    """Return the gender annotator of a run folder, a model folder, or a Hub name."""
     run = Path(name)
     if any(run.glob("fold-*")):
-        return GenderOfRun(run)
-    return GenderOfModel(name, seen_speakers)
+        return RunGenderAnnotator(run)
+    return ModelGenderAnnotator(name, seen_speakers)
 
 
-def fill(
-    manifest_path: Path, out: Path, sources: Sequence[Source], *, broken: Literal["stop", "skip"], report: Report
-) -> Filled:
-    """Have models predict what is missing, and write the manifest with it.
+def annotate(
+    manifest_path: Path, out: Path, annotators: Sequence[Annotator], *, broken: Literal["stop", "skip"], report: Report
+) -> AnnotationResult:
+    """Predict missing fields of a manifest, and write it with the predictions.
 
     Args:
         manifest_path: Its labels stay as they are.
-        out: Where the manifest goes; written whole when all is done.
-        sources: What predicts.
-        broken: Whether an utterance that cannot be heard stops the work or is skipped.
-        report: Told how many utterances are done, and how many a second.
+        out: Where the annotated manifest is written, atomically, when all is done.
+        annotators: They predict one field each.
+        broken: Whether an utterance that cannot be read stops the work or is skipped.
+        report: Called with the number of finished utterances and the rate.
 
     Raises:
-        AudioError: An utterance cannot be heard, and that is not to be skipped.
-        RunError: What an earlier call left was for other data or models, or another process is at it.
-        SereinError: A source may not or cannot answer for these utterances.
+        AudioError: An utterance cannot be read, and is not to be skipped.
+        RunError: An unfinished earlier call was for other data or models, or another process writes to the file.
+        SereinError: An annotator may not or cannot predict these utterances.
     """
     utterances = manifest.read(manifest_path)
-    wanted = [source.wanted(utterances) for source in sources]
-    watch = _Watch(broken, report)
+    wanted = [annotator.wanted(utterances) for annotator in annotators]
+    progress = _Progress(broken, report)
     partial = out.with_name(f"{out.name}.partial")
-    key = _digest_of([manifest.digest(utterances), *(f"{source.field}: {source.by}" for source in sources)])
+    key = _digest_of([manifest.digest(utterances), *(f"{annotator.field}: {annotator.by}" for annotator in annotators)])
     with _notes(partial, key) as (known, notes):
-        said = {
-            source.field: _Said(source.by, _answered(source, some, known[source.field], notes, watch))
-            for source, some in zip(sources, wanted, strict=True)
+        values_of = {
+            annotator.field: _Values(annotator.by, _annotated(annotator, some, known[annotator.field], notes, progress))
+            for annotator, some in zip(annotators, wanted, strict=True)
         }
-    filled = [_with_predictions(utterance, said) for utterance in utterances]
-    manifest.write(filled, out)
+    annotated = [_with_predictions(utterance, values_of) for utterance in utterances]
+    manifest.write(annotated, out)
     partial.unlink()
-    return Filled(filled, {name: each.num_values for name, each in said.items()}, watch.problems)
+    return AnnotationResult(annotated, {name: each.num_values for name, each in values_of.items()}, progress.problems)
 
 
 @dataclass(frozen=True)
-class _Said:
-    """What a source said: utterance id -> value, `None` where it found none."""
+class _Values:
+    """The predictions of an annotator: utterance id -> value, `None` where it found none."""
 
     by: str
     values: dict[str, str | None]
@@ -275,36 +278,40 @@ class _Said:
 
 
 @dataclass
-class _Watch:
-    """What becomes of broken audio, and who is told."""
+class _Progress:
+    """How broken audio is handled, and the progress callback."""
 
     broken: Literal["stop", "skip"]
     report: Report
     problems: list[AudioError] = dataclasses.field(default_factory=list)
 
 
-def _answered(
-    source: Source, wanted: Sequence[Utterance], known: dict[str, str | None], notes: IO[bytes], watch: _Watch
+def _annotated(
+    annotator: Annotator,
+    wanted: Sequence[Utterance],
+    known: dict[str, str | None],
+    notes: IO[bytes],
+    progress: _Progress,
 ) -> dict[str, str | None]:
-    """Ask for what is not known yet, note each answer at once, and return all that were wanted."""
+    """Predict what is missing, append each value to the notes at once, and return all wanted values."""
     todo = [u for u in wanted if u.id not in known]
     started, before = time.monotonic(), len(wanted) - len(todo)
-    for number, (utterance, outcome) in enumerate(source.answers(todo), start=1):
+    for number, (utterance, outcome) in enumerate(annotator.predict(todo), start=1):
         if isinstance(outcome, AudioError):
-            if watch.broken == "stop":
+            if progress.broken == "stop":
                 raise outcome
-            watch.problems.append(outcome)
+            progress.problems.append(outcome)
         else:
             known[utterance.id] = outcome
-            _note(notes, [source.field, utterance.id, outcome])
+            _note(notes, [annotator.field, utterance.id, outcome])
         done, rate = before + number, number / max(time.monotonic() - started, 1e-3)
-        watch.report(source.field, done, len(wanted), f"{done}/{len(wanted)} clips, {rate:.1f} a second")
+        progress.report(annotator.field, done, len(wanted), f"{done}/{len(wanted)} clips, {rate:.1f} a second")
     return {u.id: known[u.id] for u in wanted if u.id in known}
 
 
 @contextmanager
 def _notes(path: Path, key: str) -> Iterator[tuple[dict[str, dict[str, str | None]], IO[bytes]]]:
-    """Open the file of answers: what it holds (field -> id -> value), and the file to append to.
+    """Open the file of finished values: its contents (field -> id -> value), and the file to append to.
 
     A kill may leave half a line at its end, which is cut off.
     """
@@ -336,9 +343,9 @@ def _read_notes(content: bytes, key: str, path: Path) -> list[list[str]]:
         is_ours = False
     if not is_ours:
         raise RunError(
-            "what an earlier call left belongs to other data, models or options",
+            "an unfinished earlier call was for other data, models or options",
             where=path,
-            remedy="Delete it, or name another file with --out.",
+            remedy="Delete it, or choose another file with --out.",
         )
     return notes
 
@@ -355,36 +362,36 @@ def _lock(file: IO[bytes], path: Path) -> None:
         raise RunError("another process is working on it", where=path, remedy="Wait for it or stop it.") from None
 
 
-def _with_predictions(utterance: Utterance, said: Mapping[Field, _Said]) -> Utterance:
-    """Return an utterance with what was predicted now beside what was before."""
-    values = {name: each.values[utterance.id] for name, each in said.items() if utterance.id in each.values}
+def _with_predictions(utterance: Utterance, values_of: Mapping[Field, _Values]) -> Utterance:
+    """Return an utterance with its new predictions beside the earlier ones."""
+    values = {name: each.values[utterance.id] for name, each in values_of.items() if utterance.id in each.values}
     if not values:
         return utterance
     before = utterance.predicted or Predicted()
-    by = before.by | {name: said[name].by for name in values}
+    by = before.by | {name: values_of[name].by for name in values}
     predicted = Predicted.model_validate(before.model_dump() | values | {"by": by})
     return utterance.model_copy(update={"predicted": predicted})
 
 
-def _share(prediction: Prediction, gender: str) -> float:
-    if prediction.shares is None:
+def _probability(prediction: RunPrediction, gender: str) -> float:
+    if prediction.probabilities is None:
         return float(prediction.prediction == gender)
-    return prediction.shares[gender]
+    return prediction.probabilities[gender]
 
 
-def _heard(predictor: Predictor, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Outcome]]:
+def _genders(predictor: Predictor, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Value]]:
     for utterance, outcome in zip(utterances, predictor.predict_each(utterances), strict=True):
-        yield utterance, _larger(outcome) if isinstance(outcome, Answer) else outcome
+        yield utterance, _larger(outcome) if isinstance(outcome, Prediction) else outcome
 
 
-def _larger(answer: Answer) -> str:
-    return max(GENDERS, key=lambda gender: answer.shares[gender])
+def _larger(prediction: Prediction) -> str:
+    return max(GENDERS, key=lambda gender: prediction.probabilities[gender])
 
 
 def _require_genders(classes: Sequence[str], *, where: str | Path) -> None:
     if set(classes) != set(GENDERS):
         raise ModelError(
-            f"says {', '.join(classes)}, not {' and '.join(GENDERS)}",
+            f"has the classes {', '.join(classes)}, not {' and '.join(GENDERS)}",
             where=where,
             remedy="Name a model or run of a gender recipe.",
         )

@@ -1,4 +1,4 @@
-"""Systems fused: weights fitted to predictions, and judged on predictions that they were not fitted to."""
+"""Ensembles of systems: weights fitted to predictions, and evaluated on other predictions."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from serein.errors import RunError, expected_one_of
 from serein.evaluation.held_out import FittedBy, dependence, divide
 from serein.evaluation.intervals import Difference, paired_difference
 from serein.evaluation.predictions import Prediction
-from serein.evaluation.systems import Side, SideBySide, System, read_systems, side_by_side
-from serein.inference.fused import FittedOn, FusedModel, Fusion, read_fusion
-from serein.inference.fusion import fit_weights, fused_shares, uniform_weights
+from serein.evaluation.systems import AlignedPredictions, Split, System, align_predictions, read_systems
+from serein.inference.fused import Ensemble, EnsembleModel, FittedOn, read_ensemble
+from serein.inference.fusion import ensemble_probabilities, fit_weights, uniform_weights
 from serein.metrics import SCORES, FloatArray, class_f1, confusion_matrix
 from serein.progress import Report
 
@@ -26,15 +26,15 @@ _PER_CENT = 100.0
 
 @dataclass(frozen=True)
 class Row:
-    """Scores in per cent of one system, or of their fusion, over all judged utterances.
+    """Scores in per cent of one system, or of their ensemble, over all evaluated utterances.
 
     Attributes:
-        kind: What it is; `in sample`: fitted to the very predictions that it is judged on.
+        kind: `in sample`: fitted to the same predictions that it is evaluated on.
         f1: F1 of each class; `None` for one that neither occurs nor was predicted.
     """
 
     label: str
-    kind: Literal["system", "mean", "fusion", "in sample"]
+    kind: Literal["system", "mean", "ensemble", "in sample"]
     macro_f1: float
     ua: float
     wa: float
@@ -42,23 +42,23 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Fused:
-    """Systems, their fusion, and how both were judged.
+class EnsembleEvaluation:
+    """Systems, their ensemble, and how both were evaluated.
 
     Attributes:
-        fusion: The weights to keep, fitted to all that they may see.
-        side: The predictions that were judged.
-        fitted_by: How the judged weights were fitted: on `dev`; on the other folds; on other speakers or utterances
-            of the only fold; `nothing` for the mean; or given by a file.
+        ensemble: The weights to keep, fitted to all permitted predictions.
+        split: The predictions that were evaluated.
+        fitted_by: How the evaluated weights were fitted: on `dev`; on the other folds; on other speakers or utterances
+            of the only fold; `none` for the mean; or given by a file.
         best: The system with the highest macro-F1.
-        to_best: The fusion minus the best system, by score name; fractions.
-        to_mean: The fusion minus the plain mean; `None` where it is that.
-        notes: What a reader must know to read the numbers.
+        to_best: The ensemble minus the best system, by score name; fractions.
+        to_mean: The ensemble minus the plain mean; `None` where it is the mean.
+        notes: Caveats for readers of the numbers.
     """
 
-    fusion: Fusion
-    side: Side
-    fitted_by: FittedBy | Literal["nothing", "file"]
+    ensemble: Ensemble
+    split: Split
+    fitted_by: FittedBy | Literal["none", "file"]
     num_utterances: int
     rows: tuple[Row, ...]
     best: str
@@ -68,199 +68,213 @@ class Fused:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists and numbers; scores and differences in per cent."""
-        labels = [model.label for model in self.fusion.models]
-        rows = zip(labels, self.fusion.weights, strict=True)
+        labels = [model.label for model in self.ensemble.models]
+        rows = zip(labels, self.ensemble.weights, strict=True)
         return {
-            "method": self.fusion.method,
-            "judged_on": self.side,
+            "method": self.ensemble.method,
+            "split": self.split,
             "fitted_by": self.fitted_by,
             "num_utterances": self.num_utterances,
             "rows": [asdict(row) for row in self.rows],
             "best": self.best,
-            "fusion_minus_best": _differences(self.to_best),
-            "fusion_minus_mean": self.to_mean and _differences(self.to_mean),
-            "weights": {label: dict(zip(self.fusion.classes, row, strict=True)) for label, row in rows},
+            "ensemble_minus_best": _differences(self.to_best),
+            "ensemble_minus_mean": self.to_mean and _differences(self.to_mean),
+            "weights": {label: dict(zip(self.ensemble.classes, row, strict=True)) for label, row in rows},
             "notes": list(self.notes),
         }
 
 
-def fuse(paths: Sequence[Path], *, method: str, side: Side, seed: int, report: Report) -> Fused:
-    """Fuse run folders or prediction files.
+def fit_ensemble(paths: Sequence[Path], *, method: str, split: Split, seed: int, report: Report) -> EnsembleEvaluation:
+    """Evaluate an ensemble of run folders or prediction files.
 
     Args:
-        method: `cobyla` fits a weight for each system and class; `mean` takes all alike; a `.json` file gives weights.
-        side: The predictions to judge on. Weights for a fold's test side are fitted to its dev predictions where all
+        method: `cobyla` fits a weight for each system and class; `mean` weights all equally; a `.json` file gives them.
+        split: The predictions to evaluate. Weights for a fold's test set are fitted to its dev predictions where all
             systems have them, else to the test predictions of the other folds, or of other speakers of the only one.
         seed: Draws starts, and folds over speakers.
-        report: Told of progress.
+        report: Called with the progress.
 
     Raises:
         RunError: The systems did not predict the same, or the method is unknown.
         ModelError: The file of weights is broken, or of other systems.
-        LeakError: Weights would be judged on what they were fitted to.
+        LeakError: Weights would be evaluated on the predictions that they were fitted to.
     """
     if method not in METHODS and not method.endswith(".json"):
-        message = expected_one_of(method, [*METHODS, "a fusion file (.json)"], kind="method")
-        raise RunError(message, where="--method", remedy="Name one of these.")
-    systems = read_systems(paths, side)
-    judged = side_by_side(systems, side)
+        message = expected_one_of(method, [*METHODS, "an ensemble file (.json)"], kind="method")
+        raise RunError(message, where="--method", remedy="Choose one of these.")
+    systems = read_systems(paths, split)
+    evaluated = align_predictions(systems, split)
     if method == "cobyla":
-        weighed = _fitted(systems, judged, side, seed, report)
+        weighted = _fitted(systems, evaluated, split, seed, report)
     else:
-        weighed = _mean(judged) if method == "mean" else _given(read_fusion(method), systems, judged)
-    return _outcome(systems, judged, side, weighed)
+        weighted = _mean(evaluated) if method == "mean" else _given(read_ensemble(method), systems, evaluated)
+    return _outcome(systems, evaluated, split, weighted)
 
 
-# -- weighed ---------------------------------------------------------------------------------------------------------
+# -- weights --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Weighed:
-    """Weights, and the shares of the judged utterances that they, or weights of other utterances, make.
+class _Weighted:
+    """Weights, and the weighted probabilities of the evaluated utterances.
 
     Attributes:
-        shares: ``(utterances, classes)``, out of sample as far as the notes do not say otherwise.
+        probabilities: ``(utterances, classes)``, out of sample unless a note says otherwise.
         weights: ``(systems, classes)``, to keep.
-        in_sample: As `shares`, by weights that were fitted to the judged utterances; `None` where nothing was fitted.
+        in_sample: As `probabilities`, by weights fitted to the evaluated utterances; `None` where nothing was fitted.
     """
 
     method: str
-    fitted_by: FittedBy | Literal["nothing", "file"]
-    shares: FloatArray
+    fitted_by: FittedBy | Literal["none", "file"]
+    probabilities: FloatArray
     weights: FloatArray
     fitted_on: FittedOn
     notes: list[str]
     in_sample: FloatArray | None = None
 
 
-def _fitted(systems: Sequence[System], judged: SideBySide, side: Side, seed: int, report: Report) -> _Weighed:
-    dev, notes = _dev(systems, judged) if side == "test" else (None, [])
-    fitted_by, parts = divide(judged, dev, seed)
-    shares = np.empty(judged.shares.shape[1:])
+def _fitted(
+    systems: Sequence[System], evaluated: AlignedPredictions, split: Split, seed: int, report: Report
+) -> _Weighted:
+    dev, notes = _dev(systems, evaluated) if split == "test" else (None, [])
+    fitted_by, parts = divide(evaluated, dev, seed)
+    probabilities = np.empty(evaluated.probabilities.shape[1:])
     for part in parts:
         weights = _fit(part.fit, seed, f"weights for {part.name}", report)
-        shares[part.judged] = fused_shares(judged.shares[:, part.judged], weights)
-    in_sample = _fit(judged, seed, "weights in sample", report)
+        probabilities[part.evaluated] = ensemble_probabilities(evaluated.probabilities[:, part.evaluated], weights)
+    in_sample = _fit(evaluated, seed, "weights in sample", report)
     kept = in_sample if dev is None else _fit(dev, seed, "weights to keep", report)
-    seen = judged if dev is None else dev
-    fitted_on = FittedOn(side="dev" if dev else side, num_utterances=len(seen.rows), seen=tuple(sorted(_names(seen))))
-    notes += dependence(judged, parts)
-    in_sample_shares = fused_shares(judged.shares, in_sample)
-    return _Weighed("cobyla", fitted_by, shares, kept, fitted_on, notes, in_sample_shares)
+    seen = evaluated if dev is None else dev
+    fitted_on = FittedOn(split="dev" if dev else split, num_utterances=len(seen.rows), seen=tuple(sorted(_names(seen))))
+    notes += dependence(evaluated, parts)
+    in_sample_probabilities = ensemble_probabilities(evaluated.probabilities, in_sample)
+    return _Weighted("cobyla", fitted_by, probabilities, kept, fitted_on, notes, in_sample_probabilities)
 
 
-def _mean(judged: SideBySide) -> _Weighed:
-    weights = uniform_weights(len(judged.shares), len(judged.classes))
-    nothing = FittedOn(side=None, num_utterances=0, seen=())
-    return _Weighed("mean", "nothing", fused_shares(judged.shares, weights), weights, nothing, [])
+def _mean(evaluated: AlignedPredictions) -> _Weighted:
+    weights = uniform_weights(len(evaluated.probabilities), len(evaluated.classes))
+    unfitted = FittedOn(split=None, num_utterances=0, seen=())
+    return _Weighted("mean", "none", ensemble_probabilities(evaluated.probabilities, weights), weights, unfitted, [])
 
 
-def _given(given: Fusion, systems: Sequence[System], judged: SideBySide) -> _Weighed:
-    weights, notes = _weights_of(given, systems, judged.classes)
-    seen = set(given.fitted_on.seen) & {*_names(judged), *(row.id for row in judged.rows)}
+def _given(given: Ensemble, systems: Sequence[System], evaluated: AlignedPredictions) -> _Weighted:
+    weights, notes = _weights_of(given, systems, evaluated.classes)
+    seen = set(given.fitted_on.seen) & {*_names(evaluated), *(row.id for row in evaluated.rows)}
     if seen:
         notes.append(f"IN SAMPLE, optimistic: the weights were fitted to {len(seen)} of these speakers or utterances.")
-    return _Weighed(given.method, "file", fused_shares(judged.shares, weights), weights, given.fitted_on, notes)
+    return _Weighted(
+        given.method, "file", ensemble_probabilities(evaluated.probabilities, weights), weights, given.fitted_on, notes
+    )
 
 
-def _dev(systems: Sequence[System], judged: SideBySide) -> tuple[SideBySide | None, list[str]]:
+def _dev(systems: Sequence[System], evaluated: AlignedPredictions) -> tuple[AlignedPredictions | None, list[str]]:
     """Return the dev predictions when every system has them for every fold, and why not when only some have."""
     without = [system.label for system in systems if not system.predictions.get("dev")]
     if without:
         some = f"Not fitted on dev: {', '.join(without)} has no dev predictions."
         return None, [some] if len(without) < len(systems) else []
     try:
-        dev = side_by_side(systems, "dev")
+        dev = align_predictions(systems, "dev")
     except RunError as error:
         return None, [f"Not fitted on dev, where the systems differ: {error}"]
-    lacking = [name for name in judged.folds if name not in dev.folds]
+    lacking = [name for name in evaluated.folds if name not in dev.folds]
     return (None, [f"Not fitted on dev: fold {lacking[0]} has none."]) if lacking else (dev, [])
 
 
-def _fit(seen: SideBySide, seed: int, label: str, report: Report) -> FloatArray:
+def _fit(seen: AlignedPredictions, seed: int, label: str, report: Report) -> FloatArray:
     detail = f"{len(seen.rows)} utterances"
     rng = np.random.default_rng(seed)
-    fit = fit_weights(seen.shares, seen.truth, rng=rng, on_progress=lambda done, all: report(label, done, all, detail))
+    fit = fit_weights(
+        seen.probabilities, seen.truth, rng=rng, on_progress=lambda done, all: report(label, done, all, detail)
+    )
     return fit.weights
 
 
-def _names(seen: SideBySide) -> set[str]:
+def _names(seen: AlignedPredictions) -> set[str]:
     """Return the speakers, or the utterances where any speaker is unknown."""
     if None in seen.speakers:
         return {row.id for row in seen.rows}
     return {str(speaker) for speaker in seen.speakers}
 
 
-def _weights_of(given: Fusion, systems: Sequence[System], classes: Sequence[str]) -> tuple[FloatArray, list[str]]:
-    """Return a file's weights in the order of systems and classes, and a note where systems are told by order alone."""
+def _weights_of(given: Ensemble, systems: Sequence[System], classes: Sequence[str]) -> tuple[FloatArray, list[str]]:
+    """Return a file's weights in the order of systems and classes, and a note where they are matched by order alone."""
     if set(given.classes) != set(classes):
         what = f"its classes are {', '.join(given.classes)}, and those of the systems {', '.join(classes)}"
-        raise RunError(what, where="--method", remedy="Take weights of the same classes.")
+        raise RunError(what, where="--method", remedy="Choose weights of the same classes.")
     if len(given.models) != len(systems):
-        what = f"it weighs {len(given.models)} systems, and {len(systems)} are named"
+        what = f"it has weights for {len(given.models)} systems, and {len(systems)} are named"
         raise RunError(what, where="--method", remedy="Name as many.")
     columns = [given.classes.index(name) for name in classes]
     theirs, ours = [model.label for model in given.models], [system.label for system in systems]
     if set(theirs) == set(ours):
         return given.weight_matrix[[theirs.index(label) for label in ours]][:, columns], []
     pairs = ", ".join(f"{their} for {our}" for their, our in zip(theirs, ours, strict=True))
-    return given.weight_matrix[:, columns], [f"Weights are taken in their order: those of {pairs}."]
+    return given.weight_matrix[:, columns], [f"Weights are matched by order: {pairs}."]
 
 
-# -- judged ----------------------------------------------------------------------------------------------------------
+# -- evaluation --------------------------------------------------------------------------------------------------------
 
 
-def _outcome(systems: Sequence[System], judged: SideBySide, side: Side, weighed: _Weighed) -> Fused:
-    alone = [_row(s.label, "system", judged, own) for s, own in zip(systems, judged.shares, strict=True)]
+def _outcome(
+    systems: Sequence[System], evaluated: AlignedPredictions, split: Split, weighted: _Weighted
+) -> EnsembleEvaluation:
+    alone = [_row(s.label, "system", evaluated, own) for s, own in zip(systems, evaluated.probabilities, strict=True)]
     best = max(range(len(alone)), key=lambda number: alone[number].macro_f1)
-    fused = _predictions(judged, weighed.shares)
-    mean = None if weighed.method == "mean" else judged.shares.mean(axis=0)
-    rows = (*alone, *_fusion_rows(judged, mean, weighed))
-    return Fused(
-        _to_keep(systems, judged.classes, weighed, rows),
-        side,
-        weighed.fitted_by,
-        num_utterances=len(judged.rows),
+    combined = _predictions(evaluated, weighted.probabilities)
+    mean = None if weighted.method == "mean" else evaluated.probabilities.mean(axis=0)
+    rows = (*alone, *_ensemble_rows(evaluated, mean, weighted))
+    return EnsembleEvaluation(
+        _to_keep(systems, evaluated.classes, weighted, rows),
+        split,
+        weighted.fitted_by,
+        num_utterances=len(evaluated.rows),
         rows=rows,
         best=alone[best].label,
-        to_best=_difference(fused, _predictions(judged, judged.shares[best]), judged.classes),
-        to_mean=None if mean is None else _difference(fused, _predictions(judged, mean), judged.classes),
-        notes=(*weighed.notes, *_notes(systems, judged, side)),
+        to_best=_difference(combined, _predictions(evaluated, evaluated.probabilities[best]), evaluated.classes),
+        to_mean=None if mean is None else _difference(combined, _predictions(evaluated, mean), evaluated.classes),
+        notes=(*weighted.notes, *_notes(systems, evaluated, split)),
     )
 
 
-def _fusion_rows(judged: SideBySide, mean: FloatArray | None, weighed: _Weighed) -> list[Row]:
-    rows = [] if mean is None else [_row("mean of all", "mean", judged, mean)]
-    rows.append(_row(f"fusion ({weighed.method})", "fusion", judged, weighed.shares))
-    if weighed.in_sample is not None:
-        rows.append(_row("fusion, in sample (optimistic)", "in sample", judged, weighed.in_sample))
+def _ensemble_rows(evaluated: AlignedPredictions, mean: FloatArray | None, weighted: _Weighted) -> list[Row]:
+    rows = [] if mean is None else [_row("mean of all", "mean", evaluated, mean)]
+    rows.append(_row(f"ensemble ({weighted.method})", "ensemble", evaluated, weighted.probabilities))
+    if weighted.in_sample is not None:
+        rows.append(_row("ensemble, in sample (optimistic)", "in sample", evaluated, weighted.in_sample))
     return rows
 
 
-def _to_keep(systems: Sequence[System], classes: tuple[str, ...], weighed: _Weighed, rows: Sequence[Row]) -> Fusion:
-    return Fusion(
+def _to_keep(systems: Sequence[System], classes: tuple[str, ...], weighted: _Weighted, rows: Sequence[Row]) -> Ensemble:
+    return Ensemble(
         format=1,
         classes=classes,
-        method=weighed.method,
-        models=tuple(FusedModel(path=str(s.path), label=s.label, folders=s.folders) for s in systems),
-        weights=tuple(tuple(map(float, row)) for row in weighed.weights),
-        fitted_on=weighed.fitted_on,
+        method=weighted.method,
+        models=tuple(EnsembleModel(path=str(s.path), label=s.label, folders=s.folders) for s in systems),
+        weights=tuple(tuple(map(float, row)) for row in weighted.weights),
+        fitted_on=weighted.fitted_on,
         scores=tuple(asdict(row) for row in rows),
     )
 
 
 def _row(
-    label: str, kind: Literal["system", "mean", "fusion", "in sample"], judged: SideBySide, shares: FloatArray
+    label: str,
+    kind: Literal["system", "mean", "ensemble", "in sample"],
+    evaluated: AlignedPredictions,
+    probabilities: FloatArray,
 ) -> Row:
-    confusion = confusion_matrix(judged.truth, shares.argmax(axis=1), len(judged.classes))
+    confusion = confusion_matrix(evaluated.truth, probabilities.argmax(axis=1), len(evaluated.classes))
     scores = {name: _PER_CENT * float(score(confusion)) for name, score in SCORES.items()}
     f1 = [None if np.isnan(value) else _PER_CENT * float(value) for value in class_f1(confusion)]
-    return Row(label, kind, **scores, f1=dict(zip(judged.classes, f1, strict=True)))
+    return Row(label, kind, **scores, f1=dict(zip(evaluated.classes, f1, strict=True)))
 
 
-def _predictions(judged: SideBySide, shares: FloatArray) -> list[Prediction]:
-    heard = [judged.classes[number] for number in shares.argmax(axis=1)]
-    return [replace(row, prediction=name, shares=None, seed=0) for row, name in zip(judged.rows, heard, strict=True)]
+def _predictions(evaluated: AlignedPredictions, probabilities: FloatArray) -> list[Prediction]:
+    labels = [evaluated.classes[number] for number in probabilities.argmax(axis=1)]
+    return [
+        replace(row, prediction=name, probabilities=None, seed=0)
+        for row, name in zip(evaluated.rows, labels, strict=True)
+    ]
 
 
 def _difference(a: Sequence[Prediction], b: Sequence[Prediction], classes: Sequence[str]) -> dict[str, Difference]:
@@ -272,19 +286,19 @@ def _differences(differences: dict[str, Difference]) -> dict[str, dict[str, Any]
         name: {
             "difference": _PER_CENT * found.difference,
             "interval": found.interval and [_PER_CENT * bound for bound in found.interval],
-            "share_above_zero": found.share_above_zero,
+            "probability_of_improvement": found.probability_of_improvement,
             "resampled": found.resampled,
         }
         for name, found in differences.items()
     }
 
 
-def _notes(systems: Sequence[System], judged: SideBySide, side: Side) -> list[str]:
+def _notes(systems: Sequence[System], evaluated: AlignedPredictions, split: Split) -> list[str]:
     notes = []
-    seeds = {s.label: len({p.seed for p in s.predictions[side]}) for s in systems}
+    seeds = {s.label: len({p.seed for p in s.predictions[split]}) for s in systems}
     averaged = [f"{label} {count}" for label, count in seeds.items() if count > 1]
     if averaged:
-        notes.append(f"Shares of a system's seeds are averaged first; seeds: {', '.join(averaged)}.")
-    if judged.num_unlabelled:
-        notes.append(f"{judged.num_unlabelled} predictions have no truth and are left out.")
+        notes.append(f"Probabilities of a system's seeds are averaged first; seeds: {', '.join(averaged)}.")
+    if evaluated.num_unlabelled:
+        notes.append(f"{evaluated.num_unlabelled} predictions have no truth and are left out.")
     return notes

@@ -30,7 +30,7 @@ _messages: Any = None
 
 
 def run_parallel(
-    recipe: Recipe, manifest: Path, out: Path, units: list[tuple[Fold, int]], num_jobs: int, report: Report
+    recipe: Recipe, manifest: Path, out: Path, fold_runs: list[tuple[Fold, int]], num_jobs: int, report: Report
 ) -> None:
     """Run units in `num_jobs` processes, each with its share of the cores.
 
@@ -46,11 +46,11 @@ def run_parallel(
     listener = threading.Thread(target=_listen, args=(messages, report), daemon=True)
     listener.start()
     threads = max(1, torch.get_num_threads() // num_jobs)  # not by what is left to do: a sum's last bits hang on it
-    size = min(num_jobs, len(units))
+    size = min(num_jobs, len(fold_runs))
     pool = ProcessPoolExecutor(size, context, _start, (recipe, manifest, messages, threads))
     try:
         with _deaf_to_keyboard():
-            futures = [pool.submit(_run, fold.name, seed, out) for fold, seed in units]
+            futures = [pool.submit(_run, fold.name, seed, out) for fold, seed in fold_runs]
         for future in as_completed(futures):
             future.result()
     except BaseException as error:
@@ -107,8 +107,8 @@ def _start(recipe: Recipe, manifest: Path, messages: Any, threads: int) -> None:
 
 
 def _run(fold_name: str, seed: int, out: Path) -> None:
-    from serein.experiment import run_unit
+    from serein.experiment import run_fold
 
     assert _experiment is not None
     fold = next(fold for fold in _experiment.folds.folds if fold.name == fold_name)
-    run_unit(_experiment, fold, seed, out, lambda *progress: _messages.put(progress))
+    run_fold(_experiment, fold, seed, out, lambda *progress: _messages.put(progress))

@@ -1,4 +1,4 @@
-"""A finished model on new data: predicted and scored, after the proof that the data is new."""
+"""Evaluate a trained model on a manifest, after checking that its speakers are new to the model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from serein.evaluation.predictions import Prediction
 from serein.evaluation.scores import Scores, score_predictions
 from serein.inference.predictor import load
 from serein.labels.attributes import require_attributes
-from serein.labels.categories import with_class
+from serein.labels.categories import keep_labelled
 from serein.predicting import predictions_of
 
 Progress = Callable[[int, int], None]
 
 
-def judge(
+def evaluate(
     model: str,
     manifest_path: Path,
     *,
@@ -33,46 +33,54 @@ def judge(
 ) -> tuple[list[Prediction], Scores]:
     """Predict and score a manifest.
 
-    Utterances of no class of the model are left out, and the scores' notes count them.
+    Utterances whose class the model does not have are left out; the notes of the scores count them.
 
     Args:
-        attributes: What a conditioned model is told; `None` is as it was trained to be judged.
+        attributes: Source of a conditioned model's conditions; `None` takes the recipe's.
 
     Raises:
-        ManifestError: No utterance has a class of the model, or what it is to be told is known of none.
-        LeakError: The model learned from speakers of the manifest, and that is refused.
+        ManifestError: No utterance has a class of the model, or no utterance has the conditions.
+        LeakError: The model was trained on speakers of the manifest, and `seen_speakers` is "refuse".
     """
-    content = load(model).content
-    utterances, left_out = with_class(manifest.read(manifest_path), content.categories, "drop")
+    checkpoint = load(model).checkpoint
+    utterances, left_out = keep_labelled(manifest.read(manifest_path), checkpoint.class_labels, "drop")
     if not utterances:
         raise ManifestError(
             f"no utterance has a class of the model; it has {', '.join(left_out)}",
             where=manifest_path,
-            remedy=f"The model knows: {', '.join(content.categories.classes)}.",
+            remedy=f"The model knows: {', '.join(checkpoint.class_labels.classes)}.",
         )
-    notes = [f"Left out, of no class of the model: {count} {name}." for name, count in left_out.most_common()]
-    shared = _shared_speakers(utterances, content.training.get("speakers", []))
+    notes = [f"Left out because the model has no such class: {count} {name}." for name, count in left_out.most_common()]
+    shared = _shared_speakers(utterances, checkpoint.training.get("speakers", []))
     if shared and seen_speakers == "refuse":
         raise LeakError(
-            f"the model learned from {len(shared)} of these speakers: {', '.join(shared[:5])}",
+            f"the model was trained on {len(shared)} of these speakers: {', '.join(shared[:5])}",
             where=manifest_path,
-            remedy="Take new speakers, or allow it with --seen-speakers, which the scores then say.",
+            remedy="Take new speakers, or allow it with --allow-seen-speakers, which the scores then say.",
         )
     if shared:
-        notes.append(f"SPEAKER-DEPENDENT: the model learned from {len(shared)} of these speakers.")
-    told = attributes or content.options.inference.attributes
-    require_attributes(utterances, content.conditions, told)
-    if content.conditions:
-        notes.append(f"Told of each clip: {', '.join(content.conditions)} ({told}).")
-    recordings = Recordings(utterances, trim_db=content.options.clips.trim_db)
+        notes.append(f"SPEAKER-DEPENDENT: the model was trained on {len(shared)} of these speakers.")
+    condition_source = attributes or checkpoint.options.inference.conditions
+    require_attributes(utterances, checkpoint.conditions, condition_source)
+    if checkpoint.conditions:
+        notes.append(f"Conditions of each clip: {', '.join(checkpoint.conditions)} ({condition_source}).")
+    recordings = Recordings(utterances, trim_db=checkpoint.options.clips.trim_db)
     positions = range(len(utterances))
-    said = predictions_of(content, recordings, positions, fold="all", seed=0, told=told, on_progress=on_progress)
-    predictions = said.by_task[content.task]
-    classes, brought = content.categories.classes, content.calibration
+    said = predictions_of(
+        checkpoint,
+        recordings,
+        positions,
+        fold="all",
+        seed=0,
+        condition_source=condition_source,
+        on_progress=on_progress,
+    )
+    predictions = said.by_task[checkpoint.task]
+    classes, brought = checkpoint.class_labels.classes, checkpoint.calibration
     calibration = model_calibration(predictions, classes, None if brought is None else brought.temperature)
     if brought is not None:
         predictions = with_temperature(predictions, brought.temperature)
-        notes.append(f"Shares are calibrated by the model's temperature of {brought.temperature:.2f}.")
+        notes.append(f"Probabilities are calibrated by the model's temperature of {brought.temperature:.2f}.")
     return predictions, replace(score_predictions(predictions, classes, notes=tuple(notes)), calibration=calibration)
 
 

@@ -16,13 +16,13 @@ def cross_entropy(
     class_weights: torch.Tensor | None = None,
     smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """Cross-entropy against class shares.
+    """Cross-entropy against class probabilities.
 
     Smoothing g leaves 1-g to the true class and gives g/(K-1) to each other (diatlova2024); `torch` spreads its
     argument over all K classes instead, so that torch's g' = g*K/(K-1).
 
     Args:
-        truth: (batch, class) shares that sum to 1.
+        truth: (batch, class) probabilities that sum to 1.
         logits: (batch, class).
         class_weights: (class,), each share's term is multiplied by its class's weight.
         smoothing: g, in [0, 1).
@@ -35,10 +35,10 @@ def cross_entropy(
         tensor([0.6931])
     """
     num_classes = truth.shape[1]
-    shares = truth * (1 - smoothing) + (1 - truth) * smoothing / (num_classes - 1)
+    probabilities = truth * (1 - smoothing) + (1 - truth) * smoothing / (num_classes - 1)
     if class_weights is not None:
-        shares = shares * class_weights
-    return -(shares * logits.log_softmax(dim=1)).sum(dim=1)
+        probabilities = probabilities * class_weights
+    return -(probabilities * logits.log_softmax(dim=1)).sum(dim=1)
 
 
 def weighted_mean(losses: torch.Tensor, truth: torch.Tensor, class_weights: torch.Tensor | None) -> torch.Tensor:
@@ -46,7 +46,7 @@ def weighted_mean(losses: torch.Tensor, truth: torch.Tensor, class_weights: torc
 
     Args:
         losses: (batch,).
-        truth: (batch, class) shares.
+        truth: (batch, class) probabilities.
         class_weights: (class,) or `None` for the plain mean.
     """
     if class_weights is None:
@@ -85,7 +85,7 @@ def arcface(
     cross-entropy of scaled cosines, which is what a model answers by.
 
     Args:
-        truth: (batch, class) shares that sum to 1.
+        truth: (batch, class) probabilities that sum to 1.
         logits: (batch, class) scaled cosines between clips and the classes' centres.
         class_weights: See `cross_entropy`.
         smoothing: See `cross_entropy`.
@@ -167,9 +167,9 @@ def supervised_contrastive(labels: torch.Tensor, embeddings: torch.Tensor, tempe
         is_self = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
         is_positive = (labels[:, None] == labels[None, :]) & ~is_self
         cosines = (vectors @ vectors.T / temperature).masked_fill(is_self, float("-inf"))
-        log_shares = cosines - cosines.logsumexp(dim=1, keepdim=True)
+        log_probabilities = cosines - cosines.logsumexp(dim=1, keepdim=True)
         num_positives = is_positive.sum(dim=1)
-        sums = torch.where(is_positive, log_shares, log_shares.new_zeros(())).sum(dim=1)
+        sums = torch.where(is_positive, log_probabilities, log_probabilities.new_zeros(())).sum(dim=1)
         is_anchor = num_positives > 0
         return -(sums / num_positives.clamp_min(1))[is_anchor].sum() / is_anchor.sum().clamp_min(1)
 

@@ -223,39 +223,39 @@ def equal_error_rate(is_same: ArrayLike, similarity: ArrayLike) -> EqualError:
     return EqualError(rate, threshold)
 
 
-def tempered(shares: NDArray[Any], temperature: float | FloatArray) -> NDArray[Any]:
-    """Return shares softened (temperature above 1) or sharpened (below), which changes no answer.
+def tempered(probabilities: NDArray[Any], temperature: float | FloatArray) -> NDArray[Any]:
+    """Return probabilities softened (temperature above 1) or sharpened (below), which changes no answer.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 9: softmax(logits / temperature);
-    here of the logarithms of shares, which are logits up to a constant of each row. Shares that are means of several
-    networks' are tempered after the mean (Rahaman and Thiery 2021).
+    here of the logarithms of probabilities, which are logits up to a constant of each row. Probabilities that are means
+    of several networks' are tempered after the mean (Rahaman and Thiery 2021).
 
     Args:
-        shares: ``(utterances, classes)``, each row summing to 1.
+        probabilities: ``(utterances, classes)``, each row summing to 1.
         temperature: Above 0; or ``(utterances, 1)``, one for each row.
 
     Example:
         >>> tempered(np.array([[0.8, 0.2]]), 2.0).round(3).tolist()
         [[0.667, 0.333]]
     """
-    logits = np.log(np.maximum(np.asarray(shares, np.float64), np.finfo(np.float32).tiny)) / temperature
+    logits = np.log(np.maximum(np.asarray(probabilities, np.float64), np.finfo(np.float32).tiny)) / temperature
     softened = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    result: NDArray[Any] = (softened / softened.sum(axis=-1, keepdims=True)).astype(np.asarray(shares).dtype)
+    result: NDArray[Any] = (softened / softened.sum(axis=-1, keepdims=True)).astype(np.asarray(probabilities).dtype)
     return result
 
 
-def log_loss(truth: NDArray[np.int64], shares: NDArray[Any]) -> float:
+def log_loss(truth: NDArray[np.int64], probabilities: NDArray[Any]) -> float:
     """Return the mean negative logarithm of the true class's share (Guo et al. 2017, equation 6, per utterance).
 
     Args:
         truth: ``(utterances,)`` class numbers.
-        shares: ``(utterances, classes)``.
+        probabilities: ``(utterances, classes)``.
 
     Example:
         >>> round(log_loss(np.array([0, 1]), np.array([[0.5, 0.5], [0.75, 0.25]])), 4)
         1.0397
     """
-    given = np.asarray(shares, np.float64)[np.arange(len(truth)), truth]
+    given = np.asarray(probabilities, np.float64)[np.arange(len(truth)), truth]
     return float(-np.log(np.maximum(given, np.finfo(np.float32).tiny)).mean())
 
 

@@ -26,13 +26,13 @@ from serein.data.folds import make_folds
 from serein.data.groups import speaker_key
 from serein.errors import RunError
 from serein.evaluation.run_folder import read_json
-from serein.experiment import run_unit, train_unit
+from serein.experiment import run_fold, train_fold
 from serein.jobs import run_parallel
-from serein.predicting import unit_folder
+from serein.predicting import fold_run_folder
 from serein.preparation import Divide, Experiment, prepare, train_and_dev
 from serein.progress import Report
 from serein.recipe import Recipe
-from serein.world import world
+from serein.world import distributed_info
 
 _START = (".lock", "environment.json", "data.json", "folds.json")  # written before recipe.yaml
 
@@ -43,7 +43,7 @@ def new_folder(recipe: Recipe) -> Path:
     Raises:
         RunError: Several processes train together: each would name another second.
     """
-    if world().size > 1:
+    if distributed_info().size > 1:
         raise RunError("several processes need one folder", where="--out", remedy="Name it.")
     return Path("runs") / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
@@ -63,22 +63,25 @@ def run(
         SereinError: Before any training, when recipe, data and folder do not fit.
     """
     started = time.time()
-    report = report if world().is_first else _say_nothing
+    report = report if distributed_info().is_first else _say_nothing
     experiment = _startable(recipe, manifest_path, out, report, make_folds, is_resumed=is_resumed)
     with _locked(out):
-        units = experiment.units()
-        jobs = min(num_jobs or _jobs_of(out) or _suitable_jobs(experiment), len(units))
-        if world().is_first:
+        fold_runs = experiment.fold_runs()
+        jobs = min(num_jobs or _jobs_of(out) or _suitable_jobs(experiment), len(fold_runs))
+        if distributed_info().is_first:
             _write_start(out, experiment, jobs, started)
-        wanting = [(f, s) for f, s in units if not (unit_folder(out, f, s) / "predictions.jsonl").exists()]
-        learners = [unit for unit in wanting if experiment.learner(unit[0]) is unit[0]]
-        for some in (learners, [unit for unit in wanting if unit not in learners]):  # others take the learners' models
-            if jobs > 1 and some and world().size == 1:
+        wanting = [(f, s) for f, s in fold_runs if not (fold_run_folder(out, f, s) / "predictions.jsonl").exists()]
+        learners = [fold_run for fold_run in wanting if experiment.fold_with_same_training(fold_run[0]) is fold_run[0]]
+        for some in (
+            learners,
+            [fold_run for fold_run in wanting if fold_run not in learners],
+        ):  # others take the learners' models
+            if jobs > 1 and some and distributed_info().size == 1:
                 run_parallel(recipe, manifest_path, out, some, jobs, report)
             else:
                 for fold, seed in some:
-                    run_unit(experiment, fold, seed, out, report)
-        if world().is_first:
+                    run_fold(experiment, fold, seed, out, report)
+        if distributed_info().is_first:
             _write_finish(out, started)
 
 
@@ -89,13 +92,13 @@ def train(recipe: Recipe, manifest_path: Path, out: Path, *, is_resumed: bool, r
         The model folder, `out/model`.
     """
     started = time.time()
-    report = report if world().is_first else _say_nothing
+    report = report if distributed_info().is_first else _say_nothing
     experiment = _startable(recipe, manifest_path, out, report, train_and_dev, is_resumed=is_resumed)
     with _locked(out):
-        if world().is_first:
+        if distributed_info().is_first:
             _write_start(out, experiment, 1, started)
-        train_unit(experiment, experiment.folds.folds[0], recipe.seeds[0], out, report, label=recipe.name)
-        if world().is_first:
+        train_fold(experiment, experiment.folds.folds[0], recipe.seeds[0], out, report, label=recipe.name)
+        if distributed_info().is_first:
             _write_finish(out, started)
     return out / "model"
 
@@ -108,10 +111,10 @@ def _startable(
     recipe: Recipe, manifest_path: Path, out: Path, report: Report, divide: Divide, *, is_resumed: bool
 ) -> Experiment:
     """Return the experiment, after whatever can be wrong with it was looked for and before anything is written."""
-    if world().is_first:  # the others would find the folder that the first one makes
+    if distributed_info().is_first:  # the others would find the folder that the first one makes
         _require_startable(out, is_resumed)
     experiment = prepare(recipe, manifest_path, report, divide)
-    if is_resumed and world().is_first:
+    if is_resumed and distributed_info().is_first:
         _require_same(out, experiment)
     require_trainable(experiment)
     return experiment
@@ -218,7 +221,7 @@ def _jobs_of(out: Path) -> int | None:
 
 def _suitable_jobs(experiment: Experiment) -> int:
     """Small models train faster one per core than one on all cores."""
-    if experiment.recipe.backbone.name != "logmel" or torch.cuda.is_available() or world().size > 1:
+    if experiment.recipe.backbone.name != "logmel" or torch.cuda.is_available() or distributed_info().size > 1:
         return 1
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
 
@@ -226,7 +229,7 @@ def _suitable_jobs(experiment: Experiment) -> int:
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """Keep a second process out of a run folder; a killed one leaves no lock behind."""
-    if not world().is_first:
+    if not distributed_info().is_first:
         yield
         return
     out.mkdir(parents=True, exist_ok=True)

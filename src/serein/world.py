@@ -10,7 +10,7 @@ from multiprocessing.connection import wait
 
 
 @dataclass(frozen=True)
-class World:
+class DistributedInfo:
     """The processes of one training.
 
     Attributes:
@@ -29,16 +29,16 @@ class World:
         return self.rank == 0
 
 
-def world() -> World:
+def distributed_info() -> DistributedInfo:
     """Read what `torchrun` or SLURM say in the environment."""
     if "WORLD_SIZE" in os.environ and "RANK" in os.environ:
         size = int(os.environ["WORLD_SIZE"])
-        return World(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+        return DistributedInfo(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
     size = int(os.environ.get("SLURM_NTASKS", "1"))
     if size > 1 and "SLURM_PROCID" in os.environ:
         per_node = os.environ.get("SLURM_NTASKS_PER_NODE", str(size))
-        return World(int(os.environ["SLURM_PROCID"]), size, int(per_node))
-    return World(0, 1, 1)
+        return DistributedInfo(int(os.environ["SLURM_PROCID"]), size, int(per_node))
+    return DistributedInfo(0, 1, 1)
 
 
 def wait_for_all() -> None:

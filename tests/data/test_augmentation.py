@@ -14,14 +14,14 @@ from serein.recipe import SpectrogramAugmentation
 
 NUM_BANDS = 32
 ALL = {
-    "time_stretch": 0.2,
-    "band_stretch": 0.1,
+    "tempo": 0.2,
+    "vtlp": 0.1,
     "band_shift": 3.0,
     "gain_db": 6.0,
     "equaliser_db": 6.0,
-    "noise_share": 1.0,
+    "noise_probability": 1.0,
     "time_masks": 2,
-    "band_masks": 2,
+    "frequency_masks": 2,
 }
 
 
@@ -31,7 +31,7 @@ def augmenter(num_clips: int, first_seed: int = 0, **options: object) -> Spectro
 
 def bent(bands_db: torch.Tensor, **options: object) -> tuple[torch.Tensor, torch.Tensor]:
     num_frames = torch.full((len(bands_db),), bands_db.shape[1])
-    return augmenter(len(bands_db), **options).bend(bands_db, num_frames)
+    return augmenter(len(bands_db), **options).augment(bands_db, num_frames)
 
 
 def ramps(num_clips: int, num_frames: int, *, along: str) -> torch.Tensor:
@@ -43,11 +43,13 @@ def ramps(num_clips: int, num_frames: int, *, along: str) -> torch.Tensor:
 # -- nothing asked for, nothing changed
 
 
-@pytest.mark.parametrize("options", [{}, {"equaliser_share": 1.0, "time_mask_share": 1.0, "mixup_share": 1.0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"equaliser_probability": 1.0, "max_time_mask": 1.0, "mixup_probability": 1.0}]
+)
 def test_off_is_the_identity(options: dict[str, object]) -> None:
     bands_db, num_frames = torch.randn(3, 20, NUM_BANDS), torch.tensor([20, 7, 1])
     untouched = augmenter(3, **options)
-    after_db, frames_after = untouched.bend(bands_db, num_frames)
+    after_db, frames_after = untouched.augment(bands_db, num_frames)
     assert torch.equal(after_db, bands_db)
     assert torch.equal(frames_after, num_frames)
     assert torch.equal(untouched.mask(bands_db, num_frames, 1), bands_db)
@@ -58,7 +60,7 @@ def test_off_is_the_identity(options: dict[str, object]) -> None:
 
 
 def test_tempo_changes_the_number_of_frames_by_a_factor_within_its_bounds() -> None:
-    after_db, num_frames = bent(ramps(200, 1_000, along="time"), time_stretch=0.2)
+    after_db, num_frames = bent(ramps(200, 1_000, along="time"), tempo=0.2)
     factors = num_frames.double() / 1_000
     assert math.exp(-0.2) - 1e-3 <= factors.min() < 0.85
     assert 1.18 < factors.max() <= math.exp(0.2) + 1e-3
@@ -69,7 +71,7 @@ def test_tempo_changes_the_number_of_frames_by_a_factor_within_its_bounds() -> N
 
 
 def test_a_single_frame_survives_any_tempo() -> None:
-    after_db, num_frames = bent(torch.full((50, 1, NUM_BANDS), -20.0), time_stretch=1.0)
+    after_db, num_frames = bent(torch.full((50, 1, NUM_BANDS), -20.0), tempo=1.0)
     assert num_frames.min() == 1
     assert torch.equal(after_db, torch.full_like(after_db, -20.0))
 
@@ -85,7 +87,7 @@ def test_band_shift_moves_the_mel_axis() -> None:
 
 
 def test_band_stretch_scales_the_mel_axis() -> None:
-    after_db, _ = bent(ramps(200, 2, along="bands"), band_stretch=0.1)
+    after_db, _ = bent(ramps(200, 2, along="bands"), vtlp=0.1)
     scales = after_db[:, 0, 20] / 20
     assert 0.9 <= scales.min() < 0.92
     assert 1.08 < scales.max() <= 1.1
@@ -103,7 +105,7 @@ def test_a_gain_of_6_db_is_one_level_within_6_db() -> None:
 
 
 def test_an_equaliser_is_a_curve_of_straight_lines_over_the_bands() -> None:
-    curves = bent(torch.zeros(400, 2, NUM_BANDS), equaliser_db=6.0, equaliser_share=0.25)[0]
+    curves = bent(torch.zeros(400, 2, NUM_BANDS), equaliser_db=6.0, equaliser_probability=0.25)[0]
     assert torch.equal(curves[:, 0], curves[:, 1])
     assert curves.abs().max() <= 6
     drawn = curves[:, 0][curves[:, 0].abs().amax(dim=1) > 0]
@@ -116,7 +118,7 @@ def test_noise_is_as_far_below_the_peak_as_asked() -> None:
     """The loudest band is at -10 dB; noise 40 dB below it, but for a slope of up to 15 dB at either end."""
     bands_db = torch.full((100, 60, NUM_BANDS), -200.0)
     bands_db[:, 0, 0] = -10.0
-    noise_db = bent(bands_db, noise_share=1.0, noise_below_peak_db=(40.0, 40.0))[0][:, 1:]
+    noise_db = bent(bands_db, noise_probability=1.0, noise_below_peak_db=(40.0, 40.0))[0][:, 1:]
     spectra = noise_db.mean(dim=1).double()
     expected = torch.from_numpy(np.linspace(0, 1, NUM_BANDS))
     ends = spectra[:, :1], spectra[:, -1:]
@@ -128,7 +130,7 @@ def test_noise_is_as_far_below_the_peak_as_asked() -> None:
 
 def test_noise_adds_power_to_a_share_of_the_clips() -> None:
     bands_db = -30 + 10 * torch.randn(400, 4, NUM_BANDS)
-    after_db = bent(bands_db, noise_share=0.25)[0]
+    after_db = bent(bands_db, noise_probability=0.25)[0]
     gains_db = after_db - bands_db
     assert gains_db.min() > -1e-4
     assert 0.2 < (gains_db.amax(dim=(1, 2)) > 0.01).float().mean() < 0.3
@@ -140,16 +142,16 @@ def test_noise_follows_from_real_frames_alone() -> None:
     bands_db = torch.full((1, 10, NUM_BANDS), -40.0)
     louder = bands_db.clone()
     louder[:, 5:] = 0.0  # beyond the clip
-    options = {"noise_share": 1.0, "noise_below_peak_db": (20.0, 20.0)}
-    one = augmenter(1, **options).bend(bands_db, torch.tensor([5]))[0]
-    other = augmenter(1, **options).bend(louder, torch.tensor([5]))[0]
+    options = {"noise_probability": 1.0, "noise_below_peak_db": (20.0, 20.0)}
+    one = augmenter(1, **options).augment(bands_db, torch.tensor([5]))[0]
+    other = augmenter(1, **options).augment(louder, torch.tensor([5]))[0]
     assert torch.equal(one[:, :5], other[:, :5])
 
 
-@pytest.mark.parametrize("kind", ["time", "band"])
+@pytest.mark.parametrize("kind", ["time", "frequency"])
 def test_masks_are_as_many_and_as_wide_as_asked(kind: str) -> None:
-    options = {f"{kind}_masks": 2, f"{kind}_mask_share": 0.25}
-    size, num_frames = {"time": 40, "band": NUM_BANDS}[kind], torch.full((300,), 40)
+    options = {f"{kind}_masks": 2, f"max_{kind}_mask": 0.25}
+    size, num_frames = {"time": 40, "frequency": NUM_BANDS}[kind], torch.full((300,), 40)
     masked = augmenter(300, **options).mask(torch.ones(300, 40, NUM_BANDS), num_frames, 1)
     lines = masked[:, :, 0] if kind == "time" else masked[:, 0]
     assert torch.equal(masked, (lines[:, :, None] if kind == "time" else lines[:, None]).expand_as(masked))
@@ -160,7 +162,7 @@ def test_masks_are_as_many_and_as_wide_as_asked(kind: str) -> None:
 
 
 def test_a_time_mask_is_a_share_of_the_clip_not_of_the_batch() -> None:
-    masked = augmenter(100, time_masks=1, time_mask_share=0.5).mask(
+    masked = augmenter(100, time_masks=1, max_time_mask=0.5).mask(
         torch.ones(100, 100, NUM_BANDS), torch.full((100,), 10), 1
     )
     assert (masked[:, :10, 0] == 0).sum(dim=1).max() <= 5
@@ -168,7 +170,7 @@ def test_a_time_mask_is_a_share_of_the_clip_not_of_the_batch() -> None:
 
 
 def test_channels_share_their_masks() -> None:
-    masked = augmenter(50, band_masks=1, time_masks=1).mask(
+    masked = augmenter(50, frequency_masks=1, time_masks=1).mask(
         torch.ones(50, 9, 3 * NUM_BANDS), torch.full((50,), 9), num_channels=3
     )
     first, second, third = masked.split(NUM_BANDS, dim=2)
@@ -178,13 +180,13 @@ def test_channels_share_their_masks() -> None:
 
 
 def test_mixup_keeps_at_least_half_of_a_clip() -> None:
-    drawn = [augmenter(6, first_seed=10 * i, mixup=0.3, mixup_share=0.25).mixing() for i in range(400)]
+    drawn = [augmenter(6, first_seed=10 * i, mixup=0.3, mixup_probability=0.25).mixing() for i in range(400)]
     mixed = [each for each in drawn if each is not None]
     assert 0.2 < len(mixed) / 400 < 0.3
     assert all(sorted(partners.tolist()) == [0, 1, 2, 3, 4, 5] for partners, _ in mixed)
-    shares = [share for _, share in mixed]
-    assert 0.5 <= min(shares) < 0.55
-    assert np.mean(np.array(shares) > 0.9) > 0.4  # Beta(0.3, 0.3) leans to the ends
+    probabilities = [probability for _, probability in mixed]
+    assert 0.5 <= min(probabilities) < 0.55
+    assert np.mean(np.array(probabilities) > 0.9) > 0.4  # Beta(0.3, 0.3) leans to the ends
 
 
 # -- what a clip gets follows from its seed
@@ -199,7 +201,7 @@ def test_a_clip_is_changed_alike_alone_and_beside_others(names: list[str]) -> No
 
     def changed(clip: slice) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = SpectrogramAugmenter(SpectrogramAugmentation(**options), torch.arange(4)[clip])
-        frames, number = chosen.bend(bands_db[clip, : int(num_frames[clip].max())], num_frames[clip])
+        frames, number = chosen.augment(bands_db[clip, : int(num_frames[clip].max())], num_frames[clip])
         return chosen.mask(frames, number, 1), number
 
     together, numbers = changed(slice(None))
@@ -211,11 +213,11 @@ def test_a_clip_is_changed_alike_alone_and_beside_others(names: list[str]) -> No
 
 def measured(option: str, seed: int) -> list[float]:
     chosen = augmenter(1, first_seed=seed, **{option: ALL[option]})
-    bands_db, number = chosen.bend(ramps(1, 100, along="time"), torch.tensor([100]))
+    bands_db, number = chosen.augment(ramps(1, 100, along="time"), torch.tensor([100]))
     return [float(number), *chosen.mask(bands_db, number, 1).flatten().tolist()]
 
 
-@pytest.mark.parametrize("option", [name for name in ALL if name != "band_stretch" and name != "band_shift"])
+@pytest.mark.parametrize("option", [name for name in ALL if name != "vtlp" and name != "band_shift"])
 def test_another_seed_draws_something_else(option: str) -> None:
     assert measured(option, 0) == measured(option, 0)
     assert len({tuple(measured(option, seed)) for seed in range(8)}) > 4
@@ -224,7 +226,7 @@ def test_another_seed_draws_something_else(option: str) -> None:
 def test_gradients_and_types_pass() -> None:
     bands_db = torch.randn(2, 12, NUM_BANDS, requires_grad=True)
     chosen = augmenter(2, **ALL)
-    after_db, number = chosen.bend(bands_db, torch.tensor([12, 9]))
+    after_db, number = chosen.augment(bands_db, torch.tensor([12, 9]))
     masked = chosen.mask(after_db, number, 1)
     masked.sum().backward()
     assert masked.dtype == torch.float32

@@ -19,12 +19,12 @@ from serein.data.batches import (
     Targets,
     batch_durations,
     collate,
-    cropped,
     draw_seed,
-    extended,
-    fitted,
-    heard_durations,
+    fix_length,
+    fixed_durations,
     loader,
+    pad_or_repeat,
+    random_crop,
 )
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
@@ -34,7 +34,9 @@ Record = Callable[..., Utterance]
 
 # -- the sampler
 
-limits = st.builds(Batches, clips=st.integers(1, 8), seconds=st.floats(1.0, 40.0), buckets=st.integers(1, 4))
+limits = st.builds(
+    Batches, max_clips=st.integers(1, 8), max_seconds=st.floats(1.0, 40.0), num_buckets=st.integers(1, 4)
+)
 many_durations = st.lists(st.floats(0.01, 30.0), min_size=1, max_size=60).map(np.array)
 
 
@@ -50,9 +52,9 @@ def test_no_batch_exceeds_its_limits(durations_s: np.ndarray, batches: Batches, 
     plan = positions_of(sampler)
     assert len(sampler) == len(plan)
     for batch in plan:
-        assert 1 <= len(batch) <= batches.clips
+        assert 1 <= len(batch) <= batches.max_clips
         padded_s = len(batch) * durations_s[batch].max()
-        assert len(batch) == 1 or padded_s <= batches.seconds + 1e-9
+        assert len(batch) == 1 or padded_s <= batches.max_seconds + 1e-9
 
 
 @pytest.mark.parametrize("is_training", [True, False])
@@ -78,18 +80,18 @@ def test_processes_share_the_batches(
             BucketSampler(positions, durations_s, batches, is_training=is_training, rank=rank, world_size=size)
         )
 
-    alone, shares = plan_of(0, 1), [plan_of(rank, world_size) for rank in range(world_size)]
-    together = sorted(batch for share in shares for batch in share)
+    alone, parts = plan_of(0, 1), [plan_of(rank, world_size) for rank in range(world_size)]
+    together = sorted(batch for part in parts for batch in part)
     if is_training:  # each the same number of steps, so some batches come again
-        assert {len(share) for share in shares} == {-(-len(alone) // world_size)}
+        assert {len(part) for part in parts} == {-(-len(alone) // world_size)}
         assert {tuple(batch) for batch in together} == {tuple(batch) for batch in alone}
-    else:  # each clip is judged once
+    else:  # each clip is evaluated once
         assert together == sorted(alone)
 
 
 def test_by_hand() -> None:
     durations_s = np.array([1.0, 4.0, 2.0, 3.0, 9.0])
-    sampler = BucketSampler(range(5), durations_s, Batches(clips=3, seconds=8), is_training=False)
+    sampler = BucketSampler(range(5), durations_s, Batches(max_clips=3, max_seconds=8), is_training=False)
     assert positions_of(sampler) == [[4], [1, 3], [2, 0]]  # 9 s alone; 2 x 4 s; 2 x 2 s
 
 
@@ -97,7 +99,7 @@ def test_training_draws_anew_every_epoch_and_again_the_same() -> None:
     durations_s = np.random.default_rng(0).uniform(1, 5, 40)
 
     def plan(seed: int, epoch: int) -> list[list[int]]:
-        sampler = BucketSampler(range(40), durations_s, Batches(clips=4, buckets=2), seed=seed)
+        sampler = BucketSampler(range(40), durations_s, Batches(max_clips=4, num_buckets=2), seed=seed)
         sampler.set_epoch(epoch)
         return positions_of(sampler)
 
@@ -107,7 +109,7 @@ def test_training_draws_anew_every_epoch_and_again_the_same() -> None:
 
 
 def test_set_epoch_goes_back_and_forth() -> None:
-    sampler = BucketSampler(range(20), np.ones(20), Batches(clips=4))
+    sampler = BucketSampler(range(20), np.ones(20), Batches(max_clips=4))
     first = list(sampler)
     sampler.set_epoch(1)
     assert list(sampler) != first
@@ -118,12 +120,14 @@ def test_set_epoch_goes_back_and_forth() -> None:
 def test_buckets_spare_padding() -> None:
     durations_s = np.random.default_rng(0).uniform(1, 10, 400)
 
-    def padded_share(buckets: int) -> float:
-        plan = positions_of(BucketSampler(range(400), durations_s, Batches(clips=8, seconds=1e9, buckets=buckets)))
+    def padded_fraction(buckets: int) -> float:
+        plan = positions_of(
+            BucketSampler(range(400), durations_s, Batches(max_clips=8, max_seconds=1e9, num_buckets=buckets))
+        )
         heard_s = sum(len(batch) * durations_s[batch].max() for batch in plan)
         return float(1 - durations_s.sum() / heard_s)
 
-    assert padded_share(16) < 0.1 < 0.3 < padded_share(1)
+    assert padded_fraction(16) < 0.1 < 0.3 < padded_fraction(1)
 
 
 # -- cutting and extending
@@ -131,33 +135,33 @@ def test_buckets_spare_padding() -> None:
 
 def test_a_short_clip_is_repeated_or_followed_by_silence() -> None:
     waveform, least_s = np.array([1, 2, 3], np.float32), 7 / SAMPLE_RATE_HZ
-    assert extended(waveform, Clips(min_s=least_s, extend="repeat")).tolist() == [1, 2, 3, 1, 2, 3, 1]
-    assert extended(waveform, Clips(min_s=least_s, extend="pad")).tolist() == [1, 2, 3, 0, 0, 0, 0]
-    assert extended(waveform, Clips(min_s=3 / SAMPLE_RATE_HZ)) is waveform
-    assert extended(waveform, Clips()).dtype == np.float32
+    assert pad_or_repeat(waveform, Clips(min_s=least_s, pad_mode="repeat")).tolist() == [1, 2, 3, 1, 2, 3, 1]
+    assert pad_or_repeat(waveform, Clips(min_s=least_s, pad_mode="silence")).tolist() == [1, 2, 3, 0, 0, 0, 0]
+    assert pad_or_repeat(waveform, Clips(min_s=3 / SAMPLE_RATE_HZ)) is waveform
+    assert pad_or_repeat(waveform, Clips()).dtype == np.float32
 
 
 def test_long_clips_end_where_the_recipe_says() -> None:
     waveform = np.arange(10, dtype=np.float32)
-    clips = Clips(cut_s=4 / SAMPLE_RATE_HZ, min_s=3 / SAMPLE_RATE_HZ, extend="repeat")
-    assert fitted(waveform, clips).tolist() == [0, 1, 2, 3]
-    assert fitted(waveform[:2], clips).tolist() == [0, 1, 0]
-    assert fitted(waveform, Clips()).tolist() == waveform.tolist()
+    clips = Clips(max_s=4 / SAMPLE_RATE_HZ, min_s=3 / SAMPLE_RATE_HZ, pad_mode="repeat")
+    assert fix_length(waveform, clips).tolist() == [0, 1, 2, 3]
+    assert fix_length(waveform[:2], clips).tolist() == [0, 1, 0]
+    assert fix_length(waveform, Clips()).tolist() == waveform.tolist()
     seconds = np.array([10.0, 2.0, 0.5])
-    assert heard_durations(seconds, Clips(cut_s=4.0, min_s=1.0)).tolist() == [4.0, 2.0, 1.0]
-    assert heard_durations(seconds, Clips()).tolist() == seconds.tolist()
+    assert fixed_durations(seconds, Clips(max_s=4.0, min_s=1.0)).tolist() == [4.0, 2.0, 1.0]
+    assert fixed_durations(seconds, Clips()).tolist() == seconds.tolist()
 
 
 @pytest.mark.parametrize("length", [1, 3, 4, 9, 10])
 def test_durations_are_those_of_what_is_heard(length: int) -> None:
-    clips = Clips(cut_s=4 / SAMPLE_RATE_HZ, min_s=3 / SAMPLE_RATE_HZ, extend="repeat")
-    samples = heard_durations(np.array([length / SAMPLE_RATE_HZ]), clips)[0] * SAMPLE_RATE_HZ
-    assert round(samples) == len(fitted(np.zeros(length, np.float32), clips))
+    clips = Clips(max_s=4 / SAMPLE_RATE_HZ, min_s=3 / SAMPLE_RATE_HZ, pad_mode="repeat")
+    samples = fixed_durations(np.array([length / SAMPLE_RATE_HZ]), clips)[0] * SAMPLE_RATE_HZ
+    assert round(samples) == len(fix_length(np.zeros(length, np.float32), clips))
 
 
 def test_a_crop_lies_anywhere_within_the_clip() -> None:
     waveform = np.arange(10, dtype=np.float32)
-    crops = [cropped(waveform, 4 / SAMPLE_RATE_HZ, np.random.default_rng(seed)) for seed in range(100)]
+    crops = [random_crop(waveform, 4 / SAMPLE_RATE_HZ, np.random.default_rng(seed)) for seed in range(100)]
     assert all(np.array_equal(np.diff(crop), [1, 1, 1]) for crop in crops)
     assert {int(crop[0]) for crop in crops} == set(range(7))
 
@@ -165,7 +169,7 @@ def test_a_crop_lies_anywhere_within_the_clip() -> None:
 @pytest.mark.parametrize("crop_s", [None, 10 / SAMPLE_RATE_HZ, 1.0])
 def test_what_is_short_enough_stays_whole(crop_s: float | None) -> None:
     waveform = np.arange(10, dtype=np.float32)
-    assert cropped(waveform, crop_s, np.random.default_rng(0)) is waveform
+    assert random_crop(waveform, crop_s, np.random.default_rng(0)) is waveform
 
 
 # -- clips
@@ -248,14 +252,14 @@ def test_draws_of_two_clips_epochs_or_seeds_differ() -> None:
 
 def test_the_place_of_a_crop_does_not_tell_the_tempo(record: Record) -> None:
     """Both follow from one seed; a shared stream would slow down whatever is cut from the start."""
-    options = SpectrogramAugmentation(time_stretch=0.2)
+    options = SpectrogramAugmentation(tempo=0.2)
     starts, lengths = [], []
     ramp = Recordings([record("u", np.arange(16_000) / 16_000)])
     dataset = ClipDataset(ramp, {}, Clips(crop_s=0.1), is_training=True)
     for epoch in range(200):
         clip = dataset[epoch, 0]
         starts.append(float(clip.waveforms[0, 0]))
-        bent = SpectrogramAugmenter(options, clip.seeds).bend(torch.zeros(1, 1_000, 1), torch.tensor([1_000]))
+        bent = SpectrogramAugmenter(options, clip.seeds).augment(torch.zeros(1, 1_000, 1), torch.tensor([1_000]))
         lengths.append(int(bent[1]))
     assert abs(np.corrcoef(starts, lengths)[0, 1]) < 0.2
     assert min(starts) < 0.03
@@ -264,7 +268,7 @@ def test_the_place_of_a_crop_does_not_tell_the_tempo(record: Record) -> None:
 
 def test_workers_change_nothing(recordings: Recordings) -> None:
     dataset = ClipDataset(recordings, TARGETS, Clips(crop_s=0.1), seed=3, is_training=True)
-    sampler = BucketSampler(range(5), recordings.durations_s, Batches(clips=2), seed=3)
+    sampler = BucketSampler(range(5), recordings.durations_s, Batches(max_clips=2), seed=3)
     alone = list(loader(dataset, sampler))
     with_workers = list(loader(dataset, sampler, num_workers=2))
     assert len(alone) == len(with_workers) == len(sampler)
@@ -281,13 +285,13 @@ def halved(waveform: np.ndarray, seed: int) -> np.ndarray:
 def test_two_views_stand_beside_each_other(recordings: Recordings) -> None:
     """The clip as it is, then changed, cut at one place; each draws its own augmentation; targets are the clip's."""
     clips = Clips(crop_s=0.1)
-    dataset = ClipDataset(recordings, TARGETS, clips, seed=1, is_training=True, change=halved, num_views=2)
+    dataset = ClipDataset(recordings, TARGETS, clips, seed=1, is_training=True, augment=halved, num_views=2)
     batch = collate([dataset[0, 0], dataset[0, 4]])
     assert batch.positions.tolist() == [0, 0, 4, 4]
     assert batch.has_target["emotion"].tolist() == [True, True, False, False]
     assert len(set(batch.seeds.tolist())) == 4
     torch.testing.assert_close(batch.waveforms[0::2] / 2, batch.waveforms[1::2])
-    assert ClipDataset(recordings, TARGETS, clips, change=halved, num_views=2)[0, 0].positions.tolist() == [0]
+    assert ClipDataset(recordings, TARGETS, clips, augment=halved, num_views=2)[0, 0].positions.tolist() == [0]
 
 
 # -- balanced classes
@@ -300,7 +304,7 @@ def unequal() -> np.ndarray:
 
 
 def test_balanced_epochs_hear_each_class_as_often(unequal: np.ndarray) -> None:
-    sampler = BucketSampler(range(60), np.ones(60), Batches(clips=8), classes=unequal, seed=5)
+    sampler = BucketSampler(range(60), np.ones(60), Batches(max_clips=8), classes=unequal, seed=5)
     epochs = []
     for epoch in range(40):
         sampler.set_epoch(epoch)
@@ -317,7 +321,7 @@ def test_balanced_epochs_hear_each_class_as_often(unequal: np.ndarray) -> None:
 def test_balanced_draws_follow_from_the_seed(unequal: np.ndarray) -> None:
     def heard(seed: int, rank: int = 0, world_size: int = 1) -> list[tuple[int, int]]:
         sharing = {"rank": rank, "world_size": world_size}
-        sampler = BucketSampler(range(60), np.ones(60), Batches(clips=8), classes=unequal, seed=seed, **sharing)
+        sampler = BucketSampler(range(60), np.ones(60), Batches(max_clips=8), classes=unequal, seed=seed, **sharing)
         return [item for batch in sampler for item in batch]
 
     assert heard(1) == heard(1)
@@ -326,9 +330,9 @@ def test_balanced_draws_follow_from_the_seed(unequal: np.ndarray) -> None:
 
 
 def test_balance_is_of_the_positions_that_are_drawn_from(unequal: np.ndarray) -> None:
-    """Only two of class 1 are on the training side: two of each."""
+    """Only two of class 1 are on the training set: two of each."""
     positions = [*range(10), 30, 31, 50, 51, 52]
-    sampler = BucketSampler(positions, np.ones(60), Batches(clips=8), classes=unequal)
+    sampler = BucketSampler(positions, np.ones(60), Batches(max_clips=8), classes=unequal)
     heard = [position for batch in sampler for _, position in batch]
     assert set(heard) <= set(positions)
     assert np.bincount(unequal[heard]).tolist() == [2, 2, 2]

@@ -17,7 +17,7 @@ from serein.data.audio import SAMPLE_RATE_HZ
 from serein.data.batches import BucketSampler, ClipDataset, collate, loader
 from serein.data.effects import (
     EFFECTS,
-    Changer,
+    WaveformAugmenter,
     describe,
     reverberated,
     room_response,
@@ -28,7 +28,7 @@ from serein.data.effects import (
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
 from serein.errors import MissingExtraError, RecipeError
-from serein.recipe import Batches, Clips, Effects
+from serein.recipe import Batches, Clips, WaveformAugmentation
 
 Record = Callable[..., Utterance]
 
@@ -168,7 +168,7 @@ def test_any_length_stays(name: str, length: int) -> None:
     waveform = np.array(0.1 * rng().standard_normal(length), np.float32)
     waveform.flags.writeable = False  # views of recordings in memory must not change
     for seed in range(4):
-        heard = Changer(Effects(name=name, mixed=4))(waveform, seed)
+        heard = WaveformAugmenter(WaveformAugmentation(name=name, mixed=4))(waveform, seed)
         assert (heard.shape, heard.dtype) == ((length,), np.float32)
         assert np.isfinite(heard).all()
 
@@ -176,15 +176,15 @@ def test_any_length_stays(name: str, length: int) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("length", [1, 16_000])
 def test_silence_stays_silent(name: str, length: int) -> None:
-    heard = Changer(Effects(name=name, mixed=4))(np.zeros(length, np.float32), 0)
+    heard = WaveformAugmenter(WaveformAugmentation(name=name, mixed=4))(np.zeros(length, np.float32), 0)
     assert not heard.any()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_part_of_a_recording_may_be_given(name: str) -> None:
     backwards = voiced(120.0, 0.5)[::-2]
-    changer = Changer(Effects(name=name))
-    np.testing.assert_array_equal(changer(backwards, 3), changer(np.ascontiguousarray(backwards), 3))
+    augmenter = WaveformAugmenter(WaveformAugmentation(name=name))
+    np.testing.assert_array_equal(augmenter(backwards, 3), augmenter(np.ascontiguousarray(backwards), 3))
 
 
 # -- what is drawn
@@ -196,12 +196,12 @@ def global_states() -> tuple[object, ...]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_clip_follows_from_its_seed_and_nothing_else(name: str) -> None:
-    waveform, changer = voiced(120.0, 0.3), Changer(Effects(name=name))
+    waveform, augmenter = voiced(120.0, 0.3), WaveformAugmenter(WaveformAugmentation(name=name))
     states = global_states()
-    first = [changer(waveform, seed) for seed in range(4)]
+    first = [augmenter(waveform, seed) for seed in range(4)]
     assert states == global_states()
     np.random.seed(0)  # noqa: NPY002
-    again = [Changer(Effects(name=name))(waveform, seed) for seed in reversed(range(4))]
+    again = [WaveformAugmenter(WaveformAugmentation(name=name))(waveform, seed) for seed in reversed(range(4))]
     for one, other in zip(first, reversed(again), strict=True):
         np.testing.assert_array_equal(one, other)
     assert not any(np.array_equal(first[0], other) for other in first[1:])
@@ -209,9 +209,9 @@ def test_a_clip_follows_from_its_seed_and_nothing_else(name: str) -> None:
 
 @pytest.mark.parametrize("name", EFFECTS)
 def test_values_fill_their_range(name: str) -> None:
-    options = Effects(name=name)
+    options = WaveformAugmentation(name=name)
     low, high = getattr(options, EFFECTS[name].option)
-    values = [Changer(options).drawn(seed)[name] for seed in range(400)]
+    values = [WaveformAugmenter(options).drawn(seed)[name] for seed in range(400)]
     assert low <= min(values) < low + 0.05 * (high - low)
     assert high - 0.05 * (high - low) < max(values) <= high
 
@@ -219,13 +219,13 @@ def test_values_fill_their_range(name: str) -> None:
 def test_one_effect_is_drawn_alike_alone_and_mixed() -> None:
     """Another range, or another effect beside it, moves no draw."""
     for seed in range(10):
-        mixed = Changer(Effects(name="mixed", mixed=4, volume_db=(0.0, 1.0))).drawn(seed)
-        assert Changer(Effects(name="pitch")).drawn(seed)["pitch"] == mixed["pitch"]
+        mixed = WaveformAugmenter(WaveformAugmentation(name="mixed", mixed=4, volume_db=(0.0, 1.0))).drawn(seed)
+        assert WaveformAugmenter(WaveformAugmentation(name="pitch")).drawn(seed)["pitch"] == mixed["pitch"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_mixed_draws_as_many_as_asked_each_as_often(count: int) -> None:
-    draws = [Changer(Effects(name="mixed", mixed=count)).drawn(seed) for seed in range(600)]
+    draws = [WaveformAugmenter(WaveformAugmentation(name="mixed", mixed=count)).drawn(seed) for seed in range(600)]
     assert {len(drawn) for drawn in draws} == {count}
     assert all(list(drawn) == [name for name in EFFECTS if name in drawn] for drawn in draws)  # voice, room, recording
     for name in EFFECTS:
@@ -233,22 +233,22 @@ def test_mixed_draws_as_many_as_asked_each_as_often(count: int) -> None:
 
 
 def test_a_share_of_the_clips_is_changed() -> None:
-    changer = Changer(Effects(name="volume", share=0.25))
-    assert sum(bool(changer.drawn(seed)) for seed in range(1_000)) / 1_000 == pytest.approx(0.25, abs=0.04)
-    unchanged = next(seed for seed in range(100) if not changer.drawn(seed))
-    np.testing.assert_array_equal(changer(voiced(120.0), unchanged), voiced(120.0))
-    assert describe(changer.drawn(unchanged)) == "unchanged"
+    augmenter = WaveformAugmenter(WaveformAugmentation(name="volume", probability=0.25))
+    assert sum(bool(augmenter.drawn(seed)) for seed in range(1_000)) / 1_000 == pytest.approx(0.25, abs=0.04)
+    unchanged = next(seed for seed in range(100) if not augmenter.drawn(seed))
+    np.testing.assert_array_equal(augmenter(voiced(120.0), unchanged), voiced(120.0))
+    assert describe(augmenter.drawn(unchanged)) == "unchanged"
 
 
 def test_a_missing_package_is_named_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyroomacoustics", None)
     with pytest.raises(MissingExtraError, match=r"pyroomacoustics.*pip install 'serein\[augment\]'"):
-        Changer(Effects(name="mixed"))
-    Changer(Effects(name="pitch"))  # needs another one
+        WaveformAugmenter(WaveformAugmentation(name="mixed"))
+    WaveformAugmenter(WaveformAugmentation(name="pitch"))  # needs another one
     monkeypatch.setitem(sys.modules, "python_stretch", None)
     with pytest.raises(MissingExtraError, match="python-stretch"):
-        Changer(Effects(name="pitch"))
-    Changer(Effects(name="noise"))
+        WaveformAugmenter(WaveformAugmentation(name="pitch"))
+    WaveformAugmenter(WaveformAugmentation(name="noise"))
 
 
 # -- within training
@@ -261,9 +261,9 @@ def recordings(record: Record) -> Recordings:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_neither_workers_nor_neighbours_change_what_is_heard(name: str, recordings: Recordings) -> None:
-    changer = Changer(Effects(name=name))
-    dataset = ClipDataset(recordings, {}, Clips(crop_s=0.5), seed=3, is_training=True, change=changer)
-    sampler = BucketSampler(range(5), recordings.durations_s, Batches(clips=2), seed=3)
+    augmenter = WaveformAugmenter(WaveformAugmentation(name=name))
+    dataset = ClipDataset(recordings, {}, Clips(crop_s=0.5), seed=3, is_training=True, augment=augmenter)
+    sampler = BucketSampler(range(5), recordings.durations_s, Batches(max_clips=2), seed=3)
     with_workers = list(loader(dataset, sampler, num_workers=2))
     for items, batch in zip(sampler, with_workers, strict=True):
         alone = collate([dataset[item] for item in items])
@@ -274,67 +274,75 @@ def test_neither_workers_nor_neighbours_change_what_is_heard(name: str, recordin
         changed, original = dataset[0, position], plain[0, position]
         assert torch.equal(changed.num_samples, original.num_samples)  # as the sampler planned
         assert torch.equal(
-            changed.waveforms[0], torch.from_numpy(changer(original.waveforms[0].numpy(), int(changed.seeds)))
+            changed.waveforms[0], torch.from_numpy(augmenter(original.waveforms[0].numpy(), int(changed.seeds)))
         )
         assert not torch.equal(changed.waveforms, original.waveforms)
         assert not torch.equal(changed.waveforms, dataset[1, position].waveforms)  # another epoch, other draws
 
 
 def test_only_training_is_changed(recordings: Recordings) -> None:
-    change = Changer(Effects(name="volume"))
-    dev = ClipDataset(recordings, {}, Clips(), is_training=False, change=change)
+    change = WaveformAugmenter(WaveformAugmentation(name="volume"))
+    dev = ClipDataset(recordings, {}, Clips(), is_training=False, augment=change)
     np.testing.assert_array_equal(dev[0, 1].waveforms[0], recordings[1])
 
 
 def test_the_place_of_a_crop_does_not_tell_the_draw(record: Record) -> None:
     ramp = Recordings([record("u", np.arange(16_000) / 16_000)])
     plain = ClipDataset(ramp, {}, Clips(crop_s=0.1), is_training=True)
-    changer = Changer(Effects(name="volume"))
+    augmenter = WaveformAugmenter(WaveformAugmentation(name="volume"))
     clips = [plain[epoch, 0] for epoch in range(200)]
     starts = [float(clip.waveforms[0, 0]) for clip in clips]
-    volumes = [changer.drawn(int(clip.seeds))["volume"] for clip in clips]
+    volumes = [augmenter.drawn(int(clip.seeds))["volume"] for clip in clips]
     assert abs(np.corrcoef(starts, volumes)[0, 1]) < 0.2
 
 
 # -- in a recipe
 
 
-def recipe_with(tmp_path: Path, effects: str) -> recipes.Recipe:
+def recipe_with(tmp_path: Path, options: str) -> recipes.Recipe:
     path = tmp_path / "r.yaml"
-    path.write_text(f"name: r\nstages:\n- effects: {effects}\n", encoding="utf-8")
+    path.write_text(f"name: r\nstages:\n- waveform_augmentation: {options}\n", encoding="utf-8")
     return recipes.load(path)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_augmentation_is_a_name(name: str, tmp_path: Path) -> None:
     recipe = recipe_with(tmp_path, f"{{name: {name}, noise_snr_db: [0, 10]}}")
-    assert recipe.stages[0].effects == Effects(name=name, noise_snr_db=(0.0, 10.0))
+    assert recipe.stages[0].waveform_augmentation == WaveformAugmentation(name=name, noise_snr_db=(0.0, 10.0))
     (tmp_path / "again.yaml").write_text(recipes.dump(recipe), encoding="utf-8")
     assert recipes.load(tmp_path / "again.yaml") == recipe
 
 
 @pytest.mark.parametrize(
-    ("effects", "complaint"),
+    ("options", "complaint"),
     [
-        ("{name: echo}", "stages.0.effects.name"),
+        ("{name: echo}", "stages.0.waveform_augmentation.name"),
         (
             "{noise_snr_db: [20, 5]}",
-            r"stages.0.effects.noise_snr_db: \[20, 5\] runs downwards, the lower end comes first",
+            r"stages.0.waveform_augmentation.noise_snr_db: \[20, 5\] runs downwards, the lower end comes first",
         ),
-        ("{reverberation_rt60_s: [0, 1]}", "stages.0.effects.reverberation_rt60_s.0: .*greater than or equal to 0.1"),
-        ("{pitch_semitones: [-30, 0]}", "stages.0.effects.pitch_semitones.0: .*greater than or equal to -12"),
-        ("{volume_db: 3}", "stages.0.effects.volume_db"),
-        ("{mixed: 5}", "stages.0.effects.mixed: .*less than or equal to 4"),
+        (
+            "{reverberation_rt60_s: [0, 1]}",
+            "stages.0.waveform_augmentation.reverberation_rt60_s.0: .*greater than or equal to 0.1",
+        ),
+        (
+            "{pitch_semitones: [-30, 0]}",
+            "stages.0.waveform_augmentation.pitch_semitones.0: .*greater than or equal to -12",
+        ),
+        ("{volume_db: 3}", "stages.0.waveform_augmentation.volume_db"),
+        ("{mixed: 5}", "stages.0.waveform_augmentation.mixed: .*less than or equal to 4"),
         ("{noise_snr: [5, 20]}", "unknown key 'noise_snr'. Did you mean 'noise_snr_db'"),
     ],
 )
-def test_a_mistake_is_named_with_its_key(effects: str, complaint: str, tmp_path: Path) -> None:
+def test_a_mistake_is_named_with_its_key(options: str, complaint: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=complaint):
-        recipe_with(tmp_path, effects)
+        recipe_with(tmp_path, options)
 
 
 def test_every_range_of_a_recipe_has_its_effect() -> None:
-    ranges = {key for key in Effects.model_fields if key not in ("name", "share", "mixed", "views")}
+    ranges = {
+        key for key in WaveformAugmentation.model_fields if key not in ("name", "probability", "mixed", "num_views")
+    }
     assert {effect.option for effect in EFFECTS.values()} == ranges
     assert effects.describe(dict.fromkeys(EFFECTS, 1.0)) == (
         "pitch +1.00 semitones, reverberation RT60 1.00 s, noise at 1.0 dB SNR, volume +1.0 dB"

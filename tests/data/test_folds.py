@@ -95,7 +95,7 @@ def test_parts_are_disjoint(name: str, utterances: list[Utterance], dev: str, se
     speaker_of = {u.id: speaker_key(u) for u in utterances}
     is_dependent = name in ("random", "clips-out")
     assert folds.is_speaker_independent == (not is_dependent)
-    assert folds.shares_dev == (is_dependent or dev == "random-20")
+    assert folds.shares_dev == (is_dependent or dev == "random")
     for fold in folds.folds:
         parts = {"train": fold.train, "dev": fold.dev, "test": fold.test}
         assert fold.train
@@ -105,7 +105,7 @@ def test_parts_are_disjoint(name: str, utterances: list[Utterance], dev: str, se
             assert not set(ids) & set(others)
             if folds.is_speaker_independent and not (folds.shares_dev and {one, other} == {"train", "dev"}):
                 assert not {speaker_of[i] for i in ids} & {speaker_of[i] for i in others}
-        if name != "official":  # official folds leave out each other's test sides
+        if name != "official":  # official folds leave out each other's test sets
             assert sorted(i for part in parts.values() for i in part) == sorted(speaker_of)
     check_leaks(utterances, folds, {})
 
@@ -125,9 +125,12 @@ def test_every_utterance_is_tested_once(name: str, utterances: list[Utterance]) 
 @given(utterances=manifests(), dev=st.sampled_from(DEV_RULES), seed=st.integers(0, 3))
 def test_the_order_of_the_manifest_changes_nothing(name: str, utterances: list[Utterance], dev: str, seed: int) -> None:
     protocol = protocol_of(name, dev=dev, seed=seed)
-    twins = {u.id: utterances[0].id for u in utterances[:2]}
+    duplicates = {u.id: utterances[0].id for u in utterances[:2]}
     reordered = shuffled(utterances, seed)
-    folds, again = divided(utterances, protocol, twins=twins), divided(reordered, protocol, twins=twins)
+    folds, again = (
+        divided(utterances, protocol, duplicates=duplicates),
+        divided(reordered, protocol, duplicates=duplicates),
+    )
     assert (folds is None) == (again is None)
     if folds is not None and again is not None:
         assert folds.sha256 == again.sha256
@@ -142,7 +145,7 @@ def test_a_speaker_of_two_genders_is_dealt_alike_in_any_order() -> None:
         *people("2", "3", gender="male"),
         *people("4", "5", "6", gender="female"),
     ]
-    protocol = Protocol(num_folds=3, dev_share=0.5)
+    protocol = Protocol(num_folds=3, dev_fraction=0.5)
     assert make_folds(utterances, protocol).sha256 == make_folds(utterances[::-1], protocol).sha256
 
 
@@ -185,7 +188,7 @@ def test_ravdess_has_six_folds_of_four_unseen_actors() -> None:
     assert [(len(fold.train), len(fold.dev), len(fold.test)) for fold in folds.folds] == [(60, 0, 12)] * 6
     assert Counter(actor for fold in folds.folds for actor in fold.groups) == Counter(actors)
     assert folds.notes == (
-        "No dev set: every stage trained a fixed number of epochs and its last weights were judged.",
+        "No dev set: every stage trained a fixed number of epochs and its last weights were evaluated.",
     )
 
 
@@ -259,24 +262,24 @@ def test_the_partner_of_a_test_speaker_is_dev() -> None:
     utterances = [
         u for name, session in (("1", "a"), ("2", "a"), ("3", "b"), ("4", "b")) for u in people(name, session=session)
     ]
-    divided = make_folds(utterances, Protocol(name="leave-one-speaker-out", dev="partner"))
+    divided = make_folds(utterances, Protocol(name="leave-one-speaker-out", dev="dialogue-partner"))
     first = divided.folds[0]
     assert (speakers_of(first.train), speakers_of(first.dev), speakers_of(first.test)) == ({"3", "4"}, {"2"}, {"1"})
     assert any("same dialogues" in note for note in divided.notes)
     with pytest.raises(RecipeError, match="have no partner"):
-        make_folds(utterances, Protocol(name="sessions-out", dev="partner"))
+        make_folds(utterances, Protocol(name="sessions-out", dev="dialogue-partner"))
 
 
 def test_random_is_marked_and_keeps_twins_on_one_side() -> None:
     utterances = people(*map(str, range(20)))
-    twins = {f"{i}-{j}": f"{i}-0" for i in range(20) for j in range(2)}
-    folds = make_folds(utterances, Protocol(name="random", num_folds=4), twins)
+    duplicates = {f"{i}-{j}": f"{i}-0" for i in range(20) for j in range(2)}
+    folds = make_folds(utterances, Protocol(name="random", num_folds=4), duplicates)
     assert not folds.is_speaker_independent
     assert folds.notes[0].startswith("SPEAKER-DEPENDENT")
     assert [len(fold.test) for fold in folds.folds] == [10] * 4
     assert [len(fold.dev) for fold in folds.folds] == [6] * 4  # a fifth of the other thirty
     assert all(not speakers_of(fold.test) & speakers_of((*fold.train, *fold.dev)) for fold in folds.folds)
-    check_leaks(utterances, folds, twins)
+    check_leaks(utterances, folds, duplicates)
 
 
 def test_corpora_that_share_speakers_names_are_told_apart() -> None:
@@ -311,20 +314,20 @@ def test_dev_speakers_are_a_share_of_the_training_side_and_of_both_genders() -> 
     utterances = people(*(f"f{i}" for i in range(9)), gender="female") + people(
         *(f"m{i}" for i in range(9)), gender="male"
     )
-    for fold in make_folds(utterances, Protocol(num_folds=3, dev_share=1 / 3)).folds:
+    for fold in make_folds(utterances, Protocol(num_folds=3, dev_fraction=1 / 3)).folds:
         assert sorted(name[0] for name in speakers_of(fold.dev)) == ["f", "f", "m", "m"]  # 4 of 12
 
 
-@pytest.mark.parametrize(("share", "number"), [(0.0, 1), (0.2, 1), (0.5, 2), (1.0, 3)])
-def test_dev_takes_one_speaker_at_least_and_leaves_one(share: float, number: int) -> None:
-    folds = make_folds(people(*"12345678"), Protocol(num_folds=2, dev_share=share)).folds
+@pytest.mark.parametrize(("fraction", "number"), [(0.0, 1), (0.2, 1), (0.5, 2), (1.0, 3)])
+def test_dev_takes_one_speaker_at_least_and_leaves_one(fraction: float, number: int) -> None:
+    folds = make_folds(people(*"12345678"), Protocol(num_folds=2, dev_fraction=fraction)).folds
     assert [len(speakers_of(fold.dev)) for fold in folds] == [number] * 2
 
 
-def test_random_20_is_a_fifth_and_says_that_it_shares_speakers() -> None:
-    folds = make_folds(people(*"123456"), Protocol(num_folds=2, dev="random-20"))
+def test_random_dev_is_a_fifth_and_says_that_it_shares_speakers() -> None:
+    folds = make_folds(people(*"123456"), Protocol(num_folds=2, dev="random"))
     assert [len(fold.dev) for fold in folds.folds] == [1, 1]
-    assert folds.notes == ("Dev was drawn at random from the training side and shares its speakers.",)
+    assert folds.notes == ("Dev was drawn at random from the training set and shares its speakers.",)
 
 
 # -- notes
@@ -364,7 +367,7 @@ def test_nothing_is_noted_when_nothing_is_shared() -> None:
             "protocol.folds: speaker 2 is tested more than once",
         ),
         (people("1", "2"), Protocol(folds=(("1", "2"),), dev="none"), "fold 1 has 0 utterances to train and 4 to test"),
-        (people("1", "2"), Protocol(num_folds=2), "protocol.dev: the training side has one speaker"),
+        (people("1", "2"), Protocol(num_folds=2), "protocol.dev: the training set has one speaker"),
         (people("1"), Protocol(name="leave-one-speaker-out"), "protocol: 1 speaker in the data"),
         (
             people("1", "2", split="train"),
@@ -410,7 +413,7 @@ def one_fold(train: str, dev: str, test: str, *, is_independent: bool = True, sh
 
 
 @pytest.mark.parametrize(
-    ("parts", "twins", "message"),
+    ("parts", "duplicates", "message"),
     [
         (("c-1-0", "c-2-0", "c-1-0"), {}, "fold 7: 1 utterance in both train and test: c-1-0"),
         (("c-1-0", "c-3-0", "c-3-0"), {}, "fold 7: 1 utterance in both dev and test: c-3-0"),
@@ -429,9 +432,11 @@ def one_fold(train: str, dev: str, test: str, *, is_independent: bool = True, sh
         (("c-1-0", "c-2-0", "c-3-0"), {"c-2-0": "c-1-0"}, "1 identical recording in both train and dev: c-1-0"),
     ],
 )
-def test_a_leak_names_fold_parts_and_culprit(parts: tuple[str, str, str], twins: dict[str, str], message: str) -> None:
+def test_a_leak_names_fold_parts_and_culprit(
+    parts: tuple[str, str, str], duplicates: dict[str, str], message: str
+) -> None:
     with pytest.raises(LeakError) as error:
-        check_leaks(FOUR, one_fold(*parts), twins)
+        check_leaks(FOUR, one_fold(*parts), duplicates)
     assert message in str(error.value)
     assert error.value.remedy
 
@@ -468,18 +473,18 @@ def test_a_speaker_of_two_sessions_stops_the_division_by_sessions() -> None:
 def test_the_check_stops_exactly_when_the_test_side_was_heard(data: st.DataObject) -> None:
     utterances = people("1", "2", "3", "4")
     part_of = {u.id: data.draw(st.sampled_from(["train", "dev", "test", None])) for u in utterances}
-    twins = dict.fromkeys(data.draw(st.lists(st.sampled_from(sorted(part_of)), max_size=3)), "4-1")
+    duplicates = dict.fromkeys(data.draw(st.lists(st.sampled_from(sorted(part_of)), max_size=3)), "4-1")
     parts = {p: tuple(i for i in part_of if part_of[i] == p) for p in ("train", "dev", "test")}
     heard = [
-        {p: {of(i) for i in ids} for p, ids in parts.items()} for of in (lambda i: twins.get(i, i), lambda i: i[0])
+        {p: {of(i) for i in ids} for p, ids in parts.items()} for of in (lambda i: duplicates.get(i, i), lambda i: i[0])
     ]
     is_leak = any(set.intersection(each[one], each[other]) for each in heard for one, other in combinations(parts, 2))
     folds = Folds("made", (Fold("1", **parts),), True, False)
     if is_leak:
         with pytest.raises(LeakError):
-            check_leaks(utterances, folds, twins)
+            check_leaks(utterances, folds, duplicates)
     else:
-        check_leaks(utterances, folds, twins)
+        check_leaks(utterances, folds, duplicates)
 
 
 # -- clips
@@ -497,13 +502,13 @@ def test_clips_are_divided_by_patterns_and_every_speaker_is_on_both_sides() -> N
         (("1-1", "1-2", "2-1", "2-2", "3-1", "3-2"), ("1-0", "2-0", "3-0"), ("1-3", "1-4", "2-3", "2-4", "3-3", "3-4")),
     ]
     assert folds.notes[0].startswith("SPEAKER-DEPENDENT: utterances are divided clip by clip")
-    assert "Dev is the test side of the next fold." in folds.notes
+    assert "Dev is the test set of the next fold." in folds.notes
     check_leaks(utterances, folds, {})
 
 
 def test_a_clip_is_tested_beside_its_twin() -> None:
     utterances = said_by("1", 4)
-    folds = make_folds(utterances, by_clips(("-0$",), ("-2$",)), twins={"1-0": "1-0", "1-1": "1-0", "1-3": "1-0"})
+    folds = make_folds(utterances, by_clips(("-0$",), ("-2$",)), duplicates={"1-0": "1-0", "1-1": "1-0", "1-3": "1-0"})
     assert folds.folds[0].test == ("1-0", "1-1", "1-3")
 
 
@@ -523,7 +528,7 @@ def test_patterns_that_do_not_divide_are_named(folds: tuple[tuple[str, ...], ...
 
 def test_dev_of_the_next_fold_needs_one() -> None:
     utterances = [u for split in ("train", "test", "test2") for u in said_by(split, split=split)]
-    with pytest.raises(RecipeError, match="there is no next fold whose test side could be dev"):
+    with pytest.raises(RecipeError, match="there is no next fold whose test set could be dev"):
         make_folds(utterances, Protocol(name="official", dev="next-fold"))
 
 

@@ -11,18 +11,18 @@ import soundfile
 from cli_fixtures import Call, write_recipe
 from serein.data import audio, manifest
 from serein.data.batches import ClipDataset
-from serein.data.effects import Changer
+from serein.data.effects import WaveformAugmenter
 from serein.data.listening import write_examples
 from serein.data.recordings import Recordings
-from serein.recipe import Clips, Effects
+from serein.recipe import Clips, WaveformAugmentation
 
 
 def test_the_files_hold_what_the_first_epoch_hears(tones: Path, tmp_path: Path) -> None:
-    utterances, changer = manifest.read(tones), Changer(Effects(name="noise"))
-    lines = write_examples(utterances, changer, tmp_path, limit=3, seed=5)
-    assert (tmp_path / "drawn.txt").read_text() == "".join(f"{line}\n" for line in lines)
+    utterances, augmenter = manifest.read(tones), WaveformAugmenter(WaveformAugmentation(name="noise"))
+    lines = write_examples(utterances, augmenter, tmp_path, limit=3, seed=5)
+    assert (tmp_path / "augmentations.txt").read_text() == "".join(f"{line}\n" for line in lines)
     assert len(list(tmp_path.iterdir())) == 7
-    heard = ClipDataset(Recordings(utterances), {}, Clips(), seed=5, is_training=True, change=changer)
+    heard = ClipDataset(Recordings(utterances), {}, Clips(), seed=5, is_training=True, augment=augmenter)
     for line, position in zip(lines, (0, 18, 35), strict=True):  # spread over 36; 17.5 is rounded to even
         name, drawn = line.split(": ")
         clip = heard[0, position]
@@ -30,12 +30,12 @@ def test_the_files_hold_what_the_first_epoch_hears(tones: Path, tmp_path: Path) 
         assert np.abs(seen - clip.waveforms[0].numpy()).max() < 1 / 32_000
         original = audio.load(tmp_path / f"{name}_original.wav")
         assert np.abs(original - audio.load(utterances[position].audio)).max() < 1 / 32_000
-        assert drawn == f"noise at {changer.drawn(int(clip.seeds))['noise']:.1f} dB SNR"
+        assert drawn == f"noise at {augmenter.drawn(int(clip.seeds))['noise']:.1f} dB SNR"
 
 
 def test_too_loud_for_a_file_is_written_softer_and_said(tones: Path, tmp_path: Path) -> None:
-    changer = Changer(Effects(name="volume", volume_db=(40.0, 40.0)))
-    (line,) = write_examples(manifest.read(tones), changer, tmp_path, limit=1)
+    augmenter = WaveformAugmenter(WaveformAugmentation(name="volume", volume_db=(40.0, 40.0)))
+    (line,) = write_examples(manifest.read(tones), augmenter, tmp_path, limit=1)
     assert "volume +40.0 dB (beyond full scale: the file is" in line
     (written,) = tmp_path.glob("*_volume.wav")
     samples = audio.load(written)
@@ -46,7 +46,9 @@ def test_too_loud_for_a_file_is_written_softer_and_said(tones: Path, tmp_path: P
 
 def test_names_of_files_hold_no_folders(tones: Path, tmp_path: Path) -> None:
     utterances = [manifest.read(tones)[0].model_copy(update={"id": "../a b/ü?"})]
-    (line,) = write_examples(utterances, Changer(Effects(name="volume")), tmp_path / "out", limit=5)
+    (line,) = write_examples(
+        utterances, WaveformAugmenter(WaveformAugmentation(name="volume")), tmp_path / "out", limit=5
+    )
     assert line.startswith("001_.._a_b_: volume")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -56,9 +58,11 @@ def test_names_of_files_hold_no_folders(tones: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["noise", "volume", "reverberation", "pitch", "mixed"])
 def test_listen(name: str, tones: Path, tmp_path: Path, serein: Call) -> None:
-    outcome = serein("corpus", "listen", tones, "--augmentation", name, "-o", tmp_path / "out", "--limit", 2)
+    outcome = serein(
+        "corpus", "preview-augmentation", tones, "--augmentation", name, "-o", tmp_path / "out", "--max-files", 2
+    )
     assert outcome.status == 0
-    assert outcome.out == (tmp_path / "out" / "drawn.txt").read_text()
+    assert outcome.out == (tmp_path / "out" / "augmentations.txt").read_text()
     assert len(list((tmp_path / "out").glob(f"*_{name}.wav"))) == 2
     for path in (tmp_path / "out").glob("*.wav"):
         header = soundfile.info(path)
@@ -66,21 +70,26 @@ def test_listen(name: str, tones: Path, tmp_path: Path, serein: Call) -> None:
 
 
 def test_listen_to_a_recipe(tones: Path, tmp_path: Path, serein: Call) -> None:
-    effects = {"name": "volume", "volume_db": [-12, -12], "share": 0.01}
-    recipe = write_recipe(tmp_path / "r.yaml", stage={"effects": effects})
-    outcome = serein("corpus", "listen", tones, "--recipe", recipe, "-o", tmp_path / "out", "--limit", 2)
+    effects = {"name": "volume", "volume_db": [-12, -12], "probability": 0.01}
+    recipe = write_recipe(tmp_path / "r.yaml", stage={"waveform_augmentation": effects})
+    outcome = serein(
+        "corpus", "preview-augmentation", tones, "--recipe", recipe, "-o", tmp_path / "out", "--max-files", 2
+    )
     assert outcome.status == 0
     assert outcome.out.count("volume -12.0 dB\n") == 2
 
 
 def test_listen_to_a_recipe_without_effects(tones: Path, tmp_path: Path, serein: Call) -> None:
     recipe = write_recipe(tmp_path / "r.yaml")
-    outcome = serein("corpus", "listen", tones, "--recipe", recipe, "-o", tmp_path / "out")
+    outcome = serein("corpus", "preview-augmentation", tones, "--recipe", recipe, "-o", tmp_path / "out")
     assert outcome.status == 1
-    assert "r.yaml: no stage has effects. Leave it out" in outcome.complaint
+    assert "r.yaml: no stage has waveform_augmentation. Leave it out" in outcome.complaint
     assert not (tmp_path / "out").exists()
 
 
 def test_listen_to_what_is_not_there(tones: Path, tmp_path: Path, serein: Call) -> None:
-    assert "no such manifest" in serein("corpus", "listen", tmp_path / "none.jsonl", "-o", tmp_path / "o").complaint
-    assert serein("corpus", "listen", tones, "--augmentation", "echo", "-o", tmp_path / "o").status == 2
+    assert (
+        "no such manifest"
+        in serein("corpus", "preview-augmentation", tmp_path / "none.jsonl", "-o", tmp_path / "o").complaint
+    )
+    assert serein("corpus", "preview-augmentation", tones, "--augmentation", "echo", "-o", tmp_path / "o").status == 2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from serein.data import audio
-from serein.data.recordings import Recordings, durations, twins
+from serein.data.recordings import Recordings, duplicates, durations
 from serein.data.utterance import Utterance
 from serein.errors import AudioError
 
@@ -105,24 +105,24 @@ def test_twins_are_the_same_samples_in_whatever_container_and_place(record: Reco
         record("other", noise(1)),
         record("shorter", noise(0)[:-1]),
     ]
-    assert twins(Recordings(utterances)) == {"c.wav": "a", "b.flac": "a", "a": "a"}
+    assert duplicates(Recordings(utterances)) == {"c.wav": "a", "b.flac": "a", "a": "a"}
 
 
 def test_one_bit_is_a_difference(record: Record) -> None:
     nearly = noise(0)
     nearly[100] += 1 / 32_768
-    assert twins(Recordings([record("a.flac", noise(0)), record("b.flac", nearly)])) == {}
+    assert duplicates(Recordings([record("a.flac", noise(0)), record("b.flac", nearly)])) == {}
 
 
 def test_two_pairs_are_told_apart_in_any_order(record: Record) -> None:
     utterances = [record(f"{name}{seed}", noise(seed)) for seed in (1, 2) for name in "ba"]
     expected = {"a1": "a1", "b1": "a1", "a2": "a2", "b2": "a2"}
-    assert twins(Recordings(utterances)) == twins(Recordings(utterances[::-1])) == expected
+    assert duplicates(Recordings(utterances)) == duplicates(Recordings(utterances[::-1])) == expected
 
 
 def test_twins_are_found_when_audio_does_not_fit_memory(record: Record) -> None:
     utterances = [record("a", noise(0)), record("b", noise(0)), record("c", noise(1))]
-    assert twins(Recordings(utterances, memory_s=0.1)) == {"a": "a", "b": "a"}
+    assert duplicates(Recordings(utterances, memory_s=0.1)) == {"a": "a", "b": "a"}
 
 
 def test_of_what_does_not_fit_memory_only_what_begins_alike_is_read_whole(
@@ -144,7 +144,7 @@ def test_of_what_does_not_fit_memory_only_what_begins_alike_is_read_whole(
         return whole(self, position)
 
     monkeypatch.setattr(Recordings, "__getitem__", counting)
-    assert twins(recordings) == {"a": "a", "b": "a"}
+    assert duplicates(recordings) == {"a": "a", "b": "a"}
     assert read == [0, 1, 2]
 
 
@@ -152,10 +152,10 @@ def test_only_recordings_of_one_length_are_read(record: Record) -> None:
     utterances = [record("a", noise(0, 0.2)), record("b", noise(0, 0.3))]
     recordings = Recordings(utterances)
     Path(utterances[0].audio).unlink()
-    assert twins(recordings) == {}
+    assert duplicates(recordings) == {}
 
 
 def test_ravdess_has_a_pair_of_twins(real_data: Callable[[str], Path]) -> None:
     paths = sorted((real_data("ravdess") / "Actor_07").glob("03-01-03-*.flac"))
     utterances = [Utterance(id=path.stem, audio=str(path)) for path in paths]
-    assert set(twins(Recordings(utterances))) == {"03-01-03-01-02-01-07", "03-01-03-01-02-02-07"}
+    assert set(duplicates(Recordings(utterances))) == {"03-01-03-01-02-01-07", "03-01-03-01-02-02-07"}

@@ -39,12 +39,12 @@ def fake_predictions(
 
 
 def _prediction(speaker: str, name: str, take: int, logits: np.ndarray, **rest: Any) -> Prediction:
-    shares = np.exp(1.5 * logits) / np.exp(1.5 * logits).sum()
+    probabilities = np.exp(1.5 * logits) / np.exp(1.5 * logits).sum()
     return Prediction(
         id=f"{speaker}-{name}-{take}",
         truth=name,
-        prediction=CLASSES[int(shares.argmax())],
-        shares=dict(zip(CLASSES, shares.tolist(), strict=True)),
+        prediction=CLASSES[int(probabilities.argmax())],
+        probabilities=dict(zip(CLASSES, probabilities.tolist(), strict=True)),
         speaker=speaker,
         gender="female" if speaker[-1] in "02468" else "male",
         duration_s=3.5,
@@ -97,7 +97,7 @@ def _write_facts(run: Path, folds: list[dict[str, Any]], seeds: tuple[int, ...])
         "description": "A small convolutional network on log-mel bands, trained from nothing.",
         "labels": {"classes": list(CLASSES)},
         "protocol": {"name": "speakers-out", "num_folds": 6, "dev": "speakers"},
-        "stages": [{"name": "emotion", "epochs": 30, "keep": "best", "optimizer": {"learning_rate": 1e-3}}],
+        "stages": [{"name": "emotion", "epochs": 30, "checkpoint": "best", "optimizer": {"learning_rate": 1e-3}}],
         "seeds": list(seeds),
     }
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))

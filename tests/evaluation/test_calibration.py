@@ -17,7 +17,7 @@ from serein.evaluation.calibration import (
     BOUNDS,
     coverage_curve,
     fit_temperature,
-    fitted,
+    fitted_temperature,
     model_calibration,
     run_calibration,
     with_temperature,
@@ -32,11 +32,11 @@ def drawn(temperature: float, count: int = 4000, classes: int = 5) -> tuple[np.n
     """Return logits, and truths drawn as softmax(logits / temperature) promises."""
     rng = np.random.default_rng(3)
     logits = rng.normal(0, 3, (count, classes))
-    shares = softmax(logits / temperature, axis=1)
-    return logits, (shares.cumsum(axis=1) > rng.uniform(size=(count, 1))).argmax(axis=1)
+    probabilities = softmax(logits / temperature, axis=1)
+    return logits, (probabilities.cumsum(axis=1) > rng.uniform(size=(count, 1))).argmax(axis=1)
 
 
-def test_tempered_shares_are_a_softmax_of_logits_over_the_temperature() -> None:
+def test_tempered_probabilities_are_a_softmax_of_logits_over_the_temperature() -> None:
     logits = np.random.default_rng(0).normal(0, 4, (50, 6))
     for temperature in (0.3, 1.0, 2.5):
         expected = softmax(logits / temperature, axis=1)
@@ -44,9 +44,9 @@ def test_tempered_shares_are_a_softmax_of_logits_over_the_temperature() -> None:
 
 
 def test_tempering_changes_no_answer_and_survives_zeros() -> None:
-    shares = np.array([[1.0, 0.0, 0.0], [0.2, 0.5, 0.3]], np.float32)
+    probabilities = np.array([[1.0, 0.0, 0.0], [0.2, 0.5, 0.3]], np.float32)
     for temperature in BOUNDS:
-        result = tempered(shares, temperature)
+        result = tempered(probabilities, temperature)
         assert result.dtype == np.float32
         assert result.argmax(axis=1).tolist() == [0, 1]
         np.testing.assert_allclose(result.sum(axis=1), 1.0, atol=1e-6)
@@ -54,8 +54,8 @@ def test_tempering_changes_no_answer_and_survives_zeros() -> None:
 
 def test_log_loss_is_scikit_learns() -> None:
     logits, truth = drawn(1.0, 200)
-    shares = softmax(logits, axis=1)
-    assert log_loss(truth, shares) == pytest.approx(sklearn_log_loss(truth, shares, labels=range(5)))
+    probabilities = softmax(logits, axis=1)
+    assert log_loss(truth, probabilities) == pytest.approx(sklearn_log_loss(truth, probabilities, labels=range(5)))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 4.0])
@@ -77,15 +77,15 @@ def test_what_is_always_right_stays_within_bounds() -> None:
 
 def test_too_few_predictions_fit_nothing() -> None:
     predictions, _ = fake_predictions(["01"], "1", 0)
-    assert fitted(predictions[:19], CLASSES) is None
-    assert fitted(predictions, CLASSES) is not None
-    bare = [dataclasses.replace(p, shares=None) for p in predictions]
-    assert fitted(bare, CLASSES) is None
+    assert fitted_temperature(predictions[:19], CLASSES) is None
+    assert fitted_temperature(predictions, CLASSES) is not None
+    bare = [dataclasses.replace(p, probabilities=None) for p in predictions]
+    assert fitted_temperature(bare, CLASSES) is None
 
 
 def test_coverage_by_hand() -> None:
     curve = coverage_curve(np.array([0.5, 0.9, 0.7, 0.6]), np.array([False, True, False, True]))
-    rows = [(point.coverage, point.accuracy, point.abstain) for point in curve]
+    rows = [(point.coverage, point.accuracy, point.min_confidence) for point in curve]
     assert rows == [(25, 100, 0.9), (50, 50, 0.7), (75, pytest.approx(200 / 3), 0.6), (100, 50, 0.5)]
 
 
@@ -98,7 +98,7 @@ def test_a_run_without_dev_is_calibrated_by_its_other_folds(tmp_path: Path) -> N
     assert (found.fitted_on, len(found.temperatures)) == ("other folds", 6)
     assert found.after.log_loss < found.before.log_loss
     others = [p for n in range(2, 7) for p in read_predictions(run / f"fold-{n}" / "seed-0" / "predictions.jsonl")]
-    assert found.temperatures["fold 1, seed 0"] == pytest.approx(fitted(others, CLASSES))
+    assert found.temperatures["fold 1, seed 0"] == pytest.approx(fitted_temperature(others, CLASSES))
     assert json.loads(json.dumps(scores.to_json()))["calibration"]["coverage"][-1]["coverage"] == 100
 
 
@@ -114,7 +114,7 @@ def test_dev_comes_before_other_folds(tmp_path: Path) -> None:
     assert found is not None
     assert found.fitted_on == "dev"
     dev = read_predictions(run / "fold-2" / "seed-0" / "dev_predictions.jsonl")
-    assert found.temperatures["fold 2, seed 0"] == pytest.approx(fitted(dev, CLASSES))
+    assert found.temperatures["fold 2, seed 0"] == pytest.approx(fitted_temperature(dev, CLASSES))
 
 
 def test_one_fold_without_dev_is_judged_as_it_is(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_one_fold_without_dev_is_judged_as_it_is(tmp_path: Path) -> None:
     assert "Accuracy against coverage" in write_report(run).read_text(encoding="utf-8")
 
 
-def test_no_shares_no_calibration(tmp_path: Path) -> None:
+def test_no_probabilities_no_calibration(tmp_path: Path) -> None:
     predictions = [Prediction(id=str(n), truth="sad", prediction="sad") for n in range(30)]
     assert run_calibration(tmp_path, predictions, ["sad"]) is None
 
@@ -134,7 +134,7 @@ def test_the_report_shows_both_sides(tmp_path: Path) -> None:
     page = write_report(write_run(tmp_path / "run", with_embeddings=False)).read_text(encoding="utf-8")
     assert "as predicted: error" in page
     assert "calibrated: error" in page
-    assert "fitted to the test sides of the other folds" in " ".join(page.split())
+    assert "fitted to the test predictions of the other folds" in " ".join(page.split())
 
 
 def test_a_models_own_temperature() -> None:

@@ -1,4 +1,4 @@
-"""What weights are fitted to never holds what they are judged on."""
+"""What weights are fitted to never holds what they are evaluated on."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import pytest
 from serein.errors import LeakError, RunError
 from serein.evaluation.held_out import dependence, divide
 from serein.evaluation.predictions import Prediction
-from serein.evaluation.systems import SideBySide
+from serein.evaluation.systems import AlignedPredictions
 
 
-def rows(*names_and_folds: tuple[str, str]) -> SideBySide:
+def rows(*names_and_folds: tuple[str, str]) -> AlignedPredictions:
     predictions = tuple(
         Prediction(id=name, truth="calm", prediction="calm", speaker=name[0], fold=fold)
         for name, fold in names_and_folds
     )
     size = len(predictions)
-    return SideBySide(("calm", "sad"), predictions, np.zeros(size, np.int64), np.full((2, size, 2), 0.5))
+    return AlignedPredictions(("calm", "sad"), predictions, np.zeros(size, np.int64), np.full((2, size, 2), 0.5))
 
 
-def names(rows: SideBySide) -> list[str]:
+def names(rows: AlignedPredictions) -> list[str]:
     return [f"{row.id}/{row.fold}" for row in rows.rows]
 
 
 def test_weights_of_a_fold_see_its_dev_alone() -> None:
-    judged, dev = rows(("u1", "1"), ("v1", "2")), rows(("w1", "1"), ("x1", "2"), ("y1", "3"))
-    fitted_by, parts = divide(judged, dev, seed=0)
+    evaluated, dev = rows(("u1", "1"), ("v1", "2")), rows(("w1", "1"), ("x1", "2"), ("y1", "3"))
+    fitted_by, parts = divide(evaluated, dev, seed=0)
     assert fitted_by == "dev"
-    assert [(names(part.fit), names(judged.only(part.judged))) for part in parts] == [
+    assert [(names(part.fit), names(evaluated.only(part.evaluated))) for part in parts] == [
         (["w1/1"], ["u1/1"]),
         (["x1/2"], ["v1/2"]),
     ]
@@ -41,8 +41,8 @@ def test_dev_that_holds_test_utterances_is_refused() -> None:
 
 def test_weights_of_a_fold_never_see_it() -> None:
     """Nor an utterance of it that is in another fold too."""
-    judged = rows(("u1", "1"), ("v1", "1"), ("u1", "2"), ("w1", "2"))
-    fitted_by, parts = divide(judged, None, seed=0)
+    evaluated = rows(("u1", "1"), ("v1", "1"), ("u1", "2"), ("w1", "2"))
+    fitted_by, parts = divide(evaluated, None, seed=0)
     assert fitted_by == "nested folds"
     assert [names(part.fit) for part in parts] == [["w1/2"], ["v1/1"]]
 
@@ -53,25 +53,25 @@ def test_folds_of_the_same_utterances_are_refused() -> None:
 
 
 def test_a_single_fold_is_divided_by_speakers() -> None:
-    judged = rows(*((f"{speaker}{number}", "all") for speaker in "abcdefg" for number in range(3)))
-    fitted_by, parts = divide(judged, None, seed=3)
+    evaluated = rows(*((f"{speaker}{number}", "all") for speaker in "abcdefg" for number in range(3)))
+    fitted_by, parts = divide(evaluated, None, seed=3)
     assert (fitted_by, len(parts)) == ("nested speakers", 5)
-    assert sorted(position for part in parts for position in part.judged) == list(range(21))
-    assert dependence(judged, parts) == []
+    assert sorted(position for part in parts for position in part.evaluated) == list(range(21))
+    assert dependence(evaluated, parts) == []
     for part in parts:
         assert {name[0] for name in names(part.fit)} == set("abcdefg") - {
-            name[0] for name in names(judged.only(part.judged))
+            name[0] for name in names(evaluated.only(part.evaluated))
         }
-    again, other = divide(judged, None, seed=3)[1], divide(judged, None, seed=4)[1]
-    assert [part.judged.tolist() for part in again] == [part.judged.tolist() for part in parts]
-    assert [part.judged.tolist() for part in other] != [part.judged.tolist() for part in parts]
+    again, other = divide(evaluated, None, seed=3)[1], divide(evaluated, None, seed=4)[1]
+    assert [part.evaluated.tolist() for part in again] == [part.evaluated.tolist() for part in parts]
+    assert [part.evaluated.tolist() for part in other] != [part.evaluated.tolist() for part in parts]
 
 
 def test_one_speaker_is_divided_by_utterances_which_is_said() -> None:
-    judged = rows(("u1", "all"), ("u2", "all"), ("u3", "all"))
-    fitted_by, parts = divide(judged, None, seed=0)
+    evaluated = rows(("u1", "all"), ("u2", "all"), ("u3", "all"))
+    fitted_by, parts = divide(evaluated, None, seed=0)
     assert (fitted_by, len(parts)) == ("nested utterances", 3)
-    assert dependence(judged, parts)[0].startswith("SPEAKER-DEPENDENT: weights are judged on 1 speakers")
+    assert dependence(evaluated, parts)[0].startswith("SPEAKER-DEPENDENT: weights are evaluated on 1 speakers")
 
 
 def test_one_utterance_is_too_few() -> None:

@@ -134,7 +134,7 @@ def test_a_system_does_not_differ_from_itself() -> None:
     for difference in paired_difference(said(), said(), CLASSES, rng=rng()).values():
         assert difference.difference == 0.0
         assert difference.interval == (0.0, 0.0)
-        assert difference.share_above_zero == 0.0
+        assert difference.probability_of_improvement == 0.0
 
 
 def test_a_better_system_is_better_and_the_order_is_its_sign() -> None:
@@ -142,7 +142,7 @@ def test_a_better_system_is_better_and_the_order_is_its_sign() -> None:
     bad = [replace(p, prediction="sad") for p in bad]
     there, back = paired_difference(good, bad, CLASSES, rng=rng()), paired_difference(bad, good, CLASSES, rng=rng())
     assert there["ua"].difference > 0.3
-    assert there["ua"].share_above_zero == 1.0
+    assert there["ua"].probability_of_improvement == 1.0
     assert there["ua"].resampled == "6 speakers"
     assert back["ua"].difference == -there["ua"].difference
     assert back["ua"].interval == pytest.approx(tuple(-bound for bound in reversed(there["ua"].interval or ())))

@@ -107,7 +107,7 @@ def texts(svg: str) -> set[str]:
     }
 
 
-def test_confusion_shows_shares_of_the_true_class_and_counts() -> None:
+def test_confusion_shows_probabilities_of_the_true_class_and_counts() -> None:
     shown = texts(style.figure_svg(FIGURES["confusion"](), name="c"))
     assert {"75", "25", "3", "1", "100", "5", "angry  (4)", "sad  (0)"} <= shown
 

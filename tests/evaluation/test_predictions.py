@@ -46,7 +46,8 @@ names = st.text(min_size=1, max_size=5)
         id=names,
         truth=st.none() | names,
         prediction=st.just("sad"),
-        shares=st.none() | st.floats(0, 1).map(lambda share: {"sad": share, "calm": 1.0 - share}),
+        probabilities=st.none()
+        | st.floats(0, 1).map(lambda probability: {"sad": probability, "calm": 1.0 - probability}),
         speaker=st.none() | names,
         gender=st.none() | names,
         fold=names,
@@ -69,12 +70,12 @@ def test_what_is_written_is_read_back(prediction: Prediction) -> None:
         ({"id": "b", "prediction": "sad"}, ":2: key 'truth' is missing"),
         ({**MINIMAL, "id": "b", "truth": "sud"}, ":2: key 'truth': unknown class 'sud', expected one of: calm, sad"),
         ({**MINIMAL, "id": "b", "prediction": "x"}, ":2: key 'prediction': unknown class 'x'"),
-        ({**MINIMAL, "id": "b", "shares": {"sad": 0.5, "calm": 0.6}}, ":2: shares sum to 1.1000, not 1"),
-        ({**MINIMAL, "id": "b", "shares": {"sad": 1.5, "calm": -0.5}}, ":2: share of 'calm' is negative"),
-        ({**MINIMAL, "id": "b", "shares": {"calm": 1.0}}, ":2: shares lack class 'sad'"),
-        ({**MINIMAL, "id": "b", "shares": {}}, ":2: shares sum to 0.0000"),
-        ({**MINIMAL, "id": "b", "shares": {"sad": 0.5, "calm": 0.5, "x": 0}}, "unknown class 'x'"),
-        ('{"id": "b", "truth": "sad", "prediction": "sad", "shares": {"sad": NaN, "calm": 1}}', "sum to nan"),
+        ({**MINIMAL, "id": "b", "probabilities": {"sad": 0.5, "calm": 0.6}}, ":2: probabilities sum to 1.1000, not 1"),
+        ({**MINIMAL, "id": "b", "probabilities": {"sad": 1.5, "calm": -0.5}}, ":2: probability of 'calm' is negative"),
+        ({**MINIMAL, "id": "b", "probabilities": {"calm": 1.0}}, ":2: probabilities lack class 'sad'"),
+        ({**MINIMAL, "id": "b", "probabilities": {}}, ":2: probabilities sum to 0.0000"),
+        ({**MINIMAL, "id": "b", "probabilities": {"sad": 0.5, "calm": 0.5, "x": 0}}, "unknown class 'x'"),
+        ('{"id": "b", "truth": "sad", "prediction": "sad", "probabilities": {"sad": NaN, "calm": 1}}', "sum to nan"),
         ({**MINIMAL, "id": "b", "seed": "two"}, ":2: key 'seed': "),
         ({**MINIMAL}, ":2: id 'a' was already given in line 1 for fold all and seed 0"),
         ("{", ":2: not a prediction (invalid JSON"),
@@ -146,8 +147,8 @@ def test_natural_order() -> None:
 
 
 def test_many_lines_are_read_fast(tmp_path: Path) -> None:
-    shares = {"calm": 0.25, "sad": 0.75}
-    lines = (Prediction(id=f"u{i}", truth="sad", prediction="sad", shares=shares) for i in range(20_000))
+    probabilities = {"calm": 0.25, "sad": 0.75}
+    lines = (Prediction(id=f"u{i}", truth="sad", prediction="sad", probabilities=probabilities) for i in range(20_000))
     write_predictions(lines, tmp_path / "p.jsonl")
     start = time.process_time()
     assert len(read_predictions(tmp_path / "p.jsonl", CLASSES)) == 20_000

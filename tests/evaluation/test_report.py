@@ -58,7 +58,7 @@ def test_one_small_file_with_every_section(html: str, finished_run: Path) -> Non
     assert (finished_run / "report.html").stat().st_size < 2_000_000
     assert html.startswith("<!doctype html>")
     assert html.count("<svg") == 7
-    for heading in ("Folds", "Emotions", "What is taken for what", "Speakers", "Confidence", "Training", "Embeddings"):
+    for heading in ("Folds", "Emotions", "Confusion matrix", "Speakers", "Confidence", "Training", "Embeddings"):
         assert f"<h2>{heading}</h2>" in html
 
 
@@ -84,7 +84,7 @@ def test_numbers_of_the_page_are_those_of_the_scores(html: str, finished_run: Pa
     assert f"{scores.pooled['ua']:.1f}" in page.text
     assert f"95 % interval {low:.1f} to {high:.1f}" in page.text
     assert f"mean over folds {scores.mean['ua']:.1f} ± {scores.standard_deviation['ua']:.1f}" in page.text
-    assert "Of 100 utterances of speakers unheard in training" in page.text
+    assert "Of 100 utterances of speakers unseen in training" in page.text
 
 
 def test_how_it_was_made_is_said(html: str) -> None:
@@ -96,11 +96,11 @@ def test_how_it_was_made_is_said(html: str) -> None:
         "1 h 26 min",
         "CC BY-NC-SA 4.0",
         "Livingstone",
-        "keep: best",
+        "checkpoint: best",
     ):
         assert fact in text
     assert "Train and test share both sentences" in text
-    assert "Checkpoint: the epoch of the best UA on dev (held-out speakers of the training side)" in text
+    assert "Checkpoint: the epoch of the best UA on dev (held-out training speakers)" in text
 
 
 def test_the_same_run_gives_the_same_page(small_run: Path) -> None:

@@ -14,7 +14,7 @@ from serein.errors import RunError
 from serein.evaluation.intervals import is_too_large
 from serein.evaluation.predictions import Prediction, code, write_predictions
 from serein.evaluation.report import write_report
-from serein.evaluation.run_voices import answers_speakers, run_voices
+from serein.evaluation.run_voices import is_speaker_recognition, run_verification
 from serein.evaluation.scores import score_predictions, score_run, write_scores
 from serein.evaluation.tables import scores_table
 
@@ -34,7 +34,7 @@ def write_unit(run: Path, fold: str, vectors: np.ndarray = VECTORS, threshold: f
     save_file({"embeddings": vectors}, folder / "embeddings.safetensors")
     if threshold is not None:
         (folder / "model").mkdir()
-        (folder / "model" / "model.json").write_text(json.dumps({"voices": {"threshold": threshold}}))
+        (folder / "model" / "model.json").write_text(json.dumps({"verification": {"threshold": threshold}}))
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_every_fold_is_paired_within_itself(run: Path) -> None:
-    found = run_voices(run)
+    found = run_verification(run)
     assert found is not None
     assert [(u.fold, u.num_same, u.num_different, u.num_speakers) for u in found.units] == [
         ("1", 3, 12, 3),
@@ -59,7 +59,7 @@ def test_every_fold_is_paired_within_itself(run: Path) -> None:
 
 def test_errors_at_the_models_own_threshold_by_hand(run: Path) -> None:
     """At 0.9 carl is missed; his clips are taken for two of anna's and two of ben's."""
-    found = run_voices(run)
+    found = run_verification(run)
     assert found is not None
     assert (found.units[0].misses, found.units[0].false_alarms) == pytest.approx((100 / 3, 400 / 12))
     assert (found.units[1].threshold, found.units[1].misses) == (None, None)
@@ -67,29 +67,29 @@ def test_errors_at_the_models_own_threshold_by_hand(run: Path) -> None:
 
 def test_scores_and_report_say_it(run: Path) -> None:
     scores = score_run(run)
-    assert scores.voices is not None
+    assert scores.verification is not None
     written = json.loads(write_scores(scores, run).read_text())
-    assert written["voices"]["equal_error_rate"] == scores.voices.mean
+    assert written["verification"]["equal_error_rate"] == scores.verification.mean
     assert written["pooled"]["ua"] == written["pooled"]["wa"] == 100.0
-    assert "Equal error rate of voices, all pairs of test clips within a fold: " in written["notes"][-1]
+    assert "Equal error rate of speaker verification, all pairs of test clips within a fold: " in written["notes"][-1]
     page = write_report(run).read_text()
-    assert "Same voice or another" in page
-    assert "3 voices" in page
-    assert scores.voices.note in page
+    assert "Speaker verification" in page
+    assert "3 speakers" in page
+    assert scores.verification.note in page
 
 
 def test_other_runs_say_nothing_of_voices(run: Path) -> None:
     (run / "recipe.yaml").write_text(yaml.safe_dump({"tasks": {"emotion": {}, "speaker": {}}}, sort_keys=False))
-    assert run_voices(run) is None
-    assert "voices" not in score_run(run).to_json()
-    assert "Same voice or another" not in write_report(run).read_text()
-    assert not answers_speakers({})
+    assert run_verification(run) is None
+    assert "verification" not in score_run(run).to_json()
+    assert "Speaker verification" not in write_report(run).read_text()
+    assert not is_speaker_recognition({})
 
 
 def test_foreign_embeddings_are_refused(run: Path) -> None:
     save_file({"embeddings": VECTORS[:4]}, run / "fold-1" / "seed-0" / "embeddings.safetensors")
     with pytest.raises(RunError, match=r"embeddings of shape \(4, 2\) for 6 predictions"):
-        run_voices(run)
+        run_verification(run)
 
 
 def test_hundreds_of_voices_are_scored_without_their_intervals(tmp_path: Path) -> None:

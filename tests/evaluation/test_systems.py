@@ -10,13 +10,13 @@ import pytest
 
 from serein.errors import RunError
 from serein.evaluation.predictions import Prediction, write_predictions
-from serein.evaluation.systems import SideBySide, read_systems, side_by_side
+from serein.evaluation.systems import AlignedPredictions, align_predictions, read_systems
 
 
 def said(name: str, calm: float, **rest: object) -> Prediction:
     """Return what is said of a calm utterance."""
     prediction = "calm" if calm >= 0.5 else "sad"
-    fields = {"truth": "calm", "speaker": name[0], "shares": {"calm": calm, "sad": 1 - calm}} | rest
+    fields = {"truth": "calm", "speaker": name[0], "probabilities": {"calm": calm, "sad": 1 - calm}} | rest
     return Prediction(id=name, prediction=prediction, **fields)  # type: ignore[arg-type]
 
 
@@ -31,8 +31,8 @@ def write_system(folder: Path, *units: list[Prediction], dev: list[Prediction] |
     return folder
 
 
-def beside(*paths: Path) -> SideBySide:
-    return side_by_side(read_systems(paths, "test"), "test")
+def beside(*paths: Path) -> AlignedPredictions:
+    return align_predictions(read_systems(paths, "test"), "test")
 
 
 # -- side by side ----------------------------------------------------------------------------------------------------
@@ -44,14 +44,14 @@ def test_order_and_form_do_not_matter(tmp_path: Path) -> None:
     write_predictions([said("w1", 0.6, fold="2"), said("v1", 0.4, fold="1"), said("u1", 0.8, fold="1")], file)
     both = beside(run, file)
     assert [(row.id, row.fold) for row in both.rows] == [("u1", "1"), ("v1", "1"), ("w1", "2")]
-    assert both.shares[:, :, 0].round(6).tolist() == [[0.9, 0.2, 0.3], [0.8, 0.4, 0.6]]
+    assert both.probabilities[:, :, 0].round(6).tolist() == [[0.9, 0.2, 0.3], [0.8, 0.4, 0.6]]
     assert both.folds == ("1", "2")
 
 
 def test_seeds_are_averaged(tmp_path: Path) -> None:
     a = write_system(tmp_path / "a", [said("u1", 0.9), said("u1", 0.4, seed=1)])
     b = write_system(tmp_path / "b", [said("u1", 0.1)])
-    assert beside(a, b).shares[:, 0, 0].tolist() == pytest.approx([0.65, 0.1])
+    assert beside(a, b).probabilities[:, 0, 0].tolist() == pytest.approx([0.65, 0.1])
 
 
 def test_labels_are_as_long_as_they_must_be(tmp_path: Path) -> None:
@@ -79,10 +79,10 @@ DIFFERENT: dict[str, tuple[list[list[Prediction]], str]] = {
     "an utterance more": ([[*GOOD, said("w1", 0.1)]], "lacks 1 utterances that b predicted: w1 of fold 1"),
     "another truth": ([[GOOD[0], replace(GOOD[1], truth="sad")]], "the truth of 1 utterances is not that of a: v1"),
     "another fold": ([GOOD[:1], GOOD[1:]], "has the folds 1, 2, and a 1"),
-    "no shares": ([[GOOD[0], replace(GOOD[1], shares=None)]], "'v1' has no shares"),
+    "no probabilities": ([[GOOD[0], replace(GOOD[1], probabilities=None)]], "'v1' has no probabilities"),
     "half a seed": ([[*GOOD, said("u1", 0.5, seed=1)]], "1 utterances lack a seed, the first 'v1' of fold 1"),
     "other classes": (
-        [[replace(p, truth="calm", prediction="calm", shares={"calm": 0.5, "bored": 0.5}) for p in GOOD]],
+        [[replace(p, truth="calm", prediction="calm", probabilities={"calm": 0.5, "bored": 0.5}) for p in GOOD]],
         "has the classes bored, calm, and a calm, sad",
     ),
 }
@@ -98,10 +98,10 @@ def test_systems_that_differ(name: str, tmp_path: Path) -> None:
     assert str(caught.value).startswith((f"{a}: ", f"{b}: "))
 
 
-def test_shares_of_other_classes_than_the_rest(tmp_path: Path) -> None:
+def test_probabilities_of_other_classes_than_the_rest(tmp_path: Path) -> None:
     a = write_system(tmp_path / "a", GOOD)
-    b = write_system(tmp_path / "b", [GOOD[0], replace(GOOD[1], prediction="calm", shares={"calm": 1.0})])
-    with pytest.raises(RunError, match="'v1' has shares of calm, and not of calm, sad"):
+    b = write_system(tmp_path / "b", [GOOD[0], replace(GOOD[1], prediction="calm", probabilities={"calm": 1.0})])
+    with pytest.raises(RunError, match="'v1' has probabilities of calm, and not of calm, sad"):
         beside(a, b)
 
 

@@ -34,7 +34,7 @@ def run(tmp_path: Path) -> Path:
 def test_the_first_task_of_each_stage_has_its_own_name_again(run: Path) -> None:
     first, second = read_task_curves(run, RECIPE)
     assert {name: dict(series) for name, series in first.scores.items()} == {
-        "words right": {0: [0.5, 0.5], 1: [0.5, 0.5]},
+        "word accuracy": {0: [0.5, 0.5], 1: [0.5, 0.5]},
         "gender": {0: [0.75, 0.75], 1: [0.75, 0.75]},
     }
     assert {name: dict(series) for name, series in first.cosines.items()} == {
@@ -58,4 +58,4 @@ def test_the_picture_has_a_row_for_each_stage(run: Path) -> None:
     assert len(titles) == 4
     assert titles[0] == "first: dev score of each task, per cent"
     labels = figure.axes[0].get_legend_handles_labels()[1]
-    assert labels == ["words right", "gender"]
+    assert labels == ["word accuracy", "gender"]

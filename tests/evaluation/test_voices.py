@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cosine
 
-from serein.evaluation.voices import cosines, score_voices, trials
+from serein.evaluation.voices import cosines, score_verification, trials
 
 
 def drawn_by(seed: int) -> np.random.Generator:
@@ -75,7 +75,7 @@ def test_a_vector_of_zeros_is_like_none() -> None:
 
 def test_voices_that_lie_apart_are_told_apart() -> None:
     vectors = np.array([[1, 0], [2, 0.1], [0, 1], [0.1, 3]], np.float32)
-    found = score_voices(vectors, ["anna", "anna", "ben", "ben"], drawn_by(0))
+    found = score_verification(vectors, ["anna", "anna", "ben", "ben"], drawn_by(0))
     assert found is not None
     assert (found.equal_error_rate, found.num_same, found.num_different, found.num_speakers) == (0.0, 2, 4, 2)
     assert 0.1 < found.threshold < 0.99
@@ -85,7 +85,7 @@ def test_the_rate_is_that_of_an_independent_curve() -> None:
     rng = drawn_by(3)
     speakers = rng.integers(5, size=60)
     vectors = (rng.normal(size=(5, 8))[speakers] + rng.normal(scale=1.5, size=(60, 8))).astype(np.float32)
-    found = score_voices(vectors, speakers.tolist(), rng)
+    found = score_verification(vectors, speakers.tolist(), rng)
     assert found is not None
     is_same = [a == b for a, b in combinations(speakers.tolist(), 2)]
     similarity = [1 - cosine(a, b) for a, b in combinations(vectors, 2)]
@@ -99,7 +99,9 @@ def test_drawn_pairs_estimate_what_all_pairs_say() -> None:
     rng = drawn_by(4)
     speakers = rng.integers(40, size=1500)
     vectors = (rng.normal(size=(40, 6))[speakers] + rng.normal(size=(1500, 6))).astype(np.float32)
-    everything, some = (score_voices(vectors, speakers.tolist(), drawn_by(0), most) for most in (2_000_000, 50_000))
+    everything, some = (
+        score_verification(vectors, speakers.tolist(), drawn_by(0), most) for most in (2_000_000, 50_000)
+    )
     assert everything is not None
     assert some is not None
     assert everything.num_same + everything.num_different == everything.num_possible == 1500 * 1499 // 2
@@ -109,6 +111,6 @@ def test_drawn_pairs_estimate_what_all_pairs_say() -> None:
 
 def test_without_both_kinds_of_pairs_there_is_no_score() -> None:
     vectors = np.eye(3, dtype=np.float32)
-    assert score_voices(vectors, ["anna"] * 3, drawn_by(0)) is None
-    assert score_voices(vectors, ["anna", "ben", "carl"], drawn_by(0)) is None
-    assert score_voices(vectors[:1], ["anna"], drawn_by(0)) is None
+    assert score_verification(vectors, ["anna"] * 3, drawn_by(0)) is None
+    assert score_verification(vectors, ["anna", "ben", "carl"], drawn_by(0)) is None
+    assert score_verification(vectors[:1], ["anna"], drawn_by(0)) is None

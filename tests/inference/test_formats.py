@@ -6,26 +6,28 @@ import re
 
 import numpy as np
 
-from serein.inference.caution import Caution
+from serein.inference.caution import RejectOption
 from serein.inference.formats import audacity, textgrid
-from serein.inference.timeline import Heard, Timeline
+from serein.inference.timeline import Segment, Timeline
 
 
-def heard(start_s: float, end_s: float, sad: float) -> Heard:
-    return Heard(start_s, end_s, {"calm": 1.0 - sad, "sad": sad})
+def heard(start_s: float, end_s: float, sad: float) -> Segment:
+    return Segment(start_s, end_s, {"calm": 1.0 - sad, "sad": sad})
 
 
-def timeline(duration_s: float, *windows: Heard, abstain: float = 0.0) -> Timeline:
+def timeline(duration_s: float, *windows: Segment, min_confidence: float = 0.0) -> Timeline:
     nothing = np.zeros(1, np.float32)
-    return Timeline("a.wav", duration_s, 3.0, windows, nothing, nothing, 0.05, caution=Caution(abstain))
+    return Timeline(
+        "a.wav", duration_s, 3.0, windows, nothing, nothing, 0.05, reject_option=RejectOption(min_confidence)
+    )
 
 
-SMALL = timeline(5.0, heard(1.0, 2.0, 0.9), heard(2.0, 3.0, 0.25), heard(4.0, 5.0, 0.6), abstain=0.7)
+SMALL = timeline(5.0, heard(1.0, 2.0, 0.9), heard(2.0, 3.0, 0.25), heard(4.0, 5.0, 0.6), min_confidence=0.7)
 
 
 def test_audacity() -> None:
     assert audacity(SMALL) == (
-        "1.000000\t2.000000\tsad 0.90\n2.000000\t3.000000\tcalm 0.75\n4.000000\t5.000000\tdon't know 0.60\n"
+        "1.000000\t2.000000\tsad 0.90\n2.000000\t3.000000\tcalm 0.75\n4.000000\t5.000000\tlow confidence 0.60\n"
     )
 
 
@@ -48,7 +50,7 @@ def test_textgrid() -> None:
         ("1.000000", "2.000000", "sad"),
         ("2.000000", "3.000000", "calm"),
         ("3.000000", "4.000000", ""),
-        ("4.000000", "5.000000", "don't know"),
+        ("4.000000", "5.000000", "low confidence"),
     ]
     assert "intervals: size = 5" in tier
 
@@ -66,5 +68,5 @@ def test_textgrids_have_no_gaps_even_after_rounding() -> None:
 
 
 def test_quotes_are_doubled() -> None:
-    strange = timeline(1.0, Heard(0.0, 1.0, {'so "sad"': 1.0}))
+    strange = timeline(1.0, Segment(0.0, 1.0, {'so "sad"': 1.0}))
     assert 'text = "so ""sad"""' in textgrid(strange)

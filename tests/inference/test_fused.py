@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 
 from serein.errors import ModelError
-from serein.inference.fused import FittedOn, FusedModel, FusedPredictor, Fusion, read_fusion, write_fusion
+from serein.inference.fused import Ensemble, EnsembleModel, EnsemblePredictor, FittedOn, read_ensemble, write_ensemble
 
 
-def fusion(folder: Path) -> Fusion:
-    return Fusion(
+def fusion(folder: Path) -> Ensemble:
+    return Ensemble(
         format=1,
         classes=("calm", "sad"),
         method="cobyla",
         models=(
-            FusedModel(path=str(folder / "runs" / "a"), label="a", folders=("fold-1/seed-0/model",)),
-            FusedModel(path=str(folder / "b.jsonl"), label="b", folders=()),
+            EnsembleModel(path=str(folder / "runs" / "a"), label="a", folders=("fold-1/seed-0/model",)),
+            EnsembleModel(path=str(folder / "b.jsonl"), label="b", folders=()),
         ),
         weights=((0.25, 1.0), (0.75, 0.0)),
-        fitted_on=FittedOn(side="dev", num_utterances=2, seen=("u1", "u2")),
+        fitted_on=FittedOn(split="dev", num_utterances=2, seen=("u1", "u2")),
         scores=({"label": "a", "macro_f1": 50.0},),
     )
 
@@ -30,12 +30,12 @@ def fusion(folder: Path) -> Fusion:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A good fusion file, beside the systems that it names."""
-    write_fusion(fusion(tmp_path), tmp_path / "f.json")
+    write_ensemble(fusion(tmp_path), tmp_path / "f.json")
     return tmp_path / "f.json"
 
 
 def test_what_is_written_is_read_again(path: Path) -> None:
-    assert read_fusion(path) == fusion(path.parent)
+    assert read_ensemble(path) == fusion(path.parent)
     assert [model["path"] for model in json.loads(path.read_text())["models"]] == ["runs/a", "b.jsonl"]
 
 
@@ -43,7 +43,7 @@ def test_file_and_runs_may_move_together(path: Path, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere" / "f.json"
     moved.parent.mkdir()
     path.rename(moved)
-    assert read_fusion(moved).models[0].path == str(moved.parent / "runs" / "a")
+    assert read_ensemble(moved).models[0].path == str(moved.parent / "runs" / "a")
 
 
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
@@ -67,30 +67,30 @@ def test_broken_file(name: str, path: Path) -> None:
     content = {key: value for key, value in (json.loads(path.read_text()) | changes).items() if value is not None}
     path.write_text(json.dumps(content))
     with pytest.raises(ModelError) as caught:
-        read_fusion(path)
+        read_ensemble(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert says in str(caught.value)
-    assert "serein fuse" in str(caught.value)
+    assert "serein ensemble" in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "\x00", "3"])
 def test_no_fusion_file(text: str, path: Path) -> None:
     path.write_text(text)
-    with pytest.raises(ModelError, match="is no fusion file"):
-        read_fusion(path)
+    with pytest.raises(ModelError, match="is not an ensemble file"):
+        read_ensemble(path)
 
 
 def test_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no such fusion file"):
-        read_fusion(tmp_path / "f.json")
+    with pytest.raises(ModelError, match="no such ensemble file"):
+        read_ensemble(tmp_path / "f.json")
 
 
 def test_models_that_are_not_there(path: Path) -> None:
-    with pytest.raises(ModelError, match=r"names .*fold-1/seed-0/model, which is not there"):
-        FusedPredictor(path, lambda *progress: None)
+    with pytest.raises(ModelError, match=r"names .*fold-1/seed-0/model, which does not exist"):
+        EnsemblePredictor(path, lambda *progress: None)
 
 
 def test_prediction_files_hear_nothing(path: Path, tmp_path: Path) -> None:
     (tmp_path / "runs/a/fold-1/seed-0/model").mkdir(parents=True)
     with pytest.raises(ModelError, match="'b' is a prediction file"):
-        FusedPredictor(path, lambda *progress: None)
+        EnsemblePredictor(path, lambda *progress: None)

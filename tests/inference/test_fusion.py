@@ -12,16 +12,16 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from serein.inference.fusion import (
     allowed,
+    ensemble_classes,
+    ensemble_macro_f1,
+    ensemble_probabilities,
     fit_weights,
-    fused_classes,
-    fused_macro_f1,
-    fused_shares,
     uniform_weights,
 )
 
 
 def made_up(seed: int, *, models: int = 2, utterances: int = 40, classes: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Return shares of models that are each better at some classes than at others, and the truth."""
+    """Return probabilities of models that are each better at some classes than at others, and the truth."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, classes, utterances)
     logits = rng.normal(0, 1, (models, utterances, classes))
@@ -31,30 +31,32 @@ def made_up(seed: int, *, models: int = 2, utterances: int = 40, classes: int = 
     return odds / odds.sum(axis=2, keepdims=True), truth
 
 
-def fit(shares: np.ndarray, truth: np.ndarray, seed: int = 0) -> tuple[np.ndarray, float]:
-    found = fit_weights(shares, truth, rng=np.random.default_rng(seed))
+def fit(probabilities: np.ndarray, truth: np.ndarray, seed: int = 0) -> tuple[np.ndarray, float]:
+    found = fit_weights(probabilities, truth, rng=np.random.default_rng(seed))
     return found.weights, found.macro_f1
 
 
 # -- fused -----------------------------------------------------------------------------------------------------------
 
 
-def test_fused_shares_by_hand() -> None:
+def test_fused_probabilities_by_hand() -> None:
     """Class 0 is the first model's to say, class 1 the second's, class 2 is halved: 0.5, 0.1, 0.3 of 0.9."""
-    shares = np.array([[[0.5, 0.3, 0.2]], [[0.5, 0.1, 0.4]]])
+    probabilities = np.array([[[0.5, 0.3, 0.2]], [[0.5, 0.1, 0.4]]])
     weights = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5]])
-    assert fused_shares(shares, weights)[0].tolist() == pytest.approx([5 / 9, 1 / 9, 3 / 9])
-    assert fused_classes(shares, weights).tolist() == [0]
+    assert ensemble_probabilities(probabilities, weights)[0].tolist() == pytest.approx([5 / 9, 1 / 9, 3 / 9])
+    assert ensemble_classes(probabilities, weights).tolist() == [0]
 
 
 def test_uniform_weights_are_the_mean() -> None:
-    shares, _ = made_up(3, models=3, classes=4)
-    np.testing.assert_allclose(fused_shares(shares, uniform_weights(3, 4)), shares.mean(axis=0), atol=1e-12)
+    probabilities, _ = made_up(3, models=3, classes=4)
+    np.testing.assert_allclose(
+        ensemble_probabilities(probabilities, uniform_weights(3, 4)), probabilities.mean(axis=0), atol=1e-12
+    )
 
 
 def test_nothing_said_of_any_class_is_said_evenly() -> None:
-    shares = np.array([[[0.0, 1.0]], [[1.0, 0.0]]])
-    assert fused_shares(shares, np.array([[1.0, 0.0], [0.0, 1.0]])).tolist() == [[0.5, 0.5]]
+    probabilities = np.array([[[0.0, 1.0]], [[1.0, 0.0]]])
+    assert ensemble_probabilities(probabilities, np.array([[1.0, 0.0], [0.0, 1.0]])).tolist() == [[0.5, 0.5]]
 
 
 # -- allowed weights -------------------------------------------------------------------------------------------------
@@ -89,63 +91,65 @@ def test_fusion_beats_both_models_and_their_mean() -> None:
     """
     first = [[0.90, 0.05, 0.05], [0.2, 0.1, 0.7], [0.2, 0.7, 0.1]]
     second = [[0.0, 0.6, 0.4], [0.1, 0.6, 0.3], [0.1, 0.3, 0.6]]
-    shares, truth = np.array([first, second]), np.arange(3)
+    probabilities, truth = np.array([first, second]), np.arange(3)
     alone = [np.repeat(row[:, None], 3, axis=1) for row in np.eye(2)]
-    assert fused_macro_f1(shares, truth, alone[0]) == pytest.approx(1 / 3)
-    assert fused_macro_f1(shares, truth, alone[1]) == pytest.approx(5 / 9)
-    assert fused_macro_f1(shares, truth, uniform_weights(2, 3)) == pytest.approx(1 / 3)
-    weights, score = fit(shares, truth)
+    assert ensemble_macro_f1(probabilities, truth, alone[0]) == pytest.approx(1 / 3)
+    assert ensemble_macro_f1(probabilities, truth, alone[1]) == pytest.approx(5 / 9)
+    assert ensemble_macro_f1(probabilities, truth, uniform_weights(2, 3)) == pytest.approx(1 / 3)
+    weights, score = fit(probabilities, truth)
     assert score == 1.0
-    assert fused_classes(shares, weights).tolist() == [0, 1, 2]
+    assert ensemble_classes(probabilities, weights).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_as_good_as_trying_all_weights(seed: int) -> None:
-    shares, truth = made_up(seed)
+    probabilities, truth = made_up(seed)
     grid = np.linspace(0, 1, 51)
     tried = (np.array([[a, b], [1 - a, 1 - b]]) for a, b in itertools.product(grid, grid))
-    best = max(fused_macro_f1(shares, truth, weights) for weights in tried)
-    assert fit(shares, truth)[1] >= best - 1e-12
+    best = max(ensemble_macro_f1(probabilities, truth, weights) for weights in tried)
+    assert fit(probabilities, truth)[1] >= best - 1e-12
 
 
 @settings(max_examples=12)
 @given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 8), st.integers(2, 4))
 def test_whatever_is_fitted(seed: int, models: int, utterances: int, classes: int) -> None:
-    shares, truth = made_up(seed, models=models, utterances=utterances, classes=classes)
-    weights, score = fit(shares, truth)
+    probabilities, truth = made_up(seed, models=models, utterances=utterances, classes=classes)
+    weights, score = fit(probabilities, truth)
     assert (weights >= 0).all()
     np.testing.assert_allclose(weights.sum(axis=0), 1, atol=1e-9)
-    assert score == fused_macro_f1(shares, truth, weights)
+    assert score == ensemble_macro_f1(probabilities, truth, weights)
     alone = [np.repeat(row[:, None], classes, axis=1) for row in np.eye(models)]
-    assert score >= max(fused_macro_f1(shares, truth, each) for each in (uniform_weights(models, classes), *alone))
+    assert score >= max(
+        ensemble_macro_f1(probabilities, truth, each) for each in (uniform_weights(models, classes), *alone)
+    )
 
 
 def test_models_that_agree_are_weighed_alike() -> None:
-    shares, truth = made_up(5, models=1)
-    weights, _ = fit(np.repeat(shares, 3, axis=0), truth)
+    probabilities, truth = made_up(5, models=1)
+    weights, _ = fit(np.repeat(probabilities, 3, axis=0), truth)
     np.testing.assert_allclose(weights, 1 / 3)
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:
-    shares, truth = made_up(7, classes=3)
-    assert fit(shares, truth, seed=1)[0].tolist() == fit(shares, truth, seed=1)[0].tolist()
+    probabilities, truth = made_up(7, classes=3)
+    assert fit(probabilities, truth, seed=1)[0].tolist() == fit(probabilities, truth, seed=1)[0].tolist()
 
 
 def test_progress_is_told() -> None:
-    shares, truth = made_up(0)
+    probabilities, truth = made_up(0)
     told: list[tuple[int, int]] = []
-    fit_weights(shares, truth, rng=np.random.default_rng(0), on_progress=lambda *progress: told.append(progress))
+    fit_weights(probabilities, truth, rng=np.random.default_rng(0), on_progress=lambda *progress: told.append(progress))
     assert told == [(number, 7) for number in range(1, 8)]
 
 
 @pytest.mark.parametrize(
-    ("shares", "truth"),
+    ("probabilities", "truth"),
     [
         (np.ones((2, 3)), np.zeros(3, int)),
         (np.ones((2, 3, 2)), np.zeros(2, int)),
         (np.ones((2, 0, 2)), np.zeros(0, int)),
     ],
 )
-def test_what_does_not_fit_is_refused(shares: np.ndarray, truth: np.ndarray) -> None:
+def test_what_does_not_fit_is_refused(probabilities: np.ndarray, truth: np.ndarray) -> None:
     with pytest.raises(ValueError, match="give \\(models, utterances, classes\\)"):
-        fit(shares, truth)
+        fit(probabilities, truth)

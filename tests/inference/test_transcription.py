@@ -140,7 +140,7 @@ def test_a_letter_twice_stays_twice(ctc: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_no_words_are_no_text(ctc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     transcriber = load_transcriber(str(ctc))
-    monkeypatch.setattr(transcriber, "hear", lambda waveforms, language: [" ", "well\n then "])
+    monkeypatch.setattr(transcriber, "transcribe_batch", lambda waveforms, language: [" ", "well\n then "])
     assert transcriber.transcribe(CLIPS[:2]) == ["well then", None]  # the longer clip is heard first
     assert transcriber.transcribe([]) == []
 

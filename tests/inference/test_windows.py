@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from serein.errors import RecipeError
 from serein.inference import windows as module
 from serein.inference.voice import FRAME, SpeechDetector
-from serein.inference.windows import Window, WindowCutter, Windowing
+from serein.inference.windows import SlidingWindow, Window, WindowCutter
 from speech_sounds import RATE_HZ, voiced
 
 RNG = np.random.default_rng(0)
@@ -38,9 +38,9 @@ class Told:
         return self.likely[start:frame]
 
 
-def cut(likely: np.ndarray, windowing: Windowing, block: int = 10**9) -> list[Window]:
+def cut(likely: np.ndarray, sliding_window: SlidingWindow, block: int = 10**9) -> list[Window]:
     """Cut a ramp of samples whose frames are as likely speech as told."""
-    cutter = WindowCutter(windowing)
+    cutter = WindowCutter(sliding_window)
     cutter.detector = Told(likely)  # type: ignore[assignment]
     samples = np.arange(len(likely) * FRAME, dtype=np.float32)
     found = []
@@ -57,7 +57,7 @@ def places(found: list[Window]) -> list[tuple[float, float]]:
     return [(round(window.start_s, 3), round(window.end_s, 3)) for window in found]
 
 
-PLAIN = Windowing(window_s=1.024, hop_s=0.512, pause_s=0.32, shortest_s=0.256, margin_s=0.0)
+PLAIN = SlidingWindow(window_s=1.024, step_s=0.512, min_silence_s=0.32, min_speech_s=0.256, speech_pad_s=0.0)
 
 
 def test_a_short_stretch_is_one_window() -> None:
@@ -90,9 +90,9 @@ def test_hysteresis() -> None:
 
 
 def test_margins() -> None:
-    windowing = Windowing(window_s=1.0, hop_s=0.5, pause_s=0.32, shortest_s=0.25, margin_s=0.1)
-    assert places(cut(frames((10, 0), (20, 1), (30, 0)), windowing)) == [(0.22, 1.06)]  # 0.84 s: one window
-    assert places(cut(frames((10, 1), (1, 0)), windowing)) == [(0.0, 0.352)]  # no further than the recording
+    sliding_window = SlidingWindow(window_s=1.0, step_s=0.5, min_silence_s=0.32, min_speech_s=0.25, speech_pad_s=0.1)
+    assert places(cut(frames((10, 0), (20, 1), (30, 0)), sliding_window)) == [(0.22, 1.06)]  # 0.84 s: one window
+    assert places(cut(frames((10, 1), (1, 0)), sliding_window)) == [(0.0, 0.352)]  # no further than the recording
 
 
 def test_what_is_too_short_is_passed_over() -> None:
@@ -104,27 +104,31 @@ def test_what_is_too_short_is_passed_over() -> None:
 @given(
     st.lists(st.tuples(st.integers(1, 60), st.sampled_from([0.0, 0.4, 1.0])), min_size=1, max_size=8),
     st.integers(1, 20_000),
-    st.sampled_from([PLAIN, Windowing(), Windowing(window_s=0.5, hop_s=0.5), Windowing(window_s=2.0, hop_s=0.1)]),
+    st.sampled_from(
+        [PLAIN, SlidingWindow(), SlidingWindow(window_s=0.5, step_s=0.5), SlidingWindow(window_s=2.0, step_s=0.1)]
+    ),
 )
-def test_the_same_windows_wherever_blocks_end(runs: list[tuple[int, float]], block: int, windowing: Windowing) -> None:
+def test_the_same_windows_wherever_blocks_end(
+    runs: list[tuple[int, float]], block: int, sliding_window: SlidingWindow
+) -> None:
     likely = frames(*runs)
-    whole, pieces = cut(likely, windowing), cut(likely, windowing, block=max(block, len(likely)))
+    whole, pieces = cut(likely, sliding_window), cut(likely, sliding_window, block=max(block, len(likely)))
     assert places(pieces) == places(whole)
     for one, other in zip(whole, pieces, strict=True):
         np.testing.assert_array_equal(one.waveform, other.waveform)
         np.testing.assert_array_equal(one.waveform, np.arange(one.start, one.start + len(one.waveform)))
-        assert len(one.waveform) <= round(windowing.window_s * RATE_HZ)
+        assert len(one.waveform) <= round(sliding_window.window_s * RATE_HZ)
 
 
 def test_memory_does_not_grow_with_the_recording() -> None:
-    cutter = WindowCutter(Windowing())
+    cutter = WindowCutter(SlidingWindow())
     for _ in range(40):
         cutter.feed(np.concatenate([voiced(1.5, RNG), SECOND]))
         assert len(cutter.kept) < 7 * RATE_HZ
 
 
 def test_speech_is_found_among_silence() -> None:
-    cutter = WindowCutter(Windowing())
+    cutter = WindowCutter(SlidingWindow())
     found = cutter.feed(np.concatenate([SECOND, voiced(5.0, RNG), SECOND, voiced(1.0, RNG), SECOND])) + cutter.finish()
     starts = [window.start_s for window in found]
     assert starts[0] == pytest.approx(0.9, abs=0.1)
@@ -135,13 +139,19 @@ def test_speech_is_found_among_silence() -> None:
 
 @pytest.mark.parametrize(
     "lengths",
-    [{"window_s": 1.0, "hop_s": 2.0}, {"hop_s": 0.0}, {"window_s": 100.0}, {"margin_s": 0.3}, {"shortest_s": 0.0}],
+    [
+        {"window_s": 1.0, "step_s": 2.0},
+        {"step_s": 0.0},
+        {"window_s": 100.0},
+        {"speech_pad_s": 0.3},
+        {"min_speech_s": 0.0},
+    ],
 )
 def test_lengths_that_do_not_fit_are_refused(lengths: dict[str, float]) -> None:
-    with pytest.raises(RecipeError, match=r"^windows: .* (Take|Pauses) "):
-        Windowing(**lengths)
+    with pytest.raises(RecipeError, match=r"^sliding window: .* (Choose|min_silence_s is) "):
+        SlidingWindow(**lengths)
 
 
 def test_the_detector_is_silero() -> None:
-    assert isinstance(WindowCutter(Windowing()).detector, SpeechDetector)
+    assert isinstance(WindowCutter(SlidingWindow()).detector, SpeechDetector)
     assert (module.ONSET, module.OFFSET) == (0.5, 0.35)

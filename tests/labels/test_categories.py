@@ -9,10 +9,10 @@ import pytest
 
 from serein.data.utterance import Utterance
 from serein.errors import RecipeError
-from serein.labels.categories import Categories, categories_of, with_class
+from serein.labels.categories import ClassLabels, class_labels_of, keep_labelled
 from serein.recipe import Labels
 
-CATEGORIES = Categories(("sad", "happy", "calm"), {"excited": "happy", "bored": "weary"})
+CATEGORIES = ClassLabels(("sad", "happy", "calm"), {"excited": "happy", "bored": "weary"})
 
 
 def labelled(*emotions: str | None) -> list[Utterance]:
@@ -20,7 +20,7 @@ def labelled(*emotions: str | None) -> list[Utterance]:
 
 
 @pytest.mark.parametrize(
-    ("word", "name", "shares"),
+    ("word", "name", "probabilities"),
     [
         ("sad", "sad", [1, 0, 0]),
         ("happy", "happy", [0, 1, 0]),
@@ -31,22 +31,22 @@ def labelled(*emotions: str | None) -> list[Utterance]:
         (None, None, [0, 0, 0]),
     ],
 )
-def test_what_a_word_means(word: str | None, name: str | None, shares: list[float]) -> None:
+def test_what_a_word_means(word: str | None, name: str | None, probabilities: list[float]) -> None:
     assert CATEGORIES.of(word) == name
     assert CATEGORIES.label(Utterance(id="a", audio="a.wav", emotion=word)) == name
-    assert CATEGORIES.shares(Utterance(id="a", audio="a.wav", emotion=word)).tolist() == shares
-    assert CATEGORIES.shares(Utterance(id="a", audio="a.wav", emotion=word)).dtype == np.float32
+    assert CATEGORIES.probabilities(Utterance(id="a", audio="a.wav", emotion=word)).tolist() == probabilities
+    assert CATEGORIES.probabilities(Utterance(id="a", audio="a.wav", emotion=word)).dtype == np.float32
 
 
 def test_classes_keep_the_order_of_the_recipe() -> None:
-    categories = categories_of(labelled("happy", "sad", "calm"), Labels(classes=("sad", "calm", "happy")))
-    assert categories.classes == ("sad", "calm", "happy")
+    class_labels = class_labels_of(labelled("happy", "sad", "calm"), Labels(classes=("sad", "calm", "happy")))
+    assert class_labels.classes == ("sad", "calm", "happy")
 
 
 def test_unnamed_classes_are_those_of_the_data_after_merging() -> None:
     utterances = labelled("sad", "excited", "happy", "calm", None, "sad")
-    assert categories_of(utterances, Labels()).classes == ("calm", "excited", "happy", "sad")
-    assert categories_of(utterances, Labels(merge={"excited": "happy"})).classes == ("calm", "happy", "sad")
+    assert class_labels_of(utterances, Labels()).classes == ("calm", "excited", "happy", "sad")
+    assert class_labels_of(utterances, Labels(merge={"excited": "happy"})).classes == ("calm", "happy", "sad")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_unnamed_classes_are_those_of_the_data_after_merging() -> None:
 )
 def test_classes_that_do_not_fit_the_data(emotions: list[str | None], labels: Labels, message: str) -> None:
     with pytest.raises(RecipeError) as error:
-        categories_of(labelled(*emotions), labels)
+        class_labels_of(labelled(*emotions), labels)
     assert f"labels.classes: {message}" in str(error.value)
     assert error.value.remedy
 
@@ -76,12 +76,12 @@ def test_what_has_no_class_is_an_error_that_counts_it() -> None:
     with pytest.raises(
         RecipeError, match=r"3 utterances belong to none of the classes: 2 weary, 1 \(no emotion\)\. Add"
     ):
-        with_class(utterances, CATEGORIES, "error")
+        keep_labelled(utterances, CATEGORIES, "error")
 
 
 def test_what_has_no_class_can_be_left_out_and_is_counted() -> None:
     utterances = labelled("sad", "weary", None, "weary", "excited")
-    kept, left_out = with_class(utterances, CATEGORIES, "drop")
+    kept, left_out = keep_labelled(utterances, CATEGORIES, "drop")
     assert [u.id for u in kept] == ["0", "4"]
     assert left_out == Counter({"weary": 2, "(no emotion)": 1})
 
@@ -89,4 +89,4 @@ def test_what_has_no_class_can_be_left_out_and_is_counted() -> None:
 @pytest.mark.parametrize("others", ["error", "drop"])
 def test_nothing_is_left_out_when_all_have_a_class(others: str) -> None:
     utterances = labelled("sad", "happy")
-    assert with_class(utterances, CATEGORIES, others) == (utterances, Counter())
+    assert keep_labelled(utterances, CATEGORIES, others) == (utterances, Counter())

@@ -12,10 +12,10 @@ from serein.data.corpora import emodb, iemocap_files, msp_podcast, msp_podcast_t
 from serein.data.corpora.synth_words import COMMENTS, CONFUSIONS
 from serein.data.utterance import Rating, Utterance
 from serein.errors import RecipeError
-from serein.labels.categories import Categories
+from serein.labels.categories import ClassLabels
 from serein.labels.votes import LABEL_SETS, NOUNS, LabelSet, distinct_targets, first_and_second, target_words
 
-FOUR = Categories(("anger", "happiness", "sadness", "neutral"), {"excited": "happiness"})
+FOUR = ClassLabels(("anger", "happiness", "sadness", "neutral"), {"excited": "happiness"})
 KNOWN = {"bitter", "ironic", "teasing", "self-conscious", "heartbroken", "other"}
 
 
@@ -44,8 +44,8 @@ def test_s1_is_the_class_after_the_merge(emotion: str | None, expected: tuple[st
 
 
 def test_s1_is_a_noun() -> None:
-    categories = Categories(("angry", "happy"), {"excited": "happy"})
-    assert target_words(rated(emotion="excited"), categories, "s1", NOUNS, ()) == ("happiness",)
+    class_labels = ClassLabels(("angry", "happy"), {"excited": "happy"})
+    assert target_words(rated(emotion="excited"), class_labels, "s1", NOUNS, ()) == ("happiness",)
 
 
 def test_raters_labels_become_nouns_and_are_not_merged() -> None:
@@ -183,9 +183,9 @@ def embedded() -> list[Utterance]:
 
 
 def test_three_raters_of_the_embedded_corpus_give_nouns_and_comments(embedded: list[Utterance]) -> None:
-    categories = Categories(synth.EMOTIONS, {})
+    class_labels = ClassLabels(synth.EMOTIONS, {})
     known = {word for comments in COMMENTS.values() for word in comments}
-    sets = {name: [target_words(u, categories, name, NOUNS, known) for u in embedded] for name in get_args(LabelSet)}
+    sets = {name: [target_words(u, class_labels, name, NOUNS, known) for u in embedded] for name in get_args(LabelSet)}
     assert {words[0] for words in sets["s1"]} == {"anger", "happiness", "neutral", "sadness"}
     for utterance, s2, s3 in zip(embedded, sets["s2"], sets["s3"], strict=True):
         assert len(s2) == sum(len(rating.labels) for rating in utterance.ratings)
@@ -196,7 +196,7 @@ def test_three_raters_of_the_embedded_corpus_give_nouns_and_comments(embedded: l
 
 
 def test_without_a_dictionary_no_comment_counts(embedded: list[Utterance]) -> None:
-    categories = Categories(synth.EMOTIONS, {})
+    class_labels = ClassLabels(synth.EMOTIONS, {})
     for utterance in embedded[:20]:
-        found = [target_words(utterance, categories, name, NOUNS, ()) for name in ("s2", "s3")]
+        found = [target_words(utterance, class_labels, name, NOUNS, ()) for name in ("s2", "s3")]
         assert found[0] == found[1]

@@ -25,6 +25,6 @@ def test_every_pooling_on_every_backbone(case: str, pooling: str) -> None:
             alone = model(*batch([waveform]))["emotion"].output[0]
             frames = by_transformers(plain, waveform).last_hidden_state
             theirs = HiddenStates((frames,), torch.ones(frames.shape[:2], dtype=torch.bool))
-            by_their_frames = model.read({"main": theirs})["emotion"].output[0]
+            by_their_frames = model.decode({"main": theirs})["emotion"].output[0]
             torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=0)
             torch.testing.assert_close(alone, by_their_frames, atol=1e-5, rtol=0)

@@ -1,4 +1,4 @@
-"""Bodies: how frames become fewer, and small convolutions checked by hand."""
+"""Encoders: how frames become fewer, and small convolutions checked by hand."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from serein.errors import RecipeError
-from serein.models.bodies import Cnn2dBody, CnnBlstmBody, ConvolutionBlock
-from serein.models.body_building import build_body
+from serein.models.bodies import Cnn2dEncoder, CnnBlstmEncoder, ConvolutionBlock
+from serein.models.body_building import build_encoder
 from serein.models.hidden import Backbone, HiddenStates, frame_mask
 from serein.models.logmel import LogMelBackbone
-from serein.models.transformer import TransformerBody
+from serein.models.transformer import TransformerEncoder
 from serein.recipe import Cnn2d, CnnBlstm, LogMel
 
 SMALL = {"channels": (2, 3, 4, 5, 6), "size": 7}
@@ -36,13 +36,13 @@ def halved(number: int, times: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("stem", "shrink_time", "times"),
+    ("stem", "time_downsampling", "times"),
     [("stride", 1, 1), ("stride", 2, 2), ("stride", 3, 3), ("pool", 0, 0), ("pool", 1, 1), ("pool", 3, 3)],
 )
 @pytest.mark.parametrize("convolutions", [1, 2])
-def test_time_is_halved_as_often_as_asked(stem: str, shrink_time: int, times: int, convolutions: int) -> None:
-    options = Cnn2d(stem=stem, shrink_time=shrink_time, convolutions=convolutions, **SMALL)
-    shrunk = Cnn2dBody(options, bands=12, num_channels=1).eval()(heard(45, 1, 16, 17))
+def test_time_is_halved_as_often_as_asked(stem: str, time_downsampling: int, times: int, convolutions: int) -> None:
+    options = Cnn2d(stem=stem, time_downsampling=time_downsampling, convolutions=convolutions, **SMALL)
+    shrunk = Cnn2dEncoder(options, bands=12, num_channels=1).eval()(heard(45, 1, 16, 17))
     assert shrunk.num_frames.tolist() == [halved(number, times) for number in (45, 1, 16, 17)]
     assert shrunk.layers[0].shape == (4, halved(45, times), 7)
     assert not shrunk.layers[0][~shrunk.is_frame].any()
@@ -51,20 +51,20 @@ def test_time_is_halved_as_often_as_asked(stem: str, shrink_time: int, times: in
 @pytest.mark.parametrize("stem", ["stride", "pool"])
 @pytest.mark.parametrize("bands", [1, 2, 17, 64])
 def test_bands_are_halved_four_times(stem: str, bands: int) -> None:
-    body = Cnn2dBody(Cnn2d(stem=stem, **SMALL), bands=bands, num_channels=2).eval()
-    assert body.join.in_features == 6 * halved(bands, 4)
-    assert body(heard(9, size=2 * bands)).layers[0].shape[2] == body.size == 7
+    encoder = Cnn2dEncoder(Cnn2d(stem=stem, **SMALL), bands=bands, num_channels=2).eval()
+    assert encoder.join.in_features == 6 * halved(bands, 4)
+    assert encoder(heard(9, size=2 * bands)).layers[0].shape[2] == encoder.size == 7
 
 
 def test_images_side_by_side_are_channels() -> None:
     """A first convolution that sees the second image alone is deaf to the first."""
-    body, hidden = Cnn2dBody(Cnn2d(**SMALL), bands=6, num_channels=2).eval(), heard(20)
-    nn.init.zeros_(body.blocks[0].convolutions[0].weight[:, 0])
+    encoder, hidden = Cnn2dEncoder(Cnn2d(**SMALL), bands=6, num_channels=2).eval(), heard(20)
+    nn.init.zeros_(encoder.blocks[0].convolutions[0].weight[:, 0])
     changed = hidden.layers[0].clone()
     changed[..., :6] += 1.0
-    assert torch.equal(body(hidden).layers[0], body(HiddenStates((changed,), hidden.is_frame)).layers[0])
+    assert torch.equal(encoder(hidden).layers[0], encoder(HiddenStates((changed,), hidden.is_frame)).layers[0])
     changed[..., 6:] += 1.0
-    assert not torch.equal(body(hidden).layers[0], body(HiddenStates((changed,), hidden.is_frame)).layers[0])
+    assert not torch.equal(encoder(hidden).layers[0], encoder(HiddenStates((changed,), hidden.is_frame)).layers[0])
 
 
 def identity(block: ConvolutionBlock) -> ConvolutionBlock:
@@ -100,47 +100,47 @@ def test_a_striding_block_by_hand() -> None:
 def test_cnn_blstm_is_figure_1_of_stanley_2023() -> None:
     """The same layers, put together once more by hand for each clip alone."""
     options = CnnBlstm(channels=(4, 5, 6), kernels=(5, 3, 3), hidden=3)
-    body, hidden = CnnBlstmBody(options, (12,)).eval(), heard(45, 9)
-    shrunk = body(hidden)
+    encoder, hidden = CnnBlstmEncoder(options, (12,)).eval(), heard(45, 9)
+    shrunk = encoder(hidden)
     assert shrunk.num_frames.tolist() == [6, 2]  # 45 -> 23 -> 12 -> 6; 9 -> 5 -> 3 -> 2
     for clip, length in enumerate((45, 9)):
         images = hidden.layers[0][clip : clip + 1, :length].transpose(1, 2)
-        for convolution in body.convolutions:
+        for convolution in encoder.convolutions:
             images = F.max_pool1d(convolution(images).relu(), 2, ceil_mode=True)
-        expected = body.lstm(images.transpose(1, 2))[0][0]
+        expected = encoder.lstm(images.transpose(1, 2))[0][0]
         actual = shrunk.layers[0][clip, : len(expected)]
         np.testing.assert_allclose(actual.detach(), expected.detach(), atol=1e-6)
 
 
 def test_the_papers_sizes_are_the_default() -> None:
-    body = CnnBlstmBody(CnnBlstm(), (1024,))
-    assert [(c.in_channels, c.out_channels, c.kernel_size) for c in body.convolutions] == [
+    encoder = CnnBlstmEncoder(CnnBlstm(), (1024,))
+    assert [(c.in_channels, c.out_channels, c.kernel_size) for c in encoder.convolutions] == [
         (1024, 96, (15,)),
         (96, 256, (5,)),
         (256, 256, (3,)),
     ]
-    assert (body.lstm.hidden_size, body.lstm.num_layers, body.lstm.dropout, body.size) == (64, 2, 0.5, 128)
+    assert (encoder.lstm.hidden_size, encoder.lstm.num_layers, encoder.lstm.dropout, encoder.size) == (64, 2, 0.5, 128)
 
 
 def test_cnn_blstm_taps_the_layer_that_the_recipe_names() -> None:
     hidden = HiddenStates((*heard(20).layers, *heard(20, size=5).layers), heard(20).is_frame)
-    body = CnnBlstmBody(CnnBlstm(tap=0, channels=(4,), kernels=(3,), hidden=2, layers=1), (12, 5)).eval()
+    encoder = CnnBlstmEncoder(CnnBlstm(layer=0, channels=(4,), kernels=(3,), hidden=2, layers=1), (12, 5)).eval()
     silenced = HiddenStates((hidden.layers[0], 0 * hidden.layers[1]), hidden.is_frame)
-    assert torch.equal(body(hidden).layers[0], body(silenced).layers[0])
+    assert torch.equal(encoder(hidden).layers[0], encoder(silenced).layers[0])
     with pytest.raises(RecipeError, match="no hidden layer 2"):
-        CnnBlstmBody(CnnBlstm(tap=2), (12, 5))
+        CnnBlstmEncoder(CnnBlstm(layer=2), (12, 5))
 
 
 # -- either
 
 
 def test_every_body_of_a_recipe_is_built() -> None:
-    backbone = LogMelBackbone(LogMel(num_bands=12))
-    from serein.recipe import Body
+    backbone = LogMelBackbone(LogMel(n_mels=12))
+    from serein.recipe import Encoder
 
-    for kind in get_args(get_args(Body)[0]):
-        body = build_body(kind(), backbone)
-        assert isinstance(body, Cnn2dBody | CnnBlstmBody | TransformerBody)
+    for kind in get_args(get_args(Encoder)[0]):
+        encoder = build_encoder(kind(), backbone)
+        assert isinstance(encoder, Cnn2dEncoder | CnnBlstmEncoder | TransformerEncoder)
 
 
 class Layers(Backbone):
@@ -159,6 +159,8 @@ class Layers(Backbone):
 
 
 def test_images_are_needed_for_convolutions_over_bands() -> None:
-    with pytest.raises(RecipeError, match=r"body\.name: 'cnn2d' reads mel bands, but the backbone has hidden layers"):
-        build_body(Cnn2d(), Layers())
-    assert build_body(CnnBlstm(tap=0), Layers()).tap.size == 4
+    with pytest.raises(
+        RecipeError, match=r"encoder\.name: 'cnn2d' reads mel bands, but the backbone has hidden layers"
+    ):
+        build_encoder(Cnn2d(), Layers())
+    assert build_encoder(CnnBlstm(layer=0), Layers()).layer_selection.size == 4

@@ -11,7 +11,7 @@ import torch
 from models.test_backbones import CASES, backbone_of, plain_model
 from models.test_speech import LENGTHS, waves
 from serein.errors import RecipeError
-from serein.models.branches import are_twins
+from serein.models.branches import are_equal
 from serein.models.hidden import Backbone
 from serein.models.parts import expand
 from serein.models.speech import SpeechModel, assemble, new_backbone
@@ -24,7 +24,7 @@ EMOTION = Category(
     projection_kind="relu-linear",
     attention={"blocks": 2},
     pooling="max",
-    fusion={"joined": ["speaker"], "start": 0.5},
+    fusion={"inputs": ["speaker"], "init": 0.5},
     loss="arcface",
     arcface={"scale": 1.0},
 )
@@ -32,12 +32,12 @@ EMOTION = Category(
 
 def two_networks(bands: tuple[int, int] = (16, 16)) -> SpeechModel:
     torch.manual_seed(0)
-    main, other = (new_backbone(LogMel(num_bands=number)) for number in bands)
+    main, other = (new_backbone(LogMel(n_mels=number)) for number in bands)
     for backbone in (main, other):
         backbone.fit([waves(16_000, 5_000)])
-    body = Cnn2d(channels=(3, 4), size=8)
+    encoder = Cnn2d(channels=(3, 4), size=8)
     tasks = {"emotion": (EMOTION, 4), "speaker": (SPEAKER, 5)}
-    return assemble(main, body, tasks, branches={"speaker": (other, body)}).eval()
+    return assemble(main, encoder, tasks, branches={"speaker": (other, encoder)}).eval()
 
 
 def wav2vecs(difference: float = 0.0) -> SpeechModel:
@@ -89,9 +89,9 @@ def test_batching_changes_no_answer_of_two_networks() -> None:
 def test_the_fused_vector_is_the_own_one_and_the_speakers() -> None:
     """E = h_1 + h_2 + 0.5 * h_speaker, of which h_speaker is what the speaker's output layer reads."""
     model, heard = two_networks(), waves(9_000, 4_000)
-    sounds = model.hear(*heard, model.branches_of())
-    fused = model.read(sounds)
-    own = model.read(sounds, tasks=["emotion"], fusion="own")
+    hidden_states = model.encode(*heard, model.branches_of())
+    fused = model.decode(hidden_states)
+    own = model.decode(hidden_states, tasks=["emotion"], use_fusion=False)
     torch.testing.assert_close(fused["emotion"].embedding, own["emotion"].embedding + 0.5 * fused["speaker"].embedding)
     assert list(own) == ["emotion"]
 
@@ -100,11 +100,11 @@ def test_a_network_alone_hears_and_needs_its_own_branch_only() -> None:
     model = two_networks((16, 12))
     assert model.branches_of() == ["speaker", "main"]
     assert model.branches_of(["emotion"]) == ["speaker", "main"]
-    assert model.branches_of(["emotion"], "own") == ["main"]
+    assert model.branches_of(["emotion"], use_fusion=False) == ["main"]
     assert model.branches_of(["speaker"]) == ["speaker"]
     counted = Counted(model)
-    reading = model.read(model.hear(*waves(4_000), ["speaker"]), tasks=["speaker"])
-    assert list(reading) == ["speaker"]
+    head_output = model.decode(model.encode(*waves(4_000), ["speaker"]), tasks=["speaker"])
+    assert list(head_output) == ["speaker"]
     assert counted.num == {"main": 0, "speaker": 1}
 
 
@@ -114,7 +114,7 @@ def test_a_network_alone_hears_and_needs_its_own_branch_only() -> None:
 def test_the_same_frozen_weights_run_once() -> None:
     model, heard = wav2vecs(), waves(9_000, 4_000)
     before, counted = model(*heard), Counted(model)
-    model.share()
+    model.share_backbones()
     after = model(*heard)
     assert counted.num == {"main": 1, "speaker": 0}
     for task in ("emotion", "speaker"):
@@ -123,9 +123,9 @@ def test_the_same_frozen_weights_run_once() -> None:
 
 def test_other_weights_run_by_themselves() -> None:
     model = wav2vecs(difference=1e-6)
-    assert not are_twins(model.backbone, model.backbone_of("speaker"))
+    assert not are_equal(model.backbone, model.backbone_of("speaker"))
     counted = Counted(model)
-    model.share()
+    model.share_backbones()
     model(*waves(4_000))
     assert counted.num == {"main": 1, "speaker": 1}
 
@@ -142,13 +142,13 @@ def test_what_learns_is_not_shared() -> None:
 
 def test_log_mel_bands_of_one_normalisation_are_shared() -> None:
     model = two_networks()
-    model.share()
+    model.share_backbones()
     assert model.sharing == {"speaker"}
     model.backbone_of("speaker").mean.add_(1.0)
-    model.share()
+    model.share_backbones()
     assert model.sharing == frozenset()
     other = two_networks((16, 12))
-    other.share()
+    other.share_backbones()
     assert other.sharing == frozenset()
 
 
@@ -168,10 +168,10 @@ def learning(model: SpeechModel) -> set[str]:
 @pytest.mark.parametrize(
     ("trainable", "tasks", "expected"),
     [
-        (["body", "heads"], ["emotion"], {"main", "emotion.head"}),  # all frozen
-        (["body", "heads"], ["emotion", "speaker"], {"main", "emotion.head", "speaker.head"}),  # centres trained
-        (["body", "heads", "speaker.all"], None, {"main", "emotion.head", "speaker", "speaker.head"}),  # all trained
-        (["speaker.body", "heads"], ["speaker"], {"speaker", "speaker.head"}),
+        (["encoder", "heads"], ["emotion"], {"main", "emotion.head"}),  # all frozen
+        (["encoder", "heads"], ["emotion", "speaker"], {"main", "emotion.head", "speaker.head"}),  # centres trained
+        (["encoder", "heads", "speaker.all"], None, {"main", "emotion.head", "speaker", "speaker.head"}),  # all trained
+        (["speaker.encoder", "heads"], ["speaker"], {"speaker", "speaker.head"}),
         (["all"], None, {"main", "emotion.head", "speaker", "speaker.head"}),
     ],
 )
@@ -190,13 +190,13 @@ def test_every_parameter_is_in_one_group() -> None:
 def test_frozen_networks_do_not_drop_out() -> None:
     """The frozen speaker's vector is the same in training; its attention would drop out otherwise."""
     model = two_networks()
-    model.train_only(["body", "heads"], ["emotion"])
+    model.train_only(["encoder", "heads"], ["emotion"])
     model.train()
-    sounds = model.hear(*waves(9_000, 4_000), ["speaker"])
-    first, second = (model.read(sounds, tasks=["speaker"])["speaker"].embedding for _ in range(2))
+    hidden_states = model.encode(*waves(9_000, 4_000), ["speaker"])
+    first, second = (model.decode(hidden_states, tasks=["speaker"])["speaker"].embedding for _ in range(2))
     assert torch.equal(first, second)
-    model.train_only(["heads", "speaker.body"], ["emotion", "speaker"])
-    first, second = (model.read(sounds, tasks=["speaker"])["speaker"].embedding for _ in range(2))
+    model.train_only(["heads", "speaker.encoder"], ["emotion", "speaker"])
+    first, second = (model.decode(hidden_states, tasks=["speaker"])["speaker"].embedding for _ in range(2))
     assert not torch.equal(first, second)
 
 
@@ -206,18 +206,22 @@ def test_frozen_networks_do_not_drop_out() -> None:
         ("transformer", ["projection", "layer 1", "layer 2"]),
         ("speaker.transformer", ["speaker.layer 1"]),
         ("speaker.backbone", ["speaker.cnn", "speaker.layer 1"]),
-        ("speaker.all", ["speaker.cnn", "speaker.layer 1", "speaker.body"]),
+        ("speaker.all", ["speaker.cnn", "speaker.layer 1", "speaker.encoder"]),
         ("layers 1-2", ["layer 1", "layer 2"]),
         ("speaker.layer 1", ["speaker.layer 1"]),
         ("heads", ["heads"]),
     ],
 )
 def test_names_of_parts(name: str, expected: list[str]) -> None:
-    own = ["cnn", "projection", "layer 1", "layer 2", "body", "heads"]
-    assert expand(name, [*own, "speaker.cnn", "speaker.layer 1", "speaker.body"]) == expected
+    own = ["cnn", "projection", "layer 1", "layer 2", "encoder", "heads"]
+    assert expand(name, [*own, "speaker.cnn", "speaker.layer 1", "speaker.encoder"]) == expected
 
 
-@pytest.mark.parametrize("name", ["speaker.layer 2", "speakers.body", "layers 2-1", "speaker.heads", "x", "voice.all"])
+@pytest.mark.parametrize(
+    "name", ["speaker.layer 2", "speakers.encoder", "layers 2-1", "speaker.heads", "x", "voice.all"]
+)
 def test_parts_that_are_not_there(name: str) -> None:
-    with pytest.raises(RecipeError, match=f"'{name}' is no part of this model; its parts are: body, speaker.layer 1"):
-        expand(name, ["body", "speaker.layer 1"])
+    with pytest.raises(
+        RecipeError, match=f"'{name}' is no part of this model; its parts are: encoder, speaker.layer 1"
+    ):
+        expand(name, ["encoder", "speaker.layer 1"])

@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from serein.models.centres import Centres
+from serein.models.centres import CosineClassifier
 
 
-def centres() -> Centres:
-    made = Centres(2, 3)
+def centres() -> CosineClassifier:
+    made = CosineClassifier(2, 3)
     with torch.no_grad():
         made.weight.copy_(torch.tensor([[5.0, 0.0], [0.0, 0.1], [-1.0, -1.0]]))
     return made

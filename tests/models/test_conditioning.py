@@ -18,22 +18,22 @@ GENDER, TEXT = torch.tensor([[3.0, 5.0]]), torch.tensor([[1.0, -3.0]])
 TEXT_SIZE = 6
 
 
-def told(by: str, *attributes: str, size: int = 4, **options: object) -> ConditionedVector:
-    conditioning = Conditioning(attributes=attributes or ("gender",), by=by, **options)
+def told(mode: str, *attributes: str, size: int = 4, **options: object) -> ConditionedVector:
+    conditioning = Conditioning(attributes=attributes or ("gender",), mode=mode, **options)
     return ConditionedVector(conditioning, size, TEXT_SIZE).eval()
 
 
 @pytest.mark.parametrize(
-    ("by", "gender_alone", "gender_and_text"),
+    ("mode", "gender_alone", "gender_and_text"),
     [
         ("sum", [5.0, 9.0], [6.0, 6.0]),
         ("mean", [2.5, 4.5], [2.0, 2.0]),  # Table 4's sum / 2 and equation 7
         ("multiplication", [6.0, 20.0], [6.0, -60.0]),  # equation 6
     ],
 )
-def test_by_hand(by: str, gender_alone: list[float], gender_and_text: list[float]) -> None:
-    assert COMBINATIONS[by](2, [2])(POOLED, [GENDER])[0].tolist() == pytest.approx(gender_alone)
-    assert COMBINATIONS[by](2, [2, 2])(POOLED, [GENDER, TEXT])[0].tolist() == pytest.approx(gender_and_text)
+def test_by_hand(mode: str, gender_alone: list[float], gender_and_text: list[float]) -> None:
+    assert COMBINATIONS[mode](2, [2])(POOLED, [GENDER])[0].tolist() == pytest.approx(gender_alone)
+    assert COMBINATIONS[mode](2, [2, 2])(POOLED, [GENDER, TEXT])[0].tolist() == pytest.approx(gender_and_text)
 
 
 def test_stacked_by_hand() -> None:
@@ -76,20 +76,20 @@ def test_the_text_branch_is_linear_norm_relu_and_dropout() -> None:
     assert torch.allclose(branch.eval()(text), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("by", COMBINATIONS)
+@pytest.mark.parametrize("mode", COMBINATIONS)
 @pytest.mark.parametrize("attributes", [("gender",), ("text",), ("gender", "text")])
-def test_what_is_not_told_is_unknown(by: str, attributes: tuple[str, ...]) -> None:
-    vector, pooled = told(by, *attributes), torch.randn(3, 4)
+def test_what_is_not_told_is_unknown(mode: str, attributes: tuple[str, ...]) -> None:
+    vector, pooled = told(mode, *attributes), torch.randn(3, 4)
     unknown = {"gender": torch.eye(len(GENDERS))[:1].expand(3, -1), "text": torch.zeros(3, TEXT_SIZE)}
     assert torch.equal(vector(pooled, {}), vector(pooled, unknown))
     known = {"gender": torch.eye(len(GENDERS))[[1, 2, 1]], "text": torch.randn(3, TEXT_SIZE)}
-    nn.init.normal_(vector.combination.gain.weight) if by == "cln" else None
+    nn.init.normal_(vector.combination.gain.weight) if mode == "cln" else None
     assert not torch.allclose(vector(pooled, {}), vector(pooled, known))
 
 
-@pytest.mark.parametrize("by", COMBINATIONS)
-def test_every_condition_learns(by: str) -> None:
-    vector = told(by, "gender", "text").train()
+@pytest.mark.parametrize("mode", COMBINATIONS)
+def test_every_condition_learns(mode: str) -> None:
+    vector = told(mode, "gender", "text").train()
     conditions = {
         "gender": torch.eye(len(GENDERS)),
         "text": torch.randn(3, TEXT_SIZE) * torch.tensor([[0.0], [1], [1]]),
@@ -98,23 +98,23 @@ def test_every_condition_learns(by: str) -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in vector.parameters())
 
 
-@pytest.mark.parametrize("by", ["sum", "mean", "multiplication"])
-def test_a_size_that_does_not_fit_names_both(by: str) -> None:
+@pytest.mark.parametrize("mode", ["sum", "mean", "multiplication"])
+def test_a_size_that_does_not_fit_names_both(mode: str) -> None:
     with pytest.raises(RecipeError, match="a condition of 7 features and a pooled vector of 4"):
-        ConditionedVector(Conditioning(attributes=("gender",), by=by, size=7), 4, 0)
+        ConditionedVector(Conditioning(attributes=("gender",), mode=mode, size=7), 4, 0)
 
 
-@pytest.mark.parametrize("by", ["stack-linear", "cln"])
-def test_these_take_any_size(by: str) -> None:
-    vector = ConditionedVector(Conditioning(attributes=("gender", "text"), by=by, size=7), 4, TEXT_SIZE)
+@pytest.mark.parametrize("mode", ["stack-linear", "cln"])
+def test_these_take_any_size(mode: str) -> None:
+    vector = ConditionedVector(Conditioning(attributes=("gender", "text"), mode=mode, size=7), 4, TEXT_SIZE)
     assert vector(torch.randn(2, 4), {}).shape == (2, 4)
 
 
-@pytest.mark.parametrize("by", COMBINATIONS)
+@pytest.mark.parametrize("mode", COMBINATIONS)
 @pytest.mark.parametrize("projection", [None, ("pooled", "linear"), ("frames", "block")])
-def test_conditioning_projection_and_pooling_compose(by: str, projection: tuple[str, str] | None) -> None:
+def test_conditioning_projection_and_pooling_compose(mode: str, projection: tuple[str, str] | None) -> None:
     place = {} if projection is None else dict(zip(("projection_at", "projection_kind"), projection, strict=True))
-    conditioning = Conditioning(attributes=("gender", "text"), by=by)
+    conditioning = Conditioning(attributes=("gender", "text"), mode=mode)
     options = Category(pooling="std", projection=projection and 5, conditioning=conditioning, hidden=(3,), **place)
     head = PooledHead(options, (4, 4), 2, TEXT_SIZE)
     hidden = HiddenStates((torch.randn(2, 3, 4),) * 2, torch.ones(2, 3, dtype=torch.bool))
@@ -122,7 +122,7 @@ def test_conditioning_projection_and_pooling_compose(by: str, projection: tuple[
 
 
 def test_the_paper_pools_then_projects_then_conditions() -> None:
-    options = Category(pooling="mean", projection=2, conditioning=Conditioning(attributes=("gender",), by="sum"))
+    options = Category(pooling="mean", projection=2, conditioning=Conditioning(attributes=("gender",), mode="sum"))
     head = PooledHead(options, (3,), 2).eval()
     frames, is_frame = torch.randn(1, 4, 3), torch.ones(1, 4, dtype=torch.bool)
     projected = head.projection(frames.mean(dim=1))

@@ -14,30 +14,30 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from serein.errors import ModelError
-from serein.labels.categories import Categories
+from serein.labels.categories import ClassLabels
 from serein.models import folder as model_folder
-from serein.models.folder import PARTS, ModelFolder, ModelOptions
+from serein.models.folder import PARTS, Checkpoint, ModelOptions
 from serein.models.speech import assemble, new_backbone
 from serein.recipe import Category, Clips, Cnn2d, CnnBlstm, Inference, LogMel, Tasks
 
-CATEGORIES = Categories(("calm", "happy", "süß"), {"excited": "happy"})
+CATEGORIES = ClassLabels(("calm", "happy", "süß"), {"excited": "happy"})
 WAVES = 0.1 * torch.randn(2, 6_000, generator=torch.Generator().manual_seed(0)), torch.tensor([6_000, 4_321])
 
 
-def content(body: Any = None, members: int = 1, **emotion: Any) -> ModelFolder:
+def checkpoint(encoder: Any = None, ensemble_size: int = 1, **emotion: Any) -> Checkpoint:
     torch.manual_seed(0)
     options = ModelOptions(
-        body=body,
-        members=members,
+        encoder=encoder,
+        ensemble_size=ensemble_size,
         tasks=Tasks(emotion=Category(**emotion)),
-        clips=Clips(trim_db=30.0, min_s=0.5, extend="repeat"),
+        clips=Clips(trim_db=30.0, min_s=0.5, pad_mode="repeat"),
         inference=Inference(batch_s=7.0),
     )
-    backbone = new_backbone(LogMel(num_bands=12, normalisation=("level", "corpus")))
+    backbone = new_backbone(LogMel(n_mels=12, normalisation=("level", "corpus")))
     backbone.fit([WAVES])
-    model = assemble(backbone, body, {"emotion": (options.tasks.emotion, 3)}, members)
+    model = assemble(backbone, encoder, {"emotion": (options.tasks.emotion, 3)}, ensemble_size)
     model.train()(*WAVES)  # moves the running statistics
-    return ModelFolder(
+    return Checkpoint(
         model.eval(), options, {"emotion": CATEGORIES}, {"recipe": "r", "speakers": ["a/1"], "dev_ua": None}
     )
 
@@ -45,7 +45,7 @@ def content(body: Any = None, members: int = 1, **emotion: Any) -> ModelFolder:
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
-    model_folder.save(folder, content(), "# A card\n")
+    model_folder.save(folder, checkpoint(), "# A card\n")
     return folder
 
 
@@ -55,18 +55,22 @@ def saved(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "made",
     [
-        content(),
-        content(Cnn2d(channels=(3, 4, 5), size=6, convolutions=2), batch_norm=True, hidden=(5,), label_smoothing=0.1),
-        content(Cnn2d(channels=(3, 4), size=6), members=3),
-        content(CnnBlstm(channels=(4,), kernels=(3,), hidden=3, layers=1, tap="weighted"), projection=5, pooling="std"),
+        checkpoint(),
+        checkpoint(
+            Cnn2d(channels=(3, 4, 5), size=6, convolutions=2), batch_norm=True, hidden=(5,), label_smoothing=0.1
+        ),
+        checkpoint(Cnn2d(channels=(3, 4), size=6), ensemble_size=3),
+        checkpoint(
+            CnnBlstm(channels=(4,), kernels=(3,), hidden=3, layers=1, layer="weighted"), projection=5, pooling="std"
+        ),
     ],
-    ids=["bare", "cnn2d", "members", "cnn-blstm"],
+    ids=["bare", "cnn2d", "ensemble", "cnn-blstm"],
 )
 @torch.inference_mode()
-def test_every_bit_comes_back(tmp_path: Path, made: ModelFolder) -> None:
+def test_every_bit_comes_back(tmp_path: Path, made: Checkpoint) -> None:
     model_folder.save(tmp_path / "new" / "model", made, "")
     loaded = model_folder.load(tmp_path / "new" / "model")
-    assert (loaded.options, loaded.categories, loaded.training) == (made.options, made.categories, made.training)
+    assert (loaded.options, loaded.class_labels, loaded.training) == (made.options, made.class_labels, made.training)
     assert not loaded.model.training
     before, after = made.model(*WAVES)["emotion"], loaded.model(*WAVES)["emotion"]
     assert torch.equal(before.output, after.output)
@@ -80,7 +84,7 @@ def test_the_folder_holds_four_readable_files(saved: Path) -> None:
     assert (saved / "README.md").read_text() == "# A card\n"
     assert json.loads((saved / "labels.json").read_text())["emotion"]["classes"] == ["calm", "happy", "süß"]
     with safe_open(saved / "model.safetensors", "pt") as file:
-        assert set(file.keys()) == set(content().model.state_dict())
+        assert set(file.keys()) == set(checkpoint().model.state_dict())
     assert stat.S_IMODE(saved.stat().st_mode) == 0o755
     assert [path.name for path in saved.parent.iterdir()] == ["model"]
 
@@ -93,16 +97,16 @@ def test_nothing_is_pickled(saved: Path) -> None:
 
 
 def test_a_model_replaces_a_model_and_nothing_else(saved: Path, tmp_path: Path) -> None:
-    model_folder.save(saved, content(hidden=(5,)), "# Another\n")
+    model_folder.save(saved, checkpoint(hidden=(5,)), "# Another\n")
     assert model_folder.load(saved).options.tasks.emotion.hidden == (5,)
     (tmp_path / "empty").mkdir()
-    model_folder.save(tmp_path / "empty", content(), "")
+    model_folder.save(tmp_path / "empty", checkpoint(), "")
     assert model_folder.is_model_folder(tmp_path / "empty")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
     for foreign in (tmp_path / "notes", tmp_path / "notes" / "a.txt"):
         with pytest.raises(ModelError, match="exists and is no model folder. Name a new folder"):
-            model_folder.save(foreign, content(), "")
+            model_folder.save(foreign, checkpoint(), "")
     assert (tmp_path / "notes" / "a.txt").read_text() == "mine"
 
 
@@ -110,7 +114,7 @@ def test_a_model_replaces_a_model_and_nothing_else(saved: Path, tmp_path: Path) 
 def test_a_failed_save_leaves_what_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool) -> None:
     folder = tmp_path / "model"
     if exists:
-        model_folder.save(folder, content(), "# Before\n")
+        model_folder.save(folder, checkpoint(), "# Before\n")
     before = {path.name: path.read_bytes() for path in folder.glob("*")}
 
     def full(state: dict[str, torch.Tensor], path: Path) -> None:
@@ -119,7 +123,7 @@ def test_a_failed_save_leaves_what_was(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(model_folder, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
-        model_folder.save(folder, content(hidden=(5,)), "# After\n")
+        model_folder.save(folder, checkpoint(hidden=(5,)), "# After\n")
     assert {path.name: path.read_bytes() for path in folder.glob("*")} == before
     assert [path.name for path in tmp_path.iterdir()] == (["model"] if exists else [])
 
@@ -166,7 +170,7 @@ def reweighed(change: Callable[[dict[str, torch.Tensor]], object]) -> Damage:
     return damage
 
 
-OUTPUT = "members.0.heads.emotion.output.weight"
+OUTPUT = "ensemble.0.heads.emotion.output.weight"
 DAMAGES: dict[str, tuple[Damage, str]] = {
     **{f"no {part}": (lambda folder, part=part: (folder / part).unlink(), f"{part} missing") for part in PARTS},
     "weights cut in the header": (cut(0.01), "model.safetensors: damaged weights"),
@@ -186,16 +190,25 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "labels.json cut": (written("labels.json", b"{"), "labels.json: damaged: not JSON"),
     **{
         f"no {key}": (changed("model.json", key, to=...), f"do not describe a model .'{key}'.")
-        for key in ("backbone", "backbone_weights", "body", "members", "tasks", "clips", "inference", "training")
+        for key in (
+            "backbone",
+            "backbone_weights",
+            "encoder",
+            "ensemble_size",
+            "tasks",
+            "clips",
+            "inference",
+            "training",
+        )
     },
     "an unknown option": (changed("model.json", "tasks", "emotion", "colour", to=1), "do not describe a model"),
-    "an unknown layer": (changed("model.json", "tasks", "emotion", "tap", to=9), "no hidden layer 9"),
+    "an unknown layer": (changed("model.json", "tasks", "emotion", "layer", to=9), "no hidden layer 9"),
     "an unknown backbone": (changed("model.json", "backbone", "name", to="ear"), "model.json: unknown backbone 'ear'"),
     "a backbone that is a word": (changed("model.json", "backbone", to="logmel"), "do not describe a model"),
-    "a wrong number of bands": (changed("model.json", "backbone", "num_bands", to="x"), "do not describe a model"),
-    "another number of bands": (changed("model.json", "backbone", "num_bands", to=13), "size mismatch"),
-    "a member more": (changed("model.json", "members", to=2), "do not fit model.json: .* Missing key"),
-    "no member": (changed("model.json", "members", to=0), "do not describe a model|do not fit model.json"),
+    "a wrong number of bands": (changed("model.json", "backbone", "n_mels", to="x"), "do not describe a model"),
+    "another number of bands": (changed("model.json", "backbone", "n_mels", to=13), "size mismatch"),
+    "a member more": (changed("model.json", "ensemble_size", to=2), "do not fit model.json: .* Missing key"),
+    "no member": (changed("model.json", "ensemble_size", to=0), "do not describe a model|do not fit model.json"),
     "training that is a list": (changed("model.json", "training", to=["r"]), "do not describe a model"),
     "labels of no task": (written("labels.json", b"{}"), "do not describe a model .'emotion'."),
     "classes that are none": (changed("labels.json", "emotion", "classes", to=None), "do not describe a model"),

@@ -9,23 +9,23 @@ from serein.errors import RecipeError
 from serein.models.fusion import TensorFusion, require_one_size
 
 
-def fusion(num_joined: int = 0) -> TensorFusion:
-    made = TensorFusion(num_own=2, size=3, num_joined=num_joined)
+def fusion(num_inputs: int = 0) -> TensorFusion:
+    made = TensorFusion(num_own=2, size=3, num_inputs=num_inputs)
     with torch.no_grad():
         made.own.copy_(torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))
-        if made.joined is not None:
-            made.joined.copy_(torch.tensor([[10.0, 20.0, 30.0]]))
+        if made.inputs is not None:
+            made.inputs.copy_(torch.tensor([[10.0, 20.0, 30.0]]))
     return made
 
 
 OWN = [torch.tensor([[1.0, 0.0, -1.0]]), torch.tensor([[2.0, 1.0, 0.5]])]
-JOINED = [torch.tensor([[0.1, 0.2, 0.3]])]
+INPUTS = [torch.tensor([[0.1, 0.2, 0.3]])]
 
 
 def test_by_hand() -> None:
     """1*1 + 4*2, 2*0 + 5*1, 3*(-1) + 6*0.5; and with the joined one 10*0.1, 20*0.2, 30*0.3 more."""
     assert fusion()(OWN).tolist() == [[9.0, 5.0, 0.0]]
-    assert fusion(1)(OWN, JOINED).tolist() == [pytest.approx([10.0, 9.0, 9.0])]
+    assert fusion(1)(OWN, INPUTS).tolist() == [pytest.approx([10.0, 9.0, 9.0])]
     assert fusion(1)(OWN).tolist() == [[9.0, 5.0, 0.0]]  # the own ones alone
 
 
@@ -45,9 +45,9 @@ def test_a_new_row_leaves_the_first_answer_as_it_was_and_learns() -> None:
     assert wider.matrix.shape == (3, 3)
     assert torch.equal(wider.matrix[:2], trained.matrix)
     assert not wider.matrix[2].any()
-    assert torch.equal(wider(OWN, JOINED), trained(OWN))
-    wider(OWN, JOINED).sum().backward()
-    assert wider.joined.grad.tolist() == JOINED[0].tolist()
+    assert torch.equal(wider(OWN, INPUTS), trained(OWN))
+    wider(OWN, INPUTS).sum().backward()
+    assert wider.inputs.grad.tolist() == INPUTS[0].tolist()
 
 
 def test_rows_are_added_below_those_there_are() -> None:
@@ -58,7 +58,7 @@ def test_rows_are_added_below_those_there_are() -> None:
 def test_alone_the_joined_rows_neither_count_nor_learn() -> None:
     made = fusion(1)
     made(OWN).sum().backward()
-    assert made.joined.grad is None
+    assert made.inputs.grad is None
     assert made.own.grad is not None
 
 

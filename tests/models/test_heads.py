@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from serein.errors import RecipeError
-from serein.models.heads import LayerTap, PooledHead, VectorNorm
+from serein.models.heads import LayerSelection, PooledHead, VectorNorm
 from serein.models.hidden import HiddenStates, frame_mask
 from serein.models.pooling import POOLINGS
 from serein.recipe import Category
@@ -33,10 +33,10 @@ def head(num_outputs: int = 3, sizes: tuple[int, ...] = SIZES, **options: object
 # -- taps
 
 
-@pytest.mark.parametrize(("tap", "layer"), [("last", 2), (0, 0), (1, 1), (2, 2)])
-def test_a_tap_takes_a_layer(tap: str | int, layer: int) -> None:
+@pytest.mark.parametrize(("selection", "layer"), [("last", 2), (0, 0), (1, 1), (2, 2)])
+def test_a_selection_takes_a_layer(selection: str | int, layer: int) -> None:
     hidden = heard(3, 5, sizes=(4, 5, 6))
-    chosen = LayerTap(tap, (4, 5, 6))
+    chosen = LayerSelection(selection, (4, 5, 6))
     assert chosen(hidden) is hidden.layers[layer]
     assert chosen.size == 4 + layer
     assert not list(chosen.parameters())
@@ -44,27 +44,27 @@ def test_a_tap_takes_a_layer(tap: str | int, layer: int) -> None:
 
 def test_a_weighted_tap_sums_all_layers() -> None:
     """It starts as their mean; the weights ln 1, ln 1, ln 2 give 1/4, 1/4, 1/2."""
-    tap, hidden = LayerTap("weighted", SIZES), heard(3, 5)
+    selection, hidden = LayerSelection("weighted", SIZES), heard(3, 5)
     first, second, third = hidden.layers
-    np.testing.assert_allclose(tap(hidden).detach(), (first + second + third) / 3, atol=1e-6)
-    nn.init.constant_(tap.weights, 0.0)
+    np.testing.assert_allclose(selection(hidden).detach(), (first + second + third) / 3, atol=1e-6)
+    nn.init.constant_(selection.weights, 0.0)
     with torch.no_grad():
-        tap.weights[2] = math.log(2)
-    np.testing.assert_allclose(tap(hidden).detach(), first / 4 + second / 4 + third / 2, atol=1e-6)
-    tap(hidden).square().sum().backward()
-    assert tap.weights.grad is not None
-    assert tap.weights.grad.abs().min() > 0
+        selection.weights[2] = math.log(2)
+    np.testing.assert_allclose(selection(hidden).detach(), first / 4 + second / 4 + third / 2, atol=1e-6)
+    selection(hidden).square().sum().backward()
+    assert selection.weights.grad is not None
+    assert selection.weights.grad.abs().min() > 0
 
 
-@pytest.mark.parametrize("tap", [3, -1, 24])
-def test_a_layer_that_is_not_there(tap: int) -> None:
-    with pytest.raises(RecipeError, match=f"tap: there is no hidden layer {tap}, the model has 0 to 2. Choose"):
-        LayerTap(tap, SIZES)
+@pytest.mark.parametrize("number", [3, -1, 24])
+def test_a_layer_that_is_not_there(number: int) -> None:
+    with pytest.raises(RecipeError, match=f"layer: there is no hidden layer {number}, the model has 0 to 2. Choose"):
+        LayerSelection(number, SIZES)
 
 
 def test_layers_of_two_sizes_cannot_be_summed() -> None:
-    with pytest.raises(RecipeError, match=r"tap: layers of sizes \(4, 5\) cannot be summed"):
-        LayerTap("weighted", (4, 5))
+    with pytest.raises(RecipeError, match=r"layer: layers of sizes \(4, 5\) cannot be summed"):
+        LayerSelection("weighted", (4, 5))
 
 
 # -- heads
@@ -72,10 +72,10 @@ def test_layers_of_two_sizes_cannot_be_summed() -> None:
 
 def test_a_bare_head_is_a_linear_layer_on_the_pooled_frames() -> None:
     read, hidden = head(pooling="mean"), heard(3, 5)
-    reading = read(hidden)
+    head_output = read(hidden)
     means = [hidden.layers[2][0, :3].mean(dim=0), hidden.layers[2][1].mean(dim=0)]
-    np.testing.assert_allclose(reading.embedding, torch.stack(means), atol=1e-6)
-    np.testing.assert_allclose(reading.output.detach(), read.output(torch.stack(means)).detach(), atol=1e-6)
+    np.testing.assert_allclose(head_output.embedding, torch.stack(means), atol=1e-6)
+    np.testing.assert_allclose(head_output.output.detach(), read.output(torch.stack(means)).detach(), atol=1e-6)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -90,12 +90,12 @@ def test_a_bare_head_is_a_linear_layer_on_the_pooled_frames() -> None:
 )
 def test_the_embedding_is_what_the_output_reads(pooling: str, options: dict[str, object], size: int | None) -> None:
     read = head(pooling=pooling, **options)
-    reading = read(heard(3, 5))
+    head_output = read(heard(3, 5))
     width = 5 if options.get("projection_at") == "frames" else 4
-    assert reading.embedding.shape == (2, size or width * (1 if pooling in ("mean", "max") else 2))
-    assert reading.output.shape == (2, 3)
-    assert read.size == reading.embedding.shape[1]
-    assert torch.equal(reading.output, read.output(reading.embedding))
+    assert head_output.embedding.shape == (2, size or width * (1 if pooling in ("mean", "max") else 2))
+    assert head_output.output.shape == (2, 3)
+    assert read.size == head_output.embedding.shape[1]
+    assert torch.equal(head_output.output, read.output(head_output.embedding))
 
 
 def test_projecting_frames_and_projecting_their_mean_are_one() -> None:
@@ -120,8 +120,8 @@ def test_dropout_acts_in_training_alone() -> None:
 
 def test_what_a_head_answers_is_float32_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        reading = head(hidden=(8,))(heard(3, 5))
-    assert reading.output.dtype == reading.embedding.dtype == torch.float32
+        head_output = head(hidden=(8,))(heard(3, 5))
+    assert head_output.output.dtype == head_output.embedding.dtype == torch.float32
 
 
 # -- batch norm
@@ -159,7 +159,7 @@ def test_a_head_with_batch_norm_learns_from_one_clip() -> None:
 
 def test_each_block_makes_a_vector_and_fusion_sums_them() -> None:
     reader, hidden = head(attention={"blocks": 3, "heads": 2}, pooling="max", fusion={}), heard(3, 5)
-    frames, is_frame = reader.tap(hidden), hidden.is_frame
+    frames, is_frame = reader.layer_selection(hidden), hidden.is_frame
     vectors = [reader.pooling(block(frames, is_frame), is_frame) for block in reader.blocks]
     assert len(vectors) == 3
     assert not torch.allclose(vectors[0], vectors[1])
@@ -167,18 +167,18 @@ def test_each_block_makes_a_vector_and_fusion_sums_them() -> None:
 
 
 def test_other_vectors_join() -> None:
-    joining = {"joined": ("speaker",), "start": 2.0}
+    joining = {"inputs": ("speaker",), "init": 2.0}
     options = Category(attention={"heads": 2}, pooling="max", fusion=joining)
-    reader, hidden, speaker = PooledHead(options, SIZES, 3, joined_sizes={"speaker": 4}).eval(), heard(3, 5), 7.0
+    reader, hidden, speaker = PooledHead(options, SIZES, 3, input_sizes={"speaker": 4}).eval(), heard(3, 5), 7.0
     alone = reader(hidden).embedding
-    joined = reader(hidden, joined=[torch.full((2, 4), speaker)]).embedding
+    joined = reader(hidden, inputs=[torch.full((2, 4), speaker)]).embedding
     torch.testing.assert_close(joined, alone + 2.0 * speaker)
 
 
 def test_a_vector_of_another_size_cannot_join() -> None:
-    options = Category(pooling="max", fusion={"joined": ("speaker",)})
+    options = Category(pooling="max", fusion={"inputs": ("speaker",)})
     with pytest.raises(RecipeError, match="the vector of 'speaker' has 9 features, those that it joins have 4"):
-        PooledHead(options, SIZES, 3, joined_sizes={"speaker": 9})
+        PooledHead(options, SIZES, 3, input_sizes={"speaker": 9})
 
 
 def test_several_blocks_need_a_fusion() -> None:
@@ -196,7 +196,7 @@ def test_the_projection_of_park2023_is_relu_then_linear() -> None:
 
 def test_arcface_answers_with_scaled_cosines() -> None:
     reader, hidden = head(loss="arcface", arcface={"scale": 20.0}, pooling="mean"), heard(3, 5)
-    reading = reader(hidden)
+    head_output = reader(hidden)
     centres = nn.functional.normalize(reader.output.weight)
-    expected = 20 * nn.functional.normalize(reading.embedding) @ centres.T
-    torch.testing.assert_close(reading.output, expected)
+    expected = 20 * nn.functional.normalize(head_output.embedding) @ centres.T
+    torch.testing.assert_close(head_output.output, expected)

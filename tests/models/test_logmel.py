@@ -31,18 +31,18 @@ def sine(hz: float, num_samples: int = 16_000) -> torch.Tensor:
 
 def edges_hz(options: LogMel) -> np.ndarray:
     """Return lower edge, centres and upper edge of the bands, 2595 log10(1 + f/700)."""
-    mels = np.linspace(*(2595 * np.log10(1 + np.array([options.low_hz, options.high_hz]) / 700)), options.num_bands + 2)
+    mels = np.linspace(*(2595 * np.log10(1 + np.array([options.low_hz, options.high_hz]) / 700)), options.n_mels + 2)
     return np.asarray(700 * (10 ** (mels / 2595) - 1))
 
 
 # -- what a band holds
 
 
-@pytest.mark.parametrize("options", [LogMel(), LogMel(num_bands=40, window_s=0.025, low_hz=0.0, high_hz=4_000.0)])
+@pytest.mark.parametrize("options", [LogMel(), LogMel(n_mels=40, window_s=0.025, low_hz=0.0, high_hz=4_000.0)])
 def test_filters_are_those_of_transformers(options: LogMel) -> None:
     backbone = LogMelBackbone(options)
     theirs = mel_filter_bank(
-        backbone.fft // 2 + 1, options.num_bands, options.low_hz, options.high_hz, 16_000, norm=None, mel_scale="htk"
+        backbone.fft // 2 + 1, options.n_mels, options.low_hz, options.high_hz, 16_000, norm=None, mel_scale="htk"
     ).T
     theirs = theirs / theirs.sum(axis=1, keepdims=True) / np.square(np.hanning(backbone.window + 1)[:-1]).sum()
     np.testing.assert_allclose(backbone.filters, theirs, rtol=1e-5, atol=1e-9)
@@ -62,7 +62,7 @@ def test_a_full_scale_sine_has_its_level() -> None:
 
     A band is the mean over its bins, divided by that sum: where the filter is 1, it is N/4 / (its area in bins).
     """
-    options = LogMel(num_bands=8, floor_db=None)
+    options = LogMel(n_mels=8, top_db=None)
     backbone, edges = LogMelBackbone(options), edges_hz(options)
     for band in range(8):
         bands_db, _ = backbone.bands(sine(edges[band + 1]), torch.tensor([16_000]))
@@ -82,7 +82,7 @@ def test_white_noise_reads_its_power_in_every_band() -> None:
 
 def test_twice_the_amplitude_is_6_db_more() -> None:
     waveforms, num_samples = waves(8_000)
-    backbone = LogMelBackbone(LogMel(floor_db=None))
+    backbone = LogMelBackbone(LogMel(top_db=None))
     gain_db = backbone.bands(2 * waveforms, num_samples)[0] - backbone.bands(waveforms, num_samples)[0]
     np.testing.assert_allclose(gain_db, 20 * math.log10(2), atol=1e-4)
 
@@ -94,8 +94,8 @@ def test_silence_is_at_the_floor() -> None:
 
 def test_floor_db_raises_what_is_far_below_the_loudest() -> None:
     waveforms, num_samples = torch.cat([sine(1_000), 0 * sine(1_000)], dim=1), torch.tensor([32_000])
-    floored = LogMelBackbone(LogMel(floor_db=40.0)).bands(waveforms, num_samples)[0]
-    free = LogMelBackbone(LogMel(floor_db=None)).bands(waveforms, num_samples)[0]
+    floored = LogMelBackbone(LogMel(top_db=40.0)).bands(waveforms, num_samples)[0]
+    free = LogMelBackbone(LogMel(top_db=None)).bands(waveforms, num_samples)[0]
     assert float(floored.max() - floored.min()) == pytest.approx(40.0, abs=1e-4)
     assert torch.equal(floored, free.maximum(free.max() - 40.0))
     assert free.min() == pytest.approx(-100.0, abs=1e-4)
@@ -103,7 +103,7 @@ def test_floor_db_raises_what_is_far_below_the_loudest() -> None:
 
 def test_bands_narrower_than_a_bin_are_refused() -> None:
     with pytest.raises(RecipeError, match=r"backbone: \d+ of 128 mel bands are narrower .* Choose fewer num_bands"):
-        LogMelBackbone(LogMel(num_bands=128, window_s=0.025))
+        LogMelBackbone(LogMel(n_mels=128, window_s=0.025))
 
 
 # -- frames
@@ -122,7 +122,7 @@ def test_a_frame_exists_when_its_sample_does(num_samples: int, num_frames: int) 
 def test_a_frame_is_centred_on_its_sample() -> None:
     click = torch.zeros(1, 3_200)
     click[0, 5 * 320] = 1.0
-    bands_db, _ = LogMelBackbone(LogMel(floor_db=None)).bands(click, torch.tensor([3_200]))
+    bands_db, _ = LogMelBackbone(LogMel(top_db=None)).bands(click, torch.tensor([3_200]))
     level_db = bands_db[0].mean(dim=1)
     assert int(level_db.argmax()) == 5
     np.testing.assert_allclose(level_db[4], level_db[6], atol=1e-3)
@@ -130,7 +130,7 @@ def test_a_frame_is_centred_on_its_sample() -> None:
 
 @pytest.mark.parametrize("normalisation", NORMALISATIONS, ids="+".join)
 def test_a_clip_is_heard_alike_alone_and_in_a_batch(normalisation: tuple[str, ...]) -> None:
-    backbone = LogMelBackbone(LogMel(num_bands=32, normalisation=normalisation))
+    backbone = LogMelBackbone(LogMel(n_mels=32, normalisation=normalisation))
     waveforms, num_samples = waves(9_000, 1, 4_321, 320, 100)
     backbone.fit([waves(8_000, 16_000, seed=1)])
     together = backbone(waveforms, num_samples)
@@ -157,7 +157,7 @@ def test_what_it_hears_stays_float32_under_autocast() -> None:
 
 @pytest.mark.parametrize("kind", ["corpus", "level", "clip"])
 def test_fit_brings_the_training_audio_to_mean_0_and_deviation_1(kind: str) -> None:
-    backbone = LogMelBackbone(LogMel(num_bands=24, normalisation=(kind, "corpus")))
+    backbone = LogMelBackbone(LogMel(n_mels=24, normalisation=(kind, "corpus")))
     batches = [waves(9_000, 4_000, 500), waves(16_000, 1, seed=1)]
     backbone.fit(batches)
     frames = torch.cat([heard.layers[0][heard.is_frame] for heard in (backbone(*batch) for batch in batches)])
@@ -186,7 +186,7 @@ def test_a_level_is_taken_off_and_a_clips_own_deviation_too() -> None:
 
 
 def test_nothing_is_learned_by_gradient_and_the_description_builds_it_again() -> None:
-    options = LogMel(num_bands=20, normalisation=("level", "clip"))
+    options = LogMel(n_mels=20, normalisation=("level", "clip"))
     backbone = LogMelBackbone(options)
     assert backbone.parameter_groups() == {}
     assert set(backbone.state_dict()) == {"mean", "deviation"}

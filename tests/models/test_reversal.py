@@ -24,15 +24,15 @@ def test_the_gradient_is_multiplied_by_minus_the_scale(scale: float) -> None:
 @pytest.mark.parametrize("kind", [Category, Transcript])
 def test_a_head_learns_as_ever_and_what_lies_below_it_the_opposite(kind: type[Head]) -> None:
     gradients = {}
-    for reversal in (None, 0.5):
+    for scale in (None, 0.5):
         torch.manual_seed(0)
-        head = build_head(kind(reversal=reversal), (3,), 2)
+        head = build_head(kind(gradient_reversal=scale), (3,), 2)
         frames = torch.ones(2, 4, 3, requires_grad=True)
-        reading = head(HiddenStates((frames,), torch.ones(2, 4, dtype=torch.bool)))
-        reading.output[..., :2].square().sum().backward()
+        head_output = head(HiddenStates((frames,), torch.ones(2, 4, dtype=torch.bool)))
+        head_output.output[..., :2].square().sum().backward()
         assert frames.grad is not None
         assert head.output.weight.grad is not None
-        gradients[reversal] = frames.grad, head.output.weight.grad
+        gradients[scale] = frames.grad, head.output.weight.grad
     assert gradients[None][0].abs().sum() > 0
     assert torch.allclose(gradients[0.5][0], -0.5 * gradients[None][0])
     assert torch.equal(gradients[0.5][1], gradients[None][1])

@@ -14,16 +14,16 @@ from serein.errors import ModelError, RecipeError
 from serein.models.hidden import Backbone, HiddenStates, frame_mask
 from serein.models.pooling import POOLINGS
 from serein.models.speech import SpeechModel, assemble, described_backbone, new_backbone
-from serein.recipe import Body, Category, Cnn2d, CnnBlstm, LogMel, Transformer
+from serein.recipe import Category, Cnn2d, CnnBlstm, Encoder, LogMel, Transformer
 
-BODIES: dict[str, Any] = {
-    "no body": None,
+ENCODERS: dict[str, Any] = {
+    "no encoder": None,
     "cnn2d": Cnn2d(channels=(3, 4, 5), size=6),
     "cnn2d pooled": Cnn2d(channels=(3, 4, 5), size=6, stem="pool"),
     "cnn2d residual": Cnn2d(channels=(3, 4, 5, 6), size=6, convolutions=2),
     "cnn-blstm": CnnBlstm(channels=(4, 5), kernels=(5, 3), hidden=3),
     "transformer": Transformer(
-        cnn=Cnn2d(channels=(3, 4), size=8, stem="pool", shrink_time=0), layers=2, heads=2, inner=12
+        cnn=Cnn2d(channels=(3, 4), size=8, stem="pool", time_downsampling=0), layers=2, heads=2, feed_forward_size=12
     ),
 }
 PROJECTIONS: dict[str, dict[str, Any]] = {
@@ -44,12 +44,12 @@ LENGTHS = (12_000, 7_321, 640, 321, 1)
 
 
 def model_of(
-    body: Any = None, normalisation: tuple[str, ...] = ("level", "corpus"), num_members: int = 1, **options: Any
+    encoder: Any = None, normalisation: tuple[str, ...] = ("level", "corpus"), ensemble_size: int = 1, **options: Any
 ) -> SpeechModel:
     """Return a small model with weights and statistics as after a training."""
     torch.manual_seed(0)
-    backbone = new_backbone(LogMel(num_bands=16, normalisation=normalisation))
-    model = assemble(backbone, body, {"emotion": (Category(**options), 4)}, num_members)
+    backbone = new_backbone(LogMel(n_mels=16, normalisation=normalisation))
+    model = assemble(backbone, encoder, {"emotion": (Category(**options), 4)}, ensemble_size)
     backbone.fit([waves(16_000, 5_000)])
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -82,63 +82,63 @@ def require_batching_changes_nothing(model: SpeechModel) -> None:
 
 @pytest.mark.parametrize("projection", PROJECTIONS)
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("body", BODIES)
-def test_batching_changes_no_answer(body: str, pooling: str, projection: str) -> None:
-    require_batching_changes_nothing(model_of(BODIES[body], pooling=pooling, **PROJECTIONS[projection]))
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_batching_changes_no_answer(encoder: str, pooling: str, projection: str) -> None:
+    require_batching_changes_nothing(model_of(ENCODERS[encoder], pooling=pooling, **PROJECTIONS[projection]))
 
 
 @pytest.mark.parametrize("normalisation", ["corpus", "level", "clip"])
-@pytest.mark.parametrize("body", BODIES)
-def test_batching_changes_no_answer_under_any_normalisation(body: str, normalisation: str) -> None:
-    require_batching_changes_nothing(model_of(BODIES[body], normalisation=(normalisation,)))
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_batching_changes_no_answer_under_any_normalisation(encoder: str, normalisation: str) -> None:
+    require_batching_changes_nothing(model_of(ENCODERS[encoder], normalisation=(normalisation,)))
 
 
-@pytest.mark.parametrize("body", BODIES)
-def test_batching_changes_no_answer_of_several_members(body: str) -> None:
-    require_batching_changes_nothing(model_of(BODIES[body], num_members=3))
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_batching_changes_no_answer_of_several_members(encoder: str) -> None:
+    require_batching_changes_nothing(model_of(ENCODERS[encoder], ensemble_size=3))
 
 
 def test_the_bodies_here_are_all_there_are() -> None:
-    assert {type(body) for body in BODIES.values() if body} == set(Body.__origin__.__args__)
+    assert {type(encoder) for encoder in ENCODERS.values() if encoder} == set(Encoder.__origin__.__args__)
 
 
 # -- members
 
 
 @torch.inference_mode()
-def test_members_answer_with_the_mean_of_their_shares() -> None:
-    model = model_of(BODIES["cnn2d"], num_members=3).eval()
-    reading = model(*waves(12_000, 640))["emotion"]
-    shares = reading.outputs.softmax(dim=-1)
-    assert reading.outputs.shape == (3, 2, 4)
-    np.testing.assert_allclose(reading.output.softmax(dim=-1), shares.mean(dim=0), atol=1e-6)
-    assert (shares[0] - shares[1]).abs().max() > 1e-3  # each from its own first weights
-    alone = [SpeechModel(model.backbone, [member])(*waves(12_000, 640))["emotion"] for member in model.members]
-    assert torch.equal(reading.outputs, torch.cat([each.outputs for each in alone]))
-    assert torch.equal(reading.embedding, torch.cat([each.embedding for each in alone], dim=1))
+def test_members_answer_with_the_mean_of_their_probabilities() -> None:
+    model = model_of(ENCODERS["cnn2d"], ensemble_size=3).eval()
+    head_output = model(*waves(12_000, 640))["emotion"]
+    probabilities = head_output.outputs.softmax(dim=-1)
+    assert head_output.outputs.shape == (3, 2, 4)
+    np.testing.assert_allclose(head_output.output.softmax(dim=-1), probabilities.mean(dim=0), atol=1e-6)
+    assert (probabilities[0] - probabilities[1]).abs().max() > 1e-3  # each from its own first weights
+    alone = [SpeechModel(model.backbone, [member])(*waves(12_000, 640))["emotion"] for member in model.ensemble]
+    assert torch.equal(head_output.outputs, torch.cat([each.outputs for each in alone]))
+    assert torch.equal(head_output.embedding, torch.cat([each.embedding for each in alone], dim=1))
 
 
 @torch.inference_mode()
 def test_one_member_answers_with_its_own_scores() -> None:
-    reading = model_of(BODIES["cnn2d"]).eval()(*waves(12_000, 640))["emotion"]
-    assert torch.equal(reading.output, reading.outputs[0])
+    head_output = model_of(ENCODERS["cnn2d"]).eval()(*waves(12_000, 640))["emotion"]
+    assert torch.equal(head_output.output, head_output.outputs[0])
 
 
 def test_members_are_in_the_groups_of_their_parts() -> None:
-    model = model_of(BODIES["cnn2d"], num_members=2)
+    model = model_of(ENCODERS["cnn2d"], ensemble_size=2)
     groups = model.parameter_groups()
     assert sorted(id(p) for group in groups.values() for p in group) == sorted(id(p) for p in model.parameters())
-    bodies = [p for member in model.members for p in member.body.parameters()]
-    assert sorted(map(id, groups["body"])) == sorted(map(id, bodies))
+    encoders = [p for member in model.ensemble for p in member.encoder.parameters()]
+    assert sorted(map(id, groups["encoder"])) == sorted(map(id, encoders))
 
 
 # -- learning
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("body", BODIES)
-def test_gradients_reach_every_weight(body: str, pooling: str) -> None:
-    model = model_of(BODIES[body], num_members=2, pooling=pooling, **PROJECTIONS["pooled"]).train()
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_gradients_reach_every_weight(encoder: str, pooling: str) -> None:
+    model = model_of(ENCODERS[encoder], ensemble_size=2, pooling=pooling, **PROJECTIONS["pooled"]).train()
     model(*waves(12_000, 9_000, 640))["emotion"].output.square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -178,8 +178,8 @@ class TwoLayers(Backbone):
 @pytest.fixture
 def model() -> SpeechModel:
     torch.manual_seed(0)
-    body = CnnBlstm(tap="weighted", channels=(4,), kernels=(3,), hidden=3, layers=1)
-    return assemble(TwoLayers(), body, {"emotion": (Category(batch_norm=True), 4)})
+    encoder = CnnBlstm(layer="weighted", channels=(4,), kernels=(3,), hidden=3, layers=1)
+    return assemble(TwoLayers(), encoder, {"emotion": (Category(batch_norm=True), 4)})
 
 
 def groups_that_learn(model: SpeechModel) -> list[str]:
@@ -194,11 +194,11 @@ def test_every_weight_is_in_one_group(model: SpeechModel) -> None:
 @pytest.mark.parametrize(
     ("names", "learning"),
     [
-        (["all"], ["cnn", "projection", "layer 1", "layer 2", "layer 3", "body", "heads"]),
+        (["all"], ["cnn", "projection", "layer 1", "layer 2", "layer 3", "encoder", "heads"]),
         (["backbone"], ["cnn", "projection", "layer 1", "layer 2", "layer 3"]),
         (["layers 2-3", "heads"], ["layer 2", "layer 3", "heads"]),
         (["layers 1-1", "cnn"], ["cnn", "layer 1"]),
-        (["layer 3", "body"], ["layer 3", "body"]),
+        (["layer 3", "encoder"], ["layer 3", "encoder"]),
         (["heads", "heads"], ["heads"]),
     ],
 )
@@ -210,7 +210,7 @@ def test_named_parts_learn_and_no_other(model: SpeechModel, names: list[str], le
     assert not any(parameter.requires_grad for parameter in frozen)
 
 
-@pytest.mark.parametrize("name", ["layer 4", "layers 2-4", "layers 3-2", "layers 0-1", "encoder", "Heads", ""])
+@pytest.mark.parametrize("name", ["layer 4", "layers 2-4", "layers 3-2", "layers 0-1", "decoder", "Heads", ""])
 def test_an_unknown_part_is_named(model: SpeechModel, name: str) -> None:
     with pytest.raises(RecipeError) as error:
         model.train_only(["heads", name])
@@ -218,7 +218,7 @@ def test_an_unknown_part_is_named(model: SpeechModel, name: str) -> None:
     assert groups_that_learn(model)[0] == "cnn"  # nothing was frozen on the way
 
 
-@pytest.mark.parametrize("names", [[], ["backbone"], ["body"]])
+@pytest.mark.parametrize("names", [[], ["backbone"], ["encoder"]])
 def test_a_stage_in_which_nothing_learns_is_refused(names: list[str]) -> None:
     with pytest.raises(RecipeError, match=f"trainable: nothing learns: {' '.join(names) or 'no part'} has no weights"):
         model_of(None).train_only(iter(names))
@@ -228,7 +228,7 @@ def tensors(model: SpeechModel) -> Iterator[tuple[str, torch.Tensor]]:
     return ((name, tensor.clone()) for name, tensor in model.state_dict().items())
 
 
-@pytest.mark.parametrize("trainable", [["heads"], ["body"], ["cnn", "layers 2-3"], ["all"]])
+@pytest.mark.parametrize("trainable", [["heads"], ["encoder"], ["cnn", "layers 2-3"], ["all"]])
 def test_what_is_frozen_keeps_every_bit(model: SpeechModel, trainable: list[str]) -> None:
     model.train_only(trainable)
     before = dict(tensors(model))
@@ -246,15 +246,15 @@ def test_what_is_frozen_keeps_every_bit(model: SpeechModel, trainable: list[str]
 
 
 def test_frozen_batch_norm_answers_as_in_evaluation() -> None:
-    model = model_of(BODIES["cnn2d"], pooling="mean")
+    model = model_of(ENCODERS["cnn2d"], pooling="mean")
     model.train_only(["heads"])
-    frozen = [m for m in model.members[0].body.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    frozen = [m for m in model.ensemble[0].encoder.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
     assert frozen
     assert not any(module.training for module in frozen)
     model.eval()
     model.train()
     assert not any(module.training for module in frozen)
-    assert model.members[0].body.dropout.training
+    assert model.ensemble[0].encoder.dropout.training
     model.train_only(["all"])
     assert all(module.training for module in frozen)
 
@@ -263,7 +263,7 @@ def test_frozen_batch_norm_answers_as_in_evaluation() -> None:
 
 
 def test_a_described_backbone_is_the_same_architecture() -> None:
-    backbone = new_backbone(LogMel(num_bands=16, normalisation=("clip", "level")))
+    backbone = new_backbone(LogMel(n_mels=16, normalisation=("clip", "level")))
     again = described_backbone(backbone.describe())
     assert again.describe() == backbone.describe()
     assert again.sizes == backbone.sizes

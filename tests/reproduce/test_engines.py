@@ -13,7 +13,7 @@ from serein.errors import MissingExtraError, RunError
 from serein.evaluation.run_folder import read_json
 from serein.reproduce import engines
 from serein.reproduce.engines import ENGINES, locally, over_ray
-from serein.reproduce.units import BusyError, Data, Unit, is_finished, take_data, unit_of
+from serein.reproduce.units import BusyError, Data, Trial, is_finished, take_data, trial_of
 
 
 def silent(label: str, done: int, total: int, detail: str) -> None:
@@ -25,16 +25,17 @@ def data(tones: Path, tmp_path: Path) -> Data:
     return take_data(tones, None, tmp_path)
 
 
-def units(data: Data, folder: Path, *changes: dict[str, object]) -> list[Unit]:
+def trials(data: Data, folder: Path, *changes: dict[str, object]) -> list[Trial]:
     """One unit of the tiny recipe for each change of it."""
     made = [
-        recipes.load(write_recipe(folder / "r.yaml", {"members": 1, **change}, {"epochs": 1})) for change in changes
+        recipes.load(write_recipe(folder / "r.yaml", {"ensemble_size": 1, **change}, {"epochs": 1}))
+        for change in changes
     ]
-    return [unit_of(f"row{n}", recipe, 0, data, folder / "out") for n, recipe in enumerate(made)]
+    return [trial_of(f"row{n}", recipe, 0, data, folder / "out") for n, recipe in enumerate(made)]
 
 
 def test_an_error_does_not_stop_the_others(data: Data, tmp_path: Path) -> None:
-    bad, good = units(data, tmp_path, {"labels": {"classes": ["sad", "bored"]}}, {})
+    bad, good = trials(data, tmp_path, {"labels": {"classes": ["sad", "bored"]}}, {})
     (first, error), (second, nothing) = locally([bad, good], data.manifest, 1, silent)
     assert (first, second, nothing) == (bad, good, None)
     assert "no utterance is labelled bored" in str(error)
@@ -45,12 +46,12 @@ def test_an_error_does_not_stop_the_others(data: Data, tmp_path: Path) -> None:
 def test_what_another_process_trains_is_left_for_last(
     monkeypatch: pytest.MonkeyPatch, data: Data, tmp_path: Path
 ) -> None:
-    busy, free = units(data, tmp_path, {"members": 2}, {})
+    busy, free = trials(data, tmp_path, {"ensemble_size": 2}, {})
     tried, waited = [], []
 
-    def train(unit: Unit, *_: object) -> None:
-        tried.append(unit)
-        if unit == busy and tried.count(busy) < 3:
+    def train(trial: Trial, *_: object) -> None:
+        tried.append(trial)
+        if trial == busy and tried.count(busy) < 3:
             raise BusyError("another process is training it")
 
     monkeypatch.setattr(engines, "train", train)
@@ -70,15 +71,15 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch, data: Data) -> None:
 def test_ray_trains_what_the_local_engine_trains(data: Data, tmp_path: Path) -> None:
     """Two units and a wrong one: the same scores, bit by bit, and the error in its own words."""
     pytest.importorskip("ray", reason="pip install 'serein[cluster]'")
-    changes = ({}, {"members": 2}, {"labels": {"classes": ["sad", "bored"]}})
+    changes = ({}, {"ensemble_size": 2}, {"labels": {"classes": ["sad", "bored"]}})
     scores: dict[str, list[object]] = {}
     errors: dict[str, list[object]] = {}
     for name in ENGINES:
         (tmp_path / name).mkdir()
-        own = units(data, tmp_path / name, *changes)
-        outcome = {unit.folder: error for unit, error in ENGINES[name](own, data.manifest, 1, silent)}
-        scores[name] = [read_json(unit.folder / "scores.json") for unit in own]
-        errors[name] = [outcome[unit.folder] and str(outcome[unit.folder]) for unit in own]
+        own = trials(data, tmp_path / name, *changes)
+        outcome = {trial.folder: error for trial, error in ENGINES[name](own, data.manifest, 1, silent)}
+        scores[name] = [read_json(trial.folder / "scores.json") for trial in own]
+        errors[name] = [outcome[trial.folder] and str(outcome[trial.folder]) for trial in own]
     assert scores["ray"] == scores["local"]
     assert errors["ray"] == errors["local"]
     assert errors["local"][:2] == [None, None]

@@ -11,21 +11,21 @@ from pydantic import ValidationError
 from serein.data import manifest
 from serein.errors import ModelError
 from serein.evaluation.predictions import read_predictions
-from serein.reproduce.maps import heard_maps
+from serein.reproduce.maps import embedding_maps
 from serein.reproduce.table import Picture, Row
 from serein.reproduce.times import time_table
 
 ROW = Row.model_validate({"name": "tiny", "label": "Tiny", "published": {"values": {"3 s": 2.5}}})
-BOTH = Picture(name="embeddings", by=("prediction", "speaker"), sides=("train", "test"))
+BOTH = Picture(name="embeddings", colour_by=("prediction", "speaker"), splits=("train", "test"))
 
 
 def test_every_side_and_colouring_is_a_panel(tiny_run: Path, tones: Path) -> None:
-    maps = heard_maps(ROW, [tiny_run], BOTH, tones)
+    maps = embedding_maps(ROW, [tiny_run], BOTH, tones)
     assert [each.title for each in maps] == [
-        "Tiny\ntrain side, by predicted emotion",
-        "Tiny\ntest side, by predicted emotion",
-        "Tiny\ntrain side, by speaker",
-        "Tiny\ntest side, by speaker",
+        "Tiny\ntrain set, by predicted emotion",
+        "Tiny\ntest set, by predicted emotion",
+        "Tiny\ntrain set, by speaker",
+        "Tiny\ntest set, by speaker",
     ]
     speakers = {u.speaker for u in manifest.read(tones)}
     assert not set(maps[2].names) & set(maps[3].names)
@@ -35,17 +35,17 @@ def test_every_side_and_colouring_is_a_panel(tiny_run: Path, tones: Path) -> Non
 
 def test_what_is_heard_again_is_what_the_run_heard(tiny_run: Path, tones: Path) -> None:
     said = {p.id: p.prediction for p in read_predictions(tiny_run / "fold-1" / "seed-0" / "predictions.jsonl")}
-    (panel,) = heard_maps(ROW, [tiny_run], Picture(name="embeddings", by=("prediction",)), tones)
+    (panel,) = embedding_maps(ROW, [tiny_run], Picture(name="embeddings", colour_by=("prediction",)), tones)
     assert list(panel.names) == list(said.values())
 
 
 def test_a_vector_that_no_task_has(tiny_run: Path, tones: Path) -> None:
     with pytest.raises(ModelError, match="speaker"):
-        heard_maps(ROW, [tiny_run], Picture(name="embeddings", of="speaker"), tones)
+        embedding_maps(ROW, [tiny_run], Picture(name="embeddings", task="speaker"), tones)
 
 
 def test_nothing_is_heard_of_a_row_without_runs(tones: Path) -> None:
-    assert heard_maps(ROW, [], BOTH, tones) == []
+    assert embedding_maps(ROW, [], BOTH, tones) == []
 
 
 def test_times_stand_beside_the_published_ones(tiny_run: Path) -> None:
@@ -60,10 +60,10 @@ def test_times_stand_beside_the_published_ones(tiny_run: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"name": "confusion", "by": ["speaker"]},
+        {"name": "confusion", "colour_by": ["speaker"]},
         {"name": "sweep", "x": "b", "sides": ["train"]},
         {"name": "embeddings", "lines": "network"},
-        {"name": "embeddings", "by": []},
+        {"name": "embeddings", "colour_by": []},
     ],
 )
 def test_pictures_that_cannot_be(options: dict[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""Rows that ask neighbours, and pictures of rows, through the command line on the corpus of tones."""
+"""Rows with kNN, and pictures of rows, through the command line on the corpus of tones."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from serein.evaluation.scores import score_predictions
 
 ROWS: list[dict[str, Any]] = [
     {"name": "alone"},
-    {"name": "knn", "neighbours": "dev"},
+    {"name": "knn", "knn": "dev"},
     {"name": "std", "set": {"tasks.emotion.pooling": "std"}},
-    {"name": "oracle", "set": {"tasks.emotion.pooling": "std"}, "neighbours": "oracle", "against": "std"},
+    {"name": "oracle", "set": {"tasks.emotion.pooling": "std"}, "knn": "oracle", "against": "std"},
 ]
 CONTENT = {"paper": "doe2020", "table": "figure1", "caption": "Who.", "corpus": "T", "published_on": "test"}
 
@@ -53,7 +53,7 @@ def test_rows_with_neighbours_train_nothing_more(serein: Call, recipe: Path, ton
     alone, knn, std, oracle = content["rows"]
     assert (knn["runs"], oracle["runs"]) == (alone["runs"], std["runs"])
     assert len({tuple(row["runs"]) for row in content["rows"]}) == 2
-    for row, name in ((knn, "neighbours"), (oracle, "neighbours_oracle")):
+    for row, name in ((knn, "knn"), (oracle, "knn_oracle")):
         folder = out / row["runs"][0]
         said = [p for path in folder.glob(f"fold-*/seed-0/{name}_predictions.jsonl") for p in read_predictions(path)]
         assert len({p.id for p in said}) == 36
@@ -63,8 +63,8 @@ def test_rows_with_neighbours_train_nothing_more(serein: Call, recipe: Path, ton
     difference = oracle["ours"]["macro_f1"] - std["ours"]["macro_f1"]
     assert oracle["compared"]["difference"] == pytest.approx(difference)
     notes = " ".join(content["notes"])
-    assert "'knn': k and alpha of each fold and seed chosen on dev: k " in notes
-    assert "'oracle': k and alpha of each fold and seed chosen on the very test sides that are judged" in notes
+    assert "'knn': k and kNN weight of each fold and seed chosen on dev: k " in notes
+    assert "'oracle': k and kNN weight of each fold and seed chosen on the evaluated test sets themselves" in notes
     text = (out / "doe2020-figure1.md").read_text()
     assert "# doe2020, Figure 1:" in text
     assert "(to 'std')" in text
@@ -75,10 +75,10 @@ def test_rows_with_neighbours_train_nothing_more(serein: Call, recipe: Path, ton
 def test_asked_once(serein: Call, recipe: Path, tones: Path, out: Path) -> None:
     table = write(recipe, "t", picture={"name": "confusion"})
     first = reproduced(serein, table, tones, out)
-    asked = {path: path.stat().st_mtime_ns for path in out.rglob("neighbours*.json")}
+    asked = {path: path.stat().st_mtime_ns for path in out.rglob("knn*.json")}
     assert len(asked) == 2
     assert reproduced(serein, table, tones, out) == first
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("neighbours*.json")} == asked
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("knn*.json")} == asked
 
 
 @pytest.mark.parametrize(("name", "more"), [("embeddings", {}), ("sweep", {"x": "l"})])
@@ -99,7 +99,7 @@ def test_every_picture_is_drawn(
         ({"rows": [{"name": "a", "against": "a"}]}, "row 'a' is compared with 'a', which is no other row"),
         ({"picture": {"name": "sweep"}}, "'x' belongs to a 'sweep', which needs it"),
         ({"picture": {"name": "sweep", "x": "l"}}, "row 'alone' has no 'l' in its configuration to be drawn at"),
-        ({"rows": [*ROWS, {"name": "f", "fusion": True, "neighbours": "dev"}]}, "no recipe, set or neighbours"),
+        ({"rows": [*ROWS, {"name": "f", "ensemble": True, "knn": "dev"}]}, "no recipe, set or knn"),
     ],
 )
 def test_tables_that_make_no_sense(changes: dict[str, Any], said: str, serein: Call, recipe: Path, tones: Path) -> None:
@@ -107,7 +107,7 @@ def test_tables_that_make_no_sense(changes: dict[str, Any], said: str, serein: C
     assert (outcome.status, said in outcome.complaint) == (1, True), outcome.complaint
 
 
-def test_neighbours_cannot_be_judged_on_dev(serein: Call, recipe: Path, tones: Path, tmp_path: Path) -> None:
-    outcome = serein("reproduce", write(recipe, "t"), "--data", tones, "--out", tmp_path / "o", "--on", "dev")
-    assert (outcome.status, "the rows knn, oracle ask neighbours" in outcome.complaint) == (1, True)
+def test_knn_cannot_be_evaluated_on_dev(serein: Call, recipe: Path, tones: Path, tmp_path: Path) -> None:
+    outcome = serein("reproduce", write(recipe, "t"), "--data", tones, "--out", tmp_path / "o", "--split", "dev")
+    assert (outcome.status, "the rows knn, oracle use kNN" in outcome.complaint) == (1, True)
     assert not (tmp_path / "o").exists()

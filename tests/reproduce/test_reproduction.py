@@ -69,7 +69,7 @@ def test_published_beside_ours(out: Path) -> None:
     content = read_json(out / "doe2020-table1.json")
     assert content == json.loads((out / "stdout").read_text())
     assert (content["reference"], content["unit"]) == ("mean", "per cent")
-    assert content["published_on"] == {"corpus": "TalkShow", "side": "dev"}
+    assert content["published_on"] == {"corpus": "TalkShow", "split": "dev"}
     mean, std = content["rows"]
     assert [row["published"]["macro_f1"] for row in (mean, std)] == [30, 31]
     assert mean["compared"] is None
@@ -186,33 +186,33 @@ def test_rows_seeds_and_set(table: Path, tones: Path, tmp_path: Path, serein: Ca
 
 
 def test_on_dev(out: Path, table: Path, tones: Path, serein: Call) -> None:
-    outcome = serein("reproduce", table, "--data", tones, "--out", out, "--seeds", 2, "--on", "dev", "--json")
+    outcome = serein("reproduce", table, "--data", tones, "--out", out, "--seeds", 2, "--split", "dev", "--json")
     content = json.loads(outcome.out)
     assert content == read_json(out / "doe2020-table1-dev.json")
     run = out / content["rows"][0]["runs"][0]
     num_dev = len({p.id for path in run.glob("fold-*/*/dev_predictions.jsonl") for p in read_predictions(path)})
     assert f"Ours: dev predictions of {num_dev} utterances" in " ".join(content["notes"])
-    assert "the numbers flatter" in " ".join(content["notes"])
+    assert "the numbers are optimistic" in " ".join(content["notes"])
 
 
 def test_a_row_that_fuses_the_others(out: Path, table: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
-    """Judged on the same utterances as the rows; fused once; no score when a row lacks its runs."""
-    rows = [*ROWS, {"name": "both", "fusion": True, "published": {"macro_f1": 35}}]
+    """Evaluated on the same utterances as the rows; fused once; no score when a row lacks its runs."""
+    rows = [*ROWS, {"name": "both", "ensemble": True, "published": {"macro_f1": 35}}]
     fusing = write_table(tmp_path, table=7, rows=rows)
     call = ("reproduce", fusing, "--data", tones, "--out", out, "--seeds", 2, "--json")
     before = times(out)
     first = serein(*call)
     assert first.status == 0, first.err
     content = json.loads(first.out)
-    fused = content["rows"][2]
-    assert (fused["seeds"], fused["published"]["macro_f1"]) == ([0, 1], 35)
-    predictions = [read_predictions(out / name) for name in fused["runs"]]
+    ensemble = content["rows"][2]
+    assert (ensemble["seeds"], ensemble["published"]["macro_f1"]) == ([0, 1], 35)
+    predictions = [read_predictions(out / name) for name in ensemble["runs"]]
     by_seed = [score_predictions(said, ["angry", "happy", "sad"]).pooled["macro_f1"] for said in predictions]
     assert all(len({p.id for p in said}) == 36 for said in predictions)
-    assert fused["ours"]["macro_f1"] == pytest.approx(sum(by_seed) / 2)
-    difference = fused["ours"]["macro_f1"] - content["rows"][0]["ours"]["macro_f1"]
-    assert fused["compared"]["difference"] == pytest.approx(difference)
-    assert any(note.startswith("Fusion: a weight for each row and class") for note in content["notes"])
+    assert ensemble["ours"]["macro_f1"] == pytest.approx(sum(by_seed) / 2)
+    difference = ensemble["ours"]["macro_f1"] - content["rows"][0]["ours"]["macro_f1"]
+    assert ensemble["compared"]["difference"] == pytest.approx(difference)
+    assert any(note.startswith("Ensemble: a weight for each row and class") for note in content["notes"])
     after = times(out)
     assert {name: after[name] for name in before} == before
     assert serein(*call).out == first.out
@@ -291,8 +291,8 @@ def test_two_at_once_share_the_work(table: Path, tones: Path, tmp_path: Path) ->
         (("none.yaml",), "none.yaml: no such table file"),
         (("TABLE", "--rows", "std,max"), "unknown row 'max', expected one of: mean, std"),
         (("TABLE", "--set", "membrs=2"), "row 'mean': "),
-        (("TABLE", "--set", "members"), "'members' is no KEY=VALUE"),
-        (("TABLE", "--set", "protocol.dev=none", "--on", "dev"), "--on dev: the rows mean, std have no dev set"),
+        (("TABLE", "--set", "ensemble_size"), "'ensemble_size' is no KEY=VALUE"),
+        (("TABLE", "--set", "protocol.dev=none", "--split", "dev"), "--split dev: the rows mean, std have no dev set"),
     ],
 )
 def test_bad_input(
@@ -329,7 +329,7 @@ def test_a_row_that_fails_leaves_the_others(tones: Path, tmp_path: Path, serein:
 
 
 def test_rows_of_other_utterances_are_not_compared(tones: Path, tmp_path: Path, serein: Call) -> None:
-    rows = [ROWS[0], {"name": "two", "set": {"labels.classes": ["sad", "angry"], "labels.others": "drop"}}]
+    rows = [ROWS[0], {"name": "two", "set": {"labels.classes": ["sad", "angry"], "labels.unknown_labels": "drop"}}]
     table = write_table(tmp_path, rows=rows)
     outcome = serein(
         "reproduce", table, "--data", tones, "--out", tmp_path / "out", "--seeds", 1, "--json", "--jobs", 1
@@ -343,6 +343,6 @@ def test_rows_of_other_utterances_are_not_compared(tones: Path, tmp_path: Path, 
 def test_other_defaults_are_not_passed_off(out: Path, tmp_path: Path, table: Path, tones: Path, serein: Call) -> None:
     copy = Path(shutil.copytree(out, tmp_path / "out"))
     path = next(copy.glob("*/seed-0/recipe.yaml"))
-    path.write_text(path.read_text().replace("members: 1", "members: 2"))
+    path.write_text(path.read_text().replace("ensemble_size: 1", "ensemble_size: 2"))
     outcome = serein("reproduce", table, "--data", tones, "--out", copy, "--seeds", 2)
     assert (outcome.status, "with other defaults" in outcome.complaint) == (1, True)

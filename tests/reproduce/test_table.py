@@ -21,7 +21,10 @@ PLAIN: dict[str, Any] = {
     "corpus": "TalkShow",
     "published_on": "dev",
     "base": "recipe.yaml",
-    "rows": [{"name": "one", "published": {"macro_f1": 31}}, {"name": "two", "label": "Two!", "set": {"members": 2}}],
+    "rows": [
+        {"name": "one", "published": {"macro_f1": 31}},
+        {"name": "two", "label": "Two!", "set": {"ensemble_size": 2}},
+    ],
 }
 
 
@@ -35,13 +38,13 @@ def test_what_a_table_says(tmp_path: Path) -> None:
     table = read(write(tmp_path / "t.yaml"))
     assert (table.name, table.reference.name) == ("doe2020-table2", "one")
     assert [row.title for row in table.rows] == ["one", "Two!"]
-    assert table.rows[1].changes == {"members": 2}
+    assert table.rows[1].changes == {"ensemble_size": 2}
     assert [row.name for row in table.picked(["two"])] == ["two"]
-    assert tables.beside(table, "../r.yaml") == tmp_path.parent / "r.yaml"
+    assert tables.relative_to_table(table, "../r.yaml") == tmp_path.parent / "r.yaml"
 
 
 def test_the_marked_row_is_the_reference(tmp_path: Path) -> None:
-    rows = [{"name": "fused", "fusion": True}, {"name": "one"}, {"name": "two", "reference": True}]
+    rows = [{"name": "fused", "ensemble": True}, {"name": "one"}, {"name": "two", "reference": True}]
     assert read(write(tmp_path / "t.yaml", rows=rows)).reference.name == "two"
     assert read(write(tmp_path / "t.yaml", rows=rows[:2])).reference.name == "one"
 
@@ -58,9 +61,12 @@ ONE = {"name": "one"}
         ({"rows": []}, "rows: "),
         ({"rows": [{"name": "a/b"}]}, "rows.a/b.name: "),
         ({"rows": [{**ONE, "reference": True}, {"name": "two", "reference": True}]}, "two rows are marked 'reference'"),
-        ({"rows": [{**ONE, "fusion": True, "set": {"members": 2}}]}, "row 'one' fuses the others"),
-        ({"rows": [ONE, {"name": "a", "fusion": True}, {"name": "b", "fusion": True}]}, "two rows fuse the others"),
-        ({"rows": [{**ONE, "fusion": True}]}, "no row trains anything"),
+        ({"rows": [{**ONE, "ensemble": True, "set": {"ensemble_size": 2}}]}, "row 'one' is the ensemble of the others"),
+        (
+            {"rows": [ONE, {"name": "a", "ensemble": True}, {"name": "b", "ensemble": True}]},
+            "two rows are the ensemble of the others",
+        ),
+        ({"rows": [{**ONE, "ensemble": True}]}, "no row trains anything"),
         ({"base": None}, "row 'one' has no recipe and the table no base"),
         ({"metrics": "ua"}, "metrics: unknown key 'metrics'. Known are: base, caption, corpus, measures, "),
         ({"metric": "accuracy"}, "metric: input should be 'macro_f1', 'ua' or 'wa'"),
@@ -159,7 +165,7 @@ def test_rows_of_the_same_configuration_are_one() -> None:
     """Standard deviation in Table 3, 256 in Table 1, no smoothing in Table 2 and no conditioning in Table 4."""
     same = [("table1", "256"), ("table2", "0.0"), ("table3", "std"), ("table4", "none")]
     found = [(table := load(f"diatlova2024/{name}"), table.picked([row])[0]) for name, row in same]
-    if not tables.beside(found[0][0], "../recipe.yaml").exists():
+    if not tables.relative_to_table(found[0][0], "../recipe.yaml").exists():
         pytest.skip("recipes/diatlova2024/recipe.yaml is not written yet")
     assert len({configuration_hash(row_recipe(table, row), "0") for table, row in found}) == 1
 
@@ -168,9 +174,9 @@ def test_rows_of_the_same_configuration_are_one() -> None:
     "path", sorted(RECIPES.glob("*/tables/*.yaml")), ids=lambda path: f"{path.parts[-3]}/{path.stem}"
 )
 def test_rows_of_every_table_train_what_they_say(path: Path) -> None:
-    """Rows share a training only where one asks neighbours, fuses, or answers for another."""
+    """Rows share a training only if one uses kNN, is an ensemble, or stands for another."""
     table = read(path)
-    trained = [row for row in table.rows if (row.recipe or table.base) and not (row.neighbours or row.fusion)]
+    trained = [row for row in table.rows if (row.recipe or table.base) and not (row.knn or row.ensemble)]
     hashes = {row.name: configuration_hash(row_recipe(table, row), "0") for row in trained}
     assert len(set(hashes.values())) == len(hashes)
 

@@ -17,9 +17,9 @@ from serein.data.utterance import Utterance
 from serein.errors import RecipeError
 from serein.recipe import Recipe
 from serein.reproduce.table import Row, Table
-from serein.reproduce.units import configuration_hash, fair_part, row_recipe, take_data, unit_of
+from serein.reproduce.units import configuration_hash, fair_part, row_recipe, take_data, trial_of
 
-BASE = {"name": "r", "body": {"name": "cnn2d"}}
+BASE = {"name": "r", "encoder": {"name": "cnn2d"}}
 
 
 def hashed(**changes: object) -> str:
@@ -28,16 +28,16 @@ def hashed(**changes: object) -> str:
 
 def test_what_is_no_configuration_changes_no_hash() -> None:
     assert hashed() == hashed(name="other", description="Other words.", seeds=[4, 5])
-    assert hashed() == hashed(members=1, clips={"extend": "pad"}, stages=[{}])  # defaults, said or unsaid
+    assert hashed() == hashed(ensemble_size=1, clips={"pad_mode": "silence"}, stages=[{}])  # defaults, said or unsaid
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"members": 2},
-        {"body": {"name": "cnn-blstm"}},  # of nothing but defaults, as is the other
-        {"body": {"name": "cnn2d", "size": 8}},
-        {"body": None},
+        {"ensemble_size": 2},
+        {"encoder": {"name": "cnn-blstm"}},  # of nothing but defaults, as is the other
+        {"encoder": {"name": "cnn2d", "size": 8}},
+        {"encoder": None},
         {"tasks": {"emotion": {"pooling": "std"}}},
         {"stages": [{"optimizer": {"learning_rate": 0.5}}]},
         {"stages": [{"name": "a"}, {"name": "b"}]},
@@ -57,7 +57,7 @@ def test_a_unit_has_one_seed_and_a_neutral_name(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     manifest.write(write_corpus(tmp_path, speakers=("anna",), clips=1), path)
     data = take_data(path, None, tmp_path)
-    one, other = (unit_of("row", Recipe(name=name, seeds=(7, 8)), 3, data, tmp_path) for name in ("a", "b"))
+    one, other = (trial_of("row", Recipe(name=name, seeds=(7, 8)), 3, data, tmp_path) for name in ("a", "b"))
     assert (one.seed, one.folder.name) == (3, "seed-3")
     assert one == other
 
@@ -82,10 +82,10 @@ def table_of(folder: Path, **row: object) -> tuple[Table, Row]:
 
 def test_set_comes_after_the_rows_own(tmp_path: Path) -> None:
     write_recipe(tmp_path / "tiny.yaml")
-    table, row = table_of(tmp_path, set={"members": 2, "labels.merge": {"über": "sad"}, "text.encoder": "a: b"})
-    recipe = row_recipe(table, row, ["members=3"])
-    assert (recipe.members, recipe.labels.merge, recipe.text.encoder) == (3, {"über": "sad"}, "a: b")
-    assert row_recipe(table, row).members == 2
+    table, row = table_of(tmp_path, set={"ensemble_size": 2, "labels.merge": {"über": "sad"}, "text.encoder": "a: b"})
+    recipe = row_recipe(table, row, ["ensemble_size=3"])
+    assert (recipe.ensemble_size, recipe.labels.merge, recipe.text.encoder) == (3, {"über": "sad"}, "a: b")
+    assert row_recipe(table, row).ensemble_size == 2
 
 
 def test_a_row_with_a_recipe_of_its_own(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from serein.evaluation.predictions import Prediction, write_predictions
 from serein.reproduce.table import Row
-from serein.reproduce.voices import voice_tables
+from serein.reproduce.voices import verification_tables
 
 APART = np.repeat(np.eye(3, dtype=np.float32), 2, axis=0)
 MIXED = np.ones((6, 3), np.float32)  # all alike: half of everything is wrong
@@ -36,12 +36,12 @@ def test_means_are_over_folds_of_means_over_seeds(tmp_path: Path) -> None:
         write_run(tmp_path / "a", {"1": APART, "2": MIXED}),
         write_run(tmp_path / "b", {"1": MIXED, "2": MIXED}, seed=1),
     ]
-    (extra,) = voice_tables([(Row(name="arcface", label="ArcFace"), places), (Row(name="unfinished"), [])])
-    assert extra.title == "Same voice or another, in per cent: 15 pairs of test clips in a fold"
+    (extra,) = verification_tables([(Row(name="arcface", label="ArcFace"), places), (Row(name="unfinished"), [])])
+    assert extra.title == "Speaker verification, in per cent: 15 pairs of test clips in a fold"
     expected = f"± {np.std([25, 50], ddof=1):.1f}"
     assert extra.rows == [["ArcFace", "37.5", expected, "–", "–"]]
 
 
 def test_rows_that_answer_something_else_have_no_table(tmp_path: Path) -> None:
     place = write_run(tmp_path / "a", {"1": APART}, task="gender")
-    assert voice_tables([(Row(name="a"), [place])]) == []
+    assert verification_tables([(Row(name="a"), [place])]) == []

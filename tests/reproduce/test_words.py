@@ -13,7 +13,7 @@ from cli_fixtures import Call, write_recipe
 from serein import recipe as recipes
 from serein.data import manifest
 from serein.data.utterance import Rating, Utterance
-from serein.labels.categories import Categories
+from serein.labels.categories import ClassLabels
 from serein.labels.vocabulary import prepare
 from serein.reproduce.table import Published, Row
 from serein.reproduce.words import MEASURES, WordRun, cosine_table, prediction_neighbours, top_table
@@ -54,7 +54,7 @@ def run(vocabulary: Path) -> WordRun:
     )
     row = Row(name="m", published=Published(values={"s1": 0.5, "s2 l1": 70}))
     vectors = np.array([[2.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], np.float32)
-    return WordRun(row, recipe, Categories(("angry", "happy", "sad"), {}), said, vectors)
+    return WordRun(row, recipe, ClassLabels(("angry", "happy", "sad"), {}), said, vectors)
 
 
 def test_mean_cosines_by_hand(run: WordRun) -> None:

@@ -22,18 +22,21 @@ def predictor(tiny_run: Path) -> Predictor:
 @pytest.fixture
 def make_service(predictor: Predictor) -> Iterator[MakeService]:
     """Make services that are closed at the end: `make_service(limits=...)`."""
-    from serein.serving.service import About, Service  # here, so that tests are skipped where the extra is missing
+    from serein.serving.service import (  # here, so that tests are skipped where the extra is missing
+        Service,
+        ServiceInfo,
+    )
 
     made: list[Service] = []
 
     def make(model: Predictor = predictor, **options: Any) -> Service:
-        made.append(Service(model, About("tiny", "1"), **options))
+        made.append(Service(model, ServiceInfo("tiny", "1"), **options))
         return made[-1]
 
     yield make
     for service in made:
         if isinstance(service.predictor, Waiting):
-            service.predictor.may_hear.set()
+            service.predictor.may_predict.set()
         service.close()
 
 

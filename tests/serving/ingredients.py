@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from serein.inference.predictor import Answer, Predictor
+from serein.inference.predictor import Prediction, Predictor
 
 RATE_HZ = 16_000
 MakeService = Callable[..., Any]
@@ -27,12 +27,12 @@ class Waiting(Predictor):
     """A model that hears nothing before it is told to, and says which batches it heard."""
 
     def __init__(self, predictor: Predictor) -> None:
-        super().__init__(predictor.content)
-        self.has_begun, self.may_hear = Event(), Event()
+        super().__init__(predictor.checkpoint)
+        self.has_started, self.may_predict = Event(), Event()
         self.batches: list[int] = []
 
-    def predict_waveforms(self, waveforms: Sequence[Any], names: Sequence[str]) -> list[Answer]:
-        self.has_begun.set()
-        assert self.may_hear.wait(20)
+    def predict_waveforms(self, waveforms: Sequence[Any], names: Sequence[str]) -> list[Prediction]:
+        self.has_started.set()
+        assert self.may_predict.wait(20)
         self.batches.append(len(waveforms))
         return super().predict_waveforms(waveforms, names)

@@ -9,64 +9,64 @@ import pytest
 pytest.importorskip("fastapi")
 
 from serein.errors import RecipeError
-from serein.serving.admission import Admission
+from serein.serving.admission import ConcurrencyLimiter
 from serein.serving.limits import Limits
-from serein.serving.problems import Problem
+from serein.serving.problems import HTTPProblem
 
 
 def refused(status: int) -> object:
     """Expect a problem of this status that says when to try again."""
-    return pytest.raises(Problem, check=lambda told: (told.status_code, *told.headers) == (status, "Retry-After"))
+    return pytest.raises(HTTPProblem, check=lambda body: (body.status_code, *body.headers) == (status, "Retry-After"))
 
 
 def test_a_client_and_all_clients_have_limits() -> None:
-    admission = Admission(Limits(at_once=3, per_client=2))
+    limiter = ConcurrencyLimiter(Limits(at_once=3, per_client=2))
     with ExitStack() as inside:
-        inside.enter_context(admission.request("anna"))
-        inside.enter_context(admission.request("anna"))
-        with refused(429), admission.request("anna"):
+        inside.enter_context(limiter.request("anna"))
+        inside.enter_context(limiter.request("anna"))
+        with refused(429), limiter.request("anna"):
             pass
-        inside.enter_context(admission.request("ben"))
-        with refused(503), admission.request("cleo"):
+        inside.enter_context(limiter.request("ben"))
+        with refused(503), limiter.request("cleo"):
             pass
-        assert admission.num_requests == 3
-    assert admission.num_requests == 0
-    with admission.request("anna"):
-        assert admission.num_requests == 1
+        assert limiter.num_requests == 3
+    assert limiter.num_requests == 0
+    with limiter.request("anna"):
+        assert limiter.num_requests == 1
 
 
 def test_streams_count_apart_but_for_their_client() -> None:
-    admission = Admission(Limits(streams=2, per_client=2))
-    with admission.stream("anna"), admission.request("anna"), refused(429), admission.stream("anna"):
+    limiter = ConcurrencyLimiter(Limits(streams=2, per_client=2))
+    with limiter.stream("anna"), limiter.request("anna"), refused(429), limiter.stream("anna"):
         pass
-    with admission.stream("anna"), admission.stream("ben"), refused(503), admission.stream("cleo"):
+    with limiter.stream("anna"), limiter.stream("ben"), refused(503), limiter.stream("cleo"):
         pass
-    assert admission.num_streams == 0
+    assert limiter.num_streams == 0
 
 
 def test_places_are_given_back_after_faults() -> None:
-    admission = Admission(Limits(at_once=1))
+    limiter = ConcurrencyLimiter(Limits(at_once=1))
     for _ in range(3):
-        with pytest.raises(ValueError, match="fault"), admission.request("anna"):
+        with pytest.raises(ValueError, match="fault"), limiter.request("anna"):
             raise ValueError("fault")
-    assert admission.num_requests == 0
+    assert limiter.num_requests == 0
 
 
 def test_memory_is_shared_and_given_back() -> None:
-    admission = Admission(Limits(memory_bytes=100))
-    with admission.memory() as take, admission.memory() as other:
+    limiter = ConcurrencyLimiter(Limits(memory_bytes=100))
+    with limiter.memory() as take, limiter.memory() as other:
         take(60)
         other(40)
         with refused(503):
             take(1)
-        assert admission.num_bytes == 100
-    assert admission.num_bytes == 0
+        assert limiter.num_bytes == 100
+    assert limiter.num_bytes == 0
 
 
 def test_closed() -> None:
-    admission = Admission(Limits())
-    admission.is_closed = True
-    for way in (admission.request, admission.stream):
+    limiter = ConcurrencyLimiter(Limits())
+    limiter.is_closed = True
+    for way in (limiter.request, limiter.stream):
         with refused(503), way("anna"):
             pass
 

@@ -22,6 +22,6 @@ def test_answers_are_as_described(tiny_run: Path) -> None:
     model = next(tiny_run.glob("fold-*/seed-*/model"))
     arguments = [sys.executable, CONTRACT, "--model", model, "--examples", "10"]
     done = subprocess.run(arguments, capture_output=True, env=environment(), timeout=300)
-    told = done.stdout.decode(errors="replace") + done.stderr.decode(errors="replace")
-    assert done.returncode == 0, told[:5000]
-    assert 'route="/v1/predict",status="200"' in told
+    body = done.stdout.decode(errors="replace") + done.stderr.decode(errors="replace")
+    assert done.returncode == 0, body[:5000]
+    assert 'route="/v1/predict",status="200"' in body

@@ -14,7 +14,7 @@ pytest.importorskip("fastapi")
 from serein.inference.predictor import Predictor
 from serein.inference.stream import Stream
 from serein.serving import cutting
-from serein.serving.cutting import Cutting
+from serein.serving.cutting import BatchedVad
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_streams_are_cut_together_as_each_alone(predictor: Predictor, speech: np
     sounds = [speech, speech[::-1].copy(), speech[8000:], 0.5 * speech[:30_000]]
     expected = [[(w.start, len(w.waveform)) for w in Stream(predictor).cut(sound)] for sound in sounds]
 
-    async def cut(cuts: Cutting, sound: np.ndarray) -> list[tuple[int, int]]:
+    async def cut(cuts: BatchedVad, sound: np.ndarray) -> list[tuple[int, int]]:
         stream, found = Stream(predictor), []
         for start in range(0, len(sound), 2500):
             found += await cuts.cut(stream, sound[start : start + 2500])
@@ -42,7 +42,7 @@ def test_streams_are_cut_together_as_each_alone(predictor: Predictor, speech: np
 
     async def scenario() -> list[list[tuple[int, int]]]:
         with ThreadPoolExecutor(1) as pool:
-            cuts = Cutting(pool)
+            cuts = BatchedVad(pool)
             return list(await asyncio.gather(*(cut(cuts, sound) for sound in sounds)))
 
     assert asyncio.run(scenario()) == expected
@@ -53,7 +53,7 @@ def test_streams_are_cut_together_as_each_alone(predictor: Predictor, speech: np
 def test_who_is_gone_holds_nobody_up(predictor: Predictor, speech: np.ndarray, batches: list[int]) -> None:
     async def scenario() -> None:
         with ThreadPoolExecutor(1) as pool:
-            cuts = Cutting(pool)
+            cuts = BatchedVad(pool)
             goes, stays = (asyncio.ensure_future(cuts.cut(Stream(predictor), speech)) for _ in range(2))
             await asyncio.sleep(0)
             goes.cancel()
@@ -70,7 +70,7 @@ def test_faults_are_told(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) 
 
     async def scenario() -> None:
         with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="fault"):
-            await Cutting(pool).cut(Stream(predictor), np.zeros(10, np.float32))
+            await BatchedVad(pool).cut(Stream(predictor), np.zeros(10, np.float32))
 
     monkeypatch.setattr(cutting, "cut_all", fault)
     asyncio.run(scenario())

@@ -38,7 +38,7 @@ def test_through_nginx(tiny_run: Path, tmp_path: Path, short: bytes, speech: np.
             assert client.get("/metrics").status_code == 200
         for origin in (None, f"https://{proxy.place}"):  # of a program, and of a browser
             said = _streamed(proxy, speech, origin)
-            assert [each["type"] for each in said[:2]] == ["ready", "heard"]
+            assert [each["type"] for each in said[:2]] == ["ready", "segment"]
             assert said[-1] == {"type": "end", "reason": "end", "duration_s": 5.0}
 
 

@@ -83,10 +83,10 @@ def test_requests_that_come_together_are_heard_together(
 
     async def scenario(app: Any) -> None:
         clients = [Client(app).post(HEAD + short + FOOT)]
-        await until(waiting.has_begun.is_set)
+        await until(waiting.has_started.is_set)
         clients += [Client(app).post(HEAD + short + FOOT) for _ in range(5)]
         await until(lambda: service.batcher.num_waiting == 5)
-        waiting.may_hear.set()
+        waiting.may_predict.set()
         assert [await client.status() for client in clients] == [200] * 6
 
     run(service, scenario)
@@ -99,11 +99,11 @@ def test_one_more_than_allowed(make_service: MakeService, waiting: Waiting, shor
     async def scenario(app: Any) -> None:
         body = HEAD + short + FOOT
         first = [Client(app, host).post(body) for host in ("anna", "anna", "ben")]
-        await until(lambda: service.admission.num_requests == 3)
+        await until(lambda: service.limiter.num_requests == 3)
         assert await Client(app, "cleo").post(body).status() == 503
-        service.admission.limits = Limits(at_once=9, per_client=2)
+        service.limiter.limits = Limits(at_once=9, per_client=2)
         assert await Client(app, "anna").post(body).status() == 429
-        waiting.may_hear.set()
+        waiting.may_predict.set()
         assert [await client.status() for client in first] == [200] * 3
         assert await Client(app, "anna").post(body).status() == 200
 
@@ -115,19 +115,19 @@ def test_a_vanished_client_is_not_heard(make_service: MakeService, waiting: Wait
 
     async def scenario(app: Any) -> None:
         stays = Client(app).post(HEAD + short + FOOT)
-        await until(waiting.has_begun.is_set)
+        await until(waiting.has_started.is_set)
         goes = Client(app).post(HEAD + short + FOOT)
         await until(lambda: service.batcher.num_waiting == 1)
         goes.vanish()
         await goes.task
-        assert service.admission.num_requests == 1
-        waiting.may_hear.set()
+        assert service.limiter.num_requests == 1
+        waiting.may_predict.set()
         assert await stays.status() == 200
 
     run(service, scenario)
     service.batcher.close()
     assert waiting.batches == [1]
-    assert service.admission.num_bytes == 0
+    assert service.limiter.num_bytes == 0
 
 
 def test_who_vanishes_during_the_upload_gives_everything_back(make_service: MakeService, short: bytes) -> None:
@@ -135,13 +135,13 @@ def test_who_vanishes_during_the_upload_gives_everything_back(make_service: Make
 
     async def scenario(app: Any) -> None:
         client = Client(app).post(HEAD + short[:5000], more_body=True)
-        await until(lambda: service.admission.num_bytes)
+        await until(lambda: service.limiter.num_bytes)
         client.vanish()
         await asyncio.wait({client.task}, timeout=20)
         assert client.task.done()
 
     run(service, scenario)
-    assert service.admission.num_requests == service.admission.num_bytes == 0
+    assert service.limiter.num_requests == service.limiter.num_bytes == 0
 
 
 def test_slow_uploads_end(make_service: MakeService, short: bytes) -> None:
@@ -151,7 +151,7 @@ def test_slow_uploads_end(make_service: MakeService, short: bytes) -> None:
         assert await Client(app).post(HEAD + short[:5000], more_body=True).status() == 408
 
     run(service, scenario)
-    assert service.admission.num_bytes == 0
+    assert service.limiter.num_bytes == 0
 
 
 def test_uploads_share_their_memory(make_service: MakeService, waiting: Waiting, short: bytes) -> None:
@@ -159,9 +159,9 @@ def test_uploads_share_their_memory(make_service: MakeService, waiting: Waiting,
 
     async def scenario(app: Any) -> None:
         first = Client(app).post(HEAD + short + FOOT)
-        await until(waiting.has_begun.is_set)
+        await until(waiting.has_started.is_set)
         assert await Client(app).post(HEAD + short + FOOT).status() == 503
-        waiting.may_hear.set()
+        waiting.may_predict.set()
         assert await first.status() == 200
 
     run(service, scenario)

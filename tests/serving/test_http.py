@@ -14,10 +14,10 @@ from fastapi.testclient import TestClient
 
 from serein.data.upload import Upload
 from serein.errors import AudioError
-from serein.inference.caution import Caution
-from serein.inference.hearing import Manner
+from serein.inference.caution import LOW_CONFIDENCE, RejectOption
+from serein.inference.hearing import PredictOptions
 from serein.inference.predictor import Predictor
-from serein.inference.stream import hear_recording
+from serein.inference.stream import predict_recording
 from serein.serving.app import create_app
 from serein.serving.keys import Keys
 from serein.serving.limits import Limits
@@ -35,10 +35,10 @@ def problem(answer: Any, status: int, kind: str) -> str:
     """Return the detail of a problem of this status and kind."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
-    told = answer.json()
-    assert told["status"] == status
-    assert told["type"] == f"urn:problem-type:serein:{kind}"
-    return str(told["detail"])
+    body = answer.json()
+    assert body["status"] == status
+    assert body["type"] == f"urn:problem-type:serein:{kind}"
+    return str(body["detail"])
 
 
 def test_answers_are_those_of_the_predictor(
@@ -46,41 +46,41 @@ def test_answers_are_those_of_the_predictor(
 ) -> None:
     (tmp_path / "a.wav").write_bytes(short)
     expected = predictor.predict(tmp_path / "a.wav")
-    told = send(client, short).json()
-    assert told["label"] == expected.label
-    assert told["task"] == "emotion"
-    assert told["duration_s"] == 0.5
-    assert told["shares"] == pytest.approx(expected.shares, abs=1e-5)
-    assert told["passages"] is None
+    body = send(client, short).json()
+    assert body["label"] == expected.label
+    assert body["task"] == "emotion"
+    assert body["duration_s"] == 0.5
+    assert body["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
+    assert body["segments"] is None
 
 
 def test_over_time_is_as_from_a_file(client: TestClient, predictor: Predictor, speech: np.ndarray) -> None:
     content = encoded(speech)
-    expected = hear_recording(predictor, Upload(content))
-    told = send(client, content, params={"over_time": "always"}).json()
-    assert [(w["start_s"], w["end_s"]) for w in told["windows"]] == [
+    expected = predict_recording(predictor, Upload(content))
+    body = send(client, content, params={"segments": "always"}).json()
+    assert [(w["start_s"], w["end_s"]) for w in body["windows"]] == [
         (round(w.start_s, 3), round(w.end_s, 3)) for w in expected.windows
     ]
-    assert told["shares"] == pytest.approx(expected.shares, abs=1e-5)
-    assert told["label"] == expected.label
-    assert len(told["passages"]) == len(expected.passages)
+    assert body["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
+    assert body["label"] == expected.label
+    assert len(body["segments"]) == len(expected.segments)
 
 
 def test_withheld_answers_have_no_label(make_service: MakeService, short: bytes) -> None:
-    service = make_service(manner=Manner(caution=Caution(abstain=1.0)))
+    service = make_service(options=PredictOptions(reject_option=RejectOption(min_confidence=1.0)))
     with TestClient(create_app(service)) as client:
-        told = send(client, short).json()
-    assert told["label"] is None
-    assert told["withheld"] == "don't know"
+        body = send(client, short).json()
+    assert body["label"] is None
+    assert body["rejected"] == LOW_CONFIDENCE
 
 
 def test_a_batch_keeps_order_and_names_what_is_wrong(client: TestClient, short: bytes) -> None:
     files = [("files", ("a.wav", short)), ("files", ("b.wav", b"no sound")), ("files", ("c.wav", short))]
-    outcomes = client.post("/v1/predict/batch", files=files).json()["outcomes"]
-    assert [bool(each["answer"]) for each in outcomes] == [True, False, True]
-    assert outcomes[2]["answer"]["name"] == "c.wav"
-    assert outcomes[1]["problem"]["status"] == 422
-    assert outcomes[1]["problem"]["detail"].startswith("b.wav: ")
+    results = client.post("/v1/predict/batch", files=files).json()["results"]
+    assert [bool(each["prediction"]) for each in results] == [True, False, True]
+    assert results[2]["prediction"]["file"] == "c.wav"
+    assert results[1]["error"]["status"] == 422
+    assert results[1]["error"]["detail"].startswith("b.wav: ")
 
 
 def test_a_batch_of_nothing_usable_is_a_problem(client: TestClient) -> None:
@@ -106,8 +106,8 @@ def test_health_readiness_and_metrics(client: TestClient, short: bytes) -> None:
     assert client.get("/readyz").json() == {"status": "ready"}
     text = client.get("/metrics").text
     assert 'serein_requests_total{route="/v1/predict",status="200"} 1.0' in text
-    assert "serein_sound_seconds_total 0.5" in text
-    assert "serein_requests_under_way 0.0" in text
+    assert "serein_audio_seconds_total 0.5" in text
+    assert "serein_requests_in_progress 0.0" in text
 
 
 def header_of_4_gb() -> bytes:
@@ -139,12 +139,12 @@ def test_hours_of_silence_are_refused_by_their_header(make_service: MakeService)
 
 def test_no_speech(client: TestClient) -> None:
     noise = 0.001 * np.random.default_rng(0).standard_normal(32_000).astype(np.float32)
-    detail = problem(send(client, encoded(noise), params={"over_time": "always"}), 422, "unusable-recording")
+    detail = problem(send(client, encoded(noise), params={"segments": "always"}), 422, "unusable-recording")
     assert detail == "a.wav: no speech was found."
 
 
 @pytest.mark.parametrize(
-    ("content", "kind"), [({"params": {"over_time": "maybe"}}, "wrong-request"), ({}, "wrong-request")]
+    ("content", "kind"), [({"params": {"segments": "maybe"}}, "wrong-request"), ({}, "wrong-request")]
 )
 def test_wrong_requests(client: TestClient, short: bytes, content: dict[str, Any], kind: str) -> None:
     files = {"file": ("a.wav", short)} if content else {"other": ("a.wav", short)}
@@ -194,7 +194,7 @@ def test_keys(make_service: MakeService, short: bytes) -> None:
         assert client.get("/healthz").status_code == 200
         schema = client.get("/openapi.json").json()
         assert schema["security"] == [{"key": []}]
-        assert [path for path, told in schema["paths"].items() if told.get("get", {}).get("security") == []] == [
+        assert [path for path, body in schema["paths"].items() if body.get("get", {}).get("security") == []] == [
             "/healthz",
             "/readyz",
         ]
@@ -203,7 +203,7 @@ def test_keys(make_service: MakeService, short: bytes) -> None:
 def test_a_closed_service_is_not_ready(make_service: MakeService, short: bytes) -> None:
     service = make_service()
     with TestClient(create_app(service)) as client:
-        service.admission.is_closed = True
+        service.limiter.is_closed = True
         for answer in (client.get("/readyz"), send(client, short)):
             problem(answer, 503, "busy")
             assert int(answer.headers["retry-after"]) >= 1
@@ -215,7 +215,7 @@ def test_faults_tell_nothing_of_the_inside(make_service: MakeService, short: byt
     async def fault(*_: object) -> None:
         raise ValueError("/secret/path")
 
-    monkeypatch.setattr(service, "hear", fault)
+    monkeypatch.setattr(service, "predict", fault)
     with TestClient(create_app(service), raise_server_exceptions=False) as client:
         assert "secret" not in problem(send(client, short), 500, "fault")
 
@@ -223,7 +223,7 @@ def test_faults_tell_nothing_of_the_inside(make_service: MakeService, short: byt
 def test_errors_of_the_command_line_are_not_told(client: TestClient) -> None:
     from serein.serving.problems import in_words
 
-    error = AudioError("no speech was found", where="a.wav", remedy="Hear it whole with --whole.")
+    error = AudioError("no speech was found", where="a.wav", remedy="Predict it whole with --segments never.")
     assert in_words(error) == "a.wav: no speech was found."
 
 
@@ -234,5 +234,5 @@ def test_the_description_has_examples(client: TestClient) -> None:
         schema["components"]["schemas"]["Body_predict_batch_v1_predict_batch_post"]["properties"]["files"]["maxItems"]
         == Limits().num_files
     )
-    assert schema["components"]["schemas"]["Reply"]["examples"][0]["label"] == "happy"
+    assert schema["components"]["schemas"]["PredictionResponse"]["examples"][0]["label"] == "happy"
     assert set(schema["paths"]["/v1/predict"]["post"]["responses"]) >= {"200", "413", "422", "429", "503"}

@@ -14,7 +14,7 @@ from serein.errors import ModelError
 from serein.inference import neighbour_building
 from serein.inference.predictor import Predictor
 from serein.serving.app import create_app
-from serein.serving.nearby import nearby
+from serein.serving.nearby import open_neighbours
 from serving.ingredients import MakeService
 
 
@@ -24,20 +24,20 @@ def model(tiny_run: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def store(model: Path, tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def datastore(model: Path, tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store") / "store"
     neighbour_building.build(str(model), tones, folder, lambda *_: None)
     return folder
 
 
 def test_a_clip_of_the_store_is_nearest_to_itself(
-    make_service: MakeService, predictor: Predictor, model: Path, store: Path, tones: Path
+    make_service: MakeService, predictor: Predictor, model: Path, datastore: Path, tones: Path
 ) -> None:
     clip = tones.parent / "sad" / "anna" / "0.wav"
-    service = make_service(nearby=nearby(str(model), predictor, store))
+    service = make_service(neighbours=open_neighbours(str(model), predictor, datastore))
     with TestClient(create_app(service)) as client:
         answer = client.post("/v1/predict", files={"file": clip.read_bytes()})
-    first, *others = answer.json()["clips"]
+    first, *others = answer.json()["neighbours"]
     assert first == {
         "id": "anna-sad-0",
         "label": "sad",
@@ -50,7 +50,9 @@ def test_a_clip_of_the_store_is_nearest_to_itself(
     assert str(tones.parent) not in answer.text
 
 
-def test_a_store_of_another_model_is_refused(tiny_run: Path, predictor: Predictor, store: Path, model: Path) -> None:
+def test_a_store_of_another_model_is_refused(
+    tiny_run: Path, predictor: Predictor, datastore: Path, model: Path
+) -> None:
     other = next(folder for folder in tiny_run.glob("fold-*/seed-*/model") if folder != model)
     with pytest.raises(ModelError):
-        nearby(str(other), predictor, store)
+        open_neighbours(str(other), predictor, datastore)

@@ -103,8 +103,10 @@ def test_upload(page: Any, spoken: Path) -> None:
     assert picture.evaluate("image => image.naturalWidth") > 500
     over_time = page.locator("#said table", has_text="Emotions over time")
     assert over_time.locator("tbody tr").count() >= 2
-    shares = page.locator("#said table", has_text="Class shares").locator("td.serein-number").all_inner_texts()
-    assert 98 <= sum(int(share.split()[0]) for share in shares) <= 102
+    probabilities = (
+        page.locator("#said table", has_text="Class probabilities").locator("td.serein-number").all_inner_texts()
+    )
+    assert 98 <= sum(int(probability.split()[0]) for probability in probabilities) <= 102
     assert page.locator("#said").bounding_box()["width"] > 700  # of 900
     shot(page, "page")
     files = {}
@@ -113,9 +115,9 @@ def test_upload(page: Any, spoken: Path) -> None:
             link.click()
         files[download.value.suggested_filename] = Path(download.value.path()).read_text()
     answer = json.loads(files["serein.json"])
-    assert len(answer["passages"]) == over_time.locator("tbody tr").count()
+    assert len(answer["segments"]) == over_time.locator("tbody tr").count()
     rows = list(csv.DictReader(io.StringIO(files["serein.csv"])))
-    assert [row["label"] for row in rows] == [passage["label"] for passage in answer["passages"]]
+    assert [row["label"] for row in rows] == [segment["label"] for segment in answer["segments"]]
 
 
 def test_microphone(page: Any) -> None:
@@ -177,7 +179,7 @@ def test_only_uploads_are_read(server: Served, spoken: Path, place: str, url: st
         said.append(httpx.get(f"{address}/queue/data", params={"session_hash": session}, timeout=20).text)
     assert '"success":false' in said[0]
     assert "serein-" not in said[0]
-    assert "Class shares" in said[1]
+    assert "Class probabilities" in said[1]
 
 
 def test_keys_are_asked_for(tiny_run: Path, browser: Any, tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from serein.inference.caution import Caution
-from serein.inference.timeline import Heard, Timeline
+from serein.inference.caution import RejectOption
+from serein.inference.timeline import Segment, Timeline
 from serein.serving import page_parts as parts
-from serein.serving.nearby import Nearby
-from serein.serving.schemas import NearClip, NearWord, Reply, reply_of
+from serein.serving.nearby import Neighbours
+from serein.serving.schemas import NearestWord, Neighbour, PredictionResponse, prediction_response
 
 EVIL = '<script>alert("1")</script>'
 
@@ -26,17 +26,24 @@ EVIL = '<script>alert("1")</script>'
 @pytest.fixture
 def timeline() -> Timeline:
     windows = (
-        Heard(0.5, 2.0, {"happy": 0.75, "sad": 0.25}, None),
-        Heard(3.0, 4.0, {"happy": 0.5, "sad": 0.5}, "don't know"),
+        Segment(0.5, 2.0, {"happy": 0.75, "sad": 0.25}, None),
+        Segment(3.0, 4.0, {"happy": 0.5, "sad": 0.5}, "low confidence"),
     )
     sound = (np.zeros(3, np.float32), np.full(90, 0.3, np.float32), 0.05)
-    return Timeline(EVIL, 4.5, 2.5, windows, *sound, "emotion", Caution(abstain=0.6))
+    return Timeline(EVIL, 4.5, 2.5, windows, *sound, "emotion", RejectOption(min_confidence=0.6))
 
 
-def reply(**changes: Any) -> Reply:
-    shares = {"happy": 0.25, EVIL: 0.75}
-    fields = {"name": EVIL, "task": "emotion", "duration_s": 1.0, "label": EVIL, "confidence": 0.75, "shares": shares}
-    return Reply(**{**fields, **changes})
+def reply(**changes: Any) -> PredictionResponse:
+    probabilities = {"happy": 0.25, EVIL: 0.75}
+    fields = {
+        "file": EVIL,
+        "task": "emotion",
+        "duration_s": 1.0,
+        "label": EVIL,
+        "confidence": 0.75,
+        "probabilities": probabilities,
+    }
+    return PredictionResponse(**{**fields, **changes})
 
 
 def files(html: str) -> dict[str, str]:
@@ -46,45 +53,45 @@ def files(html: str) -> dict[str, str]:
 
 
 def test_everything_is_escaped(timeline: Timeline) -> None:
-    told = reply(words=[NearWord(word=EVIL, cosine=0.5)], clips=[NearClip(id=EVIL, label=EVIL, distance=0.5)])
-    html = (parts.picture(timeline, EVIL), parts.shares(told), parts.nearest(told), parts.complaint(EVIL))
+    body = reply(words=[NearestWord(word=EVIL, cosine=0.5)], neighbours=[Neighbour(id=EVIL, label=EVIL, distance=0.5)])
+    html = (parts.picture(timeline, EVIL), parts.probabilities(body), parts.nearest(body), parts.complaint(EVIL))
     for each in html:
         assert "<script" not in each
         assert "&lt;script" in each
 
 
-def test_shares_are_bars_in_order() -> None:
-    html = parts.shares(reply())
+def test_probabilities_are_bars_in_order() -> None:
+    html = parts.probabilities(reply())
     assert re.findall(r"width:([\d.]+)%", html) == ["75.0", "25.0"]
     assert re.findall(r"(\d+) %</td>", html) == ["75", "25"]
 
 
 def test_what_is_withheld_is_said() -> None:
-    html = parts.shares(reply(label=None, withheld="too short"))
+    html = parts.probabilities(reply(label=None, rejected="too short"))
     assert "<h2>too short, 75 %</h2>" in html
 
 
 def test_passages_are_a_table_where_there_are_some(timeline: Timeline) -> None:
-    cells = re.findall(r"<td>([^<]*)</td>", parts.passages(reply_of(timeline, Nearby())))
+    cells = re.findall(r"<td>([^<]*)</td>", parts.segments(prediction_response(timeline, Neighbours())))
     assert cells == ["0:00.5", "0:02.0", "happy", "75 %", "0:03.0", "0:04.0", "don&#x27;t know", "50 %"]
-    assert parts.passages(reply()) == ""
+    assert parts.segments(reply()) == ""
 
 
 def test_nearest_words_and_clips_are_tables_where_there_are_some() -> None:
     assert parts.nearest(reply()) == ""
-    clip = NearClip(id="a-1", label="sad", speaker="anna", corpus="tones", distance=0.25)
-    html = parts.nearest(reply(words=[NearWord(word="gloomy", cosine=0.5)], clips=[clip]))
+    clip = Neighbour(id="a-1", label="sad", speaker="anna", corpus="tones", distance=0.25)
+    html = parts.nearest(reply(words=[NearestWord(word="gloomy", cosine=0.5)], neighbours=[clip]))
     assert re.findall(r"<td>([^<]*)</td>", html) == ["gloomy", "0.50", "sad", "a-1", "anna", "tones", "0.25"]
 
 
 def test_downloads_hold_the_answer(timeline: Timeline) -> None:
-    told = reply_of(timeline, Nearby())
-    kept = files(parts.downloads(told))
-    assert Reply.model_validate(json.loads(kept["serein.json"])) == told
+    body = prediction_response(timeline, Neighbours())
+    kept = files(parts.downloads(body))
+    assert PredictionResponse.model_validate(json.loads(kept["serein.json"])) == body
     rows = list(csv.DictReader(io.StringIO(kept["serein.csv"])))
     assert [(row["start_s"], row["end_s"], row["label"], row["happy"]) for row in rows] == [
         ("0.5", "2.0", "happy", "0.75"),
-        ("3.0", "4.0", "don't know", "0.5"),
+        ("3.0", "4.0", "low confidence", "0.5"),
     ]
     whole = list(csv.DictReader(io.StringIO(files(parts.downloads(reply()))["serein.csv"])))
     assert [(row["start_s"], row["end_s"], row["confidence"]) for row in whole] == [("0.0", "1.0", "0.75")]

@@ -43,7 +43,7 @@ def test_shutdown_finishes_what_runs(model: Path, short: bytes, speech: np.ndarr
         sending.join(30)
         status, complaints = server.ended()
     assert answers[0].status_code == 200
-    assert [each["type"] for each in said].count("heard") >= 1
+    assert [each["type"] for each in said].count("segment") >= 1
     assert said[-1] == {"type": "end", "reason": "shutdown", "duration_s": 5.0}
     assert stream.close_code == 1001
     assert status in (0, -signal.SIGTERM)
@@ -82,13 +82,13 @@ def test_keys_and_limits_are_options(model: Path, short: bytes, tmp_path: Path) 
 def test_a_taken_port_is_one_line(serein: Call, model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        told = serein("serve", "--model", model, "--port", port, "--no-page")
-    assert told.complaint == f"error: 127.0.0.1:{port}: the address is taken. Choose another by --port."
-    assert told.status == 1
+        body = serein("serve", "--model", model, "--port", port, "--no-page")
+    assert body.complaint == f"error: 127.0.0.1:{port}: the address is in use. Choose another by --port."
+    assert body.status == 1
 
 
 def test_foreign_addresses() -> None:
-    with pytest.raises(RunError, match="nothing can listen there"):
+    with pytest.raises(RunError, match="cannot listen there"):
         bound("192.0.2.1", 0)
 
 

@@ -21,7 +21,7 @@ from serein.inference.stream import Stream, pcm16
 from serein.serving.app import create_app
 from serein.serving.keys import Keys
 from serein.serving.limits import Limits
-from serein.serving.streaming import Inbox
+from serein.serving.streaming import StreamBuffer
 from serving.ingredients import MakeService
 
 END = json.dumps({"type": "end"})
@@ -57,16 +57,16 @@ def test_windows_are_those_of_a_file(client: TestClient, predictor: Predictor, s
     assert [(h["start_s"], h["end_s"], h["label"]) for h in heard] == [
         (round(e.start_s, 3), round(e.end_s, 3), e.label) for e in expected
     ]
-    assert heard[0]["shares"] == pytest.approx(expected[0].shares, abs=1e-5)
+    assert heard[0]["probabilities"] == pytest.approx(expected[0].probabilities, abs=1e-5)
     assert end == {"type": "end", "reason": "end", "duration_s": 5.0}
 
 
 def test_other_rates(client: TestClient, speech: np.ndarray) -> None:
     with client.websocket_connect("/v1/stream") as socket:
-        windows = [each for each in converse(socket, as_pcm16(speech)) if each["type"] == "heard"]
+        windows = [each for each in converse(socket, as_pcm16(speech)) if each["type"] == "segment"]
     slow = as_pcm16(resample(np.repeat(speech, 3), 32_000))  # 48 kHz, every second sample of it
     with client.websocket_connect("/v1/stream?rate_hz=24000") as socket:
-        others = [each for each in converse(socket, slow) if each["type"] == "heard"]
+        others = [each for each in converse(socket, slow) if each["type"] == "segment"]
     assert len(others) == len(windows)
 
 
@@ -102,7 +102,7 @@ def test_one_more_stream_than_allowed(make_service: MakeService) -> None:
             assert refused.value.headers["retry-after"]
         with client.websocket_connect("/v1/stream") as socket:
             assert converse(socket, b"")[-1]["reason"] == "end"
-    assert service.admission.num_streams == 0
+    assert service.limiter.num_streams == 0
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_shutting_down_says_what_was_heard(make_service: MakeService, speech: np
     app = create_app(service)
     with TestClient(app) as client, client.websocket_connect("/v1/stream") as socket:
         socket.send_bytes(as_pcm16(speech))
-        assert [json.loads(socket.receive_text())["type"] for _ in range(2)] == ["ready", "heard"]
+        assert [json.loads(socket.receive_text())["type"] for _ in range(2)] == ["ready", "segment"]
         client.portal.call(app.state.streams.finish, 10.0)
         said = rest(socket)
     assert said[-1]["reason"] == "shutdown"
@@ -140,17 +140,17 @@ def test_shutting_down_says_what_was_heard(make_service: MakeService, speech: np
 
 def test_a_full_inbox_lets_the_sender_wait() -> None:
     async def scenario() -> None:
-        inbox = Inbox(least=2, most=4)
-        await inbox.put(b"12345")
-        sending = asyncio.ensure_future(inbox.put(b"6"))
+        buffer = StreamBuffer(least=2, most=4)
+        await buffer.put(b"12345")
+        sending = asyncio.ensure_future(buffer.put(b"6"))
         await asyncio.sleep(0.01)
         assert not sending.done()
-        assert await inbox.take() == b"1234"  # whole samples
+        assert await buffer.take() == b"1234"  # whole samples
         await sending
-        assert await inbox.take() == b"56"
-        await inbox.close("end")
-        await inbox.close("gone")
-        assert await inbox.take() == b""
-        assert inbox.why_closed == "end"
+        assert await buffer.take() == b"56"
+        await buffer.close("end")
+        await buffer.close("gone")
+        assert await buffer.take() == b""
+        assert buffer.why_closed == "end"
 
     asyncio.run(scenario())

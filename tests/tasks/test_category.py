@@ -9,11 +9,11 @@ from sklearn.metrics import balanced_accuracy_score
 from torch.nn import functional as F
 
 from serein.data.utterance import Utterance
-from serein.labels.categories import Categories
+from serein.labels.categories import ClassLabels
 from serein.recipe import Category
 from serein.tasks.category import CategoryTask
 
-CATEGORIES = Categories(("calm", "happy", "sad"), {"excited": "happy"})
+CATEGORIES = ClassLabels(("calm", "happy", "sad"), {"excited": "happy"})
 
 
 def task(**options: object) -> CategoryTask:
@@ -30,7 +30,7 @@ def batch(size: int = 12) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return labels, F.one_hot(labels, 3).float(), torch.randn(size, 3, generator=generator)
 
 
-def test_targets_are_shares_and_say_where_they_lack() -> None:
+def test_targets_are_probabilities_and_say_where_they_lack() -> None:
     targets = task().targets(utterances("sad", None, "excited", "bored"))
     assert targets.values.tolist() == [[0, 0, 1], [0, 0, 0], [0, 1, 0], [0, 0, 0]]
     assert targets.values.dtype == np.float32
@@ -77,5 +77,7 @@ def test_the_score_is_unweighted_accuracy_of_the_whole_set() -> None:
     answers = torch.eye(3)[[0, 1, 1, 1]]
     assert task().scores(truth, answers)["ua"] == pytest.approx((0.5 + 1 + 0) / 3)
     assert task().scores(truth[:3], answers[:3])["ua"] == pytest.approx((0.5 + 1) / 2)
-    labels, shares, logits = batch(60)
-    assert task().scores(shares, logits)["ua"] == pytest.approx(balanced_accuracy_score(labels, logits.argmax(dim=1)))
+    labels, probabilities, logits = batch(60)
+    assert task().scores(probabilities, logits)["ua"] == pytest.approx(
+        balanced_accuracy_score(labels, logits.argmax(dim=1))
+    )

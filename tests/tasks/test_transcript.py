@@ -10,7 +10,7 @@ from serein.data.utterance import Utterance
 from serein.labels.transcripts import Alphabet
 from serein.losses import ctc
 from serein.recipe import Transcript
-from serein.tasks.transcript import TranscriptTask, heard_texts
+from serein.tasks.transcript import TranscriptTask, decoded_texts
 
 ALPHABET = Alphabet(" abc")
 
@@ -62,7 +62,7 @@ def test_padding_changes_nothing() -> None:
     longer = torch.cat([heard, torch.full((1, 4, heard.shape[2]), 7.0)], dim=1)
     longer[:, 6:, -1] = 0.0
     assert float(task().loss(said, longer)) == pytest.approx(float(task().loss(said, heard)), rel=1e-6)
-    assert heard_texts(longer, ALPHABET) == heard_texts(heard, ALPHABET)
+    assert decoded_texts(longer, ALPHABET) == decoded_texts(heard, ALPHABET)
 
 
 def test_impossible_transcripts_are_counted_masked_and_never_infinite() -> None:

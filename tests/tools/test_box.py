@@ -1,4 +1,4 @@
-"""The model in the box is made whole: trained, calibrated on unseen speakers, judged elsewhere, with its card."""
+"""The default model is made whole: trained, calibrated on unseen speakers, evaluated elsewhere, with its card."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pytest
 import serein
 from cli_fixtures import write_corpus
 from serein.data import manifest
-from serein.evaluation.calibration import fitted
-from serein.evaluation.predictions import Prediction
+from serein.evaluation.calibration import fitted_temperature
+from serein.evaluation.predictions import Prediction as RunPrediction
 from serein.evaluation.run_folder import read_run_predictions
 from serein.inference import box as shipped
 from serein.models import folder
 from tools import box
 
 
-def test_a_box_is_made_and_answers(
+def test_a_default_model_is_made_and_predicts(
     tones: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     others = [
@@ -33,13 +33,15 @@ def test_a_box_is_made_and_answers(
     card = (tmp_path / "box" / "README.md").read_text(encoding="utf-8")
     assert card == capsys.readouterr().out.removesuffix("\n")
 
-    content = folder.load(tmp_path / "box")
-    assert content.calibration is not None
+    checkpoint = folder.load(tmp_path / "box")
+    assert checkpoint.calibration is not None
     unseen = read_run_predictions(tmp_path / "work" / "folds")
-    assert content.calibration.temperature == pytest.approx(fitted(unseen, content.categories.classes))
-    assert content.training["num_speakers"] == 6
-    assert "others, told which 2 the corpus has: angry, happy" in card
-    assert "Chance, told the classes: others 50." in card
+    assert checkpoint.calibration.temperature == pytest.approx(
+        fitted_temperature(unseen, checkpoint.class_labels.classes)
+    )
+    assert checkpoint.training["num_speakers"] == 6
+    assert "others, only the 2 classes it has: angry, happy" in card
+    assert "Chance with the corpus's classes: others 50." in card
     assert "inherit these conditions" in card
 
     written = (tmp_path / "work" / "whole" / "model" / "model.safetensors").stat().st_mtime_ns
@@ -48,14 +50,17 @@ def test_a_box_is_made_and_answers(
 
     monkeypatch.setattr(shipped, "FOLDER", tmp_path / "box")
     answer = serein.load().predict(others[0].audio)
-    assert isinstance(answer, serein.Answer)
-    assert answer.emotion in content.categories.classes
+    assert isinstance(answer, serein.Prediction)
+    assert answer.label in checkpoint.class_labels.classes
 
 
 def test_predictions_among_some_classes() -> None:
-    said = Prediction(id="a", truth="sad", prediction="calm", shares={"calm": 0.6, "sad": 0.3, "angry": 0.1})
+    said = RunPrediction(id="a", truth="sad", prediction="calm", probabilities={"calm": 0.6, "sad": 0.3, "angry": 0.1})
     chosen = box.among(said, ["sad", "angry"])
-    assert (chosen.prediction, chosen.shares) == ("sad", {"sad": pytest.approx(0.75), "angry": pytest.approx(0.25)})
+    assert (chosen.prediction, chosen.probabilities) == (
+        "sad",
+        {"sad": pytest.approx(0.75), "angry": pytest.approx(0.25)},
+    )
 
 
 def test_what_is_too_large_is_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

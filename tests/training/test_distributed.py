@@ -14,7 +14,7 @@ import torch
 
 from cli_fixtures import Call, environment, everything_in, write_recipe
 from serein.evaluation.predictions import read_predictions
-from serein.world import World, world
+from serein.world import DistributedInfo, distributed_info
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
 
@@ -42,7 +42,7 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_two_processes_train_one_model(tones: Path, tmp_path: Path) -> None:
     """With one dev batch, where one process would be idle, and then with an odd number of them."""
     first = {"name": "first", "epochs": 3, "precision": "float32", "optimizer": {"learning_rate": 0.03}}
-    second = first | {"name": "second", "average": 0.9, "batches": {"clips": 4, "seconds": 1.1}}
+    second = first | {"name": "second", "ema_decay": 0.9, "batches": {"max_clips": 4, "max_seconds": 1.1}}
     recipe = write_recipe(tmp_path / "r.yaml", {"stages": [first, second]})
     out = tmp_path / "run"
     done = torchrun("run", recipe, "--data", tones, "--out", out, "--json")
@@ -78,17 +78,17 @@ def test_several_processes_need_one_name(
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
-        ({}, World(0, 1, 1)),
-        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}, World(3, 8, 4)),
-        ({"SLURM_NTASKS": "6", "SLURM_PROCID": "5", "SLURM_NTASKS_PER_NODE": "2"}, World(5, 6, 2)),
-        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, World(0, 1, 1)),
+        ({}, DistributedInfo(0, 1, 1)),
+        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}, DistributedInfo(3, 8, 4)),
+        ({"SLURM_NTASKS": "6", "SLURM_PROCID": "5", "SLURM_NTASKS_PER_NODE": "2"}, DistributedInfo(5, 6, 2)),
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, DistributedInfo(0, 1, 1)),
     ],
 )
 def test_world_is_what_the_launcher_says(
-    variables: dict[str, str], expected: World, monkeypatch: pytest.MonkeyPatch
+    variables: dict[str, str], expected: DistributedInfo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_NTASKS_PER_NODE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert world() == expected
+    assert distributed_info() == expected

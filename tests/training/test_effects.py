@@ -12,8 +12,8 @@ from cli_fixtures import write_recipe
 from serein import experiment as experiments
 from serein import preparation
 from serein import recipe as recipes
-from serein.data.effects import Changer
-from serein.recipe import Effects, Stage
+from serein.data.effects import WaveformAugmenter
+from serein.recipe import Stage, WaveformAugmentation
 from serein.training import stages
 from serein.training.stages import EpochLoaders, TrainingData
 
@@ -36,11 +36,11 @@ def data_of(tones: Path, folder: Path) -> TrainingData:
     return TrainingData(recordings, {}, range(8), range(8, 12), recipe.clips)
 
 
-def train(folder: Path, tones: Path, effects: dict[str, Any]) -> dict[str, Any]:
+def train(folder: Path, tones: Path, options: dict[str, Any]) -> dict[str, Any]:
     folder.mkdir()
-    recipe = recipes.load(write_recipe(folder / "r.yaml", stage={"epochs": 2, "effects": effects}))
+    recipe = recipes.load(write_recipe(folder / "r.yaml", stage={"epochs": 2, "waveform_augmentation": options}))
     experiment = preparation.prepare(recipe, tones, silent)
-    experiments.run_unit(experiment, experiment.folds.folds[0], 0, folder, silent)
+    experiments.run_fold(experiment, experiment.folds.folds[0], 0, folder, silent)
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.name == "model.safetensors"}
 
 
@@ -60,13 +60,16 @@ def test_the_number_of_processes_changes_nothing(tones: Path, tmp_path: Path, mo
 def test_what_takes_time_gets_processes(name: str, has_processes: bool, tones: Path, tmp_path: Path) -> None:
     data = data_of(tones, tmp_path)
     assert data.num_workers == 0  # in memory
-    loaders = EpochLoaders(data, Stage(effects=Effects(name=name)), 0)
+    loaders = EpochLoaders(data, Stage(waveform_augmentation=WaveformAugmentation(name=name)), 0)
     assert (loaders.train_dataloader().num_workers > 0) == has_processes
 
 
 def test_dev_is_heard_as_it_is(tones: Path, tmp_path: Path) -> None:
     data = data_of(tones, tmp_path)
-    plain, changed = (EpochLoaders(data, Stage(effects=Effects(name=name)), 0) for name in ("none", "volume"))
+    plain, changed = (
+        EpochLoaders(data, Stage(waveform_augmentation=WaveformAugmentation(name=name)), 0)
+        for name in ("none", "volume")
+    )
     for one, other in zip(plain.val_dataloader(), changed.val_dataloader(), strict=True):
         assert torch.equal(one.waveforms, other.waveforms)
     for one, other in zip(plain.train_dataloader(), changed.train_dataloader(), strict=True):
@@ -74,5 +77,5 @@ def test_dev_is_heard_as_it_is(tones: Path, tmp_path: Path) -> None:
         assert torch.equal(one.num_samples, other.num_samples)
         assert not torch.equal(one.waveforms, other.waveforms)
         clip, seed = one.waveforms[0, : one.num_samples[0]].numpy(), int(one.seeds[0])
-        expected = torch.from_numpy(Changer(Effects(name="volume"))(clip, seed))
+        expected = torch.from_numpy(WaveformAugmenter(WaveformAugmentation(name="volume"))(clip, seed))
         assert torch.equal(other.waveforms[0, : one.num_samples[0]], expected)

@@ -29,10 +29,10 @@ from serein.errors import RunError
 from serein.models.backbones import HuggingFaceBackbone
 from serein.models.speech import assemble
 from serein.preparation import Experiment
-from serein.recipe import Category, Clips, Features, SpectrogramAugmentation
+from serein.recipe import Category, Clips, FeatureCacheOptions, SpectrogramAugmentation
 from serein.training import feature_cache
-from serein.training.feature_cache import FeatureCache, StoredFeatures, is_heard_alike, tapped_layers
-from serein.training.hearing import hear
+from serein.training.feature_cache import FeatureCache, StoredFeatures, is_input_fixed, tapped_layers
+from serein.training.hearing import encode_batch
 from serein.training.module import StageModule
 
 TINY: dict[str, Any] = {
@@ -73,7 +73,7 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def heard(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def features(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many clips the backbone heard in each call."""
     sizes: list[int] = []
     real = HuggingFaceBackbone.forward
@@ -114,7 +114,7 @@ class Corpus:
         wav2vec2: Path,
         *,
         layers: tuple[str, ...] = ("last",),
-        store: str = "float32",
+        dtype: str = "float32",
         clips: Clips | None = None,
         precision: str = "float32",
         prefix: str = "",
@@ -124,7 +124,7 @@ class Corpus:
         report: Any = silent,
     ) -> StoredFeatures:
         """Open the cache and hear what it lacks."""
-        options = Features(store=store, folder=None if folder is None else str(folder))
+        options = FeatureCacheOptions(dtype=dtype, folder=None if folder is None else str(folder))
         cache = FeatureCache(HuggingFaceBackbone.from_source(str(wav2vec2)), layers, options, precision)
         wanted = list(range(self.num_clips)) if positions is None else positions
         return cache.of(self.recordings(prefix, memory_s), clips or Clips(), wanted, report, "fold 1")
@@ -155,47 +155,47 @@ def test_what_is_stored_is_what_the_backbone_hears(corpus: Corpus, tmp_path: Pat
 
 
 def test_bfloat16_takes_half_the_room(corpus: Corpus, wav2vec2: Path, cache_folder: Path) -> None:
-    exact, rough = (corpus.features(wav2vec2, store=store)[4]["last"] for store in ("float32", "bfloat16"))
+    exact, rough = (corpus.features(wav2vec2, dtype=dtype)[4]["last"] for dtype in ("float32", "bfloat16"))
     assert rough.dtype == torch.bfloat16
     torch.testing.assert_close(rough.float(), exact, rtol=2**-8, atol=1e-6)
     num_frames = sum(len(corpus.features(wav2vec2)[position]["last"]) for position in range(corpus.num_clips))
-    for store, num_bytes in {"float32": 4, "bfloat16": 2}.items():
-        (path,) = cache_folder.glob(f"*/last-{store}/*.safetensors")
+    for dtype, num_bytes in {"float32": 4, "bfloat16": 2}.items():
+        (path,) = cache_folder.glob(f"*/last-{dtype}/*.safetensors")
         assert 0 < path.stat().st_size - num_frames * 16 * num_bytes < 1_000  # names and lengths
 
 
-def test_each_clip_is_heard_once(corpus: Corpus, wav2vec2: Path, heard: list[int]) -> None:
+def test_each_clip_is_heard_once(corpus: Corpus, wav2vec2: Path, features: list[int]) -> None:
     corpus.features(wav2vec2, positions=[0, 2])
-    assert sum(heard) == 2
+    assert sum(features) == 2
     corpus.features(wav2vec2)
-    assert sum(heard) == 5
+    assert sum(features) == 5
     corpus.features(wav2vec2)
-    assert sum(heard) == 5
+    assert sum(features) == 5
 
 
-def test_another_corpus_with_the_same_audio_is_known(corpus: Corpus, wav2vec2: Path, heard: list[int]) -> None:
+def test_another_corpus_with_the_same_audio_is_known(corpus: Corpus, wav2vec2: Path, features: list[int]) -> None:
     corpus.features(wav2vec2)
     shutil.move(corpus.folder, corpus.folder.with_name("moved"))
     corpus.folder = corpus.folder.with_name("moved")
     corpus.features(wav2vec2, prefix="b-")
-    assert sum(heard) == 5
+    assert sum(features) == 5
 
 
-def test_equal_clips_are_heard_once(corpus: Corpus, wav2vec2: Path, heard: list[int]) -> None:
+def test_equal_clips_are_heard_once(corpus: Corpus, wav2vec2: Path, features: list[int]) -> None:
     shutil.copy(corpus.folder / "1.wav", corpus.folder / "3.wav")
     stored = corpus.features(wav2vec2)
-    assert sum(heard) == 4
+    assert sum(features) == 4
     assert torch.equal(stored[1]["last"], stored[3]["last"])
 
 
 @pytest.mark.parametrize("memory_s", [1e6, 0.0])
-def test_changed_audio_is_heard_anew(corpus: Corpus, wav2vec2: Path, heard: list[int], memory_s: float) -> None:
+def test_changed_audio_is_heard_anew(corpus: Corpus, wav2vec2: Path, features: list[int], memory_s: float) -> None:
     """In memory, and where a file's hash is remembered."""
     before = corpus.features(wav2vec2, memory_s=memory_s)[2]["last"].clone()
     corpus.features(wav2vec2, memory_s=memory_s)
     corpus.write(2, seed=99)
     after = corpus.features(wav2vec2, memory_s=memory_s)[2]["last"]
-    assert sum(heard) == 6
+    assert sum(features) == 6
     assert not torch.equal(before, after)
     torch.testing.assert_close(after, alone(wav2vec2, corpus.recordings()[2]).last[0], atol=1e-5, rtol=0)
 
@@ -213,36 +213,36 @@ CHANGES: dict[str, Callable[[Corpus, Path, Path], StoredFeatures]] = {
     "weights": lambda corpus, _, folder: corpus.features(save_wav2vec2(folder, seed=1)),
     "architecture": lambda corpus, _, folder: corpus.features(save_wav2vec2(folder, hidden_act="relu")),
     "layer": lambda corpus, base, _: corpus.features(base, layers=("1",)),
-    "numbers": lambda corpus, base, _: corpus.features(base, store="bfloat16"),
+    "numbers": lambda corpus, base, _: corpus.features(base, dtype="bfloat16"),
     "precision": lambda corpus, base, _: corpus.features(base, precision="bfloat16"),
     "extended": lambda corpus, base, _: corpus.features(base, clips=Clips(min_s=1.0)),
-    "repeated": lambda corpus, base, _: corpus.features(base, clips=Clips(min_s=1.0, extend="repeat")),
+    "repeated": lambda corpus, base, _: corpus.features(base, clips=Clips(min_s=1.0, pad_mode="repeat")),
     "folder": lambda corpus, base, folder: corpus.features(base, folder=folder),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_nothing_is_mistaken_for_something_else(
-    corpus: Corpus, wav2vec2: Path, tmp_path: Path, heard: list[int], change: str
+    corpus: Corpus, wav2vec2: Path, tmp_path: Path, features: list[int], change: str
 ) -> None:
     corpus.features(wav2vec2)
     CHANGES[change](corpus, wav2vec2, tmp_path / "other")
-    assert sum(heard) == 10
+    assert sum(features) == 10
 
 
 def test_the_same_weights_elsewhere_are_the_same(
-    corpus: Corpus, wav2vec2: Path, tmp_path: Path, heard: list[int]
+    corpus: Corpus, wav2vec2: Path, tmp_path: Path, features: list[int]
 ) -> None:
     corpus.features(wav2vec2)
     corpus.features(Path(shutil.copytree(wav2vec2, tmp_path / "copy")))
-    assert sum(heard) == 5
+    assert sum(features) == 5
 
 
 # -- kills, several processes, bad disks -----------------------------------------------------------------------------
 
 
 def test_a_killed_hearing_goes_on_where_it_was(
-    corpus: Corpus, wav2vec2: Path, cache_folder: Path, heard: list[int], monkeypatch: pytest.MonkeyPatch
+    corpus: Corpus, wav2vec2: Path, cache_folder: Path, features: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feature_cache, "CLIPS_PER_FILE", 2)
     real = os.replace
@@ -256,29 +256,29 @@ def test_a_killed_hearing_goes_on_where_it_was(
         patch.setattr(os, "replace", replace)
         with pytest.raises(Killed):
             corpus.features(wav2vec2)
-    assert sum(heard) == 4  # two of them in vain
+    assert sum(features) == 4  # two of them in vain
     stored = corpus.features(wav2vec2)
-    assert sum(heard) == 4 + 3
+    assert sum(features) == 4 + 3
     assert [len(stored[position]["last"]) for position in range(5)] == [7, 9, 12, 14, 17]
 
 
-def test_a_damaged_file_is_made_again(corpus: Corpus, wav2vec2: Path, cache_folder: Path, heard: list[int]) -> None:
+def test_a_damaged_file_is_made_again(corpus: Corpus, wav2vec2: Path, cache_folder: Path, features: list[int]) -> None:
     corpus.features(wav2vec2)
     (path,) = cache_folder.glob("*/last-float32/*.safetensors")
     content = path.read_bytes()
     path.write_bytes(content[:-10])
     corpus.features(wav2vec2)
-    assert sum(heard) == 10
+    assert sum(features) == 10
     assert path.read_bytes() == content
 
 
 def test_two_at_once_share_the_work(
-    corpus: Corpus, wav2vec2: Path, cache_folder: Path, heard: list[int], monkeypatch: pytest.MonkeyPatch
+    corpus: Corpus, wav2vec2: Path, cache_folder: Path, features: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feature_cache, "CLIPS_PER_FILE", 1)
     with ThreadPoolExecutor(2) as pool:  # a lock belongs to an opened file, so threads are kept apart as processes are
         first, second = pool.map(lambda _: corpus.features(wav2vec2), range(2))
-    assert sum(heard) == 5
+    assert sum(features) == 5
     for position in range(5):
         assert torch.equal(first[position]["last"], second[position]["last"])
     assert not list(cache_folder.glob("*/.*.lock"))
@@ -295,7 +295,7 @@ def hear_in_process(folder: Path, source: Path, cache: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_give_one_sound_cache(
-    tmp_path: Path, wav2vec2: Path, cache_folder: Path, heard: list[int]
+    tmp_path: Path, wav2vec2: Path, cache_folder: Path, features: list[int]
 ) -> None:
     corpus = Corpus(tmp_path / "nine", num_clips=9)
     context = multiprocessing.get_context("spawn")
@@ -307,7 +307,7 @@ def test_two_processes_give_one_sound_cache(
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
     stored = corpus.features(wav2vec2)
-    assert heard == []
+    assert features == []
     assert len(list(cache_folder.glob("*/last-float32/*.safetensors"))) == 5
     for position in range(9):
         expected = alone(wav2vec2, corpus.recordings()[position]).last[0]
@@ -315,13 +315,13 @@ def test_two_processes_give_one_sound_cache(
 
 
 def test_a_full_disk_is_known_beforehand(
-    corpus: Corpus, wav2vec2: Path, heard: list[int], monkeypatch: pytest.MonkeyPatch
+    corpus: Corpus, wav2vec2: Path, features: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage("/")._replace(free=100)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(RunError, match=r"features of 5 clips need .* GB, .* left\. Make room\. Name another features"):
         corpus.features(wav2vec2)
-    assert heard == []
+    assert features == []
 
 
 def test_a_folder_that_cannot_be_written(corpus: Corpus, wav2vec2: Path, tmp_path: Path) -> None:
@@ -343,22 +343,22 @@ def test_progress_says_the_size_first(corpus: Corpus, wav2vec2: Path) -> None:
 STAGE: dict[str, Any] = {
     "name": "frozen",
     "epochs": 3,
-    "trainable": ["body", "heads"],
+    "trainable": ["encoder", "heads"],
     "optimizer": {"learning_rate": 0.01},
-    "batches": {"clips": 4, "buckets": 2},
+    "batches": {"max_clips": 4, "num_buckets": 2},
     "precision": "float32",
 }
 
 
 def prepared(tones: Path, source: Path, changes: Mapping[str, Any] | None = None, **stage: Any) -> Experiment:
     """Return an experiment whose head has dropout and is told the gender of two clips in three."""
-    told = {"attributes": ["gender"], "hide": 0.3}
+    told = {"attributes": ["gender"], "condition_dropout": 0.3}
     values = {
         "name": "frozen",
         "protocol": {"name": "speakers-out", "num_folds": 2, "dev": "speakers"},
         "backbone": {"name": "huggingface", "source": str(source), "overrides": {"layerdrop": 0.5}},
         "tasks": {"emotion": {"pooling": "std", "hidden": [8], "dropout": 0.3, "conditioning": told}},
-        "inference": {"attributes": "oracle"},
+        "inference": {"conditions": "oracle"},
         "stages": [STAGE | stage],
         **(changes or {}),
     }
@@ -367,64 +367,71 @@ def prepared(tones: Path, source: Path, changes: Mapping[str, Any] | None = None
 
 def trained(experiment: Experiment, folder: Path, fold: int = 0) -> tuple[list[dict[str, float]], Any]:
     """Return the epochs' metrics and the weights after the last of them."""
-    experiments.train_unit(experiment, experiment.folds.folds[fold], 0, folder, silent, label="x")
+    experiments.train_fold(experiment, experiment.folds.folds[fold], 0, folder, silent, label="x")
     lines = [json.loads(line) for line in (folder / "0-frozen/metrics.jsonl").read_text().splitlines()]
     timeless = [{k: v for k, v in line.items() if k not in ("seconds", "audio_s_per_s")} for line in lines]
     return timeless, load_file(folder / "0-frozen/weights.safetensors")
 
 
-BODIES: dict[str, dict[str, Any]] = {
+ENCODERS: dict[str, dict[str, Any]] = {
     "last": {},
-    "weighted": {"tasks": {"emotion": {"tap": "weighted", "pooling": "mean", "dropout": 0.2}}},
-    "one layer under a body": {
+    "weighted": {"tasks": {"emotion": {"layer": "weighted", "pooling": "mean", "dropout": 0.2}}},
+    "one layer under an encoder": {
         "tasks": {"emotion": {"pooling": "mean"}},
-        "body": {"name": "cnn-blstm", "tap": 1, "channels": [8, 8], "kernels": [3, 3], "hidden": 4, "dropout": 0.2},
+        "encoder": {
+            "name": "cnn-blstm",
+            "layer": 1,
+            "channels": [8, 8],
+            "kernels": [3, 3],
+            "hidden": 4,
+            "dropout": 0.2,
+        },
     },
-    "two members": {"members": 2},
+    "two members": {"ensemble_size": 2},
 }
 
 
-@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_training_from_the_cache_is_training_without_it(
-    tones: Path, wav2vec2: Path, tmp_path: Path, heard: list[int], body: str
+    tones: Path, wav2vec2: Path, tmp_path: Path, features: list[int], encoder: str
 ) -> None:
     """The same draws, so the same metrics and weights up to the stored numbers' precision."""
     runs = {}
-    for store in ("none", "float32", "bfloat16"):
-        before = sum(heard)
-        experiment = prepared(tones, wav2vec2, BODIES[body] | {"features": {"store": store}})
-        runs[store] = trained(experiment, tmp_path / store)
+    for dtype in ("none", "float32", "bfloat16"):
+        before = sum(features)
+        experiment = prepared(tones, wav2vec2, ENCODERS[encoder] | {"feature_cache": {"dtype": dtype}})
+        runs[dtype] = trained(experiment, tmp_path / dtype)
         fold = experiment.folds.folds[0]
         once = len(fold.train) + len(fold.dev)
         calibrated = len(fold.dev)  # heard once more by the model that is kept
-        assert sum(heard) - before == (once * 3 if store == "none" else once) + calibrated
-    for store, tolerance in {"float32": 1e-4, "bfloat16": 3e-2}.items():
-        for plain, cached in zip(runs["none"][0], runs[store][0], strict=True):
+        assert sum(features) - before == (once * 3 if dtype == "none" else once) + calibrated
+    for dtype, tolerance in {"float32": 1e-4, "bfloat16": 3e-2}.items():
+        for plain, cached in zip(runs["none"][0], runs[dtype][0], strict=True):
             assert cached == pytest.approx(plain, abs=tolerance)
         for name, weight in runs["none"][1].items():
-            torch.testing.assert_close(runs[store][1][name], weight, atol=tolerance, rtol=0)
+            torch.testing.assert_close(runs[dtype][1][name], weight, atol=tolerance, rtol=0)
 
 
 def test_folds_seeds_and_resumed_runs_hear_nothing_twice(
-    tones: Path, wav2vec2: Path, tmp_path: Path, heard: list[int]
+    tones: Path, wav2vec2: Path, tmp_path: Path, features: list[int]
 ) -> None:
-    experiment = prepared(tones, wav2vec2, {"features": {"store": "float32"}}, epochs=1)
+    experiment = prepared(tones, wav2vec2, {"feature_cache": {"dtype": "float32"}}, epochs=1)
     first, second = experiment.folds.folds
     trained(experiment, tmp_path / "first")
     trained(experiment, tmp_path / "second", fold=1)
     learned = {name for fold in (first, second) for name in (*fold.train, *fold.dev)}
-    calibrated = len(first.dev) + len(second.dev)  # what each kept model says of its dev side
-    assert sum(heard) == len(learned) + calibrated
+    calibrated = len(first.dev) + len(second.dev)  # what each kept model says of its dev set
+    assert sum(features) == len(learned) + calibrated
     trained(experiment, tmp_path / "again")
-    assert sum(heard) == len(learned) + calibrated + len(first.dev)
+    assert sum(features) == len(learned) + calibrated + len(first.dev)
 
 
 def test_batches_carry_hidden_layers_alone(tones: Path, wav2vec2: Path) -> None:
     experiment = prepared(tones, wav2vec2)
     backbone = HuggingFaceBackbone.from_source(str(wav2vec2))
-    cache = FeatureCache(backbone, ("1",), Features(store="float32"), "float32")
+    cache = FeatureCache(backbone, ("1",), FeatureCacheOptions(dtype="float32"), "float32")
     stored = cache.of(experiment.recordings, Clips(), range(4), silent, "x")
-    dataset = experiments.TrainingData(experiment.recordings, {}, range(4), (), Clips(), heard=stored)
+    dataset = experiments.TrainingData(experiment.recordings, {}, range(4), (), Clips(), features=stored)
     cached = collate([dataset.dataset(0, is_training=True)[3, position] for position in range(4)])
     plain = collate(
         [
@@ -437,10 +444,10 @@ def test_batches_carry_hidden_layers_alone(tones: Path, wav2vec2: Path) -> None:
     assert cached.waveforms.shape == (4, 0)
     assert cached.audio_s == pytest.approx(plain.audio_s)
     assert cached.seeds.tolist() == plain.seeds.tolist()
-    model = assemble(backbone, None, {"emotion": (Category(tap=1), 3)})
+    model = assemble(backbone, None, {"emotion": (Category(layer=1), 3)})
     with torch.no_grad():
-        one = hear(model, cached, SpectrogramAugmentation()).sounds["main"]
-        other = hear(model, plain, SpectrogramAugmentation()).sounds["main"]
+        one = encode_batch(model, cached, SpectrogramAugmentation()).hidden_states["main"]
+        other = encode_batch(model, plain, SpectrogramAugmentation()).hidden_states["main"]
     assert torch.equal(one.is_frame, other.is_frame)
     torch.testing.assert_close(one.layers[1][one.is_frame], other.layers[1][one.is_frame], atol=1e-5, rtol=0)
 
@@ -450,7 +457,7 @@ ALIKE: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
     "the backbone learns": ({}, {"trainable": ["layer 2", "heads"]}, False),
     "all clips are shorter than a crop": ({"clips": {"crop_s": 0.5}}, {}, True),
     "some are cropped": ({"clips": {"crop_s": 0.4}}, {}, False),
-    "effects": ({}, {"effects": {"name": "volume"}}, False),
+    "waveform augmentation": ({}, {"waveform_augmentation": {"name": "volume"}}, False),
     "log-mel": ({"backbone": {"name": "logmel"}}, {"trainable": ["heads"]}, False),
 }
 
@@ -463,22 +470,22 @@ def test_where_it_applies(tones: Path, wav2vec2: Path, case: str) -> None:
     model.train_only(experiment.recipe.stages[0].trainable)
     longest_s = float(experiment.recordings.durations_s.max())
     assert 0.4 < longest_s < 0.5
-    assert is_heard_alike(model, experiment.recipe.stages[0], longest_s, experiment.recipe.clips) == expected
+    assert is_input_fixed(model, experiment.recipe.stages[0], longest_s, experiment.recipe.clips) == expected
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({}, ("last",)),
-        ({"tasks": {"emotion": {"tap": 1}, "gender": {"tap": "last"}}}, ("1", "last")),
-        ({"tasks": {"emotion": {"tap": "weighted"}}}, ("0", "1", "2")),
-        ({"body": {"name": "cnn-blstm", "tap": 2}, "tasks": {"emotion": {"tap": "last"}}}, ("2",)),
+        ({"tasks": {"emotion": {"layer": 1}, "gender": {"layer": "last"}}}, ("1", "last")),
+        ({"tasks": {"emotion": {"layer": "weighted"}}}, ("0", "1", "2")),
+        ({"encoder": {"name": "cnn-blstm", "layer": 2}, "tasks": {"emotion": {"layer": "last"}}}, ("2",)),
     ],
 )
 def test_what_is_kept_is_what_is_tapped(
     tones: Path, wav2vec2: Path, changes: dict[str, Any], expected: tuple[str, ...]
 ) -> None:
-    """Heads above a body tap the body."""
+    """Heads above an encoder tap the encoder."""
     experiment = prepared(tones, wav2vec2, changes)
     assert (
         tapped_layers(
@@ -508,11 +515,11 @@ def killed_at_second_epoch(experiment: Experiment, folder: Path) -> None:
             trained(experiment, folder)
 
 
-@pytest.mark.parametrize("average", [None, 0.9])
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
 def test_a_killed_frozen_stage_goes_on_to_the_same_weights(
-    tones: Path, wav2vec2: Path, tmp_path: Path, average: float | None
+    tones: Path, wav2vec2: Path, tmp_path: Path, ema_decay: float | None
 ) -> None:
-    experiment = prepared(tones, wav2vec2, average=average)
+    experiment = prepared(tones, wav2vec2, ema_decay=ema_decay)
     metrics, weights = trained(experiment, tmp_path / "whole")
     killed_at_second_epoch(experiment, tmp_path / "killed")
     state = torch.load(tmp_path / "killed/0-frozen/resume.ckpt", weights_only=True)
@@ -536,15 +543,15 @@ def test_a_frozen_stage_does_not_go_on_with_another_backbone(tones: Path, wav2ve
 
 def test_the_average_of_a_frozen_backbone_is_the_backbone(tones: Path, wav2vec2: Path, tmp_path: Path) -> None:
     """Heads are averaged as they are beside log-mel bands, the backbone is one."""
-    experiment = prepared(tones, wav2vec2, {"features": {"store": "none"}}, average=0.9, epochs=1)
+    experiment = prepared(tones, wav2vec2, {"feature_cache": {"dtype": "none"}}, ema_decay=0.9, epochs=1)
     model = assembling.new_model(experiment.recipe, preparation.tasks_of(experiment, experiment.folds.folds[0]))
     module = StageModule(model, {}, experiment.recipe.stages[0], num_steps=1, seed=0)
-    head, averaged = model.members[0].heads["emotion"].output, module.judged.members[0].heads["emotion"].output
+    head, averaged = model.ensemble[0].heads["emotion"].output, module.eval_model.ensemble[0].heads["emotion"].output
     before = head.weight.detach().clone()
     for number in range(1, 3):
         with torch.no_grad():
             head.weight.copy_(before + number)
-        module.average.update_parameters(model)
-    assert module.judged.backbone is model.backbone
+        module.averaged.update_parameters(model)
+    assert module.eval_model.backbone is model.backbone
     kept = min(0.9, (1 + 1) / (10 + 1))
     torch.testing.assert_close(averaged.weight, before + 1 * kept + 2 * (1 - kept))

@@ -9,7 +9,7 @@ import torch
 from torch import distributed, multiprocessing
 
 from serein.losses import supervised_contrastive
-from serein.training.gathering import gathered
+from serein.training.gathering import all_gather_rows
 
 LABELS = torch.tensor([0, 0, 1, 2, 1, 2, 2, 0])
 EMBEDDINGS = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
@@ -20,7 +20,7 @@ def work(rank: int, folder: Path) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     own = EMBEDDINGS[PARTS[rank]].clone().requires_grad_()
-    loss = supervised_contrastive(gathered(LABELS[PARTS[rank]]), gathered(own))
+    loss = supervised_contrastive(all_gather_rows(LABELS[PARTS[rank]]), all_gather_rows(own))
     loss.backward()
     torch.save({"loss": loss.detach(), "gradient": own.grad}, folder / f"{rank}.pt")
     distributed.destroy_process_group()

@@ -44,7 +44,7 @@ def one_fold(folder: Path, tones: Path, stage: dict[str, Any] | None = None, see
     folder.mkdir(parents=True, exist_ok=True)
     recipe = recipes.load(write_recipe(folder / "r.yaml", {"seeds": [seed]}, stage))
     experiment = preparation.prepare(recipe, tones, silent)
-    experiments.run_unit(experiment, experiment.folds.folds[0], seed, folder, silent)
+    experiments.run_fold(experiment, experiment.folds.folds[0], seed, folder, silent)
 
 
 def results(run: Path) -> dict[str, object]:
@@ -83,8 +83,8 @@ def test_another_seed_gives_another_model(tones: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
         one_fold(tmp_path / str(seed), tones, seed=seed)
         predictions.append((tmp_path / str(seed) / "fold-1" / f"seed-{seed}" / "predictions.jsonl").read_text())
-    shares = [[json.loads(line)["shares"] for line in text.splitlines()] for text in predictions]
-    assert shares[0] != shares[1]
+    probabilities = [[json.loads(line)["probabilities"] for line in text.splitlines()] for text in predictions]
+    assert probabilities[0] != probabilities[1]
 
 
 def test_number_of_loading_processes_changes_nothing(
@@ -212,7 +212,7 @@ def test_kill_between_two_files(
         {"schedule": {"name": "exponential", "factor": 0.5}},
         {"schedule": PLATEAU, "optimizer": {"learning_rate": 1e-6}},  # dev UA stands still
         {"patience": 1, "optimizer": {"learning_rate": 1e-6}},
-        {"average": 0.9, "keep": "last"},
+        {"ema_decay": 0.9, "checkpoint": "last"},
         {"clip_norm": 0.1, "batches": {"accumulate": 2}, "optimizer": {"name": "sgd"}},
         {"precision": "bfloat16"},
     ],
@@ -236,7 +236,7 @@ def test_kill_in_the_second_stage(tones: Path, tmp_path: Path, monkeypatch: pyte
     experiment = preparation.prepare(recipe, tones, silent)
 
     def train(folder: Path) -> None:
-        experiments.run_unit(experiment, experiment.folds.folds[0], 0, folder, silent)
+        experiments.run_fold(experiment, experiment.folds.folds[0], 0, folder, silent)
 
     train(tmp_path / "a")
     killed_after(monkeypatch, RESUME, 3, lambda: train(tmp_path / "b"))
@@ -499,8 +499,8 @@ def test_gentle_signals_stop_a_run_too(
 
 def test_state_names_nothing_of_the_python_that_wrote_it() -> None:
     """The keeper's part of the state is plain numbers, so that `weights_only=True` reads it."""
-    keeper = keeping.EpochKeeper(Path("nowhere"), "best")
+    keeper = keeping.CheckpointCallback(Path("nowhere"), "best")
     keeper.history.append({"epoch": 0, "dev_ua": 0.5})
-    restored = keeping.EpochKeeper(Path("nowhere"), "best")
+    restored = keeping.CheckpointCallback(Path("nowhere"), "best")
     restored.load_state_dict(json.loads(json.dumps(keeper.state_dict())))
     assert restored.history == keeper.history

@@ -42,7 +42,7 @@ class Ground:
         self.recipe: Recipe = recipes.load(write_recipe(folder / "r.yaml", changes, stage))
         self.experiment: Experiment = preparation.prepare(self.recipe, tones, silent)
         self.fold = self.experiment.folds.folds[0]
-        self.task = CategoryTask(self.recipe.tasks.emotion, self.experiment.categories)
+        self.task = CategoryTask(self.recipe.tasks.emotion, self.experiment.class_labels)
         self.targets = self.task.targets(self.experiment.utterances)
         self.train_positions = self.experiment.positions(self.fold.train)
         self.dev_positions = self.experiment.positions(self.fold.dev)
@@ -62,7 +62,7 @@ class Ground:
         """Return a model with the first weights, the same at every call."""
         torch.manual_seed(3)
         tasks = {"emotion": (self.task.options, self.task.num_outputs)}
-        model = assemble(new_backbone(self.recipe.backbone), self.recipe.body, tasks)
+        model = assemble(new_backbone(self.recipe.backbone), self.recipe.encoder, tasks)
         fit_normalisation(model, self.data())
         return model
 
@@ -121,7 +121,7 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
     real = keeping.save_weights
 
     def save(module: StageModule, path: Path) -> None:
-        written.append(weights_of(module.judged))
+        written.append(weights_of(module.eval_model))
         real(module, path)
 
     monkeypatch.setattr(keeping, "save_weights", save)
@@ -163,17 +163,17 @@ def test_each_stage_starts_from_the_one_before(tones: Path, tmp_path: Path, monk
 
     monkeypatch.setattr(experiments, "train_stage", spy)
     fold = experiment.folds.folds[0]
-    content = experiments.train_unit(experiment, fold, 0, tmp_path / "unit", silent, label="x")
+    checkpoint = experiments.train_fold(experiment, fold, 0, tmp_path / "unit", silent, label="x")
     handed_on = [
         load_file(tmp_path / "unit" / name / "weights.safetensors") for name in ("0-first", "1-second", "2-third")
     ]
     assert_same(started[1], handed_on[0])
     assert_same(started[2], handed_on[1])
-    assert_same(content.model.state_dict(), handed_on[2])
+    assert_same(checkpoint.model.state_dict(), handed_on[2])
     moved = {name for name in handed_on[0] if not torch.equal(handed_on[0][name], handed_on[1][name])}
     assert moved
-    assert all(".heads." in name for name in moved)  # nor do the running statistics of a frozen body
-    assert any(".body." in name for name in handed_on[1] if not torch.equal(handed_on[1][name], handed_on[2][name]))
+    assert all(".heads." in name for name in moved)  # nor do the running statistics of a frozen encoder
+    assert any(".encoder." in name for name in handed_on[1] if not torch.equal(handed_on[1][name], handed_on[2][name]))
 
 
 def test_a_stage_that_is_done_is_only_read(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +218,7 @@ def test_last_is_kept_when_asked(
     make: Make, saved: list[dict[str, torch.Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted(monkeypatch, 0.9, 0.5, 0.1)
-    model = make(epochs=3, keep="last").train()
+    model = make(epochs=3, checkpoint="last").train()
     assert len(saved) == 3
     assert_same(saved[2], weights_of(model))
 
@@ -241,12 +241,12 @@ def test_average_is_what_is_judged_and_kept(make: Make, monkeypatch: pytest.Monk
         trail.append(weights_of(self.model))
 
     def validation_step(self: StageModule, *arguments: Any) -> None:
-        judged_by.append(weights_of(self.judged))
+        judged_by.append(weights_of(self.eval_model))
         real_validation(self, *arguments)
 
     monkeypatch.setattr(StageModule, "optimizer_step", step)
     monkeypatch.setattr(StageModule, "validation_step", validation_step)
-    kept = weights_of(make(epochs=4, average=0.5, keep="last").train())
+    kept = weights_of(make(epochs=4, ema_decay=0.5, checkpoint="last").train())
     average = {name: tensor.double() for name, tensor in trail[0].items()}
     for seen, weights in enumerate(trail[1:], start=1):
         decay = min(0.5, (1 + seen) / (10 + seen))
@@ -264,7 +264,7 @@ def test_average_is_what_is_judged_and_kept(make: Make, monkeypatch: pytest.Monk
 
 def six_steps(make: Make, schedule: Mapping[str, Any]) -> Ground:
     """Train two epochs of three steps each with SGD."""
-    ground = make(epochs=2, optimizer=SGD, schedule=schedule, batches={"clips": 4, "seconds": 1000.0})
+    ground = make(epochs=2, optimizer=SGD, schedule=schedule, batches={"max_clips": 4, "max_seconds": 1000.0})
     assert len(ground.train_positions) == 12
     ground.train()
     return ground

@@ -1,168 +1,150 @@
-"""The command that answers for recordings."""
+"""The command that predicts recordings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from serein.cli import ears
-from serein.cli.answer_forms import OVER_TIME, Form, complain, deliver
+from serein.cli.answer_forms import SEGMENT_FORMATS, Format, deliver, report_errors
 from serein.cli.app import app
-from serein.cli.neighbours import Alpha, K
+from serein.cli.neighbours import K, KnnWeight
+from serein.cli.options import DefaultModel, MinConfidence, MinDuration, Recordings, Step, Window
 
 if TYPE_CHECKING:
     from serein.data.utterance import Utterance
-    from serein.inference.hearing import Manner
-    from serein.inference.windows import Windowing
-    from serein.progress import Bars
+    from serein.inference.hearing import PredictOptions
+    from serein.inference.windows import SlidingWindow
 
-
-Model = Annotated[
-    str | None, typer.Option("--model", "-m", help="Model folder or Hub name [the one inside the package].")
-]
-Window = Annotated[
-    float | None, typer.Option("--windows", metavar="SECONDS", help="Hear windows of speech of this length [3].")
-]
-Hop = Annotated[
-    float | None, typer.Option("--hop", metavar="SECONDS", help="From one window's start to the next [half a window].")
-]
-Abstain = Annotated[
-    float, typer.Option("--abstain", metavar="SHARE", help="Say 'don't know' below this share.", min=0, max=1)
-]
-Shortest = Annotated[
-    float, typer.Option("--shortest", metavar="SECONDS", help="Say 'too short' of less than this.", min=0)
-]
+Segments = Literal["auto", "always", "never"]
 
 
 @app.command()
 def predict(
-    names: Annotated[
-        list[str],
-        typer.Argument(metavar="[MODEL] FILE|FOLDER|PATTERN|LIST|MANIFEST|-...", help="Recordings; - is a list."),
-    ],
-    model: Model = None,
-    fuse: Annotated[
-        Path | None, typer.Option("--fuse", metavar="FUSION", help="Ask all its models; no MODEL is named then.")
+    sources: Recordings,
+    model: DefaultModel = None,
+    ensemble: Annotated[
+        Path | None, typer.Option("--ensemble", metavar="FILE", help="Predict with all models of an ensemble file.")
     ] = None,
     labels: Annotated[
-        str | None, typer.Option(metavar="WORD,WORD...", help="Answer with these words; of a model of words.")
+        str | None, typer.Option(metavar="WORD,WORD...", help="Use these words as classes, for a model of words.")
     ] = None,
-    neighbours: Annotated[
-        Path | None, typer.Option("--neighbours", metavar="STORE", help="Ask the nearest clips of a store, too.")
+    knn: Annotated[
+        Path | None, typer.Option("--knn", metavar="DATASTORE", help="Interpolate with the nearest labelled clips.")
     ] = None,
     k: K = None,
-    alpha: Alpha = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Name the nearest clips of the store.")] = False,
-    windows: Window = None,
-    hop: Hop = None,
-    whole: Annotated[bool, typer.Option("--whole", help="Hear long recordings whole, too, silence and all.")] = False,
-    abstain: Abstain = 0.0,
-    shortest: Shortest = 0.0,
-    limit: Annotated[int | None, typer.Option(help="Hear so many of them, evenly spread.", min=1)] = None,
-    workers: Annotated[int, typer.Option(help="Processes that hear side by side.", min=1)] = 1,
+    knn_weight: KnnWeight = None,
+    show_neighbours: Annotated[
+        bool, typer.Option("--show-neighbours", help="Show the nearest clips of the datastore.")
+    ] = False,
+    segments: Annotated[
+        Segments | None,
+        typer.Option(help="Cut recordings into segments of speech [auto: those longer than the model's window]."),
+    ] = None,
+    window: Window = None,
+    step: Step = None,
+    min_confidence: MinConfidence = 0.0,
+    min_duration: MinDuration = 0.0,
+    max_files: Annotated[
+        int | None, typer.Option("--max-files", help="Predict at most so many recordings, evenly spread.", min=1)
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that predict in parallel.", min=1)] = 1,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Append JSON lines here, going on where a run stopped; a folder for labels."),
+        typer.Option("--out", "-o", help="Append JSON lines to this file, or continue it; a folder for label files."),
     ] = None,
-    form: Annotated[Form | None, typer.Option("--format", help="How to answer [table].")] = None,
+    output_format: Annotated[Format | None, typer.Option("--format", help="Output format [table].")] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="PICTURE", help="Draw the sound with its emotions (.png, .svg, .pdf).")
+        Path | None, typer.Option(metavar="PICTURE", help="Draw the waveform with its emotions (.png, .svg, .pdf).")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As --format json.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="As --format csv.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Same as --format json.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Same as --format csv.")] = False,
 ) -> None:
-    """Say which emotions are heard in recordings; exit status 1 when any could not be heard.
+    """Predict the emotions in recordings; the exit status is 1 when any could not be read.
 
-    Without a model the one inside the package answers. Recordings longer than it hears at once are heard in windows of
-    speech, and so are all with --windows.
+    Without --model the default model is used. Recordings longer than the model's window are cut into segments of
+    speech; with --window, --step, label files or a plot, all recordings are.
     """
-    form = form or (Form.json if as_json or (out is not None and not as_csv) else Form.csv if as_csv else Form.table)
-    model, sources = _divided(names, model, is_fused=fuse is not None)
-    _require_fitting(form, plot, out, fuse, neighbours, is_over_time=windows is not None or hop is not None)
-    if explain and form == Form.csv:
-        raise typer.BadParameter("neighbours do not fit into a line; take --json", param_hint="'--explain'")
-    manner = _manner(windows, hop, whole, abstain, shortest, is_forced=form in OVER_TIME or plot is not None)
-    utterances = _utterances(sources, limit)
+    from serein.progress import Bars
+
+    if output_format is None:
+        output_format = "json" if as_json or (out is not None and not as_csv) else "csv" if as_csv else "table"
+    is_windowed = window is not None or step is not None
+    _require_fitting(output_format, plot, out, ensemble, knn, needs_segments=is_windowed or segments == "always")
+    if show_neighbours and output_format == "csv":
+        raise typer.BadParameter(
+            "a CSV row has no room for neighbours; choose --json", param_hint="'--show-neighbours'"
+        )
+    needs_segments = is_windowed or output_format in SEGMENT_FORMATS or plot is not None
+    if segments is not None and segments != "always" and needs_segments:
+        raise typer.BadParameter("windows, label files and plots need segments", param_hint="'--segments'")
+    options = _predict_options(
+        "always" if needs_segments else segments or "auto", window, step, min_confidence, min_duration
+    )
+    utterances = _utterances(sources, max_files)
     if plot is not None and len(utterances) > 1:
         raise typer.BadParameter(f"{len(utterances)} recordings do not fit into one picture", param_hint="'--plot'")
-    with _bars() as bars:
-        if fuse is not None:
-            ear = ears.fused(fuse, labels, manner, bars)
-        elif neighbours is not None:
-            ear = ears.with_neighbours(model, labels, neighbours, k, alpha, manner, explain=explain)
-        elif k is not None or alpha is not None or explain:
-            raise typer.BadParameter("name a store by --neighbours", param_hint="'--k', '--alpha', '--explain'")
+    with Bars() as bars:
+        if ensemble is not None:
+            predictor = ears.ensemble_predictor(ensemble, model, labels, options, bars)
+        elif knn is not None:
+            predictor = ears.knn_predictor(model, labels, knn, k, knn_weight, options, show_neighbours=show_neighbours)
+        elif k is not None or knn_weight is not None or show_neighbours:
+            raise typer.BadParameter(
+                "name a datastore by --knn", param_hint="'--k', '--knn-weight', '--show-neighbours'"
+            )
         else:
-            ear = ears.plain(model, None if labels is None else labels.split(","), manner, workers, bars)
-        failed = deliver(ear, utterances, form, out, plot, bars, per="passage" if windows or hop else "recording")
+            words = None if labels is None else labels.split(",")
+            predictor = ears.model_predictor(model, words, options, workers, bars)
+        per = "segment" if is_windowed or segments == "always" else "recording"
+        failed = deliver(predictor, utterances, output_format, out, plot, bars, per=per)
     if failed:
-        complain(failed, len(utterances))
+        report_errors(failed, len(utterances))
         raise typer.Exit(1)
 
 
-def _bars() -> Bars:
-    from serein.progress import Bars
-
-    return Bars()
-
-
-def _divided(names: Sequence[str], model: str | None, *, is_fused: bool) -> tuple[str | None, list[Path]]:
-    """Return the model and the recordings: the first name is a model unless it can only mean recordings."""
-    from serein.inference.sources import is_recordings
-    from serein.models.folder import PARTS
-
-    if model is None and not is_fused and names:
-        is_model = any((Path(names[0]) / part).exists() for part in PARTS)
-        if is_model or not is_recordings(names[0]):
-            model, names = names[0], names[1:]
-    if not names:
-        raise typer.BadParameter("name recordings after the model", param_hint="'FILE|FOLDER|MANIFEST...'")
-    return model, [Path(name) for name in names]
-
-
 def _require_fitting(
-    form: Form,
+    output_format: Format,
     plot: Path | None,
     out: Path | None,
-    fuse: Path | None,
-    neighbours: Path | None,
+    ensemble: Path | None,
+    knn: Path | None,
     *,
-    is_over_time: bool,
+    needs_segments: bool,
 ) -> None:
-    if (fuse or neighbours) and (is_over_time or plot or form in OVER_TIME):
+    if (ensemble or knn) and (needs_segments or plot or output_format in SEGMENT_FORMATS):
         raise typer.BadParameter(
-            "fusions and stores answer for whole recordings only", param_hint="'--windows', '--plot', '--format'"
+            "ensembles and datastores predict whole recordings only",
+            param_hint="'--segments', '--window', '--plot', '--format'",
         )
-    if out is not None and form in (Form.table, Form.csv):
-        raise typer.BadParameter(f"answers are appended as JSON lines, not as {form}", param_hint="'--out'")
+    if out is not None and output_format in ("table", "csv"):
+        raise typer.BadParameter(
+            f"predictions are appended as JSON lines, not as {output_format}", param_hint="'--out'"
+        )
 
 
-def _manner(
-    window_s: float | None, hop_s: float | None, whole: bool, abstain: float, shortest_s: float, *, is_forced: bool
-) -> Manner:
-    from serein.inference.caution import Caution
-    from serein.inference.hearing import Manner
+def _predict_options(
+    segments: Segments, window_s: float | None, step_s: float | None, min_confidence: float, min_duration_s: float
+) -> PredictOptions:
+    from serein.inference.caution import RejectOption
+    from serein.inference.hearing import PredictOptions
 
-    is_asked = window_s is not None or hop_s is not None
-    if whole and (is_asked or is_forced):
-        raise typer.BadParameter("windows, labels and pictures are over time", param_hint="'--whole'")
-    over_time = "all" if is_asked or is_forced else "none" if whole else "long ones"
-    return Manner(over_time, windowing_of(window_s, hop_s), Caution(abstain, shortest_s))  # type: ignore[arg-type]
+    return PredictOptions(segments, sliding_window_of(window_s, step_s), RejectOption(min_confidence, min_duration_s))
 
 
-def windowing_of(window_s: float | None, hop_s: float | None) -> Windowing:
-    """Return windows of a length, half of which is between their starts unless said otherwise."""
-    from serein.inference.windows import WINDOWING, Windowing
+def sliding_window_of(window_s: float | None, step_s: float | None) -> SlidingWindow:
+    """Return a sliding window of a length; its step is half its length unless given."""
+    from serein.inference.windows import SLIDING_WINDOW, SlidingWindow
 
-    length_s = WINDOWING.window_s if window_s is None else window_s
-    return Windowing(length_s, length_s / 2 if hop_s is None else hop_s)
+    length_s = SLIDING_WINDOW.window_s if window_s is None else window_s
+    return SlidingWindow(length_s, length_s / 2 if step_s is None else step_s)
 
 
-def _utterances(sources: Sequence[Path], limit: int | None) -> list[Utterance]:
+def _utterances(sources: Sequence[Path], max_files: int | None) -> list[Utterance]:
     from serein.inference.sources import evenly_spread, utterances_in
 
     utterances = utterances_in(sources)
-    return utterances if limit is None else evenly_spread(utterances, limit)
+    return utterances if max_files is None else evenly_spread(utterances, max_files)

@@ -1,4 +1,4 @@
-"""The program: its commands, and how it ends."""
+"""The program: its commands, errors and exit status."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ _STOPPED = 130
 
 app = typer.Typer(
     name="serein",
-    help="Speech emotion recognition: train, compare and trust models that hear emotions in speech.",
+    help="Speech emotion recognition: train, compare and use models that recognise emotions in speech.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    rich_markup_mode=None,  # brackets in help texts are shown as they are
 )
 corpus = typer.Typer(help="Make and check manifests of recordings.", no_args_is_help=True)
 app.add_typer(corpus, name="corpus")
@@ -29,8 +30,8 @@ def main() -> None:
     except SereinError as error:
         _fail(str(error))
     except SystemExit as stop:
-        if stop.code == _STOPPED:  # typer's word for the keyboard's interrupt
-            _fail("stopped by the keyboard. A run goes on with --resume.", _STOPPED)
+        if stop.code == _STOPPED:  # typer's status of a keyboard interrupt
+            _fail("stopped by the keyboard. Continue a run with --resume.", _STOPPED)
         raise
     except BrokenPipeError:
         sys.stderr.close()
@@ -54,6 +55,8 @@ def _version(is_asked: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     pass

@@ -4,42 +4,31 @@ from __future__ import annotations
 
 import json
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from serein.cli.app import corpus
-from serein.cli.options import Json, Out
+from serein.cli.options import AllowSeenSpeakers, Json, Out
 from serein.cli.printing import print_tables
 
 if TYPE_CHECKING:
-    from serein.recipe import Effects
+    from serein.recipe import WaveformAugmentation
 
 
-class CorpusName(StrEnum):
-    """Layouts that `corpus prepare` reads."""
-
-    ravdess = "ravdess"
-    emodb = "emodb"
-    folder = "folder"
-    csv = "csv"
-    msp_podcast = "msp-podcast"
-    iemocap = "iemocap"
-    voxceleb1 = "voxceleb1"
-    librispeech = "librispeech"
-    fsdd = "fsdd"
-
-
-class Augmentation(StrEnum):
-    """Effects that `corpus listen` writes."""
-
-    noise = "noise"
-    volume = "volume"
-    reverberation = "reverberation"
-    pitch = "pitch"
-    mixed = "mixed"
+CorpusName = Literal[
+    "ravdess",
+    "emodb",
+    "folder",
+    "csv",
+    "msp-podcast",
+    "iemocap",
+    "voxceleb1",
+    "librispeech",
+    "fsdd",
+]
+AugmentationName = Literal["noise", "volume", "reverberation", "pitch", "mixed"]
 
 
 @corpus.command("prepare")
@@ -58,7 +47,7 @@ def corpus_prepare(
 
     with Bars() as bars:
         prepared = prepare(
-            corpus_named(name.value),
+            corpus_named(name),
             root,
             counts="partial" if partial else "published",
             unreadable="skip" if skip_broken else "stop",
@@ -76,7 +65,7 @@ def corpus_prepare(
 @corpus.command("synth")
 def corpus_synth(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the recordings and the manifest.")],
-    seed: Annotated[int, typer.Option(help="Another seed, other speakers.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of the speakers.", min=0)] = 0,
     clips: Annotated[int, typer.Option(help="Clips of each speaker and emotion.", min=1)] = 10,
 ) -> None:
     """Make the embedded synthetic corpus: 10 speakers, 4 emotions, spoken by espeak-ng."""
@@ -98,11 +87,11 @@ def corpus_synth(
 @corpus.command("check")
 def corpus_check(
     data: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest (.jsonl).")],
-    min_s: Annotated[float, typer.Option(help="Shorter is too short.", min=0)] = 0.3,
-    max_s: Annotated[float, typer.Option(help="Longer is too long.", min=0)] = 30.0,
+    min_s: Annotated[float, typer.Option(help="Shorter recordings are reported.", min=0)] = 0.3,
+    max_s: Annotated[float, typer.Option(help="Longer recordings are reported.", min=0)] = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Decode every recording and say what is wrong with the data; exit status 1 when something must be mended."""
+    """Decode every recording and list problems of the data; the exit status is 1 when something must be fixed."""
     from serein.data import manifest
     from serein.data.check import check
     from serein.progress import Bars
@@ -113,7 +102,7 @@ def corpus_check(
             utterances,
             min_s=min_s,
             max_s=max_s,
-            on_progress=lambda done, total: bars("listening", done, total, f"{total} clips"),
+            on_progress=lambda done, total: bars("checking", done, total, f"{total} clips"),
         )
     if as_json:
         print(json.dumps(found.to_json(), indent=1, ensure_ascii=False))
@@ -123,51 +112,55 @@ def corpus_check(
         raise typer.Exit(1)
 
 
-@corpus.command("listen")
-def corpus_listen(
+@corpus.command("preview-augmentation")
+def corpus_preview_augmentation(
     data: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest (.jsonl).")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the WAV files and drawn.txt.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the WAV files and augmentations.txt.")],
     augmentation: Annotated[
-        Augmentation | None, typer.Option(help="What changes the clips [the recipe's, or mixed].")
+        AugmentationName | None, typer.Option(help="The augmentation [the recipe's, or mixed].")
     ] = None,
-    limit: Annotated[int, typer.Option(help="Most clips, spread over the manifest.", min=1)] = 10,
-    seed: Annotated[int, typer.Option(help="Another seed, other draws.", min=0)] = 0,
-    recipe: Annotated[Path | None, typer.Option(help="Take effects from its last stage that has some.")] = None,
+    max_files: Annotated[int, typer.Option("--max-files", help="At most so many clips, evenly spread.", min=1)] = 10,
+    seed: Annotated[int, typer.Option(help="Of the random draws.", min=0)] = 0,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Take waveform_augmentation from its last stage that has one.")
+    ] = None,
 ) -> None:
-    """Write clips before and after an augmentation, to hear what training hears."""
+    """Write clips before and after waveform augmentation, to listen to what the model is trained on."""
     from serein.data import manifest
-    from serein.data.effects import Changer
+    from serein.data.effects import WaveformAugmenter
     from serein.data.listening import write_examples
     from serein.progress import Bars
-    from serein.recipe import Effects
+    from serein.recipe import WaveformAugmentation
 
-    options = Effects(name="mixed") if recipe is None else _effects_of(recipe)
-    changes = {"share": 1.0} | ({"name": augmentation.value} if augmentation else {})
+    options = WaveformAugmentation(name="mixed") if recipe is None else _effects_of(recipe)
+    changes = {"probability": 1.0} | ({"name": augmentation} if augmentation else {})
     utterances = manifest.read(data)
     with Bars() as bars:
         lines = write_examples(
             utterances,
-            Changer(options.model_copy(update=changes)),
+            WaveformAugmenter(options.model_copy(update=changes)),
             out,
-            limit=limit,
+            limit=max_files,
             seed=seed,
-            on_progress=lambda done, total: bars("changing", done, total, f"{total} clips"),
+            on_progress=lambda done, total: bars("augmenting", done, total, f"{total} clips"),
         )
     print("\n".join(lines))
 
 
-def _effects_of(path: Path) -> Effects:
+def _effects_of(path: Path) -> WaveformAugmentation:
     from serein.errors import RecipeError
     from serein.recipe import load
 
-    found = [stage.effects for stage in load(path).stages if stage.effects.name != "none"]
+    found = [stage.waveform_augmentation for stage in load(path).stages if stage.waveform_augmentation.name != "none"]
     if not found:
-        raise RecipeError("no stage has effects", where=path, remedy="Leave it out to hear the default ranges.")
+        raise RecipeError(
+            "no stage has waveform_augmentation", where=path, remedy="Leave it out to hear the default ranges."
+        )
     return found[-1]
 
 
-@corpus.command("fill")
-def corpus_fill(
+@corpus.command("annotate")
+def corpus_annotate(
     data: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest (.jsonl); its labels stay as they are.")],
     gender: Annotated[
         str | None, typer.Option(metavar="MODEL|RUN", help="Predict the gender of every utterance.")
@@ -175,33 +168,35 @@ def corpus_fill(
     transcripts: Annotated[
         str | None, typer.Option(metavar="ASR", help="Transcribe: folder or Hub name of Whisper or a CTC model.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write [MANIFEST.filled.jsonl].")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write [MANIFEST.annotated.jsonl].")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Transcribe those with a transcript as well.")] = False,
-    language: Annotated[str | None, typer.Option(help="Spoken language, for Whisper [as each says].")] = None,
-    seen_speakers: Annotated[
-        bool, typer.Option("--seen-speakers", help="Allow speakers that the gender model learned from.")
-    ] = False,
-    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Pass over broken files, listed.")] = False,
+    language: Annotated[str | None, typer.Option(help="Spoken language, for Whisper [each utterance's own].")] = None,
+    allow_seen_speakers: AllowSeenSpeakers = False,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Skip broken files, and list them.")] = False,
 ) -> None:
-    """Have models predict what a manifest lacks, marked as predicted; goes on where it was stopped."""
+    """Predict missing genders and transcripts with models (pseudo-labels); a second call continues."""
     from serein.errors import SereinError
-    from serein.filling import Transcripts, fill, gender_source
+    from serein.filling import TranscriptAnnotator, annotate, gender_annotator
     from serein.progress import Bars
 
     if gender is None and transcripts is None:
-        raise SereinError("nothing to fill", where="corpus fill", remedy="Name --gender, --transcripts or both.")
-    sources = [gender_source(gender, "allow" if seen_speakers else "refuse")] if gender else []
-    sources += [Transcripts(transcripts, "all" if everything else "missing", language)] if transcripts else []
-    out = out or data.with_suffix(".filled.jsonl")
+        raise SereinError(
+            "nothing to annotate", where="corpus annotate", remedy="Name --gender, --transcripts or both."
+        )
+    annotators = [gender_annotator(gender, "allow" if allow_seen_speakers else "refuse")] if gender else []
+    annotators += (
+        [TranscriptAnnotator(transcripts, "all" if everything else "missing", language)] if transcripts else []
+    )
+    out = out or data.with_suffix(".annotated.jsonl")
     with Bars() as bars:
-        filled = fill(data, out, sources, broken="skip" if skip_broken else "stop", report=bars)
-    skipped = list(dict.fromkeys(str(problem) for problem in filled.broken))
+        annotated = annotate(data, out, annotators, broken="skip" if skip_broken else "stop", report=bars)
+    skipped = list(dict.fromkeys(str(problem) for problem in annotated.broken))
     for problem in skipped:
         print(f"skipped {problem}", file=sys.stderr)
-    parts = [f"{name} predicted for {count}" for name, count in filled.num_predicted.items()]
-    alike, num_labelled = filled.agreement()
+    parts = [f"{name} predicted for {count}" for name, count in annotated.num_predicted.items()]
+    equal, num_labelled = annotated.agreement()
     if gender and num_labelled:
-        parts.append(f"{alike} of {num_labelled} genders as labelled")
+        parts.append(f"{equal} of {num_labelled} predicted genders equal the label")
     if skipped:
         parts.append(f"{len(skipped)} skipped")
-    print(f"{out}: {len(filled.utterances)} utterances, {', '.join(parts)}")
+    print(f"{out}: {len(annotated.utterances)} utterances, {', '.join(parts)}")

@@ -1,4 +1,4 @@
-"""Who answers for recordings: a model, several fused, or one with a store of labelled clips."""
+"""What predicts recordings: a model, an ensemble, or a model with a datastore of labelled clips (kNN)."""
 
 from __future__ import annotations
 
@@ -12,101 +12,107 @@ import typer
 
 if TYPE_CHECKING:
     from serein.data.utterance import Utterance
-    from serein.inference.hearing import Manner, Outcome
+    from serein.inference.hearing import PredictOptions, RecordingResult
     from serein.progress import Bars
 
 _SHOWN_FROM_S = 60.0  # a bar for less would be gone before it is read
 
 
 @dataclass
-class Ear:
-    """Who answers.
+class RecordingPredictor:
+    """Predicts recordings for the command line.
 
     Attributes:
-        classes: What is told apart.
-        hear: What is said of each utterance, as soon as it is heard.
-        told_by: What tells these answers from other models' and other options'.
+        classes: The classes of the predictions.
+        predict: Yields the prediction of each utterance, or its error, as soon as it is known.
+        fingerprint: Identifies the model and the options.
     """
 
     classes: tuple[str, ...]
-    hear: Callable[[Sequence[Utterance]], Iterator[Outcome]]
-    told_by: Callable[[], str]
+    predict: Callable[[Sequence[Utterance]], Iterator[RecordingResult]]
+    fingerprint: Callable[[], str]
 
 
-def plain(model: str | None, labels: list[str] | None, manner: Manner, workers: int, bars: Bars) -> Ear:
-    from serein.inference.hearing import hear_each, hear_in_processes
+def model_predictor(
+    model: str | None, labels: list[str] | None, options: PredictOptions, workers: int, bars: Bars
+) -> RecordingPredictor:
+    from serein.inference.hearing import predict_in_processes, predict_recordings
     from serein.inference.predictor import load
 
     predictor = load(model)
     if labels is not None:
         predictor = predictor.with_labels(labels)
 
-    def hear(utterances: Sequence[Utterance]) -> Iterator[Outcome]:
+    def predict(utterances: Sequence[Utterance]) -> Iterator[RecordingResult]:
         if workers > 1 and len(utterances) > 1:
-            return hear_in_processes(model, labels, utterances, manner, workers)
-        return hear_each(predictor, utterances, manner, on_progress=_seconds_shown(bars))
+            return predict_in_processes(model, labels, utterances, options, workers)
+        return predict_recordings(predictor, utterances, options, on_progress=_seconds_shown(bars))
 
-    return Ear(predictor.classes, hear, lambda: _hashed(_model_told(model), labels, manner))
+    return RecordingPredictor(predictor.classes, predict, lambda: _hashed(_digest_of(model), labels, options))
 
 
-def fused(fusion: Path, labels: str | None, manner: Manner, bars: Bars) -> Ear:
+def ensemble_predictor(
+    file: Path, model: str | None, labels: str | None, options: PredictOptions, bars: Bars
+) -> RecordingPredictor:
     from serein.data.files import sha256
-    from serein.inference.fused import FusedPredictor
+    from serein.inference.fused import EnsemblePredictor
 
+    if model is not None:
+        raise typer.BadParameter("an ensemble file names its models", param_hint="'--model'")
     if labels is not None:
-        raise typer.BadParameter("a fusion answers the classes that it was fitted to", param_hint="'--labels'")
-    predictor = FusedPredictor(fusion, bars)
-    return Ear(
+        raise typer.BadParameter("an ensemble has the classes that it was fitted to", param_hint="'--labels'")
+    predictor = EnsemblePredictor(file, bars)
+    return RecordingPredictor(
         predictor.classes,
-        lambda utterances: _cautious(list(predictor.predict_each(utterances)), manner),
-        lambda: _hashed(sha256(fusion), manner),
+        lambda utterances: _with_reject_option(list(predictor.predict_each(utterances)), options),
+        lambda: _hashed(sha256(file), options),
     )
 
 
-def with_neighbours(
+def knn_predictor(
     model: str | None,
     labels: str | None,
-    store: Path,
+    datastore: Path,
     k: int | None,
-    alpha: float | None,
-    manner: Manner,
+    knn_weight: float | None,
+    options: PredictOptions,
     *,
-    explain: bool,
-) -> Ear:
-    from serein.inference.box import box_folder
-    from serein.inference.neighbour_predictor import NeighbourPredictor
+    show_neighbours: bool,
+) -> RecordingPredictor:
+    from serein.inference.box import default_model_folder
+    from serein.inference.neighbour_predictor import KnnPredictor
 
     if labels is not None:
-        raise typer.BadParameter("a store answers with its model's classes", param_hint="'--neighbours'")
-    name = str(box_folder()) if model is None else model
-    predictor = NeighbourPredictor(name, store, k=k, alpha=alpha, explain=explain)
-    mixing = predictor.mixing
-    if not mixing.is_chosen:
-        numbers = f"k {mixing.k} and alpha {mixing.alpha:g}"
-        typer.echo(f"{numbers} were not chosen for this store: serein neighbours choose --help.", err=True)
-    return Ear(
+        raise typer.BadParameter("a datastore has the classes of its model", param_hint="'--knn'")
+    name = str(default_model_folder()) if model is None else model
+    predictor = KnnPredictor(name, datastore, k=k, knn_weight=knn_weight, show_neighbours=show_neighbours)
+    interpolation = predictor.interpolation
+    if not interpolation.is_tuned:
+        numbers = f"k {interpolation.k} and weight {interpolation.knn_weight:g}"
+        typer.echo(f"{numbers} were not tuned for this datastore: serein knn tune --help.", err=True)
+    return RecordingPredictor(
         predictor.classes,
-        lambda utterances: _cautious(predictor.predict_each(utterances), manner),
-        lambda: _hashed(_model_told(name), store.resolve(), mixing, explain, manner),
+        lambda utterances: _with_reject_option(predictor.predict_each(utterances), options),
+        lambda: _hashed(_digest_of(name), datastore.resolve(), interpolation, show_neighbours, options),
     )
 
 
-def _cautious(outcomes: Any, manner: Manner) -> Iterator[Outcome]:
-    from serein.inference.predictor import Answer
+def _with_reject_option(results: Any, options: PredictOptions) -> Iterator[RecordingResult]:
+    from serein.inference.predictor import Prediction
 
-    return (manner.caution.applied(each) if isinstance(each, Answer) else each for each in outcomes)
+    return (options.reject_option.applied_to(each) if isinstance(each, Prediction) else each for each in results)
 
 
-def _model_told(model: str | None) -> str:
+def _digest_of(model: str | None) -> str:
     from serein import hub
-    from serein.inference.box import box_folder
+    from serein.inference.box import default_model_folder
     from serein.inference.neighbour_store import model_digest
 
-    return model_digest(box_folder() if model is None else hub.folder_of(model, expected="a model folder"))
+    return model_digest(default_model_folder() if model is None else hub.folder_of(model, expected="a model folder"))
 
 
-def _hashed(*told: object) -> str:
-    return hashlib.sha256("\n".join(map(str, told)).encode()).hexdigest()[:16]
+def _hashed(*parts: object) -> str:
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]
 
 
 def _seconds_shown(bars: Bars) -> Callable[[float, float], None]:
@@ -114,6 +120,6 @@ def _seconds_shown(bars: Bars) -> Callable[[float, float], None]:
 
     def show(done_s: float, total_s: float) -> None:
         if total_s >= _SHOWN_FROM_S:
-            bars("hearing", round(done_s), max(1, round(total_s)), f"{clock(done_s)} of {clock(total_s)}")
+            bars("predicting", round(done_s), max(1, round(total_s)), f"{clock(done_s)} of {clock(total_s)}")
 
     return show

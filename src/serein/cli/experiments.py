@@ -1,23 +1,15 @@
-"""Commands that train and judge."""
+"""Commands that train and evaluate."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from serein.cli.app import app
-from serein.cli.options import Data, Json, Out, Overrides, SeenSpeakers, Task
+from serein.cli.options import AllowSeenSpeakers, Data, Json, Model, Out, Overrides, Task
 from serein.cli.printing import finish, print_scores
-
-
-class Attributes(StrEnum):
-    """What a model is told of a clip beside its sound."""
-
-    predicted = "predicted"
-    oracle = "oracle"
 
 
 @app.command()
@@ -27,8 +19,8 @@ def run(
     overrides: Overrides = None,
     task: Task = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder [runs/NAME-TIME].")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
-    jobs: Annotated[int | None, typer.Option(help="Folds at once [as suits the model].", min=1)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run.")] = False,
+    jobs: Annotated[int | None, typer.Option(help="Folds trained in parallel [depends on the model].", min=1)] = None,
     as_json: Json = False,
 ) -> None:
     """Train, predict, score and report every fold and seed of a recipe."""
@@ -52,7 +44,7 @@ def train(
     out: Out,
     overrides: Overrides = None,
     task: Task = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped training.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped training.")] = False,
 ) -> None:
     """Train one model on a manifest's train and dev."""
     from serein import recipe as recipes
@@ -68,28 +60,28 @@ def train(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Model folder or Hub name.")],
+    model: Model,
     data: Data,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the predictions (.jsonl).")] = None,
-    seen_speakers: SeenSpeakers = False,
-    attributes: Annotated[
-        Attributes | None,
-        typer.Option(help="What a conditioned model is told of gender and text [as the recipe says]."),
+    allow_seen_speakers: AllowSeenSpeakers = False,
+    conditions: Annotated[
+        Literal["predicted", "oracle"] | None,
+        typer.Option(help="Source of a conditioned model's gender and text [the recipe's]."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Score a model on a manifest that it never saw."""
+    """Evaluate a model on a manifest that it was not trained on."""
     from serein.evaluation.predictions import write_predictions
-    from serein.judging import judge
+    from serein.judging import evaluate
     from serein.progress import Bars
 
     with Bars() as bars:
-        predictions, scores = judge(
+        predictions, scores = evaluate(
             model,
             data,
-            seen_speakers="allow" if seen_speakers else "refuse",
-            attributes=None if attributes is None else attributes.value,
-            on_progress=lambda done, total: bars("hearing", done, total, f"{total} clips"),
+            seen_speakers="allow" if allow_seen_speakers else "refuse",
+            attributes=conditions,
+            on_progress=lambda done, total: bars("predicting", done, total, f"{total} clips"),
         )
     if out is not None:
         write_predictions(predictions, out)

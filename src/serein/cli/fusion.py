@@ -1,94 +1,90 @@
-"""The command that fuses systems."""
+"""The command that evaluates ensembles."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from serein.cli.app import app
-from serein.cli.options import Json
+from serein.cli.options import Json, Split
 from serein.cli.printing import print_tables
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from serein.evaluation.intervals import Difference
-    from serein.fusing import Fused, Row
+    from serein.fusing import EnsembleEvaluation, Row
 
-_SIDES = {"test": "test predictions", "dev": "dev predictions"}
+_SPLITS = {"test": "test predictions", "dev": "dev predictions"}
 _FITTED_BY = {
-    "dev": "a fold's weights were fitted to its dev predictions, and are judged on its test side",
+    "dev": "a fold's weights were fitted to its dev predictions, and are evaluated on its test set",
     "nested folds": "a fold's weights were fitted to the predictions of the other folds (nested folds)",
     "nested speakers": "the weights of some speakers were fitted to the predictions of the others (nested folds)",
     "nested utterances": "the weights of some utterances were fitted to the predictions of the others (nested folds)",
-    "nothing": "nothing is fitted",
+    "none": "nothing is fitted",
     "file": "the weights are those of the file; nothing is fitted",
 }
 
 
-class SideName(StrEnum):
-    """Sides of a fold that `fuse` judges on."""
-
-    test = "test"
-    dev = "dev"
-
-
 @app.command()
-def fuse(
+def ensemble(
     systems: Annotated[list[Path], typer.Argument(metavar="RUN|PREDICTIONS...", help="Run folders, or .jsonl.")],
-    method: Annotated[str, typer.Option(metavar="cobyla|mean|FILE", help="Fit weights, or take them.")] = "cobyla",
-    on: Annotated[SideName, typer.Option("--on", help="The predictions to judge on.")] = SideName.test,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the fusion (.json), for predict.")] = None,
-    seed: Annotated[int, typer.Option(help="Draws starts, and folds over speakers.", min=0)] = 0,
+    method: Annotated[
+        str, typer.Option(metavar="cobyla|mean|FILE", help="Fit weights, use equal ones, or read them.")
+    ] = "cobyla",
+    split: Annotated[Split, typer.Option(help="The predictions to evaluate.")] = "test",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write an ensemble file (.json), for predict.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of starts and folds over speakers.", min=0)] = 0,
     as_json: Json = False,
 ) -> None:
-    """Weigh several systems against each other, class by class, and judge their fusion beside each of them."""
+    """Combine several systems with a weight for each class, and evaluate the ensemble beside each of them."""
     from serein import fusing
-    from serein.inference.fused import write_fusion
+    from serein.inference.fused import write_ensemble
     from serein.progress import Bars
 
     with Bars() as bars:
-        fused = fusing.fuse(systems, method=method, side=on.value, seed=seed, report=bars)
+        found = fusing.fit_ensemble(systems, method=method, split=split, seed=seed, report=bars)
     if out is not None:
-        write_fusion(fused.fusion, out)
+        write_ensemble(found.ensemble, out)
     if as_json:
-        print(json.dumps(fused.to_json(), ensure_ascii=False, allow_nan=False))
+        print(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False))
     else:
-        _print_fused(fused)
+        _print_evaluation(found)
     if out is not None:
-        print(f"fusion: {out}", file=sys.stderr if as_json else sys.stdout)
+        print(f"ensemble: {out}", file=sys.stderr if as_json else sys.stdout)
 
 
-def _print_fused(fused: Fused) -> None:
-    print_tables([_scores(fused), _weights(fused)])
-    how = f"{fused.num_utterances} {_SIDES[fused.side]}; {_FITTED_BY[fused.fitted_by]}."
-    print(f"Judged on {how}")
-    print(f"The best system, {fused.best}, was the best on these very predictions, which favours it.")
-    print(_difference(f"Fusion minus {fused.best}", fused.to_best["macro_f1"]))
-    if fused.to_mean is not None:
-        print(_difference("Fusion minus mean of all", fused.to_mean["macro_f1"]))
-    for note in fused.notes:
+def _print_evaluation(found: EnsembleEvaluation) -> None:
+    print_tables([_scores(found), _weights(found)])
+    how = f"{found.num_utterances} {_SPLITS[found.split]}; {_FITTED_BY[found.fitted_by]}."
+    print(f"Evaluated on {how}")
+    print(f"The best system, {found.best}, was chosen on the same predictions, which favours it.")
+    print(_difference(f"Ensemble minus {found.best}", found.to_best["macro_f1"]))
+    if found.to_mean is not None:
+        print(_difference("Ensemble minus mean of all", found.to_mean["macro_f1"]))
+    for note in found.notes:
         print(note)
 
 
-def _scores(fused: Fused) -> Table:
+def _scores(found: EnsembleEvaluation) -> Table:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title="Scores in per cent; each class: F1")
     table.add_column("system", overflow="fold")
-    for name in ("macro-F1", "UA", "WA", *fused.fusion.classes):
+    for name in ("macro-F1", "UA", "WA", *found.ensemble.classes):
         table.add_column(Text(name), justify="right")
-    rivals = [row for row in fused.rows if row.kind != "in sample"]
+    rivals = [row for row in found.rows if row.kind != "in sample"]
     best = [max(_known(column)) for column in zip(*map(_numbers, rivals), strict=True)]
-    num_systems = sum(row.kind == "system" for row in fused.rows)
-    for number, row in enumerate(fused.rows, start=1):
+    num_systems = sum(row.kind == "system" for row in found.rows)
+    for number, row in enumerate(found.rows, start=1):
         is_rival = row.kind != "in sample"
         cells = [
             _cell(value, is_bold=is_rival and value == most) for value, most in zip(_numbers(row), best, strict=True)
@@ -97,15 +93,15 @@ def _scores(fused: Fused) -> Table:
     return table
 
 
-def _weights(fused: Fused) -> Table:
+def _weights(found: EnsembleEvaluation) -> Table:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title="Weights")
     table.add_column("system", overflow="fold")
-    for name in fused.fusion.classes:
+    for name in found.ensemble.classes:
         table.add_column(Text(name), justify="right")
-    for model, row in zip(fused.fusion.models, fused.fusion.weights, strict=True):
+    for model, row in zip(found.ensemble.models, found.ensemble.weights, strict=True):
         table.add_row(Text(model.label), *(f"{weight:.2f}" for weight in row))
     return table
 

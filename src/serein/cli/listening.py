@@ -1,4 +1,4 @@
-"""The command that listens."""
+"""The command that predicts a stream."""
 
 from __future__ import annotations
 
@@ -11,86 +11,91 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serein.cli.answers import Abstain, Hop, Model, Shortest, Window, windowing_of
+from serein.cli.answers import sliding_window_of
 from serein.cli.app import app
+from serein.cli.options import DefaultModel, MinConfidence, MinDuration, Step, Window
 
 if TYPE_CHECKING:
     from serein.data.audio import Waveform
     from serein.inference.stream import Stream
-    from serein.inference.timeline import Heard
+    from serein.inference.timeline import Segment
 
 BLOCK_S = 0.1
 _BAR = 20
 
 
 @app.command()
-def listen(
-    name: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="As --model.")] = None,
-    model: Model = None,
+def stream(
+    model: DefaultModel = None,
     stdin_pcm: Annotated[
-        bool, typer.Option("--stdin-pcm", help="Hear 16-bit little-endian mono samples on stdin, not the microphone.")
+        bool, typer.Option("--stdin-pcm", help="Read 16-bit little-endian mono samples from stdin, not the microphone.")
     ] = False,
-    rate: Annotated[
-        int, typer.Option(metavar="HZ", help="Rate of the samples on stdin.", min=4000, max=384_000)
-    ] = 16000,
+    rate: Annotated[int, typer.Option(metavar="HZ", help="Sampling rate of stdin.", min=4000, max=384_000)] = 16000,
     device: Annotated[str | None, typer.Option(help="Microphone, by number or part of its name.")] = None,
-    windows: Window = None,
-    hop: Hop = None,
-    abstain: Abstain = 0.0,
-    shortest: Shortest = 0.0,
-    seconds: Annotated[float | None, typer.Option(help="Stop after so long [at the keyboard's interrupt].")] = None,
+    window: Window = None,
+    step: Step = None,
+    min_confidence: MinConfidence = 0.0,
+    min_duration: MinDuration = 0.0,
+    seconds: Annotated[float | None, typer.Option(help="Stop after this time [at the keyboard interrupt].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per window.")] = False,
 ) -> None:
-    """Say which emotions are heard as they are spoken, window by window, and how long each answer took.
+    """Predict the emotions in live audio, window by window, and print the delay of each prediction.
 
-    For instance: arecord -f S16_LE -r 16000 | serein listen --stdin-pcm
+    For instance: arecord -f S16_LE -r 16000 | serein stream --stdin-pcm
     """
-    from serein.inference.caution import Caution
-    from serein.inference.delays import described
+    from serein.inference.caution import RejectOption
+    from serein.inference.delays import delay_summary
     from serein.inference.predictor import load
     from serein.inference.stream import Stream
 
-    predictor = load(model if name is None else name)
-    stream = Stream(predictor, rate if stdin_pcm else 16_000, windowing_of(windows, hop), Caution(abstain, shortest))
+    predictor = load(model)
+    live = Stream(
+        predictor,
+        rate if stdin_pcm else 16_000,
+        sliding_window_of(window, step),
+        RejectOption(min_confidence, min_duration),
+    )
     source = _stdin(rate) if stdin_pcm else _microphone(device)
     delays_s: list[float] = []
     with source as blocks:
-        for heard, delay_s in _answered(stream, blocks, seconds):
+        for segment, delay_s in _predicted(live, blocks, seconds):
             delays_s.append(delay_s)
-            _say(heard, delay_s, predictor.task, as_json)
-    print(described(delays_s), file=sys.stderr)
+            _print_segment(segment, delay_s, as_json)
+    print(delay_summary(delays_s), file=sys.stderr)
 
 
-def _answered(stream: Stream, blocks: Iterator[Waveform], seconds: float | None) -> Iterator[tuple[Heard, float]]:
-    """Yield what is heard with its delay, until the sound, the time or the listener's patience ends."""
+def _predicted(stream: Stream, blocks: Iterator[Waveform], seconds: float | None) -> Iterator[tuple[Segment, float]]:
+    """Yield segments with their delays, until the audio or the time ends, or the keyboard interrupts."""
     from serein.inference.delays import Arrivals
 
     arrivals = Arrivals()
     try:
         for block in blocks:
-            came_s = time.monotonic()
+            arrived_s = time.monotonic()
             windows = stream.cut(block)
-            arrivals.came(stream.position_s, came_s)
-            for heard in stream.hear(windows):
-                yield heard, arrivals.delay_s(heard.end_s, time.monotonic())
+            arrivals.record(stream.position_s, arrived_s)
+            for segment in stream.predict(windows):
+                yield segment, arrivals.delay_s(segment.end_s, time.monotonic())
             if seconds is not None and stream.position_s >= seconds:
                 break
     except KeyboardInterrupt:
         pass
-    for heard in stream.finish():
-        yield heard, arrivals.delay_s(heard.end_s, time.monotonic())
+    for segment in stream.finish():
+        yield segment, arrivals.delay_s(segment.end_s, time.monotonic())
 
 
-def _say(heard: Heard, delay_s: float, task: str, as_json: bool) -> None:
+def _print_segment(segment: Segment, delay_s: float, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({**heard.to_json(task), "delay_s": round(delay_s, 3)}, ensure_ascii=False), flush=True)
+        print(json.dumps({**segment.to_json(), "delay_s": round(delay_s, 3)}, ensure_ascii=False), flush=True)
         return
     from serein.inference.formats import clock
 
-    bar = "█" * round(_BAR * heard.confidence)
-    times = f"{clock(heard.start_s)} – {clock(heard.end_s)}"
+    label = f"{segment.label_or_rejection:<14}"
+    bar = "█" * round(_BAR * segment.confidence)
+    times = f"{clock(segment.start_s)} – {clock(segment.end_s)}"
     print(
-        f"{times:>17}  {heard.said:<12} {100 * heard.confidence:3.0f} % {bar:<{_BAR}} after {delay_s:.2f} s", flush=True
+        f"{times:>17}  {label} {100 * segment.confidence:3.0f} % {bar:<{_BAR}} after {delay_s:.2f} s",
+        flush=True,
     )
 
 
@@ -104,7 +109,7 @@ def _stdin(rate_hz: int) -> Iterator[Iterator[Waveform]]:
 
 @contextmanager
 def _microphone(device: str | None) -> Iterator[Iterator[Waveform]]:
-    """Open the microphone; what it hears while an answer is worked out waits in a queue."""
+    """Open the microphone; blocks that arrive during a prediction wait in a queue."""
     from itertools import count
     from queue import SimpleQueue
 
@@ -112,7 +117,7 @@ def _microphone(device: str | None) -> Iterator[Iterator[Waveform]]:
     from serein.errors import AudioError
 
     sounddevice = _sounddevice()
-    heard: SimpleQueue[Waveform] = SimpleQueue()
+    blocks: SimpleQueue[Waveform] = SimpleQueue()
     chosen = int(device) if device is not None and device.isdecimal() else device
     try:
         microphone = sounddevice.InputStream(
@@ -121,7 +126,7 @@ def _microphone(device: str | None) -> Iterator[Iterator[Waveform]]:
             device=chosen,
             channels=1,
             dtype="float32",
-            callback=lambda samples, *_: heard.put(samples[:, 0].copy()),
+            callback=lambda samples, *_: blocks.put(samples[:, 0].copy()),
         )
     except (sounddevice.PortAudioError, ValueError) as error:
         raise AudioError(
@@ -130,8 +135,8 @@ def _microphone(device: str | None) -> Iterator[Iterator[Waveform]]:
             remedy="Choose another by --device, or pipe its samples into --stdin-pcm.",
         ) from None
     with microphone:
-        print("listening; stop with Ctrl-C", file=sys.stderr, flush=True)
-        yield (heard.get() for _ in count())
+        print("recording; stop with Ctrl-C", file=sys.stderr, flush=True)
+        yield (blocks.get() for _ in count())
 
 
 def _sounddevice() -> Any:
@@ -140,8 +145,8 @@ def _sounddevice() -> Any:
     try:
         import sounddevice
     except ImportError:
-        raise MissingExtraError("sounddevice", "listen") from None
-    except OSError:  # the wheels for Linux bring no PortAudio
+        raise MissingExtraError("sounddevice", "stream") from None
+    except OSError:  # the wheels for Linux do not include PortAudio
         raise AudioError(
             "PortAudio is not installed",
             where="microphone",

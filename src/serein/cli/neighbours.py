@@ -1,169 +1,159 @@
-"""Commands about stores of labelled clips, whose nearest have a say in what a model answers."""
+"""Commands about kNN: datastores of labelled clips, whose nearest neighbours refine a model's predictions."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from serein.cli.app import app
-from serein.cli.options import Data, Json, Out, ScoreName
+from serein.cli.options import Data, Json, Metric, Model, Out
 from serein.cli.printing import print_tables
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from serein.adapting import Adaptation
+    from serein.adapting import KnnAdaptation
     from serein.evaluation.intervals import Difference
-    from serein.inference.neighbour_store import Chosen, Header
-    from serein.inference.predictor import Answer
-    from serein.neighbouring import Neighboured, UnitChoice
+    from serein.inference.neighbour_store import Header, TuningRecord
+    from serein.neighbouring import KnnEvaluation, KnnSelection
 
-neighbours = typer.Typer(help="Stores of labelled clips, whose nearest have a say.", no_args_is_help=True)
-app.add_typer(neighbours, name="neighbours")
+knn = typer.Typer(
+    help="k nearest neighbours: refine a model's predictions with a datastore of labelled clips.", no_args_is_help=True
+)
+app.add_typer(knn, name="knn")
 
-_SYSTEMS = {"model": "model", "neighbours": "neighbours alone", "mixed": "model and neighbours"}
-
-
-class VotesName(StrEnum):
-    """How neighbours vote."""
-
-    share = "share"
-    softmax = "softmax"
+_SYSTEMS = {"model": "model", "neighbours": "neighbours alone", "knn": "model and neighbours"}
 
 
-class SelectionName(StrEnum):
-    """Sides of a fold that choose k and alpha."""
+Votes = Literal["uniform", "softmax"]
+Index = Literal["auto", "exact", "faiss"]
 
-    dev = "dev"
-    oracle = "oracle"
-
-
-class IndexName(StrEnum):
-    """Ways to search a store."""
-
-    auto = "auto"
-    exact = "exact"
-    faiss = "faiss"
-
-
-K = Annotated[int | None, typer.Option("--k", help="Neighbours to ask [as chosen, else 8].", min=1)]
-Alpha = Annotated[
-    float | None, typer.Option("--alpha", help="Weight of the neighbours, 0 to 1 [as chosen, else 0.3].", min=0, max=1)
+K = Annotated[int | None, typer.Option("--k", help="Number of neighbours [tuned, else 8].", min=1)]
+KnnWeight = Annotated[
+    float | None,
+    typer.Option("--knn-weight", help="Weight of the neighbours, 0 to 1 [tuned, else 0.3].", min=0, max=1),
 ]
-StoreFolder = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the store.")]
-ModelNow = Annotated[str | None, typer.Option("--model", help="Where its model lies now [where it was].")]
-Votes = Annotated[VotesName, typer.Option(help="A vote each, or the softmax of the negative distances.")]
-By = Annotated[ScoreName, typer.Option(help="The score that is to be greatest.")]
+DatastoreFolder = Annotated[Path, typer.Argument(metavar="DATASTORE", help="Folder of the datastore.")]
+MovedModel = Annotated[str | None, typer.Option("--model", "-m", help="Where its model is now [where it was].")]
+VotesOption = Annotated[
+    Votes, typer.Option("--votes", help="Equal votes, or weighted by the softmax of negative distances.")
+]
+MetricOption = Annotated[Metric, typer.Option("--metric", help="The score to maximise.")]
 SearchIndex = Annotated[
-    IndexName, typer.Option("--index", help="faiss: approximate, its recall measured [auto: from 200,000 clips on].")
+    Index, typer.Option("--index", help="faiss: approximate, with measured recall; auto: faiss from 200,000 clips on.")
 ]
 
 
-@neighbours.command("build")
-def neighbours_build(
-    model: Annotated[str, typer.Argument(help="Model folder or Hub name.")],
+@knn.command("build")
+def knn_build(
+    model: Model,
     data: Data,
     out: Out,
-    index: SearchIndex = IndexName.auto,
+    index: SearchIndex = "auto",
     as_json: Json = False,
 ) -> None:
-    """Store the clips of a manifest as a model embeds them; clips of no class of the model are left out."""
+    """Build a datastore of a manifest's clips; clips without a class of the model are left out."""
     from serein.inference import neighbour_building
     from serein.progress import Bars
 
     with Bars() as bars:
         header, left_out = neighbour_building.build(model, data, out, bars, indexed_from=_indexed_from(index))
-    _print_store(out, header, as_json, left_out=dict(left_out))
+    _print_datastore(out, header, as_json, left_out=dict(left_out))
     if left_out:
         counts = ", ".join(f"{count} {name}" for name, count in left_out.most_common())
-        print(f"Left out, of no class of the model: {counts}.", file=sys.stderr)
+        print(f"Left out, not a class of the model: {counts}.", file=sys.stderr)
 
 
-@neighbours.command("add")
-def neighbours_add(
-    store: StoreFolder,
+@knn.command("add")
+def knn_add(
+    datastore: DatastoreFolder,
     data: Data,
-    model: ModelNow = None,
-    index: SearchIndex = IndexName.auto,
+    model: MovedModel = None,
+    index: SearchIndex = "auto",
     as_json: Json = False,
 ) -> None:
-    """Add labelled clips to a store; nothing is trained."""
+    """Add labelled clips to a datastore; nothing is trained."""
     from serein.inference import neighbour_building
     from serein.progress import Bars
 
     with Bars() as bars:
-        header, num_known = neighbour_building.add(store, data, bars, model=model, indexed_from=_indexed_from(index))
-    _print_store(store, header, as_json, num_known=num_known)
+        header, num_known = neighbour_building.add(
+            datastore, data, bars, model=model, indexed_from=_indexed_from(index)
+        )
+    _print_datastore(datastore, header, as_json, num_known=num_known)
     if num_known:
-        print(f"{num_known} clips were in the store already.", file=sys.stderr)
+        print(f"{num_known} clips were in the datastore already.", file=sys.stderr)
 
 
-@neighbours.command("choose")
-def neighbours_choose(
-    store: StoreFolder,
+@knn.command("tune")
+def knn_tune(
+    datastore: DatastoreFolder,
     data: Data,
-    model: ModelNow = None,
-    votes: Votes = VotesName.share,
-    by: By = ScoreName.ua,
+    model: MovedModel = None,
+    votes: VotesOption = "uniform",
+    metric: MetricOption = "ua",
     as_json: Json = False,
 ) -> None:
-    """Choose k and alpha on labelled clips that are no test set, and keep them in the store."""
+    """Tune k and the weight on labelled clips that are not a test set, and store them in the datastore."""
     from serein.inference import neighbour_building
     from serein.progress import Bars
 
     with Bars() as bars:
-        weighed = neighbour_building.choose_on(store, data, bars, model=model, votes=votes.value, by=by.value)
+        tuned = neighbour_building.tune(datastore, data, bars, model=model, votes=votes, metric=metric)
     if as_json:
-        said = weighed.chosen.model_dump(mode="json")
-        print(json.dumps({**said, "num_chosen_on": weighed.num_clips, "notes": weighed.notes}, ensure_ascii=False))
+        content = tuned.tuning.model_dump(mode="json")
+        print(json.dumps({**content, "num_tuned_on": tuned.num_clips, "notes": tuned.notes}, ensure_ascii=False))
         return
-    print(_chosen_sentence(weighed.chosen, weighed.num_clips))
-    for note in weighed.notes:
+    print(_tuning_sentence(tuned.tuning, tuned.num_clips))
+    for note in tuned.notes:
         print(note)
 
 
-@neighbours.command("score")
-def neighbours_score(
+@knn.command("evaluate")
+def knn_evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     data: Annotated[Path | None, typer.Option("--data", help="Its manifest [where it was].")] = None,
     selection: Annotated[
-        SelectionName, typer.Option(help="Choose on dev; or, as wang2023 and marked, on test (oracle).")
-    ] = SelectionName.dev,
-    votes: Votes = VotesName.share,
-    by: By = ScoreName.ua,
-    k: Annotated[int | None, typer.Option("--k", help="Take this k [chosen].", min=1)] = None,
-    alpha: Annotated[float | None, typer.Option("--alpha", help="Take this alpha [chosen].", min=0, max=1)] = None,
+        Literal["dev", "oracle"], typer.Option(help="Tune on dev; or, as wang2023 and marked, on test (oracle).")
+    ] = "dev",
+    votes: VotesOption = "uniform",
+    metric: MetricOption = "ua",
+    k: Annotated[int | None, typer.Option("--k", help="Use this k [tuned].", min=1)] = None,
+    knn_weight: Annotated[
+        float | None, typer.Option("--knn-weight", help="Use this weight [tuned].", min=0, max=1)
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Judge a finished run with the neighbours of each fold's train and dev, beside the model alone."""
-    from serein.neighbouring import Asking, score_run_with_neighbours
+    """Evaluate a finished run with the neighbours of each fold's train and dev, beside the model alone."""
+    from serein.neighbouring import KnnOptions, evaluate_run_with_knn
     from serein.progress import Bars
 
-    asking = Asking(selection.value, votes.value, by.value, k, alpha)
+    knn_options = KnnOptions(selection, votes, metric, k, knn_weight)
     with Bars() as bars:
-        found = score_run_with_neighbours(run, asking, bars, data)
+        found = evaluate_run_with_knn(run, knn_options, bars, data)
     if as_json:
         print(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False))
     else:
-        _print_neighboured(found)
+        _print_evaluation(found)
 
 
-@neighbours.command("adapt")
-def neighbours_adapt(
-    model: Annotated[str, typer.Argument(help="Model folder or Hub name.")],
+@knn.command("adapt")
+def knn_adapt(
+    model: Model,
     data: Data,
     out: Out,
-    sizes: Annotated[str, typer.Option(metavar="N,N,...", help="Clips in a store.")] = "8,16,32,64,128,256",
-    draws: Annotated[int, typer.Option(help="Stores of each size and speaker, drawn at random.", min=1)] = 10,
+    sizes: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Numbers of clips in a datastore.")
+    ] = "8,16,32,64,128,256",
+    draws: Annotated[int, typer.Option(help="Random datastores of each size and speaker.", min=1)] = 10,
     as_json: Json = False,
 ) -> None:
-    """Show what stores of a corpus' own clips would bring a model, by their size; one speaker left out at a time."""
+    """Evaluate the gain from a datastore of a corpus's own clips, by its size; leave one speaker out."""
     from serein.adapting import adapt
     from serein.progress import Bars
 
@@ -177,21 +167,21 @@ def neighbours_adapt(
     print(f"written: {out / 'adaptation.json'}, {out / 'adaptation.png'}")
 
 
-def print_explanations(answers: Sequence[Answer]) -> None:
-    """Print the neighbours of each answer that has some."""
+def print_neighbours(predictions: Sequence[object]) -> None:
+    """Print the neighbours of each prediction that has some."""
     from rich.table import Table
     from rich.text import Text
 
-    from serein.inference.neighbour_predictor import NeighbourAnswer
+    from serein.inference.neighbour_predictor import KnnPrediction
 
-    for answer in answers:
-        if not isinstance(answer, NeighbourAnswer):
+    for prediction in predictions:
+        if not isinstance(prediction, KnnPrediction):
             continue
         table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
-        table.title = Text(f"Nearest to {answer.audio}")
+        table.title = Text(f"Nearest to {prediction.audio}")
         for name in ("label", "speaker", "distance", "recording"):
             table.add_column(name, justify="right" if name == "distance" else "left", overflow="fold")
-        for each in answer.neighbours:
+        for each in prediction.neighbours:
             end = "" if each.end_s is None else f"{each.end_s:g}"
             part = f" [{each.start_s:g} s to {end}{' s' if end else 'the end'}]" if each.start_s or end else ""
             cells = (each.label, each.speaker or "–", f"{each.distance:.3f}", f"{each.audio}{part}")
@@ -206,60 +196,62 @@ def _sizes(text: str) -> list[int]:
     except ValueError:
         sizes = []
     if not sizes or sizes[0] < 1:
-        raise typer.BadParameter(f"'{text}' is no list of numbers such as 8,32,128", param_hint="--sizes")
+        raise typer.BadParameter(f"'{text}' is not a list of numbers such as 8,32,128", param_hint="--sizes")
     return sizes
 
 
-def _adaptation_table(found: Adaptation) -> Table:
+def _adaptation_table(found: KnnAdaptation) -> Table:
     from rich.table import Table
 
-    from serein.adapting import WAYS
+    from serein.adapting import TUNINGS
     from serein.evaluation.tables import interval, number
 
     table = Table(title=f"UA in per cent, pooled over speakers and {found.num_draws} draws")
-    for name in ("clips in the store", "k and alpha", "UA", "above the model alone", "95 % interval"):
-        table.add_column(name, justify="left" if name == "k and alpha" else "right")
+    for name in ("clips in the datastore", "k and weight", "UA", "above the model alone", "95 % interval"):
+        table.add_column(name, justify="left" if name == "k and weight" else "right")
     alone = f"{number(found.model.pooled['ua'])} {interval(found.model, 'ua')}"
     table.add_row("none", "", alone, "", "")
-    for each in found.reached:
+    for each in found.sizes:
         bounds = "–" if each.interval is None else f"[{each.interval[0]:+.1f}, {each.interval[1]:+.1f}]"
         ua = f"{number(each.scores.pooled['ua'])} {interval(each.scores, 'ua')}"
-        table.add_row(str(each.size), WAYS[each.way], ua, f"{each.difference:+.1f}", bounds)
+        table.add_row(str(each.size), TUNINGS[each.tuning], ua, f"{each.difference:+.1f}", bounds)
     return table
 
 
-def _indexed_from(index: IndexName) -> int:
+def _indexed_from(index: Index) -> int:
     from serein.inference.neighbour_store import INDEXED_FROM
 
-    return {IndexName.auto: INDEXED_FROM, IndexName.faiss: 0, IndexName.exact: sys.maxsize}[index]
+    return {"auto": INDEXED_FROM, "faiss": 0, "exact": sys.maxsize}[index]
 
 
-def _print_store(folder: Path, header: Header, as_json: bool, **more: Any) -> None:
+def _print_datastore(folder: Path, header: Header, as_json: bool, **more: Any) -> None:
     if as_json:
-        print(json.dumps({"store": str(folder), **header.model_dump(mode="json"), **more}, ensure_ascii=False))
+        print(json.dumps({"datastore": str(folder), **header.model_dump(mode="json"), **more}, ensure_ascii=False))
         return
     print(f"{folder}: {header.num_clips} clips of {header.size} numbers; {', '.join(header.classes)}")
     if header.index is not None:
         found = f"{100 * header.index.recall:.1f} % of the {header.index.recall_at} nearest"
-        print(f"Searched approximately: {found} are found.")
+        print(f"Approximate search: {found} are found.")
 
 
-def _chosen_sentence(chosen: Chosen, num_clips: int) -> str:
+def _tuning_sentence(tuning: TuningRecord, num_clips: int) -> str:
     from serein.evaluation.scores import SCORE_TITLES
 
-    how = f"k {chosen.k}, alpha {chosen.alpha:g} ({chosen.votes}), chosen on {num_clips} clips of {chosen.on}"
-    return f"{how}: {SCORE_TITLES[chosen.by]} {chosen.score:.1f}, the model alone {chosen.model_score:.1f}."
+    how = (
+        f"k {tuning.k}, weight {tuning.knn_weight:g} ({tuning.votes}), tuned on {num_clips} clips of {tuning.tuned_on}"
+    )
+    return f"{how}: {SCORE_TITLES[tuning.metric]} {tuning.score:.1f}, the model alone {tuning.model_score:.1f}."
 
 
-def _print_neighboured(found: Neighboured) -> None:
-    print_tables([_systems_table(found), _units_table(found)])
+def _print_evaluation(found: KnnEvaluation) -> None:
+    print_tables([_systems_table(found), _trials_table(found)])
     for name in ("ua", "wa", "macro_f1"):
         print(_difference(name, found.differences[name], is_oracle=found.selection == "oracle"))
     for note in dict.fromkeys((*found.notes, *found.systems["model"].notes)):
         print(note)
 
 
-def _systems_table(found: Neighboured) -> Table:
+def _systems_table(found: KnnEvaluation) -> Table:
     from rich.table import Table
 
     from serein.evaluation.scores import SCORE_TITLES
@@ -279,26 +271,26 @@ def _systems_table(found: Neighboured) -> Table:
     return table
 
 
-def _units_table(found: Neighboured) -> Table:
+def _trials_table(found: KnnEvaluation) -> Table:
     from rich.table import Table
 
     from serein.evaluation.scores import SCORE_TITLES
 
-    sides = {"dev": "chosen on dev", "oracle": "chosen on TEST (oracle)", "given": "given"}
-    table = Table(title=f"k and alpha, {sides[found.selection]}")
-    title = f"{SCORE_TITLES[found.by]} there"
-    for name in ("fold", "seed", "clips in the store", "k", "alpha", title, "model alone"):
+    sources = {"dev": "tuned on dev", "oracle": "tuned on TEST (oracle)", "given": "given"}
+    table = Table(title=f"k and weight, {sources[found.selection]}")
+    title = f"{SCORE_TITLES[found.metric]} there"
+    for name in ("fold", "seed", "clips in the datastore", "k", "weight", title, "model alone"):
         table.add_column(name, justify="left" if name == "fold" else "right")
-    for unit in found.units:
-        table.add_row(*_unit_cells(unit))
+    for trial in found.trials:
+        table.add_row(*_trial_cells(trial))
     return table
 
 
-def _unit_cells(unit: UnitChoice) -> list[str]:
+def _trial_cells(trial: KnnSelection) -> list[str]:
     scores = ("–", "–")
-    if unit.choice is not None:
-        scores = (f"{100 * unit.choice.score:.1f}", f"{100 * unit.choice.model_score:.1f}")
-    return [unit.fold, str(unit.seed), str(unit.num_clips), str(unit.k), f"{unit.alpha:g}", *scores]
+    if trial.tuned is not None:
+        scores = (f"{100 * trial.tuned.score:.1f}", f"{100 * trial.tuned.model_score:.1f}")
+    return [trial.fold, str(trial.seed), str(trial.num_clips), str(trial.k), f"{trial.knn_weight:g}", *scores]
 
 
 def _difference(name: str, found: Difference, *, is_oracle: bool) -> str:

@@ -1,4 +1,4 @@
-"""Results as people read them, on stdout."""
+"""Results printed on stdout."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 def finish(run: Path, as_json: bool) -> None:
-    """Score a run folder, write its report, and print what it says."""
+    """Score a run folder, write its report, and print the scores."""
     from serein.evaluation.report import write_report
     from serein.evaluation.run_folder import read_recipe
     from serein.evaluation.scores import score_run, write_scores
     from serein.evaluation.tables import tasks_table
     from serein.evaluation.task_scores import TRANSCRIPTS, main_task, task_scores, write_task_scores
-    from serein.world import world
+    from serein.world import distributed_info
 
-    if not world().is_first:
+    if not distributed_info().is_first:
         return
     tasks = task_scores(run)
     if main_task(read_recipe(run)) == TRANSCRIPTS:  # no classes to score or to draw
@@ -39,7 +39,7 @@ def finish(run: Path, as_json: bool) -> None:
 
 
 def print_scores(scores: Scores, as_json: bool, tasks: Mapping[str, Any] | None = None) -> None:
-    """Print scores as a table or as one JSON object, the latter with what other tasks came to."""
+    """Print scores as a table, or as one JSON object with the scores of other tasks."""
     from serein.evaluation.tables import scores_table
 
     if as_json:

@@ -1,39 +1,24 @@
-"""The command that measures a paper's table again."""
+"""The command that reproduces a paper's table."""
 
 from __future__ import annotations
 
 import json
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from serein.cli.app import app
-from serein.cli.options import Data, Json, Overrides, ScoreName
+from serein.cli.options import Data, Json, Metric, Overrides, Split
 from serein.cli.printing import print_tables
-
-
-class EngineName(StrEnum):
-    """Where rows are trained."""
-
-    local = "local"
-    ray = "ray"
-
-
-class SideName(StrEnum):
-    """Whose predictions are scored."""
-
-    test = "test"
-    dev = "dev"
 
 
 @app.command()
 def reproduce(
     table: Annotated[str, typer.Argument(help="A table: PAPER/TABLE, for instance diatlova2024/table3, or a .yaml.")],
     data: Data,
-    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... of every row; more later only add.", min=1)] = 3,
+    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... of every row; a later call can add more.", min=1)] = 3,
     rows: Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Train these rows only.")] = None,
     limit: Annotated[
         int | None, typer.Option(help="At most so many utterances of each speaker and emotion.", min=1)
@@ -42,10 +27,12 @@ def reproduce(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of all run folders and tables.")] = Path(
         "runs/reproduce"
     ),
-    engine: Annotated[EngineName, typer.Option(help="One run after the other, or tasks of Ray.")] = EngineName.local,
-    jobs: Annotated[int | None, typer.Option(help="Folds at once in a run [as suits the model].", min=1)] = None,
-    on: Annotated[SideName, typer.Option(help="Score test or dev predictions.")] = SideName.test,
-    metric: Annotated[ScoreName | None, typer.Option(help="Compare by this score [the table's].")] = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="One run after the other, or tasks of Ray.")
+    ] = "local",
+    jobs: Annotated[int | None, typer.Option(help="Folds trained in parallel [depends on the model].", min=1)] = None,
+    split: Annotated[Split, typer.Option(help="Score test or dev predictions.")] = "test",
+    metric: Annotated[Metric | None, typer.Option(help="Compare by this score [the table's].")] = None,
     as_json: Json = False,
 ) -> None:
     """Train every row of a paper's table and print published beside ours; call again to go on or to add seeds."""
@@ -53,7 +40,7 @@ def reproduce(
 
     chosen = tables.load(table)
     if metric is not None:
-        chosen = chosen.by(metric.value)
+        chosen = chosen.by(metric)
     from serein.progress import Bars
     from serein.reproduce.page import PAGE
     from serein.reproduce.printing import as_json as to_json
@@ -66,9 +53,9 @@ def reproduce(
         limit=limit,
         overrides=tuple(overrides or ()),
         out=out,
-        engine=engine.value,
+        engine=engine,
         num_jobs=jobs,
-        side=on.value,
+        split=split,
     )
     with Bars() as bars:
         comparison, failures = reproduce(chosen, data, request, bars)

@@ -1,4 +1,4 @@
-"""Commands about whose voice it is, and about vectors of recordings."""
+"""Commands for speaker verification and embeddings."""
 
 from __future__ import annotations
 
@@ -11,55 +11,59 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from serein.cli.app import app
-from serein.cli.options import Json
+from serein.cli.options import Json, Model, Recordings
 from serein.cli.printing import print_tables
 
 if TYPE_CHECKING:
     from serein.data.utterance import Utterance
-    from serein.inference.vectors import Vector, VoicePair
-    from serein.models.folder import ModelFolder
-
-Recordings = Annotated[list[Path], typer.Argument(metavar="FILE|FOLDER|MANIFEST...", help="Recordings.")]
+    from serein.inference.vectors import SpeakerPair, Vector
+    from serein.models.folder import Checkpoint
 
 
 @app.command()
-def speakers(
-    model: Annotated[str, typer.Argument(help="Folder or Hub name of a model that learned who speaks.")],
+def verify(
     sources: Recordings,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Folder or Hub name of a model that learned speaker recognition.")
+    ],
     threshold: Annotated[
-        float | None, typer.Option(help="Least cosine of one voice [the model's, from its dev side].", min=-1, max=1)
+        float | None,
+        typer.Option(help="Smallest cosine of the same speaker [the model's, from its dev set].", min=-1, max=1),
     ] = None,
     is_scored: Annotated[
-        bool, typer.Option("--score", help="Say how often this is right, by the speakers that manifests name.")
+        bool, typer.Option("--score", help="Print error rates, from the speakers in the manifests.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say of every two recordings whether they are the same voice; exit status 1 when any could not be heard."""
+    """Tell for every two recordings whether they are of the same speaker.
+
+    The exit status is 1 when any recording could not be read.
+    """
     from serein.inference.predictor import load
     from serein.inference.sources import utterances_in
-    from serein.inference.vectors import voice_pairs
+    from serein.inference.vectors import speaker_pairs
 
     utterances = utterances_in(sources)
     if len(utterances) < 2:
-        raise typer.BadParameter("name two recordings at least", param_hint="'FILE|FOLDER|MANIFEST...'")
-    content = load(model).content
-    heard, num_failed = _heard(content, utterances, "speaker")
-    origin = "as you say" if threshold is not None else "the model's, from its dev side"
-    if threshold is None and content.voices is not None:
-        threshold = content.voices.threshold
+        raise typer.BadParameter("name at least two recordings", param_hint="'FILE|FOLDER|MANIFEST...'")
+    checkpoint = load(model).checkpoint
+    embedded, num_failed = _embed(checkpoint, utterances, "speaker")
+    origin = "given" if threshold is not None else "the model's, from its dev set"
+    if threshold is None and checkpoint.verification is not None:
+        threshold = checkpoint.verification.threshold
     if is_scored:
-        _print_score(content, heard, threshold, as_json=as_json)
+        _print_score(checkpoint, embedded, threshold, as_json=as_json)
         _finish(num_failed, len(utterances))
         return
-    pairs = voice_pairs([u.audio for u, _ in heard], [vector for _, vector in heard], threshold)
+    pairs = speaker_pairs([u.audio for u, _ in embedded], [vector for _, vector in embedded], threshold)
     if as_json:
-        _print_json(pairs, threshold, content)
+        _print_json(pairs, threshold, checkpoint)
     elif pairs:
         print_tables([_pair_table(pairs)])
     if threshold is None:
         print(
-            "The model has no threshold, for want of a dev side with several clips of a voice: only cosines are said. "
-            "Name one by --threshold.",
+            "The model has no threshold, because its dev set has too few clips of a speaker: only cosines are printed. "
+            "Set one by --threshold.",
             file=sys.stderr,
         )
     elif not as_json and pairs:
@@ -69,17 +73,17 @@ def speakers(
 
 @app.command()
 def embed(
-    model: Annotated[str, typer.Argument(help="Model folder or Hub name.")],
     sources: Recordings,
+    model: Model,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write (.safetensors).")] = Path(
         "embeddings.safetensors"
     ),
-    of: Annotated[
+    task: Annotated[
         str | None,
-        typer.Option(metavar="VECTOR", help="'emotion', 'speaker', 'fused', ... [what the model answers by]."),
+        typer.Option(help="Embedding of this task: 'emotion', 'speaker', ...; or 'fused' [the main task]."),
     ] = None,
 ) -> None:
-    """Write the vectors of recordings, and their ids; exit status 1 when any could not be heard."""
+    """Write the embeddings of recordings, and their ids; the exit status is 1 when any could not be read."""
     import numpy as np
     from safetensors.numpy import save_file
 
@@ -87,100 +91,105 @@ def embed(
     from serein.inference.predictor import load
     from serein.inference.sources import utterances_in
 
-    content = load(model).content
+    checkpoint = load(model).checkpoint
     utterances = utterances_in(sources)
-    heard, num_failed = _heard(content, utterances, of)
-    if heard:
-        ids = json.dumps([utterance.id for utterance, _ in heard], ensure_ascii=False)
-        vectors = np.stack([vector for _, vector in heard])
+    embedded, num_failed = _embed(checkpoint, utterances, task)
+    if embedded:
+        ids = json.dumps([utterance.id for utterance, _ in embedded], ensure_ascii=False)
+        vectors = np.stack([vector for _, vector in embedded])
         with replacing(out) as partial:
-            save_file({"embeddings": vectors}, partial, metadata={"ids": ids, "of": of or content.task, "model": model})
-        print(f"{out}: {len(vectors)} vectors of {vectors.shape[1]} numbers ({of or content.task})")
+            save_file(
+                {"embeddings": vectors}, partial, metadata={"ids": ids, "task": task or checkpoint.task, "model": model}
+            )
+        print(f"{out}: {len(vectors)} embeddings of {vectors.shape[1]} numbers ({task or checkpoint.task})")
     _finish(num_failed, len(utterances))
 
 
-def _heard(
-    content: ModelFolder, utterances: Sequence[Utterance], of: str | None
+def _embed(
+    checkpoint: Checkpoint, utterances: Sequence[Utterance], task: str | None
 ) -> tuple[list[tuple[Utterance, Vector]], int]:
-    """Return the vectors of what can be heard, and how many recordings cannot."""
+    """Return the embeddings of readable recordings, and the number of others."""
     from serein.errors import AudioError
     from serein.inference.vectors import embed_each
     from serein.progress import Bars
 
-    heard: list[tuple[Utterance, Vector]] = []
+    embedded: list[tuple[Utterance, Vector]] = []
     problems: list[AudioError] = []
     with Bars() as bars:
-        outcomes = embed_each(content, utterances, of)
+        outcomes = embed_each(checkpoint, utterances, task)
         for number, (utterance, outcome) in enumerate(zip(utterances, outcomes, strict=True), start=1):
             if isinstance(outcome, AudioError):
                 problems.append(outcome)
             else:
-                heard.append((utterance, outcome))
-            bars("hearing", number, len(utterances), f"{len(utterances)} recordings")
+                embedded.append((utterance, outcome))
+            bars("embedding", number, len(utterances), f"{len(utterances)} recordings")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
-    return heard, len(problems)
+    return embedded, len(problems)
 
 
 def _print_score(
-    content: ModelFolder, heard: Sequence[tuple[Utterance, Vector]], threshold: float | None, *, as_json: bool
+    checkpoint: Checkpoint, embedded: Sequence[tuple[Utterance, Vector]], threshold: float | None, *, as_json: bool
 ) -> None:
-    """Print how well vectors tell the named speakers apart."""
+    """Print how well embeddings tell the named speakers apart."""
     from dataclasses import asdict
 
     import numpy as np
 
     from serein.data.groups import speaker_key
     from serein.errors import ManifestError
-    from serein.evaluation.voices import score_voices
+    from serein.evaluation.voices import score_verification
 
-    named = [(speaker_key(utterance), vector) for utterance, vector in heard if utterance.speaker is not None]
+    named = [(speaker_key(utterance), vector) for utterance, vector in embedded if utterance.speaker is not None]
     keys = [key for key, _ in named]
     vectors = np.stack([vector for _, vector in named]) if named else np.zeros((0, 1), np.float32)
-    found = score_voices(vectors, keys, np.random.default_rng(0), threshold=threshold)
+    found = score_verification(vectors, keys, np.random.default_rng(0), threshold=threshold)
     if found is None:
         raise ManifestError(
-            f"{len(named)} recordings name {len(set(keys))} speakers: there are no two of one and two of others",
+            f"{len(named)} recordings name {len(set(keys))} speakers: two of one speaker and two speakers are needed",
             where="--score",
             remedy="Give a manifest with several clips of several speakers.",
         )
-    learned = set(keys) & set(content.training.get("speakers", ()))
+    learned = set(keys) & set(checkpoint.training.get("speakers", ()))
     if as_json:
         print(json.dumps({**asdict(found), "model_threshold": threshold, "num_learned_speakers": len(learned)}))
         return
     drawn = "all" if found.num_same + found.num_different == found.num_possible else "drawn by seed 0 of all"
-    print(f"{found.num_same} pairs of one voice and {found.num_different} of two, {drawn} {found.num_possible}")
-    print(f"{found.num_speakers} speakers, of whom the model learned from {len(learned)}")
+    print(
+        f"{found.num_same} pairs of the same speaker and {found.num_different} of different ones, "
+        f"{drawn} {found.num_possible}"
+    )
+    print(f"{found.num_speakers} speakers, {len(learned)} of them in the model's training data")
     print(f"equal error rate {100 * found.equal_error_rate:.1f} % (at {found.threshold:.3f})")
     if found.misses is not None and found.false_alarms is not None:
         print(
-            f"at the threshold {threshold:.3f}: {100 * found.misses:.1f} % of the same voices missed, "
-            f"{100 * found.false_alarms:.1f} % of different ones taken for one"
+            f"at the threshold {threshold:.3f}: {100 * found.misses:.1f} % of same-speaker pairs missed, "
+            f"{100 * found.false_alarms:.1f} % of different-speaker pairs accepted"
         )
 
 
-def _print_json(pairs: Sequence[VoicePair], threshold: float | None, content: ModelFolder) -> None:
-    answer: dict[str, object] = {"threshold": threshold, "pairs": [pair.to_json() for pair in pairs]}
-    if content.voices is not None:
-        answer["threshold_from"] = content.voices.model_dump()
-    print(json.dumps(answer, ensure_ascii=False))
+def _print_json(pairs: Sequence[SpeakerPair], threshold: float | None, checkpoint: Checkpoint) -> None:
+    result: dict[str, object] = {"threshold": threshold, "pairs": [pair.to_json() for pair in pairs]}
+    if checkpoint.verification is not None:
+        result["threshold_from"] = checkpoint.verification.model_dump()
+    print(json.dumps(result, ensure_ascii=False))
 
 
-def _pair_table(pairs: Sequence[VoicePair]) -> object:
+def _pair_table(pairs: Sequence[SpeakerPair]) -> object:
     from rich.table import Table
 
-    said = {True: "same voice", False: "another voice", None: "–"}
+    labels = {True: "same speaker", False: "different speakers", None: "–"}
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("first", "second"):
         table.add_column(name, overflow="fold")
     table.add_column("cosine", justify="right")
     table.add_column("", style="bold")
     for pair in pairs:
-        table.add_row(pair.first, pair.second, f"{pair.cosine:.3f}", said[pair.is_same])
+        table.add_row(pair.first, pair.second, f"{pair.cosine:.3f}", labels[pair.is_same_speaker])
     return table
 
 
 def _finish(num_failed: int, num_all: int) -> None:
     if num_failed:
-        print(f"{num_failed} of {num_all} recordings could not be heard.", file=sys.stderr)
+        print(f"{num_failed} of {num_all} recordings could not be read.", file=sys.stderr)
         raise typer.Exit(1)

@@ -1,25 +1,27 @@
-"""Commands about words and their vectors."""
+"""Commands for words and their vectors."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from serein.cli.app import app
+from serein.cli.options import Recordings
 
 if TYPE_CHECKING:
     from serein.errors import AudioError
-    from serein.inference.predictor import Answer
+    from serein.inference.predictor import Prediction
     from serein.labels.vocabulary import Vocabulary
 
-words = typer.Typer(help="Vocabularies of word vectors, and what models say in words.", no_args_is_help=True)
+words = typer.Typer(help="Vocabularies of word vectors, and models that predict words.", no_args_is_help=True)
 app.add_typer(words, name="words")
+
+WordModel = Annotated[str, typer.Option("--model", "-m", help="Folder or Hub name of a model of words.")]
 
 
 @words.command("prepare")
@@ -69,95 +71,90 @@ def _amount(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"
 
 
-class IndexName(StrEnum):
-    """Ways to search a vocabulary."""
-
-    exact = "exact"
-    faiss = "faiss"
-
-
 @words.command("nearest")
 def words_nearest(
-    model: Annotated[str, typer.Argument(help="Folder or Hub name of a model of words.")],
-    sources: Annotated[list[Path], typer.Argument(metavar="FILE|FOLDER|MANIFEST...", help="Recordings.")],
+    sources: Recordings,
+    model: WordModel,
     k: Annotated[int, typer.Option("-k", help="How many words.", min=1)] = 10,
     index: Annotated[
-        IndexName, typer.Option(help="'faiss' may miss some; its index is built at the first use.")
-    ] = IndexName.exact,
+        Literal["exact", "faiss"], typer.Option(help="faiss is approximate; its index is built at the first use.")
+    ] = "exact",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per recording.")] = False,
 ) -> None:
-    """Say which words of the vocabulary are nearest to what is heard; exit status 1 when any could not be heard."""
+    """Print the words of the vocabulary nearest to each recording; the exit status is 1 when any could not be read."""
     import numpy as np
 
-    heard, vocabulary, num_failed = _heard(model, sources)
-    if heard:
-        found, cosines = vocabulary.nearest(np.stack([answer.embedding for answer in heard]), k, index.value)
-        for answer, near, values in zip(heard, found, cosines, strict=True):
+    predictions, vocabulary, num_failed = _predict(model, sources)
+    if predictions:
+        found, cosines = vocabulary.nearest(np.stack([prediction.embedding for prediction in predictions]), k, index)
+        for prediction, near, values in zip(predictions, found, cosines, strict=True):
             if as_json:
                 words = [{"word": word, "cosine": round(float(c), 6)} for word, c in zip(near, values, strict=True)]
-                print(json.dumps({"audio": answer.audio, "words": words}, ensure_ascii=False))
+                print(json.dumps({"file": prediction.audio, "words": words}, ensure_ascii=False))
             else:
-                print(f"{answer.audio}: {', '.join(f'{w} {c:.2f}' for w, c in zip(near, values, strict=True))}")
+                print(f"{prediction.audio}: {', '.join(f'{w} {c:.2f}' for w, c in zip(near, values, strict=True))}")
     _finish(num_failed)
 
 
 @words.command("find")
 def words_find(
-    model: Annotated[str, typer.Argument(help="Folder or Hub name of a model of words.")],
-    text: Annotated[str, typer.Argument(help="What to listen for: 'tender sadness'.")],
-    sources: Annotated[list[Path], typer.Argument(metavar="FILE|FOLDER|MANIFEST...", help="Recordings.")],
-    limit: Annotated[int | None, typer.Option(help="Show so many of the nearest.", min=1)] = None,
+    sources: Recordings,
+    text: Annotated[str, typer.Option("--text", metavar="WORDS", help="What to search for: 'tender sadness'.")],
+    model: WordModel,
+    max_files: Annotated[
+        int | None, typer.Option("--max-files", help="Show at most so many of the nearest.", min=1)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per recording.")] = False,
 ) -> None:
-    """Rank recordings by how near they sound to free text; exit status 1 when any could not be heard."""
+    """Rank recordings by similarity to free text; the exit status is 1 when any could not be read."""
     import numpy as np
 
-    from serein.inference.words import nearness
+    from serein.inference.words import similarity
 
-    heard, vocabulary, num_failed = _heard(model, sources, text)
-    if heard:
-        cosines = nearness([answer.embedding for answer in heard], text, vocabulary)
-        for place in np.argsort(-cosines, kind="stable")[:limit]:
-            audio, cosine = heard[place].audio, float(cosines[place])
+    predictions, vocabulary, num_failed = _predict(model, sources, text)
+    if predictions:
+        cosines = similarity([prediction.embedding for prediction in predictions], text, vocabulary)
+        for place in np.argsort(-cosines, kind="stable")[:max_files]:
+            file, cosine = predictions[place].audio, float(cosines[place])
             if as_json:
-                print(json.dumps({"audio": audio, "cosine": round(cosine, 6)}, ensure_ascii=False))
+                print(json.dumps({"file": file, "cosine": round(cosine, 6)}, ensure_ascii=False))
             else:
-                print(f"{cosine:6.3f}  {audio}")
+                print(f"{cosine:6.3f}  {file}")
     _finish(num_failed)
 
 
-def _heard(model: str, sources: Sequence[Path], text: str | None = None) -> tuple[list[Answer], Vocabulary, int]:
-    """Return what a model of words hears, its vocabulary, and how many recordings could not be heard.
+def _predict(model: str, sources: Sequence[Path], text: str | None = None) -> tuple[list[Prediction], Vocabulary, int]:
+    """Return the predictions of a model of words, its vocabulary, and the number of unreadable recordings.
 
-    A text that has no vector is refused before anything is heard.
+    A text that has no vector is refused before any prediction.
     """
     import numpy as np
 
-    from serein.inference.predictor import Answer, load
+    from serein.inference.predictor import Prediction, load
     from serein.inference.sources import utterances_in
-    from serein.inference.words import nearness, vocabulary_behind
+    from serein.inference.words import similarity, vocabulary_of_model
     from serein.progress import Bars
 
     predictor = load(model)
-    vocabulary = vocabulary_behind(predictor)
+    vocabulary = vocabulary_of_model(predictor)
     if text is not None:
-        nearness([np.zeros(vocabulary.size, np.float32)], text, vocabulary)
+        similarity([np.zeros(vocabulary.size, np.float32)], text, vocabulary)
     utterances = utterances_in(sources)
-    heard: list[Answer] = []
+    predictions: list[Prediction] = []
     failed: list[AudioError] = []
     with Bars() as bars:
         for number, outcome in enumerate(predictor.predict_each(utterances), start=1):
-            if isinstance(outcome, Answer):
-                heard.append(outcome)
+            if isinstance(outcome, Prediction):
+                predictions.append(outcome)
             else:
                 failed.append(outcome)
-            bars("hearing", number, len(utterances), f"{len(utterances)} recordings")
+            bars("predicting", number, len(utterances), f"{len(utterances)} recordings")
     for problem in failed:
         print(f"error: {problem}", file=sys.stderr)
-    return heard, vocabulary, len(failed)
+    return predictions, vocabulary, len(failed)
 
 
 def _finish(num_failed: int) -> None:
     if num_failed:
-        print(f"{num_failed} recordings could not be heard.", file=sys.stderr)
+        print(f"{num_failed} recordings could not be read.", file=sys.stderr)
         raise typer.Exit(1)

@@ -20,7 +20,7 @@ class SpectrogramAugmenter:
     """Stretches, shifts, filters, adds noise to bands in dB; masks and mixes normalised frames.
 
     Args:
-        options: Ranges and shares.
+        options: Ranges and probabilities.
         seeds: (batch,) of a batch's clips; every draw follows from them.
     """
 
@@ -28,7 +28,7 @@ class SpectrogramAugmenter:
         self.options = options
         self.rngs = [np.random.default_rng(int(seed)) for seed in seeds]
 
-    def bend(self, bands_db: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def augment(self, bands_db: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Change tempo, mel axis, level, spectrum and noise.
 
         Args:
@@ -51,15 +51,15 @@ class SpectrogramAugmenter:
         """
         options = self.options
         lengths = [int(n) for n in num_frames]
-        time = self._kept(frames.shape[1], lengths, options.time_masks, options.time_mask_share)
-        num_bands = frames.shape[2] // num_channels
-        band = self._kept(num_bands, [num_bands] * len(lengths), options.band_masks, options.band_mask_share)
+        time = self._kept(frames.shape[1], lengths, options.time_masks, options.max_time_mask)
+        n_mels = frames.shape[2] // num_channels
+        band = self._kept(n_mels, [n_mels] * len(lengths), options.frequency_masks, options.max_frequency_mask)
         return frames * time.to(frames)[:, :, None] * band.repeat(1, num_channels).to(frames)[:, None]
 
     def mixing(self) -> tuple[torch.Tensor, float] | None:
         """Draw partners, (batch,) long, and the share of each clip's own, at least a half; `None` leaves the batch."""
         rng = self.rngs[0]
-        if not self.options.mixup or rng.random() >= self.options.mixup_share:
+        if not self.options.mixup or rng.random() >= self.options.mixup_probability:
             return None
         share = rng.beta(self.options.mixup, self.options.mixup)
         return torch.from_numpy(rng.permutation(len(self.rngs))), max(share, 1 - share)
@@ -69,10 +69,10 @@ class SpectrogramAugmenter:
 
     def _stretched(self, bands_db: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         options = self.options
-        if not (options.time_stretch or options.band_stretch or options.band_shift):
+        if not (options.tempo or options.vtlp or options.band_shift):
             return bands_db, num_frames
-        tempo = torch.from_numpy(np.exp(self._draw(-options.time_stretch, options.time_stretch))).float()
-        scale = torch.from_numpy(1 + self._draw(-options.band_stretch, options.band_stretch)).float()
+        tempo = torch.from_numpy(np.exp(self._draw(-options.tempo, options.tempo))).float()
+        scale = torch.from_numpy(1 + self._draw(-options.vtlp, options.vtlp)).float()
         shift = torch.from_numpy(self._draw(-options.band_shift, options.band_shift)).float()
         before = num_frames.cpu()
         after = (before * tempo).round().long().clamp_min(1)
@@ -81,25 +81,25 @@ class SpectrogramAugmenter:
         band = torch.arange(bands_db.shape[2])[None] * scale[:, None] + shift[:, None]
         return _sampled(bands_db, frame, band), after.to(num_frames.device)
 
-    def _filters(self, num_bands: int) -> torch.Tensor:
+    def _filters(self, n_mels: int) -> torch.Tensor:
         """Return (batch, band): level and random curves, in dB."""
         options = self.options
-        curves = np.zeros((len(self.rngs), num_bands), np.float32)
+        curves = np.zeros((len(self.rngs), n_mels), np.float32)
         for curve, rng in zip(curves, self.rngs, strict=True):
             curve += rng.uniform(-options.gain_db, options.gain_db)
-            if options.equaliser_db and rng.random() < options.equaliser_share:
-                curve += _random_curve(num_bands, options.equaliser_db, rng)
+            if options.equaliser_db and rng.random() < options.equaliser_probability:
+                curve += _random_curve(n_mels, options.equaliser_db, rng)
         return torch.from_numpy(curves)
 
     def _with_noise(self, bands_db: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
         options = self.options
-        if not options.noise_share:
+        if not options.noise_probability:
             return bands_db
         is_frame = torch.arange(bands_db.shape[1], device=bands_db.device) < num_frames[:, None].to(bands_db.device)
         peaks = bands_db.masked_fill(~is_frame[..., None], -torch.inf).amax(dim=(1, 2)).tolist()
         noises_db = np.full(bands_db.shape, -300.0, np.float32)
         for noise_db, rng, peak, length in zip(noises_db, self.rngs, peaks, num_frames.tolist(), strict=True):
-            if rng.random() < options.noise_share:
+            if rng.random() < options.noise_probability:
                 slope = np.linspace(rng.uniform(-5, 15), rng.uniform(-15, 5), noise_db.shape[1])
                 ripple = RIPPLE_DB * rng.standard_normal((length, noise_db.shape[1]), np.float32)
                 noise_db[:length] = peak - rng.uniform(*options.noise_below_peak_db) + slope + ripple

@@ -16,7 +16,7 @@ from serein.data.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data.recordings import Recordings
 from serein.recipe import Batches, Clips
 
-Change = Callable[[Waveform, int], Waveform]
+Augment = Callable[[Waveform, int], Waveform]
 Item = tuple[int, int]  # (epoch, position): the sampler hands on the epoch, so that workers need not be told
 
 
@@ -31,7 +31,7 @@ class Batch:
         targets: Task -> (batch, ...) its targets.
         has_target: Task -> (batch,) bool, False where the utterance lacks the target.
         seeds: (batch,) int64: what is drawn for a clip follows from its seed alone.
-        conditions: Attribute -> (batch, feature), what the model is told of each clip.
+        conditions: Attribute -> (batch, feature), its conditions.
         layers: Hidden layer -> (batch, frame, feature), any values on padding, where features stand for waveforms,
             which then have no samples.
         num_frames: (batch,) long, real frames of each clip in `layers`; empty without them.
@@ -76,26 +76,26 @@ class Targets:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a model is told of clips beside their sound.
+class TrainingConditions:
+    """The conditions of training clips.
 
     Attributes:
         values: Attribute -> (utterance, feature).
         unknown: Attribute -> (feature,), the value of what is not known.
-        hide: Share of training clips of which each attribute is hidden.
+        dropout: Fraction of training clips without each condition.
     """
 
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
     unknown: Mapping[str, np.ndarray] = field(default_factory=dict)
-    hide: float = 0.0
+    dropout: float = 0.0
 
     def of(self, position: int, rng: np.random.Generator | None) -> dict[str, torch.Tensor]:
         """Return attribute -> (1, feature) of one clip; `rng` draws what is hidden, `None` hides nothing."""
-        told = {}
+        conditions = {}
         for name, values in self.values.items():
-            is_hidden = rng is not None and rng.random() < self.hide
-            told[name] = torch.from_numpy(self.unknown[name] if is_hidden else values[position])[None]
-        return told
+            is_hidden = rng is not None and rng.random() < self.dropout
+            conditions[name] = torch.from_numpy(self.unknown[name] if is_hidden else values[position])[None]
+        return conditions
 
 
 class HiddenLayers(Protocol):
@@ -111,10 +111,10 @@ class ClipDataset(Dataset[Batch]):
         recordings: All recordings.
         targets: Task -> targets of all recordings.
         clips: Cutting and extending; `crop_s` applies when `is_training`.
-        told: What the model is told of all recordings.
+        conditions: Those of all recordings.
         seed: Root of every draw.
         features: What a frozen backbone hears in whole clips, instead of their waveforms.
-        change: (waveform, clip's seed) -> waveform of the same length; applies when `is_training`.
+        augment: (waveform, clip's seed) -> waveform of the same length; applies when `is_training`.
         num_views: 2: an item is the clip as it is and the changed one, when `is_training`.
     """
 
@@ -123,18 +123,18 @@ class ClipDataset(Dataset[Batch]):
         recordings: Recordings,
         targets: Mapping[str, Targets],
         clips: Clips,
-        told: Told | None = None,
+        conditions: TrainingConditions | None = None,
         *,
         seed: int = 0,
         is_training: bool = False,
         features: HiddenLayers | None = None,
-        change: Change | None = None,
+        augment: Augment | None = None,
         num_views: int = 1,
     ) -> None:
         self.recordings, self.targets, self.clips = recordings, targets, clips
-        self.told = told or Told()
+        self.conditions = conditions or TrainingConditions()
         self.seed, self.is_training = seed, is_training
-        self.features, self.change = features, change
+        self.features, self.augment = features, augment
         self.num_views = num_views if is_training and features is None else 1
 
     def __len__(self) -> int:
@@ -145,27 +145,29 @@ class ClipDataset(Dataset[Batch]):
         name = self.recordings.utterances[position].id
         clip_seed = draw_seed(self.seed, epoch, name)
         if self.num_views == 1:
-            return self._view(position, clip_seed, self.change)
+            return self._view(position, clip_seed, self.augment)
         other_seed = draw_seed(self.seed, epoch, f"{name}/second view")
-        changed = self._view(position, other_seed, self.change, clip_seed)
+        changed = self._view(position, other_seed, self.augment, clip_seed)
         return collate([self._view(position, clip_seed, None), changed])
 
-    def _view(self, position: int, clip_seed: int, change: Change | None, place_seed: int | None = None) -> Batch:
+    def _view(self, position: int, clip_seed: int, augment: Augment | None, place_seed: int | None = None) -> Batch:
         """Return one clip; views of it are cut at one place, drawn from `place_seed`."""
         return Batch(
             positions=torch.tensor([position]),
-            **self._heard(position, clip_seed, change, clip_seed if place_seed is None else place_seed),
+            **self._heard(position, clip_seed, augment, clip_seed if place_seed is None else place_seed),
             targets={name: torch.from_numpy(t.values[position : position + 1]) for name, t in self.targets.items()},
             has_target={
                 name: torch.from_numpy(t.is_known[position : position + 1]) for name, t in self.targets.items()
             },
             seeds=torch.tensor([clip_seed]),
-            conditions=self.told.of(position, np.random.default_rng([clip_seed, 2]) if self.is_training else None),
+            conditions=self.conditions.of(
+                position, np.random.default_rng([clip_seed, 2]) if self.is_training else None
+            ),
         )
 
-    def _heard(self, position: int, clip_seed: int, change: Change | None, place_seed: int) -> dict[str, Any]:
+    def _heard(self, position: int, clip_seed: int, augment: Augment | None, place_seed: int) -> dict[str, Any]:
         if self.features is not None:
-            duration_s = float(heard_durations(self.recordings.durations_s[[position]], self.clips)[0])
+            duration_s = float(fixed_durations(self.recordings.durations_s[[position]], self.clips)[0])
             layers = {name: frames[None] for name, frames in self.features[position].items()}
             return {
                 "waveforms": torch.zeros(1, 0),
@@ -173,11 +175,11 @@ class ClipDataset(Dataset[Batch]):
                 "layers": layers,
                 "num_frames": torch.tensor([next(iter(layers.values())).shape[1]]),
             }
-        waveform = fitted(self.recordings[position], self.clips)
+        waveform = fix_length(self.recordings[position], self.clips)
         if self.is_training:
             place = np.random.default_rng([place_seed, 1])  # augmentation draws from [clip_seed]: not the same
-            waveform = cropped(waveform, self.clips.crop_s, place)
-            waveform = waveform if change is None else change(waveform, clip_seed)
+            waveform = random_crop(waveform, self.clips.crop_s, place)
+            waveform = waveform if augment is None else augment(waveform, clip_seed)
         return {"waveforms": torch.from_numpy(waveform)[None], "num_samples": torch.tensor([len(waveform)])}
 
 
@@ -192,30 +194,30 @@ def draw_seed(seed: int, epoch: int, name: str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def fitted(waveform: Waveform, clips: Clips) -> Waveform:
-    """Cut a clip at `clips.cut_s`, and bring a short one to `clips.min_s`: what is heard of it whenever it is heard."""
-    end = None if clips.cut_s is None else round(clips.cut_s * SAMPLE_RATE_HZ)
-    return extended(waveform[:end], clips)
+def fix_length(waveform: Waveform, clips: Clips) -> Waveform:
+    """Cut a clip at `clips.max_s`, and bring a short one to `clips.min_s`: what is heard of it whenever it is heard."""
+    end = None if clips.max_s is None else round(clips.max_s * SAMPLE_RATE_HZ)
+    return pad_or_repeat(waveform[:end], clips)
 
 
-def heard_durations(durations_s: np.ndarray, clips: Clips) -> np.ndarray:
-    """Return the seconds of clips after `fitted`."""
-    longest_s = np.inf if clips.cut_s is None else clips.cut_s
+def fixed_durations(durations_s: np.ndarray, clips: Clips) -> np.ndarray:
+    """Return the seconds of clips after `fix_length`."""
+    longest_s = np.inf if clips.max_s is None else clips.max_s
     heard_s: np.ndarray = np.maximum(np.minimum(durations_s, longest_s), clips.min_s)
     return heard_s
 
 
-def extended(waveform: Waveform, clips: Clips) -> Waveform:
+def pad_or_repeat(waveform: Waveform, clips: Clips) -> Waveform:
     """Bring a short clip to `clips.min_s`: repeated from its start, or followed by silence."""
     lacking = round(clips.min_s * SAMPLE_RATE_HZ) - len(waveform)
     if lacking <= 0:
         return waveform
-    if clips.extend == "repeat":
+    if clips.pad_mode == "repeat":
         return np.resize(waveform, len(waveform) + lacking)
     return np.pad(waveform, (0, lacking))
 
 
-def cropped(waveform: Waveform, crop_s: float | None, rng: np.random.Generator) -> Waveform:
+def random_crop(waveform: Waveform, crop_s: float | None, rng: np.random.Generator) -> Waveform:
     """Cut a clip longer than `crop_s` to it, at a place drawn from `rng`."""
     length = len(waveform) if crop_s is None else round(crop_s * SAMPLE_RATE_HZ)
     if len(waveform) <= length:
@@ -302,7 +304,7 @@ class BucketSampler(Sampler[list[Item]]):
             return self._cut(self.positions[np.argsort(-self.durations_s[self.positions], kind="stable")])
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(self._drawn(rng))
-        size = self.batches.clips * self.batches.buckets
+        size = self.batches.max_clips * self.batches.num_buckets
         plan = []
         for start in range(0, len(order), size):
             bucket = order[start : start + size]
@@ -322,8 +324,8 @@ class BucketSampler(Sampler[list[Item]]):
     def _cut(self, longest_first: np.ndarray) -> list[np.ndarray]:
         cut, start = [], 0
         while start < len(longest_first):
-            fitting = int(self.batches.seconds / max(float(self.durations_s[longest_first[start]]), 1e-3))
-            stop = start + max(1, min(self.batches.clips, fitting))
+            fitting = int(self.batches.max_seconds / max(float(self.durations_s[longest_first[start]]), 1e-3))
+            stop = start + max(1, min(self.batches.max_clips, fitting))
             cut.append(longest_first[start:stop])
             start = stop
         return cut
@@ -349,5 +351,5 @@ def _start_method() -> str | None:
 
 def batch_durations(recordings: Recordings, clips: Clips, *, is_training: bool) -> np.ndarray:
     """Return (utterance,) seconds of each clip as a batch holds it, after cutting, extending and cropping."""
-    durations_s = heard_durations(recordings.durations_s, clips)
+    durations_s = fixed_durations(recordings.durations_s, clips)
     return np.minimum(durations_s, clips.crop_s) if is_training and clips.crop_s else durations_s

@@ -187,12 +187,12 @@ def _recording_problems(utterance: Utterance, heard: _Heard, min_s: float, max_s
 def _duplicated_samples(digests: Iterable[tuple[Utterance, str]]) -> Iterator[Finding]:
     earlier: dict[str, list[Utterance]] = defaultdict(list)
     for utterance, digest in digests:
-        twins = [u for u in earlier[digest] if _part(u) != _part(utterance)]
-        contradiction = next((text for twin in twins if (text := _contradiction(twin, utterance))), None)
+        duplicates = [u for u in earlier[digest] if _part(u) != _part(utterance)]
+        contradiction = next((text for twin in duplicates if (text := _contradiction(twin, utterance))), None)
         if contradiction:
             yield Finding("contradictory_duplicate", utterance.id, contradiction)
-        elif twins:
-            yield Finding("duplicated_audio", utterance.id, f"same samples as {twins[0].id}")
+        elif duplicates:
+            yield Finding("duplicated_audio", utterance.id, f"same samples as {duplicates[0].id}")
         earlier[digest].append(utterance)
 
 

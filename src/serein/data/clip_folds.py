@@ -12,13 +12,13 @@ _WHERE = "protocol.folds"
 
 
 def clips_out(
-    utterances: Sequence[Utterance], folds: Sequence[Sequence[str]] | None, twins: Mapping[str, str]
+    utterances: Sequence[Utterance], folds: Sequence[Sequence[str]] | None, duplicates: Mapping[str, str]
 ) -> list[tuple[str, tuple[str, ...], frozenset[str]]]:
     """Return name, patterns and test ids of every fold; what matches none is learned in every fold.
 
     Args:
         folds: Regular expressions of each, searched in ids.
-        twins: Id -> id of an utterance with the same audio, beside which it is tested.
+        duplicates: Id -> id of an utterance with the same audio, beside which it is tested.
 
     Raises:
         RecipeError: A pattern is none, matches nothing, or tests what another fold tests.
@@ -38,7 +38,7 @@ def clips_out(
     fold_of = {u.id: _fold(u.id, compiled) for u in utterances}
     tests = []
     for number, patterns in enumerate(folds):
-        tested = frozenset(u.id for u in utterances if fold_of[twins.get(u.id, u.id)] == number)
+        tested = frozenset(u.id for u in utterances if fold_of[duplicates.get(u.id, u.id)] == number)
         if not tested:
             raise RecipeError(
                 f"no id matches {' or '.join(patterns)}; the first is {utterances[0].id}",

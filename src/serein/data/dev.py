@@ -1,4 +1,4 @@
-"""The dev side of a fold: what is held out of its training side to choose epochs and options."""
+"""The dev set of a fold: what is held out of its training set to choose epochs and options."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def dev_rule(
     tested: Sequence[Utterance] = (),
     following: frozenset[str] = frozenset(),
 ) -> Callable[[Utterance], bool]:
-    """Return which utterances of the training side become dev.
+    """Return which utterances of the training set become dev.
 
     Args:
-        rest: The training side.
+        rest: The training set.
         fold: Name of the fold, part of what the draw follows from.
-        tested: The test side.
-        following: Ids of the test side of the next fold.
+        tested: The test set.
+        following: Ids of the test set of the next fold.
     """
     rng = np.random.default_rng([protocol.seed, *fold.encode()])
     if protocol.dev == "none":
@@ -36,10 +36,12 @@ def dev_rule(
     if protocol.dev == "official":
         _require_dev_split(rest)
         return lambda u: u.split == "dev"
-    if protocol.dev == "random-20" or protocol.name == "random":
-        chosen = set(rng.permutation(sorted(u.id for u in rest))[: max(1, len(rest) // 5)].tolist())
+    if protocol.dev == "random" or protocol.name == "random":
+        chosen = set(
+            rng.permutation(sorted(u.id for u in rest))[: max(1, int(protocol.dev_fraction * len(rest)))].tolist()
+        )
         return lambda u: u.id in chosen
-    if protocol.dev == "partner":
+    if protocol.dev == "dialogue-partner":
         return _is_partner(rest, tested)
     if protocol.dev == "sessions":
         require_field(rest, "session", f"protocol.dev '{protocol.dev}'")
@@ -52,16 +54,16 @@ def dev_rule(
 def _is_of_next_fold(rest: Sequence[Utterance], following: frozenset[str]) -> Callable[[Utterance], bool]:
     if not any(u.id in following for u in rest):
         raise RecipeError(
-            "there is no next fold whose test side could be dev",
+            "there is no next fold whose test set could be dev",
             where="protocol.dev",
-            remedy="Choose protocol.dev=random-20, or a protocol of several folds.",
+            remedy="Choose protocol.dev=random, or a protocol of several folds.",
         )
     return lambda u: u.id in following
 
 
 def _is_partner(rest: Sequence[Utterance], tested: Sequence[Utterance]) -> Callable[[Utterance], bool]:
     """Return whether an utterance is of a session in which a test speaker speaks (wang2023)."""
-    require_field([*rest, *tested], "session", "protocol.dev 'partner'")
+    require_field([*rest, *tested], "session", "protocol.dev 'dialogue-partner'")
     sessions = {(u.corpus, u.session) for u in tested}
     if not any((u.corpus, u.session) in sessions for u in rest):
         raise RecipeError(
@@ -73,15 +75,15 @@ def _is_partner(rest: Sequence[Utterance], tested: Sequence[Utterance]) -> Calla
 
 
 def _dev_speakers(rest: Sequence[Utterance], protocol: Protocol, rng: np.random.Generator) -> set[str]:
-    """Draw `dev_share` of the training side's speakers, each from the gender that has the most left to draw."""
+    """Draw `dev_fraction` of the training set's speakers, each from the gender that has the most left to draw."""
     gender = genders_of(rest, speaker_key)
     if len(gender) < 2:
         raise RecipeError(
-            "the training side has one speaker, none can be held out for dev",
+            "the training set has one speaker, none can be held out for dev",
             where="protocol.dev",
-            remedy="Choose protocol.dev=none or random-20.",
+            remedy="Choose protocol.dev=none or random.",
         )
-    wanted = min(max(1, round(protocol.dev_share * len(gender))), len(gender) - 1)
+    wanted = min(max(1, round(protocol.dev_fraction * len(gender))), len(gender) - 1)
     queues: dict[str, list[str]] = defaultdict(list)
     for speaker in (str(name) for name in rng.permutation(sorted(gender))):
         queues[gender[speaker]].append(speaker)

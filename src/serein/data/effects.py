@@ -12,7 +12,7 @@ import numpy as np
 
 from serein.data.audio import SAMPLE_RATE_HZ, Waveform
 from serein.errors import MissingExtraError
-from serein.recipe import Effects
+from serein.recipe import WaveformAugmentation
 
 SPEECH_BELOW_PEAK_DB = 30.0  # what is softer than the loudest 25 ms by more is a pause
 SMALLEST_ROOM_M, LARGEST_ROOM_M = (3.0, 3.0, 2.4), (8.0, 6.0, 3.5)  # an office, a small lecture room
@@ -133,7 +133,7 @@ EFFECTS = {  # in the order in which they are applied
 }
 
 
-class Changer:
+class WaveformAugmenter:
     """Changes clips as a recipe says; picklable, and without state: a clip's seed decides.
 
     Args:
@@ -143,12 +143,12 @@ class Changer:
         MissingExtraError: An effect needs a package of the extra `augment`.
 
     Example:
-        >>> changer = Changer(Effects(name="volume", volume_db=(6.0, 6.0)))
-        >>> changer(np.ones(1, np.float32), 0).round(3), describe(changer.drawn(0))
+        >>> augmenter = WaveformAugmenter(WaveformAugmentation(name="volume", volume_db=(6.0, 6.0)))
+        >>> augmenter(np.ones(1, np.float32), 0).round(3), describe(augmenter.drawn(0))
         (array([1.995], dtype=float32), 'volume +6.0 dB')
     """
 
-    def __init__(self, options: Effects) -> None:
+    def __init__(self, options: WaveformAugmentation) -> None:
         self.options = options
         sets: dict[str, tuple[str, ...]] = {"none": (), "mixed": tuple(EFFECTS)}
         self.names = sets.get(options.name, (options.name,))
@@ -164,7 +164,7 @@ class Changer:
     def drawn(self, seed: int) -> dict[str, float]:
         """Return effect -> its value for the clip of this seed, in the order of their application; maybe none."""
         rng = np.random.default_rng([seed, _OWN_STREAM])
-        is_changed = rng.random() < self.options.share
+        is_changed = rng.random() < self.options.probability
         values = {name: rng.uniform(*getattr(self.options, effect.option)) for name, effect in EFFECTS.items()}
         count = self.options.mixed if self.options.name == "mixed" else len(self.names)
         chosen = rng.permutation(self.names)[:count]

@@ -1,4 +1,4 @@
-"""Utterances without a label of the main task: other tasks learn from them, and no test side has them."""
+"""Utterances without a label of the main task: other tasks learn from them, and no test set has them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serein.recipe import Protocol
 
 
 @dataclass(frozen=True)
-class LeftOver:
+class Unlabelled:
     """What a protocol did not divide.
 
     Attributes:
@@ -24,29 +24,33 @@ class LeftOver:
     utterances: Sequence[Utterance]
 
 
-def with_extras(
-    folds: Folds, utterances: Sequence[Utterance], left_over: LeftOver, protocol: Protocol, twins: Mapping[str, str]
+def add_unlabelled(
+    folds: Folds,
+    utterances: Sequence[Utterance],
+    unlabelled: Unlabelled,
+    protocol: Protocol,
+    duplicates: Mapping[str, str],
 ) -> Folds:
-    """Add what has no label of the main task to the training side of every fold, or to dev with its speaker.
+    """Add what has no label of the main task to the training set of every fold, or to dev with its speaker.
 
-    Left out of a fold is what shares with its test side: a speaker, audio, or the group that the protocol divides by.
+    Left out of a fold is what shares with its test set: a speaker, audio, or the group that the protocol divides by.
 
     Args:
         utterances: All, in the manifest's order.
-        twins: Id -> id of an utterance with the same audio.
+        duplicates: Id -> id of an utterance with the same audio.
     """
-    if not left_over.utterances:
+    if not unlabelled.utterances:
         return folds
     by_id = {u.id: u for u in utterances}
     order = {u.id: position for position, u in enumerate(utterances)}
-    extended = [_extended(fold, folds, by_id, left_over.utterances, protocol, twins) for fold in folds.folds]
+    extended = [_extended(fold, folds, by_id, unlabelled.utterances, protocol, duplicates) for fold in folds.folds]
     ordered = tuple(replace(fold, train=_sorted(fold.train, order), dev=_sorted(fold.dev, order)) for fold in extended)
     added = [
         len(new.train) + len(new.dev) - len(old.train) - len(old.dev)
         for new, old in zip(ordered, folds.folds, strict=True)
     ]
     note = (
-        f"{len(left_over.utterances)} utterances have no {left_over.main}: other tasks learn from "
+        f"{len(unlabelled.utterances)} utterances have no {unlabelled.main}: other tasks learn from "
         f"{_range(added)} of them in each fold; none is tested."
     )
     return replace(folds, folds=ordered, notes=(*folds.notes, note))
@@ -58,15 +62,15 @@ def _extended(
     by_id: Mapping[str, Utterance],
     extras: Sequence[Utterance],
     protocol: Protocol,
-    twins: Mapping[str, str],
+    duplicates: Mapping[str, str],
 ) -> Fold:
-    is_tested = _shares_with([by_id[i] for i in fold.test], folds, protocol, twins)
+    is_tested = _shares_with([by_id[i] for i in fold.test], folds, protocol, duplicates)
     new = [u for u in extras if not is_tested(u)]
     if protocol.name == "official":
         new = [u for u in new if u.split in (None, "train", "dev")]
     in_dev = {speaker_key(by_id[i]) for i in fold.dev if by_id[i].speaker is not None}
     in_train = {speaker_key(by_id[i]) for i in fold.train if by_id[i].speaker is not None}
-    dev_audio = {twins.get(i, i) for i in fold.dev}
+    dev_audio = {duplicates.get(i, i) for i in fold.dev}
     is_drawn = _dev_rule([u for u in new if speaker_key(u) not in in_dev | in_train], fold, protocol)
 
     def is_dev(utterance: Utterance) -> bool:
@@ -75,27 +79,29 @@ def _extended(
         key = speaker_key(utterance)
         return key in in_dev or (key not in in_train and is_drawn(utterance))
 
-    train = [u.id for u in new if not is_dev(u) and twins.get(u.id, u.id) not in dev_audio]
+    train = [u.id for u in new if not is_dev(u) and duplicates.get(u.id, u.id) not in dev_audio]
     dev = [u.id for u in new if is_dev(u)]
-    train_audio = {twins.get(i, i) for i in (*fold.train, *train)}
-    dev = [i for i in dev if twins.get(i, i) not in train_audio]
+    train_audio = {duplicates.get(i, i) for i in (*fold.train, *train)}
+    dev = [i for i in dev if duplicates.get(i, i) not in train_audio]
     return replace(fold, train=(*fold.train, *train), dev=(*fold.dev, *dev))
 
 
 def _shares_with(
-    tested: Sequence[Utterance], folds: Folds, protocol: Protocol, twins: Mapping[str, str]
+    tested: Sequence[Utterance], folds: Folds, protocol: Protocol, duplicates: Mapping[str, str]
 ) -> Callable[[Utterance], bool]:
-    """Return what may not be learned beside a test side."""
-    audio = {twins.get(u.id, u.id) for u in tested}
+    """Return what may not be learned beside a test set."""
+    audio = {duplicates.get(u.id, u.id) for u in tested}
     speakers = {speaker_key(u) for u in tested if u.speaker is not None} if folds.is_speaker_independent else set()
     sessions = {(u.corpus, u.session) for u in tested} if protocol.name == "sessions-out" else set()
     corpora = {u.corpus for u in tested} if protocol.name == "corpora-out" else set()
 
-    def shares(u: Utterance) -> bool:
+    def overlaps(u: Utterance) -> bool:
         is_known = u.speaker is not None and speaker_key(u) in speakers
-        return is_known or twins.get(u.id, u.id) in audio or (u.corpus, u.session) in sessions or u.corpus in corpora
+        return (
+            is_known or duplicates.get(u.id, u.id) in audio or (u.corpus, u.session) in sessions or u.corpus in corpora
+        )
 
-    return shares
+    return overlaps
 
 
 def _dev_rule(new: Sequence[Utterance], fold: Fold, protocol: Protocol) -> Callable[[Utterance], bool]:

@@ -32,8 +32,8 @@ class Fold:
     test: Part
     groups: tuple[str, ...] = ()
 
-    def learns_as(self, other: Fold) -> bool:
-        """Tell whether both have the same train and dev, as the test sides of an official split do."""
+    def has_same_training(self, other: Fold) -> bool:
+        """Tell whether both have the same train and dev, as the test sets of an official split do."""
         return (self.train, self.dev) == (other.train, other.dev)
 
 
@@ -60,11 +60,13 @@ class Folds:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def make_folds(utterances: Sequence[Utterance], protocol: Protocol, twins: Mapping[str, str] | None = None) -> Folds:
+def make_folds(
+    utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str] | None = None
+) -> Folds:
     """Divide utterances as a protocol says.
 
     Args:
-        twins: Id -> id of an utterance with the same audio; `random` and `clips-out` keep them on one side.
+        duplicates: Id -> id of an utterance with the same audio; `random` and `clips-out` keep them on one side.
 
     Raises:
         RecipeError: A named speaker does not occur, or there are too few.
@@ -72,7 +74,7 @@ def make_folds(utterances: Sequence[Utterance], protocol: Protocol, twins: Mappi
     """
     if protocol.name not in WITHOUT_SPEAKERS:
         require_field(utterances, "speaker", f"protocol '{protocol.name}'")
-    tests = TEST_SIDES[protocol.name](utterances, protocol, twins or {})
+    tests = TEST_SIDES[protocol.name](utterances, protocol, duplicates or {})
     following = [tested for _, _, tested in (*tests[1:], tests[0])]
     folds = [_with_dev(utterances, *test, protocol, after) for test, after in zip(tests, following, strict=True)]
     if protocol.only is not None:
@@ -81,7 +83,7 @@ def make_folds(utterances: Sequence[Utterance], protocol: Protocol, twins: Mappi
     if unknown := sum(u.speaker is None for u in utterances):
         notes.append(f"{unknown} of {len(utterances)} utterances name no speaker: that these are new is not proven.")
     is_independent = not protocol.shares_speakers
-    shares_dev = not is_independent or protocol.dev == "random-20"
+    shares_dev = not is_independent or protocol.dev == "random"
     return Folds(protocol.name, tuple(folds), is_independent, shares_dev, tuple(notes))
 
 
@@ -124,14 +126,14 @@ def _dependence(protocol: Protocol) -> list[str]:
 
 
 def _dev_note(protocol: Protocol) -> list[str]:
-    if protocol.dev == "random-20" and protocol.name != "random":
-        return ["Dev was drawn at random from the training side and shares its speakers."]
+    if protocol.dev == "random" and protocol.name != "random":
+        return ["Dev was drawn at random from the training set and shares its speakers."]
     if protocol.dev == "next-fold":
-        return ["Dev is the test side of the next fold."]
-    if protocol.dev == "partner":
+        return ["Dev is the test set of the next fold."]
+    if protocol.dev == "dialogue-partner":
         return ["Dev is who speaks with the test speaker, in the same dialogues."]
     if protocol.dev == "none":
-        return ["No dev set: every stage trained a fixed number of epochs and its last weights were judged."]
+        return ["No dev set: every stage trained a fixed number of epochs and its last weights were evaluated."]
     return []
 
 
@@ -143,10 +145,10 @@ def _allowed(utterances: Sequence[Utterance], folds: Sequence[Fold]) -> list[str
         ("sessions (the partner of a test speaker's dialogue)", lambda u: u.session and (u.corpus, u.session)),
         ("sentences", lambda u: u.transcript),
     )
-    for name, value_of in shareable:
+    for name, label_of in shareable:
         sharing = 0
         for fold in folds:
-            sides = [{value_of(by_id[i]) for i in part} - {None, ""} for part in (fold.train, fold.test)]
+            sides = [{label_of(by_id[i]) for i in part} - {None, ""} for part in (fold.train, fold.test)]
             sharing += bool(sides[0] & sides[1])
         if sharing:
             notes.append(f"Train and test share {name} in {sharing} of {len(folds)} folds, which the protocol allows.")

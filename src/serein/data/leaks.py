@@ -1,4 +1,4 @@
-"""The proof that no test side was ever seen."""
+"""The proof that no test set was ever seen."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from serein.errors import LeakError
 def check_leaks(
     utterances: Sequence[Utterance],
     folds: Folds,
-    twins: Mapping[str, str],
+    duplicates: Mapping[str, str],
     seen: Mapping[str, str] | None = None,
 ) -> None:
-    """Stop when a test side is not new: shared speakers, the same audio twice, or test data in an earlier training.
+    """Stop when a test set is not new: shared speakers, the same audio twice, or test data in an earlier training.
 
     Args:
-        twins: Id -> id of an utterance with the same audio (`serein.data.recordings.twins`).
+        duplicates: Id -> id of an utterance with the same audio (`serein.data.recordings.duplicates`).
         seen: Id -> the earlier training that already learned from it.
 
     Raises:
@@ -33,7 +33,7 @@ def check_leaks(
             _no_shared(ids, (first, second), where, "utterance", "Divide them.")
             if second == "dev" and folds.shares_dev:
                 continue
-            recordings = [[twins.get(i, i) for i in part] for part in ids]
+            recordings = [[duplicates.get(i, i) for i in part] for part in ids]
             _no_shared(recordings, (first, second), where, "identical recording", _TWIN_REMEDY)
             if folds.is_speaker_independent:
                 speakers = [[speaker_of[i] for i in part if i in speaker_of] for part in ids]
@@ -51,7 +51,7 @@ _TARGETS = {"asr": "transcript", "words": "emotion word"}
 
 
 def check_targets(taught: Mapping[str, Set[str]], fold: Fold) -> None:
-    """Stop when any task of any stage would learn, or choose by, what is to be predicted of the test side.
+    """Stop when any task of any stage would learn, or choose by, what is to be predicted of the test set.
 
     Args:
         taught: Task -> ids of the utterances whose targets the training gets.
@@ -66,12 +66,12 @@ def check_targets(taught: Mapping[str, Set[str]], fold: Fold) -> None:
             ("training", "test"),
             f"fold {fold.name}, tasks.{task}",
             _TARGETS.get(task, task),
-            "Give a training the targets of its train and dev sides alone.",
+            "Give a training the targets of its train and dev sets alone.",
         )
 
 
 def check_origin(utterances: Sequence[Utterance], fold: Fold, speakers: Sequence[str], source: str) -> None:
-    """Stop when a network that a branch starts from has learned speakers of the test side.
+    """Stop when a network that a branch starts from has learned speakers of the test set.
 
     Args:
         speakers: Those that it learned, as `speaker_key` names them.

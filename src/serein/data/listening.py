@@ -12,18 +12,18 @@ import numpy as np
 from serein.data import audio
 from serein.data.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data.batches import draw_seed
-from serein.data.effects import Changer, describe
+from serein.data.effects import WaveformAugmenter, describe
 from serein.data.files import replacing, write_text
 from serein.data.utterance import Utterance
 
-DRAWN = "drawn.txt"
+AUGMENTATIONS = "augmentations.txt"
 
 Progress = Callable[[int, int], None]
 
 
 def write_examples(
     utterances: Sequence[Utterance],
-    changer: Changer,
+    augmenter: WaveformAugmenter,
     folder: Path,
     *,
     limit: int = 10,
@@ -37,7 +37,7 @@ def write_examples(
         seed: Root of what is drawn.
 
     Returns:
-        What was drawn for each clip, a line each, which `drawn.txt` holds as well.
+        What was drawn for each clip, a line each, which `augmentations.txt` holds as well.
 
     Raises:
         AudioError: A recording cannot be read.
@@ -45,21 +45,21 @@ def write_examples(
     places = np.unique(np.linspace(0, len(utterances) - 1, min(limit, len(utterances))).round().astype(int))
     lines = []
     for number, utterance in enumerate((utterances[place] for place in places), start=1):
-        lines.append(_write_pair(utterance, changer, folder, number, draw_seed(seed, 0, utterance.id)))
+        lines.append(_write_pair(utterance, augmenter, folder, number, draw_seed(seed, 0, utterance.id)))
         if on_progress:
             on_progress(number, len(places))
-    write_text(folder / DRAWN, "".join(f"{line}\n" for line in lines))
+    write_text(folder / AUGMENTATIONS, "".join(f"{line}\n" for line in lines))
     return lines
 
 
-def _write_pair(utterance: Utterance, changer: Changer, folder: Path, number: int, clip_seed: int) -> str:
+def _write_pair(utterance: Utterance, augmenter: WaveformAugmenter, folder: Path, number: int, clip_seed: int) -> str:
     original = audio.load(utterance.audio, utterance.start_s, utterance.end_s)
-    changed = changer(original, clip_seed)
+    changed = augmenter(original, clip_seed)
     name = f"{number:03d}_{re.sub(r'[^A-Za-z0-9.-]+', '_', utterance.id)[-60:]}"
     _write(folder / f"{name}_original.wav", original)
-    softer_db = _write(folder / f"{name}_{changer.options.name}.wav", changed)
+    softer_db = _write(folder / f"{name}_{augmenter.options.name}.wav", changed)
     softer = f" (beyond full scale: the file is {softer_db:.1f} dB softer)" if softer_db else ""
-    return f"{name}: {describe(changer.drawn(clip_seed))}{softer}"
+    return f"{name}: {describe(augmenter.drawn(clip_seed))}{softer}"
 
 
 def _write(path: Path, waveform: Waveform) -> float:

@@ -24,7 +24,7 @@ class Problem:
     """A kind of problem: an "error" makes data unfit for training, a "warning" is for the user to judge."""
 
     severity: Severity
-    meaning: str
+    label_encoder: str
     remedy: str
 
 
@@ -211,7 +211,7 @@ def _problem_table(findings: Sequence[Finding], num_examples: int = 3) -> Table:
         table.add_row(
             Text(f"{problem.severity}\n{kind}", style="red" if problem.severity == "error" else "yellow"),
             f"{len(same):,}",
-            f"{problem.meaning} {problem.remedy}",
+            f"{problem.label_encoder} {problem.remedy}",
             Text("\n".join(examples + ["..."] * (len(same) > num_examples))),
         )
     return table

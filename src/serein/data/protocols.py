@@ -1,4 +1,4 @@
-"""The test side of every fold, by protocol."""
+"""The test set of every fold, by protocol."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _test_side(
     return name, tuple(sorted(groups, key=natural)), ids
 
 
-def _speakers_out(utterances: Sequence[Utterance], protocol: Protocol, twins: Mapping[str, str]) -> list[TestSide]:
+def _speakers_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSide]:
     group_of = grouping(utterances, "speaker")
     if protocol.folds:
         return _by_group(utterances, protocol, group_of, "speaker")
@@ -68,23 +68,23 @@ def _speakers_out(utterances: Sequence[Utterance], protocol: Protocol, twins: Ma
 
 
 def _leave_one_speaker_out(
-    utterances: Sequence[Utterance], protocol: Protocol, twins: Mapping[str, str]
+    utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]
 ) -> list[TestSide]:
     single = protocol.model_copy(update={"folds": None})
     return _by_group(utterances, single, grouping(utterances, "speaker"), "speaker")
 
 
-def _sessions_out(utterances: Sequence[Utterance], protocol: Protocol, twins: Mapping[str, str]) -> list[TestSide]:
+def _sessions_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSide]:
     require_field(utterances, "session", f"protocol '{protocol.name}'")
     return _by_group(utterances, protocol, grouping(utterances, "session"), "session")
 
 
-def _corpora_out(utterances: Sequence[Utterance], protocol: Protocol, twins: Mapping[str, str]) -> list[TestSide]:
+def _corpora_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSide]:
     require_field(utterances, "corpus", f"protocol '{protocol.name}'")
     return _by_group(utterances, protocol, lambda u: u.corpus or "", "corpus")
 
 
-def _official(utterances: Sequence[Utterance], protocol: Protocol, twins: Mapping[str, str]) -> list[TestSide]:
+def _official(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSide]:
     require_field(utterances, "split", f"protocol '{protocol.name}'")
     names = sorted({u.split or "" for u in utterances if (u.split or "").startswith("test")})
     if not names or not any(u.split == "train" for u in utterances):
@@ -104,18 +104,18 @@ def _official(utterances: Sequence[Utterance], protocol: Protocol, twins: Mappin
     return [_test_side(utterances, name, (name,), lambda u: u.split or "") for name in names]
 
 
-def _random(utterances: Sequence[Utterance], protocol: Protocol, twins: Mapping[str, str]) -> list[TestSide]:
-    units = sorted({twins.get(u.id, u.id) for u in utterances})
+def _random(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSide]:
+    units = sorted({duplicates.get(u.id, u.id) for u in utterances})
     rng = np.random.default_rng(protocol.seed)
     fold_of = dict(zip(units, rng.permutation(len(units)) % protocol.num_folds, strict=True))
     return [
-        (str(i + 1), (), frozenset(u.id for u in utterances if fold_of[twins.get(u.id, u.id)] == i))
+        (str(i + 1), (), frozenset(u.id for u in utterances if fold_of[duplicates.get(u.id, u.id)] == i))
         for i in range(protocol.num_folds)
     ]
 
 
-def _clips_out(utterances: Sequence[Utterance], protocol: Protocol, twins: Mapping[str, str]) -> list[TestSide]:
-    return clips_out(utterances, protocol.folds, twins)
+def _clips_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSide]:
+    return clips_out(utterances, protocol.folds, duplicates)
 
 
 # The others divide by speaker, or by sessions of speakers.

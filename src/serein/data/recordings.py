@@ -79,7 +79,7 @@ def durations(utterances: Sequence[Utterance]) -> np.ndarray:
         return np.fromiter(pool.map(duration, utterances), np.float64, count=len(utterances))
 
 
-def twins(recordings: Recordings) -> Mapping[str, str]:
+def duplicates(recordings: Recordings) -> Mapping[str, str]:
     """Find utterances with identical audio.
 
     Only recordings of one length can be twins, so only those are hashed; where they do not fit into memory, only those

@@ -56,7 +56,7 @@ class Utterance(BaseModel):
         dominance: Weak to strong, likewise.
         style: How the speech came about.
         split: The corpus's official split ("train", "dev", "test", "test2", ...).
-        predicted: Values that `serein corpus fill` had models predict.
+        predicted: Values that `serein corpus annotate` had models predict.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,1 +1,1 @@
-"""Judging: scores with intervals, and the report, of anybody's predictions."""
+"""Evaluation: scores with intervals, and the report, of any system's predictions."""

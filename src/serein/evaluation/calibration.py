@@ -1,4 +1,4 @@
-"""Shares as promises: temperatures fitted where nothing is judged, what they mend, accuracy against coverage."""
+"""Calibration of probabilities: temperatures fitted on held-out predictions, errors before and after, coverage."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ BOUNDS = (0.05, 20.0)
 _NUM_POINTS = 20
 
 FittedOn = Literal["dev", "other folds", "model"]
-Unit = tuple[str, int]  # fold, seed
+FoldSeed = tuple[str, int]  # fold, seed
 
 
 @dataclass(frozen=True)
-class Reliance:
-    """How far shares can be relied on.
+class CalibrationErrors:
+    """Calibration errors of predictions.
 
     Attributes:
         expected_calibration_error: In per cent (Guo 2017, equation 3, ten bins).
@@ -37,46 +37,46 @@ class Reliance:
 
 @dataclass(frozen=True)
 class CoveragePoint:
-    """What answering only the surest gives, in per cent.
+    """Accuracy when only the most confident predictions are kept, in per cent.
 
     Attributes:
-        coverage: How many are answered.
-        accuracy: How many of those are right (WA).
-        abstain: The share, 0 to 1, below which nothing is answered.
+        coverage: Predictions that are kept.
+        accuracy: Of those, the correct ones (WA).
+        min_confidence: The confidence, 0 to 1, below which predictions are rejected.
     """
 
     coverage: float
     accuracy: float
-    abstain: float
+    min_confidence: float
 
 
 @dataclass(frozen=True)
 class RunCalibration:
-    """How far a run's shares can be relied on.
+    """Calibration of a run's probabilities.
 
     Attributes:
-        fitted_on: What each temperature was fitted on: the fold's own dev, or the test sides of the other folds; or it
-            is the one that a model brings; `None` where nothing was fitted.
+        fitted_on: What each temperature was fitted on: the fold's own dev, the test predictions of the other folds, or
+            the model's own temperature; `None` if nothing was fitted.
         temperatures: "fold 1, seed 0" -> temperature.
-        before: Of the shares as they are.
-        after: Of the shares tempered; `None` where nothing was fitted.
-        coverage: Accuracy against coverage, of the shares tempered where they are.
+        before: Errors of the probabilities as predicted.
+        after: Errors of the calibrated probabilities; `None` if nothing was fitted.
+        coverage: Accuracy against coverage, of the calibrated probabilities if there are any.
         truth: ``(rows,)`` class numbers.
-        shares: ``(rows, classes)`` as they are.
+        probabilities: ``(rows, classes)`` as they are.
         calibrated: ``(rows, classes)`` tempered where a temperature was fitted.
     """
 
     fitted_on: FittedOn | None
     temperatures: dict[str, float]
-    before: Reliance
-    after: Reliance | None
+    before: CalibrationErrors
+    after: CalibrationErrors | None
     coverage: tuple[CoveragePoint, ...]
     truth: NDArray[np.int64]
-    shares: FloatArray
+    probabilities: FloatArray
     calibrated: FloatArray
 
     def to_json(self) -> dict[str, Any]:
-        """Return what stands in scores.json."""
+        """Return the entry of scores.json."""
         return {
             "fitted_on": self.fitted_on,
             "temperatures": self.temperatures,
@@ -86,7 +86,7 @@ class RunCalibration:
         }
 
 
-def fit_temperature(truth: NDArray[np.int64], shares: FloatArray) -> float:
+def fit_temperature(truth: NDArray[np.int64], probabilities: FloatArray) -> float:
     """Return the temperature whose log loss is least, within `BOUNDS`.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2. The loss is convex in the
@@ -94,89 +94,94 @@ def fit_temperature(truth: NDArray[np.int64], shares: FloatArray) -> float:
 
     Args:
         truth: ``(utterances,)`` class numbers.
-        shares: ``(utterances, classes)``.
+        probabilities: ``(utterances, classes)``.
     """
     from scipy.optimize import minimize_scalar
 
     def loss(inverse: float) -> float:
-        return log_loss(truth, tempered(shares, 1.0 / inverse))
+        return log_loss(truth, tempered(probabilities, 1.0 / inverse))
 
     found = minimize_scalar(loss, bounds=(1.0 / BOUNDS[1], 1.0 / BOUNDS[0]), method="bounded", options={"xatol": 1e-6})
     return float(1.0 / found.x)
 
 
-def fitted(predictions: Sequence[Prediction], classes: Sequence[str]) -> float | None:
-    """Return the temperature of predictions; `None` when too few have truth and shares."""
-    truth, shares = _columns(_relied_on(predictions), classes)
-    return fit_temperature(truth, shares) if len(truth) >= FEWEST_TO_FIT else None
+def fitted_temperature(predictions: Sequence[Prediction], classes: Sequence[str]) -> float | None:
+    """Return the temperature of predictions; `None` when too few have truth and probabilities."""
+    truth, probabilities = _columns(_with_probabilities(predictions), classes)
+    return fit_temperature(truth, probabilities) if len(truth) >= FEWEST_TO_FIT else None
 
 
 def run_calibration(
     run: Path, predictions: Sequence[Prediction], classes: Sequence[str] | None
 ) -> RunCalibration | None:
-    """Judge the shares of a run, tempered fold by fold as its dev or else its other folds say.
+    """Score the calibration of a run; temperatures are fitted for each fold, on its dev or else on the other folds.
 
     Returns:
-        `None` when no prediction has truth and shares.
+        `None` when no prediction has truth and probabilities.
     """
-    judged = _relied_on(predictions)
-    if not judged:
+    scored = _with_probabilities(predictions)
+    if not scored:
         return None
-    names = tuple(classes or class_names(judged))
-    fit_on, temperatures = temperatures_of(judged, _relied_on(read_run_predictions(run, classes, "dev")), names)
-    truth, shares = _columns(judged, names)
+    names = tuple(classes or class_names(scored))
+    fit_on, temperatures = temperatures_of(
+        scored, _with_probabilities(read_run_predictions(run, classes, "dev")), names
+    )
+    truth, probabilities = _columns(scored, names)
     if fit_on is None:
-        return _judged(None, {}, truth, shares, shares)
-    of_rows = np.array([temperatures[p.fold, p.seed] for p in judged])
+        return _calibration_of(None, {}, truth, probabilities, probabilities)
+    of_rows = np.array([temperatures[p.fold, p.seed] for p in scored])
     named = {f"fold {fold}, seed {seed}": value for (fold, seed), value in temperatures.items()}
-    return _judged(fit_on, named, truth, shares, tempered(shares, of_rows[:, None]))
+    return _calibration_of(fit_on, named, truth, probabilities, tempered(probabilities, of_rows[:, None]))
 
 
 def model_calibration(
     predictions: Sequence[Prediction], classes: Sequence[str], temperature: float | None
 ) -> RunCalibration:
-    """Judge the shares of one model on new data, tempered as it brings along; `None` is not at all."""
-    truth, shares = _columns(_relied_on(predictions), classes)
+    """Score the calibration of one model on new data, with the model's own temperature if it has one."""
+    truth, probabilities = _columns(_with_probabilities(predictions), classes)
     if temperature is None:
-        return _judged(None, {}, truth, shares, shares)
-    return _judged("model", {"model": temperature}, truth, shares, tempered(shares, temperature))
+        return _calibration_of(None, {}, truth, probabilities, probabilities)
+    return _calibration_of("model", {"model": temperature}, truth, probabilities, tempered(probabilities, temperature))
 
 
 def with_temperature(predictions: Sequence[Prediction], temperature: float) -> list[Prediction]:
-    """Return predictions with tempered shares; those without shares as they are."""
+    """Return predictions with calibrated probabilities; those without probabilities unchanged."""
     return [
         p
-        if p.shares is None
+        if p.probabilities is None
         else replace(
-            p, shares=dict(zip(p.shares, tempered(np.array([*p.shares.values()]), temperature).tolist(), strict=True))
+            p,
+            probabilities=dict(
+                zip(p.probabilities, tempered(np.array([*p.probabilities.values()]), temperature).tolist(), strict=True)
+            ),
         )
         for p in predictions
     ]
 
 
 def temperatures_of(
-    judged: Sequence[Prediction], dev: Sequence[Prediction], classes: Sequence[str]
-) -> tuple[FittedOn | None, dict[Unit, float]]:
-    """Return what temperatures can be fitted on, and that of each fold and seed."""
-    units = list(dict.fromkeys((p.fold, p.seed) for p in judged))
-    dev_of: dict[Unit, list[Prediction]] = {unit: [] for unit in units}
+    scored: Sequence[Prediction], dev: Sequence[Prediction], classes: Sequence[str]
+) -> tuple[FittedOn | None, dict[FoldSeed, float]]:
+    """Return what temperatures can be fitted on, and the temperature of each fold and seed."""
+    keys = list(dict.fromkeys((p.fold, p.seed) for p in scored))
+    dev_of: dict[FoldSeed, list[Prediction]] = {key: [] for key in keys}
     for prediction in dev:
         dev_of.setdefault((prediction.fold, prediction.seed), []).append(prediction)
-    by_dev = _fitted_each({unit: dev_of[unit] for unit in units}, classes)
+    by_dev = _fitted_each({key: dev_of[key] for key in keys}, classes)
     if by_dev:
         return "dev", by_dev
-    by_others = _fitted_each({unit: _others(judged, unit) for unit in units}, classes)
+    by_others = _fitted_each({key: _others(scored, key) for key in keys}, classes)
     return ("other folds", by_others) if by_others else (None, {})
 
 
 def coverage_curve(confidence: FloatArray, is_correct: NDArray[np.bool_]) -> tuple[CoveragePoint, ...]:
-    """Return the accuracy of the surest answers, for 20 shares of them from few to all.
+    """Return the accuracy of the surest answers, for 20 fractions of them from few to all.
 
     Source: Geifman and El-Yaniv 2017, "Selective Classification for Deep Neural Networks", the risk-coverage curve.
 
     Example:
         >>> curve = coverage_curve(np.array([0.9, 0.8, 0.6, 0.5]), np.array([True, True, False, True]))
-        >>> [(point.coverage, point.accuracy, point.abstain) for point in curve][-2:]
+        >>> [(point.coverage, point.accuracy, point.min_confidence) for point in curve][-2:]
         [(75.0, 66.66666666666667, 0.6), (100.0, 75.0, 0.5)]
     """
     order = np.argsort(-confidence, kind="stable")
@@ -192,48 +197,54 @@ def coverage_curve(confidence: FloatArray, is_correct: NDArray[np.bool_]) -> tup
     )
 
 
-def _judged(
+def _calibration_of(
     fit_on: FittedOn | None,
     temperatures: dict[str, float],
     truth: NDArray[np.int64],
-    shares: FloatArray,
+    probabilities: FloatArray,
     calibrated: FloatArray,
 ) -> RunCalibration:
     confidence, is_correct = calibrated.max(axis=1), calibrated.argmax(axis=1) == truth
-    after = None if fit_on is None else _reliance(truth, calibrated)
+    after = None if fit_on is None else _calibration_errors(truth, calibrated)
     curve = coverage_curve(confidence, is_correct)
-    return RunCalibration(fit_on, temperatures, _reliance(truth, shares), after, curve, truth, shares, calibrated)
+    return RunCalibration(
+        fit_on, temperatures, _calibration_errors(truth, probabilities), after, curve, truth, probabilities, calibrated
+    )
 
 
-def _reliance(truth: NDArray[np.int64], shares: FloatArray) -> Reliance:
-    error = calibration_error(shares.max(axis=1), shares.argmax(axis=1) == truth)
-    return Reliance(100 * error, log_loss(truth, shares))
+def _calibration_errors(truth: NDArray[np.int64], probabilities: FloatArray) -> CalibrationErrors:
+    error = calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == truth)
+    return CalibrationErrors(100 * error, log_loss(truth, probabilities))
 
 
-def _relied_on(predictions: Sequence[Prediction]) -> list[Prediction]:
-    return [p for p in predictions if p.truth is not None and p.shares is not None]
+def _with_probabilities(predictions: Sequence[Prediction]) -> list[Prediction]:
+    return [p for p in predictions if p.truth is not None and p.probabilities is not None]
 
 
-def _others(judged: Sequence[Prediction], unit: Unit) -> list[Prediction]:
+def _others(scored: Sequence[Prediction], key: FoldSeed) -> list[Prediction]:
     """Return the predictions of the same seed in other folds, of utterances that are not in this one."""
-    fold, seed = unit
-    inside = {p.id for p in judged if p.fold == fold}
-    return [p for p in judged if p.fold != fold and p.seed == seed and p.id not in inside]
+    fold, seed = key
+    inside = {p.id for p in scored if p.fold == fold}
+    return [p for p in scored if p.fold != fold and p.seed == seed and p.id not in inside]
 
 
-def _fitted_each(predictions: Mapping[Unit, Sequence[Prediction]], classes: Sequence[str]) -> dict[Unit, float] | None:
+def _fitted_each(
+    predictions: Mapping[FoldSeed, Sequence[Prediction]], classes: Sequence[str]
+) -> dict[FoldSeed, float] | None:
     """Return the temperature of every unit; `None` when any has too little to fit to."""
-    temperatures: dict[Unit, float] = {}
-    for unit, some in predictions.items():
-        temperature = fitted(some, classes)
+    temperatures: dict[FoldSeed, float] = {}
+    for key, some in predictions.items():
+        temperature = fitted_temperature(some, classes)
         if temperature is None:
             return None
-        temperatures[unit] = temperature
+        temperatures[key] = temperature
     return temperatures
 
 
 def _columns(predictions: Sequence[Prediction], classes: Sequence[str]) -> tuple[NDArray[np.int64], FloatArray]:
     index = {name: number for number, name in enumerate(classes)}
     truth = np.array([index[p.truth] for p in predictions if p.truth is not None], np.int64)
-    shares = np.array([[(p.shares or {}).get(name, 0.0) for name in classes] for p in predictions], np.float64)
-    return truth, shares.reshape(-1, len(classes))
+    probabilities = np.array(
+        [[(p.probabilities or {}).get(name, 0.0) for name in classes] for p in predictions], np.float64
+    )
+    return truth, probabilities.reshape(-1, len(classes))

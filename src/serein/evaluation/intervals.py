@@ -1,4 +1,4 @@
-"""How far a score would move with other speakers: bootstrap intervals, and two systems compared in pairs.
+"""Bootstrap intervals of scores over speakers, and paired comparison of two systems.
 
 Utterances of one voice are not independent, so whole speakers are drawn with replacement (the clustered
 bootstrap: Field & Welsh 2007; Bisani & Ney 2004 for paired systems). A resample is a row of counts, one per
@@ -63,14 +63,14 @@ class Difference:
         a: Score of the first system, 0 to 1.
         b: Score of the second system, 0 to 1.
         interval: Lower and upper bound of ``difference``; `None` with too few speakers.
-        share_above_zero: Share of resamples in which a is better; near 1 a wins, near 0 b does.
+        probability_of_improvement: Fraction of resamples in which a is better; near 1 a wins, near 0 b does.
         resampled: What was drawn with replacement, for example "24 speakers".
     """
 
     a: float
     b: float
     interval: Bounds | None
-    share_above_zero: float | None
+    probability_of_improvement: float | None
     resampled: str
 
     @property
@@ -219,20 +219,20 @@ def _require_same_utterances(a: Sequence[Prediction], b: Sequence[Prediction]) -
     if contradicted:
         raise RunError(
             f"the truth of {len(contradicted)} utterances differs: {', '.join(contradicted[:3])}",
-            remedy="Compare systems that were judged by the same labels.",
+            remedy="Compare systems that were evaluated with the same labels.",
         )
 
 
 def _alike_utterances(coded: CodedPredictions) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Find utterances of which every fold and seed said the same, given the same truth.
+    """Find utterances with the same truth and the same predictions in every fold and seed.
 
     Returns:
         The pattern of each utterance ``(utterances,)``, and the utterances of each pattern ``(patterns,)``.
     """
     num_classes, num_seeds = len(coded.classes), len(coded.seeds)
-    said = np.full((len(coded.ids), len(coded.folds) * num_seeds), -1)
-    said[coded.utterance, coded.fold * num_seeds + coded.seed] = coded.truth * num_classes + coded.prediction
-    _, pattern, multiplicity = np.unique(said, axis=0, return_inverse=True, return_counts=True)
+    cells = np.full((len(coded.ids), len(coded.folds) * num_seeds), -1)
+    cells[coded.utterance, coded.fold * num_seeds + coded.seed] = coded.truth * num_classes + coded.prediction
+    _, pattern, multiplicity = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
     return pattern.reshape(-1), multiplicity
 
 

@@ -1,4 +1,4 @@
-"""What a reader must know before believing a run's numbers, in plain sentences."""
+"""Notices that qualify a run's numbers, in plain sentences."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from serein.evaluation.scores import SCORE_TITLES, Scores
 
 NARROW_SPACE = "\u202f"
 Level = Literal["warning", "note"]
-_DEV_SIDES = {
-    "speakers": "held-out speakers of the training side",
-    "sessions": "a held-out session of the training side",
-    "partner": "who speaks with the test speaker",
-    "random-20": "a fifth of the training side at random, which shares its speakers",
+_DEV_SETS = {
+    "speakers": "held-out training speakers",
+    "sessions": "a held-out training session",
+    "dialogue-partner": "who speaks with the test speaker",
+    "random-20": "a random fifth of the training data, which shares its speakers",
     "official": "the corpus's own dev set",
 }
 
@@ -62,8 +62,7 @@ def plain_reading(scores: Scores, folds: dict[str, Any]) -> str:
     Example:
         >>> from serein.evaluation.predictions import Prediction
         >>> from serein.evaluation.scores import score_predictions
-        >>> said = [Prediction(id=name, truth=name, prediction="sad") for name in ("calm", "sad")]
-        >>> plain_reading(score_predictions(said), {}).partition(". ")[0]
+        .partition(". ")[0]
         'Of 100 utterances, 50 are recognised when every emotion is equally frequent (by chance: 50)'
     """
     chance, hits = 100.0 / len(scores.classes), scores.pooled["ua"]
@@ -76,7 +75,7 @@ def plain_reading(scores: Scores, folds: dict[str, Any]) -> str:
 def _whose(is_speaker_independent: bool | None) -> str:
     if is_speaker_independent is None:
         return ""
-    return " of speakers unheard in training" if is_speaker_independent else " of speakers also heard in training"
+    return " of speakers unseen in training" if is_speaker_independent else " of speakers also seen in training"
 
 
 def _range(scores: Scores, folds: dict[str, Any]) -> str:
@@ -93,32 +92,32 @@ def _best_and_worst(scores: Scores) -> str:
         return ""
     (low, worst), (high, best) = known[0], known[-1]
     first = f"Recognised best: {best} ({high:.0f}{NARROW_SPACE}%)."
-    return f"{first} Worst: {worst} ({low:.0f}{NARROW_SPACE}%{_taken_for(scores, worst)})."
+    return f"{first} Worst: {worst} ({low:.0f}{NARROW_SPACE}%{_confused_with(scores, worst)})."
 
 
-def _taken_for(scores: Scores, name: str) -> str:
+def _confused_with(scores: Scores, name: str) -> str:
     row = scores.classes.index(name)
     errors = scores.confusion[row] * (np.arange(len(scores.classes)) != row)
-    return f", most often taken for {scores.classes[int(errors.argmax())]}" if errors.any() else ""
+    return f", most often confused with {scores.classes[int(errors.argmax())]}" if errors.any() else ""
 
 
 def _speaker_dependence(folds: dict[str, Any]) -> str:
     if folds.get("is_speaker_independent", True):
         return ""
     return (
-        f"Speaker-dependent protocol ('{folds.get('protocol', 'unnamed')}'): test speakers were heard in "
-        "training. Such scores are flattering, and do not compare with speaker-independent ones."
+        f"Speaker-dependent protocol ('{folds.get('protocol', 'unnamed')}'): test speakers were seen in "
+        "training. Such scores are optimistic and cannot be compared with speaker-independent ones."
     )
 
 
 def _synthetic_speech(data: dict[str, Any]) -> str:
     corpora = [str(name) for name in data.get("corpora") or ()]
-    said = [
+    texts = [
         *corpora,
         *map(str, (data.get("licences") or {}).values()),
         *map(str, (data.get("citations") or {}).values()),
     ]
-    if not any("synthetic" in text.casefold() for text in said):
+    if not any("synthetic" in text.casefold() for text in texts):
         return ""
     return (
         "Synthetic corpus: these voices were computed, not recorded. The scores show that the software "
@@ -129,13 +128,13 @@ def _synthetic_speech(data: dict[str, Any]) -> str:
 def _selection(recipe: dict[str, Any]) -> str:
     stage: dict[str, Any] = (recipe.get("stages") or [{}])[-1]
     dev = (recipe.get("protocol") or {}).get("dev")
-    if stage.get("keep") == "last" or dev == "none":
+    if stage.get("checkpoint") == "last" or dev == "none":
         return "Checkpoint: the last epoch; nothing was chosen on test data."
-    if stage.get("keep") != "best":
+    if stage.get("checkpoint") != "best":
         return ""
-    side = f" ({_DEV_SIDES[dev]})" if dev in _DEV_SIDES else ""
-    score = SCORE_TITLES.get(stage.get("watch", "ua"), "UA")
-    return f"Checkpoint: the epoch of the best {score} on dev{side}; nothing was chosen on test data."
+    which = f" ({_DEV_SETS[dev]})" if dev in _DEV_SETS else ""
+    score = SCORE_TITLES.get(stage.get("monitor", "ua"), "UA")
+    return f"Checkpoint: the epoch of the best {score} on dev{which}; nothing was chosen on test data."
 
 
 def _few_speakers(scores: Scores) -> str:

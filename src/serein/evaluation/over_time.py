@@ -1,4 +1,4 @@
-"""A picture of a recording: its sound coloured by the emotions heard in it, and how sure the model is."""
+"""A plot of a recording: its waveform coloured by predicted emotion, and the model's confidence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from serein.data.files import replacing
 from serein.evaluation.style import LINE, MUTED, PAGE_WIDTH_IN, emotion_colours, new_figure
 from serein.inference.formats import clock
-from serein.inference.timeline import Heard, Timeline
+from serein.inference.timeline import Segment, Timeline
 from serein.metrics import FloatArray
 
 if TYPE_CHECKING:
@@ -21,19 +21,23 @@ _MOST_COLUMNS = 1800
 
 
 def timeline_picture(timeline: Timeline) -> Figure:
-    """Draw the waveform, coloured where there is speech, and below it the share of the answer, window by window."""
-    classes = list(timeline.windows[0].shares)
+    """Draw the waveform, coloured where there is speech, and below it the confidence of each segment."""
+    classes = list(timeline.windows[0].probabilities)
     colours = emotion_colours(classes)
-    passages = timeline.passages
+    segments = timeline.segments
     with new_figure((PAGE_WIDTH_IN, 3.6)) as figure:
         wave, sure = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1))
         times_s, peaks = _columns(timeline)
         wave.fill_between(times_s, -peaks, peaks, color=LINE, linewidth=0)
-        for heard in passages:
-            _paint(wave, times_s, peaks, heard, colours[heard.label] if heard.withheld is None else MUTED)
-        _draw_confidence(sure, timeline, passages, colours)
+        for segment in segments:
+            _paint(wave, times_s, peaks, segment, colours[segment.label] if segment.label else MUTED)
+        _draw_confidence(sure, timeline, segments, colours)
         _label(
-            wave, sure, timeline, [name for name in classes if any(heard.said == name for heard in passages)], colours
+            wave,
+            sure,
+            timeline,
+            [name for name in classes if any(segment.label_or_rejection == name for segment in segments)],
+            colours,
         )
     return figure
 
@@ -54,33 +58,35 @@ def _columns(timeline: Timeline) -> tuple[FloatArray, FloatArray]:
     return times_s, heights
 
 
-def _paint(axes: Axes, times_s: FloatArray, peaks: FloatArray, heard: Heard, colour: str) -> None:
-    inside = (times_s >= heard.start_s) & (times_s <= heard.end_s)
+def _paint(axes: Axes, times_s: FloatArray, peaks: FloatArray, segment: Segment, colour: str) -> None:
+    inside = (times_s >= segment.start_s) & (times_s <= segment.end_s)
     if inside.any():
         axes.fill_between(times_s[inside], -peaks[inside], peaks[inside], color=colour, linewidth=0)
-    axes.axvspan(heard.start_s, heard.end_s, ymax=0.035, color=colour, linewidth=0)
+    axes.axvspan(segment.start_s, segment.end_s, ymax=0.035, color=colour, linewidth=0)
 
 
-def _draw_confidence(axes: Axes, timeline: Timeline, passages: tuple[Heard, ...], colours: dict[str, str]) -> None:
-    for heard in passages:
-        colour = colours[heard.label] if heard.withheld is None else MUTED
-        percent = 100 * heard.confidence
-        axes.fill_between([heard.start_s, heard.end_s], 0, percent, color=colour, alpha=0.35, linewidth=0)
-        axes.plot([heard.start_s, heard.end_s], [percent, percent], color=colour, linewidth=1.6, solid_capstyle="butt")
-    if timeline.caution.abstain:
-        axes.axhline(100 * timeline.caution.abstain, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+def _draw_confidence(axes: Axes, timeline: Timeline, segments: tuple[Segment, ...], colours: dict[str, str]) -> None:
+    for segment in segments:
+        colour = colours[segment.label] if segment.label else MUTED
+        percent = 100 * segment.confidence
+        axes.fill_between([segment.start_s, segment.end_s], 0, percent, color=colour, alpha=0.35, linewidth=0)
+        axes.plot(
+            [segment.start_s, segment.end_s], [percent, percent], color=colour, linewidth=1.6, solid_capstyle="butt"
+        )
+    if timeline.reject_option.min_confidence:
+        axes.axhline(100 * timeline.reject_option.min_confidence, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
 
 
-def _label(wave: Axes, sure: Axes, timeline: Timeline, heard: list[str], colours: dict[str, str]) -> None:
+def _label(wave: Axes, sure: Axes, timeline: Timeline, present: list[str], colours: dict[str, str]) -> None:
     from matplotlib.patches import Patch
 
     wave.set(ylim=(-1.08, 1.08), yticks=[], xlim=(0, timeline.duration_s))
     wave.set_title(f"{Path(timeline.audio).name}  {clock(timeline.duration_s)}, speech {clock(timeline.speech_s)}")
     wave.grid(visible=False)
-    sure.set(ylim=(0, 100), ylabel="share, %")
+    sure.set(ylim=(0, 100), ylabel="confidence, %")
     sure.xaxis.set_major_formatter(lambda seconds, _: clock(seconds).removesuffix(".0"))
-    handles = [Patch(color=colours[name], label=name) for name in heard]
-    if any(each.withheld for each in timeline.passages):
-        handles.append(Patch(color=MUTED, label="don't know"))
+    handles = [Patch(color=colours[name], label=name) for name in present]
+    if any(each.rejected for each in timeline.segments):
+        handles.append(Patch(color=MUTED, label="rejected"))
     handles.append(Patch(color=LINE, label="no speech"))
     wave.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=10, handlelength=1.0)

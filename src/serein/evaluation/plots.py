@@ -57,7 +57,7 @@ class Curve:
 
 
 def confusion_picture(confusion: NDArray[Any], classes: Sequence[str]) -> Figure:
-    """Draw what was taken for what: per cent of each true class, and counts.
+    """Draw a confusion matrix: per cent of each true class, and counts.
 
     Args:
         confusion: ``(classes, classes)`` counts, rows truth and columns prediction.
@@ -73,9 +73,9 @@ def confusion_picture(confusion: NDArray[Any], classes: Sequence[str]) -> Figure
 
 def draw_confusion(axes: Axes, confusion: NDArray[Any], classes: Sequence[str]) -> None:
     """Fill axes with a confusion matrix, (true class, predicted class)."""
-    shares = np.nan_to_num(confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1))
+    fractions = np.nan_to_num(confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1))
     for row, column in np.ndindex(*confusion.shape):
-        _cell(axes, row, column, float(shares[row, column]), int(confusion[row, column]))
+        _cell(axes, row, column, float(fractions[row, column]), int(confusion[row, column]))
     _matrix_axes(axes, classes, confusion.sum(axis=1))
 
 
@@ -152,11 +152,11 @@ def embedding_picture(
 
 
 def _unnamed_confusion(confusion: NDArray[Any]) -> Figure:
-    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    fractions = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     with new_figure((PAGE_WIDTH_IN, PAGE_WIDTH_IN * 0.92)) as figure:
         axes = figure.add_subplot()
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-        axes.set(xlabel=f"predicted, of {len(shares)} classes", ylabel="true")
+        axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        axes.set(xlabel=f"predicted, of {len(fractions)} classes", ylabel="true")
         axes.grid(visible=False)
     return figure
 

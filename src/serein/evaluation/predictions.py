@@ -1,6 +1,6 @@
-"""What a system said of each utterance: one `Prediction` a line, anybody's file welcome.
+"""Prediction files: JSON Lines with one `Prediction` per line, of any system.
 
-The least a line must hold is ``{"id": ..., "truth": ..., "prediction": ...}``.
+A line must hold at least ``{"id": ..., "truth": ..., "prediction": ...}``.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from pydantic.dataclasses import dataclass
 from serein.data.files import write_text
 from serein.errors import RunError, expected_one_of
 
-SHARES_TOLERANCE = 1e-3
+PROBABILITIES_TOLERANCE = 1e-3
 _REMEDY = 'Each line holds one JSON object such as {"id": "a1", "truth": "sad", "prediction": "calm"}.'
 _Key = TypeVar("_Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="ignore", coerce_numbers_to_str=True))
 class Prediction:
-    """What one model said of one utterance.
+    """One model's prediction for one utterance.
 
     Attributes:
         id: The utterance.
-        truth: The class it belongs to; `None` where nobody knows.
+        truth: Its true class; `None` if unknown.
         prediction: The class the model chose.
-        shares: Share of every class, summing to 1; `None` where the model gives none.
-        fold: Name of the fold whose test side this is.
+        probabilities: Share of every class, summing to 1; `None` where the model gives none.
+        fold: Name of the fold that the utterance was predicted in.
         seed: Seed of the training.
         duration_s: Length of the audio, in seconds.
     """
@@ -42,7 +42,7 @@ class Prediction:
     id: str
     truth: str | None
     prediction: str
-    shares: dict[str, float] | None = None
+    probabilities: dict[str, float] | None = None
     speaker: str | None = None
     gender: str | None = None
     fold: str = "all"
@@ -53,7 +53,7 @@ class Prediction:
     @property
     def confidence(self) -> float | None:
         """Share given to the predicted class, 0 to 1."""
-        return None if self.shares is None else self.shares[self.prediction]
+        return None if self.probabilities is None else self.probabilities[self.prediction]
 
 
 _PREDICTION = TypeAdapter(Prediction)
@@ -61,7 +61,7 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(Prediction))
 
 
 class SpeakerKey(NamedTuple):
-    """A speaker, told apart from one of the same name in another corpus."""
+    """A speaker, distinct from one of the same name in another corpus."""
 
     corpus: str | None
     speaker: str
@@ -95,7 +95,7 @@ class CodedPredictions:
     speaker: NDArray[np.int64] | None
 
     def confusions(self, group: NDArray[np.int64], num_groups: int) -> NDArray[np.float64]:
-        """Count what was taken for what in each group and by each seed.
+        """Return the confusion matrix of each group and seed.
 
         Args:
             group: ``(rows,)`` number of the group each row belongs to.
@@ -143,10 +143,10 @@ def write_predictions(predictions: Iterable[Prediction], path: str | Path) -> No
 
 
 def class_names(predictions: Iterable[Prediction]) -> tuple[str, ...]:
-    """Return the classes that occur in truth, prediction or shares, in alphabetical order."""
+    """Return the classes that occur in truth, prediction or probabilities, in alphabetical order."""
     names: set[str] = set()
     for prediction in predictions:
-        names.update((prediction.prediction, prediction.truth or prediction.prediction), prediction.shares or ())
+        names.update((prediction.prediction, prediction.truth or prediction.prediction), prediction.probabilities or ())
     return tuple(sorted(names))
 
 
@@ -165,7 +165,7 @@ def code(predictions: Sequence[Prediction], classes: Sequence[str]) -> CodedPred
     """
     labelled = [p for p in predictions if p.truth is not None]
     if not labelled:
-        raise RunError("no prediction has a truth to be judged by", remedy='Add the key "truth" to every line.')
+        raise RunError("no prediction has a truth to be scored with", remedy='Add the key "truth" to every line.')
     for prediction in labelled:
         _require_known_classes(prediction, frozenset(classes), where=prediction.id)
     index = {name: position for position, name in enumerate(classes)}
@@ -208,8 +208,8 @@ def _parse(line: str, folder: dict[str, Any], classes: frozenset[str] | None, *,
         raise RunError(_first_problem(error), where=where, remedy=_REMEDY) from None
     if classes is not None:
         _require_known_classes(prediction, classes, where=where)
-    if prediction.shares is not None:
-        _check_shares(prediction, prediction.shares, classes, where=where)
+    if prediction.probabilities is not None:
+        _check_probabilities(prediction, prediction.probabilities, classes, where=where)
     return _placed(prediction, folder, line, where=where)
 
 
@@ -223,7 +223,7 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def _placed(prediction: Prediction, folder: dict[str, Any], line: str, *, where: str) -> Prediction:
-    """Take fold and seed from the folder where the line is silent; refuse a line that contradicts it."""
+    """Take fold and seed from the folder if the line does not give them; refuse a line that contradicts it."""
     differing = {key: value for key, value in folder.items() if getattr(prediction, key) != value}
     for key in differing.keys() & json.loads(line).keys() if differing else ():
         message = f"says {key} {getattr(prediction, key)}, but lies in the folder of {key} {differing[key]}"
@@ -238,19 +238,25 @@ def _require_known_classes(prediction: Prediction, classes: frozenset[str], *, w
             raise RunError(message, where=where, remedy="Name the class as the recipe does.")
 
 
-def _check_shares(
-    prediction: Prediction, shares: dict[str, float], classes: frozenset[str] | None, *, where: str
+def _check_probabilities(
+    prediction: Prediction, probabilities: dict[str, float], classes: frozenset[str] | None, *, where: str
 ) -> None:
-    total = sum(shares.values())
-    if not abs(total - 1.0) <= SHARES_TOLERANCE:
-        raise RunError(f"shares sum to {total:.4f}, not 1", where=where, remedy="Give every class its share.")
-    if min(shares.values()) < 0.0:
-        lowest = min(shares, key=lambda name: shares[name])
-        raise RunError(f"share of '{lowest}' is negative", where=where, remedy="Give shares, not logits.")
-    absent = sorted((classes or {prediction.prediction}) - shares.keys())
-    foreign = sorted(shares.keys() - (classes or shares.keys()))
+    total = sum(probabilities.values())
+    if not abs(total - 1.0) <= PROBABILITIES_TOLERANCE:
+        raise RunError(
+            f"probabilities sum to {total:.4f}, not 1", where=where, remedy="Give every class its probability."
+        )
+    if min(probabilities.values()) < 0.0:
+        lowest = min(probabilities, key=lambda name: probabilities[name])
+        raise RunError(f"probability of '{lowest}' is negative", where=where, remedy="Give probabilities, not logits.")
+    absent = sorted((classes or {prediction.prediction}) - probabilities.keys())
+    foreign = sorted(probabilities.keys() - (classes or probabilities.keys()))
     if absent or foreign:
-        what = f"shares lack class '{absent[0]}'" if absent else f"shares name an unknown class '{foreign[0]}'"
+        what = (
+            f"probabilities lack class '{absent[0]}'"
+            if absent
+            else f"probabilities name an unknown class '{foreign[0]}'"
+        )
         raise RunError(what, where=where, remedy="Give the share of each of the classes, and of no other.")
 
 
@@ -267,8 +273,8 @@ def _require_unique(predictions: Sequence[Prediction], numbers: Sequence[int], p
 
 def _line(prediction: Prediction) -> str:
     fields = {name: getattr(prediction, name) for name in _FIELDS}
-    said = {name: value for name, value in fields.items() if value is not None or name == "truth"}
-    return json.dumps(said, ensure_ascii=False) + "\n"
+    known = {name: value for name, value in fields.items() if value is not None or name == "truth"}
+    return json.dumps(known, ensure_ascii=False) + "\n"
 
 
 def numbered(values: Sequence[_Key], sort_by: Any = None) -> tuple[tuple[_Key, ...], NDArray[np.int64]]:

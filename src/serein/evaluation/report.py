@@ -1,4 +1,4 @@
-"""One HTML file that says how well a run did, to whom it applies and how it was made; it needs no network."""
+"""The report of a run: one self-contained HTML file with scores, plots and provenance."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from serein.evaluation.run_folder import (
     read_run_predictions,
     run_classes,
 )
-from serein.evaluation.run_voices import answers_speakers, read_embeddings, run_voices
+from serein.evaluation.run_voices import is_speaker_recognition, read_embeddings, run_verification
 from serein.evaluation.scores import SCORE_TITLES, Scores, score_predictions
 from serein.evaluation.style import emotion_colours, figure_svg
 from serein.evaluation.tables import deviation, interval, number
@@ -82,8 +82,8 @@ def _contents(run: Path, predictions: Sequence[Prediction], scores: Scores) -> d
         "reading": plain_reading(scores, folds),
         "notices": notices(scores, recipe, data, folds, missing_predictions(run, predictions)),
         "scores": scores,
-        "class_noun": "voice" if answers_speakers(recipe) else "emotion",
-        "voices": run_voices(run),
+        "class_noun": "speaker" if is_speaker_recognition(recipe) else "emotion",
+        "verification": run_verification(run),
         "headlines": _headlines(scores),
         "num_resamples": NUM_RESAMPLES,
         "colours": emotion_colours(scores.classes),
@@ -104,15 +104,15 @@ def _contents(run: Path, predictions: Sequence[Prediction], scores: Scores) -> d
 
 
 def worst_mistakes(predictions: Sequence[Prediction], count: int = NUM_MISTAKES) -> list[Prediction]:
-    """Return the mistakes with the greatest share on the wrong class, one per utterance.
+    """Return the mistakes with the highest confidence, one per utterance.
 
     Example:
-        >>> sure = Prediction(id="a", truth="sad", prediction="calm", shares={"sad": 0.1, "calm": 0.9})
-        >>> unsure = Prediction(id="b", truth="sad", prediction="calm", shares={"sad": 0.4, "calm": 0.6})
+        >>> sure = Prediction(id="a", truth="sad", prediction="calm", probabilities={"sad": 0.1, "calm": 0.9})
+        >>> unsure = Prediction(id="b", truth="sad", prediction="calm", probabilities={"sad": 0.4, "calm": 0.6})
         >>> [mistake.id for mistake in worst_mistakes([unsure, sure])]
         ['a', 'b']
     """
-    wrong = [p for p in predictions if p.truth not in (None, p.prediction) and p.shares]
+    wrong = [p for p in predictions if p.truth not in (None, p.prediction) and p.probabilities]
     by_id: dict[str, Prediction] = {}
     for prediction in sorted(wrong, key=lambda p: -(p.confidence or 0.0)):
         by_id.setdefault(prediction.id, prediction)
@@ -193,19 +193,22 @@ def _pictures(run: Path, scores: Scores, calibration: RunCalibration | None) -> 
 
 
 def _confidence_figures(calibration: RunCalibration) -> dict[str, Any]:
-    sides = {"as predicted": calibration.shares, "calibrated": calibration.calibrated}
+    columns = {"as predicted": calibration.probabilities, "calibrated": calibration.calibrated}
     if calibration.after is None:
-        sides = {"": calibration.shares}
-    judged = {name: (shares.max(axis=1), shares.argmax(axis=1) == calibration.truth) for name, shares in sides.items()}
+        columns = {"": calibration.probabilities}
+    confidences = {
+        name: (probabilities.max(axis=1), probabilities.argmax(axis=1) == calibration.truth)
+        for name, probabilities in columns.items()
+    }
     return {
-        "reliability": confidence_plots.reliability_picture(judged),
+        "reliability": confidence_plots.reliability_picture(confidences),
         "coverage": confidence_plots.coverage_picture(calibration.coverage),
     }
 
 
 def _starts(run: Path) -> list[tuple[str, str, str]]:
     """Return fold, seed and stage of every training that started from another, that one, and its weights' hash."""
-    paths = sorted(run.glob("fold-*/seed-*/*/start.json"), key=natural_key)
+    paths = sorted(run.glob("fold-*/seed-*/*/initial_weights.json"), key=natural_key)
     starts = [(path, read_json(path)) for path in paths]
     return [(" ".join(p.parts[-4:-1]), str(start["stage"]), str(start["weights_sha256"])) for p, start in starts]
 
@@ -283,7 +286,7 @@ def _environment(environment: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time as people say it.
+    """Return a duration as text.
 
     Example:
         >>> duration(42.4), duration(200), duration(5400)

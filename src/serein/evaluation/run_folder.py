@@ -1,4 +1,4 @@
-"""What a run folder holds, read with complaints that name the file."""
+"""Reading of run folders, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return _read(path, json.loads, json.JSONDecodeError)
 
 
-def read_run_predictions(run: Path, classes: Sequence[str] | None = None, side: str = "test") -> list[Prediction]:
+def read_run_predictions(run: Path, classes: Sequence[str] | None = None, kind: str = "test") -> list[Prediction]:
     """Read the test predictions of every fold and seed of a run folder.
 
     Args:
-        side: `test`; else what there is of `dev`, or of test as a conditioned model sees it that is told `predicted`
-            or `oracle` attributes where the run is judged by the other.
+        kind: `test`, `dev`, another task's name, or `predicted` or `oracle`: test predictions of a conditioned model
+            with the other source of conditions than the recipe's.
 
     Raises:
         RunError: There are none, or one of the files is broken.
     """
-    name = "predictions.jsonl" if side == "test" else f"{side}_predictions.jsonl"
+    name = "predictions.jsonl" if kind == "test" else f"{kind}_predictions.jsonl"
     paths = sorted(run.glob(f"fold-*/seed-*/{name}"), key=natural_key)
-    if not paths and side == "test":
+    if not paths and kind == "test":
         raise RunError(
             "holds no predictions", where=run, remedy="Name a run folder whose training has finished a fold."
         )
@@ -47,7 +47,7 @@ def read_run_predictions(run: Path, classes: Sequence[str] | None = None, side: 
 
 
 def run_classes(run: Path) -> tuple[str, ...] | None:
-    """Return the classes of a run in the order of its recipe, else of its data; `None` when neither says."""
+    """Return the classes of a run in the order of its recipe, else of its data; `None` if neither names them."""
     recipe = read_recipe(run)
     is_about_emotion = (recipe.get("tasks") or {"emotion": True}).get("emotion") is not None
     named = (recipe.get("labels") or {}).get("classes") if is_about_emotion else None
@@ -56,17 +56,17 @@ def run_classes(run: Path) -> tuple[str, ...] | None:
 
 
 def missing_predictions(run: Path, predictions: Sequence[Prediction]) -> list[str]:
-    """Say for which folds, seeds and test utterances the run has no prediction yet."""
-    said: dict[tuple[str, int], set[str]] = {}
+    """Return a sentence for each fold and seed that lacks test predictions."""
+    predicted: dict[tuple[str, int], set[str]] = {}
     for p in predictions:
-        said.setdefault((p.fold, p.seed), set()).add(p.id)
+        predicted.setdefault((p.fold, p.seed), set()).add(p.id)
     seeds = read_recipe(run).get("seeds") or sorted({p.seed for p in predictions})
     expected = {
         (str(fold["name"]), seed): set(map(str, fold["test"]))
         for fold in read_json(run / "folds.json").get("folds", ())
         for seed in (seeds if isinstance(seeds, list) else [seeds])
     }
-    lacking = {key: len(ids - said.get(key, set())) for key, ids in expected.items()}
+    lacking = {key: len(ids - predicted.get(key, set())) for key, ids in expected.items()}
     return [
         f"Unfinished: fold {fold}, seed {seed} lacks {count} of {len(expected[fold, seed])} test predictions."
         for (fold, seed), count in lacking.items()

@@ -1,4 +1,4 @@
-"""How well the models of a run tell voices apart: fold by fold, since every model has its own space."""
+"""Speaker verification in a run, fold by fold: every model has its own embedding space."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 from serein.errors import RunError
 from serein.evaluation.predictions import Prediction, SpeakerKey, natural_key, read_predictions
 from serein.evaluation.run_folder import read_json, read_recipe
-from serein.evaluation.voices import MOST_TRIALS, score_voices
+from serein.evaluation.voices import MOST_TRIALS, score_verification
 
 
 @dataclass(frozen=True)
-class UnitVoices:
-    """Pairs of test clips of one fold and seed, in per cent.
+class FoldVerification:
+    """Speaker verification on the test clips of one fold and seed, in per cent.
 
     Attributes:
-        num_same: Pairs of one person.
-        num_different: Pairs of two.
-        num_possible: Pairs that there are; some were drawn when there are more.
-        threshold: The model's own, a cosine chosen on its dev side; `None` without one.
-        misses: Same voices that it tells apart at that threshold.
-        false_alarms: Different voices that it takes for one.
+        num_same: Same-speaker pairs.
+        num_different: Different-speaker pairs.
+        num_possible: All possible pairs; some were drawn if there are more.
+        threshold: The model's own, a cosine chosen on its dev set; `None` without one.
+        misses: Same-speaker pairs below that threshold.
+        false_alarms: Different-speaker pairs not below it.
     """
 
     fold: str
@@ -42,7 +42,7 @@ class UnitVoices:
 
 
 @dataclass(frozen=True)
-class RunVoices:
+class RunVerification:
     """Every fold and seed, and their mean.
 
     Attributes:
@@ -50,17 +50,19 @@ class RunVoices:
         standard_deviation: Over folds (n - 1), of the mean over seeds; `None` with one fold.
     """
 
-    units: tuple[UnitVoices, ...]
+    units: tuple[FoldVerification, ...]
     mean: float
     standard_deviation: float | None
 
     @property
     def note(self) -> str:
-        """What was compared, in words."""
+        """A sentence that says what was compared."""
         drawn = any(unit.num_possible > MOST_TRIALS for unit in self.units)
         pairs = f"up to {MOST_TRIALS} pairs drawn by seed 0" if drawn else "all pairs"
         spread = "" if self.standard_deviation is None else f" ± {self.standard_deviation:.1f} over folds"
-        return f"Equal error rate of voices, {pairs} of test clips within a fold: {self.mean:.1f} %{spread}."
+        return (
+            f"Equal error rate of speaker verification, {pairs} of test clips within a fold: {self.mean:.1f} %{spread}."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dictionaries, lists and numbers."""
@@ -71,13 +73,13 @@ class RunVoices:
         }
 
 
-def run_voices(run: Path) -> RunVoices | None:
-    """Score the speaker vectors of every fold and seed of a run whose main task is `speaker`; else `None`.
+def run_verification(run: Path) -> RunVerification | None:
+    """Score speaker verification in every fold and seed of a run whose main task is `speaker`; else return `None`.
 
     Raises:
         RunError: Predictions or embeddings are broken.
     """
-    if not answers_speakers(read_recipe(run)):
+    if not is_speaker_recognition(read_recipe(run)):
         return None
     paths = sorted(run.glob("fold-*/seed-*/predictions.jsonl"), key=natural_key)
     units = [unit for path in paths if (unit := _unit(run, path.parent)) is not None]
@@ -85,14 +87,16 @@ def run_voices(run: Path) -> RunVoices | None:
         return None
     folds = [[u.equal_error_rate for u in units if u.fold == name] for name in dict.fromkeys(u.fold for u in units)]
     means = [float(np.mean(rates)) for rates in folds]
-    return RunVoices(tuple(units), float(np.mean(means)), float(np.std(means, ddof=1)) if len(means) > 1 else None)
+    return RunVerification(
+        tuple(units), float(np.mean(means)), float(np.std(means, ddof=1)) if len(means) > 1 else None
+    )
 
 
-def answers_speakers(recipe: dict[str, Any]) -> bool:
-    """Tell whether the first task of a run's recipe is who speaks.
+def is_speaker_recognition(recipe: dict[str, Any]) -> bool:
+    """Return whether the main task of a run's recipe is `speaker`.
 
     Example:
-        >>> answers_speakers({"tasks": {"emotion": None, "speaker": {"loss": "arcface"}}})
+        >>> is_speaker_recognition({"tasks": {"emotion": None, "speaker": {"loss": "arcface"}}})
         True
     """
     tasks = recipe.get("tasks") or {}
@@ -116,7 +120,7 @@ def read_embeddings(path: Path, num_predictions: int) -> NDArray[np.float32]:
     return embeddings
 
 
-def _unit(run: Path, folder: Path) -> UnitVoices | None:
+def _unit(run: Path, folder: Path) -> FoldVerification | None:
     """Score one fold and seed; `None` without embeddings, or without pairs of both kinds."""
     fold, seed = folder.parent.name.removeprefix("fold-"), int(folder.name.removeprefix("seed-"))
     path = folder / "embeddings.safetensors"
@@ -126,12 +130,12 @@ def _unit(run: Path, folder: Path) -> UnitVoices | None:
     is_known = np.array([p.speaker is not None for p in predictions])
     vectors = read_embeddings(path, len(predictions))[is_known]
     threshold = _threshold(folder)
-    found = score_voices(vectors, _speakers(predictions), np.random.default_rng(0), threshold=threshold)
+    found = score_verification(vectors, _speakers(predictions), np.random.default_rng(0), threshold=threshold)
     if found is None:
         return None
     counts = (found.num_speakers, found.num_same, found.num_different, found.num_possible)
-    wrong = (None if share is None else 100 * share for share in (found.misses, found.false_alarms))
-    return UnitVoices(fold, seed, 100 * found.equal_error_rate, *counts, threshold, *wrong)
+    wrong = (None if rate is None else 100 * rate for rate in (found.misses, found.false_alarms))
+    return FoldVerification(fold, seed, 100 * found.equal_error_rate, *counts, threshold, *wrong)
 
 
 def _speakers(predictions: Sequence[Prediction]) -> list[Hashable]:
@@ -140,5 +144,5 @@ def _speakers(predictions: Sequence[Prediction]) -> list[Hashable]:
 
 def _threshold(folder: Path) -> float | None:
     """Return the threshold of the model that a fold and seed left."""
-    voices = read_json(folder / "model" / "model.json").get("voices") or {}
-    return voices.get("threshold")
+    verification = read_json(folder / "model" / "model.json").get("verification") or {}
+    return verification.get("threshold")

@@ -35,7 +35,7 @@ from serein.evaluation.predictions import (
     numbered,
 )
 from serein.evaluation.run_folder import missing_predictions, read_recipe, read_run_predictions, run_classes
-from serein.evaluation.run_voices import RunVoices, run_voices
+from serein.evaluation.run_voices import RunVerification, run_verification
 from serein.metrics import SCORES, FloatArray, class_f1, class_precisions, class_recalls, mean_of_known
 
 
@@ -92,7 +92,7 @@ class GroupScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """Everything a set of predictions is judged by, in per cent.
+    """All scores of a set of predictions, in per cent.
 
     Attributes:
         classes: Class names, in the order of ``confusion``.
@@ -105,8 +105,8 @@ class Scores:
         speakers: One entry per speaker; empty when speakers are unknown.
         genders: One entry per known gender.
         notes: What a reader must know to read the numbers.
-        calibration: How far a run's shares can be relied on, before and after calibration.
-        voices: How well a run's vectors tell voices apart, when its task is who speaks.
+        calibration: Calibration errors of a run's probabilities, before and after calibration.
+        verification: Speaker verification with a run's embeddings, if its main task is `speaker`.
     """
 
     classes: tuple[str, ...]
@@ -123,7 +123,7 @@ class Scores:
     speakers: tuple[GroupScore, ...]
     genders: tuple[GroupScore, ...]
     notes: tuple[str, ...]
-    voices: RunVoices | None = None
+    verification: RunVerification | None = None
     calibration: RunCalibration | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -142,7 +142,7 @@ class Scores:
             "bootstrap": {"resampled": self.resampled, "num_resamples": NUM_RESAMPLES, "level": LEVEL},
             "num_utterances": self.num_utterances,
             "notes": list(self.notes),
-            **({} if self.voices is None else {"voices": self.voices.to_json()}),
+            **({} if self.verification is None else {"verification": self.verification.to_json()}),
             **({} if self.calibration is None else {"calibration": self.calibration.to_json()}),
         }
 
@@ -207,40 +207,40 @@ def score_run(run: str | Path) -> Scores:
     classes = run_classes(run)
     predictions = read_run_predictions(run, classes)
     notes = [*missing_predictions(run, predictions), *_attribute_notes(run, classes, len(predictions))]
-    voices = run_voices(run)
-    if voices is not None:
-        notes.append(voices.note)
+    verification = run_verification(run)
+    if verification is not None:
+        notes.append(verification.note)
     scores = score_predictions(predictions, classes, notes=notes)
-    return replace(scores, voices=voices, calibration=run_calibration(run, predictions, scores.classes))
+    return replace(scores, verification=verification, calibration=run_calibration(run, predictions, scores.classes))
 
 
 def _attribute_notes(run: Path, classes: Sequence[str] | None, num_predictions: int) -> list[str]:
-    """Say what a conditioned model was told when it was judged, and what it scores when told otherwise."""
+    """Return the source of a conditioned model's conditions, and its scores with the other source."""
     recipe = read_recipe(run)
     tasks = (recipe.get("tasks") or {}).values()
     names = sorted({name for task in tasks if task for name in (task.get("conditioning") or {}).get("attributes", ())})
     if not names:
         return []
-    told = (recipe.get("inference") or {}).get("attributes", "predicted")
-    notes = [f"Told of each test clip: {' and '.join(names)}, {_TOLD[told]}."]
-    other = "oracle" if told == "predicted" else "predicted"
+    condition_source = (recipe.get("inference") or {}).get("conditions", "predicted")
+    notes = [f"Conditions of each test clip: {' and '.join(names)}, {_TOLD[condition_source]}."]
+    other = "oracle" if condition_source == "predicted" else "predicted"
     predictions = read_run_predictions(run, classes, other)
     if len(predictions) == num_predictions:
         pooled = score_predictions(predictions, classes).pooled
         scores = ", ".join(f"{title} {pooled[name]:.1f}" for name, title in SCORE_TITLES.items())
-        notes.append(f"Told it {_TOLD[other]} instead, pooled: {scores}.")
+        notes.append(f"With conditions {_TOLD[other]} instead, pooled: {scores}.")
     return notes
 
 
 SCORE_TITLES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1"}
-_TOLD = {"predicted": "as a model predicted it", "oracle": "as the corpus labels it (oracle)"}
+_TOLD = {"predicted": "as a model predicted them", "oracle": "as the corpus labels them (oracle)"}
 
 
 def write_scores(scores: Scores, run: str | Path, tasks: Mapping[str, Any] | None = None) -> Path:
     """Write ``scores.json`` into the run folder, atomically, and return its path.
 
     Args:
-        tasks: What other tasks came to, if there are any.
+        tasks: Scores of other tasks, if there are any.
     """
     path = Path(run) / "scores.json"
     content = scores.to_json() | ({"tasks": dict(tasks)} if tasks else {})
@@ -296,7 +296,7 @@ def _class_scores(coded: CodedPredictions, pooled: FloatArray) -> tuple[ClassSco
 
 
 def _num_distinct(coded: CodedPredictions, group: NDArray[np.int64], num_groups: int) -> list[int]:
-    """Count the distinct utterances of each group, however many folds and seeds judged them."""
+    """Count the distinct utterances of each group, however many folds and seeds predicted them."""
     pairs = np.unique(group * len(coded.ids) + coded.utterance)
     counts: list[int] = np.bincount(pairs // len(coded.ids), minlength=num_groups).tolist()
     return counts
@@ -339,7 +339,7 @@ def _notes(
         notes.append(f"No intervals: {len(coded.classes)} classes are too many to draw speakers again and again.")
         return notes
     if units.kind == "utterances":
-        notes.append("Speakers are unknown: intervals resample utterances, and are too narrow if voices repeat.")
+        notes.append("Speakers are unknown: intervals resample utterances, and are too narrow if speakers repeat.")
     if units.too_few:
         notes.append(f"No intervals: {units.too_few}.")
     return notes

@@ -1,6 +1,6 @@
-"""How pictures look: the colour of each emotion, the common style, and SVG for the inside of a page.
+"""The style of plots: the colour of each emotion, common settings, and inline SVG.
 
-The colours of the eight most usual emotions are told apart under protanopia, deuteranopia and tritanopia, on
+The colours of the eight most usual emotions are distinguishable under protanopia, deuteranopia and tritanopia, on
 white and on dark paper (tested).
 """
 

@@ -1,4 +1,4 @@
-"""Several systems side by side: what each said of the same utterances, class by class."""
+"""Predictions of several systems for the same utterances, aligned."""
 
 from __future__ import annotations
 
@@ -16,46 +16,48 @@ from serein.evaluation.predictions import Prediction, SpeakerKey, class_names, n
 from serein.evaluation.run_folder import missing_predictions, read_run_predictions, run_classes
 from serein.metrics import FloatArray
 
-Side = Literal["test", "dev"]
+Split = Literal["test", "dev"]
 Key = tuple[str, str]  # fold, utterance
-Said = dict[Key, tuple[Prediction, FloatArray]]  # of each fold and utterance one prediction, and mean shares
+PredictionsByKey = dict[
+    Key, tuple[Prediction, FloatArray]
+]  # of each fold and utterance one prediction, and mean probabilities
 _SAME = "Fuse systems that predicted the same utterances in the same folds."
 
 
 @dataclass(frozen=True)
 class System:
-    """A run folder, or anybody's prediction file.
+    """A run folder, or a prediction file of any system.
 
     Attributes:
-        label: As much of the end of its path as tells it from the other systems.
+        label: The shortest end of its path that distinguishes it from the other systems.
         path: Run folder or prediction file.
         classes: Its classes, in its own order.
-        predictions: Of every fold and seed, by the side of the folds that they are of.
+        predictions: Of every fold and seed, by split.
         folders: Its model folders below `path`; none where it is a prediction file.
     """
 
     label: str
     path: Path
     classes: tuple[str, ...]
-    predictions: dict[Side, list[Prediction]]
+    predictions: dict[Split, list[Prediction]]
     folders: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class SideBySide:
-    """What several systems said of the same utterances.
+class AlignedPredictions:
+    """Predictions of several systems for the same utterances.
 
     Attributes:
         rows: One prediction of each utterance and fold, for its id, truth, fold and speaker.
         truth: ``(utterances,)`` numbers into `classes`.
-        shares: ``(systems, utterances, classes)``, each system's seeds averaged.
-        num_unlabelled: Utterances that were left out because nobody knows their class.
+        probabilities: ``(systems, utterances, classes)``, each system's seeds averaged.
+        num_unlabelled: Utterances that were left out because their class is unknown.
     """
 
     classes: tuple[str, ...]
     rows: tuple[Prediction, ...]
     truth: NDArray[np.int64]
-    shares: FloatArray
+    probabilities: FloatArray
     num_unlabelled: int = 0
 
     @property
@@ -72,18 +74,18 @@ class SideBySide:
         """Return the positions of a fold's rows."""
         return np.array([position for position, row in enumerate(self.rows) if row.fold == name], np.int64)
 
-    def only(self, positions: NDArray[np.int64]) -> SideBySide:
+    def only(self, positions: NDArray[np.int64]) -> AlignedPredictions:
         """Return some of the rows."""
         rows = tuple(self.rows[position] for position in positions.tolist())
-        return SideBySide(self.classes, rows, self.truth[positions], self.shares[:, positions])
+        return AlignedPredictions(self.classes, rows, self.truth[positions], self.probabilities[:, positions])
 
 
-def read_systems(paths: Sequence[Path], side: Side) -> list[System]:
+def read_systems(paths: Sequence[Path], split: Split) -> list[System]:
     """Read run folders and prediction files.
 
     Args:
-        side: The predictions that each must have; a prediction file is taken for that side. Of a run folder whose
-            test predictions are wanted, the dev predictions are read too, where it has some.
+        split: The predictions that each must have; a prediction file counts as that split. Of a run folder whose
+            test predictions are wanted, the dev predictions are read too if it has any.
 
     Raises:
         RunError: There are fewer than two, one is named twice, unfinished or broken, or lacks the predictions.
@@ -94,38 +96,38 @@ def read_systems(paths: Sequence[Path], side: Side) -> list[System]:
     twice = sorted({str(path) for path in where if where.count(path) > 1})
     if twice:
         raise RunError("is named twice", where=twice[0], remedy="Name each system once.")
-    return [_system(path, label, side) for path, label in zip(paths, _labels(where), strict=True)]
+    return [_system(path, label, split) for path, label in zip(paths, _labels(where), strict=True)]
 
 
-def side_by_side(systems: Sequence[System], side: Side) -> SideBySide:
-    """Lay the predictions of several systems beside each other, each system's seeds averaged.
+def align_predictions(systems: Sequence[System], split: Split) -> AlignedPredictions:
+    """Align the predictions of several systems; each system's seeds are averaged.
 
     Raises:
-        RunError: They differ in classes, folds, utterances or truth, lack shares, or nobody knows any truth.
+        RunError: They differ in classes, folds, utterances or truth, lack probabilities, or no truth is known.
     """
     first = systems[0]
     for system in systems[1:]:
         if set(system.classes) != set(first.classes):
             what = f"has the classes {', '.join(system.classes)}, and {first.label} {', '.join(first.classes)}"
             raise RunError(what, where=system.path, remedy="Fuse systems of the same classes.")
-    said = [_mean_over_seeds(system, side, first.classes) for system in systems]
-    for system, of_system in zip(systems[1:], said[1:], strict=True):
-        _require_same(first, said[0], system, of_system)
-    rows = {key: _with_most_known([each[key][0] for each in said]) for key in said[0]}
+    by_key = [_mean_over_seeds(system, split, first.classes) for system in systems]
+    for system, of_system in zip(systems[1:], by_key[1:], strict=True):
+        _require_same(first, by_key[0], system, of_system)
+    rows = {key: _with_most_known([each[key][0] for each in by_key]) for key in by_key[0]}
     keys = [key for key, row in rows.items() if row.truth is not None]
     if not keys:
-        raise RunError("no prediction has a truth to be judged by", where=first.path, remedy='Add the key "truth".')
-    return SideBySide(
+        raise RunError("no prediction has a truth to be scored with", where=first.path, remedy='Add the key "truth".')
+    return AlignedPredictions(
         first.classes,
         tuple(rows[key] for key in keys),
         np.array([first.classes.index(rows[key].truth or "") for key in keys], np.int64),
-        np.array([[each[key][1] for key in keys] for each in said]),
+        np.array([[each[key][1] for key in keys] for each in by_key]),
         num_unlabelled=len(rows) - len(keys),
     )
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of paths that tell them apart."""
+    """Return the shortest ends of paths that distinguish them."""
     parts = [path.with_suffix("").parts if path.suffix == ".jsonl" else path.parts for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
         labels = ["/".join(each[-length:]) for each in parts]
@@ -134,23 +136,23 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     return [str(path) for path in paths]  # a folder and a file of the same name
 
 
-def _system(path: Path, label: str, side: Side) -> System:
+def _system(path: Path, label: str, split: Split) -> System:
     if not path.is_dir():
         predictions = read_predictions(path)
-        return System(label, path, class_names(predictions), {side: predictions}, ())
+        return System(label, path, class_names(predictions), {split: predictions}, ())
     classes = run_classes(path)
-    sides: tuple[Side, ...] = ("dev",) if side == "dev" else ("test", "dev")
-    found = {name: _of_run(path, name, classes) for name in sides}
-    if not found[side]:
-        remedy = "Judge on test, or fuse runs whose folds have a dev side."
+    splits: tuple[Split, ...] = ("dev",) if split == "dev" else ("test", "dev")
+    found = {name: _of_run(path, name, classes) for name in splits}
+    if not found[split]:
+        remedy = "Use --split test, or runs whose folds have a dev set."
         raise RunError("holds no dev predictions", where=path, remedy=remedy)
     folders = sorted(path.glob("fold-*/seed-*/model"), key=natural_key)
     names = tuple(folder.relative_to(path).as_posix() for folder in folders)
-    return System(label, path, classes or class_names(found[side]), found, names)
+    return System(label, path, classes or class_names(found[split]), found, names)
 
 
-def _of_run(run: Path, side: Side, classes: Sequence[str] | None) -> list[Prediction]:
-    if side == "dev":
+def _of_run(run: Path, split: Split, classes: Sequence[str] | None) -> list[Prediction]:
+    if split == "dev":
         paths = sorted(run.glob("fold-*/seed-*/dev_predictions.jsonl"), key=natural_key)
         return [p for path in paths for p in _of_unit(path, classes)]
     predictions = read_run_predictions(run, classes)
@@ -167,14 +169,16 @@ def _of_unit(path: Path, classes: Sequence[str] | None) -> list[Prediction]:
     return read_predictions(path, classes, fold=fold, seed=int(seed))
 
 
-def _mean_over_seeds(system: System, side: Side, classes: Sequence[str]) -> Said:
-    """Return one prediction of each fold and utterance, and its shares averaged over the seeds."""
+def _mean_over_seeds(system: System, split: Split, classes: Sequence[str]) -> PredictionsByKey:
+    """Return one prediction of each fold and utterance, and its probabilities averaged over the seeds."""
     by_key: dict[Key, list[Prediction]] = {}
-    for p in system.predictions[side]:
-        if p.shares is None:
-            raise RunError(f"'{p.id}' has no shares", where=system.path, remedy="Fuse systems that give shares.")
-        if p.shares.keys() != set(classes):
-            what = f"'{p.id}' has shares of {', '.join(p.shares)}, and not of {', '.join(classes)}"
+    for p in system.predictions[split]:
+        if p.probabilities is None:
+            raise RunError(
+                f"'{p.id}' has no probabilities", where=system.path, remedy="Fuse systems that give probabilities."
+            )
+        if p.probabilities.keys() != set(classes):
+            what = f"'{p.id}' has probabilities of {', '.join(p.probabilities)}, and not of {', '.join(classes)}"
             raise RunError(what, where=system.path, remedy="Give every class its share.")
         by_key.setdefault((p.fold, p.id), []).append(p)
     most = max(map(len, by_key.values()))
@@ -183,13 +187,13 @@ def _mean_over_seeds(system: System, side: Side, classes: Sequence[str]) -> Said
         what = f"{len(lacking)} utterances lack a seed, the first '{lacking[0][1]}' of fold {lacking[0][0]}"
         raise RunError(what, where=system.path, remedy="Finish the run by --resume.")
     return {
-        key: (found[0], np.mean([[(p.shares or {})[name] for name in classes] for p in found], axis=0))
+        key: (found[0], np.mean([[(p.probabilities or {})[name] for name in classes] for p in found], axis=0))
         for key, found in by_key.items()
     }
 
 
-def _require_same(first: System, of_first: Said, other: System, of_other: Said) -> None:
-    folds = [sorted({fold for fold, _ in said}, key=natural_key) for said in (of_first, of_other)]
+def _require_same(first: System, of_first: PredictionsByKey, other: System, of_other: PredictionsByKey) -> None:
+    folds = [sorted({fold for fold, _ in keys}, key=natural_key) for keys in (of_first, of_other)]
     if folds[0] != folds[1]:
         what = f"has the folds {', '.join(folds[1])}, and {first.label} {', '.join(folds[0])}"
         raise RunError(what, where=other.path, remedy=_SAME)
@@ -202,7 +206,7 @@ def _require_same(first: System, of_first: Said, other: System, of_other: Said) 
     differing = [name for (fold, name), (p, _) in of_first.items() if of_other[fold, name][0].truth != p.truth]
     if differing:
         what = f"the truth of {len(differing)} utterances is not that of {first.label}: {', '.join(differing[:3])}"
-        raise RunError(what, where=other.path, remedy="Fuse systems that were judged by the same labels.")
+        raise RunError(what, where=other.path, remedy="Fuse systems that were evaluated with the same labels.")
 
 
 def _with_most_known(predictions: Sequence[Prediction]) -> Prediction:

@@ -17,7 +17,7 @@ MOST_RECALLS = 40
 
 
 def scores_table(scores: Scores) -> Table:
-    """Lay scores out for people: folds, their mean, all pooled with intervals, and below the recalls."""
+    """Return a table of scores: folds, their mean, the pooled scores with intervals, and the recalls below."""
     from rich.table import Table
     from rich.text import Text
 
@@ -34,13 +34,13 @@ def scores_table(scores: Scores) -> Table:
 
 
 def tasks_table(scores: Sequence[TaskScore]) -> Table:
-    """Lay out what other tasks came to."""
+    """Return a table of the scores of other tasks."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title="Tasks, in per cent")
-    for title in ("task", "score", "pooled", "95 % interval", "clips", "judged after"):
-        table.add_column(title, justify="left" if title in ("task", "score", "judged after") else "right")
+    for title in ("task", "score", "pooled", "95 % interval", "clips", "evaluated after"):
+        table.add_column(title, justify="left" if title in ("task", "score", "evaluated after") else "right")
     for row in scores:
         bounds = "–" if row.interval is None else f"[{number(row.interval[0])}, {number(row.interval[1])}]"
         after = "the last stage" if row.stage is None else f"stage '{row.stage}'"
@@ -49,7 +49,7 @@ def tasks_table(scores: Sequence[TaskScore]) -> Table:
 
 
 def number(value: float | None) -> str:
-    """Return a score as people read it: one decimal, and a dash where there is none."""
+    """Return a score as text: one decimal, and a dash where there is none."""
     return "–" if value is None else f"{value:.1f}"
 
 
@@ -99,7 +99,7 @@ def _caption(scores: Scores) -> str:
 
 
 def _recalls(scores: Scores) -> Sequence[ClassScore]:
-    """Return every class, or the worst recognised ones when they are many, as voices are."""
+    """Return every class, or the worst recognised ones if there are many, as with speakers."""
     if len(scores.by_class) <= MOST_RECALLS:
         return scores.by_class
     return sorted(scores.by_class, key=lambda score: 100.0 if score.recall is None else score.recall)[:6]

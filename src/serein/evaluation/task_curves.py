@@ -1,4 +1,4 @@
-"""How each task learns, and whether tasks pull the same way: metrics epoch by epoch, means over all trainings."""
+"""Learning curves of each task and cosines between the tasks' gradients, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Series = dict[int, list[float]]  # epoch -> values of the trainings
 _SCORES = {"asr": "word_accuracy"}
-_TITLES = {"asr": "words right"}
+_TITLES = {"asr": "word accuracy"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class StageCurves:
 
 
 def read_task_curves(run: Path, recipe: Mapping[str, Any]) -> list[StageCurves]:
-    """Read the stages of a run that learned several tasks, or another one than the judged one; none of other runs."""
+    """Read the curves of a run that learned several tasks; an empty list for other runs."""
     names = chosen_tasks(dict(recipe))
     stages = recipe.get("stages") or []
     if len(names) < 2:
@@ -66,7 +66,7 @@ def _stage_curves(run: Path, folder: str, tasks: Sequence[str]) -> StageCurves:
 
 
 def mean_cosines(curves: Sequence[StageCurves]) -> list[tuple[str, str, float, float]]:
-    """Return stage, pair, mean cosine over all epochs and trainings, and the share of epochs in which it is below 0."""
+    """Return stage, pair, mean cosine over all epochs and trainings, and the fraction of epochs with one below 0."""
     rows = []
     for each in curves:
         for pair, series in each.cosines.items():

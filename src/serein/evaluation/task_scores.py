@@ -1,4 +1,4 @@
-"""What the tasks beside the judged one come to on the test side, each by the last stage that learned it."""
+"""Test scores of the other tasks, each by the model of the last stage that learned it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TaskScore:
     Attributes:
         name: What `value` is: unweighted accuracy ("UA"), or the word error rate of transcripts.
         interval: 95 % over speakers.
-        stage: The stage whose model was judged; `None`: the last one's.
+        stage: The stage whose model was evaluated; `None` for the last stage.
     """
 
     task: str
@@ -43,19 +43,19 @@ class TaskScore:
 
 
 def main_task(recipe: dict[str, Any]) -> str:
-    """Return the task that a run's recipe is judged by."""
+    """Return the main task of a run's recipe."""
     chosen = chosen_tasks(recipe)
     return chosen[0] if chosen else "emotion"
 
 
 def chosen_tasks(recipe: dict[str, Any]) -> list[str]:
-    """Return the tasks of a run's recipe, the judged one first."""
+    """Return the tasks of a run's recipe, the main task first."""
     tasks = recipe.get("tasks") or {}
     return [name for name in _ORDER if tasks.get(name) is not None]
 
 
 def task_scores(run: str | Path) -> list[TaskScore]:
-    """Score every task of which a run folder has predictions, but for the judged one, unless it is of transcripts.
+    """Score every task of which a run folder has predictions, except the main task, unless that is `asr`.
 
     Raises:
         RunError: A file is broken.
@@ -66,14 +66,14 @@ def task_scores(run: str | Path) -> list[TaskScore]:
     for number, name in enumerate(chosen_tasks(recipe)):
         if number == 0 and name != TRANSCRIPTS:
             continue
-        predictions = read_run_predictions(run, side="test" if number == 0 else name)
+        predictions = read_run_predictions(run, kind="test" if number == 0 else name)
         if predictions:
             scores.append(score_task(name, predictions, _stage_of(recipe, name)))
     return scores
 
 
 def write_task_scores(scores: Sequence[TaskScore], run: str | Path) -> dict[str, Any]:
-    """Write ``scores.json`` of a run that is judged by transcripts, atomically, and return what is in it."""
+    """Write ``scores.json`` of a run whose main task is `asr`, atomically, and return its content."""
     content = {"tasks": {score.task: score.to_json() for score in scores}}
     write_text(Path(run) / "scores.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return content
@@ -82,8 +82,8 @@ def write_task_scores(scores: Sequence[TaskScore], run: str | Path) -> dict[str,
 def score_task(name: str, predictions: Sequence[Prediction], stage: str | None = None) -> TaskScore:
     """Return one task's score."""
     if name == TRANSCRIPTS:
-        said = score_transcripts(predictions)
-        return TaskScore(name, TASK_TITLES[name], said.word_error_rate, said.interval, said.num_utterances, stage)
+        asr = score_transcripts(predictions)
+        return TaskScore(name, TASK_TITLES[name], asr.word_error_rate, asr.interval, asr.num_utterances, stage)
     scores = score_predictions(predictions)
     return TaskScore(name, "UA", scores.pooled["ua"], scores.intervals["ua"], scores.num_utterances, stage)
 

@@ -1,4 +1,4 @@
-"""How many words come out wrong: word error rates, in per cent, with intervals over speakers."""
+"""Word error rates of transcripts, in per cent, with intervals over speakers."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from serein.labels.transcripts import normalised, word_errors
 
 @dataclass(frozen=True)
 class TranscriptScores:
-    """How far transcripts are from what was said, in per cent.
+    """Error rates of transcripts, in per cent.
 
     Attributes:
-        word_error_rate: Words substituted, deleted and inserted, of all words said; more than 100 when much is made up.
-        interval: 95 % bootstrap interval of it over speakers; `None` with too few, or with speakers unknown.
-        letter_error_rate: Likewise of letters, spaces counted.
+        word_error_rate: Words substituted, deleted and inserted, of all words spoken; can exceed 100.
+        interval: 95 % bootstrap interval of it over speakers; `None` with too few or unknown speakers.
+        letter_error_rate: The same over letters, spaces included.
         exact: Utterances without any error.
         folds: Fold -> its word error rate.
-        num_words: Words said, by distinct utterances.
+        num_words: Words spoken, over distinct utterances.
     """
 
     word_error_rate: float
@@ -44,15 +44,14 @@ def score_transcripts(predictions: Sequence[Prediction]) -> TranscriptScores:
         MissingExtraError: The package `jiwer` is not installed.
 
     Example:
-        >>> said = Prediction(id="a", truth="Dogs are sitting", prediction="dog are sitting")
-        >>> round(score_transcripts([said]).word_error_rate, 1)
+        .word_error_rate, 1)
         33.3
     """
     pairs = [(p, normalised(p.truth), normalised(p.prediction)) for p in predictions]
-    known = [(p, truth, heard) for p, truth, heard in pairs if truth]
+    known = [(p, truth, predicted) for p, truth, predicted in pairs if truth]
     if not known:
-        raise RunError("no transcript has a truth to be judged by", remedy='Add the key "truth" to every line.')
-    found = [word_errors(truth, heard) for _, truth, heard in known]
+        raise RunError("no transcript has a truth to be scored with", remedy='Add the key "truth" to every line.')
+    found = [word_errors(truth, predicted) for _, truth, predicted in known]
     errors, words = np.array([f.errors for f in found], float), np.array([f.words for f in found], float)
     letter_errors, letters = sum(f.letter_errors for f in found), sum(f.letters for f in found)
     rows = [p for p, _, _ in known]

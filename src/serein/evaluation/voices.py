@@ -1,4 +1,4 @@
-"""Whose voice: pairs of clips, how alike their speaker vectors are, and how often that tells the wrong thing."""
+"""Speaker verification: pairs of clips, cosines of their speaker embeddings, and error rates."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Trials:
     Attributes:
         first: (pair,) positions of clips.
         second: (pair,) positions, each after its first.
-        is_same: (pair,) bool, whether one person speaks in both.
-        num_possible: Pairs that there are; more than these when some were drawn.
+        is_same: (pair,) bool, True for the same speaker.
+        num_possible: All possible pairs; more than these if some were drawn.
     """
 
     first: NDArray[np.int64]
@@ -34,18 +34,18 @@ class Trials:
 
 
 @dataclass(frozen=True)
-class VoiceScore:
-    """How well vectors tell voices apart.
+class VerificationScore:
+    """Speaker verification with given embeddings.
 
     Attributes:
         equal_error_rate: 0 to 1.
-        threshold: The cosine where misses and false alarms are equal.
-        num_same: Pairs of one person.
-        num_different: Pairs of two.
-        num_possible: Pairs that there are; the different ones were drawn when there are more.
-        num_speakers: People.
-        misses: Share of the same pairs below a threshold that was chosen elsewhere; `None` without one.
-        false_alarms: Share of the different pairs that are not below it.
+        threshold: The cosine at which misses and false alarms are equally frequent.
+        num_same: Same-speaker pairs.
+        num_different: Different-speaker pairs.
+        num_possible: All possible pairs; the different-speaker ones were drawn if there are more.
+        num_speakers: Number of speakers.
+        misses: Fraction of the same-speaker pairs below a threshold chosen elsewhere; `None` without one.
+        false_alarms: Fraction of the different-speaker pairs that are not below it.
     """
 
     equal_error_rate: float
@@ -65,7 +65,7 @@ def trials(speakers: Sequence[Hashable], rng: np.random.Generator, most: int = M
     more, and the rest is drawn from the different ones. The equal error rate does not depend on that mix.
 
     Args:
-        speakers: Who speaks in each clip.
+        speakers: The speaker of each clip.
         most: Most pairs.
     """
     names, number = numbered(speakers)
@@ -101,20 +101,20 @@ def cosines(vectors: NDArray[np.float32], first: NDArray[np.int64], second: NDAr
     return similarity
 
 
-def score_voices(
+def score_verification(
     vectors: NDArray[np.float32],
     speakers: Sequence[Hashable],
     rng: np.random.Generator,
     most: int = MOST_TRIALS,
     threshold: float | None = None,
-) -> VoiceScore | None:
-    """Return how well cosines tell voices apart; `None` when no pair is of one person, or none of two.
+) -> VerificationScore | None:
+    """Score speaker verification by cosine; `None` without pairs of both kinds.
 
     Args:
         vectors: (clip, feature).
-        speakers: Who speaks in each clip.
+        speakers: The speaker of each clip.
         most: Most pairs; more are drawn from.
-        threshold: A cosine to judge as well, chosen on other clips.
+        threshold: A cosine chosen on other clips, to evaluate as well.
     """
     drawn = trials(speakers, rng, most)
     num_same = int(drawn.is_same.sum())
@@ -127,7 +127,7 @@ def score_voices(
         is_taken = similarity >= threshold
         wrong = [float((~is_taken)[drawn.is_same].mean()), float(is_taken[~drawn.is_same].mean())]
     num_different = len(drawn.is_same) - num_same
-    return VoiceScore(*found, num_same, num_different, drawn.num_possible, len(set(speakers)), *wrong)
+    return VerificationScore(*found, num_same, num_different, drawn.num_possible, len(set(speakers)), *wrong)
 
 
 def _same_pairs(number: NDArray[np.int64], num_speakers: int) -> NDArray[np.int64]:
@@ -135,7 +135,7 @@ def _same_pairs(number: NDArray[np.int64], num_speakers: int) -> NDArray[np.int6
     pairs = [np.zeros((0, 2), np.int64)]
     for speaker in range(num_speakers):
         clips = np.flatnonzero(number == speaker)
-        pairs.append(np.stack([clips[side] for side in np.triu_indices(len(clips), k=1)], axis=1))
+        pairs.append(np.stack([clips[index] for index in np.triu_indices(len(clips), k=1)], axis=1))
     return np.concatenate(pairs)
 
 

@@ -1,1 +1,1 @@
-"""Using a model: recordings in, class shares out."""
+"""Using a model: recordings in, class probabilities out."""

@@ -1,4 +1,4 @@
-"""Answers appended to a file of JSON lines, so that a stopped run goes on behind the last whole line."""
+"""Predictions appended to a file of JSON lines, so that a stopped run continues after the last whole line."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from typing import IO, Any
 
 from serein.data.utterance import Utterance
 from serein.errors import RunError
-from serein.inference.predictor import Answer
+from serein.inference.predictor import Prediction
 from serein.inference.timeline import Timeline
 
 _START = b'{"id": '
 
 
-class AnswerFile:
-    """A file of answers that is gone on with.
+class PredictionFile:
+    """A prediction file that can be continued.
 
     Args:
-        path: Made when it is not there.
-        heard_by: What tells the model and the manner of hearing; every line says it.
+        path: Created when it does not exist.
+        fingerprint: Identifies the model and the options; written into every line.
 
     Attributes:
-        answered: Ids of the utterances whose answers are there.
+        ids: Ids of the utterances whose predictions are in the file.
 
     Raises:
-        RunError: The file is no file of answers, of another model or manner, or another process writes to it.
+        RunError: It is not a prediction file, it is of another model or other options, or another process writes to it.
     """
 
-    def __init__(self, path: Path, heard_by: str) -> None:
-        self.path, self.heard_by = path, heard_by
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self.path, self.fingerprint = path, fingerprint
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file: IO[bytes] = open(path, "a+b")  # noqa: SIM115  (closed by __exit__)
         try:
             self._lock()
-            self.answered = self._read()
+            self.ids = self._read()
         except BaseException:
             self.file.close()
             raise
 
-    def write(self, utterance: Utterance, outcome: Answer | Timeline) -> None:
-        """Append an answer; when this returns, another process sees it."""
-        line = {"id": utterance.id, **outcome.to_json(), "heard_by": self.heard_by}
+    def write(self, utterance: Utterance, outcome: Prediction | Timeline) -> None:
+        """Append a prediction; when this returns, other processes see it."""
+        line = {"id": utterance.id, **outcome.to_json(), "fingerprint": self.fingerprint}
         self.file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
         self.file.flush()
 
-    def __enter__(self) -> AnswerFile:
+    def __enter__(self) -> PredictionFile:
         return self
 
     def __exit__(
@@ -66,31 +66,33 @@ class AnswerFile:
             raise RunError("another process writes to it", where=self.path, remedy="Wait for it or stop it.") from None
 
     def _read(self) -> set[str]:
-        answered = set()
+        ids = set()
         self.file.seek(0)
         place = 0
         for number, line in enumerate(self.file, start=1):
             if not line.endswith(b"\n"):
                 self._require_torn(line, number)
                 break
-            answered.add(self._id_of(line, number))
+            ids.add(self._id_of(line, number))
             place += len(line)
         self.file.truncate(place)
         self.file.seek(0, os.SEEK_END)
-        return answered
+        return ids
 
     def _require_torn(self, line: bytes, number: int) -> None:
-        """Refuse to cut off a last line that no kill has left."""
+        """Refuse to cut off a last line that was not left by a killed process."""
         if not line.startswith(_START[: len(line)]):
-            raise RunError("is no answer of serein", where=f"{self.path}:{number}", remedy="Name another --out.")
+            raise RunError(
+                "is not a prediction of serein", where=f"{self.path}:{number}", remedy="Choose another --out."
+            )
 
     def _id_of(self, line: bytes, number: int) -> str:
-        where, remedy = f"{self.path}:{number}", "Name another --out."
+        where, remedy = f"{self.path}:{number}", "Choose another --out."
         try:
-            said: Any = json.loads(line)
-            name, heard_by = said["id"], said["heard_by"]
+            content: Any = json.loads(line)
+            name, fingerprint = content["id"], content["fingerprint"]
         except (ValueError, KeyError, TypeError):
-            raise RunError("is no answer of serein", where=where, remedy=remedy) from None
-        if heard_by != self.heard_by:
-            raise RunError("was answered by another model or with other options", where=where, remedy=remedy)
+            raise RunError("is not a prediction of serein", where=where, remedy=remedy) from None
+        if fingerprint != self.fingerprint:
+            raise RunError("was predicted by another model or with other options", where=where, remedy=remedy)
         return str(name)

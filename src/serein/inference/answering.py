@@ -1,4 +1,4 @@
-"""Many clips heard in batches of like length: what each task of a model says of each."""
+"""Run a model on many clips, in batches of similar length: the outputs of each of its tasks."""
 
 from __future__ import annotations
 
@@ -11,184 +11,199 @@ import torch
 from numpy.typing import NDArray
 
 from serein.data.audio import SAMPLE_RATE_HZ, Waveform
-from serein.data.batches import fitted
+from serein.data.batches import fix_length
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
 from serein.errors import ModelError, expected_one_of
-from serein.labels.attributes import Told, attribute_vectors
+from serein.labels.attributes import ConditionSource, attribute_vectors
 from serein.labels.transcripts import Alphabet
-from serein.models.folder import ModelFolder
-from serein.models.heads import joined_by
-from serein.recipe import Clips, FusionOf, Inference
-from serein.tasks.transcript import heard_texts
+from serein.models.folder import Checkpoint
+from serein.models.heads import fusion_inputs_of
+from serein.recipe import Clips, Inference
+from serein.tasks.transcript import decoded_texts
 
 Progress = Callable[[int, int], None]
 Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a model says of clips, in their order.
+class ModelOutputs:
+    """A model's outputs for clips, in their order.
 
     Attributes:
-        shares: Task of classes -> (clip, class) shares.
-        embeddings: (clip, feature), what the output layer of one task reads.
-        texts: Task of transcripts -> what was said in each clip.
+        probabilities: Task of classes -> (clip, class) probabilities.
+        embeddings: (clip, feature), the input of one task's output layer.
+        texts: Transcription task -> the transcript of each clip.
     """
 
-    shares: Mapping[str, Vectors]
+    probabilities: Mapping[str, Vectors]
     embeddings: Vectors
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class VectorOf:
-    """Which vector of a model is meant.
+class EmbeddingSelection:
+    """Which embedding of a model is meant.
 
     Attributes:
-        task: Whose output layer reads it.
-        fusion: `own` is before other networks' vectors join.
+        task: It is the input of this task's output layer.
+        use_fusion: `False` is before other networks' vectors join.
     """
 
     task: str
-    fusion: FusionOf = "all"
+    use_fusion: bool = True
 
 
-def vector_of(content: ModelFolder, name: str | None) -> VectorOf:
-    """Return the vector of a name.
+def embedding_selection(checkpoint: Checkpoint, name: str | None) -> EmbeddingSelection:
+    """Return the embedding of a name.
 
     Args:
-        name: A task: its own vector, before others join; `fused`: that of the main task with all that join it; `None`:
-            that of the main task, as its output layer reads it.
+        name: A task: its own embedding, before fusion; `fused`: the main task's embedding, after fusion; `None`: the
+            input of the main task's output layer.
 
     Raises:
-        ModelError: The model has no such vector; names those it has.
+        ModelError: The model has no such embedding; the error names those it has.
     """
-    tasks = content.options.tasks
+    tasks = checkpoint.options.tasks
     if name is None:
-        return VectorOf(tasks.main)
-    fusing = [task for task, head in tasks.chosen.items() if joined_by(head)]
+        return EmbeddingSelection(tasks.main)
+    fusing = [task for task, head in tasks.chosen.items() if fusion_inputs_of(head)]
     known = [*tasks.chosen, *(["fused"] if tasks.main in fusing else [])]
     if name not in known:
-        remedy = "Name one of these, or take another model."
-        raise ModelError(expected_one_of(name, known, kind="vector of this model"), remedy=remedy)
-    return VectorOf(tasks.main) if name == "fused" else VectorOf(name, "own" if name in fusing else "all")
+        remedy = "Choose one of these, or another model."
+        raise ModelError(expected_one_of(name, known, kind="embedding of this model"), remedy=remedy)
+    return (
+        EmbeddingSelection(tasks.main) if name == "fused" else EmbeddingSelection(name, use_fusion=name not in fusing)
+    )
 
 
-def conditions_of(content: ModelFolder, utterances: Sequence[Utterance], told: Told) -> dict[str, Vectors]:
-    """Return what a conditioned model is told of utterances: attribute -> (utterance, feature)."""
-    return attribute_vectors(utterances, content.conditions, told, content.options.text.encoder)
+def conditions_of(
+    checkpoint: Checkpoint, utterances: Sequence[Utterance], condition_source: ConditionSource
+) -> dict[str, Vectors]:
+    """Return the conditions of a conditioned model: attribute -> (utterance, feature)."""
+    return attribute_vectors(utterances, checkpoint.conditions, condition_source, checkpoint.options.text.encoder)
 
 
-def answers(
-    content: ModelFolder,
+def model_outputs(
+    checkpoint: Checkpoint,
     waveform_of: Callable[[int], Waveform],
     num_samples: Sequence[int],
     conditions: Mapping[str, Vectors] | None = None,
     on_progress: Progress | None = None,
-    of: str | None = None,
-) -> Answers:
-    """Hear many clips in batches of like length.
+    embedding: str | None = None,
+) -> ModelOutputs:
+    """Run a model on many clips, in batches of similar length.
 
     Args:
         waveform_of: Position -> (sample,) float32.
         num_samples: Length of each clip, for sorting.
-        conditions: Attribute -> (clip, feature), what a conditioned model is told; what is not given is unknown.
-        on_progress: Told how many of all clips are done.
-        of: Whose embeddings are returned, see `vector_of`.
+        conditions: Attribute -> (clip, feature), of a conditioned model; an attribute that is not given is unknown.
+        on_progress: Called with the number of finished clips and of all clips.
+        embedding: Which embeddings are returned, see `embedding_selection`.
 
     Raises:
-        ModelError: The model has no such vector.
+        ModelError: The model has no such embedding.
     """
-    hear = partial(_hear, content, vector_of(content, of))
-    options = content.options
-    of_clip: dict[int, Answers] = {}
+    forward = partial(_forward, checkpoint, embedding_selection(checkpoint, embedding))
+    options = checkpoint.options
+    of_clip: dict[int, ModelOutputs] = {}
     for positions in _batches(num_samples, options.clips, options.inference):
-        windows = [_windows(fitted(waveform_of(p), options.clips), options.clips) for p in positions]
+        windows = [_windows(fix_length(waveform_of(p), options.clips), options.clips) for p in positions]
         flat = [window for each in windows for window in each]
         clip_of = np.repeat(positions, [len(each) for each in windows])
-        told = {name: vectors[clip_of] for name, vectors in (conditions or {}).items()}
-        heard = _hear_in_parts(hear, flat, told, options.inference)
+        conditions_of_windows = {name: vectors[clip_of] for name, vectors in (conditions or {}).items()}
+        outputs = _forward_in_parts(forward, flat, conditions_of_windows, options.inference)
         start = 0
         for position, own in zip(positions, windows, strict=True):
-            of_clip[position] = _joined(heard, start, own)
+            of_clip[position] = _joined(outputs, start, own)
             start += len(own)
         if on_progress:
             on_progress(len(of_clip), len(num_samples))
     return _stacked([of_clip[position] for position in range(len(num_samples))])
 
 
-def recorded_answers(
-    content: ModelFolder,
+def recording_outputs(
+    checkpoint: Checkpoint,
     recordings: Recordings,
     positions: Sequence[int],
-    told: Told,
+    condition_source: ConditionSource,
     on_progress: Progress | None = None,
-    of: str | None = None,
-) -> Answers:
-    """Hear utterances of a manifest; see `answers`."""
+    embedding: str | None = None,
+) -> ModelOutputs:
+    """Run a model on utterances of a manifest; see `model_outputs`."""
     lengths = [round(float(recordings.durations_s[p]) * SAMPLE_RATE_HZ) for p in positions]
-    conditions = conditions_of(content, [recordings.utterances[p] for p in positions], told)
-    return answers(content, lambda i: recordings[positions[i]], lengths, conditions, on_progress, of)
+    conditions = conditions_of(checkpoint, [recordings.utterances[p] for p in positions], condition_source)
+    return model_outputs(checkpoint, lambda i: recordings[positions[i]], lengths, conditions, on_progress, embedding)
 
 
-def _hear_in_parts(
-    hear: Callable[[Sequence[Waveform], Mapping[str, Vectors]], Answers],
+def _forward_in_parts(
+    forward: Callable[[Sequence[Waveform], Mapping[str, Vectors]], ModelOutputs],
     windows: Sequence[Waveform],
-    told: Mapping[str, Vectors],
+    conditions: Mapping[str, Vectors],
     inference: Inference,
-) -> Answers:
-    """Hear windows, of a recording of hours perhaps, no more seconds at once than the options say."""
+) -> ModelOutputs:
+    """Run a model on windows, perhaps of hours of recording, in batches no longer than the options allow."""
     longest = max(len(window) for window in windows)
     size = max(1, int(inference.batch_s * SAMPLE_RATE_HZ) // longest)
     return _stacked(
         [
-            hear(windows[i : i + size], {name: vectors[i : i + size] for name, vectors in told.items()})
+            forward(windows[i : i + size], {name: vectors[i : i + size] for name, vectors in conditions.items()})
             for i in range(0, len(windows), size)
         ]
     )
 
 
 @torch.inference_mode()
-def _hear(content: ModelFolder, of: VectorOf, waveforms: Sequence[Waveform], told: Mapping[str, Vectors]) -> Answers:
-    model, precision = content.model.eval(), content.options.inference.precision
+def _forward(
+    checkpoint: Checkpoint,
+    selection: EmbeddingSelection,
+    waveforms: Sequence[Waveform],
+    conditions: Mapping[str, Vectors],
+) -> ModelOutputs:
+    model, precision = checkpoint.model.eval(), checkpoint.options.inference.precision
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     num_samples = torch.tensor([len(waveform) for waveform in waveforms], device=device)
     padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        conditions = {name: torch.from_numpy(vectors).to(device) for name, vectors in told.items()}
-        asked = {*content.answered, of.task}
-        sounds = model.hear(padded, num_samples, model.branches_of(asked))
-        readings = model.read(sounds, conditions, asked)
-        vector = readings if of.fusion == "all" else model.read(sounds, conditions, {of.task}, of.fusion)
-    shares: dict[str, Vectors] = {}
+        tensors = {name: torch.from_numpy(vectors).to(device) for name, vectors in conditions.items()}
+        tasks = {*checkpoint.answered, selection.task}
+        hidden_states = model.encode(padded, num_samples, model.branches_of(tasks))
+        head_outputs = model.decode(hidden_states, tensors, tasks)
+        vector = (
+            head_outputs
+            if selection.use_fusion
+            else model.decode(hidden_states, tensors, {selection.task}, selection.use_fusion)
+        )
+    probabilities: dict[str, Vectors] = {}
     texts: dict[str, Sequence[str]] = {}
-    for name in content.answered:
-        meaning, output = content.labels[name], readings[name].output
-        if isinstance(meaning, Alphabet):
-            texts[name] = heard_texts(output, meaning)
+    for name in checkpoint.answered:
+        label_encoder, output = checkpoint.labels[name], head_outputs[name].output
+        if isinstance(label_encoder, Alphabet):
+            texts[name] = decoded_texts(output, label_encoder)
         else:
-            shares[name] = content.shares(output, name)
-    return Answers(shares, vector[of.task].embedding.cpu().numpy(), texts)
+            probabilities[name] = checkpoint.probabilities(output, name)
+    return ModelOutputs(probabilities, vector[selection.task].embedding.cpu().numpy(), texts)
 
 
-def _joined(heard: Answers, start: int, windows: Sequence[Waveform]) -> Answers:
-    """Return the answer for one clip: its windows' shares averaged, each by its length, and their texts in a row."""
+def _joined(outputs: ModelOutputs, start: int, windows: Sequence[Waveform]) -> ModelOutputs:
+    """Return the outputs of one clip: its windows' mean probabilities, weighted by length, and their joined texts."""
     part = slice(start, start + len(windows))
     weights = np.array([len(window) for window in windows], np.float64)
 
     def mean(values: Vectors) -> Vectors:
         return np.average(values[part], axis=0, weights=weights).astype(np.float32)[None]
 
-    shares = {name: mean(values) for name, values in heard.shares.items()}
-    texts = {name: [" ".join(text for text in said[part] if text)] for name, said in heard.texts.items()}
-    return Answers(shares, mean(heard.embeddings), texts)
+    probabilities = {name: mean(values) for name, values in outputs.probabilities.items()}
+    texts = {
+        name: [" ".join(text for text in windows_texts[part] if text)] for name, windows_texts in outputs.texts.items()
+    }
+    return ModelOutputs(probabilities, mean(outputs.embeddings), texts)
 
 
-def _stacked(parts: Sequence[Answers]) -> Answers:
+def _stacked(parts: Sequence[ModelOutputs]) -> ModelOutputs:
     first = parts[0]
-    return Answers(
-        {name: np.concatenate([part.shares[name] for part in parts]) for name in first.shares},
+    return ModelOutputs(
+        {name: np.concatenate([part.probabilities[name] for part in parts]) for name in first.probabilities},
         np.concatenate([part.embeddings for part in parts]),
         {name: [text for part in parts for text in part.texts[name]] for name in first.texts},
     )

@@ -1,4 +1,4 @@
-"""The model in the box: the one that ships inside the package and answers when none is named."""
+"""The default model, which ships inside the package and is used when no model is named."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from serein.models.folder import is_model_folder
 FOLDER = Path(__file__).parents[1] / "box"
 
 
-def box_folder() -> Path:
-    """Return the folder of the model that ships inside the package.
+def default_model_folder() -> Path:
+    """Return the folder of the default model.
 
     Raises:
-        ModelError: This installation has none.
+        ModelError: This installation has no default model.
     """
     if not is_model_folder(FOLDER):
         raise ModelError(
-            "no model ships inside this installation",
+            "this installation has no default model",
             where="serein",
-            remedy="Name a model folder, or make one: serein train --help.",
+            remedy="Name a model folder, or train one: serein train --help.",
         )
     return FOLDER

@@ -1,4 +1,4 @@
-"""When a model's answer is withheld: it is not sure enough, or has heard too little."""
+"""The reject option: a prediction is rejected when its confidence is low or its recording too short."""
 
 from __future__ import annotations
 
@@ -6,48 +6,54 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from serein.errors import RecipeError
-from serein.inference.predictor import Answer
+from serein.inference.predictor import Prediction
 
-DONT_KNOW = "don't know"
+LOW_CONFIDENCE = "low confidence"
 TOO_SHORT = "too short"
 
 
 @dataclass(frozen=True)
-class Caution:
-    """What an answer must have.
+class RejectOption:
+    """When a prediction is rejected.
 
     Attributes:
-        abstain: Least share of the class that is answered; calibrated shares make it a promise.
-        shortest_s: Least length of what is heard.
+        min_confidence: Smallest confidence that is accepted. With calibrated probabilities it is a promise of accuracy.
+        min_duration_s: Shortest recording that is accepted.
 
     Raises:
-        RecipeError: The share is not between 0 and 1, or the length is negative.
+        RecipeError: The confidence is not between 0 and 1, or the duration is negative.
     """
 
-    abstain: float = 0.0
-    shortest_s: float = 0.0
+    min_confidence: float = 0.0
+    min_duration_s: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.abstain <= 1.0:
-            raise RecipeError(f"{self.abstain:g} is no share", where="abstain", remedy="Take one from 0 to 1.")
-        if not self.shortest_s >= 0.0:
-            raise RecipeError(f"{self.shortest_s:g} s is no length", where="shortest", remedy="Take 0 or more.")
+        if not 0.0 <= self.min_confidence <= 1.0:
+            raise RecipeError(
+                f"{self.min_confidence:g} is not a probability",
+                where="min_confidence",
+                remedy="Choose one from 0 to 1.",
+            )
+        if not self.min_duration_s >= 0.0:
+            raise RecipeError(
+                f"{self.min_duration_s:g} s is not a duration", where="min_duration_s", remedy="Choose 0 or more."
+            )
 
-    def reason(self, shares: Mapping[str, float], duration_s: float | None = None) -> str | None:
-        """Return why there is no answer, or `None` when there is one.
+    def reason(self, probabilities: Mapping[str, float], duration_s: float | None = None) -> str | None:
+        """Return why a prediction is rejected, or `None` when it is accepted.
 
         Example:
-            >>> careful = Caution(abstain=0.5, shortest_s=0.3)
-            >>> careful.reason({"sad": 0.4, "calm": 0.6}), careful.reason({"sad": 0.4, "calm": 0.6}, duration_s=0.2)
+            >>> strict = RejectOption(min_confidence=0.5, min_duration_s=0.3)
+            >>> strict.reason({"sad": 0.4, "calm": 0.6}), strict.reason({"sad": 0.4, "calm": 0.6}, duration_s=0.2)
             (None, 'too short')
         """
-        if duration_s is not None and duration_s < self.shortest_s:
+        if duration_s is not None and duration_s < self.min_duration_s:
             return TOO_SHORT
-        return DONT_KNOW if max(shares.values()) < self.abstain else None
+        return LOW_CONFIDENCE if max(probabilities.values()) < self.min_confidence else None
 
-    def applied(self, answer: Answer) -> Answer:
-        """Return the answer, withheld where there is a reason."""
-        return replace(answer, withheld=self.reason(answer.shares, answer.duration_s))
+    def applied_to(self, prediction: Prediction) -> Prediction:
+        """Return the prediction, marked as rejected where there is a reason."""
+        return replace(prediction, rejected=self.reason(prediction.probabilities, prediction.duration_s))
 
 
-NO_CAUTION = Caution()
+NO_REJECT_OPTION = RejectOption()

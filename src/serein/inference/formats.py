@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from serein.inference.timeline import Heard, Timeline
+from serein.inference.timeline import Segment, Timeline
 
 
 def textgrid(timeline: Timeline) -> str:
-    """Return a TextGrid of two interval tiers: the answer and its share; where there is no speech both are empty.
+    """Return a TextGrid of two interval tiers, label and confidence; where there is no speech both are empty.
 
     Source: the Praat manual, "TextGrid file formats", the long text format.
     """
     tiers = [
-        (timeline.task, _tiled(timeline, lambda heard: heard.said)),
-        ("confidence", _tiled(timeline, lambda heard: f"{heard.confidence:.2f}")),
+        (timeline.task, _tiled(timeline, lambda segment: segment.label_or_rejection)),
+        ("confidence", _tiled(timeline, lambda segment: f"{segment.confidence:.2f}")),
     ]
     end = f"{timeline.duration_s:.6f}"
     lines = [
@@ -36,17 +36,18 @@ def textgrid(timeline: Timeline) -> str:
 
 
 def audacity(timeline: Timeline) -> str:
-    """Return a label track: start, end and answer with its share, a passage a line.
+    """Return a label track: one line for each segment, with start, end, label and confidence.
 
     Source: the Audacity manual, "Importing and Exporting Labels".
     """
     return "".join(
-        f"{heard.start_s:.6f}\t{heard.end_s:.6f}\t{heard.said} {heard.confidence:.2f}\n" for heard in timeline.passages
+        f"{segment.start_s:.6f}\t{segment.end_s:.6f}\t{segment.label_or_rejection} {segment.confidence:.2f}\n"
+        for segment in timeline.segments
     )
 
 
 def clock(seconds: float) -> str:
-    """Return a place in a recording as people say it.
+    """Return a time in a recording as minutes and seconds.
 
     Example:
         >>> clock(4.25), clock(75), clock(3725.5)
@@ -57,15 +58,15 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest_s:04.1f}" if hours else f"{minutes}:{rest_s:04.1f}"
 
 
-def _tiled(timeline: Timeline, text_of: Callable[[Heard], str]) -> Sequence[tuple[str, str, str]]:
+def _tiled(timeline: Timeline, text_of: Callable[[Segment], str]) -> Sequence[tuple[str, str, str]]:
     """Return intervals that fill the recording without a gap, as TextGrids must."""
     intervals: list[tuple[str, str, str]] = []
     place = f"{0:.6f}"
-    for heard in timeline.passages:
-        start, end = f"{heard.start_s:.6f}", f"{min(heard.end_s, timeline.duration_s):.6f}"
+    for segment in timeline.segments:
+        start, end = f"{segment.start_s:.6f}", f"{min(segment.end_s, timeline.duration_s):.6f}"
         if start != place:
             intervals.append((place, start, ""))
-        intervals.append((start, end, text_of(heard)))
+        intervals.append((start, end, text_of(segment)))
         place = end
     end = f"{timeline.duration_s:.6f}"
     return intervals if place == end else [*intervals, (place, end, "")]

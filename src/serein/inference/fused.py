@@ -1,4 +1,4 @@
-"""Fusion files, and the models that one names, heard together."""
+"""Ensemble files, and prediction with the models that one names."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from serein.data.files import write_text
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError
-from serein.inference.fusion import fused_shares
-from serein.inference.predictor import Answer, Predictor, load
+from serein.inference.fusion import ensemble_probabilities
+from serein.inference.predictor import Prediction, Predictor, load
 from serein.metrics import FloatArray
 from serein.progress import Report
 
 FORMAT = 1
 SUM_TOLERANCE = 1e-6
-_REMEDY = "Write the file again: serein fuse --help."
+_REMEDY = "Write the file again: serein ensemble --help."
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class FusedModel(_Strict):
-    """One of the models of a fusion.
+class EnsembleModel(_Strict):
+    """One model of an ensemble.
 
     Attributes:
         path: Its run folder or prediction file.
@@ -44,31 +44,31 @@ class FusedModel(_Strict):
 
 
 class FittedOn(_Strict):
-    """What the weights have seen.
+    """The predictions that the weights were fitted to.
 
     Attributes:
-        side: The dev or the test predictions of the models; `None` where nothing was fitted.
+        split: The dev or the test predictions of the models; `None` where nothing was fitted.
         num_utterances: How many utterances.
         seen: Their speakers, or their ids where speakers are unknown.
     """
 
-    side: Literal["test", "dev"] | None
+    split: Literal["test", "dev"] | None
     num_utterances: int
     seen: tuple[str, ...]
 
 
-class Fusion(_Strict):
-    """What a fusion file holds.
+class Ensemble(_Strict):
+    """The contents of an ensemble file.
 
     Attributes:
         weights: A row for each model, a weight for each class.
-        scores: Scores of the models and their fusion, in per cent, as `serein fuse --json` prints them.
+        scores: Scores of the models and their ensemble, in per cent, as `serein ensemble --json` prints them.
     """
 
     format: Literal[1]
     classes: tuple[str, ...]
     method: str
-    models: tuple[FusedModel, ...]
+    models: tuple[EnsembleModel, ...]
     weights: tuple[tuple[float, ...], ...]
     fitted_on: FittedOn
     scores: tuple[dict[str, Any], ...]
@@ -79,101 +79,104 @@ class Fusion(_Strict):
         return np.array(self.weights, float)
 
 
-def write_fusion(fusion: Fusion, path: str | Path) -> None:
-    """Write a fusion file atomically; paths of models become relative to it where they can."""
-    models = [model.model_copy(update={"path": _relative(model.path, Path(path).parent)}) for model in fusion.models]
-    content = fusion.model_copy(update={"models": tuple(models)}).model_dump(mode="json")
+def write_ensemble(ensemble: Ensemble, path: str | Path) -> None:
+    """Write an ensemble file atomically; paths of models become relative to it where they can."""
+    models = [model.model_copy(update={"path": _relative(model.path, Path(path).parent)}) for model in ensemble.models]
+    content = ensemble.model_copy(update={"models": tuple(models)}).model_dump(mode="json")
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_fusion(path: str | Path) -> Fusion:
-    """Read a fusion file; relative paths of models become relative to where it is read.
+def read_ensemble(path: str | Path) -> Ensemble:
+    """Read an ensemble file; relative paths of models become relative to where it is read.
 
     Raises:
         ModelError: It is missing or damaged, or its weights do not fit its models and classes.
     """
     path = Path(path)
     try:
-        fusion = Fusion.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        ensemble = Ensemble.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise ModelError("no such fusion file", where=path, remedy="Write one: serein fuse --help.") from None
+        raise ModelError("no such ensemble file", where=path, remedy="Write one: serein ensemble --help.") from None
     except (IsADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
-        raise ModelError("is no fusion file: not JSON", where=path, remedy=_REMEDY) from None
+        raise ModelError("is not an ensemble file: not JSON", where=path, remedy=_REMEDY) from None
     except ValidationError as error:
         raise ModelError(_first_problem(error), where=path, remedy=_REMEDY) from None
-    problem = _problem(fusion)
+    problem = _problem(ensemble)
     if problem is not None:
         raise ModelError(problem, where=path, remedy=_REMEDY)
-    models = [model.model_copy(update={"path": os.path.normpath(path.parent / model.path)}) for model in fusion.models]
-    return fusion.model_copy(update={"models": tuple(models)})
+    models = [
+        model.model_copy(update={"path": os.path.normpath(path.parent / model.path)}) for model in ensemble.models
+    ]
+    return ensemble.model_copy(update={"models": tuple(models)})
 
 
-class FusedPredictor:
-    """The models of a fusion, heard one after the other, so that only one of them is ever in memory.
+class EnsemblePredictor:
+    """The models of an ensemble, run one after the other, so that only one of them is in memory.
 
     Args:
-        path: The fusion file.
-        report: Told how many of its model folders are done.
+        path: The ensemble file.
+        report: Called with the number of finished model folders.
 
     Raises:
-        ModelError: The file cannot be read, or one of its models is not there.
+        ModelError: The file cannot be read, or one of its models does not exist.
     """
 
     def __init__(self, path: str | Path, report: Report) -> None:
-        self.fusion = read_fusion(path)
-        self.classes = self.fusion.classes
+        self.ensemble = read_ensemble(path)
+        self.classes = self.ensemble.classes
         self.report = report
-        self.folders = [_model_folders(model, path) for model in self.fusion.models]
+        self.folders = [_model_folders(model, path) for model in self.ensemble.models]
 
-    def predict_each(self, utterances: Sequence[Utterance]) -> Iterator[Answer | AudioError]:
-        """Answer for utterances in their order, or say what is wrong with each.
+    def predict_each(self, utterances: Sequence[Utterance]) -> Iterator[Prediction | AudioError]:
+        """Yield a prediction, or the error, for each utterance in order.
 
-        A model's shares are the mean over its folds and seeds. The fused answer has no embedding.
+        A model's probabilities are the mean over its folds and seeds. The prediction has no embedding.
         """
         errors: dict[int, AudioError] = {}
-        answers: dict[int, Answer] = {}
-        shares = np.zeros((len(self.folders), len(utterances), len(self.classes)))
+        predictions: dict[int, Prediction] = {}
+        probabilities = np.zeros((len(self.folders), len(utterances), len(self.classes)))
         for number, predictor in self._predictors():
-            heard = [position for position in range(len(utterances)) if position not in errors]
-            outcomes = predictor.predict_each([utterances[position] for position in heard])
-            for position, outcome in zip(heard, outcomes, strict=True):
+            readable = [position for position in range(len(utterances)) if position not in errors]
+            outcomes = predictor.predict_each([utterances[position] for position in readable])
+            for position, outcome in zip(readable, outcomes, strict=True):
                 if isinstance(outcome, AudioError):
                     errors[position] = outcome
                 else:
-                    answers[position] = outcome
-                    given = [outcome.shares[name] for name in self.classes]
-                    shares[number, position] += np.array(given) / len(self.folders[number])
-        fused = fused_shares(shares, self.fusion.weight_matrix)
+                    predictions[position] = outcome
+                    given = [outcome.probabilities[name] for name in self.classes]
+                    probabilities[number, position] += np.array(given) / len(self.folders[number])
+        combined = ensemble_probabilities(probabilities, self.ensemble.weight_matrix)
         for position in range(len(utterances)):
-            yield errors[position] if position in errors else self._answer(answers[position], fused[position])
+            yield errors[position] if position in errors else self._combined(predictions[position], combined[position])
 
     def _predictors(self) -> Iterator[tuple[int, Predictor]]:
-        """Load each model folder in its turn, with the number of the model that it belongs to."""
+        """Load one model folder after the other, with the number of its model."""
         work = [(number, folder) for number, folders in enumerate(self.folders) for folder in folders]
         for done, (number, folder) in enumerate(work, start=1):
             predictor = load(folder).uncalibrated()  # as the weights were fitted
             if set(predictor.classes) != set(self.classes):
-                message = f"has the classes {', '.join(predictor.classes)}, and the fusion {', '.join(self.classes)}"
-                raise ModelError(message, where=folder, remedy="Fuse again: the model has changed.")
+                message = f"has the classes {', '.join(predictor.classes)}, and the ensemble {', '.join(self.classes)}"
+                raise ModelError(message, where=folder, remedy="Fit the ensemble again: the model has changed.")
             yield number, predictor
-            self.report("hearing with each model", done, len(work), f"{len(work)} model folders")
+            self.report("predicting with each model", done, len(work), f"{len(work)} model folders")
 
-    def _answer(self, answer: Answer, shares: FloatArray) -> Answer:
-        by_class = dict(zip(self.classes, map(float, shares), strict=True))
-        label = self.classes[int(shares.argmax())]
-        return dataclasses.replace(answer, label=label, shares=by_class, embedding=np.empty(0, np.float32))
+    def _combined(self, prediction: Prediction, probabilities: FloatArray) -> Prediction:
+        by_class = dict(zip(self.classes, map(float, probabilities), strict=True))
+        return dataclasses.replace(prediction, probabilities=by_class, embedding=np.empty(0, np.float32))
 
 
-def _model_folders(model: FusedModel, path: str | Path) -> list[Path]:
+def _model_folders(model: EnsembleModel, path: str | Path) -> list[Path]:
     if not model.folders:
         raise ModelError(
-            f"'{model.label}' is a prediction file, and cannot hear", where=path, remedy="Fuse run folders."
+            f"'{model.label}' is a prediction file, not a model", where=path, remedy="Fit the ensemble to run folders."
         )
     folders = [Path(model.path) / folder for folder in model.folders]
     missing = [folder for folder in folders if not folder.is_dir()]
     if missing:
         raise ModelError(
-            f"names {missing[0]}, which is not there", where=path, remedy="Keep the file and its runs where they were."
+            f"names {missing[0]}, which does not exist",
+            where=path,
+            remedy="Keep the file and its runs in their places.",
         )
     return folders
 
@@ -193,18 +196,18 @@ def _first_problem(error: ValidationError) -> str:
     if problem["type"] == "extra_forbidden":
         return f"key '{key}' is unknown"
     message = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
-    return f"key '{key}': {message}" if key else f"is no fusion file ({message})"
+    return f"key '{key}': {message}" if key else f"is not an ensemble file ({message})"
 
 
-def _problem(fusion: Fusion) -> str | None:
-    """Say what is wrong with the numbers of a fusion file; `None` when nothing is."""
-    num_models, num_classes = len(fusion.models), len(fusion.classes)
-    if not num_models or not num_classes or len(set(fusion.classes)) < num_classes:
+def _problem(ensemble: Ensemble) -> str | None:
+    """Return what is wrong with the numbers of an ensemble file, or `None`."""
+    num_models, num_classes = len(ensemble.models), len(ensemble.classes)
+    if not num_models or not num_classes or len(set(ensemble.classes)) < num_classes:
         return "names no model, no class or a class twice"
-    if [len(row) for row in fusion.weights] != [num_classes] * num_models:
+    if [len(row) for row in ensemble.weights] != [num_classes] * num_models:
         return f"key 'weights': expected {num_models} rows, one per model, of {num_classes} weights, one per class"
-    weights = fusion.weight_matrix
-    for number, name in enumerate(fusion.classes):
+    weights = ensemble.weight_matrix
+    for number, name in enumerate(ensemble.classes):
         column = weights[:, number]
         if not (column >= 0).all():
             return f"key 'weights': class '{name}' has a weight below 0"

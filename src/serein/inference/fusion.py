@@ -1,9 +1,9 @@
-"""Fusion of models: one weight per model and class, fitted to macro-F1 by COBYLA.
+"""Ensembles of models: one weight per model and class, fitted to macro-F1 by COBYLA.
 
 Source: Diatlova et al. 2024, section 6.1 and equation 10. The two printed sums cannot both be 1; here each class's
 weights over the models sum to 1 and none is negative. Macro-F1 is piecewise constant, so COBYLA stalls wherever it
-starts: it goes out from the mean of the models, from each model alone and from drawn weights, and the best point that
-any of them ever touched is kept.
+starts: it starts from the mean of the models, from each model alone and from random weights, and the best point of all
+searches is kept.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Classes = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Fit:
-    """Weights and what they score on what they were fitted to, which is optimistic.
+    """Weights, and their score on the predictions that they were fitted to, which is optimistic.
 
     Attributes:
         weights: ``(models, classes)``, at least 0; each column sums to 1.
         macro_f1: Of the fitted utterances, 0 to 1; never below that of the mean or of any model alone.
-        num_evaluations: How often macro-F1 was asked for.
+        num_evaluations: Number of evaluations of macro-F1.
     """
 
     weights: FloatArray
@@ -47,59 +47,59 @@ def uniform_weights(num_models: int, num_classes: int) -> FloatArray:
     return np.full((num_models, num_classes), 1.0 / num_models)
 
 
-def fused_shares(shares: FloatArray, weights: FloatArray) -> FloatArray:
-    """Weigh the models' shares and let them sum to 1 again, which leaves the largest the largest.
+def ensemble_probabilities(probabilities: FloatArray, weights: FloatArray) -> FloatArray:
+    """Return the weighted mean of the models' probabilities, normalised to sum to 1.
 
     Args:
-        shares: ``(models, utterances, classes)``.
+        probabilities: ``(models, utterances, classes)``.
         weights: ``(models, classes)``, each column summing to 1.
 
     Returns:
-        ``(utterances, classes)``; equal shares where every weighted share is 0.
+        ``(utterances, classes)``; equal probabilities where every weighted probability is 0.
 
     Source: Diatlova et al. 2024, equation 10.
 
     Example:
-        >>> shares = np.array([[[0.6, 0.4]], [[0.2, 0.8]]])
-        >>> fused_shares(shares, np.array([[1.0, 0.5], [0.0, 0.5]])).round(3).tolist()
+        >>> probabilities = np.array([[[0.6, 0.4]], [[0.2, 0.8]]])
+        >>> ensemble_probabilities(probabilities, np.array([[1.0, 0.5], [0.0, 0.5]])).round(3).tolist()
         [[0.5, 0.5]]
     """
-    weighted = _weighted(shares, weights)
+    weighted = _weighted(probabilities, weights)
     total = weighted.sum(axis=1, keepdims=True)
     equal = np.full_like(weighted, 1.0 / weighted.shape[1])
-    fused: FloatArray = np.divide(weighted, total, out=equal, where=total > 0)
-    return fused
+    normalised: FloatArray = np.divide(weighted, total, out=equal, where=total > 0)
+    return normalised
 
 
-def fused_classes(shares: FloatArray, weights: FloatArray) -> Classes:
-    """Return the class with the largest weighted share, the first of several: ``(utterances,)``."""
-    classes: Classes = _weighted(shares, weights).argmax(axis=1)
+def ensemble_classes(probabilities: FloatArray, weights: FloatArray) -> Classes:
+    """Return the class with the largest weighted probability, the first of equal ones: ``(utterances,)``."""
+    classes: Classes = _weighted(probabilities, weights).argmax(axis=1)
     return classes
 
 
-def fused_macro_f1(shares: FloatArray, truth: Classes, weights: FloatArray) -> float:
-    """Return macro-F1 of fused predictions, 0 to 1.
+def ensemble_macro_f1(probabilities: FloatArray, truth: Classes, weights: FloatArray) -> float:
+    """Return macro-F1 of an ensemble's predictions, 0 to 1.
 
     Args:
-        shares: ``(models, utterances, classes)``.
+        probabilities: ``(models, utterances, classes)``.
         truth: ``(utterances,)`` class numbers.
         weights: ``(models, classes)``.
     """
-    num_classes = shares.shape[2]
-    cells = np.bincount(truth * num_classes + fused_classes(shares, weights), minlength=num_classes**2)
+    num_classes = probabilities.shape[2]
+    cells = np.bincount(truth * num_classes + ensemble_classes(probabilities, weights), minlength=num_classes**2)
     return float(macro_f1(cells.reshape(num_classes, num_classes)))
 
 
 def fit_weights(
-    shares: FloatArray, truth: Classes, *, rng: np.random.Generator, on_progress: Progress | None = None
+    probabilities: FloatArray, truth: Classes, *, rng: np.random.Generator, on_progress: Progress | None = None
 ) -> Fit:
-    """Find the weights with the highest macro-F1; of equally good ones, those nearest to the plain mean.
+    """Find the weights with the highest macro-F1; among equally good ones, those nearest to the plain mean.
 
     Args:
-        shares: ``(models, utterances, classes)``, each utterance's shares summing to 1.
+        probabilities: ``(models, utterances, classes)``, each utterance's probabilities summing to 1.
         truth: ``(utterances,)`` class numbers.
         rng: Draws some of the starts.
-        on_progress: Told how many of all starts are done.
+        on_progress: Called with the number of finished starts and of all starts.
 
     Raises:
         ValueError: The arrays do not fit each other, or there is no utterance.
@@ -110,9 +110,9 @@ def fit_weights(
         >>> fit.macro_f1, fit.weights.tolist()
         (1.0, [[0.5, 0.5], [0.5, 0.5]])
     """
-    _require_fitting(shares, truth)
-    num_models, _, num_classes = shares.shape
-    search = _Search(shares, truth)
+    _require_fitting(probabilities, truth)
+    num_models, _, num_classes = probabilities.shape
+    search = _Search(probabilities, truth)
     starts = _starts(num_models, num_classes, rng)
     for start in starts:
         search.macro_f1_of(start)
@@ -125,17 +125,17 @@ def fit_weights(
 
 
 class _Search:
-    """Macro-F1 as a function of weights, and the first of the best weights that it was ever asked for."""
+    """Macro-F1 as a function of weights; remembers the first of the best weights."""
 
-    def __init__(self, shares: FloatArray, truth: Classes) -> None:
-        self.shares = np.ascontiguousarray(shares)
+    def __init__(self, probabilities: FloatArray, truth: Classes) -> None:
+        self.probabilities = np.ascontiguousarray(probabilities)
         self.truth = truth
-        self.best_weights = uniform_weights(shares.shape[0], shares.shape[2])
+        self.best_weights = uniform_weights(probabilities.shape[0], probabilities.shape[2])
         self.best_macro_f1 = -1.0
         self.num_evaluations = 0
 
     def macro_f1_of(self, weights: FloatArray) -> float:
-        score = fused_macro_f1(self.shares, self.truth, weights)
+        score = ensemble_macro_f1(self.probabilities, self.truth, weights)
         self.num_evaluations += 1
         if score > self.best_macro_f1:
             self.best_weights, self.best_macro_f1 = weights, score
@@ -143,11 +143,11 @@ class _Search:
 
 
 def _climb(search: _Search, start: FloatArray) -> None:
-    """Let COBYLA walk from `start`; the search remembers what it finds.
+    """Run COBYLA from `start`; the search remembers the best weights.
 
-    It walks freely, and every point is judged by the allowed weights nearest to it. Told the constraints instead, with
-    the last model's weights left out, SciPy's COBYLA took five times as long for 5 models of 8 classes, and scored no
-    higher on utterances that it had not seen.
+    The search is unconstrained, and every point is evaluated at the nearest allowed weights. With explicit constraints
+    and without the last model's weights, SciPy's COBYLA took five times as long for 5 models of 8 classes, and scored
+    no higher on unseen utterances.
     """
     from scipy.optimize import minimize
 
@@ -179,16 +179,16 @@ def allowed(weights: FloatArray) -> FloatArray:
 
 
 def _towards_the_mean(search: _Search) -> FloatArray:
-    """Return the best weights, each class's drawn to the plain mean as far as that costs nothing.
+    """Return the best weights, each class's shrunk towards the plain mean as far as macro-F1 does not fall.
 
-    Among weights that the fitted utterances cannot tell apart, those that lean least on them are the safest.
+    Among weights with equal scores, those nearest to the mean overfit least.
     """
     weights = search.best_weights
     mean = uniform_weights(*weights.shape)
     for number in range(weights.shape[1]):
-        for share in np.linspace(0.0, 1.0, _NUM_SHRINKAGES, endpoint=False):
+        for kept in np.linspace(0.0, 1.0, _NUM_SHRINKAGES, endpoint=False):
             drawn = weights.copy()
-            drawn[:, number] += (1.0 - share) * (mean - weights)[:, number]
+            drawn[:, number] += (1.0 - kept) * (mean - weights)[:, number]
             if search.macro_f1_of(drawn) >= search.best_macro_f1:
                 weights = drawn
                 break
@@ -196,20 +196,20 @@ def _towards_the_mean(search: _Search) -> FloatArray:
 
 
 def _starts(num_models: int, num_classes: int, rng: np.random.Generator) -> list[FloatArray]:
-    """Return the plain mean, each model alone, and weights drawn evenly from all that are allowed."""
+    """Return the plain mean, each model alone, and weights drawn uniformly from all that are allowed."""
     alone = [np.repeat(row[:, None], num_classes, axis=1) for row in np.eye(num_models)]
     drawn = [rng.dirichlet(np.ones(num_models), size=num_classes).T for _ in range(NUM_DRAWN_STARTS)]
     return [uniform_weights(num_models, num_classes), *alone, *drawn]
 
 
-def _weighted(shares: FloatArray, weights: FloatArray) -> FloatArray:
-    weighted: FloatArray = np.einsum("muc,mc->uc", shares, weights)
+def _weighted(probabilities: FloatArray, weights: FloatArray) -> FloatArray:
+    weighted: FloatArray = np.einsum("muc,mc->uc", probabilities, weights)
     return weighted
 
 
-def _require_fitting(shares: FloatArray, truth: Classes) -> None:
-    if shares.ndim != 3 or 0 in shares.shape or truth.shape != shares.shape[1:2]:
+def _require_fitting(probabilities: FloatArray, truth: Classes) -> None:
+    if probabilities.ndim != 3 or 0 in probabilities.shape or truth.shape != probabilities.shape[1:2]:
         raise ValueError(
-            f"shares have shape {shares.shape} and truth {truth.shape}; "
+            f"probabilities have shape {probabilities.shape} and truth {truth.shape}; "
             "give (models, utterances, classes), none of them 0, and (utterances,)."
         )

@@ -1,4 +1,4 @@
-"""Many recordings, each whole or over time as suits it, in this process or in several."""
+"""Predict many recordings, each whole or in segments of speech, in this process or in several."""
 
 from __future__ import annotations
 
@@ -16,123 +16,127 @@ import torch
 from serein.data import audio
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, RunError
-from serein.inference.caution import NO_CAUTION, Caution
-from serein.inference.predictor import CLIPS_AT_ONCE, Answer, Predictor, load
-from serein.inference.stream import Progress, hear_recording
+from serein.inference.caution import NO_REJECT_OPTION, RejectOption
+from serein.inference.predictor import CLIPS_AT_ONCE, Prediction, Predictor, load
+from serein.inference.stream import Progress, predict_recording
 from serein.inference.timeline import Timeline
-from serein.inference.windows import WINDOWING, Windowing
+from serein.inference.windows import SLIDING_WINDOW, SlidingWindow
 from serein.world import end_with_parent
 
-Outcome = Answer | Timeline | AudioError
+RecordingResult = Prediction | Timeline | AudioError
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How recordings are heard.
+class PredictOptions:
+    """How recordings are predicted.
 
     Attributes:
-        over_time: Which recordings are heard in windows of speech: all, none, or those longer than the model hears at
-            once (`clips.window_s` of its recipe).
-        windowing: How speech is cut.
-        caution: When an answer is withheld.
+        segments: Which recordings are cut into segments of speech: `always`, `never`, or `auto`: those longer than the
+            model's window (`clips.window_s` of its recipe).
+        sliding_window: How speech is cut.
+        reject_option: When a prediction is rejected.
     """
 
-    over_time: Literal["long ones", "all", "none"] = "long ones"
-    windowing: Windowing = WINDOWING
-    caution: Caution = NO_CAUTION
+    segments: Literal["auto", "always", "never"] = "auto"
+    sliding_window: SlidingWindow = SLIDING_WINDOW
+    reject_option: RejectOption = NO_REJECT_OPTION
 
 
-def hear_each(
-    predictor: Predictor, utterances: Sequence[Utterance], manner: Manner, on_progress: Progress | None = None
-) -> Iterator[Outcome]:
-    """Answer for recordings in their order, or say what is wrong with each; few are in memory at once.
+def predict_recordings(
+    predictor: Predictor, utterances: Sequence[Utterance], options: PredictOptions, on_progress: Progress | None = None
+) -> Iterator[RecordingResult]:
+    """Yield a prediction, or the error, for each recording in order; a few are in memory at once.
 
     Args:
-        on_progress: Told the seconds done of a recording that is heard over time, and all its seconds.
+        on_progress: Called with the seconds done and all seconds of a recording that is cut into segments.
     """
     for start in range(0, len(utterances), CLIPS_AT_ONCE):
         some = utterances[start : start + CLIPS_AT_ONCE]
-        is_long = [_is_heard_over_time(predictor, utterance, manner) for utterance in some]
-        short = [utterance for utterance, long in zip(some, is_long, strict=True) if not long]
-        answers = predictor.predict_each(short)
-        for utterance, long in zip(some, is_long, strict=True):
-            outcome = _over_time(predictor, utterance, manner, on_progress) if long else next(answers)
-            yield manner.caution.applied(outcome) if isinstance(outcome, Answer) else outcome
+        is_segmented = [_is_segmented(predictor, utterance, options) for utterance in some]
+        whole = [utterance for utterance, is_cut in zip(some, is_segmented, strict=True) if not is_cut]
+        predictions = predictor.predict_each(whole)
+        for utterance, is_cut in zip(some, is_segmented, strict=True):
+            result = _in_segments(predictor, utterance, options, on_progress) if is_cut else next(predictions)
+            yield options.reject_option.applied_to(result) if isinstance(result, Prediction) else result
 
 
-def hear_in_processes(
-    model: str | None, labels: Sequence[str] | None, utterances: Sequence[Utterance], manner: Manner, num_workers: int
-) -> Iterator[Outcome]:
-    """Answer as `hear_each` does, in processes that share the cores.
+def predict_in_processes(
+    model: str | None,
+    labels: Sequence[str] | None,
+    utterances: Sequence[Utterance],
+    options: PredictOptions,
+    num_workers: int,
+) -> Iterator[RecordingResult]:
+    """Predict as `predict_recordings` does, in processes that share the cores.
 
     Args:
-        model: Is loaded in each process; `None` is the one inside the package.
-        labels: Words to answer with, of a model of words.
+        model: Is loaded in each process; `None` is the default model.
+        labels: Words to use as classes, for a model of words.
 
     Raises:
-        RunError: A process was ended from outside.
+        RunError: A process was killed.
     """
     parts = [utterances[i : i + CLIPS_AT_ONCE] for i in range(0, len(utterances), CLIPS_AT_ONCE)]
     num_threads = max(1, torch.get_num_threads() // num_workers)
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_workers, context, _start, (model, labels, manner, num_threads))
-    waiting: deque[Future[list[Outcome]]] = deque()
+    pool = ProcessPoolExecutor(num_workers, context, _start, (model, labels, options, num_threads))
+    waiting: deque[Future[list[RecordingResult]]] = deque()
     try:
         for part in parts:
-            waiting.append(pool.submit(_hear_part, part))
+            waiting.append(pool.submit(_predict_part, part))
             if len(waiting) > 2 * num_workers:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
     except BrokenProcessPool:
         raise RunError(
-            "a process was ended from outside, perhaps for want of memory",
+            "a process was killed, perhaps because memory ran out",
             where="--workers",
-            remedy="Take fewer; with --out, what was answered is kept.",
+            remedy="Use fewer; with --out, finished predictions are kept.",
         ) from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-_hear: Callable[[Sequence[Utterance]], Iterator[Outcome]] | None = None
+_predict: Callable[[Sequence[Utterance]], Iterator[RecordingResult]] | None = None
 
 
-def _start(model: str | None, labels: Sequence[str] | None, manner: Manner, num_threads: int) -> None:
-    """Get ready, in a process of its own: it ends with its parent, who hears the keyboard for it."""
-    global _hear
+def _start(model: str | None, labels: Sequence[str] | None, options: PredictOptions, num_threads: int) -> None:
+    """Load the model in a new process; it ends with its parent, which handles the keyboard interrupt."""
+    global _predict
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(num_threads)
     predictor = load(model) if labels is None else load(model).with_labels(labels)
-    _hear = lambda utterances: hear_each(predictor, utterances, manner)  # noqa: E731  (kept for the process's life)
+    _predict = lambda utterances: predict_recordings(predictor, utterances, options)  # noqa: E731  (kept for the process's life)
 
 
-def _hear_part(utterances: Sequence[Utterance]) -> list[Outcome]:
-    assert _hear is not None
-    return list(_hear(utterances))
+def _predict_part(utterances: Sequence[Utterance]) -> list[RecordingResult]:
+    assert _predict is not None
+    return list(_predict(utterances))
 
 
-def _is_heard_over_time(predictor: Predictor, utterance: Utterance, manner: Manner) -> bool:
-    if manner.over_time != "long ones":
-        return manner.over_time == "all"
+def _is_segmented(predictor: Predictor, utterance: Utterance, options: PredictOptions) -> bool:
+    if options.segments != "auto":
+        return options.segments == "always"
     try:
         duration_s = audio.info(utterance.audio, utterance.start_s, utterance.end_s).duration_s
     except AudioError:
-        return False  # hearing it says what is wrong
-    return duration_s > predictor.content.options.clips.window_s
+        return False  # predicting it raises the error again
+    return duration_s > predictor.checkpoint.options.clips.window_s
 
 
-def _over_time(
-    predictor: Predictor, utterance: Utterance, manner: Manner, on_progress: Progress | None
+def _in_segments(
+    predictor: Predictor, utterance: Utterance, options: PredictOptions, on_progress: Progress | None
 ) -> Timeline | AudioError:
     try:
-        return hear_recording(
+        return predict_recording(
             predictor,
             utterance.audio,
             utterance.start_s,
             utterance.end_s,
-            windowing=manner.windowing,
-            caution=manner.caution,
+            sliding_window=options.sliding_window,
+            reject_option=options.reject_option,
             on_progress=on_progress,
         )
     except AudioError as error:

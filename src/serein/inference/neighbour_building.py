@@ -1,4 +1,4 @@
-"""Stores of labelled clips: built from a manifest, grown by a user's own clips, given their k and alpha."""
+"""Datastores of labelled clips: built from a manifest, extended with further clips, and tuned (k and weight)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,24 @@ from serein.data.groups import speaker_key
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
 from serein.errors import ManifestError
-from serein.inference.neighbour_predictor import described_model, hear, load_with_digest
-from serein.inference.neighbour_store import INDEXED_FROM, Chosen, Header, Store, open_store, write_header, write_store
-from serein.inference.neighbours import MOST_NEIGHBOURS, Choice, Examples, Vectors, choose
+from serein.inference.neighbour_predictor import embed_labelled, load_with_digest, model_reference
+from serein.inference.neighbour_store import (
+    INDEXED_FROM,
+    Datastore,
+    Header,
+    TuningRecord,
+    open_datastore,
+    write_datastore,
+    write_header,
+)
+from serein.inference.neighbours import MAX_NEIGHBOURS, Embeddings, TunedKnn, Vectors, tune_k_and_weight
 from serein.inference.predictor import Predictor
-from serein.labels.categories import with_class
-from serein.models.folder import ModelFolder
+from serein.labels.categories import keep_labelled
+from serein.models.folder import Checkpoint
 from serein.progress import Report
 
-By = Literal["ua", "wa", "macro_f1"]
-Votes = Literal["share", "softmax"]
+Metric = Literal["ua", "wa", "macro_f1"]
+Votes = Literal["uniform", "softmax"]
 
 _PER_CENT = 100.0
 
@@ -33,109 +41,109 @@ _PER_CENT = 100.0
 def build(
     model: str, manifest_path: Path, out: Path, report: Report, *, indexed_from: int = INDEXED_FROM
 ) -> tuple[Header, Counter[str]]:
-    """Build a store of a manifest's clips.
+    """Build a datastore of a manifest's clips.
 
     Returns:
-        What the store's header says, and how many clips of each label were left out because it is no class.
+        The header, and the number of clips of each label that were left out because it is not a class of the model.
 
     Raises:
         ModelError: There is no such model, or `out` holds something else.
         ManifestError, AudioError: The clips cannot be read, or none has a class.
     """
     predictor, digest = load_with_digest(model)
-    utterances, left_out = with_class(manifest.read(manifest_path), predictor.content.categories, "drop")
+    utterances, left_out = keep_labelled(manifest.read(manifest_path), predictor.checkpoint.class_labels, "drop")
     if not utterances:
         raise ManifestError(
             f"no utterance has a class of the model; it has {', '.join(left_out)}",
             where=manifest_path,
             remedy=f"The model knows: {', '.join(predictor.classes)}.",
         )
-    header = new_header(described_model(model), digest, predictor.content)
-    heard = _heard(predictor, utterances, report)[0]
-    return write_store(out, header, heard, utterances, indexed_from=indexed_from), left_out
+    header = new_header(model_reference(model), digest, predictor.checkpoint)
+    new_embeddings = _embed(predictor, utterances, report)[0]
+    return write_datastore(out, header, new_embeddings, utterances, indexed_from=indexed_from), left_out
 
 
 def add(
     folder: Path, manifest_path: Path, report: Report, *, model: str | None = None, indexed_from: int = INDEXED_FROM
 ) -> tuple[Header, int]:
-    """Add a manifest's clips to a store, without any training.
+    """Add a manifest's clips to a datastore, without any training.
 
     Args:
-        model: Where the model of the store lies now, if no longer where it was.
+        model: Where the model is now, if it was moved.
 
     Returns:
-        What the header says, and how many clips were there already.
+        The header, and the number of clips that the datastore held already.
 
     Raises:
-        ModelError: The store or its model is not there.
-        ManifestError: A clip has a label that is no class of the model, or contradicts one of the store.
+        ModelError: The datastore or its model does not exist.
+        ManifestError: A clip's label is not a class of the model, or contradicts the datastore.
     """
-    store = open_store(folder)
-    predictor = _model_of(store, model)
+    datastore = open_datastore(folder)
+    predictor = _model_of(datastore, model)
     utterances = manifest.read(manifest_path)
     _require_classes(utterances, predictor, manifest_path)
-    heard = _heard(predictor, utterances, report)[0]
-    is_new = _new_ones(store, heard, utterances, manifest_path)
+    new_embeddings = _embed(predictor, utterances, report)[0]
+    is_new = _new_ones(datastore, new_embeddings, utterances, manifest_path)
     new = [utterance for utterance, is_kept in zip(utterances, is_new, strict=True) if is_kept]
     if not new:
-        return store.header, len(utterances)
-    grown = joined(store.examples, heard.only(np.flatnonzero(is_new)))
-    header = write_store(folder, store.header, grown, new, before=folder, indexed_from=indexed_from)
+        return datastore.header, len(utterances)
+    grown = concatenated(datastore.embeddings, new_embeddings.only(np.flatnonzero(is_new)))
+    header = write_datastore(folder, datastore.header, grown, new, before=folder, indexed_from=indexed_from)
     return header, len(utterances) - len(new)
 
 
 @dataclass(frozen=True)
-class Weighed:
-    """The k and alpha that a store was given.
+class TuningResult:
+    """The tuned k and weight of a datastore.
 
     Attributes:
-        num_clips: Clips that they were chosen on.
+        num_clips: Number of clips that they were tuned on.
         notes: What a reader must know.
     """
 
-    chosen: Chosen
+    tuning: TuningRecord
     num_clips: int
     notes: tuple[str, ...]
 
 
-def choose_on(
+def tune(
     folder: Path,
     manifest_path: Path,
     report: Report,
     *,
     model: str | None = None,
-    votes: Votes = "share",
-    by: By = "ua",
-) -> Weighed:
-    """Choose k and alpha of a store on a manifest that is no test set, and write them into the store.
+    votes: Votes = "uniform",
+    metric: Metric = "ua",
+) -> TuningResult:
+    """Tune k and the weight of a datastore on a manifest that is not a test set, and write them into the datastore.
 
-    A clip that is in the store is no neighbour of itself.
+    A clip that is in the datastore is not a neighbour of itself.
 
     Raises:
-        ModelError: The store or its model is not there.
-        ManifestError: A clip has a label that is no class of the model.
+        ModelError: The datastore or its model does not exist.
+        ManifestError: A clip's label is not a class of the model.
     """
-    store = open_store(folder)
-    predictor = _model_of(store, model)
+    datastore = open_datastore(folder)
+    predictor = _model_of(datastore, model)
     utterances = manifest.read(manifest_path)
     _require_classes(utterances, predictor, manifest_path)
-    heard, shares = _heard(predictor, utterances, report)
-    nearest = store.examples.nearest(heard.vectors, most_neighbours(len(store.examples) - 1), heard.keys)
-    found = choose(nearest, shares, heard.labels, votes=votes, by=by)
-    chosen = as_chosen(found, votes, by, str(manifest_path), len(store.examples))
-    write_header(folder, store.header.model_copy(update={"chosen": chosen}))
-    known = {speaker_key(u) for u in utterances if u.speaker is not None} & store.speakers
-    notes = [f"The store holds {len(known)} of these speakers, which favours the neighbours."] if known else []
-    return Weighed(chosen, len(utterances), tuple(notes))
+    queries, probabilities = _embed(predictor, utterances, report)
+    nearest = datastore.embeddings.nearest(queries.vectors, max_neighbours(len(datastore.embeddings) - 1), queries.keys)
+    found = tune_k_and_weight(nearest, probabilities, queries.labels, votes=votes, metric=metric)
+    tuning = tuning_record(found, votes, metric, str(manifest_path), len(datastore.embeddings))
+    write_header(folder, datastore.header.model_copy(update={"tuning": tuning}))
+    known = {speaker_key(u) for u in utterances if u.speaker is not None} & datastore.speakers
+    notes = [f"The datastore holds {len(known)} of these speakers, which favours the neighbours."] if known else []
+    return TuningResult(tuning, len(utterances), tuple(notes))
 
 
-def new_header(model: str, digest: str, content: ModelFolder) -> Header:
-    """Return the header of a store that holds nothing yet."""
+def new_header(model: str, digest: str, checkpoint: Checkpoint) -> Header:
+    """Return the header of an empty datastore."""
     return Header(
         model=model,
         model_sha256=digest,
-        task=content.categories.field,
-        classes=content.categories.classes,
+        task=checkpoint.class_labels.field,
+        classes=checkpoint.class_labels.classes,
         size=0,
         num_clips=0,
         corpora={},
@@ -143,83 +151,91 @@ def new_header(model: str, digest: str, content: ModelFolder) -> Header:
     )
 
 
-def _heard(predictor: Predictor, utterances: Sequence[Utterance], report: Report) -> tuple[Examples, Vectors]:
-    content, detail = predictor.content, f"{len(utterances)} clips"
-    recordings = Recordings(utterances, trim_db=content.options.clips.trim_db)
+def _embed(predictor: Predictor, utterances: Sequence[Utterance], report: Report) -> tuple[Embeddings, Vectors]:
+    checkpoint, detail = predictor.checkpoint, f"{len(utterances)} clips"
+    recordings = Recordings(utterances, trim_db=checkpoint.options.clips.trim_db)
     recordings.prefetch(lambda done, total: report("reading audio", done, total, detail))
-    examples, shares = hear(
-        content, recordings, range(len(utterances)), "known", lambda done, all: report("hearing", done, all, detail)
+    embeddings, probabilities = embed_labelled(
+        checkpoint,
+        recordings,
+        range(len(utterances)),
+        "known",
+        lambda done, all: report("embedding", done, all, detail),
     )
-    return examples, shares
+    return embeddings, probabilities
 
 
-def _model_of(store: Store, model: str | None) -> Predictor:
-    name = model or store.header.model
+def _model_of(datastore: Datastore, model: str | None) -> Predictor:
+    name = model or datastore.header.model
     predictor, digest = load_with_digest(name)
-    store.require_model(digest, name)
+    datastore.require_model(digest, name)
     return predictor
 
 
 def _require_classes(utterances: Sequence[Utterance], predictor: Predictor, where: Path) -> None:
-    categories = predictor.content.categories
-    _, foreign = with_class(utterances, categories, "drop")
+    class_labels = predictor.checkpoint.class_labels
+    _, foreign = keep_labelled(utterances, class_labels, "drop")
     if foreign:
         counts = ", ".join(f"{count} {name}" for name, count in foreign.most_common(5))
         raise ManifestError(
-            f"{foreign.total()} utterances are of no class of the model: {counts}",
+            f"{foreign.total()} utterances are not of a class of the model: {counts}",
             where=where,
-            remedy=f"The model knows: {', '.join(categories.classes)}.",
+            remedy=f"The model knows: {', '.join(class_labels.classes)}.",
         )
 
 
-def _new_ones(store: Store, heard: Examples, utterances: Sequence[Utterance], where: Path) -> NDArray[np.bool_]:
-    """Return (utterance,) False for clips that a store holds already, with the same id, samples and label."""
-    row_of = {name: row for row, name in enumerate(store.examples.keys[:, 0].tolist())}
+def _new_ones(
+    datastore: Datastore, embeddings: Embeddings, utterances: Sequence[Utterance], where: Path
+) -> NDArray[np.bool_]:
+    """Return (utterance,) False for clips that a datastore holds already, with the same id, samples and label."""
+    row_of = {name: row for row, name in enumerate(datastore.embeddings.keys[:, 0].tolist())}
     is_new = np.ones(len(utterances), bool)
-    for number, ((name, samples), label) in enumerate(zip(heard.keys.tolist(), heard.labels.tolist(), strict=True)):
+    for number, ((name, samples), label) in enumerate(
+        zip(embeddings.keys.tolist(), embeddings.labels.tolist(), strict=True)
+    ):
         if name not in row_of:
             continue
         row = row_of[name]
-        if samples != store.examples.keys[row, 1]:
+        if samples != datastore.embeddings.keys[row, 1]:
             raise ManifestError(
-                f"the store has another recording named '{utterances[number].id}'",
+                f"the datastore has another recording named '{utterances[number].id}'",
                 where=where,
-                remedy="Give the clip an id of its own.",
+                remedy="Give the clip another id.",
             )
-        if label != store.examples.labels[row]:
-            known = store.header.classes[int(store.examples.labels[row])]
+        if label != datastore.embeddings.labels[row]:
+            known = datastore.header.classes[int(datastore.embeddings.labels[row])]
             raise ManifestError(
-                f"'{utterances[number].id}' is labelled '{known}' in the store",
+                f"'{utterances[number].id}' is labelled '{known}' in the datastore",
                 where=where,
-                remedy="Build the store anew with the label that is right.",
+                remedy="Build the datastore again with the correct label.",
             )
         is_new[number] = False
     return is_new
 
 
-def joined(first: Examples, second: Examples) -> Examples:
-    """Return two sets of examples, one after the other."""
-    return Examples(
+def concatenated(first: Embeddings, second: Embeddings) -> Embeddings:
+    """Return two sets of embeddings, one after the other."""
+    return Embeddings(
         np.concatenate([first.vectors, second.vectors]),
         np.concatenate([first.labels, second.labels]),
         np.concatenate([first.keys, second.keys]),
     )
 
 
-def most_neighbours(num: int) -> int:
-    """Return the largest k to choose from, of so many examples."""
-    return min(MOST_NEIGHBOURS, num)
+def max_neighbours(num: int) -> int:
+    """Return the largest candidate for k, given the number of embeddings."""
+    return min(MAX_NEIGHBOURS, num)
 
 
-def as_chosen(found: Choice, votes: Votes, by: By, on: str, num_clips: int) -> Chosen:
-    """Return a choice as `store.json` has it."""
-    return Chosen(
+def tuning_record(found: TunedKnn, votes: Votes, metric: Metric, tuned_on: str, num_clips: int) -> TuningRecord:
+    """Return a choice as `datastore.json` has it."""
+    return TuningRecord(
         k=found.k,
-        alpha=found.alpha,
+        knn_weight=found.knn_weight,
         votes=votes,
-        on=on,
+        tuned_on=tuned_on,
         num_clips=num_clips,
-        by=by,
+        metric=metric,
         score=_PER_CENT * found.score,
         model_score=_PER_CENT * found.model_score,
     )

@@ -1,4 +1,4 @@
-"""Answers of a model and of the nearest labelled clips, mixed; and the clips that spoke for them."""
+"""kNN: the predictions of a model interpolated with those of the nearest labelled clips of a datastore."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from serein import hub
 from serein.data.recordings import Recordings
 from serein.data.utterance import Utterance
 from serein.errors import AudioError
-from serein.inference.answering import Progress, recorded_answers
-from serein.inference.neighbour_store import Store, model_digest, open_store
-from serein.inference.neighbours import Examples, Nearest, Numbers, Vectors, interpolated, key, neighbour_shares
-from serein.inference.predictor import CLIPS_AT_ONCE, Answer, Predictor, load
-from serein.labels.attributes import Told
+from serein.inference.answering import Progress, recording_outputs
+from serein.inference.neighbour_store import Datastore, model_digest, open_datastore
+from serein.inference.neighbours import Embeddings, Nearest, Numbers, Vectors, interpolate, key, knn_probabilities
+from serein.inference.predictor import CLIPS_AT_ONCE, Prediction, Predictor, load
+from serein.labels.attributes import ConditionSource
 from serein.metrics import FloatArray
-from serein.models.folder import ModelFolder
+from serein.models.folder import Checkpoint
 
-DEFAULT_K, DEFAULT_ALPHA = 8, 0.3
+DEFAULT_K, DEFAULT_KNN_WEIGHT = 8, 0.3
 
 
 @dataclass(frozen=True)
-class Mixing:
-    """How neighbours are asked, and how much they weigh.
+class Interpolation:
+    """How neighbours vote, and their weight.
 
     Attributes:
-        votes: `share` or `softmax`.
-        is_chosen: The numbers were chosen on clips, or given; else they are what serein starts from.
+        votes: `uniform` or `softmax`.
+        is_tuned: The numbers were tuned on clips, or given; otherwise they are the defaults.
     """
 
     k: int
-    alpha: float
-    votes: str = "share"
-    is_chosen: bool = True
+    knn_weight: float
+    votes: str = "uniform"
+    is_tuned: bool = True
 
 
 @dataclass(frozen=True)
@@ -61,89 +61,91 @@ class Neighbour:
     end_s: float | None = None
 
     def to_json(self) -> dict[str, object]:
-        """Return what is known."""
+        """Return the known fields."""
         fields = {**self.__dict__, "distance": round(self.distance, 6)}
         return {name: value for name, value in fields.items() if value is not None}
 
 
 @dataclass(frozen=True)
-class NeighbourAnswer(Answer):
-    """An answer in which the nearest clips had a say.
+class KnnPrediction(Prediction):
+    """A prediction interpolated with the nearest clips.
 
     Attributes:
-        neighbours: The clips, nearest first; empty where nobody asked for them.
+        neighbours: The clips, nearest first; empty where they are not shown.
     """
 
     neighbours: tuple[Neighbour, ...] = ()
 
     def to_json(self) -> dict[str, object]:
-        """Return what an answer returns, and the neighbours."""
-        heard = super().to_json()
-        return heard | {"neighbours": [each.to_json() for each in self.neighbours]} if self.neighbours else heard
+        """Return what a prediction returns, and the neighbours."""
+        content = super().to_json()
+        return content | {"neighbours": [each.to_json() for each in self.neighbours]} if self.neighbours else content
 
 
-class NeighbourPredictor:
-    """A model with a store of labelled clips.
+class KnnPredictor:
+    """A model with a datastore of labelled clips.
 
     Args:
         model: Model folder or Hub name.
-        store: Folder of the store.
-        k, alpha, votes: `None` is what was chosen for the store, or else `DEFAULT_K`, `DEFAULT_ALPHA` and `share`.
-        explain: Whether answers name their neighbours.
+        datastore: Folder of the datastore.
+        k, knn_weight, votes: `None` is the tuned value of the datastore, or else the default: `DEFAULT_K`,
+            `DEFAULT_KNN_WEIGHT`, `uniform`.
+        show_neighbours: Whether predictions name their neighbours.
 
     Raises:
-        ModelError: There is no such model or store, the store is of another model, or k or alpha do not fit.
+        ModelError: The model or datastore does not exist, they do not belong together, or k or the weight is invalid.
     """
 
     def __init__(
         self,
         model: str,
-        store: str | Path,
+        datastore: str | Path,
         *,
         k: int | None = None,
-        alpha: float | None = None,
+        knn_weight: float | None = None,
         votes: str | None = None,
-        explain: bool = False,
+        show_neighbours: bool = False,
     ) -> None:
-        self.store = open_store(store)
+        self.datastore = open_datastore(datastore)
         self.predictor, digest = load_with_digest(model)
-        self.store.require_model(digest, model)
+        self.datastore.require_model(digest, model)
         self.classes = self.predictor.classes
-        self.mixing = mixing_of(self.store, k, alpha, votes)
-        self.explain = explain
+        self.interpolation = interpolation_of(self.datastore, k, knn_weight, votes)
+        self.show_neighbours = show_neighbours
 
-    def predict_each(self, utterances: Sequence[Utterance]) -> Iterator[Answer | AudioError]:
-        """Answer for many utterances in their order, or say what is wrong with each."""
+    def predict_each(self, utterances: Sequence[Utterance]) -> Iterator[Prediction | AudioError]:
+        """Yield a prediction, or the error, for each utterance in order."""
         for start in range(0, len(utterances), CLIPS_AT_ONCE):
             some = utterances[start : start + CLIPS_AT_ONCE]
             outcomes = list(self.predictor.predict_each(some))
-            heard = [(u, o) for u, o in zip(some, outcomes, strict=True) if isinstance(o, Answer)]
-            answers = iter(self._mixed([u for u, _ in heard], [answer for _, answer in heard]))
+            predicted = [(u, o) for u, o in zip(some, outcomes, strict=True) if isinstance(o, Prediction)]
+            interpolated = iter(self._interpolated([u for u, _ in predicted], [own for _, own in predicted]))
             for outcome in outcomes:
-                yield next(answers) if isinstance(outcome, Answer) else outcome
+                yield next(interpolated) if isinstance(outcome, Prediction) else outcome
 
-    def _mixed(self, utterances: Sequence[Utterance], answers: Sequence[Answer]) -> list[NeighbourAnswer]:
-        if not answers:
+    def _interpolated(self, utterances: Sequence[Utterance], predictions: Sequence[Prediction]) -> list[KnnPrediction]:
+        if not predictions:
             return []
-        trim_db = self.predictor.content.options.clips.trim_db
+        trim_db = self.predictor.checkpoint.options.clips.trim_db
         keys = keys_of(Recordings(utterances, trim_db=trim_db), range(len(utterances)))
-        vectors = np.stack([answer.embedding for answer in answers])
-        nearest = self.store.examples.nearest(vectors, self.mixing.k, keys)
-        model = np.array([[answer.shares[name] for name in self.classes] for answer in answers])
-        votes = neighbour_shares(nearest, len(self.classes), self.mixing.votes)
-        shares = interpolated(votes, model, self.mixing.alpha)
-        named = self._named(nearest) if self.explain else [()] * len(answers)
-        return [self._answer(*row) for row in zip(answers, shares, named, strict=True)]
+        vectors = np.stack([prediction.embedding for prediction in predictions])
+        nearest = self.datastore.embeddings.nearest(vectors, self.interpolation.k, keys)
+        model = np.array([[each.probabilities[name] for name in self.classes] for each in predictions])
+        votes = knn_probabilities(nearest, len(self.classes), self.interpolation.votes)
+        probabilities = interpolate(votes, model, self.interpolation.knn_weight)
+        named = self._named(nearest) if self.show_neighbours else [()] * len(predictions)
+        return [self._prediction(*row) for row in zip(predictions, probabilities, named, strict=True)]
 
-    def _answer(self, answer: Answer, shares: FloatArray, neighbours: tuple[Neighbour, ...]) -> NeighbourAnswer:
-        by_class = dict(zip(self.classes, map(float, shares), strict=True))
-        label = self.classes[int(shares.argmax())]
-        fields = {**answer.__dict__, "label": label, "shares": by_class, "neighbours": neighbours}
-        return NeighbourAnswer(**fields)
+    def _prediction(
+        self, prediction: Prediction, probabilities: FloatArray, neighbours: tuple[Neighbour, ...]
+    ) -> KnnPrediction:
+        by_class = dict(zip(self.classes, map(float, probabilities), strict=True))
+        fields = {**prediction.__dict__, "probabilities": by_class, "neighbours": neighbours}
+        return KnnPrediction(**fields)
 
     def _named(self, nearest: Nearest) -> list[tuple[Neighbour, ...]]:
         rows = sorted(set(nearest.rows.ravel().tolist()))
-        clips = dict(zip(rows, self.store.clips_at(rows), strict=True))
+        clips = dict(zip(rows, self.datastore.clips_at(rows), strict=True))
         triples = zip(nearest.rows.tolist(), nearest.labels.tolist(), nearest.distances.tolist(), strict=True)
         return [
             tuple(
@@ -156,57 +158,61 @@ class NeighbourPredictor:
 
 def neighbour_of(clip: Utterance, label: str, distance: float) -> Neighbour:
     """Return a clip as a neighbour."""
-    told: dict[str, Any] = {name: getattr(clip, name) for name in ("id", "speaker", "corpus", "audio", "start_s")}
-    return Neighbour(label=label, distance=distance, end_s=clip.end_s, **told)
+    fields: dict[str, Any] = {name: getattr(clip, name) for name in ("id", "speaker", "corpus", "audio", "start_s")}
+    return Neighbour(label=label, distance=distance, end_s=clip.end_s, **fields)
 
 
-def mixing_of(store: Store, k: int | None, alpha: float | None, votes: str | None) -> Mixing:
-    """Return what is given, else what was chosen for a store, else the numbers to start from."""
-    chosen = store.header.chosen
-    start = Mixing(DEFAULT_K, DEFAULT_ALPHA, is_chosen=k is not None and alpha is not None)
-    if chosen is not None:
-        start = Mixing(chosen.k, chosen.alpha, chosen.votes)
-    given = {name: value for name, value in (("k", k), ("alpha", alpha), ("votes", votes)) if value is not None}
+def interpolation_of(datastore: Datastore, k: int | None, knn_weight: float | None, votes: str | None) -> Interpolation:
+    """Return the given values, else the tuned ones of the datastore, else the defaults."""
+    tuning = datastore.header.tuning
+    start = Interpolation(DEFAULT_K, DEFAULT_KNN_WEIGHT, is_tuned=k is not None and knn_weight is not None)
+    if tuning is not None:
+        start = Interpolation(tuning.k, tuning.knn_weight, tuning.votes)
+    given = {
+        name: value for name, value in (("k", k), ("knn_weight", knn_weight), ("votes", votes)) if value is not None
+    }
     return replace(start, **given)  # type: ignore[arg-type]
 
 
 def load_with_digest(model: str) -> tuple[Predictor, str]:
-    """Load a model, its shares as k and alpha were chosen on them, and return what tells it from others.
+    """Load a model without calibration, as k and the weight were tuned, and return its digest.
 
     Raises:
-        ModelError: There is none, or it is damaged.
+        ModelError: It does not exist, or is damaged.
     """
     folder = hub.folder_of(model, expected="a model folder")
     return load(folder).uncalibrated(), model_digest(folder)
 
 
 def keys_of(recordings: Recordings, positions: Sequence[int]) -> Numbers:
-    """Return what tells utterances, (utterance, 2), as `Examples.keys` has it."""
+    """Return the keys of utterances, (utterance, 2), as in `Embeddings.keys`."""
     utterances = [recordings.utterances[position] for position in positions]
-    told = [(key(u.id), key(recordings[p])) for u, p in zip(utterances, positions, strict=True)]
-    return np.array(told, np.int64).reshape(-1, 2)
+    keys = [(key(u.id), key(recordings[p])) for u, p in zip(utterances, positions, strict=True)]
+    return np.array(keys, np.int64).reshape(-1, 2)
 
 
-def hear(
-    content: ModelFolder,
+def embed_labelled(
+    checkpoint: Checkpoint,
     recordings: Recordings,
     positions: Sequence[int],
-    told: Told,
+    condition_source: ConditionSource,
     on_progress: Progress | None = None,
-) -> tuple[Examples, Vectors]:
-    """Return utterances that have a class as examples, and the model's shares of them, (utterance, class).
+) -> tuple[Embeddings, Vectors]:
+    """Return the embeddings of labelled utterances, and the model's probabilities, (utterance, class).
 
     Raises:
         AudioError: A file cannot be read or is silent.
     """
-    classes = content.categories.classes
-    positions = [p for p in positions if content.categories.label(recordings.utterances[p]) is not None]
-    said = recorded_answers(content, recordings, positions, told, on_progress)
-    labels = [content.categories.label(recordings.utterances[position]) for position in positions]
+    classes = checkpoint.class_labels.classes
+    positions = [p for p in positions if checkpoint.class_labels.label(recordings.utterances[p]) is not None]
+    outputs = recording_outputs(checkpoint, recordings, positions, condition_source, on_progress)
+    labels = [checkpoint.class_labels.label(recordings.utterances[position]) for position in positions]
     numbers = np.array([classes.index(label) for label in labels if label is not None], np.int64)
-    return Examples(said.embeddings, numbers, keys_of(recordings, positions)), said.shares[content.task]
+    return Embeddings(outputs.embeddings, numbers, keys_of(recordings, positions)), outputs.probabilities[
+        checkpoint.task
+    ]
 
 
-def described_model(model: str) -> str:
-    """Return how a store names its model: a folder by its absolute path, else as on the Hub."""
+def model_reference(model: str) -> str:
+    """Return how a datastore names its model: a folder by its absolute path, else its Hub name."""
     return os.path.abspath(model) if Path(model).is_dir() else model

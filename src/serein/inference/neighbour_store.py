@@ -1,6 +1,6 @@
-"""Stores of labelled clips: `store.json`, `vectors.safetensors`, `clips.jsonl`, of many clips also `index.faiss`.
+"""Datastores of labelled clips: `datastore.json`, `vectors.safetensors`, `clips.jsonl`, and for many `index.faiss`.
 
-A store belongs to one model, whose embeddings it holds, and is refused to any other.
+A datastore belongs to one model, whose embeddings it holds; other models are refused.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from serein.data.files import replacing, sha256, write_text
 from serein.data.utterance import Utterance
 from serein.errors import ModelError
 from serein.inference.neighbour_index import RECALL_AT, FaissIndex, require_faiss, write_index
-from serein.inference.neighbours import Examples
+from serein.inference.neighbours import Embeddings
 from serein.models.folder import PARTS
 
 FORMAT = 1
-INDEXED_FROM = 200_000  # below, searching through all takes some ten milliseconds
+INDEXED_FROM = 200_000  # below, the exact search takes some ten milliseconds
 
-_HEADER, _VECTORS, _CLIPS, _INDEX = "store.json", "vectors.safetensors", "clips.jsonl", "index.faiss"
-_REMEDY = "Build it again: serein neighbours build --help."
+_HEADER, _VECTORS, _CLIPS, _INDEX = "datastore.json", "vectors.safetensors", "clips.jsonl", "index.faiss"
+_REMEDY = "Build it again: serein knn build --help."
 
 
 class _Strict(BaseModel):
@@ -45,10 +45,10 @@ class _Strict(BaseModel):
 
 
 class Index(_Strict):
-    """How `index.faiss` is searched, and how much it finds.
+    """How `index.faiss` is searched, and its recall.
 
     Attributes:
-        num_probed: Lists to look through.
+        num_probed: Lists to search.
         recall: Share of the ``recall_at`` nearest clips that it finds, beside the exact search.
     """
 
@@ -57,27 +57,27 @@ class Index(_Strict):
     recall: float
 
 
-class Chosen(_Strict):
-    """The k and alpha of a store.
+class TuningRecord(_Strict):
+    """The tuned k and weight of a datastore.
 
     Attributes:
-        on: What they were chosen on.
-        num_clips: How many clips the store held then.
-        by: The score that was to be greatest; it and the model's own are in per cent.
+        tuned_on: The clips that they were tuned on.
+        num_clips: Number of clips that the datastore held then.
+        metric: The score that was maximised; it and the model's own are in per cent.
     """
 
     k: int
-    alpha: float
-    votes: Literal["share", "softmax"]
-    on: str
+    knn_weight: float
+    votes: Literal["uniform", "softmax"]
+    tuned_on: str
     num_clips: int
-    by: Literal["ua", "wa", "macro_f1"]
+    metric: Literal["ua", "wa", "macro_f1"]
     score: float
     model_score: float
 
 
 class Header(_Strict):
-    """What `store.json` says.
+    """The contents of `datastore.json`.
 
     Attributes:
         model: Folder or Hub name.
@@ -85,7 +85,7 @@ class Header(_Strict):
         task: What the classes are of.
         size: Numbers in a vector.
         corpora: Corpus -> clips; ``own`` where none is named.
-        licences: Corpus -> the licence of its recordings, which also says what the store may be used for.
+        licences: Corpus -> the licence of its recordings, which also limits the use of the datastore.
     """
 
     format: Literal[1] = 1
@@ -98,25 +98,25 @@ class Header(_Strict):
     corpora: dict[str, int]
     licences: dict[str, str]
     index: Index | None = None
-    chosen: Chosen | None = None
+    tuning: TuningRecord | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Store:
-    """An opened store."""
+class Datastore:
+    """An opened datastore."""
 
     folder: Path
     header: Header
-    examples: Examples
+    embeddings: Embeddings
 
     def require_model(self, digest: str, where: str | Path) -> None:
-        """Raise ModelError when the store holds the embeddings of another model."""
+        """Raise ModelError when the datastore holds the embeddings of another model."""
         if digest != self.header.model_sha256:
             raise ModelError(
-                f"the store is of another model, {self.header.model} ({self.header.model_sha256[:12]}), than this one, "
-                f"{where} ({digest[:12]})",
+                f"the datastore is of another model, {self.header.model} ({self.header.model_sha256[:12]}), than this "
+                f"one, {where} ({digest[:12]})",
                 where=self.folder,
-                remedy="Name that model, or build a store of this one.",
+                remedy="Name that model, or build a datastore of this one.",
             )
 
     def clips_at(self, rows: Sequence[int]) -> list[Utterance]:
@@ -131,7 +131,7 @@ class Store:
 
     @cached_property
     def speakers(self) -> frozenset[str]:
-        """The speakers, as `serein.data.folds.speaker_key` names them; clips without one are passed over."""
+        """The speakers, as `serein.data.folds.speaker_key` names them; clips without one are skipped."""
         lines = (json.loads(line) for line in self._lines())
         return frozenset(f"{line.get('corpus') or ''}/{line['speaker']}" for line in lines if line.get("speaker"))
 
@@ -140,113 +140,113 @@ class Store:
             yield from file
 
 
-def write_store(
+def write_datastore(
     folder: Path,
     header: Header,
-    examples: Examples,
+    embeddings: Embeddings,
     clips: Sequence[Utterance],
     *,
     before: Path | None = None,
     indexed_from: int = INDEXED_FROM,
 ) -> Header:
-    """Write a store; the folder is whole or not there.
+    """Write a datastore, atomically.
 
     Args:
         header: Its counts, licences and index are filled in.
-        examples: All of the store's, those of `before` first.
+        embeddings: All of the datastore's, those of `before` first.
         clips: Those that `before` does not hold.
-        before: A store whose clips come first; may be `folder`.
-        indexed_from: Write an index for so many clips and more.
+        before: A datastore whose clips come first; may be `folder`.
+        indexed_from: Write an index from this number of clips on.
 
     Raises:
-        ModelError: `folder` exists and is no store.
+        ModelError: `folder` exists and is not a datastore.
         MissingExtraError: There are so many clips that an index is written, and faiss is not installed.
     """
-    if folder.exists() and not is_store(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise ModelError("exists and is no store", where=folder, remedy="Name a new folder.")
-    if len(examples) >= indexed_from:
+    if folder.exists() and not is_datastore(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError("exists and is not a datastore", where=folder, remedy="Name a new folder.")
+    if len(embeddings) >= indexed_from:
         require_faiss()
     with _replacing(folder) as partial:
         _write_clips(clips, header.task, partial / _CLIPS, before)
-        _save_examples(examples, partial / _VECTORS)
-        index = _indexed(examples, partial / _INDEX) if len(examples) >= indexed_from else None
-        header = header.model_copy(update={**_counts(header, examples, clips), "index": index})
+        _save_examples(embeddings, partial / _VECTORS)
+        index = _indexed(embeddings, partial / _INDEX) if len(embeddings) >= indexed_from else None
+        header = header.model_copy(update={**_counts(header, embeddings, clips), "index": index})
         write_header(partial, header)
     return header
 
 
-def _counts(header: Header, examples: Examples, clips: Sequence[Utterance]) -> dict[str, Any]:
+def _counts(header: Header, embeddings: Embeddings, clips: Sequence[Utterance]) -> dict[str, Any]:
     corpora = Counter(header.corpora) + Counter(clip.corpus or "own" for clip in clips)
     return {
-        "size": examples.vectors.shape[1],
-        "num_clips": len(examples),
+        "size": embeddings.vectors.shape[1],
+        "num_clips": len(embeddings),
         "corpora": dict(sorted(corpora.items())),
         "licences": {name: licence_of(name) or "not stated" for name in sorted(corpora)},
     }
 
 
-def _indexed(examples: Examples, path: Path) -> Index:
-    num_probed, recall = write_index(examples.vectors, path, np.random.default_rng(0))
+def _indexed(embeddings: Embeddings, path: Path) -> Index:
+    num_probed, recall = write_index(embeddings.vectors, path, np.random.default_rng(0))
     return Index(num_probed=num_probed, recall_at=RECALL_AT, recall=round(recall, 4))
 
 
 def _write_clips(clips: Sequence[Utterance], task: str, path: Path, before: Path | None) -> None:
-    manifest.write((_told(clip, task) for clip in clips), path)
+    manifest.write((_kept(clip, task) for clip in clips), path)
     if before is not None:
         added = path.read_text(encoding="utf-8")
         path.write_text((before / _CLIPS).read_text(encoding="utf-8") + added, encoding="utf-8")
 
 
 def write_header(folder: Path, header: Header) -> None:
-    """Write `store.json` atomically."""
+    """Write `datastore.json` atomically."""
     text = json.dumps(header.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
     write_text(folder / _HEADER, text + "\n")
 
 
-def open_store(folder: str | Path) -> Store:
-    """Open a store; its vectors are mapped into memory.
+def open_datastore(folder: str | Path) -> Datastore:
+    """Open a datastore; its vectors are mapped into memory.
 
     Raises:
         ModelError: There is none, a part is missing or damaged, or the parts do not fit each other.
         MissingExtraError: It has an index, and faiss is not installed.
     """
     folder = Path(folder)
-    if not is_store(folder):
-        remedy = "Build one: serein neighbours build --help."
-        raise ModelError("no such store of neighbours", where=folder, remedy=remedy)
+    if not is_datastore(folder):
+        remedy = "Build one: serein knn build --help."
+        raise ModelError("no such datastore", where=folder, remedy=remedy)
     header = _read_header(folder / _HEADER)
     try:
         arrays = {name: tensor.numpy() for name, tensor in load_file(folder / _VECTORS).items()}
-        examples = Examples(arrays["vectors"], arrays["labels"], arrays["keys"])
+        embeddings = Embeddings(arrays["vectors"], arrays["labels"], arrays["keys"])
     except (SafetensorError, OSError, KeyError) as error:
         raise ModelError(f"damaged ({error})", where=folder / _VECTORS, remedy=_REMEDY) from None
-    _require_fitting(folder, header, examples)
+    _require_fitting(folder, header, embeddings)
     if header.index is not None:
-        index = FaissIndex(folder / _INDEX, examples.vectors, header.index.num_probed)
-        examples = Examples(examples.vectors, examples.labels, examples.keys, index)
-    return Store(folder, header, examples)
+        index = FaissIndex(folder / _INDEX, embeddings.vectors, header.index.num_probed)
+        embeddings = Embeddings(embeddings.vectors, embeddings.labels, embeddings.keys, index)
+    return Datastore(folder, header, embeddings)
 
 
-def is_store(folder: str | Path) -> bool:
-    """Tell whether a folder has the parts of a store."""
+def is_datastore(folder: str | Path) -> bool:
+    """Tell whether a folder has the parts of a datastore."""
     return all((Path(folder) / part).is_file() for part in (_HEADER, _VECTORS, _CLIPS))
 
 
 def model_digest(folder: Path) -> str:
-    """Return the SHA-256 of a model folder: what it is, what its classes mean, its weights."""
+    """Return the SHA-256 of a model folder: its description, its classes and its weights."""
     parts = [part for part in PARTS if (folder / part).is_file()]
     return hashlib.sha256("".join(f"{part} {sha256(folder / part)}\n" for part in parts).encode()).hexdigest()
 
 
-def _told(clip: Utterance, task: str) -> Utterance:
-    """Return what a store keeps of a clip: enough to find and to name it."""
+def _kept(clip: Utterance, task: str) -> Utterance:
+    """Return the fields of a clip that a datastore keeps: enough to find and to name it."""
     field = "gender" if task == "gender" else "emotion"
     kept = ("id", "audio", "start_s", "end_s", "speaker", "corpus", field)
     return Utterance(**{name: getattr(clip, name) for name in kept})
 
 
-def _save_examples(examples: Examples, path: Path) -> None:
-    arrays: Mapping[str, Any] = {"vectors": examples.vectors, "labels": examples.labels, "keys": examples.keys}
+def _save_examples(embeddings: Embeddings, path: Path) -> None:
+    arrays: Mapping[str, Any] = {"vectors": embeddings.vectors, "labels": embeddings.labels, "keys": embeddings.keys}
     with replacing(path) as partial:  # safetensors would leave it to be read by its writer alone
         save_file({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}, partial)
 
@@ -262,12 +262,12 @@ def _read_header(path: Path) -> Header:
         raise ModelError(f"key '{named}': {problem['msg'].lower()}", where=path, remedy=_REMEDY) from None
 
 
-def _require_fitting(folder: Path, header: Header, examples: Examples) -> None:
+def _require_fitting(folder: Path, header: Header, embeddings: Embeddings) -> None:
     num, num_classes = header.num_clips, len(header.classes)
-    fits = examples.vectors.shape == (num, header.size) and examples.keys.shape == (num, 2)
-    fits = fits and examples.labels.shape == (num,) and examples.labels.dtype == np.int64
-    if not fits or (num and not 0 <= examples.labels.min() <= examples.labels.max() < num_classes):
-        raise ModelError(f"does not hold the {num} clips that store.json says", where=folder, remedy=_REMEDY)
+    fits = embeddings.vectors.shape == (num, header.size) and embeddings.keys.shape == (num, 2)
+    fits = fits and embeddings.labels.shape == (num,) and embeddings.labels.dtype == np.int64
+    if not fits or (num and not 0 <= embeddings.labels.min() <= embeddings.labels.max() < num_classes):
+        raise ModelError(f"does not hold the {num} clips that datastore.json states", where=folder, remedy=_REMEDY)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Nearest clips: labelled embeddings, how they vote, and their votes mixed with a model's shares (wang2023, 2.3)."""
+"""Nearest neighbours: labelled embeddings, their votes, and votes interpolated with a model (wang2023, section 2.3)."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from serein.metrics import SCORES, FloatArray
 Vectors = NDArray[np.float32]
 Numbers = NDArray[np.int64]
 
-MOST_NEIGHBOURS = 32  # wang2023, section 3.1: k in 1..32
-ALPHAS = tuple(number / 20 for number in range(21))  # 0 is the model alone, 1 the neighbours alone
+MAX_NEIGHBOURS = 32  # wang2023, section 3.1: k in 1..32
+KNN_WEIGHTS = tuple(number / 20 for number in range(21))  # 0 is the model alone, 1 the neighbours alone
 
-_SPARE = 8  # neighbours that are looked at beyond k, because some may be the clip itself
+_SPARE = 8  # neighbours searched beyond k, because some may be the clip itself
 _DISTANCES_AT_ONCE = 1 << 24
 _ROUNDING = 4e-7  # relative, for each number of a vector: twice what a float32 sum of products can be off
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """The nearest examples of some clips, nearest first.
+    """The nearest embeddings of some clips, nearest first.
 
     Attributes:
-        rows: (clip, k) positions among the examples.
+        rows: (clip, k) positions among the embeddings.
         labels: (clip, k) class numbers.
         distances: (clip, k) float64, Euclidean.
     """
@@ -42,13 +42,13 @@ class Nearest:
 
 
 @dataclass(frozen=True, eq=False)
-class Examples:
-    """Clips as a model embeds them, with what they are labelled.
+class Embeddings:
+    """Embeddings of labelled clips.
 
     Attributes:
-        vectors: (clip, feature) float32, what the output layer reads.
+        vectors: (clip, feature) float32, the input of the output layer.
         labels: (clip,) class numbers.
-        keys: (clip, 2) what tells a clip: `key` of its id and of its samples.
+        keys: (clip, 2) identifies a clip: `key` of its id and of its samples.
         index: Another search than the exact one; takes queries and k, returns rows and distances, both (query, k).
     """
 
@@ -61,11 +61,11 @@ class Examples:
         return len(self.vectors)
 
     def nearest(self, queries: Vectors, k: int, keys: Numbers | None = None) -> Nearest:
-        """Return the k nearest examples of each query; of equally near ones the first.
+        """Return the k nearest embeddings of each query; of equally near ones the first.
 
         Args:
             queries: (query, feature).
-            keys: (query, 2); examples that share the id or the samples of a query are no neighbours of it.
+            keys: (query, 2); embeddings with the id or the samples of a query are not its neighbours.
 
         Raises:
             ModelError: There are fewer than k.
@@ -84,9 +84,9 @@ class Examples:
         rows = np.take_along_axis(rows, order, axis=1)
         return Nearest(rows, self.labels[rows], np.take_along_axis(distances, order, axis=1))
 
-    def only(self, rows: Numbers) -> Examples:
-        """Return some of the examples."""
-        return Examples(self.vectors[rows], self.labels[rows], self.keys[rows])
+    def only(self, rows: Numbers) -> Embeddings:
+        """Return some of the embeddings."""
+        return Embeddings(self.vectors[rows], self.labels[rows], self.keys[rows])
 
     @cached_property
     def _squared_norms(self) -> Vectors:
@@ -143,7 +143,7 @@ def sorted_nearest(vectors: Vectors, query: Vectors, rows: Numbers, k: int) -> t
 
 
 def key(content: str | Waveform) -> int:
-    """Return 64 bits that tell an id, or the samples of a recording, from others."""
+    """Return a 64-bit hash of an id, or of the samples of a recording."""
     data = content.encode() if isinstance(content, str) else content.tobytes()
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
 
@@ -151,8 +151,8 @@ def key(content: str | Waveform) -> int:
 # -- votes -----------------------------------------------------------------------------------------------------------
 
 
-def shares_of_each_k(nearest: Nearest, num_classes: int, votes: str = "share") -> FloatArray:
-    """Return what the nearest 1, 2, ... neighbours say: (k, clip, class), each row of shares sums to 1.
+def knn_probabilities_by_k(nearest: Nearest, num_classes: int, votes: str = "uniform") -> FloatArray:
+    """Return the probabilities of the nearest 1, 2, ... neighbours: (k, clip, class), each row sums to 1.
 
     Args:
         votes: A name of `VOTES`.
@@ -162,44 +162,44 @@ def shares_of_each_k(nearest: Nearest, num_classes: int, votes: str = "share") -
 
     Example:
         >>> nearest = Nearest(np.array([[7, 9]]), np.array([[1, 0]]), np.array([[0.5, 0.8]]))
-        >>> shares_of_each_k(nearest, num_classes=2).tolist()
+        >>> knn_probabilities_by_k(nearest, num_classes=2).tolist()
         [[[0.0, 1.0]], [[0.5, 0.5]]]
     """
     if votes not in VOTES:
-        raise ModelError(expected_one_of(votes, VOTES, kind="vote"), where="--votes", remedy="Name one of these.")
+        raise ModelError(expected_one_of(votes, VOTES, kind="vote"), where="--votes", remedy="Choose one of these.")
     weights = VOTES[votes](nearest.distances).T[:, :, None]
     is_of_class = nearest.labels.T[:, :, None] == np.arange(num_classes)
-    shares: FloatArray = (weights * is_of_class).cumsum(axis=0) / weights.cumsum(axis=0)
-    return shares
+    probabilities: FloatArray = (weights * is_of_class).cumsum(axis=0) / weights.cumsum(axis=0)
+    return probabilities
 
 
-def neighbour_shares(nearest: Nearest, num_classes: int, votes: str = "share") -> FloatArray:
-    """Return what all k neighbours say together: (clip, class)."""
-    shares: FloatArray = shares_of_each_k(nearest, num_classes, votes)[-1]
-    return shares
+def knn_probabilities(nearest: Nearest, num_classes: int, votes: str = "uniform") -> FloatArray:
+    """Return the probabilities of all k neighbours: (clip, class)."""
+    probabilities: FloatArray = knn_probabilities_by_k(nearest, num_classes, votes)[-1]
+    return probabilities
 
 
-def interpolated(neighbours: NDArray[Any], model: NDArray[Any], alpha: float) -> FloatArray:
-    """Return ``alpha * neighbours + (1 - alpha) * model`` (wang2023, equation 4).
+def interpolate(neighbours: NDArray[Any], model: NDArray[Any], knn_weight: float) -> FloatArray:
+    """Return ``knn_weight * neighbours + (1 - knn_weight) * model`` (wang2023, equation 4).
 
     Args:
-        neighbours: (..., class) shares.
-        model: (..., class) shares.
-        alpha: 0 is the model exactly, 1 the neighbours.
+        neighbours: (..., class) probabilities.
+        model: (..., class) probabilities.
+        knn_weight: 0 is the model exactly, 1 the neighbours.
 
     Raises:
-        ModelError: Alpha is not from 0 to 1.
+        ModelError: The weight is not from 0 to 1.
 
     Example:
-        >>> interpolated(np.array([1.0, 0.0]), np.array([0.25, 0.75]), alpha=0.5).tolist()
+        >>> interpolate(np.array([1.0, 0.0]), np.array([0.25, 0.75]), knn_weight=0.5).tolist()
         [0.625, 0.375]
     """
-    if not 0.0 <= alpha <= 1.0:
-        raise ModelError(f"alpha is {alpha:g}", where="--alpha", remedy="Give a number from 0 to 1.")
-    return alpha * neighbours.astype(np.float64) + (1.0 - alpha) * model.astype(np.float64)
+    if not 0.0 <= knn_weight <= 1.0:
+        raise ModelError(f"the weight is {knn_weight:g}", where="--knn-weight", remedy="Give a number from 0 to 1.")
+    return knn_weight * neighbours.astype(np.float64) + (1.0 - knn_weight) * model.astype(np.float64)
 
 
-def _alike(distances: FloatArray) -> FloatArray:
+def _uniform(distances: FloatArray) -> FloatArray:
     return np.ones_like(distances)
 
 
@@ -208,75 +208,77 @@ def _by_distance(distances: FloatArray) -> FloatArray:
 
 
 VOTES: dict[str, Callable[[FloatArray], FloatArray]] = {
-    "share": _alike,  # wang2023: each neighbour has one vote
+    "uniform": _uniform,  # wang2023: each neighbour has one vote
     "softmax": _by_distance,  # weights are the softmax of the negative distances
 }
 
 
-# -- chosen ----------------------------------------------------------------------------------------------------------
+# -- tuned -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The k and alpha that did best on some clips.
+class TunedKnn:
+    """The k and the weight with the best score on some clips.
 
     Attributes:
-        score: Fraction, by these.
+        score: Fraction, with these.
         model_score: Fraction, by the model alone.
     """
 
     k: int
-    alpha: float
+    knn_weight: float
     score: float
     model_score: float
 
 
-def choose(
+def tune_k_and_weight(
     nearest: Nearest,
     model: NDArray[Any],
     truth: NDArray[Any],
     *,
-    votes: str = "share",
-    by: str = "ua",
+    votes: str = "uniform",
+    metric: str = "ua",
     ks: Sequence[int] | None = None,
-    alphas: Sequence[float] = ALPHAS,
-) -> Choice:
-    """Choose k and alpha.
+    knn_weights: Sequence[float] = KNN_WEIGHTS,
+) -> TunedKnn:
+    """Tune k and the weight of the neighbours.
 
-    Of equal scores the one with the least squared error of the shares is taken, then the smaller k and alpha.
+    Among equal scores, the least squared error of the probabilities decides, then the smaller k and weight.
 
     Args:
         nearest: As many neighbours as the largest k.
-        model: (clip, class) shares.
+        model: (clip, class) probabilities.
         truth: (clip,) class numbers.
-        by: `ua`, `wa` or `macro_f1`.
-        ks: Those to choose from; all that there are neighbours for by default.
+        metric: `ua`, `wa` or `macro_f1`.
+        ks: Candidates; by default all that there are neighbours for.
     """
     num_classes = model.shape[1]
-    shares = shares_of_each_k(nearest, num_classes, votes)
+    probabilities = knn_probabilities_by_k(nearest, num_classes, votes)
     is_true = truth[:, None] == np.arange(num_classes)
     best: tuple[float, float, int, float] | None = None
-    for k in ks or range(1, len(shares) + 1):
-        for alpha in alphas:
-            mixed = interpolated(shares[k - 1], model, alpha)
-            error = float(np.square(mixed - is_true).sum(axis=1).mean())
-            ranked = (-round(_score(mixed, truth, by), 12), round(error, 12), k, alpha)
+    for k in ks or range(1, len(probabilities) + 1):
+        for knn_weight in knn_weights:
+            interpolated = interpolate(probabilities[k - 1], model, knn_weight)
+            error = float(np.square(interpolated - is_true).sum(axis=1).mean())
+            ranked = (-round(_score(interpolated, truth, metric), 12), round(error, 12), k, knn_weight)
             best = ranked if best is None else min(best, ranked)
     if best is None:
-        raise ModelError("there is no k or alpha to choose from", remedy="Name some.")
-    return Choice(best[2], best[3], -best[0], _score(model, truth, by))
+        raise ModelError("there is no k or weight to choose from", remedy="Name some.")
+    return TunedKnn(best[2], best[3], -best[0], _score(model, truth, metric))
 
 
-def _score(shares: NDArray[Any], truth: NDArray[Any], by: str) -> float:
-    num_classes = shares.shape[1]
-    cells = np.bincount(truth * num_classes + shares.argmax(axis=1), minlength=num_classes**2)
-    return float(SCORES[by](cells.reshape(num_classes, num_classes)))
+def _score(probabilities: NDArray[Any], truth: NDArray[Any], metric: str) -> float:
+    num_classes = probabilities.shape[1]
+    cells = np.bincount(truth * num_classes + probabilities.argmax(axis=1), minlength=num_classes**2)
+    return float(SCORES[metric](cells.reshape(num_classes, num_classes)))
 
 
 def _require_enough(k: int, num: int, others: str = "") -> None:
     if k < 1:
-        raise ModelError(f"k is {k}", where="--k", remedy="Ask for one neighbour at least.")
+        raise ModelError(f"k is {k}", where="--k", remedy="Choose at least one neighbour.")
     if k > num:
         raise ModelError(
-            f"k is {k}, and the store holds {num} clips{others}", where="--k", remedy="Take a smaller k, or add clips."
+            f"k is {k}, and the datastore holds {num} clips{others}",
+            where="--k",
+            remedy="Choose a smaller k, or add clips.",
         )

@@ -1,4 +1,4 @@
-"""Using a model: recordings in, class shares out. A clip gets the same answer alone and in any batch."""
+"""Run a model: recordings in, predictions out. A clip gets the same prediction alone and in any batch."""
 
 from __future__ import annotations
 
@@ -15,82 +15,93 @@ from serein.data import audio
 from serein.data.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError
-from serein.inference.answering import Answers, answers, conditions_of
-from serein.inference.box import box_folder
+from serein.inference.answering import ModelOutputs, conditions_of, model_outputs
+from serein.inference.box import default_model_folder
 from serein.labels.words import WordClasses, relabelled
 from serein.metrics import tempered
 from serein.models import folder as model_folder
-from serein.models.folder import ModelFolder
+from serein.models.folder import Checkpoint
 
-Heard = TypeVar("Heard")
+Probabilities = dict[str, float]
+Result = TypeVar("Result")
 CLIPS_AT_ONCE = 32
 
 
+def most_probable(probabilities: Mapping[str, float]) -> str:
+    """Return the class with the largest probability, the first of equal ones."""
+    return max(probabilities, key=lambda name: probabilities[name])
+
+
 @dataclass(frozen=True)
-class Beside:
-    """What another task of the same model says of a recording.
+class TaskPrediction:
+    """What another task of the same model predicts for a recording.
 
     Attributes:
-        label: The class with the largest share, or what was said.
-        confidence: Its share; `None` of a transcript.
+        label: The most probable class, or the transcript.
+        confidence: Its probability; `None` for a transcript.
+        probabilities: Class -> probability; empty for a transcript.
     """
 
     label: str
     confidence: float | None = None
+    probabilities: Probabilities = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, object]:
+        """Return label, confidence and probabilities."""
+        return {
+            "label": self.label,
+            "confidence": None if self.confidence is None else round(self.confidence, 6),
+            "probabilities": {name: round(probability, 6) for name, probability in self.probabilities.items()},
+        }
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a model says of one recording.
+class Prediction:
+    """What a model predicts for one recording.
 
     Attributes:
         audio: The file.
-        label: The class with the largest share.
-        shares: Class -> share; they sum to 1.
-        embedding: (feature,) float32, the vector that the output layer reads; of a model of words, the word vector.
+        probabilities: Class -> probability; they sum to 1.
+        embedding: (feature,) float32, the input of the output layer; for a model of words, the word vector.
         task: What the classes are of: `emotion`, `gender`.
-        duration_s: Length of what was heard, silence at its ends included.
-        withheld: Why nothing is answered after all ("don't know", "too short"); `None` when something is.
-        others: Task -> what it says, of a model of several: `gender`, `transcript`, ...
+        duration_s: Length of the recording, silence at its ends included.
+        rejected: Why the prediction is rejected ("low confidence", "too short"); `None` when it is accepted.
+        tasks: Task -> its prediction, for a model with other tasks: `gender`, `asr`, ...
     """
 
     audio: str
-    label: str
-    shares: dict[str, float]
+    probabilities: Probabilities
     embedding: NDArray[np.float32]
     task: str = "emotion"
     duration_s: float | None = None
-    withheld: str | None = None
-    others: Mapping[str, Beside] = field(default_factory=dict)
+    rejected: str | None = None
+    tasks: Mapping[str, TaskPrediction] = field(default_factory=dict)
 
     @property
-    def emotion(self) -> str:
-        """The class with the largest share, of a model that answers emotions."""
-        if self.task != "emotion":
-            raise AttributeError(f"this model answers '{self.task}': read .label")
-        return self.label
+    def label(self) -> str | None:
+        """The most probable class; `None` when rejected."""
+        return None if self.rejected else most_probable(self.probabilities)
 
     @property
     def confidence(self) -> float:
-        """The largest share. It is no probability of being right until it is calibrated."""
-        return self.shares[self.label]
+        """The largest probability. It estimates the accuracy once the model is calibrated."""
+        return max(self.probabilities.values())
 
     @property
-    def said(self) -> str:
-        """The class, or why none is answered."""
-        return self.withheld or self.label
+    def label_or_rejection(self) -> str:
+        """The most probable class, or why it is rejected."""
+        return self.rejected or most_probable(self.probabilities)
 
     def to_json(self) -> dict[str, object]:
-        """Return file, label under the name of its task (`None` when withheld), confidence and shares; other tasks."""
-        shares = {name: round(share, 6) for name, share in self.shares.items()}
+        """Return file, task, label (`None` when rejected), confidence, probabilities and other tasks' predictions."""
         return {
-            "audio": self.audio,
-            self.task: None if self.withheld else self.label,
-            **({"withheld": self.withheld} if self.withheld else {}),
+            "file": self.audio,
+            "task": self.task,
+            "label": self.label,
             "confidence": round(self.confidence, 6),
-            "shares": shares,
-            **{name: other.label for name, other in self.others.items()},
-            **{f"{name}_confidence": round(o.confidence, 6) for name, o in self.others.items() if o.confidence},
+            "probabilities": {name: round(probability, 6) for name, probability in self.probabilities.items()},
+            "rejected": self.rejected,
+            "tasks": {name: other.to_json() for name, other in self.tasks.items()},
         }
 
 
@@ -99,55 +110,57 @@ class Predictor:
 
     Example:
         >>> model = serein.load("runs/demo/fold-1/seed-0/model")  # doctest: +SKIP
-        >>> model.predict("clip.wav").emotion  # doctest: +SKIP
+        >>> model.predict("clip.wav").label  # doctest: +SKIP
         'happy'
     """
 
-    def __init__(self, content: ModelFolder) -> None:
-        self.content = content
-        self.model = content.model.eval()
-        self.task = content.task
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.model = checkpoint.model.eval()
+        self.task = checkpoint.task
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """What the model tells apart.
+        """The classes of the main task.
 
         Raises:
-            ModelError: It writes down what is said instead.
+            ModelError: The main task is transcription.
         """
-        return self.content.categories.classes
+        return self.checkpoint.class_labels.classes
 
     def with_labels(self, labels: Sequence[str]) -> Predictor:
-        """Return the same model answering other words, without any training (stanley2023, section 3.3).
+        """Return the same model with other words as classes, without any training (stanley2023, section 3.3).
 
         Args:
-            labels: Words of the model's vocabulary; several words make the mean of their vectors.
+            labels: Words of the model's vocabulary; a label of several words is the mean of their vectors.
 
         Raises:
-            ModelError: The model answers fixed classes, or its vocabulary has changed.
+            ModelError: The model has fixed classes, or its vocabulary has changed.
             RecipeError: A word has no vector, or there are fewer than two labels.
         """
-        meaning = self.content.labels[self.task]
-        if not isinstance(meaning, WordClasses):
+        label_encoder = self.checkpoint.labels[self.task]
+        if not isinstance(label_encoder, WordClasses):
             raise ModelError(
-                f"answers the fixed classes {', '.join(self.classes)}",
+                f"has the fixed classes {', '.join(self.classes)}",
                 where="--labels",
-                remedy="Take a model whose task is 'words'.",
+                remedy="Choose a model whose task is 'words'.",
             )
-        words = relabelled(meaning, labels)
-        return Predictor(replace(self.content, labels={**self.content.labels, self.task: words}, calibration=None))
+        words = relabelled(label_encoder, labels)
+        return Predictor(
+            replace(self.checkpoint, labels={**self.checkpoint.labels, self.task: words}, calibration=None)
+        )
 
     def uncalibrated(self) -> Predictor:
-        """Return the same model with its shares as they were before calibration, to be joined with others like it."""
-        return Predictor(replace(self.content, calibration=None))
+        """Return the same model with its probabilities before calibration, to be joined with others like it."""
+        return Predictor(replace(self.checkpoint, calibration=None))
 
     def predict(
         self, source: str | Path | Sequence[str | Path], labels: Sequence[str] | None = None
-    ) -> Answer | list[Answer]:
-        """Answer for a file, or for each of a list of files.
+    ) -> Prediction | list[Prediction]:
+        """Predict a file, or each of a list of files.
 
         Args:
-            labels: Words to answer with instead of the classes, of a model of words.
+            labels: Words to use as classes, for a model of words.
 
         Raises:
             AudioError: A file cannot be read or is silent.
@@ -159,72 +172,72 @@ class Predictor:
         paths = [str(path) for path in source]
         return self.predict_waveforms([audio.load(path) for path in paths], paths)
 
-    def predict_each(self, utterances: Sequence[Utterance]) -> Iterator[Answer | AudioError]:
-        """Answer for many utterances in their order, or say what is wrong with each; a few are in memory at once."""
+    def predict_each(self, utterances: Sequence[Utterance]) -> Iterator[Prediction | AudioError]:
+        """Yield a prediction, or the error, for each utterance in order; a few are in memory at once."""
 
-        def hear(waveforms: Sequence[Waveform], some: Sequence[Utterance]) -> list[Answer]:
+        def predict(waveforms: Sequence[Waveform], some: Sequence[Utterance]) -> list[Prediction]:
             return self._predict(waveforms, [u.audio for u in some], some)
 
-        return heard_each(utterances, hear)
+        return predict_in_batches(utterances, predict)
 
-    def predict_waveforms(self, waveforms: Sequence[Waveform], names: Sequence[str]) -> list[Answer]:
-        """Answer for waveforms, each (sample,) float32 mono at 16 kHz."""
+    def predict_waveforms(self, waveforms: Sequence[Waveform], names: Sequence[str]) -> list[Prediction]:
+        """Predict waveforms, each (sample,) float32 mono at 16 kHz."""
         return self._predict(waveforms, names, [Utterance(id=name, audio=name) for name in names])
 
     def _predict(
         self, waveforms: Sequence[Waveform], names: Sequence[str], utterances: Sequence[Utterance]
-    ) -> list[Answer]:
+    ) -> list[Prediction]:
         if not waveforms:
             return []
-        cut = [audio.trimmed(waveform, self.content.options.clips.trim_db) for waveform in waveforms]
-        conditions = conditions_of(self.content, utterances, "known")
-        said = answers(self.content, cut.__getitem__, [len(waveform) for waveform in cut], conditions)
-        shares: NDArray[np.floating] = said.shares[self.task]
-        if self.content.calibration is not None:
-            shares = tempered(shares, self.content.calibration.temperature)
+        cut = [audio.trimmed(waveform, self.checkpoint.options.clips.trim_db) for waveform in waveforms]
+        conditions = conditions_of(self.checkpoint, utterances, "known")
+        outputs = model_outputs(self.checkpoint, cut.__getitem__, [len(waveform) for waveform in cut], conditions)
+        probabilities: NDArray[np.floating] = outputs.probabilities[self.task]
+        if self.checkpoint.calibration is not None:
+            probabilities = tempered(probabilities, self.checkpoint.calibration.temperature)
         durations_s = [len(waveform) / SAMPLE_RATE_HZ for waveform in waveforms]
-        rows = zip(names, shares, said.embeddings, durations_s, self._others(said), strict=True)
-        return [self._answer(*row) for row in rows]
+        rows = zip(names, probabilities, outputs.embeddings, durations_s, self._task_predictions(outputs), strict=True)
+        return [self._prediction(*row) for row in rows]
 
-    def _answer(
+    def _prediction(
         self,
         name: str,
-        shares: NDArray[np.floating],
+        probabilities: NDArray[np.floating],
         embedding: NDArray[np.float32],
         duration_s: float,
-        others: Mapping[str, Beside],
-    ) -> Answer:
-        by_class = dict(zip(self.classes, (float(share) for share in shares), strict=True))
-        label = self.classes[int(shares.argmax())]
-        return Answer(
-            name, label, by_class, embedding, self.content.categories.field, duration_s=duration_s, others=others
+        tasks: Mapping[str, TaskPrediction],
+    ) -> Prediction:
+        by_class = dict(zip(self.classes, (float(probability) for probability in probabilities), strict=True))
+        return Prediction(
+            name, by_class, embedding, self.checkpoint.class_labels.field, duration_s=duration_s, tasks=tasks
         )
 
-    def _others(self, said: Answers) -> list[dict[str, Beside]]:
-        """Return what the other tasks say of each clip."""
-        others: list[dict[str, Beside]] = [{} for _ in said.embeddings]
-        for task, shares in said.shares.items():
+    def _task_predictions(self, outputs: ModelOutputs) -> list[dict[str, TaskPrediction]]:
+        """Return what the other tasks predict for each clip."""
+        rows: list[dict[str, TaskPrediction]] = [{} for _ in outputs.embeddings]
+        for task, probabilities in outputs.probabilities.items():
             if task != self.task:
-                classes = self.content.classes_of(task).classes
-                for row, own in zip(others, shares, strict=True):
-                    row[task] = Beside(classes[int(own.argmax())], float(own.max()))
-        for texts in said.texts.values():
-            for row, text in zip(others, texts, strict=True):
-                row["transcript"] = Beside(text)
-        return others
+                classes = self.checkpoint.classes_of(task).classes
+                for row, own in zip(rows, probabilities, strict=True):
+                    by_class = dict(zip(classes, map(float, own), strict=True))
+                    row[task] = TaskPrediction(classes[int(own.argmax())], float(own.max()), by_class)
+        for task, texts in outputs.texts.items():
+            for row, text in zip(rows, texts, strict=True):
+                row[task] = TaskPrediction(text)
+        return rows
 
 
-def heard_each(
-    utterances: Sequence[Utterance], hear: Callable[[Sequence[Waveform], Sequence[Utterance]], Sequence[Heard]]
-) -> Iterator[Heard | AudioError]:
-    """Load and hear utterances in their order, or say what is wrong with each; a few are in memory at once."""
+def predict_in_batches(
+    utterances: Sequence[Utterance], predict: Callable[[Sequence[Waveform], Sequence[Utterance]], Sequence[Result]]
+) -> Iterator[Result | AudioError]:
+    """Load utterances and yield a result, or the error, for each in order; a few are in memory at once."""
     for start in range(0, len(utterances), CLIPS_AT_ONCE):
         some = utterances[start : start + CLIPS_AT_ONCE]
         outcomes = [_loaded(utterance) for utterance in some]
         found = [(o, u) for o, u in zip(outcomes, some, strict=True) if not isinstance(o, AudioError)]
-        heard = iter(hear([waveform for waveform, _ in found], [utterance for _, utterance in found]))
+        results = iter(predict([waveform for waveform, _ in found], [utterance for _, utterance in found]))
         for outcome in outcomes:
-            yield outcome if isinstance(outcome, AudioError) else next(heard)
+            yield outcome if isinstance(outcome, AudioError) else next(results)
 
 
 def _loaded(utterance: Utterance) -> Waveform | AudioError:
@@ -235,13 +248,13 @@ def _loaded(utterance: Utterance) -> Waveform | AudioError:
 
 
 def load(name: str | Path | None = None) -> Predictor:
-    """Load a model folder, one from the Hugging Face Hub by name, or without a name the one inside the package.
+    """Load a model folder, a model of the Hugging Face Hub by name, or without a name the default model.
 
     Raises:
         ModelError: There is none, or it is damaged.
     """
     if name is None:
-        return Predictor(model_folder.load(box_folder()))
+        return Predictor(model_folder.load(default_model_folder()))
     if not Path(name).exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
         return Predictor(model_folder.load(_downloaded(str(name))))
     return Predictor(model_folder.load(name))

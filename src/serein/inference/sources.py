@@ -1,4 +1,4 @@
-"""The recordings that a person names: files, folders with files below them, patterns, lists, manifests."""
+"""The recordings that a user names: files, folders with files below them, patterns, lists, manifests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STDIN = "-"
 
 
 def utterances_in(sources: Sequence[Path]) -> list[Utterance]:
-    """Return what is named by files, folders, patterns such as `calls/*.wav`, lists, manifests, and `-`.
+    """Return the utterances named by files, folders, patterns such as `calls/*.wav`, lists, manifests, and `-`.
 
     A list (`.txt`, `.lst`) has a source on each line, and paths in it are relative to it; `-` is a list on stdin. What
     is named twice is returned twice.
@@ -38,16 +38,6 @@ def evenly_spread(utterances: list[Utterance], limit: int) -> list[Utterance]:
     if len(utterances) <= limit:
         return utterances
     return [utterances[index * len(utterances) // limit] for index in range(limit)]
-
-
-def is_recordings(source: str) -> bool:
-    """Tell whether a name can only mean recordings, no model: a file, a folder with audio, a pattern, a list."""
-    path = Path(source)
-    if source == STDIN or path.suffix.lower() in (*audio.SUFFIXES, *LIST_SUFFIXES, ".jsonl"):
-        return True
-    if path.is_dir():
-        return any(found.suffix.lower() in audio.SUFFIXES for found in audio.walk(path))
-    return path.is_file() or glob.has_magic(source)
 
 
 def _utterances(source: Path) -> list[Utterance]:

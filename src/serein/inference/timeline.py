@@ -1,4 +1,4 @@
-"""Emotions over time: what a model heard in each window of a recording, and what follows from it."""
+"""Emotions over time: what a model predicts for each window of a recording, and the segments that follow from it."""
 
 from __future__ import annotations
 
@@ -10,126 +10,127 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serein.inference.caution import NO_CAUTION, Caution
-
-Shares = dict[str, float]
+from serein.inference.caution import NO_REJECT_OPTION, RejectOption
+from serein.inference.predictor import Probabilities, most_probable
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What is heard from `start_s` to `end_s` of a recording.
+class Segment:
+    """What a model predicts from `start_s` to `end_s` of a recording.
 
     Attributes:
-        shares: Class -> share; they sum to 1.
-        withheld: Why nothing is answered; `None` when something is.
+        probabilities: Class -> probability; they sum to 1.
+        rejected: Why the prediction is rejected ("low confidence", "too short"); `None` when it is accepted.
     """
 
     start_s: float
     end_s: float
-    shares: Shares
-    withheld: str | None = None
+    probabilities: Probabilities
+    rejected: str | None = None
 
     @property
-    def label(self) -> str:
-        """The class with the largest share."""
-        return max(self.shares, key=lambda name: self.shares[name])
+    def label(self) -> str | None:
+        """The most probable class; `None` when rejected."""
+        return None if self.rejected else most_probable(self.probabilities)
 
     @property
     def confidence(self) -> float:
-        """The largest share."""
-        return self.shares[self.label]
+        """The largest probability."""
+        return max(self.probabilities.values())
 
     @property
-    def said(self) -> str:
-        """The class, or why none is answered."""
-        return self.withheld or self.label
+    def label_or_rejection(self) -> str:
+        """The most probable class, or why it is rejected."""
+        return self.rejected or most_probable(self.probabilities)
 
-    def to_json(self, task: str = "emotion") -> dict[str, Any]:
-        """Return times, label under the name of its task (`None` when withheld), confidence and shares."""
+    def to_json(self) -> dict[str, Any]:
+        """Return times, label (`None` when rejected), confidence, probabilities and why it is rejected."""
         return {
             "start_s": round(self.start_s, 3),
             "end_s": round(self.end_s, 3),
-            task: None if self.withheld else self.label,
-            **({"withheld": self.withheld} if self.withheld else {}),
+            "label": self.label,
             "confidence": round(self.confidence, 6),
-            "shares": {name: round(share, 6) for name, share in self.shares.items()},
+            "probabilities": {name: round(probability, 6) for name, probability in self.probabilities.items()},
+            "rejected": self.rejected,
         }
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """A recording heard in windows.
+    """A recording predicted window by window.
 
     Attributes:
         audio: The file.
         duration_s: Of the recording.
         speech_s: How much of it is speech.
-        windows: What was heard, in order of time; they overlap.
+        windows: One prediction for each window, in order of time; windows overlap.
         embedding: (feature,) mean of the windows' embeddings, weighted by their lengths.
         peaks: (time,) largest amplitude of each `peak_s` of the recording, 0 to 1, to draw it by.
         task: What the classes are of.
-        caution: When an answer is withheld.
+        reject_option: When a prediction is rejected.
     """
 
     audio: str
     duration_s: float
     speech_s: float
-    windows: tuple[Heard, ...]
+    windows: tuple[Segment, ...]
     embedding: NDArray[np.float32]
     peaks: NDArray[np.float32]
     peak_s: float
     task: str = "emotion"
-    caution: Caution = NO_CAUTION
+    reject_option: RejectOption = NO_REJECT_OPTION
 
     @property
-    def shares(self) -> Shares:
+    def probabilities(self) -> Probabilities:
         """Of the whole recording: the mean over its windows, weighted by their lengths."""
-        return _mean_shares(self.windows)
+        return _mean_probabilities(self.windows)
 
     @property
-    def label(self) -> str:
-        """The class with the largest share of the whole recording."""
-        return max(self.shares.items(), key=lambda each: each[1])[0]
+    def label(self) -> str | None:
+        """The most probable class of the whole recording; `None` when rejected."""
+        return None if self.rejected else most_probable(self.probabilities)
 
     @property
     def confidence(self) -> float:
-        """The largest share of the whole recording."""
-        return max(self.shares.values())
+        """The largest probability of the whole recording."""
+        return max(self.probabilities.values())
 
     @property
-    def withheld(self) -> str | None:
-        """Why nothing is answered for the whole recording; `None` when something is."""
-        return self.caution.reason(self.shares, self.speech_s)
+    def rejected(self) -> str | None:
+        """Why the prediction of the whole recording is rejected; `None` when it is accepted."""
+        return self.reject_option.reason(self.probabilities, self.speech_s)
 
     @property
-    def said(self) -> str:
-        """The class, or why none is answered."""
-        return self.withheld or self.label
+    def label_or_rejection(self) -> str:
+        """The most probable class of the whole recording, or why it is rejected."""
+        return self.rejected or most_probable(self.probabilities)
 
     @property
-    def passages(self) -> tuple[Heard, ...]:
-        """Stretches of speech with one answer each, in order, without overlap.
+    def segments(self) -> tuple[Segment, ...]:
+        """Stretches of speech with one label each, in order, without overlap.
 
-        At every moment the shares are the mean of the windows that hold it; neighbours of one answer are joined.
+        At every moment the probabilities are the mean of the windows that contain it; neighbours with the same label
+        are joined.
         """
-        return tuple(_joined(list(_moments(self.windows)), self.caution))
+        return tuple(_joined(list(_moments(self.windows)), self.reject_option))
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `Answer.to_json` does for the whole recording, with passages and windows."""
+        """Return what `Prediction.to_json` returns for the whole recording, with segments and windows."""
         return {
-            "audio": self.audio,
+            "file": self.audio,
             "duration_s": round(self.duration_s, 3),
             "speech_s": round(self.speech_s, 3),
-            self.task: None if self.withheld else self.label,
-            **({"withheld": self.withheld} if self.withheld else {}),
+            "task": self.task,
+            "label": self.label,
             "confidence": round(self.confidence, 6),
-            "shares": {name: round(share, 6) for name, share in self.shares.items()},
-            "passages": [each.to_json(self.task) for each in self.passages],
-            "windows": [each.to_json(self.task) for each in self.windows],
+            "probabilities": {name: round(probability, 6) for name, probability in self.probabilities.items()},
+            "rejected": self.rejected,
+            "segments": [segment.to_json() for segment in self.segments],
+            "windows": [window.to_json() for window in self.windows],
         }
 
 
-def _moments(windows: Sequence[Heard]) -> Iterator[Heard]:
+def _moments(windows: Sequence[Segment]) -> Iterator[Segment]:
     """Divide time at every window's start and end, and average the windows between two such moments."""
     edges = sorted({edge for window in windows for edge in (window.start_s, window.end_s)})
     first = 0
@@ -143,30 +144,30 @@ def _moments(windows: Sequence[Heard]) -> Iterator[Heard]:
             if window.end_s > start_s:
                 inside.append(window)
         if inside:
-            yield Heard(start_s, end_s, _mean_shares(inside, weighted="alike"))
+            yield Segment(start_s, end_s, _mean_probabilities(inside, weighted="alike"))
 
 
-def _joined(moments: Sequence[Heard], caution: Caution) -> Iterator[Heard]:
-    run: list[Heard] = []
+def _joined(moments: Sequence[Segment], reject_option: RejectOption) -> Iterator[Segment]:
+    run: list[Segment] = []
     for moment in moments:
-        if run and (moment.start_s > run[-1].end_s or _answer(moment, caution) != _answer(run[-1], caution)):
-            yield _one(run, caution)
+        if run and (moment.start_s > run[-1].end_s or _label(moment, reject_option) != _label(run[-1], reject_option)):
+            yield _one(run, reject_option)
             run = []
         run.append(moment)
     if run:
-        yield _one(run, caution)
+        yield _one(run, reject_option)
 
 
-def _answer(moment: Heard, caution: Caution) -> str:
-    return caution.reason(moment.shares) or moment.label
+def _label(moment: Segment, reject_option: RejectOption) -> str:
+    return reject_option.reason(moment.probabilities) or most_probable(moment.probabilities)
 
 
-def _one(run: Sequence[Heard], caution: Caution) -> Heard:
-    shares = _mean_shares(run)
-    return Heard(run[0].start_s, run[-1].end_s, shares, caution.reason(shares))
+def _one(run: Sequence[Segment], reject_option: RejectOption) -> Segment:
+    probabilities = _mean_probabilities(run)
+    return Segment(run[0].start_s, run[-1].end_s, probabilities, reject_option.reason(probabilities))
 
 
-def _mean_shares(heard: Sequence[Heard], weighted: str = "by length") -> Shares:
-    weights = [each.end_s - each.start_s if weighted == "by length" else 1.0 for each in heard]
-    values = np.average([list(each.shares.values()) for each in heard], axis=0, weights=weights)
-    return dict(zip(heard[0].shares, map(float, values), strict=True))
+def _mean_probabilities(segments: Sequence[Segment], weighted: str = "by length") -> Probabilities:
+    weights = [segment.end_s - segment.start_s if weighted == "by length" else 1.0 for segment in segments]
+    values = np.average([list(segment.probabilities.values()) for segment in segments], axis=0, weights=weights)
+    return dict(zip(segments[0].probabilities, map(float, values), strict=True))

@@ -1,4 +1,4 @@
-"""How long a model takes to hear a clip."""
+"""How long a model takes for a clip."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from serein.models.hidden import Backbone
 from serein.models.speech import SpeechModel
 
 
-def hearing_time_s(model: SpeechModel, duration_s: float, *, num_repeats: int = 5, num_warm: int = 1) -> float:
-    """Return the seconds that a model takes for one clip of noise: the median of some, after some that do not count.
+def inference_time_s(model: SpeechModel, duration_s: float, *, num_repeats: int = 5, num_warm: int = 1) -> float:
+    """Return the seconds that a model takes for one clip of noise: the median of several passes, after warm-up.
 
     Args:
         model: On the device that is to be timed, in evaluation mode.
         duration_s: Length of the clip.
         num_repeats: How many are timed.
-        num_warm: How many are heard before.
+        num_warm: Passes before the timed ones.
     """
     device = next(model.parameters()).device
     num_samples = torch.tensor([round(duration_s * Backbone.sample_rate_hz)], device=device)
     waveforms = 0.1 * torch.randn(1, int(num_samples), generator=torch.Generator().manual_seed(0)).to(device)
 
-    def hear() -> None:
+    def forward() -> None:
         model(waveforms, num_samples)
 
     with torch.inference_mode():
-        taken_s = [_timed_s(hear, device) for _ in range(num_warm + num_repeats)]
+        taken_s = [_timed_s(forward, device) for _ in range(num_warm + num_repeats)]
     return statistics.median(taken_s[num_warm:])
 
 
@@ -42,6 +42,6 @@ def _timed_s(act: Callable[[], None], device: torch.device) -> float:
 
 
 def _settle(device: torch.device) -> None:
-    """Wait until a GPU, which works beside this process, has done what it was told."""
+    """Wait until a GPU, which works asynchronously, has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,7 +1,7 @@
 """Speech to text with models of Transformers: Whisper, and CTC models of the wav2vec 2.0 kind.
 
-A clip of 30 s or less gets the same text alone and in any batch. A longer one is heard in parts: by Whisper as its
-authors do (one after the other, cut where it ends a segment), by a CTC model in windows that overlap, of which the
+A clip of 30 s or less gets the same text alone and in any batch. A longer one is transcribed in parts: by Whisper as
+its authors do (one after the other, cut where it ends a segment), by a CTC model in overlapping windows, of which the
 middle is kept.
 """
 
@@ -27,26 +27,26 @@ from serein.errors import AudioError, ModelError, expected_one_of
 from serein.models.backbones import HuggingFaceBackbone
 from serein.models.pretrained import FAMILIES, quiet_transformers
 
-WINDOW_S = 30.0  # what Whisper hears at once; more costs a CTC model memory with the square of the length
-MARGIN_S = 5.0  # at either end of a CTC window, heard for its context alone
-BATCH_S = {"cpu": 60.0, "cuda": 960.0}  # seconds of padded audio heard at once
+WINDOW_S = 30.0  # Whisper's input; the memory of a CTC model grows with the square of the length
+MARGIN_S = 5.0  # at either end of a CTC window, used as context alone
+BATCH_S = {"cpu": 60.0, "cuda": 960.0}  # seconds of padded audio in one batch
 
 A_MODEL = f"a folder with a model of Transformers for speech recognition: whisper, or with CTC {', '.join(FAMILIES)}"
 COPY = "Copy or download the model again."
 
 
 class Transcriber(ABC):
-    """A loaded model that writes down what is said.
+    """A loaded speech recognition model.
 
     Args:
         folder: Holds model, feature extractor and tokenizer.
-        model: In evaluation mode, on the device it hears on.
+        model: In evaluation mode, on its device.
 
     Attributes:
-        least_s: As long as a shorter clip counts in a batch.
+        min_s: A shorter clip counts as this long in a batch.
     """
 
-    least_s = 0.0
+    min_s = 0.0
 
     def __init__(self, folder: Path, model: Any) -> None:
         self.folder = folder
@@ -55,29 +55,29 @@ class Transcriber(ABC):
         self.tokenizer = _read("AutoTokenizer", folder)
         self.extractor = _read("AutoFeatureExtractor", folder)
         if self.extractor.sampling_rate != SAMPLE_RATE_HZ:
-            what = f"hears {self.extractor.sampling_rate} Hz, not {SAMPLE_RATE_HZ} Hz"
+            what = f"expects {self.extractor.sampling_rate} Hz, not {SAMPLE_RATE_HZ} Hz"
             raise ModelError(what, where=folder, remedy="Choose a model for 16 kHz.")
 
     @abstractmethod
     def knows(self, language: str) -> bool:
-        """Return whether the model can be told to expect this language, by its code ("de") or name ("german")."""
+        """Return whether the model accepts this language, by its code ("de") or name ("german")."""
 
     @abstractmethod
-    def hear(self, waveforms: Sequence[Waveform], language: str | None) -> list[str]:
+    def transcribe_batch(self, waveforms: Sequence[Waveform], language: str | None) -> list[str]:
         """Return the text of each clip of one batch; see `transcribe`."""
 
     @torch.inference_mode()
     def transcribe(self, waveforms: Sequence[Waveform], *, language: str | None = None) -> list[str | None]:
-        """Return what is said in each clip, in its order; `None` where the model hears no words.
+        """Return the transcript of each clip, in order; `None` where the model finds no words.
 
         Args:
             waveforms: Each (sample,) float32 mono at 16 kHz, of any length.
-            language: What is spoken; one that the model does not know, and `None`, leave it to the model.
+            language: Spoken language; with `None`, or one that the model does not know, the model decides.
         """
         texts: list[str | None] = [None] * len(waveforms)
         for batch in self.batches([len(waveform) / SAMPLE_RATE_HZ for waveform in waveforms]):
-            heard = self.hear([waveforms[i] for i in batch], language if language and self.knows(language) else None)
-            for position, text in zip(batch, heard, strict=True):
+            known = language if language and self.knows(language) else None
+            for position, text in zip(batch, self.transcribe_batch([waveforms[i] for i in batch], known), strict=True):
                 texts[position] = " ".join(text.split()) or None
         return texts
 
@@ -86,7 +86,7 @@ class Transcriber(ABC):
         order = sorted(range(len(durations_s)), key=lambda i: -durations_s[i])
         batches = []
         while order:
-            longest_s = max(durations_s[order[0]], self.least_s, 1e-3)
+            longest_s = max(durations_s[order[0]], self.min_s, 1e-3)
             size = max(1, int(BATCH_S[self.device.type] / longest_s))
             batches.append(order[:size])
             order = order[size:]
@@ -94,9 +94,9 @@ class Transcriber(ABC):
 
 
 class WhisperTranscriber(Transcriber):
-    """Whisper (Radford 2022), decoded greedily. Every clip is filled up to 30 s, so that a batch changes nothing."""
+    """Whisper (Radford 2022), decoded greedily. Every clip is padded to 30 s, so that batching changes nothing."""
 
-    least_s = WINDOW_S
+    min_s = WINDOW_S
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, _pretrained("AutoModelForSpeechSeq2Seq", folder))
@@ -107,37 +107,37 @@ class WhisperTranscriber(Transcriber):
         """Return whether a multilingual model has this language."""
         return self._code(language) is not None
 
-    def hear(self, waveforms: Sequence[Waveform], language: str | None) -> list[str]:
-        """Return the text of clips; those longer than 30 s are heard one by one."""
+    def transcribe_batch(self, waveforms: Sequence[Waveform], language: str | None) -> list[str]:
+        """Return the text of clips; those longer than 30 s are transcribed one by one."""
         is_long = [len(waveform) > WINDOW_S * SAMPLE_RATE_HZ for waveform in waveforms]
-        short = iter(self._hear([w for w, long in zip(waveforms, is_long, strict=True) if not long], language))
+        short = iter(self._generate([w for w, long in zip(waveforms, is_long, strict=True) if not long], language))
         return [
-            self._hear([waveform], language, truncation=False, padding="longest")[0] if long else next(short)
+            self._generate([waveform], language, truncation=False, padding="longest")[0] if long else next(short)
             for waveform, long in zip(waveforms, is_long, strict=True)
         ]
 
-    def _hear(self, waveforms: Sequence[Waveform], language: str | None, **padding: Any) -> list[str]:
+    def _generate(self, waveforms: Sequence[Waveform], language: str | None, **padding: Any) -> list[str]:
         if not waveforms:
             return []
-        heard = self.extractor(
+        features = self.extractor(
             list(waveforms), sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt", return_attention_mask=True, **padding
         )
-        told = {"language": self._code(language), "task": "transcribe"} if self._languages else {}
+        options = {"language": self._code(language), "task": "transcribe"} if self._languages else {}
         with quiet_transformers():
             tokens = self.model.generate(
-                heard["input_features"].to(self.device, self.model.dtype),
-                attention_mask=heard["attention_mask"].to(self.device),
+                features["input_features"].to(self.device, self.model.dtype),
+                attention_mask=features["attention_mask"].to(self.device),
                 return_timestamps=bool(padding),  # a long clip is cut at them
                 do_sample=False,
                 num_beams=1,
-                **told,
+                **options,
             )
         texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return texts
 
     @property
     def _languages(self) -> dict[str, int]:
-        """Token -> id of each language; none for a model of English alone."""
+        """Token -> id of each language; none for an English-only model."""
         config = self.model.generation_config
         return (getattr(config, "lang_to_id", None) or {}) if getattr(config, "is_multilingual", False) else {}
 
@@ -166,28 +166,28 @@ class CtcTranscriber(Transcriber):
             raise ModelError("has an adapter behind its layers", where=folder, remedy=f"Name {A_MODEL}.")
         super().__init__(folder, model)
         do_normalize = bool(getattr(self.extractor, "do_normalize", True))
-        # hears a clip alone and in a batch alike, which a model with group normalisation does not by itself
+        # gives a clip the same output alone and in a batch, which a model with group normalisation does not by itself
         self.backbone = HuggingFaceBackbone(getattr(model, model.base_model_prefix), do_normalize=do_normalize).eval()
         self._hop = round(SAMPLE_RATE_HZ / self.backbone.frame_rate_hz)
 
     def knows(self, language: str) -> bool:
-        """Return False: such a model has one language, or finds out."""
+        """Return False: such a model has one language, or detects it."""
         return False
 
-    def hear(self, waveforms: Sequence[Waveform], language: str | None) -> list[str]:
+    def transcribe_batch(self, waveforms: Sequence[Waveform], language: str | None) -> list[str]:
         """Return the text of clips, those longer than 30 s from windows of 30 s."""
         symbols: list[list[int]] = [[] for _ in waveforms]
         parts = [part for clip, waveform in enumerate(waveforms) for part in windows(clip, len(waveform), self._hop)]
         size = max(1, int(BATCH_S[self.device.type] * SAMPLE_RATE_HZ) // max(part.stop - part.start for part in parts))
         for start in range(0, len(parts), size):
             some = parts[start : start + size]
-            heard = self._symbols([waveforms[part.clip][part.start : part.stop] for part in some])
-            for part, each in zip(some, heard, strict=True):
+            best = self._symbols([waveforms[part.clip][part.start : part.stop] for part in some])
+            for part, each in zip(some, best, strict=True):
                 symbols[part.clip] += each[part.first_frame : part.end_frame]
         return [self._spelled(each) for each in symbols]
 
     def _spelled(self, symbols: Sequence[int]) -> str:
-        """Return the text of a row of symbols; the blank goes last, or a letter that comes twice would come once."""
+        """Return the text of a row of symbols; blanks are removed after repeats, so that double letters stay double."""
         read = self.tokenizer
         no_letters = {read.pad_token_id, read.bos_token_id, read.eos_token_id, read.unk_token_id}  # pad is the blank
         once = [symbol for symbol, _ in groupby(symbols) if symbol not in no_letters]
@@ -226,17 +226,17 @@ def load_transcriber(name: str) -> Transcriber:
 def transcribe_each(
     transcriber: Transcriber, utterances: Sequence[Utterance], *, language: str | None = None
 ) -> Iterator[tuple[Utterance, str | AudioError | None]]:
-    """Transcribe many utterances, or say what is wrong with each; one batch is in memory at once.
+    """Transcribe many utterances, or yield the error of each; one batch is in memory at once.
 
     Args:
-        language: What is spoken; `None` goes by what each utterance says of its language.
+        language: Spoken language; `None` uses each utterance's own.
 
     Yields:
-        Utterance and text (`None`: no words), of one language after the other, longest first.
+        Utterance and text (`None`: no words), language by language, longest first.
     """
-    told = {u.id: language or u.language for u in utterances}
-    for spoken in dict.fromkeys(told.values()):
-        some = [u for u in utterances if told[u.id] == spoken]
+    languages = {u.id: language or u.language for u in utterances}
+    for spoken in dict.fromkeys(languages.values()):
+        some = [u for u in utterances if languages[u.id] == spoken]
         durations = [_duration(u) for u in some]
         audible = [(u, d) for u, d in zip(some, durations, strict=True) if not isinstance(d, AudioError)]
         yield from ((u, d) for u, d in zip(some, durations, strict=True) if isinstance(d, AudioError))
@@ -247,14 +247,14 @@ def transcribe_each(
 def _transcribed(
     transcriber: Transcriber, utterances: Sequence[Utterance], language: str | None
 ) -> Iterator[tuple[Utterance, str | AudioError | None]]:
-    heard = []
+    loaded = []
     for utterance in utterances:
         try:
-            heard.append((utterance, audio.load(utterance.audio, utterance.start_s, utterance.end_s)))
+            loaded.append((utterance, audio.load(utterance.audio, utterance.start_s, utterance.end_s)))
         except AudioError as error:
             yield utterance, error
-    texts = transcriber.transcribe([waveform for _, waveform in heard], language=language)
-    yield from zip([utterance for utterance, _ in heard], texts, strict=True)
+    texts = transcriber.transcribe([waveform for _, waveform in loaded], language=language)
+    yield from zip([utterance for utterance, _ in loaded], texts, strict=True)
 
 
 def _duration(utterance: Utterance) -> float | AudioError:

@@ -1,4 +1,4 @@
-"""Where speech is: how likely each 32 ms are speech, as samples come.
+"""Voice activity detection: the speech probability of every 32 ms, as samples arrive.
 
 The network and its weights are Silero's voice activity detector (Silero Team, package `silero-vad`, MIT). Its weights
 are read from the safetensors file inside the package, which is never imported: importing it runs TorchScript and
@@ -23,7 +23,7 @@ from serein.data.audio import SAMPLE_RATE_HZ, Waveform
 from serein.errors import ModelError
 
 FRAME = 512  # samples; the network was trained on frames of 32 ms at 16 kHz
-CONTEXT = 64  # samples of the frame before that it hears again
+CONTEXT = 64  # samples of the previous frame that the network sees again
 FRAME_S = FRAME / SAMPLE_RATE_HZ
 _REFLECTED = 64
 _NUM_BINS = 129
@@ -47,13 +47,13 @@ class SpeechNetwork(nn.Module):
         self.final_conv = nn.Conv1d(_STATE, 1, 1)
 
     def forward(self, frames: torch.Tensor, state: State, counts: Sequence[int]) -> tuple[torch.Tensor, State]:
-        """Return (frame,) how likely each is speech.
+        """Return (frame,) speech probabilities.
 
         Args:
-            frames: (frame, CONTEXT + FRAME) consecutive frames, each with the end of the one before; one sound's after
-                the other's.
-            state: What the LSTM kept of what came before, each (1, sound, _STATE).
-            counts: How many frames are each sound's, at least one.
+            frames: (frame, CONTEXT + FRAME) consecutive frames, each with the end of the one before; one stream after
+                the other.
+            state: The LSTM's state after the frames before, each (1, stream, _STATE).
+            counts: Number of frames of each stream, at least one.
         """
         parts = self.stft_conv(nn.functional.pad(frames, (0, _REFLECTED), mode="reflect").unsqueeze(1))
         features = (parts[:, :_NUM_BINS].square() + parts[:, _NUM_BINS:].square()).sqrt()
@@ -68,7 +68,7 @@ class SpeechNetwork(nn.Module):
             return hidden.squeeze(1), (output, cell)
         hidden, state = self.lstm(pack_sequence(list(torch.split(features, counts)), enforce_sorted=False), state)
         padded, _ = pad_packed_sequence(hidden)
-        return torch.cat([padded[:count, sound] for sound, count in enumerate(counts)]), state
+        return torch.cat([padded[:count, stream] for stream, count in enumerate(counts)]), state
 
 
 @cache
@@ -101,7 +101,7 @@ def _as_sequence(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
 
 
 class SpeechDetector:
-    """Says of every 32 ms how likely they are speech; the answer does not hang on how the samples are handed over."""
+    """Returns the speech probability of every 32 ms, which does not depend on the size of the blocks."""
 
     def __init__(self) -> None:
         self.network = speech_network()
@@ -113,12 +113,12 @@ class SpeechDetector:
         return feed_all([self], [waveform])[0]
 
     def finish(self) -> NDArray[np.float32]:
-        """Return (frame,) for what is left, at most one frame, with silence after it."""
+        """Return (frame,) for the rest, at most one frame, padded with silence."""
         num_left = len(self.waiting) - CONTEXT
         return self.feed(np.zeros(FRAME - num_left, np.float32)) if num_left else np.zeros(0, np.float32)
 
     def take(self, waveform: Waveform) -> NDArray[np.float32]:
-        """Return the frames, (frame, CONTEXT + FRAME), that (sample,) more complete; they are yet to be heard."""
+        """Return the frames, (frame, CONTEXT + FRAME), that (sample,) more complete, without running the network."""
         waiting = np.concatenate([self.waiting, waveform])
         num_frames = (len(waiting) - CONTEXT) // FRAME
         self.waiting = waiting[num_frames * FRAME :].copy()
@@ -129,27 +129,27 @@ class SpeechDetector:
 
 
 def feed_all(detectors: Sequence[SpeechDetector], waveforms: Sequence[Waveform]) -> list[NDArray[np.float32]]:
-    """Feed many detectors at once, which takes a fraction of the time of one after the other.
+    """Feed many detectors as one batch, which takes a fraction of the time.
 
     Returns:
         For each detector (frame,) as `SpeechDetector.feed`.
     """
     frames = [detector.take(waveform) for detector, waveform in zip(detectors, waveforms, strict=True)]
-    heard: list[list[NDArray[np.float32]]] = [[np.zeros(0, np.float32)] for _ in detectors]
+    probabilities: list[list[NDArray[np.float32]]] = [[np.zeros(0, np.float32)] for _ in detectors]
     at_once = max(1, _MOST_FRAMES // max(1, len(detectors)))
     for start in range(0, max(map(len, frames), default=0), at_once):
-        going_on = [number for number, each in enumerate(frames) if len(each) > start]
-        parts = [frames[number][start : start + at_once] for number in going_on]
-        for number, likely in zip(going_on, _hear([detectors[number] for number in going_on], parts), strict=True):
-            heard[number].append(likely)
-    return [np.concatenate(each) for each in heard]
+        active = [number for number, each in enumerate(frames) if len(each) > start]
+        parts = [frames[number][start : start + at_once] for number in active]
+        for number, own in zip(active, _forward([detectors[number] for number in active], parts), strict=True):
+            probabilities[number].append(own)
+    return [np.concatenate(each) for each in probabilities]
 
 
 @torch.inference_mode()
-def _hear(detectors: Sequence[SpeechDetector], frames: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+def _forward(detectors: Sequence[SpeechDetector], frames: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
     counts = [len(each) for each in frames]
     state = tuple(torch.cat([detector.state[kind] for detector in detectors], 1) for kind in (0, 1))
-    likely, (output, cell) = detectors[0].network(torch.from_numpy(np.concatenate(frames)), state, counts)
+    probabilities, (output, cell) = detectors[0].network(torch.from_numpy(np.concatenate(frames)), state, counts)
     for number, detector in enumerate(detectors):
         detector.state = (output[:, number : number + 1].clone(), cell[:, number : number + 1].clone())
-    return [each.numpy() for each in torch.split(likely, counts)]
+    return [each.numpy() for each in torch.split(probabilities, counts)]

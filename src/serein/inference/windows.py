@@ -1,7 +1,7 @@
-"""Recordings of any length: speech is found as samples come, and cut into windows that overlap.
+"""Recordings of any length: speech is detected as samples arrive, and cut into overlapping windows.
 
-What is cut does not hang on how the samples are handed over, so that a file and a stream of the same sound give the
-same windows, and only the speech of the last seconds is kept in memory.
+The windows do not depend on the size of the blocks, so a file and a stream of the same audio give the same windows.
+Only the speech of the last seconds is kept in memory.
 """
 
 from __future__ import annotations
@@ -17,47 +17,48 @@ from serein.errors import RecipeError
 from serein.inference import voice
 from serein.inference.voice import FRAME, SpeechDetector
 
-ONSET = 0.5  # speech begins where it is this likely, and ends below OFFSET: Silero's own hysteresis
+ONSET = 0.5  # speech begins at this probability, and ends below OFFSET: Silero's own hysteresis
 OFFSET = 0.35
 
 
 @dataclass(frozen=True)
-class Windowing:
-    """How speech is cut.
+class SlidingWindow:
+    """How speech is cut into windows; the last three are the options of Silero's detector.
 
     Attributes:
-        window_s: Length of a window; a stretch of speech that is shorter is one window.
-        hop_s: From the start of a window to the start of the next.
-        pause_s: Silence up to this length does not end a stretch of speech.
-        shortest_s: A stretch of speech that is shorter is passed over.
-        margin_s: Is heard before and after a stretch.
+        window_s: Length of a window; shorter stretches of speech are one window.
+        step_s: From the start of one window to the start of the next.
+        min_silence_s: Only a silence of this length ends a stretch of speech.
+        min_speech_s: Shorter stretches of speech are dropped.
+        speech_pad_s: Is added before and after each stretch of speech.
 
     Raises:
         RecipeError: The lengths do not fit together.
     """
 
     window_s: float = 3.0
-    hop_s: float = 1.5
-    pause_s: float = 0.4
-    shortest_s: float = 0.25
-    margin_s: float = 0.1
+    step_s: float = 1.5
+    min_silence_s: float = 0.4
+    min_speech_s: float = 0.25
+    speech_pad_s: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0.1 <= self.hop_s <= self.window_s <= 60.0:
+        if not 0.1 <= self.step_s <= self.window_s <= 60.0:
             raise RecipeError(
-                f"windows of {self.window_s:g} s every {self.hop_s:g} s",
-                where="windows",
-                remedy="Take windows of at most 60 s, every 0.1 s to their own length.",
+                f"windows of {self.window_s:g} s every {self.step_s:g} s",
+                where="sliding window",
+                remedy="Choose windows of at most 60 s and a step from 0.1 s to the length of a window.",
             )
-        if not (0.0 <= 2 * self.margin_s <= self.pause_s and 0.0 < self.shortest_s <= self.window_s):
+        if not (0.0 <= 2 * self.speech_pad_s <= self.min_silence_s and 0.0 < self.min_speech_s <= self.window_s):
             raise RecipeError(
-                f"pauses of {self.pause_s:g} s, margins of {self.margin_s:g} s, speech from {self.shortest_s:g} s on",
-                where="windows",
-                remedy="Pauses are at least two margins long, and the shortest speech is no longer than a window.",
+                f"min_silence_s {self.min_silence_s:g}, speech_pad_s {self.speech_pad_s:g}, "
+                f"min_speech_s {self.min_speech_s:g}",
+                where="sliding window",
+                remedy="min_silence_s is at least twice speech_pad_s, and min_speech_s at most a window.",
             )
 
 
-WINDOWING = Windowing()
+SLIDING_WINDOW = SlidingWindow()
 
 
 @dataclass(frozen=True)
@@ -84,21 +85,21 @@ class Window:
 
 
 class WindowCutter:
-    """Cuts a recording into windows as its samples come.
+    """Cuts a recording into windows as its samples arrive.
 
     Example:
-        >>> cutter = WindowCutter(Windowing())
+        >>> cutter = WindowCutter(SlidingWindow())
         >>> cutter.feed(np.zeros(16000, np.float32)), cutter.finish()
         ([], [])
     """
 
-    def __init__(self, windowing: Windowing) -> None:
-        self.windowing = windowing
+    def __init__(self, sliding_window: SlidingWindow) -> None:
+        self.sliding_window = sliding_window
         self.detector = SpeechDetector()
         self.kept: Waveform = np.zeros(0, np.float32)
         self.kept_from = 0  # the sample that `kept` starts with
-        self.num_frames = 0  # that were judged
-        self.stretch: int | None = None  # first sample of the speech that is heard now, with its margin
+        self.num_frames = 0  # that the detector has seen
+        self.stretch: int | None = None  # first sample of the current stretch of speech, with its padding
         self.speech_end = 0  # last sample of it that is certain
         self.next_start = 0  # of the next window
         self.covered = 0  # up to here windows were cut
@@ -106,7 +107,7 @@ class WindowCutter:
 
     @property
     def position(self) -> int:
-        """Samples that have come."""
+        """Samples that have arrived."""
         return self.kept_from + len(self.kept)
 
     def feed(self, waveform: Waveform) -> list[Window]:
@@ -114,55 +115,55 @@ class WindowCutter:
         return self.cut(waveform, self.detector.feed(waveform))
 
     def cut(self, waveform: Waveform, speech: NDArray[np.float32]) -> list[Window]:
-        """Return the windows that (sample,) more complete, where the detector has said (frame,) how likely they are."""
+        """Return the windows that (sample,) more complete, given (frame,) speech probabilities of the detector."""
         self.kept = np.concatenate([self.kept, waveform])
-        windows = [window for likely in speech for window in self._judge(float(likely))]
+        windows = [window for probability in speech for window in self._add_frame(float(probability))]
         self._forget()
         return windows
 
     def finish(self) -> list[Window]:
-        """Return the windows of the end, once all samples have come."""
-        windows = [window for likely in self.detector.finish() for window in self._judge(float(likely))]
+        """Return the last windows, once all samples have arrived."""
+        windows = [window for probability in self.detector.finish() for window in self._add_frame(float(probability))]
         return windows + self._end_stretch()
 
-    def _judge(self, likely: float) -> list[Window]:
-        """Take in how likely the next frame is speech."""
+    def _add_frame(self, probability: float) -> list[Window]:
+        """Add the speech probability of the next frame."""
         start, end = self.num_frames * FRAME, min((self.num_frames + 1) * FRAME, self.position)
         self.num_frames += 1
-        if self.stretch is None and likely >= ONSET:
+        if self.stretch is None and probability >= ONSET:
             self._begin_stretch(start)
         if self.stretch is None:
             return []
-        if likely >= (ONSET if self.speech_end < start else OFFSET):
+        if probability >= (ONSET if self.speech_end < start else OFFSET):
             self.speech_end = end
-        elif end - self.speech_end >= _samples(self.windowing.pause_s):
+        elif end - self.speech_end >= _samples(self.sliding_window.min_silence_s):
             return self._end_stretch()
         return self._whole_windows()
 
     def _begin_stretch(self, start: int) -> None:
-        self.stretch = self.next_start = max(start - _samples(self.windowing.margin_s), self.covered, 0)
+        self.stretch = self.next_start = max(start - _samples(self.sliding_window.speech_pad_s), self.covered, 0)
         self.speech_end = start
         self.covered = self.stretch
 
     def _whole_windows(self) -> list[Window]:
         windows = []
-        while self.next_start + _samples(self.windowing.window_s) <= self.speech_end:
-            windows.append(self._cut(self.next_start, self.next_start + _samples(self.windowing.window_s)))
-            self.next_start += _samples(self.windowing.hop_s)
+        while self.next_start + _samples(self.sliding_window.window_s) <= self.speech_end:
+            windows.append(self._cut(self.next_start, self.next_start + _samples(self.sliding_window.window_s)))
+            self.next_start += _samples(self.sliding_window.step_s)
         return windows
 
     def _end_stretch(self) -> list[Window]:
-        """Cut what is left of a stretch; the last window ends with it."""
+        """Cut the rest of a stretch of speech; the last window ends with it."""
         if self.stretch is None:
             return []
         windows = self._whole_windows()
-        start, end = self.stretch, min(self.speech_end + _samples(self.windowing.margin_s), self.position)
+        start, end = self.stretch, min(self.speech_end + _samples(self.sliding_window.speech_pad_s), self.position)
         self.stretch = None
-        if end - start < _samples(self.windowing.shortest_s):
+        if end - start < _samples(self.sliding_window.min_speech_s):
             return windows
         self.num_speech_samples += end - start
-        if end - self.covered >= _samples(self.windowing.shortest_s):
-            windows.append(self._cut(max(start, end - _samples(self.windowing.window_s)), end))
+        if end - self.covered >= _samples(self.sliding_window.min_speech_s):
+            windows.append(self._cut(max(start, end - _samples(self.sliding_window.window_s)), end))
         return windows
 
     def _cut(self, start: int, end: int) -> Window:
@@ -170,9 +171,9 @@ class WindowCutter:
         return Window(start, self.kept[start - self.kept_from : end - self.kept_from].copy())
 
     def _forget(self) -> None:
-        """Let go of the samples that no window will need."""
-        judged = self.num_frames * FRAME - _samples(self.windowing.margin_s)
-        needed = judged if self.stretch is None else self.speech_end - _samples(self.windowing.window_s)
+        """Drop the samples that no window will need."""
+        seen = self.num_frames * FRAME - _samples(self.sliding_window.speech_pad_s)
+        needed = seen if self.stretch is None else self.speech_end - _samples(self.sliding_window.window_s)
         if self.stretch is not None:
             needed = max(self.stretch, min(needed, self.next_start))
         drop = max(0, needed - self.kept_from)
@@ -180,7 +181,7 @@ class WindowCutter:
 
 
 def feed_all(cutters: Sequence[WindowCutter], waveforms: Sequence[Waveform]) -> list[list[Window]]:
-    """Feed many cutters at once, which takes a fraction of the time of one after the other."""
+    """Feed many cutters as one batch, which takes a fraction of the time."""
     speech = voice.feed_all([cutter.detector for cutter in cutters], waveforms)
     return [cutter.cut(*each) for cutter, *each in zip(cutters, waveforms, speech, strict=True)]
 

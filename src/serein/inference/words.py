@@ -1,4 +1,4 @@
-"""What a model of words hears, beyond its classes: the nearest words of a vocabulary, and the nearness to free text."""
+"""Models of words, beyond their classes: the nearest words of a vocabulary, and the similarity to free text."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from serein.labels.words import WordClasses, normalised, phrase_vectors, vocabul
 Vectors = NDArray[np.float32]
 
 
-def vocabulary_behind(predictor: Predictor) -> Vocabulary:
-    """Open the vocabulary that a model learned with.
+def vocabulary_of_model(predictor: Predictor) -> Vocabulary:
+    """Open the vocabulary that a model was trained with.
 
     Raises:
-        ModelError: The model answers fixed classes, or its vocabulary has changed.
+        ModelError: The model has fixed classes, or its vocabulary has changed.
     """
-    meaning = predictor.content.labels[predictor.task]
-    if not isinstance(meaning, WordClasses):
+    label_encoder = predictor.checkpoint.labels[predictor.task]
+    if not isinstance(label_encoder, WordClasses):
         raise ModelError(
-            f"answers the fixed classes {', '.join(predictor.classes)}, no word vectors",
-            where="MODEL",
-            remedy="Take a model whose task is 'words'.",
+            f"has the fixed classes {', '.join(predictor.classes)} and predicts no word vectors",
+            where="--model",
+            remedy="Choose a model whose task is 'words'.",
         )
-    return vocabulary_of(meaning)
+    return vocabulary_of(label_encoder)
 
 
-def nearness(heard: Sequence[Vectors], text: str, vocabulary: Vocabulary) -> NDArray[np.float64]:
-    """Return (recording,) the cosine of what is heard in each recording with a text.
+def similarity(embeddings: Sequence[Vectors], text: str, vocabulary: Vocabulary) -> NDArray[np.float64]:
+    """Return (recording,) the cosine of each recording's word vector with a text.
 
     Args:
-        heard: A word vector of each recording (`Answer.embedding` of a model of words).
+        embeddings: A word vector of each recording (`Prediction.embedding` of a model of words).
         text: A word, or several: the mean of their vectors, or a sentence's vector where the vocabulary has such.
 
     Raises:
@@ -43,8 +43,8 @@ def nearness(heard: Sequence[Vectors], text: str, vocabulary: Vocabulary) -> NDA
         VocabularyError: A word has no vector; names the nearest spellings.
     """
     if not text.strip():
-        raise RecipeError("is empty", where="TEXT", remedy="Write some words: 'tender sadness'.")
+        raise RecipeError("is empty", where="--text", remedy="Write some words: 'tender sadness'.")
     cosines: NDArray[np.float64] = (
-        normalised(np.stack(heard)) @ normalised(phrase_vectors([text.strip()], vocabulary))[0]
+        normalised(np.stack(embeddings)) @ normalised(phrase_vectors([text.strip()], vocabulary))[0]
     )
     return cosines

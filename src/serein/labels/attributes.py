@@ -17,70 +17,73 @@ from serein.data.utterance import Utterance
 from serein.errors import ManifestError
 
 GENDERS = ("unknown", "female", "male")
-Told = Literal["known", "predicted", "oracle"]
+ConditionSource = Literal["known", "predicted", "oracle"]
 _FIELDS = {"gender": "gender", "text": "transcript"}
 
 
-def attribute(utterance: Utterance, name: str, told: Told) -> str | None:
+def attribute(utterance: Utterance, name: str, condition_source: ConditionSource) -> str | None:
     """Return the `gender` or the `text` of an utterance, stripped; `None` when it is unknown or empty.
 
     Args:
-        told: `oracle`: what the corpus says; `predicted`: what a model predicted; `known`: the first, else the second.
+        condition_source: `oracle`: what the corpus says; `predicted`: what a model predicted; `known`: the
+            first, else the second.
 
     Example:
         >>> attribute(Utterance(id="a", audio="a.wav", transcript=" "), "text", "oracle") is None
         True
     """
     field = _FIELDS[name]
-    said = None if told == "predicted" else getattr(utterance, field)
-    if said is None and told != "oracle":
+    said = None if condition_source == "predicted" else getattr(utterance, field)
+    if said is None and condition_source != "oracle":
         said = getattr(utterance.predicted, field, None)
     return (said or "").strip() or None
 
 
 def attribute_vectors(
-    utterances: Sequence[Utterance], names: Iterable[str], told: Told, encoder: str
+    utterances: Sequence[Utterance], names: Iterable[str], condition_source: ConditionSource, encoder: str
 ) -> dict[str, NDArray[np.float32]]:
     """Return each attribute's vectors, (utterance, feature).
 
     Args:
-        names: Of `gender`: shares of `GENDERS`; `text`: sentence vectors, zeros where there is no text.
+        names: Of `gender`: probabilities of `GENDERS`; `text`: sentence vectors, zeros where there is no text.
         encoder: Of the sentence vectors (`serein.labels.sentences`).
     """
     vectors: dict[str, NDArray[np.float32]] = {}
     for name in names:
-        values = [attribute(utterance, name, told) for utterance in utterances]
-        vectors[name] = gender_shares(values) if name == "gender" else _text_vectors(values, encoder)
+        values = [attribute(utterance, name, condition_source) for utterance in utterances]
+        vectors[name] = gender_probabilities(values) if name == "gender" else _text_vectors(values, encoder)
     return vectors
 
 
-def gender_shares(genders: Sequence[str | None]) -> NDArray[np.float32]:
+def gender_probabilities(genders: Sequence[str | None]) -> NDArray[np.float32]:
     """Return (utterance, gender) with 1 at the gender; others than female and male are unknown.
 
     Example:
-        >>> gender_shares(["male", None]).tolist()
+        >>> gender_probabilities(["male", None]).tolist()
         [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
     """
     indices = [GENDERS.index(gender) if gender in GENDERS else 0 for gender in genders]
     return np.eye(len(GENDERS), dtype=np.float32)[indices]
 
 
-def require_attributes(utterances: Sequence[Utterance], names: Iterable[str], told: Told) -> None:
+def require_attributes(
+    utterances: Sequence[Utterance], names: Iterable[str], condition_source: ConditionSource
+) -> None:
     """Raise ManifestError when an attribute that is to be told is known of no utterance."""
     for name in names:
-        if any(attribute(utterance, name, told) for utterance in utterances):
+        if any(attribute(utterance, name, condition_source) for utterance in utterances):
             continue
         option = {"gender": "--gender", "text": "--transcripts --all"}[name]
-        if told == "predicted":
+        if condition_source == "predicted":
             raise ManifestError(
                 f"no utterance has a predicted {_FIELDS[name]}, which the model is told when it is judged",
-                where="inference.attributes",
-                remedy=f"Predict it: serein corpus fill {option}; or be told labels: inference.attributes=oracle.",
+                where="inference.conditions",
+                remedy=f"Predict it: serein corpus annotate {option}; or be told labels: inference.conditions=oracle.",
             )
         raise ManifestError(
             f"no utterance has a {_FIELDS[name]}, which the model is told",
             where="tasks.emotion.conditioning",
-            remedy=f"Fill it in, or predict it: serein corpus fill {option}.",
+            remedy=f"Fill it in, or predict it: serein corpus annotate {option}.",
         )
 
 

@@ -16,15 +16,15 @@ from serein.recipe import Labels
 
 
 @dataclass(frozen=True)
-class Categories:
+class ClassLabels:
     """The classes in their order, and the corpus words that are merged into them.
 
     Attributes:
         field: Of an utterance, that is meant.
 
     Example:
-        >>> categories = Categories(("happy", "sad"), {"excited": "happy"})
-        >>> categories.of("excited"), categories.of("bored")
+        >>> class_labels = ClassLabels(("happy", "sad"), {"excited": "happy"})
+        >>> class_labels.of("excited"), class_labels.of("bored")
         ('happy', None)
     """
 
@@ -39,15 +39,15 @@ class Categories:
 
     def label(self, utterance: Utterance) -> str | None:
         """Return the class of an utterance, or `None` when it has none."""
-        return self.of(value_of(utterance, self.field))
+        return self.of(label_of(utterance, self.field))
 
-    def shares(self, utterance: Utterance) -> NDArray[np.float32]:
+    def probabilities(self, utterance: Utterance) -> NDArray[np.float32]:
         """Return (class,) with 1 at the utterance's class; all zero when it has none."""
         label = self.label(utterance)
         return np.array([name == label for name in self.classes], np.float32)
 
 
-def value_of(utterance: Utterance, field: str) -> str | None:
+def label_of(utterance: Utterance, field: str) -> str | None:
     """Return what an utterance's field says; a speaker is told apart from those of other corpora."""
     if field == "speaker":
         return None if utterance.speaker is None else speaker_key(utterance).removeprefix("/")
@@ -55,7 +55,7 @@ def value_of(utterance: Utterance, field: str) -> str | None:
     return value
 
 
-def categories_of(utterances: Sequence[Utterance], labels: Labels, task: str = "emotion") -> Categories:
+def class_labels_of(utterances: Sequence[Utterance], labels: Labels, task: str = "emotion") -> ClassLabels:
     """Return the classes of a task: for emotions those that a recipe names, or those that the utterances hold.
 
     Raises:
@@ -83,11 +83,11 @@ def categories_of(utterances: Sequence[Utterance], labels: Labels, task: str = "
             where="labels.classes",
             remedy="Name the data's own words, or merge them with labels.merge.",
         )
-    return Categories(tuple(classes), merge)
+    return ClassLabels(tuple(classes), merge)
 
 
-def with_class(
-    utterances: Sequence[Utterance], categories: Categories, others: str
+def keep_labelled(
+    utterances: Sequence[Utterance], class_labels: ClassLabels, others: str
 ) -> tuple[list[Utterance], Counter[str]]:
     """Split off the utterances that belong to no class.
 
@@ -97,39 +97,39 @@ def with_class(
     Raises:
         RecipeError: `others` is "error" and there are some.
     """
-    field = categories.field
-    left_out = Counter(value_of(u, field) or f"(no {field})" for u in utterances if categories.label(u) is None)
+    field = class_labels.field
+    left_out = Counter(label_of(u, field) or f"(no {field})" for u in utterances if class_labels.label(u) is None)
     if left_out and others == "error":
         counts = ", ".join(f"{count} {name}" for name, count in left_out.most_common(5))
         raise RecipeError(
             f"{left_out.total()} utterances belong to none of the classes: {counts}",
             where="labels.classes",
-            remedy="Add the class, merge it with labels.merge, or leave them out with labels.others=drop.",
+            remedy="Add the class, merge it with labels.merge, or leave them out with labels.unknown_labels=drop.",
         )
-    return [u for u in utterances if categories.label(u) is not None], left_out
+    return [u for u in utterances if class_labels.label(u) is not None], left_out
 
 
 FIXED_CLASSES = {"gender": ("female", "male")}
 FOUND_CLASSES = ("style", "speaker")
 
 
-def _found(utterances: Sequence[Utterance], task: str) -> Categories:
-    classes = sorted({value for u in utterances if (value := value_of(u, task)) is not None})
+def _found(utterances: Sequence[Utterance], task: str) -> ClassLabels:
+    classes = sorted({value for u in utterances if (value := label_of(u, task)) is not None})
     if len(classes) < 2:
         raise RecipeError(
             f"the data to learn from has {len(classes)} {task}s{': ' if classes else ''}{', '.join(classes)}",
             where=f"tasks.{task}",
             remedy=f"Two are needed: fill in the field '{task}', or leave the task out.",
         )
-    return Categories(tuple(classes), {}, task)
+    return ClassLabels(tuple(classes), {}, task)
 
 
-def _fixed(utterances: Sequence[Utterance], task: str) -> Categories:
-    categories = Categories(FIXED_CLASSES[task], {}, task)
-    if not all(any(categories.label(u) == name for u in utterances) for name in categories.classes):
+def _fixed(utterances: Sequence[Utterance], task: str) -> ClassLabels:
+    class_labels = ClassLabels(FIXED_CLASSES[task], {}, task)
+    if not all(any(class_labels.label(u) == name for u in utterances) for name in class_labels.classes):
         raise RecipeError(
-            f"the data does not have utterances of each {task}: {', '.join(categories.classes)}",
+            f"the data does not have utterances of each {task}: {', '.join(class_labels.classes)}",
             where=f"tasks.{task}",
             remedy=f"Fill in the field '{task}', or leave the task out.",
         )
-    return categories
+    return class_labels

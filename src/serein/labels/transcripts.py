@@ -94,7 +94,7 @@ class Alphabet:
 
 @dataclass(frozen=True)
 class WordErrors:
-    """What it takes to make what was said out of what was heard.
+    """Edit operations that turn a predicted transcript into the true one.
 
     Attributes:
         errors: Words that are substituted, deleted or inserted.
@@ -109,7 +109,7 @@ class WordErrors:
     letters: int
 
 
-def word_errors(truth: str, heard: str) -> WordErrors:
+def word_errors(truth: str, prediction: str) -> WordErrors:
     """Return how far two normalised texts are apart, by jiwer.
 
     Raises:
@@ -121,7 +121,7 @@ def word_errors(truth: str, heard: str) -> WordErrors:
     """
     require_jiwer()
     jiwer = importlib.import_module("jiwer")
-    words, letters = jiwer.process_words(truth, heard), jiwer.process_characters(truth, heard)
+    words, letters = jiwer.process_words(truth, prediction), jiwer.process_characters(truth, prediction)
     return WordErrors(_errors(words), len(truth.split()), _errors(letters), len(truth))
 
 

@@ -25,7 +25,7 @@ from typing import Literal, NamedTuple
 from serein.data.corpora.iemocap_files import is_self_evaluation
 from serein.data.utterance import Rating, Utterance
 from serein.errors import RecipeError, expected_one_of
-from serein.labels.categories import Categories
+from serein.labels.categories import ClassLabels
 
 LabelSet = Literal["s1", "s2", "s3"]
 LABEL_SETS = ("s1", "s2", "s3")
@@ -83,12 +83,16 @@ class Frequent(NamedTuple):
 
 
 def target_words(
-    utterance: Utterance, categories: Categories, label_set: LabelSet, nouns: Mapping[str, str], known: Container[str]
+    utterance: Utterance,
+    class_labels: ClassLabels,
+    label_set: LabelSet,
+    nouns: Mapping[str, str],
+    known: Container[str],
 ) -> tuple[str, ...]:
     """Return the words whose vectors are averaged to an utterance's target; none when nothing was said.
 
     Args:
-        categories: The classes of the recipe, whose `merge` the class of `s1` goes through, and raters' labels do not.
+        class_labels: The classes of the recipe; their `merge` applies to the class of `s1`, not to raters' labels.
         nouns: Label -> its noun, such as `NOUNS`; a label that is missing there stays as it is.
         known: The dictionary: words that have a vector. Comments that are not in it are misspelt, or rare.
 
@@ -98,12 +102,12 @@ def target_words(
     Example:
         >>> ratings = (Rating(labels=("angry",), comment="fed up, Bitter"), Rating(labels=("sad", "other", "sad")))
         >>> utterance = Utterance(id="a", audio="a.wav", emotion="sad", ratings=ratings)
-        >>> categories = Categories(("angry", "sad"), {})
-        >>> [target_words(utterance, categories, name, NOUNS, {"bitter"}) for name in LABEL_SETS]
+        >>> class_labels = ClassLabels(("angry", "sad"), {})
+        >>> [target_words(utterance, class_labels, name, NOUNS, {"bitter"}) for name in LABEL_SETS]
         [('sadness',), ('anger', 'sadness', 'sadness'), ('anger', 'sadness', 'sadness', 'bitter')]
     """
     if label_set == "s1":
-        label = categories.label(utterance)
+        label = class_labels.label(utterance)
         return (_noun(label, nouns),) if label else ()
     if label_set not in LABEL_SETS:
         raise RecipeError(expected_one_of(label_set, LABEL_SETS, kind="label set"))

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from serein.errors import ModelError, RecipeError
-from serein.labels.categories import Categories
+from serein.labels.categories import ClassLabels
 
 if TYPE_CHECKING:
     from serein.labels.vocabulary import Vocabulary
 
-TEMPERATURE = 0.1  # of the shares; which class is nearest does not hang on it
+TEMPERATURE = 0.1  # of the softmax; the nearest class does not depend on it
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,19 +23,19 @@ class WordClasses:
     """Classes, the noun of each, and its vector.
 
     Attributes:
-        categories: The classes and what is merged into them.
+        class_labels: The classes and what is merged into them.
         nouns: (class,) the word that stands for each class.
         vectors: (class, feature) float32.
         vocabulary: Where the vectors come from, as the recipe names it.
         digest: Of the vocabulary.
 
     Example:
-        >>> two = WordClasses(Categories(("sad", "calm"), {}), ("sadness", "calm"), np.eye(2, dtype=np.float32))
-        >>> two.shares([[3.0, 0.0]]).round(4).tolist()
+        >>> two = WordClasses(ClassLabels(("sad", "calm"), {}), ("sadness", "calm"), np.eye(2, dtype=np.float32))
+        >>> two.probabilities([[3.0, 0.0]]).round(4).tolist()
         [[1.0, 0.0]]
     """
 
-    categories: Categories
+    class_labels: ClassLabels
     nouns: tuple[str, ...]
     vectors: NDArray[np.float32]
     vocabulary: str = ""
@@ -44,21 +44,21 @@ class WordClasses:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes."""
-        return self.categories.classes
+        return self.class_labels.classes
 
     def cosines(self, vectors: ArrayLike) -> NDArray[np.float64]:
         """Return the cosine of every vector, (utterance, feature), with every class: (utterance, class)."""
         return normalised(vectors) @ normalised(self.vectors).T
 
-    def shares(self, vectors: ArrayLike) -> NDArray[np.float64]:
-        """Return class shares, (utterance, class): softmax of the cosines by a fixed temperature.
+    def probabilities(self, vectors: ArrayLike) -> NDArray[np.float64]:
+        """Return class probabilities, (utterance, class): softmax of the cosines by a fixed temperature.
 
         The nearest class has the largest share: equation 5, whose argmin must be argmax.
         """
         scaled = self.cosines(vectors) / TEMPERATURE
         powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-        shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-        return shares
+        probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+        return probabilities
 
 
 def relabelled(classes: WordClasses, labels: Sequence[str]) -> WordClasses:
@@ -74,7 +74,7 @@ def relabelled(classes: WordClasses, labels: Sequence[str]) -> WordClasses:
         raise RecipeError("are not two or more different words", where="labels", remedy="Write: bored,excited.")
     vocabulary = vocabulary_of(classes)
     vectors = phrase_vectors(labels, vocabulary)
-    return WordClasses(Categories(tuple(labels), {}), tuple(labels), vectors, classes.vocabulary, classes.digest)
+    return WordClasses(ClassLabels(tuple(labels), {}), tuple(labels), vectors, classes.vocabulary, classes.digest)
 
 
 def vocabulary_of(classes: WordClasses) -> Vocabulary:

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from serein.models.heads import LayerTap, VectorNorm
+from serein.models.heads import LayerSelection, VectorNorm
 from serein.models.hidden import HiddenStates, frame_mask
 from serein.recipe import Cnn2d, CnnBlstm
 
 
-class Cnn2dBody(nn.Module):
+class Cnn2dEncoder(nn.Module):
     """Two-dimensional convolutions over (time, band), then one vector per remaining frame.
 
     Padding is set to zero before every convolution, so it is what lies outside a clip that is heard alone;
@@ -44,8 +44,8 @@ class Cnn2dBody(nn.Module):
 
     def forward(self, hidden: HiddenStates) -> HiddenStates:
         """Return one layer of fewer frames."""
-        side_by_side = hidden.layers[-1]
-        images = side_by_side.view(*side_by_side.shape[:2], self.num_channels, -1).transpose(1, 2)
+        align_predictions = hidden.layers[-1]
+        images = align_predictions.view(*align_predictions.shape[:2], self.num_channels, -1).transpose(1, 2)
         images = images.contiguous(memory_format=torch.channels_last)  # (batch, channel, frame, band)
         num_frames = hidden.num_frames
         for block, pool, stride in zip(self.blocks, self.pools, self.strides, strict=True):
@@ -61,7 +61,7 @@ class Cnn2dBody(nn.Module):
 
 def _pools(options: Cnn2d) -> list[tuple[int, int]]:
     """Return the (frames, bands) that are pooled before each block."""
-    left = options.shrink_time - (options.stem == "stride")
+    left = options.time_downsampling - (options.stem == "stride")
     pools = [(1, 1)]
     for index in range(1, len(options.channels)):
         if index == 1 and options.stem == "stride":
@@ -105,7 +105,7 @@ class ConvolutionBlock(nn.Module):
         return images
 
 
-class CnnBlstmBody(nn.Module):
+class CnnBlstmEncoder(nn.Module):
     """Stanley 2023, Figure 1: three one-dimensional convolutions with max pooling, two bidirectional LSTM.
 
     Args:
@@ -115,8 +115,8 @@ class CnnBlstmBody(nn.Module):
 
     def __init__(self, options: CnnBlstm, sizes: tuple[int, ...]) -> None:
         super().__init__()
-        self.tap = LayerTap(options.tap, sizes)
-        inputs = (self.tap.size, *options.channels[:-1])
+        self.layer_selection = LayerSelection(options.layer, sizes)
+        inputs = (self.layer_selection.size, *options.channels[:-1])
         self.convolutions = nn.ModuleList(
             nn.Conv1d(before, after, kernel, padding="same")
             for before, after, kernel in zip(inputs, options.channels, options.kernels, strict=True)
@@ -137,7 +137,7 @@ class CnnBlstmBody(nn.Module):
     def forward(self, hidden: HiddenStates) -> HiddenStates:
         """Return one layer of frames, each of both directions' units."""
         is_frame, num_frames = hidden.is_frame, hidden.num_frames
-        images = (self.tap(hidden) * is_frame[..., None]).transpose(1, 2)
+        images = (self.layer_selection(hidden) * is_frame[..., None]).transpose(1, 2)
         for convolution in self.convolutions:
             images = F.relu(convolution(images)) * is_frame[:, None]  # else a last odd frame is pooled with padding
             images = F.max_pool1d(images, 2, ceil_mode=True)

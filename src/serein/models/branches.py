@@ -1,4 +1,4 @@
-"""Networks side by side: each branch hears the same clips with a backbone and body of its own (park2023, Figure 3)."""
+"""Networks side by side: each branch has a backbone and encoder of its own for the same clips (park2023, Figure 3)."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from serein.models.body_building import Body
+from serein.models.body_building import Encoder
 from serein.models.hidden import Backbone, HiddenStates
 from serein.models.pretrained import ORIGIN
 
-Sounds = Mapping[str, HiddenStates]  # branch -> what its backbone hears of a batch
+HiddenStatesByBranch = Mapping[str, HiddenStates]  # branch -> what its backbone hears of a batch
 
 
 class Branch(nn.Module):
-    """A backbone with its body, beside the main one.
+    """A backbone with its encoder, beside the main one.
 
     Args:
         backbone: From waveforms to hidden layers.
-        body: Trained layers before the heads, or `None`.
+        encoder: Trained layers before the heads, or `None`.
     """
 
-    def __init__(self, backbone: Backbone, body: Body | None) -> None:
+    def __init__(self, backbone: Backbone, encoder: Encoder | None) -> None:
         super().__init__()
         self.backbone = backbone
-        self.body = body
+        self.encoder = encoder
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Feature sizes of the layers that heads read."""
-        return self.backbone.sizes if self.body is None else self.body.sizes
+        return self.backbone.sizes if self.encoder is None else self.encoder.sizes
 
     def forward(self, hidden: HiddenStates) -> HiddenStates:
         """Work out what the backbone has heard."""
-        worked_out: HiddenStates = hidden if self.body is None else self.body(hidden)
+        worked_out: HiddenStates = hidden if self.encoder is None else self.encoder(hidden)
         return worked_out
 
 
-def are_twins(one: Backbone, other: Backbone) -> bool:
+def are_equal(one: Backbone, other: Backbone) -> bool:
     """Tell whether two backbones hear alike: the same architecture with the same weights, wherever these came from."""
     first, second = (
         {name: value for name, value in each.describe().items() if name not in ORIGIN} for each in (one, other)

@@ -19,7 +19,7 @@ def card(name: str, task: str, classes: Sequence[str], training: Mapping[str, An
     scores = training.get("dev_ua")
     return f"""# {name}
 
-A model of [serein](https://pypi.org/project/serein/): it hears speech and answers with shares of {
+A model of [serein](https://pypi.org/project/serein/): it hears speech and answers with probabilities of {
         len(classes)
     } classes of {task}:
 {", ".join(classes)}.
@@ -46,7 +46,7 @@ A model inherits the conditions of the data that it learned from.
 
 ## Limits
 
-It was judged on the corpus that it learned from. Other languages, rooms, microphones and ways of speaking, above all
+It was evaluated on the corpus that it learned from. Other languages, rooms, microphones and ways of speaking, above all
 spontaneous ones, will score lower. It hears how speech sounds, not what a person feels: no decision about a person
 should rest on it.
 """

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 
-class Centres(nn.Module):
+class CosineClassifier(nn.Module):
     """Cosines between vectors and the classes' centres, times a scale (Deng 2019): without margin, as a model answers.
 
     Args:

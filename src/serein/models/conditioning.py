@@ -1,7 +1,7 @@
 """What else is known of a clip, told to its pooled vector: diatlova2024, sections 3.2, 3.3, 5.2 and 5.3.
 
-A condition is a tensor (batch, feature) beside the waveforms: ``gender`` holds shares of `GENDERS`, ``text`` a sentence
-vector, all zeros where there is no text. Both are linear, so that mixed clips have mixed conditions.
+A condition is a tensor (batch, feature) beside the waveforms: ``gender`` holds probabilities of `GENDERS`, ``text`` a
+sentence vector, all zeros where there is no text. Both are linear, so that mixed clips have mixed conditions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from serein.labels.attributes import GENDERS
 from serein.recipe import Conditioning
 
 Conditions = Mapping[str, torch.Tensor]
-NOTHING_TOLD: Conditions = {}
+NO_CONDITIONS: Conditions = {}
 
 
 class Combination(nn.Module):
@@ -129,9 +129,9 @@ class GenderVectors(nn.Module):
         super().__init__()
         self.table = nn.Parameter(neutral + 0.1 * torch.randn(len(GENDERS), size))
 
-    def forward(self, shares: torch.Tensor) -> torch.Tensor:
-        """Return (batch, size) from (batch, gender) shares; a certain gender's is its row of the table."""
-        return shares @ self.table
+    def forward(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """Return (batch, size) from (batch, gender) probabilities; a certain gender's is its row of the table."""
+        return probabilities @ self.table
 
 
 class TextVectors(nn.Module):
@@ -170,7 +170,7 @@ class ConditionedVector(nn.Module):
     def __init__(self, options: Conditioning, size: int, text_size: int) -> None:
         super().__init__()
         own = options.size or size
-        self.combination = COMBINATIONS[options.by](size, [own] * len(options.attributes))
+        self.combination = COMBINATIONS[options.mode](size, [own] * len(options.attributes))
         neutral = self.combination.neutral
         branches: dict[str, nn.Module] = {}
         for name in options.attributes:

@@ -20,16 +20,16 @@ from safetensors.torch import load_file, save_file
 
 from serein.data.files import make_readable
 from serein.errors import ModelError, RecipeError
-from serein.labels.categories import Categories
+from serein.labels.categories import ClassLabels
 from serein.labels.transcripts import Alphabet
 from serein.labels.words import WordClasses
 from serein.models.hidden import Backbone
 from serein.models.speech import SpeechModel, assemble, described_backbone
-from serein.recipe import MAIN, Body, Branch, Clips, Inference, Options, Tasks, Text
+from serein.recipe import MAIN, Branch, Clips, Encoder, Inference, Options, Tasks, Text
 from serein.recipe.options import Positive
 
 FORMAT = 1
-Meaning = Categories | WordClasses | Alphabet
+LabelEncoder = ClassLabels | WordClasses | Alphabet
 OLDER: dict[str, Any] = {"branches": {}, "branch_backbones": {}, "answered": None}  # what older folders do not say
 PARTS = ("model.json", "labels.json", "model.safetensors")
 
@@ -41,9 +41,9 @@ class ModelOptions(Options):
         answered: The tasks that its last stage learned; heads of others no longer fit what lies below. `None`: all.
     """
 
-    body: Body | None = None
+    encoder: Encoder | None = None
     branches: dict[str, Branch] = Field(default_factory=dict)
-    members: int = 1
+    ensemble_size: int = 1
     tasks: Tasks = Tasks()
     clips: Clips = Clips()
     text: Text = Text()
@@ -53,7 +53,7 @@ class ModelOptions(Options):
 
 
 class Calibration(Options):
-    """What makes shares promises: a temperature (`serein.metrics.tempered`).
+    """What makes probabilities promises: a temperature (`serein.metrics.tempered`).
 
     Attributes:
         temperature: Above 1 where the model is too sure of itself.
@@ -66,7 +66,7 @@ class Calibration(Options):
     num_utterances: int
 
 
-class Voices(Options):
+class VerificationThreshold(Options):
     """From which cosine on the speaker vectors of two clips count as one voice.
 
     Attributes:
@@ -83,7 +83,7 @@ class Voices(Options):
 
 
 @dataclass
-class ModelFolder:
+class Checkpoint:
     """A model and what belongs to it.
 
     Attributes:
@@ -91,16 +91,16 @@ class ModelFolder:
         options: What it needs of its recipe.
         labels: Task -> what its output means.
         training: What it learned from: recipe, data hash, speakers, corpora, licences.
-        calibration: Is for those who ask the model; runs keep and judge its shares as they are.
-        voices: Tells one voice from another, of a model that learned who speaks and had a dev side to choose it on.
+        calibration: Is for those who ask the model; runs keep and judge its probabilities as they are.
+        verification: The threshold of a model that learned speakers and had a dev set to choose it on.
     """
 
     model: SpeechModel
     options: ModelOptions
-    labels: dict[str, Meaning]
+    labels: dict[str, LabelEncoder]
     training: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
-    voices: Voices | None = None
+    verification: VerificationThreshold | None = None
 
     @property
     def task(self) -> str:
@@ -114,7 +114,7 @@ class ModelFolder:
         return tuple(name for name in known if answered is None or name in answered)
 
     @property
-    def categories(self) -> Categories:
+    def class_labels(self) -> ClassLabels:
         """Classes of the task that the model answers.
 
         Raises:
@@ -122,26 +122,26 @@ class ModelFolder:
         """
         return self.classes_of(self.task)
 
-    def classes_of(self, task: str) -> Categories:
+    def classes_of(self, task: str) -> ClassLabels:
         """Return the classes of a task.
 
         Raises:
             ModelError: It has none.
         """
-        meaning = self.labels[task]
-        if isinstance(meaning, Alphabet):
+        label_encoder = self.labels[task]
+        if isinstance(label_encoder, Alphabet):
             raise ModelError(
                 "answers with words, not with classes", where=f"tasks.{task}", remedy="Ask it by: serein transcribe."
             )
-        return meaning if isinstance(meaning, Categories) else meaning.categories
+        return label_encoder if isinstance(label_encoder, ClassLabels) else label_encoder.class_labels
 
-    def shares(self, output: torch.Tensor, task: str | None = None) -> NDArray[np.float32]:
-        """Return class shares, (batch, class), of what the head of a task puts out, by default the main one's."""
-        meaning = self.labels[task or self.task]
-        if isinstance(meaning, WordClasses):
-            return meaning.shares(output.cpu().numpy()).astype(np.float32)
-        shares: NDArray[np.float32] = output.softmax(dim=1).cpu().numpy()
-        return shares
+    def probabilities(self, output: torch.Tensor, task: str | None = None) -> NDArray[np.float32]:
+        """Return class probabilities, (batch, class), of the output of a task's head, by default the main one's."""
+        label_encoder = self.labels[task or self.task]
+        if isinstance(label_encoder, WordClasses):
+            return label_encoder.probabilities(output.cpu().numpy()).astype(np.float32)
+        probabilities: NDArray[np.float32] = output.softmax(dim=1).cpu().numpy()
+        return probabilities
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -149,12 +149,12 @@ class ModelFolder:
         return self.options.tasks.conditions
 
 
-def save(folder: Path, content: ModelFolder, card: str, *, backbone: str = "auto") -> None:
+def save(folder: Path, checkpoint: Checkpoint, card: str, *, backbone: str = "auto") -> None:
     """Write a model folder; the folder is whole or not there.
 
     Args:
         folder: Replaced when it is a model folder.
-        content: The model and its options.
+        checkpoint: The model and its options.
         card: Text of README.md.
         backbone: `auto` stores a backbone's weights unless they are its source's own; `bundle` stores them always.
 
@@ -163,7 +163,7 @@ def save(folder: Path, content: ModelFolder, card: str, *, backbone: str = "auto
     """
     if folder.exists() and not is_model_folder(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError("exists and is no model folder", where=folder, remedy="Name a new folder.")
-    model = content.model
+    model = checkpoint.model
     names = (MAIN, *model.branches)
     external = {} if backbone == "bundle" else {name: _external_source(model.backbone_of(name)) for name in names}
     outside = tuple(_prefix(name) for name in names if external.get(name))
@@ -178,12 +178,12 @@ def save(folder: Path, content: ModelFolder, card: str, *, backbone: str = "auto
         "branch_backbones": {
             name: _described_backbone(model.backbone_of(name), external.get(name)) for name in model.branches
         },
-        **content.options.model_dump(mode="json"),
-        "training": content.training,
-        "calibration": None if content.calibration is None else content.calibration.model_dump(),
-        "voices": None if content.voices is None else content.voices.model_dump(),
+        **checkpoint.options.model_dump(mode="json"),
+        "training": checkpoint.training,
+        "calibration": None if checkpoint.calibration is None else checkpoint.calibration.model_dump(),
+        "verification": None if checkpoint.verification is None else checkpoint.verification.model_dump(),
     }
-    labels = {name: described(each) for name, each in content.labels.items()}
+    labels = {name: label_encoder_to_json(each) for name, each in checkpoint.labels.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -199,7 +199,7 @@ def save(folder: Path, content: ModelFolder, card: str, *, backbone: str = "auto
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def load(folder: str | Path) -> ModelFolder:
+def load(folder: str | Path) -> Checkpoint:
     """Read a model folder.
 
     Raises:
@@ -218,18 +218,18 @@ def load(folder: str | Path) -> ModelFolder:
     try:
         description = OLDER | description
         options = ModelOptions.model_validate({name: description[name] for name in ModelOptions.model_fields})
-        meant = {name: meaning_of(name, each) for name, each in labels.items()}
-        tasks = {name: (task, num_outputs(meant[name])) for name, task in options.tasks.chosen.items()}
+        label_encoders = {name: label_encoder_from_json(name, each) for name, each in labels.items()}
+        tasks = {name: (task, num_outputs(label_encoders[name])) for name, task in options.tasks.chosen.items()}
         own = {MAIN: description, **description["branch_backbones"]}
         backbones = {name: described_backbone(each["backbone"]) for name, each in own.items()}
-        branches = {name: (backbones[name], branch.body) for name, branch in options.branches.items()}
-        model = assemble(backbones[MAIN], options.body, tasks, options.members, options.text_size, branches)
+        branches = {name: (backbones[name], branch.encoder) for name, branch in options.branches.items()}
+        model = assemble(backbones[MAIN], options.encoder, tasks, options.ensemble_size, options.text_size, branches)
         training = dict(description["training"])
         outside = {name: each["backbone_weights"] for name, each in own.items()}
         fitted = description.get("calibration")  # folders of serein before it was fitted have none
         calibration = None if fitted is None else Calibration.model_validate(fitted)
-        told_apart = description.get("voices")  # nor this
-        voices = None if told_apart is None else Voices.model_validate(told_apart)
+        told_apart = description.get("verification")  # nor this
+        verification = None if told_apart is None else VerificationThreshold.model_validate(told_apart)
     except (KeyError, TypeError, ValueError, AttributeError, RecipeError) as error:
         raise ModelError(
             f"model.json and labels.json do not describe a model ({str(error).splitlines()[0]})",
@@ -237,43 +237,43 @@ def load(folder: str | Path) -> ModelFolder:
             remedy="Copy the folder again.",
         ) from None
     _load_weights(model, folder / "model.safetensors", outside)
-    model.share()
-    return ModelFolder(model.eval(), options, meant, training, calibration, voices)
+    model.share_backbones()
+    return Checkpoint(model.eval(), options, label_encoders, training, calibration, verification)
 
 
-def described(meaning: Meaning) -> dict[str, Any]:
+def label_encoder_to_json(label_encoder: LabelEncoder) -> dict[str, Any]:
     """Return what of labels.json one task's output means."""
-    if isinstance(meaning, Categories):
-        return {"classes": meaning.classes, "merge": meaning.merge}
-    if isinstance(meaning, Alphabet):
-        return {"letters": list(meaning.letters)}
+    if isinstance(label_encoder, ClassLabels):
+        return {"classes": label_encoder.classes, "merge": label_encoder.merge}
+    if isinstance(label_encoder, Alphabet):
+        return {"letters": list(label_encoder.letters)}
     return {
-        **described(meaning.categories),
-        "nouns": meaning.nouns,
-        "vectors": meaning.vectors.tolist(),
-        "vocabulary": meaning.vocabulary,
-        "vocabulary_digest": meaning.digest,
+        **label_encoder_to_json(label_encoder.class_labels),
+        "nouns": label_encoder.nouns,
+        "vectors": label_encoder.vectors.tolist(),
+        "vocabulary": label_encoder.vocabulary,
+        "vocabulary_digest": label_encoder.digest,
     }
 
 
-def meaning_of(task: str, description: Mapping[str, Any]) -> Meaning:
-    """Return what `described` described."""
+def label_encoder_from_json(task: str, description: Mapping[str, Any]) -> LabelEncoder:
+    """Return what `label_encoder_to_json` wrote."""
     if "letters" in description:
         return Alphabet("".join(description["letters"]))
     field = "emotion" if task == "words" else task
-    categories = Categories(tuple(description["classes"]), dict(description["merge"]), field)
+    class_labels = ClassLabels(tuple(description["classes"]), dict(description["merge"]), field)
     if "vectors" not in description:
-        return categories
+        return class_labels
     vectors = np.array(description["vectors"], np.float32)
     where = description["vocabulary"], description["vocabulary_digest"]
-    return WordClasses(categories, tuple(description["nouns"]), vectors, *where)
+    return WordClasses(class_labels, tuple(description["nouns"]), vectors, *where)
 
 
-def num_outputs(meaning: Meaning) -> int:
+def num_outputs(label_encoder: LabelEncoder) -> int:
     """Return how many numbers a head puts out for one clip."""
-    if isinstance(meaning, Alphabet):
-        return meaning.num_symbols
-    return len(meaning.classes) if isinstance(meaning, Categories) else meaning.vectors.shape[1]
+    if isinstance(label_encoder, Alphabet):
+        return label_encoder.num_symbols
+    return len(label_encoder.classes) if isinstance(label_encoder, ClassLabels) else label_encoder.vectors.shape[1]
 
 
 def is_model_folder(folder: str | Path) -> bool:

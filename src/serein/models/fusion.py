@@ -18,7 +18,7 @@ class TensorFusion(nn.Module):
     Args:
         num_own: The network's own vectors, k.
         size: Features of each vector.
-        num_joined: Vectors of other networks.
+        num_inputs: Vectors of other networks.
         start: First value of the rows of joined vectors; at 0 the first answer is that of the own vectors alone.
 
     Example:
@@ -27,55 +27,55 @@ class TensorFusion(nn.Module):
         [[7.0]]
     """
 
-    def __init__(self, num_own: int, size: int, num_joined: int = 0, start: float = 0.0) -> None:
+    def __init__(self, num_own: int, size: int, num_inputs: int = 0, start: float = 0.0) -> None:
         super().__init__()
         self.own = nn.Parameter(torch.ones(num_own, size))
-        self.joined = nn.Parameter(torch.full((num_joined, size), start)) if num_joined else None
+        self.inputs = nn.Parameter(torch.full((num_inputs, size), start)) if num_inputs else None
 
     @property
     def matrix(self) -> torch.Tensor:
         """(vector, feature): all rows, those of joined vectors last."""
-        return self.own if self.joined is None else torch.cat([self.own, self.joined])
+        return self.own if self.inputs is None else torch.cat([self.own, self.inputs])
 
-    def forward(self, own: Sequence[torch.Tensor], joined: Sequence[torch.Tensor] = ()) -> torch.Tensor:
+    def forward(self, own: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor] = ()) -> torch.Tensor:
         """Fuse.
 
         Args:
             own: k vectors, each (batch, feature).
-            joined: As many as there are rows for, or none: the own vectors alone.
+            inputs: As many as there are rows for, or none: the own vectors alone.
 
         Returns:
             (batch, feature) float32.
         """
         with torch.autocast(own[0].device.type, enabled=False):
             fused = (self.own * torch.stack(list(own), dim=1).float()).sum(dim=1)
-            if joined:
-                assert self.joined is not None
-                fused = fused + (self.joined * torch.stack(list(joined), dim=1).float()).sum(dim=1)
+            if inputs:
+                assert self.inputs is not None
+                fused = fused + (self.inputs * torch.stack(list(inputs), dim=1).float()).sum(dim=1)
             return fused
 
-    def extended(self, num_joined: int, start: float = 0.0) -> TensorFusion:
+    def extended(self, num_inputs: int, start: float = 0.0) -> TensorFusion:
         """Return a fusion of more vectors: these rows as they are trained, and new ones at `start`."""
         num_own, size = self.own.shape
-        wider = TensorFusion(num_own, size, num_joined + (0 if self.joined is None else len(self.joined)), start)
+        wider = TensorFusion(num_own, size, num_inputs + (0 if self.inputs is None else len(self.inputs)), start)
         with torch.no_grad():
             wider.own.copy_(self.own)
-            if self.joined is not None and wider.joined is not None:
-                wider.joined[: len(self.joined)] = self.joined
+            if self.inputs is not None and wider.inputs is not None:
+                wider.inputs[: len(self.inputs)] = self.inputs
         return wider
 
 
-def require_one_size(size: int, joined: dict[str, int]) -> None:
+def require_one_size(size: int, inputs: dict[str, int]) -> None:
     """Raise RecipeError when vectors that are to be fused differ in size.
 
     Args:
         size: Features of the network's own vectors.
-        joined: Task -> features of the vector that joins.
+        inputs: Task -> features of the vector that joins.
     """
-    for name, other in joined.items():
+    for name, other in inputs.items():
         if other != size:
             raise RecipeError(
                 f"the vector of '{name}' has {other} features, those that it joins have {size}",
                 where="fusion.joined",
-                remedy="Give both one size: body.size, or a projection.",
+                remedy="Give both one size: encoder.size, or a projection.",
             )

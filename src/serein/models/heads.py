@@ -1,4 +1,4 @@
-"""What reads a model for one task: tap, projection, pooling, output."""
+"""The heads, one for each task: layer selection, projection, pooling, output."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch.nn import functional as F
 
 from serein.errors import RecipeError
 from serein.models.attention import AttentionBlock
-from serein.models.centres import Centres
-from serein.models.conditioning import NOTHING_TOLD, ConditionedVector, Conditions
+from serein.models.centres import CosineClassifier
+from serein.models.conditioning import NO_CONDITIONS, ConditionedVector, Conditions
 from serein.models.fusion import TensorFusion, require_one_size
 from serein.models.hidden import HiddenStates
 from serein.models.pooling import POOLINGS
 from serein.models.reversal import GradientReversal
-from serein.recipe import AttentionBlocks, Category, Head, Pooled, Tap, Words
+from serein.recipe import AttentionBlocks, Category, Head, LayerChoice, Pooled, Words
 
 
 @dataclass(frozen=True)
-class Reading:
+class HeadOutput:
     """A task's answer for a batch of clips.
 
     Attributes:
@@ -37,7 +37,7 @@ class Reading:
 
     @property
     def output(self) -> torch.Tensor:
-        """(batch, class) scores whose softmax is the mean of the members' shares (Lakshminarayanan 2017).
+        """(batch, class) scores whose softmax is the mean of the members' probabilities (Lakshminarayanan 2017).
 
         Of vectors their mean, (batch, feature).
         """
@@ -48,61 +48,65 @@ class Reading:
         return self.outputs.log_softmax(dim=-1).logsumexp(dim=0)
 
 
-def joined(readings: Sequence[Reading]) -> Reading:
-    """Return what several members answer together."""
-    if len(readings) == 1:
-        return readings[0]
-    outputs = torch.cat([r.outputs for r in readings])
-    if readings[0].is_vector:
-        return Reading(outputs, outputs.mean(dim=0), is_vector=True)
-    return Reading(outputs, torch.cat([r.embedding for r in readings], dim=1))
+def combine_members(head_outputs: Sequence[HeadOutput]) -> HeadOutput:
+    """Combine the outputs of ensemble members."""
+    if len(head_outputs) == 1:
+        return head_outputs[0]
+    outputs = torch.cat([r.outputs for r in head_outputs])
+    if head_outputs[0].is_vector:
+        return HeadOutput(outputs, outputs.mean(dim=0), is_vector=True)
+    return HeadOutput(outputs, torch.cat([r.embedding for r in head_outputs], dim=1))
 
 
-class LayerTap(nn.Module):
+class LayerSelection(nn.Module):
     """Choose the frames of a hidden layer, join those of several, or learn a weighted sum of all (Yang 2021, SUPERB).
 
     Args:
-        tap: `last`: the end of the model; the number of a layer (0 enters the first transformer layer); several of
-            these, whose features stand side by side (gao2023's skip connection); or `weighted`.
+        selection: `last`: the end of the model; the number of a layer (0 enters the first transformer layer); several
+            of these, whose features stand side by side (gao2023's skip connection); or `weighted`.
         sizes: Feature size of each layer.
 
     Raises:
         RecipeError: There is no such layer, or the layers to sum differ in size.
     """
 
-    def __init__(self, tap: Tap, sizes: tuple[int, ...]) -> None:
+    def __init__(self, selection: LayerChoice, sizes: tuple[int, ...]) -> None:
         super().__init__()
         last = len(sizes) - 1
-        joined: tuple[str | int, ...] = tap if isinstance(tap, tuple) else (tap,)
-        for layer in joined:
+        chosen: tuple[str | int, ...] = selection if isinstance(selection, tuple) else (selection,)
+        for layer in chosen:
             if isinstance(layer, int) and not 0 <= layer <= last:
                 raise RecipeError(
                     f"there is no hidden layer {layer}, the model has 0 to {last}",
-                    where="tap",
+                    where="layer",
                     remedy="Choose among these.",
                 )
-        if tap == "weighted" and len(set(sizes)) > 1:
-            raise RecipeError(f"layers of sizes {sizes} cannot be summed", where="tap", remedy="Tap one layer.")
-        self.tap = tap
-        self.size = sum(sizes[layer] if isinstance(layer, int) else sizes[last] for layer in joined)
-        self.weights = nn.Parameter(torch.zeros(len(sizes))) if tap == "weighted" else None
+        if selection == "weighted" and len(set(sizes)) > 1:
+            raise RecipeError(f"layers of sizes {sizes} cannot be summed", where="layer", remedy="Select one layer.")
+        self.selection = selection
+        self.size = sum(sizes[layer] if isinstance(layer, int) else sizes[last] for layer in chosen)
+        self.weights = nn.Parameter(torch.zeros(len(sizes))) if selection == "weighted" else None
 
     def forward(self, hidden: HiddenStates) -> torch.Tensor:
         """Return (batch, frame, feature)."""
-        if isinstance(self.tap, tuple):
-            return torch.cat([_layer(hidden, layer) for layer in self.tap], dim=-1)
-        if self.tap != "weighted":
-            return _layer(hidden, self.tap)
+        if isinstance(self.selection, tuple):
+            return torch.cat([_layer(hidden, layer) for layer in self.selection], dim=-1)
+        if self.selection != "weighted":
+            return _layer(hidden, self.selection)
         assert self.weights is not None
-        shares = self.weights.softmax(dim=0)
-        return sum((share * layer for share, layer in zip(shares, hidden.layers, strict=True)), start=torch.zeros(()))
+        weights = self.weights.softmax(dim=0)
+        return sum(
+            (weight * layer for weight, layer in zip(weights, hidden.layers, strict=True)), start=torch.zeros(())
+        )
 
     @property
     def layers(self) -> tuple[str, ...] | None:
         """Names of what is read: `last`, numbers of layers; `None` for all."""
-        if self.tap == "weighted":
+        if self.selection == "weighted":
             return None
-        return tuple(str(layer) for layer in (self.tap if isinstance(self.tap, tuple) else (self.tap,)))
+        return tuple(
+            str(layer) for layer in (self.selection if isinstance(self.selection, tuple) else (self.selection,))
+        )
 
 
 def _layer(hidden: HiddenStates, layer: str | int) -> torch.Tensor:
@@ -120,14 +124,14 @@ class VectorNorm(nn.BatchNorm1d):
 
 
 class PooledHead(nn.Module):
-    """Tap -> (projection) -> (attention) -> pooling -> (fusion) -> (projection) -> (conditioning) -> layers -> output.
+    """Layer -> (projection) -> (attention) -> pooling -> (fusion) -> (projection) -> (conditioning) -> output.
 
     Args:
         options: The task's part of a recipe.
         sizes: Feature size of each hidden layer.
         num_outputs: Classes, or features of a word vector.
         text_size: Features of a sentence vector, for conditioning on the text.
-        joined_sizes: Task -> features of its vector, of those that join in fusion.
+        input_sizes: Task -> features of its vector, of those that join in fusion.
 
     Raises:
         RecipeError: Parts do not fit.
@@ -139,22 +143,22 @@ class PooledHead(nn.Module):
         sizes: tuple[int, ...],
         num_outputs: int,
         text_size: int = 0,
-        joined_sizes: Mapping[str, int] | None = None,
+        input_sizes: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
-        self.tap = LayerTap(options.tap, sizes)
-        self.reversal = _reversal(options)
+        self.layer_selection = LayerSelection(options.layer, sizes)
+        self.gradient_reversal = _gradient_reversal(options)
         projections = {options.projection_at: options.projection}
-        self.frame_projection, size = _projection(self.tap.size, projections.get("frames"), options)
+        self.frame_projection, size = _projection(self.layer_selection.size, projections.get("frames"), options)
         self.blocks = nn.ModuleList(_blocks(options.attention, size))
         self.pooling = POOLINGS[options.pooling](size)
-        self.branch, self.joined = options.branch, joined_by(options)
-        self.fusion = None if options.fusion is None else _fusion(options, self.pooling.size, joined_sizes or {})
+        self.branch, self.fusion_inputs = options.branch, fusion_inputs_of(options)
+        self.fusion = None if options.fusion is None else _fusion(options, self.pooling.size, input_sizes or {})
         norms = [VectorNorm(self.pooling.size)] if options.batch_norm else []
         projection, size = _projection(self.pooling.size, projections.get("pooled"), options)
         self.projection = nn.Sequential(*norms, *projection)
-        told = options.conditioning
-        self.conditioning = None if told is None else ConditionedVector(told, size, text_size)
+        conditioning = options.conditioning
+        self.conditioning = None if conditioning is None else ConditionedVector(conditioning, size, text_size)
         layers: list[nn.Module] = []
         for width in options.hidden:
             layers += [nn.Dropout(options.dropout), nn.Linear(size, width), nn.ReLU()]
@@ -166,26 +170,26 @@ class PooledHead(nn.Module):
         self.is_vector = isinstance(options, Words)
 
     def forward(
-        self, hidden: HiddenStates, conditions: Conditions = NOTHING_TOLD, joined: Sequence[torch.Tensor] = ()
-    ) -> Reading:
+        self, hidden: HiddenStates, conditions: Conditions = NO_CONDITIONS, inputs: Sequence[torch.Tensor] = ()
+    ) -> HeadOutput:
         """Read hidden layers.
 
         Args:
-            conditions: What is not told is unknown.
-            joined: (batch, feature) vectors of the tasks of `joined`, in their order; or none, the own ones alone.
+            conditions: Missing ones are unknown.
+            inputs: (batch, feature) vectors of the tasks of `fusion_inputs`, in their order; or none.
         """
-        vector = self.projection(self._fused(hidden, joined))
+        vector = self.projection(self._fused(hidden, inputs))
         if self.conditioning is not None:
             vector = self.conditioning(vector, conditions)
         embedding = self.layers(vector)
         output = self.output(self.dropout(embedding)).float()
-        return Reading(output[None], output if self.is_vector else embedding.float(), self.is_vector)
+        return HeadOutput(output[None], output if self.is_vector else embedding.float(), self.is_vector)
 
-    def _fused(self, hidden: HiddenStates, joined: Sequence[torch.Tensor]) -> torch.Tensor:
-        frames, is_frame = self.frame_projection(self.reversal(self.tap(hidden))), hidden.is_frame
+    def _fused(self, hidden: HiddenStates, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        frames, is_frame = self.frame_projection(self.gradient_reversal(self.layer_selection(hidden))), hidden.is_frame
         own = [self.pooling(block(frames, is_frame), is_frame) for block in self.blocks]
         own = own or [self.pooling(frames, is_frame)]
-        vector: torch.Tensor = own[0] if self.fusion is None else self.fusion(own, joined)
+        vector: torch.Tensor = own[0] if self.fusion is None else self.fusion(own, inputs)
         return vector
 
 
@@ -195,22 +199,22 @@ def _blocks(options: AttentionBlocks | None, size: int) -> list[AttentionBlock]:
     return [AttentionBlock(size, options.heads, options.dropout) for _ in range(options.blocks)]
 
 
-def _fusion(options: Pooled, size: int, joined_sizes: Mapping[str, int]) -> TensorFusion:
+def _fusion(options: Pooled, size: int, input_sizes: Mapping[str, int]) -> TensorFusion:
     assert options.fusion is not None
-    sizes = {name: joined_sizes[name] for name in options.fusion.joined}
+    sizes = {name: input_sizes[name] for name in options.fusion.inputs}
     require_one_size(size, sizes)
     num_own = 1 if options.attention is None else options.attention.blocks
-    return TensorFusion(num_own, size, len(sizes), options.fusion.start)
+    return TensorFusion(num_own, size, len(sizes), options.fusion.init)
 
 
 def _output(options: Pooled, size: int, num_outputs: int) -> nn.Module:
     if isinstance(options, Category) and options.loss == "arcface":
-        return Centres(size, num_outputs, options.arcface.scale)
+        return CosineClassifier(size, num_outputs, options.arcface.scale)
     return nn.Linear(size, num_outputs)
 
 
 class FrameHead(nn.Module):
-    """Tap -> one linear layer on every frame (gao2023, section 2.2).
+    """Layer -> one linear layer on every frame (gao2023, section 2.2).
 
     Args:
         options: The task's part of a recipe.
@@ -220,27 +224,27 @@ class FrameHead(nn.Module):
 
     def __init__(self, options: Head, sizes: tuple[int, ...], num_outputs: int) -> None:
         super().__init__()
-        self.branch, self.joined = options.branch, joined_by(options)
-        self.tap = LayerTap(options.tap, sizes)
-        self.reversal = _reversal(options)
+        self.branch, self.fusion_inputs = options.branch, fusion_inputs_of(options)
+        self.layer_selection = LayerSelection(options.layer, sizes)
+        self.gradient_reversal = _gradient_reversal(options)
         self.dropout = nn.Dropout(options.dropout)
-        self.size = self.tap.size
+        self.size = self.layer_selection.size
         self.output = nn.Linear(self.size, num_outputs)
 
     def forward(
-        self, hidden: HiddenStates, conditions: Conditions = NOTHING_TOLD, joined: Sequence[torch.Tensor] = ()
-    ) -> Reading:
+        self, hidden: HiddenStates, conditions: Conditions = NO_CONDITIONS, inputs: Sequence[torch.Tensor] = ()
+    ) -> HeadOutput:
         """Read hidden layers; nothing is told to frames, and nothing joins them.
 
         Returns:
             Outputs (1, batch, frame, symbol + 1): scores, and beside them 1 for real frames and 0 on padding; as
             embedding the mean frame.
         """
-        frames = self.reversal(self.tap(hidden))
+        frames = self.gradient_reversal(self.layer_selection(hidden))
         is_frame = hidden.is_frame[..., None].float()
         scores = self.output(self.dropout(frames)).float()
         embedding = (frames.float() * is_frame).sum(dim=1) / is_frame.sum(dim=1)
-        return Reading(torch.cat([scores, is_frame], dim=-1)[None], embedding)
+        return HeadOutput(torch.cat([scores, is_frame], dim=-1)[None], embedding)
 
 
 TaskHead = PooledHead | FrameHead
@@ -251,7 +255,7 @@ def build_head(
     sizes: tuple[int, ...],
     num_outputs: int,
     text_size: int = 0,
-    joined_sizes: Mapping[str, int] | None = None,
+    input_sizes: Mapping[str, int] | None = None,
 ) -> TaskHead:
     """Return the head of a task.
 
@@ -259,18 +263,18 @@ def build_head(
         RecipeError: It does not fit the layers.
     """
     if isinstance(options, Pooled):
-        return PooledHead(options, sizes, num_outputs, text_size, joined_sizes)
+        return PooledHead(options, sizes, num_outputs, text_size, input_sizes)
     return FrameHead(options, sizes, num_outputs)
 
 
-def joined_by(options: Head) -> tuple[str, ...]:
+def fusion_inputs_of(options: Head) -> tuple[str, ...]:
     """Return the tasks whose vectors join a head's own."""
     fusion = options.fusion if isinstance(options, Pooled) else None
-    return () if fusion is None else fusion.joined
+    return () if fusion is None else fusion.inputs
 
 
-def _reversal(options: Head) -> nn.Module:
-    return nn.Identity() if options.reversal is None else GradientReversal(options.reversal)
+def _gradient_reversal(options: Head) -> nn.Module:
+    return nn.Identity() if options.gradient_reversal is None else GradientReversal(options.gradient_reversal)
 
 
 def _projection(size: int, projected: int | None, options: Pooled) -> tuple[nn.Sequential, int]:

@@ -42,14 +42,14 @@ class LogMelBackbone(Backbone):
         self.hop = round(options.hop_s * self.sample_rate_hz)
         self.fft = 1 << (self.window - 1).bit_length()
         self.num_channels = len(options.normalisation)
-        self.sizes = (options.num_bands * self.num_channels,)
+        self.sizes = (options.n_mels * self.num_channels,)
         self.num_layers = 0
         self.frame_rate_hz = self.sample_rate_hz / self.hop
         hann = torch.hann_window(self.window)
         self.register_buffer("hann", hann, persistent=False)
         self.register_buffer("filters", _mel_filters(options, self.fft, hann), persistent=False)
-        self.register_buffer("mean", torch.zeros(self.num_channels, options.num_bands))
-        self.register_buffer("deviation", torch.ones(self.num_channels, options.num_bands))
+        self.register_buffer("mean", torch.zeros(self.num_channels, options.n_mels))
+        self.register_buffer("deviation", torch.ones(self.num_channels, options.n_mels))
 
     def forward(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> HiddenStates:
         """Return the normalised bands, (batch, frame, channel * band) float32, zero on padding."""
@@ -75,9 +75,9 @@ class LogMelBackbone(Backbone):
         num_frames = (num_samples + self.hop - 1) // self.hop
         longest = int(num_frames.max())
         bands_db, is_frame = bands_db[..., :longest].transpose(1, 2), frame_mask(num_frames, longest)
-        if self.options.floor_db is not None:
+        if self.options.top_db is not None:
             loudest = bands_db.masked_fill(~is_frame[..., None], -torch.inf).amax((1, 2), keepdim=True)
-            bands_db = bands_db.maximum(loudest - self.options.floor_db)
+            bands_db = bands_db.maximum(loudest - self.options.top_db)
         return bands_db, is_frame
 
     def normalised(self, bands_db: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
@@ -120,15 +120,15 @@ def _mel_filters(options: LogMel, fft: int, hann: torch.Tensor) -> torch.Tensor:
     def to_mel(hz: float) -> float:
         return 2595.0 * math.log10(1.0 + hz / 700.0)
 
-    mels = torch.linspace(to_mel(options.low_hz), to_mel(options.high_hz), options.num_bands + 2, dtype=torch.float64)
+    mels = torch.linspace(to_mel(options.low_hz), to_mel(options.high_hz), options.n_mels + 2, dtype=torch.float64)
     edges = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
     bins = torch.arange(fft // 2 + 1, dtype=torch.float64) * Backbone.sample_rate_hz / fft
-    low, centre, high = (edges[i : i + options.num_bands, None] for i in range(3))
+    low, centre, high = (edges[i : i + options.n_mels, None] for i in range(3))
     triangles = torch.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)).clamp_min(0.0)
     area = triangles.sum(1, keepdim=True)
     if num_empty := int((area == 0).sum()):
         raise RecipeError(
-            f"{num_empty} of {options.num_bands} mel bands are narrower than the frequencies of a window tell apart",
+            f"{num_empty} of {options.n_mels} mel bands are narrower than the frequencies of a window tell apart",
             where="backbone",
             remedy="Choose fewer num_bands, or a longer window_s.",
         )

@@ -12,16 +12,25 @@ from torch import nn
 
 from serein.errors import ModelError
 from serein.models import folder as model_folder
-from serein.models.folder import ModelFolder, is_model_folder
+from serein.models.folder import Checkpoint, is_model_folder
 from serein.models.heads import PooledHead
-from serein.models.speech import Member, SpeechModel
-from serein.recipe import MAIN, Body, Head, Recipe
+from serein.models.speech import EnsembleMember, SpeechModel
+from serein.recipe import MAIN, Encoder, Head, Recipe
 
-_SHAPING = ("tap", "projection", "projection_at", "projection_kind", "pooling", "batch_norm", "conditioning", "hidden")
+_SHAPING = (
+    "layer",
+    "projection",
+    "projection_at",
+    "projection_kind",
+    "pooling",
+    "batch_norm",
+    "conditioning",
+    "hidden",
+)
 
 
 @dataclass(frozen=True)
-class Origin:
+class PretrainedBranch:
     """A finished model and the branch that it becomes.
 
     Attributes:
@@ -31,20 +40,20 @@ class Origin:
 
     branch: str
     where: Path
-    content: ModelFolder
+    checkpoint: Checkpoint
 
     @property
-    def body(self) -> Body | None:
-        """The options of its body."""
-        return self.content.options.body
+    def encoder(self) -> Encoder | None:
+        """The options of its encoder."""
+        return self.checkpoint.options.encoder
 
     @property
-    def member(self) -> Member:
-        """Its body and heads."""
-        return cast(Member, self.content.model.members[0])
+    def member(self) -> EnsembleMember:
+        """Its encoder and heads."""
+        return cast(EnsembleMember, self.checkpoint.model.ensemble[0])
 
 
-def found(source: str, fold: str, seed: int) -> Path:
+def resolve(source: str, fold: str, seed: int) -> Path:
     """Return the model folder that a `from` means: itself, or a run's of the same fold and seed, or its only one.
 
     Raises:
@@ -71,19 +80,19 @@ def found(source: str, fold: str, seed: int) -> Path:
     raise ModelError("holds no finished model", where=root, remedy="Finish the run: serein run --resume.")
 
 
-def origins_of(recipe: Recipe, fold: str, seed: int) -> dict[str, Origin]:
+def load_pretrained_branches(recipe: Recipe, fold: str, seed: int) -> dict[str, PretrainedBranch]:
     """Load what the branches of a recipe start from: branch -> its origin, none for those that start anew.
 
     Raises:
-        ModelError: There is no such model, it has several members, or it is another network than the recipe's heads.
+        ModelError: There is no such model, it is an ensemble, or it is another network than the recipe's heads.
     """
-    origins = {}
+    pretrained_branches = {}
     for name, branch in recipe.branches.items():
         if branch.start is not None:
-            where = found(branch.start, fold, seed)
-            origins[name] = Origin(name, where, model_folder.load(where))
-            _require_same_network(origins[name], recipe)
-    return origins
+            where = resolve(branch.start, fold, seed)
+            pretrained_branches[name] = PretrainedBranch(name, where, model_folder.load(where))
+            _require_same_network(pretrained_branches[name], recipe)
+    return pretrained_branches
 
 
 def learned_speakers(source: str, fold: str, seed: int) -> list[str]:
@@ -92,12 +101,12 @@ def learned_speakers(source: str, fold: str, seed: int) -> list[str]:
     Raises:
         ModelError: There is no such model.
     """
-    description = json.loads((found(source, fold, seed) / "model.json").read_text(encoding="utf-8"))
+    description = json.loads((resolve(source, fold, seed) / "model.json").read_text(encoding="utf-8"))
     return list(description.get("training", {}).get("speakers", []))
 
 
-def take_over(model: SpeechModel, origin: Origin, options: Mapping[str, Head]) -> None:
-    """Give a branch the weights of its origin: body, and the heads that read it.
+def load_pretrained(model: SpeechModel, pretrained: PretrainedBranch, options: Mapping[str, Head]) -> None:
+    """Give a branch the weights of its origin: encoder, and the heads that read it.
 
     A fusion takes the rows that were trained; rows of vectors that join it now start as the recipe says. Output layers
     are taken where the classes are as many.
@@ -105,75 +114,79 @@ def take_over(model: SpeechModel, origin: Origin, options: Mapping[str, Head]) -
     Raises:
         ModelError: The weights do not fit.
     """
-    member = cast(Member, model.members[0])
-    body = member.body if origin.branch == MAIN else model.branch(origin.branch).body
-    if body is not None and origin.member.body is not None:
-        _load(body, origin.member.body.state_dict(), origin, "body")
+    member = cast(EnsembleMember, model.ensemble[0])
+    encoder = member.encoder if pretrained.branch == MAIN else model.branch(pretrained.branch).encoder
+    if encoder is not None and pretrained.member.encoder is not None:
+        _load(encoder, pretrained.member.encoder.state_dict(), pretrained, "encoder")
     for task, own in options.items():
-        if own.branch == origin.branch and task in origin.member.heads:
-            _take_head(member.head(task), origin.member.head(task), origin, f"tasks.{task}")
+        if own.branch == pretrained.branch and task in pretrained.member.heads:
+            _take_head(member.head(task), pretrained.member.head(task), pretrained, f"tasks.{task}")
 
 
-def _take_head(head: nn.Module, other: nn.Module, origin: Origin, where: str) -> None:
+def _take_head(head: nn.Module, other: nn.Module, pretrained: PretrainedBranch, where: str) -> None:
     state = dict(other.state_dict())
     if isinstance(head, PooledHead) and isinstance(other, PooledHead) and head.fusion and other.fusion:
-        num_joined = len(head.fusion.matrix) - len(other.fusion.matrix)
-        if num_joined > 0:
+        num_inputs = len(head.fusion.matrix) - len(other.fusion.matrix)
+        if num_inputs > 0:
             start = float(head.fusion.matrix[-1, 0].detach())
-            wider = other.fusion.extended(num_joined, start)
+            wider = other.fusion.extended(num_inputs, start)
             state |= {f"fusion.{name}": tensor for name, tensor in wider.state_dict().items()}
     fresh = head.state_dict()
     for name in [name for name in state if name.startswith("output.") and state[name].shape != fresh[name].shape]:
         state[name] = fresh[name]
-    _load(head, state, origin, where)
+    _load(head, state, pretrained, where)
 
 
-def _load(module: nn.Module, state: Mapping[str, Any], origin: Origin, where: str) -> None:
+def _load(module: nn.Module, state: Mapping[str, Any], pretrained: PretrainedBranch, where: str) -> None:
     own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     theirs = {name: tuple(tensor.shape) for name, tensor in state.items()}
     for name in sorted(own.keys() | theirs.keys()):
         if own.get(name) != theirs.get(name):
-            raise _another(origin, f"{where}: weights '{name}'", own.get(name, "absent"), theirs.get(name, "absent"))
+            raise _another(
+                pretrained, f"{where}: weights '{name}'", own.get(name, "absent"), theirs.get(name, "absent")
+            )
     module.load_state_dict(dict(state), strict=True)
 
 
-def _require_same_network(origin: Origin, recipe: Recipe) -> None:
-    options = origin.content.options
-    if options.members > 1 or options.branches:
-        kind = f"has {options.members} members" if options.members > 1 else "has branches of its own"
-        raise ModelError(f"{kind}; a branch is one network", where=origin.where, remedy="Name a model of one network.")
-    if origin.branch == MAIN and options.body != recipe.body:
-        raise _another(origin, "body", recipe.body, options.body)
-    own = {name: task for name, task in recipe.tasks.chosen.items() if task.branch == origin.branch}
+def _require_same_network(pretrained: PretrainedBranch, recipe: Recipe) -> None:
+    options = pretrained.checkpoint.options
+    if options.ensemble_size > 1 or options.branches:
+        kind = f"has {options.ensemble_size} members" if options.ensemble_size > 1 else "has branches of its own"
+        raise ModelError(
+            f"{kind}; a branch is one network", where=pretrained.where, remedy="Name a model of one network."
+        )
+    if pretrained.branch == MAIN and options.encoder != recipe.encoder:
+        raise _another(pretrained, "encoder", recipe.encoder, options.encoder)
+    own = {name: task for name, task in recipe.tasks.chosen.items() if task.branch == pretrained.branch}
     if not own.keys() & options.tasks.chosen.keys():
         raise ModelError(
-            f"answers {', '.join(options.tasks.chosen)}, not {', '.join(own)}, which branch '{origin.branch}' is to",
-            where=origin.where,
+            f"predicts {', '.join(options.tasks.chosen)}, not {', '.join(own)}, as branch '{pretrained.branch}' must",
+            where=pretrained.where,
             remedy="Name a model that learned it.",
         )
     for name in [name for name in recipe.finished if name in own]:
         if name not in options.tasks.chosen:
             raise ModelError(
-                f"never learned '{name}', and no stage does", where=origin.where, remedy="Let a stage learn it."
+                f"never learned '{name}', and no stage does", where=pretrained.where, remedy="Let a stage learn it."
             )
     for name in own.keys() & options.tasks.chosen.keys():
-        _require_same_head(origin, name, own[name], options.tasks.chosen[name], is_whole=name in recipe.finished)
+        _require_same_head(pretrained, name, own[name], options.tasks.chosen[name], is_whole=name in recipe.finished)
 
 
-def _require_same_head(origin: Origin, task: str, own: Head, other: Head, *, is_whole: bool) -> None:
+def _require_same_head(pretrained: PretrainedBranch, task: str, own: Head, other: Head, *, is_whole: bool) -> None:
     for key in (*_SHAPING, *(("loss",) if is_whole else ())):
         mine, theirs = getattr(own, key, None), getattr(other, key, None)
         if mine != theirs:
-            raise _another(origin, f"tasks.{task}.{key}", mine, theirs)
+            raise _another(pretrained, f"tasks.{task}.{key}", mine, theirs)
     for key in ("blocks", "heads"):
         mine, theirs = (getattr(getattr(each, "attention", None), key, None) for each in (own, other))
         if mine != theirs:
-            raise _another(origin, f"tasks.{task}.attention.{key}", mine, theirs)
+            raise _another(pretrained, f"tasks.{task}.attention.{key}", mine, theirs)
 
 
-def _another(origin: Origin, what: str, own: object, theirs: object) -> ModelError:
+def _another(pretrained: PretrainedBranch, what: str, own: object, theirs: object) -> ModelError:
     return ModelError(
         f"is another network: {what} is {theirs} there and {own} in the recipe",
-        where=origin.where,
-        remedy=f"Write branches.{origin.branch}'s part of the recipe as that model's, or name another 'from'.",
+        where=pretrained.where,
+        remedy=f"Write branches.{pretrained.branch}'s part of the recipe as that model's, or name another 'from'.",
     )

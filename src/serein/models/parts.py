@@ -1,4 +1,4 @@
-"""Names of a model's parts, as `trainable` has them: `layers 5-12`, `transformer`, `speaker.body`."""
+"""Names of a model's parts, as `trainable` has them: `layers 5-12`, `transformer`, `speaker.encoder`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def expand(name: str, groups: Iterable[str]) -> list[str]:
     """Return the parameter groups that a name means.
 
     Args:
-        name: `all`, `backbone`, `transformer` (the backbone without its CNN), `layers 5-12`, `body`, `body layers 3-4`,
-            or a group; of another branch with its name before a dot, where `speaker.all` is all of it.
+        name: `all`, `backbone`, `transformer` (the backbone without its CNN), `layers 5-12`, `encoder`,
+            `encoder layers 3-4`, or a group; of another branch with its name before a dot (`speaker.all` is all of it).
         groups: All there are.
 
     Raises:
@@ -22,7 +22,7 @@ def expand(name: str, groups: Iterable[str]) -> list[str]:
     Example:
         >>> expand("layers 1-2", ["cnn", "layer 1", "layer 2", "heads"])
         ['layer 1', 'layer 2']
-        >>> expand("speaker.backbone", ["cnn", "heads", "speaker.cnn", "speaker.body"])
+        >>> expand("speaker.backbone", ["cnn", "heads", "speaker.cnn", "speaker.encoder"])
         ['speaker.cnn']
     """
     groups = list(groups)
@@ -43,17 +43,17 @@ def expand(name: str, groups: Iterable[str]) -> list[str]:
 
 def _within(part: str, own: Sequence[str]) -> list[str] | None:
     """Return groups of one branch; `None` when it has no such part."""
-    body = [group for group in own if group.partition(" ")[0] == "body"]
-    backbone = [group for group in own if group != "heads" and group not in body]
+    encoder = [group for group in own if group.partition(" ")[0] == "encoder"]
+    backbone = [group for group in own if group != "heads" and group not in encoder]
     if part == "all" and own:
         return list(own)
-    if part == "body" and body:
-        return body
+    if part == "encoder" and encoder:
+        return encoder
     if part == "backbone":
         return backbone
     if part == "transformer":
         return [group for group in backbone if group != "cnn"]
-    if layers := re.fullmatch(r"(body )?layers (\d+)-(\d+)", part):
+    if layers := re.fullmatch(r"(encoder )?layers (\d+)-(\d+)", part):
         names = [f"{layers[1] or ''}layer {number}" for number in range(int(layers[2]), int(layers[3]) + 1)]
     else:
         names = [part]

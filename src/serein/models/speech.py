@@ -1,4 +1,4 @@
-"""The one assembly: a backbone hears, a body works it out, heads read."""
+"""The one assembly: backbone, encoder, heads."""
 
 from __future__ import annotations
 
@@ -11,52 +11,52 @@ import torch
 from torch import nn
 
 from serein.errors import ModelError, RecipeError
-from serein.models.body_building import Body, body_groups, build_body
-from serein.models.branches import Branch, Sounds, are_twins, is_frozen
-from serein.models.conditioning import NOTHING_TOLD, Conditions
-from serein.models.heads import Reading, TaskHead, build_head, joined, joined_by
+from serein.models.body_building import Encoder, build_encoder, encoder_groups
+from serein.models.branches import Branch, HiddenStatesByBranch, are_equal, is_frozen
+from serein.models.conditioning import NO_CONDITIONS, Conditions
+from serein.models.heads import HeadOutput, TaskHead, build_head, combine_members, fusion_inputs_of
 from serein.models.hidden import Backbone, HiddenStates
 from serein.models.logmel import LogMelBackbone
 from serein.models.parts import expand
-from serein.recipe import MAIN, FusionOf, Head, HuggingFace, LogMel
-from serein.recipe import Body as BodyOptions
+from serein.recipe import MAIN, Head, HuggingFace, LogMel
+from serein.recipe import Encoder as EncoderOptions
 
 
-class Member(nn.Module):
-    """What works out and reads hidden layers.
+class EnsembleMember(nn.Module):
+    """An encoder and its heads.
 
     Args:
-        body: Trained layers between the main backbone and the heads, or `None`.
+        encoder: Trained layers between the main backbone and the heads, or `None`.
         heads: Task -> head.
     """
 
-    def __init__(self, body: Body | None, heads: Mapping[str, TaskHead]) -> None:
+    def __init__(self, encoder: Encoder | None, heads: Mapping[str, TaskHead]) -> None:
         super().__init__()
-        self.body = body
+        self.encoder = encoder
         self.heads = nn.ModuleDict(heads)
 
     def forward(
         self,
-        sounds: Sounds,
-        conditions: Conditions = NOTHING_TOLD,
+        hidden_states: HiddenStatesByBranch,
+        conditions: Conditions = NO_CONDITIONS,
         tasks: Container[str] | None = None,
-        fusion: FusionOf = "all",
-    ) -> dict[str, Reading]:
-        """Read every task, or those that are named; see `SpeechModel.read`."""
-        if self.body is not None and MAIN in sounds:
-            sounds = {**sounds, MAIN: self.body(sounds[MAIN])}
+        use_fusion: bool = True,
+    ) -> dict[str, HeadOutput]:
+        """Run every head, or those of the named tasks; see `SpeechModel.decode`."""
+        if self.encoder is not None and MAIN in hidden_states:
+            hidden_states = {**hidden_states, MAIN: self.encoder(hidden_states[MAIN])}
         asked = [name for name in self.heads if tasks is None or name in tasks]
-        readings: dict[str, Reading] = {}
-        for name in self.in_order(asked, fusion):
+        head_outputs: dict[str, HeadOutput] = {}
+        for name in self.in_order(asked, use_fusion):
             head = self.head(name)
-            joined = [readings[other].embedding for other in head.joined] if fusion == "all" else []
-            readings[name] = head(sounds[head.branch], conditions, joined)
-        return {name: readings[name] for name in asked}
+            inputs = [head_outputs[other].embedding for other in head.fusion_inputs] if use_fusion else []
+            head_outputs[name] = head(hidden_states[head.branch], conditions, inputs)
+        return {name: head_outputs[name] for name in asked}
 
-    def in_order(self, tasks: Iterable[str], fusion: FusionOf) -> list[str]:
+    def in_order(self, tasks: Iterable[str], use_fusion: bool) -> list[str]:
         """Return the tasks whose heads run, those first whose vectors join others."""
         asked = list(tasks)
-        joining = [other for name in asked for other in self.head(name).joined] if fusion == "all" else []
+        joining = [other for name in asked for other in self.head(name).fusion_inputs] if use_fusion else []
         return list(dict.fromkeys([*joining, *asked]))
 
     def head(self, task: str) -> TaskHead:
@@ -65,75 +65,83 @@ class Member(nn.Module):
 
 
 class SpeechModel(nn.Module):
-    """Waveforms -> backbone -> members, each a body with one head per task; their shares are averaged.
+    """Waveforms -> backbone -> ensemble of encoders, each with one head per task; their probabilities are averaged.
 
     Args:
         backbone: From waveforms to hidden layers.
-        members: At least one; they differ in their first weights and in what is dropped out.
+        ensemble: At least one member; they differ in initial weights and in dropout.
         branches: Other networks that hear the same clips; heads say which branch they read.
 
     Attributes:
-        sharing: Branches whose backbone hears what the main one hears, so that this one runs for both.
+        sharing: Branches whose backbone equals the main one, which runs for both.
     """
 
     def __init__(
-        self, backbone: Backbone, members: Sequence[Member], branches: Mapping[str, Branch] | None = None
+        self, backbone: Backbone, ensemble: Sequence[EnsembleMember], branches: Mapping[str, Branch] | None = None
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.members = nn.ModuleList(members)
+        self.ensemble = nn.ModuleList(ensemble)
         self.branches = nn.ModuleDict(branches or {})
         self.sharing: frozenset[str] = frozenset()
 
     def forward(
-        self, waveforms: torch.Tensor, num_samples: torch.Tensor, conditions: Conditions = NOTHING_TOLD
-    ) -> dict[str, Reading]:
-        """Hear a padded batch and read every task.
+        self, waveforms: torch.Tensor, num_samples: torch.Tensor, conditions: Conditions = NO_CONDITIONS
+    ) -> dict[str, HeadOutput]:
+        """Encode a padded batch and run the head of every task.
 
         Args:
             waveforms: (batch, sample) float32 at 16 kHz.
             num_samples: (batch,) long, real samples of each clip.
-            conditions: Attribute -> (batch, feature), what is told of the clips; what is not given is unknown.
+            conditions: Attribute -> (batch, feature), what is known of the clips; missing ones are unknown.
         """
-        return self.read(self.hear(waveforms, num_samples, self.branches_of()), conditions)
+        return self.decode(self.encode(waveforms, num_samples, self.branches_of()), conditions)
 
-    def hear(self, waveforms: torch.Tensor, num_samples: torch.Tensor, branches: Iterable[str]) -> Sounds:
-        """Return what the backbones of some branches hear; those of the same weights run once."""
-        return self.heard_by(lambda backbone: backbone(waveforms, num_samples), branches)
+    def encode(
+        self, waveforms: torch.Tensor, num_samples: torch.Tensor, branches: Iterable[str]
+    ) -> HiddenStatesByBranch:
+        """Return the hidden states of some branches; backbones of the same weights run once."""
+        return self.encode_with(lambda backbone: backbone(waveforms, num_samples), branches)
 
-    def heard_by(self, hear: Callable[[Backbone], HiddenStates], branches: Iterable[str]) -> Sounds:
-        """Return for each branch what `hear` makes of its backbone, called once for those that share one."""
+    def encode_with(self, encode: Callable[[Backbone], HiddenStates], branches: Iterable[str]) -> HiddenStatesByBranch:
+        """Return for each branch what `encode` makes of its backbone, called once for those that share one."""
         source_of = {name: self.source_of(name) for name in branches}
-        heard = {source: hear(self.backbone_of(source)) for source in dict.fromkeys(source_of.values())}
-        return {name: heard[source] for name, source in source_of.items()}
+        encoded = {source: encode(self.backbone_of(source)) for source in dict.fromkeys(source_of.values())}
+        return {name: encoded[source] for name, source in source_of.items()}
 
-    def read(
+    def decode(
         self,
-        sounds: Sounds,
-        conditions: Conditions = NOTHING_TOLD,
+        hidden_states: HiddenStatesByBranch,
+        conditions: Conditions = NO_CONDITIONS,
         tasks: Container[str] | None = None,
-        fusion: FusionOf = "all",
-    ) -> dict[str, Reading]:
-        """Read tasks from hidden layers.
+        use_fusion: bool = True,
+    ) -> dict[str, HeadOutput]:
+        """Run the heads of tasks on hidden states.
 
         Args:
-            sounds: What the backbones heard, of the branches that the tasks need (`branches_of`).
+            hidden_states: Those of the branches that the tasks need (`branches_of`).
             tasks: Those to read; `None`: every one.
-            fusion: `own` lets no other head's vector join.
+            use_fusion: Whether vectors of other heads enter a head's fusion.
         """
-        worked_out = {name: self.branches[name](own) if name in self.branches else own for name, own in sounds.items()}
-        readings = [member(worked_out, conditions, tasks, fusion) for member in self.members]
-        return {name: joined([reading[name] for reading in readings]) for name in readings[0]}
+        encoded = {
+            name: self.branches[name](own) if name in self.branches else own for name, own in hidden_states.items()
+        }
+        head_outputs = [member(encoded, conditions, tasks, use_fusion) for member in self.ensemble]
+        return {name: combine_members([head_output[name] for head_output in head_outputs]) for name in head_outputs[0]}
 
     @property
-    def bodies(self) -> list[Body]:
-        """The members' bodies, if they have any."""
-        return [member.body for member in self.members if isinstance(member, Member) and member.body is not None]
+    def encoders(self) -> list[Encoder]:
+        """The members' encoders, if they have any."""
+        return [
+            member.encoder
+            for member in self.ensemble
+            if isinstance(member, EnsembleMember) and member.encoder is not None
+        ]
 
-    def branches_of(self, tasks: Iterable[str] | None = None, fusion: FusionOf = "all") -> list[str]:
+    def branches_of(self, tasks: Iterable[str] | None = None, use_fusion: bool = True) -> list[str]:
         """Return the branches that some tasks' heads read, those joining in fusion among them."""
-        member = cast(Member, self.members[0])
-        running = member.in_order(member.heads if tasks is None else tasks, fusion)
+        member = cast(EnsembleMember, self.ensemble[0])
+        running = member.in_order(member.heads if tasks is None else tasks, use_fusion)
         return list(dict.fromkeys(member.head(name).branch for name in running))
 
     def branch(self, name: str) -> Branch:
@@ -148,23 +156,23 @@ class SpeechModel(nn.Module):
         """Return a branch's own backbone."""
         return self.backbone if branch == MAIN else self.branch(branch).backbone
 
-    def share(self, branches: Iterable[str] | None = None) -> None:
+    def share_backbones(self, branches: Iterable[str] | None = None) -> None:
         """Let branches (`None`: all) hear by the main backbone where their own is the same: it runs once for both."""
         asked = self.branches if branches is None else branches
-        self.sharing = frozenset(name for name in asked if are_twins(self.backbone, self.backbone_of(name)))
+        self.sharing = frozenset(name for name in asked if are_equal(self.backbone, self.backbone_of(name)))
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Every parameter once, by the names that `trainable` knows: the backbone's, `body` or its parts, `heads`.
+        """Every parameter once, by the names that `trainable` knows: the backbone's, `encoder` or its parts, `heads`.
 
         Those of other branches follow, with the branch's name before a dot.
         """
         groups = self.backbone.parameter_groups()
-        named = list(self.members.named_parameters())
-        groups |= body_groups(self.bodies)
-        groups["heads"] = [parameter for name, parameter in named if ".body." not in f".{name}"]
+        named = list(self.ensemble.named_parameters())
+        groups |= encoder_groups(self.encoders)
+        groups["heads"] = [parameter for name, parameter in named if _ENCODER.match(name) is None]
         for name in self.branches:
-            body = self.branch(name).body
-            own = self.backbone_of(name).parameter_groups() | body_groups([] if body is None else [body])
+            encoder = self.branch(name).encoder
+            own = self.backbone_of(name).parameter_groups() | encoder_groups([] if encoder is None else [encoder])
             groups |= {f"{name}.{group}": parameters for group, parameters in own.items()}
         return groups
 
@@ -191,11 +199,13 @@ class SpeechModel(nn.Module):
             for parameter in parameters:
                 parameter.requires_grad_(group in chosen)
         self._freeze_other_heads(tasks)
-        self.share(name for name in self.branches if is_frozen(self.backbone) and is_frozen(self.backbone_of(name)))
+        self.share_backbones(
+            name for name in self.branches if is_frozen(self.backbone) and is_frozen(self.backbone_of(name))
+        )
         self.train(self.training)
 
     def _freeze_other_heads(self, tasks: Container[str] | None) -> None:
-        for name, parameter in self.members.named_parameters():
+        for name, parameter in self.ensemble.named_parameters():
             if tasks is not None and (head := _HEAD.match(name)) and head["task"] not in tasks:
                 parameter.requires_grad_(False)
 
@@ -208,15 +218,16 @@ class SpeechModel(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and not module.weight.requires_grad:
                 module.eval()
-        heads = [head for member in self.members for head in cast(Member, member).heads.values()]
-        bodies = [self.branch(name).body for name in self.branches]
-        for part in (*heads, *bodies):
+        heads = [head for member in self.ensemble for head in cast(EnsembleMember, member).heads.values()]
+        encoders = [self.branch(name).encoder for name in self.branches]
+        for part in (*heads, *encoders):
             if part is not None and not any(parameter.requires_grad for parameter in part.parameters()):
                 part.eval()
         return self
 
 
 _HEAD = re.compile(r"\d+\.heads\.(?P<task>\w+)\.")  # of a member
+_ENCODER = re.compile(r"\d+\.encoder\.")  # of a member
 
 
 def new_backbone(options: LogMel | HuggingFace) -> Backbone:
@@ -245,43 +256,43 @@ def described_backbone(description: Mapping[str, Any]) -> Backbone:
 
 def assemble(
     backbone: Backbone,
-    body: BodyOptions | None,
+    encoder: EncoderOptions | None,
     tasks: Mapping[str, tuple[Head, int]],
-    num_members: int = 1,
+    ensemble_size: int = 1,
     text_size: int = 0,
-    branches: Mapping[str, tuple[Backbone, BodyOptions | None]] | None = None,
+    branches: Mapping[str, tuple[Backbone, EncoderOptions | None]] | None = None,
 ) -> SpeechModel:
     """Put a model together.
 
     Args:
         backbone: What hears.
-        body: The recipe's body, or `None`.
+        encoder: The recipe's encoder, or `None`.
         tasks: Task -> its options and number of outputs.
-        num_members: Bodies with heads, side by side.
+        ensemble_size: Encoders with heads, side by side.
         text_size: Features of a sentence vector, for heads that are conditioned on the text.
-        branches: Backbone and body of other networks, whose heads are in `tasks`.
+        branches: Backbone and encoder of other networks, whose heads are in `tasks`.
     """
     others = {
-        name: Branch(own, None if options is None else build_body(options, own))
+        name: Branch(own, None if options is None else build_encoder(options, own))
         for name, (own, options) in (branches or {}).items()
     }
     sizes = {name: branch.sizes for name, branch in others.items()}
-    members = [_member(backbone, body, tasks, text_size, sizes) for _ in range(num_members)]
-    return SpeechModel(backbone, members, others)
+    ensemble = [_member(backbone, encoder, tasks, text_size, sizes) for _ in range(ensemble_size)]
+    return SpeechModel(backbone, ensemble, others)
 
 
 def _member(
     backbone: Backbone,
-    body: BodyOptions | None,
+    encoder: EncoderOptions | None,
     tasks: Mapping[str, tuple[Head, int]],
     text_size: int,
     sizes: Mapping[str, tuple[int, ...]],
-) -> Member:
-    built = None if body is None else build_body(body, backbone)
+) -> EnsembleMember:
+    built = None if encoder is None else build_encoder(encoder, backbone)
     sizes = {**sizes, MAIN: backbone.sizes if built is None else built.sizes}
     heads: dict[str, TaskHead] = {}
-    for name in sorted(tasks, key=lambda name: bool(joined_by(tasks[name][0]))):  # those that join others first
+    for name in sorted(tasks, key=lambda name: bool(fusion_inputs_of(tasks[name][0]))):  # those that join others first
         options, outputs = tasks[name]
-        joining = {other: heads[other].size for other in joined_by(options)}
+        joining = {other: heads[other].size for other in fusion_inputs_of(options)}
         heads[name] = build_head(options, sizes[options.branch], outputs, text_size, joining)
-    return Member(built, {name: heads[name] for name in tasks})
+    return EnsembleMember(built, {name: heads[name] for name in tasks})

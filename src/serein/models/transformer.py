@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from serein.errors import RecipeError
-from serein.models.bodies import Cnn2dBody
+from serein.models.bodies import Cnn2dEncoder
 from serein.models.hidden import HiddenStates
 from serein.models.masking import WordDropout
 from serein.recipe import Transformer
@@ -21,16 +21,16 @@ class TransformerLayer(nn.Module):
     Args:
         size: Features of a frame.
         num_heads: A divisor of `size`.
-        inner: Features between the fully connected layers.
-        dropout: Of the inner features, and of what either part adds.
+        feed_forward_size: Features between the fully connected layers.
+        dropout: Of the features between, and of what either part adds.
     """
 
-    def __init__(self, size: int, num_heads: int, inner: int, dropout: float) -> None:
+    def __init__(self, size: int, num_heads: int, feed_forward_size: int, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.attention_norm, self.inner_norm = nn.LayerNorm(size), nn.LayerNorm(size)
         self.asked, self.attended = nn.Linear(size, 3 * size), nn.Linear(size, size)
-        self.widened, self.narrowed = nn.Linear(size, inner), nn.Linear(inner, size)
+        self.widened, self.narrowed = nn.Linear(size, feed_forward_size), nn.Linear(feed_forward_size, size)
         self.dropout = WordDropout(dropout)
 
     def forward(self, frames: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
@@ -56,12 +56,12 @@ def _attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, is_he
     query, key, value = (each.reshape(batch * heads, length, size) for each in (query, key, value))
     closed = torch.zeros(is_heard.shape, dtype=query.dtype).masked_fill_(~is_heard, -math.inf)
     closed = closed.expand(batch, heads, length, length).reshape(batch * heads, length, length)
-    shares = torch.baddbmm(closed, query, key.transpose(1, 2), alpha=size**-0.5).softmax(dim=-1)
-    return torch.bmm(shares.to(value.dtype), value).view(batch, heads, length, size)
+    attention = torch.baddbmm(closed, query, key.transpose(1, 2), alpha=size**-0.5).softmax(dim=-1)
+    return torch.bmm(attention.to(value.dtype), value).view(batch, heads, length, size)
 
 
-class TransformerBody(nn.Module):
-    """Convolutions over time and bands -> sinusoidal positions -> transformer layers, all of which heads may tap.
+class TransformerEncoder(nn.Module):
+    """Convolutions over time and bands -> sinusoidal positions -> transformer layers, any of which a head may select.
 
     Args:
         options: Convolutions, layers, dropout.
@@ -81,13 +81,14 @@ class TransformerBody(nn.Module):
         if size % options.heads or size % 2:
             raise RecipeError(
                 f"{options.heads} heads do not divide {size} features, or these are no pairs of sine and cosine",
-                where="body.heads",
-                remedy="Choose an even body.cnn.size that is a multiple of body.heads.",
+                where="encoder.heads",
+                remedy="Choose an even encoder.cnn.size that is a multiple of encoder.heads.",
             )
-        self.cnn = Cnn2dBody(options.cnn, bands, num_channels)
+        self.cnn = Cnn2dEncoder(options.cnn, bands, num_channels)
         self.dropout = WordDropout(options.dropout)
         self.layers = nn.ModuleList(
-            TransformerLayer(size, options.heads, options.inner, options.dropout) for _ in range(options.layers)
+            TransformerLayer(size, options.heads, options.feed_forward_size, options.dropout)
+            for _ in range(options.layers)
         )
         self.size, self.sizes = size, (size,) * (options.layers + 1)
 
@@ -101,12 +102,12 @@ class TransformerBody(nn.Module):
         return HiddenStates(tuple(layers), stem.is_frame)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Every parameter once, by the name that a recipe freezes: `body cnn`, `body layer 1`, ..."""
+        """Every parameter once, by the name that a recipe freezes: `encoder cnn`, `encoder layer 1`, ..."""
         numbered = enumerate(self.layers, start=1)
-        layers = {f"body layer {number}": list(layer.parameters()) for number, layer in numbered}
-        return {"body cnn": list(self.cnn.parameters()), **layers}
+        layers = {f"encoder layer {number}": list(layer.parameters()) for number, layer in numbered}
+        return {"encoder cnn": list(self.cnn.parameters()), **layers}
 
-    def train(self, mode: bool = True) -> TransformerBody:
+    def train(self, mode: bool = True) -> TransformerEncoder:
         """Switch to training mode, in which what is frozen stays in evaluation mode: no dropout."""
         super().train(mode)
         for part in (self.cnn, *self.layers):

@@ -15,18 +15,18 @@ class Labels(Options):
     Attributes:
         classes: Their order; `None` takes those of the data, sorted.
         merge: Corpus word -> class, for instance `{excited: happy}`.
-        others: What happens to utterances of no class: stop (`error`) or leave out, counted (`drop`).
+        unknown_labels: What happens to utterances of no class: stop (`error`) or leave out, counted (`drop`).
         unlabelled: What happens to utterances without any label of the main task from which another task can learn:
             it does (`learn`), but they are never tested; or `drop`.
-        agreement: Train on those alone whose emotion at least this share of the raters chose first (diatlova2024's
-            "confident" subset is 0.8: four of five); dev and test stay whole.
+        min_agreement: Train only on utterances whose emotion at least this fraction of the raters chose first
+            (diatlova2024's "confident" subset is 0.8: four of five); dev and test stay whole.
     """
 
     classes: tuple[str, ...] | None = None
     merge: dict[str, str] = {}
-    others: Literal["error", "drop"] = "error"
+    unknown_labels: Literal["error", "drop"] = "error"
     unlabelled: Literal["learn", "drop"] = "learn"
-    agreement: Share | None = None
+    min_agreement: Share | None = None
 
 
 class Protocol(Options):
@@ -41,10 +41,11 @@ class Protocol(Options):
         speakers: `shared`: the corpus's own split (`official`) has the same speakers in train and test, as for
             recognising them; else a shared speaker is a leak.
         only: Run these folds only, by name ("1", "2", ...).
-        dev: `speakers`: held-out speakers of the training side; `sessions`: a held-out session; `random-20`: a
-            fifth at random, which shares speakers; `partner`: who speaks with the test speakers, in their sessions;
+        dev: `speakers`: held-out speakers of the training set; `sessions`: a held-out session; `random`: a
+            random part of the training utterances, which shares speakers; `dialogue-partner`: who speaks with the test
+            speakers, in their sessions;
             `official`: the corpus's own; `next-fold`: what the next fold tests; `none`: a fixed number of epochs.
-        dev_share: Share of the training side's speakers that becomes dev, at least one.
+        dev_fraction: Share of the training set's speakers that becomes dev, at least one.
         seed: Draws folds that are not named, and dev.
     """
 
@@ -55,8 +56,8 @@ class Protocol(Options):
     num_folds: Annotated[int, Field(ge=2)] = 5
     speakers: Literal["apart", "shared"] = "apart"
     only: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    dev: Literal["speakers", "sessions", "partner", "random-20", "official", "next-fold", "none"] = "speakers"
-    dev_share: Share = 0.2
+    dev: Literal["speakers", "sessions", "dialogue-partner", "random", "official", "next-fold", "none"] = "speakers"
+    dev_fraction: Share = 0.2
     seed: int = 0
 
     @model_validator(mode="after")
@@ -104,16 +105,16 @@ class Clips(Options):
     Attributes:
         trim_db: Silence at both ends is cut: frames of 25 ms whose energy is this far below the loudest frame's, but
             for a tenth of a second; in training and evaluation alike. `None` keeps it.
-        min_s: Shorter clips are extended to this length by `extend`, in training and evaluation alike.
-        extend: `pad` with silence, which is heard as part of the clip, or `repeat` the clip.
-        cut_s: Longer clips end there, in training and evaluation alike; `None` keeps their ends.
+        min_s: Shorter clips are extended to this length by `pad_mode`, in training and evaluation alike.
+        pad_mode: `silence`, which counts as part of the clip, or `repeat` the clip.
+        max_s: Longer clips end there, in training and evaluation alike; `None` keeps their ends.
         crop_s: Longer clips are cut in training, at a place drawn anew every epoch; `None` keeps them whole.
         window_s: Clips longer than this are heard in windows of this length and the answers averaged.
     """
 
     trim_db: Positive | None = None
     min_s: Annotated[float, Field(ge=0.0)] = 0.0
-    extend: Literal["pad", "repeat"] = "pad"
-    cut_s: Positive | None = None
+    pad_mode: Literal["silence", "repeat"] = "silence"
+    max_s: Positive | None = None
     crop_s: Positive | None = None
     window_s: Positive = 30.0

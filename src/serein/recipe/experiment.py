@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from serein.recipe.data import Clips, Labels, Nouns, Protocol, Text
-from serein.recipe.learning import Features, Stage
-from serein.recipe.model import MAIN, Backbone, Body, Branch, LogMel
+from serein.recipe.learning import FeatureCacheOptions, Stage
+from serein.recipe.model import MAIN, Backbone, Branch, Encoder, LogMel
 from serein.recipe.options import Count, Name, Options, Positive
 from serein.recipe.tasks import Tasks
 
@@ -19,13 +19,14 @@ class Inference(Options):
     Attributes:
         batch_s: Seconds of audio heard at once.
         precision: `float32` answers alike in any batch; `bfloat16` is faster where the processor has it.
-        attributes: What conditioned models are told of dev and test clips: what models `predicted` (`serein corpus
-            fill`), or the corpus's labels (`oracle`). A run reports both where it can; this one is its score.
+        conditions: Which conditions conditioned models get for dev and test clips: those that models `predicted`
+            (`serein corpus annotate`), or the corpus's labels (`oracle`). A run reports both where it can and is scored
+            by this one.
     """
 
     batch_s: Positive = 120.0
     precision: Literal["float32", "bfloat16"] = "float32"
-    attributes: Literal["predicted", "oracle"] = "predicted"
+    conditions: Literal["predicted", "oracle"] = "predicted"
 
 
 class Recipe(Options):
@@ -33,8 +34,8 @@ class Recipe(Options):
 
     Attributes:
         branches: Name -> another network that hears the same clips. `main`, with `from` alone, starts the main one.
-        members: Bodies with heads that learn side by side on one backbone, each from its own first weights; their
-            class shares are averaged (deep ensemble, Lakshminarayanan 2017).
+        ensemble_size: Encoders with heads trained side by side on one backbone, each from its own initial weights;
+            their class probabilities are averaged (deep ensemble, Lakshminarayanan 2017).
     """
 
     name: Name
@@ -45,11 +46,11 @@ class Recipe(Options):
     text: Text = Text()
     words: Nouns = Nouns()
     backbone: Backbone = LogMel()
-    body: Body | None = None
+    encoder: Encoder | None = None
     branches: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")], Branch] = {}
-    members: Count = 1
+    ensemble_size: Count = 1
     tasks: Tasks = Tasks()
-    features: Features = Features()
+    feature_cache: FeatureCacheOptions = FeatureCacheOptions()
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (Stage(),)
     inference: Inference = Inference()
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
@@ -74,7 +75,7 @@ class Recipe(Options):
             return None
         learned = set(stage.tasks)
         fusions = [task.fusion for name, task in self.tasks.pooled.items() if name in learned and task.fusion]
-        joining = {name for fusion in fusions for name in fusion.joined} if stage.fusion == "all" else set()
+        joining = {name for fusion in fusions for name in fusion.inputs} if stage.use_fusion else set()
         moved = {"main" if "." not in part else part.partition(".")[0] for part in stage.trainable}
         kept = {
             name for name in joining if "all" not in stage.trainable and self.tasks.chosen[name].branch not in moved
@@ -84,18 +85,20 @@ class Recipe(Options):
     @model_validator(mode="after")
     def _branches_fit(self) -> Recipe:
         known = {MAIN, *self.branches}
-        if self.branches and self.members > 1:
-            raise ValueError("several members have one network: set members to 1, or leave out 'branches'")
+        if self.branches and self.ensemble_size > 1:
+            raise ValueError("an ensemble has one network: set ensemble_size to 1, or leave out 'branches'")
         if MAIN in self.branches and self.branches[MAIN].start is None:
-            raise ValueError("branches.main is 'backbone' and 'body': it can but start 'from' a finished network")
+            raise ValueError("branches.main is 'backbone' and 'encoder': it can only start 'from' a finished network")
         for name, task in self.tasks.chosen.items():
             if task.branch not in known:
                 raise ValueError(f"tasks.{name} reads branch '{task.branch}', there is: {', '.join(sorted(known))}")
         if idle := set(self.branches) - {MAIN} - {task.branch for task in self.tasks.chosen.values()}:
             raise ValueError(f"no task reads branch '{min(idle)}': name it as a task's 'branch', or leave it out")
-        joins = any(task.fusion and task.fusion.joined for task in self.tasks.pooled.values())
-        if joins and self.stages[-1].fusion == "own":
-            raise ValueError("the last stage has fusion 'own', so that no stage learns the rows of what joins")
+        joins = any(task.fusion and task.fusion.inputs for task in self.tasks.pooled.values())
+        if joins and not self.stages[-1].use_fusion:
+            raise ValueError(
+                "the last stage has use_fusion false, so that no stage learns the weights of the fusion's inputs"
+            )
         return self
 
     @model_validator(mode="after")
@@ -105,8 +108,8 @@ class Recipe(Options):
             raise ValueError(f"two stages share a name: {', '.join(names)}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: one is named twice: {', '.join(map(str, self.seeds))}")
-        if "asr" in self.tasks.chosen and self.members > 1:
-            raise ValueError("several members have no common transcript: set members to 1, or leave out 'asr'")
+        if "asr" in self.tasks.chosen and self.ensemble_size > 1:
+            raise ValueError("an ensemble has no common transcript: set ensemble_size to 1, or leave out 'asr'")
         if self.tasks.main not in self.tasks_of(self.stages[-1]):
             raise ValueError(f"the last stage does not learn '{self.tasks.main}', which the model is to answer")
         contrasts = any(task.contrastive for task in self.tasks.pooled.values())
@@ -121,38 +124,42 @@ class Recipe(Options):
         if "asr" in self.finished or "words" in self.finished:
             raise ValueError("no stage learns 'asr' or 'words': only classes can be taken from a finished network")
         for stage in self.stages:
-            if contrasts and stage.augmentation.mixup:
+            if contrasts and stage.spectrogram_augmentation.mixup:
                 raise ValueError(
                     f"stage '{stage.name}' mixes clips of two classes, which 'contrastive' cannot tell apart: set "
-                    "augmentation.mixup to 0, or leave out 'contrastive'"
+                    "spectrogram_augmentation.mixup to 0, or leave out 'contrastive'"
                 )
             if self.protocol.dev == "none" and (stage.patience or stage.schedule.name == "plateau"):
                 raise ValueError(
-                    f"stage '{stage.name}' watches a dev score, but protocol.dev is 'none': choose a dev, or train a "
+                    f"stage '{stage.name}' monitors a dev score, but protocol.dev is 'none': choose a dev, or train a "
                     "fixed number of epochs"
                 )
         return self
 
     def _stage_fits(self, stage: Stage) -> None:
-        """Raise ValueError when a stage's tasks, watched score or shares of the loss do not fit the recipe's tasks."""
+        """Raise ValueError when a stage's tasks, monitored score or loss weights do not fit the recipe's tasks."""
         where, names = f"stage '{stage.name}'", self.tasks_of(stage)
         if unknown := [name for name in names if name not in self.tasks.chosen]:
             raise ValueError(f"{where} learns {', '.join(unknown)}, which 'tasks' does not have")
         if len(set(names)) < len(names):
             raise ValueError(f"{where} names a task twice: {', '.join(names)}")
-        if stage.augmentation.mixup and "asr" in names:
-            raise ValueError(f"{where} mixes clips, whose transcripts do not mix: set augmentation.mixup to 0")
+        if stage.spectrogram_augmentation.mixup and "asr" in names:
+            raise ValueError(
+                f"{where} mixes clips, whose transcripts do not mix: set spectrogram_augmentation.mixup to 0"
+            )
         if stage.sampling == "balanced" and names[0] == "asr":
             raise ValueError(f"{where} balances the classes of its first task, but 'asr' has none")
-        is_of_transcripts = stage.watch in ("word_accuracy", "character_accuracy")
-        if stage.watch != "ua" and is_of_transcripts != (names[0] == "asr"):
-            raise ValueError(f"{where} watches '{stage.watch}', which its first task '{names[0]}' does not have")
+        is_of_transcripts = stage.monitor in ("word_accuracy", "character_accuracy")
+        if stage.monitor != "ua" and is_of_transcripts != (names[0] == "asr"):
+            raise ValueError(f"{where} monitors '{stage.monitor}', which its first task '{names[0]}' does not have")
         if unlearned := [name for name in stage.weights if name not in names]:
             raise ValueError(f"{where} weighs {', '.join(unlearned)}, which it does not learn")
-        if stage.main_share is not None and stage.weights:
-            raise ValueError(f"{where} has 'main_share' and 'weights': leave out one")
+        if stage.main_task_weight is not None and stage.weights:
+            raise ValueError(f"{where} has 'main_task_weight' and 'weights': leave out one")
         if stage.sampling == "balanced" and names[0] == "asr":
             raise ValueError(f"{where} balances classes, which its first task 'asr' does not have")
         weighed = [name for name in names if self.tasks.chosen[name].weight != 1.0]
-        if stage.main_share is not None and weighed:
-            raise ValueError(f"{where} has 'main_share', which leaves no room for the weight of {', '.join(weighed)}")
+        if stage.main_task_weight is not None and weighed:
+            raise ValueError(
+                f"{where} has 'main_task_weight', which leaves no room for the weight of {', '.join(weighed)}"
+            )

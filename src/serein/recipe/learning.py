@@ -45,15 +45,15 @@ class Batches(Options):
     """How clips share a batch.
 
     Attributes:
-        clips: Most clips.
-        seconds: Most seconds, padding counted.
-        buckets: Clips of like duration share a batch; each epoch is shuffled, then sorted within this many batches.
+        max_clips: Most clips.
+        max_seconds: Most seconds, padding included.
+        num_buckets: Clips of like duration share a batch; each epoch is shuffled, then sorted within this many batches.
         accumulate: Batches per step.
     """
 
-    clips: Count = 32
-    seconds: Positive = 240.0
-    buckets: Count = 8
+    max_clips: Count = 32
+    max_seconds: Positive = 240.0
+    num_buckets: Count = 8
     accumulate: Count = 1
 
 
@@ -61,36 +61,36 @@ class SpectrogramAugmentation(Options):
     """Changes of log-mel frames, drawn per clip and epoch; all off by default.
 
     Attributes:
-        time_stretch: Greatest change of tempo: 0.2 draws factors from exp(-0.2) to exp(0.2).
-        band_stretch: Greatest change of the mel axis' scale, as a vocal tract of another length would make.
+        tempo: Greatest change of tempo: 0.2 draws factors from exp(-0.2) to exp(0.2).
+        vtlp: Vocal tract length perturbation (Jaitly and Hinton 2013): greatest change of the mel axis' scale.
         band_shift: Greatest shift of the mel axis in bands.
         gain_db: Greatest change of level, up or down.
         equaliser_db: Greatest change at the knots of a random curve over the bands.
-        equaliser_share: Share of clips with such a curve.
-        noise_share: Share of clips with noise added, its spectrum sloping at random.
+        equaliser_probability: Fraction of clips with such a curve.
+        noise_probability: Fraction of clips with noise added, its spectrum sloping at random.
         noise_below_peak_db: Its level below the clip's loudest band, from and to.
         time_masks: Number of time masks.
-        time_mask_share: Longest mask as a share of the clip.
-        band_masks: Number of masks over mel bands.
-        band_mask_share: Widest mask as a share of the bands.
+        max_time_mask: Longest mask as a fraction of the clip.
+        frequency_masks: Number of masks over mel bands.
+        max_frequency_mask: Widest mask as a fraction of the bands.
         mixup: Parameter of the Beta distribution of mixup (Zhang 2018); 0 is off.
-        mixup_share: Share of batches that are mixed.
+        mixup_probability: Fraction of batches that are mixed.
     """
 
-    time_stretch: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    band_stretch: Share = 0.0
+    tempo: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    vtlp: Share = 0.0
     band_shift: Annotated[float, Field(ge=0.0)] = 0.0
     gain_db: Annotated[float, Field(ge=0.0)] = 0.0
     equaliser_db: Annotated[float, Field(ge=0.0)] = 0.0
-    equaliser_share: Share = 0.7
-    noise_share: Share = 0.0
+    equaliser_probability: Share = 0.7
+    noise_probability: Share = 0.0
     noise_below_peak_db: tuple[float, float] = (25.0, 70.0)
     time_masks: Annotated[int, Field(ge=0)] = 0
-    time_mask_share: Share = 0.15
-    band_masks: Annotated[int, Field(ge=0)] = 0
-    band_mask_share: Share = 0.15
+    max_time_mask: Share = 0.15
+    frequency_masks: Annotated[int, Field(ge=0)] = 0
+    max_frequency_mask: Share = 0.15
     mixup: Annotated[float, Field(ge=0.0)] = 0.0
-    mixup_share: Share = 0.5
+    mixup_probability: Share = 0.5
 
 
 def _upwards(ends: tuple[float, float]) -> tuple[float, float]:
@@ -104,15 +104,15 @@ DecayTime = Annotated[float, Field(ge=0.1, le=5.0)]
 Semitones = Annotated[float, Field(ge=-12.0, le=12.0)]
 
 
-class Effects(Options):
+class WaveformAugmentation(Options):
     """Changes of a training clip's waveform, drawn per clip and epoch, whatever the backbone; its length stays.
 
     Attributes:
         name: `noise` (white), `volume`, `reverberation` (of a simulated room), `pitch`; or `mixed`, several of them,
             always in the order pitch, reverberation, noise, volume: voice, room, and what is recorded there.
-        share: Share of clips that are changed.
-        views: `one`: the clip, changed or not; `two`: the clip as it is and, beside it in the batch, the changed one:
-            N clips make a batch of 2N (wang2023).
+        probability: Fraction of clips that are changed.
+        num_views: 1: the clip, changed or not; 2: the clip as it is and, beside it in the batch, the changed one: N
+            clips make a batch of 2N (wang2023).
         mixed: How many of the four each clip gets, when they are mixed.
         noise_snr_db: Level of speech, without its pauses, above the noise, from and to.
         volume_db: Louder or softer, from and to. A backbone that levels every clip does not hear it.
@@ -121,8 +121,8 @@ class Effects(Options):
     """
 
     name: Literal["none", "noise", "volume", "reverberation", "pitch", "mixed"] = "none"
-    share: Share = 1.0
-    views: Literal["one", "two"] = "one"
+    probability: Share = 1.0
+    num_views: Literal[1, 2] = 1
     mixed: Annotated[int, Field(ge=1, le=4)] = 2
     noise_snr_db: Annotated[tuple[Decibels, Decibels], AfterValidator(_upwards)] = (5.0, 20.0)
     volume_db: Annotated[tuple[Decibels, Decibels], AfterValidator(_upwards)] = (-10.0, 10.0)
@@ -130,28 +130,27 @@ class Effects(Options):
     pitch_semitones: Annotated[tuple[Semitones, Semitones], AfterValidator(_upwards)] = (-3.0, 3.0)
 
     @model_validator(mode="after")
-    def _views_differ(self) -> Effects:
-        if self.views == "two" and self.name == "none":
+    def _views_differ(self) -> WaveformAugmentation:
+        if self.num_views == 2 and self.name == "none":
             raise ValueError("two views need an effect that tells them apart: name 'mixed', or one of the others")
         return self
 
 
-class Features(Options):
-    """What a frozen backbone hears, computed once for all epochs, folds and seeds, and kept on disk.
+class FeatureCacheOptions(Options):
+    """The hidden layers of a frozen backbone, computed once for all epochs, folds and seeds, and kept on disk.
 
     It applies in stages in which nothing of a Hugging Face backbone learns and no clip is cropped.
 
     Attributes:
-        store: Numbers on disk: `bfloat16` (wav2vec2-base: 77 kB for a second and layer) or `float32`, twice that;
+        dtype: Numbers on disk: `bfloat16` (wav2vec2-base: 77 kB for a second and layer) or `float32`, twice that;
             `none` runs the backbone in every epoch.
-        folder: Where they lie; `None` takes `features` in `$SEREIN_CACHE`, or in serein's folder in the user's cache.
+        folder: Where they are kept; `None`: `features` in `$SEREIN_CACHE`, or in serein's folder of the user's cache.
     """
 
-    store: Literal["bfloat16", "float32", "none"] = "bfloat16"
+    dtype: Literal["bfloat16", "float32", "none"] = "bfloat16"
     folder: str | None = None
 
 
-FusionOf = Literal["all", "own"]
 TaskName = Literal["emotion", "words", "gender", "asr", "style", "speaker"]
 
 
@@ -160,45 +159,46 @@ class Stage(Options):
 
     Attributes:
         name: Unique within the recipe; names a folder.
-        tasks: Which of the recipe's tasks learn and are scored; the first of them is watched. `None`: all, in order.
-        fusion: Which vectors a fusion sums: `all`, or a network's `own`, as if it were alone; rows of those that join
-            then neither count nor learn, and their branches are not heard.
+        tasks: Which of the recipe's tasks learn and are scored; the first of them is monitored. `None`: all, in order.
+        use_fusion: `true`: a fusion sums all its vectors; `false`: only the network's own, as if it were alone; the
+            weights of the other inputs then neither count nor learn, and their branches do not run.
         weights: Task -> weight of its loss in this stage, instead of its own.
-        main_share: Share a of the first task in the loss; the others share the rest alike:
+        main_task_weight: Weight a of the first task in the loss; the others share the rest equally:
             a * L_first + (1 - a) / n * (sum of the n others), gao2023's equations 1 and 2. `None`: by their weights.
         epochs: Most epochs.
         trainable: `all`, or names among `cnn`, `projection`, `layers 5-12`, `layer 3`, `transformer` (the projection
-            and all layers), `backbone`, `body`, `heads` (those of the stage's tasks); of the body `transformer` also
-            `body cnn`, `body layers 3-4`; of another branch with its name before a dot: `speaker.body`, `speaker.all`.
-        sampling: Each epoch hears `all` training clips; or, `balanced`, as many of each class of the stage's first task
-            as the rarest class has, drawn anew (clips without a class are all heard).
-        watch: The dev score of the first task that chooses and stops: `ua` or `macro_f1` of classes; `word_accuracy`
+            and all layers), `backbone`, `encoder`, `heads` (those of the stage's tasks); of the encoder `transformer`
+            also `encoder cnn`, `encoder layers 3-4`; of another branch with its name before a dot: `speaker.encoder`,
+            `speaker.all`.
+        sampling: Each epoch uses `all` training clips; or, `balanced`, as many of each class of the stage's first task
+            as the rarest class has, drawn anew (clips without a class are all used).
+        monitor: The dev score of the first task that chooses and stops: `ua` or `macro_f1` of classes; `word_accuracy`
             (1 - word error rate, which `ua` means here, too) or `character_accuracy` of transcripts.
         patience: Epochs without gain in it before the stage stops; `None` trains them all.
-        keep: Which weights the stage hands on: of the `best` dev score, or the `last`.
-        average: Decay of an exponential moving average of the weights, which is what is judged and kept; or `None`.
+        checkpoint: Which weights the stage hands on: of the `best` dev score, or the `last`.
+        ema_decay: Decay of an exponential moving average of the weights, which is evaluated and kept; or `None`.
         clip_norm: Most norm of the gradient.
         clip_value: Most absolute value of a gradient.
         precision: `auto` takes bfloat16 where the processor or GPU computes in it.
     """
 
-    name: Name = "emotion"
+    name: Name = "train"
     tasks: Annotated[tuple[TaskName, ...], Field(min_length=1)] | None = None
-    fusion: FusionOf = "all"
+    use_fusion: bool = True
     weights: dict[TaskName, Annotated[float, Field(ge=0.0)]] = {}
-    main_share: Share | None = None
+    main_task_weight: Share | None = None
     epochs: Count = 30
     trainable: tuple[str, ...] = ("all",)
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     batches: Batches = Batches()
-    augmentation: SpectrogramAugmentation = SpectrogramAugmentation()
-    effects: Effects = Effects()
+    spectrogram_augmentation: SpectrogramAugmentation = SpectrogramAugmentation()
+    waveform_augmentation: WaveformAugmentation = WaveformAugmentation()
     sampling: Literal["all", "balanced"] = "all"
-    watch: Literal["ua", "macro_f1", "word_accuracy", "character_accuracy"] = "ua"
+    monitor: Literal["ua", "macro_f1", "word_accuracy", "character_accuracy"] = "ua"
     patience: Count | None = None
-    keep: Literal["best", "last"] = "best"
-    average: Share | None = None
+    checkpoint: Literal["best", "last"] = "best"
+    ema_decay: Share | None = None
     clip_norm: Positive | None = None
     clip_value: Positive | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -1,4 +1,4 @@
-"""What a model is built of: backbone and body."""
+"""What a model is built of: backbone and encoder."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ class LogMel(Options):
     """Log-mel bands: no weights, nothing to download.
 
     Attributes:
-        num_bands: Mel bands.
+        n_mels: Mel bands.
         window_s: Length of the Hann window.
         hop_s: Time between frames.
         low_hz: Lower edge of the lowest band.
         high_hz: Upper edge of the highest band.
-        floor_db: Bands this far below the clip's loudest are raised to it; `None` leaves them.
+        top_db: Bands this far below the clip's loudest are raised to it; `None` leaves them.
         normalisation: `corpus`: mean and deviation of each band over the training set; `level`: the clip's own mean
             level is taken off first; `clip`: over the clip. Several stand side by side, as channels of an image.
     """
 
     name: Literal["logmel"] = "logmel"
-    num_bands: Count = 64
+    n_mels: Count = 64
     window_s: Positive = 0.04
     hop_s: Positive = 0.02
     low_hz: Annotated[float, Field(ge=0.0)] = 50.0
     high_hz: Annotated[float, Field(gt=0.0, le=8000.0)] = 8000.0
-    floor_db: Positive | None = 80.0
+    top_db: Positive | None = 80.0
     normalisation: Annotated[tuple[Literal["corpus", "level", "clip"], ...], Field(min_length=1)] = ("corpus",)
 
     @model_validator(mode="after")
@@ -56,7 +56,7 @@ class HuggingFace(Options):
 
 Backbone = Annotated[LogMel | HuggingFace, Field(discriminator="name")]
 Layer = Literal["last"] | Annotated[int, Field(ge=0)]
-Tap = Literal["last", "weighted"] | int | Annotated[tuple[Layer, ...], Field(min_length=1)]
+LayerChoice = Literal["last", "weighted"] | int | Annotated[tuple[Layer, ...], Field(min_length=1)]
 
 
 class Cnn2d(Options):
@@ -66,7 +66,7 @@ class Cnn2d(Options):
         channels: Output channels of each block.
         convolutions: Convolutions in each block but the first two, with a residual path when there are several.
         stem: `pool`: the first block keeps the resolution and is pooled; `stride`: it is a 5x5 convolution that halves.
-        shrink_time: So often time is halved, at the first blocks; bands are halved at every one. 0 needs stem `pool`.
+        time_downsampling: How often time is halved, at the first blocks; every block halves bands. 0 needs stem `pool`.
         size: Features of a frame, joined from all channels and remaining bands.
         dropout: Before that.
     """
@@ -75,14 +75,14 @@ class Cnn2d(Options):
     channels: tuple[Count, ...] = (32, 48, 96, 160, 224)
     convolutions: Count = 1
     stem: Literal["pool", "stride"] = "stride"
-    shrink_time: Annotated[int, Field(ge=0)] = 3
+    time_downsampling: Annotated[int, Field(ge=0)] = 3
     size: Count = 256
     dropout: Share = 0.15
 
     @model_validator(mode="after")
     def _stem_can_keep_time(self) -> Cnn2d:
-        if self.shrink_time == 0 and self.stem == "stride":
-            raise ValueError("the stem 'stride' halves time: choose 'pool', or a shrink_time of 1 or more")
+        if self.time_downsampling == 0 and self.stem == "stride":
+            raise ValueError("the stem 'stride' halves time: choose 'pool', or a time_downsampling of 1 or more")
         return self
 
 
@@ -98,7 +98,7 @@ class CnnBlstm(Options):
     """
 
     name: Literal["cnn-blstm"] = "cnn-blstm"
-    tap: Tap = "last"
+    layer: LayerChoice = "last"
     channels: tuple[Count, ...] = (96, 256, 256)
     kernels: tuple[Count, ...] = (15, 5, 3)
     hidden: Count = 64
@@ -113,46 +113,46 @@ class CnnBlstm(Options):
 
 
 class Transformer(Options):
-    """Convolutions over time and mel bands, then transformer layers, which heads tap and stages freeze by number.
+    """Convolutions over time and mel bands, then transformer layers, which heads select and stages freeze by number.
 
     Attributes:
         cnn: The convolutions; every frame that they leave has its features.
-        layers: Transformer layers: `body layer 1`, ... in `trainable`.
+        layers: Transformer layers: `encoder layer 1`, ... in `trainable`.
         heads: Of each layer's attention.
-        inner: Features between a layer's fully connected layers.
+        feed_forward_size: Features between a layer's fully connected layers.
         dropout: In every layer, and before the first.
     """
 
     name: Literal["transformer"] = "transformer"
-    cnn: Cnn2d = Cnn2d(channels=(8, 16, 32), stem="pool", shrink_time=1, size=96)
+    cnn: Cnn2d = Cnn2d(channels=(8, 16, 32), stem="pool", time_downsampling=1, size=96)
     layers: Count = 4
     heads: Count = 4
-    inner: Count = 192
+    feed_forward_size: Count = 192
     dropout: Share = 0.1
 
 
-Body = Annotated[Cnn2d | CnnBlstm | Transformer, Field(discriminator="name")]
+Encoder = Annotated[Cnn2d | CnnBlstm | Transformer, Field(discriminator="name")]
 
 
 MAIN = "main"
 
 
 class Branch(Options):
-    """Another network that hears the same clips, beside the main one (`backbone`, `body`); heads name what they read.
+    """Another network for the same clips, beside the main one (`backbone`, `encoder`); heads name the one they read.
 
     Attributes:
         backbone: Its own; `None` takes one like the main one's. Where both stay as they are, it runs once.
-        body: Its trained layers.
-        start: A finished run or model whose network it is and starts from, backbone, body and heads, written `from`:
+        encoder: Its trained layers.
+        start: A finished run or model whose network it is and starts from, backbone, encoder and heads, written `from`:
             a run's fold of the same name and seed where there is one. Nobody whom that model learned from is tested.
     """
 
     backbone: Backbone | None = None
-    body: Body | None = None
+    encoder: Encoder | None = None
     start: Annotated[str, Field(min_length=1)] | None = Field(default=None, alias="from")
 
     @model_validator(mode="after")
     def _is_one_network(self) -> Branch:
-        if self.start is not None and (self.backbone is not None or self.body is not None):
-            raise ValueError("'from' brings backbone and body with it: leave these out, or 'from'")
+        if self.start is not None and (self.backbone is not None or self.encoder is not None):
+            raise ValueError("'from' brings backbone and encoder with it: leave these out, or 'from'")
         return self

@@ -45,7 +45,7 @@ def _only(recipe: Recipe, task: str) -> Recipe:
         raise RecipeError(expected_one_of(task, known, kind="task"), where="--task", remedy="Name one of these.")
     name = recipe.name if task == recipe.tasks.main else f"{recipe.name}-{task}"
     stages = [stage for stage in recipe.stages if stage.tasks is None or task in stage.tasks] or recipe.stages
-    alone = tuple(stage.model_copy(update={"tasks": None, "main_share": None}) for stage in stages)
+    alone = tuple(stage.model_copy(update={"tasks": None, "main_task_weight": None}) for stage in stages)
     return recipe.model_copy(update={"tasks": recipe.tasks.only(task), "stages": alone, "name": name})
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from serein.recipe.model import MAIN, Tap
+from serein.recipe.model import MAIN, LayerChoice
 from serein.recipe.options import Count, Options, Positive, Share
 
 
@@ -16,20 +16,20 @@ class Conditioning(Options):
     A clip of which it is not known gets a vector of its own, learned from training clips of which it is not known.
 
     Attributes:
-        attributes: What is told: the speaker's `gender`, the `text` of the utterance, or both.
-        by: `sum`; `mean`: the sum divided by the number of its terms (the paper's sum / 2 and sum / 3);
+        attributes: The conditions: the speaker's `gender`, the `text` of the utterance, or both.
+        mode: `sum`; `mean`: the sum divided by the number of its terms (the paper's sum / 2 and sum / 3);
             `multiplication`; `stack-linear`: side by side through a linear layer; `cln`: conditional layer norm, whose
             gain and shift come from the condition.
         size: Features of a condition's vector; `None` takes those of the pooled vector, as `sum`, `mean` and
             `multiplication` need.
-        hide: Share of training clips, drawn anew every epoch, of which each condition is not told.
+        condition_dropout: Fraction of training clips, drawn anew every epoch, without each condition.
         dropout: Of the text branch: linear layer, layer norm, ReLU, dropout.
     """
 
     attributes: Annotated[tuple[Literal["gender", "text"], ...], Field(min_length=1)]
-    by: Literal["sum", "mean", "multiplication", "stack-linear", "cln"] = "sum"
+    mode: Literal["sum", "mean", "multiplication", "stack-linear", "cln"] = "sum"
     size: Count | None = None
-    hide: Share = 0.1
+    condition_dropout: Share = 0.1
     dropout: Share = 0.1
 
 
@@ -37,11 +37,11 @@ class Contrastive(Options):
     """Supervised contrastive loss of the embeddings beside the task's own: (1-l) * own + l * contrast (wang2023).
 
     Attributes:
-        share: The paper's l.
+        weight: The paper's l.
         temperature: Divides the cosines of embeddings.
     """
 
-    share: Share = 0.1
+    weight: Share = 0.1
     temperature: Annotated[float, Field(gt=0.0)] = 0.07
 
 
@@ -63,13 +63,13 @@ class Fusion(Options):
     """Several vectors become one: the sum of W_i * h_i, feature by feature (park2023, equation 5).
 
     Attributes:
-        joined: Tasks whose vectors (what their output layers read) join those of the attention blocks.
-        start: First value of their rows of W; at 0 the first answer is that of the own vectors alone, whose rows start
+        inputs: Tasks whose vectors (what their output layers read) join those of the attention blocks.
+        init: First value of their rows of W; at 0 the first answer is that of the own vectors alone, whose rows start
             at 1.
     """
 
-    joined: tuple[str, ...] = ()
-    start: float = 0.0
+    inputs: tuple[str, ...] = ()
+    init: float = 0.0
 
 
 class ArcFace(Options):
@@ -89,18 +89,18 @@ class Head(Options):
 
     Attributes:
         weight: Weight of its loss beside other tasks.
-        branch: Which of `branches` it reads; `main`: `backbone` and `body`.
-        tap: Hidden layer: `last`, a number, a learned `weighted` sum of all, or several side by side: `[4, last]`.
+        branch: Which of `branches` it reads; `main`: `backbone` and `encoder`.
+        layer: Hidden layer: `last`, a number, a learned `weighted` sum of all, or several side by side: `[4, last]`.
         dropout: Before each linear layer of the head but the first, and in a projection `block`.
-        reversal: Turn the gradient around and multiply it by this before it reaches what lies below the head, which
-            thus learns to forget the task (Ganin 2016); `None` leaves it.
+        gradient_reversal: Reverse the gradient and multiply it by this before it reaches the layers below the head,
+            which thus learn to forget the task (Ganin 2016); `None` leaves it.
     """
 
     weight: Annotated[float, Field(ge=0.0)] = 1.0
     branch: str = MAIN
-    tap: Tap = "last"
+    layer: LayerChoice = "last"
     dropout: Share = 0.0
-    reversal: Positive | None = None
+    gradient_reversal: Positive | None = None
 
 
 class Pooled(Head):
@@ -116,7 +116,7 @@ class Pooled(Head):
             one weight per frame; `channel-attention`: one per frame and feature.
         fusion: How several vectors become one; more than one attention block needs it.
         batch_norm: Normalise the pooled vector over the batch.
-        conditioning: What else is told to the pooled and projected vector.
+        conditioning: Conditions of the pooled and projected vector.
         hidden: Sizes of fully connected layers before the output.
         contrastive: Pull the embeddings of a class together and those of others apart.
     """
@@ -179,7 +179,7 @@ _KINDS: dict[str, type[Task]] = {"words": Words, "asr": Transcript}
 
 
 class Tasks(Options):
-    """What is learned, each by its own head; the first one is what a model answers and is judged by.
+    """What is learned, each by its own head; the first one is what a model answers and is evaluated by.
 
     Attributes:
         emotion: The classes of `labels`.
@@ -187,7 +187,7 @@ class Tasks(Options):
         gender: Female or male.
         asr: The words that were said.
         style: Scripted, improvised or natural, as far as the data has them.
-        speaker: The speakers of the training side.
+        speaker: The speakers of the training set.
     """
 
     emotion: Category | None = Category()
@@ -206,11 +206,11 @@ class Tasks(Options):
     @model_validator(mode="after")
     def _vectors_join(self) -> Tasks:
         for name, task in self.pooled.items():
-            for other in task.fusion.joined if task.fusion else ():
+            for other in task.fusion.inputs if task.fusion else ():
                 joining = self.pooled.get(other)
                 if joining is None or other == name:
-                    raise ValueError(f"{name}.fusion.joined names '{other}', which is no other task of whole clips")
-                if joining.fusion and joining.fusion.joined:
+                    raise ValueError(f"{name}.fusion.inputs names '{other}', which is no other task of whole clips")
+                if joining.fusion and joining.fusion.inputs:
                     raise ValueError(f"'{other}' joins '{name}', so that nothing can join it in turn")
         return self
 
@@ -227,14 +227,16 @@ class Tasks(Options):
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """What any head is told of a clip beside its sound."""
-        told = [task.conditioning.attributes for task in self.pooled.values() if task.conditioning]
-        return tuple(sorted({name for names in told for name in names}))
+        """The conditions of all heads, beside the audio."""
+        attributes = [task.conditioning.attributes for task in self.pooled.values() if task.conditioning]
+        return tuple(sorted({name for names in attributes for name in names}))
 
     @property
-    def hidden_share(self) -> float:
-        """Share of training clips of which a condition is not told: the largest that a task asks for."""
-        return max((task.conditioning.hide for task in self.pooled.values() if task.conditioning), default=0.0)
+    def condition_dropout(self) -> float:
+        """Fraction of training clips without each condition: the largest of any task."""
+        return max(
+            (task.conditioning.condition_dropout for task in self.pooled.values() if task.conditioning), default=0.0
+        )
 
     @property
     def main(self) -> str:

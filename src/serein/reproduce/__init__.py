@@ -1,1 +1,1 @@
-"""A paper's table measured again: every row trained, ours printed beside what was published."""
+"""Reproduction of a paper's tables: every row is trained, and our scores are shown next to the published ones."""

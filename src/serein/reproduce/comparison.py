@@ -1,4 +1,4 @@
-"""Ours beside published: what the finished runs of each row come to, in per cent."""
+"""Comparison of the finished runs of each row with the published scores, in per cent."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from serein.evaluation.notices import notices
 from serein.evaluation.predictions import Prediction, natural_key, read_predictions
 from serein.evaluation.run_folder import read_json, read_recipe, run_classes
 from serein.evaluation.scores import Scores, score_predictions
-from serein.evaluation.systems import Side
+from serein.evaluation.systems import Split
 from serein.reproduce import neighbours
 from serein.reproduce.table import Published, Row, Table
-from serein.reproduce.units import Data, Unit, is_finished
+from serein.reproduce.units import Data, Trial, is_finished
 
-_FILES: dict[Side, str] = {"test": "predictions.jsonl", "dev": "dev_predictions.jsonl"}
+_FILES: dict[Split, str] = {"test": "predictions.jsonl", "dev": "dev_predictions.jsonl"}
 
 
 @dataclass(frozen=True)
-class Extra:
+class ExtraTable:
     """A further table below the main one."""
 
     title: str
@@ -33,27 +33,27 @@ class Extra:
 
 
 @dataclass(frozen=True)
-class Against:
-    """How much better a row is than another, in points of per cent, paired on the same utterances.
+class RowDifference:
+    """The difference between two rows in percentage points, paired on the same utterances.
 
     Attributes:
-        row: The other.
+        row: The other row.
     """
 
     row: Row
     difference: float
     interval: Bounds | None
-    share_above_zero: float | None
+    probability_of_improvement: float | None
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A row and what its runs came to.
+class MeasuredRow:
+    """A row and the scores of its runs.
 
     Attributes:
-        scores: Over all its finished seeds; `None` when none is finished.
-        seeds: Those that are finished.
-        places: Their run folders; of a fusion the files of its predictions.
+        scores: Over all its finished seeds; `None` if none is finished.
+        seeds: The finished seeds.
+        places: Their run folders; of an ensemble, its prediction files.
         against: Compared with `Table.compared_with`; `None` for the reference, and where the two cannot be compared.
     """
 
@@ -61,28 +61,28 @@ class Measured:
     scores: Scores | None
     seeds: tuple[int, ...]
     places: tuple[Path, ...]
-    against: Against | None
+    against: RowDifference | None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A table measured again.
+    """A reproduced table.
 
     Attributes:
-        side: Whose predictions are scored.
+        split: Whose predictions are scored.
         overrides: `--set`, the same for every row.
         notes: What a reader must know to read the numbers.
         extras: Further tables.
-        picture: Where the picture lies, or `None`.
+        picture: Path of the figure, or `None`.
     """
 
     table: Table
     data: Data
-    side: Side
+    split: Split
     overrides: tuple[str, ...]
-    rows: tuple[Measured, ...]
+    rows: tuple[MeasuredRow, ...]
     notes: tuple[str, ...]
-    extras: tuple[Extra, ...] = ()
+    extras: tuple[ExtraTable, ...] = ()
     picture: Path | None = None
 
     @property
@@ -92,11 +92,11 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class _Said:
-    """What the models of a row said.
+class _RowPredictions:
+    """Predictions of a row's models.
 
     Attributes:
-        places: Run folders, or files of fused predictions.
+        places: Run folders, or prediction files of an ensemble.
     """
 
     predictions: list[Prediction]
@@ -107,40 +107,42 @@ class _Said:
 
 def compare(
     table: Table,
-    units: Mapping[str, Sequence[Unit]],
-    fused: Mapping[int, Path],
+    trials: Mapping[str, Sequence[Trial]],
+    ensemble: Mapping[int, Path],
     data: Data,
     *,
-    side: Side,
+    split: Split,
     overrides: Sequence[str] = (),
 ) -> Comparison:
     """Score whatever is finished of every row.
 
     Args:
-        units: Row name -> its units, one per seed.
-        fused: Seed -> predictions of the fusion of all rows.
+        trials: Row name -> its units, one per seed.
+        ensemble: Seed -> predictions of the ensemble of all rows.
 
     Raises:
-        RunError: A run folder is broken, or has no dev predictions and those are asked for.
+        RunError: A run folder is broken, or dev predictions are wanted and it has none.
     """
-    trained = [row for row in table.rows if not row.fusion]
-    finished = {row.name: [unit for unit in units[row.name] if _is_finished(row, unit)] for row in trained}
-    said = {row.name: _of_units(row, finished[row.name], side) for row in trained if finished[row.name]}
-    if fused and said:
-        said |= {row.name: _of_fusion(fused, next(iter(said.values())).classes) for row in table.rows if row.fusion}
+    trained = [row for row in table.rows if not row.ensemble]
+    finished = {row.name: [trial for trial in trials[row.name] if _is_finished(row, trial)] for row in trained}
+    by_row = {row.name: _of_trials(row, finished[row.name], split) for row in trained if finished[row.name]}
+    if ensemble and by_row:
+        by_row |= {
+            row.name: _of_ensemble(ensemble, next(iter(by_row.values())).classes) for row in table.rows if row.ensemble
+        }
     rows, notes = [], []
     for row in table.rows:
-        measured, note = _measured(table, row, said)
+        measured, note = _measured(table, row, by_row)
         rows.append(measured)
         notes += note
-    notes += [neighbours.chosen_note(row, finished[row.name]) for row in trained if row.neighbours and row.name in said]
-    notes = [*_provenance(table, data, side, overrides, rows), *notes, *_qualifications(rows)]
-    extras: list[Extra] = []
+    notes += [neighbours.chosen_note(row, finished[row.name]) for row in trained if row.knn and row.name in by_row]
+    notes = [*_provenance(table, data, split, overrides, rows), *notes, *_qualifications(rows)]
+    extras: list[ExtraTable] = []
     places = [(row.row, row.places) for row in rows]
-    if "voices" in table.measures:
-        from serein.reproduce.voices import voice_tables
+    if "verification" in table.measures:
+        from serein.reproduce.voices import verification_tables
 
-        extras += voice_tables(places)
+        extras += verification_tables(places)
     if "time" in table.measures:
         from serein.reproduce.times import time_table
 
@@ -149,19 +151,19 @@ def compare(
         from serein.reproduce.tasks import TASK_MEASURES
 
         extras += [TASK_MEASURES[name](places) for name in of_tasks]
-    if of_words := [name for name in table.measures if name not in ("voices", "time", *of_tasks)]:
+    if of_words := [name for name in table.measures if name not in ("verification", "time", *of_tasks)]:
         from serein.reproduce.words import word_tables
 
         extras += word_tables(of_words, places, data.manifest)
-    return Comparison(table, data, side, tuple(overrides), tuple(rows), tuple(dict.fromkeys(notes)), tuple(extras))
+    return Comparison(table, data, split, tuple(overrides), tuple(rows), tuple(dict.fromkeys(notes)), tuple(extras))
 
 
-def _measured(table: Table, row: Row, said: Mapping[str, _Said]) -> tuple[Measured, list[str]]:
-    """Return a row's scores, and a note where it cannot be compared with the other one."""
+def _measured(table: Table, row: Row, by_row: Mapping[str, _RowPredictions]) -> tuple[MeasuredRow, list[str]]:
+    """Return a row's scores, and a note if it cannot be compared with the other row."""
     other = table.compared_with(row)
-    own, reference = said.get(row.name), said.get(other.name)
+    own, reference = by_row.get(row.name), by_row.get(other.name)
     if own is None:
-        return Measured(row, None, (), (), None), []
+        return MeasuredRow(row, None, (), (), None), []
     scores = score_predictions(own.predictions, own.classes)
     against, notes = None, []
     if reference is not None and reference is not own:
@@ -169,78 +171,82 @@ def _measured(table: Table, row: Row, said: Mapping[str, _Said]) -> tuple[Measur
             against = _against(table.metric, own, reference, other)
         except RunError as error:
             notes = [f"'{row.title}' cannot be compared with '{other.title}' in pairs: {error.what}."]
-    return Measured(row, scores, own.seeds, own.places, against), notes
+    return MeasuredRow(row, scores, own.seeds, own.places, against), notes
 
 
-def _is_finished(row: Row, unit: Unit) -> bool:
-    return is_finished(unit) and (row.neighbours is None or neighbours.has_asked(unit, row.neighbours))
+def _is_finished(row: Row, trial: Trial) -> bool:
+    return is_finished(trial) and (row.knn is None or neighbours.is_evaluated_with_knn(trial, row.knn))
 
 
-def _of_units(row: Row, units: Sequence[Unit], side: Side) -> _Said:
-    classes = run_classes(units[0].folder) or ()
-    name = _FILES[side] if row.neighbours is None else neighbours.PREDICTIONS[row.neighbours]
-    predictions = [p for unit in units for p in _predictions(unit, name, side, classes)]
-    return _Said(predictions, classes, tuple(unit.seed for unit in units), tuple(unit.folder for unit in units))
+def _of_trials(row: Row, trials: Sequence[Trial], split: Split) -> _RowPredictions:
+    classes = run_classes(trials[0].folder) or ()
+    name = _FILES[split] if row.knn is None else neighbours.PREDICTIONS[row.knn]
+    predictions = [p for trial in trials for p in _predictions(trial, name, split, classes)]
+    return _RowPredictions(
+        predictions, classes, tuple(trial.seed for trial in trials), tuple(trial.folder for trial in trials)
+    )
 
 
-def _of_fusion(fused: Mapping[int, Path], classes: tuple[str, ...]) -> _Said:
-    predictions = [p for path in fused.values() for p in read_predictions(path, classes)]
-    return _Said(predictions, classes, tuple(fused), tuple(path.absolute() for path in fused.values()))
+def _of_ensemble(ensemble: Mapping[int, Path], classes: tuple[str, ...]) -> _RowPredictions:
+    predictions = [p for path in ensemble.values() for p in read_predictions(path, classes)]
+    return _RowPredictions(predictions, classes, tuple(ensemble), tuple(path.absolute() for path in ensemble.values()))
 
 
-def _predictions(unit: Unit, name: str, side: Side, classes: Sequence[str]) -> list[Prediction]:
-    paths = sorted(unit.folder.glob(f"fold-*/seed-{unit.seed}/{name}"), key=natural_key)
+def _predictions(trial: Trial, name: str, split: Split, classes: Sequence[str]) -> list[Prediction]:
+    paths = sorted(trial.folder.glob(f"fold-*/seed-{trial.seed}/{name}"), key=natural_key)
     if not paths:
         raise RunError(
-            f"holds no {side} predictions",
-            where=unit.folder,
-            remedy="Choose --on test, or a recipe whose protocol.dev is not 'none'.",
+            f"holds no {split} predictions",
+            where=trial.folder,
+            remedy="Choose --split test, or a recipe whose protocol.dev is not 'none'.",
         )
     folds = [path.parts[-3].removeprefix("fold-") for path in paths]
     pairs = zip(paths, folds, strict=True)
-    return [p for path, fold in pairs for p in read_predictions(path, classes, fold=fold, seed=unit.seed)]
+    return [p for path, fold in pairs for p in read_predictions(path, classes, fold=fold, seed=trial.seed)]
 
 
-def _against(metric: str, a: _Said, b: _Said, other: Row) -> Against:
+def _against(metric: str, a: _RowPredictions, b: _RowPredictions, other: Row) -> RowDifference:
     differences = paired_difference(a.predictions, b.predictions, a.classes, rng=np.random.default_rng(0))
     found: Difference = differences[metric]
     bounds = found.interval and (100 * found.interval[0], 100 * found.interval[1])
-    return Against(other, 100 * found.difference, bounds, found.share_above_zero)
+    return RowDifference(other, 100 * found.difference, bounds, found.probability_of_improvement)
 
 
 # -- notes -----------------------------------------------------------------------------------------------------------
 
 
-def _provenance(table: Table, data: Data, side: Side, overrides: Sequence[str], rows: Sequence[Measured]) -> list[str]:
+def _provenance(
+    table: Table, data: Data, split: Split, overrides: Sequence[str], rows: Sequence[MeasuredRow]
+) -> list[str]:
     is_published = any(row.published != Published() for row in table.rows)
-    said = [_whence(table)] if is_published else ["No scores were published to compare with."]
-    said.append(_ours(table, side, rows, is_published=is_published))
+    notes = [_source(table)] if is_published else ["No scores were published to compare with."]
+    notes.append(_ours(table, split, rows, is_published=is_published))
     if data.limit is not None:
-        said.append(
+        notes.append(
             f"Ours used {data.num_utterances} of the manifest's {data.num_available} utterances (--limit {data.limit}: "
             "at most so many of each speaker, session, split and emotion)."
         )
     if overrides:
-        said.append(f"Every row was changed by: {', '.join(overrides)}.")
-    if side == "dev":
-        said.append("Ours is on dev, where each row's checkpoint was chosen: the numbers flatter.")
+        notes.append(f"Every row was changed by: {', '.join(overrides)}.")
+    if split == "dev":
+        notes.append("Ours is on dev, where each row's checkpoint was chosen: the numbers are optimistic.")
     if len({row.seeds for row in rows if row.seeds}) > 1:
-        said.append("Rows have different numbers of finished seeds.")
-    if any(row.row.fusion and row.scores for row in rows):
-        said.append(
-            "Fusion: a weight for each row and class, seed by seed, fitted by COBYLA to dev predictions of a fold, or "
-            "where there are none to the other folds, and judged on the fold."
+        notes.append("Rows have different numbers of finished seeds.")
+    if any(row.row.ensemble and row.scores for row in rows):
+        notes.append(
+            "Ensemble: a weight for each row and class, for each seed, fitted by COBYLA to the dev predictions of a "
+            "fold or else to the other folds, and evaluated on the fold."
         )
-    return said
+    return notes
 
 
-def _whence(table: Table) -> str:
+def _source(table: Table) -> str:
     best = " The paper gives its best scores there." if table.published_on == "dev" else ""
     return f"Published: {table.paper}, {table.title}, {table.corpus}, {table.published_on} set.{best}"
 
 
-def _ours(table: Table, side: Side, rows: Sequence[Measured], *, is_published: bool) -> str:
-    folder = next((row.places[0] for row in rows if row.places and not row.row.fusion), None)
+def _ours(table: Table, split: Split, rows: Sequence[MeasuredRow], *, is_published: bool) -> str:
+    folder = next((row.places[0] for row in rows if row.places and not row.row.ensemble), None)
     if folder is None:
         return "Ours: nothing is finished."
     corpora = read_json(folder / "data.json").get("corpora", ())
@@ -248,24 +254,24 @@ def _ours(table: Table, side: Side, rows: Sequence[Measured], *, is_published: b
     drawn = [row.scores.resampled for row in rows if row.scores]
     names = ", ".join(f"{name} ({licence_of(name) or 'licence not stated'})" for name in corpora)
     text = (
-        f"Ours: {side} predictions of {' or '.join(map(str, numbers))} utterances of {names}, pooled over folds, "
+        f"Ours: {split} predictions of {' or '.join(map(str, numbers))} utterances of {names}, pooled over folds, "
         f"averaged over seeds; 95 % intervals resample {' or '.join(dict.fromkeys(drawn))}."
     )
     if not is_published or {_plain(name) for name in corpora} == {_plain(table.corpus)}:
         return text
-    return f"{text} Other data than the paper's: the order of the rows may be compared, the numbers may not."
+    return f"{text} The data differs from the paper's: compare the order of the rows, not the numbers."
 
 
 def _plain(name: str) -> str:
     return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
-def _qualifications(rows: Sequence[Measured]) -> list[str]:
-    """Return what qualifies the numbers of any trained row, warnings first, each once."""
+def _qualifications(rows: Sequence[MeasuredRow]) -> list[str]:
+    """Return notices that qualify the numbers of any trained row, warnings first, each once."""
     found = [
         notice
         for row in rows
-        if row.scores is not None and not row.row.fusion
+        if row.scores is not None and not row.row.ensemble
         for notice in notices(
             row.scores,
             read_recipe(row.places[0]),

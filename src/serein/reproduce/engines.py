@@ -1,4 +1,4 @@
-"""Where the units of a table are trained: one after the other here, or side by side on a Ray cluster."""
+"""Where the trials of a table are trained: one after the other here, or in parallel on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -11,49 +11,49 @@ from typing import Any
 
 from serein.errors import MissingExtraError, RunError, SereinError
 from serein.progress import Report
-from serein.reproduce.units import BusyError, Unit, train
+from serein.reproduce.units import BusyError, Trial, train
 
-Outcome = tuple[Unit, SereinError | None]
-Engine = Callable[[Sequence[Unit], Path, int | None, Report], Iterator[Outcome]]
+Outcome = tuple[Trial, SereinError | None]
+Engine = Callable[[Sequence[Trial], Path, int | None, Report], Iterator[Outcome]]
 
 WAIT_S = 1.0
 
 
-def locally(units: Sequence[Unit], data: Path, num_jobs: int | None, report: Report) -> Iterator[Outcome]:
-    """Train units one after the other, each with its folds side by side; yield each with its error or `None`.
+def locally(trials: Sequence[Trial], data: Path, num_jobs: int | None, report: Report) -> Iterator[Outcome]:
+    """Train trials one after the other, each with its folds in parallel; yield each with its error or `None`.
 
-    What another process is training is left for last, and waited for.
+    A trial that another process is training is put last, and waited for.
     """
-    waiting, num_busy = deque(units), 0
+    waiting, num_busy = deque(trials), 0
     while waiting:
-        unit = waiting.popleft()
+        trial = waiting.popleft()
         try:
-            train(unit, data, num_jobs, _labelled(report, unit))
+            train(trial, data, num_jobs, _labelled(report, trial))
         except BusyError:
-            waiting.append(unit)
+            waiting.append(trial)
             num_busy += 1
             if num_busy >= len(waiting):
                 time.sleep(WAIT_S)
             continue
         except SereinError as error:
-            yield unit, error
+            yield trial, error
         else:
-            yield unit, None
+            yield trial, None
         num_busy = 0
 
 
-def _labelled(report: Report, unit: Unit) -> Report:
-    return lambda label, done, total, detail: report(f"{unit.row}  {label}", done, total, detail)
+def _labelled(report: Report, trial: Trial) -> Report:
+    return lambda label, done, total, detail: report(f"{trial.row}  {label}", done, total, detail)
 
 
 # -- Ray -------------------------------------------------------------------------------------------------------------
 
 
-def over_ray(units: Sequence[Unit], data: Path, num_jobs: int | None, report: Report) -> Iterator[Outcome]:
-    """Train every unit as a task of a Ray cluster, or of this machine when there is none.
+def over_ray(trials: Sequence[Trial], data: Path, num_jobs: int | None, report: Report) -> Iterator[Outcome]:
+    """Train every trial as a task of a Ray cluster, or on this machine if there is none.
 
-    Tasks share the run folders and the audio, by the same paths on every machine, and nothing else. A task whose
-    machine is lost starts again and goes on where its run folder is.
+    Tasks share only the run folders and the audio, under the same paths on every machine. A task whose machine is
+    lost is started again and resumes from its run folder.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -64,7 +64,7 @@ def over_ray(units: Sequence[Unit], data: Path, num_jobs: int | None, report: Re
         _connect(ray)
     try:
         task = _task(ray, num_jobs)
-        waiting = {task.remote(unit, data, num_jobs or 1): unit for unit in units}
+        waiting = {task.remote(trial, data, num_jobs or 1): trial for trial in trials}
         while waiting:
             (done, *_), _ = ray.wait(list(waiting), num_returns=1)
             yield waiting.pop(done), _outcome(ray, done)
@@ -74,7 +74,7 @@ def over_ray(units: Sequence[Unit], data: Path, num_jobs: int | None, report: Re
 
 
 def _ray() -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics are sent
     try:
         import ray
     except ImportError:
@@ -96,11 +96,11 @@ def _task(ray: Any, num_jobs: int | None) -> Any:
     return ray.remote(_train_alone).options(num_cpus=num_cpus, num_gpus=1 if has.get("GPU") else 0)
 
 
-def _train_alone(unit: Unit, data: Path, num_jobs: int) -> SereinError | None:
-    """Train a unit within a task; errors are returned, because Ray would wrap them in a traceback."""
+def _train_alone(trial: Trial, data: Path, num_jobs: int) -> SereinError | None:
+    """Train a trial within a task; errors are returned, because Ray would wrap them in a traceback."""
     while True:
         try:
-            train(unit, data, num_jobs, _say_nothing)
+            train(trial, data, num_jobs, _no_progress)
         except BusyError:
             time.sleep(WAIT_S)
         except SereinError as error:
@@ -109,8 +109,8 @@ def _train_alone(unit: Unit, data: Path, num_jobs: int) -> SereinError | None:
             return None
 
 
-def _say_nothing(label: str, done: int, total: int, detail: str) -> None:
-    """Report of a task: what it came to is told by the process that waits for it."""
+def _no_progress(label: str, done: int, total: int, detail: str) -> None:
+    """Progress of a task is not shown; the waiting process reports its result."""
 
 
 def _outcome(ray: Any, done: Any) -> SereinError | None:
@@ -118,7 +118,7 @@ def _outcome(ray: Any, done: Any) -> SereinError | None:
         outcome: SereinError | None = ray.get(done)
     except ray.exceptions.RayError as error:
         first = str(error).strip().splitlines()[0]
-        return RunError(f"a task of Ray ended by itself ({first})", remedy="Call it again: finished folds are kept.")
+        return RunError(f"a Ray task died ({first})", remedy="Run it again: finished folds are kept.")
     return outcome
 
 

@@ -1,4 +1,4 @@
-"""The row of a table that fuses all others: weights fitted where they are not judged, seed by seed."""
+"""The row of a table that is the ensemble of all others, with weights fitted on held-out predictions."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ import numpy as np
 from serein.errors import RunError
 from serein.evaluation.held_out import divide
 from serein.evaluation.predictions import Prediction, write_predictions
-from serein.evaluation.systems import Side, SideBySide, read_systems, side_by_side
-from serein.inference.fusion import fit_weights, fused_shares
+from serein.evaluation.systems import AlignedPredictions, Split, align_predictions, read_systems
+from serein.inference.fusion import ensemble_probabilities, fit_weights
 from serein.progress import Report
-from serein.reproduce.units import Unit, is_finished
+from serein.reproduce.units import Trial, is_finished
 
 
-def fuse_rows(units: Mapping[str, Sequence[Unit]], out: Path, side: Side, report: Report) -> dict[int, Path]:
-    """Fuse the models of all rows, for each seed that all have finished.
+def ensemble_rows(trials: Mapping[str, Sequence[Trial]], out: Path, split: Split, report: Report) -> dict[int, Path]:
+    """Combine the models of all rows, for each seed that all have finished.
 
-    Rows of the same configuration are one model. What was fused before is not fused again.
+    Rows of the same configuration are one model. Existing prediction files are not made again.
 
     Args:
-        units: Row name -> its units, one per seed.
-        out: Where the predictions go: `fusion-<rows' configurations>/seed-<seed>-<side>.jsonl`.
+        trials: Row name -> its units, one per seed.
+        out: Where the predictions go: `fusion-<rows' configurations>/seed-<seed>-<split>.jsonl`.
 
     Returns:
-        Seed -> file of the fused predictions.
+        Seed -> prediction file of the ensemble.
 
     Raises:
         RunError: The rows are fewer than two models, or did not predict the same.
     """
     finished: dict[int, Path] = {}
-    for of_seed in zip(*units.values(), strict=True):
-        if not all(is_finished(unit) for unit in of_seed):
+    for of_seed in zip(*trials.values(), strict=True):
+        if not all(is_finished(trial) for trial in of_seed):
             continue
         seed = of_seed[0].seed
-        folders = list(dict.fromkeys(unit.folder for unit in of_seed))
+        folders = list(dict.fromkeys(trial.folder for trial in of_seed))
         if len(folders) < 2:
             raise RunError("its rows are one and the same model")
-        path = out / _name(folders) / f"seed-{seed}-{side}.jsonl"
+        path = out / _name(folders) / f"seed-{seed}-{split}.jsonl"
         if not path.exists():
-            write_predictions(_fused(folders, seed, side, report), path)
+            write_predictions(_fused(folders, seed, split, report), path)
         finished[seed] = path
     return finished
 
@@ -53,23 +53,25 @@ def _name(folders: Sequence[Path]) -> str:
     return f"fusion-{hashlib.sha256(configurations.encode()).hexdigest()[:12]}"
 
 
-def _fused(folders: Sequence[Path], seed: int, side: Side, report: Report) -> list[Prediction]:
-    systems = read_systems(folders, side)
-    judged = side_by_side(systems, side)
-    has_dev = side == "test" and all(system.predictions.get("dev") for system in systems)
-    _, parts = divide(judged, side_by_side(systems, "dev") if has_dev else None, seed)
-    shares = np.empty(judged.shares.shape[1:])
+def _fused(folders: Sequence[Path], seed: int, split: Split, report: Report) -> list[Prediction]:
+    systems = read_systems(folders, split)
+    evaluated = align_predictions(systems, split)
+    has_dev = split == "test" and all(system.predictions.get("dev") for system in systems)
+    _, parts = divide(evaluated, align_predictions(systems, "dev") if has_dev else None, seed)
+    probabilities = np.empty(evaluated.probabilities.shape[1:])
     for number, part in enumerate(parts):
         report(f"fusing, seed {seed}", number, len(parts), part.name)
-        weights = fit_weights(part.fit.shares, part.fit.truth, rng=np.random.default_rng(seed)).weights
-        shares[part.judged] = fused_shares(judged.shares[:, part.judged], weights)
+        weights = fit_weights(part.fit.probabilities, part.fit.truth, rng=np.random.default_rng(seed)).weights
+        probabilities[part.evaluated] = ensemble_probabilities(evaluated.probabilities[:, part.evaluated], weights)
     report(f"fusing, seed {seed}", len(parts), len(parts), f"{len(systems)} models")
-    return _predictions(judged, shares, seed)
+    return _predictions(evaluated, probabilities, seed)
 
 
-def _predictions(judged: SideBySide, shares: np.ndarray, seed: int) -> list[Prediction]:
-    said = []
-    for row, own in zip(judged.rows, shares, strict=True):
-        by_class = dict(zip(judged.classes, map(float, own), strict=True))
-        said.append(replace(row, prediction=judged.classes[int(own.argmax())], shares=by_class, seed=seed))
-    return said
+def _predictions(evaluated: AlignedPredictions, probabilities: np.ndarray, seed: int) -> list[Prediction]:
+    predictions = []
+    for row, own in zip(evaluated.rows, probabilities, strict=True):
+        by_class = dict(zip(evaluated.classes, map(float, own), strict=True))
+        predictions.append(
+            replace(row, prediction=evaluated.classes[int(own.argmax())], probabilities=by_class, seed=seed)
+        )
+    return predictions

@@ -1,4 +1,4 @@
-"""Vectors of a row's model on the clips of a fold, heard again: of either side, of any task, coloured as asked."""
+"""Embeddings of a row's model on the train or test clips of a fold, for any task, coloured as the table asks."""
 
 from __future__ import annotations
 
@@ -14,50 +14,50 @@ from serein.evaluation.panels import Map
 from serein.evaluation.plots import FEWEST_EMBEDDINGS, thinned
 from serein.evaluation.predictions import natural_key
 from serein.evaluation.run_folder import read_json
-from serein.inference.answering import recorded_answers
+from serein.inference.answering import recording_outputs
 from serein.models import folder as model_folder
-from serein.models.folder import ModelFolder
+from serein.models.folder import Checkpoint
 from serein.reproduce.table import Picture, Row
 
-_BY = {"emotion": "coloured by emotion", "prediction": "by predicted emotion", "speaker": "by speaker"}
+_COLOURS = {"emotion": "coloured by emotion", "prediction": "by predicted emotion", "speaker": "by speaker"}
 
 
-def heard_maps(row: Row, places: Sequence[Path], picture: Picture, manifest_path: Path) -> list[Map]:
-    """Return a map for each colouring and side, of the first fold of a row's first run.
+def embedding_maps(row: Row, places: Sequence[Path], picture: Picture, manifest_path: Path) -> list[Map]:
+    """Return a map for each colouring and split, of the first fold of a row's first run.
 
-    Sides of too few clips to be laid out are left out.
+    Splits with too few clips for t-SNE are left out.
 
     Raises:
-        ModelError: The model has no such vector.
+        ModelError: The model has no such embedding.
         AudioError: A recording cannot be read.
     """
     units = [path for place in places[:1] for path in sorted(place.glob("fold-*/seed-*"), key=natural_key)]
     if not units:
         return []
-    content = model_folder.load(units[0] / "model")
+    checkpoint = model_folder.load(units[0] / "model")
     name = units[0].parent.name.removeprefix("fold-")
     fold = next(each for each in read_json(places[0] / "folds.json")["folds"] if each["name"] == name)
     known = {u.id: u for u in manifest.read(manifest_path)}
-    sides = {side: _vectors(content, [known[i] for i in fold[side]], picture.of) for side in picture.sides}
+    splits = {split: _vectors(checkpoint, [known[i] for i in fold[split]], picture.task) for split in picture.splits}
     return [
-        Map(f"{row.title}\n{side} side, {_BY[by]}", vectors, names[by])
-        for by in picture.by
-        for side, (vectors, names) in sides.items()
+        Map(f"{row.title}\n{split} set, {_COLOURS[colour_by]}", vectors, names[colour_by])
+        for colour_by in picture.colour_by
+        for split, (vectors, names) in splits.items()
         if len(np.unique(vectors, axis=0)) >= FEWEST_EMBEDDINGS
     ]
 
 
 def _vectors(
-    content: ModelFolder, utterances: Sequence[Utterance], of: str | None
+    checkpoint: Checkpoint, utterances: Sequence[Utterance], task: str | None
 ) -> tuple[np.ndarray, dict[str, list[str]]]:
-    """Return vectors of as many clips as a map shows, and what may colour each."""
+    """Return embeddings of as many clips as a map shows, and the names that may colour them."""
     some = [utterances[index] for index in thinned(len(utterances))]
-    recordings = Recordings(some, trim_db=content.options.clips.trim_db)
-    heard = recorded_answers(content, recordings, range(len(some)), "known", of=of)
-    categories = content.categories
+    recordings = Recordings(some, trim_db=checkpoint.options.clips.trim_db)
+    outputs = recording_outputs(checkpoint, recordings, range(len(some)), "known", embedding=task)
+    class_labels = checkpoint.class_labels
     names = {
-        "emotion": [categories.label(u) or "" for u in some],
-        "prediction": [categories.classes[int(row.argmax())] for row in heard.shares[content.task]],
+        "emotion": [class_labels.label(u) or "" for u in some],
+        "prediction": [class_labels.classes[int(row.argmax())] for row in outputs.probabilities[checkpoint.task]],
         "speaker": [u.speaker or "" for u in some],
     }
-    return heard.embeddings, names
+    return outputs.embeddings, names

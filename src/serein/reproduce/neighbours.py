@@ -1,4 +1,4 @@
-"""Rows of a table in which the nearest training clips have a say: finished runs, judged once more (wang2023, S3)."""
+"""Rows of a table with kNN: finished runs, evaluated again with their nearest training clips (wang2023, S3)."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from typing import Literal
 from serein.evaluation.run_folder import read_json
 from serein.progress import Report
 from serein.reproduce.table import Row
-from serein.reproduce.units import Data, Unit, is_finished
+from serein.reproduce.units import Data, Trial, is_finished
 
 Selection = Literal["dev", "oracle"]
 
 PREDICTIONS: dict[Selection, str] = {
-    "dev": "neighbours_predictions.jsonl",
-    "oracle": "neighbours_oracle_predictions.jsonl",
+    "dev": "knn_predictions.jsonl",
+    "oracle": "knn_oracle_predictions.jsonl",
 }
-_SUMMARIES: dict[Selection, str] = {"dev": "neighbours.json", "oracle": "neighbours_oracle.json"}  # written last
+_SUMMARIES: dict[Selection, str] = {"dev": "knn.json", "oracle": "knn_oracle.json"}  # written last
 
 
-def ask_neighbours(units: Sequence[Unit], selection: Selection, data: Data, report: Report) -> None:
-    """Judge the finished units of a row with their neighbours, each once.
+def evaluate_with_knn(trials: Sequence[Trial], selection: Selection, data: Data, report: Report) -> None:
+    """Evaluate the finished trials of a row with kNN, each once.
 
     Raises:
-        RunError: A unit has no dev to choose on, or was run on other data.
+        RunError: A trial has no dev set to choose on, or was run on other data.
     """
-    from serein.neighbouring import Asking, score_run_with_neighbours
+    from serein.neighbouring import KnnOptions, evaluate_run_with_knn
 
-    for unit in units:
-        if is_finished(unit) and not has_asked(unit, selection):
-            score_run_with_neighbours(unit.folder, Asking(selection), report, data.manifest)
-
-
-def has_asked(unit: Unit, selection: Selection) -> bool:
-    """Tell whether a unit was judged with its neighbours."""
-    return (unit.folder / _SUMMARIES[selection]).exists()
+    for trial in trials:
+        if is_finished(trial) and not is_evaluated_with_knn(trial, selection):
+            evaluate_run_with_knn(trial.folder, KnnOptions(selection), report, data.manifest)
 
 
-def chosen_note(row: Row, units: Sequence[Unit]) -> str:
-    """Say which k and alpha were chosen, and where."""
-    selection = row.neighbours or "dev"
-    chosen = [choice for unit in units for choice in read_json(unit.folder / _SUMMARIES[selection]).get("units", ())]
-    where = "the very test sides that are judged (oracle, optimistic)" if selection == "oracle" else "dev"
-    ks, alphas = ([choice[name] for choice in chosen] for name in ("k", "alpha"))
+def is_evaluated_with_knn(trial: Trial, selection: Selection) -> bool:
+    """Return whether a trial was evaluated with kNN."""
+    return (trial.folder / _SUMMARIES[selection]).exists()
+
+
+def chosen_note(row: Row, trials: Sequence[Trial]) -> str:
+    """Return a note that says which k and kNN weights were chosen, and where."""
+    selection = row.knn or "dev"
+    chosen = [choice for trial in trials for choice in read_json(trial.folder / _SUMMARIES[selection]).get("trials", ())]
+    where = "the evaluated test sets themselves (oracle, optimistic)" if selection == "oracle" else "dev"
+    ks, knn_weights = ([choice[name] for choice in chosen] for name in ("k", "knn_weight"))
     return (
-        f"'{row.title}': k and alpha of each fold and seed chosen on {where}: k {min(ks)} to {max(ks)}, median "
-        f"{median(ks):g}; alpha {min(alphas):g} to {max(alphas):g}, median {median(alphas):g}."
+        f"'{row.title}': k and kNN weight of each fold and seed chosen on {where}: k {min(ks)} to {max(ks)}, median "
+        f"{median(ks):g}; kNN weight {min(knn_weights):g} to {max(knn_weights):g}, median {median(knn_weights):g}."
     )

@@ -31,7 +31,7 @@ def write_page(out: Path) -> Path:
 
 
 def _section(path: Path) -> Markup:
-    """Return a table's Markdown as HTML; what its texts have of HTML is shown as text."""
+    """Return a table's Markdown as HTML; HTML in its texts is escaped."""
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = markdown.parse(path.read_text(encoding="utf-8"))
     for image in (child for token in tokens for child in token.children or () if child.type == "image"):
@@ -40,5 +40,5 @@ def _section(path: Path) -> Markup:
 
 
 def _inside(picture: Path) -> str:
-    """Return a picture that lies beside the table as an address that holds it; nothing where there is none."""
+    """Return a figure next to the table as a data URL; an empty string if there is none."""
     return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}" if picture.exists() else ""

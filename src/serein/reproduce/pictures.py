@@ -1,4 +1,4 @@
-"""The figures of a paper, drawn of a table's rows: confusion matrices, embeddings, a score over a setting."""
+"""Figures of a table's rows: confusion matrices, embeddings, a score over a setting."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from serein.evaluation.scores import SCORE_TITLES
 from serein.evaluation.style import emotion_colours, speaker_colours
 from serein.metrics import mean_of_known
 from serein.progress import Report
-from serein.reproduce.comparison import Comparison, Measured
-from serein.reproduce.maps import heard_maps
+from serein.reproduce.comparison import Comparison, MeasuredRow
+from serein.reproduce.maps import embedding_maps
 from serein.reproduce.table import Metric, Table
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ DOTS_PER_INCH = 160
 
 
 def with_picture(comparison: Comparison, out: Path, report: Report) -> Comparison:
-    """Draw what the table file asks for, `<out>/<table>.png`, and return the comparison that names it."""
+    """Draw the table file's figure, `<out>/<table>.png`, and return the comparison that names it."""
     picture = comparison.table.picture
     rows = [row for row in comparison.rows if row.scores is not None]
     if picture is None or not rows:
@@ -46,25 +46,27 @@ def with_picture(comparison: Comparison, out: Path, report: Report) -> Compariso
     return replace(comparison, picture=path)
 
 
-def confusions(comparison: Comparison, rows: Sequence[Measured]) -> Figure:
-    """What was taken for what, all folds and seeds together."""
+def confusions(comparison: Comparison, rows: Sequence[MeasuredRow]) -> Figure:
+    """Draw confusion matrices over all folds and seeds."""
     panels = [(_titled(row, comparison), row.scores.confusion) for row in rows if row.scores]
     return confusion_panels(panels, comparison.classes)
 
 
-def embeddings(comparison: Comparison, rows: Sequence[Measured]) -> Figure:
-    """What each row's first model makes of the clips that it never heard, coloured by their emotions."""
-    trained, picture = [row for row in rows if not row.row.fusion], comparison.table.picture
+def embeddings(comparison: Comparison, rows: Sequence[MeasuredRow]) -> Figure:
+    """Draw the test embeddings of each row's first model, coloured by emotion."""
+    trained, picture = [row for row in rows if not row.row.ensemble], comparison.table.picture
     colours = emotion_colours(comparison.classes)
     if picture is None or picture.is_stored:
         return map_panels([each for each in map(_map, trained) if each is not None], colours)
-    panels = [each for row in trained for each in heard_maps(row.row, row.places, picture, comparison.data.manifest)]
+    panels = [
+        each for row in trained for each in embedding_maps(row.row, row.places, picture, comparison.data.manifest)
+    ]
     speakers = {name for panel in panels for name in panel.names} - colours.keys()
-    return map_panels(panels, colours | speaker_colours(sorted(speakers)), across=len(picture.sides))
+    return map_panels(panels, colours | speaker_colours(sorted(speakers)), across=len(picture.splits))
 
 
-def sweep(comparison: Comparison, rows: Sequence[Measured]) -> Figure:
-    """The table's score over a column of its configuration."""
+def sweep(comparison: Comparison, rows: Sequence[MeasuredRow]) -> Figure:
+    """Draw the table's score over a column of its configuration."""
     table = comparison.table
     assert table.picture is not None
     assert table.picture.x is not None
@@ -75,13 +77,13 @@ def sweep(comparison: Comparison, rows: Sequence[Measured]) -> Figure:
     return lines_picture(lines, (table.picture.x, f"{SCORE_TITLES[table.metric]}, per cent"))
 
 
-def _line_name(row: Measured, table: Table) -> str:
-    """Return the line of a sweep that a row is a point of."""
+def _line_name(row: MeasuredRow, table: Table) -> str:
+    """Return the name of the line that a row belongs to in a sweep."""
     column = table.picture.lines if table.picture else None
     return table.rows_are if column is None else str(row.row.configuration[column])
 
 
-def _line(name: str, rows: Sequence[Measured], x: str, metric: Metric) -> Line:
+def _line(name: str, rows: Sequence[MeasuredRow], x: str, metric: Metric) -> Line:
     scored = [(float(row.row.configuration[x]), row.scores) for row in rows if row.scores]
     return Line(
         name,
@@ -91,40 +93,40 @@ def _line(name: str, rows: Sequence[Measured], x: str, metric: Metric) -> Line:
     )
 
 
-PICTURES: dict[str, Callable[[Comparison, Sequence[Measured]], Figure]] = {
+PICTURES: dict[str, Callable[[Comparison, Sequence[MeasuredRow]], Figure]] = {
     "confusion": confusions,
     "embeddings": embeddings,
     "sweep": sweep,
 }
 
 
-def _titled(row: Measured, comparison: Comparison) -> str:
+def _titled(row: MeasuredRow, comparison: Comparison) -> str:
     metric = comparison.table.metric
     return f"{row.row.title}: {SCORE_TITLES[metric]} {row.scores.pooled[metric]:.1f}" if row.scores else row.row.title
 
 
-def _map(row: Measured) -> Map | None:
-    """Return the embeddings of the first fold of a row's first run, and how well classes part in all of its folds.
+def _map(row: MeasuredRow) -> Map | None:
+    """Return the embeddings of the first fold of a row's first run, and the mean silhouette over all folds.
 
-    `None` where these are too few to be laid out.
+    `None` if there are too few of them for t-SNE.
     """
-    units = [path for place in row.places for path in sorted(place.glob("fold-*/seed-*"), key=natural_key)]
-    vectors, emotions = zip(*(_heard(unit) for unit in units), strict=True)
+    folders = [path for place in row.places for path in sorted(place.glob("fold-*/seed-*"), key=natural_key)]
+    vectors, emotions = zip(*(_embeddings(folder) for folder in folders), strict=True)
     if len(np.unique(vectors[0], axis=0)) < FEWEST_EMBEDDINGS:
         return None
-    parted = [_silhouette(own, names) for own, names in zip(vectors, emotions, strict=True)]
-    fold = units[0].parent.name.removeprefix("fold-")
-    title = f"{row.row.title}\nfold {fold}; mean silhouette of all {mean_of_known(np.array(parted)):.3f}"
+    silhouettes = [_silhouette(own, names) for own, names in zip(vectors, emotions, strict=True)]
+    fold = folders[0].parent.name.removeprefix("fold-")
+    title = f"{row.row.title}\nfold {fold}; mean silhouette of all {mean_of_known(np.array(silhouettes)):.3f}"
     return Map(title, vectors[0], emotions[0])
 
 
 def _silhouette(vectors: np.ndarray, names: Sequence[str]) -> float:
-    """Return how well classes part (Rousseeuw 1987), -1 to 1; NaN where it is not defined."""
+    """Return the silhouette coefficient (Rousseeuw 1987), -1 to 1; NaN where it is not defined."""
     from sklearn.metrics import silhouette_score
 
     return float(silhouette_score(vectors, names)) if 2 <= len(set(names)) < len(names) else float("nan")
 
 
-def _heard(unit: Path) -> tuple[np.ndarray, list[str]]:
-    said = read_predictions(unit / "predictions.jsonl")
-    return load_file(unit / "embeddings.safetensors")["embeddings"], [prediction.truth or "" for prediction in said]
+def _embeddings(folder: Path) -> tuple[np.ndarray, list[str]]:
+    emotions = [prediction.truth or "" for prediction in read_predictions(folder / "predictions.jsonl")]
+    return load_file(folder / "embeddings.safetensors")["embeddings"], emotions

@@ -1,4 +1,4 @@
-"""A comparison as people and programs read it: table on the terminal, Markdown, JSON."""
+"""A comparison as a table for the terminal, as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serein.data.files import write_text
 from serein.evaluation.intervals import Bounds
 from serein.evaluation.scores import SCORE_TITLES, Scores
 from serein.evaluation.tables import number
-from serein.reproduce.comparison import Comparison, Measured
+from serein.reproduce.comparison import Comparison, MeasuredRow
 from serein.reproduce.table import Table
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ MISSING = "–"
 
 
 def paths(comparison: Comparison, out: Path) -> tuple[Path, Path]:
-    """Return where a comparison is written: `<paper>-<table>.md` and `.json`."""
-    name = comparison.table.name + ("" if comparison.side == "test" else f"-{comparison.side}")
+    """Return the paths of a comparison's files: `<paper>-<table>.md` and `.json`."""
+    name = comparison.table.name + ("" if comparison.split == "test" else f"-{comparison.split}")
     return out / f"{name}.md", out / f"{name}.json"
 
 
@@ -47,11 +47,11 @@ def as_json(comparison: Comparison, out: Path) -> dict[str, Any]:
         "caption": table.caption,
         "metric": table.metric,
         "unit": "per cent",
-        "published_on": {"corpus": table.corpus, "side": table.published_on},
+        "published_on": {"corpus": table.corpus, "split": table.published_on},
         "measured_on": {
             "manifest": str(data.manifest),
             "sha256": data.sha256,
-            "side": comparison.side,
+            "split": comparison.split,
             "num_utterances": data.num_utterances,
             "num_available": data.num_available,
             "limit": data.limit,
@@ -65,7 +65,7 @@ def as_json(comparison: Comparison, out: Path) -> dict[str, Any]:
     }
 
 
-def _row_json(measured: Measured, metric: str, out: Path) -> dict[str, Any]:
+def _row_json(measured: MeasuredRow, metric: str, out: Path) -> dict[str, Any]:
     row, against = measured.row, measured.against
     return {
         "name": row.name,
@@ -79,7 +79,7 @@ def _row_json(measured: Measured, metric: str, out: Path) -> dict[str, Any]:
             "row": against.row.name,
             "difference": against.difference,
             "interval": against.interval and list(against.interval),
-            "share_above_zero": against.share_above_zero,
+            "probability_of_improvement": against.probability_of_improvement,
         },
         "seeds": list(measured.seeds),
         "runs": [place.relative_to(out.absolute()).as_posix() for place in measured.places],
@@ -91,8 +91,8 @@ def _scores_json(scores: Scores) -> dict[str, Any]:
     return scores.pooled | bounds | {"f1": {score.name: score.f1 for score in scores.by_class}}
 
 
-def difference(measured: Measured, metric: str) -> float | None:
-    """Return ours minus published, in points of per cent; `None` where either is missing."""
+def difference(measured: MeasuredRow, metric: str) -> float | None:
+    """Return ours minus published, in percentage points; `None` if either is missing."""
     published = getattr(measured.row.published, metric)
     return None if measured.scores is None or published is None else measured.scores.pooled[metric] - published
 
@@ -101,9 +101,9 @@ def difference(measured: Measured, metric: str) -> float | None:
 
 
 def main_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows: published, ours with its interval, the difference, and that to the reference.
+    """Return headings and rows: published, ours with its interval, their difference, and that to the reference.
 
-    What was published has no columns where no row has such a score.
+    There is no column of published scores if no row has one.
     """
     columns = _columns(comparison)
     return [heading for heading, _ in columns], [
@@ -131,7 +131,7 @@ def _columns(comparison: Comparison) -> list[tuple[str, list[str]]]:
     return columns
 
 
-def _to_other(measured: Measured, table: Table) -> str:
+def _to_other(measured: MeasuredRow, table: Table) -> str:
     if measured.row is table.reference:
         return "reference"
     difference = _signed(measured.against.difference if measured.against else None)
@@ -150,7 +150,7 @@ def class_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]] | N
     return headings, [cells for row in comparison.rows for cells in _class_rows(row, names)]
 
 
-def _class_rows(measured: Measured, names: Sequence[str]) -> list[list[str]]:
+def _class_rows(measured: MeasuredRow, names: Sequence[str]) -> list[list[str]]:
     published = {name.casefold(): value for name, value in measured.row.published.f1.items()}
     ours = {score.name.casefold(): score.f1 for score in measured.scores.by_class} if measured.scores else {}
     return [
@@ -171,7 +171,7 @@ def _bounds(bounds: Bounds | None, show: Any = number) -> str:
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """Return the tables and, below them, the notes."""
+    """Return the tables and the notes below them."""
     parts = [f"# {_title(comparison)}", comparison.table.caption, _markdown(*main_cells(comparison))]
     by_class = class_cells(comparison)
     if by_class is not None:
@@ -195,7 +195,7 @@ def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def as_tables(comparison: Comparison) -> list[RichTable]:
-    """Lay the comparison out for the terminal, without its notes."""
+    """Return the comparison's tables for the terminal, without its notes."""
     by_class = class_cells(comparison)
     tables = [_rich(_title(comparison), *main_cells(comparison))]
     if by_class is not None:

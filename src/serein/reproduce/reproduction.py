@@ -1,4 +1,4 @@
-"""The whole way: a table, data and seeds -> every row trained once -> ours beside published."""
+"""From a table, data and seeds to every row trained once and compared with the published scores."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from pathlib import Path
 from serein.errors import RecipeError, RunError, SereinError
 from serein.evaluation.run_folder import read_json
 from serein.evaluation.scores import SCORE_TITLES
-from serein.evaluation.systems import Side
+from serein.evaluation.systems import Split
 from serein.progress import Report
 from serein.recipe import Recipe
 from serein.reproduce.comparison import Comparison, compare
 from serein.reproduce.engines import ENGINES
-from serein.reproduce.fusion import fuse_rows
-from serein.reproduce.neighbours import ask_neighbours
+from serein.reproduce.fusion import ensemble_rows
+from serein.reproduce.neighbours import evaluate_with_knn
 from serein.reproduce.page import write_page
 from serein.reproduce.pictures import with_picture
 from serein.reproduce.printing import write_comparison
 from serein.reproduce.table import Row, Table
-from serein.reproduce.units import Data, Unit, is_finished, row_recipe, take_data, unit_of
-from serein.world import world
+from serein.reproduce.units import Data, Trial, is_finished, row_recipe, take_data, trial_of
+from serein.world import distributed_info
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure, and how.
+    """What to reproduce, and how.
 
     Attributes:
-        rows: Names of the rows to train; `None` trains all. Others are shown as far as they are finished.
+        rows: Names of the rows to train; `None` trains all. Other rows are shown if they are finished.
         num_seeds: Seeds 0, 1, ... of every row.
         limit: Most utterances of each speaker and emotion; `None` takes all.
         overrides: `KEY=VALUE`, set in every row after its own changes.
         out: Folder of all run folders and tables.
         engine: Name in `ENGINES`.
         num_jobs: Folds at once of a run (cores of a task, with Ray); `None` chooses.
-        side: Whose predictions are scored.
+        split: Whose predictions are scored.
     """
 
     rows: tuple[str, ...] | None = None
@@ -46,7 +46,7 @@ class Request:
     out: Path = Path("runs/reproduce")
     engine: str = "local"
     num_jobs: int | None = None
-    side: Side = "test"
+    split: Split = "test"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Failure:
 
 
 def reproduce(table: Table, manifest: Path, request: Request, report: Report) -> tuple[Comparison, list[Failure]]:
-    """Train what is wanting of a table, compare, and write `<out>/<paper>-<table>.md`, `.json` and `report.html`.
+    """Train what a table still lacks, compare, and write `<out>/<paper>-<table>.md`, `.json` and `report.html`.
 
     A row that fails does not stop the others; its failure is returned.
 
@@ -66,33 +66,35 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
         RecipeError: A row or its recipe is wrong; before any training.
         ManifestError: The data cannot be read; before any training.
     """
-    if world().size > 1:
+    if distributed_info().size > 1:
         raise RunError(
-            "a table is one process's work", where="reproduce", remedy="Start it alone; --engine ray uses a cluster."
+            "cannot run under torchrun", where="reproduce", remedy="Start it alone; --engine ray uses a cluster."
         )
     picked = table.picked(request.rows)
-    recipes = {row.name: row_recipe(table, row, request.overrides) for row in table.rows if not row.fusion}
-    _require_side(table, recipes, request.side)
+    recipes = {row.name: row_recipe(table, row, request.overrides) for row in table.rows if not row.ensemble}
+    _require_split(table, recipes, request.split)
     data = take_data(manifest, request.limit, request.out)
-    units = {
-        name: [unit_of(name, recipe, seed, data, request.out) for seed in range(request.num_seeds)]
+    trials = {
+        name: [trial_of(name, recipe, seed, data, request.out) for seed in range(request.num_seeds)]
         for name, recipe in recipes.items()
     }
-    trained = [row for row in picked if not row.fusion]
-    wanted = [units[row.name][seed] for seed in range(request.num_seeds) for row in trained]  # a whole table early
+    trained = [row for row in picked if not row.ensemble]
+    wanted = [trials[row.name][seed] for seed in range(request.num_seeds) for row in trained]  # a whole table early
     errors = _train(table, trained, wanted, data, request, report)
-    first = {row.name: [errors[unit.folder] for unit in units[row.name] if unit.folder in errors] for row in trained}
+    first = {
+        row.name: [errors[trial.folder] for trial in trials[row.name] if trial.folder in errors] for row in trained
+    }
     failures = [Failure(row, first[row.name][0]) for row in trained if first[row.name]]
-    fused: dict[int, Path] = {}
+    ensemble: dict[int, Path] = {}
     for row in picked:
         try:
-            if row.neighbours is not None:
-                ask_neighbours(units[row.name], row.neighbours, data, report)
-            if row.fusion:
-                fused = fuse_rows(units, request.out, request.side, report)
+            if row.knn is not None:
+                evaluate_with_knn(trials[row.name], row.knn, data, report)
+            if row.ensemble:
+                ensemble = ensemble_rows(trials, request.out, request.split, report)
         except SereinError as error:
             failures.append(Failure(row, error))
-    comparison = compare(table, units, fused, data, side=request.side, overrides=request.overrides)
+    comparison = compare(table, trials, ensemble, data, split=request.split, overrides=request.overrides)
     if any(row.scores for row in comparison.rows):
         comparison = with_picture(comparison, request.out, report)
         write_comparison(comparison, request.out)
@@ -100,48 +102,48 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
     return comparison, failures
 
 
-def _require_side(table: Table, recipes: Mapping[str, Recipe], side: Side) -> None:
-    asking = [row.name for row in table.rows if row.neighbours]
-    if side == "dev" and asking:
+def _require_split(table: Table, recipes: Mapping[str, Recipe], split: Split) -> None:
+    with_knn = [row.name for row in table.rows if row.knn]
+    if split == "dev" and with_knn:
         raise RecipeError(
-            f"the rows {', '.join(asking)} ask neighbours, whose k and alpha are chosen on dev",
-            where="--on dev",
-            remedy="Choose --on test.",
+            f"the rows {', '.join(with_knn)} use kNN, whose k and weight are chosen on dev",
+            where="--split dev",
+            remedy="Choose --split test.",
         )
     without = [name for name, recipe in recipes.items() if recipe.protocol.dev == "none"]
-    if side == "dev" and without:
+    if split == "dev" and without:
         raise RecipeError(
             f"the rows {', '.join(without)} have no dev set: their protocol.dev is 'none'",
-            where="--on dev",
-            remedy="Choose --on test, or --set protocol.dev=speakers.",
+            where="--split dev",
+            remedy="Choose --split test, or --set protocol.dev=speakers.",
         )
 
 
 def _train(
-    table: Table, rows: Sequence[Row], wanted: Sequence[Unit], data: Data, request: Request, report: Report
+    table: Table, rows: Sequence[Row], wanted: Sequence[Trial], data: Data, request: Request, report: Report
 ) -> dict[Path, SereinError]:
     """Train what is not finished, each folder once, and return the errors by run folder."""
-    units = list({unit.folder: unit for unit in wanted}.values())
-    waiting = [unit for unit in units if not is_finished(unit)]
-    done = len(units) - len(waiting)
-    label, total = table.name, len(units)
+    trials = list({trial.folder: trial for trial in wanted}.values())
+    waiting = [trial for trial in trials if not is_finished(trial)]
+    done = len(trials) - len(waiting)
+    label, total = table.name, len(trials)
     report(label, done, total, f"{done} of {total} runs finished before")
     errors: dict[Path, SereinError] = {}
-    for unit, error in ENGINES[request.engine](waiting, data.manifest, request.num_jobs, report):
+    for trial, error in ENGINES[request.engine](waiting, data.manifest, request.num_jobs, report):
         done += 1
-        place = f"row {rows.index(_row_of(unit, rows)) + 1} of {len(rows)}, seed {unit.seed}: {unit.row}"
+        place = f"row {rows.index(_row_of(trial, rows)) + 1} of {len(rows)}, seed {trial.seed}: {trial.row}"
         if error is not None:
-            errors[unit.folder] = error
-        reached = _score_of(unit, table) if error is None else "failed"
+            errors[trial.folder] = error
+        reached = _score_of(trial, table) if error is None else "failed"
         report(place, 1, 1, reached)  # a line that stays
         report(label, done, total, f"{done} of {total} runs, {place}, {reached}")
     return errors
 
 
-def _row_of(unit: Unit, rows: Sequence[Row]) -> Row:
-    return next(row for row in rows if row.name == unit.row)
+def _row_of(trial: Trial, rows: Sequence[Row]) -> Row:
+    return next(row for row in rows if row.name == trial.row)
 
 
-def _score_of(unit: Unit, table: Table) -> str:
-    score = read_json(unit.folder / "scores.json")["pooled"][table.metric]
+def _score_of(trial: Trial, table: Table) -> str:
+    score = read_json(trial.folder / "scores.json")["pooled"][table.metric]
     return f"{SCORE_TITLES[table.metric]} {score:.1f}"

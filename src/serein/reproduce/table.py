@@ -61,9 +61,9 @@ class Row(_Part):
         configuration: Column -> what the paper prints there instead of scores.
         reference: The others are compared with this row, in pairs; by default the first.
         against: Name of another row to compare this one with.
-        neighbours: Let the nearest training clips have a say (wang2023, stage S3), their k and alpha chosen on `dev`,
-            or on the test side itself (`oracle`, marked). Without it the row is the same, so nothing more is trained.
-        fusion: The models of all other rows, fused; it trains nothing.
+        knn: Interpolate with the nearest training clips (wang2023, stage S3); k and the kNN weight are chosen on `dev`
+            or, marked, on the test set itself (`oracle`). The training is that of the row without it.
+        ensemble: The ensemble of the models of all other rows; it trains nothing.
     """
 
     name: Name
@@ -74,8 +74,8 @@ class Row(_Part):
     configuration: dict[str, str | int | float] = {}
     reference: bool = False
     against: str | None = None
-    neighbours: Literal["dev", "oracle"] | None = None
-    fusion: bool = False
+    knn: Literal["dev", "oracle"] | None = None
+    ensemble: bool = False
 
     @property
     def title(self) -> str:
@@ -84,28 +84,28 @@ class Row(_Part):
 
 
 class Picture(_Part):
-    """A figure of the paper, drawn of the rows.
+    """A figure of the paper, drawn from the rows.
 
     Attributes:
         name: Name in `serein.reproduce.pictures.PICTURES`.
         x: Of a sweep: the column of `configuration` that runs along the axis.
-        lines: Of a sweep: the column that tells several lines apart.
-        of: Of embeddings: the task whose vector is drawn; `None`: what the judged task's output layer reads.
-        by: What colours embeddings, each a panel: the `emotion`, the `prediction`, the `speaker`.
-        sides: Whose clips, each a panel.
+        lines: Of a sweep: the column that distinguishes several lines.
+        task: Of embeddings: the task whose embedding is drawn; `None`: the input of the main task's output layer.
+        colour_by: Of embeddings: `emotion`, `prediction` or `speaker`, one panel each.
+        splits: Of embeddings: whose clips are drawn, one panel each.
     """
 
     name: Literal["confusion", "embeddings", "sweep"]
     x: str | None = None
     lines: str | None = None
-    of: str | None = None
-    by: Annotated[tuple[Literal["emotion", "prediction", "speaker"], ...], Field(min_length=1)] = ("emotion",)
-    sides: Annotated[tuple[Literal["train", "test"], ...], Field(min_length=1)] = ("test",)
+    task: str | None = None
+    colour_by: Annotated[tuple[Literal["emotion", "prediction", "speaker"], ...], Field(min_length=1)] = ("emotion",)
+    splits: Annotated[tuple[Literal["train", "test"], ...], Field(min_length=1)] = ("test",)
 
     @property
     def is_stored(self) -> bool:
-        """Whether run folders hold all of it, so that nothing has to be heard again."""
-        return self.of is None and self.by == ("emotion",) and self.sides == ("test",)
+        """Whether run folders hold all of it, so that no model has to be run."""
+        return self.task is None and self.colour_by == ("emotion",) and self.splits == ("test",)
 
     @model_validator(mode="after")
     def _sweep_has_axis(self) -> Picture:
@@ -114,11 +114,13 @@ class Picture(_Part):
         if self.lines is not None and self.name != "sweep":
             raise ValueError("'lines' belongs to a 'sweep'")
         if not self.is_stored and self.name != "embeddings":
-            raise ValueError("'of', 'by' and 'sides' belong to 'embeddings'")
+            raise ValueError("'task', 'colour_by' and 'splits' belong to 'embeddings'")
         return self
 
 
-Measure = Literal["cosine", "top", "target-neighbours", "prediction-neighbours", "voices", "tasks", "conflicts", "time"]
+Measure = Literal[
+    "cosine", "top", "target-neighbours", "prediction-neighbours", "verification", "tasks", "conflicts", "time"
+]
 
 
 class Table(_Part):
@@ -129,12 +131,12 @@ class Table(_Part):
         table: Number or name in the paper.
         rows_are: Heading of the rows.
         metric: Which score is compared.
-        corpus: What the paper measured on.
-        published_on: Side of the corpus that the published numbers were taken on.
+        corpus: The paper's corpus.
+        published_on: Split of the corpus that the published numbers are from.
         base: Recipe that the rows change, relative to the table file.
-        measures: Further tables: `time`, of one clip; `voices`, of rows that answer who speaks; `tasks` and
-            `conflicts`, of rows of several tasks; of rows that answer words, those of `serein.reproduce.words`.
-        picture: A figure beside the table, `None` for none.
+        measures: Further tables: `time`, of one clip; `verification`, of rows whose task is `speaker`; `tasks` and
+            `conflicts`, of rows of several tasks; of rows of word vectors, those of `serein.reproduce.words`.
+        picture: A figure of the table, `None` for none.
     """
 
     path: Path
@@ -164,14 +166,16 @@ class Table(_Part):
                 raise ValueError(f"row '{row.name}' is compared with '{row.against}', which is no other row")
             if self.picture and self.picture.x and self.picture.x not in row.configuration:
                 raise ValueError(f"row '{row.name}' has no '{self.picture.x}' in its configuration to be drawn at")
-            if row.fusion and (row.recipe or row.changes or row.reference or row.neighbours):
-                raise ValueError(f"row '{row.name}' fuses the others: no recipe, set or neighbours, and no reference")
-            if not row.fusion and row.recipe is None and self.base is None:
+            if row.ensemble and (row.recipe or row.changes or row.reference or row.knn):
+                raise ValueError(
+                    f"row '{row.name}' is the ensemble of the others: no recipe, set or knn, and no reference"
+                )
+            if not row.ensemble and row.recipe is None and self.base is None:
                 raise ValueError(f"row '{row.name}' has no recipe and the table no base")
-        if all(row.fusion for row in self.rows):
+        if all(row.ensemble for row in self.rows):
             raise ValueError("no row trains anything")
-        if sum(row.fusion for row in self.rows) > 1:
-            raise ValueError("two rows fuse the others")
+        if sum(row.ensemble for row in self.rows) > 1:
+            raise ValueError("two rows are the ensemble of the others")
         return self
 
     @property
@@ -190,7 +194,7 @@ class Table(_Part):
 
     @property
     def title(self) -> str:
-        """As it is spoken of: "Table 3", "Figure 4"."""
+        """Its title in the paper: "Table 3", "Figure 4"."""
         if isinstance(self.table, str) and (figure := re.fullmatch(r"figure(\d+)", self.table)):
             return f"Figure {figure[1]}"
         return f"Table {self.table}"
@@ -198,7 +202,7 @@ class Table(_Part):
     @property
     def reference(self) -> Row:
         """The row that the others are compared with."""
-        trained = [row for row in self.rows if not row.fusion]
+        trained = [row for row in self.rows if not row.ensemble]
         return next((row for row in trained if row.reference), trained[0])
 
     def compared_with(self, row: Row) -> Row:
@@ -278,7 +282,7 @@ def read(path: Path) -> Table:
         raise _explain(error, path, values) from None
 
 
-def beside(table: Table, relative: str) -> Path:
+def relative_to_table(table: Table, relative: str) -> Path:
     """Return the path of a recipe that a table names."""
     return Path(os.path.normpath(table.path.parent / relative))
 

@@ -1,4 +1,4 @@
-"""What rows of several tasks came to task by task, and whether their gradients conflict (gao2023, Tables 2 and 3)."""
+"""Scores of every task of multi-task rows, and whether the tasks' gradients conflict (gao2023, Tables 2 and 3)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from serein.evaluation.run_folder import read_recipe, read_run_predictions, run_
 from serein.evaluation.scores import score_predictions
 from serein.evaluation.task_curves import mean_cosines, read_task_curves
 from serein.evaluation.task_scores import TaskScore, chosen_tasks, score_task, task_scores
-from serein.reproduce.comparison import Extra
+from serein.reproduce.comparison import ExtraTable
 from serein.reproduce.table import Row
 
 MISSING = "–"
@@ -18,7 +18,7 @@ _COLUMNS = (("gender", "UA gender", "ua gender"), ("style", "UA style", "ua styl
 Rows = Sequence[tuple[Row, Sequence[Path]]]
 
 
-def task_table(rows: Rows) -> Extra:
+def task_table(rows: Rows) -> ExtraTable:
     """Return UA and WA, and the score of every other task; * where only an earlier stage learned it.
 
     Args:
@@ -30,23 +30,25 @@ def task_table(rows: Rows) -> Extra:
     titles = ["UA", "WA", *(title for _, title, _ in columns)]
     headings = ["row", *(f"{title} {kind}" for title in titles for kind in ("published", "ours"))]
     cells = [[row.title, *_emotion_cells(row, places), *_other_cells(row, places, columns)] for row, places in measured]
-    return Extra("Every task, in per cent; * judged by the model of the stage that learned it last", headings, cells)
+    return ExtraTable(
+        "Every task, in per cent; * evaluated with the model of the stage that learned it last", headings, cells
+    )
 
 
-def conflict_table(rows: Rows) -> Extra:
+def conflict_table(rows: Rows) -> ExtraTable:
     """Return the mean cosines of the tasks' gradients on the layers they share, and how often they are below 0."""
     cells = []
     for row, places in rows:
         curves = [curve for place in places for curve in read_task_curves(place, read_recipe(place))]
         cells += [
-            [row.title, stage, pair, f"{cosine:+.3f}".replace("-", "−"), f"{100 * share:.0f} %"]
-            for stage, pair, cosine, share in mean_cosines(curves)
+            [row.title, stage, pair, f"{cosine:+.3f}".replace("-", "−"), f"{100 * fraction:.0f} %"]
+            for stage, pair, cosine, fraction in mean_cosines(curves)
         ]
     title = "Cosines between the tasks' gradients on shared layers (first two batches of each epoch)"
-    return Extra(title, ["row", "stage", "gradients of", "mean", "epochs below 0"], cells)
+    return ExtraTable(title, ["row", "stage", "gradients of", "mean", "epochs below 0"], cells)
 
 
-TASK_MEASURES: dict[str, Callable[[Rows], Extra]] = {"tasks": task_table, "conflicts": conflict_table}
+TASK_MEASURES: dict[str, Callable[[Rows], ExtraTable]] = {"tasks": task_table, "conflicts": conflict_table}
 
 
 def _emotion_cells(row: Row, places: Sequence[Path]) -> list[str]:
@@ -70,8 +72,8 @@ def _other_cells(row: Row, places: Sequence[Path], columns: Sequence[tuple[str, 
 
 
 def _pooled(task: str, scores: Sequence[TaskScore], places: Sequence[Path]) -> str:
-    """Return the score over all seeds, marked where an earlier stage's model was judged."""
-    predictions: list[Prediction] = [p for place in places for p in read_run_predictions(place, side=task)]
+    """Return the score over all seeds, marked if an earlier stage's model was evaluated."""
+    predictions: list[Prediction] = [p for place in places for p in read_run_predictions(place, kind=task)]
     score = score_task(task, predictions)
     return _with_bounds(score.value, score.interval) + ("*" if scores[0].stage else "")
 

@@ -1,4 +1,4 @@
-"""What a table trains: one run folder for each configuration, seed and data, whichever rows and tables it stands in."""
+"""The trials of a table: one run folder per configuration, seed and data, shared by all rows and tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from serein.evaluation.scores import score_run, write_scores
 from serein.evaluation.task_scores import task_scores
 from serein.progress import Report
 from serein.recipe import Recipe
-from serein.reproduce.table import Row, Table, beside
+from serein.reproduce.table import Row, Table, relative_to_table
 
 _NOT_CONFIGURATION = {"name", "description", "seeds"}
 _HASH_LENGTH = 12
@@ -32,7 +32,7 @@ _LAST_FILE = "predictions.jsonl"  # of a fold
 
 @dataclass(frozen=True)
 class Data:
-    """What a table is measured on.
+    """The data of a table.
 
     Attributes:
         manifest: The user's, or a fair part of it.
@@ -49,11 +49,11 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Unit:
+class Trial:
     """One configuration with one seed.
 
     Attributes:
-        row: A row that it stands in.
+        row: A row that it belongs to.
         recipe: With this one seed, named after its configuration.
         folder: Its run folder, `out/<configuration and data>/seed-<seed>`.
     """
@@ -69,14 +69,14 @@ class Unit:
 
 
 class BusyError(RunError):
-    """Another process is training this unit."""
+    """Another process is training this trial."""
 
 
 # -- data ------------------------------------------------------------------------------------------------------------
 
 
 def take_data(path: Path, limit: int | None, out: Path) -> Data:
-    """Return what to measure on; a part of a manifest is written below `out`.
+    """Return the data of a table; a part of a manifest is written below `out`.
 
     Raises:
         ManifestError: The manifest is missing or wrong.
@@ -95,8 +95,8 @@ def take_data(path: Path, limit: int | None, out: Path) -> Data:
 def fair_part(utterances: Sequence[Utterance], limit: int) -> list[Utterance]:
     """Return at most `limit` utterances of each speaker, session, split and emotion, in the manifest's order.
 
-    Which ones follows from their ids alone, and a smaller limit takes some of those of a larger one. Nobody falls
-    out: every speaker, session and emotion that can make a fold still can.
+    Which ones depends only on their ids, and a smaller limit takes a subset of a larger one. Every speaker, session and
+    emotion is kept.
 
     Example:
         >>> many = [Utterance(id=str(n), audio="a.wav", speaker="anna", emotion="sad") for n in range(5)]
@@ -123,7 +123,7 @@ def row_recipe(table: Table, row: Row, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: A key or value is wrong; names table and row.
     """
-    path = beside(table, row.recipe or table.base or "")
+    path = relative_to_table(table, row.recipe or table.base or "")
     own = [f"{key}={json.dumps(value)}" for key, value in row.changes.items()]  # JSON is YAML
     try:
         return recipes.load(path, [*own, *overrides])
@@ -133,77 +133,77 @@ def row_recipe(table: Table, row: Row, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def configuration_hash(recipe: Recipe, data_sha256: str) -> str:
-    """Return the name of what a recipe trains on some data: not of its name, description and seeds.
+    """Return a hash of a recipe and its data, without the recipe's name, description and seeds.
 
-    Defaults are left out, so that a key that a later version adds does not train everything again.
+    Defaults are left out, so that a new key in a later version does not change existing hashes.
 
     Example:
         >>> one, other = Recipe(name="a", seeds=(1,)), Recipe(name="b", description="the same")
         >>> configuration_hash(one, "0") == configuration_hash(other, "0")
         True
     """
-    said = {key: value for key, value in _said(recipe).items() if key not in _NOT_CONFIGURATION}
-    text = json.dumps([said, data_sha256], sort_keys=True)
+    chosen = {key: value for key, value in _non_defaults(recipe).items() if key not in _NOT_CONFIGURATION}
+    text = json.dumps([chosen, data_sha256], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:_HASH_LENGTH]
 
 
-def _said(value: Any) -> Any:
-    """Return what is said beyond the defaults; a `name` always, because it tells one choice from another."""
+def _non_defaults(value: Any) -> Any:
+    """Return values that differ from the defaults; a `name` always, because it identifies a choice."""
     if isinstance(value, BaseModel):
         fields = {key: (getattr(value, key), field.default) for key, field in type(value).model_fields.items()}
-        return {key: _said(own) for key, (own, default) in fields.items() if key == "name" or own != default}
+        return {key: _non_defaults(own) for key, (own, default) in fields.items() if key == "name" or own != default}
     if isinstance(value, Mapping):
-        return {key: _said(item) for key, item in value.items()}
+        return {key: _non_defaults(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_said(item) for item in value]
+        return [_non_defaults(item) for item in value]
     return value
 
 
-def unit_of(row: str, recipe: Recipe, seed: int, data: Data, out: Path) -> Unit:
-    """Return the unit that trains a row with a seed."""
+def trial_of(row: str, recipe: Recipe, seed: int, data: Data, out: Path) -> Trial:
+    """Return the trial of a row and a seed."""
     name = configuration_hash(recipe, data.sha256)
     own = recipe.model_copy(update={"name": name, "description": "", "seeds": (seed,)})
-    return Unit(row, own, out.absolute() / name / f"seed-{seed}")
+    return Trial(row, own, out.absolute() / name / f"seed-{seed}")
 
 
 # -- training --------------------------------------------------------------------------------------------------------
 
 
-def is_finished(unit: Unit) -> bool:
-    """Tell whether a unit has its scores and every fold's predictions.
+def is_finished(trial: Trial) -> bool:
+    """Return whether a trial has its scores and every fold's predictions.
 
     Raises:
-        RunError: Its folder was made with other defaults, which the name of a configuration does not tell.
+        RunError: Its folder was made with other defaults, which the configuration's hash does not cover.
     """
-    recipe = unit.folder / "recipe.yaml"
-    if recipe.exists() and recipes.load(recipe) != unit.recipe:
+    recipe = trial.folder / "recipe.yaml"
+    if recipe.exists() and recipes.load(recipe) != trial.recipe:
         raise RunError(
-            "was trained by a version of serein with other defaults", where=unit.folder, remedy="Name another --out."
+            "was trained by a version of serein with other defaults", where=trial.folder, remedy="Name another --out."
         )
-    folds = read_json(unit.folder / "folds.json").get("folds", ())
-    done = [(unit.folder / f"fold-{fold['name']}" / f"seed-{unit.seed}" / _LAST_FILE).exists() for fold in folds]
-    return bool(done) and all(done) and (unit.folder / "scores.json").exists()
+    folds = read_json(trial.folder / "folds.json").get("folds", ())
+    done = [(trial.folder / f"fold-{fold['name']}" / f"seed-{trial.seed}" / _LAST_FILE).exists() for fold in folds]
+    return bool(done) and all(done) and (trial.folder / "scores.json").exists()
 
 
-def train(unit: Unit, data: Path, num_jobs: int | None, report: Report) -> None:
-    """Train, predict and score a unit, or what of it is still wanting.
+def train(trial: Trial, data: Path, num_jobs: int | None, report: Report) -> None:
+    """Train, predict and score a trial, or what it still lacks.
 
     Raises:
-        BusyError: Another process is at it.
+        BusyError: Another process is training it.
         SereinError: Recipe and data do not fit.
     """
-    with _locked(unit.folder):
-        if is_finished(unit):  # by another process, while this one waited
+    with _locked(trial.folder):
+        if is_finished(trial):  # by another process, while this one waited
             return
-        is_resumed = (unit.folder / "recipe.yaml").exists()
-        runs.run(unit.recipe, data, unit.folder, is_resumed=is_resumed, num_jobs=num_jobs, report=report)
-        tasks = {score.task: score.to_json() for score in task_scores(unit.folder)}
-        write_scores(score_run(unit.folder), unit.folder, tasks)
+        is_resumed = (trial.folder / "recipe.yaml").exists()
+        runs.run(trial.recipe, data, trial.folder, is_resumed=is_resumed, num_jobs=num_jobs, report=report)
+        tasks = {score.task: score.to_json() for score in task_scores(trial.folder)}
+        write_scores(score_run(trial.folder), trial.folder, tasks)
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep a second table out of a run from before it looks until after it is scored; a kill leaves no lock behind."""
+    """Lock a run folder until it is scored; the lock ends with the process."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.parent / f".{folder.name}.lock", "w") as file:
         try:

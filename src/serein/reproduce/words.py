@@ -1,4 +1,4 @@
-"""What word vectors show beside accuracy: cosines, neighbours, first and second labels (stanley2023, Tables 3 to 6)."""
+"""Measures of word-vector models: cosines, neighbours, first and second labels (stanley2023, Tables 3 to 6)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from serein.data.utterance import Utterance
 from serein.evaluation.intervals import NUM_RESAMPLES, percentile_interval
 from serein.evaluation.predictions import natural_key, read_predictions
 from serein.evaluation.run_folder import run_classes
-from serein.labels.categories import Categories
+from serein.labels.categories import ClassLabels
 from serein.labels.vocabulary import Vocabulary, open_vocabulary
 from serein.labels.votes import NOUNS, distinct_targets, first_and_second, target_words
 from serein.labels.words import normalised
-from serein.reproduce.comparison import Extra
+from serein.reproduce.comparison import ExtraTable
 from serein.reproduce.table import Row
 from serein.tasks.words import mean_vectors
 
@@ -36,16 +36,16 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class WordRun:
-    """A row's finished runs with a task of words.
+    """A row's finished runs whose main task is `words`.
 
     Attributes:
         utterances: Of every prediction, folds and seeds one after the other.
-        vectors: (prediction, feature) what was answered.
+        vectors: (prediction, feature) predicted word vectors.
     """
 
     row: Row
     recipe: recipes.Recipe
-    categories: Categories
+    class_labels: ClassLabels
     utterances: list[Utterance]
     vectors: NDArray[np.float32]
 
@@ -58,34 +58,34 @@ class WordRun:
     def order(self) -> list[str]:
         """Nouns of the recipe's classes, which decide between equally frequent labels."""
         nouns = {**NOUNS, **self.recipe.words.nouns}
-        return [nouns.get(name, name) for name in self.categories.classes]
+        return [nouns.get(name, name) for name in self.class_labels.classes]
 
     def words(self, label_set: LabelSet) -> list[tuple[str, ...]]:
         """Return the words of each utterance's target in a label set."""
         nouns = {**NOUNS, **self.recipe.words.nouns}
-        return [target_words(u, self.categories, label_set, nouns, self.vocabulary) for u in self.utterances]
+        return [target_words(u, self.class_labels, label_set, nouns, self.vocabulary) for u in self.utterances]
 
 
 def word_run(row: Row, places: Sequence[Path], utterances: dict[str, Utterance]) -> WordRun | None:
-    """Read a row's predicted vectors; `None` where nothing is finished or the row answers no words."""
+    """Read a row's predicted vectors; `None` if nothing is finished or its main task is not `words`."""
     if not places:
         return None
     recipe = recipes.load(places[0] / "recipe.yaml")
     if recipe.tasks.main != "words":
         return None
-    said, vectors = [], []
+    predicted, vectors = [], []
     for place in places:
         for path in sorted(place.glob("fold-*/seed-*/predictions.jsonl"), key=natural_key):
-            said += [utterances[prediction.id] for prediction in read_predictions(path)]
+            predicted += [utterances[prediction.id] for prediction in read_predictions(path)]
             vectors.append(load_file(path.with_name("embeddings.safetensors"))["embeddings"])
-    categories = Categories(run_classes(places[0]) or (), dict(recipe.labels.merge))
-    return WordRun(row, recipe, categories, said, np.concatenate(vectors))
+    class_labels = ClassLabels(run_classes(places[0]) or (), dict(recipe.labels.merge))
+    return WordRun(row, recipe, class_labels, predicted, np.concatenate(vectors))
 
 
 def word_tables(
     measures: Sequence[str], rows: Sequence[tuple[Row, Sequence[Path]]], manifest_path: Path
-) -> list[Extra]:
-    """Return the tables that a table file asks for, of the rows that answer words."""
+) -> list[ExtraTable]:
+    """Return the tables that a table file asks for, of the rows whose main task is `words`."""
     if not measures:
         return []
     utterances = {u.id: u for u in manifest.read(manifest_path)}
@@ -96,7 +96,7 @@ def word_tables(
 # -- measures --------------------------------------------------------------------------------------------------------
 
 
-def cosine_table(runs: Sequence[WordRun]) -> Extra:
+def cosine_table(runs: Sequence[WordRun]) -> ExtraTable:
     """Mean cosine of predictions and targets in each label set, with intervals over speakers (Table 3)."""
     rows = []
     for run in runs:
@@ -110,11 +110,11 @@ def cosine_table(runs: Sequence[WordRun]) -> Extra:
         rows.append(cells)
     numbers = ", ".join(f"{name.upper()} {distinct_targets(runs[0].words(name))}" for name in LABEL_SETS)
     title = f"Mean cosine of predictions and targets; different targets: {numbers}"
-    return Extra(title, _headings("model", LABEL_SETS), rows)
+    return ExtraTable(title, _headings("model", LABEL_SETS), rows)
 
 
-def top_table(runs: Sequence[WordRun]) -> Extra:
-    """Share of utterances whose most and second most frequent label is among the ten nearest words (Table 6)."""
+def top_table(runs: Sequence[WordRun]) -> ExtraTable:
+    """Per cent of utterances whose most and second most frequent label is among the ten nearest words (Table 6)."""
     names = [f"{label_set} {label}" for label_set in ("s2", "s3") for label in ("l1", "l2")]
     rows, ties = [], 0
     for run in runs:
@@ -135,10 +135,10 @@ def top_table(runs: Sequence[WordRun]) -> Extra:
                 ]
         rows.append(cells)
     title = f"First (l1) and second (l2) label among the {NUM_TOP} nearest words, in per cent; {ties} ties"
-    return Extra(title, _headings("model", names), rows)
+    return ExtraTable(title, _headings("model", names), rows)
 
 
-def target_neighbours(runs: Sequence[WordRun]) -> Extra:
+def target_neighbours(runs: Sequence[WordRun]) -> ExtraTable:
     """The words nearest to the commonest targets of several words, and to the classes (Table 4)."""
     run = runs[0]
     rows = []
@@ -148,23 +148,23 @@ def target_neighbours(runs: Sequence[WordRun]) -> Extra:
         for words in mixed[: 4 if label_set == "s1" else 3]:
             nearest, _ = run.vocabulary.nearest(mean_vectors([words], run.vocabulary), NUM_NEIGHBOURS)
             rows.append([label_set, ", ".join(words), *nearest[0]])
-    return Extra("Words nearest to targets", ["set", "label", *_ordinals()], rows)
+    return ExtraTable("Words nearest to targets", ["set", "label", *_ordinals()], rows)
 
 
-def prediction_neighbours(runs: Sequence[WordRun]) -> Extra:
+def prediction_neighbours(runs: Sequence[WordRun]) -> ExtraTable:
     """The words nearest to the mean prediction of each class (Table 5)."""
     rows = []
     for run in runs:
-        labels = np.array([run.categories.label(u) or "" for u in run.utterances])
-        for name in run.categories.classes:
+        labels = np.array([run.class_labels.label(u) or "" for u in run.utterances])
+        for name in run.class_labels.classes:
             if (labels == name).any():
                 mean = run.vectors[labels == name].mean(axis=0, keepdims=True)
                 nearest, _ = run.vocabulary.nearest(mean, NUM_NEIGHBOURS)
                 rows.append([run.row.title, name, *nearest[0]])
-    return Extra("Words nearest to the mean prediction of each class", ["model", "class", *_ordinals()], rows)
+    return ExtraTable("Words nearest to the mean prediction of each class", ["model", "class", *_ordinals()], rows)
 
 
-MEASURES: dict[str, Callable[[Sequence[WordRun]], Extra]] = {
+MEASURES: dict[str, Callable[[Sequence[WordRun]], ExtraTable]] = {
     "cosine": cosine_table,
     "top": top_table,
     "target-neighbours": target_neighbours,

@@ -1,4 +1,4 @@
-"""Who is let in: counts of what is under way, of all and of each client, and of the bytes in memory."""
+"""Concurrency limits: requests, streams and upload bytes, in total and for each client."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from serein.serving.limits import Limits
 from serein.serving.problems import busy, too_many
 
 
-class Admission:
-    """Counts, all of them changed on the event loop alone.
+class ConcurrencyLimiter:
+    """Counters that change only on the event loop.
 
     Args:
-        retry_after_s: When trying again makes sense.
+        retry_after_s: Returns the seconds after which a client should try again.
     """
 
     def __init__(self, limits: Limits, retry_after_s: Callable[[], float] = lambda: 1.0) -> None:
@@ -28,10 +28,11 @@ class Admission:
 
     @contextmanager
     def request(self, client: str) -> Iterator[None]:
-        """Let one request in.
+        """Count one request while it runs.
 
         Raises:
-            Problem: 429 when the client has too many under way, 503 when all have, or the service ends.
+            HTTPProblem: 429 if this client has too many requests, 503 if all clients together do or the service is
+                shutting down.
         """
         self._require_open()
         if self.num_requests >= self.limits.at_once:
@@ -45,7 +46,7 @@ class Admission:
 
     @contextmanager
     def stream(self, client: str) -> Iterator[None]:
-        """Let one stream in; see `request`."""
+        """Count one stream while it is open; see `request`."""
         self._require_open()
         if self.num_streams >= self.limits.streams:
             raise busy("Too many streams are open.", max(5.0, self.retry_after_s()))
@@ -58,10 +59,10 @@ class Admission:
 
     @contextmanager
     def memory(self) -> Iterator[Callable[[int], None]]:
-        """Yield what takes in bytes; they are given back at the end.
+        """Yield a function that reserves bytes; they are released at the end.
 
         Raises:
-            Problem: 503, when called for more than there is room for.
+            HTTPProblem: 503 if more is reserved than the limit allows.
         """
         own = 0
 

@@ -1,4 +1,4 @@
-"""Requests that come together are heard together: one thread owns the model, and a bounded queue leads to it."""
+"""Dynamic batching: one thread owns the model and takes what has arrived from a bounded queue."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from dataclasses import dataclass
 from threading import Condition, Thread
 
 from serein.data.audio import SAMPLE_RATE_HZ, Waveform
-from serein.inference.predictor import Answer
+from serein.inference.predictor import Prediction
 
-BATCH_S = 60.0  # of sound that is heard together; more would keep streams waiting
+BATCH_S = 60.0  # of audio in one batch; more would keep streams waiting
 _SMOOTHED = 0.9
 
-Hear = Callable[[Sequence[Waveform], Sequence[str]], list[Answer]]
-Answers = Future[list[Answer]]
+Predict = Callable[[Sequence[Waveform], Sequence[str]], list[Prediction]]
+Answers = Future[list[Prediction]]
 
 
 class FullError(Exception):
-    """No more can wait."""
+    """The queue is full."""
 
 
 @dataclass(frozen=True)
 class _Job:
     waveforms: Sequence[Waveform]
-    answers: Answers
+    result: Answers
 
     @property
-    def sound_s(self) -> float:
+    def audio_s(self) -> float:
         return sum(map(len, self.waveforms)) / SAMPLE_RATE_HZ
 
 
 class Batcher:
-    """Hears what is submitted, in order, as much at once as has come meanwhile.
+    """Runs the model on submitted jobs in order, in batches of whatever has arrived.
 
     Args:
-        hear: Answers for waveforms, alike in any batch.
+        predict: Returns predictions of waveforms; batching does not change them.
         most_waiting: Jobs that may wait.
-        on_batch: Told of each batch how many waveforms it had, their seconds, and the seconds it took.
+        on_batch: Called after each batch with its number of waveforms, their seconds, and the seconds it took.
     """
 
     def __init__(
-        self, hear: Hear, most_waiting: int, on_batch: Callable[[int, float, float], None] = lambda *_: None
+        self, predict: Predict, most_waiting: int, on_batch: Callable[[int, float, float], None] = lambda *_: None
     ) -> None:
-        self.hear = hear
+        self.predict = predict
         self.most_waiting = most_waiting
         self.on_batch = on_batch
-        self.load = 0.02  # seconds that a second of sound takes, as of late
+        self.load = 0.02  # recent seconds of work per second of audio
         self._waiting: deque[_Job] = deque()
         self._changed = Condition()
         self._is_closed = False
@@ -57,22 +57,22 @@ class Batcher:
 
     @property
     def is_alive(self) -> bool:
-        """Whether what is submitted will be heard."""
+        """Whether submitted jobs will be run."""
         return self._thread.is_alive() and not self._is_closed
 
     @property
     def num_waiting(self) -> int:
-        """Jobs that wait."""
+        """Number of waiting jobs."""
         return len(self._waiting)
 
     @property
     def expected_s(self) -> float:
-        """Seconds until what waits now will have been heard."""
+        """Seconds until the jobs that wait now will be done."""
         with self._changed:
-            return self.load * sum(job.sound_s for job in self._waiting)
+            return self.load * sum(job.audio_s for job in self._waiting)
 
     def submit(self, waveforms: Sequence[Waveform]) -> Answers:
-        """Take waveforms; a future that is cancelled before its turn costs nothing.
+        """Queue waveforms; a future that is cancelled before its turn costs nothing.
 
         Raises:
             FullError: Too many wait already, or the batcher is closed.
@@ -83,10 +83,10 @@ class Batcher:
                 raise FullError
             self._waiting.append(job)
             self._changed.notify()
-        return job.answers
+        return job.result
 
     def close(self) -> None:
-        """Hear what waits, then end."""
+        """Run the waiting jobs, then stop."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
@@ -95,37 +95,37 @@ class Batcher:
     def _work(self) -> None:
         while jobs := self._next():
             started_s = time.perf_counter()
-            self._answer(jobs)
-            took_s, sound_s = time.perf_counter() - started_s, sum(job.sound_s for job in jobs)
-            self.load = _SMOOTHED * self.load + (1 - _SMOOTHED) * took_s / max(sound_s, 1e-3)
-            self.on_batch(sum(len(job.waveforms) for job in jobs), sound_s, took_s)
+            self._run(jobs)
+            took_s, audio_s = time.perf_counter() - started_s, sum(job.audio_s for job in jobs)
+            self.load = _SMOOTHED * self.load + (1 - _SMOOTHED) * took_s / max(audio_s, 1e-3)
+            self.on_batch(sum(len(job.waveforms) for job in jobs), audio_s, took_s)
 
     def _next(self) -> list[_Job]:
-        """Wait for work, and take as much as is heard together; nothing once all is done."""
+        """Wait for jobs and take one batch of them; an empty list once closed and done."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._is_closed)
                 taken: list[_Job] = []
-                while self._waiting and (not taken or _sound_s(taken) + self._waiting[0].sound_s <= BATCH_S):
+                while self._waiting and (not taken or _sound_s(taken) + self._waiting[0].audio_s <= BATCH_S):
                     taken.append(self._waiting.popleft())
-            wanted = [job for job in taken if job.answers.set_running_or_notify_cancel()]
+            wanted = [job for job in taken if job.result.set_running_or_notify_cancel()]
             if wanted or not taken:
                 return wanted
 
-    def _answer(self, jobs: Sequence[_Job]) -> None:
-        """Answer jobs together; when that fails each alone, so that one does not spoil the others."""
+    def _run(self, jobs: Sequence[_Job]) -> None:
+        """Run jobs as one batch; if that fails, each alone, so that one bad job does not fail the others."""
         waveforms = [waveform for job in jobs for waveform in job.waveforms]
         try:
-            answers = iter(self.hear(waveforms, ["-"] * len(waveforms)))
+            predictions = iter(self.predict(waveforms, ["-"] * len(waveforms)))
             for job in jobs:
-                job.answers.set_result([next(answers) for _ in job.waveforms])
+                job.result.set_result([next(predictions) for _ in job.waveforms])
         except Exception as error:
             if len(jobs) == 1:
-                jobs[0].answers.set_exception(error)
+                jobs[0].result.set_exception(error)
                 return
             for job in jobs:
-                self._answer([job])
+                self._run([job])
 
 
 def _sound_s(jobs: Sequence[_Job]) -> float:
-    return sum(job.sound_s for job in jobs)
+    return sum(job.audio_s for job in jobs)

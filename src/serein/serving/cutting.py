@@ -1,4 +1,4 @@
-"""Speech is found in many streams at once: what has come while the last pieces were heard makes the next batch."""
+"""Batched voice activity detection: chunks that arrive from many streams meanwhile make the next batch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class _Piece:
     windows: asyncio.Future[list[Window]]
 
 
-class Cutting:
-    """Takes pieces of streams on the event loop, and cuts them in a thread."""
+class BatchedVad:
+    """Takes chunks of streams on the event loop and runs voice activity detection in a thread."""
 
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
@@ -27,7 +27,7 @@ class Cutting:
         self._working: asyncio.Task[None] | None = None
 
     async def cut(self, stream: Stream, samples: Waveform) -> list[Window]:
-        """Return the windows that (sample,) float32 more complete; a stream waits for them before its next piece."""
+        """Return the windows completed by (sample,) float32 more; a stream awaits them before its next chunk."""
         piece = _Piece(stream, samples, asyncio.get_running_loop().create_future())
         self._waiting.append(piece)
         if self._working is None:

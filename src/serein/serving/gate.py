@@ -1,4 +1,4 @@
-"""What stands before the application: keys, counts, sizes and times, before a byte of an upload is read."""
+"""Middleware that checks keys, limits, sizes and times before a byte of an upload is read."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serein.serving.keys import Keys
 from serein.serving.limits import Limits
-from serein.serving.problems import Problem, response, too_large, unauthorised
+from serein.serving.problems import HTTPProblem, response, too_large, unauthorised
 from serein.serving.service import Service
 
 GUARDED = ("/v1/", "/metrics")
-_FORM_BYTES = 100_000  # of a form, beside the recordings in it
+_FORM_BYTES = 100_000  # of a form, apart from its recordings
 _ROUTES = ("/v1/predict", "/v1/predict/batch", "/v1/models", "/v1/stream", "/healthz", "/readyz", "/metrics")
 
 
-class Gate:
-    """Refuses what must not come in, and measures what does."""
+class Middleware:
+    """Refuses requests that are not allowed, and measures the rest."""
 
     def __init__(self, app: ASGIApp, service: Service, keys: Keys | None) -> None:
         self.app = app
@@ -40,14 +40,14 @@ class Gate:
             await send(message)
 
         try:
-            await self._let_in(scope, receive, measured)
-        except Problem as problem:
+            await self._check(scope, receive, measured)
+        except HTTPProblem as problem:
             await response(problem)(scope, receive, measured)
         finally:
-            self.service.measures.requests.labels(route, str(status)).inc()
-            self.service.measures.request_s.labels(route).observe(time.perf_counter() - started_s)
+            self.service.metrics.requests.labels(route, str(status)).inc()
+            self.service.metrics.request_s.labels(route).observe(time.perf_counter() - started_s)
 
-    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _check(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.keys and scope["path"].startswith(GUARDED) and not self.keys.allows(_header(scope, b"authorization")):
             raise unauthorised()
         if scope["method"] != "POST" or not scope["path"].startswith(GUARDED):
@@ -59,13 +59,13 @@ class Gate:
         if (length := _header(scope, b"content-length")).isdigit() and int(length) > most:
             raise too_large(most)
         with ExitStack() as taken:
-            taken.enter_context(self.service.admission.request(client_of(scope)))
-            take = taken.enter_context(self.service.admission.memory())
+            taken.enter_context(self.service.limiter.request(client_of(scope)))
+            take = taken.enter_context(self.service.limiter.memory())
             await self.app(scope, _Intake(receive, most, take, limits), send)
 
 
 class _Intake:
-    """A body that comes in no larger and no slower than allowed; sizes that are announced are not believed."""
+    """Limits the size and time of a request body; announced sizes are not trusted."""
 
     def __init__(self, receive: Receive, most_bytes: int, take: Callable[[int], None], limits: Limits) -> None:
         self.receive = receive
@@ -77,11 +77,11 @@ class _Intake:
 
     async def __call__(self) -> Message:
         if self.is_whole:
-            return await self.receive()  # tells when the client is gone
+            return await self.receive()  # returns when the client disconnects
         try:
             message = await asyncio.wait_for(self.receive(), self.until_s - time.monotonic())
         except TimeoutError:
-            raise Problem(408, "too-slow", f"Not all came within {self.limits.upload_s:g} s. Send less.") from None
+            raise HTTPProblem(408, "too-slow", f"Not all came within {self.limits.upload_s:g} s. Send less.") from None
         num_bytes = len(message.get("body", b""))
         self.room -= num_bytes
         if self.room < 0:
@@ -92,7 +92,7 @@ class _Intake:
 
 
 def client_of(scope: Scope) -> str:
-    """Return who asks: the address that the connection, or a trusted proxy, names."""
+    """Return the client's address, as the connection or a trusted proxy gives it."""
     client = scope.get("client")
     return str(client[0]) if client else "unknown"
 

@@ -1,4 +1,4 @@
-"""Who may ask: keys from a file, compared in constant time."""
+"""API keys from a file, compared in constant time."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Keys:
 
 
 def read_keys(path: str | Path) -> Keys:
-    """Read a file with a key a line; empty lines and lines from # on say nothing.
+    """Read a file with one key per line; empty lines and lines that start with # are skipped.
 
     Raises:
-        SereinError: It cannot be read, holds no key, or one that is easily guessed.
+        SereinError: The file cannot be read, holds no key, or holds one that is too short.
     """
     try:
         lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]

@@ -1,4 +1,4 @@
-"""How much a service takes on: of one client, and of all together."""
+"""Limits of a service, for one client and for all together."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ MEGABYTE = 1_000_000
 
 @dataclass(frozen=True)
 class Limits:
-    """Every number is a most.
+    """Upper limits of a service.
 
     Attributes:
         upload_bytes: Size of one recording, as sent.
-        upload_s: Seconds until a request has come in whole.
+        upload_s: Seconds until a request has arrived in full.
         recording_s: Length of one recording, in seconds.
         num_files: Recordings in one batch.
-        at_once: Requests that are taken in or heard at once, of all clients.
-        per_client: Requests and streams of one client at once.
-        memory_bytes: All uploads that are in memory at once.
-        answer_s: Seconds until an answer, from when a request has come.
-        streams: Streams at once.
+        at_once: Concurrent requests of all clients.
+        per_client: Concurrent requests and streams of one client.
+        memory_bytes: All uploads in memory together.
+        answer_s: Seconds from a request's arrival to its response.
+        streams: Concurrent streams.
         stream_s: Length of one stream, in seconds.
-        idle_s: Seconds without a sound after which a stream is ended.
+        idle_s: Seconds without a message after which a stream is closed.
 
     Raises:
         RecipeError: A number is not positive.

@@ -1,4 +1,4 @@
-"""What a service tells Prometheus of itself."""
+"""Prometheus metrics of a service."""
 
 from __future__ import annotations
 
@@ -9,45 +9,45 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
-class Measures:
-    """Counters of one service."""
+class Metrics:
+    """Counters, gauges and histograms of one service."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self.requests = self._counter("requests", "Requests that were answered.", ["route", "status"])
+        self.requests = self._counter("requests", "Requests by route and status.", ["route", "status"])
         self.request_s = Histogram(
             "serein_request_seconds",
-            "From a request's first byte to its answer.",
+            "Seconds from a request's first byte to its response.",
             ["route"],
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self.sound_s = self._counter("sound_seconds", "Sound that the model heard.")
-        self.model_s = self._counter("model_seconds", "Time that the model took.")
+        self.audio_s = self._counter("audio_seconds", "Seconds of audio that the model processed.")
+        self.model_s = self._counter("model_seconds", "Seconds that the model took.")
         self.batch_clips = Histogram(
             "serein_batch_clips",
-            "Clips that were heard together.",
+            "Clips in one batch of the model.",
             buckets=(1, 2, 4, 8, 16, 32, 64, 128),
             registry=self.registry,
         )
-        self.under_way = self._gauge("requests_under_way", "Requests that are taken in or heard.")
-        self.streams = self._gauge("streams", "Streams that are open.")
-        self.upload_bytes = self._gauge("upload_bytes", "Uploads that are in memory.")
-        self.waiting = self._gauge("jobs_waiting", "Jobs that wait for the model.")
+        self.in_progress = self._gauge("requests_in_progress", "Requests in progress.")
+        self.streams = self._gauge("streams", "Open streams.")
+        self.upload_bytes = self._gauge("upload_bytes", "Bytes of uploads in memory.")
+        self.waiting = self._gauge("jobs_waiting", "Jobs waiting for the model.")
 
-    def batch(self, num_clips: int, sound_s: float, took_s: float) -> None:
-        """Take in one batch."""
+    def batch(self, num_clips: int, audio_s: float, took_s: float) -> None:
+        """Record one batch."""
         self.batch_clips.observe(num_clips)
-        self.sound_s.inc(sound_s)
+        self.audio_s.inc(audio_s)
         self.model_s.inc(took_s)
 
-    def watch(self, gauge: Gauge, value: Callable[[], float]) -> None:
-        """Let a gauge say what it is asked for."""
+    def observe(self, gauge: Gauge, value: Callable[[], float]) -> None:
+        """Let a gauge call a function for its value."""
         gauge.set_function(value)
 
     def text(self) -> bytes:
-        """Return everything as Prometheus reads it."""
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
     def _counter(self, name: str, what: str, labels: list[str] | None = None) -> Counter:

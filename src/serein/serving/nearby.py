@@ -1,4 +1,4 @@
-"""What is near to a recording as the model hears it: words of its vocabulary, and clips of a store."""
+"""Nearest neighbours of a recording's embedding: words of the model's vocabulary, and clips of a datastore."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from serein import hub
 from serein.errors import ModelError
-from serein.inference.box import box_folder
-from serein.inference.neighbour_store import Store, model_digest, open_store
+from serein.inference.box import default_model_folder
+from serein.inference.neighbour_store import Datastore, model_digest, open_datastore
 from serein.inference.predictor import Predictor
-from serein.inference.words import vocabulary_behind
+from serein.inference.words import vocabulary_of_model
 from serein.labels.vocabulary import Vocabulary
 from serein.labels.words import WordClasses
 
@@ -21,32 +21,32 @@ NUM_NEAREST = 5
 
 
 @dataclass(frozen=True)
-class Nearby:
-    """Where to look.
+class Neighbours:
+    """What to search.
 
     Attributes:
-        vocabulary: Of a model of words.
-        store: Labelled clips, as this model embeds them.
-        classes: Of the model.
+        vocabulary: Of a model of words; else `None`.
+        datastore: Labelled clips, embedded by this model.
+        classes: The model's classes.
     """
 
     vocabulary: Vocabulary | None = None
-    store: Store | None = None
+    datastore: Datastore | None = None
     classes: tuple[str, ...] = ()
 
     def words(self, embedding: NDArray[np.float32]) -> list[dict[str, object]] | None:
-        """Return the nearest words, nearest first; `None` where there is no vocabulary."""
+        """Return the nearest words, nearest first; `None` without a vocabulary."""
         if self.vocabulary is None:
             return None
         words, cosines = self.vocabulary.nearest(embedding[None], NUM_NEAREST)
         return [{"word": word, "cosine": round(float(c), 6)} for word, c in zip(words[0], cosines[0], strict=True)]
 
     def clips(self, embedding: NDArray[np.float32]) -> list[dict[str, object]] | None:
-        """Return the nearest clips, nearest first, without saying where they lie; `None` where there is no store."""
-        if self.store is None:
+        """Return the nearest clips, nearest first, without their paths; `None` without a datastore."""
+        if self.datastore is None:
             return None
-        nearest = self.store.examples.nearest(embedding[None], min(NUM_NEAREST, len(self.store.examples)))
-        clips = self.store.clips_at(nearest.rows[0].tolist())
+        nearest = self.datastore.embeddings.nearest(embedding[None], min(NUM_NEAREST, len(self.datastore.embeddings)))
+        clips = self.datastore.clips_at(nearest.rows[0].tolist())
         return [
             {
                 "id": clip.id,
@@ -61,23 +61,23 @@ class Nearby:
         ]
 
 
-def nearby(model: str | None, predictor: Predictor, store: Path | None) -> Nearby:
-    """Open what a model can look into.
+def open_neighbours(model: str | None, predictor: Predictor, datastore: Path | None) -> Neighbours:
+    """Open a model's vocabulary, if it has one, and a datastore.
 
     Args:
-        model: Its folder or Hub name; `None` is the one inside the package.
-        store: Folder of a store of labelled clips.
+        model: Its folder or Hub name; `None` is the default model.
+        datastore: Folder of a datastore of labelled clips.
 
     Raises:
-        ModelError: The store is another model's, or the model's vocabulary has changed.
+        ModelError: The datastore belongs to another model, or the model's vocabulary has changed.
     """
-    has_words = isinstance(predictor.content.labels[predictor.task], WordClasses)
-    vocabulary = vocabulary_behind(predictor) if has_words else None
-    if store is None:
-        return Nearby(vocabulary, None, predictor.classes)
-    folder = box_folder() if model is None else Path(hub.folder_of(model, expected="a model folder"))
-    opened = open_store(store)
+    has_words = isinstance(predictor.checkpoint.labels[predictor.task], WordClasses)
+    vocabulary = vocabulary_of_model(predictor) if has_words else None
+    if datastore is None:
+        return Neighbours(vocabulary, None, predictor.classes)
+    folder = default_model_folder() if model is None else Path(hub.folder_of(model, expected="a model folder"))
+    opened = open_datastore(datastore)
     opened.require_model(model_digest(folder), str(folder))
-    if not len(opened.examples):
-        raise ModelError("holds no clips", where=store, remedy="Add some: serein neighbours add --help.")
-    return Nearby(vocabulary, opened, predictor.classes)
+    if not len(opened.embeddings):
+        raise ModelError("holds no clips", where=datastore, remedy="Add some: serein knn add --help.")
+    return Neighbours(vocabulary, opened, predictor.classes)

@@ -17,9 +17,9 @@ from serein.inference.stream import NoSpeechError
 from serein.inference.timeline import Timeline
 from serein.serving import page_parts as parts
 from serein.serving.keys import Keys
-from serein.serving.problems import Problem, in_words
+from serein.serving.problems import HTTPProblem, in_words
 from serein.serving.routes import named
-from serein.serving.schemas import Reply, reply_of
+from serein.serving.schemas import PredictionResponse, prediction_response
 from serein.serving.service import Service
 
 if TYPE_CHECKING:
@@ -105,29 +105,29 @@ async def answered(service: Service, path: str | None) -> str:
     if path is None:
         return parts.complaint("There is no recording yet: record one, or upload a file.")
     try:
-        with service.admission.request(_VISITOR), service.admission.memory() as take:
+        with service.limiter.request(_VISITOR), service.limiter.memory() as take:
             take(Path(path).stat().st_size)
             upload = Upload(Path(path).read_bytes(), named(path))
             return await _shown(service, upload)
     except AudioError as error:
         return parts.complaint(in_words(error))
-    except Problem as problem:
+    except HTTPProblem as problem:
         return parts.complaint(str(problem.detail))
 
 
 async def _shown(service: Service, upload: Upload) -> str:
     note = ""
     try:
-        heard = await service.hear(upload, "all")
+        heard = await service.predict(upload, "always")
     except NoSpeechError:
-        heard = await service.hear(upload, "none")
+        heard = await service.predict(upload, "never")
         note = parts.note("No speech was found, so all of it was heard at once.")
-    return await service.aside(lambda: note + _drawn(heard, reply_of(heard, service.nearby)))
+    return await service.run_in_thread(lambda: note + _drawn(heard, prediction_response(heard, service.neighbours)))
 
 
-def _drawn(heard: object, reply: Reply) -> str:
-    drawing = parts.picture(heard, reply.name) if isinstance(heard, Timeline) else ""
-    columns = parts.shares(reply) + parts.passages(reply) + parts.nearest(reply)
+def _drawn(heard: object, reply: PredictionResponse) -> str:
+    drawing = parts.picture(heard, reply.file) if isinstance(heard, Timeline) else ""
+    columns = parts.probabilities(reply) + parts.segments(reply) + parts.nearest(reply)
     return drawing + columns + parts.downloads(reply)
 
 

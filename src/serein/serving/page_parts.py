@@ -13,7 +13,7 @@ from serein.evaluation.over_time import timeline_picture
 from serein.evaluation.style import emotion_colours
 from serein.inference.formats import clock
 from serein.inference.timeline import Timeline
-from serein.serving.schemas import Reply
+from serein.serving.schemas import PredictionResponse
 
 _DRAWING = Lock()  # matplotlib's settings are the process's
 
@@ -23,47 +23,49 @@ def picture(timeline: Timeline, name: str) -> str:
     with _DRAWING:
         page = io.BytesIO()
         timeline_picture(timeline).savefig(page, format="png", dpi=110, facecolor="white", bbox_inches="tight")
-    said = "; ".join(f"{clock(each.start_s)} to {clock(each.end_s)} {each.said}" for each in timeline.passages[:20])
+    said = "; ".join(
+        f"{clock(each.start_s)} to {clock(each.end_s)} {each.label_or_rejection}" for each in timeline.segments[:20]
+    )
     alt = escape(f"Waveform of {name} with its emotions: {said}", quote=True)
     image = f'<img class="serein-picture" alt="{alt}" src="{_data("image/png", page.getvalue())}">'
     return f'<div class="serein-scroll" tabindex="0" role="group" aria-label="Emotions over time">{image}</div>'
 
 
-def shares(reply: Reply) -> str:
+def probabilities(reply: PredictionResponse) -> str:
     """Return the share of every class as bars, the largest first."""
-    colours = emotion_colours(list(reply.shares))
+    colours = emotion_colours(list(reply.probabilities))
     rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td class="serein-bar"><span style="width:{100 * share:.1f}%;'
-        f'background:{colours[name]}"></span></td><td class="serein-number">{100 * share:.0f} %</td></tr>'
-        for name, share in sorted(reply.shares.items(), key=lambda each: -each[1])
+        f'<tr><th scope="row">{escape(name)}</th><td class="serein-bar"><span style="width:{100 * probability:.1f}%;'
+        f'background:{colours[name]}"></span></td><td class="serein-number">{100 * probability:.0f} %</td></tr>'
+        for name, probability in sorted(reply.probabilities.items(), key=lambda each: -each[1])
     )
-    answer = reply.withheld or reply.label or ""
+    answer = reply.rejected or reply.label or ""
     heading = f"{escape(answer)}, {100 * reply.confidence:.0f} %"
-    return f'<h2>{heading}</h2><table class="serein"><caption>Class shares</caption>{rows}</table>'
+    return f'<h2>{heading}</h2><table class="serein"><caption>Class probabilities</caption>{rows}</table>'
 
 
-def passages(reply: Reply) -> str:
+def segments(reply: PredictionResponse) -> str:
     """Return the passages as a table; nothing for what was not heard over time."""
     rows = [
-        (clock(each.start_s), clock(each.end_s), each.withheld or each.label or "", f"{100 * each.confidence:.0f} %")
-        for each in reply.passages or ()
+        (clock(each.start_s), clock(each.end_s), each.rejected or each.label or "", f"{100 * each.confidence:.0f} %")
+        for each in reply.segments or ()
     ]
     return _table("Emotions over time", ("from", "to", "heard", "share"), rows)
 
 
-def nearest(reply: Reply) -> str:
+def nearest(reply: PredictionResponse) -> str:
     """Return the nearest words and clips as tables."""
     words = [(each.word, f"{each.cosine:.2f}") for each in reply.words or ()]
     clips = [
         (each.label, each.id, each.speaker or "", each.corpus or "", f"{each.distance:.2f}")
-        for each in reply.clips or ()
+        for each in reply.neighbours or ()
     ]
     return _table("Nearest words", ("word", "cosine"), words) + _table(
         "Nearest labelled clips", ("label", "clip", "speaker", "corpus", "distance"), clips
     )
 
 
-def downloads(reply: Reply) -> str:
+def downloads(reply: PredictionResponse) -> str:
     """Return links that carry the answer as JSON and as CSV; nothing is kept on the server for them."""
     files = (
         ("serein.json", "application/json", reply.model_dump_json(indent=2)),
@@ -86,14 +88,14 @@ def note(text: str) -> str:
     return f'<p role="status" class="serein-note">{escape(text)}</p>'
 
 
-def _as_csv(reply: Reply) -> str:
+def _as_csv(reply: PredictionResponse) -> str:
     page = io.StringIO()
     writer = csv.writer(page)
-    writer.writerow(["start_s", "end_s", "label", "confidence", *reply.shares])
-    whole = (0.0, reply.duration_s, reply.withheld or reply.label, reply.confidence, *reply.shares.values())
+    writer.writerow(["start_s", "end_s", "label", "confidence", *reply.probabilities])
+    whole = (0.0, reply.duration_s, reply.rejected or reply.label, reply.confidence, *reply.probabilities.values())
     parts = [
-        (each.start_s, each.end_s, each.withheld or each.label, each.confidence, *each.shares.values())
-        for each in reply.passages or ()
+        (each.start_s, each.end_s, each.rejected or each.label, each.confidence, *each.probabilities.values())
+        for each in reply.segments or ()
     ]
     writer.writerows(parts or [whole])
     return page.getvalue()

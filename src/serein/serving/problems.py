@@ -1,4 +1,4 @@
-"""What is wrong with a request, as a JSON problem (RFC 9457)."""
+"""Errors of requests as problem details (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from serein.data.audio import TooLongAudioError
 from serein.errors import AudioError
 
 MEDIA_TYPE = "application/problem+json"
-GONE = 499  # nginx's number for a client that did not wait; nobody reads it but the metrics
+GONE = 499  # nginx's status for a client that closed the connection; only the metrics see it
 
 
-class Problem(HTTPException):
-    """Why a request is refused.
+class HTTPProblem(HTTPException):
+    """An error response.
 
     Args:
-        kind: What tells the problem from others, for programs.
-        detail: The same in words.
-        retry_after_s: When trying again makes sense.
+        kind: Identifies the kind of problem, for programs.
+        detail: The problem in a sentence, for people.
+        retry_after_s: Seconds after which a client should try again.
     """
 
     def __init__(self, status: int, kind: str, detail: str, *, retry_after_s: float | None = None) -> None:
@@ -41,12 +41,12 @@ class Problem(HTTPException):
         }
 
 
-def response(problem: Problem) -> JSONResponse:
-    """Return a problem as it goes to the client."""
+def response(problem: HTTPProblem) -> JSONResponse:
+    """Return a problem as a response."""
     return JSONResponse(problem.to_json(), problem.status_code, dict(problem.headers or {}), MEDIA_TYPE)
 
 
-def of_recording(error: AudioError) -> Problem:
+def of_recording(error: AudioError) -> HTTPProblem:
     """Return what is wrong with a recording.
 
     Example:
@@ -54,32 +54,32 @@ def of_recording(error: AudioError) -> Problem:
         'a.wav: silent. Record it again.'
     """
     kind = "too-long" if isinstance(error, TooLongAudioError) else "unusable-recording"
-    return Problem(422, kind, in_words(error))
+    return HTTPProblem(422, kind, in_words(error))
 
 
 def in_words(error: AudioError) -> str:
-    """Return an error without remedies that mean the command line."""
+    """Return an error's text, without a remedy that is about the command line."""
     remedied = error.remedy and "--" not in error.remedy and "list" not in error.remedy
     return str(error) if remedied else str(AudioError(error.what, where=error.where))
 
 
-def unauthorised() -> Problem:
-    return Problem(401, "unauthorised", "Send your key: 'Authorization: Bearer KEY'.")
+def unauthorised() -> HTTPProblem:
+    return HTTPProblem(401, "unauthorised", "Send your key: 'Authorization: Bearer KEY'.")
 
 
-def too_large(most_bytes: int) -> Problem:
-    return Problem(413, "too-large", f"More than {most_bytes} bytes are not taken. Send less, or FLAC instead of WAV.")
+def too_large(most_bytes: int) -> HTTPProblem:
+    return HTTPProblem(413, "too-large", f"The limit is {most_bytes} bytes. Send less, or FLAC instead of WAV.")
 
 
-def too_many(most: int) -> Problem:
-    return Problem(
-        429, "too-many-requests", f"You have {most} requests under way. Wait for their answers.", retry_after_s=1
+def too_many(most: int) -> HTTPProblem:
+    return HTTPProblem(
+        429, "too-many-requests", f"You have {most} requests in progress. Wait for their responses.", retry_after_s=1
     )
 
 
-def busy(what: str, retry_after_s: float) -> Problem:
-    return Problem(503, "busy", f"{what} Try again later.", retry_after_s=retry_after_s)
+def busy(what: str, retry_after_s: float) -> HTTPProblem:
+    return HTTPProblem(503, "busy", f"{what} Try again later.", retry_after_s=retry_after_s)
 
 
-def gone() -> Problem:
-    return Problem(GONE, "gone", "The client did not wait for the answer.")
+def gone() -> HTTPProblem:
+    return HTTPProblem(GONE, "gone", "The client closed the connection before the response.")

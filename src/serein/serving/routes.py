@@ -1,4 +1,4 @@
-"""The service over HTTP."""
+"""The service's HTTP routes."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from serein.data.upload import Upload
 from serein.errors import AudioError
-from serein.inference.predictor import Answer
+from serein.inference.predictor import Prediction
 from serein.inference.timeline import Timeline
 from serein.serving import problems
-from serein.serving.problems import Problem
+from serein.serving.problems import HTTPProblem
 from serein.serving.schemas import (
-    BatchReply,
-    ModelReply,
-    ModelsReply,
-    Outcome,
-    ProblemReply,
-    Reply,
-    StatusReply,
-    problem_of,
-    reply_of,
+    BatchResponse,
+    BatchResult,
+    ModelInfo,
+    ModelsResponse,
+    PredictionResponse,
+    ProblemDetails,
+    StatusResponse,
+    prediction_response,
+    problem_details,
 )
 from serein.serving.service import Service
 
@@ -35,32 +35,33 @@ T = TypeVar("T")
 _LONGEST_NAME = 100
 
 
-class OverTime(StrEnum):
-    """Which recordings are heard in windows of speech, with times."""
+class SegmentsMode(StrEnum):
+    """Which recordings are cut into speech segments."""
 
-    long = "long"
+    auto = "auto"
     always = "always"
     never = "never"
 
 
-_MANNERS = {OverTime.long: "long ones", OverTime.always: "all", OverTime.never: "none"}
 _WHAT = {
     400: "The form cannot be read.",
     401: "No key, or a wrong one.",
-    408: "The upload did not come in time.",
+    408: "The upload did not arrive in time.",
     413: "The upload is too large.",
-    422: "The recording cannot be heard, or an option has no such value.",
-    429: "This client has too many requests under way.",
-    503: "Too much is under way, or the service is being shut down.",
+    422: "The recording cannot be used, or an option has no such value.",
+    429: "This client has too many requests in progress.",
+    503: "The service is busy or shutting down.",
 }
 
 
 def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    content = {problems.MEDIA_TYPE: {"schema": ProblemReply.model_json_schema()}}
+    content = {problems.MEDIA_TYPE: {"schema": ProblemDetails.model_json_schema()}}
     return {status: {"description": _WHAT[status], "content": content} for status in statuses}
 
 
-OverTimeQuery = Annotated[OverTime, Query(description="Which recordings are heard in windows of speech, with times.")]
+SegmentsQuery = Annotated[
+    SegmentsMode, Query(description="Which recordings to cut into speech segments; auto: only long ones.")
+]
 _REFUSALS = _documented(400, 401, 408, 413, 422, 429, 503)
 
 
@@ -72,78 +73,80 @@ def router(service: Service) -> APIRouter:
     async def predict(
         request: Request,
         file: Annotated[UploadFile, File(description="WAV, FLAC, OGG, Opus or MP3.")],
-        over_time: OverTimeQuery = OverTime.long,
-    ) -> Reply:
-        """Say what is heard in one recording."""
+        segments: SegmentsQuery = SegmentsMode.auto,
+    ) -> PredictionResponse:
+        """Predict one recording."""
         upload = await _upload(service, file)
-        return await _wanted(service, request, _answer(service, upload, over_time))
+        return await _unless_disconnected(service, request, _predict(service, upload, segments))
 
     @routes.post("/v1/predict/batch", responses=_REFUSALS, tags=["recordings"])
     async def predict_batch(
         request: Request,
         files: Annotated[list[UploadFile], File(description="Recordings.", min_length=1)],
-        over_time: OverTimeQuery = OverTime.long,
-    ) -> BatchReply:
-        """Say what is heard in each of several recordings; 422 when none of them can be heard."""
+        segments: SegmentsQuery = SegmentsMode.auto,
+    ) -> BatchResponse:
+        """Predict several recordings; 422 if none of them can be used."""
         if len(files) > service.limits.num_files:
-            raise Problem(413, "too-large", f"A batch has at most {service.limits.num_files} recordings. Send several.")
-        outcomes = await _wanted(service, request, _outcomes(service, files, over_time))
-        if all(outcome.problem for outcome in outcomes):
-            details = " ".join(outcome.problem.detail for outcome in outcomes[:3] if outcome.problem)
-            raise Problem(422, "unusable-recording", f"None of {len(outcomes)} recordings can be heard. {details}")
-        return BatchReply(outcomes=outcomes)
+            raise HTTPProblem(
+                413, "too-large", f"A batch has at most {service.limits.num_files} recordings. Send several."
+            )
+        results = await _unless_disconnected(service, request, _results(service, files, segments))
+        if all(result.error for result in results):
+            details = " ".join(result.error.detail for result in results[:3] if result.error)
+            raise HTTPProblem(422, "unusable-recording", f"None of {len(results)} recordings can be used. {details}")
+        return BatchResponse(results=results)
 
     @routes.get("/v1/models", responses=_documented(401), tags=["service"])
-    async def models() -> ModelsReply:
-        """Name the model that answers, and its classes."""
-        content = service.predictor.content
-        model = ModelReply(
+    async def models() -> ModelsResponse:
+        """Return the model's name and classes."""
+        checkpoint = service.predictor.checkpoint
+        model = ModelInfo(
             name=service.about.name,
             task=service.predictor.task,
             classes=list(service.predictor.classes),
-            is_calibrated=content.calibration is not None,
-            hears_at_once_s=content.options.clips.window_s,
+            is_calibrated=checkpoint.calibration is not None,
+            max_window_s=checkpoint.options.clips.window_s,
         )
-        return ModelsReply(models=[model])
+        return ModelsResponse(models=[model])
 
     @routes.get("/healthz", tags=["service"])
-    async def health() -> StatusReply:
-        """Say that the process is there."""
-        return StatusReply(status="ok")
+    async def health() -> StatusResponse:
+        """Return whether the process is alive."""
+        return StatusResponse(status="ok")
 
     @routes.get("/readyz", responses=_documented(503), tags=["service"])
-    async def ready() -> StatusReply:
-        """Say whether requests are heard."""
+    async def ready() -> StatusResponse:
+        """Return whether the service accepts requests."""
         if not service.is_ready:
             raise problems.busy("The service is being shut down.", 10.0)
-        return StatusReply(status="ready")
+        return StatusResponse(status="ready")
 
     @routes.get("/metrics", responses=_documented(401), response_class=Response, tags=["service"])
     async def metrics() -> Response:
-        """Tell Prometheus."""
-        return Response(service.measures.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        """Return metrics for Prometheus."""
+        return Response(service.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return routes
 
 
 async def refuse(_: Request, error: Exception) -> JSONResponse:
-    """Answer a problem, or an error that FastAPI or Starlette raised, in one form."""
-    if isinstance(error, Problem):
+    """Return problem details for an `HTTPProblem`, or an error of FastAPI or Starlette."""
+    if isinstance(error, HTTPProblem):
         return problems.response(error)
     status = getattr(error, "status_code", 422)
     kind = {400: "unreadable-form", 404: "not-found", 405: "not-allowed"}.get(status, "wrong-request")
-    answer = problems.response(Problem(status, kind, _in_words(error)))
-    answer.headers.update(getattr(error, "headers", None) or {})
-    return answer
+    response = problems.response(HTTPProblem(status, kind, _in_words(error)))
+    response.headers.update(getattr(error, "headers", None) or {})
+    return response
 
 
 async def fail(_: Request, error: Exception) -> JSONResponse:
-    """Answer when serein is at fault; nothing of its inside is told."""
-    return problems.response(Problem(500, "fault", "An error of the service. It is in its log."))
+    """Return problem details for an internal error, without its cause."""
+    return problems.response(HTTPProblem(500, "fault", "Internal error; see the service's log."))
 
 
 def named(name: str | None) -> str:
-    """Return what a client calls a recording, for complaints only: no folders, nothing unprintable.
+    """Return a client's file name, for error messages only: without folders and unprintable characters.
 
     Example:
         >>> named("../../etc/passwd"), named(None)
@@ -160,29 +163,29 @@ async def _upload(service: Service, file: UploadFile) -> Upload:
     return Upload(await file.read(), named(file.filename))
 
 
-async def _answer(service: Service, upload: Upload, over_time: OverTime) -> Reply:
+async def _predict(service: Service, upload: Upload, segments: SegmentsMode) -> PredictionResponse:
     try:
-        heard: Answer | Timeline = await service.hear(upload, _MANNERS[over_time])
+        prediction: Prediction | Timeline = await service.predict(upload, segments.value)
     except AudioError as error:
         raise problems.of_recording(error) from None
-    return await service.aside(lambda: reply_of(heard, service.nearby))
+    return await service.run_in_thread(lambda: prediction_response(prediction, service.neighbours))
 
 
-async def _outcomes(service: Service, files: list[UploadFile], over_time: OverTime) -> list[Outcome]:
-    async def outcome(file: UploadFile) -> Outcome:
+async def _results(service: Service, files: list[UploadFile], segments: SegmentsMode) -> list[BatchResult]:
+    async def result(file: UploadFile) -> BatchResult:
         try:
-            return Outcome(answer=await _answer(service, await _upload(service, file), over_time))
-        except Problem as problem:
+            return BatchResult(prediction=await _predict(service, await _upload(service, file), segments))
+        except HTTPProblem as problem:
             if problem.status_code == 503:
                 raise
-            return Outcome(problem=problem_of(problem))
+            return BatchResult(error=problem_details(problem))
 
-    return list(await asyncio.gather(*map(outcome, files)))
+    return list(await asyncio.gather(*map(result, files)))
 
 
-async def _wanted(service: Service, request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Do work as long as the client waits for it, and no longer than the service allows."""
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+async def _unless_disconnected(service: Service, request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Await work; cancel it if the client disconnects or the service's time limit passes."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
     tasks: set[asyncio.Future[Any]] = {task, gone}
     try:
         await asyncio.wait(tasks, timeout=service.limits.answer_s, return_when=asyncio.FIRST_COMPLETED)
@@ -190,13 +193,13 @@ async def _wanted(service: Service, request: Request, work: Coroutine[Any, Any, 
             return task.result()
         if gone.done():
             raise problems.gone()
-        raise problems.busy(f"No answer within {service.limits.answer_s:g} s.", 10.0)
+        raise problems.busy(f"No response within {service.limits.answer_s:g} s.", 10.0)
     finally:
         for each in tasks:
             each.cancel()
 
 
-async def _gone(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     receive: Any = request.receive
     while (await receive())["type"] != "http.disconnect":
         pass

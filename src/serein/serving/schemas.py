@@ -1,4 +1,4 @@
-"""What goes over the wire, with examples."""
+"""The service's JSON: request and response models, with examples."""
 
 from __future__ import annotations
 
@@ -6,26 +6,33 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serein.inference.predictor import Answer
-from serein.inference.timeline import Heard, Timeline
-from serein.serving.nearby import Nearby
-from serein.serving.problems import Problem
+from serein.inference.predictor import Prediction
+from serein.inference.timeline import Segment, Timeline
+from serein.serving.nearby import Neighbours
+from serein.serving.problems import HTTPProblem
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(ge=0.0)]
 
-_SHARES = {"angry": 0.05, "happy": 0.81, "sad": 0.14}
-_PASSAGE: dict[str, Any] = {"start_s": 0.4, "end_s": 3.1, "label": "happy", "confidence": 0.81, "shares": _SHARES}
-_REPLY: dict[str, Any] = {
-    "name": "call.wav",
+_PROBABILITIES = {"angry": 0.05, "happy": 0.81, "sad": 0.14}
+_SEGMENT: dict[str, Any] = {
+    "start_s": 0.4,
+    "end_s": 3.1,
+    "label": "happy",
+    "confidence": 0.81,
+    "probabilities": _PROBABILITIES,
+}
+_PREDICTION: dict[str, Any] = {
+    "file": "call.wav",
     "task": "emotion",
     "duration_s": 3.5,
     "label": "happy",
     "confidence": 0.81,
-    "shares": _SHARES,
+    "probabilities": _PROBABILITIES,
+    "rejected": None,
     "speech_s": 2.7,
-    "passages": [_PASSAGE],
-    "windows": [_PASSAGE],
+    "segments": [_SEGMENT],
+    "windows": [_SEGMENT],
 }
 _PROBLEM: dict[str, Any] = {
     "type": "urn:problem-type:serein:unusable-recording",
@@ -35,23 +42,23 @@ _PROBLEM: dict[str, Any] = {
 }
 
 
-class Passage(BaseModel):
-    """A part of a recording and what is heard in it."""
+class SegmentResponse(BaseModel):
+    """A segment of a recording and its prediction."""
 
     start_s: Seconds
     end_s: Seconds
-    label: str | None = Field(description="The class with the largest share; null when withheld.")
-    withheld: str | None = Field(None, description="Why nothing is answered.")
+    label: str | None = Field(description="The class with the largest probability; null when rejected.")
+    rejected: str | None = Field(None, description="Why the prediction was rejected, else null.")
     confidence: Share
-    shares: dict[str, Share]
+    probabilities: dict[str, Share]
 
 
-class NearWord(BaseModel):
+class NearestWord(BaseModel):
     word: str
     cosine: float
 
 
-class NearClip(BaseModel):
+class Neighbour(BaseModel):
     id: str
     label: str
     speaker: str | None = None
@@ -59,27 +66,27 @@ class NearClip(BaseModel):
     distance: float
 
 
-class Reply(BaseModel):
-    """What is heard in a recording."""
+class PredictionResponse(BaseModel):
+    """The prediction for one recording."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_REPLY]})
+    model_config = ConfigDict(json_schema_extra={"examples": [_PREDICTION]})
 
-    name: str = Field(description="As the client called it.")
-    task: str = Field(description="What the classes are of.")
+    file: str = Field(description="The file name that the client sent.")
+    task: str = Field(description="The task that the classes belong to.")
     duration_s: Seconds | None
-    label: str | None = Field(description="The class with the largest share; null when withheld.")
-    withheld: str | None = Field(None, description="Why nothing is answered.")
+    label: str | None = Field(description="The class with the largest probability; null when rejected.")
+    rejected: str | None = Field(None, description="Why the prediction was rejected, else null.")
     confidence: Share
-    shares: dict[str, Share] = Field(description="They sum to 1.")
-    speech_s: Seconds | None = Field(None, description="How much of it is speech, where it was heard over time.")
-    passages: list[Passage] | None = Field(None, description="Stretches of speech with one answer each.")
-    windows: list[Passage] | None = Field(None, description="What was heard, window by window; they overlap.")
-    words: list[NearWord] | None = Field(None, description="The nearest words, of a model of words.")
-    clips: list[NearClip] | None = Field(None, description="The nearest labelled clips, where the service has some.")
+    probabilities: dict[str, Share] = Field(description="They sum to 1.")
+    speech_s: Seconds | None = Field(None, description="Seconds of speech, if the recording was cut into segments.")
+    segments: list[SegmentResponse] | None = Field(None, description="Segments of speech, one prediction each.")
+    windows: list[SegmentResponse] | None = Field(None, description="Predictions window by window; windows overlap.")
+    words: list[NearestWord] | None = Field(None, description="The nearest words, of a model of words.")
+    neighbours: list[Neighbour] | None = Field(None, description="The nearest labelled clips, if there is a datastore.")
 
 
-class ProblemReply(BaseModel):
-    """What is wrong (RFC 9457)."""
+class ProblemDetails(BaseModel):
+    """What is wrong with a request (RFC 9457)."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_PROBLEM]})
 
@@ -89,30 +96,30 @@ class ProblemReply(BaseModel):
     detail: str
 
 
-class Outcome(BaseModel):
-    """What became of one recording of a batch."""
+class BatchResult(BaseModel):
+    """The result for one recording of a batch: a prediction or an error."""
 
-    answer: Reply | None = None
-    problem: ProblemReply | None = None
+    prediction: PredictionResponse | None = None
+    error: ProblemDetails | None = None
 
 
-class BatchReply(BaseModel):
-    """One outcome for each recording, in their order."""
+class BatchResponse(BaseModel):
+    """One result for each recording, in their order."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"outcomes": [{"answer": _REPLY}, {"problem": _PROBLEM}]}]}
+        json_schema_extra={"examples": [{"results": [{"prediction": _PREDICTION}, {"error": _PROBLEM}]}]}
     )
 
-    outcomes: list[Outcome]
+    results: list[BatchResult]
 
 
-class ModelReply(BaseModel):
-    """A model that answers here."""
+class ModelInfo(BaseModel):
+    """A model that the service runs."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {"name": "model", "task": "emotion", "classes": ["angry", "happy", "sad"], "hears_at_once_s": 30.0}
+                {"name": "model", "task": "emotion", "classes": ["angry", "happy", "sad"], "max_window_s": 30.0}
             ]
         }
     )
@@ -120,51 +127,54 @@ class ModelReply(BaseModel):
     name: str
     task: str
     classes: list[str]
-    is_calibrated: bool = Field(False, description="Whether shares were fitted to how often the model is right.")
-    hears_at_once_s: Seconds = Field(description="Longer recordings are heard over time.")
+    is_calibrated: bool = Field(False, description="Whether probabilities were fitted to how often the model is right.")
+    max_window_s: Seconds = Field(description="Longer recordings are cut into segments.")
 
 
-class ModelsReply(BaseModel):
-    models: list[ModelReply]
+class ModelsResponse(BaseModel):
+    models: list[ModelInfo]
 
 
-class StatusReply(BaseModel):
+class StatusResponse(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})
 
     status: str
 
 
-def reply_of(heard: Answer | Timeline, nearby: Nearby) -> Reply:
-    """Return an answer as it goes to the client."""
-    over_time: dict[str, Any] = {}
-    if isinstance(heard, Timeline):
-        over_time = {
-            "speech_s": round(heard.speech_s, 3),
-            "passages": [passage_of(each) for each in heard.passages],
-            "windows": [passage_of(each) for each in heard.windows],
+def prediction_response(prediction: Prediction | Timeline, neighbours: Neighbours) -> PredictionResponse:
+    """Return a prediction as it goes to the client."""
+    by_segment: dict[str, Any] = {}
+    if isinstance(prediction, Timeline):
+        by_segment = {
+            "speech_s": round(prediction.speech_s, 3),
+            "segments": [segment_response(each) for each in prediction.segments],
+            "windows": [segment_response(each) for each in prediction.windows],
         }
-    return Reply(
-        name=heard.audio,
-        task=heard.task,
-        duration_s=None if heard.duration_s is None else round(heard.duration_s, 3),
-        **_said(heard),
-        **over_time,
-        words=nearby.words(heard.embedding),  # type: ignore[arg-type]
-        clips=nearby.clips(heard.embedding),  # type: ignore[arg-type]
+    return PredictionResponse(
+        file=prediction.audio,
+        task=prediction.task,
+        duration_s=None if prediction.duration_s is None else round(prediction.duration_s, 3),
+        **_label_fields(prediction),
+        **by_segment,
+        words=neighbours.words(prediction.embedding),  # type: ignore[arg-type]
+        neighbours=neighbours.clips(prediction.embedding),  # type: ignore[arg-type]
     )
 
 
-def passage_of(heard: Heard) -> Passage:
-    """Return a passage as it goes to the client."""
-    return Passage(start_s=round(heard.start_s, 3), end_s=round(heard.end_s, 3), **_said(heard))
+def segment_response(segment: Segment) -> SegmentResponse:
+    """Return a segment as it goes to the client."""
+    return SegmentResponse(start_s=round(segment.start_s, 3), end_s=round(segment.end_s, 3), **_label_fields(segment))
 
 
-def problem_of(problem: Problem) -> ProblemReply:
-    """Return a problem as a part of a larger answer."""
-    return ProblemReply.model_validate(problem.to_json())
+def problem_details(problem: HTTPProblem) -> ProblemDetails:
+    """Return a problem as part of a larger response."""
+    return ProblemDetails.model_validate(problem.to_json())
 
 
-def _said(heard: Answer | Timeline | Heard) -> dict[str, Any]:
-    shares = {name: min(1.0, round(share, 6)) for name, share in heard.shares.items()}
-    label = None if heard.withheld else heard.label
-    return {"label": label, "withheld": heard.withheld, "confidence": round(heard.confidence, 6), "shares": shares}
+def _label_fields(prediction: Prediction | Timeline | Segment) -> dict[str, Any]:
+    return {
+        "label": None if prediction.rejected else prediction.label,
+        "rejected": prediction.rejected,
+        "confidence": round(prediction.confidence, 6),
+        "probabilities": {name: min(1.0, round(value, 6)) for name, value in prediction.probabilities.items()},
+    }

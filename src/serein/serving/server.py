@@ -1,4 +1,4 @@
-"""The process: a socket, a server, and an end that lets everybody finish."""
+"""The server process: a socket, uvicorn, and a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _MESSAGE_BYTES = 1_000_000
 
 
 def serve(app: FastAPI, listening: socket.socket, on_ready: Callable[[], None]) -> None:
-    """Serve until the keyboard or the system says to end; then finish what runs.
+    """Serve until interrupted or terminated; then finish the requests in progress.
 
     Args:
         listening: From `bound`.
-        on_ready: Called once requests are taken.
+        on_ready: Called once the server accepts requests.
     """
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # who sends a wrong form is told so; the log is not
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the client gets the error; the log need not
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -36,18 +36,18 @@ def serve(app: FastAPI, listening: socket.socket, on_ready: Callable[[], None]) 
         ws_per_message_deflate=False,  # samples hardly shrink, and each stream would hold memory for it
         timeout_graceful_shutdown=_REQUESTS_S,
     )
-    with suppress(KeyboardInterrupt):  # the server has ended in order, and passes the keyboard's word on
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again after a graceful shutdown
         _Server(config, app, on_ready).run(sockets=[listening])
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """Return a socket at an address.
+    """Return a socket bound to an address.
 
     Args:
-        port: 0 is any that is free.
+        port: 0 chooses a free one.
 
     Raises:
-        RunError: The address is taken, or none of this machine.
+        RunError: The address is in use, or does not belong to this machine.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -55,14 +55,14 @@ def bound(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         is_taken = getattr(error, "errno", None) == errno.EADDRINUSE
         raise RunError(
-            "the address is taken" if is_taken else f"nothing can listen there ({error})",
+            "the address is in use" if is_taken else f"cannot listen there ({error})",
             where=f"{host}:{port}",
             remedy="Choose another by --port." if is_taken else "Choose others by --host and --port.",
         ) from None
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches an address.
+    """Return whether an address is reachable only from this machine.
 
     Example:
         >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0")
@@ -75,7 +75,7 @@ def is_loopback(host: str) -> bool:
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn's server, which tells when it is ready, and lets streams finish before it ends."""
+    """Uvicorn's server, which reports when it is ready and lets streams finish before it shuts down."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -89,7 +89,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         streams = self.app.state.streams
-        streams.service.admission.is_closed = True
+        streams.service.limiter.is_closed = True
         for end in self.app.state.on_ending:
             end()
         await streams.finish(_STREAMS_S)

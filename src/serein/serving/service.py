@@ -1,4 +1,4 @@
-"""A model that many ask at once: recordings and windows in, answers out, within limits."""
+"""A model that serves concurrent requests: recordings and windows in, predictions out, within limits."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from serein.data import audio
 from serein.data.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data.upload import Upload
-from serein.inference.caution import Caution
-from serein.inference.hearing import Manner
-from serein.inference.predictor import Answer, Predictor
-from serein.inference.stream import Stream, hear_recording
-from serein.inference.timeline import Heard, Timeline
+from serein.inference.caution import RejectOption
+from serein.inference.hearing import PredictOptions
+from serein.inference.predictor import Prediction, Predictor
+from serein.inference.stream import Stream, predict_recording
+from serein.inference.timeline import Segment, Timeline
 from serein.inference.windows import Window
-from serein.serving.admission import Admission
+from serein.serving.admission import ConcurrencyLimiter
 from serein.serving.batching import BATCH_S, Answers, Batcher, FullError
-from serein.serving.cutting import Cutting
+from serein.serving.cutting import BatchedVad
 from serein.serving.limits import Limits
-from serein.serving.measures import Measures
-from serein.serving.nearby import Nearby
+from serein.serving.measures import Metrics
+from serein.serving.nearby import Neighbours
 from serein.serving.problems import busy
 
 _DECODERS = 2
 _LONG_AT_ONCE = 2  # recordings of minutes; each waits for the model most of its time
-_CUTTERS = 2
+_VAD_THREADS = 2
 
 T = TypeVar("T")
 
 
-class _GoneError(Exception):
-    """Nobody waits for the answer any more."""
+class _CancelledError(Exception):
+    """The client is gone."""
 
 
 @dataclass(frozen=True)
-class About:
-    """What a service says of its model.
+class ServiceInfo:
+    """What a service says about itself.
 
     Attributes:
-        name: Of its folder or on the Hub; no path.
-        version: Of serein.
+        name: The model's name: of its folder or on the Hub, not a path.
+        version: The version of serein.
     """
 
     name: str
@@ -52,106 +52,118 @@ class About:
 
 
 class Service:
-    """One model, its thread, and the threads that decode and cut for it."""
+    """One model, its thread, and the threads that decode audio and detect speech for it."""
 
     def __init__(
         self,
         predictor: Predictor,
-        about: About,
+        about: ServiceInfo,
         limits: Limits | None = None,
-        manner: Manner | None = None,
-        nearby: Nearby | None = None,
+        options: PredictOptions | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
         self.predictor = predictor
         self.about = about
         self.limits = limits or Limits()
-        self.manner = manner or Manner()
-        self.nearby = nearby or Nearby()
-        self.measures = Measures()
-        self.admission = Admission(self.limits, self._retry_after_s)
+        self.options = options or PredictOptions()
+        self.neighbours = neighbours or Neighbours()
+        self.metrics = Metrics()
+        self.limiter = ConcurrencyLimiter(self.limits, self._retry_after_s)
         most_waiting = self.limits.at_once * self.limits.num_files + self.limits.streams + _LONG_AT_ONCE
-        self.batcher = Batcher(predictor.predict_waveforms, most_waiting, self.measures.batch)
+        self.batcher = Batcher(predictor.predict_waveforms, most_waiting, self.metrics.batch)
         self._decoding = ThreadPoolExecutor(_DECODERS, "decoding")
         self._long = ThreadPoolExecutor(_LONG_AT_ONCE, "long")
-        self._cutting = ThreadPoolExecutor(_CUTTERS, "cutting")
-        self._together = Cutting(self._cutting)
-        self._watch()
+        self._vad_pool = ThreadPoolExecutor(_VAD_THREADS, "cutting")
+        self._vad = BatchedVad(self._vad_pool)
+        self._observe_gauges()
 
     @property
-    def caution(self) -> Caution:
-        """When an answer is withheld."""
-        return self.manner.caution
+    def reject_option(self) -> RejectOption:
+        """When predictions are rejected."""
+        return self.options.reject_option
 
     @property
     def is_ready(self) -> bool:
-        """Whether requests are heard."""
-        return self.batcher.is_alive and not self.admission.is_closed
+        """Whether the service accepts requests."""
+        return self.batcher.is_alive and not self.limiter.is_closed
 
-    async def hear(self, upload: Upload, over_time: str | None = None) -> Answer | Timeline:
-        """Hear one recording as `serein predict` does; who cancels this pays for no more of it.
+    async def predict(
+        self, upload: Upload, segments: Literal["auto", "always", "never"] | None = None
+    ) -> Prediction | Timeline:
+        """Predict one recording as `serein predict` does; cancelling this stops the work.
 
         Args:
-            over_time: `all`, `none` or `long ones` instead of what the service does.
+            segments: Overrides the service's own setting.
 
         Raises:
-            AudioError: It cannot be decoded, is silent, too long, or holds no speech.
-            Problem: Too many wait.
+            AudioError: The recording cannot be decoded, is silent, too long, or holds no speech.
+            HTTPProblem: The queue is full.
         """
-        manner = replace(self.manner, over_time=over_time) if over_time else self.manner  # type: ignore[arg-type]
-        waveform = await self._in(self._decoding, self._loaded_unless_over_time, upload, manner)
+        options = replace(self.options, segments=segments) if segments else self.options
+        waveform = await self._in(self._decoding, self._load_unless_segmented, upload, options)
         if waveform is None:
-            return await self._heard_over_time(upload)
-        return self.caution.applied(replace((await self._asked([waveform]))[0], audio=upload.name))
+            return await self._predict_segments(upload)
+        return self.reject_option.applied_to(replace((await self._submit([waveform]))[0], audio=upload.name))
 
-    async def hear_windows(self, windows: Sequence[Window]) -> list[Heard]:
-        """Hear the windows of a stream."""
-        answers = await self._asked([window.waveform for window in windows])
+    async def predict_windows(self, windows: Sequence[Window]) -> list[Segment]:
+        """Predict the windows of a stream."""
+        predictions = await self._submit([window.waveform for window in windows])
         return [
-            Heard(w.start_s, w.end_s, answer.shares, self.caution.reason(answer.shares, w.end_s - w.start_s))
-            for w, answer in zip(windows, answers, strict=True)
+            Segment(
+                w.start_s, w.end_s, p.probabilities, self.reject_option.reason(p.probabilities, w.end_s - w.start_s)
+            )
+            for w, p in zip(windows, predictions, strict=True)
         ]
 
     async def cut(self, stream: Stream, samples: Waveform) -> list[Window]:
-        """Find speech in what came of a stream, together with others'."""
-        return await self._together.cut(stream, samples)
+        """Find speech in the samples that a stream received, batched with other streams."""
+        return await self._vad.cut(stream, samples)
 
     async def cut_end(self, stream: Stream) -> list[Window]:
         """Find speech in the rest of a stream."""
-        return await self._in(self._cutting, stream.cut_end)
+        return await self._in(self._vad_pool, stream.cut_end)
 
-    async def aside(self, work: Callable[[], T]) -> T:
-        """Run what would keep others waiting."""
+    async def run_in_thread(self, work: Callable[[], T]) -> T:
+        """Run blocking work in a thread."""
         return await self._in(self._decoding, work)
 
     def close(self) -> None:
-        """Finish what was taken in, and let go of the threads."""
-        for pool in (self._decoding, self._long, self._cutting):
+        """Finish accepted work and stop the threads."""
+        for pool in (self._decoding, self._long, self._vad_pool):
             pool.shutdown(wait=True)
         self.batcher.close()
 
-    def _loaded_unless_over_time(self, upload: Upload, manner: Manner) -> Waveform | None:
+    def _load_unless_segmented(self, upload: Upload, options: PredictOptions) -> Waveform | None:
         length_s = audio.require_at_most(upload, self.limits.recording_s).duration_s
-        is_long = length_s > self.predictor.content.options.clips.window_s
-        if manner.over_time == "all" or (manner.over_time == "long ones" and is_long):
+        is_long = length_s > self.predictor.checkpoint.options.clips.window_s
+        if options.segments == "always" or (options.segments == "auto" and is_long):
             return None
         return audio.load_at_most(upload, self.limits.recording_s)
 
-    async def _heard_over_time(self, upload: Upload) -> Timeline:
-        is_gone = Event()
-        hearer = _ThroughBatcher(self.batcher, self.predictor.task, is_gone)
-        hear = partial(hear_recording, hearer, upload, windowing=self.manner.windowing, caution=self.caution)
+    async def _predict_segments(self, upload: Upload) -> Timeline:
+        is_cancelled = Event()
+        predictor = _BatcherPredictor(self.batcher, self.predictor.task, is_cancelled)
+        predict = partial(
+            predict_recording,
+            predictor,
+            upload,
+            sliding_window=self.options.sliding_window,
+            reject_option=self.reject_option,
+        )
         try:
-            return await self._in(self._long, partial(hear, on_progress=lambda *_: hearer.require_wanted()))
+            return await self._in(
+                self._long, partial(predict, on_progress=lambda *_: predictor.require_not_cancelled())
+            )
         except FullError:
-            raise busy("Too much waits for the model.", self._retry_after_s()) from None
+            raise busy("The model's queue is full.", self._retry_after_s()) from None
         finally:
-            is_gone.set()
+            is_cancelled.set()
 
-    async def _asked(self, waveforms: Sequence[Waveform]) -> list[Answer]:
+    async def _submit(self, waveforms: Sequence[Waveform]) -> list[Prediction]:
         try:
             return await asyncio.wrap_future(self.batcher.submit(waveforms))
         except FullError:
-            raise busy("Too much waits for the model.", self._retry_after_s()) from None
+            raise busy("The model's queue is full.", self._retry_after_s()) from None
 
     async def _in(self, pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
@@ -159,37 +171,37 @@ class Service:
     def _retry_after_s(self) -> float:
         return self.batcher.expected_s
 
-    def _watch(self) -> None:
-        measures, admission = self.measures, self.admission
-        measures.watch(measures.under_way, lambda: admission.num_requests)
-        measures.watch(measures.streams, lambda: admission.num_streams)
-        measures.watch(measures.upload_bytes, lambda: admission.num_bytes)
-        measures.watch(measures.waiting, lambda: self.batcher.num_waiting)
+    def _observe_gauges(self) -> None:
+        metrics, limiter = self.metrics, self.limiter
+        metrics.observe(metrics.in_progress, lambda: limiter.num_requests)
+        metrics.observe(metrics.streams, lambda: limiter.num_streams)
+        metrics.observe(metrics.upload_bytes, lambda: limiter.num_bytes)
+        metrics.observe(metrics.waiting, lambda: self.batcher.num_waiting)
 
 
-class _ThroughBatcher:
-    """Asks the model's thread from another thread, a little at a time, as long as somebody waits for the answer."""
+class _BatcherPredictor:
+    """Predicts through the batcher from another thread, in small parts, until the request is cancelled."""
 
-    def __init__(self, batcher: Batcher, task: str, is_gone: Event) -> None:
+    def __init__(self, batcher: Batcher, task: str, is_cancelled: Event) -> None:
         self.batcher = batcher
         self.task = task
-        self.is_gone = is_gone
+        self.is_cancelled = is_cancelled
 
-    def predict_waveforms(self, waveforms: Sequence[Waveform], names: Sequence[str]) -> list[Answer]:
-        answers: list[Answer] = []
+    def predict_waveforms(self, waveforms: Sequence[Waveform], names: Sequence[str]) -> list[Prediction]:
+        predictions: list[Prediction] = []
         for part in _parts(waveforms):
-            self.require_wanted()
+            self.require_not_cancelled()
             submitted: Answers = self.batcher.submit(part)
-            answers += submitted.result()
-        return answers
+            predictions += submitted.result()
+        return predictions
 
-    def require_wanted(self) -> None:
-        if self.is_gone.is_set():
-            raise _GoneError
+    def require_not_cancelled(self) -> None:
+        if self.is_cancelled.is_set():
+            raise _CancelledError
 
 
 def _parts(waveforms: Sequence[Waveform]) -> list[list[Waveform]]:
-    """Divide waveforms into parts of less than half of what is heard together, so that others come in between."""
+    """Divide waveforms into parts of at most half a batch, so that other requests come in between."""
     parts: list[list[Waveform]] = []
     room = 0.0
     for waveform in waveforms:

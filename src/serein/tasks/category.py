@@ -1,4 +1,4 @@
-"""A task of classes: a category per utterance, learned by any of `LOSSES`, judged by unweighted accuracy."""
+"""A task of classes: a category per utterance, learned by any of `LOSSES`, evaluated by unweighted accuracy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from serein import losses, metrics
 from serein.data.batches import Targets
 from serein.data.utterance import Utterance
-from serein.labels.categories import Categories
+from serein.labels.categories import ClassLabels
 from serein.recipe import Category
 
 
@@ -23,15 +23,15 @@ class CategoryTask:
         labels: The classes.
     """
 
-    def __init__(self, options: Category, categories: Categories) -> None:
-        self.name = categories.field
-        self.options, self.labels = options, categories
-        self.num_outputs = len(categories.classes)
+    def __init__(self, options: Category, class_labels: ClassLabels) -> None:
+        self.name = class_labels.field
+        self.options, self.labels = options, class_labels
+        self.num_outputs = len(class_labels.classes)
         self.class_weights: torch.Tensor | None = None
 
     def targets(self, utterances: Sequence[Utterance]) -> Targets:
-        """Return class shares, (utterance, class), and which utterances have a class."""
-        values = np.stack([self.labels.shares(u) for u in utterances])
+        """Return class probabilities, (utterance, class), and which utterances have a class."""
+        values = np.stack([self.labels.probabilities(u) for u in utterances])
         return Targets(values, values.sum(axis=1) > 0)
 
     def prepare(self, truth: torch.Tensor) -> None:
@@ -40,7 +40,7 @@ class CategoryTask:
             self.class_weights = losses.balanced_class_weights(truth.sum(dim=0))
 
     def loss(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss of a batch: shares and logits, both (batch, class)."""
+        """Return the mean loss of a batch: probabilities and logits, both (batch, class)."""
         weights = None if self.class_weights is None else self.class_weights.to(output.device)
         own = self.options.arcface.model_dump() if self.options.loss == "arcface" else {}
         each = losses.LOSSES[self.options.loss](truth, output, weights, self.options.label_smoothing, **own)
@@ -51,11 +51,11 @@ class CategoryTask:
         return output
 
     def classes(self, truth: torch.Tensor) -> torch.Tensor:
-        """Return the class numbers of shares, (batch, class): (batch,)."""
+        """Return the class numbers of probabilities, (batch, class): (batch,)."""
         return truth.argmax(dim=1)
 
     def scores(self, truth: torch.Tensor, output: torch.Tensor) -> dict[str, float]:
-        """Return the scores of a whole set, 0 to 1, and its loss, by name: shares and logits, (utterance, class)."""
+        """Return the scores of a whole set, 0 to 1, and its loss, by name; both arguments are (utterance, class)."""
         scores = class_scores(self.classes(truth).numpy(), output.argmax(dim=1).numpy(), self.num_outputs)
         return {**scores, "loss": float(self.loss(truth, output))}
 

@@ -9,7 +9,7 @@ import torch
 
 from serein.data.batches import Targets
 from serein.data.utterance import Utterance
-from serein.labels.categories import Categories
+from serein.labels.categories import ClassLabels
 from serein.labels.transcripts import Alphabet
 from serein.labels.words import WordClasses
 from serein.recipe import Head
@@ -32,7 +32,7 @@ class Task(Protocol):
         ...
 
     @property
-    def labels(self) -> Categories | WordClasses | Alphabet:
+    def labels(self) -> ClassLabels | WordClasses | Alphabet:
         """What its output means."""
         ...
 

@@ -1,4 +1,4 @@
-"""The task of transcripts: letters from frames by CTC, judged by the words that come out right (gao2023)."""
+"""The task of transcripts: letters from frames by CTC, evaluated by the words that come out right (gao2023)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TranscriptTask:
     Attributes:
         name: The task's key in recipes, batches and heads.
         num_outputs: Symbols.
-        labels: The letters of the training side.
+        labels: The letters of the training set.
 
     Raises:
         MissingExtraError: The package `jiwer` is not installed.
@@ -63,7 +63,7 @@ class TranscriptTask:
         """
         each, is_possible = _ctc(truth, output)
         counts = torch.empty(len(truth), 4, dtype=torch.float64)
-        for row, (letters, heard) in enumerate(zip(truth.tolist(), heard_texts(output, self.labels), strict=True)):
+        for row, (letters, heard) in enumerate(zip(truth.tolist(), decoded_texts(output, self.labels), strict=True)):
             found = word_errors(self.labels.spelt(letters), heard)
             counts[row] = torch.tensor([found.errors, found.words, found.letter_errors, found.letters])
         return torch.cat([torch.stack([each, is_possible], dim=1).double().cpu(), counts], dim=1)
@@ -79,7 +79,7 @@ class TranscriptTask:
         }
 
 
-def heard_texts(output: torch.Tensor, alphabet: Alphabet) -> list[str]:
+def decoded_texts(output: torch.Tensor, alphabet: Alphabet) -> list[str]:
     """Return what is heard in each clip by greedy decoding of (batch, frame, symbol + 1)."""
     best = output[..., :-1].argmax(dim=-1) * output[..., -1].long()  # padding says nothing: 0, the blank
     return [alphabet.text(symbols) for symbols in best.tolist()]

@@ -1,4 +1,4 @@
-"""The task of words: the vector of an utterance's emotion words, judged by the nearest class (stanley2023)."""
+"""The task of words: the vector of an utterance's emotion words, evaluated by the nearest class (stanley2023)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from serein import losses
 from serein.data.batches import Targets
 from serein.data.utterance import Utterance
 from serein.errors import RecipeError
-from serein.labels.categories import Categories
+from serein.labels.categories import ClassLabels
 from serein.labels.vocabulary import Vocabulary, open_vocabulary
 from serein.labels.votes import NOUNS, distinct_targets, target_words
 from serein.labels.words import WordClasses, mean_cosine
@@ -22,7 +22,7 @@ from serein.tasks.category import class_scores
 class WordTask:
     """Binds target vectors, loss and score.
 
-    Targets are (utterance, feature + class): the vector to learn, and beside it the class, by which is judged.
+    Targets are (utterance, feature + class): the vector to learn, and beside it the class, by which is evaluated.
 
     Attributes:
         name: The task's key in recipes, batches and heads.
@@ -36,25 +36,25 @@ class WordTask:
 
     name = "words"
 
-    def __init__(self, options: Words, categories: Categories, nouns: Nouns) -> None:
+    def __init__(self, options: Words, class_labels: ClassLabels, nouns: Nouns) -> None:
         self.options = options
         self.vocabulary = open_vocabulary(nouns.vocabulary)
         self.nouns = {**NOUNS, **nouns.nouns}
         self.num_outputs = self.vocabulary.size
-        self.labels = word_classes(categories, self.vocabulary, self.nouns, nouns.vocabulary)
+        self.labels = word_classes(class_labels, self.vocabulary, self.nouns, nouns.vocabulary)
         self.scale = 1.0 if nouns.scale == "none" else 1.0 / float(np.sqrt(np.mean(self.labels.vectors**2)))
 
     def words(self, utterances: Sequence[Utterance]) -> list[tuple[str, ...]]:
         """Return the words that each utterance's target is the mean of."""
-        categories, known = self.labels.categories, self.vocabulary
-        return [target_words(u, categories, self.options.targets, self.nouns, known) for u in utterances]
+        class_labels, known = self.labels.class_labels, self.vocabulary
+        return [target_words(u, class_labels, self.options.targets, self.nouns, known) for u in utterances]
 
     def targets(self, utterances: Sequence[Utterance]) -> Targets:
         """Return vectors and classes, (utterance, feature + class), and which utterances have both."""
         words = self.words(utterances)
         values = np.zeros((len(utterances), self.num_outputs + len(self.labels.classes)), np.float32)
         values[:, : self.num_outputs] = self.scale * mean_vectors(words, self.vocabulary)
-        values[:, self.num_outputs :] = np.stack([self.labels.categories.shares(u) for u in utterances])
+        values[:, self.num_outputs :] = np.stack([self.labels.class_labels.probabilities(u) for u in utterances])
         has_both = np.array([bool(some) for some in words]) & values[:, self.num_outputs :].any(axis=1)
         return Targets(values, has_both)
 
@@ -86,17 +86,17 @@ class WordTask:
         return {**scores, "cosine": cosine, "loss": float(self.loss(truth, output))}
 
 
-def word_classes(categories: Categories, vocabulary: Vocabulary, nouns: dict[str, str], name: str) -> WordClasses:
+def word_classes(class_labels: ClassLabels, vocabulary: Vocabulary, nouns: dict[str, str], name: str) -> WordClasses:
     """Return classes as the vectors of their nouns.
 
     Raises:
         VocabularyError: A noun has no vector.
         RecipeError: Two classes have one noun.
     """
-    words = tuple(nouns.get(each, each) for each in categories.classes)
+    words = tuple(nouns.get(each, each) for each in class_labels.classes)
     if len(set(words)) < len(words):
         raise RecipeError(f"two classes have one noun: {', '.join(words)}", where="words.nouns", remedy="Name another.")
-    return WordClasses(categories, words, vocabulary.vectors(words), name, vocabulary.digest)
+    return WordClasses(class_labels, words, vocabulary.vectors(words), name, vocabulary.digest)
 
 
 def mean_vectors(words: Sequence[Sequence[str]], vocabulary: Vocabulary) -> np.ndarray:

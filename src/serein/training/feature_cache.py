@@ -25,31 +25,31 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from serein.data.batches import BucketSampler, ClipDataset, batch_durations, collate, fitted
+from serein.data.batches import BucketSampler, ClipDataset, batch_durations, collate, fix_length
 from serein.data.files import replacing, write_text
 from serein.data.recordings import Recordings
 from serein.errors import RunError
 from serein.labels.sentences import cache_folder
 from serein.models.branches import is_frozen
-from serein.models.heads import LayerTap
+from serein.models.heads import LayerSelection
 from serein.models.hidden import Backbone
 from serein.models.logmel import LogMelBackbone
 from serein.models.pretrained import ORIGIN, weights_hash
-from serein.models.speech import Member, SpeechModel
+from serein.models.speech import EnsembleMember, SpeechModel
 from serein.progress import Report
-from serein.recipe import MAIN, Batches, Clips, Features, SpectrogramAugmentation, Stage
-from serein.world import world
+from serein.recipe import MAIN, Batches, Clips, FeatureCacheOptions, SpectrogramAugmentation, Stage
+from serein.world import distributed_info
 
 FORMAT = 1  # of what is heard; a new one makes every clip be heard again
 CLIPS_PER_FILE = 128
 MOST_BYTES = 256 << 20  # that a process holds, of all layers, before it writes them
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-ELSEWHERE = "Name another features.folder, or set features.store to none: every epoch then runs the backbone."
+ELSEWHERE = "Name another feature_cache.folder, or set feature_cache.dtype to none: every epoch then runs the backbone."
 
 LayerFrames = Mapping[str, torch.Tensor]  # layer -> (frame, feature)
 
 
-def is_heard_alike(model: SpeechModel, stage: Stage, longest_s: float, clips: Clips) -> bool:
+def is_input_fixed(model: SpeechModel, stage: Stage, longest_s: float, clips: Clips) -> bool:
     """Tell whether a stage's clips give the same hidden layers in every epoch.
 
     Args:
@@ -58,7 +58,9 @@ def is_heard_alike(model: SpeechModel, stage: Stage, longest_s: float, clips: Cl
     """
     backbone = only_backbone(model, stage)
     is_whole = clips.crop_s is None or longest_s <= clips.crop_s
-    is_plain = stage.augmentation == SpectrogramAugmentation() and stage.effects.name == "none"
+    is_plain = (
+        stage.spectrogram_augmentation == SpectrogramAugmentation() and stage.waveform_augmentation.name == "none"
+    )
     return (
         backbone is not None
         and is_frozen(backbone)
@@ -70,7 +72,7 @@ def is_heard_alike(model: SpeechModel, stage: Stage, longest_s: float, clips: Cl
 
 def only_backbone(model: SpeechModel, stage: Stage) -> Backbone | None:
     """Return the backbone that a stage hears by; `None` when there are several, whose frames may differ."""
-    sources = {model.source_of(branch) for branch in model.branches_of(stage.tasks, stage.fusion)}
+    sources = {model.source_of(branch) for branch in model.branches_of(stage.tasks, stage.use_fusion)}
     return model.backbone_of(sources.pop()) if len(sources) == 1 else None
 
 
@@ -79,23 +81,23 @@ def tapped_layers(model: SpeechModel, branches: Iterable[str] = (MAIN,)) -> tupl
     names: set[str] = set()
     for branch in branches:
         for tap in (module for reader in _readers(model, branch) for module in reader.modules()):
-            if isinstance(tap, LayerTap):
+            if isinstance(tap, LayerSelection):
                 every = (str(number) for number in range(len(model.backbone_of(branch).sizes)))
                 names |= set(every if tap.layers is None else tap.layers)
     return tuple(sorted(names))
 
 
 def _readers(model: SpeechModel, branch: str) -> list[nn.Module]:
-    """Return what reads a branch's backbone: bodies, or heads without a body."""
+    """Return what reads a branch's backbone: encoders, or heads without one."""
     readers: list[nn.Module] = []
-    for member in (cast(Member, each) for each in model.members):
-        body = member.body if branch == MAIN else model.branch(branch).body
+    for member in (cast(EnsembleMember, each) for each in model.ensemble):
+        encoder = member.encoder if branch == MAIN else model.branch(branch).encoder
         heads = [member.head(task) for task in member.heads]
-        readers += [head for head in heads if head.branch == branch] if body is None else [body]
+        readers += [head for head in heads if head.branch == branch] if encoder is None else [encoder]
     return readers
 
 
-class Shelf:
+class Shard:
     """Clips of one layer: a folder of files, each of which holds the frames of some clips under their hashes.
 
     Args:
@@ -144,7 +146,7 @@ class StoredFeatures:
         clip_of: Position -> hash of the clip.
     """
 
-    shelves: Mapping[str, Shelf]
+    shelves: Mapping[str, Shard]
     clip_of: Mapping[int, str]
 
     def __getitem__(self, position: int) -> LayerFrames:
@@ -166,7 +168,7 @@ class FeatureCache:
 
     backbone: Backbone
     layers: tuple[str, ...]
-    options: Features
+    options: FeatureCacheOptions
     precision: str
     batches: Batches = field(default_factory=Batches)
 
@@ -191,7 +193,7 @@ class FeatureCache:
             clip_of = _clip_hashes(recordings, clips, wanted, self.root, report, label)
             folder = self._described_folder()
             shelves = {
-                name: Shelf(folder / f"{name}-{self.options.store}", DTYPES[self.options.store]) for name in self.layers
+                name: Shard(folder / f"{name}-{self.options.dtype}", DTYPES[self.options.dtype]) for name in self.layers
             }
             stored = StoredFeatures(shelves, clip_of)
             missing = _missing(stored, wanted)
@@ -207,7 +209,7 @@ class FeatureCache:
     def num_bytes(self, seconds: float) -> int:
         """Return the size of features of so much audio."""
         features = sum(self.backbone.sizes[-1 if name == "last" else int(name)] for name in self.layers)
-        return round(seconds * self.backbone.frame_rate_hz * features * DTYPES[self.options.store].itemsize)
+        return round(seconds * self.backbone.frame_rate_hz * features * DTYPES[self.options.dtype].itemsize)
 
     def _described_folder(self) -> Path:
         """Return the backbone's folder, which says of what it is, for who wonders whether it can go."""
@@ -296,18 +298,18 @@ class _Hearing:
     def _write(self, part: Sequence[int], device: torch.device) -> int:
         """Return how many clips were heard: those that are still missing, now that no one else is at it."""
         missing = _missing(self.stored, part)
-        heard = self._hear(missing, device) if missing else {}
+        computed = self._hear(missing, device) if missing else {}
         for name, shelf in self.stored.shelves.items():
-            shelf.add({clip: layers[name] for clip, layers in heard.items() if clip not in shelf})
-        return len(heard)
+            shelf.add({clip: layers[name] for clip, layers in computed.items() if clip not in shelf})
+        return len(computed)
 
     @torch.no_grad()
     def _hear(self, positions: Sequence[int], device: torch.device) -> dict[str, dict[str, torch.Tensor]]:
         """Return clip -> layer -> (frame, feature)."""
         dataset = ClipDataset(self.recordings, {}, self.clips)
         durations_s = batch_durations(self.recordings, self.clips, is_training=False)
-        dtype = DTYPES[self.cache.options.store]
-        heard = {}
+        dtype = DTYPES[self.cache.options.dtype]
+        computed = {}
         for items in BucketSampler(positions, durations_s, self.cache.batches, is_training=False):
             batch = collate([dataset[item] for item in items]).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.cache.precision == "bfloat16"):
@@ -319,9 +321,9 @@ class _Hearing:
             }
             for row, (_, position) in enumerate(items):
                 frames = {name: layer[row, : num_frames[row]].clone() for name, layer in layers.items()}
-                heard[self.stored.clip_of[position]] = frames
+                computed[self.stored.clip_of[position]] = frames
             self.report(len(items))
-        return heard
+        return computed
 
 
 def _missing(stored: StoredFeatures, positions: Iterable[int]) -> list[int]:
@@ -345,7 +347,7 @@ def _clip_hashes(
     """
 
     def clip_hash(position: int) -> str:
-        return hashlib.blake2b(fitted(recordings[position], clips).tobytes(), digest_size=16).hexdigest()
+        return hashlib.blake2b(fix_length(recordings[position], clips).tobytes(), digest_size=16).hexdigest()
 
     notes = root / "clips.json"
     known = {} if recordings.fits_memory else _read_notes(notes)
@@ -365,7 +367,7 @@ def _file_state(recordings: Recordings, clips: Clips, position: int) -> str:
     utterance = recordings.utterances[position]
     status = os.stat(utterance.audio)
     file = [os.path.abspath(utterance.audio), status.st_size, status.st_mtime_ns, utterance.start_s, utterance.end_s]
-    return _digest([json.dumps([FORMAT, *file, recordings.trim_db, clips.min_s, clips.extend, clips.cut_s])])
+    return _digest([json.dumps([FORMAT, *file, recordings.trim_db, clips.min_s, clips.pad_mode, clips.max_s])])
 
 
 def _read_notes(path: Path) -> dict[str, str]:
@@ -379,7 +381,9 @@ def _read_notes(path: Path) -> dict[str, str]:
 def _listening(backbone: Backbone) -> Iterator[torch.device]:
     """Put a backbone into evaluation mode, on this process's accelerator if there is one; and back."""
     was_training, home = backbone.training, next(backbone.parameters()).device
-    index = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) if world().size > 1 else 0
+    index = (
+        int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) if distributed_info().size > 1 else 0
+    )
     device = torch.device("cuda", index) if torch.cuda.is_available() else home
     try:
         backbone.to(device).eval()

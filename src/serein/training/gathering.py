@@ -9,7 +9,7 @@ from torch import distributed
 from torch.nn import functional as F
 
 
-def gathered(rows: torch.Tensor) -> torch.Tensor:
+def all_gather_rows(rows: torch.Tensor) -> torch.Tensor:
     """Return the rows of all processes, in their order; each may have another number of them.
 
     Every process computes the same loss of all rows, and gradients of a row are summed over processes; the mean that

@@ -10,7 +10,7 @@ import torch
 from serein.data.augmentation import SpectrogramAugmenter
 from serein.data.batches import Batch
 from serein.errors import RecipeError
-from serein.models.branches import Sounds
+from serein.models.branches import HiddenStatesByBranch
 from serein.models.hidden import Backbone, HiddenStates, frame_mask
 from serein.models.logmel import LogMelBackbone
 from serein.models.speech import SpeechModel
@@ -18,18 +18,18 @@ from serein.recipe import MAIN, SpectrogramAugmentation
 
 
 @dataclass(frozen=True)
-class Heard:
+class EncodedBatch:
     """Hidden layers of each branch, and the targets and conditions that go with them, mixed alike."""
 
-    sounds: Sounds
+    hidden_states: HiddenStatesByBranch
     targets: Mapping[str, torch.Tensor]
     has_target: Mapping[str, torch.Tensor]
     conditions: Mapping[str, torch.Tensor]
 
 
-def hear(
+def encode_batch(
     model: SpeechModel, batch: Batch, augmentation: SpectrogramAugmentation, branches: Sequence[str] = (MAIN,)
-) -> Heard:
+) -> EncodedBatch:
     """Return what a training step learns from. A batch that carries hidden layers never touches a backbone.
 
     Branches hear a clip changed in the same way: what is drawn follows from its seed.
@@ -39,15 +39,17 @@ def hear(
     """
     mixing = None
     if batch.layers:
-        sounds = model.heard_by(lambda backbone: _stored(backbone, batch), branches)
+        hidden_states = model.encode_with(lambda backbone: _stored(backbone, batch), branches)
     elif augmentation == SpectrogramAugmentation():
-        sounds = model.hear(batch.waveforms, batch.num_samples, branches)
+        hidden_states = model.encode(batch.waveforms, batch.num_samples, branches)
     else:
         augmenters: list[SpectrogramAugmenter] = []
-        sounds = model.heard_by(lambda backbone: _changed(backbone, batch, augmentation, augmenters), branches)
+        hidden_states = model.encode_with(
+            lambda backbone: _changed(backbone, batch, augmentation, augmenters), branches
+        )
         mixing = augmenters[0].mixing()
-    heard = Heard(sounds, batch.targets, batch.has_target, batch.conditions)
-    return heard if mixing is None else _mixed(heard, *mixing)
+    encoded = EncodedBatch(hidden_states, batch.targets, batch.has_target, batch.conditions)
+    return encoded if mixing is None else _mixed(encoded, *mixing)
 
 
 def _changed(
@@ -59,7 +61,7 @@ def _changed(
     augmenter = SpectrogramAugmenter(augmentation, batch.seeds)
     augmenters.append(augmenter)
     bands_db, is_frame = backbone.bands(batch.waveforms, batch.num_samples)
-    bands_db, num_frames = augmenter.bend(bands_db, is_frame.sum(dim=1))
+    bands_db, num_frames = augmenter.augment(bands_db, is_frame.sum(dim=1))
     is_frame = frame_mask(num_frames, bands_db.shape[1])
     frames = augmenter.mask(backbone.normalised(bands_db, is_frame), num_frames, backbone.num_channels)
     return HiddenStates((frames,), is_frame)
@@ -75,25 +77,25 @@ def _stored(backbone: Backbone, batch: Batch) -> HiddenStates:
 
 
 def require_bands(
-    backbone: Backbone, augmentation: SpectrogramAugmentation, where: str = "stages.augmentation"
+    backbone: Backbone, augmentation: SpectrogramAugmentation, where: str = "stages.spectrogram_augmentation"
 ) -> None:
     """Raise RecipeError when a spectrogram is to be changed, but the backbone makes none."""
     if augmentation != SpectrogramAugmentation() and not isinstance(backbone, LogMelBackbone):
         raise RecipeError("spectrogram augmentation needs the backbone 'logmel'", where=where, remedy="Leave it out.")
 
 
-def _mixed(heard: Heard, partners: torch.Tensor, share: float) -> Heard:
+def _mixed(encoded: EncodedBatch, partners: torch.Tensor, share: float) -> EncodedBatch:
     """Mix each clip with its partner (mixup, Zhang 2018): frames, targets, conditions; the longer of the two counts."""
-    partners = partners.to(next(iter(heard.sounds.values())).is_frame.device)
+    partners = partners.to(next(iter(encoded.hidden_states.values())).is_frame.device)
 
     def mix(values: torch.Tensor) -> torch.Tensor:
         return share * values + (1 - share) * values[partners]
 
-    sounds = {
+    hidden_states = {
         name: HiddenStates(tuple(mix(layer) for layer in own.layers), own.is_frame | own.is_frame[partners])
-        for name, own in heard.sounds.items()
+        for name, own in encoded.hidden_states.items()
     }
-    targets = {name: mix(target) for name, target in heard.targets.items()}
-    has_target = {name: mask & mask[partners] for name, mask in heard.has_target.items()}
-    conditions = {name: mix(values) for name, values in heard.conditions.items()}
-    return Heard(sounds, targets, has_target, conditions)
+    targets = {name: mix(target) for name, target in encoded.targets.items()}
+    has_target = {name: mask & mask[partners] for name, mask in encoded.has_target.items()}
+    conditions = {name: mix(values) for name, values in encoded.conditions.items()}
+    return EncodedBatch(hidden_states, targets, has_target, conditions)

@@ -27,11 +27,11 @@ RESUME = "resume.ckpt"
 PARTIAL = f".partial.{RESUME}"
 WEIGHTS = "weights.safetensors"
 METRICS = "metrics.jsonl"
-START = "start.json"  # which weights a stage started from
+INITIAL_WEIGHTS = "initial_weights.json"  # which weights a stage started from
 BACKBONE = "backbone."  # what the names of its weights start with
 
 
-class EpochKeeper(Checkpoint):
+class CheckpointCallback(Checkpoint):
     """Writes metrics, the best weights, and the state to resume from; each file is whole or the one before.
 
     A loss that is no number stops the training (RunError).
@@ -41,12 +41,12 @@ class EpochKeeper(Checkpoint):
 
     Args:
         folder: The stage's folder.
-        keep: `best` keeps the weights of the best dev score, `last` those of the last epoch.
+        checkpoint: `best` keeps the weights of the best dev score, `last` those of the last epoch.
         watched: Name of that score in the metrics.
     """
 
-    def __init__(self, folder: Path, keep: str, watched: str = "dev_ua") -> None:
-        self.folder, self.keep, self.watched = folder, keep, watched
+    def __init__(self, folder: Path, checkpoint: str, monitor: str = "dev_ua") -> None:
+        self.folder, self.checkpoint, self.monitor = folder, checkpoint, monitor
         self.history: list[dict[str, float]] = []
         self.best: dict[str, float] = {}
         self.is_over = False
@@ -79,8 +79,8 @@ class EpochKeeper(Checkpoint):
             )
         self.history.append(line)
         self.is_over = trainer.should_stop
-        score = line.get(self.watched)
-        is_best = self.keep == "last" or score is None or score > self.best.get(self.watched, -math.inf)
+        score = line.get(self.monitor)
+        is_best = self.checkpoint == "last" or score is None or score > self.best.get(self.monitor, -math.inf)
         if is_best:
             self.best = line
         if trainer.is_global_zero:
@@ -113,12 +113,12 @@ class EpochKeeper(Checkpoint):
 
 
 def save_weights(module: lightning.LightningModule, path: Path) -> None:
-    """Write the judged model's weights atomically; of a frozen backbone its hash alone."""
+    """Write the evaluated model's weights atomically; of a frozen backbone its hash alone."""
     assert isinstance(module, StageModule)
     sha256 = module.frozen_sha256
     state = {
         name: tensor.detach().cpu().contiguous()
-        for name, tensor in module.judged.state_dict().items()
+        for name, tensor in module.eval_model.state_dict().items()
         if sha256 is None or not name.startswith(BACKBONE)
     }
     with replacing(path) as partial:

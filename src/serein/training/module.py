@@ -14,14 +14,14 @@ from torch.optim.swa_utils import AveragedModel
 from serein.data.batches import Batch, draw_seed
 from serein.errors import RunError
 from serein.losses import supervised_contrastive
-from serein.models.heads import Reading
+from serein.models.heads import HeadOutput
 from serein.models.pretrained import weights_hash
 from serein.models.speech import SpeechModel
 from serein.recipe import Optimizer, Pooled, SpectrogramAugmentation, Stage
 from serein.tasks.task import ClassTask, Task
 from serein.training.conflicts import NUM_SAMPLED, gradient_cosines
-from serein.training.gathering import gathered
-from serein.training.hearing import hear
+from serein.training.gathering import all_gather_rows
+from serein.training.hearing import encode_batch
 
 Judged = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # (clip,) positions, (clip, ...) truth and what is kept
 
@@ -46,20 +46,20 @@ class StageModule(lightning.LightningModule):
         super().__init__()
         self.model, self.stage = model, stage
         self.tasks = {name: tasks[name] for name in stage.tasks or tasks}
-        self.weights = loss_weights(self.tasks, stage.main_share, stage.weights)
-        self.branches = model.branches_of(self.tasks, stage.fusion)
+        self.weights = loss_weights(self.tasks, stage.main_task_weight, stage.weights)
+        self.branches = model.branches_of(self.tasks, stage.use_fusion)
         self.num_steps, self.seed = num_steps, seed
         model.train_only(stage.trainable, self.tasks)
         self.frozen_sha256 = _frozen_sha256(model)
-        self.average = None if stage.average is None else _averaged(model, stage.average)
-        if self.average is not None and self.frozen_sha256 is not None:
-            self.average.module.backbone = model.backbone
+        self.averaged = None if stage.ema_decay is None else _averaged(model, stage.ema_decay)
+        if self.averaged is not None and self.frozen_sha256 is not None:
+            self.averaged.module.backbone = model.backbone
         self._dev: dict[str, list[Judged]] = {}
 
     @property
-    def judged(self) -> SpeechModel:
+    def eval_model(self) -> SpeechModel:
         """The model whose scores count: the averaged one when the stage averages."""
-        return self.model if self.average is None else self.average.module  # type: ignore[return-value]
+        return self.model if self.averaged is None else self.averaged.module  # type: ignore[return-value]
 
     @property
     def shared(self) -> list[nn.Parameter]:
@@ -78,10 +78,10 @@ class StageModule(lightning.LightningModule):
         Dropout is seeded by batch: loaders draw from torch's generator as well, and a resumed run makes more of them.
         """
         torch.manual_seed(draw_seed(self.seed, self.current_epoch, f"dropout/{batch_index}/{self.global_rank}"))
-        heard = hear(self.model, batch, self.stage.augmentation, self.branches)
-        readings = self.model.read(heard.sounds, heard.conditions, self.tasks, self.stage.fusion)
-        losses = self.losses(readings, heard.targets, heard.has_target)
-        loss = self.weighted(losses, readings)
+        encoded = encode_batch(self.model, batch, self.stage.spectrogram_augmentation, self.branches)
+        head_outputs = self.model.decode(encoded.hidden_states, encoded.conditions, self.tasks, self.stage.use_fusion)
+        losses = self.losses(head_outputs, encoded.targets, encoded.has_target)
+        loss = self.weighted(losses, head_outputs)
         self._log_losses(loss, losses, len(batch.num_samples))
         if batch_index < NUM_SAMPLED and self.trainer.world_size == 1:
             for (one, other), cosine in gradient_cosines(losses, self.shared).items():
@@ -99,24 +99,26 @@ class StageModule(lightning.LightningModule):
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         """Step, then move the averaged weights."""
         super().optimizer_step(*arguments, **options)
-        if self.average is not None:
-            self.average.update_parameters(self.model)
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Keep truth and answer; the score is taken when all are there."""
-        heard = hear(self.judged, batch, SpectrogramAugmentation(), self.branches)
-        readings = self.judged.read(heard.sounds, batch.conditions, self.tasks, self.stage.fusion)
-        for name, reading in readings.items():
+        encoded = encode_batch(self.eval_model, batch, SpectrogramAugmentation(), self.branches)
+        head_outputs = self.eval_model.decode(
+            encoded.hidden_states, batch.conditions, self.tasks, self.stage.use_fusion
+        )
+        for name, head_output in head_outputs.items():
             known = batch.has_target[name]
             if known.any():
                 truth = batch.targets[name][known]
-                kept = self.tasks[name].kept(truth, reading.output[known])
+                kept = self.tasks[name].kept(truth, head_output.output[known])
                 self._dev.setdefault(name, []).append((batch.positions[known].cpu(), truth.cpu(), kept.cpu()))
 
     def on_validation_epoch_end(self) -> None:
         """Score the whole dev set, on every process the same."""
-        for name, judged in self._gathered().items():
-            positions, truth, kept = (torch.cat(part) for part in zip(*judged, strict=True))
+        for name, outputs in self._gathered().items():
+            positions, truth, kept = (torch.cat(part) for part in zip(*outputs, strict=True))
             if self.trainer.world_size > 1:  # with few batches, some are heard by several processes
                 once = list({position: row for row, position in enumerate(positions.tolist())}.values())
                 truth, kept = truth[once], kept[once]
@@ -177,30 +179,30 @@ class StageModule(lightning.LightningModule):
 
     def losses(
         self,
-        readings: Mapping[str, Reading],
+        head_outputs: Mapping[str, HeadOutput],
         targets: Mapping[str, torch.Tensor],
         has_target: Mapping[str, torch.Tensor],
     ) -> dict[str, torch.Tensor]:
         """Return the loss of each task of which the batch has targets, before it is weighted."""
         losses: dict[str, torch.Tensor] = {}
         for name, task in self.tasks.items():
-            known, reading = has_target[name], readings[name]
+            known, head_output = has_target[name], head_outputs[name]
             contrast = task.options.contrastive if isinstance(task.options, Pooled) else None
-            truth, own_share, parts = targets[name][known], 1.0, []
+            truth, own_weight, parts = targets[name][known], 1.0, []
             if contrast is not None and isinstance(task, ClassTask):
-                own_share = 1.0 - contrast.share
-                pulled = self._contrast(task.classes(truth), reading.embedding[known], contrast.temperature)
-                parts.append(contrast.share * pulled)
+                own_weight = 1.0 - contrast.weight
+                pulled = self._contrast(task.classes(truth), head_output.embedding[known], contrast.temperature)
+                parts.append(contrast.weight * pulled)
             if known.any():
-                parts.append(own_share * _summed(task, truth, reading.outputs[:, known]))
+                parts.append(own_weight * _summed(task, truth, head_output.outputs[:, known]))
             if parts:
                 losses[name] = torch.stack(parts).sum()
         return losses
 
-    def weighted(self, losses: Mapping[str, torch.Tensor], readings: Mapping[str, Reading]) -> torch.Tensor:
+    def weighted(self, losses: Mapping[str, torch.Tensor], head_outputs: Mapping[str, HeadOutput]) -> torch.Tensor:
         """Return the sum of the tasks' losses, each by its weight; 0 of a batch without any target."""
         if not losses:
-            return sum(reading.output.sum() for reading in readings.values()) * 0.0  # type: ignore[return-value]
+            return sum(head_output.output.sum() for head_output in head_outputs.values()) * 0.0  # type: ignore[return-value]
         return torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
 
     def _log_losses(self, loss: torch.Tensor, losses: Mapping[str, torch.Tensor], num_clips: int) -> None:
@@ -212,7 +214,7 @@ class StageModule(lightning.LightningModule):
     def _contrast(self, labels: torch.Tensor, embeddings: torch.Tensor, temperature: float) -> torch.Tensor:
         """Return the contrastive loss over the clips of all processes, whose batches may differ in size."""
         if self.trainer.world_size > 1:
-            labels, embeddings = gathered(labels), gathered(embeddings)
+            labels, embeddings = all_gather_rows(labels), all_gather_rows(embeddings)
         return supervised_contrastive(labels, embeddings, temperature)
 
     def _gathered(self) -> dict[str, list[Judged]]:
@@ -221,13 +223,13 @@ class StageModule(lightning.LightningModule):
         parts: list[Any] = [None] * self.trainer.world_size
         torch.distributed.all_gather_object(parts, self._dev)
         names = {name for part in parts for name in part}
-        return {name: [judged for part in parts for judged in part.get(name, [])] for name in names}
+        return {name: [output for part in parts for output in part.get(name, [])] for name in names}
 
 
 _NEVER = 1 << 62
 NO_WEIGHTS: Mapping[Any, float] = {}
 FROZEN = "frozen_backbone_sha256"  # in files without the backbone's weights
-BACKBONE_WEIGHT = re.compile(r"(model|average\.module)\.backbone\.")
+BACKBONE_WEIGHT = re.compile(r"(model|averaged\.module)\.backbone\.")
 
 
 def require_backbone(expected_sha256: str, found_sha256: str | None) -> None:
@@ -241,24 +243,24 @@ def require_backbone(expected_sha256: str, found_sha256: str | None) -> None:
 
 
 def loss_weights(
-    tasks: Mapping[str, Task], main_share: float | None, weights: Mapping[Any, float] = NO_WEIGHTS
+    tasks: Mapping[str, Task], main_task_weight: float | None, weights: Mapping[Any, float] = NO_WEIGHTS
 ) -> dict[str, float]:
     """Return the weight of each task's loss: its own or the stage's, or a for the first and (1 - a) / n for n others.
 
     The last is equation 1 of gao2023; equation 2 is the same with a reversed gradient. A task alone weighs 1 then.
     The stage's are a and b of park2023's equation 6.
     """
-    if main_share is None:
+    if main_task_weight is None:
         return {**{name: task.options.weight for name, task in tasks.items()}, **weights}
     main, *others = tasks
     if not others:
         return {main: 1.0}
-    return {main: main_share, **dict.fromkeys(others, (1.0 - main_share) / len(others))}
+    return {main: main_task_weight, **dict.fromkeys(others, (1.0 - main_task_weight) / len(others))}
 
 
 def watched_score(stage: Stage, first: str) -> str:
     """Return the score of a stage's first task that is watched; of transcripts `ua` means the word accuracy."""
-    return "word_accuracy" if first == "asr" and stage.watch == "ua" else stage.watch
+    return "word_accuracy" if first == "asr" and stage.monitor == "ua" else stage.monitor
 
 
 def _frozen_sha256(model: SpeechModel) -> str | None:

@@ -23,25 +23,25 @@ from serein.data.batches import (
     BucketSampler,
     ClipDataset,
     Targets,
-    Told,
+    TrainingConditions,
     batch_durations,
     collate,
     draw_seed,
     loader,
 )
-from serein.data.effects import Changer
+from serein.data.effects import WaveformAugmenter
 from serein.data.recordings import Recordings
 from serein.errors import AudioError, RunError
 from serein.models.logmel import LogMelBackbone
 from serein.models.speech import SpeechModel
 from serein.progress import Report
-from serein.recipe import MAIN, Batches, Clips, Features, LogMel, Stage
+from serein.recipe import MAIN, Batches, Clips, FeatureCacheOptions, LogMel, Stage
 from serein.tasks.task import ClassTask, Task
-from serein.training.feature_cache import FeatureCache, StoredFeatures, is_heard_alike, only_backbone, tapped_layers
-from serein.training.keeping import METRICS, PARTIAL, RESUME, WEIGHTS, EpochKeeper, load_weights, readable_state
+from serein.training.feature_cache import FeatureCache, StoredFeatures, is_input_fixed, only_backbone, tapped_layers
+from serein.training.keeping import METRICS, PARTIAL, RESUME, WEIGHTS, CheckpointCallback, load_weights, readable_state
 from serein.training.module import StageModule
 from serein.training.progress import StageProgress
-from serein.world import wait_for_all, world
+from serein.world import distributed_info, wait_for_all
 
 MOST_WORKERS = 8
 # Batches of many lengths need more compiled kernels than oneDNN keeps of itself (1024): it would build them anew.
@@ -63,9 +63,9 @@ class TrainingData:
         train: Positions of the training utterances.
         dev: Positions of the dev utterances, maybe none.
         clips: Cutting and extending.
-        told: What the model is told of all recordings.
+        conditions: Those of all recordings.
         features: Where and how to keep what a frozen backbone hears; `None` runs it in every epoch.
-        heard: What it has heard of train and dev, instead of their waveforms.
+        features: Stored features of train and dev, instead of their waveforms.
     """
 
     recordings: Recordings
@@ -73,9 +73,9 @@ class TrainingData:
     train: Sequence[int]
     dev: Sequence[int]
     clips: Clips
-    told: Told = field(default_factory=Told)
-    features: Features | None = None
-    heard: StoredFeatures | None = None
+    conditions: TrainingConditions = field(default_factory=TrainingConditions)
+    features: FeatureCacheOptions | None = None
+    features: StoredFeatures | None = None
 
     def sampler(
         self, batches: Batches, seed: int, *, is_training: bool, classes: np.ndarray | None = None
@@ -88,30 +88,30 @@ class TrainingData:
             seed=seed,
             is_training=is_training,
             classes=classes,
-            rank=world().rank,
-            world_size=world().size,
+            rank=distributed_info().rank,
+            world_size=distributed_info().size,
         )
 
     def dataset(
-        self, seed: int, *, is_training: bool, change: Changer | None = None, num_views: int = 1
+        self, seed: int, *, is_training: bool, augment: WaveformAugmenter | None = None, num_views: int = 1
     ) -> ClipDataset:
         """Return the clips, cropped and changed when training."""
         return ClipDataset(
             self.recordings,
             self.targets,
             self.clips,
-            self.told,
+            self.conditions,
             seed=seed,
             is_training=is_training,
-            features=self.heard,
-            change=change,
+            features=self.features,
+            augment=augment,
             num_views=num_views,
         )
 
     @property
     def num_workers(self) -> int:
         """Processes that decode: none when the audio stays in memory, or is not needed."""
-        return 0 if self.recordings.fits_memory or self.heard is not None else most_workers()
+        return 0 if self.recordings.fits_memory or self.features is not None else most_workers()
 
 
 class EpochLoaders(lightning.LightningDataModule):
@@ -121,13 +121,15 @@ class EpochLoaders(lightning.LightningDataModule):
         super().__init__()
         self.data, self.stage, self.seed = data, stage, seed
         self.sampler = data.sampler(stage.batches, seed, is_training=True, classes=classes)
-        self.change = None if stage.effects.name == "none" else Changer(stage.effects)
+        self.augment = (
+            None if stage.waveform_augmentation.name == "none" else WaveformAugmenter(stage.waveform_augmentation)
+        )
 
     def train_dataloader(self) -> Any:
         self.sampler.set_epoch(self.trainer.current_epoch if self.trainer else 0)
-        num_views = 2 if self.stage.effects.views == "two" else 1
-        dataset = self.data.dataset(self.seed, is_training=True, change=self.change, num_views=num_views)
-        is_light = self.change is None or self.change.is_light
+        num_views = self.stage.waveform_augmentation.num_views
+        dataset = self.data.dataset(self.seed, is_training=True, augment=self.augment, num_views=num_views)
+        is_light = self.augment is None or self.augment.is_light
         return loader(dataset, self.sampler, num_workers=self.data.num_workers if is_light else most_workers())
 
     def val_dataloader(self) -> Any:
@@ -135,7 +137,7 @@ class EpochLoaders(lightning.LightningDataModule):
             return []
         sampler = self.data.sampler(self.stage.batches, self.seed, is_training=False)
         if not len(sampler):
-            sampler.rank = 0  # fewer batches than processes: none may be idle, and what is heard twice counts once
+            sampler.rank = 0  # fewer batches than processes: none may be idle, and clips seen twice count once
         return loader(self.data.dataset(self.seed, is_training=False), sampler, num_workers=self.data.num_workers)
 
     def num_steps(self) -> int:
@@ -175,10 +177,10 @@ def train_stage(
         with _plainly(folder):
             data = with_features(model, stage, data, report, label)
         _fit(model, tasks, stage, data, folder, seed, report, label)
-        if world().is_first:
+        if distributed_info().is_first:
             os.replace(folder / f".best.{WEIGHTS}", weights)
         wait_for_all()
-    if world().is_first:
+    if distributed_info().is_first:
         for name in (RESUME, PARTIAL):
             (folder / name).unlink(missing_ok=True)
     load_weights(model, weights)
@@ -194,14 +196,14 @@ def with_features(model: SpeechModel, stage: Stage, data: TrainingData, report: 
     model.train_only(stage.trainable, stage.tasks)
     positions = [*data.train, *data.dev]
     longest_s = float(batch_durations(data.recordings, data.clips, is_training=False)[list(data.train)].max())
-    options = data.features or Features(store="none")
-    if options.store == "none" or not is_heard_alike(model, stage, longest_s, data.clips):
+    options = data.features or FeatureCacheOptions(dtype="none")
+    if options.dtype == "none" or not is_input_fixed(model, stage, longest_s, data.clips):
         return data
     backbone = only_backbone(model, stage)
     assert backbone is not None
-    layers = tapped_layers(model, model.branches_of(stage.tasks, stage.fusion))
+    layers = tapped_layers(model, model.branches_of(stage.tasks, stage.use_fusion))
     cache = FeatureCache(backbone, layers, options, chosen_precision(stage.precision), stage.batches)
-    return replace(data, heard=cache.of(data.recordings, data.clips, positions, report, label))
+    return replace(data, features=cache.of(data.recordings, data.clips, positions, report, label))
 
 
 def _fit(
@@ -217,7 +219,7 @@ def _fit(
     loaders = EpochLoaders(data, stage, seed, _balanced_classes(tasks, stage, data))
     module = StageModule(model, tasks, stage, num_steps=loaders.num_steps(), seed=seed)
     callbacks: list[lightning.Callback] = [
-        EpochKeeper(folder, stage.keep, module.watched),
+        CheckpointCallback(folder, stage.checkpoint, module.watched),
         StageProgress(report, label, module.watched),
     ]
     if stage.patience is not None:
@@ -260,11 +262,13 @@ def _balanced_classes(tasks: Mapping[str, Task], stage: Stage, data: TrainingDat
 
 
 def _devices(model: SpeechModel) -> dict[str, Any]:
-    processes = world()
+    processes = distributed_info()
     if processes.size == 1:
         return {"devices": 1}
-    has_layers = any(len(body.sizes) > 1 for body in model.bodies) or len(model.branches) > 0
-    uses_all = isinstance(model.backbone, LogMelBackbone) and not has_layers  # a tap below the last leaves some unused
+    has_layers = any(len(encoder.sizes) > 1 for encoder in model.encoders) or len(model.branches) > 0
+    uses_all = (
+        isinstance(model.backbone, LogMelBackbone) and not has_layers
+    )  # a selected layer below the last leaves some unused
     return {
         "devices": processes.local_size,
         "num_nodes": processes.size // processes.local_size,
@@ -285,7 +289,7 @@ def chosen_precision(precision: str) -> str:
 
 
 def fit_normalisation(model: SpeechModel, data: TrainingData, branches: Iterable[str] = (MAIN,)) -> None:
-    """Take the mean and deviation of log-mel backbones from the training side."""
+    """Take the mean and deviation of log-mel backbones from the training set."""
     fitted: dict[LogMel, LogMelBackbone] = {}
     for backbone in (model.backbone_of(name) for name in branches):
         if not isinstance(backbone, LogMelBackbone):

@@ -18,7 +18,7 @@ from serein.data.corpora.iemocap import IEMOCAP, parse, remarks
 from serein.data.corpora.iemocap_files import EMOTIONS, is_self_evaluation
 from serein.data.utterance import Rating, Utterance
 from serein.errors import AudioError, ManifestError
-from serein.labels.categories import Categories
+from serein.labels.categories import ClassLabels
 
 EVALUATIONS = {
     "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt": """\
@@ -210,7 +210,7 @@ def test_windows_line_ends_change_nothing(root: Path) -> None:
 
 
 def test_a_recipe_merges_excitement_into_happiness_and_not_the_adapter(root: Path) -> None:
-    four = Categories(("anger", "happiness", "sadness", "neutral"), {"excited": "happiness"})
+    four = ClassLabels(("anger", "happiness", "sadness", "neutral"), {"excited": "happiness"})
     assert [four.label(u) for u in parse(root)] == ["neutral", None, None, "happiness", "happiness", "sadness"]
 
 
@@ -252,7 +252,7 @@ def test_the_whole_corpus_has_the_published_counts(tmp_path: Path, monkeypatch: 
     root = whole(tmp_path)
     prepared = prepare(IEMOCAP, root)
     assert len(prepared.utterances) == 10_039
-    four = Categories(("anger", "happiness", "sadness", "neutral"), {"excited": "happiness"})
+    four = ClassLabels(("anger", "happiness", "sadness", "neutral"), {"excited": "happiness"})
     assert Counter(four.label(u) for u in prepared.utterances) == {
         "anger": 1103,
         "happiness": 1636,

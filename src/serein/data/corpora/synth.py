@@ -329,5 +329,5 @@ def _rating(clip: Clip, rater: str, rng: np.random.Generator) -> Rating:
     return Rating(labels=labels, comment=words[int(place * len(words))], rater=rater)
 
 
-def _pick(choices: Sequence[str], rng: np.random.Generator, shares: Sequence[float] | None = None) -> str:
-    return choices[int(rng.choice(len(choices), p=shares))]
+def _pick(choices: Sequence[str], rng: np.random.Generator, probabilities: Sequence[float] | None = None) -> str:
+    return choices[int(rng.choice(len(choices), p=probabilities))]

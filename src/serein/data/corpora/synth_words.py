@@ -75,7 +75,7 @@ LEANING = {
 OPENERS = ("Well,", "You know,", "I mean,", "Um,", "So,", "Look,", "Oh,", "And then,")
 LEANING_SHARE = 0.5  # of improvised utterances whose words lean towards the emotion
 
-CONFUSIONS = {  # what a rater hears who does not hear what was meant, with shares
+CONFUSIONS = {  # what a rater hears who does not hear what was meant, with probabilities
     "angry": {"frustrated": 0.5, "neutral": 0.2, "happy": 0.15, "disgusted": 0.15},
     "happy": {"excited": 0.5, "neutral": 0.3, "surprised": 0.15, "angry": 0.05},
     "neutral": {"sad": 0.35, "frustrated": 0.3, "happy": 0.25, "angry": 0.1},
