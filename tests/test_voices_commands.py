@@ -161,7 +161,7 @@ def test_a_manifest_that_names_speakers_is_scored(run: Path, model: Path, serein
     assert found is not None
     assert 100 * answer["equal_error_rate"] == pytest.approx(found.mean, abs=0.1)
     assert 100 * answer["misses"] == pytest.approx(found.units[0].misses)
-    assert (answer["num_same"], answer["num_speakers"], answer["num_learned_speakers"]) == (18, 3, 3)
+    assert (answer["num_same"], answer["num_speakers"], answer["num_training_speakers"]) == (18, 3, 3)
     printed = serein("verify", "--model", model, data, "--score").out
     assert "18 pairs of the same speaker and 48 of different ones, all 66\n3 speakers, 3 of them in the model's training data\n" in printed
     assert "at the threshold" in printed
