@@ -64,8 +64,8 @@ class TrainingData:
         dev: Positions of the dev utterances, maybe none.
         clips: Cutting and extending.
         conditions: Those of all recordings.
-        features: Where and how to keep what a frozen backbone hears; `None` runs it in every epoch.
-        features: Stored features of train and dev, instead of their waveforms.
+        features: Where and how to cache the features of a frozen backbone; `None` runs it in every epoch.
+        stored: Stored features of train and dev, instead of their waveforms.
     """
 
     recordings: Recordings
@@ -75,7 +75,7 @@ class TrainingData:
     clips: Clips
     conditions: TrainingConditions = field(default_factory=TrainingConditions)
     features: FeatureCacheOptions | None = None
-    features: StoredFeatures | None = None
+    stored: StoredFeatures | None = None
 
     def sampler(
         self, batches: Batches, seed: int, *, is_training: bool, classes: np.ndarray | None = None
@@ -103,7 +103,7 @@ class TrainingData:
             self.conditions,
             seed=seed,
             is_training=is_training,
-            features=self.features,
+            features=self.stored,
             augment=augment,
             num_views=num_views,
         )
@@ -111,7 +111,7 @@ class TrainingData:
     @property
     def num_workers(self) -> int:
         """Processes that decode: none when the audio stays in memory, or is not needed."""
-        return 0 if self.recordings.fits_memory or self.features is not None else most_workers()
+        return 0 if self.recordings.fits_memory or self.stored is not None else most_workers()
 
 
 class EpochLoaders(lightning.LightningDataModule):
@@ -203,7 +203,7 @@ def with_features(model: SpeechModel, stage: Stage, data: TrainingData, report: 
     assert backbone is not None
     layers = tapped_layers(model, model.branches_of(stage.tasks, stage.use_fusion))
     cache = FeatureCache(backbone, layers, options, chosen_precision(stage.precision), stage.batches)
-    return replace(data, features=cache.of(data.recordings, data.clips, positions, report, label))
+    return replace(data, stored=cache.of(data.recordings, data.clips, positions, report, label))
 
 
 def _fit(
