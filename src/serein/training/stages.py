@@ -167,7 +167,7 @@ def train_stage(
         tasks: All of the recipe's; the stage names those that learn.
         folder: Gets `metrics.jsonl`, `weights.safetensors` and, until it is done, the state to resume from.
         seed: Root of every draw.
-        report: Told of progress, under `label`.
+        report: Receives progress, under `label`.
     """
     weights = folder / WEIGHTS
     if not weights.exists():
@@ -339,7 +339,7 @@ def _plainly(folder: Path) -> Iterator[None]:
         raise SystemExit(128 + signal.SIGTERM) from None
     except SystemExit as stop:
         raise (KeyboardInterrupt if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
-    except AudioError as error:  # of a loader's process: its traceback, and in the last line what was said
+    except AudioError as error:  # of a loader's process: its traceback, and in the last line its message
         raise AudioError(str(error).rpartition("Error: ")[2]) from None
     except torch.OutOfMemoryError:
         raise RunError(
