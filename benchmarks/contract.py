@@ -1,4 +1,4 @@
-"""Schemathesis against `serein serve`: requests drawn from its OpenAPI, right and wrong ones;
+"""Schemathesis against `serein serve`: valid and invalid requests drawn from its OpenAPI schema.
 
 Responses must match the schema.
 

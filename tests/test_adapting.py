@@ -58,7 +58,9 @@ def test_neighbours_that_know_are_followed() -> None:
     predictions = predict_with_datastores(corpus, 20, 2)
     assert len(predictions["tuned"]) == 2 * NUM_SPEAKERS * NUM_CLIPS
     assert score_predictions(predictions["tuned"], CLASSES).pooled["ua"] == 100.0
-    assert score_predictions(predictions["fixed"], CLASSES).pooled["ua"] == 100.0  # 0.3 + 0.7 * 0.4 is more than 0.7 * 0.6
+    assert (
+        score_predictions(predictions["fixed"], CLASSES).pooled["ua"] == 100.0
+    )  # 0.3 + 0.7 * 0.4 is more than 0.7 * 0.6
 
 
 def test_the_speaker_is_not_mistaken_for_the_emotion() -> None:

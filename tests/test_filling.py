@@ -21,9 +21,9 @@ from serein.evaluation.predictions import Prediction, write_predictions
 from serein.filling import (
     Field,
     ModelGenderAnnotator,
-    Value,
     RunGenderAnnotator,
     TranscriptAnnotator,
+    Value,
     annotate,
     gender_annotator,
 )

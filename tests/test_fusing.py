@@ -218,7 +218,10 @@ def test_bad_input(finished_runs: tuple[Path, Path], tmp_path: Path, serein: Cal
         ([a, three], "has the folds 1, 2, 3, and a 1, 2"),
         ([a, third], "lacks 24 utterances that a predicted"),
         ([a, b, "--split", "dev"], "holds no dev predictions"),
-        ([a, b, "--method", "median"], "unknown method 'median', expected one of: cobyla, mean, an ensemble file (.json)"),
+        (
+            [a, b, "--method", "median"],
+            "unknown method 'median', expected one of: cobyla, mean, an ensemble file (.json)",
+        ),
         ([a, b, "--method", tmp_path / "no.json"], "no such ensemble file"),
         ([three, write_system(tmp_path / "x", {"1": True}), "--method", path], "has the folds 1"),
     ):
@@ -230,7 +233,9 @@ def test_weights_of_another_number_of_systems(finished_runs: tuple[Path, Path], 
     path = tmp_path / "ensemble.json"
     write_ensemble(evaluated(*finished_runs).ensemble, path)
     c = _random_run(tmp_path / "c", 2)
-    assert "it has weights for 2 systems, and 3 are named" in _refused(serein("ensemble", *finished_runs, c, "--method", path))
+    assert "it has weights for 2 systems, and 3 are named" in _refused(
+        serein("ensemble", *finished_runs, c, "--method", path)
+    )
 
 
 def _refused(outcome: Outcome) -> str:
@@ -277,7 +282,9 @@ def test_predict_is_the_weighted_mean(ensemble: Path, tiny_run: Path, tones: Pat
 
 
 def test_predict_in_other_forms(ensemble: Path, tones: Path, serein: Call) -> None:
-    assert serein("predict", tones, "--ensemble", ensemble, "--max-files", 2, "--csv").out.startswith("file,label,angry")
+    assert serein("predict", tones, "--ensemble", ensemble, "--max-files", 2, "--csv").out.startswith(
+        "file,label,angry"
+    )
     assert "prediction" in serein("predict", tones, "--ensemble", ensemble, "--max-files", 2).out
 
 

@@ -125,9 +125,12 @@ def test_what_cannot_be_added(
 def test_a_datastore_of_another_model_is_refused(datastore: Path, tiny_run: Path, tones: Path, serein: Call) -> None:
     other = tiny_run / "fold-2" / "seed-0" / "model"
     clip = manifest.read(tones)[0].audio
-    assert "the datastore is of another model" in serein("predict", "--model", other, clip, "--knn", datastore).complaint
     assert (
-        "the datastore is of another model" in serein("knn", "add", datastore, "--data", tones, "--model", other).complaint
+        "the datastore is of another model" in serein("predict", "--model", other, clip, "--knn", datastore).complaint
+    )
+    assert (
+        "the datastore is of another model"
+        in serein("knn", "add", datastore, "--data", tones, "--model", other).complaint
     )
 
 
@@ -143,7 +146,8 @@ def test_no_datastore(model: Path, tones: Path, tmp_path: Path, serein: Call) ->
     assert "no such datastore. Build one: serein knn build --help." in outcome.complaint
     (tmp_path / "mine.txt").write_text("mine")
     assert (
-        "exists and is not a datastore" in serein("knn", "build", "--model", model, "--data", tones, "-o", tmp_path).complaint
+        "exists and is not a datastore"
+        in serein("knn", "build", "--model", model, "--data", tones, "-o", tmp_path).complaint
     )
     assert (tmp_path / "mine.txt").read_text() == "mine"
 

@@ -117,7 +117,9 @@ def test_all_pairs_of_several_as_json(model: Path, clips: dict[str, Path], serei
     pairs = [(Path(p["first"]), Path(p["second"]), p["is_same_speaker"]) for p in answer["pairs"]]
     one, two, three = (clips[name] for name in names)
     assert pairs == [(one, two, True), (one, three, False), (two, three, False)]
-    assert [p["is_same_speaker"] for p in answer["pairs"]] == [p["cosine"] >= answer["threshold"] for p in answer["pairs"]]
+    assert [p["is_same_speaker"] for p in answer["pairs"]] == [
+        p["cosine"] >= answer["threshold"] for p in answer["pairs"]
+    ]
     assert answer["threshold_from"]["num_clips"] == 12
 
 
@@ -161,9 +163,12 @@ def test_a_manifest_that_names_speakers_is_scored(run: Path, model: Path, serein
     assert found is not None
     assert 100 * answer["equal_error_rate"] == pytest.approx(found.mean, abs=0.1)
     assert 100 * answer["misses"] == pytest.approx(found.units[0].misses)
-    assert (answer["num_same"], answer["num_speakers"], answer["num_learned_speakers"]) == (18, 3, 3)
+    assert (answer["num_same"], answer["num_speakers"], answer["num_training_speakers"]) == (18, 3, 3)
     printed = serein("verify", "--model", model, data, "--score").out
-    assert "18 pairs of the same speaker and 48 of different ones, all 66\n3 speakers, 3 of them in the model's training data\n" in printed
+    assert (
+        "18 pairs of the same speaker and 48 of different ones, all 66\n3 speakers, 3 of them in the model's training data\n"
+        in printed
+    )
     assert "at the threshold" in printed
 
 

@@ -44,7 +44,7 @@ def test_a_vocabulary_is_prepared_once(tmp_path: Path, serein: Call) -> None:
     assert "line 8" in refused.complaint
     assert not out.exists()
     done = serein("words", "prepare", tmp_path / "words.txt", "-o", out, "--skip-broken", "--half")
-    assert done.out == f"{out}: 6 words of 4 numbers, 1 that came again left out, 1 wrong lines left out\n"
+    assert done.out == f"{out}: 6 words of 4 numbers, 1 duplicates left out, 1 wrong lines left out\n"
     assert "is there already" in serein("words", "prepare", tmp_path / "words.txt", "-o", out).complaint
     assert serein("words", "prepare", "-o", tmp_path / "other").status == 2
 

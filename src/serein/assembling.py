@@ -19,7 +19,7 @@ NOTHING: Mapping[str, PretrainedBranch] = {}
 
 
 def require_trainable(experiment: Experiment) -> None:
-    """Build the model once and look at every stage, so that what does not fit is said before anything is written.
+    """Build the model once and look at every stage, so that what does not fit is reported before anything is written.
 
     Raises:
         RecipeError: Backbone, encoder, head and stages do not fit.
@@ -91,7 +91,7 @@ def new_model(
 
 
 def text_size(recipe: Recipe) -> int:
-    """Return the features of a sentence vector, 0 when no text is told."""
+    """Return the features of a sentence vector, 0 without text."""
     if "text" not in recipe.tasks.conditions:
         return 0
     from serein.labels.sentences import vector_size

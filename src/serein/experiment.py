@@ -92,12 +92,12 @@ def train_fold(
             report=report,
             label=f"{label}  {stage.name}",
         )
-        checkpoint = _content(experiment, fold, model, tasks, folder, number, pretrained_branches)
+        checkpoint = _checkpoint(experiment, fold, model, tasks, folder, number, pretrained_branches)
         is_last = stage is recipe.stages[-1]
         if distributed_info().is_first and (is_last or only_here(recipe, number)):
             calibration = _calibration(experiment, checkpoint, fold, seed, folder) if is_last else None
             checkpoint = replace(
-                checkpoint, verification=_voices(experiment, checkpoint, fold), calibration=calibration
+                checkpoint, verification=_verification_threshold(experiment, checkpoint, fold), calibration=calibration
             )
             _save(checkpoint, folder / "model" if is_last else stage_folder(folder, recipe, number) / "model")
     model.eval()
@@ -113,8 +113,8 @@ def _note_start(folder: Path, recipe: Recipe, number: int) -> None:
     write_text(path, json.dumps(start, indent=1) + "\n")
 
 
-def _voices(experiment: Experiment, checkpoint: Checkpoint, fold: Fold) -> VerificationThreshold | None:
-    """Return from which cosine on two dev clips are one voice; `None` when nothing was learned of voices, or of dev."""
+def _verification_threshold(experiment: Experiment, checkpoint: Checkpoint, fold: Fold) -> VerificationThreshold | None:
+    """Return the verification threshold of dev; `None` when no speakers were learned, or there is no dev set."""
     utterances = experiment.utterances
     positions = [p for p in experiment.positions(fold.dev) if utterances[p].speaker is not None]
     if "speaker" not in checkpoint.labels or not positions:
@@ -136,7 +136,7 @@ def _voices(experiment: Experiment, checkpoint: Checkpoint, fold: Fold) -> Verif
 def _calibration(
     experiment: Experiment, checkpoint: Checkpoint, fold: Fold, seed: int, folder: Path
 ) -> Calibration | None:
-    """Fit a temperature to what the model says of dev; `None` when it answers no classes, or of too few."""
+    """Fit a temperature to the predictions of dev; `None` without classes, or with too few predictions."""
     dev = predict_dev(experiment, checkpoint, fold, seed, folder)
     if isinstance(checkpoint.labels[checkpoint.task], Alphabet):
         return None
@@ -155,23 +155,23 @@ def _save(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def _told(experiment: Experiment, fold: Fold) -> TrainingConditions:
-    """Return what the model is told: of training clips all that is known, of others what it is told when judged."""
+    """Return the conditions: of training clips all that is known, of others those of evaluation."""
     recipe = experiment.recipe
     is_train = np.zeros((len(experiment.utterances), 1), bool)
     is_train[experiment.positions(fold.train)] = True
-    known, judged = (
+    known, evaluated = (
         attribute_vectors(experiment.utterances, recipe.tasks.conditions, condition_source, recipe.text.encoder)
         for condition_source in ("known", recipe.inference.conditions)
     )
     nothing = [Utterance(id="-", audio="-")]
     unknown = attribute_vectors(nothing, recipe.tasks.conditions, "known", recipe.text.encoder)
-    values = {name: np.where(is_train, known[name], judged[name]) for name in known}
+    values = {name: np.where(is_train, known[name], evaluated[name]) for name in known}
     return TrainingConditions(
         values, {name: vectors[0] for name, vectors in unknown.items()}, recipe.tasks.condition_dropout
     )
 
 
-def _content(
+def _checkpoint(
     experiment: Experiment,
     fold: Fold,
     model: SpeechModel,
@@ -180,7 +180,7 @@ def _content(
     number: int,
     pretrained_branches: Mapping[str, PretrainedBranch],
 ) -> Checkpoint:
-    """Return the model after a stage, which answers what the stage learned."""
+    """Return the model after a stage, which predicts the tasks of the stage."""
     recipe = experiment.recipe
     earlier = {
         speaker

@@ -106,7 +106,7 @@ class RunGenderAnnotator:
         self.by = f"{run}, sha256 {_digest_of(sorted(map(repr, tested)))}"
 
     def wanted(self, utterances: Sequence[Utterance]) -> list[Utterance]:
-        """Return those that the run predicted, and those that it neither predicted nor learned from.
+        """Return those that the run predicted, and those that were neither predicted nor trained on.
 
         Raises:
             RunError: The run is of other data, or its utterances of these names have other speakers.

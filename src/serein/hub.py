@@ -1,4 +1,4 @@
-"""Models on the Hugging Face Hub: asked for once and briefly, taken from the cache when the Hub does not answer."""
+"""Models on the Hugging Face Hub: one request with a short timeout, then the cache."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def folder_of(name: str, *, expected: str) -> Path:
         expected: What it must be, for the complaint: "a folder with a Whisper model".
 
     Raises:
-        ModelError: There is no such folder or Hub model, or it is not in the cache and the Hub does not answer.
+        ModelError: There is no such folder or Hub model, or it is not in the cache and the Hub cannot be reached.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -62,7 +62,7 @@ def _snapshot(name: str, patterns: Sequence[str], expected: str) -> Path:
                 f"Name {expected}, or its name on the Hub.",
             )
         else:
-            what = "no such folder, not in the cache, and the Hugging Face Hub does not answer"
+            what = "no such folder, not in the cache, and the Hugging Face Hub cannot be reached"
             remedy = (
                 f"Where there is network, run: hf download {name} --local-dir FOLDER. Copy the folder here and name it."
             )

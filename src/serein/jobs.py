@@ -72,15 +72,15 @@ def run_parallel(
 
 @contextmanager
 def _deaf_to_keyboard() -> Iterator[None]:
-    """Let processes that start meanwhile never hear the keyboard's interrupt: their parent does, and stops them."""
+    """Let processes that start meanwhile ignore the keyboard's interrupt: their parent gets it, and stops them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, heard)
+        signal.signal(signal.SIGINT, previous)
 
 
 def _keep_freed_memory() -> None:

@@ -82,7 +82,7 @@ def arcface(
 
     Beyond an angle of pi - margin, where cos(angle + margin) would rise again, it is cos(angle) - margin * sin(margin),
     as in Deng's own code. A class with a part of the truth has that part of the margin. A margin of 0 leaves the
-    cross-entropy of scaled cosines, which is what a model answers by.
+    cross-entropy of scaled cosines, which is the prediction of the model.
 
     Args:
         truth: (batch, class) probabilities that sum to 1.

@@ -1,4 +1,4 @@
-"""How often the answer is right: scores as pure functions of confusion matrices, fractions from 0 to 1.
+"""Metrics of predictions: scores as pure functions of confusion matrices, fractions from 0 to 1.
 
 Every score takes counts ``(..., classes, classes)``, rows truth and columns prediction, and keeps the leading
 axes, so that thousands of bootstrap resamples are scored at once. A quantity that does not exist (the recall of
@@ -173,7 +173,7 @@ def calibration_error(confidence: ArrayLike, is_correct: ArrayLike, num_bins: in
 
 
 class EqualError(NamedTuple):
-    """Where as many voices are wrongly told apart as are wrongly taken for one.
+    """The equal error rate: where false acceptances and false rejections are equally frequent.
 
     Attributes:
         rate: That share, 0 to 1.
@@ -194,7 +194,7 @@ def equal_error_rate(is_same: ArrayLike, similarity: ArrayLike) -> EqualError:
 
     Args:
         is_same: ``(pairs,)`` bool, whether one person speaks in both clips.
-        similarity: ``(pairs,)`` finite numbers, greater for voices that are more alike.
+        similarity: ``(pairs,)`` finite numbers, greater for more similar voices.
 
     Returns:
         NaN for both when there are no same or no different pairs.
@@ -224,7 +224,7 @@ def equal_error_rate(is_same: ArrayLike, similarity: ArrayLike) -> EqualError:
 
 
 def tempered(probabilities: NDArray[Any], temperature: float | FloatArray) -> NDArray[Any]:
-    """Return probabilities softened (temperature above 1) or sharpened (below), which changes no answer.
+    """Return probabilities softened (temperature above 1) or sharpened (below), which changes no prediction.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 9: softmax(logits / temperature);
     here of the logarithms of probabilities, which are logits up to a constant of each row. Probabilities that are means

@@ -115,7 +115,7 @@ def _predictions_on(
 
 
 def _other_attributes(experiment: Experiment, fold: Fold) -> ConditionSource | None:
-    """Return what else a conditioned model can be told of the test set, so that both are reported."""
+    """Return the other source of the test set's conditions, so that both are reported."""
     names = experiment.recipe.tasks.conditions
     other: ConditionSource = "oracle" if experiment.recipe.inference.conditions == "predicted" else "predicted"
     tested = [experiment.utterances[position] for position in experiment.positions(fold.test)]
@@ -138,9 +138,9 @@ def predictions_of(
     Probabilities of more than `MAX_PROBABILITIES` classes are left out: those of 1,251 speakers fill hundreds of MB.
 
     Args:
-        condition_source: What a conditioned model is told of them.
+        condition_source: Of the conditions of a conditioned model.
     """
-    answers = recording_outputs(checkpoint, recordings, positions, condition_source, on_progress)
+    outputs = recording_outputs(checkpoint, recordings, positions, condition_source, on_progress)
 
     def prediction(position: int, truth: str | None, label: str, probabilities: dict[str, float] | None) -> Prediction:
         utterance = recordings.utterances[position]
@@ -158,7 +158,7 @@ def predictions_of(
         )
 
     by_task: dict[str, list[Prediction]] = {}
-    for name, rows in answers.probabilities.items():
+    for name, rows in outputs.probabilities.items():
         classes = checkpoint.classes_of(name).classes
         by_task[name] = [
             prediction(
@@ -169,12 +169,12 @@ def predictions_of(
             )
             for position, row in zip(positions, rows, strict=True)
         ]
-    for name, texts in answers.texts.items():
+    for name, texts in outputs.texts.items():
         by_task[name] = [
             prediction(position, truth_of(checkpoint, name, recordings.utterances[position]), text, None)
             for position, text in zip(positions, texts, strict=True)
         ]
-    return SplitPredictions(by_task, answers.embeddings)
+    return SplitPredictions(by_task, outputs.embeddings)
 
 
 def truth_of(checkpoint: Checkpoint, task: str, utterance: Utterance) -> str | None:

@@ -135,11 +135,11 @@ def _chosen(
     """Return the utterances with a target of the main task, those others can learn from, and what is left out."""
     main = recipe.tasks.main
     if main == "asr":
-        said = [u for u in everything if normalised(u.transcript)]
+        spoken = [u for u in everything if normalised(u.transcript)]
         silent = [u for u in everything if not normalised(u.transcript)]
         extras = [u for u in silent if _is_extra(u, recipe, label_encoders)]
         num_left = len(silent) - len(extras)
-        return said, extras, Counter({"(no transcript)": num_left} if num_left else {})
+        return spoken, extras, Counter({"(no transcript)": num_left} if num_left else {})
     class_labels = label_encoders[main]
     extras = [u for u in everything if label_of(u, class_labels.field) is None and _is_extra(u, recipe, label_encoders)]
     ids = {u.id for u in extras}

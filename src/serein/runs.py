@@ -57,7 +57,7 @@ def run(
         out: The run folder; new unless `is_resumed`.
         is_resumed: Go on with a stopped run of the same recipe and data.
         num_jobs: Folds at once; `None` chooses: one per core for a small log-mel model on CPU, else one.
-        report: Told of progress.
+        report: Receives progress.
 
     Raises:
         SereinError: Before any training, when recipe, data and folder do not fit.

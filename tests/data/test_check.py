@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from serein.data.check import audio_digests, check, clipped_share, loud_share
+from serein.data.check import audio_digests, check, clipped_fraction, loud_fraction
 from serein.data.corpora import CORPORA
 from serein.data.corpora.corpus import prepare
 from serein.data.problems import PROBLEMS, CheckReport, Finding
@@ -107,15 +107,15 @@ def test_clipped_share_counts_runs_only() -> None:
     waveform[[10, 20, 21]] = 1.0  # a peak and a pair are no plateau
     waveform[30:35] = -1.0
     waveform[997:] = 1.0
-    assert clipped_share(waveform) == pytest.approx(8 / 1_000)
-    assert clipped_share(np.ones(10, np.float32)) == 1.0
-    assert clipped_share(np.zeros(10, np.float32)) == 0.0
+    assert clipped_fraction(waveform) == pytest.approx(8 / 1_000)
+    assert clipped_fraction(np.ones(10, np.float32)) == 1.0
+    assert clipped_fraction(np.zeros(10, np.float32)) == 0.0
 
 
 def test_loud_share_counts_frames_within_40_db_of_the_loudest() -> None:
     waveform = np.concatenate([np.full(400, level) for level in (1.0, 0.5, 0.0101, 0.0099, 0.0)]).astype(np.float32)
-    assert loud_share(waveform) == pytest.approx(3 / 5)
-    assert loud_share(np.ones(100, np.float32)) == 1.0
+    assert loud_fraction(waveform) == pytest.approx(3 / 5)
+    assert loud_fraction(np.ones(100, np.float32)) == 1.0
 
 
 def test_a_click_in_silence_is_mostly_silence(record: Record) -> None:

@@ -1,4 +1,4 @@
-"""The attention block: torch's own by hand, and padding that is never heard."""
+"""The attention block: torch's own by hand, and masked padding."""
 
 from __future__ import annotations
 

@@ -45,10 +45,10 @@ def test_a_layer_is_torchs_with_the_norm_first(mode: Callable[[nn.Module], nn.Mo
     mode(own)
     theirs = nn.TransformerEncoderLayer(8, 2, 12, 0.0, "gelu", batch_first=True, norm_first=True).eval()
     pairs = {
-        theirs.self_attn.in_proj_weight: own.asked.weight,
-        theirs.self_attn.in_proj_bias: own.asked.bias,
-        theirs.self_attn.out_proj.weight: own.attended.weight,
-        theirs.self_attn.out_proj.bias: own.attended.bias,
+        theirs.self_attn.in_proj_weight: own.qkv.weight,
+        theirs.self_attn.in_proj_bias: own.qkv.bias,
+        theirs.self_attn.out_proj.weight: own.attention_output.weight,
+        theirs.self_attn.out_proj.bias: own.attention_output.bias,
         theirs.linear1.weight: own.widened.weight,
         theirs.linear1.bias: own.widened.bias,
         theirs.linear2.weight: own.narrowed.weight,

@@ -73,7 +73,7 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def features(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def num_computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many clips the backbone heard in each call."""
     sizes: list[int] = []
     real = HuggingFaceBackbone.forward
@@ -164,38 +164,38 @@ def test_bfloat16_takes_half_the_room(corpus: Corpus, wav2vec2: Path, cache_fold
         assert 0 < path.stat().st_size - num_frames * 16 * num_bytes < 1_000  # names and lengths
 
 
-def test_each_clip_is_heard_once(corpus: Corpus, wav2vec2: Path, features: list[int]) -> None:
+def test_each_clip_is_heard_once(corpus: Corpus, wav2vec2: Path, num_computed: list[int]) -> None:
     corpus.features(wav2vec2, positions=[0, 2])
-    assert sum(features) == 2
+    assert sum(num_computed) == 2
     corpus.features(wav2vec2)
-    assert sum(features) == 5
+    assert sum(num_computed) == 5
     corpus.features(wav2vec2)
-    assert sum(features) == 5
+    assert sum(num_computed) == 5
 
 
-def test_another_corpus_with_the_same_audio_is_known(corpus: Corpus, wav2vec2: Path, features: list[int]) -> None:
+def test_another_corpus_with_the_same_audio_is_known(corpus: Corpus, wav2vec2: Path, num_computed: list[int]) -> None:
     corpus.features(wav2vec2)
     shutil.move(corpus.folder, corpus.folder.with_name("moved"))
     corpus.folder = corpus.folder.with_name("moved")
     corpus.features(wav2vec2, prefix="b-")
-    assert sum(features) == 5
+    assert sum(num_computed) == 5
 
 
-def test_equal_clips_are_heard_once(corpus: Corpus, wav2vec2: Path, features: list[int]) -> None:
+def test_equal_clips_are_heard_once(corpus: Corpus, wav2vec2: Path, num_computed: list[int]) -> None:
     shutil.copy(corpus.folder / "1.wav", corpus.folder / "3.wav")
     stored = corpus.features(wav2vec2)
-    assert sum(features) == 4
+    assert sum(num_computed) == 4
     assert torch.equal(stored[1]["last"], stored[3]["last"])
 
 
 @pytest.mark.parametrize("memory_s", [1e6, 0.0])
-def test_changed_audio_is_heard_anew(corpus: Corpus, wav2vec2: Path, features: list[int], memory_s: float) -> None:
+def test_changed_audio_is_heard_anew(corpus: Corpus, wav2vec2: Path, num_computed: list[int], memory_s: float) -> None:
     """In memory, and where a file's hash is remembered."""
     before = corpus.features(wav2vec2, memory_s=memory_s)[2]["last"].clone()
     corpus.features(wav2vec2, memory_s=memory_s)
     corpus.write(2, seed=99)
     after = corpus.features(wav2vec2, memory_s=memory_s)[2]["last"]
-    assert sum(features) == 6
+    assert sum(num_computed) == 6
     assert not torch.equal(before, after)
     torch.testing.assert_close(after, alone(wav2vec2, corpus.recordings()[2]).last[0], atol=1e-5, rtol=0)
 
@@ -223,26 +223,26 @@ CHANGES: dict[str, Callable[[Corpus, Path, Path], StoredFeatures]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_nothing_is_mistaken_for_something_else(
-    corpus: Corpus, wav2vec2: Path, tmp_path: Path, features: list[int], change: str
+    corpus: Corpus, wav2vec2: Path, tmp_path: Path, num_computed: list[int], change: str
 ) -> None:
     corpus.features(wav2vec2)
     CHANGES[change](corpus, wav2vec2, tmp_path / "other")
-    assert sum(features) == 10
+    assert sum(num_computed) == 10
 
 
 def test_the_same_weights_elsewhere_are_the_same(
-    corpus: Corpus, wav2vec2: Path, tmp_path: Path, features: list[int]
+    corpus: Corpus, wav2vec2: Path, tmp_path: Path, num_computed: list[int]
 ) -> None:
     corpus.features(wav2vec2)
     corpus.features(Path(shutil.copytree(wav2vec2, tmp_path / "copy")))
-    assert sum(features) == 5
+    assert sum(num_computed) == 5
 
 
 # -- kills, several processes, bad disks -----------------------------------------------------------------------------
 
 
 def test_a_killed_hearing_goes_on_where_it_was(
-    corpus: Corpus, wav2vec2: Path, cache_folder: Path, features: list[int], monkeypatch: pytest.MonkeyPatch
+    corpus: Corpus, wav2vec2: Path, cache_folder: Path, num_computed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feature_cache, "CLIPS_PER_FILE", 2)
     real = os.replace
@@ -256,29 +256,31 @@ def test_a_killed_hearing_goes_on_where_it_was(
         patch.setattr(os, "replace", replace)
         with pytest.raises(Killed):
             corpus.features(wav2vec2)
-    assert sum(features) == 4  # two of them in vain
+    assert sum(num_computed) == 4  # two of them in vain
     stored = corpus.features(wav2vec2)
-    assert sum(features) == 4 + 3
+    assert sum(num_computed) == 4 + 3
     assert [len(stored[position]["last"]) for position in range(5)] == [7, 9, 12, 14, 17]
 
 
-def test_a_damaged_file_is_made_again(corpus: Corpus, wav2vec2: Path, cache_folder: Path, features: list[int]) -> None:
+def test_a_damaged_file_is_made_again(
+    corpus: Corpus, wav2vec2: Path, cache_folder: Path, num_computed: list[int]
+) -> None:
     corpus.features(wav2vec2)
     (path,) = cache_folder.glob("*/last-float32/*.safetensors")
     content = path.read_bytes()
     path.write_bytes(content[:-10])
     corpus.features(wav2vec2)
-    assert sum(features) == 10
+    assert sum(num_computed) == 10
     assert path.read_bytes() == content
 
 
 def test_two_at_once_share_the_work(
-    corpus: Corpus, wav2vec2: Path, cache_folder: Path, features: list[int], monkeypatch: pytest.MonkeyPatch
+    corpus: Corpus, wav2vec2: Path, cache_folder: Path, num_computed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feature_cache, "CLIPS_PER_FILE", 1)
     with ThreadPoolExecutor(2) as pool:  # a lock belongs to an opened file, so threads are kept apart as processes are
         first, second = pool.map(lambda _: corpus.features(wav2vec2), range(2))
-    assert sum(features) == 5
+    assert sum(num_computed) == 5
     for position in range(5):
         assert torch.equal(first[position]["last"], second[position]["last"])
     assert not list(cache_folder.glob("*/.*.lock"))
@@ -295,7 +297,7 @@ def hear_in_process(folder: Path, source: Path, cache: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_give_one_sound_cache(
-    tmp_path: Path, wav2vec2: Path, cache_folder: Path, features: list[int]
+    tmp_path: Path, wav2vec2: Path, cache_folder: Path, num_computed: list[int]
 ) -> None:
     corpus = Corpus(tmp_path / "nine", num_clips=9)
     context = multiprocessing.get_context("spawn")
@@ -307,7 +309,7 @@ def test_two_processes_give_one_sound_cache(
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
     stored = corpus.features(wav2vec2)
-    assert features == []
+    assert num_computed == []
     assert len(list(cache_folder.glob("*/last-float32/*.safetensors"))) == 5
     for position in range(9):
         expected = alone(wav2vec2, corpus.recordings()[position]).last[0]
@@ -315,13 +317,13 @@ def test_two_processes_give_one_sound_cache(
 
 
 def test_a_full_disk_is_known_beforehand(
-    corpus: Corpus, wav2vec2: Path, features: list[int], monkeypatch: pytest.MonkeyPatch
+    corpus: Corpus, wav2vec2: Path, num_computed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage("/")._replace(free=100)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(RunError, match=r"features of 5 clips need .* GB, .* left\. Make room\. Name another features"):
         corpus.features(wav2vec2)
-    assert features == []
+    assert num_computed == []
 
 
 def test_a_folder_that_cannot_be_written(corpus: Corpus, wav2vec2: Path, tmp_path: Path) -> None:
@@ -393,18 +395,18 @@ ENCODERS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_training_from_the_cache_is_training_without_it(
-    tones: Path, wav2vec2: Path, tmp_path: Path, features: list[int], encoder: str
+    tones: Path, wav2vec2: Path, tmp_path: Path, num_computed: list[int], encoder: str
 ) -> None:
     """The same draws, so the same metrics and weights up to the stored numbers' precision."""
     runs = {}
     for dtype in ("none", "float32", "bfloat16"):
-        before = sum(features)
+        before = sum(num_computed)
         experiment = prepared(tones, wav2vec2, ENCODERS[encoder] | {"feature_cache": {"dtype": dtype}})
         runs[dtype] = trained(experiment, tmp_path / dtype)
         fold = experiment.folds.folds[0]
         once = len(fold.train) + len(fold.dev)
         calibrated = len(fold.dev)  # heard once more by the model that is kept
-        assert sum(features) - before == (once * 3 if dtype == "none" else once) + calibrated
+        assert sum(num_computed) - before == (once * 3 if dtype == "none" else once) + calibrated
     for dtype, tolerance in {"float32": 1e-4, "bfloat16": 3e-2}.items():
         for plain, cached in zip(runs["none"][0], runs[dtype][0], strict=True):
             assert cached == pytest.approx(plain, abs=tolerance)
@@ -413,7 +415,7 @@ def test_training_from_the_cache_is_training_without_it(
 
 
 def test_folds_seeds_and_resumed_runs_hear_nothing_twice(
-    tones: Path, wav2vec2: Path, tmp_path: Path, features: list[int]
+    tones: Path, wav2vec2: Path, tmp_path: Path, num_computed: list[int]
 ) -> None:
     experiment = prepared(tones, wav2vec2, {"feature_cache": {"dtype": "float32"}}, epochs=1)
     first, second = experiment.folds.folds
@@ -421,9 +423,9 @@ def test_folds_seeds_and_resumed_runs_hear_nothing_twice(
     trained(experiment, tmp_path / "second", fold=1)
     learned = {name for fold in (first, second) for name in (*fold.train, *fold.dev)}
     calibrated = len(first.dev) + len(second.dev)  # what each kept model says of its dev set
-    assert sum(features) == len(learned) + calibrated
+    assert sum(num_computed) == len(learned) + calibrated
     trained(experiment, tmp_path / "again")
-    assert sum(features) == len(learned) + calibrated + len(first.dev)
+    assert sum(num_computed) == len(learned) + calibrated + len(first.dev)
 
 
 def test_batches_carry_hidden_layers_alone(tones: Path, wav2vec2: Path) -> None:
@@ -431,7 +433,7 @@ def test_batches_carry_hidden_layers_alone(tones: Path, wav2vec2: Path) -> None:
     backbone = HuggingFaceBackbone.from_source(str(wav2vec2))
     cache = FeatureCache(backbone, ("1",), FeatureCacheOptions(dtype="float32"), "float32")
     stored = cache.of(experiment.recordings, Clips(), range(4), silent, "x")
-    dataset = experiments.TrainingData(experiment.recordings, {}, range(4), (), Clips(), features=stored)
+    dataset = experiments.TrainingData(experiment.recordings, {}, range(4), (), Clips(), stored=stored)
     cached = collate([dataset.dataset(0, is_training=True)[3, position] for position in range(4)])
     plain = collate(
         [

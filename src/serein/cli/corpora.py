@@ -154,7 +154,7 @@ def _effects_of(path: Path) -> WaveformAugmentation:
     found = [stage.waveform_augmentation for stage in load(path).stages if stage.waveform_augmentation.name != "none"]
     if not found:
         raise RecipeError(
-            "no stage has waveform_augmentation", where=path, remedy="Leave it out to hear the default ranges."
+            "no stage has waveform_augmentation", where=path, remedy="Leave out --recipe to use the default ranges."
         )
     return found[-1]
 

@@ -35,7 +35,7 @@ def reproduce(
     metric: Annotated[Metric | None, typer.Option(help="Compare by this score [the table's].")] = None,
     as_json: Json = False,
 ) -> None:
-    """Train every row of a paper's table and print published beside ours; call again to go on or to add seeds."""
+    """Train every row of a paper's table and compare published scores with ours; call again to continue or add seeds."""
     from serein.reproduce import table as tables
 
     chosen = tables.load(table)

@@ -150,16 +150,16 @@ def _print_score(
             where="--score",
             remedy="Give a manifest with several clips of several speakers.",
         )
-    learned = set(keys) & set(checkpoint.training.get("speakers", ()))
+    known = set(keys) & set(checkpoint.training.get("speakers", ()))
     if as_json:
-        print(json.dumps({**asdict(found), "model_threshold": threshold, "num_learned_speakers": len(learned)}))
+        print(json.dumps({**asdict(found), "model_threshold": threshold, "num_training_speakers": len(known)}))
         return
     drawn = "all" if found.num_same + found.num_different == found.num_possible else "drawn by seed 0 of all"
     print(
         f"{found.num_same} pairs of the same speaker and {found.num_different} of different ones, "
         f"{drawn} {found.num_possible}"
     )
-    print(f"{found.num_speakers} speakers, {len(learned)} of them in the model's training data")
+    print(f"{found.num_speakers} speakers, {len(known)} of them in the model's training data")
     print(f"equal error rate {100 * found.equal_error_rate:.1f} % (at {found.threshold:.3f})")
     if found.misses is not None and found.false_alarms is not None:
         print(

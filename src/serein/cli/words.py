@@ -59,9 +59,9 @@ def words_prepare(
                 broken="skip" if skip_broken else "stop",
             )
     counts = {
-        "that came again left out": header.num_duplicates,
+        "duplicates left out": header.num_duplicates,
         "wrong lines left out": header.num_skipped,
-        "with letters that are no UTF-8": header.num_mended,
+        "with letters that are not UTF-8": header.num_mended,
     }
     notes = "".join(f", {count} {what}" for what, count in counts.items() if count)
     print(f"{out}: {header.num_words} words of {header.size} numbers{notes}")

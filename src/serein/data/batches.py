@@ -17,7 +17,7 @@ from serein.data.recordings import Recordings
 from serein.recipe import Batches, Clips
 
 Augment = Callable[[Waveform, int], Waveform]
-Item = tuple[int, int]  # (epoch, position): the sampler hands on the epoch, so that workers need not be told
+Item = tuple[int, int]  # (epoch, position): the sampler hands on the epoch, so that workers need no message
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class ClipDataset(Dataset[Batch]):
         clips: Cutting and extending; `crop_s` applies when `is_training`.
         conditions: Those of all recordings.
         seed: Root of every draw.
-        features: What a frozen backbone hears in whole clips, instead of their waveforms.
+        features: The hidden layers of a frozen backbone for whole clips, instead of their waveforms.
         augment: (waveform, clip's seed) -> waveform of the same length; applies when `is_training`.
         num_views: 2: an item is the clip as it is and the changed one, when `is_training`.
     """
@@ -154,7 +154,7 @@ class ClipDataset(Dataset[Batch]):
         """Return one clip; views of it are cut at one place, drawn from `place_seed`."""
         return Batch(
             positions=torch.tensor([position]),
-            **self._heard(position, clip_seed, augment, clip_seed if place_seed is None else place_seed),
+            **self._inputs(position, clip_seed, augment, clip_seed if place_seed is None else place_seed),
             targets={name: torch.from_numpy(t.values[position : position + 1]) for name, t in self.targets.items()},
             has_target={
                 name: torch.from_numpy(t.is_known[position : position + 1]) for name, t in self.targets.items()
@@ -165,7 +165,7 @@ class ClipDataset(Dataset[Batch]):
             ),
         )
 
-    def _heard(self, position: int, clip_seed: int, augment: Augment | None, place_seed: int) -> dict[str, Any]:
+    def _inputs(self, position: int, clip_seed: int, augment: Augment | None, place_seed: int) -> dict[str, Any]:
         if self.features is not None:
             duration_s = float(fixed_durations(self.recordings.durations_s[[position]], self.clips)[0])
             layers = {name: frames[None] for name, frames in self.features[position].items()}
@@ -195,7 +195,7 @@ def draw_seed(seed: int, epoch: int, name: str) -> int:
 
 
 def fix_length(waveform: Waveform, clips: Clips) -> Waveform:
-    """Cut a clip at `clips.max_s`, and bring a short one to `clips.min_s`: what is heard of it whenever it is heard."""
+    """Cut a clip at `clips.max_s`, and bring a short one to `clips.min_s`: in training and evaluation."""
     end = None if clips.max_s is None else round(clips.max_s * SAMPLE_RATE_HZ)
     return pad_or_repeat(waveform[:end], clips)
 

@@ -16,9 +16,9 @@ from serein.data import audio
 from serein.data.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data.problems import (
     FLAT_SAMPLES,
-    MAX_CLIPPED_SHARE,
+    MAX_CLIPPED_FRACTION,
     MIN_GENDER_SHARE,
-    MIN_LOUD_SHARE,
+    MIN_LOUD_FRACTION,
     MIN_SPEAKERS,
     PROBLEMS,
     QUIET_DB,
@@ -62,20 +62,20 @@ def check(
         max_s: Utterances above this length are `too_long`.
     """
     results = _for_each(_listen, utterances, on_progress)
-    heard = [(u, result) for u, result in zip(utterances, results, strict=True) if isinstance(result, _Heard)]
+    measured = [(u, result) for u, result in zip(utterances, results, strict=True) if isinstance(result, _Measured)]
     problems = [
         *(result for result in results if isinstance(result, Finding)),
-        *(finding for u, h in heard for finding in _recording_problems(u, h, min_s, max_s)),
-        *_duplicated_samples([(u, h.digest) for u, h in heard if h.peak >= audio.SILENCE_PEAK]),
+        *(finding for u, h in measured for finding in _recording_problems(u, h, min_s, max_s)),
+        *_duplicated_samples([(u, h.digest) for u, h in measured if h.peak >= audio.SILENCE_PEAK]),
         *_manifest_problems(utterances),
     ]
     return CheckReport(
         num_utterances=len(utterances),
-        duration_s=sum(h.duration_s for _, h in heard),
+        duration_s=sum(h.duration_s for _, h in measured),
         per_emotion=dict(Counter(u.emotion for u in utterances if u.emotion).most_common()),
         per_speaker=dict(Counter(u.speaker for u in utterances if u.speaker).most_common()),
         problems=_in_order(problems),
-        notes=_in_order([*_label_notes(utterances), *_speaker_notes(utterances), *_telling_notes(heard)]),
+        notes=_in_order([*_label_notes(utterances), *_speaker_notes(utterances), *_telling_notes(measured)]),
     )
 
 
@@ -96,11 +96,11 @@ def audio_digests(utterances: Sequence[Utterance], *, on_progress: Progress | No
 
 
 @dataclass(frozen=True)
-class _Heard:
+class _Measured:
     duration_s: float
     peak: float
-    clipped_share: float
-    loud_share: float
+    clipped_fraction: float
+    loud_fraction: float
     digest: str
     header: audio.AudioInfo
 
@@ -121,23 +121,23 @@ def _for_each(
     return results
 
 
-def _listen(utterance: Utterance) -> _Heard | Finding:
+def _listen(utterance: Utterance) -> _Measured | Finding:
     try:
         header = audio.info(utterance.audio)
         waveform = audio.decode(utterance.audio, utterance.start_s, utterance.end_s)
     except AudioError as error:
         return Finding(_KIND_OF_ERROR.get(type(error), "broken"), utterance.id, f"{utterance.audio}: {error.what}")
-    return _Heard(
+    return _Measured(
         duration_s=len(waveform) / SAMPLE_RATE_HZ,
         peak=float(np.abs(waveform).max()),
-        clipped_share=clipped_share(waveform),
-        loud_share=loud_share(waveform),
+        clipped_fraction=clipped_fraction(waveform),
+        loud_fraction=loud_fraction(waveform),
         digest=_digest(waveform),
         header=header,
     )
 
 
-def clipped_share(waveform: Waveform) -> float:
+def clipped_fraction(waveform: Waveform) -> float:
     """Return the share of samples that lie in runs of three or more within 0.26 dB of full scale.
 
     Speech reaches full scale for a sample or two where it was normalised, for longer where the wave was cut.
@@ -152,7 +152,7 @@ def clipped_share(waveform: Waveform) -> float:
     return float(lengths[lengths >= FLAT_SAMPLES].sum() / len(waveform))
 
 
-def loud_share(waveform: Waveform) -> float:
+def loud_fraction(waveform: Waveform) -> float:
     """Return the share of 25-ms frames whose energy is within 40 dB of the loudest; 1.0 below one frame.
 
     Args:
@@ -170,18 +170,20 @@ def _digest(waveform: Waveform) -> str:
     return hashlib.sha256(samples.tobytes()).hexdigest()
 
 
-def _recording_problems(utterance: Utterance, heard: _Heard, min_s: float, max_s: float) -> Iterator[Finding]:
-    if heard.peak < audio.SILENCE_PEAK:
-        yield Finding("silent", utterance.id, f"{utterance.audio}: the peak is {heard.peak:.1g} of full scale")
+def _recording_problems(utterance: Utterance, measured: _Measured, min_s: float, max_s: float) -> Iterator[Finding]:
+    if measured.peak < audio.SILENCE_PEAK:
+        yield Finding("silent", utterance.id, f"{utterance.audio}: the peak is {measured.peak:.1g} of full scale")
         return
-    if heard.clipped_share > MAX_CLIPPED_SHARE:
-        yield Finding("clipped", utterance.id, f"{heard.clipped_share:.2%} of the samples")
-    if heard.loud_share < MIN_LOUD_SHARE:
-        yield Finding("mostly_silence", utterance.id, f"{heard.loud_share:.0%} of {heard.duration_s:.2f} s is loud")
-    if heard.duration_s < min_s:
-        yield Finding("too_short", utterance.id, f"{heard.duration_s:.3f} s, the least is {min_s:g} s")
-    if heard.duration_s > max_s:
-        yield Finding("too_long", utterance.id, f"{heard.duration_s:.1f} s, the most is {max_s:g} s")
+    if measured.clipped_fraction > MAX_CLIPPED_FRACTION:
+        yield Finding("clipped", utterance.id, f"{measured.clipped_fraction:.2%} of the samples")
+    if measured.loud_fraction < MIN_LOUD_FRACTION:
+        yield Finding(
+            "mostly_silence", utterance.id, f"{measured.loud_fraction:.0%} of {measured.duration_s:.2f} s is loud"
+        )
+    if measured.duration_s < min_s:
+        yield Finding("too_short", utterance.id, f"{measured.duration_s:.3f} s, the least is {min_s:g} s")
+    if measured.duration_s > max_s:
+        yield Finding("too_long", utterance.id, f"{measured.duration_s:.1f} s, the most is {max_s:g} s")
 
 
 def _duplicated_samples(digests: Iterable[tuple[Utterance, str]]) -> Iterator[Finding]:
@@ -271,8 +273,8 @@ def _speaker_notes(utterances: Sequence[Utterance]) -> Iterator[Finding]:
         )
 
 
-def _telling_notes(heard: Sequence[tuple[Utterance, _Heard]]) -> Iterator[Finding]:
-    labelled = [(u, h) for u, h in heard if u.emotion]
+def _telling_notes(measured: Sequence[tuple[Utterance, _Measured]]) -> Iterator[Finding]:
+    labelled = [(u, h) for u, h in measured if u.emotion]
     emotions = [u.emotion or "" for u, _ in labelled]
     for kind, values in (
         ("format_tells_emotion", [Path(u.audio).suffix.lower() for u, _ in labelled]),

@@ -1,4 +1,4 @@
-"""Folds of clips whose ids match patterns: every speaker on both sides, as for recognising voices."""
+"""Folds of clips whose ids match patterns: every speaker in train and test, as for speaker recognition."""
 
 from __future__ import annotations
 

@@ -52,15 +52,15 @@ def reverberated(waveform: Waveform, rt60_s: float, rng: np.random.Generator) ->
     """Let a clip sound in a room drawn from `rng`, as loud as before, from the direct sound on, the end cut off."""
     from scipy.signal import oaconvolve
 
-    heard = oaconvolve(waveform, room_response(rt60_s, rng))[: len(waveform)]
-    power = float(np.mean(np.square(heard)))
+    reverberant = oaconvolve(waveform, room_response(rt60_s, rng))[: len(waveform)]
+    power = float(np.mean(np.square(reverberant)))
     if power == 0.0:
         return waveform
-    return np.asarray(heard * math.sqrt(float(np.mean(np.square(waveform))) / power), np.float32)
+    return np.asarray(reverberant * math.sqrt(float(np.mean(np.square(waveform))) / power), np.float32)
 
 
 def room_response(rt60_s: float, rng: np.random.Generator) -> Waveform:
-    """Return what a microphone hears of an impulse in a room drawn from `rng`, from the direct sound to -60 dB.
+    """Return the response of a microphone to an impulse in a room drawn from `rng`, from the direct sound to -60 dB.
 
     Image sources (Allen and Berkley 1979) of a box that absorbs nothing, until its echoes are too dense to be told
     apart; then noise of the same power (Lehmann and Johansson 2010, diffuse reverberation). Sound is then taken to

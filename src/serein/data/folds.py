@@ -42,7 +42,7 @@ class Folds:
     """All divisions of a protocol.
 
     Attributes:
-        is_speaker_independent: No test speaker is heard in training.
+        is_speaker_independent: No test speaker occurs in training.
         shares_dev: Dev may share speakers and recordings with train, because the protocol asks for it.
         notes: What the protocol allows, and whatever else a reader of the scores must know.
     """
@@ -66,7 +66,7 @@ def make_folds(
     """Divide utterances as a protocol says.
 
     Args:
-        duplicates: Id -> id of an utterance with the same audio; `random` and `clips-out` keep them on one side.
+        duplicates: Id -> id of an utterance with the same audio; `random` and `clips-out` keep them in one set.
 
     Raises:
         RecipeError: A named speaker does not occur, or there are too few.
@@ -120,7 +120,7 @@ def _dependence(protocol: Protocol) -> list[str]:
     ways = {"random": "were divided at random", "clips-out": "are divided clip by clip"}
     divided = ways.get(protocol.name, "are divided by the corpus itself")
     return [
-        f"SPEAKER-DEPENDENT: utterances {divided}, so the test speakers were heard in training. "
+        f"SPEAKER-DEPENDENT: utterances {divided}, so the test speakers occur in training. "
         "The scores say nothing about new speakers and do not compare with speaker-independent ones."
     ]
 
@@ -148,8 +148,8 @@ def _allowed(utterances: Sequence[Utterance], folds: Sequence[Fold]) -> list[str
     for name, label_of in shareable:
         sharing = 0
         for fold in folds:
-            sides = [{label_of(by_id[i]) for i in part} - {None, ""} for part in (fold.train, fold.test)]
-            sharing += bool(sides[0] & sides[1])
+            sets = [{label_of(by_id[i]) for i in part} - {None, ""} for part in (fold.train, fold.test)]
+            sharing += bool(sets[0] & sets[1])
         if sharing:
             notes.append(f"Train and test share {name} in {sharing} of {len(folds)} folds, which the protocol allows.")
     return notes

@@ -43,7 +43,7 @@ def check_leaks(
             raise LeakError(
                 f"{len(tested)} test utterances were already learned by {tested[0][1]}: {tested[0][0]}",
                 where=where,
-                remedy="Start from a model that never heard them.",
+                remedy="Start from a model that was not trained on them.",
             )
 
 
@@ -87,7 +87,7 @@ def check_origin(utterances: Sequence[Utterance], fold: Fold, speakers: Sequence
         (source, "test"),
         f"fold {fold.name}, branches",
         "speaker",
-        "Start from a network that never heard them: of another corpus, or of a run with the same folds.",
+        "Start from a network that was not trained on them: of another corpus, or of a run with the same folds.",
     )
 
 

@@ -30,7 +30,7 @@ def write_examples(
     seed: int = 0,
     on_progress: Progress | None = None,
 ) -> list[str]:
-    """Write clips spread evenly over a corpus, each as it is and as the first epoch of a training may hear it.
+    """Write clips spread evenly over a corpus, each as it is and as the first epoch of a training may use it.
 
     Args:
         limit: Most clips.

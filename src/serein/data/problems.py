@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Severity = Literal["error", "warning"]
-MAX_CLIPPED_SHARE = 0.001
+MAX_CLIPPED_FRACTION = 0.001
 FLAT_SAMPLES = 3  # a single sample at full scale is a normalised recording, a run of them is a cut wave
-MIN_LOUD_SHARE = 0.1
+MIN_LOUD_FRACTION = 0.1
 QUIET_DB = -40.0  # below the loudest frame; pauses of clean recordings lie there, speech does not
 MIN_SPEAKERS = 3  # one each for train, dev and test
 MIN_GENDER_SHARE = 0.25
@@ -21,7 +21,7 @@ MIN_GENDER_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Problem:
-    """A kind of problem: an "error" makes data unfit for training, a "warning" is for the user to judge."""
+    """A kind of problem: an "error" makes data unfit for training, a "warning" is for the user to decide."""
 
     severity: Severity
     label_encoder: str
@@ -55,12 +55,12 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "clipped": Problem(
         "warning",
-        f"Over {MAX_CLIPPED_SHARE:.1%} of the samples lie in runs of {FLAT_SAMPLES} or more at full scale.",
+        f"Over {MAX_CLIPPED_FRACTION:.1%} of the samples lie in runs of {FLAT_SAMPLES} or more at full scale.",
         "Record with less gain; clipping distorts the loudness and timbre that tell emotions apart.",
     ),
     "mostly_silence": Problem(
         "warning",
-        f"Under {MIN_LOUD_SHARE:.0%} of the frames lie within {-QUIET_DB:.0f} dB of the loudest.",
+        f"Under {MIN_LOUD_FRACTION:.0%} of the frames lie within {-QUIET_DB:.0f} dB of the loudest.",
         "Cut the silence with start_s and end_s; look for a click if there is no speech.",
     ),
     "too_short": Problem("warning", "Shorter than an utterance.", "Listen: it may be cut off. Remove or join it."),
@@ -89,7 +89,7 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "format_tells_emotion": Problem(
         "warning",
-        "An emotion can be told from the file format, so a model may learn the recorder.",
+        "An emotion can be recognised from the file format, so a model may learn the recorder.",
         "Bring all files to one format and rate from the start; a common resampling does not undo it.",
     ),
     "gender_tells_emotion": Problem(

@@ -28,10 +28,10 @@ class Rating(BaseModel):
 
 
 class Predicted(BaseModel):
-    """What a model said where the corpus says nothing, or beside what it says; never mixed with the labels.
+    """What a model predicted, where the corpus has no label or beside it; never mixed with the labels.
 
     Attributes:
-        by: Field -> the model that said it.
+        by: Field -> the model that predicted it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -49,7 +49,7 @@ class Index(_Strict):
 
     Attributes:
         num_probed: Lists to search.
-        recall: Share of the ``recall_at`` nearest clips that it finds, beside the exact search.
+        recall: Fraction of the ``recall_at`` nearest clips that it finds, compared with the exact search.
     """
 
     num_probed: int

@@ -1,7 +1,7 @@
 """What is known of an utterance beside its emotion, as numbers: the speaker's gender, the text.
 
-An attribute is what the corpus says of it, or what a model predicted (`Utterance.predicted`); which of the two is told
-to a model is the caller's choice, and named.
+An attribute is what the corpus says of it, or what a model predicted (`Utterance.predicted`); which of the two a
+model gets is the caller's choice (`ConditionSource`).
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def attribute(utterance: Utterance, name: str, condition_source: ConditionSource
         True
     """
     field = _FIELDS[name]
-    said = None if condition_source == "predicted" else getattr(utterance, field)
-    if said is None and condition_source != "oracle":
-        said = getattr(utterance.predicted, field, None)
-    return (said or "").strip() or None
+    value = None if condition_source == "predicted" else getattr(utterance, field)
+    if value is None and condition_source != "oracle":
+        value = getattr(utterance.predicted, field, None)
+    return (value or "").strip() or None
 
 
 def attribute_vectors(
@@ -69,19 +69,19 @@ def gender_probabilities(genders: Sequence[str | None]) -> NDArray[np.float32]:
 def require_attributes(
     utterances: Sequence[Utterance], names: Iterable[str], condition_source: ConditionSource
 ) -> None:
-    """Raise ManifestError when an attribute that is to be told is known of no utterance."""
+    """Raise ManifestError when no utterance has a needed attribute."""
     for name in names:
         if any(attribute(utterance, name, condition_source) for utterance in utterances):
             continue
         option = {"gender": "--gender", "text": "--transcripts --all"}[name]
         if condition_source == "predicted":
             raise ManifestError(
-                f"no utterance has a predicted {_FIELDS[name]}, which the model is told when it is judged",
+                f"no utterance has a predicted {_FIELDS[name]}, which the model needs in evaluation",
                 where="inference.conditions",
-                remedy=f"Predict it: serein corpus annotate {option}; or be told labels: inference.conditions=oracle.",
+                remedy=f"Predict it: serein corpus annotate {option}; or use the labels: inference.conditions=oracle.",
             )
         raise ManifestError(
-            f"no utterance has a {_FIELDS[name]}, which the model is told",
+            f"no utterance has a {_FIELDS[name]}, which the model needs",
             where="tasks.emotion.conditioning",
             remedy=f"Fill it in, or predict it: serein corpus annotate {option}.",
         )

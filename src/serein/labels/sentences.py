@@ -1,4 +1,4 @@
-"""Text vectors: what was said, as Sentence-Transformers sees it; each text is encoded once and kept on disk."""
+"""Text vectors: transcripts, as Sentence-Transformers sees it; each text is encoded once and kept on disk."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def sentence_vectors(
     Args:
         texts: White space around them does not count.
         encoder: `all-MiniLM-L6-v2`, a local folder, or a Hub name of a Sentence-Transformers model.
-        on_progress: Told how many of the distinct texts that are not in the cache are encoded.
+        on_progress: Receives how many of the distinct texts that are not in the cache are encoded.
 
     Returns:
         (text, size) float32, of length 1 where the model ends so; zeros for `None` and for a text of white space.
@@ -87,12 +87,12 @@ class SentenceEncoder:
     @property
     def size(self) -> int:
         """Numbers in a vector: read from the configuration where that says it."""
-        said = _said_size(self.folder, self._modules)
-        return int(self.encode(["size"]).shape[1]) if said is None else said
+        size = _said_size(self.folder, self._modules)
+        return int(self.encode(["size"]).shape[1]) if size is None else size
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the files that an answer depends on."""
+        """The SHA-256 of the files that a vector depends on."""
         return hub.folder_digest(self.folder)
 
     def encode(self, texts: Sequence[str]) -> Vectors:
@@ -149,7 +149,7 @@ class VectorCache:
         try:
             for shelf, keys in groupby(sorted(vectors), key=_shelf):
                 self._write_shelf(shelf, self._read_shelf(shelf) | {key: vectors[key] for key in keys})
-        except OSError:  # a full disk or a read-only home costs time, not the answer
+        except OSError:  # a full disk or a read-only home costs time, not the result
             return
 
     def _read_shelf(self, shelf: str) -> dict[str, Vectors]:

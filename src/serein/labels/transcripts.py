@@ -88,8 +88,8 @@ class Alphabet:
 
     def text(self, symbols: Sequence[int]) -> str:
         """Return what the best symbol of each frame says: repeats are one, blanks nothing (greedy decoding)."""
-        said = [n for n, before in zip(symbols, [0, *symbols], strict=False) if n not in (0, before)]
-        return " ".join(self.spelt(said).split())
+        path = [n for n, before in zip(symbols, [0, *symbols], strict=False) if n not in (0, before)]
+        return " ".join(self.spelt(path).split())
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ class WordErrors:
 
     Attributes:
         errors: Words that are substituted, deleted or inserted.
-        words: Of what was said.
+        words: Of the true transcript.
         letter_errors: Likewise of letters, spaces counted.
-        letters: Of what was said.
+        letters: Of the true transcript.
     """
 
     errors: int

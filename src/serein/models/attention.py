@@ -1,4 +1,4 @@
-"""Self-attention over the frames of a clip. Padding is neither asked nor heard."""
+"""Self-attention over the frames of a clip. Padding is masked as query and as key."""
 
 from __future__ import annotations
 

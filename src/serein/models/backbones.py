@@ -1,4 +1,4 @@
-"""Backbones from Transformers: wav2vec 2.0 and its relatives, heard clip by clip in any batch."""
+"""Backbones from Transformers: wav2vec 2.0 and its relatives, whose output does not depend on the batch."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class HuggingFaceBackbone(Backbone):
         >>> tiny = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8,
         ...         "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "conv_dim": [8] * 7}
         >>> backbone = HuggingFaceBackbone.from_config({"model_type": "wavlm", **tiny}).eval()
-        >>> heard = backbone(torch.randn(2, 16_000), torch.tensor([16_000, 5_000]))
-        >>> [tuple(layer.shape) for layer in heard.layers], heard.num_frames.tolist()
+        >>> hidden = backbone(torch.randn(2, 16_000), torch.tensor([16_000, 5_000]))
+        >>> [tuple(layer.shape) for layer in hidden.layers], hidden.num_frames.tolist()
         ([(2, 49, 8), (2, 49, 8), (2, 49, 8)], [49, 15])
     """
 
@@ -141,7 +141,7 @@ class HuggingFaceBackbone(Backbone):
         ).eval()
 
     def forward(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> HiddenStates:
-        """Hear a padded batch; a clip shorter than the receptive field (25 ms) is filled up with zeros to one frame.
+        """Encode a padded batch; a clip shorter than the receptive field (25 ms) is filled up with zeros to one frame.
 
         Args:
             waveforms: (batch, sample) float32 at 16 kHz; what lies past a clip's own length is ignored.
@@ -309,12 +309,12 @@ def _checked_lengths(waveforms: torch.Tensor, num_samples: torch.Tensor) -> list
         raise AudioError(f"waveforms and num_samples are {shapes}, expected (batch, sample) and (batch,)")
     for index, length in enumerate(lengths):
         if not 1 <= length <= waveforms.shape[1]:
-            raise AudioError(f"clip {index} of a batch of {waveforms.shape[1]} samples is said to have {length}")
+            raise AudioError(f"clip {index} of a batch of {waveforms.shape[1]} samples has length {length}")
     return lengths
 
 
 def _receptive_field(kernels: tuple[int, ...], strides: tuple[int, ...]) -> int:
-    """Return the samples that one frame hears."""
+    """Return the receptive field of a frame, in samples."""
     field = 1
     for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
         field = (field - 1) * stride + kernel

@@ -16,7 +16,7 @@ from serein.recipe import Cnn2d, CnnBlstm
 class Cnn2dEncoder(nn.Module):
     """Two-dimensional convolutions over (time, band), then one vector per remaining frame.
 
-    Padding is set to zero before every convolution, so it is what lies outside a clip that is heard alone;
+    Padding is set to zero before every convolution, as if the clip stood alone;
     pooling keeps a last odd frame (`ceil_mode`), so that no clip is too short.
 
     Args:
@@ -73,7 +73,7 @@ def _pools(options: Cnn2d) -> list[tuple[int, int]]:
 
 
 class ConvolutionBlock(nn.Module):
-    """Convolution, batch norm, ReLU, as often as asked; masked after each.
+    """Convolution, batch norm, ReLU, repeated; masked after each.
 
     Args:
         before: Input channels.

@@ -11,7 +11,7 @@ from serein.models.body_building import Encoder
 from serein.models.hidden import Backbone, HiddenStates
 from serein.models.pretrained import ORIGIN
 
-HiddenStatesByBranch = Mapping[str, HiddenStates]  # branch -> what its backbone hears of a batch
+HiddenStatesByBranch = Mapping[str, HiddenStates]  # branch -> hidden states of a batch
 
 
 class Branch(nn.Module):
@@ -33,13 +33,13 @@ class Branch(nn.Module):
         return self.backbone.sizes if self.encoder is None else self.encoder.sizes
 
     def forward(self, hidden: HiddenStates) -> HiddenStates:
-        """Work out what the backbone has heard."""
+        """Encode the hidden states of the backbone."""
         worked_out: HiddenStates = hidden if self.encoder is None else self.encoder(hidden)
         return worked_out
 
 
 def are_equal(one: Backbone, other: Backbone) -> bool:
-    """Tell whether two backbones hear alike: the same architecture with the same weights, wherever these came from."""
+    """Tell whether two backbones are equal: the same architecture with the same weights, wherever these came from."""
     first, second = (
         {name: value for name, value in each.describe().items() if name not in ORIGIN} for each in (one, other)
     )

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class CosineClassifier(nn.Module):
-    """Cosines between vectors and the classes' centres, times a scale (Deng 2019): without margin, as a model answers.
+    """Cosines between vectors and the classes' centres, times a scale (Deng 2019): without margin, as in inference.
 
     Args:
         size: Features of a vector.

@@ -1,4 +1,4 @@
-"""What else is known of a clip, told to its pooled vector: diatlova2024, sections 3.2, 3.3, 5.2 and 5.3.
+"""Conditions of the pooled vector, gender and text: diatlova2024, sections 3.2, 3.3, 5.2 and 5.3.
 
 A condition is a tensor (batch, feature) beside the waveforms: ``gender`` holds probabilities of `GENDERS`, ``text`` a
 sentence vector, all zeros where there is no text. Both are linear, so that mixed clips have mixed conditions.
@@ -24,7 +24,7 @@ class Combination(nn.Module):
     """Base of the ways to tell a pooled vector something.
 
     Args:
-        size: Features of the pooled vector and of the answer.
+        size: Features of the pooled vector and of the output.
         condition_sizes: Features of each condition's vector.
     """
 
@@ -139,7 +139,7 @@ class TextVectors(nn.Module):
 
     Args:
         text_size: Features of a sentence vector.
-        size: Features of the answer.
+        size: Features of the output.
         neutral: First value of the vector of no text.
         dropout: Its share.
     """
@@ -161,7 +161,7 @@ class ConditionedVector(nn.Module):
     Args:
         options: The recipe's choice.
         size: Features of the pooled vector.
-        text_size: Features of a sentence vector; 0 when no text is told.
+        text_size: Features of a sentence vector; 0 without text.
 
     Raises:
         RecipeError: The condition's size does not fit.

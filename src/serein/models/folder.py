@@ -35,7 +35,7 @@ PARTS = ("model.json", "labels.json", "model.safetensors")
 
 
 class ModelOptions(Options):
-    """What of a recipe a model needs to answer.
+    """What of a recipe a model needs for inference.
 
     Attributes:
         answered: The tasks that its last stage learned; heads of others no longer fit what lies below. `None`: all.
@@ -70,7 +70,7 @@ class VerificationThreshold(Options):
     """From which cosine on the speaker vectors of two clips count as one voice.
 
     Attributes:
-        threshold: Where as many voices were wrongly told apart as were wrongly taken for one.
+        threshold: Where the rates of false acceptance and false rejection are equal.
         equal_error_rate: That share, 0 to 1, on the clips that the threshold was chosen on: no promise for others.
         num_clips: How many clips that were, of dev.
         num_speakers: Who spoke in them.
@@ -91,7 +91,7 @@ class Checkpoint:
         options: What it needs of its recipe.
         labels: Task -> what its output means.
         training: What it learned from: recipe, data hash, speakers, corpora, licences.
-        calibration: Is for those who ask the model; runs keep and judge its probabilities as they are.
+        calibration: For inference; runs keep and evaluate the probabilities before calibration.
         verification: The threshold of a model that learned speakers and had a dev set to choose it on.
     """
 
@@ -104,21 +104,21 @@ class Checkpoint:
 
     @property
     def task(self) -> str:
-        """The task that the model answers: the first of classes, else of transcripts."""
+        """The task that the model predicts: the first of classes, else of transcripts."""
         return min(self.answered, key=lambda name: name == "asr")
 
     @property
     def answered(self) -> tuple[str, ...]:
-        """All tasks that it answers, in the order of recipes."""
+        """All tasks that it predicts, in the order of recipes."""
         known, answered = self.options.tasks.chosen, self.options.answered
         return tuple(name for name in known if answered is None or name in answered)
 
     @property
     def class_labels(self) -> ClassLabels:
-        """Classes of the task that the model answers.
+        """Classes of the task that the model predicts.
 
         Raises:
-            ModelError: It answers no classes.
+            ModelError: It predicts no classes.
         """
         return self.classes_of(self.task)
 
@@ -130,9 +130,7 @@ class Checkpoint:
         """
         label_encoder = self.labels[task]
         if isinstance(label_encoder, Alphabet):
-            raise ModelError(
-                "answers with words, not with classes", where=f"tasks.{task}", remedy="Ask it by: serein transcribe."
-            )
+            raise ModelError("predicts words, not classes", where=f"tasks.{task}", remedy="Use: serein transcribe.")
         return label_encoder if isinstance(label_encoder, ClassLabels) else label_encoder.class_labels
 
     def probabilities(self, output: torch.Tensor, task: str | None = None) -> NDArray[np.float32]:
@@ -145,7 +143,7 @@ class Checkpoint:
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """What the model is told of a clip beside its sound."""
+        """The conditions that the model takes beside the audio."""
         return self.options.tasks.conditions
 
 

@@ -19,7 +19,7 @@ class TensorFusion(nn.Module):
         num_own: The network's own vectors, k.
         size: Features of each vector.
         num_inputs: Vectors of other networks.
-        start: First value of the rows of joined vectors; at 0 the first answer is that of the own vectors alone.
+        start: First value of the rows of joined vectors; at 0 the first output is that of the own vectors alone.
 
     Example:
         >>> fusion = TensorFusion(num_own=2, size=1)

@@ -22,12 +22,12 @@ from serein.recipe import AttentionBlocks, Category, Head, LayerChoice, Pooled, 
 
 @dataclass(frozen=True)
 class HeadOutput:
-    """A task's answer for a batch of clips.
+    """The output of a task's head for a batch of clips.
 
     Attributes:
         outputs: (member, batch, class) unnormalised scores of every member.
         embedding: (batch, feature), the vector that the output layer reads; those of all members side by side. Of word
-            vectors, the answer itself.
+            vectors, the output itself.
         is_vector: Whether outputs are vectors rather than scores of classes.
     """
 
@@ -234,7 +234,7 @@ class FrameHead(nn.Module):
     def forward(
         self, hidden: HiddenStates, conditions: Conditions = NO_CONDITIONS, inputs: Sequence[torch.Tensor] = ()
     ) -> HeadOutput:
-        """Read hidden layers; nothing is told to frames, and nothing joins them.
+        """Read hidden layers; frames have no conditions and no fusion.
 
         Returns:
             Outputs (1, batch, frame, symbol + 1): scores, and beside them 1 for real frames and 0 on padding; as

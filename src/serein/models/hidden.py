@@ -56,7 +56,7 @@ def frame_mask(num_frames: torch.Tensor, length: int) -> torch.Tensor:
 
 
 class Backbone(nn.Module, ABC):
-    """From waveforms to hidden layers. Batching never changes an answer.
+    """From waveforms to hidden layers. Batching never changes the output.
 
     Attributes:
         sizes: Feature size of each entry of ``HiddenStates.layers``.
@@ -74,7 +74,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> HiddenStates:
-        """Hear a padded batch.
+        """Encode a padded batch.
 
         Args:
             waveforms: ``(batch, samples)`` float32; what lies past a clip's own length is ignored.

@@ -49,7 +49,7 @@ def encode(extractor: nn.Module, waveforms: torch.Tensor, num_samples: Sequence[
     """Run a convolutional feature encoder.
 
     A frame of a layer without padding sees only samples before its end, so the frames that a clip has alone are the
-    same in any batch. Only a norm over time (`feat_extract_norm="group"`) has to be told the lengths.
+    same in any batch. Only a norm over time (`feat_extract_norm="group"`) needs the lengths.
 
     Args:
         extractor: Transformers' feature encoder.
@@ -84,7 +84,7 @@ def add_positions(embedding: nn.Module, frames: torch.Tensor, is_frame: torch.Te
 class GatedAttention(nn.Module):
     """WavLM's attention (Chen 2022, eq. 4-6: gated relative position bias) through PyTorch's fused kernel.
 
-    It takes over the parameters of a `WavLMAttention` under their names and answers to the same call. The original
+    It takes over the parameters of a `WavLMAttention` under their names and takes the same call. The original
     computes the attention weights in full and their mean over heads, which nobody reads.
 
     Args:
@@ -257,7 +257,7 @@ def _time_normed(layer: Any, waveforms: torch.Tensor, num_samples: Sequence[int]
 def _window_moments(windows: torch.Tensor, num_windows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean (batch, sample) and covariance (batch, sample, sample) over each clip's real windows.
 
-    In float64 where the device has it: a channel that reacts to little of what it hears has a variance far below that
+    In float64 where the device has it: a channel that reacts to little of its input has a variance far below that
     of its windows.
     """
     exact = torch.float32 if windows.device.type == "mps" else torch.float64

@@ -36,7 +36,7 @@ def weights_hash(module: nn.Module) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a pretrained model lies: in a local folder, on the Hub, or in its cache when the Hub does not answer."""
+    """Where a pretrained model lies: in a local folder, on the Hub, or in its cache when the Hub cannot be reached."""
 
     name: str
     is_folder: bool
@@ -111,7 +111,7 @@ class Place:
         except Exception as error:
             if not self.is_folder and not self.is_online:
                 raise ModelError(
-                    "not in the cache, and the Hugging Face Hub does not answer",
+                    "not in the cache, and the Hugging Face Hub cannot be reached",
                     where=self.name,
                     remedy=f"Where there is network, run: hf download {self.name} --local-dir FOLDER. "
                     "Copy the folder here and name it.",
@@ -181,7 +181,7 @@ def do_normalize_of(config: Any, preprocess: Mapping[str, Any] | None, *, where:
         return str(getattr(config, "feat_extract_norm", "layer")) == "layer"
     rate_hz = preprocess.get("sampling_rate", Backbone.sample_rate_hz)
     if rate_hz != Backbone.sample_rate_hz:
-        raise ModelError(f"hears {rate_hz} Hz, not 16000 Hz", where=where, remedy="Choose a model for 16 kHz.")
+        raise ModelError(f"expects {rate_hz} Hz, not 16000 Hz", where=where, remedy="Choose a model for 16 kHz.")
     return bool(preprocess.get("do_normalize", True))  # Wav2Vec2FeatureExtractor's default
 
 

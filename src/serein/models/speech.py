@@ -45,19 +45,19 @@ class EnsembleMember(nn.Module):
         """Run every head, or those of the named tasks; see `SpeechModel.decode`."""
         if self.encoder is not None and MAIN in hidden_states:
             hidden_states = {**hidden_states, MAIN: self.encoder(hidden_states[MAIN])}
-        asked = [name for name in self.heads if tasks is None or name in tasks]
+        wanted = [name for name in self.heads if tasks is None or name in tasks]
         head_outputs: dict[str, HeadOutput] = {}
-        for name in self.in_order(asked, use_fusion):
+        for name in self.in_order(wanted, use_fusion):
             head = self.head(name)
             inputs = [head_outputs[other].embedding for other in head.fusion_inputs] if use_fusion else []
             head_outputs[name] = head(hidden_states[head.branch], conditions, inputs)
-        return {name: head_outputs[name] for name in asked}
+        return {name: head_outputs[name] for name in wanted}
 
     def in_order(self, tasks: Iterable[str], use_fusion: bool) -> list[str]:
         """Return the tasks whose heads run, those first whose vectors join others."""
-        asked = list(tasks)
-        joining = [other for name in asked for other in self.head(name).fusion_inputs] if use_fusion else []
-        return list(dict.fromkeys([*joining, *asked]))
+        wanted = list(tasks)
+        joining = [other for name in wanted for other in self.head(name).fusion_inputs] if use_fusion else []
+        return list(dict.fromkeys([*joining, *wanted]))
 
     def head(self, task: str) -> TaskHead:
         """Return the head of a task."""
@@ -70,7 +70,7 @@ class SpeechModel(nn.Module):
     Args:
         backbone: From waveforms to hidden layers.
         ensemble: At least one member; they differ in initial weights and in dropout.
-        branches: Other networks that hear the same clips; heads say which branch they read.
+        branches: Other networks for the same clips; each head names its branch.
 
     Attributes:
         sharing: Branches whose backbone equals the main one, which runs for both.
@@ -157,9 +157,9 @@ class SpeechModel(nn.Module):
         return self.backbone if branch == MAIN else self.branch(branch).backbone
 
     def share_backbones(self, branches: Iterable[str] | None = None) -> None:
-        """Let branches (`None`: all) hear by the main backbone where their own is the same: it runs once for both."""
-        asked = self.branches if branches is None else branches
-        self.sharing = frozenset(name for name in asked if are_equal(self.backbone, self.backbone_of(name)))
+        """Let branches (`None`: all) use the main backbone where their own is the same: it runs once for both."""
+        wanted = self.branches if branches is None else branches
+        self.sharing = frozenset(name for name in wanted if are_equal(self.backbone, self.backbone_of(name)))
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Every parameter once, by the names that `trainable` knows: the backbone's, `encoder` or its parts, `heads`.
@@ -212,7 +212,7 @@ class SpeechModel(nn.Module):
     def train(self, mode: bool = True) -> SpeechModel:
         """Switch to training, all but frozen batch norms: their running statistics are frozen too.
 
-        Other branches and heads of which nothing learns say what they would when asked: without dropout.
+        Frozen branches and heads run as in inference, without dropout.
         """
         super().train(mode)
         for module in self.modules():
@@ -265,7 +265,7 @@ def assemble(
     """Put a model together.
 
     Args:
-        backbone: What hears.
+        backbone: Of the main branch.
         encoder: The recipe's encoder, or `None`.
         tasks: Task -> its options and number of outputs.
         ensemble_size: Encoders with heads, side by side.

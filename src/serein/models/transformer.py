@@ -29,12 +29,12 @@ class TransformerLayer(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.attention_norm, self.inner_norm = nn.LayerNorm(size), nn.LayerNorm(size)
-        self.asked, self.attended = nn.Linear(size, 3 * size), nn.Linear(size, size)
+        self.qkv, self.attention_output = nn.Linear(size, 3 * size), nn.Linear(size, size)
         self.widened, self.narrowed = nn.Linear(size, feed_forward_size), nn.Linear(feed_forward_size, size)
         self.dropout = WordDropout(dropout)
 
     def forward(self, frames: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
-        """Return (batch, frame, feature); padding is not heard."""
+        """Return (batch, frame, feature); padding is masked."""
         frames = frames + self.dropout(self._attend(self.attention_norm(frames), is_frame))
         inner = self.dropout(F.gelu(self.widened(self.inner_norm(frames))))
         summed: torch.Tensor = frames + self.dropout(self.narrowed(inner))
@@ -42,11 +42,11 @@ class TransformerLayer(nn.Module):
 
     def _attend(self, frames: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
         batch, length, size = frames.shape
-        asked = self.asked(frames).view(batch, length, 3, self.num_heads, size // self.num_heads)
-        query, key, value = asked.permute(2, 0, 3, 1, 4)  # each (batch, head, frame, feature)
+        qkv = self.qkv(frames).view(batch, length, 3, self.num_heads, size // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (batch, head, frame, feature)
         learned = self.training and query.device.type == "cpu"
-        heard = (_attended if learned else F.scaled_dot_product_attention)(query, key, value, is_frame[:, None, None])
-        attended: torch.Tensor = self.attended(heard.transpose(1, 2).reshape(batch, length, size))
+        context = (_attended if learned else F.scaled_dot_product_attention)(query, key, value, is_frame[:, None, None])
+        attended: torch.Tensor = self.attention_output(context.transpose(1, 2).reshape(batch, length, size))
         return attended
 
 

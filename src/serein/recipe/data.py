@@ -68,7 +68,7 @@ class Protocol(Options):
 
     @property
     def shares_speakers(self) -> bool:
-        """Whether test speakers may be heard in training."""
+        """Whether test speakers may occur in training."""
         return self.name in ("random", "clips-out") or self.speakers == "shared"
 
 
@@ -100,7 +100,7 @@ class Nouns(Options):
 
 
 class Clips(Options):
-    """How a recording becomes the input of training. Evaluation hears whole clips.
+    """How a recording becomes the input of training. Evaluation uses whole clips.
 
     Attributes:
         trim_db: Silence at both ends is cut: frames of 25 ms whose energy is this far below the loudest frame's, but
@@ -109,7 +109,7 @@ class Clips(Options):
         pad_mode: `silence`, which counts as part of the clip, or `repeat` the clip.
         max_s: Longer clips end there, in training and evaluation alike; `None` keeps their ends.
         crop_s: Longer clips are cut in training, at a place drawn anew every epoch; `None` keeps them whole.
-        window_s: Clips longer than this are heard in windows of this length and the answers averaged.
+        window_s: Clips longer than this are cut into windows of this length, whose outputs are averaged.
     """
 
     trim_db: Positive | None = None

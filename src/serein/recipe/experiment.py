@@ -14,11 +14,11 @@ from serein.recipe.tasks import Tasks
 
 
 class Inference(Options):
-    """How a trained model answers.
+    """How a trained model predicts.
 
     Attributes:
-        batch_s: Seconds of audio heard at once.
-        precision: `float32` answers alike in any batch; `bfloat16` is faster where the processor has it.
+        batch_s: Seconds of audio in a batch.
+        precision: `float32` gives the same predictions in any batch; `bfloat16` is faster where the processor has it.
         conditions: Which conditions conditioned models get for dev and test clips: those that models `predicted`
             (`serein corpus annotate`), or the corpus's labels (`oracle`). A run reports both where it can and is scored
             by this one.
@@ -33,7 +33,7 @@ class Recipe(Options):
     """A whole experiment.
 
     Attributes:
-        branches: Name -> another network that hears the same clips. `main`, with `from` alone, starts the main one.
+        branches: Name -> another network for the same clips. `main`, with `from` alone, starts the main one.
         ensemble_size: Encoders with heads trained side by side on one backbone, each from its own initial weights;
             their class probabilities are averaged (deep ensemble, Lakshminarayanan 2017).
     """
@@ -66,7 +66,7 @@ class Recipe(Options):
         return tuple(name for name in self.tasks.chosen if name not in learned)
 
     def answered_after(self, number: int) -> tuple[str, ...] | None:
-        """Return the tasks that a model answers after a stage; `None`: all.
+        """Return the tasks that a model predicts after a stage; `None`: all.
 
         Those that the stage learns; and those whose vectors join them, unless the stage moves what these read.
         """
@@ -111,7 +111,7 @@ class Recipe(Options):
         if "asr" in self.tasks.chosen and self.ensemble_size > 1:
             raise ValueError("an ensemble has no common transcript: set ensemble_size to 1, or leave out 'asr'")
         if self.tasks.main not in self.tasks_of(self.stages[-1]):
-            raise ValueError(f"the last stage does not learn '{self.tasks.main}', which the model is to answer")
+            raise ValueError(f"the last stage does not learn '{self.tasks.main}', which the model is to predict")
         contrasts = any(task.contrastive for task in self.tasks.pooled.values())
         for stage in self.stages:
             self._stage_fits(stage)

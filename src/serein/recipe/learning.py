@@ -115,7 +115,7 @@ class WaveformAugmentation(Options):
             clips make a batch of 2N (wang2023).
         mixed: How many of the four each clip gets, when they are mixed.
         noise_snr_db: Level of speech, without its pauses, above the noise, from and to.
-        volume_db: Louder or softer, from and to. A backbone that levels every clip does not hear it.
+        volume_db: Louder or softer, from and to. It has no effect on a backbone that normalises the level.
         reverberation_rt60_s: Time in which the room's sound falls by 60 dB, from and to.
         pitch_semitones: Higher or lower at the same tempo, from and to.
     """

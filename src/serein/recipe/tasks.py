@@ -11,7 +11,7 @@ from serein.recipe.options import Count, Options, Positive, Share
 
 
 class Conditioning(Options):
-    """What else is known of a clip, told to its pooled vector (diatlova2024, sections 3.2, 3.3, 5.2, 5.3).
+    """Conditions of the pooled vector: gender, text (diatlova2024, sections 3.2, 3.3, 5.2, 5.3).
 
     A clip of which it is not known gets a vector of its own, learned from training clips of which it is not known.
 
@@ -64,7 +64,7 @@ class Fusion(Options):
 
     Attributes:
         inputs: Tasks whose vectors (what their output layers read) join those of the attention blocks.
-        init: First value of their rows of W; at 0 the first answer is that of the own vectors alone, whose rows start
+        init: First value of their rows of W; at 0 the first output is that of the own vectors alone, whose rows start
             at 1.
     """
 
@@ -76,7 +76,7 @@ class ArcFace(Options):
     """Of the loss `arcface` (park2023, section 4.2).
 
     Attributes:
-        scale: What cosines between clips and classes are multiplied by, in training and when the model answers.
+        scale: What cosines between clips and classes are multiplied by, in training and inference.
         margin: In radians, by which the true class is held to be farther away; in training alone.
     """
 
@@ -156,7 +156,7 @@ class Category(Pooled):
 
 
 class Words(Pooled):
-    """The word vector of an utterance's emotion words (stanley2023); answered by the class whose noun is nearest.
+    """The word vector of an utterance's emotion words (stanley2023); the prediction is the class whose noun is nearest.
 
     Attributes:
         targets: `s1`: the class; `s2`: the mean of all annotators' labels; `s3`: of these and their one-word comments.
@@ -168,7 +168,7 @@ class Words(Pooled):
 
 
 class Transcript(Head):
-    """What was said, letter by letter: connectionist temporal classification of frames (CTC, Graves 2006).
+    """The transcript, letter by letter: connectionist temporal classification of frames (CTC, Graves 2006).
 
     Its letters are those of the fold's training transcripts, in lower case (`serein.labels.transcripts`).
     """
@@ -179,13 +179,13 @@ _KINDS: dict[str, type[Task]] = {"words": Words, "asr": Transcript}
 
 
 class Tasks(Options):
-    """What is learned, each by its own head; the first one is what a model answers and is evaluated by.
+    """What is learned, each by its own head; a model predicts the first one and is evaluated by it.
 
     Attributes:
         emotion: The classes of `labels`.
         words: The word vectors of the same classes, or of the raters' own words.
         gender: Female or male.
-        asr: The words that were said.
+        asr: The spoken words.
         style: Scripted, improvised or natural, as far as the data has them.
         speaker: The speakers of the training set.
     """
@@ -240,7 +240,7 @@ class Tasks(Options):
 
     @property
     def main(self) -> str:
-        """What a model answers."""
+        """The task that a model predicts."""
         return next(iter(self.chosen))
 
     def only(self, task: str) -> Tasks:

@@ -41,7 +41,9 @@ def is_evaluated_with_knn(trial: Trial, selection: Selection) -> bool:
 def chosen_note(row: Row, trials: Sequence[Trial]) -> str:
     """Return a note that says which k and kNN weights were chosen, and where."""
     selection = row.knn or "dev"
-    chosen = [choice for trial in trials for choice in read_json(trial.folder / _SUMMARIES[selection]).get("trials", ())]
+    chosen = [
+        choice for trial in trials for choice in read_json(trial.folder / _SUMMARIES[selection]).get("trials", ())
+    ]
     where = "the evaluated test sets themselves (oracle, optimistic)" if selection == "oracle" else "dev"
     ks, knn_weights = ([choice[name] for choice in chosen] for name in ("k", "knn_weight"))
     return (

@@ -47,7 +47,7 @@ class CategoryTask:
         return losses.weighted_mean(each, truth, weights)
 
     def kept(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """Return what of a batch's answers is kept until the whole set is scored: all of it, (batch, class)."""
+        """Return what of a batch's outputs is kept until the whole set is scored: all of it, (batch, class)."""
         return output
 
     def classes(self, truth: torch.Tensor) -> torch.Tensor:
@@ -60,7 +60,7 @@ class CategoryTask:
         return {**scores, "loss": float(self.loss(truth, output))}
 
 
-def class_scores(truth: np.ndarray, answers: np.ndarray, num_classes: int) -> dict[str, float]:
+def class_scores(truth: np.ndarray, predictions: np.ndarray, num_classes: int) -> dict[str, float]:
     """Return every score, 0 to 1, of class numbers, both (utterance,)."""
-    confusion = metrics.confusion_matrix(truth, answers, num_classes)
+    confusion = metrics.confusion_matrix(truth, predictions, num_classes)
     return {name: float(score(confusion)) for name, score in metrics.SCORES.items()}

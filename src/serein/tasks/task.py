@@ -54,7 +54,7 @@ class Task(Protocol):
         ...
 
     def kept(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """Return what of a batch's answers is kept until the whole set is scored, (batch, ...) of one width."""
+        """Return what of a batch's outputs is kept until the whole set is scored, (batch, ...) of one width."""
         ...
 
     def scores(self, truth: torch.Tensor, kept: torch.Tensor) -> dict[str, float]:

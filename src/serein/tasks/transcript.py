@@ -63,13 +63,13 @@ class TranscriptTask:
         """
         each, is_possible = _ctc(truth, output)
         counts = torch.empty(len(truth), 4, dtype=torch.float64)
-        for row, (letters, heard) in enumerate(zip(truth.tolist(), decoded_texts(output, self.labels), strict=True)):
-            found = word_errors(self.labels.spelt(letters), heard)
+        for row, (letters, text) in enumerate(zip(truth.tolist(), decoded_texts(output, self.labels), strict=True)):
+            found = word_errors(self.labels.spelt(letters), text)
             counts[row] = torch.tensor([found.errors, found.words, found.letter_errors, found.letters])
         return torch.cat([torch.stack([each, is_possible], dim=1).double().cpu(), counts], dim=1)
 
     def scores(self, truth: torch.Tensor, kept: torch.Tensor) -> dict[str, float]:
-        """Return the scores of a whole set by name; accuracies are 1 - error rate, below 0 when too much is heard."""
+        """Return the scores of a whole set by name; accuracies are 1 - error rate, below 0 with many insertions."""
         each, is_possible, errors, words, letter_errors, letters = kept.unbind(dim=1)
         return {
             "word_accuracy": float(1 - errors.sum() / words.sum()),
@@ -80,7 +80,7 @@ class TranscriptTask:
 
 
 def decoded_texts(output: torch.Tensor, alphabet: Alphabet) -> list[str]:
-    """Return what is heard in each clip by greedy decoding of (batch, frame, symbol + 1)."""
+    """Return the transcript of each clip by greedy decoding of (batch, frame, symbol + 1)."""
     best = output[..., :-1].argmax(dim=-1) * output[..., -1].long()  # padding says nothing: 0, the blank
     return [alphabet.text(symbols) for symbols in best.tolist()]
 

@@ -70,7 +70,7 @@ class WordTask:
         return losses.VECTOR_LOSSES[self.options.loss](truth[:, : self.num_outputs], output).mean()
 
     def kept(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """Return what of a batch's answers is kept until the whole set is scored: all of it, (batch, feature)."""
+        """Return what of a batch's outputs is kept until the whole set is scored: all of it, (batch, feature)."""
         return output
 
     def classes(self, truth: torch.Tensor) -> torch.Tensor:
@@ -80,9 +80,9 @@ class WordTask:
     def scores(self, truth: torch.Tensor, output: torch.Tensor) -> dict[str, float]:
         """Return the scores of a whole set, 0 to 1, by name, the mean cosine with the targets, and the loss."""
         classes = self.classes(truth).numpy()
-        answers = self.labels.cosines(output.numpy()).argmax(axis=1)
+        predictions = self.labels.cosines(output.numpy()).argmax(axis=1)
         cosine = mean_cosine(truth[:, : self.num_outputs].numpy(), output.numpy())
-        scores = class_scores(classes, answers, len(self.labels.classes))
+        scores = class_scores(classes, predictions, len(self.labels.classes))
         return {**scores, "cosine": cosine, "loss": float(self.loss(truth, output))}
 
 

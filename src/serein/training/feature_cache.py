@@ -1,8 +1,8 @@
-"""What a frozen backbone hears, computed once: hidden layers on disk, read through memory mapping.
+"""The output of a frozen backbone, computed once: hidden layers on disk, read through memory mapping.
 
     folder / backbone (hash of architecture, weights and precision) / layer and kind of number / some clips.safetensors
 
-A clip lies under the hash of the samples that were heard, so corpora, folds, seeds and stages share it, and changed
+A clip lies under the hash of its samples, so corpora, folds, seeds and stages share it, and changed
 audio or weights are never mistaken for the old ones. Each file holds some hundred clips and is whole or not there.
 """
 
@@ -40,7 +40,7 @@ from serein.progress import Report
 from serein.recipe import MAIN, Batches, Clips, FeatureCacheOptions, SpectrogramAugmentation, Stage
 from serein.world import distributed_info
 
-FORMAT = 1  # of what is heard; a new one makes every clip be heard again
+FORMAT = 1  # of the hidden layers; with a new one every clip is computed again
 CLIPS_PER_FILE = 128
 MOST_BYTES = 256 << 20  # that a process holds, of all layers, before it writes them
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -71,7 +71,7 @@ def is_input_fixed(model: SpeechModel, stage: Stage, longest_s: float, clips: Cl
 
 
 def only_backbone(model: SpeechModel, stage: Stage) -> Backbone | None:
-    """Return the backbone that a stage hears by; `None` when there are several, whose frames may differ."""
+    """Return the backbone that a stage uses; `None` when there are several, whose frames may differ."""
     sources = {model.source_of(branch) for branch in model.branches_of(stage.tasks, stage.use_fusion)}
     return model.backbone_of(sources.pop()) if len(sources) == 1 else None
 
@@ -142,16 +142,16 @@ class StoredFeatures:
     """Frames of the clips of a training, instead of waveforms.
 
     Attributes:
-        shelves: Layer -> its shelf.
+        shards: Layer -> its shelf.
         clip_of: Position -> hash of the clip.
     """
 
-    shelves: Mapping[str, Shard]
+    shards: Mapping[str, Shard]
     clip_of: Mapping[int, str]
 
     def __getitem__(self, position: int) -> LayerFrames:
         """Return layer -> (frame, feature) of an utterance."""
-        return {name: shelf[self.clip_of[position]] for name, shelf in self.shelves.items()}
+        return {name: shard[self.clip_of[position]] for name, shard in self.shards.items()}
 
 
 @dataclass(frozen=True)
@@ -159,11 +159,11 @@ class FeatureCache:
     """The features of one backbone on disk.
 
     Attributes:
-        backbone: In evaluation mode while it hears.
+        backbone: In evaluation mode while it runs.
         layers: Which are kept: `last`, or the number of a hidden layer.
         options: Kind of number, folder.
         precision: What the backbone computes in, `float32` or `bfloat16`.
-        batches: How many clips it hears at once.
+        batches: How many clips it encodes at once.
     """
 
     backbone: Backbone
@@ -180,9 +180,9 @@ class FeatureCache:
     def of(
         self, recordings: Recordings, clips: Clips, positions: Iterable[int], report: Report, label: str
     ) -> StoredFeatures:
-        """Return the features of some utterances, and hear those that are not there yet.
+        """Return the features of some utterances, and compute those that are not there yet.
 
-        Several processes share the work. Whatever was written before a kill is not heard again.
+        Several processes share the work. Whatever was written before a kill is not computed again.
 
         Raises:
             AudioError: A recording cannot be read.
@@ -192,10 +192,10 @@ class FeatureCache:
         with _disk_errors(self.root):
             clip_of = _clip_hashes(recordings, clips, wanted, self.root, report, label)
             folder = self._described_folder()
-            shelves = {
+            shards = {
                 name: Shard(folder / f"{name}-{self.options.dtype}", DTYPES[self.options.dtype]) for name in self.layers
             }
-            stored = StoredFeatures(shelves, clip_of)
+            stored = StoredFeatures(shards, clip_of)
             missing = _missing(stored, wanted)
             if missing:
                 seconds = float(recordings.durations_s[missing].sum())
@@ -219,8 +219,8 @@ class FeatureCache:
         key = _digest([json.dumps([FORMAT, self.precision, architecture, weights], sort_keys=True)])
         path = self.root / key / "backbone.json"
         if not path.exists():
-            said = {**described, "weights_sha256": weights, "precision": self.precision, "format": FORMAT}
-            write_text(path, json.dumps(said, indent=1) + "\n")
+            description = {**described, "weights_sha256": weights, "precision": self.precision, "format": FORMAT}
+            write_text(path, json.dumps(description, indent=1) + "\n")
         return path.parent
 
     def _require_room(self, seconds: float, num_clips: int) -> None:
@@ -266,7 +266,7 @@ class _Hearing:
         self.stored, self.folder, self.report = stored, folder, report
 
     def run(self, missing: Sequence[int]) -> None:
-        """Hear what no other process is hearing, then what one has left behind."""
+        """Compute what no other process is computing, then what one has left behind."""
         parts = self._parts(set(missing))
         self.report(0)
         with _listening(self.cache.backbone) as device:
@@ -296,15 +296,15 @@ class _Hearing:
         return [(name, part) for name, part in zip(names, wanted, strict=True) if part]
 
     def _write(self, part: Sequence[int], device: torch.device) -> int:
-        """Return how many clips were heard: those that are still missing, now that no one else is at it."""
+        """Return how many clips were computed: those that are still missing, now that no one else is at it."""
         missing = _missing(self.stored, part)
-        computed = self._hear(missing, device) if missing else {}
-        for name, shelf in self.stored.shelves.items():
-            shelf.add({clip: layers[name] for clip, layers in computed.items() if clip not in shelf})
+        computed = self._compute(missing, device) if missing else {}
+        for name, shard in self.stored.shards.items():
+            shard.add({clip: layers[name] for clip, layers in computed.items() if clip not in shard})
         return len(computed)
 
     @torch.no_grad()
-    def _hear(self, positions: Sequence[int], device: torch.device) -> dict[str, dict[str, torch.Tensor]]:
+    def _compute(self, positions: Sequence[int], device: torch.device) -> dict[str, dict[str, torch.Tensor]]:
         """Return clip -> layer -> (frame, feature)."""
         dataset = ClipDataset(self.recordings, {}, self.clips)
         durations_s = batch_durations(self.recordings, self.clips, is_training=False)
@@ -328,12 +328,12 @@ class _Hearing:
 
 def _missing(stored: StoredFeatures, positions: Iterable[int]) -> list[int]:
     """Return the positions that some shelf lacks, after another look at each; of two with the same clip, the first."""
-    for shelf in stored.shelves.values():
-        shelf.look()
+    for shard in stored.shards.values():
+        shard.look()
     lacking: dict[str, int] = {}
     for position in positions:
         clip = stored.clip_of[position]
-        if any(clip not in shelf for shelf in stored.shelves.values()):
+        if any(clip not in shard for shard in stored.shards.values()):
             lacking.setdefault(clip, position)
     return list(lacking.values())
 
@@ -341,7 +341,7 @@ def _missing(stored: StoredFeatures, positions: Iterable[int]) -> list[int]:
 def _clip_hashes(
     recordings: Recordings, clips: Clips, positions: Sequence[int], root: Path, report: Report, label: str
 ) -> dict[int, str]:
-    """Return position -> hash of the samples that a backbone hears.
+    """Return position -> hash of the samples that a backbone gets.
 
     What stays in memory is hashed anew; of other files the hash is kept, with size and time of change.
     """

@@ -1,4 +1,4 @@
-"""What training hears: the backbone's hidden layers, changed at random when a stage asks for it."""
+"""The hidden layers that training uses, augmented when a stage says so."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def encode_batch(
 ) -> EncodedBatch:
     """Return what a training step learns from. A batch that carries hidden layers never touches a backbone.
 
-    Branches hear a clip changed in the same way: what is drawn follows from its seed.
+    All branches get the same augmentation of a clip: what is drawn follows from its seed.
 
     Raises:
         RecipeError: A spectrogram is to be changed, but a backbone makes none.
@@ -55,7 +55,7 @@ def encode_batch(
 def _changed(
     backbone: Backbone, batch: Batch, augmentation: SpectrogramAugmentation, augmenters: list[SpectrogramAugmenter]
 ) -> HiddenStates:
-    """Return what a backbone hears of changed spectrograms, and add what changed them to `augmenters`."""
+    """Return the hidden states of augmented spectrograms, and add the augmenter to `augmenters`."""
     require_bands(backbone, augmentation)
     assert isinstance(backbone, LogMelBackbone)
     augmenter = SpectrogramAugmenter(augmentation, batch.seeds)

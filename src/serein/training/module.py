@@ -23,7 +23,7 @@ from serein.training.conflicts import NUM_SAMPLED, gradient_cosines
 from serein.training.gathering import all_gather_rows
 from serein.training.hearing import encode_batch
 
-Judged = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # (clip,) positions, (clip, ...) truth and what is kept
+DevOutputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # (clip,) positions, (clip, ...) truth and what is kept
 
 
 class StageModule(lightning.LightningModule):
@@ -54,7 +54,7 @@ class StageModule(lightning.LightningModule):
         self.averaged = None if stage.ema_decay is None else _averaged(model, stage.ema_decay)
         if self.averaged is not None and self.frozen_sha256 is not None:
             self.averaged.module.backbone = model.backbone
-        self._dev: dict[str, list[Judged]] = {}
+        self._dev: dict[str, list[DevOutputs]] = {}
 
     @property
     def eval_model(self) -> SpeechModel:
@@ -103,7 +103,7 @@ class StageModule(lightning.LightningModule):
             self.averaged.update_parameters(self.model)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Keep truth and answer; the score is taken when all are there."""
+        """Keep truth and output; the score is taken when all are there."""
         encoded = encode_batch(self.eval_model, batch, SpectrogramAugmentation(), self.branches)
         head_outputs = self.eval_model.decode(
             encoded.hidden_states, batch.conditions, self.tasks, self.stage.use_fusion
@@ -119,7 +119,7 @@ class StageModule(lightning.LightningModule):
         """Score the whole dev set, on every process the same."""
         for name, outputs in self._gathered().items():
             positions, truth, kept = (torch.cat(part) for part in zip(*outputs, strict=True))
-            if self.trainer.world_size > 1:  # with few batches, some are heard by several processes
+            if self.trainer.world_size > 1:  # with few batches, some clips occur in several processes
                 once = list({position: row for row, position in enumerate(positions.tolist())}.values())
                 truth, kept = truth[once], kept[once]
             scores = self.tasks[name].scores(truth, kept)
@@ -217,7 +217,7 @@ class StageModule(lightning.LightningModule):
             labels, embeddings = all_gather_rows(labels), all_gather_rows(embeddings)
         return supervised_contrastive(labels, embeddings, temperature)
 
-    def _gathered(self) -> dict[str, list[Judged]]:
+    def _gathered(self) -> dict[str, list[DevOutputs]]:
         if self.trainer.world_size == 1:
             return self._dev
         parts: list[Any] = [None] * self.trainer.world_size

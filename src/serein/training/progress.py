@@ -17,9 +17,9 @@ class StageProgress(lightning.Callback):
     """Reports a stage's batches, score and speed.
 
     Args:
-        report: Who is told.
+        report: Receives the progress.
         label: For instance "fold 2/6  seed 0  emotion".
-        watched: Name of the dev score that is told.
+        watched: Name of the dev score that is shown.
     """
 
     def __init__(self, report: Report, label: str, watched: str = "dev_ua") -> None:

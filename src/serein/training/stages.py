@@ -64,8 +64,8 @@ class TrainingData:
         dev: Positions of the dev utterances, maybe none.
         clips: Cutting and extending.
         conditions: Those of all recordings.
-        features: Where and how to keep what a frozen backbone hears; `None` runs it in every epoch.
-        features: Stored features of train and dev, instead of their waveforms.
+        features: Where and how to cache the features of a frozen backbone; `None` runs it in every epoch.
+        stored: Stored features of train and dev, instead of their waveforms.
     """
 
     recordings: Recordings
@@ -75,7 +75,7 @@ class TrainingData:
     clips: Clips
     conditions: TrainingConditions = field(default_factory=TrainingConditions)
     features: FeatureCacheOptions | None = None
-    features: StoredFeatures | None = None
+    stored: StoredFeatures | None = None
 
     def sampler(
         self, batches: Batches, seed: int, *, is_training: bool, classes: np.ndarray | None = None
@@ -103,7 +103,7 @@ class TrainingData:
             self.conditions,
             seed=seed,
             is_training=is_training,
-            features=self.features,
+            features=self.stored,
             augment=augment,
             num_views=num_views,
         )
@@ -111,7 +111,7 @@ class TrainingData:
     @property
     def num_workers(self) -> int:
         """Processes that decode: none when the audio stays in memory, or is not needed."""
-        return 0 if self.recordings.fits_memory or self.features is not None else most_workers()
+        return 0 if self.recordings.fits_memory or self.stored is not None else most_workers()
 
 
 class EpochLoaders(lightning.LightningDataModule):
@@ -167,7 +167,7 @@ def train_stage(
         tasks: All of the recipe's; the stage names those that learn.
         folder: Gets `metrics.jsonl`, `weights.safetensors` and, until it is done, the state to resume from.
         seed: Root of every draw.
-        report: Told of progress, under `label`.
+        report: Receives progress, under `label`.
     """
     weights = folder / WEIGHTS
     if not weights.exists():
@@ -203,7 +203,7 @@ def with_features(model: SpeechModel, stage: Stage, data: TrainingData, report: 
     assert backbone is not None
     layers = tapped_layers(model, model.branches_of(stage.tasks, stage.use_fusion))
     cache = FeatureCache(backbone, layers, options, chosen_precision(stage.precision), stage.batches)
-    return replace(data, features=cache.of(data.recordings, data.clips, positions, report, label))
+    return replace(data, stored=cache.of(data.recordings, data.clips, positions, report, label))
 
 
 def _fit(
@@ -339,7 +339,7 @@ def _plainly(folder: Path) -> Iterator[None]:
         raise SystemExit(128 + signal.SIGTERM) from None
     except SystemExit as stop:
         raise (KeyboardInterrupt if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
-    except AudioError as error:  # of a loader's process: its traceback, and in the last line what was said
+    except AudioError as error:  # of a loader's process: its traceback, and in the last line its message
         raise AudioError(str(error).rpartition("Error: ")[2]) from None
     except torch.OutOfMemoryError:
         raise RunError(
