@@ -21,10 +21,9 @@ from typing import Any
 
 from finetuning import CLASSES, RATE_HZ, NoiseRecordings, clips_of, save_base
 from serein import recipe as recipes
-from serein.labels.categories import ClassLabels
-from serein.models.speech import assemble, new_backbone
+from serein.models.model import assemble, new_backbone
 from serein.recipe import Clips
-from serein.tasks.category import CategoryTask
+from serein.tasks.classes import CategoryTask, ClassLabels
 from serein.training.stages import TrainingData, chosen_precision, history, train_stage, with_features
 
 MODELS: dict[str, dict[str, Any]] = {

@@ -23,14 +23,13 @@ import numpy as np
 import torch
 
 from serein import recipe as recipes
-from serein.data.recordings import Recordings
+from serein.checkpoint import Checkpoint, ModelOptions
+from serein.data.dataset import Recordings
 from serein.data.utterance import Utterance
 from serein.inference.predictor import answers
-from serein.labels.categories import ClassLabels
-from serein.models.folder import Checkpoint, ModelOptions
-from serein.models.speech import assemble, new_backbone
+from serein.models.model import assemble, new_backbone
 from serein.recipe import Clips, Inference
-from serein.tasks.category import CategoryTask
+from serein.tasks.classes import CategoryTask, ClassLabels
 from serein.training.stages import TrainingData, chosen_precision, history, train_stage
 
 RATE_HZ = 16_000

@@ -23,13 +23,13 @@ import numpy as np
 import soundfile
 import torch
 
+from serein import audio
+from serein import checkpoint as model_folder
 from serein import recipe as recipes
-from serein.data import audio
-from serein.data.audio import SAMPLE_RATE_HZ
-from serein.labels.categories import ClassLabels
-from serein.models import folder as model_folder
-from serein.models.folder import Checkpoint, ModelOptions
-from serein.models.speech import assemble, new_backbone
+from serein.audio import SAMPLE_RATE_HZ
+from serein.checkpoint import Checkpoint, ModelOptions
+from serein.models.model import assemble, new_backbone
+from serein.tasks.classes import ClassLabels
 
 MOST_BYTES = 1.5 * 2**30
 LEAST_SPEED = 60.0

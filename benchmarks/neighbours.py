@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from serein.data.utterance import Utterance
-from serein.inference.neighbour_index import recall_of
-from serein.inference.neighbour_store import Datastore, Header, open_datastore, write_datastore
-from serein.inference.neighbours import Embeddings, exact
+from serein.knn.datastore import Datastore, Header, open_datastore, write_datastore
+from serein.knn.index import recall_of
+from serein.knn.interpolation import Embeddings, exact
 
 SIZE, K, NUM_QUERIES = 256, 8, 200
 CLASSES = tuple(f"class {number}" for number in range(8))

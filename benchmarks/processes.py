@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from long_recording import save_model
-from serein.data import audio
-from serein.data.audio import SAMPLE_RATE_HZ, Waveform
+from serein import audio
+from serein.audio import SAMPLE_RATE_HZ, Waveform
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # voices made on the spot, and broken recordings
 

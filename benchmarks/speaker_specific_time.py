@@ -18,10 +18,10 @@ from statistics import median
 import torch
 
 from serein import recipe as recipes
-from serein.inference.timing import inference_time_s
 from serein.models.backbones import HuggingFaceBackbone
-from serein.models.speech import SpeechModel, assemble
+from serein.models.model import SpeechModel, assemble
 from serein.recipe import Category
+from serein.reproduce.extras import inference_time_s
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "park2023" / "recipe.yaml"
 BASE = {"model_type": "wav2vec2"}  # Transformers' defaults are facebook/wav2vec2-base

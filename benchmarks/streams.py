@@ -30,7 +30,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from processes import Server, percentiles, served, speech
-from serein.data.audio import SAMPLE_RATE_HZ
+from serein.audio import SAMPLE_RATE_HZ
 
 SPREAD_S = 3.0  # within which streams start
 SOUND_S = 600.0  # of speech, in which every stream has its own place

@@ -20,9 +20,9 @@ import numpy as np
 import soundfile
 
 from serein import recipe as recipes
-from serein import runs
 from serein.data import manifest
 from serein.data.utterance import Utterance
+from serein.experiment import run as runs
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "diatlova2024" / "recipe.yaml"
 RATE_HZ = 16_000

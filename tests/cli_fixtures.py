@@ -134,7 +134,7 @@ def train_and_die(recipe: Path, data: Path, out: Path, name: str, count: int, wh
     For a process of its own: nothing is unwound, as with `kill -9`.
     """
     from serein import recipe as recipes
-    from serein import runs
+    from serein.experiment import run as runs
 
     left = count
     real = os.replace

@@ -174,20 +174,20 @@ PROSE = {
     r"tells? nobody": "no network access",
 }
 ALLOWED_MODULES = (
-    "serein.data.corpora",  # each corpus in its own words
-    "serein.labels.votes",  # raters judge
+    "serein.corpora",  # each corpus in its own words
+    "serein.tasks.votes",  # raters judge
     "serein.labels.preparing",
     "serein.labels.stored_words",
     "serein.labels.vocabulary",
     "serein.labels.vocabulary_files",
     "serein.labels.word_search",
     "serein.labels.word_vectors",
-    "serein.inference.neighbour_index",
-    "serein.serving.page",
-    "serein.serving.page_parts",
+    "serein.knn.index",
+    "serein.server.page",
+    "serein.server.page_parts",
 )
 ALLOWED_NAMES = {
-    "serein.data.folds.Folds.shares_dev": "the verb: folds that share a dev set",
+    "serein.data.splits.Folds.shares_dev": "the verb: folds that share a dev set",
     "serein.recipe.data.Protocol.shares_speakers": "the verb: train and test share speakers",
     "serein.recipe.model.LogMel.hop_s": "the hop of a short-time Fourier transform is called so",
 }

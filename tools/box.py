@@ -18,15 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from serein.data.corpora import citation_of
+from serein import checkpoint as model_folder
+from serein.checkpoint import Calibration, Checkpoint
+from serein.corpora import citation_of
 from serein.data.files import replacing
 from serein.evaluation.calibration import fitted_temperature
-from serein.evaluation.predictions import Prediction
-from serein.evaluation.run_folder import read_run_predictions
+from serein.evaluation.predictions import Prediction, read_run_predictions
 from serein.evaluation.scores import Scores, score_predictions, score_run
-from serein.judging import evaluate
-from serein.models import folder as model_folder
-from serein.models.folder import Calibration, Checkpoint
+from serein.experiment.evaluate import evaluate
 
 FOLDER = Path(__file__).parents[1] / "src" / "serein" / "box"
 LARGEST_BYTES = 10_000_000
@@ -150,7 +149,8 @@ they.
 
 ## Unseen speakers
 
-{len(scores.folds)} folds of unseen speakers, each predicted by a model of the same recipe that was trained on the others. The
+{len(scores.folds)} folds of unseen speakers, each predicted by a model of the same recipe that was trained on
+the others. The
 model in this folder was trained on all of them. Per cent; intervals are 95 %, {scores.resampled} resampled.
 
 {_table([("the same corpus, unseen speakers", scores)])}
@@ -168,7 +168,8 @@ Recall: {_recalls(scores)}.{_genders(scores)}
 ## Where it fails
 
 {_failures(scores, others)}
-It was trained on actors who say a few sentences in a quiet room. Spontaneous speech, other languages, noise, telephones,
+It was trained on actors who say a few sentences in a quiet room. Spontaneous speech, other languages, noise,
+telephones,
 children and old people are unlike its training data; so is speech without any of its emotions, for which it still
 predicts one of them (`--min-confidence` rejects such predictions). It recognises how speech sounds, not what a person
 feels: no decision about a person should rest on it.

@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from serein.data.manifest import read as read_manifest
     from serein.data.utterance import Rating, Utterance
     from serein.inference.predictor import Prediction, Predictor, load
-    from serein.inference.stream import Stream, predict_recording
-    from serein.inference.timeline import Segment, Timeline
-    from serein.inference.windows import SlidingWindow
+    from serein.inference.segments import Segment, SlidingWindow, Timeline
+    from serein.inference.streams import Stream, predict_recording
     from serein.recipe import Recipe
     from serein.recipe import load as load_recipe
 
@@ -64,14 +63,14 @@ _HOMES = {
     "Predictor": ("serein.inference.predictor", "Predictor"),
     "Rating": ("serein.data.utterance", "Rating"),
     "Recipe": ("serein.recipe", "Recipe"),
-    "Segment": ("serein.inference.timeline", "Segment"),
-    "SlidingWindow": ("serein.inference.windows", "SlidingWindow"),
-    "Stream": ("serein.inference.stream", "Stream"),
-    "Timeline": ("serein.inference.timeline", "Timeline"),
+    "Segment": ("serein.inference.segments", "Segment"),
+    "SlidingWindow": ("serein.inference.segments", "SlidingWindow"),
+    "Stream": ("serein.inference.streams", "Stream"),
+    "Timeline": ("serein.inference.segments", "Timeline"),
     "Utterance": ("serein.data.utterance", "Utterance"),
     "load": ("serein.inference.predictor", "load"),
     "load_recipe": ("serein.recipe", "load"),
-    "predict_recording": ("serein.inference.stream", "predict_recording"),
+    "predict_recording": ("serein.inference.streams", "predict_recording"),
     "read_manifest": ("serein.data.manifest", "read"),
 }
 

@@ -14,10 +14,9 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from serein.data.check import audio_digests, check, clipped_fraction, loud_fraction
-from serein.data.corpora import CORPORA
-from serein.data.corpora.corpus import prepare
-from serein.data.problems import PROBLEMS, CheckReport, Finding
+from serein.corpora import CORPORA
+from serein.corpora.corpus import prepare
+from serein.data.check import PROBLEMS, CheckReport, Finding, audio_digests, check, clipped_fraction, loud_fraction
 from serein.data.utterance import Utterance
 from serein.errors import AudioError
 

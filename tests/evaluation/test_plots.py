@@ -8,7 +8,9 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from serein.evaluation import confidence_plots, plots, style
+from serein.evaluation import plots
+from serein.evaluation import plots as confidence_plots
+from serein.evaluation import plots as style
 from serein.evaluation.calibration import coverage_curve
 from serein.evaluation.scores import ClassScore, GroupScore
 

@@ -11,14 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serein.errors import RunError
-from serein.evaluation.predictions import (
-    Prediction,
-    SpeakerKey,
-    code,
-    natural_key,
-    read_predictions,
-    write_predictions,
-)
+from serein.evaluation.predictions import Prediction, SpeakerKey, code, natural_key, read_predictions, write_predictions
 
 CLASSES = ["calm", "sad"]
 MINIMAL = {"id": "a", "truth": "sad", "prediction": "calm"}

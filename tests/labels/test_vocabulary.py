@@ -308,7 +308,7 @@ def encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_sentence_model_has_a_vector_for_every_word(encoder: str, tmp_path: Path) -> None:
-    from serein.labels.sentences import sentence_vectors
+    from serein.text.sentences import sentence_vectors
 
     opened = open_vocabulary(encoder)
     assert "sadness of a glad day" in opened

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from serein.errors import AudioError, ModelError, RecipeError
 from serein.models import masking
 from serein.models.backbones import HuggingFaceBackbone
-from serein.models.hidden import HiddenStates, frame_mask
+from serein.models.hidden_states import HiddenStates, frame_mask
 from serein.models.masking import WordDropout
 from serein.models.pretrained import FAMILIES, OVERRIDES, weights_hash
 

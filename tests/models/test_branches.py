@@ -9,12 +9,10 @@ import pytest
 import torch
 
 from models.test_backbones import CASES, backbone_of, plain_model
-from models.test_speech import LENGTHS, waves
+from models.test_model import LENGTHS, waves
 from serein.errors import RecipeError
-from serein.models.branches import are_equal
-from serein.models.hidden import Backbone
-from serein.models.parts import expand
-from serein.models.speech import SpeechModel, assemble, new_backbone
+from serein.models.hidden_states import Backbone
+from serein.models.model import SpeechModel, are_equal, assemble, expand, new_backbone
 from serein.recipe import Category, Cnn2d, LogMel
 
 SPEAKER = Category(branch="speaker", attention={"blocks": 1}, pooling="max", loss="arcface")

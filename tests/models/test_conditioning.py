@@ -7,10 +7,9 @@ import torch
 from torch import nn
 
 from serein.errors import RecipeError
-from serein.labels.attributes import GENDERS
-from serein.models.conditioning import COMBINATIONS, ConditionedVector, GenderVectors, TextVectors
+from serein.models.conditioning import COMBINATIONS, GENDERS, ConditionedVector, GenderVectors, TextVectors
 from serein.models.heads import PooledHead
-from serein.models.hidden import HiddenStates
+from serein.models.hidden_states import HiddenStates
 from serein.recipe import Category, Conditioning
 
 POOLED = torch.tensor([[2.0, 4.0]])

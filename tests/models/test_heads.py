@@ -11,7 +11,7 @@ from torch import nn
 
 from serein.errors import RecipeError
 from serein.models.heads import LayerSelection, PooledHead, VectorNorm
-from serein.models.hidden import HiddenStates, frame_mask
+from serein.models.hidden_states import HiddenStates, frame_mask
 from serein.models.pooling import POOLINGS
 from serein.recipe import Category
 

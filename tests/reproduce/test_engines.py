@@ -10,10 +10,10 @@ import pytest
 from cli_fixtures import write_recipe
 from serein import recipe as recipes
 from serein.errors import MissingExtraError, RunError
-from serein.evaluation.run_folder import read_json
+from serein.evaluation.predictions import read_json
 from serein.reproduce import engines
 from serein.reproduce.engines import ENGINES, locally, over_ray
-from serein.reproduce.units import BusyError, Data, Trial, is_finished, take_data, trial_of
+from serein.reproduce.trials import BusyError, Data, Trial, is_finished, take_data, trial_of
 
 
 def silent(label: str, done: int, total: int, detail: str) -> None:

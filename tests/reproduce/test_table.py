@@ -11,7 +11,7 @@ import yaml
 from serein.errors import RecipeError
 from serein.reproduce import table as tables
 from serein.reproduce.table import find, known_tables, load, read
-from serein.reproduce.units import configuration_hash, row_recipe
+from serein.reproduce.trials import configuration_hash, row_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PLAIN: dict[str, Any] = {

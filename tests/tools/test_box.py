@@ -8,12 +8,12 @@ import pytest
 
 import serein
 from cli_fixtures import write_corpus
+from serein import checkpoint as folder
 from serein.data import manifest
 from serein.evaluation.calibration import fitted_temperature
 from serein.evaluation.predictions import Prediction as RunPrediction
-from serein.evaluation.run_folder import read_run_predictions
-from serein.inference import box as shipped
-from serein.models import folder
+from serein.evaluation.predictions import read_run_predictions
+from serein.inference import predictor as shipped
 from tools import box
 
 

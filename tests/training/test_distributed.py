@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from cli_fixtures import Call, environment, everything_in, write_recipe
+from serein.distributed import DistributedInfo, distributed_info
 from serein.evaluation.predictions import read_predictions
-from serein.world import DistributedInfo, distributed_info
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
 

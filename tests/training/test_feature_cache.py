@@ -19,21 +19,20 @@ import transformers
 from safetensors.torch import load_file
 
 from cli_fixtures import RATE_HZ, tone
-from serein import assembling, preparation
-from serein import experiment as experiments
 from serein import recipe as recipes
-from serein.data.batches import collate
-from serein.data.recordings import Recordings
+from serein.data.dataset import Recordings, collate
 from serein.data.utterance import Utterance
 from serein.errors import RunError
+from serein.experiment import build as assembling
+from serein.experiment import data as preparation
+from serein.experiment import fold as experiments
+from serein.experiment.data import Experiment
 from serein.models.backbones import HuggingFaceBackbone
-from serein.models.speech import assemble
-from serein.preparation import Experiment
+from serein.models.model import assemble
 from serein.recipe import Category, Clips, FeatureCacheOptions, SpectrogramAugmentation
 from serein.training import feature_cache
 from serein.training.feature_cache import FeatureCache, StoredFeatures, is_input_fixed, tapped_layers
-from serein.training.hearing import encode_batch
-from serein.training.module import StageModule
+from serein.training.module import StageModule, encode_batch
 
 TINY: dict[str, Any] = {
     "hidden_size": 16,

@@ -19,13 +19,14 @@ import pytest
 import torch
 
 from cli_fixtures import Call, command, environment, everything_in, train_and_die, write_recipe
-from serein import experiment as experiments
-from serein import preparation, runs
 from serein import recipe as recipes
-from serein.data.batches import ClipDataset, loader
+from serein.data.dataset import ClipDataset, loader
 from serein.data.files import leftovers
 from serein.errors import RunError
-from serein.training import keeping
+from serein.experiment import data as preparation
+from serein.experiment import fold as experiments
+from serein.experiment import run as runs
+from serein.training import checkpointing as keeping
 from serein.training.stages import TrainingData
 
 CHANGING = ("metrics.jsonl", "environment.json", "report.html")  # hold times of day or durations
@@ -159,7 +160,7 @@ def nursery() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         pytest.skip("no forkserver on this system")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["serein.runs"])
+    context.set_forkserver_preload(["serein.experiment.run"])
     return context
 
 

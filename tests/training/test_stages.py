@@ -14,15 +14,16 @@ import torch
 from safetensors.torch import load_file
 
 from cli_fixtures import write_recipe
-from serein import experiment as experiments
-from serein import preparation
 from serein import recipe as recipes
-from serein.data.batches import Targets
-from serein.models.speech import SpeechModel, assemble, new_backbone
-from serein.preparation import Experiment
+from serein.data.dataset import Targets
+from serein.experiment import data as preparation
+from serein.experiment import fold as experiments
+from serein.experiment.data import Experiment
+from serein.models.model import SpeechModel, assemble, new_backbone
 from serein.recipe import Recipe
-from serein.tasks.category import CategoryTask
-from serein.training import keeping, stages
+from serein.tasks.classes import CategoryTask
+from serein.training import checkpointing as keeping
+from serein.training import stages
 from serein.training.module import StageModule
 from serein.training.stages import TrainingData, fit_normalisation, train_stage
 

@@ -1,16 +1,16 @@
 """The command line: parse, call, print, exit status. Results on stdout, complaints on stderr."""
 
 from serein.cli import (  # noqa: F401  (adds commands)
-    answers,
     corpora,
-    experiments,
-    fusion,
-    listening,
-    neighbours,
+    ensemble,
+    experiment,
+    knn,
+    predict,
     reproduce,
-    serving,
-    transcripts,
-    voices,
+    serve,
+    stream,
+    transcribe,
+    verify,
     words,
 )
 from serein.cli.app import app, main

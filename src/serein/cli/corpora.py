@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from serein.cli.app import corpus
-from serein.cli.options import AllowSeenSpeakers, Json, Out
-from serein.cli.printing import print_tables
+from serein.cli.options import AllowSeenSpeakers, Json, Out, print_tables
 
 if TYPE_CHECKING:
     from serein.recipe import WaveformAugmentation
@@ -40,9 +39,9 @@ def corpus_prepare(
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out broken files, listed.")] = False,
 ) -> None:
     """Read a corpus from its own layout and write a manifest."""
+    from serein.corpora import corpus_named
+    from serein.corpora.corpus import prepare
     from serein.data import manifest
-    from serein.data.corpora import corpus_named
-    from serein.data.corpora.corpus import prepare
     from serein.progress import Bars
 
     with Bars() as bars:
@@ -69,8 +68,8 @@ def corpus_synth(
     clips: Annotated[int, typer.Option(help="Clips of each speaker and emotion.", min=1)] = 10,
 ) -> None:
     """Make the embedded synthetic corpus: 10 speakers, 4 emotions, spoken by espeak-ng."""
+    from serein.corpora import synth
     from serein.data import manifest
-    from serein.data.corpora import synth
     from serein.progress import Bars
 
     with Bars() as bars:
@@ -127,8 +126,7 @@ def corpus_preview_augmentation(
 ) -> None:
     """Write clips before and after waveform augmentation, to listen to what the model is trained on."""
     from serein.data import manifest
-    from serein.data.effects import WaveformAugmenter
-    from serein.data.listening import write_examples
+    from serein.data.waveform_augmentation import WaveformAugmenter, write_examples
     from serein.progress import Bars
     from serein.recipe import WaveformAugmentation
 
@@ -176,7 +174,7 @@ def corpus_annotate(
 ) -> None:
     """Predict missing genders and transcripts with models (pseudo-labels); a second call continues."""
     from serein.errors import SereinError
-    from serein.filling import TranscriptAnnotator, annotate, gender_annotator
+    from serein.inference.annotate import TranscriptAnnotator, annotate, gender_annotator
     from serein.progress import Bars
 
     if gender is None and transcripts is None:

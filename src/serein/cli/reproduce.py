@@ -10,8 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from serein.cli.app import app
-from serein.cli.options import Data, Json, Metric, Overrides, Split
-from serein.cli.printing import print_tables
+from serein.cli.options import Data, Json, Metric, Overrides, Split, print_tables
 
 
 @app.command()
@@ -35,17 +34,16 @@ def reproduce(
     metric: Annotated[Metric | None, typer.Option(help="Compare by this score [the table's].")] = None,
     as_json: Json = False,
 ) -> None:
-    """Train every row of a paper's table and compare published scores with ours; call again to continue or add seeds."""
+    """Train every row of a paper's table and compare published scores with ours; repeat it to continue or add seeds."""
     from serein.reproduce import table as tables
 
     chosen = tables.load(table)
     if metric is not None:
         chosen = chosen.by(metric)
     from serein.progress import Bars
-    from serein.reproduce.page import PAGE
-    from serein.reproduce.printing import as_json as to_json
-    from serein.reproduce.printing import as_tables, paths
     from serein.reproduce.reproduction import Request, reproduce
+    from serein.reproduce.writers import PAGE, as_tables, paths
+    from serein.reproduce.writers import as_json as to_json
 
     request = Request(
         rows=None if rows is None else tuple(name.strip() for name in rows.split(",") if name.strip()),

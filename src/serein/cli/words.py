@@ -109,7 +109,7 @@ def words_find(
     """Rank recordings by similarity to free text; the exit status is 1 when any could not be read."""
     import numpy as np
 
-    from serein.inference.words import similarity
+    from serein.inference.predictor import similarity
 
     predictions, vocabulary, num_failed = _predict(model, sources, text)
     if predictions:
@@ -130,9 +130,8 @@ def _predict(model: str, sources: Sequence[Path], text: str | None = None) -> tu
     """
     import numpy as np
 
-    from serein.inference.predictor import Prediction, load
+    from serein.inference.predictor import Prediction, load, similarity, vocabulary_of_model
     from serein.inference.sources import utterances_in
-    from serein.inference.words import similarity, vocabulary_of_model
     from serein.progress import Bars
 
     predictor = load(model)

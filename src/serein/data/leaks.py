@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 
-from serein.data.folds import Fold, Folds
-from serein.data.groups import some, speaker_key
+from serein.data.protocols import some, speaker_key
+from serein.data.splits import Fold, Folds
 from serein.data.utterance import Utterance
 from serein.errors import LeakError
 
@@ -19,7 +19,7 @@ def check_leaks(
     """Stop when a test set is not new: shared speakers, the same audio twice, or test data in an earlier training.
 
     Args:
-        duplicates: Id -> id of an utterance with the same audio (`serein.data.recordings.duplicates`).
+        duplicates: Id -> id of an utterance with the same audio (`serein.data.dataset.duplicates`).
         seen: Id -> the earlier training that already learned from it.
 
     Raises:

@@ -1,17 +1,124 @@
-"""The test set of every fold, by protocol."""
+"""Who utterances are by: speakers, sessions and corpora, told apart where two corpora name them alike."""
 
 from __future__ import annotations
 
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from serein.data.clip_folds import clips_out
-from serein.data.groups import genders_of, grouping, natural, require_field, some
 from serein.data.utterance import Utterance
 from serein.errors import ManifestError, RecipeError
 from serein.recipe import Protocol
+
+
+def speaker_key(utterance: Utterance) -> str:
+    """Return the speaker, told apart from those of other corpora: two corpora may both have a speaker '01'."""
+    return f"{utterance.corpus or ''}/{utterance.speaker}"
+
+
+def genders_of(utterances: Sequence[Utterance], group_of: Callable[[Utterance], str]) -> dict[str, str]:
+    """Return each speaker's gender, "" when unknown; of a speaker of two, the same one in whatever order."""
+    gender: dict[str, str] = defaultdict(str)
+    for utterance in utterances:
+        gender[group_of(utterance)] = max(gender[group_of(utterance)], utterance.gender or "")
+    return gender
+
+
+def grouping(utterances: Sequence[Utterance], attribute: str) -> Callable[[Utterance], str]:
+    """Return the plain value when the corpora share none, else told apart by corpus."""
+    owners: dict[str, set[str | None]] = defaultdict(set)
+    for utterance in utterances:
+        owners[getattr(utterance, attribute)].add(utterance.corpus)
+    if all(len(corpora) == 1 for corpora in owners.values()):
+        return lambda u: str(getattr(u, attribute))
+    return lambda u: f"{u.corpus or ''}/{getattr(u, attribute)}"
+
+
+def require_field(utterances: Sequence[Utterance], attribute: str, choice: str) -> None:
+    """Raise ManifestError when an utterance lacks what a choice of the protocol needs."""
+    lacking = [u.id for u in utterances if getattr(u, attribute) is None]
+    if lacking:
+        raise ManifestError(
+            f"{len(lacking)} utterances have no {attribute}, for instance {lacking[0]}",
+            where=choice,
+            remedy=f"Fill in '{attribute}', or choose {_WITHOUT.get(attribute, 'another')}.",
+        )
+
+
+_WITHOUT = {"speaker": "the protocol 'random', which is marked speaker-dependent"}
+
+
+def natural(name: str) -> tuple[int, str]:
+    """Return what sorts 2 before 10."""
+    return (int(name), name) if name.isdecimal() else (1 << 30, name)
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first dozen names, for a message."""
+    return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+
+
+_WHERE = "protocol.folds"
+
+
+def clips_out(
+    utterances: Sequence[Utterance], folds: Sequence[Sequence[str]] | None, duplicates: Mapping[str, str]
+) -> list[tuple[str, tuple[str, ...], frozenset[str]]]:
+    """Return name, patterns and test ids of every fold; what matches none is learned in every fold.
+
+    Args:
+        folds: Regular expressions of each, searched in ids.
+        duplicates: Id -> id of an utterance with the same audio, beside which it is tested.
+
+    Raises:
+        RecipeError: A pattern is none, matches nothing, or tests what another fold tests.
+
+    Example:
+        >>> clips = [Utterance(id=f"anna-{take}", audio="a.wav") for take in "123"]
+        >>> [(name, sorted(tested)) for name, _, tested in clips_out(clips, [["-1$"], ["-2$", "-3$"]], {})]
+        [('1', ['anna-1']), ('2', ['anna-2', 'anna-3'])]
+    """
+    if not folds:
+        raise RecipeError(
+            "'clips-out' has no folds",
+            where=_WHERE,
+            remedy="Name them by patterns of ids: folds: [['-01$'], ['-02$']].",
+        )
+    compiled = [[_compiled(pattern) for pattern in patterns] for patterns in folds]
+    fold_of = {u.id: _fold(u.id, compiled) for u in utterances}
+    tests = []
+    for number, patterns in enumerate(folds):
+        tested = frozenset(u.id for u in utterances if fold_of[duplicates.get(u.id, u.id)] == number)
+        if not tested:
+            raise RecipeError(
+                f"no id matches {' or '.join(patterns)}; the first is {utterances[0].id}",
+                where=_WHERE,
+                remedy="Correct the pattern.",
+            )
+        tests.append((str(number + 1), tuple(patterns), tested))
+    return tests
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise RecipeError(f"'{pattern}' is no pattern ({error})", where=_WHERE, remedy="Correct it.") from None
+
+
+def _fold(name: str, folds: Sequence[Sequence[re.Pattern[str]]]) -> int | None:
+    matching = [number for number, patterns in enumerate(folds) if any(each.search(name) for each in patterns)]
+    if len(matching) > 1:
+        first, second = (number + 1 for number in matching[:2])
+        raise RecipeError(
+            f"{name} is tested in fold {first} and in fold {second}",
+            where=_WHERE,
+            remedy="Let each id match the patterns of one fold: pooled scores count every utterance once.",
+        )
+    return matching[0] if matching else None
+
 
 TestSide = tuple[str, tuple[str, ...], frozenset[str]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -79,3 +80,13 @@ class Utterance(BaseModel):
     language: str | None = None
     corpus: str | None = None
     predicted: Predicted | None = None
+
+
+def is_self_evaluation(rating: Rating) -> bool:
+    """Tell whether an actor judged their own turns: the corpus calls such raters C-F1 or C-M3, evaluators C-E2.
+
+    Example:
+        >>> [is_self_evaluation(Rating(rater=name)) for name in ("C-F1", "C-E2", "rater1", None)]
+        [True, False, False, False]
+    """
+    return re.fullmatch(r"C-[FM]\d+", rating.rater or "") is not None

@@ -10,8 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from serein.evaluation.predictions import Prediction, class_names
-from serein.evaluation.run_folder import read_run_predictions
+from serein.evaluation.predictions import Prediction, class_names, read_run_predictions
 from serein.metrics import FloatArray, calibration_error, log_loss, tempered
 
 FEWEST_TO_FIT = 20

@@ -1,34 +1,178 @@
-"""Pictures of scores. Every function returns a matplotlib `Figure`, drawn without a display or pyplot.
+"""The style of plots: the colour of each emotion, common settings, and inline SVG.
 
-Units are those of the axis titles: scores come in per cent, as `serein.evaluation.scores` gives them.
+The colours of the eight most usual emotions are distinguishable under protanopia, deuteranopia and tritanopia, on
+white and on dark paper (tested).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serein.evaluation.scores import ClassScore, GroupScore
-from serein.evaluation.style import (
-    INK,
-    LINE,
-    MUTED,
-    PAGE_WIDTH_IN,
-    RIGHT,
-    WRONG,
-    emotion_colours,
-    new_figure,
-    speaker_colours,
-)
 from serein.metrics import FloatArray, mean_of_known
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from serein.evaluation.calibration import CoveragePoint
+from serein.metrics import calibration_error, reliability
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+INK, MUTED, LINE = "#1f2329", "#69707a", "#dfe3e8"
+RIGHT, WRONG = "#2b5fc7", "#d9652b"
+PAGE_WIDTH_IN = 9.0
+PX_PER_POINT = 100.0 / 72.0  # on the page an inch of figure takes 100 CSS pixels
+
+EMOTION_COLOURS = {
+    "angry": "#cc2f1f",
+    "happy": "#f49c14",
+    "sad": "#2b60ea",
+    "neutral": "#a9abae",
+    "fearful": "#8b4a99",
+    "disgust": "#6aac53",
+    "surprised": "#49a4f3",
+    "calm": "#237661",
+    "bored": "#8a6d4b",
+    "excited": "#e76fa6",
+    "frustrated": "#7d2340",
+    "contempt": "#565d6b",
+}
+SPEAKER_COLOURS = (
+    "#4477aa",
+    "#ee6677",
+    "#228833",
+    "#ccbb44",
+    "#66ccee",
+    "#aa3377",
+    "#bbbbbb",
+)  # Tol 2021, bright
+SPARE_COLOURS = ("#b8a10a", "#5c4fc4", "#00939c", "#c25fb0", "#94a33c", "#a0522d")
+_SAME_EMOTION = {
+    "angry": ("anger", "ang"),
+    "happy": ("happiness", "hap", "joy", "joyful"),
+    "sad": ("sadness",),
+    "neutral": ("neu",),
+    "fearful": ("fear", "anxiety", "anxious", "fea"),
+    "disgust": ("disgusted", "dis"),
+    "surprised": ("surprise", "sur"),
+    "bored": ("boredom",),
+    "excited": ("excitement", "exc"),
+    "frustrated": ("frustration", "fru"),
+    "contempt": ("contemptuous",),
+}
+_USUAL_NAME = {name: usual for usual, names in _SAME_EMOTION.items() for name in names}
+_STYLE: Any = {
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.7,
+    "text.color": INK,
+    "text.parse_math": False,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "svg.fonttype": "none",
+}
+
+
+def emotion_colours(classes: Sequence[str]) -> dict[str, str]:
+    """Return a colour for every class: the fixed one of a well-known emotion, else the next spare one.
+
+    Example:
+        >>> emotion_colours(["anger", "happy", "nostalgic"])
+        {'anger': '#cc2f1f', 'happy': '#f49c14', 'nostalgic': '#b8a10a'}
+    """
+    usual = {name: _USUAL_NAME.get(name.casefold(), name.casefold()) for name in classes}
+    others = [name for name in classes if usual[name] not in EMOTION_COLOURS]
+    spare = {name: SPARE_COLOURS[i % len(SPARE_COLOURS)] for i, name in enumerate(others)}
+    return {name: spare.get(name) or EMOTION_COLOURS[usual[name]] for name in classes}
+
+
+def speaker_colours(speakers: Sequence[str]) -> dict[str, str]:
+    """Return a colour for every speaker, in the order of their names; they repeat."""
+    return {name: SPEAKER_COLOURS[i % len(SPEAKER_COLOURS)] for i, name in enumerate(sorted(set(speakers)))}
+
+
+@contextmanager
+def new_figure(size_in: tuple[float, float]) -> Iterator[Figure]:
+    """Yield an empty figure, to be filled inside the block, where the common style holds."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        yield Figure(figsize=size_in, layout="constrained")
+
+
+def figure_svg(figure: Figure, *, name: str) -> str:
+    """Return a figure as an ``<svg>`` element for the inside of a page.
+
+    Ink, muted ink and lines take the page's ``currentColor``, ``--muted`` and ``--line``. The same figure and
+    name give the same bytes.
+    """
+    import matplotlib
+
+    page, metadata = io.StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), _no_glyph_warnings():
+        figure.savefig(page, format="svg", dpi=180, metadata=metadata, bbox_inches="tight", pad_inches=0.02)
+    svg = page.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'width="([\d.]+)pt" height="[\d.]+pt"', _width_style, svg, count=1)
+    for colour, variable in ((INK, "currentColor"), (MUTED, "var(--muted)"), (LINE, "var(--line)")):
+        svg = svg.replace(colour, variable)
+    return svg.strip()
+
+
+@contextmanager
+def _no_glyph_warnings() -> Iterator[None]:
+    """Names in any script stay text in SVG, so that the font matplotlib measures with need not have them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def _width_style(size: re.Match[str]) -> str:
+    """Let a picture shrink with the page, until its text would be too small; then it scrolls."""
+    widest_px = round(float(size[1]) * PX_PER_POINT)
+    return f'style="width:100%;max-width:{widest_px}px;min-width:{min(round(0.7 * widest_px), 620)}px"'
+
 
 MOST_NAMED_SPEAKERS = 60
 FEWEST_EMBEDDINGS = 5  # t-SNE crashes on equal ones
@@ -291,3 +435,56 @@ def draw_map(axes: Axes, places: FloatArray, names: Sequence[str], colours: dict
     if len(present) <= 12:
         handles = [axes.scatter([], [], s=24, color=colours[name], linewidths=0, label=name) for name in present]
         axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4, handletextpad=0.1)
+
+
+Confidences = tuple[FloatArray, NDArray[np.bool_]]  # (predictions,) confidence, 0 to 1, and whether it is correct
+
+
+def reliability_picture(confidences: Mapping[str, Confidences]) -> Figure:
+    """Draw accuracy at each level of confidence, and a histogram of confidences.
+
+    Args:
+        confidences: Title -> confidence and correctness, one panel each, for instance before and after calibration.
+    """
+    size = (min(PAGE_WIDTH_IN, 0.4 + 4.6 * len(confidences)), 4.4)
+    with new_figure(size) as figure:
+        panels = figure.subplots(2, len(confidences), sharex=True, sharey="row", height_ratios=(3.4, 1), squeeze=False)
+        for (axes, below), (title, (confidence, is_correct)) in zip(panels.T, confidences.items(), strict=True):
+            _draw_reliability(axes, below, confidence, is_correct)
+            error = 100 * calibration_error(confidence, is_correct)
+            axes.set_title(f"{title}: error {error:.1f} points" if title else f"Calibration error {error:.1f} points")
+            below.set(xlabel="confidence, per cent")
+        panels[0, 0].set(ylabel="correct, per cent")
+        panels[1, 0].set(ylabel="of all, %")
+    return figure
+
+
+def coverage_picture(curve: Sequence[CoveragePoint]) -> Figure:
+    """Draw the accuracy of the most confident predictions against their coverage."""
+    with new_figure((5.6, 3.4)) as figure:
+        axes = figure.add_subplot()
+        coverage, accuracy = [point.coverage for point in curve], [point.accuracy for point in curve]
+        axes.plot(coverage, accuracy, color=RIGHT, linewidth=2.0, marker="o", markersize=3.5, clip_on=False)
+        axes.axhline(accuracy[-1], color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
+        axes.set(xlim=(0, 100), ylim=(max(0.0, 10 * np.floor(min(accuracy) / 10 - 0.2)), 100))
+        axes.set(xlabel="coverage, per cent of all", ylabel="accuracy, per cent of covered")
+        for point in curve[4:-1:5]:
+            axes.annotate(
+                f"--min-confidence {point.min_confidence:.2f}",
+                (point.coverage, point.accuracy),
+                (4, 5),
+                textcoords="offset points",
+                fontsize=7,
+                color=MUTED,
+            )
+    return figure
+
+
+def _draw_reliability(axes: Axes, below: Axes, confidence: FloatArray, is_correct: NDArray[np.bool_]) -> None:
+    expected, observed, count = reliability(confidence, is_correct)
+    axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
+    axes.plot(100 * expected, 100 * observed, color=RIGHT, linewidth=1.4)
+    sizes = 12.0 + 240.0 * count / count.sum()
+    axes.scatter(100 * expected, 100 * observed, s=sizes, color=RIGHT, linewidths=0, clip_on=False, zorder=3)
+    axes.set(xlim=(0, 100), ylim=(0, 100))
+    below.bar(np.arange(5, 100, 10), 100 * count / count.sum(), width=9, color=RIGHT, alpha=0.4)

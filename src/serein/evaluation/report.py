@@ -15,24 +15,26 @@ from markupsafe import Markup
 
 from serein.data.files import write_text
 from serein.errors import RunError
-from serein.evaluation import confidence_plots, plots
+from serein.evaluation import plots
+from serein.evaluation import plots as confidence_plots
 from serein.evaluation.calibration import RunCalibration, run_calibration
+from serein.evaluation.figures import mean_cosines, read_task_curves, task_curves_picture
 from serein.evaluation.intervals import NUM_RESAMPLES
-from serein.evaluation.notices import notices, plain_reading
-from serein.evaluation.predictions import Prediction, natural_key, read_predictions
-from serein.evaluation.run_folder import (
+from serein.evaluation.plots import emotion_colours, figure_svg
+from serein.evaluation.predictions import (
+    Prediction,
     missing_predictions,
+    natural_key,
     read_json,
+    read_predictions,
     read_recipe,
     read_run_predictions,
     run_classes,
 )
-from serein.evaluation.run_voices import is_speaker_recognition, read_embeddings, run_verification
 from serein.evaluation.scores import SCORE_TITLES, Scores, score_predictions
-from serein.evaluation.style import emotion_colours, figure_svg
-from serein.evaluation.tables import deviation, interval, number
-from serein.evaluation.task_curves import mean_cosines, read_task_curves, task_curves_picture
+from serein.evaluation.tables import deviation, interval, notices, number, plain_reading
 from serein.evaluation.task_scores import task_scores
+from serein.evaluation.verification import is_speaker_recognition, read_embeddings, run_verification
 
 NUM_MISTAKES = 10
 

@@ -31,11 +31,14 @@ from serein.evaluation.predictions import (
     Prediction,
     class_names,
     code,
+    missing_predictions,
     natural_key,
     numbered,
+    read_recipe,
+    read_run_predictions,
+    run_classes,
 )
-from serein.evaluation.run_folder import missing_predictions, read_recipe, read_run_predictions, run_classes
-from serein.evaluation.run_voices import RunVerification, run_verification
+from serein.evaluation.verification import RunVerification, run_verification
 from serein.metrics import SCORES, FloatArray, class_f1, class_precisions, class_recalls, mean_of_known
 
 

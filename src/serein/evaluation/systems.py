@@ -12,8 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serein.errors import RunError
-from serein.evaluation.predictions import Prediction, SpeakerKey, class_names, natural_key, read_predictions
-from serein.evaluation.run_folder import missing_predictions, read_run_predictions, run_classes
+from serein.evaluation.predictions import (
+    Prediction,
+    SpeakerKey,
+    class_names,
+    missing_predictions,
+    natural_key,
+    read_predictions,
+    read_run_predictions,
+    run_classes,
+)
 from serein.metrics import FloatArray
 
 Split = Literal["test", "dev"]

@@ -1,9 +1,12 @@
-"""Scores as tables for the terminal."""
+"""Notices that qualify a run's numbers, in plain sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from serein.evaluation.intervals import NUM_RESAMPLES
 from serein.evaluation.scores import SCORE_TITLES, ClassScore, Scores
@@ -12,6 +15,144 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from serein.evaluation.task_scores import TaskScore
+
+
+NARROW_SPACE = "\u202f"
+Level = Literal["warning", "note"]
+_DEV_SETS = {
+    "speakers": "held-out training speakers",
+    "sessions": "a held-out training session",
+    "dialogue-partner": "who speaks with the test speaker",
+    "random-20": "a random fifth of the training data, which shares its speakers",
+    "official": "the corpus's own dev set",
+}
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One sentence or two that qualify the numbers.
+
+    Attributes:
+        level: A ``warning`` forbids the obvious reading of the score; a ``note`` adds to it.
+    """
+
+    level: Level
+    text: str
+
+
+def notices(
+    scores: Scores,
+    recipe: dict[str, Any],
+    data: dict[str, Any],
+    folds: dict[str, Any],
+    missing: Sequence[str] = (),
+) -> list[Notice]:
+    """Collect everything that qualifies the numbers of a run, warnings first.
+
+    Args:
+        scores: With notes of its own: missing classes, predictions and speakers.
+        recipe: ``recipe.yaml``; like the others, empty when the file is absent.
+        data: ``data.json``.
+        folds: ``folds.json``.
+        missing: What `missing_predictions` found.
+    """
+    warnings = [_speaker_dependence(folds), _synthetic_speech(data), *missing]
+    remarks = [*map(str, folds.get("notes") or ()), *scores.notes]
+    remarks += [_selection(recipe), _few_speakers(scores), _several_seeds(scores)]
+    levels: list[tuple[Level, list[str]]] = [("warning", warnings), ("note", remarks)]
+    return [Notice(level, text) for level, texts in levels for text in texts if text]
+
+
+def plain_reading(scores: Scores, folds: dict[str, Any]) -> str:
+    """Say in plain language what the scores mean.
+
+    Example:
+        >>> from serein.evaluation.predictions import Prediction
+        >>> from serein.evaluation.scores import score_predictions
+        .partition(". ")[0]
+        'Of 100 utterances, 50 are recognised when every emotion is equally frequent (by chance: 50)'
+    """
+    chance, hits = 100.0 / len(scores.classes), scores.pooled["ua"]
+    whose = _whose(folds.get("is_speaker_independent"))
+    first = f"Of 100 utterances{whose}, {hits:.0f} are recognised when every emotion is equally frequent"
+    sentences = (f"{first} (by chance: {chance:.3g}).", _range(scores, folds), _best_and_worst(scores))
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _whose(is_speaker_independent: bool | None) -> str:
+    if is_speaker_independent is None:
+        return ""
+    return " of speakers unseen in training" if is_speaker_independent else " of speakers also seen in training"
+
+
+def _range(scores: Scores, folds: dict[str, Any]) -> str:
+    bounds = scores.intervals["ua"]
+    if bounds is None or not scores.speakers or folds.get("is_speaker_independent") is False:
+        return ""
+    low, high = (f"{bound:.0f}" for bound in bounds)
+    return f"Had other speakers been recorded, it might as well be {low} to {high} (95{NARROW_SPACE}% interval)."
+
+
+def _best_and_worst(scores: Scores) -> str:
+    known = sorted((score.recall, score.name) for score in scores.by_class if score.recall is not None)
+    if len(known) < 2:
+        return ""
+    (low, worst), (high, best) = known[0], known[-1]
+    first = f"Recognised best: {best} ({high:.0f}{NARROW_SPACE}%)."
+    return f"{first} Worst: {worst} ({low:.0f}{NARROW_SPACE}%{_confused_with(scores, worst)})."
+
+
+def _confused_with(scores: Scores, name: str) -> str:
+    row = scores.classes.index(name)
+    errors = scores.confusion[row] * (np.arange(len(scores.classes)) != row)
+    return f", most often confused with {scores.classes[int(errors.argmax())]}" if errors.any() else ""
+
+
+def _speaker_dependence(folds: dict[str, Any]) -> str:
+    if folds.get("is_speaker_independent", True):
+        return ""
+    return (
+        f"Speaker-dependent protocol ('{folds.get('protocol', 'unnamed')}'): test speakers were seen in "
+        "training. Such scores are optimistic and cannot be compared with speaker-independent ones."
+    )
+
+
+def _synthetic_speech(data: dict[str, Any]) -> str:
+    corpora = [str(name) for name in data.get("corpora") or ()]
+    texts = [
+        *corpora,
+        *map(str, (data.get("licences") or {}).values()),
+        *map(str, (data.get("citations") or {}).values()),
+    ]
+    if not any("synthetic" in text.casefold() for text in texts):
+        return ""
+    return (
+        "Synthetic corpus: these voices were computed, not recorded. The scores show that the software "
+        "works, and say nothing about how people sound."
+    )
+
+
+def _selection(recipe: dict[str, Any]) -> str:
+    stage: dict[str, Any] = (recipe.get("stages") or [{}])[-1]
+    dev = (recipe.get("protocol") or {}).get("dev")
+    if stage.get("checkpoint") == "last" or dev == "none":
+        return "Checkpoint: the last epoch; nothing was chosen on test data."
+    if stage.get("checkpoint") != "best":
+        return ""
+    which = f" ({_DEV_SETS[dev]})" if dev in _DEV_SETS else ""
+    score = SCORE_TITLES.get(stage.get("monitor", "ua"), "UA")
+    return f"Checkpoint: the epoch of the best {score} on dev{which}; nothing was chosen on test data."
+
+
+def _few_speakers(scores: Scores) -> str:
+    count = len(scores.speakers)
+    return f"Only {count} speakers: a bootstrap interval of so few is too narrow." if 3 <= count < 10 else ""
+
+
+def _several_seeds(scores: Scores) -> str:
+    count = len(scores.seeds)
+    return f"{count} seeds: scores are averaged over them, counts of the confusion matrix add up." if count > 1 else ""
+
 
 MOST_RECALLS = 40
 

@@ -1,26 +1,45 @@
-"""Run a model: recordings in, predictions out. A clip gets the same prediction alone and in any batch."""
+"""The default model, which ships inside the package and is used when no model is named."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serein.data import audio
-from serein.data.audio import SAMPLE_RATE_HZ, Waveform
+from serein import audio
+from serein import checkpoint as model_folder
+from serein.audio import SAMPLE_RATE_HZ, Waveform
+from serein.checkpoint import Checkpoint, is_model_folder
 from serein.data.utterance import Utterance
-from serein.errors import AudioError, ModelError
-from serein.inference.answering import ModelOutputs, conditions_of, model_outputs
-from serein.inference.box import default_model_folder
-from serein.labels.words import WordClasses, relabelled
+from serein.errors import AudioError, ModelError, RecipeError
+from serein.inference.batching import ModelOutputs, conditions_of, embedding_selection, model_outputs
+from serein.labels.vocabulary import Vocabulary
 from serein.metrics import tempered
-from serein.models import folder as model_folder
-from serein.models.folder import Checkpoint
+from serein.tasks.word_vectors import WordClasses, normalised, phrase_vectors, relabelled, vocabulary_of
+
+FOLDER = Path(__file__).parents[1] / "box"
+
+
+def default_model_folder() -> Path:
+    """Return the folder of the default model.
+
+    Raises:
+        ModelError: This installation has no default model.
+    """
+    if not is_model_folder(FOLDER):
+        raise ModelError(
+            "this installation has no default model",
+            where="serein",
+            remedy="Name a model folder, or train one: serein train --help.",
+        )
+    return FOLDER
+
 
 Probabilities = dict[str, float]
 Result = TypeVar("Result")
@@ -277,3 +296,107 @@ def _downloaded(name: str) -> str:
             where=name,
             remedy="Name a model folder, or download it where there is a network: hf download " + name + ".",
         ) from None
+
+
+Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SpeakerPair:
+    """Two recordings, and whether they are of the same speaker.
+
+    Attributes:
+        cosine: Of their speaker embeddings, -1 to 1.
+        is_same_speaker: Whether the cosine reaches the threshold; `None` where there is none.
+    """
+
+    first: str
+    second: str
+    cosine: float
+    is_same_speaker: bool | None
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain values."""
+        return {
+            "first": self.first,
+            "second": self.second,
+            "cosine": round(self.cosine, 6),
+            "is_same_speaker": self.is_same_speaker,
+        }
+
+
+def embed_each(
+    checkpoint: Checkpoint, utterances: Sequence[Utterance], embedding: str | None
+) -> Iterator[Vector | AudioError]:
+    """Yield the embedding, (feature,) float32, or the error, of each utterance in order.
+
+    Args:
+        embedding: Which of its embeddings, see `serein.inference.batching.embedding_selection`.
+
+    Raises:
+        ModelError: The model has no such embedding.
+    """
+    embedding_selection(checkpoint, embedding)
+
+    def embed(waveforms: Sequence[Waveform], some: Sequence[Utterance]) -> Sequence[Vector]:
+        if not waveforms:
+            return []
+        cut = [audio.trimmed(waveform, checkpoint.options.clips.trim_db) for waveform in waveforms]
+        conditions = conditions_of(checkpoint, some, "known")
+        lengths = [len(each) for each in cut]
+        return list(model_outputs(checkpoint, cut.__getitem__, lengths, conditions, embedding=embedding).embeddings)
+
+    return predict_in_batches(utterances, embed)
+
+
+def speaker_pairs(names: Sequence[str], vectors: Sequence[Vector], threshold: float | None) -> list[SpeakerPair]:
+    """Compare every recording with every later one.
+
+    Example:
+        >>> speaker_pairs(["a.wav", "b.wav"], [np.array([1.0, 0.0]), np.array([1.0, 0.0])], threshold=0.5)
+        [VoicePair(first='a.wav', second='b.wav', cosine=1.0, is_same_speaker=True)]
+    """
+    directions = [vector / max(float(np.linalg.norm(vector)), 1e-12) for vector in vectors]
+    pairs = []
+    for (first, one), (second, other) in combinations(zip(names, directions, strict=True), 2):
+        cosine = float(np.clip(one @ other, -1.0, 1.0))
+        pairs.append(SpeakerPair(first, second, cosine, None if threshold is None else cosine >= threshold))
+    return pairs
+
+
+Vectors = NDArray[np.float32]
+
+
+def vocabulary_of_model(predictor: Predictor) -> Vocabulary:
+    """Open the vocabulary that a model was trained with.
+
+    Raises:
+        ModelError: The model has fixed classes, or its vocabulary has changed.
+    """
+    label_encoder = predictor.checkpoint.labels[predictor.task]
+    if not isinstance(label_encoder, WordClasses):
+        raise ModelError(
+            f"has the fixed classes {', '.join(predictor.classes)} and predicts no word vectors",
+            where="--model",
+            remedy="Choose a model whose task is 'words'.",
+        )
+    return vocabulary_of(label_encoder)
+
+
+def similarity(embeddings: Sequence[Vectors], text: str, vocabulary: Vocabulary) -> NDArray[np.float64]:
+    """Return (recording,) the cosine of each recording's word vector with a text.
+
+    Args:
+        embeddings: A word vector of each recording (`Prediction.embedding` of a model of words).
+        text: A word, or several: the mean of their vectors, or a sentence's vector where the vocabulary has such.
+
+    Raises:
+        RecipeError: The text is empty.
+        VocabularyError: A word has no vector; names the nearest spellings.
+    """
+    if not text.strip():
+        raise RecipeError("is empty", where="--text", remedy="Write some words: 'tender sadness'.")
+    cosines: NDArray[np.float64] = (
+        normalised(np.stack(embeddings)) @ normalised(phrase_vectors([text.strip()], vocabulary))[0]
+    )
+    return cosines

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from serein.data import audio, manifest
+from serein import audio
+from serein.data import manifest
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ManifestError
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from serein.errors import VocabularyError
-from serein.labels.sentences import DEFAULT_ENCODER, SentenceEncoder
 from serein.labels.vocabulary_files import DType, Header, Writer, digest_of, new_folder, write_header
 from serein.labels.word_vectors import Broken, WordVectors, whole_words
+from serein.text.sentences import DEFAULT_ENCODER, SentenceEncoder
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from serein.errors import VocabularyError
 from serein.labels.preparing import Progress, encoder_digest, prepare, prepare_encoder
-from serein.labels.sentences import DEFAULT_ENCODER, SentenceEncoder, cache_folder
 from serein.labels.stored_words import StoredWords, open_words
 from serein.labels.vocabulary_files import FORMAT, HEADER
+from serein.text.sentences import DEFAULT_ENCODER, SentenceEncoder, cache_folder
 
 __all__ = ["Vocabulary", "open_vocabulary", "prepare", "prepare_encoder"]
 

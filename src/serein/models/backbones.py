@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from serein.errors import AudioError
-from serein.models.hidden import Backbone, HiddenStates, frame_mask
+from serein.models.hidden_states import Backbone, HiddenStates, frame_mask
 from serein.models.masking import add_positions, encode, fasten, prepare_waveforms
 from serein.models.pretrained import (
     DEFAULT_OVERRIDES,

@@ -10,13 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from serein.errors import RecipeError
-from serein.models.attention import AttentionBlock
-from serein.models.centres import CosineClassifier
+from serein.models.blocks import AttentionBlock, CosineClassifier, GradientReversal, TensorFusion, require_one_size
 from serein.models.conditioning import NO_CONDITIONS, ConditionedVector, Conditions
-from serein.models.fusion import TensorFusion, require_one_size
-from serein.models.hidden import HiddenStates
+from serein.models.hidden_states import HiddenStates
 from serein.models.pooling import POOLINGS
-from serein.models.reversal import GradientReversal
 from serein.recipe import AttentionBlocks, Category, Head, LayerChoice, Pooled, Words
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from serein.errors import RecipeError
-from serein.models.hidden import Backbone, HiddenStates, frame_mask
+from serein.models.hidden_states import Backbone, HiddenStates, frame_mask
 from serein.recipe import LogMel
 
 FLOOR_POWER = 1e-10  # -100 dB: below the quantisation noise of 16-bit audio

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from serein.errors import ModelError, RecipeError, expected_one_of
-from serein.models.hidden import Backbone
+from serein.models.hidden_states import Backbone
 
 HUB_TIMEOUT_S = 3.0
 ORIGIN: dict[str, Any] = {"source": None, "revision": None, "overrides": {}, "weights_sha256": None}

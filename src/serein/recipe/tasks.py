@@ -170,7 +170,7 @@ class Words(Pooled):
 class Transcript(Head):
     """The transcript, letter by letter: connectionist temporal classification of frames (CTC, Graves 2006).
 
-    Its letters are those of the fold's training transcripts, in lower case (`serein.labels.transcripts`).
+    Its letters are those of the fold's training transcripts, in lower case (`serein.tasks.ctc`).
     """
 
 

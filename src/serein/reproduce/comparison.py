@@ -8,17 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from serein.data.corpora import licence_of
+from serein.corpora import licence_of
 from serein.errors import RunError
 from serein.evaluation.intervals import Bounds, Difference, paired_difference
-from serein.evaluation.notices import notices
-from serein.evaluation.predictions import Prediction, natural_key, read_predictions
-from serein.evaluation.run_folder import read_json, read_recipe, run_classes
+from serein.evaluation.predictions import Prediction, natural_key, read_json, read_predictions, read_recipe, run_classes
 from serein.evaluation.scores import Scores, score_predictions
 from serein.evaluation.systems import Split
-from serein.reproduce import neighbours
+from serein.evaluation.tables import notices
+from serein.reproduce import rows as neighbours
 from serein.reproduce.table import Published, Row, Table
-from serein.reproduce.units import Data, Trial, is_finished
+from serein.reproduce.trials import Data, Trial, is_finished
 
 _FILES: dict[Split, str] = {"test": "predictions.jsonl", "dev": "dev_predictions.jsonl"}
 
@@ -140,19 +139,19 @@ def compare(
     extras: list[ExtraTable] = []
     places = [(row.row, row.places) for row in rows]
     if "verification" in table.measures:
-        from serein.reproduce.voices import verification_tables
+        from serein.reproduce.extras import verification_tables
 
         extras += verification_tables(places)
     if "time" in table.measures:
-        from serein.reproduce.times import time_table
+        from serein.reproduce.extras import time_table
 
         extras += time_table(places)
     if of_tasks := [name for name in table.measures if name in ("tasks", "conflicts")]:
-        from serein.reproduce.tasks import TASK_MEASURES
+        from serein.reproduce.extras import TASK_MEASURES
 
         extras += [TASK_MEASURES[name](places) for name in of_tasks]
     if of_words := [name for name in table.measures if name not in ("verification", "time", *of_tasks)]:
-        from serein.reproduce.words import word_tables
+        from serein.reproduce.extras import word_tables
 
         extras += word_tables(of_words, places, data.manifest)
     return Comparison(table, data, split, tuple(overrides), tuple(rows), tuple(dict.fromkeys(notes)), tuple(extras))

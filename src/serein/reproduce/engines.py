@@ -11,7 +11,7 @@ from typing import Any
 
 from serein.errors import MissingExtraError, RunError, SereinError
 from serein.progress import Report
-from serein.reproduce.units import BusyError, Trial, train
+from serein.reproduce.trials import BusyError, Trial, train
 
 Outcome = tuple[Trial, SereinError | None]
 Engine = Callable[[Sequence[Trial], Path, int | None, Report], Iterator[Outcome]]

@@ -6,22 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from serein.distributed import distributed_info
 from serein.errors import RecipeError, RunError, SereinError
-from serein.evaluation.run_folder import read_json
+from serein.evaluation.predictions import read_json
 from serein.evaluation.scores import SCORE_TITLES
 from serein.evaluation.systems import Split
 from serein.progress import Report
 from serein.recipe import Recipe
 from serein.reproduce.comparison import Comparison, compare
 from serein.reproduce.engines import ENGINES
-from serein.reproduce.fusion import ensemble_rows
-from serein.reproduce.neighbours import evaluate_with_knn
-from serein.reproduce.page import write_page
-from serein.reproduce.pictures import with_picture
-from serein.reproduce.printing import write_comparison
+from serein.reproduce.figures import with_picture
+from serein.reproduce.rows import ensemble_rows, evaluate_with_knn
 from serein.reproduce.table import Row, Table
-from serein.reproduce.units import Data, Trial, is_finished, row_recipe, take_data, trial_of
-from serein.world import distributed_info
+from serein.reproduce.trials import Data, Trial, is_finished, row_recipe, take_data, trial_of
+from serein.reproduce.writers import write_comparison, write_page
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ class Picture(_Part):
     """A figure of the paper, drawn from the rows.
 
     Attributes:
-        name: Name in `serein.reproduce.pictures.PICTURES`.
+        name: Name in `serein.reproduce.figures.PICTURES`.
         x: Of a sweep: the column of `configuration` that runs along the axis.
         lines: Of a sweep: the column that distinguishes several lines.
         task: Of embeddings: the task whose embedding is drawn; `None`: the input of the main task's output layer.
@@ -135,7 +135,7 @@ class Table(_Part):
         published_on: Split of the corpus that the published numbers are from.
         base: Recipe that the rows change, relative to the table file.
         measures: Further tables: `time`, of one clip; `verification`, of rows whose task is `speaker`; `tasks` and
-            `conflicts`, of rows of several tasks; of rows of word vectors, those of `serein.reproduce.words`.
+            `conflicts`, of rows of several tasks; of rows of word vectors, those of `serein.reproduce.extras`.
         picture: A figure of the table, `None` for none.
     """
 

@@ -7,12 +7,12 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from serein.data.batches import Targets
+from serein.data.dataset import Targets
 from serein.data.utterance import Utterance
-from serein.labels.categories import ClassLabels
-from serein.labels.transcripts import Alphabet
-from serein.labels.words import WordClasses
 from serein.recipe import Head
+from serein.tasks.classes import ClassLabels
+from serein.tasks.ctc import Alphabet
+from serein.tasks.word_vectors import WordClasses
 
 
 class Task(Protocol):

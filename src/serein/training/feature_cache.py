@@ -25,20 +25,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from serein.data.batches import BucketSampler, ClipDataset, batch_durations, collate, fix_length
+from serein.data.dataset import BucketSampler, ClipDataset, Recordings, batch_durations, collate, fix_length
 from serein.data.files import replacing, write_text
-from serein.data.recordings import Recordings
+from serein.distributed import distributed_info
 from serein.errors import RunError
-from serein.labels.sentences import cache_folder
-from serein.models.branches import is_frozen
 from serein.models.heads import LayerSelection
-from serein.models.hidden import Backbone
+from serein.models.hidden_states import Backbone
 from serein.models.logmel import LogMelBackbone
+from serein.models.model import EnsembleMember, SpeechModel, is_frozen
 from serein.models.pretrained import ORIGIN, weights_hash
-from serein.models.speech import EnsembleMember, SpeechModel
 from serein.progress import Report
 from serein.recipe import MAIN, Batches, Clips, FeatureCacheOptions, SpectrogramAugmentation, Stage
-from serein.world import distributed_info
+from serein.text.sentences import cache_folder
 
 FORMAT = 1  # of the hidden layers; with a new one every clip is computed again
 CLIPS_PER_FILE = 128

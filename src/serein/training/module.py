@@ -1,9 +1,11 @@
-"""One stage as a Lightning module: tasks, optimiser, schedule, averaged weights, scores on whole sets."""
+"""Whether tasks pull the layers that they share the same way: cosines between their gradients (Yu 2020, gao2023)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -11,17 +13,134 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from serein.data.batches import Batch, draw_seed
-from serein.errors import RunError
+from serein.data.dataset import Batch, draw_seed
+from serein.data.spectrogram_augmentation import SpectrogramAugmenter
+from serein.distributed import all_gather_rows
+from serein.errors import RecipeError, RunError
 from serein.losses import supervised_contrastive
 from serein.models.heads import HeadOutput
+from serein.models.hidden_states import Backbone, HiddenStates, frame_mask
+from serein.models.logmel import LogMelBackbone
+from serein.models.model import HiddenStatesByBranch, SpeechModel
 from serein.models.pretrained import weights_hash
-from serein.models.speech import SpeechModel
-from serein.recipe import Optimizer, Pooled, SpectrogramAugmentation, Stage
+from serein.recipe import MAIN, Optimizer, Pooled, SpectrogramAugmentation, Stage
 from serein.tasks.task import ClassTask, Task
-from serein.training.conflicts import NUM_SAMPLED, gradient_cosines
-from serein.training.gathering import all_gather_rows
-from serein.training.hearing import encode_batch
+
+NUM_SAMPLED = 2  # batches at the start of an epoch: each costs another way back for every task
+
+
+def gradient_cosines(
+    losses: Mapping[str, torch.Tensor], shared: Sequence[torch.nn.Parameter]
+) -> dict[tuple[str, str], float]:
+    """Return the cosine of every two tasks' gradients; below 0 one undoes what the other learns.
+
+    A pair is left out when a task's gradient does not reach the shared weights. Reversed gradients are taken as the
+    weights receive them. The graph is kept, no gradient is stored, and nothing is drawn.
+
+    Args:
+        losses: Task -> its loss, with a graph.
+        shared: The weights that learn below all heads.
+
+    Example:
+        >>> weights = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
+        >>> gradient_cosines({"a": weights[0] * 2, "b": weights.sum()}, [weights])
+        {('a', 'b'): 0.7071...}
+    """
+    if not shared or len(losses) < 2:
+        return {}
+    flat = {}
+    for name, loss in losses.items():
+        gradients = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True)
+        parts = [torch.zeros_like(w) if g is None else g for g, w in zip(gradients, shared, strict=True)]
+        gradient = torch.cat([part.detach().flatten().float() for part in parts])
+        if gradient.any():
+            flat[name] = gradient / gradient.norm()
+    return {(one, other): float(flat[one] @ flat[other]) for one, other in combinations(flat, 2)}
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """Hidden layers of each branch, and the targets and conditions that go with them, mixed alike."""
+
+    hidden_states: HiddenStatesByBranch
+    targets: Mapping[str, torch.Tensor]
+    has_target: Mapping[str, torch.Tensor]
+    conditions: Mapping[str, torch.Tensor]
+
+
+def encode_batch(
+    model: SpeechModel, batch: Batch, augmentation: SpectrogramAugmentation, branches: Sequence[str] = (MAIN,)
+) -> EncodedBatch:
+    """Return what a training step learns from. A batch that carries hidden layers never touches a backbone.
+
+    All branches get the same augmentation of a clip: what is drawn follows from its seed.
+
+    Raises:
+        RecipeError: A spectrogram is to be changed, but a backbone makes none.
+    """
+    mixing = None
+    if batch.layers:
+        hidden_states = model.encode_with(lambda backbone: _stored(backbone, batch), branches)
+    elif augmentation == SpectrogramAugmentation():
+        hidden_states = model.encode(batch.waveforms, batch.num_samples, branches)
+    else:
+        augmenters: list[SpectrogramAugmenter] = []
+        hidden_states = model.encode_with(
+            lambda backbone: _changed(backbone, batch, augmentation, augmenters), branches
+        )
+        mixing = augmenters[0].mixing()
+    encoded = EncodedBatch(hidden_states, batch.targets, batch.has_target, batch.conditions)
+    return encoded if mixing is None else _mixed(encoded, *mixing)
+
+
+def _changed(
+    backbone: Backbone, batch: Batch, augmentation: SpectrogramAugmentation, augmenters: list[SpectrogramAugmenter]
+) -> HiddenStates:
+    """Return the hidden states of augmented spectrograms, and add the augmenter to `augmenters`."""
+    require_bands(backbone, augmentation)
+    assert isinstance(backbone, LogMelBackbone)
+    augmenter = SpectrogramAugmenter(augmentation, batch.seeds)
+    augmenters.append(augmenter)
+    bands_db, is_frame = backbone.bands(batch.waveforms, batch.num_samples)
+    bands_db, num_frames = augmenter.augment(bands_db, is_frame.sum(dim=1))
+    is_frame = frame_mask(num_frames, bands_db.shape[1])
+    frames = augmenter.mask(backbone.normalised(bands_db, is_frame), num_frames, backbone.num_channels)
+    return HiddenStates((frames,), is_frame)
+
+
+def _stored(backbone: Backbone, batch: Batch) -> HiddenStates:
+    """Return the hidden layers that a batch carries, float32; those that nobody taps are empty."""
+    stored = {name: frames.float() for name, frames in batch.layers.items()}
+    nothing = batch.num_frames.new_zeros(0, dtype=torch.float32)
+    layers = tuple(stored.get(str(number), nothing) for number in range(len(backbone.sizes)))
+    longest = next(iter(stored.values())).shape[1]
+    return HiddenStates(layers, frame_mask(batch.num_frames, longest), stored.get("last"))
+
+
+def require_bands(
+    backbone: Backbone, augmentation: SpectrogramAugmentation, where: str = "stages.spectrogram_augmentation"
+) -> None:
+    """Raise RecipeError when a spectrogram is to be changed, but the backbone makes none."""
+    if augmentation != SpectrogramAugmentation() and not isinstance(backbone, LogMelBackbone):
+        raise RecipeError("spectrogram augmentation needs the backbone 'logmel'", where=where, remedy="Leave it out.")
+
+
+def _mixed(encoded: EncodedBatch, partners: torch.Tensor, share: float) -> EncodedBatch:
+    """Mix each clip with its partner (mixup, Zhang 2018): frames, targets, conditions; the longer of the two counts."""
+    partners = partners.to(next(iter(encoded.hidden_states.values())).is_frame.device)
+
+    def mix(values: torch.Tensor) -> torch.Tensor:
+        return share * values + (1 - share) * values[partners]
+
+    hidden_states = {
+        name: HiddenStates(tuple(mix(layer) for layer in own.layers), own.is_frame | own.is_frame[partners])
+        for name, own in encoded.hidden_states.items()
+    }
+    targets = {name: mix(target) for name, target in encoded.targets.items()}
+    has_target = {name: mask & mask[partners] for name, mask in encoded.has_target.items()}
+    conditions = {name: mix(values) for name, values in encoded.conditions.items()}
+    return EncodedBatch(hidden_states, targets, has_target, conditions)
+
 
 DevOutputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # (clip,) positions, (clip, ...) truth and what is kept
 

@@ -19,9 +19,10 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from serein.data.batches import (
+from serein.data.dataset import (
     BucketSampler,
     ClipDataset,
+    Recordings,
     Targets,
     TrainingConditions,
     batch_durations,
@@ -29,19 +30,26 @@ from serein.data.batches import (
     draw_seed,
     loader,
 )
-from serein.data.effects import WaveformAugmenter
-from serein.data.recordings import Recordings
+from serein.data.waveform_augmentation import WaveformAugmenter
+from serein.distributed import distributed_info, wait_for_all
 from serein.errors import AudioError, RunError
 from serein.models.logmel import LogMelBackbone
-from serein.models.speech import SpeechModel
+from serein.models.model import SpeechModel
 from serein.progress import Report
 from serein.recipe import MAIN, Batches, Clips, FeatureCacheOptions, LogMel, Stage
 from serein.tasks.task import ClassTask, Task
+from serein.training.checkpointing import (
+    METRICS,
+    PARTIAL,
+    RESUME,
+    WEIGHTS,
+    CheckpointCallback,
+    StageProgress,
+    load_weights,
+    readable_state,
+)
 from serein.training.feature_cache import FeatureCache, StoredFeatures, is_input_fixed, only_backbone, tapped_layers
-from serein.training.keeping import METRICS, PARTIAL, RESUME, WEIGHTS, CheckpointCallback, load_weights, readable_state
 from serein.training.module import StageModule
-from serein.training.progress import StageProgress
-from serein.world import distributed_info, wait_for_all
 
 MOST_WORKERS = 8
 # Batches of many lengths need more compiled kernels than oneDNN keeps of itself (1024): it would build them anew.

@@ -1,0 +1,391 @@
+"""The README of a model folder: what it is, what it learned from, how well it does, where it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from serein.data.files import make_readable
+from serein.errors import ModelError, RecipeError
+from serein.models.hidden_states import Backbone
+from serein.models.model import SpeechModel, assemble, described_backbone
+from serein.recipe import MAIN, Branch, Clips, Encoder, Inference, Options, Tasks, Text
+from serein.recipe.options import Positive
+from serein.tasks.classes import ClassLabels
+from serein.tasks.ctc import Alphabet
+from serein.tasks.word_vectors import WordClasses
+
+
+def card(name: str, task: str, classes: Sequence[str], training: Mapping[str, Any]) -> str:
+    """Return the card as Markdown.
+
+    Args:
+        name: The recipe's name.
+        task: What the classes are of.
+        classes: What the model tells apart.
+        training: What it learned from, as stored in `model.json`.
+    """
+    licences = "\n".join(f"- {corpus}: {text}" for corpus, text in training.get("licences", {}).items())
+    scores = training.get("dev_ua")
+    return f"""# {name}
+
+A model of [serein](https://pypi.org/project/serein/): it hears speech and answers with probabilities of {
+        len(classes)
+    } classes of {task}:
+{", ".join(classes)}.
+
+    import serein
+    model = serein.load("<this folder>")
+    print(model.predict("clip.wav").label)
+
+## Learned from
+
+{training.get("num_utterances", "?")} utterances of {training.get("num_speakers", "?")} speakers; corpora and licences:
+
+{licences or "- not stated"}
+
+A model inherits the conditions of the data that it learned from.
+
+## Scores
+
+{
+        "No dev set: its score on unseen speakers stands in the report of the run."
+        if scores is None
+        else f"Unweighted accuracy on its dev speakers, by which its weights were chosen: {100 * scores:.1f} %."
+    }
+
+## Limits
+
+It was evaluated on the corpus that it learned from. Other languages, rooms, microphones and ways of speaking, above all
+spontaneous ones, will score lower. It hears how speech sounds, not what a person feels: no decision about a person
+should rest on it.
+"""
+
+
+FORMAT = 1
+LabelEncoder = ClassLabels | WordClasses | Alphabet
+OLDER: dict[str, Any] = {"branches": {}, "branch_backbones": {}, "answered": None}  # what older folders do not say
+PARTS = ("model.json", "labels.json", "model.safetensors")
+
+
+class ModelOptions(Options):
+    """What of a recipe a model needs for inference.
+
+    Attributes:
+        answered: The tasks that its last stage learned; heads of others no longer fit what lies below. `None`: all.
+    """
+
+    encoder: Encoder | None = None
+    branches: dict[str, Branch] = Field(default_factory=dict)
+    ensemble_size: int = 1
+    tasks: Tasks = Tasks()
+    clips: Clips = Clips()
+    text: Text = Text()
+    text_size: int = 0
+    inference: Inference = Inference()
+    answered: tuple[str, ...] | None = None
+
+
+class Calibration(Options):
+    """What makes probabilities promises: a temperature (`serein.metrics.tempered`).
+
+    Attributes:
+        temperature: Above 1 where the model is too sure of itself.
+        fitted_on: What the temperature was fitted on, for people.
+        num_utterances: How many utterances that were.
+    """
+
+    temperature: Positive
+    fitted_on: str
+    num_utterances: int
+
+
+class VerificationThreshold(Options):
+    """From which cosine on the speaker vectors of two clips count as one voice.
+
+    Attributes:
+        threshold: Where the rates of false acceptance and false rejection are equal.
+        equal_error_rate: That share, 0 to 1, on the clips that the threshold was chosen on: no promise for others.
+        num_clips: How many clips that were, of dev.
+        num_speakers: Who spoke in them.
+    """
+
+    threshold: float
+    equal_error_rate: float
+    num_clips: int
+    num_speakers: int
+
+
+@dataclass
+class Checkpoint:
+    """A model and what belongs to it.
+
+    Attributes:
+        model: The assembled model.
+        options: What it needs of its recipe.
+        labels: Task -> what its output means.
+        training: What it learned from: recipe, data hash, speakers, corpora, licences.
+        calibration: For inference; runs keep and evaluate the probabilities before calibration.
+        verification: The threshold of a model that learned speakers and had a dev set to choose it on.
+    """
+
+    model: SpeechModel
+    options: ModelOptions
+    labels: dict[str, LabelEncoder]
+    training: dict[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    verification: VerificationThreshold | None = None
+
+    @property
+    def task(self) -> str:
+        """The task that the model predicts: the first of classes, else of transcripts."""
+        return min(self.answered, key=lambda name: name == "asr")
+
+    @property
+    def answered(self) -> tuple[str, ...]:
+        """All tasks that it predicts, in the order of recipes."""
+        known, answered = self.options.tasks.chosen, self.options.answered
+        return tuple(name for name in known if answered is None or name in answered)
+
+    @property
+    def class_labels(self) -> ClassLabels:
+        """Classes of the task that the model predicts.
+
+        Raises:
+            ModelError: It predicts no classes.
+        """
+        return self.classes_of(self.task)
+
+    def classes_of(self, task: str) -> ClassLabels:
+        """Return the classes of a task.
+
+        Raises:
+            ModelError: It has none.
+        """
+        label_encoder = self.labels[task]
+        if isinstance(label_encoder, Alphabet):
+            raise ModelError("predicts words, not classes", where=f"tasks.{task}", remedy="Use: serein transcribe.")
+        return label_encoder if isinstance(label_encoder, ClassLabels) else label_encoder.class_labels
+
+    def probabilities(self, output: torch.Tensor, task: str | None = None) -> NDArray[np.float32]:
+        """Return class probabilities, (batch, class), of the output of a task's head, by default the main one's."""
+        label_encoder = self.labels[task or self.task]
+        if isinstance(label_encoder, WordClasses):
+            return label_encoder.probabilities(output.cpu().numpy()).astype(np.float32)
+        probabilities: NDArray[np.float32] = output.softmax(dim=1).cpu().numpy()
+        return probabilities
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The conditions that the model takes beside the audio."""
+        return self.options.tasks.conditions
+
+
+def save(folder: Path, checkpoint: Checkpoint, card: str, *, backbone: str = "auto") -> None:
+    """Write a model folder; the folder is whole or not there.
+
+    Args:
+        folder: Replaced when it is a model folder.
+        checkpoint: The model and its options.
+        card: Text of README.md.
+        backbone: `auto` stores a backbone's weights unless they are its source's own; `bundle` stores them always.
+
+    Raises:
+        ModelError: `folder` exists and is something else.
+    """
+    if folder.exists() and not is_model_folder(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError("exists and is no model folder", where=folder, remedy="Name a new folder.")
+    model = checkpoint.model
+    names = (MAIN, *model.branches)
+    external = {} if backbone == "bundle" else {name: _external_source(model.backbone_of(name)) for name in names}
+    outside = tuple(_prefix(name) for name in names if external.get(name))
+    state = {
+        name: tensor.detach().contiguous()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith(outside)
+    }
+    description = {
+        "format": FORMAT,
+        **_described_backbone(model.backbone, external.get(MAIN)),
+        "branch_backbones": {
+            name: _described_backbone(model.backbone_of(name), external.get(name)) for name in model.branches
+        },
+        **checkpoint.options.model_dump(mode="json"),
+        "training": checkpoint.training,
+        "calibration": None if checkpoint.calibration is None else checkpoint.calibration.model_dump(),
+        "verification": None if checkpoint.verification is None else checkpoint.verification.model_dump(),
+    }
+    labels = {name: label_encoder_to_json(each) for name, each in checkpoint.labels.items()}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        (partial / "model.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
+        (partial / "labels.json").write_text(json.dumps(labels, indent=2, ensure_ascii=False), encoding="utf-8")
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        save_file(state, partial / "model.safetensors")
+        make_readable(partial / "model.safetensors")
+        partial.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load(folder: str | Path) -> Checkpoint:
+    """Read a model folder.
+
+    Raises:
+        ModelError: A part is missing or damaged, or the weights do not fit the description exactly.
+    """
+    folder = Path(folder)
+    _require_parts(folder)
+    description = _read_json(folder / "model.json")
+    labels = _read_json(folder / "labels.json")
+    if description.get("format") != FORMAT:
+        raise ModelError(
+            f"format {description.get('format')} is not {FORMAT}",
+            where=folder / "model.json",
+            remedy="Upgrade serein, or export the model again.",
+        )
+    try:
+        description = OLDER | description
+        options = ModelOptions.model_validate({name: description[name] for name in ModelOptions.model_fields})
+        label_encoders = {name: label_encoder_from_json(name, each) for name, each in labels.items()}
+        tasks = {name: (task, num_outputs(label_encoders[name])) for name, task in options.tasks.chosen.items()}
+        own = {MAIN: description, **description["branch_backbones"]}
+        backbones = {name: described_backbone(each["backbone"]) for name, each in own.items()}
+        branches = {name: (backbones[name], branch.encoder) for name, branch in options.branches.items()}
+        model = assemble(backbones[MAIN], options.encoder, tasks, options.ensemble_size, options.text_size, branches)
+        training = dict(description["training"])
+        outside = {name: each["backbone_weights"] for name, each in own.items()}
+        fitted = description.get("calibration")  # folders of serein before it was fitted have none
+        calibration = None if fitted is None else Calibration.model_validate(fitted)
+        told_apart = description.get("verification")  # nor this
+        verification = None if told_apart is None else VerificationThreshold.model_validate(told_apart)
+    except (KeyError, TypeError, ValueError, AttributeError, RecipeError) as error:
+        raise ModelError(
+            f"model.json and labels.json do not describe a model ({str(error).splitlines()[0]})",
+            where=folder,
+            remedy="Copy the folder again.",
+        ) from None
+    _load_weights(model, folder / "model.safetensors", outside)
+    model.share_backbones()
+    return Checkpoint(model.eval(), options, label_encoders, training, calibration, verification)
+
+
+def label_encoder_to_json(label_encoder: LabelEncoder) -> dict[str, Any]:
+    """Return what of labels.json one task's output means."""
+    if isinstance(label_encoder, ClassLabels):
+        return {"classes": label_encoder.classes, "merge": label_encoder.merge}
+    if isinstance(label_encoder, Alphabet):
+        return {"letters": list(label_encoder.letters)}
+    return {
+        **label_encoder_to_json(label_encoder.class_labels),
+        "nouns": label_encoder.nouns,
+        "vectors": label_encoder.vectors.tolist(),
+        "vocabulary": label_encoder.vocabulary,
+        "vocabulary_digest": label_encoder.digest,
+    }
+
+
+def label_encoder_from_json(task: str, description: Mapping[str, Any]) -> LabelEncoder:
+    """Return what `label_encoder_to_json` wrote."""
+    if "letters" in description:
+        return Alphabet("".join(description["letters"]))
+    field = "emotion" if task == "words" else task
+    class_labels = ClassLabels(tuple(description["classes"]), dict(description["merge"]), field)
+    if "vectors" not in description:
+        return class_labels
+    vectors = np.array(description["vectors"], np.float32)
+    where = description["vocabulary"], description["vocabulary_digest"]
+    return WordClasses(class_labels, tuple(description["nouns"]), vectors, *where)
+
+
+def num_outputs(label_encoder: LabelEncoder) -> int:
+    """Return how many numbers a head puts out for one clip."""
+    if isinstance(label_encoder, Alphabet):
+        return label_encoder.num_symbols
+    return len(label_encoder.classes) if isinstance(label_encoder, ClassLabels) else label_encoder.vectors.shape[1]
+
+
+def is_model_folder(folder: str | Path) -> bool:
+    """Tell whether a folder has the parts of a model."""
+    return all((Path(folder) / part).is_file() for part in PARTS)
+
+
+def _prefix(branch: str) -> str:
+    """Return what the names of a branch's backbone weights start with."""
+    return "backbone." if branch == MAIN else f"branches.{branch}.backbone."
+
+
+def _described_backbone(backbone: Backbone, external: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"backbone": backbone.describe(), "backbone_weights": external or "inside"}
+
+
+def _external_source(backbone: Backbone) -> dict[str, Any] | None:
+    """Return where the backbone's weights can be had again, or `None` when they were trained or have no source."""
+    source = getattr(backbone, "untouched_source", None)
+    return source() if callable(source) else None
+
+
+def _load_weights(model: SpeechModel, path: Path, outside: Mapping[str, Any]) -> None:
+    """Read weights; `outside`: branch -> where its backbone's lie, when they are not in the file."""
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"damaged weights ({error})", where=path, remedy="Copy the folder again.") from None
+    for branch, source in outside.items():
+        if isinstance(source, Mapping):
+            state |= {f"{_prefix(branch)}{name}": tensor for name, tensor in _weights_of_source(source).items()}
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"the weights do not fit model.json: {detail}", where=path, remedy="Copy the folder again."
+        ) from None
+
+
+def _weights_of_source(source: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    from serein.models.backbones import HuggingFaceBackbone
+    from serein.models.pretrained import weights_hash
+
+    backbone = HuggingFaceBackbone.from_source(source["source"], revision=source.get("revision"))
+    if weights_hash(backbone) != source["sha256"]:
+        raise ModelError(
+            "the weights are not those that the model was trained on",
+            where=source["source"],
+            remedy="Restore that revision, or save the model with its backbone bundled.",
+        )
+    return dict(backbone.state_dict())
+
+
+def _require_parts(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ModelError("no such model folder", where=folder, remedy="Train one: serein run --help.")
+    missing = [part for part in PARTS if not (folder / part).is_file()]
+    if missing:
+        raise ModelError(f"{', '.join(missing)} missing", where=folder, remedy="Name a folder that serein saved.")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise ModelError("damaged: not JSON", where=path, remedy="Copy the folder again.") from None
+    if not isinstance(content, dict):
+        raise ModelError("damaged: holds no keys", where=path, remedy="Copy the folder again.")
+    return content

@@ -1,0 +1,96 @@
+"""Commands that train and evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from serein.cli.app import app
+from serein.cli.options import AllowSeenSpeakers, Data, Json, Model, Out, Overrides, Task, finish, print_scores
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="Recipe (.yaml).")],
+    data: Data,
+    overrides: Overrides = None,
+    task: Task = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder [runs/NAME-TIME].")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run.")] = False,
+    jobs: Annotated[int | None, typer.Option(help="Folds trained in parallel [depends on the model].", min=1)] = None,
+    as_json: Json = False,
+) -> None:
+    """Train, predict, score and report every fold and seed of a recipe."""
+    from serein import recipe as recipes
+
+    resolved = recipes.load(recipe, overrides or (), task=task)
+    from serein.experiment import run as runs
+    from serein.progress import Bars
+
+    folder = out or runs.new_folder(resolved)
+
+    with Bars() as bars:
+        runs.run(resolved, data, folder, is_resumed=resume, num_jobs=jobs, report=bars)
+    finish(folder, as_json)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe (.yaml).")],
+    data: Data,
+    out: Out,
+    overrides: Overrides = None,
+    task: Task = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped training.")] = False,
+) -> None:
+    """Train one model on a manifest's train and dev."""
+    from serein import recipe as recipes
+
+    resolved = recipes.load(recipe, overrides or (), task=task)
+    from serein.experiment import run as runs
+    from serein.progress import Bars
+
+    with Bars() as bars:
+        folder = runs.train(resolved, data, out, is_resumed=resume, report=bars)
+    print(folder)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    data: Data,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the predictions (.jsonl).")] = None,
+    allow_seen_speakers: AllowSeenSpeakers = False,
+    conditions: Annotated[
+        Literal["predicted", "oracle"] | None,
+        typer.Option(help="Source of a conditioned model's gender and text [the recipe's]."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a model on a manifest that it was not trained on."""
+    from serein.evaluation.predictions import write_predictions
+    from serein.experiment.evaluate import evaluate
+    from serein.progress import Bars
+
+    with Bars() as bars:
+        predictions, scores = evaluate(
+            model,
+            data,
+            seen_speakers="allow" if allow_seen_speakers else "refuse",
+            attributes=conditions,
+            on_progress=lambda done, total: bars("predicting", done, total, f"{total} clips"),
+        )
+    if out is not None:
+        write_predictions(predictions, out)
+    print_scores(scores, as_json)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    as_json: Json = False,
+) -> None:
+    """Score a run folder again and write its report.html."""
+    finish(run, as_json)

@@ -1,0 +1,304 @@
+"""Commands about kNN: datastores of labelled clips, whose nearest neighbours refine a model's predictions."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from serein.cli.app import app
+from serein.cli.options import Data, Json, Metric, Model, Out, print_tables
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from serein.evaluation.intervals import Difference
+    from serein.knn.adaptation import KnnAdaptation
+    from serein.knn.datastore import Header, TuningRecord
+    from serein.knn.evaluation import KnnEvaluation, KnnSelection
+
+
+knn = typer.Typer(
+    help="k nearest neighbours: refine a model's predictions with a datastore of labelled clips.", no_args_is_help=True
+)
+app.add_typer(knn, name="knn")
+
+_SYSTEMS = {"model": "model", "neighbours": "neighbours alone", "knn": "model and neighbours"}
+
+
+Votes = Literal["uniform", "softmax"]
+Index = Literal["auto", "exact", "faiss"]
+
+K = Annotated[int | None, typer.Option("--k", help="Number of neighbours [tuned, else 8].", min=1)]
+KnnWeight = Annotated[
+    float | None,
+    typer.Option("--knn-weight", help="Weight of the neighbours, 0 to 1 [tuned, else 0.3].", min=0, max=1),
+]
+DatastoreFolder = Annotated[Path, typer.Argument(metavar="DATASTORE", help="Folder of the datastore.")]
+MovedModel = Annotated[str | None, typer.Option("--model", "-m", help="Where its model is now [where it was].")]
+VotesOption = Annotated[
+    Votes, typer.Option("--votes", help="Equal votes, or weighted by the softmax of negative distances.")
+]
+MetricOption = Annotated[Metric, typer.Option("--metric", help="The score to maximise.")]
+SearchIndex = Annotated[
+    Index, typer.Option("--index", help="faiss: approximate, with measured recall; auto: faiss from 200,000 clips on.")
+]
+
+
+@knn.command("build")
+def knn_build(
+    model: Model,
+    data: Data,
+    out: Out,
+    index: SearchIndex = "auto",
+    as_json: Json = False,
+) -> None:
+    """Build a datastore of a manifest's clips; clips without a class of the model are left out."""
+    from serein.knn import building as neighbour_building
+    from serein.progress import Bars
+
+    with Bars() as bars:
+        header, left_out = neighbour_building.build(model, data, out, bars, indexed_from=_indexed_from(index))
+    _print_datastore(out, header, as_json, left_out=dict(left_out))
+    if left_out:
+        counts = ", ".join(f"{count} {name}" for name, count in left_out.most_common())
+        print(f"Left out, not a class of the model: {counts}.", file=sys.stderr)
+
+
+@knn.command("add")
+def knn_add(
+    datastore: DatastoreFolder,
+    data: Data,
+    model: MovedModel = None,
+    index: SearchIndex = "auto",
+    as_json: Json = False,
+) -> None:
+    """Add labelled clips to a datastore; nothing is trained."""
+    from serein.knn import building as neighbour_building
+    from serein.progress import Bars
+
+    with Bars() as bars:
+        header, num_known = neighbour_building.add(
+            datastore, data, bars, model=model, indexed_from=_indexed_from(index)
+        )
+    _print_datastore(datastore, header, as_json, num_known=num_known)
+    if num_known:
+        print(f"{num_known} clips were in the datastore already.", file=sys.stderr)
+
+
+@knn.command("tune")
+def knn_tune(
+    datastore: DatastoreFolder,
+    data: Data,
+    model: MovedModel = None,
+    votes: VotesOption = "uniform",
+    metric: MetricOption = "ua",
+    as_json: Json = False,
+) -> None:
+    """Tune k and the weight on labelled clips that are not a test set, and store them in the datastore."""
+    from serein.knn import building as neighbour_building
+    from serein.progress import Bars
+
+    with Bars() as bars:
+        tuned = neighbour_building.tune(datastore, data, bars, model=model, votes=votes, metric=metric)
+    if as_json:
+        content = tuned.tuning.model_dump(mode="json")
+        print(json.dumps({**content, "num_tuned_on": tuned.num_clips, "notes": tuned.notes}, ensure_ascii=False))
+        return
+    print(_tuning_sentence(tuned.tuning, tuned.num_clips))
+    for note in tuned.notes:
+        print(note)
+
+
+@knn.command("evaluate")
+def knn_evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    data: Annotated[Path | None, typer.Option("--data", help="Its manifest [where it was].")] = None,
+    selection: Annotated[
+        Literal["dev", "oracle"], typer.Option(help="Tune on dev; or, as wang2023 and marked, on test (oracle).")
+    ] = "dev",
+    votes: VotesOption = "uniform",
+    metric: MetricOption = "ua",
+    k: Annotated[int | None, typer.Option("--k", help="Use this k [tuned].", min=1)] = None,
+    knn_weight: Annotated[
+        float | None, typer.Option("--knn-weight", help="Use this weight [tuned].", min=0, max=1)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a finished run with the neighbours of each fold's train and dev, beside the model alone."""
+    from serein.knn.evaluation import KnnOptions, evaluate_run_with_knn
+    from serein.progress import Bars
+
+    knn_options = KnnOptions(selection, votes, metric, k, knn_weight)
+    with Bars() as bars:
+        found = evaluate_run_with_knn(run, knn_options, bars, data)
+    if as_json:
+        print(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False))
+    else:
+        _print_evaluation(found)
+
+
+@knn.command("adapt")
+def knn_adapt(
+    model: Model,
+    data: Data,
+    out: Out,
+    sizes: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Numbers of clips in a datastore.")
+    ] = "8,16,32,64,128,256",
+    draws: Annotated[int, typer.Option(help="Random datastores of each size and speaker.", min=1)] = 10,
+    as_json: Json = False,
+) -> None:
+    """Evaluate the gain from a datastore of a corpus's own clips, by its size; leave one speaker out."""
+    from serein.knn.adaptation import adapt
+    from serein.progress import Bars
+
+    with Bars() as bars:
+        found = adapt(model, data, out, bars, sizes=_sizes(sizes), num_draws=draws)
+    if as_json:
+        print(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False))
+        return
+    print_tables([_adaptation_table(found)])
+    print("\n".join(dict.fromkeys(found.notes)))
+    print(f"written: {out / 'adaptation.json'}, {out / 'adaptation.png'}")
+
+
+def print_neighbours(predictions: Sequence[object]) -> None:
+    """Print the neighbours of each prediction that has some."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from serein.knn.predictor import KnnPrediction
+
+    for prediction in predictions:
+        if not isinstance(prediction, KnnPrediction):
+            continue
+        table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
+        table.title = Text(f"Nearest to {prediction.audio}")
+        for name in ("label", "speaker", "distance", "recording"):
+            table.add_column(name, justify="right" if name == "distance" else "left", overflow="fold")
+        for each in prediction.neighbours:
+            end = "" if each.end_s is None else f"{each.end_s:g}"
+            part = f" [{each.start_s:g} s to {end}{' s' if end else 'the end'}]" if each.start_s or end else ""
+            cells = (each.label, each.speaker or "–", f"{each.distance:.3f}", f"{each.audio}{part}")
+            table.add_row(*map(Text, cells))
+        print()
+        print_tables([table])
+
+
+def _sizes(text: str) -> list[int]:
+    try:
+        sizes = sorted({int(size) for size in text.split(",")})
+    except ValueError:
+        sizes = []
+    if not sizes or sizes[0] < 1:
+        raise typer.BadParameter(f"'{text}' is not a list of numbers such as 8,32,128", param_hint="--sizes")
+    return sizes
+
+
+def _adaptation_table(found: KnnAdaptation) -> Table:
+    from rich.table import Table
+
+    from serein.evaluation.tables import interval, number
+    from serein.knn.adaptation import TUNINGS
+
+    table = Table(title=f"UA in per cent, pooled over speakers and {found.num_draws} draws")
+    for name in ("clips in the datastore", "k and weight", "UA", "above the model alone", "95 % interval"):
+        table.add_column(name, justify="left" if name == "k and weight" else "right")
+    alone = f"{number(found.model.pooled['ua'])} {interval(found.model, 'ua')}"
+    table.add_row("none", "", alone, "", "")
+    for each in found.sizes:
+        bounds = "–" if each.interval is None else f"[{each.interval[0]:+.1f}, {each.interval[1]:+.1f}]"
+        ua = f"{number(each.scores.pooled['ua'])} {interval(each.scores, 'ua')}"
+        table.add_row(str(each.size), TUNINGS[each.tuning], ua, f"{each.difference:+.1f}", bounds)
+    return table
+
+
+def _indexed_from(index: Index) -> int:
+    from serein.knn.datastore import INDEXED_FROM
+
+    return {"auto": INDEXED_FROM, "faiss": 0, "exact": sys.maxsize}[index]
+
+
+def _print_datastore(folder: Path, header: Header, as_json: bool, **more: Any) -> None:
+    if as_json:
+        print(json.dumps({"datastore": str(folder), **header.model_dump(mode="json"), **more}, ensure_ascii=False))
+        return
+    print(f"{folder}: {header.num_clips} clips of {header.size} numbers; {', '.join(header.classes)}")
+    if header.index is not None:
+        found = f"{100 * header.index.recall:.1f} % of the {header.index.recall_at} nearest"
+        print(f"Approximate search: {found} are found.")
+
+
+def _tuning_sentence(tuning: TuningRecord, num_clips: int) -> str:
+    from serein.evaluation.scores import SCORE_TITLES
+
+    how = (
+        f"k {tuning.k}, weight {tuning.knn_weight:g} ({tuning.votes}), tuned on {num_clips} clips of {tuning.tuned_on}"
+    )
+    return f"{how}: {SCORE_TITLES[tuning.metric]} {tuning.score:.1f}, the model alone {tuning.model_score:.1f}."
+
+
+def _print_evaluation(found: KnnEvaluation) -> None:
+    print_tables([_systems_table(found), _trials_table(found)])
+    for name in ("ua", "wa", "macro_f1"):
+        print(_difference(name, found.differences[name], is_oracle=found.selection == "oracle"))
+    for note in dict.fromkeys((*found.notes, *found.systems["model"].notes)):
+        print(note)
+
+
+def _systems_table(found: KnnEvaluation) -> Table:
+    from rich.table import Table
+
+    from serein.evaluation.scores import SCORE_TITLES
+    from serein.evaluation.tables import deviation, interval, number
+
+    oracle = " – ORACLE" if found.selection == "oracle" else ""
+    table = Table(title=f"Scores in per cent{oracle}")
+    table.add_column("system")
+    for reading in ("pooled", "mean over folds"):
+        for title in SCORE_TITLES.values():
+            table.add_column(f"{title}\n{reading}", justify="right")
+    for name, scores in found.systems.items():
+        label = _SYSTEMS[name] + (" (oracle)" if oracle and name != "model" else "")
+        pooled = [f"{number(scores.pooled[score])}\n{interval(scores, score)}".strip() for score in SCORE_TITLES]
+        means = [f"{number(scores.mean[score])}\n{deviation(scores, score)}".strip() for score in SCORE_TITLES]
+        table.add_row(label, *pooled, *means)
+    return table
+
+
+def _trials_table(found: KnnEvaluation) -> Table:
+    from rich.table import Table
+
+    from serein.evaluation.scores import SCORE_TITLES
+
+    sources = {"dev": "tuned on dev", "oracle": "tuned on TEST (oracle)", "given": "given"}
+    table = Table(title=f"k and weight, {sources[found.selection]}")
+    title = f"{SCORE_TITLES[found.metric]} there"
+    for name in ("fold", "seed", "clips in the datastore", "k", "weight", title, "model alone"):
+        table.add_column(name, justify="left" if name == "fold" else "right")
+    for trial in found.trials:
+        table.add_row(*_trial_cells(trial))
+    return table
+
+
+def _trial_cells(trial: KnnSelection) -> list[str]:
+    scores = ("–", "–")
+    if trial.tuned is not None:
+        scores = (f"{100 * trial.tuned.score:.1f}", f"{100 * trial.tuned.model_score:.1f}")
+    return [trial.fold, str(trial.seed), str(trial.num_clips), str(trial.k), f"{trial.knn_weight:g}", *scores]
+
+
+def _difference(name: str, found: Difference, *, is_oracle: bool) -> str:
+    from serein.evaluation.scores import SCORE_TITLES
+
+    oracle = " (ORACLE)" if is_oracle else ""
+    points = f"With neighbours{oracle} minus model: {100 * found.difference:+.1f} points of {SCORE_TITLES[name]}"
+    if found.interval is None:
+        return f"{points} (no interval: {found.resampled})"
+    low, high = (100 * bound for bound in found.interval)
+    return f"{points}, 95 % interval [{low:+.1f}, {high:+.1f}] over {found.resampled}"

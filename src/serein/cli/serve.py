@@ -1,0 +1,104 @@
+"""The command that serves predictions over HTTP."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from serein.cli.app import app
+from serein.cli.options import DefaultModel, MinConfidence, MinDuration
+
+if TYPE_CHECKING:
+    from serein.server.limits import Limits
+    from serein.server.service import Service
+
+
+_NEEDED = {"serve": ("fastapi", "uvicorn", "websockets", "python_multipart", "prometheus_client"), "page": ("gradio",)}
+
+
+@app.command()
+def serve(
+    model: DefaultModel = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; the default is reachable from this machine only.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 is any free one.", min=0, max=65535)] = 8000,
+    api_key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="API keys, one a line; clients must send one.")
+    ] = None,
+    knn: Annotated[
+        Path | None, typer.Option(metavar="DATASTORE", help="Return the nearest clips of this datastore, too.")
+    ] = None,
+    no_page: Annotated[bool, typer.Option("--no-page", help="Serve no web page.")] = False,
+    min_confidence: MinConfidence = 0.0,
+    min_duration: MinDuration = 0.0,
+    max_mb: Annotated[float, typer.Option("--max-mb", help="Largest recording in megabytes.")] = 25.0,
+    max_seconds: Annotated[float, typer.Option("--max-seconds", help="Longest recording in seconds.")] = 600.0,
+    max_requests: Annotated[int, typer.Option("--max-requests", help="Concurrent requests.")] = 64,
+    per_client: Annotated[
+        int, typer.Option("--max-per-client", help="Concurrent requests, and streams, of one client.")
+    ] = 32,
+    max_streams: Annotated[int, typer.Option("--max-streams", help="Concurrent streams.")] = 200,
+) -> None:
+    """Serve predictions over HTTP and WebSocket, with a web page to try it.
+
+    http://127.0.0.1:8000 is the page, /openapi.json describes the routes: POST /v1/predict, POST /v1/predict/batch,
+    WS /v1/stream, GET /v1/models, /healthz, /readyz, /metrics. Without --model the default model is used.
+    Ctrl-C or SIGTERM stops it once running requests are finished. docs/deployment.md: systemd, nginx, examples.
+    """
+    _require_extras("serve", *([] if no_page else ["page"]))
+    from serein.server.app import bound, create_app, is_loopback
+    from serein.server.app import serve as serve_at
+    from serein.server.limits import MEGABYTE, Limits
+    from serein.server.middleware import read_keys
+
+    limits = Limits(
+        upload_bytes=round(max_mb * MEGABYTE),
+        recording_s=max_seconds,
+        at_once=max_requests,
+        per_client=per_client,
+        streams=max_streams,
+    )
+    keys = None if api_key_file is None else read_keys(api_key_file)
+    listening = bound(host, port)
+    service = _service(model, knn, limits, min_confidence, min_duration)
+    application = create_app(service, keys)
+    if not no_page:
+        from serein.server.page import mount
+
+        mount(application, service, keys)
+    if keys is None and not is_loopback(host):
+        print(f"Everyone who can reach {host} can use this service: see --api-key-file.", file=sys.stderr)
+    where = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+    serve_at(application, listening, lambda: print(f"serein listens at {where}", flush=True))
+
+
+def _service(
+    model: str | None, knn: Path | None, limits: Limits, min_confidence: float, min_duration_s: float
+) -> Service:
+    import serein
+    from serein.inference.parallel import PredictOptions
+    from serein.inference.predictor import load
+    from serein.inference.segments import RejectOption
+    from serein.server.neighbours import open_neighbours
+    from serein.server.service import Service, ServiceInfo
+
+    predictor = load(model)
+    name = "default" if model is None else Path(model).resolve().name if Path(model).exists() else model
+    options = PredictOptions(reject_option=RejectOption(min_confidence, min_duration_s))
+    return Service(
+        predictor, ServiceInfo(name, serein.__version__), limits, options, open_neighbours(model, predictor, knn)
+    )
+
+
+def _require_extras(*extras: str) -> None:
+    from serein.errors import MissingExtraError
+
+    for extra in extras:
+        for package in _NEEDED[extra]:
+            if find_spec(package) is None:
+                raise MissingExtraError(package.replace("_", "-"), extra)

@@ -1,0 +1,193 @@
+"""Commands for speaker verification and embeddings."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from serein.cli.app import app
+from serein.cli.options import Json, Model, Recordings, print_tables
+
+if TYPE_CHECKING:
+    from serein.checkpoint import Checkpoint
+    from serein.data.utterance import Utterance
+    from serein.inference.predictor import SpeakerPair, Vector
+
+
+@app.command()
+def verify(
+    sources: Recordings,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Folder or Hub name of a model that learned speaker recognition.")
+    ],
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Smallest cosine of the same speaker [the model's, from its dev set].", min=-1, max=1),
+    ] = None,
+    is_scored: Annotated[
+        bool, typer.Option("--score", help="Print error rates, from the speakers in the manifests.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Tell for every two recordings whether they are of the same speaker.
+
+    The exit status is 1 when any recording could not be read.
+    """
+    from serein.inference.predictor import load, speaker_pairs
+    from serein.inference.sources import utterances_in
+
+    utterances = utterances_in(sources)
+    if len(utterances) < 2:
+        raise typer.BadParameter("name at least two recordings", param_hint="'FILE|FOLDER|MANIFEST...'")
+    checkpoint = load(model).checkpoint
+    embedded, num_failed = _embed(checkpoint, utterances, "speaker")
+    origin = "given" if threshold is not None else "the model's, from its dev set"
+    if threshold is None and checkpoint.verification is not None:
+        threshold = checkpoint.verification.threshold
+    if is_scored:
+        _print_score(checkpoint, embedded, threshold, as_json=as_json)
+        _finish(num_failed, len(utterances))
+        return
+    pairs = speaker_pairs([u.audio for u, _ in embedded], [vector for _, vector in embedded], threshold)
+    if as_json:
+        _print_json(pairs, threshold, checkpoint)
+    elif pairs:
+        print_tables([_pair_table(pairs)])
+    if threshold is None:
+        print(
+            "The model has no threshold, because its dev set has too few clips of a speaker: only cosines are printed. "
+            "Set one by --threshold.",
+            file=sys.stderr,
+        )
+    elif not as_json and pairs:
+        print(f"threshold {threshold:.3f}, {origin}")
+    _finish(num_failed, len(utterances))
+
+
+@app.command()
+def embed(
+    sources: Recordings,
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write (.safetensors).")] = Path(
+        "embeddings.safetensors"
+    ),
+    task: Annotated[
+        str | None,
+        typer.Option(help="Embedding of this task: 'emotion', 'speaker', ...; or 'fused' [the main task]."),
+    ] = None,
+) -> None:
+    """Write the embeddings of recordings, and their ids; the exit status is 1 when any could not be read."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from serein.data.files import replacing
+    from serein.inference.predictor import load
+    from serein.inference.sources import utterances_in
+
+    checkpoint = load(model).checkpoint
+    utterances = utterances_in(sources)
+    embedded, num_failed = _embed(checkpoint, utterances, task)
+    if embedded:
+        ids = json.dumps([utterance.id for utterance, _ in embedded], ensure_ascii=False)
+        vectors = np.stack([vector for _, vector in embedded])
+        with replacing(out) as partial:
+            save_file(
+                {"embeddings": vectors}, partial, metadata={"ids": ids, "task": task or checkpoint.task, "model": model}
+            )
+        print(f"{out}: {len(vectors)} embeddings of {vectors.shape[1]} numbers ({task or checkpoint.task})")
+    _finish(num_failed, len(utterances))
+
+
+def _embed(
+    checkpoint: Checkpoint, utterances: Sequence[Utterance], task: str | None
+) -> tuple[list[tuple[Utterance, Vector]], int]:
+    """Return the embeddings of readable recordings, and the number of others."""
+    from serein.errors import AudioError
+    from serein.inference.predictor import embed_each
+    from serein.progress import Bars
+
+    embedded: list[tuple[Utterance, Vector]] = []
+    problems: list[AudioError] = []
+    with Bars() as bars:
+        outcomes = embed_each(checkpoint, utterances, task)
+        for number, (utterance, outcome) in enumerate(zip(utterances, outcomes, strict=True), start=1):
+            if isinstance(outcome, AudioError):
+                problems.append(outcome)
+            else:
+                embedded.append((utterance, outcome))
+            bars("embedding", number, len(utterances), f"{len(utterances)} recordings")
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return embedded, len(problems)
+
+
+def _print_score(
+    checkpoint: Checkpoint, embedded: Sequence[tuple[Utterance, Vector]], threshold: float | None, *, as_json: bool
+) -> None:
+    """Print how well embeddings tell the named speakers apart."""
+    from dataclasses import asdict
+
+    import numpy as np
+
+    from serein.data.protocols import speaker_key
+    from serein.errors import ManifestError
+    from serein.evaluation.verification import score_verification
+
+    named = [(speaker_key(utterance), vector) for utterance, vector in embedded if utterance.speaker is not None]
+    keys = [key for key, _ in named]
+    vectors = np.stack([vector for _, vector in named]) if named else np.zeros((0, 1), np.float32)
+    found = score_verification(vectors, keys, np.random.default_rng(0), threshold=threshold)
+    if found is None:
+        raise ManifestError(
+            f"{len(named)} recordings name {len(set(keys))} speakers: two of one speaker and two speakers are needed",
+            where="--score",
+            remedy="Give a manifest with several clips of several speakers.",
+        )
+    known = set(keys) & set(checkpoint.training.get("speakers", ()))
+    if as_json:
+        print(json.dumps({**asdict(found), "model_threshold": threshold, "num_training_speakers": len(known)}))
+        return
+    drawn = "all" if found.num_same + found.num_different == found.num_possible else "drawn by seed 0 of all"
+    print(
+        f"{found.num_same} pairs of the same speaker and {found.num_different} of different ones, "
+        f"{drawn} {found.num_possible}"
+    )
+    print(f"{found.num_speakers} speakers, {len(known)} of them in the model's training data")
+    print(f"equal error rate {100 * found.equal_error_rate:.1f} % (at {found.threshold:.3f})")
+    if found.misses is not None and found.false_alarms is not None:
+        print(
+            f"at the threshold {threshold:.3f}: {100 * found.misses:.1f} % of same-speaker pairs missed, "
+            f"{100 * found.false_alarms:.1f} % of different-speaker pairs accepted"
+        )
+
+
+def _print_json(pairs: Sequence[SpeakerPair], threshold: float | None, checkpoint: Checkpoint) -> None:
+    result: dict[str, object] = {"threshold": threshold, "pairs": [pair.to_json() for pair in pairs]}
+    if checkpoint.verification is not None:
+        result["threshold_from"] = checkpoint.verification.model_dump()
+    print(json.dumps(result, ensure_ascii=False))
+
+
+def _pair_table(pairs: Sequence[SpeakerPair]) -> object:
+    from rich.table import Table
+
+    labels = {True: "same speaker", False: "different speakers", None: "–"}
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("first", "second"):
+        table.add_column(name, overflow="fold")
+    table.add_column("cosine", justify="right")
+    table.add_column("", style="bold")
+    for pair in pairs:
+        table.add_row(pair.first, pair.second, f"{pair.cosine:.3f}", labels[pair.is_same_speaker])
+    return table
+
+
+def _finish(num_failed: int, num_all: int) -> None:
+    if num_failed:
+        print(f"{num_failed} of {num_all} recordings could not be read.", file=sys.stderr)
+        raise typer.Exit(1)

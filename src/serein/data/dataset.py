@@ -1,0 +1,474 @@
+"""The audio of a list of utterances: how long each is, and its samples, decoded once when memory allows."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from serein import audio
+from serein.audio import SAMPLE_RATE_HZ, Waveform
+from serein.data.utterance import Utterance
+from serein.recipe import Batches, Clips
+
+BEGINNING_S = 0.5
+MEMORY_S = 36_000.0  # ten hours of float32 at 16 kHz are 2.3 GB
+
+Progress = Callable[[int, int], None]
+
+
+class Recordings:
+    """Waveforms of utterances by position; kept in memory after the first reading when they all fit.
+
+    Args:
+        utterances: In the order of the positions.
+        trim_db: Cut silence this far below the loudest frame off both ends; `None` keeps it.
+        memory_s: Most seconds of audio to keep.
+
+    Attributes:
+        durations_s: (utterance,) seconds; before trimming where the audio is not in memory.
+    """
+
+    def __init__(
+        self, utterances: Sequence[Utterance], *, trim_db: float | None = None, memory_s: float = MEMORY_S
+    ) -> None:
+        self.utterances = list(utterances)
+        self.trim_db = trim_db
+        self.durations_s = durations(utterances)
+        self.fits_memory = float(self.durations_s.sum()) <= memory_s
+        self._waveforms: dict[int, Waveform] = {}
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, position: int) -> Waveform:
+        """Return (sample,) float32 at 16 kHz; raises AudioError."""
+        waveform = self._waveforms.get(position)
+        if waveform is None:
+            utterance = self.utterances[position]
+            whole = audio.load(utterance.audio, utterance.start_s, utterance.end_s)
+            waveform = audio.trimmed(whole, self.trim_db)
+            if self.fits_memory:
+                self._waveforms[position] = waveform
+                self.durations_s[position] = len(waveform) / SAMPLE_RATE_HZ
+        return waveform
+
+    def prefetch(self, on_progress: Progress | None = None) -> None:
+        """Decode everything into memory with two threads, or do nothing when it does not fit."""
+        if not self.fits_memory:
+            return
+        with ThreadPoolExecutor(2) as pool:
+            for done, _ in enumerate(pool.map(self.__getitem__, range(len(self))), start=1):
+                if on_progress:
+                    on_progress(done, len(self))
+
+
+def durations(utterances: Sequence[Utterance]) -> np.ndarray:
+    """Return (utterance,) float64 seconds, from the file headers.
+
+    Raises:
+        AudioError: A file is missing or no audio, or a part lies outside its file.
+    """
+
+    def duration(utterance: Utterance) -> float:
+        return audio.info(utterance.audio, utterance.start_s, utterance.end_s).duration_s
+
+    with ThreadPoolExecutor(4) as pool:
+        return np.fromiter(pool.map(duration, utterances), np.float64, count=len(utterances))
+
+
+def duplicates(recordings: Recordings) -> Mapping[str, str]:
+    """Find utterances with identical audio.
+
+    Only recordings of one length can be twins, so only those are hashed; where they do not fit into memory, only those
+    of them that begin alike.
+
+    Returns:
+        Id -> least of the ids with the same samples, for every utterance that has a twin.
+    """
+    same_length: dict[int, list[int]] = defaultdict(list)
+    for position, duration_s in enumerate(recordings.durations_s):
+        same_length[round(duration_s * SAMPLE_RATE_HZ)].append(position)
+    found: dict[str, str] = {}
+    for positions in same_length.values():
+        if len(positions) > 1:
+            found.update(_twins_among(recordings, positions))
+    return found
+
+
+def _twins_among(recordings: Recordings, positions: Sequence[int]) -> dict[str, str]:
+    by_hash: dict[bytes, list[str]] = defaultdict(list)
+    for position in _alike_at_first(recordings, positions):
+        digest = _fingerprint(recordings[position])
+        by_hash[digest].append(recordings.utterances[position].id)
+    return {name: min(names) for names in by_hash.values() if len(names) > 1 for name in names}
+
+
+def _alike_at_first(recordings: Recordings, positions: Sequence[int]) -> list[int]:
+    """Return those that begin alike, where each would have to be read whole for nothing else.
+
+    VoxCeleb1's 350 hours are nearly all of a length that another clip has.
+    """
+    if recordings.fits_memory or recordings.trim_db is not None:  # what is in memory, or trimmed, is read whole anyway
+        return list(positions)
+    by_start: dict[bytes, list[int]] = defaultdict(list)
+    for position in positions:
+        by_start[_fingerprint(_beginning(recordings, position))].append(position)
+    return sorted(position for some in by_start.values() if len(some) > 1 for position in some)
+
+
+def _beginning(recordings: Recordings, position: int) -> Waveform:
+    utterance = recordings.utterances[position]
+    end_s = utterance.start_s + min(BEGINNING_S, float(recordings.durations_s[position]))
+    return audio.decode(utterance.audio, utterance.start_s, end_s)
+
+
+def _fingerprint(waveform: Waveform) -> bytes:
+    return hashlib.blake2b(waveform.tobytes(), digest_size=16).digest()
+
+
+Augment = Callable[[Waveform, int], Waveform]
+Item = tuple[int, int]  # (epoch, position): the sampler hands on the epoch, so that workers need no message
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips padded to the longest.
+
+    Attributes:
+        positions: (batch,) long, of the utterances in their list.
+        waveforms: (batch, sample) float32, zero on padding.
+        num_samples: (batch,) long, real samples of each clip.
+        targets: Task -> (batch, ...) its targets.
+        has_target: Task -> (batch,) bool, False where the utterance lacks the target.
+        seeds: (batch,) int64: what is drawn for a clip follows from its seed alone.
+        conditions: Attribute -> (batch, feature), its conditions.
+        layers: Hidden layer -> (batch, frame, feature), any values on padding, where features stand for waveforms,
+            which then have no samples.
+        num_frames: (batch,) long, real frames of each clip in `layers`; empty without them.
+    """
+
+    positions: torch.Tensor
+    waveforms: torch.Tensor
+    num_samples: torch.Tensor
+    targets: Mapping[str, torch.Tensor]
+    has_target: Mapping[str, torch.Tensor]
+    seeds: torch.Tensor
+    conditions: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    layers: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    num_frames: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on another device."""
+        return replace(
+            self,
+            positions=self.positions.to(device),
+            waveforms=self.waveforms.to(device, non_blocking=True),
+            num_samples=self.num_samples.to(device),
+            targets={name: target.to(device) for name, target in self.targets.items()},
+            has_target={name: mask.to(device) for name, mask in self.has_target.items()},
+            conditions={name: values.to(device) for name, values in self.conditions.items()},
+            layers={name: frames.to(device, non_blocking=True) for name, frames in self.layers.items()},
+            num_frames=self.num_frames.to(device),
+        )
+
+    @property
+    def audio_s(self) -> float:
+        """Seconds of real audio."""
+        return float(self.num_samples.sum()) / SAMPLE_RATE_HZ
+
+
+@dataclass(frozen=True)
+class Targets:
+    """One task's targets of all utterances: `values` (utterance, ...) and `is_known` (utterance,) bool."""
+
+    values: np.ndarray
+    is_known: np.ndarray
+
+
+@dataclass(frozen=True)
+class TrainingConditions:
+    """The conditions of training clips.
+
+    Attributes:
+        values: Attribute -> (utterance, feature).
+        unknown: Attribute -> (feature,), the value of what is not known.
+        dropout: Fraction of training clips without each condition.
+    """
+
+    values: Mapping[str, np.ndarray] = field(default_factory=dict)
+    unknown: Mapping[str, np.ndarray] = field(default_factory=dict)
+    dropout: float = 0.0
+
+    def of(self, position: int, rng: np.random.Generator | None) -> dict[str, torch.Tensor]:
+        """Return attribute -> (1, feature) of one clip; `rng` draws what is hidden, `None` hides nothing."""
+        conditions = {}
+        for name, values in self.values.items():
+            is_hidden = rng is not None and rng.random() < self.dropout
+            conditions[name] = torch.from_numpy(self.unknown[name] if is_hidden else values[position])[None]
+        return conditions
+
+
+class HiddenLayers(Protocol):
+    """Hidden layers by position: layer -> (frame, feature)."""
+
+    def __getitem__(self, position: int) -> Mapping[str, torch.Tensor]: ...
+
+
+class ClipDataset(Dataset[Batch]):
+    """Clips of some utterances, one `Batch` of one clip per item.
+
+    Args:
+        recordings: All recordings.
+        targets: Task -> targets of all recordings.
+        clips: Cutting and extending; `crop_s` applies when `is_training`.
+        conditions: Those of all recordings.
+        seed: Root of every draw.
+        features: The hidden layers of a frozen backbone for whole clips, instead of their waveforms.
+        augment: (waveform, clip's seed) -> waveform of the same length; applies when `is_training`.
+        num_views: 2: an item is the clip as it is and the changed one, when `is_training`.
+    """
+
+    def __init__(
+        self,
+        recordings: Recordings,
+        targets: Mapping[str, Targets],
+        clips: Clips,
+        conditions: TrainingConditions | None = None,
+        *,
+        seed: int = 0,
+        is_training: bool = False,
+        features: HiddenLayers | None = None,
+        augment: Augment | None = None,
+        num_views: int = 1,
+    ) -> None:
+        self.recordings, self.targets, self.clips = recordings, targets, clips
+        self.conditions = conditions or TrainingConditions()
+        self.seed, self.is_training = seed, is_training
+        self.features, self.augment = features, augment
+        self.num_views = num_views if is_training and features is None else 1
+
+    def __len__(self) -> int:
+        return len(self.recordings)
+
+    def __getitem__(self, item: Item) -> Batch:
+        epoch, position = item
+        name = self.recordings.utterances[position].id
+        clip_seed = draw_seed(self.seed, epoch, name)
+        if self.num_views == 1:
+            return self._view(position, clip_seed, self.augment)
+        other_seed = draw_seed(self.seed, epoch, f"{name}/second view")
+        changed = self._view(position, other_seed, self.augment, clip_seed)
+        return collate([self._view(position, clip_seed, None), changed])
+
+    def _view(self, position: int, clip_seed: int, augment: Augment | None, place_seed: int | None = None) -> Batch:
+        """Return one clip; views of it are cut at one place, drawn from `place_seed`."""
+        return Batch(
+            positions=torch.tensor([position]),
+            **self._inputs(position, clip_seed, augment, clip_seed if place_seed is None else place_seed),
+            targets={name: torch.from_numpy(t.values[position : position + 1]) for name, t in self.targets.items()},
+            has_target={
+                name: torch.from_numpy(t.is_known[position : position + 1]) for name, t in self.targets.items()
+            },
+            seeds=torch.tensor([clip_seed]),
+            conditions=self.conditions.of(
+                position, np.random.default_rng([clip_seed, 2]) if self.is_training else None
+            ),
+        )
+
+    def _inputs(self, position: int, clip_seed: int, augment: Augment | None, place_seed: int) -> dict[str, Any]:
+        if self.features is not None:
+            duration_s = float(fixed_durations(self.recordings.durations_s[[position]], self.clips)[0])
+            layers = {name: frames[None] for name, frames in self.features[position].items()}
+            return {
+                "waveforms": torch.zeros(1, 0),
+                "num_samples": torch.tensor([round(duration_s * SAMPLE_RATE_HZ)]),
+                "layers": layers,
+                "num_frames": torch.tensor([next(iter(layers.values())).shape[1]]),
+            }
+        waveform = fix_length(self.recordings[position], self.clips)
+        if self.is_training:
+            place = np.random.default_rng([place_seed, 1])  # augmentation draws from [clip_seed]: not the same
+            waveform = random_crop(waveform, self.clips.crop_s, place)
+            waveform = waveform if augment is None else augment(waveform, clip_seed)
+        return {"waveforms": torch.from_numpy(waveform)[None], "num_samples": torch.tensor([len(waveform)])}
+
+
+def draw_seed(seed: int, epoch: int, name: str) -> int:
+    """Return the 63-bit seed of everything that is drawn for one utterance in one epoch.
+
+    Example:
+        >>> draw_seed(0, 1, "a") == draw_seed(0, 1, "a") != draw_seed(0, 2, "a")
+        True
+    """
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def fix_length(waveform: Waveform, clips: Clips) -> Waveform:
+    """Cut a clip at `clips.max_s`, and bring a short one to `clips.min_s`: in training and evaluation."""
+    end = None if clips.max_s is None else round(clips.max_s * SAMPLE_RATE_HZ)
+    return pad_or_repeat(waveform[:end], clips)
+
+
+def fixed_durations(durations_s: np.ndarray, clips: Clips) -> np.ndarray:
+    """Return the seconds of clips after `fix_length`."""
+    longest_s = np.inf if clips.max_s is None else clips.max_s
+    heard_s: np.ndarray = np.maximum(np.minimum(durations_s, longest_s), clips.min_s)
+    return heard_s
+
+
+def pad_or_repeat(waveform: Waveform, clips: Clips) -> Waveform:
+    """Bring a short clip to `clips.min_s`: repeated from its start, or followed by silence."""
+    lacking = round(clips.min_s * SAMPLE_RATE_HZ) - len(waveform)
+    if lacking <= 0:
+        return waveform
+    if clips.pad_mode == "repeat":
+        return np.resize(waveform, len(waveform) + lacking)
+    return np.pad(waveform, (0, lacking))
+
+
+def random_crop(waveform: Waveform, crop_s: float | None, rng: np.random.Generator) -> Waveform:
+    """Cut a clip longer than `crop_s` to it, at a place drawn from `rng`."""
+    length = len(waveform) if crop_s is None else round(crop_s * SAMPLE_RATE_HZ)
+    if len(waveform) <= length:
+        return waveform
+    start = int(rng.integers(len(waveform) - length + 1))
+    return waveform[start : start + length]
+
+
+def collate(clips: Sequence[Batch]) -> Batch:
+    """Pad and stack batches of a clip or of its views; equal to `torch.cat` for everything but waveforms and layers."""
+    return Batch(
+        positions=torch.cat([clip.positions for clip in clips]),
+        waveforms=_padded([clip.waveforms for clip in clips]),
+        num_samples=torch.cat([clip.num_samples for clip in clips]),
+        targets={name: torch.cat([clip.targets[name] for clip in clips]) for name in clips[0].targets},
+        has_target={name: torch.cat([clip.has_target[name] for clip in clips]) for name in clips[0].has_target},
+        seeds=torch.cat([clip.seeds for clip in clips]),
+        conditions={name: torch.cat([clip.conditions[name] for clip in clips]) for name in clips[0].conditions},
+        layers={name: _padded([clip.layers[name] for clip in clips]) for name in clips[0].layers},
+        num_frames=torch.cat([clip.num_frames for clip in clips]),
+    )
+
+
+def _padded(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Stack (view, length, ...) to (batch, longest, ...), zero on padding."""
+    return torch.nn.utils.rnn.pad_sequence([row for part in parts for row in part], batch_first=True)
+
+
+class BucketSampler(Sampler[list[Item]]):
+    """Batches of clips of like duration, drawn anew each epoch from the seed.
+
+    The epoch's order is a permutation; each run of `buckets` batches' worth of clips is sorted by duration and cut
+    into batches of at most `clips` clips and `seconds` seconds, padding counted; then the batches are shuffled.
+
+    Args:
+        positions: Utterances to draw from.
+        durations_s: (utterance,) seconds of every recording, as the batch will hold them.
+        classes: (utterance,) class numbers, -1 without a class. Each epoch then draws as many clips of each class
+            as the rarest among `positions` has; those without a class are all there.
+        rank: This process, of `world_size`; each gets as many batches, the first ones twice where needed.
+    """
+
+    def __init__(
+        self,
+        positions: Sequence[int],
+        durations_s: np.ndarray,
+        batches: Batches,
+        *,
+        seed: int = 0,
+        is_training: bool = True,
+        classes: np.ndarray | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.positions = np.asarray(positions)
+        self.durations_s, self.batches, self.classes = durations_s, batches, classes
+        self.seed, self.is_training = seed, is_training
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+        self._planned: tuple[int, list[np.ndarray]] | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the batches of this epoch from now on; Lightning calls it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._own_batches())
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        for batch in self._own_batches():
+            yield [(self.epoch, int(position)) for position in batch]
+
+    def _own_batches(self) -> list[np.ndarray]:
+        if self._planned is None or self._planned[0] != self.epoch:
+            self._planned = (self.epoch, self._plan())
+        plan = self._planned[1]
+        if self.is_training and self.world_size > 1:
+            lacking = -len(plan) % self.world_size
+            plan = plan + [plan[i % len(plan)] for i in range(lacking)]
+        return plan[self.rank :: self.world_size]
+
+    def _plan(self) -> list[np.ndarray]:
+        if not self.is_training:
+            return self._cut(self.positions[np.argsort(-self.durations_s[self.positions], kind="stable")])
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(self._drawn(rng))
+        size = self.batches.max_clips * self.batches.num_buckets
+        plan = []
+        for start in range(0, len(order), size):
+            bucket = order[start : start + size]
+            plan += self._cut(bucket[np.argsort(-self.durations_s[bucket], kind="stable")])
+        return [plan[i] for i in rng.permutation(len(plan))]
+
+    def _drawn(self, rng: np.random.Generator) -> np.ndarray:
+        """Return this epoch's positions."""
+        if self.classes is None:
+            return self.positions
+        classes = self.classes[self.positions]
+        groups = [self.positions[classes == number] for number in np.unique(classes[classes >= 0])]
+        fewest = min((len(group) for group in groups), default=0)
+        drawn = [rng.choice(group, fewest, replace=False) for group in groups]
+        return np.concatenate([self.positions[classes < 0], *drawn])
+
+    def _cut(self, longest_first: np.ndarray) -> list[np.ndarray]:
+        cut, start = [], 0
+        while start < len(longest_first):
+            fitting = int(self.batches.max_seconds / max(float(self.durations_s[longest_first[start]]), 1e-3))
+            stop = start + max(1, min(self.batches.max_clips, fitting))
+            cut.append(longest_first[start:stop])
+            start = stop
+        return cut
+
+
+def loader(dataset: ClipDataset, sampler: BucketSampler, *, num_workers: int = 0) -> DataLoader[Batch]:
+    """Return the loader of a sampler's batches."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        multiprocessing_context=_start_method() if num_workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _start_method() -> str | None:
+    """Return how workers start: forked where that is safe, or a fold's own process would import torch for each."""
+    return "fork" if sys.platform == "linux" and not torch.cuda.is_available() else None
+
+
+def batch_durations(recordings: Recordings, clips: Clips, *, is_training: bool) -> np.ndarray:
+    """Return (utterance,) seconds of each clip as a batch holds it, after cutting, extending and cropping."""
+    durations_s = fixed_durations(recordings.durations_s, clips)
+    return np.minimum(durations_s, clips.crop_s) if is_training and clips.crop_s else durations_s

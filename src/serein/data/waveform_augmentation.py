@@ -1,0 +1,258 @@
+"""Named changes of a waveform: noise, volume, reverberation, pitch. What is drawn follows from a clip's seed."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serein import audio
+from serein.audio import SAMPLE_RATE_HZ, Waveform
+from serein.data.dataset import draw_seed
+from serein.data.files import replacing, write_text
+from serein.data.utterance import Utterance
+from serein.errors import MissingExtraError
+from serein.recipe import WaveformAugmentation
+
+SPEECH_BELOW_PEAK_DB = 30.0  # what is softer than the loudest 25 ms by more is a pause
+SMALLEST_ROOM_M, LARGEST_ROOM_M = (3.0, 3.0, 2.4), (8.0, 6.0, 3.5)  # an office, a small lecture room
+FROM_WALLS_M = 0.5
+MIXING_TIME_S = 0.05  # from then on echoes are too dense to be told apart; the square root of the volume is 13 ms
+SOUND_M_PER_S = 343.0
+_OWN_STREAM = 3  # the spectrogram draws from [seed], the place of a crop from [seed, 1], conditions from [seed, 2]
+
+
+def with_noise(waveform: Waveform, snr_db: float, rng: np.random.Generator) -> Waveform:
+    """Add white Gaussian noise, `snr_db` below the speech; silence stays silent.
+
+    Args:
+        waveform: (sample,) float32.
+        snr_db: Mean power of speech (`speech_power`) over mean power of the noise, exactly.
+    """
+    noise = rng.standard_normal(len(waveform), np.float32)
+    power = speech_power(waveform) / 10 ** (snr_db / 10)
+    factor = math.sqrt(power / max(float(np.mean(np.square(noise))), 1e-12))
+    return waveform + np.float32(factor) * noise
+
+
+def speech_power(waveform: Waveform) -> float:
+    """Return the mean power of the frames of 25 ms that lie within 30 dB of the loudest: speech without its pauses."""
+    size = min(SAMPLE_RATE_HZ // 40, len(waveform))
+    frames = np.lib.stride_tricks.sliding_window_view(waveform, size)[:: SAMPLE_RATE_HZ // 100]
+    power = np.einsum("ft,ft->f", frames, frames, dtype=np.float64) / size
+    return float(power[power >= power.max() / 10 ** (SPEECH_BELOW_PEAK_DB / 10)].mean())
+
+
+def with_volume(waveform: Waveform, volume_db: float, rng: np.random.Generator | None = None) -> Waveform:
+    """Multiply by 10^(volume_db / 20). What exceeds full scale stays as it is: float32 has room for it."""
+    return waveform * np.float32(10 ** (volume_db / 20))
+
+
+def reverberated(waveform: Waveform, rt60_s: float, rng: np.random.Generator) -> Waveform:
+    """Let a clip sound in a room drawn from `rng`, as loud as before, from the direct sound on, the end cut off."""
+    from scipy.signal import oaconvolve
+
+    reverberant = oaconvolve(waveform, room_response(rt60_s, rng))[: len(waveform)]
+    power = float(np.mean(np.square(reverberant)))
+    if power == 0.0:
+        return waveform
+    return np.asarray(reverberant * math.sqrt(float(np.mean(np.square(waveform))) / power), np.float32)
+
+
+def room_response(rt60_s: float, rng: np.random.Generator) -> Waveform:
+    """Return the response of a microphone to an impulse in a room drawn from `rng`, from the direct sound to -60 dB.
+
+    Image sources (Allen and Berkley 1979) of a box that absorbs nothing, until its echoes are too dense to be told
+    apart; then noise of the same power (Lehmann and Johansson 2010, diffuse reverberation). Sound is then taken to
+    lose energy with the length of its way, as Sabine's formula has it: all falls by 60 dB in `rt60_s`.
+
+    Returns:
+        (sample,) float32, `rt60_s` long.
+    """
+    length = round(rt60_s * SAMPLE_RATE_HZ)
+    early = _echoes(rng)[:length]
+    steady = float(np.std(early[-len(early) // 2 :]))
+    tail = steady * rng.standard_normal(length - len(early), np.float32)
+    decay = 10 ** (-3 * np.arange(length) / length)
+    return np.asarray(np.concatenate([early, tail]) * decay, np.float32)
+
+
+def _echoes(rng: np.random.Generator) -> Waveform:
+    """Return (sample,) the first `MIXING_TIME_S` of a room without absorption, from the direct sound on."""
+    rooms = _library("pyroomacoustics")
+    size_m = rng.uniform(SMALLEST_ROOM_M, LARGEST_ROOM_M)
+    source_m, microphone_m = rng.uniform(FROM_WALLS_M, size_m - FROM_WALLS_M, (2, 3))
+    distance_m = float(np.linalg.norm(source_m - microphone_m))
+    farthest_m = distance_m + SOUND_M_PER_S * MIXING_TIME_S
+    room = rooms.ShoeBox(
+        size_m,
+        fs=SAMPLE_RATE_HZ,
+        materials=rooms.Material(0.0),
+        max_order=math.ceil(farthest_m * math.sqrt(float(np.sum(size_m**-2.0)))),  # no echo of that length is missing
+    )
+    room.add_source(source_m)
+    room.add_microphone(microphone_m)
+    room.compute_rir()
+    start = round(distance_m / room.c * SAMPLE_RATE_HZ) + rooms.constants.get("frac_delay_length") // 2
+    response: Waveform = room.rir[0][0][start : start + round(MIXING_TIME_S * SAMPLE_RATE_HZ)]
+    return response
+
+
+def with_pitch(waveform: Waveform, semitones: float, rng: np.random.Generator | None = None) -> Waveform:
+    """Shift the pitch at the same tempo (Signalsmith Stretch), with as many samples at the same places."""
+    stretch = _library("python_stretch").Signalsmith.Stretch()
+    stretch.preset(1, SAMPLE_RATE_HZ)
+    stretch.setTransposeSemitones(semitones)
+    return np.asarray(stretch.process(np.array(waveform, np.float32)[None])[0], np.float32)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A change and how it is spoken of.
+
+    Attributes:
+        apply: (waveform, value, rng) -> waveform of the same length.
+        option: The key of its range in a recipe.
+        text: Says a value with its unit.
+        library: What it needs of the extra `augment`.
+    """
+
+    apply: Callable[[Waveform, float, np.random.Generator], Waveform]
+    option: str
+    text: str
+    library: str | None = None
+
+
+EFFECTS = {  # in the order in which they are applied
+    "pitch": Effect(with_pitch, "pitch_semitones", "pitch {:+.2f} semitones", "python_stretch"),
+    "reverberation": Effect(
+        reverberated, "reverberation_rt60_s", "reverberation RT60 {:.2f} s", library="pyroomacoustics"
+    ),
+    "noise": Effect(with_noise, "noise_snr_db", "noise at {:.1f} dB SNR"),
+    "volume": Effect(with_volume, "volume_db", "volume {:+.1f} dB"),
+}
+
+
+class WaveformAugmenter:
+    """Changes clips as a recipe says; picklable, and without state: a clip's seed decides.
+
+    Args:
+        options: Which effects, and their ranges.
+
+    Raises:
+        MissingExtraError: An effect needs a package of the extra `augment`.
+
+    Example:
+        >>> augmenter = WaveformAugmenter(WaveformAugmentation(name="volume", volume_db=(6.0, 6.0)))
+        >>> augmenter(np.ones(1, np.float32), 0).round(3), describe(augmenter.drawn(0))
+        (array([1.995], dtype=float32), 'volume +6.0 dB')
+    """
+
+    def __init__(self, options: WaveformAugmentation) -> None:
+        self.options = options
+        sets: dict[str, tuple[str, ...]] = {"none": (), "mixed": tuple(EFFECTS)}
+        self.names = sets.get(options.name, (options.name,))
+        for library in (EFFECTS[name].library for name in self.names):
+            if library is not None:
+                _library(library)  # now, not after an hour; and before loaders' processes split off
+
+    @property
+    def is_light(self) -> bool:
+        """Whether a clip takes a millisecond or less, so that changing it elsewhere is not worth a process."""
+        return all(EFFECTS[name].library is None for name in self.names)
+
+    def drawn(self, seed: int) -> dict[str, float]:
+        """Return effect -> its value for the clip of this seed, in the order of their application; maybe none."""
+        rng = np.random.default_rng([seed, _OWN_STREAM])
+        is_changed = rng.random() < self.options.probability
+        values = {name: rng.uniform(*getattr(self.options, effect.option)) for name, effect in EFFECTS.items()}
+        count = self.options.mixed if self.options.name == "mixed" else len(self.names)
+        chosen = rng.permutation(self.names)[:count]
+        return {name: value for name, value in values.items() if is_changed and name in chosen}
+
+    def __call__(self, waveform: Waveform, seed: int) -> Waveform:
+        """Return the changed clip, (sample,) float32 of the same length."""
+        order = list(EFFECTS)
+        for name, value in self.drawn(seed).items():
+            rng = np.random.default_rng([seed, _OWN_STREAM, 1 + order.index(name)])
+            waveform = EFFECTS[name].apply(waveform, value, rng)
+        return waveform
+
+
+def describe(drawn: Mapping[str, float]) -> str:
+    """Say what was drawn, with units.
+
+    Example:
+        >>> describe({"pitch": -1.5, "noise": 10.0})
+        'pitch -1.50 semitones, noise at 10.0 dB SNR'
+    """
+    return ", ".join(EFFECTS[name].text.format(value) for name, value in drawn.items()) or "unchanged"
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(name.replace("_", "-"), "augment") from error
+
+
+AUGMENTATIONS = "augmentations.txt"
+
+Progress = Callable[[int, int], None]
+
+
+def write_examples(
+    utterances: Sequence[Utterance],
+    augmenter: WaveformAugmenter,
+    folder: Path,
+    *,
+    limit: int = 10,
+    seed: int = 0,
+    on_progress: Progress | None = None,
+) -> list[str]:
+    """Write clips spread evenly over a corpus, each as it is and as the first epoch of a training may use it.
+
+    Args:
+        limit: Most clips.
+        seed: Root of what is drawn.
+
+    Returns:
+        What was drawn for each clip, a line each, which `augmentations.txt` holds as well.
+
+    Raises:
+        AudioError: A recording cannot be read.
+    """
+    places = np.unique(np.linspace(0, len(utterances) - 1, min(limit, len(utterances))).round().astype(int))
+    lines = []
+    for number, utterance in enumerate((utterances[place] for place in places), start=1):
+        lines.append(_write_pair(utterance, augmenter, folder, number, draw_seed(seed, 0, utterance.id)))
+        if on_progress:
+            on_progress(number, len(places))
+    write_text(folder / AUGMENTATIONS, "".join(f"{line}\n" for line in lines))
+    return lines
+
+
+def _write_pair(utterance: Utterance, augmenter: WaveformAugmenter, folder: Path, number: int, clip_seed: int) -> str:
+    original = audio.load(utterance.audio, utterance.start_s, utterance.end_s)
+    changed = augmenter(original, clip_seed)
+    name = f"{number:03d}_{re.sub(r'[^A-Za-z0-9.-]+', '_', utterance.id)[-60:]}"
+    _write(folder / f"{name}_original.wav", original)
+    softer_db = _write(folder / f"{name}_{augmenter.options.name}.wav", changed)
+    softer = f" (beyond full scale: the file is {softer_db:.1f} dB softer)" if softer_db else ""
+    return f"{name}: {describe(augmenter.drawn(clip_seed))}{softer}"
+
+
+def _write(path: Path, waveform: Waveform) -> float:
+    """Write a WAV of 16 bits, and return by how many dB it is softer, so that nothing is clipped."""
+    import soundfile
+
+    peak = max(float(np.abs(waveform).max()), 1.0)
+    with replacing(path) as partial:
+        soundfile.write(partial, waveform / peak, SAMPLE_RATE_HZ, subtype="PCM_16")
+    return 20 * math.log10(peak)

@@ -1,0 +1,415 @@
+"""Aligned predictions of systems, divided into those that weights are fitted to and those they are evaluated on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serein.ensemble.predictor import Ensemble, EnsembleModel, FittedOn, read_ensemble
+from serein.ensemble.weights import ensemble_probabilities, fit_weights, uniform_weights
+from serein.errors import LeakError, RunError, expected_one_of
+from serein.evaluation.intervals import Difference, paired_difference
+from serein.evaluation.predictions import Prediction, SpeakerKey
+from serein.evaluation.systems import AlignedPredictions, Split, System, align_predictions, read_systems
+from serein.metrics import SCORES, FloatArray, class_f1, confusion_matrix
+from serein.progress import Report
+
+NUM_PARTS = 5
+
+FittedBy = Literal["dev", "nested folds", "nested speakers", "nested utterances"]
+
+
+@dataclass(frozen=True)
+class HeldOutPart:
+    """Predictions to evaluate, and those that their weights are fitted to.
+
+    Attributes:
+        name: What is evaluated, for people.
+        fit: The predictions that weights are fitted to.
+        evaluated: ``(rows,)`` positions of the rows to evaluate.
+    """
+
+    name: str
+    fit: AlignedPredictions
+    evaluated: NDArray[np.int64]
+
+
+def divide(
+    evaluated: AlignedPredictions, dev: AlignedPredictions | None, seed: int
+) -> tuple[FittedBy, list[HeldOutPart]]:
+    """Divide as well as the predictions allow: by dev, else by the other folds, else by speakers, else by utterances.
+
+    Args:
+        evaluated: The predictions to evaluate.
+        dev: Dev predictions of every fold, if all systems have them.
+        seed: Draws the parts of a single fold.
+    """
+    if dev is not None:
+        return "dev", dev_parts(evaluated, dev)
+    if len(evaluated.folds) > 1:
+        return "nested folds", nested_parts(evaluated)
+    if None not in evaluated.speakers and len(set(evaluated.speakers)) > 1:
+        return "nested speakers", grouped_parts(evaluated, evaluated.speakers, seed)
+    return "nested utterances", grouped_parts(evaluated, [row.id for row in evaluated.rows], seed)
+
+
+def dev_parts(evaluated: AlignedPredictions, dev: AlignedPredictions) -> list[HeldOutPart]:
+    """Evaluate each fold with weights fitted to its dev predictions.
+
+    Raises:
+        LeakError: An utterance is in dev and test of a fold.
+    """
+    parts = []
+    for name in evaluated.folds:
+        positions, fit = evaluated.of_fold(name), dev.only(dev.of_fold(name))
+        shared = {row.id for row in fit.rows} & {evaluated.rows[p].id for p in positions}
+        if shared:
+            what = f"{len(shared)} utterances are in both dev and test of fold {name}: {', '.join(sorted(shared)[:3])}"
+            raise LeakError(what, remedy="Divide the data again.")
+        parts.append(HeldOutPart(f"fold {name}", fit, positions))
+    return parts
+
+
+def nested_parts(evaluated: AlignedPredictions) -> list[HeldOutPart]:
+    """Evaluate each fold with weights fitted to the other folds, without the utterances that are in it too.
+
+    Raises:
+        LeakError: Nothing is left to fit to.
+    """
+    parts = []
+    for name in evaluated.folds:
+        positions = evaluated.of_fold(name)
+        inside = {evaluated.rows[p].id for p in positions}
+        others = np.array([p for p, row in enumerate(evaluated.rows) if row.id not in inside], np.int64)
+        if not len(others):
+            remedy = "Fuse by --method mean, which fits nothing."
+            raise LeakError(f"all utterances of the other folds are in fold {name} too", remedy=remedy)
+        parts.append(HeldOutPart(f"fold {name}", evaluated.only(others), positions))
+    return parts
+
+
+def grouped_parts(evaluated: AlignedPredictions, groups: Sequence[object], seed: int) -> list[HeldOutPart]:
+    """Evaluate each of five parts with weights fitted to the others; a group is in one part only.
+
+    Args:
+        groups: Of each row: its speaker, or its id.
+        seed: Draws the parts.
+
+    Raises:
+        RunError: There is one group only.
+    """
+    names = list(dict.fromkeys(groups))
+    num_parts = min(NUM_PARTS, len(names))
+    if num_parts < 2:
+        raise RunError("one utterance is too few to fit and to evaluate weights", remedy="Predict more of them.")
+    order = np.random.default_rng(seed).permutation(len(names))
+    part_of = {names[group]: place % num_parts for place, group in enumerate(order)}
+    part = np.array([part_of[group] for group in groups])
+    return [
+        HeldOutPart(
+            f"part {number + 1}", evaluated.only(np.flatnonzero(part != number)), np.flatnonzero(part == number)
+        )
+        for number in range(num_parts)
+    ]
+
+
+def dependence(evaluated: AlignedPredictions, parts: Sequence[HeldOutPart]) -> list[str]:
+    """Return a note if weights are evaluated on speakers that they were fitted to, or if speakers are unknown."""
+    if None in evaluated.speakers:
+        return ["Speakers are unknown: weights may be evaluated on speakers that they were fitted to."]
+    shared: set[SpeakerKey | None] = set()
+    for part in parts:
+        shared |= set(part.fit.speakers) & set(evaluated.only(part.evaluated).speakers)
+    if not shared:
+        return []
+    return [f"SPEAKER-DEPENDENT: weights are evaluated on {len(shared)} speakers that they were fitted to."]
+
+
+METHODS = ("cobyla", "mean")
+
+_PER_CENT = 100.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """Scores in per cent of one system, or of their ensemble, over all evaluated utterances.
+
+    Attributes:
+        kind: `in sample`: fitted to the same predictions that it is evaluated on.
+        f1: F1 of each class; `None` for one that neither occurs nor was predicted.
+    """
+
+    label: str
+    kind: Literal["system", "mean", "ensemble", "in sample"]
+    macro_f1: float
+    ua: float
+    wa: float
+    f1: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class EnsembleEvaluation:
+    """Systems, their ensemble, and how both were evaluated.
+
+    Attributes:
+        ensemble: The weights to keep, fitted to all permitted predictions.
+        split: The predictions that were evaluated.
+        fitted_by: How the evaluated weights were fitted: on `dev`; on the other folds; on other speakers or utterances
+            of the only fold; `none` for the mean; or given by a file.
+        best: The system with the highest macro-F1.
+        to_best: The ensemble minus the best system, by score name; fractions.
+        to_mean: The ensemble minus the plain mean; `None` where it is the mean.
+        notes: Caveats for readers of the numbers.
+    """
+
+    ensemble: Ensemble
+    split: Split
+    fitted_by: FittedBy | Literal["none", "file"]
+    num_utterances: int
+    rows: tuple[Row, ...]
+    best: str
+    to_best: dict[str, Difference]
+    to_mean: dict[str, Difference] | None
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists and numbers; scores and differences in per cent."""
+        labels = [model.label for model in self.ensemble.models]
+        rows = zip(labels, self.ensemble.weights, strict=True)
+        return {
+            "method": self.ensemble.method,
+            "split": self.split,
+            "fitted_by": self.fitted_by,
+            "num_utterances": self.num_utterances,
+            "rows": [asdict(row) for row in self.rows],
+            "best": self.best,
+            "ensemble_minus_best": _differences(self.to_best),
+            "ensemble_minus_mean": self.to_mean and _differences(self.to_mean),
+            "weights": {label: dict(zip(self.ensemble.classes, row, strict=True)) for label, row in rows},
+            "notes": list(self.notes),
+        }
+
+
+def fit_ensemble(paths: Sequence[Path], *, method: str, split: Split, seed: int, report: Report) -> EnsembleEvaluation:
+    """Evaluate an ensemble of run folders or prediction files.
+
+    Args:
+        method: `cobyla` fits a weight for each system and class; `mean` weights all equally; a `.json` file gives them.
+        split: The predictions to evaluate. Weights for a fold's test set are fitted to its dev predictions where all
+            systems have them, else to the test predictions of the other folds, or of other speakers of the only one.
+        seed: Draws starts, and folds over speakers.
+        report: Called with the progress.
+
+    Raises:
+        RunError: The systems did not predict the same, or the method is unknown.
+        ModelError: The file of weights is broken, or of other systems.
+        LeakError: Weights would be evaluated on the predictions that they were fitted to.
+    """
+    if method not in METHODS and not method.endswith(".json"):
+        message = expected_one_of(method, [*METHODS, "an ensemble file (.json)"], kind="method")
+        raise RunError(message, where="--method", remedy="Choose one of these.")
+    systems = read_systems(paths, split)
+    evaluated = align_predictions(systems, split)
+    if method == "cobyla":
+        weighted = _fitted(systems, evaluated, split, seed, report)
+    else:
+        weighted = _mean(evaluated) if method == "mean" else _given(read_ensemble(method), systems, evaluated)
+    return _outcome(systems, evaluated, split, weighted)
+
+
+# -- weights --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Weighted:
+    """Weights, and the weighted probabilities of the evaluated utterances.
+
+    Attributes:
+        probabilities: ``(utterances, classes)``, out of sample unless a note says otherwise.
+        weights: ``(systems, classes)``, to keep.
+        in_sample: As `probabilities`, by weights fitted to the evaluated utterances; `None` where nothing was fitted.
+    """
+
+    method: str
+    fitted_by: FittedBy | Literal["none", "file"]
+    probabilities: FloatArray
+    weights: FloatArray
+    fitted_on: FittedOn
+    notes: list[str]
+    in_sample: FloatArray | None = None
+
+
+def _fitted(
+    systems: Sequence[System], evaluated: AlignedPredictions, split: Split, seed: int, report: Report
+) -> _Weighted:
+    dev, notes = _dev(systems, evaluated) if split == "test" else (None, [])
+    fitted_by, parts = divide(evaluated, dev, seed)
+    probabilities = np.empty(evaluated.probabilities.shape[1:])
+    for part in parts:
+        weights = _fit(part.fit, seed, f"weights for {part.name}", report)
+        probabilities[part.evaluated] = ensemble_probabilities(evaluated.probabilities[:, part.evaluated], weights)
+    in_sample = _fit(evaluated, seed, "weights in sample", report)
+    kept = in_sample if dev is None else _fit(dev, seed, "weights to keep", report)
+    seen = evaluated if dev is None else dev
+    fitted_on = FittedOn(split="dev" if dev else split, num_utterances=len(seen.rows), seen=tuple(sorted(_names(seen))))
+    notes += dependence(evaluated, parts)
+    in_sample_probabilities = ensemble_probabilities(evaluated.probabilities, in_sample)
+    return _Weighted("cobyla", fitted_by, probabilities, kept, fitted_on, notes, in_sample_probabilities)
+
+
+def _mean(evaluated: AlignedPredictions) -> _Weighted:
+    weights = uniform_weights(len(evaluated.probabilities), len(evaluated.classes))
+    unfitted = FittedOn(split=None, num_utterances=0, seen=())
+    return _Weighted("mean", "none", ensemble_probabilities(evaluated.probabilities, weights), weights, unfitted, [])
+
+
+def _given(given: Ensemble, systems: Sequence[System], evaluated: AlignedPredictions) -> _Weighted:
+    weights, notes = _weights_of(given, systems, evaluated.classes)
+    seen = set(given.fitted_on.seen) & {*_names(evaluated), *(row.id for row in evaluated.rows)}
+    if seen:
+        notes.append(f"IN SAMPLE, optimistic: the weights were fitted to {len(seen)} of these speakers or utterances.")
+    return _Weighted(
+        given.method, "file", ensemble_probabilities(evaluated.probabilities, weights), weights, given.fitted_on, notes
+    )
+
+
+def _dev(systems: Sequence[System], evaluated: AlignedPredictions) -> tuple[AlignedPredictions | None, list[str]]:
+    """Return the dev predictions when every system has them for every fold, and why not when only some have."""
+    without = [system.label for system in systems if not system.predictions.get("dev")]
+    if without:
+        some = f"Not fitted on dev: {', '.join(without)} has no dev predictions."
+        return None, [some] if len(without) < len(systems) else []
+    try:
+        dev = align_predictions(systems, "dev")
+    except RunError as error:
+        return None, [f"Not fitted on dev, where the systems differ: {error}"]
+    lacking = [name for name in evaluated.folds if name not in dev.folds]
+    return (None, [f"Not fitted on dev: fold {lacking[0]} has none."]) if lacking else (dev, [])
+
+
+def _fit(seen: AlignedPredictions, seed: int, label: str, report: Report) -> FloatArray:
+    detail = f"{len(seen.rows)} utterances"
+    rng = np.random.default_rng(seed)
+    fit = fit_weights(
+        seen.probabilities, seen.truth, rng=rng, on_progress=lambda done, all: report(label, done, all, detail)
+    )
+    return fit.weights
+
+
+def _names(seen: AlignedPredictions) -> set[str]:
+    """Return the speakers, or the utterances where any speaker is unknown."""
+    if None in seen.speakers:
+        return {row.id for row in seen.rows}
+    return {str(speaker) for speaker in seen.speakers}
+
+
+def _weights_of(given: Ensemble, systems: Sequence[System], classes: Sequence[str]) -> tuple[FloatArray, list[str]]:
+    """Return a file's weights in the order of systems and classes, and a note where they are matched by order alone."""
+    if set(given.classes) != set(classes):
+        what = f"its classes are {', '.join(given.classes)}, and those of the systems {', '.join(classes)}"
+        raise RunError(what, where="--method", remedy="Choose weights of the same classes.")
+    if len(given.models) != len(systems):
+        what = f"it has weights for {len(given.models)} systems, and {len(systems)} are named"
+        raise RunError(what, where="--method", remedy="Name as many.")
+    columns = [given.classes.index(name) for name in classes]
+    theirs, ours = [model.label for model in given.models], [system.label for system in systems]
+    if set(theirs) == set(ours):
+        return given.weight_matrix[[theirs.index(label) for label in ours]][:, columns], []
+    pairs = ", ".join(f"{their} for {our}" for their, our in zip(theirs, ours, strict=True))
+    return given.weight_matrix[:, columns], [f"Weights are matched by order: {pairs}."]
+
+
+# -- evaluation --------------------------------------------------------------------------------------------------------
+
+
+def _outcome(
+    systems: Sequence[System], evaluated: AlignedPredictions, split: Split, weighted: _Weighted
+) -> EnsembleEvaluation:
+    alone = [_row(s.label, "system", evaluated, own) for s, own in zip(systems, evaluated.probabilities, strict=True)]
+    best = max(range(len(alone)), key=lambda number: alone[number].macro_f1)
+    combined = _predictions(evaluated, weighted.probabilities)
+    mean = None if weighted.method == "mean" else evaluated.probabilities.mean(axis=0)
+    rows = (*alone, *_ensemble_rows(evaluated, mean, weighted))
+    return EnsembleEvaluation(
+        _to_keep(systems, evaluated.classes, weighted, rows),
+        split,
+        weighted.fitted_by,
+        num_utterances=len(evaluated.rows),
+        rows=rows,
+        best=alone[best].label,
+        to_best=_difference(combined, _predictions(evaluated, evaluated.probabilities[best]), evaluated.classes),
+        to_mean=None if mean is None else _difference(combined, _predictions(evaluated, mean), evaluated.classes),
+        notes=(*weighted.notes, *_notes(systems, evaluated, split)),
+    )
+
+
+def _ensemble_rows(evaluated: AlignedPredictions, mean: FloatArray | None, weighted: _Weighted) -> list[Row]:
+    rows = [] if mean is None else [_row("mean of all", "mean", evaluated, mean)]
+    rows.append(_row(f"ensemble ({weighted.method})", "ensemble", evaluated, weighted.probabilities))
+    if weighted.in_sample is not None:
+        rows.append(_row("ensemble, in sample (optimistic)", "in sample", evaluated, weighted.in_sample))
+    return rows
+
+
+def _to_keep(systems: Sequence[System], classes: tuple[str, ...], weighted: _Weighted, rows: Sequence[Row]) -> Ensemble:
+    return Ensemble(
+        format=1,
+        classes=classes,
+        method=weighted.method,
+        models=tuple(EnsembleModel(path=str(s.path), label=s.label, folders=s.folders) for s in systems),
+        weights=tuple(tuple(map(float, row)) for row in weighted.weights),
+        fitted_on=weighted.fitted_on,
+        scores=tuple(asdict(row) for row in rows),
+    )
+
+
+def _row(
+    label: str,
+    kind: Literal["system", "mean", "ensemble", "in sample"],
+    evaluated: AlignedPredictions,
+    probabilities: FloatArray,
+) -> Row:
+    confusion = confusion_matrix(evaluated.truth, probabilities.argmax(axis=1), len(evaluated.classes))
+    scores = {name: _PER_CENT * float(score(confusion)) for name, score in SCORES.items()}
+    f1 = [None if np.isnan(value) else _PER_CENT * float(value) for value in class_f1(confusion)]
+    return Row(label, kind, **scores, f1=dict(zip(evaluated.classes, f1, strict=True)))
+
+
+def _predictions(evaluated: AlignedPredictions, probabilities: FloatArray) -> list[Prediction]:
+    labels = [evaluated.classes[number] for number in probabilities.argmax(axis=1)]
+    return [
+        replace(row, prediction=name, probabilities=None, seed=0)
+        for row, name in zip(evaluated.rows, labels, strict=True)
+    ]
+
+
+def _difference(a: Sequence[Prediction], b: Sequence[Prediction], classes: Sequence[str]) -> dict[str, Difference]:
+    return paired_difference(a, b, classes, rng=np.random.default_rng(0))
+
+
+def _differences(differences: dict[str, Difference]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            "difference": _PER_CENT * found.difference,
+            "interval": found.interval and [_PER_CENT * bound for bound in found.interval],
+            "probability_of_improvement": found.probability_of_improvement,
+            "resampled": found.resampled,
+        }
+        for name, found in differences.items()
+    }
+
+
+def _notes(systems: Sequence[System], evaluated: AlignedPredictions, split: Split) -> list[str]:
+    notes = []
+    seeds = {s.label: len({p.seed for p in s.predictions[split]}) for s in systems}
+    averaged = [f"{label} {count}" for label, count in seeds.items() if count > 1]
+    if averaged:
+        notes.append(f"Probabilities of a system's seeds are averaged first; seeds: {', '.join(averaged)}.")
+    if evaluated.num_unlabelled:
+        notes.append(f"{evaluated.num_unlabelled} predictions have no truth and are left out.")
+    return notes

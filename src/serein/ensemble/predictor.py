@@ -1,0 +1,216 @@
+"""Ensemble files, and prediction with the models that one names."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from serein.data.files import write_text
+from serein.data.utterance import Utterance
+from serein.ensemble.weights import ensemble_probabilities
+from serein.errors import AudioError, ModelError
+from serein.inference.predictor import Prediction, Predictor, load
+from serein.metrics import FloatArray
+from serein.progress import Report
+
+FORMAT = 1
+SUM_TOLERANCE = 1e-6
+_REMEDY = "Write the file again: serein ensemble --help."
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EnsembleModel(_Strict):
+    """One model of an ensemble.
+
+    Attributes:
+        path: Its run folder or prediction file.
+        label: Its name in tables.
+        folders: Its model folders below ``path``, one per fold and seed; none where it is a prediction file.
+    """
+
+    path: str
+    label: str
+    folders: tuple[str, ...]
+
+
+class FittedOn(_Strict):
+    """The predictions that the weights were fitted to.
+
+    Attributes:
+        split: The dev or the test predictions of the models; `None` where nothing was fitted.
+        num_utterances: How many utterances.
+        seen: Their speakers, or their ids where speakers are unknown.
+    """
+
+    split: Literal["test", "dev"] | None
+    num_utterances: int
+    seen: tuple[str, ...]
+
+
+class Ensemble(_Strict):
+    """The contents of an ensemble file.
+
+    Attributes:
+        weights: A row for each model, a weight for each class.
+        scores: Scores of the models and their ensemble, in per cent, as `serein ensemble --json` prints them.
+    """
+
+    format: Literal[1]
+    classes: tuple[str, ...]
+    method: str
+    models: tuple[EnsembleModel, ...]
+    weights: tuple[tuple[float, ...], ...]
+    fitted_on: FittedOn
+    scores: tuple[dict[str, Any], ...]
+
+    @property
+    def weight_matrix(self) -> FloatArray:
+        """The weights as ``(models, classes)``."""
+        return np.array(self.weights, float)
+
+
+def write_ensemble(ensemble: Ensemble, path: str | Path) -> None:
+    """Write an ensemble file atomically; paths of models become relative to it where they can."""
+    models = [model.model_copy(update={"path": _relative(model.path, Path(path).parent)}) for model in ensemble.models]
+    content = ensemble.model_copy(update={"models": tuple(models)}).model_dump(mode="json")
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_ensemble(path: str | Path) -> Ensemble:
+    """Read an ensemble file; relative paths of models become relative to where it is read.
+
+    Raises:
+        ModelError: It is missing or damaged, or its weights do not fit its models and classes.
+    """
+    path = Path(path)
+    try:
+        ensemble = Ensemble.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ModelError("no such ensemble file", where=path, remedy="Write one: serein ensemble --help.") from None
+    except (IsADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+        raise ModelError("is not an ensemble file: not JSON", where=path, remedy=_REMEDY) from None
+    except ValidationError as error:
+        raise ModelError(_first_problem(error), where=path, remedy=_REMEDY) from None
+    problem = _problem(ensemble)
+    if problem is not None:
+        raise ModelError(problem, where=path, remedy=_REMEDY)
+    models = [
+        model.model_copy(update={"path": os.path.normpath(path.parent / model.path)}) for model in ensemble.models
+    ]
+    return ensemble.model_copy(update={"models": tuple(models)})
+
+
+class EnsemblePredictor:
+    """The models of an ensemble, run one after the other, so that only one of them is in memory.
+
+    Args:
+        path: The ensemble file.
+        report: Called with the number of finished model folders.
+
+    Raises:
+        ModelError: The file cannot be read, or one of its models does not exist.
+    """
+
+    def __init__(self, path: str | Path, report: Report) -> None:
+        self.ensemble = read_ensemble(path)
+        self.classes = self.ensemble.classes
+        self.report = report
+        self.folders = [_model_folders(model, path) for model in self.ensemble.models]
+
+    def predict_each(self, utterances: Sequence[Utterance]) -> Iterator[Prediction | AudioError]:
+        """Yield a prediction, or the error, for each utterance in order.
+
+        A model's probabilities are the mean over its folds and seeds. The prediction has no embedding.
+        """
+        errors: dict[int, AudioError] = {}
+        predictions: dict[int, Prediction] = {}
+        probabilities = np.zeros((len(self.folders), len(utterances), len(self.classes)))
+        for number, predictor in self._predictors():
+            readable = [position for position in range(len(utterances)) if position not in errors]
+            outcomes = predictor.predict_each([utterances[position] for position in readable])
+            for position, outcome in zip(readable, outcomes, strict=True):
+                if isinstance(outcome, AudioError):
+                    errors[position] = outcome
+                else:
+                    predictions[position] = outcome
+                    given = [outcome.probabilities[name] for name in self.classes]
+                    probabilities[number, position] += np.array(given) / len(self.folders[number])
+        combined = ensemble_probabilities(probabilities, self.ensemble.weight_matrix)
+        for position in range(len(utterances)):
+            yield errors[position] if position in errors else self._combined(predictions[position], combined[position])
+
+    def _predictors(self) -> Iterator[tuple[int, Predictor]]:
+        """Load one model folder after the other, with the number of its model."""
+        work = [(number, folder) for number, folders in enumerate(self.folders) for folder in folders]
+        for done, (number, folder) in enumerate(work, start=1):
+            predictor = load(folder).uncalibrated()  # as the weights were fitted
+            if set(predictor.classes) != set(self.classes):
+                message = f"has the classes {', '.join(predictor.classes)}, and the ensemble {', '.join(self.classes)}"
+                raise ModelError(message, where=folder, remedy="Fit the ensemble again: the model has changed.")
+            yield number, predictor
+            self.report("predicting with each model", done, len(work), f"{len(work)} model folders")
+
+    def _combined(self, prediction: Prediction, probabilities: FloatArray) -> Prediction:
+        by_class = dict(zip(self.classes, map(float, probabilities), strict=True))
+        return dataclasses.replace(prediction, probabilities=by_class, embedding=np.empty(0, np.float32))
+
+
+def _model_folders(model: EnsembleModel, path: str | Path) -> list[Path]:
+    if not model.folders:
+        raise ModelError(
+            f"'{model.label}' is a prediction file, not a model", where=path, remedy="Fit the ensemble to run folders."
+        )
+    folders = [Path(model.path) / folder for folder in model.folders]
+    missing = [folder for folder in folders if not folder.is_dir()]
+    if missing:
+        raise ModelError(
+            f"names {missing[0]}, which does not exist",
+            where=path,
+            remedy="Keep the file and its runs in their places.",
+        )
+    return folders
+
+
+def _relative(path: str, folder: Path) -> str:
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # another drive of Windows
+        return str(Path(path).absolute())
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"key '{key}' is missing"
+    if problem["type"] == "extra_forbidden":
+        return f"key '{key}' is unknown"
+    message = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
+    return f"key '{key}': {message}" if key else f"is not an ensemble file ({message})"
+
+
+def _problem(ensemble: Ensemble) -> str | None:
+    """Return what is wrong with the numbers of an ensemble file, or `None`."""
+    num_models, num_classes = len(ensemble.models), len(ensemble.classes)
+    if not num_models or not num_classes or len(set(ensemble.classes)) < num_classes:
+        return "names no model, no class or a class twice"
+    if [len(row) for row in ensemble.weights] != [num_classes] * num_models:
+        return f"key 'weights': expected {num_models} rows, one per model, of {num_classes} weights, one per class"
+    weights = ensemble.weight_matrix
+    for number, name in enumerate(ensemble.classes):
+        column = weights[:, number]
+        if not (column >= 0).all():
+            return f"key 'weights': class '{name}' has a weight below 0"
+        if not abs(column.sum() - 1.0) <= SUM_TOLERANCE:
+            return f"key 'weights': those of class '{name}' sum to {column.sum():.6f}, not 1"
+    return None

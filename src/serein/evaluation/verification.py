@@ -1,0 +1,302 @@
+"""Speaker verification: pairs of clips, cosines of their speaker embeddings, and error rates."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serein.errors import RunError
+from serein.evaluation.predictions import (
+    Prediction,
+    SpeakerKey,
+    natural_key,
+    numbered,
+    read_json,
+    read_predictions,
+    read_recipe,
+)
+from serein.metrics import equal_error_rate
+
+MOST_TRIALS = 1_000_000
+_AT_ONCE = 100_000  # pairs whose vectors are in memory together
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Pairs of different clips, each pair once.
+
+    Attributes:
+        first: (pair,) positions of clips.
+        second: (pair,) positions, each after its first.
+        is_same: (pair,) bool, True for the same speaker.
+        num_possible: All possible pairs; more than these if some were drawn.
+    """
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    is_same: NDArray[np.bool_]
+    num_possible: int
+
+
+@dataclass(frozen=True)
+class VerificationScore:
+    """Speaker verification with given embeddings.
+
+    Attributes:
+        equal_error_rate: 0 to 1.
+        threshold: The cosine at which misses and false alarms are equally frequent.
+        num_same: Same-speaker pairs.
+        num_different: Different-speaker pairs.
+        num_possible: All possible pairs; the different-speaker ones were drawn if there are more.
+        num_speakers: Number of speakers.
+        misses: Fraction of the same-speaker pairs below a threshold chosen elsewhere; `None` without one.
+        false_alarms: Fraction of the different-speaker pairs that are not below it.
+    """
+
+    equal_error_rate: float
+    threshold: float
+    num_same: int
+    num_different: int
+    num_possible: int
+    num_speakers: int
+    misses: float | None = None
+    false_alarms: float | None = None
+
+
+def trials(speakers: Sequence[Hashable], rng: np.random.Generator, most: int = MOST_TRIALS) -> Trials:
+    """Pair clips: all with all, or as many pairs as asked for.
+
+    Different pairs are many and alike, same pairs are few: up to half of the pairs are same ones, drawn when there are
+    more, and the rest is drawn from the different ones. The equal error rate does not depend on that mix.
+
+    Args:
+        speakers: The speaker of each clip.
+        most: Most pairs.
+    """
+    names, number = numbered(speakers)
+    num_clips = len(number)
+    num_possible = num_clips * (num_clips - 1) // 2
+    if num_possible <= most:
+        first, second = np.triu_indices(num_clips, k=1)
+        return Trials(first, second, number[first] == number[second], num_possible)
+    same = _same_pairs(number, len(names))
+    num_different = num_possible - len(same)
+    num_same = min(len(same), max(most // 2, most - num_different))
+    if num_same < len(same):
+        same = same[np.sort(rng.choice(len(same), num_same, replace=False))]
+    different = _different_pairs(number, num_different, min(most - num_same, num_different), rng)
+    pairs = np.concatenate([same, different])
+    is_same = np.arange(len(pairs)) < len(same)
+    return Trials(pairs[:, 0], pairs[:, 1], is_same, num_possible)
+
+
+def cosines(vectors: NDArray[np.float32], first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the cosine of each pair of rows: (pair,); a row of zeros is like none, 0.
+
+    Args:
+        vectors: (clip, feature).
+        first: (pair,) rows.
+        second: (pair,) rows.
+    """
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    directions = np.divide(vectors, lengths, out=np.zeros(vectors.shape), where=lengths > 0)
+    edges = [*range(0, len(first), _AT_ONCE), len(first)]
+    parts = [np.einsum("pf,pf->p", directions[first[a:b]], directions[second[a:b]]) for a, b in pairwise(edges)]
+    similarity: NDArray[np.float64] = np.clip(np.concatenate([np.zeros(0), *parts]), -1.0, 1.0)
+    return similarity
+
+
+def score_verification(
+    vectors: NDArray[np.float32],
+    speakers: Sequence[Hashable],
+    rng: np.random.Generator,
+    most: int = MOST_TRIALS,
+    threshold: float | None = None,
+) -> VerificationScore | None:
+    """Score speaker verification by cosine; `None` without pairs of both kinds.
+
+    Args:
+        vectors: (clip, feature).
+        speakers: The speaker of each clip.
+        most: Most pairs; more are drawn from.
+        threshold: A cosine chosen on other clips, to evaluate as well.
+    """
+    drawn = trials(speakers, rng, most)
+    num_same = int(drawn.is_same.sum())
+    if num_same in (0, len(drawn.is_same)):
+        return None
+    similarity = cosines(vectors, drawn.first, drawn.second)
+    found = equal_error_rate(drawn.is_same, similarity)
+    wrong: list[float | None] = [None, None]
+    if threshold is not None:
+        is_taken = similarity >= threshold
+        wrong = [float((~is_taken)[drawn.is_same].mean()), float(is_taken[~drawn.is_same].mean())]
+    num_different = len(drawn.is_same) - num_same
+    return VerificationScore(*found, num_same, num_different, drawn.num_possible, len(set(speakers)), *wrong)
+
+
+def _same_pairs(number: NDArray[np.int64], num_speakers: int) -> NDArray[np.int64]:
+    """Return (pair, 2) positions of all pairs of one person."""
+    pairs = [np.zeros((0, 2), np.int64)]
+    for speaker in range(num_speakers):
+        clips = np.flatnonzero(number == speaker)
+        pairs.append(np.stack([clips[index] for index in np.triu_indices(len(clips), k=1)], axis=1))
+    return np.concatenate(pairs)
+
+
+def _different_pairs(
+    number: NDArray[np.int64], num_possible: int, count: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw (count, 2) positions of distinct pairs of two people, of whom there are `num_possible` pairs."""
+    num_clips = len(number)
+    if count > num_possible // 2:  # drawing until the last ones turn up would take long
+        sides = np.stack(np.triu_indices(num_clips, k=1), axis=1)
+        sides = sides[number[sides[:, 0]] != number[sides[:, 1]]]
+        some: NDArray[np.int64] = sides[np.sort(rng.choice(num_possible, count, replace=False))]
+        return some
+    codes = np.zeros(0, np.int64)
+    while len(codes) < count:
+        sides = np.sort(rng.integers(num_clips, size=(2 * (count - len(codes)) + 16, 2)), axis=1)
+        sides = sides[number[sides[:, 0]] != number[sides[:, 1]]]
+        drawn = np.concatenate([codes, sides[:, 0] * num_clips + sides[:, 1]])
+        _, places = np.unique(drawn, return_index=True)
+        codes = drawn[np.sort(places)]  # in the order of drawing, so that cutting favours no clip
+    return np.stack(np.divmod(np.sort(codes[:count]), num_clips), axis=1)
+
+
+@dataclass(frozen=True)
+class FoldVerification:
+    """Speaker verification on the test clips of one fold and seed, in per cent.
+
+    Attributes:
+        num_same: Same-speaker pairs.
+        num_different: Different-speaker pairs.
+        num_possible: All possible pairs; some were drawn if there are more.
+        threshold: The model's own, a cosine chosen on its dev set; `None` without one.
+        misses: Same-speaker pairs below that threshold.
+        false_alarms: Different-speaker pairs not below it.
+    """
+
+    fold: str
+    seed: int
+    equal_error_rate: float
+    num_speakers: int
+    num_same: int
+    num_different: int
+    num_possible: int
+    threshold: float | None = None
+    misses: float | None = None
+    false_alarms: float | None = None
+
+
+@dataclass(frozen=True)
+class RunVerification:
+    """Every fold and seed, and their mean.
+
+    Attributes:
+        mean: Equal error rate in per cent: mean over folds of the mean over seeds.
+        standard_deviation: Over folds (n - 1), of the mean over seeds; `None` with one fold.
+    """
+
+    units: tuple[FoldVerification, ...]
+    mean: float
+    standard_deviation: float | None
+
+    @property
+    def note(self) -> str:
+        """A sentence that says what was compared."""
+        drawn = any(unit.num_possible > MOST_TRIALS for unit in self.units)
+        pairs = f"up to {MOST_TRIALS} pairs drawn by seed 0" if drawn else "all pairs"
+        spread = "" if self.standard_deviation is None else f" ± {self.standard_deviation:.1f} over folds"
+        return (
+            f"Equal error rate of speaker verification, {pairs} of test clips within a fold: {self.mean:.1f} %{spread}."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain dictionaries, lists and numbers."""
+        return {
+            "equal_error_rate": self.mean,
+            "standard_deviation": self.standard_deviation,
+            "units": [asdict(unit) for unit in self.units],
+        }
+
+
+def run_verification(run: Path) -> RunVerification | None:
+    """Score speaker verification in every fold and seed of a run whose main task is `speaker`; else return `None`.
+
+    Raises:
+        RunError: Predictions or embeddings are broken.
+    """
+    if not is_speaker_recognition(read_recipe(run)):
+        return None
+    paths = sorted(run.glob("fold-*/seed-*/predictions.jsonl"), key=natural_key)
+    units = [unit for path in paths if (unit := _unit(run, path.parent)) is not None]
+    if not units:
+        return None
+    folds = [[u.equal_error_rate for u in units if u.fold == name] for name in dict.fromkeys(u.fold for u in units)]
+    means = [float(np.mean(rates)) for rates in folds]
+    return RunVerification(
+        tuple(units), float(np.mean(means)), float(np.std(means, ddof=1)) if len(means) > 1 else None
+    )
+
+
+def is_speaker_recognition(recipe: dict[str, Any]) -> bool:
+    """Return whether the main task of a run's recipe is `speaker`.
+
+    Example:
+        >>> is_speaker_recognition({"tasks": {"emotion": None, "speaker": {"loss": "arcface"}}})
+        True
+    """
+    tasks = recipe.get("tasks") or {}
+    return next((name for name, options in tasks.items() if options is not None), "emotion") == "speaker"
+
+
+def read_embeddings(path: Path, num_predictions: int) -> NDArray[np.float32]:
+    """Read the embeddings that lie beside predictions: (prediction, feature).
+
+    Raises:
+        RunError: There are none, or not one for each prediction.
+    """
+    from safetensors.numpy import load_file
+
+    embeddings: NDArray[np.float32] | None = load_file(path).get("embeddings")
+    if embeddings is None or embeddings.ndim != 2 or len(embeddings) != num_predictions:
+        found = "no tensor 'embeddings'" if embeddings is None else f"embeddings of shape {embeddings.shape}"
+        raise RunError(
+            f"holds {found} for {num_predictions} predictions", where=path, remedy="Predict this fold again."
+        )
+    return embeddings
+
+
+def _unit(run: Path, folder: Path) -> FoldVerification | None:
+    """Score one fold and seed; `None` without embeddings, or without pairs of both kinds."""
+    fold, seed = folder.parent.name.removeprefix("fold-"), int(folder.name.removeprefix("seed-"))
+    path = folder / "embeddings.safetensors"
+    if not path.is_file():
+        return None
+    predictions = read_predictions(folder / "predictions.jsonl", fold=fold, seed=seed)
+    is_known = np.array([p.speaker is not None for p in predictions])
+    vectors = read_embeddings(path, len(predictions))[is_known]
+    threshold = _threshold(folder)
+    found = score_verification(vectors, _speakers(predictions), np.random.default_rng(0), threshold=threshold)
+    if found is None:
+        return None
+    counts = (found.num_speakers, found.num_same, found.num_different, found.num_possible)
+    wrong = (None if rate is None else 100 * rate for rate in (found.misses, found.false_alarms))
+    return FoldVerification(fold, seed, 100 * found.equal_error_rate, *counts, threshold, *wrong)
+
+
+def _speakers(predictions: Sequence[Prediction]) -> list[Hashable]:
+    return [SpeakerKey(p.corpus, p.speaker) for p in predictions if p.speaker is not None]
+
+
+def _threshold(folder: Path) -> float | None:
+    """Return the threshold of the model that a fold and seed left."""
+    verification = read_json(folder / "model" / "model.json").get("verification") or {}
+    return verification.get("threshold")

@@ -1,0 +1,283 @@
+"""Finished networks that a training starts from: found in run and model folders, taken over, or refused by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from serein import checkpoint as model_folder
+from serein.checkpoint import Checkpoint, is_model_folder
+from serein.data.leaks import check_origin
+from serein.data.splits import Fold
+from serein.data.waveform_augmentation import WaveformAugmenter
+from serein.errors import ModelError
+from serein.experiment.data import Experiment, targets_of, tasks_of
+from serein.models.heads import PooledHead
+from serein.models.model import EnsembleMember, SpeechModel, assemble, new_backbone
+from serein.recipe import MAIN, Encoder, Head, Recipe
+from serein.tasks.task import Task
+from serein.training.module import require_bands
+
+_SHAPING = (
+    "layer",
+    "projection",
+    "projection_at",
+    "projection_kind",
+    "pooling",
+    "batch_norm",
+    "conditioning",
+    "hidden",
+)
+
+
+@dataclass(frozen=True)
+class PretrainedBranch:
+    """A finished model and the branch that it becomes.
+
+    Attributes:
+        branch: Its name in the recipe.
+        where: The model folder.
+    """
+
+    branch: str
+    where: Path
+    checkpoint: Checkpoint
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """The options of its encoder."""
+        return self.checkpoint.options.encoder
+
+    @property
+    def member(self) -> EnsembleMember:
+        """Its encoder and heads."""
+        return cast(EnsembleMember, self.checkpoint.model.ensemble[0])
+
+
+def resolve(source: str, fold: str, seed: int) -> Path:
+    """Return the model folder that a `from` means: itself, or a run's of the same fold and seed, or its only one.
+
+    Raises:
+        ModelError: There is none, or there are several and none of this fold.
+    """
+    root = Path(source).expanduser()
+    places = [root, root / "model", root / f"fold-{fold}" / f"seed-{seed}" / "model"]
+    for place in places:
+        if is_model_folder(place):
+            return place
+    folds = sorted(root.glob("fold-*/seed-*/model"))
+    own = [path for path in folds if path.parts[-3] == f"fold-{fold}"] or folds
+    if len({path.parts[-3] for path in own}) == 1:
+        return own[0]
+    if folds:
+        names = ", ".join(sorted({path.parts[-3].removeprefix("fold-") for path in folds}))
+        raise ModelError(
+            f"has models of the folds {names}, none of fold '{fold}'",
+            where=root,
+            remedy="Name one model folder, or run it with the same protocol.",
+        )
+    if not root.is_dir():
+        raise ModelError("no such run or model", where=root, remedy="Train one, or name another 'from'.")
+    raise ModelError("holds no finished model", where=root, remedy="Finish the run: serein run --resume.")
+
+
+def load_pretrained_branches(recipe: Recipe, fold: str, seed: int) -> dict[str, PretrainedBranch]:
+    """Load what the branches of a recipe start from: branch -> its origin, none for those that start anew.
+
+    Raises:
+        ModelError: There is no such model, it is an ensemble, or it is another network than the recipe's heads.
+    """
+    pretrained_branches = {}
+    for name, branch in recipe.branches.items():
+        if branch.start is not None:
+            where = resolve(branch.start, fold, seed)
+            pretrained_branches[name] = PretrainedBranch(name, where, model_folder.load(where))
+            _require_same_network(pretrained_branches[name], recipe)
+    return pretrained_branches
+
+
+def learned_speakers(source: str, fold: str, seed: int) -> list[str]:
+    """Return the speakers that a finished model or its own origins learned from, as its model.json names them.
+
+    Raises:
+        ModelError: There is no such model.
+    """
+    description = json.loads((resolve(source, fold, seed) / "model.json").read_text(encoding="utf-8"))
+    return list(description.get("training", {}).get("speakers", []))
+
+
+def load_pretrained(model: SpeechModel, pretrained: PretrainedBranch, options: Mapping[str, Head]) -> None:
+    """Give a branch the weights of its origin: encoder, and the heads that read it.
+
+    A fusion takes the rows that were trained; rows of vectors that join it now start as the recipe says. Output layers
+    are taken where the classes are as many.
+
+    Raises:
+        ModelError: The weights do not fit.
+    """
+    member = cast(EnsembleMember, model.ensemble[0])
+    encoder = member.encoder if pretrained.branch == MAIN else model.branch(pretrained.branch).encoder
+    if encoder is not None and pretrained.member.encoder is not None:
+        _load(encoder, pretrained.member.encoder.state_dict(), pretrained, "encoder")
+    for task, own in options.items():
+        if own.branch == pretrained.branch and task in pretrained.member.heads:
+            _take_head(member.head(task), pretrained.member.head(task), pretrained, f"tasks.{task}")
+
+
+def _take_head(head: nn.Module, other: nn.Module, pretrained: PretrainedBranch, where: str) -> None:
+    state = dict(other.state_dict())
+    if isinstance(head, PooledHead) and isinstance(other, PooledHead) and head.fusion and other.fusion:
+        num_inputs = len(head.fusion.matrix) - len(other.fusion.matrix)
+        if num_inputs > 0:
+            start = float(head.fusion.matrix[-1, 0].detach())
+            wider = other.fusion.extended(num_inputs, start)
+            state |= {f"fusion.{name}": tensor for name, tensor in wider.state_dict().items()}
+    fresh = head.state_dict()
+    for name in [name for name in state if name.startswith("output.") and state[name].shape != fresh[name].shape]:
+        state[name] = fresh[name]
+    _load(head, state, pretrained, where)
+
+
+def _load(module: nn.Module, state: Mapping[str, Any], pretrained: PretrainedBranch, where: str) -> None:
+    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    theirs = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name in sorted(own.keys() | theirs.keys()):
+        if own.get(name) != theirs.get(name):
+            raise _another(
+                pretrained, f"{where}: weights '{name}'", own.get(name, "absent"), theirs.get(name, "absent")
+            )
+    module.load_state_dict(dict(state), strict=True)
+
+
+def _require_same_network(pretrained: PretrainedBranch, recipe: Recipe) -> None:
+    options = pretrained.checkpoint.options
+    if options.ensemble_size > 1 or options.branches:
+        kind = f"has {options.ensemble_size} members" if options.ensemble_size > 1 else "has branches of its own"
+        raise ModelError(
+            f"{kind}; a branch is one network", where=pretrained.where, remedy="Name a model of one network."
+        )
+    if pretrained.branch == MAIN and options.encoder != recipe.encoder:
+        raise _another(pretrained, "encoder", recipe.encoder, options.encoder)
+    own = {name: task for name, task in recipe.tasks.chosen.items() if task.branch == pretrained.branch}
+    if not own.keys() & options.tasks.chosen.keys():
+        raise ModelError(
+            f"predicts {', '.join(options.tasks.chosen)}, not {', '.join(own)}, as branch '{pretrained.branch}' must",
+            where=pretrained.where,
+            remedy="Name a model that learned it.",
+        )
+    for name in [name for name in recipe.finished if name in own]:
+        if name not in options.tasks.chosen:
+            raise ModelError(
+                f"never learned '{name}', and no stage does", where=pretrained.where, remedy="Let a stage learn it."
+            )
+    for name in own.keys() & options.tasks.chosen.keys():
+        _require_same_head(pretrained, name, own[name], options.tasks.chosen[name], is_whole=name in recipe.finished)
+
+
+def _require_same_head(pretrained: PretrainedBranch, task: str, own: Head, other: Head, *, is_whole: bool) -> None:
+    for key in (*_SHAPING, *(("loss",) if is_whole else ())):
+        mine, theirs = getattr(own, key, None), getattr(other, key, None)
+        if mine != theirs:
+            raise _another(pretrained, f"tasks.{task}.{key}", mine, theirs)
+    for key in ("blocks", "heads"):
+        mine, theirs = (getattr(getattr(each, "attention", None), key, None) for each in (own, other))
+        if mine != theirs:
+            raise _another(pretrained, f"tasks.{task}.attention.{key}", mine, theirs)
+
+
+def _another(pretrained: PretrainedBranch, what: str, own: object, theirs: object) -> ModelError:
+    return ModelError(
+        f"is another network: {what} is {theirs} there and {own} in the recipe",
+        where=pretrained.where,
+        remedy=f"Write branches.{pretrained.branch}'s part of the recipe as that model's, or name another 'from'.",
+    )
+
+
+NOTHING: Mapping[str, PretrainedBranch] = {}
+
+
+def require_trainable(experiment: Experiment) -> None:
+    """Build the model once and look at every stage, so that what does not fit is reported before anything is written.
+
+    Raises:
+        RecipeError: Backbone, encoder, head and stages do not fit.
+        ModelError: The backbone, or what a branch starts from, cannot be loaded, or is another network.
+        LeakError: What a branch starts from has learned test speakers.
+    """
+    recipe, fold = experiment.recipe, experiment.folds.folds[0]
+    _require_unheard(experiment)
+    pretrained_branches = load_pretrained_branches(recipe, fold.name, recipe.seeds[0])
+    tasks = tasks_with(experiment, fold, pretrained_branches)
+    if len(tasks) > 1 or recipe.tasks.main in ("asr", "speaker"):  # what these need may be missing in some folds
+        for other in experiment.folds.folds:
+            targets_of(experiment, other, tasks_with(experiment, other, pretrained_branches))
+    model = new_model(recipe, tasks, pretrained_branches)
+    for number, stage in enumerate(recipe.stages):
+        model.train_only(stage.trainable, stage.tasks)
+        for branch in model.branches_of(stage.tasks, stage.use_fusion):
+            where = f"stages.{number}.spectrogram_augmentation"
+            require_bands(model.backbone_of(branch), stage.spectrogram_augmentation, where=where)
+        if stage.waveform_augmentation.name != "none":
+            WaveformAugmenter(stage.waveform_augmentation)  # names a package that is missing
+
+
+def _require_unheard(experiment: Experiment) -> None:
+    """Raise LeakError when a branch starts from a model that has learned speakers of a test set."""
+    recipe = experiment.recipe
+    sources = [branch.start for branch in recipe.branches.values() if branch.start is not None]
+    if experiment.folds.is_speaker_independent:
+        for source, (fold, seed) in product(sources, experiment.fold_runs()):
+            check_origin(experiment.utterances, fold, learned_speakers(source, fold.name, seed), source)
+
+
+def tasks_with(
+    experiment: Experiment, fold: Fold, pretrained_branches: Mapping[str, PretrainedBranch]
+) -> dict[str, Task]:
+    """Return the recipe's tasks on a fold; those that no stage learns mean what they meant where they were learned."""
+    recipe = experiment.recipe
+    finished = {}
+    for name in recipe.finished:
+        finished[name] = pretrained_branches[recipe.tasks.chosen[name].branch].checkpoint.classes_of(name)
+    return tasks_of(experiment, fold, finished)
+
+
+def new_model(
+    recipe: Recipe, tasks: Mapping[str, Task], pretrained_branches: Mapping[str, PretrainedBranch] = NOTHING
+) -> SpeechModel:
+    """Return the model of a recipe, with the weights of what its branches start from.
+
+    Raises:
+        RecipeError, ModelError: Parts do not fit, or cannot be loaded.
+    """
+    heads = {name: (task.options, task.num_outputs) for name, task in tasks.items()}
+    backbone = (
+        pretrained_branches[MAIN].checkpoint.model.backbone
+        if MAIN in pretrained_branches
+        else new_backbone(recipe.backbone)
+    )
+    branches = {}
+    for name, branch in recipe.branches.items():
+        if name in pretrained_branches:
+            branches[name] = (pretrained_branches[name].checkpoint.model.backbone, pretrained_branches[name].encoder)
+        else:
+            branches[name] = (new_backbone(branch.backbone or recipe.backbone), branch.encoder)
+    branches.pop(MAIN, None)
+    model = assemble(backbone, recipe.encoder, heads, recipe.ensemble_size, text_size(recipe), branches)
+    for pretrained in pretrained_branches.values():
+        load_pretrained(model, pretrained, recipe.tasks.chosen)
+    return model
+
+
+def text_size(recipe: Recipe) -> int:
+    """Return the features of a sentence vector, 0 without text."""
+    if "text" not in recipe.tasks.conditions:
+        return 0
+    from serein.text.sentences import vector_size
+
+    return vector_size(recipe.text.encoder)

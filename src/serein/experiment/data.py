@@ -1,0 +1,270 @@
+"""The data of an experiment: read, divided, proved new, and what each task takes from it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from serein.data import manifest
+from serein.data.dataset import Recordings, Targets, duplicates
+from serein.data.leaks import check_leaks, check_targets
+from serein.data.splits import Fold, Folds, dev_rule, make_folds
+from serein.data.unlabelled import Unlabelled, add_unlabelled
+from serein.data.utterance import Utterance
+from serein.errors import RecipeError
+from serein.models.conditioning import agreement, require_attributes
+from serein.progress import Report
+from serein.recipe import Category, Protocol, Recipe, Transcript, Words
+from serein.tasks.classes import CategoryTask, ClassLabels, class_labels_of, keep_labelled, label_of
+from serein.tasks.ctc import Alphabet, normalised
+from serein.tasks.task import Task
+
+Divide = Callable[[Sequence[Utterance], Protocol, Mapping[str, str]], Folds]
+
+
+@dataclass
+class Experiment:
+    """A recipe and the data it runs on, ready to train.
+
+    Attributes:
+        utterances: Those with a target of the main task, and those from which others can learn.
+        left_out: Other labels and how many utterances had them.
+        label_encoders: Task of classes -> its classes; of speakers all there are.
+        duplicates: Id -> id of an utterance with the same audio.
+    """
+
+    recipe: Recipe
+    manifest: Path
+    utterances: list[Utterance]
+    left_out: Counter[str]
+    label_encoders: dict[str, ClassLabels]
+    recordings: Recordings
+    duplicates: dict[str, str]
+    folds: Folds
+
+    @property
+    def class_labels(self) -> ClassLabels:
+        """Classes of the task that is evaluated.
+
+        Raises:
+            RecipeError: It has none.
+        """
+        main = self.recipe.tasks.main
+        if main not in self.label_encoders:
+            raise RecipeError(f"'{main}' has no classes", where="tasks", remedy="Choose a task of classes first.")
+        return self.label_encoders[main]
+
+    def class_counts(self) -> dict[str, int]:
+        """Return how many utterances each class of the main task has; nothing when it has no classes."""
+        class_labels = self.label_encoders.get(self.recipe.tasks.main)
+        if class_labels is None:
+            return {}
+        counts = Counter(class_labels.label(u) for u in self.utterances)
+        return {name: counts[name] for name in class_labels.classes}
+
+    def labelled(self, ids: Sequence[str]) -> list[str]:
+        """Return those of some utterances that have a target of the main task."""
+        class_labels = self.label_encoders.get(self.recipe.tasks.main)
+        by_id = {u.id: u for u in self.utterances}
+        if class_labels is None:
+            return [name for name in ids if normalised(by_id[name].transcript)]
+        return [name for name in ids if class_labels.label(by_id[name]) is not None]
+
+    def positions(self, ids: Sequence[str]) -> list[int]:
+        """Return where utterances stand in the list."""
+        wanted = set(ids)
+        return [position for position, utterance in enumerate(self.utterances) if utterance.id in wanted]
+
+    def fold_runs(self) -> list[tuple[Fold, int]]:
+        """Return every fold with every seed."""
+        return [(fold, seed) for seed in self.recipe.seeds for fold in self.folds.folds]
+
+    def fold_with_same_training(self, fold: Fold) -> Fold:
+        """Return the first fold with this one's train and dev: the one that is trained."""
+        return next(other for other in self.folds.folds if other.has_same_training(fold))
+
+
+def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide = make_folds) -> Experiment:
+    """Read and decode the data, divide it, and prove that no test set was seen.
+
+    Args:
+        divide: `make_folds` for an experiment, `train_and_dev` for one model.
+
+    Raises:
+        ManifestError, AudioError, RecipeError, LeakError: Before any training.
+    """
+    everything = manifest.read(manifest_path)
+    label_encoders = _meanings(recipe, everything)
+    labelled, extras, left_out = _chosen(recipe, everything, label_encoders)
+    kept = {u.id for u in (*labelled, *extras)}
+    utterances = [u for u in everything if u.id in kept]
+    recordings = Recordings(utterances, trim_db=recipe.clips.trim_db)
+    recordings.prefetch(lambda done, total: report("reading audio", done, total, f"{total} clips"))
+    pairs = dict(duplicates(recordings))
+    folds = _agreed(labelled, divide(labelled, recipe.protocol, pairs), recipe.labels.min_agreement)
+    folds = add_unlabelled(folds, utterances, Unlabelled(recipe.tasks.main, extras), recipe.protocol, pairs)
+    check_leaks(utterances, folds, pairs)
+    require_attributes(utterances, recipe.tasks.conditions, "known")
+    if any(fold.test for fold in folds.folds):
+        require_attributes(utterances, recipe.tasks.conditions, recipe.inference.conditions)
+        _require_known_speakers(recipe, folds)
+    return Experiment(recipe, manifest_path, utterances, left_out, label_encoders, recordings, pairs, folds)
+
+
+NOTHING: Mapping[str, ClassLabels] = {}
+
+
+def _meanings(recipe: Recipe, utterances: Sequence[Utterance]) -> dict[str, ClassLabels]:
+    chosen = recipe.tasks.chosen
+    main = recipe.tasks.main
+    order = [main, *(name for name in chosen if name != main)]
+    learned = [name for name in order if name != "asr" and name not in recipe.finished]
+    return {name: class_labels_of(utterances, recipe.labels, name) for name in learned}
+
+
+def _chosen(
+    recipe: Recipe, everything: Sequence[Utterance], label_encoders: Mapping[str, ClassLabels]
+) -> tuple[list[Utterance], list[Utterance], Counter[str]]:
+    """Return the utterances with a target of the main task, those others can learn from, and what is left out."""
+    main = recipe.tasks.main
+    if main == "asr":
+        spoken = [u for u in everything if normalised(u.transcript)]
+        silent = [u for u in everything if not normalised(u.transcript)]
+        extras = [u for u in silent if _is_extra(u, recipe, label_encoders)]
+        num_left = len(silent) - len(extras)
+        return spoken, extras, Counter({"(no transcript)": num_left} if num_left else {})
+    class_labels = label_encoders[main]
+    extras = [u for u in everything if label_of(u, class_labels.field) is None and _is_extra(u, recipe, label_encoders)]
+    ids = {u.id for u in extras}
+    others = recipe.labels.unknown_labels if main == "emotion" else "drop"
+    labelled, left_out = keep_labelled([u for u in everything if u.id not in ids], class_labels, others)
+    return labelled, extras, left_out
+
+
+def _is_extra(utterance: Utterance, recipe: Recipe, label_encoders: Mapping[str, ClassLabels]) -> bool:
+    """Tell whether a task other than the main one can learn from an utterance."""
+    if recipe.labels.unlabelled == "drop":
+        return False
+    others = set(recipe.tasks.chosen) - {recipe.tasks.main, *recipe.finished}
+    return any(
+        bool(normalised(utterance.transcript)) if name == "asr" else label_encoders[name].label(utterance) is not None
+        for name in others
+    )
+
+
+def _require_known_speakers(recipe: Recipe, folds: Folds) -> None:
+    if recipe.tasks.main == "speaker" and folds.is_speaker_independent:
+        raise RecipeError(
+            f"the speakers that protocol '{recipe.protocol.name}' tests are not among those that are learned",
+            where="tasks.speaker",
+            remedy="Choose protocol.name=clips-out or random, or official with protocol.speakers=shared.",
+        )
+
+
+def _agreed(utterances: Sequence[Utterance], folds: Folds, least: float | None) -> Folds:
+    """Leave out of every training set what too few raters agreed on."""
+    if least is None:
+        return folds
+    agreements = {u.id: agreement(u) for u in utterances}
+    if all(share is None for share in agreements.values()):
+        raise RecipeError(
+            "no utterance has several raters' labels",
+            where="labels.min_agreement",
+            remedy="Leave it out, or prepare a corpus with raters.",
+        )
+    agreed = {name for name, share in agreements.items() if share is not None and share >= least - 1e-9}
+    kept = [replace(fold, train=tuple(name for name in fold.train if name in agreed)) for fold in folds.folds]
+    before, after = (sum(len(fold.train) for fold in each) for each in (folds.folds, kept))
+    note = f"Trained on the {after} of {before} training utterances that {least:.0%} of the raters agreed on."
+    return replace(folds, folds=tuple(kept), notes=(*folds.notes, note))
+
+
+def train_and_dev(utterances: Sequence[Utterance], protocol: Protocol, pairs: Mapping[str, str]) -> Folds:
+    """Return one fold without a test set: the manifest's own train and dev, or all of it with dev by the rule."""
+    if any(u.split == "train" for u in utterances):
+        own_dev = any(u.split == "dev" for u in utterances)
+        protocol = protocol.model_copy(
+            update={"dev": "official" if own_dev and protocol.dev != "none" else protocol.dev}
+        )
+        utterances = [u for u in utterances if u.split in ("train", "dev")]
+    is_dev = dev_rule(utterances, protocol, "all")
+    train_ids = tuple(u.id for u in utterances if not is_dev(u))
+    dev_ids = tuple(u.id for u in utterances if is_dev(u))
+    is_independent = not protocol.shares_speakers
+    shares_dev = not is_independent or protocol.dev == "random"
+    return Folds("train", (Fold("all", train_ids, dev_ids, ()),), is_independent, shares_dev)
+
+
+# -- tasks -----------------------------------------------------------------------------------------------------------
+
+
+def tasks_of(experiment: Experiment, fold: Fold, finished: Mapping[str, ClassLabels] = NOTHING) -> dict[str, Task]:
+    """Return the recipe's tasks on a fold, the one that is evaluated first.
+
+    Letters and speakers are those of the fold's training set.
+
+    Args:
+        finished: Classes of tasks that no stage learns.
+
+    Raises:
+        RecipeError, ManifestError: It has too few of them.
+    """
+    recipe = experiment.recipe
+    train = [experiment.utterances[position] for position in experiment.positions(fold.train)]
+    tasks: dict[str, Task] = {}
+    for name, options in recipe.tasks.chosen.items():
+        if isinstance(options, Words):
+            from serein.tasks.word_vectors import WordTask
+
+            tasks[name] = WordTask(options, experiment.label_encoders[name], recipe.words)
+        elif isinstance(options, Transcript):
+            from serein.tasks.ctc import TranscriptTask
+
+            tasks[name] = TranscriptTask(options, Alphabet.of(u.transcript for u in train))
+        elif name in finished:
+            tasks[name] = CategoryTask(options, finished[name])
+        else:
+            tasks[name] = _category_task(experiment, name, options, train)
+    return tasks
+
+
+def _category_task(experiment: Experiment, name: str, options: Category, train: Sequence[Utterance]) -> CategoryTask:
+    if name == "speaker":
+        return CategoryTask(options, class_labels_of(train, experiment.recipe.labels, name))
+    return CategoryTask(options, experiment.label_encoders[name])
+
+
+def targets_of(experiment: Experiment, fold: Fold, tasks: Mapping[str, Task]) -> dict[str, Targets]:
+    """Return each task's targets of all utterances, known of train and dev alone.
+
+    Raises:
+        LeakError: Those of the test set are among them.
+        RecipeError: Dev has none of what a stage watches.
+    """
+    is_learned = np.zeros(len(experiment.utterances), bool)
+    is_learned[experiment.positions((*fold.train, *fold.dev))] = True
+    targets = {}
+    for name, task in tasks.items():
+        own = task.targets(experiment.utterances)
+        targets[name] = Targets(own.values, own.is_known & is_learned)
+    ids = np.array([u.id for u in experiment.utterances])
+    check_targets({name: set(ids[own.is_known]) for name, own in targets.items()}, fold)
+    _require_watched(experiment, fold, targets)
+    return targets
+
+
+def _require_watched(experiment: Experiment, fold: Fold, targets: Mapping[str, Targets]) -> None:
+    dev = experiment.positions(fold.dev)
+    for stage in experiment.recipe.stages:
+        first = experiment.recipe.tasks_of(stage)[0]
+        is_watched = stage.checkpoint == "best" or stage.patience is not None or stage.schedule.name == "plateau"
+        if is_watched and dev and not targets[first].is_known[dev].any():
+            raise RecipeError(
+                f"no dev utterance of fold {fold.name} has a target of '{first}', which stage '{stage.name}' watches",
+                where="protocol.dev",
+                remedy="Choose protocol.dev=none, random (which shares speakers), or checkpoint 'last' in that stage.",
+            )

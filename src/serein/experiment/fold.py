@@ -1,0 +1,214 @@
+"""One fold of an experiment with one seed: trained stage by stage, and predicted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from serein import checkpoint as model_folder
+from serein.checkpoint import Calibration, Checkpoint, ModelOptions, VerificationThreshold, card
+from serein.corpora import licence_of
+from serein.data import manifest
+from serein.data.dataset import TrainingConditions
+from serein.data.files import sha256, write_text
+from serein.data.protocols import speaker_key
+from serein.data.splits import Fold
+from serein.data.utterance import Utterance
+from serein.distributed import distributed_info, wait_for_all
+from serein.evaluation.calibration import fitted_temperature
+from serein.evaluation.verification import score_verification
+from serein.experiment.build import PretrainedBranch, load_pretrained_branches, new_model, tasks_with, text_size
+from serein.experiment.data import Experiment, targets_of
+from serein.experiment.predict import fold_run_folder, only_here, predict_dev, predict_fold, stage_folder
+from serein.inference.batching import recording_outputs
+from serein.models.conditioning import attribute_vectors
+from serein.models.model import SpeechModel
+from serein.models.pretrained import weights_hash
+from serein.progress import Report
+from serein.recipe import MAIN, Branch, Recipe
+from serein.tasks.ctc import Alphabet
+from serein.tasks.task import Task
+from serein.training.checkpointing import INITIAL_WEIGHTS, WEIGHTS
+from serein.training.stages import TrainingData, fit_normalisation, history, stage_seed, train_stage
+
+# -- one fold, one seed ---------------------------------------------------------------------------------------------
+
+
+def run_fold(experiment: Experiment, fold: Fold, seed: int, run: Path, report: Report) -> None:
+    """Train one fold with one seed and predict its test set; nothing when its predictions are there already.
+
+    A fold that learns from the same as an earlier one takes its model, which must be there.
+    """
+    folder = fold_run_folder(run, fold, seed)
+    if (folder / "predictions.jsonl").exists():
+        return
+    fold_with_same_training = experiment.fold_with_same_training(fold)
+    if fold_with_same_training is fold:
+        checkpoint = train_fold(experiment, fold, seed, folder, report, label=f"fold {fold.name}  seed {seed}")
+    else:
+        checkpoint = model_folder.load(fold_run_folder(run, fold_with_same_training, seed) / "model")
+    if distributed_info().is_first:
+        predict_fold(experiment, checkpoint, fold, seed, folder)
+    wait_for_all()
+
+
+def train_fold(
+    experiment: Experiment, fold: Fold, seed: int, folder: Path, report: Report, *, label: str
+) -> Checkpoint:
+    """Train every stage of a recipe on one fold and save the model; a stopped training goes on."""
+    recipe = experiment.recipe
+    pretrained_branches = load_pretrained_branches(recipe, fold.name, seed)
+    tasks = tasks_with(experiment, fold, pretrained_branches)
+    torch.manual_seed(stage_seed(seed, fold.name, "model"))
+    model = new_model(recipe, tasks, pretrained_branches)
+    data = TrainingData(
+        experiment.recordings,
+        targets_of(experiment, fold, tasks),
+        experiment.positions(fold.train),
+        experiment.positions(fold.dev),
+        recipe.clips,
+        _told(experiment, fold),
+        recipe.feature_cache,
+    )
+    fit_normalisation(model, data, [name for name in (MAIN, *model.branches) if name not in pretrained_branches])
+    for number, stage in enumerate(recipe.stages):
+        if number and distributed_info().is_first:
+            _note_start(folder, recipe, number)
+        model.train()  # it was evaluated after the stage before
+        train_stage(
+            model,
+            tasks,
+            stage,
+            data,
+            stage_folder(folder, recipe, number),
+            seed=stage_seed(seed, fold.name, stage.name),
+            report=report,
+            label=f"{label}  {stage.name}",
+        )
+        checkpoint = _checkpoint(experiment, fold, model, tasks, folder, number, pretrained_branches)
+        is_last = stage is recipe.stages[-1]
+        if distributed_info().is_first and (is_last or only_here(recipe, number)):
+            calibration = _calibration(experiment, checkpoint, fold, seed, folder) if is_last else None
+            checkpoint = replace(
+                checkpoint, verification=_verification_threshold(experiment, checkpoint, fold), calibration=calibration
+            )
+            _save(checkpoint, folder / "model" if is_last else stage_folder(folder, recipe, number) / "model")
+    model.eval()
+    return checkpoint
+
+
+def _note_start(folder: Path, recipe: Recipe, number: int) -> None:
+    """Write into a stage's folder which weights it starts from, and their hash."""
+    before = stage_folder(folder, recipe, number - 1)
+    path = stage_folder(folder, recipe, number) / INITIAL_WEIGHTS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    start = {"stage": before.name, "weights_sha256": sha256(before / WEIGHTS)}
+    write_text(path, json.dumps(start, indent=1) + "\n")
+
+
+def _verification_threshold(experiment: Experiment, checkpoint: Checkpoint, fold: Fold) -> VerificationThreshold | None:
+    """Return the verification threshold of dev; `None` when no speakers were learned, or there is no dev set."""
+    utterances = experiment.utterances
+    positions = [p for p in experiment.positions(fold.dev) if utterances[p].speaker is not None]
+    if "speaker" not in checkpoint.labels or not positions:
+        return None
+    condition_source = experiment.recipe.inference.conditions
+    outputs = recording_outputs(checkpoint, experiment.recordings, positions, condition_source, embedding="speaker")
+    vectors = outputs.embeddings
+    found = score_verification(vectors, [speaker_key(utterances[p]) for p in positions], np.random.default_rng(0))
+    if found is None:
+        return None
+    return VerificationThreshold(
+        threshold=found.threshold,
+        equal_error_rate=found.equal_error_rate,
+        num_clips=len(positions),
+        num_speakers=found.num_speakers,
+    )
+
+
+def _calibration(
+    experiment: Experiment, checkpoint: Checkpoint, fold: Fold, seed: int, folder: Path
+) -> Calibration | None:
+    """Fit a temperature to the predictions of dev; `None` without classes, or with too few predictions."""
+    dev = predict_dev(experiment, checkpoint, fold, seed, folder)
+    if isinstance(checkpoint.labels[checkpoint.task], Alphabet):
+        return None
+    temperature = fitted_temperature(dev, checkpoint.class_labels.classes)
+    if temperature is None:
+        return None
+    return Calibration(temperature=temperature, fitted_on="its own dev set", num_utterances=len(dev))
+
+
+def _save(checkpoint: Checkpoint, folder: Path) -> None:
+    label_encoder = checkpoint.labels[checkpoint.task]
+    classes = () if isinstance(label_encoder, Alphabet) else checkpoint.classes_of(checkpoint.task).classes
+    model_folder.save(
+        folder, checkpoint, card(checkpoint.training["recipe"], checkpoint.task, classes, checkpoint.training)
+    )
+
+
+def _told(experiment: Experiment, fold: Fold) -> TrainingConditions:
+    """Return the conditions: of training clips all that is known, of others those of evaluation."""
+    recipe = experiment.recipe
+    is_train = np.zeros((len(experiment.utterances), 1), bool)
+    is_train[experiment.positions(fold.train)] = True
+    known, evaluated = (
+        attribute_vectors(experiment.utterances, recipe.tasks.conditions, condition_source, recipe.text.encoder)
+        for condition_source in ("known", recipe.inference.conditions)
+    )
+    nothing = [Utterance(id="-", audio="-")]
+    unknown = attribute_vectors(nothing, recipe.tasks.conditions, "known", recipe.text.encoder)
+    values = {name: np.where(is_train, known[name], evaluated[name]) for name in known}
+    return TrainingConditions(
+        values, {name: vectors[0] for name, vectors in unknown.items()}, recipe.tasks.condition_dropout
+    )
+
+
+def _checkpoint(
+    experiment: Experiment,
+    fold: Fold,
+    model: SpeechModel,
+    tasks: Mapping[str, Task],
+    folder: Path,
+    number: int,
+    pretrained_branches: Mapping[str, PretrainedBranch],
+) -> Checkpoint:
+    """Return the model after a stage, which predicts the tasks of the stage."""
+    recipe = experiment.recipe
+    earlier = {
+        speaker
+        for pretrained in pretrained_branches.values()
+        for speaker in pretrained.checkpoint.training.get("speakers", [])
+    }
+    learned = [experiment.utterances[p] for p in experiment.positions((*fold.train, *fold.dev))]
+    corpora = sorted({u.corpus or "own" for u in learned})
+    epochs = history(stage_folder(folder, recipe, number))
+    training = {
+        "recipe": recipe.name,
+        "fold": fold.name,
+        "manifest_sha256": manifest.digest(experiment.utterances),
+        "num_utterances": len(learned),
+        "num_speakers": len({speaker_key(u) for u in learned}),
+        "speakers": sorted({speaker_key(u) for u in learned if u.speaker is not None} | earlier),
+        "origins": {
+            name: {"model": str(pretrained.where), "sha256": weights_hash(pretrained.checkpoint.model)}
+            for name, pretrained in pretrained_branches.items()
+        },
+        "licences": {name: licence_of(name) or "not stated" for name in corpora},
+        "dev_ua": max((line["dev_ua"] for line in epochs if "dev_ua" in line), default=None),
+    }
+    kept = {name: getattr(recipe, name) for name in ("encoder", "ensemble_size", "tasks", "clips", "text", "inference")}
+    finished = {
+        name: Branch(encoder=pretrained_branches[name].encoder)
+        for name in model.branches
+        if name in pretrained_branches
+    }
+    branches = {name: Branch(encoder=recipe.branches[name].encoder) for name in model.branches} | finished
+    answered = recipe.answered_after(number)
+    options = ModelOptions(**kept, branches=branches, text_size=text_size(recipe), answered=answered)
+    return Checkpoint(model, options, {name: task.labels for name, task in tasks.items()}, training)

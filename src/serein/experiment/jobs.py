@@ -1,0 +1,115 @@
+"""Folds side by side: one process each, which ends with its parent.
+
+What is heavy is imported late: a child watches its parent before it spends seconds on torch.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from serein.data.splits import Fold
+from serein.distributed import end_with_parent
+from serein.errors import RunError
+from serein.progress import Report
+from serein.recipe import Recipe
+
+if TYPE_CHECKING:
+    from serein.experiment.data import Experiment
+
+
+_experiment: Experiment | None = None
+_messages: Any = None
+
+
+def run_parallel(
+    recipe: Recipe, manifest: Path, out: Path, fold_runs: list[tuple[Fold, int]], num_jobs: int, report: Report
+) -> None:
+    """Run units in `num_jobs` processes, each with its share of the cores.
+
+    Raises:
+        SereinError: The first that any unit raised; the others are stopped, and can be resumed.
+        RunError: A process ended by itself.
+    """
+    _keep_freed_memory()
+    import torch
+
+    context = multiprocessing.get_context("spawn")
+    messages = context.SimpleQueue()
+    listener = threading.Thread(target=_listen, args=(messages, report), daemon=True)
+    listener.start()
+    threads = max(1, torch.get_num_threads() // num_jobs)  # not by what is left to do: a sum's last bits hang on it
+    size = min(num_jobs, len(fold_runs))
+    pool = ProcessPoolExecutor(size, context, _start, (recipe, manifest, messages, threads))
+    try:
+        with _deaf_to_keyboard():
+            futures = [pool.submit(_run, fold.name, seed, out) for fold, seed in fold_runs]
+        for future in as_completed(futures):
+            future.result()
+    except BaseException as error:
+        for process in list((pool._processes or {}).values()):
+            process.kill()  # every file is whole or not there; a gentler signal could wait for a lock of a dead one
+        if isinstance(error, BrokenProcessPool):
+            raise RunError(
+                "a training process was ended from outside, perhaps for want of memory",
+                where=out,
+                remedy="Go on with --resume, and fewer --jobs.",
+            ) from None
+        raise
+    else:
+        messages.put(None)
+        listener.join(timeout=5)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _deaf_to_keyboard() -> Iterator[None]:
+    """Let processes that start meanwhile ignore the keyboard's interrupt: their parent gets it, and stops them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc, by way of the children's environment, to keep what a batch frees for the next: 5 to 15 % faster."""
+    for name, size in (("MMAP_THRESHOLD", 2 << 30), ("TRIM_THRESHOLD", 8 << 30), ("TOP_PAD", 256 << 20)):
+        os.environ.setdefault(f"MALLOC_{name}_", str(size - 1))
+
+
+def _listen(messages: Any, report: Report) -> None:
+    while (message := messages.get()) is not None:
+        report(*message)
+
+
+def _start(recipe: Recipe, manifest: Path, messages: Any, threads: int) -> None:
+    global _experiment, _messages
+    end_with_parent()
+    import torch
+
+    from serein.experiment.data import prepare
+
+    torch.set_num_threads(threads)
+    _messages = messages
+    _experiment = prepare(recipe, manifest, lambda *progress: None)
+
+
+def _run(fold_name: str, seed: int, out: Path) -> None:
+    from serein.experiment.fold import run_fold
+
+    assert _experiment is not None
+    fold = next(fold for fold in _experiment.folds.folds if fold.name == fold_name)
+    run_fold(_experiment, fold, seed, out, lambda *progress: _messages.put(progress))

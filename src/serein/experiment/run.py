@@ -1,0 +1,245 @@
+"""Run folders: started, locked, gone on with, finished."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from serein import recipe as recipes
+from serein.corpora import citation_of, licence_of
+from serein.data import manifest
+from serein.data.files import is_leftover, leftovers, write_text
+from serein.data.protocols import speaker_key
+from serein.data.splits import make_folds
+from serein.distributed import distributed_info
+from serein.errors import RunError
+from serein.evaluation.predictions import read_json
+from serein.experiment.build import require_trainable
+from serein.experiment.data import Divide, Experiment, prepare, train_and_dev
+from serein.experiment.fold import run_fold, train_fold
+from serein.experiment.jobs import run_parallel
+from serein.experiment.predict import fold_run_folder
+from serein.progress import Report
+from serein.recipe import Recipe
+
+_START = (".lock", "environment.json", "data.json", "folds.json")  # written before recipe.yaml
+
+
+def new_folder(recipe: Recipe) -> Path:
+    """Return where a run goes whose folder was not named.
+
+    Raises:
+        RunError: Several processes train together: each would name another second.
+    """
+    if distributed_info().size > 1:
+        raise RunError("several processes need one folder", where="--out", remedy="Name it.")
+    return Path("runs") / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def run(
+    recipe: Recipe, manifest_path: Path, out: Path, *, is_resumed: bool, num_jobs: int | None, report: Report
+) -> None:
+    """Train and predict every fold and seed into `out`.
+
+    Args:
+        out: The run folder; new unless `is_resumed`.
+        is_resumed: Go on with a stopped run of the same recipe and data.
+        num_jobs: Folds at once; `None` chooses: one per core for a small log-mel model on CPU, else one.
+        report: Receives progress.
+
+    Raises:
+        SereinError: Before any training, when recipe, data and folder do not fit.
+    """
+    started = time.time()
+    report = report if distributed_info().is_first else _say_nothing
+    experiment = _startable(recipe, manifest_path, out, report, make_folds, is_resumed=is_resumed)
+    with _locked(out):
+        fold_runs = experiment.fold_runs()
+        jobs = min(num_jobs or _jobs_of(out) or _suitable_jobs(experiment), len(fold_runs))
+        if distributed_info().is_first:
+            _write_start(out, experiment, jobs, started)
+        wanting = [(f, s) for f, s in fold_runs if not (fold_run_folder(out, f, s) / "predictions.jsonl").exists()]
+        learners = [fold_run for fold_run in wanting if experiment.fold_with_same_training(fold_run[0]) is fold_run[0]]
+        for some in (
+            learners,
+            [fold_run for fold_run in wanting if fold_run not in learners],
+        ):  # others take the learners' models
+            if jobs > 1 and some and distributed_info().size == 1:
+                run_parallel(recipe, manifest_path, out, some, jobs, report)
+            else:
+                for fold, seed in some:
+                    run_fold(experiment, fold, seed, out, report)
+        if distributed_info().is_first:
+            _write_finish(out, started)
+
+
+def train(recipe: Recipe, manifest_path: Path, out: Path, *, is_resumed: bool, report: Report) -> Path:
+    """Train one model on a manifest's train and dev, or on all of it with dev drawn by the recipe's rule.
+
+    Returns:
+        The model folder, `out/model`.
+    """
+    started = time.time()
+    report = report if distributed_info().is_first else _say_nothing
+    experiment = _startable(recipe, manifest_path, out, report, train_and_dev, is_resumed=is_resumed)
+    with _locked(out):
+        if distributed_info().is_first:
+            _write_start(out, experiment, 1, started)
+        train_fold(experiment, experiment.folds.folds[0], recipe.seeds[0], out, report, label=recipe.name)
+        if distributed_info().is_first:
+            _write_finish(out, started)
+    return out / "model"
+
+
+def _say_nothing(label: str, done: int, total: int, detail: str) -> None:
+    """Report for all processes but the first."""
+
+
+def _startable(
+    recipe: Recipe, manifest_path: Path, out: Path, report: Report, divide: Divide, *, is_resumed: bool
+) -> Experiment:
+    """Return the experiment, after whatever can be wrong with it was looked for and before anything is written."""
+    if distributed_info().is_first:  # the others would find the folder that the first one makes
+        _require_startable(out, is_resumed)
+    experiment = prepare(recipe, manifest_path, report, divide)
+    if is_resumed and distributed_info().is_first:
+        _require_same(out, experiment)
+    require_trainable(experiment)
+    return experiment
+
+
+def _require_startable(out: Path, is_resumed: bool) -> None:
+    has_run = (out / "recipe.yaml").exists()
+    if is_resumed and not has_run:
+        raise RunError(
+            "there is no run to go on with", where=out, remedy="Leave out --resume, or name the run's folder."
+        )
+    if not is_resumed and out.exists() and (not out.is_dir() or _holds_something(out)):
+        remedy = "Go on with it by --resume, or name another --out." if has_run else "Name another --out."
+        raise RunError("exists already", where=out, remedy=remedy)
+
+
+def _holds_something(out: Path) -> bool:
+    """Tell whether a folder holds more than what a run leaves that was killed before it had written its recipe."""
+    files = (path.relative_to(out) for path in out.rglob("*") if not path.is_dir() and not is_leftover(path))
+    return any(str(path) not in _START and not path.match("fold-*/test.jsonl") for path in files)
+
+
+def _require_same(out: Path, experiment: Experiment) -> None:
+    """Refuse to go on with another recipe or other data."""
+    if recipes.load(out / "recipe.yaml") != experiment.recipe:
+        raise RunError(
+            "was started with another recipe",
+            where=out,
+            remedy="Use the same recipe and --set, or a new --out.",
+        )
+    if read_json(out / "data.json").get("sha256") != manifest.digest(experiment.utterances):
+        raise RunError("was started with other data", where=out, remedy="Use the same manifest, or a new --out.")
+
+
+def _write_start(out: Path, experiment: Experiment, jobs: int, started: float) -> None:
+    utterances, folds = experiment.utterances, experiment.folds
+    corpora = sorted({u.corpus or "own" for u in utterances})
+    notes = [*folds.notes]
+    if experiment.left_out:
+        counts = ", ".join(f"{count} {name}" for name, count in experiment.left_out.most_common())
+        notes.append(f"Left out, as the recipe says: {counts}.")
+    by_id = {u.id: u for u in utterances}
+    out.mkdir(parents=True, exist_ok=True)
+    for path in leftovers(out):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    earlier = read_json(out / "environment.json")
+    documents = {
+        "environment.json": _environment(jobs, started)
+        | {name: earlier[name] for name in ("started", "finished_s") if name in earlier},
+        "data.json": {
+            "manifest": str(experiment.manifest),
+            "sha256": manifest.digest(utterances),
+            "corpora": corpora,
+            "num_utterances": len(utterances),
+            "duration_s": round(float(experiment.recordings.durations_s.sum()), 1),
+            "classes": experiment.class_counts(),
+            "speakers": len({speaker_key(u) for u in utterances if u.speaker is not None}),
+            "licences": {name: licence_of(name) or "not stated" for name in corpora},
+            "citations": {name: text for name in corpora if (text := citation_of(name))},
+        },
+        "folds.json": {
+            "protocol": folds.protocol,
+            "sha256": folds.sha256,
+            "is_speaker_independent": folds.is_speaker_independent,
+            "notes": notes,
+            "folds": [
+                asdict(fold) | {"test_speakers": sorted({by_id[i].speaker or "" for i in fold.test} - {""})}
+                for fold in folds.folds
+            ],
+        },
+    }
+    for name, document in documents.items():
+        write_text(out / name, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    for fold in folds.folds:
+        if fold.test:
+            manifest.write((by_id[i] for i in fold.test), out / f"fold-{fold.name}" / "test.jsonl")
+    write_text(out / "recipe.yaml", recipes.dump(experiment.recipe))  # last: a folder with a recipe can be resumed
+
+
+def _environment(jobs: int, started: float) -> dict[str, Any]:
+    return {
+        **{name: version(name) for name in ("serein", "torch", "transformers", "lightning", "numpy")},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": platform.processor() or platform.machine(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "num_threads": torch.get_num_threads(),
+        "jobs": jobs,
+        "command": " ".join(["serein", *sys.argv[1:]]),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
+    }
+
+
+def _write_finish(out: Path, started: float) -> None:
+    path = out / "environment.json"
+    environment = read_json(path)
+    environment["finished_s"] = round(environment.get("finished_s", 0.0) + time.time() - started, 1)
+    write_text(path, json.dumps(environment, indent=1, ensure_ascii=False) + "\n")
+
+
+def _jobs_of(out: Path) -> int | None:
+    return read_json(out / "environment.json").get("jobs")
+
+
+def _suitable_jobs(experiment: Experiment) -> int:
+    """Small models train faster one per core than one on all cores."""
+    if experiment.recipe.backbone.name != "logmel" or torch.cuda.is_available() or distributed_info().size > 1:
+        return 1
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Keep a second process out of a run folder; a killed one leaves no lock behind."""
+    if not distributed_info().is_first:
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / ".lock", "w") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            pass  # no such lock on Windows
+        except BlockingIOError:
+            raise RunError("another process is working in it", where=out, remedy="Wait for it or stop it.") from None
+        yield

@@ -1,0 +1,400 @@
+"""Annotate a corpus with models (pseudo-labels): gender and transcripts, kept apart from its labels.
+
+Hours of work survive a kill: each prediction is appended to a file beside the result, and a second call continues it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal, Protocol
+
+import numpy as np
+
+from serein import hub
+from serein.data import manifest
+from serein.data.protocols import speaker_key
+from serein.data.utterance import Predicted, Utterance
+from serein.errors import AudioError, LeakError, ModelError, RunError
+from serein.evaluation.predictions import Prediction as RunPrediction
+from serein.evaluation.predictions import class_names, read_json, read_run_predictions
+from serein.inference.predictor import Prediction, Predictor, load
+from serein.inference.transcription import Transcriber, load_transcriber, transcribe_each
+from serein.progress import Report
+
+GENDERS = ("female", "male")
+A_GENDER_MODEL = "a model folder or Hub name of a model that serein trained on gender"
+
+Value = str | AudioError | None
+Field = Literal["gender", "transcript"]
+
+
+class Annotator(Protocol):
+    """A model, or the predictions of a run, that annotates one field.
+
+    Attributes:
+        field: Of `Predicted`.
+        by: Its name and hash, for `Predicted.by`.
+    """
+
+    field: Field
+    by: str
+
+    def wanted(self, utterances: Sequence[Utterance]) -> list[Utterance]:
+        """Return the utterances to predict, after the check that this is permitted."""
+        ...
+
+    def predict(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Value]]:
+        """Yield each utterance with its value, `None` where there is none, or the error of its audio."""
+        ...
+
+
+@dataclass(frozen=True)
+class AnnotationResult:
+    """An annotated manifest.
+
+    Attributes:
+        utterances: All of the manifest, in its order.
+        num_predicted: Field -> number of utterances with a predicted value.
+        broken: Recordings that could not be read and were skipped; their utterances have no prediction.
+    """
+
+    utterances: list[Utterance]
+    num_predicted: dict[Field, int]
+    broken: list[AudioError]
+
+    def agreement(self) -> tuple[int, int]:
+        """Return how many predicted genders equal the label, and how many utterances have both."""
+        both = [u for u in self.utterances if u.gender is not None and u.predicted and u.predicted.gender is not None]
+        return sum(u.predicted is not None and u.predicted.gender == u.gender for u in both), len(both)
+
+
+class RunGenderAnnotator:
+    """A run on gender: no utterance is predicted by a model that was trained on it.
+
+    Test predictions come first, then dev's; utterances in no fold, perhaps without a label, are predicted by
+    the first fold's model. Utterances in every fold's train set, as of an official split, are not predicted.
+
+    Args:
+        run: Run folder; the probabilities of several seeds are averaged.
+
+    Raises:
+        RunError: It holds no predictions, or its classes are not female and male.
+    """
+
+    field: Field = "gender"
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        tested = read_run_predictions(run)
+        _require_genders(class_names(tested), where=run)
+        self._predicted: dict[str, list[RunPrediction]] = {}
+        for predictions in (tested, read_run_predictions(run, kind="dev")):
+            here = {prediction.id for prediction in predictions} - self._predicted.keys()
+            for prediction in predictions:
+                if prediction.id in here:
+                    self._predicted.setdefault(prediction.id, []).append(prediction)
+        self._trained_on = {name for fold in read_json(run / "folds.json").get("folds", ()) for name in fold["train"]}
+        self.by = f"{run}, sha256 {_digest_of(sorted(map(repr, tested)))}"
+
+    def wanted(self, utterances: Sequence[Utterance]) -> list[Utterance]:
+        """Return those that the run predicted, and those that were neither predicted nor trained on.
+
+        Raises:
+            RunError: The run is of other data, or its utterances of these names have other speakers.
+        """
+        lacking = [u.id for u in utterances if u.id not in self._predicted and u.id not in self._trained_on]
+        if len(lacking) == len(utterances) or (lacking and self._model_folder() is None):
+            raise RunError(
+                f"{len(lacking)} of {len(utterances)} utterances have no prediction there, such as {lacking[0]}",
+                where=self.run,
+                remedy="Run the recipe on this manifest, or name a model folder instead: --gender MODEL.",
+            )
+        known = self._predicted
+        foreign = [u.id for u in utterances if any(p.speaker not in (None, u.speaker) for p in known.get(u.id, ()))]
+        if foreign:
+            raise RunError(
+                f"{len(foreign)} utterances have another speaker there, such as {foreign[0]}",
+                where=self.run,
+                remedy="Name a run on this manifest.",
+            )
+        return [u for u in utterances if u.id in self._predicted or u.id not in self._trained_on]
+
+    def predict(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Value]]:
+        """Yield the gender with the larger mean probability."""
+        for utterance in utterances:
+            if utterance.id in self._predicted:
+                yield utterance, self._gender(utterance.id)
+        others = [utterance for utterance in utterances if utterance.id not in self._predicted]
+        if others and (folder := self._model_folder()) is not None:
+            yield from _genders(load(folder), others)
+
+    def _model_folder(self) -> Path | None:
+        return next(iter(sorted(self.run.glob("fold-*/seed-*/model"))), None)
+
+    def _gender(self, name: str) -> str:
+        probabilities = [
+            [_probability(prediction, gender) for gender in GENDERS] for prediction in self._predicted[name]
+        ]
+        return GENDERS[int(np.mean(probabilities, axis=0).argmax())]
+
+
+class ModelGenderAnnotator:
+    """A gender model that was trained on other speakers.
+
+    Args:
+        name: Model folder or Hub name.
+        seen_speakers: Whether it may have been trained on speakers of the manifest.
+
+    Raises:
+        ModelError: There is no such model, or its classes are not female and male.
+    """
+
+    field: Field = "gender"
+
+    def __init__(self, name: str, seen_speakers: Literal["refuse", "allow"]) -> None:
+        folder = hub.folder_of(name, expected=A_GENDER_MODEL)
+        self.name, self._seen_speakers = name, seen_speakers
+        self._predictor: Predictor = load(folder)
+        _require_genders(self._predictor.classes, where=name)
+        self.by = f"{name}, sha256 {hub.folder_digest(folder)[:16]}"
+
+    def wanted(self, utterances: Sequence[Utterance]) -> list[Utterance]:
+        """Return all.
+
+        Raises:
+            LeakError: The model was trained on some of the speakers, and that is refused.
+        """
+        known = set(self._predictor.checkpoint.training.get("speakers", []))
+        shared = sorted({speaker_key(u) for u in utterances if u.speaker is not None} & known)
+        if shared and self._seen_speakers == "refuse":
+            raise LeakError(
+                f"the model was trained on {len(shared)} of these speakers: {', '.join(shared[:5])}",
+                where=self.name,
+                remedy="Name a run of a gender recipe on this manifest, whose test predictions are taken, "
+                "or allow it with --allow-seen-speakers.",
+            )
+        return list(utterances)
+
+    def predict(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Value]]:
+        """Yield the gender with the larger probability."""
+        yield from _genders(self._predictor, utterances)
+
+
+class TranscriptAnnotator:
+    """A speech recognition model.
+
+    Args:
+        name: Folder or Hub name.
+        which: Whether utterances with a transcript are transcribed as well.
+        language: Spoken language; `None` uses each utterance's own.
+
+    Raises:
+        ModelError: There is no such model, or it does not know the language.
+    """
+
+    field: Field = "transcript"
+
+    def __init__(self, name: str, which: Literal["missing", "all"], language: str | None) -> None:
+        self._transcriber: Transcriber = load_transcriber(name)
+        self._which, self._language = which, language
+        if language is not None and not self._transcriber.knows(language):
+            raise ModelError(
+                f"does not support the language '{language}'",
+                where=name,
+                remedy="Leave out --language, or name a multilingual Whisper and a language that it knows.",
+            )
+        setting = f", language {language}" if language else ""
+        self.by = f"{name}, sha256 {hub.folder_digest(self._transcriber.folder)[:16]}{setting}"
+
+    def wanted(self, utterances: Sequence[Utterance]) -> list[Utterance]:
+        """Return those without a transcript, or all."""
+        return [u for u in utterances if self._which == "all" or not (u.transcript or "").strip()]
+
+    def predict(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Value]]:
+        """Yield the words of each."""
+        yield from transcribe_each(self._transcriber, utterances, language=self._language)
+
+
+def gender_annotator(name: str, seen_speakers: Literal["refuse", "allow"]) -> Annotator:
+    """Return the gender annotator of a run folder, a model folder, or a Hub name."""
+    run = Path(name)
+    if any(run.glob("fold-*")):
+        return RunGenderAnnotator(run)
+    return ModelGenderAnnotator(name, seen_speakers)
+
+
+def annotate(
+    manifest_path: Path, out: Path, annotators: Sequence[Annotator], *, broken: Literal["stop", "skip"], report: Report
+) -> AnnotationResult:
+    """Predict missing fields of a manifest, and write it with the predictions.
+
+    Args:
+        manifest_path: Its labels stay as they are.
+        out: Where the annotated manifest is written, atomically, when all is done.
+        annotators: They predict one field each.
+        broken: Whether an utterance that cannot be read stops the work or is skipped.
+        report: Called with the number of finished utterances and the rate.
+
+    Raises:
+        AudioError: An utterance cannot be read, and is not to be skipped.
+        RunError: An unfinished earlier call was for other data or models, or another process writes to the file.
+        SereinError: An annotator may not or cannot predict these utterances.
+    """
+    utterances = manifest.read(manifest_path)
+    wanted = [annotator.wanted(utterances) for annotator in annotators]
+    progress = _Progress(broken, report)
+    partial = out.with_name(f"{out.name}.partial")
+    key = _digest_of([manifest.digest(utterances), *(f"{annotator.field}: {annotator.by}" for annotator in annotators)])
+    with _notes(partial, key) as (known, notes):
+        values_of = {
+            annotator.field: _Values(annotator.by, _annotated(annotator, some, known[annotator.field], notes, progress))
+            for annotator, some in zip(annotators, wanted, strict=True)
+        }
+    annotated = [_with_predictions(utterance, values_of) for utterance in utterances]
+    manifest.write(annotated, out)
+    partial.unlink()
+    return AnnotationResult(annotated, {name: each.num_values for name, each in values_of.items()}, progress.problems)
+
+
+@dataclass(frozen=True)
+class _Values:
+    """The predictions of an annotator: utterance id -> value, `None` where it found none."""
+
+    by: str
+    values: dict[str, str | None]
+
+    @property
+    def num_values(self) -> int:
+        return sum(value is not None for value in self.values.values())
+
+
+@dataclass
+class _Progress:
+    """How broken audio is handled, and the progress callback."""
+
+    broken: Literal["stop", "skip"]
+    report: Report
+    problems: list[AudioError] = dataclasses.field(default_factory=list)
+
+
+def _annotated(
+    annotator: Annotator,
+    wanted: Sequence[Utterance],
+    known: dict[str, str | None],
+    notes: IO[bytes],
+    progress: _Progress,
+) -> dict[str, str | None]:
+    """Predict what is missing, append each value to the notes at once, and return all wanted values."""
+    todo = [u for u in wanted if u.id not in known]
+    started, before = time.monotonic(), len(wanted) - len(todo)
+    for number, (utterance, outcome) in enumerate(annotator.predict(todo), start=1):
+        if isinstance(outcome, AudioError):
+            if progress.broken == "stop":
+                raise outcome
+            progress.problems.append(outcome)
+        else:
+            known[utterance.id] = outcome
+            _note(notes, [annotator.field, utterance.id, outcome])
+        done, rate = before + number, number / max(time.monotonic() - started, 1e-3)
+        progress.report(annotator.field, done, len(wanted), f"{done}/{len(wanted)} clips, {rate:.1f} a second")
+    return {u.id: known[u.id] for u in wanted if u.id in known}
+
+
+@contextmanager
+def _notes(path: Path, key: str) -> Iterator[tuple[dict[str, dict[str, str | None]], IO[bytes]]]:
+    """Open the file of finished values: its contents (field -> id -> value), and the file to append to.
+
+    A kill may leave half a line at its end, which is cut off.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab+") as file:
+        _lock(file, path)
+        file.seek(0)
+        content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        file.truncate(len(whole))
+        if not whole:
+            _note(file, {"for": key})
+        known: dict[str, dict[str, str | None]] = defaultdict(dict)
+        for name, utterance, value in _read_notes(whole, key, path):
+            known[name][utterance] = value
+        yield known, file
+
+
+def _note(file: IO[bytes], what: object) -> None:
+    file.write(json.dumps(what).encode() + b"\n")
+    file.flush()
+
+
+def _read_notes(content: bytes, key: str, path: Path) -> list[list[str]]:
+    try:
+        header, *notes = [json.loads(line) for line in content.splitlines()] or [{"for": key}]
+        is_ours = header["for"] == key and all(len(note) == 3 for note in notes)
+    except (ValueError, TypeError, KeyError):
+        is_ours = False
+    if not is_ours:
+        raise RunError(
+            "an unfinished earlier call was for other data, models or options",
+            where=path,
+            remedy="Delete it, or choose another file with --out.",
+        )
+    return notes
+
+
+def _lock(file: IO[bytes], path: Path) -> None:
+    """Keep a second process out; a killed one leaves no lock behind."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass  # no such lock on Windows
+    except BlockingIOError:
+        raise RunError("another process is working on it", where=path, remedy="Wait for it or stop it.") from None
+
+
+def _with_predictions(utterance: Utterance, values_of: Mapping[Field, _Values]) -> Utterance:
+    """Return an utterance with its new predictions beside the earlier ones."""
+    values = {name: each.values[utterance.id] for name, each in values_of.items() if utterance.id in each.values}
+    if not values:
+        return utterance
+    before = utterance.predicted or Predicted()
+    by = before.by | {name: values_of[name].by for name in values}
+    predicted = Predicted.model_validate(before.model_dump() | values | {"by": by})
+    return utterance.model_copy(update={"predicted": predicted})
+
+
+def _probability(prediction: RunPrediction, gender: str) -> float:
+    if prediction.probabilities is None:
+        return float(prediction.prediction == gender)
+    return prediction.probabilities[gender]
+
+
+def _genders(predictor: Predictor, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Value]]:
+    for utterance, outcome in zip(utterances, predictor.predict_each(utterances), strict=True):
+        yield utterance, _larger(outcome) if isinstance(outcome, Prediction) else outcome
+
+
+def _larger(prediction: Prediction) -> str:
+    return max(GENDERS, key=lambda gender: prediction.probabilities[gender])
+
+
+def _require_genders(classes: Sequence[str], *, where: str | Path) -> None:
+    if set(classes) != set(GENDERS):
+        raise ModelError(
+            f"has the classes {', '.join(classes)}, not {' and '.join(GENDERS)}",
+            where=where,
+            remedy="Name a model or run of a gender recipe.",
+        )
+
+
+def _digest_of(lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

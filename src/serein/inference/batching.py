@@ -1,0 +1,226 @@
+"""Run a model on many clips, in batches of similar length: the outputs of each of its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from serein.audio import SAMPLE_RATE_HZ, Waveform
+from serein.checkpoint import Checkpoint
+from serein.data.dataset import Recordings, fix_length
+from serein.data.utterance import Utterance
+from serein.errors import ModelError, expected_one_of
+from serein.models.conditioning import ConditionSource, attribute_vectors
+from serein.models.heads import fusion_inputs_of
+from serein.recipe import Clips, Inference
+from serein.tasks.ctc import Alphabet, decoded_texts
+
+Progress = Callable[[int, int], None]
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ModelOutputs:
+    """A model's outputs for clips, in their order.
+
+    Attributes:
+        probabilities: Task of classes -> (clip, class) probabilities.
+        embeddings: (clip, feature), the input of one task's output layer.
+        texts: Transcription task -> the transcript of each clip.
+    """
+
+    probabilities: Mapping[str, Vectors]
+    embeddings: Vectors
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EmbeddingSelection:
+    """Which embedding of a model is meant.
+
+    Attributes:
+        task: It is the input of this task's output layer.
+        use_fusion: `False` is before other networks' vectors join.
+    """
+
+    task: str
+    use_fusion: bool = True
+
+
+def embedding_selection(checkpoint: Checkpoint, name: str | None) -> EmbeddingSelection:
+    """Return the embedding of a name.
+
+    Args:
+        name: A task: its own embedding, before fusion; `fused`: the main task's embedding, after fusion; `None`: the
+            input of the main task's output layer.
+
+    Raises:
+        ModelError: The model has no such embedding; the error names those it has.
+    """
+    tasks = checkpoint.options.tasks
+    if name is None:
+        return EmbeddingSelection(tasks.main)
+    fusing = [task for task, head in tasks.chosen.items() if fusion_inputs_of(head)]
+    known = [*tasks.chosen, *(["fused"] if tasks.main in fusing else [])]
+    if name not in known:
+        remedy = "Choose one of these, or another model."
+        raise ModelError(expected_one_of(name, known, kind="embedding of this model"), remedy=remedy)
+    return (
+        EmbeddingSelection(tasks.main) if name == "fused" else EmbeddingSelection(name, use_fusion=name not in fusing)
+    )
+
+
+def conditions_of(
+    checkpoint: Checkpoint, utterances: Sequence[Utterance], condition_source: ConditionSource
+) -> dict[str, Vectors]:
+    """Return the conditions of a conditioned model: attribute -> (utterance, feature)."""
+    return attribute_vectors(utterances, checkpoint.conditions, condition_source, checkpoint.options.text.encoder)
+
+
+def model_outputs(
+    checkpoint: Checkpoint,
+    waveform_of: Callable[[int], Waveform],
+    num_samples: Sequence[int],
+    conditions: Mapping[str, Vectors] | None = None,
+    on_progress: Progress | None = None,
+    embedding: str | None = None,
+) -> ModelOutputs:
+    """Run a model on many clips, in batches of similar length.
+
+    Args:
+        waveform_of: Position -> (sample,) float32.
+        num_samples: Length of each clip, for sorting.
+        conditions: Attribute -> (clip, feature), of a conditioned model; an attribute that is not given is unknown.
+        on_progress: Called with the number of finished clips and of all clips.
+        embedding: Which embeddings are returned, see `embedding_selection`.
+
+    Raises:
+        ModelError: The model has no such embedding.
+    """
+    forward = partial(_forward, checkpoint, embedding_selection(checkpoint, embedding))
+    options = checkpoint.options
+    of_clip: dict[int, ModelOutputs] = {}
+    for positions in _batches(num_samples, options.clips, options.inference):
+        windows = [_windows(fix_length(waveform_of(p), options.clips), options.clips) for p in positions]
+        flat = [window for each in windows for window in each]
+        clip_of = np.repeat(positions, [len(each) for each in windows])
+        conditions_of_windows = {name: vectors[clip_of] for name, vectors in (conditions or {}).items()}
+        outputs = _forward_in_parts(forward, flat, conditions_of_windows, options.inference)
+        start = 0
+        for position, own in zip(positions, windows, strict=True):
+            of_clip[position] = _joined(outputs, start, own)
+            start += len(own)
+        if on_progress:
+            on_progress(len(of_clip), len(num_samples))
+    return _stacked([of_clip[position] for position in range(len(num_samples))])
+
+
+def recording_outputs(
+    checkpoint: Checkpoint,
+    recordings: Recordings,
+    positions: Sequence[int],
+    condition_source: ConditionSource,
+    on_progress: Progress | None = None,
+    embedding: str | None = None,
+) -> ModelOutputs:
+    """Run a model on utterances of a manifest; see `model_outputs`."""
+    lengths = [round(float(recordings.durations_s[p]) * SAMPLE_RATE_HZ) for p in positions]
+    conditions = conditions_of(checkpoint, [recordings.utterances[p] for p in positions], condition_source)
+    return model_outputs(checkpoint, lambda i: recordings[positions[i]], lengths, conditions, on_progress, embedding)
+
+
+def _forward_in_parts(
+    forward: Callable[[Sequence[Waveform], Mapping[str, Vectors]], ModelOutputs],
+    windows: Sequence[Waveform],
+    conditions: Mapping[str, Vectors],
+    inference: Inference,
+) -> ModelOutputs:
+    """Run a model on windows, perhaps of hours of recording, in batches no longer than the options allow."""
+    longest = max(len(window) for window in windows)
+    size = max(1, int(inference.batch_s * SAMPLE_RATE_HZ) // longest)
+    return _stacked(
+        [
+            forward(windows[i : i + size], {name: vectors[i : i + size] for name, vectors in conditions.items()})
+            for i in range(0, len(windows), size)
+        ]
+    )
+
+
+@torch.inference_mode()
+def _forward(
+    checkpoint: Checkpoint,
+    selection: EmbeddingSelection,
+    waveforms: Sequence[Waveform],
+    conditions: Mapping[str, Vectors],
+) -> ModelOutputs:
+    model, precision = checkpoint.model.eval(), checkpoint.options.inference.precision
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    num_samples = torch.tensor([len(waveform) for waveform in waveforms], device=device)
+    padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True).to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        tensors = {name: torch.from_numpy(vectors).to(device) for name, vectors in conditions.items()}
+        tasks = {*checkpoint.answered, selection.task}
+        hidden_states = model.encode(padded, num_samples, model.branches_of(tasks))
+        head_outputs = model.decode(hidden_states, tensors, tasks)
+        vector = (
+            head_outputs
+            if selection.use_fusion
+            else model.decode(hidden_states, tensors, {selection.task}, selection.use_fusion)
+        )
+    probabilities: dict[str, Vectors] = {}
+    texts: dict[str, Sequence[str]] = {}
+    for name in checkpoint.answered:
+        label_encoder, output = checkpoint.labels[name], head_outputs[name].output
+        if isinstance(label_encoder, Alphabet):
+            texts[name] = decoded_texts(output, label_encoder)
+        else:
+            probabilities[name] = checkpoint.probabilities(output, name)
+    return ModelOutputs(probabilities, vector[selection.task].embedding.cpu().numpy(), texts)
+
+
+def _joined(outputs: ModelOutputs, start: int, windows: Sequence[Waveform]) -> ModelOutputs:
+    """Return the outputs of one clip: its windows' mean probabilities, weighted by length, and their joined texts."""
+    part = slice(start, start + len(windows))
+    weights = np.array([len(window) for window in windows], np.float64)
+
+    def mean(values: Vectors) -> Vectors:
+        return np.average(values[part], axis=0, weights=weights).astype(np.float32)[None]
+
+    probabilities = {name: mean(values) for name, values in outputs.probabilities.items()}
+    texts = {
+        name: [" ".join(text for text in windows_texts[part] if text)] for name, windows_texts in outputs.texts.items()
+    }
+    return ModelOutputs(probabilities, mean(outputs.embeddings), texts)
+
+
+def _stacked(parts: Sequence[ModelOutputs]) -> ModelOutputs:
+    first = parts[0]
+    return ModelOutputs(
+        {name: np.concatenate([part.probabilities[name] for part in parts]) for name in first.probabilities},
+        np.concatenate([part.embeddings for part in parts]),
+        {name: [text for part in parts for text in part.texts[name]] for name in first.texts},
+    )
+
+
+def _windows(waveform: Waveform, clips: Clips) -> list[Waveform]:
+    """Cut a clip longer than `clips.window_s` into windows of equal length."""
+    num_windows = -(-len(waveform) // round(clips.window_s * SAMPLE_RATE_HZ))
+    return np.array_split(waveform, num_windows) if num_windows > 1 else [waveform]
+
+
+def _batches(num_samples: Sequence[int], clips: Clips, inference: Inference) -> list[list[int]]:
+    shortest = round(clips.min_s * SAMPLE_RATE_HZ)
+    order = sorted(range(len(num_samples)), key=lambda i: -num_samples[i])
+    batches: list[list[int]] = []
+    start = 0
+    while start < len(order):
+        longest = max(num_samples[order[start]], shortest, 1)
+        size = max(1, int(inference.batch_s * SAMPLE_RATE_HZ) // longest)
+        batches.append(order[start : start + size])
+        start += size
+    return batches

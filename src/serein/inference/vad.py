@@ -1,0 +1,155 @@
+"""Voice activity detection: the speech probability of every 32 ms, as samples arrive.
+
+The network and its weights are Silero's voice activity detector (Silero Team, package `silero-vad`, MIT). Its weights
+are read from the safetensors file inside the package, which is never imported: importing it runs TorchScript and
+sets the threads of the whole process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
+
+from serein.audio import SAMPLE_RATE_HZ, Waveform
+from serein.errors import ModelError
+
+FRAME = 512  # samples; the network was trained on frames of 32 ms at 16 kHz
+CONTEXT = 64  # samples of the previous frame that the network sees again
+FRAME_S = FRAME / SAMPLE_RATE_HZ
+_REFLECTED = 64
+_NUM_BINS = 129
+_STATE = 128
+_MOST_FRAMES = 1024  # at once: 33 s, some 20 MB
+
+State = tuple[torch.Tensor, torch.Tensor]
+
+
+class SpeechNetwork(nn.Module):
+    """Magnitudes of a spectrum, four convolutions within a frame, an LSTM from frame to frame, one sigmoid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stft_conv = nn.Conv1d(1, 2 * _NUM_BINS, 256, stride=128, bias=False)  # real parts, then imaginary ones
+        self.conv1 = nn.Conv1d(_NUM_BINS, 128, 3, padding=1)
+        self.conv2 = nn.Conv1d(128, 64, 3, stride=2, padding=1)
+        self.conv3 = nn.Conv1d(64, 64, 3, stride=2, padding=1)
+        self.conv4 = nn.Conv1d(64, _STATE, 3, padding=1)
+        self.lstm = nn.LSTM(_STATE, _STATE)
+        self.final_conv = nn.Conv1d(_STATE, 1, 1)
+
+    def forward(self, frames: torch.Tensor, state: State, counts: Sequence[int]) -> tuple[torch.Tensor, State]:
+        """Return (frame,) speech probabilities.
+
+        Args:
+            frames: (frame, CONTEXT + FRAME) consecutive frames, each with the end of the one before; one stream after
+                the other.
+            state: The LSTM's state after the frames before, each (1, stream, _STATE).
+            counts: Number of frames of each stream, at least one.
+        """
+        parts = self.stft_conv(nn.functional.pad(frames, (0, _REFLECTED), mode="reflect").unsqueeze(1))
+        features = (parts[:, :_NUM_BINS].square() + parts[:, _NUM_BINS:].square()).sqrt()
+        for convolution in (self.conv1, self.conv2, self.conv3, self.conv4):
+            features = convolution(features).relu()
+        hidden, state = self._remembered(features.squeeze(2), state, list(counts))
+        return self.final_conv(hidden.relu().unsqueeze(2)).sigmoid().flatten(), state
+
+    def _remembered(self, features: torch.Tensor, state: State, counts: list[int]) -> tuple[torch.Tensor, State]:
+        if len(counts) == 1:
+            hidden, (output, cell) = self.lstm(features.unsqueeze(1), state)
+            return hidden.squeeze(1), (output, cell)
+        hidden, state = self.lstm(pack_sequence(list(torch.split(features, counts)), enforce_sorted=False), state)
+        padded, _ = pad_packed_sequence(hidden)
+        return torch.cat([padded[:count, stream] for stream, count in enumerate(counts)]), state
+
+
+@cache
+def speech_network() -> SpeechNetwork:
+    """Return the network with the weights of the installed package.
+
+    Raises:
+        ModelError: The package is not installed, or lacks the weights.
+    """
+    found = find_spec("silero_vad")
+    folders = () if found is None else found.submodule_search_locations or ()
+    paths = [path for folder in folders if (path := Path(folder) / "data" / "silero_vad_16k.safetensors").is_file()]
+    if not paths:
+        raise ModelError(
+            "the weights of the voice activity detector are missing",
+            where="silero-vad",
+            remedy="Install it with: pip install 'silero-vad>=6.2'.",
+        )
+    network = SpeechNetwork()
+    network.load_state_dict(_as_sequence(load_file(paths[0])))
+    return network.eval().requires_grad_(False)
+
+
+def _as_sequence(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename the weights of an LSTM's cell to those of an LSTM."""
+    return {
+        f"lstm.{name.removeprefix('lstm_cell.')}_l0" if name.startswith("lstm_cell.") else name: tensor
+        for name, tensor in weights.items()
+    }
+
+
+class SpeechDetector:
+    """Returns the speech probability of every 32 ms, which does not depend on the size of the blocks."""
+
+    def __init__(self) -> None:
+        self.network = speech_network()
+        self.state: State = (torch.zeros(1, 1, _STATE), torch.zeros(1, 1, _STATE))
+        self.waiting: Waveform = np.zeros(CONTEXT, np.float32)  # the context, then less than a frame
+
+    def feed(self, waveform: Waveform) -> NDArray[np.float32]:
+        """Return (frame,) for the frames that (sample,) more complete."""
+        return feed_all([self], [waveform])[0]
+
+    def finish(self) -> NDArray[np.float32]:
+        """Return (frame,) for the rest, at most one frame, padded with silence."""
+        num_left = len(self.waiting) - CONTEXT
+        return self.feed(np.zeros(FRAME - num_left, np.float32)) if num_left else np.zeros(0, np.float32)
+
+    def take(self, waveform: Waveform) -> NDArray[np.float32]:
+        """Return the frames, (frame, CONTEXT + FRAME), that (sample,) more complete, without running the network."""
+        waiting = np.concatenate([self.waiting, waveform])
+        num_frames = (len(waiting) - CONTEXT) // FRAME
+        self.waiting = waiting[num_frames * FRAME :].copy()
+        if not num_frames:
+            return np.zeros((0, CONTEXT + FRAME), np.float32)
+        frames: NDArray[np.float32] = np.lib.stride_tricks.sliding_window_view(waiting, CONTEXT + FRAME)[::FRAME]
+        return frames[:num_frames]
+
+
+def feed_all(detectors: Sequence[SpeechDetector], waveforms: Sequence[Waveform]) -> list[NDArray[np.float32]]:
+    """Feed many detectors as one batch, which takes a fraction of the time.
+
+    Returns:
+        For each detector (frame,) as `SpeechDetector.feed`.
+    """
+    frames = [detector.take(waveform) for detector, waveform in zip(detectors, waveforms, strict=True)]
+    probabilities: list[list[NDArray[np.float32]]] = [[np.zeros(0, np.float32)] for _ in detectors]
+    at_once = max(1, _MOST_FRAMES // max(1, len(detectors)))
+    for start in range(0, max(map(len, frames), default=0), at_once):
+        active = [number for number, each in enumerate(frames) if len(each) > start]
+        parts = [frames[number][start : start + at_once] for number in active]
+        for number, own in zip(active, _forward([detectors[number] for number in active], parts), strict=True):
+            probabilities[number].append(own)
+    return [np.concatenate(each) for each in probabilities]
+
+
+@torch.inference_mode()
+def _forward(detectors: Sequence[SpeechDetector], frames: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    counts = [len(each) for each in frames]
+    state = tuple(torch.cat([detector.state[kind] for detector in detectors], 1) for kind in (0, 1))
+    probabilities, (output, cell) = detectors[0].network(torch.from_numpy(np.concatenate(frames)), state, counts)
+    for number, detector in enumerate(detectors):
+        detector.state = (output[:, number : number + 1].clone(), cell[:, number : number + 1].clone())
+    return [each.numpy() for each in torch.split(probabilities, counts)]

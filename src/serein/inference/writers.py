@@ -1,0 +1,173 @@
+"""Emotions over time as other programs read them: Praat and ELAN (TextGrid), Audacity (label track)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from serein.data.utterance import Utterance
+from serein.errors import RunError
+from serein.inference.predictor import Prediction
+from serein.inference.segments import Segment, Timeline
+
+
+def textgrid(timeline: Timeline) -> str:
+    """Return a TextGrid of two interval tiers, label and confidence; where there is no speech both are empty.
+
+    Source: the Praat manual, "TextGrid file formats", the long text format.
+    """
+    tiers = [
+        (timeline.task, _tiled(timeline, lambda segment: segment.label_or_rejection)),
+        ("confidence", _tiled(timeline, lambda segment: f"{segment.confidence:.2f}")),
+    ]
+    end = f"{timeline.duration_s:.6f}"
+    lines = [
+        'File type = "ooTextFile"',
+        'Object class = "TextGrid"',
+        "",
+        "xmin = 0",
+        f"xmax = {end}",
+        "tiers? <exists>",
+    ]
+    lines += [f"size = {len(tiers)}", "item []:"]
+    for number, (name, intervals) in enumerate(tiers, start=1):
+        lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{name}"']
+        lines += ["        xmin = 0", f"        xmax = {end}", f"        intervals: size = {len(intervals)}"]
+        for place, (start_s, end_s, text) in enumerate(intervals, start=1):
+            lines += [f"        intervals [{place}]:", f"            xmin = {start_s}", f"            xmax = {end_s}"]
+            lines.append(f'            text = "{_quoted(text)}"')
+    return "\n".join(lines) + "\n"
+
+
+def audacity(timeline: Timeline) -> str:
+    """Return a label track: one line for each segment, with start, end, label and confidence.
+
+    Source: the Audacity manual, "Importing and Exporting Labels".
+    """
+    return "".join(
+        f"{segment.start_s:.6f}\t{segment.end_s:.6f}\t{segment.label_or_rejection} {segment.confidence:.2f}\n"
+        for segment in timeline.segments
+    )
+
+
+def clock(seconds: float) -> str:
+    """Return a time in a recording as minutes and seconds.
+
+    Example:
+        >>> clock(4.25), clock(75), clock(3725.5)
+        ('0:04.2', '1:15.0', '1:02:05.5')
+    """
+    minutes, rest_s = divmod(round(seconds, 1), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02d}:{rest_s:04.1f}" if hours else f"{minutes}:{rest_s:04.1f}"
+
+
+def _tiled(timeline: Timeline, text_of: Callable[[Segment], str]) -> Sequence[tuple[str, str, str]]:
+    """Return intervals that fill the recording without a gap, as TextGrids must."""
+    intervals: list[tuple[str, str, str]] = []
+    place = f"{0:.6f}"
+    for segment in timeline.segments:
+        start, end = f"{segment.start_s:.6f}", f"{min(segment.end_s, timeline.duration_s):.6f}"
+        if start != place:
+            intervals.append((place, start, ""))
+        intervals.append((start, end, text_of(segment)))
+        place = end
+    end = f"{timeline.duration_s:.6f}"
+    return intervals if place == end else [*intervals, (place, end, "")]
+
+
+def _quoted(text: str) -> str:
+    return text.replace('"', '""')
+
+
+WRITERS: dict[str, Callable[[Timeline], str]] = {"textgrid": textgrid, "audacity": audacity}
+SUFFIXES = {"textgrid": ".TextGrid", "audacity": ".txt"}
+
+
+_START = b'{"id": '
+
+
+class PredictionFile:
+    """A prediction file that can be continued.
+
+    Args:
+        path: Created when it does not exist.
+        fingerprint: Identifies the model and the options; written into every line.
+
+    Attributes:
+        ids: Ids of the utterances whose predictions are in the file.
+
+    Raises:
+        RunError: It is not a prediction file, it is of another model or other options, or another process writes to it.
+    """
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self.path, self.fingerprint = path, fingerprint
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file: IO[bytes] = open(path, "a+b")  # noqa: SIM115  (closed by __exit__)
+        try:
+            self._lock()
+            self.ids = self._read()
+        except BaseException:
+            self.file.close()
+            raise
+
+    def write(self, utterance: Utterance, outcome: Prediction | Timeline) -> None:
+        """Append a prediction; when this returns, other processes see it."""
+        line = {"id": utterance.id, **outcome.to_json(), "fingerprint": self.fingerprint}
+        self.file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self.file.flush()
+
+    def __enter__(self) -> PredictionFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.file.close()
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            pass  # no such lock on Windows
+        except BlockingIOError:
+            raise RunError("another process writes to it", where=self.path, remedy="Wait for it or stop it.") from None
+
+    def _read(self) -> set[str]:
+        ids = set()
+        self.file.seek(0)
+        place = 0
+        for number, line in enumerate(self.file, start=1):
+            if not line.endswith(b"\n"):
+                self._require_torn(line, number)
+                break
+            ids.add(self._id_of(line, number))
+            place += len(line)
+        self.file.truncate(place)
+        self.file.seek(0, os.SEEK_END)
+        return ids
+
+    def _require_torn(self, line: bytes, number: int) -> None:
+        """Refuse to cut off a last line that was not left by a killed process."""
+        if not line.startswith(_START[: len(line)]):
+            raise RunError(
+                "is not a prediction of serein", where=f"{self.path}:{number}", remedy="Choose another --out."
+            )
+
+    def _id_of(self, line: bytes, number: int) -> str:
+        where, remedy = f"{self.path}:{number}", "Choose another --out."
+        try:
+            content: Any = json.loads(line)
+            name, fingerprint = content["id"], content["fingerprint"]
+        except (ValueError, KeyError, TypeError):
+            raise RunError("is not a prediction of serein", where=where, remedy=remedy) from None
+        if fingerprint != self.fingerprint:
+            raise RunError("was predicted by another model or with other options", where=where, remedy=remedy)
+        return str(name)

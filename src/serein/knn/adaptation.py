@@ -1,0 +1,277 @@
+"""Adaptation by kNN: the gain from a datastore of a corpus's own clips, by its size; leave one speaker out.
+
+In use, a model meets speakers, rooms and words that are not in its training data. Some of the corpus's clips are
+labelled and put into a datastore; predictions for a speaker who is not in it are compared with the model alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from serein.data import manifest
+from serein.data.dataset import Recordings
+from serein.data.files import replacing, write_text
+from serein.data.protocols import speaker_key
+from serein.data.utterance import Utterance
+from serein.errors import ManifestError
+from serein.evaluation.figures import Line, lines_picture
+from serein.evaluation.intervals import Bounds, paired_difference
+from serein.evaluation.plots import MUTED, RIGHT, WRONG
+from serein.evaluation.predictions import Prediction
+from serein.evaluation.scores import Scores, score_predictions
+from serein.knn.interpolation import (
+    MAX_NEIGHBOURS,
+    Embeddings,
+    Numbers,
+    interpolate,
+    key,
+    knn_probabilities,
+    tune_k_and_weight,
+)
+from serein.knn.predictor import DEFAULT_K, DEFAULT_KNN_WEIGHT, embed_labelled, load_with_digest
+from serein.metrics import FloatArray
+from serein.progress import Report
+from serein.tasks.classes import keep_labelled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+SIZES = (8, 16, 32, 64, 128, 256)
+TUNINGS = {
+    "fixed": f"k {DEFAULT_K}, weight {DEFAULT_KNN_WEIGHT:g}",
+    "tuned": "k and weight tuned in the datastore",
+}
+_PER_CENT = 100.0
+
+
+@dataclass(frozen=True)
+class EmbeddedCorpus:
+    """A corpus with a model's embeddings and probabilities.
+
+    Attributes:
+        utterances: Those with a class of the model.
+        classes: Classes that occur among them; the model's probabilities are restricted to these.
+        embeddings: Their embeddings; clips of one speaker have the same key, so that none is a neighbour of another.
+        probabilities: (clip, class) of the model.
+        notes: Caveats for readers.
+    """
+
+    utterances: tuple[Utterance, ...]
+    classes: tuple[str, ...]
+    embeddings: Embeddings
+    probabilities: FloatArray
+    notes: tuple[str, ...]
+
+    @cached_property
+    def clips_of(self) -> dict[int, Numbers]:
+        """Speaker's key -> positions of the speaker's clips."""
+        speakers = self.embeddings.keys[:, 0]
+        return {int(speaker): np.flatnonzero(speakers == speaker) for speaker in np.unique(speakers)}
+
+
+@dataclass(frozen=True)
+class DatastoreSizeResult:
+    """The scores with datastores of one size.
+
+    Attributes:
+        tuning: A name of `TUNINGS`.
+        scores: Over all speakers and draws.
+        difference, interval: Points of UA above the model alone, paired, and the interval over speakers.
+    """
+
+    size: int
+    tuning: str
+    scores: Scores
+    difference: float
+    interval: Bounds | None
+
+
+@dataclass(frozen=True)
+class KnnAdaptation:
+    """The scores of the model alone, and with datastores of every size."""
+
+    model: Scores
+    sizes: tuple[DatastoreSizeResult, ...]
+    num_draws: int
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists and numbers, per cent."""
+        return {
+            "model": self.model.to_json(),
+            "datastores": [{**asdict(each), "scores": each.scores.to_json()} for each in self.sizes],
+            "num_draws": self.num_draws,
+            "notes": list(self.notes),
+        }
+
+
+def adapt(
+    model: str, manifest_path: Path, out: Path, report: Report, *, sizes: Sequence[int] = SIZES, num_draws: int = 10
+) -> KnnAdaptation:
+    """Evaluate a model with datastores of a corpus's clips; write `adaptation.json` and `adaptation.png` into a folder.
+
+    Each speaker is predicted with datastores of the other speakers' clips, drawn at random, balanced over classes as
+    far as possible. A draw depends on its number alone, and a larger datastore contains the smaller ones.
+
+    Raises:
+        ManifestError: A clip has no speaker, there are fewer than two, or there are too few clips for a size.
+        ModelError: The model does not exist.
+    """
+    corpus = embed_corpus(model, manifest_path, report)
+    _require_clips(corpus, max(sizes), manifest_path)
+    alone = _as_predictions(corpus, np.arange(len(corpus.utterances)), corpus.probabilities, 0)
+    results = []
+    for number, size in enumerate(sorted(sizes), start=1):
+        by_tuning = predict_with_datastores(corpus, size, num_draws)
+        results += [_result(size, tuning, by_tuning[tuning], alone, corpus.classes) for tuning in TUNINGS]
+        report("datastores", number, len(sizes), f"{size} clips: UA {results[-1].scores.pooled['ua']:.1f}")
+    model_scores = score_predictions(alone, corpus.classes)
+    found = KnnAdaptation(model_scores, tuple(results), num_draws, (*corpus.notes, *model_scores.notes))
+    out.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(out / "adaptation.json", content + "\n")
+    with replacing(out / "adaptation.png") as partial:
+        adaptation_picture(found).savefig(partial, format="png", dpi=160, facecolor="white")
+    return found
+
+
+def embed_corpus(model: str, manifest_path: Path, report: Report) -> EmbeddedCorpus:
+    """Embed a manifest's clips; those without a class of the model are left out, and noted."""
+    checkpoint = load_with_digest(model)[0].checkpoint
+    utterances, left_out = keep_labelled(manifest.read(manifest_path), checkpoint.class_labels, "drop")
+    nameless = [u.id for u in utterances if u.speaker is None]
+    if nameless:
+        raise ManifestError(
+            f"'{nameless[0]}' and {len(nameless) - 1} others have no speaker",
+            where=manifest_path,
+            remedy="Add the field 'speaker'.",
+        )
+    recordings = Recordings(utterances, trim_db=checkpoint.options.clips.trim_db)
+    detail = f"{len(utterances)} clips"
+    embeddings, probabilities = embed_labelled(
+        checkpoint,
+        recordings,
+        range(len(utterances)),
+        "predicted",
+        lambda done, all: report("embedding", done, all, detail),
+    )
+    present, labels = np.unique(embeddings.labels, return_inverse=True)
+    keys = np.array([[key(speaker_key(u))] * 2 for u in utterances], np.int64).reshape(-1, 2)
+    own = probabilities[:, present].astype(np.float64)
+    known = {speaker_key(u) for u in utterances} & set(checkpoint.training.get("speakers", ()))
+    notes = [
+        f"Classes: {len(present)} of the model's {probabilities.shape[1]} occur; predictions are restricted to these."
+    ]
+    notes += [f"Left out, not a class of the model: {count} {name}." for name, count in left_out.most_common()]
+    notes += [f"SPEAKER-DEPENDENT: the model was trained on {len(known)} of these speakers."] if known else []
+    return EmbeddedCorpus(
+        tuple(utterances),
+        tuple(checkpoint.class_labels.classes[number] for number in present),
+        Embeddings(embeddings.vectors, labels.astype(np.int64), keys),
+        own / own.sum(axis=1, keepdims=True),
+        tuple(notes),
+    )
+
+
+def _require_clips(corpus: EmbeddedCorpus, largest: int, where: Path) -> None:
+    fewest = len(corpus.utterances) - max(map(len, corpus.clips_of.values()))
+    if len(corpus.clips_of) < 2 or largest > fewest:
+        raise ManifestError(
+            f"without the speaker with the most clips, {fewest} clips are left for a datastore of {largest}",
+            where=where,
+            remedy="Choose smaller datastores: --sizes.",
+        )
+
+
+def predict_with_datastores(corpus: EmbeddedCorpus, size: int, num_draws: int) -> dict[str, list[Prediction]]:
+    """Return tuning -> predictions of every clip with a datastore of other speakers' clips, for every draw."""
+    predictions: dict[str, list[Prediction]] = {tuning: [] for tuning in TUNINGS}
+    for draw in range(num_draws):
+        for held_out in corpus.clips_of.values():
+            rows = drawn_clips(corpus, held_out, size, draw)
+            datastore = corpus.embeddings.only(rows)
+            for tuning, (k, knn_weight) in tuned_in(corpus, rows).items():
+                nearest = datastore.nearest(corpus.embeddings.vectors[held_out], k)
+                votes = knn_probabilities(nearest, len(corpus.classes))
+                predictions[tuning] += _as_predictions(
+                    corpus, held_out, interpolate(votes, corpus.probabilities[held_out], knn_weight), draw
+                )
+    return predictions
+
+
+def drawn_clips(corpus: EmbeddedCorpus, held_out: Numbers, size: int, draw: int) -> Numbers:
+    """Return positions of a datastore's clips, none of the held-out speaker: the classes take turns."""
+    rng = np.random.default_rng([draw, int(held_out[0])])
+    others = np.setdiff1d(np.arange(len(corpus.utterances)), held_out)
+    shuffled = rng.permutation(others)
+    labels = corpus.embeddings.labels[shuffled]
+    turn = np.empty(len(shuffled), np.int64)  # of its class: first, second, ...
+    for label in np.unique(labels):
+        turn[labels == label] = np.arange((labels == label).sum())
+    order = np.lexsort((rng.random(len(shuffled)), turn))
+    drawn: Numbers = shuffled[order[:size]]
+    return drawn
+
+
+def tuned_in(corpus: EmbeddedCorpus, rows: Numbers) -> dict[str, tuple[int, float]]:
+    """Return tuning -> k and weight; `tuned` are the best for the datastore's own clips, with other speakers' clips."""
+    datastore = corpus.embeddings.only(rows)
+    fixed = (min(DEFAULT_K, len(rows)), DEFAULT_KNN_WEIGHT)
+    of_one_speaker = int(np.unique(datastore.keys[:, 0], return_counts=True)[1].max())
+    most = min(MAX_NEIGHBOURS, len(rows) - of_one_speaker)
+    if most < 1:
+        return {"fixed": fixed, "tuned": fixed}
+    found = tune_k_and_weight(
+        datastore.nearest(datastore.vectors, most, datastore.keys), corpus.probabilities[rows], datastore.labels
+    )
+    return {"fixed": fixed, "tuned": (found.k, found.knn_weight)}
+
+
+def _as_predictions(corpus: EmbeddedCorpus, rows: Numbers, probabilities: FloatArray, draw: int) -> list[Prediction]:
+    """Return probabilities, (row, class), as predictions of the clips at these positions."""
+    predictions = []
+    for row, own in zip(rows, probabilities, strict=True):
+        utterance = corpus.utterances[row]
+        predictions.append(
+            Prediction(
+                id=utterance.id,
+                truth=corpus.classes[corpus.embeddings.labels[row]],
+                prediction=corpus.classes[int(own.argmax())],
+                probabilities=dict(zip(corpus.classes, map(float, own), strict=True)),
+                speaker=utterance.speaker,
+                gender=utterance.gender,
+                seed=draw,
+                corpus=utterance.corpus,
+            )
+        )
+    return predictions
+
+
+def _result(
+    size: int, tuning: str, predictions: Sequence[Prediction], alone: Sequence[Prediction], classes: Sequence[str]
+) -> DatastoreSizeResult:
+    gain = paired_difference(predictions, alone, classes, rng=np.random.default_rng(0))["ua"]
+    bounds = gain.interval and (_PER_CENT * gain.interval[0], _PER_CENT * gain.interval[1])
+    return DatastoreSizeResult(
+        size, tuning, score_predictions(predictions, classes), _PER_CENT * gain.difference, bounds
+    )
+
+
+def adaptation_picture(found: KnnAdaptation) -> Figure:
+    """Draw the gain over the model alone, with paired intervals, over the size of the datastore."""
+    lines = []
+    for (tuning, name), colour in zip(TUNINGS.items(), (RIGHT, WRONG), strict=True):
+        own = [each for each in found.sizes if each.tuning == tuning]
+        sizes, gains = [each.size for each in own], [each.difference for each in own]
+        lines.append(Line(name, sizes, gains, [each.interval for each in own], colour))
+    alone = (f"the model alone (UA {found.model.pooled['ua']:.1f})", 0.0, MUTED)
+    titles = ("clips in the datastore", "points of UA gained")
+    return lines_picture(lines, titles, level=alone, is_logarithmic=True)

@@ -1,0 +1,241 @@
+"""Datastores of labelled clips: built from a manifest, extended with further clips, and tuned (k and weight)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serein.checkpoint import Checkpoint
+from serein.data import manifest
+from serein.data.dataset import Recordings
+from serein.data.protocols import speaker_key
+from serein.data.utterance import Utterance
+from serein.errors import ManifestError
+from serein.inference.predictor import Predictor
+from serein.knn.datastore import (
+    INDEXED_FROM,
+    Datastore,
+    Header,
+    TuningRecord,
+    open_datastore,
+    write_datastore,
+    write_header,
+)
+from serein.knn.interpolation import MAX_NEIGHBOURS, Embeddings, TunedKnn, Vectors, tune_k_and_weight
+from serein.knn.predictor import embed_labelled, load_with_digest, model_reference
+from serein.progress import Report
+from serein.tasks.classes import keep_labelled
+
+Metric = Literal["ua", "wa", "macro_f1"]
+Votes = Literal["uniform", "softmax"]
+
+_PER_CENT = 100.0
+
+
+def build(
+    model: str, manifest_path: Path, out: Path, report: Report, *, indexed_from: int = INDEXED_FROM
+) -> tuple[Header, Counter[str]]:
+    """Build a datastore of a manifest's clips.
+
+    Returns:
+        The header, and the number of clips of each label that were left out because it is not a class of the model.
+
+    Raises:
+        ModelError: There is no such model, or `out` holds something else.
+        ManifestError, AudioError: The clips cannot be read, or none has a class.
+    """
+    predictor, digest = load_with_digest(model)
+    utterances, left_out = keep_labelled(manifest.read(manifest_path), predictor.checkpoint.class_labels, "drop")
+    if not utterances:
+        raise ManifestError(
+            f"no utterance has a class of the model; it has {', '.join(left_out)}",
+            where=manifest_path,
+            remedy=f"The model knows: {', '.join(predictor.classes)}.",
+        )
+    header = new_header(model_reference(model), digest, predictor.checkpoint)
+    new_embeddings = _embed(predictor, utterances, report)[0]
+    return write_datastore(out, header, new_embeddings, utterances, indexed_from=indexed_from), left_out
+
+
+def add(
+    folder: Path, manifest_path: Path, report: Report, *, model: str | None = None, indexed_from: int = INDEXED_FROM
+) -> tuple[Header, int]:
+    """Add a manifest's clips to a datastore, without any training.
+
+    Args:
+        model: Where the model is now, if it was moved.
+
+    Returns:
+        The header, and the number of clips that the datastore held already.
+
+    Raises:
+        ModelError: The datastore or its model does not exist.
+        ManifestError: A clip's label is not a class of the model, or contradicts the datastore.
+    """
+    datastore = open_datastore(folder)
+    predictor = _model_of(datastore, model)
+    utterances = manifest.read(manifest_path)
+    _require_classes(utterances, predictor, manifest_path)
+    new_embeddings = _embed(predictor, utterances, report)[0]
+    is_new = _new_ones(datastore, new_embeddings, utterances, manifest_path)
+    new = [utterance for utterance, is_kept in zip(utterances, is_new, strict=True) if is_kept]
+    if not new:
+        return datastore.header, len(utterances)
+    grown = concatenated(datastore.embeddings, new_embeddings.only(np.flatnonzero(is_new)))
+    header = write_datastore(folder, datastore.header, grown, new, before=folder, indexed_from=indexed_from)
+    return header, len(utterances) - len(new)
+
+
+@dataclass(frozen=True)
+class TuningResult:
+    """The tuned k and weight of a datastore.
+
+    Attributes:
+        num_clips: Number of clips that they were tuned on.
+        notes: What a reader must know.
+    """
+
+    tuning: TuningRecord
+    num_clips: int
+    notes: tuple[str, ...]
+
+
+def tune(
+    folder: Path,
+    manifest_path: Path,
+    report: Report,
+    *,
+    model: str | None = None,
+    votes: Votes = "uniform",
+    metric: Metric = "ua",
+) -> TuningResult:
+    """Tune k and the weight of a datastore on a manifest that is not a test set, and write them into the datastore.
+
+    A clip that is in the datastore is not a neighbour of itself.
+
+    Raises:
+        ModelError: The datastore or its model does not exist.
+        ManifestError: A clip's label is not a class of the model.
+    """
+    datastore = open_datastore(folder)
+    predictor = _model_of(datastore, model)
+    utterances = manifest.read(manifest_path)
+    _require_classes(utterances, predictor, manifest_path)
+    queries, probabilities = _embed(predictor, utterances, report)
+    nearest = datastore.embeddings.nearest(queries.vectors, max_neighbours(len(datastore.embeddings) - 1), queries.keys)
+    found = tune_k_and_weight(nearest, probabilities, queries.labels, votes=votes, metric=metric)
+    tuning = tuning_record(found, votes, metric, str(manifest_path), len(datastore.embeddings))
+    write_header(folder, datastore.header.model_copy(update={"tuning": tuning}))
+    known = {speaker_key(u) for u in utterances if u.speaker is not None} & datastore.speakers
+    notes = [f"The datastore holds {len(known)} of these speakers, which favours the neighbours."] if known else []
+    return TuningResult(tuning, len(utterances), tuple(notes))
+
+
+def new_header(model: str, digest: str, checkpoint: Checkpoint) -> Header:
+    """Return the header of an empty datastore."""
+    return Header(
+        model=model,
+        model_sha256=digest,
+        task=checkpoint.class_labels.field,
+        classes=checkpoint.class_labels.classes,
+        size=0,
+        num_clips=0,
+        corpora={},
+        licences={},
+    )
+
+
+def _embed(predictor: Predictor, utterances: Sequence[Utterance], report: Report) -> tuple[Embeddings, Vectors]:
+    checkpoint, detail = predictor.checkpoint, f"{len(utterances)} clips"
+    recordings = Recordings(utterances, trim_db=checkpoint.options.clips.trim_db)
+    recordings.prefetch(lambda done, total: report("reading audio", done, total, detail))
+    embeddings, probabilities = embed_labelled(
+        checkpoint,
+        recordings,
+        range(len(utterances)),
+        "known",
+        lambda done, all: report("embedding", done, all, detail),
+    )
+    return embeddings, probabilities
+
+
+def _model_of(datastore: Datastore, model: str | None) -> Predictor:
+    name = model or datastore.header.model
+    predictor, digest = load_with_digest(name)
+    datastore.require_model(digest, name)
+    return predictor
+
+
+def _require_classes(utterances: Sequence[Utterance], predictor: Predictor, where: Path) -> None:
+    class_labels = predictor.checkpoint.class_labels
+    _, foreign = keep_labelled(utterances, class_labels, "drop")
+    if foreign:
+        counts = ", ".join(f"{count} {name}" for name, count in foreign.most_common(5))
+        raise ManifestError(
+            f"{foreign.total()} utterances are not of a class of the model: {counts}",
+            where=where,
+            remedy=f"The model knows: {', '.join(class_labels.classes)}.",
+        )
+
+
+def _new_ones(
+    datastore: Datastore, embeddings: Embeddings, utterances: Sequence[Utterance], where: Path
+) -> NDArray[np.bool_]:
+    """Return (utterance,) False for clips that a datastore holds already, with the same id, samples and label."""
+    row_of = {name: row for row, name in enumerate(datastore.embeddings.keys[:, 0].tolist())}
+    is_new = np.ones(len(utterances), bool)
+    for number, ((name, samples), label) in enumerate(
+        zip(embeddings.keys.tolist(), embeddings.labels.tolist(), strict=True)
+    ):
+        if name not in row_of:
+            continue
+        row = row_of[name]
+        if samples != datastore.embeddings.keys[row, 1]:
+            raise ManifestError(
+                f"the datastore has another recording named '{utterances[number].id}'",
+                where=where,
+                remedy="Give the clip another id.",
+            )
+        if label != datastore.embeddings.labels[row]:
+            known = datastore.header.classes[int(datastore.embeddings.labels[row])]
+            raise ManifestError(
+                f"'{utterances[number].id}' is labelled '{known}' in the datastore",
+                where=where,
+                remedy="Build the datastore again with the correct label.",
+            )
+        is_new[number] = False
+    return is_new
+
+
+def concatenated(first: Embeddings, second: Embeddings) -> Embeddings:
+    """Return two sets of embeddings, one after the other."""
+    return Embeddings(
+        np.concatenate([first.vectors, second.vectors]),
+        np.concatenate([first.labels, second.labels]),
+        np.concatenate([first.keys, second.keys]),
+    )
+
+
+def max_neighbours(num: int) -> int:
+    """Return the largest candidate for k, given the number of embeddings."""
+    return min(MAX_NEIGHBOURS, num)
+
+
+def tuning_record(found: TunedKnn, votes: Votes, metric: Metric, tuned_on: str, num_clips: int) -> TuningRecord:
+    """Return a choice as `datastore.json` has it."""
+    return TuningRecord(
+        k=found.k,
+        knn_weight=found.knn_weight,
+        votes=votes,
+        tuned_on=tuned_on,
+        num_clips=num_clips,
+        metric=metric,
+        score=_PER_CENT * found.score,
+        model_score=_PER_CENT * found.model_score,
+    )

@@ -1,0 +1,293 @@
+"""Datastores of labelled clips: `datastore.json`, `vectors.safetensors`, `clips.jsonl`, and for many `index.faiss`.
+
+A datastore belongs to one model, whose embeddings it holds; other models are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from serein.checkpoint import PARTS
+from serein.corpora import licence_of
+from serein.data import manifest
+from serein.data.files import replacing, sha256, write_text
+from serein.data.utterance import Utterance
+from serein.errors import ModelError
+from serein.knn.index import RECALL_AT, FaissIndex, require_faiss, write_index
+from serein.knn.interpolation import Embeddings
+
+FORMAT = 1
+INDEXED_FROM = 200_000  # below, the exact search takes some ten milliseconds
+
+_HEADER, _VECTORS, _CLIPS, _INDEX = "datastore.json", "vectors.safetensors", "clips.jsonl", "index.faiss"
+_REMEDY = "Build it again: serein knn build --help."
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Index(_Strict):
+    """How `index.faiss` is searched, and its recall.
+
+    Attributes:
+        num_probed: Lists to search.
+        recall: Fraction of the ``recall_at`` nearest clips that it finds, compared with the exact search.
+    """
+
+    num_probed: int
+    recall_at: int
+    recall: float
+
+
+class TuningRecord(_Strict):
+    """The tuned k and weight of a datastore.
+
+    Attributes:
+        tuned_on: The clips that they were tuned on.
+        num_clips: Number of clips that the datastore held then.
+        metric: The score that was maximised; it and the model's own are in per cent.
+    """
+
+    k: int
+    knn_weight: float
+    votes: Literal["uniform", "softmax"]
+    tuned_on: str
+    num_clips: int
+    metric: Literal["ua", "wa", "macro_f1"]
+    score: float
+    model_score: float
+
+
+class Header(_Strict):
+    """The contents of `datastore.json`.
+
+    Attributes:
+        model: Folder or Hub name.
+        model_sha256: See `model_digest`.
+        task: What the classes are of.
+        size: Numbers in a vector.
+        corpora: Corpus -> clips; ``own`` where none is named.
+        licences: Corpus -> the licence of its recordings, which also limits the use of the datastore.
+    """
+
+    format: Literal[1] = 1
+    model: str
+    model_sha256: str
+    task: str
+    classes: tuple[str, ...]
+    size: int
+    num_clips: int
+    corpora: dict[str, int]
+    licences: dict[str, str]
+    index: Index | None = None
+    tuning: TuningRecord | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Datastore:
+    """An opened datastore."""
+
+    folder: Path
+    header: Header
+    embeddings: Embeddings
+
+    def require_model(self, digest: str, where: str | Path) -> None:
+        """Raise ModelError when the datastore holds the embeddings of another model."""
+        if digest != self.header.model_sha256:
+            raise ModelError(
+                f"the datastore is of another model, {self.header.model} ({self.header.model_sha256[:12]}), than this "
+                f"one, {where} ({digest[:12]})",
+                where=self.folder,
+                remedy="Name that model, or build a datastore of this one.",
+            )
+
+    def clips_at(self, rows: Sequence[int]) -> list[Utterance]:
+        """Return the clips of some rows."""
+        wanted, found = set(rows), {}
+        for number, line in enumerate(self._lines()):
+            if number in wanted:
+                fields = json.loads(line)
+                fields["audio"] = os.path.normpath(self.folder.absolute() / fields["audio"])
+                found[number] = Utterance.model_validate(fields)
+        return [found[row] for row in rows]
+
+    @cached_property
+    def speakers(self) -> frozenset[str]:
+        """The speakers, as `serein.data.splits.speaker_key` names them; clips without one are skipped."""
+        lines = (json.loads(line) for line in self._lines())
+        return frozenset(f"{line.get('corpus') or ''}/{line['speaker']}" for line in lines if line.get("speaker"))
+
+    def _lines(self) -> Iterator[str]:
+        with open(self.folder / _CLIPS, encoding="utf-8") as file:
+            yield from file
+
+
+def write_datastore(
+    folder: Path,
+    header: Header,
+    embeddings: Embeddings,
+    clips: Sequence[Utterance],
+    *,
+    before: Path | None = None,
+    indexed_from: int = INDEXED_FROM,
+) -> Header:
+    """Write a datastore, atomically.
+
+    Args:
+        header: Its counts, licences and index are filled in.
+        embeddings: All of the datastore's, those of `before` first.
+        clips: Those that `before` does not hold.
+        before: A datastore whose clips come first; may be `folder`.
+        indexed_from: Write an index from this number of clips on.
+
+    Raises:
+        ModelError: `folder` exists and is not a datastore.
+        MissingExtraError: There are so many clips that an index is written, and faiss is not installed.
+    """
+    if folder.exists() and not is_datastore(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError("exists and is not a datastore", where=folder, remedy="Name a new folder.")
+    if len(embeddings) >= indexed_from:
+        require_faiss()
+    with _replacing(folder) as partial:
+        _write_clips(clips, header.task, partial / _CLIPS, before)
+        _save_examples(embeddings, partial / _VECTORS)
+        index = _indexed(embeddings, partial / _INDEX) if len(embeddings) >= indexed_from else None
+        header = header.model_copy(update={**_counts(header, embeddings, clips), "index": index})
+        write_header(partial, header)
+    return header
+
+
+def _counts(header: Header, embeddings: Embeddings, clips: Sequence[Utterance]) -> dict[str, Any]:
+    corpora = Counter(header.corpora) + Counter(clip.corpus or "own" for clip in clips)
+    return {
+        "size": embeddings.vectors.shape[1],
+        "num_clips": len(embeddings),
+        "corpora": dict(sorted(corpora.items())),
+        "licences": {name: licence_of(name) or "not stated" for name in sorted(corpora)},
+    }
+
+
+def _indexed(embeddings: Embeddings, path: Path) -> Index:
+    num_probed, recall = write_index(embeddings.vectors, path, np.random.default_rng(0))
+    return Index(num_probed=num_probed, recall_at=RECALL_AT, recall=round(recall, 4))
+
+
+def _write_clips(clips: Sequence[Utterance], task: str, path: Path, before: Path | None) -> None:
+    manifest.write((_kept(clip, task) for clip in clips), path)
+    if before is not None:
+        added = path.read_text(encoding="utf-8")
+        path.write_text((before / _CLIPS).read_text(encoding="utf-8") + added, encoding="utf-8")
+
+
+def write_header(folder: Path, header: Header) -> None:
+    """Write `datastore.json` atomically."""
+    text = json.dumps(header.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(folder / _HEADER, text + "\n")
+
+
+def open_datastore(folder: str | Path) -> Datastore:
+    """Open a datastore; its vectors are mapped into memory.
+
+    Raises:
+        ModelError: There is none, a part is missing or damaged, or the parts do not fit each other.
+        MissingExtraError: It has an index, and faiss is not installed.
+    """
+    folder = Path(folder)
+    if not is_datastore(folder):
+        remedy = "Build one: serein knn build --help."
+        raise ModelError("no such datastore", where=folder, remedy=remedy)
+    header = _read_header(folder / _HEADER)
+    try:
+        arrays = {name: tensor.numpy() for name, tensor in load_file(folder / _VECTORS).items()}
+        embeddings = Embeddings(arrays["vectors"], arrays["labels"], arrays["keys"])
+    except (SafetensorError, OSError, KeyError) as error:
+        raise ModelError(f"damaged ({error})", where=folder / _VECTORS, remedy=_REMEDY) from None
+    _require_fitting(folder, header, embeddings)
+    if header.index is not None:
+        index = FaissIndex(folder / _INDEX, embeddings.vectors, header.index.num_probed)
+        embeddings = Embeddings(embeddings.vectors, embeddings.labels, embeddings.keys, index)
+    return Datastore(folder, header, embeddings)
+
+
+def is_datastore(folder: str | Path) -> bool:
+    """Tell whether a folder has the parts of a datastore."""
+    return all((Path(folder) / part).is_file() for part in (_HEADER, _VECTORS, _CLIPS))
+
+
+def model_digest(folder: Path) -> str:
+    """Return the SHA-256 of a model folder: its description, its classes and its weights."""
+    parts = [part for part in PARTS if (folder / part).is_file()]
+    return hashlib.sha256("".join(f"{part} {sha256(folder / part)}\n" for part in parts).encode()).hexdigest()
+
+
+def _kept(clip: Utterance, task: str) -> Utterance:
+    """Return the fields of a clip that a datastore keeps: enough to find and to name it."""
+    field = "gender" if task == "gender" else "emotion"
+    kept = ("id", "audio", "start_s", "end_s", "speaker", "corpus", field)
+    return Utterance(**{name: getattr(clip, name) for name in kept})
+
+
+def _save_examples(embeddings: Embeddings, path: Path) -> None:
+    arrays: Mapping[str, Any] = {"vectors": embeddings.vectors, "labels": embeddings.labels, "keys": embeddings.keys}
+    with replacing(path) as partial:  # safetensors would leave it to be read by its writer alone
+        save_file({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}, partial)
+
+
+def _read_header(path: Path) -> Header:
+    try:
+        return Header.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise ModelError("damaged: not JSON", where=path, remedy=_REMEDY) from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        named = ".".join(str(part) for part in problem["loc"])
+        raise ModelError(f"key '{named}': {problem['msg'].lower()}", where=path, remedy=_REMEDY) from None
+
+
+def _require_fitting(folder: Path, header: Header, embeddings: Embeddings) -> None:
+    num, num_classes = header.num_clips, len(header.classes)
+    fits = embeddings.vectors.shape == (num, header.size) and embeddings.keys.shape == (num, 2)
+    fits = fits and embeddings.labels.shape == (num,) and embeddings.labels.dtype == np.int64
+    if not fits or (num and not 0 <= embeddings.labels.min() <= embeddings.labels.max() < num_classes):
+        raise ModelError(f"does not hold the {num} clips that datastore.json states", where=folder, remedy=_REMEDY)
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder`, which takes its place when the block ends well."""
+    folder = folder.absolute()  # paths of clips are written relative to it
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
+    partial.mkdir()
+    old = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
+    try:
+        yield partial
+        if folder.exists():
+            os.rename(folder, old)
+        try:
+            os.rename(partial, folder)
+        except OSError:
+            if old.exists():
+                os.rename(old, folder)
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,373 @@
+"""Evaluate a finished run with the nearest clips of each fold's train and dev (wang2023, section 2.3; stage S3)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from serein import recipe as recipes
+from serein.checkpoint import Checkpoint
+from serein.data import manifest
+from serein.data.files import write_text
+from serein.data.splits import Fold
+from serein.errors import RunError
+from serein.evaluation.intervals import Difference, paired_difference
+from serein.evaluation.predictions import (
+    Prediction,
+    missing_predictions,
+    read_json,
+    read_predictions,
+    read_run_predictions,
+    write_predictions,
+)
+from serein.evaluation.scores import Scores, score_predictions
+from serein.experiment.data import Experiment, prepare
+from serein.experiment.predict import fold_run_folder
+from serein.inference.predictor import load as load_model
+from serein.knn.building import Metric, Votes, concatenated, max_neighbours, new_header, tuning_record
+from serein.knn.datastore import Datastore, is_datastore, model_digest, open_datastore, write_datastore, write_header
+from serein.knn.interpolation import (
+    KNN_WEIGHTS,
+    Embeddings,
+    Numbers,
+    TunedKnn,
+    interpolate,
+    key,
+    knn_probabilities,
+    tune_k_and_weight,
+)
+from serein.knn.predictor import embed_labelled, keys_of, model_reference
+from serein.metrics import FloatArray
+from serein.models.conditioning import ConditionSource
+from serein.progress import Report
+
+Selection = Literal["dev", "oracle"]
+ORACLE = "ORACLE, optimistic: k and the weight were tuned on the test sets that are evaluated here, as in wang2023."
+
+_PER_CENT = 100.0
+
+
+@dataclass(frozen=True)
+class KnnOptions:
+    """How a run is evaluated with kNN.
+
+    Attributes:
+        selection: The split of each fold that tunes k and the weight.
+        k, knn_weight: Given values; `None` is tuned.
+    """
+
+    selection: Selection = "dev"
+    votes: Votes = "uniform"
+    metric: Metric = "ua"
+    k: int | None = None
+    knn_weight: float | None = None
+
+    @property
+    def is_given(self) -> bool:
+        """Whether nothing is left to tune."""
+        return self.k is not None and self.knn_weight is not None
+
+
+@dataclass(frozen=True)
+class KnnSelection:
+    """The k and the weight of one fold and seed.
+
+    Attributes:
+        num_clips: Clips in its datastore: train and dev.
+        tuned: The tuned values and their scores on the tuning set, as fractions; `None` where both were given.
+    """
+
+    fold: str
+    seed: int
+    k: int
+    knn_weight: float
+    num_clips: int
+    tuned: TunedKnn | None
+
+
+@dataclass(frozen=True)
+class KnnEvaluation:
+    """A run's model, its neighbours, and both interpolated (kNN), on the same test clips.
+
+    Attributes:
+        selection: `dev`, `oracle`, or `given`.
+        systems: `model`, `neighbours` (alone, with the same k), `knn` -> scores.
+        differences: kNN minus model, by score name; fractions.
+        notes: Caveats for readers of the numbers.
+    """
+
+    selection: Literal["dev", "oracle", "given"]
+    votes: Votes
+    metric: Metric
+    trials: tuple[KnnSelection, ...]
+    systems: dict[str, Scores]
+    differences: dict[str, Difference]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists and numbers; scores and differences in per cent."""
+        return {
+            "selection": self.selection,
+            "votes": self.votes,
+            "metric": self.metric,
+            "systems": {name: scores.to_json() for name, scores in self.systems.items()},
+            "knn_minus_model": {
+                name: {
+                    "difference": _PER_CENT * found.difference,
+                    "interval": found.interval and [_PER_CENT * bound for bound in found.interval],
+                    "probability_of_improvement": found.probability_of_improvement,
+                    "resampled": found.resampled,
+                }
+                for name, found in self.differences.items()
+            },
+            "trials": [asdict(trial) for trial in self.trials],
+            "notes": list(self.notes),
+        }
+
+
+def evaluate_run_with_knn(
+    run: Path, knn_options: KnnOptions, report: Report, data: Path | None = None
+) -> KnnEvaluation:
+    """Evaluate a finished run with and without its neighbours (stage S3 of wang2023).
+
+    For every fold and seed, k and the weight are tuned on dev with a datastore of train alone; the datastore that is
+    kept in the run, and evaluated, holds train and dev. Writes `fold-*/seed-*/neighbours/` (the datastore), predictions
+    beside those of the model, and `knn.json`.
+
+    Args:
+        data: The manifest of the run, if it was moved.
+
+    Raises:
+        RunError: The run is unfinished or of other data, or there is no dev set to tune on.
+    """
+    experiment = _experiment(run, data, report)
+    classes = experiment.class_labels.classes
+    predicted = read_run_predictions(run, classes)
+    lacking = missing_predictions(run, predicted)
+    if lacking:
+        raise RunError(lacking[0], where=run, remedy="Finish the run by --resume.")
+    _require_dev(experiment, knn_options, run)
+    done: list[_TrialResult] = []
+    trials = experiment.fold_runs()
+    for number, (fold, seed) in enumerate(trials, start=1):
+        done.append(_evaluate(experiment, fold, seed, run, knn_options, report))
+        report("with neighbours", number, len(trials), f"{len(trials)} folds and seeds")
+    found = _evaluation(predicted, done, knn_options, classes)
+    name = "knn_oracle.json" if knn_options.selection == "oracle" else "knn.json"
+    write_text(run / name, json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return found
+
+
+def _experiment(run: Path, data: Path | None, report: Report) -> Experiment:
+    recorded = read_json(run / "data.json")
+    if not (run / "recipe.yaml").is_file() or "manifest" not in recorded:
+        raise RunError("is not a run folder", where=run, remedy="Name a folder that serein run has written.")
+    experiment = prepare(recipes.load(run / "recipe.yaml"), data or Path(recorded["manifest"]), report)
+    if recorded.get("sha256") != manifest.digest(experiment.utterances):
+        raise RunError("was run on other data", where=run, remedy="Name the manifest that it was run on: --data.")
+    if read_json(run / "folds.json").get("sha256") != experiment.folds.sha256:
+        raise RunError("its folds are divided otherwise now", where=run, remedy="Run the recipe again.")
+    return experiment
+
+
+def _require_dev(experiment: Experiment, knn_options: KnnOptions, run: Path) -> None:
+    without = [fold.name for fold in experiment.folds.folds if not fold.dev]
+    if without and knn_options.selection == "dev" and not knn_options.is_given:
+        raise RunError(
+            f"fold {without[0]} has no dev set to tune k and the weight on",
+            where=run,
+            remedy="Give both: --k 8 --knn-weight 0.3; or tune on test as the paper did, which is marked: "
+            "--selection oracle.",
+        )
+
+
+@dataclass(frozen=True)
+class _TrialResult:
+    trial: KnnSelection
+    alone: list[Prediction]
+    interpolated: list[Prediction]
+
+
+def _evaluate(
+    experiment: Experiment, fold: Fold, seed: int, run: Path, knn_options: KnnOptions, report: Report
+) -> _TrialResult:
+    folder, classes = fold_run_folder(run, fold, seed), experiment.class_labels.classes
+    datastore = _datastore(experiment, fold, seed, run, report)
+    rows, probabilities = _predicted(folder / "predictions.jsonl", classes)
+    keys = keys_of(experiment.recordings, _positions(rows, experiment))
+    test = Embeddings(_embeddings(folder, len(rows)), _truth(rows, classes), keys)
+    k, knn_weight, tuned = _tuned(experiment, fold, datastore, test, probabilities, knn_options, folder)
+    if knn_options.selection == "dev" and tuned is not None:
+        tuning = tuning_record(
+            tuned, knn_options.votes, knn_options.metric, f"dev of fold {fold.name}", len(fold.train)
+        )
+        write_header(datastore.folder, datastore.header.model_copy(update={"tuning": tuning}))
+    votes = knn_probabilities(datastore.embeddings.nearest(test.vectors, k, test.keys), len(classes), knn_options.votes)
+    interpolated = _as_predictions(rows, interpolate(votes, probabilities, knn_weight), classes)
+    name = "knn_oracle" if knn_options.selection == "oracle" else "knn"
+    write_predictions(interpolated, folder / f"{name}_predictions.jsonl")
+    trial = KnnSelection(fold.name, seed, k, knn_weight, len(datastore.embeddings), tuned)
+    return _TrialResult(trial, _as_predictions(rows, votes, classes), interpolated)
+
+
+def _tuned(
+    experiment: Experiment,
+    fold: Fold,
+    datastore: Datastore,
+    test: Embeddings,
+    probabilities: FloatArray,
+    knn_options: KnnOptions,
+    folder: Path,
+) -> tuple[int, float, TunedKnn | None]:
+    """Return k, the weight, and their scores where they were tuned."""
+    if knn_options.k is not None and knn_options.knn_weight is not None:
+        return knn_options.k, knn_options.knn_weight, None
+    embeddings, queries = datastore.embeddings, test
+    if knn_options.selection == "dev":
+        rows, probabilities = _predicted(folder / "dev_predictions.jsonl", experiment.class_labels.classes)
+        is_dev = _is_dev(datastore, rows, fold)
+        embeddings, queries = embeddings.only(np.flatnonzero(~is_dev)), embeddings.only(np.flatnonzero(is_dev))
+    most = knn_options.k or max_neighbours(len(embeddings) - 1)
+    tuned = tune_k_and_weight(
+        embeddings.nearest(queries.vectors, most, queries.keys),
+        probabilities,
+        queries.labels,
+        votes=knn_options.votes,
+        metric=knn_options.metric,
+        ks=None if knn_options.k is None else (knn_options.k,),
+        knn_weights=KNN_WEIGHTS if knn_options.knn_weight is None else (knn_options.knn_weight,),
+    )
+    return tuned.k, tuned.knn_weight, tuned
+
+
+def _is_dev(datastore: Datastore, rows: Sequence[Prediction], fold: Fold) -> np.ndarray:
+    """Return (clip,) whether a clip of train and dev is of dev, whose predictions are in the same order."""
+    is_dev = np.arange(len(datastore.embeddings)) >= len(fold.train)
+    if datastore.embeddings.keys[is_dev, 0].tolist() != [key(row.id) for row in rows]:
+        raise RunError("does not hold the dev set of this run", where=datastore.folder, remedy="Delete it.")
+    return is_dev
+
+
+def _datastore(experiment: Experiment, fold: Fold, seed: int, run: Path, report: Report) -> Datastore:
+    """Return the datastore of a fold's train and dev, in this order; built now, unless it exists for this model."""
+    fold_with_same_training = fold_run_folder(run, experiment.fold_with_same_training(fold), seed)
+    folder, digest = fold_with_same_training / "neighbours", model_digest(fold_with_same_training / "model")
+    if is_datastore(folder):
+        datastore = open_datastore(folder)
+        if datastore.header.model_sha256 == digest and len(datastore.embeddings) == len(fold.train) + len(fold.dev):
+            return datastore
+    checkpoint = load_model(fold_with_same_training / "model").checkpoint
+    train, dev = experiment.positions(fold.train), experiment.positions(fold.dev)
+    label, condition_source = f"fold {fold.name}  seed {seed}  datastore", experiment.recipe.inference.conditions
+    embeddings = _embed(experiment, checkpoint, train, "known", label, report)
+    if dev:
+        embeddings = concatenated(
+            embeddings, _embed(experiment, checkpoint, dev, condition_source, f"{label}  dev", report)
+        )
+    clips = [experiment.utterances[position] for position in (*train, *dev)]
+    write_datastore(
+        folder,
+        new_header(model_reference(str(fold_with_same_training / "model")), digest, checkpoint),
+        embeddings,
+        clips,
+    )
+    return open_datastore(folder)
+
+
+def _embed(
+    experiment: Experiment,
+    checkpoint: Checkpoint,
+    positions: Sequence[int],
+    condition_source: ConditionSource,
+    label: str,
+    report: Report,
+) -> Embeddings:
+    detail = f"{len(positions)} clips"
+    return embed_labelled(
+        checkpoint,
+        experiment.recordings,
+        positions,
+        condition_source,
+        lambda done, total: report(label, done, total, detail),
+    )[0]
+
+
+def _predicted(path: Path, classes: Sequence[str]) -> tuple[list[Prediction], FloatArray]:
+    """Return a model's predictions for one fold and seed, and its probabilities, (clip, class)."""
+    fold, seed = path.parts[-3].removeprefix("fold-"), int(path.parts[-2].removeprefix("seed-"))
+    rows = read_predictions(path, classes, fold=fold, seed=seed)
+    without = [row.id for row in rows if row.probabilities is None]
+    if without:
+        raise RunError(f"'{without[0]}' has no probabilities", where=path, remedy="Run the recipe again.")
+    return rows, np.array([[(row.probabilities or {})[name] for name in classes] for row in rows])
+
+
+def _embeddings(folder: Path, num: int) -> np.ndarray:
+    path = folder / "embeddings.safetensors"
+    try:
+        vectors = load_file(path)["embeddings"]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise RunError(f"cannot be read ({error})", where=path, remedy="Run the recipe again.") from None
+    if len(vectors) != num:
+        raise RunError(f"holds {len(vectors)} embeddings of {num} predictions", where=path, remedy="Run it again.")
+    return vectors
+
+
+def _positions(rows: Sequence[Prediction], experiment: Experiment) -> list[int]:
+    position_of = {utterance.id: position for position, utterance in enumerate(experiment.utterances)}
+    return [position_of[row.id] for row in rows]
+
+
+def _truth(rows: Sequence[Prediction], classes: Sequence[str]) -> Numbers:
+    return np.array([classes.index(row.truth or "") for row in rows], np.int64)
+
+
+def _as_predictions(rows: Sequence[Prediction], probabilities: FloatArray, classes: Sequence[str]) -> list[Prediction]:
+    return [
+        replace(
+            row, prediction=classes[int(own.argmax())], probabilities=dict(zip(classes, map(float, own), strict=True))
+        )
+        for row, own in zip(rows, probabilities, strict=True)
+    ]
+
+
+def _evaluation(
+    predicted: Sequence[Prediction], done: Sequence[_TrialResult], knn_options: KnnOptions, classes: Sequence[str]
+) -> KnnEvaluation:
+    notes = _notes(done, knn_options)
+    by_system = {
+        "model": list(predicted),
+        "neighbours": [row for result in done for row in result.alone],
+        "knn": [row for result in done for row in result.interpolated],
+    }
+    is_marked = {"model": False, "neighbours": True, "knn": True}
+    return KnnEvaluation(
+        selection="given" if knn_options.is_given else knn_options.selection,
+        votes=knn_options.votes,
+        metric=knn_options.metric,
+        trials=tuple(result.trial for result in done),
+        systems={
+            name: score_predictions(rows, classes, notes=notes if is_marked[name] else ())
+            for name, rows in by_system.items()
+        },
+        differences=paired_difference(by_system["knn"], by_system["model"], classes, rng=np.random.default_rng(0)),
+        notes=notes,
+    )
+
+
+def _notes(done: Sequence[_TrialResult], knn_options: KnnOptions) -> tuple[str, ...]:
+    num_clips = sorted({result.trial.num_clips for result in done})
+    sizes = str(num_clips[0]) if len(num_clips) == 1 else f"{num_clips[0]} to {num_clips[-1]}"
+    contents = f"The datastores hold train and dev of their fold: {sizes} clips."
+    if knn_options.is_given:
+        return (f"k {knn_options.k} and weight {knn_options.knn_weight:g} were given; nothing was tuned.", contents)
+    if knn_options.selection == "oracle":
+        return ORACLE, contents
+    return "k and the weight were tuned on each fold's dev, with a datastore of its train alone.", contents

@@ -1,0 +1,284 @@
+"""Nearest neighbours: labelled embeddings, their votes, and votes interpolated with a model (wang2023, section 2.3)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serein.audio import Waveform
+from serein.errors import ModelError, expected_one_of
+from serein.metrics import SCORES, FloatArray
+
+Vectors = NDArray[np.float32]
+Numbers = NDArray[np.int64]
+
+MAX_NEIGHBOURS = 32  # wang2023, section 3.1: k in 1..32
+KNN_WEIGHTS = tuple(number / 20 for number in range(21))  # 0 is the model alone, 1 the neighbours alone
+
+_SPARE = 8  # neighbours searched beyond k, because some may be the clip itself
+_DISTANCES_AT_ONCE = 1 << 24
+_ROUNDING = 4e-7  # relative, for each number of a vector: twice what a float32 sum of products can be off
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The nearest embeddings of some clips, nearest first.
+
+    Attributes:
+        rows: (clip, k) positions among the embeddings.
+        labels: (clip, k) class numbers.
+        distances: (clip, k) float64, Euclidean.
+    """
+
+    rows: Numbers
+    labels: Numbers
+    distances: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Embeddings of labelled clips.
+
+    Attributes:
+        vectors: (clip, feature) float32, the input of the output layer.
+        labels: (clip,) class numbers.
+        keys: (clip, 2) identifies a clip: `key` of its id and of its samples.
+        index: Another search than the exact one; takes queries and k, returns rows and distances, both (query, k).
+    """
+
+    vectors: Vectors
+    labels: Numbers
+    keys: Numbers
+    index: Callable[[Vectors, int], tuple[Numbers, FloatArray]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def nearest(self, queries: Vectors, k: int, keys: Numbers | None = None) -> Nearest:
+        """Return the k nearest embeddings of each query; of equally near ones the first.
+
+        Args:
+            queries: (query, feature).
+            keys: (query, 2); embeddings with the id or the samples of a query are not its neighbours.
+
+        Raises:
+            ModelError: There are fewer than k.
+        """
+        _require_enough(k, len(self))
+        num = k if keys is None else min(k + _SPARE, len(self))
+        while True:
+            rows, distances = self._search(queries, num)
+            is_self = np.zeros(rows.shape, bool) if keys is None else self._is_self(rows, keys)
+            num_others = int((~is_self).sum(axis=1).min()) if len(queries) else k
+            if num_others >= k or num == len(self):
+                break
+            num = min(2 * num, len(self))
+        _require_enough(k, num_others, others=" besides the clip itself")
+        order = np.argsort(is_self, axis=1, kind="stable")[:, :k]
+        rows = np.take_along_axis(rows, order, axis=1)
+        return Nearest(rows, self.labels[rows], np.take_along_axis(distances, order, axis=1))
+
+    def only(self, rows: Numbers) -> Embeddings:
+        """Return some of the embeddings."""
+        return Embeddings(self.vectors[rows], self.labels[rows], self.keys[rows])
+
+    @cached_property
+    def _squared_norms(self) -> Vectors:
+        squared_norms: Vectors = np.einsum("ij,ij->i", self.vectors, self.vectors)
+        return squared_norms
+
+    def _search(self, queries: Vectors, k: int) -> tuple[Numbers, FloatArray]:
+        if self.index is not None:
+            return self.index(queries, k)
+        return exact(self.vectors, queries, k, self._squared_norms)
+
+    def _is_self(self, rows: Numbers, keys: Numbers) -> NDArray[np.bool_]:
+        is_self: NDArray[np.bool_] = (self.keys[rows] == keys[:, None, :]).any(axis=2)
+        return is_self
+
+
+def exact(
+    vectors: Vectors, queries: Vectors, k: int, squared_norms: Vectors | None = None
+) -> tuple[Numbers, FloatArray]:
+    """Search through all vectors.
+
+    Products in float32 leave those that may be among the nearest; their distances are then taken in float64.
+
+    Args:
+        vectors: (vector, feature).
+        queries: (query, feature).
+        squared_norms: (vector,), of the vectors, where they are known.
+
+    Returns:
+        Rows and Euclidean distances, both (query, k), nearest first; of equally near ones the first row.
+    """
+    if squared_norms is None:
+        squared_norms = np.einsum("ij,ij->i", vectors, vectors)
+    queries = np.ascontiguousarray(queries, np.float32)
+    rows, distances = np.empty((len(queries), k), np.int64), np.empty((len(queries), k))
+    largest = float(squared_norms.max(initial=0.0))
+    for start in range(0, len(queries), size := max(1, _DISTANCES_AT_ONCE // max(1, len(vectors)))):
+        some = queries[start : start + size]
+        rough = squared_norms - 2.0 * (some @ vectors.T)
+        kth = np.partition(rough, k - 1, axis=1)[:, k - 1]
+        off = _ROUNDING * vectors.shape[1] * (largest + np.einsum("ij,ij->i", some, some))
+        for number, query in enumerate(some):
+            candidates = np.flatnonzero(rough[number] <= kth[number] + off[number])
+            rows[start + number], distances[start + number] = sorted_nearest(vectors, query, candidates, k)
+    return rows, distances
+
+
+def sorted_nearest(vectors: Vectors, query: Vectors, rows: Numbers, k: int) -> tuple[Numbers, FloatArray]:
+    """Return the k rows nearest to a query, and their distances in float64; of equally near ones the first."""
+    differences = vectors[rows].astype(np.float64) - query
+    distances = np.sqrt(np.square(differences).sum(axis=1))
+    order = np.lexsort((rows, distances))[:k]
+    return rows[order], distances[order]
+
+
+def key(content: str | Waveform) -> int:
+    """Return a 64-bit hash of an id, or of the samples of a recording."""
+    data = content.encode() if isinstance(content, str) else content.tobytes()
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
+
+
+# -- votes -----------------------------------------------------------------------------------------------------------
+
+
+def knn_probabilities_by_k(nearest: Nearest, num_classes: int, votes: str = "uniform") -> FloatArray:
+    """Return the probabilities of the nearest 1, 2, ... neighbours: (k, clip, class), each row sums to 1.
+
+    Args:
+        votes: A name of `VOTES`.
+
+    Raises:
+        ModelError: There is no such way to vote.
+
+    Example:
+        >>> nearest = Nearest(np.array([[7, 9]]), np.array([[1, 0]]), np.array([[0.5, 0.8]]))
+        >>> knn_probabilities_by_k(nearest, num_classes=2).tolist()
+        [[[0.0, 1.0]], [[0.5, 0.5]]]
+    """
+    if votes not in VOTES:
+        raise ModelError(expected_one_of(votes, VOTES, kind="vote"), where="--votes", remedy="Choose one of these.")
+    weights = VOTES[votes](nearest.distances).T[:, :, None]
+    is_of_class = nearest.labels.T[:, :, None] == np.arange(num_classes)
+    probabilities: FloatArray = (weights * is_of_class).cumsum(axis=0) / weights.cumsum(axis=0)
+    return probabilities
+
+
+def knn_probabilities(nearest: Nearest, num_classes: int, votes: str = "uniform") -> FloatArray:
+    """Return the probabilities of all k neighbours: (clip, class)."""
+    probabilities: FloatArray = knn_probabilities_by_k(nearest, num_classes, votes)[-1]
+    return probabilities
+
+
+def interpolate(neighbours: NDArray[Any], model: NDArray[Any], knn_weight: float) -> FloatArray:
+    """Return ``knn_weight * neighbours + (1 - knn_weight) * model`` (wang2023, equation 4).
+
+    Args:
+        neighbours: (..., class) probabilities.
+        model: (..., class) probabilities.
+        knn_weight: 0 is the model exactly, 1 the neighbours.
+
+    Raises:
+        ModelError: The weight is not from 0 to 1.
+
+    Example:
+        >>> interpolate(np.array([1.0, 0.0]), np.array([0.25, 0.75]), knn_weight=0.5).tolist()
+        [0.625, 0.375]
+    """
+    if not 0.0 <= knn_weight <= 1.0:
+        raise ModelError(f"the weight is {knn_weight:g}", where="--knn-weight", remedy="Give a number from 0 to 1.")
+    return knn_weight * neighbours.astype(np.float64) + (1.0 - knn_weight) * model.astype(np.float64)
+
+
+def _uniform(distances: FloatArray) -> FloatArray:
+    return np.ones_like(distances)
+
+
+def _by_distance(distances: FloatArray) -> FloatArray:
+    return np.exp(distances[:, :1] - distances)
+
+
+VOTES: dict[str, Callable[[FloatArray], FloatArray]] = {
+    "uniform": _uniform,  # wang2023: each neighbour has one vote
+    "softmax": _by_distance,  # weights are the softmax of the negative distances
+}
+
+
+# -- tuned -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TunedKnn:
+    """The k and the weight with the best score on some clips.
+
+    Attributes:
+        score: Fraction, with these.
+        model_score: Fraction, by the model alone.
+    """
+
+    k: int
+    knn_weight: float
+    score: float
+    model_score: float
+
+
+def tune_k_and_weight(
+    nearest: Nearest,
+    model: NDArray[Any],
+    truth: NDArray[Any],
+    *,
+    votes: str = "uniform",
+    metric: str = "ua",
+    ks: Sequence[int] | None = None,
+    knn_weights: Sequence[float] = KNN_WEIGHTS,
+) -> TunedKnn:
+    """Tune k and the weight of the neighbours.
+
+    Among equal scores, the least squared error of the probabilities decides, then the smaller k and weight.
+
+    Args:
+        nearest: As many neighbours as the largest k.
+        model: (clip, class) probabilities.
+        truth: (clip,) class numbers.
+        metric: `ua`, `wa` or `macro_f1`.
+        ks: Candidates; by default all that there are neighbours for.
+    """
+    num_classes = model.shape[1]
+    probabilities = knn_probabilities_by_k(nearest, num_classes, votes)
+    is_true = truth[:, None] == np.arange(num_classes)
+    best: tuple[float, float, int, float] | None = None
+    for k in ks or range(1, len(probabilities) + 1):
+        for knn_weight in knn_weights:
+            interpolated = interpolate(probabilities[k - 1], model, knn_weight)
+            error = float(np.square(interpolated - is_true).sum(axis=1).mean())
+            ranked = (-round(_score(interpolated, truth, metric), 12), round(error, 12), k, knn_weight)
+            best = ranked if best is None else min(best, ranked)
+    if best is None:
+        raise ModelError("there is no k or weight to choose from", remedy="Name some.")
+    return TunedKnn(best[2], best[3], -best[0], _score(model, truth, metric))
+
+
+def _score(probabilities: NDArray[Any], truth: NDArray[Any], metric: str) -> float:
+    num_classes = probabilities.shape[1]
+    cells = np.bincount(truth * num_classes + probabilities.argmax(axis=1), minlength=num_classes**2)
+    return float(SCORES[metric](cells.reshape(num_classes, num_classes)))
+
+
+def _require_enough(k: int, num: int, others: str = "") -> None:
+    if k < 1:
+        raise ModelError(f"k is {k}", where="--k", remedy="Choose at least one neighbour.")
+    if k > num:
+        raise ModelError(
+            f"k is {k}, and the datastore holds {num} clips{others}",
+            where="--k",
+            remedy="Choose a smaller k, or add clips.",
+        )

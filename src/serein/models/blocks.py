@@ -1,0 +1,183 @@
+"""Self-attention over the frames of a clip. Padding is masked as query and as key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from serein.errors import RecipeError
+
+
+class AttentionBlock(nn.Module):
+    """Multi-head self-attention (Vaswani 2017) by itself, without a path around it (park2023, section 3.1).
+
+    Args:
+        size: Features of a frame.
+        num_heads: A divisor of `size`.
+        dropout: Of the attention's weights.
+
+    Raises:
+        RecipeError: The heads do not divide the features.
+
+    Example:
+        >>> block = AttentionBlock(8, num_heads=4).eval()
+        >>> block(torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool)).shape
+        torch.Size([2, 5, 8])
+    """
+
+    def __init__(self, size: int, num_heads: int = 4, dropout: float = 0.1) -> None:
+        super().__init__()
+        if size % num_heads:
+            raise RecipeError(
+                f"{num_heads} heads do not divide frames of {size} features",
+                where="attention.heads",
+                remedy="Choose a divisor, or a projection of another size at 'frames'.",
+            )
+        self.attention = nn.MultiheadAttention(size, num_heads, dropout=dropout, batch_first=True)
+
+    def forward(self, frames: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
+        """Let every frame look at all.
+
+        Args:
+            frames: (batch, frame, feature).
+            is_frame: (batch, frame) bool, False on padding; at least one True in each clip.
+
+        Returns:
+            (batch, frame, feature); what it holds on padding means nothing.
+        """
+        attended: torch.Tensor
+        attended, _ = self.attention(frames, frames, frames, key_padding_mask=~is_frame, need_weights=False)
+        return attended
+
+
+class _Reversal(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, values: torch.Tensor, scale: float) -> torch.Tensor:
+        context.scale = scale
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return -context.scale * gradient, None
+
+
+class GradientReversal(nn.Module):
+    """What lies below learns to make the head above fail (Ganin 2016, section 3; gao2023, equation 2).
+
+    Args:
+        scale: The gradient is multiplied by minus this.
+
+    Example:
+        >>> values = torch.ones(2, requires_grad=True)
+        >>> GradientReversal(0.5)(values).sum().backward()
+        >>> values.grad
+        tensor([-0.5000, -0.5000])
+    """
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the values as they are."""
+        reversed_: torch.Tensor = _Reversal.apply(values, self.scale)  # type: ignore[no-untyped-call]
+        return reversed_
+
+
+class CosineClassifier(nn.Module):
+    """Cosines between vectors and the classes' centres, times a scale (Deng 2019): without margin, as in inference.
+
+    Args:
+        size: Features of a vector.
+        num_classes: Centres.
+        scale: What the cosines are multiplied by, before the softmax.
+
+    Attributes:
+        weight: (class, feature); only the directions count.
+    """
+
+    def __init__(self, size: int, num_classes: int, scale: float = 30.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_classes, size))
+        nn.init.xavier_uniform_(self.weight)
+        self.scale = scale
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return (batch, class) float32, from -scale to scale."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            return self.scale * F.linear(F.normalize(vectors.float(), dim=1), F.normalize(self.weight.float(), dim=1))
+
+
+class TensorFusion(nn.Module):
+    """E = sum of W_i * h_i, feature by feature, over a network's own vectors and those of others that join it.
+
+    The rows of its own vectors start at 1, so that training starts at their sum.
+
+    Args:
+        num_own: The network's own vectors, k.
+        size: Features of each vector.
+        num_inputs: Vectors of other networks.
+        start: First value of the rows of joined vectors; at 0 the first output is that of the own vectors alone.
+
+    Example:
+        >>> fusion = TensorFusion(num_own=2, size=1)
+        >>> fusion([torch.tensor([[3.0]]), torch.tensor([[4.0]])]).tolist()
+        [[7.0]]
+    """
+
+    def __init__(self, num_own: int, size: int, num_inputs: int = 0, start: float = 0.0) -> None:
+        super().__init__()
+        self.own = nn.Parameter(torch.ones(num_own, size))
+        self.inputs = nn.Parameter(torch.full((num_inputs, size), start)) if num_inputs else None
+
+    @property
+    def matrix(self) -> torch.Tensor:
+        """(vector, feature): all rows, those of joined vectors last."""
+        return self.own if self.inputs is None else torch.cat([self.own, self.inputs])
+
+    def forward(self, own: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor] = ()) -> torch.Tensor:
+        """Fuse.
+
+        Args:
+            own: k vectors, each (batch, feature).
+            inputs: As many as there are rows for, or none: the own vectors alone.
+
+        Returns:
+            (batch, feature) float32.
+        """
+        with torch.autocast(own[0].device.type, enabled=False):
+            fused = (self.own * torch.stack(list(own), dim=1).float()).sum(dim=1)
+            if inputs:
+                assert self.inputs is not None
+                fused = fused + (self.inputs * torch.stack(list(inputs), dim=1).float()).sum(dim=1)
+            return fused
+
+    def extended(self, num_inputs: int, start: float = 0.0) -> TensorFusion:
+        """Return a fusion of more vectors: these rows as they are trained, and new ones at `start`."""
+        num_own, size = self.own.shape
+        wider = TensorFusion(num_own, size, num_inputs + (0 if self.inputs is None else len(self.inputs)), start)
+        with torch.no_grad():
+            wider.own.copy_(self.own)
+            if self.inputs is not None and wider.inputs is not None:
+                wider.inputs[: len(self.inputs)] = self.inputs
+        return wider
+
+
+def require_one_size(size: int, inputs: dict[str, int]) -> None:
+    """Raise RecipeError when vectors that are to be fused differ in size.
+
+    Args:
+        size: Features of the network's own vectors.
+        inputs: Task -> features of the vector that joins.
+    """
+    for name, other in inputs.items():
+        if other != size:
+            raise RecipeError(
+                f"the vector of '{name}' has {other} features, those that it joins have {size}",
+                where="fusion.joined",
+                remedy="Give both one size: encoder.size, or a projection.",
+            )

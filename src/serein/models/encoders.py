@@ -1,0 +1,300 @@
+"""Trained layers between a backbone and the heads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from serein.errors import RecipeError
+from serein.models.heads import LayerSelection, VectorNorm
+from serein.models.hidden_states import Backbone, HiddenStates, frame_mask
+from serein.models.masking import WordDropout
+from serein.recipe import Cnn2d, CnnBlstm, Transformer
+from serein.recipe import Encoder as EncoderOptions
+
+
+class Cnn2dEncoder(nn.Module):
+    """Two-dimensional convolutions over (time, band), then one vector per remaining frame.
+
+    Padding is set to zero before every convolution, as if the clip stood alone;
+    pooling keeps a last odd frame (`ceil_mode`), so that no clip is too short.
+
+    Args:
+        options: Channels, blocks, dropout.
+        bands: Bands of each channel.
+        num_channels: Images side by side in the backbone's features.
+    """
+
+    def __init__(self, options: Cnn2d, bands: int, num_channels: int) -> None:
+        super().__init__()
+        self.num_channels = num_channels
+        self.pools = _pools(options)
+        self.strides = [2 if options.stem == "stride" else 1] + [1] * (len(options.channels) - 1)
+        inputs = (num_channels, *options.channels[:-1])
+        self.blocks = nn.ModuleList(
+            ConvolutionBlock(before, after, options.convolutions if index > 1 else 1, stride=self.strides[index])
+            for index, (before, after) in enumerate(zip(inputs, options.channels, strict=True))
+        )
+        for pool in (self.strides[0], *(bands_pooled for _, bands_pooled in self.pools)):
+            bands = -(-bands // pool)
+        self.dropout = nn.Dropout(options.dropout)
+        self.join = nn.Linear(options.channels[-1] * bands, options.size, bias=False)
+        self.norm = VectorNorm(options.size)
+        self.size, self.sizes = options.size, (options.size,)
+
+    def forward(self, hidden: HiddenStates) -> HiddenStates:
+        """Return one layer of fewer frames."""
+        align_predictions = hidden.layers[-1]
+        images = align_predictions.view(*align_predictions.shape[:2], self.num_channels, -1).transpose(1, 2)
+        images = images.contiguous(memory_format=torch.channels_last)  # (batch, channel, frame, band)
+        num_frames = hidden.num_frames
+        for block, pool, stride in zip(self.blocks, self.pools, self.strides, strict=True):
+            if pool != (1, 1):
+                images = F.max_pool2d(images, pool, ceil_mode=True)
+            num_frames = -(-num_frames // (pool[0] * stride))
+            is_frame = frame_mask(num_frames, -(-images.shape[2] // stride))
+            images = block(images, is_frame[:, None, :, None].to(images.dtype))
+        frames = self.join(self.dropout(images.permute(0, 2, 3, 1).flatten(2)))
+        frames = self.norm(frames.float().transpose(1, 2)).transpose(1, 2).relu()
+        return HiddenStates((frames * is_frame[..., None],), is_frame)
+
+
+def _pools(options: Cnn2d) -> list[tuple[int, int]]:
+    """Return the (frames, bands) that are pooled before each block."""
+    left = options.time_downsampling - (options.stem == "stride")
+    pools = [(1, 1)]
+    for index in range(1, len(options.channels)):
+        if index == 1 and options.stem == "stride":
+            pools.append((1, 1))
+        else:
+            pools.append((2 if left > 0 else 1, 2))
+            left -= 1
+    return pools
+
+
+class ConvolutionBlock(nn.Module):
+    """Convolution, batch norm, ReLU, repeated; masked after each.
+
+    Args:
+        before: Input channels.
+        after: Output channels.
+        num_convolutions: How many; with two or more, a residual path leads around them (He 2016).
+        stride: Of the first, 1 or 2; with 2 it is 5x5.
+    """
+
+    def __init__(self, before: int, after: int, num_convolutions: int, *, stride: int = 1) -> None:
+        super().__init__()
+        width = 5 if stride > 1 else 3
+        channels = [before] + [after] * num_convolutions
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(a, b, width, stride, padding=width // 2, bias=False) for a, b in pairwise(channels)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(after) for _ in self.convolutions)
+        has_path = num_convolutions > 1
+        self.path = nn.Conv2d(before, after, 1, bias=False) if has_path else None
+
+    def forward(self, images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Convolve (batch, channel, frame, band); `mask` is (batch, 1, frame, 1), 0 on padding."""
+        path = None if self.path is None else self.path(images)
+        last = len(self.convolutions) - 1
+        for index, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
+            images = norm(convolution(images))
+            if index == last and path is not None:
+                images = images + path
+            images = F.relu(images, inplace=True) * mask
+        return images
+
+
+class CnnBlstmEncoder(nn.Module):
+    """Stanley 2023, Figure 1: three one-dimensional convolutions with max pooling, two bidirectional LSTM.
+
+    Args:
+        options: Channels, kernels, hidden units, dropout.
+        sizes: Feature sizes of the backbone's layers.
+    """
+
+    def __init__(self, options: CnnBlstm, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layer_selection = LayerSelection(options.layer, sizes)
+        inputs = (self.layer_selection.size, *options.channels[:-1])
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(before, after, kernel, padding="same")
+            for before, after, kernel in zip(inputs, options.channels, options.kernels, strict=True)
+        )
+        self.lstm = nn.LSTM(
+            options.channels[-1],
+            options.hidden,
+            options.layers,
+            batch_first=True,
+            bidirectional=True,
+            dropout=options.dropout if options.layers > 1 else 0.0,
+        )
+        self.dropout = nn.Dropout(options.dropout)
+        self.size = 2 * options.hidden
+        self.sizes = (self.size,)
+        self.shrinks = 2 ** len(options.channels)
+
+    def forward(self, hidden: HiddenStates) -> HiddenStates:
+        """Return one layer of frames, each of both directions' units."""
+        is_frame, num_frames = hidden.is_frame, hidden.num_frames
+        images = (self.layer_selection(hidden) * is_frame[..., None]).transpose(1, 2)
+        for convolution in self.convolutions:
+            images = F.relu(convolution(images)) * is_frame[:, None]  # else a last odd frame is pooled with padding
+            images = F.max_pool1d(images, 2, ceil_mode=True)
+            num_frames = (num_frames + 1) // 2
+            is_frame = frame_mask(num_frames, images.shape[2])
+        packed = nn.utils.rnn.pack_padded_sequence(
+            images.transpose(1, 2), num_frames.cpu(), batch_first=True, enforce_sorted=False
+        )
+        frames, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
+        return HiddenStates((self.dropout(frames),), is_frame[:, : frames.shape[1]])
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention and two fully connected layers, each normalised before and with a path around it (Xiong 2020).
+
+    Args:
+        size: Features of a frame.
+        num_heads: A divisor of `size`.
+        feed_forward_size: Features between the fully connected layers.
+        dropout: Of the features between, and of what either part adds.
+    """
+
+    def __init__(self, size: int, num_heads: int, feed_forward_size: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.attention_norm, self.inner_norm = nn.LayerNorm(size), nn.LayerNorm(size)
+        self.qkv, self.attention_output = nn.Linear(size, 3 * size), nn.Linear(size, size)
+        self.widened, self.narrowed = nn.Linear(size, feed_forward_size), nn.Linear(feed_forward_size, size)
+        self.dropout = WordDropout(dropout)
+
+    def forward(self, frames: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
+        """Return (batch, frame, feature); padding is masked."""
+        frames = frames + self.dropout(self._attend(self.attention_norm(frames), is_frame))
+        inner = self.dropout(F.gelu(self.widened(self.inner_norm(frames))))
+        summed: torch.Tensor = frames + self.dropout(self.narrowed(inner))
+        return summed
+
+    def _attend(self, frames: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
+        batch, length, size = frames.shape
+        qkv = self.qkv(frames).view(batch, length, 3, self.num_heads, size // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (batch, head, frame, feature)
+        learned = self.training and query.device.type == "cpu"
+        context = (_attended if learned else F.scaled_dot_product_attention)(query, key, value, is_frame[:, None, None])
+        attended: torch.Tensor = self.attention_output(context.transpose(1, 2).reshape(batch, length, size))
+        return attended
+
+
+def _attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, is_heard: torch.Tensor) -> torch.Tensor:
+    """Return what the fused attention returns, whose gradients in bfloat16 take five times as long on a processor."""
+    batch, heads, length, size = query.shape
+    query, key, value = (each.reshape(batch * heads, length, size) for each in (query, key, value))
+    closed = torch.zeros(is_heard.shape, dtype=query.dtype).masked_fill_(~is_heard, -math.inf)
+    closed = closed.expand(batch, heads, length, length).reshape(batch * heads, length, length)
+    attention = torch.baddbmm(closed, query, key.transpose(1, 2), alpha=size**-0.5).softmax(dim=-1)
+    return torch.bmm(attention.to(value.dtype), value).view(batch, heads, length, size)
+
+
+class TransformerEncoder(nn.Module):
+    """Convolutions over time and bands -> sinusoidal positions -> transformer layers, any of which a head may select.
+
+    Args:
+        options: Convolutions, layers, dropout.
+        bands: Bands of each channel.
+        num_channels: Images side by side in the backbone's features.
+
+    Attributes:
+        sizes: Features of each hidden layer; number 0 enters the first transformer layer, as in a backbone.
+
+    Raises:
+        RecipeError: The heads do not divide the features.
+    """
+
+    def __init__(self, options: Transformer, bands: int, num_channels: int) -> None:
+        super().__init__()
+        size = options.cnn.size
+        if size % options.heads or size % 2:
+            raise RecipeError(
+                f"{options.heads} heads do not divide {size} features, or these are no pairs of sine and cosine",
+                where="encoder.heads",
+                remedy="Choose an even encoder.cnn.size that is a multiple of encoder.heads.",
+            )
+        self.cnn = Cnn2dEncoder(options.cnn, bands, num_channels)
+        self.dropout = WordDropout(options.dropout)
+        self.layers = nn.ModuleList(
+            TransformerLayer(size, options.heads, options.feed_forward_size, options.dropout)
+            for _ in range(options.layers)
+        )
+        self.size, self.sizes = size, (size,) * (options.layers + 1)
+
+    def forward(self, hidden: HiddenStates) -> HiddenStates:
+        """Return the hidden layers; what they hold on padding means nothing."""
+        stem = self.cnn(hidden)
+        positions = _positions(stem.layers[-1].shape[1], self.size).to(stem.layers[-1])
+        layers = [self.dropout(stem.layers[-1] + positions)]
+        for layer in self.layers:
+            layers.append(layer(layers[-1], stem.is_frame))
+        return HiddenStates(tuple(layers), stem.is_frame)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Every parameter once, by the name that a recipe freezes: `encoder cnn`, `encoder layer 1`, ..."""
+        numbered = enumerate(self.layers, start=1)
+        layers = {f"encoder layer {number}": list(layer.parameters()) for number, layer in numbered}
+        return {"encoder cnn": list(self.cnn.parameters()), **layers}
+
+    def train(self, mode: bool = True) -> TransformerEncoder:
+        """Switch to training mode, in which what is frozen stays in evaluation mode: no dropout."""
+        super().train(mode)
+        for part in (self.cnn, *self.layers):
+            part.train(mode and any(parameter.requires_grad for parameter in part.parameters()))
+        self.dropout.train(self.cnn.training)
+        return self
+
+
+def _positions(length: int, size: int) -> torch.Tensor:
+    """Return (frame, feature): sines and cosines of falling frequency (Vaswani 2017, section 3.5)."""
+    rates = torch.exp(torch.arange(0, size, 2) * (-math.log(10_000.0) / size))
+    angles = torch.arange(length)[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
+
+
+Encoder = Cnn2dEncoder | CnnBlstmEncoder | TransformerEncoder
+
+
+def build_encoder(options: EncoderOptions, backbone: Backbone) -> Encoder:
+    """Return the encoder that a recipe names.
+
+    Raises:
+        RecipeError: It does not fit the backbone.
+    """
+    if isinstance(options, CnnBlstm):
+        return CnnBlstmEncoder(options, backbone.sizes)
+    if not backbone.num_channels:
+        raise RecipeError(
+            f"'{options.name}' reads mel bands, but the backbone has hidden layers",
+            where="encoder.name",
+            remedy="Choose 'cnn-blstm', or no encoder.",
+        )
+    bands = backbone.sizes[-1] // backbone.num_channels
+    if isinstance(options, Transformer):
+        return TransformerEncoder(options, bands, backbone.num_channels)
+    return Cnn2dEncoder(options, bands, backbone.num_channels)
+
+
+def encoder_groups(encoders: Sequence[Encoder]) -> dict[str, list[nn.Parameter]]:
+    """Return every parameter of the encoders once, by the names that recipes freeze: `encoder`, or its parts."""
+    groups: dict[str, list[nn.Parameter]] = {}
+    for encoder in encoders:
+        own = (
+            encoder.parameter_groups()
+            if isinstance(encoder, TransformerEncoder)
+            else {"encoder": list(encoder.parameters())}
+        )
+        for name, parameters in own.items():
+            groups.setdefault(name, []).extend(parameters)
+    return groups or {"encoder": []}

@@ -1,0 +1,392 @@
+"""Names of a model's parts, as `trainable` has them: `layers 5-12`, `transformer`, `speaker.encoder`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from serein.errors import ModelError, RecipeError
+from serein.models.conditioning import NO_CONDITIONS, Conditions
+from serein.models.encoders import Encoder, build_encoder, encoder_groups
+from serein.models.heads import HeadOutput, TaskHead, build_head, combine_members, fusion_inputs_of
+from serein.models.hidden_states import Backbone, HiddenStates
+from serein.models.logmel import LogMelBackbone
+from serein.models.pretrained import ORIGIN
+from serein.recipe import MAIN, Head, HuggingFace, LogMel
+from serein.recipe import Encoder as EncoderOptions
+
+
+def expand(name: str, groups: Iterable[str]) -> list[str]:
+    """Return the parameter groups that a name means.
+
+    Args:
+        name: `all`, `backbone`, `transformer` (the backbone without its CNN), `layers 5-12`, `encoder`,
+            `encoder layers 3-4`, or a group; of another branch with its name before a dot (`speaker.all` is all of it).
+        groups: All there are.
+
+    Raises:
+        RecipeError: There is no such group.
+
+    Example:
+        >>> expand("layers 1-2", ["cnn", "layer 1", "layer 2", "heads"])
+        ['layer 1', 'layer 2']
+        >>> expand("speaker.backbone", ["cnn", "heads", "speaker.cnn", "speaker.encoder"])
+        ['speaker.cnn']
+    """
+    groups = list(groups)
+    if name == "all":
+        return groups
+    branch, dot, part = name.rpartition(".")
+    prefix = branch + dot
+    own = [group.removeprefix(prefix) for group in groups if group.rpartition(".")[0] == branch]
+    found = _within(part, own)
+    if found is None:
+        raise RecipeError(
+            f"'{name}' is no part of this model; its parts are: {', '.join(groups)}",
+            where="trainable",
+            remedy="Name these, 'layers 5-12', 'transformer', 'backbone' or 'all'.",
+        )
+    return [prefix + group for group in found]
+
+
+def _within(part: str, own: Sequence[str]) -> list[str] | None:
+    """Return groups of one branch; `None` when it has no such part."""
+    encoder = [group for group in own if group.partition(" ")[0] == "encoder"]
+    backbone = [group for group in own if group != "heads" and group not in encoder]
+    if part == "all" and own:
+        return list(own)
+    if part == "encoder" and encoder:
+        return encoder
+    if part == "backbone":
+        return backbone
+    if part == "transformer":
+        return [group for group in backbone if group != "cnn"]
+    if layers := re.fullmatch(r"(encoder )?layers (\d+)-(\d+)", part):
+        names = [f"{layers[1] or ''}layer {number}" for number in range(int(layers[2]), int(layers[3]) + 1)]
+    else:
+        names = [part]
+    return names if names and all(name in own for name in names) else None
+
+
+HiddenStatesByBranch = Mapping[str, HiddenStates]  # branch -> hidden states of a batch
+
+
+class Branch(nn.Module):
+    """A backbone with its encoder, beside the main one.
+
+    Args:
+        backbone: From waveforms to hidden layers.
+        encoder: Trained layers before the heads, or `None`.
+    """
+
+    def __init__(self, backbone: Backbone, encoder: Encoder | None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.encoder = encoder
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Feature sizes of the layers that heads read."""
+        return self.backbone.sizes if self.encoder is None else self.encoder.sizes
+
+    def forward(self, hidden: HiddenStates) -> HiddenStates:
+        """Encode the hidden states of the backbone."""
+        worked_out: HiddenStates = hidden if self.encoder is None else self.encoder(hidden)
+        return worked_out
+
+
+def are_equal(one: Backbone, other: Backbone) -> bool:
+    """Tell whether two backbones are equal: the same architecture with the same weights, wherever these came from."""
+    first, second = (
+        {name: value for name, value in each.describe().items() if name not in ORIGIN} for each in (one, other)
+    )
+    if first != second:
+        return False
+    mine, theirs = one.state_dict(), other.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def is_frozen(backbone: Backbone) -> bool:
+    """Tell whether nothing of a backbone learns."""
+    return not any(parameter.requires_grad for parameter in backbone.parameters())
+
+
+class EnsembleMember(nn.Module):
+    """An encoder and its heads.
+
+    Args:
+        encoder: Trained layers between the main backbone and the heads, or `None`.
+        heads: Task -> head.
+    """
+
+    def __init__(self, encoder: Encoder | None, heads: Mapping[str, TaskHead]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.heads = nn.ModuleDict(heads)
+
+    def forward(
+        self,
+        hidden_states: HiddenStatesByBranch,
+        conditions: Conditions = NO_CONDITIONS,
+        tasks: Container[str] | None = None,
+        use_fusion: bool = True,
+    ) -> dict[str, HeadOutput]:
+        """Run every head, or those of the named tasks; see `SpeechModel.decode`."""
+        if self.encoder is not None and MAIN in hidden_states:
+            hidden_states = {**hidden_states, MAIN: self.encoder(hidden_states[MAIN])}
+        wanted = [name for name in self.heads if tasks is None or name in tasks]
+        head_outputs: dict[str, HeadOutput] = {}
+        for name in self.in_order(wanted, use_fusion):
+            head = self.head(name)
+            inputs = [head_outputs[other].embedding for other in head.fusion_inputs] if use_fusion else []
+            head_outputs[name] = head(hidden_states[head.branch], conditions, inputs)
+        return {name: head_outputs[name] for name in wanted}
+
+    def in_order(self, tasks: Iterable[str], use_fusion: bool) -> list[str]:
+        """Return the tasks whose heads run, those first whose vectors join others."""
+        wanted = list(tasks)
+        joining = [other for name in wanted for other in self.head(name).fusion_inputs] if use_fusion else []
+        return list(dict.fromkeys([*joining, *wanted]))
+
+    def head(self, task: str) -> TaskHead:
+        """Return the head of a task."""
+        return cast(TaskHead, self.heads[task])
+
+
+class SpeechModel(nn.Module):
+    """Waveforms -> backbone -> ensemble of encoders, each with one head per task; their probabilities are averaged.
+
+    Args:
+        backbone: From waveforms to hidden layers.
+        ensemble: At least one member; they differ in initial weights and in dropout.
+        branches: Other networks for the same clips; each head names its branch.
+
+    Attributes:
+        sharing: Branches whose backbone equals the main one, which runs for both.
+    """
+
+    def __init__(
+        self, backbone: Backbone, ensemble: Sequence[EnsembleMember], branches: Mapping[str, Branch] | None = None
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.ensemble = nn.ModuleList(ensemble)
+        self.branches = nn.ModuleDict(branches or {})
+        self.sharing: frozenset[str] = frozenset()
+
+    def forward(
+        self, waveforms: torch.Tensor, num_samples: torch.Tensor, conditions: Conditions = NO_CONDITIONS
+    ) -> dict[str, HeadOutput]:
+        """Encode a padded batch and run the head of every task.
+
+        Args:
+            waveforms: (batch, sample) float32 at 16 kHz.
+            num_samples: (batch,) long, real samples of each clip.
+            conditions: Attribute -> (batch, feature), what is known of the clips; missing ones are unknown.
+        """
+        return self.decode(self.encode(waveforms, num_samples, self.branches_of()), conditions)
+
+    def encode(
+        self, waveforms: torch.Tensor, num_samples: torch.Tensor, branches: Iterable[str]
+    ) -> HiddenStatesByBranch:
+        """Return the hidden states of some branches; backbones of the same weights run once."""
+        return self.encode_with(lambda backbone: backbone(waveforms, num_samples), branches)
+
+    def encode_with(self, encode: Callable[[Backbone], HiddenStates], branches: Iterable[str]) -> HiddenStatesByBranch:
+        """Return for each branch what `encode` makes of its backbone, called once for those that share one."""
+        source_of = {name: self.source_of(name) for name in branches}
+        encoded = {source: encode(self.backbone_of(source)) for source in dict.fromkeys(source_of.values())}
+        return {name: encoded[source] for name, source in source_of.items()}
+
+    def decode(
+        self,
+        hidden_states: HiddenStatesByBranch,
+        conditions: Conditions = NO_CONDITIONS,
+        tasks: Container[str] | None = None,
+        use_fusion: bool = True,
+    ) -> dict[str, HeadOutput]:
+        """Run the heads of tasks on hidden states.
+
+        Args:
+            hidden_states: Those of the branches that the tasks need (`branches_of`).
+            tasks: Those to read; `None`: every one.
+            use_fusion: Whether vectors of other heads enter a head's fusion.
+        """
+        encoded = {
+            name: self.branches[name](own) if name in self.branches else own for name, own in hidden_states.items()
+        }
+        head_outputs = [member(encoded, conditions, tasks, use_fusion) for member in self.ensemble]
+        return {name: combine_members([head_output[name] for head_output in head_outputs]) for name in head_outputs[0]}
+
+    @property
+    def encoders(self) -> list[Encoder]:
+        """The members' encoders, if they have any."""
+        return [
+            member.encoder
+            for member in self.ensemble
+            if isinstance(member, EnsembleMember) and member.encoder is not None
+        ]
+
+    def branches_of(self, tasks: Iterable[str] | None = None, use_fusion: bool = True) -> list[str]:
+        """Return the branches that some tasks' heads read, those joining in fusion among them."""
+        member = cast(EnsembleMember, self.ensemble[0])
+        running = member.in_order(member.heads if tasks is None else tasks, use_fusion)
+        return list(dict.fromkeys(member.head(name).branch for name in running))
+
+    def branch(self, name: str) -> Branch:
+        """Return a branch beside the main one."""
+        return cast(Branch, self.branches[name])
+
+    def source_of(self, branch: str) -> str:
+        """Return the branch whose backbone runs for this one."""
+        return MAIN if branch in self.sharing else branch
+
+    def backbone_of(self, branch: str) -> Backbone:
+        """Return a branch's own backbone."""
+        return self.backbone if branch == MAIN else self.branch(branch).backbone
+
+    def share_backbones(self, branches: Iterable[str] | None = None) -> None:
+        """Let branches (`None`: all) use the main backbone where their own is the same: it runs once for both."""
+        wanted = self.branches if branches is None else branches
+        self.sharing = frozenset(name for name in wanted if are_equal(self.backbone, self.backbone_of(name)))
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Every parameter once, by the names that `trainable` knows: the backbone's, `encoder` or its parts, `heads`.
+
+        Those of other branches follow, with the branch's name before a dot.
+        """
+        groups = self.backbone.parameter_groups()
+        named = list(self.ensemble.named_parameters())
+        groups |= encoder_groups(self.encoders)
+        groups["heads"] = [parameter for name, parameter in named if _ENCODER.match(name) is None]
+        for name in self.branches:
+            encoder = self.branch(name).encoder
+            own = self.backbone_of(name).parameter_groups() | encoder_groups([] if encoder is None else [encoder])
+            groups |= {f"{name}.{group}": parameters for group, parameters in own.items()}
+        return groups
+
+    def train_only(self, names: Iterable[str], tasks: Container[str] | None = None) -> None:
+        """Let the named groups learn and freeze all others.
+
+        Args:
+            names: See `serein.models.model.expand`.
+            tasks: Those whose heads learn, when heads do; `None`: all.
+
+        Raises:
+            RecipeError: There is no such group, or none of them has weights.
+        """
+        names = list(names)
+        groups = self.parameter_groups()
+        chosen = {group for name in names for group in expand(name, groups)}
+        if not any(groups[group] for group in chosen):
+            raise RecipeError(
+                f"nothing learns: {', '.join(names) or 'no part'} has no weights in this model",
+                where="trainable",
+                remedy="Name a part that learns, or 'all'.",
+            )
+        for group, parameters in groups.items():
+            for parameter in parameters:
+                parameter.requires_grad_(group in chosen)
+        self._freeze_other_heads(tasks)
+        self.share_backbones(
+            name for name in self.branches if is_frozen(self.backbone) and is_frozen(self.backbone_of(name))
+        )
+        self.train(self.training)
+
+    def _freeze_other_heads(self, tasks: Container[str] | None) -> None:
+        for name, parameter in self.ensemble.named_parameters():
+            if tasks is not None and (head := _HEAD.match(name)) and head["task"] not in tasks:
+                parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> SpeechModel:
+        """Switch to training, all but frozen batch norms: their running statistics are frozen too.
+
+        Frozen branches and heads run as in inference, without dropout.
+        """
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and not module.weight.requires_grad:
+                module.eval()
+        heads = [head for member in self.ensemble for head in cast(EnsembleMember, member).heads.values()]
+        encoders = [self.branch(name).encoder for name in self.branches]
+        for part in (*heads, *encoders):
+            if part is not None and not any(parameter.requires_grad for parameter in part.parameters()):
+                part.eval()
+        return self
+
+
+_HEAD = re.compile(r"\d+\.heads\.(?P<task>\w+)\.")  # of a member
+_ENCODER = re.compile(r"\d+\.encoder\.")  # of a member
+
+
+def new_backbone(options: LogMel | HuggingFace) -> Backbone:
+    """Return the backbone that a recipe names, with the weights of its source."""
+    if isinstance(options, LogMel):
+        return LogMelBackbone(options)
+    from serein.models.backbones import HuggingFaceBackbone
+
+    return HuggingFaceBackbone.from_source(options.source, overrides=options.overrides, revision=options.revision)
+
+
+def described_backbone(description: Mapping[str, Any]) -> Backbone:
+    """Return a backbone without weights from its own description."""
+    if description.get("name") == "logmel":
+        return LogMelBackbone(LogMel.model_validate(description))
+    if description.get("name") == "huggingface":
+        from serein.models.backbones import HuggingFaceBackbone
+
+        return HuggingFaceBackbone.from_config(description)
+    raise ModelError(
+        f"unknown backbone '{description.get('name')}'",
+        where=Path("model.json"),
+        remedy="The folder was written by a newer serein: upgrade.",
+    )
+
+
+def assemble(
+    backbone: Backbone,
+    encoder: EncoderOptions | None,
+    tasks: Mapping[str, tuple[Head, int]],
+    ensemble_size: int = 1,
+    text_size: int = 0,
+    branches: Mapping[str, tuple[Backbone, EncoderOptions | None]] | None = None,
+) -> SpeechModel:
+    """Put a model together.
+
+    Args:
+        backbone: Of the main branch.
+        encoder: The recipe's encoder, or `None`.
+        tasks: Task -> its options and number of outputs.
+        ensemble_size: Encoders with heads, side by side.
+        text_size: Features of a sentence vector, for heads that are conditioned on the text.
+        branches: Backbone and encoder of other networks, whose heads are in `tasks`.
+    """
+    others = {
+        name: Branch(own, None if options is None else build_encoder(options, own))
+        for name, (own, options) in (branches or {}).items()
+    }
+    sizes = {name: branch.sizes for name, branch in others.items()}
+    ensemble = [_member(backbone, encoder, tasks, text_size, sizes) for _ in range(ensemble_size)]
+    return SpeechModel(backbone, ensemble, others)
+
+
+def _member(
+    backbone: Backbone,
+    encoder: EncoderOptions | None,
+    tasks: Mapping[str, tuple[Head, int]],
+    text_size: int,
+    sizes: Mapping[str, tuple[int, ...]],
+) -> EnsembleMember:
+    built = None if encoder is None else build_encoder(encoder, backbone)
+    sizes = {**sizes, MAIN: backbone.sizes if built is None else built.sizes}
+    heads: dict[str, TaskHead] = {}
+    for name in sorted(tasks, key=lambda name: bool(fusion_inputs_of(tasks[name][0]))):  # those that join others first
+        options, outputs = tasks[name]
+        joining = {other: heads[other].size for other in fusion_inputs_of(options)}
+        heads[name] = build_head(options, sizes[options.branch], outputs, text_size, joining)
+    return EnsembleMember(built, {name: heads[name] for name in tasks})

@@ -1,0 +1,392 @@
+"""How long a model takes for a clip."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from serein import checkpoint as model_folder
+from serein import recipe as recipes
+from serein.data import manifest
+from serein.data.protocols import speaker_key
+from serein.data.utterance import Utterance
+from serein.evaluation.figures import mean_cosines, read_task_curves
+from serein.evaluation.intervals import NUM_RESAMPLES, percentile_interval
+from serein.evaluation.predictions import (
+    Prediction,
+    natural_key,
+    read_predictions,
+    read_recipe,
+    read_run_predictions,
+    run_classes,
+)
+from serein.evaluation.scores import score_predictions
+from serein.evaluation.task_scores import TaskScore, chosen_tasks, score_task, task_scores
+from serein.evaluation.verification import FoldVerification, RunVerification, run_verification
+from serein.labels.vocabulary import Vocabulary, open_vocabulary
+from serein.models.hidden_states import Backbone
+from serein.models.model import SpeechModel
+from serein.reproduce.comparison import ExtraTable
+from serein.reproduce.table import Row
+from serein.tasks.classes import ClassLabels
+from serein.tasks.votes import NOUNS, distinct_targets, first_and_second, target_words
+from serein.tasks.word_vectors import mean_vectors, normalised
+
+
+def inference_time_s(model: SpeechModel, duration_s: float, *, num_repeats: int = 5, num_warm: int = 1) -> float:
+    """Return the seconds that a model takes for one clip of noise: the median of several passes, after warm-up.
+
+    Args:
+        model: On the device that is to be timed, in evaluation mode.
+        duration_s: Length of the clip.
+        num_repeats: How many are timed.
+        num_warm: Passes before the timed ones.
+    """
+    device = next(model.parameters()).device
+    num_samples = torch.tensor([round(duration_s * Backbone.sample_rate_hz)], device=device)
+    waveforms = 0.1 * torch.randn(1, int(num_samples), generator=torch.Generator().manual_seed(0)).to(device)
+
+    def forward() -> None:
+        model(waveforms, num_samples)
+
+    with torch.inference_mode():
+        taken_s = [_timed_s(forward, device) for _ in range(num_warm + num_repeats)]
+    return statistics.median(taken_s[num_warm:])
+
+
+def _timed_s(act: Callable[[], None], device: torch.device) -> float:
+    _settle(device)
+    started = time.perf_counter()
+    act()
+    _settle(device)
+    return time.perf_counter() - started
+
+
+def _settle(device: torch.device) -> None:
+    """Wait until a GPU, which works asynchronously, has finished."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+LabelSet = Literal["s1", "s2", "s3"]
+LABEL_SETS: tuple[LabelSet, ...] = get_args(LabelSet)
+NUM_NEIGHBOURS, NUM_TOP = 5, 10
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class WordRun:
+    """A row's finished runs whose main task is `words`.
+
+    Attributes:
+        utterances: Of every prediction, folds and seeds one after the other.
+        vectors: (prediction, feature) predicted word vectors.
+    """
+
+    row: Row
+    recipe: recipes.Recipe
+    class_labels: ClassLabels
+    utterances: list[Utterance]
+    vectors: NDArray[np.float32]
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Where the vectors come from."""
+        return open_vocabulary(self.recipe.words.vocabulary)
+
+    @property
+    def order(self) -> list[str]:
+        """Nouns of the recipe's classes, which decide between equally frequent labels."""
+        nouns = {**NOUNS, **self.recipe.words.nouns}
+        return [nouns.get(name, name) for name in self.class_labels.classes]
+
+    def words(self, label_set: LabelSet) -> list[tuple[str, ...]]:
+        """Return the words of each utterance's target in a label set."""
+        nouns = {**NOUNS, **self.recipe.words.nouns}
+        return [target_words(u, self.class_labels, label_set, nouns, self.vocabulary) for u in self.utterances]
+
+
+def word_run(row: Row, places: Sequence[Path], utterances: dict[str, Utterance]) -> WordRun | None:
+    """Read a row's predicted vectors; `None` if nothing is finished or its main task is not `words`."""
+    if not places:
+        return None
+    recipe = recipes.load(places[0] / "recipe.yaml")
+    if recipe.tasks.main != "words":
+        return None
+    predicted, vectors = [], []
+    for place in places:
+        for path in sorted(place.glob("fold-*/seed-*/predictions.jsonl"), key=natural_key):
+            predicted += [utterances[prediction.id] for prediction in read_predictions(path)]
+            vectors.append(load_file(path.with_name("embeddings.safetensors"))["embeddings"])
+    class_labels = ClassLabels(run_classes(places[0]) or (), dict(recipe.labels.merge))
+    return WordRun(row, recipe, class_labels, predicted, np.concatenate(vectors))
+
+
+def word_tables(
+    measures: Sequence[str], rows: Sequence[tuple[Row, Sequence[Path]]], manifest_path: Path
+) -> list[ExtraTable]:
+    """Return the tables that a table file asks for, of the rows whose main task is `words`."""
+    if not measures:
+        return []
+    utterances = {u.id: u for u in manifest.read(manifest_path)}
+    runs = [run for row, places in rows if (run := word_run(row, places, utterances)) is not None]
+    return [MEASURES[name](runs) for name in measures] if runs else []
+
+
+# -- measures --------------------------------------------------------------------------------------------------------
+
+
+def cosine_table(runs: Sequence[WordRun]) -> ExtraTable:
+    """Mean cosine of predictions and targets in each label set, with intervals over speakers (Table 3)."""
+    rows = []
+    for run in runs:
+        cells = [run.row.title]
+        for label_set in LABEL_SETS:
+            words = run.words(label_set)
+            targets = mean_vectors(words, run.vocabulary)
+            cosines = (normalised(targets) * normalised(run.vectors)).sum(axis=1)
+            has_words = np.array([bool(some) for some in words])
+            cells += [_published(run.row, label_set, 3), _with_interval(cosines, has_words, run, 3)]
+        rows.append(cells)
+    numbers = ", ".join(f"{name.upper()} {distinct_targets(runs[0].words(name))}" for name in LABEL_SETS)
+    title = f"Mean cosine of predictions and targets; different targets: {numbers}"
+    return ExtraTable(title, _headings("model", LABEL_SETS), rows)
+
+
+def top_table(runs: Sequence[WordRun]) -> ExtraTable:
+    """Per cent of utterances whose most and second most frequent label is among the ten nearest words (Table 6)."""
+    names = [f"{label_set} {label}" for label_set in ("s2", "s3") for label in ("l1", "l2")]
+    rows, ties = [], 0
+    for run in runs:
+        nearest, _ = run.vocabulary.nearest(run.vectors, NUM_TOP)
+        near = [set(words) for words in nearest]
+        cells = [run.row.title]
+        for label_set in ("s2", "s3"):
+            lists = run.words(label_set)
+            chosen = [first_and_second(words, run.order) if words else (None, None, False) for words in lists]
+            ties += sum(is_tied for _, _, is_tied in chosen)
+            for position, label in enumerate(("l1", "l2")):
+                words = [pair[position] for pair in chosen]
+                is_hit = np.array([word in around for word, around in zip(words, near, strict=True)], float)
+                is_known = np.array([word is not None for word in words])
+                cells += [
+                    _published(run.row, f"{label_set} {label}", 2),
+                    _with_interval(100 * is_hit, is_known, run, 1),
+                ]
+        rows.append(cells)
+    title = f"First (l1) and second (l2) label among the {NUM_TOP} nearest words, in per cent; {ties} ties"
+    return ExtraTable(title, _headings("model", names), rows)
+
+
+def target_neighbours(runs: Sequence[WordRun]) -> ExtraTable:
+    """The words nearest to the commonest targets of several words, and to the classes (Table 4)."""
+    run = runs[0]
+    rows = []
+    for label_set in LABEL_SETS:
+        counted = Counter(tuple(sorted(words)) for words in run.words(label_set) if words)
+        mixed = [words for words, _ in counted.most_common() if label_set == "s1" or len(set(words)) > 1]
+        for words in mixed[: 4 if label_set == "s1" else 3]:
+            nearest, _ = run.vocabulary.nearest(mean_vectors([words], run.vocabulary), NUM_NEIGHBOURS)
+            rows.append([label_set, ", ".join(words), *nearest[0]])
+    return ExtraTable("Words nearest to targets", ["set", "label", *_ordinals()], rows)
+
+
+def prediction_neighbours(runs: Sequence[WordRun]) -> ExtraTable:
+    """The words nearest to the mean prediction of each class (Table 5)."""
+    rows = []
+    for run in runs:
+        labels = np.array([run.class_labels.label(u) or "" for u in run.utterances])
+        for name in run.class_labels.classes:
+            if (labels == name).any():
+                mean = run.vectors[labels == name].mean(axis=0, keepdims=True)
+                nearest, _ = run.vocabulary.nearest(mean, NUM_NEIGHBOURS)
+                rows.append([run.row.title, name, *nearest[0]])
+    return ExtraTable("Words nearest to the mean prediction of each class", ["model", "class", *_ordinals()], rows)
+
+
+MEASURES: dict[str, Callable[[Sequence[WordRun]], ExtraTable]] = {
+    "cosine": cosine_table,
+    "top": top_table,
+    "target-neighbours": target_neighbours,
+    "prediction-neighbours": prediction_neighbours,
+}
+
+
+def _headings(first: str, names: Sequence[str]) -> list[str]:
+    return [first, *(f"{name.upper()} {kind}" for name in names for kind in ("published", "ours"))]
+
+
+def _ordinals() -> list[str]:
+    return ["1st", "2nd", "3rd", "4th", "5th"]
+
+
+def _published(row: Row, name: str, digits: int) -> str:
+    value = row.published.values.get(name)
+    return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def _with_interval(values: NDArray[np.float64], is_known: NDArray[np.bool_], run: WordRun, digits: int) -> str:
+    """Return the mean over known utterances and its interval, whole speakers drawn with replacement."""
+    if not is_known.any():
+        return MISSING
+    keys = np.array([speaker_key(u) for u in run.utterances])[is_known]
+    speakers, speaker = np.unique(keys, return_inverse=True)
+    sums = np.bincount(speaker, weights=values[is_known])
+    counts = np.bincount(speaker)
+    mean = f"{sums.sum() / counts.sum():.{digits}f}"
+    if len(speakers) < 3:
+        return mean
+    drawn = np.random.default_rng(0).multinomial(
+        len(speakers), np.full(len(speakers), 1 / len(speakers)), NUM_RESAMPLES
+    )
+    low, high = percentile_interval((drawn @ sums) / (drawn @ counts))
+    return f"{mean} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+MISSINGTasks = "–"
+_COLUMNS = (("gender", "UA gender", "ua gender"), ("style", "UA style", "ua style"), ("asr", "WER", "wer"))
+Rows = Sequence[tuple[Row, Sequence[Path]]]
+
+
+def task_table(rows: Rows) -> ExtraTable:
+    """Return UA and WA, and the score of every other task; * where only an earlier stage learned it.
+
+    Args:
+        rows: Each with its run folders, one per seed.
+    """
+    measured = [(row, places) for row, places in rows if places]
+    present = {name for _, places in measured for name in chosen_tasks(read_recipe(places[0]))}
+    columns = [column for column in _COLUMNS if column[0] in present]
+    titles = ["UA", "WA", *(title for _, title, _ in columns)]
+    headings = ["row", *(f"{title} {kind}" for title in titles for kind in ("published", "ours"))]
+    cells = [[row.title, *_emotion_cells(row, places), *_other_cells(row, places, columns)] for row, places in measured]
+    return ExtraTable(
+        "Every task, in per cent; * evaluated with the model of the stage that learned it last", headings, cells
+    )
+
+
+def conflict_table(rows: Rows) -> ExtraTable:
+    """Return the mean cosines of the tasks' gradients on the layers they share, and how often they are below 0."""
+    cells = []
+    for row, places in rows:
+        curves = [curve for place in places for curve in read_task_curves(place, read_recipe(place))]
+        cells += [
+            [row.title, stage, pair, f"{cosine:+.3f}".replace("-", "−"), f"{100 * fraction:.0f} %"]
+            for stage, pair, cosine, fraction in mean_cosines(curves)
+        ]
+    title = "Cosines between the tasks' gradients on shared layers (first two batches of each epoch)"
+    return ExtraTable(title, ["row", "stage", "gradients of", "mean", "epochs below 0"], cells)
+
+
+TASK_MEASURES: dict[str, Callable[[Rows], ExtraTable]] = {"tasks": task_table, "conflicts": conflict_table}
+
+
+def _emotion_cells(row: Row, places: Sequence[Path]) -> list[str]:
+    predictions = [p for place in places for p in read_run_predictions(place, run_classes(place))]
+    scores = score_predictions(predictions, run_classes(places[0]))
+    cells = []
+    for name in ("ua", "wa"):
+        bounds = scores.intervals[name]
+        cells += [_number(getattr(row.published, name)), _with_bounds(scores.pooled[name], bounds)]
+    return cells
+
+
+def _other_cells(row: Row, places: Sequence[Path], columns: Sequence[tuple[str, str, str]]) -> list[str]:
+    by_seed = [{score.task: score for score in task_scores(place)} for place in places]
+    cells = []
+    for task, _, published in columns:
+        scores = [scores[task] for scores in by_seed if task in scores]
+        cells.append(_number(row.published.values.get(published)))
+        cells.append(_pooled(task, scores, places) if scores else MISSINGTasks)
+    return cells
+
+
+def _pooled(task: str, scores: Sequence[TaskScore], places: Sequence[Path]) -> str:
+    """Return the score over all seeds, marked if an earlier stage's model was evaluated."""
+    predictions: list[Prediction] = [p for place in places for p in read_run_predictions(place, kind=task)]
+    score = score_task(task, predictions)
+    return _with_bounds(score.value, score.interval) + ("*" if scores[0].stage else "")
+
+
+def _with_bounds(value: float, bounds: tuple[float, float] | None) -> str:
+    return f"{value:.1f}" if bounds is None else f"{value:.1f} [{bounds[0]:.1f}, {bounds[1]:.1f}]"
+
+
+def _number(value: float | None) -> str:
+    return MISSINGTasks if value is None else f"{value:.2f}"
+
+
+DURATIONS_S = (3, 5, 10, 15)
+MISSINGTimes = "–"
+
+
+def time_table(rows: Sequence[tuple[Row, Sequence[Path]]], num_repeats: int = 5) -> list[ExtraTable]:
+    """Return a table of milliseconds for clips of several lengths, of the rows that have a model, or no table.
+
+    Args:
+        rows: Each with its run folders, of which the first one's first model is timed.
+        num_repeats: Repetitions for each length; the median counts.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    timed = [_cells(row, model, device, num_repeats) for row, places in rows if (model := _first_model(places))]
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads here"
+    headings = [f"{seconds} s, {kind}" for seconds in DURATIONS_S for kind in ("published", "ours")]
+    title = f"Inference time for one clip in milliseconds: published on an RTX 3090, ours on {where}"
+    return [ExtraTable(title, ["network", *headings], timed)] if timed else []
+
+
+def _first_model(places: Sequence[Path]) -> Path | None:
+    models = [path for place in places[:1] for path in sorted(place.glob("fold-*/seed-*/model"), key=natural_key)]
+    return models[0] if models else None
+
+
+def _cells(row: Row, folder: Path, device: torch.device, num_repeats: int) -> list[str]:
+    model, cells = model_folder.load(folder).model.to(device).eval(), [row.title]
+    for seconds in DURATIONS_S:
+        published = row.published.values.get(f"{seconds} s")
+        ours_ms = 1000 * inference_time_s(model, seconds, num_repeats=num_repeats)
+        cells += [MISSINGTimes if published is None else f"{published:.2f}", f"{ours_ms:.1f}"]
+    return cells
+
+
+_HEADINGS = ["equal error rate", "over folds", "misses at dev's threshold", "false alarms there"]
+
+
+def verification_tables(rows: Sequence[tuple[Row, Sequence[Path]]]) -> list[ExtraTable]:
+    """Return a table of the rows whose main task is `speaker`, or no table.
+
+    Args:
+        rows: Each with its run folders, one per seed.
+    """
+    measured = [(row, [found for place in places if (found := run_verification(place))]) for row, places in rows]
+    measured = [(row, runs) for row, runs in measured if runs]
+    if not measured:
+        return []
+    pairs = sorted({unit.num_same + unit.num_different for _, runs in measured for run in runs for unit in run.units})
+    title = f"Speaker verification, in per cent: {' or '.join(map(str, pairs))} pairs of test clips in a fold"
+    return [ExtraTable(title, ["row", *_HEADINGS], [[row.title, *_cells_voices(runs)] for row, runs in measured])]
+
+
+def _cells_voices(runs: Sequence[RunVerification]) -> list[str]:
+    """Return means over folds and seeds; the deviation is over folds, of the mean over seeds."""
+    units = [unit for run in runs for unit in run.units]
+    folds = [[unit.equal_error_rate for unit in units if unit.fold == name] for name in {unit.fold for unit in units}]
+    means = [float(np.mean(rates)) for rates in folds]
+    spread = f"± {np.std(means, ddof=1):.1f}" if len(means) > 1 else "–"
+    return [f"{np.mean(means):.1f}", spread, _mean(units, "misses"), _mean(units, "false_alarms")]
+
+
+def _mean(units: Sequence[FoldVerification], name: str) -> str:
+    values = [value for unit in units if (value := getattr(unit, name)) is not None]
+    return f"{np.mean(values):.1f}" if values else "–"

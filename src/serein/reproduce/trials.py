@@ -1,0 +1,217 @@
+"""The trials of a table: one run folder per configuration, seed and data, shared by all rows and tables."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from serein import recipe as recipes
+from serein.data import manifest
+from serein.data.utterance import Utterance
+from serein.errors import RecipeError, RunError
+from serein.evaluation.predictions import read_json
+from serein.evaluation.scores import score_run, write_scores
+from serein.evaluation.task_scores import task_scores
+from serein.experiment import run as runs
+from serein.progress import Report
+from serein.recipe import Recipe
+from serein.reproduce.table import Row, Table, relative_to_table
+
+_NOT_CONFIGURATION = {"name", "description", "seeds"}
+_HASH_LENGTH = 12
+_LAST_FILE = "predictions.jsonl"  # of a fold
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data of a table.
+
+    Attributes:
+        manifest: The user's, or a fair part of it.
+        sha256: Digest of its utterances.
+        num_available: Utterances of the user's manifest.
+        limit: Most utterances of each cell; `None` took them all.
+    """
+
+    manifest: Path
+    sha256: str
+    num_utterances: int
+    num_available: int
+    limit: int | None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration with one seed.
+
+    Attributes:
+        row: A row that it belongs to.
+        recipe: With this one seed, named after its configuration.
+        folder: Its run folder, `out/<configuration and data>/seed-<seed>`.
+    """
+
+    row: str
+    recipe: Recipe
+    folder: Path
+
+    @property
+    def seed(self) -> int:
+        """Its only seed."""
+        return self.recipe.seeds[0]
+
+
+class BusyError(RunError):
+    """Another process is training this trial."""
+
+
+# -- data ------------------------------------------------------------------------------------------------------------
+
+
+def take_data(path: Path, limit: int | None, out: Path) -> Data:
+    """Return the data of a table; a part of a manifest is written below `out`.
+
+    Raises:
+        ManifestError: The manifest is missing or wrong.
+    """
+    utterances = manifest.read(path)
+    if limit is None:
+        return Data(path.absolute(), manifest.digest(utterances), len(utterances), len(utterances), None)
+    part = fair_part(utterances, limit)
+    digest = manifest.digest(part)
+    target = (out / f"data-{digest[:_HASH_LENGTH]}.jsonl").absolute()
+    if not target.exists():
+        manifest.write(part, target)
+    return Data(target, digest, len(part), len(utterances), limit)
+
+
+def fair_part(utterances: Sequence[Utterance], limit: int) -> list[Utterance]:
+    """Return at most `limit` utterances of each speaker, session, split and emotion, in the manifest's order.
+
+    Which ones depends only on their ids, and a smaller limit takes a subset of a larger one. Every speaker, session and
+    emotion is kept.
+
+    Example:
+        >>> many = [Utterance(id=str(n), audio="a.wav", speaker="anna", emotion="sad") for n in range(5)]
+        >>> len(fair_part(many, 2)), set(fair_part(many, 2)) <= set(fair_part(many, 3))
+        (2, True)
+    """
+    cells: dict[tuple[str | None, ...], list[str]] = defaultdict(list)
+    for u in utterances:
+        cells[u.corpus, u.speaker, u.session, u.split, u.emotion].append(u.id)
+    taken = {name for cell in cells.values() for name in sorted(cell, key=_draw)[:limit]}
+    return [u for u in utterances if u.id in taken]
+
+
+def _draw(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
+
+
+# -- configurations --------------------------------------------------------------------------------------------------
+
+
+def row_recipe(table: Table, row: Row, overrides: Sequence[str] = ()) -> Recipe:
+    """Return the recipe of a row: its file or the table's base, changed by its `set:` and then by `--set`.
+
+    Raises:
+        RecipeError: A key or value is wrong; names table and row.
+    """
+    path = relative_to_table(table, row.recipe or table.base or "")
+    own = [f"{key}={json.dumps(value)}" for key, value in row.changes.items()]  # JSON is YAML
+    try:
+        return recipes.load(path, [*own, *overrides])
+    except RecipeError as error:
+        where = f"{table.path}: row '{row.name}': {error.where}"
+        raise RecipeError(error.what, where=where, remedy=error.remedy) from None
+
+
+def configuration_hash(recipe: Recipe, data_sha256: str) -> str:
+    """Return a hash of a recipe and its data, without the recipe's name, description and seeds.
+
+    Defaults are left out, so that a new key in a later version does not change existing hashes.
+
+    Example:
+        >>> one, other = Recipe(name="a", seeds=(1,)), Recipe(name="b", description="the same")
+        >>> configuration_hash(one, "0") == configuration_hash(other, "0")
+        True
+    """
+    chosen = {key: value for key, value in _non_defaults(recipe).items() if key not in _NOT_CONFIGURATION}
+    text = json.dumps([chosen, data_sha256], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:_HASH_LENGTH]
+
+
+def _non_defaults(value: Any) -> Any:
+    """Return values that differ from the defaults; a `name` always, because it identifies a choice."""
+    if isinstance(value, BaseModel):
+        fields = {key: (getattr(value, key), field.default) for key, field in type(value).model_fields.items()}
+        return {key: _non_defaults(own) for key, (own, default) in fields.items() if key == "name" or own != default}
+    if isinstance(value, Mapping):
+        return {key: _non_defaults(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_non_defaults(item) for item in value]
+    return value
+
+
+def trial_of(row: str, recipe: Recipe, seed: int, data: Data, out: Path) -> Trial:
+    """Return the trial of a row and a seed."""
+    name = configuration_hash(recipe, data.sha256)
+    own = recipe.model_copy(update={"name": name, "description": "", "seeds": (seed,)})
+    return Trial(row, own, out.absolute() / name / f"seed-{seed}")
+
+
+# -- training --------------------------------------------------------------------------------------------------------
+
+
+def is_finished(trial: Trial) -> bool:
+    """Return whether a trial has its scores and every fold's predictions.
+
+    Raises:
+        RunError: Its folder was made with other defaults, which the configuration's hash does not cover.
+    """
+    recipe = trial.folder / "recipe.yaml"
+    if recipe.exists() and recipes.load(recipe) != trial.recipe:
+        raise RunError(
+            "was trained by a version of serein with other defaults", where=trial.folder, remedy="Name another --out."
+        )
+    folds = read_json(trial.folder / "folds.json").get("folds", ())
+    done = [(trial.folder / f"fold-{fold['name']}" / f"seed-{trial.seed}" / _LAST_FILE).exists() for fold in folds]
+    return bool(done) and all(done) and (trial.folder / "scores.json").exists()
+
+
+def train(trial: Trial, data: Path, num_jobs: int | None, report: Report) -> None:
+    """Train, predict and score a trial, or what it still lacks.
+
+    Raises:
+        BusyError: Another process is training it.
+        SereinError: Recipe and data do not fit.
+    """
+    with _locked(trial.folder):
+        if is_finished(trial):  # by another process, while this one waited
+            return
+        is_resumed = (trial.folder / "recipe.yaml").exists()
+        runs.run(trial.recipe, data, trial.folder, is_resumed=is_resumed, num_jobs=num_jobs, report=report)
+        tasks = {score.task: score.to_json() for score in task_scores(trial.folder)}
+        write_scores(score_run(trial.folder), trial.folder, tasks)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock a run folder until it is scored; the lock ends with the process."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.parent / f".{folder.name}.lock", "w") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            pass  # no such lock on Windows
+        except BlockingIOError:
+            raise BusyError("another process is training it", where=folder, remedy="Wait for it.") from None
+        yield

@@ -1,0 +1,256 @@
+"""A comparison as a table for the terminal, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from serein.data.files import write_text
+from serein.evaluation.intervals import Bounds
+from serein.evaluation.scores import SCORE_TITLES, Scores
+from serein.evaluation.tables import number
+from serein.reproduce.comparison import Comparison, MeasuredRow
+from serein.reproduce.table import Table
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+
+import base64
+from importlib.resources import files
+
+from jinja2 import Environment, StrictUndefined
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
+from serein.evaluation.predictions import natural_key
+
+MISSING = "–"
+
+
+def paths(comparison: Comparison, out: Path) -> tuple[Path, Path]:
+    """Return the paths of a comparison's files: `<paper>-<table>.md` and `.json`."""
+    name = comparison.table.name + ("" if comparison.split == "test" else f"-{comparison.split}")
+    return out / f"{name}.md", out / f"{name}.json"
+
+
+def write_comparison(comparison: Comparison, out: Path) -> None:
+    """Write a comparison as Markdown and JSON, each file atomically."""
+    markdown, data = paths(comparison, out)
+    write_text(markdown, as_markdown(comparison))
+    content = as_json(comparison, out)
+    write_text(data, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+# -- JSON ------------------------------------------------------------------------------------------------------------
+
+
+def as_json(comparison: Comparison, out: Path) -> dict[str, Any]:
+    """Return plain lists and numbers, per cent, unrounded; run folders relative to `out`."""
+    table, data = comparison.table, comparison.data
+    return {
+        "paper": table.paper,
+        "table": table.table,
+        "caption": table.caption,
+        "metric": table.metric,
+        "unit": "per cent",
+        "published_on": {"corpus": table.corpus, "split": table.published_on},
+        "measured_on": {
+            "manifest": str(data.manifest),
+            "sha256": data.sha256,
+            "split": comparison.split,
+            "num_utterances": data.num_utterances,
+            "num_available": data.num_available,
+            "limit": data.limit,
+        },
+        "overrides": list(comparison.overrides),
+        "reference": table.reference.name,
+        "rows": [_row_json(row, table.metric, out) for row in comparison.rows],
+        "further": [asdict(extra) for extra in comparison.extras],
+        "picture": comparison.picture and comparison.picture.name,
+        "notes": list(comparison.notes),
+    }
+
+
+def _row_json(measured: MeasuredRow, metric: str, out: Path) -> dict[str, Any]:
+    row, against = measured.row, measured.against
+    return {
+        "name": row.name,
+        "label": row.title,
+        "configuration": row.configuration,
+        "published": row.published.model_dump(exclude_none=True),
+        "ours": measured.scores and _scores_json(measured.scores),
+        "difference": difference(measured, metric),
+        "compared": against
+        and {
+            "row": against.row.name,
+            "difference": against.difference,
+            "interval": against.interval and list(against.interval),
+            "probability_of_improvement": against.probability_of_improvement,
+        },
+        "seeds": list(measured.seeds),
+        "runs": [place.relative_to(out.absolute()).as_posix() for place in measured.places],
+    }
+
+
+def _scores_json(scores: Scores) -> dict[str, Any]:
+    bounds = {f"{name}_interval": value and list(value) for name, value in scores.intervals.items()}
+    return scores.pooled | bounds | {"f1": {score.name: score.f1 for score in scores.by_class}}
+
+
+def difference(measured: MeasuredRow, metric: str) -> float | None:
+    """Return ours minus published, in percentage points; `None` if either is missing."""
+    published = getattr(measured.row.published, metric)
+    return None if measured.scores is None or published is None else measured.scores.pooled[metric] - published
+
+
+# -- cells, the same for the terminal and Markdown ---------------------------------------------------------------------
+
+
+def main_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows: published, ours with its interval, their difference, and that to the reference.
+
+    There is no column of published scores if no row has one.
+    """
+    columns = _columns(comparison)
+    return [heading for heading, _ in columns], [
+        list(row) for row in zip(*(cells for _, cells in columns), strict=True)
+    ]
+
+
+def _columns(comparison: Comparison) -> list[tuple[str, list[str]]]:
+    """Return the heading and cells of each column."""
+    table, rows, metric = comparison.table, comparison.rows, comparison.table.metric
+    keys = dict.fromkeys(name for row in table.rows for name in row.configuration)
+    columns = [(table.rows_are, [row.row.title for row in rows])]
+    columns += [(key, [str(row.row.configuration.get(key, MISSING)) for row in rows]) for key in keys]
+    published = [getattr(row.row.published, metric) for row in rows]
+    has_published = any(value is not None for value in published)
+    if has_published:
+        columns.append(("published", [number(value) for value in published]))
+    columns.append(("ours", [number(row.scores.pooled[metric] if row.scores else None) for row in rows]))
+    columns.append(("95 % interval", [_bounds(row.scores.intervals[metric] if row.scores else None) for row in rows]))
+    if has_published:
+        columns.append(("ours − published", [_signed(difference(row, metric)) for row in rows]))
+    columns.append((f"to '{table.reference.title}'", [_to_other(row, table) for row in rows]))
+    columns.append(("its interval", [_bounds(row.against.interval if row.against else None, _signed) for row in rows]))
+    columns.append(("seeds", [str(len(row.seeds)) if row.seeds else MISSING for row in rows]))
+    return columns
+
+
+def _to_other(measured: MeasuredRow, table: Table) -> str:
+    if measured.row is table.reference:
+        return "reference"
+    difference = _signed(measured.against.difference if measured.against else None)
+    other = table.compared_with(measured.row)
+    return difference if other is table.reference or measured.against is None else f"{difference} (to '{other.title}')"
+
+
+def class_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]] | None:
+    """Return headings and rows of the F1 of each class, published and ours; `None` when the paper gives none."""
+    published = list(dict.fromkeys(name for row in comparison.table.rows for name in row.published.f1))
+    if not published:
+        return None
+    by_name = {name.casefold(): name for name in (*comparison.classes, *published)}  # the paper's spelling wins
+    names = list(dict.fromkeys(by_name[name.casefold()] for name in (*published, *comparison.classes)))
+    headings = [comparison.table.rows_are, "F1", *names]
+    return headings, [cells for row in comparison.rows for cells in _class_rows(row, names)]
+
+
+def _class_rows(measured: MeasuredRow, names: Sequence[str]) -> list[list[str]]:
+    published = {name.casefold(): value for name, value in measured.row.published.f1.items()}
+    ours = {score.name.casefold(): score.f1 for score in measured.scores.by_class} if measured.scores else {}
+    return [
+        [measured.row.title, "published", *(number(published.get(name.casefold())) for name in names)],
+        ["", "ours", *(number(ours.get(name.casefold())) for name in names)],
+    ]
+
+
+def _signed(value: float | None) -> str:
+    return MISSING if value is None else f"{value:+.1f}".replace("-", "−")
+
+
+def _bounds(bounds: Bounds | None, show: Any = number) -> str:
+    return MISSING if bounds is None else f"[{show(bounds[0])}, {show(bounds[1])}]"
+
+
+# -- Markdown and terminal ---------------------------------------------------------------------------------------------
+
+
+def as_markdown(comparison: Comparison) -> str:
+    """Return the tables and the notes below them."""
+    parts = [f"# {_title(comparison)}", comparison.table.caption, _markdown(*main_cells(comparison))]
+    by_class = class_cells(comparison)
+    if by_class is not None:
+        parts += ["## F1 of each class, in per cent", _markdown(*by_class)]
+    for extra in comparison.extras:
+        parts += [f"## {extra.title}", _markdown(extra.headings, extra.rows)]
+    if comparison.picture is not None:
+        parts.append(f"![{comparison.table.caption}]({comparison.picture.name})")
+    parts.append("\n".join(f"- {note}" for note in comparison.notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def _title(comparison: Comparison) -> str:
+    table = comparison.table
+    return f"{table.paper}, {table.title}: {SCORE_TITLES[table.metric]} in per cent"
+
+
+def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *("---:" for _ in headings[1:])]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |" for cells in (headings, rule, *rows))
+
+
+def as_tables(comparison: Comparison) -> list[RichTable]:
+    """Return the comparison's tables for the terminal, without its notes."""
+    by_class = class_cells(comparison)
+    tables = [_rich(_title(comparison), *main_cells(comparison))]
+    if by_class is not None:
+        tables.append(_rich("F1 of each class, in per cent", *by_class))
+    return tables + [_rich(extra.title, extra.headings, extra.rows) for extra in comparison.extras]
+
+
+def _rich(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    table = RichTable(title=title)
+    for position, heading in enumerate(headings):
+        table.add_column(Text(heading), justify="right" if position else "left")
+    for cells in rows:
+        table.add_row(*map(Text, cells))
+    return table
+
+
+PAGE = "report.html"
+
+
+def write_page(out: Path) -> Path:
+    """Write `<out>/report.html`, atomically: every `<paper>-<table>.md` there, with its figure inside.
+
+    Returns:
+        The path of the page, which needs no other file.
+    """
+    tables = [path for path in out.glob("*.md") if path.with_suffix(".json").exists()]
+    sections = [(path.stem, _section(path)) for path in sorted(tables, key=natural_key)]
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files("serein.reproduce").joinpath("report.html.jinja").read_text("utf-8"))
+    write_text(out / PAGE, template.render(sections=sections))
+    return out / PAGE
+
+
+def _section(path: Path) -> Markup:
+    """Return a table's Markdown as HTML; HTML in its texts is escaped."""
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = markdown.parse(path.read_text(encoding="utf-8"))
+    for image in (child for token in tokens for child in token.children or () if child.type == "image"):
+        image.attrs["src"] = _inside(path.parent / Path(str(image.attrs["src"])).name)
+    return Markup(markdown.renderer.render(tokens, markdown.options, {}))  # noqa: S704
+
+
+def _inside(picture: Path) -> str:
+    """Return a figure next to the table as a data URL; an empty string if there is none."""
+    return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}" if picture.exists() else ""

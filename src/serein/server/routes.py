@@ -1,0 +1,212 @@
+"""The service's HTTP routes."""
+
+from __future__ import annotations
+
+import asyncio
+import unicodedata
+from collections.abc import Coroutine
+from enum import StrEnum
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, File, Query, Request, Response, UploadFile
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from serein.audio import Upload
+from serein.errors import AudioError
+from serein.inference.predictor import Prediction
+from serein.inference.segments import Timeline
+from serein.server import problems
+from serein.server.problems import HTTPProblem
+from serein.server.schemas import (
+    BatchResponse,
+    BatchResult,
+    ModelInfo,
+    ModelsResponse,
+    PredictionResponse,
+    ProblemDetails,
+    StatusResponse,
+    prediction_response,
+    problem_details,
+)
+from serein.server.service import Service
+
+T = TypeVar("T")
+_LONGEST_NAME = 100
+
+
+class SegmentsMode(StrEnum):
+    """Which recordings are cut into speech segments."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
+_WHAT = {
+    400: "The form cannot be read.",
+    401: "No key, or a wrong one.",
+    408: "The upload did not arrive in time.",
+    413: "The upload is too large.",
+    422: "The recording cannot be used, or an option has no such value.",
+    429: "This client has too many requests in progress.",
+    503: "The service is busy or shutting down.",
+}
+
+
+def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    content = {problems.MEDIA_TYPE: {"schema": ProblemDetails.model_json_schema()}}
+    return {status: {"description": _WHAT[status], "content": content} for status in statuses}
+
+
+SegmentsQuery = Annotated[
+    SegmentsMode, Query(description="Which recordings to cut into speech segments; auto: only long ones.")
+]
+_REFUSALS = _documented(400, 401, 408, 413, 422, 429, 503)
+
+
+def router(service: Service) -> APIRouter:
+    """Return the routes of a service."""
+    routes = APIRouter()
+
+    @routes.post("/v1/predict", responses=_REFUSALS, tags=["recordings"])
+    async def predict(
+        request: Request,
+        file: Annotated[UploadFile, File(description="WAV, FLAC, OGG, Opus or MP3.")],
+        segments: SegmentsQuery = SegmentsMode.auto,
+    ) -> PredictionResponse:
+        """Predict one recording."""
+        upload = await _upload(service, file)
+        return await _unless_disconnected(service, request, _predict(service, upload, segments))
+
+    @routes.post("/v1/predict/batch", responses=_REFUSALS, tags=["recordings"])
+    async def predict_batch(
+        request: Request,
+        files: Annotated[list[UploadFile], File(description="Recordings.", min_length=1)],
+        segments: SegmentsQuery = SegmentsMode.auto,
+    ) -> BatchResponse:
+        """Predict several recordings; 422 if none of them can be used."""
+        if len(files) > service.limits.num_files:
+            raise HTTPProblem(
+                413, "too-large", f"A batch has at most {service.limits.num_files} recordings. Send several."
+            )
+        results = await _unless_disconnected(service, request, _results(service, files, segments))
+        if all(result.error for result in results):
+            details = " ".join(result.error.detail for result in results[:3] if result.error)
+            raise HTTPProblem(422, "unusable-recording", f"None of {len(results)} recordings can be used. {details}")
+        return BatchResponse(results=results)
+
+    @routes.get("/v1/models", responses=_documented(401), tags=["service"])
+    async def models() -> ModelsResponse:
+        """Return the model's name and classes."""
+        checkpoint = service.predictor.checkpoint
+        model = ModelInfo(
+            name=service.about.name,
+            task=service.predictor.task,
+            classes=list(service.predictor.classes),
+            is_calibrated=checkpoint.calibration is not None,
+            max_window_s=checkpoint.options.clips.window_s,
+        )
+        return ModelsResponse(models=[model])
+
+    @routes.get("/healthz", tags=["service"])
+    async def health() -> StatusResponse:
+        """Return whether the process is alive."""
+        return StatusResponse(status="ok")
+
+    @routes.get("/readyz", responses=_documented(503), tags=["service"])
+    async def ready() -> StatusResponse:
+        """Return whether the service accepts requests."""
+        if not service.is_ready:
+            raise problems.busy("The service is being shut down.", 10.0)
+        return StatusResponse(status="ready")
+
+    @routes.get("/metrics", responses=_documented(401), response_class=Response, tags=["service"])
+    async def metrics() -> Response:
+        """Return metrics for Prometheus."""
+        return Response(service.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return routes
+
+
+async def refuse(_: Request, error: Exception) -> JSONResponse:
+    """Return problem details for an `HTTPProblem`, or an error of FastAPI or Starlette."""
+    if isinstance(error, HTTPProblem):
+        return problems.response(error)
+    status = getattr(error, "status_code", 422)
+    kind = {400: "unreadable-form", 404: "not-found", 405: "not-allowed"}.get(status, "wrong-request")
+    response = problems.response(HTTPProblem(status, kind, _in_words(error)))
+    response.headers.update(getattr(error, "headers", None) or {})
+    return response
+
+
+async def fail(_: Request, error: Exception) -> JSONResponse:
+    """Return problem details for an internal error, without its cause."""
+    return problems.response(HTTPProblem(500, "fault", "Internal error; see the service's log."))
+
+
+def named(name: str | None) -> str:
+    """Return a client's file name, for error messages only: without folders and unprintable characters.
+
+    Example:
+        >>> named("../../etc/passwd"), named(None)
+        ('passwd', 'upload')
+    """
+    last = (name or "").replace("\\", "/").rsplit("/", 1)[-1]
+    shown = "".join(each for each in last if unicodedata.category(each)[0] != "C")
+    return shown[:_LONGEST_NAME] or "upload"
+
+
+async def _upload(service: Service, file: UploadFile) -> Upload:
+    if (file.size or 0) > service.limits.upload_bytes:
+        raise problems.too_large(service.limits.upload_bytes)
+    return Upload(await file.read(), named(file.filename))
+
+
+async def _predict(service: Service, upload: Upload, segments: SegmentsMode) -> PredictionResponse:
+    try:
+        prediction: Prediction | Timeline = await service.predict(upload, segments.value)
+    except AudioError as error:
+        raise problems.of_recording(error) from None
+    return await service.run_in_thread(lambda: prediction_response(prediction, service.neighbours))
+
+
+async def _results(service: Service, files: list[UploadFile], segments: SegmentsMode) -> list[BatchResult]:
+    async def result(file: UploadFile) -> BatchResult:
+        try:
+            return BatchResult(prediction=await _predict(service, await _upload(service, file), segments))
+        except HTTPProblem as problem:
+            if problem.status_code == 503:
+                raise
+            return BatchResult(error=problem_details(problem))
+
+    return list(await asyncio.gather(*map(result, files)))
+
+
+async def _unless_disconnected(service: Service, request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Await work; cancel it if the client disconnects or the service's time limit passes."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+    tasks: set[asyncio.Future[Any]] = {task, gone}
+    try:
+        await asyncio.wait(tasks, timeout=service.limits.answer_s, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if gone.done():
+            raise problems.gone()
+        raise problems.busy(f"No response within {service.limits.answer_s:g} s.", 10.0)
+    finally:
+        for each in tasks:
+            each.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    receive: Any = request.receive
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _in_words(error: Exception) -> str:
+    wrong = getattr(error, "errors", None)
+    if wrong is None:
+        return str(getattr(error, "detail", error))
+    return " ".join(f"{each['loc'][-1]}: {each['msg']}." for each in wrong())

@@ -1,1 +1,0 @@
-"""The service over HTTP and WebSocket, and its page; it uses models and knows nothing of how they are trained."""

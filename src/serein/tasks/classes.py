@@ -1,0 +1,190 @@
+"""Categories: the classes of a task, and what an utterance's label means among them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from serein import losses, metrics
+from serein.data.dataset import Targets
+from serein.data.protocols import speaker_key
+from serein.data.utterance import Utterance
+from serein.errors import RecipeError
+from serein.recipe import Category, Labels
+
+
+@dataclass(frozen=True)
+class ClassLabels:
+    """The classes in their order, and the corpus words that are merged into them.
+
+    Attributes:
+        field: Of an utterance, that is meant.
+
+    Example:
+        >>> class_labels = ClassLabels(("happy", "sad"), {"excited": "happy"})
+        >>> class_labels.of("excited"), class_labels.of("bored")
+        ('happy', None)
+    """
+
+    classes: tuple[str, ...]
+    merge: dict[str, str]
+    field: str = "emotion"
+
+    def of(self, word: str | None) -> str | None:
+        """Return the class of a corpus word, or `None` when it has none."""
+        name = self.merge.get(word or "", word)
+        return name if name in self.classes else None
+
+    def label(self, utterance: Utterance) -> str | None:
+        """Return the class of an utterance, or `None` when it has none."""
+        return self.of(label_of(utterance, self.field))
+
+    def probabilities(self, utterance: Utterance) -> NDArray[np.float32]:
+        """Return (class,) with 1 at the utterance's class; all zero when it has none."""
+        label = self.label(utterance)
+        return np.array([name == label for name in self.classes], np.float32)
+
+
+def label_of(utterance: Utterance, field: str) -> str | None:
+    """Return what an utterance's field says; a speaker is told apart from those of other corpora."""
+    if field == "speaker":
+        return None if utterance.speaker is None else speaker_key(utterance).removeprefix("/")
+    value: str | None = getattr(utterance, field)
+    return value
+
+
+def class_labels_of(utterances: Sequence[Utterance], labels: Labels, task: str = "emotion") -> ClassLabels:
+    """Return the classes of a task: for emotions those that a recipe names, or those that the utterances hold.
+
+    Raises:
+        RecipeError: No class, one class, or a class that no utterance has.
+    """
+    if task in FIXED_CLASSES:
+        return _fixed(utterances, task)
+    if task in FOUND_CLASSES:
+        return _found(utterances, task)
+    merge = dict(labels.merge)
+    found = Counter(merge.get(u.emotion, u.emotion) for u in utterances if u.emotion)
+    classes = labels.classes or tuple(sorted(found))
+    if len(classes) < 2:
+        raise RecipeError(
+            f"{len(classes)} emotion classes in the data",
+            where="labels.classes",
+            remedy="Emotions need at least two.",
+        )
+    if len(set(classes)) < len(classes):
+        raise RecipeError("a class is named twice", where="labels.classes", remedy="Name each once.")
+    absent = [name for name in classes if not found[name]]
+    if absent:
+        raise RecipeError(
+            f"no utterance is labelled {', '.join(absent)}; the data has: {', '.join(sorted(found)) or 'no emotion'}",
+            where="labels.classes",
+            remedy="Name the data's own words, or merge them with labels.merge.",
+        )
+    return ClassLabels(tuple(classes), merge)
+
+
+def keep_labelled(
+    utterances: Sequence[Utterance], class_labels: ClassLabels, others: str
+) -> tuple[list[Utterance], Counter[str]]:
+    """Split off the utterances that belong to no class.
+
+    Returns:
+        The utterances with a class, and how many of each other label were left out.
+
+    Raises:
+        RecipeError: `others` is "error" and there are some.
+    """
+    field = class_labels.field
+    left_out = Counter(label_of(u, field) or f"(no {field})" for u in utterances if class_labels.label(u) is None)
+    if left_out and others == "error":
+        counts = ", ".join(f"{count} {name}" for name, count in left_out.most_common(5))
+        raise RecipeError(
+            f"{left_out.total()} utterances belong to none of the classes: {counts}",
+            where="labels.classes",
+            remedy="Add the class, merge it with labels.merge, or leave them out with labels.unknown_labels=drop.",
+        )
+    return [u for u in utterances if class_labels.label(u) is not None], left_out
+
+
+FIXED_CLASSES = {"gender": ("female", "male")}
+FOUND_CLASSES = ("style", "speaker")
+
+
+def _found(utterances: Sequence[Utterance], task: str) -> ClassLabels:
+    classes = sorted({value for u in utterances if (value := label_of(u, task)) is not None})
+    if len(classes) < 2:
+        raise RecipeError(
+            f"the data to learn from has {len(classes)} {task}s{': ' if classes else ''}{', '.join(classes)}",
+            where=f"tasks.{task}",
+            remedy=f"Two are needed: fill in the field '{task}', or leave the task out.",
+        )
+    return ClassLabels(tuple(classes), {}, task)
+
+
+def _fixed(utterances: Sequence[Utterance], task: str) -> ClassLabels:
+    class_labels = ClassLabels(FIXED_CLASSES[task], {}, task)
+    if not all(any(class_labels.label(u) == name for u in utterances) for name in class_labels.classes):
+        raise RecipeError(
+            f"the data does not have utterances of each {task}: {', '.join(class_labels.classes)}",
+            where=f"tasks.{task}",
+            remedy=f"Fill in the field '{task}', or leave the task out.",
+        )
+    return class_labels
+
+
+class CategoryTask:
+    """Binds target, loss and score of categories.
+
+    Attributes:
+        name: The task's key in recipes, batches and heads.
+        num_outputs: Classes.
+        labels: The classes.
+    """
+
+    def __init__(self, options: Category, class_labels: ClassLabels) -> None:
+        self.name = class_labels.field
+        self.options, self.labels = options, class_labels
+        self.num_outputs = len(class_labels.classes)
+        self.class_weights: torch.Tensor | None = None
+
+    def targets(self, utterances: Sequence[Utterance]) -> Targets:
+        """Return class probabilities, (utterance, class), and which utterances have a class."""
+        values = np.stack([self.labels.probabilities(u) for u in utterances])
+        return Targets(values, values.sum(axis=1) > 0)
+
+    def prepare(self, truth: torch.Tensor) -> None:
+        """Take what the loss needs from the training targets, (utterance, class)."""
+        if self.options.class_weights == "balanced":
+            self.class_weights = losses.balanced_class_weights(truth.sum(dim=0))
+
+    def loss(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """Return the mean loss of a batch: probabilities and logits, both (batch, class)."""
+        weights = None if self.class_weights is None else self.class_weights.to(output.device)
+        own = self.options.arcface.model_dump() if self.options.loss == "arcface" else {}
+        each = losses.LOSSES[self.options.loss](truth, output, weights, self.options.label_smoothing, **own)
+        return losses.weighted_mean(each, truth, weights)
+
+    def kept(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """Return what of a batch's outputs is kept until the whole set is scored: all of it, (batch, class)."""
+        return output
+
+    def classes(self, truth: torch.Tensor) -> torch.Tensor:
+        """Return the class numbers of probabilities, (batch, class): (batch,)."""
+        return truth.argmax(dim=1)
+
+    def scores(self, truth: torch.Tensor, output: torch.Tensor) -> dict[str, float]:
+        """Return the scores of a whole set, 0 to 1, and its loss, by name; both arguments are (utterance, class)."""
+        scores = class_scores(self.classes(truth).numpy(), output.argmax(dim=1).numpy(), self.num_outputs)
+        return {**scores, "loss": float(self.loss(truth, output))}
+
+
+def class_scores(truth: np.ndarray, predictions: np.ndarray, num_classes: int) -> dict[str, float]:
+    """Return every score, 0 to 1, of class numbers, both (utterance,)."""
+    confusion = metrics.confusion_matrix(truth, predictions, num_classes)
+    return {name: float(score(confusion)) for name, score in metrics.SCORES.items()}

@@ -1,0 +1,226 @@
+"""Transcripts as letters: how texts are normalised, an alphabet for CTC, and how far two texts are apart.
+
+Normalised: Unicode's NFC, lower case; letters (with their marks), digits and apostrophes within words stay; all else
+separates words, and words are separated by one space.
+"""
+
+from __future__ import annotations
+
+import importlib
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from serein import losses
+from serein.data.dataset import Targets
+from serein.data.utterance import Utterance
+from serein.errors import ManifestError, MissingExtraError
+from serein.recipe import Transcript
+
+PADDING, UNKNOWN = -1, -2  # in rows of letters; an unknown letter is one that no training transcript has
+_APOSTROPHES = "'’ʼ"
+_REPLACEMENT = "\ufffd"
+
+
+def normalised(text: str | None) -> str:
+    """Return a text as it is learned and compared.
+
+    Example:
+        >>> normalised("  It's 5 o’clock -- DON'T 'quote'!")
+        "it's 5 o'clock don't quote"
+    """
+    folded = unicodedata.normalize("NFC", text or "").lower()
+    kept = "".join("'" if c in _APOSTROPHES else c if unicodedata.category(c)[0] in "LNM" else " " for c in folded)
+    return " ".join(word for part in kept.split() if (word := part.strip("'")))
+
+
+@dataclass(frozen=True)
+class Alphabet:
+    """What a model of transcripts can say: symbol 0 is CTC's blank, symbol n the letter `letters[n - 1]`.
+
+    Attributes:
+        letters: Distinct, sorted; the space among them.
+
+    Example:
+        >>> abc = Alphabet.of(["a cab"])
+        >>> abc.letters, abc.numbers("cad"), abc.text([3, 0, 3, 2, 2, 0, 2, 1])
+        (' abc', [4, 2, -2], 'bbaa')
+    """
+
+    letters: str
+
+    @classmethod
+    def of(cls, texts: Iterable[str | None]) -> Alphabet:
+        """Return the letters of texts, normalised.
+
+        Raises:
+            ManifestError: There are none.
+        """
+        letters = sorted({letter for text in texts for letter in normalised(text)})
+        if not letters:
+            raise ManifestError(
+                "no training utterance has a transcript",
+                where="tasks.asr",
+                remedy="Fill in 'transcript', or leave the task out.",
+            )
+        return cls("".join(letters))
+
+    @property
+    def num_symbols(self) -> int:
+        """Letters and the blank."""
+        return len(self.letters) + 1
+
+    def numbers(self, text: str | None) -> list[int]:
+        """Return the symbol of each letter of a text, normalised; `UNKNOWN` of letters that it does not have."""
+        known = {letter: number for number, letter in enumerate(self.letters, start=1)}
+        return [known.get(letter, UNKNOWN) for letter in normalised(text)]
+
+    def rows(self, texts: Sequence[str | None]) -> NDArray[np.int16]:
+        """Return the symbols of many texts, (text, letter), with `PADDING` behind each."""
+        lines = [self.numbers(text) for text in texts]
+        rows = np.full((len(lines), max(1, *map(len, lines))), PADDING, np.int16)
+        for row, line in zip(rows, lines, strict=True):
+            row[: len(line)] = line
+        return rows
+
+    def spelt(self, numbers: Iterable[int]) -> str:
+        """Return the text of symbols of a row; what is unknown is no letter of any word that a model can say."""
+        return "".join(_REPLACEMENT if n == UNKNOWN else self.letters[n - 1] for n in numbers if n != PADDING)
+
+    def text(self, symbols: Sequence[int]) -> str:
+        """Return what the best symbol of each frame says: repeats are one, blanks nothing (greedy decoding)."""
+        path = [n for n, before in zip(symbols, [0, *symbols], strict=False) if n not in (0, before)]
+        return " ".join(self.spelt(path).split())
+
+
+@dataclass(frozen=True)
+class WordErrors:
+    """Edit operations that turn a predicted transcript into the true one.
+
+    Attributes:
+        errors: Words that are substituted, deleted or inserted.
+        words: Of the true transcript.
+        letter_errors: Likewise of letters, spaces counted.
+        letters: Of the true transcript.
+    """
+
+    errors: int
+    words: int
+    letter_errors: int
+    letters: int
+
+
+def word_errors(truth: str, prediction: str) -> WordErrors:
+    """Return how far two normalised texts are apart, by jiwer.
+
+    Raises:
+        MissingExtraError: The package `jiwer` is not installed.
+
+    Example:
+        >>> word_errors("dogs are sitting", "dog are sitting by")
+        WordErrors(errors=2, words=3, letter_errors=4, letters=16)
+    """
+    require_jiwer()
+    jiwer = importlib.import_module("jiwer")
+    words, letters = jiwer.process_words(truth, prediction), jiwer.process_characters(truth, prediction)
+    return WordErrors(_errors(words), len(truth.split()), _errors(letters), len(truth))
+
+
+def require_jiwer() -> None:
+    """Raise MissingExtraError when the package that counts errors is not installed."""
+    try:
+        importlib.import_module("jiwer")
+    except ImportError:
+        raise MissingExtraError("jiwer", "asr") from None
+
+
+def _errors(found: object) -> int:
+    return sum(int(getattr(found, kind)) for kind in ("substitutions", "deletions", "insertions"))
+
+
+class TranscriptTask:
+    """Binds target, loss and score of transcripts.
+
+    An output is (batch, frame, symbol + 1): scores, and beside them 1 for real frames and 0 on padding
+    (`serein.models.heads.FrameHead`).
+
+    Attributes:
+        name: The task's key in recipes, batches and heads.
+        num_outputs: Symbols.
+        labels: The letters of the training set.
+
+    Raises:
+        MissingExtraError: The package `jiwer` is not installed.
+    """
+
+    name = "asr"
+
+    def __init__(self, options: Transcript, alphabet: Alphabet) -> None:
+        require_jiwer()
+        self.options, self.labels = options, alphabet
+        self.num_outputs = alphabet.num_symbols
+
+    def targets(self, utterances: Sequence[Utterance]) -> Targets:
+        """Return the letters of transcripts, (utterance, letter), and which utterances have some."""
+        rows = self.labels.rows([u.transcript for u in utterances])
+        return Targets(rows, (rows != PADDING).any(axis=1))
+
+    def prepare(self, truth: torch.Tensor) -> None:
+        """Take what the loss needs from the training targets: nothing."""
+
+    def loss(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """Return the mean loss of a batch's possible transcripts, each divided by its letters, as torch's mean does.
+
+        Args:
+            truth: (batch, letter) rows of letters.
+            output: (batch, frame, symbol + 1).
+        """
+        return possible_mean(*_ctc(truth, output))
+
+    def num_impossible(self, truth: torch.Tensor, output: torch.Tensor) -> int:
+        """Return how many transcripts have more letters than their clip has frames for; no loss learns from them."""
+        return int((~_ctc(truth, output)[1]).sum())
+
+    def kept(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """Return what the score of the whole set is made of: (batch, 6).
+
+        Columns: loss, whether it is possible, errors of words, words, errors of letters, letters.
+        """
+        each, is_possible = _ctc(truth, output)
+        counts = torch.empty(len(truth), 4, dtype=torch.float64)
+        for row, (letters, text) in enumerate(zip(truth.tolist(), decoded_texts(output, self.labels), strict=True)):
+            found = word_errors(self.labels.spelt(letters), text)
+            counts[row] = torch.tensor([found.errors, found.words, found.letter_errors, found.letters])
+        return torch.cat([torch.stack([each, is_possible], dim=1).double().cpu(), counts], dim=1)
+
+    def scores(self, truth: torch.Tensor, kept: torch.Tensor) -> dict[str, float]:
+        """Return the scores of a whole set by name; accuracies are 1 - error rate, below 0 with many insertions."""
+        each, is_possible, errors, words, letter_errors, letters = kept.unbind(dim=1)
+        return {
+            "word_accuracy": float(1 - errors.sum() / words.sum()),
+            "character_accuracy": float(1 - letter_errors.sum() / letters.sum()),
+            "impossible": float((1 - is_possible).sum()),
+            "loss": float(possible_mean(each, is_possible.bool())),
+        }
+
+
+def decoded_texts(output: torch.Tensor, alphabet: Alphabet) -> list[str]:
+    """Return the transcript of each clip by greedy decoding of (batch, frame, symbol + 1)."""
+    best = output[..., :-1].argmax(dim=-1) * output[..., -1].long()  # padding says nothing: 0, the blank
+    return [alphabet.text(symbols) for symbols in best.tolist()]
+
+
+def possible_mean(each: torch.Tensor, is_possible: torch.Tensor) -> torch.Tensor:
+    """Return the mean of the losses that are possible, both (batch,); 0 where none is."""
+    return torch.where(is_possible, each, 0.0).sum() / is_possible.sum().clamp_min(1)
+
+
+def _ctc(truth: torch.Tensor, output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the loss of each clip and whether its transcript is possible, both (batch,)."""
+    num_frames = output[..., -1].sum(dim=1).long()
+    rows = [row[(row != PADDING) & (row != UNKNOWN)].long() for row in truth]
+    return losses.ctc(rows, output[..., :-1], num_frames)

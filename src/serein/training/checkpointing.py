@@ -1,0 +1,213 @@
+"""What a stage says while it trains."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle  # for the name of its error alone
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as lightning
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from serein.data.dataset import Batch
+from serein.data.files import replacing, write_text
+from serein.errors import RunError
+from serein.models.model import SpeechModel
+from serein.models.pretrained import weights_hash
+from serein.progress import Report
+from serein.training.module import FROZEN, StageModule, require_backbone
+
+SECONDS_BETWEEN_REPORTS = 0.2
+
+
+class StageProgress(lightning.Callback):
+    """Reports a stage's batches, score and speed.
+
+    Args:
+        report: Receives the progress.
+        label: For instance "fold 2/6  seed 0  emotion".
+        watched: Name of the dev score that is shown.
+    """
+
+    def __init__(self, report: Report, label: str, watched: str = "dev_ua") -> None:
+        self.report, self.label, self.watched = report, label, watched
+        self.heard_s = 0.0
+        self.started = self.reported = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.heard_s, self.started = 0.0, time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        index: int,
+    ) -> None:
+        self.heard_s += batch.audio_s
+        if time.monotonic() - self.reported > SECONDS_BETWEEN_REPORTS:
+            self.reported = time.monotonic()
+            total = (trainer.max_epochs or 1) * int(trainer.num_training_batches)
+            done = trainer.current_epoch * int(trainer.num_training_batches) + index
+            self.report(self.label, min(done, total - 1), total, self._detail(trainer))
+
+    def on_fit_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.report(self.label, 1, 1, self._detail(trainer))
+
+    def _detail(self, trainer: lightning.Trainer) -> str:
+        rate = self.heard_s / max(time.monotonic() - self.started, 1e-6)
+        metrics = trainer.callback_metrics
+        loss = f"  loss {float(metrics['train_loss']):.3f}" if "train_loss" in metrics else ""
+        score = metrics.get(self.watched)
+        name = {"ua": "UA", "macro_f1": "macro-F1"}.get(self.watched.removeprefix("dev_"), self.watched[4:])
+        dev = "" if score is None else f"  dev {name.replace('_', ' ')} {100 * float(score):.1f} %"
+        epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 1)
+        return f"epoch {epoch}/{trainer.max_epochs}{loss}{dev}  {rate:.0f}x real time"
+
+
+RESUME = "resume.ckpt"
+PARTIAL = f".partial.{RESUME}"
+WEIGHTS = "weights.safetensors"
+METRICS = "metrics.jsonl"
+INITIAL_WEIGHTS = "initial_weights.json"  # which weights a stage started from
+BACKBONE = "backbone."  # what the names of its weights start with
+
+
+class CheckpointCallback(Checkpoint):
+    """Writes metrics, the best weights, and the state to resume from; each file is whole or the one before.
+
+    A loss that is no number stops the training (RunError).
+
+    The order matters: weights and metrics first, the resume state last. A kill in between repeats the epoch, which
+    draws the same and writes the same.
+
+    Args:
+        folder: The stage's folder.
+        checkpoint: `best` keeps the weights of the best dev score, `last` those of the last epoch.
+        watched: Name of that score in the metrics.
+    """
+
+    def __init__(self, folder: Path, checkpoint: str, monitor: str = "dev_ua") -> None:
+        self.folder, self.checkpoint, self.monitor = folder, checkpoint, monitor
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, float] = {}
+        self.is_over = False
+        self.heard_s, self.started = 0.0, 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Let a stage that had lost patience when it was killed train no further."""
+        trainer.should_stop = self.is_over
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.heard_s, self.started = 0.0, time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        index: int,
+    ) -> None:
+        self.heard_s += batch.audio_s
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        line = self._line(trainer)
+        if not math.isfinite(line["train_loss"]):
+            raise RunError(
+                f"the training diverged: the loss of epoch {trainer.current_epoch + 1} is {line['train_loss']}",
+                where=self.folder,
+                remedy="Lower optimizer.learning_rate, or set clip_norm.",
+            )
+        self.history.append(line)
+        self.is_over = trainer.should_stop
+        score = line.get(self.monitor)
+        is_best = self.checkpoint == "last" or score is None or score > self.best.get(self.monitor, -math.inf)
+        if is_best:
+            self.best = line
+        if trainer.is_global_zero:
+            if is_best:
+                save_weights(module, self.folder / f".best.{WEIGHTS}")
+            write_text(self.folder / METRICS, "".join(json.dumps(each) + "\n" for each in self.history))
+        partial = self.folder / PARTIAL
+        trainer.save_checkpoint(partial)  # every process takes part, the first one writes
+        if trainer.is_global_zero:
+            os.replace(partial, self.folder / RESUME)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history, "best": self.best, "is_over": self.is_over}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history, self.best = list(state_dict["history"]), dict(state_dict["best"])
+        self.is_over = bool(state_dict["is_over"])
+
+    def _line(self, trainer: lightning.Trainer) -> dict[str, float]:
+        seconds = time.monotonic() - self.started
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        rate = trainer.optimizers[0].param_groups[-1]["lr"]
+        return {
+            "epoch": trainer.current_epoch,
+            **metrics,
+            "learning_rate": float(rate),
+            "seconds": round(seconds, 3),
+            "audio_s_per_s": round(self.heard_s / max(seconds, 1e-6), 1),
+        }
+
+
+def save_weights(module: lightning.LightningModule, path: Path) -> None:
+    """Write the evaluated model's weights atomically; of a frozen backbone its hash alone."""
+    assert isinstance(module, StageModule)
+    sha256 = module.frozen_sha256
+    state = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in module.eval_model.state_dict().items()
+        if sha256 is None or not name.startswith(BACKBONE)
+    }
+    with replacing(path) as partial:
+        save_file(state, partial, None if sha256 is None else {FROZEN: sha256})
+
+
+def load_weights(model: SpeechModel, path: Path) -> None:
+    """Read weights into a model, strictly; a backbone that was frozen must be there already.
+
+    Raises:
+        RunError: They are damaged, or of another model or backbone.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            sha256 = (file.metadata() or {}).get(FROZEN)
+        state = load_file(path)
+        if sha256 is not None:
+            require_backbone(sha256, weights_hash(model.backbone))
+            state |= {name: tensor for name, tensor in model.state_dict().items() if name.startswith(BACKBONE)}
+        model.load_state_dict(state, strict=True)
+    except (SafetensorError, RuntimeError):
+        raise _damaged(path) from None
+
+
+def readable_state(folder: Path) -> Path | None:
+    """Return the state that a stage resumes from, or `None` when there is none.
+
+    Raises:
+        RunError: It is damaged, or holds more than numbers.
+    """
+    path = folder / RESUME
+    if not path.exists():
+        return None
+    try:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError):
+        raise _damaged(path) from None
+    return path
+
+
+def _damaged(path: Path) -> RunError:
+    return RunError("is damaged", where=path, remedy="Delete it: the stage is trained again.")

@@ -1,0 +1,362 @@
+"""Every command end to end on a corpus of tones: results on stdout, progress and complaints on stderr."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import serein as package
+from cli_fixtures import TONES_HZ, Call, command, environment, write_corpus, write_recipe, write_wav
+from serein import metrics
+from serein.data import manifest
+from serein.evaluation.predictions import read_predictions
+
+CLASSES = sorted(TONES_HZ)
+SCORES = ("ua", "wa", "macro_f1")
+
+
+@pytest.fixture(scope="session")
+def model(tiny_run: Path) -> Path:
+    """A model folder; read only."""
+    return tiny_run / "fold-1" / "seed-0" / "model"
+
+
+@pytest.fixture
+def strangers(tmp_path: Path) -> Path:
+    """A manifest of two speakers that no model met."""
+    path = tmp_path / "strangers.jsonl"
+    manifest.write(write_corpus(tmp_path / "strangers", speakers=("yan", "zoe")), path)
+    return path
+
+
+# -- help ------------------------------------------------------------------------------------------------------------
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = {"torch", "transformers", "lightning", "sklearn", "matplotlib", "scipy", "soundfile", "huggingface_hub"}
+    script = f"""
+import sys
+from serein.cli import main
+sys.argv = ["serein", "--help"]
+try:
+    main()
+except SystemExit as stop:
+    assert stop.code == 0
+print("imported:", sorted({heavy} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment())
+    assert done.stderr == ""
+    assert done.stdout.endswith("imported: []\n")
+    for name in ("corpus", "run", "train", "evaluate", "predict", "report"):
+        assert name in done.stdout
+
+
+def test_version(serein: Call) -> None:
+    assert serein("--version").out == f"serein {package.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["run", "train", "evaluate", "predict", "report", "corpus prepare", "corpus check", "corpus synth"]
+)
+def test_every_command_explains_itself(name: str, serein: Call) -> None:
+    outcome = serein(*name.split(), "--help")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert f"Usage: serein {name}" in outcome.out
+
+
+# -- corpora ---------------------------------------------------------------------------------------------------------
+
+
+def test_prepare_a_folder_of_emotions(tones: Path, tmp_path: Path, serein: Call) -> None:
+    out = tmp_path / "new" / "m.jsonl"
+    outcome = serein("corpus", "prepare", "folder", tones.parent, "--out", out)
+    assert (outcome.status, outcome.out) == (0, f"{out}: 36 utterances\n")
+    assert "note: took the names of 3 folders for emotions: angry, happy, sad" in outcome.err
+    prepared = manifest.read(out)
+    assert {(u.speaker, u.emotion, u.audio) for u in prepared} == {
+        (u.speaker, u.emotion, u.audio) for u in manifest.read(tones)
+    }
+    assert not [path for path in out.parent.iterdir() if path != out]
+
+
+def test_prepare_a_table(tmp_path: Path, serein: Call) -> None:
+    write_wav(tmp_path / "a.wav")
+    write_wav(tmp_path / "b.wav")
+    (tmp_path / "t.csv").write_text("path;label;speaker;sex;pages\na.wav;sad;1;m;7\nb.wav;happy;2;F;\n")
+    outcome = serein("corpus", "prepare", "csv", tmp_path / "t.csv", "-o", tmp_path / "m.jsonl")
+    assert outcome.out == f"{tmp_path / 'm.jsonl'}: 2 utterances\n"
+    assert "left out 1 unknown columns: pages" in outcome.err
+    assert [(u.id, u.emotion, u.gender) for u in manifest.read(tmp_path / "m.jsonl")] == [
+        ("a", "sad", "male"),
+        ("b", "happy", "female"),
+    ]
+
+
+def test_prepare_without_the_broken(tmp_path: Path, serein: Call) -> None:
+    write_wav(tmp_path / "a.wav")
+    (tmp_path / "b.wav").write_text("no audio")
+    (tmp_path / "t.csv").write_text("audio,emotion\na.wav,sad\nb.wav,happy\n")
+    outcome = serein("corpus", "prepare", "csv", tmp_path / "t.csv", "-o", tmp_path / "m.jsonl", "--skip-broken")
+    assert (outcome.status, outcome.out) == (0, f"{tmp_path / 'm.jsonl'}: 1 utterances, 1 skipped\n")
+    assert f"skipped {tmp_path / 'b.wav'}: cannot be decoded" in outcome.err
+
+
+def test_synth(tmp_path: Path, serein: Call) -> None:
+    pytest.importorskip("espeakng_loader", reason="pip install 'serein[synth]'")
+    outcome = serein("corpus", "synth", "--out", tmp_path / "synth", "--clips", 1)
+    assert (outcome.status, outcome.out) == (0, f"{tmp_path / 'synth' / 'manifest.jsonl'}: 40 utterances\n")
+    assert len(manifest.read(tmp_path / "synth" / "manifest.jsonl")) == 40
+
+
+def test_check_of_sound_data(tones: Path, serein: Call) -> None:
+    outcome = serein("corpus", "check", tones)
+    assert outcome.status == 0
+    assert "36" in outcome.out
+    assert "angry" in outcome.out
+
+
+def test_check_that_finds_something(tmp_path: Path, tones: Path, serein: Call) -> None:
+    rows = manifest.read(tones)
+    silent = tmp_path / "silent.wav"
+    package_wav(silent, np.zeros(8000))
+    path = tmp_path / "m.jsonl"
+    manifest.write([rows[0].model_copy(update={"audio": str(silent)}), *rows[1:]], path)
+    outcome = serein("corpus", "check", path, "--json")
+    assert outcome.status == 1
+    found = json.loads(outcome.out)
+    assert found["is_sound"] is False
+    assert [(problem["kind"], problem["where"]) for problem in found["problems"]] == [("silent", rows[0].id)]
+    table = serein("corpus", "check", path)
+    assert table.status == 1
+    assert "silent" in table.out
+
+
+def package_wav(path: Path, samples: np.ndarray) -> None:
+    import soundfile
+
+    soundfile.write(path, samples, 16_000)
+
+
+# -- experiments -----------------------------------------------------------------------------------------------------
+
+
+def test_run_answers_with_one_json_object(tiny: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
+    out = tmp_path / "run"
+    outcome = serein("run", tiny, "--data", tones, "--out", out, "--jobs", 1, "--json")
+    assert outcome.status == 0
+    scores = json.loads(outcome.out)
+    assert [fold["fold"] for fold in scores["folds"]] == ["1", "2"]
+    for part in (scores["mean"], scores["pooled"], *scores["folds"]):
+        assert all(0 <= part[name] <= 100 for name in SCORES)
+    for name in SCORES:
+        low, high = scores["pooled"][f"{name}_interval"]
+        assert 0 <= low <= scores["pooled"][name] <= high <= 100
+    assert "fold 1  seed 0  emotion" in outcome.err
+    assert f"report: {out / 'report.html'}" in outcome.err
+
+
+def test_scores_are_those_of_the_predictions(tiny_run: Path) -> None:
+    """By hand: the mean recall of each fold, in per cent, and their mean."""
+    scores = json.loads((tiny_run / "scores.json").read_text())
+    by_hand = []
+    for fold in ("1", "2"):
+        predictions = read_predictions(tiny_run / f"fold-{fold}" / "seed-0" / "predictions.jsonl")
+        recalls = [
+            np.mean([p.prediction == p.truth for p in predictions if p.truth == name])
+            for name in {p.truth for p in predictions}
+        ]
+        by_hand.append(100 * float(np.mean(recalls)))
+    assert [fold["ua"] for fold in scores["folds"]] == pytest.approx(by_hand)
+    assert scores["mean"]["ua"] == pytest.approx(np.mean(by_hand))
+
+
+def test_the_tones_are_learned(tiny_run: Path) -> None:
+    assert json.loads((tiny_run / "scores.json").read_text())["pooled"]["ua"] > 60  # 33 is chance
+
+
+def test_train_gives_one_model(tiny: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
+    out = tmp_path / "trained"
+    arguments = ("train", tiny, "--data", tones, "--out", out, "--set", "stages.0.epochs=1")
+    outcome = serein(*arguments)
+    assert (outcome.status, outcome.out) == (0, f"{out / 'model'}\n")
+    weights = (out / "model" / "model.safetensors").read_bytes()
+    assert serein("predict", "--model", out / "model", tones, "--max-files", 1).status == 0
+    assert serein(*arguments, "--resume").out == f"{out / 'model'}\n"
+    assert (out / "model" / "model.safetensors").read_bytes() == weights
+
+
+def test_train_keeps_the_manifests_own_dev(tiny: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
+    rows = manifest.read(tones)
+    split = {"anna": "dev", "ben": "test"}
+    path = tmp_path / "m.jsonl"
+    manifest.write((u.model_copy(update={"split": split.get(u.speaker or "", "train")}) for u in rows), path)
+    assert serein("train", tiny, "--data", path, "--out", tmp_path / "t", "--set", "stages.0.epochs=1").status == 0
+    (fold,) = json.loads((tmp_path / "t" / "folds.json").read_text())["folds"]
+    speakers = {part: {name.split("-")[0] for name in fold[part]} for part in ("train", "dev", "test")}
+    assert speakers == {"train": {"cleo", "dan", "eva", "finn"}, "dev": {"anna"}, "test": set()}
+
+
+def test_report_again(tiny_run: Path, tmp_path: Path, serein: Call) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    before = (run / "scores.json").read_bytes()
+    for name in ("scores.json", "report.html"):
+        (run / name).unlink()
+    outcome = serein("report", run)
+    assert outcome.status == 0
+    assert "pooled" in outcome.out
+    assert outcome.out.endswith(f"report: {run / 'report.html'}\n")
+    assert (run / "scores.json").read_bytes() == before
+    assert "<html" in (run / "report.html").read_text()
+    assert json.loads(serein("report", run, "--json").out)["pooled"] == json.loads(before)["pooled"]
+
+
+# -- evaluating --------------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_on_strangers(model: Path, strangers: Path, tmp_path: Path, serein: Call) -> None:
+    out = tmp_path / "p.jsonl"
+    outcome = serein("evaluate", "--model", model, "--data", strangers, "--out", out, "--json")
+    assert outcome.status == 0
+    scores = json.loads(outcome.out)
+    predictions = read_predictions(out)
+    assert [p.id for p in predictions] == [u.id for u in manifest.read(strangers)]
+    confusion = metrics.confusion_matrix(
+        np.array([CLASSES.index(p.truth or "") for p in predictions]),
+        np.array([CLASSES.index(p.prediction) for p in predictions]),
+        len(CLASSES),
+    )
+    assert scores["pooled"]["ua"] == pytest.approx(100 * metrics.unweighted_accuracy(confusion))
+    assert scores["num_utterances"] == 12
+    assert "UA" in serein("evaluate", "--model", model, "--data", strangers).out
+
+
+def test_evaluate_on_known_speakers_is_marked(model: Path, tones: Path, serein: Call) -> None:
+    outcome = serein("evaluate", "--model", model, "--data", tones, "--allow-seen-speakers", "--json")
+    assert outcome.status == 0
+    assert any(note.startswith("SPEAKER-DEPENDENT: ") for note in json.loads(outcome.out)["notes"])
+
+
+def test_evaluate_counts_what_the_model_has_no_class_for(model: Path, strangers: Path, serein: Call) -> None:
+    first, *others = manifest.read(strangers)
+    manifest.write([first.model_copy(update={"emotion": "bored"}), *others], strangers)
+    scores = json.loads(serein("evaluate", "--model", model, "--data", strangers, "--json").out)
+    assert scores["num_utterances"] == 11
+    assert "Left out because the model has no such class: 1 bored." in scores["notes"]
+
+
+# -- answers ---------------------------------------------------------------------------------------------------------
+
+
+def test_predict_in_json(model: Path, strangers: Path, serein: Call) -> None:
+    paths = [u.audio for u in manifest.read(strangers)]
+    outcome = serein("predict", "--model", model, *paths, "--json")
+    assert (outcome.status, outcome.err) == (0, "")
+    answers = [json.loads(line) for line in outcome.out.splitlines()]
+    assert [answer["file"] for answer in answers] == paths
+    for answer in answers:
+        assert sorted(answer["probabilities"]) == CLASSES
+        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert answer["confidence"] == max(answer["probabilities"].values()) == answer["probabilities"][answer["label"]]
+
+
+def test_predict_in_every_form_says_the_same(model: Path, strangers: Path, serein: Call) -> None:
+    """Files, their folder and the manifest; JSON, CSV and the table; the command line and Python."""
+    utterances = manifest.read(strangers)
+    folder = strangers.with_suffix("")
+    answers = {
+        answer["file"]: answer
+        for answer in map(json.loads, serein("predict", "--model", model, folder, "--json").out.splitlines())
+    }
+    assert sorted(answers) == sorted(u.audio for u in utterances)
+
+    rows = list(csv.DictReader(io.StringIO(serein("predict", "--model", model, strangers, "--csv").out)))
+    assert [row["file"] for row in rows] == [u.audio for u in utterances]
+    for row in rows:
+        assert row["label"] == answers[row["file"]]["label"]
+        for name in CLASSES:
+            assert float(row[name]) == pytest.approx(answers[row["file"]]["probabilities"][name], abs=1e-4)
+
+    table = serein("predict", "--model", model, strangers).out
+    assert "truth" in table.splitlines()[0]
+    words = table.split()
+    assert words.count("%") == 3 * len(utterances)
+
+    loaded = package.load(model)
+    alone = loaded.predict(utterances[0].audio)
+    assert isinstance(alone, package.Prediction)
+    assert alone.label == answers[alone.audio]["label"]
+    assert alone.probabilities == pytest.approx(answers[alone.audio]["probabilities"], abs=1e-5)
+    several = loaded.predict([u.audio for u in utterances[:3]])
+    assert isinstance(several, list)
+    assert [answer.audio for answer in several] == [u.audio for u in utterances[:3]]
+
+
+def test_predict_a_few_evenly_spread(model: Path, strangers: Path, serein: Call) -> None:
+    outcome = serein("predict", "--model", model, strangers, "--max-files", 4, "--json")
+    heard = [json.loads(line)["file"] for line in outcome.out.splitlines()]
+    assert heard == [u.audio for u in manifest.read(strangers)[::3]]
+
+
+def test_predict_of_a_long_recording_takes_parts_of_it(
+    model: Path, tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows of at most 30 s, at most 120 s of them at once; the answer is the mean of the windows' answers."""
+    from serein.inference import batching as answering
+
+    heard: list[list[float]] = []
+    probabilities: list[np.ndarray] = []
+    real = answering._forward
+
+    def forward(*context: object) -> answering.ModelOutputs:
+        answer = real(*context)  # type: ignore[arg-type]
+        windows: list[np.ndarray] = context[2]  # type: ignore[assignment]
+        heard.append([len(window) / 16_000 for window in windows])
+        probabilities.extend(answer.probabilities["emotion"])
+        return answer
+
+    monkeypatch.setattr(answering, "_forward", forward)
+    path = write_wav(tmp_path / "long.wav", seconds=203.0)
+    answer = json.loads(serein("predict", "--model", model, path, "--json", "--segments", "never").out)
+    assert [len(windows) for windows in heard] == [4, 3]
+    assert all(seconds == pytest.approx(29.0) for windows in heard for seconds in windows)
+    assert list(answer["probabilities"].values()) == pytest.approx(np.mean(probabilities, axis=0).tolist(), abs=1e-5)
+
+
+def test_the_command_is_installed(model: Path, tones: Path) -> None:
+    """`serein` beside this Python, in a process of its own."""
+    script = Path(sys.executable).with_name("serein")
+    if not script.exists():
+        pytest.skip("serein is not installed as a command")
+    path = manifest.read(tones)[0].audio
+    done = subprocess.run(
+        [script, "predict", "--model", model, path, "--json"], capture_output=True, text=True, env=environment()
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["file"] == path
+
+
+def test_a_run_without_a_name_goes_to_runs(tiny: Path, tones: Path, tmp_path: Path, serein: Call, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(tmp_path)
+    recipe = write_recipe(tmp_path / "r.yaml", {"protocol": {"only": ["1"]}}, {"epochs": 1})
+    outcome = serein("run", recipe, "--data", tones, "--jobs", 1, "--json")
+    assert outcome.status == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name.startswith("tiny-")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.yaml", "runs"]  # nothing of Lightning's
+    assert (run / "report.html").exists()
+
+
+def test_the_module_runs_too() -> None:
+    """`python -m serein.cli`, which torchrun needs."""
+    done = subprocess.run(
+        [*command()[:1], "-m", "serein.cli", "--version"], capture_output=True, text=True, env=environment()
+    )
+    assert (done.returncode, done.stdout) == (0, f"serein {package.__version__}\n")

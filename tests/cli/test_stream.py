@@ -1,0 +1,163 @@
+"""`serein stream`: pipes and microphones, one window a line, with its delay."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from cli_fixtures import Call
+from serein.cli import stream as listening
+from serein.inference.streams import Arrivals, delay_summary
+from speech_sounds import RATE_HZ, voiced
+
+RNG = np.random.default_rng(11)
+SOUND = np.concatenate([np.zeros(RATE_HZ, np.float32), voiced(4.0, RNG), np.zeros(RATE_HZ, np.float32)])
+
+
+@pytest.fixture(scope="session")
+def model(tiny_run: Path) -> Path:
+    """A model folder; read only."""
+    return tiny_run / "fold-1" / "seed-0" / "model"
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Callable[[np.ndarray], None]:
+    """Put samples on stdin as 16-bit ones."""
+
+    def put(samples: np.ndarray) -> None:
+        data = (np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+
+    return put
+
+
+def test_a_pipe_is_predicted_as_its_file(
+    model: Path, tmp_path: Path, pipe: Callable[[np.ndarray], None], serein: Call
+) -> None:
+    soundfile.write(tmp_path / "a.wav", SOUND, RATE_HZ, subtype="PCM_16")
+    expected = json.loads(serein("predict", "--model", model, tmp_path / "a.wav", "--window", 3, "--json").out)[
+        "windows"
+    ]
+    assert len(expected) == 2
+    pipe(SOUND)
+    outcome = serein("stream", "--model", model, "--stdin-pcm", "--json")
+    segments = [json.loads(line) for line in outcome.out.splitlines()]
+    for one, other in zip(segments, expected, strict=True):
+        assert (one["start_s"], one["end_s"], one["label"]) == (other["start_s"], other["end_s"], other["label"])
+        assert one["probabilities"] == pytest.approx(
+            other["probabilities"], abs=1e-2
+        )  # of samples rounded to 16 bits otherwise
+        assert one["delay_s"] >= 0
+    assert (outcome.status, outcome.err.splitlines()[-1][:10]) == (0, "2 windows;")
+
+
+def test_other_rates_windows_and_reject_option(model: Path, pipe: Callable[[np.ndarray], None], serein: Call) -> None:
+    pipe(np.repeat(SOUND, 2))
+    outcome = serein("stream", "--model", model, "--stdin-pcm", "--rate", 32_000, "--window", 2, "--min-confidence", 1)
+    lines = outcome.out.splitlines()
+    assert len(lines) == 3
+    assert all("low confidence" in line and " after " in line for line in lines)
+    assert lines[0].startswith("  0:00.")
+
+
+def test_it_stops_after_the_time_asked_for(model: Path, pipe: Callable[[np.ndarray], None], serein: Call) -> None:
+    pipe(np.concatenate([SOUND] * 3))
+    segments = [
+        json.loads(line)
+        for line in serein("stream", "--model", model, "--stdin-pcm", "--json", "--seconds", 5).out.split("\n")
+        if line
+    ]
+    assert segments[-1]["end_s"] <= 5.2
+
+
+def test_silence_is_said_to_be_silence(model: Path, pipe: Callable[[np.ndarray], None], serein: Call) -> None:
+    pipe(np.zeros(RATE_HZ))
+    outcome = serein("stream", "--model", model, "--stdin-pcm")
+    assert (outcome.status, outcome.out, outcome.err) == (0, "", "no speech was found\n")
+
+
+class Microphone:
+    """What `sounddevice` is to the command: it hands over blocks, then the listener presses Ctrl-C."""
+
+    PortAudioError = RuntimeError
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def __enter__(self) -> None:
+        size = self.options["blocksize"]
+        for start in range(0, len(SOUND), size):
+            self.options["callback"](SOUND[start : start + size, None], size, None, None)
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+def test_a_microphone(model: Path, serein: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[dict[str, Any]] = []
+
+    def stream(**options: Any) -> Microphone:
+        opened.append(options)
+        return Microphone(**options)
+
+    package = SimpleNamespace(InputStream=stream, PortAudioError=RuntimeError)
+    monkeypatch.setattr(listening, "_sounddevice", lambda: package)
+    outcome = serein("stream", "--model", model, "--device", "3", "--json", "--seconds", 5.9)
+    assert [round(json.loads(line)["start_s"], 1) for line in outcome.out.splitlines()] == pytest.approx(
+        [0.9, 2.0], abs=0.2
+    )
+    assert (opened[0]["device"], opened[0]["samplerate"], opened[0]["channels"]) == (3, 16_000, 1)
+    assert outcome.err.startswith("recording; stop with Ctrl-C\n")
+
+
+def test_a_microphone_that_cannot_be_opened(model: Path, serein: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stream(**options: Any) -> Microphone:
+        raise RuntimeError("Invalid device")
+
+    monkeypatch.setattr(
+        listening, "_sounddevice", lambda: SimpleNamespace(InputStream=stream, PortAudioError=RuntimeError)
+    )
+    outcome = serein("stream", "--model", model)
+    assert outcome.status == 1
+    assert outcome.complaint.startswith("error: microphone: cannot be opened (Invalid device). Choose another")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ImportError("none"), "pip install 'serein[stream]'"),
+        (OSError("PortAudio library not found"), "PortAudio is not installed. Install it (Debian: apt install"),
+    ],
+)
+def test_what_is_missing_is_named(
+    error: Exception, says: str, model: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Finder:
+        def find_spec(self, name: str, *rest: object) -> None:
+            if name == "sounddevice":
+                raise error
+
+    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    outcome = serein("stream", "--model", model)
+    assert outcome.status == 1
+    assert says in outcome.complaint
+
+
+def test_delays_by_hand() -> None:
+    arrivals = Arrivals(longest_s=2.0)
+    for second in range(1, 6):
+        arrivals.record(float(second), at_s=100.0 + second)
+    assert arrivals.delay_s(3.5, now_s=105.5) == 1.5  # came with the fourth second
+    assert arrivals.delay_s(9.0, now_s=105.5) == 0.0
+    assert [place for place, _ in arrivals.places] == [3.0, 4.0, 5.0]
+    assert delay_summary([0.3, 0.1, 0.2]) == "3 windows; delay: median 0.20 s, 95th percentile 0.30 s, maximum 0.30 s"

@@ -1,0 +1,142 @@
+"""Tables of recordings: what people's spreadsheets hold."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from serein.corpora.corpus import prepare
+from serein.corpora.csv_table import ALIASES, CSV, FIELDS, parse, remarks
+from serein.errors import ManifestError
+
+REAL = Path(os.environ.get("SEREIN_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
+
+
+def table(folder: Path, text: str, *, encoding: str = "utf-8") -> Path:
+    (folder / "manifest.csv").write_bytes(text.encode(encoding))
+    return folder / "manifest.csv"
+
+
+def test_the_usual_columns(tmp_path: Path) -> None:
+    path = table(tmp_path, 'path,speaker,gender,emotion,text\nwav/ä.wav,03,f,sad,"Well, no."\nwav/b.wav,,,,\n')
+    first, second = parse(path)
+    assert first.model_dump(exclude_defaults=True) == {
+        "id": "wav/ä",
+        "audio": str(tmp_path / "wav" / "ä.wav"),
+        "speaker": "03",
+        "gender": "female",
+        "emotion": "sad",
+        "transcript": "Well, no.",
+    }
+    assert second.model_dump(exclude_defaults=True) == {
+        "id": "wav/b",
+        "audio": str(tmp_path / "wav" / "b.wav"),
+    }
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_separators_byte_order_marks_and_line_ends(tmp_path: Path, separator: str, encoding: str, end: str) -> None:
+    rows = [["audio", "emotion"], ["1.wav", "sad"], ["", ""], ["2.wav", "fröhlich"]]
+    text = end.join(separator.join(row) for row in rows) + end
+    assert [u.emotion for u in parse(table(tmp_path, text, encoding=encoding))] == ["sad", "fröhlich"]
+
+
+@pytest.mark.parametrize(("field", "alias"), [(field, alias) for field, names in ALIASES.items() for alias in names])
+def test_every_alias_in_any_case(tmp_path: Path, field: str, alias: str) -> None:
+    value = {"audio": "1.wav", "gender": "m", "start_s": "1.5", "end_s": "1.5", "arousal": "1.5"}.get(field, "x")
+    header, row = (alias.upper(), value) if field == "audio" else (f"{alias.upper()},audio", f"{value},1.wav")
+    (utterance,) = parse(table(tmp_path, f"{header}\n{row}\n"))
+    expected = {"audio": str(tmp_path / "1.wav"), "gender": "male", "start_s": 1.5, "end_s": 1.5, "arousal": 1.5}
+    assert getattr(utterance, field) == expected.get(field, "x")
+
+
+def test_the_table_may_be_its_folder(tmp_path: Path) -> None:
+    path = table(tmp_path, "file\n1.wav\n")
+    assert parse(tmp_path) == parse(path)
+
+
+def test_parts_of_one_file_get_their_own_ids(tmp_path: Path) -> None:
+    path = table(tmp_path, "file;start;end\nshow.wav;0;1,5\nshow.wav;1,5;\n")
+    assert [(u.id, u.start_s, u.end_s) for u in parse(path)] == [
+        ("show#0-1.5", 0.0, 1.5),
+        ("show#1.5-end", 1.5, None),
+    ]
+
+
+def test_valence_arousal_and_dominance_with_decimal_commas_and_empty_cells(tmp_path: Path) -> None:
+    path = table(tmp_path, "file;valence;activation;dominance\n1.wav;2,5;4;\n")
+    (utterance,) = parse(path)
+    assert (utterance.valence, utterance.arousal, utterance.dominance) == (2.5, 4.0, None)
+
+
+def test_ids_and_absolute_and_windows_paths(tmp_path: Path) -> None:
+    path = table(tmp_path, "id,file\nx,/data/1.wav\n,sub\\2.wav\n")
+    assert [(u.id, u.audio) for u in parse(path)] == [
+        ("x", "/data/1.wav"),
+        ("sub/2", str(tmp_path / "sub/2.wav")),
+    ]
+
+
+def test_a_cell_may_hold_line_breaks_and_rare_separators(tmp_path: Path) -> None:
+    path = table(tmp_path, 'file,text\n1.wav,"two\nlines"\n2.wav,one\u2028line\n')
+    assert [u.transcript for u in parse(path)] == ["two\nlines", "one\u2028line"]
+
+
+def test_unknown_columns_are_noted(tmp_path: Path) -> None:
+    path = table(tmp_path, "file,age,emotion,mood\n1.wav,30,sad,low\n")
+    assert remarks(path) == [f"left out 2 unknown columns: age, mood (known: {', '.join(FIELDS)})"]
+    assert parse(path)[0].emotion == "sad"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", r"no column of audio paths; its columns are: \(none\)"),
+        ("speaker,emotion\n1,sad\n", "no column of audio paths; its columns are: speaker, emotion"),
+        ("path,file\n1.wav,2.wav\n", "several columns for audio: path, file"),
+        ("path\n", "holds no rows"),
+        ("path,emotion\n1.wav,sad\n2.wav\n", r"manifest\.csv:3: has 1 cells, the header has 2"),
+        ("path,text\n1.wav,Well, no.\n", r"manifest\.csv:2: has 3 cells.*double quotes"),
+        ("path,emotion\n,sad\n", r"manifest\.csv:2: the audio path is empty"),
+        ("path,gender\n1.wav,x\n", r"manifest\.csv:2: column 'gender' holds 'x'"),
+        ("path,start\n1.wav,soon\n", r"manifest\.csv:2: column 'start' holds 'soon'"),
+        ("path,end\n1.wav,-1\n", r"manifest\.csv:2: column 'end' holds '-1'"),
+        ("path,valence\n1.wav,nan\n", r"manifest\.csv:2: column 'valence' holds 'nan'"),
+        ('path,text\n1.wav,"open\n2.wav,x\n', "not a readable CSV"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(ManifestError, match=complaint) as error:
+        parse(table(tmp_path, text))
+    assert error.value.remedy
+
+
+def test_a_missing_table_and_another_encoding(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="no such table"):
+        parse(tmp_path)
+    with pytest.raises(ManifestError, match="not a text file in UTF-8"):
+        parse(table(tmp_path, "path,text\n1.wav,Grüße\n", encoding="latin-1"))
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "emotions"),
+    [
+        ("ravdess", 1440, 8),
+        ("ravdess_native", 12, 8),
+        ("emodb_2s", 535, 7),
+        ("urdu", 400, 4),
+        ("fsdd", 3000, 0),
+        ("librispeech_excerpt", 351, 0),
+    ],
+)
+def test_the_real_tables(name: str, number: int, emotions: int) -> None:
+    if not (REAL / name).is_dir():
+        pytest.skip(f"no {name} in {REAL}")
+    prepared = prepare(CSV, REAL / name)
+    assert (len(prepared.utterances), prepared.skipped, prepared.notes) == (number, [], [])
+    assert len({u.emotion for u in prepared.utterances} - {None}) == emotions
+    assert {u.gender for u in prepared.utterances} <= {"female", "male"}

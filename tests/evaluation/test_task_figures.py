@@ -1,0 +1,61 @@
+"""Curves and cosines of a run's tasks, read from its metrics."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serein.evaluation.figures import mean_cosines, read_task_curves, task_curves_picture
+
+RECIPE: dict[str, Any] = {
+    "tasks": {"emotion": {}, "gender": {}, "asr": {}, "words": None},
+    "stages": [{"name": "first", "tasks": ["asr", "gender"]}, {"name": "second", "tasks": ["emotion"]}],
+}
+
+
+def write(run: Path, fold: str, stage: str, *lines: dict[str, float]) -> None:
+    path = run / f"fold-{fold}" / "seed-0" / stage / "metrics.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(json.dumps({"epoch": n, **line}) + "\n" for n, line in enumerate(lines)))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    for fold, cosines in (("1", (0.5, -0.1)), ("2", (0.1, -0.3))):
+        first = [{"dev_word_accuracy": 0.5, "dev_gender_ua": 0.75, "cosine_asr_gender": cosine} for cosine in cosines]
+        write(tmp_path, fold, "0-first", *first)
+        write(tmp_path, fold, "1-second", {"dev_ua": 0.25}, {"dev_ua": 0.5})
+    return tmp_path
+
+
+def test_the_first_task_of_each_stage_has_its_own_name_again(run: Path) -> None:
+    first, second = read_task_curves(run, RECIPE)
+    assert {name: dict(series) for name, series in first.scores.items()} == {
+        "word accuracy": {0: [0.5, 0.5], 1: [0.5, 0.5]},
+        "gender": {0: [0.75, 0.75], 1: [0.75, 0.75]},
+    }
+    assert {name: dict(series) for name, series in first.cosines.items()} == {
+        "asr and gender": {0: [0.5, 0.1], 1: [-0.1, -0.3]}
+    }
+    assert {name: dict(series) for name, series in second.scores.items()} == {"emotion": {0: [0.25] * 2, 1: [0.5] * 2}}
+    assert not second.cosines
+
+
+def test_mean_cosines_and_how_often_they_conflict(run: Path) -> None:
+    assert mean_cosines(read_task_curves(run, RECIPE)) == [("first", "asr and gender", pytest.approx(0.05), 0.5)]
+
+
+def test_a_run_of_one_task_has_none(run: Path) -> None:
+    assert read_task_curves(run, {**RECIPE, "tasks": {"emotion": {}}}) == []
+
+
+def test_the_picture_has_a_row_for_each_stage(run: Path) -> None:
+    figure = task_curves_picture(read_task_curves(run, RECIPE))
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert len(titles) == 4
+    assert titles[0] == "first: dev score of each task, per cent"
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    assert labels == ["word accuracy", "gender"]

@@ -1,0 +1,164 @@
+"""Encoders: how frames become fewer, and small convolutions checked by hand."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from serein.errors import RecipeError
+from serein.models.encoders import Cnn2dEncoder, CnnBlstmEncoder, ConvolutionBlock, TransformerEncoder, build_encoder
+from serein.models.hidden_states import Backbone, HiddenStates, frame_mask
+from serein.models.logmel import LogMelBackbone
+from serein.recipe import Cnn2d, CnnBlstm, LogMel
+
+SMALL = {"channels": (2, 3, 4, 5, 6), "size": 7}
+
+
+def heard(*lengths: int, size: int = 12) -> HiddenStates:
+    generator = torch.Generator().manual_seed(0)
+    is_frame = frame_mask(torch.tensor(lengths), max(lengths))
+    frames = torch.randn(len(lengths), max(lengths), size, generator=generator)
+    return HiddenStates((frames * is_frame[..., None],), is_frame)
+
+
+def halved(number: int, times: int) -> int:
+    return halved(-(-number // 2), times - 1) if times else number
+
+
+# -- convolutions over time and bands
+
+
+@pytest.mark.parametrize(
+    ("stem", "time_downsampling", "times"),
+    [("stride", 1, 1), ("stride", 2, 2), ("stride", 3, 3), ("pool", 0, 0), ("pool", 1, 1), ("pool", 3, 3)],
+)
+@pytest.mark.parametrize("convolutions", [1, 2])
+def test_time_is_halved_as_often_as_asked(stem: str, time_downsampling: int, times: int, convolutions: int) -> None:
+    options = Cnn2d(stem=stem, time_downsampling=time_downsampling, convolutions=convolutions, **SMALL)
+    shrunk = Cnn2dEncoder(options, bands=12, num_channels=1).eval()(heard(45, 1, 16, 17))
+    assert shrunk.num_frames.tolist() == [halved(number, times) for number in (45, 1, 16, 17)]
+    assert shrunk.layers[0].shape == (4, halved(45, times), 7)
+    assert not shrunk.layers[0][~shrunk.is_frame].any()
+
+
+@pytest.mark.parametrize("stem", ["stride", "pool"])
+@pytest.mark.parametrize("bands", [1, 2, 17, 64])
+def test_bands_are_halved_four_times(stem: str, bands: int) -> None:
+    encoder = Cnn2dEncoder(Cnn2d(stem=stem, **SMALL), bands=bands, num_channels=2).eval()
+    assert encoder.join.in_features == 6 * halved(bands, 4)
+    assert encoder(heard(9, size=2 * bands)).layers[0].shape[2] == encoder.size == 7
+
+
+def test_images_side_by_side_are_channels() -> None:
+    """A first convolution that sees the second image alone is deaf to the first."""
+    encoder, hidden = Cnn2dEncoder(Cnn2d(**SMALL), bands=6, num_channels=2).eval(), heard(20)
+    nn.init.zeros_(encoder.blocks[0].convolutions[0].weight[:, 0])
+    changed = hidden.layers[0].clone()
+    changed[..., :6] += 1.0
+    assert torch.equal(encoder(hidden).layers[0], encoder(HiddenStates((changed,), hidden.is_frame)).layers[0])
+    changed[..., 6:] += 1.0
+    assert not torch.equal(encoder(hidden).layers[0], encoder(HiddenStates((changed,), hidden.is_frame)).layers[0])
+
+
+def identity(block: ConvolutionBlock) -> ConvolutionBlock:
+    """Let every convolution take the middle of its kernel, and the norms do nothing (but for epsilon)."""
+    for convolution in (*block.convolutions, *([block.path] if block.path is not None else [])):
+        middle = convolution.kernel_size[0] // 2
+        nn.init.zeros_(convolution.weight)
+        with torch.no_grad():
+            convolution.weight[:, :, middle, middle] = 1.0
+    return block.eval()
+
+
+IMAGE = torch.tensor([[[[1.0, -2.0], [3.0, 4.0], [-5.0, 6.0]]]])  # (clip, channel, frame, band)
+LAST_IS_PADDING = torch.tensor([[[[1.0], [1.0], [0.0]]]])
+
+
+def test_a_block_by_hand() -> None:
+    once = identity(ConvolutionBlock(1, 1, 1))(IMAGE, LAST_IS_PADDING)
+    np.testing.assert_allclose(once[0, 0].detach(), [[1, 0], [3, 4], [0, 0]], rtol=1e-4)
+    residual = identity(ConvolutionBlock(1, 1, 2))(IMAGE, LAST_IS_PADDING)  # relu(relu(x) + x)
+    np.testing.assert_allclose(residual[0, 0].detach(), [[2, 0], [6, 8], [0, 0]], rtol=1e-4)
+
+
+def test_a_striding_block_by_hand() -> None:
+    image = torch.arange(20.0).view(1, 1, 5, 4)
+    strided = identity(ConvolutionBlock(1, 1, 1, stride=2))(image, torch.ones(1, 1, 3, 1))
+    np.testing.assert_allclose(strided[0, 0].detach(), [[0, 2], [8, 10], [16, 18]], rtol=1e-4)
+
+
+# -- convolutions and LSTM
+
+
+def test_cnn_blstm_is_figure_1_of_stanley_2023() -> None:
+    """The same layers, put together once more by hand for each clip alone."""
+    options = CnnBlstm(channels=(4, 5, 6), kernels=(5, 3, 3), hidden=3)
+    encoder, hidden = CnnBlstmEncoder(options, (12,)).eval(), heard(45, 9)
+    shrunk = encoder(hidden)
+    assert shrunk.num_frames.tolist() == [6, 2]  # 45 -> 23 -> 12 -> 6; 9 -> 5 -> 3 -> 2
+    for clip, length in enumerate((45, 9)):
+        images = hidden.layers[0][clip : clip + 1, :length].transpose(1, 2)
+        for convolution in encoder.convolutions:
+            images = F.max_pool1d(convolution(images).relu(), 2, ceil_mode=True)
+        expected = encoder.lstm(images.transpose(1, 2))[0][0]
+        actual = shrunk.layers[0][clip, : len(expected)]
+        np.testing.assert_allclose(actual.detach(), expected.detach(), atol=1e-6)
+
+
+def test_the_papers_sizes_are_the_default() -> None:
+    encoder = CnnBlstmEncoder(CnnBlstm(), (1024,))
+    assert [(c.in_channels, c.out_channels, c.kernel_size) for c in encoder.convolutions] == [
+        (1024, 96, (15,)),
+        (96, 256, (5,)),
+        (256, 256, (3,)),
+    ]
+    assert (encoder.lstm.hidden_size, encoder.lstm.num_layers, encoder.lstm.dropout, encoder.size) == (64, 2, 0.5, 128)
+
+
+def test_cnn_blstm_taps_the_layer_that_the_recipe_names() -> None:
+    hidden = HiddenStates((*heard(20).layers, *heard(20, size=5).layers), heard(20).is_frame)
+    encoder = CnnBlstmEncoder(CnnBlstm(layer=0, channels=(4,), kernels=(3,), hidden=2, layers=1), (12, 5)).eval()
+    silenced = HiddenStates((hidden.layers[0], 0 * hidden.layers[1]), hidden.is_frame)
+    assert torch.equal(encoder(hidden).layers[0], encoder(silenced).layers[0])
+    with pytest.raises(RecipeError, match="no hidden layer 2"):
+        CnnBlstmEncoder(CnnBlstm(layer=2), (12, 5))
+
+
+# -- either
+
+
+def test_every_body_of_a_recipe_is_built() -> None:
+    backbone = LogMelBackbone(LogMel(n_mels=12))
+    from serein.recipe import Encoder
+
+    for kind in get_args(get_args(Encoder)[0]):
+        encoder = build_encoder(kind(), backbone)
+        assert isinstance(encoder, Cnn2dEncoder | CnnBlstmEncoder | TransformerEncoder)
+
+
+class Layers(Backbone):
+    """Hidden layers of two sizes, no image."""
+
+    sizes, num_layers, frame_rate_hz = (4, 6), 1, 50.0
+
+    def forward(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> HiddenStates:
+        raise NotImplementedError
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        return {}
+
+    def describe(self) -> dict[str, object]:
+        return {}
+
+
+def test_images_are_needed_for_convolutions_over_bands() -> None:
+    with pytest.raises(
+        RecipeError, match=r"encoder\.name: 'cnn2d' reads mel bands, but the backbone has hidden layers"
+    ):
+        build_encoder(Cnn2d(), Layers())
+    assert build_encoder(CnnBlstm(layer=0), Layers()).layer_selection.size == 4

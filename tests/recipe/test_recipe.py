@@ -1,0 +1,333 @@
+"""Recipes: what is written is what runs, bases and changes add up, and a mistake is named with its key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import ValidationError
+
+from serein import recipe as recipes
+from serein.data.protocols import TEST_SIDES
+from serein.errors import RecipeError
+from serein.losses import LOSSES
+from serein.models.pooling import POOLINGS
+from serein.recipe import Category, Cnn2d, LogMel, Optimizer, Options, Protocol, Recipe, Stage
+from serein.training.module import OPTIMIZERS
+
+FOLDER = Path(__file__).parents[2] / "recipes"
+SHIPPED = sorted({*FOLDER.glob("*.yaml"), *FOLDER.glob("*/recipe.yaml")})
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def complaint_of(path: Path, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as error:
+        recipes.load(path, overrides)
+    assert error.value.remedy
+    return str(error.value)
+
+
+# -- there and back
+
+
+def test_recipes_are_shipped() -> None:
+    assert {"demo", "ravdess"} <= {recipes.load(path).name for path in SHIPPED}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(FOLDER)))
+def test_every_shipped_recipe_comes_back_from_its_dump(path: Path, tmp_path: Path) -> None:
+    recipe = recipes.load(path)
+    assert recipe.description
+    assert recipes.load(write(tmp_path / "dumped.yaml", recipes.dump(recipe))) == recipe
+
+
+def test_whatever_a_recipe_may_say_comes_back(tmp_path: Path) -> None:
+    recipe = Recipe.model_validate(
+        {
+            "name": "all",
+            "description": "Grüße: 'quoted' # no comment\nand a second line",
+            "labels": {"classes": ["yes", "no", "01", "null"], "merge": {"on": "yes"}, "unknown_labels": "drop"},
+            "protocol": {"name": "sessions-out", "folds": [["1"], ["2", "3"]], "only": ["2"], "dev": "random"},
+            "backbone": {
+                "name": "huggingface",
+                "source": "a/b",
+                "overrides": {"dropout": 0.0, "deep": {"x": [1, None]}},
+            },
+            "encoder": {"name": "cnn-blstm", "layer": 14},
+            "tasks": {"emotion": {"layer": "weighted", "projection": 16, "hidden": [1024, 1024]}},
+            "stages": [{"name": "one", "trainable": ["heads"]}, {"name": "two", "optimizer": {"learning_rate": 1e-5}}],
+            "seeds": [0, 1, 2],
+        }
+    )
+    assert recipes.load(write(tmp_path / "dumped.yaml", recipes.dump(recipe))) == recipe
+
+
+def test_a_name_is_a_recipe(tmp_path: Path) -> None:
+    recipe = recipes.load(write(tmp_path / "r.yaml", "name: r"))
+    assert recipe == Recipe(name="r")
+    assert (recipe.backbone, recipe.encoder, recipe.stages, recipe.seeds) == (LogMel(), None, (Stage(),), (0,))
+
+
+def test_a_recipe_cannot_be_changed_by_hand() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Recipe(name="r").seeds = (1,)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "choices"),
+    [
+        (Category, "pooling", POOLINGS),
+        (Category, "loss", LOSSES),
+        (Optimizer, "name", OPTIMIZERS),
+        (Protocol, "name", TEST_SIDES),
+    ],
+)
+def test_names_in_recipes_are_those_that_exist(options: type[Options], field: str, choices: dict[str, Any]) -> None:
+    assert sorted(get_args(options.model_fields[field].annotation)) == sorted(choices)
+
+
+# -- bases and changes
+
+BASE = """
+name: base
+description: of the base
+protocol: {name: speakers-out, num_folds: 3, seed: 7}
+encoder: {name: cnn2d, size: 64, dropout: 0.5}
+tasks: {emotion: {dropout: 0.3}}
+stages:
+- {name: one, epochs: 10, optimizer: {name: sgd, learning_rate: 0.1}}
+- {name: two, epochs: 20}
+"""
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return write(tmp_path / "base.yaml", BASE)
+
+
+def test_a_change_leaves_the_rest(base: Path, tmp_path: Path) -> None:
+    changed = "base: ../base.yaml\nname: mine\ntasks: {emotion: {pooling: std}}\nset: {stages.1.epochs: 5}"
+    recipe = recipes.load(write(tmp_path / "tables" / "changed.yaml", changed))
+    old = recipes.load(base)
+    assert recipe.name == "mine"
+    assert recipe.tasks.emotion == Category(pooling="std", dropout=0.3)
+    assert recipe.stages == (old.stages[0], Stage(name="two", epochs=5))
+    same = {"description", "protocol", "encoder", "backbone"}
+    assert recipe.model_dump(include=same) == old.model_dump(include=same)
+
+
+def test_changes_go_from_the_deepest_base_outwards(base: Path, tmp_path: Path) -> None:
+    write(
+        tmp_path / "middle.yaml", "base: base.yaml\nseeds: [1]\nencoder: {size: 8}\nset: {encoder.size: 16, seeds.0: 2}"
+    )
+    top = write(tmp_path / "top.yaml", "base: middle.yaml\nencoder: {dropout: 0.1}\nset: {protocol.seed: 9}")
+    recipe = recipes.load(top)
+    assert (recipe.seeds, recipe.protocol.seed) == ((2,), 9)
+    assert recipe.encoder == Cnn2d(size=16, dropout=0.1)
+    assert recipes.load(top, ["protocol.seed=11", "encoder.size=32"]).encoder == Cnn2d(size=32, dropout=0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "encoder"),
+    [
+        ("encoder: {size: 8}", {"name": "cnn2d", "size": 8, "dropout": 0.5}),
+        ("encoder: {name: cnn2d, size: 8}", {"name": "cnn2d", "size": 8, "dropout": 0.5}),
+        ("encoder: {name: cnn-blstm}", {"name": "cnn-blstm"}),  # another choice: nothing of the old one stays
+        ("encoder: null", None),
+    ],
+)
+def test_another_name_replaces_the_mapping(base: Path, change: str, encoder: dict[str, Any] | None) -> None:
+    recipe = recipes.load(write(base.parent / "changed.yaml", f"base: base.yaml\n{change}"))
+    assert recipe.encoder == Recipe.model_validate({"name": "x", "encoder": encoder}).encoder
+
+
+def test_naming_what_the_base_left_unnamed_keeps_the_rest(tmp_path: Path) -> None:
+    write(tmp_path / "base.yaml", "name: r\nprotocol: {num_folds: 3}")
+    recipe = recipes.load(write(tmp_path / "r.yaml", "base: base.yaml\nprotocol: {name: speakers-out, seed: 2}"))
+    assert recipe.protocol == Protocol(num_folds=3, seed=2)
+
+
+def test_a_list_is_replaced_as_a_whole(base: Path) -> None:
+    recipe = recipes.load(write(base.parent / "changed.yaml", "base: base.yaml\nstages: [{epochs: 1}]"))
+    assert recipe.stages == (Stage(epochs=1),)
+
+
+@pytest.mark.parametrize(
+    ("override", "place", "value"),
+    [
+        ("stages.0.epochs=3", ("stages", 0, "epochs"), 3),
+        ("stages.1.optimizer.learning_rate=1e-4", ("stages", 1, "optimizer", "learning_rate"), 1e-4),
+        ("labels.classes=[happy, '01']", ("labels", "classes"), ("happy", "01")),
+        ("encoder=null", ("encoder",), None),
+        ("tasks.emotion.layer=last", ("tasks", "emotion", "layer"), "last"),
+        ("description= a = b ", ("description",), "a = b"),
+        ("protocol.folds=[[a], [b, c]]", ("protocol", "folds"), (("a",), ("b", "c"))),
+    ],
+)
+def test_values_are_set_by_path(base: Path, override: str, place: tuple[Any, ...], value: object) -> None:
+    found: Any = recipes.load(base, [override]).model_dump()
+    for key in place:
+        found = found[key]
+    assert found == value
+
+
+def test_the_default_stage_can_be_set(tmp_path: Path) -> None:
+    assert recipes.load(write(tmp_path / "r.yaml", "name: r"), ["stages.0.epochs=3"]).stages == (Stage(epochs=3),)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.0.epochs", "--set: 'stages.0.epochs' is no KEY=VALUE. Write"),
+        ("=3", "--set: '=3' is no KEY=VALUE"),
+        ("stages.2.epochs=3", "--set: '2' in 'stages.2.epochs' is no position of a list of 2"),
+        ("stages.²=3", "--set: '²' in 'stages.²' is no position of a list of 2"),
+        ("stages.one.epochs=3", "--set: 'one' in 'stages.one.epochs' is no position of a list of 2"),
+        ("name.first=r", "--set: 'name' in 'name.first' has no keys below it"),
+        ("stages.0.epochs.x=3", "--set: 'epochs' in 'stages.0.epochs.x' has no keys below it"),
+        ("protocol.only=[a", "--set protocol.only=[a:1: not YAML"),
+        ("stages.0.epoch=3", "base.yaml: stages.0.epoch: unknown key 'epoch'. Did you mean 'epochs'?"),
+        ("encoder.size=x", "base.yaml: encoder.size: input should be a valid integer"),
+    ],
+)
+def test_what_cannot_be_set(base: Path, override: str, message: str) -> None:
+    assert message in complaint_of(base, override)
+
+
+def test_a_position_of_what_is_no_list_of_mappings(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.yaml", "name: r\nseeds: [0, 1]")
+    assert recipes.load(path, ["seeds.1=5"]).seeds == (0, 5)
+    assert "'1' in 'seeds.1.x' has no keys below it" in complaint_of(path, "seeds.1.x=5")
+
+
+# -- files
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "r.yaml: holds no keys. A recipe is a YAML mapping"),
+        ("- a\n- b", "r.yaml: holds no keys"),
+        ("name: r\nseeds: [0", "r.yaml:2: not YAML"),
+        ("name: r\n  seeds: [0]", "r.yaml:2: not YAML"),
+        ("name: r\nset: [1]", "r.yaml: 'set' is no mapping"),
+        ("base: r.yaml", "r.yaml: 'base: r.yaml' leads back to itself. Break the circle"),
+        ("base: none.yaml", "none.yaml: no such recipe"),
+        ("seeds: [0]", "r.yaml: name: the key 'name' is missing. Add it."),
+    ],
+)
+def test_a_file_that_is_no_recipe(tmp_path: Path, text: str, message: str) -> None:
+    assert message in complaint_of(write(tmp_path / "r.yaml", text))
+
+
+def test_a_circle_of_bases_is_found(tmp_path: Path) -> None:
+    for name, base in (("a", "b"), ("b", "sub/../c"), ("c", "a")):
+        write(tmp_path / f"{name}.yaml", f"base: {base}.yaml")
+    (tmp_path / "sub").mkdir()
+    assert "c.yaml: 'base: a.yaml' leads back to itself" in complaint_of(tmp_path / "a.yaml")
+
+
+def test_no_file(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"RIFF\xff\xfe")
+    assert "none.yaml: no such recipe. Name a .yaml file" in complaint_of(tmp_path / "none.yaml")
+    assert "no such recipe" in complaint_of(tmp_path)
+    assert "a.wav: is not a text file" in complaint_of(tmp_path / "a.wav")
+
+
+# -- keys and values
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"protcol": {}}, "r.yaml: protcol: unknown key 'protcol'. Did you mean 'protocol'?"),
+        (
+            {"tasks": {"emotion": {"poling": "std"}}},
+            "r.yaml: tasks.emotion.poling: unknown key 'poling'. Did you mean 'p",
+        ),
+        (
+            {"encoder": {"name": "cnn2d", "chanels": [1]}},
+            "r.yaml: encoder.chanels: unknown key 'chanels'. Did you mean 'chan",
+        ),
+        ({"stages": [{}, {"batch": {}}]}, "r.yaml: stages.1.batch: unknown key 'batch'. Did you mean 'batches'?"),
+        ({"xyzzy": 1}, "r.yaml: xyzzy: unknown key 'xyzzy'. See the recipe's keys"),
+        ({"name": "a b"}, "r.yaml: name: string should match pattern"),
+        ({"name": "../a"}, "r.yaml: name: string should match pattern"),
+        ({"seeds": []}, "r.yaml: seeds: the list should have at least 1 item"),
+        ({"seeds": ["a"]}, "r.yaml: seeds.0: input should be a valid integer"),
+        ({"seeds": [3, 3]}, "r.yaml: seeds: one is named twice: 3, 3"),
+        ({"stages": []}, "r.yaml: stages: the list should have at least 1 item"),
+        ({"stages": {"epochs": 3}}, "r.yaml: stages: input should be a list"),
+        ({"stages": [{"epochs": 0}]}, "r.yaml: stages.0.epochs: input should be greater than or equal to 1"),
+        ({"stages": [{"epochs": 2.5}]}, "r.yaml: stages.0.epochs: input should be a valid integer"),
+        ({"stages": [{"optimizer": {"betas": [0.9]}}]}, "r.yaml: stages.0.optimizer.betas.1: a value is missing"),
+        (
+            {"stages": [{"optimizer": {"learning_rate": 0}}]},
+            "stages.0.optimizer.learning_rate: input should be greater",
+        ),
+        (
+            {"stages": [{"optimizer": {"learning_rate": float("nan")}}]},
+            "stages.0.optimizer.learning_rate: input should",
+        ),
+        (
+            {"stages": [{"optimizer": {"learning_rate": float("inf")}}]},
+            "stages.0.optimizer.learning_rate: input should",
+        ),
+        ({"stages": [{"name": "a"}, {"name": "a"}]}, "r.yaml: two stages share a name: a, a"),
+        (
+            {"protocol": {"dev": "none"}, "stages": [{"patience": 3}]},
+            "stage 'train' monitors a dev score, but protocol.dev",
+        ),
+        (
+            {"protocol": {"dev": "none"}, "stages": [{"schedule": {"name": "plateau"}}]},
+            "r.yaml: stage 'train' monitors a dev score, but protocol.dev is 'none'",
+        ),
+        ({"protocol": {"name": "speaker-out"}}, "r.yaml: protocol.name: input should be 'speakers-out', 'leave-one-"),
+        ({"protocol": {"dev_fraction": 1.2}}, "r.yaml: protocol.dev_fraction: input should be less than or equal to 1"),
+        ({"protocol": {"folds": [[1, 2]]}}, "r.yaml: protocol.folds.0.0: input should be a valid string"),
+        (
+            {"tasks": {"emotion": {"pooling": "median"}}},
+            "r.yaml: tasks.emotion.pooling: input should be 'mean', 'std', 'max', 'att",
+        ),
+        ({"tasks": {"emotion": {"label_smoothing": 1}}}, "r.yaml: tasks.emotion.label_smoothing: input should be less"),
+        (
+            {"tasks": {"emotion": {"layer": "first"}}},
+            "r.yaml: tasks.emotion.layer: input should be 'last' or 'weighted', or input should be a valid integer",
+        ),
+        (
+            {"backbone": {"name": "mfcc"}},
+            "r.yaml: backbone: unknown name 'mfcc', expected one of: 'logmel', 'huggingface'",
+        ),
+        ({"backbone": {"n_mels": 40}}, "r.yaml: backbone: the key 'name' is missing. Add it."),
+        ({"backbone": {"name": "huggingface"}}, "r.yaml: backbone.source: the key 'source' is missing. Add it."),
+        ({"backbone": {"name": "logmel", "low_hz": 9e3}}, "r.yaml: backbone: low_hz 9000 is not below high_hz 8000"),
+        (
+            {"backbone": {"name": "logmel", "high_hz": 9e3}},
+            "r.yaml: backbone.high_hz: input should be less than or equal",
+        ),
+        ({"backbone": {"name": "logmel", "normalisation": []}}, "r.yaml: backbone.normalisation: the list should have"),
+        (
+            {"encoder": {"name": "cnn2d", "channels": [8, 0]}},
+            "r.yaml: encoder.channels.1: input should be greater than or equal",
+        ),
+        (
+            {"encoder": {"name": "cnn-blstm", "channels": [1]}},
+            "r.yaml: encoder: 1 channels but 3 kernels: give one kernel each",
+        ),
+        ({"clips": {"crop_s": 0}}, "r.yaml: clips.crop_s: input should be greater than 0"),
+        ({"labels": {"classes": "happy"}}, "r.yaml: labels.classes: input should be a list"),
+        ({"labels": {"merge": {"a": 1}}}, "r.yaml: labels.merge.a: input should be a valid string"),
+        ({1: 2}, "r.yaml: 1: keys should be strings"),
+    ],
+)
+def test_a_mistake_is_named_with_its_key(values: dict[Any, Any], message: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        recipes.validate({"name": "r"} | values, where="r.yaml")
+    assert message in str(error.value)
+    assert error.value.remedy

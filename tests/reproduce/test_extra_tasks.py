@@ -1,0 +1,66 @@
+"""Tables of every task and of gradient conflicts, from run folders written by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serein.reproduce.extras import conflict_table, task_table
+from serein.reproduce.table import Published, Row
+
+RECIPE: dict[str, Any] = {
+    "tasks": {"emotion": {}, "gender": {}, "asr": {}},
+    "stages": [{"name": "words", "tasks": ["asr", "gender"]}, {"name": "emotion", "tasks": ["emotion", "gender"]}],
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Three speakers; emotion half right, gender all right, one of four words wrong."""
+    unit = tmp_path / "run" / "fold-1" / "seed-0"
+    (unit / "0-words").mkdir(parents=True)
+    (unit.parents[1] / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    said = {
+        "predictions": [("happy", "happy"), ("sad", "happy"), ("sad", "sad"), ("happy", "sad")],
+        "gender_predictions": [("female", "female"), ("male", "male"), ("male", "male"), ("female", "female")],
+        "asr_predictions": [("go", "go"), ("go", "go"), ("stay", "say"), ("go", "go")],
+    }
+    for name, rows in said.items():
+        lines = [
+            json.dumps({"id": str(n), "truth": truth, "prediction": heard, "speaker": str(n % 3)}) + "\n"
+            for n, (truth, heard) in enumerate(rows)
+        ]
+        (unit / f"{name}.jsonl").write_text("".join(lines))
+    (unit / "0-words" / "metrics.jsonl").write_text(json.dumps({"epoch": 0, "cosine_asr_gender": -0.25}) + "\n")
+    return tmp_path / "run"
+
+
+def test_every_task_beside_what_was_published(run: Path) -> None:
+    row = Row(name="a", label="ASR+gender, then SER", published=Published(ua=76.1, values={"wer": 22.8}))
+    table = task_table([(row, [run]), (Row(name="b"), [])])
+    assert table.headings == [
+        "row",
+        *(f"{title} {kind}" for title in ("UA", "WA", "UA gender", "WER") for kind in ("published", "ours")),
+    ]
+    ((title, ua_published, ua, wa_published, wa, gender_published, gender, wer_published, wer),) = table.rows
+    assert (title, ua_published, wa_published, gender_published, wer_published) == (
+        row.label,
+        "76.10",
+        "–",
+        "–",
+        "22.80",
+    )
+    assert ua.startswith("50.0 [")
+    assert wa.startswith("50.0 [")
+    assert gender == "100.0 [100.0, 100.0]"  # stage 2 learned it, too
+    assert wer.startswith("25.0 [")
+    assert wer.endswith("]*")  # stage 1 alone did
+
+
+def test_conflicts(run: Path) -> None:
+    table = conflict_table([(Row(name="a"), [run]), (Row(name="b"), [])])
+    assert table.rows == [["a", "words", "asr and gender", "−0.250", "100 %"]]

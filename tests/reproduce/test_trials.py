@@ -1,0 +1,139 @@
+"""Which configurations are the same, and which utterances a limit takes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from cli_fixtures import write_corpus, write_recipe
+from serein import recipe as recipes
+from serein.data import manifest
+from serein.data.splits import make_folds
+from serein.data.utterance import Utterance
+from serein.errors import RecipeError
+from serein.recipe import Recipe
+from serein.reproduce.table import Row, Table
+from serein.reproduce.trials import configuration_hash, fair_part, row_recipe, take_data, trial_of
+
+BASE = {"name": "r", "encoder": {"name": "cnn2d"}}
+
+
+def hashed(**changes: object) -> str:
+    return configuration_hash(recipes.validate({**BASE, **changes}, where="r"), "0")
+
+
+def test_what_is_no_configuration_changes_no_hash() -> None:
+    assert hashed() == hashed(name="other", description="Other words.", seeds=[4, 5])
+    assert hashed() == hashed(ensemble_size=1, clips={"pad_mode": "silence"}, stages=[{}])  # defaults, said or unsaid
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ensemble_size": 2},
+        {"encoder": {"name": "cnn-blstm"}},  # of nothing but defaults, as is the other
+        {"encoder": {"name": "cnn2d", "size": 8}},
+        {"encoder": None},
+        {"tasks": {"emotion": {"pooling": "std"}}},
+        {"stages": [{"optimizer": {"learning_rate": 0.5}}]},
+        {"stages": [{"name": "a"}, {"name": "b"}]},
+        {"protocol": {"only": ["1"]}},
+    ],
+)
+def test_whatever_else_changes_the_hash(change: dict[str, object]) -> None:
+    assert hashed(**change) != hashed()
+
+
+def test_the_data_is_part_of_the_hash() -> None:
+    recipe = Recipe(name="r")
+    assert configuration_hash(recipe, "0") != configuration_hash(recipe, "1")
+
+
+def test_a_unit_has_one_seed_and_a_neutral_name(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    manifest.write(write_corpus(tmp_path, speakers=("anna",), clips=1), path)
+    data = take_data(path, None, tmp_path)
+    one, other = (trial_of("row", Recipe(name=name, seeds=(7, 8)), 3, data, tmp_path) for name in ("a", "b"))
+    assert (one.seed, one.folder.name) == (3, "seed-3")
+    assert one == other
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+
+def table_of(folder: Path, **row: object) -> tuple[Table, Row]:
+    content = Row.model_validate({"name": "one", **row})
+    table = Table(
+        path=folder / "tables" / "t.yaml",
+        paper="doe2020",
+        table=1,
+        caption="",
+        corpus="TalkShow",
+        published_on="test",
+        base="../tiny.yaml",
+        rows=(content,),
+    )
+    return table, content
+
+
+def test_set_comes_after_the_rows_own(tmp_path: Path) -> None:
+    write_recipe(tmp_path / "tiny.yaml")
+    table, row = table_of(tmp_path, set={"ensemble_size": 2, "labels.merge": {"über": "sad"}, "text.encoder": "a: b"})
+    recipe = row_recipe(table, row, ["ensemble_size=3"])
+    assert (recipe.ensemble_size, recipe.labels.merge, recipe.text.encoder) == (3, {"über": "sad"}, "a: b")
+    assert row_recipe(table, row).ensemble_size == 2
+
+
+def test_a_row_with_a_recipe_of_its_own(tmp_path: Path) -> None:
+    write_recipe(tmp_path / "other.yaml", {"name": "other"})
+    table, row = table_of(tmp_path, recipe="../other.yaml")
+    assert row_recipe(table, row).name == "other"
+
+
+def test_a_wrong_row_is_named(tmp_path: Path) -> None:
+    write_recipe(tmp_path / "tiny.yaml")
+    table, row = table_of(tmp_path, set={"tasks.emotion.poolin": "std"})
+    with pytest.raises(RecipeError, match=r"t.yaml: row 'one': .*tasks.emotion.poolin: .*Did you mean 'pooling'"):
+        row_recipe(table, row)
+    table, row = table_of(tmp_path, recipe="../none.yaml")
+    with pytest.raises(RecipeError, match=r"row 'one': .*none.yaml: no such recipe"):
+        row_recipe(table, row)
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+
+@given(some.lists(some.tuples(some.sampled_from("ab"), some.sampled_from("xyz")), min_size=1), some.integers(1, 4))
+def test_a_limit_is_fair(cells: list[tuple[str, str]], limit: int) -> None:
+    utterances = [
+        Utterance(id=str(number), audio="a.wav", speaker=speaker, emotion=emotion)
+        for number, (speaker, emotion) in enumerate(cells)
+    ]
+    part = fair_part(utterances, limit)
+    assert Counter((u.speaker, u.emotion) for u in part) == {
+        cell: min(count, limit) for cell, count in Counter(cells).items()
+    }
+    assert set(part) <= set(fair_part(utterances, limit + 1))
+    assert fair_part(utterances[::-1], limit)[::-1] == part
+
+
+def test_folds_of_a_part(tmp_path: Path) -> None:
+    """Every protocol that divides the whole divides the part."""
+    whole = [u.model_copy(update={"split": "test" if u.speaker == "finn" else "train"}) for u in write_corpus(tmp_path)]
+    for name in ("speakers-out", "leave-one-speaker-out", "sessions-out", "official"):
+        folds = make_folds(fair_part(whole, 1), recipes.Protocol.model_validate({"name": name, "num_folds": 3}))
+        assert all(fold.train and fold.dev and fold.test for fold in folds.folds)
+
+
+def test_a_part_is_written_once_and_counted(tones: Path, tmp_path: Path) -> None:
+    data = take_data(tones, 1, tmp_path)
+    assert (data.num_utterances, data.num_available, data.limit) == (18, 36, 1)
+    assert manifest.digest(manifest.read(data.manifest)) == data.sha256
+    written = data.manifest.stat().st_mtime_ns
+    assert take_data(tones, 1, tmp_path) == data
+    assert data.manifest.stat().st_mtime_ns == written
+    assert take_data(tones, None, tmp_path).manifest == tones

@@ -1,0 +1,121 @@
+"""What comes together is heard together, what nobody waits for is not heard, and one fault is one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import Event
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi")
+
+from serein.inference.predictor import Prediction
+from serein.server.batching import BATCH_S, Batcher, FullError
+
+SECOND = np.ones(16_000, np.float32)
+
+
+class Ear:
+    """Answers with the sum of each waveform, when it may; hears no waveform that is negative."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.has_started, self.may_predict = Event(), Event()
+
+    def __call__(self, waveforms: Sequence[Any], names: Sequence[str]) -> list[Prediction]:
+        self.batches.append(len(waveforms))
+        self.has_started.set()
+        assert self.may_predict.wait(10)
+        if any(waveform[0] < 0 for waveform in waveforms):
+            raise ValueError("negative")
+        return [Prediction("-", {"a": float(waveform.sum())}, np.zeros(1, np.float32)) for waveform in waveforms]
+
+
+@pytest.fixture
+def model() -> Ear:
+    return Ear()
+
+
+def begun(model: Ear, most_waiting: int = 10) -> Batcher:
+    """Return a batcher that is at its first job, so that what is submitted now waits."""
+    batcher = Batcher(model, most_waiting)
+    batcher.submit([SECOND])
+    assert model.has_started.wait(10)
+    return batcher
+
+
+def heard(answers: Any) -> list[float]:
+    return [answer.probabilities["a"] for answer in answers.result(10)]
+
+
+def test_what_waits_is_heard_together_and_given_to_whom_it_belongs(model: Ear) -> None:
+    batcher = begun(model)
+    jobs = [batcher.submit([number * SECOND] * number) for number in (1, 2, 3)]
+    model.may_predict.set()
+    assert [heard(job) for job in jobs] == [[16_000.0], [32_000.0] * 2, [48_000.0] * 3]
+    batcher.close()
+    assert model.batches == [1, 6]
+
+
+def test_no_more_is_heard_together_than_streams_can_wait_for(model: Ear) -> None:
+    batcher = begun(model)
+    half = np.ones(round(16_000 * BATCH_S / 2), np.float32)
+    jobs = [batcher.submit([half]) for _ in range(3)]
+    model.may_predict.set()
+    assert all(heard(job) for job in jobs)
+    batcher.close()
+    assert model.batches == [1, 2, 1]
+
+
+def test_what_is_cancelled_before_its_turn_is_not_heard(model: Ear) -> None:
+    batcher = begun(model)
+    gone, stays = batcher.submit([SECOND] * 5), batcher.submit([SECOND])
+    assert gone.cancel()
+    model.may_predict.set()
+    assert heard(stays) == [16_000.0]
+    batcher.close()
+    assert model.batches == [1, 1]
+
+
+def test_a_fault_is_told_to_its_cause_alone(model: Ear) -> None:
+    batcher = begun(model)
+    fine, wrong = batcher.submit([SECOND]), batcher.submit([-SECOND])
+    model.may_predict.set()
+    assert heard(fine) == [16_000.0]
+    with pytest.raises(ValueError, match="negative"):
+        wrong.result(10)
+    batcher.close()
+
+
+def test_the_queue_is_bounded_and_says_how_long_it_is(model: Ear) -> None:
+    batcher = begun(model, most_waiting=2)
+    assert batcher.expected_s == 0.0
+    batcher.submit([SECOND] * 100)
+    batcher.submit([SECOND])
+    assert batcher.expected_s == pytest.approx(101 * batcher.load)
+    with pytest.raises(FullError):
+        batcher.submit([SECOND])
+    model.may_predict.set()
+    batcher.close()
+
+
+def test_closing_hears_what_waits_and_takes_no_more(model: Ear) -> None:
+    batcher = begun(model)
+    last = batcher.submit([SECOND])
+    model.may_predict.set()
+    batcher.close()
+    assert heard(last) == [16_000.0]
+    assert not batcher.is_alive
+    with pytest.raises(FullError):
+        batcher.submit([SECOND])
+
+
+def test_batches_are_told(model: Ear) -> None:
+    body: list[tuple[int, float]] = []
+    batcher = Batcher(model, 10, lambda num_clips, audio_s, took_s: body.append((num_clips, audio_s)))
+    model.may_predict.set()
+    heard(batcher.submit([SECOND, SECOND]))
+    batcher.close()
+    assert body == [(2, 2.0)]

@@ -1,0 +1,75 @@
+"""Counts of what is under way: given back whatever happens, and refused in the right words."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+
+pytest.importorskip("fastapi")
+
+from serein.errors import RecipeError
+from serein.server.limits import ConcurrencyLimiter, Limits
+from serein.server.problems import HTTPProblem
+
+
+def refused(status: int) -> object:
+    """Expect a problem of this status that says when to try again."""
+    return pytest.raises(HTTPProblem, check=lambda body: (body.status_code, *body.headers) == (status, "Retry-After"))
+
+
+def test_a_client_and_all_clients_have_limits() -> None:
+    limiter = ConcurrencyLimiter(Limits(at_once=3, per_client=2))
+    with ExitStack() as inside:
+        inside.enter_context(limiter.request("anna"))
+        inside.enter_context(limiter.request("anna"))
+        with refused(429), limiter.request("anna"):
+            pass
+        inside.enter_context(limiter.request("ben"))
+        with refused(503), limiter.request("cleo"):
+            pass
+        assert limiter.num_requests == 3
+    assert limiter.num_requests == 0
+    with limiter.request("anna"):
+        assert limiter.num_requests == 1
+
+
+def test_streams_count_apart_but_for_their_client() -> None:
+    limiter = ConcurrencyLimiter(Limits(streams=2, per_client=2))
+    with limiter.stream("anna"), limiter.request("anna"), refused(429), limiter.stream("anna"):
+        pass
+    with limiter.stream("anna"), limiter.stream("ben"), refused(503), limiter.stream("cleo"):
+        pass
+    assert limiter.num_streams == 0
+
+
+def test_places_are_given_back_after_faults() -> None:
+    limiter = ConcurrencyLimiter(Limits(at_once=1))
+    for _ in range(3):
+        with pytest.raises(ValueError, match="fault"), limiter.request("anna"):
+            raise ValueError("fault")
+    assert limiter.num_requests == 0
+
+
+def test_memory_is_shared_and_given_back() -> None:
+    limiter = ConcurrencyLimiter(Limits(memory_bytes=100))
+    with limiter.memory() as take, limiter.memory() as other:
+        take(60)
+        other(40)
+        with refused(503):
+            take(1)
+        assert limiter.num_bytes == 100
+    assert limiter.num_bytes == 0
+
+
+def test_closed() -> None:
+    limiter = ConcurrencyLimiter(Limits())
+    limiter.is_closed = True
+    for way in (limiter.request, limiter.stream):
+        with refused(503), way("anna"):
+            pass
+
+
+def test_limits_are_positive() -> None:
+    with pytest.raises(RecipeError, match="per_client: 0 is no limit"):
+        Limits(per_client=0)

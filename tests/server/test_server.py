@@ -1,0 +1,111 @@
+"""The process: it says where it listens, finishes what runs when it is told to end, and complains in one line."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+
+import httpx
+from websockets.sync.client import connect
+
+from cli_fixtures import Call
+from serein.errors import MissingExtraError, RunError, SereinError
+from serein.server.app import bound
+from serein.server.middleware import read_keys
+from server.processes import served
+
+
+@pytest.fixture
+def model(tiny_run: Path) -> Path:
+    return next(tiny_run.glob("fold-*/seed-*/model"))
+
+
+def test_shutdown_finishes_what_runs(model: Path, short: bytes, speech: np.ndarray) -> None:
+    with served(model, "--no-page") as server:
+        answers: list[httpx.Response] = []
+        address = server.address.replace("http", "ws")
+        with connect(f"{address}/v1/stream") as stream:
+            assert json.loads(stream.recv(10))["type"] == "ready"
+            stream.send((speech * 32767).astype("<i2").tobytes())
+            sending = threading.Thread(target=lambda: answers.append(_slowly_sent(server.address, short, server)))
+            sending.start()
+            said = [json.loads(message) for message in stream]
+        sending.join(30)
+        status, complaints = server.ended()
+    assert answers[0].status_code == 200
+    assert [each["type"] for each in said].count("segment") >= 1
+    assert said[-1] == {"type": "end", "reason": "shutdown", "duration_s": 5.0}
+    assert stream.close_code == 1001
+    assert status in (0, -signal.SIGTERM)
+    assert complaints == ""
+
+
+def _slowly_sent(address: str, content: bytes, server: object) -> httpx.Response:
+    """Send half of an upload, tell the server to end, and send the rest."""
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+
+    def body() -> object:
+        yield head + content[:8000]
+        time.sleep(0.5)
+        server.process.terminate()  # type: ignore[attr-defined]
+        time.sleep(0.5)
+        yield content[8000:] + b"\r\n--x--\r\n"
+
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    return httpx.post(f"{address}/v1/predict", content=body(), headers=headers, timeout=30)  # type: ignore[arg-type]
+
+
+def test_keys_and_limits_are_options(model: Path, short: bytes, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("# ours\n0123456789abcdef\n")
+    with served(model, "--no-page", "--api-key-file", keys, "--max-mb", "0.01") as server:
+        post = f"{server.address}/v1/predict"
+        assert httpx.post(post, files={"file": short}).status_code == 401
+        allowed = {"Authorization": "Bearer 0123456789abcdef"}
+        assert httpx.post(post, files={"file": short}, headers=allowed).status_code == 413
+        assert httpx.post(post, files={"file": short[:9000]}, headers=allowed).status_code == 422
+        assert httpx.get(f"{server.address}/page/").status_code == 404
+        server.process.send_signal(signal.SIGINT)
+        assert server.ended() == (0, "")
+
+
+def test_a_taken_port_is_one_line(serein: Call, model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        body = serein("serve", "--model", model, "--port", port, "--no-page")
+    assert body.complaint == f"error: 127.0.0.1:{port}: the address is in use. Choose another by --port."
+    assert body.status == 1
+
+
+def test_foreign_addresses() -> None:
+    with pytest.raises(RunError, match="cannot listen there"):
+        bound("192.0.2.1", 0)
+
+
+@pytest.mark.parametrize(("text", "complaint"), [("\n# none\n", "holds no key"), ("short\n", "fewer than 16")])
+def test_keys_that_protect_nothing(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "keys"
+    path.write_text(text)
+    with pytest.raises(SereinError, match=complaint):
+        read_keys(path)
+
+
+def test_a_missing_extra_is_named(serein: Call, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from serein.cli import serve as serving
+
+    monkeypatch.setattr(serving, "find_spec", lambda name: None if name == "gradio" else object())
+    complaint = serein("serve", "--model", model).complaint
+    assert "'gradio'" in complaint
+    assert "pip install 'serein[page]'" in complaint
+    with pytest.raises(MissingExtraError):
+        serving._require_extras("page")

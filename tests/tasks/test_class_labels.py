@@ -1,0 +1,92 @@
+"""Categories: a corpus word has one class or none, and nothing is left out in silence."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from serein.data.utterance import Utterance
+from serein.errors import RecipeError
+from serein.recipe import Labels
+from serein.tasks.classes import ClassLabels, class_labels_of, keep_labelled
+
+CATEGORIES = ClassLabels(("sad", "happy", "calm"), {"excited": "happy", "bored": "weary"})
+
+
+def labelled(*emotions: str | None) -> list[Utterance]:
+    return [Utterance(id=str(i), audio=f"{i}.wav", emotion=emotion) for i, emotion in enumerate(emotions)]
+
+
+@pytest.mark.parametrize(
+    ("word", "name", "probabilities"),
+    [
+        ("sad", "sad", [1, 0, 0]),
+        ("happy", "happy", [0, 1, 0]),
+        ("excited", "happy", [0, 1, 0]),
+        ("bored", None, [0, 0, 0]),  # merged into what is no class
+        ("Happy", None, [0, 0, 0]),
+        ("", None, [0, 0, 0]),
+        (None, None, [0, 0, 0]),
+    ],
+)
+def test_what_a_word_means(word: str | None, name: str | None, probabilities: list[float]) -> None:
+    assert CATEGORIES.of(word) == name
+    assert CATEGORIES.label(Utterance(id="a", audio="a.wav", emotion=word)) == name
+    assert CATEGORIES.probabilities(Utterance(id="a", audio="a.wav", emotion=word)).tolist() == probabilities
+    assert CATEGORIES.probabilities(Utterance(id="a", audio="a.wav", emotion=word)).dtype == np.float32
+
+
+def test_classes_keep_the_order_of_the_recipe() -> None:
+    class_labels = class_labels_of(labelled("happy", "sad", "calm"), Labels(classes=("sad", "calm", "happy")))
+    assert class_labels.classes == ("sad", "calm", "happy")
+
+
+def test_unnamed_classes_are_those_of_the_data_after_merging() -> None:
+    utterances = labelled("sad", "excited", "happy", "calm", None, "sad")
+    assert class_labels_of(utterances, Labels()).classes == ("calm", "excited", "happy", "sad")
+    assert class_labels_of(utterances, Labels(merge={"excited": "happy"})).classes == ("calm", "happy", "sad")
+
+
+@pytest.mark.parametrize(
+    ("emotions", "labels", "message"),
+    [
+        (["sad", "sad"], Labels(), "1 emotion classes in the data. Emotions need at least two"),
+        ([None], Labels(), "0 emotion classes"),
+        (["sad", "calm"], Labels(classes=("sad",)), "1 emotion classes"),
+        (["sad", "calm"], Labels(classes=("sad", "calm", "sad")), "a class is named twice"),
+        (
+            ["sad", "calm"],
+            Labels(classes=("sad", "joy", "fear")),
+            "no utterance is labelled joy, fear; the data has: calm",
+        ),
+        (["sad", "calm"], Labels(classes=("sad", "calm"), merge={"sad": "calm"}), "no utterance is labelled sad"),
+    ],
+)
+def test_classes_that_do_not_fit_the_data(emotions: list[str | None], labels: Labels, message: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        class_labels_of(labelled(*emotions), labels)
+    assert f"labels.classes: {message}" in str(error.value)
+    assert error.value.remedy
+
+
+def test_what_has_no_class_is_an_error_that_counts_it() -> None:
+    utterances = labelled("sad", "weary", None, "weary", "excited")
+    with pytest.raises(
+        RecipeError, match=r"3 utterances belong to none of the classes: 2 weary, 1 \(no emotion\)\. Add"
+    ):
+        keep_labelled(utterances, CATEGORIES, "error")
+
+
+def test_what_has_no_class_can_be_left_out_and_is_counted() -> None:
+    utterances = labelled("sad", "weary", None, "weary", "excited")
+    kept, left_out = keep_labelled(utterances, CATEGORIES, "drop")
+    assert [u.id for u in kept] == ["0", "4"]
+    assert left_out == Counter({"weary": 2, "(no emotion)": 1})
+
+
+@pytest.mark.parametrize("others", ["error", "drop"])
+def test_nothing_is_left_out_when_all_have_a_class(others: str) -> None:
+    utterances = labelled("sad", "happy")
+    assert keep_labelled(utterances, CATEGORIES, others) == (utterances, Counter())

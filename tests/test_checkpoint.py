@@ -1,0 +1,232 @@
+"""Model folders: what is loaded is bit for bit what was saved, and any damage is named."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from serein import checkpoint as model_folder
+from serein.checkpoint import PARTS, Checkpoint, ModelOptions
+from serein.errors import ModelError
+from serein.models.model import assemble, new_backbone
+from serein.recipe import Category, Clips, Cnn2d, CnnBlstm, Inference, LogMel, Tasks
+from serein.tasks.classes import ClassLabels
+
+CATEGORIES = ClassLabels(("calm", "happy", "süß"), {"excited": "happy"})
+WAVES = 0.1 * torch.randn(2, 6_000, generator=torch.Generator().manual_seed(0)), torch.tensor([6_000, 4_321])
+
+
+def checkpoint(encoder: Any = None, ensemble_size: int = 1, **emotion: Any) -> Checkpoint:
+    torch.manual_seed(0)
+    options = ModelOptions(
+        encoder=encoder,
+        ensemble_size=ensemble_size,
+        tasks=Tasks(emotion=Category(**emotion)),
+        clips=Clips(trim_db=30.0, min_s=0.5, pad_mode="repeat"),
+        inference=Inference(batch_s=7.0),
+    )
+    backbone = new_backbone(LogMel(n_mels=12, normalisation=("level", "corpus")))
+    backbone.fit([WAVES])
+    model = assemble(backbone, encoder, {"emotion": (options.tasks.emotion, 3)}, ensemble_size)
+    model.train()(*WAVES)  # moves the running statistics
+    return Checkpoint(
+        model.eval(), options, {"emotion": CATEGORIES}, {"recipe": "r", "speakers": ["a/1"], "dev_ua": None}
+    )
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    model_folder.save(folder, checkpoint(), "# A card\n")
+    return folder
+
+
+# -- there and back
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        checkpoint(),
+        checkpoint(
+            Cnn2d(channels=(3, 4, 5), size=6, convolutions=2), batch_norm=True, hidden=(5,), label_smoothing=0.1
+        ),
+        checkpoint(Cnn2d(channels=(3, 4), size=6), ensemble_size=3),
+        checkpoint(
+            CnnBlstm(channels=(4,), kernels=(3,), hidden=3, layers=1, layer="weighted"), projection=5, pooling="std"
+        ),
+    ],
+    ids=["bare", "cnn2d", "ensemble", "cnn-blstm"],
+)
+@torch.inference_mode()
+def test_every_bit_comes_back(tmp_path: Path, made: Checkpoint) -> None:
+    model_folder.save(tmp_path / "new" / "model", made, "")
+    loaded = model_folder.load(tmp_path / "new" / "model")
+    assert (loaded.options, loaded.class_labels, loaded.training) == (made.options, made.class_labels, made.training)
+    assert not loaded.model.training
+    before, after = made.model(*WAVES)["emotion"], loaded.model(*WAVES)["emotion"]
+    assert torch.equal(before.output, after.output)
+    assert torch.equal(before.embedding, after.embedding)
+    state = loaded.model.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in made.model.state_dict().items())
+
+
+def test_the_folder_holds_four_readable_files(saved: Path) -> None:
+    assert sorted(path.name for path in saved.iterdir()) == ["README.md", *sorted(PARTS)]
+    assert (saved / "README.md").read_text() == "# A card\n"
+    assert json.loads((saved / "labels.json").read_text())["emotion"]["classes"] == ["calm", "happy", "süß"]
+    with safe_open(saved / "model.safetensors", "pt") as file:
+        assert set(file.keys()) == set(checkpoint().model.state_dict())
+    assert stat.S_IMODE(saved.stat().st_mode) == 0o755
+    assert [path.name for path in saved.parent.iterdir()] == ["model"]
+
+
+def test_nothing_is_pickled(saved: Path) -> None:
+    for path in saved.iterdir():
+        start = path.read_bytes()[:2]
+        assert start != b"PK"
+        assert not start.startswith(b"\x80")
+
+
+def test_a_model_replaces_a_model_and_nothing_else(saved: Path, tmp_path: Path) -> None:
+    model_folder.save(saved, checkpoint(hidden=(5,)), "# Another\n")
+    assert model_folder.load(saved).options.tasks.emotion.hidden == (5,)
+    (tmp_path / "empty").mkdir()
+    model_folder.save(tmp_path / "empty", checkpoint(), "")
+    assert model_folder.is_model_folder(tmp_path / "empty")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("mine")
+    for foreign in (tmp_path / "notes", tmp_path / "notes" / "a.txt"):
+        with pytest.raises(ModelError, match="exists and is no model folder. Name a new folder"):
+            model_folder.save(foreign, checkpoint(), "")
+    assert (tmp_path / "notes" / "a.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_failed_save_leaves_what_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool) -> None:
+    folder = tmp_path / "model"
+    if exists:
+        model_folder.save(folder, checkpoint(), "# Before\n")
+    before = {path.name: path.read_bytes() for path in folder.glob("*")}
+
+    def full(state: dict[str, torch.Tensor], path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(model_folder, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        model_folder.save(folder, checkpoint(hidden=(5,)), "# After\n")
+    assert {path.name: path.read_bytes() for path in folder.glob("*")} == before
+    assert [path.name for path in tmp_path.iterdir()] == (["model"] if exists else [])
+
+
+# -- damage
+
+Damage = Callable[[Path], object]
+
+
+def changed(name: str, *keys: str, to: object) -> Damage:
+    """Set a value in a JSON file, or delete it (`...`)."""
+
+    def damage(folder: Path) -> None:
+        document = json.loads((folder / name).read_text())
+        target = document
+        for key in keys[:-1]:
+            target = target[key]
+        target[keys[-1]] = to
+        if to is ...:
+            del target[keys[-1]]
+        (folder / name).write_text(json.dumps(document))
+
+    return damage
+
+
+def written(name: str, content: bytes) -> Damage:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def cut(share: float) -> Damage:
+    def damage(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+
+    return damage
+
+
+def reweighed(change: Callable[[dict[str, torch.Tensor]], object]) -> Damage:
+    def damage(folder: Path) -> None:
+        state = load_file(folder / "model.safetensors")
+        change(state)
+        save_file(state, folder / "model.safetensors")
+
+    return damage
+
+
+OUTPUT = "ensemble.0.heads.emotion.output.weight"
+DAMAGES: dict[str, tuple[Damage, str]] = {
+    **{f"no {part}": (lambda folder, part=part: (folder / part).unlink(), f"{part} missing") for part in PARTS},
+    "weights cut in the header": (cut(0.01), "model.safetensors: damaged weights"),
+    "weights cut in the middle": (cut(0.5), "model.safetensors: damaged weights"),
+    "weights cut at the end": (cut(0.999), "model.safetensors: damaged weights"),
+    "weights empty": (written("model.safetensors", b""), "model.safetensors: damaged weights"),
+    "weights pickled": (written("model.safetensors", b"\x80\x04K\x01."), "model.safetensors: damaged weights"),
+    "a tensor more": (reweighed(lambda s: s.update(more=torch.zeros(1))), 'do not fit model.json: .* "more"'),
+    "a tensor less": (reweighed(lambda s: s.pop(OUTPUT)), f'do not fit model.json: .* "{OUTPUT}"'),
+    "a tensor of another shape": (reweighed(lambda s: s.update({OUTPUT: s[OUTPUT].T.contiguous()})), "size mismatch"),
+    "a class less": (changed("labels.json", "emotion", "classes", to=["calm", "happy"]), "size mismatch"),
+    "a newer format": (changed("model.json", "format", to=2), "model.json: format 2 is not 1. Upgrade serein"),
+    "no format": (changed("model.json", "format", to=...), "model.json: format None is not 1"),
+    "model.json cut": (written("model.json", b'{"format": 1,'), "model.json: damaged: not JSON"),
+    "model.json binary": (written("model.json", b"\xff\xfe\x00"), "model.json: damaged: not JSON"),
+    "model.json a list": (written("model.json", b"[1]"), "model.json: damaged: holds no keys"),
+    "labels.json cut": (written("labels.json", b"{"), "labels.json: damaged: not JSON"),
+    **{
+        f"no {key}": (changed("model.json", key, to=...), f"do not describe a model .'{key}'.")
+        for key in (
+            "backbone",
+            "backbone_weights",
+            "encoder",
+            "ensemble_size",
+            "tasks",
+            "clips",
+            "inference",
+            "training",
+        )
+    },
+    "an unknown option": (changed("model.json", "tasks", "emotion", "colour", to=1), "do not describe a model"),
+    "an unknown layer": (changed("model.json", "tasks", "emotion", "layer", to=9), "no hidden layer 9"),
+    "an unknown backbone": (changed("model.json", "backbone", "name", to="ear"), "model.json: unknown backbone 'ear'"),
+    "a backbone that is a word": (changed("model.json", "backbone", to="logmel"), "do not describe a model"),
+    "a wrong number of bands": (changed("model.json", "backbone", "n_mels", to="x"), "do not describe a model"),
+    "another number of bands": (changed("model.json", "backbone", "n_mels", to=13), "size mismatch"),
+    "a member more": (changed("model.json", "ensemble_size", to=2), "do not fit model.json: .* Missing key"),
+    "no member": (changed("model.json", "ensemble_size", to=0), "do not describe a model|do not fit model.json"),
+    "training that is a list": (changed("model.json", "training", to=["r"]), "do not describe a model"),
+    "labels of no task": (written("labels.json", b"{}"), "do not describe a model .'emotion'."),
+    "classes that are none": (changed("labels.json", "emotion", "classes", to=None), "do not describe a model"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_named_with_its_place_and_remedy(saved: Path, name: str) -> None:
+    damage, message = DAMAGES[name]
+    damage(saved)
+    with pytest.raises(ModelError, match=message) as error:
+        model_folder.load(saved)
+    assert error.value.remedy
+    assert "model" in str(error.value.where)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="none: no such model folder. Train one"):
+        model_folder.load(tmp_path / "none")
+    assert not model_folder.is_model_folder(tmp_path)
