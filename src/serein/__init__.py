@@ -2,9 +2,15 @@
 
 Example:
     >>> import serein
-    >>> model = serein.load("runs/demo/fold-1/seed-0/model")  # doctest: +SKIP
-    >>> model.predict("clip.wav").label  # doctest: +SKIP
+    >>> model = serein.load()  # the default model; or a folder, or a name on the Hugging Face Hub  # doctest: +SKIP
+    >>> model.predict("call.wav").label  # doctest: +SKIP
     'happy'
+
+Predict: `load`, `Predictor`, `Prediction`, `Segment`, `SlidingWindow`, `Stream`.
+Train: `run`, `train`, `evaluate`, `load_recipe`, `Recipe`.
+Data: `read_manifest`, `Utterance`, `Rating`, `make_splits`.
+Measure: `metrics`, `score`.
+Extend: `register`.
 """
 
 from __future__ import annotations
@@ -24,60 +30,81 @@ from serein.errors import (
 )
 
 if TYPE_CHECKING:
+    from serein import metrics
+    from serein.api import evaluate, run, train
+    from serein.choices import register
     from serein.data.manifest import read as read_manifest
+    from serein.data.splits import make_folds as make_splits
     from serein.data.utterance import Rating, Utterance
-    from serein.inference.predictor import Prediction, Predictor, load
-    from serein.inference.segments import Segment, SlidingWindow, Timeline
-    from serein.inference.streams import Stream, predict_recording
+    from serein.evaluation.scores import score_predictions as score
+    from serein.inference.prediction import Prediction, Segment
+    from serein.inference.predictor import Predictor, load
+    from serein.inference.segments import SlidingWindow
+    from serein.inference.streams import Stream
     from serein.recipe import Recipe
     from serein.recipe import load as load_recipe
 
 __version__ = "0.1.0"
 
+_HOMES = {
+    "load": "serein.inference.predictor:load",
+    "Predictor": "serein.inference.predictor:Predictor",
+    "Prediction": "serein.inference.prediction:Prediction",
+    "Segment": "serein.inference.prediction:Segment",
+    "SlidingWindow": "serein.inference.segments:SlidingWindow",
+    "Stream": "serein.inference.streams:Stream",
+    "run": "serein.api:run",
+    "train": "serein.api:train",
+    "evaluate": "serein.api:evaluate",
+    "load_recipe": "serein.recipe:load",
+    "Recipe": "serein.recipe:Recipe",
+    "read_manifest": "serein.data.manifest:read",
+    "Utterance": "serein.data.utterance:Utterance",
+    "Rating": "serein.data.utterance:Rating",
+    "make_splits": "serein.data.splits:make_folds",
+    "metrics": "serein.metrics",
+    "score": "serein.evaluation.scores:score_predictions",
+    "register": "serein.choices:register",
+}
+
 __all__ = [
+    "load",
+    "Predictor",
+    "Prediction",
+    "Segment",
+    "SlidingWindow",
+    "Stream",
+    "run",
+    "train",
+    "evaluate",
+    "load_recipe",
+    "Recipe",
+    "read_manifest",
+    "Utterance",
+    "Rating",
+    "make_splits",
+    "metrics",
+    "score",
+    "register",
     "AudioError",
     "LeakError",
     "ManifestError",
     "MissingExtraError",
     "ModelError",
-    "Prediction",
-    "Predictor",
-    "Rating",
-    "Recipe",
     "RecipeError",
     "RunError",
-    "Segment",
     "SereinError",
-    "SlidingWindow",
-    "Stream",
-    "Timeline",
-    "Utterance",
-    "load",
-    "load_recipe",
-    "predict_recording",
-    "read_manifest",
 ]
-
-_HOMES = {
-    "Prediction": ("serein.inference.predictor", "Prediction"),
-    "Predictor": ("serein.inference.predictor", "Predictor"),
-    "Rating": ("serein.data.utterance", "Rating"),
-    "Recipe": ("serein.recipe", "Recipe"),
-    "Segment": ("serein.inference.segments", "Segment"),
-    "SlidingWindow": ("serein.inference.segments", "SlidingWindow"),
-    "Stream": ("serein.inference.streams", "Stream"),
-    "Timeline": ("serein.inference.segments", "Timeline"),
-    "Utterance": ("serein.data.utterance", "Utterance"),
-    "load": ("serein.inference.predictor", "load"),
-    "load_recipe": ("serein.recipe", "load"),
-    "predict_recording": ("serein.inference.streams", "predict_recording"),
-    "read_manifest": ("serein.data.manifest", "read"),
-}
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `import serein` stays cheap."""
     if name not in _HOMES:
         raise AttributeError(f"module 'serein' has no attribute '{name}'")
-    module, attribute = _HOMES[name]
-    return getattr(import_module(module), attribute)
+    module, _, attribute = _HOMES[name].partition(":")
+    return getattr(import_module(module), attribute) if attribute else import_module(module)
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted([*__all__, "__version__"])

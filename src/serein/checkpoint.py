@@ -1,7 +1,8 @@
-"""The README of a model folder: what it is, what it learned from, how well it does, where it fails."""
+"""Model folders: `model.json`, `labels.json`, `model.safetensors`, `README.md`. Strict, exact, nothing pickled."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,22 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from serein.data.files import make_readable
+from serein.choices import choose
+from serein.data.files import make_readable, sha256
 from serein.errors import ModelError, RecipeError
 from serein.models.hidden_states import Backbone
 from serein.models.model import SpeechModel, assemble, described_backbone
 from serein.recipe import MAIN, Branch, Clips, Encoder, Inference, Options, Tasks, Text
 from serein.recipe.options import Positive
+from serein.tasks import Task
 from serein.tasks.classes import ClassLabels
-from serein.tasks.ctc import Alphabet
-from serein.tasks.word_vectors import WordClasses
 
 
 def card(name: str, task: str, classes: Sequence[str], training: Mapping[str, Any]) -> str:
@@ -76,8 +75,6 @@ should rest on it.
 
 
 FORMAT = 1
-LabelEncoder = ClassLabels | WordClasses | Alphabet
-OLDER: dict[str, Any] = {"branches": {}, "branch_backbones": {}, "answered": None}  # what older folders do not say
 PARTS = ("model.json", "labels.json", "model.safetensors")
 
 
@@ -136,7 +133,7 @@ class Checkpoint:
     Attributes:
         model: The assembled model.
         options: What it needs of its recipe.
-        labels: Task -> what its output means.
+        tasks: Task -> what its output means.
         training: What it learned from: recipe, data hash, speakers, corpora, licences.
         calibration: For inference; runs keep and evaluate the probabilities before calibration.
         verification: The threshold of a model that learned speakers and had a dev set to choose it on.
@@ -144,28 +141,43 @@ class Checkpoint:
 
     model: SpeechModel
     options: ModelOptions
-    labels: dict[str, LabelEncoder]
+    tasks: dict[str, Task]
     training: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
     verification: VerificationThreshold | None = None
+    folder: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the model: of its folder, or of the run that it comes from."""
+        if self.folder is None:
+            return str(self.training.get("recipe", "model"))
+        if self.folder.name == "default_model":
+            return "default"
+        return "/".join(self.folder.resolve().parts[-4:]) if self.folder.name == "model" else self.folder.name
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the model folder: its description, its labels and its weights."""
+        return "" if self.folder is None else folder_digest(self.folder)
 
     @property
     def task(self) -> str:
-        """The task that the model predicts: the first of classes, else of transcripts."""
-        return min(self.answered, key=lambda name: name == "asr")
+        """The task that the model answers: the first of its recipe that says classes, else the first."""
+        return min(self.answered, key=lambda name: self.tasks[name].spec.problem == "sequence")
 
     @property
     def answered(self) -> tuple[str, ...]:
-        """All tasks that it predicts, in the order of recipes."""
+        """All tasks that it answers, in the order of recipes."""
         known, answered = self.options.tasks.chosen, self.options.answered
         return tuple(name for name in known if answered is None or name in answered)
 
     @property
     def class_labels(self) -> ClassLabels:
-        """Classes of the task that the model predicts.
+        """Classes of the task that the model answers.
 
         Raises:
-            ModelError: It predicts no classes.
+            ModelError: It answers no classes.
         """
         return self.classes_of(self.task)
 
@@ -175,18 +187,14 @@ class Checkpoint:
         Raises:
             ModelError: It has none.
         """
-        label_encoder = self.labels[task]
-        if isinstance(label_encoder, Alphabet):
-            raise ModelError("predicts words, not classes", where=f"tasks.{task}", remedy="Use: serein transcribe.")
-        return label_encoder if isinstance(label_encoder, ClassLabels) else label_encoder.class_labels
-
-    def probabilities(self, output: torch.Tensor, task: str | None = None) -> NDArray[np.float32]:
-        """Return class probabilities, (batch, class), of the output of a task's head, by default the main one's."""
-        label_encoder = self.labels[task or self.task]
-        if isinstance(label_encoder, WordClasses):
-            return label_encoder.probabilities(output.cpu().numpy()).astype(np.float32)
-        probabilities: NDArray[np.float32] = output.softmax(dim=1).cpu().numpy()
-        return probabilities
+        labels = getattr(self.tasks[task], "class_labels", None)
+        if not isinstance(labels, ClassLabels):
+            raise ModelError(
+                f"answers a {self.tasks[task].spec.problem}, not classes",
+                where=f"tasks.{task}",
+                remedy="Choose a model of classes; words are written down by: serein transcribe.",
+            )
+        return labels
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -228,7 +236,7 @@ def save(folder: Path, checkpoint: Checkpoint, card: str, *, backbone: str = "au
         "calibration": None if checkpoint.calibration is None else checkpoint.calibration.model_dump(),
         "verification": None if checkpoint.verification is None else checkpoint.verification.model_dump(),
     }
-    labels = {name: label_encoder_to_json(each) for name, each in checkpoint.labels.items()}
+    labels = {name: task.to_json() for name, task in checkpoint.tasks.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -261,20 +269,19 @@ def load(folder: str | Path) -> Checkpoint:
             remedy="Upgrade serein, or export the model again.",
         )
     try:
-        description = OLDER | description
         options = ModelOptions.model_validate({name: description[name] for name in ModelOptions.model_fields})
-        label_encoders = {name: label_encoder_from_json(name, each) for name, each in labels.items()}
-        tasks = {name: (task, num_outputs(label_encoders[name])) for name, task in options.tasks.chosen.items()}
+        chosen = options.tasks.chosen
+        tasks = {name: choose("task", name).from_json(name, own, labels[name]) for name, own in chosen.items()}
+        heads = {name: (task.options, task.num_outputs) for name, task in tasks.items()}
         own = {MAIN: description, **description["branch_backbones"]}
         backbones = {name: described_backbone(each["backbone"]) for name, each in own.items()}
         branches = {name: (backbones[name], branch.encoder) for name, branch in options.branches.items()}
-        model = assemble(backbones[MAIN], options.encoder, tasks, options.ensemble_size, options.text_size, branches)
+        model = assemble(backbones[MAIN], options.encoder, heads, options.ensemble_size, options.text_size, branches)
         training = dict(description["training"])
         outside = {name: each["backbone_weights"] for name, each in own.items()}
-        fitted = description.get("calibration")  # folders of serein before it was fitted have none
+        fitted, threshold = description["calibration"], description["verification"]
         calibration = None if fitted is None else Calibration.model_validate(fitted)
-        told_apart = description.get("verification")  # nor this
-        verification = None if told_apart is None else VerificationThreshold.model_validate(told_apart)
+        verification = None if threshold is None else VerificationThreshold.model_validate(threshold)
     except (KeyError, TypeError, ValueError, AttributeError, RecipeError) as error:
         raise ModelError(
             f"model.json and labels.json do not describe a model ({str(error).splitlines()[0]})",
@@ -283,42 +290,13 @@ def load(folder: str | Path) -> Checkpoint:
         ) from None
     _load_weights(model, folder / "model.safetensors", outside)
     model.share_backbones()
-    return Checkpoint(model.eval(), options, label_encoders, training, calibration, verification)
+    return Checkpoint(model.eval(), options, tasks, training, calibration, verification, folder)
 
 
-def label_encoder_to_json(label_encoder: LabelEncoder) -> dict[str, Any]:
-    """Return what of labels.json one task's output means."""
-    if isinstance(label_encoder, ClassLabels):
-        return {"classes": label_encoder.classes, "merge": label_encoder.merge}
-    if isinstance(label_encoder, Alphabet):
-        return {"letters": list(label_encoder.letters)}
-    return {
-        **label_encoder_to_json(label_encoder.class_labels),
-        "nouns": label_encoder.nouns,
-        "vectors": label_encoder.vectors.tolist(),
-        "vocabulary": label_encoder.vocabulary,
-        "vocabulary_digest": label_encoder.digest,
-    }
-
-
-def label_encoder_from_json(task: str, description: Mapping[str, Any]) -> LabelEncoder:
-    """Return what `label_encoder_to_json` wrote."""
-    if "letters" in description:
-        return Alphabet("".join(description["letters"]))
-    field = "emotion" if task == "words" else task
-    class_labels = ClassLabels(tuple(description["classes"]), dict(description["merge"]), field)
-    if "vectors" not in description:
-        return class_labels
-    vectors = np.array(description["vectors"], np.float32)
-    where = description["vocabulary"], description["vocabulary_digest"]
-    return WordClasses(class_labels, tuple(description["nouns"]), vectors, *where)
-
-
-def num_outputs(label_encoder: LabelEncoder) -> int:
-    """Return how many numbers a head puts out for one clip."""
-    if isinstance(label_encoder, Alphabet):
-        return label_encoder.num_symbols
-    return len(label_encoder.classes) if isinstance(label_encoder, ClassLabels) else label_encoder.vectors.shape[1]
+def folder_digest(folder: Path) -> str:
+    """Return the SHA-256 of a model folder: its description, its labels and its weights."""
+    parts = [part for part in PARTS if (folder / part).is_file()]
+    return hashlib.sha256("".join(f"{part} {sha256(folder / part)}\n" for part in parts).encode()).hexdigest()
 
 
 def is_model_folder(folder: str | Path) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -165,29 +164,6 @@ def knn_adapt(
     print_tables([_adaptation_table(found)])
     print("\n".join(dict.fromkeys(found.notes)))
     print(f"written: {out / 'adaptation.json'}, {out / 'adaptation.png'}")
-
-
-def print_neighbours(predictions: Sequence[object]) -> None:
-    """Print the neighbours of each prediction that has some."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from serein.knn.predictor import KnnPrediction
-
-    for prediction in predictions:
-        if not isinstance(prediction, KnnPrediction):
-            continue
-        table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
-        table.title = Text(f"Nearest to {prediction.audio}")
-        for name in ("label", "speaker", "distance", "recording"):
-            table.add_column(name, justify="right" if name == "distance" else "left", overflow="fold")
-        for each in prediction.neighbours:
-            end = "" if each.end_s is None else f"{each.end_s:g}"
-            part = f" [{each.start_s:g} s to {end}{' s' if end else 'the end'}]" if each.start_s or end else ""
-            cells = (each.label, each.speaker or "–", f"{each.distance:.3f}", f"{each.audio}{part}")
-            table.add_row(*map(Text, cells))
-        print()
-        print_tables([table])
 
 
 def _sizes(text: str) -> list[int]:

@@ -22,6 +22,7 @@ AllowSeenSpeakers = Annotated[
 ]
 Data = Annotated[Path, typer.Option("--data", help="Manifest (.jsonl).")]
 DefaultModel = Annotated[str | None, typer.Option("--model", "-m", help="Model folder or Hub name [default model].")]
+Device = Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1 or mps.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Model folder or Hub name.")]
 Overrides = Annotated[
@@ -92,6 +93,6 @@ def print_tables(tables: Iterable[Any]) -> None:
     """Print tables of rich."""
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(width=None if sys.stdout.isatty() else 10_000)  # tables in files do not wrap
     for table in tables:
         console.print(table)

@@ -1,331 +1,320 @@
-"""What predicts recordings: a model, an ensemble, or a model with a datastore of labelled clips (kNN)."""
+"""The command that predicts recordings."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import typer
-
-if TYPE_CHECKING:
-    from serein.data.utterance import Utterance
-    from serein.inference.parallel import PredictOptions, RecordingResult
-    from serein.progress import Bars
-
-
 import csv
+import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from serein.cli.knn import print_neighbours
-from serein.cli.options import print_tables
-
-if TYPE_CHECKING:
-    from serein.data.utterance import Utterance
-    from serein.inference.parallel import RecordingResult
-    from serein.inference.predictor import Prediction
-    from serein.inference.segments import Segment, Timeline
-    from serein.progress import Bars
-
-    AnyPrediction = Prediction | Timeline
-    Pair = tuple[Utterance, AnyPrediction]
-
-
-from typing import TYPE_CHECKING, Annotated
+import typer
 
 from serein.cli.app import app
 from serein.cli.knn import K, KnnWeight
-from serein.cli.options import DefaultModel, MinConfidence, MinDuration, Recordings, Step, Window
+from serein.cli.options import DefaultModel, Device, MinConfidence, MinDuration, Recordings, Step, Window, print_tables
 
 if TYPE_CHECKING:
-    from serein.data.utterance import Utterance
-    from serein.inference.parallel import PredictOptions
+    from serein.inference.prediction import Prediction
+    from serein.inference.predictor import Predictor, Source
+    from serein.inference.recording import PredictOptions
     from serein.inference.segments import SlidingWindow
 
+    Pair = tuple[Source, Prediction]
 
-_SHOWN_FROM_S = 60.0  # a bar for less would be gone before it is read
+Format = Literal["table", "json", "csv", "textgrid", "audacity"]
+LABEL_FORMATS = ("textgrid", "audacity")
+_SHOWN_FROM_S = 60.0  # of a recording: shorter ones need no bar of their own
 
 
-@dataclass
-class RecordingPredictor:
-    """Predicts recordings for the command line.
+@app.command()
+def predict(
+    sources: Recordings,
+    model: DefaultModel = None,
+    ensemble: Annotated[
+        Path | None, typer.Option("--ensemble", metavar="FILE", help="Combine the models of this file.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(metavar="WORD,WORD...", help="Words to use as classes, for a model of words.")
+    ] = None,
+    knn: Annotated[
+        Path | None, typer.Option("--knn", metavar="DATASTORE", help="Interpolate with the nearest labelled clips.")
+    ] = None,
+    k: K = None,
+    knn_weight: KnnWeight = None,
+    show_neighbours: Annotated[bool, typer.Option("--show-neighbours", help="Print the nearest clips.")] = False,
+    segments: Annotated[
+        Literal["auto", "always", "never"],
+        typer.Option(help="Cut into segments of speech; auto: all but the utterances of a manifest."),
+    ] = "auto",
+    window: Window = None,
+    step: Step = None,
+    min_confidence: MinConfidence = 0.0,
+    min_duration: MinDuration = 0.0,
+    max_files: Annotated[
+        int | None, typer.Option("--max-files", help="Predict at most so many, evenly spread.", min=1)
+    ] = None,
+    device: Device = "auto",
+    workers: Annotated[int, typer.Option(help="Processes that predict on the CPU side by side.", min=1)] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Append JSON lines to this file and resume it; for label files, a folder."),
+    ] = None,
+    output_format: Annotated[Format | None, typer.Option("--format", help="Output format [table].")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="PICTURE", help="Draw the recording with its emotions (.png, .svg, .pdf).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Short for --format csv.")] = False,
+) -> None:
+    """Predict the emotions in recordings; the exit status is 1 when any could not be read.
 
-    Attributes:
-        classes: The classes of the predictions.
-        predict: Yields the prediction of each utterance, or its error, as soon as it is known.
-        fingerprint: Identifies the model and the options.
+    Recordings are cut into segments of speech first; what holds no speech is rejected. Without --model the default
+    model is used.
     """
+    from serein.inference.prediction import RejectOption
+    from serein.inference.recording import PredictOptions
+    from serein.inference.sources import evenly_spread, sources_in
+    from serein.progress import Bars
 
-    classes: tuple[str, ...]
-    predict: Callable[[Sequence[Utterance]], Iterator[RecordingResult]]
-    fingerprint: Callable[[], str]
+    shown = output_format or ("json" if as_json or (out is not None and not as_csv) else "csv" if as_csv else "table")
+    _require_fitting(shown, out, knn, k, knn_weight, show_neighbours=show_neighbours)
+    options = PredictOptions(segments, sliding_window_of(window, step), RejectOption(min_confidence, min_duration))
+    files = sources_in(sources)
+    files = files if max_files is None else evenly_spread(files, max_files)
+    if plot is not None and len(files) > 1:
+        raise typer.BadParameter(f"{len(files)} recordings do not fit into one picture", param_hint="'--plot'")
+    failed: list[Exception] = []
+    with Bars() as bars:
+        words = None if labels is None else [word.strip() for word in labels.split(",")]
+        if ensemble is not None:
+            from serein.ensemble.predictor import EnsemblePredictor
+
+            if words is not None:
+                raise typer.BadParameter("an ensemble has the classes it was fitted to", param_hint="'--labels'")
+            predictor: Predictor = EnsemblePredictor(ensemble, device, bars)
+        elif knn is not None:
+            predictor = _with_neighbours(model, knn, k, knn_weight, device, show_neighbours=show_neighbours)
+        else:
+            from serein.inference.predictor import load
+
+            predictor = load(model, device)
+            predictor = predictor if words is None else predictor.with_labels(words)
+
+        def results(some: Sequence[Source]) -> Iterator[object]:
+            if workers > 1 and ensemble is None and knn is None:
+                from serein.inference.parallel import predict_in_processes
+
+                return predict_in_processes(model, words, some, options, workers)
+            return predictor.predict_files(some, options=options, on_error="return", on_progress=_shown_on(bars))
+
+        def predicted(some: Sequence[Source]) -> Iterator[Pair]:
+            from serein.inference.plot import save_picture
+            from serein.inference.prediction import Prediction
+
+            for source, result in zip(some, results(some), strict=True):
+                if not isinstance(result, Prediction):
+                    failed.append(result)  # type: ignore[arg-type]
+                    continue
+                if plot is not None:
+                    save_picture(result, plot)
+                yield source, result
+
+        if shown in LABEL_FORMATS:
+            _write_labels(predicted(files), files, shown, out)
+        elif out is not None:
+            fingerprint = _fingerprint(predictor, options, words, knn, show_neighbours)
+            _append(predicted, files, out, fingerprint, bars)
+        elif shown == "json":
+            for _, prediction in predicted(files):
+                print(json.dumps(prediction.to_dict(), ensure_ascii=False), flush=True)
+        elif shown == "csv":
+            print_csv(predicted(files), predictor.classes)
+        elif pairs := list(predicted(files)):
+            print_table(pairs, predictor.classes)
+    if failed:
+        for error in failed:
+            print(f"error: {error}", file=sys.stderr)
+        print(f"{len(failed)} of {len(files)} recordings could not be read.", file=sys.stderr)
+        raise typer.Exit(1)
 
 
-def model_predictor(
-    model: str | None, labels: list[str] | None, options: PredictOptions, workers: int, bars: Bars
-) -> RecordingPredictor:
-    from serein.inference.parallel import predict_in_processes, predict_recordings
-    from serein.inference.predictor import load
+def sliding_window_of(window_s: float | None, step_s: float | None) -> SlidingWindow:
+    """Return windows of a length, half of which is between their starts unless said otherwise."""
+    from serein.inference.segments import SLIDING_WINDOW, SlidingWindow
 
-    predictor = load(model)
-    if labels is not None:
-        predictor = predictor.with_labels(labels)
-
-    def predict(utterances: Sequence[Utterance]) -> Iterator[RecordingResult]:
-        if workers > 1 and len(utterances) > 1:
-            return predict_in_processes(model, labels, utterances, options, workers)
-        return predict_recordings(predictor, utterances, options, on_progress=_seconds_shown(bars))
-
-    return RecordingPredictor(predictor.classes, predict, lambda: _hashed(_digest_of(model), labels, options))
+    length_s = SLIDING_WINDOW.window_s if window_s is None else window_s
+    return SlidingWindow(length_s, length_s / 2 if step_s is None else step_s)
 
 
-def ensemble_predictor(
-    file: Path, model: str | None, labels: str | None, options: PredictOptions, bars: Bars
-) -> RecordingPredictor:
-    from serein.data.files import sha256
-    from serein.ensemble.predictor import EnsemblePredictor
+def _require_fitting(
+    shown: str,
+    out: Path | None,
+    knn: Path | None,
+    k: int | None,
+    knn_weight: float | None,
+    *,
+    show_neighbours: bool,
+) -> None:
+    """Refuse options that do not go together."""
+    if knn is None and (k is not None or knn_weight is not None or show_neighbours):
+        hint = "'--k', '--knn-weight', '--show-neighbours'"
+        raise typer.BadParameter("name a datastore by --knn", param_hint=hint)
+    if show_neighbours and shown == "csv":
+        raise typer.BadParameter("neighbours do not fit into a line; take --json", param_hint="'--show-neighbours'")
+    if out is not None and shown in ("table", "csv"):
+        raise typer.BadParameter(f"predictions are appended as JSON lines, not as {shown}", param_hint="'--out'")
 
-    if model is not None:
-        raise typer.BadParameter("an ensemble file names its models", param_hint="'--model'")
-    if labels is not None:
-        raise typer.BadParameter("an ensemble has the classes that it was fitted to", param_hint="'--labels'")
-    predictor = EnsemblePredictor(file, bars)
-    return RecordingPredictor(
-        predictor.classes,
-        lambda utterances: _with_reject_option(list(predictor.predict_each(utterances)), options),
-        lambda: _hashed(sha256(file), options),
-    )
 
-
-def knn_predictor(
+def _with_neighbours(
     model: str | None,
-    labels: str | None,
     datastore: Path,
     k: int | None,
     knn_weight: float | None,
-    options: PredictOptions,
+    device: str,
     *,
     show_neighbours: bool,
-) -> RecordingPredictor:
-    from serein.inference.predictor import default_model_folder
+) -> Predictor:
     from serein.knn.predictor import KnnPredictor
 
-    if labels is not None:
-        raise typer.BadParameter("a datastore has the classes of its model", param_hint="'--knn'")
-    name = str(default_model_folder()) if model is None else model
-    predictor = KnnPredictor(name, datastore, k=k, knn_weight=knn_weight, show_neighbours=show_neighbours)
+    predictor = KnnPredictor(
+        model, datastore, k=k, knn_weight=knn_weight, show_neighbours=show_neighbours, device=device
+    )
     interpolation = predictor.interpolation
     if not interpolation.is_tuned:
-        numbers = f"k {interpolation.k} and weight {interpolation.knn_weight:g}"
+        numbers = f"k {interpolation.k} and the kNN weight {interpolation.knn_weight:g}"
         typer.echo(f"{numbers} were not tuned for this datastore: serein knn tune --help.", err=True)
-    return RecordingPredictor(
-        predictor.classes,
-        lambda utterances: _with_reject_option(predictor.predict_each(utterances), options),
-        lambda: _hashed(_digest_of(name), datastore.resolve(), interpolation, show_neighbours, options),
-    )
+    return predictor
 
 
-def _with_reject_option(results: Any, options: PredictOptions) -> Iterator[RecordingResult]:
-    from serein.inference.predictor import Prediction
-
-    return (options.reject_option.applied_to(each) if isinstance(each, Prediction) else each for each in results)
-
-
-def _digest_of(model: str | None) -> str:
-    from serein import hub
-    from serein.inference.predictor import default_model_folder
-    from serein.knn.datastore import model_digest
-
-    return model_digest(default_model_folder() if model is None else hub.folder_of(model, expected="a model folder"))
-
-
-def _hashed(*parts: object) -> str:
+def _fingerprint(
+    predictor: Predictor,
+    options: PredictOptions,
+    labels: Sequence[str] | None,
+    datastore: Path | None,
+    show_neighbours: bool,
+) -> str:
+    """Return what tells the model and the options of a prediction file from others."""
+    parts = [predictor.identity["sha256"], options, labels]
+    if datastore is not None:
+        parts += [datastore.resolve(), getattr(predictor, "interpolation", None), show_neighbours]
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]
 
 
-def _seconds_shown(bars: Bars) -> Callable[[float, float], None]:
+def _shown_on(bars: object) -> Callable[[float, float], None]:
     from serein.inference.writers import clock
 
     def show(done_s: float, total_s: float) -> None:
         if total_s >= _SHOWN_FROM_S:
-            bars("predicting", round(done_s), max(1, round(total_s)), f"{clock(done_s)} of {clock(total_s)}")
+            bars("reading", round(done_s), max(1, round(total_s)), f"{clock(done_s)} of {clock(total_s)}")  # type: ignore[operator]
 
     return show
 
 
-Format = Literal["table", "json", "csv", "textgrid", "audacity"]
-
-SEGMENT_FORMATS = ("textgrid", "audacity")
-
-
-def deliver(
-    predictor: RecordingPredictor,
-    utterances: Sequence[Utterance],
-    output_format: Format,
-    out: Path | None,
-    plot: Path | None,
-    bars: Bars,
-    *,
-    per: str,
-) -> list[Exception]:
-    """Predict, write the predictions in a format, and return the errors."""
-    failed: list[Exception] = []
-
-    def predicted(wanted: Sequence[Utterance]) -> Iterator[Pair]:
-        for utterance, result in zip(wanted, predictor.predict(wanted), strict=True):
-            if isinstance(result, Exception):
-                failed.append(result)
-                continue
-            if plot is not None:
-                _draw(result, plot)
-            yield utterance, result
-
-    if output_format in SEGMENT_FORMATS:
-        _write_labels(predicted(utterances), utterances, output_format, out)
-    elif out is not None:
-        _append(predicted, utterances, out, predictor.fingerprint(), bars)
-    elif output_format == "json":
-        for _, prediction in predicted(utterances):
-            print_json(prediction)
-    elif output_format == "csv":
-        print_csv(predicted(utterances), predictor.classes, per)
-    elif pairs := list(predicted(utterances)):
-        print_table(pairs, predictor.classes)
-        print_neighbours([prediction for _, prediction in pairs])
-    return failed
-
-
 def _append(
-    predicted: Callable[[Sequence[Utterance]], Iterator[Pair]],
-    utterances: Sequence[Utterance],
+    predicted: Callable[[Sequence[Source]], Iterator[Pair]],
+    files: Sequence[Source],
     out: Path,
     fingerprint: str,
-    bars: Bars,
+    bars: object,
 ) -> None:
     """Append the predictions that a prediction file lacks."""
+    from serein.inference.predictor import id_of
     from serein.inference.writers import PredictionFile
 
     with PredictionFile(out, fingerprint) as file:
-        missing = [utterance for utterance in utterances if utterance.id not in file.ids]
-        there = f", {len(utterances) - len(missing)} were done before" if len(missing) < len(utterances) else ""
-        for done, (utterance, prediction) in enumerate(predicted(missing), start=1):
-            file.write(utterance, prediction)
-            bars("predicting", done, len(missing) + 1, f"{done} of {len(missing)} recordings{there}")
-    bars("predicting", 1, 1, f"{len(missing)} recordings{there}")
+        missing = [source for source in files if id_of(source) not in file.ids]
+        there = f", {len(files) - len(missing)} were done before" if len(missing) < len(files) else ""
+        for done, (source, prediction) in enumerate(predicted(missing), start=1):
+            file.write(id_of(source), prediction)
+            bars("predicting", done, len(missing) + 1, f"{done} of {len(missing)} recordings{there}")  # type: ignore[operator]
+    bars("predicting", 1, 1, f"{len(missing)} recordings{there}")  # type: ignore[operator]
 
 
-def _write_labels(
-    predicted: Iterator[Pair], utterances: Sequence[Utterance], output_format: Format, out: Path | None
-) -> None:
+def _write_labels(predicted: Iterable[Pair], files: Sequence[Source], shown: str, out: Path | None) -> None:
     """Print the label file of one recording, or write those of many below a folder, with the recordings' tree."""
     from serein.data.files import write_text
+    from serein.inference.predictor import id_of
     from serein.inference.writers import SUFFIXES, WRITERS
 
-    if out is None and len(utterances) > 1:
-        raise typer.BadParameter(
-            f"name a folder for the label files of {len(utterances)} recordings", param_hint="'--out'"
-        )
-    places = {utterance.id: place for utterance, place in zip(utterances, _places(utterances), strict=True)}
-    for utterance, prediction in predicted:
-        text = WRITERS[output_format](_timeline(prediction))
+    if out is None and len(files) > 1:
+        raise typer.BadParameter(f"name a folder for the label files of {len(files)} recordings", param_hint="'--out'")
+    places = {id_of(source): place for source, place in zip(files, _places(files), strict=True)}
+    for source, prediction in predicted:
+        text = WRITERS[shown](prediction)
         if out is None:
             print(text, end="")
         else:
-            place = places[utterance.id]
-            write_text(out / place.with_name(place.name + SUFFIXES[output_format]), text)
+            place = places[id_of(source)]
+            write_text(out / place.with_name(place.name + SUFFIXES[shown]), text)
 
 
-def _places(utterances: Sequence[Utterance]) -> list[Path]:
-    """Return the path of each utterance's label file below a folder, as that of the recording below its own."""
-    paths = [Path(os.path.abspath(utterance.audio)) for utterance in utterances]
+def _places(files: Sequence[Source]) -> list[Path]:
+    """Return the path of each source's label file below a folder: that of the recording below its own, all distinct."""
+    paths = [Path(os.path.abspath(getattr(source, "audio", str(source)))) for source in files]
     common = Path(os.path.commonpath([path.parent for path in paths]))
-    parts = [
-        "" if utterance.end_s is None else f"-{utterance.start_s:g}-{utterance.end_s:g}" for utterance in utterances
-    ]
-    return [path.relative_to(common).with_name(path.stem + part) for path, part in zip(paths, parts, strict=True)]
+    places = []
+    for source, path in zip(files, paths, strict=True):
+        end_s = getattr(source, "end_s", None)
+        part = "" if end_s is None else f"-{getattr(source, 'start_s', 0.0):g}-{end_s:g}"
+        stem = (
+            path.stem if sum(other.with_suffix("") == path.with_suffix("") for other in set(paths)) == 1 else path.name
+        )
+        places.append(path.relative_to(common).with_name(stem + part))
+    return places
 
 
-def _draw(result: RecordingResult, picture: Path) -> None:
-    from serein.inference.plot import save_picture
-
-    save_picture(_timeline(result), picture)
-
-
-def _timeline(result: RecordingResult) -> Timeline:
-    from serein.inference.segments import Timeline
-
-    assert isinstance(result, Timeline)  # these formats are of segments only
-    return result
-
-
-def print_json(prediction: AnyPrediction) -> None:
-    """Print a prediction as one line."""
-    print(json.dumps(prediction.to_json(), ensure_ascii=False), flush=True)
-
-
-def print_csv(pairs: Iterable[Pair], classes: Sequence[str], per: str) -> None:
-    """Print a row for each recording, or for each segment (`per`)."""
+def print_csv(pairs: Iterable[Pair], classes: Sequence[str]) -> None:
+    """Print a row for each segment; one for a recording without segments."""
     writer = csv.writer(sys.stdout)
-    writer.writerow(["file", *(["start_s", "end_s"] if per == "segment" else []), "label", *classes])
+    writer.writerow(["file", "id", "start_s", "end_s", "label", "confidence", "rejected", *classes])
     for _, prediction in pairs:
-        for times, row in _rows(prediction, per):
+        for segment in prediction.segments or (None,):
+            start_s = prediction.start_s + (0.0 if segment is None else segment.start_s)
+            end_s = prediction.end_s if segment is None else prediction.start_s + segment.end_s
+            said = prediction if segment is None else segment
+            confidence = "" if said.confidence is None else f"{said.confidence:.6f}"
+            values = [f"{said.probabilities[name]:.6f}" if said.probabilities else "" for name in classes]
+            label = said.label if said.value is None else f"{said.value:.6f}"
+            times = [f"{start_s:.3f}", f"{end_s:.3f}"]
             writer.writerow(
-                [
-                    prediction.audio,
-                    *times,
-                    row.label_or_rejection,
-                    *(f"{row.probabilities[name]:.4f}" for name in classes),
-                ]
+                [prediction.file, prediction.id or "", *times, label or "", confidence, said.rejected or "", *values]
             )
 
 
-def _rows(prediction: AnyPrediction, per: str) -> list[tuple[list[str], AnyPrediction | Segment]]:
-    if per == "recording":
-        return [([], prediction)]
-    return [([f"{segment.start_s:.3f}", f"{segment.end_s:.3f}"], segment) for segment in _timeline(prediction).segments]
-
-
 def print_table(pairs: Sequence[Pair], classes: Sequence[str]) -> None:
-    """Print a row for each recording; a single one that was cut into segments is followed by these."""
+    """Print a row for each recording; a single one has its segments below, and neighbours where they are shown."""
     from rich.table import Table
     from rich.text import Text
 
-    from serein.inference.segments import Timeline
-
-    labels = [getattr(utterance, prediction.task) for utterance, prediction in pairs]
+    labels = [getattr(source, prediction.task, None) for source, prediction in pairs]
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("recording", overflow="fold")
-    for name in ("truth", "prediction") if any(labels) else ("prediction",):
+    for name in (*(["labelled"] if any(labels) else []), "prediction"):
         table.add_column(name, style="bold" if name == "prediction" else None)
+    tasks = list(dict.fromkeys(name for _, prediction in pairs for name in prediction.tasks))
     for name in classes:
         table.add_column(name, justify="right")
-    tasks = list(dict.fromkeys(name for _, prediction in pairs for name in _task_labels(prediction)))
     for name in tasks:
         table.add_column(name, overflow="fold")
-    for (_, prediction), label in zip(pairs, labels, strict=True):
-        probabilities = [f"{100 * prediction.probabilities[name]:.0f} %" for name in classes]
-        own = [Text(_task_labels(prediction).get(name, "")) for name in tasks]
-        truth = [label or ""] if any(labels) else []
-        table.add_row(Text(prediction.audio), *truth, prediction.label_or_rejection, *probabilities, *own)
+    for (_, said), label in zip(pairs, labels, strict=True):
+        cells = [f"{100 * said.probabilities[name]:.0f} %" if said.probabilities else "–" for name in classes]
+        own = [Text((said.tasks[name].label or "") if name in said.tasks else "") for name in tasks]
+        table.add_row(Text(said.id or said.file), *([label or ""] if any(labels) else []), said.text, *cells, *own)
     print_tables([table])
-    (first, *others) = [prediction for _, prediction in pairs]
-    if isinstance(first, Timeline) and not others:
-        print_segments(first, classes)
+    if len(pairs) == 1 and len(pairs[0][1].segments) > 1:
+        print()
+        print_tables([_segment_table(pairs[0][1], classes)])
+    for _, prediction in pairs:
+        if prediction.neighbours:
+            print()
+            print_tables([_neighbour_table(prediction)])
 
 
-def _task_labels(prediction: AnyPrediction) -> dict[str, str]:
-    """Return the labels of a model's other tasks; a recording in segments has none."""
-    return {name: other.label for name, other in getattr(prediction, "tasks", {}).items()}
-
-
-def print_segments(timeline: Timeline, classes: Sequence[str]) -> None:
-    """Print a row for each segment."""
+def _segment_table(prediction: Prediction, classes: Sequence[str]) -> object:
     from rich.table import Table
 
     from serein.inference.writers import clock
@@ -336,146 +325,23 @@ def print_segments(timeline: Timeline, classes: Sequence[str]) -> None:
     table.add_column("prediction", style="bold")
     for name in classes:
         table.add_column(name, justify="right")
-    for segment in timeline.segments:
-        probabilities = [f"{100 * segment.probabilities[name]:.0f} %" for name in classes]
-        table.add_row(clock(segment.start_s), clock(segment.end_s), segment.label_or_rejection, *probabilities)
-    print()
-    print_tables([table])
+    for segment in prediction.segments:
+        cells = [f"{100 * segment.probabilities[name]:.0f} %" for name in classes]
+        table.add_row(clock(segment.start_s), clock(segment.end_s), segment.text, *cells)
+    return table
 
 
-def report_errors(failed: Sequence[Exception], num_recordings: int) -> None:
-    """Print the recordings that could not be read, at the end."""
-    for error in failed:
-        print(f"error: {error}", file=sys.stderr)
-    print(f"{len(failed)} of {num_recordings} recordings could not be read.", file=sys.stderr)
+def _neighbour_table(prediction: Prediction) -> object:
+    from rich.table import Table
+    from rich.text import Text
 
-
-Segments = Literal["auto", "always", "never"]
-
-
-@app.command()
-def predict(
-    sources: Recordings,
-    model: DefaultModel = None,
-    ensemble: Annotated[
-        Path | None, typer.Option("--ensemble", metavar="FILE", help="Predict with all models of an ensemble file.")
-    ] = None,
-    labels: Annotated[
-        str | None, typer.Option(metavar="WORD,WORD...", help="Use these words as classes, for a model of words.")
-    ] = None,
-    knn: Annotated[
-        Path | None, typer.Option("--knn", metavar="DATASTORE", help="Interpolate with the nearest labelled clips.")
-    ] = None,
-    k: K = None,
-    knn_weight: KnnWeight = None,
-    show_neighbours: Annotated[
-        bool, typer.Option("--show-neighbours", help="Show the nearest clips of the datastore.")
-    ] = False,
-    segments: Annotated[
-        Segments | None,
-        typer.Option(help="Cut recordings into segments of speech [auto: those longer than the model's window]."),
-    ] = None,
-    window: Window = None,
-    step: Step = None,
-    min_confidence: MinConfidence = 0.0,
-    min_duration: MinDuration = 0.0,
-    max_files: Annotated[
-        int | None, typer.Option("--max-files", help="Predict at most so many recordings, evenly spread.", min=1)
-    ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that predict in parallel.", min=1)] = 1,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Append JSON lines to this file, or continue it; a folder for label files."),
-    ] = None,
-    output_format: Annotated[Format | None, typer.Option("--format", help="Output format [table].")] = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="PICTURE", help="Draw the waveform with its emotions (.png, .svg, .pdf).")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Same as --format json.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Same as --format csv.")] = False,
-) -> None:
-    """Predict the emotions in recordings; the exit status is 1 when any could not be read.
-
-    Without --model the default model is used. Recordings longer than the model's window are cut into segments of
-    speech; with --window, --step, label files or a plot, all recordings are.
-    """
-    from serein.progress import Bars
-
-    if output_format is None:
-        output_format = "json" if as_json or (out is not None and not as_csv) else "csv" if as_csv else "table"
-    is_windowed = window is not None or step is not None
-    _require_fitting(output_format, plot, out, ensemble, knn, needs_segments=is_windowed or segments == "always")
-    if show_neighbours and output_format == "csv":
-        raise typer.BadParameter(
-            "a CSV row has no room for neighbours; choose --json", param_hint="'--show-neighbours'"
-        )
-    needs_segments = is_windowed or output_format in SEGMENT_FORMATS or plot is not None
-    if segments is not None and segments != "always" and needs_segments:
-        raise typer.BadParameter("windows, label files and plots need segments", param_hint="'--segments'")
-    options = _predict_options(
-        "always" if needs_segments else segments or "auto", window, step, min_confidence, min_duration
-    )
-    utterances = _utterances(sources, max_files)
-    if plot is not None and len(utterances) > 1:
-        raise typer.BadParameter(f"{len(utterances)} recordings do not fit into one picture", param_hint="'--plot'")
-    with Bars() as bars:
-        if ensemble is not None:
-            predictor = ensemble_predictor(ensemble, model, labels, options, bars)
-        elif knn is not None:
-            predictor = knn_predictor(model, labels, knn, k, knn_weight, options, show_neighbours=show_neighbours)
-        elif k is not None or knn_weight is not None or show_neighbours:
-            raise typer.BadParameter(
-                "name a datastore by --knn", param_hint="'--k', '--knn-weight', '--show-neighbours'"
-            )
-        else:
-            words = None if labels is None else labels.split(",")
-            predictor = model_predictor(model, words, options, workers, bars)
-        per = "segment" if is_windowed or segments == "always" else "recording"
-        failed = deliver(predictor, utterances, output_format, out, plot, bars, per=per)
-    if failed:
-        report_errors(failed, len(utterances))
-        raise typer.Exit(1)
-
-
-def _require_fitting(
-    output_format: Format,
-    plot: Path | None,
-    out: Path | None,
-    ensemble: Path | None,
-    knn: Path | None,
-    *,
-    needs_segments: bool,
-) -> None:
-    if (ensemble or knn) and (needs_segments or plot or output_format in SEGMENT_FORMATS):
-        raise typer.BadParameter(
-            "ensembles and datastores predict whole recordings only",
-            param_hint="'--segments', '--window', '--plot', '--format'",
-        )
-    if out is not None and output_format in ("table", "csv"):
-        raise typer.BadParameter(
-            f"predictions are appended as JSON lines, not as {output_format}", param_hint="'--out'"
-        )
-
-
-def _predict_options(
-    segments: Segments, window_s: float | None, step_s: float | None, min_confidence: float, min_duration_s: float
-) -> PredictOptions:
-    from serein.inference.parallel import PredictOptions
-    from serein.inference.segments import RejectOption
-
-    return PredictOptions(segments, sliding_window_of(window_s, step_s), RejectOption(min_confidence, min_duration_s))
-
-
-def sliding_window_of(window_s: float | None, step_s: float | None) -> SlidingWindow:
-    """Return a sliding window of a length; its step is half its length unless given."""
-    from serein.inference.segments import SLIDING_WINDOW, SlidingWindow
-
-    length_s = SLIDING_WINDOW.window_s if window_s is None else window_s
-    return SlidingWindow(length_s, length_s / 2 if step_s is None else step_s)
-
-
-def _utterances(sources: Sequence[Path], max_files: int | None) -> list[Utterance]:
-    from serein.inference.sources import evenly_spread, utterances_in
-
-    utterances = utterances_in(sources)
-    return utterances if max_files is None else evenly_spread(utterances, max_files)
+    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
+    table.title = Text(f"Nearest to {prediction.id or prediction.file}")
+    for name in ("label", "speaker", "distance", "recording"):
+        table.add_column(name, justify="right" if name == "distance" else "left", overflow="fold")
+    for each in prediction.neighbours:
+        end = "" if each.end_s is None else f"{each.end_s:g}"
+        part = f" [{each.start_s:g} s to {end}{' s' if end else 'the end'}]" if each.start_s or end else ""
+        cells = (each.label, each.speaker or "–", f"{each.distance:.3f}", f"{each.audio}{part}")
+        table.add_row(*map(Text, cells))
+    return table

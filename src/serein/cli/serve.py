@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from serein.cli.app import app
-from serein.cli.options import DefaultModel, MinConfidence, MinDuration
+from serein.cli.options import DefaultModel, Device, MinConfidence, MinDuration
 
 if TYPE_CHECKING:
     from serein.server.limits import Limits
@@ -34,6 +34,7 @@ def serve(
         Path | None, typer.Option(metavar="DATASTORE", help="Return the nearest clips of this datastore, too.")
     ] = None,
     no_page: Annotated[bool, typer.Option("--no-page", help="Serve no web page.")] = False,
+    device: Device = "auto",
     min_confidence: MinConfidence = 0.0,
     min_duration: MinDuration = 0.0,
     max_mb: Annotated[float, typer.Option("--max-mb", help="Largest recording in megabytes.")] = 25.0,
@@ -65,7 +66,7 @@ def serve(
     )
     keys = None if api_key_file is None else read_keys(api_key_file)
     listening = bound(host, port)
-    service = _service(model, knn, limits, min_confidence, min_duration)
+    service = _service(model, knn, limits, min_confidence, min_duration, device)
     application = create_app(service, keys)
     if not no_page:
         from serein.server.page import mount
@@ -78,20 +79,23 @@ def serve(
 
 
 def _service(
-    model: str | None, knn: Path | None, limits: Limits, min_confidence: float, min_duration_s: float
+    model: str | None, knn: Path | None, limits: Limits, min_confidence: float, min_duration_s: float, device: str
 ) -> Service:
     import serein
-    from serein.inference.parallel import PredictOptions
+    from serein.inference.prediction import RejectOption
     from serein.inference.predictor import load
-    from serein.inference.segments import RejectOption
+    from serein.inference.recording import PredictOptions
     from serein.server.neighbours import open_neighbours
     from serein.server.service import Service, ServiceInfo
 
-    predictor = load(model)
-    name = "default" if model is None else Path(model).resolve().name if Path(model).exists() else model
+    predictor = load(model, device)
     options = PredictOptions(reject_option=RejectOption(min_confidence, min_duration_s))
     return Service(
-        predictor, ServiceInfo(name, serein.__version__), limits, options, open_neighbours(model, predictor, knn)
+        predictor,
+        ServiceInfo(predictor.checkpoint.name, serein.__version__),
+        limits,
+        options,
+        open_neighbours(predictor, knn),
     )
 
 

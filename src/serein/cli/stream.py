@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from serein.cli.app import app
-from serein.cli.options import DefaultModel, MinConfidence, MinDuration, Step, Window
+from serein.cli.options import DefaultModel, Device, MinConfidence, MinDuration, Step, Window
 from serein.cli.predict import sliding_window_of
 
 if TYPE_CHECKING:
     from serein.audio import Waveform
-    from serein.inference.segments import Segment
+    from serein.inference.prediction import Segment
     from serein.inference.streams import Stream
 
 
@@ -32,7 +32,10 @@ def stream(
         bool, typer.Option("--stdin-pcm", help="Read 16-bit little-endian mono samples from stdin, not the microphone.")
     ] = False,
     rate: Annotated[int, typer.Option(metavar="HZ", help="Sampling rate of stdin.", min=4000, max=384_000)] = 16000,
-    device: Annotated[str | None, typer.Option(help="Microphone, by number or part of its name.")] = None,
+    microphone: Annotated[
+        str | None, typer.Option(help="Microphone, by number or part of its name [the system's default].")
+    ] = None,
+    device: Device = "auto",
     window: Window = None,
     step: Step = None,
     min_confidence: MinConfidence = 0.0,
@@ -44,23 +47,19 @@ def stream(
 
     For instance: arecord -f S16_LE -r 16000 | serein stream --stdin-pcm
     """
+    from serein.inference.prediction import RejectOption
     from serein.inference.predictor import load
-    from serein.inference.segments import RejectOption
-    from serein.inference.streams import Stream, delay_summary
+    from serein.inference.recording import PredictOptions
+    from serein.inference.streams import delay_summary
 
-    predictor = load(model)
-    live = Stream(
-        predictor,
-        rate if stdin_pcm else 16_000,
-        sliding_window_of(window, step),
-        RejectOption(min_confidence, min_duration),
-    )
-    source = _stdin(rate) if stdin_pcm else _microphone(device)
+    options = PredictOptions("always", sliding_window_of(window, step), RejectOption(min_confidence, min_duration))
+    live = load(model, device).stream(rate if stdin_pcm else 16_000, options=options)
+    source = _stdin(rate) if stdin_pcm else _microphone(microphone)
     delays_s: list[float] = []
     with source as blocks:
         for segment, delay_s in _predicted(live, blocks, seconds):
             delays_s.append(delay_s)
-            _print_segment(segment, delay_s, as_json)
+            _print_segment(live, segment, delay_s, as_json)
     print(delay_summary(delays_s), file=sys.stderr)
 
 
@@ -84,17 +83,20 @@ def _predicted(stream: Stream, blocks: Iterator[Waveform], seconds: float | None
         yield segment, arrivals.delay_s(segment.end_s, time.monotonic())
 
 
-def _print_segment(segment: Segment, delay_s: float, as_json: bool) -> None:
+def _print_segment(stream: Stream, segment: Segment, delay_s: float, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({**segment.to_json(), "delay_s": round(delay_s, 3)}, ensure_ascii=False), flush=True)
+        print(
+            json.dumps({**stream.prediction_of(segment).to_dict(), "delay_s": round(delay_s, 3)}, ensure_ascii=False),
+            flush=True,
+        )
         return
     from serein.inference.writers import clock
 
-    label = f"{segment.label_or_rejection:<14}"
-    bar = "█" * round(_BAR * segment.confidence)
+    label = f"{segment.text:<14}"
+    bar = "█" * round(_BAR * (segment.confidence or 0.0))
     times = f"{clock(segment.start_s)} – {clock(segment.end_s)}"
     print(
-        f"{times:>17}  {label} {100 * segment.confidence:3.0f} % {bar:<{_BAR}} after {delay_s:.2f} s",
+        f"{times:>17}  {label} {100 * (segment.confidence or 0.0):3.0f} % {bar:<{_BAR}} after {delay_s:.2f} s",
         flush=True,
     )
 

@@ -31,10 +31,10 @@ def transcribe(
     The exit status is 1 when any recording could not be read.
     """
     from serein.errors import AudioError
-    from serein.inference.sources import utterances_in
+    from serein.inference.sources import sources_in, utterance_of
     from serein.inference.transcription import transcribe_with
 
-    utterances = utterances_in(sources)
+    utterances = [utterance_of(source) for source in sources_in(sources)]
     transcripts: list[Transcript] = []
     num_failed = 0
     for utterance, text in transcribe_with(model, utterances):

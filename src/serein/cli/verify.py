@@ -14,9 +14,14 @@ from serein.cli.app import app
 from serein.cli.options import Json, Model, Recordings, print_tables
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from serein.checkpoint import Checkpoint
-    from serein.data.utterance import Utterance
-    from serein.inference.predictor import SpeakerPair, Vector
+    from serein.evaluation.verification import SpeakerPair
+    from serein.inference.predictor import Predictor, Source
+
+    Embedded = tuple[Source, NDArray[np.float32]]
 
 
 @app.command()
@@ -38,22 +43,24 @@ def verify(
 
     The exit status is 1 when any recording could not be read.
     """
-    from serein.inference.predictor import load, speaker_pairs
-    from serein.inference.sources import utterances_in
+    from serein.evaluation.verification import speaker_pairs
+    from serein.inference.predictor import id_of, load
+    from serein.inference.sources import sources_in
 
-    utterances = utterances_in(sources)
-    if len(utterances) < 2:
+    files = sources_in(sources)
+    if len(files) < 2:
         raise typer.BadParameter("name at least two recordings", param_hint="'FILE|FOLDER|MANIFEST...'")
-    checkpoint = load(model).checkpoint
-    embedded, num_failed = _embed(checkpoint, utterances, "speaker")
+    predictor = load(model)
+    checkpoint = predictor.checkpoint
+    embedded, num_failed = _embed(predictor, files, "speaker")
     origin = "given" if threshold is not None else "the model's, from its dev set"
     if threshold is None and checkpoint.verification is not None:
         threshold = checkpoint.verification.threshold
     if is_scored:
         _print_score(checkpoint, embedded, threshold, as_json=as_json)
-        _finish(num_failed, len(utterances))
+        _finish(num_failed, len(files))
         return
-    pairs = speaker_pairs([u.audio for u, _ in embedded], [vector for _, vector in embedded], threshold)
+    pairs = speaker_pairs([id_of(source) for source, _ in embedded], [vector for _, vector in embedded], threshold)
     if as_json:
         _print_json(pairs, threshold, checkpoint)
     elif pairs:
@@ -66,7 +73,7 @@ def verify(
         )
     elif not as_json and pairs:
         print(f"threshold {threshold:.3f}, {origin}")
-    _finish(num_failed, len(utterances))
+    _finish(num_failed, len(files))
 
 
 @app.command()
@@ -86,48 +93,47 @@ def embed(
     from safetensors.numpy import save_file
 
     from serein.data.files import replacing
-    from serein.inference.predictor import load
-    from serein.inference.sources import utterances_in
+    from serein.inference.predictor import id_of, load
+    from serein.inference.sources import sources_in
 
-    checkpoint = load(model).checkpoint
-    utterances = utterances_in(sources)
-    embedded, num_failed = _embed(checkpoint, utterances, task)
+    predictor, files = load(model), sources_in(sources)
+    checkpoint = predictor.checkpoint
+    embedded, num_failed = _embed(predictor, files, task)
     if embedded:
-        ids = json.dumps([utterance.id for utterance, _ in embedded], ensure_ascii=False)
+        ids = json.dumps([id_of(source) for source, _ in embedded], ensure_ascii=False)
         vectors = np.stack([vector for _, vector in embedded])
         with replacing(out) as partial:
             save_file(
                 {"embeddings": vectors}, partial, metadata={"ids": ids, "task": task or checkpoint.task, "model": model}
             )
         print(f"{out}: {len(vectors)} embeddings of {vectors.shape[1]} numbers ({task or checkpoint.task})")
-    _finish(num_failed, len(utterances))
+    _finish(num_failed, len(files))
 
 
-def _embed(
-    checkpoint: Checkpoint, utterances: Sequence[Utterance], task: str | None
-) -> tuple[list[tuple[Utterance, Vector]], int]:
-    """Return the embeddings of readable recordings, and the number of others."""
-    from serein.errors import AudioError
-    from serein.inference.predictor import embed_each
+def _embed(predictor: Predictor, files: Sequence[Source], task: str | None) -> tuple[list[Embedded], int]:
+    """Return the embeddings of readable recordings that hold speech, and the number of others."""
+    from serein.inference.batching import embedding_selection
+    from serein.inference.prediction import Prediction
     from serein.progress import Bars
 
-    embedded: list[tuple[Utterance, Vector]] = []
-    problems: list[AudioError] = []
+    embedding_selection(predictor.checkpoint, task)
+    embedded: list[Embedded] = []
+    problems: list[str] = []
     with Bars() as bars:
-        outcomes = embed_each(checkpoint, utterances, task)
-        for number, (utterance, outcome) in enumerate(zip(utterances, outcomes, strict=True), start=1):
-            if isinstance(outcome, AudioError):
-                problems.append(outcome)
+        results = predictor.predict_files(files, on_error="return", embedding=task)
+        for number, (source, result) in enumerate(zip(files, results, strict=True), start=1):
+            if isinstance(result, Prediction) and len(result.embedding):
+                embedded.append((source, result.embedding))
             else:
-                embedded.append((utterance, outcome))
-            bars("embedding", number, len(utterances), f"{len(utterances)} recordings")
+                problems.append(f"{source}: {result.rejected}" if isinstance(result, Prediction) else str(result))
+            bars("embedding", number, len(files), f"{len(files)} recordings")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return embedded, len(problems)
 
 
 def _print_score(
-    checkpoint: Checkpoint, embedded: Sequence[tuple[Utterance, Vector]], threshold: float | None, *, as_json: bool
+    checkpoint: Checkpoint, embedded: Sequence[Embedded], threshold: float | None, *, as_json: bool
 ) -> None:
     """Print how well embeddings tell the named speakers apart."""
     from dataclasses import asdict
@@ -135,10 +141,11 @@ def _print_score(
     import numpy as np
 
     from serein.data.protocols import speaker_key
+    from serein.data.utterance import Utterance
     from serein.errors import ManifestError
     from serein.evaluation.verification import score_verification
 
-    named = [(speaker_key(utterance), vector) for utterance, vector in embedded if utterance.speaker is not None]
+    named = [(speaker_key(u), vector) for u, vector in embedded if isinstance(u, Utterance) and u.speaker is not None]
     keys = [key for key, _ in named]
     vectors = np.stack([vector for _, vector in named]) if named else np.zeros((0, 1), np.float32)
     found = score_verification(vectors, keys, np.random.default_rng(0), threshold=threshold)

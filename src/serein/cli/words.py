@@ -14,8 +14,7 @@ from serein.cli.app import app
 from serein.cli.options import Recordings
 
 if TYPE_CHECKING:
-    from serein.errors import AudioError
-    from serein.inference.predictor import Prediction
+    from serein.inference.prediction import Prediction
     from serein.labels.vocabulary import Vocabulary
 
 words = typer.Typer(help="Vocabularies of word vectors, and models that predict words.", no_args_is_help=True)
@@ -90,9 +89,9 @@ def words_nearest(
         for prediction, near, values in zip(predictions, found, cosines, strict=True):
             if as_json:
                 words = [{"word": word, "cosine": round(float(c), 6)} for word, c in zip(near, values, strict=True)]
-                print(json.dumps({"file": prediction.audio, "words": words}, ensure_ascii=False))
+                print(json.dumps({"file": prediction.file, "words": words}, ensure_ascii=False))
             else:
-                print(f"{prediction.audio}: {', '.join(f'{w} {c:.2f}' for w, c in zip(near, values, strict=True))}")
+                print(f"{prediction.file}: {', '.join(f'{w} {c:.2f}' for w, c in zip(near, values, strict=True))}")
     _finish(num_failed)
 
 
@@ -109,13 +108,13 @@ def words_find(
     """Rank recordings by similarity to free text; the exit status is 1 when any could not be read."""
     import numpy as np
 
-    from serein.inference.predictor import similarity
+    from serein.tasks.word_vectors import similarity
 
     predictions, vocabulary, num_failed = _predict(model, sources, text)
     if predictions:
         cosines = similarity([prediction.embedding for prediction in predictions], text, vocabulary)
         for place in np.argsort(-cosines, kind="stable")[:max_files]:
-            file, cosine = predictions[place].audio, float(cosines[place])
+            file, cosine = predictions[place].file, float(cosines[place])
             if as_json:
                 print(json.dumps({"file": file, "cosine": round(cosine, 6)}, ensure_ascii=False))
             else:
@@ -130,24 +129,34 @@ def _predict(model: str, sources: Sequence[Path], text: str | None = None) -> tu
     """
     import numpy as np
 
-    from serein.inference.predictor import Prediction, load, similarity, vocabulary_of_model
-    from serein.inference.sources import utterances_in
+    from serein.errors import ModelError
+    from serein.inference.prediction import Prediction
+    from serein.inference.predictor import load
+    from serein.inference.sources import sources_in
     from serein.progress import Bars
+    from serein.tasks.word_vectors import WordVectorTask, similarity
 
     predictor = load(model)
-    vocabulary = vocabulary_of_model(predictor)
+    task = predictor.checkpoint.tasks[predictor.task]
+    if not isinstance(task, WordVectorTask):
+        raise ModelError(
+            f"has the fixed classes {', '.join(predictor.classes)} and predicts no word vectors",
+            where="--model",
+            remedy="Choose a model whose task is 'words'.",
+        )
+    vocabulary = task.vocabulary
     if text is not None:
         similarity([np.zeros(vocabulary.size, np.float32)], text, vocabulary)
-    utterances = utterances_in(sources)
+    files = sources_in(sources)
     predictions: list[Prediction] = []
-    failed: list[AudioError] = []
+    failed: list[str] = []
     with Bars() as bars:
-        for number, outcome in enumerate(predictor.predict_each(utterances), start=1):
-            if isinstance(outcome, Prediction):
-                predictions.append(outcome)
+        for number, result in enumerate(predictor.predict_files(files, on_error="return"), start=1):
+            if isinstance(result, Prediction) and len(result.embedding):
+                predictions.append(result)
             else:
-                failed.append(outcome)
-            bars("predicting", number, len(utterances), f"{len(utterances)} recordings")
+                failed.append(f"{result.file}: {result.rejected}" if isinstance(result, Prediction) else str(result))
+            bars("predicting", number, len(files), f"{len(files)} recordings")
     for problem in failed:
         print(f"error: {problem}", file=sys.stderr)
     return predictions, vocabulary, len(failed)

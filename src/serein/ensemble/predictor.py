@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from serein.data.files import write_text
+from serein.audio import Waveform
+from serein.data.files import sha256, write_text
 from serein.data.utterance import Utterance
 from serein.ensemble.weights import ensemble_probabilities
-from serein.errors import AudioError, ModelError
-from serein.inference.predictor import Prediction, Predictor, load
+from serein.errors import ModelError
+from serein.inference.prediction import ClipPrediction
+from serein.inference.predictor import Predictor, load
 from serein.metrics import FloatArray
 from serein.progress import Report
+from serein.tasks.decoding import most_probable
 
 FORMAT = 1
 SUM_TOLERANCE = 1e-6
@@ -110,59 +113,69 @@ def read_ensemble(path: str | Path) -> Ensemble:
     return ensemble.model_copy(update={"models": tuple(models)})
 
 
-class EnsemblePredictor:
-    """The models of an ensemble, run one after the other, so that only one of them is in memory.
+class EnsemblePredictor(Predictor):
+    """The models of an ensemble, weighted as they were fitted; a model's probabilities are the mean over its folders.
 
     Args:
         path: The ensemble file.
-        report: Called with the number of finished model folders.
+        device: See `serein.device.device_of`.
+        report: Called with the number of loaded model folders.
 
     Raises:
-        ModelError: The file cannot be read, or one of its models does not exist.
+        ModelError: The file cannot be read, or one of its models does not exist or has other classes.
     """
 
-    def __init__(self, path: str | Path, report: Report) -> None:
+    def __init__(self, path: str | Path, device: str = "auto", report: Report | None = None) -> None:
         self.ensemble = read_ensemble(path)
-        self.classes = self.ensemble.classes
-        self.report = report
-        self.folders = [_model_folders(model, path) for model in self.ensemble.models]
+        self.path = Path(path)
+        folders = [_model_folders(model, path) for model in self.ensemble.models]
+        total, done = sum(map(len, folders)), 0
+        self.members: list[list[Predictor]] = []
+        for own in folders:
+            self.members.append([])
+            for folder in own:
+                member = load(folder, device).uncalibrated()  # as the weights were fitted
+                if set(member.classes) != set(self.ensemble.classes):
+                    raise ModelError(
+                        f"has the classes {', '.join(member.classes)}, and the ensemble {', '.join(self.classes)}",
+                        where=folder,
+                        remedy="Fit the ensemble again: the model has changed.",
+                    )
+                self.members[-1].append(member)
+                done += 1
+                if report is not None:
+                    report("loading models", done, total, f"{total} model folders")
+        super().__init__(self.members[0][0].checkpoint, device)
 
-    def predict_each(self, utterances: Sequence[Utterance]) -> Iterator[Prediction | AudioError]:
-        """Yield a prediction, or the error, for each utterance in order.
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """Name and SHA-256 of the ensemble file."""
+        return {"name": self.path.name, "sha256": sha256(self.path)}
 
-        A model's probabilities are the mean over its folds and seeds. The prediction has no embedding.
-        """
-        errors: dict[int, AudioError] = {}
-        predictions: dict[int, Prediction] = {}
-        probabilities = np.zeros((len(self.folders), len(utterances), len(self.classes)))
-        for number, predictor in self._predictors():
-            readable = [position for position in range(len(utterances)) if position not in errors]
-            outcomes = predictor.predict_each([utterances[position] for position in readable])
-            for position, outcome in zip(readable, outcomes, strict=True):
-                if isinstance(outcome, AudioError):
-                    errors[position] = outcome
-                else:
-                    predictions[position] = outcome
-                    given = [outcome.probabilities[name] for name in self.classes]
-                    probabilities[number, position] += np.array(given) / len(self.folders[number])
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes that the ensemble was fitted to."""
+        return self.ensemble.classes
+
+    def predict_clips(
+        self,
+        waveforms: Sequence[Waveform],
+        utterances: Sequence[Utterance] | None = None,
+        embedding: str | None = None,
+    ) -> list[ClipPrediction]:
+        """Run every model on clips and combine their probabilities; there is no embedding."""
+        if not len(waveforms):
+            return []
+        probabilities = np.zeros((len(self.members), len(waveforms), len(self.classes)))
+        for number, members in enumerate(self.members):
+            for member in members:
+                predicted = member.predict_clips(waveforms, utterances)
+                given = [[each.main.probabilities[name] for name in self.classes] for each in predicted]
+                probabilities[number] += np.array(given) / len(members)
         combined = ensemble_probabilities(probabilities, self.ensemble.weight_matrix)
-        for position in range(len(utterances)):
-            yield errors[position] if position in errors else self._combined(predictions[position], combined[position])
-
-    def _predictors(self) -> Iterator[tuple[int, Predictor]]:
-        """Load one model folder after the other, with the number of its model."""
-        work = [(number, folder) for number, folders in enumerate(self.folders) for folder in folders]
-        for done, (number, folder) in enumerate(work, start=1):
-            predictor = load(folder).uncalibrated()  # as the weights were fitted
-            if set(predictor.classes) != set(self.classes):
-                message = f"has the classes {', '.join(predictor.classes)}, and the ensemble {', '.join(self.classes)}"
-                raise ModelError(message, where=folder, remedy="Fit the ensemble again: the model has changed.")
-            yield number, predictor
-            self.report("predicting with each model", done, len(work), f"{len(work)} model folders")
-
-    def _combined(self, prediction: Prediction, probabilities: FloatArray) -> Prediction:
-        by_class = dict(zip(self.classes, map(float, probabilities), strict=True))
-        return dataclasses.replace(prediction, probabilities=by_class, embedding=np.empty(0, np.float32))
+        return [
+            ClipPrediction(most_probable(dict(zip(self.classes, map(float, row), strict=True)))) for row in combined
+        ]
 
 
 def _model_folders(model: EnsembleModel, path: str | Path) -> list[Path]:

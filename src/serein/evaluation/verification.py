@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -300,3 +300,44 @@ def _threshold(folder: Path) -> float | None:
     """Return the threshold of the model that a fold and seed left."""
     verification = read_json(folder / "model" / "model.json").get("verification") or {}
     return verification.get("threshold")
+
+
+@dataclass(frozen=True)
+class SpeakerPair:
+    """Two recordings, and whether they are of the same speaker.
+
+    Attributes:
+        cosine: Of their speaker embeddings, -1 to 1.
+        is_same_speaker: Whether the cosine reaches the threshold; `None` where there is none.
+    """
+
+    first: str
+    second: str
+    cosine: float
+    is_same_speaker: bool | None
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain values."""
+        return {
+            "first": self.first,
+            "second": self.second,
+            "cosine": round(self.cosine, 6),
+            "is_same_speaker": self.is_same_speaker,
+        }
+
+
+def speaker_pairs(
+    names: Sequence[str], vectors: Sequence[NDArray[np.float32]], threshold: float | None
+) -> list[SpeakerPair]:
+    """Compare every recording with every later one.
+
+    Example:
+        >>> speaker_pairs(["a.wav", "b.wav"], [np.array([1.0, 0.0]), np.array([1.0, 0.0])], threshold=0.5)
+        [SpeakerPair(first='a.wav', second='b.wav', cosine=1.0, is_same_speaker=True)]
+    """
+    directions = [vector / max(float(np.linalg.norm(vector)), 1e-12) for vector in vectors]
+    pairs = []
+    for (first, one), (second, other) in combinations(zip(names, directions, strict=True), 2):
+        cosine = float(np.clip(one @ other, -1.0, 1.0))
+        pairs.append(SpeakerPair(first, second, cosine, None if threshold is None else cosine >= threshold))
+    return pairs

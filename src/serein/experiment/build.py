@@ -214,7 +214,7 @@ def require_trainable(experiment: Experiment) -> None:
     _require_unheard(experiment)
     pretrained_branches = load_pretrained_branches(recipe, fold.name, recipe.seeds[0])
     tasks = tasks_with(experiment, fold, pretrained_branches)
-    if len(tasks) > 1 or recipe.tasks.main in ("asr", "speaker"):  # what these need may be missing in some folds
+    if len(tasks) > 1 or tasks[recipe.tasks.main].fits_on == "train":  # what these need may be missing in some folds
         for other in experiment.folds.folds:
             targets_of(experiment, other, tasks_with(experiment, other, pretrained_branches))
     model = new_model(recipe, tasks, pretrained_branches)
@@ -243,7 +243,7 @@ def tasks_with(
     recipe = experiment.recipe
     finished = {}
     for name in recipe.finished:
-        finished[name] = pretrained_branches[recipe.tasks.chosen[name].branch].checkpoint.classes_of(name)
+        finished[name] = pretrained_branches[recipe.tasks.chosen[name].branch].checkpoint.tasks[name]
     return tasks_of(experiment, fold, finished)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from serein.choices import choose
 from serein.data import manifest
 from serein.data.dataset import Recordings, Targets, duplicates
 from serein.data.leaks import check_leaks, check_targets
@@ -18,10 +20,8 @@ from serein.data.utterance import Utterance
 from serein.errors import RecipeError
 from serein.models.conditioning import agreement, require_attributes
 from serein.progress import Report
-from serein.recipe import Category, Protocol, Recipe, Transcript, Words
-from serein.tasks.classes import CategoryTask, ClassLabels, class_labels_of, keep_labelled, label_of
-from serein.tasks.ctc import Alphabet, normalised
-from serein.tasks.task import Task
+from serein.recipe import Protocol, Recipe
+from serein.tasks.task import Task, keep_labelled
 
 Divide = Callable[[Sequence[Utterance], Protocol, Mapping[str, str]], Folds]
 
@@ -33,7 +33,7 @@ class Experiment:
     Attributes:
         utterances: Those with a target of the main task, and those from which others can learn.
         left_out: Other labels and how many utterances had them.
-        label_encoders: Task of classes -> its classes; of speakers all there are.
+        tasks: Task -> what it means on all of the data; on a fold, see `tasks_of`.
         duplicates: Id -> id of an utterance with the same audio.
     """
 
@@ -41,38 +41,38 @@ class Experiment:
     manifest: Path
     utterances: list[Utterance]
     left_out: Counter[str]
-    label_encoders: dict[str, ClassLabels]
+    tasks: dict[str, Task]
     recordings: Recordings
     duplicates: dict[str, str]
     folds: Folds
 
     @property
-    def class_labels(self) -> ClassLabels:
+    def main(self) -> Task:
+        """The task that is evaluated."""
+        return self.tasks[self.recipe.tasks.main]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
         """Classes of the task that is evaluated.
 
         Raises:
             RecipeError: It has none.
         """
-        main = self.recipe.tasks.main
-        if main not in self.label_encoders:
-            raise RecipeError(f"'{main}' has no classes", where="tasks", remedy="Choose a task of classes first.")
-        return self.label_encoders[main]
+        if not self.main.spec.classes:
+            raise RecipeError(
+                f"'{self.main.name}' has no classes", where="tasks", remedy="Choose a task of classes first."
+            )
+        return self.main.spec.classes
 
     def class_counts(self) -> dict[str, int]:
-        """Return how many utterances each class of the main task has; nothing when it has no classes."""
-        class_labels = self.label_encoders.get(self.recipe.tasks.main)
-        if class_labels is None:
-            return {}
-        counts = Counter(class_labels.label(u) for u in self.utterances)
-        return {name: counts[name] for name in class_labels.classes}
+        """Return how many utterances each class of the evaluated task has; nothing when it has no classes."""
+        counts = Counter(self.main.truth(u) for u in self.utterances)
+        return {name: counts[name] for name in self.main.spec.classes}
 
     def labelled(self, ids: Sequence[str]) -> list[str]:
-        """Return those of some utterances that have a target of the main task."""
-        class_labels = self.label_encoders.get(self.recipe.tasks.main)
+        """Return those of some utterances that have a target of the evaluated task."""
         by_id = {u.id: u for u in self.utterances}
-        if class_labels is None:
-            return [name for name in ids if normalised(by_id[name].transcript)]
-        return [name for name in ids if class_labels.label(by_id[name]) is not None]
+        return [name for name in ids if self.main.truth(by_id[name]) is not None]
 
     def positions(self, ids: Sequence[str]) -> list[int]:
         """Return where utterances stand in the list."""
@@ -98,8 +98,8 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
         ManifestError, AudioError, RecipeError, LeakError: Before any training.
     """
     everything = manifest.read(manifest_path)
-    label_encoders = _meanings(recipe, everything)
-    labelled, extras, left_out = _chosen(recipe, everything, label_encoders)
+    tasks = _fitted_tasks(recipe, everything)
+    labelled, extras, left_out = _chosen(recipe, everything, tasks)
     kept = {u.id for u in (*labelled, *extras)}
     utterances = [u for u in everything if u.id in kept]
     recordings = Recordings(utterances, trim_db=recipe.clips.trim_db)
@@ -111,58 +111,39 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
     require_attributes(utterances, recipe.tasks.conditions, "known")
     if any(fold.test for fold in folds.folds):
         require_attributes(utterances, recipe.tasks.conditions, recipe.inference.conditions)
-        _require_known_speakers(recipe, folds)
-    return Experiment(recipe, manifest_path, utterances, left_out, label_encoders, recordings, pairs, folds)
+        if tasks[recipe.tasks.main].needs_shared_speakers and folds.is_speaker_independent:
+            raise RecipeError(
+                f"the speakers that protocol '{recipe.protocol.name}' tests are not among those that are learned",
+                where=f"tasks.{recipe.tasks.main}",
+                remedy="Choose protocol.name=clips-out or random, or official with protocol.speakers=shared.",
+            )
+    return Experiment(recipe, manifest_path, utterances, left_out, tasks, recordings, pairs, folds)
 
 
-NOTHING: Mapping[str, ClassLabels] = {}
+NOTHING: Mapping[str, Task] = {}
 
 
-def _meanings(recipe: Recipe, utterances: Sequence[Utterance]) -> dict[str, ClassLabels]:
-    chosen = recipe.tasks.chosen
-    main = recipe.tasks.main
-    order = [main, *(name for name in chosen if name != main)]
-    learned = [name for name in order if name != "asr" and name not in recipe.finished]
-    return {name: class_labels_of(utterances, recipe.labels, name) for name in learned}
+def _fitted_tasks(recipe: Recipe, utterances: Sequence[Utterance]) -> dict[str, Task]:
+    """Return the tasks that a stage learns, the evaluated one first, with the labels of all of the data."""
+    main, chosen = recipe.tasks.main, recipe.tasks.chosen
+    learned = [name for name in (main, *(name for name in chosen if name != main)) if name not in recipe.finished]
+    return {name: choose("task", name).fit(name, chosen[name], recipe, utterances) for name in learned}
 
 
 def _chosen(
-    recipe: Recipe, everything: Sequence[Utterance], label_encoders: Mapping[str, ClassLabels]
+    recipe: Recipe, everything: Sequence[Utterance], tasks: Mapping[str, Task]
 ) -> tuple[list[Utterance], list[Utterance], Counter[str]]:
     """Return the utterances with a target of the main task, those others can learn from, and what is left out."""
-    main = recipe.tasks.main
-    if main == "asr":
-        spoken = [u for u in everything if normalised(u.transcript)]
-        silent = [u for u in everything if not normalised(u.transcript)]
-        extras = [u for u in silent if _is_extra(u, recipe, label_encoders)]
-        num_left = len(silent) - len(extras)
-        return spoken, extras, Counter({"(no transcript)": num_left} if num_left else {})
-    class_labels = label_encoders[main]
-    extras = [u for u in everything if label_of(u, class_labels.field) is None and _is_extra(u, recipe, label_encoders)]
+    main = tasks[recipe.tasks.main]
+    others = [task for name, task in tasks.items() if name != main.name]
+    extras = []
+    if recipe.labels.unlabelled != "drop":
+        unlabelled = [u for u in everything if main.label(u) is None]
+        extras = [u for u in unlabelled if any(task.truth(u) is not None for task in others)]
     ids = {u.id for u in extras}
-    others = recipe.labels.unknown_labels if main == "emotion" else "drop"
-    labelled, left_out = keep_labelled([u for u in everything if u.id not in ids], class_labels, others)
+    unknown = recipe.labels.unknown_labels if main.spec.field == "emotion" else "drop"
+    labelled, left_out = keep_labelled([u for u in everything if u.id not in ids], main, unknown)
     return labelled, extras, left_out
-
-
-def _is_extra(utterance: Utterance, recipe: Recipe, label_encoders: Mapping[str, ClassLabels]) -> bool:
-    """Tell whether a task other than the main one can learn from an utterance."""
-    if recipe.labels.unlabelled == "drop":
-        return False
-    others = set(recipe.tasks.chosen) - {recipe.tasks.main, *recipe.finished}
-    return any(
-        bool(normalised(utterance.transcript)) if name == "asr" else label_encoders[name].label(utterance) is not None
-        for name in others
-    )
-
-
-def _require_known_speakers(recipe: Recipe, folds: Folds) -> None:
-    if recipe.tasks.main == "speaker" and folds.is_speaker_independent:
-        raise RecipeError(
-            f"the speakers that protocol '{recipe.protocol.name}' tests are not among those that are learned",
-            where="tasks.speaker",
-            remedy="Choose protocol.name=clips-out or random, or official with protocol.speakers=shared.",
-        )
 
 
 def _agreed(utterances: Sequence[Utterance], folds: Folds, least: float | None) -> Folds:
@@ -202,40 +183,27 @@ def train_and_dev(utterances: Sequence[Utterance], protocol: Protocol, pairs: Ma
 # -- tasks -----------------------------------------------------------------------------------------------------------
 
 
-def tasks_of(experiment: Experiment, fold: Fold, finished: Mapping[str, ClassLabels] = NOTHING) -> dict[str, Task]:
+def tasks_of(experiment: Experiment, fold: Fold, finished: Mapping[str, Task] = NOTHING) -> dict[str, Task]:
     """Return the recipe's tasks on a fold, the one that is evaluated first.
 
-    Letters and speakers are those of the fold's training set.
-
     Args:
-        finished: Classes of tasks that no stage learns.
+        finished: Tasks that no stage learns, as they were learned.
 
     Raises:
-        RecipeError, ManifestError: It has too few of them.
+        RecipeError, ManifestError: The fold's training set has too few labels of a task that is fitted to it.
     """
     recipe = experiment.recipe
     train = [experiment.utterances[position] for position in experiment.positions(fold.train)]
     tasks: dict[str, Task] = {}
     for name, options in recipe.tasks.chosen.items():
-        if isinstance(options, Words):
-            from serein.tasks.word_vectors import WordTask
-
-            tasks[name] = WordTask(options, experiment.label_encoders[name], recipe.words)
-        elif isinstance(options, Transcript):
-            from serein.tasks.ctc import TranscriptTask
-
-            tasks[name] = TranscriptTask(options, Alphabet.of(u.transcript for u in train))
-        elif name in finished:
-            tasks[name] = CategoryTask(options, finished[name])
+        kind = choose("task", name)
+        if name in finished:
+            tasks[name] = kind.from_json(name, options, finished[name].to_json())
+        elif kind.fits_on == "train":
+            tasks[name] = kind.fit(name, options, recipe, train)
         else:
-            tasks[name] = _category_task(experiment, name, options, train)
+            tasks[name] = copy(experiment.tasks[name])
     return tasks
-
-
-def _category_task(experiment: Experiment, name: str, options: Category, train: Sequence[Utterance]) -> CategoryTask:
-    if name == "speaker":
-        return CategoryTask(options, class_labels_of(train, experiment.recipe.labels, name))
-    return CategoryTask(options, experiment.label_encoders[name])
 
 
 def targets_of(experiment: Experiment, fold: Fold, tasks: Mapping[str, Task]) -> dict[str, Targets]:

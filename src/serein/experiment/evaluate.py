@@ -18,7 +18,7 @@ from serein.evaluation.scores import Scores, score_predictions
 from serein.experiment.predict import predictions_of
 from serein.inference.predictor import load
 from serein.models.conditioning import require_attributes
-from serein.tasks.classes import keep_labelled
+from serein.tasks.task import keep_labelled
 
 Progress = Callable[[int, int], None]
 
@@ -43,12 +43,12 @@ def evaluate(
         LeakError: The model was trained on speakers of the manifest, and `seen_speakers` is "refuse".
     """
     checkpoint = load(model).checkpoint
-    utterances, left_out = keep_labelled(manifest.read(manifest_path), checkpoint.class_labels, "drop")
+    utterances, left_out = keep_labelled(manifest.read(manifest_path), checkpoint.tasks[checkpoint.task])
     if not utterances:
         raise ManifestError(
             f"no utterance has a class of the model; it has {', '.join(left_out)}",
             where=manifest_path,
-            remedy=f"The model knows: {', '.join(checkpoint.class_labels.classes)}.",
+            remedy=f"The model knows: {', '.join(checkpoint.tasks[checkpoint.task].spec.classes)}.",
         )
     notes = [f"Left out because the model has no such class: {count} {name}." for name, count in left_out.most_common()]
     shared = _shared_speakers(utterances, checkpoint.training.get("speakers", []))
@@ -76,7 +76,7 @@ def evaluate(
         on_progress=on_progress,
     )
     predictions = said.by_task[checkpoint.task]
-    classes, brought = checkpoint.class_labels.classes, checkpoint.calibration
+    classes, brought = checkpoint.tasks[checkpoint.task].spec.classes, checkpoint.calibration
     calibration = model_calibration(predictions, classes, None if brought is None else brought.temperature)
     if brought is not None:
         predictions = with_temperature(predictions, brought.temperature)

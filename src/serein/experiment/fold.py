@@ -31,7 +31,6 @@ from serein.models.model import SpeechModel
 from serein.models.pretrained import weights_hash
 from serein.progress import Report
 from serein.recipe import MAIN, Branch, Recipe
-from serein.tasks.ctc import Alphabet
 from serein.tasks.task import Task
 from serein.training.checkpointing import INITIAL_WEIGHTS, WEIGHTS
 from serein.training.stages import TrainingData, fit_normalisation, history, stage_seed, train_stage
@@ -115,7 +114,7 @@ def _verification_threshold(experiment: Experiment, checkpoint: Checkpoint, fold
     """Return the verification threshold of dev; `None` when no speakers were learned, or there is no dev set."""
     utterances = experiment.utterances
     positions = [p for p in experiment.positions(fold.dev) if utterances[p].speaker is not None]
-    if "speaker" not in checkpoint.labels or not positions:
+    if "speaker" not in checkpoint.tasks or not positions:
         return None
     condition_source = experiment.recipe.inference.conditions
     outputs = recording_outputs(checkpoint, experiment.recordings, positions, condition_source, embedding="speaker")
@@ -136,17 +135,15 @@ def _calibration(
 ) -> Calibration | None:
     """Fit a temperature to the predictions of dev; `None` without classes, or with too few predictions."""
     dev = predict_dev(experiment, checkpoint, fold, seed, folder)
-    if isinstance(checkpoint.labels[checkpoint.task], Alphabet):
-        return None
-    temperature = fitted_temperature(dev, checkpoint.class_labels.classes)
+    classes = checkpoint.tasks[checkpoint.task].spec.classes
+    temperature = fitted_temperature(dev, classes) if classes else None
     if temperature is None:
         return None
     return Calibration(temperature=temperature, fitted_on="its own dev set", num_utterances=len(dev))
 
 
 def _save(checkpoint: Checkpoint, folder: Path) -> None:
-    label_encoder = checkpoint.labels[checkpoint.task]
-    classes = () if isinstance(label_encoder, Alphabet) else checkpoint.classes_of(checkpoint.task).classes
+    classes = checkpoint.tasks[checkpoint.task].spec.classes
     model_folder.save(
         folder, checkpoint, card(checkpoint.training["recipe"], checkpoint.task, classes, checkpoint.training)
     )
@@ -211,4 +208,4 @@ def _checkpoint(
     branches = {name: Branch(encoder=recipe.branches[name].encoder) for name in model.branches} | finished
     answered = recipe.answered_after(number)
     options = ModelOptions(**kept, branches=branches, text_size=text_size(recipe), answered=answered)
-    return Checkpoint(model, options, {name: task.labels for name, task in tasks.items()}, training)
+    return Checkpoint(model, options, dict(tasks), training)

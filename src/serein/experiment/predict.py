@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +17,11 @@ from serein.checkpoint import Checkpoint
 from serein.data.dataset import Recordings
 from serein.data.files import replacing
 from serein.data.splits import Fold
-from serein.data.utterance import Utterance
 from serein.evaluation.predictions import Prediction, write_predictions
 from serein.experiment.data import Experiment
 from serein.inference.batching import recording_outputs
 from serein.models.conditioning import ConditionSource, attribute
 from serein.recipe import Recipe
-from serein.tasks.ctc import Alphabet, normalised
 
 MAX_PROBABILITIES = 200
 
@@ -157,28 +156,20 @@ def predictions_of(
             corpus=utterance.corpus,
         )
 
-    by_task: dict[str, list[Prediction]] = {}
-    for name, rows in outputs.probabilities.items():
-        classes = checkpoint.classes_of(name).classes
-        by_task[name] = [
-            prediction(
-                position,
-                truth_of(checkpoint, name, recordings.utterances[position]),
-                classes[int(row.argmax())],
-                dict(zip(classes, map(float, row), strict=True)) if len(classes) <= MAX_PROBABILITIES else None,
-            )
-            for position, row in zip(positions, rows, strict=True)
-        ]
-    for name, texts in outputs.texts.items():
-        by_task[name] = [
-            prediction(position, truth_of(checkpoint, name, recordings.utterances[position]), text, None)
-            for position, text in zip(positions, texts, strict=True)
-        ]
+    by_task = {}
+    for name, decoded in outputs.decoded.items():
+        task = checkpoint.tasks[name]
+        classes = task.spec.classes
+        rows: list[Any]
+        if decoded.values is None:
+            rows = [(text, None) for text in decoded.texts or ()]
+        elif len(classes) > MAX_PROBABILITIES:
+            rows = [(classes[number], None) for number in decoded.values.argmax(axis=1)]
+        else:
+            said = task.predictions(decoded)
+            rows = [
+                (each.label if each.value is None else each.value, dict(each.probabilities) or None) for each in said
+            ]
+        truths = [task.truth(recordings.utterances[position]) for position in positions]
+        by_task[name] = [prediction(p, truth, *row) for p, truth, row in zip(positions, truths, rows, strict=True)]
     return SplitPredictions(by_task, outputs.embeddings)
-
-
-def truth_of(checkpoint: Checkpoint, task: str, utterance: Utterance) -> str | None:
-    """Return what a task should say of an utterance: a class, or a text as it is compared; `None` if unknown."""
-    if isinstance(checkpoint.labels[task], Alphabet):
-        return normalised(utterance.transcript) or None
-    return checkpoint.classes_of(task).label(utterance)

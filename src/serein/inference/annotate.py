@@ -25,7 +25,8 @@ from serein.data.utterance import Predicted, Utterance
 from serein.errors import AudioError, LeakError, ModelError, RunError
 from serein.evaluation.predictions import Prediction as RunPrediction
 from serein.evaluation.predictions import class_names, read_json, read_run_predictions
-from serein.inference.predictor import Prediction, Predictor, load
+from serein.inference.prediction import Prediction
+from serein.inference.predictor import Predictor, load
 from serein.inference.transcription import Transcriber, load_transcriber, transcribe_each
 from serein.progress import Report
 
@@ -379,7 +380,8 @@ def _probability(prediction: RunPrediction, gender: str) -> float:
 
 
 def _genders(predictor: Predictor, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Value]]:
-    for utterance, outcome in zip(utterances, predictor.predict_each(utterances), strict=True):
+    results = predictor.predict_files(utterances, on_error="return")
+    for utterance, outcome in zip(utterances, results, strict=True):
         yield utterance, _larger(outcome) if isinstance(outcome, Prediction) else outcome
 
 

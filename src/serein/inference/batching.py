@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -16,9 +16,8 @@ from serein.data.dataset import Recordings, fix_length
 from serein.data.utterance import Utterance
 from serein.errors import ModelError, expected_one_of
 from serein.models.conditioning import ConditionSource, attribute_vectors
-from serein.models.heads import fusion_inputs_of
 from serein.recipe import Clips, Inference
-from serein.tasks.ctc import Alphabet, decoded_texts
+from serein.tasks.decoding import Decoded
 
 Progress = Callable[[int, int], None]
 Vectors = NDArray[np.float32]
@@ -29,14 +28,12 @@ class ModelOutputs:
     """A model's outputs for clips, in their order.
 
     Attributes:
-        probabilities: Task of classes -> (clip, class) probabilities.
+        decoded: Task -> what it says of each clip.
         embeddings: (clip, feature), the input of one task's output layer.
-        texts: Transcription task -> the transcript of each clip.
     """
 
-    probabilities: Mapping[str, Vectors]
+    decoded: Mapping[str, Decoded]
     embeddings: Vectors
-    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ def embedding_selection(checkpoint: Checkpoint, name: str | None) -> EmbeddingSe
     tasks = checkpoint.options.tasks
     if name is None:
         return EmbeddingSelection(tasks.main)
-    fusing = [task for task, head in tasks.chosen.items() if fusion_inputs_of(head)]
+    fusing = [task for task, head in tasks.chosen.items() if head.fusion_inputs]
     known = [*tasks.chosen, *(["fused"] if tasks.main in fusing else [])]
     if name not in known:
         remedy = "Choose one of these, or another model."
@@ -172,39 +169,21 @@ def _forward(
             if selection.use_fusion
             else model.decode(hidden_states, tensors, {selection.task}, selection.use_fusion)
         )
-    probabilities: dict[str, Vectors] = {}
-    texts: dict[str, Sequence[str]] = {}
-    for name in checkpoint.answered:
-        label_encoder, output = checkpoint.labels[name], head_outputs[name].output
-        if isinstance(label_encoder, Alphabet):
-            texts[name] = decoded_texts(output, label_encoder)
-        else:
-            probabilities[name] = checkpoint.probabilities(output, name)
-    return ModelOutputs(probabilities, vector[selection.task].embedding.cpu().numpy(), texts)
+    decoded = {name: checkpoint.tasks[name].decode(head_outputs[name].output) for name in checkpoint.answered}
+    return ModelOutputs(decoded, vector[selection.task].embedding.cpu().numpy())
 
 
 def _joined(outputs: ModelOutputs, start: int, windows: Sequence[Waveform]) -> ModelOutputs:
-    """Return the outputs of one clip: its windows' mean probabilities, weighted by length, and their joined texts."""
+    """Return the outputs of one clip: its windows' means, weighted by length, and their joined texts."""
     part = slice(start, start + len(windows))
     weights = np.array([len(window) for window in windows], np.float64)
-
-    def mean(values: Vectors) -> Vectors:
-        return np.average(values[part], axis=0, weights=weights).astype(np.float32)[None]
-
-    probabilities = {name: mean(values) for name, values in outputs.probabilities.items()}
-    texts = {
-        name: [" ".join(text for text in windows_texts[part] if text)] for name, windows_texts in outputs.texts.items()
-    }
-    return ModelOutputs(probabilities, mean(outputs.embeddings), texts)
+    embedding = np.average(outputs.embeddings[part], axis=0, weights=weights).astype(np.float32)[None]
+    return ModelOutputs({name: each.mean(part, weights) for name, each in outputs.decoded.items()}, embedding)
 
 
 def _stacked(parts: Sequence[ModelOutputs]) -> ModelOutputs:
-    first = parts[0]
-    return ModelOutputs(
-        {name: np.concatenate([part.probabilities[name] for part in parts]) for name in first.probabilities},
-        np.concatenate([part.embeddings for part in parts]),
-        {name: [text for part in parts for text in part.texts[name]] for name in first.texts},
-    )
+    decoded = {name: Decoded.concatenated([part.decoded[name] for part in parts]) for name in parts[0].decoded}
+    return ModelOutputs(decoded, np.concatenate([part.embeddings for part in parts]))
 
 
 def _windows(waveform: Waveform, clips: Clips) -> list[Waveform]:

@@ -1,151 +1,93 @@
-"""The default model, which ships inside the package and is used when no model is named."""
+"""A loaded model and the one way to predict with it: recordings in, predictions out."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import combinations
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serein import audio
-from serein import checkpoint as model_folder
-from serein.audio import SAMPLE_RATE_HZ, Waveform
-from serein.checkpoint import Checkpoint, is_model_folder
+from serein import audio, hub
+from serein import checkpoint as checkpoints
+from serein.audio import SAMPLE_RATE_HZ, Upload, Waveform
+from serein.checkpoint import Checkpoint
 from serein.data.utterance import Utterance
-from serein.errors import AudioError, ModelError, RecipeError
-from serein.inference.batching import ModelOutputs, conditions_of, embedding_selection, model_outputs
-from serein.labels.vocabulary import Vocabulary
+from serein.device import device_of
+from serein.errors import AudioError, ModelError, RecipeError, SereinError, expected_one_of
+from serein.inference.batching import conditions_of, embedding_selection, model_outputs
+from serein.inference.prediction import ClipPrediction, Prediction, RejectOption
+from serein.inference.recording import PredictOptions, Recording, Segments
+from serein.inference.segments import SLIDING_WINDOW, SlidingWindow, Window
 from serein.metrics import tempered
-from serein.tasks.word_vectors import WordClasses, normalised, phrase_vectors, relabelled, vocabulary_of
+from serein.tasks.decoding import TaskPrediction, most_probable
 
-FOLDER = Path(__file__).parents[1] / "box"
+if TYPE_CHECKING:
+    from serein.inference.streams import Stream
 
+DEFAULT_MODEL = Path(__file__).parents[1] / "default_model"
+BATCH_S = 30.0  # of audio that is predicted together: more no longer fits into a core's cache, and takes a fifth longer
 
-def default_model_folder() -> Path:
-    """Return the folder of the default model.
-
-    Raises:
-        ModelError: This installation has no default model.
-    """
-    if not is_model_folder(FOLDER):
-        raise ModelError(
-            "this installation has no default model",
-            where="serein",
-            remedy="Name a model folder, or train one: serein train --help.",
-        )
-    return FOLDER
+Source = str | Path | Utterance | Upload
+OnError = Literal["raise", "skip", "return"]
+Progress = Callable[[float, float], None]  # seconds done of a recording, and all its seconds
 
 
-Probabilities = dict[str, float]
-Result = TypeVar("Result")
-CLIPS_AT_ONCE = 32
+@dataclass
+class _Item:
+    """A recording that is being predicted."""
 
-
-def most_probable(probabilities: Mapping[str, float]) -> str:
-    """Return the class with the largest probability, the first of equal ones."""
-    return max(probabilities, key=lambda name: probabilities[name])
-
-
-@dataclass(frozen=True)
-class TaskPrediction:
-    """What another task of the same model predicts for a recording.
-
-    Attributes:
-        label: The most probable class, or the transcript.
-        confidence: Its probability; `None` for a transcript.
-        probabilities: Class -> probability; empty for a transcript.
-    """
-
-    label: str
-    confidence: float | None = None
-    probabilities: Probabilities = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, object]:
-        """Return label, confidence and probabilities."""
-        return {
-            "label": self.label,
-            "confidence": None if self.confidence is None else round(self.confidence, 6),
-            "probabilities": {name: round(probability, 6) for name, probability in self.probabilities.items()},
-        }
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model predicts for one recording.
-
-    Attributes:
-        audio: The file.
-        probabilities: Class -> probability; they sum to 1.
-        embedding: (feature,) float32, the input of the output layer; for a model of words, the word vector.
-        task: What the classes are of: `emotion`, `gender`.
-        duration_s: Length of the recording, silence at its ends included.
-        rejected: Why the prediction is rejected ("low confidence", "too short"); `None` when it is accepted.
-        tasks: Task -> its prediction, for a model with other tasks: `gender`, `asr`, ...
-    """
-
-    audio: str
-    probabilities: Probabilities
-    embedding: NDArray[np.float32]
-    task: str = "emotion"
-    duration_s: float | None = None
-    rejected: str | None = None
-    tasks: Mapping[str, TaskPrediction] = field(default_factory=dict)
-
-    @property
-    def label(self) -> str | None:
-        """The most probable class; `None` when rejected."""
-        return None if self.rejected else most_probable(self.probabilities)
-
-    @property
-    def confidence(self) -> float:
-        """The largest probability. It estimates the accuracy once the model is calibrated."""
-        return max(self.probabilities.values())
-
-    @property
-    def label_or_rejection(self) -> str:
-        """The most probable class, or why it is rejected."""
-        return self.rejected or most_probable(self.probabilities)
-
-    def to_json(self) -> dict[str, object]:
-        """Return file, task, label (`None` when rejected), confidence, probabilities and other tasks' predictions."""
-        return {
-            "file": self.audio,
-            "task": self.task,
-            "label": self.label,
-            "confidence": round(self.confidence, 6),
-            "probabilities": {name: round(probability, 6) for name, probability in self.probabilities.items()},
-            "rejected": self.rejected,
-            "tasks": {name: other.to_json() for name, other in self.tasks.items()},
-        }
+    utterance: Utterance
+    content: str | Upload
+    recording: Recording
+    is_whole: bool
+    error: SereinError | None = None
 
 
 class Predictor:
-    """A loaded model.
+    """A model that predicts recordings.
+
+    Args:
+        checkpoint: What was loaded.
+        device: See `serein.device.device_of`.
 
     Example:
-        >>> model = serein.load("runs/demo/fold-1/seed-0/model")  # doctest: +SKIP
-        >>> model.predict("clip.wav").label  # doctest: +SKIP
-        'happy'
+        >>> model = serein.load()  # doctest: +SKIP
+        >>> model.predict("call.wav")  # doctest: +SKIP
+        Prediction(file='call.wav', emotion='happy', confidence=0.832, segments=4)
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, device: str = "auto") -> None:
         self.checkpoint = checkpoint
         self.model = checkpoint.model.eval()
         self.task = checkpoint.task
+        self.to(device)
+
+    def __repr__(self) -> str:
+        """Return name, task, classes and device."""
+        names = ", ".join(self.classes) if self.classes else "no classes"
+        return f"Predictor({self.checkpoint.name!r}, {self.task}: {names}, device={str(self.device)!r})"
+
+    def to(self, device: str) -> Predictor:
+        """Move the model to a device, where it stays, and return it."""
+        self.device = device_of(device)
+        self.model.to(self.device)
+        return self
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """Name and SHA-256 of the model, as predictions state them."""
+        return {"name": self.checkpoint.name, "sha256": self.checkpoint.digest}
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes of the main task.
-
-        Raises:
-            ModelError: The main task is transcription.
-        """
-        return self.checkpoint.class_labels.classes
+        """The classes of the main task; none when it says words or numbers."""
+        return self.checkpoint.tasks[self.task].spec.classes
 
     def with_labels(self, labels: Sequence[str]) -> Predictor:
         """Return the same model with other words as classes, without any training (stanley2023, section 3.3).
@@ -157,246 +99,287 @@ class Predictor:
             ModelError: The model has fixed classes, or its vocabulary has changed.
             RecipeError: A word has no vector, or there are fewer than two labels.
         """
-        label_encoder = self.checkpoint.labels[self.task]
-        if not isinstance(label_encoder, WordClasses):
-            raise ModelError(
-                f"has the fixed classes {', '.join(self.classes)}",
-                where="--labels",
-                remedy="Choose a model whose task is 'words'.",
-            )
-        words = relabelled(label_encoder, labels)
-        return Predictor(
-            replace(self.checkpoint, labels={**self.checkpoint.labels, self.task: words}, calibration=None)
-        )
+        tasks = {**self.checkpoint.tasks, self.task: self.checkpoint.tasks[self.task].with_labels(labels)}
+        return Predictor(replace(self.checkpoint, tasks=tasks, calibration=None), str(self.device))
 
     def uncalibrated(self) -> Predictor:
         """Return the same model with its probabilities before calibration, to be joined with others like it."""
-        return Predictor(replace(self.checkpoint, calibration=None))
+        return Predictor(replace(self.checkpoint, calibration=None), str(self.device))
+
+    @overload
+    def predict(
+        self,
+        source: list[str] | list[Path] | list[Utterance],
+        *,
+        segments: Segments = ...,
+        labels: Sequence[str] | None = ...,
+        min_confidence: float = ...,
+        min_duration_s: float = ...,
+        sliding_window: SlidingWindow = ...,
+    ) -> list[Prediction]: ...
+
+    @overload
+    def predict(
+        self,
+        source: Any,
+        sampling_rate: float | None = ...,
+        *,
+        segments: Segments = ...,
+        labels: Sequence[str] | None = ...,
+        min_confidence: float = ...,
+        min_duration_s: float = ...,
+        sliding_window: SlidingWindow = ...,
+    ) -> Prediction: ...
 
     def predict(
-        self, source: str | Path | Sequence[str | Path], labels: Sequence[str] | None = None
+        self,
+        source: Any,
+        sampling_rate: float | None = None,
+        *,
+        segments: Segments = "auto",
+        labels: Sequence[str] | None = None,
+        min_confidence: float = 0.0,
+        min_duration_s: float = 0.0,
+        sliding_window: SlidingWindow = SLIDING_WINDOW,
     ) -> Prediction | list[Prediction]:
-        """Predict a file, or each of a list of files.
+        """Predict one recording, or each of a list of files.
 
         Args:
+            source: A path; samples: numpy, torch or lists, of any float or integer type, mono or with channels;
+                `{"array": ..., "sampling_rate": ...}`; the bytes of a file, or a file object; an `Utterance`; or a
+                list of paths and utterances.
+            sampling_rate: Of samples, in Hz.
+            segments: `auto`: recordings are cut into segments of speech first, utterances of a manifest are not;
+                `always`; `never`.
             labels: Words to use as classes, for a model of words.
+            min_confidence: Predictions with less are rejected.
+            min_duration_s: Predictions from less speech are rejected.
+            sliding_window: How speech is cut into windows.
 
         Raises:
-            AudioError: A file cannot be read or is silent.
+            AudioError: A recording cannot be read, or samples cannot be understood.
         """
-        if labels is not None:
-            return self.with_labels(labels).predict(source)
-        if isinstance(source, str | Path):
-            return self.predict_waveforms([audio.load(source)], [str(source)])[0]
-        paths = [str(path) for path in source]
-        return self.predict_waveforms([audio.load(path) for path in paths], paths)
+        model = self if labels is None else self.with_labels(labels)
+        options = PredictOptions(segments, sliding_window, RejectOption(min_confidence, min_duration_s))
+        if is_list_of_files(source):
+            return list(model.predict_files(source, options=options))
+        if isinstance(source, str | Path | Utterance | Upload):
+            return list(model.predict_files([source], options=options))[0]
+        is_encoded = isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read")
+        waveform = audio.load(source) if is_encoded else audio.as_waveform(source, sampling_rate)
+        recording = Recording(model.task, options, is_whole=segments == "never")
+        windows = [*recording.feed(waveform), *recording.finish()]
+        for window, predicted in zip(windows, model.predict_clips([w.waveform for w in windows]), strict=True):
+            recording.add(window, predicted)
+        return recording.prediction(model=model.identity)
 
-    def predict_each(self, utterances: Sequence[Utterance]) -> Iterator[Prediction | AudioError]:
-        """Yield a prediction, or the error, for each utterance in order; a few are in memory at once."""
-
-        def predict(waveforms: Sequence[Waveform], some: Sequence[Utterance]) -> list[Prediction]:
-            return self._predict(waveforms, [u.audio for u in some], some)
-
-        return predict_in_batches(utterances, predict)
-
-    def predict_waveforms(self, waveforms: Sequence[Waveform], names: Sequence[str]) -> list[Prediction]:
-        """Predict waveforms, each (sample,) float32 mono at 16 kHz."""
-        return self._predict(waveforms, names, [Utterance(id=name, audio=name) for name in names])
-
-    def _predict(
-        self, waveforms: Sequence[Waveform], names: Sequence[str], utterances: Sequence[Utterance]
-    ) -> list[Prediction]:
-        if not waveforms:
-            return []
-        cut = [audio.trimmed(waveform, self.checkpoint.options.clips.trim_db) for waveform in waveforms]
-        conditions = conditions_of(self.checkpoint, utterances, "known")
-        outputs = model_outputs(self.checkpoint, cut.__getitem__, [len(waveform) for waveform in cut], conditions)
-        probabilities: NDArray[np.floating] = outputs.probabilities[self.task]
-        if self.checkpoint.calibration is not None:
-            probabilities = tempered(probabilities, self.checkpoint.calibration.temperature)
-        durations_s = [len(waveform) / SAMPLE_RATE_HZ for waveform in waveforms]
-        rows = zip(names, probabilities, outputs.embeddings, durations_s, self._task_predictions(outputs), strict=True)
-        return [self._prediction(*row) for row in rows]
-
-    def _prediction(
+    def predict_files(
         self,
-        name: str,
-        probabilities: NDArray[np.floating],
-        embedding: NDArray[np.float32],
-        duration_s: float,
-        tasks: Mapping[str, TaskPrediction],
-    ) -> Prediction:
-        by_class = dict(zip(self.classes, (float(probability) for probability in probabilities), strict=True))
-        return Prediction(
-            name, by_class, embedding, self.checkpoint.class_labels.field, duration_s=duration_s, tasks=tasks
-        )
+        files: Iterable[Source],
+        *,
+        options: PredictOptions | None = None,
+        segments: Segments = "auto",
+        on_error: OnError = "raise",
+        embedding: str | None = None,
+        on_progress: Progress | None = None,
+    ) -> Iterator[Any]:
+        """Yield a prediction for each file or utterance, in order; batched by length, in constant memory.
 
-    def _task_predictions(self, outputs: ModelOutputs) -> list[dict[str, TaskPrediction]]:
-        """Return what the other tasks predict for each clip."""
-        rows: list[dict[str, TaskPrediction]] = [{} for _ in outputs.embeddings]
-        for task, probabilities in outputs.probabilities.items():
-            if task != self.task:
-                classes = self.checkpoint.classes_of(task).classes
-                for row, own in zip(rows, probabilities, strict=True):
-                    by_class = dict(zip(classes, map(float, own), strict=True))
-                    row[task] = TaskPrediction(classes[int(own.argmax())], float(own.max()), by_class)
-        for task, texts in outputs.texts.items():
-            for row, text in zip(rows, texts, strict=True):
-                row[task] = TaskPrediction(text)
-        return rows
+        Args:
+            files: Paths of recordings, utterances of a manifest; any number of them.
+            options: How recordings are predicted; `segments` alone is `PredictOptions(segments)`.
+            on_error: What to do with a recording that cannot be read: `raise`, `skip` it, or `return` the error in
+                its place.
+            embedding: Which of the model's embeddings predictions hold, see `embed`.
+            on_progress: Called with the seconds read of a recording, and all its seconds.
+
+        Raises:
+            AudioError: A recording cannot be read, unless `on_error` says otherwise.
+        """
+        if on_error not in ("raise", "skip", "return"):
+            what = expected_one_of(on_error, ("raise", "skip", "return"), kind="value")
+            raise RecipeError(what, where="on_error", remedy="Name one of these.")
+        options = options or PredictOptions(segments)
+        pending: deque[_Item] = deque()
+        waiting: list[tuple[_Item, Window]] = []
+        waiting_s = 0.0
+        for source in files:
+            item = self._item(source, options)
+            pending.append(item)
+            try:
+                for windows in _windows_of(item, on_progress):
+                    waiting += [(item, window) for window in windows]
+                    waiting_s += sum(len(window.waveform) for window in windows) / SAMPLE_RATE_HZ
+                    if waiting_s >= BATCH_S:
+                        self._predict_waiting(waiting, embedding)
+                        waiting, waiting_s = [], 0.0
+            except AudioError as error:
+                item.error = error
+            if len(pending) > 1024 and waiting:  # of very short ones: their number is bounded, too
+                self._predict_waiting(waiting, embedding)
+                waiting, waiting_s = [], 0.0
+            yield from self._finished(pending, on_error)
+        self._predict_waiting(waiting, embedding)
+        yield from self._finished(pending, on_error)
+
+    def embed(
+        self,
+        source: Any,
+        sampling_rate: float | None = None,
+        *,
+        embedding: str | None = None,
+        segments: Segments = "auto",
+    ) -> NDArray[np.float32]:
+        """Return the embedding of a recording, (feature,), or of each of a list of files, (file, feature); float32.
+
+        Args:
+            source: As in `predict`.
+            embedding: A task: its own embedding; `fused`: the main task's, after fusion; `None`: what the main task's
+                output layer reads.
+
+        Raises:
+            AudioError: A recording cannot be read, or holds no speech.
+            ModelError: The model has no such embedding.
+        """
+        embedding_selection(self.checkpoint, embedding)
+        is_many = is_list_of_files(source)
+        if is_many or isinstance(source, str | Path | Utterance | Upload):
+            files = source if is_many else [source]
+            predictions = list(self.predict_files(files, segments=segments, embedding=embedding))
+        else:
+            predictions = [self.predict(source, sampling_rate, segments=segments)]
+        for prediction in predictions:
+            if not len(prediction.embedding):
+                raise AudioError(
+                    f"cannot be embedded: {prediction.rejected}",
+                    where=prediction.file,
+                    remedy="Remove it, or take it whole by segments='never'.",
+                )
+        vectors = np.stack([prediction.embedding for prediction in predictions])
+        return vectors if is_many else vectors[0]
+
+    def stream(self, sampling_rate: int = SAMPLE_RATE_HZ, *, options: PredictOptions | None = None) -> Stream:
+        """Return a stream that takes samples as they arrive and predicts each window of speech in them."""
+        from serein.inference.streams import Stream
+
+        return Stream(self, sampling_rate, options or PredictOptions())
+
+    def predict_clips(
+        self,
+        waveforms: Sequence[Waveform],
+        utterances: Sequence[Utterance] | None = None,
+        embedding: str | None = None,
+    ) -> list[ClipPrediction]:
+        """Run the model on clips as they are, (sample,) float32 mono at 16 kHz each, in batches by length.
+
+        Args:
+            utterances: What is known of each clip beside its audio, for models with conditions.
+            embedding: See `embed`.
+        """
+        if not len(waveforms):
+            return []
+        checkpoint = self.checkpoint
+        cut = [audio.trimmed(waveform, checkpoint.options.clips.trim_db) for waveform in waveforms]
+        known = utterances or [Utterance(id="-", audio="-")] * len(waveforms)
+        conditions = conditions_of(checkpoint, known, "known")
+        lengths = [len(waveform) for waveform in cut]
+        outputs = model_outputs(checkpoint, cut.__getitem__, lengths, conditions, embedding=embedding)
+        said = {name: checkpoint.tasks[name].predictions(decoded) for name, decoded in outputs.decoded.items()}
+        if checkpoint.calibration is not None:
+            said[self.task] = self._calibrated(said[self.task], checkpoint.calibration.temperature)
+        others = [name for name in said if name != self.task]
+        return [
+            ClipPrediction(said[self.task][row], {name: said[name][row] for name in others}, outputs.embeddings[row])
+            for row in range(len(waveforms))
+        ]
+
+    def _calibrated(self, said: Sequence[TaskPrediction], temperature: float) -> list[TaskPrediction]:
+        rows = tempered(np.array([list(each.probabilities.values()) for each in said]), temperature)
+        return [most_probable(dict(zip(self.classes, map(float, row), strict=True))) for row in rows]
+
+    def _item(self, source: Source, options: PredictOptions) -> _Item:
+        is_utterance = isinstance(source, Utterance)
+        is_whole = options.segments == "never" or (options.segments == "auto" and is_utterance)
+        utterance = source if isinstance(source, Utterance) else Utterance(id=str(source), audio=str(source))
+        content = source if isinstance(source, Upload) else utterance.audio
+        return _Item(utterance, content, Recording(self.task, options, is_whole=is_whole), is_whole)
+
+    def _predict_waiting(self, waiting: Sequence[tuple[_Item, Window]], embedding: str | None) -> None:
+        """Predict windows of several recordings as one batch."""
+        waveforms = [window.waveform for _, window in waiting]
+        utterances = [item.utterance for item, _ in waiting]
+        for (item, window), predicted in zip(
+            waiting, self.predict_clips(waveforms, utterances, embedding), strict=True
+        ):
+            item.recording.add(window, predicted)
+
+    def _finished(self, pending: deque[_Item], on_error: OnError) -> Iterator[Any]:
+        """Take the finished recordings from the front, in order."""
+        while pending and (pending[0].error is not None or pending[0].recording.is_complete):
+            item = pending.popleft()
+            if item.error is None:
+                utterance = item.utterance
+                id = utterance.id if utterance.id != utterance.audio else None
+                yield item.recording.prediction(utterance.audio, id, utterance.start_s, self.identity)
+            elif on_error == "raise":
+                raise item.error
+            elif on_error == "return":
+                yield item.error
 
 
-def predict_in_batches(
-    utterances: Sequence[Utterance], predict: Callable[[Sequence[Waveform], Sequence[Utterance]], Sequence[Result]]
-) -> Iterator[Result | AudioError]:
-    """Load utterances and yield a result, or the error, for each in order; a few are in memory at once."""
-    for start in range(0, len(utterances), CLIPS_AT_ONCE):
-        some = utterances[start : start + CLIPS_AT_ONCE]
-        outcomes = [_loaded(utterance) for utterance in some]
-        found = [(o, u) for o, u in zip(outcomes, some, strict=True) if not isinstance(o, AudioError)]
-        results = iter(predict([waveform for waveform, _ in found], [utterance for _, utterance in found]))
-        for outcome in outcomes:
-            yield outcome if isinstance(outcome, AudioError) else next(results)
+def _windows_of(item: _Item, on_progress: Progress | None) -> Iterator[list[Window]]:
+    """Read a recording and yield its windows as they are complete."""
+    utterance, recording = item.utterance, item.recording
+    if item.is_whole:
+        recording.feed(audio.load(item.content, utterance.start_s, utterance.end_s))
+    else:
+        duration_s = audio.info(item.content, utterance.start_s, utterance.end_s).duration_s if on_progress else 0.0
+        for block in audio.blocks(item.content, utterance.start_s, utterance.end_s):
+            yield recording.feed(block)
+            if on_progress:
+                on_progress(min(recording.duration_s, duration_s), duration_s)
+    yield recording.finish()
 
 
-def _loaded(utterance: Utterance) -> Waveform | AudioError:
-    try:
-        return audio.load(utterance.audio, utterance.start_s, utterance.end_s)
-    except AudioError as error:
-        return error
+def id_of(source: Source) -> str:
+    """Return what tells a source from others: the id of an utterance, else the path."""
+    return source.id if isinstance(source, Utterance) else str(source)
 
 
-def load(name: str | Path | None = None) -> Predictor:
-    """Load a model folder, a model of the Hugging Face Hub by name, or without a name the default model.
+def is_list_of_files(source: Any) -> bool:
+    """Tell whether a source is a list of paths or utterances, and not samples."""
+    return isinstance(source, list | tuple) and all(
+        isinstance(each, str | Path | Utterance | Upload) for each in source
+    )
+
+
+def load(name: str | Path | None = None, device: str = "auto") -> Predictor:
+    """Load a model.
+
+    Args:
+        name: A model folder, or any file in it; a model of the Hugging Face Hub; `None` or `default`: the default
+            model, which ships inside the package.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
 
     Raises:
         ModelError: There is none, or it is damaged.
     """
-    if name is None:
-        return Predictor(model_folder.load(default_model_folder()))
+    return Predictor(checkpoints.load(model_folder(name)), device)
+
+
+def model_folder(name: str | Path | None = None) -> Path:
+    """Return the folder of a model by its name, see `load`; one of the Hub is downloaded.
+
+    Raises:
+        ModelError: There is none.
+    """
+    if name is None or str(name) == "default":
+        if not checkpoints.is_model_folder(DEFAULT_MODEL):
+            remedy = "Name a model folder, or train one: serein train --help."
+            raise ModelError("this installation has no default model", where="serein", remedy=remedy)
+        return DEFAULT_MODEL
+    if Path(name).is_file():
+        return Path(name).parent
     if not Path(name).exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
-        return Predictor(model_folder.load(_downloaded(str(name))))
-    return Predictor(model_folder.load(name))
-
-
-def _downloaded(name: str) -> str:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    )
-
-    try:
-        return str(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "README.md"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise ModelError(
-            f"no such folder, and the Hub cannot be reached or has no such model ({type(error).__name__})",
-            where=name,
-            remedy="Name a model folder, or download it where there is a network: hf download " + name + ".",
-        ) from None
-
-
-Vector = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class SpeakerPair:
-    """Two recordings, and whether they are of the same speaker.
-
-    Attributes:
-        cosine: Of their speaker embeddings, -1 to 1.
-        is_same_speaker: Whether the cosine reaches the threshold; `None` where there is none.
-    """
-
-    first: str
-    second: str
-    cosine: float
-    is_same_speaker: bool | None
-
-    def to_json(self) -> dict[str, object]:
-        """Return plain values."""
-        return {
-            "first": self.first,
-            "second": self.second,
-            "cosine": round(self.cosine, 6),
-            "is_same_speaker": self.is_same_speaker,
-        }
-
-
-def embed_each(
-    checkpoint: Checkpoint, utterances: Sequence[Utterance], embedding: str | None
-) -> Iterator[Vector | AudioError]:
-    """Yield the embedding, (feature,) float32, or the error, of each utterance in order.
-
-    Args:
-        embedding: Which of its embeddings, see `serein.inference.batching.embedding_selection`.
-
-    Raises:
-        ModelError: The model has no such embedding.
-    """
-    embedding_selection(checkpoint, embedding)
-
-    def embed(waveforms: Sequence[Waveform], some: Sequence[Utterance]) -> Sequence[Vector]:
-        if not waveforms:
-            return []
-        cut = [audio.trimmed(waveform, checkpoint.options.clips.trim_db) for waveform in waveforms]
-        conditions = conditions_of(checkpoint, some, "known")
-        lengths = [len(each) for each in cut]
-        return list(model_outputs(checkpoint, cut.__getitem__, lengths, conditions, embedding=embedding).embeddings)
-
-    return predict_in_batches(utterances, embed)
-
-
-def speaker_pairs(names: Sequence[str], vectors: Sequence[Vector], threshold: float | None) -> list[SpeakerPair]:
-    """Compare every recording with every later one.
-
-    Example:
-        >>> speaker_pairs(["a.wav", "b.wav"], [np.array([1.0, 0.0]), np.array([1.0, 0.0])], threshold=0.5)
-        [VoicePair(first='a.wav', second='b.wav', cosine=1.0, is_same_speaker=True)]
-    """
-    directions = [vector / max(float(np.linalg.norm(vector)), 1e-12) for vector in vectors]
-    pairs = []
-    for (first, one), (second, other) in combinations(zip(names, directions, strict=True), 2):
-        cosine = float(np.clip(one @ other, -1.0, 1.0))
-        pairs.append(SpeakerPair(first, second, cosine, None if threshold is None else cosine >= threshold))
-    return pairs
-
-
-Vectors = NDArray[np.float32]
-
-
-def vocabulary_of_model(predictor: Predictor) -> Vocabulary:
-    """Open the vocabulary that a model was trained with.
-
-    Raises:
-        ModelError: The model has fixed classes, or its vocabulary has changed.
-    """
-    label_encoder = predictor.checkpoint.labels[predictor.task]
-    if not isinstance(label_encoder, WordClasses):
-        raise ModelError(
-            f"has the fixed classes {', '.join(predictor.classes)} and predicts no word vectors",
-            where="--model",
-            remedy="Choose a model whose task is 'words'.",
-        )
-    return vocabulary_of(label_encoder)
-
-
-def similarity(embeddings: Sequence[Vectors], text: str, vocabulary: Vocabulary) -> NDArray[np.float64]:
-    """Return (recording,) the cosine of each recording's word vector with a text.
-
-    Args:
-        embeddings: A word vector of each recording (`Prediction.embedding` of a model of words).
-        text: A word, or several: the mean of their vectors, or a sentence's vector where the vocabulary has such.
-
-    Raises:
-        RecipeError: The text is empty.
-        VocabularyError: A word has no vector; names the nearest spellings.
-    """
-    if not text.strip():
-        raise RecipeError("is empty", where="--text", remedy="Write some words: 'tender sadness'.")
-    cosines: NDArray[np.float64] = (
-        normalised(np.stack(embeddings)) @ normalised(phrase_vectors([text.strip()], vocabulary))[0]
-    )
-    return cosines
+        return Path(hub.folder_of(str(name), expected="a model folder"))
+    return Path(name)

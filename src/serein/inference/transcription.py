@@ -25,8 +25,8 @@ from serein.audio import SAMPLE_RATE_HZ, Waveform
 from serein.checkpoint import Checkpoint, is_model_folder
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError, expected_one_of
-from serein.inference.batching import conditions_of, model_outputs
-from serein.inference.predictor import predict_in_batches
+from serein.inference.prediction import Prediction
+from serein.inference.predictor import Predictor
 from serein.models.backbones import HuggingFaceBackbone
 from serein.models.pretrained import FAMILIES, quiet_transformers
 
@@ -358,14 +358,14 @@ def _with_transcripts(checkpoint: Checkpoint, model: str | Path) -> Checkpoint:
 
 
 def _by_own(checkpoint: Checkpoint, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, str | AudioError]]:
-    def transcribe(waveforms: Sequence[Waveform], some: Sequence[Utterance]) -> Sequence[str]:
-        if not waveforms:
-            return []
-        cut = [audio.trimmed(waveform, checkpoint.options.clips.trim_db) for waveform in waveforms]
-        conditions = conditions_of(checkpoint, some, "known")
-        return model_outputs(checkpoint, cut.__getitem__, [len(waveform) for waveform in cut], conditions).texts[TASK]
-
-    yield from zip(utterances, predict_in_batches(utterances, transcribe), strict=True)
+    predictor = Predictor(checkpoint)
+    results = predictor.predict_files(utterances, on_error="return")
+    for utterance, result in zip(utterances, results, strict=True):
+        if isinstance(result, Prediction):
+            said = result if predictor.task == TASK else result.tasks[TASK]
+            yield utterance, said.label or ""
+        else:
+            yield utterance, result
 
 
 def _by_recogniser(

@@ -9,22 +9,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from serein.data.utterance import Utterance
 from serein.errors import RunError
-from serein.inference.predictor import Prediction
-from serein.inference.segments import Segment, Timeline
+from serein.inference.prediction import Prediction, Segment
 
 
-def textgrid(timeline: Timeline) -> str:
+def textgrid(prediction: Prediction) -> str:
     """Return a TextGrid of two interval tiers, label and confidence; where there is no speech both are empty.
 
     Source: the Praat manual, "TextGrid file formats", the long text format.
     """
     tiers = [
-        (timeline.task, _tiled(timeline, lambda segment: segment.label_or_rejection)),
-        ("confidence", _tiled(timeline, lambda segment: f"{segment.confidence:.2f}")),
+        (prediction.task, _tiled(prediction, lambda segment: segment.text)),
+        ("confidence", _tiled(prediction, lambda segment: _percent(segment))),
     ]
-    end = f"{timeline.duration_s:.6f}"
+    end = f"{prediction.duration_s:.6f}"
     lines = [
         'File type = "ooTextFile"',
         'Object class = "TextGrid"',
@@ -43,14 +41,14 @@ def textgrid(timeline: Timeline) -> str:
     return "\n".join(lines) + "\n"
 
 
-def audacity(timeline: Timeline) -> str:
+def audacity(prediction: Prediction) -> str:
     """Return a label track: one line for each segment, with start, end, label and confidence.
 
     Source: the Audacity manual, "Importing and Exporting Labels".
     """
     return "".join(
-        f"{segment.start_s:.6f}\t{segment.end_s:.6f}\t{segment.label_or_rejection} {segment.confidence:.2f}\n"
-        for segment in timeline.segments
+        f"{segment.start_s:.6f}\t{segment.end_s:.6f}\t{segment.text} {_percent(segment)}\n"
+        for segment in prediction.segments
     )
 
 
@@ -66,29 +64,33 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest_s:04.1f}" if hours else f"{minutes}:{rest_s:04.1f}"
 
 
-def _tiled(timeline: Timeline, text_of: Callable[[Segment], str]) -> Sequence[tuple[str, str, str]]:
+def _tiled(prediction: Prediction, text_of: Callable[[Segment], str]) -> Sequence[tuple[str, str, str]]:
     """Return intervals that fill the recording without a gap, as TextGrids must."""
     intervals: list[tuple[str, str, str]] = []
     place = f"{0:.6f}"
-    for segment in timeline.segments:
-        start, end = f"{segment.start_s:.6f}", f"{min(segment.end_s, timeline.duration_s):.6f}"
+    for segment in prediction.segments:
+        start, end = f"{segment.start_s:.6f}", f"{min(segment.end_s, prediction.duration_s):.6f}"
         if start != place:
             intervals.append((place, start, ""))
         intervals.append((start, end, text_of(segment)))
         place = end
-    end = f"{timeline.duration_s:.6f}"
+    end = f"{prediction.duration_s:.6f}"
     return intervals if place == end else [*intervals, (place, end, "")]
+
+
+def _percent(segment: Segment) -> str:
+    return "" if segment.confidence is None else f"{segment.confidence:.2f}"
 
 
 def _quoted(text: str) -> str:
     return text.replace('"', '""')
 
 
-WRITERS: dict[str, Callable[[Timeline], str]] = {"textgrid": textgrid, "audacity": audacity}
+WRITERS: dict[str, Callable[[Prediction], str]] = {"textgrid": textgrid, "audacity": audacity}
 SUFFIXES = {"textgrid": ".TextGrid", "audacity": ".txt"}
 
 
-_START = b'{"id": '
+_START = b'{"file": '
 
 
 class PredictionFile:
@@ -116,9 +118,9 @@ class PredictionFile:
             self.file.close()
             raise
 
-    def write(self, utterance: Utterance, outcome: Prediction | Timeline) -> None:
-        """Append a prediction; when this returns, other processes see it."""
-        line = {"id": utterance.id, **outcome.to_json(), "fingerprint": self.fingerprint}
+    def write(self, id: str, prediction: Prediction) -> None:
+        """Append the prediction of an utterance or a path; when this returns, other processes see it."""
+        line = {**prediction.to_dict(), "id": id, "fingerprint": self.fingerprint}
         self.file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
         self.file.flush()
 

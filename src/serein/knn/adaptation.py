@@ -26,6 +26,7 @@ from serein.evaluation.intervals import Bounds, paired_difference
 from serein.evaluation.plots import MUTED, RIGHT, WRONG
 from serein.evaluation.predictions import Prediction
 from serein.evaluation.scores import Scores, score_predictions
+from serein.inference.predictor import load
 from serein.knn.interpolation import (
     MAX_NEIGHBOURS,
     Embeddings,
@@ -35,10 +36,10 @@ from serein.knn.interpolation import (
     knn_probabilities,
     tune_k_and_weight,
 )
-from serein.knn.predictor import DEFAULT_K, DEFAULT_KNN_WEIGHT, embed_labelled, load_with_digest
+from serein.knn.predictor import DEFAULT_K, DEFAULT_KNN_WEIGHT, embed_labelled
 from serein.metrics import FloatArray
 from serein.progress import Report
-from serein.tasks.classes import keep_labelled
+from serein.tasks.task import keep_labelled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -145,8 +146,8 @@ def adapt(
 
 def embed_corpus(model: str, manifest_path: Path, report: Report) -> EmbeddedCorpus:
     """Embed a manifest's clips; those without a class of the model are left out, and noted."""
-    checkpoint = load_with_digest(model)[0].checkpoint
-    utterances, left_out = keep_labelled(manifest.read(manifest_path), checkpoint.class_labels, "drop")
+    checkpoint = load(model).checkpoint
+    utterances, left_out = keep_labelled(manifest.read(manifest_path), checkpoint.tasks[checkpoint.task])
     nameless = [u.id for u in utterances if u.speaker is None]
     if nameless:
         raise ManifestError(

@@ -17,7 +17,7 @@ from serein.data.dataset import Recordings
 from serein.data.protocols import speaker_key
 from serein.data.utterance import Utterance
 from serein.errors import ManifestError
-from serein.inference.predictor import Predictor
+from serein.inference.predictor import Predictor, load
 from serein.knn.datastore import (
     INDEXED_FROM,
     Datastore,
@@ -28,9 +28,9 @@ from serein.knn.datastore import (
     write_header,
 )
 from serein.knn.interpolation import MAX_NEIGHBOURS, Embeddings, TunedKnn, Vectors, tune_k_and_weight
-from serein.knn.predictor import embed_labelled, load_with_digest, model_reference
+from serein.knn.predictor import embed_labelled, model_reference
 from serein.progress import Report
-from serein.tasks.classes import keep_labelled
+from serein.tasks.task import keep_labelled
 
 Metric = Literal["ua", "wa", "macro_f1"]
 Votes = Literal["uniform", "softmax"]
@@ -50,8 +50,9 @@ def build(
         ModelError: There is no such model, or `out` holds something else.
         ManifestError, AudioError: The clips cannot be read, or none has a class.
     """
-    predictor, digest = load_with_digest(model)
-    utterances, left_out = keep_labelled(manifest.read(manifest_path), predictor.checkpoint.class_labels, "drop")
+    predictor = load(model).uncalibrated()
+    digest = predictor.checkpoint.digest
+    utterances, left_out = keep_labelled(manifest.read(manifest_path), predictor.checkpoint.tasks[predictor.task])
     if not utterances:
         raise ManifestError(
             f"no utterance has a class of the model; it has {', '.join(left_out)}",
@@ -167,20 +168,20 @@ def _embed(predictor: Predictor, utterances: Sequence[Utterance], report: Report
 
 def _model_of(datastore: Datastore, model: str | None) -> Predictor:
     name = model or datastore.header.model
-    predictor, digest = load_with_digest(name)
+    predictor = load(name).uncalibrated()
+    digest = predictor.checkpoint.digest
     datastore.require_model(digest, name)
     return predictor
 
 
 def _require_classes(utterances: Sequence[Utterance], predictor: Predictor, where: Path) -> None:
-    class_labels = predictor.checkpoint.class_labels
-    _, foreign = keep_labelled(utterances, class_labels, "drop")
+    _, foreign = keep_labelled(utterances, predictor.checkpoint.tasks[predictor.task])
     if foreign:
         counts = ", ".join(f"{count} {name}" for name, count in foreign.most_common(5))
         raise ManifestError(
             f"{foreign.total()} utterances are not of a class of the model: {counts}",
             where=where,
-            remedy=f"The model knows: {', '.join(class_labels.classes)}.",
+            remedy=f"The model knows: {', '.join(predictor.classes)}.",
         )
 
 

@@ -5,7 +5,6 @@ A datastore belongs to one model, whose embeddings it holds; other models are re
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
@@ -24,10 +23,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from serein.checkpoint import PARTS
 from serein.corpora import licence_of
 from serein.data import manifest
-from serein.data.files import replacing, sha256, write_text
+from serein.data.files import replacing, write_text
 from serein.data.utterance import Utterance
 from serein.errors import ModelError
 from serein.knn.index import RECALL_AT, FaissIndex, require_faiss, write_index
@@ -81,7 +79,7 @@ class Header(_Strict):
 
     Attributes:
         model: Folder or Hub name.
-        model_sha256: See `model_digest`.
+        model_sha256: See `serein.checkpoint.folder_digest`.
         task: What the classes are of.
         size: Numbers in a vector.
         corpora: Corpus -> clips; ``own`` where none is named.
@@ -230,12 +228,6 @@ def open_datastore(folder: str | Path) -> Datastore:
 def is_datastore(folder: str | Path) -> bool:
     """Tell whether a folder has the parts of a datastore."""
     return all((Path(folder) / part).is_file() for part in (_HEADER, _VECTORS, _CLIPS))
-
-
-def model_digest(folder: Path) -> str:
-    """Return the SHA-256 of a model folder: its description, its classes and its weights."""
-    parts = [part for part in PARTS if (folder / part).is_file()]
-    return hashlib.sha256("".join(f"{part} {sha256(folder / part)}\n" for part in parts).encode()).hexdigest()
 
 
 def _kept(clip: Utterance, task: str) -> Utterance:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from serein import recipe as recipes
-from serein.checkpoint import Checkpoint
+from serein.checkpoint import Checkpoint, folder_digest
 from serein.data import manifest
 from serein.data.files import write_text
 from serein.data.splits import Fold
@@ -32,7 +32,7 @@ from serein.experiment.data import Experiment, prepare
 from serein.experiment.predict import fold_run_folder
 from serein.inference.predictor import load as load_model
 from serein.knn.building import Metric, Votes, concatenated, max_neighbours, new_header, tuning_record
-from serein.knn.datastore import Datastore, is_datastore, model_digest, open_datastore, write_datastore, write_header
+from serein.knn.datastore import Datastore, is_datastore, open_datastore, write_datastore, write_header
 from serein.knn.interpolation import (
     KNN_WEIGHTS,
     Embeddings,
@@ -148,7 +148,7 @@ def evaluate_run_with_knn(
         RunError: The run is unfinished or of other data, or there is no dev set to tune on.
     """
     experiment = _experiment(run, data, report)
-    classes = experiment.class_labels.classes
+    classes = experiment.classes
     predicted = read_run_predictions(run, classes)
     lacking = missing_predictions(run, predicted)
     if lacking:
@@ -198,7 +198,7 @@ class _TrialResult:
 def _evaluate(
     experiment: Experiment, fold: Fold, seed: int, run: Path, knn_options: KnnOptions, report: Report
 ) -> _TrialResult:
-    folder, classes = fold_run_folder(run, fold, seed), experiment.class_labels.classes
+    folder, classes = fold_run_folder(run, fold, seed), experiment.classes
     datastore = _datastore(experiment, fold, seed, run, report)
     rows, probabilities = _predicted(folder / "predictions.jsonl", classes)
     keys = keys_of(experiment.recordings, _positions(rows, experiment))
@@ -231,7 +231,7 @@ def _tuned(
         return knn_options.k, knn_options.knn_weight, None
     embeddings, queries = datastore.embeddings, test
     if knn_options.selection == "dev":
-        rows, probabilities = _predicted(folder / "dev_predictions.jsonl", experiment.class_labels.classes)
+        rows, probabilities = _predicted(folder / "dev_predictions.jsonl", experiment.classes)
         is_dev = _is_dev(datastore, rows, fold)
         embeddings, queries = embeddings.only(np.flatnonzero(~is_dev)), embeddings.only(np.flatnonzero(is_dev))
     most = knn_options.k or max_neighbours(len(embeddings) - 1)
@@ -258,7 +258,7 @@ def _is_dev(datastore: Datastore, rows: Sequence[Prediction], fold: Fold) -> np.
 def _datastore(experiment: Experiment, fold: Fold, seed: int, run: Path, report: Report) -> Datastore:
     """Return the datastore of a fold's train and dev, in this order; built now, unless it exists for this model."""
     fold_with_same_training = fold_run_folder(run, experiment.fold_with_same_training(fold), seed)
-    folder, digest = fold_with_same_training / "neighbours", model_digest(fold_with_same_training / "model")
+    folder, digest = fold_with_same_training / "neighbours", folder_digest(fold_with_same_training / "model")
     if is_datastore(folder):
         datastore = open_datastore(folder)
         if datastore.header.model_sha256 == digest and len(datastore.embeddings) == len(fold.train) + len(fold.dev):

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from serein import hub
+from serein import audio
+from serein.audio import Waveform
 from serein.checkpoint import Checkpoint
 from serein.data.dataset import Recordings
 from serein.data.utterance import Utterance
-from serein.errors import AudioError
 from serein.inference.batching import Progress, recording_outputs
-from serein.inference.predictor import CLIPS_AT_ONCE, Prediction, Predictor, load
-from serein.knn.datastore import Datastore, model_digest, open_datastore
+from serein.inference.prediction import ClipPrediction
+from serein.inference.predictor import Predictor, load
+from serein.knn.datastore import Datastore, open_datastore
 from serein.knn.interpolation import Embeddings, Nearest, Numbers, Vectors, interpolate, key, knn_probabilities
-from serein.metrics import FloatArray
 from serein.models.conditioning import ConditionSource
+from serein.tasks.decoding import most_probable
 
 DEFAULT_K, DEFAULT_KNN_WEIGHT = 8, 0.3
 
@@ -60,33 +61,17 @@ class Neighbour:
     start_s: float = 0.0
     end_s: float | None = None
 
-    def to_json(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, object]:
         """Return the known fields."""
         fields = {**self.__dict__, "distance": round(self.distance, 6)}
         return {name: value for name, value in fields.items() if value is not None}
 
 
-@dataclass(frozen=True)
-class KnnPrediction(Prediction):
-    """A prediction interpolated with the nearest clips.
-
-    Attributes:
-        neighbours: The clips, nearest first; empty where they are not shown.
-    """
-
-    neighbours: tuple[Neighbour, ...] = ()
-
-    def to_json(self) -> dict[str, object]:
-        """Return what a prediction returns, and the neighbours."""
-        content = super().to_json()
-        return content | {"neighbours": [each.to_json() for each in self.neighbours]} if self.neighbours else content
-
-
-class KnnPredictor:
-    """A model with a datastore of labelled clips.
+class KnnPredictor(Predictor):
+    """A model with a datastore of labelled clips; each window of a recording has neighbours of its own.
 
     Args:
-        model: Model folder or Hub name.
+        model: Model folder or Hub name; `None` is the default model.
         datastore: Folder of the datastore.
         k, knn_weight, votes: `None` is the tuned value of the datastore, or else the default: `DEFAULT_K`,
             `DEFAULT_KNN_WEIGHT`, `uniform`.
@@ -98,50 +83,43 @@ class KnnPredictor:
 
     def __init__(
         self,
-        model: str,
+        model: str | Path | None,
         datastore: str | Path,
         *,
         k: int | None = None,
         knn_weight: float | None = None,
         votes: str | None = None,
         show_neighbours: bool = False,
+        device: str = "auto",
     ) -> None:
         self.datastore = open_datastore(datastore)
-        self.predictor, digest = load_with_digest(model)
-        self.datastore.require_model(digest, model)
-        self.classes = self.predictor.classes
+        own = load(model, device).uncalibrated()  # k and the weight were tuned on such probabilities
+        super().__init__(own.checkpoint, str(own.device))
+        self.datastore.require_model(self.checkpoint.digest, str(model or "the default model"))
         self.interpolation = interpolation_of(self.datastore, k, knn_weight, votes)
         self.show_neighbours = show_neighbours
 
-    def predict_each(self, utterances: Sequence[Utterance]) -> Iterator[Prediction | AudioError]:
-        """Yield a prediction, or the error, for each utterance in order."""
-        for start in range(0, len(utterances), CLIPS_AT_ONCE):
-            some = utterances[start : start + CLIPS_AT_ONCE]
-            outcomes = list(self.predictor.predict_each(some))
-            predicted = [(u, o) for u, o in zip(some, outcomes, strict=True) if isinstance(o, Prediction)]
-            interpolated = iter(self._interpolated([u for u, _ in predicted], [own for _, own in predicted]))
-            for outcome in outcomes:
-                yield next(interpolated) if isinstance(outcome, Prediction) else outcome
-
-    def _interpolated(self, utterances: Sequence[Utterance], predictions: Sequence[Prediction]) -> list[KnnPrediction]:
-        if not predictions:
+    def predict_clips(
+        self,
+        waveforms: Sequence[Waveform],
+        utterances: Sequence[Utterance] | None = None,
+        embedding: str | None = None,
+    ) -> list[ClipPrediction]:
+        """Run the model on clips, and interpolate its probabilities with the votes of the nearest labelled ones."""
+        own = super().predict_clips(waveforms, utterances, embedding)
+        if not own:
             return []
-        trim_db = self.predictor.checkpoint.options.clips.trim_db
-        keys = keys_of(Recordings(utterances, trim_db=trim_db), range(len(utterances)))
-        vectors = np.stack([prediction.embedding for prediction in predictions])
-        nearest = self.datastore.embeddings.nearest(vectors, self.interpolation.k, keys)
-        model = np.array([[each.probabilities[name] for name in self.classes] for each in predictions])
+        trim_db = self.checkpoint.options.clips.trim_db
+        ids = [utterance.id for utterance in utterances] if utterances else ["-"] * len(own)
+        told = [(key(id), key(audio.trimmed(each, trim_db))) for id, each in zip(ids, waveforms, strict=True)]
+        vectors = np.stack([predicted.embedding for predicted in own])
+        nearest = self.datastore.embeddings.nearest(vectors, self.interpolation.k, np.array(told, np.int64))
+        model = np.array([list(predicted.main.probabilities.values()) for predicted in own])
         votes = knn_probabilities(nearest, len(self.classes), self.interpolation.votes)
         probabilities = interpolate(votes, model, self.interpolation.knn_weight)
-        named = self._named(nearest) if self.show_neighbours else [()] * len(predictions)
-        return [self._prediction(*row) for row in zip(predictions, probabilities, named, strict=True)]
-
-    def _prediction(
-        self, prediction: Prediction, probabilities: FloatArray, neighbours: tuple[Neighbour, ...]
-    ) -> KnnPrediction:
-        by_class = dict(zip(self.classes, map(float, probabilities), strict=True))
-        fields = {**prediction.__dict__, "probabilities": by_class, "neighbours": neighbours}
-        return KnnPrediction(**fields)
+        named = self._named(nearest) if self.show_neighbours else [()] * len(own)
+        mixed = [most_probable(dict(zip(self.classes, map(float, row), strict=True))) for row in probabilities]
+        return [replace(each, main=main, neighbours=near) for each, main, near in zip(own, mixed, named, strict=True)]
 
     def _named(self, nearest: Nearest) -> list[tuple[Neighbour, ...]]:
         rows = sorted(set(nearest.rows.ravel().tolist()))
@@ -174,16 +152,6 @@ def interpolation_of(datastore: Datastore, k: int | None, knn_weight: float | No
     return replace(start, **given)  # type: ignore[arg-type]
 
 
-def load_with_digest(model: str) -> tuple[Predictor, str]:
-    """Load a model without calibration, as k and the weight were tuned, and return its digest.
-
-    Raises:
-        ModelError: It does not exist, or is damaged.
-    """
-    folder = hub.folder_of(model, expected="a model folder")
-    return load(folder).uncalibrated(), model_digest(folder)
-
-
 def keys_of(recordings: Recordings, positions: Sequence[int]) -> Numbers:
     """Return the keys of utterances, (utterance, 2), as in `Embeddings.keys`."""
     utterances = [recordings.utterances[position] for position in positions]
@@ -208,9 +176,9 @@ def embed_labelled(
     outputs = recording_outputs(checkpoint, recordings, positions, condition_source, on_progress)
     labels = [checkpoint.class_labels.label(recordings.utterances[position]) for position in positions]
     numbers = np.array([classes.index(label) for label in labels if label is not None], np.int64)
-    return Embeddings(outputs.embeddings, numbers, keys_of(recordings, positions)), outputs.probabilities[
-        checkpoint.task
-    ]
+    probabilities = outputs.decoded[checkpoint.task].values
+    assert probabilities is not None  # of a task with classes
+    return Embeddings(outputs.embeddings, numbers, keys_of(recordings, positions)), probabilities
 
 
 def model_reference(model: str) -> str:

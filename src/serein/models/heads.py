@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from serein.models.blocks import AttentionBlock, CosineClassifier, GradientRever
 from serein.models.conditioning import NO_CONDITIONS, ConditionedVector, Conditions
 from serein.models.hidden_states import HiddenStates
 from serein.models.pooling import POOLINGS
-from serein.recipe import AttentionBlocks, Category, Head, LayerChoice, Pooled, Words
+from serein.recipe import AttentionBlocks, Head, LayerChoice, Pooled
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class PooledHead(nn.Module):
         self.frame_projection, size = _projection(self.layer_selection.size, projections.get("frames"), options)
         self.blocks = nn.ModuleList(_blocks(options.attention, size))
         self.pooling = POOLINGS[options.pooling](size)
-        self.branch, self.fusion_inputs = options.branch, fusion_inputs_of(options)
+        self.branch, self.fusion_inputs = options.branch, options.fusion_inputs
         self.fusion = None if options.fusion is None else _fusion(options, self.pooling.size, input_sizes or {})
         norms = [VectorNorm(self.pooling.size)] if options.batch_norm else []
         projection, size = _projection(self.pooling.size, projections.get("pooled"), options)
@@ -163,8 +164,9 @@ class PooledHead(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.size = size
         self.dropout = nn.Dropout(options.dropout)
-        self.output = _output(options, size, num_outputs)
-        self.is_vector = isinstance(options, Words)
+        scale = options.cosine_scale
+        self.output = nn.Linear(size, num_outputs) if scale is None else CosineClassifier(size, num_outputs, scale)
+        self.is_vector = options.is_vector
 
     def forward(
         self, hidden: HiddenStates, conditions: Conditions = NO_CONDITIONS, inputs: Sequence[torch.Tensor] = ()
@@ -204,12 +206,6 @@ def _fusion(options: Pooled, size: int, input_sizes: Mapping[str, int]) -> Tenso
     return TensorFusion(num_own, size, len(sizes), options.fusion.init)
 
 
-def _output(options: Pooled, size: int, num_outputs: int) -> nn.Module:
-    if isinstance(options, Category) and options.loss == "arcface":
-        return CosineClassifier(size, num_outputs, options.arcface.scale)
-    return nn.Linear(size, num_outputs)
-
-
 class FrameHead(nn.Module):
     """Layer -> one linear layer on every frame (gao2023, section 2.2).
 
@@ -219,9 +215,16 @@ class FrameHead(nn.Module):
         num_outputs: Symbols.
     """
 
-    def __init__(self, options: Head, sizes: tuple[int, ...], num_outputs: int) -> None:
+    def __init__(
+        self,
+        options: Head,
+        sizes: tuple[int, ...],
+        num_outputs: int,
+        text_size: int = 0,
+        input_sizes: Mapping[str, int] | None = None,
+    ) -> None:
         super().__init__()
-        self.branch, self.fusion_inputs = options.branch, fusion_inputs_of(options)
+        self.branch, self.fusion_inputs = options.branch, options.fusion_inputs
         self.layer_selection = LayerSelection(options.layer, sizes)
         self.gradient_reversal = _gradient_reversal(options)
         self.dropout = nn.Dropout(options.dropout)
@@ -259,15 +262,8 @@ def build_head(
     Raises:
         RecipeError: It does not fit the layers.
     """
-    if isinstance(options, Pooled):
-        return PooledHead(options, sizes, num_outputs, text_size, input_sizes)
-    return FrameHead(options, sizes, num_outputs)
-
-
-def fusion_inputs_of(options: Head) -> tuple[str, ...]:
-    """Return the tasks whose vectors join a head's own."""
-    fusion = options.fusion if isinstance(options, Pooled) else None
-    return () if fusion is None else fusion.inputs
+    head: TaskHead = HEADS[options.reads](options, sizes, num_outputs, text_size, input_sizes)
+    return head
 
 
 def _gradient_reversal(options: Head) -> nn.Module:
@@ -284,3 +280,6 @@ def _projection(size: int, projected: int | None, options: Pooled) -> tuple[nn.S
     if options.projection_kind == "block":
         layers += [nn.LayerNorm(projected), nn.ReLU(), nn.Dropout(options.dropout)]
     return nn.Sequential(*layers), projected
+
+
+HEADS: dict[str, type[Any]] = {"clips": PooledHead, "frames": FrameHead}

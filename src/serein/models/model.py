@@ -13,7 +13,7 @@ from torch import nn
 from serein.errors import ModelError, RecipeError
 from serein.models.conditioning import NO_CONDITIONS, Conditions
 from serein.models.encoders import Encoder, build_encoder, encoder_groups
-from serein.models.heads import HeadOutput, TaskHead, build_head, combine_members, fusion_inputs_of
+from serein.models.heads import HeadOutput, TaskHead, build_head, combine_members
 from serein.models.hidden_states import Backbone, HiddenStates
 from serein.models.logmel import LogMelBackbone
 from serein.models.pretrained import ORIGIN
@@ -385,8 +385,8 @@ def _member(
     built = None if encoder is None else build_encoder(encoder, backbone)
     sizes = {**sizes, MAIN: backbone.sizes if built is None else built.sizes}
     heads: dict[str, TaskHead] = {}
-    for name in sorted(tasks, key=lambda name: bool(fusion_inputs_of(tasks[name][0]))):  # those that join others first
+    for name in sorted(tasks, key=lambda name: bool(tasks[name][0].fusion_inputs)):  # those that join others first
         options, outputs = tasks[name]
-        joining = {other: heads[other].size for other in fusion_inputs_of(options)}
+        joining = {other: heads[other].size for other in options.fusion_inputs}
         heads[name] = build_head(options, sizes[options.branch], outputs, text_size, joining)
     return EnsembleMember(built, {name: heads[name] for name in tasks})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -96,11 +96,24 @@ class Head(Options):
             which thus learn to forget the task (Ganin 2016); `None` leaves it.
     """
 
+    reads: ClassVar[Literal["frames", "clips"]] = "frames"  # which head of `serein.models.heads.HEADS`
+    is_vector: ClassVar[bool] = False  # the output is a vector rather than scores of classes
+
     weight: Annotated[float, Field(ge=0.0)] = 1.0
     branch: str = MAIN
     layer: LayerChoice = "last"
     dropout: Share = 0.0
     gradient_reversal: Positive | None = None
+
+    @property
+    def fusion_inputs(self) -> tuple[str, ...]:
+        """Tasks whose vectors join the head's own."""
+        return ()
+
+    @property
+    def cosine_scale(self) -> float | None:
+        """What the cosines of an output layer with a centre per class are multiplied by; `None`: a linear layer."""
+        return None
 
 
 class Pooled(Head):
@@ -121,6 +134,8 @@ class Pooled(Head):
         contrastive: Pull the embeddings of a class together and those of others apart.
     """
 
+    reads: ClassVar[Literal["frames", "clips"]] = "clips"
+
     projection: Count | None = None
     projection_at: Literal["frames", "pooled"] = "pooled"
     projection_kind: Literal["linear", "block", "relu-linear"] = "linear"
@@ -131,6 +146,11 @@ class Pooled(Head):
     conditioning: Conditioning | None = None
     hidden: tuple[Count, ...] = ()
     contrastive: Contrastive | None = None
+
+    @property
+    def fusion_inputs(self) -> tuple[str, ...]:
+        """Tasks whose vectors join the head's own."""
+        return () if self.fusion is None else self.fusion.inputs
 
     @model_validator(mode="after")
     def _vectors_become_one(self) -> Self:
@@ -154,6 +174,11 @@ class Category(Pooled):
     class_weights: Literal["none", "balanced"] = "none"
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 
+    @property
+    def cosine_scale(self) -> float | None:
+        """What the cosines of an output layer with a centre per class are multiplied by; `None`: a linear layer."""
+        return self.arcface.scale if self.loss == "arcface" else None
+
 
 class Words(Pooled):
     """The word vector of an utterance's emotion words (stanley2023); the prediction is the class whose noun is nearest.
@@ -162,6 +187,8 @@ class Words(Pooled):
         targets: `s1`: the class; `s2`: the mean of all annotators' labels; `s3`: of these and their one-word comments.
         loss: Name in `serein.losses.VECTOR_LOSSES`.
     """
+
+    is_vector: ClassVar[bool] = True
 
     targets: Literal["s1", "s2", "s3"] = "s1"
     loss: Literal["mse", "mae", "log-cosh"] = "log-cosh"

@@ -69,7 +69,9 @@ def _vectors(
     class_labels = checkpoint.class_labels
     names = {
         "emotion": [class_labels.label(u) or "" for u in some],
-        "prediction": [class_labels.classes[int(row.argmax())] for row in outputs.probabilities[checkpoint.task]],
+        "prediction": [
+            each.label or "" for each in checkpoint.tasks[checkpoint.task].predictions(outputs.decoded[checkpoint.task])
+        ],
         "speaker": [u.speaker or "" for u in some],
     }
     return outputs.embeddings, names

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from threading import Condition, Thread
 
 from serein.audio import SAMPLE_RATE_HZ, Waveform
-from serein.inference.predictor import Prediction
+from serein.inference.prediction import ClipPrediction
 from serein.inference.segments import Window
 from serein.inference.streams import Stream, cut_all
 
 BATCH_S = 60.0  # of audio in one batch; more would keep streams waiting
 _SMOOTHED = 0.9
 
-Predict = Callable[[Sequence[Waveform], Sequence[str]], list[Prediction]]
-Answers = Future[list[Prediction]]
+Predict = Callable[[Sequence[Waveform]], list[ClipPrediction]]
+Answers = Future[list[ClipPrediction]]
 
 
 class FullError(Exception):
@@ -119,7 +119,7 @@ class Batcher:
         """Run jobs as one batch; if that fails, each alone, so that one bad job does not fail the others."""
         waveforms = [waveform for job in jobs for waveform in job.waveforms]
         try:
-            predictions = iter(self.predict(waveforms, ["-"] * len(waveforms)))
+            predictions = iter(self.predict(waveforms))
             for job in jobs:
                 job.result.set_result([next(predictions) for _ in job.waveforms])
         except Exception as error:

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from serein import hub
 from serein.errors import ModelError
-from serein.inference.predictor import Predictor, default_model_folder, vocabulary_of_model
-from serein.knn.datastore import Datastore, model_digest, open_datastore
+from serein.inference.predictor import Predictor
+from serein.knn.datastore import Datastore, open_datastore
 from serein.labels.vocabulary import Vocabulary
-from serein.tasks.word_vectors import WordClasses
+from serein.tasks.word_vectors import WordVectorTask
 
 NUM_NEAREST = 5
 
@@ -59,23 +58,21 @@ class Neighbours:
         ]
 
 
-def open_neighbours(model: str | None, predictor: Predictor, datastore: Path | None) -> Neighbours:
+def open_neighbours(predictor: Predictor, datastore: Path | None) -> Neighbours:
     """Open a model's vocabulary, if it has one, and a datastore.
 
     Args:
-        model: Its folder or Hub name; `None` is the default model.
         datastore: Folder of a datastore of labelled clips.
 
     Raises:
         ModelError: The datastore belongs to another model, or the model's vocabulary has changed.
     """
-    has_words = isinstance(predictor.checkpoint.labels[predictor.task], WordClasses)
-    vocabulary = vocabulary_of_model(predictor) if has_words else None
+    task = predictor.checkpoint.tasks[predictor.task]
+    vocabulary = task.vocabulary if isinstance(task, WordVectorTask) else None
     if datastore is None:
         return Neighbours(vocabulary, None, predictor.classes)
-    folder = default_model_folder() if model is None else Path(hub.folder_of(model, expected="a model folder"))
     opened = open_datastore(datastore)
-    opened.require_model(model_digest(folder), str(folder))
+    opened.require_model(predictor.checkpoint.digest, predictor.checkpoint.name)
     if not len(opened.embeddings):
         raise ModelError("holds no clips", where=datastore, remedy="Add some: serein knn add --help.")
     return Neighbours(vocabulary, opened, predictor.classes)

@@ -14,8 +14,6 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from serein.audio import Upload
 from serein.errors import AudioError
-from serein.inference.predictor import Prediction
-from serein.inference.segments import Timeline
 from serein.server import problems
 from serein.server.problems import HTTPProblem
 from serein.server.schemas import (
@@ -60,7 +58,7 @@ def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 SegmentsQuery = Annotated[
-    SegmentsMode, Query(description="Which recordings to cut into speech segments; auto: only long ones.")
+    SegmentsMode, Query(description="Cut into segments of speech: auto and always do, never takes the recording whole.")
 ]
 _REFUSALS = _documented(400, 401, 408, 413, 422, 429, 503)
 
@@ -69,7 +67,7 @@ def router(service: Service) -> APIRouter:
     """Return the routes of a service."""
     routes = APIRouter()
 
-    @routes.post("/v1/predict", responses=_REFUSALS, tags=["recordings"])
+    @routes.post("/v1/predict", response_model_exclude_unset=True, responses=_REFUSALS, tags=["recordings"])
     async def predict(
         request: Request,
         file: Annotated[UploadFile, File(description="WAV, FLAC, OGG, Opus or MP3.")],
@@ -79,7 +77,7 @@ def router(service: Service) -> APIRouter:
         upload = await _upload(service, file)
         return await _unless_disconnected(service, request, _predict(service, upload, segments))
 
-    @routes.post("/v1/predict/batch", responses=_REFUSALS, tags=["recordings"])
+    @routes.post("/v1/predict/batch", response_model_exclude_unset=True, responses=_REFUSALS, tags=["recordings"])
     async def predict_batch(
         request: Request,
         files: Annotated[list[UploadFile], File(description="Recordings.", min_length=1)],
@@ -165,7 +163,7 @@ async def _upload(service: Service, file: UploadFile) -> Upload:
 
 async def _predict(service: Service, upload: Upload, segments: SegmentsMode) -> PredictionResponse:
     try:
-        prediction: Prediction | Timeline = await service.predict(upload, segments.value)
+        prediction = await service.predict(upload, segments.value)
     except AudioError as error:
         raise problems.of_recording(error) from None
     return await service.run_in_thread(lambda: prediction_response(prediction, service.neighbours))

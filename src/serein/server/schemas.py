@@ -6,12 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serein.inference.predictor import Prediction
-from serein.inference.segments import Segment, Timeline
+from serein.inference.prediction import Prediction
 from serein.server.neighbours import Neighbours
 from serein.server.problems import HTTPProblem
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(ge=0.0)]
 
 _PROBABILITIES = {"angry": 0.05, "happy": 0.81, "sad": 0.14}
@@ -21,18 +20,21 @@ _SEGMENT: dict[str, Any] = {
     "label": "happy",
     "confidence": 0.81,
     "probabilities": _PROBABILITIES,
+    "rejected": None,
 }
 _PREDICTION: dict[str, Any] = {
     "file": "call.wav",
+    "id": None,
+    "start_s": 0.0,
+    "end_s": 3.5,
     "task": "emotion",
-    "duration_s": 3.5,
     "label": "happy",
     "confidence": 0.81,
     "probabilities": _PROBABILITIES,
     "rejected": None,
-    "speech_s": 2.7,
     "segments": [_SEGMENT],
-    "windows": [_SEGMENT],
+    "tasks": {},
+    "model": {"name": "default", "sha256": "6f1e…"},
 }
 _PROBLEM: dict[str, Any] = {
     "type": "urn:problem-type:serein:unusable-recording",
@@ -42,15 +44,21 @@ _PROBLEM: dict[str, Any] = {
 }
 
 
-class SegmentResponse(BaseModel):
+class TaskResponse(BaseModel):
+    """What one task of the model predicts."""
+
+    label: str | None = Field(description="The class with the largest probability, or the words; null for a number.")
+    confidence: Probability | None
+    probabilities: dict[str, Probability] = Field(description="They sum to 1; empty where there are no classes.")
+    value: float | None = Field(None, description="The number of a regression task.")
+
+
+class SegmentResponse(TaskResponse):
     """A segment of a recording and its prediction."""
 
     start_s: Seconds
     end_s: Seconds
-    label: str | None = Field(description="The class with the largest probability; null when rejected.")
-    rejected: str | None = Field(None, description="Why the prediction was rejected, else null.")
-    confidence: Share
-    probabilities: dict[str, Share]
+    rejected: str | None = Field(None, description="Why there is no label: low confidence, too short; else null.")
 
 
 class NearestWord(BaseModel):
@@ -66,21 +74,25 @@ class Neighbour(BaseModel):
     distance: float
 
 
-class PredictionResponse(BaseModel):
-    """The prediction for one recording."""
+class ModelReference(BaseModel):
+    name: str
+    sha256: str
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_PREDICTION]})
+
+class PredictionResponse(TaskResponse):
+    """The prediction for one recording, by the schema that docs/formats.md describes."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_PREDICTION]}, protected_namespaces=())
 
     file: str = Field(description="The file name that the client sent.")
-    task: str = Field(description="The task that the classes belong to.")
-    duration_s: Seconds | None
-    label: str | None = Field(description="The class with the largest probability; null when rejected.")
-    rejected: str | None = Field(None, description="Why the prediction was rejected, else null.")
-    confidence: Share
-    probabilities: dict[str, Share] = Field(description="They sum to 1.")
-    speech_s: Seconds | None = Field(None, description="Seconds of speech, if the recording was cut into segments.")
-    segments: list[SegmentResponse] | None = Field(None, description="Segments of speech, one prediction each.")
-    windows: list[SegmentResponse] | None = Field(None, description="Predictions window by window; windows overlap.")
+    id: str | None = Field(None, description="Of an utterance of a manifest; null for a recording.")
+    start_s: Seconds
+    end_s: Seconds
+    task: str = Field(description="The task that `label` answers.")
+    rejected: str | None = Field(None, description="Why there is no label: low confidence, too short, no speech.")
+    segments: list[SegmentResponse] = Field(description="Segments of speech in order, without overlap.")
+    tasks: dict[str, TaskResponse] = Field(description="What the model's other tasks predict.")
+    model: ModelReference
     words: list[NearestWord] | None = Field(None, description="The nearest words, of a model of words.")
     neighbours: list[Neighbour] | None = Field(None, description="The nearest labelled clips, if there is a datastore.")
 
@@ -141,40 +153,17 @@ class StatusResponse(BaseModel):
     status: str
 
 
-def prediction_response(prediction: Prediction | Timeline, neighbours: Neighbours) -> PredictionResponse:
+def prediction_response(prediction: Prediction, neighbours: Neighbours) -> PredictionResponse:
     """Return a prediction as it goes to the client."""
-    by_segment: dict[str, Any] = {}
-    if isinstance(prediction, Timeline):
-        by_segment = {
-            "speech_s": round(prediction.speech_s, 3),
-            "segments": [segment_response(each) for each in prediction.segments],
-            "windows": [segment_response(each) for each in prediction.windows],
+    content = prediction.to_dict()
+    if len(prediction.embedding):
+        content |= {
+            "words": neighbours.words(prediction.embedding),
+            "neighbours": neighbours.clips(prediction.embedding),
         }
-    return PredictionResponse(
-        file=prediction.audio,
-        task=prediction.task,
-        duration_s=None if prediction.duration_s is None else round(prediction.duration_s, 3),
-        **_label_fields(prediction),
-        **by_segment,
-        words=neighbours.words(prediction.embedding),  # type: ignore[arg-type]
-        neighbours=neighbours.clips(prediction.embedding),  # type: ignore[arg-type]
-    )
-
-
-def segment_response(segment: Segment) -> SegmentResponse:
-    """Return a segment as it goes to the client."""
-    return SegmentResponse(start_s=round(segment.start_s, 3), end_s=round(segment.end_s, 3), **_label_fields(segment))
+    return PredictionResponse.model_validate(content)
 
 
 def problem_details(problem: HTTPProblem) -> ProblemDetails:
     """Return a problem as part of a larger response."""
     return ProblemDetails.model_validate(problem.to_json())
-
-
-def _label_fields(prediction: Prediction | Timeline | Segment) -> dict[str, Any]:
-    return {
-        "label": None if prediction.rejected else prediction.label,
-        "rejected": prediction.rejected,
-        "confidence": round(prediction.confidence, 6),
-        "probabilities": {name: min(1.0, round(value, 6)) for name, value in prediction.probabilities.items()},
-    }

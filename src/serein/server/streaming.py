@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +17,6 @@ from serein.inference.segments import Window
 from serein.inference.streams import Stream, pcm16
 from serein.server.middleware import Keys, client_of
 from serein.server.problems import HTTPProblem, response, unauthorised
-from serein.server.schemas import segment_response
 from serein.server.service import Service
 
 _BYTES = 2  # of a sample
@@ -110,23 +110,21 @@ class Streams:
         await buffer.close("too long")
 
     async def _predict(self, websocket: WebSocket, buffer: StreamBuffer, rate_hz: int) -> None:
-        stream = Stream(
-            self.service.predictor, rate_hz, self.service.options.sliding_window, self.service.reject_option
-        )
+        stream = Stream(self.service.predictor, rate_hz, replace(self.service.options, segments="always"))
         while data := await buffer.take():
-            await self._send_segments(websocket, await self.service.cut(stream, pcm16(data)))
+            await self._send_segments(websocket, stream, await self.service.cut(stream, pcm16(data)))
             if buffer.why_closed == "gone":
                 return
         if buffer.why_closed == "gone":
             return
-        await self._send_segments(websocket, await self.service.cut_end(stream))
-        ended = {"type": "end", "reason": buffer.why_closed, "duration_s": round(stream.position_s, 3)}
+        await self._send_segments(websocket, stream, await self.service.cut_end(stream))
+        ended = {"type": "end", "reason": buffer.why_closed, **stream.prediction.to_dict()}
         await _send(websocket, ended)
         await _close(websocket, _CODES.get(buffer.why_closed or "", _NORMAL), buffer.why_closed or "")
 
-    async def _send_segments(self, websocket: WebSocket, windows: list[Window]) -> None:
-        for segment in await self.service.predict_windows(windows) if windows else ():
-            await _send(websocket, {"type": "segment", **segment_response(segment).model_dump()})
+    async def _send_segments(self, websocket: WebSocket, stream: Stream, windows: list[Window]) -> None:
+        for segment in await self.service.predict_windows(stream, windows) if windows else ():
+            await _send(websocket, {"type": "segment", **stream.prediction_of(segment).to_dict()})
 
     async def _until_none(self) -> None:
         while self._open:

@@ -1,1 +1,20 @@
-"""What is learned: each task binds a target, a loss and a score."""
+"""What is learned: the contract of a task, and each task with its labels, loss, decoding and scores.
+
+`TASKS` names every task that a recipe may choose; a user's package adds its own by `serein.register("task", ...)`.
+"""
+
+from __future__ import annotations
+
+from serein.tasks.classes import ClassTask, SpeakerTask
+from serein.tasks.ctc import CtcTask
+from serein.tasks.task import Task
+from serein.tasks.word_vectors import WordVectorTask
+
+TASKS: dict[str, type[Task]] = {
+    "emotion": ClassTask,
+    "words": WordVectorTask,
+    "gender": ClassTask,
+    "asr": CtcTask,
+    "style": ClassTask,
+    "speaker": SpeakerTask,
+}

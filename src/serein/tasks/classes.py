@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 
 from serein import losses, metrics
 from serein.data.dataset import Targets
-from serein.data.protocols import speaker_key
 from serein.data.utterance import Utterance
 from serein.errors import RecipeError
-from serein.recipe import Category, Labels
+from serein.recipe import Category, Head, Labels, Recipe
+from serein.tasks.decoding import Decoded, TaskPrediction, most_probable
+from serein.tasks.task import Task, TaskSpec, label_of
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,6 @@ class ClassLabels:
         return np.array([name == label for name in self.classes], np.float32)
 
 
-def label_of(utterance: Utterance, field: str) -> str | None:
-    """Return what an utterance's field says; a speaker is told apart from those of other corpora."""
-    if field == "speaker":
-        return None if utterance.speaker is None else speaker_key(utterance).removeprefix("/")
-    value: str | None = getattr(utterance, field)
-    return value
-
-
 def class_labels_of(utterances: Sequence[Utterance], labels: Labels, task: str = "emotion") -> ClassLabels:
     """Return the classes of a task: for emotions those that a recipe names, or those that the utterances hold.
 
@@ -89,29 +83,6 @@ def class_labels_of(utterances: Sequence[Utterance], labels: Labels, task: str =
     return ClassLabels(tuple(classes), merge)
 
 
-def keep_labelled(
-    utterances: Sequence[Utterance], class_labels: ClassLabels, others: str
-) -> tuple[list[Utterance], Counter[str]]:
-    """Split off the utterances that belong to no class.
-
-    Returns:
-        The utterances with a class, and how many of each other label were left out.
-
-    Raises:
-        RecipeError: `others` is "error" and there are some.
-    """
-    field = class_labels.field
-    left_out = Counter(label_of(u, field) or f"(no {field})" for u in utterances if class_labels.label(u) is None)
-    if left_out and others == "error":
-        counts = ", ".join(f"{count} {name}" for name, count in left_out.most_common(5))
-        raise RecipeError(
-            f"{left_out.total()} utterances belong to none of the classes: {counts}",
-            where="labels.classes",
-            remedy="Add the class, merge it with labels.merge, or leave them out with labels.unknown_labels=drop.",
-        )
-    return [u for u in utterances if class_labels.label(u) is not None], left_out
-
-
 FIXED_CLASSES = {"gender": ("female", "male")}
 FOUND_CLASSES = ("style", "speaker")
 
@@ -138,24 +109,44 @@ def _fixed(utterances: Sequence[Utterance], task: str) -> ClassLabels:
     return class_labels
 
 
-class CategoryTask:
-    """Binds target, loss and score of categories.
+class ClassTask(Task):
+    """A task of classes: emotion, gender, style, speaker; learned by any of `LOSSES`.
 
     Attributes:
-        name: The task's key in recipes, batches and heads.
-        num_outputs: Classes.
-        labels: The classes.
+        class_labels: The classes, and the corpus words that are merged into them.
     """
 
+    Options = Category
+
     def __init__(self, options: Category, class_labels: ClassLabels) -> None:
-        self.name = class_labels.field
-        self.options, self.labels = options, class_labels
+        self.spec = TaskSpec(class_labels.field, class_labels.field, "classes", class_labels.classes)
+        self.options: Category = options
+        self.class_labels = class_labels
         self.num_outputs = len(class_labels.classes)
         self.class_weights: torch.Tensor | None = None
 
+    @classmethod
+    def fit(cls, name: str, options: Head, recipe: Recipe, utterances: Sequence[Utterance]) -> Self:
+        """Return the task with the classes that utterances hold."""
+        return cls(cast(Category, options), class_labels_of(utterances, recipe.labels, name))
+
+    @classmethod
+    def from_json(cls, name: str, options: Head, description: Mapping[str, Any]) -> Self:
+        """Return the task that `to_json` described."""
+        labels = ClassLabels(tuple(description["classes"]), dict(description["merge"]), name)
+        return cls(cast(Category, options), labels)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the classes and what is merged into them."""
+        return {"classes": self.class_labels.classes, "merge": self.class_labels.merge}
+
+    def truth(self, utterance: Utterance) -> str | None:
+        """Return the class of an utterance."""
+        return self.class_labels.label(utterance)
+
     def targets(self, utterances: Sequence[Utterance]) -> Targets:
         """Return class probabilities, (utterance, class), and which utterances have a class."""
-        values = np.stack([self.labels.probabilities(u) for u in utterances])
+        values = np.stack([self.class_labels.probabilities(u) for u in utterances])
         return Targets(values, values.sum(axis=1) > 0)
 
     def prepare(self, truth: torch.Tensor) -> None:
@@ -170,10 +161,6 @@ class CategoryTask:
         each = losses.LOSSES[self.options.loss](truth, output, weights, self.options.label_smoothing, **own)
         return losses.weighted_mean(each, truth, weights)
 
-    def kept(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """Return what of a batch's outputs is kept until the whole set is scored: all of it, (batch, class)."""
-        return output
-
     def classes(self, truth: torch.Tensor) -> torch.Tensor:
         """Return the class numbers of probabilities, (batch, class): (batch,)."""
         return truth.argmax(dim=1)
@@ -182,6 +169,27 @@ class CategoryTask:
         """Return the scores of a whole set, 0 to 1, and its loss, by name; both arguments are (utterance, class)."""
         scores = class_scores(self.classes(truth).numpy(), output.argmax(dim=1).numpy(), self.num_outputs)
         return {**scores, "loss": float(self.loss(truth, output))}
+
+    def decode(self, output: torch.Tensor) -> Decoded:
+        """Return the probabilities of (batch, class) logits."""
+        return Decoded(output.softmax(dim=1).cpu().numpy())
+
+    def predictions(self, decoded: Decoded) -> list[TaskPrediction]:
+        """Return the most probable class of each clip."""
+        return class_predictions(self.spec.classes, decoded)
+
+
+class SpeakerTask(ClassTask):
+    """The speakers of the training set (park2023)."""
+
+    fits_on = "train"
+    needs_shared_speakers = True
+
+
+def class_predictions(classes: Sequence[str], decoded: Decoded) -> list[TaskPrediction]:
+    """Return the most probable class of each row of probabilities, (clip, class)."""
+    assert decoded.values is not None
+    return [most_probable(dict(zip(classes, row, strict=True))) for row in decoded.values.tolist()]
 
 
 def class_scores(truth: np.ndarray, predictions: np.ndarray, num_classes: int) -> dict[str, float]:

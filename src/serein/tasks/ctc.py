@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ from serein import losses
 from serein.data.dataset import Targets
 from serein.data.utterance import Utterance
 from serein.errors import ManifestError, MissingExtraError
-from serein.recipe import Transcript
+from serein.recipe import Head, Recipe, Transcript
+from serein.tasks.decoding import Decoded, TaskPrediction
+from serein.tasks.task import Task, TaskSpec
 
 PADDING, UNKNOWN = -1, -2  # in rows of letters; an unknown letter is one that no training transcript has
 _APOSTROPHES = "'’ʼ"
@@ -142,35 +145,57 @@ def _errors(found: object) -> int:
     return sum(int(getattr(found, kind)) for kind in ("substitutions", "deletions", "insertions"))
 
 
-class TranscriptTask:
-    """Binds target, loss and score of transcripts.
+class CtcTask(Task):
+    """The words that were said, letter by letter, by connectionist temporal classification of frames.
 
     An output is (batch, frame, symbol + 1): scores, and beside them 1 for real frames and 0 on padding
     (`serein.models.heads.FrameHead`).
 
     Attributes:
-        name: The task's key in recipes, batches and heads.
-        num_outputs: Symbols.
-        labels: The letters of the training set.
-
-    Raises:
-        MissingExtraError: The package `jiwer` is not installed.
+        alphabet: The letters of the training set.
     """
 
-    name = "asr"
+    Options = Transcript
+    fits_on = "train"
+    monitor = "word_accuracy"
 
-    def __init__(self, options: Transcript, alphabet: Alphabet) -> None:
-        require_jiwer()
-        self.options, self.labels = options, alphabet
+    def __init__(self, options: Transcript, alphabet: Alphabet, name: str = "asr") -> None:
+        self.spec = TaskSpec(name, "transcript", "sequence")
+        self.options: Transcript = options
+        self.alphabet = alphabet
         self.num_outputs = alphabet.num_symbols
+
+    @classmethod
+    def fit(cls, name: str, options: Head, recipe: Recipe, utterances: Sequence[Utterance]) -> Self:
+        """Return the task with the letters of transcripts.
+
+        Raises:
+            MissingExtraError: The package `jiwer` is not installed, by which a training is monitored.
+        """
+        require_jiwer()
+        return cls(cast(Transcript, options), Alphabet.of(u.transcript for u in utterances), name)
+
+    @classmethod
+    def from_json(cls, name: str, options: Head, description: Mapping[str, Any]) -> Self:
+        """Return the task that `to_json` described."""
+        return cls(cast(Transcript, options), Alphabet("".join(description["letters"])), name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the letters."""
+        return {"letters": list(self.alphabet.letters)}
+
+    def label(self, utterance: Utterance) -> str | None:
+        """Return the transcript as it is compared."""
+        return self.truth(utterance)
+
+    def truth(self, utterance: Utterance) -> str | None:
+        """Return the transcript as it is compared."""
+        return normalised(utterance.transcript) or None
 
     def targets(self, utterances: Sequence[Utterance]) -> Targets:
         """Return the letters of transcripts, (utterance, letter), and which utterances have some."""
-        rows = self.labels.rows([u.transcript for u in utterances])
+        rows = self.alphabet.rows([u.transcript for u in utterances])
         return Targets(rows, (rows != PADDING).any(axis=1))
-
-    def prepare(self, truth: torch.Tensor) -> None:
-        """Take what the loss needs from the training targets: nothing."""
 
     def loss(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """Return the mean loss of a batch's possible transcripts, each divided by its letters, as torch's mean does.
@@ -181,10 +206,6 @@ class TranscriptTask:
         """
         return possible_mean(*_ctc(truth, output))
 
-    def num_impossible(self, truth: torch.Tensor, output: torch.Tensor) -> int:
-        """Return how many transcripts have more letters than their clip has frames for; no loss learns from them."""
-        return int((~_ctc(truth, output)[1]).sum())
-
     def kept(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """Return what the score of the whole set is made of: (batch, 6).
 
@@ -192,8 +213,8 @@ class TranscriptTask:
         """
         each, is_possible = _ctc(truth, output)
         counts = torch.empty(len(truth), 4, dtype=torch.float64)
-        for row, (letters, text) in enumerate(zip(truth.tolist(), decoded_texts(output, self.labels), strict=True)):
-            found = word_errors(self.labels.spelt(letters), text)
+        for row, (letters, text) in enumerate(zip(truth.tolist(), decoded_texts(output, self.alphabet), strict=True)):
+            found = word_errors(self.alphabet.spelt(letters), text)
             counts[row] = torch.tensor([found.errors, found.words, found.letter_errors, found.letters])
         return torch.cat([torch.stack([each, is_possible], dim=1).double().cpu(), counts], dim=1)
 
@@ -206,6 +227,14 @@ class TranscriptTask:
             "impossible": float((1 - is_possible).sum()),
             "loss": float(possible_mean(each, is_possible.bool())),
         }
+
+    def decode(self, output: torch.Tensor) -> Decoded:
+        """Return the transcripts of (batch, frame, symbol + 1)."""
+        return Decoded(texts=tuple(decoded_texts(output, self.alphabet)))
+
+    def predictions(self, decoded: Decoded) -> list[TaskPrediction]:
+        """Return the transcript of each clip."""
+        return [TaskPrediction(text) for text in decoded.texts or ()]
 
 
 def decoded_texts(output: torch.Tensor, alphabet: Alphabet) -> list[str]:

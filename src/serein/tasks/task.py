@@ -1,49 +1,117 @@
-"""What a task is to a training: targets, a loss and scores of one head."""
+"""The contract of a task: it owns all that its output means, from the label in a manifest to the label in a prediction.
+
+Nobody else asks what kind of task one is. To add a task is one class here and its name in `serein.tasks.TASKS`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 
 from serein.data.dataset import Targets
+from serein.data.protocols import speaker_key
 from serein.data.utterance import Utterance
-from serein.recipe import Head
-from serein.tasks.classes import ClassLabels
-from serein.tasks.ctc import Alphabet
-from serein.tasks.word_vectors import WordClasses
+from serein.errors import ModelError, RecipeError
+from serein.recipe import Head, Recipe
+from serein.tasks.decoding import Decoded, TaskPrediction
 
 
-class Task(Protocol):
-    """One thing that is learned.
+def label_of(utterance: Utterance, field: str) -> str | None:
+    """Return what an utterance's field says; a speaker is told apart from those of other corpora."""
+    if field == "speaker":
+        return None if utterance.speaker is None else speaker_key(utterance).removeprefix("/")
+    value: str | None = getattr(utterance, field)
+    return value
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a task is about.
 
     Attributes:
-        name: The task's key in recipes, batches and heads.
-        num_outputs: Numbers that its head puts out for a clip.
+        name: Its key in recipes, batches, heads and labels.json.
+        field: The field of an utterance that holds its truth.
+        problem: `classes`; `vector`: a word vector, answered by the nearest class; `sequence`: words; `regression`: a
+            number.
+        classes: Names of the classes; none where there are no classes.
     """
 
     name: str
+    field: str
+    problem: Literal["classes", "vector", "sequence", "regression"]
+    classes: tuple[str, ...] = ()
+
+
+class Task(ABC):
+    """One thing that is learned.
+
+    Attributes:
+        Options: What recipes say of such a task.
+        fits_on: Whose labels its outputs are: of all data, or of a fold's training set alone.
+        needs_shared_speakers: Whether test speakers must be among the training speakers.
+        monitor: The score that training monitors unless a stage names another.
+        spec: What it is about.
+        options: What it reads from the model, its loss and its weight.
+        num_outputs: Numbers that its head puts out for a clip, or for a frame.
+    """
+
+    Options: ClassVar[type[Head]]
+    fits_on: ClassVar[Literal["all", "train"]] = "all"
+    needs_shared_speakers: ClassVar[bool] = False
+    monitor: ClassVar[str] = "ua"
+
+    spec: TaskSpec
+    options: Head
     num_outputs: int
 
     @property
-    def options(self) -> Head:
-        """What it reads from the model, and its weight."""
-        ...
+    def name(self) -> str:
+        """The task's key in recipes, batches and heads."""
+        return self.spec.name
 
-    @property
-    def labels(self) -> ClassLabels | WordClasses | Alphabet:
-        """What its output means."""
-        ...
+    @classmethod
+    @abstractmethod
+    def fit(cls, name: str, options: Head, recipe: Recipe, utterances: Sequence[Utterance]) -> Self:
+        """Return the task with the labels that utterances hold.
 
+        Raises:
+            RecipeError, ManifestError: They hold too few.
+        """
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, name: str, options: Head, description: Mapping[str, Any]) -> Self:
+        """Return the task that `to_json` described.
+
+        Raises:
+            KeyError, TypeError, ValueError: It did not.
+        """
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """Return what labels.json says of the task."""
+
+    def label(self, utterance: Utterance) -> str | None:
+        """Return what the corpus says in the task's field, in its own words; `None` when it says nothing."""
+        return label_of(utterance, self.spec.field)
+
+    @abstractmethod
+    def truth(self, utterance: Utterance) -> str | float | None:
+        """Return what the task should say of an utterance; `None` where that is unknown."""
+
+    @abstractmethod
     def targets(self, utterances: Sequence[Utterance]) -> Targets:
         """Return the target of every utterance, and which have one."""
-        ...
 
-    def prepare(self, truth: torch.Tensor) -> None:
+    def prepare(self, truth: torch.Tensor) -> None:  # noqa: B027  (most need nothing)
         """Take what the loss needs from the training targets."""
-        ...
 
+    @abstractmethod
     def loss(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """Return the mean loss of a batch.
 
@@ -51,21 +119,55 @@ class Task(Protocol):
             truth: (batch, ...) targets.
             output: (batch, ...) what the head puts out.
         """
-        ...
+
+    def classes(self, truth: torch.Tensor) -> torch.Tensor | None:
+        """Return the class numbers of targets, (batch,); `None` of a task without classes."""
+        return None
 
     def kept(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """Return what of a batch's outputs is kept until the whole set is scored, (batch, ...) of one width."""
-        ...
+        return output
 
+    @abstractmethod
     def scores(self, truth: torch.Tensor, kept: torch.Tensor) -> dict[str, float]:
-        """Return scores of a whole set by name, the higher the better, the one that is watched first; and `loss`."""
-        ...
+        """Return scores of a whole set by name, the higher the better, the one that is monitored first; and `loss`."""
+
+    @abstractmethod
+    def decode(self, output: torch.Tensor) -> Decoded:
+        """Return what (batch, ...) outputs of the head mean."""
+
+    @abstractmethod
+    def predictions(self, decoded: Decoded) -> list[TaskPrediction]:
+        """Return what is said of each clip."""
+
+    def with_labels(self, labels: Sequence[str]) -> Task:
+        """Return the same task with other words as classes.
+
+        Raises:
+            ModelError: It has fixed classes.
+        """
+        known = f"has the fixed classes {', '.join(self.spec.classes)}" if self.spec.classes else "has no classes"
+        raise ModelError(known, where="labels", remedy="Choose a model whose task is 'words'.")
 
 
-@runtime_checkable
-class ClassTask(Task, Protocol):
-    """A task whose targets belong to classes."""
+def keep_labelled(
+    utterances: Sequence[Utterance], task: Task, unknown: Literal["drop", "error"] = "drop"
+) -> tuple[list[Utterance], Counter[str]]:
+    """Split off the utterances without a truth for a task.
 
-    def classes(self, truth: torch.Tensor) -> torch.Tensor:
-        """Return the class numbers of targets, (batch,)."""
-        ...
+    Returns:
+        The utterances with one, and how many of each other label were left out.
+
+    Raises:
+        RecipeError: `unknown` is "error" and there are some.
+    """
+    kept = [u for u in utterances if task.truth(u) is not None]
+    left_out = Counter(task.label(u) or f"(no {task.spec.field})" for u in utterances if task.truth(u) is None)
+    if left_out and unknown == "error":
+        counts = ", ".join(f"{count} {name}" for name, count in left_out.most_common(5))
+        raise RecipeError(
+            f"{left_out.total()} utterances belong to none of the classes: {counts}",
+            where="labels.classes",
+            remedy="Add the class, merge it with labels.merge, or leave them out with labels.unknown_labels=drop.",
+        )
+    return kept, left_out

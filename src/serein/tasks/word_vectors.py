@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import Any, Self, cast
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-from serein.errors import ModelError, RecipeError
-from serein.tasks.classes import ClassLabels
-
-if TYPE_CHECKING:
-    from serein.labels.vocabulary import Vocabulary
-
-
 import torch
+from numpy.typing import ArrayLike, NDArray
 
 from serein import losses
 from serein.data.dataset import Targets
 from serein.data.utterance import Utterance
+from serein.errors import ModelError, RecipeError
 from serein.labels.vocabulary import Vocabulary, open_vocabulary
-from serein.recipe import Nouns, Words
-from serein.tasks.classes import class_scores
-from serein.tasks.votes import NOUNS, distinct_targets, target_words
+from serein.recipe import Head, Nouns, Recipe, Words
+from serein.tasks.classes import ClassLabels, class_labels_of, class_predictions, class_scores
+from serein.tasks.decoding import Decoded, TaskPrediction
+from serein.tasks.task import Task, TaskSpec
+from serein.tasks.votes import NOUNS, target_words
 
 TEMPERATURE = 0.1  # of the softmax; the nearest class does not depend on it
 
@@ -94,8 +90,6 @@ def vocabulary_of(classes: WordClasses) -> Vocabulary:
     Raises:
         ModelError: It is another one now.
     """
-    from serein.labels.vocabulary import open_vocabulary
-
     vocabulary = open_vocabulary(classes.vocabulary)
     if vocabulary.digest != classes.digest:
         raise ModelError(
@@ -133,59 +127,97 @@ def mean_cosine(truth: ArrayLike, prediction: ArrayLike) -> float:
     return float((normalised(truth) * normalised(prediction)).sum(axis=1).mean())
 
 
-class WordTask:
-    """Binds target vectors, loss and score.
+class WordVectorTask(Task):
+    """The vector of an utterance's emotion words (stanley2023); the answer is the class whose noun is nearest.
 
     Targets are (utterance, feature + class): the vector to learn, and beside it the class, by which is evaluated.
 
     Attributes:
-        name: The task's key in recipes, batches and heads.
-        num_outputs: Features of a word vector.
-        labels: The classes as word vectors.
+        word_classes: The classes as word vectors.
+        nouns: Class or rater's label -> the noun that stands for it.
         scale: What targets are multiplied by.
-
-    Raises:
-        VocabularyError: A class has no vector.
     """
 
-    name = "words"
+    Options = Words
 
-    def __init__(self, options: Words, class_labels: ClassLabels, nouns: Nouns) -> None:
-        self.options = options
-        self.vocabulary = open_vocabulary(nouns.vocabulary)
+    def __init__(
+        self, options: Words, word_classes: WordClasses, nouns: Nouns | None = None, name: str = "words"
+    ) -> None:
+        nouns = nouns or Nouns()
+        self.spec = TaskSpec(name, word_classes.class_labels.field, "vector", word_classes.classes)
+        self.options: Words = options
+        self.word_classes, self.class_labels = word_classes, word_classes.class_labels
+        self.num_outputs = word_classes.vectors.shape[1]
         self.nouns = {**NOUNS, **nouns.nouns}
-        self.num_outputs = self.vocabulary.size
-        self.labels = word_classes(class_labels, self.vocabulary, self.nouns, nouns.vocabulary)
-        self.scale = 1.0 if nouns.scale == "none" else 1.0 / float(np.sqrt(np.mean(self.labels.vectors**2)))
+        self.scale = 1.0 if nouns.scale == "none" else 1.0 / float(np.sqrt(np.mean(word_classes.vectors**2)))
+
+    @classmethod
+    def fit(cls, name: str, options: Head, recipe: Recipe, utterances: Sequence[Utterance]) -> Self:
+        """Return the task with the classes that utterances hold, as vectors of their nouns.
+
+        Raises:
+            VocabularyError: A class has no vector.
+        """
+        class_labels = class_labels_of(utterances, recipe.labels, name)
+        nouns, vocabulary = recipe.words, open_vocabulary(recipe.words.vocabulary)
+        classes = word_classes(class_labels, vocabulary, {**NOUNS, **nouns.nouns}, nouns.vocabulary)
+        return cls(cast(Words, options), classes, nouns, name)
+
+    @classmethod
+    def from_json(cls, name: str, options: Head, description: Mapping[str, Any]) -> Self:
+        """Return the task that `to_json` described."""
+        class_labels = ClassLabels(tuple(description["classes"]), dict(description["merge"]))
+        vectors = np.array(description["vectors"], np.float32)
+        where = description["vocabulary"], description["vocabulary_digest"]
+        classes = WordClasses(class_labels, tuple(description["nouns"]), vectors, *where)
+        return cls(cast(Words, options), classes, name=name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the classes, their nouns and vectors, and which vocabulary these are of."""
+        classes = self.word_classes
+        return {
+            "classes": classes.classes,
+            "merge": classes.class_labels.merge,
+            "nouns": classes.nouns,
+            "vectors": classes.vectors.tolist(),
+            "vocabulary": classes.vocabulary,
+            "vocabulary_digest": classes.digest,
+        }
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary that the vectors are of.
+
+        Raises:
+            ModelError: It is another one now.
+        """
+        return vocabulary_of(self.word_classes)
+
+    def truth(self, utterance: Utterance) -> str | None:
+        """Return the class of an utterance."""
+        return self.class_labels.label(utterance)
+
+    def with_labels(self, labels: Sequence[str]) -> WordVectorTask:
+        """Return the same task with other words as classes, see `relabelled`."""
+        return WordVectorTask(self.options, relabelled(self.word_classes, labels), name=self.name)
 
     def words(self, utterances: Sequence[Utterance]) -> list[tuple[str, ...]]:
         """Return the words that each utterance's target is the mean of."""
-        class_labels, known = self.labels.class_labels, self.vocabulary
+        class_labels, known = self.class_labels, self.vocabulary
         return [target_words(u, class_labels, self.options.targets, self.nouns, known) for u in utterances]
 
     def targets(self, utterances: Sequence[Utterance]) -> Targets:
         """Return vectors and classes, (utterance, feature + class), and which utterances have both."""
         words = self.words(utterances)
-        values = np.zeros((len(utterances), self.num_outputs + len(self.labels.classes)), np.float32)
+        values = np.zeros((len(utterances), self.num_outputs + len(self.spec.classes)), np.float32)
         values[:, : self.num_outputs] = self.scale * mean_vectors(words, self.vocabulary)
-        values[:, self.num_outputs :] = np.stack([self.labels.class_labels.probabilities(u) for u in utterances])
+        values[:, self.num_outputs :] = np.stack([self.class_labels.probabilities(u) for u in utterances])
         has_both = np.array([bool(some) for some in words]) & values[:, self.num_outputs :].any(axis=1)
         return Targets(values, has_both)
-
-    def num_distinct(self, utterances: Sequence[Utterance]) -> int:
-        """Return the number of different targets (129 and 629 in the paper)."""
-        return distinct_targets(self.words(utterances))
-
-    def prepare(self, truth: torch.Tensor) -> None:
-        """Take what the loss needs from the training targets: nothing."""
 
     def loss(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """Return the mean loss of a batch: targets, (batch, feature + class), and vectors, (batch, feature)."""
         return losses.VECTOR_LOSSES[self.options.loss](truth[:, : self.num_outputs], output).mean()
-
-    def kept(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """Return what of a batch's outputs is kept until the whole set is scored: all of it, (batch, feature)."""
-        return output
 
     def classes(self, truth: torch.Tensor) -> torch.Tensor:
         """Return the class numbers of targets, (batch, feature + class): (batch,)."""
@@ -194,10 +226,18 @@ class WordTask:
     def scores(self, truth: torch.Tensor, output: torch.Tensor) -> dict[str, float]:
         """Return the scores of a whole set, 0 to 1, by name, the mean cosine with the targets, and the loss."""
         classes = self.classes(truth).numpy()
-        predictions = self.labels.cosines(output.numpy()).argmax(axis=1)
+        predictions = self.word_classes.cosines(output.numpy()).argmax(axis=1)
         cosine = mean_cosine(truth[:, : self.num_outputs].numpy(), output.numpy())
-        scores = class_scores(classes, predictions, len(self.labels.classes))
+        scores = class_scores(classes, predictions, len(self.spec.classes))
         return {**scores, "cosine": cosine, "loss": float(self.loss(truth, output))}
+
+    def decode(self, output: torch.Tensor) -> Decoded:
+        """Return the probabilities of the classes, by their cosines with (batch, feature) vectors."""
+        return Decoded(self.word_classes.probabilities(output.cpu().numpy()).astype(np.float32))
+
+    def predictions(self, decoded: Decoded) -> list[TaskPrediction]:
+        """Return the nearest class of each clip."""
+        return class_predictions(self.spec.classes, decoded)
 
 
 def word_classes(class_labels: ClassLabels, vocabulary: Vocabulary, nouns: dict[str, str], name: str) -> WordClasses:
@@ -223,3 +263,22 @@ def mean_vectors(words: Sequence[Sequence[str]], vocabulary: Vocabulary) -> np.n
         if some:
             means[row] = vectors[[position[word] for word in some]].mean(axis=0)
     return means
+
+
+def similarity(embeddings: Sequence[NDArray[np.float32]], text: str, vocabulary: Vocabulary) -> NDArray[np.float64]:
+    """Return (recording,) the cosine of each recording's word vector with a text.
+
+    Args:
+        embeddings: A word vector of each recording (`Prediction.embedding` of a model of words).
+        text: A word, or several: the mean of their vectors, or a sentence's vector where the vocabulary has such.
+
+    Raises:
+        RecipeError: The text is empty.
+        VocabularyError: A word has no vector; names the nearest spellings.
+    """
+    if not text.strip():
+        raise RecipeError("is empty", where="--text", remedy="Write some words: 'tender sadness'.")
+    cosines: NDArray[np.float64] = (
+        normalised(np.stack(embeddings)) @ normalised(phrase_vectors([text.strip()], vocabulary))[0]
+    )
+    return cosines

@@ -23,8 +23,8 @@ from serein.models.hidden_states import Backbone, HiddenStates, frame_mask
 from serein.models.logmel import LogMelBackbone
 from serein.models.model import HiddenStatesByBranch, SpeechModel
 from serein.models.pretrained import weights_hash
-from serein.recipe import MAIN, Optimizer, Pooled, SpectrogramAugmentation, Stage
-from serein.tasks.task import ClassTask, Task
+from serein.recipe import MAIN, Optimizer, SpectrogramAugmentation, Stage
+from serein.tasks.task import Task
 
 NUM_SAMPLED = 2  # batches at the start of an epoch: each costs another way back for every task
 
@@ -189,7 +189,7 @@ class StageModule(lightning.LightningModule):
     @property
     def watched(self) -> str:
         """Name of the metric that chooses and stops."""
-        return f"dev_{watched_score(self.stage, next(iter(self.tasks)))}"
+        return f"dev_{monitored_score(self.stage, next(iter(self.tasks.values())))}"
 
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
         """Return the weighted sum of the losses of the stage's tasks.
@@ -247,7 +247,7 @@ class StageModule(lightning.LightningModule):
             for score_name, score in scores.items():
                 self.log(f"{prefix}_{score_name}", score, rank_zero_only=False)
             if is_main and self.stage.schedule.name == "plateau":
-                self.lr_schedulers().step(scores[watched_score(self.stage, name)])  # type: ignore[union-attr,arg-type]
+                self.lr_schedulers().step(scores[monitored_score(self.stage, self.tasks[name])])  # type: ignore[union-attr,arg-type]
         self._dev.clear()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -306,11 +306,12 @@ class StageModule(lightning.LightningModule):
         losses: dict[str, torch.Tensor] = {}
         for name, task in self.tasks.items():
             known, head_output = has_target[name], head_outputs[name]
-            contrast = task.options.contrastive if isinstance(task.options, Pooled) else None
+            contrast = getattr(task.options, "contrastive", None)
             truth, own_weight, parts = targets[name][known], 1.0, []
-            if contrast is not None and isinstance(task, ClassTask):
+            classes = None if contrast is None else task.classes(truth)
+            if contrast is not None and classes is not None:
                 own_weight = 1.0 - contrast.weight
-                pulled = self._contrast(task.classes(truth), head_output.embedding[known], contrast.temperature)
+                pulled = self._contrast(classes, head_output.embedding[known], contrast.temperature)
                 parts.append(contrast.weight * pulled)
             if known.any():
                 parts.append(own_weight * _summed(task, truth, head_output.outputs[:, known]))
@@ -377,9 +378,9 @@ def loss_weights(
     return {main: main_task_weight, **dict.fromkeys(others, (1.0 - main_task_weight) / len(others))}
 
 
-def watched_score(stage: Stage, first: str) -> str:
-    """Return the score of a stage's first task that is watched; of transcripts `ua` means the word accuracy."""
-    return "word_accuracy" if first == "asr" and stage.monitor == "ua" else stage.monitor
+def monitored_score(stage: Stage, first: Task) -> str:
+    """Return the score of a stage's first task that is monitored; `ua`, the default, means the task's own default."""
+    return first.monitor if stage.monitor == "ua" else stage.monitor
 
 
 def _frozen_sha256(model: SpeechModel) -> str | None:

@@ -37,7 +37,7 @@ from serein.models.logmel import LogMelBackbone
 from serein.models.model import SpeechModel
 from serein.progress import Report
 from serein.recipe import MAIN, Batches, Clips, FeatureCacheOptions, LogMel, Stage
-from serein.tasks.task import ClassTask, Task
+from serein.tasks.task import Task
 from serein.training.checkpointing import (
     METRICS,
     PARTIAL,
@@ -265,8 +265,9 @@ def _balanced_classes(tasks: Mapping[str, Task], stage: Stage, data: TrainingDat
         return None
     name = next(iter(stage.tasks or tasks))
     task, targets = tasks[name], data.targets[name]
-    assert isinstance(task, ClassTask)  # the recipe is refused else
-    return np.where(targets.is_known, task.classes(torch.from_numpy(targets.values)).numpy(), -1)
+    classes = task.classes(torch.from_numpy(targets.values))
+    assert classes is not None  # the recipe is refused else
+    return np.where(targets.is_known, classes.numpy(), -1)
 
 
 def _devices(model: SpeechModel) -> dict[str, Any]:

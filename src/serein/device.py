@@ -1,0 +1,36 @@
+"""The device that models run on: a GPU where there is one, unless another is named."""
+
+from __future__ import annotations
+
+import torch
+
+from serein.errors import ModelError
+
+
+def device_of(name: str | torch.device = "auto") -> torch.device:
+    """Return a device by its name.
+
+    Args:
+        name: `auto`: CUDA, else Apple's MPS, else the CPU; or `cpu`, `cuda`, `cuda:1`, `mps`.
+
+    Raises:
+        ModelError: There is no such device on this machine.
+
+    Example:
+        >>> device_of("cpu")
+        device(type='cpu')
+    """
+    if str(name) == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(
+            f"no device '{name}' on this machine ({str(error).splitlines()[0]})",
+            where="--device",
+            remedy="Choose auto, cpu, cuda, cuda:1 or mps.",
+        ) from None
+    return device

@@ -1,0 +1,250 @@
+"""What a model says of a recording: one label with its probabilities, the segments it comes from, and other tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serein.errors import MissingExtraError, RecipeError
+from serein.tasks.decoding import TaskPrediction, mean_of
+
+if TYPE_CHECKING:
+    import pandas
+
+LOW_CONFIDENCE, TOO_SHORT, NO_SPEECH = "low confidence", "too short", "no speech"
+
+
+@dataclass(frozen=True)
+class RejectOption:
+    """When a prediction is rejected.
+
+    Attributes:
+        min_confidence: Least probability of the label; on calibrated probabilities it is the promised accuracy.
+        min_duration_s: Least length of the speech.
+
+    Raises:
+        RecipeError: The probability is not between 0 and 1, or the length is negative.
+    """
+
+    min_confidence: float = 0.0
+    min_duration_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.min_confidence <= 1.0:
+            raise RecipeError(
+                f"{self.min_confidence:g} is no probability", where="min_confidence", remedy="Take one from 0 to 1."
+            )
+        if not self.min_duration_s >= 0.0:
+            raise RecipeError(
+                f"{self.min_duration_s:g} s is no length", where="min_duration_s", remedy="Take 0 or more."
+            )
+
+    def reason(self, confidence: float | None, duration_s: float | None = None) -> str | None:
+        """Return why a prediction is rejected, or `None` when it is not.
+
+        Example:
+            >>> option = RejectOption(min_confidence=0.5, min_duration_s=0.3)
+            >>> option.reason(0.4), option.reason(0.9, duration_s=0.2), option.reason(0.9)
+            ('low confidence', 'too short', None)
+        """
+        if duration_s is not None and duration_s < self.min_duration_s:
+            return TOO_SHORT
+        return LOW_CONFIDENCE if confidence is not None and confidence < self.min_confidence else None
+
+
+NO_REJECT_OPTION = RejectOption()
+
+
+@dataclass(frozen=True)
+class Segment(TaskPrediction):
+    """A stretch of a recording and what the model's main task says of it.
+
+    Attributes:
+        start_s: Where it starts, in seconds of the recording.
+        end_s: Where it ends.
+        rejected: Why it has no label: "low confidence", "too short"; else `None`.
+    """
+
+    start_s: float = 0.0
+    end_s: float = 0.0
+    rejected: str | None = None
+
+    @property
+    def duration_s(self) -> float:
+        """Its length, in seconds."""
+        return self.end_s - self.start_s
+
+    @property
+    def text(self) -> str:
+        """What people read: the label, the number, or why there is none."""
+        return shown(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values: times, label, confidence, probabilities, and why it was rejected."""
+        times = {"start_s": round(self.start_s, 3), "end_s": round(self.end_s, 3)}
+        return {**times, **super().to_dict(), "rejected": self.rejected}
+
+
+@dataclass(frozen=True)
+class Prediction(TaskPrediction):
+    """What a model says of one recording, or of one utterance.
+
+    Attributes:
+        file: The recording, as it was named; `-` for samples and standard input.
+        task: The task that `label` answers: `emotion`, `gender`, ...
+        rejected: Why there is no label: "low confidence", "too short" or "no speech"; else `None`.
+        segments: Stretches of speech with a label each, in order, without overlap; an utterance that was taken whole
+            is one segment.
+        tasks: Task -> what the model's other tasks say.
+        model: Name and hash of the model: `{"name": ..., "sha256": ...}`.
+        id: Of the utterance, where it has one.
+        start_s: Where the utterance starts in its file.
+        duration_s: Length of what was read.
+        speech_s: Length of the speech that was found in it.
+        neighbours: The nearest labelled clips of a kNN datastore, where they were asked for.
+        embedding: (feature,) float32, what the main task's output layer reads; empty when nothing was predicted.
+        peaks: (time,) largest amplitude, 0 to 1, of every `PEAK_S` seconds, to draw the recording by.
+    """
+
+    file: str = "-"
+    task: str = "emotion"
+    rejected: str | None = None
+    segments: tuple[Segment, ...] = ()
+    tasks: Mapping[str, TaskPrediction] = field(default_factory=dict)
+    model: Mapping[str, str] = field(default_factory=dict)
+    id: str | None = None
+    start_s: float = 0.0
+    duration_s: float = 0.0
+    speech_s: float = 0.0
+    neighbours: tuple[Any, ...] = ()
+    embedding: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    peaks: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    @property
+    def end_s(self) -> float:
+        """Where the utterance ends in its file."""
+        return self.start_s + self.duration_s
+
+    @property
+    def text(self) -> str:
+        """What people read: the label, the number, or why there is none."""
+        return shown(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the prediction by the schema of docs/formats.md: plain values, the same keys in every case."""
+        return {
+            "file": self.file,
+            "id": self.id,
+            "start_s": round(self.start_s, 3),
+            "end_s": round(self.end_s, 3),
+            "task": self.task,
+            **super().to_dict(),
+            "rejected": self.rejected,
+            "segments": [segment.to_dict() for segment in self.segments],
+            "tasks": {name: each.to_dict() for name, each in self.tasks.items()},
+            **({"neighbours": [each.to_dict() for each in self.neighbours]} if self.neighbours else {}),
+            "model": dict(self.model),
+        }
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return a table with a row for each segment: file, times, label, confidence, a column for each class.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise MissingExtraError("pandas", "pandas") from None
+        rows = [
+            {
+                "file": self.file,
+                "start_s": segment.start_s,
+                "end_s": segment.end_s,
+                "label": segment.label,
+                "confidence": segment.confidence,
+                "rejected": segment.rejected,
+                **segment.probabilities,
+            }
+            for segment in self.segments
+        ]
+        columns = ["file", "start_s", "end_s", "label", "confidence", "rejected", *self.probabilities]
+        return pandas.DataFrame(rows, columns=columns)
+
+    def __repr__(self) -> str:
+        """Return what fits on a line: label, confidence, how many segments."""
+        confidence = "" if self.confidence is None else f", confidence={self.confidence:.3f}"
+        value = "" if self.value is None else f", value={self.value:.3f}"
+        rejected = "" if self.rejected is None else f", rejected={self.rejected!r}"
+        many = f", segments={len(self.segments)}"
+        return f"Prediction(file={self.file!r}, {self.task}={self.label!r}{confidence}{value}{rejected}{many})"
+
+
+def shown(said: Segment | Prediction) -> str:
+    """Return a prediction as people read it: its label, its number, or why it is rejected."""
+    return said.rejected or said.label or ("" if said.value is None else f"{said.value:.2f}")
+
+
+@dataclass(frozen=True)
+class ClipPrediction:
+    """What a model says of one clip: a window of speech, or a whole utterance.
+
+    Attributes:
+        main: What its main task says.
+        tasks: Task -> what its other tasks say.
+        embedding: (feature,) float32, what the main task's output layer reads.
+        neighbours: The nearest labelled clips, of a kNN predictor that shows them.
+    """
+
+    main: TaskPrediction
+    tasks: Mapping[str, TaskPrediction] = field(default_factory=dict)
+    embedding: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    neighbours: tuple[Any, ...] = ()
+
+
+def merged_segments(windows: Sequence[Segment], reject_option: RejectOption) -> tuple[Segment, ...]:
+    """Return stretches of one label each, in order, without overlap, from windows that overlap.
+
+    At every moment the probabilities are the mean of the windows that hold it; neighbours of one label are joined.
+    """
+    runs: list[list[Segment]] = []
+    for moment in _moments(windows, reject_option):
+        last = runs[-1][-1] if runs else None
+        is_same = last is not None and (moment.label, moment.rejected) == (last.label, last.rejected)
+        if last is None or moment.start_s > last.end_s or not is_same or not moment.probabilities:
+            runs.append([])
+        runs[-1].append(moment)
+    merged = []
+    for run in runs:
+        said = mean_of(run, [each.duration_s for each in run])
+        merged.append(segment_of(said, run[0].start_s, run[-1].end_s, reject_option.reason(said.confidence)))
+    return tuple(merged)
+
+
+def segment_of(said: TaskPrediction, start_s: float, end_s: float, rejected: str | None = None) -> Segment:
+    """Return what is said of a stretch of a recording, without its label when it is rejected."""
+    label = None if rejected else said.label
+    return Segment(label, said.confidence, said.probabilities, said.value, start_s, end_s, rejected)
+
+
+def _moments(windows: Sequence[Segment], reject_option: RejectOption) -> Iterator[Segment]:
+    """Divide time at every window's start and end, and average the windows between two such moments."""
+    edges = sorted({edge for window in windows for edge in (window.start_s, window.end_s)})
+    first = 0
+    for start_s, end_s in pairwise(edges):
+        while first < len(windows) and windows[first].end_s <= start_s:
+            first += 1
+        inside = []
+        for window in windows[first:]:
+            if window.start_s >= end_s:
+                break
+            if window.end_s > start_s:
+                inside.append(window)
+        if inside:
+            said = mean_of(inside, [1.0] * len(inside))
+            yield segment_of(said, start_s, end_s, reject_option.reason(said.confidence))

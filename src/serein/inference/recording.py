@@ -1,0 +1,168 @@
+"""A recording on its way through a model: cut into windows as its samples arrive, put together from predictions.
+
+Files, uploads and streams take this one road, so that a recording gets the same prediction wherever it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serein.audio import SAMPLE_RATE_HZ, Waveform
+from serein.errors import RecipeError, expected_one_of
+from serein.inference.prediction import (
+    NO_REJECT_OPTION,
+    NO_SPEECH,
+    TOO_SHORT,
+    ClipPrediction,
+    Prediction,
+    RejectOption,
+    Segment,
+    merged_segments,
+    segment_of,
+)
+from serein.inference.segments import SLIDING_WINDOW, SlidingWindow, Window, WindowCutter
+from serein.tasks.decoding import TaskPrediction, mean_of
+
+PEAK_S = 0.05
+
+Segments = Literal["auto", "always", "never"]
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """How recordings are predicted.
+
+    Attributes:
+        segments: Which recordings are cut into segments of speech first: `always`; `never`: they are taken whole;
+            `auto`: all but the utterances of a manifest, which their corpus has cut.
+        sliding_window: How speech is cut into windows.
+        reject_option: When a prediction is rejected.
+
+    Raises:
+        RecipeError: `segments` is none of these.
+    """
+
+    segments: Segments = "auto"
+    sliding_window: SlidingWindow = SLIDING_WINDOW
+    reject_option: RejectOption = NO_REJECT_OPTION
+
+    def __post_init__(self) -> None:
+        if self.segments not in get_args(Segments):
+            what = expected_one_of(self.segments, get_args(Segments), kind="value")
+            raise RecipeError(what, where="segments", remedy="Name one of these.")
+
+
+class Recording:
+    """A recording that is cut into segments of speech, or taken whole.
+
+    Args:
+        task: The model's main task.
+        options: How it is cut, and when its prediction is rejected.
+        is_whole: It is an utterance already, or must not be cut.
+    """
+
+    def __init__(self, task: str, options: PredictOptions, *, is_whole: bool = False) -> None:
+        self.task, self.options = task, options
+        self.cutter = None if is_whole else WindowCutter(options.sliding_window)
+        self.num_samples = 0
+        self.num_waiting = 0  # windows without a prediction
+        self.is_read = False
+        self._windows: list[Segment] = []
+        self._predictions: list[ClipPrediction] = []
+        self._pieces: list[Waveform] = []  # of a recording that is taken whole
+        self._peaks: list[NDArray[np.float32]] = []
+        self._rest = np.zeros(0, np.float32)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of it has been read and predicted."""
+        return self.is_read and self.num_waiting == 0
+
+    @property
+    def duration_s(self) -> float:
+        """Length of what has arrived."""
+        return self.num_samples / SAMPLE_RATE_HZ
+
+    def feed(self, samples: Waveform, speech: NDArray[np.float32] | None = None) -> list[Window]:
+        """Return the windows that (sample,) float32 at 16 kHz more complete.
+
+        Args:
+            speech: (frame,) speech probabilities, where the detector of `cutter` has run on the samples already.
+        """
+        self.num_samples += len(samples)
+        size = round(PEAK_S * SAMPLE_RATE_HZ)
+        joined = np.concatenate([self._rest, samples])
+        whole = len(joined) // size * size
+        self._peaks.append(np.abs(joined[:whole].reshape(-1, size)).max(axis=1))
+        self._rest = joined[whole:].copy()
+        if self.cutter is None:
+            self._pieces.append(samples)
+            return []
+        windows = self.cutter.feed(samples) if speech is None else self.cutter.cut(samples, speech)
+        self.num_waiting += len(windows)
+        return windows
+
+    def finish(self) -> list[Window]:
+        """Return the last windows, after the last sample."""
+        self.is_read = True
+        if self.cutter is None:
+            windows = [Window(0, np.concatenate(self._pieces))] if self.num_samples else []
+            self._pieces = []
+        else:
+            windows = self.cutter.finish()
+        self.num_waiting += len(windows)
+        return windows
+
+    def add(self, window: Window, predicted: ClipPrediction) -> Segment:
+        """Take in what the model says of a window; in the order of the windows."""
+        rejected = self.options.reject_option.reason(predicted.main.confidence, window.end_s - window.start_s)
+        segment = segment_of(predicted.main, window.start_s, window.end_s, rejected)
+        self._windows.append(segment)
+        self._predictions.append(predicted)
+        self.num_waiting -= 1
+        return segment
+
+    def prediction(
+        self, file: str = "-", id: str | None = None, start_s: float = 0.0, model: Mapping[str, str] | None = None
+    ) -> Prediction:
+        """Return the prediction of all that has been added: the windows' mean, weighted by their lengths."""
+        peaks = [*self._peaks, np.abs(self._rest).max(keepdims=True)] if len(self._rest) else self._peaks
+        place = {
+            "file": file,
+            "id": id,
+            "task": self.task,
+            "start_s": start_s,
+            "duration_s": self.duration_s,
+            "model": model or {},
+            "peaks": np.concatenate(peaks) if peaks else np.zeros(0, np.float32),
+        }
+        if not self._windows:
+            is_short = self.duration_s < self.options.sliding_window.min_speech_s
+            return Prediction(None, rejected=TOO_SHORT if is_short else NO_SPEECH, **place)  # type: ignore[arg-type]
+        weights = [window.duration_s for window in self._windows]
+        said = mean_of([predicted.main for predicted in self._predictions], weights)
+        speech_s = self.duration_s if self.cutter is None else self.cutter.num_speech_samples / SAMPLE_RATE_HZ
+        rejected = self.options.reject_option.reason(said.confidence, speech_s)
+        vectors = [predicted.embedding.astype(np.float64) for predicted in self._predictions]
+        return Prediction(
+            None if rejected else said.label,
+            said.confidence,
+            said.probabilities,
+            said.value,
+            rejected=rejected,
+            segments=merged_segments(self._windows, self.options.reject_option),
+            tasks=_tasks(self._predictions, weights),
+            speech_s=speech_s,
+            neighbours=self._predictions[0].neighbours if len(self._predictions) == 1 else (),
+            embedding=np.average(vectors, axis=0, weights=weights).astype(np.float32),
+            **place,  # type: ignore[arg-type]
+        )
+
+
+def _tasks(predictions: Sequence[ClipPrediction], weights: Sequence[float]) -> dict[str, TaskPrediction]:
+    return {name: mean_of([each.tasks[name] for each in predictions], weights) for name in predictions[0].tasks}
