@@ -64,7 +64,7 @@ def main() -> None:
                 "seeds=[0]",
             ],
         )
-        runs.train(recipe, data, root / "run", is_resumed=False, report=lambda *_: None)
+        runs.train(recipe, data, root / "run", resume=False, progress=lambda *_: None)
         line = json.loads((root / "run" / "0-emotion" / "metrics.jsonl").read_text())
     peak = peak_gib()
     print(f"WavLM-Large, one step of {BATCH} clips of {options.crop:g} s, {options.clips} at once, on the CPU")

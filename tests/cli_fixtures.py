@@ -149,7 +149,7 @@ def train_and_die(recipe: Path, data: Path, out: Path, name: str, count: int, wh
             os._exit(9)
 
     os.replace = replace
-    runs.run(recipes.load(recipe), data, out, is_resumed=False, num_jobs=1, report=lambda *progress: None)
+    runs.run(recipes.load(recipe), data, out, resume=False, num_jobs=1, progress=lambda *progress: None)
 
 
 def command(*arguments: object) -> list[str]:

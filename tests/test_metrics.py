@@ -43,15 +43,15 @@ def test_hand_worked() -> None:
     counts = np.array([[3, 1, 0], [2, 2, 0], [0, 0, 0]])
     assert metrics.class_recalls(counts)[:2].tolist() == [0.75, 0.5]
     assert metrics.class_precisions(counts)[:2] == pytest.approx([3 / 5, 2 / 3])
-    assert metrics.unweighted_accuracy(counts) == pytest.approx(0.625)
-    assert metrics.weighted_accuracy(counts) == pytest.approx(5 / 8)
-    assert metrics.macro_f1(counts) == pytest.approx((6 / 9 + 4 / 7) / 2)
+    assert metrics.unweighted_accuracy_of(counts) == pytest.approx(0.625)
+    assert metrics.weighted_accuracy_of(counts) == pytest.approx(5 / 8)
+    assert metrics.macro_f1_of(counts) == pytest.approx((6 / 9 + 4 / 7) / 2)
 
 
 def test_a_class_only_predicted_lowers_macro_f1_but_not_unweighted_accuracy() -> None:
     counts = np.array([[1, 1], [0, 0]])
-    assert metrics.unweighted_accuracy(counts) == 0.5
-    assert metrics.macro_f1(counts) == pytest.approx((2 / 3 + 0) / 2)
+    assert metrics.unweighted_accuracy_of(counts) == 0.5
+    assert metrics.macro_f1_of(counts) == pytest.approx((2 / 3 + 0) / 2)
 
 
 def test_nothing_counted_is_nan_without_a_warning() -> None:
@@ -67,14 +67,14 @@ def test_like_scikit_learn(pair: tuple[np.ndarray, np.ndarray]) -> None:
     counts, classes = confusion(truth, prediction), np.unique(truth)
     recalls = sklearn_metrics.recall_score(truth, prediction, labels=classes, average=None, zero_division=0)
     assert metrics.class_recalls(counts)[classes] == pytest.approx(recalls)
-    assert metrics.unweighted_accuracy(counts) == pytest.approx(recalls.mean())
-    assert metrics.weighted_accuracy(counts) == pytest.approx(sklearn_metrics.accuracy_score(truth, prediction))
+    assert metrics.unweighted_accuracy_of(counts) == pytest.approx(recalls.mean())
+    assert metrics.weighted_accuracy_of(counts) == pytest.approx(sklearn_metrics.accuracy_score(truth, prediction))
     f1 = sklearn_metrics.f1_score(truth, prediction, average="macro", zero_division=0)
-    assert metrics.macro_f1(counts) == pytest.approx(f1)
+    assert metrics.macro_f1_of(counts) == pytest.approx(f1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         balanced = sklearn_metrics.balanced_accuracy_score(truth, prediction)
-    assert metrics.unweighted_accuracy(counts) == pytest.approx(balanced)
+    assert metrics.unweighted_accuracy_of(counts) == pytest.approx(balanced)
 
 
 @settings(deadline=None)
@@ -93,9 +93,9 @@ def test_like_torchmetrics(pair: tuple[np.ndarray, np.ndarray]) -> None:
     counts = confusion(*pair)
     assert counts.tolist() == multiclass_confusion_matrix(prediction, truth, NUM_CLASSES).tolist()
     f1 = multiclass_f1_score(prediction, truth, NUM_CLASSES, average="macro")
-    assert metrics.macro_f1(counts) == pytest.approx(float(f1), abs=1e-6)
+    assert metrics.macro_f1_of(counts) == pytest.approx(float(f1), abs=1e-6)
     micro = multiclass_accuracy(prediction, truth, NUM_CLASSES, average="micro")
-    assert metrics.weighted_accuracy(counts) == pytest.approx(float(micro), abs=1e-6)
+    assert metrics.weighted_accuracy_of(counts) == pytest.approx(float(micro), abs=1e-6)
 
 
 @given(st.lists(labels(), min_size=2, max_size=4))
@@ -116,7 +116,7 @@ def test_calibration_error_like_torchmetrics(pairs: list[tuple[float, bool]]) ->
     if len(confidence) == 0:
         return
     expected = binary_calibration_error(torch.from_numpy(confidence), torch.from_numpy(is_correct).int(), n_bins=10)
-    assert metrics.calibration_error(confidence, is_correct) == pytest.approx(float(expected), abs=1e-5)
+    assert metrics.expected_calibration_error(confidence, is_correct) == pytest.approx(float(expected), abs=1e-5)
 
 
 @pytest.mark.parametrize(

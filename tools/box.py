@@ -97,7 +97,7 @@ def calibration_of(predictions: Sequence[Prediction], classes: Sequence[str]) ->
 
 def elsewhere(model: Path, name: str, manifest: str) -> Elsewhere:
     """Evaluate the model on a corpus that it was not trained on, with all its classes and with the corpus's alone."""
-    predictions, free = evaluate(str(model), Path(manifest), seen_speakers="refuse")
+    predictions, free = evaluate(str(model), Path(manifest))
     present = {p.truth for p in predictions}
     names = [each for each in free.classes if each in present]
     return Elsewhere(name, free, score_predictions([among(p, names) for p in predictions], names))

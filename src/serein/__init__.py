@@ -31,11 +31,12 @@ from serein.errors import (
 
 if TYPE_CHECKING:
     from serein import metrics
-    from serein.api import evaluate, run, train
     from serein.choices import register
     from serein.data.manifest import read as read_manifest
     from serein.data.splits import make_folds as make_splits
     from serein.data.utterance import Rating, Utterance
+    from serein.experiment.evaluate import evaluate
+    from serein.experiment.run import run, train
     from serein.evaluation.scores import score_predictions as score
     from serein.inference.prediction import Prediction, Segment
     from serein.inference.predictor import Predictor, load
@@ -53,9 +54,9 @@ _HOMES = {
     "Segment": "serein.inference.prediction:Segment",
     "SlidingWindow": "serein.inference.segments:SlidingWindow",
     "Stream": "serein.inference.streams:Stream",
-    "run": "serein.api:run",
-    "train": "serein.api:train",
-    "evaluate": "serein.api:evaluate",
+    "run": "serein.experiment.run:run",
+    "train": "serein.experiment.run:train",
+    "evaluate": "serein.experiment.evaluate:evaluate",
     "load_recipe": "serein.recipe:load",
     "Recipe": "serein.recipe:Recipe",
     "read_manifest": "serein.data.manifest:read",

@@ -1,13 +1,13 @@
-"""Metrics of predictions: scores as pure functions of confusion matrices, fractions from 0 to 1.
+"""Metrics of predictions: `unweighted_accuracy(truth, prediction)` and others, pure functions, fractions from 0 to 1.
 
-Every score takes counts ``(..., classes, classes)``, rows truth and columns prediction, and keeps the leading
+Those that end with `_of` take counts ``(..., classes, classes)``, rows truth and columns prediction, and keeps the leading
 axes, so that thousands of bootstrap resamples are scored at once. A quantity that does not exist (the recall of
 a class that never occurs) is NaN, never 0, and is left out of means.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,40 +85,40 @@ def class_f1(confusion: Counts) -> FloatArray:
     return _ratio(2 * _correct(confusion), occurrences)
 
 
-def unweighted_accuracy(confusion: Counts) -> FloatArray:
+def unweighted_accuracy_of(confusion: Counts) -> FloatArray:
     """Return the mean of the class recalls over the classes that occur in truth (UA, balanced accuracy, UAR).
 
     Returns:
         ``(...)``; NaN when nothing was counted.
 
     Example:
-        >>> float(unweighted_accuracy(np.array([[3, 1], [0, 2]])))
+        >>> float(unweighted_accuracy_of(np.array([[3, 1], [0, 2]])))
         0.875
     """
     return mean_of_known(class_recalls(confusion))
 
 
-def weighted_accuracy(confusion: Counts) -> FloatArray:
+def weighted_accuracy_of(confusion: Counts) -> FloatArray:
     """Return the share of utterances that were recognised, whatever their class (WA, plain accuracy).
 
     Returns:
         ``(...)``; NaN when nothing was counted.
 
     Example:
-        >>> round(float(weighted_accuracy(np.array([[3, 1], [0, 2]]))), 3)
+        >>> round(float(weighted_accuracy_of(np.array([[3, 1], [0, 2]]))), 3)
         0.833
     """
     return _ratio(_correct(confusion).sum(axis=-1), confusion.sum(axis=(-2, -1)))
 
 
-def macro_f1(confusion: Counts) -> FloatArray:
+def macro_f1_of(confusion: Counts) -> FloatArray:
     """Return the mean class F1 over the classes that occur in truth or in prediction, as scikit-learn does.
 
     Returns:
         ``(...)``; NaN when nothing was counted.
 
     Example:
-        >>> round(float(macro_f1(np.array([[3, 1], [0, 2]]))), 3)
+        >>> round(float(macro_f1_of(np.array([[3, 1], [0, 2]]))), 3)
         0.829
     """
     return mean_of_known(class_f1(confusion))
@@ -159,13 +159,13 @@ def reliability(confidence: ArrayLike, is_correct: ArrayLike, num_bins: int = 10
     return *(_ratio(total, count) for total in sums), count
 
 
-def calibration_error(confidence: ArrayLike, is_correct: ArrayLike, num_bins: int = 10) -> float:
+def expected_calibration_error(confidence: ArrayLike, is_correct: ArrayLike, num_bins: int = 10) -> float:
     """Return the expected calibration error: mean distance of confidence and accuracy, bins weighted.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
 
     Example:
-        >>> calibration_error([0.75, 0.75, 0.75, 0.75], [True, True, True, False])
+        >>> expected_calibration_error([0.75, 0.75, 0.75, 0.75], [True, True, True, False])
         0.0
     """
     promised, kept, count = reliability(confidence, is_correct, num_bins)
@@ -280,8 +280,52 @@ def _ratio(numerator: Counts, denominator: Counts) -> FloatArray:
     return ratio
 
 
+def unweighted_accuracy(truth: Sequence[object], prediction: Sequence[object]) -> float:
+    """Return the mean of the class recalls, 0 to 1 (UA, UAR, balanced accuracy).
+
+    Args:
+        truth: The class of each utterance, of any type that can be compared.
+        prediction: What was predicted, in the same order.
+
+    Raises:
+        ValueError: They differ in length.
+
+    Example:
+        >>> unweighted_accuracy(["sad", "sad", "calm"], ["sad", "calm", "calm"])
+        0.75
+    """
+    return float(unweighted_accuracy_of(_confusion(truth, prediction)))
+
+
+def weighted_accuracy(truth: Sequence[object], prediction: Sequence[object]) -> float:
+    """Return the fraction of utterances whose class was recognised, 0 to 1 (WA, accuracy); see `unweighted_accuracy`.
+
+    Example:
+        >>> round(weighted_accuracy(["sad", "sad", "calm"], ["sad", "calm", "calm"]), 3)
+        0.667
+    """
+    return float(weighted_accuracy_of(_confusion(truth, prediction)))
+
+
+def macro_f1(truth: Sequence[object], prediction: Sequence[object]) -> float:
+    """Return the mean F1 of the classes that occur in truth or prediction, 0 to 1; see `unweighted_accuracy`.
+
+    Example:
+        >>> round(macro_f1(["sad", "sad", "calm"], ["sad", "calm", "calm"]), 3)
+        0.667
+    """
+    return float(macro_f1_of(_confusion(truth, prediction)))
+
+
+def _confusion(truth: Sequence[object], prediction: Sequence[object]) -> NDArray[np.int64]:
+    classes = sorted({*truth, *prediction}, key=str)
+    number = {name: place for place, name in enumerate(classes)}
+    rows, columns = ([number[name] for name in labels] for labels in (truth, prediction))
+    return confusion_matrix(rows, columns, len(classes))
+
+
 SCORES: dict[str, Callable[[Counts], FloatArray]] = {
-    "ua": unweighted_accuracy,
-    "wa": weighted_accuracy,
-    "macro_f1": macro_f1,
+    "ua": unweighted_accuracy_of,
+    "wa": weighted_accuracy_of,
+    "macro_f1": macro_f1_of,
 }

@@ -233,7 +233,7 @@ def test_evaluate_on_strangers(model: Path, strangers: Path, tmp_path: Path, ser
         np.array([CLASSES.index(p.prediction) for p in predictions]),
         len(CLASSES),
     )
-    assert scores["pooled"]["ua"] == pytest.approx(100 * metrics.unweighted_accuracy(confusion))
+    assert scores["pooled"]["ua"] == pytest.approx(100 * metrics.unweighted_accuracy_of(confusion))
     assert scores["num_utterances"] == 12
     assert "UA" in serein("evaluate", "--model", model, "--data", strangers).out
 

@@ -42,7 +42,7 @@ def train(folder: Path, data: Path, changes: dict[str, Any]) -> Path:
     tasks = {"emotion": None, "speaker": SPEAKER}
     stage = {"epochs": 8, "spectrogram_augmentation": {"time_masks": 0}}
     recipe = recipes.load(write_recipe(folder / "r.yaml", {"tasks": tasks, **changes}, stage))
-    runs.run(recipe, data, folder / "run", is_resumed=False, num_jobs=1, report=lambda *_: None)
+    runs.run(recipe, data, folder / "run", resume=False, num_jobs=1, progress=lambda *_: None)
     return folder / "run"
 
 
@@ -242,7 +242,7 @@ def test_own_speakers_and_fused_vectors_are_those_of_the_equation(
         },
     }
     recipe = recipes.load(write_recipe(tmp_path / "r.yaml", changes, {"epochs": 1}))
-    runs.run(recipe, tones, tmp_path / "run", is_resumed=False, num_jobs=1, report=lambda *_: None)
+    runs.run(recipe, tones, tmp_path / "run", resume=False, num_jobs=1, progress=lambda *_: None)
     folder = tmp_path / "run" / "fold-1" / "seed-0" / "model"
     vectors = {}
     for name in ("emotion", "speaker", "fused"):

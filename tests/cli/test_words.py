@@ -32,7 +32,7 @@ def model(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tasks = {"emotion": None, "words": {"pooling": "mean", "loss": "mse"}}
     changes = {"tasks": tasks, "words": {"vocabulary": str(folder / "tiny")}}
     recipe = recipes.load(write_recipe(folder / "r.yaml", changes, {"epochs": 12}))
-    runs.run(recipe, tones, folder / "run", is_resumed=False, num_jobs=1, report=lambda *_: None)
+    runs.run(recipe, tones, folder / "run", resume=False, num_jobs=1, progress=lambda *_: None)
     return folder / "run" / "fold-1" / "seed-0" / "model"
 
 

@@ -90,7 +90,7 @@ def voices(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = merged(TINY, {"encoder": ENCODER, "protocol": {"name": "random", "dev": "none"}})
     content = {**content, "name": "voices", "tasks": {"emotion": None, "speaker": SPEAKER}, "stages": [STAGE]}
     alone = recipes.validate(content, where="test")
-    return train(alone, folder / "voices.jsonl", folder / "run", is_resumed=False, report=silent).parent
+    return train(alone, folder / "voices.jsonl", folder / "run", resume=False, progress=silent).parent
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def run(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from serein.experiment.run import run
 
     folder = tmp_path_factory.mktemp("run") / "run"
-    run(recipe(protocol={"only": ["1"]}), tones, folder, is_resumed=False, num_jobs=1, report=silent)
+    run(recipe(protocol={"only": ["1"]}), tones, folder, resume=False, num_jobs=1, progress=silent)
     return folder
 
 

@@ -76,7 +76,7 @@ def recipe_of(source: Path, *changes: str) -> recipes.Recipe:
 
 
 def start(recipe: recipes.Recipe, data: Path, out: Path, *, is_resumed: bool = False) -> None:
-    runs.run(recipe, data, out, is_resumed=is_resumed, num_jobs=1, report=silent)
+    runs.run(recipe, data, out, resume=is_resumed, num_jobs=1, progress=silent)
 
 
 @pytest.fixture(scope="module")

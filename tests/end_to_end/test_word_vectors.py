@@ -109,7 +109,7 @@ def word_run(tones: Path, vocabulary: Path, tmp_path_factory: pytest.TempPathFac
     words = {"emotion": None, "words": {"pooling": "mean", "loss": "mse"}}
     recipe = write_recipe(folder / "r.yaml", {"tasks": words, "words": {"vocabulary": str(vocabulary)}}, {"epochs": 12})
     loaded = recipes.load(recipe)
-    runs.run(loaded, tones, folder / "run", is_resumed=False, num_jobs=1, report=lambda *_: None)
+    runs.run(loaded, tones, folder / "run", resume=False, num_jobs=1, progress=lambda *_: None)
     return folder / "run"
 
 

@@ -244,7 +244,7 @@ def test_side_by_side_is_one_after_the_other(tiny_run: Path, tiny: Path, tones: 
         pytest.skip("needs OMP_NUM_THREADS=1: the number of threads may change the last bits of a sum")
     from serein.experiment import run as runs
 
-    runs.run(recipes.load(tiny), tones, tmp_path / "r", is_resumed=False, num_jobs=2, report=silent)
+    runs.run(recipes.load(tiny), tones, tmp_path / "r", resume=False, num_jobs=2, progress=silent)
     same = ("predictions.jsonl", "dev_predictions.jsonl", "embeddings.safetensors", "model/model.safetensors")
     for fold in ("1", "2"):
         for name in same:

@@ -150,7 +150,7 @@ def one_fold_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(one_fold_recipe: Path, tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its run, left alone."""
     out = tmp_path_factory.mktemp("undisturbed") / "out"
-    runs.run(recipes.load(one_fold_recipe), tones, out, is_resumed=False, num_jobs=1, report=silent)
+    runs.run(recipes.load(one_fold_recipe), tones, out, resume=False, num_jobs=1, progress=silent)
     return out
 
 
@@ -400,13 +400,13 @@ def long_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def left_alone(long_recipe: Path, tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of it that nobody disturbed, one fold after the other."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    runs.run(recipes.load(long_recipe), tones, out, is_resumed=False, num_jobs=1, report=silent)
+    runs.run(recipes.load(long_recipe), tones, out, resume=False, num_jobs=1, progress=silent)
     return out
 
 
 def assert_resumes(out: Path, recipe: Path, tones: Path, left_alone: Path) -> None:
     """Go on to the end, and expect what the undisturbed run gave."""
-    runs.run(recipes.load(recipe), tones, out, is_resumed=True, num_jobs=None, report=silent)
+    runs.run(recipes.load(recipe), tones, out, resume=True, num_jobs=None, progress=silent)
     assert_same(out, left_alone)
     assert not leftovers(out)
 

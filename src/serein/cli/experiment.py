@@ -32,7 +32,7 @@ def run(
     folder = out or runs.new_folder(resolved)
 
     with Bars() as bars:
-        runs.run(resolved, data, folder, is_resumed=resume, num_jobs=jobs, report=bars)
+        runs.run(resolved, data, folder, resume=resume, num_jobs=jobs, progress=bars)
     finish(folder, as_json)
 
 
@@ -53,7 +53,7 @@ def train(
     from serein.progress import Bars
 
     with Bars() as bars:
-        folder = runs.train(resolved, data, out, is_resumed=resume, report=bars)
+        folder = runs.train(resolved, data, out, resume=resume, progress=bars)
     print(folder)
 
 
@@ -78,8 +78,8 @@ def evaluate(
         predictions, scores = evaluate(
             model,
             data,
-            seen_speakers="allow" if allow_seen_speakers else "refuse",
-            attributes=conditions,
+            allow_seen_speakers=allow_seen_speakers,
+            conditions=conditions,
             on_progress=lambda done, total: bars("predicting", done, total, f"{total} clips"),
         )
     if out is not None:

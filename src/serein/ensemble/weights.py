@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serein.metrics import FloatArray, macro_f1
+from serein.metrics import FloatArray, macro_f1_of
 
 NUM_DRAWN_STARTS = 4
 FIRST_STEP = 0.5
@@ -87,7 +87,7 @@ def ensemble_macro_f1(probabilities: FloatArray, truth: Classes, weights: FloatA
     """
     num_classes = probabilities.shape[2]
     cells = np.bincount(truth * num_classes + ensemble_classes(probabilities, weights), minlength=num_classes**2)
-    return float(macro_f1(cells.reshape(num_classes, num_classes)))
+    return float(macro_f1_of(cells.reshape(num_classes, num_classes)))
 
 
 def fit_weights(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serein.evaluation.predictions import Prediction, class_names, read_run_predictions
-from serein.metrics import FloatArray, calibration_error, log_loss, tempered
+from serein.metrics import FloatArray, expected_calibration_error, log_loss, tempered
 
 FEWEST_TO_FIT = 20
 BOUNDS = (0.05, 20.0)
@@ -212,7 +212,7 @@ def _calibration_of(
 
 
 def _calibration_errors(truth: NDArray[np.int64], probabilities: FloatArray) -> CalibrationErrors:
-    error = calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == truth)
+    error = expected_calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == truth)
     return CalibrationErrors(100 * error, log_loss(truth, probabilities))
 
 

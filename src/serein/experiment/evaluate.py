@@ -24,11 +24,11 @@ Progress = Callable[[int, int], None]
 
 
 def evaluate(
-    model: str,
-    manifest_path: Path,
+    model: str | Path,
+    data: str | Path,
     *,
-    seen_speakers: Literal["refuse", "allow"],
-    attributes: Literal["predicted", "oracle"] | None = None,
+    allow_seen_speakers: bool = False,
+    conditions: Literal["predicted", "oracle"] | None = None,
     on_progress: Progress | None = None,
 ) -> tuple[list[Prediction], Scores]:
     """Predict and score a manifest.
@@ -36,12 +36,16 @@ def evaluate(
     Utterances whose class the model does not have are left out; the notes of the scores count them.
 
     Args:
-        attributes: Source of a conditioned model's conditions; `None` takes the recipe's.
+        model: Folder or Hub name.
+        data: The manifest.
+        allow_seen_speakers: Score speakers that the model was trained on, too; the scores then say so.
+        conditions: Source of a conditioned model's conditions; `None` takes the recipe's.
 
     Raises:
         ManifestError: No utterance has a class of the model, or no utterance has the conditions.
-        LeakError: The model was trained on speakers of the manifest, and `seen_speakers` is "refuse".
+        LeakError: The model was trained on speakers of the manifest, which is not allowed.
     """
+    manifest_path = Path(data)
     checkpoint = load(model).checkpoint
     utterances, left_out = keep_labelled(manifest.read(manifest_path), checkpoint.tasks[checkpoint.task])
     if not utterances:
@@ -52,7 +56,7 @@ def evaluate(
         )
     notes = [f"Left out because the model has no such class: {count} {name}." for name, count in left_out.most_common()]
     shared = _shared_speakers(utterances, checkpoint.training.get("speakers", []))
-    if shared and seen_speakers == "refuse":
+    if shared and not allow_seen_speakers:
         raise LeakError(
             f"the model was trained on {len(shared)} of these speakers: {', '.join(shared[:5])}",
             where=manifest_path,
@@ -60,7 +64,7 @@ def evaluate(
         )
     if shared:
         notes.append(f"SPEAKER-DEPENDENT: the model was trained on {len(shared)} of these speakers.")
-    condition_source = attributes or checkpoint.options.inference.conditions
+    condition_source = conditions or checkpoint.options.inference.conditions
     require_attributes(utterances, checkpoint.conditions, condition_source)
     if checkpoint.conditions:
         notes.append(f"Conditions of each clip: {', '.join(checkpoint.conditions)} ({condition_source}).")

@@ -49,22 +49,35 @@ def new_folder(recipe: Recipe) -> Path:
 
 
 def run(
-    recipe: Recipe, manifest_path: Path, out: Path, *, is_resumed: bool, num_jobs: int | None, report: Report
-) -> None:
-    """Train and predict every fold and seed into `out`.
+    recipe: Recipe | str | Path,
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    num_jobs: int | None = None,
+    progress: Report | None = None,
+) -> Path:
+    """Train and predict every fold and seed of a recipe.
 
     Args:
-        out: The run folder; new unless `is_resumed`.
-        is_resumed: Go on with a stopped run of the same recipe and data.
+        recipe: A recipe, or its file.
+        data: The manifest.
+        out: The run folder; new unless `resume`. `None` is `runs/NAME-TIME`.
+        resume: Go on with a stopped run of the same recipe and data.
         num_jobs: Folds at once; `None` chooses: one per core for a small log-mel model on CPU, else one.
-        report: Receives progress.
+        progress: Called with a label, what is done, all there is, and a detail.
+
+    Returns:
+        The run folder.
 
     Raises:
         SereinError: Before any training, when recipe, data and folder do not fit.
     """
     started = time.time()
-    report = report if distributed_info().is_first else _say_nothing
-    experiment = _startable(recipe, manifest_path, out, report, make_folds, is_resumed=is_resumed)
+    recipe = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
+    out, manifest_path = Path(out) if out is not None else new_folder(recipe), Path(data)
+    report = progress if progress is not None and distributed_info().is_first else _say_nothing
+    experiment = _startable(recipe, manifest_path, out, report, make_folds, is_resumed=resume)
     with _locked(out):
         fold_runs = experiment.fold_runs()
         jobs = min(num_jobs or _jobs_of(out) or _suitable_jobs(experiment), len(fold_runs))
@@ -83,17 +96,27 @@ def run(
                     run_fold(experiment, fold, seed, out, report)
         if distributed_info().is_first:
             _write_finish(out, started)
+    return out
 
 
-def train(recipe: Recipe, manifest_path: Path, out: Path, *, is_resumed: bool, report: Report) -> Path:
-    """Train one model on a manifest's train and dev, or on all of it with dev drawn by the recipe's rule.
+def train(
+    recipe: Recipe | str | Path,
+    data: str | Path,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    progress: Report | None = None,
+) -> Path:
+    """Train one model on a manifest's train and dev, or on all of it with dev drawn by the recipe's rule; see `run`.
 
     Returns:
         The model folder, `out/model`.
     """
     started = time.time()
-    report = report if distributed_info().is_first else _say_nothing
-    experiment = _startable(recipe, manifest_path, out, report, train_and_dev, is_resumed=is_resumed)
+    recipe = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
+    out, manifest_path = Path(out), Path(data)
+    report = progress if progress is not None and distributed_info().is_first else _say_nothing
+    experiment = _startable(recipe, manifest_path, out, report, train_and_dev, is_resumed=resume)
     with _locked(out):
         if distributed_info().is_first:
             _write_start(out, experiment, 1, started)
