@@ -1,4 +1,7 @@
-"""Writes docs/recipes.md from the schema in `serein.recipe`: `python docs/generate.py`. A test holds them equal."""
+"""Writes docs/recipes.md from the schema of recipes, and the table of docs/corpora.md: `python docs/generate.py`.
+
+Tests hold them equal.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from serein import recipe
+from serein.corpora import CORPORA
 from serein.recipe import Options, Recipe
 
 HEAD = """# Recipes
@@ -88,5 +92,24 @@ def _parts_of(annotation: Any) -> list[type[Options]]:
     return [part for argument in get_args(annotation) for part in _parts_of(argument)]
 
 
+CORPORA_PAGE = Path(__file__).with_name("corpora.md")
+
+
+def corpora_page() -> str:
+    """Return docs/corpora.md with the table of the corpora that serein knows."""
+    rows = ["| name | corpus | language | utterances | speakers | licence |", "|---|---|---|---|---|---|"]
+    for corpus in CORPORA.values():
+        about = corpus.to_json()
+        numbers = [about["num_utterances"], about["num_speakers"]]
+        shown = ["" if number is None else f"{number:,}" for number in numbers]
+        licence = corpus.licence or "yours"
+        rows.append(
+            " | ".join([f"| `{corpus.name}`", corpus.title, ", ".join(corpus.languages), *shown, f"{licence} |"])
+        )
+    before, _, rest = CORPORA_PAGE.read_text(encoding="utf-8").partition("-->\n")
+    return f"{before}-->\n" + "\n".join(rows) + "\n<!-- end" + rest.partition("<!-- end")[2]
+
+
 if __name__ == "__main__":
     Path(__file__).with_name("recipes.md").write_text(page(), encoding="utf-8")
+    CORPORA_PAGE.write_text(corpora_page(), encoding="utf-8")

@@ -22,13 +22,14 @@ def test_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         exec(compile(block, "docs/tutorial.md", "exec"), names)
 
 
-def test_recipe_page_is_current() -> None:
+def test_generated_pages_are_current() -> None:
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
     assert spec is not None
     assert spec.loader is not None
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
     assert generate.page() == (ROOT / "docs/recipes.md").read_text(), "run: python docs/generate.py"
+    assert generate.corpora_page() == (ROOT / "docs/corpora.md").read_text(), "run: python docs/generate.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

@@ -75,6 +75,15 @@ def test_every_command_explains_itself(name: str, serein: Call) -> None:
 # -- corpora ---------------------------------------------------------------------------------------------------------
 
 
+def test_the_corpora_are_listed(serein: Call) -> None:
+    shown = serein("corpus", "list")
+    assert (shown.status, shown.err) == (0, "")
+    assert all(word in shown.out for word in ("ravdess", "1,440", "CC BY-NC-SA 4.0"))
+    (emodb,) = (row for row in json.loads(serein("corpus", "list", "--json").out) if row["name"] == "emodb")
+    assert (emodb["num_utterances"], emodb["num_speakers"], emodb["languages"]) == (535, 10, ["de"])
+    assert "Burkhardt" in emodb["citation"]
+
+
 def test_prepare_a_folder_of_emotions(tones: Path, tmp_path: Path, serein: Call) -> None:
     out = tmp_path / "new" / "m.jsonl"
     outcome = serein("corpus", "prepare", "folder", tones.parent, "--out", out)
@@ -85,6 +94,33 @@ def test_prepare_a_folder_of_emotions(tones: Path, tmp_path: Path, serein: Call)
         (u.speaker, u.emotion, u.audio) for u in manifest.read(tones)
     }
     assert not [path for path in out.parent.iterdir() if path != out]
+
+
+def test_labels_are_joined_and_mapped(tmp_path: Path, serein: Call) -> None:
+    for name in "abc":
+        write_wav(tmp_path / f"{name}.wav")
+    (tmp_path / "t.csv").write_text("path,emotion\na.wav,Happy\nb.wav,happy\nc.wav,Wut\n", encoding="utf-8")
+    (tmp_path / "map.yaml").write_text("wut: angry\n", encoding="utf-8")
+    out = tmp_path / "m.jsonl"
+    outcome = serein("corpus", "prepare", "csv", tmp_path / "t.csv", "-o", out, "--map", tmp_path / "map.yaml")
+    assert (outcome.status, [u.emotion for u in manifest.read(out)]) == (0, ["happy", "happy", "angry"])
+    assert "note: 1 labels 'Wut' became 'angry'" in outcome.err
+    assert "note: the spellings 'Happy' (1), 'happy' (1) were joined into 'happy'" in outcome.err
+
+
+def test_corpora_are_merged(tmp_path: Path, serein: Call) -> None:
+    for name in ("a", "b"):
+        write_wav(tmp_path / f"{name}.wav")
+        row = {"id": "1", "audio": f"{name}.wav", "speaker": "x", "emotion": name}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    (tmp_path / "map.yaml").write_text("a: sad\nb: {b: sad}\n", encoding="utf-8")
+    out = tmp_path / "all.jsonl"
+    command = ("corpus", "merge", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--labels", tmp_path / "map.yaml")
+    outcome = serein(*command, "-o", out)
+    assert outcome.out == f"sad: a 1, b 1\n{out}: 2 utterances, 2 corpora, 1 labels, 1 duplicates\n"
+    assert "duplicate: b/1 has the samples of a/1" in outcome.err
+    assert [(u.id, u.corpus) for u in manifest.read(out)] == [("a/1", "a"), ("b/1", "b")]
+    assert json.loads(serein(*command, "-o", out, "--json").out)["duplicates"] == [["b/1", "a/1"]]
 
 
 def test_prepare_a_table(tmp_path: Path, serein: Call) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from serein.corpora.cells import ALIASES, FIELDS, is_missing, seconds
 from serein.corpora.corpus import prepare
-from serein.corpora.csv_table import ALIASES, CSV, FIELDS, parse, remarks
+from serein.corpora.csv_table import CSV, parse, remarks
 from serein.errors import ManifestError
 
 REAL = Path(os.environ.get("SEREIN_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
@@ -105,7 +106,13 @@ def test_unknown_columns_are_noted(tmp_path: Path) -> None:
         ("path,gender\n1.wav,x\n", r"manifest\.csv:2: column 'gender' holds 'x'"),
         ("path,start\n1.wav,soon\n", r"manifest\.csv:2: column 'start' holds 'soon'"),
         ("path,end\n1.wav,-1\n", r"manifest\.csv:2: column 'end' holds '-1'"),
-        ("path,valence\n1.wav,nan\n", r"manifest\.csv:2: column 'valence' holds 'nan'"),
+        ("path,end\n1.wav,-1 days +23:59:59\n", r"manifest\.csv:2: column 'end' holds '-1 days .* which is no time"),
+        ("path,valence\n1.wav,high\n", r"manifest\.csv:2: column 'valence' holds 'high'"),
+        ("path,class\n1.wav,sad\n2.wav,nan\n", r"no column 'emotion', and may have it in column 'class' \(sad\)"),
+        (
+            "path,,speaker\n1.wav,sad,x\n2.wav,calm,y\n",
+            r"may have it in the column without a name \(sad, calm\)\. Are these",
+        ),
         ('path,text\n1.wav,"open\n2.wav,x\n', "not a readable CSV"),
     ],
 )
@@ -113,6 +120,61 @@ def test_what_does_not_fit_is_named(tmp_path: Path, text: str, complaint: str) -
     with pytest.raises(ManifestError, match=complaint) as error:
         parse(table(tmp_path, text))
     assert error.value.remedy
+
+
+def test_row_numbers_may_go_without_a_name(tmp_path: Path) -> None:
+    path = table(tmp_path, ",path,speaker\n0,1.wav,x\n1,2.wav,y\n")
+    assert [u.speaker for u in parse(path)] == ["x", "y"]
+    assert remarks(path)[-1].startswith("left out 1 unknown columns: (no name)")
+
+
+def test_a_column_beside_the_emotions_may_be_called_class(tmp_path: Path) -> None:
+    assert parse(table(tmp_path, "path,class,emotion\n1.wav,7b,sad\n"))[0].emotion == "sad"
+
+
+@pytest.mark.parametrize("marker", ["nan", "NaN", "NA", "N/A", "None", "null", "?", "-", "''", "NaT", "<NA>", " nan "])
+def test_what_says_that_it_is_missing_is_missing(marker: str, tmp_path: Path) -> None:
+    header = "path,emotion,speaker,gender,text,start,end,valence\n"
+    path = table(tmp_path, header + "1.wav" + f",{marker}" * 7 + "\n2.wav,sad,x,f,Well,0,1,2.5\n")
+    first, second = parse(path)
+    assert first.model_dump(exclude_defaults=True) == {"id": "1", "audio": str(tmp_path / "1.wav")}
+    assert (second.emotion, second.end_s) == ("sad", 1.0)
+    assert f"1 cells '{marker.strip()}' of column 'emotion' read as missing" in remarks(path)
+    assert is_missing(marker)
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [
+        ("0 days 00:00:01", 1.0),
+        ("0 days 00:00:02.500000", 2.5),
+        ("1 day, 00:00:01", 86_401.0),
+        ("00:01.5", 1.5),
+        ("1:02:03", 3723.0),
+        ("1.5", 1.5),
+        ("1,5", 1.5),
+        ("90", 90.0),
+        ("1.5 s", 1.5),
+        ("0 days", 0.0),
+        ("P0DT0H0M2.5S", 2.5),
+    ],
+)
+def test_times_as_people_and_pandas_write_them(cell: str, value: float, tmp_path: Path) -> None:
+    assert seconds(cell) == value
+    (utterance,) = parse(table(tmp_path, f'file,start,end\na.wav,"{cell}",NaT\n'))
+    assert (utterance.start_s, utterance.end_s) == (value, None)
+
+
+@pytest.mark.parametrize("cell", ["", "soon", "-1", "1:2:3:4", "1e3", "12:", "nan"])
+def test_what_is_no_time_is_refused(cell: str) -> None:
+    with pytest.raises(ValueError):
+        seconds(cell)
+
+
+def test_a_table_of_parts_as_audformat_keeps_it(tmp_path: Path) -> None:
+    path = table(tmp_path, "file,start,end,speaker,emotion\nc/a.flac,0 days 00:00:01,0 days 00:00:02.500000,01,sad\n")
+    (utterance,) = parse(path)
+    assert (utterance.id, utterance.start_s, utterance.end_s) == ("c/a#1-2.5", 1.0, 2.5)
 
 
 def test_a_missing_table_and_another_encoding(tmp_path: Path) -> None:
@@ -127,7 +189,6 @@ def test_a_missing_table_and_another_encoding(tmp_path: Path) -> None:
     [
         ("ravdess", 1440, 8),
         ("ravdess_native", 12, 8),
-        ("emodb_2s", 535, 7),
         ("urdu", 400, 4),
         ("fsdd", 3000, 0),
         ("librispeech_excerpt", 351, 0),

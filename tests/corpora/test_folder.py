@@ -48,6 +48,9 @@ def test_no_field_is_guessed(tmp_path: Path) -> None:
         (("a/1.wav", "a/2.wav"), "holds one emotion only: a"),
         (("train/angry/1.wav", "test/sad/1.wav"), "test, train look like splits"),
         (("a/1.wav", "a/1.flac", "b/1.wav"), r"1 names occur twice, such as a/1\.flac and a/1\.wav"),
+        (("03/1.wav", "08/1.wav", "16/1.wav"), "03, 08, 16 look like speakers, not emotions"),
+        (("Actor_01/1.wav", "Actor_02/1.wav"), "look like speakers.*If they are codes of emotions"),
+        (("03/wut/1.wav", "08/wut/1.wav"), "03, 08 look like speakers"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, names: tuple[str, ...], complaint: str) -> None:
@@ -57,8 +60,20 @@ def test_what_does_not_fit_is_named(tmp_path: Path, names: tuple[str, ...], comp
 
 
 def test_what_was_taken_and_left_out_is_said(tmp_path: Path) -> None:
-    root = tree(tmp_path, "Actor_01/1.wav", "Actor_02/1.wav", "Actor_02/2.m4a", "README", ".DS_Store")
+    root = tree(tmp_path, "Anna/1.wav", "Ben/1.wav", "Ben/2.m4a", "README", ".DS_Store")
     assert remarks(root) == [
-        "took the names of 2 folders for emotions: Actor_01, Actor_02",
+        "took the names of 2 folders for emotions: Anna, Ben",
         "left out what is not audio: 1 .m4a, 1 without suffix",
+    ]
+
+
+@pytest.mark.parametrize("upper", [("03", "08"), ("anna", "ben")])
+def test_speakers_above_emotions_are_noticed(upper: tuple[str, str], tmp_path: Path) -> None:
+    root = tree(tmp_path, *(f"{speaker}/{emotion}/1.wav" for speaker in upper for emotion in ("Happy", "sad")))
+    assert [(u.id, u.emotion, u.speaker) for u in parse(root)] == [
+        (f"{speaker}/{emotion}/1", emotion, speaker) for speaker in upper for emotion in ("Happy", "sad")
+    ]
+    assert remarks(root) == [
+        "took the names of 2 folders for emotions: Happy, sad",
+        "took the upper folders for speakers, because those below them are named as emotions",
     ]

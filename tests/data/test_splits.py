@@ -537,3 +537,26 @@ def test_dev_of_the_next_fold_holds_its_speakers() -> None:
     for fold, following in zip(folds.folds, (*folds.folds[1:], folds.folds[0]), strict=True):
         assert fold.dev == following.test
     assert not folds.shares_dev
+
+
+# -- speakers that are written in several ways -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("speakers", [("anna", "Anna"), ("ben", "ben "), ("J R", "JR")])
+@pytest.mark.parametrize("protocol", ["speakers-out", "leave-one-speaker-out"])
+def test_speakers_that_differ_by_case_or_spaces_alone_are_asked_about(speakers: tuple[str, str], protocol: str) -> None:
+    utterances = people(*speakers, "3", "4", "5", "6")
+    first, second = sorted(speakers)
+    with pytest.raises(ManifestError) as error:
+        make_folds(utterances, Protocol(name=protocol, num_folds=2))
+    assert error.value.what == f"speakers differ by case or spaces alone: {first!r} and {second!r}"
+    assert "Are they one?" in str(error.value)
+
+
+def test_speakers_of_two_corpora_may_be_written_alike() -> None:
+    utterances = people("anna", "ben", corpus="one") + people("Anna", "Ben", corpus="two")
+    assert make_folds(utterances, Protocol(name="leave-one-speaker-out", dev="none")).folds
+
+
+def test_where_speakers_are_shared_nobody_asks() -> None:
+    assert make_folds(people("anna", "Anna", "ben"), Protocol(name="random", num_folds=2)).folds

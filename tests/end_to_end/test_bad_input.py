@@ -304,6 +304,11 @@ MANIFESTS = [
         ("speakers-out", "1 utterances have no speaker", "Fill in 'speaker'"),
     ),
     Case(
+        "a speaker written in two ways",
+        lambda g: run(g, data=g.with_first(speaker="Anna")),
+        ("speaker", "differ by case or spaces alone: 'Anna' and 'anna'", "Are they one?"),
+    ),
+    Case(
         "no emotion",
         lambda g: run(g, data=g.with_first(emotion=None)),
         ("labels.classes", "1 (no emotion)", "labels.unknown_labels=drop"),
@@ -541,6 +546,7 @@ RUN_FOLDERS = [
 ]
 
 CORPORA = [
+    Case("unknown corpus", lambda g: prepare(g, "crema", g.root), ("unknown corpus 'crema'", "cremad", "give a table")),
     Case("no folder", lambda g: prepare(g, "folder", g.root / "no"), ("no", "no such folder", "Name the folder")),
     Case("no audio", lambda g: prepare(g, "folder", folder_of(g, "a.txt")), ("holds no audio", "1 .txt", "ffmpeg")),
     Case("no table", lambda g: prepare(g, "csv", g.root / "no.csv"), ("no.csv", "no such table", "Name a CSV")),
@@ -654,7 +660,6 @@ def test_corpus(case: Case, ground: Ground, serein: Call) -> None:
         (["corpus", "synth", "-o", "x", "--clips", "0"], "'--clips'"),
         (["corpus", "synth", "-o", "x", "--seed", "-1"], "'--seed'"),
         (["corpus", "check", "m.jsonl", "--min-s", "-1"], "'--min-s'"),
-        (["corpus", "prepare", "crema", "x"], "'ravdess', 'emodb'"),
         (["sing"], "No such command 'sing'"),
         (["evaluate", "--model", "model", "extra", "--data", "m.jsonl"], "unexpected extra argument"),
     ],

@@ -8,9 +8,10 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from serein.corpora import emodb, msp_podcast, ravdess, synth
+from serein.corpora import CORPORA, msp_podcast, ravdess, synth
 from serein.corpora import iemocap as iemocap_files
 from serein.corpora import msp_podcast as msp_podcast_tables
+from serein.corpora.corpus import Expected
 from serein.corpora.synth import COMMENTS, CONFUSIONS
 from serein.data.utterance import Rating, Utterance
 from serein.errors import RecipeError
@@ -119,7 +120,12 @@ def test_an_unknown_label_set_is_answered_with_the_known_ones() -> None:
 
 def test_every_label_of_every_corpus_has_a_noun_and_nouns_stay() -> None:
     labels = {
-        *emodb.EMOTIONS.values(),
+        *(
+            name
+            for corpus in CORPORA.values()
+            if isinstance(corpus.expected, Expected)
+            for name in corpus.expected.emotions
+        ),
         *iemocap_files.EMOTIONS.values(),
         *msp_podcast.EMOTIONS.values(),
         *msp_podcast_tables.SECONDARY,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,40 +17,73 @@ if TYPE_CHECKING:
     from serein.recipe import WaveformAugmentation
 
 
-CorpusName = Literal[
-    "ravdess",
-    "emodb",
-    "folder",
-    "csv",
-    "msp-podcast",
-    "iemocap",
-    "voxceleb1",
-    "librispeech",
-    "fsdd",
-]
 AugmentationName = Literal["noise", "volume", "reverberation", "pitch", "mixed"]
+
+
+def _corpus_names() -> list[str]:
+    from serein.choices import names
+
+    return list(names("corpus"))
+
+
+@corpus.command("list")
+def corpus_list(as_json: Json = False) -> None:
+    """List the corpora and layouts that can be prepared, with their sizes, languages and licences."""
+    from serein.corpora import corpus_named
+
+    corpora = [corpus_named(name) for name in _corpus_names()]
+    if as_json:
+        print(json.dumps([each.to_json() for each in corpora], indent=1, ensure_ascii=False))
+        return
+    from rich.table import Table
+
+    table = Table("name", "corpus", "language", "utterances", "speakers", "licence")
+    for each in corpora:
+        cells = each.to_json()
+        table.add_row(
+            each.name,
+            each.title,
+            ", ".join(each.languages),
+            *("" if cells[key] is None else f"{cells[key]:,}" for key in ("num_utterances", "num_speakers")),
+            each.licence,
+        )
+    print_tables([table])
 
 
 @corpus.command("prepare")
 def corpus_prepare(
-    name: Annotated[CorpusName, typer.Argument(help="The corpus, or a generic layout: 'folder', 'csv'.")],
-    root: Annotated[Path, typer.Argument(help="Its folder (or the CSV file).")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="CORPUS",
+            help="A name of 'serein corpus list', or a generic layout: folder, csv, audformat, hub.",
+            autocompletion=_corpus_names,
+        ),
+    ],
+    root: Annotated[Path, typer.Argument(help="Its folder (or the CSV or Parquet file).")],
     out: Out = Path("manifest.jsonl"),
     partial: Annotated[bool, typer.Option("--partial", help="Accept fewer recordings than published.")] = False,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out broken files, listed.")] = False,
+    label_map: Annotated[
+        Path | None, typer.Option("--map", metavar="YAML", help="What labels become, one 'Angry: anger' a line.")
+    ] = None,
 ) -> None:
     """Read a corpus from its own layout and write a manifest."""
     from serein.corpora import corpus_named
     from serein.corpora.corpus import prepare
+    from serein.corpora.label_map import NO_MAP, read_label_map
     from serein.data import manifest
     from serein.progress import Bars
 
+    labels = read_label_map(label_map) if label_map else NO_MAP
     with Bars() as bars:
         prepared = prepare(
             corpus_named(name),
             root,
             counts="partial" if partial else "published",
             unreadable="skip" if skip_broken else "stop",
+            labels=labels,
+            unpacked=out.with_name(f"{out.stem}-audio"),
             on_progress=lambda done, total: bars("reading headers", done, total, f"{total} files"),
         )
     manifest.write(prepared.utterances, out)
@@ -59,6 +93,49 @@ def corpus_prepare(
         print(f"note: {note}", file=sys.stderr)
     skipped = f", {len(prepared.skipped)} skipped" if prepared.skipped else ""
     print(f"{out}: {len(prepared.utterances)} utterances{skipped}")
+
+
+@corpus.command("merge")
+def corpus_merge(
+    data: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Manifests (.jsonl), one a corpus.")],
+    out: Out = Path("merged.jsonl"),
+    labels: Annotated[
+        Path | None, typer.Option("--labels", metavar="YAML", help="What labels become, one 'Angry: anger' a line.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Join corpora into one manifest: one set of labels, ids and speakers kept apart, duplicates listed."""
+    from serein.corpora.label_map import NO_MAP, read_label_map
+    from serein.corpora.merge import merge
+    from serein.data import manifest
+    from serein.progress import Bars
+
+    with Bars() as bars:
+        merged = merge(
+            [(path.stem, manifest.read(path)) for path in data],
+            read_label_map(labels) if labels else NO_MAP,
+            lambda done, total: bars("looking for duplicates", done, total, f"{total} clips"),
+        )
+    manifest.write(merged.utterances, out)
+    for note in merged.notes:
+        print(f"note: {note}", file=sys.stderr)
+    for name, earlier in merged.duplicates:
+        print(f"duplicate: {name} has the samples of {earlier}", file=sys.stderr)
+    corpora = Counter(u.corpus or "" for u in merged.utterances)
+    if as_json:
+        content = {
+            "utterances": dict(corpora),
+            "labels": merged.labels(),
+            "num_repeated": merged.num_repeated,
+            "duplicates": merged.duplicates,
+        }
+        print(json.dumps(content, indent=1, ensure_ascii=False))
+        return
+    for label, counts in merged.labels().items():
+        print(f"{label}: {', '.join(f'{name} {count}' for name, count in counts.items())}")
+    repeated = f", {merged.num_repeated} repeated rows left out" if merged.num_repeated else ""
+    parts = f"{len(corpora)} corpora, {len(merged.labels())} labels, {len(merged.duplicates)} duplicates{repeated}"
+    print(f"{out}: {len(merged.utterances)} utterances, {parts}")
 
 
 @corpus.command("synth")

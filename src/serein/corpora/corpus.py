@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from serein import audio
+from serein.corpora.label_map import NO_MAP, LabelMap, with_labels, with_one_spelling
 from serein.data import manifest
+from serein.data.protocols import alike_speakers
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ManifestError, expected_one_of
 
@@ -68,6 +70,9 @@ class Corpus:
         expected: The counts that the corpus publishes, if any; of one that comes in parts, those of the parts at hand.
         remarks: From the corpus's folder to notes on what `parse` leaves out.
         missing: From the corpus's folder to what its own lists name and it does not hold, said when counts differ.
+        unpack: From the corpus's folder, and one to write recordings to that lie inside other files, to its utterances;
+            `parse` then is for those whose recordings lie beside them.
+        languages: Of the recordings, as ISO 639-1 codes; empty when they are not told, or are many.
     """
 
     name: str
@@ -78,6 +83,21 @@ class Corpus:
     expected: Expected | Callable[[Sequence[Utterance]], Expected] | None = None
     remarks: Callable[[Path], list[str]] = nothing_to_remark
     missing: Callable[[Path], list[str]] = nothing_to_remark
+    unpack: Callable[[Path, Path], list[Utterance]] | None = None
+    languages: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """Return what it is; its numbers are `None` when it does not publish them, or comes in parts."""
+        counts = self.expected if isinstance(self.expected, Expected) else None
+        return {
+            "name": self.name,
+            "title": self.title,
+            "languages": list(self.languages),
+            "num_utterances": counts.num_utterances if counts else None,
+            "num_speakers": (len(counts.speakers) or counts.num_speakers) if counts else None,
+            "licence": self.licence,
+            "citation": self.citation,
+        }
 
 
 @dataclass(frozen=True)
@@ -101,15 +121,19 @@ def prepare(
     *,
     counts: Counts = "published",
     unreadable: Unreadable = "stop",
+    labels: LabelMap = NO_MAP,
+    unpacked: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Prepared:
-    """Parse a corpus, compare its counts with the published ones, and open the header of every file.
+    """Parse a corpus, compare its counts with the published ones, unite its labels, open the header of every file.
 
     Args:
         corpus: One of `CORPORA`.
         root: The corpus's folder, or for "csv" the table itself.
         counts: "published" stops when the corpus's own counts are not met; "partial" notes what is missing.
         unreadable: "stop" stops at the first missing or broken file; "skip" lists it in `Prepared.skipped`.
+        labels: What its emotions become; spellings that differ by case or spaces alone are joined in any case.
+        unpacked: Folder for recordings that lie inside other files.
         on_progress: Called with (files opened, files in all).
 
     Raises:
@@ -119,8 +143,12 @@ def prepare(
     _require_choice(counts, ("published", "partial"), kind="counts")
     _require_choice(unreadable, ("stop", "skip"), kind="way with unreadable files")
     root = Path(root).absolute()
-    utterances = _parse(corpus, root)
+    utterances = _parse(corpus, root, unpacked)
     notes = corpus.remarks(root) + _count_notes(corpus, utterances, counts, where=root)
+    utterances, mapped = with_labels(utterances, labels)
+    utterances, joined = with_one_spelling(utterances)
+    notes += mapped + joined
+    notes += [f"speakers differ by case or spaces alone: {', '.join(names)}" for names in alike_speakers(utterances)]
     skipped = _unreadable([u.audio for u in utterances], unreadable, on_progress)
     kept = [u for u in utterances if u.audio not in skipped]
     if not kept:
@@ -208,8 +236,9 @@ def _require_choice(choice: str, known: Collection[str], *, kind: str) -> None:
         raise ManifestError(expected_one_of(choice, known, kind=kind))
 
 
-def _parse(corpus: Corpus, root: Path) -> list[Utterance]:
-    utterances = [_with_plain_path(u) for u in corpus.parse(root)]
+def _parse(corpus: Corpus, root: Path, unpacked: Path | None) -> list[Utterance]:
+    parsed = corpus.unpack(root, unpacked) if corpus.unpack and unpacked else corpus.parse(root)
+    utterances = [_with_plain_path(u) for u in parsed]
     manifest.require_unique_ids(utterances, where=root)
     return utterances
 

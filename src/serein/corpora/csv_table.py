@@ -4,46 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from serein.corpora import cells
 from serein.corpora.corpus import Corpus
 from serein.data.utterance import Utterance
 from serein.errors import ManifestError
 
-ALIASES = {
-    "audio": (
-        "path",
-        "file",
-        "filename",
-        "file_name",
-        "filepath",
-        "file_path",
-        "audio_path",
-        "audio_file",
-        "wav",
-    ),
-    "transcript": ("text", "sentence", "transcription"),
-    "emotion": ("label", "category"),
-    "arousal": ("activation",),
-    "speaker": ("speaker_id", "spk"),
-    "gender": ("sex",),
-    "start_s": ("start", "begin", "onset"),
-    "end_s": ("end",),
-    "split": ("subset", "partition"),
-    "language": ("lang",),
-    "corpus": ("dataset",),
-}
-FIELDS = tuple(
-    name for name in Utterance.model_fields if name not in ("ratings", "predicted")
-)  # a cell cannot hold several
-GENDERS = {"m": "male", "male": "male", "man": "male", "f": "female", "female": "female", "woman": "female"}
-
-_FIELD_OF = {name: name for name in FIELDS} | {alias: name for name, aliases in ALIASES.items() for alias in aliases}
-_NUMBERS = ("start_s", "end_s", "valence", "arousal", "dominance")
 _SEPARATORS = (",", ";", "\t")
 
 
@@ -56,33 +26,58 @@ class _Table:
     header: list[str]
     fields: list[str | None]
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """Field -> name of its column."""
+        return {field: name for name, field in zip(self.header, self.fields, strict=True) if field}
+
 
 def parse(root: Path) -> list[Utterance]:
     """Return the utterances of a CSV, row by row; audio paths are relative to the CSV.
 
-    The separator (comma, semicolon, tab) is the one that gives known columns. An empty cell is `None`.
-    Without a column `id`, the id is the path without its suffix, and `#start-end` when the row is a part.
+    The separator (comma, semicolon, tab) is the one that gives known columns. A cell that is empty, or says that its
+    value is missing (nan, NA, None, ?, -), is `None`. Times are seconds, `00:01.5` or `0 days 00:00:01.5`. Without a
+    column `id`, the id is the path without its suffix, and `#start-end` when the row is a part.
 
     Args:
         root: The CSV, or a folder with a `manifest.csv`.
 
     Raises:
-        ManifestError: No such table, no column of paths, or a row that is not an utterance; names the line.
+        ManifestError: No such table, no column of paths, one that may be of emotions and is not named so, or a row that
+            is not an utterance; names the line.
     """
     table = _open(_path(root))
-    utterances = [_utterance(table, cells, line) for line, cells in _rows(table)]
+    _require_emotions_named(table)
+    columns = table.columns
+    utterances = [
+        cells.utterance(
+            {field: cell for field, cell in zip(table.fields, row, strict=False) if field},
+            table.path.parent,
+            where=f"{table.path}:{line}",
+            columns=columns,
+        )
+        for line, row in _rows(table)
+    ]
     if not utterances:
         raise ManifestError("holds no rows below the header", where=table.path, remedy="Add one row an utterance.")
     return utterances
 
 
 def remarks(root: Path) -> list[str]:
-    """Return a note on the columns that are no field of an utterance, which `parse` leaves out."""
+    """Return notes on the columns that are no field of an utterance, and on the cells that were read as missing."""
     table = _open(_path(root))
     unknown = [name or "(no name)" for name, field in zip(table.header, table.fields, strict=True) if field is None]
-    if not unknown:
-        return []
-    return [f"left out {len(unknown)} unknown columns: {', '.join(unknown)} (known: {', '.join(FIELDS)})"]
+    markers = Counter(
+        (cell, name)
+        for _, row in _rows(table)
+        for cell, name, field in zip(row, table.header, table.fields, strict=False)
+        if cell and field and field != "audio" and cells.is_missing(cell)
+    )
+    notes = [f"{count} cells '{cell}' of column '{name}' read as missing" for (cell, name), count in markers.items()]
+    if unknown:
+        known = ", ".join(cells.FIELDS)
+        notes.append(f"left out {len(unknown)} unknown columns: {', '.join(unknown)} (known: {known})")
+    return notes
 
 
 def _path(root: Path) -> Path:
@@ -103,7 +98,7 @@ def _open(path: Path) -> _Table:
         raise ManifestError(
             f"has no column of audio paths; its columns are: {', '.join(header) or '(none)'}",
             where=path,
-            remedy=f"Name one column 'audio' or {', '.join(ALIASES['audio'])}.",
+            remedy=f"Name one column 'audio' or {', '.join(cells.ALIASES['audio'])}.",
         )
     if repeated:
         raise ManifestError(
@@ -112,6 +107,23 @@ def _open(path: Path) -> _Table:
             remedy="Remove or rename all but one.",
         )
     return _Table(path, separator, header, fields)
+
+
+def _require_emotions_named(table: _Table) -> None:
+    """Ask about a column that may hold the emotions, when no column is named so; one of row numbers may go unnamed."""
+    if "emotion" in table.fields:
+        return
+    for position, name in enumerate(table.header):
+        if table.fields[position] is None and (not name or name.lower() in cells.MAYBE_EMOTION):
+            values = dict.fromkeys(row[position] for _, row in _rows(table) if not cells.is_missing(row[position]))
+            if name or not all(value.isdecimal() for value in values):
+                which = f"column '{name}'" if name else "the column without a name"
+                shown = ", ".join(list(values)[:5]) + (", ..." if len(values) > 5 else "")
+                raise ManifestError(
+                    f"has no column 'emotion', and may have it in {which} ({shown})",
+                    where=table.path,
+                    remedy="Are these the emotions? If so, name that column 'emotion'; if not, remove it.",
+                )
 
 
 def _text(path: Path) -> str:
@@ -130,7 +142,7 @@ def _header(text: str, separator: str) -> list[str]:
 
 
 def _fields(header: list[str]) -> list[str | None]:
-    return [_FIELD_OF.get(name.lower().replace(" ", "_")) for name in header]
+    return [cells.field_of(name) for name in header]
 
 
 def _rows(table: _Table) -> Iterator[tuple[int, list[str]]]:
@@ -139,10 +151,10 @@ def _rows(table: _Table) -> Iterator[tuple[int, list[str]]]:
     try:
         next(reader)
         for row in reader:
-            cells = [cell.strip() for cell in row]
-            if any(cells):
-                _require_width(cells, table, where=f"{table.path}:{reader.line_num}")
-                yield reader.line_num, cells
+            stripped = [cell.strip() for cell in row]
+            if any(stripped):
+                _require_width(stripped, table, where=f"{table.path}:{reader.line_num}")
+                yield reader.line_num, stripped
     except csv.Error as error:
         raise ManifestError(
             f"is not a readable CSV ({error})",
@@ -151,40 +163,13 @@ def _rows(table: _Table) -> Iterator[tuple[int, list[str]]]:
         ) from None
 
 
-def _require_width(cells: list[str], table: _Table, *, where: str) -> None:
-    if len(cells) < len(table.header) or any(cells[len(table.header) :]):
+def _require_width(row: list[str], table: _Table, *, where: str) -> None:
+    if len(row) < len(table.header) or any(row[len(table.header) :]):
         raise ManifestError(
-            f"has {len(cells)} cells, the header has {len(table.header)}",
+            f"has {len(row)} cells, the header has {len(table.header)}",
             where=where,
             remedy=f"Put cells that hold {table.separator!r} in double quotes.",
         )
-
-
-def _utterance(table: _Table, cells: list[str], line: int) -> Utterance:
-    values = {field: cell for field, cell in zip(table.fields, cells, strict=False) if field and cell}
-    where = f"{table.path}:{line}"
-    if "audio" not in values:
-        raise ManifestError("the audio path is empty", where=where, remedy="Fill it in, or remove the row.")
-    if table.separator != ",":  # a decimal comma
-        values |= {name: values[name].replace(",", ".") for name in _NUMBERS if name in values}
-    audio = Path(values["audio"].replace("\\", "/"))
-    values |= {"id": values.get("id") or _id(audio, values), "audio": str(table.path.parent / audio)}
-    if "gender" in values:
-        values["gender"] = GENDERS.get(values["gender"].lower(), values["gender"].lower())
-    try:
-        return Utterance.model_validate(values)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        field = str(problem["loc"][0])
-        what = f"column '{table.header[table.fields.index(field)]}' holds '{problem['input']}': {problem['msg']}"
-        raise ManifestError(what, where=where, remedy="Correct the cell, or leave it empty.") from None
-
-
-def _id(audio: Path, values: dict[str, str]) -> str:
-    name = audio.as_posix().removesuffix(audio.suffix)
-    if "start_s" in values or "end_s" in values:
-        return f"{name}#{values.get('start_s', '0')}-{values.get('end_s', 'end')}"
-    return name
 
 
 CSV = Corpus(

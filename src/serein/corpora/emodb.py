@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from serein.corpora.corpus import Corpus, Expected, audio_files, require_one_file_each
+from serein.corpora.corpus import Corpus, Expected
+from serein.corpora.file_names import parse_names
 from serein.data.utterance import Gender, Utterance
-from serein.errors import ManifestError
 
 # The letter is that of the German word: Wut, Langeweile, Ekel, Angst, Freude, Trauer.
 EMOTIONS = {
@@ -58,19 +58,10 @@ def parse(root: Path) -> list[Utterance]:
     Raises:
         ManifestError: No folder, no audio, a foreign file name, or one clip in two places.
     """
-    utterances = [_utterance(path) for path in audio_files(root)]
-    require_one_file_each(utterances, root)
-    return sorted(utterances, key=lambda u: u.id)
+    return parse_names(root, _NAME, _utterance, corpus="EmoDB", example="03a01Fa.wav")
 
 
-def _utterance(path: Path) -> Utterance:
-    parts = _NAME.fullmatch(path.stem)
-    if parts is None:
-        raise ManifestError(
-            "is not named as EmoDB names its clips, such as 03a01Fa.wav",
-            where=path,
-            remedy="Name the folder 'wav' of the corpus, or move this file out of it.",
-        )
+def _utterance(path: Path, parts: re.Match[str]) -> Utterance:
     return Utterance(
         id=path.stem,
         audio=str(path),
@@ -116,4 +107,5 @@ EMODB = Corpus(
             "16": 71,
         },
     ),
+    languages=("de",),
 )

@@ -67,4 +67,5 @@ FSDD = Corpus(
     ),
     parse=parse,
     expected=Expected(splits={"train": 2700, "test": 300}, num_speakers=6),
+    languages=("en",),
 )

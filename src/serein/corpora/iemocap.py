@@ -333,4 +333,5 @@ IEMOCAP = Corpus(
         num_others=4508,
     ),
     remarks=remarks,
+    languages=("en",),
 )

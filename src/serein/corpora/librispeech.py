@@ -149,4 +149,5 @@ LIBRISPEECH = Corpus(
     parse=parse,
     expected=expected,
     remarks=remarks,
+    languages=("en",),
 )

@@ -477,4 +477,5 @@ MSP_PODCAST = Corpus(
     ),
     parse=parse,
     remarks=remarks,
+    languages=("en",),
 )

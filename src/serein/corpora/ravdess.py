@@ -100,4 +100,5 @@ RAVDESS = Corpus(
         speakers=dict.fromkeys(ACTORS, 60),
     ),
     remarks=remarks,
+    languages=("en",),
 )

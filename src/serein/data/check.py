@@ -22,6 +22,7 @@ import numpy as np
 
 from serein import audio
 from serein.audio import SAMPLE_RATE_HZ, Waveform
+from serein.data.protocols import alike_speakers
 from serein.data.utterance import Utterance
 from serein.errors import AudioError
 
@@ -87,6 +88,11 @@ PROBLEMS: dict[str, Problem] = {
         "Add the column 'speaker'; without it, test scores flatter.",
     ),
     "label_variants": Problem("warning", "Emotions differ only in case or spaces.", "Write each emotion in one way."),
+    "speaker_variants": Problem(
+        "error",
+        "Speakers differ only in case or spaces, so one may be both trained on and tested.",
+        "Write each speaker in one way.",
+    ),
     "speaker_of_two_genders": Problem(
         "warning",
         "One speaker is both female and male.",
@@ -461,6 +467,10 @@ def _speaker_notes(utterances: Sequence[Utterance]) -> Iterator[Finding]:
             emotions[utterance.speaker].add(utterance.emotion)
         if utterance.speaker and utterance.gender:
             genders[utterance.speaker].add(utterance.gender)
+    yield from (
+        Finding("speaker_variants", names[0], ", ".join(repr(name) for name in names))
+        for names in alike_speakers(utterances)
+    )
     yield from (
         Finding("speaker_of_two_genders", speaker, ", ".join(sorted(known)))
         for speaker, known in genders.items()

@@ -18,6 +18,30 @@ def speaker_key(utterance: Utterance) -> str:
     return f"{utterance.corpus or ''}/{utterance.speaker}"
 
 
+def alike_speakers(utterances: Sequence[Utterance]) -> list[tuple[str, ...]]:
+    """Return the speakers of one corpus that differ by case or spaces alone, those that are alike together.
+
+    Example:
+        >>> alike_speakers([Utterance(id=name, audio="a.wav", speaker=name) for name in ("anna", "Anna ", "ben")])
+        [('Anna ', 'anna')]
+    """
+    spellings: dict[str, set[str]] = defaultdict(set)
+    for utterance in utterances:
+        if utterance.speaker is not None:
+            spellings["".join(speaker_key(utterance).split()).casefold()].add(utterance.speaker)
+    return [tuple(sorted(names)) for names in spellings.values() if len(names) > 1]
+
+
+def require_told_apart(utterances: Sequence[Utterance]) -> None:
+    """Raise ManifestError when speakers of one corpus differ by case or spaces alone: they may be one."""
+    if alike := [" and ".join(repr(name) for name in names) for names in alike_speakers(utterances)]:
+        raise ManifestError(
+            f"speakers differ by case or spaces alone: {some(alike)}",
+            where="speaker",
+            remedy="Are they one? Write each speaker in one way, and tell two that are two apart by more than that.",
+        )
+
+
 def genders_of(utterances: Sequence[Utterance], group_of: Callable[[Utterance], str]) -> dict[str, str]:
     """Return each speaker's gender, "" when unknown; of a speaker of two, the same one in whatever order."""
     gender: dict[str, str] = defaultdict(str)

@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from serein.data.protocols import TEST_SIDES, WITHOUT_SPEAKERS, genders_of, require_field, some, speaker_key
+from serein.data.protocols import (
+    TEST_SIDES,
+    WITHOUT_SPEAKERS,
+    genders_of,
+    require_field,
+    require_told_apart,
+    some,
+    speaker_key,
+)
 from serein.data.utterance import Utterance
 from serein.errors import ManifestError, RecipeError
 from serein.recipe import Protocol
@@ -162,10 +170,12 @@ def make_folds(
 
     Raises:
         RecipeError: A named speaker does not occur, or there are too few.
-        ManifestError: The field that the protocol needs is missing.
+        ManifestError: The field that the protocol needs is missing, or speakers differ by case or spaces alone.
     """
     if protocol.name not in WITHOUT_SPEAKERS:
         require_field(utterances, "speaker", f"protocol '{protocol.name}'")
+    if not protocol.shares_speakers:
+        require_told_apart(utterances)
     tests = TEST_SIDES[protocol.name](utterances, protocol, duplicates or {})
     following = [tested for _, _, tested in (*tests[1:], tests[0])]
     folds = [_with_dev(utterances, *test, protocol, after) for test, after in zip(tests, following, strict=True)]

@@ -14,6 +14,7 @@ from serein.choices import choose
 from serein.data import manifest
 from serein.data.dataset import Recordings, Targets, duplicates
 from serein.data.leaks import check_leaks, check_targets
+from serein.data.protocols import require_told_apart
 from serein.data.splits import Fold, Folds, dev_rule, make_folds
 from serein.data.unlabelled import Unlabelled, add_unlabelled
 from serein.data.utterance import Utterance
@@ -172,6 +173,8 @@ def train_and_dev(utterances: Sequence[Utterance], protocol: Protocol, pairs: Ma
             update={"dev": "official" if own_dev and protocol.dev != "none" else protocol.dev}
         )
         utterances = [u for u in utterances if u.split in ("train", "dev")]
+    if not protocol.shares_speakers:
+        require_told_apart(utterances)
     is_dev = dev_rule(utterances, protocol, "all")
     train_ids = tuple(u.id for u in utterances if not is_dev(u))
     dev_ids = tuple(u.id for u in utterances if is_dev(u))

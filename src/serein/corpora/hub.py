@@ -1,0 +1,241 @@
+"""Datasets of the Hugging Face Hub: Parquet files, or a folder that `datasets` saved (`save_to_disk`).
+
+The columns are named as in tables (`serein.corpora.cells`), labels are the names of their classes, and the split
+is that of the files (`data/train-00000-of-00001.parquet`) or of the folder. Recordings lie inside the files, and are
+written out as they are; nothing is downloaded, and no code of a dataset is run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from serein.corpora import cells
+from serein.corpora.corpus import Corpus
+from serein.data.files import replacing
+from serein.data.utterance import Utterance
+from serein.errors import ManifestError, MissingExtraError
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch, Schema
+
+ROWS_AT_ONCE = 64  # of recordings, held in memory
+
+_SPLITS = {"train": "train", "validation": "dev", "valid": "dev", "val": "dev", "dev": "dev", "test": "test"}
+_SHARD = re.compile(r"(?P<split>[a-z]+)(?:[-_.]\d+(?:-of-\d+)?(?:-[0-9a-f]+)?)?", re.IGNORECASE)
+_SUFFIXES = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\xff\xfb": ".mp3", b"FORM": ".aiff"}
+_REMEDY = "Name a Parquet file, a folder of them, or one that dataset.save_to_disk wrote."
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """What the columns of a dataset hold.
+
+    Attributes:
+        audio: The column of recordings, or of their paths.
+        fields: Column -> field of an utterance, of the others that are known.
+        classes: Column -> names of its classes, of columns whose cells are their numbers.
+        unknown: Columns that are left out.
+    """
+
+    audio: str
+    fields: Mapping[str, str]
+    classes: Mapping[str, Sequence[str]]
+    unknown: Sequence[str]
+
+
+def parse(root: Path) -> list[Utterance]:
+    """Return the utterances of a dataset whose recordings lie beside it.
+
+    Raises:
+        ManifestError: As `unpack`, or recordings lie inside the dataset.
+    """
+    return _parse(root, None)
+
+
+def unpack(root: Path, folder: Path) -> list[Utterance]:
+    """Return the utterances of a dataset, and write the recordings that lie inside it to a folder.
+
+    Raises:
+        ManifestError: No dataset, no column of recordings, one that may be of emotions and is not named so, or a row
+            that is not an utterance.
+        MissingExtraError: pyarrow is not installed.
+    """
+    return _parse(root, folder)
+
+
+def remarks(root: Path) -> list[str]:
+    """Return a note on the columns that are no field of an utterance."""
+    path, _ = _shards(root)[0]
+    unknown = _columns(_schema(path), path).unknown
+    return [f"left out {len(unknown)} unknown columns: {', '.join(unknown)}"] if unknown else []
+
+
+def _parse(root: Path, folder: Path | None) -> list[Utterance]:
+    utterances = []
+    names: set[str] = set()
+    for path, split in _shards(root):
+        columns = _columns(_schema(path), path)
+        for number, row in enumerate(_rows(path)):
+            where = f"{path}, row {number}"
+            recording = row[columns.audio]
+            name = _name(recording, f"{path.stem}-{number:06d}", split, names)
+            audio = _written(recording, name, folder, where) if isinstance(recording, dict) else str(recording or "")
+            texts = {field: _text(row[column], columns.classes.get(column)) for column, field in columns.fields.items()}
+            labels = {field: column for column, field in columns.fields.items()}
+            known = {"split": split or "", "id": name} | texts | {"audio": audio}
+            utterances.append(cells.utterance(known, path.parent, where=where, columns=labels))
+    if not utterances:
+        raise ManifestError("the dataset holds no rows", where=root, remedy=_REMEDY)
+    return utterances
+
+
+def _shards(root: Path) -> list[tuple[Path, str | None]]:
+    """Return the files of a dataset, with their splits."""
+    if root.is_file():
+        return [(root, _split_of(root.stem))]
+    if not root.is_dir():
+        raise ManifestError("no such folder", where=root, remedy=_REMEDY)
+    shards: list[tuple[Path, str | None]] = []
+    for state in sorted(root.rglob("state.json")):  # a folder that `datasets` saved; other arrow files are its cache
+        split = _split_of(state.parent.name) if state.parent != root else None
+        for entry in _described(state.read_bytes(), state).get("_data_files") or ():
+            shards.append((state.parent / Path(str(entry["filename"])).name, split))
+    shards = shards or [(path, _split_of(path.stem)) for path in sorted(root.rglob("*.parquet"))]
+    if not shards:
+        raise ManifestError("holds no dataset", where=root, remedy=_REMEDY)
+    return shards
+
+
+def _described(content: bytes, path: Path) -> dict[str, Any]:
+    """Return what JSON says of a dataset."""
+    try:
+        about = json.loads(content)
+    except ValueError as error:
+        raise ManifestError(f"holds no JSON ({error})", where=path, remedy=_REMEDY) from None
+    return about if isinstance(about, dict) else {}
+
+
+def _split_of(name: str) -> str | None:
+    parts = _SHARD.fullmatch(name)
+    return _SPLITS.get(parts["split"].lower()) if parts else None
+
+
+def _schema(path: Path) -> Schema:
+    return next(_batches(path, only_schema=True)).schema
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    for batch in _batches(path):
+        yield from batch.to_pylist()
+
+
+def _batches(path: Path, *, only_schema: bool = False) -> Iterator[RecordBatch]:
+    """Yield the rows of a Parquet or an Arrow file, some at a time; or one batch without rows, for its schema."""
+    try:
+        import pyarrow
+        from pyarrow import ipc, parquet
+    except ModuleNotFoundError:
+        raise MissingExtraError("pyarrow", "hub") from None
+    try:
+        if path.suffix == ".parquet":
+            with parquet.ParquetFile(path) as file:
+                if only_schema:
+                    yield pyarrow.RecordBatch.from_pylist([], schema=file.schema_arrow)
+                    return
+                yield from file.iter_batches(batch_size=ROWS_AT_ONCE)
+            return
+        with pyarrow.memory_map(str(path)) as source, ipc.open_stream(source) as stream:
+            if only_schema:
+                yield pyarrow.RecordBatch.from_pylist([], schema=stream.schema)
+                return
+            for batch in stream:
+                yield from (batch.slice(start, ROWS_AT_ONCE) for start in range(0, len(batch), ROWS_AT_ONCE))
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ManifestError(f"is no readable dataset ({error})", where=path, remedy=_REMEDY) from None
+
+
+def _columns(schema: Schema, path: Path) -> _Columns:
+    about = _described((schema.metadata or {}).get(b"huggingface", b"{}"), path)
+    features = (about.get("info") or {}).get("features") or {}
+    classes = {
+        name: list(kind["names"]) for name, kind in features.items() if isinstance(kind, dict) and kind.get("names")
+    }
+    fields = {name: field for name in schema.names if (field := cells.field_of(name))}
+    recordings = [name for name in schema.names if _is_recording(schema.field(name).type)]
+    audio = next((name for name in (*recordings, *fields) if name in recordings or fields[name] == "audio"), None)
+    if audio is None:
+        raise ManifestError(
+            f"has no column of recordings; its columns are: {', '.join(schema.names)}", where=path, remedy=_REMEDY
+        )
+    others = {name: field for name, field in fields.items() if name != audio and field != "audio"}
+    unknown = [name for name in schema.names if name != audio and name not in others]
+    maybe = [name for name in unknown if name in classes or name.lower() in cells.MAYBE_EMOTION]
+    if "emotion" not in others.values() and maybe:
+        raise ManifestError(
+            f"has no column 'emotion', and may have it in column {' or '.join(repr(name) for name in maybe)}",
+            where=path,
+            remedy="Are these the emotions? Save the dataset again after dataset.rename_column(..., 'emotion').",
+        )
+    if len(set(others.values())) < len(others):
+        raise ManifestError(
+            f"has several columns for one field: {', '.join(others)}", where=path, remedy="Rename them."
+        )
+    return _Columns(audio, others, classes, unknown)
+
+
+def _is_recording(kind: Any) -> bool:
+    """Tell whether a column's type is that of recordings: {bytes, path} or {array, sampling_rate}."""
+    names = {kind.field(index).name for index in range(kind.num_fields)} if hasattr(kind, "num_fields") else set()
+    return {"bytes", "path"} <= names or {"array", "sampling_rate"} <= names
+
+
+def _text(cell: Any, names: Sequence[str] | None) -> str:
+    if cell is None:
+        return ""
+    return names[cell] if names and isinstance(cell, int) and 0 <= cell < len(names) else str(cell)
+
+
+def _name(recording: Any, otherwise: str, split: str | None, names: set[str]) -> str:
+    """Return a name that no other row has: that of the recording's file where it has one."""
+    path = recording.get("path") if isinstance(recording, dict) else recording
+    stem = re.sub(r"[^\w.() -]", "_", Path(str(path or "").replace("\\", "/")).stem) or otherwise
+    prefix = f"{split}/" if split else ""
+    name = f"{prefix}{stem}" if f"{prefix}{stem}" not in names else f"{prefix}{stem}-{otherwise}"
+    names.add(name)
+    return name
+
+
+def _written(recording: Mapping[str, Any], name: str, folder: Path | None, where: str) -> str:
+    """Return the path of a recording, written out of the dataset when it lies inside."""
+    content, samples = recording.get("bytes"), recording.get("array")
+    if content is None and samples is None:
+        return str(recording.get("path") or "")
+    if folder is None:
+        raise ManifestError("holds recordings inside", where=where, remedy="Say where to write them.")
+    suffix = next((suffix for start, suffix in _SUFFIXES.items() if (content or b"").startswith(start)), None)
+    suffix = suffix or Path(str(recording.get("path") or "")).suffix or ".wav"
+    target = folder.absolute() / f"{name}{suffix}"
+    with replacing(target) as partial:
+        if content is not None:
+            partial.write_bytes(content)
+        else:
+            import soundfile
+
+            soundfile.write(partial, samples, int(recording["sampling_rate"]), subtype="FLOAT", format="WAV")
+    return str(target)
+
+
+HUB = Corpus(
+    name="hub",
+    title="Dataset of the Hugging Face Hub",
+    licence=None,
+    citation=None,
+    parse=parse,
+    unpack=unpack,
+    remarks=remarks,
+)

@@ -1,0 +1,123 @@
+"""Datasets of the Hugging Face Hub, as `datasets` writes them."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from serein.corpora.corpus import prepare
+from serein.corpora.hub import HUB, parse, remarks, unpack
+from serein.errors import ManifestError
+
+pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+NAMES = ["anger", "fear"]
+
+
+def flac() -> bytes:
+    content = io.BytesIO()
+    soundfile.write(content, np.full(800, 0.1), 16_000, format="FLAC")
+    return content.getvalue()
+
+
+def table(recordings: list[Any], labels: str = "label", **columns: list[Any]) -> Any:
+    """Return a table with the features that `datasets` notes in its metadata."""
+    made = pyarrow.table({"audio": recordings, labels: [0, 1, 0, 1][: len(recordings)], **columns})
+    features = {"audio": {"_type": "Audio"}, labels: {"names": NAMES, "_type": "ClassLabel"}}
+    return made.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def inside(*paths: str | None) -> list[dict[str, object]]:
+    return [{"bytes": flac(), "path": path} for path in paths]
+
+
+def test_a_parquet_file_of_recordings_is_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    rows = table(inside("a.flac", "../b.wav"), speaker_id=["03", None], mood=["x", "y"])
+    parquet.write_table(rows, tmp_path / "data" / "validation-00000-of-00001.parquet")
+    first, second = unpack(tmp_path, tmp_path / "out")
+    assert first.model_dump(exclude_defaults=True) == {
+        "id": "dev/a",
+        "audio": str(tmp_path / "out" / "dev" / "a.flac"),
+        "speaker": "03",
+        "emotion": "anger",
+        "split": "dev",
+    }
+    assert (second.id, second.audio, second.speaker) == ("dev/b", str(tmp_path / "out" / "dev" / "b.flac"), None)
+    assert Path(second.audio).read_bytes() == flac()
+    assert remarks(tmp_path) == ["left out 1 unknown columns: mood"]
+
+
+def test_names_that_repeat_and_rows_without_one_are_told_apart(tmp_path: Path) -> None:
+    parquet.write_table(table(inside("a.wav", "a.wav", None)), tmp_path / "clips.parquet")
+    ids = [u.id for u in unpack(tmp_path / "clips.parquet", tmp_path / "out")]
+    assert ids == ["a", "a-clips-000001", "clips-000002"]
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
+    for split, label in (("train", "a"), ("test", "b")):
+        folder = tmp_path / split
+        folder.mkdir()
+        rows = table(inside(f"{label}.flac"))
+        with pyarrow.ipc.new_stream(str(folder / "data-00000-of-00001.arrow"), rows.schema) as stream:
+            stream.write_table(rows)
+        state = {"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}
+        (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        (folder / "cache-0123456789abcdef.arrow").write_bytes(b"left by map()")
+    assert [(u.id, u.split, u.emotion) for u in unpack(tmp_path, tmp_path / "out")] == [
+        ("test/b", "test", "anger"),
+        ("train/a", "train", "anger"),
+    ]
+
+
+def test_paths_and_words_need_no_unpacking(tmp_path: Path) -> None:
+    rows = pyarrow.table(
+        {"file": ["a.wav"], "emotion": ["sad"], "start": ["00:01.5"], "end": [None], "text": ["Well."]}
+    )
+    parquet.write_table(rows, tmp_path / "clips.parquet")
+    (utterance,) = parse(tmp_path / "clips.parquet")
+    assert (utterance.audio, utterance.emotion, utterance.start_s) == (str(tmp_path / "a.wav"), "sad", 1.5)
+
+
+def test_samples_become_recordings_of_their_rate(tmp_path: Path) -> None:
+    rows = table([{"array": [0.5, -0.5], "sampling_rate": 8000}])
+    parquet.write_table(rows, tmp_path / "clips.parquet")
+    (utterance,) = unpack(tmp_path / "clips.parquet", tmp_path / "out")
+    samples, rate = soundfile.read(utterance.audio)
+    assert (samples.tolist(), rate) == ([0.5, -0.5], 8000)
+
+
+def test_prepare_writes_where_it_is_told(tmp_path: Path) -> None:
+    parquet.write_table(table(inside("a.wav")), tmp_path / "clips.parquet")
+    prepared = prepare(HUB, tmp_path / "clips.parquet", unpacked=tmp_path / "m-audio")
+    assert [u.audio for u in prepared.utterances] == [str(tmp_path / "m-audio" / "a.flac")]
+    with pytest.raises(ManifestError, match="holds recordings inside"):
+        prepare(HUB, tmp_path / "clips.parquet")
+
+
+def test_a_column_of_classes_that_is_not_named_so_is_asked_about(tmp_path: Path) -> None:
+    parquet.write_table(table(inside("a.wav"), labels="major"), tmp_path / "clips.parquet")
+    with pytest.raises(ManifestError, match=r"no column 'emotion', and may have it in column 'major'\. Are these"):
+        unpack(tmp_path / "clips.parquet", tmp_path / "out")
+
+
+def test_what_is_no_dataset_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="holds no dataset"):
+        parse(tmp_path)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ManifestError, match="is no readable dataset"):
+        parse(tmp_path)
+    parquet.write_table(pyarrow.table({"emotion": ["sad"]}), tmp_path / "a.parquet")
+    with pytest.raises(ManifestError, match="has no column of recordings; its columns are: emotion"):
+        parse(tmp_path)
+    (tmp_path / "state.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ManifestError, match=r"state\.json: holds no JSON"):
+        parse(tmp_path)
