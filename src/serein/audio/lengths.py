@@ -133,12 +133,12 @@ def mp3_parts(content: Any) -> list[Mp3]:
                 continue
             num_stated = _num_stated(start, num_samples)
             if not parts or num_stated is not None:
-                parts.append(
-                    Mp3(place if tag < 0 else tag, num_stated or 0, place + num_bytes * (num_stated is not None))
-                )
-            parts[-1].num_samples += num_samples * (num_stated is None)
+                parts.append(Mp3(place if tag < 0 else tag, num_stated or 0))
+            if num_stated is None:
+                parts[-1].sound = parts[-1].sound if parts[-1].num_samples else place
+                parts[-1].num_samples += num_samples
             place, tag = place + num_bytes, -1
-    return parts
+    return [part for part in parts if part.num_samples]
 
 
 def _mp3_frame(start: bytes) -> tuple[int, int]:
