@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from serein.data.manifest import read as read_manifest
     from serein.data.splits import make_folds as make_splits
     from serein.data.utterance import Rating, Utterance
+    from serein.evaluation.scores import score_predictions as score
     from serein.experiment.evaluate import evaluate
     from serein.experiment.run import run, train
-    from serein.evaluation.scores import score_predictions as score
     from serein.inference.prediction import Prediction, Segment
     from serein.inference.predictor import Predictor, load
     from serein.inference.segments import SlidingWindow

@@ -17,8 +17,8 @@ class SereinError(Exception):
     """
 
     def __init__(self, what: str, *, where: object = None, remedy: str | None = None) -> None:
-        self.what = what.strip().rstrip(".")
-        self.where = None if where is None else str(where)
+        self.what = _printable(what.strip().rstrip("."))
+        self.where = None if where is None else _printable(str(where))
         self.remedy = remedy
         super().__init__(self._sentence())
 
@@ -29,6 +29,11 @@ class SereinError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.what, self.where, self.remedy)
+
+
+def _printable(text: str) -> str:
+    """Return text that any UTF-8 terminal takes: bytes of a file's name that are not UTF-8 are shown as \\udcff."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _rebuild(kind: type[SereinError], what: str, where: str | None, remedy: str | None) -> SereinError:

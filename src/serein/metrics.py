@@ -1,4 +1,4 @@
-"""Metrics of predictions: `unweighted_accuracy(truth, prediction)` and others, pure functions, fractions from 0 to 1.
+"""Metrics: `unweighted_accuracy(truth, prediction)` and others, pure functions that return fractions from 0 to 1.
 
 Those that end with `_of` take counts ``(..., classes, classes)``, rows truth and columns prediction, and keeps the leading
 axes, so that thousands of bootstrap resamples are scored at once. A quantity that does not exist (the recall of

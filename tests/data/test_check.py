@@ -123,6 +123,15 @@ def test_a_click_in_silence_is_mostly_silence(record: Record) -> None:
     assert problems(record("click", click), record("speech", speech(1))) == [("mostly_silence", "click")]
 
 
+def test_a_header_that_was_never_closed_is_noted(record: Record) -> None:
+    utterance = record("open", speech(1))
+    content = bytearray(Path(utterance.audio).read_bytes())
+    place = content.index(b"data")
+    content[place + 4 : place + 8] = bytes(4)
+    Path(utterance.audio).write_bytes(content)
+    assert problems(utterance) == [("strange_header", "open")]
+
+
 def test_lengths_have_limits(record: Record) -> None:
     utterances = [
         record("short", speech(1, 0.2)),

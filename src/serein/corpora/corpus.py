@@ -169,6 +169,8 @@ def audio_files(root: Path) -> list[Path]:
     """
     require_folder(root)
     if paths := audio.find(root):
+        for path in paths:
+            audio.require_utf8(path)
         return paths
     found = summary_by_suffix(audio.find_files(root))
     raise ManifestError(

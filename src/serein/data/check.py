@@ -79,6 +79,11 @@ PROBLEMS: dict[str, Problem] = {
         f"Under {MIN_LOUD_FRACTION:.0%} of the frames lie within {-QUIET_DB:.0f} dB of the loudest.",
         "Cut the silence with start_s and end_s; look for a click if there is no speech.",
     ),
+    "strange_header": Problem(
+        "warning",
+        "The header does not say what the file holds; all of it was read.",
+        "Listen to its end: the recorder may have been stopped, or recordings joined.",
+    ),
     "too_short": Problem("warning", "Shorter than an utterance.", "Listen: it may be cut off. Remove or join it."),
     "too_long": Problem("warning", "Longer than one emotion lasts.", "Cut it into utterances with start_s and end_s."),
     "no_emotion": Problem("warning", "The emotion is unknown.", "Label it, or use it for tasks without emotion."),
@@ -390,6 +395,8 @@ def _recording_problems(utterance: Utterance, measured: _Measured, min_s: float,
         yield Finding(
             "mostly_silence", utterance.id, f"{measured.loud_fraction:.0%} of {measured.duration_s:.2f} s is loud"
         )
+    for remark in measured.header.remarks:
+        yield Finding("strange_header", utterance.id, remark)
     if measured.duration_s < min_s:
         yield Finding("too_short", utterance.id, f"{measured.duration_s:.3f} s, the least is {min_s:g} s")
     if measured.duration_s > max_s:

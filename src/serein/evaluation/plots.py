@@ -35,7 +35,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from serein.evaluation.calibration import CoveragePoint
-from serein.metrics import calibration_error, reliability
+from serein.metrics import expected_calibration_error, reliability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -451,7 +451,7 @@ def reliability_picture(confidences: Mapping[str, Confidences]) -> Figure:
         panels = figure.subplots(2, len(confidences), sharex=True, sharey="row", height_ratios=(3.4, 1), squeeze=False)
         for (axes, below), (title, (confidence, is_correct)) in zip(panels.T, confidences.items(), strict=True):
             _draw_reliability(axes, below, confidence, is_correct)
-            error = 100 * calibration_error(confidence, is_correct)
+            error = 100 * expected_calibration_error(confidence, is_correct)
             axes.set_title(f"{title}: error {error:.1f} points" if title else f"Calibration error {error:.1f} points")
             below.set(xlabel="confidence, per cent")
         panels[0, 0].set(ylabel="correct, per cent")

@@ -168,7 +168,7 @@ def predictions_of(
         else:
             said = task.predictions(decoded)
             rows = [
-                (each.label if each.value is None else each.value, dict(each.probabilities) or None) for each in said
+                (each.label or "" if each.value is None else f"{each.value:.6g}", dict(each.probabilities) or None) for each in said
             ]
         truths = [task.truth(recordings.utterances[position]) for position in positions]
         by_task[name] = [prediction(p, truth, *row) for p, truth, row in zip(positions, truths, rows, strict=True)]

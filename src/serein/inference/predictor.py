@@ -164,7 +164,8 @@ class Predictor:
         if is_list_of_files(source):
             return list(model.predict_files(source, options=options))
         if isinstance(source, str | Path | Utterance | Upload):
-            return list(model.predict_files([source], options=options))[0]
+            prediction: Prediction = next(model.predict_files([source], options=options))
+            return prediction
         is_encoded = isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read")
         waveform = audio.load(source) if is_encoded else audio.as_waveform(source, sampling_rate)
         recording = Recording(model.task, options, is_whole=segments == "never")

@@ -1,0 +1,73 @@
+"""Sound in, mono float32 at 16 kHz out: files of any container, bytes, streams, samples. No other room decodes audio.
+
+source (bytes that can be read twice) -> decoders (libsndfile | PyAV; lengths that headers do not state)
+    -> recording (whole, in part, block by block) -> samples (types, channels, rates)
+"""
+
+from serein.audio.contract import (
+    MEDIA_SUFFIXES,
+    MOST_CHANNELS,
+    RATES_HZ,
+    RAW_SUFFIXES,
+    SAMPLE_RATE_HZ,
+    SUFFIXES,
+    AudioInfo,
+    MissingAudioError,
+    NotFiniteAudioError,
+    OutsideAudioError,
+    TooLongAudioError,
+    TruncatedAudioError,
+    Waveform,
+)
+from serein.audio.folders import find, find_files, require_utf8, walk
+from serein.audio.recording import (
+    LONGEST_WHOLE_S,
+    SILENCE_PEAK,
+    Recording,
+    blocks,
+    decode,
+    info,
+    load,
+    load_at_most,
+    open,
+    require_at_most,
+)
+from serein.audio.samples import Resampler, as_mono, as_waveform, resample, trimmed
+from serein.audio.source import Source, Upload
+
+__all__ = [
+    "open",
+    "Recording",
+    "load",
+    "decode",
+    "blocks",
+    "info",
+    "load_at_most",
+    "require_at_most",
+    "as_waveform",
+    "as_mono",
+    "resample",
+    "Resampler",
+    "trimmed",
+    "find",
+    "find_files",
+    "walk",
+    "require_utf8",
+    "AudioInfo",
+    "Source",
+    "Upload",
+    "Waveform",
+    "SAMPLE_RATE_HZ",
+    "RATES_HZ",
+    "MOST_CHANNELS",
+    "LONGEST_WHOLE_S",
+    "SILENCE_PEAK",
+    "SUFFIXES",
+    "MEDIA_SUFFIXES",
+    "RAW_SUFFIXES",
+    "MissingAudioError",
+    "TruncatedAudioError",
+    "OutsideAudioError",
+    "NotFiniteAudioError",
+    "TooLongAudioError",
+]

@@ -1,0 +1,331 @@
+"""What decodes: libsndfile, and for other containers PyAV."""
+
+from __future__ import annotations
+
+import codecs
+import ctypes
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from serein.audio.contract import (
+    MEDIA_SUFFIXES,
+    RAW_SUFFIXES,
+    SUFFIXES,
+    Decoder,
+    Waveform,
+    damaged,
+    no_samples,
+    truncated,
+)
+from serein.audio.lengths import mp3_views, ogg_views, with_its_length
+from serein.audio.samples import to_float
+from serein.audio.source import View
+from serein.errors import AudioError
+
+MOST_PARTS = 1000  # of a file that joins recordings
+MISSING_S = 0.25  # containers state lengths with an encoder's padding, and round them
+
+# What libsndfile notes of a cut WAV ("data"), AIFF ("SSND"), AU and W64; a wrong outer "RIFF" is harmless.
+_STATED_LENGTH = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+)\s*\(should be (\d+)\)", re.MULTILINE)
+_LENGTH_UNKNOWN = 0x7FFFF000  # what SoX writes to a pipe; ffmpeg and arecord write more
+_CENTURY_S = 3e9  # what libsndfile says of a FLAC that does not know its length is longer
+_DAMAGED_PAGES = re.compile(r"Junk after the last page|Corrupted bitstream|reports a hole")  # Ogg Vorbis and Opus
+_CONTAINERS = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b"caff", b".snd", b"ID3", b"NIST")
+_MEDIA_CONTAINERS = (b"\x1aE\xdf\xa3", b"#!AMR", b"0&\xb2u\x8ef\xcf\x11", b"FLV\x01", b"wvpk", b"TTA1")
+
+
+_MEDIA_FORMATS = "mov,matroska,asf,amr,aac,ac3,eac3,mp3,ogg,flac,wav,w64,caf,aiff,au,avi,mpegts,mpeg,flv,wv,tta"
+_MEDIA_CODECS = (
+    "aac,aac_latm,ac3,eac3,alac,amrnb,amrwb,libopencore_amrnb,libopencore_amrwb,mp1float,mp2float,mp3float,mp1,mp2,mp3,"
+    "opus,libopus,vorbis,flac,speex,wmav1,wmav2,wmapro,wmavoice,wmalossless,wavpack,tta,gsm,gsm_ms,g722,g726,g726le,"
+    "adpcm_ms,adpcm_ima_wav,adpcm_ima_qt,adpcm_swf,adpcm_yamaha,nellymoser,qdm2,qcelp,truespeech,"
+    "pcm_alaw,pcm_mulaw,pcm_u8,pcm_s8,pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,"
+    "pcm_f32le,pcm_f32be,pcm_f64le,pcm_f64be,pcm_dvd,pcm_bluray"
+)  # of sound alone: no picture is ever decoded
+
+
+def decoder_of(where: str, file: BinaryIO, raw_rate_hz: int | None) -> Decoder:
+    """Choose what reads a file, by its content: raw where that is said, libsndfile, else PyAV."""
+    import soundfile
+
+    file.seek(0)
+    start, suffix = file.read(512), Path(where).suffix.lower()
+    is_media = start.startswith(_MEDIA_CONTAINERS) or start[4:8] == b"ftyp"
+    is_bare = not is_media and not start.startswith(_CONTAINERS)
+    if is_bare and raw_rate_hz and suffix not in (*SUFFIXES, *MEDIA_SUFFIXES):
+        return Soundfile(where, file, raw_rate_hz)
+    if is_bare and suffix in RAW_SUFFIXES:
+        raise AudioError(
+            "headerless PCM does not say its sampling rate",
+            where=where,
+            remedy="Give it: --raw-rate 16000, in Python raw_rate_hz=16000 (16-bit, little-endian, mono).",
+        )
+    try:
+        return Soundfile(where, file)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        reason = _reason(error)
+    if _is_text(start):
+        raise AudioError("cannot be decoded as audio (it is text)", where=where, remedy="Name a recording.")
+    if is_media or suffix in MEDIA_SUFFIXES or _is_adts(start):
+        return Pyav(where, file)
+    if re.search("lost sync|malformed(?! 'fmt)|unspecified", reason, re.IGNORECASE):
+        raise damaged(where, reason)
+    try:
+        return Pyav(where, file)
+    except AudioError:
+        media = "" if find_spec("av") else " Other containers need: pip install 'serein[media]'."
+        raise AudioError(
+            f"cannot be decoded as audio ({reason})",
+            where=where,
+            remedy=f"Convert it with: ffmpeg -i IN OUT.flac.{media} Headerless PCM needs its rate: --raw-rate 16000.",
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    return str(error).split(": ")[-1].strip().rstrip(".")
+
+
+def _is_adts(start: bytes) -> bool:
+    """Return whether a file begins as AAC without a container does (ISO 13818-7, 6.2)."""
+    return len(start) > 1 and start[0] == 0xFF and start[1] & 0xF6 == 0xF0
+
+
+def _is_text(start: bytes) -> bool:
+    """Return whether a file begins with UTF-8 in which no control character stands but tabs and ends of lines."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)
+    except UnicodeDecodeError:
+        return False
+    return all(character >= " " or character in "\t\r\n\f" for character in text)
+
+
+class Soundfile:
+    """What libsndfile reads: one file, or, of MP3 and Ogg, several joined end to end.
+
+    Args:
+        where: What complaints call it.
+        file: Its bytes.
+        raw_rate_hz: The bytes are 16-bit little-endian mono PCM at this rate.
+
+    Raises:
+        LibsndfileError: It is none of libsndfile's formats.
+        AudioError: It is cut off, or its parts do not fit together.
+    """
+
+    def __init__(self, where: str, file: BinaryIO, raw_rate_hz: int | None = None) -> None:
+        self.where = where
+        self.raw_rate_hz, self.is_fresh = raw_rate_hz, True
+        mended = None if raw_rate_hz else with_its_length(file)
+        joined = ogg_views(file) if not raw_rate_hz and _begins(file, b"OggS") else []
+        self._open(joined or [mended or file])
+        self.is_guess = [False] * len(self.parts)
+        if self.parts[0].format == "MP3":
+            joined, self.is_guess = mp3_views(file, self.parts[0].frames)
+            if joined:
+                self._open(joined)
+        for part in self.parts:
+            _require_complete(where, part.extra_info)
+        rates = sorted({part.samplerate for part in self.parts})
+        if len(rates) > 1:
+            raise AudioError(f"joins recordings of {rates} Hz", where=where, remedy="Take them apart.")
+        self.sample_rate_hz, self.num_channels = rates[0], max(part.channels for part in self.parts)
+        num_frames = sum(part.frames for part in self.parts)
+        self.num_frames = None if num_frames / self.sample_rate_hz > _CENTURY_S else num_frames
+        self.remarks = self._remarks(mended is not None or self.num_frames is None)
+
+    def _open(self, files: Sequence[BinaryIO | View]) -> None:
+        if len(files) > MOST_PARTS:
+            raise AudioError(f"joins {len(files)} recordings", where=self.where, remedy="Take them apart.")
+        self.files = list(files)
+        self.parts = [_sound_file(file, self.raw_rate_hz) for file in files]
+
+    def _remarks(self, states_no_length: bool) -> tuple[str, ...]:
+        stated = _STATED_LENGTH.search(self.parts[0].extra_info)
+        if states_no_length or (stated and (int(stated[1]) < int(stated[2]) or int(stated[1]) >= _LENGTH_UNKNOWN)):
+            return ("the header states no length, or a false one: it is read to its end",)
+        if len(self.parts) > 1:
+            return (f"the file joins {len(self.parts)} recordings: all are read",)
+        return ()
+
+    def blocks(self, start: int, size: int) -> Iterator[Waveform]:
+        import soundfile
+
+        is_fresh, self.is_fresh = self.is_fresh, False
+        for index, part in enumerate(self.parts):
+            if start >= part.frames:
+                start -= part.frames
+                continue
+            try:
+                place, to_drop = start, 0
+                if not type(part).seekable(part):  # GSM
+                    place, to_drop = 0, start
+                    if not is_fresh:
+                        part = self.parts[index] = _sound_file(self.files[index], self.raw_rate_hz)
+                elif start or not is_fresh:
+                    part.seek(start)
+                start = 0
+                while len(samples := part.read(size, dtype="float32", always_2d=True)):
+                    place += len(samples)
+                    yield samples[to_drop:]
+                    to_drop = max(0, to_drop - len(samples))
+            except (soundfile.LibsndfileError, RuntimeError) as error:
+                raise damaged(self.where, _reason(error)) from None
+            if place < part.frames and not self.is_guess[index] and self.num_frames is not None:
+                raise truncated(self.where, f"{place} of {part.frames} samples could be read")
+
+    def close(self) -> None:
+        for part in self.parts:
+            part.close()
+
+
+def _begins(file: BinaryIO, marker: bytes) -> bool:
+    file.seek(0)
+    return file.read(len(marker)) == marker
+
+
+def _sound_file(file: BinaryIO | View, raw_rate_hz: int | None = None) -> Any:
+    import soundfile
+
+    raw = {"samplerate": raw_rate_hz, "channels": 1, "format": "RAW", "subtype": "PCM_16", "endian": "LITTLE"}
+    if isinstance(file, io.FileIO):  # libsndfile reads it without Python's lock
+        file.seek(0)
+        opened = soundfile.SoundFile(file.fileno(), closefd=False, **(raw if raw_rate_hz else {}))
+    else:
+        view = file if isinstance(file, View) else View(file)
+        opened = soundfile.SoundFile(view, **(raw if raw_rate_hz else {}))
+    opened.seekable = lambda: (
+        False
+    )  # else each read ends with a seek, which fails at the end of a FLAC without a length
+    return opened
+
+
+def _require_complete(where: str, extra_info: str) -> None:
+    stated = _STATED_LENGTH.search(extra_info)
+    if stated and int(stated[2]) < int(stated[1]) < _LENGTH_UNKNOWN:
+        raise truncated(where, f"the header promises {stated[1]} bytes, the file holds {stated[2]}")
+    if _DAMAGED_PAGES.search(extra_info):
+        raise truncated(where, "a page of the Ogg stream is cut off or damaged")
+
+
+@cache
+def _pyav() -> Any:
+    """Import PyAV. Of its libraries, no allocation may be larger than 128 MB: an MP4 may state four billion samples."""
+    import av
+
+    with suppress(AttributeError, OSError):  # Windows does not find a function of a library's library
+        av_max_alloc = ctypes.CDLL(av._core.__file__).av_max_alloc
+        av_max_alloc.argtypes, av_max_alloc.restype = [ctypes.c_size_t], None
+        av_max_alloc(2**27)
+    return av
+
+
+class Pyav:
+    """What ffmpeg's libraries read, through PyAV: the sound of any container, from its first byte on.
+
+    Raises:
+        AudioError: PyAV is not installed, or the file holds no sound that it knows.
+    """
+
+    num_frames: int | None = None
+    remarks: tuple[str, ...] = ()
+
+    def __init__(self, where: str, file: BinaryIO) -> None:
+        self.where, self.file = where, file
+        first = next(self._frames(), None)
+        if first is None:
+            raise no_samples(where)
+        self.sample_rate_hz, self.num_channels = first.sample_rate, first.layout.nb_channels
+
+    def blocks(self, start: int, size: int) -> Iterator[Waveform]:
+        waiting: list[Waveform] = []
+        num_waiting = 0
+        for frame in self._frames():
+            if (frame.sample_rate, frame.layout.nb_channels) != (self.sample_rate_hz, self.num_channels):
+                raise AudioError(
+                    "changes its sampling rate or channels on the way",
+                    where=self.where,
+                    remedy="Convert it with: ffmpeg -i IN OUT.flac.",
+                )
+            samples = _frame_samples(frame)
+            waiting.append(samples[start:])
+            num_waiting += len(waiting[-1])
+            start = max(0, start - len(samples))
+            if num_waiting >= size:
+                yield np.concatenate(waiting)
+                waiting, num_waiting = [], 0
+        if waiting:
+            yield np.concatenate(waiting)
+
+    def close(self) -> None:
+        pass
+
+    def _frames(self) -> Iterator[Any]:
+        """Decode from the start; packets that are damaged or missing are errors."""
+        try:
+            av = _pyav()
+        except ImportError:
+            raise AudioError(
+                "cannot be decoded without the package 'av', which is not installed",
+                where=self.where,
+                remedy="Install it with: pip install 'serein[media]'.",
+            ) from None
+        options = {"format_whitelist": _MEDIA_FORMATS, "codec_whitelist": _MEDIA_CODECS, "protocol_whitelist": "none"}
+        try:
+            self.file.seek(0)
+            with av.open(self.file, "r", options=options, metadata_errors="replace") as container:
+                stream: Any = container.streams.best("audio")
+                if stream is None or stream.codec_context is None:
+                    raise AudioError("holds no sound that is known", where=self.where, remedy="Name a recording.")
+                for other in container.streams:
+                    if other is not stream:
+                        other.discard = av.stream.Discard.all
+                seconds = 0.0
+                for packet in container.demux(stream):
+                    if packet.is_corrupt:
+                        raise truncated(self.where, f"a packet is cut off after {seconds:.2f} s")
+                    for frame in packet.decode():
+                        seconds += frame.samples / frame.sample_rate
+                        yield frame
+                stated_s = _stated_s(container, stream)
+                if seconds < stated_s - MISSING_S:
+                    raise truncated(self.where, f"the header promises {stated_s:.2f} s, the file holds {seconds:.2f} s")
+        except (av.FFmpegError, ArithmeticError, LookupError, MemoryError, RuntimeError, ValueError) as error:
+            raise damaged(self.where, getattr(error, "strerror", None) or str(error)) from None
+
+
+_SAMPLE_TYPES = {
+    "u8": np.uint8,
+    "s16": np.int16,
+    "s32": np.int32,
+    "s64": np.int64,
+    "flt": np.float32,
+    "dbl": np.float64,
+}
+
+
+def _frame_samples(frame: Any) -> Waveform:
+    """Return (sample, channel) of a frame of PyAV, whose own `to_ndarray` reads a ninth plane of eight (av 18.1)."""
+    sample_type, num_channels = _SAMPLE_TYPES[frame.format.name.removesuffix("p")], frame.layout.nb_channels
+    if not frame.format.is_planar:
+        return to_float(np.frombuffer(frame.planes[0], sample_type, frame.samples * num_channels)).reshape(
+            -1, num_channels
+        )
+    planes = frame.planes[:num_channels]
+    return to_float(np.array([np.frombuffer(plane, sample_type, frame.samples) for plane in planes])).T
+
+
+def _stated_s(container: Any, stream: Any) -> float:
+    """Return the length that a container's header states, 0 where it states none or is guessed from the bit rate."""
+    if not set(container.format.name.split(",")) & {"mov", "matroska", "asf"}:
+        return 0.0
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0

@@ -1,0 +1,348 @@
+"""One recording, opened from any source, read whole, in part or block by block."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from serein.audio.contract import (
+    MOST_CHANNELS,
+    RATES_HZ,
+    SAMPLE_RATE_HZ,
+    AudioInfo,
+    Decoder,
+    NotFiniteAudioError,
+    OutsideAudioError,
+    TooLongAudioError,
+    Waveform,
+    no_samples,
+)
+from serein.audio.decoders import decoder_of
+from serein.audio.samples import Resampler, as_mono, mixed_down, rate_hz, unwrapped
+from serein.audio.source import Upload, bytes_of, name_of
+from serein.errors import AudioError
+
+SILENCE_PEAK = 1e-4  # -80 dB below full scale: below the noise floor of any 16-bit recording of speech
+LONGEST_WHOLE_S = 3_600.0  # 230 MB at 16 kHz; `blocks` reads what is longer
+FREE_VALUES, VALUES_PER_BYTE = 2**27, 64  # what a file may decode to: Opus at 6 kbit/s has 64, silence in FLAC 300
+LOUDEST = 16.0  # times full scale: of 32-bit float recorders
+
+
+@contextmanager
+def open(source: Any, *, sampling_rate: float | None = None, raw_rate_hz: int | None = None) -> Iterator[Recording]:
+    """Open sound in any form; what can be read once only, a pipe or stream, is kept aside and can be read twice.
+
+    Args:
+        source: Path, encoded bytes, binary file, `Upload`, samples as in `as_mono`, or a mapping with `array` and
+            `sampling_rate` or with `bytes` or `path`, as Hugging Face's datasets hold them.
+        sampling_rate: Rate of samples in Hz. Encoded sound states its own.
+        raw_rate_hz: Read what is no known container as 16-bit little-endian mono PCM at this rate.
+
+    Raises:
+        AudioError: It is missing, empty, truncated, no audio, or as in `as_waveform`.
+    """
+    if isinstance(source, Mapping):
+        source, sampling_rate = unwrapped(source, sampling_rate)
+    if not isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview, Upload)) and not hasattr(source, "read"):
+        yield Recording("samples", _Samples(as_mono(source), rate_hz(sampling_rate)))
+        return
+    where = name_of(source)
+    if sampling_rate is not None:
+        raise AudioError(
+            "encoded sound states its own sampling rate",
+            where=where,
+            remedy="Leave sampling_rate out; for headerless PCM give raw_rate_hz.",
+        )
+    with bytes_of(source, where) as file:
+        num_bytes = file.seek(0, os.SEEK_END)
+        decoder = decoder_of(
+            where, file, None if raw_rate_hz is None else rate_hz(raw_rate_hz)
+        )  # from here on the place in the file is the decoder's
+        try:
+            yield Recording(where, decoder, num_bytes)
+        finally:
+            decoder.close()
+
+
+class Recording:
+    """Sound that is open for reading.
+
+    Args:
+        where: What complaints call it.
+        decoder: Reads it.
+        num_bytes: Of the file; `None` for samples. Bounds what it may decode to.
+
+    Raises:
+        AudioError: No samples, no rate or number of channels that speech is recorded with, more samples than its
+            bytes can hold.
+    """
+
+    def __init__(self, where: str, decoder: Decoder, num_bytes: int | None = None) -> None:
+        self.where, self.decoder = where, decoder
+        self.most_values = math.inf if num_bytes is None else FREE_VALUES + VALUES_PER_BYTE * num_bytes
+        rate, num_channels, num_frames = decoder.sample_rate_hz, decoder.num_channels, decoder.num_frames
+        if not RATES_HZ[0] <= rate <= RATES_HZ[1] or num_channels > MOST_CHANNELS:
+            raise AudioError(
+                f"has {num_channels} channels at {rate} Hz, which is no recording of speech",
+                where=where,
+                remedy=f"Give at most {MOST_CHANNELS} channels at {RATES_HZ[0]} to {RATES_HZ[1]} Hz.",
+            )
+        if num_frames == 0:
+            raise no_samples(where)
+        if num_frames and num_frames * num_channels > self.most_values:
+            raise self._too_long()
+
+    def info(self, start_s: float = 0.0, end_s: float | None = None, *, most_s: float = math.inf) -> AudioInfo:
+        """Return length, rate and channels; where no header states the length, all is decoded once to measure it.
+
+        Raises:
+            OutsideAudioError: The part from `start_s` to `end_s` lies outside.
+            TooLongAudioError: The recording is longer than `most_s`.
+            AudioError: As in `blocks`, where it is decoded.
+        """
+        decoder = self.decoder
+        if decoder.num_frames is None:
+            num_frames = 0
+            for samples in self._samples(0):
+                num_frames += len(samples)
+                _require_at_most(self.where, num_frames / decoder.sample_rate_hz, most_s)
+            decoder.num_frames = num_frames
+            if num_frames == 0:
+                raise no_samples(self.where)
+        _require_at_most(self.where, decoder.num_frames / decoder.sample_rate_hz, most_s)
+        start, stop = self._frame_range(decoder.num_frames, start_s, end_s)
+        rate = decoder.sample_rate_hz
+        return AudioInfo((stop - start) / rate, rate, decoder.num_channels, decoder.remarks)
+
+    def blocks(self, start_s: float = 0.0, end_s: float | None = None, *, block_s: float = 10.0) -> Iterator[Waveform]:
+        """Read as `waveform` does, in memory that does not grow with the recording.
+
+        Args:
+            start_s: Start in seconds.
+            end_s: End in seconds; `None` is the end of the recording.
+            block_s: Seconds that are read at once.
+
+        Yields:
+            (sample,) float32, mono, 16 kHz; joined they are what `waveform` returns.
+
+        Raises:
+            AudioError: Truncated, damaged, not finite, or the part lies outside, when the place is reached.
+        """
+        rate, start, stop = self.decoder.sample_rate_hz, 0, self.decoder.num_frames
+        if start_s != 0.0 or end_s is not None:
+            self.info()
+            start, stop = self._frame_range(self.decoder.num_frames or 0, start_s, end_s)
+        place = start
+        to_16_khz = Resampler(rate)
+        for samples in self._samples(start, round(block_s * rate)):
+            part = samples if stop is None else samples[: stop - place]
+            place += len(part)
+            yield to_16_khz(_mono(self.where, part))
+            if place == stop:
+                break
+        if place == start:
+            raise no_samples(self.where)
+        yield to_16_khz.rest()
+
+    def waveform(
+        self, start_s: float = 0.0, end_s: float | None = None, *, most_s: float = LONGEST_WHOLE_S
+    ) -> Waveform:
+        """Read all, or the part from `start_s` to `end_s`, mixed down to one channel and resampled to 16 kHz.
+
+        Returns:
+            (sample,) float32, at least one sample, all finite.
+
+        Raises:
+            TooLongAudioError: It is longer than `most_s`.
+            AudioError: As in `blocks`.
+        """
+        if self.decoder.num_frames is not None:
+            _require_at_most(self.where, self.info(start_s, end_s).duration_s, most_s)
+        joined = bytearray()  # grows in place, where a list of blocks would be copied
+        for block in self.blocks(start_s, end_s):
+            joined += memoryview(block.data).cast("B")
+            _require_at_most(self.where, len(joined) / (4 * SAMPLE_RATE_HZ) - 0.001, most_s)  # resampling rounds
+        return np.frombuffer(joined, np.float32) if joined else np.zeros(1, np.float32)
+
+    def _samples(self, start: int, size: int = 2**20) -> Iterator[Waveform]:
+        """Yield what the decoder does, as long as its bytes can hold so much."""
+        num_values = 0
+        for samples in self.decoder.blocks(start, size):
+            num_values += samples.size
+            if num_values > self.most_values:
+                raise self._too_long()
+            yield samples
+
+    def _frame_range(self, num_frames: int, start_s: float, end_s: float | None) -> tuple[int, int]:
+        rate = self.decoder.sample_rate_hz
+        start = round(start_s * rate) if math.isfinite(start_s) else num_frames
+        stop = num_frames if end_s is None else round(end_s * rate) if math.isfinite(end_s) else 0
+        slack = round(0.01 * rate)  # time stamps are often rounded to hundredths
+        if not 0 <= start < min(stop, num_frames) or stop > num_frames + slack:
+            raise OutsideAudioError(
+                f"the part {start_s:g} s to {'the end' if end_s is None else f'{end_s:g} s'} "
+                f"lies outside the file of {num_frames / rate:.2f} s",
+                where=self.where,
+                remedy="Correct start_s and end_s in the manifest.",
+            )
+        return start, min(stop, num_frames)
+
+    def _too_long(self) -> AudioError:
+        return TooLongAudioError(
+            "holds more sound than speech in so few bytes can be: it is silent or damaged",
+            where=self.where,
+            remedy="Record it again, or cut it.",
+        )
+
+
+def info(path: Any, start_s: float = 0.0, end_s: float | None = None, *, raw_rate_hz: int | None = None) -> AudioInfo:
+    """Read what a recording's header says, as `Recording.info`.
+
+    Raises:
+        AudioError: As in `open` and `Recording.info`.
+    """
+    with open(path, raw_rate_hz=raw_rate_hz) as recording:
+        return recording.info(start_s, end_s)
+
+
+def require_at_most(path: Any, most_s: float) -> AudioInfo:
+    """Refuse by its header what would take long to read; what is let through is read in memory and time so bounded.
+
+    Args:
+        path: Of it no more is read than its header says.
+        most_s: Longest recording, in seconds.
+
+    Raises:
+        TooLongAudioError: It is longer.
+        AudioError: As in `info`.
+    """
+    with open(path) as recording:
+        return recording.info(most_s=most_s)
+
+
+def load(
+    path: Any,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    *,
+    sampling_rate: float | None = None,
+    raw_rate_hz: int | None = None,
+) -> Waveform:
+    """Read speech: like `decode`, and refuse silence.
+
+    Returns:
+        (sample,) float32, mono, 16 kHz.
+
+    Raises:
+        AudioError: As in `decode`, or the recording is silent.
+    """
+    waveform = decode(path, start_s, end_s, sampling_rate=sampling_rate, raw_rate_hz=raw_rate_hz)
+    _require_sound(name_of(path), waveform)
+    return waveform
+
+
+def load_at_most(path: Any, most_s: float) -> Waveform:
+    """Read as `load` does, in memory and time that `most_s` bounds, whatever the header says.
+
+    Raises:
+        TooLongAudioError: It is longer.
+        AudioError: As in `load` and `require_at_most`.
+    """
+    with open(path) as recording:
+        waveform = recording.waveform(most_s=most_s)
+    _require_sound(name_of(path), waveform)
+    return waveform
+
+
+def decode(
+    path: Any,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    *,
+    sampling_rate: float | None = None,
+    raw_rate_hz: int | None = None,
+) -> Waveform:
+    """Read a recording in any form, or the part from `start_s` to `end_s`, as `Recording.waveform` does.
+
+    Of a file that can be entered anywhere (all but those that need the extra `media`), only the part is read.
+
+    Args:
+        path: As in `open`.
+        start_s: Start in seconds.
+        end_s: End in seconds; `None` is the end of the file.
+        sampling_rate: As in `open`.
+        raw_rate_hz: As in `open`.
+
+    Returns:
+        (sample,) float32, at least one sample, all finite.
+
+    Raises:
+        AudioError: As in `open` and `Recording.waveform`.
+    """
+    with open(path, sampling_rate=sampling_rate, raw_rate_hz=raw_rate_hz) as recording:
+        return recording.waveform(start_s, end_s)
+
+
+def blocks(path: Any, start_s: float = 0.0, end_s: float | None = None, *, block_s: float = 10.0) -> Iterator[Waveform]:
+    """Read what `decode` reads block by block, as `Recording.blocks`.
+
+    Raises:
+        AudioError: As in `open` and `Recording.blocks`.
+    """
+    with open(path) as recording:
+        yield from recording.blocks(start_s, end_s, block_s=block_s)
+
+
+class _Samples:
+    """Samples in memory, read as a file is."""
+
+    remarks: tuple[str, ...] = ()
+
+    def __init__(self, waveform: Waveform, rate_hz: int) -> None:
+        self.waveform = waveform
+        self.sample_rate_hz, self.num_channels = rate_hz, 1
+        self.num_frames: int | None = len(waveform)
+
+    def blocks(self, start: int, size: int) -> Iterator[Waveform]:
+        for place in range(start, len(self.waveform), size):
+            yield self.waveform[place : place + size, None]
+
+    def close(self) -> None:
+        pass
+
+
+def _mono(where: str, samples: Waveform) -> Waveform:
+    """Mix (sample, channel) down to (sample,), all of which must be finite and near full scale."""
+    peak = float(np.abs(samples).max(initial=0.0))
+    if not math.isfinite(peak):
+        raise NotFiniteAudioError("holds NaN or infinite samples", where=where, remedy="Export the recording again.")
+    if peak > LOUDEST:
+        raise AudioError(
+            f"reaches {peak:.4g} times full scale",
+            where=where,
+            remedy="Export it again with float samples within [-1, 1].",
+        )
+    return mixed_down(samples)
+
+
+def _require_sound(where: str, waveform: Waveform) -> None:
+    if float(np.abs(waveform).max(initial=0.0)) < SILENCE_PEAK:
+        raise AudioError(
+            f"silent: the peak is below {20 * np.log10(SILENCE_PEAK):.0f} dB of full scale",
+            where=where,
+            remedy="Record it again, or remove it from the list.",
+        )
+
+
+def _require_at_most(where: str, duration_s: float, most_s: float) -> None:
+    if duration_s > most_s:
+        raise TooLongAudioError(
+            f"is {duration_s:.0f} s long, and at most {most_s:g} s are read at once",
+            where=where,
+            remedy="Cut it, or send it in parts.",
+        )

@@ -1,0 +1,229 @@
+"""Samples in memory, of any type, shape and rate, to mono float32 at 16 kHz."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serein.audio.contract import MOST_CHANNELS, RATES_HZ, SAMPLE_RATE_HZ, NotFiniteAudioError, Waveform
+from serein.errors import AudioError
+
+OVERSHOOT = 1.5  # times full scale: what decoders and resamplers go beyond it
+
+
+def as_waveform(samples: Any, sampling_rate: float | None = None) -> Waveform:
+    """Return samples in any form as `load` returns a file: mono, 16 kHz.
+
+    Args:
+        samples: As in `as_mono`; or a mapping `{"array": samples, "sampling_rate": 16000}`.
+        sampling_rate: In Hz; needed unless the mapping has it.
+
+    Returns:
+        (sample,) float32, 16 kHz.
+
+    Raises:
+        AudioError: As in `as_mono`, or the rate is missing, no number, or none that speech is recorded at.
+
+    Example:
+        >>> as_waveform(np.full((2, 24_000), 16_384, np.int16), 48_000).shape
+        (8000,)
+    """
+    if isinstance(samples, Mapping):
+        samples, sampling_rate = unwrapped(samples, sampling_rate)
+    return resample(as_mono(samples), rate_hz(sampling_rate))
+
+
+def as_mono(samples: Any) -> Waveform:
+    """Return samples of any type and shape as float32 within full scale, mixed down to one channel.
+
+    Args:
+        samples: (sample,), (sample, channel) or (channel, sample): numpy or torch array, or list. Float within
+            [-1, 1]; int8, int16, int32 and uint8 (128 is zero) as WAV files store them.
+
+    Returns:
+        (sample,) float32.
+
+    Raises:
+        AudioError: Empty, of another type or shape, beyond full scale.
+        NotFiniteAudioError: NaN or infinite.
+
+    Example:
+        >>> as_mono(np.array([0, 16_384, -32_768], np.int16))
+        array([ 0. ,  0.5, -1. ], dtype=float32)
+    """
+    array = _samples_first(_array(samples))
+    if array.dtype.kind == "f":
+        peak = float(np.abs(array).max())
+        if not math.isfinite(peak):
+            raise NotFiniteAudioError("hold NaN or infinite values", where="samples", remedy="Remove them.")
+        if peak > OVERSHOOT:
+            raise AudioError(
+                f"float samples reach {peak:.4g}, and full scale is 1",
+                where="samples",
+                remedy="Give 16-bit values as int16, or divide them by 32768.",
+            )
+    elif array.dtype not in (np.uint8, np.int8, np.int16, np.int32):
+        raise AudioError(
+            f"of type {array.dtype} do not say what full scale is",
+            where="samples",
+            remedy="Convert them to float within [-1, 1], or to the type that they were recorded in, such as int16.",
+        )
+    return mixed_down(to_float(array))
+
+
+def to_float(array: NDArray[Any]) -> Waveform:
+    """Return float32 within full scale; integers as WAV files store them: 8 bits without a sign, others with."""
+    if array.dtype.kind == "f":
+        return np.asarray(array, np.float32)
+    full_scale = np.float32(2 ** (8 * array.dtype.itemsize - 1))
+    values: Waveform = array.astype(np.float32)
+    return (values - full_scale if array.dtype.kind == "u" else values) / full_scale
+
+
+def _array(samples: Any) -> NDArray[Any]:
+    """Return what numpy makes of samples; torch tensors come from any device and any float type."""
+    if hasattr(samples, "detach"):
+        samples = samples.detach().cpu()
+        samples = samples.float() if samples.is_floating_point() else samples
+    try:
+        array = np.asarray(samples)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise AudioError(f"are no array of numbers ({error})", where="samples", remedy=_SHAPES) from None
+    if array.dtype.kind not in "fiu":
+        kind = {"U": "text", "O": "objects", "c": "complex numbers", "b": "truth values"}.get(
+            array.dtype.kind, str(array.dtype)
+        )
+        remedy = "Name files one at a time, or use predict_files." if kind == "text" else _SHAPES
+        raise AudioError(f"are {kind}, not samples", where="samples", remedy=remedy)
+    return array
+
+
+_SHAPES = "Give one recording as (sample,), (sample, channel) or (channel, sample), float or integer."
+
+
+def _samples_first(array: NDArray[Any]) -> NDArray[Any]:
+    """Return (sample, channel) of an array that has at most `MOST_CHANNELS` channels, on either side."""
+    if array.size == 0:
+        raise AudioError("hold nothing: no samples", where="samples", remedy="Give at least one sample.")
+    if array.ndim == 1:
+        return array[:, None]
+    if array.ndim == 2:
+        (first, second), most = array.shape, MOST_CHANNELS
+        if first == 1 or (first <= most < second):
+            return array.T
+        if second == 1 or (second <= most < first):
+            return array
+    raise AudioError(f"of shape {array.shape} do not show which axis is time", where="samples", remedy=_SHAPES)
+
+
+def mixed_down(samples: Waveform) -> Waveform:
+    """Average (sample, channel) over its channels."""
+    mono: Waveform = samples.mean(axis=1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
+    return mono
+
+
+def unwrapped(mapping: Mapping[str, Any], sampling_rate: float | None) -> tuple[Any, float | None]:
+    """Return what a mapping of Hugging Face's datasets holds: samples and their rate, or encoded bytes or a path."""
+    stated = mapping.get("sampling_rate")
+    for key in ("array", "raw"):
+        if mapping.get(key) is not None:
+            if None not in (stated, sampling_rate) and stated != sampling_rate:
+                raise AudioError(
+                    f"sampling rates of {stated} and {sampling_rate} Hz are given",
+                    where="samples",
+                    remedy="Leave sampling_rate out, or out of the mapping.",
+                )
+            return mapping[key], sampling_rate if stated is None else stated
+    for key in ("bytes", "path"):
+        if mapping.get(key) is not None:
+            return mapping[key], None
+    raise AudioError(
+        "a mapping without 'array'", where="samples", remedy="Give {'array': samples, 'sampling_rate': 16000}."
+    )
+
+
+def rate_hz(sampling_rate: Any) -> int:
+    """Return a sampling rate as a whole number of Hz at which speech is recorded.
+
+    Raises:
+        AudioError: It is missing, no such number, or none that speech is recorded at.
+    """
+    if sampling_rate is None:
+        raise AudioError("come without a sampling rate", where="samples", remedy="Give it: sampling_rate=16000.")
+    try:
+        rate = math.nan if isinstance(sampling_rate, (bool, str)) else float(sampling_rate)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        rate = math.nan
+    if not RATES_HZ[0] <= rate <= RATES_HZ[1] or rate != round(rate):
+        raise AudioError(
+            f"the sampling rate {sampling_rate!r} is no whole number of Hz from {RATES_HZ[0]} to {RATES_HZ[1]}",
+            where="samples",
+            remedy="Give it as a number: sampling_rate=16000.",
+        )
+    return round(rate)
+
+
+class Resampler:
+    """A waveform that comes in pieces, to 16 kHz as by `resample`.
+
+    Args:
+        rate_hz: Rate of what comes.
+    """
+
+    def __init__(self, rate_hz: int) -> None:
+        import soxr
+
+        is_needed = rate_hz != SAMPLE_RATE_HZ
+        self.stream = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, "float32", "HQ") if is_needed else None
+
+    def __call__(self, waveform: Waveform) -> Waveform:
+        """Return what can be told after (sample,) more."""
+        if self.stream is None:
+            return np.ascontiguousarray(waveform, dtype=np.float32)
+        resampled: Waveform = self.stream.resample_chunk(np.ascontiguousarray(waveform, dtype=np.float32))
+        return resampled
+
+    def rest(self) -> Waveform:
+        """Return the end, once all has come."""
+        nothing = np.zeros(0, np.float32)
+        if self.stream is None:
+            return nothing
+        resampled: Waveform = self.stream.resample_chunk(nothing, last=True)
+        return resampled
+
+
+def resample(waveform: Waveform, rate_hz: int) -> Waveform:
+    """Resample (sample,) from `rate_hz` to 16 kHz with soxr's high quality; the same array at 16 kHz."""
+    if rate_hz == SAMPLE_RATE_HZ:
+        return np.ascontiguousarray(waveform, dtype=np.float32)
+    import soxr
+
+    resampled: Waveform = soxr.resample(waveform, rate_hz, SAMPLE_RATE_HZ, quality="HQ").astype(np.float32)
+    return resampled if resampled.size else np.zeros(1, np.float32)
+
+
+def trimmed(waveform: Waveform, below_peak_db: float | None) -> Waveform:
+    """Cut silence off both ends, but for 0.1 s beyond the frames within `below_peak_db` of the loudest.
+
+    Frames are 25 ms long, every 10 ms. `None` cuts nothing.
+
+    Example:
+        >>> second = np.ones(SAMPLE_RATE_HZ, np.float32)
+        >>> len(trimmed(np.concatenate([0 * second, second, 0 * second]), 30.0)) / SAMPLE_RATE_HZ
+        1.235
+    """
+    if below_peak_db is None or len(waveform) < 2 * _FRAME:
+        return waveform
+    frames = np.lib.stride_tricks.sliding_window_view(waveform, _FRAME)[::_HOP]
+    energy_db = 10 * np.log10(np.einsum("ft,ft->f", frames, frames) / _FRAME + 1e-10)
+    loud = np.flatnonzero(energy_db > energy_db.max() - below_peak_db)
+    start = max(0, int(loud[0]) * _HOP - _MARGIN)
+    stop = min(len(waveform), int(loud[-1]) * _HOP + _FRAME + _MARGIN)
+    return waveform[start:stop]
+
+
+_FRAME, _HOP, _MARGIN = SAMPLE_RATE_HZ // 40, SAMPLE_RATE_HZ // 100, SAMPLE_RATE_HZ // 10
