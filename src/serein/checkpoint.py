@@ -24,8 +24,8 @@ from serein.models.hidden_states import Backbone
 from serein.models.model import SpeechModel, assemble, described_backbone
 from serein.recipe import MAIN, Branch, Clips, Encoder, Inference, Options, Tasks, Text
 from serein.recipe.options import Positive
-from serein.tasks.task import Task
 from serein.tasks.classes import ClassLabels
+from serein.tasks.task import Task
 
 
 def card(name: str, task: str, classes: Sequence[str], training: Mapping[str, Any]) -> str:

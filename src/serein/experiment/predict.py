@@ -168,8 +168,14 @@ def predictions_of(
         else:
             said = task.predictions(decoded)
             rows = [
-                (each.label or "" if each.value is None else f"{each.value:.6g}", dict(each.probabilities) or None) for each in said
+                (each.label or "" if each.value is None else f"{each.value:.6g}", dict(each.probabilities) or None)
+                for each in said
             ]
-        truths = [task.truth(recordings.utterances[position]) for position in positions]
+        truths = [_text(task.truth(recordings.utterances[position])) for position in positions]
         by_task[name] = [prediction(p, truth, *row) for p, truth, row in zip(positions, truths, rows, strict=True)]
     return SplitPredictions(by_task, outputs.embeddings)
+
+
+def _text(truth: str | float | None) -> str | None:
+    """Return a truth as prediction files hold it."""
+    return truth if truth is None or isinstance(truth, str) else f"{truth:.6g}"
