@@ -1,6 +1,6 @@
 # make demo    everything from set-up to a report, on the embedded corpus; CORPUS=ravdess DATA=<folder> on RAVDESS
 # make test    set-up, lint, types, layers, tests
-# make box     the default model, and its card: RAVDESS=<folder> EMODB=<folder> URDU=<table.csv>
+# make default-model     the default model, and its card: RAVDESS=<folder> EMODB=<folder> URDU=<table.csv>
 PYTHON ?= python3
 CORPUS ?= synth
 DATA ?=
@@ -9,7 +9,7 @@ RECIPE := recipes/$(if $(filter synth,$(CORPUS)),demo,$(CORPUS)).yaml
 MANIFEST := runs/data/$(if $(filter synth,$(CORPUS)),synth/manifest,$(CORPUS)).jsonl
 RUN := runs/demo-$(CORPUS)
 
-.PHONY: demo test lint setup clean box
+.PHONY: demo test lint setup clean default-model
 
 setup: .venv/ready
 
@@ -24,17 +24,17 @@ demo: setup
 	@[ -f $(RUN)/recipe.yaml ] && resume=--resume || resume=; $(BIN)/serein run $(RECIPE) --data $(MANIFEST) --out $(RUN) $$resume
 	@echo; echo "Held-out clips of the first fold, predicted by a model that was not trained on their speakers:"
 	@fold=$$(ls -d $(RUN)/fold-*/ | head -n 1); $(BIN)/serein predict --model $${fold}seed-0/model $${fold}test.jsonl --max-files 12
-	@fold=$$(ls -d $(RUN)/fold-*/ | head -n 1); [ -f src/serein/box/model.json ] && model= || model="--model $${fold}seed-0/model"; \
+	@fold=$$(ls -d $(RUN)/fold-*/ | head -n 1); [ -f src/serein/default_model/model.json ] && model= || model="--model $${fold}seed-0/model"; \
 		echo; echo "One of them in segments, predicted by the default model if there is one, drawn in $(RUN)/segments.png:"; \
 		$(BIN)/serein predict $$model $${fold}test.jsonl --max-files 1 --window 1 --plot $(RUN)/segments.png
 	@echo; echo "The report: $(RUN)/report.html"
 
-box: setup
-	@[ -n "$(RAVDESS)" ] && [ -n "$(EMODB)" ] && [ -n "$(URDU)" ] || { echo "error: name the data: make box RAVDESS=<folder> EMODB=<folder> URDU=<table.csv>" >&2; exit 2; }
-	@[ -f runs/box/ravdess.jsonl ] || $(BIN)/serein corpus prepare ravdess "$(RAVDESS)" -o runs/box/ravdess.jsonl
-	@[ -f runs/box/emodb.jsonl ] || $(BIN)/serein corpus prepare emodb "$(EMODB)" -o runs/box/emodb.jsonl
-	@[ -f runs/box/urdu.jsonl ] || $(BIN)/serein corpus prepare csv "$(URDU)" -o runs/box/urdu.jsonl
-	$(BIN)/python tools/box.py --data runs/box/ravdess.jsonl --other emodb=runs/box/emodb.jsonl --other urdu=runs/box/urdu.jsonl
+default-model: setup
+	@[ -n "$(RAVDESS)" ] && [ -n "$(EMODB)" ] && [ -n "$(URDU)" ] || { echo "error: name the data: make default-model RAVDESS=<folder> EMODB=<folder> URDU=<table.csv>" >&2; exit 2; }
+	@[ -f runs/default-model/ravdess.jsonl ] || $(BIN)/serein corpus prepare ravdess "$(RAVDESS)" -o runs/default-model/ravdess.jsonl
+	@[ -f runs/default-model/emodb.jsonl ] || $(BIN)/serein corpus prepare emodb "$(EMODB)" -o runs/default-model/emodb.jsonl
+	@[ -f runs/default-model/urdu.jsonl ] || $(BIN)/serein corpus prepare csv "$(URDU)" -o runs/default-model/urdu.jsonl
+	$(BIN)/python tools/default_model.py --data runs/default-model/ravdess.jsonl --other emodb=runs/default-model/emodb.jsonl --other urdu=runs/default-model/urdu.jsonl
 
 lint: setup
 	$(BIN)/ruff check .

@@ -203,7 +203,7 @@ def test_a_manifests_vectors_are_those_of_the_run(run: Path, model: Path, tmp_pa
     )
     with safe_open(out, "numpy") as file:
         assert json.loads(file.metadata()["ids"]) == [u.id for u in manifest.read(run / "fold-1" / "test.jsonl")]
-        assert file.metadata()["of"] == "speaker"
+        assert file.metadata()["task"] == "speaker"
 
 
 def test_files_that_cannot_be_heard_are_left_out(

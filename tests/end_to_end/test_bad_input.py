@@ -219,6 +219,7 @@ PREDICT = [
         "model without weights",
         lambda g: [
             "predict",
+            "--model",
             [m := g.copied_model(), (m / "model.safetensors").unlink()][0],
             first_wav(g),
         ],
@@ -388,12 +389,12 @@ LABELS_AND_FOLDS = [
     Case(
         "dev none with patience",
         lambda g: run(g, recipe=g.changed({"protocol": {"dev": "none"}}, patience=2)),
-        ("r.yaml", "stage 'emotion' watches a dev score", "choose a dev"),
+        ("r.yaml", "stage 'emotion' monitors a dev score", "choose a dev"),
     ),
     Case(
         "dev none with plateau",
         lambda g: run(g, recipe=g.changed({"protocol": {"dev": "none"}}, schedule={"name": "plateau"})),
-        ("r.yaml", "stage 'emotion' watches a dev score", "choose a dev"),
+        ("r.yaml", "stage 'emotion' monitors a dev score", "choose a dev"),
     ),
     Case(
         "evaluation on known speakers",
@@ -785,7 +786,7 @@ def test_unit_that_fails_stops_the_others(ground: Ground, serein: Call) -> None:
 
 
 def test_name_on_the_hub_without_a_network(ground: Ground) -> None:
-    outcome = in_subprocess("predict", "someone/emotions", first_wav(ground), cwd=ground.root, HF_HUB_OFFLINE="1")
+    outcome = in_subprocess("predict", "--model", "someone/emotions", first_wav(ground), cwd=ground.root, HF_HUB_OFFLINE="1")
     assert (outcome.status, outcome.out) == (1, "")
     assert outcome.complaint.startswith("error: someone/emotions: no such folder, and the Hub cannot be reached")
     assert "hf download someone/emotions" in outcome.complaint

@@ -243,7 +243,7 @@ def test_test_speakers_are_no_training_classes_of_an_origin(voices: Path, tones:
         model_folder.save(leaking, checkpoint, "")
     experiment = preparation.prepare(from_voices(leaking), tones, silent)
     with pytest.raises(
-        LeakError, match=r"speakers? in both .*leaking and test: tones/.* Start from a network that never"
+        LeakError, match=r"speakers? in both .*leaking and test: tones/.* Start from a network that was not"
     ):
         assembling.require_trainable(experiment)
     assembling.require_trainable(preparation.prepare(from_voices(voices), tones, silent))

@@ -41,7 +41,7 @@ def test_both_attributes_are_judged_and_reported(tones: Path, told: Path, tmp_pa
     outcome = serein("run", told, "--data", data, "--out", tmp_path / "run", "--jobs", 1, "--json")
     assert outcome.status == 0, outcome.err
     notes = json.loads(outcome.out)["notes"]
-    assert any("as a model predicted it" in note for note in notes)
+    assert any("as a model predicted them" in note for note in notes)
     assert any("(oracle) instead, pooled: UA" in note for note in notes)
     unit = tmp_path / "run" / "fold-1" / "seed-0"
     predicted, oracle = probabilities(unit / "predictions.jsonl"), probabilities(unit / "oracle_predictions.jsonl")
@@ -79,7 +79,7 @@ def test_oracle_alone_needs_no_predictions(tones: Path, told: Path, tmp_path: Pa
     out = tmp_path / "run"
     outcome = serein("run", told, "--data", tones, "--out", out, "--jobs", 1, "--set", "inference.conditions=oracle")
     assert outcome.status == 0, outcome.err
-    assert "as the corpus labels it (oracle)" in " ".join(outcome.out.split())
+    assert "as the corpus labels them (oracle)" in " ".join(outcome.out.split())
     assert not list(out.glob("fold-*/seed-*/predicted_predictions.jsonl"))
     clip = manifest.read(tones)[0].audio
     assert serein("predict", "--model", out / "fold-1" / "seed-0" / "model", clip, "--json").status == 0

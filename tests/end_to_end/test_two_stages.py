@@ -142,23 +142,23 @@ def test_every_task_is_judged_by_the_last_stage_that_learned_it(run: Path, spoke
     assert sha256(unit / "0-words" / "weights.safetensors")[:16] in page
 
 
-def test_the_model_of_stage_1_is_asked_and_that_of_stage_2_answers_emotions_alone(run: Path, serein: Call) -> None:
+def test_the_model_of_stage_1_has_its_tasks_and_that_of_stage_2_emotions_alone(run: Path, serein: Call) -> None:
     unit, test = run / "fold-1" / "seed-0", run / "fold-1" / "test.jsonl"
-    heard = serein("transcribe", unit / "0-words" / "model", test, "--json")
-    assert heard.status == 0
-    lines = [json.loads(line) for line in heard.out.splitlines()]
+    transcribed = serein("transcribe", "--model", unit / "0-words" / "model", test, "--json")
+    assert transcribed.status == 0
+    lines = [json.loads(line) for line in transcribed.out.splitlines()]
     stored = [json.loads(line) for line in (unit / "asr_predictions.jsonl").read_text().splitlines()]
     assert [line["transcript"] for line in lines] == [line["prediction"] for line in stored]
     rate = read(run / "scores.json")["tasks"]["asr"]["value"] if (run / "scores.json").exists() else None
-    assert "word error rate" in heard.err
-    assert rate is None or f"word error rate {rate:.1f} %" in heard.err
+    assert "word error rate" in transcribed.err
+    assert rate is None or f"word error rate {rate:.1f} %" in transcribed.err
     refused = serein("transcribe", "--model", unit / "model", test)
-    assert "answers emotion, no transcripts" in refused.complaint
-    said = serein("predict", unit / "0-words" / "model", test, "--json")
-    assert {"gender", "confidence", "probabilities", "transcript"} <= json.loads(said.out.splitlines()[0]).keys()
-    assert "transcript" not in json.loads(
-        serein("predict", "--model", unit / "model", test, "--json").out.splitlines()[0]
-    )
+    assert "predicts emotion, not transcripts" in refused.complaint
+    predicted = serein("predict", "--model", unit / "0-words" / "model", test, "--json")
+    first = json.loads(predicted.out.splitlines()[0])
+    assert (first["task"], list(first["tasks"])) == ("gender", ["asr"])
+    last = serein("predict", "--model", unit / "model", test, "--json")
+    assert json.loads(last.out.splitlines()[0])["tasks"] == {}
 
 
 @pytest.mark.parametrize("epochs", [1, 3])

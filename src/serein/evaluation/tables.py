@@ -23,7 +23,7 @@ _DEV_SETS = {
     "speakers": "held-out training speakers",
     "sessions": "a held-out training session",
     "dialogue-partner": "who speaks with the test speaker",
-    "random-20": "a random fifth of the training data, which shares its speakers",
+    "random": "a random part of the training data, which shares its speakers",
     "official": "the corpus's own dev set",
 }
 

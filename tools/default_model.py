@@ -3,8 +3,8 @@
 The six folds of its recipe give scores and probabilities on unseen speakers, to which its temperature is fitted; then
 one model learns from everybody and is evaluated on corpora that it never saw. Goes on where it was stopped.
 
-    make box RAVDESS=<folder> EMODB=<folder> URDU=<table.csv>
-    python tools/box.py --data ravdess.jsonl --other emodb=emodb.jsonl --other urdu=urdu.jsonl
+    make default-model RAVDESS=<folder> EMODB=<folder> URDU=<table.csv>
+    python tools/default_model.py --data ravdess.jsonl --other emodb=emodb.jsonl --other urdu=urdu.jsonl
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--recipe", type=Path, default=Path("recipes/default_model.yaml"))
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--work", type=Path, default=Path("runs/box"), help="folder of the trainings")
+    parser.add_argument("--work", type=Path, default=Path("runs/default-model"), help="folder of the trainings")
     parser.add_argument("--out", type=Path, default=FOLDER)
     options = parser.parse_args(arguments)
     overrides = [part for each in options.overrides for part in ("--set", each)]
@@ -134,7 +134,7 @@ def card(checkpoint: Checkpoint, scores: Scores, others: Sequence[Elsewhere], op
 
 `serein predict` uses it if no model is named: probabilities of {len(scores.classes)} emotions,
 {", ".join(scores.classes)}, of speech in recordings of any length. It has no pretrained weights; its recipe is
-`{options.recipe}`, and `make box` makes it.
+`{options.recipe}`, and `make default-model` makes it.
 
 ## Training data and licence
 
