@@ -190,7 +190,7 @@ RECORDINGS = [
     Case("NaN", lambda g: [g.wav(np.full(8000, np.nan))], ("bad.wav", "NaN", "Export the recording again")),
     Case("infinite", lambda g: [g.wav(np.full(8000, np.inf))], ("bad.wav", "NaN or infinite", "Export")),
     Case("text named .wav", lambda g: [g.file(b"Dear diary, " * 99)], ("bad.wav", "cannot be decoded", "Give WAV")),
-    Case("not audio", lambda g: [g.file(b"%PDF-1.7", "a.pdf")], ("a.pdf", "cannot be decoded", "ffmpeg")),
+    Case("not audio", lambda g: [g.file(b"%PDF-1.7", "a.pdf")], ("a.pdf", "cannot be decoded", "it is text")),
     Case("random bytes", lambda g: [g.file(bytes(range(256)) * 9)], ("bad.wav", "cannot be decoded", "ffmpeg")),
 ]
 
@@ -564,7 +564,7 @@ CORPORA = [
     Case(
         "broken file in a corpus",
         lambda g: prepare(g, "csv", [g.file(b"x" * 99), g.file(b"audio,emotion\nbad.wav,sad\n", "t.csv")][1]),
-        ("bad.wav", "cannot be decoded", "ffmpeg"),
+        ("bad.wav", "cannot be decoded", "it is text"),
     ),
     Case("check of nothing", lambda g: ["corpus", "check", g.root / "no.jsonl"], ("no such manifest", "prepare")),
 ]

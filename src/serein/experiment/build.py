@@ -13,10 +13,11 @@ from torch import nn
 
 from serein import checkpoint as model_folder
 from serein.checkpoint import Checkpoint, is_model_folder
+from serein.data.dataset import batch_durations
 from serein.data.leaks import check_origin
 from serein.data.splits import Fold
 from serein.data.waveform_augmentation import WaveformAugmenter
-from serein.errors import ModelError
+from serein.errors import ModelError, RecipeError
 from serein.experiment.data import Experiment, targets_of, tasks_of
 from serein.models.heads import PooledHead
 from serein.models.model import EnsembleMember, SpeechModel, assemble, new_backbone
@@ -223,8 +224,25 @@ def require_trainable(experiment: Experiment) -> None:
         for branch in model.branches_of(stage.tasks, stage.use_fusion):
             where = f"stages.{number}.spectrogram_augmentation"
             require_bands(model.backbone_of(branch), stage.spectrogram_augmentation, where=where)
+            _require_short_clips(experiment, model.backbone_of(branch).max_s)
         if stage.waveform_augmentation.name != "none":
             WaveformAugmenter(stage.waveform_augmentation)  # names a package that is missing
+
+
+def _require_short_clips(experiment: Experiment, max_s: float | None) -> None:
+    """Raise RecipeError when clips are longer than a backbone takes: those of test are cut, others are not."""
+    clips, recordings = experiment.recipe.clips, experiment.recordings
+    if max_s is None:
+        return
+    if clips.window_s > max_s:
+        what, where = f"windows of {clips.window_s:g} s", "clips.window_s"
+    elif (longest_s := float(batch_durations(recordings, clips, is_training=False).max())) > max_s:
+        what, where = f"a clip of {longest_s:.1f} s", "clips.max_s"
+    else:
+        return
+    raise RecipeError(
+        f"{what}, and the backbone takes at most {max_s:g} s", where=where, remedy=f"Set it to {max_s:g}."
+    )
 
 
 def _require_unheard(experiment: Experiment) -> None:

@@ -1,10 +1,8 @@
-"""Backbones from Transformers: wav2vec 2.0 and its relatives, whose output does not depend on the batch."""
+"""Backbones from Transformers: wav2vec 2.0, Whisper and their relatives, whose output does not depend on the batch."""
 
 from __future__ import annotations
 
-import importlib
 import json
-import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -14,11 +12,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from serein.errors import AudioError
+from serein.models.architectures import Data2VecAudio, Wav2Vec2, WavLM
+from serein.models.conformer import Conformer, Wav2Vec2Bert
 from serein.models.hidden_states import Backbone, HiddenStates, frame_mask
-from serein.models.masking import add_positions, encode, fasten, prepare_waveforms
+from serein.models.masking import fasten, prepare_waveforms
 from serein.models.pretrained import (
     DEFAULT_OVERRIDES,
-    MASK_EMBEDDING,
     ORIGIN,
     Place,
     build_config,
@@ -27,17 +26,29 @@ from serein.models.pretrained import (
     new_model,
     weights_hash,
 )
+from serein.models.whisper import Whisper
+
+ARCHITECTURES: dict[str, type[Wav2Vec2]] = {  # of families that are not run as wav2vec 2.0 is
+    "data2vec-audio": Data2VecAudio,
+    "wavlm": WavLM,
+    "wav2vec2-conformer": Conformer,
+    "wav2vec2-bert": Wav2Vec2Bert,
+    "whisper": Whisper,
+}
 
 
 class HuggingFaceBackbone(Backbone):
-    """A speech model of Transformers: waveform -> convolutions -> projection -> transformer layers.
+    """A speech model of Transformers: waveform or features -> convolutions -> projection -> transformer layers.
 
     A clip's hidden layers are those that Transformers gives for the clip alone, whatever it is batched with. Frozen
     parts run in evaluation mode, and no graph is kept of those below the lowest trainable one.
 
     Args:
-        model: `Wav2Vec2Model` or another class of `FAMILIES`; its modules are run, its `forward` is not.
+        model: `Wav2Vec2Model` or another class of `FAMILIES`; its modules are run, its `forward` is not. Modules that
+            its own `forward` never runs are taken out.
         do_normalize: Whether each clip is brought to zero mean and unit variance first.
+        pad_s: Shorter clips are padded with zeros to so many seconds, and frames of the padding attended to, as in the
+            training of Whisper (30 s).
         origin: What `describe` says of the weights: source, revision, overrides, weights_sha256.
         gradient_checkpointing: Trade time for memory in training.
 
@@ -55,25 +66,23 @@ class HuggingFaceBackbone(Backbone):
         model: Any,
         *,
         do_normalize: bool,
+        pad_s: float | None = None,
         origin: Mapping[str, Any] | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         fasten(model)
-        if not hasattr(model, MASK_EMBEDDING):  # or the names of weights would depend on an override
-            model.masked_spec_embed = nn.Parameter(torch.zeros(model.config.hidden_size))
         self.model = model
-        self.do_normalize = do_normalize
+        self.architecture = ARCHITECTURES.get(model.config.model_type, Wav2Vec2)(model)
+        self.do_normalize, self.pad_s = do_normalize, pad_s
         self.gradient_checkpointing = gradient_checkpointing
         self._origin = {**ORIGIN, **(origin or {})}
-        self.num_layers = len(model.encoder.layers)
+        self.num_layers = len(self.architecture.layers)
         self.sizes = (model.config.hidden_size,) * (self.num_layers + 1)
-        self._kernels, self._strides = tuple(model.config.conv_kernel), tuple(model.config.conv_stride)
-        self.receptive_field = _receptive_field(self._kernels, self._strides)
-        self.frame_rate_hz = self.sample_rate_hz / math.prod(self._strides)
-        family = model.config.model_type
-        self._has_position_bias = family == "wavlm"
-        self._norms_first = family != "data2vec-audio" and bool(getattr(model.config, "do_stable_layer_norm", False))
+        self.receptive_field = self.architecture.receptive_field
+        self.frame_rate_hz = self.sample_rate_hz / self.architecture.frame_samples
+        frames = self.architecture.max_frames
+        self.max_s = None if frames is None else frames / self.frame_rate_hz
 
     @classmethod
     def from_source(
@@ -82,6 +91,7 @@ class HuggingFaceBackbone(Backbone):
         *,
         overrides: Mapping[str, Any] | None = None,
         revision: str | None = None,
+        pad_s: float | None = None,
         gradient_checkpointing: bool = False,
     ) -> HuggingFaceBackbone:
         """Load a pretrained model, whole or not at all.
@@ -92,6 +102,7 @@ class HuggingFaceBackbone(Backbone):
             overrides: Changes of the model's configuration, of the keys of `OVERRIDES`. SpecAugment and layer drop
                 are off unless they are named here.
             revision: Commit, tag or branch on the Hub.
+            pad_s: Seconds that shorter clips are padded to with zeros.
             gradient_checkpointing: Trade time for memory in training.
 
         Raises:
@@ -103,8 +114,13 @@ class HuggingFaceBackbone(Backbone):
         config = build_config(place.read_config(), changes, where=source)
         do_normalize = do_normalize_of(config, place.read_preprocess(), where=source)
         origin = {"source": source, "revision": place.commit(), "overrides": dict(overrides or {})}
-        model = place.load(config)
-        backbone = cls(model, do_normalize=do_normalize, origin=origin, gradient_checkpointing=gradient_checkpointing)
+        backbone = cls(
+            place.load(config),
+            do_normalize=do_normalize,
+            pad_s=pad_s,
+            origin=origin,
+            gradient_checkpointing=gradient_checkpointing,
+        )
         backbone._origin["weights_sha256"] = weights_hash(backbone)
         return backbone.eval()
 
@@ -135,13 +151,17 @@ class HuggingFaceBackbone(Backbone):
         else:
             built = build_config(config, DEFAULT_OVERRIDES, where="config")
             do_normalize, origin = do_normalize_of(built, preprocess, where="config"), {}
-        model = new_model(built)
-        return cls(
-            model, do_normalize=do_normalize, origin=origin, gradient_checkpointing=gradient_checkpointing
-        ).eval()
+        backbone = cls(
+            new_model(built),
+            do_normalize=do_normalize,
+            pad_s=config.get("pad_s"),
+            origin=origin,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+        return backbone.eval()
 
     def forward(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> HiddenStates:
-        """Encode a padded batch; a clip shorter than the receptive field (25 ms) is filled up with zeros to one frame.
+        """Encode a padded batch; a clip shorter than the receptive field is filled up with zeros to one frame.
 
         Args:
             waveforms: (batch, sample) float32 at 16 kHz; what lies past a clip's own length is ignored.
@@ -151,30 +171,40 @@ class HuggingFaceBackbone(Backbone):
             Hidden layers as wide as the longest clip; what they hold on padding means nothing.
 
         Raises:
-            AudioError: A clip has no samples, or more than its row.
+            AudioError: A clip has no samples, or more than its row, or is longer than the model takes.
         """
         if self.training:
             self._settle_frozen()
         lengths = _checked_lengths(waveforms, num_samples)
-        clips = prepare_waveforms(waveforms, lengths, normalise=self.do_normalize, at_least=self.receptive_field)
-        num_frames = self.num_frames(torch.tensor(lengths))
+        shortest = max(self.receptive_field, round((self.pad_s or 0.0) * self.sample_rate_hz))
+        padded = [max(length, shortest) for length in lengths]
+        clips = prepare_waveforms(waveforms, lengths, normalise=self.do_normalize, at_least=shortest)
+        num_frames = self.architecture.num_frames(torch.tensor(padded))
+        if self.max_s is not None and int(num_frames.max()) > self.max_s * self.frame_rate_hz:
+            raise AudioError(
+                f"a clip of {max(lengths) / self.sample_rate_hz:.1f} s, and the model takes at most {self.max_s:g} s",
+                remedy=f"Choose a clips.window_s of at most {self.max_s:g}.",
+            )
         is_frame = frame_mask(num_frames, int(num_frames.max())).to(clips.device)
         mask = None if num_frames.min() == num_frames.max() else is_frame
-        layers, output = self._run(clips, [max(length, self.receptive_field) for length in lengths], mask)
+        layers, output = self._run(self.architecture.features(clips, padded), padded, mask)
+        if self.pad_s:
+            num_frames = self.num_frames(torch.tensor(lengths))
+            longest = int(num_frames.max())
+            is_frame = frame_mask(num_frames, longest).to(clips.device)
+            layers = tuple(layer[:, :longest] for layer in layers)
+            output = None if output is None else output[:, :longest]
         return HiddenStates(layers, is_frame, output)
 
     def num_frames(self, num_samples: torch.Tensor) -> torch.Tensor:
         """Return the frames of clips of so many samples: (batch,) long."""
-        frames = num_samples.clamp_min(self.receptive_field)
-        for kernel, stride in zip(self._kernels, self._strides, strict=True):
-            frames = (frames - kernel) // stride + 1
-        return frames
+        return self.architecture.num_frames(num_samples.clamp_min(self.receptive_field))
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Every parameter exactly once: `cnn`, `projection` (all that is neither), `layer 1` to `layer N`."""
-        groups: dict[str, list[nn.Parameter]] = {"cnn": list(self.model.feature_extractor.parameters())}
-        groups["projection"] = []
-        for number, layer in enumerate(self.model.encoder.layers, start=1):
+        cnn = [parameter for module in self.architecture.cnn() for parameter in module.parameters()]
+        groups: dict[str, list[nn.Parameter]] = {"cnn": cnn, "projection": []}
+        for number, layer in enumerate(self.architecture.layers, start=1):
             groups[f"layer {number}"] = list(layer.parameters())
         named = {id(parameter) for group in groups.values() for parameter in group}
         groups["projection"] = [parameter for parameter in self.parameters() if id(parameter) not in named]
@@ -187,6 +217,7 @@ class HuggingFaceBackbone(Backbone):
             "name": "huggingface",
             "config": {key: value for key, value in config.items() if not key.startswith("_")},
             "do_normalize": self.do_normalize,
+            "pad_s": self.pad_s,
             **self._origin,
         }
 
@@ -206,15 +237,9 @@ class HuggingFaceBackbone(Backbone):
 
     def _settle_frozen(self) -> None:
         """Dropout only where something learns. Called at each forward: `requires_grad` is anybody's to change."""
-        encoder, groups = self.model.encoder, self.parameter_groups()
-        modules = {"cnn": [self.model.feature_extractor]}
-        modules["projection"] = [
-            self.model.feature_projection,
-            encoder.pos_conv_embed,
-            encoder.layer_norm,
-            encoder.dropout,
-        ]
-        modules |= {f"layer {number}": [layer] for number, layer in enumerate(encoder.layers, start=1)}
+        groups = self.parameter_groups()
+        modules = {"cnn": self.architecture.cnn(), "projection": self.architecture.projection()}
+        modules |= {f"layer {number}": [layer] for number, layer in enumerate(self.architecture.layers, start=1)}
         learns = {name: any(parameter.requires_grad for parameter in group) for name, group in groups.items()}
         self.model.train(any(learns.values()))
         for name, parts in modules.items():
@@ -231,75 +256,35 @@ class HuggingFaceBackbone(Backbone):
         return self.num_layers + 2
 
     def _run(
-        self, waveforms: torch.Tensor, num_samples: list[int], is_frame: torch.Tensor | None
+        self, features: torch.Tensor, num_samples: list[int], is_frame: torch.Tensor | None
     ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
         """Run the model's parts in order; `is_frame` is `None` when nothing is padded."""
-        frozen = 0 if waveforms.requires_grad else self._num_frozen_below()
+        parts, frozen = self.architecture, 0 if features.requires_grad else self._num_frozen_below()
         with _graph(frozen < 1):
-            frames = encode(self.model.feature_extractor, waveforms.to(self._dtype), num_samples, self._call)
+            frames = parts.encode(features.to(next(self.model.parameters()).dtype), num_samples, self._call)
         with _graph(frozen < 2):
-            hidden = self._project(frames, is_frame)
-        layers, position_bias = [hidden], None
-        mask = self._attention_mask(hidden, is_frame)
-        for index, layer in enumerate(self.model.encoder.layers):
+            hidden = parts.project(frames, is_frame)
+        layers, positions = [hidden], parts.positions(hidden)
+        mask = parts.mask(hidden, is_frame)
+        for index, layer in enumerate(parts.layers):
             if not self._drops(layer, index):
                 with _graph(frozen < index + 3):
-                    hidden, position_bias = self._transform(layer, hidden, mask, position_bias)
+                    hidden, positions = self._call(parts.transform, layer, hidden, mask, positions)
             layers.append(hidden)
-        return tuple(layers), self._closed(hidden)
-
-    def _project(self, frames: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor:
-        projected = self.model.feature_projection(frames)
-        hidden = projected[0] if isinstance(projected, tuple) else projected
-        hidden = self._spec_augment(hidden, is_frame)
-        hidden = add_positions(self.model.encoder.pos_conv_embed, hidden, is_frame)
-        if not self._norms_first:
-            hidden = self.model.encoder.layer_norm(hidden)
-        dropped: torch.Tensor = self.model.encoder.dropout(hidden)
-        return dropped
-
-    def _transform(
-        self, layer: nn.Module, hidden: torch.Tensor, mask: torch.Tensor | None, bias: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if self._has_position_bias:
-            return self._call(layer, hidden, attention_mask=mask, position_bias=bias)  # type: ignore[no-any-return]
-        return self._call(layer, hidden, attention_mask=mask), None
-
-    def _closed(self, hidden: torch.Tensor) -> torch.Tensor | None:
-        return self.model.encoder.layer_norm(hidden) if self._norms_first else None
+        return tuple(layers), parts.close(hidden)
 
     def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             return checkpoint(function, *args, use_reentrant=False, **kwargs)
         return function(*args, **kwargs)
 
-    def _attention_mask(self, hidden: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor | None:
-        """Return the mask in the form that the model's kind of attention takes."""
-        if is_frame is None or self._has_position_bias:
-            return is_frame
-        masks = importlib.import_module("transformers.masking_utils")
-        mask: torch.Tensor | None = masks.create_bidirectional_mask(self.model.config, hidden, is_frame)
-        return mask
-
-    def _spec_augment(self, hidden: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor:
-        """Mask frames and features as Transformers does, from NumPy's random state; not clips shorter than a mask."""
-        config = self.model.config
-        if not (self.model.training and config.apply_spec_augment) or hidden.shape[1] < config.mask_time_length:
-            return hidden
-        masked: torch.Tensor = self.model._mask_hidden_states(hidden.clone(), attention_mask=is_frame)
-        return masked
-
     def _drops(self, layer: nn.Module, index: int) -> bool:
-        """Layer drop (Fan 2020). WavLM's first layer stays: it makes the position bias of all."""
-        rate = self.model.config.layerdrop
-        if not (layer.training and rate > 0.0) or (index == 0 and self._has_position_bias):
+        """Layer drop (Fan 2020)."""
+        if not (layer.training and self.architecture.layerdrop > 0.0):
             return False
-        return bool(torch.rand([]) < rate)
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        weight: torch.Tensor = self.model.feature_projection.projection.weight
-        return weight.dtype
+        if index == 0 and self.architecture.keeps_first_layer:
+            return False
+        return bool(torch.rand([]) < self.architecture.layerdrop)
 
 
 def _checked_lengths(waveforms: torch.Tensor, num_samples: torch.Tensor) -> list[int]:
@@ -311,14 +296,6 @@ def _checked_lengths(waveforms: torch.Tensor, num_samples: torch.Tensor) -> list
         if not 1 <= length <= waveforms.shape[1]:
             raise AudioError(f"clip {index} of a batch of {waveforms.shape[1]} samples has length {length}")
     return lengths
-
-
-def _receptive_field(kernels: tuple[int, ...], strides: tuple[int, ...]) -> int:
-    """Return the receptive field of a frame, in samples."""
-    field = 1
-    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
-        field = (field - 1) * stride + kernel
-    return field
 
 
 def _graph(is_kept: bool) -> AbstractContextManager[Any]:

@@ -64,6 +64,7 @@ class Backbone(nn.Module, ABC):
         frame_rate_hz: Frames per second.
         sample_rate_hz: Samples per second that ``forward`` expects.
         num_channels: Images that stand side by side in the features of a frame; 0 when they are no image.
+        max_s: Seconds of the longest clip that ``forward`` takes; ``None``: no limit.
     """
 
     sizes: tuple[int, ...]
@@ -71,6 +72,7 @@ class Backbone(nn.Module, ABC):
     frame_rate_hz: float
     sample_rate_hz: int = 16_000
     num_channels: int = 0
+    max_s: float | None = None
 
     @abstractmethod
     def forward(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> HiddenStates:

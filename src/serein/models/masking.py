@@ -33,7 +33,7 @@ def prepare_waveforms(
         waveforms: (batch, sample); what lies past a clip's own length is not read.
         num_samples: Real samples of each clip.
         normalise: To zero mean and unit variance, over the clip's real samples.
-        at_least: Samples that the batch has at least: the convolutions' receptive field.
+        at_least: Samples that the batch has at least: those that a clip is padded to.
 
     Returns:
         (batch, sample) float32, as wide as the longest clip.
@@ -226,7 +226,7 @@ def _encoder_layer(layer: Any, frames: torch.Tensor, num_samples: Sequence[int])
     if isinstance(norm, nn.GroupNorm):
         frames = _time_normed(layer, frames.squeeze(-1), num_samples)
     else:
-        frames = _convolve(layer.conv, frames)
+        frames = convolve(layer.conv, frames)
         frames = frames if norm is None else norm(frames)
     activated: torch.Tensor = layer.activation(frames)
     return activated
@@ -272,17 +272,17 @@ def _window_moments(windows: torch.Tensor, num_windows: Sequence[int]) -> tuple[
 
 def _position_layer(layer: Any, frames: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor:
     if getattr(layer, "batch_norm", None) is not None:
-        frames = _normed_over_batch(layer.batch_norm, frames, is_frame)
+        frames = normed_over_batch(layer.batch_norm, frames, is_frame)
     if is_frame is not None:
         frames = frames.masked_fill(~is_frame.unsqueeze(-1), 0.0)
-    positions = _convolve(layer.conv, frames)[:, : frames.shape[1]]  # an even kernel gives one frame too many
+    positions = convolve(layer.conv, frames)[:, : frames.shape[1]]  # an even kernel gives one frame too many
     if hasattr(layer, "layer_norm"):
         positions = layer.layer_norm(positions)
     activated: torch.Tensor = layer.activation(positions)
     return activated
 
 
-def _normed_over_batch(norm: nn.Module, frames: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor:
+def normed_over_batch(norm: nn.Module, frames: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor:
     """Apply batch norm (HuBERT's `conv_pos_batch_norm`) to the real frames alone."""
     real: torch.Tensor = norm(frames.flatten(0, 1) if is_frame is None else frames[is_frame])
     if is_frame is None:
@@ -290,7 +290,7 @@ def _normed_over_batch(norm: nn.Module, frames: torch.Tensor, is_frame: torch.Te
     return real.new_zeros(frames.shape).masked_scatter(is_frame.unsqueeze(-1), real)
 
 
-def _convolve(conv: nn.Conv1d, frames: torch.Tensor) -> torch.Tensor:
+def convolve(conv: nn.Conv1d, frames: torch.Tensor) -> torch.Tensor:
     """Convolve over time: (batch, frame, channel) to (batch, frame, channel).
 
     On CPU as an image of height one in channels-last layout, which oneDNN convolves 1.5 to 2.4 times as fast as the

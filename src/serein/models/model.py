@@ -330,7 +330,7 @@ def new_backbone(options: LogMel | HuggingFace) -> Backbone:
         return LogMelBackbone(options)
     from serein.models.backbones import HuggingFaceBackbone
 
-    return HuggingFaceBackbone.from_source(options.source, overrides=options.overrides, revision=options.revision)
+    return HuggingFaceBackbone.from_source(**options.model_dump(exclude={"name"}))
 
 
 def described_backbone(description: Mapping[str, Any]) -> Backbone:

@@ -15,13 +15,15 @@ import torch
 from torch import nn
 
 from serein.errors import ModelError, RecipeError, expected_one_of
+from serein.models.architectures import MASK_EMBEDDING
 from serein.models.hidden_states import Backbone
 
 HUB_TIMEOUT_S = 3.0
 ORIGIN: dict[str, Any] = {"source": None, "revision": None, "overrides": {}, "weights_sha256": None}
 DEFAULT_OVERRIDES = {"apply_spec_augment": False, "layerdrop": 0.0}
-MASK_EMBEDDING = "masked_spec_embed"  # for SpecAugment alone; some checkpoints lack it
 BODY_WEIGHT = re.compile(r"(\w+\.)?(feature_extractor|feature_projection|encoder)\.")  # others belong to heads
+WHISPER_WEIGHT = re.compile(r"((model\.)?encoder\.)?(conv\d|layers|layer_norm|embed_positions)\.")
+WHISPER_NAMES = {r"^(model\.)?encoder\.": ""}  # its encoder is loaded alone
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -81,18 +83,24 @@ class Place:
 
     def load(self, config: Any) -> Any:
         """Return the model, each weight of which is in the checkpoint, and none of whose weights is left over."""
-        model_class = _model_class(config.model_type, where=self.name)
+        model_class, is_whisper = model_class_of(config.model_type, where=self.name), config.model_type == "whisper"
         mask_time_prob, config.mask_time_prob = config.mask_time_prob, 1.0  # with it comes the mask embedding
         with quiet_transformers(bars=self.is_online), self._errors("the weights cannot be loaded"):
             model, report = model_class.from_pretrained(
-                self.name, config=config, dtype=torch.float32, output_loading_info=True, **self._access
+                self.name,
+                config=config,
+                dtype=torch.float32,
+                key_mapping=WHISPER_NAMES if is_whisper else None,
+                output_loading_info=True,
+                **self._access,
             )
         model.config.mask_time_prob = mask_time_prob
         missing = set(report["missing_keys"])
         if MASK_EMBEDDING in missing:
             nn.init.zeros_(model.masked_spec_embed)  # or two loads would differ
         self._refuse("weights are missing", missing - {MASK_EMBEDDING})
-        self._refuse("weights fit nowhere", {key for key in report["unexpected_keys"] if BODY_WEIGHT.match(key)})
+        own = WHISPER_WEIGHT if is_whisper else BODY_WEIGHT
+        self._refuse("weights fit nowhere", {key for key in report["unexpected_keys"] if own.match(key)})
         return model
 
     def _refuse(self, what: str, keys: set[str]) -> None:
@@ -146,23 +154,30 @@ def quiet_transformers(*, bars: bool = False) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _model_class(family: object, *, where: str) -> Any:
+def model_class_of(family: object, *, where: str) -> Any:
     if family not in FAMILIES:
         raise ModelError(
             expected_one_of(family, FAMILIES, kind="family of models"), where=where, remedy=f"Name {A_MODEL}."
         )
-    return getattr(importlib.import_module("transformers"), FAMILIES[str(family)])
+    module, _, name = f"transformers.{FAMILIES[str(family)]}".rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def build_config(content: Mapping[str, Any], changes: Mapping[str, Any], *, where: str) -> Any:
     """Return Transformers' configuration with `changes` made, without the adapter behind the last layer."""
-    model_class = _model_class(content.get("model_type"), where=where)
+    model_class = model_class_of(content.get("model_type"), where=where)
+    names = WHISPER_OVERRIDES if content["model_type"] == "whisper" else {}
+    changes = {names.get(key, key): value for key, value in changes.items()}
+    known = {**model_class.config_class().to_dict(), **DEFAULT_OVERRIDES}
+    if unknown := sorted(changes.keys() - known.keys()):
+        raise RecipeError(f"{content['model_type']} models have no {unknown[0]}", where="backbone.overrides")
     try:
         config = model_class.config_class.from_dict({**content, **changes})
     except Exception as error:  # the library checks in many ways and places
         detail = " ".join(str(error).split())[:200]
         raise ModelError(f"config.json is not valid ({detail})", where=where, remedy=COPY) from error
     if getattr(config, "add_adapter", False):  # it thins out frames, and is no part of the hidden layers
+        config.use_intermediate_ffn_before_adapter = False  # w2v-BERT's
         config.add_adapter = False
     return config
 
@@ -170,19 +185,20 @@ def build_config(content: Mapping[str, Any], changes: Mapping[str, Any], *, wher
 def new_model(config: Any) -> Any:
     """Return a model with random weights, or raise ModelError when its configuration is not valid."""
     try:
-        return _model_class(config.model_type, where="config")(config)
+        return model_class_of(config.model_type, where="config")(config)
     except (ValueError, RuntimeError) as error:
         raise ModelError(f"cannot be built ({error})", where="config", remedy=COPY) from error
 
 
 def do_normalize_of(config: Any, preprocess: Mapping[str, Any] | None, *, where: str) -> bool:
     """Return whether clips are normalised: what was saved, or what the architecture was trained with."""
+    has_features = config.model_type in HAVE_FEATURES
     if preprocess is None:
-        return str(getattr(config, "feat_extract_norm", "layer")) == "layer"
+        return not has_features and str(getattr(config, "feat_extract_norm", "layer")) == "layer"
     rate_hz = preprocess.get("sampling_rate", Backbone.sample_rate_hz)
     if rate_hz != Backbone.sample_rate_hz:
         raise ModelError(f"expects {rate_hz} Hz, not 16000 Hz", where=where, remedy="Choose a model for 16 kHz.")
-    return bool(preprocess.get("do_normalize", True))  # Wav2Vec2FeatureExtractor's default
+    return bool(preprocess.get("do_normalize", not has_features))  # their feature extractors' defaults
 
 
 def checked_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,6 +236,7 @@ OVERRIDES: dict[str, tuple[Callable[[object], bool], str]] = {
     "attention_dropout": SHARE,
     "activation_dropout": SHARE,
     "feat_proj_dropout": SHARE,
+    "conformer_conv_dropout": SHARE,
     "layerdrop": SHARE,
     "apply_spec_augment": (_is_bool, "true or false"),
     "mask_time_prob": SHARE,
@@ -230,7 +247,9 @@ OVERRIDES: dict[str, tuple[Callable[[object], bool], str]] = {
     "mask_feature_min_masks": COUNT,
 }
 
-# `model_type` of config.json -> class of Transformers. All have the same feature encoder and one line of layers.
+WHISPER_OVERRIDES = {"hidden_dropout": "dropout", "layerdrop": "encoder_layerdrop"}
+
+# `model_type` of config.json -> class of Transformers. `serein.models.backbones.ARCHITECTURES` says how each is run.
 FAMILIES = {
     "wav2vec2": "Wav2Vec2Model",
     "hubert": "HubertModel",
@@ -238,7 +257,11 @@ FAMILIES = {
     "data2vec-audio": "Data2VecAudioModel",
     "unispeech": "UniSpeechModel",
     "unispeech-sat": "UniSpeechSatModel",
+    "wav2vec2-conformer": "Wav2Vec2ConformerModel",
+    "wav2vec2-bert": "Wav2Vec2BertModel",
+    "whisper": "models.whisper.modeling_whisper.WhisperEncoder",
 }
+HAVE_FEATURES = ("wav2vec2-bert", "whisper")  # they begin with features of sound, not with a normalised waveform
 
 A_MODEL = f"a folder with config.json and weights of one of these: {', '.join(FAMILIES)}"
 COPY = "Copy or download the model again."

@@ -40,18 +40,26 @@ class LogMel(Options):
 
 
 class HuggingFace(Options):
-    """A wav2vec 2.0, HuBERT, WavLM or data2vec-audio model.
+    """A speech model of Transformers.
 
     Attributes:
-        source: Hub name or local folder.
+        source: Hub name or local folder of wav2vec 2.0, wav2vec2-conformer, HuBERT, WavLM, UniSpeech, UniSpeech-SAT,
+            data2vec-audio, w2v-BERT 2.0, or Whisper, the encoder of which is used.
         revision: Commit, tag or branch on the Hub.
-        overrides: Changes of the model's own configuration, for instance `{hidden_dropout: 0.0}`.
+        overrides: Changes of the model's own configuration, for instance `{hidden_dropout: 0.0}`. SpecAugment and
+            layer drop are off unless they are named here: `{apply_spec_augment: true, mask_time_prob: 0.05}`.
+        pad_s: Shorter clips are padded with zeros to so many seconds, and their padding is attended to, though never
+            pooled: 30 is how Whisper was trained. `None` pads nothing, which takes less time.
+        gradient_checkpointing: In training, compute each layer's activations again instead of keeping them: less
+            memory, more time.
     """
 
     name: Literal["huggingface"] = "huggingface"
     source: str
     revision: str | None = None
     overrides: dict[str, Any] = {}
+    pad_s: Positive | None = None
+    gradient_checkpointing: bool = False
 
 
 Backbone = Annotated[LogMel | HuggingFace, Field(discriminator="name")]

@@ -1,0 +1,136 @@
+"""Whisper's encoder: the published features, no more frames than a clip has, and 30 s as its own training had them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from models.test_backbones import CASES, backbone_of, batch, clips, deviation, plain_model, save
+from serein.errors import AudioError, ModelError, RecipeError
+from serein.models.backbones import HuggingFaceBackbone
+from serein.models.whisper import log_mel
+
+LENGTHS = (16_000, 7_123, 1_601, 201)
+
+
+@pytest.fixture(scope="module")
+def whisper() -> Any:
+    return plain_model(*CASES["whisper"])
+
+
+def published(waveform: torch.Tensor, n_mels: int, **options: Any) -> torch.Tensor:
+    extractor = transformers.WhisperFeatureExtractor(feature_size=n_mels)
+    found = extractor(waveform.numpy(), sampling_rate=16_000, return_tensors="pt", **options)
+    return found.input_features[0].T
+
+
+@pytest.mark.parametrize("n_mels", [80, 128])
+def test_features_are_the_published_ones_of_each_clip_alone(n_mels: int) -> None:
+    waveforms = [*clips(LENGTHS), torch.zeros(3_000)]
+    found = log_mel(batch(waveforms)[0], [len(waveform) for waveform in waveforms], n_mels)
+    assert found.shape == (5, 100, n_mels)
+    for own, waveform in zip(found, waveforms, strict=True):
+        theirs = published(waveform, n_mels, padding="do_not_pad")
+        assert (own[: len(theirs)] - theirs).abs().max() < 1e-5
+        assert (own[len(theirs) :] == 0).all()
+
+
+@pytest.mark.parametrize("seconds", [1.3, 29.999, 30.0])
+def test_features_of_padded_clips_are_the_published_ones(seconds: float) -> None:
+    (waveform,) = clips((round(seconds * 16_000),))
+    padded = torch.nn.functional.pad(waveform, (0, 480_000 - len(waveform)))
+    assert (log_mel(padded[None], [480_000], 80)[0] - published(waveform, 80)).abs().max() < 1e-5
+
+
+def test_a_padded_clip_is_encoded_as_by_transformers(whisper: Any) -> None:
+    backbone = backbone_of(whisper, pad_s=1.2)  # of a Whisper with 60 positions
+    waveforms = clips(LENGTHS)
+    with torch.no_grad():
+        together = backbone(*batch(waveforms, padding=torch.nan, extra=20_000))
+        assert together.num_frames.tolist() == [50, 22, 5, 1]
+        assert [tuple(layer.shape) for layer in together.layers] == [(4, 50, 16)] * 3
+        for row, waveform in enumerate(waveforms):
+            num_frames = int(together.num_frames[row])
+            theirs = whisper(published(waveform, 20, max_length=19_200).T[None]).last_hidden_state[0, :num_frames]
+            assert deviation(together.last[row, :num_frames], theirs) < 1e-5
+
+
+def test_a_clip_longer_than_the_positions_is_refused(whisper: Any) -> None:
+    backbone = backbone_of(whisper)
+    assert backbone.max_s == 1.2
+    assert backbone(*batch(clips((19_359,)))).last.shape == (1, 60, 16)
+    with pytest.raises(AudioError, match=r"a clip of 1\.2 s, and the model takes at most 1\.2 s.*clips\.window_s"):
+        backbone(*batch(clips((19_360,))))
+
+
+def test_positions_are_not_learned_and_every_other_weight_is(whisper: Any) -> None:
+    backbone = backbone_of(whisper)
+    groups = backbone.parameter_groups()
+    assert list(groups) == ["cnn", "projection", "layer 1", "layer 2"]
+    grouped = [id(parameter) for group in groups.values() for parameter in group]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in backbone.parameters())
+    assert groups["cnn"] == [*backbone.model.conv1.parameters(), *backbone.model.conv2.parameters()]
+    assert "model.embed_positions.weight" in backbone.state_dict()
+    assert "model.embed_positions.weight" not in dict(backbone.named_parameters())
+
+
+def test_overrides_reach_the_encoder(whisper: Any, tmp_path: Path) -> None:
+    source = str(save(whisper, tmp_path))
+    rates = {"hidden_dropout": 0.5, "layerdrop": 1.0}
+    backbone = HuggingFaceBackbone.from_source(source, overrides=rates)
+    assert backbone.model.layers[0].dropout == 0.5
+    dropped = backbone.train()(*batch(clips((8_000,))))
+    assert torch.equal(dropped.layers[0], dropped.layers[2])
+    assert not torch.equal(dropped.layers[0], backbone.eval()(*batch(clips((8_000,)))).layers[0])
+    with pytest.raises(RecipeError, match="whisper models have no feat_proj_dropout"):
+        HuggingFaceBackbone.from_source(source, overrides={"feat_proj_dropout": 0.1})
+
+
+def test_spec_augment_masks_features_when_asked(whisper: Any, tmp_path: Path) -> None:
+    source, waveforms = str(save(whisper, tmp_path)), batch(clips((16_000, 8_000)))
+    masks = {"apply_spec_augment": True, "mask_time_prob": 0.5, "mask_feature_prob": 0.5}
+    for overrides in ({}, masks):
+        backbone = HuggingFaceBackbone.from_source(source, overrides=overrides)
+        still, training = backbone(*waveforms).last, backbone.train()(*waveforms).last
+        assert torch.equal(still, training) is not bool(overrides)
+
+
+def test_only_the_encoder_is_loaded_and_it_is_loaded_whole(whisper: Any, tmp_path: Path) -> None:
+    save(whisper, tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    assert any(name.startswith("model.decoder.") for name in state)
+    classifier = tmp_path / "classifier"
+    model = transformers.WhisperForAudioClassification(whisper.config)
+    model.encoder.load_state_dict(whisper.state_dict())
+    model.save_pretrained(classifier)
+    ours, theirs = (HuggingFaceBackbone.from_source(str(each)) for each in (tmp_path, classifier))
+    assert ours.untouched_source()["sha256"] == theirs.untouched_source()["sha256"]
+
+    layer = "model.encoder.layers.1.fc1.bias"
+    for change, message in (
+        ({layer: None}, "weights are missing, such as layers.1.fc1.bias"),
+        ({layer.replace("1.fc1", "2.fc1"): state[layer].clone()}, "weights fit nowhere, such as .*layers.2.fc1.bias"),
+    ):
+        changed = {name: tensor for name, tensor in (state | change).items() if tensor is not None}
+        save_file(changed, tmp_path / "model.safetensors", {"format": "pt"})
+        with pytest.raises(ModelError, match=message):
+            HuggingFaceBackbone.from_source(str(tmp_path))
+
+
+def test_padding_is_described(whisper: Any) -> None:
+    description = json.loads(json.dumps(backbone_of(whisper, pad_s=1.2).describe()))
+    assert HuggingFaceBackbone.from_config(description).pad_s == 1.2
+
+
+def test_the_real_base_encoder_can_be_built() -> None:
+    config = transformers.WhisperConfig(d_model=512, encoder_layers=6, encoder_attention_heads=8, encoder_ffn_dim=2048)
+    with torch.device("meta"):
+        backbone = HuggingFaceBackbone.from_config(config.to_dict())
+    assert (backbone.num_layers, backbone.sizes[0], backbone.max_s, backbone.frame_rate_hz) == (6, 512, 30.0, 50.0)
+    assert sum(parameter.numel() for parameter in backbone.parameters()) == 19_822_592
