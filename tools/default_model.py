@@ -27,7 +27,7 @@ from serein.evaluation.predictions import Prediction, read_run_predictions
 from serein.evaluation.scores import Scores, score_predictions, score_run
 from serein.experiment.evaluate import evaluate
 
-FOLDER = Path(__file__).parents[1] / "src" / "serein" / "box"
+FOLDER = Path(__file__).parents[1] / "src" / "serein" / "default_model"
 LARGEST_BYTES = 10_000_000
 
 
@@ -112,13 +112,13 @@ def among(prediction: Prediction, names: Sequence[str]) -> Prediction:
     )
 
 
-def ship(model: Path, box: Path) -> None:
+def ship(model: Path, folder: Path) -> None:
     """Copy the folder into the package, file by file."""
     size = sum(path.stat().st_size for path in model.iterdir())
     if size > LARGEST_BYTES:
         raise SystemExit(f"error: {model}: {size / 1e6:.1f} MB are more than a package should carry.")
     for path in sorted(model.iterdir()):
-        with replacing(box / path.name) as partial:
+        with replacing(folder / path.name) as partial:
             partial.write_bytes(path.read_bytes())
 
 

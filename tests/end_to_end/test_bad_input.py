@@ -786,7 +786,9 @@ def test_unit_that_fails_stops_the_others(ground: Ground, serein: Call) -> None:
 
 
 def test_name_on_the_hub_without_a_network(ground: Ground) -> None:
-    outcome = in_subprocess("predict", "--model", "someone/emotions", first_wav(ground), cwd=ground.root, HF_HUB_OFFLINE="1")
+    outcome = in_subprocess(
+        "predict", "--model", "someone/emotions", first_wav(ground), cwd=ground.root, HF_HUB_OFFLINE="1"
+    )
     assert (outcome.status, outcome.out) == (1, "")
     assert outcome.complaint.startswith("error: someone/emotions: no such folder, and the Hub cannot be reached")
     assert "hf download someone/emotions" in outcome.complaint

@@ -320,14 +320,18 @@ def test_a_full_disk_is_known_beforehand(
 ) -> None:
     usage = shutil.disk_usage("/")._replace(free=100)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(RunError, match=r"features of 5 clips need .* GB, .* left\. Make room\. Name another feature_cache"):
+    with pytest.raises(
+        RunError, match=r"features of 5 clips need .* GB, .* left\. Make room\. Name another feature_cache"
+    ):
         corpus.features(wav2vec2)
     assert num_computed == []
 
 
 def test_a_folder_that_cannot_be_written(corpus: Corpus, wav2vec2: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"file: features cannot be kept \(.*\)\. Name another feature_cache\.folder, or set"):
+    with pytest.raises(
+        RunError, match=r"file: features cannot be kept \(.*\)\. Name another feature_cache\.folder, or set"
+    ):
         corpus.features(wav2vec2, folder=tmp_path / "file")
 
 
