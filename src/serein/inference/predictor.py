@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from serein.inference.streams import Stream
 
 DEFAULT_MODEL = Path(__file__).parents[1] / "default_model"
+OFFSET = 1e-3  # of full scale
 BATCH_S = 30.0  # of audio that is predicted together: more no longer fits into a core's cache, and takes a fifth longer
 
 Source = str | Path | Utterance | Upload
@@ -280,7 +281,8 @@ class Predictor:
         if not len(waveforms):
             return []
         checkpoint = self.checkpoint
-        cut = [audio.trimmed(waveform, checkpoint.options.clips.trim_db) for waveform in waveforms]
+        trim_db = checkpoint.options.clips.trim_db
+        cut = [audio.trimmed(without_offset(waveform), trim_db) for waveform in waveforms]
         known = utterances or [Utterance(id="-", audio="-")] * len(waveforms)
         conditions = conditions_of(checkpoint, known, "known")
         lengths = [len(waveform) for waveform in cut]
@@ -340,6 +342,17 @@ def _windows_of(item: _Item, on_progress: Progress | None) -> Iterator[list[Wind
             if on_progress:
                 on_progress(min(recording.duration_s, duration_s), duration_s)
     yield recording.finish()
+
+
+def without_offset(waveform: Waveform) -> Waveform:
+    """Return (sample,) without a constant offset, such as cheap sound cards add; a mean below `OFFSET` stays.
+
+    Example:
+        >>> without_offset(np.array([0.5, 0.25], np.float32)).tolist()
+        [0.125, -0.125]
+    """
+    mean = waveform.mean(dtype=np.float64) if len(waveform) else 0.0
+    return waveform if abs(mean) < OFFSET else waveform - np.float32(mean)
 
 
 def id_of(source: Source) -> str:

@@ -64,17 +64,21 @@ class Recording:
         task: The model's main task.
         options: How it is cut, and when its prediction is rejected.
         is_whole: It is an utterance already, or must not be cut.
+        is_live: Its windows are wanted as soon as they are complete.
     """
 
-    def __init__(self, task: str, options: PredictOptions, *, is_whole: bool = False) -> None:
+    def __init__(self, task: str, options: PredictOptions, *, is_whole: bool = False, is_live: bool = False) -> None:
         self.task, self.options = task, options
         self.cutter = None if is_whole else WindowCutter(options.sliding_window)
+        self.is_live = is_live
         self.num_samples = 0
         self.num_waiting = 0  # windows without a prediction
         self.is_read = False
         self._windows: list[Segment] = []
         self._predictions: list[ClipPrediction] = []
         self._pieces: list[Waveform] = []  # of a recording that is taken whole
+        self._stretches: list[Window] | None = []  # all speech so far, while it fits into one window
+        self._joined: Window | None = None
         self._peaks: list[NDArray[np.float32]] = []
         self._rest = np.zeros(0, np.float32)
 
@@ -104,8 +108,7 @@ class Recording:
             self._pieces.append(samples)
             return []
         windows = self.cutter.feed(samples) if speech is None else self.cutter.cut(samples, speech)
-        self.num_waiting += len(windows)
-        return windows
+        return self._released(windows)
 
     def finish(self) -> list[Window]:
         """Return the last windows, after the last sample."""
@@ -113,15 +116,42 @@ class Recording:
         if self.cutter is None:
             windows = [Window(0, np.concatenate(self._pieces))] if self.num_samples else []
             self._pieces = []
-        else:
-            windows = self.cutter.finish()
+            self.num_waiting += len(windows)
+            return windows
+        windows = self._released(self.cutter.finish())
+        stretches, self._stretches = self._stretches or [], None
+        if len(stretches) > 1:  # a short recording is one window, whatever pauses are in it
+            first, last = stretches[0], stretches[-1]
+            end = last.start + len(last.waveform)
+            self._joined = Window(first.start, np.concatenate([each.waveform for each in stretches]), end)
+            stretches = [self._joined]
+        elif self.is_live:
+            stretches = []
+        self.num_waiting += len(stretches)
+        return windows + stretches
+
+    def _released(self, windows: list[Window]) -> list[Window]:
+        """Return the windows that can be predicted now: none of a recording whose speech may fit into one window."""
+        if self._stretches is None or self.cutter is None:
+            self.num_waiting += len(windows)
+            return windows
+        self._stretches += windows
+        length = round(self.options.sliding_window.window_s * SAMPLE_RATE_HZ)
+        if sum(len(window.waveform) for window in self._stretches) > length:
+            windows = windows if self.is_live else self._stretches
+            self._stretches = None
+        elif not self.is_live:
+            windows = []
         self.num_waiting += len(windows)
         return windows
 
     def add(self, window: Window, predicted: ClipPrediction) -> Segment:
         """Take in what the model says of a window; in the order of the windows."""
-        rejected = self.options.reject_option.reason(predicted.main.confidence, window.end_s - window.start_s)
+        length_s = len(window.waveform) / SAMPLE_RATE_HZ
+        rejected = self.options.reject_option.reason(predicted.main.confidence, length_s)
         segment = segment_of(predicted.main, window.start_s, window.end_s, rejected)
+        if window is self._joined:  # in place of its parts
+            self._windows, self._predictions = [], []
         self._windows.append(segment)
         self._predictions.append(predicted)
         self.num_waiting -= 1

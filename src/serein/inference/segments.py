@@ -65,11 +65,13 @@ class Window:
 
     Attributes:
         start: First sample, at 16 kHz, counted from the recording's start.
-        waveform: (sample,) float32.
+        waveform: (sample,) float32; pauses in it may be left out.
+        end: Sample after the last one; `None`: where the waveform ends.
     """
 
     start: int
     waveform: Waveform
+    end: int | None = None
 
     @property
     def start_s(self) -> float:
@@ -79,7 +81,7 @@ class Window:
     @property
     def end_s(self) -> float:
         """Where it ends, in seconds."""
-        return (self.start + len(self.waveform)) / SAMPLE_RATE_HZ
+        return (self.start + len(self.waveform) if self.end is None else self.end) / SAMPLE_RATE_HZ
 
 
 class WindowCutter:

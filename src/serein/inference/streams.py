@@ -39,7 +39,7 @@ class Stream:
     ) -> None:
         self.predictor = predictor
         self.resampler = Resampler(sampling_rate)
-        self.recording = Recording(predictor.task, options or PredictOptions())
+        self.recording = Recording(predictor.task, options or PredictOptions(), is_live=True)
 
     @property
     def position_s(self) -> float:
