@@ -24,8 +24,8 @@ import numpy as np
 
 from serein.data.utterance import Utterance
 from serein.knn.datastore import Datastore, Header, open_datastore, write_datastore
-from serein.knn.index import recall_of
-from serein.knn.interpolation import Embeddings, exact
+from serein.knn.interpolation import Embeddings
+from serein.nearest import recall
 
 SIZE, K, NUM_QUERIES = 256, 8, 200
 CLASSES = tuple(f"class {number}" for number in range(8))
@@ -83,7 +83,7 @@ def ask(folder: Path, shape: str) -> dict[str, Any]:
 
 
 def _recall(datastore: Datastore, queries: np.ndarray, rows: np.ndarray) -> float:
-    return recall_of(rows, exact(datastore.embeddings.vectors, queries, K)[0])
+    return recall(datastore.embeddings.exact.search(queries, K)[0], rows)
 
 
 def _in_a_process(*arguments: object) -> dict[str, Any]:

@@ -124,8 +124,8 @@ def test_float16_and_known_norms() -> None:
 def test_rounding_is_bounded() -> None:
     """Scores in bfloat16 differ from cosines by no more than is said."""
     vectors = np.random.default_rng(0).standard_normal((500, 64)).astype(np.float32)
-    queries = nearest.unit(vectors[:100] + 0.1)
-    exact = queries @ nearest.unit(vectors).T
+    queries = nearest.normalise(vectors[:100] + 0.1)
+    exact = queries @ nearest.normalise(vectors).T
     for in_bfloat16 in (False, True):
         scores = ExactIndex(vectors, "cosine")._scores(queries, slice(0, 500), in_bfloat16)
         assert np.abs(scores - exact).max() <= nearest.relative_rounding(64, in_bfloat16)

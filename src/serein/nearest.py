@@ -80,7 +80,7 @@ class ExactIndex:
             queries: (query, feature), finite.
             k: 1 to the number of vectors.
         """
-        queries = unit(queries) if self.metric == "cosine" else np.ascontiguousarray(queries, np.float32)
+        queries = normalise(queries) if self.metric == "cosine" else np.ascontiguousarray(queries, np.float32)
         rows, similarities = np.zeros((len(queries), k), np.int64), np.full((len(queries), k), -np.inf)
         for start in range(0, len(queries), QUERIES_AT_ONCE):
             some = slice(start, start + QUERIES_AT_ONCE)
@@ -146,7 +146,7 @@ def euclidean_norms(vectors: NDArray[Any]) -> Values:
     return np.asarray(np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)))
 
 
-def unit(vectors: NDArray[Any]) -> Values:
+def normalise(vectors: NDArray[Any]) -> Values:
     """Return vectors of length 1 in float64; zeros stay, and large numbers do not overflow."""
     largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0.0)
     scaled = vectors / np.where(largest > 0, largest, 1.0).astype(np.float64)
@@ -214,7 +214,7 @@ class FaissIndex:
 
 def searched(lists: Any, exact: ExactIndex, queries: NDArray[Any], k: int) -> tuple[Rows, Values]:
     """Return the k nearest of the 4 k rows that faiss finds near each query, compared in float64."""
-    queries = unit(queries) if exact.metric == "cosine" else np.ascontiguousarray(queries, np.float32)
+    queries = normalise(queries) if exact.metric == "cosine" else np.ascontiguousarray(queries, np.float32)
     candidates = lists.search(queries.astype(np.float32), min(FAISS_CANDIDATES * k, len(exact)))[1].astype(np.int64)
     rows, best = np.zeros((len(queries), k), np.int64), np.full((len(queries), k), -np.inf)
     query, place = np.nonzero(candidates >= 0)
@@ -247,7 +247,7 @@ def write_faiss(exact: ExactIndex, path: Path, rng: np.random.Generator) -> floa
 
     def vectors(rows: Any) -> NDArray[np.float32]:
         block = exact.vectors[rows]
-        return np.ascontiguousarray(unit(block) if exact.metric == "cosine" else block, np.float32)
+        return np.ascontiguousarray(normalise(block) if exact.metric == "cosine" else block, np.float32)
 
     num_lists = max(1, min(int(4 * num**0.5), num // FAISS_POINTS_PER_LIST, FAISS_MAX_LISTS))
     lists = faiss.IndexIVFScalarQuantizer(faiss.IndexFlatL2(size), size, num_lists, faiss.ScalarQuantizer.QT_8bit)

@@ -14,10 +14,10 @@ import serein as public
 from cli_fixtures import Call, write_recipe
 from serein.data import manifest
 from serein.data.utterance import Rating, Utterance
-from serein.labels.vocabulary import open_vocabulary, prepare
 from serein.recipe import Nouns, Words
 from serein.tasks.classes import ClassLabels
 from serein.tasks.word_vectors import WordClasses, WordTask, mean_cosine, mean_vectors
+from serein.text.word_vectors import open_vocabulary, prepare
 
 VECTORS = {
     "anger": [1.0, 0.0, 0.0, 0.1],

@@ -15,12 +15,12 @@ from serein import losses
 from serein.data.dataset import Targets
 from serein.data.utterance import Utterance
 from serein.errors import ModelError, RecipeError
-from serein.labels.vocabulary import Vocabulary, open_vocabulary
 from serein.recipe import Head, Nouns, Recipe, Words
 from serein.tasks.classes import ClassLabels, class_labels_of, class_predictions, class_scores
 from serein.tasks.decoding import Decoded, TaskPrediction
 from serein.tasks.task import Task, TaskSpec
 from serein.tasks.votes import NOUNS, target_words
+from serein.text.word_vectors import Vocabulary, open_vocabulary
 
 TEMPERATURE = 0.1  # of the softmax; the nearest class does not depend on it
 
@@ -103,10 +103,8 @@ def vocabulary_of(classes: WordClasses) -> Vocabulary:
 def phrase_vectors(texts: Sequence[str], vocabulary: Vocabulary) -> NDArray[np.float32]:
     """Return a vector for each text, (text, feature): the word's own, or the mean of its words'."""
 
-    def vector(text: str) -> NDArray[np.float32]:
-        return vocabulary.vector(text) if text in vocabulary else vocabulary.vectors(text.split()).mean(axis=0)
-
-    return np.stack([vector(text) for text in texts]).astype(np.float32)
+    words = ([text] if text in vocabulary else text.split() for text in texts)
+    return np.stack([vocabulary.vectors(some).mean(axis=0) for some in words])
 
 
 def normalised(vectors: ArrayLike) -> NDArray[np.float64]:

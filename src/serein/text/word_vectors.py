@@ -44,8 +44,8 @@ from numpy.typing import NDArray
 
 from serein.data.files import sha256
 from serein.errors import VocabularyError, expected_one_of
-from serein.text.sentences import DEFAULT_ENCODER, SentenceEncoder, cache_folder
 from serein.nearest import ExactIndex, FaissIndex, write_faiss
+from serein.text.sentences import DEFAULT_ENCODER, SentenceEncoder, cache_folder
 
 DType = Literal["float32", "float16"]
 OnError = Literal["stop", "skip"]
