@@ -100,7 +100,7 @@ def measure(folder: Path, num: int, shape: str) -> dict[str, dict[str, Any]]:
         datastore = folder / kind
         built = _in_a_process("--build", datastore, "--kind", kind, "--clips", num, "--shape", shape)
         size_gib = sum(path.stat().st_size for path in datastore.iterdir()) / 2**30
-        index = json.loads((datastore / "store.json").read_text())["index"]
+        index = json.loads((datastore / "datastore.json").read_text())["index"]
         asked = _in_a_process("--ask", datastore, "--shape", shape)
         found[kind] = {**built, "size_gib": size_gib, "index": index, **asked}
     return found

@@ -127,7 +127,7 @@ def test_rounding_is_bounded() -> None:
     queries = nearest.normalise(vectors[:100] + 0.1)
     exact = queries @ nearest.normalise(vectors).T
     for in_bfloat16 in (False, True):
-        scores = ExactIndex(vectors, "cosine")._scores(queries, slice(0, 500), in_bfloat16)
+        scores = ExactIndex(vectors, "cosine")._scores(queries, slice(0, 500), in_bfloat16).float().numpy()
         assert np.abs(scores - exact).max() <= nearest.relative_rounding(64, in_bfloat16)
 
 

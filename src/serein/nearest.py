@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from serein.data.files import replacing
 from serein.errors import MissingExtraError, ModelError
@@ -24,8 +25,8 @@ Values = NDArray[np.float64]
 
 QUERIES_AT_ONCE = 1024
 ROWS_AT_ONCE = 1 << 15
-FIRST_ROWS = 1 << 10  # the first block: soon there is something to beat; each later one at most doubles what was seen
-SCORES_AT_ONCE = 1 << 20  # 4 MB
+FIRST_ROWS, GROWTH = 1 << 11, 8  # of blocks: there is soon something to beat, and few candidates come at once
+SCORES_AT_ONCE = 1 << 21
 PAIRS_AT_ONCE = 1 << 14
 BFLOAT16_FROM = 32  # queries; fewer wait for the memory, not for the products
 MAX_NORM = 1e15  # above it, or below its inverse, float32 may overflow: such vectors are always candidates
@@ -96,37 +97,41 @@ class ExactIndex:
         k, is_cosine = best.shape[1], self.metric == "cosine"
         in_bfloat16 = is_cosine and len(queries) >= BFLOAT16_FROM and multiplies_bfloat16()
         lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
-        reach = lengths if is_cosine else lengths * self.norms.max() + self.norms.max() ** 2
+        longest = 1.0 if is_cosine else float(self.norms.max())
+        reach = lengths if is_cosine else lengths * longest + longest**2
         rounding = reach * relative_rounding(queries.shape[1], in_bfloat16)
-        start, most = 0, min(ROWS_AT_ONCE, max(FIRST_ROWS, SCORES_AT_ONCE // len(queries)))
+        most = SCORES_AT_ONCE // len(queries)
+        if self.vectors.dtype != np.float32:  # converted block by block
+            most = min(most, ROWS_AT_ONCE)
+        start = 0
         while start < len(self):
-            block = slice(start, start + max(FIRST_ROWS, k, min(start, most)))
+            block = slice(start, start + max(FIRST_ROWS, k, min(GROWTH * start, most)))
             scores = self._scores(queries, block, in_bfloat16)
             kth = best[:, -1] if is_cosine else (lengths**2 - best[:, -1] ** 2) / 2
             threshold = (kth - rounding).astype(np.float32)
             if start == 0:
-                kth = np.partition(scores, -k, axis=1)[:, -k]
+                kth = np.partition(scores.float().numpy(), -k, axis=1)[:, -k]
                 threshold = np.nextafter((kth - 2 * rounding).astype(np.float32), -np.inf, dtype=np.float32)
-            query, row = np.divmod(np.flatnonzero(~(scores <= threshold[:, None])), scores.shape[1])
-            if in_bfloat16 and len(row) * 8 > scores.size:  # the vectors are too much alike for 8 bits
+            query, row = above(scores, threshold)
+            if in_bfloat16 and len(row) * 8 > scores.numel():  # the vectors are too much alike for 8 bits
                 in_bfloat16, rounding = False, reach * relative_rounding(queries.shape[1], in_bfloat16=False)
                 continue
-            row = row + start
+            row += start
             for i in range(0, len(row), PAIRS_AT_ONCE):
                 pairs = query[i : i + PAIRS_AT_ONCE], row[i : i + PAIRS_AT_ONCE]
                 keep_best(best_rows, best, *pairs, self.similarities(queries[pairs[0]], pairs[1]))
             start = block.stop
 
-    def _scores(self, queries: NDArray[Any], block: slice, in_bfloat16: bool) -> NDArray[np.float32]:
-        """Return (query, vector): what `_search` compares."""
-        vectors, terms = self.vectors[block], self._terms[block]
+    def _scores(self, queries: NDArray[Any], block: slice, in_bfloat16: bool) -> Tensor:
+        """Return (query, vector) float32 or bfloat16: what `_search` compares."""
+        vectors, terms = self.vectors[block].astype(np.float32, copy=False), self._terms[block]
         if in_bfloat16:
-            directions = torch.from_numpy(vectors * terms[:, None]).bfloat16()
-            return (torch.from_numpy(queries).bfloat16() @ directions.T).float().numpy()
+            directions = torch.from_numpy(np.require(vectors, requirements="W")) * torch.from_numpy(terms)[:, None]
+            return torch.from_numpy(queries).bfloat16() @ directions.bfloat16().T
         with np.errstate(over="ignore", invalid="ignore"):  # extreme vectors compete in any case
-            scores = queries.astype(np.float32, copy=False) @ vectors.astype(np.float32, copy=False).T
+            scores = queries.astype(np.float32, copy=False) @ vectors.T
         apply = np.multiply if self.metric == "cosine" else np.subtract
-        return np.asarray(apply(scores, terms, out=scores))
+        return torch.from_numpy(apply(scores, terms, out=scores))
 
     def similarities(self, queries: NDArray[Any], rows: Rows) -> Values:
         """Return (pair,) cosines, or negative distances, of queries, (pair, feature), and rows, (pair,), in float64.
@@ -153,6 +158,16 @@ def normalise(vectors: NDArray[Any]) -> Values:
     lengths = np.linalg.norm(scaled, axis=1, keepdims=True)
     directions: Values = scaled / np.where(lengths > 0, lengths, 1.0)
     return directions
+
+
+def above(scores: Tensor, threshold: NDArray[np.float32]) -> tuple[Rows, Rows]:
+    """Return queries and vectors of the scores, (query, vector), that exceed the query's threshold or are no number."""
+    if scores.dtype == torch.float32:
+        query, vector = np.divmod(np.flatnonzero(~(scores.numpy() <= threshold[:, None])), scores.shape[1])
+        return query, vector
+    asked = np.flatnonzero(~(scores.amax(dim=1).float().numpy() <= threshold))  # few; others need not become float32
+    place, vector = above(scores[asked].float(), threshold[asked])
+    return asked[place], vector
 
 
 def multiplies_bfloat16() -> bool:

@@ -515,7 +515,7 @@ def map_folder(folder: Path) -> tuple[Header, dict[str, NDArray[Any]]]:
         shapes = {"vectors": (num, header.size), "norms": (num,), "word_starts": (num + 1,), "word_order": (num,)}
         for name, shape in shapes.items():
             path = folder / f"{name}.npy"
-            arrays[name] = np.load(path, mmap_mode="r")
+            arrays[name] = np.load(path, mmap_mode="c")  # nothing is written, but torch takes no read-only arrays
             if arrays[name].shape != shape:
                 raise ValueError(f"shape {arrays[name].shape}, expected {shape}")
         path = folder / "words.txt"
