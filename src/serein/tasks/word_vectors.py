@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from serein import losses
+from serein.choices import choose
 from serein.data.dataset import Targets
 from serein.data.utterance import Utterance
 from serein.errors import ModelError, RecipeError
@@ -137,12 +137,14 @@ class WordVectorTask(Task):
     """
 
     Options = Words
+    problem = "vector"
+    monitors = ("ua", "wa", "macro_f1", "cosine")
 
     def __init__(
         self, options: Words, word_classes: WordClasses, nouns: Nouns | None = None, name: str = "words"
     ) -> None:
         nouns = nouns or Nouns()
-        self.spec = TaskSpec(name, word_classes.class_labels.field, "vector", word_classes.classes)
+        self.spec = TaskSpec(name, word_classes.class_labels.field, self.problem, word_classes.classes)
         self.options: Words = options
         self.word_classes, self.class_labels = word_classes, word_classes.class_labels
         self.num_outputs = word_classes.vectors.shape[1]
@@ -215,7 +217,7 @@ class WordVectorTask(Task):
 
     def loss(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """Return the mean loss of a batch: targets, (batch, feature + class), and vectors, (batch, feature)."""
-        return losses.VECTOR_LOSSES[self.options.loss](truth[:, : self.num_outputs], output).mean()
+        return choose("vector-loss", self.options.loss)(truth[:, : self.num_outputs], output).mean()  # type: ignore[no-any-return]
 
     def classes(self, truth: torch.Tensor) -> torch.Tensor:
         """Return the class numbers of targets, (batch, feature + class): (batch,)."""
