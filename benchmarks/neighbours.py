@@ -24,8 +24,8 @@ import numpy as np
 
 from serein.data.utterance import Utterance
 from serein.knn.datastore import Datastore, Header, open_datastore, write_datastore
-from serein.knn.index import recall_of
-from serein.knn.interpolation import Embeddings, exact
+from serein.knn.interpolation import Embeddings
+from serein.nearest import recall
 
 SIZE, K, NUM_QUERIES = 256, 8, 200
 CLASSES = tuple(f"class {number}" for number in range(8))
@@ -83,7 +83,7 @@ def ask(folder: Path, shape: str) -> dict[str, Any]:
 
 
 def _recall(datastore: Datastore, queries: np.ndarray, rows: np.ndarray) -> float:
-    return recall_of(rows, exact(datastore.embeddings.vectors, queries, K)[0])
+    return recall(datastore.embeddings.exact.search(queries, K)[0], rows)
 
 
 def _in_a_process(*arguments: object) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def measure(folder: Path, num: int, shape: str) -> dict[str, dict[str, Any]]:
         datastore = folder / kind
         built = _in_a_process("--build", datastore, "--kind", kind, "--clips", num, "--shape", shape)
         size_gib = sum(path.stat().st_size for path in datastore.iterdir()) / 2**30
-        index = json.loads((datastore / "store.json").read_text())["index"]
+        index = json.loads((datastore / "datastore.json").read_text())["index"]
         asked = _in_a_process("--ask", datastore, "--shape", shape)
         found[kind] = {**built, "size_gib": size_gib, "index": index, **asked}
     return found

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from serein.labels.vocabulary import Vocabulary, open_vocabulary
+from serein.text.word_vectors import Vocabulary, open_vocabulary
 
 SIZE = 300
 K = 10
@@ -32,11 +32,11 @@ ROWS = 1 << 14
 SYLLABLES = [a + b for a in "bcdfghjklmnprstvwz" for b in "aeiou"]
 OPENING = """
 import sys, time
-import numpy, serein.labels.vocabulary as module
+import numpy, serein.text.word_vectors as module
 started = time.perf_counter()
 vocabulary = module.open_vocabulary(sys.argv[1])
 opened = time.perf_counter()
-vocabulary.vector(sys.argv[2])
+vocabulary.vectors([sys.argv[2]])
 print(opened - started, time.perf_counter() - opened)
 """
 
@@ -113,7 +113,7 @@ def seconds(work: Callable[[], Any], repeats: int = 1) -> tuple[float, Any]:
 def search(vocabulary: Vocabulary, repeats: int) -> dict[str, Any]:
     """Ask for the nearest of random directions and of words moved by noise."""
     rng = np.random.default_rng(1)
-    vectors = vocabulary.stored.array("vectors")
+    vectors = vocabulary.arrays["vectors"]
     rows = rng.integers(0, len(vocabulary), NUM_QUERIES)
     noise = rng.standard_normal((NUM_QUERIES, SIZE)).astype(np.float32)
     kinds = {"random directions": noise, "words moved by noise": vectors[rows] + 0.3 * noise}
@@ -137,10 +137,10 @@ def search(vocabulary: Vocabulary, repeats: int) -> dict[str, Any]:
 def through_faiss(vocabulary: Vocabulary) -> dict[str, Any]:
     """Build faiss's index, and say how fast it answers and how many of the nearest it finds."""
     queries = np.random.default_rng(1).standard_normal((NUM_QUERIES, SIZE)).astype(np.float32)
-    building, _ = seconds(lambda: vocabulary.nearest_rows(queries[:1], K, "faiss"))
-    answering, (rows, _) = seconds(lambda: vocabulary.nearest_rows(queries, K, "faiss"))
-    exact, _ = vocabulary.nearest_rows(queries, K)
-    recall = np.mean([len(set(a) & set(b)) / K for a, b in zip(exact, rows, strict=True)])
+    building, _ = seconds(lambda: vocabulary.nearest(queries[:1], K, "faiss"))
+    answering, (words, _) = seconds(lambda: vocabulary.nearest(queries, K, "faiss"))
+    exact, _ = vocabulary.nearest(queries, K)
+    recall = np.mean([len(set(a) & set(b)) / K for a, b in zip(exact, words, strict=True)])
     return {"building_s": building, "answering_s": answering, "recall": float(recall)}
 
 

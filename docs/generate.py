@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from serein import recipe
+from serein.choices import Choice, choose, table
 from serein.corpora import CORPORA
 from serein.recipe import Options, Recipe
+from serein.recipe.options import NamedOptions, OptionsOf
 
 HEAD = """# Recipes
 
@@ -52,15 +53,25 @@ def _describe(part: type[Options], path: str, parts: list[str], seen: list[type[
     is_choice = name and len(get_args(choice.annotation)) == 1  # type: ignore[union-attr]
     title = f"`{path}`{name if is_choice else ''}" if path else "The whole recipe"
     parts.append(f"## {title}\n\n{summary}\n\n| key | default | meaning |\n|---|---|---|")
-    for key, info in part.model_fields.items():
+    fields = _tasks() if part is recipe.Tasks else part.model_fields
+    for key, info in fields.items():
         if not (key == "name" and is_choice):
             shown = info.alias or key
-            label_encoder = label_encoders.get(key) or _choices(info.annotation)
-            parts.append(f"| `{shown}` | {_default(info)} | {label_encoder} |")
+            meaning = " ".join(filter(None, (label_encoders.get(key), _named(info)))) or _choices(info)
+            parts.append(f"| `{shown}` | {_default(info)} | {meaning} |")
     parts.append("")
-    for key, info in part.model_fields.items():
-        for child in _parts_of(info.annotation):
+    for key, info in fields.items():
+        for child in _parts_of(info):
             _describe(child, f"{path}.{key}".lstrip("."), parts, seen)
+
+
+def _tasks() -> dict[str, FieldInfo]:
+    """Return the tasks of the library as if they were keys of `tasks`."""
+    main = recipe.Tasks().main
+    options = {name: choose("task", name).Options for name in table("task")}
+    return {
+        name: FieldInfo(annotation=own | None, default=own() if name == main else None) for name, own in options.items()
+    }
 
 
 def _docstring(part: type[Options]) -> tuple[str, dict[str, str]]:
@@ -70,26 +81,41 @@ def _docstring(part: type[Options]) -> tuple[str, dict[str, str]]:
 
 
 def _default(info: FieldInfo) -> str:
-    if info.default is PydanticUndefined:
+    if info.is_required():
         return "required"
-    value: Any = info.default
+    value: Any = info.get_default(call_default_factory=True)
     if isinstance(value, Options) or (isinstance(value, tuple) and value and isinstance(value[0], Options)):
         return "see below"
     return "none" if value is None else f"`{list(value) if isinstance(value, tuple) else value}`"
 
 
-def _choices(annotation: Any) -> str:
-    literals = [str(choice) for choice in get_args(annotation) if isinstance(choice, str)]
+def _named(info: FieldInfo) -> str:
+    """Return the choices of a key that names one, each with the first sentence of its docstring."""
+    kinds = [each.func.kind for each in info.metadata if isinstance(getattr(each, "func", None), Choice)]
+    choices = table(kinds[0]) if kinds and kinds[0] != "task" else {}
+    summaries = {name: " ".join((choice.__doc__ or "").split("\n\n")[0].split()) for name, choice in choices.items()}
+    return " ".join(f"`{name}`: {text.replace('|', chr(92) + '|')}" for name, text in summaries.items())
+
+
+def _choices(info: FieldInfo) -> str:
+    literals = [str(choice) for choice in get_args(info.annotation) if isinstance(choice, str)]
     if literals:
         return "one of " + ", ".join(f"`{choice}`" for choice in literals)
-    children = _parts_of(annotation)
-    return "see below" if children else ""
+    return "see below" if _parts_of(info) else ""
 
 
-def _parts_of(annotation: Any) -> list[type[Options]]:
+def _parts_of(info: FieldInfo) -> list[type[Options]]:
+    return [part for annotation in (info.annotation, *info.metadata) for part in _options_in(annotation)]
+
+
+def _options_in(annotation: Any) -> list[type[Options]]:
+    if isinstance(getattr(annotation, "func", None), OptionsOf):
+        kind = annotation.func.kind
+        return [choose(kind, name).Options for name in table(kind)]
     if inspect.isclass(annotation) and issubclass(annotation, Options):
-        return [annotation]
-    return [part for argument in get_args(annotation) for part in _parts_of(argument)]
+        return [] if annotation is NamedOptions else [annotation]
+    nested = (*get_args(annotation), *getattr(annotation, "__metadata__", ()))
+    return [part for argument in nested for part in _options_in(argument)]
 
 
 CORPORA_PAGE = Path(__file__).with_name("corpora.md")

@@ -18,7 +18,7 @@ from serein.checkpoint import PARTS, Checkpoint, ModelOptions
 from serein.errors import ModelError
 from serein.models.model import assemble, new_backbone
 from serein.recipe import Category, Clips, Cnn2d, CnnBlstm, Inference, LogMel, Tasks
-from serein.tasks.classes import ClassLabels
+from serein.tasks.classes import ClassLabels, ClassTask
 
 CATEGORIES = ClassLabels(("calm", "happy", "süß"), {"excited": "happy"})
 WAVES = 0.1 * torch.randn(2, 6_000, generator=torch.Generator().manual_seed(0)), torch.tensor([6_000, 4_321])
@@ -38,7 +38,10 @@ def checkpoint(encoder: Any = None, ensemble_size: int = 1, **emotion: Any) -> C
     model = assemble(backbone, encoder, {"emotion": (options.tasks.emotion, 3)}, ensemble_size)
     model.train()(*WAVES)  # moves the running statistics
     return Checkpoint(
-        model.eval(), options, {"emotion": CATEGORIES}, {"recipe": "r", "speakers": ["a/1"], "dev_ua": None}
+        model.eval(),
+        options,
+        {"emotion": ClassTask(options.tasks.emotion, CATEGORIES)},
+        {"recipe": "r", "speakers": ["a/1"], "dev_ua": None},
     )
 
 

@@ -176,13 +176,6 @@ PROSE = {
 ALLOWED_MODULES = (
     "serein.corpora",  # each corpus in its own words
     "serein.tasks.votes",  # raters judge
-    "serein.labels.preparing",
-    "serein.labels.stored_words",
-    "serein.labels.vocabulary",
-    "serein.labels.vocabulary_files",
-    "serein.labels.word_search",
-    "serein.labels.word_vectors",
-    "serein.knn.index",
     "serein.server.page",
     "serein.server.page_parts",
 )

@@ -88,7 +88,7 @@ class ModelOptions(Options):
     encoder: Encoder | None = None
     branches: dict[str, Branch] = Field(default_factory=dict)
     ensemble_size: int = 1
-    tasks: Tasks = Tasks()
+    tasks: Tasks = Field(default_factory=Tasks)
     clips: Clips = Clips()
     text: Text = Text()
     text_size: int = 0
@@ -218,7 +218,7 @@ def save(folder: Path, checkpoint: Checkpoint, card: str, *, backbone: str = "au
         raise ModelError("exists and is no model folder", where=folder, remedy="Name a new folder.")
     model = checkpoint.model
     names = (MAIN, *model.branches)
-    external = {} if backbone == "bundle" else {name: _external_source(model.backbone_of(name)) for name in names}
+    external = {} if backbone == "bundle" else {name: model.backbone_of(name).untouched_source() for name in names}
     outside = tuple(_prefix(name) for name in names if external.get(name))
     state = {
         name: tensor.detach().contiguous()
@@ -311,12 +311,6 @@ def _prefix(branch: str) -> str:
 
 def _described_backbone(backbone: Backbone, external: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"backbone": backbone.describe(), "backbone_weights": external or "inside"}
-
-
-def _external_source(backbone: Backbone) -> dict[str, Any] | None:
-    """Return where the backbone's weights can be had again, or `None` when they were trained or have no source."""
-    source = getattr(backbone, "untouched_source", None)
-    return source() if callable(source) else None
 
 
 def _load_weights(model: SpeechModel, path: Path, outside: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ NEAR = {"angry": {"anger", "fury"}, "sad": {"sadness", "gloom"}, "happy": {"happ
 
 @pytest.fixture(scope="module")
 def model(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from serein.labels.vocabulary import prepare
+    from serein.text.word_vectors import prepare
 
     folder = tmp_path_factory.mktemp("words")
     (folder / "tiny.txt").write_text(TEXT)

@@ -442,7 +442,7 @@ RECIPES = [
     Case(
         "wrong pooling",
         lambda g: run(g, recipe=g.changed({"tasks": {"emotion": {"pooling": "men"}}})),
-        ("tasks.emotion.pooling", "'mean', 'std', 'max', 'attention'", "docs/recipes.md"),
+        ("tasks.emotion.pooling", "mean, std, max, attention", "docs/recipes.md"),
     ),
     Case(
         "unknown backbone",

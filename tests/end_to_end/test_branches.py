@@ -210,7 +210,7 @@ def test_new_speakers_get_new_centres(voices: Path, tones: Path) -> None:
     model = assembling.new_model(made, tasks, pretrained_branches)
     head, theirs = model.ensemble[0].heads["speaker"], pretrained_branches["speaker"].member.heads["speaker"]
     assert torch.equal(head.blocks[0].attention.in_proj_weight, theirs.blocks[0].attention.in_proj_weight)
-    assert tasks["speaker"].labels.classes != pretrained_branches["speaker"].checkpoint.classes_of("speaker").classes
+    assert tasks["speaker"].spec.classes != pretrained_branches["speaker"].checkpoint.classes_of("speaker").classes
 
 
 def test_the_main_network_can_start_from_one_alone(tones: Path, voices: Path, tmp_path: Path) -> None:

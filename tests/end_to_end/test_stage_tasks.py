@@ -167,7 +167,7 @@ def test_speakers_are_those_of_the_training_side(spoken: Path) -> None:
     for fold in experiment.folds.folds:
         tasks = preparation.tasks_of(experiment, fold)
         by_id = {u.id: u for u in experiment.utterances}
-        assert tasks["speaker"].labels.classes == tuple(sorted({f"tones/{by_id[i].speaker}" for i in fold.train}))
+        assert tasks["speaker"].spec.classes == tuple(sorted({f"tones/{by_id[i].speaker}" for i in fold.train}))
         targets = preparation.targets_of(experiment, fold, tasks)["speaker"]
         assert targets.is_known[experiment.positions(fold.train)].all()
         assert not targets.is_known[experiment.positions((*fold.dev, *fold.test))].any()
@@ -231,7 +231,7 @@ def test_what_has_no_label_of_the_main_task_is_learned_from_and_never_tested(spo
         assert targets["asr"].is_known[places].all()
         assert not targets["emotion"].is_known[places].any()
     assert any("6 utterances have no emotion: other tasks learn from 6" in note for note in mixed.folds.notes)
-    assert "b" in preparation.tasks_of(mixed, mixed.folds.folds[0])["asr"].labels.letters
+    assert "b" in preparation.tasks_of(mixed, mixed.folds.folds[0])["asr"].alphabet.letters
     trained(recipe, with_readers(spoken, tmp_path), tmp_path / "unit")
 
 

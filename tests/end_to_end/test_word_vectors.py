@@ -14,10 +14,11 @@ import serein as public
 from cli_fixtures import Call, write_recipe
 from serein.data import manifest
 from serein.data.utterance import Rating, Utterance
-from serein.labels.vocabulary import open_vocabulary, prepare
 from serein.recipe import Nouns, Words
 from serein.tasks.classes import ClassLabels
-from serein.tasks.word_vectors import WordClasses, WordTask, mean_cosine, mean_vectors
+from serein.tasks.votes import NOUNS as NOUN_OF
+from serein.tasks.word_vectors import WordClasses, WordVectorTask, mean_cosine, mean_vectors, word_classes
+from serein.text.word_vectors import open_vocabulary, prepare
 
 VECTORS = {
     "anger": [1.0, 0.0, 0.0, 0.1],
@@ -39,6 +40,11 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tiny.txt").write_text(text)
     prepare(folder / "tiny.txt", folder / "tiny")
     return folder / "tiny"
+
+
+def task_of(options: Words, nouns: Nouns) -> WordVectorTask:
+    opened = open_vocabulary(nouns.vocabulary)
+    return WordVectorTask(options, word_classes(CATEGORIES, opened, dict(NOUN_OF), nouns.vocabulary), nouns)
 
 
 def rated(*labels: str, comment: str | None = None) -> Utterance:
@@ -64,22 +70,22 @@ def test_anger_and_twice_sadness_lie_a_third_of_the_way_from_sadness(vocabulary:
     ],
 )
 def test_targets_are_the_mean_of_a_label_sets_words(vocabulary: Path, targets: str, words: list[str]) -> None:
-    task = WordTask(Words(targets=targets), CATEGORIES, Nouns(vocabulary=str(vocabulary), scale="none"))
+    task = WordVectorTask(Words(targets=targets), CATEGORIES, Nouns(vocabulary=str(vocabulary), scale="none"))
     values = task.targets([rated("angry", "sad", "sad", comment="gloom, quite unsure")]).values[0]
     np.testing.assert_allclose(values[:4], np.mean([VECTORS[word] for word in words], axis=0), atol=1e-6)
     assert values[4:].tolist() == [0.0, 0.0, 1.0]
 
 
 def test_scaled_targets_have_a_root_mean_square_of_one_over_the_classes(vocabulary: Path) -> None:
-    task = WordTask(Words(), CATEGORIES, Nouns(vocabulary=str(vocabulary)))
+    task = task_of(Words(), Nouns(vocabulary=str(vocabulary)))
     utterances = [Utterance(id=name, audio="a.wav", emotion=name) for name in CATEGORIES.classes]
     targets = task.targets(utterances).values[:, :4]
     assert np.sqrt(np.mean(targets**2)) == pytest.approx(1.0)
-    assert np.allclose(targets / targets[0, 0], task.labels.vectors / task.labels.vectors[0, 0])
+    assert np.allclose(targets / targets[0, 0], task.word_classes.vectors / task.word_classes.vectors[0, 0])
 
 
 def test_scores_follow_from_the_nearest_class(vocabulary: Path) -> None:
-    task = WordTask(Words(), CATEGORIES, Nouns(vocabulary=str(vocabulary)))
+    task = task_of(Words(), Nouns(vocabulary=str(vocabulary)))
     utterances = [Utterance(id=name, audio="a.wav", emotion=name) for name in CATEGORIES.classes]
     truth = torch.from_numpy(task.targets(utterances).values)
     right = truth[:, :4] * torch.tensor([[5.0], [0.1], [1.0]])  # a cosine does not see lengths

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+from sklearn.neighbors import KNeighborsClassifier
 
 from serein.errors import ModelError
 from serein.knn.interpolation import (
@@ -16,7 +16,6 @@ from serein.knn.interpolation import (
     VOTES,
     Embeddings,
     Nearest,
-    exact,
     interpolate,
     key,
     knn_probabilities,
@@ -99,38 +98,10 @@ def test_the_weight_is_a_probability(knn_weight: float) -> None:
 # -- search --------------------
 
 
-@pytest.mark.parametrize("offset", [0.0, 1000.0], ids=["centred", "far from zero"])
-def test_exact_search_is_exact(offset: float) -> None:
-    """Far from zero, products in float32 alone would confuse the neighbours."""
-    vectors = DRAWN + np.float32(offset)
-    distances, rows = (
-        NearestNeighbors(n_neighbors=9, algorithm="brute")
-        .fit(vectors.astype(np.float64))
-        .kneighbors(vectors[:50].astype(np.float64))
-    )
-    rows_found, found = exact(vectors, vectors[:50], 9)
-    differences = np.linalg.norm(vectors[rows].astype(np.float64) - vectors[:50, None], axis=2)
-    assert found == pytest.approx(differences)
-    assert (found[:, 0] == 0).all()
-    assert offset or rows_found.tolist() == rows.tolist()
-    assert offset or found == pytest.approx(distances, abs=1e-6)
-
-
 def test_of_equally_near_ones_the_first() -> None:
-    vectors = np.repeat(DRAWN[:3], 5, axis=0)
-    rows, _ = exact(vectors, DRAWN[1:2], 4)
-    assert rows.tolist() == [[5, 6, 7, 8]]
     found = embeddings([[1.0], [-1.0], [1.0], [5.0]], [2, 1, 0, 0]).nearest(np.zeros((1, 1), np.float32), 3)
     assert found.rows.tolist() == [[0, 1, 2]]
     assert found.labels.tolist() == [[2, 1, 0]]
-
-
-def test_search_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = exact(DRAWN, DRAWN, 5)
-    monkeypatch.setattr("serein.knn.interpolation._DISTANCES_AT_ONCE", 1000)
-    in_blocks = exact(DRAWN, DRAWN, 5)
-    assert (whole[0] == in_blocks[0]).all()
-    assert (whole[1] == in_blocks[1]).all()
 
 
 def test_more_neighbours_than_clips() -> None:

@@ -13,10 +13,10 @@ from cli_fixtures import Call, write_recipe
 from serein import recipe as recipes
 from serein.data import manifest
 from serein.data.utterance import Rating, Utterance
-from serein.labels.vocabulary import prepare
 from serein.reproduce.extras import MEASURES, WordRun, cosine_table, prediction_neighbours, top_table
 from serein.reproduce.table import Published, Row
 from serein.tasks.classes import ClassLabels
+from serein.text.word_vectors import prepare
 
 VECTORS = {
     "anger": [1.0, 0.0, 0.0],

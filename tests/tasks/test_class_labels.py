@@ -9,10 +9,12 @@ import pytest
 
 from serein.data.utterance import Utterance
 from serein.errors import RecipeError
-from serein.recipe import Labels
-from serein.tasks.classes import ClassLabels, class_labels_of, keep_labelled
+from serein.recipe import Category, Labels
+from serein.tasks.classes import ClassLabels, ClassTask, class_labels_of
+from serein.tasks.task import keep_labelled
 
 CATEGORIES = ClassLabels(("sad", "happy", "calm"), {"excited": "happy", "bored": "weary"})
+TASK = ClassTask(Category(), CATEGORIES)
 
 
 def labelled(*emotions: str | None) -> list[Utterance]:
@@ -76,12 +78,12 @@ def test_what_has_no_class_is_an_error_that_counts_it() -> None:
     with pytest.raises(
         RecipeError, match=r"3 utterances belong to none of the classes: 2 weary, 1 \(no emotion\)\. Add"
     ):
-        keep_labelled(utterances, CATEGORIES, "error")
+        keep_labelled(utterances, TASK, "error")
 
 
 def test_what_has_no_class_can_be_left_out_and_is_counted() -> None:
     utterances = labelled("sad", "weary", None, "weary", "excited")
-    kept, left_out = keep_labelled(utterances, CATEGORIES, "drop")
+    kept, left_out = keep_labelled(utterances, TASK, "drop")
     assert [u.id for u in kept] == ["0", "4"]
     assert left_out == Counter({"weary": 2, "(no emotion)": 1})
 
@@ -89,4 +91,4 @@ def test_what_has_no_class_can_be_left_out_and_is_counted() -> None:
 @pytest.mark.parametrize("others", ["error", "drop"])
 def test_nothing_is_left_out_when_all_have_a_class(others: str) -> None:
     utterances = labelled("sad", "happy")
-    assert keep_labelled(utterances, CATEGORIES, others) == (utterances, Counter())
+    assert keep_labelled(utterances, TASK, others) == (utterances, Counter())

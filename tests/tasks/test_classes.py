@@ -10,13 +10,13 @@ from torch.nn import functional as F
 
 from serein.data.utterance import Utterance
 from serein.recipe import Category
-from serein.tasks.classes import CategoryTask, ClassLabels
+from serein.tasks.classes import ClassLabels, ClassTask
 
 CATEGORIES = ClassLabels(("calm", "happy", "sad"), {"excited": "happy"})
 
 
-def task(**options: object) -> CategoryTask:
-    return CategoryTask(Category(**options), CATEGORIES)
+def task(**options: object) -> ClassTask:
+    return ClassTask(Category(**options), CATEGORIES)
 
 
 def utterances(*emotions: str | None) -> list[Utterance]:

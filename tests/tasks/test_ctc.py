@@ -9,13 +9,13 @@ from torch.nn import functional as F
 from serein.data.utterance import Utterance
 from serein.losses import ctc
 from serein.recipe import Transcript
-from serein.tasks.ctc import Alphabet, TranscriptTask, decoded_texts
+from serein.tasks.ctc import Alphabet, CtcTask, decoded_texts
 
 ALPHABET = Alphabet(" abc")
 
 
-def task() -> TranscriptTask:
-    return TranscriptTask(Transcript(), ALPHABET)
+def task() -> CtcTask:
+    return CtcTask(Transcript(), ALPHABET)
 
 
 def truth(*texts: str | None) -> torch.Tensor:
@@ -76,7 +76,7 @@ def test_impossible_transcripts_are_counted_masked_and_never_infinite() -> None:
     assert torch.isfinite(heard.grad).all()
     assert not heard.grad[:3].any()
     assert heard.grad[3].any()
-    assert task().num_impossible(said, heard) == 3
+    assert task().scores(said, task().kept(said, heard.detach()))["impossible"] == 3
 
 
 def test_a_batch_of_impossible_ones_alone_gives_0() -> None:

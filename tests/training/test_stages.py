@@ -21,7 +21,7 @@ from serein.experiment import fold as experiments
 from serein.experiment.data import Experiment
 from serein.models.model import SpeechModel, assemble, new_backbone
 from serein.recipe import Recipe
-from serein.tasks.classes import CategoryTask
+from serein.tasks.classes import ClassTask
 from serein.training import checkpointing as keeping
 from serein.training import stages
 from serein.training.module import StageModule
@@ -43,7 +43,7 @@ class Ground:
         self.recipe: Recipe = recipes.load(write_recipe(folder / "r.yaml", changes, stage))
         self.experiment: Experiment = preparation.prepare(self.recipe, tones, silent)
         self.fold = self.experiment.folds.folds[0]
-        self.task = CategoryTask(self.recipe.tasks.emotion, self.experiment.class_labels)
+        self.task = self.experiment.main
         self.targets = self.task.targets(self.experiment.utterances)
         self.train_positions = self.experiment.positions(self.fold.train)
         self.dev_positions = self.experiment.positions(self.fold.dev)
@@ -112,7 +112,7 @@ def assert_same(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Te
 def scripted(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
     """Let dev UA be these, epoch by epoch."""
     left = iter(scores)
-    monkeypatch.setattr(CategoryTask, "scores", lambda self, truth, output: {"ua": next(left)})
+    monkeypatch.setattr(ClassTask, "scores", lambda self, truth, output: {"ua": next(left)})
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from serein.cli.options import Recordings
 
 if TYPE_CHECKING:
     from serein.inference.prediction import Prediction
-    from serein.labels.vocabulary import Vocabulary
+    from serein.text.word_vectors import Vocabulary
 
 words = typer.Typer(help="Vocabularies of word vectors, and models that predict words.", no_args_is_help=True)
 app.add_typer(words, name="words")
@@ -37,8 +37,8 @@ def words_prepare(
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out wrong lines, counted.")] = False,
 ) -> None:
     """Store a file of word vectors once, so that it opens at once and is searched quickly."""
-    from serein.labels.preparing import prepare, prepare_encoder
     from serein.progress import Bars
+    from serein.text.word_vectors import prepare, prepare_encoder
 
     if (source is None) == (sentence_transformer is None):
         raise typer.BadParameter("name a file, or --sentence-transformer", param_hint="'FILE'")
@@ -55,7 +55,7 @@ def words_prepare(
                 out,
                 on_progress,
                 dtype="float16" if half else "float32",
-                broken="skip" if skip_broken else "stop",
+                on_error="skip" if skip_broken else "stop",
             )
     counts = {
         "duplicates left out": header.num_duplicates,

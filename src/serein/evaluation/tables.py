@@ -140,7 +140,7 @@ def _selection(recipe: dict[str, Any]) -> str:
     if stage.get("checkpoint") != "best":
         return ""
     which = f" ({_DEV_SETS[dev]})" if dev in _DEV_SETS else ""
-    score = SCORE_TITLES.get(stage.get("monitor", "ua"), "UA")
+    score = SCORE_TITLES.get(stage.get("monitor") or "ua", "UA")
     return f"Checkpoint: the epoch of the best {score} on dev{which}; nothing was chosen on test data."
 
 

@@ -12,7 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -28,8 +28,8 @@ from serein.data import manifest
 from serein.data.files import replacing, write_text
 from serein.data.utterance import Utterance
 from serein.errors import ModelError
-from serein.knn.index import RECALL_AT, FaissIndex, require_faiss, write_index
 from serein.knn.interpolation import Embeddings
+from serein.nearest import RECALL_AT, FaissIndex, require_faiss, write_faiss
 
 FORMAT = 1
 INDEXED_FROM = 200_000  # below, the exact search takes some ten milliseconds
@@ -43,14 +43,12 @@ class _Strict(BaseModel):
 
 
 class Index(_Strict):
-    """How `index.faiss` is searched, and its recall.
+    """What `index.faiss` finds.
 
     Attributes:
-        num_probed: Lists to search.
         recall: Fraction of the ``recall_at`` nearest clips that it finds, compared with the exact search.
     """
 
-    num_probed: int
     recall_at: int
     recall: float
 
@@ -167,7 +165,10 @@ def write_datastore(
     with _replacing(folder) as partial:
         _write_clips(clips, header.task, partial / _CLIPS, before)
         _save_examples(embeddings, partial / _VECTORS)
-        index = _indexed(embeddings, partial / _INDEX) if len(embeddings) >= indexed_from else None
+        index = None
+        if len(embeddings) >= indexed_from:
+            recall = write_faiss(embeddings.exact, partial / _INDEX, np.random.default_rng(0))
+            index = Index(recall_at=RECALL_AT, recall=round(recall, 4))
         header = header.model_copy(update={**_counts(header, embeddings, clips), "index": index})
         write_header(partial, header)
     return header
@@ -181,11 +182,6 @@ def _counts(header: Header, embeddings: Embeddings, clips: Sequence[Utterance]) 
         "corpora": dict(sorted(corpora.items())),
         "licences": {name: licence_of(name) or "not stated" for name in sorted(corpora)},
     }
-
-
-def _indexed(embeddings: Embeddings, path: Path) -> Index:
-    num_probed, recall = write_index(embeddings.vectors, path, np.random.default_rng(0))
-    return Index(num_probed=num_probed, recall_at=RECALL_AT, recall=round(recall, 4))
 
 
 def _write_clips(clips: Sequence[Utterance], task: str, path: Path, before: Path | None) -> None:
@@ -220,8 +216,7 @@ def open_datastore(folder: str | Path) -> Datastore:
         raise ModelError(f"damaged ({error})", where=folder / _VECTORS, remedy=_REMEDY) from None
     _require_fitting(folder, header, embeddings)
     if header.index is not None:
-        index = FaissIndex(folder / _INDEX, embeddings.vectors, header.index.num_probed)
-        embeddings = Embeddings(embeddings.vectors, embeddings.labels, embeddings.keys, index)
+        embeddings = replace(embeddings, index=FaissIndex(folder / _INDEX, embeddings.exact))
     return Datastore(folder, header, embeddings)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from serein.audio import Waveform
 from serein.errors import ModelError, expected_one_of
 from serein.metrics import SCORES, FloatArray
+from serein.nearest import ExactIndex, FaissIndex
 
 Vectors = NDArray[np.float32]
 Numbers = NDArray[np.int64]
@@ -22,8 +23,6 @@ MAX_NEIGHBOURS = 32  # wang2023, section 3.1: k in 1..32
 KNN_WEIGHTS = tuple(number / 20 for number in range(21))  # 0 is the model alone, 1 the neighbours alone
 
 _SPARE = 8  # neighbours searched beyond k, because some may be the clip itself
-_DISTANCES_AT_ONCE = 1 << 24
-_ROUNDING = 4e-7  # relative, for each number of a vector: twice what a float32 sum of products can be off
 
 
 @dataclass(frozen=True)
@@ -49,13 +48,13 @@ class Embeddings:
         vectors: (clip, feature) float32, the input of the output layer.
         labels: (clip,) class numbers.
         keys: (clip, 2) identifies a clip: `key` of its id and of its samples.
-        index: Another search than the exact one; takes queries and k, returns rows and distances, both (query, k).
+        index: Searched instead of all vectors.
     """
 
     vectors: Vectors
     labels: Numbers
     keys: Numbers
-    index: Callable[[Vectors, int], tuple[Numbers, FloatArray]] | None = None
+    index: FaissIndex | None = None
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -73,7 +72,7 @@ class Embeddings:
         _require_enough(k, len(self))
         num = k if keys is None else min(k + _SPARE, len(self))
         while True:
-            rows, distances = self._search(queries, num)
+            rows, distances = (self.index or self.exact).search(queries, num)
             is_self = np.zeros(rows.shape, bool) if keys is None else self._is_self(rows, keys)
             num_others = int((~is_self).sum(axis=1).min()) if len(queries) else k
             if num_others >= k or num == len(self):
@@ -84,62 +83,18 @@ class Embeddings:
         rows = np.take_along_axis(rows, order, axis=1)
         return Nearest(rows, self.labels[rows], np.take_along_axis(distances, order, axis=1))
 
+    @cached_property
+    def exact(self) -> ExactIndex:
+        """The search of all vectors."""
+        return ExactIndex(self.vectors)
+
     def only(self, rows: Numbers) -> Embeddings:
         """Return some of the embeddings."""
         return Embeddings(self.vectors[rows], self.labels[rows], self.keys[rows])
 
-    @cached_property
-    def _squared_norms(self) -> Vectors:
-        squared_norms: Vectors = np.einsum("ij,ij->i", self.vectors, self.vectors)
-        return squared_norms
-
-    def _search(self, queries: Vectors, k: int) -> tuple[Numbers, FloatArray]:
-        if self.index is not None:
-            return self.index(queries, k)
-        return exact(self.vectors, queries, k, self._squared_norms)
-
     def _is_self(self, rows: Numbers, keys: Numbers) -> NDArray[np.bool_]:
         is_self: NDArray[np.bool_] = (self.keys[rows] == keys[:, None, :]).any(axis=2)
         return is_self
-
-
-def exact(
-    vectors: Vectors, queries: Vectors, k: int, squared_norms: Vectors | None = None
-) -> tuple[Numbers, FloatArray]:
-    """Search through all vectors.
-
-    Products in float32 leave those that may be among the nearest; their distances are then taken in float64.
-
-    Args:
-        vectors: (vector, feature).
-        queries: (query, feature).
-        squared_norms: (vector,), of the vectors, where they are known.
-
-    Returns:
-        Rows and Euclidean distances, both (query, k), nearest first; of equally near ones the first row.
-    """
-    if squared_norms is None:
-        squared_norms = np.einsum("ij,ij->i", vectors, vectors)
-    queries = np.ascontiguousarray(queries, np.float32)
-    rows, distances = np.empty((len(queries), k), np.int64), np.empty((len(queries), k))
-    largest = float(squared_norms.max(initial=0.0))
-    for start in range(0, len(queries), size := max(1, _DISTANCES_AT_ONCE // max(1, len(vectors)))):
-        some = queries[start : start + size]
-        rough = squared_norms - 2.0 * (some @ vectors.T)
-        kth = np.partition(rough, k - 1, axis=1)[:, k - 1]
-        off = _ROUNDING * vectors.shape[1] * (largest + np.einsum("ij,ij->i", some, some))
-        for number, query in enumerate(some):
-            candidates = np.flatnonzero(rough[number] <= kth[number] + off[number])
-            rows[start + number], distances[start + number] = sorted_nearest(vectors, query, candidates, k)
-    return rows, distances
-
-
-def sorted_nearest(vectors: Vectors, query: Vectors, rows: Numbers, k: int) -> tuple[Numbers, FloatArray]:
-    """Return the k rows nearest to a query, and their distances in float64; of equally near ones the first."""
-    differences = vectors[rows].astype(np.float64) - query
-    distances = np.sqrt(np.square(differences).sum(axis=1))
-    order = np.lexsort((rows, distances))[:k]
-    return rows[order], distances[order]
 
 
 def key(content: str | Waveform) -> int:

@@ -15,6 +15,7 @@ from serein.errors import AudioError
 from serein.models.architectures import Data2VecAudio, Wav2Vec2, WavLM
 from serein.models.conformer import Conformer, Wav2Vec2Bert
 from serein.models.hidden_states import Backbone, HiddenStates, frame_mask
+from serein.models.logmel import LogMelBackbone
 from serein.models.masking import fasten, prepare_waveforms
 from serein.models.pretrained import (
     DEFAULT_OVERRIDES,
@@ -27,6 +28,7 @@ from serein.models.pretrained import (
     weights_hash,
 )
 from serein.models.whisper import Whisper
+from serein.recipe import HuggingFace
 
 ARCHITECTURES: dict[str, type[Wav2Vec2]] = {  # of families that are not run as wav2vec 2.0 is
     "data2vec-audio": Data2VecAudio,
@@ -60,6 +62,8 @@ class HuggingFaceBackbone(Backbone):
         >>> [tuple(layer.shape) for layer in hidden.layers], hidden.num_frames.tolist()
         ([(2, 49, 8), (2, 49, 8), (2, 49, 8)], [49, 15])
     """
+
+    Options = HuggingFace
 
     def __init__(
         self,
@@ -221,6 +225,16 @@ class HuggingFaceBackbone(Backbone):
             **self._origin,
         }
 
+    @classmethod
+    def from_options(cls, options: HuggingFace) -> HuggingFaceBackbone:
+        """Load the pretrained model that a recipe names."""
+        return cls.from_source(**options.model_dump(exclude={"name"}))
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> HuggingFaceBackbone:
+        """Return the architecture that `describe` described, with random weights."""
+        return cls.from_config(description)
+
     def untouched_source(self) -> dict[str, Any] | None:
         """Return source, revision and sha256 of the weights if they can be had again there, else `None`."""
         digest = self._origin["weights_sha256"]
@@ -300,3 +314,6 @@ def _checked_lengths(waveforms: torch.Tensor, num_samples: torch.Tensor) -> list
 
 def _graph(is_kept: bool) -> AbstractContextManager[Any]:
     return nullcontext() if is_kept else torch.no_grad()
+
+
+BACKBONES: dict[str, type[Backbone]] = {"logmel": LogMelBackbone, "huggingface": HuggingFaceBackbone}

@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Self
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from serein.choices import choose
 from serein.errors import RecipeError
 from serein.models.heads import LayerSelection, VectorNorm
-from serein.models.hidden_states import Backbone, HiddenStates, frame_mask
+from serein.models.hidden_states import Backbone, Encoder, HiddenStates, frame_mask
 from serein.models.masking import WordDropout
 from serein.recipe import Cnn2d, CnnBlstm, Transformer
-from serein.recipe import Encoder as EncoderOptions
+from serein.recipe.options import NamedOptions
 
 
-class Cnn2dEncoder(nn.Module):
+class Cnn2dEncoder(Encoder):
     """Two-dimensional convolutions over (time, band), then one vector per remaining frame.
 
     Padding is set to zero before every convolution, as if the clip stood alone;
@@ -29,6 +31,8 @@ class Cnn2dEncoder(nn.Module):
         bands: Bands of each channel.
         num_channels: Images side by side in the backbone's features.
     """
+
+    Options = Cnn2d
 
     def __init__(self, options: Cnn2d, bands: int, num_channels: int) -> None:
         super().__init__()
@@ -46,6 +50,11 @@ class Cnn2dEncoder(nn.Module):
         self.join = nn.Linear(options.channels[-1] * bands, options.size, bias=False)
         self.norm = VectorNorm(options.size)
         self.size, self.sizes = options.size, (options.size,)
+
+    @classmethod
+    def from_options(cls, options: Cnn2d, backbone: Backbone) -> Self:
+        """Return the encoder of a backbone that makes images."""
+        return cls(options, bands_of(backbone, options.name), backbone.num_channels)
 
     def forward(self, hidden: HiddenStates) -> HiddenStates:
         """Return one layer of fewer frames."""
@@ -110,13 +119,15 @@ class ConvolutionBlock(nn.Module):
         return images
 
 
-class CnnBlstmEncoder(nn.Module):
+class CnnBlstmEncoder(Encoder):
     """Stanley 2023, Figure 1: three one-dimensional convolutions with max pooling, two bidirectional LSTM.
 
     Args:
         options: Channels, kernels, hidden units, dropout.
         sizes: Feature sizes of the backbone's layers.
     """
+
+    Options = CnnBlstm
 
     def __init__(self, options: CnnBlstm, sizes: tuple[int, ...]) -> None:
         super().__init__()
@@ -138,6 +149,11 @@ class CnnBlstmEncoder(nn.Module):
         self.size = 2 * options.hidden
         self.sizes = (self.size,)
         self.shrinks = 2 ** len(options.channels)
+
+    @classmethod
+    def from_options(cls, options: CnnBlstm, backbone: Backbone) -> Self:
+        """Return the encoder of any backbone."""
+        return cls(options, backbone.sizes)
 
     def forward(self, hidden: HiddenStates) -> HiddenStates:
         """Return one layer of frames, each of both directions' units."""
@@ -200,7 +216,7 @@ def _attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, is_he
     return torch.bmm(attention.to(value.dtype), value).view(batch, heads, length, size)
 
 
-class TransformerEncoder(nn.Module):
+class TransformerEncoder(Encoder):
     """Convolutions over time and bands -> sinusoidal positions -> transformer layers, any of which a head may select.
 
     Args:
@@ -214,6 +230,8 @@ class TransformerEncoder(nn.Module):
     Raises:
         RecipeError: The heads do not divide the features.
     """
+
+    Options = Transformer
 
     def __init__(self, options: Transformer, bands: int, num_channels: int) -> None:
         super().__init__()
@@ -231,6 +249,11 @@ class TransformerEncoder(nn.Module):
             for _ in range(options.layers)
         )
         self.size, self.sizes = size, (size,) * (options.layers + 1)
+
+    @classmethod
+    def from_options(cls, options: Transformer, backbone: Backbone) -> Self:
+        """Return the encoder of a backbone that makes images."""
+        return cls(options, bands_of(backbone, options.name), backbone.num_channels)
 
     def forward(self, hidden: HiddenStates) -> HiddenStates:
         """Return the hidden layers; what they hold on padding means nothing."""
@@ -263,38 +286,45 @@ def _positions(length: int, size: int) -> torch.Tensor:
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
 
 
-Encoder = Cnn2dEncoder | CnnBlstmEncoder | TransformerEncoder
+def bands_of(backbone: Backbone, encoder: str) -> int:
+    """Return the bands of each image that a backbone makes.
+
+    Args:
+        encoder: Name of the encoder that reads them.
+
+    Raises:
+        RecipeError: It makes none.
+    """
+    if not backbone.num_channels:
+        raise RecipeError(
+            f"'{encoder}' reads mel bands, but the backbone has hidden layers",
+            where="encoder.name",
+            remedy="Choose 'cnn-blstm', or no encoder.",
+        )
+    return backbone.sizes[-1] // backbone.num_channels
 
 
-def build_encoder(options: EncoderOptions, backbone: Backbone) -> Encoder:
+def build_encoder(options: NamedOptions, backbone: Backbone) -> Encoder:
     """Return the encoder that a recipe names.
 
     Raises:
         RecipeError: It does not fit the backbone.
     """
-    if isinstance(options, CnnBlstm):
-        return CnnBlstmEncoder(options, backbone.sizes)
-    if not backbone.num_channels:
-        raise RecipeError(
-            f"'{options.name}' reads mel bands, but the backbone has hidden layers",
-            where="encoder.name",
-            remedy="Choose 'cnn-blstm', or no encoder.",
-        )
-    bands = backbone.sizes[-1] // backbone.num_channels
-    if isinstance(options, Transformer):
-        return TransformerEncoder(options, bands, backbone.num_channels)
-    return Cnn2dEncoder(options, bands, backbone.num_channels)
+    encoder: Encoder = choose("encoder", options.name).from_options(options, backbone)
+    return encoder
 
 
 def encoder_groups(encoders: Sequence[Encoder]) -> dict[str, list[nn.Parameter]]:
     """Return every parameter of the encoders once, by the names that recipes freeze: `encoder`, or its parts."""
     groups: dict[str, list[nn.Parameter]] = {}
     for encoder in encoders:
-        own = (
-            encoder.parameter_groups()
-            if isinstance(encoder, TransformerEncoder)
-            else {"encoder": list(encoder.parameters())}
-        )
-        for name, parameters in own.items():
+        for name, parameters in encoder.parameter_groups().items():
             groups.setdefault(name, []).extend(parameters)
     return groups or {"encoder": []}
+
+
+ENCODERS: dict[str, type[Encoder]] = {
+    "cnn2d": Cnn2dEncoder,
+    "cnn-blstm": CnnBlstmEncoder,
+    "transformer": TransformerEncoder,
+}

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from serein.choices import choose
 from serein.errors import RecipeError
 from serein.models.blocks import AttentionBlock, CosineClassifier, GradientReversal, TensorFusion, require_one_size
 from serein.models.conditioning import NO_CONDITIONS, ConditionedVector, Conditions
 from serein.models.hidden_states import HiddenStates
-from serein.models.pooling import POOLINGS
+from serein.models.pooling import Pooling
 from serein.recipe import AttentionBlocks, Head, LayerChoice, Pooled
 
 
@@ -23,25 +24,25 @@ class HeadOutput:
     """The output of a task's head for a batch of clips.
 
     Attributes:
-        outputs: (member, batch, class) unnormalised scores of every member.
+        outputs: (member, batch, class) unnormalised scores, or (member, batch, feature), of every member.
         embedding: (batch, feature), the vector that the output layer reads; those of all members side by side. Of word
             vectors, the output itself.
-        is_vector: Whether outputs are vectors rather than scores of classes.
+        puts_out: What the outputs are: `scores` of classes, a `vector`, or plain `numbers`.
     """
 
     outputs: torch.Tensor
     embedding: torch.Tensor
-    is_vector: bool = False
+    puts_out: str = "scores"
 
     @property
     def output(self) -> torch.Tensor:
         """(batch, class) scores whose softmax is the mean of the members' probabilities (Lakshminarayanan 2017).
 
-        Of vectors their mean, (batch, feature).
+        Of vectors and numbers their mean, (batch, feature).
         """
         if len(self.outputs) == 1:
             return self.outputs[0]
-        if self.is_vector:
+        if self.puts_out != "scores":
             return self.outputs.mean(dim=0)
         return self.outputs.log_softmax(dim=-1).logsumexp(dim=0)
 
@@ -50,10 +51,10 @@ def combine_members(head_outputs: Sequence[HeadOutput]) -> HeadOutput:
     """Combine the outputs of ensemble members."""
     if len(head_outputs) == 1:
         return head_outputs[0]
-    outputs = torch.cat([r.outputs for r in head_outputs])
-    if head_outputs[0].is_vector:
-        return HeadOutput(outputs, outputs.mean(dim=0), is_vector=True)
-    return HeadOutput(outputs, torch.cat([r.embedding for r in head_outputs], dim=1))
+    outputs, puts_out = torch.cat([r.outputs for r in head_outputs]), head_outputs[0].puts_out
+    if puts_out == "vector":
+        return HeadOutput(outputs, outputs.mean(dim=0), puts_out)
+    return HeadOutput(outputs, torch.cat([r.embedding for r in head_outputs], dim=1), puts_out)
 
 
 class LayerSelection(nn.Module):
@@ -149,7 +150,7 @@ class PooledHead(nn.Module):
         projections = {options.projection_at: options.projection}
         self.frame_projection, size = _projection(self.layer_selection.size, projections.get("frames"), options)
         self.blocks = nn.ModuleList(_blocks(options.attention, size))
-        self.pooling = POOLINGS[options.pooling](size)
+        self.pooling: Pooling = choose("pooling", options.pooling)(size)
         self.branch, self.fusion_inputs = options.branch, options.fusion_inputs
         self.fusion = None if options.fusion is None else _fusion(options, self.pooling.size, input_sizes or {})
         norms = [VectorNorm(self.pooling.size)] if options.batch_norm else []
@@ -166,7 +167,7 @@ class PooledHead(nn.Module):
         self.dropout = nn.Dropout(options.dropout)
         scale = options.cosine_scale
         self.output = nn.Linear(size, num_outputs) if scale is None else CosineClassifier(size, num_outputs, scale)
-        self.is_vector = options.is_vector
+        self.puts_out = options.puts_out
 
     def forward(
         self, hidden: HiddenStates, conditions: Conditions = NO_CONDITIONS, inputs: Sequence[torch.Tensor] = ()
@@ -182,7 +183,7 @@ class PooledHead(nn.Module):
             vector = self.conditioning(vector, conditions)
         embedding = self.layers(vector)
         output = self.output(self.dropout(embedding)).float()
-        return HeadOutput(output[None], output if self.is_vector else embedding.float(), self.is_vector)
+        return HeadOutput(output[None], output if self.puts_out == "vector" else embedding.float(), self.puts_out)
 
     def _fused(self, hidden: HiddenStates, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         frames, is_frame = self.frame_projection(self.gradient_reversal(self.layer_selection(hidden))), hidden.is_frame

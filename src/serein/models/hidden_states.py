@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
+
+from serein.recipe.options import NamedOptions
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Backbone(nn.Module, ABC):
     """From waveforms to hidden layers. Batching never changes the output.
 
     Attributes:
+        Options: What recipes say of such a backbone; its `name` is that of the choice.
         sizes: Feature size of each entry of ``HiddenStates.layers``.
         num_layers: Transformer layers, so ``len(sizes) == num_layers + 1``.
         frame_rate_hz: Frames per second.
@@ -66,6 +70,8 @@ class Backbone(nn.Module, ABC):
         num_channels: Images that stand side by side in the features of a frame; 0 when they are no image.
         max_s: Seconds of the longest clip that ``forward`` takes; ``None``: no limit.
     """
+
+    Options: ClassVar[type[NamedOptions]]
 
     sizes: tuple[int, ...]
     num_layers: int
@@ -87,6 +93,52 @@ class Backbone(nn.Module, ABC):
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Every parameter exactly once, by the name that a recipe freezes: ``cnn``, ``layer 1``, ..."""
 
+    @classmethod
+    def from_options(cls, options: Any) -> Self:
+        """Return the backbone that a recipe's `Options` mean, with the weights of its source."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> Self:
+        """Return the architecture that ``describe`` described, without its weights."""
+        raise NotImplementedError
+
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """A JSON-serialisable description from which the same architecture can be built again."""
+        """A JSON-serialisable description from which the same architecture can be built again; its ``name`` first."""
+
+    def untouched_source(self) -> dict[str, Any] | None:
+        """Return where weights can be had again that are its source's own; `None`: nowhere, or they were trained."""
+        return None
+
+
+class Encoder(nn.Module, ABC):
+    """From the hidden layers of a backbone to hidden layers: trained layers between a backbone and the heads.
+
+    Attributes:
+        Options: What recipes say of such an encoder; its `name` is that of the choice.
+        size: Features of a frame of the last layer.
+        sizes: Features of each hidden layer.
+    """
+
+    Options: ClassVar[type[NamedOptions]]
+
+    size: int
+    sizes: tuple[int, ...]
+
+    @classmethod
+    @abstractmethod
+    def from_options(cls, options: Any, backbone: Backbone) -> Self:
+        """Return the encoder that a recipe's `Options` mean.
+
+        Raises:
+            RecipeError: It does not fit the backbone.
+        """
+
+    @abstractmethod
+    def forward(self, hidden: HiddenStates) -> HiddenStates:
+        """Encode; what padding holds never changes what real frames become."""
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Every parameter once, by the name that a recipe freezes."""
+        return {"encoder": list(self.parameters())}

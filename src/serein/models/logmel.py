@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -29,6 +29,8 @@ class LogMelBackbone(Backbone):
     Raises:
         RecipeError: A band is too narrow to hold a frequency of the window's spectrum.
     """
+
+    Options = LogMel
 
     hann: torch.Tensor
     filters: torch.Tensor
@@ -112,6 +114,16 @@ class LogMelBackbone(Backbone):
     def describe(self) -> dict[str, Any]:
         """Return the options."""
         return self.options.model_dump(mode="json")
+
+    @classmethod
+    def from_options(cls, options: LogMel) -> Self:
+        """Return the backbone of a recipe."""
+        return cls(options)
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> Self:
+        """Return the backbone that `describe` described."""
+        return cls(LogMel.model_validate(description))
 
 
 def _mel_filters(options: LogMel, fft: int, hann: torch.Tensor) -> torch.Tensor:

@@ -10,15 +10,15 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from serein.choices import choose
 from serein.errors import ModelError, RecipeError
 from serein.models.conditioning import NO_CONDITIONS, Conditions
-from serein.models.encoders import Encoder, build_encoder, encoder_groups
+from serein.models.encoders import build_encoder, encoder_groups
 from serein.models.heads import HeadOutput, TaskHead, build_head, combine_members
-from serein.models.hidden_states import Backbone, HiddenStates
-from serein.models.logmel import LogMelBackbone
+from serein.models.hidden_states import Backbone, Encoder, HiddenStates
 from serein.models.pretrained import ORIGIN
-from serein.recipe import MAIN, Head, HuggingFace, LogMel
-from serein.recipe import Encoder as EncoderOptions
+from serein.recipe import MAIN, Head
+from serein.recipe.options import NamedOptions
 
 
 def expand(name: str, groups: Iterable[str]) -> list[str]:
@@ -324,37 +324,36 @@ _HEAD = re.compile(r"\d+\.heads\.(?P<task>\w+)\.")  # of a member
 _ENCODER = re.compile(r"\d+\.encoder\.")  # of a member
 
 
-def new_backbone(options: LogMel | HuggingFace) -> Backbone:
+def new_backbone(options: NamedOptions) -> Backbone:
     """Return the backbone that a recipe names, with the weights of its source."""
-    if isinstance(options, LogMel):
-        return LogMelBackbone(options)
-    from serein.models.backbones import HuggingFaceBackbone
-
-    return HuggingFaceBackbone.from_source(**options.model_dump(exclude={"name"}))
+    backbone: Backbone = choose("backbone", options.name).from_options(options)
+    return backbone
 
 
 def described_backbone(description: Mapping[str, Any]) -> Backbone:
-    """Return a backbone without weights from its own description."""
-    if description.get("name") == "logmel":
-        return LogMelBackbone(LogMel.model_validate(description))
-    if description.get("name") == "huggingface":
-        from serein.models.backbones import HuggingFaceBackbone
+    """Return a backbone without weights from its own description.
 
-        return HuggingFaceBackbone.from_config(description)
-    raise ModelError(
-        f"unknown backbone '{description.get('name')}'",
-        where=Path("model.json"),
-        remedy="The folder was written by a newer serein: upgrade.",
-    )
+    Raises:
+        ModelError: There is no such backbone.
+    """
+    try:
+        backbone: Backbone = choose("backbone", str(description.get("name"))).from_description(description)
+    except RecipeError as error:
+        raise ModelError(
+            error.what,
+            where=Path("model.json"),
+            remedy="Install the package that it comes from, or a newer serein.",
+        ) from None
+    return backbone
 
 
 def assemble(
     backbone: Backbone,
-    encoder: EncoderOptions | None,
+    encoder: NamedOptions | None,
     tasks: Mapping[str, tuple[Head, int]],
     ensemble_size: int = 1,
     text_size: int = 0,
-    branches: Mapping[str, tuple[Backbone, EncoderOptions | None]] | None = None,
+    branches: Mapping[str, tuple[Backbone, NamedOptions | None]] | None = None,
 ) -> SpeechModel:
     """Put a model together.
 
@@ -377,7 +376,7 @@ def assemble(
 
 def _member(
     backbone: Backbone,
-    encoder: EncoderOptions | None,
+    encoder: NamedOptions | None,
     tasks: Mapping[str, tuple[Head, int]],
     text_size: int,
     sizes: Mapping[str, tuple[int, ...]],

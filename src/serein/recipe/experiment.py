@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from serein.choices import choose
 from serein.recipe.data import Clips, Labels, Nouns, Protocol, Text
 from serein.recipe.learning import FeatureCacheOptions, Stage
 from serein.recipe.model import MAIN, Backbone, Branch, Encoder, LogMel
@@ -49,7 +50,7 @@ class Recipe(Options):
     encoder: Encoder | None = None
     branches: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")], Branch] = {}
     ensemble_size: Count = 1
-    tasks: Tasks = Tasks()
+    tasks: Tasks = Field(default_factory=Tasks)
     feature_cache: FeatureCacheOptions = FeatureCacheOptions()
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (Stage(),)
     inference: Inference = Inference()
@@ -108,8 +109,11 @@ class Recipe(Options):
             raise ValueError(f"two stages share a name: {', '.join(names)}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: one is named twice: {', '.join(map(str, self.seeds))}")
-        if "asr" in self.tasks.chosen and self.ensemble_size > 1:
-            raise ValueError("an ensemble has no common transcript: set ensemble_size to 1, or leave out 'asr'")
+        kinds = {name: choose("task", name) for name in self.tasks.chosen}
+        if self.ensemble_size > 1 and (unmixed := [name for name, kind in kinds.items() if not kind.mixes]):
+            raise ValueError(
+                f"an ensemble has no common output of '{unmixed[0]}': set ensemble_size to 1, or leave the task out"
+            )
         if self.tasks.main not in self.tasks_of(self.stages[-1]):
             raise ValueError(f"the last stage does not learn '{self.tasks.main}', which the model is to predict")
         contrasts = any(task.contrastive for task in self.tasks.pooled.values())
@@ -121,8 +125,8 @@ class Recipe(Options):
                 f"no stage learns {', '.join(idle)}: name it in a stage's tasks, leave it out of 'tasks', or let its "
                 "branch start 'from' a finished network"
             )
-        if "asr" in self.finished or "words" in self.finished:
-            raise ValueError("no stage learns 'asr' or 'words': only classes can be taken from a finished network")
+        if others := [name for name in self.finished if kinds[name].problem != "classes"]:
+            raise ValueError(f"no stage learns '{others[0]}': only classes can be taken from a finished network")
         for stage in self.stages:
             if contrasts and stage.spectrogram_augmentation.mixup:
                 raise ValueError(
@@ -143,21 +147,23 @@ class Recipe(Options):
             raise ValueError(f"{where} learns {', '.join(unknown)}, which 'tasks' does not have")
         if len(set(names)) < len(names):
             raise ValueError(f"{where} names a task twice: {', '.join(names)}")
-        if stage.spectrogram_augmentation.mixup and "asr" in names:
+        unmixed = [name for name in names if not choose("task", name).mixes]
+        if stage.spectrogram_augmentation.mixup and unmixed:
             raise ValueError(
-                f"{where} mixes clips, whose transcripts do not mix: set spectrogram_augmentation.mixup to 0"
+                f"{where} mixes clips, but '{unmixed[0]}' cannot be mixed: set spectrogram_augmentation.mixup to 0"
             )
-        if stage.sampling == "balanced" and names[0] == "asr":
-            raise ValueError(f"{where} balances the classes of its first task, but 'asr' has none")
-        is_of_transcripts = stage.monitor in ("word_accuracy", "character_accuracy")
-        if stage.monitor != "ua" and is_of_transcripts != (names[0] == "asr"):
-            raise ValueError(f"{where} monitors '{stage.monitor}', which its first task '{names[0]}' does not have")
+        first = choose("task", names[0])
+        if stage.sampling == "balanced" and first.problem not in ("classes", "vector"):
+            raise ValueError(f"{where} balances the classes of its first task, but '{names[0]}' has none")
+        if stage.monitor is not None and stage.monitor not in first.monitors:
+            raise ValueError(
+                f"{where} monitors '{stage.monitor}', which its first task '{names[0]}' does not have, but "
+                f"{', '.join(first.monitors)}"
+            )
         if unlearned := [name for name in stage.weights if name not in names]:
             raise ValueError(f"{where} weighs {', '.join(unlearned)}, which it does not learn")
         if stage.main_task_weight is not None and stage.weights:
             raise ValueError(f"{where} has 'main_task_weight' and 'weights': leave out one")
-        if stage.sampling == "balanced" and names[0] == "asr":
-            raise ValueError(f"{where} balances classes, which its first task 'asr' does not have")
         weighed = [name for name in names if self.tasks.chosen[name].weight != 1.0]
         if stage.main_task_weight is not None and weighed:
             raise ValueError(

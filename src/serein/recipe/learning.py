@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from serein.recipe.options import Count, Name, Options, Positive, Share
+from serein.recipe.options import Count, Name, Options, Positive, Share, TaskName
 
 
 class Optimizer(Options):
@@ -151,9 +151,6 @@ class FeatureCacheOptions(Options):
     folder: str | None = None
 
 
-TaskName = Literal["emotion", "words", "gender", "asr", "style", "speaker"]
-
-
 class Stage(Options):
     """One training: which weights move, how, how long.
 
@@ -172,8 +169,9 @@ class Stage(Options):
             `speaker.all`.
         sampling: Each epoch uses `all` training clips; or, `balanced`, as many of each class of the stage's first task
             as the rarest class has, drawn anew (clips without a class are all used).
-        monitor: The dev score of the first task that chooses and stops: `ua` or `macro_f1` of classes; `word_accuracy`
-            (1 - word error rate, which `ua` means here, too) or `character_accuracy` of transcripts.
+        monitor: The dev score of the first task that chooses and stops: `ua`, `wa` or `macro_f1` of classes;
+            `word_accuracy` (1 - word error rate) or `character_accuracy` of transcripts; `cosine` of word vectors.
+            `None`: the first of these that the task has.
         patience: Epochs without gain in it before the stage stops; `None` trains them all.
         checkpoint: Which weights the stage hands on: of the `best` dev score, or the `last`.
         ema_decay: Decay of an exponential moving average of the weights, which is evaluated and kept; or `None`.
@@ -195,7 +193,7 @@ class Stage(Options):
     spectrogram_augmentation: SpectrogramAugmentation = SpectrogramAugmentation()
     waveform_augmentation: WaveformAugmentation = WaveformAugmentation()
     sampling: Literal["all", "balanced"] = "all"
-    monitor: Literal["ua", "macro_f1", "word_accuracy", "character_accuracy"] = "ua"
+    monitor: str | None = None
     patience: Count | None = None
     checkpoint: Literal["best", "last"] = "best"
     ema_decay: Share | None = None

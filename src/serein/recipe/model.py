@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from serein.recipe.options import Count, Options, Positive, Share
+from serein.recipe.options import Count, NamedOptions, Options, OptionsOf, Positive, Share
 
 
-class LogMel(Options):
+class LogMel(NamedOptions):
     """Log-mel bands: no weights, nothing to download.
 
     Attributes:
@@ -39,7 +39,7 @@ class LogMel(Options):
         return self
 
 
-class HuggingFace(Options):
+class HuggingFace(NamedOptions):
     """A speech model of Transformers.
 
     Attributes:
@@ -62,12 +62,12 @@ class HuggingFace(Options):
     gradient_checkpointing: bool = False
 
 
-Backbone = Annotated[LogMel | HuggingFace, Field(discriminator="name")]
+Backbone = Annotated[SerializeAsAny[NamedOptions], BeforeValidator(OptionsOf("backbone"))]
 Layer = Literal["last"] | Annotated[int, Field(ge=0)]
 LayerChoice = Literal["last", "weighted"] | int | Annotated[tuple[Layer, ...], Field(min_length=1)]
 
 
-class Cnn2d(Options):
+class Cnn2d(NamedOptions):
     """Two-dimensional convolutions over time and mel bands: blocks of conv, batch norm, ReLU, with max pooling between.
 
     Attributes:
@@ -94,7 +94,7 @@ class Cnn2d(Options):
         return self
 
 
-class CnnBlstm(Options):
+class CnnBlstm(NamedOptions):
     """Stanley 2023, Figure 1: CNN with max pooling, two bidirectional LSTM.
 
     Attributes:
@@ -120,7 +120,7 @@ class CnnBlstm(Options):
         return self
 
 
-class Transformer(Options):
+class Transformer(NamedOptions):
     """Convolutions over time and mel bands, then transformer layers, which heads select and stages freeze by number.
 
     Attributes:
@@ -139,7 +139,7 @@ class Transformer(Options):
     dropout: Share = 0.1
 
 
-Encoder = Annotated[Cnn2d | CnnBlstm | Transformer, Field(discriminator="name")]
+Encoder = Annotated[SerializeAsAny[NamedOptions], BeforeValidator(OptionsOf("encoder"))]
 
 
 MAIN = "main"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from serein.choices import names
 from serein.errors import RecipeError, expected_one_of
 from serein.recipe.experiment import Recipe
 from serein.recipe.options import Options
@@ -40,9 +42,10 @@ def load(path: str | Path, overrides: Iterable[str] = (), task: str | None = Non
 
 
 def _only(recipe: Recipe, task: str) -> Recipe:
-    known = list(type(recipe.tasks).model_fields)
-    if task not in known:
-        raise RecipeError(expected_one_of(task, known, kind="task"), where="--task", remedy="Name one of these.")
+    if task not in names("task"):
+        raise RecipeError(
+            expected_one_of(task, names("task"), kind="task"), where="--task", remedy="Name one of these."
+        )
     name = recipe.name if task == recipe.tasks.main else f"{recipe.name}-{task}"
     stages = [stage for stage in recipe.stages if stage.tasks is None or task in stage.tasks] or recipe.stages
     alone = tuple(stage.model_copy(update={"tasks": None, "main_task_weight": None}) for stage in stages)
@@ -170,6 +173,7 @@ def _said(problem: ErrorDetails, messages: Sequence[str]) -> tuple[str, str]:
     if problem["type"] == "union_tag_invalid":
         return f"unknown name '{problem['ctx']['tag']}', expected one of: {problem['ctx']['expected_tags']}", see
     message = ", or ".join(messages).removeprefix("Value error, ").replace(", or Input", ", or input")
+    message = re.sub(r" or instance of \w+", "", message)
     return message.replace("valid tuple", "list").replace("Tuple should", "The list should"), see
 
 

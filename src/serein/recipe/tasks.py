@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, SerializeAsAny, create_model, model_validator
 
+from serein.choices import Choice, choose, table
 from serein.recipe.model import MAIN, LayerChoice
 from serein.recipe.options import Count, Options, Positive, Share
 
@@ -97,7 +99,7 @@ class Head(Options):
     """
 
     reads: ClassVar[Literal["frames", "clips"]] = "frames"  # which head of `serein.models.heads.HEADS`
-    is_vector: ClassVar[bool] = False  # the output is a vector rather than scores of classes
+    puts_out: ClassVar[Literal["scores", "vector", "numbers"]] = "scores"  # of classes; or a vector; or plain numbers
 
     weight: Annotated[float, Field(ge=0.0)] = 1.0
     branch: str = MAIN
@@ -125,8 +127,7 @@ class Pooled(Head):
         projection_kind: `linear`: one linear layer; `block`: linear layer, layer norm, ReLU, dropout; `relu-linear`:
             ReLU, linear layer (park2023).
         attention: Self-attention before pooling, or none.
-        pooling: `mean`; `std`: mean and standard deviation; `max`: greatest value; `attention`: attentive statistics,
-            one weight per frame; `channel-attention`: one per frame and feature.
+        pooling: How the frames of a clip become one vector.
         fusion: How several vectors become one; more than one attention block needs it.
         batch_norm: Normalise the pooled vector over the batch.
         conditioning: Conditions of the pooled and projected vector.
@@ -140,7 +141,7 @@ class Pooled(Head):
     projection_at: Literal["frames", "pooled"] = "pooled"
     projection_kind: Literal["linear", "block", "relu-linear"] = "linear"
     attention: AttentionBlocks | None = None
-    pooling: Literal["mean", "std", "max", "attention", "channel-attention"] = "attention"
+    pooling: Annotated[str, AfterValidator(Choice("pooling"))] = "attention"
     fusion: Fusion | None = None
     batch_norm: bool = False
     conditioning: Conditioning | None = None
@@ -163,13 +164,13 @@ class Category(Pooled):
     """A task of classes: what it reads from the model and what it is taught.
 
     Attributes:
-        loss: Name in `serein.losses.LOSSES`: `cross-entropy`, or `arcface`, whose output layer is a centre per class.
+        loss: The loss function.
         arcface: Options of that loss.
         class_weights: `balanced`: N_total / (num_classes * N_class).
         label_smoothing: 1-g for the true class, g/(K-1) for each other (diatlova2024).
     """
 
-    loss: Literal["cross-entropy", "arcface"] = "cross-entropy"
+    loss: Annotated[str, AfterValidator(Choice("loss"))] = "cross-entropy"
     arcface: ArcFace = ArcFace()
     class_weights: Literal["none", "balanced"] = "none"
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
@@ -185,13 +186,13 @@ class Words(Pooled):
 
     Attributes:
         targets: `s1`: the class; `s2`: the mean of all annotators' labels; `s3`: of these and their one-word comments.
-        loss: Name in `serein.losses.VECTOR_LOSSES`.
+        loss: The loss function.
     """
 
-    is_vector: ClassVar[bool] = True
+    puts_out: ClassVar[Literal["scores", "vector", "numbers"]] = "vector"
 
     targets: Literal["s1", "s2", "s3"] = "s1"
-    loss: Literal["mse", "mae", "log-cosh"] = "log-cosh"
+    loss: Annotated[str, AfterValidator(Choice("vector-loss"))] = "log-cosh"
 
 
 class Transcript(Head):
@@ -201,12 +202,13 @@ class Transcript(Head):
     """
 
 
-Task = Category | Words | Transcript
-_KINDS: dict[str, type[Task]] = {"words": Words, "asr": Transcript}
+MAIN_TASK = "emotion"  # what a recipe learns that does not name its tasks
 
 
 class Tasks(Options):
     """What is learned, each by its own head; a model predicts the first one and is evaluated by it.
+
+    The names are those of `serein.tasks.TASKS` and of users' packages; each has options of its own.
 
     Attributes:
         emotion: The classes of `labels`.
@@ -217,17 +219,24 @@ class Tasks(Options):
         speaker: The speakers of the training set.
     """
 
-    emotion: Category | None = Category()
-    words: Words | None = None
-    gender: Category | None = None
-    asr: Transcript | None = None
-    style: Category | None = None
-    speaker: Category | None = None
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, SerializeAsAny[Head] | None] = Field(init=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _each_by_its_own_options(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        options = {Choice("task")(name): (choose("task", name).Options | None, None) for name in values}
+        options.setdefault(MAIN_TASK, (choose("task", MAIN_TASK).Options | None, choose("task", MAIN_TASK).Options()))
+        read = create_model("Tasks", __base__=Options, **options).model_validate(values)  # type: ignore[call-overload]
+        given = {name: getattr(read, name) for name in table("task") if name in options}
+        return {name: own for name, own in given.items() if own is not None or name == MAIN_TASK}
 
     @model_validator(mode="after")
     def _at_least_one(self) -> Tasks:
         if not self.chosen:
-            raise ValueError("no task is left: keep 'emotion', or name another")
+            raise ValueError(f"no task is left: keep '{MAIN_TASK}', or name another")
         return self
 
     @model_validator(mode="after")
@@ -242,10 +251,9 @@ class Tasks(Options):
         return self
 
     @property
-    def chosen(self) -> dict[str, Task]:
+    def chosen(self) -> dict[str, Head]:
         """Task -> options, in order."""
-        options = ((name, getattr(self, name)) for name in type(self).model_fields)
-        return {name: option for name, option in options if option is not None}
+        return {name: options for name, options in (self.model_extra or {}).items() if options is not None}
 
     @property
     def pooled(self) -> dict[str, Pooled]:
@@ -274,8 +282,8 @@ class Tasks(Options):
         """Return one task by itself, with as much of the main one's head as it has use for where it has none."""
         options = self.chosen.get(task)
         if options is None:
-            kind = _KINDS.get(task, Category)
-            main = self.chosen[self.main]
-            shared = {*(Head.model_fields if kind is Transcript else Pooled.model_fields)} & {*type(main).model_fields}
+            kind, main = choose("task", task).Options, self.chosen[self.main]
+            base = Pooled if issubclass(kind, Pooled) else Head
+            shared = base.model_fields.keys() & type(main).model_fields.keys()
             options = kind(**{name: getattr(main, name) for name in shared})
-        return Tasks.model_validate({name: options if name == task else None for name in type(self).model_fields})
+        return Tasks.model_validate({MAIN_TASK: None, task: options})

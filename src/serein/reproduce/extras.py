@@ -34,7 +34,6 @@ from serein.evaluation.predictions import (
 from serein.evaluation.scores import score_predictions
 from serein.evaluation.task_scores import TaskScore, chosen_tasks, score_task, task_scores
 from serein.evaluation.verification import FoldVerification, RunVerification, run_verification
-from serein.labels.vocabulary import Vocabulary, open_vocabulary
 from serein.models.hidden_states import Backbone
 from serein.models.model import SpeechModel
 from serein.reproduce.comparison import ExtraTable
@@ -42,6 +41,7 @@ from serein.reproduce.table import Row
 from serein.tasks.classes import ClassLabels
 from serein.tasks.votes import NOUNS, distinct_targets, first_and_second, target_words
 from serein.tasks.word_vectors import mean_vectors, normalised
+from serein.text.word_vectors import Vocabulary, open_vocabulary
 
 
 def inference_time_s(model: SpeechModel, duration_s: float, *, num_repeats: int = 5, num_warm: int = 1) -> float:

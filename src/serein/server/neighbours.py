@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from serein.errors import ModelError
 from serein.inference.predictor import Predictor
 from serein.knn.datastore import Datastore, open_datastore
-from serein.labels.vocabulary import Vocabulary
 from serein.tasks.word_vectors import WordVectorTask
+from serein.text.word_vectors import Vocabulary
 
 NUM_NEAREST = 5
 

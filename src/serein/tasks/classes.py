@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from serein import losses, metrics
+from serein.choices import choose
 from serein.data.dataset import Targets
 from serein.data.utterance import Utterance
 from serein.errors import RecipeError
@@ -119,7 +120,7 @@ class ClassTask(Task):
     Options = Category
 
     def __init__(self, options: Category, class_labels: ClassLabels) -> None:
-        self.spec = TaskSpec(class_labels.field, class_labels.field, "classes", class_labels.classes)
+        self.spec = TaskSpec(class_labels.field, class_labels.field, self.problem, class_labels.classes)
         self.options: Category = options
         self.class_labels = class_labels
         self.num_outputs = len(class_labels.classes)
@@ -158,7 +159,7 @@ class ClassTask(Task):
         """Return the mean loss of a batch: probabilities and logits, both (batch, class)."""
         weights = None if self.class_weights is None else self.class_weights.to(output.device)
         own = self.options.arcface.model_dump() if self.options.loss == "arcface" else {}
-        each = losses.LOSSES[self.options.loss](truth, output, weights, self.options.label_smoothing, **own)
+        each = choose("loss", self.options.loss)(truth, output, weights, self.options.label_smoothing, **own)
         return losses.weighted_mean(each, truth, weights)
 
     def classes(self, truth: torch.Tensor) -> torch.Tensor:

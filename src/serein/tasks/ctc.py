@@ -157,10 +157,12 @@ class CtcTask(Task):
 
     Options = Transcript
     fits_on = "train"
-    monitor = "word_accuracy"
+    problem = "sequence"
+    mixes = False
+    monitors = ("word_accuracy", "character_accuracy")
 
     def __init__(self, options: Transcript, alphabet: Alphabet, name: str = "asr") -> None:
-        self.spec = TaskSpec(name, "transcript", "sequence")
+        self.spec = TaskSpec(name, "transcript", self.problem, monitor=self.monitors[0])
         self.options: Transcript = options
         self.alphabet = alphabet
         self.num_outputs = alphabet.num_symbols

@@ -29,9 +29,12 @@ def label_of(utterance: Utterance, field: str) -> str | None:
     return value
 
 
+Problem = Literal["classes", "vector", "sequence", "regression"]
+
+
 @dataclass(frozen=True)
 class TaskSpec:
-    """What a task is about.
+    """What a task is about; run folders store it (`data.json`).
 
     Attributes:
         name: Its key in recipes, batches, heads and labels.json.
@@ -39,12 +42,14 @@ class TaskSpec:
         problem: `classes`; `vector`: a word vector, answered by the nearest class; `sequence`: words; `regression`: a
             number.
         classes: Names of the classes; none where there are no classes.
+        monitor: The score that training monitors unless a stage names another.
     """
 
     name: str
     field: str
-    problem: Literal["classes", "vector", "sequence", "regression"]
+    problem: Problem
     classes: tuple[str, ...] = ()
+    monitor: str = "ua"
 
 
 class Task(ABC):
@@ -52,18 +57,22 @@ class Task(ABC):
 
     Attributes:
         Options: What recipes say of such a task.
+        problem: What kind of output it has, see `TaskSpec`.
+        mixes: Whether targets and outputs of several clips or models have a mean.
         fits_on: Whose labels its outputs are: of all data, or of a fold's training set alone.
         needs_shared_speakers: Whether test speakers must be among the training speakers.
-        monitor: The score that training monitors unless a stage names another.
+        monitors: The scores that training can monitor; the first unless a stage names another.
         spec: What it is about.
         options: What it reads from the model, its loss and its weight.
         num_outputs: Numbers that its head puts out for a clip, or for a frame.
     """
 
     Options: ClassVar[type[Head]]
+    problem: ClassVar[Problem] = "classes"
+    mixes: ClassVar[bool] = True
     fits_on: ClassVar[Literal["all", "train"]] = "all"
     needs_shared_speakers: ClassVar[bool] = False
-    monitor: ClassVar[str] = "ua"
+    monitors: ClassVar[tuple[str, ...]] = ("ua", "wa", "macro_f1")
 
     spec: TaskSpec
     options: Head

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from serein import losses
+from serein.choices import choose
 from serein.data.dataset import Targets
 from serein.data.utterance import Utterance
 from serein.errors import ModelError, RecipeError
-from serein.labels.vocabulary import Vocabulary, open_vocabulary
 from serein.recipe import Head, Nouns, Recipe, Words
 from serein.tasks.classes import ClassLabels, class_labels_of, class_predictions, class_scores
 from serein.tasks.decoding import Decoded, TaskPrediction
 from serein.tasks.task import Task, TaskSpec
 from serein.tasks.votes import NOUNS, target_words
+from serein.text.word_vectors import Vocabulary, open_vocabulary
 
 TEMPERATURE = 0.1  # of the softmax; the nearest class does not depend on it
 
@@ -103,10 +103,8 @@ def vocabulary_of(classes: WordClasses) -> Vocabulary:
 def phrase_vectors(texts: Sequence[str], vocabulary: Vocabulary) -> NDArray[np.float32]:
     """Return a vector for each text, (text, feature): the word's own, or the mean of its words'."""
 
-    def vector(text: str) -> NDArray[np.float32]:
-        return vocabulary.vector(text) if text in vocabulary else vocabulary.vectors(text.split()).mean(axis=0)
-
-    return np.stack([vector(text) for text in texts]).astype(np.float32)
+    words = ([text] if text in vocabulary else text.split() for text in texts)
+    return np.stack([vocabulary.vectors(some).mean(axis=0) for some in words])
 
 
 def normalised(vectors: ArrayLike) -> NDArray[np.float64]:
@@ -139,12 +137,14 @@ class WordVectorTask(Task):
     """
 
     Options = Words
+    problem = "vector"
+    monitors = ("ua", "wa", "macro_f1", "cosine")
 
     def __init__(
         self, options: Words, word_classes: WordClasses, nouns: Nouns | None = None, name: str = "words"
     ) -> None:
         nouns = nouns or Nouns()
-        self.spec = TaskSpec(name, word_classes.class_labels.field, "vector", word_classes.classes)
+        self.spec = TaskSpec(name, word_classes.class_labels.field, self.problem, word_classes.classes)
         self.options: Words = options
         self.word_classes, self.class_labels = word_classes, word_classes.class_labels
         self.num_outputs = word_classes.vectors.shape[1]
@@ -217,7 +217,7 @@ class WordVectorTask(Task):
 
     def loss(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """Return the mean loss of a batch: targets, (batch, feature + class), and vectors, (batch, feature)."""
-        return losses.VECTOR_LOSSES[self.options.loss](truth[:, : self.num_outputs], output).mean()
+        return choose("vector-loss", self.options.loss)(truth[:, : self.num_outputs], output).mean()  # type: ignore[no-any-return]
 
     def classes(self, truth: torch.Tensor) -> torch.Tensor:
         """Return the class numbers of targets, (batch, feature + class): (batch,)."""

@@ -379,8 +379,8 @@ def loss_weights(
 
 
 def monitored_score(stage: Stage, first: Task) -> str:
-    """Return the score of a stage's first task that is monitored; `ua`, the default, means the task's own default."""
-    return first.monitor if stage.monitor == "ua" else stage.monitor
+    """Return the monitored score of a stage's first task: the stage's, or else the task's own."""
+    return stage.monitor or first.monitors[0]
 
 
 def _frozen_sha256(model: SpeechModel) -> str | None:

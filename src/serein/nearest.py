@@ -1,0 +1,302 @@
+"""Nearest vectors: exactly, block by block of an array that may be mapped into memory; or approximately, by faiss.
+
+Both indexes choose candidates by quick products and compare those in float64: the distances are exact, and of equally
+near vectors the first comes first.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from serein.data.files import replacing
+from serein.errors import MissingExtraError, ModelError
+
+Metric = Literal["euclidean", "cosine"]
+Rows = NDArray[np.int64]
+Values = NDArray[np.float64]
+
+QUERIES_AT_ONCE = 1024
+ROWS_AT_ONCE = 1 << 15
+FIRST_ROWS, GROWTH = 1 << 11, 8  # of blocks: there is soon something to beat, and few candidates come at once
+SCORES_AT_ONCE = 1 << 21
+PAIRS_AT_ONCE = 1 << 14
+BFLOAT16_FROM = 32  # queries; fewer wait for the memory, not for the products
+MAX_NORM = 1e15  # above it, or below its inverse, float32 may overflow: such vectors are always candidates
+
+RECALL_AT, WANTED_RECALL = 8, 0.98
+FAISS_POINTS_PER_LIST = 39  # what faiss asks for to train a list
+FAISS_MAX_LISTS = 2048
+FAISS_CANDIDATES = 4  # times k, because 8-bit vectors are a little off
+FAISS_NUM_QUERIES = 200
+
+
+class ExactIndex:
+    """Exact search through all vectors.
+
+    Args:
+        vectors: (vector, feature) float32 or float16.
+        metric: `euclidean`: the smallest distance is nearest; `cosine`: the greatest; a vector of zeros has cosine 0.
+        norms: (vector,) float64, see `euclidean_norms`, where they are known.
+
+    Example:
+        >>> rows, distances = ExactIndex(np.float32([[0, 0], [3, 4], [0, 1]])).search(np.zeros((1, 2)), k=2)
+        >>> rows.tolist(), distances.tolist()
+        ([[0, 2]], [[0.0, 1.0]])
+    """
+
+    def __init__(self, vectors: NDArray[Any], metric: Metric = "euclidean", norms: Values | None = None) -> None:
+        self.vectors, self.metric, self._norms = vectors, metric, norms
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @cached_property
+    def norms(self) -> Values:
+        """(vector,) Euclidean norms."""
+        if self._norms is not None:
+            return self._norms
+        blocks = [self.vectors[start : start + ROWS_AT_ONCE] for start in range(0, len(self), ROWS_AT_ONCE)]
+        return np.concatenate([euclidean_norms(block) for block in blocks])
+
+    @cached_property
+    def _terms(self) -> NDArray[np.float32]:
+        """(vector,) what makes a product a score, see `_search`; NaN where float32 may overflow."""
+        is_extreme = (self.norms > MAX_NORM) | ((self.norms < 1 / MAX_NORM) & (self.norms > 0))
+        norms = np.where(is_extreme, np.nan, self.norms)
+        terms = norms**2 / 2 if self.metric == "euclidean" else 1 / np.where(norms == 0, 1.0, norms)
+        return terms.astype(np.float32)
+
+    def search(self, queries: NDArray[Any], k: int) -> tuple[Rows, Values]:
+        """Return the k nearest rows of each query and their distances or cosines, both (query, k), nearest first.
+
+        Args:
+            queries: (query, feature), finite.
+            k: 1 to the number of vectors.
+        """
+        queries = normalise(queries) if self.metric == "cosine" else np.ascontiguousarray(queries, np.float32)
+        rows, similarities = np.zeros((len(queries), k), np.int64), np.full((len(queries), k), -np.inf)
+        for start in range(0, len(queries), QUERIES_AT_ONCE):
+            some = slice(start, start + QUERIES_AT_ONCE)
+            self._search(queries[some], rows[some], similarities[some])
+        return rows, similarities if self.metric == "cosine" else -similarities
+
+    def _search(self, queries: NDArray[Any], best_rows: Rows, best: Values) -> None:
+        """Fill in the k nearest rows and their similarities, both (query, k): cosines, or negative distances.
+
+        A vector's score is its cosine, or its product with the query less half its squared norm, in float32. It is a
+        candidate unless its score is below that of the k-th nearest so far by more than rounding explains.
+        """
+        k, is_cosine = best.shape[1], self.metric == "cosine"
+        in_bfloat16 = is_cosine and len(queries) >= BFLOAT16_FROM and multiplies_bfloat16()
+        lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
+        longest = 1.0 if is_cosine else float(self.norms.max())
+        reach = lengths if is_cosine else lengths * longest + longest**2
+        rounding = reach * relative_rounding(queries.shape[1], in_bfloat16)
+        most = SCORES_AT_ONCE // len(queries)
+        if self.vectors.dtype != np.float32:  # converted block by block
+            most = min(most, ROWS_AT_ONCE)
+        start = 0
+        while start < len(self):
+            block = slice(start, start + max(FIRST_ROWS, k, min(GROWTH * start, most)))
+            scores = self._scores(queries, block, in_bfloat16)
+            kth = best[:, -1] if is_cosine else (lengths**2 - best[:, -1] ** 2) / 2
+            threshold = (kth - rounding).astype(np.float32)
+            if start == 0:
+                kth = np.partition(scores.float().numpy(), -k, axis=1)[:, -k]
+                threshold = np.nextafter((kth - 2 * rounding).astype(np.float32), -np.inf, dtype=np.float32)
+            query, row = above(scores, threshold)
+            if in_bfloat16 and len(row) * 8 > scores.numel():  # the vectors are too much alike for 8 bits
+                in_bfloat16, rounding = False, reach * relative_rounding(queries.shape[1], in_bfloat16=False)
+                continue
+            row += start
+            for i in range(0, len(row), PAIRS_AT_ONCE):
+                pairs = query[i : i + PAIRS_AT_ONCE], row[i : i + PAIRS_AT_ONCE]
+                keep_best(best_rows, best, *pairs, self.similarities(queries[pairs[0]], pairs[1]))
+            start = block.stop
+
+    def _scores(self, queries: NDArray[Any], block: slice, in_bfloat16: bool) -> Tensor:
+        """Return (query, vector) float32 or bfloat16: what `_search` compares."""
+        vectors, terms = self.vectors[block].astype(np.float32, copy=False), self._terms[block]
+        if in_bfloat16:
+            directions = torch.from_numpy(np.require(vectors, requirements="W")) * torch.from_numpy(terms)[:, None]
+            return torch.from_numpy(queries).bfloat16() @ directions.bfloat16().T
+        with np.errstate(over="ignore", invalid="ignore"):  # extreme vectors compete in any case
+            scores = queries.astype(np.float32, copy=False) @ vectors.T
+        apply = np.multiply if self.metric == "cosine" else np.subtract
+        return torch.from_numpy(apply(scores, terms, out=scores))
+
+    def similarities(self, queries: NDArray[Any], rows: Rows) -> Values:
+        """Return (pair,) cosines, or negative distances, of queries, (pair, feature), and rows, (pair,), in float64.
+
+        Cosines, of queries of length 1, drop what the order of summing decides: equal vectors are equally near.
+        """
+        if self.metric == "euclidean":
+            distances: Values = np.sqrt(np.square(self.vectors[rows].astype(np.float64) - queries).sum(axis=1))
+            return -distances
+        norms = self.norms[rows]
+        cosines = np.einsum("ij,ij->i", self.vectors[rows], queries, dtype=np.float64) / np.where(norms > 0, norms, 1.0)
+        return np.asarray(np.clip(cosines.round(12), -1.0, 1.0))
+
+
+def euclidean_norms(vectors: NDArray[Any]) -> Values:
+    """Return (vector,) float64."""
+    return np.asarray(np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)))
+
+
+def normalise(vectors: NDArray[Any]) -> Values:
+    """Return vectors of length 1 in float64; zeros stay, and large numbers do not overflow."""
+    largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0.0)
+    scaled = vectors / np.where(largest > 0, largest, 1.0).astype(np.float64)
+    lengths = np.linalg.norm(scaled, axis=1, keepdims=True)
+    directions: Values = scaled / np.where(lengths > 0, lengths, 1.0)
+    return directions
+
+
+def above(scores: Tensor, threshold: NDArray[np.float32]) -> tuple[Rows, Rows]:
+    """Return queries and vectors of the scores, (query, vector), that exceed the query's threshold or are no number."""
+    if scores.dtype == torch.float32:
+        query, vector = np.divmod(np.flatnonzero(~(scores.numpy() <= threshold[:, None])), scores.shape[1])
+        return query, vector
+    asked = np.flatnonzero(~(scores.amax(dim=1).float().numpy() <= threshold))  # few; others need not become float32
+    place, vector = above(scores[asked].float(), threshold[asked])
+    return asked[place], vector
+
+
+def multiplies_bfloat16() -> bool:
+    """Tell whether the processor multiplies matrices of bfloat16 in hardware, several times as fast as float32."""
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+
+
+def relative_rounding(num_features: int, in_bfloat16: bool) -> float:
+    """Return how far a score is off at most, relative to the norms of query and vector (Cauchy and Schwarz).
+
+    float32 rounds each sum and product by 2^-24, bfloat16 both factors and the result by 2^-8.
+    """
+    return 2.0**-23 * (num_features + 8) + (3.1 * 2.0**-8 if in_bfloat16 else 0.0)
+
+
+def keep_best(best_rows: Rows, best: Values, query: Rows, rows: Rows, similarities: Values) -> None:
+    """Let pairs of a query and a row, (pair,), compete with the k nearest so far, both (query, k), in place."""
+    k = best.shape[1]
+    asked, number = np.unique(query, return_inverse=True)
+    numbers = np.concatenate([np.repeat(np.arange(len(asked)), k), number])
+    all_rows = np.concatenate([best_rows[asked].ravel(), rows])
+    all_similarities = np.concatenate([best[asked].ravel(), similarities])
+    order = np.lexsort((all_rows, -all_similarities, numbers))
+    rank = np.arange(len(order)) - np.searchsorted(numbers[order], numbers[order])
+    kept = order[rank < k]
+    best_rows[asked] = all_rows[kept].reshape(-1, k)
+    best[asked] = all_similarities[kept].reshape(-1, k)
+
+
+class FaissIndex:
+    """Approximate search: an inverted file of 8-bit vectors, mapped into memory.
+
+    Args:
+        path: What `write_faiss` wrote.
+        exact: Of the same vectors.
+
+    Raises:
+        MissingExtraError: faiss is not installed.
+        ModelError: The file is damaged, or of other vectors.
+    """
+
+    def __init__(self, path: Path, exact: ExactIndex) -> None:
+        faiss = require_faiss()
+        try:
+            self.lists = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+        except RuntimeError:
+            raise ModelError("is damaged", where=path, remedy="Delete it, and build it again.") from None
+        if (self.lists.ntotal, self.lists.d) != exact.vectors.shape:
+            raise ModelError("is of other vectors", where=path, remedy="Delete it, and build it again.")
+        self.exact = exact
+
+    def search(self, queries: NDArray[Any], k: int) -> tuple[Rows, Values]:
+        """Return about the k nearest rows of each query and their exact distances or cosines; see `ExactIndex.search`.
+
+        Queries whose lists hold fewer than k vectors are searched exactly.
+        """
+        return searched(self.lists, self.exact, queries, k)
+
+
+def searched(lists: Any, exact: ExactIndex, queries: NDArray[Any], k: int) -> tuple[Rows, Values]:
+    """Return the k nearest of the 4 k rows that faiss finds near each query, compared in float64."""
+    queries = normalise(queries) if exact.metric == "cosine" else np.ascontiguousarray(queries, np.float32)
+    candidates = lists.search(queries.astype(np.float32), min(FAISS_CANDIDATES * k, len(exact)))[1].astype(np.int64)
+    rows, best = np.zeros((len(queries), k), np.int64), np.full((len(queries), k), -np.inf)
+    query, place = np.nonzero(candidates >= 0)
+    for start in range(0, len(query), PAIRS_AT_ONCE):
+        some = query[start : start + PAIRS_AT_ONCE]
+        found = candidates[some, place[start : start + PAIRS_AT_ONCE]]
+        keep_best(rows, best, some, found, exact.similarities(queries[some], found))
+    values = best if exact.metric == "cosine" else -best
+    is_short = np.isinf(best).any(axis=1)
+    if is_short.any():
+        rows[is_short], values[is_short] = exact.search(queries[is_short], k)
+    return rows, values
+
+
+def write_faiss(exact: ExactIndex, path: Path, rng: np.random.Generator) -> float:
+    """Write an inverted file, to be searched through the least power of two of its lists that reaches `WANTED_RECALL`.
+
+    Args:
+        rng: Draws the vectors that the lists are made from, and those that are asked for.
+
+    Returns:
+        The share that it finds of the 8 nearest other vectors of some 200.
+
+    Raises:
+        MissingExtraError: faiss is not installed.
+        ModelError: The file cannot be written.
+    """
+    faiss = require_faiss()
+    num, size = exact.vectors.shape
+
+    def vectors(rows: Any) -> NDArray[np.float32]:
+        block = exact.vectors[rows]
+        return np.ascontiguousarray(normalise(block) if exact.metric == "cosine" else block, np.float32)
+
+    num_lists = max(1, min(int(4 * num**0.5), num // FAISS_POINTS_PER_LIST, FAISS_MAX_LISTS))
+    lists = faiss.IndexIVFScalarQuantizer(faiss.IndexFlatL2(size), size, num_lists, faiss.ScalarQuantizer.QT_8bit)
+    lists.train(vectors(np.sort(rng.choice(num, min(num, num_lists * FAISS_POINTS_PER_LIST), replace=False))))
+    for start in range(0, num, ROWS_AT_ONCE):
+        lists.add(vectors(slice(start, start + ROWS_AT_ONCE)))
+    queries = vectors(np.sort(rng.choice(num, min(num, FAISS_NUM_QUERIES), replace=False)))
+    k = min(RECALL_AT + 1, num)
+    truth = exact.search(queries, k)[0][:, 1:]  # the first is the query itself
+    while (found := recall(truth, searched(lists, exact, queries, k)[0][:, 1:])) < WANTED_RECALL:
+        if lists.nprobe >= num_lists:
+            break
+        lists.nprobe = min(2 * lists.nprobe, num_lists)
+    try:
+        with replacing(path) as partial:
+            faiss.write_index(lists, str(partial))
+    except (OSError, RuntimeError) as error:  # faiss's word for a full disk
+        raise ModelError("the index cannot be written", where=path, remedy="Make room on the disk.") from error
+    return found
+
+
+def recall(truth: Rows, found: Rows) -> float:
+    """Return the share of the true neighbours that were found; both (query, k).
+
+    Example:
+        >>> recall(np.array([[1, 2], [3, 4]]), np.array([[2, 1], [3, 5]]))
+        0.75
+    """
+    return float((truth[:, :, None] == found[:, None, :]).any(axis=2).mean())
+
+
+def require_faiss() -> Any:
+    """Return the package faiss, or raise MissingExtraError."""
+    try:
+        return importlib.import_module("faiss")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("faiss-cpu", "search") from error
