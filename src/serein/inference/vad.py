@@ -33,7 +33,6 @@ _MOST_FRAMES = 1024  # at once: 33 s, some 20 MB
 QUIET_RMS = 0.0015  # frames of recordings whose loudest speech is below are amplified to it: the network misses them
 SILENCE_RMS = 1e-4  # below it there is nothing to amplify
 MOST_GAIN = 100.0
-LEVEL_DECAY = 0.9995  # of the loudest frame, per frame: half in 44 s
 
 State = tuple[torch.Tensor, torch.Tensor]
 
@@ -112,7 +111,7 @@ class SpeechDetector:
         self.network = speech_network()
         self.state: State = (torch.zeros(1, 1, _STATE), torch.zeros(1, 1, _STATE))
         self.waiting: Waveform = np.zeros(CONTEXT, np.float32)  # the context, then less than a frame
-        self.level = 0.0  # RMS of the loudest frame so far, decaying
+        self.level = 0.0  # RMS of the loudest frame so far
 
     def feed(self, waveform: Waveform) -> NDArray[np.float32]:
         """Return (frame,) for the frames that (sample,) more complete."""
@@ -136,13 +135,10 @@ class SpeechDetector:
     def _gains(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return (frame,) what each frame is multiplied by: 1 unless all that has arrived is quiet."""
         own = frames[:, CONTEXT:].std(axis=1)  # an offset is no level
-        levels = np.empty(len(own), np.float32)
-        for number, rms in enumerate(own.tolist()):
-            self.level = max(rms, LEVEL_DECAY * self.level)
-            levels[number] = self.level
-        return np.where(
-            levels < SILENCE_RMS, 1.0, np.clip(QUIET_RMS / np.maximum(levels, SILENCE_RMS), 1.0, MOST_GAIN)
-        ).astype(np.float32)
+        levels = np.maximum.accumulate(np.concatenate([[self.level], own]))[1:]
+        self.level = float(levels[-1]) if len(levels) else self.level
+        gains = np.clip(QUIET_RMS / np.maximum(levels, SILENCE_RMS), 1.0, MOST_GAIN)
+        return np.where(levels < SILENCE_RMS, 1.0, gains).astype(np.float32)
 
 
 def feed_all(detectors: Sequence[SpeechDetector], waveforms: Sequence[Waveform]) -> list[NDArray[np.float32]]:
