@@ -130,9 +130,9 @@ class SpeechDetector:
         if not num_frames:
             return np.zeros((0, CONTEXT + FRAME), np.float32)
         frames: NDArray[np.float32] = np.lib.stride_tricks.sliding_window_view(waiting, CONTEXT + FRAME)[::FRAME]
-        return frames[:num_frames] * self._gains(frames[:num_frames])[:, None]
+        return frames[:num_frames] * self.gains(frames[:num_frames])[:, None]
 
-    def _gains(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
+    def gains(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return (frame,) what each frame is multiplied by: 1 unless all that has arrived is quiet."""
         own = frames[:, CONTEXT:].std(axis=1)  # an offset is no level
         levels = np.maximum.accumulate(np.concatenate([[self.level], own]))[1:]
