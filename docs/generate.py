@@ -1,24 +1,33 @@
-"""Writes docs/recipes.md from the schema of recipes, and the table of docs/corpora.md: `python docs/generate.py`.
+"""Writes what the documents say of the code: `python docs/generate.py`. A test holds them equal.
 
-Tests hold them equal.
+Whole files: recipes.md, prediction.schema.json. Between markers: the tables of corpora.md and formats.md.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from serein import recipe
 from serein.choices import Choice, choose, table
 from serein.corpora import CORPORA
+from serein.data.utterance import Utterance
+from serein.evaluation.predictions import Prediction as StoredPrediction
+from serein.inference import schemas
 from serein.recipe import Options, Recipe
 from serein.recipe.options import NamedOptions, OptionsOf
 
-HEAD = """# Recipes
+DOCS = Path(__file__).parent
+
+RECIPES_HEAD = """# Recipes
 
 Every key of a recipe, its default and its meaning; made from the schema by `python docs/generate.py`.
 Unknown keys are refused, with the nearest known one. `base:` names a recipe to start from; other keys are merged over
@@ -33,9 +42,9 @@ set:
 """
 
 
-def page() -> str:
-    """Return the page's text."""
-    parts = [HEAD]
+def recipes_page() -> str:
+    """Return docs/recipes.md, from the schema of recipes."""
+    parts = [RECIPES_HEAD]
     seen: list[type[Options]] = []
     _describe(Recipe, "", parts, seen)
     return "\n".join(parts)
@@ -74,7 +83,7 @@ def _tasks() -> dict[str, FieldInfo]:
     }
 
 
-def _docstring(part: type[Options]) -> tuple[str, dict[str, str]]:
+def _docstring(part: type[Any]) -> tuple[str, dict[str, str]]:
     summary, _, attributes = inspect.cleandoc(part.__doc__ or "").partition("Attributes:")
     entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", attributes, re.MULTILINE)
     return " ".join(summary.split()), {name: " ".join(text.split()).replace("|", "\\|") for name, text in entries}
@@ -118,24 +127,99 @@ def _options_in(annotation: Any) -> list[type[Options]]:
     return [part for argument in nested for part in _options_in(argument)]
 
 
-CORPORA_PAGE = Path(__file__).with_name("corpora.md")
-
-
-def corpora_page() -> str:
-    """Return docs/corpora.md with the table of the corpora that serein knows."""
-    rows = ["| name | corpus | language | utterances | speakers | licence |", "|---|---|---|---|---|---|"]
+def corpora_table() -> str:
+    """Return the table of the corpora that serein knows."""
+    rows = []
     for corpus in CORPORA.values():
         about = corpus.to_json()
         numbers = [about["num_utterances"], about["num_speakers"]]
         shown = ["" if number is None else f"{number:,}" for number in numbers]
-        licence = corpus.licence or "yours"
-        rows.append(
-            " | ".join([f"| `{corpus.name}`", corpus.title, ", ".join(corpus.languages), *shown, f"{licence} |"])
-        )
-    before, _, rest = CORPORA_PAGE.read_text(encoding="utf-8").partition("-->\n")
-    return f"{before}-->\n" + "\n".join(rows) + "\n<!-- end" + rest.partition("<!-- end")[2]
+        rows.append([f"`{corpus.name}`", corpus.title, ", ".join(corpus.languages), *shown, corpus.licence or "yours"])
+    return markdown_table(["name", "corpus", "language", "utterances", "speakers", "licence"], rows)
 
+
+def schema_table(part: type[BaseModel]) -> str:
+    """Return the fields of a pydantic model; those that may be absent are optional."""
+    rows = [
+        [f"`{name}`", _type(info.annotation), "" if info.is_required() else "optional", info.description or ""]
+        for name, info in part.model_fields.items()
+    ]
+    return markdown_table(["field", "type", "", "meaning"], rows)
+
+
+def docstring_table(part: type[Any]) -> str:
+    """Return the fields of a dataclass or pydantic model with the meanings that its docstring gives."""
+    meanings = _docstring(part)[1]
+    if dataclasses.is_dataclass(part):
+        names = [field.name for field in dataclasses.fields(part)]
+    else:
+        names = list(part.model_fields)
+    return markdown_table(["field", "meaning"], [[f"`{name}`", meanings.get(name, "")] for name in names])
+
+
+def markdown_table(heads: list[str], rows: list[list[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def _type(annotation: Any) -> str:
+    """Return a type in the words of JSON."""
+    arguments = [argument for argument in get_args(annotation) if argument is not type(None)]
+    if type(None) in get_args(annotation):
+        return f"{_type(arguments[0])} or null"
+    if arguments and all(isinstance(argument, str) for argument in arguments):
+        return " or ".join(f"`{argument}`" for argument in arguments)
+    if getattr(annotation, "__origin__", None) is list:
+        return f"list of {_type(arguments[0])}"
+    if getattr(annotation, "__origin__", None) is dict:
+        return f"object of {_type(arguments[1])}"
+    if hasattr(annotation, "__metadata__"):
+        return _type(arguments[0])
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return annotation.__name__.removesuffix("Schema").removesuffix("Details").lower()
+    return {str: "string", float: "number"}[annotation]
+
+
+def _on_lines(content: dict[str, Any]) -> str:
+    """Return an object in JSON with a line for each key."""
+    return (
+        "{\n"
+        + ",\n".join(f'  "{key}": {json.dumps(value, ensure_ascii=False)}' for key, value in content.items())
+        + "\n}"
+    )
+
+
+def with_tables(name: str, tables: dict[str, Callable[[], str]]) -> str:
+    """Return a page with the tables between its markers: `<!-- NAME: written by docs/generate.py -->`."""
+    text = (DOCS / name).read_text(encoding="utf-8")
+    for key, made in tables.items():
+        start, end = f"<!-- {key}: written by docs/generate.py -->\n", f"<!-- end of {key} -->"
+        before, _, rest = text.partition(start)
+        text = f"{before}{start}{made()}\n{end}{rest.partition(end)[2]}"
+    return text
+
+
+FORMATS = {
+    "prediction": lambda: schema_table(schemas.PredictionSchema),
+    "segment": lambda: schema_table(schemas.SegmentSchema),
+    "task": lambda: schema_table(schemas.TaskSchema),
+    "model": lambda: schema_table(schemas.ModelSchema),
+    "neighbour": lambda: schema_table(schemas.NeighbourSchema),
+    "word": lambda: schema_table(schemas.WordSchema),
+    "error": lambda: schema_table(schemas.ErrorDetails),
+    "example": lambda: f"```json\n{_on_lines(schemas.EXAMPLE)}\n```",
+    "utterance": lambda: docstring_table(Utterance),
+    "stored prediction": lambda: docstring_table(StoredPrediction),
+}
+PAGES: dict[str, Callable[[], str]] = {
+    "recipes.md": recipes_page,
+    "corpora.md": lambda: with_tables("corpora.md", {"corpora": corpora_table}),
+    "formats.md": lambda: with_tables("formats.md", FORMATS),
+    "prediction.schema.json": lambda: json.dumps(schemas.json_schema(), indent=1, ensure_ascii=False) + "\n",
+}
 
 if __name__ == "__main__":
-    Path(__file__).with_name("recipes.md").write_text(page(), encoding="utf-8")
-    CORPORA_PAGE.write_text(corpora_page(), encoding="utf-8")
+    for name, made in PAGES.items():
+        text = made()
+        (DOCS / name).write_text(text, encoding="utf-8")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -22,14 +24,18 @@ def test_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         exec(compile(block, "docs/tutorial.md", "exec"), names)
 
 
-def test_generated_pages_are_current() -> None:
+def generator() -> ModuleType:
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
     assert spec is not None
     assert spec.loader is not None
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
-    assert generate.page() == (ROOT / "docs/recipes.md").read_text(), "run: python docs/generate.py"
-    assert generate.corpora_page() == (ROOT / "docs/corpora.md").read_text(), "run: python docs/generate.py"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("name", "made"), generator().PAGES.items())
+def test_generated_pages_are_current(name: str, made: Callable[[], str]) -> None:
+    assert made() == (ROOT / "docs" / name).read_text(encoding="utf-8"), "run: python docs/generate.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

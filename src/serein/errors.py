@@ -27,6 +27,10 @@ class SereinError(Exception):
         remedy = f" {self.remedy.strip()}" if self.remedy else ""
         return " ".join(f"{place}{self.what}.{remedy}".split())
 
+    def to_dict(self) -> dict[str, str | None]:
+        """Return `where`, `what` and `remedy`, as JSON states errors."""
+        return {"where": self.where, "what": self.what, "remedy": self.remedy}
+
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.what, self.where, self.remedy)
 

@@ -221,10 +221,10 @@ def test_faults_tell_nothing_of_the_inside(make_service: MakeService, short: byt
 
 
 def test_errors_of_the_command_line_are_not_told(client: TestClient) -> None:
-    from serein.server.problems import in_words
+    from serein.server.problems import for_clients
 
     error = AudioError("no speech was found", where="a.wav", remedy="Predict it whole with --segments never.")
-    assert in_words(error) == "a.wav: no speech was found."
+    assert str(for_clients(error)) == "a.wav: no speech was found."
 
 
 def test_the_description_has_examples(client: TestClient) -> None:
@@ -234,5 +234,5 @@ def test_the_description_has_examples(client: TestClient) -> None:
         schema["components"]["schemas"]["Body_predict_batch_v1_predict_batch_post"]["properties"]["files"]["maxItems"]
         == Limits().num_files
     )
-    assert schema["components"]["schemas"]["PredictionResponse"]["examples"][0]["label"] == "happy"
+    assert schema["components"]["schemas"]["PredictionSchema"]["examples"][0]["label"] == "happy"
     assert set(schema["paths"]["/v1/predict"]["post"]["responses"]) >= {"200", "413", "422", "429", "503"}

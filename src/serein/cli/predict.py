@@ -16,6 +16,7 @@ import typer
 from serein.cli.app import app
 from serein.cli.knn import K, KnnWeight
 from serein.cli.options import DefaultModel, Device, MinConfidence, MinDuration, Recordings, Step, Window, print_tables
+from serein.errors import SereinError
 
 if TYPE_CHECKING:
     from serein.inference.prediction import Prediction
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from serein.inference.segments import SlidingWindow
 
     Pair = tuple[Source, Prediction]
+    OnError = Callable[[Source, SereinError], None]
 
 Format = Literal["table", "json", "csv", "textgrid", "audacity"]
 LABEL_FORMATS = ("textgrid", "audacity")
@@ -87,7 +89,7 @@ def predict(
     files = files if max_files is None else evenly_spread(files, max_files)
     if plot is not None and len(files) > 1:
         raise typer.BadParameter(f"{len(files)} recordings do not fit into one picture", param_hint="'--plot'")
-    failed: list[Exception] = []
+    failed: list[SereinError] = []
     with Bars() as bars:
         words = None if labels is None else [word.strip() for word in labels.split(",")]
         if ensemble is not None:
@@ -111,14 +113,17 @@ def predict(
                 return predict_in_processes(model, words, some, options, workers)
             return predictor.predict_files(some, options=options, on_error="return", on_progress=_shown_on(bars))
 
-        def predicted(some: Sequence[Source]) -> Iterator[Pair]:
+        def predicted(some: Sequence[Source], on_error: OnError | None = None) -> Iterator[Pair]:
             from serein.inference.plot import save_picture
             from serein.inference.prediction import Prediction
 
             for source, result in zip(some, results(some), strict=True):
-                if not isinstance(result, Prediction):
-                    failed.append(result)  # type: ignore[arg-type]
+                if isinstance(result, SereinError):
+                    failed.append(result)
+                    if on_error is not None:
+                        on_error(source, result)
                     continue
+                assert isinstance(result, Prediction)
                 if plot is not None:
                     save_picture(result, plot)
                 yield source, result
@@ -215,7 +220,7 @@ def _shown_on(bars: object) -> Callable[[float, float], None]:
 
 
 def _append(
-    predicted: Callable[[Sequence[Source]], Iterator[Pair]],
+    predicted: Callable[[Sequence[Source], OnError], Iterator[Pair]],
     files: Sequence[Source],
     out: Path,
     fingerprint: str,
@@ -226,10 +231,10 @@ def _append(
     from serein.inference.writers import PredictionFile
 
     with PredictionFile(out, fingerprint) as file:
-        missing = [source for source in files if id_of(source) not in file.ids]
+        missing = [source for source in files if id_of(source) not in file.done]
         there = f", {len(files) - len(missing)} were done before" if len(missing) < len(files) else ""
-        for done, (source, prediction) in enumerate(predicted(missing), start=1):
-            file.write(id_of(source), prediction)
+        for done, (_, prediction) in enumerate(predicted(missing, file.write_error), start=1):
+            file.write(prediction)
             bars("predicting", done, len(missing) + 1, f"{done} of {len(missing)} recordings{there}")  # type: ignore[operator]
     bars("predicting", 1, 1, f"{len(missing)} recordings{there}")  # type: ignore[operator]
 

@@ -13,7 +13,7 @@ Consensus = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Rating(BaseModel):
-    """What one rater said about one utterance.
+    """One rater's labels for one utterance.
 
     Attributes:
         labels: Categories the rater chose, in the corpus's own words; repeats count.
@@ -48,16 +48,22 @@ class Utterance(BaseModel):
     Attributes:
         id: Unique within the manifest.
         audio: Path of the file; absolute once a manifest is loaded, relative to the manifest on disk.
-        start_s: Start of the part within the file, in seconds.
-        end_s: End of the part, in seconds; `None` is the end of the file.
+        start_s: Start of the utterance within the file, in seconds.
+        end_s: End of the utterance, in seconds; `None` is the end of the file.
+        speaker: Who speaks; unique within the corpus.
+        gender: `female`, `male` or `other`.
+        session: The recording session or dialogue, by which some protocols split.
         emotion: Consensus or ground-truth category in the corpus's own words.
-        ratings: One entry per rater.
         valence: Unpleasant to pleasant, the raters' consensus on the corpus's own scale.
         arousal: Calm to excited, likewise; corpora also call it activation.
         dominance: Weak to strong, likewise.
-        style: How the speech came about.
-        split: The corpus's official split ("train", "dev", "test", "test2", ...).
-        predicted: Values that `serein corpus annotate` had models predict.
+        ratings: One entry per rater: `labels`, `comment`, `rater`.
+        transcript: The words that are spoken.
+        style: How the speech came about: `scripted`, `improvised` or `natural`.
+        split: The corpus's official split: `train`, `dev`, `test`, `test2`, ...
+        language: The spoken language, as a code such as `en`.
+        corpus: The corpus that the utterance comes from.
+        predicted: Values that models predicted for `serein corpus annotate`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

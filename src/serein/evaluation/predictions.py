@@ -34,10 +34,13 @@ class Prediction:
         id: The utterance.
         truth: Its true class; `None` if unknown.
         prediction: The class the model chose.
-        probabilities: Share of every class, summing to 1; `None` where the model gives none.
+        probabilities: Class -> probability; they sum to 1. `None` if the model gives none.
+        speaker: Who speaks; intervals resample speakers.
+        gender: The speaker's gender.
         fold: Name of the fold that the utterance was predicted in.
         seed: Seed of the training.
         duration_s: Length of the audio, in seconds.
+        corpus: The corpus of the utterance; speakers are distinct within it.
     """
 
     id: str
@@ -53,7 +56,7 @@ class Prediction:
 
     @property
     def confidence(self) -> float | None:
-        """Share given to the predicted class, 0 to 1."""
+        """Probability of the predicted class."""
         return None if self.probabilities is None else self.probabilities[self.prediction]
 
 

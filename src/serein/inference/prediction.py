@@ -136,7 +136,10 @@ class Prediction(TaskPrediction):
         return shown(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the prediction by the schema of docs/formats.md: plain values, the same keys in every case."""
+        """Return the prediction by the schema of docs/formats.md: plain values.
+
+        `value` is there only for a task that predicts a number, `neighbours` only if they were asked for.
+        """
         return {
             "file": self.file,
             "id": self.id,

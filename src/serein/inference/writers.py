@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from serein.errors import RunError
+from serein.errors import RunError, SereinError
 from serein.inference.prediction import Prediction, Segment
+from serein.inference.predictor import Source, id_of
+from serein.inference.sources import utterance_of
 
 
 def textgrid(prediction: Prediction) -> str:
@@ -90,18 +92,27 @@ WRITERS: dict[str, Callable[[Prediction], str]] = {"textgrid": textgrid, "audaci
 SUFFIXES = {"textgrid": ".TextGrid", "audacity": ".txt"}
 
 
+def error_dict(source: Source, error: SereinError) -> dict[str, Any]:
+    """Return what stands in the place of a prediction for a recording that cannot be read, see docs/formats.md."""
+    utterance = utterance_of(source)
+    id = utterance.id if utterance.id != utterance.audio else None
+    return {"file": utterance.audio, "id": id, "error": error.to_dict()}
+
+
 _START = b'{"file": '
 
 
 class PredictionFile:
     """A prediction file that can be continued.
 
+    Each line is a prediction, or the error of a recording that could not be read; those are tried again.
+
     Args:
         path: Created when it does not exist.
         fingerprint: Identifies the model and the options; written into every line.
 
     Attributes:
-        ids: Ids of the utterances whose predictions are in the file.
+        done: Utterances (by id) and recordings (by path) whose predictions are in the file.
 
     Raises:
         RunError: It is not a prediction file, it is of another model or other options, or another process writes to it.
@@ -113,14 +124,23 @@ class PredictionFile:
         self.file: IO[bytes] = open(path, "a+b")  # noqa: SIM115  (closed by __exit__)
         try:
             self._lock()
-            self.ids = self._read()
+            self._errors: dict[str, dict[str, Any]] = {}
+            self.done = self._read()
         except BaseException:
             self.file.close()
             raise
 
-    def write(self, id: str, prediction: Prediction) -> None:
-        """Append the prediction of an utterance or a path; when this returns, other processes see it."""
-        line = {**prediction.to_dict(), "id": id, "fingerprint": self.fingerprint}
+    def write(self, prediction: Prediction) -> None:
+        """Append a prediction; when this returns, other processes see it."""
+        self._append(prediction.to_dict())
+
+    def write_error(self, source: Source, error: SereinError) -> None:
+        """Append why a recording cannot be read, unless the file says so already."""
+        if self._errors.get(id_of(source)) != error.to_dict():
+            self._append(error_dict(source, error))
+
+    def _append(self, content: Mapping[str, Any]) -> None:
+        line = {**content, "fingerprint": self.fingerprint}
         self.file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
         self.file.flush()
 
@@ -143,18 +163,22 @@ class PredictionFile:
             raise RunError("another process writes to it", where=self.path, remedy="Wait for it or stop it.") from None
 
     def _read(self) -> set[str]:
-        ids = set()
+        done = set()
         self.file.seek(0)
         place = 0
         for number, line in enumerate(self.file, start=1):
             if not line.endswith(b"\n"):
                 self._require_torn(line, number)
                 break
-            ids.add(self._id_of(line, number))
+            key, error = self._parse(line, number)
+            if error is None:
+                done.add(key)
+            else:
+                self._errors[key] = error
             place += len(line)
         self.file.truncate(place)
         self.file.seek(0, os.SEEK_END)
-        return ids
+        return done
 
     def _require_torn(self, line: bytes, number: int) -> None:
         """Refuse to cut off a last line that was not left by a killed process."""
@@ -163,13 +187,14 @@ class PredictionFile:
                 "is not a prediction of serein", where=f"{self.path}:{number}", remedy="Choose another --out."
             )
 
-    def _id_of(self, line: bytes, number: int) -> str:
+    def _parse(self, line: bytes, number: int) -> tuple[str, dict[str, Any] | None]:
+        """Return which utterance or recording a line is about, and its error."""
         where, remedy = f"{self.path}:{number}", "Choose another --out."
         try:
             content: Any = json.loads(line)
-            name, fingerprint = content["id"], content["fingerprint"]
+            key, fingerprint = content["id"] or content["file"], content["fingerprint"]
         except (ValueError, KeyError, TypeError):
             raise RunError("is not a prediction of serein", where=where, remedy=remedy) from None
         if fingerprint != self.fingerprint:
             raise RunError("was predicted by another model or with other options", where=where, remedy=remedy)
-        return str(name)
+        return str(key), content.get("error")

@@ -54,13 +54,13 @@ def of_recording(error: AudioError) -> HTTPProblem:
         'a.wav: silent. Record it again.'
     """
     kind = "too-long" if isinstance(error, TooLongAudioError) else "unusable-recording"
-    return HTTPProblem(422, kind, in_words(error))
+    return HTTPProblem(422, kind, str(for_clients(error)))
 
 
-def in_words(error: AudioError) -> str:
-    """Return an error's text, without a remedy that is about the command line."""
+def for_clients(error: AudioError) -> AudioError:
+    """Return an error without its remedy if that is about the command line."""
     remedied = error.remedy and "--" not in error.remedy and "list" not in error.remedy
-    return str(error) if remedied else str(AudioError(error.what, where=error.where))
+    return error if remedied else AudioError(error.what, where=error.where)
 
 
 def unauthorised() -> HTTPProblem:

@@ -13,19 +13,18 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from serein.audio import Upload
-from serein.errors import AudioError
+from serein.errors import AudioError, SereinError
+from serein.inference.schemas import ErrorSchema, PredictionSchema
+from serein.inference.writers import error_dict
 from serein.server import problems
 from serein.server.problems import HTTPProblem
 from serein.server.schemas import (
     BatchResponse,
-    BatchResult,
     ModelInfo,
     ModelsResponse,
-    PredictionResponse,
     ProblemDetails,
     StatusResponse,
     prediction_response,
-    problem_details,
 )
 from serein.server.service import Service
 
@@ -72,10 +71,13 @@ def router(service: Service) -> APIRouter:
         request: Request,
         file: Annotated[UploadFile, File(description="WAV, FLAC, OGG, Opus or MP3.")],
         segments: SegmentsQuery = SegmentsMode.auto,
-    ) -> PredictionResponse:
+    ) -> PredictionSchema:
         """Predict one recording."""
         upload = await _upload(service, file)
-        return await _unless_disconnected(service, request, _predict(service, upload, segments))
+        try:
+            return await _unless_disconnected(service, request, _predict(service, upload, segments))
+        except AudioError as error:
+            raise problems.of_recording(error) from None
 
     @routes.post("/v1/predict/batch", response_model_exclude_unset=True, responses=_REFUSALS, tags=["recordings"])
     async def predict_batch(
@@ -89,8 +91,9 @@ def router(service: Service) -> APIRouter:
                 413, "too-large", f"A batch has at most {service.limits.num_files} recordings. Send several."
             )
         results = await _unless_disconnected(service, request, _results(service, files, segments))
-        if all(result.error for result in results):
-            details = " ".join(result.error.detail for result in results[:3] if result.error)
+        if not any(isinstance(result, PredictionSchema) for result in results):
+            errors = [result.error for result in results if isinstance(result, ErrorSchema)]
+            details = " ".join(str(SereinError(e.what, where=e.where, remedy=e.remedy)) for e in errors[:3])
             raise HTTPProblem(422, "unusable-recording", f"None of {len(results)} recordings can be used. {details}")
         return BatchResponse(results=results)
 
@@ -161,22 +164,20 @@ async def _upload(service: Service, file: UploadFile) -> Upload:
     return Upload(await file.read(), named(file.filename))
 
 
-async def _predict(service: Service, upload: Upload, segments: SegmentsMode) -> PredictionResponse:
-    try:
-        prediction = await service.predict(upload, segments.value)
-    except AudioError as error:
-        raise problems.of_recording(error) from None
+async def _predict(service: Service, upload: Upload, segments: SegmentsMode) -> PredictionSchema:
+    prediction = await service.predict(upload, segments.value)
     return await service.run_in_thread(lambda: prediction_response(prediction, service.neighbours))
 
 
-async def _results(service: Service, files: list[UploadFile], segments: SegmentsMode) -> list[BatchResult]:
-    async def result(file: UploadFile) -> BatchResult:
+async def _results(
+    service: Service, files: list[UploadFile], segments: SegmentsMode
+) -> list[PredictionSchema | ErrorSchema]:
+    async def result(file: UploadFile) -> PredictionSchema | ErrorSchema:
+        upload = await _upload(service, file)
         try:
-            return BatchResult(prediction=await _predict(service, await _upload(service, file), segments))
-        except HTTPProblem as problem:
-            if problem.status_code == 503:
-                raise
-            return BatchResult(error=problem_details(problem))
+            return await _predict(service, upload, segments)
+        except AudioError as error:
+            return ErrorSchema.model_validate(error_dict(upload, problems.for_clients(error)))
 
     return list(await asyncio.gather(*map(result, files)))
 
