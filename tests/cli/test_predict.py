@@ -215,7 +215,7 @@ def test_answers_are_appended_and_a_stopped_run_goes_on(
     whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
     assert serein("predict", "--model", model, *clips, "--out", whole).status == 0
     lines = whole.read_bytes().splitlines(keepends=True)
-    assert [json.loads(line)["id"] for line in lines] == clips
+    assert [json.loads(line)["file"] for line in lines] == clips
     part.write_bytes(b"".join(lines[:2]) + lines[2][:30])  # as a kill leaves it
     outcome = serein("predict", "--model", model, *clips, "--out", part)
     assert (outcome.status, outcome.out) == (0, "")
@@ -232,10 +232,10 @@ def test_broken_recordings_are_listed_at_the_end_and_tried_again(
         assert outcome.status == 1
         assert outcome.err.splitlines()[-2].startswith(f"error: {lost}: no such file")
         assert outcome.err.splitlines()[-1] == "1 of 6 recordings could not be read."
-        assert len(out.read_text().splitlines()) == 5
+        assert [json.loads(line)["file"] for line in out.read_text().splitlines()] == [str(lost), *clips]
     shutil.copy(clips[0], lost)
     assert serein("predict", "--model", model, lost, *clips, "--out", out).status == 0
-    assert len(out.read_text().splitlines()) == 6
+    assert [json.loads(line)["file"] for line in out.read_text().splitlines()] == [str(lost), *clips, str(lost)]
 
 
 @pytest.mark.parametrize("content", [b'{"id": "a", "emotion": "sad"}\n', b"Dear diary,\n", b"Dear diary, no line ends"])

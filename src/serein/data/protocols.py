@@ -32,7 +32,7 @@ def alike_speakers(utterances: Sequence[Utterance]) -> list[tuple[str, ...]]:
     return [tuple(sorted(names)) for names in spellings.values() if len(names) > 1]
 
 
-def require_told_apart(utterances: Sequence[Utterance]) -> None:
+def require_distinct_speakers(utterances: Sequence[Utterance]) -> None:
     """Raise ManifestError when speakers of one corpus differ by case or spaces alone: they may be one."""
     if alike := [" and ".join(repr(name) for name in names) for names in alike_speakers(utterances)]:
         raise ManifestError(

@@ -14,8 +14,8 @@ from serein.data.protocols import (
     TEST_SIDES,
     WITHOUT_SPEAKERS,
     genders_of,
+    require_distinct_speakers,
     require_field,
-    require_told_apart,
     some,
     speaker_key,
 )
@@ -175,7 +175,7 @@ def make_folds(
     if protocol.name not in WITHOUT_SPEAKERS:
         require_field(utterances, "speaker", f"protocol '{protocol.name}'")
     if not protocol.shares_speakers:
-        require_told_apart(utterances)
+        require_distinct_speakers(utterances)
     tests = TEST_SIDES[protocol.name](utterances, protocol, duplicates or {})
     following = [tested for _, _, tested in (*tests[1:], tests[0])]
     folds = [_with_dev(utterances, *test, protocol, after) for test, after in zip(tests, following, strict=True)]

@@ -14,7 +14,7 @@ from serein.choices import choose
 from serein.data import manifest
 from serein.data.dataset import Recordings, Targets, duplicates
 from serein.data.leaks import check_leaks, check_targets
-from serein.data.protocols import require_told_apart
+from serein.data.protocols import require_distinct_speakers
 from serein.data.splits import Fold, Folds, dev_rule, make_folds
 from serein.data.unlabelled import Unlabelled, add_unlabelled
 from serein.data.utterance import Utterance
@@ -174,7 +174,7 @@ def train_and_dev(utterances: Sequence[Utterance], protocol: Protocol, pairs: Ma
         )
         utterances = [u for u in utterances if u.split in ("train", "dev")]
     if not protocol.shares_speakers:
-        require_told_apart(utterances)
+        require_distinct_speakers(utterances)
     is_dev = dev_rule(utterances, protocol, "all")
     train_ids = tuple(u.id for u in utterances if not is_dev(u))
     dev_ids = tuple(u.id for u in utterances if is_dev(u))

@@ -188,9 +188,10 @@ class Prediction(TaskPrediction):
         return f"Prediction(file={self.file!r}, {self.task}={self.label!r}{confidence}{value}{rejected}{many})"
 
 
-def shown(said: Segment | Prediction) -> str:
+def shown(prediction: Segment | Prediction) -> str:
     """Return a prediction as people read it: its label, its number, or why it is rejected."""
-    return said.rejected or said.label or ("" if said.value is None else f"{said.value:.2f}")
+    value = "" if prediction.value is None else f"{prediction.value:.2f}"
+    return prediction.rejected or prediction.label or value
 
 
 @dataclass(frozen=True)
@@ -229,10 +230,10 @@ def merged_segments(windows: Sequence[Segment], reject_option: RejectOption) -> 
     return tuple(merged)
 
 
-def segment_of(said: TaskPrediction, start_s: float, end_s: float, rejected: str | None = None) -> Segment:
-    """Return what is said of a stretch of a recording, without its label when it is rejected."""
-    label = None if rejected else said.label
-    return Segment(label, said.confidence, said.probabilities, said.value, start_s, end_s, rejected)
+def segment_of(task: TaskPrediction, start_s: float, end_s: float, rejected: str | None = None) -> Segment:
+    """Return the prediction of a task as that of a segment, without its label when it is rejected."""
+    label = None if rejected else task.label
+    return Segment(label, task.confidence, task.probabilities, task.value, start_s, end_s, rejected)
 
 
 def _moments(windows: Sequence[Segment], reject_option: RejectOption) -> Iterator[Segment]:
