@@ -313,3 +313,9 @@ def test_a_real_file_cut_short_is_refused(tmp_path: Path) -> None:
     shutil.copy(next((REAL / "ravdess").rglob("*.flac")), path)
     with pytest.raises(AudioError, match="cut off"):
         audio.load(cut(path, 0.6))
+
+
+def test_the_documentation_names_every_suffix() -> None:
+    table = (Path(__file__).parents[1] / "docs" / "formats.md").read_text()
+    for suffix in (*audio.SUFFIXES, *audio.MEDIA_SUFFIXES, *audio.RAW_SUFFIXES):
+        assert f"`{suffix}`" in table

@@ -14,6 +14,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -53,8 +54,11 @@ def damaged(content: bytes, rng: np.random.Generator) -> bytes:
     return bytes(changed) or b"\0"
 
 
-def read_damaged(start: int, num: int) -> dict[str, float]:
-    """Read `num` damaged recordings from number `start` on; what they are follows from their numbers."""
+def read_damaged(start: int, num: int, folder: str) -> dict[str, float]:
+    """Read `num` damaged recordings from number `start` on; what they are follows from their numbers.
+
+    Half of them are files, in `folder`, half are bytes.
+    """
     from audio_files import containers, encoded
     from serein import audio
     from serein.errors import AudioError
@@ -70,13 +74,14 @@ def read_damaged(start: int, num: int) -> dict[str, float]:
         content = encoded(name)
         for _ in range(rng.integers(1, 4)):
             content = damaged(content, rng)
-        if num == 1:
-            Path(f"fuzz-{number}-{name}").write_bytes(content)
+        source = Path(f"fuzz-{number}-{name}") if num == 1 else Path(folder, "damaged") if number % 2 else content
+        if isinstance(source, Path):
+            source.write_bytes(content)
         print(number, name, file=sys.stderr, flush=True)
         faulthandler.dump_traceback_later(60, exit=True)  # a hang on the busiest machine
         start_s = time.process_time()
         try:
-            with audio.open(content) as recording:
+            with audio.open(source) as recording:
                 recording.info()
                 waveform = recording.waveform()
             assert len(waveform)
@@ -107,4 +112,5 @@ def test_damaged_recordings() -> None:
 
 if __name__ == "__main__":
     faulthandler.enable()
-    print(json.dumps(read_damaged(int(sys.argv[1]), int(sys.argv[2]))))
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(read_damaged(int(sys.argv[1]), int(sys.argv[2]), folder)))

@@ -118,7 +118,7 @@ def without_length(samples: np.ndarray, mode: str) -> bytes:
     soundfile.write(
         content, samples, 44_100, format="MP3", subtype="MPEG_LAYER_III", bitrate_mode=mode, compression_level=0.5
     )
-    (part,) = lengths.mp3_parts(content.getvalue())
+    (part,) = lengths.mp3_parts(content)
     assert part.num_stated >= len(samples)
     return content.getvalue()[part.sound :]
 
@@ -150,4 +150,4 @@ def test_the_frame_that_states_a_length() -> None:
     frame = lengths._xing_frame(head, 1152 * 77)
     assert len(frame) == 144 * 128_000 // 44_100 == 417
     assert frame[4 + 17 :][:12] == b"Xing\0\0\0\x01\0\0\0\x4d"
-    assert lengths.mp3_parts(frame + frame[:4] + bytes(413)) == [lengths.Mp3(0, 1152 * 77, 417, 1152)]
+    assert lengths.mp3_parts(io.BytesIO(frame + frame[:4] + bytes(413))) == [lengths.Mp3(0, 1152 * 77, 417, 1152)]

@@ -7,10 +7,12 @@ import os
 import struct
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from serein import audio
 from serein.audio import TooLongAudioError, Upload, source
@@ -196,6 +198,13 @@ def test_datasets_hold_bytes_or_a_path(tmp_path: Path) -> None:
         assert np.array_equal(audio.load(mapping), audio.load(encoded(SOUND)))
 
 
+def test_datasets_hold_a_decoder() -> None:
+    decoded = SimpleNamespace(data=torch.tensor(SOUND)[None], sample_rate=16_000)
+    decoder = SimpleNamespace(get_all_samples=lambda: decoded)
+    assert np.array_equal(audio.load(decoder), SOUND)
+    assert np.array_equal(audio.as_waveform(decoder), SOUND)
+
+
 def test_encoded_sound_states_its_own_rate() -> None:
     with pytest.raises(AudioError, match="states its own sampling rate"):
         audio.load(encoded(SOUND), sampling_rate=16_000)
@@ -216,6 +225,7 @@ def test_raw_pcm_is_read_with_its_rate_alone(tmp_path: Path, name: str) -> None:
 
 
 def test_raw_pcm_from_a_pipe_and_beside_files(tmp_path: Path) -> None:
+    assert sum(map(len, audio.blocks(io.BytesIO(PCM), raw_rate_hz=8_000))) == 16_000
     assert audio.info(io.BytesIO(PCM), raw_rate_hz=8_000) == audio.AudioInfo(1.0, 8_000, 1)
     with pytest.raises(AudioError, match="Headerless PCM needs its rate: --raw-rate 16000"):
         audio.info(io.BytesIO(PCM))

@@ -25,7 +25,7 @@ from serein.audio.contract import (
     no_samples,
     truncated,
 )
-from serein.audio.lengths import mp3_views, ogg_views, with_its_length
+from serein.audio.lengths import mp3_parts, mp3_views, ogg_views, with_its_length
 from serein.audio.samples import to_float
 from serein.audio.source import View
 from serein.errors import AudioError
@@ -46,7 +46,7 @@ _MEDIA_FORMATS = "mov,matroska,asf,amr,aac,ac3,eac3,mp3,ogg,flac,wav,w64,caf,aif
 _MEDIA_CODECS = (
     "aac,aac_latm,ac3,eac3,alac,amrnb,amrwb,libopencore_amrnb,libopencore_amrwb,mp1float,mp2float,mp3float,mp1,mp2,mp3,"
     "opus,libopus,vorbis,flac,speex,wmav1,wmav2,wmapro,wmavoice,wmalossless,wavpack,tta,gsm,gsm_ms,g722,g726,g726le,"
-    "adpcm_ms,adpcm_ima_wav,adpcm_ima_qt,adpcm_swf,adpcm_yamaha,nellymoser,qdm2,qcelp,truespeech,"
+    "adpcm_ms,adpcm_ima_wav,adpcm_ima_qt,adpcm_swf,adpcm_yamaha,nellymoser,qdm2,qcelp,truespeech,dca,truehd,"
     "pcm_alaw,pcm_mulaw,pcm_u8,pcm_s8,pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,"
     "pcm_f32le,pcm_f32be,pcm_f64le,pcm_f64be,pcm_dvd,pcm_bluray"
 )  # of sound alone: no picture is ever decoded
@@ -128,13 +128,15 @@ class Soundfile:
         self.where = where
         self.raw_rate_hz, self.is_fresh = raw_rate_hz, True
         mended = None if raw_rate_hz else with_its_length(file)
-        joined = ogg_views(file) if not raw_rate_hz and _begins(file, b"OggS") else []
+        mp3s = [] if raw_rate_hz else mp3_parts(file)
+        joined = [] if raw_rate_hz else mp3_views(file, mp3s) if len(mp3s) > 1 else ogg_views(file)
         self._open(joined or [mended or file])
-        self.is_guess = [False] * len(self.parts)
-        if self.parts[0].format == "MP3":
-            joined, self.is_guess = mp3_views(file, self.parts[0].frames)
-            if joined:
-                self._open(joined)
+        self.is_guess = [not mp3.are_all(mp3.num_stated) for mp3 in mp3s] or [self.parts[0].format == "MP3"] * len(
+            self.parts
+        )
+        if len(mp3s) == 1 and not mp3s[0].are_all(mp3s[0].num_stated or self.parts[0].frames):
+            self._open(mp3_views(file, mp3s))
+            self.is_guess = [True]
         for part in self.parts:
             _require_complete(where, part.extra_info)
         rates = sorted({part.samplerate for part in self.parts})
@@ -188,11 +190,6 @@ class Soundfile:
     def close(self) -> None:
         for part in self.parts:
             part.close()
-
-
-def _begins(file: BinaryIO, marker: bytes) -> bool:
-    file.seek(0)
-    return file.read(len(marker)) == marker
 
 
 def _sound_file(file: BinaryIO | View, raw_rate_hz: int | None = None) -> Any:
@@ -283,12 +280,12 @@ class Pyav:
             ) from None
         options = {"format_whitelist": _MEDIA_FORMATS, "codec_whitelist": _MEDIA_CODECS, "protocol_whitelist": "none"}
         try:
-            self.file.seek(0)
-            with av.open(self.file, "r", options=options, metadata_errors="replace") as container:
+            with av.open(View(self.file), "r", options=options, metadata_errors="replace") as container:
                 stream: Any = container.streams.best("audio")
-                if stream is None or stream.codec_context is None:
+                codec = stream and stream.codec_context and stream.codec_context.codec.name
+                if codec not in _MEDIA_CODECS.split(","):
                     raise AudioError(
-                        "holds no sound that is known",
+                        f"holds sound that is not read ({codec})" if stream else "holds no sound",
                         where=self.where,
                         remedy="Give WAV, FLAC, Ogg, MP3 or another recording.",
                     )
@@ -305,7 +302,7 @@ class Pyav:
                 stated_s = _stated_s(container, stream)
                 if seconds < stated_s - MISSING_S:
                     raise truncated(self.where, f"the header promises {stated_s:.2f} s, the file holds {seconds:.2f} s")
-        except (av.FFmpegError, ArithmeticError, LookupError, MemoryError, RuntimeError, ValueError) as error:
+        except (av.FFmpegError, ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, ValueError) as error:
             raise damaged(self.where, getattr(error, "strerror", None) or str(error)) from None
 
 

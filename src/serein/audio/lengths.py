@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -23,17 +24,21 @@ def with_its_length(file: BinaryIO) -> View | None:
     start = file.read(12)
     if start[:4] == b".snd" and start[8:12] == bytes(4):
         return View(file, start[:8] + b"\xff\xff\xff\xff", 12)  # AU's word for it
-    form, place = _CHUNKS.get(start[:4], ("", 0))
-    ds64 = 0
-    for _ in range(1000 if form else 0):
+    if start[:4] not in _CHUNKS:
+        return None
+    form, place = _CHUNKS[start[:4]]
+    width, ds64 = struct.calcsize(form), 0
+    for _ in range(1000):
+        if place + width >= size:
+            return None
         file.seek(place)
-        name, stated = struct.unpack(form, file.read(struct.calcsize(form)).ljust(struct.calcsize(form), b"\0"))
-        place += struct.calcsize(form)
-        if name == b"data" or stated < 0 or place >= size:
+        name, stated = struct.unpack(form, file.read(width))
+        place += width
+        if name == b"data" or stated < 0:
             break
-        ds64 = place + 8 if name == b"ds64" else ds64
+        ds64 = place + 8 if name == b"ds64" and stated >= 16 else ds64
         place += stated + (stated % 2 if form.endswith("I") else 0)
-    if not form or name != b"data" or place >= size:
+    if name != b"data":
         return None
     file.seek(0)
     head = bytearray(file.read(place))
@@ -53,19 +58,21 @@ def with_its_length(file: BinaryIO) -> View | None:
 
 def _is_sound(file: BinaryIO, place: int, size: int) -> bool:
     """Return whether samples stand at `place`, rather than another chunk, a tag, padding or the end."""
+    if place + 8 >= size:
+        return False
     file.seek(place)
     rest = file.read(4096)
     is_name = all(32 <= byte < 127 for byte in rest[:4]) or rest[:3] == b"ID3"
-    return place + 8 < size and not is_name and bool(rest.strip(b"\0"))
+    return not is_name and bool(rest.strip(b"\0"))
 
 
 def ogg_views(file: BinaryIO) -> list[View]:
-    """Return each of the Ogg streams that a file joins end to end, none if it is one.
+    """Return each of the Ogg streams that a file joins end to end; none if it is one, or no Ogg.
 
     Source: RFC 3533, section 6: the first page of a stream is marked.
     """
     with content_of(file) as content:
-        starts = [match.start() for match in re.finditer(rb"OggS\0[\x02\x06]", content)]
+        starts = [match.start() for match in re.finditer(rb"OggS\0[\x02\x06]", content)] if content[:1] == b"O" else []
         stops = [*starts[1:], len(content)]
     return [View(file, b"", start, stop) for start, stop in zip(starts, stops, strict=True)] if starts[1:] else []
 
@@ -86,59 +93,55 @@ class Mp3:
     sound: int = 0
     num_samples: int = 0
 
+    def are_all(self, num_samples: int) -> bool:
+        """Return whether so many samples are all, but for the two frames by which encoders delay and pad."""
+        return 0 < num_samples >= self.num_samples - 2 * 1152
+
 
 _LAYER_III = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
 _KBPS_MPEG1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 _KBPS_MPEG2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 
 
-def mp3_views(file: BinaryIO, num_frames: int) -> tuple[list[View], list[bool]]:
-    """Return each of the MP3s that a file joins, none if libsndfile reads it as it is, and which lengths are guesses.
+def mp3_parts(file: BinaryIO) -> list[Mp3]:
+    """Return the MP3s that a file joins end to end, or the one; none if it is no MP3.
 
-    libsndfile stops after the samples that are stated, or that it guesses from the first frames' bit rate. Where these
-    are too few, a frame that states them all is written before the sound.
-
-    Args:
-        file: An MP3.
-        num_frames: What libsndfile takes for its length.
+    Walks from frame to frame of MPEG layer III, past tags. Where a frame states a length, another MP3 begins.
     """
-    with content_of(file) as content:
-        parts = mp3_parts(content) or [Mp3(0)]
-        slack = 2 * 1152
-        if len(parts) == 1 and (parts[0].num_stated or num_frames) >= parts[0].num_samples - slack:
-            return [], [parts[0].num_stated == 0]
-        views, is_guess = [], []
-        for part, stop in zip(parts, [*(part.start for part in parts[1:]), len(content)], strict=True):
-            is_guess.append(part.num_stated == 0 or part.num_stated < part.num_samples - slack)
-            head = _xing_frame(content[part.sound : part.sound + 4], part.num_samples) if is_guess[-1] else b""
-            views.append(View(file, head, part.sound if head else part.start, stop))
-    return views, is_guess
-
-
-def mp3_parts(content: Any) -> list[Mp3]:
-    """Walk from frame to frame of MPEG layer III, past tags; where a frame states a length, another MP3 begins."""
     parts: list[Mp3] = []
     place, tag = 0, -1
-    while place + 10 <= len(content):
-        start = bytes(content[place : place + 64])
-        if start[:3] == b"ID3":  # its length is four bytes of seven bits
-            tag = place
-            place += 10 + sum(byte << shift for byte, shift in zip(start[6:10], (21, 14, 7, 0), strict=True))
-        elif start[:3] == b"TAG":
-            place += 128
-        else:
+    with content_of(file) as content:
+        is_mp3 = bytes(content[:3]) == b"ID3" or _mp3_frame(bytes(content[:4]))[0] > 0
+        while is_mp3 and place + 10 <= len(content):
+            start = bytes(content[place : place + 64])
             num_bytes, num_samples = _mp3_frame(start)
-            if not num_bytes:  # a frame was cut off, or another kind of tag stands here
+            if num_bytes:
+                num_stated = _num_stated(start, num_samples)
+                if not parts or num_stated is not None:
+                    parts.append(Mp3(place if tag < 0 else tag, num_stated or 0))
+                if num_stated is None:
+                    parts[-1].sound = parts[-1].sound if parts[-1].num_samples else place
+                    parts[-1].num_samples += num_samples
+                place, tag = place + num_bytes, -1
+            elif start[:3] == b"ID3":  # its length is four bytes of seven bits
+                tag = place
+                place += 10 + sum(byte << shift for byte, shift in zip(start[6:10], (21, 14, 7, 0), strict=True))
+            else:  # a frame was cut off, or another kind of tag stands here
                 place = _next_frame(content, place)
-                continue
-            num_stated = _num_stated(start, num_samples)
-            if not parts or num_stated is not None:
-                parts.append(Mp3(place if tag < 0 else tag, num_stated or 0))
-            if num_stated is None:
-                parts[-1].sound = parts[-1].sound if parts[-1].num_samples else place
-                parts[-1].num_samples += num_samples
-            place, tag = place + num_bytes, -1
     return [part for part in parts if part.num_samples]
+
+
+def mp3_views(file: BinaryIO, parts: Sequence[Mp3]) -> list[View]:
+    """Return each of the MP3s that a file joins; before the sound of one that states too short a length, its own."""
+    views = []
+    stops = [*(part.start for part in parts[1:]), file.seek(0, os.SEEK_END)]
+    for part, stop in zip(parts, stops, strict=True):
+        if part.are_all(part.num_stated):
+            views.append(View(file, b"", part.start, stop))
+        else:
+            file.seek(part.sound)
+            views.append(View(file, _xing_frame(file.read(4), part.num_samples), part.sound, stop))
+    return views
 
 
 def _mp3_frame(start: bytes) -> tuple[int, int]:
@@ -167,7 +170,7 @@ def _num_stated(start: bytes, samples_per_frame: int) -> int | None:
     """Return the samples that a "Xing", "Info" or "VBRI" frame states, 0 if none; `None` for another frame."""
     body = start[4 if start[1] & 1 else 6 :].lstrip(b"\0")  # a checksum stands before the empty side information
     if body[:4] in (b"Xing", b"Info"):
-        return int.from_bytes(body[8:12], "big") * samples_per_frame if body[7] & 1 else 0
+        return int.from_bytes(body[8:12], "big") * samples_per_frame if len(body) > 11 and body[7] & 1 else 0
     return int.from_bytes(body[14:18], "big") * samples_per_frame if body[:4] == b"VBRI" else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,16 +38,15 @@ def open(source: Any, *, sampling_rate: float | None = None, raw_rate_hz: int | 
     """Open sound in any form; what can be read once only, a pipe or stream, is kept aside and can be read twice.
 
     Args:
-        source: Path, encoded bytes, binary file, `Upload`, samples as in `as_mono`, or a mapping with `array` and
-            `sampling_rate` or with `bytes` or `path`, as Hugging Face's datasets hold them.
+        source: Path, encoded bytes, binary file, `Upload`, samples as in `as_mono`, or what Hugging Face's datasets
+            hold, as in `unwrapped`.
         sampling_rate: Rate of samples in Hz. Encoded sound states its own.
         raw_rate_hz: Read what is no known container as 16-bit little-endian mono PCM at this rate.
 
     Raises:
         AudioError: It is missing, empty, truncated, no audio, or as in `as_waveform`.
     """
-    if isinstance(source, Mapping):
-        source, sampling_rate = unwrapped(source, sampling_rate)
+    source, sampling_rate = unwrapped(source, sampling_rate)
     if not isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview, Upload)) and not hasattr(source, "read"):
         yield Recording("samples", _Samples(as_mono(source), rate_hz(sampling_rate)))
         return
@@ -96,6 +95,11 @@ class Recording:
             raise no_samples(where)
         if num_frames and num_frames * num_channels > self.most_values:
             raise self._too_long()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is strange about it, as in `AudioInfo`; known without reading on."""
+        return self.decoder.remarks
 
     def info(self, start_s: float = 0.0, end_s: float | None = None, *, most_s: float = math.inf) -> AudioInfo:
         """Return length, rate and channels; where no header states the length, all is decoded once to measure it.
@@ -288,13 +292,21 @@ def decode(
         return recording.waveform(start_s, end_s)
 
 
-def blocks(path: Any, start_s: float = 0.0, end_s: float | None = None, *, block_s: float = 10.0) -> Iterator[Waveform]:
+def blocks(
+    path: Any,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    *,
+    block_s: float = 10.0,
+    sampling_rate: float | None = None,
+    raw_rate_hz: int | None = None,
+) -> Iterator[Waveform]:
     """Read what `decode` reads block by block, as `Recording.blocks`.
 
     Raises:
         AudioError: As in `open` and `Recording.blocks`.
     """
-    with open(path) as recording:
+    with open(path, sampling_rate=sampling_rate, raw_rate_hz=raw_rate_hz) as recording:
         yield from recording.blocks(start_s, end_s, block_s=block_s)
 
 

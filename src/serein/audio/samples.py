@@ -32,8 +32,7 @@ def as_waveform(samples: Any, sampling_rate: float | None = None) -> Waveform:
         >>> as_waveform(np.full((2, 24_000), 16_384, np.int16), 48_000).shape
         (8000,)
     """
-    if isinstance(samples, Mapping):
-        samples, sampling_rate = unwrapped(samples, sampling_rate)
+    samples, sampling_rate = unwrapped(samples, sampling_rate)
     return resample(as_mono(samples), rate_hz(sampling_rate))
 
 
@@ -126,21 +125,32 @@ def mixed_down(samples: Waveform) -> Waveform:
     return mono
 
 
-def unwrapped(mapping: Mapping[str, Any], sampling_rate: float | None) -> tuple[Any, float | None]:
-    """Return what a mapping of Hugging Face's datasets holds: samples and their rate, or encoded bytes or a path."""
-    stated = mapping.get("sampling_rate")
+def unwrapped(source: Any, sampling_rate: float | None) -> tuple[Any, float | None]:
+    """Return what Hugging Face's datasets hold: samples and their rate, or encoded bytes or a path.
+
+    Args:
+        source: A mapping with `array` and `sampling_rate`, or with `bytes` or `path`; a decoder of torchcodec, which
+            datasets give since version 4. Anything else is returned as it is.
+        sampling_rate: In Hz; may be `None` where the mapping has it.
+    """
+    if hasattr(source, "get_all_samples"):
+        decoded = source.get_all_samples()
+        source = {"array": decoded.data, "sampling_rate": decoded.sample_rate}
+    if not isinstance(source, Mapping):
+        return source, sampling_rate
+    stated = source.get("sampling_rate")
     for key in ("array", "raw"):
-        if mapping.get(key) is not None:
+        if source.get(key) is not None:
             if None not in (stated, sampling_rate) and stated != sampling_rate:
                 raise AudioError(
                     f"sampling rates of {stated} and {sampling_rate} Hz are given",
                     where="samples",
                     remedy="Leave sampling_rate out, or out of the mapping.",
                 )
-            return mapping[key], sampling_rate if stated is None else stated
+            return source[key], sampling_rate if stated is None else stated
     for key in ("bytes", "path"):
-        if mapping.get(key) is not None:
-            return mapping[key], None
+        if source.get(key) is not None:
+            return source[key], None
     raise AudioError(
         "a mapping without 'array'", where="samples", remedy="Give {'array': samples, 'sampling_rate': 16000}."
     )
