@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
 import pytest
 
 from serein.inference.predictor import Predictor, load
-from server.ingredients import RATE_HZ, MakeService, Waiting, encoded
+from server.ingredients import RATE_HZ, Live, MakeService, Waiting, encoded
 from speech_sounds import voiced
 
 
@@ -45,6 +47,27 @@ def client(make_service: MakeService) -> Iterator[Any]:
 
     with TestClient(create_app(make_service())) as client:
         yield client
+
+
+@pytest.fixture
+def live(make_service: MakeService) -> Iterator[Callable[..., Live]]:
+    """Serve from a thread of this process, at a free port: `live(keys=..., limits=...)`."""
+    from serein.server.app import bound, create_app, uvicorn_server
+
+    with ExitStack() as ending:
+
+        def serve(*model: Any, keys: Any = None, names: Any = None, **options: Any) -> Live:
+            service, is_ready = make_service(*model, **options), Event()
+            server = uvicorn_server(create_app(service, keys, names), is_ready.set)
+            listening = ending.enter_context(bound("127.0.0.1", 0))
+            thread = Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+            thread.start()
+            ending.callback(thread.join, 20)
+            ending.callback(setattr, server, "should_exit", True)
+            assert is_ready.wait(20)
+            return Live(service, listening.getsockname())
+
+        yield serve
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,8 @@ def test_windows_are_those_of_a_file(client: TestClient, predictor: Predictor, s
         (round(e.start_s, 3), round(e.end_s, 3), e.label) for e in expected
     ]
     assert heard[0]["probabilities"] == pytest.approx(expected[0].probabilities, abs=1e-5)
-    assert end == {"type": "end", "reason": "end", "duration_s": 5.0}
+    assert (end["type"], end["reason"], end["end_s"]) == ("end", "end", 5.0)
+    assert end["label"] == stream.prediction.label
 
 
 def test_other_rates(client: TestClient, speech: np.ndarray) -> None:
@@ -135,7 +136,7 @@ def test_shutting_down_says_what_was_heard(make_service: MakeService, speech: np
         client.portal.call(app.state.streams.finish, 10.0)
         said = rest(socket)
     assert said[-1]["reason"] == "shutdown"
-    assert said[-1]["duration_s"] == 5.0
+    assert said[-1]["end_s"] == 5.0
 
 
 def test_a_full_inbox_lets_the_sender_wait() -> None:

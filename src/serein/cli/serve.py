@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from serein.server.service import Service
 
 
-_NEEDED = {"serve": ("fastapi", "uvicorn", "websockets", "python_multipart", "prometheus_client"), "page": ("gradio",)}
+_NEEDED = ("fastapi", "uvicorn", "websockets", "python_multipart", "prometheus_client")
+_EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104  # no names: a client names the address that it connects to
 
 
 @app.command()
@@ -29,6 +30,14 @@ def serve(
     port: Annotated[int, typer.Option(help="Port; 0 is any free one.", min=0, max=65535)] = 8000,
     api_key_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="API keys, one a line; clients must send one.")
+    ] = None,
+    allowed_hosts: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Other names of this service, as of a proxy before it; '*' is any."),
+    ] = None,
+    allowed_origins: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ORIGIN", help="Other web pages that may use it, as https://example.org; '*' is any."),
     ] = None,
     knn: Annotated[
         Path | None, typer.Option(metavar="DATASTORE", help="Return the nearest clips of this datastore, too.")
@@ -51,9 +60,10 @@ def serve(
     WS /v1/stream, GET /v1/models, /healthz, /readyz, /metrics. Without --model the default model is used.
     Ctrl-C or SIGTERM stops it once running requests are finished. docs/deployment.md: systemd, nginx, examples.
     """
-    _require_extras("serve", *([] if no_page else ["page"]))
+    _require_extra()
     from serein.server.app import bound, create_app, is_loopback
     from serein.server.app import serve as serve_at
+    from serein.server.hosts import names
     from serein.server.limits import MEGABYTE, Limits
     from serein.server.middleware import read_keys
 
@@ -65,13 +75,10 @@ def serve(
         streams=max_streams,
     )
     keys = None if api_key_file is None else read_keys(api_key_file)
+    known = names([*(allowed_hosts or ()), *([] if host in _EVERY_ADDRESS else [host])], allowed_origins or ())
     listening = bound(host, port)
     service = _service(model, knn, limits, min_confidence, min_duration, device)
-    application = create_app(service, keys)
-    if not no_page:
-        from serein.server.page import mount
-
-        mount(application, service, keys)
+    application = create_app(service, keys, known, has_page=not no_page)
     if keys is None and not is_loopback(host):
         print(f"Everyone who can reach {host} can use this service: see --api-key-file.", file=sys.stderr)
     where = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
@@ -99,10 +106,9 @@ def _service(
     )
 
 
-def _require_extras(*extras: str) -> None:
+def _require_extra() -> None:
     from serein.errors import MissingExtraError
 
-    for extra in extras:
-        for package in _NEEDED[extra]:
-            if find_spec(package) is None:
-                raise MissingExtraError(package.replace("_", "-"), extra)
+    for package in _NEEDED:
+        if find_spec(package) is None:
+            raise MissingExtraError(package.replace("_", "-"), "serve")

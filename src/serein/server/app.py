@@ -8,18 +8,24 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from serein.errors import RunError
-from serein.server import routes, streaming
+from serein.server import assets, routes, streaming
+from serein.server.connection import TimedProtocol
+from serein.server.hosts import Names
 from serein.server.middleware import GUARDED, Keys, Middleware
 from serein.server.service import Service
 
+_DRAIN_S = 10.0
 _STREAMS_S = 10.0
 _REQUESTS_S = 60
 _MESSAGE_BYTES = 1_000_000
@@ -32,9 +38,17 @@ def serve(app: FastAPI, listening: socket.socket, on_ready: Callable[[], None]) 
         listening: From `bound`.
         on_ready: Called once the server accepts requests.
     """
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again after a graceful shutdown
+        uvicorn_server(app, on_ready).run(sockets=[listening])
+
+
+def uvicorn_server(app: FastAPI, on_ready: Callable[[], None]) -> uvicorn.Server:
+    """Return the server of an application, within the limits of its service; see `serve`."""
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the client gets the error; the log need not
+    protocol: Any = partial(TimedProtocol, headers_s=app.state.streams.service.limits.headers_s, drain_s=_DRAIN_S)
     config = uvicorn.Config(
         app,
+        http=protocol,
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -42,8 +56,7 @@ def serve(app: FastAPI, listening: socket.socket, on_ready: Callable[[], None]) 
         ws_per_message_deflate=False,  # samples hardly shrink, and each stream would hold memory for it
         timeout_graceful_shutdown=_REQUESTS_S,
     )
-    with suppress(KeyboardInterrupt):  # uvicorn raises it again after a graceful shutdown
-        _Server(config, app, on_ready).run(sockets=[listening])
+    return _Server(config, app, on_ready)
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -96,8 +109,6 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         streams = self.app.state.streams
         streams.service.limiter.is_closed = True
-        for end in self.app.state.on_ending:
-            end()
         await streams.finish(_STREAMS_S)
         await super().shutdown(sockets)
 
@@ -109,20 +120,23 @@ and finally the text `{"type": "end"}`; the service sends `{"type": "segment", "
 "label": "happy", "confidence": 0.8, "probabilities": {...}}`, and the end by `{"type": "end", "reason": "end"}`."""
 
 
-def create_app(service: Service, keys: Keys | None = None) -> FastAPI:
+def create_app(
+    service: Service, keys: Keys | None = None, names: Names | None = None, *, has_page: bool = True
+) -> FastAPI:
     """Return the application of a service; it closes the service when it shuts down.
 
     Args:
         keys: The accepted API keys; `None` accepts every client.
+        names: Hosts and origins that are accepted beside the service's own.
+        has_page: Whether `/` is a page to try it.
     """
+    names = names or Names()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         service.limiter.is_closed = True
         service.close()
-        for end in app.state.on_ended:
-            end()
 
     # Their pages would load scripts from elsewhere.
     app = FastAPI(
@@ -133,27 +147,33 @@ def create_app(service: Service, keys: Keys | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.on_ending, app.state.on_ended = [], []  # before and after the last responses
     app.state.streams = streaming.Streams(service)
     app.include_router(routes.router(service))
-    app.include_router(streaming.router(app.state.streams, keys))
+    app.include_router(streaming.router(app.state.streams))
+    if has_page:
+        app.include_router(assets.router())
     for kind in (HTTPException, RequestValidationError):
         app.add_exception_handler(kind, routes.refuse)
     app.add_exception_handler(Exception, routes.fail)
-    app.add_middleware(Middleware, service=service, keys=keys)
-    app.openapi = lambda: _described(app, service.limits.num_files, keys)  # type: ignore[method-assign]
+    app.add_middleware(Middleware, service=service, keys=keys, names=names)
+    if names.origins:  # outermost, so that their pages read refusals, too
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=sorted(names.origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["Retry-After"],
+        )
+    app.openapi = lambda: _described(app, keys)  # type: ignore[method-assign]
     return app
 
 
-def _described(app: FastAPI, num_files: int, keys: Keys | None) -> dict[str, object]:
+def _described(app: FastAPI, keys: Keys | None) -> dict[str, object]:
     """Return the OpenAPI schema, with API keys where needed and problem details instead of FastAPI's errors."""
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         for name in ("HTTPValidationError", "ValidationError"):
             schema["components"]["schemas"].pop(name, None)
-        for body in schema["components"]["schemas"].values():
-            if files := body.get("properties", {}).get("files"):
-                files["maxItems"] = num_files
         if keys:
             schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             schema["security"] = [{"key": []}]

@@ -19,6 +19,7 @@ class Limits:
 
     Attributes:
         upload_bytes: Size of one recording, as sent.
+        headers_s: Seconds until a request's headers have arrived.
         upload_s: Seconds until a request has arrived in full.
         recording_s: Length of one recording, in seconds.
         num_files: Recordings in one batch.
@@ -35,6 +36,7 @@ class Limits:
     """
 
     upload_bytes: int = 25 * MEGABYTE
+    headers_s: float = 10.0
     upload_s: float = 60.0
     recording_s: float = 600.0
     num_files: int = 16

@@ -67,8 +67,19 @@ def unauthorised() -> HTTPProblem:
     return HTTPProblem(401, "unauthorised", "Send your key: 'Authorization: Bearer KEY'.")
 
 
+def foreign_host(host: str) -> HTTPProblem:
+    what = f"This service is not '{host[:100]}'. Start it with --allowed-hosts if it is."
+    return HTTPProblem(421, "foreign-host", what)
+
+
+def foreign_origin(origin: str) -> HTTPProblem:
+    what = f"Pages of '{origin[:100]}' may not use this service. Start it with --allowed-origins if they may."
+    return HTTPProblem(403, "foreign-origin", what)
+
+
 def too_large(most_bytes: int) -> HTTPProblem:
-    return HTTPProblem(413, "too-large", f"The limit is {most_bytes} bytes. Send less, or FLAC instead of WAV.")
+    what = f"At most {most_bytes / 1e6:g} MB are accepted. Send less, or FLAC instead of WAV."
+    return HTTPProblem(413, "too-large", what)
 
 
 def too_many(most: int) -> HTTPProblem:

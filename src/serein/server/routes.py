@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import unicodedata
 from collections.abc import Coroutine
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, File, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from serein.audio import Upload
 from serein.errors import AudioError, SereinError
+from serein.evaluation.plots import emotion_colours
 from serein.inference.schemas import ErrorSchema, PredictionSchema
 from serein.inference.writers import error_dict
 from serein.server import problems
+from serein.server.forms import form_schema, recordings, require_known_options
 from serein.server.problems import HTTPProblem
 from serein.server.schemas import (
     BatchResponse,
+    LimitsInfo,
     ModelInfo,
     ModelsResponse,
     ProblemDetails,
@@ -29,7 +31,7 @@ from serein.server.schemas import (
 from serein.server.service import Service
 
 T = TypeVar("T")
-_LONGEST_NAME = 100
+_AUDIO = "WAV, FLAC, OGG, Opus or MP3."
 
 
 class SegmentsMode(StrEnum):
@@ -45,6 +47,7 @@ _WHAT = {
     401: "No key, or a wrong one.",
     408: "The upload did not arrive in time.",
     413: "The upload is too large.",
+    415: "The body is not a form.",
     422: "The recording cannot be used, or an option has no such value.",
     429: "This client has too many requests in progress.",
     503: "The service is busy or shutting down.",
@@ -59,38 +62,40 @@ def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 SegmentsQuery = Annotated[
     SegmentsMode, Query(description="Cut into segments of speech: auto and always do, never takes the recording whole.")
 ]
-_REFUSALS = _documented(400, 401, 408, 413, 422, 429, 503)
+_REFUSALS = _documented(400, 401, 408, 413, 415, 422, 429, 503)
 
 
 def router(service: Service) -> APIRouter:
     """Return the routes of a service."""
-    routes = APIRouter()
+    routes = APIRouter(dependencies=[Depends(require_known_options)])
+    limits = service.limits
 
-    @routes.post("/v1/predict", response_model_exclude_unset=True, responses=_REFUSALS, tags=["recordings"])
-    async def predict(
-        request: Request,
-        file: Annotated[UploadFile, File(description="WAV, FLAC, OGG, Opus or MP3.")],
-        segments: SegmentsQuery = SegmentsMode.auto,
-    ) -> PredictionSchema:
+    @routes.post(
+        "/v1/predict",
+        response_model_exclude_unset=True,
+        responses=_REFUSALS,
+        tags=["recordings"],
+        openapi_extra=form_schema("file", _AUDIO, 1),
+    )
+    async def predict(request: Request, segments: SegmentsQuery = SegmentsMode.auto) -> PredictionSchema:
         """Predict one recording."""
-        upload = await _upload(service, file)
+        (upload,) = await recordings(request, "file", 1, limits)
         try:
             return await _unless_disconnected(service, request, _predict(service, upload, segments))
         except AudioError as error:
             raise problems.of_recording(error) from None
 
-    @routes.post("/v1/predict/batch", response_model_exclude_unset=True, responses=_REFUSALS, tags=["recordings"])
-    async def predict_batch(
-        request: Request,
-        files: Annotated[list[UploadFile], File(description="Recordings.", min_length=1)],
-        segments: SegmentsQuery = SegmentsMode.auto,
-    ) -> BatchResponse:
+    @routes.post(
+        "/v1/predict/batch",
+        response_model_exclude_unset=True,
+        responses=_REFUSALS,
+        tags=["recordings"],
+        openapi_extra=form_schema("files", _AUDIO, limits.num_files),
+    )
+    async def predict_batch(request: Request, segments: SegmentsQuery = SegmentsMode.auto) -> BatchResponse:
         """Predict several recordings; 422 if none of them can be used."""
-        if len(files) > service.limits.num_files:
-            raise HTTPProblem(
-                413, "too-large", f"A batch has at most {service.limits.num_files} recordings. Send several."
-            )
-        results = await _unless_disconnected(service, request, _results(service, files, segments))
+        uploads = await recordings(request, "files", limits.num_files, limits)
+        results = await _unless_disconnected(service, request, _results(service, uploads, segments))
         if not any(isinstance(result, PredictionSchema) for result in results):
             errors = [result.error for result in results if isinstance(result, ErrorSchema)]
             details = " ".join(str(SereinError(e.what, where=e.where, remedy=e.remedy)) for e in errors[:3])
@@ -99,7 +104,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/v1/models", responses=_documented(401), tags=["service"])
     async def models() -> ModelsResponse:
-        """Return the model's name and classes."""
+        """Return the model's name and classes, and what the service accepts."""
         checkpoint = service.predictor.checkpoint
         model = ModelInfo(
             name=service.about.name,
@@ -107,8 +112,12 @@ def router(service: Service) -> APIRouter:
             classes=list(service.predictor.classes),
             is_calibrated=checkpoint.calibration is not None,
             max_window_s=checkpoint.options.clips.window_s,
+            colours=emotion_colours(service.predictor.classes),
         )
-        return ModelsResponse(models=[model])
+        accepted = LimitsInfo(
+            max_upload_bytes=limits.upload_bytes, max_recording_s=limits.recording_s, max_files=limits.num_files
+        )
+        return ModelsResponse(models=[model], limits=accepted)
 
     @routes.get("/healthz", tags=["service"])
     async def health() -> StatusResponse:
@@ -146,40 +155,21 @@ async def fail(_: Request, error: Exception) -> JSONResponse:
     return problems.response(HTTPProblem(500, "fault", "Internal error; see the service's log."))
 
 
-def named(name: str | None) -> str:
-    """Return a client's file name, for error messages only: without folders and unprintable characters.
-
-    Example:
-        >>> named("../../etc/passwd"), named(None)
-        ('passwd', 'upload')
-    """
-    last = (name or "").replace("\\", "/").rsplit("/", 1)[-1]
-    shown = "".join(each for each in last if unicodedata.category(each)[0] != "C")
-    return shown[:_LONGEST_NAME] or "upload"
-
-
-async def _upload(service: Service, file: UploadFile) -> Upload:
-    if (file.size or 0) > service.limits.upload_bytes:
-        raise problems.too_large(service.limits.upload_bytes)
-    return Upload(await file.read(), named(file.filename))
-
-
 async def _predict(service: Service, upload: Upload, segments: SegmentsMode) -> PredictionSchema:
     prediction = await service.predict(upload, segments.value)
     return await service.run_in_thread(lambda: prediction_response(prediction, service.neighbours))
 
 
 async def _results(
-    service: Service, files: list[UploadFile], segments: SegmentsMode
+    service: Service, uploads: list[Upload], segments: SegmentsMode
 ) -> list[PredictionSchema | ErrorSchema]:
-    async def result(file: UploadFile) -> PredictionSchema | ErrorSchema:
-        upload = await _upload(service, file)
+    async def result(upload: Upload) -> PredictionSchema | ErrorSchema:
         try:
             return await _predict(service, upload, segments)
         except AudioError as error:
             return ErrorSchema.model_validate(error_dict(upload, problems.for_clients(error)))
 
-    return list(await asyncio.gather(*map(result, files)))
+    return list(await asyncio.gather(*map(result, uploads)))
 
 
 async def _unless_disconnected(service: Service, request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -53,10 +53,20 @@ class ModelInfo(BaseModel):
     classes: list[str]
     is_calibrated: bool = Field(False, description="Whether probabilities were fitted to how often the model is right.")
     max_window_s: Seconds = Field(description="Longer recordings are cut into segments.")
+    colours: dict[str, str] = Field({}, description="Class -> colour, as reports draw it.")
+
+
+class LimitsInfo(BaseModel):
+    """What the service accepts."""
+
+    max_upload_bytes: int = Field(description="Size of one recording.")
+    max_recording_s: Seconds = Field(description="Length of one recording.")
+    max_files: int = Field(description="Recordings of one batch.")
 
 
 class ModelsResponse(BaseModel):
     models: list[ModelInfo]
+    limits: LimitsInfo
 
 
 class StatusResponse(BaseModel):

@@ -8,18 +8,19 @@ import json
 from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from serein.audio import RATES_HZ, SAMPLE_RATE_HZ
 from serein.inference.segments import Window
 from serein.inference.streams import Stream, pcm16
-from serein.server.middleware import Keys, client_of
-from serein.server.problems import HTTPProblem, response, unauthorised
+from serein.server.forms import file_kind, require_options
+from serein.server.middleware import client_of
+from serein.server.problems import HTTPProblem, response
 from serein.server.service import Service
 
 _BYTES = 2  # of a sample
+_START_BYTES = 4096  # of a stream, by which a file is told from samples
 _LEAST_S = 0.1  # of audio that is processed at once, or more if more has arrived
 _MOST_WAITING_S = 5.0  # of audio that may wait; then nothing more is read
 _SEND_S = 10.0  # for a client to take a message
@@ -96,6 +97,7 @@ class Streams:
         """Buffer incoming samples until the client ends the stream or a limit is reached."""
         limits = self.service.limits
         left = round(limits.stream_s * rate_hz) * _BYTES
+        start = bytearray()
         while left > 0:
             try:
                 message = await asyncio.wait_for(websocket.receive(), limits.idle_s)
@@ -105,6 +107,10 @@ class Streams:
                 return await buffer.close("gone")
             if (data := message.get("bytes")) is None:
                 return await buffer.close("end" if _is_end(message.get("text") or "") else "wrong message")
+            if len(start) < _START_BYTES:
+                start += data[:_START_BYTES]
+                if kind := file_kind(bytes(start)):
+                    return await buffer.close(f"{kind} {_NOT_SAMPLES}")
             left -= len(data)
             await buffer.put(data)
         await buffer.close("too long")
@@ -120,7 +126,8 @@ class Streams:
         await self._send_segments(websocket, stream, await self.service.cut_end(stream))
         ended = {"type": "end", "reason": buffer.why_closed, **stream.prediction.to_dict()}
         await _send(websocket, ended)
-        await _close(websocket, _CODES.get(buffer.why_closed or "", _NORMAL), buffer.why_closed or "")
+        why = buffer.why_closed or ""
+        await _close(websocket, _UNSUPPORTED if why.endswith(_NOT_SAMPLES) else _CODES.get(why, _NORMAL), why)
 
     async def _send_segments(self, websocket: WebSocket, stream: Stream, windows: list[Window]) -> None:
         for segment in await self.service.predict_windows(stream, windows) if windows else ():
@@ -131,10 +138,11 @@ class Streams:
             await asyncio.sleep(0.02)
 
 
+_NOT_SAMPLES = "file, not samples"
 _CODES = {"shutdown": _GOING_AWAY, "wrong message": _UNSUPPORTED, "idle": _POLICY, "too long": _POLICY}
 
 
-def router(streams: Streams, keys: Keys | None) -> APIRouter:
+def router(streams: Streams) -> APIRouter:
     """Return the route for streams."""
     routes = APIRouter()
 
@@ -142,7 +150,7 @@ def router(streams: Streams, keys: Keys | None) -> APIRouter:
     async def stream(websocket: WebSocket) -> None:
         service = streams.service
         try:
-            _require_allowed(websocket, keys)
+            require_options(websocket.query_params.multi_items(), {"rate_hz"})
             rate_hz = _rate(websocket)
             with service.limiter.stream(client_of(websocket.scope)):
                 await websocket.accept()
@@ -153,15 +161,6 @@ def router(streams: Streams, keys: Keys | None) -> APIRouter:
             await websocket.send_denial_response(response(problem))
 
     return routes
-
-
-def _require_allowed(websocket: WebSocket, keys: Keys | None) -> None:
-    """Refuse clients without a key, and pages of other sites."""
-    if keys and not keys.allows(websocket.headers.get("authorization")):
-        raise unauthorised()
-    origin = websocket.headers.get("origin")
-    if origin and urlsplit(origin).netloc != websocket.headers.get("host"):
-        raise HTTPProblem(403, "foreign-origin", "Pages of other sites are not allowed.")
 
 
 def _rate(websocket: WebSocket) -> int:

@@ -1,0 +1,140 @@
+// Emotions over time: the waveform in the colours of its segments, and below it the probability of every class.
+
+import { clock, drawn, percent } from "./elements.js";
+
+const COLUMN = 3; // px, of the waveform
+const LANE = 22; // px
+const MOST_LANES = 8;
+const LETTER = 6.6; // px, about
+const STEPS_S = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600];
+
+/** Return the picture as wide as it will be shown, so that its text is never scaled.
+ *
+ * @param prediction What the server answered.
+ * @param colourOf Of a class.
+ * @param peaks Largest amplitudes, 0 to 1, evenly spread over the recording; null where the browser cannot decode it.
+ * @param width In CSS pixels.
+ * @returns The `svg`; its `timeAt(clientX)` is seconds, and `showPlace(seconds)` moves the line of what is played.
+ */
+export function overTime(prediction, colourOf, peaks, width) {
+  const length = prediction.end_s - prediction.start_s;
+  const lanes = lanesOf(prediction);
+  const left = Math.min(0.3 * width, LETTER * Math.max(...lanes.map((name) => name.length)) + 12);
+  const x = (seconds) => left + ((seconds - prediction.start_s) / length) * (width - left - 1);
+  const waveHeight = peaks ? (width < 480 ? 84 : 112) : 26;
+  const top = waveHeight + 12;
+  const height = top + lanes.length * LANE + 24;
+  const picture = drawn("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": inWords(prediction) });
+  picture.append(...ticks(length, width - left, prediction.start_s).flatMap((seconds) => tick(x(seconds), seconds, top, height)));
+  if (peaks) picture.append(...waveform(prediction, colourOf, peaks, left, width, waveHeight));
+  else picture.append(...blocks(prediction, colourOf, x));
+  lanes.forEach((name, row) => picture.append(...lane(prediction, name, colourOf(name), x, top + row * LANE)));
+  const head = drawn("line", { class: "head", y1: 0, y2: height - 22, visibility: "hidden" });
+  picture.append(head);
+  picture.timeAt = (clientX) => {
+    const inside = ((clientX - picture.getBoundingClientRect().left) / picture.getBoundingClientRect().width) * width;
+    return inside < left ? null : Math.min(length, ((inside - left) / (width - left - 1)) * length);
+  };
+  picture.showPlace = (seconds) => {
+    const place = x(prediction.start_s + Math.min(seconds, length));
+    head.setAttribute("x1", place);
+    head.setAttribute("x2", place);
+    head.setAttribute("visibility", "visible");
+  };
+  return picture;
+}
+
+/** Return the segment at a place of the recording. */
+export function segmentAt(prediction, seconds) {
+  return prediction.segments.findIndex((each) => each.start_s <= seconds && seconds < each.end_s);
+}
+
+/** Return the largest amplitude in each of `count` equal parts of some samples, as heights from 0 to 1. */
+export function peaksOf(samples, count) {
+  const peaks = new Float32Array(count);
+  for (let part = 0; part < count; part++) {
+    const end = Math.floor(((part + 1) * samples.length) / count);
+    for (let i = Math.floor((part * samples.length) / count); i < end; i++) peaks[part] = Math.max(peaks[part], Math.abs(samples[i]));
+  }
+  const most = Math.max(1e-6, ...peaks);
+  return peaks.map((peak) => (peak / most) ** 0.6); // quiet speech is seen beside shouts
+}
+
+/** Return the classes that have a row: those that a segment is labelled, then the most probable others. */
+function lanesOf(prediction) {
+  const totals = new Map();
+  for (const each of prediction.segments) {
+    for (const [name, probability] of Object.entries(each.probabilities)) {
+      const total = totals.get(name) ?? 0;
+      totals.set(name, total + probability * (each.end_s - each.start_s) + (each.label === name ? 1e6 : 0));
+    }
+  }
+  return [...totals.keys()].sort((a, b) => totals.get(b) - totals.get(a)).slice(0, MOST_LANES);
+}
+
+function waveform(prediction, colourOf, peaks, left, width, height) {
+  const paths = new Map(); // of each look, one path
+  const columns = Math.floor((width - left - 1) / COLUMN);
+  const middle = height / 2;
+  for (let column = 0; column < columns; column++) {
+    const seconds = prediction.start_s + ((column + 0.5) / columns) * (prediction.end_s - prediction.start_s);
+    const first = Math.floor((column * peaks.length) / columns);
+    const last = Math.max(first + 1, Math.floor(((column + 1) * peaks.length) / columns));
+    const half = Math.max(0.75, Math.max(...peaks.slice(first, last)) * (middle - 3));
+    const segment = prediction.segments[segmentAt(prediction, seconds)];
+    const look = segment ? segment.label ?? "rejected" : "quiet";
+    const place = (left + (column + 0.5) * COLUMN).toFixed(1);
+    paths.set(look, `${paths.get(look) ?? ""}M${place} ${(middle - half).toFixed(1)}V${(middle + half).toFixed(1)}`);
+  }
+  return [...paths].map(([look, d]) => {
+    const isClass = look !== "quiet" && look !== "rejected";
+    const line = { d, fill: "none", "stroke-width": COLUMN - 1, "stroke-linecap": "round" };
+    return drawn("path", isClass ? { ...line, stroke: colourOf(look) } : { ...line, class: look });
+  });
+}
+
+/** Return plain blocks instead of a waveform. */
+function blocks(prediction, colourOf, x) {
+  return prediction.segments.map((each) => {
+    const box = { x: x(each.start_s), y: 4, width: Math.max(1, x(each.end_s) - x(each.start_s) - 1), height: 18, rx: 3 };
+    return drawn("rect", each.label === null ? { ...box, class: "rejected-block" } : { ...box, fill: colourOf(each.label) });
+  });
+}
+
+function lane(prediction, name, colour, x, top) {
+  const base = top + LANE - 3;
+  const bars = prediction.segments.map((each) => {
+    const probability = each.probabilities[name] ?? 0;
+    const tall = Math.max(0.5, probability * (LANE - 5));
+    const start = x(each.start_s);
+    const bar = { x: start, y: base - tall, width: Math.max(1, x(each.end_s) - start - 1), height: tall, fill: colour };
+    const title = drawn("title", {}, `${name} ${percent(probability)}, ${clock(each.start_s)} to ${clock(each.end_s)}`);
+    return drawn("rect", { ...bar, "fill-opacity": each.label === name ? 1 : 0.4 }, title);
+  });
+  const line = drawn("line", { class: "grid", x1: x(prediction.start_s), x2: x(prediction.end_s), y1: base + 0.5, y2: base + 0.5 });
+  const most = Math.floor((x(prediction.start_s) - 6) / LETTER); // letters that fit
+  const shown = name.length > most ? `${name.slice(0, most - 1)}…` : name;
+  return [line, ...bars, drawn("text", { class: "lane", x: 0, y: base }, shown)];
+}
+
+function ticks(length, width, start) {
+  const step = STEPS_S.find((each) => (each / length) * width >= 56) ?? STEPS_S.at(-1);
+  const places = [];
+  const last = start + length * (1 - 40 / width); // beyond it a time would not fit
+  for (let number = Math.ceil(start / step - 1e-9); number * step <= last; number++) places.push(number * step);
+  return places;
+}
+
+function tick(place, seconds, top, height) {
+  const text = clock(seconds, seconds % 1 > 1e-6 && seconds % 1 < 1 - 1e-6 ? 1 : 0);
+  return [
+    drawn("line", { class: "grid", x1: place, x2: place, y1: top, y2: height - 22 }),
+    drawn("text", { x: place, y: height - 6, "text-anchor": "start" }, text),
+  ];
+}
+
+function inWords(prediction) {
+  const said = prediction.segments.slice(0, 20).map((each) => `${clock(each.start_s)} to ${clock(each.end_s)} ${each.label ?? each.rejected}`);
+  const rest = prediction.segments.length > 20 ? `; and ${prediction.segments.length - 20} more` : "";
+  return `Emotions over time: ${said.join("; ")}${rest}. The table of segments says the same.`;
+}
