@@ -1,6 +1,6 @@
 """Writes what the documents say of the code: `python docs/generate.py`. A test holds them equal.
 
-Whole files: recipes.md, prediction.schema.json. Between markers: the tables of corpora.md and formats.md.
+Whole files: recipes.md, commands.md, api.md, prediction.schema.json. Between markers: tables of corpora.md, formats.md.
 """
 
 from __future__ import annotations
@@ -9,15 +9,18 @@ import dataclasses
 import inspect
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
+import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from serein import recipe
+import serein
+from serein import metrics, recipe
 from serein.choices import Choice, choose, table
+from serein.cli import app
 from serein.corpora import CORPORA
 from serein.data.utterance import Utterance
 from serein.evaluation.predictions import Prediction as StoredPrediction
@@ -200,6 +203,179 @@ def with_tables(name: str, tables: dict[str, Callable[[], str]]) -> str:
     return text
 
 
+COMMANDS_HEAD = """# Commands
+
+Every command with its arguments, options and defaults; made from the code by `python docs/generate.py`.
+`serein COMMAND --help` prints the same. Results go to stdout, everything else to stderr. The exit status is 0 on
+success, 1 after an error (also if any recording could not be read), 2 for a wrong command line, 130 after Ctrl-C.
+"""
+
+
+def commands_page() -> str:
+    """Return docs/commands.md, from the command line itself."""
+    found = [(path, command) for path, command in commands() if not getattr(command, "commands", {})]
+    links = [f"- [`{path}`](#{path.replace(' ', '-')}): {_paragraphs(command.help)[0]}" for path, command in found]
+    parts = [COMMANDS_HEAD, "\n".join(links), ""]
+    for path, command in found:
+        types = get_type_hints(inspect.unwrap(command.callback))
+        names = " ".join(_spelled(each, None) for each in command.params if _is_argument(each))
+        rows = [
+            [f"`{_spelled(each, types[each.name])}`", _default_of(each), getattr(each, "help", None) or ""]
+            for each in command.params
+            if each.name != "help"
+        ]
+        parts += [f"## {path}", "", *(f"{text}\n" for text in _paragraphs(command.help))]
+        parts += [f"    {' '.join([path, '[OPTIONS]', names]).rstrip()}", ""]
+        parts += [markdown_table(["argument or option", "default", "meaning"], rows), ""]
+    return "\n".join(parts)
+
+
+def commands() -> Iterator[tuple[str, Any]]:
+    """Yield every command of the command line by its words."""
+
+    def walk(path: str, command: Any) -> Iterator[tuple[str, Any]]:
+        yield path, command
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from walk(f"{path} {name}", inner)
+
+    return walk("serein", typer.main.get_command(app))
+
+
+def _is_argument(parameter: Any) -> bool:
+    return parameter.param_type_name == "argument"
+
+
+def _spelled(parameter: Any, annotation: Any) -> str:
+    """Return an argument or option as it is typed."""
+    if _is_argument(parameter):
+        return str(parameter.metavar or parameter.name.upper())
+    names = ", ".join(sorted(parameter.opts, key=len))
+    return names if parameter.is_flag else f"{names} {parameter.metavar or _metavar(annotation)}"
+
+
+def _metavar(annotation: Any) -> str:
+    """Return the word for values of a type: the choices, or PATH, N, NUMBER, TEXT."""
+    if isinstance(annotation, str):
+        return annotation
+    if found := [_metavar(each) for each in get_args(annotation) if each is not type(None)]:
+        return "|".join(found)
+    return {int: "N", float: "NUMBER", str: "TEXT"}.get(annotation, "PATH")
+
+
+def _default_of(parameter: Any) -> str:
+    shown, default = getattr(parameter, "show_default", None), parameter.default
+    if parameter.required:
+        return "required"
+    if isinstance(shown, str):
+        return shown
+    return "off" if getattr(parameter, "is_flag", False) else "none" if default is None else f"`{default}`"
+
+
+def _paragraphs(text: str | None) -> list[str]:
+    return [" ".join(part.split()) for part in inspect.cleandoc(text or "").split("\n\n")]
+
+
+API_HEAD = """# Python API
+
+Everything in `serein.__all__`; made from the docstrings by `python docs/generate.py`. Names are imported when they are
+first used, so `import serein` is fast. The [tutorial](tutorial.md) shows them at work.
+"""
+
+
+def api_page() -> str:
+    """Return docs/api.md, from the docstrings of the public names."""
+    errors = [name for name in serein.__all__ if name.endswith("Error")]
+    parts = [API_HEAD]
+    for name in serein.__all__:
+        value = getattr(serein, name)
+        if value is metrics:
+            parts += [f"## {name}", "", "Truth comes before prediction; scores are between 0 and 1.", ""]
+            parts += [each for key, own in _functions_of(metrics) for each in _described(f"metrics.{key}", own, "###")]
+        elif name not in errors:
+            parts += _described(name, value, "##")
+            parts += [each for key, own in _methods_of(value) for each in _described(f"{name}.{key}", own, "###")]
+    parts += ["## Errors", "", "Each has `where`, `what` and `remedy`; its text is all three in one line.", ""]
+    rows = [[f"`{name}`", _paragraphs(getattr(serein, name).__doc__)[0]] for name in errors]
+    return "\n".join([*parts, markdown_table(["error", "meaning"], rows)]) + "\n"
+
+
+def _functions_of(module: Any) -> list[tuple[str, Any]]:
+    return [
+        (name, value)
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and not name.startswith("_") and value.__module__ == module.__name__
+    ]
+
+
+def _methods_of(value: Any) -> list[tuple[str, Any]]:
+    """Return the public methods and properties that a class of serein adds."""
+    if not inspect.isclass(value):
+        return []
+    return [
+        (name, member)
+        for name, member in vars(value).items()
+        if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property))
+    ]
+
+
+def _described(name: str, value: Any, heading: str) -> list[str]:
+    """Return a heading, the signature and the docstring."""
+    is_property = isinstance(value, property)
+    signature = [] if is_property else ["```python", f"{name}{_signature(value)}", "```", ""]
+    return [f"{heading} {name}", "", *signature, *_docstring_lines(value.__doc__), ""]
+
+
+def _signature(value: Any) -> str:
+    """Return parameters with types and defaults, on one line or a line each."""
+    signature = inspect.signature(value)
+    own = [each for each in signature.parameters.values() if each.name != "self"]
+    shown: list[str] = []
+    for each in own:
+        if each.kind is each.KEYWORD_ONLY and "*" not in shown and not any(text.startswith("*") for text in shown):
+            shown.append("*")
+        star = {each.VAR_POSITIONAL: "*", each.VAR_KEYWORD: "**"}.get(each.kind, "")
+        annotation = "" if each.annotation is each.empty else f": {_annotation(each.annotation)}"
+        default = "" if each.default is each.empty else f" = {_value(each.default)}"
+        shown.append(f"{star}{each.name}{annotation}{default}")
+    is_class = inspect.isclass(value) or signature.return_annotation is signature.empty
+    returned = "" if is_class else f" -> {_annotation(signature.return_annotation)}"
+    line = f"({', '.join(shown)}){returned}"
+    return line if len(line) < 90 else "(\n    " + ",\n    ".join(shown) + f",\n){returned}"
+
+
+def _annotation(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+
+def _value(default: Any) -> str:
+    return "..." if type(default).__repr__ is object.__repr__ or "factory" in repr(default) else repr(default)
+
+
+def _docstring_lines(text: str | None) -> list[str]:
+    """Return a Google docstring in Markdown: its sections as lists, its examples as code."""
+    lines: list[str] = []
+    section = ""
+    for line in inspect.cleandoc(text or "").splitlines():
+        if re.fullmatch(r"(Args|Attributes|Returns|Raises|Yields|Example|Examples|Source):", line):
+            lines += ["```"] if section.startswith("Example") else []
+            section = line[:-1]
+            lines += [
+                *([""] if lines and lines[-1] else []),
+                f"**{section}**",
+                "",
+                *(["```python"] if section.startswith("Example") else []),
+            ]
+        elif section in ("Args", "Attributes", "Raises") and (entry := re.match(r"    (\S[^:]*): (.*)", line)):
+            lines.append(f"- `{entry[1]}`: {entry[2]}")
+        elif section.startswith("Example"):
+            lines.append(line.removeprefix("    ").split("  # doctest:")[0])
+        else:
+            lines.append(line.strip() if section in ("", "Returns", "Yields") else f"  {line.strip()}".rstrip())
+    while lines and not lines[-1]:
+        lines.pop()
+    return [*lines, "```"] if section.startswith("Example") else lines
+
+
 FORMATS = {
     "prediction": lambda: schema_table(schemas.PredictionSchema),
     "segment": lambda: schema_table(schemas.SegmentSchema),
@@ -214,6 +390,8 @@ FORMATS = {
 }
 PAGES: dict[str, Callable[[], str]] = {
     "recipes.md": recipes_page,
+    "commands.md": commands_page,
+    "api.md": api_page,
     "corpora.md": lambda: with_tables("corpora.md", {"corpora": corpora_table}),
     "formats.md": lambda: with_tables("formats.md", FORMATS),
     "prediction.schema.json": lambda: json.dumps(schemas.json_schema(), indent=1, ensure_ascii=False) + "\n",

@@ -38,6 +38,14 @@ def test_generated_pages_are_current(name: str, made: Callable[[], str]) -> None
     assert made() == (ROOT / "docs" / name).read_text(encoding="utf-8"), "run: python docs/generate.py"
 
 
+def test_every_option_has_a_meaning_and_shows_its_default() -> None:
+    for path, command in generator().commands():
+        for parameter in command.params:
+            where = f"{path} {parameter.opts[0]}"
+            assert getattr(parameter, "help", None), where
+            assert "[" not in parameter.help, f"{where}: the default goes into show_default"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_local_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text())

@@ -28,7 +28,7 @@ def _corpus_names() -> list[str]:
 
 @corpus.command("list")
 def corpus_list(as_json: Json = False) -> None:
-    """List the corpora and layouts that can be prepared, with their sizes, languages and licences."""
+    """List the corpora and layouts that serein reads, with their sizes, languages and licences."""
     from serein.corpora import corpus_named
 
     corpora = [corpus_named(name) for name in _corpus_names()]
@@ -60,12 +60,15 @@ def corpus_prepare(
             autocompletion=_corpus_names,
         ),
     ],
-    root: Annotated[Path, typer.Argument(help="Its folder (or the CSV or Parquet file).")],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Its folder, or its CSV or Parquet file.")],
     out: Out = Path("manifest.jsonl"),
-    partial: Annotated[bool, typer.Option("--partial", help="Accept fewer recordings than published.")] = False,
-    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out broken files, listed.")] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Accept fewer recordings than the corpus publishes.")
+    ] = False,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out broken files, and list them.")] = False,
     label_map: Annotated[
-        Path | None, typer.Option("--map", metavar="YAML", help="What labels become, one 'Angry: anger' a line.")
+        Path | None,
+        typer.Option("--map", metavar="YAML", help="New names of labels, one on each line: 'Angry: anger'."),
     ] = None,
 ) -> None:
     """Read a corpus from its own layout and write a manifest."""
@@ -97,14 +100,18 @@ def corpus_prepare(
 
 @corpus.command("merge")
 def corpus_merge(
-    data: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Manifests (.jsonl), one a corpus.")],
+    data: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Manifests (.jsonl), one for each corpus.")],
     out: Out = Path("merged.jsonl"),
     labels: Annotated[
-        Path | None, typer.Option("--labels", metavar="YAML", help="What labels become, one 'Angry: anger' a line.")
+        Path | None,
+        typer.Option("--labels", metavar="YAML", help="New names of labels, one on each line: 'Angry: anger'."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Join corpora into one manifest: one set of labels, ids and speakers kept apart, duplicates listed."""
+    """Join corpora into one manifest with one set of labels.
+
+    Ids and speakers of different corpora stay distinct; duplicate recordings are listed.
+    """
     from serein.corpora.label_map import NO_MAP, read_label_map
     from serein.corpora.merge import merge
     from serein.data import manifest
@@ -141,8 +148,8 @@ def corpus_merge(
 @corpus.command("synth")
 def corpus_synth(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the recordings and the manifest.")],
-    seed: Annotated[int, typer.Option(help="Of the speakers.", min=0)] = 0,
-    clips: Annotated[int, typer.Option(help="Clips of each speaker and emotion.", min=1)] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of the speakers.", min=0)] = 0,
+    clips: Annotated[int, typer.Option(help="Clips for each speaker and emotion.", min=1)] = 10,
 ) -> None:
     """Make the embedded synthetic corpus: 10 speakers, 4 emotions, spoken by espeak-ng."""
     from serein.corpora import synth
@@ -163,11 +170,14 @@ def corpus_synth(
 @corpus.command("check")
 def corpus_check(
     data: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest (.jsonl).")],
-    min_s: Annotated[float, typer.Option(help="Shorter recordings are reported.", min=0)] = 0.3,
-    max_s: Annotated[float, typer.Option(help="Longer recordings are reported.", min=0)] = 30.0,
+    min_s: Annotated[float, typer.Option(metavar="SECONDS", help="Report shorter recordings.", min=0)] = 0.3,
+    max_s: Annotated[float, typer.Option(metavar="SECONDS", help="Report longer recordings.", min=0)] = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Decode every recording and list problems of the data; the exit status is 1 when something must be fixed."""
+    """Decode every recording and list problems of the data.
+
+    The exit status is 1 if something must be fixed.
+    """
     from serein.data import manifest
     from serein.data.check import check
     from serein.progress import Bars
@@ -193,15 +203,20 @@ def corpus_preview_augmentation(
     data: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest (.jsonl).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the WAV files and augmentations.txt.")],
     augmentation: Annotated[
-        AugmentationName | None, typer.Option(help="The augmentation [the recipe's, or mixed].")
+        AugmentationName | None, typer.Option(help="The augmentation.", show_default="the recipe's, or mixed")
     ] = None,
-    max_files: Annotated[int, typer.Option("--max-files", help="At most so many clips, evenly spread.", min=1)] = 10,
-    seed: Annotated[int, typer.Option(help="Of the random draws.", min=0)] = 0,
+    max_files: Annotated[
+        int, typer.Option("--max-files", help="Write at most this many clips, evenly spread.", min=1)
+    ] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of the random draws.", min=0)] = 0,
     recipe: Annotated[
-        Path | None, typer.Option(help="Take waveform_augmentation from its last stage that has one.")
+        Path | None,
+        typer.Option(
+            help="Take the ranges of waveform_augmentation from this recipe.", show_default="the default ranges"
+        ),
     ] = None,
 ) -> None:
-    """Write clips before and after waveform augmentation, to listen to what the model is trained on."""
+    """Write clips before and after waveform augmentation, to listen to."""
     from serein.data import manifest
     from serein.data.waveform_augmentation import WaveformAugmenter, write_examples
     from serein.progress import Bars
@@ -238,18 +253,27 @@ def _effects_of(path: Path) -> WaveformAugmentation:
 def corpus_annotate(
     data: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest (.jsonl); its labels stay as they are.")],
     gender: Annotated[
-        str | None, typer.Option(metavar="MODEL|RUN", help="Predict the gender of every utterance.")
+        str | None, typer.Option(metavar="MODEL|RUN", help="Predict the gender of each utterance with this model.")
     ] = None,
     transcripts: Annotated[
-        str | None, typer.Option(metavar="ASR", help="Transcribe: folder or Hub name of Whisper or a CTC model.")
+        str | None, typer.Option(metavar="ASR", help="Transcribe with this Whisper or CTC model (folder or Hub name).")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write [MANIFEST.annotated.jsonl].")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Transcribe those with a transcript as well.")] = False,
-    language: Annotated[str | None, typer.Option(help="Spoken language, for Whisper [each utterance's own].")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Output path.", show_default="MANIFEST.annotated.jsonl")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also transcribe utterances that have a transcript.")
+    ] = False,
+    language: Annotated[
+        str | None, typer.Option(help="Spoken language, for Whisper.", show_default="each utterance's own")
+    ] = None,
     allow_seen_speakers: AllowSeenSpeakers = False,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Skip broken files, and list them.")] = False,
 ) -> None:
-    """Predict missing genders and transcripts with models (pseudo-labels); a second call continues."""
+    """Predict missing genders and transcripts with models (pseudo-labels).
+
+    Repeat the command to continue.
+    """
     from serein.errors import SereinError
     from serein.inference.annotate import TranscriptAnnotator, annotate, gender_annotator
     from serein.progress import Bars

@@ -33,18 +33,20 @@ _FITTED_BY = {
 
 @app.command()
 def ensemble(
-    systems: Annotated[list[Path], typer.Argument(metavar="RUN|PREDICTIONS...", help="Run folders, or .jsonl.")],
+    systems: Annotated[
+        list[Path], typer.Argument(metavar="RUN|PREDICTIONS...", help="Run folders, or prediction files (.jsonl).")
+    ],
     method: Annotated[
-        str, typer.Option(metavar="cobyla|mean|FILE", help="Fit weights, use equal ones, or read them.")
+        str, typer.Option(metavar="cobyla|mean|FILE", help="Fit the weights, use equal ones, or read them from a file.")
     ] = "cobyla",
     split: Annotated[Split, typer.Option(help="The predictions to evaluate.")] = "test",
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write an ensemble file (.json), for predict.")
+        Path | None, typer.Option("--out", "-o", help="Write an ensemble file (.json) for serein predict --ensemble.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of starts and folds over speakers.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random starts and of the folds over speakers.", min=0)] = 0,
     as_json: Json = False,
 ) -> None:
-    """Combine several systems with a weight for each class, and evaluate the ensemble beside each of them."""
+    """Combine several systems with a weight for each class, and evaluate the ensemble beside each system."""
     from serein.ensemble import evaluation as fusing
     from serein.ensemble.predictor import write_ensemble
     from serein.progress import Bars

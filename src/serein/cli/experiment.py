@@ -17,9 +17,11 @@ def run(
     data: Data,
     overrides: Overrides = None,
     task: Task = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder [runs/NAME-TIME].")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder.", show_default="runs/NAME-TIME")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run.")] = False,
-    jobs: Annotated[int | None, typer.Option(help="Folds trained in parallel [depends on the model].", min=1)] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Folds to train in parallel.", show_default="by the size of the model", min=1)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train, predict, score and report every fold and seed of a recipe."""
@@ -45,7 +47,7 @@ def train(
     task: Task = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped training.")] = False,
 ) -> None:
-    """Train one model on a manifest's train and dev."""
+    """Train one model on the train and dev sets of a manifest."""
     from serein import recipe as recipes
 
     resolved = recipes.load(recipe, overrides or (), task=task)
@@ -61,11 +63,11 @@ def train(
 def evaluate(
     model: Model,
     data: Data,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the predictions (.jsonl).")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the predictions (.jsonl).")] = None,
     allow_seen_speakers: AllowSeenSpeakers = False,
     conditions: Annotated[
         Literal["predicted", "oracle"] | None,
-        typer.Option(help="Source of a conditioned model's gender and text [the recipe's]."),
+        typer.Option(help="Source of a conditioned model's gender and text.", show_default="the recipe's"),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -92,5 +94,5 @@ def report(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     as_json: Json = False,
 ) -> None:
-    """Score a run folder again and write its report.html."""
+    """Score a finished run again and write its report.html."""
     finish(run, as_json)

@@ -32,15 +32,17 @@ _SYSTEMS = {"model": "model", "neighbours": "neighbours alone", "knn": "model an
 Votes = Literal["uniform", "softmax"]
 Index = Literal["auto", "exact", "faiss"]
 
-K = Annotated[int | None, typer.Option("--k", help="Number of neighbours [tuned, else 8].", min=1)]
+K = Annotated[int | None, typer.Option("--k", help="Number of neighbours.", show_default="tuned, else 8", min=1)]
 KnnWeight = Annotated[
     float | None,
-    typer.Option("--knn-weight", help="Weight of the neighbours, 0 to 1 [tuned, else 0.3].", min=0, max=1),
+    typer.Option("--knn-weight", help="Weight of the neighbours.", show_default="tuned, else 0.3", min=0, max=1),
 ]
 DatastoreFolder = Annotated[Path, typer.Argument(metavar="DATASTORE", help="Folder of the datastore.")]
-MovedModel = Annotated[str | None, typer.Option("--model", "-m", help="Where its model is now [where it was].")]
+MovedModel = Annotated[
+    str | None, typer.Option("--model", "-m", help="Where its model is now.", show_default="where it was")
+]
 VotesOption = Annotated[
-    Votes, typer.Option("--votes", help="Equal votes, or weighted by the softmax of negative distances.")
+    Votes, typer.Option("--votes", help="Equal votes, or votes weighted by the softmax of negative distances.")
 ]
 MetricOption = Annotated[Metric, typer.Option("--metric", help="The score to maximise.")]
 SearchIndex = Annotated[
@@ -116,19 +118,20 @@ def knn_tune(
 @knn.command("evaluate")
 def knn_evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    data: Annotated[Path | None, typer.Option("--data", help="Its manifest [where it was].")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Its manifest.", show_default="where it was")] = None,
     selection: Annotated[
-        Literal["dev", "oracle"], typer.Option(help="Tune on dev; or, as wang2023 and marked, on test (oracle).")
+        Literal["dev", "oracle"],
+        typer.Option(help="Tune on dev; or on test, as wang2023 does: the scores are marked as oracle."),
     ] = "dev",
     votes: VotesOption = "uniform",
     metric: MetricOption = "ua",
-    k: Annotated[int | None, typer.Option("--k", help="Use this k [tuned].", min=1)] = None,
+    k: Annotated[int | None, typer.Option("--k", help="Number of neighbours.", show_default="tuned", min=1)] = None,
     knn_weight: Annotated[
-        float | None, typer.Option("--knn-weight", help="Use this weight [tuned].", min=0, max=1)
+        float | None, typer.Option("--knn-weight", help="Weight of the neighbours.", show_default="tuned", min=0, max=1)
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a finished run with the neighbours of each fold's train and dev, beside the model alone."""
+    """Evaluate a finished run with kNN on each fold's train and dev sets, beside the model alone."""
     from serein.knn.evaluation import KnnOptions, evaluate_run_with_knn
     from serein.progress import Bars
 
@@ -147,12 +150,12 @@ def knn_adapt(
     data: Data,
     out: Out,
     sizes: Annotated[
-        str, typer.Option(metavar="N,N,...", help="Numbers of clips in a datastore.")
+        str, typer.Option(metavar="N,N,...", help="Sizes of the datastores, in clips.")
     ] = "8,16,32,64,128,256",
-    draws: Annotated[int, typer.Option(help="Random datastores of each size and speaker.", min=1)] = 10,
+    draws: Annotated[int, typer.Option(help="Random datastores for each size and speaker.", min=1)] = 10,
     as_json: Json = False,
 ) -> None:
-    """Evaluate the gain from a datastore of a corpus's own clips, by its size; leave one speaker out."""
+    """Evaluate how much a datastore of a corpus's own clips helps, by its size; one speaker is left out at a time."""
     from serein.knn.adaptation import adapt
     from serein.progress import Bars
 

@@ -21,25 +21,42 @@ AllowSeenSpeakers = Annotated[
     bool, typer.Option("--allow-seen-speakers", help="Allow speakers that the model was trained on.")
 ]
 Data = Annotated[Path, typer.Option("--data", help="Manifest (.jsonl).")]
-DefaultModel = Annotated[str | None, typer.Option("--model", "-m", help="Model folder or Hub name [default model].")]
+DefaultModel = Annotated[
+    str | None, typer.Option("--model", "-m", help="Model folder or Hub name.", show_default="the default model")
+]
 Device = Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1 or mps.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Model folder or Hub name.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe.")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; may be repeated.")
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Output path.")]
 Recordings = Annotated[
     list[Path],
-    typer.Argument(metavar="FILE|FOLDER|PATTERN|LIST|MANIFEST|-...", help="Recordings; - reads a list from stdin."),
+    typer.Argument(
+        metavar="FILE|FOLDER|PATTERN|LIST|MANIFEST|-...",
+        help="Recordings; - reads a recording, or a list of them, from stdin.",
+    ),
 ]
-Task = Annotated[str | None, typer.Option("--task", help="Learn this task alone, for instance 'gender'.")]
+Task = Annotated[
+    str | None,
+    typer.Option("--task", help="Train this task alone, for instance 'gender'.", show_default="the recipe's tasks"),
+]
 
 Window = Annotated[
-    float | None, typer.Option("--window", metavar="SECONDS", help="Predict speech in windows of this length [3].")
+    float | None,
+    typer.Option(
+        "--window", metavar="SECONDS", help="Length of the windows that speech is cut into.", show_default="3"
+    ),
 ]
 Step = Annotated[
-    float | None, typer.Option("--step", metavar="SECONDS", help="From one window's start to the next [half a window].")
+    float | None,
+    typer.Option(
+        "--step",
+        metavar="SECONDS",
+        help="Time from the start of one window to the start of the next.",
+        show_default="half a window",
+    ),
 ]
 MinConfidence = Annotated[
     float,
@@ -48,7 +65,7 @@ MinConfidence = Annotated[
     ),
 ]
 MinDuration = Annotated[
-    float, typer.Option("--min-duration", metavar="SECONDS", help="Reject predictions of shorter recordings.", min=0)
+    float, typer.Option("--min-duration", metavar="SECONDS", help="Reject predictions from less speech.", min=0)
 ]
 
 

@@ -37,45 +37,60 @@ def predict(
     sources: Recordings,
     model: DefaultModel = None,
     ensemble: Annotated[
-        Path | None, typer.Option("--ensemble", metavar="FILE", help="Combine the models of this file.")
+        Path | None,
+        typer.Option("--ensemble", metavar="FILE", help="Combine the models of this ensemble file (serein ensemble)."),
     ] = None,
     labels: Annotated[
-        str | None, typer.Option(metavar="WORD,WORD...", help="Words to use as classes, for a model of words.")
+        str | None,
+        typer.Option(metavar="WORD,WORD...", help="Use these words as classes; for models that predict word vectors."),
     ] = None,
     knn: Annotated[
-        Path | None, typer.Option("--knn", metavar="DATASTORE", help="Interpolate with the nearest labelled clips.")
+        Path | None,
+        typer.Option(
+            "--knn", metavar="DATASTORE", help="Interpolate with the nearest clips of this datastore (serein knn)."
+        ),
     ] = None,
     k: K = None,
     knn_weight: KnnWeight = None,
-    show_neighbours: Annotated[bool, typer.Option("--show-neighbours", help="Print the nearest clips.")] = False,
+    show_neighbours: Annotated[bool, typer.Option("--show-neighbours", help="Also print the nearest clips.")] = False,
     segments: Annotated[
         Literal["auto", "always", "never"],
-        typer.Option(help="Cut into segments of speech; auto: all but the utterances of a manifest."),
+        typer.Option(
+            help="Which recordings to cut into segments of speech; auto: all but the utterances of a manifest."
+        ),
     ] = "auto",
     window: Window = None,
     step: Step = None,
     min_confidence: MinConfidence = 0.0,
     min_duration: MinDuration = 0.0,
     max_files: Annotated[
-        int | None, typer.Option("--max-files", help="Predict at most so many, evenly spread.", min=1)
+        int | None,
+        typer.Option("--max-files", help="Predict at most this many, evenly spread.", show_default="all", min=1),
     ] = None,
     device: Device = "auto",
-    workers: Annotated[int, typer.Option(help="Processes that predict on the CPU side by side.", min=1)] = 1,
+    workers: Annotated[int, typer.Option(help="Number of processes that predict on the CPU.", min=1)] = 1,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Append JSON lines to this file and resume it; for label files, a folder."),
+        typer.Option(
+            "--out",
+            "-o",
+            help="Append JSON lines to this file, or resume it; for label files, a folder.",
+            show_default="stdout",
+        ),
     ] = None,
-    output_format: Annotated[Format | None, typer.Option("--format", help="Output format [table].")] = None,
+    output_format: Annotated[
+        Format | None, typer.Option("--format", help="Output format.", show_default="table")
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="PICTURE", help="Draw the recording with its emotions (.png, .svg, .pdf).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Short for --format csv.")] = False,
 ) -> None:
-    """Predict the emotions in recordings; the exit status is 1 when any could not be read.
+    """Predict the emotions in recordings.
 
-    Recordings are cut into segments of speech first; what holds no speech is rejected. Without --model the default
-    model is used.
+    Recordings are cut into segments of speech first; a recording without speech is rejected. The exit status is 1 if
+    any recording could not be read.
     """
     from serein.inference.prediction import RejectOption
     from serein.inference.recording import PredictOptions

@@ -15,26 +15,37 @@ from serein.cli.options import Data, Json, Metric, Overrides, Split, print_table
 
 @app.command()
 def reproduce(
-    table: Annotated[str, typer.Argument(help="A table: PAPER/TABLE, for instance diatlova2024/table3, or a .yaml.")],
+    table: Annotated[
+        str,
+        typer.Argument(metavar="TABLE", help="PAPER/TABLE, for instance diatlova2024/table3; or a table file (.yaml)."),
+    ],
     data: Data,
-    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... of every row; a later call can add more.", min=1)] = 3,
-    rows: Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Train these rows only.")] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds of each row: 0, 1, ...; a later call can add more.", min=1)] = 3,
+    rows: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help="Train these rows only.", show_default="all")
+    ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="At most so many utterances of each speaker and emotion.", min=1)
+        int | None,
+        typer.Option(help="Use at most this many utterances of each speaker and emotion.", show_default="all", min=1),
     ] = None,
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of all run folders and tables.")] = Path(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the run folders and tables.")] = Path(
         "runs/reproduce"
     ),
     engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="One run after the other, or tasks of Ray.")
+        Literal["local", "ray"], typer.Option(help="Train one run after another, or as tasks of a Ray cluster.")
     ] = "local",
-    jobs: Annotated[int | None, typer.Option(help="Folds trained in parallel [depends on the model].", min=1)] = None,
-    split: Annotated[Split, typer.Option(help="Score test or dev predictions.")] = "test",
-    metric: Annotated[Metric | None, typer.Option(help="Compare by this score [the table's].")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Folds to train in parallel.", show_default="by the size of the model", min=1)
+    ] = None,
+    split: Annotated[Split, typer.Option(help="The predictions to score.")] = "test",
+    metric: Annotated[Metric | None, typer.Option(help="The score to compare.", show_default="the table's")] = None,
     as_json: Json = False,
 ) -> None:
-    """Train every row of a paper's table and compare published scores with ours; repeat it to continue or add seeds."""
+    """Train every row of a paper's table, and compare the published scores with ours.
+
+    Repeat the command to continue, or to add seeds.
+    """
     from serein.reproduce import table as tables
 
     chosen = tables.load(table)

@@ -25,11 +25,11 @@ _EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104  # no names: a client names
 def serve(
     model: DefaultModel = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen at; the default is reachable from this machine only.")
+        str, typer.Option(help="Address to listen on; 127.0.0.1 is reachable from this machine only.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 is any free one.", min=0, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(help="Port; 0 chooses a free one.", min=0, max=65535)] = 8000,
     api_key_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="API keys, one a line; clients must send one.")
+        Path | None, typer.Option(metavar="FILE", help="File of API keys, one on each line; clients must send one.")
     ] = None,
     allowed_hosts: Annotated[
         list[str] | None,
@@ -40,25 +40,25 @@ def serve(
         typer.Option(metavar="ORIGIN", help="Other web pages that may use it, as https://example.org; '*' is any."),
     ] = None,
     knn: Annotated[
-        Path | None, typer.Option(metavar="DATASTORE", help="Return the nearest clips of this datastore, too.")
+        Path | None, typer.Option(metavar="DATASTORE", help="Also return the nearest clips of this datastore.")
     ] = None,
-    no_page: Annotated[bool, typer.Option("--no-page", help="Serve no web page.")] = False,
+    no_page: Annotated[bool, typer.Option("--no-page", help="Do not serve the web page.")] = False,
     device: Device = "auto",
     min_confidence: MinConfidence = 0.0,
     min_duration: MinDuration = 0.0,
-    max_mb: Annotated[float, typer.Option("--max-mb", help="Largest recording in megabytes.")] = 25.0,
-    max_seconds: Annotated[float, typer.Option("--max-seconds", help="Longest recording in seconds.")] = 600.0,
-    max_requests: Annotated[int, typer.Option("--max-requests", help="Concurrent requests.")] = 64,
+    max_mb: Annotated[float, typer.Option("--max-mb", help="Largest recording, in megabytes.")] = 25.0,
+    max_seconds: Annotated[float, typer.Option("--max-seconds", help="Longest recording, in seconds.")] = 600.0,
+    max_requests: Annotated[int, typer.Option("--max-requests", help="Most concurrent requests.")] = 64,
     per_client: Annotated[
-        int, typer.Option("--max-per-client", help="Concurrent requests, and streams, of one client.")
+        int, typer.Option("--max-per-client", help="Most concurrent requests, and streams, of one client.")
     ] = 32,
-    max_streams: Annotated[int, typer.Option("--max-streams", help="Concurrent streams.")] = 200,
+    max_streams: Annotated[int, typer.Option("--max-streams", help="Most concurrent streams.")] = 200,
 ) -> None:
-    """Serve predictions over HTTP and WebSocket, with a web page to try it.
+    """Serve predictions over HTTP and WebSocket, with a web page to try them.
 
-    http://127.0.0.1:8000 is the page, /openapi.json describes the routes: POST /v1/predict, POST /v1/predict/batch,
-    WS /v1/stream, GET /v1/models, /healthz, /readyz, /metrics. Without --model the default model is used.
-    Ctrl-C or SIGTERM stops it once running requests are finished. docs/deployment.md: systemd, nginx, examples.
+    The page is http://127.0.0.1:8000. /openapi.json describes the routes: POST /v1/predict, POST /v1/predict/batch,
+    WS /v1/stream, GET /v1/models, /healthz, /readyz, /metrics. Ctrl-C or SIGTERM stops the service once running
+    requests are finished. docs/deployment.md shows systemd, nginx and clients.
     """
     _require_extra()
     from serein.server.app import bound, create_app, is_loopback

@@ -33,15 +33,17 @@ def stream(
     ] = False,
     rate: Annotated[int, typer.Option(metavar="HZ", help="Sampling rate of stdin.", min=4000, max=384_000)] = 16000,
     microphone: Annotated[
-        str | None, typer.Option(help="Microphone, by number or part of its name [the system's default].")
+        str | None, typer.Option(help="Microphone, by number or part of its name.", show_default="the system's")
     ] = None,
     device: Device = "auto",
     window: Window = None,
     step: Step = None,
     min_confidence: MinConfidence = 0.0,
     min_duration: MinDuration = 0.0,
-    seconds: Annotated[float | None, typer.Option(help="Stop after this time [at the keyboard interrupt].")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per window.")] = False,
+    seconds: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Stop after this time.", show_default="at Ctrl-C")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each window.")] = False,
 ) -> None:
     """Predict the emotions in live audio, window by window, and print the delay of each prediction.
 
@@ -134,7 +136,7 @@ def _microphone(device: str | None) -> Iterator[Iterator[Waveform]]:
         raise AudioError(
             f"cannot be opened ({error})",
             where="microphone",
-            remedy="Choose another by --device, or pipe its samples into --stdin-pcm.",
+            remedy="Choose another with --microphone, or pipe its samples into --stdin-pcm.",
         ) from None
     with microphone:
         print("recording; stop with Ctrl-C", file=sys.stderr, flush=True)

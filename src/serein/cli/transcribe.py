@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 def transcribe(
     sources: Recordings,
     model: Annotated[
-        str, typer.Option("--model", "-m", help="Folder of a model that learned 'asr', or a speech recogniser.")
+        str,
+        typer.Option(
+            "--model", "-m", help="A model trained on the task 'asr', or a Whisper or CTC model of Transformers."
+        ),
     ],
     as_json: Json = False,
 ) -> None:
-    """Transcribe recordings; for manifests with transcripts also print the word error rate (on stderr with --json).
+    """Transcribe recordings; for manifests with transcripts, also print the word error rate.
 
-    The exit status is 1 when any recording could not be read.
+    With --json the word error rate goes to stderr. The exit status is 1 if any recording could not be read.
     """
     from serein.errors import AudioError
     from serein.inference.sources import sources_in, utterance_of

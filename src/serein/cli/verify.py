@@ -32,16 +32,21 @@ def verify(
     ],
     threshold: Annotated[
         float | None,
-        typer.Option(help="Smallest cosine of the same speaker [the model's, from its dev set].", min=-1, max=1),
+        typer.Option(
+            help="Least cosine of two recordings of one speaker.",
+            show_default="the model's, from its dev set",
+            min=-1,
+            max=1,
+        ),
     ] = None,
     is_scored: Annotated[
-        bool, typer.Option("--score", help="Print error rates, from the speakers in the manifests.")
+        bool, typer.Option("--score", help="Print error rates; needs manifests with speakers.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Tell for every two recordings whether they are of the same speaker.
+    """Decide for each pair of recordings whether they have the same speaker.
 
-    The exit status is 1 when any recording could not be read.
+    The exit status is 1 if any recording could not be read.
     """
     from serein.evaluation.verification import speaker_pairs
     from serein.inference.predictor import id_of, load
@@ -80,15 +85,20 @@ def verify(
 def embed(
     sources: Recordings,
     model: Model,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write (.safetensors).")] = Path(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output path (.safetensors).")] = Path(
         "embeddings.safetensors"
     ),
     task: Annotated[
         str | None,
-        typer.Option(help="Embedding of this task: 'emotion', 'speaker', ...; or 'fused' [the main task]."),
+        typer.Option(
+            help="Task whose embedding to write: 'emotion', 'speaker', ...; or 'fused'.", show_default="the main task"
+        ),
     ] = None,
 ) -> None:
-    """Write the embeddings of recordings, and their ids; the exit status is 1 when any could not be read."""
+    """Write the embeddings of recordings, with their ids.
+
+    The exit status is 1 if any recording could not be read.
+    """
     import numpy as np
     from safetensors.numpy import save_file
 

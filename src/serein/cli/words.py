@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 words = typer.Typer(help="Vocabularies of word vectors, and models that predict words.", no_args_is_help=True)
 app.add_typer(words, name="words")
 
-WordModel = Annotated[str, typer.Option("--model", "-m", help="Folder or Hub name of a model of words.")]
+WordModel = Annotated[
+    str, typer.Option("--model", "-m", help="Folder or Hub name of a model that predicts word vectors.")
+]
 
 
 @words.command("prepare")
@@ -33,10 +35,10 @@ def words_prepare(
         str | None,
         typer.Option("--sentence-transformer", metavar="NAME", help="Encode the words of this model's tokenizer."),
     ] = None,
-    half: Annotated[bool, typer.Option("--half", help="Store float16: half the size, 3 digits.")] = False,
-    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out wrong lines, counted.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="Store float16: half the size, three digits.")] = False,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out and count wrong lines.")] = False,
 ) -> None:
-    """Store a file of word vectors once, so that it opens at once and is searched quickly."""
+    """Convert a file of word vectors, so that it opens fast and is searched fast."""
     from serein.progress import Bars
     from serein.text.word_vectors import prepare, prepare_encoder
 
@@ -74,13 +76,16 @@ def _amount(num_bytes: int) -> str:
 def words_nearest(
     sources: Recordings,
     model: WordModel,
-    k: Annotated[int, typer.Option("-k", help="How many words.", min=1)] = 10,
+    k: Annotated[int, typer.Option("-k", help="Number of words.", min=1)] = 10,
     index: Annotated[
         Literal["exact", "faiss"], typer.Option(help="faiss is approximate; its index is built at the first use.")
     ] = "exact",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per recording.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each recording.")] = False,
 ) -> None:
-    """Print the words of the vocabulary nearest to each recording; the exit status is 1 when any could not be read."""
+    """Print the words of the vocabulary nearest to each recording.
+
+    The exit status is 1 if any recording could not be read.
+    """
     import numpy as np
 
     predictions, vocabulary, num_failed = _predict(model, sources)
@@ -98,14 +103,20 @@ def words_nearest(
 @words.command("find")
 def words_find(
     sources: Recordings,
-    text: Annotated[str, typer.Option("--text", metavar="WORDS", help="What to search for: 'tender sadness'.")],
+    text: Annotated[
+        str, typer.Option("--text", metavar="WORDS", help="What to search for, for instance 'tender sadness'.")
+    ],
     model: WordModel,
     max_files: Annotated[
-        int | None, typer.Option("--max-files", help="Show at most so many of the nearest.", min=1)
+        int | None,
+        typer.Option("--max-files", help="Print at most this many, the most similar first.", show_default="all", min=1),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per recording.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each recording.")] = False,
 ) -> None:
-    """Rank recordings by similarity to free text; the exit status is 1 when any could not be read."""
+    """Rank recordings by their similarity to free text.
+
+    The exit status is 1 if any recording could not be read.
+    """
     import numpy as np
 
     from serein.tasks.word_vectors import similarity
