@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from serein.choices import choose
 from serein.data.files import make_readable, sha256
 from serein.errors import ModelError, RecipeError
+from serein.models.adapters import ADAPTER_WEIGHT, plain_name
 from serein.models.hidden_states import Backbone
 from serein.models.model import SpeechModel, assemble, described_backbone
 from serein.recipe import MAIN, Branch, Clips, Encoder, Inference, Options, Tasks, Text
@@ -223,7 +224,7 @@ def save(folder: Path, checkpoint: Checkpoint, card: str, *, backbone: str = "au
     state = {
         name: tensor.detach().contiguous()
         for name, tensor in model.state_dict().items()
-        if not name.startswith(outside)
+        if not name.startswith(outside) or ADAPTER_WEIGHT.search(name)
     }
     description = {
         "format": FORMAT,
@@ -250,6 +251,26 @@ def save(folder: Path, checkpoint: Checkpoint, card: str, *, backbone: str = "au
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def merge(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write a model with its adapters added to the weights that they stand beside; its outputs stay the same.
+
+    Args:
+        checkpoint: A loaded one; changes in place.
+        folder: See `save`. It holds the backbone, and `peft` is not needed to load it.
+
+    Raises:
+        ModelError: It has no adapter, or `folder` exists and is something else.
+    """
+    model, names = checkpoint.model, (MAIN, *checkpoint.model.branches)
+    adapted = [backbone for backbone in map(model.backbone_of, names) if backbone.adapter is not None]
+    if not adapted:
+        raise ModelError("has no adapter to merge", where=checkpoint.folder, remedy="Use it as it is.")
+    for backbone in adapted:
+        backbone.merge_adapter()
+    assert checkpoint.folder is not None
+    save(folder, checkpoint, (checkpoint.folder / "README.md").read_text(encoding="utf-8"))
 
 
 def load(folder: str | Path) -> Checkpoint:
@@ -319,9 +340,11 @@ def _load_weights(model: SpeechModel, path: Path, outside: Mapping[str, Any]) ->
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"damaged weights ({error})", where=path, remedy="Copy the folder again.") from None
+    names = {plain_name(name): name for name in model.state_dict()}
     for branch, source in outside.items():
         if isinstance(source, Mapping):
-            state |= {f"{_prefix(branch)}{name}": tensor for name, tensor in _weights_of_source(source).items()}
+            own = {f"{_prefix(branch)}{name}": tensor for name, tensor in _weights_of_source(source).items()}
+            state |= {names.get(name, name): tensor for name, tensor in own.items()}
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:

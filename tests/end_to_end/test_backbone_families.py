@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,16 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from cli_fixtures import Call
 from models.test_backbones import CASES, batch, clips, plain_model, save
 from serein import checkpoint
+from serein.errors import ModelError
+from serein.models.backbones import HuggingFaceBackbone
+from serein.models.model import assemble
+from serein.recipe import Category, Optimizer
+from serein.training.module import build_optimizer
 
 FAMILIES = ["whisper", "wav2vec2-bert", "wav2vec2-conformer"]
 
@@ -76,3 +84,78 @@ def test_clips_longer_than_whisper_takes_are_refused_before_training(
     outcome = serein("run", recipe, "--data", tones, "--out", tmp_path / "run")
     assert outcome.status != 0
     assert message in outcome.complaint
+
+
+# -- adapters --------------------------------------------------------------------------------------------------------
+
+LORA = {"name": "lora", "rank": 2, "alpha": 4, "targets": ["query", "value", "feed_forward"]}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_adapter_is_trained_saved_alone_and_merged(
+    family: str, sources: Mapping[str, Path], tones: Path, tmp_path: Path, serein: Call
+) -> None:
+    pytest.importorskip("peft")
+    first = {"trainable": ["adapter", "heads"], "optimizer": {"learning_rate": 0.03}, "ema_decay": 0.5, "epochs": 2}
+    then = {"name": "then", "epochs": 1, "precision": "float32"}
+    recipe = recipe_for(tmp_path / "r.yaml", sources[family], adapter=LORA, stage=first)
+    values = yaml.safe_load(recipe.read_text())
+    values["stages"].append(then | {"trainable": ["heads"]})
+    recipe.write_text(yaml.safe_dump(values))
+    run = tmp_path / "run"
+    assert serein("run", recipe, "--data", tones, "--out", run, "--jobs", 1).status == 0
+    fold = run / "fold-1" / "seed-0"
+    for stage in ("0-train", "1-then"):  # of the backbone its hash alone, and the adapter
+        names = load_file(fold / stage / "weights.safetensors").keys()
+        assert {name for name in names if name.startswith("backbone.")} == {n for n in names if ".lora_" in n} != set()
+
+    folder = fold / "model"
+    names = load_file(folder / "model.safetensors").keys()
+    assert all(".lora_" in name for name in names if name.startswith("backbone."))
+    description = json.loads((folder / "model.json").read_text())
+    assert description["backbone_weights"]["source"] == str(sources[family])
+    assert description["backbone"]["adapter"]["rank"] == 2
+    loaded = checkpoint.load(folder)
+    moved = [each for name, each in loaded.model.state_dict().items() if ".lora_B." in name]
+    assert moved
+    assert all(each.abs().max() > 0 for each in moved)
+
+    merged = tmp_path / "merged"
+    assert serein("merge", "--model", folder, "--out", merged).status == 0
+    assert json.loads((merged / "model.json").read_text())["backbone_weights"] == "inside"
+    assert "no adapter" in serein("merge", "--model", merged, "--out", tmp_path / "again").complaint
+    whole, waveforms = checkpoint.load(merged), batch(clips((16_000, 7_000)))
+    with torch.inference_mode():
+        one, other = (each.model(*waveforms)["emotion"].output for each in (loaded, whole))
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_another_backbone_under_an_adapter_is_refused(
+    sources: Mapping[str, Path], tones: Path, tmp_path: Path, serein: Call
+) -> None:
+    pytest.importorskip("peft")
+    source = shutil.copytree(sources["whisper"], tmp_path / "source")
+    recipe = recipe_for(tmp_path / "r.yaml", source, adapter=LORA, stage={"trainable": ["adapter", "heads"]})
+    assert serein("run", recipe, "--data", tones, "--out", tmp_path / "run", "--jobs", 1).status == 0
+    save(plain_model("whisper", CASES["whisper"][1], spread=0.03), source)
+    with pytest.raises(ModelError, match="not those that the model was trained on"):
+        checkpoint.load(tmp_path / "run" / "fold-1" / "seed-0" / "model")
+
+
+def test_an_adapter_needs_a_pretrained_backbone(tones: Path, tmp_path: Path, serein: Call) -> None:
+    recipe = recipe_for(tmp_path / "r.yaml", tmp_path, backbone={"name": "logmel"}, adapter=LORA)
+    outcome = serein("run", recipe, "--data", tones, "--out", tmp_path / "run")
+    assert "adapter: this backbone takes no adapter" in outcome.complaint
+
+
+def test_rates_decay_from_layer_to_layer(sources: Mapping[str, Path]) -> None:
+    backbone = HuggingFaceBackbone.from_source(str(sources["whisper"]))
+    model = assemble(backbone, None, {"emotion": (Category(pooling="mean"), 3)})
+    options = Optimizer(learning_rate=0.1, backbone_learning_rate=0.01, layer_decay=0.5)
+    optimizer = build_optimizer(model, options)
+    rate_of = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    expected = {"cnn": 0.00125, "projection": 0.00125, "layer 1": 0.0025, "layer 2": 0.005, "heads": 0.1}
+    for name, parameters in model.parameter_groups().items():
+        for parameter in parameters:
+            assert rate_of[id(parameter)] == pytest.approx(expected[name])
+    assert optimizer.param_groups[-1]["lr"] == 0.1  # which metrics show

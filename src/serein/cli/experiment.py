@@ -90,6 +90,16 @@ def evaluate(
 
 
 @app.command()
+def merge(model: Model, out: Out) -> None:
+    """Merge a model's LoRA adapter into its backbone: a folder that holds all weights and needs no peft."""
+    from serein import checkpoint
+    from serein.inference.predictor import model_folder
+
+    checkpoint.merge(checkpoint.load(model_folder(model)), out)
+    print(out)
+
+
+@app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     as_json: Json = False,

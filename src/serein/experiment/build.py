@@ -277,14 +277,15 @@ def new_model(
     backbone = (
         pretrained_branches[MAIN].checkpoint.model.backbone
         if MAIN in pretrained_branches
-        else new_backbone(recipe.backbone)
+        else new_backbone(recipe.backbone, recipe.adapter)
     )
     branches = {}
     for name, branch in recipe.branches.items():
         if name in pretrained_branches:
             branches[name] = (pretrained_branches[name].checkpoint.model.backbone, pretrained_branches[name].encoder)
         else:
-            branches[name] = (new_backbone(branch.backbone or recipe.backbone), branch.encoder)
+            own = (branch.backbone, branch.adapter) if branch.backbone else (recipe.backbone, recipe.adapter)
+            branches[name] = (new_backbone(*own), branch.encoder)
     branches.pop(MAIN, None)
     model = assemble(backbone, recipe.encoder, heads, recipe.ensemble_size, text_size(recipe), branches)
     for pretrained in pretrained_branches.values():

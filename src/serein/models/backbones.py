@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from serein.errors import AudioError
+from serein.models.adapters import ADAPTER_WEIGHT, add_lora, own_weights
 from serein.models.architectures import Data2VecAudio, Wav2Vec2, WavLM
 from serein.models.conformer import Conformer, Wav2Vec2Bert
 from serein.models.hidden_states import Backbone, HiddenStates, frame_mask
@@ -28,7 +29,7 @@ from serein.models.pretrained import (
     weights_hash,
 )
 from serein.models.whisper import Whisper
-from serein.recipe import HuggingFace
+from serein.recipe import HuggingFace, Lora
 
 ARCHITECTURES: dict[str, type[Wav2Vec2]] = {  # of families that are not run as wav2vec 2.0 is
     "data2vec-audio": Data2VecAudio,
@@ -53,6 +54,7 @@ class HuggingFaceBackbone(Backbone):
             training of Whisper (30 s).
         origin: What `describe` says of the weights: source, revision, overrides, weights_sha256.
         gradient_checkpointing: Trade time for memory in training.
+        adapter: Small matrices beside the model's own.
 
     Example:
         >>> tiny = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8,
@@ -73,6 +75,7 @@ class HuggingFaceBackbone(Backbone):
         pad_s: float | None = None,
         origin: Mapping[str, Any] | None = None,
         gradient_checkpointing: bool = False,
+        adapter: Lora | None = None,
     ) -> None:
         super().__init__()
         fasten(model)
@@ -87,6 +90,8 @@ class HuggingFaceBackbone(Backbone):
         self.frame_rate_hz = self.sample_rate_hz / self.architecture.frame_samples
         frames = self.architecture.max_frames
         self.max_s = None if frames is None else frames / self.frame_rate_hz
+        if adapter is not None:
+            self.add_adapter(adapter)
 
     @classmethod
     def from_source(
@@ -155,14 +160,22 @@ class HuggingFaceBackbone(Backbone):
         else:
             built = build_config(config, DEFAULT_OVERRIDES, where="config")
             do_normalize, origin = do_normalize_of(built, preprocess, where="config"), {}
+        adapter = config.get("adapter")
         backbone = cls(
             new_model(built),
             do_normalize=do_normalize,
             pad_s=config.get("pad_s"),
             origin=origin,
             gradient_checkpointing=gradient_checkpointing,
+            adapter=None if adapter is None else Lora.model_validate(adapter),
         )
         return backbone.eval()
+
+    def add_adapter(self, options: Lora) -> None:
+        """Put new matrices beside the model's own, which freeze."""
+        add_lora(self.model, options)
+        self.adapter = options
+        self.train(self.training)
 
     def forward(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> HiddenStates:
         """Encode a padded batch; a clip shorter than the receptive field is filled up with zeros to one frame.
@@ -205,7 +218,19 @@ class HuggingFaceBackbone(Backbone):
         return self.architecture.num_frames(num_samples.clamp_min(self.receptive_field))
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Every parameter exactly once: `cnn`, `projection` (all that is neither), `layer 1` to `layer N`."""
+        """Every parameter exactly once: `cnn`, `projection` (before and behind the layers), `layer 1` to `layer N`.
+
+        With an adapter, `adapter` follows them.
+        """
+        groups = self._in_order()
+        if self.adapter is not None:
+            added = {id(each): each for name, each in self.named_parameters() if ADAPTER_WEIGHT.search(name)}
+            groups = {name: [each for each in group if id(each) not in added] for name, group in groups.items()}
+            groups["adapter"] = list(added.values())
+        return groups
+
+    def _in_order(self) -> dict[str, list[nn.Parameter]]:
+        """Return the parameters in the order in which they run, adapters among those of their layers."""
         cnn = [parameter for module in self.architecture.cnn() for parameter in module.parameters()]
         groups: dict[str, list[nn.Parameter]] = {"cnn": cnn, "projection": []}
         for number, layer in enumerate(self.architecture.layers, start=1):
@@ -222,6 +247,7 @@ class HuggingFaceBackbone(Backbone):
             "config": {key: value for key, value in config.items() if not key.startswith("_")},
             "do_normalize": self.do_normalize,
             "pad_s": self.pad_s,
+            "adapter": None if self.adapter is None else self.adapter.model_dump(mode="json"),
             **self._origin,
         }
 
@@ -236,9 +262,9 @@ class HuggingFaceBackbone(Backbone):
         return cls.from_config(description)
 
     def untouched_source(self) -> dict[str, Any] | None:
-        """Return source, revision and sha256 of the weights if they can be had again there, else `None`."""
+        """Return source, revision and sha256 of the weights, but for an adapter's; `None` when they are others."""
         digest = self._origin["weights_sha256"]
-        if self._origin["source"] is None or digest != weights_hash(self):
+        if self._origin["source"] is None or digest != weights_hash(own_weights(self)):
             return None
         return {"source": self._origin["source"], "revision": self._origin["revision"], "sha256": digest}
 
@@ -251,7 +277,7 @@ class HuggingFaceBackbone(Backbone):
 
     def _settle_frozen(self) -> None:
         """Dropout only where something learns. Called at each forward: `requires_grad` is anybody's to change."""
-        groups = self.parameter_groups()
+        groups = self._in_order()
         modules = {"cnn": self.architecture.cnn(), "projection": self.architecture.projection()}
         modules |= {f"layer {number}": [layer] for number, layer in enumerate(self.architecture.layers, start=1)}
         learns = {name: any(parameter.requires_grad for parameter in group) for name, group in groups.items()}
@@ -259,12 +285,15 @@ class HuggingFaceBackbone(Backbone):
         for name, parts in modules.items():
             for part in parts:
                 part.train(learns[name])
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm1d) and not module.weight.requires_grad:
+                module.eval()  # in a layer of which the adapter alone learns
 
     def _num_frozen_below(self) -> int:
         """Return how many groups from the bottom hold nothing that learns."""
         if not torch.is_grad_enabled():
             return 0
-        for index, parameters in enumerate(self.parameter_groups().values()):
+        for index, parameters in enumerate(self._in_order().values()):
             if any(parameter.requires_grad for parameter in parameters):
                 return index
         return self.num_layers + 2

@@ -10,6 +10,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import nn
 
+from serein.errors import RecipeError
+from serein.models.adapters import merge_lora
+from serein.recipe import Lora
 from serein.recipe.options import NamedOptions
 
 
@@ -68,6 +71,7 @@ class Backbone(nn.Module, ABC):
         frame_rate_hz: Frames per second.
         sample_rate_hz: Samples per second that ``forward`` expects.
         num_channels: Images that stand side by side in the features of a frame; 0 when they are no image.
+        adapter: Options of the matrices beside a pretrained backbone's own; ``None``: there are none.
         max_s: Seconds of the longest clip that ``forward`` takes; ``None``: no limit.
     """
 
@@ -79,6 +83,7 @@ class Backbone(nn.Module, ABC):
     sample_rate_hz: int = 16_000
     num_channels: int = 0
     max_s: float | None = None
+    adapter: Lora | None = None
 
     @abstractmethod
     def forward(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> HiddenStates:
@@ -88,6 +93,21 @@ class Backbone(nn.Module, ABC):
             waveforms: ``(batch, samples)`` float32; what lies past a clip's own length is ignored.
             num_samples: ``(batch,)`` long, real samples of each clip.
         """
+
+    def add_adapter(self, options: Lora) -> None:
+        """Put new matrices beside a pretrained model's own, which freeze.
+
+        Raises:
+            RecipeError: The backbone has no place for them.
+            MissingExtraError: `peft` is not installed.
+        """
+        raise RecipeError("this backbone takes no adapter", where="adapter", remedy="Choose a pretrained one.")
+
+    def merge_adapter(self) -> None:
+        """Add an adapter to the weights that it stands beside; the outputs stay the same."""
+        if self.adapter is not None:
+            merge_lora(self)
+            self.adapter = None
 
     @abstractmethod
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:

@@ -17,7 +17,7 @@ from serein.models.encoders import build_encoder, encoder_groups
 from serein.models.heads import HeadOutput, TaskHead, build_head, combine_members
 from serein.models.hidden_states import Backbone, Encoder, HiddenStates
 from serein.models.pretrained import ORIGIN
-from serein.recipe import MAIN, Head
+from serein.recipe import MAIN, Head, Lora
 from serein.recipe.options import NamedOptions
 
 
@@ -65,7 +65,7 @@ def _within(part: str, own: Sequence[str]) -> list[str] | None:
     if part == "backbone":
         return backbone
     if part == "transformer":
-        return [group for group in backbone if group != "cnn"]
+        return [group for group in backbone if group not in ("cnn", "adapter")]
     if layers := re.fullmatch(r"(encoder )?layers (\d+)-(\d+)", part):
         names = [f"{layers[1] or ''}layer {number}" for number in range(int(layers[2]), int(layers[3]) + 1)]
     else:
@@ -324,9 +324,11 @@ _HEAD = re.compile(r"\d+\.heads\.(?P<task>\w+)\.")  # of a member
 _ENCODER = re.compile(r"\d+\.encoder\.")  # of a member
 
 
-def new_backbone(options: NamedOptions) -> Backbone:
-    """Return the backbone that a recipe names, with the weights of its source."""
+def new_backbone(options: NamedOptions, adapter: Lora | None = None) -> Backbone:
+    """Return the backbone that a recipe names, with the weights of its source, and a new adapter."""
     backbone: Backbone = choose("backbone", options.name).from_options(options)
+    if adapter is not None:
+        backbone.add_adapter(adapter)
     return backbone
 
 

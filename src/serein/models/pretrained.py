@@ -27,10 +27,11 @@ WHISPER_NAMES = {r"^(model\.)?encoder\.": ""}  # its encoder is loaded alone
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
-def weights_hash(module: nn.Module) -> str:
+def weights_hash(weights: nn.Module | Mapping[str, torch.Tensor]) -> str:
     """Return the SHA-256 of a module's weights: names, kinds, shapes and bytes, in the order of names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    state = weights.state_dict() if isinstance(weights, nn.Module) else weights
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

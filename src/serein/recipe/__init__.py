@@ -29,6 +29,7 @@ from serein.recipe.model import (
     HuggingFace,
     LayerChoice,
     LogMel,
+    Lora,
     Transformer,
 )
 from serein.recipe.options import Options
@@ -70,6 +71,7 @@ __all__ = [
     "Labels",
     "Nouns",
     "LogMel",
+    "Lora",
     "Optimizer",
     "Options",
     "Pooled",

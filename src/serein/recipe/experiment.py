@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from serein.choices import choose
 from serein.recipe.data import Clips, Labels, Nouns, Protocol, Text
 from serein.recipe.learning import FeatureCacheOptions, Stage
-from serein.recipe.model import MAIN, Backbone, Branch, Encoder, LogMel
+from serein.recipe.model import MAIN, Backbone, Branch, Encoder, LogMel, Lora
 from serein.recipe.options import Count, Name, Options, Positive
 from serein.recipe.tasks import Tasks
 
@@ -34,6 +34,7 @@ class Recipe(Options):
     """A whole experiment.
 
     Attributes:
+        adapter: Of the main backbone, and of branches that take one like it.
         branches: Name -> another network for the same clips. `main`, with `from` alone, starts the main one.
         ensemble_size: Encoders with heads trained side by side on one backbone, each from its own initial weights;
             their class probabilities are averaged (deep ensemble, Lakshminarayanan 2017).
@@ -47,6 +48,7 @@ class Recipe(Options):
     text: Text = Text()
     words: Nouns = Nouns()
     backbone: Backbone = LogMel()
+    adapter: Lora | None = None
     encoder: Encoder | None = None
     branches: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")], Branch] = {}
     ensemble_size: Count = 1

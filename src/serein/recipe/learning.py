@@ -13,12 +13,15 @@ class Optimizer(Options):
     """How weights move.
 
     Attributes:
-        backbone_learning_rate: Another rate for the backbone's weights, or `None` for the same.
+        backbone_learning_rate: Another rate for the backbone's weights, an adapter's included; `None`: the same.
+        layer_decay: Each layer of a backbone has the rate of the one above it times this, its highest layer the
+            backbone's rate times this; 1: all the same.
     """
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: Positive = 1e-3
     backbone_learning_rate: Positive | None = None
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     betas: tuple[Share, Share] = (0.9, 0.999)
     momentum: Share = 0.9

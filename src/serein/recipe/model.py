@@ -63,6 +63,31 @@ class HuggingFace(NamedOptions):
 
 
 Backbone = Annotated[SerializeAsAny[NamedOptions], BeforeValidator(OptionsOf("backbone"))]
+
+
+class Lora(Options):
+    """Low-rank adaptation (LoRA, Hu 2022) of a pretrained backbone, whose own weights stay (extra `lora`).
+
+    Its matrices are the part `adapter` of the model: `trainable: [adapter, heads]`. A model folder then holds them and
+    the heads alone, and names the backbone by its hash.
+
+    Attributes:
+        rank: Rows of the first matrix, columns of the second.
+        alpha: Their product is multiplied by alpha / rank.
+        targets: Which matrices of each transformer layer they stand beside.
+        dropout: Of what enters the first matrix.
+    """
+
+    name: Literal["lora"] = "lora"
+    rank: Count = 8
+    alpha: Positive = 16.0
+    targets: Annotated[tuple[Literal["query", "key", "value", "output", "feed_forward"], ...], Field(min_length=1)] = (
+        "query",
+        "value",
+    )
+    dropout: Share = 0.0
+
+
 Layer = Literal["last"] | Annotated[int, Field(ge=0)]
 LayerChoice = Literal["last", "weighted"] | int | Annotated[tuple[Layer, ...], Field(min_length=1)]
 
@@ -150,12 +175,14 @@ class Branch(Options):
 
     Attributes:
         backbone: Its own; `None` takes one like the main one's. Where both stay as they are, it runs once.
+        adapter: Of its own backbone.
         encoder: Its trained layers.
         start: A finished run or model whose network it is and starts from, backbone, encoder and heads, written `from`:
             a run's fold of the same name and seed where there is one. Nobody whom that model learned from is tested.
     """
 
     backbone: Backbone | None = None
+    adapter: Lora | None = None
     encoder: Encoder | None = None
     start: Annotated[str, Field(min_length=1)] | None = Field(default=None, alias="from")
 

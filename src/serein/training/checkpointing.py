@@ -19,10 +19,11 @@ from safetensors.torch import load_file, save_file
 from serein.data.dataset import Batch
 from serein.data.files import replacing, write_text
 from serein.errors import RunError
+from serein.models.adapters import own_weights
 from serein.models.model import SpeechModel
 from serein.models.pretrained import weights_hash
 from serein.progress import Report
-from serein.training.module import FROZEN, StageModule, require_backbone
+from serein.training.module import BACKBONE_WEIGHT, FROZEN, StageModule, require_backbone
 
 SECONDS_BETWEEN_REPORTS = 0.2
 
@@ -78,7 +79,6 @@ PARTIAL = f".partial.{RESUME}"
 WEIGHTS = "weights.safetensors"
 METRICS = "metrics.jsonl"
 INITIAL_WEIGHTS = "initial_weights.json"  # which weights a stage started from
-BACKBONE = "backbone."  # what the names of its weights start with
 
 
 class CheckpointCallback(Checkpoint):
@@ -169,7 +169,7 @@ def save_weights(module: lightning.LightningModule, path: Path) -> None:
     state = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in module.eval_model.state_dict().items()
-        if sha256 is None or not name.startswith(BACKBONE)
+        if sha256 is None or not BACKBONE_WEIGHT.match(name)
     }
     with replacing(path) as partial:
         save_file(state, partial, None if sha256 is None else {FROZEN: sha256})
@@ -186,8 +186,8 @@ def load_weights(model: SpeechModel, path: Path) -> None:
             sha256 = (file.metadata() or {}).get(FROZEN)
         state = load_file(path)
         if sha256 is not None:
-            require_backbone(sha256, weights_hash(model.backbone))
-            state |= {name: tensor for name, tensor in model.state_dict().items() if name.startswith(BACKBONE)}
+            require_backbone(sha256, weights_hash(own_weights(model.backbone)))
+            state |= {name: tensor for name, tensor in model.state_dict().items() if BACKBONE_WEIGHT.match(name)}
         model.load_state_dict(state, strict=True)
     except (SafetensorError, RuntimeError):
         raise _damaged(path) from None

@@ -18,10 +18,11 @@ from serein.data.spectrogram_augmentation import SpectrogramAugmenter
 from serein.distributed import all_gather_rows
 from serein.errors import RecipeError, RunError
 from serein.losses import supervised_contrastive
+from serein.models.adapters import ADAPTER_WEIGHT, own_weights
 from serein.models.heads import HeadOutput
 from serein.models.hidden_states import Backbone, HiddenStates, frame_mask
 from serein.models.logmel import LogMelBackbone
-from serein.models.model import HiddenStatesByBranch, SpeechModel
+from serein.models.model import HiddenStatesByBranch, SpeechModel, is_frozen
 from serein.models.pretrained import weights_hash
 from serein.recipe import MAIN, Optimizer, SpectrogramAugmentation, Stage
 from serein.tasks.task import Task
@@ -156,7 +157,8 @@ class StageModule(lightning.LightningModule):
         seed: Root of what is drawn in the model, dropout for instance.
 
     Attributes:
-        frozen_sha256: Hash of a backbone of which nothing learns, or `None`. No file of the stage holds its weights.
+        frozen_sha256: Hash of a backbone of which nothing but an adapter learns, or `None`. No file of the stage holds
+            its own weights.
     """
 
     def __init__(
@@ -171,7 +173,7 @@ class StageModule(lightning.LightningModule):
         model.train_only(stage.trainable, self.tasks)
         self.frozen_sha256 = _frozen_sha256(model)
         self.averaged = None if stage.ema_decay is None else _averaged(model, stage.ema_decay)
-        if self.averaged is not None and self.frozen_sha256 is not None:
+        if self.averaged is not None and is_frozen(model.backbone):
             self.averaged.module.backbone = model.backbone
         self._dev: dict[str, list[DevOutputs]] = {}
 
@@ -349,7 +351,7 @@ class StageModule(lightning.LightningModule):
 _NEVER = 1 << 62
 NO_WEIGHTS: Mapping[Any, float] = {}
 FROZEN = "frozen_backbone_sha256"  # in files without the backbone's weights
-BACKBONE_WEIGHT = re.compile(r"(model|averaged\.module)\.backbone\.")
+BACKBONE_WEIGHT = re.compile(r"((model|averaged\.module)\.)?backbone\.(?!.*\.lora_)")  # not those of an adapter
 
 
 def require_backbone(expected_sha256: str, found_sha256: str | None) -> None:
@@ -384,9 +386,10 @@ def monitored_score(stage: Stage, first: Task) -> str:
 
 
 def _frozen_sha256(model: SpeechModel) -> str | None:
-    parameters = list(model.backbone.parameters())
-    is_frozen = bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
-    return weights_hash(model.backbone) if is_frozen else None
+    named = dict(model.backbone.named_parameters())
+    own = [parameter for name, parameter in named.items() if not ADAPTER_WEIGHT.search(name)]
+    is_fixed = bool(own) and not any(parameter.requires_grad for parameter in own)
+    return weights_hash(own_weights(model.backbone)) if is_fixed else None
 
 
 def _summed(task: Task, truth: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
@@ -396,21 +399,31 @@ def _summed(task: Task, truth: torch.Tensor, outputs: torch.Tensor) -> torch.Ten
 
 def build_optimizer(model: SpeechModel, options: Optimizer) -> torch.optim.Optimizer:
     """Return the optimiser of the weights that learn; vectors (biases, norms) do not decay."""
-    backbones = [model.backbone, *(model.backbone_of(name) for name in model.branches)]
-    is_backbone = {id(parameter) for backbone in backbones for parameter in backbone.parameters()}
-    groups = []
-    for in_backbone in (True, False):
-        rate = options.backbone_learning_rate if in_backbone else None
-        for decays in (True, False):
-            parameters = [
-                p
-                for p in model.parameters()
-                if p.requires_grad and (id(p) in is_backbone) == in_backbone and (p.ndim > 1) == decays
-            ]
-            if parameters:
-                decay = options.weight_decay if decays else 0.0
-                groups.append({"params": parameters, "lr": rate or options.learning_rate, "weight_decay": decay})
-    return OPTIMIZERS[options.name](groups, options)
+    rate_of = backbone_rates(model, options)
+    groups: dict[tuple[bool, float, bool], dict[str, Any]] = {}  # the backbone's first, the heads' last
+    for p in model.parameters():
+        if p.requires_grad:
+            rate = rate_of.get(id(p), options.learning_rate)
+            decay = options.weight_decay if p.ndim > 1 else 0.0
+            group = {"params": [], "lr": rate, "weight_decay": decay}
+            groups.setdefault((id(p) not in rate_of, rate, p.ndim <= 1), group)["params"].append(p)
+    return OPTIMIZERS[options.name]([groups[key] for key in sorted(groups)], options)
+
+
+def backbone_rates(model: SpeechModel, options: Optimizer) -> dict[int, float]:
+    """Return the learning rate of each parameter of the backbones, by its id.
+
+    With a layer decay d, the rate of layer i of N is multiplied by d^(N + 1 - i) and that of what lies below layer 1 by
+    d^(N + 1) (Clark 2020, ELECTRA); an adapter's stays.
+    """
+    rates: dict[int, float] = {}
+    for backbone in [model.backbone, *(model.backbone_of(name) for name in model.branches)]:
+        rate = options.backbone_learning_rate or options.learning_rate
+        for name, parameters in backbone.parameter_groups().items():
+            number = int(name.removeprefix("layer ")) if name.startswith("layer ") else 0
+            depth = 0 if name == "adapter" else backbone.num_layers + 1 - number
+            rates |= {id(parameter): rate * options.layer_decay**depth for parameter in parameters}
+    return rates
 
 
 OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], Optimizer], torch.optim.Optimizer]] = {
