@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.neighbors import NearestNeighbors
 
 from serein import nearest
@@ -121,14 +122,14 @@ def test_float16_and_known_norms() -> None:
     np.testing.assert_array_equal(ExactIndex(halves, "cosine", norms).search(DRAWN, 3)[0], expected)
 
 
-def test_rounding_is_bounded() -> None:
-    """Scores in bfloat16 differ from cosines by no more than is said."""
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
+def test_rounding_is_bounded(precision: torch.dtype) -> None:
+    """Scores differ from cosines by no more than is said."""
     vectors = np.random.default_rng(0).standard_normal((500, 64)).astype(np.float32)
     queries = nearest.normalise(vectors[:100] + 0.1)
     exact = queries @ nearest.normalise(vectors).T
-    for in_bfloat16 in (False, True):
-        scores = ExactIndex(vectors, "cosine")._scores(queries, slice(0, 500), in_bfloat16).float().numpy()
-        assert np.abs(scores - exact).max() <= nearest.relative_rounding(64, in_bfloat16)
+    scores = ExactIndex(vectors, "cosine")._scores(torch.from_numpy(queries).to(precision), slice(0, 500))
+    assert np.abs(scores.float().numpy() - exact).max() <= nearest.relative_rounding(64, precision == torch.bfloat16)
 
 
 # -- faiss -----------------------------------------------------------------------------------------------------------

@@ -103,10 +103,12 @@ class ExactIndex:
         most = SCORES_AT_ONCE // len(queries)
         if self.vectors.dtype != np.float32:  # converted block by block
             most = min(most, ROWS_AT_ONCE)
+        quick = torch.from_numpy(queries.astype(np.float32))
+        quick = quick.bfloat16() if in_bfloat16 else quick
         start = 0
         while start < len(self):
             block = slice(start, start + max(FIRST_ROWS, k, min(GROWTH * start, most)))
-            scores = self._scores(queries, block, in_bfloat16)
+            scores = self._scores(quick, block)
             kth = best[:, -1] if is_cosine else (lengths**2 - best[:, -1] ** 2) / 2
             threshold = (kth - rounding).astype(np.float32)
             if start == 0:
@@ -114,7 +116,8 @@ class ExactIndex:
                 threshold = np.nextafter((kth - 2 * rounding).astype(np.float32), -np.inf, dtype=np.float32)
             query, row = above(scores, threshold)
             if in_bfloat16 and len(row) * 8 > scores.numel():  # the vectors are too much alike for 8 bits
-                in_bfloat16, rounding = False, reach * relative_rounding(queries.shape[1], in_bfloat16=False)
+                in_bfloat16, quick = False, torch.from_numpy(queries.astype(np.float32))
+                rounding = reach * relative_rounding(queries.shape[1], in_bfloat16)
                 continue
             row += start
             for i in range(0, len(row), PAIRS_AT_ONCE):
@@ -122,14 +125,14 @@ class ExactIndex:
                 keep_best(best_rows, best, *pairs, self.similarities(queries[pairs[0]], pairs[1]))
             start = block.stop
 
-    def _scores(self, queries: NDArray[Any], block: slice, in_bfloat16: bool) -> Tensor:
-        """Return (query, vector) float32 or bfloat16: what `_search` compares."""
+    def _scores(self, queries: Tensor, block: slice) -> Tensor:
+        """Return (query, vector): what `_search` compares, in the precision of the queries."""
         vectors, terms = self.vectors[block].astype(np.float32, copy=False), self._terms[block]
-        if in_bfloat16:
+        if queries.dtype == torch.bfloat16:
             directions = torch.from_numpy(np.require(vectors, requirements="W")) * torch.from_numpy(terms)[:, None]
-            return torch.from_numpy(queries).bfloat16() @ directions.bfloat16().T
+            return queries @ directions.bfloat16().T
         with np.errstate(over="ignore", invalid="ignore"):  # extreme vectors compete in any case
-            scores = queries.astype(np.float32, copy=False) @ vectors.T
+            scores = queries.numpy() @ vectors.T  # not by torch, which may be set to multiply in bfloat16
         apply = np.multiply if self.metric == "cosine" else np.subtract
         return torch.from_numpy(apply(scores, terms, out=scores))
 
