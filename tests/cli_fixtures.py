@@ -21,6 +21,7 @@ import yaml
 from serein import cli
 from serein.data import manifest
 from serein.data.utterance import Utterance
+from speech_sounds import voiced
 
 RATE_HZ = 16_000
 TONES_HZ = {"angry": 2000.0, "happy": 900.0, "sad": 300.0}
@@ -76,6 +77,13 @@ def write_wav(path: Path, frequency_hz: float = 440.0, seconds: float = 0.5, see
     """Write a recording of a tone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, tone(frequency_hz, seconds, np.random.default_rng(seed)), RATE_HZ)
+    return path
+
+
+def write_speech(path: Path, seconds: float = 1.5, pitch_hz: float = 140.0, seed: int = 0) -> Path:
+    """Write a recording that a voice activity detector takes for speech from end to end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, voiced(seconds, np.random.default_rng(seed), pitch_hz), RATE_HZ)
     return path
 
 

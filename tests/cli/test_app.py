@@ -184,7 +184,7 @@ def package_wav(path: Path, samples: np.ndarray) -> None:
 # -- experiments -----------------------------------------------------------------------------------------------------
 
 
-def test_run_answers_with_one_json_object(tiny: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
+def test_run_prints_one_json_object(tiny: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     out = tmp_path / "run"
     outcome = serein("run", tiny, "--data", tones, "--out", out, "--jobs", 1, "--json")
     assert outcome.status == 0
@@ -288,82 +288,78 @@ def test_evaluate_counts_what_the_model_has_no_class_for(model: Path, strangers:
     assert "Left out because the model has no such class: 1 bored." in scores["notes"]
 
 
-# -- answers ---------------------------------------------------------------------------------------------------------
+# -- predictions -----------------------------------------------------------------------------------------------------
 
 
 def test_predict_in_json(model: Path, strangers: Path, serein: Call) -> None:
     paths = [u.audio for u in manifest.read(strangers)]
-    outcome = serein("predict", "--model", model, *paths, "--json")
+    outcome = serein("predict", "--model", model, *paths, "--segments", "never", "--json")
     assert (outcome.status, outcome.err) == (0, "")
-    answers = [json.loads(line) for line in outcome.out.splitlines()]
-    assert [answer["file"] for answer in answers] == paths
-    for answer in answers:
-        assert sorted(answer["probabilities"]) == CLASSES
-        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-        assert answer["confidence"] == max(answer["probabilities"].values()) == answer["probabilities"][answer["label"]]
+    rows = [json.loads(line) for line in outcome.out.splitlines()]
+    assert [row["file"] for row in rows] == paths
+    for row in rows:
+        assert sorted(row["probabilities"]) == CLASSES
+        assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert row["confidence"] == max(row["probabilities"].values()) == row["probabilities"][row["label"]]
 
 
-def test_predict_in_every_form_says_the_same(model: Path, strangers: Path, serein: Call) -> None:
+def test_predict_in_every_format_is_the_same(model: Path, strangers: Path, serein: Call) -> None:
     """Files, their folder and the manifest; JSON, CSV and the table; the command line and Python."""
     utterances = manifest.read(strangers)
     folder = strangers.with_suffix("")
-    answers = {
-        answer["file"]: answer
-        for answer in map(json.loads, serein("predict", "--model", model, folder, "--json").out.splitlines())
-    }
-    assert sorted(answers) == sorted(u.audio for u in utterances)
+    of_folder = serein("predict", "--model", model, folder, "--segments", "never", "--json")
+    printed = {row["file"]: row for row in map(json.loads, of_folder.out.splitlines())}
+    assert sorted(printed) == sorted(u.audio for u in utterances)
 
     rows = list(csv.DictReader(io.StringIO(serein("predict", "--model", model, strangers, "--csv").out)))
     assert [row["file"] for row in rows] == [u.audio for u in utterances]
     for row in rows:
-        assert row["label"] == answers[row["file"]]["label"]
+        assert row["label"] == printed[row["file"]]["label"]
         for name in CLASSES:
-            assert float(row[name]) == pytest.approx(answers[row["file"]]["probabilities"][name], abs=1e-4)
+            assert float(row[name]) == pytest.approx(printed[row["file"]]["probabilities"][name], abs=1e-4)
 
     table = serein("predict", "--model", model, strangers).out
-    assert "truth" in table.splitlines()[0]
+    assert "labelled" in table.splitlines()[0]
     words = table.split()
     assert words.count("%") == 3 * len(utterances)
 
     loaded = package.load(model)
-    alone = loaded.predict(utterances[0].audio)
-    assert isinstance(alone, package.Prediction)
-    assert alone.label == answers[alone.audio]["label"]
-    assert alone.probabilities == pytest.approx(answers[alone.audio]["probabilities"], abs=1e-5)
-    several = loaded.predict([u.audio for u in utterances[:3]])
-    assert isinstance(several, list)
-    assert [answer.audio for answer in several] == [u.audio for u in utterances[:3]]
+    alone = loaded.predict(utterances[0])
+    assert alone.label == printed[alone.file]["label"]
+    assert alone.probabilities == pytest.approx(printed[alone.file]["probabilities"], abs=1e-5)
+    several = loaded.predict(utterances[:3])
+    assert [each.file for each in several] == [u.audio for u in utterances[:3]]
 
 
 def test_predict_a_few_evenly_spread(model: Path, strangers: Path, serein: Call) -> None:
     outcome = serein("predict", "--model", model, strangers, "--max-files", 4, "--json")
-    heard = [json.loads(line)["file"] for line in outcome.out.splitlines()]
-    assert heard == [u.audio for u in manifest.read(strangers)[::3]]
+    files = [json.loads(line)["file"] for line in outcome.out.splitlines()]
+    assert files == [u.audio for u in manifest.read(strangers)[::3]]
 
 
 def test_predict_of_a_long_recording_takes_parts_of_it(
     model: Path, tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Windows of at most 30 s, at most 120 s of them at once; the answer is the mean of the windows' answers."""
-    from serein.inference import batching as answering
+    """Taken whole: in windows of at most 30 s, at most 120 s of them at once, whose mean is the prediction."""
+    from serein.inference import batching
 
-    heard: list[list[float]] = []
+    lengths_s: list[list[float]] = []
     probabilities: list[np.ndarray] = []
-    real = answering._forward
+    real = batching._forward
 
-    def forward(*context: object) -> answering.ModelOutputs:
-        answer = real(*context)  # type: ignore[arg-type]
+    def forward(*context: object) -> batching.ModelOutputs:
+        outputs = real(*context)  # type: ignore[arg-type]
         windows: list[np.ndarray] = context[2]  # type: ignore[assignment]
-        heard.append([len(window) / 16_000 for window in windows])
-        probabilities.extend(answer.probabilities["emotion"])
-        return answer
+        lengths_s.append([len(window) / 16_000 for window in windows])
+        probabilities.extend(outputs.decoded["emotion"].values)  # type: ignore[arg-type]
+        return outputs
 
-    monkeypatch.setattr(answering, "_forward", forward)
+    monkeypatch.setattr(batching, "_forward", forward)
     path = write_wav(tmp_path / "long.wav", seconds=203.0)
-    answer = json.loads(serein("predict", "--model", model, path, "--json", "--segments", "never").out)
-    assert [len(windows) for windows in heard] == [4, 3]
-    assert all(seconds == pytest.approx(29.0) for windows in heard for seconds in windows)
-    assert list(answer["probabilities"].values()) == pytest.approx(np.mean(probabilities, axis=0).tolist(), abs=1e-5)
+    row = json.loads(serein("predict", "--model", model, path, "--json", "--segments", "never").out)
+    assert [len(windows) for windows in lengths_s] == [4, 3]
+    assert all(seconds == pytest.approx(29.0) for windows in lengths_s for seconds in windows)
+    assert list(row["probabilities"].values()) == pytest.approx(np.mean(probabilities, axis=0).tolist(), abs=1e-5)
 
 
 def test_the_command_is_installed(model: Path, tones: Path) -> None:
@@ -373,7 +369,10 @@ def test_the_command_is_installed(model: Path, tones: Path) -> None:
         pytest.skip("serein is not installed as a command")
     path = manifest.read(tones)[0].audio
     done = subprocess.run(
-        [script, "predict", "--model", model, path, "--json"], capture_output=True, text=True, env=environment()
+        [script, "predict", "--model", model, path, "--segments", "never", "--json"],
+        capture_output=True,
+        text=True,
+        env=environment(),
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["file"] == path

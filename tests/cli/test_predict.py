@@ -1,4 +1,4 @@
-"""`serein predict` on recordings of any length and number: sources, forms, resuming, what is rejected, the box."""
+"""`serein predict` on recordings of any length and number: sources, formats, resuming, rejection, the default model."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
 import serein as package
-from cli_fixtures import Call, command, environment, write_wav
+from cli_fixtures import Call, Outcome, command, environment, write_speech, write_wav
 from serein.data import manifest
-from serein.inference import predictor as box
+from serein.inference import predictor
 from speech_sounds import RATE_HZ, voiced
 
 RNG = np.random.default_rng(5)
@@ -40,27 +41,46 @@ def call(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def clips(tmp_path: Path) -> list[str]:
-    """Five short recordings in two folders."""
+    """Five short recordings of speech in two folders."""
     places = [tmp_path / "in" / name for name in ("a.wav", "b.wav", "deep/a.wav", "deep/c.wav", "deep/d.wav")]
-    return [str(write_wav(place, 300.0 * (number + 1), seed=number)) for number, place in enumerate(places)]
+    return [str(write_speech(place, 1.0, 90.0 + 40 * number, number)) for number, place in enumerate(places)]
 
 
-def heard(out: str) -> dict[str, str]:
-    return {answer["file"]: answer["label"] for answer in map(json.loads, out.splitlines())}
+def rows(outcome: Outcome) -> list[dict[str, Any]]:
+    assert outcome.status == 0, outcome.err
+    return [json.loads(line) for line in outcome.out.splitlines()]
 
 
-# -- what is named ---------------------------------------------------------------------------------------------------
+def confidences(outcome: Outcome) -> dict[str, tuple[str, float]]:
+    return {row["file"]: (row["label"], row["confidence"]) for row in rows(outcome)}
+
+
+def in_words(error: str) -> str:
+    """Return a message of Typer without its frame."""
+    return " ".join(error.replace("│", " ").split())
+
+
+# -- what is named -----------------------------------------------------------------------------------------------------
 
 
 def test_files_folders_patterns_lists_and_stdin_are_one(
     model: Path, clips: list[str], tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = heard(serein("predict", "--model", model, *clips, "--json").out)
+    expected = confidences(serein("predict", "--model", model, *clips, "--json"))
     assert len(expected) == 5
+    assert len({confidence for _, confidence in expected.values()}) == 5
     (tmp_path / "in" / "names.txt").write_text("a.wav\n\nb.wav\ndeep\n", encoding="utf-8")
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(clips)))
+    stdin = io.TextIOWrapper(io.BytesIO("\n".join(clips).encode()))
+    monkeypatch.setattr("sys.stdin", stdin)
     for source in (tmp_path / "in", tmp_path / "in" / "**" / "*.wav", tmp_path / "in" / "names.txt", "-"):
-        assert heard(serein("predict", "--model", model, source, "--json").out) == expected
+        assert confidences(serein("predict", "--model", model, source, "--json")) == expected
+
+
+def test_a_recording_on_stdin(model: Path, clips: list[str], serein: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    (expected,) = rows(serein("predict", "--model", model, clips[0], "--json"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(Path(clips[0]).read_bytes())))
+    (row,) = rows(serein("predict", "--model", model, "-", "--json"))
+    assert row == {**expected, "file": "-"}
 
 
 @pytest.mark.parametrize(
@@ -70,6 +90,7 @@ def test_files_folders_patterns_lists_and_stdin_are_one(
         ("empty.txt", b"\n \n", "empty.txt: names no recordings. Write one path a line."),
         ("bad.txt", b"\xff\xfe\x00", "bad.txt: is no list: not UTF-8 text"),
         ("loop.txt", b"-\n", "loop.txt: a list cannot name stdin"),
+        ("ring.txt", b"ring.txt\n", "ring.txt: names itself"),
         ("lost.txt", b"lost.wav\n", "lost.wav: no such file"),
     ],
 )
@@ -83,82 +104,93 @@ def test_sources_that_name_nothing(
     assert says in outcome.complaint
 
 
-# -- the model in the box --------------------------------------------------------------------------------------------
+# -- the default model -------------------------------------------------------------------------------------------------
 
 
-def test_without_a_model_the_one_in_the_box_answers(
+def test_without_a_model_the_default_one_predicts(
     model: Path, clips: list[str], tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(box, "FOLDER", shutil.copytree(model, tmp_path / "box"))
-    expected = heard(serein("predict", "--model", model, *clips, "--json").out)
-    assert heard(serein("predict", *clips, "--json").out) == expected
-    assert heard(serein("predict", tmp_path / "in", "--json").out) == expected
-    assert heard(serein("predict", *clips, "--json", "--model", model).out) == expected
-    answer = package.load().predict(clips[0])
-    assert isinstance(answer, package.Prediction)
-    assert answer.label == expected[clips[0]]
+    monkeypatch.setattr(predictor, "DEFAULT_MODEL", shutil.copytree(model, tmp_path / "default"))
+    expected = confidences(serein("predict", "--model", model, *clips, "--json"))
+    assert confidences(serein("predict", *clips, "--json")) == expected
+    assert confidences(serein("predict", tmp_path / "in", "--json")) == expected
+    assert confidences(serein("predict", *clips, "--json", "--model", "default")) == expected
+    prediction = package.load().predict(clips[0])
+    assert (prediction.label, pytest.approx(prediction.confidence, abs=1e-5)) == expected[clips[0]]
 
 
-def test_an_empty_box_is_named(clips: list[str], tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(box, "FOLDER", tmp_path / "none")
+def test_a_missing_default_model_is_named(
+    clips: list[str], tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor, "DEFAULT_MODEL", tmp_path / "none")
     outcome = serein("predict", *clips)
     assert (outcome.status, outcome.out) == (1, "")
     assert outcome.complaint.startswith("error: serein: this installation has no default model. Name a model folder")
 
 
-# -- over time -------------------------------------------------------------------------------------------------------
+# -- segments ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_long_recording_is_heard_over_time(model: Path, call: Path, serein: Call) -> None:
-    answer = json.loads(serein("predict", "--model", model, call, "--json").out)
-    assert answer["duration_s"] == 40.0
-    assert answer["speech_s"] == pytest.approx(20.4, abs=0.4)
-    segments = answer["segments"]
+def test_a_recording_is_cut_into_segments_of_speech(model: Path, call: Path, serein: Call) -> None:
+    (row,) = rows(serein("predict", "--model", model, call, "--json"))
+    assert (row["file"], row["id"], row["start_s"], row["end_s"]) == (str(call), None, 0.0, 40.0)
+    segments = row["segments"]
     assert segments[0]["start_s"] == pytest.approx(0.9, abs=0.1)
     assert segments[-1]["end_s"] == pytest.approx(31.1, abs=0.1)
-    assert {each["label"] for each in segments} <= set(answer["probabilities"])
-    lengths = {round(each["end_s"] - each["start_s"], 3) for each in answer["windows"]}
-    assert lengths == {3.0}
+    assert sum(each["end_s"] - each["start_s"] for each in segments) == pytest.approx(20.4, abs=0.4)
+    assert {each["label"] for each in segments} <= set(row["probabilities"])
     table = serein("predict", "--model", model, call).out
     assert table.count("%") == 3 + 3 * len(segments)
-    assert "0:0" in table.splitlines()[-1] or "0:3" in table.splitlines()[-1]
+    assert "0:31." in table.splitlines()[-1]
 
 
 def test_windows_are_as_long_as_asked(model: Path, call: Path, serein: Call) -> None:
-    answer = json.loads(serein("predict", "--model", model, call, "--json", "--window", 2, "--step", 2).out)
-    starts = [each["start_s"] for each in answer["windows"]]
-    assert starts[1] - starts[0] == pytest.approx(2.0)
-    whole = json.loads(serein("predict", "--model", model, call, "--json", "--segments", "never").out)
-    assert "windows" not in whole
+    (three,) = rows(serein("predict", "--model", model, call, "--json"))
+    (one,) = rows(serein("predict", "--model", model, call, "--json", "--window", 1, "--step", 1))
+    expected = package.load(model).predict(call, sliding_window=package.SlidingWindow(1.0, 1.0))
+    assert one["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
+    assert one["probabilities"] != pytest.approx(three["probabilities"], abs=1e-4)
 
 
-def test_csv_has_a_row_for_each_passage_when_windows_are_asked_for(model: Path, call: Path, serein: Call) -> None:
-    (row,) = csv.DictReader(io.StringIO(serein("predict", "--model", model, call, "--csv").out))
-    assert list(row)[:2] == ["file", "label"]
-    rows = list(csv.DictReader(io.StringIO(serein("predict", "--model", model, call, "--csv", "--window", 3).out)))
-    segments = json.loads(serein("predict", "--model", model, call, "--json").out)["segments"]
-    assert [float(row["start_s"]) for row in rows] == [each["start_s"] for each in segments]
-    assert [row["label"] for row in rows] == [each["label"] for each in segments]
+def test_one_switch_says_what_is_cut(model: Path, call: Path, tmp_path: Path, serein: Call) -> None:
+    (whole,) = rows(serein("predict", "--model", model, call, "--json", "--segments", "never"))
+    assert [(each["start_s"], each["end_s"]) for each in whole["segments"]] == [(0.0, 40.0)]
+    manifest.write([package.Utterance(id="u1", audio=str(call), start_s=1.0, end_s=6.0)], tmp_path / "m.jsonl")
+    (utterance,) = rows(serein("predict", "--model", model, tmp_path / "m.jsonl", "--json"))
+    assert (utterance["id"], utterance["start_s"], utterance["end_s"]) == ("u1", 1.0, 6.0)
+    assert [(each["start_s"], each["end_s"]) for each in utterance["segments"]] == [(1.0, 6.0)]
+    (cut,) = rows(serein("predict", "--model", model, tmp_path / "m.jsonl", "--json", "--segments", "always"))
+    assert cut["probabilities"] != pytest.approx(utterance["probabilities"], abs=1e-4)
+
+
+def test_csv_has_a_row_for_each_segment(model: Path, call: Path, tmp_path: Path, serein: Call) -> None:
+    soundfile.write(tmp_path / "rain.wav", 0.01 * RNG.standard_normal(RATE_HZ), RATE_HZ)
+    outcome = serein("predict", "--model", model, call, tmp_path / "rain.wav", "--csv")
+    assert outcome.status == 0
+    *found, rain = csv.DictReader(io.StringIO(outcome.out))
+    assert list(rain)[:7] == ["file", "id", "start_s", "end_s", "label", "confidence", "rejected"]
+    segments = rows(serein("predict", "--model", model, call, "--json"))[0]["segments"]
+    assert [float(row["start_s"]) for row in found] == [each["start_s"] for each in segments]
+    assert [row["label"] for row in found] == [each["label"] for each in segments]
+    assert [float(row["happy"]) for row in found] == [each["probabilities"]["happy"] for each in segments]
+    assert (rain["label"], rain["rejected"], rain["happy"], float(rain["end_s"])) == ("", "no speech", "", 1.0)
 
 
 def test_labels_on_stdout_and_in_a_folder(
     model: Path, call: Path, clips: list[str], tmp_path: Path, serein: Call
 ) -> None:
-    segments = json.loads(serein("predict", "--model", model, call, "--json").out)["segments"]
-    lines = [
-        line.split("\t") for line in serein("predict", "--model", model, call, "--format", "audacity").out.splitlines()
-    ]
-    assert [float(line[0]) for line in lines] == pytest.approx([each["start_s"] for each in segments], abs=1e-3)
+    segments = rows(serein("predict", "--model", model, call, "--json"))[0]["segments"]
+    printed = serein("predict", "--model", model, call, "--format", "audacity").out.splitlines()
+    assert [float(line.split("\t")[0]) for line in printed] == pytest.approx(
+        [each["start_s"] for each in segments], abs=1e-3
+    )
     outcome = serein("predict", "--model", model, call, clips[0], "--format", "textgrid")
     assert outcome.status == 2
     assert "name a folder" in outcome.err
-    spoken = tmp_path / "in" / "deep" / "spoken.wav"
-    soundfile.write(spoken, voiced(2.0, RNG), RATE_HZ)
-    shutil.copy(spoken, tmp_path / "in" / "spoken.wav")
-    sources = (spoken, tmp_path / "in" / "spoken.wav")
+    sources = (clips[0], clips[2])
     assert serein("predict", "--model", model, *sources, "--format", "textgrid", "-o", tmp_path / "labels").status == 0
     names = sorted(path.relative_to(tmp_path / "labels").as_posix() for path in (tmp_path / "labels").rglob("*.*"))
-    assert names == ["deep/spoken.TextGrid", "spoken.TextGrid"]
+    assert names == ["a.TextGrid", "deep/a.TextGrid"]
 
 
 def test_a_picture(model: Path, call: Path, tmp_path: Path, serein: Call) -> None:
@@ -171,51 +203,63 @@ def test_a_picture(model: Path, call: Path, tmp_path: Path, serein: Call) -> Non
     assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 10
     outcome = serein("predict", "--model", model, call, call, "--plot", tmp_path / "two.png")
     assert outcome.status == 2
-    assert "2 recordings do not fit into one picture" in " ".join(outcome.err.replace("│", " ").split())
+    assert "2 recordings do not fit into one picture" in in_words(outcome.err)
 
 
-def test_no_speech_in_a_long_recording(model: Path, tmp_path: Path, serein: Call) -> None:
+def test_no_speech_is_a_rejected_prediction_in_every_format(model: Path, tmp_path: Path, serein: Call) -> None:
     path = tmp_path / "rain.wav"
     soundfile.write(path, 0.05 * RNG.standard_normal(31 * RATE_HZ), RATE_HZ)
-    outcome = serein("predict", "--model", model, path)
-    assert (outcome.status, outcome.out) == (1, "")
-    assert "rain.wav: no speech was found. Predict it whole with --segments never" in outcome.complaint
-    assert serein("predict", "--model", model, path, "--segments", "never").status == 0
+    call = ("predict", "--model", model, path)
+    (row,) = rows(serein(*call, "--json"))
+    assert (row["label"], row["rejected"], row["confidence"]) == (None, "no speech", None)
+    assert (row["probabilities"], row["segments"], row["end_s"]) == ({}, [], 31.0)
+    table = serein(*call, "--plot", tmp_path / "rain.png")
+    assert (table.status, table.err) == (0, "")
+    assert "no speech" in table.out
+    assert (tmp_path / "rain.png").exists()
+    assert serein(*call, "--format", "audacity").out == ""
+    assert 'text = ""' in serein(*call, "--format", "textgrid").out
+    (whole,) = rows(serein(*call, "--json", "--segments", "never"))
+    assert whole["label"]
 
 
-# -- what is rejected ------------------------------------------------------------------------------------------------
+# -- what is rejected --------------------------------------------------------------------------------------------------
 
 
-def test_short_clips_are_answered_or_not_as_asked(model: Path, tmp_path: Path, serein: Call) -> None:
-    path = write_wav(tmp_path / "yes.wav", seconds=0.2)
-    assert json.loads(serein("predict", "--model", model, path, "--json").out)["label"]
-    outcome = serein("predict", "--model", model, path, "--json", "--min-duration", 0.3)
-    answer = json.loads(outcome.out)
-    assert (outcome.status, answer["label"], answer["rejected"]) == (0, None, "too short")
-    assert "too short" in serein("predict", "--model", model, path, "--min-duration", 0.3).out
+def test_short_recordings_are_rejected_when_asked(model: Path, tmp_path: Path, serein: Call) -> None:
+    path = write_speech(tmp_path / "yes.wav", seconds=0.5)
+    assert rows(serein("predict", "--model", model, path, "--json"))[0]["label"]
+    (row,) = rows(serein("predict", "--model", model, path, "--json", "--min-duration", 0.8))
+    assert (row["label"], row["rejected"]) == (None, "too short")
+    assert "too short" in serein("predict", "--model", model, path, "--min-duration", 0.8).out
+    (tiny,) = rows(serein("predict", "--model", model, write_wav(tmp_path / "t.wav", seconds=0.1), "--json"))
+    assert (tiny["label"], tiny["rejected"], tiny["segments"]) == (None, "too short", [])
 
 
-def test_what_the_model_is_not_sure_of_is_not_answered(model: Path, clips: list[str], serein: Call) -> None:
-    answers = [json.loads(line) for line in serein("predict", "--model", model, *clips, "--json").out.splitlines()]
-    middle = sorted(answer["confidence"] for answer in answers)[2] - 1e-5
-    careful = serein("predict", "--model", model, *clips, "--json", "--min-confidence", middle)
-    said = [json.loads(line) for line in careful.out.splitlines()]
-    expected = [answer["label"] if answer["confidence"] >= middle else None for answer in answers]
-    assert [answer["label"] for answer in said] == expected
+def test_what_the_model_is_not_sure_of_is_rejected(model: Path, clips: list[str], serein: Call) -> None:
+    call = ("predict", "--model", model, *clips)
+    predictions = rows(serein(*call, "--json"))
+    middle = sorted(row["confidence"] for row in predictions)[2] - 1e-5
+    rejected = rows(serein(*call, "--json", "--min-confidence", middle))
+    expected = [row["label"] if row["confidence"] >= middle else None for row in predictions]
+    assert [row["label"] for row in rejected] == expected
     assert expected.count(None) == 2
-    assert serein("predict", "--model", model, *clips, "--csv", "--min-confidence", 1).out.count("low confidence") == 5
+    assert serein(*call, "--csv", "--min-confidence", 1).out.count("low confidence") == 5
 
 
-# -- many ------------------------------------------------------------------------------------------------------------
+# -- many --------------------------------------------------------------------------------------------------------------
 
 
-def test_answers_are_appended_and_a_stopped_run_goes_on(
+def test_predictions_are_appended_and_a_stopped_run_is_resumed(
     model: Path, clips: list[str], tmp_path: Path, serein: Call
 ) -> None:
     whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
     assert serein("predict", "--model", model, *clips, "--out", whole).status == 0
     lines = whole.read_bytes().splitlines(keepends=True)
-    assert [json.loads(line)["file"] for line in lines] == clips
+    printed = rows(serein("predict", "--model", model, *clips, "--json"))
+    for line, row in zip(map(json.loads, lines), printed, strict=True):
+        assert line.pop("fingerprint")
+        assert line == row
     part.write_bytes(b"".join(lines[:2]) + lines[2][:30])  # as a kill leaves it
     outcome = serein("predict", "--model", model, *clips, "--out", part)
     assert (outcome.status, outcome.out) == (0, "")
@@ -226,7 +270,7 @@ def test_answers_are_appended_and_a_stopped_run_goes_on(
 def test_broken_recordings_are_listed_at_the_end_and_tried_again(
     model: Path, clips: list[str], tmp_path: Path, serein: Call
 ) -> None:
-    out, lost = tmp_path / "answers.jsonl", tmp_path / "in" / "0.wav"
+    out, lost = tmp_path / "predictions.jsonl", tmp_path / "in" / "0.wav"
     for _ in range(2):
         outcome = serein("predict", "--model", model, lost, *clips, "--out", out)
         assert outcome.status == 1
@@ -249,18 +293,19 @@ def test_foreign_files_are_not_appended_to(
     assert (tmp_path / "diary.txt").read_bytes() == content
 
 
-def test_answers_of_another_model_or_manner_are_not_mixed(
+def test_predictions_of_another_model_or_with_other_options_are_not_mixed(
     model: Path, clips: list[str], tmp_path: Path, tiny_run: Path, serein: Call
 ) -> None:
-    out = tmp_path / "answers.jsonl"
+    out = tmp_path / "predictions.jsonl"
     serein("predict", "--model", model, clips[0], "--out", out)
     for others in (
         [tiny_run / "fold-2" / "seed-0" / "model"],
         [model, "--min-confidence", 0.5],
         [model, "--window", 2],
+        [model, "--segments", "never"],
     ):
         outcome = serein("predict", "--model", *others, *clips, "--out", out)
-        assert "answers.jsonl:1: was predicted by another model or with other options" in outcome.complaint
+        assert "predictions.jsonl:1: was predicted by another model or with other options" in outcome.complaint
     assert len(out.read_text().splitlines()) == 1
 
 
@@ -273,7 +318,7 @@ def test_two_processes_do_not_write_to_one_file(model: Path, clips: list[str], t
     assert "a.jsonl: another process writes to it. Wait for it" in outcome.complaint
 
 
-def test_workers_answer_alike_and_in_order(model: Path, tones: Path, tmp_path: Path) -> None:
+def test_workers_predict_alike_and_in_order(model: Path, tones: Path, tmp_path: Path) -> None:
     """Two processes, with a broken recording in between."""
     utterances = manifest.read(tones)
     lost = utterances[0].model_copy(update={"id": "lost", "audio": str(tmp_path / "lost.wav")})
@@ -284,15 +329,15 @@ def test_workers_answer_alike_and_in_order(model: Path, tones: Path, tmp_path: P
             capture_output=True,
             text=True,
             env=environment(),
-            timeout=120,
+            timeout=240,
         )
         for workers in (1, 2)
     ]
-    alone, align_predictions = [[json.loads(line) for line in outcome.stdout.splitlines()] for outcome in outcomes]
+    alone, together = [[json.loads(line) for line in outcome.stdout.splitlines()] for outcome in outcomes]
     assert [outcome.returncode for outcome in outcomes] == [1, 1]
     assert outcomes[0].stderr == outcomes[1].stderr
-    assert [answer["file"] for answer in align_predictions] == [utterance.audio for utterance in utterances]
-    for one, other in zip(alone, align_predictions, strict=True):
+    assert [row["id"] for row in together] == [utterance.id for utterance in utterances]
+    for one, other in zip(alone, together, strict=True):
         assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
 
 
@@ -312,14 +357,16 @@ def test_windows_that_make_no_sense(options: list[str], says: str, model: Path, 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--segments", "never", "--window", "3"], "windows, label files and plots need segments"),
         (["--format", "csv", "--out", "a"], "not as csv"),
         (["--min-confidence", "2"], "'--min-confidence'"),
         (["--workers", "0"], "'--workers'"),
         (["--format", "srt"], "'srt'"),
+        (["--segments", "sometimes"], "'sometimes'"),
+        (["--ensemble", "a.json"], "leave out --model and --knn"),
+        (["--knn", "store", "--labels", "a,b"], "have fixed classes"),
     ],
 )
 def test_options_that_do_not_fit(options: list[str], says: str, model: Path, call: Path, serein: Call) -> None:
     outcome = serein("predict", "--model", model, call, *options)
     assert (outcome.status, outcome.out) == (2, "")
-    assert says in " ".join(outcome.err.replace("│", " ").split())
+    assert says in in_words(outcome.err)

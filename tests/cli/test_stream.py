@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from cli_fixtures import Call
-from serein.cli import stream as listening
+from serein.cli import stream as module
 from serein.inference.streams import Arrivals, delay_summary
 from speech_sounds import RATE_HZ, voiced
 
@@ -44,19 +44,26 @@ def test_a_pipe_is_predicted_as_its_file(
     model: Path, tmp_path: Path, pipe: Callable[[np.ndarray], None], serein: Call
 ) -> None:
     soundfile.write(tmp_path / "a.wav", SOUND, RATE_HZ, subtype="PCM_16")
-    expected = json.loads(serein("predict", "--model", model, tmp_path / "a.wav", "--window", 3, "--json").out)[
-        "windows"
-    ]
-    assert len(expected) == 2
+    call = ("predict", "--model", model, tmp_path / "a.wav", "--window", 3, "--step", 3, "--json")
+    (expected,) = [json.loads(line) for line in serein(*call).out.splitlines()]
     pipe(SOUND)
-    outcome = serein("stream", "--model", model, "--stdin-pcm", "--json")
-    segments = [json.loads(line) for line in outcome.out.splitlines()]
-    for one, other in zip(segments, expected, strict=True):
-        assert (one["start_s"], one["end_s"], one["label"]) == (other["start_s"], other["end_s"], other["label"])
-        assert one["probabilities"] == pytest.approx(
-            other["probabilities"], abs=1e-2
-        )  # of samples rounded to 16 bits otherwise
-        assert one["delay_s"] >= 0
+    outcome = serein("stream", "--model", model, "--stdin-pcm", "--window", 3, "--step", 3, "--json")
+    windows = [json.loads(line) for line in outcome.out.splitlines()]
+    assert len(windows) == 2
+    assert {*windows[0]} == {*expected, "delay_s"}
+    lengths_s = [window["end_s"] - window["start_s"] for window in windows]
+    for name, probability in expected["probabilities"].items():
+        mean = np.average([window["probabilities"][name] for window in windows], weights=lengths_s)
+        assert mean == pytest.approx(probability, abs=1e-2)  # of samples that were rounded to 16 bits otherwise
+    for window in windows:
+        assert (window["file"], window["task"], window["model"]) == ("-", "emotion", expected["model"])
+        (segment,) = window["segments"]
+        assert {name: window[name] for name in segment} == segment
+        assert window["delay_s"] >= 0
+    assert (windows[0]["start_s"], windows[-1]["end_s"]) == (
+        expected["segments"][0]["start_s"],
+        expected["segments"][-1]["end_s"],
+    )
     assert (outcome.status, outcome.err.splitlines()[-1][:10]) == (0, "2 windows;")
 
 
@@ -110,8 +117,8 @@ def test_a_microphone(model: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
         return Microphone(**options)
 
     package = SimpleNamespace(InputStream=stream, PortAudioError=RuntimeError)
-    monkeypatch.setattr(listening, "_sounddevice", lambda: package)
-    outcome = serein("stream", "--model", model, "--device", "3", "--json", "--seconds", 5.9)
+    monkeypatch.setattr(module, "_sounddevice", lambda: package)
+    outcome = serein("stream", "--model", model, "--microphone", "3", "--json", "--seconds", 5.9)
     assert [round(json.loads(line)["start_s"], 1) for line in outcome.out.splitlines()] == pytest.approx(
         [0.9, 2.0], abs=0.2
     )
@@ -124,7 +131,7 @@ def test_a_microphone_that_cannot_be_opened(model: Path, serein: Call, monkeypat
         raise RuntimeError("Invalid device")
 
     monkeypatch.setattr(
-        listening, "_sounddevice", lambda: SimpleNamespace(InputStream=stream, PortAudioError=RuntimeError)
+        module, "_sounddevice", lambda: SimpleNamespace(InputStream=stream, PortAudioError=RuntimeError)
     )
     outcome = serein("stream", "--model", model)
     assert outcome.status == 1

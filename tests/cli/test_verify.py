@@ -12,7 +12,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from cli_fixtures import Call, write_recipe
+from cli_fixtures import Call, write_recipe, write_speech
 from serein import recipe as recipes
 from serein.data import manifest
 from serein.evaluation.report import write_report
@@ -29,6 +29,9 @@ PROTOCOL: dict[str, Any] = {
     "only": ["1"],
 }
 SPEAKER = {"pooling": "std", "projection": 8, "loss": "arcface", "arcface": {"scale": 10}, "dropout": 0.0}
+
+
+WHOLE = ("--segments", "never")  # tones are no speech
 
 
 def write_voices(tones: Path, path: Path) -> Path:
@@ -80,7 +83,7 @@ def test_a_run_has_top_1_and_an_equal_error_rate(run: Path) -> None:
     assert "Speaker verification" in write_report(run).read_text()
 
 
-def test_the_threshold_is_that_of_the_dev_side_and_stays_with_the_model(run: Path, model: Path) -> None:
+def test_the_threshold_is_that_of_the_dev_set_and_stays_with_the_model(run: Path, model: Path) -> None:
     checkpoint = load(model).checkpoint
     assert checkpoint.verification is not None
     assert (checkpoint.verification.num_clips, checkpoint.verification.num_speakers) == (12, 3)
@@ -105,29 +108,29 @@ def test_probabilities_of_hundreds_of_voices_are_not_written(
 
 def test_two_clips_of_one_voice_and_of_two(model: Path, clips: dict[str, Path], serein: Call) -> None:
     same, other = clips["anna-sad-0"], clips["anna-angry-0"]
-    outcome = serein("verify", "--model", model, same, clips["ben-sad-1"])
+    outcome = serein("verify", "--model", model, *WHOLE, same, clips["ben-sad-1"])
     assert outcome.status == 0
     assert "same speaker" in outcome.out
     assert "the model's, from its dev set" in outcome.out
-    assert "different speakers" in serein("verify", "--model", model, same, other).out
+    assert "different speakers" in serein("verify", "--model", model, *WHOLE, same, other).out
 
 
 def test_all_pairs_of_several_as_json(model: Path, clips: dict[str, Path], serein: Call) -> None:
     names = ["anna-sad-0", "ben-sad-0", "anna-angry-0"]
-    answer = json.loads(serein("verify", "--model", model, *(clips[name] for name in names), "--json").out)
-    pairs = [(Path(p["first"]), Path(p["second"]), p["is_same_speaker"]) for p in answer["pairs"]]
+    result = json.loads(serein("verify", "--model", model, *WHOLE, *(clips[name] for name in names), "--json").out)
+    pairs = [(Path(p["first"]), Path(p["second"]), p["is_same_speaker"]) for p in result["pairs"]]
     one, two, three = (clips[name] for name in names)
     assert pairs == [(one, two, True), (one, three, False), (two, three, False)]
-    assert [p["is_same_speaker"] for p in answer["pairs"]] == [
-        p["cosine"] >= answer["threshold"] for p in answer["pairs"]
+    assert [p["is_same_speaker"] for p in result["pairs"]] == [
+        p["cosine"] >= result["threshold"] for p in result["pairs"]
     ]
-    assert answer["threshold_from"]["num_clips"] == 12
+    assert result["threshold_from"]["num_clips"] == 12
 
 
 def test_a_threshold_of_ones_own(model: Path, clips: dict[str, Path], serein: Call) -> None:
     both = clips["anna-sad-0"], clips["anna-angry-0"]
-    assert "same speaker" in serein("verify", "--model", model, *both, "--threshold", -1).out
-    assert "threshold 1.000, given" in serein("verify", "--model", model, *both, "--threshold", 1).out
+    assert "same speaker" in serein("verify", "--model", model, *WHOLE, *both, "--threshold", -1).out
+    assert "threshold 1.000, given" in serein("verify", "--model", model, *WHOLE, *both, "--threshold", 1).out
 
 
 def test_a_model_without_dev_says_cosines_alone(
@@ -136,21 +139,21 @@ def test_a_model_without_dev_says_cosines_alone(
     found = train(tmp_path, voices, {"protocol": {**PROTOCOL, "dev": "none"}})
     folder = found / "fold-1" / "seed-0" / "model"
     assert load(folder).checkpoint.verification is None
-    outcome = serein("verify", "--model", folder, clips["anna-sad-0"], clips["ben-sad-0"], "--json")
+    outcome = serein("verify", "--model", folder, *WHOLE, clips["anna-sad-0"], clips["ben-sad-0"], "--json")
     assert outcome.status == 0
     assert "has no threshold" in outcome.err
-    answer = json.loads(outcome.out)
-    assert answer["threshold"] is None
-    assert answer["pairs"][0]["is_same_speaker"] is None
+    result = json.loads(outcome.out)
+    assert result["threshold"] is None
+    assert result["pairs"][0]["is_same_speaker"] is None
     assert score_run(found).verification is not None
 
 
-def test_what_cannot_be_heard_is_listed_and_the_status_says_so(
+def test_what_cannot_be_read_is_listed_and_the_status_says_so(
     model: Path, clips: dict[str, Path], tmp_path: Path, serein: Call
 ) -> None:
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"")
-    outcome = serein("verify", "--model", model, clips["anna-sad-0"], broken, clips["ben-sad-0"], "--json")
+    outcome = serein("verify", "--model", model, *WHOLE, clips["anna-sad-0"], broken, clips["ben-sad-0"], "--json")
     assert outcome.status == 1
     assert f"{broken}: the file is empty" in outcome.err
     assert "1 of 3 recordings could not be read." in outcome.err
@@ -159,12 +162,12 @@ def test_what_cannot_be_heard_is_listed_and_the_status_says_so(
 
 def test_a_manifest_that_names_speakers_is_scored(run: Path, model: Path, serein: Call) -> None:
     data = run / "fold-1" / "test.jsonl"
-    answer = json.loads(serein("verify", "--model", model, data, "--score", "--json").out)
+    result = json.loads(serein("verify", "--model", model, data, "--score", "--json").out)
     found = score_run(run).verification
     assert found is not None
-    assert 100 * answer["equal_error_rate"] == pytest.approx(found.mean, abs=0.1)
-    assert 100 * answer["misses"] == pytest.approx(found.units[0].misses)
-    assert (answer["num_same"], answer["num_speakers"], answer["num_training_speakers"]) == (18, 3, 3)
+    assert 100 * result["equal_error_rate"] == pytest.approx(found.mean, abs=0.1)
+    assert 100 * result["misses"] == pytest.approx(found.units[0].misses)
+    assert (result["num_same"], result["num_speakers"], result["num_training_speakers"]) == (18, 3, 3)
     printed = serein("verify", "--model", model, data, "--score").out
     assert (
         "18 pairs of the same speaker and 48 of different ones, all 66\n"
@@ -174,7 +177,7 @@ def test_a_manifest_that_names_speakers_is_scored(run: Path, model: Path, serein
 
 
 def test_recordings_without_speakers_cannot_be_scored(model: Path, clips: dict[str, Path], serein: Call) -> None:
-    outcome = serein("verify", "--model", model, clips["anna-sad-0"], clips["ben-sad-0"], "--score")
+    outcome = serein("verify", "--model", model, *WHOLE, clips["anna-sad-0"], clips["ben-sad-0"], "--score")
     assert "0 recordings name 0 speakers" in outcome.complaint
 
 
@@ -206,7 +209,7 @@ def test_a_manifests_vectors_are_those_of_the_run(run: Path, model: Path, tmp_pa
         assert file.metadata()["task"] == "speaker"
 
 
-def test_files_that_cannot_be_heard_are_left_out(
+def test_files_that_cannot_be_read_are_left_out(
     model: Path, clips: dict[str, Path], tmp_path: Path, serein: Call
 ) -> None:
     folder = tmp_path / "some"
@@ -214,14 +217,24 @@ def test_files_that_cannot_be_heard_are_left_out(
     shutil.copy(clips["anna-sad-0"], folder / "a.wav")
     (folder / "b.wav").write_text("no audio")
     out = tmp_path / "e.safetensors"
-    outcome = serein("embed", "--model", model, folder, "-o", out, "--task", "speaker")
+    outcome = serein("embed", "--model", model, *WHOLE, folder, "-o", out, "--task", "speaker")
     assert outcome.status == 1
     assert "b.wav: cannot be decoded as audio" in outcome.err
     with safe_open(out, "numpy") as file:
         assert json.loads(file.metadata()["ids"]) == [str(folder / "a.wav")]
 
 
-def test_nothing_is_written_when_nothing_is_heard(model: Path, tmp_path: Path, serein: Call) -> None:
+def test_recordings_without_speech_are_refused_by_name(
+    model: Path, clips: dict[str, Path], tmp_path: Path, serein: Call
+) -> None:
+    spoken, tone = write_speech(tmp_path / "yes.wav"), clips["anna-sad-0"]
+    out = tmp_path / "e.safetensors"
+    outcome = serein("embed", "--model", model, spoken, tone, "-o", out)
+    assert (outcome.status, outcome.out) == (1, f"{out}: 1 embeddings of 8 numbers (speaker)\n")
+    assert outcome.complaint == f"error: {tone}: no speech"
+
+
+def test_nothing_is_written_when_nothing_is_read(model: Path, tmp_path: Path, serein: Call) -> None:
     out = tmp_path / "e.safetensors"
     assert serein("embed", "--model", model, tmp_path / "none.wav", "-o", out).status == 1
     assert not out.exists()
@@ -244,25 +257,21 @@ def test_own_speakers_and_fused_vectors_are_those_of_the_equation(
     recipe = recipes.load(write_recipe(tmp_path / "r.yaml", changes, {"epochs": 1}))
     runs.run(recipe, tones, tmp_path / "run", resume=False, num_jobs=1, progress=lambda *_: None)
     folder = tmp_path / "run" / "fold-1" / "seed-0" / "model"
+    call = ("embed", "--model", folder, *WHOLE, clips["anna-sad-0"], clips["ben-sad-1"])
     vectors = {}
     for name in ("emotion", "speaker", "fused"):
         out = tmp_path / f"{name}.safetensors"
-        assert (
-            serein(
-                "embed", "--model", folder, clips["anna-sad-0"], clips["ben-sad-1"], "-o", out, "--task", name
-            ).status
-            == 0
-        )
+        assert serein(*call, "-o", out, "--task", name).status == 0
         vectors[name] = load_file(out)["embeddings"]
     rows = next(v for k, v in load_file(folder / "model.safetensors").items() if k.endswith("fusion.inputs"))
     np.testing.assert_allclose(vectors["fused"], vectors["emotion"] + rows[0] * vectors["speaker"], atol=1e-5)
     assert not np.allclose(vectors["fused"], vectors["emotion"], atol=1e-2)
-    out = tmp_path / "answer.safetensors"
-    assert serein("embed", "--model", folder, clips["anna-sad-0"], clips["ben-sad-1"], "-o", out).status == 0
+    out = tmp_path / "main.safetensors"
+    assert serein(*call, "-o", out).status == 0
     np.testing.assert_array_equal(load_file(out)["embeddings"], vectors["fused"])
 
 
-def test_an_unknown_vector_is_answered_with_the_known_ones(
+def test_an_unknown_embedding_is_refused_with_the_known_ones(
     model: Path, clips: dict[str, Path], tmp_path: Path, serein: Call
 ) -> None:
     outcome = serein(

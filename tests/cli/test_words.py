@@ -1,4 +1,4 @@
-"""`serein words`: vocabularies prepared, words near to what is heard, recordings near to free text."""
+"""`serein words`: vocabularies prepared, words near to what is predicted, recordings near to free text."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ fury 0.9 0.1 0 0
 gloom 0.1 0.9 0 0
 joy 0 0 0.9 0.2
 """
+WHOLE = ("--segments", "never")  # tones are no speech
 NEAR = {"angry": {"anger", "fury"}, "sad": {"sadness", "gloom"}, "happy": {"happiness", "joy"}}
 
 
@@ -49,13 +50,13 @@ def test_a_vocabulary_is_prepared_once(tmp_path: Path, serein: Call) -> None:
     assert serein("words", "prepare", "-o", tmp_path / "other").status == 2
 
 
-def test_the_nearest_words_are_those_of_the_emotion_heard(model: Path, tones: Path, serein: Call) -> None:
+def test_the_nearest_words_are_those_of_the_predicted_emotion(model: Path, tones: Path, serein: Call) -> None:
     clip = manifest.read(tones)[0].audio
-    heard = json.loads(serein("predict", "--model", model, clip, "--json").out)["label"]
-    outcome = json.loads(serein("words", "nearest", "--model", model, clip, "-k", 2, "--json").out)
-    assert {each["word"] for each in outcome["words"]} == NEAR[heard]
+    label = json.loads(serein("predict", "--model", model, *WHOLE, clip, "--json").out)["label"]
+    outcome = json.loads(serein("words", "nearest", "--model", model, *WHOLE, clip, "-k", 2, "--json").out)
+    assert {each["word"] for each in outcome["words"]} == NEAR[label]
     assert outcome["words"][0]["cosine"] >= outcome["words"][1]["cosine"]
-    plain = serein("words", "nearest", "--model", model, clip, "-k", 2)
+    plain = serein("words", "nearest", "--model", model, *WHOLE, clip, "-k", 2)
     assert plain.status == 0
     assert plain.out.startswith(f"{clip}: {outcome['words'][0]['word']} ")
 
@@ -65,8 +66,8 @@ def test_recordings_are_ranked_by_their_nearness_to_text(model: Path, tones: Pat
     found = [json.loads(line) for line in lines]
     assert len(found) == len(manifest.read(tones))
     assert [each["cosine"] for each in found] == sorted((each["cosine"] for each in found), reverse=True)
-    first = json.loads(serein("predict", "--model", model, found[0]["file"], "--json").out)
-    last = json.loads(serein("predict", "--model", model, found[-1]["file"], "--json").out)
+    first = json.loads(serein("predict", "--model", model, *WHOLE, found[0]["file"], "--json").out)
+    last = json.loads(serein("predict", "--model", model, *WHOLE, found[-1]["file"], "--json").out)
     assert first["label"] == "sad" != last["label"]
     assert (
         len(serein("words", "find", "--model", model, "--text", "joy", tones, "--max-files", 3).out.splitlines()) == 3
@@ -82,9 +83,8 @@ def test_what_cannot_be_found_is_said(model: Path, tiny_run: Path, tones: Path, 
     classes = tiny_run / "fold-1" / "seed-0" / "model"
     assert "whose task is 'words'" in serein("words", "nearest", "--model", classes, tones).complaint
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
-    outcome = serein(
-        "words", "nearest", "--model", model, manifest.read(tones)[0].audio, tmp_path / "broken.wav", "-k", 1
-    )
+    clip = manifest.read(tones)[0].audio
+    outcome = serein("words", "nearest", "--model", model, *WHOLE, clip, tmp_path / "broken.wav", "-k", 1)
     assert outcome.status == 1
     assert len(outcome.out.splitlines()) == 1
     assert "1 recordings could not be read" in outcome.err

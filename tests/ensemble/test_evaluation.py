@@ -10,14 +10,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
-from cli_fixtures import Call, Outcome, write_wav
+from cli_fixtures import Call, Outcome, write_speech
 from serein.data import manifest
+from serein.data.files import sha256
 from serein.ensemble.evaluation import EnsembleEvaluation, fit_ensemble
-from serein.ensemble.predictor import Ensemble, EnsembleModel, FittedOn, read_ensemble, write_ensemble
+from serein.ensemble.predictor import (
+    Ensemble,
+    EnsembleModel,
+    EnsemblePredictor,
+    FittedOn,
+    read_ensemble,
+    write_ensemble,
+)
 from serein.evaluation.predictions import Prediction, write_predictions
 from serein.evaluation.scores import score_run
 from serein.inference.predictor import load
+from speech_sounds import voiced
 
 CLASSES = ("calm", "sad")
 Say = Mapping[str, bool]  # fold -> is right there
@@ -270,26 +280,50 @@ def ensemble(tiny_run: Path, tmp_path: Path) -> Path:
 def test_predict_is_the_weighted_mean(ensemble: Path, tiny_run: Path, tones: Path, serein: Call) -> None:
     outcome = serein("predict", "--ensemble", ensemble, tones, "--max-files", 3, "--json")
     assert outcome.status == 0
-    answers = [json.loads(line) for line in outcome.out.splitlines()]
-    paths = [u.audio for u in manifest.read(tones)[::12]]
-    assert [answer["file"] for answer in answers] == paths
+    predictions = [json.loads(line) for line in outcome.out.splitlines()]
+    utterances = manifest.read(tones)[::12]
+    assert [prediction["id"] for prediction in predictions] == [utterance.id for utterance in utterances]
     models = [load(tiny_run / f"fold-{number}" / "seed-0" / "model") for number in (1, 2)]
-    for path, answer in zip(paths, answers, strict=True):
-        first, second = (np.array(list(model.predict(path).probabilities.values())) for model in models)  # type: ignore[union-attr]
+    for utterance, prediction in zip(utterances, predictions, strict=True):
+        first, second = (np.array(list(model.predict(utterance).probabilities.values())) for model in models)
         weighted = np.array([0.9, 0.5, 0.0]) * first + np.array([0.1, 0.5, 1.0]) * (first + second) / 2
-        assert list(answer["probabilities"].values()) == pytest.approx((weighted / weighted.sum()).tolist(), abs=1e-5)
-        assert answer["label"] == max(answer["probabilities"], key=answer["probabilities"].__getitem__)
+        probabilities = prediction["probabilities"]
+        assert list(probabilities.values()) == pytest.approx((weighted / weighted.sum()).tolist(), abs=1e-5)
+        assert prediction["label"] == max(probabilities, key=probabilities.__getitem__)
+        assert prediction["model"] == {"name": "ensemble.json", "sha256": sha256(ensemble)}
 
 
-def test_predict_in_other_forms(ensemble: Path, tones: Path, serein: Call) -> None:
-    assert serein("predict", tones, "--ensemble", ensemble, "--max-files", 2, "--csv").out.startswith(
-        "file,label,angry"
-    )
-    assert "prediction" in serein("predict", tones, "--ensemble", ensemble, "--max-files", 2).out
+def test_predict_in_other_forms(ensemble: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
+    call = ("predict", tones, "--ensemble", ensemble, "--max-files", 2)
+    assert serein(*call, "--csv").out.startswith("file,id,start_s,end_s,label,confidence,rejected,angry")
+    assert "prediction" in serein(*call).out
+    assert serein(*call, "--out", tmp_path / "p.jsonl").status == 0
+    assert len((tmp_path / "p.jsonl").read_text().splitlines()) == 2
 
 
-def test_predict_passes_over_what_cannot_be_heard(ensemble: Path, tmp_path: Path, serein: Call) -> None:
-    good, bad = write_wav(tmp_path / "good.wav"), tmp_path / "bad.wav"
+def test_recordings_are_cut_into_segments(ensemble: Path, tmp_path: Path, serein: Call) -> None:
+    path = tmp_path / "call.wav"
+    rng = np.random.default_rng(0)
+    soundfile.write(path, np.concatenate([voiced(1.5, rng), np.zeros(16_000), voiced(1.5, rng, 230.0)]), 16_000)
+    call = ("predict", path, "--ensemble", ensemble)
+    prediction = json.loads(serein(*call, "--json").out)
+    assert [round(each["end_s"] - each["start_s"]) for each in prediction["segments"]] == [2, 2]
+    labelled = serein(*call, "--format", "audacity", "--plot", tmp_path / "call.png")
+    assert len(labelled.out.splitlines()) == 2
+    assert (tmp_path / "call.png").read_bytes().startswith(b"\x89PNG")
+    stream = EnsemblePredictor(ensemble, "cpu").stream()
+    stream.feed(soundfile.read(path, dtype="float32")[0])
+    stream.finish()
+    assert stream.prediction.probabilities == pytest.approx(prediction["probabilities"], abs=1e-5)
+
+
+def test_all_models_move_to_a_device(ensemble: Path) -> None:
+    predictor = EnsemblePredictor(ensemble, "cpu").to("meta")
+    assert {str(member.device) for members in predictor.members for member in members} == {"meta"}
+
+
+def test_predict_passes_over_what_cannot_be_read(ensemble: Path, tmp_path: Path, serein: Call) -> None:
+    good, bad = write_speech(tmp_path / "good.wav"), tmp_path / "bad.wav"
     bad.write_text("no audio")
     outcome = serein("predict", "--ensemble", ensemble, bad, good, "--json")
     assert outcome.status == 1

@@ -94,10 +94,10 @@ def test_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_models_that_are_not_there(path: Path) -> None:
     with pytest.raises(ModelError, match=r"names .*fold-1/seed-0/model, which does not exist"):
-        EnsemblePredictor(path, lambda *progress: None)
+        EnsemblePredictor(path)
 
 
-def test_prediction_files_hear_nothing(path: Path, tmp_path: Path) -> None:
+def test_prediction_files_predict_nothing(path: Path, tmp_path: Path) -> None:
     (tmp_path / "runs/a/fold-1/seed-0/model").mkdir(parents=True)
     with pytest.raises(ModelError, match="'b' is a prediction file"):
-        EnsemblePredictor(path, lambda *progress: None)
+        EnsemblePredictor(path)

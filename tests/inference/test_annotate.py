@@ -251,17 +251,17 @@ def test_the_language_is_part_of_who_said_it(tmp_path: Path) -> None:
 KILLED = """
 import os, sys
 from pathlib import Path
-from serein import filling
-real, left = filling._note, 4
+from serein.inference import annotate as module
+real, left = module._note, 4
 def note(file, what):
     global left
     real(file, what)
     left -= 1
     if left == 0:
         os._exit(9)
-filling._note = note
-source = filling.TranscriptAnnotator(sys.argv[2], "all", None)
-filling.annotate(Path(sys.argv[1]), Path(sys.argv[3]), [source], broken="stop", report=lambda *progress: None)
+module._note = note
+source = module.TranscriptAnnotator(sys.argv[2], "all", None)
+module.annotate(Path(sys.argv[1]), Path(sys.argv[3]), [source], broken="stop", report=lambda *progress: None)
 """
 
 

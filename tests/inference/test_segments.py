@@ -1,71 +1,157 @@
-"""Emotions over time: segments worked out by hand."""
+"""Windows: they cover the speech and nothing else, wherever the blocks end."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from serein.inference.segments import NO_REJECT_OPTION, RejectOption, Segment, Timeline
+from serein.errors import RecipeError
+from serein.inference import segments as module
+from serein.inference.segments import SlidingWindow, Window, WindowCutter
+from serein.inference.vad import FRAME, SpeechDetector
+from speech_sounds import RATE_HZ, voiced
 
-
-def heard(start_s: float, end_s: float, sad: float) -> Segment:
-    return Segment(start_s, end_s, {"calm": 1.0 - sad, "sad": sad})
-
-
-def timeline(*windows: Segment, reject_option: RejectOption = NO_REJECT_OPTION) -> Timeline:
-    return Timeline(
-        "a.wav",
-        60.0,
-        10.0,
-        windows,
-        np.zeros(1, np.float32),
-        np.zeros(1, np.float32),
-        0.05,
-        reject_option=reject_option,
-    )
+RNG = np.random.default_rng(0)
+SECOND = np.zeros(RATE_HZ, np.float32)
+FRAME_S = FRAME / RATE_HZ
 
 
-def rows(found: Timeline) -> list[tuple[float, float, str, float]]:
-    return [(each.start_s, each.end_s, each.label_or_rejection, round(each.confidence, 3)) for each in found.segments]
+class Told:
+    """A detector that says what a test tells it, frame by frame."""
+
+    def __init__(self, likely: np.ndarray) -> None:
+        self.likely = np.asarray(likely, np.float32)
+        self.num_samples = 0
+        self.said = 0
+
+    def feed(self, waveform: np.ndarray) -> np.ndarray:
+        self.num_samples += len(waveform)
+        return self._up_to(self.num_samples // FRAME)
+
+    def finish(self) -> np.ndarray:
+        return self._up_to(-(-self.num_samples // FRAME))
+
+    def _up_to(self, frame: int) -> np.ndarray:
+        start, self.said = self.said, frame
+        return self.likely[start:frame]
 
 
-def test_windows_that_overlap_are_averaged_where_they_do() -> None:
-    found = timeline(heard(0, 4, 0.9), heard(2, 6, 0.4), heard(4, 8, 0.1))
-    # 0-2: 0.9 sad; 2-4: 0.65 sad; 4-6: 0.25 sad; 6-8: 0.1 sad
-    assert rows(found) == [(0, 4, "sad", 0.775), (4, 8, "calm", 0.825)]
+def cut(likely: np.ndarray, sliding_window: SlidingWindow, block: int = 10**9) -> list[Window]:
+    """Cut a ramp of samples whose frames are as likely speech as told."""
+    cutter = WindowCutter(sliding_window)
+    cutter.detector = Told(likely)  # type: ignore[assignment]
+    samples = np.arange(len(likely) * FRAME, dtype=np.float32)
+    found = []
+    for start in range(0, len(samples), block):
+        found += cutter.feed(samples[start : start + block])
+    return found + cutter.finish()
 
 
-def test_passages_end_where_speech_does() -> None:
-    assert rows(timeline(heard(0, 2, 0.9), heard(5, 6, 0.8))) == [(0, 2, "sad", 0.9), (5, 6, "sad", 0.8)]
+def frames(*runs: tuple[int, float]) -> np.ndarray:
+    return np.concatenate([np.full(count, likely) for count, likely in runs])
 
 
-def test_probabilities_of_the_whole_are_weighted_by_length() -> None:
-    assert timeline(heard(0, 3, 1.0), heard(4, 5, 0.0)).probabilities == pytest.approx({"calm": 0.25, "sad": 0.75})
+def places(found: list[Window]) -> list[tuple[float, float]]:
+    return [(round(window.start_s, 3), round(window.end_s, 3)) for window in found]
 
 
-def test_passages_without_an_answer() -> None:
-    found = timeline(
-        heard(0, 1, 0.9), heard(1, 2, 0.55), heard(2, 3, 0.5), reject_option=RejectOption(min_confidence=0.6)
-    )
-    assert rows(found) == [(0, 1, "sad", 0.9), (1, 3, "low confidence", 0.525)]
+PLAIN = SlidingWindow(window_s=1.024, step_s=0.512, min_silence_s=0.32, min_speech_s=0.256, speech_pad_s=0.0)
 
 
-def test_passages_of_many_windows_tile_the_speech() -> None:
-    rng = np.random.default_rng(0)
-    windows = [heard(start, start + 3.0, rng.uniform()) for start in np.arange(0, 300, 1.5)]
-    segments = timeline(*windows).segments
-    assert (segments[0].start_s, segments[-1].end_s) == (0.0, 301.5)
-    assert all(a.end_s == b.start_s and a.label != b.label for a, b in zip(segments, segments[1:], strict=False))
+def test_a_short_stretch_is_one_window() -> None:
+    found = cut(frames((10, 0), (20, 1), (30, 0)), PLAIN)
+    assert places(found) == [(0.32, 0.96)]
+    np.testing.assert_array_equal(found[0].waveform, np.arange(10 * FRAME, 30 * FRAME))
 
 
-def test_json() -> None:
-    assert heard(0, 1.00049, 0.75).to_json() == {
-        "start_s": 0,
-        "end_s": 1.0,
-        "label": "sad",
-        "rejected": None,
-        "confidence": 0.75,
-        "probabilities": {"calm": 0.25, "sad": 0.75},
-    }
-    rejected = Segment(0, 1, {"calm": 0.5, "sad": 0.5}, "low confidence").to_json()
-    assert (rejected["label"], rejected["rejected"]) == (None, "low confidence")
+def test_a_long_stretch_is_windows_that_overlap_and_the_last_ends_with_it() -> None:
+    found = cut(frames((70, 1), (30, 0)), PLAIN)  # 2.24 s
+    assert places(found) == [(0.0, 1.024), (0.512, 1.536), (1.024, 2.048)]
+    found = cut(frames((75, 1), (30, 0)), PLAIN)  # 2.4 s: what is left is as long as the shortest speech
+    assert places(found)[-1] == (2.4 - 1.024, 2.4)
+
+
+def test_speech_up_to_the_end_is_heard() -> None:
+    assert places(cut(frames((5, 0), (20, 1)), PLAIN)) == [(0.16, 0.8)]
+
+
+def test_pauses_do_not_end_a_stretch_and_longer_silence_does() -> None:
+    assert places(cut(frames((10, 1), (9, 0), (10, 1)), PLAIN)) == [(0.0, 29 * FRAME_S)]
+    assert places(cut(frames((10, 1), (10, 0), (10, 1)), PLAIN)) == [(0.0, 0.32), (0.64, 0.96)]
+
+
+def test_hysteresis() -> None:
+    """Speech begins at 0.5, goes on down to 0.35, and after a drop begins at 0.5 again."""
+    assert cut(frames((20, 0.45)), PLAIN) == []
+    assert places(cut(frames((5, 0.6), (10, 0.4)), PLAIN)) == [(0.0, 0.48)]
+    assert places(cut(frames((10, 0.6), (2, 0.1), (30, 0.4)), PLAIN)) == [(0.0, 0.32)]
+
+
+def test_margins() -> None:
+    sliding_window = SlidingWindow(window_s=1.0, step_s=0.5, min_silence_s=0.32, min_speech_s=0.25, speech_pad_s=0.1)
+    assert places(cut(frames((10, 0), (20, 1), (30, 0)), sliding_window)) == [(0.22, 1.06)]  # 0.84 s: one window
+    assert places(cut(frames((10, 1), (1, 0)), sliding_window)) == [(0.0, 0.352)]  # no further than the recording
+
+
+def test_what_is_too_short_is_passed_over() -> None:
+    assert cut(frames((7, 1), (30, 0)), PLAIN) == []
+    assert len(cut(frames((8, 1), (30, 0)), PLAIN)) == 1
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.sampled_from([0.0, 0.4, 1.0])), min_size=1, max_size=8),
+    st.integers(1, 20_000),
+    st.sampled_from(
+        [PLAIN, SlidingWindow(), SlidingWindow(window_s=0.5, step_s=0.5), SlidingWindow(window_s=2.0, step_s=0.1)]
+    ),
+)
+def test_the_same_windows_wherever_blocks_end(
+    runs: list[tuple[int, float]], block: int, sliding_window: SlidingWindow
+) -> None:
+    likely = frames(*runs)
+    whole, pieces = cut(likely, sliding_window), cut(likely, sliding_window, block=max(block, len(likely)))
+    assert places(pieces) == places(whole)
+    for one, other in zip(whole, pieces, strict=True):
+        np.testing.assert_array_equal(one.waveform, other.waveform)
+        np.testing.assert_array_equal(one.waveform, np.arange(one.start, one.start + len(one.waveform)))
+        assert len(one.waveform) <= round(sliding_window.window_s * RATE_HZ)
+
+
+def test_memory_does_not_grow_with_the_recording() -> None:
+    cutter = WindowCutter(SlidingWindow())
+    for _ in range(40):
+        cutter.feed(np.concatenate([voiced(1.5, RNG), SECOND]))
+        assert len(cutter.kept) < 7 * RATE_HZ
+
+
+def test_speech_is_found_among_silence() -> None:
+    cutter = WindowCutter(SlidingWindow())
+    found = cutter.feed(np.concatenate([SECOND, voiced(5.0, RNG), SECOND, voiced(1.0, RNG), SECOND])) + cutter.finish()
+    starts = [window.start_s for window in found]
+    assert starts[0] == pytest.approx(0.9, abs=0.1)
+    assert found[-2].end_s == pytest.approx(6.1, abs=0.1)
+    assert (found[-1].start_s, found[-1].end_s) == (pytest.approx(6.9, abs=0.1), pytest.approx(8.1, abs=0.1))
+    assert cutter.num_speech_samples / RATE_HZ == pytest.approx(6.4, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        {"window_s": 1.0, "step_s": 2.0},
+        {"step_s": 0.0},
+        {"window_s": 100.0},
+        {"speech_pad_s": 0.3},
+        {"min_speech_s": 0.0},
+    ],
+)
+def test_lengths_that_do_not_fit_are_refused(lengths: dict[str, float]) -> None:
+    with pytest.raises(RecipeError, match=r"^sliding window: .* (Choose|min_silence_s is) "):
+        SlidingWindow(**lengths)
+
+
+def test_the_detector_is_silero() -> None:
+    assert isinstance(WindowCutter(SlidingWindow()).detector, SpeechDetector)
+    assert (module.ONSET, module.OFFSET) == (0.5, 0.35)

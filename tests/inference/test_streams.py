@@ -1,7 +1,8 @@
-"""A stream, a file and the windows by themselves: one answer."""
+"""A stream, a file and its windows by themselves: one prediction."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ import soundfile
 
 import serein
 from serein.errors import AudioError
-from serein.inference import streams as module
+from serein.inference.prediction import RejectOption, Segment
 from serein.inference.predictor import Predictor
-from serein.inference.segments import RejectOption, Segment, SlidingWindow, WindowCutter
-from serein.inference.streams import Stream, pcm16, predict_recording
+from serein.inference.recording import PredictOptions
+from serein.inference.segments import SlidingWindow, WindowCutter
+from serein.inference.streams import cut_all, pcm16
 from speech_sounds import RATE_HZ, voiced
 
 RNG = np.random.default_rng(3)
@@ -23,7 +25,7 @@ SPEECH = np.concatenate([SILENCE, voiced(5.0, RNG), SILENCE, voiced(0.8, RNG, 21
 
 @pytest.fixture(scope="module")
 def model(tiny_run: Path) -> Predictor:
-    return serein.load(tiny_run / "fold-1" / "seed-0" / "model")
+    return serein.load(tiny_run / "fold-1" / "seed-0" / "model", device="cpu")
 
 
 @pytest.fixture
@@ -33,79 +35,88 @@ def recording(tmp_path: Path) -> Path:
     return path
 
 
-def assert_alike(some: list[Segment], others: list[Segment]) -> None:
-    assert [(each.start_s, each.end_s) for each in some] == [(each.start_s, each.end_s) for each in others]
+def assert_alike(some: Sequence[Segment], others: Sequence[Segment]) -> None:
+    assert [(each.start_s, each.end_s, each.label) for each in some] == [
+        (each.start_s, each.end_s, each.label) for each in others
+    ]
     for one, other in zip(some, others, strict=True):
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
 
 
-def test_a_stream_hears_what_a_file_has(model: Predictor, recording: Path) -> None:
-    whole = predict_recording(model, recording)
-    stream, heard = Stream(model), []
+def test_a_stream_is_predicted_as_its_file(model: Predictor, recording: Path) -> None:
+    expected = model.predict(recording)
+    stream, windows = model.stream(), []
     for start in range(0, len(SPEECH), 1600):
-        heard += stream.feed(SPEECH[start : start + 1600])
-    assert_alike(heard + stream.finish(), list(whole.windows))
-    assert stream.position_s == whole.duration_s == pytest.approx(8.8)
-    assert len(whole.windows) == 4
+        windows += stream.feed(SPEECH[start : start + 1600])
+    windows += stream.finish()
+    assert len(windows) == 4
+    assert stream.position_s == expected.duration_s == pytest.approx(8.8)
+    assert stream.prediction.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
+    assert stream.prediction.model == expected.model
+    assert_alike(stream.prediction.segments, expected.segments)
+    np.testing.assert_allclose(stream.prediction.embedding, expected.embedding, atol=1e-5)
 
 
-def test_each_window_is_answered_as_by_itself(model: Predictor, recording: Path) -> None:
+def test_each_window_is_predicted_as_by_itself(model: Predictor) -> None:
     cutter = WindowCutter(SlidingWindow())
-    windows = cutter.feed(SPEECH) + cutter.finish()
-    alone = [model.predict_waveforms([window.waveform], ["a"])[0].probabilities for window in windows]
-    found = predict_recording(model, recording)
-    for heard, probabilities in zip(found.windows, alone, strict=True):
-        assert heard.probabilities == pytest.approx(probabilities, abs=1e-5)
-    weights = [len(window.waveform) for window in windows]
-    mean = np.average([list(probabilities.values()) for probabilities in alone], axis=0, weights=weights)
-    assert list(found.probabilities.values()) == pytest.approx(mean, abs=1e-5)
+    cut = cutter.feed(SPEECH) + cutter.finish()
+    alone = [model.predict_clips([window.waveform])[0].main for window in cut]
+    stream = model.stream()
+    for segment, expected in zip(stream.feed(SPEECH) + stream.finish(), alone, strict=True):
+        assert segment.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
+    weights = [len(window.waveform) for window in cut]
+    mean = np.average([list(each.probabilities.values()) for each in alone], axis=0, weights=weights)
+    assert list(stream.prediction.probabilities.values()) == pytest.approx(mean, abs=1e-5)
 
 
-def test_batches_change_nothing(model: Predictor, recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = predict_recording(model, recording)
-    monkeypatch.setattr(module, "BATCH_S", 1.0)
-    pieces = predict_recording(model, recording)
-    assert_alike(list(pieces.windows), list(whole.windows))
-    np.testing.assert_allclose(pieces.embedding, whole.embedding, atol=1e-5)
+def test_many_streams_are_cut_as_each_alone(model: Predictor) -> None:
+    sounds = [SPEECH, SPEECH[RATE_HZ:], np.zeros(3 * RATE_HZ, np.float32)]
+    streams = [model.stream() for _ in sounds]
+    together = [len(windows) for windows in cut_all(streams, sounds)]
+    assert together == [len(model.stream().cut(sound)) for sound in sounds]
+    assert together[2] == 0
+
+
+def test_one_segment_as_a_prediction(model: Predictor) -> None:
+    stream = model.stream()
+    first = stream.feed(SPEECH)[0]
+    prediction = stream.prediction_of(first)
+    assert (prediction.label, prediction.probabilities) == (first.label, first.probabilities)
+    assert (prediction.start_s, prediction.end_s) == (first.start_s, first.end_s)
+    assert prediction.segments == (first,)
+    assert prediction.model == model.identity
 
 
 def test_other_rates(model: Predictor) -> None:
-    stream = Stream(model, rate_hz=8000)
-    heard = stream.feed(SPEECH[::2]) + stream.finish()
-    assert [round(each.start_s, 1) for each in heard][:1] == [0.9]
+    stream = model.stream(sampling_rate=8000)
+    segments = stream.feed(SPEECH[::2]) + stream.finish()
+    assert segments[0].start_s == pytest.approx(0.9, abs=0.1)
     assert stream.position_s == pytest.approx(8.8, abs=0.01)
 
 
-def test_a_part_of_a_recording(model: Predictor, recording: Path) -> None:
-    part = predict_recording(model, recording, 6.0, 8.8)
-    assert part.duration_s == pytest.approx(2.8)
-    (heard,) = part.windows
-    assert (heard.start_s, heard.end_s) == (pytest.approx(0.9, abs=0.1), pytest.approx(1.9, abs=0.15))
+def test_samples_of_other_types_and_channels(model: Predictor) -> None:
+    stereo = np.stack([SPEECH, SPEECH], axis=1)
+    integers = np.round(SPEECH * 32767).astype(np.int16)
+    expected = [each.start_s for each in model.stream().feed(SPEECH)]
+    for samples in (stereo, integers, SPEECH.astype(np.float64)):
+        assert [each.start_s for each in model.stream().feed(samples)] == pytest.approx(expected, abs=0.04)
+    with pytest.raises(AudioError):
+        model.stream().feed(["no", "samples"])
 
 
-def test_peaks_draw_the_recording(model: Predictor, recording: Path) -> None:
-    found = predict_recording(model, recording)
-    assert len(found.peaks) == round(8.8 / found.peak_s)
-    assert found.peaks[:18].max() == 0.0
-    assert found.peaks.max() == pytest.approx(np.abs(SPEECH).max())
+def test_windows_are_rejected(model: Predictor) -> None:
+    options = PredictOptions(reject_option=RejectOption(min_confidence=0.999, min_duration_s=2.0))
+    stream = model.stream(options=options)
+    segments = stream.feed(SPEECH) + stream.finish()
+    assert [each.rejected for each in segments] == ["low confidence"] * 3 + ["too short"]
+    assert [each.label for each in segments] == [None] * 4
+    assert {each.rejected for each in stream.prediction.segments} == {"low confidence"}
 
 
-def test_progress_is_told_in_seconds(model: Predictor, recording: Path) -> None:
-    told: list[tuple[float, float]] = []
-    predict_recording(model, recording, on_progress=lambda done, total: told.append((done, total)))
-    assert told == [(pytest.approx(8.8), pytest.approx(8.8))]  # shorter than a block
-
-
-def test_no_speech_is_an_error_that_says_so(model: Predictor, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", 0.01 * RNG.standard_normal(5 * RATE_HZ), RATE_HZ)
-    with pytest.raises(AudioError, match=r"a\.wav: no speech was found\. Predict it whole"):
-        predict_recording(model, tmp_path / "a.wav")
-
-
-def test_answers_are_withheld(model: Predictor, recording: Path) -> None:
-    found = predict_recording(model, recording, reject_option=RejectOption(min_confidence=0.999, min_duration_s=2.0))
-    assert [each.rejected for each in found.windows] == ["low confidence"] * 3 + ["too short"]
-    assert {each.rejected for each in found.segments} == {"low confidence"}
+def test_a_stream_without_speech(model: Predictor) -> None:
+    stream = model.stream()
+    assert stream.feed(SILENCE) + stream.finish() == []
+    assert (stream.prediction.label, stream.prediction.rejected) == (None, "no speech")
 
 
 def test_pcm16_is_what_soundfile_reads(tmp_path: Path) -> None:

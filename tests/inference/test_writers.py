@@ -6,22 +6,21 @@ import re
 
 import numpy as np
 
-from serein.inference.segments import RejectOption, Segment, Timeline
+from serein.inference.prediction import Prediction, RejectOption, Segment, merged_segments, segment_of
 from serein.inference.writers import audacity, textgrid
+from serein.tasks.decoding import most_probable
 
 
-def heard(start_s: float, end_s: float, sad: float) -> Segment:
-    return Segment(start_s, end_s, {"calm": 1.0 - sad, "sad": sad})
+def window(start_s: float, end_s: float, sad: float) -> Segment:
+    return segment_of(most_probable({"calm": 1.0 - sad, "sad": sad}), start_s, end_s)
 
 
-def timeline(duration_s: float, *windows: Segment, min_confidence: float = 0.0) -> Timeline:
-    nothing = np.zeros(1, np.float32)
-    return Timeline(
-        "a.wav", duration_s, 3.0, windows, nothing, nothing, 0.05, reject_option=RejectOption(min_confidence)
-    )
+def prediction(duration_s: float, *windows: Segment, min_confidence: float = 0.0, start_s: float = 0.0) -> Prediction:
+    segments = merged_segments(windows, RejectOption(min_confidence))
+    return Prediction("sad", 0.5, file="a.wav", segments=segments, start_s=start_s, duration_s=duration_s)
 
 
-SMALL = timeline(5.0, heard(1.0, 2.0, 0.9), heard(2.0, 3.0, 0.25), heard(4.0, 5.0, 0.6), min_confidence=0.7)
+SMALL = prediction(5.0, window(1.0, 2.0, 0.9), window(2.0, 3.0, 0.25), window(4.0, 5.0, 0.6), min_confidence=0.7)
 
 
 def test_audacity() -> None:
@@ -36,7 +35,7 @@ def test_textgrid() -> None:
         'File type = "ooTextFile"',
         'Object class = "TextGrid"',
         "",
-        "xmin = 0",
+        "xmin = 0.000000",
         "xmax = 5.000000",
         "tiers? <exists>",
         "size = 2",
@@ -57,8 +56,8 @@ def test_textgrid() -> None:
 def test_textgrids_have_no_gaps_even_after_rounding() -> None:
     rng = np.random.default_rng(1)
     starts = np.cumsum(rng.uniform(0.5, 2.0, 50))
-    windows = [heard(start, start + rng.uniform(0.3, 3.0), rng.uniform()) for start in starts]
-    text = textgrid(timeline(float(starts[-1]) + 1.0, *sorted(windows, key=lambda each: each.start_s)))
+    windows = [window(start, start + rng.uniform(0.3, 3.0), rng.uniform()) for start in starts]
+    text = textgrid(prediction(float(starts[-1]) + 1.0, *sorted(windows, key=lambda each: each.start_s)))
     for tier in text.split("    item [")[1:]:
         bounds = re.findall(r"intervals \[\d+\]:\n\s+xmin = ([\d.]+)\n\s+xmax = ([\d.]+)", tier)
         assert bounds[0][0] == "0.000000"
@@ -67,5 +66,15 @@ def test_textgrids_have_no_gaps_even_after_rounding() -> None:
 
 
 def test_quotes_are_doubled() -> None:
-    strange = timeline(1.0, Segment(0.0, 1.0, {'so "sad"': 1.0}))
+    strange = prediction(1.0, segment_of(most_probable({'so "sad"': 1.0}), 0.0, 1.0))
     assert 'text = "so ""sad"""' in textgrid(strange)
+
+
+def test_a_part_of_a_file_keeps_the_times_of_the_file() -> None:
+    text = textgrid(prediction(2.0, window(4.5, 5.5, 0.9), start_s=4.0))
+    assert re.findall(r"xmin = ([\d.]+)\n\s+xmax = ([\d.]+)\n\s+text", text)[:3] == [
+        ("4.000000", "4.500000"),
+        ("4.500000", "5.500000"),
+        ("5.500000", "6.000000"),
+    ]
+    assert text.splitlines()[3:5] == ["xmin = 4.000000", "xmax = 6.000000"]

@@ -9,15 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
-from cli_fixtures import Call, everything_in, write_wav
+from cli_fixtures import Call, everything_in, write_speech, write_wav
 from serein.data import manifest
 from serein.errors import ModelError
 from serein.evaluation.predictions import read_predictions
 from serein.evaluation.scores import score_run
-from serein.inference.predictor import Prediction, load
+from serein.inference.prediction import Prediction
+from serein.inference.predictor import load
+from serein.inference.segments import SlidingWindow, WindowCutter
 from serein.knn.datastore import open_datastore
 from serein.knn.predictor import KnnPredictor
+from speech_sounds import voiced
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +48,12 @@ def part(tones: Path, path: Path, speakers: str) -> Path:
     return path
 
 
-def probabilities(answers: list[Prediction]) -> np.ndarray:
-    return np.array([list(answer.probabilities.values()) for answer in answers])
+def probabilities(predictions: list[Prediction]) -> np.ndarray:
+    return np.array([list(prediction.probabilities.values()) for prediction in predictions])
 
 
 def predicted(model: Path, datastore: Path, tones: Path, **how: Any) -> list[Prediction]:
-    return [
-        a
-        for a in KnnPredictor(str(model), datastore, **how).predict_each(manifest.read(tones))
-        if isinstance(a, Prediction)
-    ]
+    return list(KnnPredictor(str(model), datastore, **how).predict_files(manifest.read(tones)))
 
 
 # -- datastores ------------------------------------------------------------------------------------------------------
@@ -165,11 +165,11 @@ def test_a_datastore_with_an_index_finds_the_same(
     ).all()
 
 
-# -- answers ---------------------------------------------------------------------------------------------------------
+# -- predictions -----------------------------------------------------------------------------------------------------
 
 
 def test_weight_0_is_the_model_and_weight_1_the_neighbours(model: Path, datastore: Path, tones: Path) -> None:
-    alone = [a for a in load(model).predict_each(manifest.read(tones)) if isinstance(a, Prediction)]
+    alone = list(load(model).uncalibrated().predict_files(manifest.read(tones)))
     assert (probabilities(predicted(model, datastore, tones, k=4, knn_weight=0.0)) == probabilities(alone)).all()
     votes = probabilities(predicted(model, datastore, tones, k=4, knn_weight=1.0))
     assert set(votes.ravel().tolist()) <= {0.0, 0.25, 0.5, 0.75, 1.0}
@@ -180,32 +180,55 @@ def test_weight_0_is_the_model_and_weight_1_the_neighbours(model: Path, datastor
 def test_a_clip_does_not_vote_for_itself(model: Path, datastore: Path, tones: Path, serein: Call) -> None:
     """Neither by the id that a manifest gives, nor as a file without one."""
     utterance = manifest.read(tones)[0]
-    for answer in predicted(model, datastore, tones, k=35, show_neighbours=True):
-        assert answer.audio not in [each.audio for each in answer.neighbours]  # type: ignore[attr-defined]
-    outcome = serein(
-        "predict", "--model", model, utterance.audio, "--knn", datastore, "--k", 35, "--show-neighbours", "--json"
-    )
+    for prediction in predicted(model, datastore, tones, k=35, show_neighbours=True):
+        assert prediction.file not in [each.audio for each in prediction.neighbours]
+    call = ("predict", "--model", model, utterance.audio, "--segments", "never", "--knn", datastore)
+    outcome = serein(*call, "--k", 35, "--show-neighbours", "--json")
     assert utterance.id not in [each["id"] for each in json.loads(outcome.out)["neighbours"]]
-    outcome = serein("predict", "--model", model, utterance.audio, "--knn", datastore, "--k", 36)
+    outcome = serein(*call, "--k", 36)
     assert "k is 36, and the datastore holds 35 clips besides the clip itself" in outcome.complaint
 
 
-def test_explained(model: Path, datastore: Path, tones: Path, serein: Call) -> None:
-    clip = manifest.read(tones)[0].audio
-    outcome = serein("predict", "--model", model, clip, "--knn", datastore, "--k", 3, "--show-neighbours", "--json")
+def test_neighbours_are_shown(model: Path, datastore: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
+    call = ("predict", "--model", model, write_speech(tmp_path / "yes.wav"), "--knn", datastore)
+    outcome = serein(*call, "--k", 3, "--show-neighbours", "--json")
     content = json.loads(outcome.out)["neighbours"]
     assert [set(each) for each in content] == [{"id", "label", "speaker", "corpus", "distance", "audio", "start_s"}] * 3
     assert [each["distance"] for each in content] == sorted(each["distance"] for each in content)
-    printed = serein("predict", "--model", model, clip, "--knn", datastore, "--k", 3, "--show-neighbours").out
+    printed = serein(*call, "--k", 3, "--show-neighbours").out
     for words in ("Nearest to", "label", "speaker", "distance", content[0]["speaker"], f"{content[0]['distance']:.3f}"):
         assert words in printed
-    assert "neighbours" not in json.loads(serein("predict", "--model", model, clip, "--knn", datastore, "--json").out)
+    assert "neighbours" not in json.loads(serein(*call, "--json").out)
+
+
+def test_each_segment_has_neighbours_of_its_own(
+    model: Path, datastore: Path, tones: Path, tmp_path: Path, serein: Call
+) -> None:
+    """A recording with two stretches of speech: predicted, drawn and labelled as by any model."""
+    parts = [voiced(1.5, np.random.default_rng(0)), np.zeros(16_000), voiced(1.5, np.random.default_rng(1), 230.0)]
+    path = tmp_path / "call.wav"
+    soundfile.write(path, np.concatenate(parts), 16_000)
+    call = ("predict", "--model", model, path, "--knn", datastore, "--k", 4, "--knn-weight", 1)
+    prediction = json.loads(serein(*call, "--json").out)
+    predictor = KnnPredictor(str(model), datastore, k=4, knn_weight=1.0)
+    cutter = WindowCutter(SlidingWindow())
+    windows = cutter.feed(np.concatenate(parts).astype(np.float32)) + cutter.finish()
+    assert len(windows) == 2
+    votes = [list(each.main.probabilities.values()) for each in predictor.predict_clips([w.waveform for w in windows])]
+    assert set(np.ravel(votes).tolist()) <= {0.0, 0.25, 0.5, 0.75, 1.0}
+    mean = np.average(votes, axis=0, weights=[len(window.waveform) for window in windows])
+    assert list(prediction["probabilities"].values()) == pytest.approx(mean.tolist(), abs=0.01)
+    assert [list(each["probabilities"].values()) for each in prediction["segments"]] == votes
+    picture = tmp_path / "call.png"
+    labelled = serein(*call, "--plot", picture, "--format", "audacity")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert len(labelled.out.splitlines()) == 2
 
 
 def test_numbers_that_nobody_tuned_are_reported(model: Path, datastore: Path, tones: Path, serein: Call) -> None:
-    clip = manifest.read(tones)[0].audio
-    assert "k 8 and weight 0.3 were not tuned" in serein("predict", "--model", model, clip, "--knn", datastore).err
-    assert serein("predict", "--model", model, clip, "--knn", datastore, "--k", 8, "--knn-weight", 0.3).err == ""
+    call = ("predict", "--model", model, tones, "--max-files", 1, "--knn", datastore)
+    assert "k 8 and the kNN weight 0.3 were not tuned" in serein(*call).err
+    assert serein(*call, "--k", 8, "--knn-weight", 0.3).err == ""
 
 
 @pytest.mark.parametrize("options", [["--k", 3], ["--knn-weight", 0.5], ["--show-neighbours"]])
@@ -247,7 +270,7 @@ def test_a_run_with_its_neighbours(run: Path, serein: Call) -> None:
     assert json.loads((run / "knn.json").read_text()) == content
 
 
-def test_the_kept_datastore_is_train_and_dev_and_answers_alike(run: Path, serein: Call) -> None:
+def test_the_kept_datastore_is_train_and_dev_and_predicts_alike(run: Path, serein: Call) -> None:
     content = json.loads(serein("knn", "evaluate", run, "--json").out)
     folds = json.loads((run / "folds.json").read_text())["folds"]
     for fold, trial in zip(folds, content["trials"], strict=True):
@@ -263,7 +286,7 @@ def test_the_kept_datastore_is_train_and_dev_and_answers_alike(run: Path, serein
         )
         kept = read_predictions(folder / "knn_predictions.jsonl")
         predictions = predicted(folder / "model", folder / "neighbours", run / f"fold-{fold['name']}" / "test.jsonl")
-        assert [p.prediction for p in kept] == [answer.label for answer in predictions]
+        assert [p.prediction for p in kept] == [each.label for each in predictions]
         assert np.array([list((p.probabilities or {}).values()) for p in kept]) == pytest.approx(
             probabilities(predictions), abs=1e-5
         )

@@ -42,6 +42,13 @@ Task = Annotated[
     str | None,
     typer.Option("--task", help="Train this task alone, for instance 'gender'.", show_default="the recipe's tasks"),
 ]
+Segments = Annotated[
+    Literal["auto", "always", "never"],
+    typer.Option(
+        "--segments",
+        help="Which recordings to cut into segments of speech; auto: all but the utterances of a manifest.",
+    ),
+]
 
 Window = Annotated[
     float | None,

@@ -15,7 +15,17 @@ import typer
 
 from serein.cli.app import app
 from serein.cli.knn import K, KnnWeight
-from serein.cli.options import DefaultModel, Device, MinConfidence, MinDuration, Recordings, Step, Window, print_tables
+from serein.cli.options import (
+    DefaultModel,
+    Device,
+    MinConfidence,
+    MinDuration,
+    Recordings,
+    Segments,
+    Step,
+    Window,
+    print_tables,
+)
 from serein.errors import SereinError
 
 if TYPE_CHECKING:
@@ -53,12 +63,7 @@ def predict(
     k: K = None,
     knn_weight: KnnWeight = None,
     show_neighbours: Annotated[bool, typer.Option("--show-neighbours", help="Also print the nearest clips.")] = False,
-    segments: Annotated[
-        Literal["auto", "always", "never"],
-        typer.Option(
-            help="Which recordings to cut into segments of speech; auto: all but the utterances of a manifest."
-        ),
-    ] = "auto",
+    segments: Segments = "auto",
     window: Window = None,
     step: Step = None,
     min_confidence: MinConfidence = 0.0,
@@ -98,6 +103,10 @@ def predict(
     from serein.progress import Bars
 
     shown = output_format or ("json" if as_json or (out is not None and not as_csv) else "csv" if as_csv else "table")
+    if ensemble is not None and (model is not None or knn is not None):
+        raise typer.BadParameter("it names its models; leave out --model and --knn", param_hint="'--ensemble'")
+    if labels is not None and (ensemble is not None or knn is not None):
+        raise typer.BadParameter("ensembles and datastores have fixed classes", param_hint="'--labels'")
     _require_fitting(shown, out, knn, k, knn_weight, show_neighbours=show_neighbours)
     options = PredictOptions(segments, sliding_window_of(window, step), RejectOption(min_confidence, min_duration))
     files = sources_in(sources)
@@ -110,8 +119,6 @@ def predict(
         if ensemble is not None:
             from serein.ensemble.predictor import EnsemblePredictor
 
-            if words is not None:
-                raise typer.BadParameter("an ensemble has the classes it was fitted to", param_hint="'--labels'")
             predictor: Predictor = EnsemblePredictor(ensemble, device, bars)
         elif knn is not None:
             predictor = _with_neighbours(model, knn, k, knn_weight, device, show_neighbours=show_neighbours)
@@ -292,14 +299,11 @@ def print_csv(pairs: Iterable[Pair], classes: Sequence[str]) -> None:
     writer = csv.writer(sys.stdout)
     writer.writerow(["file", "id", "start_s", "end_s", "label", "confidence", "rejected", *classes])
     for _, prediction in pairs:
-        for segment in prediction.segments or (None,):
-            start_s = prediction.start_s + (0.0 if segment is None else segment.start_s)
-            end_s = prediction.end_s if segment is None else prediction.start_s + segment.end_s
-            said = prediction if segment is None else segment
+        for said in prediction.segments or (prediction,):
             confidence = "" if said.confidence is None else f"{said.confidence:.6f}"
             values = [f"{said.probabilities[name]:.6f}" if said.probabilities else "" for name in classes]
             label = said.label if said.value is None else f"{said.value:.6f}"
-            times = [f"{start_s:.3f}", f"{end_s:.3f}"]
+            times = [f"{said.start_s:.3f}", f"{said.end_s:.3f}"]
             writer.writerow(
                 [prediction.file, prediction.id or "", *times, label or "", confidence, said.rejected or "", *values]
             )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from serein.cli.app import app
-from serein.cli.options import Json, Model, Recordings, print_tables
+from serein.cli.options import Json, Model, Recordings, Segments, print_tables
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +39,7 @@ def verify(
             max=1,
         ),
     ] = None,
+    segments: Segments = "auto",
     is_scored: Annotated[
         bool, typer.Option("--score", help="Print error rates; needs manifests with speakers.")
     ] = False,
@@ -57,7 +58,7 @@ def verify(
         raise typer.BadParameter("name at least two recordings", param_hint="'FILE|FOLDER|MANIFEST...'")
     predictor = load(model)
     checkpoint = predictor.checkpoint
-    embedded, num_failed = _embed(predictor, files, "speaker")
+    embedded, num_failed = _embed(predictor, files, "speaker", segments)
     origin = "given" if threshold is not None else "the model's, from its dev set"
     if threshold is None and checkpoint.verification is not None:
         threshold = checkpoint.verification.threshold
@@ -94,6 +95,7 @@ def embed(
             help="Task whose embedding to write: 'emotion', 'speaker', ...; or 'fused'.", show_default="the main task"
         ),
     ] = None,
+    segments: Segments = "auto",
 ) -> None:
     """Write the embeddings of recordings, with their ids.
 
@@ -108,7 +110,7 @@ def embed(
 
     predictor, files = load(model), sources_in(sources)
     checkpoint = predictor.checkpoint
-    embedded, num_failed = _embed(predictor, files, task)
+    embedded, num_failed = _embed(predictor, files, task, segments)
     if embedded:
         ids = json.dumps([id_of(source) for source, _ in embedded], ensure_ascii=False)
         vectors = np.stack([vector for _, vector in embedded])
@@ -120,22 +122,25 @@ def embed(
     _finish(num_failed, len(files))
 
 
-def _embed(predictor: Predictor, files: Sequence[Source], task: str | None) -> tuple[list[Embedded], int]:
+def _embed(
+    predictor: Predictor, files: Sequence[Source], task: str | None, segments: Segments
+) -> tuple[list[Embedded], int]:
     """Return the embeddings of readable recordings that hold speech, and the number of others."""
     from serein.inference.batching import embedding_selection
     from serein.inference.prediction import Prediction
+    from serein.inference.predictor import id_of
     from serein.progress import Bars
 
     embedding_selection(predictor.checkpoint, task)
     embedded: list[Embedded] = []
     problems: list[str] = []
     with Bars() as bars:
-        results = predictor.predict_files(files, on_error="return", embedding=task)
+        results = predictor.predict_files(files, segments=segments, on_error="return", embedding=task)
         for number, (source, result) in enumerate(zip(files, results, strict=True), start=1):
             if isinstance(result, Prediction) and len(result.embedding):
                 embedded.append((source, result.embedding))
             else:
-                problems.append(f"{source}: {result.rejected}" if isinstance(result, Prediction) else str(result))
+                problems.append(f"{id_of(source)}: {result.rejected}" if isinstance(result, Prediction) else str(result))
             bars("embedding", number, len(files), f"{len(files)} recordings")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from serein.cli.app import app
-from serein.cli.options import Recordings
+from serein.cli.options import Recordings, Segments
 
 if TYPE_CHECKING:
     from serein.inference.prediction import Prediction
@@ -80,6 +80,7 @@ def words_nearest(
     index: Annotated[
         Literal["exact", "faiss"], typer.Option(help="faiss is approximate; its index is built at the first use.")
     ] = "exact",
+    segments: Segments = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each recording.")] = False,
 ) -> None:
     """Print the words of the vocabulary nearest to each recording.
@@ -88,7 +89,7 @@ def words_nearest(
     """
     import numpy as np
 
-    predictions, vocabulary, num_failed = _predict(model, sources)
+    predictions, vocabulary, num_failed = _predict(model, sources, segments)
     if predictions:
         found, cosines = vocabulary.nearest(np.stack([prediction.embedding for prediction in predictions]), k, index)
         for prediction, near, values in zip(predictions, found, cosines, strict=True):
@@ -111,6 +112,7 @@ def words_find(
         int | None,
         typer.Option("--max-files", help="Print at most this many, the most similar first.", show_default="all", min=1),
     ] = None,
+    segments: Segments = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each recording.")] = False,
 ) -> None:
     """Rank recordings by their similarity to free text.
@@ -121,7 +123,7 @@ def words_find(
 
     from serein.tasks.word_vectors import similarity
 
-    predictions, vocabulary, num_failed = _predict(model, sources, text)
+    predictions, vocabulary, num_failed = _predict(model, sources, segments, text)
     if predictions:
         cosines = similarity([prediction.embedding for prediction in predictions], text, vocabulary)
         for place in np.argsort(-cosines, kind="stable")[:max_files]:
@@ -133,7 +135,9 @@ def words_find(
     _finish(num_failed)
 
 
-def _predict(model: str, sources: Sequence[Path], text: str | None = None) -> tuple[list[Prediction], Vocabulary, int]:
+def _predict(
+    model: str, sources: Sequence[Path], segments: Segments, text: str | None = None
+) -> tuple[list[Prediction], Vocabulary, int]:
     """Return the predictions of a model of words, its vocabulary, and the number of unreadable recordings.
 
     A text that has no vector is refused before any prediction.
@@ -162,7 +166,7 @@ def _predict(model: str, sources: Sequence[Path], text: str | None = None) -> tu
     predictions: list[Prediction] = []
     failed: list[str] = []
     with Bars() as bars:
-        for number, result in enumerate(predictor.predict_files(files, on_error="return"), start=1):
+        for number, result in enumerate(predictor.predict_files(files, segments=segments, on_error="return"), start=1):
             if isinstance(result, Prediction) and len(result.embedding):
                 predictions.append(result)
             else:

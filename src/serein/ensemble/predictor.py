@@ -147,6 +147,13 @@ class EnsemblePredictor(Predictor):
                     report("loading models", done, total, f"{total} model folders")
         super().__init__(self.members[0][0].checkpoint, device)
 
+    def to(self, device: str) -> Predictor:
+        """Move all models to a device, and return the ensemble."""
+        for members in self.members:
+            for member in members:
+                member.to(device)
+        return super().to(device)
+
     @cached_property
     def identity(self) -> dict[str, str]:
         """Name and SHA-256 of the ensemble file."""
@@ -156,6 +163,10 @@ class EnsemblePredictor(Predictor):
     def classes(self) -> tuple[str, ...]:
         """The classes that the ensemble was fitted to."""
         return self.ensemble.classes
+
+    def with_labels(self, labels: Sequence[str]) -> Predictor:
+        """Refuse: the weights are those of the classes."""
+        raise ModelError("the classes of an ensemble are fixed", where=self.path, remedy="Use one model alone.")
 
     def predict_clips(
         self,

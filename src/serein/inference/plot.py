@@ -55,7 +55,7 @@ def _columns(prediction: Prediction) -> tuple[FloatArray, FloatArray]:
     peaks = np.asarray(prediction.peaks, np.float64)
     size = -(-len(peaks) // _MOST_COLUMNS)
     padded = np.pad(peaks, (0, -len(peaks) % size)).reshape(-1, size).max(axis=1)
-    times_s = (np.arange(len(padded), dtype=np.float64) + 0.5) * size * PEAK_S
+    times_s = prediction.start_s + (np.arange(len(padded), dtype=np.float64) + 0.5) * size * PEAK_S
     heights: FloatArray = (padded / max(float(padded.max()), 1e-6)) ** 0.6  # quiet speech is seen beside shouts
     return times_s, heights
 
@@ -80,7 +80,7 @@ def _draw_confidence(axes: Axes, segments: tuple[Segment, ...], colours: dict[st
 def _label(wave: Axes, sure: Axes, prediction: Prediction, present: list[str], colours: dict[str, str]) -> None:
     from matplotlib.patches import Patch
 
-    wave.set(ylim=(-1.08, 1.08), yticks=[], xlim=(0, prediction.duration_s))
+    wave.set(ylim=(-1.08, 1.08), yticks=[], xlim=(prediction.start_s, prediction.end_s))
     wave.set_title(f"{Path(prediction.file).name}  {clock(prediction.duration_s)}, speech {clock(prediction.speech_s)}")
     wave.grid(visible=False)
     sure.set(ylim=(0, 100), ylabel="confidence, %")

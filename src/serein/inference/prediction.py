@@ -65,7 +65,7 @@ class Segment(TaskPrediction):
     """A stretch of a recording and what the model's main task says of it.
 
     Attributes:
-        start_s: Where it starts, in seconds of the recording.
+        start_s: Where it starts, in seconds of the file.
         end_s: Where it ends.
         rejected: Why it has no label: "low confidence", "too short"; else `None`.
     """

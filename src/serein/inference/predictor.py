@@ -167,13 +167,7 @@ class Predictor:
         if isinstance(source, str | Path | Utterance | Upload):
             prediction: Prediction = next(model.predict_files([source], options=options))
             return prediction
-        is_encoded = isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read")
-        waveform = audio.load(source) if is_encoded else audio.as_waveform(source, sampling_rate)
-        recording = Recording(model.task, options, is_whole=segments == "never")
-        windows = [*recording.feed(waveform), *recording.finish()]
-        for window, predicted in zip(windows, model.predict_clips([w.waveform for w in windows]), strict=True):
-            recording.add(window, predicted)
-        return recording.prediction(model=model.identity)
+        return model._predict_sound(source, sampling_rate, options)
 
     def predict_files(
         self,
@@ -249,7 +243,7 @@ class Predictor:
             files = source if is_many else [source]
             predictions = list(self.predict_files(files, segments=segments, embedding=embedding))
         else:
-            predictions = [self.predict(source, sampling_rate, segments=segments)]
+            predictions = [self._predict_sound(source, sampling_rate, PredictOptions(segments), embedding)]
         for prediction in predictions:
             if not len(prediction.embedding):
                 raise AudioError(
@@ -296,6 +290,21 @@ class Predictor:
             for row in range(len(waveforms))
         ]
 
+    def _predict_sound(
+        self, sound: Any, sampling_rate: float | None, options: PredictOptions, embedding: str | None = None
+    ) -> Prediction:
+        """Predict samples, the bytes of a file, or a file object."""
+        recording = Recording(self.task, options, is_whole=options.segments == "never")
+        if not (isinstance(sound, bytes | bytearray | memoryview) or hasattr(sound, "read")):
+            blocks: Iterable[Waveform] = [audio.as_waveform(sound, sampling_rate)]
+        else:
+            blocks = [audio.load(sound)] if options.segments == "never" else audio.blocks(sound)
+        windows = [window for block in blocks for window in recording.feed(block)] + recording.finish()
+        predicted = self.predict_clips([window.waveform for window in windows], embedding=embedding)
+        for window, each in zip(windows, predicted, strict=True):
+            recording.add(window, each)
+        return recording.prediction(model=self.identity)
+
     def _calibrated(self, said: Sequence[TaskPrediction], temperature: float) -> list[TaskPrediction]:
         rows = tempered(np.array([list(each.probabilities.values()) for each in said]), temperature)
         return [most_probable(dict(zip(self.classes, map(float, row), strict=True))) for row in rows]
@@ -305,7 +314,8 @@ class Predictor:
         is_whole = options.segments == "never" or (options.segments == "auto" and is_utterance)
         utterance = source if isinstance(source, Utterance) else Utterance(id=str(source), audio=str(source))
         content = source if isinstance(source, Upload) else utterance.audio
-        return _Item(utterance, content, Recording(self.task, options, is_whole=is_whole), is_whole)
+        recording = Recording(self.task, options, is_whole=is_whole, start_s=utterance.start_s)
+        return _Item(utterance, content, recording, is_whole)
 
     def _predict_waiting(self, waiting: Sequence[tuple[_Item, Window]], embedding: str | None) -> None:
         """Predict windows of several recordings as one batch."""
@@ -323,7 +333,7 @@ class Predictor:
             if item.error is None:
                 utterance = item.utterance
                 id = utterance.id if utterance.id != utterance.audio else None
-                yield item.recording.prediction(utterance.audio, id, utterance.start_s, self.identity)
+                yield item.recording.prediction(utterance.audio, id, self.identity)
             elif on_error == "raise":
                 raise item.error
             elif on_error == "return":

@@ -65,10 +65,19 @@ class Recording:
         options: How it is cut, and when its prediction is rejected.
         is_whole: It is an utterance already, or must not be cut.
         is_live: Its windows are wanted as soon as they are complete.
+        start_s: Where it starts in its file.
     """
 
-    def __init__(self, task: str, options: PredictOptions, *, is_whole: bool = False, is_live: bool = False) -> None:
-        self.task, self.options = task, options
+    def __init__(
+        self,
+        task: str,
+        options: PredictOptions,
+        *,
+        is_whole: bool = False,
+        is_live: bool = False,
+        start_s: float = 0.0,
+    ) -> None:
+        self.task, self.options, self.start_s = task, options, start_s
         self.cutter = None if is_whole else WindowCutter(options.sliding_window)
         self.is_live = is_live
         self.num_samples = 0
@@ -149,7 +158,7 @@ class Recording:
         """Take in what the model says of a window; in the order of the windows."""
         length_s = len(window.waveform) / SAMPLE_RATE_HZ
         rejected = self.options.reject_option.reason(predicted.main.confidence, length_s)
-        segment = segment_of(predicted.main, window.start_s, window.end_s, rejected)
+        segment = segment_of(predicted.main, self.start_s + window.start_s, self.start_s + window.end_s, rejected)
         if window is self._joined:  # in place of its parts
             self._windows, self._predictions = [], []
         self._windows.append(segment)
@@ -157,16 +166,14 @@ class Recording:
         self.num_waiting -= 1
         return segment
 
-    def prediction(
-        self, file: str = "-", id: str | None = None, start_s: float = 0.0, model: Mapping[str, str] | None = None
-    ) -> Prediction:
+    def prediction(self, file: str = "-", id: str | None = None, model: Mapping[str, str] | None = None) -> Prediction:
         """Return the prediction of all that has been added: the windows' mean, weighted by their lengths."""
         peaks = [*self._peaks, np.abs(self._rest).max(keepdims=True)] if len(self._rest) else self._peaks
         place = {
             "file": file,
             "id": id,
             "task": self.task,
-            "start_s": start_s,
+            "start_s": self.start_s,
             "duration_s": self.duration_s,
             "model": model or {},
             "peaks": np.concatenate(peaks) if peaks else np.zeros(0, np.float32),

@@ -28,13 +28,16 @@ from serein.errors import AudioError, ModelError, expected_one_of
 from serein.inference.prediction import Prediction
 from serein.inference.predictor import Predictor
 from serein.models.backbones import HuggingFaceBackbone
-from serein.models.pretrained import FAMILIES, quiet_transformers
+from serein.models.pretrained import FAMILIES, HAVE_FEATURES, quiet_transformers
 
 WINDOW_S = 30.0  # Whisper's input; the memory of a CTC model grows with the square of the length
 MARGIN_S = 5.0  # at either end of a CTC window, used as context alone
 BATCH_S = {"cpu": 60.0, "cuda": 960.0}  # seconds of padded audio in one batch
 
-A_MODEL = f"a folder with a model of Transformers for speech recognition: whisper, or with CTC {', '.join(FAMILIES)}"
+CTC_FAMILIES = [family for family in FAMILIES if family not in HAVE_FEATURES]  # they take the waveform itself
+A_MODEL = (
+    f"a folder with a model of Transformers for speech recognition: whisper, or with CTC {', '.join(CTC_FAMILIES)}"
+)
 COPY = "Copy or download the model again."
 
 
@@ -325,7 +328,7 @@ def _errors(what: str, folder: Path) -> Iterator[None]:
 
 TRANSCRIBERS: dict[str, type[WhisperTranscriber] | type[CtcTranscriber]] = {
     "whisper": WhisperTranscriber,
-    **dict.fromkeys(FAMILIES, CtcTranscriber),
+    **dict.fromkeys(CTC_FAMILIES, CtcTranscriber),
 }
 
 

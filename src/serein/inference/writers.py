@@ -24,21 +24,21 @@ def textgrid(prediction: Prediction) -> str:
         (prediction.task, _tiled(prediction, lambda segment: segment.text)),
         ("confidence", _tiled(prediction, lambda segment: _percent(segment))),
     ]
-    end = f"{prediction.duration_s:.6f}"
+    start, end = f"{prediction.start_s:.6f}", f"{prediction.end_s:.6f}"
     lines = [
         'File type = "ooTextFile"',
         'Object class = "TextGrid"',
         "",
-        "xmin = 0",
+        f"xmin = {start}",
         f"xmax = {end}",
         "tiers? <exists>",
     ]
     lines += [f"size = {len(tiers)}", "item []:"]
     for number, (name, intervals) in enumerate(tiers, start=1):
         lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{name}"']
-        lines += ["        xmin = 0", f"        xmax = {end}", f"        intervals: size = {len(intervals)}"]
-        for place, (start_s, end_s, text) in enumerate(intervals, start=1):
-            lines += [f"        intervals [{place}]:", f"            xmin = {start_s}", f"            xmax = {end_s}"]
+        lines += [f"        xmin = {start}", f"        xmax = {end}", f"        intervals: size = {len(intervals)}"]
+        for place, (low, high, text) in enumerate(intervals, start=1):
+            lines += [f"        intervals [{place}]:", f"            xmin = {low}", f"            xmax = {high}"]
             lines.append(f'            text = "{_quoted(text)}"')
     return "\n".join(lines) + "\n"
 
@@ -69,14 +69,14 @@ def clock(seconds: float) -> str:
 def _tiled(prediction: Prediction, text_of: Callable[[Segment], str]) -> Sequence[tuple[str, str, str]]:
     """Return intervals that fill the recording without a gap, as TextGrids must."""
     intervals: list[tuple[str, str, str]] = []
-    place = f"{0:.6f}"
+    place = f"{prediction.start_s:.6f}"
     for segment in prediction.segments:
-        start, end = f"{segment.start_s:.6f}", f"{min(segment.end_s, prediction.duration_s):.6f}"
+        start, end = f"{segment.start_s:.6f}", f"{min(segment.end_s, prediction.end_s):.6f}"
         if start != place:
             intervals.append((place, start, ""))
         intervals.append((start, end, text_of(segment)))
         place = end
-    end = f"{prediction.duration_s:.6f}"
+    end = f"{prediction.end_s:.6f}"
     return intervals if place == end else [*intervals, (place, end, "")]
 
 

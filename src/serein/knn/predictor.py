@@ -15,6 +15,7 @@ from serein.audio import Waveform
 from serein.checkpoint import Checkpoint
 from serein.data.dataset import Recordings
 from serein.data.utterance import Utterance
+from serein.errors import ModelError
 from serein.inference.batching import Progress, recording_outputs
 from serein.inference.prediction import ClipPrediction
 from serein.inference.predictor import Predictor, load
@@ -98,6 +99,10 @@ class KnnPredictor(Predictor):
         self.datastore.require_model(self.checkpoint.digest, str(model or "the default model"))
         self.interpolation = interpolation_of(self.datastore, k, knn_weight, votes)
         self.show_neighbours = show_neighbours
+
+    def with_labels(self, labels: Sequence[str]) -> Predictor:
+        """Refuse: the clips are labelled with the classes."""
+        raise ModelError("the classes of a datastore are fixed", where="labels", remedy="Use the model alone.")
 
     def predict_clips(
         self,

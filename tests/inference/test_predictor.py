@@ -1,0 +1,228 @@
+"""One way to predict: paths, samples and utterances; many files lazily; embeddings."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import serein
+from serein.data import manifest
+from serein.errors import AudioError, ModelError, RecipeError
+from serein.inference import predictor as module
+from serein.inference.prediction import Prediction
+from serein.inference.predictor import Predictor
+from serein.inference.recording import PredictOptions
+from serein.inference.segments import SlidingWindow
+from speech_sounds import RATE_HZ, voiced
+
+RNG = np.random.default_rng(3)
+SILENCE = np.zeros(RATE_HZ, np.float32)
+SPEECH = np.concatenate([SILENCE, voiced(5.0, RNG), SILENCE, voiced(0.8, RNG, 210.0), SILENCE])
+NOISE = (0.01 * RNG.standard_normal(3 * RATE_HZ)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_run: Path) -> Predictor:
+    return serein.load(tiny_run / "fold-1" / "seed-0" / "model", device="cpu")
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    path = tmp_path / "call.wav"
+    soundfile.write(path, SPEECH, RATE_HZ, subtype="FLOAT")
+    return path
+
+
+def assert_same(one: Prediction, other: Prediction, tolerance: float = 1e-5) -> None:
+    assert (one.label, one.rejected, len(one.segments)) == (other.label, other.rejected, len(other.segments))
+    assert one.probabilities == pytest.approx(other.probabilities, abs=tolerance)
+    for mine, theirs in zip(one.segments, other.segments, strict=True):
+        assert (mine.start_s, mine.end_s) == pytest.approx((theirs.start_s, theirs.end_s), abs=0.05)
+
+
+# -- one recording -----------------------------------------------------------------------------------------------------
+
+
+def test_a_path_a_file_object_its_bytes_and_its_samples_are_one(model: Predictor, recording: Path) -> None:
+    expected = model.predict(recording)
+    assert (expected.file, expected.task) == (str(recording), "emotion")
+    assert expected.label == max(expected.probabilities, key=expected.probabilities.__getitem__)
+    assert expected.confidence == max(expected.probabilities.values())
+    assert expected.model == {"name": model.checkpoint.name, "sha256": model.checkpoint.digest}
+    content = recording.read_bytes()
+    others = [
+        model.predict(str(recording)),
+        model.predict(content),
+        model.predict(io.BytesIO(content)),
+        model.predict(SPEECH, RATE_HZ),
+        model.predict(torch.from_numpy(SPEECH), sampling_rate=RATE_HZ),
+        model.predict(np.stack([SPEECH, SPEECH], axis=1), RATE_HZ),
+        model.predict({"array": SPEECH, "sampling_rate": RATE_HZ}),
+    ]
+    for other in others:
+        assert_same(other, expected)
+    assert others[1].file == "-"
+    assert_same(model.predict(np.round(SPEECH * 32767).astype(np.int16), RATE_HZ), expected, tolerance=0.02)
+
+
+def test_samples_need_a_rate(model: Predictor) -> None:
+    with pytest.raises(AudioError, match="sampling_rate"):
+        model.predict(SPEECH)
+
+
+def test_a_recording_is_cut_and_an_utterance_is_not(model: Predictor, recording: Path) -> None:
+    utterance = serein.Utterance(id="u1", audio=str(recording), start_s=0.5, end_s=3.5)
+    whole = model.predict(utterance)
+    assert (whole.id, whole.file, whole.start_s, whole.end_s) == ("u1", str(recording), 0.5, 3.5)
+    assert [(each.start_s, each.end_s) for each in whole.segments] == [(0.5, 3.5)]
+    samples = SPEECH[RATE_HZ // 2 : 7 * RATE_HZ // 2]
+    assert_same(model.predict(samples, RATE_HZ, segments="never"), model.predict(samples, RATE_HZ, segments="never"))
+    np.testing.assert_allclose(whole.embedding, model.predict_clips([samples])[0].embedding, atol=1e-6)
+    cut = model.predict(utterance, segments="always")
+    assert cut.segments[0].start_s == pytest.approx(0.9, abs=0.1)
+    assert cut.segments[-1].end_s == pytest.approx(3.5, abs=0.1)
+    assert model.predict(recording, segments="never").segments[0].end_s == pytest.approx(8.8)
+
+
+def test_windows_and_the_reject_option_are_asked_for_by_name(model: Predictor, recording: Path) -> None:
+    short = model.predict(recording, sliding_window=SlidingWindow(1.0, 1.0))
+    assert short.probabilities != pytest.approx(model.predict(recording).probabilities, abs=1e-6)
+    rejected = model.predict(recording, min_confidence=1.0)
+    assert (rejected.label, rejected.rejected) == (None, "low confidence")
+    assert model.predict(recording, min_duration_s=60.0).rejected == "too short"
+    with pytest.raises(RecipeError, match="segments: unknown value 'maybe'"):
+        model.predict(recording, segments="maybe")  # type: ignore[call-overload]
+
+
+def test_no_speech_is_a_prediction_without_a_label(model: Predictor, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "rain.wav", NOISE, RATE_HZ)
+    soundfile.write(tmp_path / "still.flac", SILENCE, RATE_HZ)
+    for prediction in (
+        model.predict(tmp_path / "rain.wav"),
+        model.predict(NOISE, RATE_HZ),
+        model.predict(tmp_path / "still.flac"),
+        model.predict((tmp_path / "still.flac").read_bytes()),
+    ):
+        assert (prediction.label, prediction.rejected, prediction.segments) == (None, "no speech", ())
+    assert model.predict(tmp_path / "rain.wav", segments="never").label
+
+
+def test_it_says_what_it_is(model: Predictor) -> None:
+    assert repr(model) == f"Predictor({model.checkpoint.name!r}, emotion: angry, happy, sad, device='cpu')"
+    assert model.to("cpu") is model
+    with pytest.raises(ModelError, match="no device 'quantum'"):
+        model.to("quantum")
+    with pytest.raises(ModelError):
+        model.with_labels(["fury", "gloom"])  # its classes are fixed
+
+
+# -- many --------------------------------------------------------------------------------------------------------------
+
+
+def test_files_are_predicted_lazily_and_in_order(
+    model: Predictor, tones: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    utterances = manifest.read(tones)
+    monkeypatch.setattr(module, "BATCH_S", 2.0)
+    taken: list[str] = []
+
+    def endless() -> Iterator[serein.Utterance]:
+        while True:
+            for utterance in utterances:
+                taken.append(utterance.id)
+                yield utterance
+
+    found = list(islice(model.predict_files(endless()), 40))
+    assert [each.id for each in found] == [u.id for u in [*utterances, *utterances][:40]]
+    assert len(taken) < 60
+
+
+def test_batches_change_nothing(
+    model: Predictor, recording: Path, tones: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [recording, *manifest.read(tones)[:6], recording]
+    together = list(model.predict_files(files))
+    monkeypatch.setattr(module, "BATCH_S", 0.01)
+    for one, other in zip(together, model.predict_files(files), strict=True):
+        assert_same(one, other)
+        np.testing.assert_allclose(one.embedding, other.embedding, atol=1e-5)
+
+
+def test_a_broken_file_stops_is_skipped_or_returned(model: Predictor, recording: Path, tmp_path: Path) -> None:
+    lost = tmp_path / "lost.wav"
+    files = [recording, lost, recording]
+    with pytest.raises(AudioError, match=r"lost\.wav: no such file"):
+        list(model.predict_files(files))
+    with pytest.raises(AudioError, match=r"lost\.wav"):
+        model.predict(files)
+    assert [each.file for each in model.predict_files(files, on_error="skip")] == [str(recording)] * 2
+    _, error, last = model.predict_files(files, on_error="return")
+    assert isinstance(error, AudioError)
+    assert last.file == str(recording)
+    with pytest.raises(RecipeError, match="on_error: unknown value 'hope', expected one of: raise, skip, return"):
+        next(model.predict_files(files, on_error="hope"))  # type: ignore[arg-type]
+
+
+def test_a_list_is_a_list_of_predictions(model: Predictor, recording: Path) -> None:
+    first, second = model.predict([recording, str(recording)])
+    assert_same(first, second)
+    assert model.predict([]) == []
+
+
+def test_progress_is_told_in_seconds(model: Predictor, recording: Path) -> None:
+    told: list[tuple[float, float]] = []
+    list(model.predict_files([recording], on_progress=lambda done, total: told.append((done, total))))
+    assert (
+        [done for done, _ in told] == [total for _, total in told] == [pytest.approx(8.8)] * len(told)
+    )  # shorter than a block
+
+
+# -- embeddings --------------------------------------------------------------------------------------------------------
+
+
+def test_embeddings_are_those_of_predictions(model: Predictor, recording: Path, tones: Path) -> None:
+    files = [str(recording), *manifest.read(tones)[:2]]
+    vectors = model.embed(files)
+    assert (vectors.shape, vectors.dtype) == ((3, 8), np.float32)
+    np.testing.assert_allclose(vectors, [each.embedding for each in model.predict(files)], atol=1e-6)
+    for source in (recording, recording.read_bytes()):
+        np.testing.assert_allclose(model.embed(source), vectors[0], atol=1e-5)
+    np.testing.assert_allclose(model.embed(SPEECH, RATE_HZ, embedding="emotion"), vectors[0], atol=1e-5)
+
+
+def test_what_has_no_embedding_is_named(model: Predictor, recording: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "rain.wav", NOISE, RATE_HZ)
+    with pytest.raises(AudioError, match=r"rain\.wav: cannot be embedded: no speech\. .*segments='never'"):
+        model.embed([recording, tmp_path / "rain.wav"])
+    assert model.embed([recording, tmp_path / "rain.wav"], segments="never").shape == (2, 8)
+    with pytest.raises(ModelError, match="unknown embedding of this model 'speaker', expected one of: emotion"):
+        model.embed(recording, embedding="speaker")
+
+
+# -- loading -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_is_named_by_its_folder_or_a_file_in_it(model: Predictor, tiny_run: Path) -> None:
+    folder = tiny_run / "fold-1" / "seed-0" / "model"
+    for name in (folder, str(folder), folder / "model.json"):
+        assert serein.load(name, "cpu").identity == model.identity
+    with pytest.raises(ModelError):
+        serein.load(tiny_run / "none")
+
+
+def test_the_default_model_ships_with_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert module.model_folder() == module.model_folder("default") == module.DEFAULT_MODEL
+    monkeypatch.setattr(module, "DEFAULT_MODEL", tmp_path)
+    with pytest.raises(ModelError, match="serein: this installation has no default model"):
+        serein.load()
+
+
+def test_how_recordings_are_predicted_has_one_default() -> None:
+    assert PredictOptions() == PredictOptions("auto", SlidingWindow())
