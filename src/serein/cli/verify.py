@@ -140,7 +140,9 @@ def _embed(
             if isinstance(result, Prediction) and len(result.embedding):
                 embedded.append((source, result.embedding))
             else:
-                problems.append(f"{id_of(source)}: {result.rejected}" if isinstance(result, Prediction) else str(result))
+                problems.append(
+                    f"{id_of(source)}: {result.rejected}" if isinstance(result, Prediction) else str(result)
+                )
             bars("embedding", number, len(files), f"{len(files)} recordings")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
