@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import soundfile
 from safetensors.numpy import load_file
-from serein.labels.vocabulary import open_vocabulary, prepare
 
 import serein
 from serein.data import manifest
@@ -26,6 +25,7 @@ from serein.inference.recording import PredictOptions
 from serein.inference.segments import SlidingWindow
 from serein.knn.building import build, tune
 from serein.knn.predictor import KnnPredictor
+from serein.text.word_vectors import open_vocabulary, prepare
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TINY: dict[str, Any] = json.loads((GOLDEN / "tiny.json").read_text(encoding="utf-8"))
