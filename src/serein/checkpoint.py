@@ -39,13 +39,14 @@ def card(name: str, task: str, classes: Sequence[str], training: Mapping[str, An
         training: What it learned from, as stored in `model.json`.
     """
     licences = "\n".join(f"- {corpus}: {text}" for corpus, text in training.get("licences", {}).items())
-    scores = training.get("dev_ua")
+    score, monitor = training.get("dev_score"), training.get("monitor", "ua")
+    title = {"ua": "Unweighted accuracy", "wa": "Weighted accuracy", "macro_f1": "Macro-F1"}.get(monitor, monitor)
     return f"""# {name}
 
-A model of [serein](https://pypi.org/project/serein/): it hears speech and answers with probabilities of {
-        len(classes)
-    } classes of {task}:
-{", ".join(classes)}.
+A model of [serein](https://pypi.org/project/serein/): it hears speech and predicts {
+        f"probabilities of {len(classes)} classes of {task}:" if classes else f"{task}."
+    }
+{", ".join(classes)}
 
     import serein
     model = serein.load("<this folder>")
@@ -63,8 +64,8 @@ A model inherits the conditions of the data that it learned from.
 
 {
         "No dev set: its score on unseen speakers stands in the report of the run."
-        if scores is None
-        else f"Unweighted accuracy on its dev speakers, by which its weights were chosen: {100 * scores:.1f} %."
+        if score is None
+        else f"{title} on its dev speakers, by which its weights were chosen: {100 * score:.1f} %."
     }
 
 ## Limits
@@ -166,6 +167,10 @@ class Checkpoint:
     def task(self) -> str:
         """The task that the model answers: the first of its recipe that says classes, else the first."""
         return min(self.answered, key=lambda name: self.tasks[name].spec.problem == "sequence")
+
+    def task_about(self, field: str) -> str | None:
+        """Return the first task that is about a field of an utterance; `None`: there is none."""
+        return next((name for name, task in self.tasks.items() if task.spec.field == field), None)
 
     @property
     def answered(self) -> tuple[str, ...]:

@@ -317,6 +317,45 @@ def macro_f1(truth: Sequence[object], prediction: Sequence[object]) -> float:
     return float(macro_f1_of(_confusion(truth, prediction)))
 
 
+def concordance(truth: ArrayLike, prediction: ArrayLike) -> float:
+    """Concordance correlation coefficient (Lin 1989), -1 to 1: 2 cov / (var + var + (mean - mean)^2).
+
+    Variances and covariance divide by the number of utterances; where all numbers are one, it is 0.
+
+    Args:
+        truth: (utterance,) numbers.
+        prediction: (utterance,) numbers.
+
+    Example:
+        >>> round(concordance([1.0, 2.0, 3.0], [2.0, 3.0, 4.0]), 4)
+        0.5714
+    """
+    first, second = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
+    spread = first.var() + second.var() + (first.mean() - second.mean()) ** 2
+    covariance = ((first - first.mean()) * (second - second.mean())).mean()
+    return float(2 * covariance / spread) if spread > 0 else 0.0
+
+
+def mean_absolute_error(truth: ArrayLike, prediction: ArrayLike) -> float:
+    """Mean absolute error of numbers, both (utterance,).
+
+    Example:
+        >>> mean_absolute_error([1.0, 2.0], [1.0, 4.0])
+        1.0
+    """
+    return float(np.abs(np.asarray(prediction, np.float64) - np.asarray(truth, np.float64)).mean())
+
+
+def root_mean_square_error(truth: ArrayLike, prediction: ArrayLike) -> float:
+    """Root of the mean square error of numbers, both (utterance,).
+
+    Example:
+        >>> root_mean_square_error([1.0, 2.0], [4.0, 6.0]) ** 2
+        12.5
+    """
+    return float(np.sqrt(np.square(np.asarray(prediction, np.float64) - np.asarray(truth, np.float64)).mean()))
+
+
 def _confusion(truth: Sequence[object], prediction: Sequence[object]) -> NDArray[np.int64]:
     classes = sorted({*truth, *prediction}, key=str)
     number = {name: place for place, name in enumerate(classes)}
@@ -328,4 +367,10 @@ SCORES: dict[str, Callable[[Counts], FloatArray]] = {
     "ua": unweighted_accuracy_of,
     "wa": weighted_accuracy_of,
     "macro_f1": macro_f1_of,
+}
+
+NUMBER_SCORES: dict[str, Callable[[ArrayLike, ArrayLike], float]] = {
+    "ccc": concordance,
+    "mae": mean_absolute_error,
+    "rmse": root_mean_square_error,
 }

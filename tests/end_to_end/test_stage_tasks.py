@@ -269,10 +269,10 @@ def test_what_nobody_can_learn_from_is_left_out_or_an_error(spoken: Path, tmp_pa
 @pytest.mark.parametrize("task", ["asr", "gender", "style", "speaker"])
 def test_the_check_names_a_target_of_the_test_side(task: str) -> None:
     fold = Fold("3", ("a", "b"), ("c",), ("d", "e"))
-    check_targets({task: {"a", "b", "c"}}, fold)
     what = {"asr": "transcript"}.get(task, task)
+    check_targets({task: {"a", "b", "c"}}, fold, {task: what})
     with pytest.raises(LeakError, match=f"fold 3, tasks.{task}: 1 {what} in both training and test: d"):
-        check_targets({task: {"a", "d"}}, fold)
+        check_targets({task: {"a", "d"}}, fold, {task: what})
 
 
 def test_a_training_that_would_get_them_stops(spoken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ def test_anger_and_twice_sadness_lie_a_third_of_the_way_from_sadness(vocabulary:
     ],
 )
 def test_targets_are_the_mean_of_a_label_sets_words(vocabulary: Path, targets: str, words: list[str]) -> None:
-    task = WordVectorTask(Words(targets=targets), CATEGORIES, Nouns(vocabulary=str(vocabulary), scale="none"))
+    task = task_of(Words(targets=targets), Nouns(vocabulary=str(vocabulary), scale="none"))
     values = task.targets([rated("angry", "sad", "sad", comment="gloom, quite unsure")]).values[0]
     np.testing.assert_allclose(values[:4], np.mean([VECTORS[word] for word in words], axis=0), atol=1e-6)
     assert values[4:].tolist() == [0.0, 0.0, 1.0]
@@ -134,14 +134,18 @@ def test_a_model_of_words_learns_and_keeps_its_vectors(word_run: Path, tones: Pa
 def test_any_words_answer_without_training(word_run: Path, tones: Path, serein: Call) -> None:
     model = word_run / "fold-1" / "seed-0" / "model"
     clip = manifest.read(tones)[0].audio
-    plain = json.loads(serein("predict", "--model", model, clip, "--json").out)
+    plain = json.loads(serein("predict", "--model", model, clip, "--segments", "never", "--json").out)
     assert set(plain["probabilities"]) == {"angry", "happy", "sad"}
-    free = json.loads(serein("predict", "--model", model, clip, "--json", "--labels", "fury, gloom,joy").out)
+    free = json.loads(
+        serein("predict", "--model", model, clip, "--segments", "never", "--json", "--labels", "fury, gloom,joy").out
+    )
     assert list(free["probabilities"]) == ["fury", "gloom", "joy"]
     near = {"fury": "angry", "gloom": "sad", "joy": "happy"}
     assert near[free["label"]] == plain["label"]
-    assert public.load(model).predict(clip, labels=["fury", "gloom", "joy"]).label == free["label"]
-    phrase = json.loads(serein("predict", "--model", model, clip, "--json", "--labels", "tender gloom,fury").out)
+    assert public.load(model).predict(clip, labels=["fury", "gloom", "joy"], segments="never").label == free["label"]
+    phrase = json.loads(
+        serein("predict", "--model", model, clip, "--segments", "never", "--json", "--labels", "tender gloom,fury").out
+    )
     assert list(phrase["probabilities"]) == ["tender gloom", "fury"]
 
 

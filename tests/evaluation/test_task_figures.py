@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from serein.evaluation.figures import mean_cosines, read_task_curves, task_curves_picture
+from serein.tasks.task import TaskSpec
 
+SPECS = [
+    TaskSpec("emotion", "emotion", "classes"),
+    TaskSpec("gender", "gender", "classes"),
+    TaskSpec("asr", "transcript", "sequence", monitor="word_accuracy"),
+]
 RECIPE: dict[str, Any] = {
-    "tasks": {"emotion": {}, "gender": {}, "asr": {}, "words": None},
     "stages": [{"name": "first", "tasks": ["asr", "gender"]}, {"name": "second", "tasks": ["emotion"]}],
 }
 
@@ -28,13 +35,15 @@ def run(tmp_path: Path) -> Path:
         first = [{"dev_word_accuracy": 0.5, "dev_gender_ua": 0.75, "cosine_asr_gender": cosine} for cosine in cosines]
         write(tmp_path, fold, "0-first", *first)
         write(tmp_path, fold, "1-second", {"dev_ua": 0.25}, {"dev_ua": 0.5})
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    (tmp_path / "data.json").write_text(json.dumps({"tasks": [asdict(spec) for spec in SPECS]}))
     return tmp_path
 
 
 def test_the_first_task_of_each_stage_has_its_own_name_again(run: Path) -> None:
-    first, second = read_task_curves(run, RECIPE)
+    first, second = read_task_curves(run)
     assert {name: dict(series) for name, series in first.scores.items()} == {
-        "word accuracy": {0: [0.5, 0.5], 1: [0.5, 0.5]},
+        "asr: word accuracy": {0: [0.5, 0.5], 1: [0.5, 0.5]},
         "gender": {0: [0.75, 0.75], 1: [0.75, 0.75]},
     }
     assert {name: dict(series) for name, series in first.cosines.items()} == {
@@ -45,17 +54,18 @@ def test_the_first_task_of_each_stage_has_its_own_name_again(run: Path) -> None:
 
 
 def test_mean_cosines_and_how_often_they_conflict(run: Path) -> None:
-    assert mean_cosines(read_task_curves(run, RECIPE)) == [("first", "asr and gender", pytest.approx(0.05), 0.5)]
+    assert mean_cosines(read_task_curves(run)) == [("first", "asr and gender", pytest.approx(0.05), 0.5)]
 
 
 def test_a_run_of_one_task_has_none(run: Path) -> None:
-    assert read_task_curves(run, {**RECIPE, "tasks": {"emotion": {}}}) == []
+    (run / "data.json").write_text(json.dumps({"tasks": [asdict(SPECS[0])]}))
+    assert read_task_curves(run) == []
 
 
 def test_the_picture_has_a_row_for_each_stage(run: Path) -> None:
-    figure = task_curves_picture(read_task_curves(run, RECIPE))
+    figure = task_curves_picture(read_task_curves(run))
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert len(titles) == 4
     assert titles[0] == "first: dev score of each task, per cent"
     labels = figure.axes[0].get_legend_handles_labels()[1]
-    assert labels == ["word accuracy", "gender"]
+    assert labels == ["asr: word accuracy", "gender"]

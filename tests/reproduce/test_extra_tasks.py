@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,13 @@ import yaml
 
 from serein.reproduce.extras import conflict_table, task_table
 from serein.reproduce.table import Published, Row
+from serein.tasks.task import TaskSpec
 
+SPECS = [
+    TaskSpec("emotion", "emotion", "classes"),
+    TaskSpec("gender", "gender", "classes"),
+    TaskSpec("asr", "transcript", "sequence", monitor="word_accuracy"),
+]
 RECIPE: dict[str, Any] = {
     "tasks": {"emotion": {}, "gender": {}, "asr": {}},
     "stages": [{"name": "words", "tasks": ["asr", "gender"]}, {"name": "emotion", "tasks": ["emotion", "gender"]}],
@@ -24,6 +31,7 @@ def run(tmp_path: Path) -> Path:
     unit = tmp_path / "run" / "fold-1" / "seed-0"
     (unit / "0-words").mkdir(parents=True)
     (unit.parents[1] / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    (unit.parents[1] / "data.json").write_text(json.dumps({"tasks": [asdict(spec) for spec in SPECS]}))
     said = {
         "predictions": [("happy", "happy"), ("sad", "happy"), ("sad", "sad"), ("happy", "sad")],
         "gender_predictions": [("female", "female"), ("male", "male"), ("male", "male"), ("female", "female")],

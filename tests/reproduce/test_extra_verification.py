@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import yaml
 from safetensors.numpy import save_file
 
 from serein.evaluation.predictions import Prediction, write_predictions
 from serein.reproduce.extras import verification_tables
 from serein.reproduce.table import Row
+from serein.tasks.task import TaskSpec
 
 APART = np.repeat(np.eye(3, dtype=np.float32), 2, axis=0)
 MIXED = np.ones((6, 3), np.float32)  # all alike: half of everything is wrong
@@ -19,7 +21,7 @@ SPEAKERS = ("anna", "anna", "ben", "ben", "carl", "carl")
 
 def write_run(run: Path, folds: dict[str, np.ndarray], *, task: str = "speaker", seed: int = 0) -> Path:
     run.mkdir()
-    (run / "recipe.yaml").write_text(yaml.safe_dump({"tasks": {"emotion": None, task: {}}}, sort_keys=False))
+    (run / "data.json").write_text(json.dumps({"tasks": [asdict(TaskSpec(task, task, "classes"))]}))
     for fold, vectors in folds.items():
         folder = run / f"fold-{fold}" / f"seed-{seed}"
         predictions = [

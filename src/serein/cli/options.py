@@ -79,18 +79,20 @@ MinDuration = Annotated[
 def finish(run: Path, as_json: bool) -> None:
     """Score a run folder, write its report, and print the scores."""
     from serein.distributed import distributed_info
-    from serein.evaluation.predictions import read_recipe
+    from serein.evaluation.predictions import read_specs
     from serein.evaluation.report import write_report
     from serein.evaluation.scores import score_run, write_scores
     from serein.evaluation.tables import tasks_table
-    from serein.evaluation.task_scores import TRANSCRIPTS, main_task, task_scores, write_task_scores
+    from serein.evaluation.task_scores import task_scores, write_task_scores
 
     if not distributed_info().is_first:
         return
     tasks = task_scores(run)
-    if main_task(read_recipe(run)) == TRANSCRIPTS:  # no classes to score or to draw
+    if not read_specs(run)[0].has_classes:
         content = write_task_scores(tasks, run)
+        path = write_report(run)
         print(json.dumps(content, ensure_ascii=False)) if as_json else print_tables([tasks_table(tasks)])
+        print(f"report: {path}", file=sys.stderr if as_json else sys.stdout)
         return
     scores = score_run(run)
     others = {score.task: score.to_json() for score in tasks}

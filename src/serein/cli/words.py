@@ -149,17 +149,16 @@ def _predict(
     from serein.inference.predictor import load
     from serein.inference.sources import sources_in
     from serein.progress import Bars
-    from serein.tasks.word_vectors import WordVectorTask, similarity
+    from serein.tasks.word_vectors import similarity
 
     predictor = load(model)
-    task = predictor.checkpoint.tasks[predictor.task]
-    if not isinstance(task, WordVectorTask):
+    vocabulary = predictor.checkpoint.tasks[predictor.task].vocabulary
+    if vocabulary is None:
         raise ModelError(
             f"has the fixed classes {', '.join(predictor.classes)} and predicts no word vectors",
             where="--model",
             remedy="Choose a model whose task is 'words'.",
         )
-    vocabulary = task.vocabulary
     if text is not None:
         similarity([np.zeros(vocabulary.size, np.float32)], text, vocabulary)
     files = sources_in(sources)

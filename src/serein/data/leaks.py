@@ -47,14 +47,12 @@ def check_leaks(
             )
 
 
-_TARGETS = {"asr": "transcript", "words": "emotion word"}
-
-
-def check_targets(taught: Mapping[str, Set[str]], fold: Fold) -> None:
+def check_targets(taught: Mapping[str, Set[str]], fold: Fold, fields: Mapping[str, str]) -> None:
     """Stop when any task of any stage would learn, or choose by, what is to be predicted of the test set.
 
     Args:
         taught: Task -> ids of the utterances whose targets the training gets.
+        fields: Task -> the field of an utterance that holds its target.
 
     Raises:
         LeakError: Names the task's target, the fold and some utterances.
@@ -65,7 +63,7 @@ def check_targets(taught: Mapping[str, Set[str]], fold: Fold) -> None:
             (sorted(ids), sorted(tested)),
             ("training", "test"),
             f"fold {fold.name}, tasks.{task}",
-            _TARGETS.get(task, task),
+            fields[task],
             "Give a training the targets of its train and dev sets alone.",
         )
 

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serein.evaluation.plots import MUTED, SPARE_COLOURS
-from serein.evaluation.task_scores import chosen_tasks
+from serein.evaluation.predictions import read_recipe, read_specs
+from serein.tasks.task import TaskSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -145,8 +146,6 @@ def _draw_line(axes: Axes, line: Line, position: float) -> None:
 
 
 Series = dict[int, list[float]]  # epoch -> values of the trainings
-_SCORES = {"asr": "word_accuracy"}
-_TITLES = {"asr": "word accuracy"}
 
 
 @dataclass(frozen=True)
@@ -163,23 +162,27 @@ class StageCurves:
     cosines: Mapping[str, Series]
 
 
-def read_task_curves(run: Path, recipe: Mapping[str, Any]) -> list[StageCurves]:
+def read_task_curves(run: Path) -> list[StageCurves]:
     """Read the curves of a run that learned several tasks; an empty list for other runs."""
-    names = chosen_tasks(dict(recipe))
-    stages = recipe.get("stages") or []
-    if len(names) < 2:
+    specs = {spec.name: spec for spec in read_specs(run)}
+    stages = read_recipe(run).get("stages") or []
+    if len(specs) < 2:
         return []
-    curves = [_stage_curves(run, f"{i}-{stage['name']}", stage.get("tasks") or names) for i, stage in enumerate(stages)]
+    learned = [[specs[name] for name in stage.get("tasks") or specs] for stage in stages]
+    curves = [_stage_curves(run, f"{i}-{stages[i]['name']}", tasks) for i, tasks in enumerate(learned)]
     return [each for each in curves if each.scores or each.cosines]
 
 
-def _stage_curves(run: Path, folder: str, tasks: Sequence[str]) -> StageCurves:
+def _stage_curves(run: Path, folder: str, specs: Sequence[TaskSpec]) -> StageCurves:
     scores: dict[str, Series] = defaultdict(lambda: defaultdict(list))
     cosines: dict[str, Series] = defaultdict(lambda: defaultdict(list))
     columns = {
-        ("dev_" if number == 0 else f"dev_{task}_") + _SCORES.get(task, "ua"): _TITLES.get(task, task)
-        for number, task in enumerate(tasks)
+        ("dev_" if number == 0 else f"dev_{spec.name}_") + spec.monitor: spec.name
+        if spec.has_classes
+        else f"{spec.name}: {spec.monitor.replace('_', ' ')}"
+        for number, spec in enumerate(specs)
     }
+    tasks = [spec.name for spec in specs]
     pairs = {f"cosine_{one}_{other}": f"{one} and {other}" for one in tasks for other in tasks if one != other}
     for path in sorted(run.glob(f"fold-*/seed-*/{folder}/metrics.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():

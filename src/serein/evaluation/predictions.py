@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from serein.data.files import write_text
 from serein.errors import RunError, expected_one_of
+from serein.tasks.task import TaskSpec
 
 PROBABILITIES_TOLERANCE = 1e-3
 _REMEDY = 'Each line holds one JSON object such as {"id": "a1", "truth": "sad", "prediction": "calm"}.'
@@ -32,8 +33,8 @@ class Prediction:
 
     Attributes:
         id: The utterance.
-        truth: Its true class; `None` if unknown.
-        prediction: The class the model chose.
+        truth: Its true class, transcript, or number in digits; `None` if unknown.
+        prediction: The class the model chose, or the transcript, or the number in digits.
         probabilities: Class -> probability; they sum to 1. `None` if the model gives none.
         speaker: Who speaks; intervals resample speakers.
         gender: The speaker's gender.
@@ -58,6 +59,31 @@ class Prediction:
     def confidence(self) -> float | None:
         """Probability of the predicted class."""
         return None if self.probabilities is None else self.probabilities[self.prediction]
+
+    @property
+    def value(self) -> float:
+        """The number that was predicted.
+
+        Raises:
+            RunError: It is none.
+        """
+        return _number(self.prediction, "prediction", self.id)
+
+    @property
+    def true_value(self) -> float | None:
+        """The number that it should be; `None` if unknown.
+
+        Raises:
+            RunError: It is none.
+        """
+        return None if self.truth is None else _number(self.truth, "truth", self.id)
+
+
+def _number(text: str, key: str, where: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise RunError(f"key '{key}': '{text}' is no number", where=where, remedy="Write a number.") from None
 
 
 _PREDICTION = TypeAdapter(Prediction)
@@ -335,12 +361,25 @@ def read_run_predictions(run: Path, classes: Sequence[str] | None = None, kind: 
     return [prediction for path in paths for prediction in _read_fold(path, classes)]
 
 
+def read_specs(run: Path) -> tuple[TaskSpec, ...]:
+    """Read what the tasks of a run are about, the evaluated one first; of a folder that does not say: emotions.
+
+    Raises:
+        RunError: ``data.json`` is broken.
+    """
+    specs = read_json(run / "data.json").get("tasks") or [{"name": "emotion", "field": "emotion", "problem": "classes"}]
+    try:
+        return tuple(TaskSpec(**{**spec, "classes": tuple(spec.get("classes", ()))}) for spec in specs)
+    except TypeError as error:
+        raise RunError(
+            f"'tasks' cannot be read ({error})", where=run / "data.json", remedy="Start the run again."
+        ) from None
+
+
 def run_classes(run: Path) -> tuple[str, ...] | None:
     """Return the classes of a run in the order of its recipe, else of its data; `None` if neither names them."""
-    recipe = read_recipe(run)
-    is_about_emotion = (recipe.get("tasks") or {"emotion": True}).get("emotion") is not None
-    named = (recipe.get("labels") or {}).get("classes") if is_about_emotion else None
-    classes = named or read_json(run / "data.json").get("classes")
+    named = (read_recipe(run).get("labels") or {}).get("classes")
+    classes = read_specs(run)[0].classes or named or read_json(run / "data.json").get("classes")
     return tuple(str(name) for name in classes) if classes else None
 
 

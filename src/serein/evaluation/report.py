@@ -29,12 +29,13 @@ from serein.evaluation.predictions import (
     read_predictions,
     read_recipe,
     read_run_predictions,
+    read_specs,
     run_classes,
 )
 from serein.evaluation.scores import SCORE_TITLES, Scores, score_predictions
-from serein.evaluation.tables import deviation, interval, notices, number, plain_reading
+from serein.evaluation.tables import deviation, interval, notices, number, plain_reading, task_rows
 from serein.evaluation.task_scores import task_scores
-from serein.evaluation.verification import is_speaker_recognition, read_embeddings, run_verification
+from serein.evaluation.verification import read_embeddings, run_verification
 
 NUM_MISTAKES = 10
 
@@ -57,9 +58,10 @@ def write_report(run: str | Path) -> Path:
         RunError: The folder holds no predictions, or a file in it is broken. Absent optional files are none.
     """
     run = Path(run)
-    classes = run_classes(run)
+    has_classes = read_specs(run)[0].has_classes
+    classes = run_classes(run) if has_classes else None
     predictions = read_run_predictions(run, classes)
-    scores = score_predictions(predictions, classes)
+    scores = score_predictions(predictions, classes) if has_classes else None
     path = run / "report.html"
     write_text(path, _template().render(_contents(run, predictions, scores)))
     return path
@@ -72,36 +74,49 @@ def _template() -> Any:
     return environment.from_string(source)
 
 
-def _contents(run: Path, predictions: Sequence[Prediction], scores: Scores) -> dict[str, Any]:
+def _contents(run: Path, predictions: Sequence[Prediction], scores: Scores | None) -> dict[str, Any]:
     recipe, data, folds = read_recipe(run), read_json(run / "data.json"), read_json(run / "folds.json")
     environment = read_json(run / "environment.json")
-    calibration = run_calibration(run, predictions, scores.classes)
     return {
         "name": str(recipe.get("name") or run.resolve().name),
         "description": recipe.get("description") or "",
         "corpora": ", ".join(map(str, data.get("corpora") or ())),
         "protocol": folds.get("protocol") or (recipe.get("protocol") or {}).get("name") or "",
-        "reading": plain_reading(scores, folds),
+        "num_utterances": len({p.id for p in predictions}),
         "notices": notices(scores, recipe, data, folds, missing_predictions(run, predictions)),
         "scores": scores,
-        "class_noun": "speaker" if is_speaker_recognition(recipe) else "emotion",
+        "class_noun": read_specs(run)[0].field,
         "verification": run_verification(run),
-        "headlines": _headlines(scores),
         "num_resamples": NUM_RESAMPLES,
-        "colours": emotion_colours(scores.classes),
         "test_speakers": {str(fold["name"]): fold.get("test_speakers") or () for fold in folds.get("folds") or ()},
-        "pictures": _pictures(run, scores, calibration),
-        "calibration": calibration,
-        "embedding": _embedding_picture(run, scores),
-        "mistakes": worst_mistakes(predictions),
-        "tasks": task_scores(run),
-        "conflicts": mean_cosines(read_task_curves(run, recipe)),
+        "tasks": [(score, task_rows(score)) for score in task_scores(run)],
+        "conflicts": mean_cosines(read_task_curves(run)),
         "starts": _starts(run),
         "data": _data_facts(data),
         "sources": _sources(data),
         "made": _making(environment, data, folds),
         "recipe_text": _text(run / "recipe.yaml"),
         "environment": _environment(environment),
+        **_class_contents(run, predictions, scores, folds),
+    }
+
+
+def _class_contents(
+    run: Path, predictions: Sequence[Prediction], scores: Scores | None, folds: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what the report says of classes; pictures of the training alone where none are predicted."""
+    if scores is None:
+        absent: dict[str, Any] = {"reading": "", "headlines": (), "colours": {}, "calibration": None, "embedding": None}
+        return {**absent, "mistakes": (), "pictures": _inlined(_training_figures(run))}
+    calibration = run_calibration(run, predictions, scores.classes)
+    return {
+        "reading": plain_reading(scores, folds),
+        "headlines": _headlines(scores),
+        "colours": emotion_colours(scores.classes),
+        "calibration": calibration,
+        "embedding": _embedding_picture(run, scores),
+        "mistakes": worst_mistakes(predictions),
+        "pictures": _inlined(_class_figures(scores, calibration) | _training_figures(run)),
     }
 
 
@@ -178,19 +193,26 @@ def _headlines(scores: Scores) -> list[dict[str, str]]:
     ]
 
 
-def _pictures(run: Path, scores: Scores, calibration: RunCalibration | None) -> dict[str, Markup]:
+def _class_figures(scores: Scores, calibration: RunCalibration | None) -> dict[str, Any]:
     """Draw what the run has data for; an absent picture is an absent key."""
     figures = {"confusion": plots.confusion_picture(scores.confusion, scores.classes)}
     if len(scores.classes) <= plots.MOST_NAMED_CLASSES:
         figures["classes"] = plots.class_picture(scores.by_class)
     if scores.speakers:
         figures["speakers"] = plots.speaker_picture(scores.speakers, scores.pooled["ua"])
+    return figures if calibration is None else figures | _confidence_figures(calibration)
+
+
+def _training_figures(run: Path) -> dict[str, Any]:
+    figures = {}
     if curves := read_curves(run):
         figures["curves"] = plots.curves_picture(curves)
-    if task_curves := read_task_curves(run, read_recipe(run)):
+    if task_curves := read_task_curves(run):
         figures["tasks"] = task_curves_picture(task_curves)
-    if calibration is not None:
-        figures |= _confidence_figures(calibration)
+    return figures
+
+
+def _inlined(figures: dict[str, Any]) -> dict[str, Markup]:
     return {name: _inline(figure, name) for name, figure in figures.items()}
 
 

@@ -41,7 +41,7 @@ class Notice:
 
 
 def notices(
-    scores: Scores,
+    scores: Scores | None,
     recipe: dict[str, Any],
     data: dict[str, Any],
     folds: dict[str, Any],
@@ -50,15 +50,17 @@ def notices(
     """Collect everything that qualifies the numbers of a run, warnings first.
 
     Args:
-        scores: With notes of its own: missing classes, predictions and speakers.
+        scores: With notes of its own: missing classes, predictions and speakers. `None`: no classes are predicted.
         recipe: ``recipe.yaml``; like the others, empty when the file is absent.
         data: ``data.json``.
         folds: ``folds.json``.
         missing: What `missing_predictions` found.
     """
     warnings = [_speaker_dependence(folds), _synthetic_speech(data), *missing]
-    remarks = [*map(str, folds.get("notes") or ()), *scores.notes]
-    remarks += [_selection(recipe), _few_speakers(scores), _several_seeds(scores)]
+    remarks = [*map(str, folds.get("notes") or ()), *(scores.notes if scores else ())]
+    remarks.append(_selection(recipe, "UA" if scores else "score"))
+    if scores is not None:
+        remarks += [_few_speakers(scores), _several_seeds(scores)]
     levels: list[tuple[Level, list[str]]] = [("warning", warnings), ("note", remarks)]
     return [Notice(level, text) for level, texts in levels for text in texts if text]
 
@@ -132,7 +134,7 @@ def _synthetic_speech(data: dict[str, Any]) -> str:
     )
 
 
-def _selection(recipe: dict[str, Any]) -> str:
+def _selection(recipe: dict[str, Any], default: str) -> str:
     stage: dict[str, Any] = (recipe.get("stages") or [{}])[-1]
     dev = (recipe.get("protocol") or {}).get("dev")
     if stage.get("checkpoint") == "last" or dev == "none":
@@ -140,7 +142,7 @@ def _selection(recipe: dict[str, Any]) -> str:
     if stage.get("checkpoint") != "best":
         return ""
     which = f" ({_DEV_SETS[dev]})" if dev in _DEV_SETS else ""
-    score = SCORE_TITLES.get(stage.get("monitor") or "ua", "UA")
+    score = SCORE_TITLES.get(stage.get("monitor") or "", stage.get("monitor")) or default
     return f"Checkpoint: the epoch of the best {score} on dev{which}; nothing was chosen on test data."
 
 
@@ -179,14 +181,23 @@ def tasks_table(scores: Sequence[TaskScore]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title="Tasks, in per cent")
+    table = Table(title="Tasks")
     for title in ("task", "score", "pooled", "95 % interval", "clips", "evaluated after"):
         table.add_column(title, justify="left" if title in ("task", "score", "evaluated after") else "right")
     for row in scores:
-        bounds = "–" if row.interval is None else f"[{number(row.interval[0])}, {number(row.interval[1])}]"
         after = "the last stage" if row.stage is None else f"stage '{row.stage}'"
-        table.add_row(*map(Text, (row.task, row.name, number(row.value), bounds, str(row.num_utterances), after)))
+        for name, value, bounds in task_rows(row):
+            table.add_row(*map(Text, (row.task, name, value, bounds, str(row.num_utterances), after)))
     return table
+
+
+def task_rows(score: TaskScore) -> list[tuple[str, str, str]]:
+    """Return name, value and interval of a task's score, and of its further scores, as text."""
+    digits = 1 if score.unit else 3
+    names = {name: f"{name}, {score.unit}" if score.unit else name for name in (score.name, *score.others)}
+    bounds = "–" if score.interval is None else "[{:.{d}f}, {:.{d}f}]".format(*score.interval, d=digits)
+    first = (names[score.name], f"{score.value:.{digits}f}", bounds)
+    return [first, *((names[name], f"{value:.{digits}f}", "–") for name, value in score.others.items())]
 
 
 def number(value: float | None) -> str:

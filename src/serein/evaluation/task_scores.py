@@ -1,22 +1,31 @@
-"""Word error rates of transcripts, in per cent, with intervals over speakers."""
+"""Scores of every kind of task: accuracies, word error rates, scores of numbers; with intervals over speakers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serein.choices import choose, names
 from serein.data.files import write_text
 from serein.errors import RunError
 from serein.evaluation.intervals import FEWEST_UNITS, NUM_RESAMPLES, Bounds, percentile_interval
-from serein.evaluation.predictions import Prediction, SpeakerKey, natural_key, read_recipe, read_run_predictions
+from serein.evaluation.predictions import (
+    Prediction,
+    SpeakerKey,
+    natural_key,
+    read_recipe,
+    read_run_predictions,
+    read_specs,
+)
 from serein.evaluation.scores import score_predictions
 from serein.tasks.ctc import normalised, word_errors
+from serein.tasks.task import Task, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -93,19 +102,16 @@ def _interval(rows: Sequence[Prediction], errors: NDArray[np.float64], words: ND
     return 100 * low, 100 * high
 
 
-TRANSCRIPTS = "asr"
-TASK_TITLES = {TRANSCRIPTS: "word error rate"}
-_ORDER = ("emotion", "words", "gender", "asr", "style", "speaker")
-
-
 @dataclass(frozen=True)
 class TaskScore:
-    """A task's score in per cent, pooled over folds, averaged over seeds.
+    """A task's score, pooled over folds, averaged over seeds.
 
     Attributes:
-        name: What `value` is: unweighted accuracy ("UA"), or the word error rate of transcripts.
+        name: What `value` is: unweighted accuracy ("UA"), the word error rate of transcripts, or a regression's score.
         interval: 95 % over speakers.
         stage: The stage whose model was evaluated; `None` for the last stage.
+        unit: "%", or nothing.
+        others: Further scores by name, in the same unit or the task's own.
     """
 
     task: str
@@ -114,26 +120,16 @@ class TaskScore:
     interval: Bounds | None
     num_utterances: int
     stage: str | None = None
+    unit: str = "%"
+    others: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists and numbers."""
         return asdict(self) | {"interval": self.interval and list(self.interval)}
 
 
-def main_task(recipe: dict[str, Any]) -> str:
-    """Return the main task of a run's recipe."""
-    chosen = chosen_tasks(recipe)
-    return chosen[0] if chosen else "emotion"
-
-
-def chosen_tasks(recipe: dict[str, Any]) -> list[str]:
-    """Return the tasks of a run's recipe, the main task first."""
-    tasks = recipe.get("tasks") or {}
-    return [name for name in _ORDER if tasks.get(name) is not None]
-
-
 def task_scores(run: str | Path) -> list[TaskScore]:
-    """Score every task of which a run folder has predictions, except the main task, unless that is `asr`.
+    """Score every task of which a run folder has predictions, except the main task when that has classes.
 
     Raises:
         RunError: A file is broken.
@@ -141,29 +137,87 @@ def task_scores(run: str | Path) -> list[TaskScore]:
     run = Path(run)
     recipe = read_recipe(run)
     scores = []
-    for number, name in enumerate(chosen_tasks(recipe)):
-        if number == 0 and name != TRANSCRIPTS:
+    for number, spec in enumerate(read_specs(run)):
+        if number == 0 and spec.has_classes:
             continue
-        predictions = read_run_predictions(run, kind="test" if number == 0 else name)
+        predictions = read_run_predictions(run, kind="test" if number == 0 else spec.name)
         if predictions:
-            scores.append(score_task(name, predictions, _stage_of(recipe, name)))
+            scores.append(score_task(spec, predictions, _stage_of(recipe, spec.name)))
     return scores
 
 
 def write_task_scores(scores: Sequence[TaskScore], run: str | Path) -> dict[str, Any]:
-    """Write ``scores.json`` of a run whose main task is `asr`, atomically, and return its content."""
+    """Write ``scores.json`` of a run whose main task has no classes, atomically, and return its content."""
     content = {"tasks": {score.task: score.to_json() for score in scores}}
     write_text(Path(run) / "scores.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return content
 
 
-def score_task(name: str, predictions: Sequence[Prediction], stage: str | None = None) -> TaskScore:
-    """Return one task's score."""
-    if name == TRANSCRIPTS:
-        asr = score_transcripts(predictions)
-        return TaskScore(name, TASK_TITLES[name], asr.word_error_rate, asr.interval, asr.num_utterances, stage)
+def score_task(spec: TaskSpec, predictions: Sequence[Prediction], stage: str | None = None) -> TaskScore:
+    """Return one task's score.
+
+    Raises:
+        RunError: No prediction has a truth, or one of a regression is no number.
+    """
+    return SCORERS[spec.problem](spec, predictions, stage)
+
+
+def _score_classes(spec: TaskSpec, predictions: Sequence[Prediction], stage: str | None) -> TaskScore:
     scores = score_predictions(predictions)
-    return TaskScore(name, "UA", scores.pooled["ua"], scores.intervals["ua"], scores.num_utterances, stage)
+    return TaskScore(spec.name, "UA", scores.pooled["ua"], scores.intervals["ua"], scores.num_utterances, stage)
+
+
+def _score_sequence(spec: TaskSpec, predictions: Sequence[Prediction], stage: str | None) -> TaskScore:
+    found = score_transcripts(predictions)
+    others = {"letter error rate": found.letter_error_rate}
+    value, interval = found.word_error_rate, found.interval
+    return TaskScore(spec.name, "word error rate", value, interval, found.num_utterances, stage, others=others)
+
+
+def _score_regression(spec: TaskSpec, predictions: Sequence[Prediction], stage: str | None) -> TaskScore:
+    """Score numbers by the task's own scores; where its package is not installed, by those of every regression."""
+    known = [p for p in predictions if p.truth is not None]
+    if not known:
+        raise RunError("no number has a truth to be scored with", remedy='Add the key "truth" to every line.')
+    truth, predicted = np.array([p.true_value for p in known], float), np.array([p.value for p in known])
+    seeds = np.array([p.seed for p in known])
+    score_numbers = choose("task", spec.name).score_numbers if spec.name in names("task") else Task.score_numbers
+    each = [score_numbers(truth[seeds == seed], predicted[seeds == seed]) for seed in np.unique(seeds)]
+    means = {name: float(np.mean([scores[name] for scores in each])) for name in each[0]}
+    first, *others = means
+
+    def drawn(rows: NDArray[np.int64]) -> float:
+        return score_numbers(truth[rows], predicted[rows])[first]
+
+    return TaskScore(
+        task=spec.name,
+        name=first,
+        value=means[first],
+        interval=_resampled(known, drawn),
+        num_utterances=len({p.id for p in known}),
+        stage=stage,
+        unit="",
+        others={name: means[name] for name in others},
+    )
+
+
+def _resampled(rows: Sequence[Prediction], score: Callable[[NDArray[np.int64]], float]) -> Bounds | None:
+    """Draw whole speakers with replacement; `score` takes the positions of the rows that are drawn."""
+    keys = [str(SpeakerKey(p.corpus, p.speaker)) for p in rows if p.speaker is not None]
+    speakers, speaker = np.unique(keys, return_inverse=True)
+    if len(keys) < len(rows) or len(speakers) < FEWEST_UNITS:
+        return None
+    clips = [np.flatnonzero(speaker == number) for number in range(len(speakers))]
+    draws = np.random.default_rng(0).integers(len(speakers), size=(NUM_RESAMPLES, len(speakers)))
+    return percentile_interval(np.array([score(np.concatenate([clips[n] for n in draw])) for draw in draws]))
+
+
+SCORERS: dict[str, Callable[[TaskSpec, Sequence[Prediction], str | None], TaskScore]] = {
+    "classes": _score_classes,
+    "vector": _score_classes,
+    "sequence": _score_sequence,
+    "regression": _score_regression,
+}
 
 
 def _stage_of(recipe: dict[str, Any], task: str) -> str | None:

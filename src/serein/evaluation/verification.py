@@ -19,7 +19,7 @@ from serein.evaluation.predictions import (
     numbered,
     read_json,
     read_predictions,
-    read_recipe,
+    read_specs,
 )
 from serein.metrics import equal_error_rate
 
@@ -228,12 +228,12 @@ class RunVerification:
 
 
 def run_verification(run: Path) -> RunVerification | None:
-    """Score speaker verification in every fold and seed of a run whose main task is `speaker`; else return `None`.
+    """Score speaker verification in every fold and seed of a run whose main task is about speakers; else return `None`.
 
     Raises:
         RunError: Predictions or embeddings are broken.
     """
-    if not is_speaker_recognition(read_recipe(run)):
+    if read_specs(run)[0].field != "speaker":
         return None
     paths = sorted(run.glob("fold-*/seed-*/predictions.jsonl"), key=natural_key)
     units = [unit for path in paths if (unit := _unit(run, path.parent)) is not None]
@@ -244,17 +244,6 @@ def run_verification(run: Path) -> RunVerification | None:
     return RunVerification(
         tuple(units), float(np.mean(means)), float(np.std(means, ddof=1)) if len(means) > 1 else None
     )
-
-
-def is_speaker_recognition(recipe: dict[str, Any]) -> bool:
-    """Return whether the main task of a run's recipe is `speaker`.
-
-    Example:
-        >>> is_speaker_recognition({"tasks": {"emotion": None, "speaker": {"loss": "arcface"}}})
-        True
-    """
-    tasks = recipe.get("tasks") or {}
-    return next((name for name, options in tasks.items() if options is not None), "emotion") == "speaker"
 
 
 def read_embeddings(path: Path, num_predictions: int) -> NDArray[np.float32]:

@@ -22,7 +22,7 @@ from serein.experiment.data import Experiment, targets_of, tasks_of
 from serein.models.heads import PooledHead
 from serein.models.model import EnsembleMember, SpeechModel, assemble, new_backbone
 from serein.recipe import MAIN, Encoder, Head, Recipe
-from serein.tasks.task import Task
+from serein.tasks.task import Task, TaskSpec
 from serein.training.module import require_bands
 
 _SHAPING = (
@@ -263,6 +263,16 @@ def tasks_with(
     for name in recipe.finished:
         finished[name] = pretrained_branches[recipe.tasks.chosen[name].branch].checkpoint.tasks[name]
     return tasks_of(experiment, fold, finished)
+
+
+def task_specs(experiment: Experiment) -> list[TaskSpec]:
+    """Return what the tasks of a run are about, the evaluated one first; of some, classes differ from fold to fold."""
+    recipe, fold = experiment.recipe, experiment.folds.folds[0]
+    pretrained = load_pretrained_branches(recipe, fold.name, recipe.seeds[0]) if recipe.finished else NOTHING
+    specs = {name: task.spec for name, task in experiment.tasks.items()}
+    for name in recipe.finished:
+        specs[name] = pretrained[recipe.tasks.chosen[name].branch].checkpoint.tasks[name].spec
+    return [specs[name] for name in recipe.tasks.chosen]
 
 
 def new_model(

@@ -223,7 +223,8 @@ def targets_of(experiment: Experiment, fold: Fold, tasks: Mapping[str, Task]) ->
         own = task.targets(experiment.utterances)
         targets[name] = Targets(own.values, own.is_known & is_learned)
     ids = np.array([u.id for u in experiment.utterances])
-    check_targets({name: set(ids[own.is_known]) for name, own in targets.items()}, fold)
+    fields = {name: task.spec.field for name, task in tasks.items()}
+    check_targets({name: set(ids[own.is_known]) for name, own in targets.items()}, fold, fields)
     _require_watched(experiment, fold, targets)
     return targets
 

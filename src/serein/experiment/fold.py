@@ -33,6 +33,7 @@ from serein.progress import Report
 from serein.recipe import MAIN, Branch, Recipe
 from serein.tasks.task import Task
 from serein.training.checkpointing import INITIAL_WEIGHTS, WEIGHTS
+from serein.training.module import monitored_score
 from serein.training.stages import TrainingData, fit_normalisation, history, stage_seed, train_stage
 
 # -- one fold, one seed ---------------------------------------------------------------------------------------------
@@ -114,10 +115,11 @@ def _verification_threshold(experiment: Experiment, checkpoint: Checkpoint, fold
     """Return the verification threshold of dev; `None` when no speakers were learned, or there is no dev set."""
     utterances = experiment.utterances
     positions = [p for p in experiment.positions(fold.dev) if utterances[p].speaker is not None]
-    if "speaker" not in checkpoint.tasks or not positions:
+    task = checkpoint.task_about("speaker")
+    if task is None or not positions:
         return None
     condition_source = experiment.recipe.inference.conditions
-    outputs = recording_outputs(checkpoint, experiment.recordings, positions, condition_source, embedding="speaker")
+    outputs = recording_outputs(checkpoint, experiment.recordings, positions, condition_source, embedding=task)
     vectors = outputs.embeddings
     found = score_verification(vectors, [speaker_key(utterances[p]) for p in positions], np.random.default_rng(0))
     if found is None:
@@ -185,6 +187,7 @@ def _checkpoint(
     learned = [experiment.utterances[p] for p in experiment.positions((*fold.train, *fold.dev))]
     corpora = sorted({u.corpus or "own" for u in learned})
     epochs = history(stage_folder(folder, recipe, number))
+    monitor = monitored_score(recipe.stages[number], tasks[recipe.tasks_of(recipe.stages[number])[0]])
     training = {
         "recipe": recipe.name,
         "fold": fold.name,
@@ -197,7 +200,8 @@ def _checkpoint(
             for name, pretrained in pretrained_branches.items()
         },
         "licences": {name: licence_of(name) or "not stated" for name in corpora},
-        "dev_ua": max((line["dev_ua"] for line in epochs if "dev_ua" in line), default=None),
+        "dev_score": max((line[f"dev_{monitor}"] for line in epochs if f"dev_{monitor}" in line), default=None),
+        "monitor": monitor,
     }
     kept = {name: getattr(recipe, name) for name in ("encoder", "ensemble_size", "tasks", "clips", "text", "inference")}
     finished = {

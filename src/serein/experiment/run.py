@@ -26,7 +26,7 @@ from serein.data.splits import make_folds
 from serein.distributed import distributed_info
 from serein.errors import RunError
 from serein.evaluation.predictions import read_json
-from serein.experiment.build import require_trainable
+from serein.experiment.build import require_trainable, task_specs
 from serein.experiment.data import Divide, Experiment, prepare, train_and_dev
 from serein.experiment.fold import run_fold, train_fold
 from serein.experiment.jobs import run_parallel
@@ -194,6 +194,7 @@ def _write_start(out: Path, experiment: Experiment, jobs: int, started: float) -
             "num_utterances": len(utterances),
             "duration_s": round(float(experiment.recordings.durations_s.sum()), 1),
             "classes": experiment.class_counts(),
+            "tasks": [asdict(spec) for spec in task_specs(experiment)],
             "speakers": len({speaker_key(u) for u in utterances if u.speaker is not None}),
             "licences": {name: licence_of(name) or "not stated" for name in corpora},
             "citations": {name: text for name in corpora if (text := citation_of(name))},

@@ -332,9 +332,6 @@ TRANSCRIBERS: dict[str, type[WhisperTranscriber] | type[CtcTranscriber]] = {
 }
 
 
-TASK = "asr"
-
-
 def transcribe_with(model: str | Path, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, str | AudioError]]:
     """Yield the transcript, or the error, of each recording.
 
@@ -351,7 +348,7 @@ def transcribe_with(model: str | Path, utterances: Sequence[Utterance]) -> Itera
 
 
 def _with_transcripts(checkpoint: Checkpoint, model: str | Path) -> Checkpoint:
-    if TASK not in checkpoint.answered:
+    if _transcribing(checkpoint) is None:
         raise ModelError(
             f"predicts {', '.join(checkpoint.answered)}, not transcripts",
             where=model,
@@ -360,12 +357,17 @@ def _with_transcripts(checkpoint: Checkpoint, model: str | Path) -> Checkpoint:
     return checkpoint
 
 
+def _transcribing(checkpoint: Checkpoint) -> str | None:
+    """Return the task that predicts the words that were said; `None`: there is none."""
+    return next((name for name in checkpoint.answered if checkpoint.tasks[name].spec.problem == "sequence"), None)
+
+
 def _by_own(checkpoint: Checkpoint, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, str | AudioError]]:
-    predictor = Predictor(checkpoint)
+    predictor, task = Predictor(checkpoint), _transcribing(checkpoint) or checkpoint.task
     results = predictor.predict_files(utterances, on_error="return")
     for utterance, result in zip(utterances, results, strict=True):
         if isinstance(result, Prediction):
-            said = result if predictor.task == TASK else result.tasks[TASK]
+            said = result if predictor.task == task else result.tasks[task]
             yield utterance, said.label or ""
         else:
             yield utterance, result

@@ -184,8 +184,8 @@ def _counts(header: Header, embeddings: Embeddings, clips: Sequence[Utterance]) 
     }
 
 
-def _write_clips(clips: Sequence[Utterance], task: str, path: Path, before: Path | None) -> None:
-    manifest.write((_kept(clip, task) for clip in clips), path)
+def _write_clips(clips: Sequence[Utterance], field: str, path: Path, before: Path | None) -> None:
+    manifest.write((_kept(clip, field) for clip in clips), path)
     if before is not None:
         added = path.read_text(encoding="utf-8")
         path.write_text((before / _CLIPS).read_text(encoding="utf-8") + added, encoding="utf-8")
@@ -225,9 +225,8 @@ def is_datastore(folder: str | Path) -> bool:
     return all((Path(folder) / part).is_file() for part in (_HEADER, _VECTORS, _CLIPS))
 
 
-def _kept(clip: Utterance, task: str) -> Utterance:
+def _kept(clip: Utterance, field: str) -> Utterance:
     """Return the fields of a clip that a datastore keeps: enough to find and to name it."""
-    field = "gender" if task == "gender" else "emotion"
     kept = ("id", "audio", "start_s", "end_s", "speaker", "corpus", field)
     return Utterance(**{name: getattr(clip, name) for name in kept})
 

@@ -27,18 +27,19 @@ from serein.evaluation.predictions import (
     Prediction,
     natural_key,
     read_predictions,
-    read_recipe,
     read_run_predictions,
+    read_specs,
     run_classes,
 )
 from serein.evaluation.scores import score_predictions
-from serein.evaluation.task_scores import TaskScore, chosen_tasks, score_task, task_scores
+from serein.evaluation.task_scores import TaskScore, score_task, task_scores
 from serein.evaluation.verification import FoldVerification, RunVerification, run_verification
 from serein.models.hidden_states import Backbone
 from serein.models.model import SpeechModel
 from serein.reproduce.comparison import ExtraTable
 from serein.reproduce.table import Row
 from serein.tasks.classes import ClassLabels
+from serein.tasks.task import TaskSpec
 from serein.tasks.votes import NOUNS, distinct_targets, first_and_second, target_words
 from serein.tasks.word_vectors import mean_vectors, normalised
 from serein.text.word_vectors import Vocabulary, open_vocabulary
@@ -118,11 +119,11 @@ class WordRun:
 
 
 def word_run(row: Row, places: Sequence[Path], utterances: dict[str, Utterance]) -> WordRun | None:
-    """Read a row's predicted vectors; `None` if nothing is finished or its main task is not `words`."""
+    """Read a row's predicted vectors; `None` if nothing is finished or its main task is not one of word vectors."""
     if not places:
         return None
     recipe = recipes.load(places[0] / "recipe.yaml")
-    if recipe.tasks.main != "words":
+    if read_specs(places[0])[0].problem != "vector":
         return None
     predicted, vectors = [], []
     for place in places:
@@ -255,7 +256,6 @@ def _with_interval(values: NDArray[np.float64], is_known: NDArray[np.bool_], run
 
 
 MISSINGTasks = "–"
-_COLUMNS = (("gender", "UA gender", "ua gender"), ("style", "UA style", "ua style"), ("asr", "WER", "wer"))
 Rows = Sequence[tuple[Row, Sequence[Path]]]
 
 
@@ -266,9 +266,9 @@ def task_table(rows: Rows) -> ExtraTable:
         rows: Each with its run folders, one per seed.
     """
     measured = [(row, places) for row, places in rows if places]
-    present = {name for _, places in measured for name in chosen_tasks(read_recipe(places[0]))}
-    columns = [column for column in _COLUMNS if column[0] in present]
-    titles = ["UA", "WA", *(title for _, title, _ in columns)]
+    specs = {spec.name: spec for _, places in measured for spec in read_specs(places[0])[1:]}
+    columns = [(spec, _title(spec)) for spec in sorted(specs.values(), key=lambda spec: not spec.has_classes)]
+    titles = ["UA", "WA", *(title for _, title in columns)]
     headings = ["row", *(f"{title} {kind}" for title in titles for kind in ("published", "ours"))]
     cells = [[row.title, *_emotion_cells(row, places), *_other_cells(row, places, columns)] for row, places in measured]
     return ExtraTable(
@@ -280,7 +280,7 @@ def conflict_table(rows: Rows) -> ExtraTable:
     """Return the mean cosines of the tasks' gradients on the layers they share, and how often they are below 0."""
     cells = []
     for row, places in rows:
-        curves = [curve for place in places for curve in read_task_curves(place, read_recipe(place))]
+        curves = [curve for place in places for curve in read_task_curves(place)]
         cells += [
             [row.title, stage, pair, f"{cosine:+.3f}".replace("-", "−"), f"{100 * fraction:.0f} %"]
             for stage, pair, cosine, fraction in mean_cosines(curves)
@@ -302,20 +302,26 @@ def _emotion_cells(row: Row, places: Sequence[Path]) -> list[str]:
     return cells
 
 
-def _other_cells(row: Row, places: Sequence[Path], columns: Sequence[tuple[str, str, str]]) -> list[str]:
+def _other_cells(row: Row, places: Sequence[Path], columns: Sequence[tuple[TaskSpec, str]]) -> list[str]:
     by_seed = [{score.task: score for score in task_scores(place)} for place in places]
     cells = []
-    for task, _, published in columns:
-        scores = [scores[task] for scores in by_seed if task in scores]
-        cells.append(_number(row.published.values.get(published)))
-        cells.append(_pooled(task, scores, places) if scores else MISSINGTasks)
+    for spec, title in columns:
+        scores = [scores[spec.name] for scores in by_seed if spec.name in scores]
+        cells.append(_number(row.published.values.get(title.lower())))
+        cells.append(_pooled(spec, scores, places) if scores else MISSINGTasks)
     return cells
 
 
-def _pooled(task: str, scores: Sequence[TaskScore], places: Sequence[Path]) -> str:
+def _title(spec: TaskSpec) -> str:
+    """Return the heading of a task's score; in lower case it is the key of what was published."""
+    score = "UA" if spec.has_classes else spec.monitor.upper()
+    return "WER" if spec.problem == "sequence" else f"{score} {spec.name}"
+
+
+def _pooled(spec: TaskSpec, scores: Sequence[TaskScore], places: Sequence[Path]) -> str:
     """Return the score over all seeds, marked if an earlier stage's model was evaluated."""
-    predictions: list[Prediction] = [p for place in places for p in read_run_predictions(place, kind=task)]
-    score = score_task(task, predictions)
+    predictions: list[Prediction] = [p for place in places for p in read_run_predictions(place, kind=spec.name)]
+    score = score_task(spec, predictions)
     return _with_bounds(score.value, score.interval) + ("*" if scores[0].stage else "")
 
 

@@ -150,8 +150,15 @@ def configuration_hash(recipe: Recipe, data_sha256: str) -> str:
 def _non_defaults(value: Any) -> Any:
     """Return values that differ from the defaults; a `name` always, because it identifies a choice."""
     if isinstance(value, BaseModel):
-        fields = {key: (getattr(value, key), field.default) for key, field in type(value).model_fields.items()}
-        return {key: _non_defaults(own) for key, (own, default) in fields.items() if key == "name" or own != default}
+        defaults = {
+            key: field.get_default(call_default_factory=True) for key, field in type(value).model_fields.items()
+        }
+        own = {key: getattr(value, key) for key in defaults} | (value.model_extra or {})  # tasks are no fields
+        return {
+            key: _non_defaults(each)
+            for key, each in own.items()
+            if key == "name" or key not in defaults or each != defaults[key]
+        }
     if isinstance(value, Mapping):
         return {key: _non_defaults(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

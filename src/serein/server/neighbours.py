@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from serein.errors import ModelError
 from serein.inference.predictor import Predictor
 from serein.knn.datastore import Datastore, open_datastore
-from serein.tasks.word_vectors import WordVectorTask
 from serein.text.word_vectors import Vocabulary
 
 NUM_NEAREST = 5
@@ -67,8 +66,7 @@ def open_neighbours(predictor: Predictor, datastore: Path | None) -> Neighbours:
     Raises:
         ModelError: The datastore belongs to another model, or the model's vocabulary has changed.
     """
-    task = predictor.checkpoint.tasks[predictor.task]
-    vocabulary = task.vocabulary if isinstance(task, WordVectorTask) else None
+    vocabulary = predictor.checkpoint.tasks[predictor.task].vocabulary
     if datastore is None:
         return Neighbours(vocabulary, None, predictor.classes)
     opened = open_datastore(datastore)

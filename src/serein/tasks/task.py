@@ -11,14 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from serein.data.dataset import Targets
 from serein.data.protocols import speaker_key
 from serein.data.utterance import Utterance
 from serein.errors import ModelError, RecipeError
+from serein.metrics import NUMBER_SCORES
 from serein.recipe import Head, Recipe
 from serein.tasks.decoding import Decoded, TaskPrediction
+from serein.text.word_vectors import Vocabulary
 
 
 def label_of(utterance: Utterance, field: str) -> str | None:
@@ -51,6 +55,11 @@ class TaskSpec:
     classes: tuple[str, ...] = ()
     monitor: str = "ua"
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether a class is what is predicted."""
+        return self.problem in ("classes", "vector")
+
 
 class Task(ABC):
     """One thing that is learned.
@@ -77,6 +86,11 @@ class Task(ABC):
     spec: TaskSpec
     options: Head
     num_outputs: int
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The word vectors among which its output is one; `None`: it is no word vector."""
+        return None
 
     @property
     def name(self) -> str:
@@ -148,6 +162,16 @@ class Task(ABC):
     @abstractmethod
     def predictions(self, decoded: Decoded) -> list[TaskPrediction]:
         """Return what is said of each clip."""
+
+    @classmethod
+    def score_numbers(cls, truth: NDArray[np.float64], prediction: NDArray[np.float64]) -> dict[str, float]:
+        """Return scores of what a task of regression predicted, the one that it is reported by first.
+
+        Args:
+            truth: (utterance,) numbers.
+            prediction: (utterance,) numbers.
+        """
+        return {name: score(truth, prediction) for name, score in NUMBER_SCORES.items()}
 
     def with_labels(self, labels: Sequence[str]) -> Task:
         """Return the same task with other words as classes.
