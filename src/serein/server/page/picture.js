@@ -66,7 +66,8 @@ function lanesOf(prediction) {
   for (const each of prediction.segments) {
     for (const [name, probability] of Object.entries(each.probabilities)) {
       const total = totals.get(name) ?? 0;
-      totals.set(name, total + probability * (each.end_s - each.start_s) + (each.label === name ? 1e6 : 0));
+      const weight = probability + (each.label === name ? 1e6 : 0);
+      totals.set(name, total + weight * (each.end_s - each.start_s));
     }
   }
   return [...totals.keys()].sort((a, b) => totals.get(b) - totals.get(a)).slice(0, MOST_LANES);

@@ -6,7 +6,7 @@ import { overTime, peaksOf, segmentAt } from "./picture.js";
 
 const MOST_BARS = 10;
 const MOST_OPEN_ROWS = 24;
-const MOST_CLASSES_READ = 4;
+const MOST_CLASSES_READ = 5;
 const PEAKS = 2000;
 const DECODED_HZ = 8000; // enough for a picture, and little memory
 const REJECTED = {
@@ -31,6 +31,8 @@ export function showResult(place, item, colours) {
       overTimeSection && element("h3", {}, "Emotions over time"),
       overTimeSection,
       element("div", { class: "columns" }, bars(prediction, colourOf), segments(prediction, colourOf, player)),
+      nearest("Nearest words", prediction.words, ["word", "cosine"]),
+      nearest("Nearest labelled clips", prediction.neighbours, ["id", "label", "speaker", "distance"]),
       element("p", { class: "links" }, element("span", {}, "Download"), ...linksOf(prediction)),
       element("p", { class: "under" }, `Model ${prediction.model.name}, SHA-256 ${prediction.model.sha256.slice(0, 12)}…`),
     ].filter(Boolean),
@@ -57,8 +59,8 @@ function headlines(prediction, colourOf) {
     "div",
     {},
     element("span", { class: "title" }, titled(prediction.task)),
-    element("b", {}, ...said, label ?? "No answer"),
-    element("small", {}, label === null ? REJECTED[rejected] ?? rejected : confidence === null ? "" : `probability ${percent(confidence)}`),
+    element("b", {}, ...said, answerOf(prediction) ?? "No answer"),
+    element("small", {}, isNumber(prediction) ? "" : label === null ? REJECTED[rejected] ?? rejected : confidence === null ? "" : `probability ${percent(confidence)}`),
   );
   const others = Object.entries(prediction.tasks)
     .filter(([, other]) => !isTranscript(other))
@@ -67,7 +69,7 @@ function headlines(prediction, colourOf) {
         "div",
         {},
         element("span", { class: "title" }, titled(name)),
-        element("b", {}, other.label ?? "No answer"),
+        element("b", {}, answerOf(other) ?? "No answer"),
         element("small", {}, other.confidence === null ? "" : `probability ${percent(other.confidence)}`),
       ),
     );
@@ -85,15 +87,16 @@ function headlines(prediction, colourOf) {
 
 /** Say in a sentence how long each emotion lasts. */
 function reading(prediction) {
-  if (prediction.segments.length < 2) return null;
+  if (prediction.segments.length < 2 || isNumber(prediction)) return null;
   const lengths = new Map();
   for (const each of prediction.segments) {
     const name = each.label ?? "without an answer";
     lengths.set(name, (lengths.get(name) ?? 0) + each.end_s - each.start_s);
   }
   const sorted = [...lengths].sort((a, b) => b[1] - a[1]);
-  const parts = sorted.slice(0, MOST_CLASSES_READ).map(([name, seconds]) => `${seconds.toFixed(1)}\u00a0s ${name}`);
-  const rest = sorted.slice(MOST_CLASSES_READ).reduce((sum, [, seconds]) => sum + seconds, 0);
+  const read = sorted.length > MOST_CLASSES_READ ? MOST_CLASSES_READ - 1 : sorted.length;
+  const parts = sorted.slice(0, read).map(([name, seconds]) => `${seconds.toFixed(1)}\u00a0s ${name}`);
+  const rest = sorted.slice(read).reduce((sum, [, seconds]) => sum + seconds, 0);
   if (rest) parts.push(`${rest.toFixed(1)}\u00a0s other`);
   const list = parts.length === 1 ? parts[0] : `${parts.slice(0, -1).join(", ")} and ${parts.at(-1)}`;
   return element("p", { class: "reading" }, `Of ${total(prediction.segments).toFixed(1)}\u00a0s of speech: ${list}.`);
@@ -106,7 +109,15 @@ function transcripts(prediction) {
 }
 
 function isTranscript(other) {
-  return Object.keys(other.probabilities).length === 0 && other.confidence === null;
+  return Object.keys(other.probabilities).length === 0 && other.confidence === null && !isNumber(other);
+}
+
+function isNumber(part) {
+  return typeof part.value === "number"; // of a task of regression
+}
+
+function answerOf(part) {
+  return isNumber(part) ? part.value.toFixed(2) : part.label;
 }
 
 function bars(prediction, colourOf) {
@@ -148,7 +159,7 @@ function segments(prediction, colourOf, player) {
       element("td", { class: "play-cell" }, play),
       element("td", { class: "time" }, clock(each.start_s)),
       element("td", { class: "time" }, clock(each.end_s)),
-      element("td", { class: "text" }, ...(each.label === null ? [each.rejected] : [swatch(colourOf(each.label)), each.label])),
+      element("td", { class: "text" }, ...(each.label === null ? [answerOf(each) ?? each.rejected] : [swatch(colourOf(each.label)), each.label])),
       element("td", { class: "number" }, each.confidence === null ? "–" : percent(each.confidence)),
     );
   });
@@ -163,6 +174,19 @@ function segments(prediction, colourOf, player) {
   if (rows.length <= MOST_OPEN_ROWS) return element("section", { class: "scroll" }, title, table);
   const folded = element("details", {}, element("summary", {}, `All ${rows.length} segments`), table);
   return element("section", { class: "scroll" }, title, folded);
+}
+
+/** Show what is near to the recording, where the service looks for it. */
+function nearest(title, found, columns) {
+  if (!found?.length) return null;
+  const kinds = columns.map((column) => (typeof found[0][column] === "number" ? "number" : "text"));
+  const cell = (value) => (typeof value === "number" ? value.toFixed(2) : value ?? "–");
+  const heads = columns.map((column, i) => element("th", { scope: "col", class: kinds[i] }, titled(column)));
+  const rows = found.map((each) =>
+    element("tr", {}, ...columns.map((column, i) => element("td", { class: kinds[i] }, cell(each[column])))),
+  );
+  const table = element("table", {}, element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows));
+  return element("section", { class: "scroll" }, element("h3", {}, title), table);
 }
 
 /** Draw the picture as wide as there is room, again whenever that changes, and with the waveform once it is decoded. */
