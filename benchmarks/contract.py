@@ -28,14 +28,14 @@ from schemathesis.transport.serialization import Binary
 
 from processes import served
 
-from serving.ingredients import encoded  # isort: skip  (processes says where tests are)
+from server.ingredients import encoded  # isort: skip  (processes says where tests are)
 from speech_sounds import voiced  # isort: skip
 
 KEY = "0123456789abcdef0123456789abcdef"
 _CONFIGURATION = """
 [checks]
 positive_data_acceptance.expected-statuses = ["2xx", "401", "422", "429", "503"]
-negative_data_rejection.expected-statuses = ["400", "401", "405", "413", "422", "429", "503"]
+negative_data_rejection.expected-statuses = ["400", "401", "405", "413", "415", "422", "429", "503"]
 """
 _RECORDING = encoded(voiced(0.2, np.random.default_rng(0)))  # short, for Schemathesis prints it whole
 

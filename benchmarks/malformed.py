@@ -31,7 +31,7 @@ import soundfile
 from processes import Server, clips, served
 from service import exchange, form, request
 
-from serving.broken import broken  # isort: skip  (processes says where tests are)
+from server.broken import broken  # isort: skip  (processes says where tests are)
 
 CONNECTIONS = 4
 _WAYS = ("never", "always")  # cut into segments

@@ -87,7 +87,7 @@ def clips(data: Path | None, count: int, rng: np.random.Generator) -> list[bytes
     if data is not None:
         found = audio.find(data)
         return [found[number].read_bytes() for number in rng.choice(len(found), count)]
-    from serving.ingredients import encoded
+    from server.ingredients import encoded
 
     return [encoded(voiced(float(rng.uniform(2, 5)), rng)) for _ in range(count)]
 

@@ -20,6 +20,7 @@ pytest.importorskip("fastapi")
 
 from fastapi.testclient import TestClient
 
+from cli_fixtures import Call
 from serein.server.assets import FOLDER, POLICY
 from server.ingredients import encoded
 from server.processes import Served, served
@@ -142,6 +143,17 @@ def downloaded(page: Any, suffix: str, within: str = "#result") -> str:
     return Path(download.value.path()).read_bytes().decode()
 
 
+def rows_of(table: str) -> list[list[str]]:
+    """Return the cells of a table, numbers to three decimals: batches differ in the last ones."""
+    rows = csv.reader(io.StringIO(table))
+    return [[f"{float(cell):.3f}" if re.fullmatch(r"[\d.]+", cell) else cell for cell in row] for row in rows]
+
+
+def without_last_digits(grid: str) -> str:
+    """Return a TextGrid with times in milliseconds, as JSON has them."""
+    return re.sub(r"\d+\.\d{6}", lambda time: f"{float(time[0]):.3f}", grid)
+
+
 class TestInABrowser:
     """What a visitor does."""
 
@@ -168,6 +180,19 @@ class TestInABrowser:
         assert f'name = "{prediction["task"]}"' in grid
         assert f"xmax = {prediction['end_s']:.6f}" in grid
         assert prediction["model"]["sha256"][:12] in page.locator("#result").inner_text()
+
+    def test_downloads_are_those_of_the_command_line(
+        self, page: Any, spoken: Path, tiny_run: Path, serein: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shutil.copy(spoken, tmp_path / "call.wav")
+        monkeypatch.chdir(tmp_path)  # so that both name the file alike
+        page.set_input_files("#files", tmp_path / "call.wav")
+        page.wait_for_selector(".headlines")
+        model = next(tiny_run.glob("fold-*/seed-*/model"))
+        table = serein("predict", "call.wav", "--model", model, "--csv").out
+        assert rows_of(downloaded(page, ".csv")) == rows_of(table)
+        grid = serein("predict", "call.wav", "--model", model, "--format", "textgrid").out
+        assert without_last_digits(downloaded(page, ".TextGrid")) == without_last_digits(grid)
 
     def test_the_whole_of_it(self, page: Any, spoken: Path) -> None:
         page.uncheck("#find-speech")

@@ -20,19 +20,20 @@ export function linksOfAll(predictions) {
   ];
 }
 
-/** Return one row for each segment, or for a recording without segments. */
+/** Return a row for each segment; one for a recording without segments. */
 export function csv(predictions) {
   const classes = [...new Set(predictions.flatMap((each) => Object.keys(each.probabilities)))];
-  const header = ["file", "start_s", "end_s", "label", "confidence", "rejected", ...classes];
+  const header = ["file", "id", "start_s", "end_s", "label", "confidence", "rejected", ...classes];
   const rows = predictions.flatMap((prediction) =>
     (prediction.segments.length ? prediction.segments : [prediction]).map((part) => [
       prediction.file,
-      part.start_s,
-      part.end_s,
-      part.label,
-      part.confidence,
+      prediction.id,
+      part.start_s.toFixed(3),
+      part.end_s.toFixed(3),
+      part.value?.toFixed(6) ?? part.label,
+      part.confidence?.toFixed(6),
       part.rejected,
-      ...classes.map((name) => part.probabilities[name]),
+      ...classes.map((name) => part.probabilities[name]?.toFixed(6)),
     ]),
   );
   return [header, ...rows].map((row) => row.map(cell).join(",") + "\r\n").join("");
@@ -45,8 +46,8 @@ export function csv(predictions) {
 export function textGrid(prediction) {
   const end = prediction.end_s;
   const tiers = [
-    [prediction.task, tiled(prediction, (part) => part.label ?? part.rejected ?? "")],
-    ["confidence", tiled(prediction, (part) => (part.confidence ?? 0).toFixed(2))],
+    [prediction.task, tiled(prediction, (part) => part.rejected ?? part.label ?? part.value?.toFixed(2) ?? "")],
+    ["confidence", tiled(prediction, (part) => part.confidence?.toFixed(2) ?? "")],
   ];
   const lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", `xmax = ${end.toFixed(6)}`];
   lines.push("tiers? <exists>", `size = ${tiers.length}`, "item []:");
@@ -65,7 +66,7 @@ export function textGrid(prediction) {
 function tiled(prediction, textOf) {
   const intervals = [];
   let place = (0).toFixed(6);
-  for (const part of prediction.segments.length ? prediction.segments : [prediction]) {
+  for (const part of prediction.segments) {
     const start = part.start_s.toFixed(6);
     const end = Math.min(part.end_s, prediction.end_s).toFixed(6);
     if (start !== place) intervals.push([place, start, ""]);
