@@ -4,7 +4,7 @@ Real configuration, random weights; clips of RAVDESS's own lengths, filled with 
 train, one fifth is dev. An epoch is its steps and its dev score; "with files" counts what a whole training takes, its
 start and the writing of weights with it.
 
-    python benchmarks/cached_features.py [--clips 240] [--epochs 10] [--json]
+    python benchmarks/cached_features.py [--clips 240] [--epochs 10] [--json]      # --thin --clips 10 only tries it
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from finetuning import CLASSES, RATE_HZ, NoiseRecordings, clips_of, save_base
+from backbones import WAV2VEC2_BASE, configuration, save_backbone
+from finetuning import CLASSES, RATE_HZ, NoiseRecordings, clips_of
 from serein import recipe as recipes
 from serein.models.model import assemble, new_backbone
 from serein.recipe import Clips
-from serein.tasks.classes import CategoryTask, ClassLabels
+from serein.tasks.classes import ClassLabels, ClassTask
 from serein.training.stages import TrainingData, chosen_precision, history, train_stage, with_features
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -47,7 +48,7 @@ def recipe_of(base: Path, model: dict[str, Any], store: str, folder: Path, epoch
 
 def train(recipe: recipes.Recipe, recordings: NoiseRecordings, folder: Path) -> dict[str, float]:
     """Return seconds of building, of an epoch (the median), and of a whole training divided by its epochs."""
-    task = CategoryTask(recipe.tasks.emotion, ClassLabels(CLASSES, {}))
+    task = ClassTask(recipe.tasks.emotion, ClassLabels(CLASSES, {}))
     model = assemble(new_backbone(recipe.backbone), recipe.encoder, {"emotion": (task.options, 4)})
     targets = {"emotion": task.targets(recordings.utterances)}
     is_dev = [position % 5 == 4 for position in range(len(recordings))]
@@ -70,13 +71,13 @@ def silent(label: str, done: int, total: int, detail: str) -> None:
     """A `Report` that tells nobody."""
 
 
-def measure(num_clips: int, epochs: int) -> dict[str, Any]:
+def measure(num_clips: int, epochs: int, *, is_thin: bool) -> dict[str, Any]:
     """Train each model both ways."""
     waveforms = clips_of(num_clips)
     recordings = NoiseRecordings(waveforms)
     with tempfile.TemporaryDirectory() as scratch:
         base, cache = Path(scratch) / "wav2vec2-base", Path(scratch) / "features"
-        save_base(base)
+        save_backbone(base, configuration(WAV2VEC2_BASE, is_thin=is_thin))
         warm = NoiseRecordings(waveforms[:10])
         train(recipe_of(base, next(iter(MODELS.values())), "none", cache, 1), warm, Path(scratch) / "warm")
         seconds = {}
@@ -117,11 +118,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=240)
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--thin", action="store_true", help="a thin backbone, to try the benchmark")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    result = measure(options.clips, options.epochs)
+    result = measure(options.clips, options.epochs, is_thin=options.thin)
     if options.json:
         json.dump(result, sys.stdout)
     else:

@@ -3,7 +3,7 @@
 Real configuration, random weights; clips of RAVDESS's own lengths, filled with noise of speech-like level. Both sides
 train the same clips from memory in batches of 8 with the CNN frozen and the same precision; both answer the same clips.
 
-    python benchmarks/finetuning.py [--clips 48] [--json]
+    python benchmarks/finetuning.py [--clips 48] [--json]      # --thin --clips 2 only tries it
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from backbones import WAV2VEC2_BASE, configuration, save_backbone
 from serein import recipe as recipes
 from serein.checkpoint import Checkpoint, ModelOptions
 from serein.data.dataset import Recordings
 from serein.data.utterance import Utterance
-from serein.inference.predictor import answers
+from serein.inference.batching import model_outputs
 from serein.models.model import assemble, new_backbone
 from serein.recipe import Clips, Inference
-from serein.tasks.classes import CategoryTask, ClassLabels
+from serein.tasks.classes import ClassLabels, ClassTask
 from serein.training.stages import TrainingData, chosen_precision, history, train_stage
 
 RATE_HZ = 16_000
@@ -56,15 +57,6 @@ def clips_of(count: int) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     seconds = np.interp(rng.uniform(0, 10, count), np.arange(11), RAVDESS_DECILES_S)
     return [(0.05 * rng.standard_normal(round(s * RATE_HZ))).astype(np.float32) for s in seconds]
-
-
-def save_base(folder: Path) -> None:
-    """Save wav2vec2-base's real configuration with random weights, as the Hub holds it."""
-    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
-
-    torch.manual_seed(0)
-    Wav2Vec2Model(Wav2Vec2Config()).save_pretrained(folder)
-    Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=False).save_pretrained(folder)
 
 
 def time_of(work: Callable[[], Any]) -> float:
@@ -129,9 +121,9 @@ def infer_serein(base: Path, waveforms: list[np.ndarray], precision: str) -> flo
     recipe = _recipe(base, precision)
     task, model = _task_and_model(recipe)
     options = ModelOptions(tasks=recipe.tasks, inference=Inference(precision=precision, batch_s=30.0))
-    checkpoint = Checkpoint(model.eval(), options, {"emotion": task.class_labels})
-    answers(checkpoint, waveforms.__getitem__, [len(waveforms[0])])
-    return time_of(lambda: answers(checkpoint, waveforms.__getitem__, [len(w) for w in waveforms]))
+    checkpoint = Checkpoint(model.eval(), options, {"emotion": task})
+    model_outputs(checkpoint, waveforms.__getitem__, [len(waveforms[0])])
+    return time_of(lambda: model_outputs(checkpoint, waveforms.__getitem__, [len(w) for w in waveforms]))
 
 
 def _recipe(base: Path, precision: str) -> recipes.Recipe:
@@ -156,8 +148,8 @@ def _recipe(base: Path, precision: str) -> recipes.Recipe:
     )
 
 
-def _task_and_model(recipe: recipes.Recipe) -> tuple[CategoryTask, Any]:
-    task = CategoryTask(recipe.tasks.emotion, ClassLabels(CLASSES, {}))
+def _task_and_model(recipe: recipes.Recipe) -> tuple[ClassTask, Any]:
+    task = ClassTask(recipe.tasks.emotion, ClassLabels(CLASSES, {}))
     return task, assemble(new_backbone(recipe.backbone), None, {"emotion": (task.options, 4)})
 
 
@@ -178,14 +170,14 @@ def where_time_goes(base: Path, waveforms: list[np.ndarray], precision: str) -> 
     return [(row.key, 100 * row.self_cpu_time_total / total) for row in rows[:8]]
 
 
-def measure(count: int) -> dict[str, Any]:
+def measure(count: int, *, is_thin: bool) -> dict[str, Any]:
     """Run all sides, alternating, and return seconds of audio per second."""
     waveforms = clips_of(count)
     audio_s = sum(len(w) for w in waveforms) / RATE_HZ
     precision = chosen_precision("auto")
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(scratch) / "wav2vec2-base"
-        save_base(base)
+        save_backbone(base, configuration(WAV2VEC2_BASE, is_thin=is_thin))
         warm = waveforms[:8]
         train_serein(base, warm, precision, Path(scratch) / "warm")
         train_transformers(base, warm, precision, Path(scratch) / "warm-t")
@@ -225,11 +217,12 @@ def show(result: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=48)
+    parser.add_argument("--thin", action="store_true", help="a thin backbone, to try the benchmark")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    result = measure(options.clips)
+    result = measure(options.clips, is_thin=options.thin)
     if options.json:
         json.dump(result, sys.stdout)
     else:

@@ -3,7 +3,7 @@
 The recording is made by joining a corpus's clips in random order. Without `--model` the model is one of
 recipes/ravdess.yaml with random weights, which takes the same time.
 
-    python benchmarks/long_recording.py --data ../shared/data/ravdess [--hours 3] [--model FOLDER] [--json]
+    python benchmarks/long_recording.py --data FOLDER [--hours 3] [--model FOLDER] [--json]
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from serein import recipe as recipes
 from serein.audio import SAMPLE_RATE_HZ
 from serein.checkpoint import Checkpoint, ModelOptions
 from serein.models.model import assemble, new_backbone
-from serein.tasks.classes import ClassLabels
+from serein.tasks.classes import ClassLabels, ClassTask
 
 MOST_BYTES = 1.5 * 2**30
 LEAST_SPEED = 60.0
@@ -53,11 +53,11 @@ def save_model(folder: Path) -> None:
     """Write a model of the recipe with random weights."""
     torch.manual_seed(0)
     recipe = recipes.load(RECIPE)
-    classes = recipe.labels.classes or ()
-    heads = {"emotion": (recipe.tasks.emotion, len(classes))}
+    task = ClassTask(recipe.tasks.emotion, ClassLabels(recipe.labels.classes or (), {}))
+    heads = {"emotion": (task.options, task.num_outputs)}
     model = assemble(new_backbone(recipe.backbone), recipe.encoder, heads, recipe.ensemble_size)
     kept = {name: getattr(recipe, name) for name in ("encoder", "ensemble_size", "tasks", "clips", "text", "inference")}
-    checkpoint = Checkpoint(model.eval(), ModelOptions(**kept), {"emotion": ClassLabels(classes, {})})
+    checkpoint = Checkpoint(model.eval(), ModelOptions(**kept), {"emotion": task})
     model_folder.save(folder, checkpoint, "Random weights.")
 
 
@@ -71,11 +71,11 @@ def measure(model: Path, recording: Path, duration_s: float, threads: int) -> di
     wall_s = time.perf_counter() - started
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
-    answer = json.loads(done.stdout)
+    segments = json.loads(done.stdout)["segments"]
     return {
         "duration_s": duration_s,
-        "speech_s": answer["speech_s"],
-        "windows": len(answer["windows"]),
+        "speech_s": sum(segment["end_s"] - segment["start_s"] for segment in segments),
+        "segments": len(segments),
         "wall_s": wall_s,
         "cpu_s": cpu_s,
         "times_real_time": duration_s / wall_s,
@@ -105,7 +105,7 @@ def main() -> None:
         return
     print(
         f"{options.hours:g} h of {num_clips} clips, {result['speech_s'] / 3600:.2f} h of speech, "
-        f"{result['windows']} windows, {options.threads} threads, load {result['load']:.1f}\n"
+        f"{result['segments']} segments, {options.threads} threads, load {result['load']:.1f}\n"
         f"  wall clock  {result['wall_s']:7.1f} s   {result['times_real_time']:6.1f} times real time "
         f"(to reach: {LEAST_SPEED:g})\n"
         f"  processor   {result['cpu_s']:7.1f} s   {result['times_real_time_per_core']:6.1f} times real time per core\n"

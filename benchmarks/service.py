@@ -5,7 +5,7 @@ started and ended here, as a process of its own; the clients are one more, and s
 429 or 503 waits as long as `Retry-After` says. Without `--data` voices are made on the spot; without `--model` the
 model is one of recipes/ravdess.yaml with random weights, which takes the same time.
 
-    python benchmarks/service.py [--data ../shared/data/ravdess] [--model FOLDER] [--clients 64] [--seconds 60] [--json]
+    python benchmarks/service.py [--data FOLDER] [--model FOLDER] [--clients 64] [--seconds 60] [--json]
 
 Exit status 1 on any status but 200, 429 and 503, or a connection that broke.
 """
@@ -112,7 +112,7 @@ async def load(server: Server, requests: Sequence[bytes], num_clients: int, seco
     watch.cancel()
     used_s = server.processor_s() - used_s
     during = await watch
-    await asyncio.sleep(REST_S)
+    await asyncio.sleep(min(REST_S, seconds))
     return {
         "seconds": took_s,
         "clients": num_clients,

@@ -5,6 +5,7 @@ its own and, where both backbones are the same frozen weights, with one that run
 milliseconds on an RTX 3090, and as ratios, which compare between machines.
 
     taskset -c 0,1 python benchmarks/speaker_specific_time.py [--device cuda] [--repeats 7] [--json]
+    python benchmarks/speaker_specific_time.py --thin --repeats 1      # only tries it
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import json
 import os
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
+from backbones import WAV2VEC2_BASE, configuration
 from serein import recipe as recipes
 from serein.models.backbones import HuggingFaceBackbone
 from serein.models.model import SpeechModel, assemble
@@ -24,7 +27,6 @@ from serein.recipe import Category
 from serein.reproduce.extras import inference_time_s
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "park2023" / "recipe.yaml"
-BASE = {"model_type": "wav2vec2"}  # Transformers' defaults are facebook/wav2vec2-base
 DURATIONS_S = (3, 5, 10, 15)
 NUM_EMOTIONS, NUM_SPEAKERS = 4, 1251
 PUBLISHED_MS: dict[str, tuple[float, ...]] = {
@@ -45,9 +47,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=7, help="rounds, of which the median counts")
+    parser.add_argument("--thin", action="store_true", help="a thin backbone, to try the benchmark")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    models = {name: model.to(options.device) for name, model in networks().items()}
+    backbone = configuration(WAV2VEC2_BASE, is_thin=options.thin)
+    models = {name: model.to(options.device) for name, model in networks(backbone).items()}
     times_ms = times_of(models, options.repeats)
     where = torch.cuda.get_device_name() if options.device.startswith("cuda") else f"{num_cores()} cores"
     if options.json:
@@ -68,30 +72,33 @@ def times_of(models: dict[str, SpeechModel], num_rounds: int) -> Times:
     return {name: tuple(of_length[index] for of_length in medians_ms) for index, name in enumerate(models)}
 
 
-def networks() -> dict[str, SpeechModel]:
+def networks(backbone: dict[str, Any]) -> dict[str, SpeechModel]:
     """Return every network of the table, and both with one backbone."""
     recipe = recipes.load(RECIPE)
     emotion, speaker = recipe.tasks.emotion, recipe.tasks.speaker
     assert emotion is not None
     assert speaker is not None
+    emotion = emotion.model_copy(
+        update={"projection": backbone.get("hidden_size", emotion.projection)}
+    )  # joined by sum
     alone = speaker.model_copy(update={"branch": "main"})
-    made = {"speaker": assemble(base(0), None, {"speaker": (alone, NUM_SPEAKERS)})}
+    made = {"speaker": assemble(base(backbone, 0), None, {"speaker": (alone, NUM_SPEAKERS)})}
     for num_blocks in (1, 2, 3, 4):
         made[f"emotion, k = {num_blocks}"] = assemble(
-            base(0), None, {"emotion": (own(emotion, num_blocks), NUM_EMOTIONS)}
+            base(backbone, 0), None, {"emotion": (own(emotion, num_blocks), NUM_EMOTIONS)}
         )
     tasks = {"emotion": (emotion, NUM_EMOTIONS), "speaker": (speaker, NUM_SPEAKERS)}
     for name, seed in (("both, k = 4", 1), (SHARED, 0)):
-        made[name] = assemble(base(0), None, tasks, branches={"speaker": (base(seed), None)})
-        made[name].share()
+        made[name] = assemble(base(backbone, 0), None, tasks, branches={"speaker": (base(backbone, seed), None)})
+        made[name].share_backbones()
     assert [model.sharing for model in made.values()] == [frozenset()] * 6 + [{"speaker"}]
     return {name: model.eval() for name, model in made.items()}
 
 
-def base(seed: int) -> HuggingFaceBackbone:
-    """Return wav2vec2-base with random weights."""
+def base(configuration: dict[str, Any], seed: int) -> HuggingFaceBackbone:
+    """Return a backbone with random weights."""
     torch.manual_seed(seed)
-    return HuggingFaceBackbone.from_config(BASE)
+    return HuggingFaceBackbone.from_config(configuration)
 
 
 def own(emotion: Category, num_blocks: int) -> Category:

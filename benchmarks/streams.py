@@ -6,7 +6,7 @@ on any machine. Streams start at random moments; server and clients are two proc
 `--data` the voices are made on the spot; without `--model` the model is one of recipes/ravdess.yaml with random
 weights, which takes the same time.
 
-    python benchmarks/streams.py [--data ../shared/data/ravdess] [--model FOLDER] [--streams 200] [--seconds 60]
+    python benchmarks/streams.py [--data FOLDER] [--model FOLDER] [--streams 200] [--seconds 60]
     python benchmarks/streams.py --find     # the largest number, within 5 %, whose delay holds (--most-delay 1.0)
 
 Exit status 1 when a stream broke, or, without `--find`, the delay did not hold.
@@ -88,7 +88,7 @@ async def stream(server: Server, plan: Plan, rng: np.random.Generator, tally: Ta
             sending = asyncio.ensure_future(send(socket, plan, place, started_s, tally))
             ended = await asyncio.wait_for(receive(socket, started_s, tally), SPREAD_S + plan.seconds + _LAST_S)
             await sending
-            if ended.get("reason") != "end" or abs(ended["duration_s"] - plan.num_chunks * plan.chunk_s) > 0.01:
+            if ended.get("reason") != "end" or abs(ended["end_s"] - plan.num_chunks * plan.chunk_s) > 0.01:
                 tally.broken.append(f"ended {ended}")
     except (OSError, TimeoutError, WebSocketException) as error:
         tally.broken.append(f"{type(error).__name__}: {error}")

@@ -2,7 +2,7 @@
 
 Random weights, saved as the real ones are and loaded by the recipe; 32 clips make the step, `--clips` at once.
 
-    python benchmarks/wavlm_large.py [--clips 4] [--crop 5]
+    python benchmarks/wavlm_large.py [--clips 4] [--crop 5]      # --thin --crop 1 only tries it
 
 Exit status 1 when it takes more than 20 GiB.
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from backbones import WAVLM_LARGE, configuration, save_backbone
 from serein import recipe as recipes
 from serein.data import manifest
 from serein.data.utterance import Utterance
@@ -28,17 +29,6 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "diatlova2024" / "recipe.yaml"
 RATE_HZ = 16_000
 BATCH = 32
 MOST_GIB = 20.0
-# microsoft/wavlm-large, config.json
-LARGE = {
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-    "feat_extract_norm": "layer",
-    "conv_bias": False,
-    "do_stable_layer_norm": True,
-    "feat_proj_dropout": 0.1,
-}
 
 
 def main() -> None:
@@ -46,10 +36,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--clips", type=int, default=4, help="at once; 32 make the step")
     parser.add_argument("--crop", type=float, default=5.0, help="seconds of a clip")
+    parser.add_argument("--thin", action="store_true", help="a thin backbone, to try the benchmark")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        save_large(root / "wavlm-large")
+        save_backbone(root / "wavlm-large", configuration(WAVLM_LARGE, is_thin=options.thin))
         data = save_clips(root / "clips", options.crop, recipes.load(RECIPE).labels.classes or ())
         before = peak_gib()
         recipe = recipes.load(
@@ -60,7 +51,7 @@ def main() -> None:
                 "protocol.dev=none",
                 "stages.0.epochs=1",
                 "stages.0.checkpoint=last",
-                f"stages.0.batches={{clips: {options.clips}, accumulate: {BATCH // options.clips}}}",
+                f"stages.0.batches={{max_clips: {options.clips}, accumulate: {BATCH // options.clips}}}",
                 "seeds=[0]",
             ],
         )
@@ -71,14 +62,6 @@ def main() -> None:
     print(f"  loss {line['train_loss']:.3f}, {line['seconds']:.0f} s, {line['audio_s_per_s']:.2f} s of audio per s")
     print(f"  most memory {peak:.1f} GiB ({before:.1f} GiB before the training)")
     sys.exit(peak > MOST_GIB)
-
-
-def save_large(folder: Path) -> None:
-    """Save random weights as the Hub holds the real ones."""
-    from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
-
-    WavLMModel(WavLMConfig(**LARGE)).save_pretrained(folder)
-    Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True).save_pretrained(folder)
 
 
 def save_clips(folder: Path, seconds: float, classes: tuple[str, ...]) -> Path:

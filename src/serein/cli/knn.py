@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from serein.evaluation.intervals import Difference
-    from serein.knn.adaptation import KnnAdaptation
     from serein.knn.datastore import Header, TuningRecord
     from serein.knn.evaluation import KnnEvaluation, KnnSelection
 
@@ -142,59 +141,6 @@ def knn_evaluate(
         print(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False))
     else:
         _print_evaluation(found)
-
-
-@knn.command("adapt")
-def knn_adapt(
-    model: Model,
-    data: Data,
-    out: Out,
-    sizes: Annotated[
-        str, typer.Option(metavar="N,N,...", help="Sizes of the datastores, in clips.")
-    ] = "8,16,32,64,128,256",
-    draws: Annotated[int, typer.Option(help="Random datastores for each size and speaker.", min=1)] = 10,
-    as_json: Json = False,
-) -> None:
-    """Evaluate how much a datastore of a corpus's own clips helps, by its size; one speaker is left out at a time."""
-    from serein.knn.adaptation import adapt
-    from serein.progress import Bars
-
-    with Bars() as bars:
-        found = adapt(model, data, out, bars, sizes=_sizes(sizes), num_draws=draws)
-    if as_json:
-        print(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False))
-        return
-    print_tables([_adaptation_table(found)])
-    print("\n".join(dict.fromkeys(found.notes)))
-    print(f"written: {out / 'adaptation.json'}, {out / 'adaptation.png'}")
-
-
-def _sizes(text: str) -> list[int]:
-    try:
-        sizes = sorted({int(size) for size in text.split(",")})
-    except ValueError:
-        sizes = []
-    if not sizes or sizes[0] < 1:
-        raise typer.BadParameter(f"'{text}' is not a list of numbers such as 8,32,128", param_hint="--sizes")
-    return sizes
-
-
-def _adaptation_table(found: KnnAdaptation) -> Table:
-    from rich.table import Table
-
-    from serein.evaluation.tables import interval, number
-    from serein.knn.adaptation import TUNINGS
-
-    table = Table(title=f"UA in per cent, pooled over speakers and {found.num_draws} draws")
-    for name in ("clips in the datastore", "k and weight", "UA", "above the model alone", "95 % interval"):
-        table.add_column(name, justify="left" if name == "k and weight" else "right")
-    alone = f"{number(found.model.pooled['ua'])} {interval(found.model, 'ua')}"
-    table.add_row("none", "", alone, "", "")
-    for each in found.sizes:
-        bounds = "–" if each.interval is None else f"[{each.interval[0]:+.1f}, {each.interval[1]:+.1f}]"
-        ua = f"{number(each.scores.pooled['ua'])} {interval(each.scores, 'ua')}"
-        table.add_row(str(each.size), TUNINGS[each.tuning], ua, f"{each.difference:+.1f}", bounds)
-    return table
 
 
 def _indexed_from(index: Index) -> int:

@@ -2,30 +2,38 @@
 
 In use, a model meets speakers, rooms and words that are not in its training data. Some of the corpus's clips are
 labelled and put into a datastore; predictions for a speaker who is not in it are compared with the model alone.
+
+    python benchmarks/adaptation.py --data MANIFEST --out FOLDER [--model FOLDER] [--sizes 8 16] [--draws 10] [--json]
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
 
 from serein.data import manifest
 from serein.data.dataset import Recordings
 from serein.data.files import replacing, write_text
 from serein.data.protocols import speaker_key
 from serein.data.utterance import Utterance
-from serein.errors import ManifestError
+from serein.errors import ManifestError, SereinError
 from serein.evaluation.figures import Line, lines_picture
 from serein.evaluation.intervals import Bounds, paired_difference
 from serein.evaluation.plots import MUTED, RIGHT, WRONG
 from serein.evaluation.predictions import Prediction
 from serein.evaluation.scores import Scores, score_predictions
+from serein.evaluation.tables import interval, number
 from serein.inference.predictor import load
 from serein.knn.interpolation import (
     MAX_NEIGHBOURS,
@@ -38,12 +46,8 @@ from serein.knn.interpolation import (
 )
 from serein.knn.predictor import DEFAULT_K, DEFAULT_KNN_WEIGHT, embed_labelled
 from serein.metrics import FloatArray
-from serein.progress import Report
+from serein.progress import Bars, Report
 from serein.tasks.task import keep_labelled
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 SIZES = (8, 16, 32, 64, 128, 256)
 TUNINGS = {
@@ -114,8 +118,51 @@ class KnnAdaptation:
         }
 
 
+def main() -> None:
+    """Measure, write, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="folder of the model [the default model]")
+    parser.add_argument("--data", type=Path, required=True, help="manifest of the corpus")
+    parser.add_argument("--out", type=Path, required=True, help="folder for adaptation.json and adaptation.png")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of clips in a datastore")
+    parser.add_argument("--draws", type=int, default=10, help="random datastores of each size and speaker")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    try:
+        with Bars() as bars:
+            found = adapt(options.model, options.data, options.out, bars, sizes=options.sizes, num_draws=options.draws)
+    except SereinError as error:
+        sys.exit(f"error: {error}")
+    if options.json:
+        print(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False))
+        return
+    Console().print(table_of(found))
+    print("\n".join(dict.fromkeys(found.notes)))
+    print(f"written: {options.out / 'adaptation.json'}, {options.out / 'adaptation.png'}")
+
+
+def table_of(found: KnnAdaptation) -> Table:
+    """Return the scores with datastores of every size."""
+    table = Table(title=f"UA in per cent, pooled over speakers and {found.num_draws} draws")
+    for name in ("clips in the datastore", "k and weight", "UA", "above the model alone", "95 % interval"):
+        table.add_column(name, justify="left" if name == "k and weight" else "right")
+    alone = f"{number(found.model.pooled['ua'])} {interval(found.model, 'ua')}"
+    table.add_row("none", "", alone, "", "")
+    for each in found.sizes:
+        bounds = "–" if each.interval is None else f"[{each.interval[0]:+.1f}, {each.interval[1]:+.1f}]"
+        ua = f"{number(each.scores.pooled['ua'])} {interval(each.scores, 'ua')}"
+        table.add_row(str(each.size), TUNINGS[each.tuning], ua, f"{each.difference:+.1f}", bounds)
+    return table
+
+
 def adapt(
-    model: str, manifest_path: Path, out: Path, report: Report, *, sizes: Sequence[int] = SIZES, num_draws: int = 10
+    model: str | None,
+    manifest_path: Path,
+    out: Path,
+    report: Report,
+    *,
+    sizes: Sequence[int] = SIZES,
+    num_draws: int = 10,
 ) -> KnnAdaptation:
     """Evaluate a model with datastores of a corpus's clips; write `adaptation.json` and `adaptation.png` into a folder.
 
@@ -130,10 +177,10 @@ def adapt(
     _require_clips(corpus, max(sizes), manifest_path)
     alone = _as_predictions(corpus, np.arange(len(corpus.utterances)), corpus.probabilities, 0)
     results = []
-    for number, size in enumerate(sorted(sizes), start=1):
+    for done, size in enumerate(sorted(sizes), start=1):
         by_tuning = predict_with_datastores(corpus, size, num_draws)
         results += [_result(size, tuning, by_tuning[tuning], alone, corpus.classes) for tuning in TUNINGS]
-        report("datastores", number, len(sizes), f"{size} clips: UA {results[-1].scores.pooled['ua']:.1f}")
+        report("datastores", done, len(sizes), f"{size} clips: UA {results[-1].scores.pooled['ua']:.1f}")
     model_scores = score_predictions(alone, corpus.classes)
     found = KnnAdaptation(model_scores, tuple(results), num_draws, (*corpus.notes, *model_scores.notes))
     out.mkdir(parents=True, exist_ok=True)
@@ -144,7 +191,7 @@ def adapt(
     return found
 
 
-def embed_corpus(model: str, manifest_path: Path, report: Report) -> EmbeddedCorpus:
+def embed_corpus(model: str | None, manifest_path: Path, report: Report) -> EmbeddedCorpus:
     """Embed a manifest's clips; those without a class of the model are left out, and noted."""
     checkpoint = load(model).checkpoint
     utterances, left_out = keep_labelled(manifest.read(manifest_path), checkpoint.tasks[checkpoint.task])
@@ -276,3 +323,7 @@ def adaptation_picture(found: KnnAdaptation) -> Figure:
     alone = (f"the model alone (UA {found.model.pooled['ua']:.1f})", 0.0, MUTED)
     titles = ("clips in the datastore", "points of UA gained")
     return lines_picture(lines, titles, level=alone, is_logarithmic=True)
+
+
+if __name__ == "__main__":
+    main()

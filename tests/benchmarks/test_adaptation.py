@@ -1,4 +1,4 @@
-"""Datastores of a corpus's own clips: whose clips they hold, what is tuned, and the command."""
+"""Datastores of a corpus's own clips: whose clips they hold, what is tuned, and the program."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.adaptation import EmbeddedCorpus, drawn_clips, predict_with_datastores, tuned_in
 
 from cli_fixtures import Call
 from serein.data import manifest
 from serein.data.utterance import Utterance
 from serein.evaluation.scores import score_predictions
-from serein.knn.adaptation import EmbeddedCorpus, drawn_clips, predict_with_datastores, tuned_in
 from serein.knn.interpolation import Embeddings
 
 CLASSES = ("calm", "sad")
@@ -88,11 +88,13 @@ def test_a_store_of_one_speaker_takes_what_was_fixed() -> None:
     assert weights == {"fixed": (5, 0.3), "tuned": (5, 0.3)}
 
 
-def test_the_command_writes_figures_and_a_picture(tiny_run: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
+def test_the_program_writes_figures_and_a_picture(
+    tiny_run: Path, tones: Path, tmp_path: Path, run_benchmark: Call
+) -> None:
     model = next(tiny_run.glob("fold-*/seed-*/model"))
     out = tmp_path / "adapted"
-    call = ("knn", "adapt", "--model", model, "--data", tones, "-o", out, "--sizes", "12,3", "--draws", 2)
-    outcome = serein(*call)
+    call = ("--model", model, "--data", tones, "--out", out, "--sizes", 12, 3, "--draws", 2)
+    outcome = run_benchmark("adaptation", *call)
     assert outcome.status == 0, outcome.err
     content = json.loads((out / "adaptation.json").read_text())
     assert [(each["size"], each["tuning"]) for each in content["datastores"]] == [
@@ -104,16 +106,14 @@ def test_the_command_writes_figures_and_a_picture(tiny_run: Path, tones: Path, t
     assert any("SPEAKER-DEPENDENT" in note for note in content["notes"])
     assert (out / "adaptation.png").read_bytes().startswith(b"\x89PNG")
     assert "UA in per cent, pooled over speakers and 2 draws" in outcome.out
-    assert json.loads(serein(*call, "--json").out) == content
+    assert json.loads(run_benchmark("adaptation", *call, "--json").out) == content
 
 
-def test_what_cannot_be_drawn_is_said(tiny_run: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
+def test_what_cannot_be_drawn_is_said(tiny_run: Path, tones: Path, tmp_path: Path, run_benchmark: Call) -> None:
     model = next(tiny_run.glob("fold-*/seed-*/model"))
-    call = ("knn", "adapt", "--model", model, "-o", tmp_path / "o", "--data")
-    assert "30 clips are left for a datastore of 256" in serein(*call, tones).complaint
+    call = ("--model", model, "--out", tmp_path / "o", "--data")
+    assert "30 clips are left for a datastore of 256" in run_benchmark("adaptation", *call, tones).complaint
     nameless = tmp_path / "m.jsonl"
     manifest.write((u.model_copy(update={"speaker": None}) for u in manifest.read(tones)), nameless)
-    assert "have no speaker" in serein(*call, nameless).complaint
-    outcome = serein(*call, tones, "--sizes", "few")
-    assert (outcome.status, "is not a list of numbers" in outcome.err) == (2, True)
+    assert "have no speaker" in run_benchmark("adaptation", *call, nameless).complaint
     assert not (tmp_path / "o").exists()

@@ -1,0 +1,88 @@
+"""Every program of `benchmarks/` runs to its end, at a size at which its figures mean nothing."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from cli_fixtures import Call
+from speech_sounds import RATE_HZ, voiced
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SHARED = {"backbones", "processes"}  # what programs import
+
+# name -> arguments, and packages without which it cannot run
+QUICK: dict[str, tuple[str, tuple[str, ...]]] = {
+    "cached_features": ("--thin --clips 10 --epochs 1 --json", ()),
+    "finetuning": ("--thin --clips 2 --json", ("accelerate",)),
+    "speaker_specific_time": ("--thin --repeats 1 --json", ()),
+}
+OF_PROCESSES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "contract": ("--examples 1", ("fastapi", "uvicorn", "schemathesis")),
+    "malformed": ("--count 40 --json", ("fastapi", "uvicorn")),
+    "neighbours": ("--clips 9000 --json", ("faiss",)),
+    "service": ("--clients 2 --seconds 1 --json", ("fastapi", "uvicorn")),
+    "streams": ("--streams 2 --seconds 4 --most-delay 60 --json", ("fastapi", "uvicorn", "websockets")),
+    "vocabulary": ("--words 3000 --json", ()),
+    "wavlm_large": ("--thin --crop 0.5 --clips 16", ()),
+}
+NEED_DATA = {"adaptation", "kill_resume", "long_recording"}
+
+
+def test_every_program_is_run() -> None:
+    programs = {path.stem for path in BENCHMARKS.glob("*.py")} - SHARED
+    assert programs == {*QUICK, *OF_PROCESSES, *NEED_DATA}  # adaptation in test_adaptation.py
+
+
+def run_whole(run_benchmark: Call, name: str, arguments: str, packages: tuple[str, ...]) -> str:
+    """Run a program, which must succeed, and return what it prints."""
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    outcome = run_benchmark(name, *arguments.split())
+    assert outcome.status == 0, outcome.err
+    return outcome.out
+
+
+def numbers_in(value: Any) -> list[float]:
+    """Return all numbers of a JSON value."""
+    if isinstance(value, dict | list):
+        return [
+            number for each in (value.values() if isinstance(value, dict) else value) for number in numbers_in(each)
+        ]
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*QUICK, *OF_PROCESSES])
+def test_it_runs(name: str, run_benchmark: Call) -> None:
+    arguments, packages = (QUICK | OF_PROCESSES)[name]
+    said = run_whole(run_benchmark, name, arguments, packages)
+    assert said
+    if "--json" in arguments:
+        figures = numbers_in(json.loads(said.splitlines()[-1]))
+        assert figures
+        assert np.isfinite(figures).all()
+
+
+@pytest.mark.slow
+def test_long_recording(tmp_path: Path, run_benchmark: Call) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        soundfile.write(tmp_path / f"{number}.wav", voiced(2.0, rng), RATE_HZ)
+    said = run_whole(run_benchmark, "long_recording", f"--data {tmp_path} --hours 0.003 --json", ())
+    figures = json.loads(said)
+    assert figures["segments"] >= 1
+    assert 0 < figures["speech_s"] <= figures["duration_s"]
+
+
+@pytest.mark.slow
+def test_kill_resume(tones: Path, run_benchmark: Call) -> None:
+    said = run_whole(run_benchmark, "kill_resume", f"--data {tones} --kills 1 --jobs 1 --epochs 1", ())
+    assert "1 kills: 1 resumed, 1 with equal results, 0 orphans" in said
