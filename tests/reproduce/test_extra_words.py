@@ -13,7 +13,7 @@ from cli_fixtures import Call, write_recipe
 from serein import recipe as recipes
 from serein.data import manifest
 from serein.data.utterance import Rating, Utterance
-from serein.reproduce.extras import MEASURES, WordRun, cosine_table, prediction_neighbours, top_table
+from serein.reproduce.extras import WORD_MEASURES, WordRun, cosine_table, prediction_neighbours, top_table
 from serein.reproduce.table import Published, Row
 from serein.tasks.classes import ClassLabels
 from serein.text.word_vectors import prepare
@@ -96,14 +96,14 @@ def test_a_table_with_every_measure(vocabulary: Path, tones: Path, tmp_path: Pat
         {"name": "m3", "set": {"tasks.words.targets": "s3"}},
     ]
     content = {"paper": "doe2020", "table": 3, "caption": "Words.", "corpus": "TalkShow", "published_on": "test"}
-    table = {**content, "base": "r.yaml", "metric": "ua", "measures": list(MEASURES), "rows": rows}
+    table = {**content, "base": "r.yaml", "metric": "ua", "measures": list(WORD_MEASURES), "rows": rows}
     (tmp_path / "t.yaml").write_text(yaml.safe_dump(table))
     out = tmp_path / "out"
     arguments = ("reproduce", tmp_path / "t.yaml", "--data", tmp_path / "m.jsonl", "--out", out, "--seeds", 1)
     outcome = serein(*arguments, "--jobs", 1, "--json")
     assert outcome.status == 0, outcome.err
     further = {extra["title"].split(",")[0].split(";")[0]: extra for extra in json.loads(outcome.out)["further"]}
-    assert len(further) == len(MEASURES)
+    assert len(further) == len(WORD_MEASURES)
     assert [row[0] for row in further["Mean cosine of predictions and targets"]["rows"]] == ["m1", "m3"]
     markdown = (out / "doe2020-table3.md").read_text()
     assert all(f"## {extra['title']}" in markdown for extra in further.values())

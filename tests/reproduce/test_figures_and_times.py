@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from serein.data import manifest
 from serein.errors import ModelError
 from serein.evaluation.predictions import read_predictions
-from serein.reproduce.extras import time_table
+from serein.reproduce.extras import time_tables
 from serein.reproduce.figures import embedding_maps
 from serein.reproduce.table import Picture, Row
 
@@ -49,12 +49,12 @@ def test_nothing_is_heard_of_a_row_without_runs(tones: Path) -> None:
 
 
 def test_times_stand_beside_the_published_ones(tiny_run: Path) -> None:
-    (table,) = time_table([(ROW, [tiny_run]), (Row(name="unfinished"), [])], num_repeats=1)
+    (table,) = time_tables([(ROW, [tiny_run]), (Row(name="unfinished"), [])], num_repeats=1)
     (cells,) = table.rows
     assert cells[:2] == ["Tiny", "2.50"]
     assert cells[3::2] == ["–", "–", "–"]
     assert all(float(ours) > 0 for ours in cells[2::2])
-    assert time_table([(Row(name="unfinished"), [])]) == []
+    assert time_tables([(Row(name="unfinished"), [])]) == []
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +24,9 @@ from serein.inference.batching import conditions_of, embedding_selection, model_
 from serein.inference.prediction import ClipPrediction, Prediction, RejectOption
 from serein.inference.recording import PredictOptions, Recording, Segments
 from serein.inference.segments import SLIDING_WINDOW, SlidingWindow, Window
+from serein.inference.streams import Stream
 from serein.metrics import tempered
 from serein.tasks.decoding import TaskPrediction, most_probable
-
-if TYPE_CHECKING:
-    from serein.inference.streams import Stream
 
 DEFAULT_MODEL = Path(__file__).parents[1] / "default_model"
 OFFSET = 1e-3  # of full scale
@@ -256,8 +254,6 @@ class Predictor:
 
     def stream(self, sampling_rate: int = SAMPLE_RATE_HZ, *, options: PredictOptions | None = None) -> Stream:
         """Return a stream that takes samples as they arrive and predicts each window of speech in them."""
-        from serein.inference.streams import Stream
-
         return Stream(self, sampling_rate, options or PredictOptions())
 
     def predict_clips(

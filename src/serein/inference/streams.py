@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from serein import audio
 from serein.audio import SAMPLE_RATE_HZ, Resampler, Waveform
-from serein.inference.prediction import Prediction, Segment
+from serein.inference.prediction import ClipPrediction, Prediction, Segment
 from serein.inference.recording import PredictOptions, Recording
 from serein.inference.segments import Window
 from serein.inference.vad import feed_all
 
-if TYPE_CHECKING:
-    from serein.inference.predictor import Predictor
+
+class WindowPredictor(Protocol):
+    """What a stream asks of its model, a `serein.Predictor`."""
+
+    @property
+    def task(self) -> str:
+        """The main task."""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Name and SHA-256 of the model."""
+
+    def predict_clips(self, waveforms: Sequence[Waveform], /) -> list[ClipPrediction]:
+        """Run the model on windows of speech, (sample,) float32 mono at 16 kHz each."""
 
 
 class Stream:
@@ -35,7 +47,7 @@ class Stream:
     """
 
     def __init__(
-        self, predictor: Predictor, sampling_rate: int = SAMPLE_RATE_HZ, options: PredictOptions | None = None
+        self, predictor: WindowPredictor, sampling_rate: int = SAMPLE_RATE_HZ, options: PredictOptions | None = None
     ) -> None:
         self.predictor = predictor
         self.resampler = Resampler(sampling_rate)

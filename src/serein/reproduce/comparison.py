@@ -16,19 +16,11 @@ from serein.evaluation.scores import Scores, score_predictions
 from serein.evaluation.systems import Split
 from serein.evaluation.tables import notices
 from serein.reproduce import rows as neighbours
+from serein.reproduce.extras import ExtraTable, extra_tables
 from serein.reproduce.table import Published, Row, Table
 from serein.reproduce.trials import Data, Trial, is_finished
 
 _FILES: dict[Split, str] = {"test": "predictions.jsonl", "dev": "dev_predictions.jsonl"}
-
-
-@dataclass(frozen=True)
-class ExtraTable:
-    """A further table below the main one."""
-
-    title: str
-    headings: list[str]
-    rows: list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -136,24 +128,7 @@ def compare(
         notes += note
     notes += [neighbours.chosen_note(row, finished[row.name]) for row in trained if row.knn and row.name in by_row]
     notes = [*_provenance(table, data, split, overrides, rows), *notes, *_qualifications(rows)]
-    extras: list[ExtraTable] = []
-    places = [(row.row, row.places) for row in rows]
-    if "verification" in table.measures:
-        from serein.reproduce.extras import verification_tables
-
-        extras += verification_tables(places)
-    if "time" in table.measures:
-        from serein.reproduce.extras import time_table
-
-        extras += time_table(places)
-    if of_tasks := [name for name in table.measures if name in ("tasks", "conflicts")]:
-        from serein.reproduce.extras import TASK_MEASURES
-
-        extras += [TASK_MEASURES[name](places) for name in of_tasks]
-    if of_words := [name for name in table.measures if name not in ("verification", "time", *of_tasks)]:
-        from serein.reproduce.extras import word_tables
-
-        extras += word_tables(of_words, places, data.manifest)
+    extras = extra_tables(table.measures, [(row.row, row.places) for row in rows], data.manifest)
     return Comparison(table, data, split, tuple(overrides), tuple(rows), tuple(dict.fromkeys(notes)), tuple(extras))
 
 

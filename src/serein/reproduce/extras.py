@@ -1,4 +1,4 @@
-"""How long a model takes for a clip."""
+"""Further tables below the main one (`measures` of a table file): words, tasks, verification, times."""
 
 from __future__ import annotations
 
@@ -36,7 +36,6 @@ from serein.evaluation.task_scores import TaskScore, score_task, task_scores
 from serein.evaluation.verification import FoldVerification, RunVerification, run_verification
 from serein.models.hidden_states import Backbone
 from serein.models.model import SpeechModel
-from serein.reproduce.comparison import ExtraTable
 from serein.reproduce.table import Row
 from serein.tasks.classes import ClassLabels
 from serein.tasks.task import TaskSpec
@@ -44,46 +43,32 @@ from serein.tasks.votes import NOUNS, distinct_targets, first_and_second, target
 from serein.tasks.word_vectors import mean_vectors, normalised
 from serein.text.word_vectors import Vocabulary, open_vocabulary
 
-
-def inference_time_s(model: SpeechModel, duration_s: float, *, num_repeats: int = 5, num_warm: int = 1) -> float:
-    """Return the seconds that a model takes for one clip of noise: the median of several passes, after warm-up.
-
-    Args:
-        model: On the device that is to be timed, in evaluation mode.
-        duration_s: Length of the clip.
-        num_repeats: How many are timed.
-        num_warm: Passes before the timed ones.
-    """
-    device = next(model.parameters()).device
-    num_samples = torch.tensor([round(duration_s * Backbone.sample_rate_hz)], device=device)
-    waveforms = 0.1 * torch.randn(1, int(num_samples), generator=torch.Generator().manual_seed(0)).to(device)
-
-    def forward() -> None:
-        model(waveforms, num_samples)
-
-    with torch.inference_mode():
-        taken_s = [_timed_s(forward, device) for _ in range(num_warm + num_repeats)]
-    return statistics.median(taken_s[num_warm:])
+MISSING = "–"
+Rows = Sequence[tuple[Row, Sequence[Path]]]  # each with its run folders, one per seed
 
 
-def _timed_s(act: Callable[[], None], device: torch.device) -> float:
-    _settle(device)
-    started = time.perf_counter()
-    act()
-    _settle(device)
-    return time.perf_counter() - started
+@dataclass(frozen=True)
+class ExtraTable:
+    """A further table below the main one."""
+
+    title: str
+    headings: list[str]
+    rows: list[list[str]]
 
 
-def _settle(device: torch.device) -> None:
-    """Wait until a GPU, which works asynchronously, has finished."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def extra_tables(measures: Sequence[str], rows: Rows, manifest_path: Path) -> list[ExtraTable]:
+    """Return the further tables that a table file asks for."""
+    tables = verification_tables(rows) if "verification" in measures else []
+    tables += time_tables(rows) if "time" in measures else []
+    tables += [TASK_MEASURES[name](rows) for name in measures if name in TASK_MEASURES]
+    return tables + word_tables([name for name in measures if name in WORD_MEASURES], rows, manifest_path)
 
+
+# -- words -----------------------------------------------------------------------------------------------------------
 
 LabelSet = Literal["s1", "s2", "s3"]
 LABEL_SETS: tuple[LabelSet, ...] = get_args(LabelSet)
 NUM_NEIGHBOURS, NUM_TOP = 5, 10
-MISSING = "–"
 
 
 @dataclass(frozen=True)
@@ -134,18 +119,13 @@ def word_run(row: Row, places: Sequence[Path], utterances: dict[str, Utterance])
     return WordRun(row, recipe, class_labels, predicted, np.concatenate(vectors))
 
 
-def word_tables(
-    measures: Sequence[str], rows: Sequence[tuple[Row, Sequence[Path]]], manifest_path: Path
-) -> list[ExtraTable]:
+def word_tables(measures: Sequence[str], rows: Rows, manifest_path: Path) -> list[ExtraTable]:
     """Return the tables that a table file asks for, of the rows whose main task is `words`."""
     if not measures:
         return []
     utterances = {u.id: u for u in manifest.read(manifest_path)}
     runs = [run for row, places in rows if (run := word_run(row, places, utterances)) is not None]
-    return [MEASURES[name](runs) for name in measures] if runs else []
-
-
-# -- measures --------------------------------------------------------------------------------------------------------
+    return [WORD_MEASURES[name](runs) for name in measures] if runs else []
 
 
 def cosine_table(runs: Sequence[WordRun]) -> ExtraTable:
@@ -216,7 +196,7 @@ def prediction_neighbours(runs: Sequence[WordRun]) -> ExtraTable:
     return ExtraTable("Words nearest to the mean prediction of each class", ["model", "class", *_ordinals()], rows)
 
 
-MEASURES: dict[str, Callable[[Sequence[WordRun]], ExtraTable]] = {
+WORD_MEASURES: dict[str, Callable[[Sequence[WordRun]], ExtraTable]] = {
     "cosine": cosine_table,
     "top": top_table,
     "target-neighbours": target_neighbours,
@@ -255,16 +235,11 @@ def _with_interval(values: NDArray[np.float64], is_known: NDArray[np.bool_], run
     return f"{mean} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-MISSINGTasks = "–"
-Rows = Sequence[tuple[Row, Sequence[Path]]]
+# -- tasks -----------------------------------------------------------------------------------------------------------
 
 
 def task_table(rows: Rows) -> ExtraTable:
-    """Return UA and WA, and the score of every other task; * where only an earlier stage learned it.
-
-    Args:
-        rows: Each with its run folders, one per seed.
-    """
+    """Return UA and WA, and the score of every other task; * where only an earlier stage learned it."""
     measured = [(row, places) for row, places in rows if places]
     specs = {spec.name: spec for _, places in measured for spec in read_specs(places[0])[1:]}
     columns = [(spec, _title(spec)) for spec in sorted(specs.values(), key=lambda spec: not spec.has_classes)]
@@ -308,7 +283,7 @@ def _other_cells(row: Row, places: Sequence[Path], columns: Sequence[tuple[TaskS
     for spec, title in columns:
         scores = [scores[spec.name] for scores in by_seed if spec.name in scores]
         cells.append(_number(row.published.values.get(title.lower())))
-        cells.append(_pooled(spec, scores, places) if scores else MISSINGTasks)
+        cells.append(_pooled(spec, scores, places) if scores else MISSING)
     return cells
 
 
@@ -330,46 +305,15 @@ def _with_bounds(value: float, bounds: tuple[float, float] | None) -> str:
 
 
 def _number(value: float | None) -> str:
-    return MISSINGTasks if value is None else f"{value:.2f}"
+    return MISSING if value is None else f"{value:.2f}"
 
 
-DURATIONS_S = (3, 5, 10, 15)
-MISSINGTimes = "–"
+# -- speaker verification --------------------------------------------------------------------------------------------
+
+_VERIFICATION_HEADINGS = ["equal error rate", "over folds", "misses at dev's threshold", "false alarms there"]
 
 
-def time_table(rows: Sequence[tuple[Row, Sequence[Path]]], num_repeats: int = 5) -> list[ExtraTable]:
-    """Return a table of milliseconds for clips of several lengths, of the rows that have a model, or no table.
-
-    Args:
-        rows: Each with its run folders, of which the first one's first model is timed.
-        num_repeats: Repetitions for each length; the median counts.
-    """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    timed = [_cells(row, model, device, num_repeats) for row, places in rows if (model := _first_model(places))]
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads here"
-    headings = [f"{seconds} s, {kind}" for seconds in DURATIONS_S for kind in ("published", "ours")]
-    title = f"Inference time for one clip in milliseconds: published on an RTX 3090, ours on {where}"
-    return [ExtraTable(title, ["network", *headings], timed)] if timed else []
-
-
-def _first_model(places: Sequence[Path]) -> Path | None:
-    models = [path for place in places[:1] for path in sorted(place.glob("fold-*/seed-*/model"), key=natural_key)]
-    return models[0] if models else None
-
-
-def _cells(row: Row, folder: Path, device: torch.device, num_repeats: int) -> list[str]:
-    model, cells = model_folder.load(folder).model.to(device).eval(), [row.title]
-    for seconds in DURATIONS_S:
-        published = row.published.values.get(f"{seconds} s")
-        ours_ms = 1000 * inference_time_s(model, seconds, num_repeats=num_repeats)
-        cells += [MISSINGTimes if published is None else f"{published:.2f}", f"{ours_ms:.1f}"]
-    return cells
-
-
-_HEADINGS = ["equal error rate", "over folds", "misses at dev's threshold", "false alarms there"]
-
-
-def verification_tables(rows: Sequence[tuple[Row, Sequence[Path]]]) -> list[ExtraTable]:
+def verification_tables(rows: Rows) -> list[ExtraTable]:
     """Return a table of the rows whose main task is `speaker`, or no table.
 
     Args:
@@ -381,18 +325,89 @@ def verification_tables(rows: Sequence[tuple[Row, Sequence[Path]]]) -> list[Extr
         return []
     pairs = sorted({unit.num_same + unit.num_different for _, runs in measured for run in runs for unit in run.units})
     title = f"Speaker verification, in per cent: {' or '.join(map(str, pairs))} pairs of test clips in a fold"
-    return [ExtraTable(title, ["row", *_HEADINGS], [[row.title, *_cells_voices(runs)] for row, runs in measured])]
+    cells = [[row.title, *_verification_cells(runs)] for row, runs in measured]
+    return [ExtraTable(title, ["row", *_VERIFICATION_HEADINGS], cells)]
 
 
-def _cells_voices(runs: Sequence[RunVerification]) -> list[str]:
+def _verification_cells(runs: Sequence[RunVerification]) -> list[str]:
     """Return means over folds and seeds; the deviation is over folds, of the mean over seeds."""
     units = [unit for run in runs for unit in run.units]
     folds = [[unit.equal_error_rate for unit in units if unit.fold == name] for name in {unit.fold for unit in units}]
     means = [float(np.mean(rates)) for rates in folds]
-    spread = f"± {np.std(means, ddof=1):.1f}" if len(means) > 1 else "–"
+    spread = f"± {np.std(means, ddof=1):.1f}" if len(means) > 1 else MISSING
     return [f"{np.mean(means):.1f}", spread, _mean(units, "misses"), _mean(units, "false_alarms")]
 
 
 def _mean(units: Sequence[FoldVerification], name: str) -> str:
     values = [value for unit in units if (value := getattr(unit, name)) is not None]
-    return f"{np.mean(values):.1f}" if values else "–"
+    return f"{np.mean(values):.1f}" if values else MISSING
+
+
+# -- inference time --------------------------------------------------------------------------------------------------
+
+
+def inference_time_s(model: SpeechModel, duration_s: float, *, num_repeats: int = 5, num_warm: int = 1) -> float:
+    """Return the seconds that a model takes for one clip of noise: the median of several passes, after warm-up.
+
+    Args:
+        model: On the device that is to be timed, in evaluation mode.
+        duration_s: Length of the clip.
+        num_repeats: How many are timed.
+        num_warm: Passes before the timed ones.
+    """
+    device = next(model.parameters()).device
+    num_samples = torch.tensor([round(duration_s * Backbone.sample_rate_hz)], device=device)
+    waveforms = 0.1 * torch.randn(1, int(num_samples), generator=torch.Generator().manual_seed(0)).to(device)
+
+    def forward() -> None:
+        model(waveforms, num_samples)
+
+    with torch.inference_mode():
+        taken_s = [_timed_s(forward, device) for _ in range(num_warm + num_repeats)]
+    return statistics.median(taken_s[num_warm:])
+
+
+def _timed_s(act: Callable[[], None], device: torch.device) -> float:
+    _settle(device)
+    started = time.perf_counter()
+    act()
+    _settle(device)
+    return time.perf_counter() - started
+
+
+def _settle(device: torch.device) -> None:
+    """Wait until a GPU, which works asynchronously, has finished."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+DURATIONS_S = (3, 5, 10, 15)
+
+
+def time_tables(rows: Rows, num_repeats: int = 5) -> list[ExtraTable]:
+    """Return a table of milliseconds for clips of several lengths, of the rows that have a model, or no table.
+
+    Args:
+        rows: Each with its run folders, of which the first one's first model is timed.
+        num_repeats: Repetitions for each length; the median counts.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    timed = [_time_cells(row, model, device, num_repeats) for row, places in rows if (model := _first_model(places))]
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads here"
+    headings = [f"{seconds} s, {kind}" for seconds in DURATIONS_S for kind in ("published", "ours")]
+    title = f"Inference time for one clip in milliseconds: published on an RTX 3090, ours on {where}"
+    return [ExtraTable(title, ["network", *headings], timed)] if timed else []
+
+
+def _first_model(places: Sequence[Path]) -> Path | None:
+    models = [path for place in places[:1] for path in sorted(place.glob("fold-*/seed-*/model"), key=natural_key)]
+    return models[0] if models else None
+
+
+def _time_cells(row: Row, folder: Path, device: torch.device, num_repeats: int) -> list[str]:
+    model, cells = model_folder.load(folder).model.to(device).eval(), [row.title]
+    for seconds in DURATIONS_S:
+        published = row.published.values.get(f"{seconds} s")
+        ours_ms = 1000 * inference_time_s(model, seconds, num_repeats=num_repeats)
+        cells += [MISSING if published is None else f"{published:.2f}", f"{ours_ms:.1f}"]
+    return cells

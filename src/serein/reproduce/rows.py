@@ -16,6 +16,7 @@ from serein.ensemble.weights import ensemble_probabilities, fit_weights
 from serein.errors import RunError
 from serein.evaluation.predictions import Prediction, read_json, write_predictions
 from serein.evaluation.systems import AlignedPredictions, Split, align_predictions, read_systems
+from serein.knn.evaluation import KnnOptions, evaluate_run_with_knn
 from serein.progress import Report
 from serein.reproduce.table import Row
 from serein.reproduce.trials import Data, Trial, is_finished
@@ -35,8 +36,6 @@ def evaluate_with_knn(trials: Sequence[Trial], selection: Selection, data: Data,
     Raises:
         RunError: A trial has no dev set to choose on, or was run on other data.
     """
-    from serein.knn.evaluation import KnnOptions, evaluate_run_with_knn
-
     for trial in trials:
         if is_finished(trial) and not is_evaluated_with_knn(trial, selection):
             evaluate_run_with_knn(trial.folder, KnnOptions(selection), report, data.manifest)
