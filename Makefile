@@ -26,7 +26,7 @@ demo: setup
 	@fold=$$(ls -d $(RUN)/fold-*/ | head -n 1); $(BIN)/serein predict --model $${fold}seed-0/model $${fold}test.jsonl --max-files 12
 	@fold=$$(ls -d $(RUN)/fold-*/ | head -n 1); [ -f src/serein/default_model/model.json ] && model= || model="--model $${fold}seed-0/model"; \
 		echo; echo "One of them in segments, predicted by the default model if there is one, drawn in $(RUN)/segments.png:"; \
-		$(BIN)/serein predict $$model $${fold}test.jsonl --max-files 1 --window 1 --plot $(RUN)/segments.png
+		$(BIN)/serein predict $$model $${fold}test.jsonl --max-files 1 --segments always --window 1 --plot $(RUN)/segments.png
 	@echo; echo "The report: $(RUN)/report.html"
 
 default-model: setup

@@ -4,23 +4,61 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+import soundfile
+
+from cli_fixtures import Call, write_corpus, write_wav
+from speech_sounds import RATE_HZ, voiced
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+NOT_RUN = {  # the start of a README's command, and why the tests do not run it
+    "make": "it runs the tests themselves, and takes minutes",
+    "pip": "it installs from the network",
+    "serein stream": "it opens the microphone; tests/cli/test_stream.py pipes samples into it",
+    "serein serve": "it runs until it is stopped; tests/server starts it",
+    "serein reproduce": "it trains for hours; tests/reproduce trains tiny tables",
+}
+
+
+@pytest.mark.slow
+def test_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serein: Call) -> None:
+    """Run every command and every Python block, in order, on tiny data."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    write_corpus(tmp_path / "recordings")
+    write_wav(tmp_path / "interviews/a.wav", seconds=1.0)
+    soundfile.write(tmp_path / "call.wav", voiced(4.0, np.random.default_rng(0)), RATE_HZ)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    pattern = r"^```python\n([\s\S]*?)^```|^    (\S.*?)(?:  +#.*)?$"
+    steps = re.findall(pattern, text, re.MULTILINE)
+    for block, command in steps:
+        if block:
+            exec(compile(block, "README.md", "exec"), {})
+        elif not command.startswith(tuple(NOT_RUN)):
+            program, *arguments = shlex.split(command)
+            assert program == "serein"
+            quick = ["--set", "stages.0.epochs=1", "--set", "protocol.num_folds=2"] if arguments[0] == "run" else []
+            outcome = serein(*arguments, *quick)
+            assert outcome.status == 0, f"{command}: {outcome.err}"
+    assert (tmp_path / "runs/mine/report.html").exists()
+    assert (tmp_path / "predictions.jsonl").exists()
 
 
 def test_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("espeakng_loader")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"RECIPES": ROOT / "recipes"}
-    for block in re.findall(
-        r"^```python\n(.*?)^```", (ROOT / "docs/tutorial.md").read_text(), re.DOTALL | re.MULTILINE
-    ):
+    text = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         exec(compile(block, "docs/tutorial.md", "exec"), names)
 
 
@@ -53,7 +91,8 @@ def test_local_links_lead_somewhere(page: Path) -> None:
 
 
 def test_architecture_names_every_room() -> None:
-    text = (ROOT / "ARCHITECTURE.md").read_text()
-    rooms = [path.name for path in (ROOT / "src/serein").iterdir() if path.suffix == ".py" or path.is_dir()]
-    missing = [room for room in rooms if room not in ("__init__.py", "__pycache__") and f"{room}" not in text]
-    assert missing == []
+    """Every folder and top-level file of the package, as `name/` or `name.py`."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    paths = [path for path in (ROOT / "src/serein").iterdir() if not path.name.startswith("__")]
+    rooms = [f"{path.name}/" if path.is_dir() else path.name for path in paths if path.is_dir() or path.suffix == ".py"]
+    assert [room for room in rooms if f"`{room}`" not in text] == []
