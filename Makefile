@@ -1,5 +1,6 @@
 # make demo    everything from set-up to a report, on the embedded corpus; CORPUS=ravdess DATA=<folder> on RAVDESS
-# make test    set-up, lint, types, layers, tests
+# make check   set-up, lint, types, layers, the quick tests
+# make test    set-up, lint, types, layers, all tests
 # make default-model     the default model, and its card: RAVDESS=<folder> EMODB=<folder> URDU=<table.csv>
 PYTHON ?= python3
 CORPUS ?= synth
@@ -9,7 +10,7 @@ RECIPE := recipes/$(if $(filter synth,$(CORPUS)),demo,$(CORPUS)).yaml
 MANIFEST := runs/data/$(if $(filter synth,$(CORPUS)),synth/manifest,$(CORPUS)).jsonl
 RUN := runs/demo-$(CORPUS)
 
-.PHONY: demo test lint setup clean default-model
+.PHONY: demo check test lint setup clean default-model
 
 setup: .venv/ready
 
@@ -42,8 +43,11 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+check: lint
+	$(BIN)/pytest -n 2 -m "not slow"
+
 test: lint
-	$(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered
+	$(BIN)/pytest -n 2 --durations=15 --cov --cov-report=term:skip-covered
 
 clean:
 	rm -rf .venv runs

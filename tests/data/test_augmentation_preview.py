@@ -82,7 +82,7 @@ def test_listen_to_a_recipe_without_effects(tones: Path, tmp_path: Path, serein:
     recipe = write_recipe(tmp_path / "r.yaml")
     outcome = serein("corpus", "preview-augmentation", tones, "--recipe", recipe, "-o", tmp_path / "out")
     assert outcome.status == 1
-    assert "r.yaml: no stage has waveform_augmentation. Leave it out" in outcome.complaint
+    assert "r.yaml: no stage has waveform_augmentation. Leave out --recipe" in outcome.complaint
     assert not (tmp_path / "out").exists()
 
 
