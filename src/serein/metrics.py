@@ -350,8 +350,8 @@ def root_mean_square_error(truth: ArrayLike, prediction: ArrayLike) -> float:
     """Root of the mean square error of numbers, both (utterance,).
 
     Example:
-        >>> root_mean_square_error([1.0, 2.0], [4.0, 6.0]) ** 2
-        12.5
+        >>> root_mean_square_error([1.0, 2.0], [4.0, 2.0 - 3.0])
+        3.0
     """
     return float(np.sqrt(np.square(np.asarray(prediction, np.float64) - np.asarray(truth, np.float64)).mean()))
 

@@ -121,7 +121,7 @@ def test_files_are_16_khz_mono_16_bit_of_some_seconds_and_never_clip(corpus: lis
 def test_it_says_of_itself_that_it_is_synthetic(corpus: list[Utterance]) -> None:
     assert {u.corpus for u in corpus} == {"synth"}
     assert {u.language for u in corpus} == {"en"}
-    readme = (Path(corpus[0].audio).parents[1] / "README.md").read_text()
+    readme = (Path(corpus[0].audio).parents[2] / "README.md").read_text()
     assert synth.LICENCE in readme
     assert "not evidence about human emotion" in " ".join(readme.split())
 

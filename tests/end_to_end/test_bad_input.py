@@ -186,7 +186,6 @@ RECORDINGS = [
     Case("empty", lambda g: [g.file(b"")], ("bad.wav", "empty (0 bytes)", "record it again")),
     Case("truncated", lambda g: [truncated_wav(g)], ("bad.wav", "truncated", "Copy the file again")),
     Case("header only", lambda g: [g.wav(np.zeros(0))], ("bad.wav", "holds no samples", "Record it again")),
-    Case("silent", lambda g: [g.wav(np.zeros(8000))], ("bad.wav", "silent", "Record it again")),
     Case("NaN", lambda g: [g.wav(np.full(8000, np.nan))], ("bad.wav", "NaN", "Export the recording again")),
     Case("infinite", lambda g: [g.wav(np.full(8000, np.inf))], ("bad.wav", "NaN or infinite", "Export")),
     Case("text named .wav", lambda g: [g.file(b"Dear diary, " * 99)], ("bad.wav", "cannot be decoded", "Give WAV")),
@@ -208,7 +207,7 @@ PREDICT = [
     Case(
         "model is a file",
         lambda g: ["predict", "--model", first_wav(g), first_wav(g)],
-        (".wav", "model folder", "Train one"),
+        ("model.json", "missing", "Name a folder that serein saved"),
     ),
     Case(
         "not a model folder",
@@ -241,7 +240,7 @@ PREDICT = [
     Case("model.json a list", lambda g: damaged(g, "model.json", b"[]"), ("model.json", "no keys", "Copy")),
     Case("newer format", lambda g: described(g, format=99), ("model.json", "format 99", "Upgrade serein")),
     Case("no backbone", lambda g: described(g, backbone=None), ("do not describe a model", "Copy")),
-    Case("strange backbone", lambda g: described(g, backbone={"name": "x"}), ("unknown backbone 'x'", "upgrade")),
+    Case("strange backbone", lambda g: described(g, backbone={"name": "x"}), ("do not describe a model", "Copy")),
     Case("backbone a word", lambda g: described(g, backbone="logmel"), ("do not describe a model", "Copy")),
     Case(
         "damaged backbone",
@@ -447,7 +446,7 @@ RECIPES = [
     Case(
         "unknown backbone",
         lambda g: run(g, recipe=g.recipe("name: a\nbackbone: {name: mfcc}")),
-        ("r.yaml: backbone", "'logmel', 'huggingface'", "docs/recipes.md"),
+        ("r.yaml: backbone", "expected one of: logmel, huggingface", "docs/recipes.md"),
     ),
     Case("no stages", lambda g: run(g, more=("--set", "stages=[]")), ("stages", "at least 1", "docs/recipes.md")),
     Case("zero epochs", lambda g: run(g, more=("--set", "stages.0.epochs=0")), ("stages.0.epochs", "greater", "docs")),
@@ -790,7 +789,9 @@ def test_name_on_the_hub_without_a_network(ground: Ground) -> None:
         "predict", "--model", "someone/emotions", first_wav(ground), cwd=ground.root, HF_HUB_OFFLINE="1"
     )
     assert (outcome.status, outcome.out) == (1, "")
-    assert outcome.complaint.startswith("error: someone/emotions: no such folder, and the Hub cannot be reached")
+    assert outcome.complaint.startswith(
+        "error: someone/emotions: no such folder, not in the cache, and the Hugging Face Hub cannot be reached"
+    )
     assert "hf download someone/emotions" in outcome.complaint
 
 

@@ -34,13 +34,13 @@ def test_the_temperature_of_dev_is_kept_and_applied(tiny: Path, tmp_path: Path, 
     model = package.load(unit / "model")
     by_id = {utterance.id: utterance for utterance in everybody}
     for prediction in stored[:3]:
-        answer = model.predict(by_id[prediction.id].audio)
+        answer = model.predict(by_id[prediction.id])
         assert isinstance(answer, package.Prediction)
         assert prediction.probabilities is not None
         raw = [prediction.probabilities[name] for name in classes]
         expected = tempered([raw], calibration.temperature)[0]
         assert [answer.probabilities[name] for name in classes] == pytest.approx(expected, abs=1e-4)
-        plain = model.uncalibrated().predict(by_id[prediction.id].audio)
+        plain = model.uncalibrated().predict(by_id[prediction.id])
         assert isinstance(plain, package.Prediction)
         assert [plain.probabilities[name] for name in classes] == pytest.approx(raw, abs=1e-4)
 
@@ -49,13 +49,3 @@ def test_the_temperature_of_dev_is_kept_and_applied(tiny: Path, tmp_path: Path, 
     scores = json.loads(serein("evaluate", "--model", unit / "model", "--data", strangers, "--json").out)
     assert scores["calibration"]["fitted_on"] == "model"
     assert any(note.startswith("Probabilities are calibrated by the model's temperature") for note in scores["notes"])
-
-
-def test_folders_of_earlier_versions_have_no_temperature(tiny_run: Path, tmp_path: Path) -> None:
-    import shutil
-
-    copied = shutil.copytree(tiny_run / "fold-1" / "seed-0" / "model", tmp_path / "model")
-    description = json.loads((copied / "model.json").read_text())
-    del description["calibration"]
-    (copied / "model.json").write_text(json.dumps(description))
-    assert folder.load(copied).calibration is None

@@ -146,7 +146,7 @@ def test_the_head_of_a_task_that_does_not_learn_keeps_its_first_weights(spoken: 
         ({"tasks": ["asr", "asr", "emotion", "gender"]}, "names a task twice"),
         ({"tasks": ["asr", "emotion", "gender"], "monitor": "macro_f1"}, "which its first task 'asr' does not have"),
         ({"monitor": "word_accuracy"}, "which its first task 'emotion' does not have"),
-        ({"spectrogram_augmentation": {"mixup": 0.2}}, "whose transcripts do not mix"),
+        ({"spectrogram_augmentation": {"mixup": 0.2}}, "'asr' cannot be mixed"),
     ],
 )
 def test_what_does_not_fit_is_said(stage: dict[str, Any], complaint: str) -> None:

@@ -147,7 +147,7 @@ def test_best_dev_score_is_that_of_the_dev_predictions(tiny_run: Path) -> None:
         for name in {p.truth for p in predictions}
     ]
     assert max(line["dev_ua"] for line in lines) == pytest.approx(np.mean(recalls))
-    assert model_folder.load(unit / "model").training["dev_ua"] == pytest.approx(np.mean(recalls))
+    assert model_folder.load(unit / "model").training["dev_score"] == pytest.approx(np.mean(recalls))
 
 
 # -- the test set has no say ----------------------------------------------------------------------------------------

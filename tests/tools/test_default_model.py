@@ -48,8 +48,8 @@ def test_a_default_model_is_made_and_predicts(
     default_model.main(call)  # all is there: nothing is trained again
     assert (tmp_path / "work" / "whole" / "model" / "model.safetensors").stat().st_mtime_ns == written
 
-    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "shipped")
-    answer = serein.load().predict(others[0].audio)
+    monkeypatch.setattr(shipped, "DEFAULT_MODEL", tmp_path / "shipped")
+    answer = serein.load().predict(others[0].audio, segments="never")
     assert isinstance(answer, serein.Prediction)
     assert answer.label in checkpoint.class_labels.classes
 

@@ -71,7 +71,8 @@ def plain_reading(scores: Scores, folds: dict[str, Any]) -> str:
     Example:
         >>> from serein.evaluation.predictions import Prediction
         >>> from serein.evaluation.scores import score_predictions
-        .partition(". ")[0]
+        >>> predictions = [Prediction(id=name, truth=name, prediction="sad") for name in ("calm", "sad")]
+        >>> plain_reading(score_predictions(predictions), {}).partition(". ")[0]
         'Of 100 utterances, 50 are recognised when every emotion is equally frequent (by chance: 50)'
     """
     chance, hits = 100.0 / len(scores.classes), scores.pooled["ua"]

@@ -44,16 +44,17 @@ export function csv(predictions) {
  * Source: the Praat manual, "TextGrid file formats", the long text format.
  */
 export function textGrid(prediction) {
+  const start = prediction.start_s;
   const end = prediction.end_s;
   const tiers = [
     [prediction.task, tiled(prediction, (part) => part.rejected ?? part.label ?? part.value?.toFixed(2) ?? "")],
     ["confidence", tiled(prediction, (part) => part.confidence?.toFixed(2) ?? "")],
   ];
-  const lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", `xmax = ${end.toFixed(6)}`];
+  const lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", `xmin = ${start.toFixed(6)}`, `xmax = ${end.toFixed(6)}`];
   lines.push("tiers? <exists>", `size = ${tiers.length}`, "item []:");
   tiers.forEach(([name, intervals], tier) => {
     lines.push(`    item [${tier + 1}]:`, '        class = "IntervalTier"', `        name = "${quoted(name)}"`);
-    lines.push("        xmin = 0", `        xmax = ${end.toFixed(6)}`, `        intervals: size = ${intervals.length}`);
+    lines.push(`        xmin = ${start.toFixed(6)}`, `        xmax = ${end.toFixed(6)}`, `        intervals: size = ${intervals.length}`);
     intervals.forEach(([from, to, text], place) => {
       lines.push(`        intervals [${place + 1}]:`, `            xmin = ${from}`, `            xmax = ${to}`);
       lines.push(`            text = "${quoted(text)}"`);
