@@ -32,7 +32,7 @@ OF_PROCESSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "vocabulary": ("--words 3000 --json", ()),
     "wavlm_large": ("--thin --crop 0.5 --clips 16", ()),
 }
-NEED_DATA = {"adaptation", "kill_resume", "long_recording"}
+NEED_DATA = {"adaptation", "kill_resume", "long_recording", "ordinary_recordings"}
 
 
 def test_every_program_is_run() -> None:
@@ -80,6 +80,15 @@ def test_long_recording(tmp_path: Path, run_benchmark: Call) -> None:
     figures = json.loads(said)
     assert figures["segments"] >= 1
     assert 0 < figures["speech_s"] <= figures["duration_s"]
+
+
+@pytest.mark.slow
+def test_ordinary_recordings(tmp_path: Path, run_benchmark: Call) -> None:
+    soundfile.write(tmp_path / "a.wav", voiced(2.0, np.random.default_rng(0)), RATE_HZ)
+    said = run_whole(run_benchmark, "ordinary_recordings", f"--data {tmp_path} --clips 1 --json", ())
+    figures = json.loads(said)
+    assert figures["clips"] == 1
+    assert set(figures["changed"].values()) <= {0, 1}
 
 
 @pytest.mark.slow
