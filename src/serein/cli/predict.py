@@ -68,6 +68,10 @@ def predict(
     step: Step = None,
     min_confidence: MinConfidence = 0.0,
     min_duration: MinDuration = 0.0,
+    raw_rate: Annotated[
+        int | None,
+        typer.Option("--raw-rate", metavar="HZ", help="Sampling rate of headerless PCM: 16-bit, little-endian, mono."),
+    ] = None,
     max_files: Annotated[
         int | None,
         typer.Option("--max-files", help="Predict at most this many, evenly spread.", show_default="all", min=1),
@@ -108,7 +112,8 @@ def predict(
     if labels is not None and (ensemble is not None or knn is not None):
         raise typer.BadParameter("ensembles and datastores have fixed classes", param_hint="'--labels'")
     _require_fitting(shown, out, knn, k, knn_weight, show_neighbours=show_neighbours)
-    options = PredictOptions(segments, sliding_window_of(window, step), RejectOption(min_confidence, min_duration))
+    reject_option = RejectOption(min_confidence, min_duration)
+    options = PredictOptions(segments, sliding_window_of(window, step), reject_option, raw_rate)
     files = sources_in(sources)
     files = files if max_files is None else evenly_spread(files, max_files)
     if plot is not None and len(files) > 1:

@@ -339,14 +339,16 @@ class Predictor:
 def _windows_of(item: _Item, on_progress: Progress | None) -> Iterator[list[Window]]:
     """Read a recording and yield its windows as they are complete."""
     utterance, recording = item.utterance, item.recording
+    part, raw_rate_hz = (utterance.start_s, utterance.end_s), recording.options.raw_rate_hz
     if item.is_whole:
-        recording.feed(audio.load(item.content, utterance.start_s, utterance.end_s))
+        recording.feed(audio.load(item.content, *part, raw_rate_hz=raw_rate_hz))
     else:
-        duration_s = audio.info(item.content, utterance.start_s, utterance.end_s).duration_s if on_progress else 0.0
-        for block in audio.blocks(item.content, utterance.start_s, utterance.end_s):
-            yield recording.feed(block)
-            if on_progress:
-                on_progress(min(recording.duration_s, duration_s), duration_s)
+        with audio.open(item.content, raw_rate_hz=raw_rate_hz) as sound:  # once: a pipe cannot be opened again
+            duration_s = sound.info(*part).duration_s if on_progress else 0.0
+            for block in sound.blocks(*part):
+                yield recording.feed(block)
+                if on_progress:
+                    on_progress(min(recording.duration_s, duration_s), duration_s)
     yield recording.finish()
 
 

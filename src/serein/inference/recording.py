@@ -42,6 +42,7 @@ class PredictOptions:
             `auto`: all but the utterances of a manifest, which their corpus has cut.
         sliding_window: How speech is cut into windows.
         reject_option: When a prediction is rejected.
+        raw_rate_hz: Sampling rate of headerless PCM (16-bit, little-endian, mono); `None` refuses such files.
 
     Raises:
         RecipeError: `segments` is none of these.
@@ -50,6 +51,7 @@ class PredictOptions:
     segments: Segments = "auto"
     sliding_window: SlidingWindow = SLIDING_WINDOW
     reject_option: RejectOption = NO_REJECT_OPTION
+    raw_rate_hz: int | None = None
 
     def __post_init__(self) -> None:
         if self.segments not in get_args(Segments):

@@ -56,8 +56,9 @@ def _sources(name: Path, lists: tuple[Path, ...]) -> list[Source]:
     if name.suffix == ".jsonl":
         return list(manifest.read(name))
     if name.is_dir():
-        if not (found := audio.find(name)):
-            known = ", ".join(audio.SUFFIXES)
+        suffixes = (*audio.SUFFIXES, *audio.MEDIA_SUFFIXES, *audio.RAW_SUFFIXES)
+        if not (found := audio.find(name, suffixes)):
+            known = ", ".join(suffixes)
             raise AudioError("holds no recordings", where=name, remedy=f"Known suffixes: {known}.")
         return [_recording(path) for path in found]
     if name.suffix.lower() in LIST_SUFFIXES and name.is_file():

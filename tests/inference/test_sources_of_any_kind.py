@@ -1,0 +1,51 @@
+"""Recordings of any kind are predicted or named: headerless PCM, pipes, containers in a folder."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from serein.errors import AudioError
+from serein.inference.predictor import load
+from serein.inference.recording import PredictOptions
+from serein.inference.sources import sources_in
+from speech_sounds import RATE_HZ, voiced
+
+
+@pytest.fixture(scope="module")
+def speech() -> np.ndarray:
+    return voiced(2.0, np.random.default_rng(0))
+
+
+def test_headerless_pcm_needs_its_rate(tmp_path: Path, speech: np.ndarray) -> None:
+    path = tmp_path / "phone.raw"
+    path.write_bytes((speech * 32767).astype("<i2").tobytes())
+    model = load(device="cpu")
+    with pytest.raises(AudioError, match="--raw-rate"):
+        list(model.predict_files([path]))
+    (raw,) = model.predict_files([path], options=PredictOptions(raw_rate_hz=RATE_HZ))
+    soundfile.write(tmp_path / "same.wav", speech, RATE_HZ)
+    (same,) = model.predict_files([tmp_path / "same.wav"])
+    assert raw.label == same.label
+    assert raw.duration_s == same.duration_s
+
+
+def test_a_pipe_is_read_once(tmp_path: Path, speech: np.ndarray) -> None:
+    soundfile.write(tmp_path / "a.wav", speech, RATE_HZ)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes((tmp_path / "a.wav").read_bytes()), daemon=True)
+    writer.start()
+    (prediction,) = load(device="cpu").predict_files([pipe], on_progress=lambda done_s, all_s: None)
+    assert prediction.duration_s == pytest.approx(2.0)
+
+
+def test_a_folder_holds_every_recording_that_can_be_named(tmp_path: Path) -> None:
+    for name in ("a.wav", "b.m4a", "c.webm", "d.raw", "notes.md"):
+        (tmp_path / name).touch()
+    assert [Path(str(source)).name for source in sources_in([tmp_path])] == ["a.wav", "b.m4a", "c.webm", "d.raw"]
