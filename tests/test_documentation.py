@@ -62,6 +62,33 @@ def test_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         exec(compile(block, "docs/tutorial.md", "exec"), names)
 
 
+def test_extending_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's blocks run, and what they add goes again; an entry point is found like a choice of the library."""
+    from importlib.metadata import EntryPoint
+
+    from serein import choices
+
+    monkeypatch.chdir(tmp_path)
+    before = {kind: dict(choices.table(kind)) for kind in ("pooling", "loss")}
+    names: dict[str, object] = {"__name__": "extending"}
+    text = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+    try:
+        for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            exec(compile(block, "docs/extending.md", "exec"), names)
+        assert choices.choose("pooling", "median") is names["MedianPooling"]
+    finally:
+        for kind, table in before.items():
+            choices.table(kind).clear()
+            choices.table(kind).update(table)
+    point = EntryPoint("flat", "serein.models.pooling:MeanPooling", "serein.pooling")
+    monkeypatch.setattr(choices, "entry_points", lambda group, name=None: [point] if group == "serein.pooling" else [])
+    try:
+        assert choices.choose("pooling", "flat") is choices.choose("pooling", "mean")
+        assert "flat" in choices.names("pooling")
+    finally:
+        choices.table("pooling").pop("flat", None)
+
+
 def generator() -> ModuleType:
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
     assert spec is not None
