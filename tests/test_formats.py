@@ -20,7 +20,7 @@ from serein.data import manifest
 from serein.inference.prediction import Prediction, Segment
 from serein.inference.predictor import Predictor, load
 from serein.knn.predictor import Neighbour
-from serein.tasks.decoding import TaskPrediction
+from serein.tasks.task import TaskPrediction
 from speech_sounds import RATE_HZ, voiced
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "docs/prediction.schema.json").read_text(encoding="utf-8"))

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import norm
+from torchmetrics.functional import concordance_corrcoef
 from torchmetrics.functional.classification import (
     binary_calibration_error,
     multiclass_accuracy,
@@ -193,3 +194,46 @@ def test_equal_error_rate_of_two_normal_distributions() -> None:
     rate, threshold = metrics.equal_error_rate(np.arange(300_000) < 100_000, similarity)
     assert rate == pytest.approx(norm.sf(1), abs=2e-3)
     assert threshold == pytest.approx(1.0, abs=0.02)
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def numbers(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Two rows of as many numbers, two or more, neither of them constant."""
+    size = draw(st.integers(2, 30))
+    one = st.lists(st.integers(-50, 50), min_size=size, max_size=size).filter(lambda values: len(set(values)) > 1)
+    return np.array(draw(one)) / 8, np.array(draw(one)) / 8
+
+
+@given(numbers())
+@settings(max_examples=100, deadline=None)
+def test_concordance_is_torchmetrics(drawn: tuple[np.ndarray, np.ndarray]) -> None:
+    """torchmetrics divides by n - 1; the ratio of variances with n must be the formula of Lin, so means differ."""
+    truth, prediction = drawn
+    n = len(truth)
+    shift = (truth.mean() - prediction.mean()) ** 2
+    spread = truth.var(ddof=1) + prediction.var(ddof=1)
+    theirs = float(concordance_corrcoef(torch.from_numpy(prediction), torch.from_numpy(truth)))
+    covariance = theirs * (spread + shift) / 2 * (n - 1) / n
+    expected = 2 * covariance / (spread * (n - 1) / n + shift)
+    assert metrics.concordance(truth, prediction) == pytest.approx(expected, abs=1e-5)
+
+
+@given(numbers())
+@settings(max_examples=100, deadline=None)
+def test_errors_of_numbers_are_scikit_learns(drawn: tuple[np.ndarray, np.ndarray]) -> None:
+    truth, prediction = drawn
+    absolute, square = metrics.mean_absolute_error(truth, prediction), metrics.root_mean_square_error(truth, prediction)
+    assert absolute == pytest.approx(sklearn_metrics.mean_absolute_error(truth, prediction))
+    assert square == pytest.approx(sklearn_metrics.root_mean_squared_error(truth, prediction))
+    assert absolute <= square + 1e-12
+
+
+def test_concordance_by_hand() -> None:
+    assert metrics.concordance([1, 2, 3], [1, 2, 3]) == 1.0
+    assert metrics.concordance([1, 2, 3], [3, 2, 1]) == -1.0
+    assert metrics.concordance([1, 2, 3], [2, 2, 2]) == 0.0  # the mean of all: right on average, and of no use
+    assert metrics.concordance([2, 2, 2], [2, 2, 2]) == 0.0
+    assert metrics.concordance([0, 2], [0, 4]) == pytest.approx(2 * 2 / (1 + 4 + 1))  # halved by the wrong scale

@@ -20,8 +20,7 @@ from serein.data.utterance import Utterance
 from serein.evaluation.predictions import read_run_predictions
 from serein.metrics import concordance
 from serein.recipe import Head, Pooled, Recipe
-from serein.tasks.decoding import Decoded, TaskPrediction
-from serein.tasks.task import Task, TaskSpec
+from serein.tasks.task import Decoded, Task, TaskPrediction, TaskSpec
 
 AROUSAL = {"angry": 6.5, "happy": 5.0, "sad": 1.5}
 

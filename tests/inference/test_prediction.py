@@ -16,7 +16,7 @@ from serein.inference.prediction import (
     merged_segments,
     segment_of,
 )
-from serein.tasks.decoding import TaskPrediction, most_probable
+from serein.tasks.task import TaskPrediction, most_probable
 
 
 def window(start_s: float, end_s: float, sad: float) -> Segment:

@@ -8,7 +8,7 @@ import numpy as np
 
 from serein.inference.prediction import Prediction, RejectOption, Segment, merged_segments, segment_of
 from serein.inference.writers import audacity, textgrid
-from serein.tasks.decoding import most_probable
+from serein.tasks.task import most_probable
 
 
 def window(start_s: float, end_s: float, sad: float) -> Segment:

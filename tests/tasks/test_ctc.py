@@ -25,14 +25,14 @@ def truth(*texts: str | None) -> torch.Tensor:
 def output(*num_frames: int, seed: int = 0) -> torch.Tensor:
     """Return random scores, (batch, frame, symbol + 1), real for so many frames of each clip."""
     generator = torch.Generator().manual_seed(seed)
-    scores = torch.randn(len(num_frames), max(num_frames), ALPHABET.num_symbols, generator=generator)
+    scores = torch.randn(len(num_frames), max(num_frames), len(ALPHABET.letters) + 1, generator=generator)
     is_frame = torch.arange(max(num_frames))[None] < torch.tensor(num_frames)[:, None]
     return torch.cat([scores, is_frame[..., None].float()], dim=2)
 
 
 def saying(*texts: list[int]) -> torch.Tensor:
     """Return an output whose best symbols are these."""
-    rows = [F.one_hot(torch.tensor(symbols), ALPHABET.num_symbols).float() for symbols in texts]
+    rows = [F.one_hot(torch.tensor(symbols), len(ALPHABET.letters) + 1).float() for symbols in texts]
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     is_frame = torch.arange(padded.shape[1])[None] < torch.tensor([len(symbols) for symbols in texts])[:, None]
     return torch.cat([padded * 9, is_frame[..., None].float()], dim=2)

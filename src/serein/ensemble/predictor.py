@@ -21,7 +21,7 @@ from serein.inference.prediction import ClipPrediction
 from serein.inference.predictor import Predictor, load
 from serein.metrics import FloatArray
 from serein.progress import Report
-from serein.tasks.decoding import most_probable
+from serein.tasks.task import most_probable
 
 FORMAT = 1
 SUM_TOLERANCE = 1e-6

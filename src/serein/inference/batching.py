@@ -17,7 +17,7 @@ from serein.data.utterance import Utterance
 from serein.errors import ModelError, expected_one_of
 from serein.models.conditioning import ConditionSource, attribute_vectors
 from serein.recipe import Clips, Inference
-from serein.tasks.decoding import Decoded
+from serein.tasks.task import Decoded
 
 Progress = Callable[[int, int], None]
 Vectors = NDArray[np.float32]

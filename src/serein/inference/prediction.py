@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serein.errors import MissingExtraError, RecipeError
-from serein.tasks.decoding import TaskPrediction, mean_of
+from serein.tasks.task import TaskPrediction, mean_of
 
 if TYPE_CHECKING:
     import pandas

@@ -26,7 +26,7 @@ from serein.inference.recording import PredictOptions, Recording, Segments
 from serein.inference.segments import SLIDING_WINDOW, SlidingWindow, Window
 from serein.inference.streams import Stream
 from serein.metrics import tempered
-from serein.tasks.decoding import TaskPrediction, most_probable
+from serein.tasks.task import TaskPrediction, most_probable
 
 DEFAULT_MODEL = Path(__file__).parents[1] / "default_model"
 OFFSET = 1e-3  # of full scale

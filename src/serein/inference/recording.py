@@ -26,7 +26,7 @@ from serein.inference.prediction import (
     segment_of,
 )
 from serein.inference.segments import SLIDING_WINDOW, SlidingWindow, Window, WindowCutter
-from serein.tasks.decoding import TaskPrediction, mean_of
+from serein.tasks.task import TaskPrediction, mean_of
 
 PEAK_S = 0.05
 

@@ -22,7 +22,7 @@ from serein.inference.predictor import Predictor, load
 from serein.knn.datastore import Datastore, open_datastore
 from serein.knn.interpolation import Embeddings, Nearest, Numbers, Vectors, interpolate, key, knn_probabilities
 from serein.models.conditioning import ConditionSource
-from serein.tasks.decoding import most_probable
+from serein.tasks.task import most_probable
 
 DEFAULT_K, DEFAULT_KNN_WEIGHT = 8, 0.3
 

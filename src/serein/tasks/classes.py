@@ -17,8 +17,7 @@ from serein.data.dataset import Targets
 from serein.data.utterance import Utterance
 from serein.errors import RecipeError
 from serein.recipe import Category, Head, Labels, Recipe
-from serein.tasks.decoding import Decoded, TaskPrediction, most_probable
-from serein.tasks.task import Task, TaskSpec, label_of
+from serein.tasks.task import Decoded, Task, TaskPrediction, TaskSpec, label_of, most_probable
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,18 @@ def class_labels_of(utterances: Sequence[Utterance], labels: Labels, task: str =
     Raises:
         RecipeError: No class, one class, or a class that no utterance has.
     """
-    if task in FIXED_CLASSES:
-        return _fixed(utterances, task)
-    if task in FOUND_CLASSES:
-        return _found(utterances, task)
+    if task in FIXED_CLASSES or task in FOUND_CLASSES:
+        found_classes = sorted({value for u in utterances if (value := label_of(u, task)) is not None})
+        remedy = f"Fill in the field '{task}', or leave the task out."
+        fixed = FIXED_CLASSES.get(task)
+        if fixed is not None and not set(fixed) <= set(found_classes):
+            what = f"the data does not have utterances of each {task}: {', '.join(fixed)}"
+            raise RecipeError(what, where=f"tasks.{task}", remedy=remedy)
+        if len(found_classes) < 2:
+            listed = f"{': ' if found_classes else ''}{', '.join(found_classes)}"
+            what = f"the data to learn from has {len(found_classes)} {task}s{listed}"
+            raise RecipeError(what, where=f"tasks.{task}", remedy=f"Two are needed: {remedy[0].lower()}{remedy[1:]}")
+        return ClassLabels(fixed or tuple(found_classes), {}, task)
     merge = dict(labels.merge)
     found = Counter(merge.get(u.emotion, u.emotion) for u in utterances if u.emotion)
     classes = labels.classes or tuple(sorted(found))
@@ -86,28 +93,6 @@ def class_labels_of(utterances: Sequence[Utterance], labels: Labels, task: str =
 
 FIXED_CLASSES = {"gender": ("female", "male")}
 FOUND_CLASSES = ("style", "speaker")
-
-
-def _found(utterances: Sequence[Utterance], task: str) -> ClassLabels:
-    classes = sorted({value for u in utterances if (value := label_of(u, task)) is not None})
-    if len(classes) < 2:
-        raise RecipeError(
-            f"the data to learn from has {len(classes)} {task}s{': ' if classes else ''}{', '.join(classes)}",
-            where=f"tasks.{task}",
-            remedy=f"Two are needed: fill in the field '{task}', or leave the task out.",
-        )
-    return ClassLabels(tuple(classes), {}, task)
-
-
-def _fixed(utterances: Sequence[Utterance], task: str) -> ClassLabels:
-    class_labels = ClassLabels(FIXED_CLASSES[task], {}, task)
-    if not all(any(class_labels.label(u) == name for u in utterances) for name in class_labels.classes):
-        raise RecipeError(
-            f"the data does not have utterances of each {task}: {', '.join(class_labels.classes)}",
-            where=f"tasks.{task}",
-            remedy=f"Fill in the field '{task}', or leave the task out.",
-        )
-    return class_labels
 
 
 class ClassTask(Task):

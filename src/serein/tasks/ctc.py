@@ -21,8 +21,7 @@ from serein.data.dataset import Targets
 from serein.data.utterance import Utterance
 from serein.errors import ManifestError, MissingExtraError
 from serein.recipe import Head, Recipe, Transcript
-from serein.tasks.decoding import Decoded, TaskPrediction
-from serein.tasks.task import Task, TaskSpec
+from serein.tasks.task import Decoded, Task, TaskPrediction, TaskSpec
 
 PADDING, UNKNOWN = -1, -2  # in rows of letters; an unknown letter is one that no training transcript has
 _APOSTROPHES = "'’ʼ"
@@ -71,11 +70,6 @@ class Alphabet:
                 remedy="Fill in 'transcript', or leave the task out.",
             )
         return cls("".join(letters))
-
-    @property
-    def num_symbols(self) -> int:
-        """Letters and the blank."""
-        return len(self.letters) + 1
 
     def numbers(self, text: str | None) -> list[int]:
         """Return the symbol of each letter of a text, normalised; `UNKNOWN` of letters that it does not have."""
@@ -129,8 +123,9 @@ def word_errors(truth: str, prediction: str) -> WordErrors:
     """
     require_jiwer()
     jiwer = importlib.import_module("jiwer")
-    words, letters = jiwer.process_words(truth, prediction), jiwer.process_characters(truth, prediction)
-    return WordErrors(_errors(words), len(truth.split()), _errors(letters), len(truth))
+    found = (jiwer.process_words(truth, prediction), jiwer.process_characters(truth, prediction))
+    errors, letter_errors = (each.substitutions + each.deletions + each.insertions for each in found)
+    return WordErrors(errors, len(truth.split()), letter_errors, len(truth))
 
 
 def require_jiwer() -> None:
@@ -139,10 +134,6 @@ def require_jiwer() -> None:
         importlib.import_module("jiwer")
     except ImportError:
         raise MissingExtraError("jiwer", "asr") from None
-
-
-def _errors(found: object) -> int:
-    return sum(int(getattr(found, kind)) for kind in ("substitutions", "deletions", "insertions"))
 
 
 class CtcTask(Task):
@@ -165,7 +156,7 @@ class CtcTask(Task):
         self.spec = TaskSpec(name, "transcript", self.problem, monitor=self.monitors[0])
         self.options: Transcript = options
         self.alphabet = alphabet
-        self.num_outputs = alphabet.num_symbols
+        self.num_outputs = len(alphabet.letters) + 1  # and the blank
 
     @classmethod
     def fit(cls, name: str, options: Head, recipe: Recipe, utterances: Sequence[Utterance]) -> Self:

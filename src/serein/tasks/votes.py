@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import pairwise
 from math import gcd
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from serein.data.utterance import Rating, Utterance, is_self_evaluation
+from serein.data.utterance import Utterance, is_self_evaluation
 from serein.errors import RecipeError, expected_one_of
 from serein.tasks.classes import ClassLabels
 
@@ -117,9 +117,12 @@ def target_words(
     if label_set not in LABEL_SETS:
         raise RecipeError(expected_one_of(label_set, LABEL_SETS, kind="label set"))
     annotators = [rating for rating in utterance.ratings if not is_self_evaluation(rating)]
-    words = [word for rating in annotators for word in _label_words(rating, nouns)]
+    labels = [label for rating in annotators for label in rating.labels]
+    words = [_noun(label, nouns) for label in labels if label.strip().lower() != OTHER]
     if label_set == "s3":
-        words += [word for rating in annotators for word in _comment_words(rating, known)]
+        parts = [part for rating in annotators for part in (rating.comment or "").split(",")]
+        comments = [part.strip().strip(_QUOTES).strip().lower() for part in parts]
+        words += [word for word in comments if _ONE_WORD.fullmatch(word) and word in known]
     return tuple(words)
 
 
@@ -165,17 +168,6 @@ def first_and_second(words: Sequence[str], order: Sequence[str] = ()) -> Frequen
     return Frequent(ranked[0], ranked[1] if len(ranked) > 1 else None, is_tied)
 
 
-def _label_words(rating: Rating, nouns: Mapping[str, str]) -> Iterator[str]:
-    return (_noun(label, nouns) for label in rating.labels if label.strip().lower() != OTHER)
-
-
 def _noun(label: str, nouns: Mapping[str, str]) -> str:
     word = label.strip().lower()
     return nouns.get(word, word)
-
-
-def _comment_words(rating: Rating, known: Container[str]) -> Iterator[str]:
-    for part in (rating.comment or "").split(","):
-        word = part.strip().strip(_QUOTES).strip().lower()
-        if _ONE_WORD.fullmatch(word) and word in known:
-            yield word

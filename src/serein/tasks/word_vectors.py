@@ -17,8 +17,7 @@ from serein.data.utterance import Utterance
 from serein.errors import ModelError, RecipeError
 from serein.recipe import Head, Nouns, Recipe, Words
 from serein.tasks.classes import ClassLabels, class_labels_of, class_predictions, class_scores
-from serein.tasks.decoding import Decoded, TaskPrediction
-from serein.tasks.task import Task, TaskSpec
+from serein.tasks.task import Decoded, Task, TaskPrediction, TaskSpec
 from serein.tasks.votes import NOUNS, target_words
 from serein.text.word_vectors import Vocabulary, open_vocabulary
 
@@ -68,41 +67,8 @@ class WordClasses:
         return probabilities
 
 
-def relabelled(classes: WordClasses, labels: Sequence[str]) -> WordClasses:
-    """Return other words in the place of the classes.
-
-    Raises:
-        RecipeError: Fewer than two labels, or one twice.
-        VocabularyError: A word has no vector.
-        ModelError: The vocabulary is not the one that the model learned with.
-    """
-    labels = [label.strip() for label in labels]
-    if len(labels) < 2 or len(set(labels)) < len(labels) or not all(labels):
-        raise RecipeError("are not two or more different words", where="labels", remedy="Write: bored,excited.")
-    vocabulary = vocabulary_of(classes)
-    vectors = phrase_vectors(labels, vocabulary)
-    return WordClasses(ClassLabels(tuple(labels), {}), tuple(labels), vectors, classes.vocabulary, classes.digest)
-
-
-def vocabulary_of(classes: WordClasses) -> Vocabulary:
-    """Open the vocabulary that a model learned with.
-
-    Raises:
-        ModelError: It is another one now.
-    """
-    vocabulary = open_vocabulary(classes.vocabulary)
-    if vocabulary.digest != classes.digest:
-        raise ModelError(
-            "is not the vocabulary that the model learned with",
-            where=classes.vocabulary,
-            remedy="Restore it, or prepare it again from the same file.",
-        )
-    return vocabulary
-
-
 def phrase_vectors(texts: Sequence[str], vocabulary: Vocabulary) -> NDArray[np.float32]:
     """Return a vector for each text, (text, feature): the word's own, or the mean of its words'."""
-
     words = ([text] if text in vocabulary else text.split() for text in texts)
     return np.stack([vocabulary.vectors(some).mean(axis=0) for some in words])
 
@@ -191,15 +157,32 @@ class WordVectorTask(Task):
         Raises:
             ModelError: It is another one now.
         """
-        return vocabulary_of(self.word_classes)
+        name = self.word_classes.vocabulary
+        opened = open_vocabulary(name)
+        if opened.digest != self.word_classes.digest:
+            what = "is not the vocabulary that the model learned with"
+            raise ModelError(what, where=name, remedy="Restore it, or prepare it again from the same file.")
+        return opened
 
     def truth(self, utterance: Utterance) -> str | None:
         """Return the class of an utterance."""
         return self.class_labels.label(utterance)
 
     def with_labels(self, labels: Sequence[str]) -> WordVectorTask:
-        """Return the same task with other words as classes, see `relabelled`."""
-        return WordVectorTask(self.options, relabelled(self.word_classes, labels), name=self.name)
+        """Return the same task with other words as classes.
+
+        Raises:
+            RecipeError: Fewer than two labels, or one twice.
+            VocabularyError: A word has no vector.
+            ModelError: The vocabulary is not the one that the model learned with.
+        """
+        words = tuple(label.strip() for label in labels)
+        if len(words) < 2 or len(set(words)) < len(words) or not all(words):
+            raise RecipeError("are not two or more different words", where="labels", remedy="Write: bored,excited.")
+        own = self.word_classes
+        vectors = phrase_vectors(words, self.vocabulary)
+        classes = WordClasses(ClassLabels(words, {}), words, vectors, own.vocabulary, own.digest)
+        return WordVectorTask(self.options, classes, name=self.name)
 
     def words(self, utterances: Sequence[Utterance]) -> list[tuple[str, ...]]:
         """Return the words that each utterance's target is the mean of."""
