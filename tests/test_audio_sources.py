@@ -46,7 +46,7 @@ def test_bytes_are_read_as_a_file_is(tmp_path: Path, form: str, rate_hz: int) ->
     with path.open("rb") as file, audio.open(file) as recording:
         assert np.array_equal(recording.waveform(), audio.load(path))
         assert np.array_equal(np.concatenate(list(recording.blocks())), audio.load(path))
-    joined = audio.load_at_most(Upload(content), 10.0)
+    joined = audio.load(Upload(content), most_s=10.0)
     assert np.array_equal(joined, audio.load(path))
 
 
@@ -76,28 +76,28 @@ def changed(place_of: bytes, off: int, number: int, form: str = "<I") -> bytes:
 )
 def test_strange_headers_are_refused(content: bytes, complaint: str) -> None:
     with pytest.raises(AudioError, match=complaint):
-        audio.load_at_most(Upload(content), 30.0)
+        audio.load(Upload(content), most_s=30.0)
 
 
 def test_too_long_by_its_header() -> None:
     with pytest.raises(TooLongAudioError, match="is 60 s long, and at most 30 s"):
-        audio.load_at_most(Upload(encoded(np.zeros(60 * 8000, np.int16), 8000, "FLAC")), 30.0)
+        audio.load(Upload(encoded(np.zeros(60 * 8000, np.int16), 8000, "FLAC")), most_s=30.0)
 
 
 def test_flac_that_does_not_say_its_length_is_measured() -> None:
     content = bytearray(encoded(SOUND, form="FLAC"))
     content[21] &= 0xF0  # the lower 36 bits from here on are the number of samples
     content[22:26] = bytes(4)
-    assert len(audio.load_at_most(Upload(bytes(content)), 30.0)) == 8_000
-    assert audio.require_at_most(Upload(bytes(content)), 0.5).duration_s == 0.5
-    for read in (audio.require_at_most, audio.load_at_most):
+    assert len(audio.load(Upload(bytes(content)), most_s=30.0)) == 8_000
+    assert audio.info(Upload(bytes(content)), most_s=0.5).duration_s == 0.5
+    for read in (audio.info, audio.load):
         with pytest.raises(TooLongAudioError, match="at most 0.4 s"):
-            read(Upload(bytes(content)), 0.4)
+            read(Upload(bytes(content)), most_s=0.4)
 
 
 def test_silence_is_refused() -> None:
     with pytest.raises(AudioError, match="silent"):
-        audio.load_at_most(Upload(encoded(0 * SOUND)), 30.0)
+        audio.load(Upload(encoded(0 * SOUND)), most_s=30.0)
 
 
 # -- streams and pipes

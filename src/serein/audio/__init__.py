@@ -19,7 +19,6 @@ from serein.audio.contract import (
     TruncatedAudioError,
     Waveform,
 )
-from serein.audio.folders import find, find_files, require_utf8, walk
 from serein.audio.recording import (
     LONGEST_WHOLE_S,
     SILENCE_PEAK,
@@ -28,12 +27,10 @@ from serein.audio.recording import (
     decode,
     info,
     load,
-    load_at_most,
     open,
-    require_at_most,
 )
 from serein.audio.samples import Resampler, as_mono, as_waveform, resample, trimmed
-from serein.audio.source import Source, Upload
+from serein.audio.source import Source, Upload, find, find_files, require_utf8
 
 __all__ = [
     "open",
@@ -42,8 +39,6 @@ __all__ = [
     "decode",
     "blocks",
     "info",
-    "load_at_most",
-    "require_at_most",
     "as_waveform",
     "as_mono",
     "resample",
@@ -51,7 +46,6 @@ __all__ = [
     "trimmed",
     "find",
     "find_files",
-    "walk",
     "require_utf8",
     "AudioInfo",
     "Source",

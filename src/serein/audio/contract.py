@@ -83,7 +83,8 @@ class Decoder(Protocol):
         """Yield (sample, channel) float32 from frame `start` to the end, about `size` frames at once."""
 
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Let go of what it holds: by itself nothing."""
+        return
 
 
 def truncated(where: str, detail: str) -> AudioError:

@@ -72,13 +72,16 @@ def decoder_of(where: str, file: BinaryIO, raw_rate_hz: int | None) -> Decoder:
         return Soundfile(where, file)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         reason = _reason(error)
-    if _is_text(start):
-        raise AudioError(
-            "cannot be decoded as audio (it is text)",
-            where=where,
-            remedy="Give WAV, FLAC, Ogg, MP3 or another recording.",
-        )
-    if is_media or suffix in MEDIA_SUFFIXES or _is_adts(start):
+    with suppress(UnicodeDecodeError):  # is it UTF-8 without control characters but tabs and ends of lines?
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)
+        if all(character >= " " or character in "\t\r\n\f" for character in text):
+            raise AudioError(
+                "cannot be decoded as audio (it is text)",
+                where=where,
+                remedy="Give WAV, FLAC, Ogg, MP3 or another recording.",
+            )
+    is_adts = len(start) > 1 and start[0] == 0xFF and start[1] & 0xF6 == 0xF0  # AAC without container: ISO 13818-7, 6.2
+    if is_media or suffix in MEDIA_SUFFIXES or is_adts:
         return Pyav(where, file)
     if re.search("lost sync|malformed(?! 'fmt)|unspecified", reason, re.IGNORECASE):
         raise damaged(where, reason)
@@ -97,21 +100,7 @@ def _reason(error: Exception) -> str:
     return str(error).split(": ")[-1].strip().rstrip(".")
 
 
-def _is_adts(start: bytes) -> bool:
-    """Return whether a file begins as AAC without a container does (ISO 13818-7, 6.2)."""
-    return len(start) > 1 and start[0] == 0xFF and start[1] & 0xF6 == 0xF0
-
-
-def _is_text(start: bytes) -> bool:
-    """Return whether a file begins with UTF-8 in which no control character stands but tabs and ends of lines."""
-    try:
-        text = codecs.getincrementaldecoder("utf-8")().decode(start)
-    except UnicodeDecodeError:
-        return False
-    return all(character >= " " or character in "\t\r\n\f" for character in text)
-
-
-class Soundfile:
+class Soundfile(Decoder):
     """What libsndfile reads: one file, or, of MP3 and Ogg, several joined end to end.
 
     Args:
@@ -130,36 +119,33 @@ class Soundfile:
         mended = None if raw_rate_hz else with_its_length(file)
         mp3s = [] if raw_rate_hz else mp3_parts(file)
         joined = [] if raw_rate_hz else mp3_views(file, mp3s) if len(mp3s) > 1 else ogg_views(file)
-        self._open(joined or [mended or file])
+        if len(joined) > MOST_PARTS:
+            raise AudioError(f"joins {len(joined)} recordings", where=where, remedy="Take them apart.")
+        self.files: Sequence[BinaryIO | View] = joined or [mended or file]
+        self.parts = [_sound_file(each, raw_rate_hz) for each in self.files]
         self.is_guess = [not mp3.are_all(mp3.num_stated) for mp3 in mp3s] or [self.parts[0].format == "MP3"] * len(
             self.parts
         )
         if len(mp3s) == 1 and not mp3s[0].are_all(mp3s[0].num_stated or self.parts[0].frames):
-            self._open(mp3_views(file, mp3s))
-            self.is_guess = [True]
+            self.files = mp3_views(file, mp3s)
+            self.parts, self.is_guess = [_sound_file(self.files[0])], [True]
         for part in self.parts:
-            _require_complete(where, part.extra_info)
+            stated = _STATED_LENGTH.search(part.extra_info)
+            if stated and int(stated[2]) < int(stated[1]) < _LENGTH_UNKNOWN:
+                raise truncated(where, f"the header promises {stated[1]} bytes, the file holds {stated[2]}")
+            if _DAMAGED_PAGES.search(part.extra_info):
+                raise truncated(where, "a page of the Ogg stream is cut off or damaged")
         rates = sorted({part.samplerate for part in self.parts})
         if len(rates) > 1:
             raise AudioError(f"joins recordings of {rates} Hz", where=where, remedy="Take them apart.")
         self.sample_rate_hz, self.num_channels = rates[0], max(part.channels for part in self.parts)
         num_frames = sum(part.frames for part in self.parts)
         self.num_frames = None if num_frames / self.sample_rate_hz > _CENTURY_S else num_frames
-        self.remarks = self._remarks(mended is not None or self.num_frames is None)
-
-    def _open(self, files: Sequence[BinaryIO | View]) -> None:
-        if len(files) > MOST_PARTS:
-            raise AudioError(f"joins {len(files)} recordings", where=self.where, remedy="Take them apart.")
-        self.files = list(files)
-        self.parts = [_sound_file(file, self.raw_rate_hz) for file in files]
-
-    def _remarks(self, states_no_length: bool) -> tuple[str, ...]:
+        self.remarks = (f"the file joins {len(self.parts)} recordings: all are read",) if len(self.parts) > 1 else ()
         stated = _STATED_LENGTH.search(self.parts[0].extra_info)
-        if states_no_length or (stated and (int(stated[1]) < int(stated[2]) or int(stated[1]) >= _LENGTH_UNKNOWN)):
-            return ("the header states no length, or a false one: it is read to its end",)
-        if len(self.parts) > 1:
-            return (f"the file joins {len(self.parts)} recordings: all are read",)
-        return ()
+        is_false = stated and (int(stated[1]) < int(stated[2]) or int(stated[1]) >= _LENGTH_UNKNOWN)
+        if mended is not None or self.num_frames is None or is_false:
+            self.remarks = ("the header states no length, or a false one: it is read to its end",)
 
     def blocks(self, start: int, size: int) -> Iterator[Waveform]:
         import soundfile
@@ -202,18 +188,9 @@ def _sound_file(file: BinaryIO | View, raw_rate_hz: int | None = None) -> Any:
     else:
         view = file if isinstance(file, View) else View(file)
         opened = soundfile.SoundFile(view, **(raw if raw_rate_hz else {}))
-    opened.seekable = lambda: (
-        False
-    )  # else each read ends with a seek, which fails at the end of a FLAC without a length
+    # else each read ends with a seek, which fails at the end of a FLAC without a length
+    opened.seekable = lambda: False
     return opened
-
-
-def _require_complete(where: str, extra_info: str) -> None:
-    stated = _STATED_LENGTH.search(extra_info)
-    if stated and int(stated[2]) < int(stated[1]) < _LENGTH_UNKNOWN:
-        raise truncated(where, f"the header promises {stated[1]} bytes, the file holds {stated[2]}")
-    if _DAMAGED_PAGES.search(extra_info):
-        raise truncated(where, "a page of the Ogg stream is cut off or damaged")
 
 
 @cache
@@ -228,7 +205,17 @@ def _pyav() -> Any:
     return av
 
 
-class Pyav:
+_SAMPLE_TYPES = {
+    "u8": np.uint8,
+    "s16": np.int16,
+    "s32": np.int32,
+    "s64": np.int64,
+    "flt": np.float32,
+    "dbl": np.float64,
+}
+
+
+class Pyav(Decoder):
     """What ffmpeg's libraries read, through PyAV: the sound of any container, from its first byte on.
 
     Raises:
@@ -255,7 +242,15 @@ class Pyav:
                     where=self.where,
                     remedy="Convert it with: ffmpeg -i IN OUT.flac.",
                 )
-            samples = _frame_samples(frame)
+            # (sample, channel); PyAV's own `to_ndarray` reads a ninth plane of eight (av 18.1)
+            sample_type = _SAMPLE_TYPES[frame.format.name.removesuffix("p")]
+            if frame.format.is_planar:
+                planes = frame.planes[: self.num_channels]
+                values = np.array([np.frombuffer(plane, sample_type, frame.samples) for plane in planes]).T
+            else:
+                joined = np.frombuffer(frame.planes[0], sample_type, frame.samples * self.num_channels)
+                values = joined.reshape(-1, self.num_channels)
+            samples = to_float(values)
             waiting.append(samples[start:])
             num_waiting += len(waiting[-1])
             start = max(0, start - len(samples))
@@ -264,9 +259,6 @@ class Pyav:
                 waiting, num_waiting = [], 0
         if waiting:
             yield np.concatenate(waiting)
-
-    def close(self) -> None:
-        pass
 
     def _frames(self) -> Iterator[Any]:
         """Decode from the start; packets that are damaged or missing are errors."""
@@ -299,38 +291,13 @@ class Pyav:
                     for frame in packet.decode():
                         seconds += frame.samples / frame.sample_rate
                         yield frame
-                stated_s = _stated_s(container, stream)
+                stated_s = 0.0  # where none is stated, or it is guessed from the bit rate
+                if set(container.format.name.split(",")) & {"mov", "matroska", "asf"}:
+                    if stream.duration is not None:
+                        stated_s = float(stream.duration * stream.time_base)
+                    elif len(container.streams) == 1:
+                        stated_s = (container.duration or 0) / 1e6
                 if seconds < stated_s - MISSING_S:
                     raise truncated(self.where, f"the header promises {stated_s:.2f} s, the file holds {seconds:.2f} s")
         except (av.FFmpegError, ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, ValueError) as error:
             raise damaged(self.where, getattr(error, "strerror", None) or str(error)) from None
-
-
-_SAMPLE_TYPES = {
-    "u8": np.uint8,
-    "s16": np.int16,
-    "s32": np.int32,
-    "s64": np.int64,
-    "flt": np.float32,
-    "dbl": np.float64,
-}
-
-
-def _frame_samples(frame: Any) -> Waveform:
-    """Return (sample, channel) of a frame of PyAV, whose own `to_ndarray` reads a ninth plane of eight (av 18.1)."""
-    sample_type, num_channels = _SAMPLE_TYPES[frame.format.name.removesuffix("p")], frame.layout.nb_channels
-    if not frame.format.is_planar:
-        return to_float(np.frombuffer(frame.planes[0], sample_type, frame.samples * num_channels)).reshape(
-            -1, num_channels
-        )
-    planes = frame.planes[:num_channels]
-    return to_float(np.array([np.frombuffer(plane, sample_type, frame.samples) for plane in planes])).T
-
-
-def _stated_s(container: Any, stream: Any) -> float:
-    """Return the length that a container's header states, 0 where it states none or is guessed from the bit rate."""
-    if not set(container.format.name.split(",")) & {"mov", "matroska", "asf"}:
-        return 0.0
-    if stream.duration is not None:
-        return float(stream.duration * stream.time_base)
-    return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0

@@ -7,7 +7,7 @@ import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from serein.audio.source import View, content_of
 
@@ -45,8 +45,13 @@ def with_its_length(file: BinaryIO) -> View | None:
     if ds64:
         (stated,) = struct.unpack_from("<q", head, ds64)
     is_early = form.endswith("I") and not ds64 and struct.unpack_from(form, head)[1] + 16 < size
-    if not (stated <= 0 or is_early) or not _is_sound(file, place + max(stated, 0) + max(stated, 0) % 2, size):
+    end = place + max(stated, 0) + max(stated, 0) % 2
+    if not (stated <= 0 or is_early) or end + 8 >= size:
         return None
+    file.seek(end)
+    rest = file.read(4096)
+    if all(32 <= byte < 127 for byte in rest[:4]) or rest[:3] == b"ID3" or not rest.strip(b"\0"):
+        return None  # what follows is no sound, but another chunk, a tag or padding
     if ds64:
         struct.pack_into("<q", head, ds64, size - place)
     elif form.endswith("q"):
@@ -54,16 +59,6 @@ def with_its_length(file: BinaryIO) -> View | None:
     else:
         struct.pack_into(form[0] + "I", head, place - 4, min(size - place, 0xFFFFFFFF))
     return View(file, bytes(head), place)
-
-
-def _is_sound(file: BinaryIO, place: int, size: int) -> bool:
-    """Return whether samples stand at `place`, rather than another chunk, a tag, padding or the end."""
-    if place + 8 >= size:
-        return False
-    file.seek(place)
-    rest = file.read(4096)
-    is_name = all(32 <= byte < 127 for byte in rest[:4]) or rest[:3] == b"ID3"
-    return not is_name and bool(rest.strip(b"\0"))
 
 
 def ogg_views(file: BinaryIO) -> list[View]:
@@ -126,8 +121,15 @@ def mp3_parts(file: BinaryIO) -> list[Mp3]:
             elif start[:3] == b"ID3":  # its length is four bytes of seven bits
                 tag = place
                 place += 10 + sum(byte << shift for byte, shift in zip(start[6:10], (21, 14, 7, 0), strict=True))
-            else:  # a frame was cut off, or another kind of tag stands here
-                place = _next_frame(content, place)
+            else:  # a frame was cut off, or another kind of tag stands here: on to the next that another one follows
+                for match in _LAYER_III.finditer(content, place):
+                    place = match.start()
+                    head = bytes(content[place : place + 4])
+                    after = place + _mp3_frame(head)[0]
+                    if after > place and bytes(content[after : after + 2]) == head[:2]:
+                        break
+                else:
+                    place = len(content)
     return [part for part in parts if part.num_samples]
 
 
@@ -154,16 +156,6 @@ def _mp3_frame(start: bytes) -> tuple[int, int]:
     rate_hz = (44_100, 48_000, 32_000)[rate_index] >> {3: 0, 2: 1, 0: 2}[version]
     num_samples = 1152 if version == 3 else 576
     return num_samples // 8 * kbps * 1000 // rate_hz + (head >> 9 & 1), num_samples
-
-
-def _next_frame(content: Any, place: int) -> int:
-    """Return where the next frame begins that another one follows; the end if none does."""
-    for match in _LAYER_III.finditer(content, place):
-        head = bytes(content[match.start() : match.start() + 4])
-        after = match.start() + _mp3_frame(head)[0]
-        if after > match.start() and bytes(content[after : after + 2]) == head[:2]:
-            return match.start()
-    return len(content)
 
 
 def _num_stated(start: bytes, samples_per_frame: int) -> int | None:

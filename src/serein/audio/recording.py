@@ -96,11 +96,6 @@ class Recording:
         if num_frames and num_frames * num_channels > self.most_values:
             raise self._too_long()
 
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """What is strange about it, as in `AudioInfo`; known without reading on."""
-        return self.decoder.remarks
-
     def info(self, start_s: float = 0.0, end_s: float | None = None, *, most_s: float = math.inf) -> AudioInfo:
         """Return length, rate and channels; where no header states the length, all is decoded once to measure it.
 
@@ -146,7 +141,18 @@ class Recording:
         for samples in self._samples(start, round(block_s * rate)):
             part = samples if stop is None else samples[: stop - place]
             place += len(part)
-            yield to_16_khz(_mono(self.where, part))
+            peak = float(np.abs(part).max(initial=0.0))
+            if not math.isfinite(peak):
+                raise NotFiniteAudioError(
+                    "holds NaN or infinite samples", where=self.where, remedy="Export the recording again."
+                )
+            if peak > LOUDEST:
+                raise AudioError(
+                    f"reaches {peak:.4g} times full scale",
+                    where=self.where,
+                    remedy="Export it again with float samples within [-1, 1].",
+                )
+            yield to_16_khz(mixed_down(part))
             if place == stop:
                 break
         if place == start:
@@ -204,29 +210,22 @@ class Recording:
         )
 
 
-def info(path: Any, start_s: float = 0.0, end_s: float | None = None, *, raw_rate_hz: int | None = None) -> AudioInfo:
+def info(
+    path: Any,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    *,
+    most_s: float = math.inf,
+    raw_rate_hz: int | None = None,
+) -> AudioInfo:
     """Read what a recording's header says, as `Recording.info`.
 
     Raises:
+        TooLongAudioError: It is longer than `most_s`; what would take long to read is refused by its header.
         AudioError: As in `open` and `Recording.info`.
     """
     with open(path, raw_rate_hz=raw_rate_hz) as recording:
-        return recording.info(start_s, end_s)
-
-
-def require_at_most(path: Any, most_s: float) -> AudioInfo:
-    """Refuse by its header what would take long to read; what is let through is read in memory and time so bounded.
-
-    Args:
-        path: Of it no more is read than its header says.
-        most_s: Longest recording, in seconds.
-
-    Raises:
-        TooLongAudioError: It is longer.
-        AudioError: As in `info`.
-    """
-    with open(path) as recording:
-        return recording.info(most_s=most_s)
+        return recording.info(start_s, end_s, most_s=most_s)
 
 
 def load(
@@ -234,6 +233,7 @@ def load(
     start_s: float = 0.0,
     end_s: float | None = None,
     *,
+    most_s: float = LONGEST_WHOLE_S,
     sampling_rate: float | None = None,
     raw_rate_hz: int | None = None,
 ) -> Waveform:
@@ -245,21 +245,13 @@ def load(
     Raises:
         AudioError: As in `decode`, or the recording is silent.
     """
-    waveform = decode(path, start_s, end_s, sampling_rate=sampling_rate, raw_rate_hz=raw_rate_hz)
-    _require_sound(name_of(path), waveform)
-    return waveform
-
-
-def load_at_most(path: Any, most_s: float) -> Waveform:
-    """Read as `load` does, in memory and time that `most_s` bounds, whatever the header says.
-
-    Raises:
-        TooLongAudioError: It is longer.
-        AudioError: As in `load` and `require_at_most`.
-    """
-    with open(path) as recording:
-        waveform = recording.waveform(most_s=most_s)
-    _require_sound(name_of(path), waveform)
+    waveform = decode(path, start_s, end_s, most_s=most_s, sampling_rate=sampling_rate, raw_rate_hz=raw_rate_hz)
+    if float(np.abs(waveform).max(initial=0.0)) < SILENCE_PEAK:
+        raise AudioError(
+            f"silent: the peak is below {20 * np.log10(SILENCE_PEAK):.0f} dB of full scale",
+            where=name_of(path),
+            remedy="Record it again, or remove it from the list.",
+        )
     return waveform
 
 
@@ -268,6 +260,7 @@ def decode(
     start_s: float = 0.0,
     end_s: float | None = None,
     *,
+    most_s: float = LONGEST_WHOLE_S,
     sampling_rate: float | None = None,
     raw_rate_hz: int | None = None,
 ) -> Waveform:
@@ -279,6 +272,7 @@ def decode(
         path: As in `open`.
         start_s: Start in seconds.
         end_s: End in seconds; `None` is the end of the file.
+        most_s: Bounds memory and time, whatever the header says.
         sampling_rate: As in `open`.
         raw_rate_hz: As in `open`.
 
@@ -289,7 +283,7 @@ def decode(
         AudioError: As in `open` and `Recording.waveform`.
     """
     with open(path, sampling_rate=sampling_rate, raw_rate_hz=raw_rate_hz) as recording:
-        return recording.waveform(start_s, end_s)
+        return recording.waveform(start_s, end_s, most_s=most_s)
 
 
 def blocks(
@@ -310,7 +304,7 @@ def blocks(
         yield from recording.blocks(start_s, end_s, block_s=block_s)
 
 
-class _Samples:
+class _Samples(Decoder):
     """Samples in memory, read as a file is."""
 
     remarks: tuple[str, ...] = ()
@@ -323,32 +317,6 @@ class _Samples:
     def blocks(self, start: int, size: int) -> Iterator[Waveform]:
         for place in range(start, len(self.waveform), size):
             yield self.waveform[place : place + size, None]
-
-    def close(self) -> None:
-        pass
-
-
-def _mono(where: str, samples: Waveform) -> Waveform:
-    """Mix (sample, channel) down to (sample,), all of which must be finite and near full scale."""
-    peak = float(np.abs(samples).max(initial=0.0))
-    if not math.isfinite(peak):
-        raise NotFiniteAudioError("holds NaN or infinite samples", where=where, remedy="Export the recording again.")
-    if peak > LOUDEST:
-        raise AudioError(
-            f"reaches {peak:.4g} times full scale",
-            where=where,
-            remedy="Export it again with float samples within [-1, 1].",
-        )
-    return mixed_down(samples)
-
-
-def _require_sound(where: str, waveform: Waveform) -> None:
-    if float(np.abs(waveform).max(initial=0.0)) < SILENCE_PEAK:
-        raise AudioError(
-            f"silent: the peak is below {20 * np.log10(SILENCE_PEAK):.0f} dB of full scale",
-            where=where,
-            remedy="Record it again, or remove it from the list.",
-        )
 
 
 def _require_at_most(where: str, duration_s: float, most_s: float) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from serein.audio.contract import MOST_CHANNELS, RATES_HZ, SAMPLE_RATE_HZ, NotFiniteAudioError, Waveform
 from serein.errors import AudioError
 
+_SHAPES = "Give one recording as (sample,), (sample, channel) or (channel, sample), float or integer."
 OVERSHOOT = 1.5  # times full scale: what decoders and resamplers go beyond it
 
 
@@ -54,7 +55,27 @@ def as_mono(samples: Any) -> Waveform:
         >>> as_mono(np.array([0, 16_384, -32_768], np.int16))
         array([ 0. ,  0.5, -1. ], dtype=float32)
     """
-    array = _samples_first(_array(samples))
+    if hasattr(samples, "detach"):  # a torch tensor, of any device and any float type
+        samples = samples.detach().cpu()
+        samples = samples.float() if samples.is_floating_point() else samples
+    try:
+        array = np.asarray(samples)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise AudioError(f"are no array of numbers ({error})", where="samples", remedy=_SHAPES) from None
+    if array.dtype.kind not in "fiu":
+        kinds = {"U": "text", "O": "objects", "c": "complex numbers", "b": "truth values"}
+        kind = kinds.get(array.dtype.kind, str(array.dtype))
+        remedy = "Name files one at a time, or use predict_files." if kind == "text" else _SHAPES
+        raise AudioError(f"are {kind}, not samples", where="samples", remedy=remedy)
+    if array.size == 0:
+        raise AudioError("hold nothing: no samples", where="samples", remedy="Give at least one sample.")
+    first, second = array.shape if array.ndim == 2 else (0, 0)
+    if array.ndim == 1:
+        array = array[:, None]
+    elif first == 1 or first <= MOST_CHANNELS < second:
+        array = array.T
+    elif second != 1 and not second <= MOST_CHANNELS < first:
+        raise AudioError(f"of shape {array.shape} do not show which axis is time", where="samples", remedy=_SHAPES)
     if array.dtype.kind == "f":
         peak = float(np.abs(array).max())
         if not math.isfinite(peak):
@@ -81,42 +102,6 @@ def to_float(array: NDArray[Any]) -> Waveform:
     full_scale = np.float32(2 ** (8 * array.dtype.itemsize - 1))
     values: Waveform = array.astype(np.float32)
     return (values - full_scale if array.dtype.kind == "u" else values) / full_scale
-
-
-def _array(samples: Any) -> NDArray[Any]:
-    """Return what numpy makes of samples; torch tensors come from any device and any float type."""
-    if hasattr(samples, "detach"):
-        samples = samples.detach().cpu()
-        samples = samples.float() if samples.is_floating_point() else samples
-    try:
-        array = np.asarray(samples)
-    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise AudioError(f"are no array of numbers ({error})", where="samples", remedy=_SHAPES) from None
-    if array.dtype.kind not in "fiu":
-        kind = {"U": "text", "O": "objects", "c": "complex numbers", "b": "truth values"}.get(
-            array.dtype.kind, str(array.dtype)
-        )
-        remedy = "Name files one at a time, or use predict_files." if kind == "text" else _SHAPES
-        raise AudioError(f"are {kind}, not samples", where="samples", remedy=remedy)
-    return array
-
-
-_SHAPES = "Give one recording as (sample,), (sample, channel) or (channel, sample), float or integer."
-
-
-def _samples_first(array: NDArray[Any]) -> NDArray[Any]:
-    """Return (sample, channel) of an array that has at most `MOST_CHANNELS` channels, on either side."""
-    if array.size == 0:
-        raise AudioError("hold nothing: no samples", where="samples", remedy="Give at least one sample.")
-    if array.ndim == 1:
-        return array[:, None]
-    if array.ndim == 2:
-        (first, second), most = array.shape, MOST_CHANNELS
-        if first == 1 or (first <= most < second):
-            return array.T
-        if second == 1 or (second <= most < first):
-            return array
-    raise AudioError(f"of shape {array.shape} do not show which axis is time", where="samples", remedy=_SHAPES)
 
 
 def mixed_down(samples: Waveform) -> Waveform:

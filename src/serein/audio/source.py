@@ -1,4 +1,4 @@
-"""Where encoded sound comes from: files, bytes, pipes and streams, as bytes that can be read twice."""
+"""Where encoded sound comes from: files, bytes, pipes and streams, as bytes that can be read twice; and folders."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import mmap
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, BinaryIO
 
-from serein.audio.contract import MissingAudioError, TooLongAudioError
+from serein.audio.contract import SUFFIXES, MissingAudioError, TooLongAudioError
 from serein.errors import AudioError
 
 MOST_BYTES_PIPED = 2**31  # of a stream, which is kept aside to be read twice
@@ -61,7 +62,22 @@ def bytes_of(source: Any, where: str) -> Iterator[BinaryIO]:
     elif hasattr(source, "read"):
         opened = _kept_aside(source, where)
     else:
-        opened = _opened(source, where)
+        try:
+            kind = os.stat(source).st_mode
+            if stat.S_ISDIR(kind):
+                raise AudioError("is a folder, not a recording", where=where, remedy="Name a file.")
+            if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
+                raise AudioError("is a device, not a recording", where=where, remedy="Name a file, or pipe sound in.")
+            opened = io.FileIO(source)
+        except (FileNotFoundError, NotADirectoryError):
+            remedy = "Check the path, or prepare the manifest again." if where != "''" else "Name a file."
+            raise MissingAudioError("no such file", where=where, remedy=remedy) from None
+        except (OSError, ValueError) as error:
+            what = f"cannot be opened ({getattr(error, 'strerror', None) or error})"
+            raise AudioError(what, where=where, remedy="Check the path and its rights.") from None
+        if not stat.S_ISREG(kind):
+            with opened as pipe:
+                opened = _kept_aside(pipe, where)
     with opened as file:
         try:
             num_bytes = file.seek(0, os.SEEK_END)
@@ -70,26 +86,6 @@ def bytes_of(source: Any, where: str) -> Iterator[BinaryIO]:
         if num_bytes == 0:
             raise AudioError("the file is empty (0 bytes)", where=where, remedy="Copy or record it again.")
         yield file
-
-
-def _opened(path: str | os.PathLike[str], where: str) -> BinaryIO:
-    try:
-        kind = os.stat(path).st_mode
-        if stat.S_ISDIR(kind):
-            raise AudioError("is a folder, not a recording", where=where, remedy="Name a file.")
-        if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
-            raise AudioError("is a device, not a recording", where=where, remedy="Name a file, or pipe sound in.")
-        opened = io.FileIO(path)
-        if stat.S_ISREG(kind):
-            return opened
-    except (FileNotFoundError, NotADirectoryError):
-        remedy = "Check the path, or prepare the manifest again." if where != "''" else "Name a file."
-        raise MissingAudioError("no such file", where=where, remedy=remedy) from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise AudioError(f"cannot be opened ({reason})", where=where, remedy="Check the path and its rights.") from None
-    with opened:
-        return _kept_aside(opened, where)
 
 
 def _kept_aside(stream: Any, where: str) -> BinaryIO:
@@ -160,5 +156,35 @@ class View(io.RawIOBase):
         self.place = place if 0 <= place < 2**62 else self.place
         return self.place
 
-    def tell(self) -> int:
-        return self.place
+
+def find(folder: Path, suffixes: Collection[str] = SUFFIXES) -> list[Path]:
+    """Return every file below `folder` with one of the suffixes, sorted; what is hidden is left out, and pipes are.
+
+    Linked folders are entered, once each. A link whose file is gone is returned, so that reading it says so.
+    """
+    return [path for path in find_files(folder) if path.suffix.lower() in suffixes and not path.is_fifo()]
+
+
+def find_files(folder: Path) -> list[Path]:
+    """Return every file below `folder`, sorted, as `find` does, whatever its suffix."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    waiting = [folder]
+    while waiting:
+        folder = waiting.pop()
+        if (real := os.path.realpath(folder)) in seen:
+            continue
+        seen.add(real)
+        paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+        found += [path for path in paths if not path.is_dir()]
+        waiting += [path for path in reversed(paths) if path.is_dir()]
+    return sorted(found)
+
+
+def require_utf8(path: Path) -> None:
+    """Raise AudioError when a name is not UTF-8, as in an archive of another age: no manifest could hold it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = str(path).encode(errors="backslashreplace").decode()
+        raise AudioError("the name is not UTF-8", where=shown, remedy="Rename it.") from None

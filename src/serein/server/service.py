@@ -112,13 +112,13 @@ class Service:
 
     def _cut(self, upload: Upload, options: PredictOptions) -> tuple[Recording, list[Window]]:
         """Decode a recording and cut it into windows."""
-        audio.require_at_most(upload, self.limits.recording_s)
+        audio.info(upload, most_s=self.limits.recording_s)
         recording = Recording(self.predictor.task, options, is_whole=options.segments == "never")
         windows: list[Window] = []
         for block in audio.blocks(upload):
             windows += recording.feed(block)
             if recording.duration_s > self.limits.recording_s:  # the header said less
-                audio.load_at_most(upload, self.limits.recording_s)
+                audio.load(upload, most_s=self.limits.recording_s)
         return recording, windows + recording.finish()
 
     async def _submit(self, windows: Sequence[Window]) -> list[ClipPrediction]:
