@@ -166,7 +166,7 @@ def fitted(model: Any, values: torch.Tensor) -> Any:
 def features(backbone: HuggingFaceBackbone, waveform: torch.Tensor) -> torch.Tensor:
     """Return what the model's own `forward` takes for a clip that is normalised already."""
     filled = torch.nn.functional.pad(waveform, (0, max(0, backbone.receptive_field - len(waveform))))[None]
-    values = backbone.architecture.features(filled, [filled.shape[1]])
+    values = backbone.architecture.features(filled, torch.tensor([filled.shape[1]]))
     return values.mT if backbone.model.config.model_type == "whisper" else values
 
 

@@ -33,7 +33,7 @@ def published(waveform: torch.Tensor, n_mels: int, **options: Any) -> torch.Tens
 @pytest.mark.parametrize("n_mels", [80, 128])
 def test_features_are_the_published_ones_of_each_clip_alone(n_mels: int) -> None:
     waveforms = [*clips(LENGTHS), torch.zeros(3_000)]
-    found = log_mel(batch(waveforms)[0], [len(waveform) for waveform in waveforms], n_mels)
+    found = log_mel(batch(waveforms)[0], torch.tensor([len(waveform) for waveform in waveforms]), n_mels)
     assert found.shape == (5, 100, n_mels)
     for own, waveform in zip(found, waveforms, strict=True):
         theirs = published(waveform, n_mels, padding="do_not_pad")
@@ -45,7 +45,7 @@ def test_features_are_the_published_ones_of_each_clip_alone(n_mels: int) -> None
 def test_features_of_padded_clips_are_the_published_ones(seconds: float) -> None:
     (waveform,) = clips((round(seconds * 16_000),))
     padded = torch.nn.functional.pad(waveform, (0, 480_000 - len(waveform)))
-    assert (log_mel(padded[None], [480_000], 80)[0] - published(waveform, 80)).abs().max() < 1e-5
+    assert (log_mel(padded[None], torch.tensor([480_000]), 80)[0] - published(waveform, 80)).abs().max() < 1e-5
 
 
 def test_a_padded_clip_is_encoded_as_by_transformers(whisper: Any) -> None:

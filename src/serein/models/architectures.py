@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from serein.models.masking import Runner, add_positions, encode
+
+Count = TypeVar("Count", int, torch.Tensor)
 
 MASK_EMBEDDING = "masked_spec_embed"  # for SpecAugment alone; some checkpoints lack it
 
@@ -55,7 +56,7 @@ class Wav2Vec2:
             field = (field - 1) * stride + kernel
         return field, math.prod(strides)
 
-    def num_frames(self, num_samples: torch.Tensor) -> torch.Tensor:
+    def num_frames(self, num_samples: Count) -> Count:
         """Return the frames of clips of so many samples, at least the receptive field: (batch,) long."""
         frames = num_samples
         for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride, strict=True):
@@ -71,16 +72,16 @@ class Wav2Vec2:
         encoder = self.model.encoder
         return [self.model.feature_projection, encoder.pos_conv_embed, encoder.layer_norm, encoder.dropout]
 
-    def features(self, waveforms: torch.Tensor, num_samples: Sequence[int]) -> torch.Tensor:
+    def features(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
         """Return what enters the first module, of each clip as if it were alone.
 
         Args:
             waveforms: (batch, sample) float32, zero on padding.
-            num_samples: Samples of each clip, at least the receptive field.
+            num_samples: (batch,) long, samples of each clip, at least the receptive field.
         """
         return waveforms
 
-    def encode(self, features: torch.Tensor, num_samples: Sequence[int], run: Runner) -> torch.Tensor:
+    def encode(self, features: torch.Tensor, num_samples: torch.Tensor, run: Runner) -> torch.Tensor:
         """Run the modules of `cnn`, each called by `run`; return (batch, frame, feature)."""
         return encode(self.model.feature_extractor, features, num_samples, run)
 
@@ -101,6 +102,9 @@ class Wav2Vec2:
         """Return the mask in the form that `transform` takes; `None` when nothing is padded."""
         if is_frame is None:
             return None
+        if torch.compiler.is_exporting():  # the library's way asks whether all is real
+            closed = torch.zeros(is_frame.shape, dtype=hidden.dtype, device=hidden.device)
+            return closed.masked_fill(~is_frame, torch.finfo(hidden.dtype).min)[:, None, None]
         masks = importlib.import_module("transformers.masking_utils")
         return masks.create_bidirectional_mask(self.config, hidden, is_frame)
 

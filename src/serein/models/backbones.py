@@ -192,23 +192,27 @@ class HuggingFaceBackbone(Backbone):
         """
         if self.training:
             self._settle_frozen()
-        lengths = _checked_lengths(waveforms, num_samples)
+        is_exporting = torch.compiler.is_exporting()  # lengths are then no numbers yet, and batches are masked always
+        lengths = [] if is_exporting else _checked_lengths(waveforms, num_samples)
+        if not is_exporting:
+            waveforms = waveforms[:, : max(lengths)]
         shortest = max(self.receptive_field, round((self.pad_s or 0.0) * self.sample_rate_hz))
-        padded = [max(length, shortest) for length in lengths]
-        clips = prepare_waveforms(waveforms, lengths, normalise=self.do_normalize, at_least=shortest)
-        num_frames = self.architecture.num_frames(torch.tensor(padded))
-        if self.max_s is not None and int(num_frames.max()) > self.max_s * self.frame_rate_hz:
+        padded = num_samples.to(waveforms.device).clamp_min(shortest)
+        clips = prepare_waveforms(waveforms, num_samples, normalise=self.do_normalize, at_least=shortest)
+        num_frames = self.architecture.num_frames(padded)
+        longest = self.architecture.num_frames(clips.shape[1])
+        if self.max_s is not None and not is_exporting and longest > self.max_s * self.frame_rate_hz:
             raise AudioError(
                 f"a clip of {max(lengths) / self.sample_rate_hz:.1f} s, and the model takes at most {self.max_s:g} s",
                 remedy=f"Choose a clips.window_s of at most {self.max_s:g}.",
             )
-        is_frame = frame_mask(num_frames, int(num_frames.max())).to(clips.device)
-        mask = None if num_frames.min() == num_frames.max() else is_frame
-        layers, output = self._run(self.architecture.features(clips, padded), padded, mask)
+        is_frame = frame_mask(num_frames, longest)
+        is_padded = is_exporting or len({max(length, shortest) for length in lengths}) > 1
+        layers, output = self._run(self.architecture.features(clips, padded), padded, is_frame if is_padded else None)
         if self.pad_s:
-            num_frames = self.num_frames(torch.tensor(lengths))
-            longest = int(num_frames.max())
-            is_frame = frame_mask(num_frames, longest).to(clips.device)
+            num_frames = self.num_frames(num_samples.to(clips.device))
+            longest = longest if is_exporting else self.architecture.num_frames(max(*lengths, self.receptive_field))
+            is_frame = frame_mask(num_frames, longest)
             layers = tuple(layer[:, :longest] for layer in layers)
             output = None if output is None else output[:, :longest]
         return HiddenStates(layers, is_frame, output)
@@ -299,7 +303,7 @@ class HuggingFaceBackbone(Backbone):
         return self.num_layers + 2
 
     def _run(
-        self, features: torch.Tensor, num_samples: list[int], is_frame: torch.Tensor | None
+        self, features: torch.Tensor, num_samples: torch.Tensor, is_frame: torch.Tensor | None
     ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
         """Run the model's parts in order; `is_frame` is `None` when nothing is padded."""
         parts, frozen = self.architecture, 0 if features.requires_grad else self._num_frozen_below()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -12,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from serein.models.architectures import Wav2Vec2
+from serein.models.architectures import Count, Wav2Vec2
 from serein.models.hidden_states import frame_mask
 from serein.models.masking import Runner, convolve, normed_over_batch
+from serein.models.spectrum import power_of_windows, windows_of
 
 WINDOW = 400  # samples, 25 ms at 16 kHz
 HOP = 160  # samples, 10 ms
@@ -81,7 +81,7 @@ class Wav2Vec2Bert(Conformer):
     def _spans(self) -> tuple[int, int]:
         return WINDOW + HOP, 2 * HOP
 
-    def num_frames(self, num_samples: torch.Tensor) -> torch.Tensor:
+    def num_frames(self, num_samples: Count) -> Count:
         """Return the frames of clips of so many samples: whole pairs of bands' frames."""
         return ((num_samples - WINDOW) // HOP + 1) // 2
 
@@ -93,11 +93,11 @@ class Wav2Vec2Bert(Conformer):
         """Return the modules of the group `projection`."""
         return [self.model.feature_projection, self.model.encoder.dropout]
 
-    def features(self, waveforms: torch.Tensor, num_samples: Sequence[int]) -> torch.Tensor:
+    def features(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
         """Return (batch, frame, 2 * band)."""
         return fbank(waveforms, num_samples, self.config.feature_projection_input_dim // 2)
 
-    def encode(self, features: torch.Tensor, num_samples: Sequence[int], run: Runner) -> torch.Tensor:
+    def encode(self, features: torch.Tensor, num_samples: torch.Tensor, run: Runner) -> torch.Tensor:
         """Return the features: nothing lies before the projection."""
         return features
 
@@ -139,28 +139,27 @@ def _convolution_module(module: Any, frames: torch.Tensor, is_frame: torch.Tenso
     return dropped
 
 
-def fbank(waveforms: torch.Tensor, num_samples: Sequence[int], n_mels: int) -> torch.Tensor:
+def fbank(waveforms: torch.Tensor, num_samples: torch.Tensor, n_mels: int) -> torch.Tensor:
     """Return the features of Transformers' `SeamlessM4TFeatureExtractor`: Kaldi's log-mel bands, two frames in a row.
 
     Frame t begins at sample 160 t and ends within the clip; each band has zero mean and unit variance over the clip.
 
     Args:
         waveforms: (batch, sample) float32 at 16 kHz.
-        num_samples: Real samples of each clip, at least 560: two frames.
+        num_samples: (batch,) long, real samples of each clip, at least 560: two frames.
         n_mels: Mel bands.
 
     Returns:
         (batch, frame, 2 * band), zero past a clip's own frames.
     """
     exact = torch.float32 if waveforms.device.type == "mps" else torch.float64  # bands may hold 1e-12 of the power
-    num_frames = (torch.tensor(num_samples, device=waveforms.device) - WINDOW) // HOP + 1
+    num_frames = (num_samples - WINDOW) // HOP + 1
     with torch.autocast(waveforms.device.type, enabled=False):
-        frames = waveforms.to(exact).unfold(1, WINDOW, HOP) * FULL_SCALE
+        frames = windows_of(waveforms.to(exact), WINDOW, HOP) * FULL_SCALE
         frames = frames - frames.mean(dim=2, keepdim=True)
         before = F.pad(frames, (1, 0), mode="replicate")[..., :-1]
         filters, window = _mel_filters(n_mels, waveforms.device, exact)
-        spectrum = torch.fft.rfft((frames - PREEMPHASIS * before) * window, FFT)
-        bands = ((spectrum.real.square() + spectrum.imag.square()) @ filters).clamp_min(FLOOR_POWER).log()
+        bands = (power_of_windows((frames - PREEMPHASIS * before) * window, FFT) @ filters).clamp_min(FLOOR_POWER).log()
         bands = bands.float().to(exact)  # rounded as the published ones are
     is_padding = ~frame_mask(num_frames, bands.shape[1])[..., None]
     count = num_frames[:, None, None]

@@ -164,11 +164,36 @@ class CnnBlstmEncoder(Encoder):
             images = F.max_pool1d(images, 2, ceil_mode=True)
             num_frames = (num_frames + 1) // 2
             is_frame = frame_mask(num_frames, images.shape[2])
+        if torch.compiler.is_exporting():
+            return HiddenStates((_run_lstm(self.lstm, images.transpose(1, 2), num_frames),), is_frame)
         packed = nn.utils.rnn.pack_padded_sequence(
             images.transpose(1, 2), num_frames.cpu(), batch_first=True, enforce_sorted=False
         )
         frames, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
         return HiddenStates((self.dropout(frames),), is_frame[:, : frames.shape[1]])
+
+
+def _run_lstm(lstm: nn.LSTM, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+    """Return what a bidirectional LSTM returns for packed clips, without packing, which ONNX does not have.
+
+    Args:
+        frames: (batch, frame, feature).
+        num_frames: (batch,) long: the way back starts at a clip's own end.
+    """
+    backwards = num_frames[:, None] - 1 - torch.arange(frames.shape[1], device=frames.device)
+    backwards = torch.where(backwards < 0, backwards + frames.shape[1], backwards)[..., None]  # its own inverse
+    state = frames.new_zeros(1, frames.shape[0], lstm.hidden_size)
+    for layer in range(lstm.num_layers):
+        directions = []
+        for suffix in ("", "_reverse"):
+            names = [f"{kind}_{source}_l{layer}{suffix}" for kind in ("weight", "bias") for source in ("ih", "hh")]
+            order = backwards.expand(-1, -1, frames.shape[2])
+            steps = frames.gather(1, order) if suffix else frames
+            weights = [getattr(lstm, name) for name in names]
+            output = torch.lstm(steps, [state, state], weights, True, 1, 0.0, False, False, True)[0]
+            directions.append(output.gather(1, backwards.expand(-1, -1, lstm.hidden_size)) if suffix else output)
+        frames = torch.cat(directions, dim=2)
+    return frames
 
 
 class TransformerLayer(nn.Module):

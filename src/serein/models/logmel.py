@@ -8,9 +8,11 @@ from typing import Any, Self
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from serein.errors import RecipeError
 from serein.models.hidden_states import Backbone, HiddenStates, frame_mask
+from serein.models.spectrum import power_spectrum
 from serein.recipe import LogMel
 
 FLOOR_POWER = 1e-10  # -100 dB: below the quantisation noise of 16-bit audio
@@ -62,20 +64,12 @@ class LogMelBackbone(Backbone):
         """Return the bands in dB below full scale, (batch, frame, band), and which frames are real."""
         is_sample = frame_mask(num_samples, waveforms.shape[1])
         with torch.autocast(waveforms.device.type, enabled=False):
-            spectrum = torch.stft(
-                waveforms.float() * is_sample,
-                n_fft=self.fft,
-                hop_length=self.hop,
-                win_length=self.window,
-                window=self.hann,
-                center=True,
-                pad_mode="constant",
-                return_complex=True,
-            )
-            power = spectrum.real.square() + spectrum.imag.square()
+            centred = F.pad(waveforms.float() * is_sample, (self.fft // 2, self.fft // 2))
+            power = power_spectrum(centred, self.hann, self.fft, self.hop)
             bands_db = DECIBELS * (self.filters @ power).clamp_min(FLOOR_POWER).log()
         num_frames = (num_samples + self.hop - 1) // self.hop
-        longest = int(num_frames.max())
+        is_exporting = torch.compiler.is_exporting()  # lengths are then no numbers yet
+        longest = (waveforms.shape[1] + self.hop - 1) // self.hop if is_exporting else int(num_frames.max())
         bands_db, is_frame = bands_db[..., :longest].transpose(1, 2), frame_mask(num_frames, longest)
         if self.options.top_db is not None:
             loudest = bands_db.masked_fill(~is_frame[..., None], -torch.inf).amax((1, 2), keepdim=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
+
+from serein.models.hidden_states import frame_mask
 
 NORMALISATION_EPSILON = 1e-7  # of Transformers' Wav2Vec2FeatureExtractor
 FEW_FRAMES = 160  # for fewer, oneDNN takes longer to lay out the weights than it saves
@@ -25,27 +26,30 @@ Runner = Callable[..., torch.Tensor]  # calls its first argument with the others
 
 
 def prepare_waveforms(
-    waveforms: torch.Tensor, num_samples: Sequence[int], *, normalise: bool, at_least: int
+    waveforms: torch.Tensor, num_samples: torch.Tensor, *, normalise: bool, at_least: int
 ) -> torch.Tensor:
-    """Cut every clip to its own length, normalise it alone, and pad the batch with zeros.
+    """Set what lies past each clip's own length to zero, normalise each clip alone, and widen the batch.
 
     Args:
         waveforms: (batch, sample); what lies past a clip's own length is not read.
-        num_samples: Real samples of each clip.
+        num_samples: (batch,) long, real samples of each clip.
         normalise: To zero mean and unit variance, over the clip's real samples.
         at_least: Samples that the batch has at least: those that a clip is padded to.
 
     Returns:
-        (batch, sample) float32, as wide as the longest clip.
+        (batch, sample) float32.
     """
-    clips = [clip[:length].float() for clip, length in zip(waveforms, num_samples, strict=True)]
+    is_padding = ~frame_mask(num_samples, waveforms.shape[1])
+    clips = waveforms.float().masked_fill(is_padding, 0.0)
     if normalise:
-        clips = [(clip - clip.mean()) / torch.sqrt(clip.var(correction=0) + NORMALISATION_EPSILON) for clip in clips]
-    padded = pad_sequence(clips, batch_first=True)
-    return F.pad(padded, (0, max(0, at_least - padded.shape[1])))
+        count = num_samples[:, None]
+        clips = (clips - clips.sum(dim=1, keepdim=True) / count).masked_fill(is_padding, 0.0)
+        variance = clips.square().sum(dim=1, keepdim=True) / count
+        clips = clips / torch.sqrt(variance + NORMALISATION_EPSILON)
+    return F.pad(clips, (0, torch.sym_max(0, at_least - clips.shape[1])))
 
 
-def encode(extractor: nn.Module, waveforms: torch.Tensor, num_samples: Sequence[int], run: Runner) -> torch.Tensor:
+def encode(extractor: nn.Module, waveforms: torch.Tensor, num_samples: torch.Tensor, run: Runner) -> torch.Tensor:
     """Run a convolutional feature encoder.
 
     A frame of a layer without padding sees only samples before its end, so the frames that a clip has alone are the
@@ -54,7 +58,7 @@ def encode(extractor: nn.Module, waveforms: torch.Tensor, num_samples: Sequence[
     Args:
         extractor: Transformers' feature encoder.
         waveforms: (batch, sample), zero on padding.
-        num_samples: Real samples of each clip, at least the receptive field.
+        num_samples: (batch,) long, real samples of each clip, at least the receptive field.
         run: Calls a layer.
 
     Returns:
@@ -150,6 +154,9 @@ class GatedAttention(nn.Module):
         weight = self.rel_attn_embed.weight
         distances = torch.arange(1 - num_frames, num_frames, device=weight.device)
         by_distance = weight[self._bucket(distances)].T
+        if torch.compiler.is_exporting():  # ONNX has no views
+            frames = torch.arange(num_frames, device=weight.device)
+            return by_distance[:, frames[None, :] - frames[:, None] + num_frames - 1]
         return by_distance.unfold(1, num_frames, 1).flip(1)
 
     def _bucket(self, distances: torch.Tensor) -> torch.Tensor:
@@ -181,7 +188,8 @@ class OneDnnLinear(nn.Linear):
 
     def _convolves(self, input: torch.Tensor) -> bool:
         return (
-            input.device.type == "cpu"
+            not torch.compiler.is_exporting()
+            and input.device.type == "cpu"
             and input.dtype == self.weight.dtype == torch.float32
             and input.numel() >= FEW_FRAMES * self.in_features
             and not torch.is_autocast_enabled("cpu")
@@ -221,7 +229,7 @@ def fasten(model: nn.Module) -> None:
             module.__class__ = WordDropout
 
 
-def _encoder_layer(layer: Any, frames: torch.Tensor, num_samples: Sequence[int]) -> torch.Tensor:
+def _encoder_layer(layer: Any, frames: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
     norm = getattr(layer, "layer_norm", None)
     if isinstance(norm, nn.GroupNorm):
         frames = _time_normed(layer, frames.squeeze(-1), num_samples)
@@ -232,7 +240,7 @@ def _encoder_layer(layer: Any, frames: torch.Tensor, num_samples: Sequence[int])
     return activated
 
 
-def _time_normed(layer: Any, waveforms: torch.Tensor, num_samples: Sequence[int]) -> torch.Tensor:
+def _time_normed(layer: Any, waveforms: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
     """Convolve one channel of samples and normalise each output channel over the clip's real frames.
 
     A channel's mean and variance follow from those of the windows it sees: E[w'x] = w'm and Var[w'x] = w'Cw. The norm
@@ -244,8 +252,11 @@ def _time_normed(layer: Any, waveforms: torch.Tensor, num_samples: Sequence[int]
     """
     conv, norm = layer.conv, layer.layer_norm
     (kernel,), (stride,) = conv.kernel_size, conv.stride
+    num_windows = (num_samples - kernel) // stride + 1
+    if torch.compiler.is_exporting():
+        return _normed_over_time(norm, convolve(conv, waveforms.unsqueeze(-1)), num_windows)
     windows = waveforms.unfold(1, kernel, stride)
-    mean, covariance = _window_moments(windows, [(length - kernel) // stride + 1 for length in num_samples])
+    mean, covariance = _window_moments(windows, num_windows)
     weight = conv.weight[:, 0].to(mean.dtype)
     variance = torch.einsum("ci,bij,cj->bc", weight, covariance, weight)
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
@@ -254,20 +265,31 @@ def _time_normed(layer: Any, waveforms: torch.Tensor, num_samples: Sequence[int]
     return torch.baddbmm(shift.unsqueeze(1).to(weights.dtype), windows.to(weights.dtype), weights)
 
 
-def _window_moments(windows: torch.Tensor, num_windows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def _normed_over_time(norm: nn.GroupNorm, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+    """Normalise each channel of (batch, frame, channel) over the clip's real frames.
+
+    For other runtimes, which may have no float64: a float32 covariance of windows would not do, see `_window_moments`.
+    """
+    is_padding = ~frame_mask(num_frames, frames.shape[1])[..., None]
+    count = num_frames[:, None, None]
+    centred = frames - frames.masked_fill(is_padding, 0.0).sum(dim=1, keepdim=True) / count
+    variance = centred.masked_fill(is_padding, 0.0).square().sum(dim=1, keepdim=True) / count
+    return centred * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias
+
+
+def _window_moments(windows: torch.Tensor, num_windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean (batch, sample) and covariance (batch, sample, sample) over each clip's real windows.
 
     In float64 where the device has it: a channel that reacts to little of its input has a variance far below that
     of its windows.
     """
     exact = torch.float32 if windows.device.type == "mps" else torch.float64
-    means, covariances = [], []
-    for clip, real in zip(windows, num_windows, strict=True):
-        centred = clip[:real].to(exact)
-        means.append(centred.mean(dim=0))
-        centred = centred - means[-1]
-        covariances.append(centred.T @ centred / real)
-    return torch.stack(means), torch.stack(covariances)
+    is_padding = ~frame_mask(num_windows, windows.shape[1])[..., None]
+    count = num_windows[:, None, None]
+    real = windows.to(exact).masked_fill(is_padding, 0.0)
+    mean = real.sum(dim=1, keepdim=True) / count
+    centred = (real - mean).masked_fill_(is_padding, 0.0)
+    return mean.squeeze(1), centred.transpose(1, 2) @ centred / count
 
 
 def _position_layer(layer: Any, frames: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor:
@@ -284,9 +306,10 @@ def _position_layer(layer: Any, frames: torch.Tensor, is_frame: torch.Tensor | N
 
 def normed_over_batch(norm: nn.Module, frames: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor:
     """Apply batch norm (HuBERT's `conv_pos_batch_norm`) to the real frames alone."""
-    real: torch.Tensor = norm(frames.flatten(0, 1) if is_frame is None else frames[is_frame])
-    if is_frame is None:
-        return real.view_as(frames)
+    if is_frame is None or not norm.training:  # then each frame stands alone
+        every: torch.Tensor = norm(frames.flatten(0, 1)).view_as(frames)
+        return every if is_frame is None else every.masked_fill(~is_frame[..., None], 0.0)
+    real: torch.Tensor = norm(frames[is_frame])
     return real.new_zeros(frames.shape).masked_scatter(is_frame.unsqueeze(-1), real)
 
 
@@ -306,6 +329,8 @@ def convolve(conv: nn.Conv1d, frames: torch.Tensor) -> torch.Tensor:
         with torch.autocast("cpu", enabled=False):
             output = F.conv1d(channels_first.float(), weight.float(), bias, stride, padding, 1, groups)
         return output.to(frames.dtype).transpose(1, 2)
+    if torch.compiler.is_exporting():
+        return F.conv1d(channels_first, weight, conv.bias, stride, padding, 1, groups).transpose(1, 2)
     is_small = frames.shape[0] * frames.shape[1] < FEW_FRAMES * stride
     if is_small or frames.device.type != "cpu" or not _has_onednn():
         return F.conv1d(channels_first, weight, conv.bias, stride, padding, 1, groups).transpose(1, 2)

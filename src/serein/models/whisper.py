@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from serein.models.architectures import Wav2Vec2
+from serein.models.architectures import Count, Wav2Vec2
 from serein.models.hidden_states import frame_mask
 from serein.models.masking import Runner, convolve
+from serein.models.spectrum import power_spectrum
 
 FFT = 400  # samples, 25 ms at 16 kHz, which is also the length of the Hann window
 HOP = 160  # samples, 10 ms
@@ -33,7 +33,7 @@ class Whisper(Wav2Vec2):
         self.max_frames: int = self.config.max_source_positions
         self.receptive_field, self.frame_samples = FFT, 2 * HOP
 
-    def num_frames(self, num_samples: torch.Tensor) -> torch.Tensor:
+    def num_frames(self, num_samples: Count) -> Count:
         """Return the frames of clips of so many samples: half their log-mel frames, rounded up."""
         return (num_samples // HOP + 1) // 2
 
@@ -45,7 +45,7 @@ class Whisper(Wav2Vec2):
         """Return the closing norm, and the positions, which have no parameters."""
         return [self.model.embed_positions, self.model.layer_norm]
 
-    def features(self, waveforms: torch.Tensor, num_samples: Sequence[int]) -> torch.Tensor:
+    def features(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
         """Return (batch, log-mel frame, band); SpecAugment masks them in training."""
         bands = log_mel(waveforms, num_samples, self.config.num_mel_bins)
         if not self.augments(bands.shape[1]):
@@ -55,7 +55,7 @@ class Whisper(Wav2Vec2):
         masked: torch.Tensor = mask_features(self.model, bands.transpose(1, 2).contiguous(), is_real)
         return masked.transpose(1, 2)
 
-    def encode(self, features: torch.Tensor, num_samples: Sequence[int], run: Runner) -> torch.Tensor:
+    def encode(self, features: torch.Tensor, num_samples: torch.Tensor, run: Runner) -> torch.Tensor:
         """Run the convolutions, which see zeros where a clip ends."""
         is_real = _is_log_mel(features, num_samples)
         frames = features
@@ -74,38 +74,36 @@ class Whisper(Wav2Vec2):
         return closed
 
 
-def _is_log_mel(features: torch.Tensor, num_samples: Sequence[int]) -> torch.Tensor:
-    return frame_mask(torch.tensor(num_samples, device=features.device) // HOP, features.shape[1])
+def _is_log_mel(features: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
+    return frame_mask(num_samples // HOP, features.shape[1])
 
 
 def _convolution(conv: nn.Conv1d, frames: torch.Tensor, is_real: torch.Tensor) -> torch.Tensor:
     return F.gelu(convolve(conv, frames.masked_fill(~is_real[..., None], 0.0)))
 
 
-def log_mel(waveforms: torch.Tensor, num_samples: Sequence[int], n_mels: int) -> torch.Tensor:
+def log_mel(waveforms: torch.Tensor, num_samples: torch.Tensor, n_mels: int) -> torch.Tensor:
     """Return the features of Transformers' `WhisperFeatureExtractor`, of each clip as if it were alone.
 
     Frame t is centred on sample 160 t; a clip is reflected at both ends, and has a frame for each 160 samples.
 
     Args:
         waveforms: (batch, sample) float32 at 16 kHz.
-        num_samples: Real samples of each clip, more than 200.
+        num_samples: (batch,) long, real samples of each clip, more than 200.
         n_mels: Mel bands: 80, or 128 from large-v3 on.
 
     Returns:
         (batch, frame, band), zero past a clip's own frames.
     """
-    lengths = torch.tensor(num_samples, device=waveforms.device)
     positions = torch.arange(-FFT // 2, waveforms.shape[1] + FFT // 2, device=waveforms.device).abs()
-    last = lengths[:, None] - 1
+    last = num_samples[:, None] - 1
     positions = torch.where(positions > last, 2 * last - positions, positions).clamp_min(0)
     with torch.autocast(waveforms.device.type, enabled=False):
         reflected = waveforms.float().gather(1, positions)
         filters, window = _mel_filters(n_mels, waveforms.device)
-        spectrum = torch.stft(reflected, FFT, HOP, window=window, center=False, return_complex=True)
-        power = (spectrum.real.square() + spectrum.imag.square())[..., : waveforms.shape[1] // HOP]
+        power = power_spectrum(reflected, window, FFT, HOP)[..., : waveforms.shape[1] // HOP]
         bands = (filters @ power).clamp_min(FLOOR_POWER).log10().transpose(1, 2)
-    is_padding = ~frame_mask(lengths // HOP, bands.shape[1])[..., None]
+    is_padding = ~frame_mask(num_samples // HOP, bands.shape[1])[..., None]
     loudest = bands.masked_fill(is_padding, -torch.inf).amax((1, 2), keepdim=True)
     return ((bands.maximum(loudest - DYNAMIC_RANGE) + 4.0) / 4.0).masked_fill(is_padding, 0.0)
 
