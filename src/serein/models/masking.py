@@ -46,7 +46,8 @@ def prepare_waveforms(
         clips = (clips - clips.sum(dim=1, keepdim=True) / count).masked_fill(is_padding, 0.0)
         variance = clips.square().sum(dim=1, keepdim=True) / count
         clips = clips / torch.sqrt(variance + NORMALISATION_EPSILON)
-    return F.pad(clips, (0, torch.sym_max(0, at_least - clips.shape[1])))
+    missing = torch.sym_max(0, at_least - clips.shape[1])  # type: ignore[no-untyped-call]
+    return F.pad(clips, (0, missing))
 
 
 def encode(extractor: nn.Module, waveforms: torch.Tensor, num_samples: torch.Tensor, run: Runner) -> torch.Tensor:

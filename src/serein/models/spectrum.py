@@ -55,4 +55,5 @@ def power_of_windows(windows: torch.Tensor, fft: int) -> torch.Tensor:
     angles = np.outer(np.arange(windows.shape[-1]), np.arange(fft // 2 + 1)) % fft * (2.0 * np.pi / fft)
     waves = torch.tensor(np.concatenate([np.cos(angles), np.sin(angles)], axis=1), dtype=windows.dtype)
     real, imaginary = (windows @ waves).chunk(2, dim=-1)
-    return real.square() + imaginary.square()
+    power: torch.Tensor = real.square() + imaginary.square()
+    return power
