@@ -51,7 +51,8 @@ def power_of_windows(windows: torch.Tensor, fft: int) -> torch.Tensor:
     """
     if not torch.compiler.is_exporting():
         spectrum = torch.fft.rfft(windows, fft)
-        return spectrum.real.square() + spectrum.imag.square()
+        whole: torch.Tensor = spectrum.real.square() + spectrum.imag.square()
+        return whole
     angles = np.outer(np.arange(windows.shape[-1]), np.arange(fft // 2 + 1)) % fft * (2.0 * np.pi / fft)
     waves = torch.tensor(np.concatenate([np.cos(angles), np.sin(angles)], axis=1), dtype=windows.dtype)
     real, imaginary = (windows @ waves).chunk(2, dim=-1)
