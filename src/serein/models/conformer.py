@@ -168,7 +168,7 @@ def fbank(waveforms: torch.Tensor, num_samples: torch.Tensor, n_mels: int) -> to
     variance = centred.square().sum(1, keepdim=True) / (count - 1)
     normalised = centred / (variance + NORMALISATION_EPSILON).sqrt()
     whole = normalised.shape[1] // 2 * 2
-    pairs: torch.Tensor = normalised[:, :whole].unflatten(1, (-1, 2)).flatten(2)
+    pairs: torch.Tensor = normalised[:, :whole].reshape(normalised.shape[0], -1, 2 * n_mels)
     return pairs.masked_fill(~frame_mask(num_frames // 2, whole // 2)[..., None], 0.0).float()
 
 
