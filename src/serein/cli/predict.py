@@ -135,14 +135,14 @@ def predict(
 
         def results(some: Sequence[Source]) -> Iterator[object]:
             if workers > 1 and ensemble is None and knn is None:
-                from serein.inference.parallel import predict_in_processes
+                from serein.inference.predictor import predict_in_processes
 
                 return predict_in_processes(model, words, some, options, workers)
             return predictor.predict_files(some, options=options, on_error="return", on_progress=_shown_on(bars))
 
         def predicted(some: Sequence[Source], on_error: OnError | None = None) -> Iterator[Pair]:
-            from serein.inference.plot import save_picture
             from serein.inference.prediction import Prediction
+            from serein.inference.writers import save_picture
 
             for source, result in zip(some, results(some), strict=True):
                 if isinstance(result, SereinError):

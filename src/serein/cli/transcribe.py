@@ -34,7 +34,8 @@ def transcribe(
     With --json the word error rate goes to stderr. The exit status is 1 if any recording could not be read.
     """
     from serein.errors import AudioError
-    from serein.inference.sources import sources_in, utterance_of
+    from serein.inference.predictor import utterance_of
+    from serein.inference.sources import sources_in
     from serein.inference.transcription import transcribe_with
 
     utterances = [utterance_of(source) for source in sources_in(sources)]

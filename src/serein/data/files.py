@@ -9,6 +9,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+from serein.errors import RunError
 
 
 @contextmanager
@@ -43,6 +46,25 @@ def is_leftover(path: Path) -> bool:
 def leftovers(folder: Path) -> list[Path]:
     """Return what a kill left of files and folders that were being written, below `folder`."""
     return [path for path in folder.rglob(".*") if is_leftover(path)]
+
+
+def lock(file: IO[bytes], where: Path, what: str) -> None:
+    """Keep other processes out of an open file; a process that is killed leaves no lock behind.
+
+    Args:
+        what: The message, when another process holds the lock.
+
+    Raises:
+        RunError: Another process holds it.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass  # no such lock on Windows
+    except BlockingIOError:
+        raise RunError(what, where=where, remedy="Wait for it or stop it.") from None
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -5,21 +5,21 @@ Hours of work survive a kill: each prediction is appended to a file beside the r
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal, Protocol
+from typing import IO, Literal
 
 import numpy as np
 
 from serein import hub
 from serein.data import manifest
+from serein.data.files import lock
 from serein.data.protocols import speaker_key
 from serein.data.utterance import Predicted, Utterance
 from serein.errors import AudioError, LeakError, ModelError, RunError
@@ -35,26 +35,6 @@ A_GENDER_MODEL = "a model folder or Hub name of a model that serein trained on g
 
 Value = str | AudioError | None
 Field = Literal["gender", "transcript"]
-
-
-class Annotator(Protocol):
-    """A model, or the predictions of a run, that annotates one field.
-
-    Attributes:
-        field: Of `Predicted`.
-        by: Its name and hash, for `Predicted.by`.
-    """
-
-    field: Field
-    by: str
-
-    def wanted(self, utterances: Sequence[Utterance]) -> list[Utterance]:
-        """Return the utterances to predict, after the check that this is permitted."""
-        ...
-
-    def predict(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Value]]:
-        """Yield each utterance with its value, `None` where there is none, or the error of its audio."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -103,7 +83,9 @@ class RunGenderAnnotator:
                 if prediction.id in here:
                     self._predicted.setdefault(prediction.id, []).append(prediction)
         self._trained_on = {name for fold in read_json(run / "folds.json").get("folds", ()) for name in fold["train"]}
-        self.by = f"{run}, sha256 {_digest_of(sorted(map(repr, tested)))}"
+        self._model_folder = next(iter(sorted(run.glob("fold-*/seed-*/model"))), None)
+        digest = hashlib.sha256("\n".join(sorted(map(repr, tested))).encode()).hexdigest()
+        self.by = f"{run}, sha256 {digest[:16]}"
 
     def wanted(self, utterances: Sequence[Utterance]) -> list[Utterance]:
         """Return those that the run predicted, and those that were neither predicted nor trained on.
@@ -112,7 +94,7 @@ class RunGenderAnnotator:
             RunError: The run is of other data, or its utterances of these names have other speakers.
         """
         lacking = [u.id for u in utterances if u.id not in self._predicted and u.id not in self._trained_on]
-        if len(lacking) == len(utterances) or (lacking and self._model_folder() is None):
+        if len(lacking) == len(utterances) or (lacking and self._model_folder is None):
             raise RunError(
                 f"{len(lacking)} of {len(utterances)} utterances have no prediction there, such as {lacking[0]}",
                 where=self.run,
@@ -132,19 +114,14 @@ class RunGenderAnnotator:
         """Yield the gender with the larger mean probability."""
         for utterance in utterances:
             if utterance.id in self._predicted:
-                yield utterance, self._gender(utterance.id)
+                probabilities = [
+                    [float(p.prediction == g) if p.probabilities is None else p.probabilities[g] for g in GENDERS]
+                    for p in self._predicted[utterance.id]
+                ]
+                yield utterance, GENDERS[int(np.mean(probabilities, axis=0).argmax())]
         others = [utterance for utterance in utterances if utterance.id not in self._predicted]
-        if others and (folder := self._model_folder()) is not None:
-            yield from _genders(load(folder), others)
-
-    def _model_folder(self) -> Path | None:
-        return next(iter(sorted(self.run.glob("fold-*/seed-*/model"))), None)
-
-    def _gender(self, name: str) -> str:
-        probabilities = [
-            [_probability(prediction, gender) for gender in GENDERS] for prediction in self._predicted[name]
-        ]
-        return GENDERS[int(np.mean(probabilities, axis=0).argmax())]
+        if others and self._model_folder is not None:
+            yield from ModelGenderAnnotator(str(self._model_folder), "allow").predict(others)
 
 
 class ModelGenderAnnotator:
@@ -186,7 +163,12 @@ class ModelGenderAnnotator:
 
     def predict(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Value]]:
         """Yield the gender with the larger probability."""
-        yield from _genders(self._predictor, utterances)
+        results = self._predictor.predict_files(utterances, on_error="return")
+        for utterance, outcome in zip(utterances, results, strict=True):
+            if isinstance(outcome, Prediction):
+                yield utterance, max(GENDERS, key=outcome.probabilities.__getitem__)
+            else:
+                yield utterance, outcome
 
 
 class TranscriptAnnotator:
@@ -206,7 +188,7 @@ class TranscriptAnnotator:
     def __init__(self, name: str, which: Literal["missing", "all"], language: str | None) -> None:
         self._transcriber: Transcriber = load_transcriber(name)
         self._which, self._language = which, language
-        if language is not None and not self._transcriber.knows(language):
+        if language is not None and self._transcriber.language_code(language) is None:
             raise ModelError(
                 f"does not support the language '{language}'",
                 where=name,
@@ -222,6 +204,9 @@ class TranscriptAnnotator:
     def predict(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Value]]:
         """Yield the words of each."""
         yield from transcribe_each(self._transcriber, utterances, language=self._language)
+
+
+Annotator = RunGenderAnnotator | ModelGenderAnnotator | TranscriptAnnotator
 
 
 def gender_annotator(name: str, seen_speakers: Literal["refuse", "allow"]) -> Annotator:
@@ -251,62 +236,39 @@ def annotate(
     """
     utterances = manifest.read(manifest_path)
     wanted = [annotator.wanted(utterances) for annotator in annotators]
-    progress = _Progress(broken, report)
     partial = out.with_name(f"{out.name}.partial")
-    key = _digest_of([manifest.digest(utterances), *(f"{annotator.field}: {annotator.by}" for annotator in annotators)])
-    with _notes(partial, key) as (known, notes):
-        values_of = {
-            annotator.field: _Values(annotator.by, _annotated(annotator, some, known[annotator.field], notes, progress))
-            for annotator, some in zip(annotators, wanted, strict=True)
-        }
-    annotated = [_with_predictions(utterance, values_of) for utterance in utterances]
+    by = {annotator.field: annotator.by for annotator in annotators}
+    inputs = [manifest.digest(utterances), *(f"{annotator.field}: {annotator.by}" for annotator in annotators)]
+    key = hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:16]
+    problems: list[AudioError] = []
+    values_of: dict[Field, dict[str, str | None]] = {}  # field -> utterance id -> value, `None` where none was found
+    with _notes(partial, key) as (finished, notes):
+        for annotator, some in zip(annotators, wanted, strict=True):
+            known = finished[annotator.field]
+            todo = [u for u in some if u.id not in known]
+            started, before = time.monotonic(), len(some) - len(todo)
+            for number, (utterance, outcome) in enumerate(annotator.predict(todo), start=1):
+                if isinstance(outcome, AudioError):
+                    if broken == "stop":
+                        raise outcome
+                    problems.append(outcome)
+                else:
+                    known[utterance.id] = outcome
+                    _note(notes, [annotator.field, utterance.id, outcome])  # at once
+                done, rate = before + number, number / max(time.monotonic() - started, 1e-3)
+                report(annotator.field, done, len(some), f"{done}/{len(some)} clips, {rate:.1f} a second")
+            values_of[annotator.field] = {u.id: known[u.id] for u in some if u.id in known}
+    annotated = []
+    for utterance in utterances:
+        values = {name: of[utterance.id] for name, of in values_of.items() if utterance.id in of}
+        earlier = utterance.predicted or Predicted()  # new predictions stand beside these
+        names = earlier.by | {name: by[name] for name in values}
+        predicted = Predicted.model_validate(earlier.model_dump() | values | {"by": names})
+        annotated.append(utterance.model_copy(update={"predicted": predicted}) if values else utterance)
     manifest.write(annotated, out)
     partial.unlink()
-    return AnnotationResult(annotated, {name: each.num_values for name, each in values_of.items()}, progress.problems)
-
-
-@dataclass(frozen=True)
-class _Values:
-    """The predictions of an annotator: utterance id -> value, `None` where it found none."""
-
-    by: str
-    values: dict[str, str | None]
-
-    @property
-    def num_values(self) -> int:
-        return sum(value is not None for value in self.values.values())
-
-
-@dataclass
-class _Progress:
-    """How broken audio is handled, and the progress callback."""
-
-    broken: Literal["stop", "skip"]
-    report: Report
-    problems: list[AudioError] = dataclasses.field(default_factory=list)
-
-
-def _annotated(
-    annotator: Annotator,
-    wanted: Sequence[Utterance],
-    known: dict[str, str | None],
-    notes: IO[bytes],
-    progress: _Progress,
-) -> dict[str, str | None]:
-    """Predict what is missing, append each value to the notes at once, and return all wanted values."""
-    todo = [u for u in wanted if u.id not in known]
-    started, before = time.monotonic(), len(wanted) - len(todo)
-    for number, (utterance, outcome) in enumerate(annotator.predict(todo), start=1):
-        if isinstance(outcome, AudioError):
-            if progress.broken == "stop":
-                raise outcome
-            progress.problems.append(outcome)
-        else:
-            known[utterance.id] = outcome
-            _note(notes, [annotator.field, utterance.id, outcome])
-        done, rate = before + number, number / max(time.monotonic() - started, 1e-3)
-        progress.report(annotator.field, done, len(wanted), f"{done}/{len(wanted)} clips, {rate:.1f} a second")
-    return {u.id: known[u.id] for u in wanted if u.id in known}
+    num_predicted = {name: sum(value is not None for value in of.values()) for name, of in values_of.items()}
+    return AnnotationResult(annotated, num_predicted, problems)
 
 
 @contextmanager
@@ -317,7 +279,7 @@ def _notes(path: Path, key: str) -> Iterator[tuple[dict[str, dict[str, str | Non
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab+") as file:
-        _lock(file, path)
+        lock(file, path, "another process is working on it")
         file.seek(0)
         content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
@@ -325,68 +287,25 @@ def _notes(path: Path, key: str) -> Iterator[tuple[dict[str, dict[str, str | Non
         if not whole:
             _note(file, {"for": key})
         known: dict[str, dict[str, str | None]] = defaultdict(dict)
-        for name, utterance, value in _read_notes(whole, key, path):
-            known[name][utterance] = value
+        try:
+            header, *notes = [json.loads(line) for line in whole.splitlines()] or [{"for": key}]
+            is_ours = header["for"] == key
+            for name, utterance, value in notes:
+                known[name][utterance] = value
+        except (ValueError, TypeError, KeyError):
+            is_ours = False
+        if not is_ours:
+            raise RunError(
+                "an unfinished earlier call was for other data, models or options",
+                where=path,
+                remedy="Delete it, or choose another file with --out.",
+            )
         yield known, file
 
 
 def _note(file: IO[bytes], what: object) -> None:
     file.write(json.dumps(what).encode() + b"\n")
     file.flush()
-
-
-def _read_notes(content: bytes, key: str, path: Path) -> list[list[str]]:
-    try:
-        header, *notes = [json.loads(line) for line in content.splitlines()] or [{"for": key}]
-        is_ours = header["for"] == key and all(len(note) == 3 for note in notes)
-    except (ValueError, TypeError, KeyError):
-        is_ours = False
-    if not is_ours:
-        raise RunError(
-            "an unfinished earlier call was for other data, models or options",
-            where=path,
-            remedy="Delete it, or choose another file with --out.",
-        )
-    return notes
-
-
-def _lock(file: IO[bytes], path: Path) -> None:
-    """Keep a second process out; a killed one leaves no lock behind."""
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
-        pass  # no such lock on Windows
-    except BlockingIOError:
-        raise RunError("another process is working on it", where=path, remedy="Wait for it or stop it.") from None
-
-
-def _with_predictions(utterance: Utterance, values_of: Mapping[Field, _Values]) -> Utterance:
-    """Return an utterance with its new predictions beside the earlier ones."""
-    values = {name: each.values[utterance.id] for name, each in values_of.items() if utterance.id in each.values}
-    if not values:
-        return utterance
-    before = utterance.predicted or Predicted()
-    by = before.by | {name: values_of[name].by for name in values}
-    predicted = Predicted.model_validate(before.model_dump() | values | {"by": by})
-    return utterance.model_copy(update={"predicted": predicted})
-
-
-def _probability(prediction: RunPrediction, gender: str) -> float:
-    if prediction.probabilities is None:
-        return float(prediction.prediction == gender)
-    return prediction.probabilities[gender]
-
-
-def _genders(predictor: Predictor, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Value]]:
-    results = predictor.predict_files(utterances, on_error="return")
-    for utterance, outcome in zip(utterances, results, strict=True):
-        yield utterance, _larger(outcome) if isinstance(outcome, Prediction) else outcome
-
-
-def _larger(prediction: Prediction) -> str:
-    return max(GENDERS, key=lambda gender: prediction.probabilities[gender])
 
 
 def _require_genders(classes: Sequence[str], *, where: str | Path) -> None:
@@ -396,7 +315,3 @@ def _require_genders(classes: Sequence[str], *, where: str | Path) -> None:
             where=where,
             remedy="Name a model or run of a gender recipe.",
         )
-
-
-def _digest_of(lines: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

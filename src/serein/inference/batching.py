@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -13,10 +12,8 @@ from numpy.typing import NDArray
 from serein.audio import SAMPLE_RATE_HZ, Waveform
 from serein.checkpoint import Checkpoint
 from serein.data.dataset import Recordings, fix_length
-from serein.data.utterance import Utterance
 from serein.errors import ModelError, expected_one_of
 from serein.models.conditioning import ConditionSource, attribute_vectors
-from serein.recipe import Clips, Inference
 from serein.tasks.task import Decoded
 
 Progress = Callable[[int, int], None]
@@ -72,13 +69,6 @@ def embedding_selection(checkpoint: Checkpoint, name: str | None) -> EmbeddingSe
     )
 
 
-def conditions_of(
-    checkpoint: Checkpoint, utterances: Sequence[Utterance], condition_source: ConditionSource
-) -> dict[str, Vectors]:
-    """Return the conditions of a conditioned model: attribute -> (utterance, feature)."""
-    return attribute_vectors(utterances, checkpoint.conditions, condition_source, checkpoint.options.text.encoder)
-
-
 def model_outputs(
     checkpoint: Checkpoint,
     waveform_of: Callable[[int], Waveform],
@@ -99,18 +89,31 @@ def model_outputs(
     Raises:
         ModelError: The model has no such embedding.
     """
-    forward = partial(_forward, checkpoint, embedding_selection(checkpoint, embedding))
-    options = checkpoint.options
+    selection = embedding_selection(checkpoint, embedding)
+    clips, most_samples = checkpoint.options.clips, int(checkpoint.options.inference.batch_s * SAMPLE_RATE_HZ)
+    shortest = max(1, round(clips.min_s * SAMPLE_RATE_HZ))
     of_clip: dict[int, ModelOutputs] = {}
-    for positions in _batches(num_samples, options.clips, options.inference):
-        windows = [_windows(fix_length(waveform_of(p), options.clips), options.clips) for p in positions]
+    for positions in batches_by_length(num_samples, most_samples, shortest):
+        windows = []  # of equal length, of a clip longer than `clips.window_s`
+        for position in positions:
+            waveform = fix_length(waveform_of(position), clips)
+            num_windows = -(-len(waveform) // round(clips.window_s * SAMPLE_RATE_HZ))
+            windows.append(np.array_split(waveform, num_windows) if num_windows > 1 else [waveform])
         flat = [window for each in windows for window in each]
         clip_of = np.repeat(positions, [len(each) for each in windows])
-        conditions_of_windows = {name: vectors[clip_of] for name, vectors in (conditions or {}).items()}
-        outputs = _forward_in_parts(forward, flat, conditions_of_windows, options.inference)
+        size = max(1, most_samples // max(map(len, flat)))  # one recording may be hours
+        parts = []
+        for start in range(0, len(flat), size):
+            rows = clip_of[start : start + size]
+            known = {name: vectors[rows] for name, vectors in (conditions or {}).items()}
+            parts.append(_forward(checkpoint, selection, flat[start : start + size], known))
+        outputs = _stacked(parts)
         start = 0
-        for position, own in zip(positions, windows, strict=True):
-            of_clip[position] = _joined(outputs, start, own)
+        for position, own in zip(positions, windows, strict=True):  # windows' means, weighted by length; joined texts
+            part, weights = slice(start, start + len(own)), np.array([len(window) for window in own], np.float64)
+            vector = np.average(outputs.embeddings[part], axis=0, weights=weights).astype(np.float32)
+            decoded = {name: each.mean(part, weights) for name, each in outputs.decoded.items()}
+            of_clip[position] = ModelOutputs(decoded, vector[None])
             start += len(own)
         if on_progress:
             on_progress(len(of_clip), len(num_samples))
@@ -127,25 +130,13 @@ def recording_outputs(
 ) -> ModelOutputs:
     """Run a model on utterances of a manifest; see `model_outputs`."""
     lengths = [round(float(recordings.durations_s[p]) * SAMPLE_RATE_HZ) for p in positions]
-    conditions = conditions_of(checkpoint, [recordings.utterances[p] for p in positions], condition_source)
-    return model_outputs(checkpoint, lambda i: recordings[positions[i]], lengths, conditions, on_progress, embedding)
-
-
-def _forward_in_parts(
-    forward: Callable[[Sequence[Waveform], Mapping[str, Vectors]], ModelOutputs],
-    windows: Sequence[Waveform],
-    conditions: Mapping[str, Vectors],
-    inference: Inference,
-) -> ModelOutputs:
-    """Run a model on windows, perhaps of hours of recording, in batches no longer than the options allow."""
-    longest = max(len(window) for window in windows)
-    size = max(1, int(inference.batch_s * SAMPLE_RATE_HZ) // longest)
-    return _stacked(
-        [
-            forward(windows[i : i + size], {name: vectors[i : i + size] for name, vectors in conditions.items()})
-            for i in range(0, len(windows), size)
-        ]
+    conditions = attribute_vectors(
+        [recordings.utterances[p] for p in positions],
+        checkpoint.conditions,
+        condition_source,
+        checkpoint.options.text.encoder,
     )
+    return model_outputs(checkpoint, lambda i: recordings[positions[i]], lengths, conditions, on_progress, embedding)
 
 
 @torch.inference_mode()
@@ -173,33 +164,27 @@ def _forward(
     return ModelOutputs(decoded, vector[selection.task].embedding.cpu().numpy())
 
 
-def _joined(outputs: ModelOutputs, start: int, windows: Sequence[Waveform]) -> ModelOutputs:
-    """Return the outputs of one clip: its windows' means, weighted by length, and their joined texts."""
-    part = slice(start, start + len(windows))
-    weights = np.array([len(window) for window in windows], np.float64)
-    embedding = np.average(outputs.embeddings[part], axis=0, weights=weights).astype(np.float32)[None]
-    return ModelOutputs({name: each.mean(part, weights) for name, each in outputs.decoded.items()}, embedding)
-
-
 def _stacked(parts: Sequence[ModelOutputs]) -> ModelOutputs:
     decoded = {name: Decoded.concatenated([part.decoded[name] for part in parts]) for name in parts[0].decoded}
     return ModelOutputs(decoded, np.concatenate([part.embeddings for part in parts]))
 
 
-def _windows(waveform: Waveform, clips: Clips) -> list[Waveform]:
-    """Cut a clip longer than `clips.window_s` into windows of equal length."""
-    num_windows = -(-len(waveform) // round(clips.window_s * SAMPLE_RATE_HZ))
-    return np.array_split(waveform, num_windows) if num_windows > 1 else [waveform]
+def batches_by_length(lengths: Sequence[float], most: float, shortest: float) -> list[list[int]]:
+    """Divide clips into batches of similar length, longest first; return their positions.
 
+    Args:
+        most: Length of a batch after padding: the number of its clips times the longest of them.
+        shortest: A shorter clip counts as this long.
 
-def _batches(num_samples: Sequence[int], clips: Clips, inference: Inference) -> list[list[int]]:
-    shortest = round(clips.min_s * SAMPLE_RATE_HZ)
-    order = sorted(range(len(num_samples)), key=lambda i: -num_samples[i])
+    Example:
+        >>> batches_by_length([1.0, 25.0, 2.0, 30.0], most=60.0, shortest=0.1)
+        [[3, 1], [2, 0]]
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batches: list[list[int]] = []
     start = 0
     while start < len(order):
-        longest = max(num_samples[order[start]], shortest, 1)
-        size = max(1, int(inference.batch_s * SAMPLE_RATE_HZ) // longest)
+        size = max(1, int(most / max(lengths[order[start]], shortest)))
         batches.append(order[start : start + size])
         start += size
     return batches

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,7 @@ class Segment(TaskPrediction):
     @property
     def text(self) -> str:
         """What people read: the label, the number, or why there is none."""
-        return shown(self)
+        return self.rejected or self.label or ("" if self.value is None else f"{self.value:.2f}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: times, label, confidence, probabilities, and why it was rejected."""
@@ -133,7 +133,7 @@ class Prediction(TaskPrediction):
     @property
     def text(self) -> str:
         """What people read: the label, the number, or why there is none."""
-        return shown(self)
+        return self.rejected or self.label or ("" if self.value is None else f"{self.value:.2f}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the prediction by the schema of docs/formats.md: plain values.
@@ -188,12 +188,6 @@ class Prediction(TaskPrediction):
         return f"Prediction(file={self.file!r}, {self.task}={self.label!r}{confidence}{value}{rejected}{many})"
 
 
-def shown(prediction: Segment | Prediction) -> str:
-    """Return a prediction as people read it: its label, its number, or why it is rejected."""
-    value = "" if prediction.value is None else f"{prediction.value:.2f}"
-    return prediction.rejected or prediction.label or value
-
-
 @dataclass(frozen=True)
 class ClipPrediction:
     """What a model says of one clip: a window of speech, or a whole utterance.
@@ -216,8 +210,22 @@ def merged_segments(windows: Sequence[Segment], reject_option: RejectOption) -> 
 
     At every moment the probabilities are the mean of the windows that hold it; neighbours of one label are joined.
     """
-    runs: list[list[Segment]] = []
-    for moment in _moments(windows, reject_option):
+    edges = sorted({edge for window in windows for edge in (window.start_s, window.end_s)})
+    runs: list[list[Segment]] = []  # of moments that are joined
+    first = 0
+    for start_s, end_s in pairwise(edges):  # between two such moments the same windows hold
+        while first < len(windows) and windows[first].end_s <= start_s:
+            first += 1
+        inside = []
+        for window in windows[first:]:
+            if window.start_s >= end_s:
+                break
+            if window.end_s > start_s:
+                inside.append(window)
+        if not inside:
+            continue
+        said = mean_of(inside, [1.0] * len(inside))
+        moment = segment_of(said, start_s, end_s, reject_option.reason(said.confidence))
         last = runs[-1][-1] if runs else None
         is_same = last is not None and (moment.label, moment.rejected) == (last.label, last.rejected)
         if last is None or moment.start_s > last.end_s or not is_same or not moment.probabilities:
@@ -234,21 +242,3 @@ def segment_of(task: TaskPrediction, start_s: float, end_s: float, rejected: str
     """Return the prediction of a task as that of a segment, without its label when it is rejected."""
     label = None if rejected else task.label
     return Segment(label, task.confidence, task.probabilities, task.value, start_s, end_s, rejected)
-
-
-def _moments(windows: Sequence[Segment], reject_option: RejectOption) -> Iterator[Segment]:
-    """Divide time at every window's start and end, and average the windows between two such moments."""
-    edges = sorted({edge for window in windows for edge in (window.start_s, window.end_s)})
-    first = 0
-    for start_s, end_s in pairwise(edges):
-        while first < len(windows) and windows[first].end_s <= start_s:
-            first += 1
-        inside = []
-        for window in windows[first:]:
-            if window.start_s >= end_s:
-                break
-            if window.end_s > start_s:
-                inside.append(window)
-        if inside:
-            said = mean_of(inside, [1.0] * len(inside))
-            yield segment_of(said, start_s, end_s, reject_option.reason(said.confidence))

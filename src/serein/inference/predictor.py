@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from serein import audio, hub
@@ -19,14 +24,16 @@ from serein.audio import SAMPLE_RATE_HZ, Upload, Waveform
 from serein.checkpoint import Checkpoint
 from serein.data.utterance import Utterance
 from serein.device import device_of
-from serein.errors import AudioError, ModelError, RecipeError, SereinError, expected_one_of
-from serein.inference.batching import conditions_of, embedding_selection, model_outputs
+from serein.distributed import end_with_parent
+from serein.errors import AudioError, ModelError, RecipeError, RunError, SereinError, expected_one_of
+from serein.inference.batching import embedding_selection, model_outputs
 from serein.inference.prediction import ClipPrediction, Prediction, RejectOption
 from serein.inference.recording import PredictOptions, Recording, Segments
 from serein.inference.segments import SLIDING_WINDOW, SlidingWindow, Window
 from serein.inference.streams import Stream
 from serein.metrics import tempered
-from serein.tasks.task import TaskPrediction, most_probable
+from serein.models.conditioning import attribute_vectors
+from serein.tasks.task import most_probable
 
 DEFAULT_MODEL = Path(__file__).parents[1] / "default_model"
 OFFSET = 1e-3  # of full scale
@@ -44,8 +51,21 @@ class _Item:
     utterance: Utterance
     content: str | Upload
     recording: Recording
-    is_whole: bool
     error: SereinError | None = None
+
+    def windows(self, on_progress: Progress | None) -> Iterator[list[Window]]:
+        """Read the recording and yield its windows as they are complete."""
+        part, raw_rate_hz = (self.utterance.start_s, self.utterance.end_s), self.recording.options.raw_rate_hz
+        if self.recording.cutter is None:
+            self.recording.feed(audio.load(self.content, *part, raw_rate_hz=raw_rate_hz))
+        else:
+            with audio.open(self.content, raw_rate_hz=raw_rate_hz) as sound:  # once: a pipe cannot be opened again
+                duration_s = sound.info(*part).duration_s if on_progress else 0.0
+                for block in sound.blocks(*part):
+                    yield self.recording.feed(block)
+                    if on_progress:
+                        on_progress(min(self.recording.duration_s, duration_s), duration_s)
+        yield self.recording.finish()
 
 
 class Predictor:
@@ -198,10 +218,13 @@ class Predictor:
         waiting: list[tuple[_Item, Window]] = []
         waiting_s = 0.0
         for source in files:
-            item = self._item(source, options)
+            utterance, is_utterance = utterance_of(source), isinstance(source, Utterance)
+            is_whole = options.segments == "never" or (options.segments == "auto" and is_utterance)
+            recording = Recording(self.task, options, is_whole=is_whole, start_s=utterance.start_s)
+            item = _Item(utterance, source if isinstance(source, Upload) else utterance.audio, recording)
             pending.append(item)
             try:
-                for windows in _windows_of(item, on_progress):
+                for windows in item.windows(on_progress):
                     waiting += [(item, window) for window in windows]
                     waiting_s += sum(len(window.waveform) for window in windows) / SAMPLE_RATE_HZ
                     if waiting_s >= BATCH_S:
@@ -274,12 +297,17 @@ class Predictor:
         trim_db = checkpoint.options.clips.trim_db
         cut = [audio.trimmed(without_offset(waveform), trim_db) for waveform in waveforms]
         known = utterances or [Utterance(id="-", audio="-")] * len(waveforms)
-        conditions = conditions_of(checkpoint, known, "known")
+        encoder = checkpoint.options.text.encoder
+        conditions = attribute_vectors(known, checkpoint.conditions, "known", encoder)
         lengths = [len(waveform) for waveform in cut]
         outputs = model_outputs(checkpoint, cut.__getitem__, lengths, conditions, embedding=embedding)
         said = {name: checkpoint.tasks[name].predictions(decoded) for name, decoded in outputs.decoded.items()}
         if checkpoint.calibration is not None:
-            said[self.task] = self._calibrated(said[self.task], checkpoint.calibration.temperature)
+            rows = np.array([list(each.probabilities.values()) for each in said[self.task]])
+            calibrated = tempered(rows, checkpoint.calibration.temperature)
+            said[self.task] = [
+                most_probable(dict(zip(self.classes, map(float, row), strict=True))) for row in calibrated
+            ]
         others = [name for name in said if name != self.task]
         return [
             ClipPrediction(said[self.task][row], {name: said[name][row] for name in others}, outputs.embeddings[row])
@@ -300,18 +328,6 @@ class Predictor:
         for window, each in zip(windows, predicted, strict=True):
             recording.add(window, each)
         return recording.prediction(model=self.identity)
-
-    def _calibrated(self, said: Sequence[TaskPrediction], temperature: float) -> list[TaskPrediction]:
-        rows = tempered(np.array([list(each.probabilities.values()) for each in said]), temperature)
-        return [most_probable(dict(zip(self.classes, map(float, row), strict=True))) for row in rows]
-
-    def _item(self, source: Source, options: PredictOptions) -> _Item:
-        is_utterance = isinstance(source, Utterance)
-        is_whole = options.segments == "never" or (options.segments == "auto" and is_utterance)
-        utterance = source if isinstance(source, Utterance) else Utterance(id=str(source), audio=str(source))
-        content = source if isinstance(source, Upload) else utterance.audio
-        recording = Recording(self.task, options, is_whole=is_whole, start_s=utterance.start_s)
-        return _Item(utterance, content, recording, is_whole)
 
     def _predict_waiting(self, waiting: Sequence[tuple[_Item, Window]], embedding: str | None) -> None:
         """Predict windows of several recordings as one batch."""
@@ -336,22 +352,6 @@ class Predictor:
                 yield item.error
 
 
-def _windows_of(item: _Item, on_progress: Progress | None) -> Iterator[list[Window]]:
-    """Read a recording and yield its windows as they are complete."""
-    utterance, recording = item.utterance, item.recording
-    part, raw_rate_hz = (utterance.start_s, utterance.end_s), recording.options.raw_rate_hz
-    if item.is_whole:
-        recording.feed(audio.load(item.content, *part, raw_rate_hz=raw_rate_hz))
-    else:
-        with audio.open(item.content, raw_rate_hz=raw_rate_hz) as sound:  # once: a pipe cannot be opened again
-            duration_s = sound.info(*part).duration_s if on_progress else 0.0
-            for block in sound.blocks(*part):
-                yield recording.feed(block)
-                if on_progress:
-                    on_progress(min(recording.duration_s, duration_s), duration_s)
-    yield recording.finish()
-
-
 def without_offset(waveform: Waveform) -> Waveform:
     """Return (sample,) without a constant offset, such as cheap sound cards add; a mean below `OFFSET` stays.
 
@@ -366,6 +366,11 @@ def without_offset(waveform: Waveform) -> Waveform:
 def id_of(source: Source) -> str:
     """Return what tells a source from others: the id of an utterance, else the path."""
     return source.id if isinstance(source, Utterance) else str(source)
+
+
+def utterance_of(source: Source) -> Utterance:
+    """Return a source as an utterance; a recording has its path as id."""
+    return source if isinstance(source, Utterance) else Utterance(id=str(source), audio=str(source))
 
 
 def is_list_of_files(source: Any) -> bool:
@@ -405,3 +410,62 @@ def model_folder(name: str | Path | None = None) -> Path:
     if not Path(name).exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
         return Path(hub.folder_of(str(name), expected="a model folder"))
     return Path(name)
+
+
+CLIPS_AT_ONCE = 32
+
+_worker: tuple[Predictor, PredictOptions] | None = None  # of a process that `_start` made
+
+
+def predict_in_processes(
+    model: str | None,
+    labels: Sequence[str] | None,
+    files: Sequence[Source],
+    options: PredictOptions,
+    num_workers: int,
+) -> Iterator[Any]:
+    """Yield a prediction, or the error, for each file in order, as `Predictor.predict_files` does.
+
+    Args:
+        model: Is loaded in each process; `None` is the default model.
+        labels: Words to use as classes, for a model of words.
+
+    Raises:
+        RunError: A process was killed.
+    """
+    parts = [files[i : i + CLIPS_AT_ONCE] for i in range(0, len(files), CLIPS_AT_ONCE)]
+    num_threads = max(1, torch.get_num_threads() // num_workers)
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(num_workers, context, _start, (model, labels, options, num_threads))
+    waiting: deque[Future[list[Any]]] = deque()
+    try:
+        for part in parts:
+            waiting.append(pool.submit(_predict_part, part))
+            if len(waiting) > 2 * num_workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    except BrokenProcessPool:
+        raise RunError(
+            "a process was killed, perhaps because memory ran out",
+            where="--workers",
+            remedy="Use fewer; with --out, finished predictions are kept.",
+        ) from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start(model: str | None, labels: Sequence[str] | None, options: PredictOptions, num_threads: int) -> None:
+    """Load the model in a new process; it ends with its parent, which handles the keyboard interrupt."""
+    global _worker
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(num_threads)
+    predictor = load(model, "cpu")
+    _worker = (predictor if labels is None else predictor.with_labels(labels), options)
+
+
+def _predict_part(files: Sequence[Source]) -> list[Any]:
+    assert _worker is not None
+    predictor, options = _worker
+    return list(predictor.predict_files(files, options=options, on_error="return"))

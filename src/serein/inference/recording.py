@@ -5,7 +5,7 @@ Files, uploads and streams take this one road, so that a recording gets the same
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -26,7 +26,7 @@ from serein.inference.prediction import (
     segment_of,
 )
 from serein.inference.segments import SLIDING_WINDOW, SlidingWindow, Window, WindowCutter
-from serein.tasks.task import TaskPrediction, mean_of
+from serein.tasks.task import mean_of
 
 PEAK_S = 0.05
 
@@ -118,8 +118,7 @@ class Recording:
         if self.cutter is None:
             self._pieces.append(samples)
             return []
-        windows = self.cutter.feed(samples) if speech is None else self.cutter.cut(samples, speech)
-        return self._released(windows)
+        return self._released(self.cutter.feed(samples, speech))
 
     def finish(self) -> list[Window]:
         """Return the last windows, after the last sample."""
@@ -195,13 +194,12 @@ class Recording:
             said.value,
             rejected=rejected,
             segments=merged_segments(self._windows, self.options.reject_option),
-            tasks=_tasks(self._predictions, weights),
+            tasks={
+                name: mean_of([predicted.tasks[name] for predicted in self._predictions], weights)
+                for name in self._predictions[0].tasks
+            },
             speech_s=speech_s,
             neighbours=self._predictions[0].neighbours if len(self._predictions) == 1 else (),
             embedding=np.average(vectors, axis=0, weights=weights).astype(np.float32),
             **place,  # type: ignore[arg-type]
         )
-
-
-def _tasks(predictions: Sequence[ClipPrediction], weights: Sequence[float]) -> dict[str, TaskPrediction]:
-    return {name: mean_of([each.tasks[name] for each in predictions], weights) for name in predictions[0].tasks}

@@ -110,74 +110,63 @@ class WindowCutter:
         """Samples that have arrived."""
         return self.kept_from + len(self.kept)
 
-    def feed(self, waveform: Waveform) -> list[Window]:
-        """Return the windows that (sample,) more complete."""
-        return self.cut(waveform, self.detector.feed(waveform))
+    def feed(self, waveform: Waveform, speech: NDArray[np.float32] | None = None) -> list[Window]:
+        """Return the windows that (sample,) more complete.
 
-    def cut(self, waveform: Waveform, speech: NDArray[np.float32]) -> list[Window]:
-        """Return the windows that (sample,) more complete, given (frame,) speech probabilities of the detector."""
+        Args:
+            speech: (frame,) speech probabilities, where the detector has run on the samples already.
+        """
+        speech = self.detector.feed(waveform) if speech is None else speech
         self.kept = np.concatenate([self.kept, waveform])
         windows = [window for probability in speech for window in self._add_frame(float(probability))]
-        self._forget()
+        # drop the samples that no window will need
+        needed = self.num_frames * FRAME - _samples(self.sliding_window.speech_pad_s)
+        if self.stretch is not None:
+            of_last_window = self.speech_end - _samples(self.sliding_window.window_s)
+            needed = max(self.stretch, min(of_last_window, self.next_start))
+        drop = max(0, needed - self.kept_from)
+        self.kept, self.kept_from = self.kept[drop:].copy(), self.kept_from + drop
         return windows
 
     def finish(self) -> list[Window]:
         """Return the last windows, once all samples have arrived."""
         windows = [window for probability in self.detector.finish() for window in self._add_frame(float(probability))]
-        return windows + self._end_stretch()
+        return windows if self.stretch is None else windows + self._cut(is_end=True)
 
     def _add_frame(self, probability: float) -> list[Window]:
         """Add the speech probability of the next frame."""
         start, end = self.num_frames * FRAME, min((self.num_frames + 1) * FRAME, self.position)
         self.num_frames += 1
         if self.stretch is None and probability >= ONSET:
-            self._begin_stretch(start)
+            padded = start - _samples(self.sliding_window.speech_pad_s)
+            self.stretch = self.next_start = self.covered = max(padded, self.covered, 0)
+            self.speech_end = start
         if self.stretch is None:
             return []
         if probability >= (ONSET if self.speech_end < start else OFFSET):
             self.speech_end = end
         elif end - self.speech_end >= _samples(self.sliding_window.min_silence_s):
-            return self._end_stretch()
-        return self._whole_windows()
+            return self._cut(is_end=True)
+        return self._cut()
 
-    def _begin_stretch(self, start: int) -> None:
-        self.stretch = self.next_start = max(start - _samples(self.sliding_window.speech_pad_s), self.covered, 0)
-        self.speech_end = start
-        self.covered = self.stretch
-
-    def _whole_windows(self) -> list[Window]:
-        windows = []
-        while self.next_start + _samples(self.sliding_window.window_s) <= self.speech_end:
-            windows.append(self._cut(self.next_start, self.next_start + _samples(self.sliding_window.window_s)))
+    def _cut(self, *, is_end: bool = False) -> list[Window]:
+        """Cut the complete windows of the current stretch of speech; at its end also the rest, which ends with it."""
+        length, shortest = _samples(self.sliding_window.window_s), _samples(self.sliding_window.min_speech_s)
+        places = []
+        while self.next_start + length <= self.speech_end:
+            places.append((self.next_start, self.next_start + length))
             self.next_start += _samples(self.sliding_window.step_s)
-        return windows
-
-    def _end_stretch(self) -> list[Window]:
-        """Cut the rest of a stretch of speech; the last window ends with it."""
-        if self.stretch is None:
-            return []
-        windows = self._whole_windows()
-        start, end = self.stretch, min(self.speech_end + _samples(self.sliding_window.speech_pad_s), self.position)
-        self.stretch = None
-        if end - start < _samples(self.sliding_window.min_speech_s):
-            return windows
-        self.num_speech_samples += end - start
-        if end - self.covered >= _samples(self.sliding_window.min_speech_s):
-            windows.append(self._cut(max(start, end - _samples(self.sliding_window.window_s)), end))
-        return windows
-
-    def _cut(self, start: int, end: int) -> Window:
-        self.covered = end
-        return Window(start, self.kept[start - self.kept_from : end - self.kept_from].copy())
-
-    def _forget(self) -> None:
-        """Drop the samples that no window will need."""
-        seen = self.num_frames * FRAME - _samples(self.sliding_window.speech_pad_s)
-        needed = seen if self.stretch is None else self.speech_end - _samples(self.sliding_window.window_s)
-        if self.stretch is not None:
-            needed = max(self.stretch, min(needed, self.next_start))
-        drop = max(0, needed - self.kept_from)
-        self.kept, self.kept_from = self.kept[drop:].copy(), self.kept_from + drop
+        self.covered = places[-1][1] if places else self.covered
+        if is_end and self.stretch is not None:
+            padded = self.speech_end + _samples(self.sliding_window.speech_pad_s)
+            start, end = self.stretch, min(padded, self.position)
+            self.stretch = None
+            if end - start >= shortest:
+                self.num_speech_samples += end - start
+                if end - self.covered >= shortest:
+                    places.append((max(start, end - length), end))
+                    self.covered = end
+        return [Window(start, self.kept[start - self.kept_from : end - self.kept_from].copy()) for start, end in places]
 
 
 def _samples(seconds: float) -> int:

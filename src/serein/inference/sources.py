@@ -10,7 +10,6 @@ from pathlib import Path
 from serein import audio
 from serein.audio import Upload
 from serein.data import manifest
-from serein.data.utterance import Utterance
 from serein.errors import AudioError, ManifestError
 from serein.inference.predictor import Source
 
@@ -18,18 +17,51 @@ LIST_SUFFIXES = (".txt", ".lst")
 STDIN = "-"
 
 
-def sources_in(names: Sequence[Path]) -> list[Source]:
+def sources_in(names: Sequence[Path], lists: tuple[Path, ...] = ()) -> list[Source]:
     """Return what is named by files, folders, patterns such as `calls/*.wav`, lists, manifests, and `-`.
 
     Recordings are paths; the lines of a manifest are utterances. A list (`.txt`, `.lst`) has a name on each line, and
     paths in it are relative to it; `-` is a recording or a list on standard input. What is named twice is returned
     twice.
 
+    Args:
+        lists: Those that the names were found in; one that names itself is refused.
+
     Raises:
         AudioError: A folder holds no audio, a pattern fits nothing.
         ManifestError: A `.jsonl` file is no manifest, a list is none.
     """
-    return [source for name in names for source in _sources(name, ())]
+    sources: list[Source] = []
+    for name in names:
+        recordings: list[Path] = []
+        if str(name) == STDIN:
+            sources += _from_stdin()
+        elif name.suffix == ".jsonl":
+            sources += manifest.read(name)
+        elif name.is_dir():
+            suffixes = (*audio.SUFFIXES, *audio.MEDIA_SUFFIXES, *audio.RAW_SUFFIXES)
+            if not (recordings := audio.find(name, suffixes)):
+                known = ", ".join(suffixes)
+                raise AudioError("holds no recordings", where=name, remedy=f"Known suffixes: {known}.")
+        elif name.suffix.lower() in LIST_SUFFIXES and name.is_file():
+            if name.resolve() in lists:
+                raise ManifestError("names itself", where=name, remedy="Remove the line.")
+            try:
+                text = name.read_text(encoding="utf-8-sig")
+            except UnicodeDecodeError:
+                raise ManifestError("is no list: not UTF-8 text", where=name, remedy="Write one path a line.") from None
+            sources += _listed(text, name.parent, str(name), (*lists, name.resolve()))
+        elif glob.has_magic(str(name)) and not name.exists():
+            paths = sorted(Path(found) for found in glob.glob(str(name), recursive=True))
+            if not paths:
+                raise AudioError("fits no file", where=name, remedy="Check the pattern; '**' stands for any folders.")
+            sources += sources_in(paths, lists)
+        else:
+            recordings = [name]
+        for path in recordings:
+            audio.require_utf8(path)
+            sources.append(str(path))
+    return sources
 
 
 def evenly_spread(sources: list[Source], limit: int) -> list[Source]:
@@ -42,39 +74,6 @@ def evenly_spread(sources: list[Source], limit: int) -> list[Source]:
     if len(sources) <= limit:
         return sources
     return [sources[index * len(sources) // limit] for index in range(limit)]
-
-
-def utterance_of(source: Source) -> Utterance:
-    """Return a source as an utterance; a recording has its path as id."""
-    return source if isinstance(source, Utterance) else Utterance(id=str(source), audio=str(source))
-
-
-def _sources(name: Path, lists: tuple[Path, ...]) -> list[Source]:
-    """Return what a name stands for; `lists` are those that it was found in."""
-    if str(name) == STDIN:
-        return _from_stdin()
-    if name.suffix == ".jsonl":
-        return list(manifest.read(name))
-    if name.is_dir():
-        suffixes = (*audio.SUFFIXES, *audio.MEDIA_SUFFIXES, *audio.RAW_SUFFIXES)
-        if not (found := audio.find(name, suffixes)):
-            known = ", ".join(suffixes)
-            raise AudioError("holds no recordings", where=name, remedy=f"Known suffixes: {known}.")
-        return [_recording(path) for path in found]
-    if name.suffix.lower() in LIST_SUFFIXES and name.is_file():
-        if name.resolve() in lists:
-            raise ManifestError("names itself", where=name, remedy="Remove the line.")
-        try:
-            text = name.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError:
-            raise ManifestError("is no list: not UTF-8 text", where=name, remedy="Write one path a line.") from None
-        return _listed(text, name.parent, str(name), (*lists, name.resolve()))
-    if glob.has_magic(str(name)) and not name.exists():
-        paths = sorted(Path(found) for found in glob.glob(str(name), recursive=True))
-        if not paths:
-            raise AudioError("fits no file", where=name, remedy="Check the pattern; '**' stands for any folders.")
-        return [source for path in paths for source in _sources(path, lists)]
-    return [_recording(name)]
 
 
 def _from_stdin() -> list[Source]:
@@ -95,9 +94,4 @@ def _listed(text: str, folder: Path, where: str, lists: tuple[Path, ...]) -> lis
         raise ManifestError("names no recordings", where=where, remedy="Write one path a line.")
     if STDIN in names:
         raise ManifestError("a list cannot name stdin", where=where, remedy="Remove the line '-'.")
-    return [source for name in names for source in _sources(folder / name, lists)]
-
-
-def _recording(path: Path) -> str:
-    audio.require_utf8(path)
-    return str(path)
+    return sources_in([folder / name for name in names], lists)

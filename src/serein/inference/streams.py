@@ -17,11 +17,13 @@ from serein.inference.vad import feed_all
 
 
 class WindowPredictor(Protocol):
-    """What a stream asks of its model, a `serein.Predictor`."""
+    """What a stream asks of its model, a `serein.Predictor`.
 
-    @property
-    def task(self) -> str:
-        """The main task."""
+    Attributes:
+        task: The main task.
+    """
+
+    task: str
 
     @property
     def identity(self) -> dict[str, str]:

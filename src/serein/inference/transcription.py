@@ -22,9 +22,10 @@ import torch
 from serein import audio, hub
 from serein import checkpoint as model_folder
 from serein.audio import SAMPLE_RATE_HZ, Waveform
-from serein.checkpoint import Checkpoint, is_model_folder
+from serein.checkpoint import is_model_folder
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError, expected_one_of
+from serein.inference.batching import batches_by_length
 from serein.inference.prediction import Prediction
 from serein.inference.predictor import Predictor
 from serein.models.backbones import HuggingFaceBackbone
@@ -58,19 +59,24 @@ class Transcriber(ABC):
         self.folder = folder
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.eval().to(self.device)
-        self.tokenizer = _read("AutoTokenizer", folder)
-        self.extractor = _read("AutoFeatureExtractor", folder)
+        with _errors("feature extractor or tokenizer cannot be loaded", folder):
+            transformers: Any = importlib.import_module("transformers")
+            self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            self.extractor = transformers.AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
         if self.extractor.sampling_rate != SAMPLE_RATE_HZ:
             what = f"expects {self.extractor.sampling_rate} Hz, not {SAMPLE_RATE_HZ} Hz"
             raise ModelError(what, where=folder, remedy="Choose a model for 16 kHz.")
 
-    @abstractmethod
-    def knows(self, language: str) -> bool:
-        """Return whether the model accepts this language, by its code ("de") or name ("german")."""
+    def language_code(self, language: str) -> str | None:
+        """Return the code ("de") of a language by its code or name ("german"); `None`: the model does not accept it.
+
+        A CTC model accepts none: it has one language, or detects it.
+        """
+        return None
 
     @abstractmethod
     def transcribe_batch(self, waveforms: Sequence[Waveform], language: str | None) -> list[str]:
-        """Return the text of each clip of one batch; see `transcribe`."""
+        """Return the text of each clip of one batch; `language` is a code of the model's, see `transcribe`."""
 
     @torch.inference_mode()
     def transcribe(self, waveforms: Sequence[Waveform], *, language: str | None = None) -> list[str | None]:
@@ -81,22 +87,16 @@ class Transcriber(ABC):
             language: Spoken language; with `None`, or one that the model does not know, the model decides.
         """
         texts: list[str | None] = [None] * len(waveforms)
+        code = self.language_code(language) if language else None
         for batch in self.batches([len(waveform) / SAMPLE_RATE_HZ for waveform in waveforms]):
-            known = language if language and self.knows(language) else None
-            for position, text in zip(batch, self.transcribe_batch([waveforms[i] for i in batch], known), strict=True):
+            texts_of_batch = self.transcribe_batch([waveforms[i] for i in batch], code)
+            for position, text in zip(batch, texts_of_batch, strict=True):
                 texts[position] = " ".join(text.split()) or None
         return texts
 
     def batches(self, durations_s: Sequence[float]) -> list[list[int]]:
         """Divide clips into batches of like duration, longest first."""
-        order = sorted(range(len(durations_s)), key=lambda i: -durations_s[i])
-        batches = []
-        while order:
-            longest_s = max(durations_s[order[0]], self.min_s, 1e-3)
-            size = max(1, int(BATCH_S[self.device.type] / longest_s))
-            batches.append(order[:size])
-            order = order[size:]
-        return batches
+        return batches_by_length(durations_s, BATCH_S[self.device.type], max(self.min_s, 1e-3))
 
 
 class WhisperTranscriber(Transcriber):
@@ -108,10 +108,15 @@ class WhisperTranscriber(Transcriber):
         super().__init__(folder, _pretrained("AutoModelForSpeechSeq2Seq", folder))
         if self.device.type == "cuda":
             self.model.half()  # the precision that its authors run it in
+        config = self.model.generation_config
+        is_multilingual = getattr(config, "is_multilingual", False)
+        self._languages: dict[str, int] = (getattr(config, "lang_to_id", None) or {}) if is_multilingual else {}
 
-    def knows(self, language: str) -> bool:
-        """Return whether a multilingual model has this language."""
-        return self._code(language) is not None
+    def language_code(self, language: str) -> str | None:
+        """Return the code of a language that a multilingual model has."""
+        names = importlib.import_module("transformers.models.whisper.tokenization_whisper").TO_LANGUAGE_CODE
+        code: str = names.get(language.lower(), language.lower())
+        return code if f"<|{code}|>" in self._languages else None
 
     def transcribe_batch(self, waveforms: Sequence[Waveform], language: str | None) -> list[str]:
         """Return the text of clips; those longer than 30 s are transcribed one by one."""
@@ -128,7 +133,7 @@ class WhisperTranscriber(Transcriber):
         features = self.extractor(
             list(waveforms), sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt", return_attention_mask=True, **padding
         )
-        options = {"language": self._code(language), "task": "transcribe"} if self._languages else {}
+        options = {"language": language, "task": "transcribe"} if self._languages else {}
         with quiet_transformers():
             tokens = self.model.generate(
                 features["input_features"].to(self.device, self.model.dtype),
@@ -140,17 +145,6 @@ class WhisperTranscriber(Transcriber):
             )
         texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return texts
-
-    @property
-    def _languages(self) -> dict[str, int]:
-        """Token -> id of each language; none for an English-only model."""
-        config = self.model.generation_config
-        return (getattr(config, "lang_to_id", None) or {}) if getattr(config, "is_multilingual", False) else {}
-
-    def _code(self, language: str | None) -> str | None:
-        names = importlib.import_module("transformers.models.whisper.tokenization_whisper").TO_LANGUAGE_CODE
-        code = names.get((language or "").lower(), (language or "").lower())
-        return code if f"<|{code}|>" in self._languages else None
 
 
 class Part(NamedTuple):
@@ -176,10 +170,6 @@ class CtcTranscriber(Transcriber):
         self.backbone = HuggingFaceBackbone(getattr(model, model.base_model_prefix), do_normalize=do_normalize).eval()
         self._hop = round(SAMPLE_RATE_HZ / self.backbone.frame_rate_hz)
 
-    def knows(self, language: str) -> bool:
-        """Return False: such a model has one language, or detects it."""
-        return False
-
     def transcribe_batch(self, waveforms: Sequence[Waveform], language: str | None) -> list[str]:
         """Return the text of clips, those longer than 30 s from windows of 30 s."""
         symbols: list[list[int]] = [[] for _ in waveforms]
@@ -190,15 +180,11 @@ class CtcTranscriber(Transcriber):
             best = self._symbols([waveforms[part.clip][part.start : part.stop] for part in some])
             for part, each in zip(some, best, strict=True):
                 symbols[part.clip] += each[part.first_frame : part.end_frame]
-        return [self._spelled(each) for each in symbols]
-
-    def _spelled(self, symbols: Sequence[int]) -> str:
-        """Return the text of a row of symbols; blanks are removed after repeats, so that double letters stay double."""
         read = self.tokenizer
         no_letters = {read.pad_token_id, read.bos_token_id, read.eos_token_id, read.unk_token_id}  # pad is the blank
-        once = [symbol for symbol, _ in groupby(symbols) if symbol not in no_letters]
-        text: str = read.decode(once, group_tokens=False)
-        return text
+        # blanks are removed after repeats, so that double letters stay double
+        once = [[symbol for symbol, _ in groupby(row) if symbol not in no_letters] for row in symbols]
+        return [read.decode(letters, group_tokens=False) for letters in once]
 
     def _symbols(self, waveforms: Sequence[Waveform]) -> list[list[int]]:
         """Return the best symbol of each real frame of each window."""
@@ -242,32 +228,22 @@ def transcribe_each(
     """
     languages = {u.id: language or u.language for u in utterances}
     for spoken in dict.fromkeys(languages.values()):
-        some = [u for u in utterances if languages[u.id] == spoken]
-        durations = [_duration(u) for u in some]
-        audible = [(u, d) for u, d in zip(some, durations, strict=True) if not isinstance(d, AudioError)]
-        yield from ((u, d) for u, d in zip(some, durations, strict=True) if isinstance(d, AudioError))
-        for batch in transcriber.batches([duration_s for _, duration_s in audible]):
-            yield from _transcribed(transcriber, [audible[i][0] for i in batch], spoken)
-
-
-def _transcribed(
-    transcriber: Transcriber, utterances: Sequence[Utterance], language: str | None
-) -> Iterator[tuple[Utterance, str | AudioError | None]]:
-    loaded = []
-    for utterance in utterances:
-        try:
-            loaded.append((utterance, audio.load(utterance.audio, utterance.start_s, utterance.end_s)))
-        except AudioError as error:
-            yield utterance, error
-    texts = transcriber.transcribe([waveform for _, waveform in loaded], language=language)
-    yield from zip([utterance for utterance, _ in loaded], texts, strict=True)
-
-
-def _duration(utterance: Utterance) -> float | AudioError:
-    try:
-        return audio.info(utterance.audio, utterance.start_s, utterance.end_s).duration_s
-    except AudioError as error:
-        return error
+        audible, durations_s = [], []
+        for utterance in (u for u in utterances if languages[u.id] == spoken):
+            try:
+                durations_s.append(audio.info(utterance.audio, utterance.start_s, utterance.end_s).duration_s)
+                audible.append(utterance)
+            except AudioError as error:
+                yield utterance, error
+        for batch in transcriber.batches(durations_s):
+            loaded = []
+            for utterance in (audible[i] for i in batch):
+                try:
+                    loaded.append((utterance, audio.load(utterance.audio, utterance.start_s, utterance.end_s)))
+                except AudioError as error:
+                    yield utterance, error
+            texts = transcriber.transcribe([waveform for _, waveform in loaded], language=spoken)
+            yield from zip([utterance for utterance, _ in loaded], texts, strict=True)
 
 
 def windows(clip: int, num_samples: int, hop: int) -> list[Part]:
@@ -296,11 +272,6 @@ def windows(clip: int, num_samples: int, hop: int) -> list[Part]:
         )
         for number in range(num_windows)
     ]
-
-
-def _read(reader: str, folder: Path) -> Any:
-    with _errors("feature extractor or tokenizer cannot be loaded", folder):
-        return getattr(importlib.import_module("transformers"), reader).from_pretrained(folder, local_files_only=True)
 
 
 def _pretrained(reader: str, folder: Path) -> Any:
@@ -342,28 +313,19 @@ def transcribe_with(model: str | Path, utterances: Sequence[Utterance]) -> Itera
     Raises:
         ModelError: The model cannot be loaded, or did not learn transcription.
     """
-    if is_model_folder(model):
-        return _by_own(_with_transcripts(model_folder.load(model), model), utterances)
-    return _by_recogniser(load_transcriber(str(model)), utterances)
-
-
-def _with_transcripts(checkpoint: Checkpoint, model: str | Path) -> Checkpoint:
-    if _transcribing(checkpoint) is None:
+    if not is_model_folder(model):
+        for utterance, text in transcribe_each(load_transcriber(str(model)), utterances):
+            yield utterance, "" if text is None else text
+        return
+    checkpoint = model_folder.load(model)
+    sequences = [name for name in checkpoint.answered if checkpoint.tasks[name].spec.problem == "sequence"]
+    if not sequences:
         raise ModelError(
             f"predicts {', '.join(checkpoint.answered)}, not transcripts",
             where=model,
             remedy="Name the model of a stage that learned 'asr', below the stage's folder when it is not the last.",
         )
-    return checkpoint
-
-
-def _transcribing(checkpoint: Checkpoint) -> str | None:
-    """Return the task that predicts the words that were said; `None`: there is none."""
-    return next((name for name in checkpoint.answered if checkpoint.tasks[name].spec.problem == "sequence"), None)
-
-
-def _by_own(checkpoint: Checkpoint, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, str | AudioError]]:
-    predictor, task = Predictor(checkpoint), _transcribing(checkpoint) or checkpoint.task
+    predictor, task = Predictor(checkpoint), sequences[0]
     results = predictor.predict_files(utterances, on_error="return")
     for utterance, result in zip(utterances, results, strict=True):
         if isinstance(result, Prediction):
@@ -371,10 +333,3 @@ def _by_own(checkpoint: Checkpoint, utterances: Sequence[Utterance]) -> Iterator
             yield utterance, said.label or ""
         else:
             yield utterance, result
-
-
-def _by_recogniser(
-    transcriber: Transcriber, utterances: Sequence[Utterance]
-) -> Iterator[tuple[Utterance, str | AudioError]]:
-    for utterance, text in transcribe_each(transcriber, utterances):
-        yield utterance, "" if text is None else text

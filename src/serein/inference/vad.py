@@ -7,7 +7,7 @@ sets the threads of the whole process.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,16 +63,16 @@ class SpeechNetwork(nn.Module):
         features = (parts[:, :_NUM_BINS].square() + parts[:, _NUM_BINS:].square()).sqrt()
         for convolution in (self.conv1, self.conv2, self.conv3, self.conv4):
             features = convolution(features).relu()
-        hidden, state = self._remembered(features.squeeze(2), state, list(counts))
-        return self.final_conv(hidden.relu().unsqueeze(2)).sigmoid().flatten(), state
-
-    def _remembered(self, features: torch.Tensor, state: State, counts: list[int]) -> tuple[torch.Tensor, State]:
+        features = features.squeeze(2)
         if len(counts) == 1:
-            hidden, (output, cell) = self.lstm(features.unsqueeze(1), state)
-            return hidden.squeeze(1), (output, cell)
-        hidden, state = self.lstm(pack_sequence(list(torch.split(features, counts)), enforce_sorted=False), state)
-        padded, _ = pad_packed_sequence(hidden)
-        return torch.cat([padded[:count, stream] for stream, count in enumerate(counts)]), state
+            hidden, state = self.lstm(features.unsqueeze(1), state)
+            hidden = hidden.squeeze(1)
+        else:
+            packed = pack_sequence(list(torch.split(features, list(counts))), enforce_sorted=False)
+            hidden, state = self.lstm(packed, state)
+            padded, _ = pad_packed_sequence(hidden)
+            hidden = torch.cat([padded[:count, stream] for stream, count in enumerate(counts)])
+        return self.final_conv(hidden.relu().unsqueeze(2)).sigmoid().flatten(), state
 
 
 @cache
@@ -91,17 +91,10 @@ def speech_network() -> SpeechNetwork:
             where="silero-vad",
             remedy="Install it with: pip install 'silero-vad>=6.2'.",
         )
-    network = SpeechNetwork()
-    network.load_state_dict(_as_sequence(load_file(paths[0])))
+    network, weights = SpeechNetwork(), load_file(paths[0])  # of an LSTM's cell, run here over all frames at once
+    names = {name: f"lstm.{name.removeprefix('lstm_cell.')}_l0" for name in weights if name.startswith("lstm_cell.")}
+    network.load_state_dict({names.get(name, name): tensor for name, tensor in weights.items()})
     return network.eval().requires_grad_(False)
-
-
-def _as_sequence(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rename the weights of an LSTM's cell to those of an LSTM."""
-    return {
-        f"lstm.{name.removeprefix('lstm_cell.')}_l0" if name.startswith("lstm_cell.") else name: tensor
-        for name, tensor in weights.items()
-    }
 
 
 class SpeechDetector:
@@ -141,6 +134,7 @@ class SpeechDetector:
         return np.where(levels < SILENCE_RMS, 1.0, gains).astype(np.float32)
 
 
+@torch.inference_mode()
 def feed_all(detectors: Sequence[SpeechDetector], waveforms: Sequence[Waveform]) -> list[NDArray[np.float32]]:
     """Feed many detectors as one batch, which takes a fraction of the time.
 
@@ -153,16 +147,11 @@ def feed_all(detectors: Sequence[SpeechDetector], waveforms: Sequence[Waveform])
     for start in range(0, max(map(len, frames), default=0), at_once):
         active = [number for number, each in enumerate(frames) if len(each) > start]
         parts = [frames[number][start : start + at_once] for number in active]
-        for number, own in zip(active, _forward([detectors[number] for number in active], parts), strict=True):
-            probabilities[number].append(own)
+        states = [detectors[number].state for number in active]
+        state = (torch.cat([each[0] for each in states], 1), torch.cat([each[1] for each in states], 1))
+        counts = [len(part) for part in parts]
+        speech, (output, cell) = detectors[active[0]].network(torch.from_numpy(np.concatenate(parts)), state, counts)
+        for place, (number, own) in enumerate(zip(active, torch.split(speech, counts), strict=True)):
+            detectors[number].state = (output[:, place : place + 1].clone(), cell[:, place : place + 1].clone())
+            probabilities[number].append(own.numpy())
     return [np.concatenate(each) for each in probabilities]
-
-
-@torch.inference_mode()
-def _forward(detectors: Sequence[SpeechDetector], frames: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-    counts = [len(each) for each in frames]
-    state = tuple(torch.cat([detector.state[kind] for detector in detectors], 1) for kind in (0, 1))
-    probabilities, (output, cell) = detectors[0].network(torch.from_numpy(np.concatenate(frames)), state, counts)
-    for number, detector in enumerate(detectors):
-        detector.state = (output[:, number : number + 1].clone(), cell[:, number : number + 1].clone())
-    return [each.numpy() for each in torch.split(probabilities, counts)]

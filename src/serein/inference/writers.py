@@ -1,18 +1,23 @@
-"""Emotions over time as other programs read them: Praat and ELAN (TextGrid), Audacity (label track)."""
+"""Predictions in files: TextGrid (Praat, ELAN), label track (Audacity), picture, JSON lines that can be continued."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+import numpy as np
+
+from serein.data.files import lock, replacing
 from serein.errors import RunError, SereinError
+from serein.evaluation.plots import LINE, MUTED, PAGE_WIDTH_IN, emotion_colours, new_figure
 from serein.inference.prediction import Prediction, Segment
-from serein.inference.predictor import Source, id_of
-from serein.inference.sources import utterance_of
+from serein.inference.predictor import Source, id_of, utterance_of
+from serein.inference.recording import PEAK_S
 
 
 def textgrid(prediction: Prediction) -> str:
@@ -20,11 +25,17 @@ def textgrid(prediction: Prediction) -> str:
 
     Source: the Praat manual, "TextGrid file formats", the long text format.
     """
-    tiers = [
-        (prediction.task, _tiled(prediction, lambda segment: segment.text)),
-        ("confidence", _tiled(prediction, lambda segment: _percent(segment))),
-    ]
     start, end = f"{prediction.start_s:.6f}", f"{prediction.end_s:.6f}"
+    stretches: list[tuple[str, str, Segment | None]] = []  # they fill the recording without a gap, as TextGrids must
+    place = start
+    for segment in prediction.segments:
+        low, high = f"{segment.start_s:.6f}", f"{min(segment.end_s, prediction.end_s):.6f}"
+        if low != place:
+            stretches.append((place, low, None))
+        stretches.append((low, high, segment))
+        place = high
+    if place != end:
+        stretches.append((place, end, None))
     lines = [
         'File type = "ooTextFile"',
         'Object class = "TextGrid"',
@@ -32,14 +43,16 @@ def textgrid(prediction: Prediction) -> str:
         f"xmin = {start}",
         f"xmax = {end}",
         "tiers? <exists>",
+        "size = 2",
+        "item []:",
     ]
-    lines += [f"size = {len(tiers)}", "item []:"]
-    for number, (name, intervals) in enumerate(tiers, start=1):
+    for number, name in enumerate((prediction.task, "confidence"), start=1):
         lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{name}"']
-        lines += [f"        xmin = {start}", f"        xmax = {end}", f"        intervals: size = {len(intervals)}"]
-        for place, (low, high, text) in enumerate(intervals, start=1):
-            lines += [f"        intervals [{place}]:", f"            xmin = {low}", f"            xmax = {high}"]
-            lines.append(f'            text = "{_quoted(text)}"')
+        lines += [f"        xmin = {start}", f"        xmax = {end}", f"        intervals: size = {len(stretches)}"]
+        for interval, (low, high, stretch) in enumerate(stretches, start=1):
+            text = "" if stretch is None else stretch.text if number == 1 else _confidence(stretch)
+            lines += [f"        intervals [{interval}]:", f"            xmin = {low}", f"            xmax = {high}"]
+            lines.append('            text = "{}"'.format(text.replace('"', '""')))
     return "\n".join(lines) + "\n"
 
 
@@ -49,7 +62,7 @@ def audacity(prediction: Prediction) -> str:
     Source: the Audacity manual, "Importing and Exporting Labels".
     """
     return "".join(
-        f"{segment.start_s:.6f}\t{segment.end_s:.6f}\t{segment.text} {_percent(segment)}\n"
+        f"{segment.start_s:.6f}\t{segment.end_s:.6f}\t{segment.text} {_confidence(segment)}\n"
         for segment in prediction.segments
     )
 
@@ -66,30 +79,57 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest_s:04.1f}" if hours else f"{minutes}:{rest_s:04.1f}"
 
 
-def _tiled(prediction: Prediction, text_of: Callable[[Segment], str]) -> Sequence[tuple[str, str, str]]:
-    """Return intervals that fill the recording without a gap, as TextGrids must."""
-    intervals: list[tuple[str, str, str]] = []
-    place = f"{prediction.start_s:.6f}"
-    for segment in prediction.segments:
-        start, end = f"{segment.start_s:.6f}", f"{min(segment.end_s, prediction.end_s):.6f}"
-        if start != place:
-            intervals.append((place, start, ""))
-        intervals.append((start, end, text_of(segment)))
-        place = end
-    end = f"{prediction.end_s:.6f}"
-    return intervals if place == end else [*intervals, (place, end, "")]
-
-
-def _percent(segment: Segment) -> str:
+def _confidence(segment: Segment) -> str:
     return "" if segment.confidence is None else f"{segment.confidence:.2f}"
-
-
-def _quoted(text: str) -> str:
-    return text.replace('"', '""')
 
 
 WRITERS: dict[str, Callable[[Prediction], str]] = {"textgrid": textgrid, "audacity": audacity}
 SUFFIXES = {"textgrid": ".TextGrid", "audacity": ".txt"}
+
+
+_MOST_COLUMNS = 1800  # of a page
+
+
+def save_picture(prediction: Prediction, path: str | Path) -> None:
+    """Draw a recording on white paper, in the format that the suffix names (png, svg, pdf).
+
+    Above, its waveform, coloured by label where there is speech; below, the confidence of each segment.
+    """
+    from matplotlib.patches import Patch
+
+    classes, segments = list(prediction.probabilities), prediction.segments
+    colours = emotion_colours(classes)
+    peaks = np.asarray(prediction.peaks, np.float64)
+    size = -(-len(peaks) // _MOST_COLUMNS)  # no more peaks than a page has columns
+    columns = np.pad(peaks, (0, -len(peaks) % size)).reshape(-1, size).max(axis=1)
+    times_s = prediction.start_s + (np.arange(len(columns), dtype=np.float64) + 0.5) * size * PEAK_S
+    heights = (columns / max(float(columns.max()), 1e-6)) ** 0.6  # quiet speech is seen beside shouts
+    with new_figure((PAGE_WIDTH_IN, 3.6)) as figure:
+        wave, sure = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1))
+        wave.fill_between(times_s, -heights, heights, color=LINE, linewidth=0)
+        for segment in segments:
+            colour = colours[segment.label] if segment.label else MUTED
+            inside = (times_s >= segment.start_s) & (times_s <= segment.end_s)
+            if inside.any():
+                wave.fill_between(times_s[inside], -heights[inside], heights[inside], color=colour, linewidth=0)
+            wave.axvspan(segment.start_s, segment.end_s, ymax=0.035, color=colour, linewidth=0)
+            ends_s, percent = [segment.start_s, segment.end_s], 100 * (segment.confidence or 0.0)
+            sure.fill_between(ends_s, 0, percent, color=colour, alpha=0.35, linewidth=0)
+            sure.plot(ends_s, [percent, percent], color=colour, linewidth=1.6, solid_capstyle="butt")
+        lengths = f"{clock(prediction.duration_s)}, speech {clock(prediction.speech_s)}"
+        wave.set(ylim=(-1.08, 1.08), yticks=[], xlim=(prediction.start_s, prediction.end_s))
+        wave.set_title(f"{Path(prediction.file).name}  {lengths}")
+        wave.grid(visible=False)
+        sure.set(ylim=(0, 100), ylabel="confidence, %")
+        sure.xaxis.set_major_formatter(lambda seconds, _: clock(seconds).removesuffix(".0"))
+        present = [name for name in classes if any(segment.label == name for segment in segments)]
+        handles = [Patch(color=colours[name], label=name) for name in present]
+        if any(segment.rejected for segment in segments):
+            handles.append(Patch(color=MUTED, label="rejected"))
+        handles.append(Patch(color=LINE, label="no speech"))
+        wave.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=10, handlelength=1.0)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=150, facecolor="white", bbox_inches="tight")
 
 
 def error_dict(source: Source, error: SereinError) -> dict[str, Any]:
@@ -102,7 +142,7 @@ def error_dict(source: Source, error: SereinError) -> dict[str, Any]:
 _START = b'{"file": '
 
 
-class PredictionFile:
+class PredictionFile(AbstractContextManager["PredictionFile"]):
     """A prediction file that can be continued.
 
     Each line is a prediction, or the error of a recording that could not be read; those are tried again.
@@ -122,9 +162,9 @@ class PredictionFile:
         self.path, self.fingerprint = path, fingerprint
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file: IO[bytes] = open(path, "a+b")  # noqa: SIM115  (closed by __exit__)
+        self._errors: dict[str, dict[str, Any]] = {}
         try:
-            self._lock()
-            self._errors: dict[str, dict[str, Any]] = {}
+            lock(self.file, path, "another process writes to it")
             self.done = self._read()
         except BaseException:
             self.file.close()
@@ -144,34 +184,31 @@ class PredictionFile:
         self.file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
         self.file.flush()
 
-    def __enter__(self) -> PredictionFile:
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.file.close()
 
-    def _lock(self) -> None:
-        try:
-            import fcntl
-
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass  # no such lock on Windows
-        except BlockingIOError:
-            raise RunError("another process writes to it", where=self.path, remedy="Wait for it or stop it.") from None
-
     def _read(self) -> set[str]:
+        """Return what is done; a last line that a killed process left half written is cut off."""
         done = set()
         self.file.seek(0)
         place = 0
         for number, line in enumerate(self.file, start=1):
+            where, remedy = f"{self.path}:{number}", "Choose another --out."
+            foreign = RunError("is not a prediction of serein", where=where, remedy=remedy)
             if not line.endswith(b"\n"):
-                self._require_torn(line, number)
+                if not line.startswith(_START[: len(line)]):
+                    raise foreign
                 break
-            key, error = self._parse(line, number)
-            if error is None:
+            try:
+                content: Any = json.loads(line)
+                key, fingerprint = str(content["id"] or content["file"]), content["fingerprint"]
+            except (ValueError, KeyError, TypeError):
+                raise foreign from None
+            if fingerprint != self.fingerprint:
+                raise RunError("was predicted by another model or with other options", where=where, remedy=remedy)
+            if (error := content.get("error")) is None:
                 done.add(key)
             else:
                 self._errors[key] = error
@@ -179,22 +216,3 @@ class PredictionFile:
         self.file.truncate(place)
         self.file.seek(0, os.SEEK_END)
         return done
-
-    def _require_torn(self, line: bytes, number: int) -> None:
-        """Refuse to cut off a last line that was not left by a killed process."""
-        if not line.startswith(_START[: len(line)]):
-            raise RunError(
-                "is not a prediction of serein", where=f"{self.path}:{number}", remedy="Choose another --out."
-            )
-
-    def _parse(self, line: bytes, number: int) -> tuple[str, dict[str, Any] | None]:
-        """Return which utterance or recording a line is about, and its error."""
-        where, remedy = f"{self.path}:{number}", "Choose another --out."
-        try:
-            content: Any = json.loads(line)
-            key, fingerprint = content["id"] or content["file"], content["fingerprint"]
-        except (ValueError, KeyError, TypeError):
-            raise RunError("is not a prediction of serein", where=where, remedy=remedy) from None
-        if fingerprint != self.fingerprint:
-            raise RunError("was predicted by another model or with other options", where=where, remedy=remedy)
-        return str(key), content.get("error")
