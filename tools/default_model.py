@@ -25,7 +25,7 @@ from serein.data.files import replacing
 from serein.evaluation.calibration import fitted_temperature
 from serein.evaluation.predictions import Prediction, read_run_predictions
 from serein.evaluation.scores import Scores, score_predictions, score_run
-from serein.experiment.evaluate import evaluate
+from serein.experiment.predict import evaluate
 
 FOLDER = Path(__file__).parents[1] / "src" / "serein" / "default_model"
 LARGEST_BYTES = 10_000_000

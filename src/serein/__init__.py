@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from serein.data.splits import make_folds as make_splits
     from serein.data.utterance import Rating, Utterance
     from serein.evaluation.scores import score_predictions as score
-    from serein.experiment.evaluate import evaluate
+    from serein.experiment.predict import evaluate
     from serein.experiment.run import run, train
     from serein.inference.prediction import Prediction, Segment
     from serein.inference.predictor import Predictor, load
@@ -56,7 +56,7 @@ _HOMES = {
     "Stream": "serein.inference.streams:Stream",
     "run": "serein.experiment.run:run",
     "train": "serein.experiment.run:train",
-    "evaluate": "serein.experiment.evaluate:evaluate",
+    "evaluate": "serein.experiment.predict:evaluate",
     "load_recipe": "serein.recipe:load",
     "Recipe": "serein.recipe:Recipe",
     "read_manifest": "serein.data.manifest:read",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,8 +12,8 @@ from cli_fixtures import write_recipe
 from serein import recipe as recipes
 from serein.errors import MissingExtraError, RunError
 from serein.evaluation.predictions import read_json
-from serein.reproduce import engines
-from serein.reproduce.engines import ENGINES, locally, over_ray
+from serein.reproduce import reproduction
+from serein.reproduce.reproduction import ENGINES, locally, over_ray
 from serein.reproduce.trials import BusyError, Data, Trial, is_finished, take_data, trial_of
 
 
@@ -54,8 +55,8 @@ def test_what_another_process_trains_is_left_for_last(
         if trial == busy and tried.count(busy) < 3:
             raise BusyError("another process is training it")
 
-    monkeypatch.setattr(engines, "train", train)
-    monkeypatch.setattr(engines.time, "sleep", waited.append)
+    monkeypatch.setattr(reproduction, "train", train)
+    monkeypatch.setattr(reproduction.time, "sleep", waited.append)
     assert list(locally([busy, free], data.manifest, 1, silent)) == [(free, None), (busy, None)]
     assert tried == [busy, free, busy, busy]
     assert len(waited) == 1  # only when nothing else was left to do
@@ -86,16 +87,32 @@ def test_ray_trains_what_the_local_engine_trains(data: Data, tmp_path: Path) -> 
     assert "no utterance is labelled bored" in str(errors["local"][2])
 
 
-def test_a_task_that_dies_is_an_error_in_one_line() -> None:
-    class Ray:
-        class exceptions:
-            class RayError(Exception):
-                pass
+def test_a_task_that_dies_is_an_error_in_one_line(monkeypatch: pytest.MonkeyPatch, data: Data, tmp_path: Path) -> None:
+    class RayError(Exception):
+        pass
 
-        def get(self, done: object) -> None:
-            raise self.exceptions.RayError("worker died\nand much more")
+    class Remote:
+        def options(self, **resources: object) -> Remote:
+            return self
 
-    error = engines._outcome(Ray(), object())
+        def remote(self, *arguments: object) -> str:
+            return "task"
+
+    def died(done: object) -> None:
+        raise RayError("worker died\nand much more")
+
+    ray = SimpleNamespace(
+        is_initialized=lambda: True,
+        cluster_resources=dict,
+        remote=lambda function: Remote(),
+        wait=lambda tasks, num_returns: (tasks, []),
+        get=died,
+        exceptions=SimpleNamespace(RayError=RayError),
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    (trial,) = trials(data, tmp_path, {})
+    ((failed, error),) = over_ray([trial], data.manifest, None, silent)
+    assert failed == trial
     assert isinstance(error, RunError)
     assert "worker died" in str(error)
     assert "much more" not in str(error)

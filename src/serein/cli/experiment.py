@@ -73,7 +73,7 @@ def evaluate(
 ) -> None:
     """Evaluate a model on a manifest that it was not trained on."""
     from serein.evaluation.predictions import write_predictions
-    from serein.experiment.evaluate import evaluate
+    from serein.experiment.predict import evaluate
     from serein.progress import Bars
 
     with Bars() as bars:

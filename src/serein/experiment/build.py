@@ -21,7 +21,7 @@ from serein.errors import ModelError, RecipeError
 from serein.experiment.data import Experiment, targets_of, tasks_of
 from serein.models.heads import PooledHead
 from serein.models.model import EnsembleMember, SpeechModel, assemble, new_backbone
-from serein.recipe import MAIN, Encoder, Head, Recipe
+from serein.recipe import MAIN, Head, Recipe
 from serein.tasks.task import Task, TaskSpec
 from serein.training.module import require_bands
 
@@ -49,11 +49,6 @@ class PretrainedBranch:
     branch: str
     where: Path
     checkpoint: Checkpoint
-
-    @property
-    def encoder(self) -> Encoder | None:
-        """The options of its encoder."""
-        return self.checkpoint.options.encoder
 
     @property
     def member(self) -> EnsembleMember:
@@ -99,18 +94,8 @@ def load_pretrained_branches(recipe: Recipe, fold: str, seed: int) -> dict[str, 
         if branch.start is not None:
             where = resolve(branch.start, fold, seed)
             pretrained_branches[name] = PretrainedBranch(name, where, model_folder.load(where))
-            _require_same_network(pretrained_branches[name], recipe)
+            require_same_network(pretrained_branches[name], recipe)
     return pretrained_branches
-
-
-def learned_speakers(source: str, fold: str, seed: int) -> list[str]:
-    """Return the speakers that a finished model or its own origins learned from, as its model.json names them.
-
-    Raises:
-        ModelError: There is no such model.
-    """
-    description = json.loads((resolve(source, fold, seed) / "model.json").read_text(encoding="utf-8"))
-    return list(description.get("training", {}).get("speakers", []))
 
 
 def load_pretrained(model: SpeechModel, pretrained: PretrainedBranch, options: Mapping[str, Head]) -> None:
@@ -127,22 +112,18 @@ def load_pretrained(model: SpeechModel, pretrained: PretrainedBranch, options: M
     if encoder is not None and pretrained.member.encoder is not None:
         _load(encoder, pretrained.member.encoder.state_dict(), pretrained, "encoder")
     for task, own in options.items():
-        if own.branch == pretrained.branch and task in pretrained.member.heads:
-            _take_head(member.head(task), pretrained.member.head(task), pretrained, f"tasks.{task}")
-
-
-def _take_head(head: nn.Module, other: nn.Module, pretrained: PretrainedBranch, where: str) -> None:
-    state = dict(other.state_dict())
-    if isinstance(head, PooledHead) and isinstance(other, PooledHead) and head.fusion and other.fusion:
-        num_inputs = len(head.fusion.matrix) - len(other.fusion.matrix)
-        if num_inputs > 0:
-            start = float(head.fusion.matrix[-1, 0].detach())
-            wider = other.fusion.extended(num_inputs, start)
-            state |= {f"fusion.{name}": tensor for name, tensor in wider.state_dict().items()}
-    fresh = head.state_dict()
-    for name in [name for name in state if name.startswith("output.") and state[name].shape != fresh[name].shape]:
-        state[name] = fresh[name]
-    _load(head, state, pretrained, where)
+        if own.branch != pretrained.branch or task not in pretrained.member.heads:
+            continue
+        head, other = member.head(task), pretrained.member.head(task)
+        state, fresh = dict(other.state_dict()), head.state_dict()
+        if isinstance(head, PooledHead) and isinstance(other, PooledHead) and head.fusion and other.fusion:
+            num_inputs = len(head.fusion.matrix) - len(other.fusion.matrix)
+            if num_inputs > 0:
+                wider = other.fusion.extended(num_inputs, float(head.fusion.matrix[-1, 0].detach()))
+                state |= {f"fusion.{name}": tensor for name, tensor in wider.state_dict().items()}
+        for name in [name for name in state if name.startswith("output.") and state[name].shape != fresh[name].shape]:
+            state[name] = fresh[name]
+        _load(head, state, pretrained, f"tasks.{task}")
 
 
 def _load(module: nn.Module, state: Mapping[str, Any], pretrained: PretrainedBranch, where: str) -> None:
@@ -156,7 +137,12 @@ def _load(module: nn.Module, state: Mapping[str, Any], pretrained: PretrainedBra
     module.load_state_dict(dict(state), strict=True)
 
 
-def _require_same_network(pretrained: PretrainedBranch, recipe: Recipe) -> None:
+def require_same_network(pretrained: PretrainedBranch, recipe: Recipe) -> None:
+    """Check that a finished model is the network that a branch of the recipe describes.
+
+    Raises:
+        ModelError: It is an ensemble, never learned what it must predict, or differs; names the first difference.
+    """
     options = pretrained.checkpoint.options
     if options.ensemble_size > 1 or options.branches:
         kind = f"has {options.ensemble_size} members" if options.ensemble_size > 1 else "has branches of its own"
@@ -178,18 +164,15 @@ def _require_same_network(pretrained: PretrainedBranch, recipe: Recipe) -> None:
                 f"never learned '{name}', and no stage does", where=pretrained.where, remedy="Let a stage learn it."
             )
     for name in own.keys() & options.tasks.chosen.keys():
-        _require_same_head(pretrained, name, own[name], options.tasks.chosen[name], is_whole=name in recipe.finished)
-
-
-def _require_same_head(pretrained: PretrainedBranch, task: str, own: Head, other: Head, *, is_whole: bool) -> None:
-    for key in (*_SHAPING, *(("loss",) if is_whole else ())):
-        mine, theirs = getattr(own, key, None), getattr(other, key, None)
-        if mine != theirs:
-            raise _another(pretrained, f"tasks.{task}.{key}", mine, theirs)
-    for key in ("blocks", "heads"):
-        mine, theirs = (getattr(getattr(each, "attention", None), key, None) for each in (own, other))
-        if mine != theirs:
-            raise _another(pretrained, f"tasks.{task}.attention.{key}", mine, theirs)
+        mine, theirs = own[name], options.tasks.chosen[name]
+        shaping = (*_SHAPING, *(("loss",) if name in recipe.finished else ()))
+        compared = [(key, getattr(mine, key, None), getattr(theirs, key, None)) for key in shaping]
+        for key in ("blocks", "heads"):
+            blocks, others = (getattr(getattr(each, "attention", None), key, None) for each in (mine, theirs))
+            compared.append((f"attention.{key}", blocks, others))
+        for key, value, other in compared:
+            if value != other:
+                raise _another(pretrained, f"tasks.{name}.{key}", value, other)
 
 
 def _another(pretrained: PretrainedBranch, what: str, own: object, theirs: object) -> ModelError:
@@ -212,7 +195,12 @@ def require_trainable(experiment: Experiment) -> None:
         LeakError: What a branch starts from has learned test speakers.
     """
     recipe, fold = experiment.recipe, experiment.folds.folds[0]
-    _require_unheard(experiment)
+    sources = [branch.start for branch in recipe.branches.values() if branch.start is not None]
+    if experiment.folds.is_speaker_independent:
+        for source, (own_fold, seed) in product(sources, experiment.fold_runs()):
+            path = resolve(source, own_fold.name, seed) / "model.json"
+            learned = json.loads(path.read_text(encoding="utf-8")).get("training", {}).get("speakers", [])
+            check_origin(experiment.utterances, own_fold, list(learned), source)
     pretrained_branches = load_pretrained_branches(recipe, fold.name, recipe.seeds[0])
     tasks = tasks_with(experiment, fold, pretrained_branches)
     if len(tasks) > 1 or tasks[recipe.tasks.main].fits_on == "train":  # what these need may be missing in some folds
@@ -224,34 +212,20 @@ def require_trainable(experiment: Experiment) -> None:
         for branch in model.branches_of(stage.tasks, stage.use_fusion):
             where = f"stages.{number}.spectrogram_augmentation"
             require_bands(model.backbone_of(branch), stage.spectrogram_augmentation, where=where)
-            _require_short_clips(experiment, model.backbone_of(branch).max_s)
+            max_s = model.backbone_of(branch).max_s
+            if max_s is None:
+                continue
+            longest_s = float(batch_durations(experiment.recordings, recipe.clips, is_training=False).max())
+            if recipe.clips.window_s > max_s:
+                what, where = f"windows of {recipe.clips.window_s:g} s", "clips.window_s"
+            elif longest_s > max_s:  # clips of test are cut, others are not
+                what, where = f"a clip of {longest_s:.1f} s", "clips.max_s"
+            else:
+                continue
+            remedy = f"Set it to {max_s:g}."
+            raise RecipeError(f"{what}, and the backbone takes at most {max_s:g} s", where=where, remedy=remedy)
         if stage.waveform_augmentation.name != "none":
             WaveformAugmenter(stage.waveform_augmentation)  # names a package that is missing
-
-
-def _require_short_clips(experiment: Experiment, max_s: float | None) -> None:
-    """Raise RecipeError when clips are longer than a backbone takes: those of test are cut, others are not."""
-    clips, recordings = experiment.recipe.clips, experiment.recordings
-    if max_s is None:
-        return
-    if clips.window_s > max_s:
-        what, where = f"windows of {clips.window_s:g} s", "clips.window_s"
-    elif (longest_s := float(batch_durations(recordings, clips, is_training=False).max())) > max_s:
-        what, where = f"a clip of {longest_s:.1f} s", "clips.max_s"
-    else:
-        return
-    raise RecipeError(
-        f"{what}, and the backbone takes at most {max_s:g} s", where=where, remedy=f"Set it to {max_s:g}."
-    )
-
-
-def _require_unheard(experiment: Experiment) -> None:
-    """Raise LeakError when a branch starts from a model that has learned speakers of a test set."""
-    recipe = experiment.recipe
-    sources = [branch.start for branch in recipe.branches.values() if branch.start is not None]
-    if experiment.folds.is_speaker_independent:
-        for source, (fold, seed) in product(sources, experiment.fold_runs()):
-            check_origin(experiment.utterances, fold, learned_speakers(source, fold.name, seed), source)
 
 
 def tasks_with(
@@ -292,7 +266,8 @@ def new_model(
     branches = {}
     for name, branch in recipe.branches.items():
         if name in pretrained_branches:
-            branches[name] = (pretrained_branches[name].checkpoint.model.backbone, pretrained_branches[name].encoder)
+            finished = pretrained_branches[name].checkpoint
+            branches[name] = (finished.model.backbone, finished.options.encoder)
         else:
             own = (branch.backbone, branch.adapter) if branch.backbone else (recipe.backbone, recipe.adapter)
             branches[name] = (new_backbone(*own), branch.encoder)

@@ -99,20 +99,32 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
         ManifestError, AudioError, RecipeError, LeakError: Before any training.
     """
     everything = manifest.read(manifest_path)
-    tasks = _fitted_tasks(recipe, everything)
-    labelled, extras, left_out = _chosen(recipe, everything, tasks)
-    kept = {u.id for u in (*labelled, *extras)}
+    learned = [recipe.tasks.main, *(name for name in recipe.tasks.chosen if name != recipe.tasks.main)]
+    tasks = {
+        name: choose("task", name).fit(name, recipe.tasks.chosen[name], recipe, everything)
+        for name in learned
+        if name not in recipe.finished
+    }
+    main = tasks[recipe.tasks.main]
+    others = [task for task in tasks.values() if task is not main]
+    extras = []  # without a target of the main task, but with one that others can learn from
+    if recipe.labels.unlabelled != "drop":
+        extras = [u for u in everything if main.label(u) is None and any(t.truth(u) is not None for t in others)]
+    extra_ids = {u.id for u in extras}
+    unknown = recipe.labels.unknown_labels if main.spec.field == "emotion" else "drop"
+    labelled, left_out = keep_labelled([u for u in everything if u.id not in extra_ids], main, unknown)
+    kept = extra_ids | {u.id for u in labelled}
     utterances = [u for u in everything if u.id in kept]
     recordings = Recordings(utterances, trim_db=recipe.clips.trim_db)
     recordings.prefetch(lambda done, total: report("reading audio", done, total, f"{total} clips"))
     pairs = dict(duplicates(recordings))
-    folds = _agreed(labelled, divide(labelled, recipe.protocol, pairs), recipe.labels.min_agreement)
+    folds = with_agreement(labelled, divide(labelled, recipe.protocol, pairs), recipe.labels.min_agreement)
     folds = add_unlabelled(folds, utterances, Unlabelled(recipe.tasks.main, extras), recipe.protocol, pairs)
     check_leaks(utterances, folds, pairs)
     require_attributes(utterances, recipe.tasks.conditions, "known")
     if any(fold.test for fold in folds.folds):
         require_attributes(utterances, recipe.tasks.conditions, recipe.inference.conditions)
-        if tasks[recipe.tasks.main].needs_shared_speakers and folds.is_speaker_independent:
+        if main.needs_shared_speakers and folds.is_speaker_independent:
             raise RecipeError(
                 f"the speakers that protocol '{recipe.protocol.name}' tests are not among those that are learned",
                 where=f"tasks.{recipe.tasks.main}",
@@ -124,31 +136,15 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
 NOTHING: Mapping[str, Task] = {}
 
 
-def _fitted_tasks(recipe: Recipe, utterances: Sequence[Utterance]) -> dict[str, Task]:
-    """Return the tasks that a stage learns, the evaluated one first, with the labels of all of the data."""
-    main, chosen = recipe.tasks.main, recipe.tasks.chosen
-    learned = [name for name in (main, *(name for name in chosen if name != main)) if name not in recipe.finished]
-    return {name: choose("task", name).fit(name, chosen[name], recipe, utterances) for name in learned}
+def with_agreement(utterances: Sequence[Utterance], folds: Folds, least: float | None) -> Folds:
+    """Leave out of every training set what too few raters agreed on.
 
+    Args:
+        least: Least fraction of the raters who chose an utterance's label; `None` leaves nothing out.
 
-def _chosen(
-    recipe: Recipe, everything: Sequence[Utterance], tasks: Mapping[str, Task]
-) -> tuple[list[Utterance], list[Utterance], Counter[str]]:
-    """Return the utterances with a target of the main task, those others can learn from, and what is left out."""
-    main = tasks[recipe.tasks.main]
-    others = [task for name, task in tasks.items() if name != main.name]
-    extras = []
-    if recipe.labels.unlabelled != "drop":
-        unlabelled = [u for u in everything if main.label(u) is None]
-        extras = [u for u in unlabelled if any(task.truth(u) is not None for task in others)]
-    ids = {u.id for u in extras}
-    unknown = recipe.labels.unknown_labels if main.spec.field == "emotion" else "drop"
-    labelled, left_out = keep_labelled([u for u in everything if u.id not in ids], main, unknown)
-    return labelled, extras, left_out
-
-
-def _agreed(utterances: Sequence[Utterance], folds: Folds, least: float | None) -> Folds:
-    """Leave out of every training set what too few raters agreed on."""
+    Raises:
+        RecipeError: No utterance has several raters' labels.
+    """
     if least is None:
         return folds
     agreements = {u.id: agreement(u) for u in utterances}
@@ -225,11 +221,6 @@ def targets_of(experiment: Experiment, fold: Fold, tasks: Mapping[str, Task]) ->
     ids = np.array([u.id for u in experiment.utterances])
     fields = {name: task.spec.field for name, task in tasks.items()}
     check_targets({name: set(ids[own.is_known]) for name, own in targets.items()}, fold, fields)
-    _require_watched(experiment, fold, targets)
-    return targets
-
-
-def _require_watched(experiment: Experiment, fold: Fold, targets: Mapping[str, Targets]) -> None:
     dev = experiment.positions(fold.dev)
     for stage in experiment.recipe.stages:
         first = experiment.recipe.tasks_of(stage)[0]
@@ -240,3 +231,4 @@ def _require_watched(experiment: Experiment, fold: Fold, targets: Mapping[str, T
                 where="protocol.dev",
                 remedy="Choose protocol.dev=none, random (which shares speakers), or checkpoint 'last' in that stage.",
             )
+    return targets

@@ -30,7 +30,7 @@ from serein.models.conditioning import attribute_vectors
 from serein.models.model import SpeechModel
 from serein.models.pretrained import weights_hash
 from serein.progress import Report
-from serein.recipe import MAIN, Branch, Recipe
+from serein.recipe import MAIN, Branch
 from serein.tasks.task import Task
 from serein.training.checkpointing import INITIAL_WEIGHTS, WEIGHTS
 from serein.training.module import monitored_score
@@ -72,13 +72,16 @@ def train_fold(
         experiment.positions(fold.train),
         experiment.positions(fold.dev),
         recipe.clips,
-        _told(experiment, fold),
+        training_conditions(experiment, fold),
         recipe.feature_cache,
     )
     fit_normalisation(model, data, [name for name in (MAIN, *model.branches) if name not in pretrained_branches])
     for number, stage in enumerate(recipe.stages):
         if number and distributed_info().is_first:
-            _note_start(folder, recipe, number)
+            before, own = (stage_folder(folder, recipe, each) for each in (number - 1, number))
+            own.mkdir(parents=True, exist_ok=True)
+            start = {"stage": before.name, "weights_sha256": sha256(before / WEIGHTS)}
+            write_text(own / INITIAL_WEIGHTS, json.dumps(start, indent=1) + "\n")
         model.train()  # it was evaluated after the stage before
         train_stage(
             model,
@@ -90,28 +93,25 @@ def train_fold(
             report=report,
             label=f"{label}  {stage.name}",
         )
-        checkpoint = _checkpoint(experiment, fold, model, tasks, folder, number, pretrained_branches)
+        checkpoint = checkpoint_after(experiment, fold, model, tasks, folder, number, pretrained_branches)
         is_last = stage is recipe.stages[-1]
         if distributed_info().is_first and (is_last or only_here(recipe, number)):
-            calibration = _calibration(experiment, checkpoint, fold, seed, folder) if is_last else None
-            checkpoint = replace(
-                checkpoint, verification=_verification_threshold(experiment, checkpoint, fold), calibration=calibration
-            )
-            _save(checkpoint, folder / "model" if is_last else stage_folder(folder, recipe, number) / "model")
+            classes, calibration = checkpoint.tasks[checkpoint.task].spec.classes, None
+            if is_last:
+                dev = predict_dev(experiment, checkpoint, fold, seed, folder)
+                if classes and (temperature := fitted_temperature(dev, classes)) is not None:
+                    calibration = Calibration(
+                        temperature=temperature, fitted_on="its own dev set", num_utterances=len(dev)
+                    )
+            threshold = verification_threshold(experiment, checkpoint, fold)
+            checkpoint = replace(checkpoint, verification=threshold, calibration=calibration)
+            where = folder / "model" if is_last else stage_folder(folder, recipe, number) / "model"
+            model_folder.save(where, checkpoint, card(recipe.name, checkpoint.task, classes, checkpoint.training))
     model.eval()
     return checkpoint
 
 
-def _note_start(folder: Path, recipe: Recipe, number: int) -> None:
-    """Write into a stage's folder which weights it starts from, and their hash."""
-    before = stage_folder(folder, recipe, number - 1)
-    path = stage_folder(folder, recipe, number) / INITIAL_WEIGHTS
-    path.parent.mkdir(parents=True, exist_ok=True)
-    start = {"stage": before.name, "weights_sha256": sha256(before / WEIGHTS)}
-    write_text(path, json.dumps(start, indent=1) + "\n")
-
-
-def _verification_threshold(experiment: Experiment, checkpoint: Checkpoint, fold: Fold) -> VerificationThreshold | None:
+def verification_threshold(experiment: Experiment, checkpoint: Checkpoint, fold: Fold) -> VerificationThreshold | None:
     """Return the verification threshold of dev; `None` when no speakers were learned, or there is no dev set."""
     utterances = experiment.utterances
     positions = [p for p in experiment.positions(fold.dev) if utterances[p].speaker is not None]
@@ -132,26 +132,7 @@ def _verification_threshold(experiment: Experiment, checkpoint: Checkpoint, fold
     )
 
 
-def _calibration(
-    experiment: Experiment, checkpoint: Checkpoint, fold: Fold, seed: int, folder: Path
-) -> Calibration | None:
-    """Fit a temperature to the predictions of dev; `None` without classes, or with too few predictions."""
-    dev = predict_dev(experiment, checkpoint, fold, seed, folder)
-    classes = checkpoint.tasks[checkpoint.task].spec.classes
-    temperature = fitted_temperature(dev, classes) if classes else None
-    if temperature is None:
-        return None
-    return Calibration(temperature=temperature, fitted_on="its own dev set", num_utterances=len(dev))
-
-
-def _save(checkpoint: Checkpoint, folder: Path) -> None:
-    classes = checkpoint.tasks[checkpoint.task].spec.classes
-    model_folder.save(
-        folder, checkpoint, card(checkpoint.training["recipe"], checkpoint.task, classes, checkpoint.training)
-    )
-
-
-def _told(experiment: Experiment, fold: Fold) -> TrainingConditions:
+def training_conditions(experiment: Experiment, fold: Fold) -> TrainingConditions:
     """Return the conditions: of training clips all that is known, of others those of evaluation."""
     recipe = experiment.recipe
     is_train = np.zeros((len(experiment.utterances), 1), bool)
@@ -168,7 +149,7 @@ def _told(experiment: Experiment, fold: Fold) -> TrainingConditions:
     )
 
 
-def _checkpoint(
+def checkpoint_after(
     experiment: Experiment,
     fold: Fold,
     model: SpeechModel,
@@ -205,7 +186,7 @@ def _checkpoint(
     }
     kept = {name: getattr(recipe, name) for name in ("encoder", "ensemble_size", "tasks", "clips", "text", "inference")}
     finished = {
-        name: Branch(encoder=pretrained_branches[name].encoder)
+        name: Branch(encoder=pretrained_branches[name].checkpoint.options.encoder)
         for name in model.branches
         if name in pretrained_branches
     }

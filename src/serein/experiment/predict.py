@@ -1,12 +1,12 @@
-"""What the models of a fold say of its dev and test sets: one file for each task, the main task's last."""
+"""Predictions of a fold's dev and test sets, one file for each task, and the evaluation of a model on a manifest."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +14,21 @@ from safetensors.numpy import save_file
 
 from serein import checkpoint as model_folder
 from serein.checkpoint import Checkpoint
+from serein.data import manifest
 from serein.data.dataset import Recordings
 from serein.data.files import replacing
+from serein.data.protocols import speaker_key
 from serein.data.splits import Fold
+from serein.errors import LeakError, ManifestError
+from serein.evaluation.calibration import model_calibration, with_temperature
 from serein.evaluation.predictions import Prediction, write_predictions
+from serein.evaluation.scores import Scores, score_predictions
 from serein.experiment.data import Experiment
 from serein.inference.batching import recording_outputs
-from serein.models.conditioning import ConditionSource, attribute
+from serein.inference.predictor import load
+from serein.models.conditioning import ConditionSource, attribute, require_attributes
 from serein.recipe import Recipe
+from serein.tasks.task import keep_labelled
 
 MAX_PROBABILITIES = 200
 
@@ -64,7 +71,10 @@ def predict_fold(experiment: Experiment, checkpoint: Checkpoint, fold: Fold, see
     recipe, condition_source = experiment.recipe, experiment.recipe.inference.conditions
     if experiment.fold_with_same_training(fold) is not fold:  # else its training did it
         predict_dev(experiment, checkpoint, fold, seed, folder)
-    if (other := _other_attributes(experiment, fold)) is not None:
+    other: ConditionSource = "oracle" if condition_source == "predicted" else "predicted"  # both are reported
+    conditions = recipe.tasks.conditions
+    tested = [experiment.utterances[position] for position in experiment.positions(fold.test)]
+    if conditions and all(any(attribute(u, name, other) for u in tested) for name in conditions):
         predictions = _predictions_on(experiment, checkpoint, fold.test, fold, seed, other)
         write_predictions(predictions.by_task[checkpoint.task], folder / f"{other}_predictions.jsonl")
     fold_run = fold_run_folder(folder.parents[1], experiment.fold_with_same_training(fold), seed)
@@ -111,15 +121,6 @@ def _predictions_on(
     return predictions_of(
         checkpoint, experiment.recordings, positions, fold=fold.name, seed=seed, condition_source=condition_source
     )
-
-
-def _other_attributes(experiment: Experiment, fold: Fold) -> ConditionSource | None:
-    """Return the other source of the test set's conditions, so that both are reported."""
-    names = experiment.recipe.tasks.conditions
-    other: ConditionSource = "oracle" if experiment.recipe.inference.conditions == "predicted" else "predicted"
-    tested = [experiment.utterances[position] for position in experiment.positions(fold.test)]
-    has_all = all(any(attribute(u, name, other) for u in tested) for name in names)
-    return other if names and has_all else None
 
 
 def predictions_of(
@@ -171,11 +172,73 @@ def predictions_of(
                 (each.label or "" if each.value is None else f"{each.value:.6g}", dict(each.probabilities) or None)
                 for each in said
             ]
-        truths = [_text(task.truth(recordings.utterances[position])) for position in positions]
+        known = [task.truth(recordings.utterances[position]) for position in positions]
+        truths = [truth if truth is None or isinstance(truth, str) else f"{truth:.6g}" for truth in known]
         by_task[name] = [prediction(p, truth, *row) for p, truth, row in zip(positions, truths, rows, strict=True)]
     return SplitPredictions(by_task, outputs.embeddings)
 
 
-def _text(truth: str | float | None) -> str | None:
-    """Return a truth as prediction files hold it."""
-    return truth if truth is None or isinstance(truth, str) else f"{truth:.6g}"
+def evaluate(
+    model: str | Path,
+    data: str | Path,
+    *,
+    allow_seen_speakers: bool = False,
+    conditions: Literal["predicted", "oracle"] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[Prediction], Scores]:
+    """Predict and score a manifest.
+
+    Utterances whose class the model does not have are left out; the notes of the scores count them.
+
+    Args:
+        model: Folder or Hub name.
+        data: The manifest.
+        allow_seen_speakers: Score speakers that the model was trained on, too; the scores then say so.
+        conditions: Source of a conditioned model's conditions; `None` takes the recipe's.
+
+    Raises:
+        ManifestError: No utterance has a class of the model, or no utterance has the conditions.
+        LeakError: The model was trained on speakers of the manifest, which is not allowed.
+    """
+    manifest_path = Path(data)
+    checkpoint = load(model).checkpoint
+    utterances, left_out = keep_labelled(manifest.read(manifest_path), checkpoint.tasks[checkpoint.task])
+    if not utterances:
+        raise ManifestError(
+            f"no utterance has a class of the model; it has {', '.join(left_out)}",
+            where=manifest_path,
+            remedy=f"The model knows: {', '.join(checkpoint.tasks[checkpoint.task].spec.classes)}.",
+        )
+    notes = [f"Left out because the model has no such class: {count} {name}." for name, count in left_out.most_common()]
+    learned = set(checkpoint.training.get("speakers", []))
+    shared = sorted({speaker_key(u) for u in utterances if u.speaker is not None} & learned)
+    if shared and not allow_seen_speakers:
+        raise LeakError(
+            f"the model was trained on {len(shared)} of these speakers: {', '.join(shared[:5])}",
+            where=manifest_path,
+            remedy="Take new speakers, or allow it with --allow-seen-speakers, which the scores then say.",
+        )
+    if shared:
+        notes.append(f"SPEAKER-DEPENDENT: the model was trained on {len(shared)} of these speakers.")
+    condition_source = conditions or checkpoint.options.inference.conditions
+    require_attributes(utterances, checkpoint.conditions, condition_source)
+    if checkpoint.conditions:
+        notes.append(f"Conditions of each clip: {', '.join(checkpoint.conditions)} ({condition_source}).")
+    recordings = Recordings(utterances, trim_db=checkpoint.options.clips.trim_db)
+    positions = range(len(utterances))
+    said = predictions_of(
+        checkpoint,
+        recordings,
+        positions,
+        fold="all",
+        seed=0,
+        condition_source=condition_source,
+        on_progress=on_progress,
+    )
+    predictions = said.by_task[checkpoint.task]
+    classes, brought = checkpoint.tasks[checkpoint.task].spec.classes, checkpoint.calibration
+    calibration = model_calibration(predictions, classes, None if brought is None else brought.temperature)
+    if brought is not None:
+        predictions = with_temperature(predictions, brought.temperature)
+        notes.append(f"Probabilities are calibrated by the model's temperature of {brought.temperature:.2f}.")
+    return predictions, replace(score_predictions(predictions, classes, notes=tuple(notes)), calibration=calibration)

@@ -80,7 +80,10 @@ def run(
     experiment = _startable(recipe, manifest_path, out, report, make_folds, is_resumed=resume)
     with _locked(out):
         fold_runs = experiment.fold_runs()
-        jobs = min(num_jobs or _jobs_of(out) or _suitable_jobs(experiment), len(fold_runs))
+        is_small = recipe.backbone.name == "logmel" and not torch.cuda.is_available() and distributed_info().size == 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        suitable = min(cores, 8) if is_small else 1  # small models train faster one per core than one on all cores
+        jobs = min(num_jobs or read_json(out / "environment.json").get("jobs") or suitable, len(fold_runs))
         if distributed_info().is_first:
             _write_start(out, experiment, jobs, started)
         wanting = [(f, s) for f, s in fold_runs if not (fold_run_folder(out, f, s) / "predictions.jsonl").exists()]
@@ -134,42 +137,31 @@ def _startable(
     recipe: Recipe, manifest_path: Path, out: Path, report: Report, divide: Divide, *, is_resumed: bool
 ) -> Experiment:
     """Return the experiment, after whatever can be wrong with it was looked for and before anything is written."""
-    if distributed_info().is_first:  # the others would find the folder that the first one makes
-        _require_startable(out, is_resumed)
-    experiment = prepare(recipe, manifest_path, report, divide)
-    if is_resumed and distributed_info().is_first:
-        _require_same(out, experiment)
-    require_trainable(experiment)
-    return experiment
-
-
-def _require_startable(out: Path, is_resumed: bool) -> None:
+    is_first = distributed_info().is_first  # the others would find the folder that the first one makes
     has_run = (out / "recipe.yaml").exists()
-    if is_resumed and not has_run:
+    if is_first and is_resumed and not has_run:
         raise RunError(
             "there is no run to go on with", where=out, remedy="Leave out --resume, or name the run's folder."
         )
-    if not is_resumed and out.exists() and (not out.is_dir() or _holds_something(out)):
-        remedy = "Go on with it by --resume, or name another --out." if has_run else "Name another --out."
-        raise RunError("exists already", where=out, remedy=remedy)
-
-
-def _holds_something(out: Path) -> bool:
-    """Tell whether a folder holds more than what a run leaves that was killed before it had written its recipe."""
-    files = (path.relative_to(out) for path in out.rglob("*") if not path.is_dir() and not is_leftover(path))
-    return any(str(path) not in _START and not path.match("fold-*/test.jsonl") for path in files)
-
-
-def _require_same(out: Path, experiment: Experiment) -> None:
-    """Refuse to go on with another recipe or other data."""
-    if recipes.load(out / "recipe.yaml") != experiment.recipe:
-        raise RunError(
-            "was started with another recipe",
-            where=out,
-            remedy="Use the same recipe and --set, or a new --out.",
-        )
-    if read_json(out / "data.json").get("sha256") != manifest.digest(experiment.utterances):
-        raise RunError("was started with other data", where=out, remedy="Use the same manifest, or a new --out.")
+    if is_first and not is_resumed and out.exists():
+        files = [path.relative_to(out) for path in out.rglob("*") if not path.is_dir() and not is_leftover(path)]
+        # what a run leaves that was killed before it had written its recipe
+        is_started = all(str(path) in _START or path.match("fold-*/test.jsonl") for path in files)
+        if not out.is_dir() or not is_started:
+            remedy = "Go on with it by --resume, or name another --out." if has_run else "Name another --out."
+            raise RunError("exists already", where=out, remedy=remedy)
+    experiment = prepare(recipe, manifest_path, report, divide)
+    if is_first and is_resumed:
+        if recipes.load(out / "recipe.yaml") != experiment.recipe:
+            raise RunError(
+                "was started with another recipe",
+                where=out,
+                remedy="Use the same recipe and --set, or a new --out.",
+            )
+        if read_json(out / "data.json").get("sha256") != manifest.digest(experiment.utterances):
+            raise RunError("was started with other data", where=out, remedy="Use the same manifest, or a new --out.")
+    require_trainable(experiment)
+    return experiment
 
 
 def _write_start(out: Path, experiment: Experiment, jobs: int, started: float) -> None:
@@ -185,7 +177,7 @@ def _write_start(out: Path, experiment: Experiment, jobs: int, started: float) -
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     earlier = read_json(out / "environment.json")
     documents = {
-        "environment.json": _environment(jobs, started)
+        "environment.json": environment(jobs, started)
         | {name: earlier[name] for name in ("started", "finished_s") if name in earlier},
         "data.json": {
             "manifest": str(experiment.manifest),
@@ -218,7 +210,13 @@ def _write_start(out: Path, experiment: Experiment, jobs: int, started: float) -
     write_text(out / "recipe.yaml", recipes.dump(experiment.recipe))  # last: a folder with a recipe can be resumed
 
 
-def _environment(jobs: int, started: float) -> dict[str, Any]:
+def environment(jobs: int, started: float) -> dict[str, Any]:
+    """Return what a run was made with: versions, machine, command, start.
+
+    Args:
+        jobs: Folds at once.
+        started: Seconds since the epoch.
+    """
     return {
         **{name: version(name) for name in ("serein", "torch", "transformers", "lightning", "numpy")},
         "python": platform.python_version(),
@@ -234,20 +232,9 @@ def _environment(jobs: int, started: float) -> dict[str, Any]:
 
 def _write_finish(out: Path, started: float) -> None:
     path = out / "environment.json"
-    environment = read_json(path)
-    environment["finished_s"] = round(environment.get("finished_s", 0.0) + time.time() - started, 1)
-    write_text(path, json.dumps(environment, indent=1, ensure_ascii=False) + "\n")
-
-
-def _jobs_of(out: Path) -> int | None:
-    return read_json(out / "environment.json").get("jobs")
-
-
-def _suitable_jobs(experiment: Experiment) -> int:
-    """Small models train faster one per core than one on all cores."""
-    if experiment.recipe.backbone.name != "logmel" or torch.cuda.is_available() or distributed_info().size > 1:
-        return 1
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+    document = read_json(path)
+    document["finished_s"] = round(document.get("finished_s", 0.0) + time.time() - started, 1)
+    write_text(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
 @contextmanager

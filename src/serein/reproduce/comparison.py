@@ -10,15 +10,14 @@ import numpy as np
 
 from serein.corpora import licence_of
 from serein.errors import RunError
-from serein.evaluation.intervals import Bounds, Difference, paired_difference
+from serein.evaluation.intervals import Bounds, paired_difference
 from serein.evaluation.predictions import Prediction, natural_key, read_json, read_predictions, read_recipe, run_classes
 from serein.evaluation.scores import Scores, score_predictions
 from serein.evaluation.systems import Split
 from serein.evaluation.tables import notices
-from serein.reproduce import rows as neighbours
 from serein.reproduce.extras import ExtraTable, extra_tables
 from serein.reproduce.table import Published, Row, Table
-from serein.reproduce.trials import Data, Trial, is_finished
+from serein.reproduce.trials import PREDICTIONS, Data, Trial, chosen_note, is_evaluated_with_knn, is_finished
 
 _FILES: dict[Split, str] = {"test": "predictions.jsonl", "dev": "dev_predictions.jsonl"}
 
@@ -83,7 +82,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class _RowPredictions:
+class RowPredictions:
     """Predictions of a row's models.
 
     Attributes:
@@ -115,86 +114,108 @@ def compare(
         RunError: A run folder is broken, or dev predictions are wanted and it has none.
     """
     trained = [row for row in table.rows if not row.ensemble]
-    finished = {row.name: [trial for trial in trials[row.name] if _is_finished(row, trial)] for row in trained}
-    by_row = {row.name: _of_trials(row, finished[row.name], split) for row in trained if finished[row.name]}
-    if ensemble and by_row:
-        by_row |= {
-            row.name: _of_ensemble(ensemble, next(iter(by_row.values())).classes) for row in table.rows if row.ensemble
-        }
-    rows, notes = [], []
+    finished = {
+        row.name: [
+            trial
+            for trial in trials[row.name]
+            if is_finished(trial) and (row.knn is None or is_evaluated_with_knn(trial, row.knn))
+        ]
+        for row in trained
+    }
+    by_row = {row.name: row_predictions(row, finished[row.name], split) for row in trained if finished[row.name]}
     for row in table.rows:
-        measured, note = _measured(table, row, by_row)
-        rows.append(measured)
-        notes += note
-    notes += [neighbours.chosen_note(row, finished[row.name]) for row in trained if row.knn and row.name in by_row]
-    notes = [*_provenance(table, data, split, overrides, rows), *notes, *_qualifications(rows)]
+        if row.ensemble and ensemble and by_row:
+            classes = next(iter(by_row.values())).classes
+            predictions = [p for path in ensemble.values() for p in read_predictions(path, classes)]
+            places = tuple(path.absolute() for path in ensemble.values())
+            by_row[row.name] = RowPredictions(predictions, classes, tuple(ensemble), places)
+    rows: list[MeasuredRow] = []
+    notes: list[str] = []
+    for row in table.rows:
+        other = table.compared_with(row)
+        own, reference = by_row.get(row.name), by_row.get(other.name)
+        if own is None:
+            rows.append(MeasuredRow(row, None, (), (), None))
+            continue
+        against = None
+        if reference is not None and reference is not own:
+            try:
+                found = paired_difference(
+                    own.predictions, reference.predictions, own.classes, rng=np.random.default_rng(0)
+                )[table.metric]
+            except RunError as error:
+                notes.append(f"'{row.title}' cannot be compared with '{other.title}' in pairs: {error.what}.")
+            else:
+                bounds = found.interval and (100 * found.interval[0], 100 * found.interval[1])
+                against = RowDifference(other, 100 * found.difference, bounds, found.probability_of_improvement)
+        scores = score_predictions(own.predictions, own.classes)
+        rows.append(MeasuredRow(row, scores, own.seeds, own.places, against))
+    notes += [chosen_note(row, finished[row.name]) for row in trained if row.knn and row.name in by_row]
+    notes = [*provenance(table, data, split, overrides, rows), *notes]
+    qualifications = [
+        notice
+        for row in rows
+        if row.scores is not None and not row.row.ensemble
+        for notice in notices(
+            row.scores,
+            read_recipe(row.places[0]),
+            read_json(row.places[0] / "data.json"),
+            read_json(row.places[0] / "folds.json"),
+        )
+    ]
+    notes += [notice.text for level in ("warning", "note") for notice in qualifications if notice.level == level]
     extras = extra_tables(table.measures, [(row.row, row.places) for row in rows], data.manifest)
     return Comparison(table, data, split, tuple(overrides), tuple(rows), tuple(dict.fromkeys(notes)), tuple(extras))
 
 
-def _measured(table: Table, row: Row, by_row: Mapping[str, _RowPredictions]) -> tuple[MeasuredRow, list[str]]:
-    """Return a row's scores, and a note if it cannot be compared with the other row."""
-    other = table.compared_with(row)
-    own, reference = by_row.get(row.name), by_row.get(other.name)
-    if own is None:
-        return MeasuredRow(row, None, (), (), None), []
-    scores = score_predictions(own.predictions, own.classes)
-    against, notes = None, []
-    if reference is not None and reference is not own:
-        try:
-            against = _against(table.metric, own, reference, other)
-        except RunError as error:
-            notes = [f"'{row.title}' cannot be compared with '{other.title}' in pairs: {error.what}."]
-    return MeasuredRow(row, scores, own.seeds, own.places, against), notes
+def row_predictions(row: Row, trials: Sequence[Trial], split: Split) -> RowPredictions:
+    """Read the predictions of a row's finished trials, all folds and seeds.
 
-
-def _is_finished(row: Row, trial: Trial) -> bool:
-    return is_finished(trial) and (row.knn is None or neighbours.is_evaluated_with_knn(trial, row.knn))
-
-
-def _of_trials(row: Row, trials: Sequence[Trial], split: Split) -> _RowPredictions:
+    Raises:
+        RunError: A trial has no predictions of the split.
+    """
     classes = run_classes(trials[0].folder) or ()
-    name = _FILES[split] if row.knn is None else neighbours.PREDICTIONS[row.knn]
-    predictions = [p for trial in trials for p in _predictions(trial, name, split, classes)]
-    return _RowPredictions(
-        predictions, classes, tuple(trial.seed for trial in trials), tuple(trial.folder for trial in trials)
-    )
+    name = _FILES[split] if row.knn is None else PREDICTIONS[row.knn]
+    predictions = []
+    for trial in trials:
+        paths = sorted(trial.folder.glob(f"fold-*/seed-{trial.seed}/{name}"), key=natural_key)
+        if not paths:
+            raise RunError(
+                f"holds no {split} predictions",
+                where=trial.folder,
+                remedy="Choose --split test, or a recipe whose protocol.dev is not 'none'.",
+            )
+        for path in paths:
+            fold = path.parts[-3].removeprefix("fold-")
+            predictions += read_predictions(path, classes, fold=fold, seed=trial.seed)
+    seeds, places = tuple(trial.seed for trial in trials), tuple(trial.folder for trial in trials)
+    return RowPredictions(predictions, classes, seeds, places)
 
 
-def _of_ensemble(ensemble: Mapping[int, Path], classes: tuple[str, ...]) -> _RowPredictions:
-    predictions = [p for path in ensemble.values() for p in read_predictions(path, classes)]
-    return _RowPredictions(predictions, classes, tuple(ensemble), tuple(path.absolute() for path in ensemble.values()))
-
-
-def _predictions(trial: Trial, name: str, split: Split, classes: Sequence[str]) -> list[Prediction]:
-    paths = sorted(trial.folder.glob(f"fold-*/seed-{trial.seed}/{name}"), key=natural_key)
-    if not paths:
-        raise RunError(
-            f"holds no {split} predictions",
-            where=trial.folder,
-            remedy="Choose --split test, or a recipe whose protocol.dev is not 'none'.",
-        )
-    folds = [path.parts[-3].removeprefix("fold-") for path in paths]
-    pairs = zip(paths, folds, strict=True)
-    return [p for path, fold in pairs for p in read_predictions(path, classes, fold=fold, seed=trial.seed)]
-
-
-def _against(metric: str, a: _RowPredictions, b: _RowPredictions, other: Row) -> RowDifference:
-    differences = paired_difference(a.predictions, b.predictions, a.classes, rng=np.random.default_rng(0))
-    found: Difference = differences[metric]
-    bounds = found.interval and (100 * found.interval[0], 100 * found.interval[1])
-    return RowDifference(other, 100 * found.difference, bounds, found.probability_of_improvement)
-
-
-# -- notes -----------------------------------------------------------------------------------------------------------
-
-
-def _provenance(
+def provenance(
     table: Table, data: Data, split: Split, overrides: Sequence[str], rows: Sequence[MeasuredRow]
 ) -> list[str]:
+    """Return where the published scores and ours come from, and what was done differently."""
     is_published = any(row.published != Published() for row in table.rows)
-    notes = [_source(table)] if is_published else ["No scores were published to compare with."]
-    notes.append(_ours(table, split, rows, is_published=is_published))
+    notes = ["No scores were published to compare with."]
+    if is_published:
+        best = " The paper gives its best scores there." if table.published_on == "dev" else ""
+        notes = [f"Published: {table.paper}, {table.title}, {table.corpus}, {table.published_on} set.{best}"]
+    folder = next((row.places[0] for row in rows if row.places and not row.row.ensemble), None)
+    if folder is None:
+        notes.append("Ours: nothing is finished.")
+    else:
+        corpora = read_json(folder / "data.json").get("corpora", ())
+        numbers = sorted({row.scores.num_utterances for row in rows if row.scores})
+        drawn = [row.scores.resampled for row in rows if row.scores]
+        names = ", ".join(f"{name} ({licence_of(name) or 'licence not stated'})" for name in corpora)
+        ours = (
+            f"Ours: {split} predictions of {' or '.join(map(str, numbers))} utterances of {names}, pooled over folds, "
+            f"averaged over seeds; 95 % intervals resample {' or '.join(dict.fromkeys(drawn))}."
+        )
+        if is_published and {_plain(name) for name in corpora} != {_plain(table.corpus)}:
+            ours += " The data differs from the paper's: compare the order of the rows, not the numbers."
+        notes.append(ours)
     if data.limit is not None:
         notes.append(
             f"Ours used {data.num_utterances} of the manifest's {data.num_available} utterances (--limit {data.limit}: "
@@ -214,43 +235,5 @@ def _provenance(
     return notes
 
 
-def _source(table: Table) -> str:
-    best = " The paper gives its best scores there." if table.published_on == "dev" else ""
-    return f"Published: {table.paper}, {table.title}, {table.corpus}, {table.published_on} set.{best}"
-
-
-def _ours(table: Table, split: Split, rows: Sequence[MeasuredRow], *, is_published: bool) -> str:
-    folder = next((row.places[0] for row in rows if row.places and not row.row.ensemble), None)
-    if folder is None:
-        return "Ours: nothing is finished."
-    corpora = read_json(folder / "data.json").get("corpora", ())
-    numbers = sorted({row.scores.num_utterances for row in rows if row.scores})
-    drawn = [row.scores.resampled for row in rows if row.scores]
-    names = ", ".join(f"{name} ({licence_of(name) or 'licence not stated'})" for name in corpora)
-    text = (
-        f"Ours: {split} predictions of {' or '.join(map(str, numbers))} utterances of {names}, pooled over folds, "
-        f"averaged over seeds; 95 % intervals resample {' or '.join(dict.fromkeys(drawn))}."
-    )
-    if not is_published or {_plain(name) for name in corpora} == {_plain(table.corpus)}:
-        return text
-    return f"{text} The data differs from the paper's: compare the order of the rows, not the numbers."
-
-
 def _plain(name: str) -> str:
     return "".join(letter for letter in name.casefold() if letter.isalnum())
-
-
-def _qualifications(rows: Sequence[MeasuredRow]) -> list[str]:
-    """Return notices that qualify the numbers of any trained row, warnings first, each once."""
-    found = [
-        notice
-        for row in rows
-        if row.scores is not None and not row.row.ensemble
-        for notice in notices(
-            row.scores,
-            read_recipe(row.places[0]),
-            read_json(row.places[0] / "data.json"),
-            read_json(row.places[0] / "folds.json"),
-        )
-    ]
-    return [notice.text for level in ("warning", "note") for notice in found if notice.level == level]

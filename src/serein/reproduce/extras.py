@@ -24,7 +24,6 @@ from serein.data.utterance import Utterance
 from serein.evaluation.figures import mean_cosines, read_task_curves
 from serein.evaluation.intervals import NUM_RESAMPLES, percentile_interval
 from serein.evaluation.predictions import (
-    Prediction,
     natural_key,
     read_predictions,
     read_run_predictions,
@@ -32,13 +31,12 @@ from serein.evaluation.predictions import (
     run_classes,
 )
 from serein.evaluation.scores import score_predictions
-from serein.evaluation.task_scores import TaskScore, score_task, task_scores
-from serein.evaluation.verification import FoldVerification, RunVerification, run_verification
+from serein.evaluation.task_scores import score_task, task_scores
+from serein.evaluation.verification import run_verification
 from serein.models.hidden_states import Backbone
 from serein.models.model import SpeechModel
 from serein.reproduce.table import Row
 from serein.tasks.classes import ClassLabels
-from serein.tasks.task import TaskSpec
 from serein.tasks.votes import NOUNS, distinct_targets, first_and_second, target_words
 from serein.tasks.word_vectors import mean_vectors, normalised
 from serein.text.word_vectors import Vocabulary, open_vocabulary
@@ -69,6 +67,7 @@ def extra_tables(measures: Sequence[str], rows: Rows, manifest_path: Path) -> li
 LabelSet = Literal["s1", "s2", "s3"]
 LABEL_SETS: tuple[LabelSet, ...] = get_args(LabelSet)
 NUM_NEIGHBOURS, NUM_TOP = 5, 10
+_ORDINALS = ("1st", "2nd", "3rd", "4th", "5th")
 
 
 @dataclass(frozen=True)
@@ -91,40 +90,30 @@ class WordRun:
         """Where the vectors come from."""
         return open_vocabulary(self.recipe.words.vocabulary)
 
-    @property
-    def order(self) -> list[str]:
-        """Nouns of the recipe's classes, which decide between equally frequent labels."""
-        nouns = {**NOUNS, **self.recipe.words.nouns}
-        return [nouns.get(name, name) for name in self.class_labels.classes]
-
     def words(self, label_set: LabelSet) -> list[tuple[str, ...]]:
         """Return the words of each utterance's target in a label set."""
         nouns = {**NOUNS, **self.recipe.words.nouns}
         return [target_words(u, self.class_labels, label_set, nouns, self.vocabulary) for u in self.utterances]
 
 
-def word_run(row: Row, places: Sequence[Path], utterances: dict[str, Utterance]) -> WordRun | None:
-    """Read a row's predicted vectors; `None` if nothing is finished or its main task is not one of word vectors."""
-    if not places:
-        return None
-    recipe = recipes.load(places[0] / "recipe.yaml")
-    if read_specs(places[0])[0].problem != "vector":
-        return None
-    predicted, vectors = [], []
-    for place in places:
-        for path in sorted(place.glob("fold-*/seed-*/predictions.jsonl"), key=natural_key):
-            predicted += [utterances[prediction.id] for prediction in read_predictions(path)]
-            vectors.append(load_file(path.with_name("embeddings.safetensors"))["embeddings"])
-    class_labels = ClassLabels(run_classes(places[0]) or (), dict(recipe.labels.merge))
-    return WordRun(row, recipe, class_labels, predicted, np.concatenate(vectors))
-
-
 def word_tables(measures: Sequence[str], rows: Rows, manifest_path: Path) -> list[ExtraTable]:
     """Return the tables that a table file asks for, of the rows whose main task is `words`."""
     if not measures:
         return []
-    utterances = {u.id: u for u in manifest.read(manifest_path)}
-    runs = [run for row, places in rows if (run := word_run(row, places, utterances)) is not None]
+    known = {u.id: u for u in manifest.read(manifest_path)}
+    runs = []
+    for row, places in rows:
+        if not places or read_specs(places[0])[0].problem != "vector":
+            continue
+        recipe = recipes.load(places[0] / "recipe.yaml")
+        utterances: list[Utterance] = []
+        vectors = []
+        for place in places:
+            for path in sorted(place.glob("fold-*/seed-*/predictions.jsonl"), key=natural_key):
+                utterances += [known[prediction.id] for prediction in read_predictions(path)]
+                vectors.append(load_file(path.with_name("embeddings.safetensors"))["embeddings"])
+        class_labels = ClassLabels(run_classes(places[0]) or (), dict(recipe.labels.merge))
+        runs.append(WordRun(row, recipe, class_labels, utterances, np.concatenate(vectors)))
     return [WORD_MEASURES[name](runs) for name in measures] if runs else []
 
 
@@ -138,11 +127,11 @@ def cosine_table(runs: Sequence[WordRun]) -> ExtraTable:
             targets = mean_vectors(words, run.vocabulary)
             cosines = (normalised(targets) * normalised(run.vectors)).sum(axis=1)
             has_words = np.array([bool(some) for some in words])
-            cells += [_published(run.row, label_set, 3), _with_interval(cosines, has_words, run, 3)]
+            cells += [_number(run.row.published.values.get(label_set), 3), _with_interval(cosines, has_words, run, 3)]
         rows.append(cells)
     numbers = ", ".join(f"{name.upper()} {distinct_targets(runs[0].words(name))}" for name in LABEL_SETS)
     title = f"Mean cosine of predictions and targets; different targets: {numbers}"
-    return ExtraTable(title, _headings("model", LABEL_SETS), rows)
+    return ExtraTable(title, _headings("model", [name.upper() for name in LABEL_SETS]), rows)
 
 
 def top_table(runs: Sequence[WordRun]) -> ExtraTable:
@@ -154,20 +143,21 @@ def top_table(runs: Sequence[WordRun]) -> ExtraTable:
         near = [set(words) for words in nearest]
         cells = [run.row.title]
         for label_set in ("s2", "s3"):
-            lists = run.words(label_set)
-            chosen = [first_and_second(words, run.order) if words else (None, None, False) for words in lists]
+            lists, nouns = run.words(label_set), {**NOUNS, **run.recipe.words.nouns}
+            order = [nouns.get(name, name) for name in run.class_labels.classes]  # decides between equal counts
+            chosen = [first_and_second(words, order) if words else (None, None, False) for words in lists]
             ties += sum(is_tied for _, _, is_tied in chosen)
             for position, label in enumerate(("l1", "l2")):
                 words = [pair[position] for pair in chosen]
                 is_hit = np.array([word in around for word, around in zip(words, near, strict=True)], float)
                 is_known = np.array([word is not None for word in words])
                 cells += [
-                    _published(run.row, f"{label_set} {label}", 2),
+                    _number(run.row.published.values.get(f"{label_set} {label}")),
                     _with_interval(100 * is_hit, is_known, run, 1),
                 ]
         rows.append(cells)
     title = f"First (l1) and second (l2) label among the {NUM_TOP} nearest words, in per cent; {ties} ties"
-    return ExtraTable(title, _headings("model", names), rows)
+    return ExtraTable(title, _headings("model", [name.upper() for name in names]), rows)
 
 
 def target_neighbours(runs: Sequence[WordRun]) -> ExtraTable:
@@ -180,7 +170,7 @@ def target_neighbours(runs: Sequence[WordRun]) -> ExtraTable:
         for words in mixed[: 4 if label_set == "s1" else 3]:
             nearest, _ = run.vocabulary.nearest(mean_vectors([words], run.vocabulary), NUM_NEIGHBOURS)
             rows.append([label_set, ", ".join(words), *nearest[0]])
-    return ExtraTable("Words nearest to targets", ["set", "label", *_ordinals()], rows)
+    return ExtraTable("Words nearest to targets", ["set", "label", *_ORDINALS], rows)
 
 
 def prediction_neighbours(runs: Sequence[WordRun]) -> ExtraTable:
@@ -193,7 +183,7 @@ def prediction_neighbours(runs: Sequence[WordRun]) -> ExtraTable:
                 mean = run.vectors[labels == name].mean(axis=0, keepdims=True)
                 nearest, _ = run.vocabulary.nearest(mean, NUM_NEIGHBOURS)
                 rows.append([run.row.title, name, *nearest[0]])
-    return ExtraTable("Words nearest to the mean prediction of each class", ["model", "class", *_ordinals()], rows)
+    return ExtraTable("Words nearest to the mean prediction of each class", ["model", "class", *_ORDINALS], rows)
 
 
 WORD_MEASURES: dict[str, Callable[[Sequence[WordRun]], ExtraTable]] = {
@@ -205,16 +195,7 @@ WORD_MEASURES: dict[str, Callable[[Sequence[WordRun]], ExtraTable]] = {
 
 
 def _headings(first: str, names: Sequence[str]) -> list[str]:
-    return [first, *(f"{name.upper()} {kind}" for name in names for kind in ("published", "ours"))]
-
-
-def _ordinals() -> list[str]:
-    return ["1st", "2nd", "3rd", "4th", "5th"]
-
-
-def _published(row: Row, name: str, digits: int) -> str:
-    value = row.published.values.get(name)
-    return MISSING if value is None else f"{value:.{digits}f}"
+    return [first, *(f"{name} {kind}" for name in names for kind in ("published", "ours"))]
 
 
 def _with_interval(values: NDArray[np.float64], is_known: NDArray[np.bool_], run: WordRun, digits: int) -> str:
@@ -242,13 +223,30 @@ def task_table(rows: Rows) -> ExtraTable:
     """Return UA and WA, and the score of every other task; * where only an earlier stage learned it."""
     measured = [(row, places) for row, places in rows if places]
     specs = {spec.name: spec for _, places in measured for spec in read_specs(places[0])[1:]}
-    columns = [(spec, _title(spec)) for spec in sorted(specs.values(), key=lambda spec: not spec.has_classes)]
-    titles = ["UA", "WA", *(title for _, title in columns)]
-    headings = ["row", *(f"{title} {kind}" for title in titles for kind in ("published", "ours"))]
-    cells = [[row.title, *_emotion_cells(row, places), *_other_cells(row, places, columns)] for row, places in measured]
-    return ExtraTable(
-        "Every task, in per cent; * evaluated with the model of the stage that learned it last", headings, cells
-    )
+    columns = []  # in lower case, a heading is the key of what was published
+    for spec in sorted(specs.values(), key=lambda spec: not spec.has_classes):
+        score = "UA" if spec.has_classes else spec.monitor.upper()
+        columns.append((spec, "WER" if spec.problem == "sequence" else f"{score} {spec.name}"))
+    headings = _headings("row", ["UA", "WA", *(title for _, title in columns)])
+    rows_of_cells = []
+    for row, places in measured:
+        cells = [row.title]
+        predictions = [p for place in places for p in read_run_predictions(place, run_classes(place))]
+        scores = score_predictions(predictions, run_classes(places[0]))
+        for name in ("ua", "wa"):
+            published = _number(getattr(row.published, name))
+            cells += [published, _with_bounds(scores.pooled[name], scores.intervals[name])]
+        by_seed = [{score.task: score for score in task_scores(place)} for place in places]
+        for spec, title in columns:
+            ours, own = MISSING, [of_task[spec.name] for of_task in by_seed if spec.name in of_task]
+            if own:
+                predictions = [p for place in places for p in read_run_predictions(place, kind=spec.name)]
+                pooled = score_task(spec, predictions)
+                ours = _with_bounds(pooled.value, pooled.interval) + ("*" if own[0].stage else "")
+            cells += [_number(row.published.values.get(title.lower())), ours]
+        rows_of_cells.append(cells)
+    title = "Every task, in per cent; * evaluated with the model of the stage that learned it last"
+    return ExtraTable(title, headings, rows_of_cells)
 
 
 def conflict_table(rows: Rows) -> ExtraTable:
@@ -267,45 +265,12 @@ def conflict_table(rows: Rows) -> ExtraTable:
 TASK_MEASURES: dict[str, Callable[[Rows], ExtraTable]] = {"tasks": task_table, "conflicts": conflict_table}
 
 
-def _emotion_cells(row: Row, places: Sequence[Path]) -> list[str]:
-    predictions = [p for place in places for p in read_run_predictions(place, run_classes(place))]
-    scores = score_predictions(predictions, run_classes(places[0]))
-    cells = []
-    for name in ("ua", "wa"):
-        bounds = scores.intervals[name]
-        cells += [_number(getattr(row.published, name)), _with_bounds(scores.pooled[name], bounds)]
-    return cells
-
-
-def _other_cells(row: Row, places: Sequence[Path], columns: Sequence[tuple[TaskSpec, str]]) -> list[str]:
-    by_seed = [{score.task: score for score in task_scores(place)} for place in places]
-    cells = []
-    for spec, title in columns:
-        scores = [scores[spec.name] for scores in by_seed if spec.name in scores]
-        cells.append(_number(row.published.values.get(title.lower())))
-        cells.append(_pooled(spec, scores, places) if scores else MISSING)
-    return cells
-
-
-def _title(spec: TaskSpec) -> str:
-    """Return the heading of a task's score; in lower case it is the key of what was published."""
-    score = "UA" if spec.has_classes else spec.monitor.upper()
-    return "WER" if spec.problem == "sequence" else f"{score} {spec.name}"
-
-
-def _pooled(spec: TaskSpec, scores: Sequence[TaskScore], places: Sequence[Path]) -> str:
-    """Return the score over all seeds, marked if an earlier stage's model was evaluated."""
-    predictions: list[Prediction] = [p for place in places for p in read_run_predictions(place, kind=spec.name)]
-    score = score_task(spec, predictions)
-    return _with_bounds(score.value, score.interval) + ("*" if scores[0].stage else "")
-
-
 def _with_bounds(value: float, bounds: tuple[float, float] | None) -> str:
     return f"{value:.1f}" if bounds is None else f"{value:.1f} [{bounds[0]:.1f}, {bounds[1]:.1f}]"
 
 
-def _number(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.2f}"
+def _number(value: float | None, digits: int = 2) -> str:
+    return MISSING if value is None else f"{value:.{digits}f}"
 
 
 # -- speaker verification --------------------------------------------------------------------------------------------
@@ -325,22 +290,19 @@ def verification_tables(rows: Rows) -> list[ExtraTable]:
         return []
     pairs = sorted({unit.num_same + unit.num_different for _, runs in measured for run in runs for unit in run.units})
     title = f"Speaker verification, in per cent: {' or '.join(map(str, pairs))} pairs of test clips in a fold"
-    cells = [[row.title, *_verification_cells(runs)] for row, runs in measured]
+    cells = []
+    for row, runs in measured:
+        units = [unit for run in runs for unit in run.units]
+        names = dict.fromkeys(unit.fold for unit in units)
+        means = [float(np.mean([u.equal_error_rate for u in units if u.fold == name])) for name in names]
+        spread = f"± {np.std(means, ddof=1):.1f}" if len(means) > 1 else MISSING  # over folds, of means over seeds
+        rates = [
+            [u.misses for u in units if u.misses is not None],
+            [u.false_alarms for u in units if u.false_alarms is not None],
+        ]
+        at_threshold = [f"{np.mean(values):.1f}" if values else MISSING for values in rates]
+        cells.append([row.title, f"{np.mean(means):.1f}", spread, *at_threshold])
     return [ExtraTable(title, ["row", *_VERIFICATION_HEADINGS], cells)]
-
-
-def _verification_cells(runs: Sequence[RunVerification]) -> list[str]:
-    """Return means over folds and seeds; the deviation is over folds, of the mean over seeds."""
-    units = [unit for run in runs for unit in run.units]
-    folds = [[unit.equal_error_rate for unit in units if unit.fold == name] for name in {unit.fold for unit in units}]
-    means = [float(np.mean(rates)) for rates in folds]
-    spread = f"± {np.std(means, ddof=1):.1f}" if len(means) > 1 else MISSING
-    return [f"{np.mean(means):.1f}", spread, _mean(units, "misses"), _mean(units, "false_alarms")]
-
-
-def _mean(units: Sequence[FoldVerification], name: str) -> str:
-    values = [value for unit in units if (value := getattr(unit, name)) is not None]
-    return f"{np.mean(values):.1f}" if values else MISSING
 
 
 # -- inference time --------------------------------------------------------------------------------------------------
@@ -359,26 +321,17 @@ def inference_time_s(model: SpeechModel, duration_s: float, *, num_repeats: int 
     num_samples = torch.tensor([round(duration_s * Backbone.sample_rate_hz)], device=device)
     waveforms = 0.1 * torch.randn(1, int(num_samples), generator=torch.Generator().manual_seed(0)).to(device)
 
-    def forward() -> None:
-        model(waveforms, num_samples)
-
+    is_asynchronous, taken_s = device.type == "cuda", []
     with torch.inference_mode():
-        taken_s = [_timed_s(forward, device) for _ in range(num_warm + num_repeats)]
+        for _ in range(num_warm + num_repeats):
+            if is_asynchronous:
+                torch.cuda.synchronize(device)
+            started = time.perf_counter()
+            model(waveforms, num_samples)
+            if is_asynchronous:
+                torch.cuda.synchronize(device)
+            taken_s.append(time.perf_counter() - started)
     return statistics.median(taken_s[num_warm:])
-
-
-def _timed_s(act: Callable[[], None], device: torch.device) -> float:
-    _settle(device)
-    started = time.perf_counter()
-    act()
-    _settle(device)
-    return time.perf_counter() - started
-
-
-def _settle(device: torch.device) -> None:
-    """Wait until a GPU, which works asynchronously, has finished."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 DURATIONS_S = (3, 5, 10, 15)
@@ -392,22 +345,17 @@ def time_tables(rows: Rows, num_repeats: int = 5) -> list[ExtraTable]:
         num_repeats: Repetitions for each length; the median counts.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    timed = [_time_cells(row, model, device, num_repeats) for row, places in rows if (model := _first_model(places))]
+    timed = []
+    for row, places in rows:
+        models = [path for place in places[:1] for path in sorted(place.glob("fold-*/seed-*/model"), key=natural_key)]
+        if not models:
+            continue
+        model, cells = model_folder.load(models[0]).model.to(device).eval(), [row.title]
+        for seconds in DURATIONS_S:
+            ours_ms = 1000 * inference_time_s(model, seconds, num_repeats=num_repeats)
+            cells += [_number(row.published.values.get(f"{seconds} s")), f"{ours_ms:.1f}"]
+        timed.append(cells)
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads here"
     headings = [f"{seconds} s, {kind}" for seconds in DURATIONS_S for kind in ("published", "ours")]
     title = f"Inference time for one clip in milliseconds: published on an RTX 3090, ours on {where}"
     return [ExtraTable(title, ["network", *headings], timed)] if timed else []
-
-
-def _first_model(places: Sequence[Path]) -> Path | None:
-    models = [path for place in places[:1] for path in sorted(place.glob("fold-*/seed-*/model"), key=natural_key)]
-    return models[0] if models else None
-
-
-def _time_cells(row: Row, folder: Path, device: torch.device, num_repeats: int) -> list[str]:
-    model, cells = model_folder.load(folder).model.to(device).eval(), [row.title]
-    for seconds in DURATIONS_S:
-        published = row.published.values.get(f"{seconds} s")
-        ours_ms = 1000 * inference_time_s(model, seconds, num_repeats=num_repeats)
-        cells += [MISSING if published is None else f"{published:.2f}", f"{ours_ms:.1f}"]
-    return cells

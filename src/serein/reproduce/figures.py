@@ -12,11 +12,9 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from serein import checkpoint as model_folder
-from serein.checkpoint import Checkpoint
 from serein.data import manifest
 from serein.data.dataset import Recordings
 from serein.data.files import replacing
-from serein.data.utterance import Utterance
 from serein.evaluation.figures import Line, Map, confusion_panels, lines_picture, map_panels
 from serein.evaluation.plots import FEWEST_EMBEDDINGS, emotion_colours, speaker_colours, thinned
 from serein.evaluation.predictions import natural_key, read_json, read_predictions
@@ -25,7 +23,7 @@ from serein.inference.batching import recording_outputs
 from serein.metrics import mean_of_known
 from serein.progress import Report
 from serein.reproduce.comparison import Comparison, MeasuredRow
-from serein.reproduce.table import Metric, Picture, Row, Table
+from serein.reproduce.table import Picture, Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,31 +48,25 @@ def embedding_maps(row: Row, places: Sequence[Path], picture: Picture, manifest_
     name = units[0].parent.name.removeprefix("fold-")
     fold = next(each for each in read_json(places[0] / "folds.json")["folds"] if each["name"] == name)
     known = {u.id: u for u in manifest.read(manifest_path)}
-    splits = {split: _vectors(checkpoint, [known[i] for i in fold[split]], picture.task) for split in picture.splits}
+    task, class_labels = checkpoint.tasks[checkpoint.task], checkpoint.class_labels
+    splits = {}
+    for split in picture.splits:
+        utterances = [known[fold[split][index]] for index in thinned(len(fold[split]))]  # as many as a map shows
+        recordings = Recordings(utterances, trim_db=checkpoint.options.clips.trim_db)
+        outputs = recording_outputs(checkpoint, recordings, range(len(utterances)), "known", embedding=picture.task)
+        predictions = task.predictions(outputs.decoded[checkpoint.task])
+        colours = {
+            "emotion": [class_labels.label(u) or "" for u in utterances],
+            "prediction": [each.label or "" for each in predictions],
+            "speaker": [u.speaker or "" for u in utterances],
+        }
+        splits[split] = (outputs.embeddings, colours)
     return [
         Map(f"{row.title}\n{split} set, {_COLOURS[colour_by]}", vectors, names[colour_by])
         for colour_by in picture.colour_by
         for split, (vectors, names) in splits.items()
         if len(np.unique(vectors, axis=0)) >= FEWEST_EMBEDDINGS
     ]
-
-
-def _vectors(
-    checkpoint: Checkpoint, utterances: Sequence[Utterance], task: str | None
-) -> tuple[np.ndarray, dict[str, list[str]]]:
-    """Return embeddings of as many clips as a map shows, and the names that may colour them."""
-    some = [utterances[index] for index in thinned(len(utterances))]
-    recordings = Recordings(some, trim_db=checkpoint.options.clips.trim_db)
-    outputs = recording_outputs(checkpoint, recordings, range(len(some)), "known", embedding=task)
-    class_labels = checkpoint.class_labels
-    names = {
-        "emotion": [class_labels.label(u) or "" for u in some],
-        "prediction": [
-            each.label or "" for each in checkpoint.tasks[checkpoint.task].predictions(outputs.decoded[checkpoint.task])
-        ],
-        "speaker": [u.speaker or "" for u in some],
-    }
-    return outputs.embeddings, names
 
 
 DOTS_PER_INCH = 160
@@ -99,7 +91,12 @@ def with_picture(comparison: Comparison, out: Path, report: Report) -> Compariso
 
 def confusions(comparison: Comparison, rows: Sequence[MeasuredRow]) -> Figure:
     """Draw confusion matrices over all folds and seeds."""
-    panels = [(_titled(row, comparison), row.scores.confusion) for row in rows if row.scores]
+    metric = comparison.table.metric
+    panels = [
+        (f"{row.row.title}: {SCORE_TITLES[metric]} {row.scores.pooled[metric]:.1f}", row.scores.confusion)
+        for row in rows
+        if row.scores
+    ]
     return confusion_panels(panels, comparison.classes)
 
 
@@ -108,7 +105,7 @@ def embeddings(comparison: Comparison, rows: Sequence[MeasuredRow]) -> Figure:
     trained, picture = [row for row in rows if not row.row.ensemble], comparison.table.picture
     colours = emotion_colours(comparison.classes)
     if picture is None or picture.is_stored:
-        return map_panels([each for each in map(_map, trained) if each is not None], colours)
+        return map_panels([each for each in map(stored_map, trained) if each is not None], colours)
     panels = [
         each for row in trained for each in embedding_maps(row.row, row.places, picture, comparison.data.manifest)
     ]
@@ -121,27 +118,41 @@ def sweep(comparison: Comparison, rows: Sequence[MeasuredRow]) -> Figure:
     table = comparison.table
     assert table.picture is not None
     assert table.picture.x is not None
-    lines = [
-        _line(name, list(own), table.picture.x, table.metric)
-        for name, own in groupby(rows, lambda row: _line_name(row, table))
+    x, column, lines = table.picture.x, table.picture.lines, []
+    for name, own in groupby(
+        rows, lambda row: table.rows_are if column is None else str(row.row.configuration[column])
+    ):
+        scored = [(float(row.row.configuration[x]), row.scores) for row in own if row.scores]
+        lines.append(
+            Line(
+                name,
+                [place for place, _ in scored],
+                [scores.pooled[table.metric] for _, scores in scored],
+                [scores.intervals[table.metric] for _, scores in scored],
+            )
+        )
+    return lines_picture(lines, (x, f"{SCORE_TITLES[table.metric]}, per cent"))
+
+
+def stored_map(row: MeasuredRow) -> Map | None:
+    """Return the embeddings of the first fold of a row's first run, and the mean silhouette over all folds.
+
+    `None` if there are too few of them for t-SNE.
+    """
+    folders = [path for place in row.places for path in sorted(place.glob("fold-*/seed-*"), key=natural_key)]
+    vectors = [load_file(folder / "embeddings.safetensors")["embeddings"] for folder in folders]
+    emotions = [[p.truth or "" for p in read_predictions(folder / "predictions.jsonl")] for folder in folders]
+    if len(np.unique(vectors[0], axis=0)) < FEWEST_EMBEDDINGS:
+        return None
+    from sklearn.metrics import silhouette_score
+
+    silhouettes = [  # Rousseeuw 1987, -1 to 1; NaN where it is not defined
+        float(silhouette_score(own, names)) if 2 <= len(set(names)) < len(names) else float("nan")
+        for own, names in zip(vectors, emotions, strict=True)
     ]
-    return lines_picture(lines, (table.picture.x, f"{SCORE_TITLES[table.metric]}, per cent"))
-
-
-def _line_name(row: MeasuredRow, table: Table) -> str:
-    """Return the name of the line that a row belongs to in a sweep."""
-    column = table.picture.lines if table.picture else None
-    return table.rows_are if column is None else str(row.row.configuration[column])
-
-
-def _line(name: str, rows: Sequence[MeasuredRow], x: str, metric: Metric) -> Line:
-    scored = [(float(row.row.configuration[x]), row.scores) for row in rows if row.scores]
-    return Line(
-        name,
-        [place for place, _ in scored],
-        [scores.pooled[metric] for _, scores in scored],
-        [scores.intervals[metric] for _, scores in scored],
-    )
+    fold = folders[0].parent.name.removeprefix("fold-")
+    title = f"{row.row.title}\nfold {fold}; mean silhouette of all {mean_of_known(np.array(silhouettes)):.3f}"
+    return Map(title, vectors[0], emotions[0])
 
 
 PICTURES: dict[str, Callable[[Comparison, Sequence[MeasuredRow]], Figure]] = {
@@ -149,35 +160,3 @@ PICTURES: dict[str, Callable[[Comparison, Sequence[MeasuredRow]], Figure]] = {
     "embeddings": embeddings,
     "sweep": sweep,
 }
-
-
-def _titled(row: MeasuredRow, comparison: Comparison) -> str:
-    metric = comparison.table.metric
-    return f"{row.row.title}: {SCORE_TITLES[metric]} {row.scores.pooled[metric]:.1f}" if row.scores else row.row.title
-
-
-def _map(row: MeasuredRow) -> Map | None:
-    """Return the embeddings of the first fold of a row's first run, and the mean silhouette over all folds.
-
-    `None` if there are too few of them for t-SNE.
-    """
-    folders = [path for place in row.places for path in sorted(place.glob("fold-*/seed-*"), key=natural_key)]
-    vectors, emotions = zip(*(_embeddings(folder) for folder in folders), strict=True)
-    if len(np.unique(vectors[0], axis=0)) < FEWEST_EMBEDDINGS:
-        return None
-    silhouettes = [_silhouette(own, names) for own, names in zip(vectors, emotions, strict=True)]
-    fold = folders[0].parent.name.removeprefix("fold-")
-    title = f"{row.row.title}\nfold {fold}; mean silhouette of all {mean_of_known(np.array(silhouettes)):.3f}"
-    return Map(title, vectors[0], emotions[0])
-
-
-def _silhouette(vectors: np.ndarray, names: Sequence[str]) -> float:
-    """Return the silhouette coefficient (Rousseeuw 1987), -1 to 1; NaN where it is not defined."""
-    from sklearn.metrics import silhouette_score
-
-    return float(silhouette_score(vectors, names)) if 2 <= len(set(names)) < len(names) else float("nan")
-
-
-def _embeddings(folder: Path) -> tuple[np.ndarray, list[str]]:
-    emotions = [prediction.truth or "" for prediction in read_predictions(folder / "predictions.jsonl")]
-    return load_file(folder / "embeddings.safetensors")["embeddings"], emotions

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from serein.distributed import distributed_info
-from serein.errors import RecipeError, RunError, SereinError
+from serein.errors import MissingExtraError, RecipeError, RunError, SereinError
 from serein.evaluation.predictions import read_json
 from serein.evaluation.scores import SCORE_TITLES
 from serein.evaluation.systems import Split
 from serein.progress import Report
 from serein.recipe import Recipe
 from serein.reproduce.comparison import Comparison, compare
-from serein.reproduce.engines import ENGINES
 from serein.reproduce.figures import with_picture
-from serein.reproduce.rows import ensemble_rows, evaluate_with_knn
 from serein.reproduce.table import Row, Table
-from serein.reproduce.trials import Data, Trial, is_finished, row_recipe, take_data, trial_of
+from serein.reproduce.trials import (
+    BusyError,
+    Data,
+    Trial,
+    ensemble_rows,
+    evaluate_with_knn,
+    is_finished,
+    row_recipe,
+    take_data,
+    train,
+    trial_of,
+)
 from serein.reproduce.writers import write_comparison, write_page
+
+Outcome = tuple[Trial, SereinError | None]
+Engine = Callable[[Sequence[Trial], Path, int | None, Report], Iterator[Outcome]]
+
+WAIT_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -127,21 +146,101 @@ def _train(
     label, total = table.name, len(trials)
     report(label, done, total, f"{done} of {total} runs finished before")
     errors: dict[Path, SereinError] = {}
+    names = [row.name for row in rows]
     for trial, error in ENGINES[request.engine](waiting, data.manifest, request.num_jobs, report):
         done += 1
-        place = f"row {rows.index(_row_of(trial, rows)) + 1} of {len(rows)}, seed {trial.seed}: {trial.row}"
-        if error is not None:
-            errors[trial.folder] = error
-        reached = _score_of(trial, table) if error is None else "failed"
+        place = f"row {names.index(trial.row) + 1} of {len(rows)}, seed {trial.seed}: {trial.row}"
+        if error is None:
+            score = read_json(trial.folder / "scores.json")["pooled"][table.metric]
+            reached = f"{SCORE_TITLES[table.metric]} {score:.1f}"
+        else:
+            errors[trial.folder], reached = error, "failed"
         report(place, 1, 1, reached)  # a line that stays
         report(label, done, total, f"{done} of {total} runs, {place}, {reached}")
     return errors
 
 
-def _row_of(trial: Trial, rows: Sequence[Row]) -> Row:
-    return next(row for row in rows if row.name == trial.row)
+# -- engines: where trials are trained -------------------------------------------------------------------------------
 
 
-def _score_of(trial: Trial, table: Table) -> str:
-    score = read_json(trial.folder / "scores.json")["pooled"][table.metric]
-    return f"{SCORE_TITLES[table.metric]} {score:.1f}"
+def locally(trials: Sequence[Trial], data: Path, num_jobs: int | None, report: Report) -> Iterator[Outcome]:
+    """Train trials one after the other, each with its folds in parallel; yield each with its error or `None`.
+
+    A trial that another process is training is put last, and waited for.
+    """
+    waiting, num_busy = deque(trials), 0
+    while waiting:
+        trial = waiting.popleft()
+
+        def report_row(label: str, done: int, total: int, detail: str, row: str = trial.row) -> None:
+            report(f"{row}  {label}", done, total, detail)
+
+        try:
+            train(trial, data, num_jobs, report_row)
+        except BusyError:
+            waiting.append(trial)
+            num_busy += 1
+            if num_busy >= len(waiting):
+                time.sleep(WAIT_S)
+            continue
+        except SereinError as error:
+            yield trial, error
+        else:
+            yield trial, None
+        num_busy = 0
+
+
+def over_ray(trials: Sequence[Trial], data: Path, num_jobs: int | None, report: Report) -> Iterator[Outcome]:
+    """Train every trial as a task of a Ray cluster, or on this machine if there is none.
+
+    Tasks share only the run folders and the audio, under the same paths on every machine. A task whose machine is
+    lost is started again and resumes from its run folder.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics are sent
+    ray: Any  # it is typed in part
+    try:
+        ray = import_module("ray")
+    except ImportError:
+        raise MissingExtraError("ray", "cluster") from None
+    is_ours = not ray.is_initialized()
+    if is_ours:
+        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+        try:
+            ray.init(address="auto", **quiet)
+        except ConnectionError:
+            ray.init(include_dashboard=False, **quiet)
+    try:
+        has = ray.cluster_resources()
+        num_cpus = max(1, min(num_jobs or 1, int(has.get("CPU", 1))))  # a task that wants more would wait for ever
+        task = ray.remote(_train_alone).options(num_cpus=num_cpus, num_gpus=1 if has.get("GPU") else 0)
+        waiting = {task.remote(trial, data, num_jobs or 1): trial for trial in trials}
+        while waiting:
+            (done, *_), _ = ray.wait(list(waiting), num_returns=1)
+            try:
+                outcome: SereinError | None = ray.get(done)
+            except ray.exceptions.RayError as error:
+                first = str(error).strip().splitlines()[0]
+                outcome = RunError(f"a Ray task died ({first})", remedy="Run it again: finished folds are kept.")
+            yield waiting.pop(done), outcome
+    finally:
+        if is_ours:
+            ray.shutdown()
+
+
+def _train_alone(trial: Trial, data: Path, num_jobs: int) -> SereinError | None:
+    """Train a trial within a task; errors are returned, because Ray would wrap them in a traceback."""
+    while True:
+        try:
+            train(trial, data, num_jobs, lambda *progress: None)  # the waiting process reports the result
+        except BusyError:
+            time.sleep(WAIT_S)
+        except SereinError as error:
+            return error
+        else:
+            return None
+
+
+ENGINES: dict[str, Engine] = {"local": locally, "ray": over_ray}

@@ -11,7 +11,6 @@ rows:
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -249,15 +248,11 @@ def find(name: str) -> Path:
 def known_tables() -> dict[str, Path]:
     """Return `paper/table` -> file of all tables: in the working directory, the source checkout, the package."""
     found: dict[str, Path] = {}
-    for folder in _places():
+    package = Path(str(resources.files("serein")))
+    for folder in (Path("recipes"), package.parents[1] / "recipes", package / "recipes"):
         for path in sorted(folder.glob("*/tables/*.yaml")):
             found.setdefault(f"{path.parts[-3]}/{path.stem}", path)
     return found
-
-
-def _places() -> list[Path]:
-    package = Path(str(resources.files("serein")))
-    return [Path("recipes"), package.parents[1] / "recipes", package / "recipes"]
 
 
 def read(path: Path) -> Table:
@@ -273,40 +268,27 @@ def read(path: Path) -> Table:
     except UnicodeDecodeError:
         raise RecipeError("is not a text file", where=path, remedy="Name a .yaml table file.") from None
     except yaml.YAMLError as error:
-        raise RecipeError(f"not YAML ({_problem(error)})", where=path, remedy="Check indentation and colons.") from None
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or "cannot be parsed"
+        raise RecipeError(f"not YAML ({line}{problem})", where=path, remedy="Check indentation and colons.") from None
     if not isinstance(values, dict):
         raise RecipeError("holds no keys", where=path, remedy="A table is a YAML mapping: paper, table, rows, ...")
     try:
         return Table.model_validate(values | {"path": path})
     except ValidationError as error:
-        raise _explain(error, path, values) from None
-
-
-def relative_to_table(table: Table, relative: str) -> Path:
-    """Return the path of a recipe that a table names."""
-    return Path(os.path.normpath(table.path.parent / relative))
-
-
-def _problem(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    line = f"line {mark.line + 1}: " if mark else ""
-    return line + str(getattr(error, "problem", None) or "cannot be parsed")
-
-
-def _explain(error: ValidationError, path: Path, values: dict[str, Any]) -> RecipeError:
-    first = error.errors()[0]
-    location = [_row_name(values, part) if i == 1 else str(part) for i, part in enumerate(first["loc"])]
-    place = f"{path}: {'.'.join(location)}" if location else str(path)
-    if first["type"] == "extra_forbidden":
-        kind = next((kind for name, kind in (("rows", Row), ("picture", Picture)) if name in location), Table)
-        keys = sorted({field.alias or key for key, field in kind.model_fields.items()} - {"path"})
-        return RecipeError(f"unknown key '{first['loc'][-1]}'", where=place, remedy=f"Known are: {', '.join(keys)}.")
-    message = first["msg"].removeprefix("Value error, ")
-    return RecipeError(message[0].lower() + message[1:], where=place, remedy="See recipes/diatlova2024/tables.")
-
-
-def _row_name(values: dict[str, Any], position: object) -> str:
-    """Return the name of a row where the file gives one, else its position."""
-    rows = values.get("rows")
-    row = rows[position] if isinstance(rows, list) and isinstance(position, int) else None
-    return str(row.get("name", position)) if isinstance(row, dict) else str(position)
+        first = error.errors()[0]
+        location = [str(part) for part in first["loc"]]
+        rows = values.get("rows")
+        if len(location) > 1 and isinstance(rows, list) and isinstance(position := first["loc"][1], int):
+            row = rows[position]  # named where the file names it, else by its position
+            location[1] = str(row.get("name", position)) if isinstance(row, dict) else str(position)
+        place = f"{path}: {'.'.join(location)}" if location else str(path)
+        if first["type"] == "extra_forbidden":
+            kind = next((kind for name, kind in (("rows", Row), ("picture", Picture)) if name in location), Table)
+            keys = sorted({field.alias or key for key, field in kind.model_fields.items()} - {"path"})
+            what, remedy = f"unknown key '{first['loc'][-1]}'", f"Known are: {', '.join(keys)}."
+        else:
+            message = first["msg"].removeprefix("Value error, ")
+            what, remedy = message[0].lower() + message[1:], "See recipes/diatlova2024/tables."
+        raise RecipeError(what, where=place, remedy=remedy) from None

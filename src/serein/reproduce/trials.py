@@ -1,29 +1,38 @@
-"""The trials of a table: one run folder per configuration, seed and data, shared by all rows and tables."""
+"""The trials of a table: one run folder per configuration, seed and data, shared by all rows and tables.
+
+Finished trials are evaluated again with their nearest training clips (wang2023, S3), and combined to an ensemble.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel
 
 from serein import recipe as recipes
 from serein.data import manifest
 from serein.data.utterance import Utterance
+from serein.ensemble.evaluation import divide
+from serein.ensemble.weights import ensemble_probabilities, fit_weights
 from serein.errors import RecipeError, RunError
-from serein.evaluation.predictions import read_json
+from serein.evaluation.predictions import read_json, write_predictions
 from serein.evaluation.scores import score_run, write_scores
+from serein.evaluation.systems import Split, align_predictions, read_systems
 from serein.evaluation.task_scores import task_scores
 from serein.experiment import run as runs
+from serein.knn.evaluation import KnnOptions, evaluate_run_with_knn
 from serein.progress import Report
 from serein.recipe import Recipe
-from serein.reproduce.table import Row, Table, relative_to_table
+from serein.reproduce.table import Row, Table
 
 _NOT_CONFIGURATION = {"name", "description", "seeds"}
 _HASH_LENGTH = 12
@@ -106,12 +115,12 @@ def fair_part(utterances: Sequence[Utterance], limit: int) -> list[Utterance]:
     cells: dict[tuple[str | None, ...], list[str]] = defaultdict(list)
     for u in utterances:
         cells[u.corpus, u.speaker, u.session, u.split, u.emotion].append(u.id)
-    taken = {name for cell in cells.values() for name in sorted(cell, key=_draw)[:limit]}
+    taken = {
+        name
+        for cell in cells.values()
+        for name in sorted(cell, key=lambda name: hashlib.sha256(name.encode()).digest())[:limit]
+    }
     return [u for u in utterances if u.id in taken]
-
-
-def _draw(name: str) -> bytes:
-    return hashlib.sha256(name.encode()).digest()
 
 
 # -- configurations --------------------------------------------------------------------------------------------------
@@ -123,7 +132,7 @@ def row_recipe(table: Table, row: Row, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: A key or value is wrong; names table and row.
     """
-    path = relative_to_table(table, row.recipe or table.base or "")
+    path = Path(os.path.normpath(table.path.parent / (row.recipe or table.base or "")))
     own = [f"{key}={json.dumps(value)}" for key, value in row.changes.items()]  # JSON is YAML
     try:
         return recipes.load(path, [*own, *overrides])
@@ -199,7 +208,16 @@ def train(trial: Trial, data: Path, num_jobs: int | None, report: Report) -> Non
         BusyError: Another process is training it.
         SereinError: Recipe and data do not fit.
     """
-    with _locked(trial.folder):
+    trial.folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(trial.folder.parent / f".{trial.folder.name}.lock", "w") as lock:  # held until scored or dead
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            pass  # no such lock on Windows
+        except BlockingIOError:
+            raise BusyError("another process is training it", where=trial.folder, remedy="Wait for it.") from None
         if is_finished(trial):  # by another process, while this one waited
             return
         is_resumed = (trial.folder / "recipe.yaml").exists()
@@ -208,17 +226,90 @@ def train(trial: Trial, data: Path, num_jobs: int | None, report: Report) -> Non
         write_scores(score_run(trial.folder), trial.folder, tasks)
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lock a run folder until it is scored; the lock ends with the process."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.parent / f".{folder.name}.lock", "w") as file:
-        try:
-            import fcntl
+# -- further predictions of finished trials ----------------------------------------------------------------------------
 
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass  # no such lock on Windows
-        except BlockingIOError:
-            raise BusyError("another process is training it", where=folder, remedy="Wait for it.") from None
-        yield
+Selection = Literal["dev", "oracle"]
+
+PREDICTIONS: dict[Selection, str] = {
+    "dev": "knn_predictions.jsonl",
+    "oracle": "knn_oracle_predictions.jsonl",
+}
+_SUMMARIES: dict[Selection, str] = {"dev": "knn.json", "oracle": "knn_oracle.json"}  # written last
+
+
+def evaluate_with_knn(trials: Sequence[Trial], selection: Selection, data: Data, report: Report) -> None:
+    """Evaluate the finished trials of a row with kNN, each once.
+
+    Raises:
+        RunError: A trial has no dev set to choose on, or was run on other data.
+    """
+    for trial in trials:
+        if is_finished(trial) and not is_evaluated_with_knn(trial, selection):
+            evaluate_run_with_knn(trial.folder, KnnOptions(selection), report, data.manifest)
+
+
+def is_evaluated_with_knn(trial: Trial, selection: Selection) -> bool:
+    """Return whether a trial was evaluated with kNN."""
+    return (trial.folder / _SUMMARIES[selection]).exists()
+
+
+def chosen_note(row: Row, trials: Sequence[Trial]) -> str:
+    """Return a note that says which k and kNN weights were chosen, and where."""
+    selection = row.knn or "dev"
+    chosen = [
+        choice for trial in trials for choice in read_json(trial.folder / _SUMMARIES[selection]).get("trials", ())
+    ]
+    where = "the evaluated test sets themselves (oracle, optimistic)" if selection == "oracle" else "dev"
+    ks, knn_weights = ([choice[name] for choice in chosen] for name in ("k", "knn_weight"))
+    return (
+        f"'{row.title}': k and kNN weight of each fold and seed chosen on {where}: k {min(ks)} to {max(ks)}, median "
+        f"{median(ks):g}; kNN weight {min(knn_weights):g} to {max(knn_weights):g}, median {median(knn_weights):g}."
+    )
+
+
+def ensemble_rows(trials: Mapping[str, Sequence[Trial]], out: Path, split: Split, report: Report) -> dict[int, Path]:
+    """Combine the models of all rows, for each seed that all have finished.
+
+    Rows of the same configuration are one model. Existing prediction files are not made again.
+
+    Args:
+        trials: Row name -> its units, one per seed.
+        out: Where the predictions go: `fusion-<rows' configurations>/seed-<seed>-<split>.jsonl`.
+
+    Returns:
+        Seed -> prediction file of the ensemble.
+
+    Raises:
+        RunError: The rows are fewer than two models, or did not predict the same.
+    """
+    finished: dict[int, Path] = {}
+    for of_seed in zip(*trials.values(), strict=True):
+        if not all(is_finished(trial) for trial in of_seed):
+            continue
+        seed = of_seed[0].seed
+        folders = list(dict.fromkeys(trial.folder for trial in of_seed))
+        if len(folders) < 2:
+            raise RunError("its rows are one and the same model")
+        configurations = " ".join(folder.parent.name for folder in folders)
+        name = f"fusion-{hashlib.sha256(configurations.encode()).hexdigest()[:_HASH_LENGTH]}"
+        finished[seed] = path = out / name / f"seed-{seed}-{split}.jsonl"
+        if path.exists():
+            continue
+        systems = read_systems(folders, split)
+        evaluated = align_predictions(systems, split)
+        has_dev = split == "test" and all(system.predictions.get("dev") for system in systems)
+        _, parts = divide(evaluated, align_predictions(systems, "dev") if has_dev else None, seed)
+        predictions = list(evaluated.rows)
+        for number, part in enumerate(parts):
+            report(f"fusing, seed {seed}", number, len(parts), part.name)
+            weights = fit_weights(part.fit.probabilities, part.fit.truth, rng=np.random.default_rng(seed)).weights
+            probabilities = ensemble_probabilities(evaluated.probabilities[:, part.evaluated], weights)
+            for position, own in zip(np.arange(len(predictions))[part.evaluated], probabilities, strict=True):
+                by_class = dict(zip(evaluated.classes, map(float, own), strict=True))
+                label = evaluated.classes[int(own.argmax())]
+                predictions[position] = replace(
+                    predictions[position], prediction=label, probabilities=by_class, seed=seed
+                )
+        report(f"fusing, seed {seed}", len(parts), len(parts), f"{len(systems)} models")
+        write_predictions(predictions, path)
+    return finished

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from serein.data.files import write_text
-from serein.evaluation.intervals import Bounds
-from serein.evaluation.scores import SCORE_TITLES, Scores
-from serein.evaluation.tables import number
-from serein.reproduce.comparison import Comparison, MeasuredRow
-from serein.reproduce.table import Table
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
-
-
-import base64
-from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
+from serein.data.files import write_text
+from serein.evaluation.intervals import Bounds
 from serein.evaluation.predictions import natural_key
+from serein.evaluation.scores import SCORE_TITLES
+from serein.evaluation.tables import number
+from serein.reproduce.comparison import Comparison, MeasuredRow
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
 
 MISSING = "–"
 
@@ -50,7 +46,30 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
 
 def as_json(comparison: Comparison, out: Path) -> dict[str, Any]:
     """Return plain lists and numbers, per cent, unrounded; run folders relative to `out`."""
-    table, data = comparison.table, comparison.data
+    table, data, rows = comparison.table, comparison.data, []
+    for measured in comparison.rows:
+        row, against, scores, ours = measured.row, measured.against, measured.scores, None
+        if scores is not None:
+            bounds = {f"{name}_interval": value and list(value) for name, value in scores.intervals.items()}
+            ours = scores.pooled | bounds | {"f1": {score.name: score.f1 for score in scores.by_class}}
+        compared = against and {
+            "row": against.row.name,
+            "difference": against.difference,
+            "interval": against.interval and list(against.interval),
+            "probability_of_improvement": against.probability_of_improvement,
+        }
+        document = {
+            "name": row.name,
+            "label": row.title,
+            "configuration": row.configuration,
+            "published": row.published.model_dump(exclude_none=True),
+            "ours": ours,
+            "difference": difference(measured, table.metric),
+            "compared": compared,
+            "seeds": list(measured.seeds),
+            "runs": [place.relative_to(out.absolute()).as_posix() for place in measured.places],
+        }
+        rows.append(document)
     return {
         "paper": table.paper,
         "table": table.table,
@@ -68,37 +87,11 @@ def as_json(comparison: Comparison, out: Path) -> dict[str, Any]:
         },
         "overrides": list(comparison.overrides),
         "reference": table.reference.name,
-        "rows": [_row_json(row, table.metric, out) for row in comparison.rows],
+        "rows": rows,
         "further": [asdict(extra) for extra in comparison.extras],
         "picture": comparison.picture and comparison.picture.name,
         "notes": list(comparison.notes),
     }
-
-
-def _row_json(measured: MeasuredRow, metric: str, out: Path) -> dict[str, Any]:
-    row, against = measured.row, measured.against
-    return {
-        "name": row.name,
-        "label": row.title,
-        "configuration": row.configuration,
-        "published": row.published.model_dump(exclude_none=True),
-        "ours": measured.scores and _scores_json(measured.scores),
-        "difference": difference(measured, metric),
-        "compared": against
-        and {
-            "row": against.row.name,
-            "difference": against.difference,
-            "interval": against.interval and list(against.interval),
-            "probability_of_improvement": against.probability_of_improvement,
-        },
-        "seeds": list(measured.seeds),
-        "runs": [place.relative_to(out.absolute()).as_posix() for place in measured.places],
-    }
-
-
-def _scores_json(scores: Scores) -> dict[str, Any]:
-    bounds = {f"{name}_interval": value and list(value) for name, value in scores.intervals.items()}
-    return scores.pooled | bounds | {"f1": {score.name: score.f1 for score in scores.by_class}}
 
 
 def difference(measured: MeasuredRow, metric: str) -> float | None:
@@ -115,14 +108,6 @@ def main_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
     There is no column of published scores if no row has one.
     """
-    columns = _columns(comparison)
-    return [heading for heading, _ in columns], [
-        list(row) for row in zip(*(cells for _, cells in columns), strict=True)
-    ]
-
-
-def _columns(comparison: Comparison) -> list[tuple[str, list[str]]]:
-    """Return the heading and cells of each column."""
     table, rows, metric = comparison.table, comparison.rows, comparison.table.metric
     keys = dict.fromkeys(name for row in table.rows for name in row.configuration)
     columns = [(table.rows_are, [row.row.title for row in rows])]
@@ -135,18 +120,18 @@ def _columns(comparison: Comparison) -> list[tuple[str, list[str]]]:
     columns.append(("95 % interval", [_bounds(row.scores.intervals[metric] if row.scores else None) for row in rows]))
     if has_published:
         columns.append(("ours − published", [_signed(difference(row, metric)) for row in rows]))
-    columns.append((f"to '{table.reference.title}'", [_to_other(row, table) for row in rows]))
+    to_other = []
+    for row in rows:
+        if row.row is table.reference:
+            to_other.append("reference")
+            continue
+        other, text = table.compared_with(row.row), _signed(row.against.difference if row.against else None)
+        to_other.append(f"{text} (to '{other.title}')" if row.against and other is not table.reference else text)
+    columns.append((f"to '{table.reference.title}'", to_other))
     columns.append(("its interval", [_bounds(row.against.interval if row.against else None, _signed) for row in rows]))
     columns.append(("seeds", [str(len(row.seeds)) if row.seeds else MISSING for row in rows]))
-    return columns
-
-
-def _to_other(measured: MeasuredRow, table: Table) -> str:
-    if measured.row is table.reference:
-        return "reference"
-    difference = _signed(measured.against.difference if measured.against else None)
-    other = table.compared_with(measured.row)
-    return difference if other is table.reference or measured.against is None else f"{difference} (to '{other.title}')"
+    cells = [list(row) for row in zip(*(own for _, own in columns), strict=True)]
+    return [heading for heading, _ in columns], cells
 
 
 def class_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]] | None:
@@ -157,16 +142,13 @@ def class_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]] | N
     by_name = {name.casefold(): name for name in (*comparison.classes, *published)}  # the paper's spelling wins
     names = list(dict.fromkeys(by_name[name.casefold()] for name in (*published, *comparison.classes)))
     headings = [comparison.table.rows_are, "F1", *names]
-    return headings, [cells for row in comparison.rows for cells in _class_rows(row, names)]
-
-
-def _class_rows(measured: MeasuredRow, names: Sequence[str]) -> list[list[str]]:
-    published = {name.casefold(): value for name, value in measured.row.published.f1.items()}
-    ours = {score.name.casefold(): score.f1 for score in measured.scores.by_class} if measured.scores else {}
-    return [
-        [measured.row.title, "published", *(number(published.get(name.casefold())) for name in names)],
-        ["", "ours", *(number(ours.get(name.casefold())) for name in names)],
-    ]
+    cells = []
+    for row in comparison.rows:
+        printed = {name.casefold(): value for name, value in row.row.published.f1.items()}
+        ours = {score.name.casefold(): score.f1 for score in row.scores.by_class} if row.scores else {}
+        cells.append([row.row.title, "published", *(number(printed.get(name.casefold())) for name in names)])
+        cells.append(["", "ours", *(number(ours.get(name.casefold())) for name in names)])
+    return headings, cells
 
 
 def _signed(value: float | None) -> str:
@@ -235,22 +217,16 @@ def write_page(out: Path) -> Path:
         The path of the page, which needs no other file.
     """
     tables = [path for path in out.glob("*.md") if path.with_suffix(".json").exists()]
-    sections = [(path.stem, _section(path)) for path in sorted(tables, key=natural_key)]
+    markdown, sections = MarkdownIt("commonmark", {"html": False}).enable("table"), []  # HTML in texts is escaped
+    for path in sorted(tables, key=natural_key):
+        tokens = markdown.parse(path.read_text(encoding="utf-8"))
+        for image in (child for token in tokens for child in token.children or () if child.type == "image"):
+            picture = path.parent / Path(str(image.attrs["src"])).name
+            encoded = base64.b64encode(picture.read_bytes()).decode() if picture.exists() else None
+            image.attrs["src"] = f"data:image/png;base64,{encoded}" if encoded is not None else ""
+        html = Markup(markdown.renderer.render(tokens, markdown.options, {}))  # noqa: S704
+        sections.append((path.stem, html))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("serein.reproduce").joinpath("report.html.jinja").read_text("utf-8"))
     write_text(out / PAGE, template.render(sections=sections))
     return out / PAGE
-
-
-def _section(path: Path) -> Markup:
-    """Return a table's Markdown as HTML; HTML in its texts is escaped."""
-    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = markdown.parse(path.read_text(encoding="utf-8"))
-    for image in (child for token in tokens for child in token.children or () if child.type == "image"):
-        image.attrs["src"] = _inside(path.parent / Path(str(image.attrs["src"])).name)
-    return Markup(markdown.renderer.render(tokens, markdown.options, {}))  # noqa: S704
-
-
-def _inside(picture: Path) -> str:
-    """Return a figure next to the table as a data URL; an empty string if there is none."""
-    return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}" if picture.exists() else ""
