@@ -23,7 +23,6 @@ from serein.data.dataset import (
     fix_length,
     fixed_durations,
     loader,
-    pad_or_repeat,
     random_crop,
 )
 from serein.data.spectrogram_augmentation import SpectrogramAugmenter
@@ -135,10 +134,10 @@ def test_buckets_spare_padding() -> None:
 
 def test_a_short_clip_is_repeated_or_followed_by_silence() -> None:
     waveform, least_s = np.array([1, 2, 3], np.float32), 7 / SAMPLE_RATE_HZ
-    assert pad_or_repeat(waveform, Clips(min_s=least_s, pad_mode="repeat")).tolist() == [1, 2, 3, 1, 2, 3, 1]
-    assert pad_or_repeat(waveform, Clips(min_s=least_s, pad_mode="silence")).tolist() == [1, 2, 3, 0, 0, 0, 0]
-    assert pad_or_repeat(waveform, Clips(min_s=3 / SAMPLE_RATE_HZ)) is waveform
-    assert pad_or_repeat(waveform, Clips()).dtype == np.float32
+    assert fix_length(waveform, Clips(min_s=least_s, pad_mode="repeat")).tolist() == [1, 2, 3, 1, 2, 3, 1]
+    assert fix_length(waveform, Clips(min_s=least_s, pad_mode="silence")).tolist() == [1, 2, 3, 0, 0, 0, 0]
+    assert fix_length(waveform, Clips(min_s=3 / SAMPLE_RATE_HZ)) is waveform
+    assert fix_length(waveform, Clips()).dtype == np.float32
 
 
 def test_long_clips_end_where_the_recipe_says() -> None:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from statistics import median
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from statistics import median
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
@@ -26,6 +20,11 @@ from serein.data.protocols import alike_speakers
 from serein.data.utterance import Utterance
 from serein.errors import AudioError
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Progress = Callable[[int, int], None]
+_Result = TypeVar("_Result")
 Severity = Literal["error", "warning"]
 MAX_CLIPPED_FRACTION = 0.001
 FLAT_SAMPLES = 3  # a single sample at full scale is a normalised recording, a run of them is a cut wave
@@ -143,11 +142,6 @@ class Finding:
     where: str
     detail: str
 
-    @property
-    def severity(self) -> Severity:
-        """The kind's severity."""
-        return PROBLEMS[self.kind].severity
-
 
 @dataclass(frozen=True)
 class CheckReport:
@@ -172,7 +166,7 @@ class CheckReport:
     @property
     def is_sound(self) -> bool:
         """Whether no finding is an error; the exit status of `serein corpus check` is 1 otherwise."""
-        return all(finding.severity == "warning" for finding in (*self.problems, *self.notes))
+        return all(PROBLEMS[finding.kind].severity == "warning" for finding in (*self.problems, *self.notes))
 
     def to_json(self) -> dict[str, object]:
         """Return plain dictionaries, lists and numbers; `kinds` explains the kinds that were found."""
@@ -190,62 +184,38 @@ class CheckReport:
 
     def tables(self) -> list[Table]:
         """Return tables for rich's `Console.print`: size, emotions, and problems with their remedies."""
-        tables = [_size_table(self)]
-        if self.per_emotion:
-            tables.append(_emotion_table(self.per_emotion))
-        if self.problems or self.notes:
-            tables.append(_problem_table((*self.problems, *self.notes)))
-        return tables
+        from rich.table import Table
+        from rich.text import Text
+
+        size = Table(title="Recordings", show_header=False, title_justify="left")
+        size.add_row("utterances", f"{self.num_utterances:,}")
+        size.add_row("duration", f"{self.duration_s / 3600:.2f} h")
+        numbers = sorted(self.per_speaker.values())
+        spread = f" ({numbers[0]} to {numbers[-1]} utterances each, median {median(numbers):g})" if numbers else ""
+        size.add_row("speakers", f"{len(numbers)}{spread}")
+        emotions = Table(title="Emotions", title_justify="left")
+        emotions.add_column("emotion")
+        emotions.add_column("utterances", justify="right")
+        emotions.add_column("share", justify="right")
+        for emotion, number in self.per_emotion.items():
+            emotions.add_row(Text(emotion), f"{number:,}", f"{number / sum(self.per_emotion.values()):.1%}")
+        problems = Table(title="Problems", title_justify="left", show_lines=True)
+        for name in ("kind", "number", "meaning and remedy", "examples"):
+            problems.add_column(name, justify="right" if name == "number" else "left", overflow="fold")
+        findings = (*self.problems, *self.notes)
+        for kind in dict.fromkeys(finding.kind for finding in findings):
+            same, problem = [finding for finding in findings if finding.kind == kind], PROBLEMS[kind]
+            examples = [f"{finding.where}: {finding.detail}" for finding in same[:NUM_EXAMPLES]]
+            problems.add_row(
+                Text(f"{problem.severity}\n{kind}", style="red" if problem.severity == "error" else "yellow"),
+                f"{len(same):,}",
+                f"{problem.label_encoder} {problem.remedy}",
+                Text("\n".join(examples + ["..."] * (len(same) > NUM_EXAMPLES))),
+            )
+        return [size, *(table for table in (emotions, problems) if table.row_count)]
 
 
-def _size_table(report: CheckReport) -> Table:
-    from rich.table import Table
-
-    table = Table(title="Recordings", show_header=False, title_justify="left")
-    table.add_row("utterances", f"{report.num_utterances:,}")
-    table.add_row("duration", f"{report.duration_s / 3600:.2f} h")
-    numbers = sorted(report.per_speaker.values())
-    spread = f" ({numbers[0]} to {numbers[-1]} utterances each, median {median(numbers):g})" if numbers else ""
-    table.add_row("speakers", f"{len(numbers)}{spread}")
-    return table
-
-
-def _emotion_table(per_emotion: Mapping[str, int]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title="Emotions", title_justify="left")
-    table.add_column("emotion")
-    table.add_column("utterances", justify="right")
-    table.add_column("share", justify="right")
-    for emotion, number in per_emotion.items():
-        table.add_row(Text(emotion), f"{number:,}", f"{number / sum(per_emotion.values()):.1%}")
-    return table
-
-
-def _problem_table(findings: Sequence[Finding], num_examples: int = 3) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title="Problems", title_justify="left", show_lines=True)
-    for name in ("kind", "number", "meaning and remedy", "examples"):
-        table.add_column(name, justify="right" if name == "number" else "left", overflow="fold")
-    for kind in dict.fromkeys(finding.kind for finding in findings):
-        same = [finding for finding in findings if finding.kind == kind]
-        problem = PROBLEMS[kind]
-        examples = [f"{finding.where}: {finding.detail}" for finding in same[:num_examples]]
-        table.add_row(
-            Text(f"{problem.severity}\n{kind}", style="red" if problem.severity == "error" else "yellow"),
-            f"{len(same):,}",
-            f"{problem.label_encoder} {problem.remedy}",
-            Text("\n".join(examples + ["..."] * (len(same) > num_examples))),
-        )
-    return table
-
-
-Progress = Callable[[int, int], None]
-_Result = TypeVar("_Result")
-
+NUM_EXAMPLES = 3  # of each kind of problem
 NUM_THREADS = 2  # libsndfile decodes outside Python's lock
 FULL_SCALE = 0.97  # -0.26 dB; resampling lets the flat top of a clipped wave ripple by about as much
 FRAME_S = 0.025
@@ -276,21 +246,21 @@ def check(
         min_s: Utterances below this length are `too_short`.
         max_s: Utterances above this length are `too_long`.
     """
-    results = _for_each(_listen, utterances, on_progress)
-    measured = [(u, result) for u, result in zip(utterances, results, strict=True) if isinstance(result, _Measured)]
+    results = _for_each(partial(_measured, min_s=min_s, max_s=max_s), utterances, on_progress)
+    measured = [(u, result) for u, (result, _) in zip(utterances, results, strict=True) if result]
+    digests = [result.digest if result and result.peak >= audio.SILENCE_PEAK else None for result, _ in results]
     problems = [
-        *(result for result in results if isinstance(result, Finding)),
-        *(finding for u, h in measured for finding in _recording_problems(u, h, min_s, max_s)),
-        *_duplicated_samples([(u, h.digest) for u, h in measured if h.peak >= audio.SILENCE_PEAK]),
-        *_manifest_problems(utterances),
+        *(finding for _, findings in results for finding in findings),
+        *_manifest_problems(utterances, digests),
     ]
+    rank = {kind: number for number, kind in enumerate(PROBLEMS)}
     return CheckReport(
         num_utterances=len(utterances),
-        duration_s=sum(h.duration_s for _, h in measured),
+        duration_s=sum(result.duration_s for _, result in measured),
         per_emotion=dict(Counter(u.emotion for u in utterances if u.emotion).most_common()),
         per_speaker=dict(Counter(u.speaker for u in utterances if u.speaker).most_common()),
-        problems=_in_order(problems),
-        notes=_in_order([*_label_notes(utterances), *_speaker_notes(utterances), *_telling_notes(measured)]),
+        problems=tuple(sorted(problems, key=lambda finding: rank[finding.kind])),
+        notes=tuple(sorted(_notes(utterances, measured), key=lambda finding: rank[finding.kind])),
     )
 
 
@@ -314,8 +284,6 @@ def audio_digests(utterances: Sequence[Utterance], *, on_progress: Progress | No
 class _Measured:
     duration_s: float
     peak: float
-    clipped_fraction: float
-    loud_fraction: float
     digest: str
     header: audio.AudioInfo
 
@@ -336,20 +304,28 @@ def _for_each(
     return results
 
 
-def _listen(utterance: Utterance) -> _Measured | Finding:
+def _measured(utterance: Utterance, min_s: float, max_s: float) -> tuple[_Measured | None, list[Finding]]:
+    """Measure a recording, if it can be decoded, and list what is wrong with it."""
     try:
         header = audio.info(utterance.audio)
         waveform = audio.decode(utterance.audio, utterance.start_s, utterance.end_s)
     except AudioError as error:
-        return Finding(_KIND_OF_ERROR.get(type(error), "broken"), utterance.id, f"{utterance.audio}: {error.what}")
-    return _Measured(
-        duration_s=len(waveform) / SAMPLE_RATE_HZ,
-        peak=float(np.abs(waveform).max()),
-        clipped_fraction=clipped_fraction(waveform),
-        loud_fraction=loud_fraction(waveform),
-        digest=_digest(waveform),
-        header=header,
-    )
+        kind = _KIND_OF_ERROR.get(type(error), "broken")
+        return None, [Finding(kind, utterance.id, f"{utterance.audio}: {error.what}")]
+    duration_s, peak = len(waveform) / SAMPLE_RATE_HZ, float(np.abs(waveform).max())
+    measured = _Measured(duration_s, peak, _digest(waveform), header)
+    if peak < audio.SILENCE_PEAK:
+        return measured, [Finding("silent", utterance.id, f"{utterance.audio}: the peak is {peak:.1g} of full scale")]
+    found = [("strange_header", remark) for remark in header.remarks]
+    if (clipped := clipped_fraction(waveform)) > MAX_CLIPPED_FRACTION:
+        found.append(("clipped", f"{clipped:.2%} of the samples"))
+    if (loud := loud_fraction(waveform)) < MIN_LOUD_FRACTION:
+        found.append(("mostly_silence", f"{loud:.0%} of {duration_s:.2f} s is loud"))
+    if duration_s < min_s:
+        found.append(("too_short", f"{duration_s:.3f} s, the least is {min_s:g} s"))
+    if duration_s > max_s:
+        found.append(("too_long", f"{duration_s:.1f} s, the most is {max_s:g} s"))
+    return measured, [Finding(kind, utterance.id, detail) for kind, detail in found]
 
 
 def clipped_fraction(waveform: Waveform) -> float:
@@ -385,104 +361,64 @@ def _digest(waveform: Waveform) -> str:
     return hashlib.sha256(samples.tobytes()).hexdigest()
 
 
-def _recording_problems(utterance: Utterance, measured: _Measured, min_s: float, max_s: float) -> Iterator[Finding]:
-    if measured.peak < audio.SILENCE_PEAK:
-        yield Finding("silent", utterance.id, f"{utterance.audio}: the peak is {measured.peak:.1g} of full scale")
-        return
-    if measured.clipped_fraction > MAX_CLIPPED_FRACTION:
-        yield Finding("clipped", utterance.id, f"{measured.clipped_fraction:.2%} of the samples")
-    if measured.loud_fraction < MIN_LOUD_FRACTION:
-        yield Finding(
-            "mostly_silence", utterance.id, f"{measured.loud_fraction:.0%} of {measured.duration_s:.2f} s is loud"
-        )
-    for remark in measured.header.remarks:
-        yield Finding("strange_header", utterance.id, remark)
-    if measured.duration_s < min_s:
-        yield Finding("too_short", utterance.id, f"{measured.duration_s:.3f} s, the least is {min_s:g} s")
-    if measured.duration_s > max_s:
-        yield Finding("too_long", utterance.id, f"{measured.duration_s:.1f} s, the most is {max_s:g} s")
-
-
-def _duplicated_samples(digests: Iterable[tuple[Utterance, str]]) -> Iterator[Finding]:
-    earlier: dict[str, list[Utterance]] = defaultdict(list)
-    for utterance, digest in digests:
-        duplicates = [u for u in earlier[digest] if _part(u) != _part(utterance)]
-        contradiction = next((text for twin in duplicates if (text := _contradiction(twin, utterance))), None)
-        if contradiction:
-            yield Finding("contradictory_duplicate", utterance.id, contradiction)
-        elif duplicates:
-            yield Finding("duplicated_audio", utterance.id, f"same samples as {duplicates[0].id}")
-        earlier[digest].append(utterance)
-
-
-def _contradiction(first: Utterance, second: Utterance) -> str | None:
-    differences = [
-        f"{kind} {one} there and {other} here"
-        for kind, one, other in (
-            ("speaker", first.speaker, second.speaker),
-            ("emotion", first.emotion, second.emotion),
-        )
-        if one and other and one != other
-    ]
-    return f"same samples as {first.id}, but {' and '.join(differences)}" if differences else None
-
-
-def _part(utterance: Utterance) -> tuple[str, float, float | None]:
-    return utterance.audio, utterance.start_s, utterance.end_s
-
-
-# -- labels ----------------------------------------------------------------------------------------------
-
-
-def _manifest_problems(utterances: Sequence[Utterance]) -> Iterator[Finding]:
+def _manifest_problems(utterances: Sequence[Utterance], digests: Sequence[str | None]) -> Iterator[Finding]:
+    """List what is missing or repeated; `digests` are of the samples, `None` where there is nothing to compare."""
     ids: set[str] = set()
     parts: dict[tuple[str, float, float | None], str] = {}
-    for utterance in utterances:
+    earlier: dict[str | None, list[Utterance]] = defaultdict(list)
+    for utterance, digest in zip(utterances, digests, strict=True):
+        part = utterance.audio, utterance.start_s, utterance.end_s
         if utterance.id in ids:
             yield Finding("duplicated_id", utterance.id, "an earlier utterance has this id")
-        if _part(utterance) in parts:
-            yield Finding("duplicated_part", utterance.id, f"the same part as {parts[_part(utterance)]}")
+        if part in parts:
+            yield Finding("duplicated_part", utterance.id, f"the same part as {parts[part]}")
         if not utterance.emotion:
             yield Finding("no_emotion", utterance.id, Path(utterance.audio).name)
         if not utterance.speaker:
             yield Finding("no_speaker", utterance.id, Path(utterance.audio).name)
         ids.add(utterance.id)
-        parts.setdefault(_part(utterance), utterance.id)
+        parts.setdefault(part, utterance.id)
+        if digest is None:
+            continue
+        twins = [u for u in earlier[digest] if (u.audio, u.start_s, u.end_s) != part]
+        for twin in twins:
+            labels = (("speaker", twin.speaker, utterance.speaker), ("emotion", twin.emotion, utterance.emotion))
+            differences = [f"{kind} {a} there and {b} here" for kind, a, b in labels if a and b and a != b]
+            if differences:
+                detail = f"same samples as {twin.id}, but {' and '.join(differences)}"
+                yield Finding("contradictory_duplicate", utterance.id, detail)
+                break
+        else:
+            if twins:
+                yield Finding("duplicated_audio", utterance.id, f"same samples as {twins[0].id}")
+        earlier[digest].append(utterance)
 
 
-def _label_notes(utterances: Sequence[Utterance]) -> Iterator[Finding]:
+def _notes(utterances: Sequence[Utterance], measured: Sequence[tuple[Utterance, _Measured]]) -> Iterator[Finding]:
+    """List what is wrong with the corpus as a whole: its labels, speakers and genders, and what else tells emotions."""
     variants: dict[str, set[str]] = defaultdict(set)
     speakers: dict[str, set[str]] = defaultdict(set)
+    emotions: dict[str, set[str]] = defaultdict(set)
+    genders: dict[str, set[str]] = defaultdict(set)
     for utterance in utterances:
         if utterance.emotion:
             variants[utterance.emotion.strip().casefold()].add(utterance.emotion)
-            if utterance.speaker:
-                speakers[utterance.emotion].add(utterance.speaker)
+        if utterance.speaker and utterance.emotion:
+            speakers[utterance.emotion].add(utterance.speaker)
+            emotions[utterance.speaker].add(utterance.emotion)
+        if utterance.speaker and utterance.gender:
+            genders[utterance.speaker].add(utterance.gender)
     for plain, names in variants.items():
         if len(names) > 1:
             yield Finding("label_variants", plain, ", ".join(f"'{name}'" for name in sorted(names)))
     for emotion, known in speakers.items():
         if len(known) < MIN_SPEAKERS:
             yield Finding("few_speakers", emotion, f"spoken by {_enumerate(known)}")
-
-
-def _speaker_notes(utterances: Sequence[Utterance]) -> Iterator[Finding]:
-    emotions: dict[str, set[str]] = defaultdict(set)
-    genders: dict[str, set[str]] = defaultdict(set)
-    for utterance in utterances:
-        if utterance.speaker and utterance.emotion:
-            emotions[utterance.speaker].add(utterance.emotion)
-        if utterance.speaker and utterance.gender:
-            genders[utterance.speaker].add(utterance.gender)
-    yield from (
-        Finding("speaker_variants", names[0], ", ".join(repr(name) for name in names))
-        for names in alike_speakers(utterances)
-    )
-    yield from (
-        Finding("speaker_of_two_genders", speaker, ", ".join(sorted(known)))
-        for speaker, known in genders.items()
-        if len(known) > 1
-    )
+    for alike in alike_speakers(utterances):
+        yield Finding("speaker_variants", alike[0], ", ".join(repr(name) for name in alike))
+    for speaker, known in genders.items():
+        if len(known) > 1:
+            yield Finding("speaker_of_two_genders", speaker, ", ".join(sorted(known)))
     single = [speaker for speaker, known in emotions.items() if len(known) == 1]
     if single and len(set().union(*emotions.values())) > 1:
         detail = f"{len(single)} of {len(emotions)} speakers have one emotion only: {_enumerate(single)}"
@@ -492,39 +428,25 @@ def _speaker_notes(utterances: Sequence[Utterance]) -> Iterator[Finding]:
         yield Finding(
             "unbalanced_genders", "corpus", f"{counts['female']} utterances of women, {counts['male']} of men"
         )
-
-
-def _telling_notes(measured: Sequence[tuple[Utterance, _Measured]]) -> Iterator[Finding]:
-    labelled = [(u, h) for u, h in measured if u.emotion]
-    emotions = [u.emotion or "" for u, _ in labelled]
+    labelled = [(u, result) for u, result in measured if u.emotion]
+    named = [u.emotion or "" for u, _ in labelled]
+    of_emotion = Counter(named)
+    # A value tells an emotion when it is more frequent there, by half of all utterances, than in the other emotions.
     for kind, values in (
         ("format_tells_emotion", [Path(u.audio).suffix.lower() for u, _ in labelled]),
-        ("format_tells_emotion", [f"{h.header.sample_rate_hz} Hz" for _, h in labelled]),
-        ("format_tells_emotion", [f"of {h.header.num_channels} channel(s)" for _, h in labelled]),
+        ("format_tells_emotion", [f"{result.header.sample_rate_hz} Hz" for _, result in labelled]),
+        ("format_tells_emotion", [f"of {result.header.num_channels} channel(s)" for _, result in labelled]),
         ("gender_tells_emotion", [u.gender or "of unknown gender" for u, _ in labelled]),
     ):
-        yield from (Finding(kind, emotion, detail) for emotion, detail in _telling(emotions, values))
-
-
-def _telling(emotions: Sequence[str], values: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the emotions in which a value is more frequent by half of all utterances than in the others."""
-    pairs, of_emotion, of_value = (
-        Counter(zip(emotions, values, strict=True)),
-        Counter(emotions),
-        Counter(values),
-    )
-    for (emotion, value), number in pairs.items():
-        others = len(emotions) - of_emotion[emotion]
-        if of_emotion[emotion] < TELLING_NUMBER or others < TELLING_NUMBER:
-            continue
-        here, elsewhere = number / of_emotion[emotion], (of_value[value] - number) / others
-        if here - elsewhere >= TELLING_DIFFERENCE:
-            yield emotion, f"{here:.0%} are {value}, of the other emotions {elsewhere:.0%}"
-
-
-def _in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    rank = {kind: number for number, kind in enumerate(PROBLEMS)}
-    return tuple(sorted(findings, key=lambda finding: rank[finding.kind]))
+        of_value = Counter(values)
+        for (emotion, value), number in Counter(zip(named, values, strict=True)).items():
+            others = len(named) - of_emotion[emotion]
+            if of_emotion[emotion] < TELLING_NUMBER or others < TELLING_NUMBER:
+                continue
+            here, elsewhere = number / of_emotion[emotion], (of_value[value] - number) / others
+            if here - elsewhere >= TELLING_DIFFERENCE:
+                detail = f"{here:.0%} are {value}, of the other emotions {elsewhere:.0%}"
+                yield Finding(kind, emotion, detail)
 
 
 def _enumerate(names: Iterable[str], most: int = 5) -> str:

@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -77,19 +78,16 @@ def durations(utterances: Sequence[Utterance]) -> np.ndarray:
     Raises:
         AudioError: A file is missing or no audio, or a part lies outside its file.
     """
-
-    def duration(utterance: Utterance) -> float:
-        return audio.info(utterance.audio, utterance.start_s, utterance.end_s).duration_s
-
     with ThreadPoolExecutor(4) as pool:
-        return np.fromiter(pool.map(duration, utterances), np.float64, count=len(utterances))
+        infos = pool.map(lambda u: audio.info(u.audio, u.start_s, u.end_s), utterances)
+        return np.fromiter((info.duration_s for info in infos), np.float64, count=len(utterances))
 
 
 def duplicates(recordings: Recordings) -> Mapping[str, str]:
     """Find utterances with identical audio.
 
     Only recordings of one length can be twins, so only those are hashed; where they do not fit into memory, only those
-    of them that begin alike.
+    of them that begin alike: VoxCeleb1's 350 hours are nearly all of a length that another clip has.
 
     Returns:
         Id -> least of the ids with the same samples, for every utterance that has a twin.
@@ -97,38 +95,23 @@ def duplicates(recordings: Recordings) -> Mapping[str, str]:
     same_length: dict[int, list[int]] = defaultdict(list)
     for position, duration_s in enumerate(recordings.durations_s):
         same_length[round(duration_s * SAMPLE_RATE_HZ)].append(position)
+    is_read_anyway = recordings.fits_memory or recordings.trim_db is not None  # whole: in memory, or to be trimmed
     found: dict[str, str] = {}
     for positions in same_length.values():
-        if len(positions) > 1:
-            found.update(_twins_among(recordings, positions))
+        alike = positions if len(positions) > 1 else []
+        if alike and not is_read_anyway:
+            by_start: dict[bytes, list[int]] = defaultdict(list)
+            for position in positions:
+                utterance = recordings.utterances[position]
+                end_s = utterance.start_s + min(BEGINNING_S, float(recordings.durations_s[position]))
+                beginning = audio.decode(utterance.audio, utterance.start_s, end_s)
+                by_start[_fingerprint(beginning)].append(position)
+            alike = sorted(position for some in by_start.values() if len(some) > 1 for position in some)
+        by_hash: dict[bytes, list[str]] = defaultdict(list)
+        for position in alike:
+            by_hash[_fingerprint(recordings[position])].append(recordings.utterances[position].id)
+        found |= {name: min(names) for names in by_hash.values() if len(names) > 1 for name in names}
     return found
-
-
-def _twins_among(recordings: Recordings, positions: Sequence[int]) -> dict[str, str]:
-    by_hash: dict[bytes, list[str]] = defaultdict(list)
-    for position in _alike_at_first(recordings, positions):
-        digest = _fingerprint(recordings[position])
-        by_hash[digest].append(recordings.utterances[position].id)
-    return {name: min(names) for names in by_hash.values() if len(names) > 1 for name in names}
-
-
-def _alike_at_first(recordings: Recordings, positions: Sequence[int]) -> list[int]:
-    """Return those that begin alike, where each would have to be read whole for nothing else.
-
-    VoxCeleb1's 350 hours are nearly all of a length that another clip has.
-    """
-    if recordings.fits_memory or recordings.trim_db is not None:  # what is in memory, or trimmed, is read whole anyway
-        return list(positions)
-    by_start: dict[bytes, list[int]] = defaultdict(list)
-    for position in positions:
-        by_start[_fingerprint(_beginning(recordings, position))].append(position)
-    return sorted(position for some in by_start.values() if len(some) > 1 for position in some)
-
-
-def _beginning(recordings: Recordings, position: int) -> Waveform:
-    utterance = recordings.utterances[position]
-    end_s = utterance.start_s + min(BEGINNING_S, float(recordings.durations_s[position]))
-    return audio.decode(utterance.audio, utterance.start_s, end_s)
 
 
 def _fingerprint(waveform: Waveform) -> bytes:
@@ -271,35 +254,35 @@ class ClipDataset(Dataset[Batch]):
 
     def _view(self, position: int, clip_seed: int, augment: Augment | None, place_seed: int | None = None) -> Batch:
         """Return one clip; views of it are cut at one place, drawn from `place_seed`."""
+        here = slice(position, position + 1)
+        layers: dict[str, torch.Tensor] = {}
+        num_frames = torch.zeros(0, dtype=torch.long)
+        if self.features is not None:
+            duration_s = float(fixed_durations(self.recordings.durations_s[here], self.clips)[0])
+            waveform, num_samples = np.zeros(0, np.float32), round(duration_s * SAMPLE_RATE_HZ)
+            layers = {name: frames[None] for name, frames in self.features[position].items()}
+            num_frames = torch.tensor([next(iter(layers.values())).shape[1]])
+        else:
+            waveform = fix_length(self.recordings[position], self.clips)
+            if self.is_training:
+                # augmentation draws from [clip_seed]: not the same
+                place = np.random.default_rng([clip_seed if place_seed is None else place_seed, 1])
+                waveform = random_crop(waveform, self.clips.crop_s, place)
+                waveform = waveform if augment is None else augment(waveform, clip_seed)
+            num_samples = len(waveform)
         return Batch(
             positions=torch.tensor([position]),
-            **self._inputs(position, clip_seed, augment, clip_seed if place_seed is None else place_seed),
-            targets={name: torch.from_numpy(t.values[position : position + 1]) for name, t in self.targets.items()},
-            has_target={
-                name: torch.from_numpy(t.is_known[position : position + 1]) for name, t in self.targets.items()
-            },
+            waveforms=torch.from_numpy(waveform)[None],
+            num_samples=torch.tensor([num_samples]),
+            targets={name: torch.from_numpy(target.values[here]) for name, target in self.targets.items()},
+            has_target={name: torch.from_numpy(target.is_known[here]) for name, target in self.targets.items()},
             seeds=torch.tensor([clip_seed]),
             conditions=self.conditions.of(
                 position, np.random.default_rng([clip_seed, 2]) if self.is_training else None
             ),
+            layers=layers,
+            num_frames=num_frames,
         )
-
-    def _inputs(self, position: int, clip_seed: int, augment: Augment | None, place_seed: int) -> dict[str, Any]:
-        if self.features is not None:
-            duration_s = float(fixed_durations(self.recordings.durations_s[[position]], self.clips)[0])
-            layers = {name: frames[None] for name, frames in self.features[position].items()}
-            return {
-                "waveforms": torch.zeros(1, 0),
-                "num_samples": torch.tensor([round(duration_s * SAMPLE_RATE_HZ)]),
-                "layers": layers,
-                "num_frames": torch.tensor([next(iter(layers.values())).shape[1]]),
-            }
-        waveform = fix_length(self.recordings[position], self.clips)
-        if self.is_training:
-            place = np.random.default_rng([place_seed, 1])  # augmentation draws from [clip_seed]: not the same
-            waveform = random_crop(waveform, self.clips.crop_s, place)
-            waveform = waveform if augment is None else augment(waveform, clip_seed)
-        return {"waveforms": torch.from_numpy(waveform)[None], "num_samples": torch.tensor([len(waveform)])}
 
 
 def draw_seed(seed: int, epoch: int, name: str) -> int:
@@ -314,9 +297,18 @@ def draw_seed(seed: int, epoch: int, name: str) -> int:
 
 
 def fix_length(waveform: Waveform, clips: Clips) -> Waveform:
-    """Cut a clip at `clips.max_s`, and bring a short one to `clips.min_s`: in training and evaluation."""
-    end = None if clips.max_s is None else round(clips.max_s * SAMPLE_RATE_HZ)
-    return pad_or_repeat(waveform[:end], clips)
+    """Cut a clip at `clips.max_s`, and bring a short one to `clips.min_s`, repeated or followed by silence.
+
+    Both in training and in evaluation.
+    """
+    if clips.max_s is not None:
+        waveform = waveform[: round(clips.max_s * SAMPLE_RATE_HZ)]
+    lacking = round(clips.min_s * SAMPLE_RATE_HZ) - len(waveform)
+    if lacking <= 0:
+        return waveform
+    if clips.pad_mode == "repeat":
+        return np.resize(waveform, len(waveform) + lacking)
+    return np.pad(waveform, (0, lacking))
 
 
 def fixed_durations(durations_s: np.ndarray, clips: Clips) -> np.ndarray:
@@ -324,16 +316,6 @@ def fixed_durations(durations_s: np.ndarray, clips: Clips) -> np.ndarray:
     longest_s = np.inf if clips.max_s is None else clips.max_s
     heard_s: np.ndarray = np.maximum(np.minimum(durations_s, longest_s), clips.min_s)
     return heard_s
-
-
-def pad_or_repeat(waveform: Waveform, clips: Clips) -> Waveform:
-    """Bring a short clip to `clips.min_s`: repeated from its start, or followed by silence."""
-    lacking = round(clips.min_s * SAMPLE_RATE_HZ) - len(waveform)
-    if lacking <= 0:
-        return waveform
-    if clips.pad_mode == "repeat":
-        return np.resize(waveform, len(waveform) + lacking)
-    return np.pad(waveform, (0, lacking))
 
 
 def random_crop(waveform: Waveform, crop_s: float | None, rng: np.random.Generator) -> Waveform:
@@ -347,22 +329,18 @@ def random_crop(waveform: Waveform, crop_s: float | None, rng: np.random.Generat
 
 def collate(clips: Sequence[Batch]) -> Batch:
     """Pad and stack batches of a clip or of its views; equal to `torch.cat` for everything but waveforms and layers."""
+    padded = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)  # (length, ...) each to (batch, longest, ...)
     return Batch(
         positions=torch.cat([clip.positions for clip in clips]),
-        waveforms=_padded([clip.waveforms for clip in clips]),
+        waveforms=padded([view for clip in clips for view in clip.waveforms]),
         num_samples=torch.cat([clip.num_samples for clip in clips]),
         targets={name: torch.cat([clip.targets[name] for clip in clips]) for name in clips[0].targets},
         has_target={name: torch.cat([clip.has_target[name] for clip in clips]) for name in clips[0].has_target},
         seeds=torch.cat([clip.seeds for clip in clips]),
         conditions={name: torch.cat([clip.conditions[name] for clip in clips]) for name in clips[0].conditions},
-        layers={name: _padded([clip.layers[name] for clip in clips]) for name in clips[0].layers},
+        layers={name: padded([view for clip in clips for view in clip.layers[name]]) for name in clips[0].layers},
         num_frames=torch.cat([clip.num_frames for clip in clips]),
     )
-
-
-def _padded(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Stack (view, length, ...) to (batch, longest, ...), zero on padding."""
-    return torch.nn.utils.rnn.pad_sequence([row for part in parts for row in part], batch_first=True)
 
 
 class BucketSampler(Sampler[list[Item]]):
@@ -410,35 +388,29 @@ class BucketSampler(Sampler[list[Item]]):
             yield [(self.epoch, int(position)) for position in batch]
 
     def _own_batches(self) -> list[np.ndarray]:
-        if self._planned is None or self._planned[0] != self.epoch:
-            self._planned = (self.epoch, self._plan())
-        plan = self._planned[1]
-        if self.is_training and self.world_size > 1:
-            lacking = -len(plan) % self.world_size
-            plan = plan + [plan[i % len(plan)] for i in range(lacking)]
-        return plan[self.rank :: self.world_size]
-
-    def _plan(self) -> list[np.ndarray]:
+        """Return what this process gets of the epoch's batches; they are drawn once an epoch."""
         if not self.is_training:
-            return self._cut(self.positions[np.argsort(-self.durations_s[self.positions], kind="stable")])
-        rng = np.random.default_rng([self.seed, self.epoch])
-        order = rng.permutation(self._drawn(rng))
-        size = self.batches.max_clips * self.batches.num_buckets
-        plan = []
-        for start in range(0, len(order), size):
-            bucket = order[start : start + size]
-            plan += self._cut(bucket[np.argsort(-self.durations_s[bucket], kind="stable")])
-        return [plan[i] for i in rng.permutation(len(plan))]
-
-    def _drawn(self, rng: np.random.Generator) -> np.ndarray:
-        """Return this epoch's positions."""
-        if self.classes is None:
-            return self.positions
-        classes = self.classes[self.positions]
-        groups = [self.positions[classes == number] for number in np.unique(classes[classes >= 0])]
-        fewest = min((len(group) for group in groups), default=0)
-        drawn = [rng.choice(group, fewest, replace=False) for group in groups]
-        return np.concatenate([self.positions[classes < 0], *drawn])
+            plan = self._cut(self.positions[np.argsort(-self.durations_s[self.positions], kind="stable")])
+            return plan[self.rank :: self.world_size]
+        if self._planned is None or self._planned[0] != self.epoch:
+            rng = np.random.default_rng([self.seed, self.epoch])
+            drawn = self.positions
+            if self.classes is not None:
+                classes = self.classes[self.positions]
+                groups = [self.positions[classes == number] for number in np.unique(classes[classes >= 0])]
+                fewest = min((len(group) for group in groups), default=0)
+                balanced = [rng.choice(group, fewest, replace=False) for group in groups]
+                drawn = np.concatenate([self.positions[classes < 0], *balanced])
+            order = rng.permutation(drawn)
+            size = self.batches.max_clips * self.batches.num_buckets
+            plan = []
+            for start in range(0, len(order), size):
+                bucket = order[start : start + size]
+                plan += self._cut(bucket[np.argsort(-self.durations_s[bucket], kind="stable")])
+            self._planned = (self.epoch, [plan[i] for i in rng.permutation(len(plan))])
+        plan = self._planned[1]
+        lacking = -len(plan) % self.world_size
+        return (plan + [plan[i % len(plan)] for i in range(lacking)])[self.rank :: self.world_size]
 
     def _cut(self, longest_first: np.ndarray) -> list[np.ndarray]:
         cut, start = [], 0
@@ -452,20 +424,16 @@ class BucketSampler(Sampler[list[Item]]):
 
 def loader(dataset: ClipDataset, sampler: BucketSampler, *, num_workers: int = 0) -> DataLoader[Batch]:
     """Return the loader of a sampler's batches."""
+    is_forked = sys.platform == "linux" and not torch.cuda.is_available()  # else workers import torch anew
     return DataLoader(
         dataset,
         batch_sampler=sampler,
         collate_fn=collate,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
-        multiprocessing_context=_start_method() if num_workers else None,
+        multiprocessing_context="fork" if num_workers and is_forked else None,
         pin_memory=torch.cuda.is_available(),
     )
-
-
-def _start_method() -> str | None:
-    """Return how workers start: forked where that is safe, or a fold's own process would import torch for each."""
-    return "fork" if sys.platform == "linux" and not torch.cuda.is_available() else None
 
 
 def batch_durations(recordings: Recordings, clips: Clips, *, is_training: bool) -> np.ndarray:

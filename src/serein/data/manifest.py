@@ -23,11 +23,41 @@ def read(path: str | Path) -> list[Utterance]:
         ManifestError: The file is missing, empty, or a line is no utterance; names the line and the field.
     """
     path = Path(path)
-    utterances = [
-        _parse(line, where=f"{path}:{number}", folder=path.parent.absolute())
-        for number, line in enumerate(_lines(path), start=1)
-        if line.strip()
-    ]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ManifestError("no such manifest", where=path, remedy="Make one: serein corpus prepare --help.") from None
+    except IsADirectoryError:
+        raise ManifestError(
+            "is a folder, not a manifest",
+            where=path,
+            remedy="Make one: serein corpus prepare folder FOLDER -o m.jsonl.",
+        ) from None
+    except UnicodeDecodeError:
+        raise ManifestError(
+            "is not a text file in UTF-8", where=path, remedy="Name the .jsonl manifest, not a recording."
+        ) from None
+    utterances, folder = [], path.parent.absolute()
+    for number, line in enumerate(text.split("\n"), start=1):  # splitlines() would cut at U+2028 within a transcript
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            fields = json.loads(line)
+            if isinstance(fields, dict) and isinstance(fields.get("audio"), str) and fields["audio"]:
+                fields["audio"] = os.path.normpath(folder / fields["audio"])
+            utterances.append(Utterance.model_validate(fields))
+        except json.JSONDecodeError as error:
+            what = f"not JSON ({error.msg} at column {error.colno})"
+            raise ManifestError(what, where=where, remedy="Each line holds one JSON object.") from None
+        except ValidationError as error:
+            problem = error.errors()[0]
+            field = ".".join(str(part) for part in problem["loc"]) or "line"
+            raise ManifestError(
+                f"field '{field}': {problem['msg'][0].lower()}{problem['msg'][1:]}",
+                where=where,
+                remedy=f"The fields are: {', '.join(Utterance.model_fields)}.",
+            ) from None
     if not utterances:
         raise ManifestError("holds no utterances", where=path, remedy="Prepare it: serein corpus prepare --help.")
     require_unique_ids(utterances, where=path)
@@ -37,8 +67,13 @@ def read(path: str | Path) -> list[Utterance]:
 def write(utterances: Iterable[Utterance], path: str | Path) -> None:
     """Write a manifest atomically, audio paths relative to its folder and fields without a value left out."""
     path = Path(path)
-    folder = path.parent.absolute()
-    write_text(path, "".join(_line(utterance, folder) for utterance in utterances))
+    lines = []
+    for utterance in utterances:
+        fields = utterance.model_dump(mode="json", exclude_defaults=True)
+        if Path(utterance.audio).is_absolute():
+            fields["audio"] = Path(os.path.relpath(utterance.audio, path.parent.absolute())).as_posix()
+        lines.append(json.dumps(fields, ensure_ascii=False) + "\n")
+    write_text(path, "".join(lines))
 
 
 def require_unique_ids(utterances: Sequence[Utterance], *, where: str | Path) -> None:
@@ -54,62 +89,11 @@ def require_unique_ids(utterances: Sequence[Utterance], *, where: str | Path) ->
 
 def digest(utterances: Iterable[Utterance]) -> str:
     """Return the SHA-256 of what the utterances say, whatever the order and wherever the audio lies."""
-    lines = sorted(u.model_dump_json(exclude=_unhashed(u)) + Path(u.audio).name for u in utterances)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    lines = []
+    for utterance in utterances:
+        lacking = {name for name in _LATER_FIELDS if getattr(utterance, name) is None}
+        lines.append(utterance.model_dump_json(exclude={"audio", *lacking}) + Path(utterance.audio).name)
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 _LATER_FIELDS = ("valence", "arousal", "dominance")  # without them, the data of older runs keeps its digest
-
-
-def _unhashed(utterance: Utterance) -> set[str]:
-    return {"audio", *(name for name in _LATER_FIELDS if getattr(utterance, name) is None)}
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() would cut at U+2028 within a transcript
-    except FileNotFoundError:
-        raise ManifestError("no such manifest", where=path, remedy="Make one: serein corpus prepare --help.") from None
-    except IsADirectoryError:
-        raise ManifestError(
-            "is a folder, not a manifest",
-            where=path,
-            remedy="Make one: serein corpus prepare folder FOLDER -o m.jsonl.",
-        ) from None
-    except UnicodeDecodeError:
-        raise ManifestError(
-            "is not a text file in UTF-8", where=path, remedy="Name the .jsonl manifest, not a recording."
-        ) from None
-
-
-def _parse(line: str, *, where: str, folder: Path) -> Utterance:
-    try:
-        fields = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ManifestError(
-            f"not JSON ({error.msg} at column {error.colno})",
-            where=where,
-            remedy="Each line holds one JSON object.",
-        ) from None
-    try:
-        if isinstance(fields, dict) and isinstance(fields.get("audio"), str) and fields["audio"]:
-            fields["audio"] = os.path.normpath(folder / fields["audio"])
-        return Utterance.model_validate(fields)
-    except ValidationError as error:
-        raise ManifestError(_first_problem(error), where=where, remedy=_REMEDY) from None
-
-
-_REMEDY = f"The fields are: {', '.join(Utterance.model_fields)}."
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    field = ".".join(str(part) for part in problem["loc"]) or "line"
-    return f"field '{field}': {problem['msg'][0].lower()}{problem['msg'][1:]}"
-
-
-def _line(utterance: Utterance, folder: Path) -> str:
-    fields = utterance.model_dump(mode="json", exclude_defaults=True)
-    if Path(utterance.audio).is_absolute():
-        fields["audio"] = Path(os.path.relpath(utterance.audio, folder)).as_posix()
-    return json.dumps(fields, ensure_ascii=False) + "\n"

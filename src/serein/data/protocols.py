@@ -1,4 +1,4 @@
-"""Who utterances are by: speakers, sessions and corpora, told apart where two corpora name them alike."""
+"""The test sets of every protocol: by speakers, sessions and corpora, told apart where two corpora name them alike."""
 
 from __future__ import annotations
 
@@ -84,86 +84,38 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
 
 
-_WHERE = "protocol.folds"
-
-
-def clips_out(
-    utterances: Sequence[Utterance], folds: Sequence[Sequence[str]] | None, duplicates: Mapping[str, str]
-) -> list[tuple[str, tuple[str, ...], frozenset[str]]]:
-    """Return name, patterns and test ids of every fold; what matches none is learned in every fold.
-
-    Args:
-        folds: Regular expressions of each, searched in ids.
-        duplicates: Id -> id of an utterance with the same audio, beside which it is tested.
-
-    Raises:
-        RecipeError: A pattern is none, matches nothing, or tests what another fold tests.
-
-    Example:
-        >>> clips = [Utterance(id=f"anna-{take}", audio="a.wav") for take in "123"]
-        >>> [(name, sorted(tested)) for name, _, tested in clips_out(clips, [["-1$"], ["-2$", "-3$"]], {})]
-        [('1', ['anna-1']), ('2', ['anna-2', 'anna-3'])]
-    """
-    if not folds:
-        raise RecipeError(
-            "'clips-out' has no folds",
-            where=_WHERE,
-            remedy="Name them by patterns of ids: folds: [['-01$'], ['-02$']].",
-        )
-    compiled = [[_compiled(pattern) for pattern in patterns] for patterns in folds]
-    fold_of = {u.id: _fold(u.id, compiled) for u in utterances}
-    tests = []
-    for number, patterns in enumerate(folds):
-        tested = frozenset(u.id for u in utterances if fold_of[duplicates.get(u.id, u.id)] == number)
-        if not tested:
-            raise RecipeError(
-                f"no id matches {' or '.join(patterns)}; the first is {utterances[0].id}",
-                where=_WHERE,
-                remedy="Correct the pattern.",
-            )
-        tests.append((str(number + 1), tuple(patterns), tested))
-    return tests
-
-
-def _compiled(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise RecipeError(f"'{pattern}' is no pattern ({error})", where=_WHERE, remedy="Correct it.") from None
-
-
-def _fold(name: str, folds: Sequence[Sequence[re.Pattern[str]]]) -> int | None:
-    matching = [number for number, patterns in enumerate(folds) if any(each.search(name) for each in patterns)]
-    if len(matching) > 1:
-        first, second = (number + 1 for number in matching[:2])
-        raise RecipeError(
-            f"{name} is tested in fold {first} and in fold {second}",
-            where=_WHERE,
-            remedy="Let each id match the patterns of one fold: pooled scores count every utterance once.",
-        )
-    return matching[0] if matching else None
-
+# -- test sets: name, groups and ids of every fold --------------------------------------------------------------------
 
 TestSide = tuple[str, tuple[str, ...], frozenset[str]]
+_WHERE = "protocol.folds"
+_KINDS = {
+    "speakers-out": "speaker",
+    "leave-one-speaker-out": "speaker",
+    "sessions-out": "session",
+    "corpora-out": "corpus",
+}
 
 
-def _by_group(
-    utterances: Sequence[Utterance], protocol: Protocol, group_of: Callable[[Utterance], str], kind: str
-) -> list[TestSide]:
+def groups_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSide]:
+    """Test the groups (speakers, sessions or corpora) that the protocol names, or each by itself."""
+    kind = _KINDS[protocol.name]
+    require_field(utterances, kind, f"protocol '{protocol.name}'")
+    group_of = grouping(utterances, kind)
     groups = sorted({group_of(u) for u in utterances}, key=natural)
-    named = protocol.folds or tuple((group,) for group in groups)
+    folds = None if protocol.name == "leave-one-speaker-out" else protocol.folds
+    named = folds or tuple((group,) for group in groups)
     unknown = sorted({g for fold in named for g in fold} - set(groups))
     if unknown:
         raise RecipeError(
             f"no {kind} {', '.join(unknown)} in the data; it has: {some(groups)}",
-            where="protocol.folds",
+            where=_WHERE,
             remedy=f"Name {kind}s of this manifest.",
         )
     repeated = sorted(group for group, times in Counter(g for fold in named for g in fold).items() if times > 1)
     if repeated:
         raise RecipeError(
             f"{kind} {', '.join(repeated)} is tested more than once",
-            where="protocol.folds",
+            where=_WHERE,
             remedy="Name each in one fold: pooled scores count every utterance once.",
         )
     if len(groups) < 2:
@@ -172,8 +124,34 @@ def _by_group(
             where="protocol",
             remedy=f"'{protocol.name}' needs at least two.",
         )
-    names = [str(i + 1) for i in range(len(named))] if protocol.folds else [g.replace("/", "-") for g in groups]
+    names = [str(i + 1) for i in range(len(named))] if folds else [g.replace("/", "-") for g in groups]
     return [_test_side(utterances, name, fold, group_of) for name, fold in zip(names, named, strict=True)]
+
+
+def speakers_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSide]:
+    """Test the speakers that the protocol names, or deal all into folds: one gender after the other, the largest first.
+
+    Each goes to the fold with the fewest speakers, then the fewest of this gender, then the fewest utterances.
+    """
+    if protocol.folds:
+        return groups_out(utterances, protocol, duplicates)
+    group_of = grouping(utterances, "speaker")
+    size = Counter(group_of(u) for u in utterances)
+    gender = genders_of(utterances, group_of)
+    if len(size) < protocol.num_folds:
+        raise RecipeError(
+            f"{protocol.num_folds} folds of {len(size)} speakers",
+            where="protocol.num_folds",
+            remedy="Ask for fewer folds, at most one per speaker.",
+        )
+    shuffled = [str(name) for name in np.random.default_rng(protocol.seed).permutation(sorted(size))]
+    hands: list[list[str]] = [[] for _ in range(protocol.num_folds)]
+    for speaker in sorted(shuffled, key=lambda name: (gender[name], -size[name])):
+        counts = [
+            (len(hand), sum(gender[s] == gender[speaker] for s in hand), sum(size[s] for s in hand)) for hand in hands
+        ]
+        hands[counts.index(min(counts))].append(speaker)
+    return [_test_side(utterances, str(i), speakers, group_of) for i, speakers in enumerate(hands, start=1)]
 
 
 def _test_side(
@@ -183,39 +161,10 @@ def _test_side(
     return name, tuple(sorted(groups, key=natural)), ids
 
 
-def _speakers_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSide]:
-    group_of = grouping(utterances, "speaker")
-    if protocol.folds:
-        return _by_group(utterances, protocol, group_of, "speaker")
-    speakers = sorted({group_of(u) for u in utterances}, key=natural)
-    if len(speakers) < protocol.num_folds:
-        raise RecipeError(
-            f"{protocol.num_folds} folds of {len(speakers)} speakers",
-            where="protocol.num_folds",
-            remedy="Ask for fewer folds, at most one per speaker.",
-        )
-    dealt = _deal(utterances, group_of, protocol.num_folds, np.random.default_rng(protocol.seed))
-    return [_test_side(utterances, str(i), speakers, group_of) for i, speakers in enumerate(dealt, start=1)]
-
-
-def _leave_one_speaker_out(
+def official_split(
     utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]
 ) -> list[TestSide]:
-    single = protocol.model_copy(update={"folds": None})
-    return _by_group(utterances, single, grouping(utterances, "speaker"), "speaker")
-
-
-def _sessions_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSide]:
-    require_field(utterances, "session", f"protocol '{protocol.name}'")
-    return _by_group(utterances, protocol, grouping(utterances, "session"), "session")
-
-
-def _corpora_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSide]:
-    require_field(utterances, "corpus", f"protocol '{protocol.name}'")
-    return _by_group(utterances, protocol, lambda u: u.corpus or "", "corpus")
-
-
-def _official(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSide]:
+    """Test what the corpus itself does: its parts `test`, `test2`, ... each in a fold."""
     require_field(utterances, "split", f"protocol '{protocol.name}'")
     names = sorted({u.split or "" for u in utterances if (u.split or "").startswith("test")})
     if not names or not any(u.split == "train" for u in utterances):
@@ -235,7 +184,8 @@ def _official(utterances: Sequence[Utterance], protocol: Protocol, duplicates: M
     return [_test_side(utterances, name, (name,), lambda u: u.split or "") for name in names]
 
 
-def _random(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSide]:
+def random_folds(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSide]:
+    """Divide utterances at random, those with the same audio together."""
     units = sorted({duplicates.get(u.id, u.id) for u in utterances})
     rng = np.random.default_rng(protocol.seed)
     fold_of = dict(zip(units, rng.permutation(len(units)) % protocol.num_folds, strict=True))
@@ -245,46 +195,65 @@ def _random(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Map
     ]
 
 
-def _clips_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSide]:
-    return clips_out(utterances, protocol.folds, duplicates)
+def clips_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSide]:
+    """Test the ids that match the patterns of each fold; what matches none is learned in every fold.
+
+    Args:
+        duplicates: Id -> id of an utterance with the same audio, beside which it is tested.
+
+    Raises:
+        RecipeError: A pattern is none, matches nothing, or tests what another fold tests.
+
+    Example:
+        >>> clips = [Utterance(id=f"anna-{take}", audio="a.wav") for take in "123"]
+        >>> protocol = Protocol(name="clips-out", folds=(("-1$",), ("-2$", "-3$")))
+        >>> [(name, sorted(tested)) for name, _, tested in clips_out(clips, protocol, {})]
+        [('1', ['anna-1']), ('2', ['anna-2', 'anna-3'])]
+    """
+    if not protocol.folds:
+        raise RecipeError(
+            "'clips-out' has no folds",
+            where=_WHERE,
+            remedy="Name them by patterns of ids: folds: [['-01$'], ['-02$']].",
+        )
+    for pattern in (pattern for patterns in protocol.folds for pattern in patterns):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise RecipeError(f"'{pattern}' is no pattern ({error})", where=_WHERE, remedy="Correct it.") from None
+    tested_in: dict[str, int] = {}
+    for utterance in utterances:
+        for number, patterns in enumerate(protocol.folds, start=1):
+            if not any(re.search(pattern, utterance.id) for pattern in patterns):
+                continue
+            if (first := tested_in.setdefault(utterance.id, number)) != number:
+                raise RecipeError(
+                    f"{utterance.id} is tested in fold {first} and in fold {number}",
+                    where=_WHERE,
+                    remedy="Let each id match the patterns of one fold: pooled scores count every utterance once.",
+                )
+    tests = []
+    for number, patterns in enumerate(protocol.folds, start=1):
+        tested = frozenset(u.id for u in utterances if tested_in.get(duplicates.get(u.id, u.id)) == number)
+        if not tested:
+            raise RecipeError(
+                f"no id matches {' or '.join(patterns)}; the first is {utterances[0].id}",
+                where=_WHERE,
+                remedy="Correct the pattern.",
+            )
+        tests.append((str(number), patterns, tested))
+    return tests
 
 
 # The others divide by speaker, or by sessions of speakers.
 WITHOUT_SPEAKERS = ("random", "official", "corpora-out", "clips-out")
 
 TEST_SIDES: dict[str, Callable[[Sequence[Utterance], Protocol, Mapping[str, str]], list[TestSide]]] = {
-    "speakers-out": _speakers_out,
-    "leave-one-speaker-out": _leave_one_speaker_out,
-    "sessions-out": _sessions_out,
-    "corpora-out": _corpora_out,
-    "official": _official,
-    "random": _random,
-    "clips-out": _clips_out,
+    "speakers-out": speakers_out,
+    "leave-one-speaker-out": groups_out,
+    "sessions-out": groups_out,
+    "corpora-out": groups_out,
+    "official": official_split,
+    "random": random_folds,
+    "clips-out": clips_out,
 }
-
-
-def _deal(
-    utterances: Sequence[Utterance],
-    group_of: Callable[[Utterance], str],
-    num_hands: int,
-    rng: np.random.Generator,
-) -> list[list[str]]:
-    """Deal speakers into hands: one gender after the other, the largest speakers first.
-
-    Each goes to the hand with the fewest speakers, then the fewest of this gender, then the fewest utterances.
-    """
-    size = Counter(group_of(u) for u in utterances)
-    gender = genders_of(utterances, group_of)
-    shuffled = [str(name) for name in rng.permutation(sorted(size))]
-    hands: list[list[str]] = [[] for _ in range(num_hands)]
-    for speaker in sorted(shuffled, key=lambda name: (gender[name], -size[name])):
-        fewest = min(
-            hands,
-            key=lambda hand: (
-                len(hand),
-                sum(gender[s] == gender[speaker] for s in hand),
-                sum(size[s] for s in hand),
-            ),
-        )
-        fewest.append(speaker)
-    return hands

@@ -38,9 +38,41 @@ class SpectrogramAugmenter:
         Returns:
             The changed bands and numbers of frames.
         """
-        bands_db, num_frames = self._stretched(bands_db, num_frames)
-        bands_db = bands_db + self._filters(bands_db.shape[2]).to(bands_db)[:, None]
-        return self._with_noise(bands_db, num_frames), num_frames
+        options = self.options
+        if options.tempo or options.vtlp or options.band_shift:
+            tempo = torch.from_numpy(np.exp(self._draw(-options.tempo, options.tempo))).float()
+            scale = torch.from_numpy(1 + self._draw(-options.vtlp, options.vtlp)).float()
+            shift = torch.from_numpy(self._draw(-options.band_shift, options.band_shift)).float()
+            before = num_frames.cpu()
+            after = (before * tempo).round().long().clamp_min(1)
+            step = (before - 1) / (after - 1).clamp_min(1)
+            frame = torch.arange(int(after.max()))[None] * step[:, None]
+            band = torch.arange(bands_db.shape[2])[None] * scale[:, None] + shift[:, None]
+            # interpolated at (batch, new frame) x (batch, new band), the edges continued
+            last_frame, last_band = max(bands_db.shape[1] - 1, 1), max(bands_db.shape[2] - 1, 1)
+            rows = (2 * frame / last_frame - 1)[:, :, None].expand(-1, -1, band.shape[1])
+            columns = (2 * band / last_band - 1)[:, None].expand(-1, frame.shape[1], -1)
+            grid = torch.stack([columns, rows], dim=-1).to(bands_db)
+            bands_db = F.grid_sample(bands_db[:, None], grid, padding_mode="border", align_corners=True)[:, 0]
+            num_frames = after.to(num_frames.device)
+        curves = np.zeros((len(self.rngs), bands_db.shape[2]), np.float32)  # level and random curves, in dB
+        for curve, rng in zip(curves, self.rngs, strict=True):
+            curve += rng.uniform(-options.gain_db, options.gain_db)
+            if options.equaliser_db and rng.random() < options.equaliser_probability:
+                curve += _random_curve(len(curve), options.equaliser_db, rng)
+        bands_db = bands_db + torch.from_numpy(curves).to(bands_db)[:, None]
+        if not options.noise_probability:
+            return bands_db, num_frames
+        is_frame = torch.arange(bands_db.shape[1], device=bands_db.device) < num_frames[:, None].to(bands_db.device)
+        peaks = bands_db.masked_fill(~is_frame[..., None], -torch.inf).amax(dim=(1, 2)).tolist()
+        noises_db = np.full(bands_db.shape, -300.0, np.float32)
+        for noise_db, rng, peak, length in zip(noises_db, self.rngs, peaks, num_frames.tolist(), strict=True):
+            if rng.random() < options.noise_probability:
+                slope = np.linspace(rng.uniform(-5, 15), rng.uniform(-15, 5), noise_db.shape[1])
+                ripple = RIPPLE_DB * rng.standard_normal((length, noise_db.shape[1]), np.float32)
+                noise_db[:length] = peak - rng.uniform(*options.noise_below_peak_db) + slope + ripple
+        noise = torch.from_numpy(noises_db).to(bands_db)
+        return torch.logaddexp(bands_db * NEPERS, noise * NEPERS) / NEPERS, num_frames
 
     def mask(self, frames: torch.Tensor, num_frames: torch.Tensor, num_channels: int) -> torch.Tensor:
         """Set random stretches of time and of bands to zero, which is the corpus's mean (SpecAugment, Park 2019).
@@ -67,45 +99,6 @@ class SpectrogramAugmenter:
     def _draw(self, low: float, high: float) -> NDArray[np.float64]:
         return np.array([rng.uniform(low, high) for rng in self.rngs])
 
-    def _stretched(self, bands_db: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        options = self.options
-        if not (options.tempo or options.vtlp or options.band_shift):
-            return bands_db, num_frames
-        tempo = torch.from_numpy(np.exp(self._draw(-options.tempo, options.tempo))).float()
-        scale = torch.from_numpy(1 + self._draw(-options.vtlp, options.vtlp)).float()
-        shift = torch.from_numpy(self._draw(-options.band_shift, options.band_shift)).float()
-        before = num_frames.cpu()
-        after = (before * tempo).round().long().clamp_min(1)
-        step = (before - 1) / (after - 1).clamp_min(1)
-        frame = torch.arange(int(after.max()))[None] * step[:, None]
-        band = torch.arange(bands_db.shape[2])[None] * scale[:, None] + shift[:, None]
-        return _sampled(bands_db, frame, band), after.to(num_frames.device)
-
-    def _filters(self, n_mels: int) -> torch.Tensor:
-        """Return (batch, band): level and random curves, in dB."""
-        options = self.options
-        curves = np.zeros((len(self.rngs), n_mels), np.float32)
-        for curve, rng in zip(curves, self.rngs, strict=True):
-            curve += rng.uniform(-options.gain_db, options.gain_db)
-            if options.equaliser_db and rng.random() < options.equaliser_probability:
-                curve += _random_curve(n_mels, options.equaliser_db, rng)
-        return torch.from_numpy(curves)
-
-    def _with_noise(self, bands_db: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        options = self.options
-        if not options.noise_probability:
-            return bands_db
-        is_frame = torch.arange(bands_db.shape[1], device=bands_db.device) < num_frames[:, None].to(bands_db.device)
-        peaks = bands_db.masked_fill(~is_frame[..., None], -torch.inf).amax(dim=(1, 2)).tolist()
-        noises_db = np.full(bands_db.shape, -300.0, np.float32)
-        for noise_db, rng, peak, length in zip(noises_db, self.rngs, peaks, num_frames.tolist(), strict=True):
-            if rng.random() < options.noise_probability:
-                slope = np.linspace(rng.uniform(-5, 15), rng.uniform(-15, 5), noise_db.shape[1])
-                ripple = RIPPLE_DB * rng.standard_normal((length, noise_db.shape[1]), np.float32)
-                noise_db[:length] = peak - rng.uniform(*options.noise_below_peak_db) + slope + ripple
-        noise = torch.from_numpy(noises_db).to(bands_db)
-        return torch.logaddexp(bands_db * NEPERS, noise * NEPERS) / NEPERS
-
     def _kept(self, size: int, lengths: Sequence[int], num_masks: int, share: float) -> torch.Tensor:
         kept = torch.ones(len(lengths), size)
         for row, rng, length in zip(kept, self.rngs, lengths, strict=True):
@@ -114,15 +107,6 @@ class SpectrogramAugmenter:
                 start = int(rng.integers(length - width + 1))
                 row[start : start + width] = 0.0
         return kept
-
-
-def _sampled(bands_db: torch.Tensor, frame: torch.Tensor, band: torch.Tensor) -> torch.Tensor:
-    """Interpolate (batch, frame, band) at (batch, new frame) x (batch, new band), the edges continued."""
-    last_frame, last_band = max(bands_db.shape[1] - 1, 1), max(bands_db.shape[2] - 1, 1)
-    rows = (2 * frame / last_frame - 1)[:, :, None].expand(-1, -1, band.shape[1])
-    columns = (2 * band / last_band - 1)[:, None].expand(-1, frame.shape[1], -1)
-    grid = torch.stack([columns, rows], dim=-1).to(bands_db)
-    return F.grid_sample(bands_db[:, None], grid, padding_mode="border", align_corners=True)[:, 0]
 
 
 def _random_curve(size: int, greatest_db: float, rng: np.random.Generator) -> NDArray[np.float64]:

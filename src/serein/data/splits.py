@@ -1,4 +1,4 @@
-"""The dev set of a fold: what is held out of its training set to choose epochs and options."""
+"""Folds: the test sets of a protocol, what is held out of training as dev, and what has no label of the main task."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -43,46 +43,41 @@ def dev_rule(
     if protocol.dev == "none":
         return lambda u: False
     if protocol.dev == "next-fold":
-        return _is_of_next_fold(rest, following)
+        if not any(u.id in following for u in rest):
+            raise RecipeError(
+                "there is no next fold whose test set could be dev",
+                where="protocol.dev",
+                remedy="Choose protocol.dev=random, or a protocol of several folds.",
+            )
+        return lambda u: u.id in following
     if protocol.dev == "official":
-        _require_dev_split(rest)
+        if not any(u.split == "dev" for u in rest):
+            raise ManifestError(
+                "no utterance has the split 'dev'",
+                where="protocol.dev",
+                remedy="Choose protocol.dev=speakers or none.",
+            )
         return lambda u: u.split == "dev"
     if protocol.dev == "random" or protocol.name == "random":
-        chosen = set(
-            rng.permutation(sorted(u.id for u in rest))[: max(1, int(protocol.dev_fraction * len(rest)))].tolist()
-        )
+        number = max(1, int(protocol.dev_fraction * len(rest)))
+        chosen = set(rng.permutation(sorted(u.id for u in rest))[:number].tolist())
         return lambda u: u.id in chosen
-    if protocol.dev == "dialogue-partner":
-        return _is_partner(rest, tested)
+    if protocol.dev == "dialogue-partner":  # who speaks in the sessions of a test speaker (wang2023)
+        require_field([*rest, *tested], "session", "protocol.dev 'dialogue-partner'")
+        sessions = {(u.corpus, u.session) for u in tested}
+        if not any((u.corpus, u.session) in sessions for u in rest):
+            raise RecipeError(
+                "the test speakers have no partner in their sessions",
+                where="protocol.dev",
+                remedy="Choose protocol.dev=speakers, and for partners the protocol 'leave-one-speaker-out'.",
+            )
+        return lambda u: (u.corpus, u.session) in sessions
     if protocol.dev == "sessions":
         require_field(rest, "session", f"protocol.dev '{protocol.dev}'")
         held_out = str(rng.choice(sorted({u.session or "" for u in rest})))
         return lambda u: u.session == held_out
     held_out_speakers = _dev_speakers(rest, protocol, rng)
     return lambda u: speaker_key(u) in held_out_speakers
-
-
-def _is_of_next_fold(rest: Sequence[Utterance], following: frozenset[str]) -> Callable[[Utterance], bool]:
-    if not any(u.id in following for u in rest):
-        raise RecipeError(
-            "there is no next fold whose test set could be dev",
-            where="protocol.dev",
-            remedy="Choose protocol.dev=random, or a protocol of several folds.",
-        )
-    return lambda u: u.id in following
-
-
-def _is_partner(rest: Sequence[Utterance], tested: Sequence[Utterance]) -> Callable[[Utterance], bool]:
-    """Return whether an utterance is of a session in which a test speaker speaks (wang2023)."""
-    require_field([*rest, *tested], "session", "protocol.dev 'dialogue-partner'")
-    sessions = {(u.corpus, u.session) for u in tested}
-    if not any((u.corpus, u.session) in sessions for u in rest):
-        raise RecipeError(
-            "the test speakers have no partner in their sessions",
-            where="protocol.dev",
-            remedy="Choose protocol.dev=speakers, and for partners the protocol 'leave-one-speaker-out'.",
-        )
-    return lambda u: (u.corpus, u.session) in sessions
 
 
 def _dev_speakers(rest: Sequence[Utterance], protocol: Protocol, rng: np.random.Generator) -> set[str]:
@@ -105,15 +100,6 @@ def _dev_speakers(rest: Sequence[Utterance], protocol: Protocol, rng: np.random.
     return chosen
 
 
-def _require_dev_split(rest: Sequence[Utterance]) -> None:
-    if not any(u.split == "dev" for u in rest):
-        raise ManifestError(
-            "no utterance has the split 'dev'",
-            where="protocol.dev",
-            remedy="Choose protocol.dev=speakers or none.",
-        )
-
-
 Part = tuple[str, ...]  # ids of utterances, in the manifest's order
 
 
@@ -131,10 +117,6 @@ class Fold:
     dev: Part
     test: Part
     groups: tuple[str, ...] = ()
-
-    def has_same_training(self, other: Fold) -> bool:
-        """Tell whether both have the same train and dev, as the test sets of an official split do."""
-        return (self.train, self.dev) == (other.train, other.dev)
 
 
 @dataclass(frozen=True)
@@ -178,69 +160,45 @@ def make_folds(
         require_distinct_speakers(utterances)
     tests = TEST_SIDES[protocol.name](utterances, protocol, duplicates or {})
     following = [tested for _, _, tested in (*tests[1:], tests[0])]
-    folds = [_with_dev(utterances, *test, protocol, after) for test, after in zip(tests, following, strict=True)]
+    folds = []
+    for (name, groups, tested), after in zip(tests, following, strict=True):
+        rest = [u for u in utterances if u.id not in tested]
+        if protocol.name == "official":
+            rest = [u for u in rest if u.split in ("train", "dev")]
+        is_dev = dev_rule(rest, protocol, name, [u for u in utterances if u.id in tested], after)
+        train = tuple(u.id for u in rest if not is_dev(u))
+        dev = tuple(u.id for u in rest if is_dev(u))
+        test = tuple(u.id for u in utterances if u.id in tested)
+        if not train or not test:
+            raise RecipeError(
+                f"fold {name} has {len(train)} utterances to train and {len(test)} to test",
+                where="protocol",
+                remedy="Choose fewer test groups, or a protocol that leaves some for training.",
+            )
+        folds.append(Fold(name, train, dev, test, groups))
     if protocol.only is not None:
-        folds = _only(folds, protocol.only)
-    notes = [*_allowed(utterances, folds), *_dependence(protocol), *_dev_note(protocol)]
-    if unknown := sum(u.speaker is None for u in utterances):
-        notes.append(f"{unknown} of {len(utterances)} utterances name no speaker: that these are new is not proven.")
+        unknown = sorted(set(protocol.only) - {fold.name for fold in folds})
+        if unknown:
+            raise RecipeError(
+                f"no fold {', '.join(unknown)}; there are: {some([f.name for f in folds])}",
+                where="protocol.only",
+                remedy="Name folds of the protocol.",
+            )
+        folds = [fold for fold in folds if fold.name in protocol.only]
     is_independent = not protocol.shares_speakers
     shares_dev = not is_independent or protocol.dev == "random"
-    return Folds(protocol.name, tuple(folds), is_independent, shares_dev, tuple(notes))
+    return Folds(protocol.name, tuple(folds), is_independent, shares_dev, _notes(utterances, folds, protocol))
 
 
-def _with_dev(
-    utterances: Sequence[Utterance],
-    name: str,
-    groups: tuple[str, ...],
-    tested: frozenset[str],
-    protocol: Protocol,
-    following: frozenset[str],
-) -> Fold:
-    rest = [u for u in utterances if u.id not in tested]
-    if protocol.name == "official":
-        rest = [u for u in rest if u.split in ("train", "dev")]
-    is_dev = dev_rule(rest, protocol, name, [u for u in utterances if u.id in tested], following)
-    train = tuple(u.id for u in rest if not is_dev(u))
-    dev = tuple(u.id for u in rest if is_dev(u))
-    test = tuple(u.id for u in utterances if u.id in tested)
-    if not train or not test:
-        raise RecipeError(
-            f"fold {name} has {len(train)} utterances to train and {len(test)} to test",
-            where="protocol",
-            remedy="Choose fewer test groups, or a protocol that leaves some for training.",
-        )
-    return Fold(name, train, dev, test, groups)
+_DEV_NOTES = {
+    "next-fold": "Dev is the test set of the next fold.",
+    "dialogue-partner": "Dev is who speaks with the test speaker, in the same dialogues.",
+    "none": "No dev set: every stage trained a fixed number of epochs and its last weights were evaluated.",
+}
 
 
-# -- notes and checks -----------------------------------------------------------------------------------------------
-
-
-def _dependence(protocol: Protocol) -> list[str]:
-    if not protocol.shares_speakers:
-        return []
-    ways = {"random": "were divided at random", "clips-out": "are divided clip by clip"}
-    divided = ways.get(protocol.name, "are divided by the corpus itself")
-    return [
-        f"SPEAKER-DEPENDENT: utterances {divided}, so the test speakers occur in training. "
-        "The scores say nothing about new speakers and do not compare with speaker-independent ones."
-    ]
-
-
-def _dev_note(protocol: Protocol) -> list[str]:
-    if protocol.dev == "random" and protocol.name != "random":
-        return ["Dev was drawn at random from the training set and shares its speakers."]
-    if protocol.dev == "next-fold":
-        return ["Dev is the test set of the next fold."]
-    if protocol.dev == "dialogue-partner":
-        return ["Dev is who speaks with the test speaker, in the same dialogues."]
-    if protocol.dev == "none":
-        return ["No dev set: every stage trained a fixed number of epochs and its last weights were evaluated."]
-    return []
-
-
-def _allowed(utterances: Sequence[Utterance], folds: Sequence[Fold]) -> list[str]:
-    """Name what train and test share although the protocol lets them: sessions and sentences."""
+def _notes(utterances: Sequence[Utterance], folds: Sequence[Fold], protocol: Protocol) -> tuple[str, ...]:
+    """Return what train and test share because the protocol lets them, and what else a reader of scores must know."""
     by_id = {u.id: u for u in utterances}
     notes = []
     shareable: tuple[tuple[str, Callable[[Utterance], object]], ...] = (
@@ -254,15 +212,100 @@ def _allowed(utterances: Sequence[Utterance], folds: Sequence[Fold]) -> list[str
             sharing += bool(sets[0] & sets[1])
         if sharing:
             notes.append(f"Train and test share {name} in {sharing} of {len(folds)} folds, which the protocol allows.")
-    return notes
-
-
-def _only(folds: list[Fold], names: tuple[str, ...]) -> list[Fold]:
-    unknown = sorted(set(names) - {fold.name for fold in folds})
-    if unknown:
-        raise RecipeError(
-            f"no fold {', '.join(unknown)}; there are: {some([f.name for f in folds])}",
-            where="protocol.only",
-            remedy="Name folds of the protocol.",
+    if protocol.shares_speakers:
+        ways = {"random": "were divided at random", "clips-out": "are divided clip by clip"}
+        divided = ways.get(protocol.name, "are divided by the corpus itself")
+        notes.append(
+            f"SPEAKER-DEPENDENT: utterances {divided}, so the test speakers occur in training. "
+            "The scores say nothing about new speakers and do not compare with speaker-independent ones."
         )
-    return [fold for fold in folds if fold.name in names]
+    if protocol.dev == "random" and protocol.name != "random":
+        notes.append("Dev was drawn at random from the training set and shares its speakers.")
+    elif protocol.dev in _DEV_NOTES:
+        notes.append(_DEV_NOTES[protocol.dev])
+    if unknown := sum(u.speaker is None for u in utterances):
+        notes.append(f"{unknown} of {len(utterances)} utterances name no speaker: that these are new is not proven.")
+    return tuple(notes)
+
+
+# -- utterances without a label of the main task: other tasks learn from them, and no test set has them ---------------
+
+
+def add_unlabelled(
+    folds: Folds,
+    utterances: Sequence[Utterance],
+    unlabelled: Sequence[Utterance],
+    protocol: Protocol,
+    duplicates: Mapping[str, str],
+    *,
+    main: str,
+) -> Folds:
+    """Add what has no label of the main task to the training set of every fold, or to dev with its speaker.
+
+    Left out of a fold is what shares with its test set: a speaker, audio, or the group that the protocol divides by.
+
+    Args:
+        utterances: All, in the manifest's order.
+        unlabelled: Those that the protocol did not divide.
+        duplicates: Id -> id of an utterance with the same audio.
+        main: The task of which they have no label.
+    """
+    if not unlabelled:
+        return folds
+    by_id = {u.id: u for u in utterances}
+    position = {u.id: number for number, u in enumerate(utterances)}
+    extended, added = [], []
+    for fold in folds.folds:
+        train, dev = _places_of(unlabelled, fold, folds, by_id, protocol, duplicates)
+        added.append(len(train) + len(dev))
+        train, dev = (sorted(ids, key=position.__getitem__) for ids in ([*fold.train, *train], [*fold.dev, *dev]))
+        extended.append(replace(fold, train=tuple(train), dev=tuple(dev)))
+    low, high = min(added), max(added)
+    note = (
+        f"{len(unlabelled)} utterances have no {main}: other tasks learn from "
+        f"{low if low == high else f'{low} to {high}'} of them in each fold; none is tested."
+    )
+    return replace(folds, folds=tuple(extended), notes=(*folds.notes, note))
+
+
+def _places_of(
+    unlabelled: Sequence[Utterance],
+    fold: Fold,
+    folds: Folds,
+    by_id: Mapping[str, Utterance],
+    protocol: Protocol,
+    duplicates: Mapping[str, str],
+) -> tuple[list[str], list[str]]:
+    """Return the ids of the utterances that a fold may have in train and in dev."""
+    tested = [by_id[i] for i in fold.test]
+    audio = {duplicates.get(u.id, u.id) for u in tested}
+    speakers = {speaker_key(u) for u in tested if u.speaker is not None} if folds.is_speaker_independent else set()
+    sessions = {(u.corpus, u.session) for u in tested} if protocol.name == "sessions-out" else set()
+    corpora = {u.corpus for u in tested} if protocol.name == "corpora-out" else set()
+    new = [
+        u
+        for u in unlabelled
+        if not (u.speaker is not None and speaker_key(u) in speakers)
+        and duplicates.get(u.id, u.id) not in audio
+        and (u.corpus, u.session) not in sessions
+        and u.corpus not in corpora
+    ]
+    if protocol.name == "official":
+        new = [u for u in new if u.split in (None, "train", "dev")]
+    if not fold.dev or folds.shares_dev:
+        in_dev = {u.id for u in new if fold.dev and u.split == "dev"}
+    else:
+        of_dev = {speaker_key(by_id[i]) for i in fold.dev if by_id[i].speaker is not None}
+        of_train = {speaker_key(by_id[i]) for i in fold.train if by_id[i].speaker is not None}
+        in_dev = {u.id for u in new if speaker_key(u) in of_dev}
+        strangers = [u for u in new if speaker_key(u) not in of_dev | of_train]
+        named = [u for u in strangers if u.speaker is not None]
+        if protocol.dev == "official":
+            in_dev |= {u.id for u in strangers if u.split == "dev"}
+        elif len({speaker_key(u) for u in named}) > 1:  # as large a share of them becomes dev as of the fold's own
+            is_dev = dev_rule(named, protocol.model_copy(update={"dev": "speakers"}), fold.name)
+            in_dev |= {u.id for u in named if is_dev(u)}
+    dev_audio = {duplicates.get(i, i) for i in fold.dev}
+    train = [u.id for u in new if u.id not in in_dev and duplicates.get(u.id, u.id) not in dev_audio]
+    train_audio = {duplicates.get(i, i) for i in (*fold.train, *train)}
+    return train, [u.id for u in new if u.id in in_dev and duplicates.get(u.id, u.id) not in train_audio]

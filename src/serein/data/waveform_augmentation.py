@@ -75,16 +75,6 @@ def room_response(rt60_s: float, rng: np.random.Generator) -> Waveform:
     Returns:
         (sample,) float32, `rt60_s` long.
     """
-    length = round(rt60_s * SAMPLE_RATE_HZ)
-    early = _echoes(rng)[:length]
-    steady = float(np.std(early[-len(early) // 2 :]))
-    tail = steady * rng.standard_normal(length - len(early), np.float32)
-    decay = 10 ** (-3 * np.arange(length) / length)
-    return np.asarray(np.concatenate([early, tail]) * decay, np.float32)
-
-
-def _echoes(rng: np.random.Generator) -> Waveform:
-    """Return (sample,) the first `MIXING_TIME_S` of a room without absorption, from the direct sound on."""
     rooms = _library("pyroomacoustics")
     size_m = rng.uniform(SMALLEST_ROOM_M, LARGEST_ROOM_M)
     source_m, microphone_m = rng.uniform(FROM_WALLS_M, size_m - FROM_WALLS_M, (2, 3))
@@ -100,8 +90,12 @@ def _echoes(rng: np.random.Generator) -> Waveform:
     room.add_microphone(microphone_m)
     room.compute_rir()
     start = round(distance_m / room.c * SAMPLE_RATE_HZ) + rooms.constants.get("frac_delay_length") // 2
-    response: Waveform = room.rir[0][0][start : start + round(MIXING_TIME_S * SAMPLE_RATE_HZ)]
-    return response
+    length = round(rt60_s * SAMPLE_RATE_HZ)
+    early = room.rir[0][0][start : start + round(MIXING_TIME_S * SAMPLE_RATE_HZ)][:length]
+    steady = float(np.std(early[-len(early) // 2 :]))
+    tail = steady * rng.standard_normal(length - len(early), np.float32)
+    decay = 10 ** (-3 * np.arange(length) / length)
+    return np.asarray(np.concatenate([early, tail]) * decay, np.float32)
 
 
 def with_pitch(waveform: Waveform, semitones: float, rng: np.random.Generator | None = None) -> Waveform:
@@ -228,31 +222,24 @@ def write_examples(
     Raises:
         AudioError: A recording cannot be read.
     """
+    import soundfile
+
     places = np.unique(np.linspace(0, len(utterances) - 1, min(limit, len(utterances))).round().astype(int))
     lines = []
     for number, utterance in enumerate((utterances[place] for place in places), start=1):
-        lines.append(_write_pair(utterance, augmenter, folder, number, draw_seed(seed, 0, utterance.id)))
+        clip_seed = draw_seed(seed, 0, utterance.id)
+        original = audio.load(utterance.audio, utterance.start_s, utterance.end_s)
+        name = f"{number:03d}_{re.sub(r'[^A-Za-z0-9.-]+', '_', utterance.id)[-60:]}"
+        line = f"{name}: {describe(augmenter.drawn(clip_seed))}"
+        changed = augmenter(original, clip_seed)
+        for kind, waveform in (("original", original), (augmenter.options.name, changed)):
+            peak = max(float(np.abs(waveform).max()), 1.0)  # 16 bits hold no more than full scale
+            with replacing(folder / f"{name}_{kind}.wav") as partial:
+                soundfile.write(partial, waveform / peak, SAMPLE_RATE_HZ, subtype="PCM_16")
+            if peak > 1.0 and kind != "original":
+                line += f" (beyond full scale: the file is {20 * math.log10(peak):.1f} dB softer)"
+        lines.append(line)
         if on_progress:
             on_progress(number, len(places))
     write_text(folder / AUGMENTATIONS, "".join(f"{line}\n" for line in lines))
     return lines
-
-
-def _write_pair(utterance: Utterance, augmenter: WaveformAugmenter, folder: Path, number: int, clip_seed: int) -> str:
-    original = audio.load(utterance.audio, utterance.start_s, utterance.end_s)
-    changed = augmenter(original, clip_seed)
-    name = f"{number:03d}_{re.sub(r'[^A-Za-z0-9.-]+', '_', utterance.id)[-60:]}"
-    _write(folder / f"{name}_original.wav", original)
-    softer_db = _write(folder / f"{name}_{augmenter.options.name}.wav", changed)
-    softer = f" (beyond full scale: the file is {softer_db:.1f} dB softer)" if softer_db else ""
-    return f"{name}: {describe(augmenter.drawn(clip_seed))}{softer}"
-
-
-def _write(path: Path, waveform: Waveform) -> float:
-    """Write a WAV of 16 bits, and return by how many dB it is softer, so that nothing is clipped."""
-    import soundfile
-
-    peak = max(float(np.abs(waveform).max()), 1.0)
-    with replacing(path) as partial:
-        soundfile.write(partial, waveform / peak, SAMPLE_RATE_HZ, subtype="PCM_16")
-    return 20 * math.log10(peak)

@@ -15,8 +15,7 @@ from serein.data import manifest
 from serein.data.dataset import Recordings, Targets, duplicates
 from serein.data.leaks import check_leaks, check_targets
 from serein.data.protocols import require_distinct_speakers
-from serein.data.splits import Fold, Folds, dev_rule, make_folds
-from serein.data.unlabelled import Unlabelled, add_unlabelled
+from serein.data.splits import Fold, Folds, add_unlabelled, dev_rule, make_folds
 from serein.data.utterance import Utterance
 from serein.errors import RecipeError
 from serein.models.conditioning import agreement, require_attributes
@@ -86,7 +85,8 @@ class Experiment:
 
     def fold_with_same_training(self, fold: Fold) -> Fold:
         """Return the first fold with this one's train and dev: the one that is trained."""
-        return next(other for other in self.folds.folds if other.has_same_training(fold))
+        same = (other for other in self.folds.folds if (other.train, other.dev) == (fold.train, fold.dev))
+        return next(same)
 
 
 def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide = make_folds) -> Experiment:
@@ -119,7 +119,7 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
     recordings.prefetch(lambda done, total: report("reading audio", done, total, f"{total} clips"))
     pairs = dict(duplicates(recordings))
     folds = with_agreement(labelled, divide(labelled, recipe.protocol, pairs), recipe.labels.min_agreement)
-    folds = add_unlabelled(folds, utterances, Unlabelled(recipe.tasks.main, extras), recipe.protocol, pairs)
+    folds = add_unlabelled(folds, utterances, extras, recipe.protocol, pairs, main=recipe.tasks.main)
     check_leaks(utterances, folds, pairs)
     require_attributes(utterances, recipe.tasks.conditions, "known")
     if any(fold.test for fold in folds.folds):
