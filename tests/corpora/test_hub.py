@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from serein.corpora.corpus import prepare
-from serein.corpora.hub import HUB, parse, remarks, unpack
+from serein.corpora.hub import HUB, parse, remarks
+from serein.corpora.prepare import prepare
 from serein.errors import ManifestError
 
 pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
@@ -42,7 +42,7 @@ def test_a_parquet_file_of_recordings_is_unpacked(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     rows = table(inside("a.flac", "../b.wav"), speaker_id=["03", None], mood=["x", "y"])
     parquet.write_table(rows, tmp_path / "data" / "validation-00000-of-00001.parquet")
-    first, second = unpack(tmp_path, tmp_path / "out")
+    first, second = parse(tmp_path, tmp_path / "out")
     assert first.model_dump(exclude_defaults=True) == {
         "id": "dev/a",
         "audio": str(tmp_path / "out" / "dev" / "a.flac"),
@@ -57,7 +57,7 @@ def test_a_parquet_file_of_recordings_is_unpacked(tmp_path: Path) -> None:
 
 def test_names_that_repeat_and_rows_without_one_are_told_apart(tmp_path: Path) -> None:
     parquet.write_table(table(inside("a.wav", "a.wav", None)), tmp_path / "clips.parquet")
-    ids = [u.id for u in unpack(tmp_path / "clips.parquet", tmp_path / "out")]
+    ids = [u.id for u in parse(tmp_path / "clips.parquet", tmp_path / "out")]
     assert ids == ["a", "a-clips-000001", "clips-000002"]
     assert len(list((tmp_path / "out").iterdir())) == 3
 
@@ -72,7 +72,7 @@ def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
         state = {"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}
         (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
         (folder / "cache-0123456789abcdef.arrow").write_bytes(b"left by map()")
-    assert [(u.id, u.split, u.emotion) for u in unpack(tmp_path, tmp_path / "out")] == [
+    assert [(u.id, u.split, u.emotion) for u in parse(tmp_path, tmp_path / "out")] == [
         ("test/b", "test", "anger"),
         ("train/a", "train", "anger"),
     ]
@@ -90,7 +90,7 @@ def test_paths_and_words_need_no_unpacking(tmp_path: Path) -> None:
 def test_samples_become_recordings_of_their_rate(tmp_path: Path) -> None:
     rows = table([{"array": [0.5, -0.5], "sampling_rate": 8000}])
     parquet.write_table(rows, tmp_path / "clips.parquet")
-    (utterance,) = unpack(tmp_path / "clips.parquet", tmp_path / "out")
+    (utterance,) = parse(tmp_path / "clips.parquet", tmp_path / "out")
     samples, rate = soundfile.read(utterance.audio)
     assert (samples.tolist(), rate) == ([0.5, -0.5], 8000)
 
@@ -106,7 +106,7 @@ def test_prepare_writes_where_it_is_told(tmp_path: Path) -> None:
 def test_a_column_of_classes_that_is_not_named_so_is_asked_about(tmp_path: Path) -> None:
     parquet.write_table(table(inside("a.wav"), labels="major"), tmp_path / "clips.parquet")
     with pytest.raises(ManifestError, match=r"no column 'emotion', and may have it in column 'major'\. Are these"):
-        unpack(tmp_path / "clips.parquet", tmp_path / "out")
+        parse(tmp_path / "clips.parquet", tmp_path / "out")
 
 
 def test_what_is_no_dataset_is_named(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 import soundfile
 
 from cli_fixtures import Call
-from serein.corpora.corpus import prepare
 from serein.corpora.iemocap import EMOTIONS, IEMOCAP, parse, remarks
+from serein.corpora.prepare import prepare
 from serein.data import manifest
 from serein.data.utterance import Rating, Utterance, is_self_evaluation
 from serein.errors import AudioError, ManifestError

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 
 from cli_fixtures import Call
-from serein.corpora.corpus import Prepared, prepare
-from serein.corpora.msp_podcast import EMOTIONS, MSP_PODCAST, RELEASES, SECONDARY, parse, rating, remarks
+from serein.corpora.msp_podcast import EMOTIONS, MSP_PODCAST, RELEASES, SECONDARY, answer, parse, remarks
+from serein.corpora.prepare import Prepared, prepare
 from serein.data import manifest
 from serein.data.utterance import Rating, Utterance
 from serein.errors import AudioError, ManifestError
@@ -212,7 +212,7 @@ def test_the_known_releases_are_the_published_sums() -> None:
     ],
 )
 def test_a_rating(primary: str, secondary: str, labels: tuple[str, ...], comment: str | None) -> None:
-    assert rating("W", primary, secondary) == Rating(labels=labels, comment=comment, rater="W")
+    assert answer(primary, secondary) == (labels, comment)
 
 
 @pytest.mark.parametrize("root", ["1.12"], indirect=True)

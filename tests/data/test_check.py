@@ -15,7 +15,7 @@ import soundfile
 from rich.console import Console
 
 from serein.corpora import CORPORA
-from serein.corpora.corpus import prepare
+from serein.corpora.prepare import prepare
 from serein.data.check import PROBLEMS, CheckReport, Finding, audio_digests, check, clipped_fraction, loud_fraction
 from serein.data.utterance import Utterance
 from serein.errors import AudioError

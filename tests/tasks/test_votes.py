@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from serein.corpora import CORPORA, msp_podcast, ravdess, synth
+from serein.corpora import CORPORA, msp_podcast, synth
 from serein.corpora import iemocap as iemocap_files
 from serein.corpora import msp_podcast as msp_podcast_tables
 from serein.corpora.corpus import Expected
@@ -129,7 +129,6 @@ def test_every_label_of_every_corpus_has_a_noun_and_nouns_stay() -> None:
         *iemocap_files.EMOTIONS.values(),
         *msp_podcast.EMOTIONS.values(),
         *msp_podcast_tables.SECONDARY,
-        *ravdess.EMOTIONS.values(),
         *synth.EMOTIONS,
         *(word for confused in CONFUSIONS.values() for word in confused),
     }
@@ -187,7 +186,7 @@ def test_without_words_there_is_no_most_frequent_one() -> None:
 @pytest.fixture(scope="module")
 def embedded() -> list[Utterance]:
     """The embedded corpus as its raters judge it, without its sound."""
-    return [synth._utterance(clip, Path(f"{clip.id}.wav"), 0) for clip in synth.plan(0, 10)]
+    return [synth.utterance(clip, Path(f"{clip.id}.wav"), 0) for clip in synth.plan(0, 10)]
 
 
 def test_three_raters_of_the_embedded_corpus_give_nouns_and_comments(embedded: list[Utterance]) -> None:

@@ -73,8 +73,7 @@ def corpus_prepare(
 ) -> None:
     """Read a corpus from its own layout and write a manifest."""
     from serein.corpora import corpus_named
-    from serein.corpora.corpus import prepare
-    from serein.corpora.label_map import NO_MAP, read_label_map
+    from serein.corpora.prepare import NO_MAP, prepare, read_label_map
     from serein.data import manifest
     from serein.progress import Bars
 
@@ -112,8 +111,7 @@ def corpus_merge(
 
     Ids and speakers of different corpora stay distinct; duplicate recordings are listed.
     """
-    from serein.corpora.label_map import NO_MAP, read_label_map
-    from serein.corpora.merge import merge
+    from serein.corpora.prepare import NO_MAP, merge, read_label_map
     from serein.data import manifest
     from serein.progress import Bars
 

@@ -1,33 +1,18 @@
-"""The corpora that serein reads from their own layouts, one file each."""
+"""The corpora that serein reads from their own layouts."""
 
 from __future__ import annotations
 
 from serein.choices import choose, names
-from serein.corpora.aesdd import AESDD
+from serein.corpora.acted import AESDD, CAFE, EMODB, EMOVO, MESD, RAVDESS, SAVEE, SUBESCO, TESS
+from serein.corpora.acted_tables import CREMAD, ESD, JL, NEMO, SHEMO
 from serein.corpora.audformat import AUDFORMAT
-from serein.corpora.cafe import CAFE
 from serein.corpora.corpus import Corpus
-from serein.corpora.cremad import CREMAD
-from serein.corpora.csv_table import CSV
-from serein.corpora.emodb import EMODB
-from serein.corpora.emovo import EMOVO
-from serein.corpora.esd import ESD
-from serein.corpora.folder import FOLDER
-from serein.corpora.fsdd import FSDD
 from serein.corpora.hub import HUB
 from serein.corpora.iemocap import IEMOCAP
-from serein.corpora.jl import JL
-from serein.corpora.librispeech import LIBRISPEECH
 from serein.corpora.meld import MELD
-from serein.corpora.mesd import MESD
 from serein.corpora.msp_podcast import MSP_PODCAST
-from serein.corpora.nemo import NEMO
-from serein.corpora.ravdess import RAVDESS
-from serein.corpora.savee import SAVEE
-from serein.corpora.shemo import SHEMO
-from serein.corpora.subesco import SUBESCO
-from serein.corpora.tess import TESS
-from serein.corpora.voxceleb1 import VOXCELEB1
+from serein.corpora.recordings import CSV, FOLDER
+from serein.corpora.speech import FSDD, LIBRISPEECH, VOXCELEB1
 from serein.errors import ManifestError, expected_one_of
 
 _KNOWN = (

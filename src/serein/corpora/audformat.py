@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from serein.corpora import cells
+from serein.corpora import tables
 from serein.corpora.corpus import Corpus
-from serein.corpora.tables import decoded, parquet_rows
 from serein.data.utterance import Rating, Utterance
 from serein.errors import ManifestError
 
@@ -51,14 +51,6 @@ class _Table:
     rows: Mapping[_Segment, Mapping[str, str]]
 
 
-@dataclass
-class _Said:
-    """What is said of a segment: field -> (value, table that says so), and ratings."""
-
-    values: dict[str, tuple[str, _Table]] = field(default_factory=dict)
-    ratings: list[Rating] = field(default_factory=list)
-
-
 def parse(root: Path) -> list[Utterance]:
     """Return the utterances of a database, table by table.
 
@@ -69,24 +61,29 @@ def parse(root: Path) -> list[Utterance]:
         ManifestError: No database, a table that is missing or pickled, or two that say different things of a segment.
         MissingExtraError: Its tables are Parquet, and pyarrow is not installed.
     """
-    folder, header, tables = _open(root)
-    said = _all_said(tables)
-    main = [table for table in tables if "emotion" in table.fields.values()] or tables
-    segments = dict.fromkeys(segment for table in main for segment in table.rows)
+    folder, header, found = _open(root)
+    said, ratings = _said(found)
     languages = header.get("languages")
     language = str(languages[0]) if isinstance(languages, list) and len(languages) == 1 else ""
     common = {"corpus": str(header.get("name") or ""), "language": language}
-    speakers = _speakers(header, folder)
+    # the header, or the table that it names, knows the gender and the language of each speaker
+    speakers = _mapping(_mapping(header, "schemes"), "speaker").get("labels")
+    if isinstance(speakers, str):
+        speakers = {next(iter(row.values())): row for row in _rows(folder, speakers)[1]}  # the first column names them
+    about: dict[str, dict[str, str]] = {}
+    for speaker, known in speakers.items() if isinstance(speakers, dict) else ():
+        if isinstance(known, dict):
+            about[str(speaker)] = {name: str(known[name]) for name in ("gender", "language") if known.get(name)}
+    main = [table for table in found if "emotion" in table.fields.values()] or found
     utterances = []
-    for segment in segments:
-        of_file, own = said.get((segment[0], "", ""), _Said()), said[segment]
-        values = of_file.values | own.values
-        known = common | speakers.get(values["speaker"][0], {}) if "speaker" in values else common
-        row = known | {name: value for name, (value, _) in values.items()}
-        row |= {"audio": segment[0], "start_s": segment[1], "end_s": segment[2]}
-        where = f"{folder / HEADER}, {segment[0]}"
-        utterance = cells.utterance(row, folder, where=where, columns={})
-        utterances.append(utterance.model_copy(update={"ratings": tuple(own.ratings or of_file.ratings)}))
+    for segment in dict.fromkeys(segment for table in main for segment in table.rows):
+        file, start, end = segment
+        values = said[file, "", ""] | said[segment]  # what is said of the file holds for its parts
+        row = common | about.get(values.get("speaker", ""), {}) | values
+        row |= {"audio": file, "start_s": start, "end_s": end}
+        utterance = tables.utterance(row, folder, where=f"{folder / HEADER}, {file}", columns={})
+        given = ratings[segment] or ratings[file, "", ""]
+        utterances.append(utterance.model_copy(update={"ratings": tuple(given)}))
     if not utterances:
         raise ManifestError("its tables hold no rows", where=root, remedy=_REMEDY)
     return utterances
@@ -94,8 +91,8 @@ def parse(root: Path) -> list[Utterance]:
 
 def remarks(root: Path) -> list[str]:
     """Return notes on the licence, on columns that are no field of an utterance, and on pickled tables."""
-    folder, header, tables = _open(root)
-    notes = [f"{table.name}: left out the columns {', '.join(table.unknown)}" for table in tables if table.unknown]
+    folder, header, found = _open(root)
+    notes = [f"{table.name}: left out the columns {', '.join(table.unknown)}" for table in found if table.unknown]
     if licence := header.get("license"):
         notes.append(f"the database names its licence: {licence}")
     if pickles := sorted(path.name for path in folder.glob("db.*.pkl")):
@@ -112,57 +109,48 @@ def _open(root: Path) -> tuple[Path, dict[str, Any], list[_Table]]:
     if not path.is_file():
         raise ManifestError(f"holds no {HEADER}", where=folder, remedy="Name the folder of an audformat database.")
     try:
-        header = yaml.safe_load(decoded(path, "utf-8"))
+        header = yaml.safe_load(tables.decoded(path, "utf-8"))
     except yaml.YAMLError as error:
         raise ManifestError(f"is no plain YAML ({error})", where=path, remedy=_REMEDY) from None
     if not isinstance(header, dict) or not isinstance(header.get("tables"), dict):
         raise ManifestError("names no tables", where=path, remedy=_REMEDY)
-    tables = [_table(folder, header, name) for name in header["tables"]]
-    if root.is_dir():
-        return folder, header, tables
+    found = []
+    for name in header["tables"]:
+        about = _mapping(_mapping(header, "tables"), name)
+        columns = _mapping(about, "columns")
+        schemes = {column: str(_mapping(columns, column).get("scheme_id") or "") for column in columns}
+        fields = {column: tables.field_of(column) or tables.field_of(scheme) for column, scheme in schemes.items()}
+        of_emotions = [column for column, field in fields.items() if field == "emotion"]
+        raters = {column: str(_mapping(columns, column).get("rater_id") or column) for column in of_emotions}
+        splits = _mapping(header, "splits")
+        split = _mapping(splits, str(about["split_id"])).get("type") if about.get("split_id") else None
+        file, rows = _rows(folder, name)
+        segments: dict[_Segment, dict[str, str]] = {}
+        for row in rows:
+            if not row.get("file"):
+                raise ManifestError("has a row without a file", where=file, remedy=_REMEDY)
+            times = (row.pop("start", ""), row.pop("end", ""))
+            start, end = ("" if tables.is_missing(time) else time for time in times)
+            segments[row.pop("file"), start, end] = row
+        table = _Table(
+            name,
+            file,
+            str(split) if split in _SPLITS else None,
+            {column: field for column, field in fields.items() if field},
+            raters if len(of_emotions) > 1 else {},
+            [column for column, field in fields.items() if not field],
+            segments,
+        )
+        found.append(table)
+    if root.is_dir() or root.name == HEADER:
+        return folder, header, found
     name = root.name.removesuffix(root.suffix).removeprefix("db.")
-    if root.name == HEADER:
-        return folder, header, tables
     if name not in header["tables"]:
         raise ManifestError(
             f"is no table of the database, which has: {', '.join(header['tables'])}", where=root, remedy="Name one."
         )
-    chosen = [table for table in tables if table.name == name or "emotion" not in table.fields.values()]
+    chosen = [table for table in found if table.name == name or "emotion" not in table.fields.values()]
     return folder, header, sorted(chosen, key=lambda table: table.name != name)
-
-
-def _table(folder: Path, header: Mapping[str, object], name: str) -> _Table:
-    about = _mapping(_mapping(header, "tables"), name)
-    columns = _mapping(about, "columns")
-    schemes = {column: str(_mapping(columns, column).get("scheme_id") or "") for column in columns}
-    found = {column: cells.field_of(column) or cells.field_of(scheme) for column, scheme in schemes.items()}
-    of_emotions = [column for column, known in found.items() if known == "emotion"]
-    raters = {column: str(_mapping(columns, column).get("rater_id") or column) for column in of_emotions}
-    path, rows = _segments(folder, name)
-    splits = _mapping(header, "splits")
-    split = _mapping(splits, str(about["split_id"])).get("type") if about.get("split_id") else None
-    return _Table(
-        name,
-        path,
-        str(split) if split in _SPLITS else None,
-        {column: known for column, known in found.items() if known},
-        raters if len(of_emotions) > 1 else {},
-        [column for column, known in found.items() if not known],
-        rows,
-    )
-
-
-def _segments(folder: Path, name: str) -> tuple[Path, dict[_Segment, dict[str, str]]]:
-    """Return the file of a table of recordings, and its cells by segment."""
-    path, rows = _rows(folder, name)
-    table: dict[_Segment, dict[str, str]] = {}
-    for row in rows:
-        if not row.get("file"):
-            raise ManifestError("has a row without a file", where=path, remedy=_REMEDY)
-        times = (row.pop("start", ""), row.pop("end", ""))
-        start, end = ("" if cells.is_missing(time) else time for time in times)
-        table[row.pop("file"), start, end] = row
-    return path, table
 
 
 def _rows(folder: Path, name: str) -> tuple[Path, list[dict[str, str]]]:
@@ -170,9 +158,9 @@ def _rows(folder: Path, name: str) -> tuple[Path, list[dict[str, str]]]:
     rows: Iterable[Mapping[str, object]]
     path = folder / f"db.{name}.csv"
     if path.is_file():
-        rows = csv.DictReader(io.StringIO(decoded(path, "utf-8"), newline=""))
+        rows = csv.DictReader(io.StringIO(tables.decoded(path, "utf-8"), newline=""))
     elif (path := folder / f"db.{name}.parquet").is_file():
-        rows = parquet_rows(path, "audformat")
+        rows = tables.parquet_rows(path, "audformat")
     else:
         is_pickled = (folder / f"db.{name}.pkl").is_file()
         raise ManifestError(
@@ -183,43 +171,33 @@ def _rows(folder: Path, name: str) -> tuple[Path, list[dict[str, str]]]:
     return path, [{column: "" if cell is None else str(cell) for column, cell in row.items()} for row in rows]
 
 
-def _all_said(tables: Sequence[_Table]) -> dict[_Segment, _Said]:
-    said: dict[_Segment, _Said] = {}
-    for table in tables:
+def _said(
+    found: Sequence[_Table],
+) -> tuple[defaultdict[_Segment, dict[str, str]], defaultdict[_Segment, list[Rating]]]:
+    """Return what tables say of each segment: field -> value; and its ratings."""
+    said: defaultdict[_Segment, dict[str, str]] = defaultdict(dict)
+    ratings: defaultdict[_Segment, list[Rating]] = defaultdict(list)
+    first: dict[tuple[_Segment, str], _Table] = {}  # the table that says so first
+    for table in found:
         for segment, row in table.rows.items():
-            own = said.setdefault(segment, _Said())
             if table.split:
-                own.values["split"] = (table.split, table)
+                said[segment]["split"] = table.split
+                first[segment, "split"] = table
             for column, name in table.fields.items():
                 cell = row.get(column, "").strip()
-                if cells.is_missing(cell):
+                if tables.is_missing(cell):
                     continue
                 if column in table.raters:
-                    own.ratings.append(Rating(labels=(cell,), rater=table.raters[column]))
+                    ratings[segment].append(Rating(labels=(cell,), rater=table.raters[column]))
                     continue
-                before, by = own.values.setdefault(name, (cell, table))
+                before, by = said[segment].setdefault(name, cell), first.setdefault((segment, name), table)
                 if before != cell:
                     raise ManifestError(
                         f"tables '{by.name}' and '{table.name}' give {segment[0]} the {name} '{before}' and '{cell}'",
                         where=table.path,
                         remedy=f"Name the table to take, such as {by.path}.",
                     )
-    return said
-
-
-def _speakers(header: Mapping[str, object], folder: Path) -> dict[str, dict[str, str]]:
-    """Return what the header, or the table that it names, says of each speaker: gender and language."""
-    labels = _mapping(_mapping(header, "schemes"), "speaker").get("labels")
-    if isinstance(labels, str):
-        _, rows = _rows(folder, labels)
-        labels = {next(iter(row.values())): row for row in rows}  # the first column is the speaker
-    if not isinstance(labels, dict):
-        return {}
-    return {
-        str(speaker): {name: str(about[name]) for name in ("gender", "language") if about.get(name)}
-        for speaker, about in labels.items()
-        if isinstance(about, dict)
-    }
+    return said, ratings
 
 
 def _mapping(header: Mapping[str, object], key: str) -> Mapping[str, object]:

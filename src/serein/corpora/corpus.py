@@ -1,23 +1,17 @@
-"""What a corpus is to serein: a pure parser, a licence and published counts; and how one is prepared."""
+"""What a corpus is to serein: a pure parser, a licence and published counts; and what parsers share."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from serein import audio
-from serein.corpora.label_map import NO_MAP, LabelMap, with_labels, with_one_spelling
-from serein.data import manifest
-from serein.data.protocols import alike_speakers
-from serein.data.utterance import Utterance
-from serein.errors import AudioError, ManifestError, expected_one_of
-
-Counts = Literal["published", "partial"]
-Unreadable = Literal["stop", "skip"]
+from serein.data.utterance import Gender, Utterance
+from serein.errors import ManifestError
 
 
 @dataclass(frozen=True)
@@ -50,6 +44,29 @@ class Expected:
     def emotion(self, utterance: Utterance) -> str:
         """Return the emotion that an utterance is counted as."""
         return self.merged.get(utterance.emotion or "", utterance.emotion or "(none)")
+
+    def differences(self, utterances: Sequence[Utterance]) -> list[str]:
+        """Return 'speaker 05: 59 of 60' for all speakers, sessions, emotions and splits of another count."""
+        is_other = [bool(self.num_others) and self.emotion(u) not in self.emotions for u in utterances]
+        counted = [u for u, other in zip(utterances, is_other, strict=True) if not other]
+        differences = [
+            f"{kind} {name}: {found[name]} of {published.get(name, 0)}"
+            for kind, published, found in (
+                ("speaker", self.speakers, Counter(u.speaker or "(none)" for u in counted)),
+                ("session", self.sessions, Counter(u.session or "(none)" for u in counted)),
+                ("emotion", self.emotions, Counter(self.emotion(u) for u in counted)),
+                ("split", self.splits, Counter(u.split or "(none)" for u in counted)),
+            )
+            if published
+            for name in sorted({*published, *found})
+            if found[name] != published.get(name, 0)
+        ]
+        if sum(is_other) != self.num_others:
+            differences.append(f"other emotions or none: {sum(is_other)} of {self.num_others}")
+        num_speakers = len({u.speaker for u in utterances} - {None})
+        if self.num_speakers not in (None, num_speakers):
+            differences.append(f"speakers: {num_speakers} of {self.num_speakers}")
+        return differences
 
 
 def nothing_to_remark(root: Path) -> list[str]:
@@ -100,67 +117,6 @@ class Corpus:
         }
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """The utterances of a corpus, and what did not become one.
-
-    Attributes:
-        utterances: In the parser's order, with absolute audio paths; write them with `manifest.write`.
-        skipped: (path, reason) of every file that could not be read.
-        notes: What was left out on purpose, in words.
-    """
-
-    utterances: list[Utterance]
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-def prepare(
-    corpus: Corpus,
-    root: str | Path,
-    *,
-    counts: Counts = "published",
-    unreadable: Unreadable = "stop",
-    labels: LabelMap = NO_MAP,
-    unpacked: Path | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> Prepared:
-    """Parse a corpus, compare its counts with the published ones, unite its labels, open the header of every file.
-
-    Args:
-        corpus: One of `CORPORA`.
-        root: The corpus's folder, or for "csv" the table itself.
-        counts: "published" stops when the corpus's own counts are not met; "partial" notes what is missing.
-        unreadable: "stop" stops at the first missing or broken file; "skip" lists it in `Prepared.skipped`.
-        labels: What its emotions become; spellings that differ by case or spaces alone are joined in any case.
-        unpacked: Folder for recordings that lie inside other files.
-        on_progress: Called with (files opened, files in all).
-
-    Raises:
-        ManifestError: The folder is missing, is not the corpus, or is incomplete.
-        AudioError: A file is missing or broken, and `unreadable` is "stop".
-    """
-    _require_choice(counts, ("published", "partial"), kind="counts")
-    _require_choice(unreadable, ("stop", "skip"), kind="way with unreadable files")
-    root = Path(root).absolute()
-    utterances = _parse(corpus, root, unpacked)
-    notes = corpus.remarks(root) + _count_notes(corpus, utterances, counts, where=root)
-    utterances, mapped = with_labels(utterances, labels)
-    utterances, joined = with_one_spelling(utterances)
-    notes += mapped + joined
-    notes += [f"speakers differ by case or spaces alone: {', '.join(names)}" for names in alike_speakers(utterances)]
-    skipped = _unreadable([u.audio for u in utterances], unreadable, on_progress)
-    kept = [u for u in utterances if u.audio not in skipped]
-    if not kept:
-        path, reason = next(iter(skipped.items()))
-        raise ManifestError(
-            f"none of {len(skipped)} files can be read; {path}: {reason}",
-            where=root,
-            remedy="Copy the corpus again.",
-        )
-    return Prepared(kept, list(skipped.items()), notes)
-
-
 def audio_files(root: Path) -> list[Path]:
     """Return every audio file below `root`, sorted.
 
@@ -173,10 +129,12 @@ def audio_files(root: Path) -> list[Path]:
             audio.require_utf8(path)
         return paths
     found = summary_by_suffix(audio.find_files(root))
+    is_packed = any(suffix in found for suffix in (".zip", ".tar", ".gz", ".7z", ".rar"))
+    convert = f"serein reads {', '.join(audio.SUFFIXES)}; convert others with: ffmpeg -i IN OUT.flac."
     raise ManifestError(
         f"holds no audio ({'found ' + found if found else 'the folder is empty'})",
         where=root,
-        remedy=_remedy_for(found),
+        remedy="Unpack the archive first." if is_packed else convert,
     )
 
 
@@ -188,27 +146,6 @@ def require_folder(root: Path) -> None:
         raise ManifestError("no such folder", where=root, remedy="Name the folder of the corpus.")
 
 
-def text_lines(path: Path, remedy: str = "Copy it again from the release.") -> Iterator[tuple[int, str]]:
-    """Yield the number and the text of every line of a table that is not blank, without what ends it.
-
-    Raises:
-        ManifestError: It cannot be read, or is not UTF-8.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"is no text in UTF-8 ({error})", where=path, remedy=remedy) from None
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, line.rstrip("\r")
-
-
-def left_out(root: Path) -> list[str]:
-    """Return a note on the files below `root` whose suffix is not one of audio."""
-    others = [path for path in audio.find_files(root) if path.suffix.lower() not in audio.SUFFIXES]
-    return [f"left out what is not audio: {summary_by_suffix(others)}"] if others else []
-
-
 def summary_by_suffix(paths: Iterable[Path]) -> str:
     """Count files by suffix.
 
@@ -218,6 +155,29 @@ def summary_by_suffix(paths: Iterable[Path]) -> str:
     """
     numbers = Counter(path.suffix.lower() or "without suffix" for path in paths)
     return ", ".join(f"{number} {suffix}" for suffix, number in numbers.most_common())
+
+
+def name_parts(
+    path: Path,
+    pattern: str,
+    *,
+    corpus: str,
+    example: str,
+    remedy: str = "Name the corpus's own folder of clips, or move this file out of it.",
+) -> re.Match[str]:
+    """Return the parts of a file's name.
+
+    Args:
+        pattern: Of the name without its suffix.
+        corpus: Its title, for the complaint about a foreign file name; likewise `example`, one of its own.
+
+    Raises:
+        ManifestError: It is not named as the corpus names its clips.
+    """
+    parts = re.fullmatch(pattern, path.stem)
+    if parts is None:
+        raise ManifestError(f"is not named as {corpus} names its clips, such as {example}", where=path, remedy=remedy)
+    return parts
 
 
 def require_one_file_each(utterances: Sequence[Utterance], root: Path) -> None:
@@ -233,92 +193,97 @@ def require_one_file_each(utterances: Sequence[Utterance], root: Path) -> None:
         )
 
 
-def _require_choice(choice: str, known: Collection[str], *, kind: str) -> None:
-    if choice not in known:
-        raise ManifestError(expected_one_of(choice, known, kind=kind))
+def in_order(utterances: list[Utterance], root: Path) -> list[Utterance]:
+    """Return utterances by speaker and id.
+
+    Raises:
+        ManifestError: One clip is in two places.
+    """
+    require_one_file_each(utterances, root)
+    return sorted(utterances, key=lambda u: (u.speaker or "", u.id))
 
 
-def _parse(corpus: Corpus, root: Path, unpacked: Path | None) -> list[Utterance]:
-    parsed = corpus.unpack(root, unpacked) if corpus.unpack and unpacked else corpus.parse(root)
-    utterances = [_with_plain_path(u) for u in parsed]
-    manifest.require_unique_ids(utterances, where=root)
-    return utterances
+@dataclass(frozen=True)
+class Acted:
+    """An acted corpus: how its clips are named, and what it publishes.
 
+    Attributes:
+        name: The name on the command line.
+        title: The name in a report.
+        languages: As ISO 639-1 codes; an utterance has the first.
+        licence: Under which the recordings may be used.
+        citation: The publication to cite.
+        example: A file's name.
+        pattern: Of a file's name without its suffix, with any of the groups `speaker`, `emotion`, `gender` and `text`.
+        expected: The counts that the corpus publishes.
+        emotions: Code of the group `emotion` -> emotion; without codes, the group is the emotion, in any case.
+        speakers: Code of the group `speaker` -> speaker, where it is not the code itself.
+        genders: Code of the group `gender` -> gender; of a pattern without that group, speaker -> gender.
+        texts: Code of the group `text` -> what is said; without codes, the group is the words, joined by underscores.
+    """
 
-def _with_plain_path(utterance: Utterance) -> Utterance:
-    path = os.path.abspath(utterance.audio)
-    return utterance.model_copy(update={"audio": path})
+    name: str
+    title: str
+    languages: tuple[str, ...]
+    licence: str
+    citation: str
+    example: str
+    pattern: str
+    expected: Expected
+    emotions: Mapping[str, str] = field(default_factory=dict)
+    speakers: Mapping[str, str] = field(default_factory=dict)
+    genders: Mapping[str, Gender] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
 
+    def utterance(self, path: Path) -> Utterance:
+        """Return what a file's name says.
 
-def _count_notes(corpus: Corpus, utterances: Sequence[Utterance], counts: Counts, *, where: Path) -> list[str]:
-    expected = corpus.expected(utterances) if callable(corpus.expected) else corpus.expected
-    if expected is None or not (differences := _differences(expected, utterances)):
-        return []
-    what = (
-        f"found {len(utterances)} of the {expected.num_utterances} utterances "
-        f"that {corpus.title} publishes ({_enumerate([*corpus.missing(where), *differences])})"
-    )
-    if counts == "partial":
-        return [what]
-    raise ManifestError(what, where=where, remedy=_remedy_for_counts(len(utterances), expected.num_utterances))
-
-
-def _remedy_for_counts(num_found: int, num_published: int) -> str:
-    if num_found < num_published:
-        return "Download the rest, or say --partial."
-    if num_found > num_published:
-        return "Remove what is not part of it, or say --partial."
-    return "Copy the labels again from the release, or say --partial."
-
-
-def _differences(expected: Expected, utterances: Sequence[Utterance]) -> list[str]:
-    """Return 'speaker 05: 59 of 60' for every speaker, session, emotion and split of another count than published."""
-    is_other = [bool(expected.num_others) and expected.emotion(u) not in expected.emotions for u in utterances]
-    counted = [u for u, other in zip(utterances, is_other, strict=True) if not other]
-    differences = [
-        f"{kind} {name}: {found[name]} of {published.get(name, 0)}"
-        for kind, published, found in (
-            ("speaker", expected.speakers, Counter(u.speaker or "(none)" for u in counted)),
-            ("session", expected.sessions, Counter(u.session or "(none)" for u in counted)),
-            ("emotion", expected.emotions, Counter(expected.emotion(u) for u in counted)),
-            ("split", expected.splits, Counter(u.split or "(none)" for u in counted)),
+        Raises:
+            ManifestError: It is not named as the corpus names its clips.
+        """
+        parts = name_parts(path, self.pattern, corpus=self.title, example=self.example).groupdict()
+        speaker, emotion, text = (parts.get(group) or "" for group in ("speaker", "emotion", "text"))
+        speaker = self.speakers.get(speaker, speaker)
+        return Utterance(
+            id=path.stem,
+            audio=str(path),
+            speaker=speaker or None,
+            gender=self.genders.get(parts.get("gender") or speaker),
+            emotion=self.emotions.get(emotion) or emotion.lower() or None,
+            transcript=self.texts.get(text) or text.replace("_", " ") or None,
+            style="scripted",
+            language=self.languages[0],
+            corpus=self.name,
         )
-        if published
-        for name in sorted({*published, *found})
-        if found[name] != published.get(name, 0)
-    ]
-    if sum(is_other) != expected.num_others:
-        differences.append(f"other emotions or none: {sum(is_other)} of {expected.num_others}")
-    num_speakers = len({u.speaker for u in utterances} - {None})
-    if expected.num_speakers not in (None, num_speakers):
-        differences.append(f"speakers: {num_speakers} of {expected.num_speakers}")
-    return differences
 
+    def parse(self, root: Path) -> list[Utterance]:
+        """Return every clip below `root`, by speaker and id.
 
-def _enumerate(items: Sequence[str], most: int = 4) -> str:
-    rest = f"; {len(items) - most} more" if len(items) > most else ""
-    return "; ".join(items[:most]) + rest
+        Raises:
+            ManifestError: No folder, no audio, a foreign file name, or one clip in two places.
+        """
+        return in_order([self.utterance(path) for path in audio_files(root)], root)
 
+    def corpus(
+        self,
+        parse: Callable[[Path], list[Utterance]] | None = None,
+        remarks: Callable[[Path], list[str]] = nothing_to_remark,
+        missing: Callable[[Path], list[str]] = nothing_to_remark,
+    ) -> Corpus:
+        """Return the corpus.
 
-def _unreadable(
-    paths: Sequence[str], unreadable: Unreadable, on_progress: Callable[[int, int], None] | None
-) -> dict[str, str]:
-    """Open every file once; return path -> reason for those that cannot be read."""
-    skipped: dict[str, str] = {}
-    distinct = list(dict.fromkeys(paths))
-    for done, path in enumerate(distinct, start=1):
-        try:
-            audio.info(path)
-        except AudioError as error:
-            if unreadable == "stop":
-                raise
-            skipped[path] = error.what
-        if on_progress:
-            on_progress(done, len(distinct))
-    return skipped
-
-
-def _remedy_for(found: str) -> str:
-    if any(suffix in found for suffix in (".zip", ".tar", ".gz", ".7z", ".rar")):
-        return "Unpack the archive first."
-    return f"serein reads {', '.join(audio.SUFFIXES)}; convert others with: ffmpeg -i IN OUT.flac."
+        Args:
+            parse: Its own parser, where the names do not hold everything.
+            remarks: As `Corpus.remarks`; so is `missing`.
+        """
+        return Corpus(
+            name=self.name,
+            title=self.title,
+            licence=self.licence,
+            citation=self.citation,
+            parse=parse or self.parse,
+            expected=self.expected,
+            remarks=remarks,
+            missing=missing,
+            languages=self.languages,
+        )

@@ -88,7 +88,14 @@ class Espeak:
         self._voice_file = data_folder / "voices" / _VOICE_NAME
         self._chunks: list[_Samples] = []
         self._callback = _Callback(self._keep)  # kept here, or it would be collected while C still calls it
-        self.sample_rate_hz = self._start(data_folder)
+        self.sample_rate_hz = int(library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(data_folder), _DO_NOT_EXIT))
+        if self.sample_rate_hz <= 0:
+            raise SereinError(
+                "espeak-ng does not start from its data",
+                where=data_folder,
+                remedy="Reinstall it with: pip install --force-reinstall espeakng-loader.",
+            )
+        library.espeak_SetSynthCallback(self._callback)
 
     def speak(self, text: str, voice: Voice) -> NDArray[np.float32]:
         """Return `text` spoken by `voice`: (sample,) in [-1, 1] at `sample_rate_hz`."""
@@ -105,17 +112,6 @@ class Espeak:
         encoded = text.encode() + b"\0"
         self._call("espeak_Synth", encoded, ctypes.c_size_t(len(encoded)), 0, _FROM_START, 0, _UTF8, None, None)
         return np.concatenate([np.zeros(0, np.int16), *self._chunks]).astype(np.float32) / 32_768.0
-
-    def _start(self, data_folder: Path) -> int:
-        rate_hz = int(self._library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(data_folder), _DO_NOT_EXIT))
-        if rate_hz <= 0:
-            raise SereinError(
-                "espeak-ng does not start from its data",
-                where=data_folder,
-                remedy="Reinstall it with: pip install --force-reinstall espeakng-loader.",
-            )
-        self._library.espeak_SetSynthCallback(self._callback)
-        return rate_hz
 
     def _keep(self, samples: ctypes._Pointer[ctypes.c_short], num_samples: int, _events: int | None) -> int:
         if samples and num_samples > 0:
@@ -145,18 +141,14 @@ def running() -> Iterator[Espeak]:
     installed = Path(espeakng_loader.get_data_path())
     english = (installed / "lang" / "gmw" / "en-US").read_text(encoding="utf-8")
     with _one_at_a_time, tempfile.TemporaryDirectory(prefix="serein-espeak-") as name:
-        _copy_data(installed, Path(name))
+        (Path(name) / "voices").mkdir()
+        for file in _ENGLISH_DATA:
+            shutil.copyfile(installed / file, Path(name) / file)
         library = ctypes.CDLL(espeakng_loader.get_library_path())
         try:
             yield Espeak(library, Path(name), english)
         finally:
             library.espeak_Terminate()
-
-
-def _copy_data(installed: Path, folder: Path) -> None:
-    (folder / "voices").mkdir()
-    for name in _ENGLISH_DATA:
-        shutil.copyfile(installed / name, folder / name)
 
 
 Signal = NDArray[np.float64]

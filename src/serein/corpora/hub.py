@@ -1,6 +1,6 @@
 """Datasets of the Hugging Face Hub: Parquet files, or a folder that `datasets` saved (`save_to_disk`).
 
-The columns are named as in tables (`serein.corpora.cells`), labels are the names of their classes, and the split
+The columns are named as in tables (`serein.corpora.tables`), labels are the names of their classes, and the split
 is that of the files (`data/train-00000-of-00001.parquet`) or of the folder. Recordings lie inside the files, and are
 written out as they are; nothing is downloaded, and no code of a dataset is run.
 """
@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serein.corpora import cells
+from serein.corpora import tables
 from serein.corpora.corpus import Corpus
 from serein.data.files import replacing
 from serein.data.utterance import Utterance
 from serein.errors import ManifestError, MissingExtraError
 
 if TYPE_CHECKING:
-    from pyarrow import RecordBatch, Schema
+    from pyarrow import RecordBatch
 
 ROWS_AT_ONCE = 64  # of recordings, held in memory
 
@@ -48,50 +48,50 @@ class _Columns:
     unknown: Sequence[str]
 
 
-def parse(root: Path) -> list[Utterance]:
-    """Return the utterances of a dataset whose recordings lie beside it.
+def parse(root: Path, folder: Path | None = None) -> list[Utterance]:
+    """Return the utterances of a dataset.
+
+    Args:
+        folder: To which the recordings that lie inside the dataset are written; without it, they must lie beside it.
 
     Raises:
-        ManifestError: As `unpack`, or recordings lie inside the dataset.
-    """
-    return _parse(root, None)
-
-
-def unpack(root: Path, folder: Path) -> list[Utterance]:
-    """Return the utterances of a dataset, and write the recordings that lie inside it to a folder.
-
-    Raises:
-        ManifestError: No dataset, no column of recordings, one that may be of emotions and is not named so, or a row
-            that is not an utterance.
+        ManifestError: No dataset, no column of recordings, one that may be of emotions and is not named so, a row that
+            is not an utterance, or recordings that lie inside and have no folder.
         MissingExtraError: pyarrow is not installed.
     """
-    return _parse(root, folder)
+    utterances = []
+    names: set[str] = set()
+    for path, split in _shards(root):
+        columns = _columns(path)
+        rows = (row for batch in _batches(path) for row in batch.to_pylist())
+        for number, row in enumerate(rows):
+            where = f"{path}, row {number}"
+            recording = row[columns.audio]
+            # the name that no other row has: that of the recording's file where it has one
+            file = recording.get("path") if isinstance(recording, dict) else recording
+            number_name = f"{path.stem}-{number:06d}"
+            stem = re.sub(r"[^\w.() -]", "_", Path(str(file or "").replace("\\", "/")).stem) or number_name
+            name = f"{split}/{stem}" if split else stem
+            name = name if name not in names else f"{name}-{number_name}"
+            names.add(name)
+            audio = _written(recording, name, folder, where) if isinstance(recording, dict) else str(recording or "")
+            values = {"split": split or "", "id": name}
+            for column, field in columns.fields.items():
+                cell, classes = row[column], columns.classes.get(column, ())
+                is_class = isinstance(cell, int) and 0 <= cell < len(classes)
+                values[field] = "" if cell is None else classes[cell] if is_class else str(cell)
+            labels = {field: column for column, field in columns.fields.items()}
+            utterances.append(tables.utterance(values | {"audio": audio}, path.parent, where=where, columns=labels))
+    if not utterances:
+        raise ManifestError("the dataset holds no rows", where=root, remedy=_REMEDY)
+    return utterances
 
 
 def remarks(root: Path) -> list[str]:
     """Return a note on the columns that are no field of an utterance."""
     path, _ = _shards(root)[0]
-    unknown = _columns(_schema(path), path).unknown
+    unknown = _columns(path).unknown
     return [f"left out {len(unknown)} unknown columns: {', '.join(unknown)}"] if unknown else []
-
-
-def _parse(root: Path, folder: Path | None) -> list[Utterance]:
-    utterances = []
-    names: set[str] = set()
-    for path, split in _shards(root):
-        columns = _columns(_schema(path), path)
-        for number, row in enumerate(_rows(path)):
-            where = f"{path}, row {number}"
-            recording = row[columns.audio]
-            name = _name(recording, f"{path.stem}-{number:06d}", split, names)
-            audio = _written(recording, name, folder, where) if isinstance(recording, dict) else str(recording or "")
-            texts = {field: _text(row[column], columns.classes.get(column)) for column, field in columns.fields.items()}
-            labels = {field: column for column, field in columns.fields.items()}
-            known = {"split": split or "", "id": name} | texts | {"audio": audio}
-            utterances.append(cells.utterance(known, path.parent, where=where, columns=labels))
-    if not utterances:
-        raise ManifestError("the dataset holds no rows", where=root, remedy=_REMEDY)
-    return utterances
 
 
 def _shards(root: Path) -> list[tuple[Path, str | None]]:
@@ -125,15 +125,6 @@ def _split_of(name: str) -> str | None:
     return _SPLITS.get(parts["split"].lower()) if parts else None
 
 
-def _schema(path: Path) -> Schema:
-    return next(_batches(path, only_schema=True)).schema
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    for batch in _batches(path):
-        yield from batch.to_pylist()
-
-
 def _batches(path: Path, *, only_schema: bool = False) -> Iterator[RecordBatch]:
     """Yield the rows of a Parquet or an Arrow file, some at a time; or one batch without rows, for its schema."""
     try:
@@ -159,14 +150,20 @@ def _batches(path: Path, *, only_schema: bool = False) -> Iterator[RecordBatch]:
         raise ManifestError(f"is no readable dataset ({error})", where=path, remedy=_REMEDY) from None
 
 
-def _columns(schema: Schema, path: Path) -> _Columns:
+def _columns(path: Path) -> _Columns:
+    schema = next(_batches(path, only_schema=True)).schema
     about = _described((schema.metadata or {}).get(b"huggingface", b"{}"), path)
     features = (about.get("info") or {}).get("features") or {}
     classes = {
         name: list(kind["names"]) for name, kind in features.items() if isinstance(kind, dict) and kind.get("names")
     }
-    fields = {name: field for name in schema.names if (field := cells.field_of(name))}
-    recordings = [name for name in schema.names if _is_recording(schema.field(name).type)]
+    fields = {name: field for name in schema.names if (field := tables.field_of(name))}
+    recordings = []  # columns of {bytes, path} or {array, sampling_rate}
+    for name in schema.names:
+        kind = schema.field(name).type
+        parts = {kind.field(index).name for index in range(kind.num_fields)} if hasattr(kind, "num_fields") else set()
+        if {"bytes", "path"} <= parts or {"array", "sampling_rate"} <= parts:
+            recordings.append(name)
     audio = next((name for name in (*recordings, *fields) if name in recordings or fields[name] == "audio"), None)
     if audio is None:
         raise ManifestError(
@@ -174,7 +171,7 @@ def _columns(schema: Schema, path: Path) -> _Columns:
         )
     others = {name: field for name, field in fields.items() if name != audio and field != "audio"}
     unknown = [name for name in schema.names if name != audio and name not in others]
-    maybe = [name for name in unknown if name in classes or name.lower() in cells.MAYBE_EMOTION]
+    maybe = [name for name in unknown if name in classes or name.lower() in tables.MAYBE_EMOTION]
     if "emotion" not in others.values() and maybe:
         raise ManifestError(
             f"has no column 'emotion', and may have it in column {' or '.join(repr(name) for name in maybe)}",
@@ -186,28 +183,6 @@ def _columns(schema: Schema, path: Path) -> _Columns:
             f"has several columns for one field: {', '.join(others)}", where=path, remedy="Rename them."
         )
     return _Columns(audio, others, classes, unknown)
-
-
-def _is_recording(kind: Any) -> bool:
-    """Tell whether a column's type is that of recordings: {bytes, path} or {array, sampling_rate}."""
-    names = {kind.field(index).name for index in range(kind.num_fields)} if hasattr(kind, "num_fields") else set()
-    return {"bytes", "path"} <= names or {"array", "sampling_rate"} <= names
-
-
-def _text(cell: Any, names: Sequence[str] | None) -> str:
-    if cell is None:
-        return ""
-    return names[cell] if names and isinstance(cell, int) and 0 <= cell < len(names) else str(cell)
-
-
-def _name(recording: Any, otherwise: str, split: str | None, names: set[str]) -> str:
-    """Return a name that no other row has: that of the recording's file where it has one."""
-    path = recording.get("path") if isinstance(recording, dict) else recording
-    stem = re.sub(r"[^\w.() -]", "_", Path(str(path or "").replace("\\", "/")).stem) or otherwise
-    prefix = f"{split}/" if split else ""
-    name = f"{prefix}{stem}" if f"{prefix}{stem}" not in names else f"{prefix}{stem}-{otherwise}"
-    names.add(name)
-    return name
 
 
 def _written(recording: Mapping[str, Any], name: str, folder: Path | None, where: str) -> str:
@@ -236,6 +211,6 @@ HUB = Corpus(
     licence=None,
     citation=None,
     parse=parse,
-    unpack=unpack,
+    unpack=parse,
     remarks=remarks,
 )

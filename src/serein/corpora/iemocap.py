@@ -89,11 +89,30 @@ def evaluations(path: Path) -> list[Turn]:
     turns: list[Turn] = []
     for where, line in _lines(path):
         if line.startswith("["):
-            turns.append(_turn(line, path.stem, where))
+            if (parts := _CONSENSUS.fullmatch(line)) is None:
+                what = "consensus: [start - end], turn, emotion, [valence, activation, dominance]"
+                raise _broken(f"'{line}' is no {what}", where)
+            name, code, *numbers = parts.groups()
+            words = _TURN.fullmatch(name)
+            if words is None or words["dialog"] != path.stem:
+                raise _broken(f"'{name}' is no turn of the dialogue {path.stem}, such as {path.stem}_F000", where)
+            if code not in EMOTIONS and code != NO_AGREEMENT:
+                raise _broken(expected_one_of(code, (*EMOTIONS, NO_AGREEMENT), kind="emotion"), where)
+            style, gender = _STYLES[words["style"]], _GENDERS[words["gender"]]
+            valence, arousal, dominance = (float(number) for number in numbers)
+            turns.append(Turn(name, path.stem, gender, style, EMOTIONS.get(code), valence, arousal, dominance))
         elif turns and line.startswith("C-"):
-            turns[-1].ratings.append(_rating(line, where))
+            if (parts := _RATING.fullmatch(line)) is None:
+                raise _broken(f"'{line}' is no rating, such as 'C-E2: Neutral; (comment)'", where)
+            labels = tuple(filter(None, (label.strip().lower() for label in parts["labels"].split(";"))))
+            comment = parts["comment"].strip() or None
+            turns[-1].ratings.append(Rating(labels=labels, comment=comment, rater=parts["rater"]))
         elif turns and line.startswith("A-"):
-            turns[-1].attribute_comments.extend(_attribute_comment(line, where))
+            if (parts := _ATTRIBUTES.fullmatch(line)) is None:
+                example = "A-E3: val 3; act 2; dom 2; (comment)"
+                raise _broken(f"'{line}' is no rating of attributes, such as '{example}'", where)
+            if parts["comment"].strip():
+                turns[-1].attribute_comments.append(parts["comment"])
         elif not line.startswith("%"):
             raise _broken(f"'{line}' is no line of an evaluation", where)
     return turns
@@ -131,38 +150,6 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
             yield f"{path}:{number}", line.strip()
 
 
-def _turn(line: str, dialog: str, where: str) -> Turn:
-    parts = _CONSENSUS.fullmatch(line)
-    if parts is None:
-        raise _broken(
-            f"'{line}' is no consensus: [start - end], turn, emotion, [valence, activation, dominance]", where
-        )
-    name, code, *numbers = parts.groups()
-    words = _TURN.fullmatch(name)
-    if words is None or words["dialog"] != dialog:
-        raise _broken(f"'{name}' is no turn of the dialogue {dialog}, such as {dialog}_F000", where)
-    if code not in EMOTIONS and code != NO_AGREEMENT:
-        raise _broken(expected_one_of(code, (*EMOTIONS, NO_AGREEMENT), kind="emotion"), where)
-    style, gender = _STYLES[words["style"]], _GENDERS[words["gender"]]
-    valence, arousal, dominance = (float(number) for number in numbers)
-    return Turn(name, dialog, gender, style, EMOTIONS.get(code), valence, arousal, dominance)
-
-
-def _rating(line: str, where: str) -> Rating:
-    parts = _RATING.fullmatch(line)
-    if parts is None:
-        raise _broken(f"'{line}' is no rating, such as 'C-E2: Neutral; (comment)'", where)
-    labels = (label.strip().lower() for label in parts["labels"].split(";"))
-    return Rating(labels=tuple(filter(None, labels)), comment=parts["comment"].strip() or None, rater=parts["rater"])
-
-
-def _attribute_comment(line: str, where: str) -> list[str]:
-    parts = _ATTRIBUTES.fullmatch(line)
-    if parts is None:
-        raise _broken(f"'{line}' is no rating of attributes, such as 'A-E3: val 3; act 2; dom 2; (comment)'", where)
-    return [parts["comment"]] if parts["comment"].strip() else []
-
-
 def _broken(what: str, where: str) -> ManifestError:
     return ManifestError(what, where=where, remedy="Copy the file again from the release.")
 
@@ -195,14 +182,50 @@ def parse(root: Path) -> list[Utterance]:
         ManifestError: A folder is missing, or a line is broken or foreign; names the line.
     """
     release = _read(root)
-    return [_utterance(session, turn, release.texts.get(turn.name)) for session, turn in release.turns]
+    return [
+        Utterance(
+            id=turn.name,
+            audio=str(_recording(session, turn)),
+            speaker=turn.speaker,
+            gender=turn.gender,
+            session=turn.session,
+            emotion=turn.emotion,
+            valence=turn.valence,
+            arousal=turn.arousal,
+            dominance=turn.dominance,
+            ratings=tuple(turn.ratings),
+            transcript=release.texts.get(turn.name) or None,
+            style=turn.style,
+            language="en",
+            corpus="iemocap",
+        )
+        for session, turn in release.turns
+    ]
 
 
 def remarks(root: Path) -> list[str]:
     """Return notes on what `parse` leaves out or finds missing, with counts."""
-    release = _read(root)
-    notes = (_disagreement(release), _unrated(release), _without_text(release), _other_lines(release))
-    return [note for note in (*notes, _attributes(release), _unnamed_recordings(root, release)) if note]
+    release, notes = _read(root), []
+    turns = [turn for _, turn in release.turns]
+    if num_without := sum(turn.emotion is None for turn in turns):
+        notes.append(f"of {len(turns)} turns, {num_without} have no emotion because the evaluators did not agree")
+    if lacking := [turn for turn in turns if all(is_self_evaluation(rating) for rating in turn.ratings)]:
+        notes.append(f"{len(lacking)} turns have no rating by an evaluator, such as {lacking[0].name}")
+    if lacking := [turn for turn in turns if not release.texts.get(turn.name)]:
+        notes.append(f"{len(lacking)} turns have no transcript, such as {lacking[0].name}")
+    others = sorted(release.texts.keys() - {turn.name for turn in turns})
+    parts = [f"{len(release.of_no_turn)} that name no turn"] if release.of_no_turn else []
+    parts += [f"{len(others)} of turns that were not evaluated, such as {others[0]}"] if others else []
+    if parts:
+        notes.append(f"left out lines of the transcriptions: {', '.join(parts)}")
+    if num_comments := sum(len(turn.attribute_comments) for turn in turns):
+        beside = "beside single raters' valence, activation and dominance (lines A-...)"
+        notes.append(f"left out {num_comments} comments {beside}")
+    named = {_recording(session, turn) for session, turn in release.turns}
+    found = (path for session in _sessions(root) for path in sorted((session / RECORDINGS).glob("*/*.wav")))
+    if unnamed := [path for path in found if path not in named and not path.name.startswith(".")]:
+        notes.append(f"left out {len(unnamed)} recordings that were not evaluated, such as {unnamed[0].name}")
+    return notes
 
 
 def _read(root: Path) -> _Release:
@@ -250,69 +273,8 @@ def _files(folder: Path) -> list[Path]:
     return paths
 
 
-def _utterance(session: Path, turn: Turn, text: str | None) -> Utterance:
-    return Utterance(
-        id=turn.name,
-        audio=str(_recording(session, turn)),
-        speaker=turn.speaker,
-        gender=turn.gender,
-        session=turn.session,
-        emotion=turn.emotion,
-        valence=turn.valence,
-        arousal=turn.arousal,
-        dominance=turn.dominance,
-        ratings=tuple(turn.ratings),
-        transcript=text or None,
-        style=turn.style,
-        language="en",
-        corpus="iemocap",
-    )
-
-
 def _recording(session: Path, turn: Turn) -> Path:
     return session / RECORDINGS / turn.dialog / f"{turn.name}.wav"
-
-
-# -- notes: each returns "" when there is nothing to say ---------------------------------------------------------------
-
-
-def _disagreement(release: _Release) -> str:
-    num_without = sum(turn.emotion is None for _, turn in release.turns)
-    if not num_without:
-        return ""
-    return f"of {len(release.turns)} turns, {num_without} have no emotion because the evaluators did not agree"
-
-
-def _unrated(release: _Release) -> str:
-    lacking = [turn for _, turn in release.turns if all(is_self_evaluation(rating) for rating in turn.ratings)]
-    return f"{len(lacking)} turns have no rating by an evaluator, such as {lacking[0].name}" if lacking else ""
-
-
-def _without_text(release: _Release) -> str:
-    lacking = [turn for _, turn in release.turns if not release.texts.get(turn.name)]
-    return f"{len(lacking)} turns have no transcript, such as {lacking[0].name}" if lacking else ""
-
-
-def _other_lines(release: _Release) -> str:
-    evaluated = {turn.name for _, turn in release.turns}
-    others = sorted(release.texts.keys() - evaluated)
-    parts = [f"{len(release.of_no_turn)} that name no turn"] if release.of_no_turn else []
-    parts += [f"{len(others)} of turns that were not evaluated, such as {others[0]}"] if others else []
-    return f"left out lines of the transcriptions: {', '.join(parts)}" if parts else ""
-
-
-def _attributes(release: _Release) -> str:
-    num_comments = sum(len(turn.attribute_comments) for _, turn in release.turns)
-    if not num_comments:
-        return ""
-    return f"left out {num_comments} comments beside single raters' valence, activation and dominance (lines A-...)"
-
-
-def _unnamed_recordings(root: Path, release: _Release) -> str:
-    named = {_recording(session, turn) for session, turn in release.turns}
-    found = (path for session in _sessions(root) for path in sorted((session / RECORDINGS).glob("*/*.wav")))
-    others = [path for path in found if path not in named and not path.name.startswith(".")]
-    return f"left out {len(others)} recordings that were not evaluated, such as {others[0].name}" if others else ""
 
 
 IEMOCAP = Corpus(

@@ -9,12 +9,11 @@ of the videos.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from serein import audio
+from serein.corpora import tables
 from serein.corpora.corpus import Corpus, Expected, require_folder
-from serein.corpora.tables import rows
 from serein.data.utterance import Utterance
 from serein.errors import ManifestError
 
@@ -23,24 +22,8 @@ FOLDERS = {"train": "train_splits", "dev": "dev_splits_complete", "test": "outpu
 BROKEN = frozenset({"train_dia125_utt3", "dev_dia110_utt7"})  # cannot be decoded; is not in the release
 VIDEO = ".mp4"
 
-_CORRECTED = "final_videos_test"
 _COLUMNS = ("Utterance", "Speaker", "Emotion", "Dialogue_ID", "Utterance_ID")
 _C1 = {code: bytes([code]).decode("cp1252", "ignore") for code in range(0x80, 0xA0)}  # quotes of a Windows text
-
-
-@dataclass(frozen=True)
-class _Row:
-    split: str
-    dialogue: str
-    name: str
-    speaker: str | None
-    emotion: str
-    text: str | None
-
-    @property
-    def id(self) -> str:
-        """Name of the utterance in the corpus; dialogues are numbered anew in each split."""
-        return f"{self.split}_{self.name}"
 
 
 def parse(root: Path) -> list[Utterance]:
@@ -50,58 +33,49 @@ def parse(root: Path) -> list[Utterance]:
         ManifestError: No folder, a table or its folder of clips is missing, or a row is not of the corpus.
     """
     require_folder(root)
+    known = (VIDEO, *reversed(audio.SUFFIXES))  # audio goes before video
     utterances = []
     for split, folder in FOLDERS.items():
-        clips = _clips(root, folder)
-        for row in _rows(root, split):
-            if row.id not in BROKEN:
-                utterances.append(_utterance(row, clips, root / folder))
+        found = [path for path in audio.find_files(root) if path.parent.name == folder and path.suffix.lower() in known]
+        clips = {path.stem: path for path in sorted(found, key=lambda path: known.index(path.suffix.lower()))}
+        for name, row in _rows(root, split):
+            if name in BROKEN:  # dialogues are numbered anew in each split, so names begin with it
+                continue
+            clip = name.removeprefix(f"{split}_")
+            path = clips.get(f"final_videos_test{clip}") or clips.get(clip) or root / folder / f"{clip}{VIDEO}"
+            utterances.append(
+                Utterance(
+                    id=name,
+                    audio=str(path),
+                    speaker=row["Speaker"] or None,
+                    session=f"{split}_dia{row['Dialogue_ID']}",
+                    emotion=row["Emotion"].lower(),
+                    transcript=row["Utterance"].translate(_C1) or None,
+                    style="scripted",
+                    split=split,
+                    language="en",
+                    corpus="meld",
+                )
+            )
     return utterances
 
 
 def remarks(root: Path) -> list[str]:
     """Return a note on the rows that have no clip in the release."""
-    found = sorted(row.id for split in FOLDERS for row in _rows(root, split) if row.id in BROKEN)
+    found = sorted(name for split in FOLDERS for name, _ in _rows(root, split) if name in BROKEN)
     return [f"left out {', '.join(found)}: the release has no clip of it that can be decoded"] if found else []
 
 
-def _utterance(row: _Row, clips: dict[str, Path], folder: Path) -> Utterance:
-    path = clips.get(f"{_CORRECTED}{row.name}") or clips.get(row.name) or folder / f"{row.name}{VIDEO}"
-    return Utterance(
-        id=row.id,
-        audio=str(path),
-        speaker=row.speaker,
-        session=f"{row.split}_{row.dialogue}",
-        emotion=row.emotion,
-        transcript=row.text,
-        style="scripted",
-        split=row.split,
-        language="en",
-        corpus="meld",
-    )
-
-
-def _clips(root: Path, folder: str) -> dict[str, Path]:
-    """Return the clips of a split by their names without suffix; audio goes before video."""
-    known = (VIDEO, *reversed(audio.SUFFIXES))
-    found = [path for path in audio.find_files(root) if path.parent.name == folder and path.suffix.lower() in known]
-    return {path.stem: path for path in sorted(found, key=lambda path: known.index(path.suffix.lower()))}
-
-
-def _rows(root: Path, split: str) -> Iterator[_Row]:
-    name = f"{split}_sent_emo.csv"
-    paths = sorted(path for path in root.rglob(name) if path.is_file())
+def _rows(root: Path, split: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield name and cells of every utterance in the table of a split."""
+    table = f"{split}_sent_emo.csv"
+    paths = sorted(path for path in root.rglob(table) if path.is_file())
     if not paths:
-        raise ManifestError(f"holds no {name}", where=root, remedy="Name the folder MELD.Raw, unpacked.")
-    for where, row in rows(paths[0], _COLUMNS, otherwise="cp1252"):
-        emotion = row["Emotion"].lower()
-        if emotion not in EMOTIONS:
+        raise ManifestError(f"holds no {table}", where=root, remedy="Name the folder MELD.Raw, unpacked.")
+    for where, row in tables.rows(paths[0], _COLUMNS, otherwise="cp1252"):
+        if (emotion := row["Emotion"].lower()) not in EMOTIONS:
             raise ManifestError(f"unknown emotion '{emotion}'", where=where, remedy="Copy the table again.")
-        dialogue = f"dia{row['Dialogue_ID']}"
-        text = row["Utterance"].translate(_C1)
-        yield _Row(
-            split, dialogue, f"{dialogue}_utt{row['Utterance_ID']}", row["Speaker"] or None, emotion, text or None
-        )
+        yield f"{split}_dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}", row
 
 
 MELD = Corpus(

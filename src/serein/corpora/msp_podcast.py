@@ -10,7 +10,7 @@ import csv
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from operator import itemgetter
@@ -48,6 +48,7 @@ DETAIL_COLUMNS = ("FileName", "EmoDetail")
 
 _DETAIL = re.compile(r"(?P<rater>[^;]+);(?P<labels>.+);\s*A:[^;]*;\s*V:[^;]*;\s*D:[^;]*;?\s*", re.DOTALL)
 _OTHER = re.compile(r"other(?![a-z])[\s\-_:]*", re.IGNORECASE)
+_AGAIN = "Copy the table again from the release."
 _SPELLING = {"dissapointed": "disappointed"}  # as several releases misspell it
 
 
@@ -89,7 +90,11 @@ def rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, .
                 if len(row) == len(names):
                     yield reader.line_num, pick(row)
                 elif any(row):
-                    raise _cut_off(f"{path}:{reader.line_num}", len(row), len(names))
+                    raise ManifestError(
+                        f"has {len(row)} cells, the header has {len(names)}",
+                        where=f"{path}:{reader.line_num}",
+                        remedy=_AGAIN,
+                    )
         except (csv.Error, UnicodeDecodeError) as error:
             raise _unreadable(f"{path}:{reader.line_num}", error) from None
 
@@ -100,89 +105,53 @@ def ratings(path: Path) -> dict[str, tuple[Rating, ...]]:
     Raises:
         ManifestError: The table has neither of the two forms, or a row has no rater or no primary emotion.
     """
-    said = cache(_said)  # raters give the same few answers a million times
+    said = cache(answer)  # raters give the same few answers a million times
     found: dict[str, list[Rating]] = defaultdict(list)
-    for name, rater, primary, secondary in _answers(path):
-        labels, comment = said(primary, secondary)
-        found[name].append(Rating(labels=labels, comment=comment, rater=rater))
-    return {name: tuple(given) for name, given in found.items()}
-
-
-def rating(rater: str, primary: str, secondary: str) -> Rating:
-    """Return what one rater said: the primary emotion first, then the secondary ones, each once.
-
-    Args:
-        primary: One emotion, or "Other-" and free text.
-        secondary: Emotions separated by commas, possibly none; the free text of "Other-" may hold commas, too.
-
-    Example:
-        >>> rating("WORKER00000001", "Angry", "Angry,Frustrated,Other-bored, really")
-        Rating(labels=('angry', 'frustrated', 'other'), comment='bored, really', rater='WORKER00000001')
-    """
-    labels, comment = _said(primary, secondary)
-    return Rating(labels=labels, comment=comment, rater=rater)
-
-
-def _said(primary: str, secondary: str) -> tuple[tuple[str, ...], str | None]:
-    """Return the labels and the free text of one answer."""
-    labels, comments = [_label(primary)], [_free_text(primary) if _OTHER.match(primary) else ""]
-    is_free_text = False
-    for word in filter(None, (word.strip() for word in secondary.split(","))):
-        label = _label(word)
-        is_free_text = label == OTHER or (is_free_text and label not in SECONDARY)
-        labels.append(OTHER if is_free_text else label)
-        comments.append(_free_text(word) if is_free_text else "")
-    return tuple(dict.fromkeys(labels)), ", ".join(dict.fromkeys(filter(None, comments))) or None
-
-
-def _label(word: str) -> str:
-    if _OTHER.match(word):
-        return OTHER
-    return _SPELLING.get(word.lower(), word.lower())
-
-
-def _free_text(word: str) -> str:
-    return _OTHER.sub("", word, count=1).strip()
-
-
-def _answers(path: Path) -> Iterator[tuple[str, str, str, str]]:
-    """Yield file name, rater, primary and secondary emotions of every row, whichever form the table has."""
     is_one_cell = "EmoDetail" in header(path)
     for line, (name, *cells) in rows(path, DETAIL_COLUMNS if is_one_cell else RATING_COLUMNS):
-        rater, primary, secondary = _split(cells[0]) if is_one_cell else cells
+        rater, primary, secondary = cells if not is_one_cell else ("", "", "")
+        if is_one_cell and (parts := _DETAIL.fullmatch(cells[0])):
+            rater, labels = parts["rater"], parts["labels"].strip()
+            # the free text of the primary emotion may hold semicolons
+            is_free_text = _OTHER.match(labels) and ";" in labels
+            primary, _, secondary = labels.rpartition(";") if is_free_text else labels.partition(";")
         if not rater.strip() or not primary.strip():
             raise ManifestError(
                 f"is no rating: '{'; '.join(cells)}'",
                 where=f"{path}:{line}",
                 remedy="Copy the table again from the release: a rating names its rater and a primary emotion.",
             )
-        yield name.strip(), rater.strip(), primary.strip(), secondary
+        labels_said, comment = said(primary.strip(), secondary)
+        found[name.strip()].append(Rating(labels=labels_said, comment=comment, rater=rater.strip()))
+    return {name: tuple(given) for name, given in found.items()}
 
 
-def _split(detail: str) -> tuple[str, str, str]:
-    """Return rater, primary and secondary emotions of a cell `EmoDetail`; empty where they cannot be found."""
-    parts = _DETAIL.fullmatch(detail)
-    if parts is None:
-        return "", "", ""
-    labels = parts["labels"].strip()
-    if _OTHER.match(labels) and ";" in labels:  # the free text of the primary emotion may hold semicolons
-        primary, _, secondary = labels.rpartition(";")
-    else:
-        primary, _, secondary = labels.partition(";")
-    return parts["rater"], primary, secondary
+def answer(primary: str, secondary: str) -> tuple[tuple[str, ...], str | None]:
+    """Return what one rater said: labels, the primary emotion first, then the secondary ones, each once; and free text.
 
+    Args:
+        primary: One emotion, or "Other-" and free text.
+        secondary: Emotions separated by commas, possibly none; the free text of "Other-" may hold commas, too.
 
-def _cut_off(where: str, num_cells: int, num_columns: int) -> ManifestError:
-    return ManifestError(
-        f"has {num_cells} cells, the header has {num_columns}",
-        where=where,
-        remedy="Copy the table again from the release.",
-    )
+    Example:
+        >>> answer("Angry", "Angry,Frustrated,Other-bored, really")
+        (('angry', 'frustrated', 'other'), 'bored, really')
+    """
+    labels: list[str] = []
+    comments: list[str] = []
+    is_free_text = False
+    for place, word in enumerate((primary, *filter(None, (word.strip() for word in secondary.split(","))))):
+        label = OTHER if _OTHER.match(word) else _SPELLING.get(word.lower(), word.lower())
+        goes_on = is_free_text and place > 1  # that of the primary emotion ends with it
+        is_free_text = label == OTHER or (goes_on and label not in SECONDARY)
+        labels.append(OTHER if is_free_text else label)
+        comments.append(_OTHER.sub("", word, count=1).strip() if is_free_text else "")
+    return tuple(dict.fromkeys(labels)), ", ".join(dict.fromkeys(filter(None, comments))) or None
 
 
 def _unreadable(where: str, error: Exception) -> ManifestError:
     what = "is no text in UTF-8" if isinstance(error, UnicodeDecodeError) else f"is no readable CSV ({error})"
-    return ManifestError(what, where=where, remedy="Copy the table again from the release.")
+    return ManifestError(what, where=where, remedy=_AGAIN)
 
 
 EMOTIONS = {
@@ -281,62 +250,107 @@ def parse(root: Path) -> list[Utterance]:
     """
     release = _read(root)
     given = ratings(root / DETAILED)
-    _require_same_files(release, given)
-    utterances = [_utterance(release, row, given.get(row.name, ())) for row in release.kept]
-    if not utterances:
+    unrated = sorted({row.name for row in release.rows if row.split != "test3"} - given.keys())
+    unlabelled = sorted(given.keys() - {row.name for row in release.rows})
+    for names, what in (
+        (unrated, f"holds no rating of {len(unrated)} files of {CONSENSUS.name}"),
+        (unlabelled, f"rates {len(unlabelled)} files that {CONSENSUS.name} does not name"),
+    ):
+        if names:
+            raise ManifestError(
+                f"{what}, such as {names[0]}",
+                where=root / DETAILED,
+                remedy="Copy both tables again, from one release.",
+            )
+    if not release.kept:
         raise ManifestError(
-            f"no row has one of the classes {', '.join(EMOTIONS)}",
-            where=root / CONSENSUS,
-            remedy="Copy the table again from the release.",
+            f"no row has one of the classes {', '.join(EMOTIONS)}", where=root / CONSENSUS, remedy=_AGAIN
         )
-    return utterances
+    return [
+        Utterance(
+            id=Path(row.name).stem,
+            audio=str(root / "Audios" / row.name),
+            speaker=row.speaker,
+            gender=row.gender,
+            emotion=row.emotion,
+            valence=row.valence,
+            arousal=row.arousal,
+            dominance=row.dominance,
+            ratings=given.get(row.name, ()),
+            transcript=release.transcript(row),
+            style="natural",
+            split=row.split,
+            language="en",
+            corpus="msp-podcast",
+        )
+        for row in release.kept
+    ]
 
 
 def remarks(root: Path) -> list[str]:
     """Return notes on which release this is, and on what `parse` leaves out or finds missing, with counts."""
     release = _read(root)
-    notes = [_found(release), _left_out(release), _columns(root), _unknown_audio(release)]
-    return [note for note in (*notes, _unknown_people(release), _transcripts(release)) if note]
+    num_rows = len(release.rows)
+    known = ", ".join(f"{name} {number}" for number, name in RELEASES.items() if name.startswith("release"))
+    which = RELEASES.get(num_rows)
+    recognised = f"as many as in {which}" if which else f"as in no release that serein knows ({known})"
+    splits = Counter(row.split for row in release.rows) + Counter(test3=len(release.test3))
+    by_split = _numbers(splits, SPLITS.values())
+    notes = [f"{num_rows} rows in {CONSENSUS.name}, {recognised}; by split: {by_split}"]
+    if letters := Counter(NO_EMOTION[row.letter] for row in release.rows if not row.is_kept):
+        which_letters = _numbers(letters, NO_EMOTION.values())
+        notes.append(f"left out {letters.total()} utterances without an emotion: {which_letters}")
+    if others := [name or "(no name)" for name in header(root / CONSENSUS) if name not in _COLUMNS]:
+        notes.append(f"left out {len(others)} unknown columns of {CONSENSUS.name}: {', '.join(others)}")
+    if release.unknown:
+        num_unknown = len(release.unknown)
+        notes.append(f"left out {num_unknown} files in Audios/ that no row names, such as {release.unknown[0]}")
+    kept = [row for row in release.kept if row.split != "test3"]
+    speakers, genders = sum(row.speaker is None for row in kept), sum(row.gender is None for row in kept)
+    if speakers or genders:
+        notes.append(f"of {len(kept)} labelled utterances, {speakers} have no speaker and {genders} no gender")
+    if not (root / "Transcripts").is_dir():
+        notes.append("no folder Transcripts/, so no utterance has a transcript; unpack Transcripts.zip to have them")
+    elif lacking := [row for row in release.kept if release.transcript(row) is None]:
+        files = set(os.listdir(root / "Transcripts"))
+        num_empty = sum(f"{Path(row.name).stem}.txt" in files for row in lacking)
+        num_hidden = sum(row.split == "test3" for row in lacking)
+        which_rows = f"({num_hidden} of test3); {num_empty} of the files are empty"
+        notes.append(f"{len(lacking)} utterances have no transcript {which_rows}")
+    return notes
 
 
 def _read(root: Path) -> _Release:
     require_folder(root)
     for part in (Path("Audios"), CONSENSUS, DETAILED):
         if not (root / part).exists():
+            folder = (root / part).parent if (root / part).parent.is_dir() else root
+            names = sorted(os.listdir(folder))
+            shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
             raise ManifestError(
-                f"holds no {part.as_posix()}; found: {_contents(root, part)}",
+                f"holds no {part.as_posix()}; found: {shown or 'nothing'}",
                 where=root,
                 remedy="Name the folder of release 1.10 or later, with its archives unpacked.",
             )
-    table = _consensus(root / CONSENSUS)
-    named = {row.name for row in table}
-    unnamed = sorted(name for name in os.listdir(root / "Audios") if name not in named and not name.startswith("."))
-    test3 = [name for name in unnamed if _TEST3_NAME.fullmatch(name)]
-    return _Release(root, table, test3, [name for name in unnamed if not _TEST3_NAME.fullmatch(name)])
-
-
-def _contents(root: Path, part: Path) -> str:
-    """List what lies where `part` should."""
-    folder = (root / part).parent if (root / part).parent.is_dir() else root
-    names = sorted(os.listdir(folder))
-    return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "") if names else "nothing"
-
-
-def _consensus(path: Path) -> list[_Row]:
     table: list[_Row] = []
     line_of: dict[str, int] = {}
-    for line, cells in rows(path, _COLUMNS):
-        row = _row(cells, where=f"{path}:{line}")
+    for line, cells in rows(root / CONSENSUS, _COLUMNS):
+        where = f"{root / CONSENSUS}:{line}"
+        row = _row(cells, where=where)
         if (first := line_of.setdefault(row.name, line)) != line:
             raise ManifestError(
                 f"{row.name} stands in line {first} already",
-                where=f"{path}:{line}",
+                where=where,
                 remedy="Copy the table again from the release, or remove one of the lines.",
             )
         table.append(row)
     if not table:
-        raise ManifestError("holds no rows below the header", where=path, remedy="Copy it again from the release.")
-    return table
+        raise ManifestError(
+            "holds no rows below the header", where=root / CONSENSUS, remedy="Copy it again from the release."
+        )
+    unnamed = sorted(name for name in os.listdir(root / "Audios") if name not in line_of and not name.startswith("."))
+    test3 = [name for name in unnamed if _TEST3_NAME.fullmatch(name)]
+    return _Release(root, table, test3, [name for name in unnamed if not _TEST3_NAME.fullmatch(name)])
 
 
 def _row(cells: Sequence[str], *, where: str) -> _Row:
@@ -347,119 +361,27 @@ def _row(cells: Sequence[str], *, where: str) -> _Row:
             where=where,
             remedy="Use the table as it was sent.",
         )
-    _require_known(split, SPLITS, "Split_Set", where)
-    _require_known(gender, GENDERS, "Gender", where)
-    if letter or split != "Test3":
-        _require_known(letter, (*EMOTIONS, *NO_EMOTION), "EmoClass", where)
+    letters = (*EMOTIONS, *NO_EMOTION) if letter or split != "Test3" else ("",)
+    for value, known, column in (
+        (split, SPLITS, "Split_Set"),
+        (gender, GENDERS, "Gender"),
+        (letter, letters, "EmoClass"),
+    ):
+        if value not in known:
+            raise ManifestError(
+                expected_one_of(value, [name for name in known if name], kind=column),
+                where=where,
+                remedy="Copy the table again; if this is a newer release, serein does not know it yet.",
+            )
+    numbers: list[float | None] = []
+    for cell, column in zip(attributes, _ATTRIBUTES, strict=True):
+        if cell and not re.fullmatch(r"\d+(\.\d+)?", cell):
+            raise ManifestError(
+                f"column {column} holds '{cell}', which is no mean of answers from 1 to 7", where=where, remedy=_AGAIN
+            )
+        numbers.append(float(cell) if cell else None)
     is_named = speaker not in ("", "Unknown")
-    numbers = [_number(cell, column, where) for cell, column in zip(attributes, _ATTRIBUTES, strict=True)]
     return _Row(name, letter, speaker if is_named else None, GENDERS[gender], SPLITS[split], *numbers)
-
-
-def _number(cell: str, column: str, where: str) -> float | None:
-    if not cell:
-        return None
-    if not re.fullmatch(r"\d+(\.\d+)?", cell):
-        raise ManifestError(
-            f"column {column} holds '{cell}', which is no mean of answers from 1 to 7",
-            where=where,
-            remedy="Copy the table again from the release.",
-        )
-    return float(cell)
-
-
-def _require_known(value: str, known: Collection[str], column: str, where: str) -> None:
-    if value not in known:
-        raise ManifestError(
-            expected_one_of(value, [name for name in known if name], kind=column),
-            where=where,
-            remedy="Copy the table again; if this is a newer release, serein does not know it yet.",
-        )
-
-
-def _require_same_files(release: _Release, given: Mapping[str, Sequence[Rating]]) -> None:
-    """Raise ManifestError unless the detailed table rates the files of the consensus table, and no others."""
-    labelled = {row.name for row in release.rows if row.split != "test3"}
-    unrated = sorted(labelled - given.keys())
-    unlabelled = sorted(given.keys() - {row.name for row in release.rows})
-    if unrated:
-        what = f"holds no rating of {len(unrated)} files of {CONSENSUS.name}, such as {unrated[0]}"
-    elif unlabelled:
-        what = f"rates {len(unlabelled)} files that {CONSENSUS.name} does not name, such as {unlabelled[0]}"
-    else:
-        return
-    raise ManifestError(what, where=release.root / DETAILED, remedy="Copy both tables again, from one release.")
-
-
-def _utterance(release: _Release, row: _Row, given: tuple[Rating, ...]) -> Utterance:
-    return Utterance(
-        id=Path(row.name).stem,
-        audio=str(release.root / "Audios" / row.name),
-        speaker=row.speaker,
-        gender=row.gender,
-        emotion=row.emotion,
-        valence=row.valence,
-        arousal=row.arousal,
-        dominance=row.dominance,
-        ratings=given,
-        transcript=release.transcript(row),
-        style="natural",
-        split=row.split,
-        language="en",
-        corpus="msp-podcast",
-    )
-
-
-# -- notes: each returns "" when there is nothing to say ---------------------------------------------------------------
-
-
-def _found(release: _Release) -> str:
-    num_rows = len(release.rows)
-    known = ", ".join(f"{name} {number}" for number, name in RELEASES.items() if name.startswith("release"))
-    which = RELEASES.get(num_rows)
-    recognised = f"as many as in {which}" if which else f"as in no release that serein knows ({known})"
-    splits = Counter(row.split for row in release.rows) + Counter(test3=len(release.test3))
-    return f"{num_rows} rows in {CONSENSUS.name}, {recognised}; by split: {_numbers(splits, SPLITS.values())}"
-
-
-def _left_out(release: _Release) -> str:
-    letters = Counter(NO_EMOTION[row.letter] for row in release.rows if not row.is_kept)
-    if not letters:
-        return ""
-    return f"left out {letters.total()} utterances without an emotion: {_numbers(letters, NO_EMOTION.values())}"
-
-
-def _columns(root: Path) -> str:
-    others = [name or "(no name)" for name in header(root / CONSENSUS) if name not in _COLUMNS]
-    if not others:
-        return ""
-    return f"left out {len(others)} unknown columns of {CONSENSUS.name}: {', '.join(others)}"
-
-
-def _unknown_audio(release: _Release) -> str:
-    if not release.unknown:
-        return ""
-    return f"left out {len(release.unknown)} files in Audios/ that no row names, such as {release.unknown[0]}"
-
-
-def _unknown_people(release: _Release) -> str:
-    kept = [row for row in release.kept if row.split != "test3"]
-    speakers, genders = sum(row.speaker is None for row in kept), sum(row.gender is None for row in kept)
-    if not speakers and not genders:
-        return ""
-    return f"of {len(kept)} labelled utterances, {speakers} have no speaker and {genders} no gender"
-
-
-def _transcripts(release: _Release) -> str:
-    if not (release.root / "Transcripts").is_dir():
-        return "no folder Transcripts/, so no utterance has a transcript; unpack Transcripts.zip to have them"
-    lacking = [row for row in release.kept if release.transcript(row) is None]
-    if not lacking:
-        return ""
-    files = set(os.listdir(release.root / "Transcripts"))
-    num_empty = sum(f"{Path(row.name).stem}.txt" in files for row in lacking)
-    num_hidden = sum(row.split == "test3" for row in lacking)
-    return f"{len(lacking)} utterances have no transcript ({num_hidden} of test3); {num_empty} of the files are empty"
 
 
 def _numbers(counts: Mapping[str, int], order: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -243,7 +244,7 @@ def build(
         for num_done, clip in enumerate(clips, start=1):
             path = folder / "wav" / clip.speaker.name / f"{clip.id}.wav"
             write_wav(path, render(espeak, clip, seed))
-            utterances.append(_utterance(clip, path, seed))
+            utterances.append(utterance(clip, path, seed))
             if on_progress:
                 on_progress(num_done, len(clips))
     write_text(folder / "README.md", README)
@@ -258,17 +259,55 @@ def plan(seed: int, clips_per_speaker_and_emotion: int) -> list[Clip]:
             where=NAME,
             remedy="Ask for 1 or more.",
         )
-    return [
-        _clip(seed, speaker, emotion, index)
-        for speaker in cast(seed)
-        for emotion in EMOTIONS
-        for index in range(clips_per_speaker_and_emotion)
-    ]
+    clips = []
+    every = product(cast(seed), EMOTIONS, range(clips_per_speaker_and_emotion))
+    for speaker, emotion, index in every:
+        name = f"{speaker.name}_{emotion}_{index:03d}"
+        rng = _rng(seed, name)
+        style: Style = "improvised" if (index + EMOTIONS.index(emotion)) % 2 else "scripted"
+        strength = speaker.expressiveness * rng.beta(2.6, 1.2)
+        if style == "improvised":
+            sentence = _pick(LEANING[emotion] if rng.random() < LEANING_SHARE else EVERYDAY, rng)
+            has_opener = rng.random() < 0.6
+            text = f"{_pick(OPENERS, rng)} {sentence}" if has_opener else sentence[0].upper() + sentence[1:]
+        else:  # the same sentence for all emotions of a speaker, so that the words of a script tell nothing
+            order = _rng(seed, speaker.name, "script").permutation(len(SCRIPTED))
+            text = SCRIPTED[order[index // 2 % len(SCRIPTED)]]
+        planned = IMPROVISED if style == "improvised" else {}
+        manner = {
+            cue: CALM.get(cue, 0.0)
+            + planned.get(cue, 0.0)
+            + speaker.habits[cue]
+            + rule.effect(emotion) * strength * speaker.uses[cue]
+            + rng.normal(0.0, rule.spread)
+            for cue, rule in RULES.items()
+        }
+        clips.append(Clip(name, speaker, emotion, style, text, strength, manner))
+    return clips
 
 
 def cast(seed: int) -> list[Speaker]:
     """Return the ten speakers: one woman and one man in each session."""
-    return [_speaker(seed, session, gender) for session in range(1, NUM_SESSIONS + 1) for gender in GENDERS]
+    speakers = []
+    for session, gender in product(range(1, NUM_SESSIONS + 1), GENDERS):
+        name = f"s{session}{gender[0]}"
+        rng = _rng(seed, name, "voice")
+        is_female = gender == "female"
+        f0_hz = rng.normal(185.0, 16.0) if is_female else rng.normal(110.0, 11.0)
+        tract_percent = rng.normal(114.0, 3.0) if is_female else rng.normal(99.0, 3.0)
+        voice = Voice(
+            low_hz=f0_hz * 0.82,
+            high_hz=f0_hz * 1.18,
+            words_per_minute=rng.normal(185.0, 9.0),
+            word_gap=0.0,
+            formant_percent=tuple(tract_percent + rng.normal(0.0, 2.5, 9)),
+            height_percent=tuple(np.clip(rng.normal(98.0, 9.0, 9), 70.0, 115.0)),
+        )
+        habits = {cue: rng.normal(0.0, rule.habit) for cue, rule in RULES.items()}
+        uses = {cue: rng.uniform(0.6, 1.4) for cue in RULES}
+        expressiveness = rng.uniform(0.8, 1.2)
+        speakers.append(Speaker(name, gender, f"session{session}", voice, expressiveness, habits, uses))
+    return speakers
 
 
 def render(espeak: Espeak, clip: Clip, seed: int) -> Signal:
@@ -292,62 +331,6 @@ def _rng(seed: int, *names: str) -> np.random.Generator:
     return np.random.default_rng(list("/".join((str(seed), *names)).encode()))
 
 
-def _speaker(seed: int, session: int, gender: Gender) -> Speaker:
-    name = f"s{session}{gender[0]}"
-    rng = _rng(seed, name, "voice")
-    is_female = gender == "female"
-    f0_hz = rng.normal(185.0, 16.0) if is_female else rng.normal(110.0, 11.0)
-    tract_percent = rng.normal(114.0, 3.0) if is_female else rng.normal(99.0, 3.0)
-    voice = Voice(
-        low_hz=f0_hz * 0.82,
-        high_hz=f0_hz * 1.18,
-        words_per_minute=rng.normal(185.0, 9.0),
-        word_gap=0.0,
-        formant_percent=tuple(tract_percent + rng.normal(0.0, 2.5, 9)),
-        height_percent=tuple(np.clip(rng.normal(98.0, 9.0, 9), 70.0, 115.0)),
-    )
-    habits = {cue: rng.normal(0.0, rule.habit) for cue, rule in RULES.items()}
-    uses = {cue: rng.uniform(0.6, 1.4) for cue in RULES}
-    return Speaker(name, gender, f"session{session}", voice, rng.uniform(0.8, 1.2), habits, uses)
-
-
-def _clip(seed: int, speaker: Speaker, emotion: str, index: int) -> Clip:
-    name = f"{speaker.name}_{emotion}_{index:03d}"
-    rng = _rng(seed, name)
-    style: Style = "improvised" if (index + EMOTIONS.index(emotion)) % 2 else "scripted"
-    strength = speaker.expressiveness * rng.beta(2.6, 1.2)
-    text = _improvise(emotion, rng) if style == "improvised" else _scripted(seed, speaker, index // 2)
-    return Clip(name, speaker, emotion, style, text, strength, _manner(speaker, emotion, style, strength, rng))
-
-
-def _scripted(seed: int, speaker: Speaker, number: int) -> str:
-    """Return the same sentence for all emotions of a speaker, so that the words of a script tell nothing."""
-    order = _rng(seed, speaker.name, "script").permutation(len(SCRIPTED))
-    return SCRIPTED[order[number % len(SCRIPTED)]]
-
-
-def _improvise(emotion: str, rng: np.random.Generator) -> str:
-    sentences = LEANING[emotion] if rng.random() < LEANING_SHARE else EVERYDAY
-    sentence = _pick(sentences, rng)
-    if rng.random() < 0.6:
-        return f"{_pick(OPENERS, rng)} {sentence}"
-    return sentence[0].upper() + sentence[1:]
-
-
-def _manner(
-    speaker: Speaker, emotion: str, style: Style, strength: float, rng: np.random.Generator
-) -> dict[str, float]:
-    planned = IMPROVISED if style == "improvised" else {}
-    return {
-        cue: CALM.get(cue, 0.0)
-        + planned.get(cue, 0.0)
-        + speaker.habits[cue]
-        + rule.effect(emotion) * strength * speaker.uses[cue]
-        + rng.normal(0.0, rule.spread)
-        for cue, rule in RULES.items()
-    }
-
-
 def _voice(clip: Clip) -> Voice:
     """Return the speaker's voice in the manner of a clip."""
     calm, manner = clip.speaker.calm, clip.manner
@@ -367,7 +350,21 @@ def _voice(clip: Clip) -> Voice:
 # Raters
 
 
-def _utterance(clip: Clip, path: Path, seed: int) -> Utterance:
+def utterance(clip: Clip, path: Path, seed: int) -> Utterance:
+    """Return what is known about a clip, with what its raters say of it.
+
+    The weaker the expression, the more often a rater is wrong; one in eight ticks a second category.
+    """
+    ratings = []
+    for rater in RATERS:
+        rng = _rng(seed, clip.id, rater)
+        other = _pick(list(CONFUSIONS[clip.emotion]), rng, list(CONFUSIONS[clip.emotion].values()))
+        is_right = rng.random() < 0.45 + 0.5 * min(1.0, clip.strength)
+        first, second = (clip.emotion, other) if is_right else (other, clip.emotion)
+        labels = (first, second) if rng.random() < 1 / 8 else (first,)
+        words = COMMENTS[first]
+        place = np.clip(clip.strength + rng.normal(0.0, 0.2), 0.0, 0.999)
+        ratings.append(Rating(labels=labels, comment=words[int(place * len(words))], rater=rater))
     return Utterance(
         id=clip.id,
         audio=str(path),
@@ -375,23 +372,12 @@ def _utterance(clip: Clip, path: Path, seed: int) -> Utterance:
         gender=clip.speaker.gender,
         session=clip.speaker.session,
         emotion=clip.emotion,
-        ratings=tuple(_rating(clip, rater, _rng(seed, clip.id, rater)) for rater in RATERS),
+        ratings=tuple(ratings),
         transcript=clip.text,
         style=clip.style,
         language="en",
         corpus=NAME,
     )
-
-
-def _rating(clip: Clip, rater: str, rng: np.random.Generator) -> Rating:
-    """Rate a clip: the weaker the expression, the more often wrong; one in eight ticks a second category."""
-    other = _pick(list(CONFUSIONS[clip.emotion]), rng, list(CONFUSIONS[clip.emotion].values()))
-    is_right = rng.random() < 0.45 + 0.5 * min(1.0, clip.strength)
-    first, second = (clip.emotion, other) if is_right else (other, clip.emotion)
-    labels = (first, second) if rng.random() < 1 / 8 else (first,)
-    words = COMMENTS[first]
-    place = np.clip(clip.strength + rng.normal(0.0, 0.2), 0.0, 0.999)
-    return Rating(labels=labels, comment=words[int(place * len(words))], rater=rater)
 
 
 def _pick(choices: Sequence[str], rng: np.random.Generator, probabilities: Sequence[float] | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Tables of recordings: what people's spreadsheets hold."""
+"""A user's own recordings: what people's spreadsheets hold, and a folder for every emotion."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from serein.corpora.cells import ALIASES, FIELDS, is_missing, seconds
-from serein.corpora.corpus import prepare
-from serein.corpora.csv_table import CSV, parse, remarks
+from serein.corpora.prepare import prepare
+from serein.corpora.recordings import CSV, csv_remarks, folder_remarks, parse_csv, parse_folder
+from serein.corpora.tables import ALIASES, FIELDS, is_missing, seconds
 from serein.errors import ManifestError
 
 REAL = Path(os.environ.get("SEREIN_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
+
+
+def tree(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
 
 
 def table(folder: Path, text: str, *, encoding: str = "utf-8") -> Path:
@@ -22,7 +29,7 @@ def table(folder: Path, text: str, *, encoding: str = "utf-8") -> Path:
 
 def test_the_usual_columns(tmp_path: Path) -> None:
     path = table(tmp_path, 'path,speaker,gender,emotion,text\nwav/ä.wav,03,f,sad,"Well, no."\nwav/b.wav,,,,\n')
-    first, second = parse(path)
+    first, second = parse_csv(path)
     assert first.model_dump(exclude_defaults=True) == {
         "id": "wav/ä",
         "audio": str(tmp_path / "wav" / "ä.wav"),
@@ -43,26 +50,26 @@ def test_the_usual_columns(tmp_path: Path) -> None:
 def test_separators_byte_order_marks_and_line_ends(tmp_path: Path, separator: str, encoding: str, end: str) -> None:
     rows = [["audio", "emotion"], ["1.wav", "sad"], ["", ""], ["2.wav", "fröhlich"]]
     text = end.join(separator.join(row) for row in rows) + end
-    assert [u.emotion for u in parse(table(tmp_path, text, encoding=encoding))] == ["sad", "fröhlich"]
+    assert [u.emotion for u in parse_csv(table(tmp_path, text, encoding=encoding))] == ["sad", "fröhlich"]
 
 
 @pytest.mark.parametrize(("field", "alias"), [(field, alias) for field, names in ALIASES.items() for alias in names])
 def test_every_alias_in_any_case(tmp_path: Path, field: str, alias: str) -> None:
     value = {"audio": "1.wav", "gender": "m", "start_s": "1.5", "end_s": "1.5", "arousal": "1.5"}.get(field, "x")
     header, row = (alias.upper(), value) if field == "audio" else (f"{alias.upper()},audio", f"{value},1.wav")
-    (utterance,) = parse(table(tmp_path, f"{header}\n{row}\n"))
+    (utterance,) = parse_csv(table(tmp_path, f"{header}\n{row}\n"))
     expected = {"audio": str(tmp_path / "1.wav"), "gender": "male", "start_s": 1.5, "end_s": 1.5, "arousal": 1.5}
     assert getattr(utterance, field) == expected.get(field, "x")
 
 
 def test_the_table_may_be_its_folder(tmp_path: Path) -> None:
     path = table(tmp_path, "file\n1.wav\n")
-    assert parse(tmp_path) == parse(path)
+    assert parse_csv(tmp_path) == parse_csv(path)
 
 
 def test_parts_of_one_file_get_their_own_ids(tmp_path: Path) -> None:
     path = table(tmp_path, "file;start;end\nshow.wav;0;1,5\nshow.wav;1,5;\n")
-    assert [(u.id, u.start_s, u.end_s) for u in parse(path)] == [
+    assert [(u.id, u.start_s, u.end_s) for u in parse_csv(path)] == [
         ("show#0-1.5", 0.0, 1.5),
         ("show#1.5-end", 1.5, None),
     ]
@@ -70,13 +77,13 @@ def test_parts_of_one_file_get_their_own_ids(tmp_path: Path) -> None:
 
 def test_valence_arousal_and_dominance_with_decimal_commas_and_empty_cells(tmp_path: Path) -> None:
     path = table(tmp_path, "file;valence;activation;dominance\n1.wav;2,5;4;\n")
-    (utterance,) = parse(path)
+    (utterance,) = parse_csv(path)
     assert (utterance.valence, utterance.arousal, utterance.dominance) == (2.5, 4.0, None)
 
 
 def test_ids_and_absolute_and_windows_paths(tmp_path: Path) -> None:
     path = table(tmp_path, "id,file\nx,/data/1.wav\n,sub\\2.wav\n")
-    assert [(u.id, u.audio) for u in parse(path)] == [
+    assert [(u.id, u.audio) for u in parse_csv(path)] == [
         ("x", "/data/1.wav"),
         ("sub/2", str(tmp_path / "sub/2.wav")),
     ]
@@ -84,13 +91,13 @@ def test_ids_and_absolute_and_windows_paths(tmp_path: Path) -> None:
 
 def test_a_cell_may_hold_line_breaks_and_rare_separators(tmp_path: Path) -> None:
     path = table(tmp_path, 'file,text\n1.wav,"two\nlines"\n2.wav,one\u2028line\n')
-    assert [u.transcript for u in parse(path)] == ["two\nlines", "one\u2028line"]
+    assert [u.transcript for u in parse_csv(path)] == ["two\nlines", "one\u2028line"]
 
 
 def test_unknown_columns_are_noted(tmp_path: Path) -> None:
     path = table(tmp_path, "file,age,emotion,mood\n1.wav,30,sad,low\n")
-    assert remarks(path) == [f"left out 2 unknown columns: age, mood (known: {', '.join(FIELDS)})"]
-    assert parse(path)[0].emotion == "sad"
+    assert csv_remarks(path) == [f"left out 2 unknown columns: age, mood (known: {', '.join(FIELDS)})"]
+    assert parse_csv(path)[0].emotion == "sad"
 
 
 @pytest.mark.parametrize(
@@ -118,28 +125,28 @@ def test_unknown_columns_are_noted(tmp_path: Path) -> None:
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, text: str, complaint: str) -> None:
     with pytest.raises(ManifestError, match=complaint) as error:
-        parse(table(tmp_path, text))
+        parse_csv(table(tmp_path, text))
     assert error.value.remedy
 
 
 def test_row_numbers_may_go_without_a_name(tmp_path: Path) -> None:
     path = table(tmp_path, ",path,speaker\n0,1.wav,x\n1,2.wav,y\n")
-    assert [u.speaker for u in parse(path)] == ["x", "y"]
-    assert remarks(path)[-1].startswith("left out 1 unknown columns: (no name)")
+    assert [u.speaker for u in parse_csv(path)] == ["x", "y"]
+    assert csv_remarks(path)[-1].startswith("left out 1 unknown columns: (no name)")
 
 
 def test_a_column_beside_the_emotions_may_be_called_class(tmp_path: Path) -> None:
-    assert parse(table(tmp_path, "path,class,emotion\n1.wav,7b,sad\n"))[0].emotion == "sad"
+    assert parse_csv(table(tmp_path, "path,class,emotion\n1.wav,7b,sad\n"))[0].emotion == "sad"
 
 
 @pytest.mark.parametrize("marker", ["nan", "NaN", "NA", "N/A", "None", "null", "?", "-", "''", "NaT", "<NA>", " nan "])
 def test_what_says_that_it_is_missing_is_missing(marker: str, tmp_path: Path) -> None:
     header = "path,emotion,speaker,gender,text,start,end,valence\n"
     path = table(tmp_path, header + "1.wav" + f",{marker}" * 7 + "\n2.wav,sad,x,f,Well,0,1,2.5\n")
-    first, second = parse(path)
+    first, second = parse_csv(path)
     assert first.model_dump(exclude_defaults=True) == {"id": "1", "audio": str(tmp_path / "1.wav")}
     assert (second.emotion, second.end_s) == ("sad", 1.0)
-    assert f"1 cells '{marker.strip()}' of column 'emotion' read as missing" in remarks(path)
+    assert f"1 cells '{marker.strip()}' of column 'emotion' read as missing" in csv_remarks(path)
     assert is_missing(marker)
 
 
@@ -161,7 +168,7 @@ def test_what_says_that_it_is_missing_is_missing(marker: str, tmp_path: Path) ->
 )
 def test_times_as_people_and_pandas_write_them(cell: str, value: float, tmp_path: Path) -> None:
     assert seconds(cell) == value
-    (utterance,) = parse(table(tmp_path, f'file,start,end\na.wav,"{cell}",NaT\n'))
+    (utterance,) = parse_csv(table(tmp_path, f'file,start,end\na.wav,"{cell}",NaT\n'))
     assert (utterance.start_s, utterance.end_s) == (value, None)
 
 
@@ -173,15 +180,15 @@ def test_what_is_no_time_is_refused(cell: str) -> None:
 
 def test_a_table_of_parts_as_audformat_keeps_it(tmp_path: Path) -> None:
     path = table(tmp_path, "file,start,end,speaker,emotion\nc/a.flac,0 days 00:00:01,0 days 00:00:02.500000,01,sad\n")
-    (utterance,) = parse(path)
+    (utterance,) = parse_csv(path)
     assert (utterance.id, utterance.start_s, utterance.end_s) == ("c/a#1-2.5", 1.0, 2.5)
 
 
 def test_a_missing_table_and_another_encoding(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="no such table"):
-        parse(tmp_path)
+        parse_csv(tmp_path)
     with pytest.raises(ManifestError, match="not a text file in UTF-8"):
-        parse(table(tmp_path, "path,text\n1.wav,Grüße\n", encoding="latin-1"))
+        parse_csv(table(tmp_path, "path,text\n1.wav,Grüße\n", encoding="latin-1"))
 
 
 @pytest.mark.parametrize(
@@ -201,3 +208,68 @@ def test_the_real_tables(name: str, number: int, emotions: int) -> None:
     assert (len(prepared.utterances), prepared.skipped, prepared.notes) == (number, [], [])
     assert len({u.emotion for u in prepared.utterances} - {None}) == emotions
     assert {u.gender for u in prepared.utterances} <= {"female", "male"}
+
+
+# -- A folder for every emotion ----------------------------------------------------------------------------------------
+
+
+def test_emotion_and_speaker_come_from_the_folders(tmp_path: Path) -> None:
+    root = tree(tmp_path, "sad/anna/1.wav", "sad/ben/1.flac", "happy/2.take.mp3")
+    assert [(u.id, u.emotion, u.speaker) for u in parse_folder(root)] == [
+        ("happy/2.take", "happy", None),
+        ("sad/anna/1", "sad", "anna"),
+        ("sad/ben/1", "sad", "ben"),
+    ]
+
+
+def test_no_field_is_guessed(tmp_path: Path) -> None:
+    first = parse_folder(tree(tmp_path, "a/1.wav", "b/1.wav"))[0]
+    assert first.model_dump(exclude_defaults=True) == {
+        "id": "a/1",
+        "audio": str(tmp_path / "a" / "1.wav"),
+        "emotion": "a",
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [
+        ((), "holds no audio \\(the folder is empty\\)"),
+        (("a/1.m4a", "a/2.m4a", "b/x.txt"), r"holds no audio \(found 2 \.m4a, 1 \.txt\)\. .*ffmpeg"),
+        (("1.wav", "a/1.wav", "b/1.wav"), r"1 of 3 files lie directly in the folder, such as 1\.wav"),
+        (
+            ("a/b/c/1.wav", "b/1.wav"),
+            r"1 of 2 files lie deeper than <emotion>/<speaker>, such as a/b/c/1\.wav",
+        ),
+        (("a/1.wav", "a/2.wav"), "holds one emotion only: a"),
+        (("train/angry/1.wav", "test/sad/1.wav"), "test, train look like splits"),
+        (("a/1.wav", "a/1.flac", "b/1.wav"), r"1 names occur twice, such as a/1\.flac and a/1\.wav"),
+        (("03/1.wav", "08/1.wav", "16/1.wav"), "03, 08, 16 look like speakers, not emotions"),
+        (("Actor_01/1.wav", "Actor_02/1.wav"), "look like speakers.*If they are codes of emotions"),
+        (("03/wut/1.wav", "08/wut/1.wav"), "03, 08 look like speakers"),
+    ],
+)
+def test_what_does_not_fit_is_named_in_folders(tmp_path: Path, names: tuple[str, ...], complaint: str) -> None:
+    with pytest.raises(ManifestError, match=complaint) as error:
+        parse_folder(tree(tmp_path, *names))
+    assert error.value.remedy
+
+
+def test_what_was_taken_and_left_out_is_said(tmp_path: Path) -> None:
+    root = tree(tmp_path, "Anna/1.wav", "Ben/1.wav", "Ben/2.m4a", "README", ".DS_Store")
+    assert folder_remarks(root) == [
+        "took the names of 2 folders for emotions: Anna, Ben",
+        "left out what is not audio: 1 .m4a, 1 without suffix",
+    ]
+
+
+@pytest.mark.parametrize("upper", [("03", "08"), ("anna", "ben")])
+def test_speakers_above_emotions_are_noticed(upper: tuple[str, str], tmp_path: Path) -> None:
+    root = tree(tmp_path, *(f"{speaker}/{emotion}/1.wav" for speaker in upper for emotion in ("Happy", "sad")))
+    assert [(u.id, u.emotion, u.speaker) for u in parse_folder(root)] == [
+        (f"{speaker}/{emotion}/1", emotion, speaker) for speaker in upper for emotion in ("Happy", "sad")
+    ]
+    assert folder_remarks(root) == [
+        "took the names of 2 folders for emotions: Happy, sad",
+        "took the upper folders for speakers, because those below them are named as emotions",
+    ]

@@ -1,9 +1,11 @@
-"""VoxCeleb1: a miniature tree in the layout of the release, and defects planted in it."""
+"""Corpora without emotions: miniature trees in the layouts of the releases, and defects planted in them."""
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +15,36 @@ import pytest
 import soundfile
 
 from serein.corpora import corpus_named
-from serein.corpora.corpus import Expected, prepare
-from serein.corpora.voxceleb1 import VOXCELEB1, parse, remarks
+from serein.corpora.corpus import Expected
+from serein.corpora.prepare import prepare
+from serein.corpora.speech import (
+    DIGITS,
+    FSDD,
+    LIBRISPEECH,
+    LIBRISPEECH_SUBSETS,
+    VOXCELEB1,
+    librispeech_counts,
+    librispeech_remarks,
+    parse_fsdd,
+    parse_librispeech,
+    parse_voxceleb1,
+    voxceleb1_remarks,
+)
 from serein.data import manifest
 from serein.data.splits import make_folds
 from serein.errors import AudioError, ManifestError, SereinError
 from serein.recipe import Protocol
+
+
+def tree(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+# -- VoxCeleb1 ---------------------------------------------------------------------------------------------------------
+
 
 SPLIT_LIST = """\
 1 id10001/1zcIwhmdeo4/00001.wav
@@ -61,7 +87,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def test_an_utterance_says_all_that_the_release_says(root: Path) -> None:
-    assert parse(root)[0].model_dump(exclude_defaults=True) == {
+    assert parse_voxceleb1(root)[0].model_dump(exclude_defaults=True) == {
         "id": "id10001/1zcIwhmdeo4/00001",
         "audio": str(root / "wav" / "id10001" / "1zcIwhmdeo4" / "00001.wav"),
         "speaker": "id10001",
@@ -83,7 +109,7 @@ def test_the_order_and_the_splits_are_the_lists(root: Path) -> None:
 
 
 def test_the_official_protocol_takes_the_identification_split(root: Path) -> None:
-    folds = make_folds(parse(root), Protocol(name="official", dev="official"))
+    folds = make_folds(parse_voxceleb1(root), Protocol(name="official", dev="official"))
     (fold,) = folds.folds
     assert [len(part) for part in (fold.train, fold.dev, fold.test)] == [3, 2, 2]
 
@@ -115,10 +141,10 @@ def test_clips_may_be_converted_to_another_format(root: Path) -> None:
 
 
 def test_lines_may_end_as_windows_ends_them(root: Path) -> None:
-    before = parse(root)
+    before = parse_voxceleb1(root)
     for name, text in (("iden_split.txt", SPLIT_LIST), ("vox1_meta.csv", SPEAKER_TABLE)):
         (root / name).write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
-    assert parse(root) == before
+    assert parse_voxceleb1(root) == before
 
 
 def test_no_clip_is_looked_at_by_itself(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +157,7 @@ def test_no_clip_is_looked_at_by_itself(root: Path, monkeypatch: pytest.MonkeyPa
         return stat(path, *rest, **named)  # type: ignore[call-overload, no-any-return]
 
     monkeypatch.setattr(os, "stat", counting)
-    parse(root)
+    parse_voxceleb1(root)
     assert not [path for path in looked_at if path.endswith(".wav")]
 
 
@@ -177,7 +203,7 @@ def test_a_partial_tree_says_what_is_missing(root: Path, plant: Callable[[Path],
 def test_recordings_that_the_list_does_not_name_are_left_out_and_noted(root: Path) -> None:
     move_clip(root)
     note = "left out 1 recordings that iden_split.txt does not name: id10001/1zcIwhmdeo4/00009"
-    assert remarks(root) == [note]
+    assert voxceleb1_remarks(root) == [note]
     assert prepare(MINIATURE, root, counts="partial").notes[0] == note
 
 
@@ -196,7 +222,7 @@ def test_what_is_hidden_or_no_recording_is_passed_over(root: Path) -> None:
 def test_an_absent_list_is_named_with_its_address(root: Path, name: str) -> None:
     (root / name).unlink()
     with pytest.raises(ManifestError, match=f"holds no {name}. Download https://www.robots.ox.ac.uk/.*{name}"):
-        parse(root)
+        parse_voxceleb1(root)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +254,7 @@ def test_a_broken_list_stops_with_its_line(root: Path, name: str, old: str, new:
 def test_a_list_in_another_encoding_is_refused(root: Path, name: str) -> None:
     (root / name).write_bytes((root / name).read_bytes() + b"caf\xe9")
     with pytest.raises(ManifestError, match=f"{name}: is no text in UTF-8"):
-        parse(root)
+        parse_voxceleb1(root)
 
 
 # -- defects: the recordings -------------------------------------------------------------------------------------------
@@ -263,24 +289,206 @@ def test_a_broken_recording_stops_or_is_listed(root: Path, plant: Callable[[Path
 def test_a_clip_in_two_places_is_refused(root: Path) -> None:
     shutil.copytree(root / "wav", root / "copy" / "wav")
     with pytest.raises(ManifestError, match="7 clips lie there twice, such as .*copy/wav/id10001"):
-        parse(root)
+        parse_voxceleb1(root)
 
 
 def test_folders_named_as_in_the_first_release_are_shown(root: Path) -> None:
     shutil.rmtree(root / "wav" / "id10002")
     (root / "wav" / "id10001").rename(root / "wav" / "A.J._Buckley")
     with pytest.raises(ManifestError, match=r"holds none of the 7 clips of iden_split.txt; found: A.J._Buckley/1zcI"):
-        parse(root)
+        parse_voxceleb1(root)
 
 
 def test_archives_that_are_not_unpacked_are_shown(root: Path) -> None:
     shutil.rmtree(root / "wav")
     (root / "vox1_dev_wav.zip").write_bytes(b"PK")
     with pytest.raises(ManifestError, match=r"found: iden_split.txt, vox1_dev_wav.zip, vox1_meta.csv. Unpack"):
-        parse(root)
+        parse_voxceleb1(root)
 
 
 @pytest.mark.parametrize("name", ["iden_split.txt", "none"])
 def test_what_is_no_folder_is_refused(root: Path, name: str) -> None:
     with pytest.raises(SereinError, match="is a file, not a folder|no such folder"):
-        parse(root / name)
+        parse_voxceleb1(root / name)
+
+
+# -- LibriSpeech: two subsets, an excerpt without inner folders --------------------------------------------------------
+
+
+SPEAKERS = """\
+; Some pipe(|) separated metadata
+;ID  |SEX| SUBSET           |MINUTES| NAME
+19   | F | train-clean-100  | 25.19 | Kara Shallenberg
+60   | M | test-clean       | 20.18 | |CBW|Simon
+"""
+TWO_SUBSETS = replace(LIBRISPEECH, expected=Expected(splits={"train": 2, "test-clean": 1}, num_speakers=2))
+
+
+@pytest.fixture
+def subsets(tmp_path: Path) -> Path:
+    (tmp_path / "SPEAKERS.TXT").write_text(SPEAKERS)
+    for subset, clip in (
+        ("train-clean-100", "19-198-0000"),
+        ("train-clean-100", "19-198-0001"),
+        ("test-clean", "60-121082-0000"),
+    ):
+        speaker, chapter, _ = clip.split("-")
+        folder = tmp_path / subset / speaker / chapter
+        folder.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / f"{clip}.flac", np.full(800, 0.1), 16_000)
+        with (folder / f"{speaker}-{chapter}.trans.txt").open("a") as file:
+            file.write(f"{clip} WORDS OF {clip}\n")
+    return tmp_path
+
+
+def test_an_utterance_says_all_that_the_release_says_in_librispeech(subsets: Path) -> None:
+    assert parse_librispeech(subsets)[0].model_dump(exclude_defaults=True) == {
+        "id": "19-198-0000",
+        "audio": str(subsets / "train-clean-100/19/198/19-198-0000.flac"),
+        "speaker": "19",
+        "gender": "female",
+        "session": "198",
+        "transcript": "WORDS OF 19-198-0000",
+        "style": "scripted",
+        "split": "train",
+        "language": "en",
+        "corpus": "librispeech",
+    }
+
+
+def test_a_whole_tree_has_no_notes(subsets: Path) -> None:
+    prepared = prepare(TWO_SUBSETS, subsets)
+    assert [(u.id, u.gender, u.split) for u in prepared.utterances] == [
+        ("19-198-0000", "female", "train"),
+        ("19-198-0001", "female", "train"),
+        ("60-121082-0000", "male", "test-clean"),
+    ]
+    assert prepared.notes == []
+
+
+def test_the_counts_of_the_subsets_at_hand_are_checked(subsets: Path) -> None:
+    with pytest.raises(ManifestError) as error:
+        prepare(LIBRISPEECH, subsets)
+    assert (
+        "found 3 of the 31159 utterances that LibriSpeech publishes (split test-clean: 1 of 2620; "
+        "split train: 2 of 28539; speakers: 2 of 291)"
+    ) in str(error.value)
+    assert len(prepare(LIBRISPEECH, subsets, counts="partial").utterances) == 3
+
+
+def test_the_published_counts_are_those_of_the_whole() -> None:
+    assert sum(number for number, _ in LIBRISPEECH_SUBSETS.values()) == 292_367
+    assert sum(speakers for _, speakers in LIBRISPEECH_SUBSETS.values()) == 2_484
+
+
+def test_training_subsets_are_counted_together(subsets: Path) -> None:
+    (subsets / "train-clean-100").rename(subsets / "train-other-500")
+    assert librispeech_counts(parse_librispeech(subsets)).splits == {"train": 148_688, "test-clean": 2_620}
+
+
+def test_an_excerpt_without_inner_folders_is_read_and_says_what_it_lacks(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "19-198-0000.flac", np.full(800, 0.1), 16_000)
+    (utterance,) = parse_librispeech(tmp_path)
+    assert (utterance.speaker, utterance.transcript, utterance.gender, utterance.split) == ("19", None, None, None)
+    assert librispeech_remarks(tmp_path) == [
+        "1 of 1 utterances have no transcript, for want of .trans.txt files",
+        "1 of 1 utterances have no gender, for want of SPEAKERS.TXT",
+        "1 of 1 utterances have no split, for want of a folder named as a subset",
+    ]
+
+
+def test_a_subset_by_itself_finds_the_speakers_one_folder_up(subsets: Path) -> None:
+    assert [u.gender for u in parse_librispeech(subsets / "test-clean")] == ["male"]
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "said"),
+    [
+        (
+            "train-clean-100/19/198/19-198.trans.txt",
+            "19-198-0001 W",
+            "19_198 W",
+            "trans.txt:2: is no transcript: '19_198",
+        ),
+        ("train-clean-100/19/198/19-198.trans.txt", " WORDS OF 19-198-0001", "", "trans.txt:2: is no transcript"),
+        ("SPEAKERS.TXT", "| F |", "| X |", "SPEAKERS.TXT:3: is no speaker: '19 | X |"),
+        ("SPEAKERS.TXT", "60 ", "Simon ", "SPEAKERS.TXT:4: is no speaker: 'Simon"),
+    ],
+)
+def test_a_broken_list_stops_with_its_line_in_librispeech(
+    subsets: Path, path: str, old: str, new: str, said: str
+) -> None:
+    text = (subsets / path).read_text()
+    assert old in text
+    (subsets / path).write_text(text.replace(old, new))
+    with pytest.raises(ManifestError) as error:
+        parse_librispeech(subsets)
+    assert said in str(error.value)
+
+
+def test_a_foreign_name_and_a_second_copy_are_refused(subsets: Path) -> None:
+    source = subsets / "test-clean/60/121082/60-121082-0000.flac"
+    (subsets / "copy").mkdir()
+    (subsets / "copy" / source.name).write_bytes(source.read_bytes())
+    with pytest.raises(ManifestError, match="1 names occur twice"):
+        parse_librispeech(subsets)
+    (subsets / "copy" / source.name).rename(subsets / "copy" / "noise.flac")
+    with pytest.raises(ManifestError, match="is not named as LibriSpeech names its clips"):
+        parse_librispeech(subsets)
+
+
+def test_the_real_excerpt(real_data: Callable[[str], Path]) -> None:
+    prepared = prepare(LIBRISPEECH, real_data("librispeech_excerpt"), counts="partial")
+    assert (len(prepared.utterances), len({u.speaker for u in prepared.utterances})) == (351, 261)
+    assert {u.gender for u in prepared.utterances} == {"female", "male"}
+
+
+# -- Free Spoken Digit Dataset: everything is in the file name ---------------------------------------------------------
+
+
+def test_a_file_name_says_everything(tmp_path: Path) -> None:
+    (utterance,) = parse_fsdd(tree(tmp_path, "recordings/7_jackson_32.wav"))
+    assert utterance.model_dump(exclude_defaults=True) == {
+        "id": "7_jackson_32",
+        "audio": str(tmp_path / "recordings" / "7_jackson_32.wav"),
+        "speaker": "jackson",
+        "gender": "male",
+        "transcript": "seven",
+        "style": "scripted",
+        "split": "train",
+        "language": "en",
+        "corpus": "fsdd",
+    }
+
+
+def test_recordings_0_to_4_are_the_official_test_set(tmp_path: Path) -> None:
+    utterances = parse_fsdd(tree(tmp_path, *(f"0_theo_{number}.wav" for number in (10, 5, 4, 0))))
+    assert [(u.id, u.split) for u in utterances] == [
+        ("0_theo_0", "test"),
+        ("0_theo_4", "test"),
+        ("0_theo_5", "train"),
+        ("0_theo_10", "train"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["x_theo_1.wav", "10_theo_1.wav", "1_theo.wav", "song.wav"])
+def test_a_foreign_name_stops(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ManifestError, match="not named as FSDD"):
+        parse_fsdd(tree(tmp_path, "1_theo_1.wav", name))
+
+
+def test_two_formats_of_one_clip_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"1_theo_1\.flac and 1_theo_1\.wav"):
+        parse_fsdd(tree(tmp_path, "1_theo_1.wav", "1_theo_1.flac"))
+
+
+def test_the_real_corpus_is_complete_and_agrees_with_its_table(real_data: Callable[[str], Path]) -> None:
+    root = real_data("fsdd")
+    prepared = prepare(FSDD, root)
+    assert not prepared.skipped
+    assert set(Counter(u.speaker for u in prepared.utterances).values()) == {500}
+    with (root / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        rows = {Path(row["path"]).stem: row for row in csv.DictReader(file)}
+    assert {u.id: (u.speaker, u.transcript) for u in prepared.utterances} == {
+        name: (row["speaker"], DIGITS[int(row["text"])]) for name, row in rows.items()
+    }

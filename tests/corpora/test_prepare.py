@@ -1,4 +1,4 @@
-"""Preparing a corpus: counts, unreadable files, absolute paths."""
+"""Preparing corpora: counts, unreadable files, absolute paths; one set of labels; several corpora as one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import pytest
 import soundfile
 
 from serein.corpora import CORPORA, corpus_named, licence_of
-from serein.corpora.corpus import Corpus, Expected, prepare
+from serein.corpora.corpus import Corpus, Expected
+from serein.corpora.prepare import LabelMap, duplicates, merge, prepare, read_label_map, with_labels, with_one_spelling
 from serein.data import manifest
-from serein.data.utterance import Utterance
+from serein.data.protocols import speaker_key
+from serein.data.utterance import Rating, Utterance
 from serein.errors import AudioError, ManifestError
 
 
@@ -197,3 +199,161 @@ def test_licences() -> None:
     assert licence_of("ravdess") == "CC BY-NC-SA 4.0"
     assert licence_of("folder") is licence_of(None) is licence_of("my own") is None
     assert os.sep not in (licence_of("synth") or "")
+
+
+# -- One set of labels: spellings joined, labels mapped ----------------------------------------------------------------
+
+
+def labelled(*emotions: str | None, corpus: str | None = None) -> list[Utterance]:
+    return [
+        Utterance(id=str(number), audio=f"{number}.wav", emotion=emotion, corpus=corpus)
+        for number, emotion in enumerate(emotions)
+    ]
+
+
+def test_spellings_are_joined_into_the_most_frequent_and_said() -> None:
+    joined, notes = with_one_spelling(labelled("Happy", "Happy", "happy", "HAPPY ", "sad", None))
+    assert [u.emotion for u in joined] == ["Happy"] * 4 + ["sad", None]
+    assert notes == ["the spellings 'Happy' (2), 'happy' (1), 'HAPPY ' (1) were joined into 'Happy'"]
+
+
+@pytest.mark.parametrize("order", [("Sad", "sad"), ("sad", "Sad")])
+def test_of_equally_many_small_letters_are_taken(order: tuple[str, str]) -> None:
+    joined, _ = with_one_spelling(labelled(*order))
+    assert {u.emotion for u in joined} == {"sad"}
+
+
+def test_one_spelling_stays_as_it_is() -> None:
+    utterances = labelled("Anger", "Pleasant  surprise", None)
+    assert with_one_spelling(utterances) == (utterances, [])
+
+
+def test_labels_and_raters_labels_become_what_the_map_says() -> None:
+    (utterance,) = labelled("Angry")
+    rated = utterance.model_copy(update={"ratings": (Rating(labels=("ANGRY", "calm", "bored"), rater="r"),)})
+    (mapped,), notes = with_labels([rated], LabelMap({"angry": "anger", "bored": None, "sad": "sadness"}))
+    assert mapped.emotion == "anger"
+    assert mapped.ratings == (Rating(labels=("anger", "calm"), rater="r"),)
+    assert notes == [
+        "1 labels 'Angry' became 'anger'",
+        "no utterance is labelled bored, sad, which the label map names",
+    ]
+
+
+def test_a_label_may_be_taken_away_and_the_utterance_stays() -> None:
+    mapped, notes = with_labels(labelled("boredom", "sad"), LabelMap({"boredom": None}))
+    assert [u.emotion for u in mapped] == [None, "sad"]
+    assert notes == ["1 labels 'boredom' became none"]
+
+
+def test_a_map_is_read_with_sections_for_corpora(tmp_path: Path) -> None:
+    path = tmp_path / "map.yaml"
+    path.write_text("Angry: angry\nno: neutral\n1: happy\nboredom: null\nravdess:\n  calm: neutral\n", encoding="utf-8")
+    assert read_label_map(path) == LabelMap(
+        {"angry": "angry", "no": "neutral", "1": "happy", "boredom": None}, {"ravdess": {"calm": "neutral"}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("", "is no mapping of labels"),
+        ("- a\n", "is no mapping of labels"),
+        ("a: [b]\n", "'a' is mapped to"),
+        ("a: {b: {c: d}}\n", "'b' is mapped to"),
+        ("a: b\nA: c\n", "maps 'A' twice, in two spellings"),
+        ("a: {\n", "is no YAML"),
+    ],
+)
+def test_what_is_no_map_is_named(text: str, what: str, tmp_path: Path) -> None:
+    (tmp_path / "map.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ManifestError, match=what) as error:
+        read_label_map(tmp_path / "map.yaml")
+    assert error.value.remedy
+
+
+def test_a_map_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="no such file"):
+        read_label_map(tmp_path / "map.yaml")
+
+
+# -- Several corpora as one --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, level, length in (("a", 0.1, 800), ("b", 0.2, 800), ("twin", 0.1, 800), ("long", 0.1, 900)):
+        soundfile.write(tmp_path / f"{name}.wav", np.full(length, level), 16_000)
+    return tmp_path
+
+
+def said(folder: Path, name: str, **fields: object) -> Utterance:
+    return Utterance(id=name, audio=str(folder / f"{name}.wav"), **fields)
+
+
+def test_ids_and_speakers_are_kept_apart_and_labels_are_one_set(folder: Path) -> None:
+    merged = merge(
+        [
+            ("one", [said(folder, "a", speaker="1", emotion="Angry"), said(folder, "b", speaker="2", emotion="bored")]),
+            ("two", [said(folder, "long", speaker="1", emotion="anger", corpus="other")]),
+        ],
+        LabelMap({"angry": "anger", "bored": None}),
+    )
+    assert [(u.id, u.corpus, u.emotion) for u in merged.utterances] == [
+        ("one/a", "one", "anger"),
+        ("one/b", "one", None),
+        ("other/long", "other", "anger"),
+    ]
+    assert len({speaker_key(u) for u in merged.utterances}) == 3
+    assert merged.labels() == {"anger": {"one": 1, "other": 1}}
+    assert (merged.num_repeated, merged.duplicates) == (0, [])
+    assert merged.notes == ["1 labels 'Angry' became 'anger'", "1 labels 'bored' became none"]
+
+
+def test_what_was_merged_can_be_merged_again(folder: Path) -> None:
+    once = merge([("one", [said(folder, "a", emotion="sad")])]).utterances
+    again = merge([("both", once), ("one", [said(folder, "a", emotion="sad")])])
+    assert (again.utterances, again.num_repeated) == (once, 1)
+
+
+def test_labels_of_one_corpus_alone_are_noted_and_spellings_joined(folder: Path) -> None:
+    merged = merge(
+        [
+            ("one", [said(folder, "a", emotion="Sad"), said(folder, "b", emotion="calm")]),
+            ("two", [said(folder, "long", emotion="sad")]),
+        ]
+    )
+    assert merged.notes == [
+        "the spellings 'Sad' (1), 'sad' (1) were joined into 'sad'",
+        "labels that one corpus alone has: calm (one)",
+    ]
+
+
+def test_the_same_samples_are_found_in_files_of_one_length(folder: Path) -> None:
+    utterances = [said(folder, name) for name in ("a", "b", "twin", "long")]
+    calls: list[tuple[int, int]] = []
+    assert duplicates(utterances, lambda done, total: calls.append((done, total))) == [("twin", "a")]
+    assert calls[-1] == (3, 3)
+    part = Utterance(id="part", audio=str(folder / "long.wav"), end_s=0.05)
+    assert duplicates([*utterances, part]) == [("twin", "a"), ("part", "a")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"audio": "b.wav"}, "another recording"),
+        ({"emotion": "happy"}, "another emotion: 'sad' and 'happy'"),
+        ({"speaker": "2"}, "another speaker: '1' and '2'"),
+    ],
+)
+def test_one_id_for_two_things_stops(changed: dict[str, str], what: str, folder: Path) -> None:
+    first = said(folder, "a", emotion="sad", speaker="1", corpus="c")
+    if "audio" in changed:
+        changed = {"audio": str(folder / changed["audio"])}
+    with pytest.raises(ManifestError, match=f"two manifests give c/a {what}.*Set the field 'corpus'"):
+        merge([("one", [first]), ("two", [first.model_copy(update=changed)])])
+
+
+def test_a_missing_recording_is_named(folder: Path) -> None:
+    with pytest.raises(AudioError, match=r"no\.wav: no such file"):
+        merge([("one", [said(folder, "no")])])

@@ -1,0 +1,331 @@
+"""Acted corpora that ship tables or texts beside their clips: what the names hold, and how the rest is read."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from serein.corpora.corpus import Acted, Expected, audio_files, require_folder
+from serein.corpora.tables import decoded, rows
+from serein.data.utterance import Gender, Rating, Utterance
+from serein.errors import ManifestError
+
+# 91 American actors say twelve sentences in six emotions, judged by a crowd (Cao et al. 2014): actor, sentence,
+# emotion, level. Only votes on the voice alone become ratings; those on the face, and on both, are left out.
+CREMAD_NAMES = Acted(
+    name="cremad",
+    title="CREMA-D",
+    languages=("en",),
+    licence="ODbL 1.0 (database), DbCL 1.0 (contents)",
+    citation=(
+        "Cao, H., Cooper, D. G., Keutmann, M. K., Gur, R. C., Nenkova, A. and Verma, R. (2014). CREMA-D: Crowd-sourced "
+        "Emotional Multimodal Actors Dataset. IEEE Transactions on Affective Computing 5(4), 377-390. "
+        "https://doi.org/10.1109/TAFFC.2014.2336244"
+    ),
+    example="1001_DFA_ANG_XX.wav",
+    pattern=(
+        r"(?P<speaker>1\d\d\d)_(?P<text>DFA|IEO|IOM|ITH|ITS|IWL|IWW|MTI|TAI|TIE|TSI|WSI)"
+        r"_(?P<emotion>ANG|DIS|FEA|HAP|NEU|SAD)_(?:XX|LO|MD|HI|X)"
+    ),
+    emotions={"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"},
+    texts={
+        "DFA": "Don't forget a jacket",
+        "IEO": "It's eleven o'clock",
+        "IOM": "I'm on my way to the meeting",
+        "ITH": "I think I have a doctor's appointment",
+        "ITS": "I think I've seen this before",
+        "IWL": "I would like a new alarm clock",
+        "IWW": "I wonder what this is about",
+        "MTI": "Maybe tomorrow it will be cold",
+        "TAI": "The airplane is almost full",
+        "TIE": "That is exactly what happened",
+        "TSI": "The surface is slick",
+        "WSI": "We'll stop in a couple of minutes",
+    },
+    expected=Expected(
+        emotions={"anger": 1271, "disgust": 1271, "fear": 1271, "happy": 1271, "neutral": 1087, "sad": 1271},
+        speakers={
+            **dict.fromkeys(map(str, range(1001, 1092)), 82),
+            **{"1002": 81, "1008": 76, "1009": 76, "1019": 76, "1076": 81},
+        },
+    ),
+)
+CREMAD_ACTORS = Path("VideoDemographics.csv")
+CREMAD_VOTES = Path("processedResults", "tabulatedVotes.csv")
+
+
+def parse_cremad(root: Path) -> list[Utterance]:
+    """Return every clip of CREMA-D, by actor and name, with the sex of its actor and the votes of its listeners.
+
+    A vote is a rating; whose it is is not told.
+
+    Raises:
+        ManifestError: As `Acted.parse`, or a table is broken.
+    """
+    genders: dict[str, Gender] = {}
+    if (root / CREMAD_ACTORS).is_file():
+        known: dict[str, Gender] = {"Male": "male", "Female": "female"}
+        table = rows(root / CREMAD_ACTORS, ("ActorID", "Sex"))
+        genders = {row["ActorID"]: known[row["Sex"]] for _, row in table if row["Sex"] in known}
+    votes: dict[str, tuple[Rating, ...]] = {}
+    if (root / CREMAD_VOTES).is_file():
+        letters = {emotion[0].upper(): emotion for emotion in CREMAD_NAMES.emotions.values()}
+        for _, row in rows(root / CREMAD_VOTES, ("", "fileName", *letters)):
+            # rows are numbered 100001... for the voice, 200001... for the face, 300001... for both
+            if row[""].startswith("1"):
+                heard = [emotion for letter, emotion in letters.items() for _ in range(int(row[letter]))]
+                votes[row["fileName"]] = tuple(Rating(labels=(emotion,)) for emotion in heard)
+    return [
+        u.model_copy(
+            update={
+                "gender": genders.get(u.speaker or ""),
+                "ratings": votes.get(u.id) or votes.get(f"{u.id}X", ()),  # 1040_ITH_SAD_X is listed as ..._XX
+            }
+        )
+        for u in CREMAD_NAMES.parse(root)
+    ]
+
+
+def cremad_remarks(root: Path) -> list[str]:
+    """Return a note on each table that does not lie beside the clips."""
+    lacking = {CREMAD_ACTORS: "gender", CREMAD_VOTES: "ratings"}
+    return [f"no {path.as_posix()}, so no {field}" for path, field in lacking.items() if not (root / path).is_file()]
+
+
+CREMAD = CREMAD_NAMES.corpus(parse_cremad, cremad_remarks)
+
+# Nine Polish actors say ninety sentences in six emotions (Christop 2024): `samples/{speaker}_{emotion}_{sentence}.wav`,
+# and `data.tsv` with each clip's text and its speaker's gender.
+NEMO_NAMES = Acted(
+    name="nemo",
+    title="nEMO",
+    languages=("pl",),
+    licence="CC BY-NC-SA 4.0",
+    citation=(
+        "Christop, I. (2024). nEMO: Dataset of Emotional Speech in Polish. LREC-COLING 2024. "
+        "https://arxiv.org/abs/2404.06292"
+    ),
+    example="WR0_surprised_64.wav",
+    pattern=r"(?P<speaker>[A-Z]{2}\d)_(?P<emotion>anger|fear|happiness|neutral|sadness|surprised)_\d+",
+    expected=Expected(
+        emotions={"anger": 749, "fear": 736, "happiness": 749, "neutral": 809, "sadness": 769, "surprised": 669},
+        speakers={
+            "EB0": 539,
+            "IC0": 540,
+            "KD0": 540,
+            "KS0": 540,
+            "MK0": 450,
+            "MP0": 256,
+            "SM0": 538,
+            "TP0": 539,
+            "WR0": 539,
+        },
+    ),
+)
+NEMO_TABLE = "data.tsv"
+
+
+def nemo_table(root: Path) -> dict[str, dict[str, str]]:
+    """Return each row of nEMO's `data.tsv`, by the name of its clip without suffix: clips may have another.
+
+    Raises:
+        ManifestError: There is no such table, or it is broken.
+    """
+    require_folder(root)
+    if not (root / NEMO_TABLE).is_file():
+        raise ManifestError(
+            f"holds no {NEMO_TABLE}",
+            where=root,
+            remedy=f"Name the corpus's own folder, with samples/ and {NEMO_TABLE}.",
+        )
+    table = rows(root / NEMO_TABLE, ("file_id", "raw_text", "gender"), separator="\t")
+    return {Path(row["file_id"]).stem: row for _, row in table}
+
+
+def parse_nemo(root: Path) -> list[Utterance]:
+    """Return every clip of nEMO below `root`, by speaker and name.
+
+    Raises:
+        ManifestError: As `Acted.parse` and `nemo_table`, or a clip is not listed.
+    """
+    table = nemo_table(root)
+    utterances = []
+    genders: dict[str, Gender] = {"female": "female", "male": "male"}
+    for utterance in NEMO_NAMES.parse(root):
+        if (row := table.get(utterance.id)) is None:
+            raise ManifestError(
+                f"is not listed in {NEMO_TABLE}",
+                where=utterance.audio,
+                remedy="Move it out of the folder, or copy the table again.",
+            )
+        listed = {"gender": genders.get(row["gender"]), "transcript": row["raw_text"] or None}
+        utterances.append(utterance.model_copy(update=listed))
+    return utterances
+
+
+def nemo_missing(root: Path) -> list[str]:
+    """Return the clips that nEMO's table lists and the folder does not hold."""
+    found = {u.id for u in parse_nemo(root)}
+    return [f"no {name}" for name in sorted(nemo_table(root)) if name not in found]
+
+
+NEMO = NEMO_NAMES.corpus(parse_nemo, missing=nemo_missing)
+
+# Ten Mandarin and ten English speakers say 350 sentences each in five emotions (Zhou et al. 2022).
+# `0001/Angry/0001_000351.wav`, in some copies `0001/Angry/train/0001_000351.wav`; `0001/0001.txt` holds the texts, in
+# whatever encoding, each line with the clip's name, its text and its emotion.
+ESD_EMOTIONS = ("Angry", "Happy", "Neutral", "Sad", "Surprise")
+ESD_SPEAKERS = tuple(f"{speaker:04d}" for speaker in range(1, 21))
+ESD_MANDARIN = ESD_SPEAKERS[:10]
+ESD_MEN = frozenset({"0004", "0005", "0006", "0008", "0010", "0011", "0012", "0013", "0014", "0020"})
+ESD_SPLITS = {"train": "train", "evaluation": "dev", "test": "test"}
+ESD_NAMES = Acted(
+    name="esd",
+    title="ESD",
+    languages=("zh", "en"),
+    licence="for research only, on signing its licence",
+    citation=(
+        "Zhou, K., Sisman, B., Liu, R. and Li, H. (2022). Emotional voice conversion: Theory, databases and ESD. "
+        "Speech Communication 137, 1-18. https://doi.org/10.1016/j.specom.2021.11.006"
+    ),
+    example="0001_000351.wav",
+    pattern=rf"(?P<speaker>{'|'.join(ESD_SPEAKERS)})_\d{{6}}",
+    genders={speaker: "male" if speaker in ESD_MEN else "female" for speaker in ESD_SPEAKERS},
+    expected=Expected(
+        emotions=dict.fromkeys((name.lower() for name in ESD_EMOTIONS), 7000),
+        speakers=dict.fromkeys(ESD_SPEAKERS, 1750),
+    ),
+)
+_ESD_LABELS = "|".join((*ESD_EMOTIONS, "生气", "快乐", "中立", "伤心", "惊喜"))
+_ESD_TEXT = re.compile(rf"(?P<name>\d{{4}}_\d{{6}})(?P<text>\s.*?)(?:\s+(?:{_ESD_LABELS}))?\s*")
+
+
+def parse_esd(root: Path) -> list[Utterance]:
+    """Return every clip of ESD below `root`, by speaker and name.
+
+    Raises:
+        ManifestError: As `Acted.parse`, or a clip is in no folder of an emotion.
+    """
+    texts: dict[str, str] = {}
+    above = {folder for path in audio_files(root) for folder in path.parents if folder.is_relative_to(root)}
+    for folder in sorted(above):
+        path = folder / f"{folder.name}.txt"
+        if folder.name in ESD_SPEAKERS and path.is_file():
+            lines = decoded(path, "gb18030" if folder.name in ESD_MANDARIN else "latin-1").splitlines()
+            # lines that are no text are passed over
+            texts |= {parts["name"]: parts["text"].strip() for line in lines if (parts := _ESD_TEXT.fullmatch(line))}
+    utterances = []
+    for utterance in ESD_NAMES.parse(root):
+        folders = Path(utterance.audio).relative_to(root.parent).parts[:-1]
+        if not (emotions := [name for name in folders if name in ESD_EMOTIONS]):
+            raise ManifestError(
+                f"lies in no folder of an emotion ({', '.join(ESD_EMOTIONS)})",
+                where=utterance.audio,
+                remedy="Name the corpus's own folder, with 0001/ to 0020/.",
+            )
+        beside = {
+            "emotion": emotions[-1].lower(),
+            "transcript": texts.get(utterance.id) or None,
+            "split": next((ESD_SPLITS[name] for name in folders if name in ESD_SPLITS), None),
+            "language": "zh" if utterance.speaker in ESD_MANDARIN else "en",
+        }
+        utterances.append(utterance.model_copy(update=beside))
+    return utterances
+
+
+ESD = ESD_NAMES.corpus(parse_esd)
+
+# Four New Zealanders say fifteen sentences in five primary and five secondary emotions (James et al. 2018): speaker,
+# emotion, sentence and session, repetition; its text lies beside the clip, in female1_angry_10a_1.txt.
+JL_NAMES = Acted(
+    name="jl",
+    title="JL-Corpus",
+    languages=("en",),
+    licence="CC0 1.0",
+    citation=(
+        "James, J., Tian, L. and Watson, C. I. (2018). An Open Source Emotional Speech Corpus for Human Robot "
+        "Interaction Applications. Interspeech 2018, 2768-2772. https://doi.org/10.21437/Interspeech.2018-1349"
+    ),
+    example="female1_angry_10a_1.wav",
+    pattern=(
+        r"(?P<speaker>(?P<gender>female|male)[12])"
+        r"_(?P<emotion>angry|excited|happy|neutral|sad|anxious|apologetic|assertive|concerned|encouraging)_\d+[ab]_[12]"
+    ),
+    genders={"female": "female", "male": "male"},
+    expected=Expected(
+        emotions={
+            **dict.fromkeys(("angry", "excited", "happy", "neutral", "sad"), 240),
+            **dict.fromkeys(("anxious", "apologetic", "assertive", "concerned", "encouraging"), 240),
+        },
+        speakers=dict.fromkeys(("female1", "female2", "male1", "male2"), 600),
+    ),
+)
+
+
+def parse_jl(root: Path) -> list[Utterance]:
+    """Return every clip of JL-Corpus, or below `root` when it is the folder of clips itself, by speaker and name.
+
+    The download's other folders are left out: a partial copy of this one, and the material of the perception test.
+
+    Raises:
+        ManifestError: As `Acted.parse`, or a text is none.
+    """
+    require_folder(root)
+    clips = root / "Raw JL corpus (unchecked and unannotated)" / "JL(wav+txt)"
+    utterances = []
+    for utterance in JL_NAMES.parse(clips if clips.is_dir() else root):
+        path = Path(utterance.audio).with_suffix(".txt")
+        text = " ".join(decoded(path, "cp1252").split()) if path.is_file() else ""
+        utterances.append(utterance.model_copy(update={"transcript": text or None}))
+    return utterances
+
+
+JL = JL_NAMES.corpus(parse_jl)
+
+# 87 Persian speakers in radio plays, in six emotions, judged by twelve listeners (Mohamad Nezami et al. 2019): speaker,
+# emotion, number. A `shemo.json` beside the folders, as a corrected edition of the corpus has it, gives the texts.
+SHEMO_NAMES = Acted(
+    name="shemo",
+    title="ShEMO",
+    languages=("fa",),
+    licence="for academic purposes, free of charge",
+    citation=(
+        "Mohamad Nezami, O., Jamshid Lou, P. and Karami, M. (2019). ShEMO: a large-scale validated database for "
+        "Persian speech emotion detection. Language Resources and Evaluation 53, 1-16. "
+        "https://doi.org/10.1007/s10579-018-9427-x"
+    ),
+    example="F01A01.wav",
+    pattern=r"(?P<speaker>(?P<gender>[FM])\d\d)(?P<emotion>[AFHNSW])\d+",
+    emotions={"A": "anger", "F": "fear", "H": "happiness", "N": "neutral", "S": "sadness", "W": "surprise"},
+    genders={"F": "female", "M": "male"},
+    expected=Expected(
+        emotions={"anger": 1059, "fear": 38, "happiness": 201, "neutral": 1028, "sadness": 449, "surprise": 225},
+        num_speakers=87,
+    ),
+)
+
+
+def parse_shemo(root: Path) -> list[Utterance]:
+    """Return every clip of ShEMO below `root`, by speaker and name.
+
+    Raises:
+        ManifestError: As `Acted.parse`, or `shemo.json` is broken.
+    """
+    require_folder(root)
+    path = root / "shemo.json"
+    texts: dict[str, str] = {}
+    if path.is_file():
+        try:
+            listed = json.loads(path.read_text(encoding="utf-8-sig"))
+            texts = {row["id"]: row["transcript"].strip("\ufeff ") for row in listed}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ManifestError(
+                f"is no list of clips with 'id' and 'transcript' ({error})",
+                where=path,
+                remedy="Copy it again, or remove it: the clips then have no transcript.",
+            ) from None
+    return [u.model_copy(update={"transcript": texts.get(u.id)}) for u in SHEMO_NAMES.parse(root)]
+
+
+SHEMO = SHEMO_NAMES.corpus(parse_shemo)

@@ -1,0 +1,328 @@
+"""From corpora to manifests: counts compared, labels united, files opened; and several corpora as one."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from serein import audio
+from serein.corpora.corpus import Corpus
+from serein.corpora.tables import is_missing
+from serein.data import manifest
+from serein.data.check import audio_digests
+from serein.data.protocols import alike_speakers
+from serein.data.utterance import Utterance
+from serein.errors import AudioError, ManifestError, expected_one_of
+
+Counts = Literal["published", "partial"]
+Unreadable = Literal["stop", "skip"]
+
+_REMEDY = "Write one line a label, such as 'Angry: angry'; a corpus of its own as 'emodb: {Wut: anger}'."
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """What labels become; a label of neither stays.
+
+    Attributes:
+        of_all: Label, in small letters -> the one it becomes; `None` takes it away.
+        of_corpus: Corpus -> likewise, of its utterances alone; goes before `of_all`.
+    """
+
+    of_all: Mapping[str, str | None] = field(default_factory=dict)
+    of_corpus: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
+
+    def of(self, label: str | None, corpus: str | None) -> str | None:
+        """Return what a label of a corpus becomes.
+
+        Example:
+            >>> labels = LabelMap({"angry": "anger", "calm": "neutral", "bored": None}, {"ravdess": {"calm": "calm"}})
+            >>> [labels.of(*pair) for pair in (("Angry", None), ("calm", "ravdess"), ("bored", None), ("sad", None))]
+            ['anger', 'calm', None, 'sad']
+        """
+        if label is None:
+            return None
+        key = _plain(label)
+        own = self.of_corpus.get(corpus or "", {})
+        return own[key] if key in own else self.of_all.get(key, label)
+
+
+NO_MAP = LabelMap()
+
+
+def read_label_map(path: Path) -> LabelMap:
+    """Read a mapping of labels from YAML: `Angry: angry`, or a mapping of them below the name of a corpus.
+
+    What stands for a missing value ("", null, none, -) takes the label away.
+
+    Raises:
+        ManifestError: There is no such file, it is no mapping of words, or it maps one label twice.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)  # noqa: S506 (makes text only)
+    except FileNotFoundError:
+        raise ManifestError("no such file", where=path, remedy="Check the path.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ManifestError(f"is no YAML ({error})", where=path, remedy=_REMEDY) from None
+    if not isinstance(content, dict) or not content:
+        raise ManifestError("is no mapping of labels", where=path, remedy=_REMEDY)
+    sections = {name: values for name, values in content.items() if isinstance(values, dict)}
+    labels = {name: value for name, value in content.items() if name not in sections}
+    return LabelMap(_entries(labels, path), {name: _entries(values, path) for name, values in sections.items()})
+
+
+def _entries(labels: Mapping[object, object], path: Path) -> dict[str, str | None]:
+    entries: dict[str, str | None] = {}
+    for label, value in labels.items():
+        if not isinstance(label, str) or not isinstance(value, str):
+            raise ManifestError(f"'{label}' is mapped to '{value}'", where=path, remedy=_REMEDY)
+        target = None if is_missing(value) else value.strip()
+        if entries.setdefault(_plain(label), target) != target:
+            raise ManifestError(f"maps '{label}' twice, in two spellings", where=path, remedy="Keep one of them.")
+    return entries
+
+
+def with_labels(utterances: Sequence[Utterance], labels: LabelMap) -> tuple[list[Utterance], list[str]]:
+    """Return utterances whose emotions and raters' labels are mapped, and notes on what became what."""
+    changed: Counter[tuple[str, str | None]] = Counter()
+    mapped = []
+    for utterance in utterances:
+        emotion = labels.of(utterance.emotion, utterance.corpus)
+        if emotion != utterance.emotion:
+            changed[utterance.emotion or "", emotion] += 1
+        ratings = tuple(
+            rating.model_copy(
+                update={"labels": tuple(filter(None, (labels.of(x, utterance.corpus) for x in rating.labels)))}
+            )
+            for rating in utterance.ratings
+        )
+        mapped.append(utterance.model_copy(update={"emotion": emotion, "ratings": ratings}))
+    notes = [f"{count} labels '{old}' became {f'{new!r}' if new else 'none'}" for (old, new), count in changed.items()]
+    met = {_plain(u.emotion) for u in utterances if u.emotion}
+    named = {*labels.of_all, *(label for own in labels.of_corpus.values() for label in own)}
+    if unmet := sorted(named - met):
+        notes.append(f"no utterance is labelled {', '.join(unmet)}, which the label map names")
+    return mapped, notes
+
+
+def with_one_spelling(utterances: Sequence[Utterance]) -> tuple[list[Utterance], list[str]]:
+    """Join emotions that differ by case or spaces alone: each is spelt as most are, of equally many in small letters.
+
+    Returns:
+        The utterances, and a note on each class that had several spellings.
+    """
+    spellings: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for utterance in utterances:
+        if utterance.emotion:
+            spellings[_plain(utterance.emotion)][utterance.emotion] += 1
+    several = {plain: counts for plain, counts in spellings.items() if len(counts) > 1}
+    chosen = {
+        plain: max(counts, key=lambda name: (counts[name], name == plain, name)) for plain, counts in several.items()
+    }
+    notes = [
+        f"the spellings {', '.join(f'{name!r} ({count})' for name, count in counts.most_common())} "
+        f"were joined into {chosen[plain]!r}"
+        for plain, counts in several.items()
+    ]
+    joined = [
+        u.model_copy(update={"emotion": chosen.get(_plain(u.emotion), u.emotion)}) if u.emotion else u
+        for u in utterances
+    ]
+    return joined, notes
+
+
+def _plain(label: str) -> str:
+    return " ".join(label.split()).casefold()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The utterances of a corpus, and what did not become one.
+
+    Attributes:
+        utterances: In the parser's order, with absolute audio paths; write them with `manifest.write`.
+        skipped: (path, reason) of every file that could not be read.
+        notes: What was left out on purpose, in words.
+    """
+
+    utterances: list[Utterance]
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def prepare(
+    corpus: Corpus,
+    root: str | Path,
+    *,
+    counts: Counts = "published",
+    unreadable: Unreadable = "stop",
+    labels: LabelMap = NO_MAP,
+    unpacked: Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Prepared:
+    """Parse a corpus, compare its counts with the published ones, unite its labels, open the header of every file.
+
+    Args:
+        corpus: One of `CORPORA`.
+        root: The corpus's folder, or for "csv" the table itself.
+        counts: "published" stops when the corpus's own counts are not met; "partial" notes what is missing.
+        unreadable: "stop" stops at the first missing or broken file; "skip" lists it in `Prepared.skipped`.
+        labels: What its emotions become; spellings that differ by case or spaces alone are joined in any case.
+        unpacked: Folder for recordings that lie inside other files.
+        on_progress: Called with (files opened, files in all).
+
+    Raises:
+        ManifestError: The folder is missing, is not the corpus, or is incomplete.
+        AudioError: A file is missing or broken, and `unreadable` is "stop".
+    """
+    for choice, known, kind in (
+        (counts, ("published", "partial"), "counts"),
+        (unreadable, ("stop", "skip"), "way with unreadable files"),
+    ):
+        if choice not in known:
+            raise ManifestError(expected_one_of(choice, known, kind=kind))
+    root = Path(root).absolute()
+    parsed = corpus.unpack(root, unpacked) if corpus.unpack and unpacked else corpus.parse(root)
+    utterances = [u.model_copy(update={"audio": os.path.abspath(u.audio)}) for u in parsed]
+    manifest.require_unique_ids(utterances, where=root)
+    notes = corpus.remarks(root) + _count_notes(corpus, utterances, counts, where=root)
+    utterances, mapped = with_labels(utterances, labels)
+    utterances, joined = with_one_spelling(utterances)
+    notes += mapped + joined
+    notes += [f"speakers differ by case or spaces alone: {', '.join(names)}" for names in alike_speakers(utterances)]
+    skipped: dict[str, str] = {}
+    distinct = list(dict.fromkeys(u.audio for u in utterances))
+    for done, path in enumerate(distinct, start=1):  # each is opened once
+        try:
+            audio.info(path)
+        except AudioError as error:
+            if unreadable == "stop":
+                raise
+            skipped[path] = error.what
+        if on_progress:
+            on_progress(done, len(distinct))
+    kept = [u for u in utterances if u.audio not in skipped]
+    if not kept:
+        path, reason = next(iter(skipped.items()))
+        raise ManifestError(
+            f"none of {len(skipped)} files can be read; {path}: {reason}",
+            where=root,
+            remedy="Copy the corpus again.",
+        )
+    return Prepared(kept, list(skipped.items()), notes)
+
+
+def _count_notes(corpus: Corpus, utterances: Sequence[Utterance], counts: Counts, *, where: Path) -> list[str]:
+    """Compare a corpus's counts with those that it publishes: raise ManifestError, or note what a partial one lacks."""
+    expected = corpus.expected(utterances) if callable(corpus.expected) else corpus.expected
+    if expected is None or not (differences := expected.differences(utterances)):
+        return []
+    num_found, num_published = len(utterances), expected.num_utterances
+    items = [*corpus.missing(where), *differences]
+    rest = f"; {len(items) - 4} more" if len(items) > 4 else ""
+    what = (
+        f"found {num_found} of the {num_published} utterances "
+        f"that {corpus.title} publishes ({'; '.join(items[:4])}{rest})"
+    )
+    if counts == "partial":
+        return [what]
+    if num_found == num_published:
+        remedy = "Copy the labels again from the release"
+    else:
+        remedy = "Download the rest" if num_found < num_published else "Remove what is not part of it"
+    raise ManifestError(what, where=where, remedy=f"{remedy}, or say --partial.")
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Several manifests as one.
+
+    Attributes:
+        utterances: In the order of the manifests; every one names its corpus, and its id begins with it.
+        num_repeated: Rows that an earlier manifest has already, which were left out.
+        duplicates: (id, earlier id) of utterances with the same samples, which were kept.
+        notes: What became of labels, and which of them a single corpus has.
+    """
+
+    utterances: list[Utterance]
+    num_repeated: int
+    duplicates: list[tuple[str, str]]
+    notes: list[str]
+
+    def labels(self) -> dict[str, dict[str, int]]:
+        """Return label -> corpus -> utterances."""
+        counts = Counter((u.emotion, u.corpus or "") for u in self.utterances if u.emotion)
+        by_label: dict[str, dict[str, int]] = defaultdict(dict)
+        for (label, corpus), count in sorted(counts.items()):
+            by_label[label or ""][corpus] = count
+        return dict(by_label)
+
+
+def merge(
+    manifests: Iterable[tuple[str, Sequence[Utterance]]],
+    labels: LabelMap = NO_MAP,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Merged:
+    """Join manifests.
+
+    Args:
+        manifests: Name and utterances of each; the name stands for the corpus where an utterance names none.
+        labels: What labels become; spellings that differ by case or spaces alone are joined in any case.
+        on_progress: Called with (utterances decoded, utterances to decode) while duplicates are looked for.
+
+    Raises:
+        ManifestError: Two manifests have one id for different utterances, or label one utterance differently.
+        AudioError: A recording is missing or broken.
+    """
+    named: list[Utterance] = []
+    for name, utterances in manifests:
+        for utterance in utterances:
+            corpus = utterance.corpus or name
+            own_id = utterance.id if utterance.id.startswith(f"{corpus}/") else f"{corpus}/{utterance.id}"
+            named.append(utterance.model_copy(update={"corpus": corpus, "id": own_id}))
+    joined, notes = with_labels(named, labels)
+    joined, spellings = with_one_spelling(joined)
+    by_id: dict[str, Utterance] = {}
+    for utterance in joined:
+        before = by_id.setdefault(utterance.id, utterance)
+        old_part, part = ((str(Path(u.audio).resolve()), u.start_s, u.end_s) for u in (before, utterance))
+        for what, old, new in (
+            ("recording", old_part, part),
+            ("emotion", before.emotion, utterance.emotion),
+            ("speaker", before.speaker, utterance.speaker),
+        ):
+            if old != new:
+                shown = (str(value[0]) if isinstance(value, tuple) else repr(value) for value in (old, new))
+                raise ManifestError(
+                    f"two manifests give {utterance.id} another {what}: {' and '.join(shown)}",
+                    where=utterance.id,
+                    remedy="Set the field 'corpus' where they are two corpora; correct one where they are the same.",
+                )
+    distinct = list(by_id.values())
+    merged = Merged(distinct, len(joined) - len(distinct), duplicates(distinct, on_progress), [*notes, *spellings])
+    corpora = {u.corpus for u in distinct}
+    single = [f"{label} ({', '.join(counts)})" for label, counts in merged.labels().items() if len(counts) == 1]
+    if single and len(corpora) > 1:
+        merged.notes.append(f"labels that one corpus alone has: {', '.join(single)}")
+    return merged
+
+
+def duplicates(
+    utterances: Sequence[Utterance], on_progress: Callable[[int, int], None] | None = None
+) -> list[tuple[str, str]]:
+    """Return (id, earlier id) of utterances with the same samples; only those of one length are decoded."""
+    of_length: defaultdict[float, list[Utterance]] = defaultdict(list)
+    for utterance in utterances:
+        of_length[round(audio.info(utterance.audio, utterance.start_s, utterance.end_s).duration_s, 4)].append(
+            utterance
+        )
+    suspects = {u.id for alike in of_length.values() if len(alike) > 1 for u in alike}
+    digests = audio_digests([u for u in utterances if u.id in suspects], on_progress=on_progress)
+    first: dict[str, str] = {}
+    return [(name, first[digest]) for name, digest in digests.items() if first.setdefault(digest, name) != name]

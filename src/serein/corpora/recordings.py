@@ -1,0 +1,242 @@
+"""A user's own recordings: a folder for every emotion, or a table of them.
+
+Folders: `ROOT/<emotion>/FILE` or `ROOT/<emotion>/<speaker>/FILE`. `ROOT/<speaker>/<emotion>/FILE` is understood as
+well, when the lower folders are named as emotions and no upper one is. Tables: CSV, one row an utterance, columns named
+like the fields of an `Utterance`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from serein import audio
+from serein.corpora import tables
+from serein.corpora.corpus import Corpus, audio_files, require_one_file_each, summary_by_suffix
+from serein.data.utterance import Utterance
+from serein.errors import ManifestError
+
+_WORDS = """
+afraid amused amusement anger angry annoyed anxiety anxious bored boredom calm confused contempt disgust disgusted
+excited excitement fear fearful frustrated frustration happiness happy joy joyful neutral other sad sadness
+surprise surprised ang dis exc fea fru hap neu sur
+"""
+EMOTIONS = frozenset(_WORDS.split())
+
+_LAYOUT = "Arrange them as ROOT/<emotion>/FILE or ROOT/<emotion>/<speaker>/FILE, or list them in a table ('csv')."
+_SPLITS = frozenset({"train", "training", "dev", "devel", "val", "valid", "validation", "test", "testing", "eval"})
+_SPEAKER = re.compile(r"(?:actor|speaker|spk|subject|session|ses|id|s|p|f|m)?[ _-]?\d+", re.IGNORECASE)
+_SEPARATORS = (",", ";", "\t")
+
+
+def parse_folder(root: Path) -> list[Utterance]:
+    """Return every audio file below `root`, by path; the id is the path below `root` without its suffix.
+
+    Raises:
+        ManifestError: No audio, files outside the layout, fewer than two emotions, folders that look like speakers or
+            splits, or two files of one name.
+    """
+    utterances, _ = _in_folders(root)
+    require_one_file_each(utterances, root)
+    emotions = sorted({u.emotion or "" for u in utterances})
+    if len(emotions) < 2:
+        raise ManifestError(f"holds one emotion only: {emotions[0]}", where=root, remedy=_LAYOUT)
+    shown = ", ".join(emotions[:8]) + (", ..." if len(emotions) > 8 else "")
+    if all(emotion.lower() in _SPLITS for emotion in emotions):
+        raise ManifestError(
+            f"the folders {shown} look like splits, not emotions",
+            where=root,
+            remedy="Prepare each of them by itself, or list all files in a table with a column 'split'.",
+        )
+    if all(_SPEAKER.fullmatch(emotion) for emotion in emotions):
+        raise ManifestError(
+            f"the folders {shown} look like speakers, not emotions",
+            where=root,
+            remedy=f"{_LAYOUT} If they are codes of emotions, name the folders after the emotions.",
+        )
+    return utterances
+
+
+def folder_remarks(root: Path) -> list[str]:
+    """Return what was taken for emotions, so that folders of speakers are noticed; and what was left out."""
+    utterances, is_exchanged = _in_folders(root)
+    emotions = sorted({u.emotion or "" for u in utterances})
+    shown = ", ".join(emotions[:8]) + (", ..." if len(emotions) > 8 else "")
+    notes = [f"took the names of {len(emotions)} folders for emotions: {shown}"]
+    if is_exchanged:
+        notes.append("took the upper folders for speakers, because those below them are named as emotions")
+    if others := [path for path in audio.find_files(root) if path.suffix.lower() not in audio.SUFFIXES]:
+        notes.append(f"left out what is not audio: {summary_by_suffix(others)}")
+    return notes
+
+
+def _in_folders(root: Path) -> tuple[list[Utterance], bool]:
+    """Return what folders of emotions hold, and whether speakers stand above emotions in them."""
+    paths = audio_files(root)
+    below = [path.relative_to(root) for path in paths]
+    for wrong, what in (
+        ([path for path in below if len(path.parts) == 1], "lie directly in the folder"),
+        ([path for path in below if len(path.parts) > 3], "lie deeper than <emotion>/<speaker>"),
+    ):
+        if wrong:
+            raise ManifestError(
+                f"{len(wrong)} of {len(paths)} files {what}, such as {wrong[0].as_posix()}",
+                where=root,
+                remedy=_LAYOUT,
+            )
+    # speakers stand above emotions when all lower folders are named as emotions, and no upper one is
+    upper = {path.parts[0].lower() for path in below}
+    lower = {path.parts[1].lower() for path in below if len(path.parts) == 3}
+    is_deep = all(len(path.parts) == 3 for path in below)
+    is_exchanged = is_deep and lower <= EMOTIONS and not upper & (EMOTIONS | _SPLITS)
+    utterances = []
+    for path, short in zip(paths, below, strict=True):
+        first, second = short.parts[0], short.parts[1] if len(short.parts) == 3 else None
+        emotion, speaker = (second, first) if is_exchanged else (first, second)
+        name = short.with_suffix("").as_posix()
+        utterances.append(Utterance(id=name, audio=str(path), speaker=speaker, emotion=emotion))
+    return utterances, is_exchanged
+
+
+FOLDER = Corpus(
+    name="folder",
+    title="Folder per emotion",
+    licence=None,
+    citation=None,
+    parse=parse_folder,
+    remarks=folder_remarks,
+)
+
+
+@dataclass(frozen=True)
+class _Csv:
+    """A table: what its columns hold, `None` where it is no field of an utterance; and line and cells of its rows."""
+
+    path: Path
+    header: list[str]
+    fields: list[str | None]
+    rows: list[tuple[int, list[str]]]
+
+
+def parse_csv(root: Path) -> list[Utterance]:
+    """Return the utterances of a CSV, row by row; audio paths are relative to the CSV.
+
+    The separator (comma, semicolon, tab) is the one that gives known columns. A cell that is empty, or says that its
+    value is missing (nan, NA, None, ?, -), is `None`. Times are seconds, `00:01.5` or `0 days 00:00:01.5`. Without a
+    column `id`, the id is the path without its suffix, and `#start-end` when the row is a part.
+
+    Args:
+        root: The CSV, or a folder with a `manifest.csv`.
+
+    Raises:
+        ManifestError: No such table, no column of paths, one that may be of emotions and is not named so, or a row that
+            is not an utterance; names the line.
+    """
+    table = _read_csv(root)
+    # A column that may hold the emotions is asked about when none is named so; one of row numbers may go unnamed.
+    for position, (name, field) in enumerate(zip(table.header, table.fields, strict=True)):
+        if "emotion" in table.fields or field or (name and name.lower() not in tables.MAYBE_EMOTION):
+            continue
+        values = dict.fromkeys(row[position] for _, row in table.rows if not tables.is_missing(row[position]))
+        if name or not all(value.isdecimal() for value in values):
+            which = f"column '{name}'" if name else "the column without a name"
+            shown = ", ".join(list(values)[:5]) + (", ..." if len(values) > 5 else "")
+            raise ManifestError(
+                f"has no column 'emotion', and may have it in {which} ({shown})",
+                where=table.path,
+                remedy="Are these the emotions? If so, name that column 'emotion'; if not, remove it.",
+            )
+    columns = {field: name for name, field in zip(table.header, table.fields, strict=True) if field}
+    utterances = [
+        tables.utterance(
+            {field: cell for field, cell in zip(table.fields, row, strict=False) if field},
+            table.path.parent,
+            where=f"{table.path}:{line}",
+            columns=columns,
+        )
+        for line, row in table.rows
+    ]
+    if not utterances:
+        raise ManifestError("holds no rows below the header", where=table.path, remedy="Add one row an utterance.")
+    return utterances
+
+
+def csv_remarks(root: Path) -> list[str]:
+    """Return notes on the columns that are no field of an utterance, and on the cells that were read as missing."""
+    table = _read_csv(root)
+    unknown = [name or "(no name)" for name, field in zip(table.header, table.fields, strict=True) if field is None]
+    markers = Counter(
+        (cell, name)
+        for _, row in table.rows
+        for cell, name, field in zip(row, table.header, table.fields, strict=False)
+        if cell and field and field != "audio" and tables.is_missing(cell)
+    )
+    notes = [f"{count} cells '{cell}' of column '{name}' read as missing" for (cell, name), count in markers.items()]
+    if unknown:
+        known = ", ".join(tables.FIELDS)
+        notes.append(f"left out {len(unknown)} unknown columns: {', '.join(unknown)} (known: {known})")
+    return notes
+
+
+def _read_csv(root: Path) -> _Csv:
+    """Read a table of recordings: the CSV `root`, or the `manifest.csv` in it."""
+    path = root / "manifest.csv" if root.is_dir() else root
+    if not path.is_file():
+        raise ManifestError("no such table", where=path, remedy="Name a CSV file, or a folder with a manifest.csv.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ManifestError(
+            "is not a text file in UTF-8", where=path, remedy="Save the table as 'CSV UTF-8', or name the table."
+        ) from None
+    headers = {separator: next(csv.reader(io.StringIO(text), delimiter=separator), []) for separator in _SEPARATORS}
+    separator = max(_SEPARATORS, key=lambda candidate: sum(bool(tables.field_of(name)) for name in headers[candidate]))
+    header = [name.strip() for name in headers[separator]]
+    fields = [tables.field_of(name) for name in header]
+    if "audio" not in fields:
+        raise ManifestError(
+            f"has no column of audio paths; its columns are: {', '.join(header) or '(none)'}",
+            where=path,
+            remedy=f"Name one column 'audio' or {', '.join(tables.ALIASES['audio'])}.",
+        )
+    if repeated := sorted({field for field in fields if field is not None and fields.count(field) > 1}):
+        raise ManifestError(
+            f"has several columns for {', '.join(repeated)}: {', '.join(header)}",
+            where=path,
+            remedy="Remove or rename all but one.",
+        )
+    reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
+    rows = []
+    try:
+        next(reader)
+        for cells in reader:
+            row = [cell.strip() for cell in cells]
+            if any(row) and (len(row) < len(header) or any(row[len(header) :])):
+                raise ManifestError(
+                    f"has {len(row)} cells, the header has {len(header)}",
+                    where=f"{path}:{reader.line_num}",
+                    remedy=f"Put cells that hold {separator!r} in double quotes.",
+                )
+            if any(row):
+                rows.append((reader.line_num, row))
+    except csv.Error as error:
+        raise ManifestError(
+            f"is not a readable CSV ({error})",
+            where=f"{path}:{reader.line_num}",
+            remedy="Close every double quote, and double those within a cell.",
+        ) from None
+    return _Csv(path, header, fields, rows)
+
+
+CSV = Corpus(
+    name="csv",
+    title="Table of recordings",
+    licence=None,
+    citation=None,
+    parse=parse_csv,
+    remarks=csv_remarks,
+)
