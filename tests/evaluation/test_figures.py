@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
-from serein.evaluation.figures import Line, Map, confusion_panels, lines_picture, map_panels
+from serein.evaluation.figures import (
+    Line,
+    Map,
+    confusion_panels,
+    lines_picture,
+    map_panels,
+    mean_cosines,
+    read_task_curves,
+    task_curves_picture,
+)
+from serein.tasks.task import TaskSpec
 
 
 def test_every_confusion_has_its_panel_and_counts() -> None:
@@ -50,3 +65,61 @@ def test_any_number_of_panels_can_be_saved(count: int) -> None:
     figure = confusion_panels([("a", np.eye(3, dtype=int))] * count, ["a", "b", "c"])
     figure.savefig(page := io.BytesIO(), format="png")
     assert page.getvalue().startswith(b"\x89PNG")
+
+
+SPECS = [
+    TaskSpec("emotion", "emotion", "classes"),
+    TaskSpec("gender", "gender", "classes"),
+    TaskSpec("asr", "transcript", "sequence", monitor="word_accuracy"),
+]
+RECIPE: dict[str, Any] = {
+    "stages": [{"name": "first", "tasks": ["asr", "gender"]}, {"name": "second", "tasks": ["emotion"]}],
+}
+
+
+def write(run: Path, fold: str, stage: str, *lines: dict[str, float]) -> None:
+    path = run / f"fold-{fold}" / "seed-0" / stage / "metrics.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(json.dumps({"epoch": n, **line}) + "\n" for n, line in enumerate(lines)))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    for fold, cosines in (("1", (0.5, -0.1)), ("2", (0.1, -0.3))):
+        first = [{"dev_word_accuracy": 0.5, "dev_gender_ua": 0.75, "cosine_asr_gender": cosine} for cosine in cosines]
+        write(tmp_path, fold, "0-first", *first)
+        write(tmp_path, fold, "1-second", {"dev_ua": 0.25}, {"dev_ua": 0.5})
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    (tmp_path / "data.json").write_text(json.dumps({"tasks": [asdict(spec) for spec in SPECS]}))
+    return tmp_path
+
+
+def test_the_first_task_of_each_stage_has_its_own_name_again(run: Path) -> None:
+    first, second = read_task_curves(run)
+    assert {name: dict(series) for name, series in first.scores.items()} == {
+        "asr: word accuracy": {0: [0.5, 0.5], 1: [0.5, 0.5]},
+        "gender": {0: [0.75, 0.75], 1: [0.75, 0.75]},
+    }
+    assert {name: dict(series) for name, series in first.cosines.items()} == {
+        "asr and gender": {0: [0.5, 0.1], 1: [-0.1, -0.3]}
+    }
+    assert {name: dict(series) for name, series in second.scores.items()} == {"emotion": {0: [0.25] * 2, 1: [0.5] * 2}}
+    assert not second.cosines
+
+
+def test_mean_cosines_and_how_often_they_conflict(run: Path) -> None:
+    assert mean_cosines(read_task_curves(run)) == [("first", "asr and gender", pytest.approx(0.05), 0.5)]
+
+
+def test_a_run_of_one_task_has_none(run: Path) -> None:
+    (run / "data.json").write_text(json.dumps({"tasks": [asdict(SPECS[0])]}))
+    assert read_task_curves(run) == []
+
+
+def test_the_picture_has_a_row_for_each_stage(run: Path) -> None:
+    figure = task_curves_picture(read_task_curves(run))
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert len(titles) == 4
+    assert titles[0] == "first: dev score of each task, per cent"
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    assert labels == ["asr: word accuracy", "gender"]

@@ -19,7 +19,9 @@ from serein.evaluation.systems import AlignedPredictions, Split, System, align_p
 from serein.metrics import SCORES, FloatArray, class_f1, confusion_matrix
 from serein.progress import Report
 
+METHODS = ("cobyla", "mean")
 NUM_PARTS = 5
+_PER_CENT = 100.0
 
 FittedBy = Literal["dev", "nested folds", "nested speakers", "nested utterances"]
 
@@ -44,53 +46,40 @@ def divide(
 ) -> tuple[FittedBy, list[HeldOutPart]]:
     """Divide as well as the predictions allow: by dev, else by the other folds, else by speakers, else by utterances.
 
+    Weights for a fold are fitted to its dev predictions, or to the other folds without the utterances that are in it
+    too; those for a part of a single fold, to the other parts.
+
     Args:
         evaluated: The predictions to evaluate.
         dev: Dev predictions of every fold, if all systems have them.
         seed: Draws the parts of a single fold.
-    """
-    if dev is not None:
-        return "dev", dev_parts(evaluated, dev)
-    if len(evaluated.folds) > 1:
-        return "nested folds", nested_parts(evaluated)
-    if None not in evaluated.speakers and len(set(evaluated.speakers)) > 1:
-        return "nested speakers", grouped_parts(evaluated, evaluated.speakers, seed)
-    return "nested utterances", grouped_parts(evaluated, [row.id for row in evaluated.rows], seed)
-
-
-def dev_parts(evaluated: AlignedPredictions, dev: AlignedPredictions) -> list[HeldOutPart]:
-    """Evaluate each fold with weights fitted to its dev predictions.
 
     Raises:
-        LeakError: An utterance is in dev and test of a fold.
+        LeakError: An utterance is in dev and test of a fold, or nothing is left to fit to.
+        RunError: There is one utterance only.
     """
-    parts = []
-    for name in evaluated.folds:
-        positions, fit = evaluated.of_fold(name), dev.only(dev.of_fold(name))
-        shared = {row.id for row in fit.rows} & {evaluated.rows[p].id for p in positions}
-        if shared:
-            what = f"{len(shared)} utterances are in both dev and test of fold {name}: {', '.join(sorted(shared)[:3])}"
-            raise LeakError(what, remedy="Divide the data again.")
-        parts.append(HeldOutPart(f"fold {name}", fit, positions))
-    return parts
-
-
-def nested_parts(evaluated: AlignedPredictions) -> list[HeldOutPart]:
-    """Evaluate each fold with weights fitted to the other folds, without the utterances that are in it too.
-
-    Raises:
-        LeakError: Nothing is left to fit to.
-    """
+    if dev is None and len(evaluated.folds) == 1:
+        if None not in evaluated.speakers and len(set(evaluated.speakers)) > 1:
+            return "nested speakers", grouped_parts(evaluated, evaluated.speakers, seed)
+        return "nested utterances", grouped_parts(evaluated, [row.id for row in evaluated.rows], seed)
     parts = []
     for name in evaluated.folds:
         positions = evaluated.of_fold(name)
         inside = {evaluated.rows[p].id for p in positions}
-        others = np.array([p for p, row in enumerate(evaluated.rows) if row.id not in inside], np.int64)
-        if not len(others):
-            remedy = "Fuse by --method mean, which fits nothing."
-            raise LeakError(f"all utterances of the other folds are in fold {name} too", remedy=remedy)
-        parts.append(HeldOutPart(f"fold {name}", evaluated.only(others), positions))
-    return parts
+        if dev is not None:
+            fit = dev.only(dev.of_fold(name))
+            shared = sorted({row.id for row in fit.rows} & inside)
+            if shared:
+                what = f"{len(shared)} utterances are in both dev and test of fold {name}: {', '.join(shared[:3])}"
+                raise LeakError(what, remedy="Divide the data again.")
+        else:
+            others = np.array([p for p, row in enumerate(evaluated.rows) if row.id not in inside], np.int64)
+            if not len(others):
+                remedy = "Fuse by --method mean, which fits nothing."
+                raise LeakError(f"all utterances of the other folds are in fold {name} too", remedy=remedy)
+            fit = evaluated.only(others)
+        parts.append(HeldOutPart(f"fold {name}", fit, positions))
+    return "nested folds" if dev is None else "dev", parts
 
 
 def grouped_parts(evaluated: AlignedPredictions, groups: Sequence[object], seed: int) -> list[HeldOutPart]:
@@ -128,11 +117,6 @@ def dependence(evaluated: AlignedPredictions, parts: Sequence[HeldOutPart]) -> l
     if not shared:
         return []
     return [f"SPEAKER-DEPENDENT: weights are evaluated on {len(shared)} speakers that they were fitted to."]
-
-
-METHODS = ("cobyla", "mean")
-
-_PER_CENT = 100.0
 
 
 @dataclass(frozen=True)
@@ -217,12 +201,36 @@ def fit_ensemble(paths: Sequence[Path], *, method: str, split: Split, seed: int,
     evaluated = align_predictions(systems, split)
     if method == "cobyla":
         weighted = _fitted(systems, evaluated, split, seed, report)
+    elif method == "mean":
+        weights = uniform_weights(len(evaluated.probabilities), len(evaluated.classes))
+        unfitted = FittedOn(split=None, num_utterances=0, seen=())
+        probabilities = ensemble_probabilities(evaluated.probabilities, weights)
+        weighted = _Weighted("mean", "none", probabilities, weights, unfitted, [])
     else:
-        weighted = _mean(evaluated) if method == "mean" else _given(read_ensemble(method), systems, evaluated)
+        # The weights of a file, matched with systems by label, or else by order, which is noted.
+        given = read_ensemble(method)
+        if set(given.classes) != set(evaluated.classes):
+            ours = ", ".join(evaluated.classes)
+            what = f"its classes are {', '.join(given.classes)}, and those of the systems {ours}"
+            raise RunError(what, where="--method", remedy="Choose weights of the same classes.")
+        if len(given.models) != len(systems):
+            what = f"it has weights for {len(given.models)} systems, and {len(systems)} are named"
+            raise RunError(what, where="--method", remedy="Name as many.")
+        labels, own = [model.label for model in given.models], [system.label for system in systems]
+        weights, notes = given.weight_matrix[:, [given.classes.index(name) for name in evaluated.classes]], []
+        if set(labels) == set(own):
+            weights = weights[[labels.index(label) for label in own]]
+        else:
+            pairs = ", ".join(f"{their} for {our}" for their, our in zip(labels, own, strict=True))
+            notes.append(f"Weights are matched by order: {pairs}.")
+        seen = set(given.fitted_on.seen) & {*_names(evaluated), *(row.id for row in evaluated.rows)}
+        if seen:
+            notes.append(
+                f"IN SAMPLE, optimistic: the weights were fitted to {len(seen)} of these speakers or utterances."
+            )
+        probabilities = ensemble_probabilities(evaluated.probabilities, weights)
+        weighted = _Weighted(given.method, "file", probabilities, weights, given.fitted_on, notes)
     return _outcome(systems, evaluated, split, weighted)
-
-
-# -- weights --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -247,7 +255,19 @@ class _Weighted:
 def _fitted(
     systems: Sequence[System], evaluated: AlignedPredictions, split: Split, seed: int, report: Report
 ) -> _Weighted:
-    dev, notes = _dev(systems, evaluated) if split == "test" else (None, [])
+    """Fit weights to predictions other than those that each part is evaluated on, and weights to keep to all."""
+    dev, notes = None, []
+    without = [system.label for system in systems if not system.predictions.get("dev")]
+    if split == "test" and not without:
+        try:
+            dev = align_predictions(systems, "dev")
+        except RunError as error:
+            notes.append(f"Not fitted on dev, where the systems differ: {error}")
+    elif split == "test" and len(without) < len(systems):
+        notes.append(f"Not fitted on dev: {', '.join(without)} has no dev predictions.")
+    lacking = [name for name in evaluated.folds if dev is not None and name not in dev.folds]
+    if lacking:
+        dev, notes = None, [f"Not fitted on dev: fold {lacking[0]} has none."]
     fitted_by, parts = divide(evaluated, dev, seed)
     probabilities = np.empty(evaluated.probabilities.shape[1:])
     for part in parts:
@@ -260,36 +280,6 @@ def _fitted(
     notes += dependence(evaluated, parts)
     in_sample_probabilities = ensemble_probabilities(evaluated.probabilities, in_sample)
     return _Weighted("cobyla", fitted_by, probabilities, kept, fitted_on, notes, in_sample_probabilities)
-
-
-def _mean(evaluated: AlignedPredictions) -> _Weighted:
-    weights = uniform_weights(len(evaluated.probabilities), len(evaluated.classes))
-    unfitted = FittedOn(split=None, num_utterances=0, seen=())
-    return _Weighted("mean", "none", ensemble_probabilities(evaluated.probabilities, weights), weights, unfitted, [])
-
-
-def _given(given: Ensemble, systems: Sequence[System], evaluated: AlignedPredictions) -> _Weighted:
-    weights, notes = _weights_of(given, systems, evaluated.classes)
-    seen = set(given.fitted_on.seen) & {*_names(evaluated), *(row.id for row in evaluated.rows)}
-    if seen:
-        notes.append(f"IN SAMPLE, optimistic: the weights were fitted to {len(seen)} of these speakers or utterances.")
-    return _Weighted(
-        given.method, "file", ensemble_probabilities(evaluated.probabilities, weights), weights, given.fitted_on, notes
-    )
-
-
-def _dev(systems: Sequence[System], evaluated: AlignedPredictions) -> tuple[AlignedPredictions | None, list[str]]:
-    """Return the dev predictions when every system has them for every fold, and why not when only some have."""
-    without = [system.label for system in systems if not system.predictions.get("dev")]
-    if without:
-        some = f"Not fitted on dev: {', '.join(without)} has no dev predictions."
-        return None, [some] if len(without) < len(systems) else []
-    try:
-        dev = align_predictions(systems, "dev")
-    except RunError as error:
-        return None, [f"Not fitted on dev, where the systems differ: {error}"]
-    lacking = [name for name in evaluated.folds if name not in dev.folds]
-    return (None, [f"Not fitted on dev: fold {lacking[0]} has none."]) if lacking else (dev, [])
 
 
 def _fit(seen: AlignedPredictions, seed: int, label: str, report: Report) -> FloatArray:
@@ -308,63 +298,48 @@ def _names(seen: AlignedPredictions) -> set[str]:
     return {str(speaker) for speaker in seen.speakers}
 
 
-def _weights_of(given: Ensemble, systems: Sequence[System], classes: Sequence[str]) -> tuple[FloatArray, list[str]]:
-    """Return a file's weights in the order of systems and classes, and a note where they are matched by order alone."""
-    if set(given.classes) != set(classes):
-        what = f"its classes are {', '.join(given.classes)}, and those of the systems {', '.join(classes)}"
-        raise RunError(what, where="--method", remedy="Choose weights of the same classes.")
-    if len(given.models) != len(systems):
-        what = f"it has weights for {len(given.models)} systems, and {len(systems)} are named"
-        raise RunError(what, where="--method", remedy="Name as many.")
-    columns = [given.classes.index(name) for name in classes]
-    theirs, ours = [model.label for model in given.models], [system.label for system in systems]
-    if set(theirs) == set(ours):
-        return given.weight_matrix[[theirs.index(label) for label in ours]][:, columns], []
-    pairs = ", ".join(f"{their} for {our}" for their, our in zip(theirs, ours, strict=True))
-    return given.weight_matrix[:, columns], [f"Weights are matched by order: {pairs}."]
-
-
-# -- evaluation --------------------------------------------------------------------------------------------------------
-
-
 def _outcome(
     systems: Sequence[System], evaluated: AlignedPredictions, split: Split, weighted: _Weighted
 ) -> EnsembleEvaluation:
-    alone = [_row(s.label, "system", evaluated, own) for s, own in zip(systems, evaluated.probabilities, strict=True)]
-    best = max(range(len(alone)), key=lambda number: alone[number].macro_f1)
+    rows = [_row(s.label, "system", evaluated, own) for s, own in zip(systems, evaluated.probabilities, strict=True)]
+    best = max(range(len(rows)), key=lambda number: rows[number].macro_f1)
     combined = _predictions(evaluated, weighted.probabilities)
-    mean = None if weighted.method == "mean" else evaluated.probabilities.mean(axis=0)
-    rows = (*alone, *_ensemble_rows(evaluated, mean, weighted))
-    return EnsembleEvaluation(
-        _to_keep(systems, evaluated.classes, weighted, rows),
-        split,
-        weighted.fitted_by,
-        num_utterances=len(evaluated.rows),
-        rows=rows,
-        best=alone[best].label,
-        to_best=_difference(combined, _predictions(evaluated, evaluated.probabilities[best]), evaluated.classes),
-        to_mean=None if mean is None else _difference(combined, _predictions(evaluated, mean), evaluated.classes),
-        notes=(*weighted.notes, *_notes(systems, evaluated, split)),
-    )
-
-
-def _ensemble_rows(evaluated: AlignedPredictions, mean: FloatArray | None, weighted: _Weighted) -> list[Row]:
-    rows = [] if mean is None else [_row("mean of all", "mean", evaluated, mean)]
+    of_best = _predictions(evaluated, evaluated.probabilities[best])
+    to_mean = None
+    if weighted.method != "mean":
+        mean = evaluated.probabilities.mean(axis=0)
+        of_mean = _predictions(evaluated, mean)
+        to_mean = paired_difference(combined, of_mean, evaluated.classes, rng=np.random.default_rng(0))
+        rows.append(_row("mean of all", "mean", evaluated, mean))
     rows.append(_row(f"ensemble ({weighted.method})", "ensemble", evaluated, weighted.probabilities))
     if weighted.in_sample is not None:
         rows.append(_row("ensemble, in sample (optimistic)", "in sample", evaluated, weighted.in_sample))
-    return rows
-
-
-def _to_keep(systems: Sequence[System], classes: tuple[str, ...], weighted: _Weighted, rows: Sequence[Row]) -> Ensemble:
-    return Ensemble(
+    notes = list(weighted.notes)
+    seeds = {s.label: len({p.seed for p in s.predictions[split]}) for s in systems}
+    averaged = [f"{label} {count}" for label, count in seeds.items() if count > 1]
+    if averaged:
+        notes.append(f"Probabilities of a system's seeds are averaged first; seeds: {', '.join(averaged)}.")
+    if evaluated.num_unlabelled:
+        notes.append(f"{evaluated.num_unlabelled} predictions have no truth and are left out.")
+    ensemble = Ensemble(
         format=1,
-        classes=classes,
+        classes=evaluated.classes,
         method=weighted.method,
         models=tuple(EnsembleModel(path=str(s.path), label=s.label, folders=s.folders) for s in systems),
         weights=tuple(tuple(map(float, row)) for row in weighted.weights),
         fitted_on=weighted.fitted_on,
         scores=tuple(asdict(row) for row in rows),
+    )
+    return EnsembleEvaluation(
+        ensemble,
+        split,
+        weighted.fitted_by,
+        num_utterances=len(evaluated.rows),
+        rows=tuple(rows),
+        best=rows[best].label,
+        to_best=paired_difference(combined, of_best, evaluated.classes, rng=np.random.default_rng(0)),
+        to_mean=to_mean,
+        notes=tuple(notes),
     )
 
 
@@ -388,10 +363,6 @@ def _predictions(evaluated: AlignedPredictions, probabilities: FloatArray) -> li
     ]
 
 
-def _difference(a: Sequence[Prediction], b: Sequence[Prediction], classes: Sequence[str]) -> dict[str, Difference]:
-    return paired_difference(a, b, classes, rng=np.random.default_rng(0))
-
-
 def _differences(differences: dict[str, Difference]) -> dict[str, dict[str, Any]]:
     return {
         name: {
@@ -402,14 +373,3 @@ def _differences(differences: dict[str, Difference]) -> dict[str, dict[str, Any]
         }
         for name, found in differences.items()
     }
-
-
-def _notes(systems: Sequence[System], evaluated: AlignedPredictions, split: Split) -> list[str]:
-    notes = []
-    seeds = {s.label: len({p.seed for p in s.predictions[split]}) for s in systems}
-    averaged = [f"{label} {count}" for label, count in seeds.items() if count > 1]
-    if averaged:
-        notes.append(f"Probabilities of a system's seeds are averaged first; seeds: {', '.join(averaged)}.")
-    if evaluated.num_unlabelled:
-        notes.append(f"{evaluated.num_unlabelled} predictions have no truth and are left out.")
-    return notes

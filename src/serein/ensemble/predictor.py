@@ -17,6 +17,7 @@ from serein.data.files import sha256, write_text
 from serein.data.utterance import Utterance
 from serein.ensemble.weights import ensemble_probabilities
 from serein.errors import ModelError
+from serein.evaluation.predictions import first_problem
 from serein.inference.prediction import ClipPrediction
 from serein.inference.predictor import Predictor, load
 from serein.metrics import FloatArray
@@ -84,7 +85,13 @@ class Ensemble(_Strict):
 
 def write_ensemble(ensemble: Ensemble, path: str | Path) -> None:
     """Write an ensemble file atomically; paths of models become relative to it where they can."""
-    models = [model.model_copy(update={"path": _relative(model.path, Path(path).parent)}) for model in ensemble.models]
+    models = []
+    for model in ensemble.models:
+        try:
+            relative = Path(os.path.relpath(model.path, Path(path).parent)).as_posix()
+        except ValueError:  # another drive of Windows
+            relative = str(Path(model.path).absolute())
+        models.append(model.model_copy(update={"path": relative}))
     content = ensemble.model_copy(update={"models": tuple(models)}).model_dump(mode="json")
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -103,10 +110,19 @@ def read_ensemble(path: str | Path) -> Ensemble:
     except (IsADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
         raise ModelError("is not an ensemble file: not JSON", where=path, remedy=_REMEDY) from None
     except ValidationError as error:
-        raise ModelError(_first_problem(error), where=path, remedy=_REMEDY) from None
-    problem = _problem(ensemble)
-    if problem is not None:
-        raise ModelError(problem, where=path, remedy=_REMEDY)
+        raise ModelError(first_problem(error, "is not an ensemble file"), where=path, remedy=_REMEDY) from None
+    num_models, num_classes, weights = len(ensemble.models), len(ensemble.classes), ensemble.weights
+    if not num_models or not num_classes or len(set(ensemble.classes)) < num_classes:
+        raise ModelError("names no model, no class or a class twice", where=path, remedy=_REMEDY)
+    if [len(row) for row in weights] != [num_classes] * num_models:
+        what = f"key 'weights': expected {num_models} rows, one per model, of {num_classes} weights, one per class"
+        raise ModelError(what, where=path, remedy=_REMEDY)
+    for name, column in zip(ensemble.classes, ensemble.weight_matrix.T, strict=True):
+        if not (column >= 0).all():
+            raise ModelError(f"key 'weights': class '{name}' has a weight below 0", where=path, remedy=_REMEDY)
+        if not abs(column.sum() - 1.0) <= SUM_TOLERANCE:
+            what = f"key 'weights': those of class '{name}' sum to {column.sum():.6f}, not 1"
+            raise ModelError(what, where=path, remedy=_REMEDY)
     models = [
         model.model_copy(update={"path": os.path.normpath(path.parent / model.path)}) for model in ensemble.models
     ]
@@ -128,7 +144,19 @@ class EnsemblePredictor(Predictor):
     def __init__(self, path: str | Path, device: str = "auto", report: Report | None = None) -> None:
         self.ensemble = read_ensemble(path)
         self.path = Path(path)
-        folders = [_model_folders(model, path) for model in self.ensemble.models]
+        folders = []
+        for model in self.ensemble.models:
+            if not model.folders:
+                what, remedy = f"'{model.label}' is a prediction file, not a model", "Fit the ensemble to run folders."
+                raise ModelError(what, where=path, remedy=remedy)
+            folders.append([Path(model.path) / folder for folder in model.folders])
+            missing = [folder for folder in folders[-1] if not folder.is_dir()]
+            if missing:
+                what, remedy = (
+                    f"names {missing[0]}, which does not exist",
+                    "Keep the file and its runs in their places.",
+                )
+                raise ModelError(what, where=path, remedy=remedy)
         total, done = sum(map(len, folders)), 0
         self.members: list[list[Predictor]] = []
         for own in folders:
@@ -187,54 +215,3 @@ class EnsemblePredictor(Predictor):
         return [
             ClipPrediction(most_probable(dict(zip(self.classes, map(float, row), strict=True)))) for row in combined
         ]
-
-
-def _model_folders(model: EnsembleModel, path: str | Path) -> list[Path]:
-    if not model.folders:
-        raise ModelError(
-            f"'{model.label}' is a prediction file, not a model", where=path, remedy="Fit the ensemble to run folders."
-        )
-    folders = [Path(model.path) / folder for folder in model.folders]
-    missing = [folder for folder in folders if not folder.is_dir()]
-    if missing:
-        raise ModelError(
-            f"names {missing[0]}, which does not exist",
-            where=path,
-            remedy="Keep the file and its runs in their places.",
-        )
-    return folders
-
-
-def _relative(path: str, folder: Path) -> str:
-    try:
-        return Path(os.path.relpath(path, folder)).as_posix()
-    except ValueError:  # another drive of Windows
-        return str(Path(path).absolute())
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "missing":
-        return f"key '{key}' is missing"
-    if problem["type"] == "extra_forbidden":
-        return f"key '{key}' is unknown"
-    message = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
-    return f"key '{key}': {message}" if key else f"is not an ensemble file ({message})"
-
-
-def _problem(ensemble: Ensemble) -> str | None:
-    """Return what is wrong with the numbers of an ensemble file, or `None`."""
-    num_models, num_classes = len(ensemble.models), len(ensemble.classes)
-    if not num_models or not num_classes or len(set(ensemble.classes)) < num_classes:
-        return "names no model, no class or a class twice"
-    if [len(row) for row in ensemble.weights] != [num_classes] * num_models:
-        return f"key 'weights': expected {num_models} rows, one per model, of {num_classes} weights, one per class"
-    weights = ensemble.weight_matrix
-    for number, name in enumerate(ensemble.classes):
-        column = weights[:, number]
-        if not (column >= 0).all():
-            return f"key 'weights': class '{name}' has a weight below 0"
-        if not abs(column.sum() - 1.0) <= SUM_TOLERANCE:
-            return f"key 'weights': those of class '{name}' sum to {column.sum():.6f}, not 1"
-    return None

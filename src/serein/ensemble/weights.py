@@ -90,6 +90,28 @@ def ensemble_macro_f1(probabilities: FloatArray, truth: Classes, weights: FloatA
     return float(macro_f1_of(cells.reshape(num_classes, num_classes)))
 
 
+class _Search:
+    """Macro-F1 as a function of weights; remembers the first of the best weights."""
+
+    def __init__(self, probabilities: FloatArray, truth: Classes) -> None:
+        self.probabilities = np.ascontiguousarray(probabilities)
+        self.truth = truth
+        self.best_weights = uniform_weights(probabilities.shape[0], probabilities.shape[2])
+        self.best_macro_f1 = -1.0
+        self.num_evaluations = 0
+
+    def macro_f1_of(self, weights: FloatArray) -> float:
+        score = ensemble_macro_f1(self.probabilities, self.truth, weights)
+        self.num_evaluations += 1
+        if score > self.best_macro_f1:
+            self.best_weights, self.best_macro_f1 = weights, score
+        return score
+
+    def loss(self, point: Any) -> float:
+        """Return minus macro-F1 at the allowed weights that are nearest to a flat list of numbers."""
+        return -self.macro_f1_of(allowed(np.asarray(point).reshape(self.best_weights.shape)))
+
+
 def fit_weights(
     probabilities: FloatArray, truth: Classes, *, rng: np.random.Generator, on_progress: Progress | None = None
 ) -> Fit:
@@ -110,53 +132,41 @@ def fit_weights(
         >>> fit.macro_f1, fit.weights.tolist()
         (1.0, [[0.5, 0.5], [0.5, 0.5]])
     """
-    _require_fitting(probabilities, truth)
+    from scipy.optimize import minimize
+
+    if probabilities.ndim != 3 or 0 in probabilities.shape or truth.shape != probabilities.shape[1:2]:
+        raise ValueError(
+            f"probabilities have shape {probabilities.shape} and truth {truth.shape}; "
+            "give (models, utterances, classes), none of them 0, and (utterances,)."
+        )
     num_models, _, num_classes = probabilities.shape
     search = _Search(probabilities, truth)
-    starts = _starts(num_models, num_classes, rng)
+    # The plain mean, each model alone, and weights drawn uniformly from all that are allowed.
+    mean = uniform_weights(num_models, num_classes)
+    alone = [np.repeat(row[:, None], num_classes, axis=1) for row in np.eye(num_models)]
+    drawn = [rng.dirichlet(np.ones(num_models), size=num_classes).T for _ in range(NUM_DRAWN_STARTS)]
+    starts = [mean, *alone, *drawn]
     for start in starts:
         search.macro_f1_of(start)
     for number, start in enumerate(starts, start=1):
-        _climb(search, start)
+        # The search is unconstrained, and every point is evaluated at the nearest allowed weights. With explicit
+        # constraints and without the last model's weights, SciPy's COBYLA took five times as long for 5 models of
+        # 8 classes, and scored no higher on unseen utterances.
+        options = {"rhobeg": FIRST_STEP, "tol": LAST_STEP, "maxiter": EVALUATIONS_PER_WEIGHT * (start.size + 1)}
+        minimize(search.loss, start.reshape(-1), method="COBYLA", options=options)
         if on_progress is not None:
             on_progress(number, len(starts))
-    weights = _towards_the_mean(search)
+    # Among weights with equal scores, those nearest to the mean overfit least: the weights of each class shrink towards
+    # it as far as macro-F1 does not fall.
+    weights = search.best_weights
+    for number in range(num_classes):
+        for kept in np.linspace(0.0, 1.0, _NUM_SHRINKAGES, endpoint=False):
+            shrunk = weights.copy()
+            shrunk[:, number] += (1.0 - kept) * (mean - weights)[:, number]
+            if search.macro_f1_of(shrunk) >= search.best_macro_f1:
+                weights = shrunk
+                break
     return Fit(weights, search.best_macro_f1, search.num_evaluations)
-
-
-class _Search:
-    """Macro-F1 as a function of weights; remembers the first of the best weights."""
-
-    def __init__(self, probabilities: FloatArray, truth: Classes) -> None:
-        self.probabilities = np.ascontiguousarray(probabilities)
-        self.truth = truth
-        self.best_weights = uniform_weights(probabilities.shape[0], probabilities.shape[2])
-        self.best_macro_f1 = -1.0
-        self.num_evaluations = 0
-
-    def macro_f1_of(self, weights: FloatArray) -> float:
-        score = ensemble_macro_f1(self.probabilities, self.truth, weights)
-        self.num_evaluations += 1
-        if score > self.best_macro_f1:
-            self.best_weights, self.best_macro_f1 = weights, score
-        return score
-
-
-def _climb(search: _Search, start: FloatArray) -> None:
-    """Run COBYLA from `start`; the search remembers the best weights.
-
-    The search is unconstrained, and every point is evaluated at the nearest allowed weights. With explicit constraints
-    and without the last model's weights, SciPy's COBYLA took five times as long for 5 models of 8 classes, and scored
-    no higher on unseen utterances.
-    """
-    from scipy.optimize import minimize
-
-    def loss(point: Any) -> float:
-        return -search.macro_f1_of(allowed(np.asarray(point).reshape(start.shape)))
-
-    limit = EVALUATIONS_PER_WEIGHT * (start.size + 1)
-    options = {"rhobeg": FIRST_STEP, "tol": LAST_STEP, "maxiter": limit}
-    minimize(loss, start.reshape(-1), method="COBYLA", options=options)
 
 
 def allowed(weights: FloatArray) -> FloatArray:
@@ -178,38 +188,6 @@ def allowed(weights: FloatArray) -> FloatArray:
     return np.clip(weights - np.take_along_axis(excess, num_positive[None] - 1, axis=0), 0.0, None)
 
 
-def _towards_the_mean(search: _Search) -> FloatArray:
-    """Return the best weights, each class's shrunk towards the plain mean as far as macro-F1 does not fall.
-
-    Among weights with equal scores, those nearest to the mean overfit least.
-    """
-    weights = search.best_weights
-    mean = uniform_weights(*weights.shape)
-    for number in range(weights.shape[1]):
-        for kept in np.linspace(0.0, 1.0, _NUM_SHRINKAGES, endpoint=False):
-            drawn = weights.copy()
-            drawn[:, number] += (1.0 - kept) * (mean - weights)[:, number]
-            if search.macro_f1_of(drawn) >= search.best_macro_f1:
-                weights = drawn
-                break
-    return weights
-
-
-def _starts(num_models: int, num_classes: int, rng: np.random.Generator) -> list[FloatArray]:
-    """Return the plain mean, each model alone, and weights drawn uniformly from all that are allowed."""
-    alone = [np.repeat(row[:, None], num_classes, axis=1) for row in np.eye(num_models)]
-    drawn = [rng.dirichlet(np.ones(num_models), size=num_classes).T for _ in range(NUM_DRAWN_STARTS)]
-    return [uniform_weights(num_models, num_classes), *alone, *drawn]
-
-
 def _weighted(probabilities: FloatArray, weights: FloatArray) -> FloatArray:
     weighted: FloatArray = np.einsum("muc,mc->uc", probabilities, weights)
     return weighted
-
-
-def _require_fitting(probabilities: FloatArray, truth: Classes) -> None:
-    if probabilities.ndim != 3 or 0 in probabilities.shape or truth.shape != probabilities.shape[1:2]:
-        raise ValueError(
-            f"probabilities have shape {probabilities.shape} and truth {truth.shape}; "
-            "give (models, utterances, classes), none of them 0, and (utterances,)."
-        )

@@ -169,7 +169,11 @@ def temperatures_of(
     by_dev = _fitted_each({key: dev_of[key] for key in keys}, classes)
     if by_dev:
         return "dev", by_dev
-    by_others = _fitted_each({key: _others(scored, key) for key in keys}, classes)
+    others: dict[FoldSeed, list[Prediction]] = {}
+    for fold, seed in keys:  # the same seed in other folds, of utterances that are not in this one
+        inside = {p.id for p in scored if p.fold == fold}
+        others[fold, seed] = [p for p in scored if p.fold != fold and p.seed == seed and p.id not in inside]
+    by_others = _fitted_each(others, classes)
     return ("other folds", by_others) if by_others else (None, {})
 
 
@@ -203,28 +207,17 @@ def _calibration_of(
     probabilities: FloatArray,
     calibrated: FloatArray,
 ) -> RunCalibration:
-    confidence, is_correct = calibrated.max(axis=1), calibrated.argmax(axis=1) == truth
-    after = None if fit_on is None else _calibration_errors(truth, calibrated)
-    curve = coverage_curve(confidence, is_correct)
-    return RunCalibration(
-        fit_on, temperatures, _calibration_errors(truth, probabilities), after, curve, truth, probabilities, calibrated
-    )
-
-
-def _calibration_errors(truth: NDArray[np.int64], probabilities: FloatArray) -> CalibrationErrors:
-    error = expected_calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == truth)
-    return CalibrationErrors(100 * error, log_loss(truth, probabilities))
+    errors = []
+    for each in (probabilities, calibrated):
+        error = expected_calibration_error(each.max(axis=1), each.argmax(axis=1) == truth)
+        errors.append(CalibrationErrors(100 * error, log_loss(truth, each)))
+    curve = coverage_curve(calibrated.max(axis=1), calibrated.argmax(axis=1) == truth)
+    after = None if fit_on is None else errors[1]
+    return RunCalibration(fit_on, temperatures, errors[0], after, curve, truth, probabilities, calibrated)
 
 
 def _with_probabilities(predictions: Sequence[Prediction]) -> list[Prediction]:
     return [p for p in predictions if p.truth is not None and p.probabilities is not None]
-
-
-def _others(scored: Sequence[Prediction], key: FoldSeed) -> list[Prediction]:
-    """Return the predictions of the same seed in other folds, of utterances that are not in this one."""
-    fold, seed = key
-    inside = {p.id for p in scored if p.fold == fold}
-    return [p for p in scored if p.fold != fold and p.seed == seed and p.id not in inside]
 
 
 def _fitted_each(

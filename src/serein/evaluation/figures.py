@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serein.evaluation.intervals import Bounds
-from serein.evaluation.plots import PAGE_WIDTH_IN, RIGHT, draw_confusion, draw_map, new_figure, thinned, tsne
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-
-import json
-from collections import defaultdict
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from serein.evaluation.plots import MUTED, SPARE_COLOURS
+from serein.evaluation.plots import (
+    MUTED,
+    PAGE_WIDTH_IN,
+    RIGHT,
+    SPARE_COLOURS,
+    draw_confusion,
+    draw_map,
+    new_figure,
+    thinned,
+    tsne,
+)
 from serein.evaluation.predictions import read_recipe, read_specs
-from serein.tasks.task import TaskSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,7 +119,15 @@ def lines_picture(
         if is_logarithmic:
             axes.set_xscale("log")
         for number, line in enumerate(lines):
-            _draw_line(axes, line, number - (len(lines) - 1) / 2)
+            order = np.argsort(line.x)
+            places, values = np.asarray(line.x, float)[order], np.asarray(line.y, float)[order]
+            # Each line stands a little aside, so that the intervals of several are told apart.
+            aside = number - (len(lines) - 1) / 2
+            places = places * (1 + ASIDE) ** aside if is_logarithmic else places + ASIDE * np.ptp(places) * aside
+            axes.plot(places, values, color=line.colour, marker="o", linewidth=1.4, label=line.name)
+            for place, index in zip(places, order, strict=True):
+                if (own := line.bounds[index]) is not None:
+                    axes.vlines(place, *own, color=line.colour, linewidth=1.2, alpha=0.6)
         if level is not None:
             axes.axhline(level[1], color=level[2], linewidth=1.0, linestyle=(0, (4, 3)), label=level[0])
         axes.set(xlabel=titles[0], ylabel=titles[1])
@@ -131,18 +139,6 @@ def lines_picture(
         if len(lines) > 1 or level is not None:
             axes.legend()
     return figure
-
-
-def _draw_line(axes: Axes, line: Line, position: float) -> None:
-    """Draw a line and its intervals, a little aside by its position, so that those of several lines are told apart."""
-    order = np.argsort(line.x)
-    places, values = np.asarray(line.x, float)[order], np.asarray(line.y, float)[order]
-    is_logarithmic = axes.get_xscale() == "log"
-    places = places * (1 + ASIDE) ** position if is_logarithmic else places + ASIDE * np.ptp(places) * position
-    axes.plot(places, values, color=line.colour, marker="o", linewidth=1.4, label=line.name)
-    for place, index in zip(places, order, strict=True):
-        if (own := line.bounds[index]) is not None:
-            axes.vlines(place, *own, color=line.colour, linewidth=1.2, alpha=0.6)
 
 
 Series = dict[int, list[float]]  # epoch -> values of the trainings
@@ -168,30 +164,29 @@ def read_task_curves(run: Path) -> list[StageCurves]:
     stages = read_recipe(run).get("stages") or []
     if len(specs) < 2:
         return []
-    learned = [[specs[name] for name in stage.get("tasks") or specs] for stage in stages]
-    curves = [_stage_curves(run, f"{i}-{stages[i]['name']}", tasks) for i, tasks in enumerate(learned)]
-    return [each for each in curves if each.scores or each.cosines]
-
-
-def _stage_curves(run: Path, folder: str, specs: Sequence[TaskSpec]) -> StageCurves:
-    scores: dict[str, Series] = defaultdict(lambda: defaultdict(list))
-    cosines: dict[str, Series] = defaultdict(lambda: defaultdict(list))
-    columns = {
-        ("dev_" if number == 0 else f"dev_{spec.name}_") + spec.monitor: spec.name
-        if spec.has_classes
-        else f"{spec.name}: {spec.monitor.replace('_', ' ')}"
-        for number, spec in enumerate(specs)
-    }
-    tasks = [spec.name for spec in specs]
-    pairs = {f"cosine_{one}_{other}": f"{one} and {other}" for one in tasks for other in tasks if one != other}
-    for path in sorted(run.glob(f"fold-*/seed-*/{folder}/metrics.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            metrics = json.loads(line)
-            for titles, series in ((columns, scores), (pairs, cosines)):
-                for column, title in titles.items():
-                    if column in metrics:
-                        series[title][int(metrics["epoch"])].append(float(metrics[column]))
-    return StageCurves(folder.partition("-")[2], dict(scores), dict(cosines))
+    curves = []
+    for place, stage in enumerate(stages):
+        learned = [specs[name] for name in stage.get("tasks") or specs]
+        columns = {
+            ("dev_" if number == 0 else f"dev_{spec.name}_") + spec.monitor: spec.name
+            if spec.has_classes
+            else f"{spec.name}: {spec.monitor.replace('_', ' ')}"
+            for number, spec in enumerate(learned)
+        }
+        tasks = [spec.name for spec in learned]
+        pairs = {f"cosine_{one}_{other}": f"{one} and {other}" for one in tasks for other in tasks if one != other}
+        scores: dict[str, Series] = defaultdict(lambda: defaultdict(list))
+        cosines: dict[str, Series] = defaultdict(lambda: defaultdict(list))
+        for path in sorted(run.glob(f"fold-*/seed-*/{place}-{stage['name']}/metrics.jsonl")):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                metrics = json.loads(line)
+                for titles, series in ((columns, scores), (pairs, cosines)):
+                    for column, title in titles.items():
+                        if column in metrics:
+                            series[title][int(metrics["epoch"])].append(float(metrics[column]))
+        if scores or cosines:
+            curves.append(StageCurves(stage["name"], dict(scores), dict(cosines)))
+    return curves
 
 
 def mean_cosines(curves: Sequence[StageCurves]) -> list[tuple[str, str, float, float]]:

@@ -7,7 +7,7 @@ speaker; its confusion matrices are one matrix product. Scores are fractions fro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serein.errors import RunError
-from serein.evaluation.predictions import CodedPredictions, Prediction, SpeakerKey, code
+from serein.evaluation.predictions import CodedPredictions, Prediction, code
 from serein.metrics import SCORES, FloatArray, mean_of_known
 
 LEVEL = 0.95
@@ -90,8 +90,12 @@ def resampling_units(coded: CodedPredictions) -> Units:
     if coded.speaker is not None:
         confusions = coded.confusions(coded.speaker, len(coded.speakers))
         return Units("speakers", confusions, np.ones(len(coded.speakers), np.int64))
-    pattern, multiplicity = _alike_utterances(coded)
-    confusions = coded.confusions(pattern[coded.utterance], len(multiplicity))
+    # Utterances with the same truth and the same predictions in every fold and seed share a row.
+    num_classes, num_seeds = len(coded.classes), len(coded.seeds)
+    cells = np.full((len(coded.ids), len(coded.folds) * num_seeds), -1)
+    cells[coded.utterance, coded.fold * num_seeds + coded.seed] = coded.truth * num_classes + coded.prediction
+    _, pattern, multiplicity = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
+    confusions = coded.confusions(pattern.reshape(-1)[coded.utterance], len(multiplicity))
     return Units("utterances", confusions / multiplicity[:, None, None, None], multiplicity)
 
 
@@ -111,8 +115,10 @@ def resampled_scores(
 ) -> dict[str, FloatArray]:
     """Return each score of each run in each resample, the same ones for all: ``(resamples, runs)``."""
     parts: dict[str, list[FloatArray]] = {name: [] for name in SCORES}
-    for size in _blocks(num_resamples, max(1, _COUNTS_AT_ONCE // len(units.multiplicity))):
-        confusions = _resampled(units, draw_counts(units, rng, size).astype(float))
+    at_once = max(1, _COUNTS_AT_ONCE // len(units.multiplicity))
+    for start in range(0, num_resamples, at_once):
+        counts = draw_counts(units, rng, min(at_once, num_resamples - start))
+        confusions = _resampled(units, counts.astype(float))
         for name, score in SCORES.items():
             parts[name].append(score(confusions))
     return {name: np.concatenate(blocks) for name, blocks in parts.items()}
@@ -169,44 +175,6 @@ def paired_difference(
         >>> paired_difference(a, b, ["calm", "sad"], rng=np.random.default_rng(0))["ua"].difference
         0.5
     """
-    _require_same_utterances(a, b)
-    units, num_runs_a = _paired_units(a, b, classes)
-    points = point_scores(units)
-    resampled = None if units.too_few else resampled_scores(units, rng, num_resamples)
-    resampled_from = f"{units.num_units} {units.kind}"
-    return {
-        name: _difference(points[name], None if resampled is None else resampled[name], num_runs_a, resampled_from)
-        for name in SCORES
-    }
-
-
-def _difference(points: FloatArray, resampled: FloatArray | None, num_runs_a: int, drawn: str) -> Difference:
-    a, b = float(mean_of_known(points[:num_runs_a])), float(mean_of_known(points[num_runs_a:]))
-    if resampled is None:
-        return Difference(a, b, None, None, drawn)
-    gains = mean_of_known(resampled[:, :num_runs_a]) - mean_of_known(resampled[:, num_runs_a:])
-    return Difference(a, b, percentile_interval(gains), float((gains > 0).mean()), drawn)
-
-
-def _paired_units(a: Sequence[Prediction], b: Sequence[Prediction], classes: Sequence[str]) -> tuple[Units, int]:
-    """Lay both systems' runs side by side, as if they were seeds of one system."""
-    speakers = {p.id: SpeakerKey(p.corpus, p.speaker) for p in (*b, *a) if p.speaker is not None}
-    seeds_a, seeds_b = (sorted({p.seed for p in system}) for system in (a, b))
-    runs = {("a", seed): number for number, seed in enumerate(seeds_a)}
-    runs |= {("b", seed): number for number, seed in enumerate(seeds_b, start=len(seeds_a))}
-    joined = [
-        _with_speaker(replace(p, seed=runs[system, p.seed], fold=f"{system}/{p.fold}"), speakers.get(p.id))
-        for system, predictions in (("a", a), ("b", b))
-        for p in predictions
-    ]
-    return resampling_units(code(joined, classes)), len(seeds_a)
-
-
-def _with_speaker(prediction: Prediction, key: SpeakerKey | None) -> Prediction:
-    return prediction if key is None else replace(prediction, corpus=key.corpus, speaker=key.speaker)
-
-
-def _require_same_utterances(a: Sequence[Prediction], b: Sequence[Prediction]) -> None:
     truth_a, truth_b = ({p.id: p.truth for p in system if p.truth is not None} for system in (a, b))
     for present, absent, name in ((truth_a, truth_b, "second"), (truth_b, truth_a, "first")):
         lacking = sorted(present.keys() - absent.keys())
@@ -221,27 +189,35 @@ def _require_same_utterances(a: Sequence[Prediction], b: Sequence[Prediction]) -
             f"the truth of {len(contradicted)} utterances differs: {', '.join(contradicted[:3])}",
             remedy="Compare systems that were evaluated with the same labels.",
         )
-
-
-def _alike_utterances(coded: CodedPredictions) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Find utterances with the same truth and the same predictions in every fold and seed.
-
-    Returns:
-        The pattern of each utterance ``(utterances,)``, and the utterances of each pattern ``(patterns,)``.
-    """
-    num_classes, num_seeds = len(coded.classes), len(coded.seeds)
-    cells = np.full((len(coded.ids), len(coded.folds) * num_seeds), -1)
-    cells[coded.utterance, coded.fold * num_seeds + coded.seed] = coded.truth * num_classes + coded.prediction
-    _, pattern, multiplicity = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
-    return pattern.reshape(-1), multiplicity
+    # Both systems' runs lie side by side, as if they were seeds of one system.
+    speakers = {p.id: (p.corpus, p.speaker) for p in (*b, *a) if p.speaker is not None}
+    runs = [("a", seed) for seed in sorted({p.seed for p in a})]
+    num_runs_a = len(runs)
+    runs += [("b", seed) for seed in sorted({p.seed for p in b})]
+    number_of = {run: number for number, run in enumerate(runs)}
+    joined = []
+    for system, predictions in (("a", a), ("b", b)):
+        for p in predictions:
+            corpus, speaker = speakers.get(p.id, (p.corpus, p.speaker))
+            seed, fold = number_of[system, p.seed], f"{system}/{p.fold}"
+            joined.append(replace(p, seed=seed, fold=fold, corpus=corpus, speaker=speaker))
+    units = resampling_units(code(joined, classes))
+    points = point_scores(units)
+    resampled = None if units.too_few else resampled_scores(units, rng, num_resamples)
+    drawn = f"{units.num_units} {units.kind}"
+    differences = {}
+    for name in SCORES:
+        mean_a, mean_b = (float(mean_of_known(runs)) for runs in (points[name][:num_runs_a], points[name][num_runs_a:]))
+        if resampled is None:
+            differences[name] = Difference(mean_a, mean_b, None, None, drawn)
+            continue
+        gains = mean_of_known(resampled[name][:, :num_runs_a]) - mean_of_known(resampled[name][:, num_runs_a:])
+        improved = float((gains > 0).mean())
+        differences[name] = Difference(mean_a, mean_b, percentile_interval(gains), improved, drawn)
+    return differences
 
 
 def _resampled(units: Units, counts: FloatArray) -> FloatArray:
     flat = units.confusions.reshape(len(units.confusions), -1)
     total: FloatArray = (counts @ flat).reshape(len(counts), *units.confusions.shape[1:])
     return total
-
-
-def _blocks(total: int, size: int) -> Iterator[int]:
-    for start in range(0, total, size):
-        yield min(size, total - start)

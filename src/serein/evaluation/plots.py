@@ -9,33 +9,17 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serein.evaluation.scores import ClassScore, GroupScore
-from serein.metrics import FloatArray, mean_of_known
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 from serein.evaluation.calibration import CoveragePoint
-from serein.metrics import expected_calibration_error, reliability
+from serein.evaluation.scores import ClassScore, GroupScore
+from serein.metrics import FloatArray, expected_calibration_error, mean_of_known, reliability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,6 +30,11 @@ INK, MUTED, LINE = "#1f2329", "#69707a", "#dfe3e8"
 RIGHT, WRONG = "#2b5fc7", "#d9652b"
 PAGE_WIDTH_IN = 9.0
 PX_PER_POINT = 100.0 / 72.0  # on the page an inch of figure takes 100 CSS pixels
+MOST_NAMED_SPEAKERS = 60
+FEWEST_EMBEDDINGS = 5  # t-SNE crashes on equal ones
+MOST_EMBEDDINGS = 2000
+MOST_NAMED_CLASSES = 40
+LONGEST_NAME = 18
 
 EMOTION_COLOURS = {
     "angry": "#cc2f1f",
@@ -84,6 +73,7 @@ _SAME_EMOTION = {
     "frustrated": ("frustration", "fru"),
     "contempt": ("contemptuous",),
 }
+_GENDER_STYLE = {"female": ("#b1449b", "o"), "male": ("#1f8a84", "s")}
 _USUAL_NAME = {name: usual for usual, names in _SAME_EMOTION.items() for name in names}
 _STYLE: Any = {
     "font.size": 9.0,
@@ -150,36 +140,21 @@ def figure_svg(figure: Figure, *, name: str) -> str:
     import matplotlib
 
     page, metadata = io.StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), _no_glyph_warnings():
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+        # Names in any script stay text in SVG, so that the font matplotlib measures with need not have them.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(page, format="svg", dpi=180, metadata=metadata, bbox_inches="tight", pad_inches=0.02)
     svg = page.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'width="([\d.]+)pt" height="[\d.]+pt"', _width_style, svg, count=1)
+    size = r'width="([\d.]+)pt" height="[\d.]+pt"'
+    if (found := re.search(size, svg)) is not None:
+        # A picture shrinks with the page, until its text would be too small; then it scrolls.
+        widest_px = round(float(found[1]) * PX_PER_POINT)
+        style = f'style="width:100%;max-width:{widest_px}px;min-width:{min(round(0.7 * widest_px), 620)}px"'
+        svg = svg.replace(found[0], style, 1)
     for colour, variable in ((INK, "currentColor"), (MUTED, "var(--muted)"), (LINE, "var(--line)")):
         svg = svg.replace(colour, variable)
     return svg.strip()
-
-
-@contextmanager
-def _no_glyph_warnings() -> Iterator[None]:
-    """Names in any script stay text in SVG, so that the font matplotlib measures with need not have them."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        yield
-
-
-def _width_style(size: re.Match[str]) -> str:
-    """Let a picture shrink with the page, until its text would be too small; then it scrolls."""
-    widest_px = round(float(size[1]) * PX_PER_POINT)
-    return f'style="width:100%;max-width:{widest_px}px;min-width:{min(round(0.7 * widest_px), 620)}px"'
-
-
-MOST_NAMED_SPEAKERS = 60
-FEWEST_EMBEDDINGS = 5  # t-SNE crashes on equal ones
-MOST_EMBEDDINGS = 2000
-MOST_NAMED_CLASSES = 40
-LONGEST_NAME = 18
-_GENDER_STYLE = {"female": ("#b1449b", "o"), "male": ("#1f8a84", "s")}
 
 
 @dataclass(frozen=True)
@@ -208,7 +183,13 @@ def confusion_picture(confusion: NDArray[Any], classes: Sequence[str]) -> Figure
         classes: Their names; more than 40 are left out, and so are the numbers.
     """
     if len(classes) > MOST_NAMED_CLASSES:
-        return _unnamed_confusion(confusion)
+        fractions = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+        with new_figure((PAGE_WIDTH_IN, PAGE_WIDTH_IN * 0.92)) as figure:
+            axes = figure.add_subplot()
+            axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+            axes.set(xlabel=f"predicted, of {len(fractions)} classes", ylabel="true")
+            axes.grid(visible=False)
+        return figure
     size = min(PAGE_WIDTH_IN, 1.7 + 0.66 * len(classes))
     with new_figure((size, size * 0.92)) as figure:
         draw_confusion(figure.add_subplot(), confusion, classes)
@@ -217,10 +198,27 @@ def confusion_picture(confusion: NDArray[Any], classes: Sequence[str]) -> Figure
 
 def draw_confusion(axes: Axes, confusion: NDArray[Any], classes: Sequence[str]) -> None:
     """Fill axes with a confusion matrix, (true class, predicted class)."""
-    fractions = np.nan_to_num(confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1))
+    from matplotlib.patches import Rectangle
+
+    support = confusion.sum(axis=1)
+    fractions = np.nan_to_num(confusion / np.maximum(support[:, None], 1))
     for row, column in np.ndindex(*confusion.shape):
-        _cell(axes, row, column, float(fractions[row, column]), int(confusion[row, column]))
-    _matrix_axes(axes, classes, confusion.sum(axis=1))
+        count, fraction = int(confusion[row, column]), float(fractions[row, column])
+        colour = RIGHT if row == column else WRONG
+        strength = 0.04 + 0.96 * fraction if count else 0.03
+        axes.add_patch(Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, color=colour, alpha=strength, linewidth=0))
+        ink = "white" if strength > 0.68 else (INK if count else MUTED)
+        axes.text(column, row - 0.1, f"{100 * fraction:.0f}" if count else "·", ha="center", va="center", color=ink)
+        if count:
+            axes.text(column, row + 0.24, str(count), ha="center", va="center", color=ink, fontsize=6.5, alpha=0.8)
+    limits, ticks = (-0.5, len(classes) - 0.5), range(len(classes))
+    rotation = 40 if max(map(len, classes)) * len(classes) > 50 else 0
+    axes.set(xlim=limits, ylim=limits[::-1], xlabel="predicted", ylabel="true", aspect="equal")
+    axes.set_xticks(ticks, classes, rotation=rotation, ha="right" if rotation else "center", rotation_mode="anchor")
+    axes.set_yticks(ticks, [f"{name}  ({count})" for name, count in zip(classes, support, strict=True)])
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
 
 
 def class_picture(by_class: Sequence[ClassScore]) -> Figure:
@@ -229,8 +227,19 @@ def class_picture(by_class: Sequence[ClassScore]) -> Figure:
     with new_figure((5.6, 0.7 + 0.36 * len(by_class))) as figure:
         axes = figure.add_subplot()
         for row, score in enumerate(by_class):
-            _bar(axes, row - 0.19, score.recall, colours[score.name], alpha=1.0, size=9.0)
-            _bar(axes, row + 0.19, score.f1, colours[score.name], alpha=0.42, size=8.0)
+            bars = ((row - 0.19, score.recall, 1.0, 7.5), (row + 0.19, score.f1, 0.42, 6.5))
+            for place, value, alpha, font_size in bars:
+                axes.barh(place, value or 0.0, height=0.34, color=colours[score.name], alpha=alpha, linewidth=0)
+                is_long = value is not None and value > 94  # its label stands inside
+                axes.text(
+                    (value or 0.0) + (-0.6 if is_long else 0.6),
+                    place,
+                    "–" if value is None else f"{value:.1f}",
+                    va="center_baseline",
+                    ha="right" if is_long else "left",
+                    fontsize=font_size,
+                    color="white" if is_long else MUTED,
+                )
         axes.set(xlim=(0, 100), ylim=(len(by_class) - 0.4, -0.6), xlabel="per cent")
         axes.set_title("Recall (full colour) and F1 (pale)")
         axes.set_yticks(range(len(by_class)), [score.name for score in by_class])
@@ -247,8 +256,23 @@ def speaker_picture(speakers: Sequence[GroupScore], overall: float) -> Figure:
         axes.vlines(range(len(ordered)), overall, [s.ua for s in ordered], color=LINE, linewidth=1.2)
         axes.axhline(overall, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
         for gender in dict.fromkeys(sorted((s.gender for s in ordered), key=str)):
-            _speaker_dots(axes, ordered, gender)
-        _speaker_axes(axes, ordered, overall)
+            colour, marker = _GENDER_STYLE.get(gender or "", (MUTED, "D"))
+            places = [i for i, speaker in enumerate(ordered) if speaker.gender == gender]
+            scores = [ordered[i].ua for i in places]
+            label = gender or "gender unknown"
+            axes.scatter(places, scores, s=34, color=colour, marker=marker, linewidths=0, label=label, zorder=3)
+        lowest = max(0.0, 10.0 * np.floor(min(s.ua for s in ordered) / 10.0 - 0.3))
+        axes.set(ylim=(lowest, 102.0), xlim=(-0.8, len(ordered) - 0.2), ylabel="UA, per cent")
+        pooled = (1, overall)
+        axes.annotate(f" pooled {overall:.1f}", pooled, xycoords=("axes fraction", "data"), va="center", color=MUTED)
+        names = [s.name for s in ordered] if len(ordered) <= MOST_NAMED_SPEAKERS else []
+        names = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in names]
+        rotation = 90 if len(names) * (max(map(len, names), default=0) + 1) > 110 else 0
+        axes.set_xticks(range(len(names)), names, rotation=rotation, fontsize=8 if len(names) <= 32 else 6)
+        axes.set_xlabel("speaker" if names else f"{len(ordered)} speakers")
+        axes.grid(visible=False, axis="x")
+        axes.tick_params(length=0)
+        axes.legend(loc="lower left", ncols=3, handletextpad=0.1)
     return figure
 
 
@@ -286,84 +310,15 @@ def embedding_picture(
     """
     chosen = thinned(len(embeddings))
     places = tsne(np.asarray(embeddings, np.float64)[chosen])
+    width, height = np.ptp(places, axis=0)  # the figure is as flat as what it shows, within reason
+    height_in = 0.9 + float(np.clip(4.3 * height / max(width, 1e-9), 2.0, 4.6))
     colours = emotion_colours(classes)
-    with new_figure((PAGE_WIDTH_IN, _map_height_in(places))) as figure:
+    with new_figure((PAGE_WIDTH_IN, height_in)) as figure:
         panels = figure.subplots(1, 1 if speakers is None else 2, squeeze=False)[0]
         draw_map(panels[0], places, [emotions[i] for i in chosen], colours, "Emotion")
         if speakers is not None:
             draw_map(panels[1], places, [speakers[i] for i in chosen], speaker_colours(speakers), "Speaker")
     return figure
-
-
-def _unnamed_confusion(confusion: NDArray[Any]) -> Figure:
-    fractions = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    with new_figure((PAGE_WIDTH_IN, PAGE_WIDTH_IN * 0.92)) as figure:
-        axes = figure.add_subplot()
-        axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-        axes.set(xlabel=f"predicted, of {len(fractions)} classes", ylabel="true")
-        axes.grid(visible=False)
-    return figure
-
-
-def _cell(axes: Axes, row: int, column: int, share: float, count: int) -> None:
-    from matplotlib.patches import Rectangle
-
-    colour = RIGHT if row == column else WRONG
-    strength = 0.04 + 0.96 * share if count else 0.03
-    axes.add_patch(Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, color=colour, alpha=strength, linewidth=0))
-    ink = "white" if strength > 0.68 else (INK if count else MUTED)
-    axes.text(column, row - 0.1, f"{100 * share:.0f}" if count else "·", ha="center", va="center", color=ink)
-    if count:
-        axes.text(column, row + 0.24, str(count), ha="center", va="center", color=ink, fontsize=6.5, alpha=0.8)
-
-
-def _matrix_axes(axes: Axes, classes: Sequence[str], support: NDArray[Any]) -> None:
-    limits, ticks = (-0.5, len(classes) - 0.5), range(len(classes))
-    rotation = 40 if max(map(len, classes)) * len(classes) > 50 else 0
-    axes.set(xlim=limits, ylim=limits[::-1], xlabel="predicted", ylabel="true", aspect="equal")
-    axes.set_xticks(ticks, classes, rotation=rotation, ha="right" if rotation else "center", rotation_mode="anchor")
-    axes.set_yticks(ticks, [f"{name}  ({count})" for name, count in zip(classes, support, strict=True)])
-    axes.tick_params(length=0)
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
-
-
-def _bar(axes: Axes, place: float, value: float | None, colour: str, *, alpha: float, size: float) -> None:
-    axes.barh(place, value or 0.0, height=0.34, color=colour, alpha=alpha, linewidth=0)
-    label = "–" if value is None else f"{value:.1f}"
-    is_long = value is not None and value > 94
-    x, side = (value - 0.6, "right") if is_long and value is not None else ((value or 0.0) + 0.6, "left")
-    axes.text(
-        x,
-        place,
-        label,
-        va="center_baseline",
-        ha=side,
-        fontsize=size - 1.5,
-        color="white" if is_long else MUTED,
-    )
-
-
-def _speaker_dots(axes: Axes, ordered: Sequence[GroupScore], gender: str | None) -> None:
-    colour, marker = _GENDER_STYLE.get(gender or "", (MUTED, "D"))
-    places = [i for i, speaker in enumerate(ordered) if speaker.gender == gender]
-    scores = [ordered[i].ua for i in places]
-    label = gender or "gender unknown"
-    axes.scatter(places, scores, s=34, color=colour, marker=marker, linewidths=0, label=label, zorder=3)
-
-
-def _speaker_axes(axes: Axes, ordered: Sequence[GroupScore], overall: float) -> None:
-    lowest = max(0.0, 10.0 * np.floor(min(s.ua for s in ordered) / 10.0 - 0.3))
-    axes.set(ylim=(lowest, 102.0), xlim=(-0.8, len(ordered) - 0.2), ylabel="UA, per cent")
-    axes.annotate(f" pooled {overall:.1f}", (1, overall), xycoords=("axes fraction", "data"), va="center", color=MUTED)
-    is_named = len(ordered) <= MOST_NAMED_SPEAKERS
-    names = [_shortened(speaker.name) for speaker in ordered] if is_named else []
-    rotation = 90 if len(names) * (max(map(len, names), default=0) + 1) > 110 else 0
-    axes.set_xticks(range(len(names)), names, rotation=rotation, fontsize=8 if len(names) <= 32 else 6)
-    axes.set_xlabel("speaker" if names else f"{len(ordered)} speakers")
-    axes.grid(visible=False, axis="x")
-    axes.tick_params(length=0)
-    axes.legend(loc="lower left", ncols=3, handletextpad=0.1)
 
 
 def _draw_curves(axes: Axes, curves: Sequence[Curve], values: str, colour: str, label: str, scale: float = 1.0) -> None:
@@ -394,10 +349,6 @@ def _curve_axes(axes: Axes, title: str) -> None:
         axes.legend()
 
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
-
-
 def thinned(count: int) -> NDArray[np.int64]:
     """Return which of many utterances are drawn, always the same."""
     if count <= MOST_EMBEDDINGS:
@@ -414,12 +365,6 @@ def tsne(embeddings: FloatArray) -> FloatArray:
     reduction = TSNE(2, perplexity=perplexity, init="pca", learning_rate="auto", random_state=0)
     places: FloatArray = reduction.fit_transform(embeddings)
     return places
-
-
-def _map_height_in(places: FloatArray) -> float:
-    """Return the height of a figure that is as flat as what it shows, within reason."""
-    width, height = np.ptp(places, axis=0)
-    return 0.9 + float(np.clip(4.3 * height / max(width, 1e-9), 2.0, 4.6))
 
 
 def draw_map(axes: Axes, places: FloatArray, names: Sequence[str], colours: dict[str, str], title: str) -> None:
@@ -450,9 +395,15 @@ def reliability_picture(confidences: Mapping[str, Confidences]) -> Figure:
     with new_figure(size) as figure:
         panels = figure.subplots(2, len(confidences), sharex=True, sharey="row", height_ratios=(3.4, 1), squeeze=False)
         for (axes, below), (title, (confidence, is_correct)) in zip(panels.T, confidences.items(), strict=True):
-            _draw_reliability(axes, below, confidence, is_correct)
+            expected, observed, count = reliability(confidence, is_correct)
+            axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
+            axes.plot(100 * expected, 100 * observed, color=RIGHT, linewidth=1.4)
+            sizes = 12.0 + 240.0 * count / count.sum()
+            axes.scatter(100 * expected, 100 * observed, s=sizes, color=RIGHT, linewidths=0, clip_on=False, zorder=3)
+            axes.set(xlim=(0, 100), ylim=(0, 100))
             error = 100 * expected_calibration_error(confidence, is_correct)
             axes.set_title(f"{title}: error {error:.1f} points" if title else f"Calibration error {error:.1f} points")
+            below.bar(np.arange(5, 100, 10), 100 * count / count.sum(), width=9, color=RIGHT, alpha=0.4)
             below.set(xlabel="confidence, per cent")
         panels[0, 0].set(ylabel="correct, per cent")
         panels[1, 0].set(ylabel="of all, %")
@@ -478,13 +429,3 @@ def coverage_picture(curve: Sequence[CoveragePoint]) -> Figure:
                 color=MUTED,
             )
     return figure
-
-
-def _draw_reliability(axes: Axes, below: Axes, confidence: FloatArray, is_correct: NDArray[np.bool_]) -> None:
-    expected, observed, count = reliability(confidence, is_correct)
-    axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
-    axes.plot(100 * expected, 100 * observed, color=RIGHT, linewidth=1.4)
-    sizes = 12.0 + 240.0 * count / count.sum()
-    axes.scatter(100 * expected, 100 * observed, s=sizes, color=RIGHT, linewidths=0, clip_on=False, zorder=3)
-    axes.set(xlim=(0, 100), ylim=(0, 100))
-    below.bar(np.arange(5, 100, 10), 100 * count / count.sum(), width=9, color=RIGHT, alpha=0.4)

@@ -157,19 +157,66 @@ def read_predictions(
     Raises:
         RunError: The file is missing or empty, or a line is wrong; names the line and what is wrong with it.
     """
-    folder = {key: value for key, value in (("fold", fold), ("seed", seed)) if value is not None}
-    known = None if classes is None else frozenset(classes)
-    lines = _lines(Path(path))
-    predictions = [_parse(line, folder, known, where=f"{path}:{number}") for number, line in lines]
-    if not predictions:
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            lines = [(number, line) for number, line in enumerate(file, start=1) if not line.isspace()]
+    except FileNotFoundError:
+        raise RunError("no such prediction file", where=path, remedy="Check the path.") from None
+    except (IsADirectoryError, UnicodeDecodeError):
+        raise RunError("is not a text file in UTF-8", where=path, remedy=_REMEDY) from None
+    if not lines:
         raise RunError("holds no predictions", where=path, remedy=_REMEDY)
-    _require_unique(predictions, [number for number, _ in lines], path)
+    folder: dict[str, Any] = {key: value for key, value in (("fold", fold), ("seed", seed)) if value is not None}
+    known = None if classes is None else frozenset(classes)
+    line_of: dict[tuple[str, str, int], int] = {}
+    predictions = []
+    for number, line in lines:
+        where = f"{path}:{number}"
+        try:
+            prediction = _PREDICTION.validate_json(line)
+        except ValidationError as error:
+            raise RunError(first_problem(error, "not a prediction"), where=where, remedy=_REMEDY) from None
+        if known is not None:
+            _require_known_classes(prediction, known, where=where)
+        if (probabilities := prediction.probabilities) is not None:
+            total = sum(probabilities.values())
+            if not abs(total - 1.0) <= PROBABILITIES_TOLERANCE:
+                what, remedy = f"probabilities sum to {total:.4f}, not 1", "Give every class its probability."
+                raise RunError(what, where=where, remedy=remedy)
+            if min(probabilities.values()) < 0.0:
+                lowest = min(probabilities, key=lambda name: probabilities[name])
+                what, remedy = f"probability of '{lowest}' is negative", "Give probabilities, not logits."
+                raise RunError(what, where=where, remedy=remedy)
+            remedy = "Give the share of each of the classes, and of no other."
+            absent = sorted((known or {prediction.prediction}) - probabilities.keys())
+            if absent:
+                raise RunError(f"probabilities lack class '{absent[0]}'", where=where, remedy=remedy)
+            foreign = sorted(probabilities.keys() - (known or probabilities.keys()))
+            if foreign:
+                raise RunError(f"probabilities name an unknown class '{foreign[0]}'", where=where, remedy=remedy)
+        differing = {key: value for key, value in folder.items() if getattr(prediction, key) != value}
+        for key in differing.keys() & json.loads(line).keys() if differing else ():
+            message = f"says {key} {getattr(prediction, key)}, but lies in the folder of {key} {differing[key]}"
+            raise RunError(message, where=where, remedy="Move the file to its own folder.")
+        if differing:
+            prediction = dataclasses.replace(prediction, **differing)
+        first = line_of.setdefault((prediction.id, prediction.fold, prediction.seed), number)
+        if first != number:
+            message = f"id '{prediction.id}' was already given in line {first} for fold {prediction.fold}"
+            remedy = "Give one prediction per utterance, fold and seed."
+            raise RunError(f"{message} and seed {prediction.seed}", where=where, remedy=remedy)
+        predictions.append(prediction)
     return predictions
 
 
 def write_predictions(predictions: Iterable[Prediction], path: str | Path) -> None:
     """Write a prediction file atomically, leaving out keys without a value."""
-    write_text(path, "".join(_line(prediction) for prediction in predictions))
+    lines = []
+    for prediction in predictions:
+        fields = {name: getattr(prediction, name) for name in _FIELDS}
+        known = {name: value for name, value in fields.items() if value is not None or name == "truth"}
+        lines.append(json.dumps(known, ensure_ascii=False) + "\n")
+    write_text(path, "".join(lines))
 
 
 def class_names(predictions: Iterable[Prediction]) -> tuple[str, ...]:
@@ -196,13 +243,18 @@ def code(predictions: Sequence[Prediction], classes: Sequence[str]) -> CodedPred
     labelled = [p for p in predictions if p.truth is not None]
     if not labelled:
         raise RunError("no prediction has a truth to be scored with", remedy='Add the key "truth" to every line.')
+    known = frozenset(classes)
     for prediction in labelled:
-        _require_known_classes(prediction, frozenset(classes), where=prediction.id)
+        _require_known_classes(prediction, known, where=prediction.id)
     index = {name: position for position, name in enumerate(classes)}
     ids, utterance = numbered([p.id for p in labelled])
     folds, fold = numbered([p.fold for p in labelled], sort_by=natural_key)
     seeds, seed = numbered([p.seed for p in labelled], sort_by=int)
-    speakers, speaker = _speakers(labelled)
+    speakers: tuple[SpeakerKey, ...] = ()
+    speaker: NDArray[np.int64] | None = None
+    speaker_keys = [SpeakerKey(p.corpus, p.speaker) for p in labelled if p.speaker is not None]
+    if len(speaker_keys) == len(labelled):
+        speakers, speaker = numbered(speaker_keys, sort_by=natural_key)
     truth = np.array([index[p.truth] for p in labelled if p.truth is not None], np.int64)
     prediction_column = np.array([index[p.prediction] for p in labelled], np.int64)
     return CodedPredictions(
@@ -221,44 +273,20 @@ def natural_key(name: object) -> tuple[tuple[bool, int, str], ...]:
     return tuple((False, int(part), "") if part.isdecimal() else (True, 0, part) for part in parts)
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            return [(number, line) for number, line in enumerate(file, start=1) if not line.isspace()]
-    except FileNotFoundError:
-        raise RunError("no such prediction file", where=path, remedy="Check the path.") from None
-    except (IsADirectoryError, UnicodeDecodeError):
-        raise RunError("is not a text file in UTF-8", where=path, remedy=_REMEDY) from None
+def first_problem(error: ValidationError, otherwise: str) -> str:
+    """Return the first thing that is wrong with a record, in words.
 
-
-def _parse(line: str, folder: dict[str, Any], classes: frozenset[str] | None, *, where: str) -> Prediction:
-    try:
-        prediction = _PREDICTION.validate_json(line)
-    except ValidationError as error:
-        raise RunError(_first_problem(error), where=where, remedy=_REMEDY) from None
-    if classes is not None:
-        _require_known_classes(prediction, classes, where=where)
-    if prediction.probabilities is not None:
-        _check_probabilities(prediction, prediction.probabilities, classes, where=where)
-    return _placed(prediction, folder, line, where=where)
-
-
-def _first_problem(error: ValidationError) -> str:
+    Args:
+        otherwise: What is said of a record that has no keys: "not a prediction".
+    """
     problem = error.errors()[0]
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "missing":
         return f"key '{key}' is missing"
+    if problem["type"] == "extra_forbidden":
+        return f"key '{key}' is unknown"
     message = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
-    return f"key '{key}': {message}" if key else f"not a prediction ({message})"
-
-
-def _placed(prediction: Prediction, folder: dict[str, Any], line: str, *, where: str) -> Prediction:
-    """Take fold and seed from the folder if the line does not give them; refuse a line that contradicts it."""
-    differing = {key: value for key, value in folder.items() if getattr(prediction, key) != value}
-    for key in differing.keys() & json.loads(line).keys() if differing else ():
-        message = f"says {key} {getattr(prediction, key)}, but lies in the folder of {key} {differing[key]}"
-        raise RunError(message, where=where, remedy="Move the file to its own folder.")
-    return dataclasses.replace(prediction, **differing) if differing else prediction
+    return f"key '{key}': {message}" if key else f"{otherwise} ({message})"
 
 
 def _require_known_classes(prediction: Prediction, classes: frozenset[str], *, where: str) -> None:
@@ -266,45 +294,6 @@ def _require_known_classes(prediction: Prediction, classes: frozenset[str], *, w
         if name is not None and name not in classes:
             message = f"key '{key}': {expected_one_of(name, sorted(classes), kind='class')}"
             raise RunError(message, where=where, remedy="Name the class as the recipe does.")
-
-
-def _check_probabilities(
-    prediction: Prediction, probabilities: dict[str, float], classes: frozenset[str] | None, *, where: str
-) -> None:
-    total = sum(probabilities.values())
-    if not abs(total - 1.0) <= PROBABILITIES_TOLERANCE:
-        raise RunError(
-            f"probabilities sum to {total:.4f}, not 1", where=where, remedy="Give every class its probability."
-        )
-    if min(probabilities.values()) < 0.0:
-        lowest = min(probabilities, key=lambda name: probabilities[name])
-        raise RunError(f"probability of '{lowest}' is negative", where=where, remedy="Give probabilities, not logits.")
-    absent = sorted((classes or {prediction.prediction}) - probabilities.keys())
-    foreign = sorted(probabilities.keys() - (classes or probabilities.keys()))
-    if absent or foreign:
-        what = (
-            f"probabilities lack class '{absent[0]}'"
-            if absent
-            else f"probabilities name an unknown class '{foreign[0]}'"
-        )
-        raise RunError(what, where=where, remedy="Give the share of each of the classes, and of no other.")
-
-
-def _require_unique(predictions: Sequence[Prediction], numbers: Sequence[int], path: str | Path) -> None:
-    seen: dict[tuple[str, str, int], int] = {}
-    for number, prediction in zip(numbers, predictions, strict=True):
-        first = seen.setdefault((prediction.id, prediction.fold, prediction.seed), number)
-        if first != number:
-            message = f"id '{prediction.id}' was already given in line {first} for fold {prediction.fold}"
-            where = f"{path}:{number}"
-            remedy = "Give one prediction per utterance, fold and seed."
-            raise RunError(f"{message} and seed {prediction.seed}", where=where, remedy=remedy)
-
-
-def _line(prediction: Prediction) -> str:
-    fields = {name: getattr(prediction, name) for name in _FIELDS}
-    known = {name: value for name, value in fields.items() if value is not None or name == "truth"}
-    return json.dumps(known, ensure_ascii=False) + "\n"
 
 
 def numbered(values: Sequence[_Key], sort_by: Any = None) -> tuple[tuple[_Key, ...], NDArray[np.int64]]:
@@ -319,13 +308,6 @@ def numbered(values: Sequence[_Key], sort_by: Any = None) -> tuple[tuple[_Key, .
     names = distinct if sort_by is None else sorted(distinct, key=sort_by)
     index = {name: position for position, name in enumerate(names)}
     return tuple(names), np.array([index[value] for value in values], np.int64)
-
-
-def _speakers(predictions: Sequence[Prediction]) -> tuple[tuple[SpeakerKey, ...], NDArray[np.int64] | None]:
-    keys = [SpeakerKey(p.corpus, p.speaker) for p in predictions if p.speaker is not None]
-    if len(keys) < len(predictions):
-        return (), None
-    return numbered(keys, sort_by=natural_key)
 
 
 def read_recipe(run: Path) -> dict[str, Any]:
@@ -358,7 +340,13 @@ def read_run_predictions(run: Path, classes: Sequence[str] | None = None, kind: 
         raise RunError(
             "holds no predictions", where=run, remedy="Name a run folder whose training has finished a fold."
         )
-    return [prediction for path in paths for prediction in _read_fold(path, classes)]
+    predictions = []
+    for path in paths:
+        fold, seed = path.parts[-3].removeprefix("fold-"), path.parts[-2].removeprefix("seed-")
+        if not seed.isdecimal():
+            raise RunError(f"seed '{seed}' is not a number", where=path, remedy="Name the folder seed-0, seed-1, ...")
+        predictions += read_predictions(path, classes, fold=fold, seed=int(seed))
+    return predictions
 
 
 def read_specs(run: Path) -> tuple[TaskSpec, ...]:
@@ -400,13 +388,6 @@ def missing_predictions(run: Path, predictions: Sequence[Prediction]) -> list[st
         for (fold, seed), count in lacking.items()
         if count
     ]
-
-
-def _read_fold(path: Path, classes: Sequence[str] | None) -> list[Prediction]:
-    fold, seed = path.parts[-3].removeprefix("fold-"), path.parts[-2].removeprefix("seed-")
-    if not seed.isdecimal():
-        raise RunError(f"seed '{seed}' is not a number", where=path, remedy="Name the folder seed-0, seed-1, ...")
-    return read_predictions(path, classes, fold=fold, seed=int(seed))
 
 
 def _read(path: Path, parse: Any, error: type[Exception]) -> dict[str, Any]:

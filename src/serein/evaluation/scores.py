@@ -21,7 +21,6 @@ from serein.evaluation.intervals import (
     LEVEL,
     NUM_RESAMPLES,
     Bounds,
-    Units,
     bootstrap_intervals,
     is_too_large,
     resampling_units,
@@ -179,37 +178,76 @@ def score_predictions(
     units = None if is_too_large(coded) else resampling_units(coded)
     by_fold = coded.confusions(coded.fold, len(coded.folds))
     pooled = by_fold.sum(axis=0)
-    intervals = _no_bounds() if units is None else bootstrap_intervals(units, rng or np.random.default_rng(0))
+    intervals: Mapping[str, Bounds | None] = dict.fromkeys(SCORES)
+    if units is not None:
+        intervals = bootstrap_intervals(units, rng or np.random.default_rng(0))
     folds = _fold_scores(coded, by_fold)
-    over_folds = {name: mean_of_known(_per_cent(score(by_fold))) for name, score in SCORES.items()}
+    over_folds = {name: 100 * mean_of_known(score(by_fold)) for name, score in SCORES.items()}
+    spreads = {name: float(v.std(ddof=1)) if len(v) > 1 else None for name, v in over_folds.items()}
+    columns = [
+        [None if np.isnan(value) else float(value) for value in 100 * mean_of_known(score(pooled).T)]
+        for score in (class_recalls, class_precisions, class_f1)
+    ]
+    by_class = zip(coded.classes, *columns, _num_distinct(coded, coded.truth, len(coded.classes)), strict=True)
+    genders, gender = numbered([p.gender or "" for p in labelled], sort_by=natural_key)
+    gender_scores = _group_scores(coded, gender, [(name, name) for name in genders])
+    caveats = []
+    for fold in folds:
+        if fold.absent_classes and fold.seed == coded.seeds[0]:
+            absent, num_left = ", ".join(fold.absent_classes), len(coded.classes) - len(fold.absent_classes)
+            caveats.append(
+                f"Fold {fold.fold} has no utterance of {absent}: its UA is the mean over the other {num_left} classes, "
+                "and macro-F1 counts an absent class as 0 where it was predicted."
+            )
+    if len(labelled) < len(predictions):
+        caveats.append(f"{len(predictions) - len(labelled)} predictions have no truth and are left out.")
+    if units is None:
+        caveats.append(f"No intervals: {len(coded.classes)} classes are too many to draw speakers again and again.")
+    elif units.kind == "utterances":
+        caveats.append("Speakers are unknown: intervals resample utterances, and are too narrow if speakers repeat.")
+    if units is not None and units.too_few:
+        caveats.append(f"No intervals: {units.too_few}.")
     return Scores(
         classes=coded.classes,
         mean={name: float(values.mean()) for name, values in over_folds.items()},
-        standard_deviation={name: _standard_deviation(values) for name, values in over_folds.items()},
+        standard_deviation=spreads,
         pooled=_scores_of(pooled),
         intervals={name: bounds and (100 * bounds[0], 100 * bounds[1]) for name, bounds in intervals.items()},
         resampled="nothing" if units is None else f"{units.num_units} {units.kind}",
         num_utterances=len(coded.ids),
         folds=folds,
         seeds=tuple(SeedScore(seed, **_scores_of(pooled[[i]])) for i, seed in enumerate(coded.seeds)),
-        by_class=_class_scores(coded, pooled),
+        by_class=tuple(ClassScore(*row) for row in by_class),
         confusion=pooled.sum(axis=0).astype(np.int64),
         speakers=_speaker_scores(coded, labelled),
-        genders=_gender_scores(coded, labelled),
-        notes=(*notes, *_notes(coded, folds, units, num_unlabelled=len(predictions) - len(labelled))),
+        genders=tuple(score for score in gender_scores if score.name),
+        notes=(*notes, *caveats),
     )
 
 
 def score_run(run: str | Path) -> Scores:
     """Score the predictions of a run folder; utterances that still lack a prediction are named in the notes.
 
+    Of a conditioned model, the notes name the source of the conditions, and the scores with the other source.
+
     Raises:
         RunError: The folder holds no predictions, or a file in it is broken.
     """
     run = Path(run)
-    classes = run_classes(run)
+    recipe, classes = read_recipe(run), run_classes(run)
     predictions = read_run_predictions(run, classes)
-    notes = [*missing_predictions(run, predictions), *_attribute_notes(run, classes, len(predictions))]
+    notes = missing_predictions(run, predictions)
+    tasks = (recipe.get("tasks") or {}).values()
+    names = sorted({name for task in tasks if task for name in (task.get("conditioning") or {}).get("attributes", ())})
+    if names:
+        condition_source = (recipe.get("inference") or {}).get("conditions", "predicted")
+        notes.append(f"Conditions of each test clip: {' and '.join(names)}, {_CONDITIONS[condition_source]}.")
+        other = "oracle" if condition_source == "predicted" else "predicted"
+        with_other = read_run_predictions(run, classes, other)
+        if len(with_other) == len(predictions):
+            pooled = score_predictions(with_other, classes).pooled
+            values = ", ".join(f"{title} {pooled[name]:.1f}" for name, title in SCORE_TITLES.items())
+            notes.append(f"With conditions {_CONDITIONS[other]} instead, pooled: {values}.")
     verification = run_verification(run)
     if verification is not None:
         notes.append(verification.note)
@@ -217,26 +255,8 @@ def score_run(run: str | Path) -> Scores:
     return replace(scores, verification=verification, calibration=run_calibration(run, predictions, scores.classes))
 
 
-def _attribute_notes(run: Path, classes: Sequence[str] | None, num_predictions: int) -> list[str]:
-    """Return the source of a conditioned model's conditions, and its scores with the other source."""
-    recipe = read_recipe(run)
-    tasks = (recipe.get("tasks") or {}).values()
-    names = sorted({name for task in tasks if task for name in (task.get("conditioning") or {}).get("attributes", ())})
-    if not names:
-        return []
-    condition_source = (recipe.get("inference") or {}).get("conditions", "predicted")
-    notes = [f"Conditions of each test clip: {' and '.join(names)}, {_TOLD[condition_source]}."]
-    other = "oracle" if condition_source == "predicted" else "predicted"
-    predictions = read_run_predictions(run, classes, other)
-    if len(predictions) == num_predictions:
-        pooled = score_predictions(predictions, classes).pooled
-        scores = ", ".join(f"{title} {pooled[name]:.1f}" for name, title in SCORE_TITLES.items())
-        notes.append(f"With conditions {_TOLD[other]} instead, pooled: {scores}.")
-    return notes
-
-
 SCORE_TITLES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1"}
-_TOLD = {"predicted": "as a model predicted them", "oracle": "as the corpus labels them (oracle)"}
+_CONDITIONS = {"predicted": "as a model predicted them", "oracle": "as the corpus labels them (oracle)"}
 
 
 def write_scores(scores: Scores, run: str | Path, tasks: Mapping[str, Any] | None = None) -> Path:
@@ -251,51 +271,39 @@ def write_scores(scores: Scores, run: str | Path, tasks: Mapping[str, Any] | Non
     return path
 
 
-def _no_bounds() -> dict[str, Bounds | None]:
-    return dict.fromkeys(SCORES)
-
-
-def _per_cent(fractions: FloatArray) -> FloatArray:
-    return 100.0 * fractions
-
-
 def _scores_of(confusions: FloatArray) -> dict[str, float]:
     """Score ``(seeds, classes, classes)`` counts, averaged over seeds, in per cent."""
-    return {name: float(mean_of_known(_per_cent(score(confusions)))) for name, score in SCORES.items()}
-
-
-def _standard_deviation(values: FloatArray) -> float | None:
-    return float(values.std(ddof=1)) if len(values) > 1 else None
+    return {name: float(100 * mean_of_known(score(confusions))) for name, score in SCORES.items()}
 
 
 def _fold_scores(coded: CodedPredictions, by_fold: FloatArray) -> tuple[FoldScore, ...]:
-    present = [(f, s) for f in range(len(coded.folds)) for s in range(len(coded.seeds)) if by_fold[f, s].any()]
-    return tuple(
-        FoldScore(
-            fold=coded.folds[f],
-            seed=coded.seeds[s],
-            **_scores_of(by_fold[f, [s]]),
-            num_utterances=int(by_fold[f, s].sum()),
-            num_speakers=_num_speakers(coded, (coded.fold == f) & (coded.seed == s)),
-            absent_classes=_absent(coded.classes, by_fold[f, s]),
+    scores = []
+    for fold, seed in np.argwhere(by_fold.any(axis=(2, 3))).tolist():
+        is_inside = (coded.fold == fold) & (coded.seed == seed)
+        support = by_fold[fold, seed].sum(axis=1)
+        scores.append(
+            FoldScore(
+                fold=coded.folds[fold],
+                seed=coded.seeds[seed],
+                **_scores_of(by_fold[fold, [seed]]),
+                num_utterances=int(support.sum()),
+                num_speakers=None if coded.speaker is None else len(np.unique(coded.speaker[is_inside])),
+                absent_classes=tuple(name for name, n in zip(coded.classes, support, strict=True) if n == 0),
+            )
         )
-        for f, s in present
-    )
+    return tuple(scores)
 
 
-def _num_speakers(coded: CodedPredictions, is_inside: NDArray[np.bool_]) -> int | None:
-    return None if coded.speaker is None else len(np.unique(coded.speaker[is_inside]))
-
-
-def _absent(classes: Sequence[str], confusion: FloatArray) -> tuple[str, ...]:
-    return tuple(name for name, count in zip(classes, confusion.sum(axis=1), strict=True) if count == 0)
-
-
-def _class_scores(coded: CodedPredictions, pooled: FloatArray) -> tuple[ClassScore, ...]:
-    values = (mean_of_known(_per_cent(score(pooled)).T) for score in (class_recalls, class_precisions, class_f1))
-    columns = [[None if np.isnan(value) else float(value) for value in column] for column in values]
-    rows = zip(coded.classes, *columns, _num_distinct(coded, coded.truth, len(coded.classes)), strict=True)
-    return tuple(ClassScore(*row) for row in rows)
+def _speaker_scores(coded: CodedPredictions, labelled: Sequence[Prediction]) -> tuple[GroupScore, ...]:
+    if coded.speaker is None or is_too_large(coded):
+        return ()
+    genders: dict[int, str] = {}
+    for number, prediction in zip(coded.speaker.tolist(), labelled, strict=True):
+        if prediction.gender is not None:
+            genders.setdefault(number, prediction.gender)
+    is_one_corpus = len({key.corpus for key in coded.speakers}) == 1
+    names = [key.speaker if is_one_corpus else str(key) for key in coded.speakers]
+    return _group_scores(coded, coded.speaker, [(name, genders.get(i)) for i, name in enumerate(names)])
 
 
 def _num_distinct(coded: CodedPredictions, group: NDArray[np.int64], num_groups: int) -> list[int]:
@@ -312,45 +320,3 @@ def _group_scores(
     counts = _num_distinct(coded, group, len(names))
     rows = zip(names, confusions, counts, strict=True)
     return tuple(GroupScore(name, gender, **_scores_of(c), num_utterances=n) for (name, gender), c, n in rows)
-
-
-def _speaker_scores(coded: CodedPredictions, labelled: Sequence[Prediction]) -> tuple[GroupScore, ...]:
-    if coded.speaker is None or is_too_large(coded):
-        return ()
-    genders: dict[int, str] = {}
-    for number, prediction in zip(coded.speaker.tolist(), labelled, strict=True):
-        if prediction.gender is not None:
-            genders.setdefault(number, prediction.gender)
-    is_one_corpus = len({key.corpus for key in coded.speakers}) == 1
-    names = [key.speaker if is_one_corpus else str(key) for key in coded.speakers]
-    return _group_scores(coded, coded.speaker, [(name, genders.get(i)) for i, name in enumerate(names)])
-
-
-def _gender_scores(coded: CodedPredictions, labelled: Sequence[Prediction]) -> tuple[GroupScore, ...]:
-    names, group = numbered([p.gender or "" for p in labelled], sort_by=natural_key)
-    scores = _group_scores(coded, group, [(name, name) for name in names])
-    return tuple(score for score in scores if score.name)
-
-
-def _notes(
-    coded: CodedPredictions, folds: Sequence[FoldScore], units: Units | None, *, num_unlabelled: int
-) -> list[str]:
-    notes = [_absence(coded, fold) for fold in folds if fold.absent_classes and fold.seed == coded.seeds[0]]
-    if num_unlabelled:
-        notes.append(f"{num_unlabelled} predictions have no truth and are left out.")
-    if units is None:
-        notes.append(f"No intervals: {len(coded.classes)} classes are too many to draw speakers again and again.")
-        return notes
-    if units.kind == "utterances":
-        notes.append("Speakers are unknown: intervals resample utterances, and are too narrow if speakers repeat.")
-    if units.too_few:
-        notes.append(f"No intervals: {units.too_few}.")
-    return notes
-
-
-def _absence(coded: CodedPredictions, fold: FoldScore) -> str:
-    names, num_left = ", ".join(fold.absent_classes), len(coded.classes) - len(fold.absent_classes)
-    return (
-        f"Fold {fold.fold} has no utterance of {names}: its UA is the mean over the other {num_left} classes, "
-        "and macro-F1 counts an absent class as 0 where it was predicted."
-    )

@@ -104,7 +104,34 @@ def read_systems(paths: Sequence[Path], split: Split) -> list[System]:
     twice = sorted({str(path) for path in where if where.count(path) > 1})
     if twice:
         raise RunError("is named twice", where=twice[0], remedy="Name each system once.")
-    return [_system(path, label, split) for path, label in zip(paths, _labels(where), strict=True)]
+    parts = [path.with_suffix("").parts if path.suffix == ".jsonl" else path.parts for path in where]
+    labels = [str(path) for path in where]  # of a folder and a file of the same name
+    for length in range(1, max(map(len, parts)) + 1):
+        ends = ["/".join(each[-length:]) for each in parts]
+        if len(set(ends)) == len(ends):
+            labels = ends
+            break
+    systems = []
+    for path, label in zip(paths, labels, strict=True):
+        if not path.is_dir():
+            predictions = read_predictions(path)
+            systems.append(System(label, path, class_names(predictions), {split: predictions}, ()))
+            continue
+        classes = run_classes(path)
+        found: dict[Split, list[Prediction]] = {}
+        if split == "test":
+            found["test"] = read_run_predictions(path, classes)
+            lacking = missing_predictions(path, found["test"])
+            if lacking:
+                raise RunError(lacking[0], where=path, remedy="Finish the run by --resume.")
+        found["dev"] = read_run_predictions(path, classes, "dev")
+        if not found[split]:
+            remedy = "Use --split test, or runs whose folds have a dev set."
+            raise RunError("holds no dev predictions", where=path, remedy=remedy)
+        folders = sorted(path.glob("fold-*/seed-*/model"), key=natural_key)
+        names = tuple(folder.relative_to(path).as_posix() for folder in folders)
+        systems.append(System(label, path, classes or class_names(found[split]), found, names))
+    return systems
 
 
 def align_predictions(systems: Sequence[System], split: Split) -> AlignedPredictions:
@@ -120,8 +147,27 @@ def align_predictions(systems: Sequence[System], split: Split) -> AlignedPredict
             raise RunError(what, where=system.path, remedy="Fuse systems of the same classes.")
     by_key = [_mean_over_seeds(system, split, first.classes) for system in systems]
     for system, of_system in zip(systems[1:], by_key[1:], strict=True):
-        _require_same(first, by_key[0], system, of_system)
-    rows = {key: _with_most_known([each[key][0] for each in by_key]) for key in by_key[0]}
+        folds = [sorted({fold for fold, _ in keys}, key=natural_key) for keys in (by_key[0], of_system)]
+        if folds[0] != folds[1]:
+            what = f"has the folds {', '.join(folds[1])}, and {first.label} {', '.join(folds[0])}"
+            raise RunError(what, where=system.path, remedy=_SAME)
+        for present, absent, lacks, has in (
+            (by_key[0], of_system, system, first),
+            (of_system, by_key[0], first, system),
+        ):
+            lacking = sorted(present.keys() - absent.keys(), key=natural_key)
+            if lacking:
+                named = ", ".join(f"{name} of fold {fold}" for fold, name in lacking[:3])
+                what = f"lacks {len(lacking)} utterances that {has.label} predicted: {named}"
+                raise RunError(what, where=lacks.path, remedy=_SAME)
+        differing = [key[1] for key, (p, _) in by_key[0].items() if of_system[key][0].truth != p.truth]
+        if differing:
+            what = f"the truth of {len(differing)} utterances is not that of {first.label}: {', '.join(differing[:3])}"
+            raise RunError(what, where=system.path, remedy="Fuse systems that were evaluated with the same labels.")
+    rows = {}
+    for key in by_key[0]:
+        each = [of_system[key][0] for of_system in by_key]
+        rows[key] = next((p for p in each if p.speaker is not None), each[0])
     keys = [key for key, row in rows.items() if row.truth is not None]
     if not keys:
         raise RunError("no prediction has a truth to be scored with", where=first.path, remedy='Add the key "truth".')
@@ -132,49 +178,6 @@ def align_predictions(systems: Sequence[System], split: Split) -> AlignedPredict
         np.array([[each[key][1] for key in keys] for each in by_key]),
         num_unlabelled=len(rows) - len(keys),
     )
-
-
-def _labels(paths: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of paths that distinguish them."""
-    parts = [path.with_suffix("").parts if path.suffix == ".jsonl" else path.parts for path in paths]
-    for length in range(1, max(map(len, parts)) + 1):
-        labels = ["/".join(each[-length:]) for each in parts]
-        if len(set(labels)) == len(labels):
-            return labels
-    return [str(path) for path in paths]  # a folder and a file of the same name
-
-
-def _system(path: Path, label: str, split: Split) -> System:
-    if not path.is_dir():
-        predictions = read_predictions(path)
-        return System(label, path, class_names(predictions), {split: predictions}, ())
-    classes = run_classes(path)
-    splits: tuple[Split, ...] = ("dev",) if split == "dev" else ("test", "dev")
-    found = {name: _of_run(path, name, classes) for name in splits}
-    if not found[split]:
-        remedy = "Use --split test, or runs whose folds have a dev set."
-        raise RunError("holds no dev predictions", where=path, remedy=remedy)
-    folders = sorted(path.glob("fold-*/seed-*/model"), key=natural_key)
-    names = tuple(folder.relative_to(path).as_posix() for folder in folders)
-    return System(label, path, classes or class_names(found[split]), found, names)
-
-
-def _of_run(run: Path, split: Split, classes: Sequence[str] | None) -> list[Prediction]:
-    if split == "dev":
-        paths = sorted(run.glob("fold-*/seed-*/dev_predictions.jsonl"), key=natural_key)
-        return [p for path in paths for p in _of_unit(path, classes)]
-    predictions = read_run_predictions(run, classes)
-    lacking = missing_predictions(run, predictions)
-    if lacking:
-        raise RunError(lacking[0], where=run, remedy="Finish the run by --resume.")
-    return predictions
-
-
-def _of_unit(path: Path, classes: Sequence[str] | None) -> list[Prediction]:
-    fold, seed = path.parts[-3].removeprefix("fold-"), path.parts[-2].removeprefix("seed-")
-    if not seed.isdecimal():
-        raise RunError(f"seed '{seed}' is not a number", where=path, remedy="Name the folder seed-0, seed-1, ...")
-    return read_predictions(path, classes, fold=fold, seed=int(seed))
 
 
 def _mean_over_seeds(system: System, split: Split, classes: Sequence[str]) -> PredictionsByKey:
@@ -198,25 +201,3 @@ def _mean_over_seeds(system: System, split: Split, classes: Sequence[str]) -> Pr
         key: (found[0], np.mean([[(p.probabilities or {})[name] for name in classes] for p in found], axis=0))
         for key, found in by_key.items()
     }
-
-
-def _require_same(first: System, of_first: PredictionsByKey, other: System, of_other: PredictionsByKey) -> None:
-    folds = [sorted({fold for fold, _ in keys}, key=natural_key) for keys in (of_first, of_other)]
-    if folds[0] != folds[1]:
-        what = f"has the folds {', '.join(folds[1])}, and {first.label} {', '.join(folds[0])}"
-        raise RunError(what, where=other.path, remedy=_SAME)
-    for present, absent, lacks, has in ((of_first, of_other, other, first), (of_other, of_first, first, other)):
-        lacking = sorted(present.keys() - absent.keys(), key=natural_key)
-        if lacking:
-            names = ", ".join(f"{name} of fold {fold}" for fold, name in lacking[:3])
-            what = f"lacks {len(lacking)} utterances that {has.label} predicted: {names}"
-            raise RunError(what, where=lacks.path, remedy=_SAME)
-    differing = [name for (fold, name), (p, _) in of_first.items() if of_other[fold, name][0].truth != p.truth]
-    if differing:
-        what = f"the truth of {len(differing)} utterances is not that of {first.label}: {', '.join(differing[:3])}"
-        raise RunError(what, where=other.path, remedy="Fuse systems that were evaluated with the same labels.")
-
-
-def _with_most_known(predictions: Sequence[Prediction]) -> Prediction:
-    """Return the first prediction that knows its speaker, else the first."""
-    return next((p for p in predictions if p.speaker is not None), predictions[0])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from serein.evaluation.intervals import NUM_RESAMPLES
-from serein.evaluation.scores import SCORE_TITLES, ClassScore, Scores
+from serein.evaluation.scores import SCORE_TITLES, Scores
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from serein.evaluation.task_scores import TaskScore
 
 
+MOST_RECALLS = 40
 NARROW_SPACE = "\u202f"
 Level = Literal["warning", "note"]
 _DEV_SETS = {
@@ -56,11 +57,35 @@ def notices(
         folds: ``folds.json``.
         missing: What `missing_predictions` found.
     """
-    warnings = [_speaker_dependence(folds), _synthetic_speech(data), *missing]
+    warnings = []
+    if not folds.get("is_speaker_independent", True):
+        warnings.append(
+            f"Speaker-dependent protocol ('{folds.get('protocol', 'unnamed')}'): test speakers were seen in "
+            "training. Such scores are optimistic and cannot be compared with speaker-independent ones."
+        )
+    stated = [*(data.get("licences") or {}).values(), *(data.get("citations") or {}).values()]
+    if any("synthetic" in str(text).casefold() for text in (*(data.get("corpora") or ()), *stated)):
+        warnings.append(
+            "Synthetic corpus: these voices were computed, not recorded. The scores show that the software "
+            "works, and say nothing about how people sound."
+        )
+    warnings += missing
     remarks = [*map(str, folds.get("notes") or ()), *(scores.notes if scores else ())]
-    remarks.append(_selection(recipe, "UA" if scores else "score"))
+    stage: dict[str, Any] = (recipe.get("stages") or [{}])[-1]
+    dev = (recipe.get("protocol") or {}).get("dev")
+    if stage.get("checkpoint") == "last" or dev == "none":
+        remarks.append("Checkpoint: the last epoch; nothing was chosen on test data.")
+    elif stage.get("checkpoint") == "best":
+        which = f" ({_DEV_SETS[dev]})" if dev in _DEV_SETS else ""
+        monitor = stage.get("monitor") or ("ua" if scores else "score")
+        title = SCORE_TITLES.get(monitor, monitor)
+        remarks.append(f"Checkpoint: the epoch of the best {title} on dev{which}; nothing was chosen on test data.")
     if scores is not None:
-        remarks += [_few_speakers(scores), _several_seeds(scores)]
+        num_speakers, num_seeds = len(scores.speakers), len(scores.seeds)
+        if 3 <= num_speakers < 10:
+            remarks.append(f"Only {num_speakers} speakers: a bootstrap interval of so few is too narrow.")
+        if num_seeds > 1:
+            remarks.append(f"{num_seeds} seeds: scores are averaged over them, counts of the confusion matrix add up.")
     levels: list[tuple[Level, list[str]]] = [("warning", warnings), ("note", remarks)]
     return [Notice(level, text) for level, texts in levels for text in texts if text]
 
@@ -76,88 +101,29 @@ def plain_reading(scores: Scores, folds: dict[str, Any]) -> str:
         'Of 100 utterances, 50 are recognised when every emotion is equally frequent (by chance: 50)'
     """
     chance, hits = 100.0 / len(scores.classes), scores.pooled["ua"]
-    whose = _whose(folds.get("is_speaker_independent"))
-    first = f"Of 100 utterances{whose}, {hits:.0f} are recognised when every emotion is equally frequent"
-    sentences = (f"{first} (by chance: {chance:.3g}).", _range(scores, folds), _best_and_worst(scores))
-    return " ".join(sentence for sentence in sentences if sentence)
-
-
-def _whose(is_speaker_independent: bool | None) -> str:
-    if is_speaker_independent is None:
-        return ""
-    return " of speakers unseen in training" if is_speaker_independent else " of speakers also seen in training"
-
-
-def _range(scores: Scores, folds: dict[str, Any]) -> str:
-    bounds = scores.intervals["ua"]
-    if bounds is None or not scores.speakers or folds.get("is_speaker_independent") is False:
-        return ""
-    low, high = (f"{bound:.0f}" for bound in bounds)
-    return f"Had other speakers been recorded, it might as well be {low} to {high} (95{NARROW_SPACE}% interval)."
-
-
-def _best_and_worst(scores: Scores) -> str:
-    known = sorted((score.recall, score.name) for score in scores.by_class if score.recall is not None)
-    if len(known) < 2:
-        return ""
-    (low, worst), (high, best) = known[0], known[-1]
-    first = f"Recognised best: {best} ({high:.0f}{NARROW_SPACE}%)."
-    return f"{first} Worst: {worst} ({low:.0f}{NARROW_SPACE}%{_confused_with(scores, worst)})."
-
-
-def _confused_with(scores: Scores, name: str) -> str:
-    row = scores.classes.index(name)
-    errors = scores.confusion[row] * (np.arange(len(scores.classes)) != row)
-    return f", most often confused with {scores.classes[int(errors.argmax())]}" if errors.any() else ""
-
-
-def _speaker_dependence(folds: dict[str, Any]) -> str:
-    if folds.get("is_speaker_independent", True):
-        return ""
-    return (
-        f"Speaker-dependent protocol ('{folds.get('protocol', 'unnamed')}'): test speakers were seen in "
-        "training. Such scores are optimistic and cannot be compared with speaker-independent ones."
+    is_independent = folds.get("is_speaker_independent")
+    whose = {None: "", True: " of speakers unseen in training"}.get(
+        is_independent, " of speakers also seen in training"
     )
-
-
-def _synthetic_speech(data: dict[str, Any]) -> str:
-    corpora = [str(name) for name in data.get("corpora") or ()]
-    texts = [
-        *corpora,
-        *map(str, (data.get("licences") or {}).values()),
-        *map(str, (data.get("citations") or {}).values()),
+    sentences = [
+        f"Of 100 utterances{whose}, {hits:.0f} are recognised when every emotion is equally frequent "
+        f"(by chance: {chance:.3g})."
     ]
-    if not any("synthetic" in text.casefold() for text in texts):
-        return ""
-    return (
-        "Synthetic corpus: these voices were computed, not recorded. The scores show that the software "
-        "works, and say nothing about how people sound."
-    )
-
-
-def _selection(recipe: dict[str, Any], default: str) -> str:
-    stage: dict[str, Any] = (recipe.get("stages") or [{}])[-1]
-    dev = (recipe.get("protocol") or {}).get("dev")
-    if stage.get("checkpoint") == "last" or dev == "none":
-        return "Checkpoint: the last epoch; nothing was chosen on test data."
-    if stage.get("checkpoint") != "best":
-        return ""
-    which = f" ({_DEV_SETS[dev]})" if dev in _DEV_SETS else ""
-    score = SCORE_TITLES.get(stage.get("monitor") or "", stage.get("monitor")) or default
-    return f"Checkpoint: the epoch of the best {score} on dev{which}; nothing was chosen on test data."
-
-
-def _few_speakers(scores: Scores) -> str:
-    count = len(scores.speakers)
-    return f"Only {count} speakers: a bootstrap interval of so few is too narrow." if 3 <= count < 10 else ""
-
-
-def _several_seeds(scores: Scores) -> str:
-    count = len(scores.seeds)
-    return f"{count} seeds: scores are averaged over them, counts of the confusion matrix add up." if count > 1 else ""
-
-
-MOST_RECALLS = 40
+    bounds = scores.intervals["ua"]
+    if bounds is not None and scores.speakers and is_independent is not False:
+        low, high = (f"{bound:.0f}" for bound in bounds)
+        sentences.append(
+            f"Had other speakers been recorded, it might as well be {low} to {high} (95{NARROW_SPACE}% interval)."
+        )
+    known = sorted((score.recall, score.name) for score in scores.by_class if score.recall is not None)
+    if len(known) >= 2:
+        (lowest, worst), (highest, best) = known[0], known[-1]
+        row = scores.classes.index(worst)
+        errors = scores.confusion[row] * (np.arange(len(scores.classes)) != row)
+        confused = f", most often confused with {scores.classes[int(errors.argmax())]}" if errors.any() else ""
+        sentences.append(f"Recognised best: {best} ({highest:.0f}{NARROW_SPACE}%).")
+        sentences.append(f"Worst: {worst} ({lowest:.0f}{NARROW_SPACE}%{confused}).")
+    return " ".join(sentences)
 
 
 def scores_table(scores: Scores) -> Table:
@@ -165,15 +131,35 @@ def scores_table(scores: Scores) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title="Scores in per cent", caption=Text(_caption(scores)), caption_justify="left")
+    by_class, what = list(scores.by_class), "Recall"
+    if len(by_class) > MOST_RECALLS:  # the worst recognised ones
+        what = f"Lowest recalls of {len(by_class)} classes"
+        by_class = sorted(by_class, key=lambda score: 100.0 if score.recall is None else score.recall)[:6]
+    caption = [f"{what}: {' · '.join(f'{score.name} {number(score.recall)}' for score in by_class)}"]
+    if scores.intervals["ua"] is not None:
+        caption.append(f"95 % interval: {NUM_RESAMPLES} resamples of {scores.resampled}.")
+    table = Table(
+        title="Scores in per cent", caption=Text("\n".join([*caption, *scores.notes])), caption_justify="left"
+    )
     table.add_column("fold", no_wrap=True)
     for title in (*SCORE_TITLES.values(), "clips", "speakers"):
         table.add_column(title, justify="right", no_wrap=True)
-    for row in _fold_rows(scores):
-        table.add_row(*map(Text, row))
+    for fold in scores.folds:
+        cells = [fold.fold if len(scores.seeds) == 1 else f"{fold.fold}, seed {fold.seed}"]
+        cells += [number(getattr(fold, name)) for name in SCORE_TITLES]
+        cells += [str(fold.num_utterances), "–" if fold.num_speakers is None else str(fold.num_speakers)]
+        table.add_row(*map(Text, cells))
     table.add_section()
-    for row in _summary_rows(scores):
-        table.add_row(*map(Text, row), style="bold")
+    means = [f"{number(scores.mean[name])} {deviation(scores, name)}".strip() for name in SCORE_TITLES]
+    pooled = [number(scores.pooled[name]) for name in SCORE_TITLES]
+    bounds = [interval(scores, name) or "–" for name in SCORE_TITLES]
+    num_speakers = str(len(scores.speakers)) if scores.speakers else "–"
+    for cells in (
+        ["mean ± sd", *means, "", ""],
+        ["pooled", *pooled, str(scores.num_utterances), num_speakers],
+        ["interval", *bounds, "", ""],
+    ):
+        table.add_row(*map(Text, cells), style="bold")
     return table
 
 
@@ -216,43 +202,3 @@ def deviation(scores: Scores, name: str) -> str:
     """Return the standard deviation over folds as people read it: ``± 3.1``, empty with one fold."""
     spread = scores.standard_deviation[name]
     return "" if spread is None else f"± {number(spread)}"
-
-
-def _fold_rows(scores: Scores) -> list[list[str]]:
-    is_one_seed = len(scores.seeds) == 1
-    return [
-        [
-            fold.fold if is_one_seed else f"{fold.fold}, seed {fold.seed}",
-            *(number(getattr(fold, name)) for name in SCORE_TITLES),
-            str(fold.num_utterances),
-            "–" if fold.num_speakers is None else str(fold.num_speakers),
-        ]
-        for fold in scores.folds
-    ]
-
-
-def _summary_rows(scores: Scores) -> list[list[str]]:
-    means = [f"{number(scores.mean[name])} {deviation(scores, name)}".strip() for name in SCORE_TITLES]
-    pooled = [number(scores.pooled[name]) for name in SCORE_TITLES]
-    bounds = [interval(scores, name) or "–" for name in SCORE_TITLES]
-    num_speakers = str(len(scores.speakers)) if scores.speakers else "–"
-    return [
-        ["mean ± sd", *means, "", ""],
-        ["pooled", *pooled, str(scores.num_utterances), num_speakers],
-        ["interval", *bounds, "", ""],
-    ]
-
-
-def _caption(scores: Scores) -> str:
-    recalls = " · ".join(f"{score.name} {number(score.recall)}" for score in _recalls(scores))
-    has_intervals = scores.intervals["ua"] is not None
-    drawn = [f"95 % interval: {NUM_RESAMPLES} resamples of {scores.resampled}."] if has_intervals else []
-    what = "Recall" if len(scores.by_class) <= MOST_RECALLS else f"Lowest recalls of {len(scores.by_class)} classes"
-    return "\n".join([f"{what}: {recalls}", *drawn, *scores.notes])
-
-
-def _recalls(scores: Scores) -> Sequence[ClassScore]:
-    """Return every class, or the worst recognised ones if there are many, as with speakers."""
-    if len(scores.by_class) <= MOST_RECALLS:
-        return scores.by_class
-    return sorted(scores.by_class, key=lambda score: 100.0 if score.recall is None else score.recall)[:6]

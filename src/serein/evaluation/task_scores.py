@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,8 @@ def score_transcripts(predictions: Sequence[Prediction]) -> TranscriptScores:
         MissingExtraError: The package `jiwer` is not installed.
 
     Example:
-        .word_error_rate, 1)
+        >>> one = Prediction(id="a", truth="Kids are talking", prediction="kids were talking")
+        >>> round(score_transcripts([one]).word_error_rate, 1)
         33.3
     """
     pairs = [(p, normalised(p.truth), normalised(p.prediction)) for p in predictions]
@@ -70,36 +71,31 @@ def score_transcripts(predictions: Sequence[Prediction]) -> TranscriptScores:
     letter_errors, letters = sum(f.letter_errors for f in found), sum(f.letters for f in found)
     rows = [p for p, _, _ in known]
     num_words = {p.id: f.words for p, f in zip(rows, found, strict=True)}
+    is_in = {fold: np.array([p.fold == fold for p in rows]) for fold in sorted({p.fold for p in rows}, key=natural_key)}
+    speakers, speaker = _speakers(rows)
+    interval = None
+    if len(speakers) >= FEWEST_UNITS:
+        sums, counts = np.bincount(speaker, weights=errors), np.bincount(speaker, weights=words)
+        uniform = np.full(len(speakers), 1 / len(speakers))
+        drawn = np.random.default_rng(0).multinomial(len(speakers), uniform, NUM_RESAMPLES)
+        low, high = percentile_interval((drawn @ sums) / (drawn @ counts))
+        interval = 100 * low, 100 * high
     return TranscriptScores(
         word_error_rate=100 * float(errors.sum() / words.sum()),
-        interval=_interval(rows, errors, words),
+        interval=interval,
         letter_error_rate=100 * letter_errors / letters,
         exact=100 * float((errors == 0).mean()),
-        folds=_by_fold(rows, errors, words),
+        folds={fold: 100 * float(errors[own].sum() / words[own].sum()) for fold, own in is_in.items()},
         num_utterances=len(num_words),
         num_words=sum(num_words.values()),
     )
 
 
-def _by_fold(rows: Sequence[Prediction], errors: NDArray[np.float64], words: NDArray[np.float64]) -> dict[str, float]:
-    folds = sorted({p.fold for p in rows}, key=natural_key)
-    is_in = {fold: np.array([p.fold == fold for p in rows]) for fold in folds}
-    return {fold: 100 * float(errors[own].sum() / words[own].sum()) for fold, own in is_in.items()}
-
-
-def _interval(rows: Sequence[Prediction], errors: NDArray[np.float64], words: NDArray[np.float64]) -> Bounds | None:
-    """Draw whole speakers with replacement."""
-    if any(p.speaker is None for p in rows):
-        return None
-    keys = [str(SpeakerKey(p.corpus, p.speaker or "")) for p in rows]
-    speakers, speaker = np.unique(keys, return_inverse=True)
-    if len(speakers) < FEWEST_UNITS:
-        return None
-    sums, counts = np.bincount(speaker, weights=errors), np.bincount(speaker, weights=words)
-    rng = np.random.default_rng(0)
-    drawn = rng.multinomial(len(speakers), np.full(len(speakers), 1 / len(speakers)), NUM_RESAMPLES)
-    low, high = percentile_interval((drawn @ sums) / (drawn @ counts))
-    return 100 * low, 100 * high
+def _speakers(rows: Sequence[Prediction]) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+    """Return the distinct speakers and the number of each row's; none when any row lacks its speaker."""
+    keys = [str(SpeakerKey(p.corpus, p.speaker)) for p in rows if p.speaker is not None]
+    speakers, speaker = np.unique(np.array(keys if len(keys) == len(rows) else [], np.str_), return_inverse=True)
+    return speakers, speaker.astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -135,14 +131,17 @@ def task_scores(run: str | Path) -> list[TaskScore]:
         RunError: A file is broken.
     """
     run = Path(run)
-    recipe = read_recipe(run)
+    stages = read_recipe(run).get("stages") or []
     scores = []
     for number, spec in enumerate(read_specs(run)):
         if number == 0 and spec.has_classes:
             continue
         predictions = read_run_predictions(run, kind="test" if number == 0 else spec.name)
         if predictions:
-            scores.append(score_task(spec, predictions, _stage_of(recipe, spec.name)))
+            learning = [s for s in stages if s.get("tasks") is None or spec.name in s["tasks"]]
+            is_last = not learning or learning[-1] is stages[-1]
+            stage = None if is_last else str(learning[-1].get("name"))
+            scores.append(score_task(spec, predictions, stage))
     return scores
 
 
@@ -159,69 +158,38 @@ def score_task(spec: TaskSpec, predictions: Sequence[Prediction], stage: str | N
     Raises:
         RunError: No prediction has a truth, or one of a regression is no number.
     """
-    return SCORERS[spec.problem](spec, predictions, stage)
-
-
-def _score_classes(spec: TaskSpec, predictions: Sequence[Prediction], stage: str | None) -> TaskScore:
-    scores = score_predictions(predictions)
-    return TaskScore(spec.name, "UA", scores.pooled["ua"], scores.intervals["ua"], scores.num_utterances, stage)
-
-
-def _score_sequence(spec: TaskSpec, predictions: Sequence[Prediction], stage: str | None) -> TaskScore:
-    found = score_transcripts(predictions)
-    others = {"letter error rate": found.letter_error_rate}
-    value, interval = found.word_error_rate, found.interval
-    return TaskScore(spec.name, "word error rate", value, interval, found.num_utterances, stage, others=others)
-
-
-def _score_regression(spec: TaskSpec, predictions: Sequence[Prediction], stage: str | None) -> TaskScore:
-    """Score numbers by the task's own scores; where its package is not installed, by those of every regression."""
+    if spec.problem == "sequence":
+        found = score_transcripts(predictions)
+        rate, others = found.word_error_rate, {"letter error rate": found.letter_error_rate}
+        bounds, num_utterances = found.interval, found.num_utterances
+        return TaskScore(spec.name, "word error rate", rate, bounds, num_utterances, stage, others=others)
+    if spec.problem != "regression":
+        scores = score_predictions(predictions)
+        return TaskScore(spec.name, "UA", scores.pooled["ua"], scores.intervals["ua"], scores.num_utterances, stage)
     known = [p for p in predictions if p.truth is not None]
     if not known:
         raise RunError("no number has a truth to be scored with", remedy='Add the key "truth" to every line.')
     truth, predicted = np.array([p.true_value for p in known], float), np.array([p.value for p in known])
     seeds = np.array([p.seed for p in known])
+    # The task's own scores; where its package is not installed, those of every regression.
     score_numbers = choose("task", spec.name).score_numbers if spec.name in names("task") else Task.score_numbers
     each = [score_numbers(truth[seeds == seed], predicted[seeds == seed]) for seed in np.unique(seeds)]
     means = {name: float(np.mean([scores[name] for scores in each])) for name in each[0]}
-    first, *others = means
-
-    def drawn(rows: NDArray[np.int64]) -> float:
-        return score_numbers(truth[rows], predicted[rows])[first]
-
+    first, *further = means
+    speakers, speaker = _speakers(known)
+    interval = None
+    if len(speakers) >= FEWEST_UNITS:  # whole speakers are drawn with replacement
+        clips = [np.flatnonzero(speaker == number) for number in range(len(speakers))]
+        draws = np.random.default_rng(0).integers(len(speakers), size=(NUM_RESAMPLES, len(speakers)))
+        resamples = (np.concatenate([clips[n] for n in draw]) for draw in draws)
+        interval = percentile_interval(np.array([score_numbers(truth[r], predicted[r])[first] for r in resamples]))
     return TaskScore(
         task=spec.name,
         name=first,
         value=means[first],
-        interval=_resampled(known, drawn),
+        interval=interval,
         num_utterances=len({p.id for p in known}),
         stage=stage,
         unit="",
-        others={name: means[name] for name in others},
+        others={name: means[name] for name in further},
     )
-
-
-def _resampled(rows: Sequence[Prediction], score: Callable[[NDArray[np.int64]], float]) -> Bounds | None:
-    """Draw whole speakers with replacement; `score` takes the positions of the rows that are drawn."""
-    keys = [str(SpeakerKey(p.corpus, p.speaker)) for p in rows if p.speaker is not None]
-    speakers, speaker = np.unique(keys, return_inverse=True)
-    if len(keys) < len(rows) or len(speakers) < FEWEST_UNITS:
-        return None
-    clips = [np.flatnonzero(speaker == number) for number in range(len(speakers))]
-    draws = np.random.default_rng(0).integers(len(speakers), size=(NUM_RESAMPLES, len(speakers)))
-    return percentile_interval(np.array([score(np.concatenate([clips[n] for n in draw])) for draw in draws]))
-
-
-SCORERS: dict[str, Callable[[TaskSpec, Sequence[Prediction], str | None], TaskScore]] = {
-    "classes": _score_classes,
-    "vector": _score_classes,
-    "sequence": _score_sequence,
-    "regression": _score_regression,
-}
-
-
-def _stage_of(recipe: dict[str, Any], task: str) -> str | None:
-    """Return the last stage that learns a task, unless it is the last of all."""
-    stages = recipe.get("stages") or []
-    learning = [s for s in stages if s.get("tasks") is None or task in s["tasks"]]
-    return None if not learning or learning[-1] is stages[-1] else str(learning[-1].get("name"))

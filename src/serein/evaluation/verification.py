@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from serein.errors import RunError
 from serein.evaluation.predictions import (
-    Prediction,
     SpeakerKey,
     natural_key,
     numbered,
@@ -85,12 +84,29 @@ def trials(speakers: Sequence[Hashable], rng: np.random.Generator, most: int = M
     if num_possible <= most:
         first, second = np.triu_indices(num_clips, k=1)
         return Trials(first, second, number[first] == number[second], num_possible)
-    same = _same_pairs(number, len(names))
+    of_one_speaker = [np.zeros((0, 2), np.int64)]
+    for speaker in range(len(names)):
+        clips = np.flatnonzero(number == speaker)
+        of_one_speaker.append(np.stack([clips[index] for index in np.triu_indices(len(clips), k=1)], axis=1))
+    same = np.concatenate(of_one_speaker)
     num_different = num_possible - len(same)
     num_same = min(len(same), max(most // 2, most - num_different))
     if num_same < len(same):
         same = same[np.sort(rng.choice(len(same), num_same, replace=False))]
-    different = _different_pairs(number, num_different, min(most - num_same, num_different), rng)
+    count = min(most - num_same, num_different)
+    if count > num_different // 2:  # drawing until the last ones turn up would take long
+        sides = np.stack(np.triu_indices(num_clips, k=1), axis=1)
+        sides = sides[number[sides[:, 0]] != number[sides[:, 1]]]
+        different = sides[np.sort(rng.choice(num_different, count, replace=False))]
+    else:
+        codes = np.zeros(0, np.int64)
+        while len(codes) < count:
+            sides = np.sort(rng.integers(num_clips, size=(2 * (count - len(codes)) + 16, 2)), axis=1)
+            sides = sides[number[sides[:, 0]] != number[sides[:, 1]]]
+            drawn = np.concatenate([codes, sides[:, 0] * num_clips + sides[:, 1]])
+            _, places = np.unique(drawn, return_index=True)
+            codes = drawn[np.sort(places)]  # in the order of drawing, so that cutting favours no clip
+        different = np.stack(np.divmod(np.sort(codes[:count]), num_clips), axis=1)
     pairs = np.concatenate([same, different])
     is_same = np.arange(len(pairs)) < len(same)
     return Trials(pairs[:, 0], pairs[:, 1], is_same, num_possible)
@@ -139,35 +155,6 @@ def score_verification(
         wrong = [float((~is_taken)[drawn.is_same].mean()), float(is_taken[~drawn.is_same].mean())]
     num_different = len(drawn.is_same) - num_same
     return VerificationScore(*found, num_same, num_different, drawn.num_possible, len(set(speakers)), *wrong)
-
-
-def _same_pairs(number: NDArray[np.int64], num_speakers: int) -> NDArray[np.int64]:
-    """Return (pair, 2) positions of all pairs of one person."""
-    pairs = [np.zeros((0, 2), np.int64)]
-    for speaker in range(num_speakers):
-        clips = np.flatnonzero(number == speaker)
-        pairs.append(np.stack([clips[index] for index in np.triu_indices(len(clips), k=1)], axis=1))
-    return np.concatenate(pairs)
-
-
-def _different_pairs(
-    number: NDArray[np.int64], num_possible: int, count: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Draw (count, 2) positions of distinct pairs of two people, of whom there are `num_possible` pairs."""
-    num_clips = len(number)
-    if count > num_possible // 2:  # drawing until the last ones turn up would take long
-        sides = np.stack(np.triu_indices(num_clips, k=1), axis=1)
-        sides = sides[number[sides[:, 0]] != number[sides[:, 1]]]
-        some: NDArray[np.int64] = sides[np.sort(rng.choice(num_possible, count, replace=False))]
-        return some
-    codes = np.zeros(0, np.int64)
-    while len(codes) < count:
-        sides = np.sort(rng.integers(num_clips, size=(2 * (count - len(codes)) + 16, 2)), axis=1)
-        sides = sides[number[sides[:, 0]] != number[sides[:, 1]]]
-        drawn = np.concatenate([codes, sides[:, 0] * num_clips + sides[:, 1]])
-        _, places = np.unique(drawn, return_index=True)
-        codes = drawn[np.sort(places)]  # in the order of drawing, so that cutting favours no clip
-    return np.stack(np.divmod(np.sort(codes[:count]), num_clips), axis=1)
 
 
 @dataclass(frozen=True)
@@ -230,20 +217,34 @@ class RunVerification:
 def run_verification(run: Path) -> RunVerification | None:
     """Score speaker verification in every fold and seed of a run whose main task is about speakers; else return `None`.
 
+    A fold and seed without embeddings, or without pairs of both kinds, is left out.
+
     Raises:
         RunError: Predictions or embeddings are broken.
     """
     if read_specs(run)[0].field != "speaker":
         return None
-    paths = sorted(run.glob("fold-*/seed-*/predictions.jsonl"), key=natural_key)
-    units = [unit for path in paths if (unit := _unit(run, path.parent)) is not None]
+    units = []
+    for path in sorted(run.glob("fold-*/seed-*/predictions.jsonl"), key=natural_key):
+        fold, seed = path.parts[-3].removeprefix("fold-"), int(path.parts[-2].removeprefix("seed-"))
+        if not (path.parent / "embeddings.safetensors").is_file():
+            continue
+        predictions = read_predictions(path, fold=fold, seed=seed)
+        is_known = np.array([p.speaker is not None for p in predictions])
+        speakers = [SpeakerKey(p.corpus, p.speaker) for p in predictions if p.speaker is not None]
+        vectors = read_embeddings(path.parent / "embeddings.safetensors", len(predictions))[is_known]
+        threshold = (read_json(path.parent / "model" / "model.json").get("verification") or {}).get("threshold")
+        found = score_verification(vectors, speakers, np.random.default_rng(0), threshold=threshold)
+        if found is not None:
+            counts = (found.num_speakers, found.num_same, found.num_different, found.num_possible)
+            wrong = (None if rate is None else 100 * rate for rate in (found.misses, found.false_alarms))
+            units.append(FoldVerification(fold, seed, 100 * found.equal_error_rate, *counts, threshold, *wrong))
     if not units:
         return None
     folds = [[u.equal_error_rate for u in units if u.fold == name] for name in dict.fromkeys(u.fold for u in units)]
     means = [float(np.mean(rates)) for rates in folds]
-    return RunVerification(
-        tuple(units), float(np.mean(means)), float(np.std(means, ddof=1)) if len(means) > 1 else None
-    )
+    deviation = float(np.std(means, ddof=1)) if len(means) > 1 else None
+    return RunVerification(tuple(units), float(np.mean(means)), deviation)
 
 
 def read_embeddings(path: Path, num_predictions: int) -> NDArray[np.float32]:
@@ -261,34 +262,6 @@ def read_embeddings(path: Path, num_predictions: int) -> NDArray[np.float32]:
             f"holds {found} for {num_predictions} predictions", where=path, remedy="Predict this fold again."
         )
     return embeddings
-
-
-def _unit(run: Path, folder: Path) -> FoldVerification | None:
-    """Score one fold and seed; `None` without embeddings, or without pairs of both kinds."""
-    fold, seed = folder.parent.name.removeprefix("fold-"), int(folder.name.removeprefix("seed-"))
-    path = folder / "embeddings.safetensors"
-    if not path.is_file():
-        return None
-    predictions = read_predictions(folder / "predictions.jsonl", fold=fold, seed=seed)
-    is_known = np.array([p.speaker is not None for p in predictions])
-    vectors = read_embeddings(path, len(predictions))[is_known]
-    threshold = _threshold(folder)
-    found = score_verification(vectors, _speakers(predictions), np.random.default_rng(0), threshold=threshold)
-    if found is None:
-        return None
-    counts = (found.num_speakers, found.num_same, found.num_different, found.num_possible)
-    wrong = (None if rate is None else 100 * rate for rate in (found.misses, found.false_alarms))
-    return FoldVerification(fold, seed, 100 * found.equal_error_rate, *counts, threshold, *wrong)
-
-
-def _speakers(predictions: Sequence[Prediction]) -> list[Hashable]:
-    return [SpeakerKey(p.corpus, p.speaker) for p in predictions if p.speaker is not None]
-
-
-def _threshold(folder: Path) -> float | None:
-    """Return the threshold of the model that a fold and seed left."""
-    verification = read_json(folder / "model" / "model.json").get("verification") or {}
-    return verification.get("threshold")
 
 
 @dataclass(frozen=True)

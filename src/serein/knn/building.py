@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serein.checkpoint import Checkpoint
 from serein.data import manifest
@@ -83,13 +82,27 @@ def add(
     predictor = _model_of(datastore, model)
     utterances = manifest.read(manifest_path)
     _require_classes(utterances, predictor, manifest_path)
-    new_embeddings = _embed(predictor, utterances, report)[0]
-    is_new = _new_ones(datastore, new_embeddings, utterances, manifest_path)
-    new = [utterance for utterance, is_kept in zip(utterances, is_new, strict=True) if is_kept]
+    added, held = _embed(predictor, utterances, report)[0], datastore.embeddings
+    # Clips with the same id, samples and label are in the datastore already.
+    row_of = {name: row for row, name in enumerate(held.keys[:, 0].tolist())}
+    new = []
+    for number, ((name, samples), label) in enumerate(zip(added.keys.tolist(), added.labels.tolist(), strict=True)):
+        row = row_of.get(name)
+        if row is None:
+            new.append(number)
+        elif samples != held.keys[row, 1]:
+            what = f"the datastore has another recording named '{utterances[number].id}'"
+            raise ManifestError(what, where=manifest_path, remedy="Give the clip another id.")
+        elif label != held.labels[row]:
+            known = datastore.header.classes[int(held.labels[row])]
+            what = f"'{utterances[number].id}' is labelled '{known}' in the datastore"
+            remedy = "Build the datastore again with the correct label."
+            raise ManifestError(what, where=manifest_path, remedy=remedy)
     if not new:
         return datastore.header, len(utterances)
-    grown = concatenated(datastore.embeddings, new_embeddings.only(np.flatnonzero(is_new)))
-    header = write_datastore(folder, datastore.header, grown, new, before=folder, indexed_from=indexed_from)
+    grown = concatenated(held, added.only(np.array(new)))
+    clips = [utterances[number] for number in new]
+    header = write_datastore(folder, datastore.header, grown, clips, before=folder, indexed_from=indexed_from)
     return header, len(utterances) - len(new)
 
 
@@ -129,7 +142,9 @@ def tune(
     utterances = manifest.read(manifest_path)
     _require_classes(utterances, predictor, manifest_path)
     queries, probabilities = _embed(predictor, utterances, report)
-    nearest = datastore.embeddings.nearest(queries.vectors, max_neighbours(len(datastore.embeddings) - 1), queries.keys)
+    nearest = datastore.embeddings.nearest(
+        queries.vectors, min(MAX_NEIGHBOURS, len(datastore.embeddings) - 1), queries.keys
+    )
     found = tune_k_and_weight(nearest, probabilities, queries.labels, votes=votes, metric=metric)
     tuning = tuning_record(found, votes, metric, str(manifest_path), len(datastore.embeddings))
     write_header(folder, datastore.header.model_copy(update={"tuning": tuning}))
@@ -185,35 +200,6 @@ def _require_classes(utterances: Sequence[Utterance], predictor: Predictor, wher
         )
 
 
-def _new_ones(
-    datastore: Datastore, embeddings: Embeddings, utterances: Sequence[Utterance], where: Path
-) -> NDArray[np.bool_]:
-    """Return (utterance,) False for clips that a datastore holds already, with the same id, samples and label."""
-    row_of = {name: row for row, name in enumerate(datastore.embeddings.keys[:, 0].tolist())}
-    is_new = np.ones(len(utterances), bool)
-    for number, ((name, samples), label) in enumerate(
-        zip(embeddings.keys.tolist(), embeddings.labels.tolist(), strict=True)
-    ):
-        if name not in row_of:
-            continue
-        row = row_of[name]
-        if samples != datastore.embeddings.keys[row, 1]:
-            raise ManifestError(
-                f"the datastore has another recording named '{utterances[number].id}'",
-                where=where,
-                remedy="Give the clip another id.",
-            )
-        if label != datastore.embeddings.labels[row]:
-            known = datastore.header.classes[int(datastore.embeddings.labels[row])]
-            raise ManifestError(
-                f"'{utterances[number].id}' is labelled '{known}' in the datastore",
-                where=where,
-                remedy="Build the datastore again with the correct label.",
-            )
-        is_new[number] = False
-    return is_new
-
-
 def concatenated(first: Embeddings, second: Embeddings) -> Embeddings:
     """Return two sets of embeddings, one after the other."""
     return Embeddings(
@@ -221,11 +207,6 @@ def concatenated(first: Embeddings, second: Embeddings) -> Embeddings:
         np.concatenate([first.labels, second.labels]),
         np.concatenate([first.keys, second.keys]),
     )
-
-
-def max_neighbours(num: int) -> int:
-    """Return the largest candidate for k, given the number of embeddings."""
-    return min(MAX_NEIGHBOURS, num)
 
 
 def tuning_record(found: TunedKnn, votes: Votes, metric: Metric, tuned_on: str, num_clips: int) -> TuningRecord:

@@ -162,33 +162,30 @@ def write_datastore(
         raise ModelError("exists and is not a datastore", where=folder, remedy="Name a new folder.")
     if len(embeddings) >= indexed_from:
         require_faiss()
+    kept = ("id", "audio", "start_s", "end_s", "speaker", "corpus", header.task)  # enough to find and to name a clip
+    corpora = Counter(header.corpora) + Counter(clip.corpus or "own" for clip in clips)
+    arrays: Mapping[str, Any] = {"vectors": embeddings.vectors, "labels": embeddings.labels, "keys": embeddings.keys}
     with _replacing(folder) as partial:
-        _write_clips(clips, header.task, partial / _CLIPS, before)
-        _save_examples(embeddings, partial / _VECTORS)
+        path = partial / _CLIPS
+        manifest.write((Utterance(**{name: getattr(clip, name) for name in kept}) for clip in clips), path)
+        if before is not None:
+            added = path.read_text(encoding="utf-8")
+            path.write_text((before / _CLIPS).read_text(encoding="utf-8") + added, encoding="utf-8")
+        with replacing(partial / _VECTORS) as file:  # safetensors would leave it to be read by its writer alone
+            save_file({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}, file)
         index = None
         if len(embeddings) >= indexed_from:
             recall = write_faiss(embeddings.exact, partial / _INDEX, np.random.default_rng(0))
             index = Index(recall_at=RECALL_AT, recall=round(recall, 4))
-        header = header.model_copy(update={**_counts(header, embeddings, clips), "index": index})
+        counts = {
+            "size": embeddings.vectors.shape[1],
+            "num_clips": len(embeddings),
+            "corpora": dict(sorted(corpora.items())),
+            "licences": {name: licence_of(name) or "not stated" for name in sorted(corpora)},
+        }
+        header = header.model_copy(update={**counts, "index": index})
         write_header(partial, header)
     return header
-
-
-def _counts(header: Header, embeddings: Embeddings, clips: Sequence[Utterance]) -> dict[str, Any]:
-    corpora = Counter(header.corpora) + Counter(clip.corpus or "own" for clip in clips)
-    return {
-        "size": embeddings.vectors.shape[1],
-        "num_clips": len(embeddings),
-        "corpora": dict(sorted(corpora.items())),
-        "licences": {name: licence_of(name) or "not stated" for name in sorted(corpora)},
-    }
-
-
-def _write_clips(clips: Sequence[Utterance], field: str, path: Path, before: Path | None) -> None:
-    manifest.write((_kept(clip, field) for clip in clips), path)
-    if before is not None:
-        added = path.read_text(encoding="utf-8")
-        path.write_text((before / _CLIPS).read_text(encoding="utf-8") + added, encoding="utf-8")
 
 
 def write_header(folder: Path, header: Header) -> None:
@@ -206,15 +203,26 @@ def open_datastore(folder: str | Path) -> Datastore:
     """
     folder = Path(folder)
     if not is_datastore(folder):
-        remedy = "Build one: serein knn build --help."
-        raise ModelError("no such datastore", where=folder, remedy=remedy)
-    header = _read_header(folder / _HEADER)
+        raise ModelError("no such datastore", where=folder, remedy="Build one: serein knn build --help.")
+    try:
+        header = Header.model_validate(json.loads((folder / _HEADER).read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise ModelError("damaged: not JSON", where=folder / _HEADER, remedy=_REMEDY) from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        named = ".".join(str(part) for part in problem["loc"])
+        what = f"key '{named}': {problem['msg'].lower()}"
+        raise ModelError(what, where=folder / _HEADER, remedy=_REMEDY) from None
     try:
         arrays = {name: tensor.numpy() for name, tensor in load_file(folder / _VECTORS).items()}
         embeddings = Embeddings(arrays["vectors"], arrays["labels"], arrays["keys"])
     except (SafetensorError, OSError, KeyError) as error:
         raise ModelError(f"damaged ({error})", where=folder / _VECTORS, remedy=_REMEDY) from None
-    _require_fitting(folder, header, embeddings)
+    num, labels = header.num_clips, embeddings.labels
+    fits = embeddings.vectors.shape == (num, header.size) and embeddings.keys.shape == (num, 2)
+    fits = fits and labels.shape == (num,) and labels.dtype == np.int64
+    if not fits or (num and not 0 <= labels.min() <= labels.max() < len(header.classes)):
+        raise ModelError(f"does not hold the {num} clips that datastore.json states", where=folder, remedy=_REMEDY)
     if header.index is not None:
         embeddings = replace(embeddings, index=FaissIndex(folder / _INDEX, embeddings.exact))
     return Datastore(folder, header, embeddings)
@@ -223,37 +231,6 @@ def open_datastore(folder: str | Path) -> Datastore:
 def is_datastore(folder: str | Path) -> bool:
     """Tell whether a folder has the parts of a datastore."""
     return all((Path(folder) / part).is_file() for part in (_HEADER, _VECTORS, _CLIPS))
-
-
-def _kept(clip: Utterance, field: str) -> Utterance:
-    """Return the fields of a clip that a datastore keeps: enough to find and to name it."""
-    kept = ("id", "audio", "start_s", "end_s", "speaker", "corpus", field)
-    return Utterance(**{name: getattr(clip, name) for name in kept})
-
-
-def _save_examples(embeddings: Embeddings, path: Path) -> None:
-    arrays: Mapping[str, Any] = {"vectors": embeddings.vectors, "labels": embeddings.labels, "keys": embeddings.keys}
-    with replacing(path) as partial:  # safetensors would leave it to be read by its writer alone
-        save_file({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}, partial)
-
-
-def _read_header(path: Path) -> Header:
-    try:
-        return Header.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise ModelError("damaged: not JSON", where=path, remedy=_REMEDY) from None
-    except ValidationError as error:
-        problem = error.errors()[0]
-        named = ".".join(str(part) for part in problem["loc"])
-        raise ModelError(f"key '{named}': {problem['msg'].lower()}", where=path, remedy=_REMEDY) from None
-
-
-def _require_fitting(folder: Path, header: Header, embeddings: Embeddings) -> None:
-    num, num_classes = header.num_clips, len(header.classes)
-    fits = embeddings.vectors.shape == (num, header.size) and embeddings.keys.shape == (num, 2)
-    fits = fits and embeddings.labels.shape == (num,) and embeddings.labels.dtype == np.int64
-    if not fits or (num and not 0 <= embeddings.labels.min() <= embeddings.labels.max() < num_classes):
-        raise ModelError(f"does not hold the {num} clips that datastore.json states", where=folder, remedy=_REMEDY)
 
 
 @contextmanager

@@ -31,12 +31,12 @@ from serein.evaluation.scores import Scores, score_predictions
 from serein.experiment.data import Experiment, prepare
 from serein.experiment.predict import fold_run_folder
 from serein.inference.predictor import load as load_model
-from serein.knn.building import Metric, Votes, concatenated, max_neighbours, new_header, tuning_record
+from serein.knn.building import Metric, Votes, concatenated, new_header, tuning_record
 from serein.knn.datastore import Datastore, is_datastore, open_datastore, write_datastore, write_header
 from serein.knn.interpolation import (
     KNN_WEIGHTS,
+    MAX_NEIGHBOURS,
     Embeddings,
-    Numbers,
     TunedKnn,
     interpolate,
     key,
@@ -147,25 +147,6 @@ def evaluate_run_with_knn(
     Raises:
         RunError: The run is unfinished or of other data, or there is no dev set to tune on.
     """
-    experiment = _experiment(run, data, report)
-    classes = experiment.classes
-    predicted = read_run_predictions(run, classes)
-    lacking = missing_predictions(run, predicted)
-    if lacking:
-        raise RunError(lacking[0], where=run, remedy="Finish the run by --resume.")
-    _require_dev(experiment, knn_options, run)
-    done: list[_TrialResult] = []
-    trials = experiment.fold_runs()
-    for number, (fold, seed) in enumerate(trials, start=1):
-        done.append(_evaluate(experiment, fold, seed, run, knn_options, report))
-        report("with neighbours", number, len(trials), f"{len(trials)} folds and seeds")
-    found = _evaluation(predicted, done, knn_options, classes)
-    name = "knn_oracle.json" if knn_options.selection == "oracle" else "knn.json"
-    write_text(run / name, json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    return found
-
-
-def _experiment(run: Path, data: Path | None, report: Report) -> Experiment:
     recorded = read_json(run / "data.json")
     if not (run / "recipe.yaml").is_file() or "manifest" not in recorded:
         raise RunError("is not a run folder", where=run, remedy="Name a folder that serein run has written.")
@@ -174,10 +155,11 @@ def _experiment(run: Path, data: Path | None, report: Report) -> Experiment:
         raise RunError("was run on other data", where=run, remedy="Name the manifest that it was run on: --data.")
     if read_json(run / "folds.json").get("sha256") != experiment.folds.sha256:
         raise RunError("its folds are divided otherwise now", where=run, remedy="Run the recipe again.")
-    return experiment
-
-
-def _require_dev(experiment: Experiment, knn_options: KnnOptions, run: Path) -> None:
+    classes = experiment.classes
+    predicted = read_run_predictions(run, classes)
+    lacking = missing_predictions(run, predicted)
+    if lacking:
+        raise RunError(lacking[0], where=run, remedy="Finish the run by --resume.")
     without = [fold.name for fold in experiment.folds.folds if not fold.dev]
     if without and knn_options.selection == "dev" and not knn_options.is_given:
         raise RunError(
@@ -186,6 +168,30 @@ def _require_dev(experiment: Experiment, knn_options: KnnOptions, run: Path) -> 
             remedy="Give both: --k 8 --knn-weight 0.3; or tune on test as the paper did, which is marked: "
             "--selection oracle.",
         )
+    done: list[_TrialResult] = []
+    trials = experiment.fold_runs()
+    for number, (fold, seed) in enumerate(trials, start=1):
+        done.append(_evaluate(experiment, fold, seed, run, knn_options, report))
+        report("with neighbours", number, len(trials), f"{len(trials)} folds and seeds")
+    notes = _notes(done, knn_options)
+    alone = [row for result in done for row in result.alone]
+    interpolated = [row for result in done for row in result.interpolated]
+    found = KnnEvaluation(
+        selection="given" if knn_options.is_given else knn_options.selection,
+        votes=knn_options.votes,
+        metric=knn_options.metric,
+        trials=tuple(result.trial for result in done),
+        systems={
+            "model": score_predictions(predicted, classes),
+            "neighbours": score_predictions(alone, classes, notes=notes),
+            "knn": score_predictions(interpolated, classes, notes=notes),
+        },
+        differences=paired_difference(interpolated, predicted, classes, rng=np.random.default_rng(0)),
+        notes=notes,
+    )
+    name = "knn_oracle.json" if knn_options.selection == "oracle" else "knn.json"
+    write_text(run / name, json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return found
 
 
 @dataclass(frozen=True)
@@ -198,61 +204,53 @@ class _TrialResult:
 def _evaluate(
     experiment: Experiment, fold: Fold, seed: int, run: Path, knn_options: KnnOptions, report: Report
 ) -> _TrialResult:
+    """Evaluate one fold and seed, with k and the weight as given or else tuned."""
     folder, classes = fold_run_folder(run, fold, seed), experiment.classes
     datastore = _datastore(experiment, fold, seed, run, report)
     rows, probabilities = _predicted(folder / "predictions.jsonl", classes)
-    keys = keys_of(experiment.recordings, _positions(rows, experiment))
-    test = Embeddings(_embeddings(folder, len(rows)), _truth(rows, classes), keys)
-    k, knn_weight, tuned = _tuned(experiment, fold, datastore, test, probabilities, knn_options, folder)
-    if knn_options.selection == "dev" and tuned is not None:
-        tuning = tuning_record(
-            tuned, knn_options.votes, knn_options.metric, f"dev of fold {fold.name}", len(fold.train)
+    path = folder / "embeddings.safetensors"
+    try:
+        vectors = load_file(path)["embeddings"]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise RunError(f"cannot be read ({error})", where=path, remedy="Run the recipe again.") from None
+    if len(vectors) != len(rows):
+        raise RunError(
+            f"holds {len(vectors)} embeddings of {len(rows)} predictions", where=path, remedy="Run it again."
         )
-        write_header(datastore.folder, datastore.header.model_copy(update={"tuning": tuning}))
+    position_of = {utterance.id: position for position, utterance in enumerate(experiment.utterances)}
+    keys = keys_of(experiment.recordings, [position_of[row.id] for row in rows])
+    test = Embeddings(vectors, np.array([classes.index(row.truth or "") for row in rows], np.int64), keys)
+    k, knn_weight, tuned = knn_options.k, knn_options.knn_weight, None
+    if k is None or knn_weight is None:
+        embeddings, queries, tuned_on = datastore.embeddings, test, probabilities
+        if knn_options.selection == "dev":
+            dev_rows, tuned_on = _predicted(folder / "dev_predictions.jsonl", classes)
+            is_dev = np.arange(len(embeddings)) >= len(fold.train)  # whose predictions are in the same order
+            if embeddings.keys[is_dev, 0].tolist() != [key(row.id) for row in dev_rows]:
+                what = "does not hold the dev set of this run"
+                raise RunError(what, where=datastore.folder, remedy="Delete it.")
+            embeddings, queries = embeddings.only(np.flatnonzero(~is_dev)), embeddings.only(np.flatnonzero(is_dev))
+        most = k or min(MAX_NEIGHBOURS, len(embeddings) - 1)
+        tuned = tune_k_and_weight(
+            embeddings.nearest(queries.vectors, most, queries.keys),
+            tuned_on,
+            queries.labels,
+            votes=knn_options.votes,
+            metric=knn_options.metric,
+            ks=None if k is None else (k,),
+            knn_weights=KNN_WEIGHTS if knn_weight is None else (knn_weight,),
+        )
+        k, knn_weight = tuned.k, tuned.knn_weight
+        if knn_options.selection == "dev":
+            where = f"dev of fold {fold.name}"
+            tuning = tuning_record(tuned, knn_options.votes, knn_options.metric, where, len(fold.train))
+            write_header(datastore.folder, datastore.header.model_copy(update={"tuning": tuning}))
     votes = knn_probabilities(datastore.embeddings.nearest(test.vectors, k, test.keys), len(classes), knn_options.votes)
     interpolated = _as_predictions(rows, interpolate(votes, probabilities, knn_weight), classes)
     name = "knn_oracle" if knn_options.selection == "oracle" else "knn"
     write_predictions(interpolated, folder / f"{name}_predictions.jsonl")
     trial = KnnSelection(fold.name, seed, k, knn_weight, len(datastore.embeddings), tuned)
     return _TrialResult(trial, _as_predictions(rows, votes, classes), interpolated)
-
-
-def _tuned(
-    experiment: Experiment,
-    fold: Fold,
-    datastore: Datastore,
-    test: Embeddings,
-    probabilities: FloatArray,
-    knn_options: KnnOptions,
-    folder: Path,
-) -> tuple[int, float, TunedKnn | None]:
-    """Return k, the weight, and their scores where they were tuned."""
-    if knn_options.k is not None and knn_options.knn_weight is not None:
-        return knn_options.k, knn_options.knn_weight, None
-    embeddings, queries = datastore.embeddings, test
-    if knn_options.selection == "dev":
-        rows, probabilities = _predicted(folder / "dev_predictions.jsonl", experiment.classes)
-        is_dev = _is_dev(datastore, rows, fold)
-        embeddings, queries = embeddings.only(np.flatnonzero(~is_dev)), embeddings.only(np.flatnonzero(is_dev))
-    most = knn_options.k or max_neighbours(len(embeddings) - 1)
-    tuned = tune_k_and_weight(
-        embeddings.nearest(queries.vectors, most, queries.keys),
-        probabilities,
-        queries.labels,
-        votes=knn_options.votes,
-        metric=knn_options.metric,
-        ks=None if knn_options.k is None else (knn_options.k,),
-        knn_weights=KNN_WEIGHTS if knn_options.knn_weight is None else (knn_options.knn_weight,),
-    )
-    return tuned.k, tuned.knn_weight, tuned
-
-
-def _is_dev(datastore: Datastore, rows: Sequence[Prediction], fold: Fold) -> np.ndarray:
-    """Return (clip,) whether a clip of train and dev is of dev, whose predictions are in the same order."""
-    is_dev = np.arange(len(datastore.embeddings)) >= len(fold.train)
-    if datastore.embeddings.keys[is_dev, 0].tolist() != [key(row.id) for row in rows]:
-        raise RunError("does not hold the dev set of this run", where=datastore.folder, remedy="Delete it.")
-    return is_dev
 
 
 def _datastore(experiment: Experiment, fold: Fold, seed: int, run: Path, report: Report) -> Datastore:
@@ -309,26 +307,6 @@ def _predicted(path: Path, classes: Sequence[str]) -> tuple[list[Prediction], Fl
     return rows, np.array([[(row.probabilities or {})[name] for name in classes] for row in rows])
 
 
-def _embeddings(folder: Path, num: int) -> np.ndarray:
-    path = folder / "embeddings.safetensors"
-    try:
-        vectors = load_file(path)["embeddings"]
-    except (SafetensorError, OSError, KeyError) as error:
-        raise RunError(f"cannot be read ({error})", where=path, remedy="Run the recipe again.") from None
-    if len(vectors) != num:
-        raise RunError(f"holds {len(vectors)} embeddings of {num} predictions", where=path, remedy="Run it again.")
-    return vectors
-
-
-def _positions(rows: Sequence[Prediction], experiment: Experiment) -> list[int]:
-    position_of = {utterance.id: position for position, utterance in enumerate(experiment.utterances)}
-    return [position_of[row.id] for row in rows]
-
-
-def _truth(rows: Sequence[Prediction], classes: Sequence[str]) -> Numbers:
-    return np.array([classes.index(row.truth or "") for row in rows], np.int64)
-
-
 def _as_predictions(rows: Sequence[Prediction], probabilities: FloatArray, classes: Sequence[str]) -> list[Prediction]:
     return [
         replace(
@@ -336,30 +314,6 @@ def _as_predictions(rows: Sequence[Prediction], probabilities: FloatArray, class
         )
         for row, own in zip(rows, probabilities, strict=True)
     ]
-
-
-def _evaluation(
-    predicted: Sequence[Prediction], done: Sequence[_TrialResult], knn_options: KnnOptions, classes: Sequence[str]
-) -> KnnEvaluation:
-    notes = _notes(done, knn_options)
-    by_system = {
-        "model": list(predicted),
-        "neighbours": [row for result in done for row in result.alone],
-        "knn": [row for result in done for row in result.interpolated],
-    }
-    is_marked = {"model": False, "neighbours": True, "knn": True}
-    return KnnEvaluation(
-        selection="given" if knn_options.is_given else knn_options.selection,
-        votes=knn_options.votes,
-        metric=knn_options.metric,
-        trials=tuple(result.trial for result in done),
-        systems={
-            name: score_predictions(rows, classes, notes=notes if is_marked[name] else ())
-            for name, rows in by_system.items()
-        },
-        differences=paired_difference(by_system["knn"], by_system["model"], classes, rng=np.random.default_rng(0)),
-        notes=notes,
-    )
 
 
 def _notes(done: Sequence[_TrialResult], knn_options: KnnOptions) -> tuple[str, ...]:

@@ -69,16 +69,24 @@ class Embeddings:
         Raises:
             ModelError: There are fewer than k.
         """
-        _require_enough(k, len(self))
+        if k < 1:
+            raise ModelError(f"k is {k}", where="--k", remedy="Choose at least one neighbour.")
+        remedy = "Choose a smaller k, or add clips."
+        if k > len(self):
+            raise ModelError(f"k is {k}, and the datastore holds {len(self)} clips", where="--k", remedy=remedy)
         num = k if keys is None else min(k + _SPARE, len(self))
         while True:
             rows, distances = (self.index or self.exact).search(queries, num)
-            is_self = np.zeros(rows.shape, bool) if keys is None else self._is_self(rows, keys)
+            is_self = np.zeros(rows.shape, bool)
+            if keys is not None:
+                is_self = (self.keys[rows] == keys[:, None, :]).any(axis=2)
             num_others = int((~is_self).sum(axis=1).min()) if len(queries) else k
             if num_others >= k or num == len(self):
                 break
             num = min(2 * num, len(self))
-        _require_enough(k, num_others, others=" besides the clip itself")
+        if k > num_others:
+            what = f"k is {k}, and the datastore holds {num_others} clips besides the clip itself"
+            raise ModelError(what, where="--k", remedy=remedy)
         order = np.argsort(is_self, axis=1, kind="stable")[:, :k]
         rows = np.take_along_axis(rows, order, axis=1)
         return Nearest(rows, self.labels[rows], np.take_along_axis(distances, order, axis=1))
@@ -91,10 +99,6 @@ class Embeddings:
     def only(self, rows: Numbers) -> Embeddings:
         """Return some of the embeddings."""
         return Embeddings(self.vectors[rows], self.labels[rows], self.keys[rows])
-
-    def _is_self(self, rows: Numbers, keys: Numbers) -> NDArray[np.bool_]:
-        is_self: NDArray[np.bool_] = (self.keys[rows] == keys[:, None, :]).any(axis=2)
-        return is_self
 
 
 def key(content: str | Waveform) -> int:
@@ -154,16 +158,12 @@ def interpolate(neighbours: NDArray[Any], model: NDArray[Any], knn_weight: float
     return knn_weight * neighbours.astype(np.float64) + (1.0 - knn_weight) * model.astype(np.float64)
 
 
-def _uniform(distances: FloatArray) -> FloatArray:
-    return np.ones_like(distances)
-
-
 def _by_distance(distances: FloatArray) -> FloatArray:
     return np.exp(distances[:, :1] - distances)
 
 
 VOTES: dict[str, Callable[[FloatArray], FloatArray]] = {
-    "uniform": _uniform,  # wang2023: each neighbour has one vote
+    "uniform": np.ones_like,  # wang2023: each neighbour has one vote
     "softmax": _by_distance,  # weights are the softmax of the negative distances
 }
 
@@ -226,14 +226,3 @@ def _score(probabilities: NDArray[Any], truth: NDArray[Any], metric: str) -> flo
     num_classes = probabilities.shape[1]
     cells = np.bincount(truth * num_classes + probabilities.argmax(axis=1), minlength=num_classes**2)
     return float(SCORES[metric](cells.reshape(num_classes, num_classes)))
-
-
-def _require_enough(k: int, num: int, others: str = "") -> None:
-    if k < 1:
-        raise ModelError(f"k is {k}", where="--k", remedy="Choose at least one neighbour.")
-    if k > num:
-        raise ModelError(
-            f"k is {k}, and the datastore holds {num} clips{others}",
-            where="--k",
-            remedy="Choose a smaller k, or add clips.",
-        )

@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from serein.inference.batching import Progress, recording_outputs
 from serein.inference.prediction import ClipPrediction
 from serein.inference.predictor import Predictor, load
 from serein.knn.datastore import Datastore, open_datastore
-from serein.knn.interpolation import Embeddings, Nearest, Numbers, Vectors, interpolate, key, knn_probabilities
+from serein.knn.interpolation import Embeddings, Numbers, Vectors, interpolate, key, knn_probabilities
 from serein.models.conditioning import ConditionSource
 from serein.tasks.task import most_probable
 
@@ -122,27 +121,21 @@ class KnnPredictor(Predictor):
         model = np.array([list(predicted.main.probabilities.values()) for predicted in own])
         votes = knn_probabilities(nearest, len(self.classes), self.interpolation.votes)
         probabilities = interpolate(votes, model, self.interpolation.knn_weight)
-        named = self._named(nearest) if self.show_neighbours else [()] * len(own)
+        named: list[tuple[Neighbour, ...]] = [()] * len(own)
+        if self.show_neighbours:
+            rows = sorted(set(nearest.rows.ravel().tolist()))
+            clip_of = dict(zip(rows, self.datastore.clips_at(rows), strict=True))
+            named = []
+            for each in zip(nearest.rows.tolist(), nearest.labels.tolist(), nearest.distances.tolist(), strict=True):
+                triples = [(clip_of[row], self.classes[label], near) for row, label, near in zip(*each, strict=True)]
+                named.append(
+                    tuple(
+                        Neighbour(c.id, label, c.speaker, c.corpus, near, c.audio, c.start_s, c.end_s)
+                        for c, label, near in triples
+                    )
+                )
         mixed = [most_probable(dict(zip(self.classes, map(float, row), strict=True))) for row in probabilities]
         return [replace(each, main=main, neighbours=near) for each, main, near in zip(own, mixed, named, strict=True)]
-
-    def _named(self, nearest: Nearest) -> list[tuple[Neighbour, ...]]:
-        rows = sorted(set(nearest.rows.ravel().tolist()))
-        clips = dict(zip(rows, self.datastore.clips_at(rows), strict=True))
-        triples = zip(nearest.rows.tolist(), nearest.labels.tolist(), nearest.distances.tolist(), strict=True)
-        return [
-            tuple(
-                neighbour_of(clips[row], self.classes[label], distance)
-                for row, label, distance in zip(*each, strict=True)
-            )
-            for each in triples
-        ]
-
-
-def neighbour_of(clip: Utterance, label: str, distance: float) -> Neighbour:
-    """Return a clip as a neighbour."""
-    fields: dict[str, Any] = {name: getattr(clip, name) for name in ("id", "speaker", "corpus", "audio", "start_s")}
-    return Neighbour(label=label, distance=distance, end_s=clip.end_s, **fields)
 
 
 def interpolation_of(datastore: Datastore, k: int | None, knn_weight: float | None, votes: str | None) -> Interpolation:
