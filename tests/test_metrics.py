@@ -11,7 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import entropy as scipy_entropy
+from scipy.stats import norm, pearsonr
 from torchmetrics.functional import concordance_corrcoef
 from torchmetrics.functional.classification import (
     binary_calibration_error,
@@ -237,3 +239,86 @@ def test_concordance_by_hand() -> None:
     assert metrics.concordance([1, 2, 3], [2, 2, 2]) == 0.0  # the mean of all: right on average, and of no use
     assert metrics.concordance([2, 2, 2], [2, 2, 2]) == 0.0
     assert metrics.concordance([0, 2], [0, 4]) == pytest.approx(2 * 2 / (1 + 4 + 1))  # halved by the wrong scale
+
+
+@given(numbers())
+@settings(max_examples=100, deadline=None)
+def test_sums_of_moments_score_a_set_whatever_its_level(drawn: tuple[np.ndarray, np.ndarray]) -> None:
+    truth, prediction = drawn
+    rows = metrics.moments(truth, prediction)
+    parts = rows[: len(rows) // 2].sum(axis=0) + rows[len(rows) // 2 :].sum(axis=0)
+    for name, score in metrics.NUMBER_SCORES.items():
+        expected = score(truth, prediction)
+        assert float(metrics.NUMBER_SCORES_OF[name](parts)) == pytest.approx(expected, abs=1e-9)
+        assert score(truth + 1e6, prediction + 1e6) == pytest.approx(expected, abs=1e-6)
+    assert metrics.pearson(truth, prediction) == pytest.approx(pearsonr(truth, prediction).statistic, abs=1e-9)
+    assert abs(metrics.concordance(truth, prediction)) <= abs(metrics.pearson(truth, prediction)) + 1e-9
+
+
+# -- distributions -----------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def distributions(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Two rows of counts as shares, with zeros among them."""
+    row = st.lists(st.integers(0, 5), min_size=4, max_size=4).filter(any)
+    truth, prediction = np.array(draw(row), float), np.array(draw(row), float)
+    return truth / truth.sum(), prediction / prediction.sum()
+
+
+@given(distributions())
+@settings(max_examples=100, deadline=None)
+def test_distances_of_distributions_are_scipys(drawn: tuple[np.ndarray, np.ndarray]) -> None:
+    truth, prediction = drawn
+    assert metrics.jensen_shannon(truth, prediction) == pytest.approx(
+        jensenshannon(truth, prediction, 2) ** 2, abs=1e-7
+    )
+    assert metrics.entropy(truth) == pytest.approx(scipy_entropy(truth))
+    if (prediction > 0).all():
+        divergence = metrics.cross_entropy(truth, prediction) - metrics.entropy(truth)
+        assert divergence == pytest.approx(scipy_entropy(truth, prediction), abs=1e-9)
+    assert 0 <= metrics.jensen_shannon(truth, prediction) <= 1
+    assert metrics.brier_score(truth, prediction) == pytest.approx(np.linalg.norm(truth - prediction) ** 2)
+
+
+def test_krippendorffs_alpha_of_krippendorffs_example() -> None:
+    """Krippendorff 2011, section C: four observers, twelve units, five categories, missing values: 0.743."""
+    observers = [
+        [1, 2, 3, 3, 2, 1, 4, 1, 2, 0, 0, 0],
+        [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, 0, 3],
+        [0, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, 0],
+        [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, 0],
+    ]
+    counts = [[[row[unit] for row in observers].count(value) for value in range(1, 6)] for unit in range(12)]
+    assert metrics.krippendorff_alpha(counts) == pytest.approx(0.743, abs=5e-4)
+
+
+def test_krippendorffs_alpha_at_its_ends() -> None:
+    assert metrics.krippendorff_alpha([[3, 0], [0, 3]]) == 1.0
+    assert metrics.krippendorff_alpha([[1, 1]] * 50) < 0.0
+    assert np.isnan(metrics.krippendorff_alpha([[3, 0], [2, 0]]))
+    assert np.isnan(metrics.krippendorff_alpha([[1, 0], [0, 1]]))
+    rng = np.random.default_rng(0)
+    assert metrics.krippendorff_alpha(rng.multinomial(5, [0.5, 0.3, 0.2], size=20_000)) == pytest.approx(0.0, abs=0.01)
+
+
+def test_one_more_rater_by_hand() -> None:
+    ratings = [[1, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]]  # the last one gave two labels
+    found = metrics.held_out_agreement(ratings, [0.2, 0.7, 0.1])
+    assert found.model == pytest.approx((0 + 0 + 1 + 0.5) / 4)
+    pairs = [1, 0, 0.5, 0, 0.5, 0.5]  # of each two raters
+    assert found.rater == pytest.approx(np.mean(pairs))
+    assert found.others == pytest.approx((0.5 + 0.5 + 0 + 0.5) / 4)  # [1.5 1.5], [1.5 1.5], [2.5 0.5], [2 1]
+    assert np.isnan(metrics.held_out_agreement([[1, 0]], [0.5, 0.5])).all()
+
+
+def test_a_model_that_is_one_of_the_raters_agrees_as_one() -> None:
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(4000):
+        shares = rng.dirichlet([1, 1, 1])
+        labels = np.eye(3)[rng.choice(3, size=6, p=shares)]
+        found.append(metrics.held_out_agreement(labels[1:], labels[0]))
+    model, rater, others = np.mean(found, axis=0)
+    assert model == pytest.approx(rater, abs=0.01)
+    assert others > rater + 0.03

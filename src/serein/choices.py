@@ -22,6 +22,7 @@ TABLES = {
     "pooling": "serein.models.pooling:POOLINGS",
     "loss": "serein.losses:LOSSES",
     "vector-loss": "serein.losses:VECTOR_LOSSES",
+    "number-loss": "serein.losses:NUMBER_LOSSES",
     "encoder": "serein.models.encoders:ENCODERS",
     "backbone": "serein.models.backbones:BACKBONES",
     "corpus": "serein.corpora:CORPORA",
@@ -48,7 +49,7 @@ def register(kind: str, name: str, choice: Any) -> None:
     Processes that a run starts do not see it: what is used in runs belongs into a package with an entry point.
 
     Args:
-        kind: `pooling`, `loss`, `vector-loss`, `encoder`, `backbone`, `corpus` or `task`.
+        kind: `pooling`, `loss`, `vector-loss`, `number-loss`, `encoder`, `backbone`, `corpus` or `task`.
         choice: The class or function; see the base class of its kind, e.g. `serein.models.pooling.Pooling`.
 
     Raises:

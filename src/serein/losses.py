@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+SPREAD_FLOOR = 1e-8  # of what the concordance divides by: two equal constants do not make it 0 / 0
 SINE_FLOOR = 1e-6  # of a squared sine: keeps the gradient of its root finite at cosines of 1 and -1
 
 
@@ -141,6 +142,58 @@ def log_cosh(truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     return (distance + torch.nn.functional.softplus(-2 * distance) - math.log(2)).mean(dim=1)
 
 
+def concordance(truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """1 - the concordance correlation coefficient (Lin 1989) of each dimension over the batch, 0 to 2.
+
+    As `serein.metrics.concordance`: variances and covariance divide by the number of clips. Where truth or output is
+    constant over the batch, as in a batch of one, nothing is correlated: the loss is 1 and has no gradient.
+
+    Args:
+        truth: (batch, dimension).
+        output: (batch, dimension).
+
+    Returns:
+        (dimension,) not reduced, in float32 at least.
+
+    Example:
+        >>> concordance(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[2.0], [3.0], [4.0]])).round(decimals=4)
+        tensor([0.4286])
+    """
+    with torch.autocast(output.device.type, enabled=False):
+        output = output.to(torch.promote_types(output.dtype, torch.float32))
+        truth = truth.to(output.dtype)
+        first, second = truth - truth.mean(dim=0), output - output.mean(dim=0)
+        spread = first.square().mean(dim=0) + second.square().mean(dim=0) + (truth - output).mean(dim=0).square()
+        return 1.0 - 2.0 * (first * second).mean(dim=0) / spread.clamp_min(SPREAD_FLOOR)
+
+
+def kl_divergence(
+    truth: torch.Tensor, logits: torch.Tensor, class_weights: torch.Tensor | None = None, smoothing: float = 0.0
+) -> torch.Tensor:
+    """Kullback-Leibler divergence of predicted probabilities from true ones: cross-entropy less the truth's entropy.
+
+    The gradient is that of `cross_entropy`; the value is 0 where the prediction is the truth, so that its curve shows
+    how far there is to go.
+
+    Args:
+        truth: (batch, class) probabilities that sum to 1.
+        logits: (batch, class).
+        class_weights: See `cross_entropy`.
+        smoothing: See `cross_entropy`.
+
+    Returns:
+        (batch,) not reduced.
+
+    Example:
+        >>> kl_divergence(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), torch.zeros(2, 2)).round(decimals=4)
+        tensor([0.0000, 0.6931])
+    """
+    smoothed = truth * (1 - smoothing) + (1 - truth) * smoothing / (truth.shape[1] - 1)
+    terms = torch.xlogy(smoothed, smoothed)
+    own = terms if class_weights is None else terms * class_weights
+    return cross_entropy(truth, logits, class_weights, smoothing) + own.sum(dim=1)
+
+
 def supervised_contrastive(labels: torch.Tensor, embeddings: torch.Tensor, temperature: float = 0.07) -> torch.Tensor:
     """Supervised contrastive loss (wang2023, equation 1; Khosla 2020, L_out), over clips of one or more views.
 
@@ -211,5 +264,10 @@ def ctc(
     return torch.where(is_possible, each / num_letters.clamp_min(1).to(scores.device), 0.0), is_possible
 
 
-LOSSES: dict[str, Callable[..., torch.Tensor]] = {"cross-entropy": cross_entropy, "arcface": arcface}
+LOSSES: dict[str, Callable[..., torch.Tensor]] = {
+    "cross-entropy": cross_entropy,
+    "kl-divergence": kl_divergence,
+    "arcface": arcface,
+}
+NUMBER_LOSSES = {"ccc": concordance, "mse": mean_square_error, "mae": mean_absolute_error}
 VECTOR_LOSSES = {"mse": mean_square_error, "mae": mean_absolute_error, "log-cosh": log_cosh}

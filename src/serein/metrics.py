@@ -317,10 +317,68 @@ def macro_f1(truth: Sequence[object], prediction: Sequence[object]) -> float:
     return float(macro_f1_of(_confusion(truth, prediction)))
 
 
+def moments(truth: ArrayLike, prediction: ArrayLike) -> FloatArray:
+    """Return what scores of numbers are made of, for each utterance; sums of rows are the moments of a set.
+
+    Columns: 1, truth, prediction, their squares, their product, absolute error; both less the mean of the truth, on
+    which no score depends, so that squares stay small.
+
+    Args:
+        truth: (utterance,) numbers.
+        prediction: (utterance,) numbers.
+
+    Returns:
+        (utterance, 7).
+
+    Example:
+        >>> moments([1.0, 3.0], [1.0, 4.0]).tolist()
+        [[1.0, -1.0, -1.0, 1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 2.0, 1.0, 4.0, 2.0, 1.0]]
+    """
+    t, p = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
+    shift = t.mean() if t.size else 0.0
+    t, p = t - shift, p - shift
+    return np.stack([np.ones_like(t), t, p, t * t, p * p, t * p, np.abs(p - t)], axis=-1)
+
+
+def _central(sums: FloatArray) -> tuple[FloatArray, ...]:
+    """Return means of truth and prediction, their variances and covariance (Huygens), each (...), from (..., 7)."""
+    n = np.maximum(sums[..., 0], 1.0)
+    t, p, tt, pp, tp = (sums[..., column] / n for column in range(1, 6))
+    rounding = 1e-12 * (tt + pp)  # of the difference of two nearly equal numbers
+    variances = (np.where(v > rounding, v, 0.0) for v in (tt - t * t, pp - p * p))
+    return t, p, *variances, tp - t * p
+
+
+def concordance_of(sums: FloatArray) -> FloatArray:
+    """Return the concordance of sets, (...), from sums of `moments`, (..., 7); see `concordance`."""
+    t, p, var_t, var_p, cov = _central(sums)
+    spread = var_t + var_p + (t - p) ** 2
+    has_spread = (var_t > 0) & (var_p > 0)
+    return np.where(has_spread, 2 * cov / np.where(has_spread, spread, 1.0), 0.0)
+
+
+def pearson_of(sums: FloatArray) -> FloatArray:
+    """Return Pearson's correlation of sets, (...), from sums of `moments`, (..., 7); see `pearson`."""
+    _, _, var_t, var_p, cov = _central(sums)
+    has_spread = (var_t > 0) & (var_p > 0)
+    return np.where(has_spread, cov / np.sqrt(np.where(has_spread, var_t * var_p, 1.0)), 0.0)
+
+
+def mean_absolute_error_of(sums: FloatArray) -> FloatArray:
+    """Return the mean absolute error of sets, (...), from sums of `moments`, (..., 7)."""
+    return np.asarray(sums[..., 6] / np.maximum(sums[..., 0], 1.0))
+
+
+def root_mean_square_error_of(sums: FloatArray) -> FloatArray:
+    """Return the root of the mean square error of sets, (...), from sums of `moments`, (..., 7)."""
+    square = (sums[..., 3] + sums[..., 4] - 2 * sums[..., 5]) / np.maximum(sums[..., 0], 1.0)
+    return np.asarray(np.sqrt(np.maximum(square, 0.0)))
+
+
 def concordance(truth: ArrayLike, prediction: ArrayLike) -> float:
     """Concordance correlation coefficient (Lin 1989), -1 to 1: 2 cov / (var + var + (mean - mean)^2).
 
-    Variances and covariance divide by the number of utterances; where all numbers are one, it is 0.
+    Variances and covariance divide by the number of utterances; where truth or prediction is constant, it is 0.
 
     Args:
         truth: (utterance,) numbers.
@@ -330,10 +388,17 @@ def concordance(truth: ArrayLike, prediction: ArrayLike) -> float:
         >>> round(concordance([1.0, 2.0, 3.0], [2.0, 3.0, 4.0]), 4)
         0.5714
     """
-    first, second = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
-    spread = first.var() + second.var() + (first.mean() - second.mean()) ** 2
-    covariance = ((first - first.mean()) * (second - second.mean())).mean()
-    return float(2 * covariance / spread) if spread > 0 else 0.0
+    return float(concordance_of(moments(truth, prediction).sum(axis=0)))
+
+
+def pearson(truth: ArrayLike, prediction: ArrayLike) -> float:
+    """Pearson's correlation, -1 to 1, of numbers, both (utterance,); 0 where truth or prediction is constant.
+
+    Example:
+        >>> round(pearson([1.0, 2.0, 3.0], [2.0, 4.0, 6.0]), 4)
+        1.0
+    """
+    return float(pearson_of(moments(truth, prediction).sum(axis=0)))
 
 
 def mean_absolute_error(truth: ArrayLike, prediction: ArrayLike) -> float:
@@ -343,7 +408,7 @@ def mean_absolute_error(truth: ArrayLike, prediction: ArrayLike) -> float:
         >>> mean_absolute_error([1.0, 2.0], [1.0, 4.0])
         1.0
     """
-    return float(np.abs(np.asarray(prediction, np.float64) - np.asarray(truth, np.float64)).mean())
+    return float(mean_absolute_error_of(moments(truth, prediction).sum(axis=0)))
 
 
 def root_mean_square_error(truth: ArrayLike, prediction: ArrayLike) -> float:
@@ -353,7 +418,122 @@ def root_mean_square_error(truth: ArrayLike, prediction: ArrayLike) -> float:
         >>> root_mean_square_error([1.0, 2.0], [4.0, 2.0 - 3.0])
         3.0
     """
-    return float(np.sqrt(np.square(np.asarray(prediction, np.float64) - np.asarray(truth, np.float64)).mean()))
+    return float(root_mean_square_error_of(moments(truth, prediction).sum(axis=0)))
+
+
+def entropy(probabilities: ArrayLike) -> FloatArray:
+    """Return the entropy of each row, in nats: (...) from (..., class).
+
+    Example:
+        >>> entropy([[0.5, 0.5], [1.0, 0.0]]).round(4).tolist()
+        [0.6931, 0.0]
+    """
+    p = np.asarray(probabilities, np.float64)
+    return np.asarray(np.sum(p * -np.log(np.where(p > 0, p, 1.0)), axis=-1))
+
+
+def cross_entropy(truth: ArrayLike, prediction: ArrayLike) -> FloatArray:
+    """Return -sum of truth * log(prediction) of each row, in nats: (...) from two (..., class).
+
+    Its least value is the entropy of the truth.
+
+    Example:
+        >>> cross_entropy([[0.5, 0.5]], [[0.25, 0.75]]).round(4).tolist()
+        [0.837]
+    """
+    logs = np.log(np.maximum(np.asarray(prediction, np.float64), np.finfo(np.float32).tiny))
+    return np.asarray(-np.sum(np.asarray(truth, np.float64) * logs, axis=-1))
+
+
+def jensen_shannon(truth: ArrayLike, prediction: ArrayLike) -> FloatArray:
+    """Return the Jensen-Shannon divergence of each row, in bits, 0 (equal) to 1 (disjoint): (...) from (..., class).
+
+    Source: Lin 1991, "Divergence measures based on the Shannon entropy", equation 4.1 with equal weights.
+
+    Example:
+        >>> jensen_shannon([[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.5, 0.5]]).tolist()
+        [1.0, 0.0]
+    """
+    t, p = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
+    bits = (entropy((t + p) / 2) - (entropy(t) + entropy(p)) / 2) / np.log(2)
+    return np.asarray(np.maximum(bits, 0.0))
+
+
+def brier_score(truth: ArrayLike, prediction: ArrayLike) -> FloatArray:
+    """Return the squared distance of each row, 0 to 2: (...) from two (..., class).
+
+    Source: Brier 1950, "Verification of forecasts expressed in terms of probability", over all classes.
+
+    Example:
+        >>> brier_score([[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.5, 0.5]]).tolist()
+        [2.0, 0.0]
+    """
+    return np.asarray(np.square(np.asarray(prediction, np.float64) - np.asarray(truth, np.float64)).sum(axis=-1))
+
+
+def krippendorff_alpha(counts: ArrayLike) -> float:
+    """Return Krippendorff's alpha of categories: 1 - observed / expected disagreement; 1 is full agreement, 0 chance.
+
+    Units with fewer than two ratings say nothing and are left out. NaN when nothing can disagree: no unit is left, or
+    one category was ever given.
+
+    Source: Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", section C.
+
+    Args:
+        counts: (unit, category), how many raters gave it.
+
+    Example:
+        >>> krippendorff_alpha([[2, 0], [0, 2], [1, 1]])
+        0.4444444444444444
+    """
+    given = np.asarray(counts, np.float64)
+    given = given[given.sum(axis=1) >= 2]
+    per_unit, per_category = given.sum(axis=1), given.sum(axis=0)
+    total = per_unit.sum()
+    expected = (total**2 - np.square(per_category).sum()) / max(total - 1, 1.0)
+    if expected <= 0:
+        return float("nan")
+    observed = ((per_unit**2 - np.square(given).sum(axis=1)) / (per_unit - 1)).sum()
+    return float(1 - observed / expected)
+
+
+class HeldOutAgreement(NamedTuple):
+    """How often a rater of an utterance is agreed with, 0 to 1.
+
+    Attributes:
+        model: By the model's most probable class.
+        rater: By another rater of the utterance: what one more rater is worth.
+        others: By the class that most of the other raters gave: as much as knowing them all is worth.
+    """
+
+    model: float
+    rater: float
+    others: float
+
+
+def held_out_agreement(ratings: ArrayLike, probabilities: ArrayLike) -> HeldOutAgreement:
+    """Hold out each rater of an utterance in turn and ask who agrees; NaN with fewer than two raters.
+
+    A rater who gave several labels is agreed with in parts; equally frequent classes of the others share.
+
+    Args:
+        ratings: (rater, class), the labels that each gave; rows of any sum.
+        probabilities: (class,) of the model.
+
+    Example:
+        >>> held_out_agreement([[1, 0], [1, 0], [0, 1]], [0.6, 0.4])
+        HeldOutAgreement(model=0.6666666666666666, rater=0.3333333333333333, others=0.3333333333333333)
+    """
+    rows = np.asarray(ratings, np.float64)
+    if len(rows) < 2:
+        return HeldOutAgreement(np.nan, np.nan, np.nan)
+    shares = rows / rows.sum(axis=1, keepdims=True)
+    total = shares.sum(axis=0)
+    pairs = float((total**2).sum() - (shares**2).sum()) / (len(rows) * (len(rows) - 1))
+    rest = total - shares
+    is_most = rest >= rest.max(axis=1, keepdims=True) - 1e-9
+    others = float(((shares * is_most).sum(axis=1) / is_most.sum(axis=1)).mean())
+    return HeldOutAgreement(float(shares[:, int(np.argmax(probabilities))].mean()), pairs, others)
 
 
 def _confusion(truth: Sequence[object], prediction: Sequence[object]) -> NDArray[np.int64]:
@@ -371,6 +551,18 @@ SCORES: dict[str, Callable[[Counts], FloatArray]] = {
 
 NUMBER_SCORES: dict[str, Callable[[ArrayLike, ArrayLike], float]] = {
     "ccc": concordance,
+    "pearson": pearson,
     "mae": mean_absolute_error,
     "rmse": root_mean_square_error,
+}
+NUMBER_SCORES_OF: dict[str, Callable[[FloatArray], FloatArray]] = {  # the same, from sums of `moments`
+    "ccc": concordance_of,
+    "pearson": pearson_of,
+    "mae": mean_absolute_error_of,
+    "rmse": root_mean_square_error_of,
+}
+DISTRIBUTION_SCORES: dict[str, Callable[[ArrayLike, ArrayLike], FloatArray]] = {
+    "js": jensen_shannon,
+    "brier": brier_score,
+    "cross_entropy": cross_entropy,
 }

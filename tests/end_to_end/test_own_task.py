@@ -74,9 +74,9 @@ class Arousal(Task):
 
 @pytest.fixture(scope="module", autouse=True)
 def registered() -> Iterator[None]:
-    public.register("task", "arousal", Arousal)
+    public.register("task", "excitement", Arousal)
     yield
-    del choices.table("task")["arousal"]
+    del choices.table("task")["excitement"]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def run_of(folder: Path, data: Path, tasks: dict[str, Any], **changes: Any) -> P
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    return run_of(folder, data, {"emotion": None, "arousal": {"pooling": "mean"}})
+    return run_of(folder, data, {"emotion": None, "excitement": {"pooling": "mean"}})
 
 
 def test_it_learns(run: Path) -> None:
@@ -107,13 +107,13 @@ def test_it_learns(run: Path) -> None:
 
 def test_numbers_are_scored_and_reported(run: Path, serein: Call) -> None:
     predictions = read_run_predictions(run)
-    scores = json.loads(serein("report", run, "--json").out)["tasks"]["arousal"]
+    scores = json.loads(serein("report", run, "--json").out)["tasks"]["excitement"]
     truth, predicted = [p.true_value or 0.0 for p in predictions], [p.value for p in predictions]
     assert set(truth) == set(AROUSAL.values())
     assert (scores["name"], scores["value"]) == ("ccc", pytest.approx(concordance(truth, predicted)))
     assert scores["interval"][0] <= scores["value"] <= scores["interval"][1]
-    assert set(scores["others"]) == {"mae", "rmse"}
-    assert json.loads((run / "scores.json").read_text())["tasks"]["arousal"] == scores
+    assert set(scores["others"]) == {"pearson", "mae", "rmse"}
+    assert json.loads((run / "scores.json").read_text())["tasks"]["excitement"] == scores
     page = (run / "report.html").read_text()
     assert f"{scores['value']:.3f}" in page
     assert "Confusion matrix" not in page
@@ -133,9 +133,9 @@ def test_a_saved_model_predicts_numbers(run: Path, data: Path, serein: Call) -> 
 
 def test_it_learns_beside_classes_in_an_ensemble(data: Path, tmp_path: Path, serein: Call) -> None:
     """Members' numbers are averaged, not their exponentials."""
-    run = run_of(tmp_path, data, {"arousal": {"pooling": "mean"}}, ensemble_size=2)
+    run = run_of(tmp_path, data, {"excitement": {"pooling": "mean"}}, ensemble_size=2)
     scores = json.loads(serein("report", run, "--json").out)
     assert "ua" in scores["pooled"]
-    assert scores["tasks"]["arousal"]["name"] == "ccc"
-    values = [p.value for p in read_run_predictions(run, kind="arousal")]
+    assert scores["tasks"]["excitement"]["name"] == "ccc"
+    values = [p.value for p in read_run_predictions(run, kind="excitement")]
     assert np.std(values) > 0

@@ -241,4 +241,5 @@ def merged_segments(windows: Sequence[Segment], reject_option: RejectOption) -> 
 def segment_of(task: TaskPrediction, start_s: float, end_s: float, rejected: str | None = None) -> Segment:
     """Return the prediction of a task as that of a segment, without its label when it is rejected."""
     label = None if rejected else task.label
-    return Segment(label, task.confidence, task.probabilities, task.value, start_s, end_s, rejected)
+    said = (label, task.confidence, task.probabilities, task.value, task.dimensions)
+    return Segment(*said, start_s=start_s, end_s=end_s, rejected=rejected)

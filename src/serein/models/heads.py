@@ -167,6 +167,8 @@ class PooledHead(nn.Module):
         self.dropout = nn.Dropout(options.dropout)
         scale = options.cosine_scale
         self.output = nn.Linear(size, num_outputs) if scale is None else CosineClassifier(size, num_outputs, scale)
+        if num_raters := getattr(options, "num_raters", 0):
+            self.output = RaterOutput(size, num_outputs, num_raters)
         self.puts_out = options.puts_out
 
     def forward(
@@ -205,6 +207,26 @@ def _fusion(options: Pooled, size: int, input_sizes: Mapping[str, int]) -> Tenso
     require_one_size(size, sizes)
     num_own = 1 if options.attention is None else options.attention.blocks
     return TensorFusion(num_own, size, len(sizes), options.fusion.init)
+
+
+class RaterOutput(nn.Linear):
+    """A linear layer for the average rater, and a vector of logits for each rater, by which it leans.
+
+    As an embedding of annotators that is added to what the last layer reads (Mokhberian 2024, AART), which that layer
+    would turn into logits.
+    """
+
+    def __init__(self, size: int, num_outputs: int, num_raters: int) -> None:
+        super().__init__(size, num_outputs)
+        self.raters = nn.Parameter(torch.zeros(num_raters, num_outputs))
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return (batch, class) of the average rater; in training those of every rater behind them."""
+        logits = super().forward(vectors)
+        if not self.training:
+            return logits
+        leaning = logits[:, None] + (self.raters - self.raters.mean(dim=0))
+        return torch.cat([logits, leaning.flatten(1)], dim=1)
 
 
 class FrameHead(nn.Module):

@@ -17,7 +17,15 @@ class Labels(Options):
         merge: Corpus word -> class, for instance `{excited: happy}`.
         unknown_labels: What happens to utterances of no class: stop (`error`) or leave out, counted (`drop`).
         unlabelled: What happens to utterances without any label of the main task from which another task can learn:
-            it does (`learn`), but they are never tested; or `drop`.
+            it does (`learn`), but they are never tested; or `drop`. `keep`, with `target: distribution`: utterances
+            that raters could not agree on are learned and tested as what their raters said.
+        target: `class`; or `distribution`: the raters' labels, every label of every rater counted as often as it was
+            given (stanley2023). An utterance without raters keeps its class.
+        rater_weight: Of the raters' labels in that target; the rest is the class, which they thus smooth.
+        rater_dropout: Fraction of an utterance's raters that is left out of its target, drawn anew in every batch; one
+            of them always stays.
+        raters: `together`; or `each`: every training rater has a vector of logits that is learned and added to those
+            of the network, and is learned from by its own labels. A model predicts for the average rater.
         min_agreement: Train only on utterances whose emotion at least this fraction of the raters chose first
             (diatlova2024's "confident" subset is 0.8: four of five); dev and test stay whole.
     """
@@ -25,8 +33,26 @@ class Labels(Options):
     classes: tuple[str, ...] | None = None
     merge: dict[str, str] = {}
     unknown_labels: Literal["error", "drop"] = "error"
-    unlabelled: Literal["learn", "drop"] = "learn"
+    unlabelled: Literal["learn", "drop", "keep"] = "learn"
     min_agreement: Share | None = None
+    target: Literal["class", "distribution"] = "class"
+    rater_weight: Share = 1.0
+    rater_dropout: Share = 0.0
+    raters: Literal["together", "each"] = "together"
+
+    @model_validator(mode="after")
+    def _raters_are_asked(self) -> Labels:
+        asked = {
+            "unlabelled: keep": self.unlabelled == "keep",
+            "rater_weight": self.rater_weight != 1.0,
+            "rater_dropout": self.rater_dropout > 0.0,
+            "raters: each": self.raters == "each",
+        }
+        if self.target == "class" and (idle := [name for name, is_set in asked.items() if is_set]):
+            raise ValueError(f"'{idle[0]}' needs 'target: distribution'")
+        if self.raters == "each" and (self.rater_weight != 1.0 or self.rater_dropout):
+            raise ValueError("'raters: each' learns every rater's own labels: leave out rater_weight and rater_dropout")
+        return self
 
 
 class Protocol(Options):

@@ -154,6 +154,13 @@ class Recipe(Options):
             raise ValueError(
                 f"{where} mixes clips, but '{unmixed[0]}' cannot be mixed: set spectrogram_augmentation.mixup to 0"
             )
+        if stage.spectrogram_augmentation.mixup and self.labels.raters == "each":
+            raise ValueError(
+                f"{where} mixes clips, but labels.raters is 'each', and two raters have no mean: set "
+                "spectrogram_augmentation.mixup to 0"
+            )
+        if stage.monitor == "js_similarity" and self.labels.target != "distribution":
+            raise ValueError(f"{where} monitors 'js_similarity', which needs labels.target 'distribution'")
         first = choose("task", names[0])
         if stage.sampling == "balanced" and first.problem not in ("classes", "vector"):
             raise ValueError(f"{where} balances the classes of its first task, but '{names[0]}' has none")

@@ -11,6 +11,30 @@ from serein.choices import Choice, choose, table
 from serein.recipe.model import MAIN, LayerChoice
 from serein.recipe.options import Count, Options, Positive, Share
 
+DimensionName = Literal["arousal", "valence", "dominance"]
+
+
+def rising(scale: tuple[float, float]) -> tuple[float, float]:
+    """Return a scale from low to high.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not scale[0] < scale[1]:
+        raise ValueError(f"{scale[0]:g} is not below {scale[1]:g}: name the lowest rating, then the highest")
+    return scale
+
+
+def distinct(names: tuple[DimensionName, ...]) -> tuple[DimensionName, ...]:
+    """Return names of which none occurs twice.
+
+    Raises:
+        ValueError: One does.
+    """
+    if len(set(names)) < len(names):
+        raise ValueError("names a dimension twice")
+    return names
+
 
 class Conditioning(Options):
     """Conditions of the pooled vector: gender, text (diatlova2024, sections 3.2, 3.3, 5.2, 5.3).
@@ -195,6 +219,37 @@ class Words(Pooled):
     loss: Annotated[str, AfterValidator(Choice("vector-loss"))] = "log-cosh"
 
 
+Scale = Annotated[tuple[float, float], AfterValidator(rising)]
+
+
+class Dimension(Pooled):
+    """A dimension of emotion, as a number: arousal, valence or dominance, 0 to 1 on the scale of its corpus.
+
+    Attributes:
+        loss: The loss function; `ccc`: 1 - the concordance correlation coefficient of the batch.
+        scale: Lowest and highest rating, where the corpus does not publish them: `[1, 5]`.
+    """
+
+    puts_out: ClassVar[Literal["scores", "vector", "numbers"]] = "numbers"
+
+    loss: Annotated[str, AfterValidator(Choice("number-loss"))] = "ccc"
+    scale: Scale | None = None
+
+
+class Dimensions(Dimension):
+    """Several dimensions by one head; an utterance may lack the ratings of some.
+
+    Attributes:
+        names: The fields of utterances that are learned.
+    """
+
+    names: Annotated[tuple[DimensionName, ...], Field(min_length=1), AfterValidator(distinct)] = (
+        "arousal",
+        "valence",
+        "dominance",
+    )
+
+
 class Transcript(Head):
     """The transcript, letter by letter: connectionist temporal classification of frames (CTC, Graves 2006).
 
@@ -217,6 +272,10 @@ class Tasks(Options):
         asr: The spoken words.
         style: Scripted, improvised or natural, as far as the data has them.
         speaker: The speakers of the training set.
+        arousal: Calm to excited, a number.
+        valence: Unpleasant to pleasant, a number.
+        dominance: Weak to strong, a number.
+        dimensions: Several of these by one head.
     """
 
     model_config = ConfigDict(extra="allow")

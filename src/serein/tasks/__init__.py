@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from serein.tasks.classes import ClassTask, SpeakerTask
 from serein.tasks.ctc import CtcTask
+from serein.tasks.dimensions import DimensionsTask, DimensionTask
 from serein.tasks.task import Task
 from serein.tasks.word_vectors import WordVectorTask
 
@@ -17,4 +18,8 @@ TASKS: dict[str, type[Task]] = {
     "asr": CtcTask,
     "style": ClassTask,
     "speaker": SpeakerTask,
+    "arousal": DimensionTask,
+    "valence": DimensionTask,
+    "dominance": DimensionTask,
+    "dimensions": DimensionsTask,
 }

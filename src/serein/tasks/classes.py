@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from serein import losses, metrics
 from serein.choices import choose
 from serein.data.dataset import Targets
-from serein.data.utterance import Utterance
+from serein.data.utterance import Rating, Utterance, is_self_evaluation
 from serein.errors import RecipeError
+from serein.metrics import DISTRIBUTION_SCORES
 from serein.recipe import Category, Head, Labels, Recipe
 from serein.tasks.task import Decoded, Task, TaskPrediction, TaskSpec, label_of, most_probable
 
@@ -91,70 +92,208 @@ def class_labels_of(utterances: Sequence[Utterance], labels: Labels, task: str =
     return ClassLabels(tuple(classes), merge)
 
 
+NOBODY = -1  # in the place of a rater's number
+RATED = ("target", "raters", "rater_dropout", "rater_weight", "unlabelled")  # what of `labels` is of raters
 FIXED_CLASSES = {"gender": ("female", "male")}
 FOUND_CLASSES = ("style", "speaker")
+
+
+class RatedCategory(Category):
+    """A task of classes whose training raters each have a vector of logits.
+
+    Attributes:
+        num_raters: How many; found in the data.
+    """
+
+    num_raters: int = 0
 
 
 class ClassTask(Task):
     """A task of classes: emotion, gender, style, speaker; learned by any of `LOSSES`.
 
+    Targets are (utterance, class): probabilities. Where `labels.target` is `distribution`, the class as it is stands
+    beside them, by which is evaluated, and then, where single raters count, the labels of each and who that was:
+    (utterance, class + class + rater * class + rater), see `rated`.
+
     Attributes:
         class_labels: The classes, and the corpus words that are merged into them.
+        labels: What a recipe takes from raters; nothing of tasks that no rater judges.
+        raters: Who has a vector of logits; nobody unless `labels.raters` is `each`.
     """
 
     Options = Category
+    monitors = ("ua", "wa", "macro_f1", "js_similarity")
 
-    def __init__(self, options: Category, class_labels: ClassLabels) -> None:
+    def __init__(
+        self, options: Category, class_labels: ClassLabels, labels: Labels | None = None, raters: Sequence[str] = ()
+    ) -> None:
         self.spec = TaskSpec(class_labels.field, class_labels.field, self.problem, class_labels.classes)
+        self.labels = labels if labels is not None and class_labels.field == "emotion" else Labels()
+        self.raters = {name: number for number, name in enumerate(raters)}
         self.options: Category = options
+        if raters:
+            if options.loss == "arcface":
+                remedy = "Choose another loss, or labels.raters=together."
+                raise RecipeError("is no loss of single raters", where="tasks.emotion.loss", remedy=remedy)
+            self.options = RatedCategory(**dict(options), num_raters=len(raters))
         self.class_labels = class_labels
         self.num_outputs = len(class_labels.classes)
         self.class_weights: torch.Tensor | None = None
 
     @classmethod
     def fit(cls, name: str, options: Head, recipe: Recipe, utterances: Sequence[Utterance]) -> Self:
-        """Return the task with the classes that utterances hold."""
-        return cls(cast(Category, options), class_labels_of(utterances, recipe.labels, name))
+        """Return the task with the classes that utterances hold.
+
+        Raises:
+            RecipeError: They hold too few, or no rater has a name where each is to be modelled.
+        """
+        class_labels = class_labels_of(utterances, recipe.labels, name)
+        raters: set[str] = set()
+        if recipe.labels.raters == "each" and class_labels.field == "emotion":
+            raters = {rater_of(u, rating) for u in utterances for rating in u.ratings if rating.rater}
+            if not raters:
+                remedy = "Choose labels.raters=together, or fill in the field 'rater'."
+                raise RecipeError("no rating says whose it is", where="labels.raters", remedy=remedy)
+        return cls(cast(Category, options), class_labels, recipe.labels, sorted(raters))
 
     @classmethod
     def from_json(cls, name: str, options: Head, description: Mapping[str, Any]) -> Self:
         """Return the task that `to_json` described."""
-        labels = ClassLabels(tuple(description["classes"]), dict(description["merge"]), name)
-        return cls(cast(Category, options), labels)
+        class_labels = ClassLabels(tuple(description["classes"]), dict(description["merge"]), name)
+        labels = Labels.model_validate(description.get("labels", {}))
+        return cls(cast(Category, options), class_labels, labels, description.get("raters", ()))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the classes and what is merged into them."""
-        return {"classes": self.class_labels.classes, "merge": self.class_labels.merge}
+        """Return the classes, what is merged into them, and what is taken from raters."""
+        rated = self.labels.model_dump(mode="json", exclude_defaults=True, include=set(RATED))
+        return {
+            "classes": self.class_labels.classes,
+            "merge": self.class_labels.merge,
+            **({"labels": rated} if rated else {}),
+            **({"raters": list(self.raters)} if self.raters else {}),
+        }
 
     def truth(self, utterance: Utterance) -> str | None:
         """Return the class of an utterance."""
         return self.class_labels.label(utterance)
 
+    def has_target(self, utterance: Utterance) -> bool:
+        """Tell whether an utterance has a class, or raters where those without a majority are kept."""
+        is_kept = self.labels.unlabelled == "keep" and len(self._votes(utterance)) > 0
+        return is_kept or self.truth(utterance) is not None
+
+    def ratings(self, utterance: Utterance) -> tuple[tuple[str, ...], ...]:
+        """Return the classes that each rater gave an utterance."""
+        if self.class_labels.field != "emotion":
+            return ()
+        return tuple(labels for _, labels in rater_labels(utterance, self.class_labels))
+
+    def _votes(self, utterance: Utterance) -> NDArray[np.float32]:
+        """Return (rater, class): how often each rater gave each class."""
+        rows = [[labels.count(name) for name in self.spec.classes] for labels in self.ratings(utterance)]
+        return np.array(rows, np.float32).reshape(-1, self.num_outputs)
+
     def targets(self, utterances: Sequence[Utterance]) -> Targets:
-        """Return class probabilities, (utterance, class), and which utterances have a class."""
+        """Return class probabilities, (utterance, class), or more of raters, and which utterances have some."""
         values = np.stack([self.class_labels.probabilities(u) for u in utterances])
-        return Targets(values, values.sum(axis=1) > 0)
+        if self.labels.target == "class":
+            return Targets(values, values.sum(axis=1) > 0)
+        votes = [self._votes(u) for u in utterances]
+        targets = blended(np.stack([each.sum(axis=0) for each in votes]), values, self.labels.rater_weight)
+        is_known = np.array([self.has_target(u) for u in utterances])
+        parts = [targets, values]
+        if self.labels.rater_dropout or self.raters:
+            most = max(1, *map(len, votes))
+            parts.append(np.stack([np.pad(each, ((0, most - len(each)), (0, 0))).ravel() for each in votes]))
+            names = [[name for name, _ in rater_labels(u, self.class_labels)] for u in utterances]
+            numbers = [[self.raters.get(name, NOBODY) for name in some] for some in names]
+            parts.append(np.array([some + [NOBODY] * (most - len(some)) for some in numbers], np.float32))
+        return Targets(np.concatenate(parts, axis=1).astype(np.float32), is_known)
+
+    def rated(self, truth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (batch, rater, class) labels and (batch, rater) numbers of targets that hold them."""
+        num_classes = self.num_outputs
+        most = (truth.shape[1] - 2 * num_classes) // (num_classes + 1)
+        votes = truth[:, 2 * num_classes : (2 + most) * num_classes].reshape(-1, most, num_classes)
+        return votes, truth[:, (2 + most) * num_classes :]
 
     def prepare(self, truth: torch.Tensor) -> None:
         """Take what the loss needs from the training targets, (utterance, class)."""
         if self.options.class_weights == "balanced":
-            self.class_weights = losses.balanced_class_weights(truth.sum(dim=0))
+            self.class_weights = losses.balanced_class_weights(truth[:, : self.num_outputs].sum(dim=0))
 
     def loss(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss of a batch: probabilities and logits, both (batch, class)."""
-        weights = None if self.class_weights is None else self.class_weights.to(output.device)
+        """Return the mean loss of a batch: probabilities and logits, both (batch, class).
+
+        Rater dropout draws from torch's generator, as any dropout does.
+
+        Args:
+            output: Of a model of single raters in training, the logits of every rater follow, (batch, class +
+                rater * class).
+        """
+        target = truth[:, : self.num_outputs]
+        if output.shape[1] > self.num_outputs:
+            return self._loss_of_raters(truth, output)
+        if self.labels.rater_dropout:
+            votes, _ = self.rated(truth)
+            kept = votes * drawn_raters(votes.sum(dim=2) > 0, self.labels.rater_dropout)[..., None]
+            classes = truth[:, self.num_outputs : 2 * self.num_outputs]
+            target = blended(kept.sum(dim=1), classes, self.labels.rater_weight)
+        return self._mean_loss(target, output)
+
+    def _mean_loss(self, target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        weights = None if self.class_weights is None else self.class_weights.to(logits.device)
         own = self.options.arcface.model_dump() if self.options.loss == "arcface" else {}
-        each = choose("loss", self.options.loss)(truth, output, weights, self.options.label_smoothing, **own)
-        return losses.weighted_mean(each, truth, weights)
+        each = choose("loss", self.options.loss)(target, logits, weights, self.options.label_smoothing, **own)
+        return losses.weighted_mean(each, target, weights)
+
+    def _loss_of_raters(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """Return the mean over clips of the mean loss of their raters, each by its own labels and logits.
+
+        A rater without a vector is the average one; a clip without raters is learned by its class.
+        """
+        logits = output[:, : self.num_outputs]
+        by_rater = output[:, self.num_outputs :].reshape(len(output), len(self.raters), -1)
+        votes, numbers = self.rated(truth)
+        place = numbers.long().clamp_min(0)[..., None].expand(-1, -1, self.num_outputs)
+        own = torch.where((numbers >= 0)[..., None], by_rater.gather(1, place), logits[:, None])
+        weights = votes.sum(dim=2)
+        is_rater = weights > 0
+        weights = is_rater / is_rater.sum(dim=1, keepdim=True).clamp_min(1)  # clips weigh alike
+        is_bare = ~is_rater.any(dim=1)
+        shares = votes[is_rater] / votes[is_rater].sum(dim=1, keepdim=True)
+        targets = torch.cat([shares, truth[is_bare, : self.num_outputs]])
+        each_logits = torch.cat([own[is_rater], logits[is_bare]])
+        weights = torch.cat([weights[is_rater], weights.new_ones(int(is_bare.sum()))])
+        class_weights = None if self.class_weights is None else self.class_weights.to(logits.device)
+        each = choose("loss", self.options.loss)(targets, each_logits, class_weights, self.options.label_smoothing)
+        by_class = 1.0 if class_weights is None else (targets * class_weights).sum(dim=1)
+        mean: torch.Tensor = (weights * each).sum() / (weights * by_class).sum()
+        return mean
 
     def classes(self, truth: torch.Tensor) -> torch.Tensor:
-        """Return the class numbers of probabilities, (batch, class): (batch,)."""
-        return truth.argmax(dim=1)
+        """Return the class numbers of targets: (batch,); of utterances without a class the most probable one."""
+        if self.labels.target == "class":
+            return truth.argmax(dim=1)
+        own = truth[:, self.num_outputs : 2 * self.num_outputs]
+        return torch.where(own.any(dim=1), own.argmax(dim=1), truth[:, : self.num_outputs].argmax(dim=1))
 
     def scores(self, truth: torch.Tensor, output: torch.Tensor) -> dict[str, float]:
-        """Return the scores of a whole set, 0 to 1, and its loss, by name; both arguments are (utterance, class)."""
-        scores = class_scores(self.classes(truth).numpy(), output.argmax(dim=1).numpy(), self.num_outputs)
-        return {**scores, "loss": float(self.loss(truth, output))}
+        """Return the scores of a whole set, 0 to 1, and its loss, by name; arguments are targets and logits.
+
+        Of distributions, accuracies are of the utterances that have a class; `js_similarity` is 1 less the mean
+        Jensen-Shannon divergence.
+        """
+        target, distribution = truth[:, : self.num_outputs], {}
+        has_class = torch.ones(len(truth), dtype=torch.bool)
+        if self.labels.target == "distribution":
+            has_class = truth[:, self.num_outputs : 2 * self.num_outputs].any(dim=1)
+            probabilities = output.double().softmax(dim=1)
+            means = {name: float(score(target, probabilities).mean()) for name, score in DISTRIBUTION_SCORES.items()}
+            distribution = {"js_similarity": 1 - means["js"], **means}
+        classes, predicted = self.classes(truth)[has_class], output.argmax(dim=1)[has_class]
+        scores = class_scores(classes.numpy(), predicted.numpy(), self.num_outputs)
+        return {**scores, **distribution, "loss": float(self._mean_loss(target, output))}
 
     def decode(self, output: torch.Tensor) -> Decoded:
         """Return the probabilities of (batch, class) logits."""
@@ -182,3 +321,62 @@ def class_scores(truth: np.ndarray, predictions: np.ndarray, num_classes: int) -
     """Return every score, 0 to 1, of class numbers, both (utterance,)."""
     confusion = metrics.confusion_matrix(truth, predictions, num_classes)
     return {name: float(score(confusion)) for name, score in metrics.SCORES.items()}
+
+
+def rater_of(utterance: Utterance, rating: Rating) -> str:
+    """Return who rated, distinct from a rater of the same name in another corpus; nothing where nobody is named."""
+    return f"{utterance.corpus or ''}/{rating.rater}".removeprefix("/") if rating.rater else ""
+
+
+def rater_labels(utterance: Utterance, class_labels: ClassLabels) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the name of each rater and the classes that it gave, every label as often as it was given.
+
+    Labels of no class, and raters who gave no other, are left out, and so are actors who judged themselves.
+
+    Example:
+        >>> ratings = (Rating(labels=("sad", "angry"), rater="r1"), Rating(labels=("bored",)), Rating(labels=("sad",)))
+        >>> rated = Utterance(id="a", audio="a.wav", ratings=ratings)
+        >>> rater_labels(rated, ClassLabels(("angry", "sad"), {}))
+        [('r1', ('sad', 'angry')), ('', ('sad',))]
+    """
+    found = []
+    for rating in utterance.ratings:
+        if not is_self_evaluation(rating):
+            classes = tuple(name for label in rating.labels if (name := class_labels.of(label)))
+            if classes:
+                found.append((rater_of(utterance, rating), classes))
+    return found
+
+
+Values = TypeVar("Values", NDArray[np.float32], torch.Tensor)
+
+
+def blended(counts: Values, classes: Values, rater_weight: float) -> Values:
+    """Return targets that sum to 1: the raters' shares, of which the class takes the part that they leave.
+
+    Args:
+        counts: (utterance, class) labels of all raters; the class stands alone where there are none.
+        classes: (utterance, class) with 1 at the class; the shares stand alone where there is none.
+        rater_weight: Weight of the shares beside the class.
+
+    Example:
+        >>> counts, classes = torch.tensor([[1.0, 3.0], [0.0, 0.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+        >>> blended(counts, classes, 0.4).round(decimals=3)
+        tensor([[0.1000, 0.9000],
+                [1.0000, 0.0000]])
+    """
+    own, given = classes.sum(1)[:, None], counts.sum(1)[:, None]
+    weight = (given > 0) * (1 - own * (1 - rater_weight))
+    target: Values = weight * counts / (given + (given == 0)) + (1 - weight) * classes
+    return target
+
+
+def drawn_raters(is_rater: torch.Tensor, dropout: float) -> torch.Tensor:
+    """Return (batch, rater) bool, True of raters that stay: each with probability 1 - dropout, and always one of them.
+
+    Args:
+        is_rater: (batch, rater) bool, False on padding.
+    """
+    draws = torch.rand(is_rater.shape, device=is_rater.device).masked_fill(~is_rater, -1.0)
+    is_luckiest = draws == draws.max(dim=1, keepdim=True).values
+    return is_rater & ((draws >= dropout) | is_luckiest)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -70,21 +70,35 @@ class TaskPrediction:
         confidence: The largest probability; `None` where there are no classes.
         probabilities: Class -> probability; they sum to 1.
         value: The number that a task of regression predicts.
+        dimensions: Name -> number, of a task that predicts several.
     """
 
     label: str | None
     confidence: float | None = None
     probabilities: Mapping[str, float] = field(default_factory=dict)
     value: float | None = None
+    dimensions: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def written(self) -> str:
+        """The answer as prediction files hold it: the label, the number, or the numbers one after the other."""
+        numbers = list(self.dimensions.values()) if self.value is None else [self.value]
+        return self.label or " ".join(f"{number:.6g}" for number in numbers)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values; `value` only where the task predicts a number."""
+        """Return plain values; `value` and `dimensions` only where the task predicts numbers."""
         return {
             "label": self.label,
             "confidence": None if self.confidence is None else round(self.confidence, _DIGITS),
-            "probabilities": {name: round(value, _DIGITS) for name, value in self.probabilities.items()},
+            "probabilities": rounded(self.probabilities),
             **({} if self.value is None else {"value": round(self.value, _DIGITS)}),
+            **({"dimensions": rounded(self.dimensions)} if self.dimensions else {}),
         }
+
+
+def rounded(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Return name -> number as JSON holds it."""
+    return {name: round(number, _DIGITS) for name, number in numbers.items()}
 
 
 def most_probable(probabilities: Mapping[str, float]) -> TaskPrediction:
@@ -97,13 +111,20 @@ def mean_of(parts: Sequence[TaskPrediction], weights: Sequence[float]) -> TaskPr
     """Return the weighted mean of what a task says of the parts of a recording; texts stand one after the other."""
     first = parts[0]
     if len(parts) == 1:
-        return TaskPrediction(first.label, first.confidence, first.probabilities, first.value)
+        return TaskPrediction(first.label, first.confidence, first.probabilities, first.value, first.dimensions)
+
+    def mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        columns = np.average([list(row.values()) for row in rows], axis=0, weights=weights)
+        return dict(zip(rows[0], map(float, columns), strict=True))
+
+    dimensions = mean([part.dimensions for part in parts]) if first.dimensions else {}
+    if first.probabilities:
+        return replace(most_probable(mean([part.probabilities for part in parts])), dimensions=dimensions)
     if first.value is not None:
-        return TaskPrediction(None, value=float(np.average([part.value or 0.0 for part in parts], weights=weights)))
-    if not first.probabilities:
-        return TaskPrediction(" ".join(part.label for part in parts if part.label))
-    means = np.average([list(part.probabilities.values()) for part in parts], axis=0, weights=weights)
-    return most_probable(dict(zip(first.probabilities, map(float, means), strict=True)))
+        value = mean([{"value": part.value or 0.0} for part in parts])["value"]
+        return TaskPrediction(None, value=value, dimensions=dimensions)
+    text = " ".join(part.label for part in parts if part.label)
+    return TaskPrediction(None if first.dimensions else text, dimensions=dimensions)
 
 
 Problem = Literal["classes", "vector", "sequence", "regression"]
@@ -120,6 +141,7 @@ class TaskSpec:
             number.
         classes: Names of the classes; none where there are no classes.
         monitor: The score that training monitors unless a stage names another.
+        dimensions: Names of the numbers of a regression of several; none of one number.
     """
 
     name: str
@@ -127,6 +149,7 @@ class TaskSpec:
     problem: Problem
     classes: tuple[str, ...] = ()
     monitor: str = "ua"
+    dimensions: tuple[str, ...] = ()
 
     @property
     def has_classes(self) -> bool:
@@ -200,6 +223,14 @@ class Task(ABC):
     def truth(self, utterance: Utterance) -> str | float | None:
         """Return what the task should say of an utterance; `None` where that is unknown."""
 
+    def has_target(self, utterance: Utterance) -> bool:
+        """Tell whether an utterance can be learned from and tested."""
+        return self.truth(utterance) is not None
+
+    def ratings(self, utterance: Utterance) -> tuple[tuple[str, ...], ...]:
+        """Return the classes that each rater gave an utterance; none of a task that no rater judges."""
+        return ()
+
     @abstractmethod
     def targets(self, utterances: Sequence[Utterance]) -> Targets:
         """Return the target of every utterance, and which have one."""
@@ -246,6 +277,13 @@ class Task(ABC):
         """
         return {name: score(truth, prediction) for name, score in NUMBER_SCORES.items()}
 
+    def describe(self) -> str:
+        """Return what the task predicts, for the model's card."""
+        classes = self.spec.classes
+        if not classes:
+            return f"{self.name}."
+        return f"probabilities of {len(classes)} classes of {self.name}:\n{', '.join(classes)}"
+
     def with_labels(self, labels: Sequence[str]) -> Task:
         """Return the same task with other words as classes.
 
@@ -267,8 +305,8 @@ def keep_labelled(
     Raises:
         RecipeError: `unknown` is "error" and there are some.
     """
-    kept = [u for u in utterances if task.truth(u) is not None]
-    left_out = Counter(task.label(u) or f"(no {task.spec.field})" for u in utterances if task.truth(u) is None)
+    kept = [u for u in utterances if task.has_target(u)]
+    left_out = Counter(task.label(u) or f"(no {task.spec.field})" for u in utterances if not task.has_target(u))
     if left_out and unknown == "error":
         counts = ", ".join(f"{count} {name}" for name, count in left_out.most_common(5))
         raise RecipeError(

@@ -105,6 +105,7 @@ def target_words(
         RecipeError: There is no such label set.
 
     Example:
+        >>> from serein.data.utterance import Rating
         >>> ratings = (Rating(labels=("angry",), comment="fed up, Bitter"), Rating(labels=("sad", "other", "sad")))
         >>> utterance = Utterance(id="a", audio="a.wav", emotion="sad", ratings=ratings)
         >>> class_labels = ClassLabels(("angry", "sad"), {})

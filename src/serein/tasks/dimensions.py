@@ -1,0 +1,160 @@
+"""Dimensions of emotion: arousal, valence and dominance as numbers, 0 to 1 on the scale of their corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Self, cast
+
+import numpy as np
+import torch
+
+from serein import metrics
+from serein.choices import choose
+from serein.data.dataset import Targets
+from serein.data.utterance import Utterance
+from serein.errors import RecipeError
+from serein.recipe import Dimension, Dimensions, Head, Recipe
+from serein.tasks.task import Decoded, Task, TaskPrediction, TaskSpec
+
+SCALES: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {  # of what raters may answer; means of IEMOCAP's reach 5.5
+        "iemocap": (1.0, 5.0),  # Busso et al. 2008, self-assessment manikins
+        "msp-podcast": (1.0, 7.0),  # Lotfian and Busso 2019
+        "synth": (1.0, 5.0),
+    }
+)
+OWN = "own"  # the corpus of utterances that name none
+BEYOND = 0.25  # of a scale: means of raters who left it lie a little outside, those of another scale far
+
+
+class DimensionTask(Task):
+    """One dimension, named as the task is, or those of `Dimensions` by one head.
+
+    Targets, outputs and predictions are on a scale of 0 to 1, that of each corpus from its lowest to its highest
+    rating; NaN is a rating that the corpus lacks.
+
+    Attributes:
+        dimensions: Names of the numbers, the fields of an utterance.
+        scales: Corpus -> its lowest and highest rating.
+    """
+
+    Options = Dimension
+    problem = "regression"
+    monitors = ("ccc", "pearson")
+
+    def __init__(self, name: str, options: Dimension, scales: Mapping[str, tuple[float, float]]) -> None:
+        self.dimensions: tuple[str, ...] = options.names if isinstance(options, Dimensions) else (name,)
+        own = self.dimensions if isinstance(options, Dimensions) else ()
+        self.spec = TaskSpec(name, self.dimensions[0], self.problem, monitor=self.monitors[0], dimensions=own)
+        self.options: Dimension = options
+        self.scales = dict(scales)
+        self.num_outputs = len(self.dimensions)
+
+    @classmethod
+    def fit(cls, name: str, options: Head, recipe: Recipe, utterances: Sequence[Utterance]) -> Self:
+        """Return the task with the scales of the corpora: the recipe's, the published one, or 0 to 1.
+
+        Raises:
+            RecipeError: No utterance has a rating, or ratings lie outside the scale.
+        """
+        task = cls(name, cast(Dimension, options), {})
+        found: dict[str, list[float]] = {}
+        for utterance in utterances:
+            values = [value for field in task.dimensions if (value := getattr(utterance, field)) is not None]
+            found.setdefault(utterance.corpus or OWN, []).extend(values)
+        for corpus, values in found.items():
+            if values:
+                low, high = task.options.scale or SCALES.get(corpus) or (0.0, 1.0)
+                slack = BEYOND * (high - low)
+                if min(values) < low - slack or max(values) > high + slack:
+                    what = f"ratings of '{corpus}' go from {min(values):g} to {max(values):g}, the scale from "
+                    remedy = "Name the lowest and the highest rating that a rater can give: [1, 5]."
+                    raise RecipeError(f"{what}{low:g} to {high:g}", where=f"tasks.{name}.scale", remedy=remedy)
+                task.scales[corpus] = (low, high)
+        if not task.scales:
+            remedy = f"Fill in the field, or leave out the task '{name}'."
+            raise RecipeError(f"no utterance has {' or '.join(task.dimensions)}", where=f"tasks.{name}", remedy=remedy)
+        return task
+
+    @classmethod
+    def from_json(cls, name: str, options: Head, description: Mapping[str, Any]) -> Self:
+        """Return the task that `to_json` described."""
+        scales = {corpus: (float(low), float(high)) for corpus, (low, high) in description["scales"].items()}
+        return cls(name, cast(Dimension, options), scales)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the dimensions and the scale of each corpus, on which 0 and 1 lie."""
+        return {
+            "dimensions": list(self.dimensions),
+            "scales": {name: list(scale) for name, scale in self.scales.items()},
+        }
+
+    def numbers(self, utterance: Utterance) -> list[float]:
+        """Return the ratings of an utterance on a scale of 0 to 1, one for each dimension; NaN where there is none."""
+        corpus = utterance.corpus or OWN
+        scale = self.scales.get(corpus) or self.options.scale or SCALES.get(corpus) or next(iter(self.scales.values()))
+        ratings = (getattr(utterance, field) for field in self.dimensions)
+        return [np.nan if rating is None else (rating - scale[0]) / (scale[1] - scale[0]) for rating in ratings]
+
+    def label(self, utterance: Utterance) -> str | None:
+        """Return the ratings of the corpus, on its own scale."""
+        ratings = {field: getattr(utterance, field) for field in self.dimensions}
+        return " ".join(f"{field} {rating:g}" for field, rating in ratings.items() if rating is not None) or None
+
+    def truth(self, utterance: Utterance) -> str | float | None:
+        """Return the number, or the numbers of a task of several, as `TaskPrediction.written` has them."""
+        numbers = self.numbers(utterance)
+        if np.isnan(numbers).all():
+            return None
+        return self.said(numbers).written if self.spec.dimensions else numbers[0]
+
+    def targets(self, utterances: Sequence[Utterance]) -> Targets:
+        """Return numbers, (utterance, dimension), NaN where one is unknown, and which utterances have any."""
+        values = np.array([self.numbers(utterance) for utterance in utterances], np.float32)
+        return Targets(values, np.asarray(~np.isnan(values).all(axis=1)))
+
+    def loss(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """Return the mean over the dimensions of their losses over the batch, both (batch, dimension)."""
+        loss = choose("number-loss", self.options.loss)
+        columns = [(column, ~truth[:, column].isnan()) for column in range(self.num_outputs)]
+        each = [loss(truth[k, c : c + 1], output[k, c : c + 1]).mean() for c, k in columns if k.any()]
+        return torch.stack(each).mean()
+
+    def scores(self, truth: torch.Tensor, kept: torch.Tensor) -> dict[str, float]:
+        """Return concordance and correlation of a whole set, means over the dimensions and of each; and the loss."""
+        output, scores = kept.double().clamp(0.0, 1.0), {}
+        for name in self.monitors:
+            score = metrics.NUMBER_SCORES[name]
+            columns = [(truth[:, column], output[:, column]) for column in range(self.num_outputs)]
+            each = [score(t[~t.isnan()], o[~t.isnan()]) if not t.isnan().all() else np.nan for t, o in columns]
+            scores[name] = float(np.nanmean(each))
+            if self.spec.dimensions:
+                scores |= {f"{name}_{field}": own for field, own in zip(self.dimensions, each, strict=True)}
+        return {**scores, "loss": float(self.loss(truth, kept))}
+
+    def decode(self, output: torch.Tensor) -> Decoded:
+        """Return the numbers of (batch, dimension), cut at the ends of the scale."""
+        return Decoded(output.float().clamp(0.0, 1.0).cpu().numpy())
+
+    def predictions(self, decoded: Decoded) -> list[TaskPrediction]:
+        """Return the number, or numbers, of each clip."""
+        assert decoded.values is not None
+        return [self.said(row) for row in decoded.values.tolist()]
+
+    def said(self, numbers: Sequence[float]) -> TaskPrediction:
+        """Return numbers as a prediction."""
+        if not self.spec.dimensions:
+            return TaskPrediction(None, value=numbers[0])
+        return TaskPrediction(None, dimensions=dict(zip(self.dimensions, numbers, strict=True)))
+
+    def describe(self) -> str:
+        """Return what the task predicts, and what 0 and 1 are on the scale of each corpus."""
+        scales = "; ".join(f"{low:g} to {high:g} in {name}" for name, (low, high) in self.scales.items())
+        return f"{', '.join(self.dimensions)} as numbers from 0 to 1 ({scales})"
+
+
+class DimensionsTask(DimensionTask):
+    """Several dimensions by one head."""
+
+    Options = Dimensions
