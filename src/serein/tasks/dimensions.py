@@ -107,7 +107,7 @@ class DimensionTask(Task):
         numbers = self.numbers(utterance)
         if np.isnan(numbers).all():
             return None
-        return self.said(numbers).written if self.spec.dimensions else numbers[0]
+        return self.prediction_of(numbers).written if self.spec.dimensions else numbers[0]
 
     def targets(self, utterances: Sequence[Utterance]) -> Targets:
         """Return numbers, (utterance, dimension), NaN where one is unknown, and which utterances have any."""
@@ -140,9 +140,9 @@ class DimensionTask(Task):
     def predictions(self, decoded: Decoded) -> list[TaskPrediction]:
         """Return the number, or numbers, of each clip."""
         assert decoded.values is not None
-        return [self.said(row) for row in decoded.values.tolist()]
+        return [self.prediction_of(row) for row in decoded.values.tolist()]
 
-    def said(self, numbers: Sequence[float]) -> TaskPrediction:
+    def prediction_of(self, numbers: Sequence[float]) -> TaskPrediction:
         """Return numbers as a prediction."""
         if not self.spec.dimensions:
             return TaskPrediction(None, value=numbers[0])
