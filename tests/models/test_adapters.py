@@ -76,7 +76,7 @@ def test_only_the_adapter_learns_and_the_source_is_untouched(case: str, tmp_path
         for parameter in group:
             parameter.requires_grad_(name == "adapter")
     backbone.train()
-    assert not any(module.training for module in backbone.architecture.cnn())
+    assert not any(module.training for module in backbone.architecture.cnn)
     states = backbone(*batch(clips((8_000, 3_000))))
     assert [layer.requires_grad for layer in states.layers] == [False, True, True]  # no graph below the first one
     optimizer = torch.optim.SGD(groups["adapter"], lr=0.1)

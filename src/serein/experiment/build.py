@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
@@ -53,7 +53,7 @@ class PretrainedBranch:
     @property
     def member(self) -> EnsembleMember:
         """Its encoder and heads."""
-        return cast(EnsembleMember, self.checkpoint.model.ensemble[0])
+        return self.checkpoint.model.ensemble[0]
 
 
 def resolve(source: str, fold: str, seed: int) -> Path:
@@ -107,14 +107,14 @@ def load_pretrained(model: SpeechModel, pretrained: PretrainedBranch, options: M
     Raises:
         ModelError: The weights do not fit.
     """
-    member = cast(EnsembleMember, model.ensemble[0])
-    encoder = member.encoder if pretrained.branch == MAIN else model.branch(pretrained.branch).encoder
+    member = model.ensemble[0]
+    encoder = member.encoder if pretrained.branch == MAIN else model.branches[pretrained.branch].encoder
     if encoder is not None and pretrained.member.encoder is not None:
         _load(encoder, pretrained.member.encoder.state_dict(), pretrained, "encoder")
     for task, own in options.items():
         if own.branch != pretrained.branch or task not in pretrained.member.heads:
             continue
-        head, other = member.head(task), pretrained.member.head(task)
+        head, other = member.heads[task], pretrained.member.heads[task]
         state, fresh = dict(other.state_dict()), head.state_dict()
         if isinstance(head, PooledHead) and isinstance(other, PooledHead) and head.fusion and other.fusion:
             num_inputs = len(head.fusion.matrix) - len(other.fusion.matrix)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import re
-from typing import Any
 
 import torch
 from torch import nn
@@ -33,7 +32,10 @@ def add_lora(model: nn.Module, options: Lora) -> None:
     Raises:
         MissingExtraError: `peft` is not installed.
     """
-    peft = _peft()
+    try:
+        peft = importlib.import_module("peft")
+    except ImportError:
+        raise MissingExtraError("peft", "lora") from None
     names = [name for target in options.targets for name in TARGETS[target]]
     config = peft.LoraConfig(
         r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=names
@@ -65,10 +67,3 @@ def plain_name(name: str) -> str:
         'layers.0.self_attn.q_proj.bias'
     """
     return name.replace(".base_layer.", ".")
-
-
-def _peft() -> Any:
-    try:
-        return importlib.import_module("peft")
-    except ImportError:
-        raise MissingExtraError("peft", "lora") from None

@@ -6,13 +6,16 @@ An architecture knows one family's modules. `HuggingFaceBackbone` calls them, ke
 from __future__ import annotations
 
 import importlib
-import math
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from serein.models.masking import Runner, add_positions, encode
+from serein.models.blocks import sinusoids
+from serein.models.hidden_states import frame_mask
+from serein.models.logmel import HOP, WINDOW, kaldi_fbank, whisper_log_mel
+from serein.models.masking import Runner, add_positions, convolve, feature_encoder_layer, normed_over_batch
 
 Count = TypeVar("Count", int, torch.Tensor)
 
@@ -20,12 +23,17 @@ MASK_EMBEDDING = "masked_spec_embed"  # for SpecAugment alone; some checkpoints 
 
 
 class Wav2Vec2:
-    """wav2vec 2.0, HuBERT and UniSpeech; other families override what they do otherwise.
+    """wav2vec 2.0, HuBERT, data2vec-audio and UniSpeech; other families override what they do otherwise.
 
     Args:
         model: Transformers' model.
 
     Attributes:
+        cnn: Modules of the group `cnn`.
+        projection: Modules of the group `projection`: those before and behind the layers.
+        layers: The transformer layers.
+        opening_norm: What normalises the frames that enter the layers; `None`: nothing does.
+        closing_norm: What makes Transformers' `last_hidden_state` of the last layer; `None`: that is the last layer.
         receptive_field: Samples of the shortest clip; shorter ones are filled up with zeros.
         frame_samples: Samples from one frame to the next.
         max_frames: Frames of the longest clip that the model takes; `None`: no limit.
@@ -37,40 +45,33 @@ class Wav2Vec2:
     keeps_first_layer = False
 
     def __init__(self, model: Any) -> None:
-        self.model, self.config = model, model.config
-        self._set_up()
-
-    def _set_up(self) -> None:
-        if not hasattr(self.model, MASK_EMBEDDING):  # or the names of weights would depend on an override
-            self.model.masked_spec_embed = nn.Parameter(torch.zeros(self.config.hidden_size))
-        self.layers: nn.ModuleList = self.model.encoder.layers
+        self.model, self.config, encoder = model, model.config, model.encoder
+        if not hasattr(model, MASK_EMBEDDING):  # or the names of weights would depend on an override
+            model.masked_spec_embed = nn.Parameter(torch.zeros(self.config.hidden_size))
+        self.cnn: list[nn.Module] = [model.feature_extractor] if hasattr(model, "feature_extractor") else []
+        norm: nn.Module | None = getattr(encoder, "layer_norm", None)
+        parts = (model.feature_projection, getattr(encoder, "pos_conv_embed", None), norm, encoder.dropout)
+        self.projection: list[nn.Module] = [part for part in parts if part is not None]
+        self.layers: nn.ModuleList = encoder.layers
         self.layerdrop: float = self.config.layerdrop
-        self.norms_last = bool(getattr(self.config, "do_stable_layer_norm", False))
-        self.receptive_field, self.frame_samples = self._spans()
-
-    def _spans(self) -> tuple[int, int]:
-        """Return the samples of the shortest clip, and those from one frame to the next."""
-        kernels, strides = self.config.conv_kernel, self.config.conv_stride
-        field = 1
-        for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
-            field = (field - 1) * stride + kernel
-        return field, math.prod(strides)
+        # data2vec-audio's configuration may speak of stable layer norm, which the model does not have.
+        norms_last = self.config.model_type != "data2vec-audio" and getattr(self.config, "do_stable_layer_norm", False)
+        self.opening_norm: nn.Module | None = None if norms_last else norm
+        self.closing_norm: nn.Module | None = norm if norms_last else None
+        self.convolutions: list[tuple[int, int]] = []  # kernel and stride
+        if self.cnn:
+            self.convolutions = list(zip(self.config.conv_kernel, self.config.conv_stride, strict=True))
+        self.receptive_field, self.frame_samples = 1, 1
+        for kernel, stride in reversed(self.convolutions):
+            self.receptive_field = (self.receptive_field - 1) * stride + kernel
+            self.frame_samples *= stride
 
     def num_frames(self, num_samples: Count) -> Count:
         """Return the frames of clips of so many samples, at least the receptive field: (batch,) long."""
         frames = num_samples
-        for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride, strict=True):
+        for kernel, stride in self.convolutions:
             frames = (frames - kernel) // stride + 1
         return frames
-
-    def cnn(self) -> list[nn.Module]:
-        """Return the modules of the group `cnn`."""
-        return [self.model.feature_extractor]
-
-    def projection(self) -> list[nn.Module]:
-        """Return the modules of the group `projection`: those before and behind the layers."""
-        encoder = self.model.encoder
-        return [self.model.feature_projection, encoder.pos_conv_embed, encoder.layer_norm, encoder.dropout]
 
     def features(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
         """Return what enters the first module, of each clip as if it were alone.
@@ -82,19 +83,34 @@ class Wav2Vec2:
         return waveforms
 
     def encode(self, features: torch.Tensor, num_samples: torch.Tensor, run: Runner) -> torch.Tensor:
-        """Run the modules of `cnn`, each called by `run`; return (batch, frame, feature)."""
-        return encode(self.model.feature_extractor, features, num_samples, run)
+        """Run the modules of `cnn`, each called by `run`; return (batch, frame, feature).
+
+        A frame of a layer without padding sees only samples before its end, so the frames that a clip has alone are
+        the same in any batch. Only a norm over time (`feat_extract_norm="group"`) needs the lengths.
+        """
+        frames = features
+        for extractor in self.cnn:
+            frames = frames.unsqueeze(-1)  # the samples of one channel
+            for layer in cast(nn.ModuleList, extractor.conv_layers):
+                frames = run(feature_encoder_layer, layer, frames, num_samples)
+        return frames
 
     def project(self, frames: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor:
-        """Run what lies before the layers.
+        """Run what lies before the layers; SpecAugment masks frames and features in training, from NumPy's state.
 
         Args:
             frames: (batch, frame, feature).
             is_frame: (batch, frame) bool, False on padding; `None` when nothing is padded.
         """
-        hidden = add_positions(self.model.encoder.pos_conv_embed, self._projected(frames, is_frame), is_frame)
-        if not self.norms_last:
-            hidden = self.model.encoder.layer_norm(hidden)
+        projected = self.model.feature_projection(frames)
+        hidden: torch.Tensor = projected[0] if isinstance(projected, tuple) else projected
+        if self.augments(hidden.shape[1]):
+            hidden = self.model._mask_hidden_states(hidden.clone(), attention_mask=is_frame)
+        embedding = getattr(self.model.encoder, "pos_conv_embed", None)
+        if embedding is not None:
+            hidden = add_positions(embedding, hidden, is_frame)
+        if self.opening_norm is not None:
+            hidden = self.opening_norm(hidden)
         dropped: torch.Tensor = self.model.encoder.dropout(hidden)
         return dropped
 
@@ -108,40 +124,25 @@ class Wav2Vec2:
         masks = importlib.import_module("transformers.masking_utils")
         return masks.create_bidirectional_mask(self.config, hidden, is_frame)
 
-    def positions(self, hidden: torch.Tensor) -> torch.Tensor | None:
-        """Return what the first layer is told of positions."""
-        return None
-
     def transform(
         self, layer: Any, hidden: torch.Tensor, mask: Any, positions: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Run a layer; return (batch, frame, feature), and what the next layer is told of positions."""
-        return layer(hidden, attention_mask=mask), positions
+        """Run a layer.
 
-    def close(self, hidden: torch.Tensor) -> torch.Tensor | None:
-        """Run what lies behind the last layer; `None`: nothing does."""
-        return self.model.encoder.layer_norm(hidden) if self.norms_last else None
+        Args:
+            hidden: (batch, frame, feature).
+            mask: What `mask` returned.
+            positions: What the layer before returned of positions; `None` in the first.
+
+        Returns:
+            (batch, frame, feature), and what the next layer is told of positions.
+        """
+        return layer(hidden, attention_mask=mask), positions
 
     def augments(self, num_frames: int) -> bool:
         """Tell whether SpecAugment is on; batches shorter than a mask are left alone."""
         is_on = self.model.training and self.config.apply_spec_augment
         return bool(is_on and num_frames >= self.config.mask_time_length)
-
-    def _projected(self, frames: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor:
-        """Project, and mask frames and features as Transformers does, from NumPy's random state."""
-        projected = self.model.feature_projection(frames)
-        hidden: torch.Tensor = projected[0] if isinstance(projected, tuple) else projected
-        if self.augments(hidden.shape[1]):
-            hidden = self.model._mask_hidden_states(hidden.clone(), attention_mask=is_frame)
-        return hidden
-
-
-class Data2VecAudio(Wav2Vec2):
-    """data2vec-audio: its configuration may speak of stable layer norm, which it does not have."""
-
-    def _set_up(self) -> None:
-        super()._set_up()
-        self.norms_last = False
 
 
 class WavLM(Wav2Vec2):
@@ -159,3 +160,143 @@ class WavLM(Wav2Vec2):
         """Run a layer, with the position bias of the first."""
         hidden, positions = layer(hidden, attention_mask=mask, position_bias=positions)
         return hidden, positions
+
+
+class Conformer(Wav2Vec2):
+    """wav2vec2-conformer (Wang 2022, fairseq S2T): wav2vec 2.0's front, Conformer layers, a closing norm."""
+
+    def __init__(self, model: Any) -> None:
+        model.encoder.embed_positions = None  # its tables follow from the configuration
+        model.encoder.pos_conv_embed = None  # has weights, and is never run
+        super().__init__(model)
+        self.opening_norm, self.closing_norm = None, getattr(model.encoder, "layer_norm", None)
+
+    def mask(self, hidden: torch.Tensor, is_frame: torch.Tensor | None) -> Any:
+        """Return the mask of frames, for convolutions, and that of attention."""
+        return is_frame, super().mask(hidden, is_frame)
+
+    def transform(
+        self, layer: Any, hidden: torch.Tensor, mask: Any, positions: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Run a layer: half a feed-forward, attention, convolution, half a feed-forward (Gulati 2020, eq. 1).
+
+        The first one makes relative or rotary positions, if the configuration says so.
+        """
+        if positions is None and self.config.position_embeddings_type == "relative":
+            positions = relative_positions(hidden)
+        elif positions is None and self.config.position_embeddings_type == "rotary":
+            positions = rotary_positions(hidden, self.config.num_attention_heads, self.config.rotary_embedding_base)
+        is_frame, attention_mask = mask
+        hidden = hidden + 0.5 * layer.ffn1(layer.ffn1_layer_norm(hidden))
+        attended, _ = layer.self_attn(
+            layer.self_attn_layer_norm(hidden), attention_mask=attention_mask, relative_position_embeddings=positions
+        )
+        hidden = hidden + layer.self_attn_dropout(attended)
+        hidden = hidden + convolution_module(layer.conv_module, hidden, is_frame)
+        hidden = hidden + 0.5 * layer.ffn2(layer.ffn2_layer_norm(hidden))
+        return layer.final_layer_norm(hidden), positions
+
+
+def relative_positions(hidden: torch.Tensor) -> torch.Tensor:
+    """Return sinusoids of the distances between frames (Dai 2019), from the farthest left: (1, distance, feature)."""
+    _, num_frames, size = hidden.shape
+    distances = torch.arange(num_frames - 1, -num_frames, -1, device=hidden.device)
+    return sinusoids(distances, size)[None].to(hidden.dtype)
+
+
+def rotary_positions(hidden: torch.Tensor, num_heads: int, base: float) -> torch.Tensor:
+    """Return cosines and sines of each frame's rotation (Su 2021): (2, frame, 1, 1, feature of a head)."""
+    _, num_frames, size = hidden.shape
+    exact = torch.promote_types(hidden.dtype, torch.float32)
+    head_size = size // num_heads
+    rates = 1.0 / base ** (torch.arange(0, head_size, 2, device=hidden.device).float() / head_size)
+    angles = torch.arange(num_frames, device=hidden.device)[:, None] * rates.to(exact).repeat(2)
+    return torch.stack([angles.cos(), angles.sin()])[:, :, None, None].to(hidden.dtype)
+
+
+def convolution_module(module: Any, frames: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor:
+    """Run a Conformer layer's convolution, which sees zeros where a clip ends; w2v-BERT's sees the past alone."""
+    frames = F.glu(convolve(module.pointwise_conv1, module.layer_norm(frames)), dim=2)
+    if is_frame is not None:
+        frames = frames.masked_fill(~is_frame[..., None], 0.0)
+    if hasattr(module, "depthwise_layer_norm"):
+        past = module.depthwise_conv.kernel_size[0] - 1
+        frames = module.depthwise_layer_norm(convolve(module.depthwise_conv, F.pad(frames, (0, 0, past, 0))))
+    else:
+        frames = normed_over_batch(module.batch_norm, convolve(module.depthwise_conv, frames), is_frame)
+    dropped: torch.Tensor = module.dropout(convolve(module.pointwise_conv2, module.activation(frames)))
+    return dropped
+
+
+class Wav2Vec2Bert(Conformer):
+    """w2v-BERT 2.0 (Barrault 2023, SeamlessM4T v2): Conformer layers with causal convolutions on log-mel bands."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.receptive_field, self.frame_samples = WINDOW + HOP, 2 * HOP
+
+    def num_frames(self, num_samples: Count) -> Count:
+        """Return the frames of clips of so many samples: whole pairs of bands' frames."""
+        return ((num_samples - WINDOW) // HOP + 1) // 2
+
+    def features(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
+        """Return (batch, frame, 2 * band)."""
+        return kaldi_fbank(waveforms, num_samples, self.config.feature_projection_input_dim // 2)
+
+
+class Whisper(Wav2Vec2):
+    """The encoder of Whisper (Radford 2023). Transformers' own `forward` takes padded 30 s alone and masks nothing."""
+
+    def __init__(self, model: Any) -> None:  # nothing of wav2vec 2.0's modules is here
+        self.model, self.config = model, model.config
+        sinusoidal = model.embed_positions
+        weight = sinusoidal.weight.detach()
+        del sinusoidal.weight
+        sinusoidal.register_buffer("weight", weight)  # so no stage can unfreeze them
+        self.cnn = [model.conv1, model.conv2]
+        self.projection = [sinusoidal, model.layer_norm]
+        self.layers = model.layers
+        self.layerdrop = self.config.encoder_layerdrop
+        self.opening_norm, self.closing_norm = None, model.layer_norm
+        self.max_frames = self.config.max_source_positions
+        self.receptive_field, self.frame_samples = WINDOW, 2 * HOP
+
+    def num_frames(self, num_samples: Count) -> Count:
+        """Return the frames of clips of so many samples: half their log-mel frames, rounded up."""
+        return (num_samples // HOP + 1) // 2
+
+    def features(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
+        """Return (batch, log-mel frame, band); SpecAugment masks them in training."""
+        bands = whisper_log_mel(waveforms, num_samples, self.config.num_mel_bins)
+        if not self.augments(bands.shape[1]):
+            return bands
+        mask_features = importlib.import_module("transformers").WhisperModel._mask_input_features
+        is_real = frame_mask(num_samples // HOP, bands.shape[1])
+        masked: torch.Tensor = mask_features(self.model, bands.transpose(1, 2).contiguous(), is_real)
+        return masked.transpose(1, 2)
+
+    def encode(self, features: torch.Tensor, num_samples: torch.Tensor, run: Runner) -> torch.Tensor:
+        """Run the convolutions, which see zeros where a clip ends."""
+        is_real = frame_mask(num_samples // HOP, features.shape[1])
+
+        def convolution(conv: nn.Conv1d, frames: torch.Tensor) -> torch.Tensor:
+            return F.gelu(convolve(conv, frames.masked_fill(~is_real[..., None], 0.0)))
+
+        frames = features
+        for conv in self.cnn:
+            frames = run(convolution, conv, frames)
+        return frames
+
+    def project(self, frames: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor:
+        """Add the positions."""
+        hidden = frames.contiguous() + self.model.embed_positions.weight[: frames.shape[1]]
+        return F.dropout(hidden, self.config.dropout, training=self.model.embed_positions.training)
+
+
+# `model_type` of config.json -> how it is run; families that are not named here run as wav2vec 2.0.
+ARCHITECTURES: dict[str, type[Wav2Vec2]] = {
+    "wavlm": WavLM,
+    "wav2vec2-conformer": Conformer,
+    "wav2vec2-bert": Wav2Vec2Bert,
+    "whisper": Whisper,
+}

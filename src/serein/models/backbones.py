@@ -4,40 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from serein.errors import AudioError
+from serein.errors import AudioError, ModelError
 from serein.models.adapters import ADAPTER_WEIGHT, add_lora, own_weights
-from serein.models.architectures import Data2VecAudio, Wav2Vec2, WavLM
-from serein.models.conformer import Conformer, Wav2Vec2Bert
+from serein.models.architectures import ARCHITECTURES, Wav2Vec2
 from serein.models.hidden_states import Backbone, HiddenStates, frame_mask
 from serein.models.logmel import LogMelBackbone
 from serein.models.masking import fasten, prepare_waveforms
 from serein.models.pretrained import (
+    COPY,
     DEFAULT_OVERRIDES,
     ORIGIN,
     Place,
     build_config,
     checked_overrides,
     do_normalize_of,
-    new_model,
+    model_class_of,
     weights_hash,
 )
-from serein.models.whisper import Whisper
 from serein.recipe import HuggingFace, Lora
-
-ARCHITECTURES: dict[str, type[Wav2Vec2]] = {  # of families that are not run as wav2vec 2.0 is
-    "data2vec-audio": Data2VecAudio,
-    "wavlm": WavLM,
-    "wav2vec2-conformer": Conformer,
-    "wav2vec2-bert": Wav2Vec2Bert,
-    "whisper": Whisper,
-}
 
 
 class HuggingFaceBackbone(Backbone):
@@ -119,7 +110,7 @@ class HuggingFaceBackbone(Backbone):
             RecipeError: An override is unknown or out of range.
         """
         changes = checked_overrides(overrides or {})
-        place = Place.of(source, revision)
+        place = Place(source, revision)
         config = build_config(place.read_config(), changes, where=source)
         do_normalize = do_normalize_of(config, place.read_preprocess(), where=source)
         origin = {"source": source, "revision": place.commit(), "overrides": dict(overrides or {})}
@@ -160,9 +151,13 @@ class HuggingFaceBackbone(Backbone):
         else:
             built = build_config(config, DEFAULT_OVERRIDES, where="config")
             do_normalize, origin = do_normalize_of(built, preprocess, where="config"), {}
+        try:
+            model = model_class_of(built.model_type, where="config")(built)
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(f"cannot be built ({error})", where="config", remedy=COPY) from error
         adapter = config.get("adapter")
         backbone = cls(
-            new_model(built),
+            model,
             do_normalize=do_normalize,
             pad_s=config.get("pad_s"),
             origin=origin,
@@ -193,7 +188,13 @@ class HuggingFaceBackbone(Backbone):
         if self.training:
             self._settle_frozen()
         is_exporting = torch.compiler.is_exporting()  # lengths are then no numbers yet, and batches are masked always
-        lengths = [] if is_exporting else _checked_lengths(waveforms, num_samples)
+        lengths: list[int] = [] if is_exporting else num_samples.tolist()
+        if waveforms.ndim != 2 or num_samples.shape[0] != waveforms.shape[0]:
+            shapes = f"{tuple(waveforms.shape)} and {tuple(num_samples.shape)}"
+            raise AudioError(f"waveforms and num_samples are {shapes}, expected (batch, sample) and (batch,)")
+        for index, length in enumerate(lengths):
+            if not 1 <= length <= waveforms.shape[1]:
+                raise AudioError(f"clip {index} of a batch of {waveforms.shape[1]} samples has length {length}")
         if not is_exporting:
             waveforms = waveforms[:, : max(lengths)]
         shortest = max(self.receptive_field, round((self.pad_s or 0.0) * self.sample_rate_hz))
@@ -235,7 +236,7 @@ class HuggingFaceBackbone(Backbone):
 
     def _in_order(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters in the order in which they run, adapters among those of their layers."""
-        cnn = [parameter for module in self.architecture.cnn() for parameter in module.parameters()]
+        cnn = [parameter for module in self.architecture.cnn for parameter in module.parameters()]
         groups: dict[str, list[nn.Parameter]] = {"cnn": cnn, "projection": []}
         for number, layer in enumerate(self.architecture.layers, start=1):
             groups[f"layer {number}"] = list(layer.parameters())
@@ -282,7 +283,7 @@ class HuggingFaceBackbone(Backbone):
     def _settle_frozen(self) -> None:
         """Dropout only where something learns. Called at each forward: `requires_grad` is anybody's to change."""
         groups = self._in_order()
-        modules = {"cnn": self.architecture.cnn(), "projection": self.architecture.projection()}
+        modules = {"cnn": self.architecture.cnn, "projection": self.architecture.projection}
         modules |= {f"layer {number}": [layer] for number, layer in enumerate(self.architecture.layers, start=1)}
         learns = {name: any(parameter.requires_grad for parameter in group) for name, group in groups.items()}
         self.model.train(any(learns.values()))
@@ -293,60 +294,31 @@ class HuggingFaceBackbone(Backbone):
             if isinstance(module, nn.BatchNorm1d) and not module.weight.requires_grad:
                 module.eval()  # in a layer of which the adapter alone learns
 
-    def _num_frozen_below(self) -> int:
-        """Return how many groups from the bottom hold nothing that learns."""
-        if not torch.is_grad_enabled():
-            return 0
-        for index, parameters in enumerate(self._in_order().values()):
-            if any(parameter.requires_grad for parameter in parameters):
-                return index
-        return self.num_layers + 2
-
     def _run(
         self, features: torch.Tensor, num_samples: torch.Tensor, is_frame: torch.Tensor | None
     ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
         """Run the model's parts in order; `is_frame` is `None` when nothing is padded."""
-        parts, frozen = self.architecture, 0 if features.requires_grad else self._num_frozen_below()
-        with _graph(frozen < 1):
+        parts, frozen = self.architecture, 0  # groups from the bottom that hold nothing that learns: no graph is kept
+        if torch.is_grad_enabled() and not features.requires_grad:
+            learns = [any(each.requires_grad for each in group) for group in self._in_order().values()]
+            frozen = learns.index(True) if True in learns else self.num_layers + 2
+        with nullcontext() if frozen < 1 else torch.no_grad():
             frames = parts.encode(features.to(next(self.model.parameters()).dtype), num_samples, self._call)
-        with _graph(frozen < 2):
+        with nullcontext() if frozen < 2 else torch.no_grad():
             hidden = parts.project(frames, is_frame)
-        layers, positions = [hidden], parts.positions(hidden)
-        mask = parts.mask(hidden, is_frame)
+        layers, positions, mask = [hidden], None, parts.mask(hidden, is_frame)
         for index, layer in enumerate(parts.layers):
-            if not self._drops(layer, index):
-                with _graph(frozen < index + 3):
+            may_drop = layer.training and parts.layerdrop > 0.0 and not (index == 0 and parts.keeps_first_layer)
+            if not (may_drop and torch.rand([]) < parts.layerdrop):  # layer drop (Fan 2020)
+                with nullcontext() if frozen < index + 3 else torch.no_grad():
                     hidden, positions = self._call(parts.transform, layer, hidden, mask, positions)
             layers.append(hidden)
-        return tuple(layers), parts.close(hidden)
+        return tuple(layers), None if parts.closing_norm is None else parts.closing_norm(hidden)
 
     def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             return checkpoint(function, *args, use_reentrant=False, **kwargs)
         return function(*args, **kwargs)
-
-    def _drops(self, layer: nn.Module, index: int) -> bool:
-        """Layer drop (Fan 2020)."""
-        if not (layer.training and self.architecture.layerdrop > 0.0):
-            return False
-        if index == 0 and self.architecture.keeps_first_layer:
-            return False
-        return bool(torch.rand([]) < self.architecture.layerdrop)
-
-
-def _checked_lengths(waveforms: torch.Tensor, num_samples: torch.Tensor) -> list[int]:
-    lengths: list[int] = num_samples.tolist()
-    if waveforms.ndim != 2 or len(lengths) != len(waveforms):
-        shapes = f"{tuple(waveforms.shape)} and {tuple(num_samples.shape)}"
-        raise AudioError(f"waveforms and num_samples are {shapes}, expected (batch, sample) and (batch,)")
-    for index, length in enumerate(lengths):
-        if not 1 <= length <= waveforms.shape[1]:
-            raise AudioError(f"clip {index} of a batch of {waveforms.shape[1]} samples has length {length}")
-    return lengths
-
-
-def _graph(is_kept: bool) -> AbstractContextManager[Any]:
-    return nullcontext() if is_kept else torch.no_grad()
 
 
 BACKBONES: dict[str, type[Backbone]] = {"logmel": LogMelBackbone, "huggingface": HuggingFaceBackbone}

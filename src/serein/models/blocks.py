@@ -1,7 +1,8 @@
-"""Self-attention over the frames of a clip. Padding is masked as query and as key."""
+"""Parts that heads and encoders are built from: attention, gradient reversal, cosines, fusion, positions."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -167,17 +168,8 @@ class TensorFusion(nn.Module):
         return wider
 
 
-def require_one_size(size: int, inputs: dict[str, int]) -> None:
-    """Raise RecipeError when vectors that are to be fused differ in size.
-
-    Args:
-        size: Features of the network's own vectors.
-        inputs: Task -> features of the vector that joins.
-    """
-    for name, other in inputs.items():
-        if other != size:
-            raise RecipeError(
-                f"the vector of '{name}' has {other} features, those that it joins have {size}",
-                where="fusion.joined",
-                remedy="Give both one size: encoder.size, or a projection.",
-            )
+def sinusoids(positions: torch.Tensor, size: int) -> torch.Tensor:
+    """Return (position, feature): sines and cosines of falling frequency (Vaswani 2017, section 3.5)."""
+    rates = torch.exp(torch.arange(0, size, 2, device=positions.device) * (-math.log(10_000.0) / size))
+    angles = positions[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)

@@ -7,8 +7,8 @@ model gets is the caller's choice (`ConditionSource`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import nn
 from serein.data.utterance import Utterance, is_self_evaluation
 from serein.errors import ManifestError, RecipeError
 from serein.recipe import Conditioning
+from serein.text.sentences import sentence_vectors
 
 GENDERS = ("unknown", "female", "male")
 ConditionSource = Literal["known", "predicted", "oracle"]
@@ -48,25 +49,24 @@ def attribute_vectors(
     """Return each attribute's vectors, (utterance, feature).
 
     Args:
-        names: Of `gender`: probabilities of `GENDERS`; `text`: sentence vectors, zeros where there is no text.
+        names: Of `gender`: probabilities of `GENDERS`, 1 at the gender, and others than female and male are unknown;
+            `text`: sentence vectors, zeros where there is no text.
         encoder: Of the sentence vectors (`serein.text.sentences`).
+
+    Example:
+        >>> utterances = [Utterance(id="a", audio="a.wav", gender="male"), Utterance(id="b", audio="b.wav")]
+        >>> attribute_vectors(utterances, ["gender"], "known", "")["gender"].tolist()
+        [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
     """
     vectors: dict[str, NDArray[np.float32]] = {}
     for name in names:
         values = [attribute(utterance, name, condition_source) for utterance in utterances]
-        vectors[name] = gender_probabilities(values) if name == "gender" else _text_vectors(values, encoder)
+        if name == "gender":
+            indices = [GENDERS.index(gender) if gender in GENDERS else 0 for gender in values]
+            vectors[name] = np.eye(len(GENDERS), dtype=np.float32)[indices]
+        else:
+            vectors[name] = sentence_vectors(values, encoder)
     return vectors
-
-
-def gender_probabilities(genders: Sequence[str | None]) -> NDArray[np.float32]:
-    """Return (utterance, gender) with 1 at the gender; others than female and male are unknown.
-
-    Example:
-        >>> gender_probabilities(["male", None]).tolist()
-        [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
-    """
-    indices = [GENDERS.index(gender) if gender in GENDERS else 0 for gender in genders]
-    return np.eye(len(GENDERS), dtype=np.float32)[indices]
 
 
 def require_attributes(
@@ -106,18 +106,12 @@ def agreement(utterance: Utterance) -> float | None:
     return first.count(utterance.emotion) / len(first) if first and utterance.emotion else None
 
 
-def _text_vectors(texts: Sequence[str | None], encoder: str) -> NDArray[np.float32]:
-    from serein.text.sentences import sentence_vectors
-
-    return sentence_vectors(texts, encoder)
-
-
 Conditions = Mapping[str, torch.Tensor]
 NO_CONDITIONS: Conditions = {}
 
 
 class Combination(nn.Module):
-    """Base of the ways to tell a pooled vector something.
+    """Base of the ways to tell a pooled vector something: by itself, x and the conditions are reduced by feature.
 
     Args:
         size: Features of the pooled vector and of the output.
@@ -126,6 +120,7 @@ class Combination(nn.Module):
 
     neutral = 0.0  # a condition of this value changes nothing
     takes_any_size = False
+    reduce: ClassVar[Callable[..., torch.Tensor]]
 
     def __init__(self, size: int, condition_sizes: Sequence[int]) -> None:
         super().__init__()
@@ -139,30 +134,26 @@ class Combination(nn.Module):
 
     def forward(self, pooled: torch.Tensor, conditions: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return (batch, size) from (batch, size) and one (batch, condition size) for each condition."""
-        raise NotImplementedError
+        return type(self).reduce(torch.stack([pooled, *conditions]), dim=0)
 
 
 class Sum(Combination):
     """x + e_1 + ... + e_n."""
 
-    def forward(self, pooled: torch.Tensor, conditions: Sequence[torch.Tensor]) -> torch.Tensor:
-        return torch.stack([pooled, *conditions]).sum(dim=0)
+    reduce = torch.sum
 
 
 class Mean(Combination):
     """(x + e_1 + ... + e_n) / (n + 1): equation 7, and Table 4's "sum / 2"."""
 
-    def forward(self, pooled: torch.Tensor, conditions: Sequence[torch.Tensor]) -> torch.Tensor:
-        return torch.stack([pooled, *conditions]).mean(dim=0)
+    reduce = torch.mean
 
 
 class Multiplication(Combination):
     """x * e_1 * ... * e_n: equation 6."""
 
     neutral = 1.0
-
-    def forward(self, pooled: torch.Tensor, conditions: Sequence[torch.Tensor]) -> torch.Tensor:
-        return torch.stack([pooled, *conditions]).prod(dim=0)
+    reduce = torch.prod
 
 
 class StackLinear(Combination):
@@ -279,15 +270,14 @@ class ConditionedVector(nn.Module):
 
     def forward(self, pooled: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         """Return (batch, size); a condition that is not given is unknown of every clip."""
-        vectors = [
-            branch(conditions[name] if name in conditions else self._unknown(name, pooled))
-            for name, branch in self.branches.items()
-        ]
+        vectors = []
+        for name, branch in self.branches.items():
+            if name in conditions:
+                vectors.append(branch(conditions[name]))
+                continue
+            unknown = pooled.new_zeros(len(pooled), self._unknown_sizes[name])
+            if name == "gender":
+                unknown[:, 0] = 1.0
+            vectors.append(branch(unknown))
         conditioned: torch.Tensor = self.combination(pooled, vectors)
         return conditioned
-
-    def _unknown(self, name: str, pooled: torch.Tensor) -> torch.Tensor:
-        unknown = pooled.new_zeros(len(pooled), self._unknown_sizes[name])
-        if name == "gender":
-            unknown[:, 0] = 1.0
-        return unknown

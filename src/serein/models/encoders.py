@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Self
 
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 
 from serein.choices import choose
 from serein.errors import RecipeError
+from serein.models.blocks import sinusoids
 from serein.models.heads import LayerSelection, VectorNorm
 from serein.models.hidden_states import Backbone, Encoder, HiddenStates, frame_mask
 from serein.models.masking import WordDropout
@@ -37,8 +37,16 @@ class Cnn2dEncoder(Encoder):
     def __init__(self, options: Cnn2d, bands: int, num_channels: int) -> None:
         super().__init__()
         self.num_channels = num_channels
-        self.pools = _pools(options)
-        self.strides = [2 if options.stem == "stride" else 1] + [1] * (len(options.channels) - 1)
+        has_strided_stem = options.stem == "stride"
+        self.strides = [2 if has_strided_stem else 1] + [1] * (len(options.channels) - 1)
+        self.pools = [(1, 1)]  # (frames, bands) pooled before each block: frames as often as time is downsampled
+        left = options.time_downsampling - has_strided_stem
+        for index in range(1, len(options.channels)):
+            if index == 1 and has_strided_stem:
+                self.pools.append((1, 1))
+            else:
+                self.pools.append((2 if left > 0 else 1, 2))
+                left -= 1
         inputs = (num_channels, *options.channels[:-1])
         self.blocks = nn.ModuleList(
             ConvolutionBlock(before, after, options.convolutions if index > 1 else 1, stride=self.strides[index])
@@ -71,19 +79,6 @@ class Cnn2dEncoder(Encoder):
         frames = self.join(self.dropout(images.permute(0, 2, 3, 1).flatten(2)))
         frames = self.norm(frames.float().transpose(1, 2)).transpose(1, 2).relu()
         return HiddenStates((frames * is_frame[..., None],), is_frame)
-
-
-def _pools(options: Cnn2d) -> list[tuple[int, int]]:
-    """Return the (frames, bands) that are pooled before each block."""
-    left = options.time_downsampling - (options.stem == "stride")
-    pools = [(1, 1)]
-    for index in range(1, len(options.channels)):
-        if index == 1 and options.stem == "stride":
-            pools.append((1, 1))
-        else:
-            pools.append((2 if left > 0 else 1, 2))
-            left -= 1
-    return pools
 
 
 class ConvolutionBlock(nn.Module):
@@ -216,26 +211,26 @@ class TransformerLayer(nn.Module):
 
     def forward(self, frames: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
         """Return (batch, frame, feature); padding is masked."""
-        frames = frames + self.dropout(self._attend(self.attention_norm(frames), is_frame))
+        batch, length, size = frames.shape
+        qkv = self.qkv(self.attention_norm(frames)).view(batch, length, 3, self.num_heads, size // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (batch, head, frame, feature)
+        learned = self.training and query.device.type == "cpu"
+        attend = dot_product_attention if learned else F.scaled_dot_product_attention
+        context = attend(query, key, value, is_frame[:, None, None])
+        attended = self.attention_output(context.transpose(1, 2).reshape(batch, length, size))
+        frames = frames + self.dropout(attended)
         inner = self.dropout(F.gelu(self.widened(self.inner_norm(frames))))
         summed: torch.Tensor = frames + self.dropout(self.narrowed(inner))
         return summed
 
-    def _attend(self, frames: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
-        batch, length, size = frames.shape
-        qkv = self.qkv(frames).view(batch, length, 3, self.num_heads, size // self.num_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (batch, head, frame, feature)
-        learned = self.training and query.device.type == "cpu"
-        context = (_attended if learned else F.scaled_dot_product_attention)(query, key, value, is_frame[:, None, None])
-        attended: torch.Tensor = self.attention_output(context.transpose(1, 2).reshape(batch, length, size))
-        return attended
 
-
-def _attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, is_heard: torch.Tensor) -> torch.Tensor:
+def dot_product_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, is_frame: torch.Tensor
+) -> torch.Tensor:
     """Return what the fused attention returns, whose gradients in bfloat16 take five times as long on a processor."""
     batch, heads, length, size = query.shape
     query, key, value = (each.reshape(batch * heads, length, size) for each in (query, key, value))
-    closed = torch.zeros(is_heard.shape, dtype=query.dtype).masked_fill_(~is_heard, -math.inf)
+    closed = torch.zeros(is_frame.shape, dtype=query.dtype).masked_fill_(~is_frame, -math.inf)
     closed = closed.expand(batch, heads, length, length).reshape(batch * heads, length, length)
     attention = torch.baddbmm(closed, query, key.transpose(1, 2), alpha=size**-0.5).softmax(dim=-1)
     return torch.bmm(attention.to(value.dtype), value).view(batch, heads, length, size)
@@ -283,7 +278,7 @@ class TransformerEncoder(Encoder):
     def forward(self, hidden: HiddenStates) -> HiddenStates:
         """Return the hidden layers; what they hold on padding means nothing."""
         stem = self.cnn(hidden)
-        positions = _positions(stem.layers[-1].shape[1], self.size).to(stem.layers[-1])
+        positions = sinusoids(torch.arange(stem.layers[-1].shape[1]), self.size).to(stem.layers[-1])
         layers = [self.dropout(stem.layers[-1] + positions)]
         for layer in self.layers:
             layers.append(layer(layers[-1], stem.is_frame))
@@ -302,13 +297,6 @@ class TransformerEncoder(Encoder):
             part.train(mode and any(parameter.requires_grad for parameter in part.parameters()))
         self.dropout.train(self.cnn.training)
         return self
-
-
-def _positions(length: int, size: int) -> torch.Tensor:
-    """Return (frame, feature): sines and cosines of falling frequency (Vaswani 2017, section 3.5)."""
-    rates = torch.exp(torch.arange(0, size, 2) * (-math.log(10_000.0) / size))
-    angles = torch.arange(length)[:, None] * rates
-    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
 
 
 def bands_of(backbone: Backbone, encoder: str) -> int:
@@ -337,15 +325,6 @@ def build_encoder(options: NamedOptions, backbone: Backbone) -> Encoder:
     """
     encoder: Encoder = choose("encoder", options.name).from_options(options, backbone)
     return encoder
-
-
-def encoder_groups(encoders: Sequence[Encoder]) -> dict[str, list[nn.Parameter]]:
-    """Return every parameter of the encoders once, by the names that recipes freeze: `encoder`, or its parts."""
-    groups: dict[str, list[nn.Parameter]] = {}
-    for encoder in encoders:
-        for name, parameters in encoder.parameter_groups().items():
-            groups.setdefault(name, []).extend(parameters)
-    return groups or {"encoder": []}
 
 
 ENCODERS: dict[str, type[Encoder]] = {

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from serein.choices import choose
 from serein.errors import RecipeError
-from serein.models.blocks import AttentionBlock, CosineClassifier, GradientReversal, TensorFusion, require_one_size
+from serein.models.blocks import AttentionBlock, CosineClassifier, GradientReversal, TensorFusion
 from serein.models.conditioning import NO_CONDITIONS, ConditionedVector, Conditions
 from serein.models.hidden_states import HiddenStates
 from serein.models.pooling import Pooling
-from serein.recipe import AttentionBlocks, Head, LayerChoice, Pooled
+from serein.recipe import Head, LayerChoice, Pooled
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,10 @@ class LayerSelection(nn.Module):
             of these, whose features stand side by side (gao2023's skip connection); or `weighted`.
         sizes: Feature size of each layer.
 
+    Attributes:
+        size: Features of a frame.
+        layers: Names of what is read: `last`, numbers of layers; `None` for all.
+
     Raises:
         RecipeError: There is no such layer, or the layers to sum differ in size.
     """
@@ -82,34 +86,20 @@ class LayerSelection(nn.Module):
                 )
         if selection == "weighted" and len(set(sizes)) > 1:
             raise RecipeError(f"layers of sizes {sizes} cannot be summed", where="layer", remedy="Select one layer.")
-        self.selection = selection
+        self.chosen = chosen
+        self.layers = None if selection == "weighted" else tuple(str(layer) for layer in chosen)
         self.size = sum(sizes[layer] if isinstance(layer, int) else sizes[last] for layer in chosen)
         self.weights = nn.Parameter(torch.zeros(len(sizes))) if selection == "weighted" else None
 
     def forward(self, hidden: HiddenStates) -> torch.Tensor:
         """Return (batch, frame, feature)."""
-        if isinstance(self.selection, tuple):
-            return torch.cat([_layer(hidden, layer) for layer in self.selection], dim=-1)
-        if self.selection != "weighted":
-            return _layer(hidden, self.selection)
-        assert self.weights is not None
+        if self.weights is None:
+            layers = [hidden.layers[layer] if isinstance(layer, int) else hidden.last for layer in self.chosen]
+            return layers[0] if len(layers) == 1 else torch.cat(layers, dim=-1)
         weights = self.weights.softmax(dim=0)
         return sum(
             (weight * layer for weight, layer in zip(weights, hidden.layers, strict=True)), start=torch.zeros(())
         )
-
-    @property
-    def layers(self) -> tuple[str, ...] | None:
-        """Names of what is read: `last`, numbers of layers; `None` for all."""
-        if self.selection == "weighted":
-            return None
-        return tuple(
-            str(layer) for layer in (self.selection if isinstance(self.selection, tuple) else (self.selection,))
-        )
-
-
-def _layer(hidden: HiddenStates, layer: str | int) -> torch.Tensor:
-    return hidden.layers[layer] if isinstance(layer, int) else hidden.last
 
 
 class VectorNorm(nn.BatchNorm1d):
@@ -146,13 +136,29 @@ class PooledHead(nn.Module):
     ) -> None:
         super().__init__()
         self.layer_selection = LayerSelection(options.layer, sizes)
-        self.gradient_reversal = _gradient_reversal(options)
+        reversal = options.gradient_reversal
+        self.gradient_reversal = nn.Identity() if reversal is None else GradientReversal(reversal)
         projections = {options.projection_at: options.projection}
         self.frame_projection, size = _projection(self.layer_selection.size, projections.get("frames"), options)
-        self.blocks = nn.ModuleList(_blocks(options.attention, size))
+        attention = options.attention
+        self.blocks = nn.ModuleList(
+            [AttentionBlock(size, attention.heads, attention.dropout) for _ in range(attention.blocks)]
+            if attention is not None
+            else []
+        )
         self.pooling: Pooling = choose("pooling", options.pooling)(size)
         self.branch, self.fusion_inputs = options.branch, options.fusion_inputs
-        self.fusion = None if options.fusion is None else _fusion(options, self.pooling.size, input_sizes or {})
+        self.fusion = None
+        if options.fusion is not None:
+            for name in options.fusion.inputs:
+                if (joined := (input_sizes or {})[name]) != self.pooling.size:
+                    raise RecipeError(
+                        f"the vector of '{name}' has {joined} features, those that it joins have {self.pooling.size}",
+                        where="fusion.joined",
+                        remedy="Give both one size: encoder.size, or a projection.",
+                    )
+            num_own, num_inputs = len(self.blocks) or 1, len(options.fusion.inputs)
+            self.fusion = TensorFusion(num_own, self.pooling.size, num_inputs, options.fusion.init)
         norms = [VectorNorm(self.pooling.size)] if options.batch_norm else []
         projection, size = _projection(self.pooling.size, projections.get("pooled"), options)
         self.projection = nn.Sequential(*norms, *projection)
@@ -180,33 +186,15 @@ class PooledHead(nn.Module):
             conditions: Missing ones are unknown.
             inputs: (batch, feature) vectors of the tasks of `fusion_inputs`, in their order; or none.
         """
-        vector = self.projection(self._fused(hidden, inputs))
+        frames, is_frame = self.frame_projection(self.gradient_reversal(self.layer_selection(hidden))), hidden.is_frame
+        own = [self.pooling(block(frames, is_frame), is_frame) for block in self.blocks]
+        own = own or [self.pooling(frames, is_frame)]
+        vector = self.projection(own[0] if self.fusion is None else self.fusion(own, inputs))
         if self.conditioning is not None:
             vector = self.conditioning(vector, conditions)
         embedding = self.layers(vector)
         output = self.output(self.dropout(embedding)).float()
         return HeadOutput(output[None], output if self.puts_out == "vector" else embedding.float(), self.puts_out)
-
-    def _fused(self, hidden: HiddenStates, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        frames, is_frame = self.frame_projection(self.gradient_reversal(self.layer_selection(hidden))), hidden.is_frame
-        own = [self.pooling(block(frames, is_frame), is_frame) for block in self.blocks]
-        own = own or [self.pooling(frames, is_frame)]
-        vector: torch.Tensor = own[0] if self.fusion is None else self.fusion(own, inputs)
-        return vector
-
-
-def _blocks(options: AttentionBlocks | None, size: int) -> list[AttentionBlock]:
-    if options is None:
-        return []
-    return [AttentionBlock(size, options.heads, options.dropout) for _ in range(options.blocks)]
-
-
-def _fusion(options: Pooled, size: int, input_sizes: Mapping[str, int]) -> TensorFusion:
-    assert options.fusion is not None
-    sizes = {name: input_sizes[name] for name in options.fusion.inputs}
-    require_one_size(size, sizes)
-    num_own = 1 if options.attention is None else options.attention.blocks
-    return TensorFusion(num_own, size, len(sizes), options.fusion.init)
 
 
 class RaterOutput(nn.Linear):
@@ -249,7 +237,8 @@ class FrameHead(nn.Module):
         super().__init__()
         self.branch, self.fusion_inputs = options.branch, options.fusion_inputs
         self.layer_selection = LayerSelection(options.layer, sizes)
-        self.gradient_reversal = _gradient_reversal(options)
+        reversal = options.gradient_reversal
+        self.gradient_reversal = nn.Identity() if reversal is None else GradientReversal(reversal)
         self.dropout = nn.Dropout(options.dropout)
         self.size = self.layer_selection.size
         self.output = nn.Linear(self.size, num_outputs)
@@ -271,26 +260,6 @@ class FrameHead(nn.Module):
 
 
 TaskHead = PooledHead | FrameHead
-
-
-def build_head(
-    options: Head,
-    sizes: tuple[int, ...],
-    num_outputs: int,
-    text_size: int = 0,
-    input_sizes: Mapping[str, int] | None = None,
-) -> TaskHead:
-    """Return the head of a task.
-
-    Raises:
-        RecipeError: It does not fit the layers.
-    """
-    head: TaskHead = HEADS[options.reads](options, sizes, num_outputs, text_size, input_sizes)
-    return head
-
-
-def _gradient_reversal(options: Head) -> nn.Module:
-    return nn.Identity() if options.gradient_reversal is None else GradientReversal(options.gradient_reversal)
 
 
 def _projection(size: int, projected: int | None, options: Pooled) -> tuple[nn.Sequential, int]:

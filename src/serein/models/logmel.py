@@ -1,26 +1,51 @@
-"""Log-mel bands as a backbone: one hidden layer, nothing learned but the corpus's mean and deviation per band."""
+"""Log-mel bands: a backbone of its own, and the features that Whisper and w2v-BERT take, of each clip alone."""
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from serein.errors import RecipeError
 from serein.models.hidden_states import Backbone, HiddenStates, frame_mask
-from serein.models.spectrum import power_spectrum
 from serein.recipe import LogMel
 
 FLOOR_POWER = 1e-10  # -100 dB: below the quantisation noise of 16-bit audio
 DECIBELS = 10 / math.log(10)
 
 
+# Whisper's and w2v-BERT's features
+WINDOW = 400  # samples, 25 ms at 16 kHz
+HOP = 160  # samples, 10 ms
+DYNAMIC_RANGE = 8.0  # Whisper: powers of ten below a clip's loudest band that are told apart
+KALDI_FFT = 512
+KALDI_FULL_SCALE = 1 << 15  # its samples are 16-bit integers
+KALDI_PREEMPHASIS = 0.97
+KALDI_FLOOR_POWER = 2.0**-23
+KALDI_EPSILON = 1e-7  # of the variance that a band is divided by
+MEL_SCALES: dict[str, dict[str, Any]] = {  # as Transformers' `mel_filter_bank` takes them
+    "whisper": {"num_frequency_bins": WINDOW // 2 + 1, "min_frequency": 0.0, "norm": "slaney", "mel_scale": "slaney"},
+    "kaldi": {
+        "num_frequency_bins": KALDI_FFT // 2 + 1,
+        "min_frequency": 20,
+        "norm": None,
+        "mel_scale": "kaldi",
+        "triangularize_in_mel_space": True,
+    },
+}
+
+
 class LogMelBackbone(Backbone):
-    """Power spectrogram -> mel bands -> decibels -> normalised per band.
+    """Power spectrogram as a backbone of one hidden layer, nothing learned but the corpus's mean and deviation.
+
+    Power spectrogram -> mel bands -> decibels -> normalised per band.
 
     Frame t is centred on sample t * hop and exists when that sample does; what lies outside the clip counts as zero,
     so a padded clip has the frames it has alone.
@@ -122,11 +147,8 @@ class LogMelBackbone(Backbone):
 
 def _mel_filters(options: LogMel, fft: int, hann: torch.Tensor) -> torch.Tensor:
     """Return (band, bin): triangles of unit area on the mel scale of O'Shaughnessy (1987), over the window's power."""
-
-    def to_mel(hz: float) -> float:
-        return 2595.0 * math.log10(1.0 + hz / 700.0)
-
-    mels = torch.linspace(to_mel(options.low_hz), to_mel(options.high_hz), options.n_mels + 2, dtype=torch.float64)
+    low_mel, high_mel = (2595.0 * math.log10(1.0 + hz / 700.0) for hz in (options.low_hz, options.high_hz))
+    mels = torch.linspace(low_mel, high_mel, options.n_mels + 2, dtype=torch.float64)
     edges = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
     bins = torch.arange(fft // 2 + 1, dtype=torch.float64) * Backbone.sample_rate_hz / fft
     low, centre, high = (edges[i : i + options.n_mels, None] for i in range(3))
@@ -152,3 +174,136 @@ def _in_own_terms(kind: str, bands_db: torch.Tensor, mask: torch.Tensor) -> torc
     count = mask.sum(1, keepdim=True)
     centred = (bands_db - (bands_db * mask).sum(1, keepdim=True) / count) * mask
     return centred / (centred.square().sum(1, keepdim=True) / count + 1e-5).sqrt()
+
+
+def whisper_log_mel(waveforms: torch.Tensor, num_samples: torch.Tensor, n_mels: int) -> torch.Tensor:
+    """Return the features of Transformers' `WhisperFeatureExtractor`, of each clip as if it were alone.
+
+    Frame t is centred on sample 160 t; a clip is reflected at both ends, and has a frame for each 160 samples.
+
+    Args:
+        waveforms: (batch, sample) float32 at 16 kHz.
+        num_samples: (batch,) long, real samples of each clip, more than 200.
+        n_mels: Mel bands: 80, or 128 from large-v3 on.
+
+    Returns:
+        (batch, frame, band), zero past a clip's own frames.
+    """
+    positions = torch.arange(-WINDOW // 2, waveforms.shape[1] + WINDOW // 2, device=waveforms.device).abs()
+    last = num_samples[:, None] - 1
+    positions = torch.where(positions > last, 2 * last - positions, positions).clamp_min(0)
+    with torch.autocast(waveforms.device.type, enabled=False):
+        reflected = waveforms.float().gather(1, positions)
+        filters, window = _filters_and_window("whisper", n_mels, waveforms.device, torch.float32)
+        power = power_spectrum(reflected, window, WINDOW, HOP)[..., : waveforms.shape[1] // HOP]
+        bands = (filters.T.contiguous() @ power).clamp_min(FLOOR_POWER).log10().transpose(1, 2)
+    is_padding = ~frame_mask(num_samples // HOP, bands.shape[1])[..., None]
+    loudest = bands.masked_fill(is_padding, -torch.inf).amax((1, 2), keepdim=True)
+    return ((bands.maximum(loudest - DYNAMIC_RANGE) + 4.0) / 4.0).masked_fill(is_padding, 0.0)
+
+
+def kaldi_fbank(waveforms: torch.Tensor, num_samples: torch.Tensor, n_mels: int) -> torch.Tensor:
+    """Return the features of Transformers' `SeamlessM4TFeatureExtractor`: Kaldi's log-mel bands, two frames in a row.
+
+    Frame t begins at sample 160 t and ends within the clip; each band has zero mean and unit variance over the clip.
+
+    Args:
+        waveforms: (batch, sample) float32 at 16 kHz.
+        num_samples: (batch,) long, real samples of each clip, at least 560: two frames.
+        n_mels: Mel bands.
+
+    Returns:
+        (batch, frame, 2 * band), zero past a clip's own frames.
+    """
+    exact = torch.float32 if waveforms.device.type == "mps" else torch.float64  # bands may hold 1e-12 of the power
+    num_frames = (num_samples - WINDOW) // HOP + 1
+    with torch.autocast(waveforms.device.type, enabled=False):
+        frames = windows_of(waveforms.to(exact), WINDOW, HOP) * KALDI_FULL_SCALE
+        frames = frames - frames.mean(dim=2, keepdim=True)
+        before = F.pad(frames, (1, 0), mode="replicate")[..., :-1]
+        filters, window = _filters_and_window("kaldi", n_mels, waveforms.device, exact)
+        power = power_of_windows((frames - KALDI_PREEMPHASIS * before) * window, KALDI_FFT)
+        bands = (power @ filters).clamp_min(KALDI_FLOOR_POWER).log()
+        bands = bands.float().to(exact)  # rounded as the published ones are
+    is_padding = ~frame_mask(num_frames, bands.shape[1])[..., None]
+    count = num_frames[:, None, None]
+    mean = bands.masked_fill(is_padding, 0.0).sum(1, keepdim=True) / count
+    centred = (bands - mean).masked_fill(is_padding, 0.0)
+    variance = centred.square().sum(1, keepdim=True) / (count - 1)
+    normalised = centred / (variance + KALDI_EPSILON).sqrt()
+    whole = normalised.shape[1] // 2 * 2
+    pairs: torch.Tensor = normalised[:, :whole].reshape(normalised.shape[0], -1, 2 * n_mels)
+    return pairs.masked_fill(~frame_mask(num_frames // 2, whole // 2)[..., None], 0.0).float()
+
+
+@cache
+def _filters_and_window(
+    scale: str, n_mels: int, device: torch.device, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the triangles of a mel scale up to 8 kHz, (bin, band), and its window: Hann's or Povey's, (sample,)."""
+    audio_utils = importlib.import_module("transformers.audio_utils")
+    filters = audio_utils.mel_filter_bank(
+        num_mel_filters=n_mels, max_frequency=8000.0, sampling_rate=16_000, **MEL_SCALES[scale]
+    )
+    with torch.inference_mode(False):  # or a later call could not be differentiated
+        if scale == "whisper":
+            window = torch.hann_window(WINDOW, dtype=dtype, device=device)
+        else:
+            window = torch.tensor(
+                audio_utils.window_function(WINDOW, "povey", periodic=False), dtype=dtype, device=device
+            )
+        return torch.tensor(filters, dtype=dtype, device=device), window
+
+
+def power_spectrum(samples: torch.Tensor, window: torch.Tensor, fft: int, hop: int) -> torch.Tensor:
+    """Return the squared magnitude of the short-time Fourier transform, (batch, bin, frame).
+
+    Args:
+        samples: (batch, sample), padded by the caller: frame t begins at sample t * hop.
+        window: (sample,), no longer than `fft`; shorter ones are centred in it.
+        fft: Samples of a transform.
+        hop: Samples from one frame to the next.
+
+    Example:
+        >>> power_spectrum(torch.ones(1, 8), torch.ones(4), fft=4, hop=4)[0, 0].tolist()
+        [16.0, 16.0]
+    """
+    if not torch.compiler.is_exporting():
+        spectrum = torch.stft(
+            samples, fft, hop, window=window, win_length=len(window), center=False, return_complex=True
+        )
+        return spectrum.real.square() + spectrum.imag.square()
+    before = (fft - len(window)) // 2
+    after = fft - len(window) - before
+    windows = windows_of(samples[:, before : samples.shape[1] - after], len(window), hop) * window
+    return power_of_windows(windows, fft).transpose(1, 2)
+
+
+def windows_of(samples: torch.Tensor, length: int, hop: int) -> torch.Tensor:
+    """Return every window of (batch, sample): (batch, window, length).
+
+    Example:
+        >>> windows_of(torch.arange(5.0)[None], 3, 2).tolist()
+        [[[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]]]
+    """
+    if not torch.compiler.is_exporting():
+        return samples.unfold(1, length, hop)
+    starts = torch.arange((samples.shape[1] - length) // hop + 1, device=samples.device) * hop
+    return samples[:, starts[:, None] + torch.arange(length, device=samples.device)]  # ONNX has no views
+
+
+def power_of_windows(windows: torch.Tensor, fft: int) -> torch.Tensor:
+    """Return the squared magnitude of the Fourier transform of (..., sample), filled up with zeros: (..., bin).
+
+    An exported model multiplies by cosines and sines: onnxruntime takes 2.5 times as long for its transform, and
+    the sums are as exact.
+    """
+    if not torch.compiler.is_exporting():
+        spectrum = torch.fft.rfft(windows, fft)
+        whole: torch.Tensor = spectrum.real.square() + spectrum.imag.square()
+        return whole
+    angles = np.outer(np.arange(windows.shape[-1]), np.arange(fft // 2 + 1)) % fft * (2.0 * np.pi / fft)
+    waves = torch.tensor(np.concatenate([np.cos(angles), np.sin(angles)], axis=1), dtype=windows.dtype)
+    real, imaginary = (windows @ waves).chunk(2, dim=-1)
+    power: torch.Tensor = real.square() + imaginary.square()
+    return power

@@ -50,27 +50,6 @@ def prepare_waveforms(
     return F.pad(clips, (0, missing))
 
 
-def encode(extractor: nn.Module, waveforms: torch.Tensor, num_samples: torch.Tensor, run: Runner) -> torch.Tensor:
-    """Run a convolutional feature encoder.
-
-    A frame of a layer without padding sees only samples before its end, so the frames that a clip has alone are the
-    same in any batch. Only a norm over time (`feat_extract_norm="group"`) needs the lengths.
-
-    Args:
-        extractor: Transformers' feature encoder.
-        waveforms: (batch, sample), zero on padding.
-        num_samples: (batch,) long, real samples of each clip, at least the receptive field.
-        run: Calls a layer.
-
-    Returns:
-        (batch, frame, feature).
-    """
-    frames = waveforms.unsqueeze(-1)
-    for layer in _modules(extractor, "conv_layers"):
-        frames = run(_encoder_layer, layer, frames, num_samples)
-    return frames
-
-
 def add_positions(embedding: nn.Module, frames: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor:
     """Add the convolutional position embedding, which sees zeros where a clip has ended.
 
@@ -80,9 +59,17 @@ def add_positions(embedding: nn.Module, frames: torch.Tensor, is_frame: torch.Te
         frames: (batch, frame, feature).
         is_frame: (batch, frame) bool, False on padding; `None` when nothing is padded.
     """
+    layers: Any = getattr(embedding, "layers", [embedding])
     positions = frames
-    for layer in _modules(embedding, "layers") if hasattr(embedding, "layers") else [embedding]:
-        positions = _position_layer(layer, positions, is_frame)
+    for layer in layers:
+        if getattr(layer, "batch_norm", None) is not None:
+            positions = normed_over_batch(layer.batch_norm, positions, is_frame)
+        if is_frame is not None:
+            positions = positions.masked_fill(~is_frame.unsqueeze(-1), 0.0)
+        positions = convolve(layer.conv, positions)[:, : frames.shape[1]]  # an even kernel gives one frame too many
+        if hasattr(layer, "layer_norm"):
+            positions = layer.layer_norm(positions)
+        positions = layer.activation(positions)
     return frames + positions
 
 
@@ -133,41 +120,39 @@ class GatedAttention(nn.Module):
         """
         if position_bias is None:
             position_bias = self._position_bias(hidden_states.shape[1])
-        bias = self._gate(hidden_states) * position_bias
+        by_head = (*hidden_states.shape[:-1], self.num_heads, -1)
+        gates = self.gru_rel_pos_linear(hidden_states.view(by_head).transpose(1, 2))
+        update, reset = torch.sigmoid(gates.view(*gates.shape[:-1], 2, 4).sum(-1)).chunk(2, dim=-1)
+        gate = update * (reset * self.gru_rel_pos_const - 1.0) + 2.0  # (batch, head, query, 1)
+        bias = gate * position_bias
         if attention_mask is not None:
             bias = bias.masked_fill(~attention_mask[:, None, None], -torch.inf)
-        query, key, value = (self._heads(module(hidden_states)) for module in (self.q_proj, self.k_proj, self.v_proj))
+        query, key, value = (
+            projected(hidden_states).view(by_head).transpose(1, 2)
+            for projected in (self.q_proj, self.k_proj, self.v_proj)
+        )
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype), dropout_p=dropout)
         return self.out_proj(mixed.transpose(1, 2).flatten(2)), None, position_bias
 
-    def _heads(self, frames: torch.Tensor) -> torch.Tensor:
-        return frames.view(*frames.shape[:-1], self.num_heads, -1).transpose(1, 2)
-
-    def _gate(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Return (batch, head, query, 1)."""
-        gates: torch.Tensor = self.gru_rel_pos_linear(self._heads(hidden_states))
-        update, reset = torch.sigmoid(gates.view(*gates.shape[:-1], 2, 4).sum(-1)).chunk(2, dim=-1)
-        return update * (reset * self.gru_rel_pos_const - 1.0) + 2.0
-
     def _position_bias(self, num_frames: int) -> torch.Tensor:
-        """Return (head, query, key): one number per distance, laid out along the diagonals."""
+        """Return (head, query, key): one number per distance, laid out along the diagonals.
+
+        The bucket of a distance key - query is exact when near, logarithmic when far (Raffel 2020).
+        """
         weight = self.rel_attn_embed.weight
         distances = torch.arange(1 - num_frames, num_frames, device=weight.device)
-        by_distance = weight[self._bucket(distances)].T
-        if torch.compiler.is_exporting():  # ONNX has no views
-            frames = torch.arange(num_frames, device=weight.device)
-            return by_distance[:, frames[None, :] - frames[:, None] + num_frames - 1]
-        return by_distance.unfold(1, num_frames, 1).flip(1)
-
-    def _bucket(self, distances: torch.Tensor) -> torch.Tensor:
-        """Return the bucket of each distance key - query: exact when near, logarithmic when far (Raffel 2020)."""
         half = self.num_buckets // 2
         exact = half // 2
         steps = distances.abs()
         logarithms = torch.log(steps.float().clamp_min(1) / exact) / math.log(self.max_distance / exact)
         far = (exact + logarithms * (half - exact)).long().clamp_max(half - 1)
-        return (distances > 0).long() * half + torch.where(steps < exact, steps, far)
+        buckets = (distances > 0).long() * half + torch.where(steps < exact, steps, far)
+        by_distance = weight[buckets].T
+        if torch.compiler.is_exporting():  # ONNX has no views
+            frames = torch.arange(num_frames, device=weight.device)
+            return by_distance[:, frames[None, :] - frames[:, None] + num_frames - 1]
+        return by_distance.unfold(1, num_frames, 1).flip(1)
 
 
 class OneDnnLinear(nn.Linear):
@@ -180,24 +165,22 @@ class OneDnnLinear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return (..., out_features) for (..., in_features)."""
-        if not self._convolves(input):
-            return F.linear(input, self.weight, self.bias)
-        rows = input.reshape(1, -1, self.in_features).transpose(1, 2).unsqueeze(2)
-        # A stride over the axis of length one changes nothing, but lets a single thread use oneDNN too.
-        output = F.conv2d(rows, self.weight[:, :, None, None], self.bias, stride=(2, 1))
-        return output.squeeze(2).transpose(1, 2).view(*input.shape[:-1], self.out_features)
-
-    def _convolves(self, input: torch.Tensor) -> bool:
-        return (
+        convolves = (
             not torch.compiler.is_exporting()
             and input.device.type == "cpu"
             and input.dtype == self.weight.dtype == torch.float32
             and input.numel() >= FEW_FRAMES * self.in_features
             and not torch.is_autocast_enabled("cpu")
             and not (torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad))
-            and _has_onednn()
+            and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
             and _is_amd()
         )
+        if not convolves:
+            return F.linear(input, self.weight, self.bias)
+        rows = input.reshape(1, -1, self.in_features).transpose(1, 2).unsqueeze(2)
+        # A stride over the axis of length one changes nothing, but lets a single thread use oneDNN too.
+        output = F.conv2d(rows, self.weight[:, :, None, None], self.bias, stride=(2, 1))
+        return output.squeeze(2).transpose(1, 2).view(*input.shape[:-1], self.out_features)
 
 
 class WordDropout(nn.Dropout):
@@ -230,7 +213,16 @@ def fasten(model: nn.Module) -> None:
             module.__class__ = WordDropout
 
 
-def _encoder_layer(layer: Any, frames: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
+def feature_encoder_layer(layer: Any, frames: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
+    """Run a layer of Transformers' convolutional feature encoder.
+
+    Args:
+        frames: (batch, frame, channel); of the first layer (batch, sample, 1), zero on padding.
+        num_samples: (batch,) long, real samples of each clip, at least the receptive field.
+
+    Returns:
+        (batch, frame, channel).
+    """
     norm = getattr(layer, "layer_norm", None)
     if isinstance(norm, nn.GroupNorm):
         frames = _time_normed(layer, frames.squeeze(-1), num_samples)
@@ -254,55 +246,29 @@ def _time_normed(layer: Any, waveforms: torch.Tensor, num_samples: torch.Tensor)
     conv, norm = layer.conv, layer.layer_norm
     (kernel,), (stride,) = conv.kernel_size, conv.stride
     num_windows = (num_samples - kernel) // stride + 1
-    if torch.compiler.is_exporting():
-        return _normed_over_time(norm, convolve(conv, waveforms.unsqueeze(-1)), num_windows)
+    count = num_windows[:, None, None]
+    if torch.compiler.is_exporting():  # for runtimes without float64, where a covariance of windows would not do
+        frames = convolve(conv, waveforms.unsqueeze(-1))
+        is_padding = ~frame_mask(num_windows, frames.shape[1])[..., None]
+        centred = frames - frames.masked_fill(is_padding, 0.0).sum(dim=1, keepdim=True) / count
+        variance = centred.masked_fill(is_padding, 0.0).square().sum(dim=1, keepdim=True) / count
+        normed: torch.Tensor = centred * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias
+        return normed
     windows = waveforms.unfold(1, kernel, stride)
-    mean, covariance = _window_moments(windows, num_windows)
-    weight = conv.weight[:, 0].to(mean.dtype)
-    variance = torch.einsum("ci,bij,cj->bc", weight, covariance, weight)
-    scale = norm.weight * torch.rsqrt(variance + norm.eps)
-    shift = norm.bias - scale * (mean @ weight.T)
-    weights = (weight * scale.unsqueeze(-1)).transpose(1, 2).to(conv.weight.dtype)
-    return torch.baddbmm(shift.unsqueeze(1).to(weights.dtype), windows.to(weights.dtype), weights)
-
-
-def _normed_over_time(norm: nn.GroupNorm, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-    """Normalise each channel of (batch, frame, channel) over the clip's real frames.
-
-    For other runtimes, which may have no float64: a float32 covariance of windows would not do, see `_window_moments`.
-    """
-    is_padding = ~frame_mask(num_frames, frames.shape[1])[..., None]
-    count = num_frames[:, None, None]
-    centred = frames - frames.masked_fill(is_padding, 0.0).sum(dim=1, keepdim=True) / count
-    variance = centred.masked_fill(is_padding, 0.0).square().sum(dim=1, keepdim=True) / count
-    return centred * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias
-
-
-def _window_moments(windows: torch.Tensor, num_windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean (batch, sample) and covariance (batch, sample, sample) over each clip's real windows.
-
-    In float64 where the device has it: a channel that reacts to little of its input has a variance far below that
-    of its windows.
-    """
+    # In float64 where the device has it: a channel that reacts to little of its input has a variance far below that
+    # of its windows.
     exact = torch.float32 if windows.device.type == "mps" else torch.float64
     is_padding = ~frame_mask(num_windows, windows.shape[1])[..., None]
-    count = num_windows[:, None, None]
     real = windows.to(exact).masked_fill(is_padding, 0.0)
     mean = real.sum(dim=1, keepdim=True) / count
     centred = (real - mean).masked_fill_(is_padding, 0.0)
-    return mean.squeeze(1), centred.transpose(1, 2) @ centred / count
-
-
-def _position_layer(layer: Any, frames: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor:
-    if getattr(layer, "batch_norm", None) is not None:
-        frames = normed_over_batch(layer.batch_norm, frames, is_frame)
-    if is_frame is not None:
-        frames = frames.masked_fill(~is_frame.unsqueeze(-1), 0.0)
-    positions = convolve(layer.conv, frames)[:, : frames.shape[1]]  # an even kernel gives one frame too many
-    if hasattr(layer, "layer_norm"):
-        positions = layer.layer_norm(positions)
-    activated: torch.Tensor = layer.activation(positions)
-    return activated
+    covariance = centred.transpose(1, 2) @ centred / count
+    weight = conv.weight[:, 0].to(exact)
+    variance = torch.einsum("ci,bij,cj->bc", weight, covariance, weight)
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    shift = norm.bias - scale * (mean.squeeze(1) @ weight.T)
+    weights = (weight * scale.unsqueeze(-1)).transpose(1, 2).to(conv.weight.dtype)
+    return torch.baddbmm(shift.unsqueeze(1).to(weights.dtype), windows.to(weights.dtype), weights)
 
 
 def normed_over_batch(norm: nn.Module, frames: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor:
@@ -333,24 +299,14 @@ def convolve(conv: nn.Conv1d, frames: torch.Tensor) -> torch.Tensor:
     if torch.compiler.is_exporting():
         return F.conv1d(channels_first, weight, conv.bias, stride, padding, 1, groups).transpose(1, 2)
     is_small = frames.shape[0] * frames.shape[1] < FEW_FRAMES * stride
-    if is_small or frames.device.type != "cpu" or not _has_onednn():
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if is_small or frames.device.type != "cpu" or not has_onednn:
         return F.conv1d(channels_first, weight, conv.bias, stride, padding, 1, groups).transpose(1, 2)
     image, weight = channels_first.unsqueeze(2), weight.unsqueeze(2)
     if conv.in_channels == 1:  # then the input alone does not tell the layout
         weight = weight.contiguous(memory_format=torch.channels_last)
     output = F.conv2d(image, weight, conv.bias, (1, stride), (0, padding), 1, groups)
     return output.squeeze(2).transpose(1, 2)
-
-
-def _modules(parent: nn.Module, name: str) -> nn.ModuleList:
-    modules = getattr(parent, name)
-    assert isinstance(modules, nn.ModuleList)
-    return modules
-
-
-@cache
-def _has_onednn() -> bool:
-    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Names of a model's parts, as `trainable` has them: `layers 5-12`, `transformer`, `speaker.encoder`."""
+"""The model of a recipe: branches of backbone and encoder, an ensemble of heads, and the names of its parts."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import nn
 from serein.choices import choose
 from serein.errors import ModelError, RecipeError
 from serein.models.conditioning import NO_CONDITIONS, Conditions
-from serein.models.encoders import build_encoder, encoder_groups
-from serein.models.heads import HeadOutput, TaskHead, build_head, combine_members
+from serein.models.encoders import build_encoder
+from serein.models.heads import HEADS, HeadOutput, TaskHead, combine_members
 from serein.models.hidden_states import Backbone, Encoder, HiddenStates
 from serein.models.pretrained import ORIGIN
 from serein.recipe import MAIN, Head, Lora
@@ -44,33 +44,23 @@ def expand(name: str, groups: Iterable[str]) -> list[str]:
     branch, dot, part = name.rpartition(".")
     prefix = branch + dot
     own = [group.removeprefix(prefix) for group in groups if group.rpartition(".")[0] == branch]
-    found = _within(part, own)
-    if found is None:
+    encoder = [group for group in own if group.partition(" ")[0] == "encoder"]
+    backbone = [group for group in own if group != "heads" and group not in encoder]
+    wholes = {"backbone": backbone, "transformer": [group for group in backbone if group not in ("cnn", "adapter")]}
+    wholes |= {whole: parts for whole, parts in {"all": own, "encoder": encoder}.items() if parts}
+    if part in wholes:
+        return [prefix + group for group in wholes[part]]
+    if layers := re.fullmatch(r"(encoder )?layers (\d+)-(\d+)", part):
+        found = [f"{layers[1] or ''}layer {number}" for number in range(int(layers[2]), int(layers[3]) + 1)]
+    else:
+        found = [part]
+    if not found or any(group not in own for group in found):
         raise RecipeError(
             f"'{name}' is no part of this model; its parts are: {', '.join(groups)}",
             where="trainable",
             remedy="Name these, 'layers 5-12', 'transformer', 'backbone' or 'all'.",
         )
     return [prefix + group for group in found]
-
-
-def _within(part: str, own: Sequence[str]) -> list[str] | None:
-    """Return groups of one branch; `None` when it has no such part."""
-    encoder = [group for group in own if group.partition(" ")[0] == "encoder"]
-    backbone = [group for group in own if group != "heads" and group not in encoder]
-    if part == "all" and own:
-        return list(own)
-    if part == "encoder" and encoder:
-        return encoder
-    if part == "backbone":
-        return backbone
-    if part == "transformer":
-        return [group for group in backbone if group not in ("cnn", "adapter")]
-    if layers := re.fullmatch(r"(encoder )?layers (\d+)-(\d+)", part):
-        names = [f"{layers[1] or ''}layer {number}" for number in range(int(layers[2]), int(layers[3]) + 1)]
-    else:
-        names = [part]
-    return names if names and all(name in own for name in names) else None
 
 
 HiddenStatesByBranch = Mapping[str, HiddenStates]  # branch -> hidden states of a batch
@@ -88,11 +78,6 @@ class Branch(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.encoder = encoder
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Feature sizes of the layers that heads read."""
-        return self.backbone.sizes if self.encoder is None else self.encoder.sizes
 
     def forward(self, hidden: HiddenStates) -> HiddenStates:
         """Encode the hidden states of the backbone."""
@@ -127,7 +112,7 @@ class EnsembleMember(nn.Module):
     def __init__(self, encoder: Encoder | None, heads: Mapping[str, TaskHead]) -> None:
         super().__init__()
         self.encoder = encoder
-        self.heads = nn.ModuleDict(heads)
+        self.heads = cast(Mapping[str, TaskHead], nn.ModuleDict(heads))
 
     def forward(
         self,
@@ -142,7 +127,7 @@ class EnsembleMember(nn.Module):
         wanted = [name for name in self.heads if tasks is None or name in tasks]
         head_outputs: dict[str, HeadOutput] = {}
         for name in self.in_order(wanted, use_fusion):
-            head = self.head(name)
+            head = self.heads[name]
             inputs = [head_outputs[other].embedding for other in head.fusion_inputs] if use_fusion else []
             head_outputs[name] = head(hidden_states[head.branch], conditions, inputs)
         return {name: head_outputs[name] for name in wanted}
@@ -150,12 +135,8 @@ class EnsembleMember(nn.Module):
     def in_order(self, tasks: Iterable[str], use_fusion: bool) -> list[str]:
         """Return the tasks whose heads run, those first whose vectors join others."""
         wanted = list(tasks)
-        joining = [other for name in wanted for other in self.head(name).fusion_inputs] if use_fusion else []
+        joining = [other for name in wanted for other in self.heads[name].fusion_inputs] if use_fusion else []
         return list(dict.fromkeys([*joining, *wanted]))
-
-    def head(self, task: str) -> TaskHead:
-        """Return the head of a task."""
-        return cast(TaskHead, self.heads[task])
 
 
 class SpeechModel(nn.Module):
@@ -175,8 +156,8 @@ class SpeechModel(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.ensemble = nn.ModuleList(ensemble)
-        self.branches = nn.ModuleDict(branches or {})
+        self.ensemble = cast(Sequence[EnsembleMember], nn.ModuleList(ensemble))
+        self.branches = cast(Mapping[str, Branch], nn.ModuleDict(branches or {}))
         self.sharing: frozenset[str] = frozenset()
 
     def forward(
@@ -226,21 +207,13 @@ class SpeechModel(nn.Module):
     @property
     def encoders(self) -> list[Encoder]:
         """The members' encoders, if they have any."""
-        return [
-            member.encoder
-            for member in self.ensemble
-            if isinstance(member, EnsembleMember) and member.encoder is not None
-        ]
+        return [member.encoder for member in self.ensemble if member.encoder is not None]
 
     def branches_of(self, tasks: Iterable[str] | None = None, use_fusion: bool = True) -> list[str]:
         """Return the branches that some tasks' heads read, those joining in fusion among them."""
-        member = cast(EnsembleMember, self.ensemble[0])
+        member = self.ensemble[0]
         running = member.in_order(member.heads if tasks is None else tasks, use_fusion)
-        return list(dict.fromkeys(member.head(name).branch for name in running))
-
-    def branch(self, name: str) -> Branch:
-        """Return a branch beside the main one."""
-        return cast(Branch, self.branches[name])
+        return list(dict.fromkeys(member.heads[name].branch for name in running))
 
     def source_of(self, branch: str) -> str:
         """Return the branch whose backbone runs for this one."""
@@ -248,7 +221,7 @@ class SpeechModel(nn.Module):
 
     def backbone_of(self, branch: str) -> Backbone:
         """Return a branch's own backbone."""
-        return self.backbone if branch == MAIN else self.branch(branch).backbone
+        return self.backbone if branch == MAIN else self.branches[branch].backbone
 
     def share_backbones(self, branches: Iterable[str] | None = None) -> None:
         """Let branches (`None`: all) use the main backbone where their own is the same: it runs once for both."""
@@ -260,14 +233,17 @@ class SpeechModel(nn.Module):
 
         Those of other branches follow, with the branch's name before a dot.
         """
-        groups = self.backbone.parameter_groups()
-        named = list(self.ensemble.named_parameters())
-        groups |= encoder_groups(self.encoders)
-        groups["heads"] = [parameter for name, parameter in named if _ENCODER.match(name) is None]
-        for name in self.branches:
-            encoder = self.branch(name).encoder
-            own = self.backbone_of(name).parameter_groups() | encoder_groups([] if encoder is None else [encoder])
-            groups |= {f"{name}.{group}": parameters for group, parameters in own.items()}
+        groups: dict[str, list[nn.Parameter]] = {}
+        for branch in (MAIN, *self.branches):
+            encoded: dict[str, list[nn.Parameter]] = {}
+            for encoder in self.encoders if branch == MAIN else [self.branches[branch].encoder]:
+                for name, parameters in ({} if encoder is None else encoder.parameter_groups()).items():
+                    encoded.setdefault(name, []).extend(parameters)
+            own = self.backbone_of(branch).parameter_groups() | (encoded or {"encoder": []})
+            if branch == MAIN:
+                heads = [head for member in self.ensemble for head in member.heads.values()]
+                own["heads"] = [parameter for head in heads for parameter in head.parameters()]
+            groups |= {name if branch == MAIN else f"{branch}.{name}": parameters for name, parameters in own.items()}
         return groups
 
     def train_only(self, names: Iterable[str], tasks: Container[str] | None = None) -> None:
@@ -292,16 +268,14 @@ class SpeechModel(nn.Module):
         for group, parameters in groups.items():
             for parameter in parameters:
                 parameter.requires_grad_(group in chosen)
-        self._freeze_other_heads(tasks)
+        for member in self.ensemble:
+            for task, head in member.heads.items():
+                if tasks is not None and task not in tasks:
+                    head.requires_grad_(False)
         self.share_backbones(
             name for name in self.branches if is_frozen(self.backbone) and is_frozen(self.backbone_of(name))
         )
         self.train(self.training)
-
-    def _freeze_other_heads(self, tasks: Container[str] | None) -> None:
-        for name, parameter in self.ensemble.named_parameters():
-            if tasks is not None and (head := _HEAD.match(name)) and head["task"] not in tasks:
-                parameter.requires_grad_(False)
 
     def train(self, mode: bool = True) -> SpeechModel:
         """Switch to training, all but frozen batch norms: their running statistics are frozen too.
@@ -312,16 +286,12 @@ class SpeechModel(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and not module.weight.requires_grad:
                 module.eval()
-        heads = [head for member in self.ensemble for head in cast(EnsembleMember, member).heads.values()]
-        encoders = [self.branch(name).encoder for name in self.branches]
+        heads = [head for member in self.ensemble for head in member.heads.values()]
+        encoders = [branch.encoder for branch in self.branches.values()]
         for part in (*heads, *encoders):
             if part is not None and not any(parameter.requires_grad for parameter in part.parameters()):
                 part.eval()
         return self
-
-
-_HEAD = re.compile(r"\d+\.heads\.(?P<task>\w+)\.")  # of a member
-_ENCODER = re.compile(r"\d+\.encoder\.")  # of a member
 
 
 def new_backbone(options: NamedOptions, adapter: Lora | None = None) -> Backbone:
@@ -371,23 +341,18 @@ def assemble(
         name: Branch(own, None if options is None else build_encoder(options, own))
         for name, (own, options) in (branches or {}).items()
     }
-    sizes = {name: branch.sizes for name, branch in others.items()}
-    ensemble = [_member(backbone, encoder, tasks, text_size, sizes) for _ in range(ensemble_size)]
+    ensemble = []
+    for _ in range(ensemble_size):
+        own_encoder = None if encoder is None else build_encoder(encoder, backbone)
+        networks = {**others, MAIN: Branch(backbone, own_encoder)}
+        sizes = {  # of the layers that the heads of a branch read
+            name: branch.backbone.sizes if branch.encoder is None else branch.encoder.sizes
+            for name, branch in networks.items()
+        }
+        heads: dict[str, TaskHead] = {}
+        for name in sorted(tasks, key=lambda name: bool(tasks[name][0].fusion_inputs)):  # those that join others first
+            head, num_outputs = tasks[name]
+            joining = {other: heads[other].size for other in head.fusion_inputs}
+            heads[name] = HEADS[head.reads](head, sizes[head.branch], num_outputs, text_size, joining)
+        ensemble.append(EnsembleMember(own_encoder, {name: heads[name] for name in tasks}))
     return SpeechModel(backbone, ensemble, others)
-
-
-def _member(
-    backbone: Backbone,
-    encoder: NamedOptions | None,
-    tasks: Mapping[str, tuple[Head, int]],
-    text_size: int,
-    sizes: Mapping[str, tuple[int, ...]],
-) -> EnsembleMember:
-    built = None if encoder is None else build_encoder(encoder, backbone)
-    sizes = {**sizes, MAIN: backbone.sizes if built is None else built.sizes}
-    heads: dict[str, TaskHead] = {}
-    for name in sorted(tasks, key=lambda name: bool(tasks[name][0].fusion_inputs)):  # those that join others first
-        options, outputs = tasks[name]
-        joining = {other: heads[other].size for other in options.fusion_inputs}
-        heads[name] = build_head(options, sizes[options.branch], outputs, text_size, joining)
-    return EnsembleMember(built, {name: heads[name] for name in tasks})

@@ -11,13 +11,17 @@ VARIANCE_FLOOR = 1e-5  # keeps the gradient of the square root finite for a clip
 class Pooling(nn.Module):
     """Base of the poolings.
 
+    Args:
+        frame_size: Features of a frame.
+        size: Features of the pooled vector; `None`: as many as of a frame.
+
     Attributes:
         size: Features of the pooled vector.
     """
 
-    def __init__(self, frame_size: int, size: int) -> None:
+    def __init__(self, frame_size: int, size: int | None = None) -> None:
         super().__init__()
-        self.frame_size, self.size = frame_size, size
+        self.frame_size, self.size = frame_size, frame_size if size is None else size
 
     def forward(self, frames: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
         """Pool.
@@ -46,11 +50,8 @@ class MeanPooling(Pooling):
         [[2.0]]
     """
 
-    def __init__(self, frame_size: int) -> None:
-        super().__init__(frame_size, frame_size)
-
     def pool(self, frames: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
-        return _weighted_mean(frames, _equal_weights(is_frame))
+        return (frames * _equal_weights(is_frame)).sum(dim=1)
 
 
 class StdPooling(Pooling):
@@ -77,9 +78,6 @@ class MaxPooling(Pooling):
         >>> MaxPooling(1)(frames, torch.tensor([[True, True, False]])).tolist()
         [[-1.0]]
     """
-
-    def __init__(self, frame_size: int) -> None:
-        super().__init__(frame_size, frame_size)
 
     def pool(self, frames: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
         return frames.masked_fill(~is_frame[..., None], float("-inf")).amax(dim=1)
@@ -115,13 +113,9 @@ def _equal_weights(is_frame: torch.Tensor) -> torch.Tensor:
     return mask / mask.sum(dim=1, keepdim=True)
 
 
-def _weighted_mean(frames: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    return (frames * weights).sum(dim=1)
-
-
 def _weighted_statistics(frames: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    mean = _weighted_mean(frames, weights)
-    variance = _weighted_mean((frames - mean[:, None]).square(), weights)
+    mean = (frames * weights).sum(dim=1)
+    variance = ((frames - mean[:, None]).square() * weights).sum(dim=1)
     return torch.cat([mean, variance.clamp_min(VARIANCE_FLOOR).sqrt()], dim=-1)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,25 +37,34 @@ def weights_hash(weights: nn.Module | Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True)
 class Place:
-    """Where a pretrained model lies: in a local folder, on the Hub, or in its cache when the Hub cannot be reached."""
+    """Where a pretrained model lies: in a local folder, on the Hub, or in its cache when the Hub cannot be reached.
 
-    name: str
-    is_folder: bool
-    is_online: bool
-    revision: str | None
+    Args:
+        source: A folder, or a name on the Hub.
+        revision: Commit, tag or branch on the Hub.
 
-    @classmethod
-    def of(cls, source: str, revision: str | None) -> Place:
+    Raises:
+        ModelError: The source is neither.
+    """
+
+    def __init__(self, source: str, revision: str | None) -> None:
         folder = Path(source).expanduser()
-        if folder.is_dir():
-            return cls(str(folder), is_folder=True, is_online=False, revision=None)
-        if folder.exists() or not HUB_NAME.fullmatch(source):
-            raise ModelError("no such folder", where=source, remedy=f"Name {A_MODEL}, or its name on the Hub.")
-        return cls(source, is_folder=False, is_online=_hub_answers(), revision=revision)
+        self.is_folder = folder.is_dir()
+        self.is_online = not self.is_folder
+        self.name, self.revision = (str(folder), None) if self.is_folder else (source, revision)
+        if not self.is_folder:
+            if folder.exists() or not HUB_NAME.fullmatch(source):
+                raise ModelError("no such folder", where=source, remedy=f"Name {A_MODEL}, or its name on the Hub.")
+            hub = importlib.import_module("huggingface_hub")
+            try:  # once, briefly: Transformers itself tries five times over, for 23 s
+                hub.get_session().head(hub.constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
+            except Exception:  # of whichever HTTP library the client uses, or its own for HF_HUB_OFFLINE=1
+                self.is_online = False
+        self._access = {"local_files_only": not self.is_online, "revision": self.revision}
 
     def read_config(self) -> dict[str, Any]:
+        """Return what config.json holds."""
         reader = importlib.import_module("transformers").PreTrainedConfig
         with self._errors("no readable config.json"):
             content: dict[str, Any] = reader.get_config_dict(self.name, **self._access)[0]
@@ -96,21 +105,17 @@ class Place:
                 **self._access,
             )
         model.config.mask_time_prob = mask_time_prob
-        missing = set(report["missing_keys"])
+        missing, own = set(report["missing_keys"]), WHISPER_WEIGHT if is_whisper else BODY_WEIGHT
         if MASK_EMBEDDING in missing:
             nn.init.zeros_(model.masked_spec_embed)  # or two loads would differ
-        self._refuse("weights are missing", missing - {MASK_EMBEDDING})
-        own = WHISPER_WEIGHT if is_whisper else BODY_WEIGHT
-        self._refuse("weights fit nowhere", {key for key in report["unexpected_keys"] if own.match(key)})
+        wrong = {
+            "weights are missing": missing - {MASK_EMBEDDING},
+            "weights fit nowhere": {key for key in report["unexpected_keys"] if own.match(key)},
+        }
+        for what, keys in wrong.items():
+            if keys:
+                raise ModelError(f"{len(keys)} {what}, such as {min(keys)}", where=self.name, remedy=COPY)
         return model
-
-    def _refuse(self, what: str, keys: set[str]) -> None:
-        if keys:
-            raise ModelError(f"{len(keys)} {what}, such as {min(keys)}", where=self.name, remedy=COPY)
-
-    @property
-    def _access(self) -> dict[str, Any]:
-        return {"local_files_only": not self.is_online, "revision": self.revision}
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
@@ -127,16 +132,6 @@ class Place:
                 ) from error
             detail = " ".join(str(error).split())[:200]
             raise ModelError(f"{what} ({detail})", where=self.name, remedy=f"Name {A_MODEL}.") from error
-
-
-def _hub_answers() -> bool:
-    """Ask the Hub once, briefly: Transformers itself tries five times over, for 23 s."""
-    hub = importlib.import_module("huggingface_hub")
-    try:
-        hub.get_session().head(hub.constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
-    except Exception:  # of whichever HTTP library the client uses, or its own for HF_HUB_OFFLINE=1
-        return False
-    return True
 
 
 @contextmanager
@@ -183,14 +178,6 @@ def build_config(content: Mapping[str, Any], changes: Mapping[str, Any], *, wher
     return config
 
 
-def new_model(config: Any) -> Any:
-    """Return a model with random weights, or raise ModelError when its configuration is not valid."""
-    try:
-        return model_class_of(config.model_type, where="config")(config)
-    except (ValueError, RuntimeError) as error:
-        raise ModelError(f"cannot be built ({error})", where="config", remedy=COPY) from error
-
-
 def do_normalize_of(config: Any, preprocess: Mapping[str, Any] | None, *, where: str) -> bool:
     """Return whether clips are normalised: what was saved, or what the architecture was trained with."""
     has_features = config.model_type in HAVE_FEATURES
@@ -207,39 +194,27 @@ def checked_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in overrides.items():
         if key not in OVERRIDES:
             raise RecipeError(expected_one_of(key, OVERRIDES, kind="override"), where="backbone.overrides")
-        is_valid, expected = OVERRIDES[key]
-        if not is_valid(value):
+        lowest, highest, kinds, expected = OVERRIDES[key]
+        is_kind = isinstance(value, kinds) and isinstance(value, bool) == (bool in kinds)  # True is an int, too
+        if not (is_kind and lowest <= value <= highest):
             raise RecipeError(f"{key} is {value!r}, expected {expected}", where="backbone.overrides")
     return {**DEFAULT_OVERRIDES, **overrides}
 
 
-def _is_share(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0.0 <= value <= 1.0
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_positive(value: object) -> bool:
-    return _is_count(value) and value != 0
-
-
-def _is_bool(value: object) -> bool:
-    return isinstance(value, bool)
-
-
-SHARE, COUNT, POSITIVE = (_is_share, "0 to 1"), (_is_count, "a whole number"), (_is_positive, "a whole number from 1")
+# Lowest and highest value, types, and how a message says it.
+SHARE = (0.0, 1.0, (int, float), "0 to 1")
+COUNT = (0, math.inf, (int,), "a whole number")
+POSITIVE = (1, math.inf, (int,), "a whole number from 1")
 
 # What a recipe may change of a model's configuration: how it trains, never what it is.
-OVERRIDES: dict[str, tuple[Callable[[object], bool], str]] = {
+OVERRIDES: dict[str, tuple[float, float, tuple[type, ...], str]] = {
     "hidden_dropout": SHARE,
     "attention_dropout": SHARE,
     "activation_dropout": SHARE,
     "feat_proj_dropout": SHARE,
     "conformer_conv_dropout": SHARE,
     "layerdrop": SHARE,
-    "apply_spec_augment": (_is_bool, "true or false"),
+    "apply_spec_augment": (False, True, (bool,), "true or false"),
     "mask_time_prob": SHARE,
     "mask_time_length": POSITIVE,
     "mask_time_min_masks": COUNT,

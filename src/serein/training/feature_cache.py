@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from serein.errors import RunError
 from serein.models.heads import LayerSelection
 from serein.models.hidden_states import Backbone
 from serein.models.logmel import LogMelBackbone
-from serein.models.model import EnsembleMember, SpeechModel, is_frozen
+from serein.models.model import SpeechModel, is_frozen
 from serein.models.pretrained import ORIGIN, weights_hash
 from serein.progress import Report
 from serein.recipe import MAIN, Batches, Clips, FeatureCacheOptions, SpectrogramAugmentation, Stage
@@ -88,9 +88,9 @@ def tapped_layers(model: SpeechModel, branches: Iterable[str] = (MAIN,)) -> tupl
 def _readers(model: SpeechModel, branch: str) -> list[nn.Module]:
     """Return what reads a branch's backbone: encoders, or heads without one."""
     readers: list[nn.Module] = []
-    for member in (cast(EnsembleMember, each) for each in model.ensemble):
-        encoder = member.encoder if branch == MAIN else model.branch(branch).encoder
-        heads = [member.head(task) for task in member.heads]
+    for member in model.ensemble:
+        encoder = member.encoder if branch == MAIN else model.branches[branch].encoder
+        heads = list(member.heads.values())
         readers += [head for head in heads if head.branch == branch] if encoder is None else [encoder]
     return readers
 

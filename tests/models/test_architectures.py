@@ -1,4 +1,4 @@
-"""Whisper's encoder: the published features, no more frames than a clip has, and 30 s as its own training had them."""
+"""Conformers and Whisper: published features, positions as Transformers has them, no more frames than a clip has."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from safetensors.torch import load_file, save_file
 
 from models.test_backbones import CASES, backbone_of, batch, clips, deviation, plain_model, save
 from serein.errors import AudioError, ModelError, RecipeError
+from serein.models.architectures import relative_positions, rotary_positions
 from serein.models.backbones import HuggingFaceBackbone
-from serein.models.whisper import log_mel
+from serein.models.logmel import kaldi_fbank, whisper_log_mel
 
-LENGTHS = (16_000, 7_123, 1_601, 201)
+# --- whisper ---
+
+
+WHISPER_LENGTHS = (16_000, 7_123, 1_601, 201)
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +35,9 @@ def published(waveform: torch.Tensor, n_mels: int, **options: Any) -> torch.Tens
 
 
 @pytest.mark.parametrize("n_mels", [80, 128])
-def test_features_are_the_published_ones_of_each_clip_alone(n_mels: int) -> None:
-    waveforms = [*clips(LENGTHS), torch.zeros(3_000)]
-    found = log_mel(batch(waveforms)[0], torch.tensor([len(waveform) for waveform in waveforms]), n_mels)
+def test_whispers_features_are_the_published_ones_of_each_clip_alone(n_mels: int) -> None:
+    waveforms = [*clips(WHISPER_LENGTHS), torch.zeros(3_000)]
+    found = whisper_log_mel(batch(waveforms)[0], torch.tensor([len(waveform) for waveform in waveforms]), n_mels)
     assert found.shape == (5, 100, n_mels)
     for own, waveform in zip(found, waveforms, strict=True):
         theirs = published(waveform, n_mels, padding="do_not_pad")
@@ -45,12 +49,12 @@ def test_features_are_the_published_ones_of_each_clip_alone(n_mels: int) -> None
 def test_features_of_padded_clips_are_the_published_ones(seconds: float) -> None:
     (waveform,) = clips((round(seconds * 16_000),))
     padded = torch.nn.functional.pad(waveform, (0, 480_000 - len(waveform)))
-    assert (log_mel(padded[None], torch.tensor([480_000]), 80)[0] - published(waveform, 80)).abs().max() < 1e-5
+    assert (whisper_log_mel(padded[None], torch.tensor([480_000]), 80)[0] - published(waveform, 80)).abs().max() < 1e-5
 
 
 def test_a_padded_clip_is_encoded_as_by_transformers(whisper: Any) -> None:
     backbone = backbone_of(whisper, pad_s=1.2)  # of a Whisper with 60 positions
-    waveforms = clips(LENGTHS)
+    waveforms = clips(WHISPER_LENGTHS)
     with torch.no_grad():
         together = backbone(*batch(waveforms, padding=torch.nan, extra=20_000))
         assert together.num_frames.tolist() == [50, 22, 5, 1]
@@ -134,3 +138,50 @@ def test_the_real_base_encoder_can_be_built() -> None:
         backbone = HuggingFaceBackbone.from_config(config.to_dict())
     assert (backbone.num_layers, backbone.sizes[0], backbone.max_s, backbone.frame_rate_hz) == (6, 512, 30.0, 50.0)
     assert sum(parameter.numel() for parameter in backbone.parameters()) == 19_822_592
+
+
+# --- conformer ---
+
+
+KALDI_LENGTHS = (16_000, 7_123, 1_601, 560)
+
+
+def test_w2v_bert_features_are_the_published_ones_of_each_clip_alone() -> None:
+    extractor = transformers.SeamlessM4TFeatureExtractor()
+    waveforms = clips(KALDI_LENGTHS)
+    found = kaldi_fbank(batch(waveforms)[0], torch.tensor(KALDI_LENGTHS), 80)
+    assert found.shape == (4, 49, 160)
+    for own, waveform in zip(found, waveforms, strict=True):
+        theirs = extractor(waveform.numpy(), sampling_rate=16_000, return_tensors="pt")
+        num_frames = int(theirs.attention_mask.sum())
+        assert (own[:num_frames] - theirs.input_features[0, :num_frames]).abs().max() < 1e-4
+        assert (own[num_frames:] == 0).all()
+
+
+def test_features_of_silence_are_numbers() -> None:
+    assert kaldi_fbank(torch.zeros(1, 800), torch.tensor([800]), 80).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("kind", ["relative", "rotary"])
+def test_positions_are_those_of_transformers(kind: str) -> None:
+    model = plain_model(*CASES["wav2vec2-conformer: rotary" if kind == "rotary" else "wav2vec2-conformer"])
+    hidden = torch.zeros(1, 300, 16)
+    own = relative_positions(hidden) if kind == "relative" else rotary_positions(hidden, 2, 10_000)
+    torch.testing.assert_close(own, model.encoder.embed_positions(hidden), atol=2e-5, rtol=0)
+
+
+def test_batch_norm_of_a_layer_learns_from_real_frames_alone() -> None:
+    backbone = backbone_of(plain_model(*CASES["wav2vec2-conformer"])).train()
+    seen: list[torch.Tensor] = []
+    norm = backbone.architecture.layers[0].conv_module.batch_norm
+    norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    states = backbone(*batch(clips((8_000, 2_000))))
+    assert seen[0].shape == (states.num_frames.sum(), 16)
+
+
+def test_the_real_w2v_bert_can_be_built() -> None:
+    with torch.device("meta"):
+        backbone = backbone_of(transformers.Wav2Vec2BertModel(transformers.Wav2Vec2BertConfig()))
+    assert (backbone.num_layers, backbone.sizes[0], backbone.max_s, backbone.frame_rate_hz) == (24, 1024, None, 50.0)
+    assert backbone.parameter_groups()["cnn"] == []
+    assert 580e6 < sum(parameter.numel() for parameter in backbone.parameters()) < 581e6
