@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from serein import hub
 from serein.errors import MissingExtraError, ModelError
 from serein.text import sentences
-from serein.text.sentences import SentenceEncoder, VectorCache, sentence_vectors, vector_size
+from serein.text.sentences import SentenceEncoder, VectorCache, sentence_vectors
 
 library = pytest.importorskip("sentence_transformers", reason="pip install 'serein[text]'")
 
@@ -90,7 +91,7 @@ def test_the_second_time_nothing_is_computed(encoder: str, monkeypatch: pytest.M
     told: list[tuple[int, int]] = []
     first = sentence_vectors([*TEXTS, *TEXTS], encoder, on_progress=lambda done, total: told.append((done, total)))
     assert told == [(5, 5)]  # each distinct text once
-    monkeypatch.setattr(sentences, "_load", lambda folder: pytest.fail("the model is loaded"))
+    monkeypatch.setattr(library, "SentenceTransformer", lambda *_, **__: pytest.fail("the model is loaded"))
     np.testing.assert_array_equal(sentence_vectors([*TEXTS, *TEXTS], encoder), first)
 
 
@@ -117,12 +118,12 @@ def test_the_size_is_that_of_the_vectors(
         encoder = write_encoder(tmp_path, pooling)
     else:
         encoder = write_encoder(tmp_path, pooling, dense)
-    assert vector_size(encoder) == sentence_vectors(["it"], encoder).shape[1] == size
+    assert SentenceEncoder(encoder).size == sentence_vectors(["it"], encoder).shape[1] == size
 
 
 def test_the_size_is_read_without_weights(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sentences, "_load", lambda folder: pytest.fail("the model is loaded"))
-    assert vector_size(encoder) == 16
+    monkeypatch.setattr(library, "SentenceTransformer", lambda *_, **__: pytest.fail("the model is loaded"))
+    assert SentenceEncoder(encoder).size == 16
 
 
 def test_the_size_is_read_from_configurations_as_they_were_once_written(tmp_path: Path) -> None:
@@ -132,7 +133,7 @@ def test_the_size_is_read_from_configurations_as_they_were_once_written(tmp_path
     kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
     modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds.items()]
     (tmp_path / "modules.json").write_text(json.dumps(modules))
-    assert vector_size(str(tmp_path)) == 384
+    assert SentenceEncoder(str(tmp_path)).size == 384
 
 
 def test_a_damaged_cache_is_computed_again(encoder: str, cache: Path) -> None:
@@ -152,7 +153,7 @@ def test_a_cache_that_cannot_be_written_costs_time_not_the_answer(
 
 
 def test_several_may_write_at_once(tmp_path: Path) -> None:
-    keys = [sentences._key(str(number)) for number in range(200)]
+    keys = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(200)]
     vector = {key: np.full(4, position, np.float32) for position, key in enumerate(keys)}
     parts = [{key: vector[key] for key in keys[start::8]} for start in range(8)]
     with ThreadPoolExecutor(8) as pool:
@@ -162,10 +163,19 @@ def test_several_may_write_at_once(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".safetensors" or path.name.startswith(".")]
 
 
-def test_portions_never_divide_a_shelf(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_portions_never_divide_a_shelf(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    portions: list[list[str]] = []
     monkeypatch.setattr(sentences, "TEXTS_AT_ONCE", 3)
-    keys = ["aa1", "aa2", "ab1", "ab2", "ab3", "ac1", "ad1"]
-    assert list(sentences._portions(keys)) == [["aa1", "aa2", "ab1", "ab2", "ab3"], ["ac1", "ad1"]]
+    monkeypatch.setattr(
+        SentenceEncoder, "encode", lambda self, texts: portions.append(texts) or np.zeros((len(texts), 16), np.float32)
+    )
+    texts = [str(number) for number in range(300)]
+    sentence_vectors(texts, encoder)
+    shelves = [{hashlib.sha256(text.encode()).hexdigest()[:2] for text in portion} for portion in portions]
+    assert sorted(text for portion in portions for text in portion) == sorted(texts)
+    assert sum(map(len, shelves)) == len(set.union(*shelves)) < len(texts)
+    assert all(len(portion) >= 3 for portion in portions[:-1])
+    assert max(map(len, portions)) < 30
 
 
 def test_the_cache_lies_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -181,35 +191,35 @@ def test_the_cache_lies_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp
 def test_offline_and_absent_fails_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "_answers", lambda library: False)
     with pytest.raises(ModelError, match=r"somebody/nothing: .* hf download somebody/nothing"):
-        vector_size("somebody/nothing")
+        SentenceEncoder("somebody/nothing")
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "no such"])
 def test_what_can_be_no_name_is_not_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "_answers", lambda library: pytest.fail("the Hub is asked"))
     with pytest.raises(ModelError, match="no such folder"):
-        vector_size(name)
+        SentenceEncoder(name)
 
 
 def test_a_folder_that_is_no_such_model_is_refused(encoder: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no readable modules.json"):
-        vector_size(str(tmp_path))
+        SentenceEncoder(str(tmp_path))
     (tmp_path / "modules.json").write_text('[{"path": "", "type": "custom.Transformer"}]')
     with pytest.raises(ModelError, match="code of its own"):
-        vector_size(str(tmp_path))
+        SentenceEncoder(str(tmp_path))
 
 
 def test_the_default_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sentences, "DEFAULT_PACKAGE", "no_such_package")
     with pytest.raises(MissingExtraError, match=r"serein\[text\]"):
-        vector_size()
+        SentenceEncoder()
 
 
 def test_the_default_hears_meaning() -> None:
     pytest.importorskip(sentences.DEFAULT_PACKAGE)
     texts = ["I am so glad.", "I feel happy!", "The door is made of wood."]
     glad, happy, door = vectors = sentence_vectors(texts)
-    assert vector_size() == len(glad) == 384
+    assert SentenceEncoder().size == len(glad) == 384
     assert glad @ happy > 0.4 > 0.1 > glad @ door
     model = library.SentenceTransformer(str(SentenceEncoder().folder), device="cpu")
     np.testing.assert_allclose(vectors, model.encode(texts), atol=1e-5)

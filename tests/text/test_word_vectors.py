@@ -13,15 +13,8 @@ import pytest
 
 from serein.errors import SereinError, VocabularyError
 from serein.text import word_vectors
-from serein.text.word_vectors import (
-    OnError,
-    Vocabulary,
-    WordVectorFile,
-    open_vocabulary,
-    prepare,
-    prepare_encoder,
-    whole_words,
-)
+from serein.text.word_vector_files import OnError, WordVectorFile
+from serein.text.word_vectors import Vocabulary, open_vocabulary, prepare, prepare_encoder, whole_words
 
 REAL = Path(os.environ.get("SEREIN_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 GLOVE_EXCERPT = REAL / "glove_50d_5k.txt"

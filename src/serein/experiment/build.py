@@ -282,6 +282,6 @@ def text_size(recipe: Recipe) -> int:
     """Return the features of a sentence vector, 0 without text."""
     if "text" not in recipe.tasks.conditions:
         return 0
-    from serein.text.sentences import vector_size
+    from serein.text.sentences import SentenceEncoder
 
-    return vector_size(recipe.text.encoder)
+    return SentenceEncoder(recipe.text.encoder).size

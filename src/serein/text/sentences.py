@@ -7,9 +7,10 @@ import importlib
 import importlib.util
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ BATCH = 32
 AN_ENCODER = "a folder with a Sentence-Transformers model (modules.json)"
 KEEPS_SIZE = ("Transformer", "Normalize", "Dropout", "LayerNorm")  # modules after which a vector is as long as before
 
+_shelf = itemgetter(slice(2))  # of a key: the name of the file of the cache that its vector lies in
 Progress = Callable[[int, int], None]
 Vectors = NDArray[np.float32]
 
@@ -58,16 +60,6 @@ def sentence_vectors(
     return SentenceEncoder(encoder).vectors(texts, on_progress=on_progress)
 
 
-def vector_size(encoder: str = DEFAULT_ENCODER) -> int:
-    """Return how many numbers a text's vector has.
-
-    Raises:
-        ModelError: There is no such encoder.
-        MissingExtraError: The extra `text` is not installed.
-    """
-    return SentenceEncoder(encoder).size
-
-
 class SentenceEncoder:
     """A model of Sentence-Transformers, whose weights are loaded when a text is not in the cache.
 
@@ -80,45 +72,94 @@ class SentenceEncoder:
 
     def __init__(self, name: str = DEFAULT_ENCODER) -> None:
         self.name = name
-        self.folder = _packaged() if name == DEFAULT_ENCODER else hub.folder_of(name, expected=AN_ENCODER)
-        self._modules = _read_modules(self.folder)
+        if name == DEFAULT_ENCODER:  # within the package that carries it
+            spec = importlib.util.find_spec(DEFAULT_PACKAGE)
+            if spec is None or not spec.submodule_search_locations:
+                raise MissingExtraError(DEFAULT_PACKAGE.replace("_", "-"), "text")
+            self.folder = Path(spec.submodule_search_locations[0]) / "model"
+        else:
+            self.folder = hub.folder_of(name, expected=AN_ENCODER)
+        try:
+            modules = json.loads((self.folder / "modules.json").read_text(encoding="utf-8"))
+            self._modules = [(str(module["path"]), str(module["type"])) for module in modules]
+        except (OSError, ValueError, KeyError, TypeError) as error:  # without it the library would guess them
+            raise ModelError(
+                "no readable modules.json", where=self.folder, remedy=f"Name {AN_ENCODER}, or its name on the Hub."
+            ) from error
+        foreign = [kind for _, kind in self._modules if not kind.startswith("sentence_transformers.")]
+        if foreign:
+            raise ModelError(
+                f"brings code of its own ({foreign[0]})",
+                where=self.folder,
+                remedy="Choose a model that the library knows.",
+            )
         self._model: Any = None
 
     @property
     def size(self) -> int:
-        """Numbers in a vector: read from the configuration where that says it."""
-        size = _said_size(self.folder, self._modules)
-        return int(self.encode(["size"]).shape[1]) if size is None else size
-
-    @property
-    def digest(self) -> str:
-        """The SHA-256 of the files that a vector depends on."""
-        return hub.folder_digest(self.folder)
+        """Numbers in a vector: read from the configuration of the pooling unless a later module may change it."""
+        kinds = [kind.rsplit(".", 1)[-1] for _, kind in self._modules]
+        if kinds.count("Pooling") == 1 and all(kind in (*KEEPS_SIZE, "Pooling") for kind in kinds):
+            with suppress(OSError, ValueError, TypeError, AttributeError):
+                path = self.folder / self._modules[kinds.index("Pooling")][0] / "config.json"
+                config = json.loads(path.read_text(encoding="utf-8"))
+                mode = config.get("pooling_mode")
+                if mode is None:  # the poolings whose outputs are concatenated were once switches
+                    switches = [value for key, value in config.items() if key.startswith("pooling_mode_")]
+                    num_poolings = switches.count(True) or 1
+                else:
+                    num_poolings = 1 if isinstance(mode, str) else len(mode)
+                return int(config.get("embedding_dimension", config.get("word_embedding_dimension"))) * num_poolings
+        return int(self.encode(["size"]).shape[1])
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return (text, size) float32, computed now, on the accelerator if there is one."""
         if self._model is None:
-            self._model = _load(self.folder)
+            try:
+                library = importlib.import_module("sentence_transformers")
+            except ModuleNotFoundError as error:
+                raise MissingExtraError("sentence-transformers", "text") from error
+            import torch
+
+            options = {"use_safetensors": True, "dtype": torch.float32}
+            logging = importlib.import_module("transformers.utils.logging")
+            had_bars = logging.is_progress_bar_enabled()
+            logging.disable_progress_bar()  # Transformers draws one of its own while weights load
+            try:
+                model = library.SentenceTransformer(str(self.folder), local_files_only=True, model_kwargs=options)
+            except Exception as error:  # whatever a foreign model makes the library raise
+                detail = " ".join(str(error).split())[:200]
+                raise ModelError(
+                    f"cannot be loaded ({detail})", where=self.folder, remedy="Copy or download the model again."
+                ) from error
+            finally:
+                if had_bars:
+                    logging.enable_progress_bar()
+            self._model = model.eval()
         vectors = self._model.encode(list(texts), batch_size=BATCH, show_progress_bar=False, convert_to_numpy=True)
         return np.asarray(vectors, np.float32)
 
     def vectors(self, texts: Sequence[str | None], *, on_progress: Progress | None = None) -> Vectors:
         """Return (text, size) float32, from the cache where it has them; see `sentence_vectors`."""
         stripped = [(text or "").strip() for text in texts]
-        text_of = {_key(text): text for text in stripped if text}
-        cache = VectorCache(cache_folder() / "sentences" / self.digest[:32], self.size)
+        keys = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for text in stripped]
+        text_of = {key: text for key, text in zip(keys, stripped, strict=True) if text}
+        cache = VectorCache(cache_folder() / "sentences" / hub.folder_digest(self.folder)[:32], self.size)
         found = cache.read(text_of)
         missing = sorted(text_of.keys() - found.keys())
-        done = 0
-        for keys in _portions(missing):
-            encoded = dict(zip(keys, self.encode([text_of[key] for key in keys]), strict=True))
+        done, portion = 0, list[str]()
+        for _, shelf in groupby(missing, key=_shelf):  # cut between shelves: each file of the cache is written once
+            portion += shelf
+            if len(portion) < TEXTS_AT_ONCE and done + len(portion) < len(missing):
+                continue
+            encoded = dict(zip(portion, self.encode([text_of[key] for key in portion]), strict=True))
             cache.add(encoded)
             found |= encoded
-            done += len(keys)
+            done, portion = done + len(portion), []
             if on_progress:
                 on_progress(done, len(missing))
         nothing = np.zeros(cache.size, np.float32)
-        rows = [found[_key(text)] if text else nothing for text in stripped]
+        rows = [found[key] if text else nothing for key, text in zip(keys, stripped, strict=True)]
         return np.stack(rows) if rows else np.zeros((0, cache.size), np.float32)
 
 
@@ -148,7 +189,10 @@ class VectorCache:
         """Keep vectors for the next time; nothing is kept where nothing can be written."""
         try:
             for shelf, keys in groupby(sorted(vectors), key=_shelf):
-                self._write_shelf(shelf, self._read_shelf(shelf) | {key: vectors[key] for key in keys})
+                all_of_it = self._read_shelf(shelf) | {key: vectors[key] for key in keys}
+                digests = np.frombuffer(bytes.fromhex("".join(all_of_it)), np.uint8).reshape(len(all_of_it), 32)
+                with replacing(self.folder / f"{shelf}.safetensors") as partial:
+                    save_file({"keys": digests, "vectors": np.stack(list(all_of_it.values()))}, partial)
         except OSError:  # a full disk or a read-only home costs time, not the result
             return
 
@@ -162,11 +206,6 @@ class VectorCache:
             return {}
         return {key.tobytes().hex(): vector for key, vector in zip(keys, vectors, strict=True)}
 
-    def _write_shelf(self, shelf: str, vectors: Mapping[str, Vectors]) -> None:
-        keys = np.frombuffer(bytes.fromhex("".join(vectors)), np.uint8).reshape(len(vectors), 32)
-        with replacing(self.folder / f"{shelf}.safetensors") as partial:
-            save_file({"keys": keys, "vectors": np.stack(list(vectors.values()))}, partial)
-
 
 def cache_folder() -> Path:
     """Return `$SEREIN_CACHE`, or serein's folder in the user's cache; what lies there can be computed again."""
@@ -174,103 +213,3 @@ def cache_folder() -> Path:
         return Path(named).expanduser()
     root = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(root) if os.path.isabs(root) else Path("~/.cache").expanduser()) / "serein"
-
-
-def _key(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _shelf(key: str) -> str:
-    return key[:2]
-
-
-def _portions(keys: Sequence[str]) -> Iterator[list[str]]:
-    """Cut sorted keys between shelves, so that each file of the cache is written once."""
-    portion: list[str] = []
-    for _, some in groupby(keys, key=_shelf):
-        portion += some
-        if len(portion) >= TEXTS_AT_ONCE:
-            yield portion
-            portion = []
-    if portion:
-        yield portion
-
-
-def _packaged() -> Path:
-    """Return the folder of the default model, within the package that carries it."""
-    spec = importlib.util.find_spec(DEFAULT_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingExtraError(DEFAULT_PACKAGE.replace("_", "-"), "text")
-    return Path(spec.submodule_search_locations[0]) / "model"
-
-
-def _read_modules(folder: Path) -> list[dict[str, Any]]:
-    """Return the modules of a Sentence-Transformers model; without that file the library would guess them."""
-    try:
-        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-        kinds = [str(module["type"]) for module in modules]
-        modules = [{"path": str(module["path"]), "type": kind} for module, kind in zip(modules, kinds, strict=True)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            "no readable modules.json", where=folder, remedy=f"Name {AN_ENCODER}, or its name on the Hub."
-        ) from error
-    foreign = [kind for kind in kinds if not kind.startswith("sentence_transformers.")]
-    if foreign:
-        raise ModelError(
-            f"brings code of its own ({foreign[0]})", where=folder, remedy="Choose a model that the library knows."
-        )
-    return modules
-
-
-def _said_size(folder: Path, modules: Sequence[Mapping[str, Any]]) -> int | None:
-    """Return the size that the configuration of the pooling says, or `None` when a later module may change it."""
-    kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
-    if kinds.count("Pooling") != 1 or any(kind not in (*KEEPS_SIZE, "Pooling") for kind in kinds):
-        return None
-    try:
-        path = folder / modules[kinds.index("Pooling")]["path"] / "config.json"
-        config = json.loads(path.read_text(encoding="utf-8"))
-        size = config.get("embedding_dimension", config.get("word_embedding_dimension"))
-        return int(size) * _num_poolings(config)
-    except (OSError, ValueError, TypeError, AttributeError):
-        return None
-
-
-def _num_poolings(config: Mapping[str, Any]) -> int:
-    """Count the poolings whose outputs are concatenated; they are named, or were once switches."""
-    mode = config.get("pooling_mode")
-    if mode is None:
-        return sum(value is True for key, value in config.items() if key.startswith("pooling_mode_")) or 1
-    return 1 if isinstance(mode, str) else len(mode)
-
-
-def _load(folder: Path) -> Any:
-    try:
-        library = importlib.import_module("sentence_transformers")
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("sentence-transformers", "text") from error
-    import torch
-
-    options = {"use_safetensors": True, "dtype": torch.float32}
-    with _quiet():
-        try:
-            model = library.SentenceTransformer(str(folder), local_files_only=True, model_kwargs=options)
-        except Exception as error:  # whatever a foreign model makes the library raise
-            detail = " ".join(str(error).split())[:200]
-            raise ModelError(
-                f"cannot be loaded ({detail})", where=folder, remedy="Copy or download the model again."
-            ) from error
-    return model.eval()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Transformers from drawing a bar of its own while weights load."""
-    logging = importlib.import_module("transformers.utils.logging")
-    had_bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if had_bars:
-            logging.enable_progress_bar()

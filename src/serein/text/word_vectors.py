@@ -1,4 +1,4 @@
-"""Word vectors: read as others publish them, prepared once as arrays that are mapped into memory, looked up, searched.
+"""Word vectors: prepared once as arrays that are mapped into memory, looked up, searched.
 
 $ serein words prepare glove.840B.300d.txt -o glove
 >>> vocabulary = open_vocabulary("glove")  # doctest: +SKIP
@@ -19,169 +19,39 @@ A prepared vocabulary is a folder:
 from __future__ import annotations
 
 import difflib
-import gzip
 import hashlib
 import importlib
-import io
 import json
 import math
 import os
-import re
 import secrets
 import shutil
-import zlib
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serein import hub
 from serein.data.files import sha256
 from serein.errors import VocabularyError, expected_one_of
 from serein.nearest import ExactIndex, FaissIndex, write_faiss
 from serein.text.sentences import DEFAULT_ENCODER, SentenceEncoder, cache_folder
+from serein.text.word_vector_files import BUFFER_BYTES, OnError, Progress, Vectors, WordVectorFile
 
 DType = Literal["float32", "float16"]
-OnError = Literal["stop", "skip"]
-Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
-Vectors = NDArray[np.float32]
 
 FORMAT = 2
 HEADER = "vocabulary.json"
 PREPARE_AGAIN = "Prepare it again: serein words prepare SOURCE -o FOLDER."
-A_FILE = "Name a text file of GloVe or word2vec, or word2vec's binary (.bin), also compressed (.gz)."
 NPY_HEADER_BYTES = 128  # for any number of rows: numpy leaves room for it to grow
-BUFFER_BYTES, SNIFFED_LINES = 1 << 20, 100
-WORDS_PER_REPORT = 1 << 12
 NUM_SPELLINGS_COMPARED = 200_000  # the first, which are the most frequent in published files
-
-_COUNTS = re.compile(rb"\s*(\d+)[ \t]+(\d+)[ \t]*\r?\n")
-_DECIMAL = re.compile(rb"[+-]?\d*\.\d+(e[+-]?\d+)?", re.IGNORECASE)
-
-
-class WordVectorFile:
-    """A file of word vectors: text of GloVe or word2vec, or word2vec's binary, also compressed by gzip.
-
-    Attributes:
-        on_error: `stop`: a wrong line is an error; `skip`: it is left out and counted.
-        counts: What was met: `skipped` lines or words, and `mended` words that were no UTF-8.
-    """
-
-    def __init__(self, path: Path, on_error: OnError = "stop", on_progress: Progress | None = None) -> None:
-        self.path, self.on_error, self.on_progress = path, on_error, on_progress
-        self.counts: Counter[str] = Counter()
-
-    def __iter__(self) -> Iterator[tuple[bytes, Vectors]]:
-        """Yield words, in UTF-8, and their vectors, (feature,); what is no UTF-8 in a word becomes U+FFFD.
-
-        Raises:
-            VocabularyError: A line is wrong, with its number; or the file is none of word vectors, or cut short.
-        """
-        num_bytes = self.path.stat().st_size
-        with io.BufferedReader(io.FileIO(self.path), BUFFER_BYTES) as file:
-            is_gzip = file.peek(2)[:2] == b"\x1f\x8b"
-            stream: Any = io.BufferedReader(gzip.GzipFile(fileobj=file), BUFFER_BYTES) if is_gzip else file
-            try:
-                for number, (word, vector) in enumerate(self._read(stream)):
-                    text = word.decode("utf-8", "replace").encode("utf-8")
-                    self.counts["mended"] += text != word
-                    yield text, vector
-                    if self.on_progress and number % WORDS_PER_REPORT == 0:
-                        self.on_progress("reading", min(file.tell(), num_bytes - 1), num_bytes)
-            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                self._fail(f"cannot be decompressed ({error})", "Copy or download it again.")
-        if self.on_progress:
-            self.on_progress("reading", num_bytes, num_bytes)
-
-    def _read(self, stream: io.BufferedReader) -> Iterator[tuple[bytes, Vectors]]:
-        start = stream.peek(BUFFER_BYTES)
-        if start[:1] == b"\x80":
-            self._fail(
-                "is a pickle, as gensim saves KeyedVectors; pickles are not opened",
-                "Write it as word2vec: KeyedVectors.load(FILE).save_word2vec_format('vectors.bin', binary=True).",
-            )
-        header = _COUNTS.match(start)
-        if header is None:
-            if b"\0" in start or b"\n" not in start:
-                self._fail("no lines of words and numbers, nor the header of word2vec's binary", A_FILE)
-            lines = start.split(b"\n")[: SNIFFED_LINES + 1][:-1]
-            sizes = Counter(len(line.split()) - 1 for line in lines if line.strip())  # words may hold spaces
-            return self._text(stream, max(sizes, key=sizes.__getitem__, default=0), None)
-        num_words, size = int(header[1]), int(header[2])
-        if num_words < 1 or size < 1:
-            self._fail(f"the header promises {num_words} words of {size} numbers", A_FILE)
-        stream.read(header.end())
-        is_text = parse_line(start[header.end() :].split(b"\n", 1)[0], size) is not None
-        return (self._text if is_text else self._binary)(stream, size, num_words)
-
-    def _text(self, stream: io.BufferedReader, size: int, num_words: int | None) -> Iterator[tuple[bytes, Vectors]]:
-        if size < 1:
-            self._fail("the lines are no words followed by numbers", A_FILE)
-        num_lines, first_number = 0, 1 if num_words is None else 2
-        for num_lines, line in enumerate(stream, start=1):
-            parsed = parse_line(line, size)
-            if parsed is not None:
-                yield parsed
-                continue
-            shown = line[:40].decode("utf-8", "replace").strip()
-            self._wrong(
-                f"line {first_number + num_lines - 1}: no word followed by {size} finite numbers: '{shown}...'",
-                "Mend the line, or leave such lines out with --skip-broken.",
-            )
-        if num_words not in (None, num_lines):
-            self._wrong(f"has {num_lines} words, and its header promises {num_words}", "Copy or download it again.")
-
-    def _binary(self, stream: io.BufferedReader, size: int, num_words: int) -> Iterator[tuple[bytes, Vectors]]:
-        """Read rows of a word, a space and little-endian numbers; some writers end a row with a newline."""
-        for number in range(num_words):
-            word = b""
-            while (byte := stream.read(1)) not in (b" ", b""):
-                word += byte
-            numbers = stream.read(4 * size)
-            if len(numbers) < 4 * size:
-                self._wrong(f"ends after {number} of {num_words} words", "Copy or download it again.")
-                return
-            word, vector = word.lstrip(b"\r\n"), np.frombuffer(numbers, "<f4")
-            if word and b"\n" not in word and np.isfinite(vector).all():
-                yield word, vector
-                continue
-            shown = word.decode("utf-8", "replace")
-            self._wrong(f"the word '{shown}' is empty or has numbers that are not finite", A_FILE)
-
-    def _wrong(self, what: str, remedy: str) -> None:
-        if self.on_error == "stop":
-            self._fail(what, remedy)
-        self.counts["skipped"] += 1
-
-    def _fail(self, what: str, remedy: str) -> NoReturn:
-        raise VocabularyError(what, where=self.path, remedy=remedy)
-
-
-def parse_line(line: bytes, size: int) -> tuple[bytes, Vectors] | None:
-    """Return a word, which may hold spaces as some of GloVe's do, and its finite numbers; `None` for any other line.
-
-    Example:
-        >>> parse_line(b"new york 0.5 1", 2), parse_line(b"bad 1.0 2.0 3.0", 2)
-        ((b'new york', array([0.5, 1. ], dtype=float32)), None)
-    """
-    parts = line.rsplit(None, size)
-    if len(parts) != size + 1:
-        return None
-    *others, last = parts[0].split()
-    if others and _DECIMAL.fullmatch(last):  # one number too many
-        return None
-    try:
-        with np.errstate(over="ignore"):
-            vector = np.fromiter(map(float, parts[1:]), np.float32, size)
-    except ValueError:
-        return None
-    return (parts[0].strip(), vector) if np.isfinite(vector).all() else None
 
 
 def whole_words(tokens: Iterable[str]) -> list[str]:
@@ -274,7 +144,8 @@ def prepare_encoder(encoder: str | SentenceEncoder, out: str | Path, on_progress
     told = None if on_progress is None else partial(on_progress, "encoding")
     entries = zip([word.encode() for word in words], encoder.vectors(words, on_progress=told), strict=True)
     source = encoder.name if encoder.name == DEFAULT_ENCODER else str(encoder.folder.resolve())
-    header = Header(encoder.name, digest_of(encoder.digest), encoder.digest, encoder=source)
+    encoder_sha256 = hub.folder_digest(encoder.folder)
+    header = Header(encoder.name, digest_of(encoder_sha256), encoder_sha256, encoder=source)
     return write_vocabulary(Path(out).expanduser(), entries, header, Counter())
 
 
@@ -339,6 +210,9 @@ def digest_of(source_sha256: str, *how: object) -> str:
     return hashlib.sha256(" ".join(map(str, (1, source_sha256, *how))).encode()).hexdigest()
 
 
+load_encoder = lru_cache(maxsize=4)(SentenceEncoder)  # a Sentence-Transformers model by its name, loaded once
+
+
 # -- opened ----------------------------------------------------------------------------------------------------------
 
 
@@ -363,8 +237,19 @@ class Vocabulary:
     @cached_property
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The files of `folder` by their names, mapped; a Sentence-Transformers model's words are encoded first."""
-        if not self._is_prepared():
-            prepare_cached(load_encoder(self.encoder or ""), self.folder)
+        if self.encoder is not None and not (self.folder / HEADER).exists():
+            from serein.progress import Bars
+
+            encoder = load_encoder(self.encoder)
+            try:
+                with Bars() as bars:
+                    label = f"words of {encoder.name}"
+                    prepare_encoder(
+                        encoder, self.folder, lambda _, done, total: bars(label, done, total, f"{total} words")
+                    )
+            except (VocabularyError, OSError):
+                if not (self.folder / HEADER).exists():  # else another process was done first
+                    raise
         return map_folder(self.folder)[1]
 
     def __len__(self) -> int:
@@ -400,13 +285,30 @@ class Vocabulary:
             VocabularyError: A word has no vector; names the nearest spellings.
         """
         words = list(words)
-        row_of = {word: row for word in set(words) if self._is_prepared() and (row := self.row(word)) is not None}
+        is_prepared = self.encoder is None or (self.folder / HEADER).exists()
+        row_of = {word: row for word in set(words) if is_prepared and (row := self.row(word)) is not None}
         is_stored = np.array([word in row_of for word in words], bool)
         vectors = np.zeros((len(words), self.size), np.float32)
         if row_of:
             vectors[is_stored] = self.arrays["vectors"][[row_of[word] for word in words if word in row_of]]
-        if not is_stored.all():
-            vectors[~is_stored] = self._encode([word for word in words if word not in row_of])
+        if is_stored.all():
+            return vectors
+        others = [word for word in words if word not in row_of]
+        empty = [word for word in others if not word.strip()]
+        if self.encoder is None or empty:
+            word = empty[0] if empty else others[0]
+            what, remedy = f"the word '{word}' has no vector", "Choose another word."
+            if alike := "" if empty else ", ".join(self.spellings(word)):
+                what, remedy = f"{what}; spelt most like it: {alike}", "Choose one of these."
+            raise VocabularyError(what, where=self.name, remedy=remedy)
+        encoder = load_encoder(self.encoder)
+        if digest_of(hub.folder_digest(encoder.folder)) != self.digest:
+            raise VocabularyError(
+                f"the model '{encoder.name}' is not the one that the words were encoded with",
+                where=self.name,
+                remedy="Prepare the vocabulary again, or restore the model.",
+            )
+        vectors[~is_stored] = encoder.vectors(others)
         return vectors
 
     def spellings(self, word: str, count: int = 5) -> list[str]:
@@ -434,41 +336,24 @@ class Vocabulary:
             MissingExtraError: The extra `search` is not installed.
         """
         queries = np.asarray(queries, np.float64)
+        what = remedy = ""
         if queries.ndim != 2 or queries.shape[1] != self.size:
             what = f"queries of shape {queries.shape}, expected (query, {self.size})"
-            self._fail(what, "Choose the vocabulary that the vectors were learned from.")
-        if not np.isfinite(queries).all():
-            self._fail("a query is not finite", "Check what the model predicts.")
-        if not 1 <= k <= len(self):
-            self._fail(f"{k} nearest of {len(self)} words", f"Ask for 1 to {len(self)}.")
-        if index not in ("exact", "faiss"):
-            self._fail(expected_one_of(index, ("exact", "faiss"), kind="index"), "Name one of them.")
+            remedy = "Choose the vocabulary that the vectors were learned from."
+        elif not np.isfinite(queries).all():
+            what, remedy = "a query is not finite", "Check what the model predicts."
+        elif not 1 <= k <= len(self):
+            what, remedy = f"{k} nearest of {len(self)} words", f"Ask for 1 to {len(self)}."
+        elif index not in ("exact", "faiss"):
+            what, remedy = expected_one_of(index, ("exact", "faiss"), kind="index"), "Name one of them."
+        if what:
+            raise VocabularyError(what, where=self.name, remedy=remedy)
         exact = ExactIndex(self.arrays["vectors"], "cosine", self.arrays["norms"])
         path = self.folder / "index.faiss"
         if index == "faiss" and not path.exists():
             write_faiss(exact, path, np.random.default_rng(0))
         rows, cosines = (exact if index == "exact" else FaissIndex(path, exact)).search(queries, k)
         return [[self.word(row) for row in some] for some in rows], cosines.astype(np.float32)
-
-    def _is_prepared(self) -> bool:
-        return self.encoder is None or (self.folder / HEADER).exists()
-
-    def _encode(self, words: Sequence[str]) -> Vectors:
-        """Return vectors of words that are not stored, (word, feature)."""
-        empty = [word for word in words if not word.strip()]
-        if self.encoder is None or empty:
-            word = empty[0] if empty else words[0]
-            if alike := "" if empty else ", ".join(self.spellings(word)):
-                self._fail(f"the word '{word}' has no vector; spelt most like it: {alike}", "Choose one of these.")
-            self._fail(f"the word '{word}' has no vector", "Choose another word.")
-        encoder = load_encoder(self.encoder)
-        if digest_of(encoder.digest) != self.digest:
-            what = f"the model '{encoder.name}' is not the one that the words were encoded with"
-            self._fail(what, "Prepare the vocabulary again, or restore the model.")
-        return encoder.vectors(words)
-
-    def _fail(self, what: str, remedy: str) -> NoReturn:
-        raise VocabularyError(what, where=self.name, remedy=remedy)
 
 
 def open_vocabulary(source: str | Path = DEFAULT_ENCODER) -> Vocabulary:
@@ -492,7 +377,7 @@ def open_vocabulary(source: str | Path = DEFAULT_ENCODER) -> Vocabulary:
         header, _ = map_folder(folder)
         return Vocabulary(folder, header.name, header.digest, header.size, header.encoder)
     encoder = load_encoder(str(source))
-    digest = digest_of(encoder.digest)
+    digest = digest_of(hub.folder_digest(encoder.folder))
     cached = cache_folder() / "vocabularies" / f"{digest[:32]}-{FORMAT}"
     return Vocabulary(cached, encoder.name, digest, encoder.size, str(source))
 
@@ -525,22 +410,3 @@ def map_folder(folder: Path) -> tuple[Header, dict[str, NDArray[Any]]]:
     except (ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise VocabularyError(f"is damaged ({error})", where=path, remedy=PREPARE_AGAIN) from None
     return header, arrays
-
-
-def prepare_cached(encoder: SentenceEncoder, folder: Path) -> None:
-    """Encode a model's words, with a bar, unless another process is done first."""
-    from serein.progress import Bars
-
-    try:
-        with Bars() as bars:
-            label = f"words of {encoder.name}"
-            prepare_encoder(encoder, folder, lambda _, done, total: bars(label, done, total, f"{total} words"))
-    except (VocabularyError, OSError):
-        if not (folder / HEADER).exists():
-            raise
-
-
-@lru_cache(maxsize=4)
-def load_encoder(name: str) -> SentenceEncoder:
-    """Return a Sentence-Transformers model, loaded once."""
-    return SentenceEncoder(name)
