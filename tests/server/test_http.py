@@ -18,9 +18,9 @@ from serein.inference.prediction import LOW_CONFIDENCE, RejectOption
 from serein.inference.predictor import Predictor
 from serein.inference.recording import PredictOptions
 from serein.server.app import create_app
-from serein.server.forms import file_name
 from serein.server.limits import Limits
 from serein.server.middleware import Keys
+from serein.server.routes import file_name
 from server.ingredients import MakeService, encoded
 
 KEY = "a-key-of-this-test"
@@ -240,7 +240,7 @@ def test_faults_tell_nothing_of_the_inside(make_service: MakeService, short: byt
 
 
 def test_errors_of_the_command_line_are_not_told(client: TestClient) -> None:
-    from serein.server.problems import for_clients
+    from serein.server.schemas import for_clients
 
     error = AudioError("no speech was found", where="a.wav", remedy="Predict it whole with --segments never.")
     assert str(for_clients(error)) == "a.wav: no speech was found."

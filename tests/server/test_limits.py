@@ -10,7 +10,7 @@ pytest.importorskip("fastapi")
 
 from serein.errors import RecipeError
 from serein.server.limits import ConcurrencyLimiter, Limits
-from serein.server.problems import HTTPProblem
+from serein.server.schemas import HTTPProblem
 
 
 def refused(status: int) -> object:

@@ -21,7 +21,7 @@ pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
 from cli_fixtures import Call
-from serein.server.assets import FOLDER, POLICY
+from serein.server.app import FOLDER, POLICY
 from server.ingredients import encoded
 from server.processes import Served, served
 from server.proxy import needs_nginx, proxied

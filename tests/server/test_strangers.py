@@ -21,9 +21,8 @@ import httpx
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from serein.server.hosts import names
 from serein.server.limits import Limits
-from serein.server.middleware import Keys
+from serein.server.middleware import Keys, names
 from server.ingredients import Live, encoded
 
 KEY = "0123456789abcdef"

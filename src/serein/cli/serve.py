@@ -63,9 +63,8 @@ def serve(
     _require_extra()
     from serein.server.app import bound, create_app, is_loopback
     from serein.server.app import serve as serve_at
-    from serein.server.hosts import names
     from serein.server.limits import MEGABYTE, Limits
-    from serein.server.middleware import read_keys
+    from serein.server.middleware import names, read_keys
 
     limits = Limits(
         upload_bytes=round(max_mb * MEGABYTE),
@@ -92,8 +91,7 @@ def _service(
     from serein.inference.prediction import RejectOption
     from serein.inference.predictor import load
     from serein.inference.recording import PredictOptions
-    from serein.server.neighbours import open_neighbours
-    from serein.server.service import Service, ServiceInfo
+    from serein.server.service import Service, ServiceInfo, open_neighbours
 
     predictor = load(model, device)
     options = PredictOptions(reject_option=RejectOption(min_confidence, min_duration_s))

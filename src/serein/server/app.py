@@ -1,7 +1,8 @@
-"""The server process: a socket, uvicorn, and a graceful shutdown."""
+"""The application with its page, and the server process: a socket, uvicorn, deadlines, a graceful shutdown."""
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
 import logging
@@ -9,20 +10,21 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import h11
 import uvicorn
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from serein.errors import RunError
-from serein.server import assets, routes, streaming
-from serein.server.connection import TimedProtocol
-from serein.server.hosts import Names
-from serein.server.middleware import GUARDED, Keys, Middleware
+from serein.server import routes, streaming
+from serein.server.middleware import GUARDED, Keys, Middleware, Names
 from serein.server.service import Service
 
 _DRAIN_S = 10.0
@@ -56,7 +58,9 @@ def uvicorn_server(app: FastAPI, on_ready: Callable[[], None]) -> uvicorn.Server
         ws_per_message_deflate=False,  # samples hardly shrink, and each stream would hold memory for it
         timeout_graceful_shutdown=_REQUESTS_S,
     )
-    return _Server(config, app, on_ready)
+    server = _Server(config)
+    server.on_ready = on_ready
+    return server
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -96,10 +100,7 @@ def is_loopback(host: str) -> bool:
 class _Server(uvicorn.Server):
     """Uvicorn's server, which reports when it is ready and lets streams finish before it shuts down."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, on_ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self.app = app
-        self.on_ready = on_ready
+    on_ready: Callable[[], None]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -107,10 +108,97 @@ class _Server(uvicorn.Server):
             self.on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        streams = self.app.state.streams
+        app: Any = self.config.app
+        streams: streaming.Streams = app.state.streams
         streams.service.limiter.is_closed = True
         await streams.finish(_STREAMS_S)
         await super().shutdown(sockets)
+
+
+class TimedProtocol(H11Protocol):
+    """Uvicorn's HTTP protocol with the two deadlines that it lacks; bodies are timed by the middleware.
+
+    Args:
+        headers_s: Seconds until the headers of a request are whole, from the connection or their first byte.
+        drain_s: Seconds for which a client may go on sending a body whose request has been answered.
+    """
+
+    def __init__(self, *arguments: Any, headers_s: float, drain_s: float, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.headers_s = headers_s
+        self.drain_s = drain_s
+        self._deadline: asyncio.TimerHandle | None = None
+        self._allowed_s: float | None = None  # what the deadline was set to
+        self._is_new = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._is_new = False
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        """Set the deadline of what the client does now, if any; more of the same does not move it."""
+        sends_headers = self.conn.their_state is h11.IDLE and (self._is_new or self.conn.trailing_data[0])
+        is_answered = self.conn.our_state in (h11.DONE, h11.MUST_CLOSE)
+        drains = is_answered and self.conn.their_state is h11.SEND_BODY
+        allowed_s = self.headers_s if sends_headers else self.drain_s if drains else None
+        if allowed_s == self._allowed_s:
+            return
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._allowed_s = allowed_s
+        self._deadline = None if allowed_s is None else self.loop.call_later(allowed_s, self.transport.abort)
+
+
+FOLDER = Path(__file__).with_name("page")
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Cache-Control": "no-cache",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+
+def page_router() -> APIRouter:
+    """Return the routes of the page: itself at `/`, and its files, which are read once, below `/page/`.
+
+    They load nothing from elsewhere and hold no data, so they are public; what the page then asks for needs a key where
+    the service has keys.
+    """
+    routes = APIRouter(include_in_schema=False)
+    files = {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.suffix in _TYPES}
+
+    @routes.api_route("/page/{name}", methods=["GET", "HEAD"])
+    async def file(name: str) -> Response:
+        if name not in files:
+            raise HTTPException(404)
+        return Response(files[name], headers=_HEADERS, media_type=_TYPES[Path(name).suffix])
+
+    @routes.api_route("/", methods=["GET", "HEAD"])
+    async def page() -> Response:
+        return await file("index.html")
+
+    return routes
 
 
 _DESCRIPTION = """Emotions in speech. Send recordings as forms; errors come back as JSON problem details (RFC 9457).
@@ -149,12 +237,12 @@ def create_app(
     )
     app.state.streams = streaming.Streams(service)
     app.include_router(routes.router(service))
+    app.include_router(routes.status_router(service))
     app.include_router(streaming.router(app.state.streams))
     if has_page:
-        app.include_router(assets.router())
-    for kind in (HTTPException, RequestValidationError):
+        app.include_router(page_router())
+    for kind in (HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, routes.refuse)
-    app.add_exception_handler(Exception, routes.fail)
     app.add_middleware(Middleware, service=service, keys=keys, names=names)
     if names.origins:  # outermost, so that their pages read refusals, too
         app.add_middleware(
@@ -164,11 +252,11 @@ def create_app(
             allow_headers=["Authorization", "Content-Type"],
             expose_headers=["Retry-After"],
         )
-    app.openapi = lambda: _described(app, keys)  # type: ignore[method-assign]
+    app.openapi = lambda: _openapi(app, keys)  # type: ignore[method-assign]
     return app
 
 
-def _described(app: FastAPI, keys: Keys | None) -> dict[str, object]:
+def _openapi(app: FastAPI, keys: Keys | None) -> dict[str, object]:
     """Return the OpenAPI schema, with API keys where needed and problem details instead of FastAPI's errors."""
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)

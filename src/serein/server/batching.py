@@ -29,11 +29,8 @@ class FullError(Exception):
 @dataclass(frozen=True)
 class _Job:
     waveforms: Sequence[Waveform]
+    audio_s: float
     result: Answers
-
-    @property
-    def audio_s(self) -> float:
-        return sum(map(len, self.waveforms)) / SAMPLE_RATE_HZ
 
 
 class Batcher:
@@ -80,7 +77,7 @@ class Batcher:
         Raises:
             FullError: Too many wait already, or the batcher is closed.
         """
-        job = _Job(waveforms, Future())
+        job = _Job(waveforms, sum(map(len, waveforms)) / SAMPLE_RATE_HZ, Future())
         with self._changed:
             if self._is_closed or len(self._waiting) >= self.most_waiting:
                 raise FullError
@@ -96,24 +93,24 @@ class Batcher:
         self._thread.join()
 
     def _work(self) -> None:
-        while jobs := self._next():
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._is_closed)
+                taken: list[_Job] = []
+                audio_s = 0.0
+                while self._waiting and (not taken or audio_s + self._waiting[0].audio_s <= BATCH_S):
+                    taken.append(self._waiting.popleft())
+                    audio_s += taken[-1].audio_s
+            if not taken:
+                return  # closed, and all done
+            jobs = [job for job in taken if job.result.set_running_or_notify_cancel()]
+            if not jobs:
+                continue
             started_s = time.perf_counter()
             self._run(jobs)
             took_s, audio_s = time.perf_counter() - started_s, sum(job.audio_s for job in jobs)
             self.load = _SMOOTHED * self.load + (1 - _SMOOTHED) * took_s / max(audio_s, 1e-3)
             self.on_batch(sum(len(job.waveforms) for job in jobs), audio_s, took_s)
-
-    def _next(self) -> list[_Job]:
-        """Wait for jobs and take one batch of them; an empty list once closed and done."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._is_closed)
-                taken: list[_Job] = []
-                while self._waiting and (not taken or _sound_s(taken) + self._waiting[0].audio_s <= BATCH_S):
-                    taken.append(self._waiting.popleft())
-            wanted = [job for job in taken if job.result.set_running_or_notify_cancel()]
-            if wanted or not taken:
-                return wanted
 
     def _run(self, jobs: Sequence[_Job]) -> None:
         """Run jobs as one batch; if that fails, each alone, so that one bad job does not fail the others."""
@@ -128,10 +125,6 @@ class Batcher:
                 return
             for job in jobs:
                 self._run([job])
-
-
-def _sound_s(jobs: Sequence[_Job]) -> float:
-    return sum(job.audio_s for job in jobs)
 
 
 @dataclass(frozen=True)
@@ -161,19 +154,17 @@ class BatchedVad:
         try:
             while self._waiting:
                 pieces, self._waiting = self._waiting, []
-                await self._cut_all([piece for piece in pieces if not piece.windows.cancelled()])
+                pieces = [piece for piece in pieces if not piece.windows.cancelled()]
+                streams, samples = [piece.stream for piece in pieces], [piece.samples for piece in pieces]
+                try:
+                    cut = await asyncio.get_running_loop().run_in_executor(self.executor, cut_all, streams, samples)
+                except Exception as error:
+                    for piece in pieces:
+                        if not piece.windows.cancelled():
+                            piece.windows.set_exception(error)
+                    continue
+                for piece, windows in zip(pieces, cut, strict=True):
+                    if not piece.windows.cancelled():
+                        piece.windows.set_result(windows)
         finally:
             self._working = None
-
-    async def _cut_all(self, pieces: list[_Piece]) -> None:
-        streams, samples = [piece.stream for piece in pieces], [piece.samples for piece in pieces]
-        try:
-            cut = await asyncio.get_running_loop().run_in_executor(self.executor, cut_all, streams, samples)
-        except Exception as error:
-            for piece in pieces:
-                if not piece.windows.cancelled():
-                    piece.windows.set_exception(error)
-            return
-        for piece, windows in zip(pieces, cut, strict=True):
-            if not piece.windows.cancelled():
-                piece.windows.set_result(windows)

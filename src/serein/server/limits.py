@@ -1,4 +1,4 @@
-"""Limits of a service, for one client and for all together."""
+"""Limits of a service, for one client and for all together, and its metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
+import prometheus_client
+from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector
+
 from serein.errors import RecipeError
-from serein.server.problems import busy, too_many
+from serein.server.schemas import HTTPProblem, busy
 
 MEGABYTE = 1_000_000
 
@@ -79,10 +82,9 @@ class ConcurrencyLimiter:
             HTTPProblem: 429 if this client has too many requests, 503 if all clients together do or the service is
                 shutting down.
         """
-        self._require_open()
-        if self.num_requests >= self.limits.at_once:
-            raise busy("Too many requests are under way.", self.retry_after_s())
-        with self._one_more(client):
+        is_full = self.num_requests >= self.limits.at_once
+        full = busy("Too many requests are under way.", self.retry_after_s()) if is_full else None
+        with self._one_more(client, full):
             self.num_requests += 1
             try:
                 yield
@@ -92,10 +94,9 @@ class ConcurrencyLimiter:
     @contextmanager
     def stream(self, client: str) -> Iterator[None]:
         """Count one stream while it is open; see `request`."""
-        self._require_open()
-        if self.num_streams >= self.limits.streams:
-            raise busy("Too many streams are open.", max(5.0, self.retry_after_s()))
-        with self._one_more(client):
+        is_full = self.num_streams >= self.limits.streams
+        full = busy("Too many streams are open.", max(5.0, self.retry_after_s())) if is_full else None
+        with self._one_more(client, full):
             self.num_streams += 1
             try:
                 yield
@@ -124,9 +125,16 @@ class ConcurrencyLimiter:
             self.num_bytes -= own
 
     @contextmanager
-    def _one_more(self, client: str) -> Iterator[None]:
-        if self._of_client[client] >= self.limits.per_client:
-            raise too_many(self.limits.per_client)
+    def _one_more(self, client: str, full: HTTPProblem | None) -> Iterator[None]:
+        """Count one request or stream of a client; `full` is raised where all clients have too many together."""
+        most = self.limits.per_client
+        if self.is_closed:
+            raise busy("The service is being shut down.", 10.0)
+        if full is not None:
+            raise full
+        if self._of_client[client] >= most:
+            what = f"You have {most} requests in progress. Wait for their responses."
+            raise HTTPProblem(429, "too-many-requests", what, retry_after_s=1)
         self._of_client[client] += 1
         try:
             yield
@@ -135,6 +143,45 @@ class ConcurrencyLimiter:
             if not self._of_client[client]:
                 del self._of_client[client]
 
-    def _require_open(self) -> None:
-        if self.is_closed:
-            raise busy("The service is being shut down.", 10.0)
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class Metrics:
+    """Counters, gauges and histograms of one service."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.requests = prometheus_client.Counter(
+            "serein_requests", "Requests by route and status.", ["route", "status"], registry=registry
+        )
+        self.request_s = Histogram(
+            "serein_request_seconds",
+            "Seconds from a request's first byte to its response.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.audio_s = prometheus_client.Counter(
+            "serein_audio_seconds", "Seconds of audio that the model processed.", registry=registry
+        )
+        self.model_s = prometheus_client.Counter(
+            "serein_model_seconds", "Seconds that the model took.", registry=registry
+        )
+        self.batch_clips = Histogram(
+            "serein_batch_clips",
+            "Clips in one batch of the model.",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+            registry=registry,
+        )
+        self.in_progress = Gauge("serein_requests_in_progress", "Requests in progress.", registry=registry)
+        self.streams = Gauge("serein_streams", "Open streams.", registry=registry)
+        self.upload_bytes = Gauge("serein_upload_bytes", "Bytes of uploads in memory.", registry=registry)
+        self.waiting = Gauge("serein_jobs_waiting", "Jobs waiting for the model.", registry=registry)
+
+    def batch(self, num_clips: int, audio_s: float, took_s: float) -> None:
+        """Record one batch."""
+        self.batch_clips.observe(num_clips)
+        self.audio_s.inc(audio_s)
+        self.model_s.inc(took_s)

@@ -1,4 +1,8 @@
-"""What stands before the routes: hosts, origins, keys, limits, sizes and times, before a byte of an upload is read."""
+"""What stands before the routes: hosts, origins, keys, limits, sizes and times, before a byte of an upload is read.
+
+Hosts and origins are checked, as else any web page could use the service through its visitors: it sends a form there
+(its `Origin` gives it away), or lets its own name point there (DNS rebinding; then `Host` is that name).
+"""
 
 from __future__ import annotations
 
@@ -8,19 +12,89 @@ import hmac
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from serein.errors import SereinError
-from serein.server.hosts import Names
 from serein.server.limits import Limits
-from serein.server.problems import HTTPProblem, foreign_host, foreign_origin, response, too_large, unauthorised
+from serein.server.schemas import HTTPProblem, too_large
 from serein.server.service import Service
 
-SHORTEST = 16
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+ANY = "*"
+SHORTEST = 16  # characters of a key
+GUARDED = ("/v1/", "/metrics")  # what answers without a key holds no data: the page's files, openapi.json, probes
+_FORM_BYTES = 100_000  # of a form, apart from its recordings
+_ROUTES = ("/", "/v1/predict", "/v1/predict/batch", "/v1/models", "/v1/stream", "/healthz", "/readyz", "/metrics")
+
+
+@dataclass(frozen=True)
+class Names:
+    """Names and origins that a service answers to, beside loopback's and the address that a client connected to.
+
+    Attributes:
+        hosts: Names in lower case, without ports; `*` is any.
+        origins: Such as `https://example.org`; `*` is any.
+    """
+
+    hosts: frozenset[str] = frozenset()
+    origins: frozenset[str] = frozenset()
+
+    def knows_host(self, scope: Scope) -> bool:
+        """Return whether a request names a host that this service is; one without `Host` (HTTP/1.0) is no browser's."""
+        host = Headers(scope=scope).get("host")
+        if host is None or ANY in self.hosts:
+            return True
+        name = host_name(host)
+        connected = (scope.get("server") or ("",))[0]  # an address cannot be rebound, only a name
+        return name in self.hosts or name in LOOPBACK or name.endswith(".localhost") or name == connected
+
+    def knows_origin(self, scope: Scope) -> bool:
+        """Return whether a request comes from no web page, from the service's own, or from one that is allowed."""
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        if origin is None or ANY in self.origins or origin.lower() in self.origins:
+            return True
+        return bool(urlsplit(origin).netloc) and urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+
+
+def names(hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> Names:
+    """Return what was given on a command line, checked; each may hold several, parted by commas.
+
+    Raises:
+        SereinError: An origin is none.
+
+    Example:
+        >>> sorted(names(["speech.example.org:8000,Other"]).hosts)
+        ['other', 'speech.example.org']
+    """
+    split = [
+        [part.strip().lower() for text in texts for part in text.split(",") if part.strip()]
+        for texts in (hosts, origins)
+    ]
+    for origin in split[1]:
+        parts = urlsplit(origin)
+        if origin != ANY and (not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}"):
+            raise SereinError("no origin", where=origin, remedy="Write it as https://example.org, without a path.")
+    return Names(frozenset(map(host_name, split[0])), frozenset(split[1]))
+
+
+def host_name(host: str) -> str:
+    """Return a host without its port, in lower case, without the dot that may end it.
+
+    Example:
+        >>> host_name("Example.org:8000"), host_name("[::1]:8000"), host_name("127.0.0.1")
+        ('example.org', '::1', '127.0.0.1')
+    """
+    name = host.lower()
+    if name.startswith("["):
+        return name[1:].partition("]")[0]
+    return name if name.count(":") > 1 else name.partition(":")[0].removesuffix(".")
 
 
 class Keys:
@@ -28,22 +102,19 @@ class Keys:
 
     Example:
         >>> keys = Keys(["correct-horse-battery"])
-        >>> keys.accepts("correct-horse-battery"), keys.accepts("correct"), keys.allows("Bearer correct-horse-battery")
-        (True, False, True)
+        >>> keys.allows("Bearer correct-horse-battery"), keys.allows("Bearer correct"), keys.allows(None)
+        (True, False, False)
     """
 
     def __init__(self, keys: Iterable[str]) -> None:
-        self._digests = [_digest(key) for key in keys]
-
-    def accepts(self, key: str) -> bool:
-        """Return whether a key is one of them; takes as long for a near miss as for any other."""
-        digest = _digest(key)
-        return sum(hmac.compare_digest(digest, each) for each in self._digests) > 0  # all are compared
+        self._digests = [hashlib.sha256(key.encode(errors="replace")).digest() for key in keys]
 
     def allows(self, authorization: str | None) -> bool:
-        """Return whether a header `Authorization` carries a key."""
+        """Return whether a header `Authorization` carries a key; takes as long for a near miss as for any other."""
         scheme, _, key = (authorization or "").partition(" ")
-        return scheme.lower() == "bearer" and self.accepts(key.strip())
+        digest = hashlib.sha256(key.strip().encode(errors="replace")).digest()
+        is_known = sum(hmac.compare_digest(digest, each) for each in self._digests) > 0  # all are compared
+        return scheme.lower() == "bearer" and is_known
 
 
 def read_keys(path: str | Path) -> Keys:
@@ -64,15 +135,6 @@ def read_keys(path: str | Path) -> Keys:
     return Keys(keys)
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode(errors="replace")).digest()
-
-
-GUARDED = ("/v1/", "/metrics")  # what answers without a key holds no data: the page's files, openapi.json, probes
-_FORM_BYTES = 100_000  # of a form, apart from its recordings
-_ROUTES = ("/", "/v1/predict", "/v1/predict/batch", "/v1/models", "/v1/stream", "/healthz", "/readyz", "/metrics")
-
-
 class Middleware:
     """Refuses requests that are not allowed, and measures the rest."""
 
@@ -87,14 +149,14 @@ class Middleware:
             try:
                 self._require_allowed(scope)
             except HTTPProblem as problem:
-                await WebSocket(scope, receive, send).send_denial_response(response(problem))
+                await WebSocket(scope, receive, send).send_denial_response(problem.response())
                 return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        route = scope["path"] if scope["path"] in _ROUTES else "other"
+        path, limits, metrics = scope["path"], self.service.limits, self.service.metrics
         status, started_s = 500, time.perf_counter()
-        body = _Body(scope, receive, self.service.limits)
+        body = _Body(scope, receive, limits)
 
         async def measured(message: Message) -> None:
             nonlocal status
@@ -105,36 +167,35 @@ class Middleware:
 
         try:
             self._require_allowed(scope)
-            await self._answer(scope, body, measured)
+            with ExitStack() as taken:
+                if scope["method"] == "POST" and path.startswith(GUARDED):
+                    most = limits.upload_bytes * (limits.num_files if path.endswith("/batch") else 1)
+                    most = min(most, limits.memory_bytes)
+                    length = Headers(scope=scope).get("content-length", "")
+                    if length.isdigit() and int(length) > most + _FORM_BYTES:
+                        raise too_large(most)
+                    taken.enter_context(self.service.limiter.request(client_of(scope)))
+                    body.accept(most, taken.enter_context(self.service.limiter.memory()))
+                await self.app(scope, body, measured)
         except HTTPProblem as problem:
-            await response(problem)(scope, body, measured)
+            await problem.response()(scope, body, measured)
         finally:
-            self.service.metrics.requests.labels(route, str(status)).inc()
-            self.service.metrics.request_s.labels(route).observe(time.perf_counter() - started_s)
+            route = path if path in _ROUTES else "other"
+            metrics.requests.labels(route, str(status)).inc()
+            metrics.request_s.labels(route).observe(time.perf_counter() - started_s)
 
     def _require_allowed(self, scope: Scope) -> None:
         """Refuse foreign names and web pages everywhere, and clients without a key where there are data."""
         headers = Headers(scope=scope)
         if not self.names.knows_host(scope):
-            raise foreign_host(headers["host"])
+            what = f"This service is not '{headers['host'][:100]}'. Start it with --allowed-hosts if it is."
+            raise HTTPProblem(421, "foreign-host", what)
         if not self.names.knows_origin(scope):
-            raise foreign_origin(headers["origin"])
+            page = f"Pages of '{headers['origin'][:100]}'"
+            what = f"{page} may not use this service. Start it with --allowed-origins if they may."
+            raise HTTPProblem(403, "foreign-origin", what)
         if self.keys and scope["path"].startswith(GUARDED) and not self.keys.allows(headers.get("authorization")):
-            raise unauthorised()
-
-    async def _answer(self, scope: Scope, body: _Body, send: Send) -> None:
-        if scope["method"] != "POST" or not scope["path"].startswith(GUARDED):
-            await self.app(scope, body, send)
-            return
-        limits = self.service.limits
-        most = limits.upload_bytes * (limits.num_files if scope["path"].endswith("/batch") else 1)
-        most = min(most, limits.memory_bytes)
-        if (length := Headers(scope=scope).get("content-length", "")).isdigit() and int(length) > most + _FORM_BYTES:
-            raise too_large(most)
-        with ExitStack() as taken:
-            taken.enter_context(self.service.limiter.request(client_of(scope)))
-            body.accept(most, taken.enter_context(self.service.limiter.memory()))
-            await self.app(scope, body, send)
+            raise HTTPProblem(401, "unauthorised", "Send your key: 'Authorization: Bearer KEY'.")
 
 
 class _Body:

@@ -1,37 +1,49 @@
-"""The service's HTTP routes."""
+"""The service's HTTP routes, and what clients send them, read strictly.
+
+Forms of recordings are kept in memory and nowhere else; unknown fields and options are refused.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import unicodedata
+from contextlib import aclosing
 from enum import StrEnum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
-from serein.audio import Upload
-from serein.errors import AudioError, SereinError
+from serein.audio import TooLongAudioError, Upload
+from serein.errors import AudioError
 from serein.evaluation.plots import emotion_colours
+from serein.inference.prediction import Prediction
 from serein.inference.schemas import ErrorSchema, PredictionSchema
 from serein.inference.writers import error_dict
-from serein.server import problems
-from serein.server.forms import form_schema, recordings, require_known_options
-from serein.server.problems import HTTPProblem
+from serein.server.limits import Limits
 from serein.server.schemas import (
+    MEDIA_TYPE,
     BatchResponse,
+    HTTPProblem,
     LimitsInfo,
     ModelInfo,
     ModelsResponse,
     ProblemDetails,
     StatusResponse,
-    prediction_response,
+    busy,
+    for_clients,
+    gone,
+    too_large,
 )
 from serein.server.service import Service
 
-T = TypeVar("T")
-_AUDIO = "WAV, FLAC, OGG, Opus or MP3."
+_LONGEST_NAME = 100
+_FIELD_BYTES = 10_000  # of a text where a file belongs
 
 
 class SegmentsMode(StrEnum):
@@ -42,6 +54,9 @@ class SegmentsMode(StrEnum):
     never = "never"
 
 
+SegmentsQuery = Annotated[
+    SegmentsMode, Query(description="Cut into segments of speech: auto and always do, never takes the recording whole.")
+]
 _WHAT = {
     400: "The form cannot be read.",
     401: "No key, or a wrong one.",
@@ -54,55 +69,53 @@ _WHAT = {
 }
 
 
-def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    content = {problems.MEDIA_TYPE: {"schema": ProblemDetails.model_json_schema()}}
-    return {status: {"description": _WHAT[status], "content": content} for status in statuses}
-
-
-SegmentsQuery = Annotated[
-    SegmentsMode, Query(description="Cut into segments of speech: auto and always do, never takes the recording whole.")
-]
-_REFUSALS = _documented(400, 401, 408, 413, 415, 422, 429, 503)
-
-
 def router(service: Service) -> APIRouter:
-    """Return the routes of a service."""
+    """Return the routes that predict recordings."""
     routes = APIRouter(dependencies=[Depends(require_known_options)])
     limits = service.limits
+    shared: dict[str, Any] = {
+        "response_model_exclude_unset": True,
+        "responses": _documented(400, 401, 408, 413, 415, 422, 429, 503),
+        "tags": ["recordings"],
+    }
 
-    @routes.post(
-        "/v1/predict",
-        response_model_exclude_unset=True,
-        responses=_REFUSALS,
-        tags=["recordings"],
-        openapi_extra=form_schema("file", _AUDIO, 1),
-    )
+    @routes.post("/v1/predict", openapi_extra=_form_schema("file", 1), **shared)
     async def predict(request: Request, segments: SegmentsQuery = SegmentsMode.auto) -> PredictionSchema:
         """Predict one recording."""
-        (upload,) = await recordings(request, "file", 1, limits)
-        try:
-            return await _unless_disconnected(service, request, _predict(service, upload, segments))
-        except AudioError as error:
-            raise problems.of_recording(error) from None
+        uploads = await recordings(request, "file", 1, limits)
+        (result,) = await _results(service, request, uploads, segments)
+        if isinstance(result, AudioError):
+            kind = "too-long" if isinstance(result, TooLongAudioError) else "unusable-recording"
+            raise HTTPProblem(422, kind, str(for_clients(result)))
+        return result
 
-    @routes.post(
-        "/v1/predict/batch",
-        response_model_exclude_unset=True,
-        responses=_REFUSALS,
-        tags=["recordings"],
-        openapi_extra=form_schema("files", _AUDIO, limits.num_files),
-    )
+    @routes.post("/v1/predict/batch", openapi_extra=_form_schema("files", limits.num_files), **shared)
     async def predict_batch(request: Request, segments: SegmentsQuery = SegmentsMode.auto) -> BatchResponse:
         """Predict several recordings; 422 if none of them can be used."""
         uploads = await recordings(request, "files", limits.num_files, limits)
-        results = await _unless_disconnected(service, request, _results(service, uploads, segments))
-        if not any(isinstance(result, PredictionSchema) for result in results):
-            errors = [result.error for result in results if isinstance(result, ErrorSchema)]
-            details = " ".join(str(SereinError(e.what, where=e.where, remedy=e.remedy)) for e in errors[:3])
+        results = await _results(service, request, uploads, segments)
+        errors = [for_clients(result) for result in results if isinstance(result, AudioError)]
+        if len(errors) == len(results):
+            details = " ".join(map(str, errors[:3]))
             raise HTTPProblem(422, "unusable-recording", f"None of {len(results)} recordings can be used. {details}")
-        return BatchResponse(results=results)
+        return BatchResponse(
+            results=[
+                ErrorSchema.model_validate(error_dict(upload, for_clients(result)))
+                if isinstance(result, AudioError)
+                else result
+                for upload, result in zip(uploads, results, strict=True)
+            ]
+        )
 
-    @routes.get("/v1/models", responses=_documented(401), tags=["service"])
+    return routes
+
+
+def status_router(service: Service) -> APIRouter:
+    """Return the routes that tell about a service."""
+    routes = APIRouter(dependencies=[Depends(require_known_options)], tags=["service"])
+    limits = service.limits
+
+    @routes.get("/v1/models", responses=_documented(401))
     async def models() -> ModelsResponse:
         """Return the model's name and classes, and what the service accepts."""
         checkpoint = service.predictor.checkpoint
@@ -119,83 +132,177 @@ def router(service: Service) -> APIRouter:
         )
         return ModelsResponse(models=[model], limits=accepted)
 
-    @routes.get("/healthz", tags=["service"])
+    @routes.get("/healthz")
     async def health() -> StatusResponse:
         """Return whether the process is alive."""
         return StatusResponse(status="ok")
 
-    @routes.get("/readyz", responses=_documented(503), tags=["service"])
+    @routes.get("/readyz", responses=_documented(503))
     async def ready() -> StatusResponse:
         """Return whether the service accepts requests."""
         if not service.is_ready:
-            raise problems.busy("The service is being shut down.", 10.0)
+            raise busy("The service is being shut down.", 10.0)
         return StatusResponse(status="ready")
 
-    @routes.get("/metrics", responses=_documented(401), response_class=Response, tags=["service"])
+    @routes.get("/metrics", responses=_documented(401), response_class=Response)
     async def metrics() -> Response:
         """Return metrics for Prometheus."""
-        return Response(service.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return Response(generate_latest(service.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return routes
 
 
 async def refuse(_: Request, error: Exception) -> JSONResponse:
-    """Return problem details for an `HTTPProblem`, or an error of FastAPI or Starlette."""
+    """Return problem details for an `HTTPProblem`, an error of FastAPI or Starlette, or an internal error.
+
+    The cause of an internal error is not told; it stands in the log.
+    """
     if isinstance(error, HTTPProblem):
-        return problems.response(error)
-    status = getattr(error, "status_code", 422)
-    kind = {400: "unreadable-form", 404: "not-found", 405: "not-allowed"}.get(status, "wrong-request")
-    response = problems.response(HTTPProblem(status, kind, _in_words(error)))
-    response.headers.update(getattr(error, "headers", None) or {})
-    return response
-
-
-async def fail(_: Request, error: Exception) -> JSONResponse:
-    """Return problem details for an internal error, without its cause."""
-    return problems.response(HTTPProblem(500, "fault", "Internal error; see the service's log."))
-
-
-async def _predict(service: Service, upload: Upload, segments: SegmentsMode) -> PredictionSchema:
-    prediction = await service.predict(upload, segments.value)
-    return await service.run_in_thread(lambda: prediction_response(prediction, service.neighbours))
+        return error.response()
+    if isinstance(error, RequestValidationError):
+        wrong = " ".join(f"{each['loc'][-1]}: {each['msg']}." for each in error.errors())
+        return HTTPProblem(422, "wrong-request", wrong).response()
+    if isinstance(error, HTTPException):
+        kinds = {400: "unreadable-form", 404: "not-found", 405: "not-allowed"}
+        problem = HTTPProblem(error.status_code, kinds.get(error.status_code, "wrong-request"), str(error.detail))
+        response = problem.response()
+        response.headers.update(error.headers or {})
+        return response
+    return HTTPProblem(500, "fault", "Internal error; see the service's log.").response()
 
 
 async def _results(
-    service: Service, uploads: list[Upload], segments: SegmentsMode
-) -> list[PredictionSchema | ErrorSchema]:
-    async def result(upload: Upload) -> PredictionSchema | ErrorSchema:
+    service: Service, request: Request, uploads: list[Upload], segments: SegmentsMode
+) -> list[PredictionSchema | AudioError]:
+    """Predict recordings, or return what is wrong with them.
+
+    Raises:
+        HTTPProblem: The client disconnects, or the service's time limit passes; then the work is cancelled.
+    """
+
+    async def result(upload: Upload) -> PredictionSchema | AudioError:
         try:
-            return await _predict(service, upload, segments)
+            prediction = await service.predict(upload, segments.value)
+            return await service.in_thread(prediction_response, service, prediction)
         except AudioError as error:
-            return ErrorSchema.model_validate(error_dict(upload, problems.for_clients(error)))
+            return error
 
-    return list(await asyncio.gather(*map(result, uploads)))
+    async def disconnected() -> None:
+        receive: Any = request.receive
+        while (await receive())["type"] != "http.disconnect":
+            pass
 
-
-async def _unless_disconnected(service: Service, request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Await work; cancel it if the client disconnects or the service's time limit passes."""
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
-    tasks: set[asyncio.Future[Any]] = {task, gone}
+    work, leaving = asyncio.gather(*map(result, uploads)), asyncio.ensure_future(disconnected())
+    tasks: set[asyncio.Future[Any]] = {work, leaving}
     try:
         await asyncio.wait(tasks, timeout=service.limits.answer_s, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        if gone.done():
-            raise problems.gone()
-        raise problems.busy(f"No response within {service.limits.answer_s:g} s.", 10.0)
+        if work.done():
+            return work.result()
+        if leaving.done():
+            raise gone()
+        raise busy(f"No response within {service.limits.answer_s:g} s.", 10.0)
     finally:
         for each in tasks:
             each.cancel()
 
 
-async def _disconnected(request: Request) -> None:
-    receive: Any = request.receive
-    while (await receive())["type"] != "http.disconnect":
-        pass
+def prediction_response(service: Service, prediction: Prediction) -> PredictionSchema:
+    """Return a prediction as it goes to the client, with its nearest neighbours where there are any to search."""
+    content = prediction.to_dict()
+    if len(prediction.embedding):
+        content |= service.neighbours.nearest(prediction.embedding)
+    return PredictionSchema.model_validate(content)
 
 
-def _in_words(error: Exception) -> str:
-    wrong = getattr(error, "errors", None)
-    if wrong is None:
-        return str(getattr(error, "detail", error))
-    return " ".join(f"{each['loc'][-1]}: {each['msg']}." for each in wrong())
+async def recordings(request: Request, field: str, most: int, limits: Limits) -> list[Upload]:
+    """Return the recordings of a form, in their order.
+
+    Args:
+        field: Name of the field that holds them; another one is refused.
+        most: How many there may be; at least one.
+
+    Raises:
+        HTTPProblem: 415 for another body than a form, 400 for a broken one, 413 for too many or
+            too large recordings, 422 for unknown fields, texts and missing recordings, 499 when the client is gone.
+    """
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        raise HTTPProblem(
+            415, "no-form", f"Send a multipart form with a field '{field}', as by: curl -F {field}=@call.wav."
+        )
+    try:
+        async with aclosing(request.stream()) as stream:
+            parser = MultiPartParser(request.headers, stream, max_part_size=_FIELD_BYTES)
+            parser.spool_max_size = limits.memory_bytes  # so that nothing is written to a disk
+            form = await parser.parse()
+    except MultiPartException as error:
+        raise HTTPProblem(400, "unreadable-form", f"The form cannot be read: {error.message}") from None
+    except ClientDisconnect:
+        raise gone() from None
+    try:
+        items = form.multi_items()
+        if unknown := sorted({name for name, _ in items} - {field}):
+            raise HTTPProblem(422, "wrong-request", f"Unknown field '{unknown[0]}'. Send '{field}' alone.")
+        if not items:
+            raise HTTPProblem(422, "wrong-request", f"The form holds no '{field}'.")
+        if len(items) > most == 1:
+            many = "Send one recording in a request, or several to /v1/predict/batch."
+            raise HTTPProblem(422, "wrong-request", many)
+        if len(items) > most:
+            many = f"A batch has at most {most} recordings; this one has {len(items)}. Send several batches."
+            raise HTTPProblem(413, "too-large", many)
+        uploads = []
+        for name, value in items:
+            if isinstance(value, str):
+                what = f"'{name}' holds text. Send a file, as by: curl -F {field}=@call.wav."
+                raise HTTPProblem(422, "wrong-request", what)
+            if (value.size or 0) > limits.upload_bytes:
+                raise too_large(limits.upload_bytes)
+            uploads.append(Upload(await value.read(), file_name(value.filename)))
+        return uploads
+    finally:
+        await form.close()
+
+
+def require_known_options(request: Request) -> None:
+    """Refuse options in the query that a route does not have, and one that is given twice.
+
+    Raises:
+        HTTPProblem: 422.
+    """
+    known = {parameter.alias for parameter in request.scope["route"].dependant.query_params}
+    require_options(request.query_params.multi_items(), known)
+
+
+def require_options(given: list[tuple[str, str]], known: set[str]) -> None:
+    """Refuse unknown options; see `require_known_options`."""
+    names = [name for name, _ in given]
+    if unknown := [name for name in names if name not in known]:
+        has = f"It knows {', '.join(sorted(known))}." if known else "It has none."
+        raise HTTPProblem(422, "wrong-request", f"Unknown option '{unknown[0][:_LONGEST_NAME]}'. {has}")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise HTTPProblem(422, "wrong-request", f"Option '{twice[0]}' is given twice.")
+
+
+def file_name(name: str | None) -> str:
+    """Return what a client calls a recording, for messages only: no folders, nothing unprintable.
+
+    Example:
+        >>> file_name("../../etc/passwd"), file_name(None)
+        ('passwd', 'upload')
+    """
+    last = (name or "").replace("\\", "/").rsplit("/", 1)[-1]
+    shown = "".join(each for each in last if unicodedata.category(each)[0] != "C")
+    return shown[:_LONGEST_NAME] or "upload"
+
+
+def _form_schema(field: str, most: int) -> dict[str, Any]:
+    """Return the OpenAPI of a route's form, which FastAPI does not see."""
+    file = {"type": "string", "format": "binary", "description": "WAV, FLAC, OGG, Opus or MP3."}
+    shown: dict[str, Any] = file if most == 1 else {"type": "array", "items": file, "minItems": 1, "maxItems": most}
+    form = {"type": "object", "required": [field], "additionalProperties": False, "properties": {field: shown}}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}
+
+
+def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    content = {MEDIA_TYPE: {"schema": ProblemDetails.model_json_schema()}}
+    return {status: {"description": _WHAT[status], "content": content} for status in statuses}

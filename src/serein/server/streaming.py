@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +13,9 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from serein.audio import RATES_HZ, SAMPLE_RATE_HZ
 from serein.inference.segments import Window
 from serein.inference.streams import Stream, pcm16
-from serein.server.forms import file_kind, require_options
 from serein.server.middleware import client_of
-from serein.server.problems import HTTPProblem, response
+from serein.server.routes import require_options
+from serein.server.schemas import HTTPProblem
 from serein.server.service import Service
 
 _BYTES = 2  # of a sample
@@ -25,6 +24,8 @@ _LEAST_S = 0.1  # of audio that is processed at once, or more if more has arrive
 _MOST_WAITING_S = 5.0  # of audio that may wait; then nothing more is read
 _SEND_S = 10.0  # for a client to take a message
 _NORMAL, _GOING_AWAY, _UNSUPPORTED, _POLICY, _TRY_LATER = 1000, 1001, 1003, 1008, 1013
+_CODES = {"shutdown": _GOING_AWAY, "wrong message": _UNSUPPORTED, "idle": _POLICY, "too long": _POLICY}
+_NOT_SAMPLES = "file, not samples"
 
 
 class StreamBuffer:
@@ -74,7 +75,9 @@ class Streams:
         for buffer in list(self._open):
             await buffer.close("shutdown")
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._until_none(), within_s)
+            async with asyncio.timeout(within_s):
+                while self._open:
+                    await asyncio.sleep(0.02)
 
     async def serve(self, websocket: WebSocket, rate_hz: int) -> None:
         """Serve one stream to its end."""
@@ -82,7 +85,13 @@ class Streams:
         self._open.add(buffer)
         reading = asyncio.ensure_future(self._read(websocket, buffer, rate_hz))
         try:
-            await self._predict(websocket, buffer, rate_hz)
+            stream = Stream(self.service.predictor, rate_hz, replace(self.service.options, segments="always"))
+            while (data := await buffer.take()) and buffer.why_closed != "gone":
+                await self._send_segments(websocket, stream, await self.service.vad.cut(stream, pcm16(data)))
+            if (why := buffer.why_closed or "") != "gone":
+                await self._send_segments(websocket, stream, await self.service.cut_end(stream))
+                await _send(websocket, {"type": "end", "reason": why, **stream.prediction.to_dict()})
+                await _close(websocket, _UNSUPPORTED if why.endswith(_NOT_SAMPLES) else _CODES.get(why, _NORMAL), why)
         except (WebSocketDisconnect, TimeoutError, RuntimeError):
             pass  # the client is gone, or takes no messages
         except HTTPProblem as problem:
@@ -106,7 +115,12 @@ class Streams:
             if message["type"] == "websocket.disconnect":
                 return await buffer.close("gone")
             if (data := message.get("bytes")) is None:
-                return await buffer.close("end" if _is_end(message.get("text") or "") else "wrong message")
+                try:
+                    told = json.loads(message.get("text") or "")
+                except ValueError:
+                    told = None
+                is_end = isinstance(told, dict) and told.get("type") == "end"
+                return await buffer.close("end" if is_end else "wrong message")
             if len(start) < _START_BYTES:
                 start += data[:_START_BYTES]
                 if kind := file_kind(bytes(start)):
@@ -115,31 +129,9 @@ class Streams:
             await buffer.put(data)
         await buffer.close("too long")
 
-    async def _predict(self, websocket: WebSocket, buffer: StreamBuffer, rate_hz: int) -> None:
-        stream = Stream(self.service.predictor, rate_hz, replace(self.service.options, segments="always"))
-        while data := await buffer.take():
-            await self._send_segments(websocket, stream, await self.service.cut(stream, pcm16(data)))
-            if buffer.why_closed == "gone":
-                return
-        if buffer.why_closed == "gone":
-            return
-        await self._send_segments(websocket, stream, await self.service.cut_end(stream))
-        ended = {"type": "end", "reason": buffer.why_closed, **stream.prediction.to_dict()}
-        await _send(websocket, ended)
-        why = buffer.why_closed or ""
-        await _close(websocket, _UNSUPPORTED if why.endswith(_NOT_SAMPLES) else _CODES.get(why, _NORMAL), why)
-
     async def _send_segments(self, websocket: WebSocket, stream: Stream, windows: list[Window]) -> None:
-        for segment in await self.service.predict_windows(stream, windows) if windows else ():
+        for segment in await self.service.predict_windows(stream.recording, windows) if windows else ():
             await _send(websocket, {"type": "segment", **stream.prediction_of(segment).to_dict()})
-
-    async def _until_none(self) -> None:
-        while self._open:
-            await asyncio.sleep(0.02)
-
-
-_NOT_SAMPLES = "file, not samples"
-_CODES = {"shutdown": _GOING_AWAY, "wrong message": _UNSUPPORTED, "idle": _POLICY, "too long": _POLICY}
 
 
 def router(streams: Streams) -> APIRouter:
@@ -151,41 +143,77 @@ def router(streams: Streams) -> APIRouter:
         service = streams.service
         try:
             require_options(websocket.query_params.multi_items(), {"rate_hz"})
-            rate_hz = _rate(websocket)
+            text, (lowest, highest) = websocket.query_params.get("rate_hz", str(SAMPLE_RATE_HZ)), RATES_HZ
+            if not (text.isascii() and text.isdigit() and len(text) < 8 and lowest <= int(text) <= highest):
+                raise HTTPProblem(422, "wrong-request", f"rate_hz: give a whole number from {lowest} to {highest}.")
+            rate_hz = int(text)
             with service.limiter.stream(client_of(websocket.scope)):
                 await websocket.accept()
                 task = service.predictor.task
                 await _send(websocket, {"type": "ready", "rate_hz": rate_hz, "task": task})
                 await streams.serve(websocket, rate_hz)
         except HTTPProblem as problem:
-            await websocket.send_denial_response(response(problem))
+            await websocket.send_denial_response(problem.response())
 
     return routes
 
 
-def _rate(websocket: WebSocket) -> int:
-    text = websocket.query_params.get("rate_hz", str(SAMPLE_RATE_HZ))
-    if not (text.isascii() and text.isdigit() and len(text) < 8 and RATES_HZ[0] <= int(text) <= RATES_HZ[1]):
-        raise HTTPProblem(422, "wrong-request", f"rate_hz: give a whole number from {RATES_HZ[0]} to {RATES_HZ[1]}.")
-    return int(text)
-
-
-def _is_end(text: str) -> bool:
-    try:
-        message = json.loads(text)
-    except ValueError:
-        return False
-    return isinstance(message, dict) and message.get("type") == "end"
-
-
 async def _send(websocket: WebSocket, message: dict[str, Any]) -> None:
-    await _in_time(websocket.send_text(json.dumps(message, ensure_ascii=False, allow_nan=False)))
+    text = json.dumps(message, ensure_ascii=False, allow_nan=False)
+    await asyncio.wait_for(websocket.send_text(text), _SEND_S)
 
 
 async def _close(websocket: WebSocket, code: int, reason: str) -> None:
     with contextlib.suppress(RuntimeError, TimeoutError, WebSocketDisconnect):
-        await _in_time(websocket.close(code, reason[:100]))
+        await asyncio.wait_for(websocket.close(code, reason[:100]), _SEND_S)
 
 
-async def _in_time(sending: Awaitable[None]) -> None:
-    await asyncio.wait_for(sending, _SEND_S)
+_FILE_STARTS = {
+    b"RIFF": "WAV",
+    b"RIFX": "WAV",
+    b"RF64": "WAV",
+    b"riff": "W64",
+    b"FORM": "AIFF",
+    b"fLaC": "FLAC",
+    b"OggS": "Ogg",
+    b"ID3": "MP3",
+    b"\x1aE\xdf\xa3": "WebM",
+    b"#!AMR": "AMR",
+    b"caff": "CAF",
+    b".snd": "AU",
+    b"0&\xb2u\x8ef\xcf\x11": "WMA",
+}
+_KBPS_MPEG1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+_KBPS_MPEG2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+
+
+def file_kind(start: bytes) -> str | None:
+    """Return what kind of sound file some bytes are the beginning of; `None` for samples.
+
+    An MP3 or AAC without a tag has no magic number, only frames: two that follow each other are no accident.
+
+    Example:
+        >>> file_kind(b"RIFF$..."), file_kind(bytes(100))
+        ('WAV', None)
+    """
+    for magic, kind in _FILE_STARTS.items():
+        if start.startswith(magic):
+            return kind
+    if start[4:8] == b"ftyp":
+        return "MP4"
+    length = _frame_bytes(start)
+    is_followed = length > 0 and start[length : length + 2] == start[:2] and _frame_bytes(start[length:]) > 0
+    return ("MP3" if start[1] & 6 else "AAC") if is_followed else None
+
+
+def _frame_bytes(start: bytes) -> int:
+    """Return how long a frame of MPEG layer III (ISO 11172-3, 2.4.2.3) or ADTS (ISO 13818-7, 6.2) is; 0 for none."""
+    head = int.from_bytes(start[:6].ljust(6, b"\0"), "big")
+    if head >> 36 == 0xFFF and not head >> 33 & 3:
+        return head >> 13 & 0x1FFF
+    version, kbps_index, rate_index = head >> 35 & 3, head >> 28 & 15, head >> 26 & 3
+    if head >> 37 != 0x7FF or head >> 33 & 3 != 1 or version == 1 or kbps_index in (0, 15) or rate_index == 3:
+        return 0
+    kbps = (_KBPS_MPEG1 if version == 3 else _KBPS_MPEG2)[kbps_index]
+    rate_hz = (44_100, 48_000, 32_000)[rate_index] >> {3: 0, 2: 1, 0: 2}[version]
+    return (144 if version == 3 else 72) * kbps * 1000 // rate_hz + (head >> 25 & 1)

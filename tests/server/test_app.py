@@ -15,7 +15,7 @@ pytest.importorskip("uvicorn")
 
 import uvicorn
 
-from serein.server.connection import TimedProtocol
+from serein.server.app import TimedProtocol
 
 HEADERS_S, DRAIN_S = 0.4, 0.6
 

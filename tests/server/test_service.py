@@ -14,7 +14,7 @@ from serein.errors import ModelError
 from serein.inference.predictor import Predictor, load
 from serein.knn import building as neighbour_building
 from serein.server.app import create_app
-from serein.server.neighbours import open_neighbours
+from serein.server.service import open_neighbours
 from server.ingredients import MakeService
 
 
