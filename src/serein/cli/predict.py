@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     Pair = tuple[Source, Prediction]
     OnError = Callable[[Source, SereinError], None]
 
-Format = Literal["table", "json", "csv", "textgrid", "audacity"]
+Format = Literal["table", "json", "csv", "textgrid", "audacity", "msp-challenge"]
 LABEL_FORMATS = ("textgrid", "audacity")
 _SHOWN_FROM_S = 60.0  # of a recording: shorter ones need no bar of their own
 
@@ -83,7 +83,7 @@ def predict(
         typer.Option(
             "--out",
             "-o",
-            help="Append JSON lines to this file, or resume it; for label files, a folder.",
+            help="Append JSON lines to this file, or resume it; for label files, a folder; for msp-challenge, a file.",
             show_default="stdout",
         ),
     ] = None,
@@ -115,6 +115,8 @@ def predict(
     reject_option = RejectOption(min_confidence, min_duration)
     options = PredictOptions(segments, sliding_window_of(window, step), reject_option, raw_rate)
     files = sources_in(sources)
+    if shown == "msp-challenge":  # of a manifest of the corpus, the test set whose labels the challenge keeps
+        files = [each for each in files if getattr(each, "split", None) == "test3"] or files
     files = files if max_files is None else evenly_spread(files, max_files)
     if plot is not None and len(files) > 1:
         raise typer.BadParameter(f"{len(files)} recordings do not fit into one picture", param_hint="'--plot'")
@@ -157,6 +159,12 @@ def predict(
 
         if shown in LABEL_FORMATS:
             _write_labels(predicted(files), files, shown, out)
+        elif shown == "msp-challenge":
+            from serein.data.files import write_text
+            from serein.inference.writers import msp_challenge
+
+            text = msp_challenge(prediction for _, prediction in predicted(files))
+            print(text, end="") if out is None else write_text(out, text)
         elif out is not None:
             fingerprint = _fingerprint(predictor, options, words, knn, show_neighbours)
             _append(predicted, files, out, fingerprint, bars)

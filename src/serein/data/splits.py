@@ -100,6 +100,8 @@ def _dev_speakers(rest: Sequence[Utterance], protocol: Protocol, rng: np.random.
     return chosen
 
 
+NO_TEST_SET = "No test utterance has a label: dev is scored, where checkpoints were chosen; the scores are optimistic."
+
 Part = tuple[str, ...]  # ids of utterances, in the manifest's order
 
 
@@ -169,7 +171,7 @@ def make_folds(
         train = tuple(u.id for u in rest if not is_dev(u))
         dev = tuple(u.id for u in rest if is_dev(u))
         test = tuple(u.id for u in utterances if u.id in tested)
-        if not train or not test:
+        if not train or not (test or (protocol.name == "official" and dev)):
             raise RecipeError(
                 f"fold {name} has {len(train)} utterances to train and {len(test)} to test",
                 where="protocol",
@@ -223,6 +225,8 @@ def _notes(utterances: Sequence[Utterance], folds: Sequence[Fold], protocol: Pro
         notes.append("Dev was drawn at random from the training set and shares its speakers.")
     elif protocol.dev in _DEV_NOTES:
         notes.append(_DEV_NOTES[protocol.dev])
+    if not any(fold.test for fold in folds):
+        notes.append(NO_TEST_SET)
     if unknown := sum(u.speaker is None for u in utterances):
         notes.append(f"{unknown} of {len(utterances)} utterances name no speaker: that these are new is not proven.")
     return tuple(notes)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from serein.evaluation.predictions import Prediction, class_names, read_run_predictions
+from serein.evaluation.predictions import Prediction, class_names, has_test_set, read_run_predictions
 from serein.metrics import FloatArray, expected_calibration_error, log_loss, tempered
 
 FEWEST_TO_FIT = 20
@@ -122,9 +122,8 @@ def run_calibration(
     if not scored:
         return None
     names = tuple(classes or class_names(scored))
-    fit_on, temperatures = temperatures_of(
-        scored, _with_probabilities(read_run_predictions(run, classes, "dev")), names
-    )
+    dev = read_run_predictions(run, classes, "dev") if has_test_set(run) else []  # what is scored fits nothing
+    fit_on, temperatures = temperatures_of(scored, _with_probabilities(dev), names)
     truth, probabilities = _columns(scored, names)
     if fit_on is None:
         return _calibration_of(None, {}, truth, probabilities, probabilities)

@@ -349,6 +349,12 @@ def read_run_predictions(run: Path, classes: Sequence[str] | None = None, kind: 
     return predictions
 
 
+def has_test_set(run: Path) -> bool:
+    """Tell whether a run folder has a test set; without one, dev is what it scores: `predictions.jsonl` is of dev."""
+    folds = read_json(run / "folds.json").get("folds", ())
+    return not folds or any(fold["test"] for fold in folds)
+
+
 def read_specs(run: Path) -> tuple[TaskSpec, ...]:
     """Read what the tasks of a run are about, the evaluated one first; of a folder that does not say: emotions.
 

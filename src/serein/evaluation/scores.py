@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serein.data.files import write_text
+from serein.data.splits import NO_TEST_SET
 from serein.evaluation.calibration import RunCalibration, run_calibration
 from serein.evaluation.intervals import (
     LEVEL,
@@ -30,6 +31,7 @@ from serein.evaluation.predictions import (
     Prediction,
     class_names,
     code,
+    has_test_set,
     missing_predictions,
     natural_key,
     numbered,
@@ -236,7 +238,7 @@ def score_run(run: str | Path) -> Scores:
     run = Path(run)
     recipe, classes = read_recipe(run), run_classes(run)
     predictions = read_run_predictions(run, classes)
-    notes = missing_predictions(run, predictions)
+    notes = [*([] if has_test_set(run) else [NO_TEST_SET]), *missing_predictions(run, predictions)]
     tasks = (recipe.get("tasks") or {}).values()
     names = sorted({name for task in tasks if task for name in (task.get("conditioning") or {}).get("attributes", ())})
     if names:

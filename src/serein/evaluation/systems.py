@@ -16,6 +16,7 @@ from serein.evaluation.predictions import (
     Prediction,
     SpeakerKey,
     class_names,
+    has_test_set,
     missing_predictions,
     natural_key,
     read_predictions,
@@ -119,6 +120,9 @@ def read_systems(paths: Sequence[Path], split: Split) -> list[System]:
             continue
         classes = run_classes(path)
         found: dict[Split, list[Prediction]] = {}
+        if split == "test" and not has_test_set(path):
+            remedy = "Use --split dev: weights are then nested."
+            raise RunError("has no test set with labels", where=path, remedy=remedy)
         if split == "test":
             found["test"] = read_run_predictions(path, classes)
             lacking = missing_predictions(path, found["test"])

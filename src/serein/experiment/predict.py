@@ -66,23 +66,24 @@ def predict_fold(experiment: Experiment, checkpoint: Checkpoint, fold: Fold, see
     """Write what a fold's models say of dev and test.
 
     `predictions.jsonl` is of the main task and comes last: it says that all is there. Other tasks have files of their
-    own, by the last stage that learned them.
+    own, by the last stage that learned them. Of a fold without a test set they are of dev, which is then scored.
     """
+    scored = fold.test or tuple(experiment.labelled(fold.dev))
     recipe, condition_source = experiment.recipe, experiment.recipe.inference.conditions
     if experiment.fold_with_same_training(fold) is not fold:  # else its training did it
         predict_dev(experiment, checkpoint, fold, seed, folder)
     other: ConditionSource = "oracle" if condition_source == "predicted" else "predicted"  # both are reported
     conditions = recipe.tasks.conditions
-    tested = [experiment.utterances[position] for position in experiment.positions(fold.test)]
+    tested = [experiment.utterances[position] for position in experiment.positions(scored)]
     if conditions and all(any(attribute(u, name, other) for u in tested) for name in conditions):
-        predictions = _predictions_on(experiment, checkpoint, fold.test, fold, seed, other)
+        predictions = _predictions_on(experiment, checkpoint, scored, fold, seed, other)
         write_predictions(predictions.by_task[checkpoint.task], folder / f"{other}_predictions.jsonl")
     fold_run = fold_run_folder(folder.parents[1], experiment.fold_with_same_training(fold), seed)
     for number in range(len(recipe.stages) - 1):
         if names := only_here(recipe, number):
             earlier = model_folder.load(stage_folder(fold_run, recipe, number) / "model")
-            _write_others(_predictions_on(experiment, earlier, fold.test, fold, seed, condition_source), names, folder)
-    predictions = _predictions_on(experiment, checkpoint, fold.test, fold, seed, condition_source)
+            _write_others(_predictions_on(experiment, earlier, scored, fold, seed, condition_source), names, folder)
+    predictions = _predictions_on(experiment, checkpoint, scored, fold, seed, condition_source)
     _write_others(predictions, [name for name in predictions.by_task if name != checkpoint.task], folder)
     write_predictions(predictions.by_task[checkpoint.task], folder / "predictions.jsonl.new")
     with replacing(folder / "embeddings.safetensors") as partial:

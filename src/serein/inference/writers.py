@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -12,8 +12,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from serein.corpora.msp_podcast import EMOTIONS
 from serein.data.files import lock, replacing
-from serein.errors import RunError, SereinError
+from serein.errors import AudioError, ModelError, RunError, SereinError
 from serein.evaluation.plots import LINE, MUTED, PAGE_WIDTH_IN, emotion_colours, new_figure
 from serein.inference.prediction import Prediction, Segment
 from serein.inference.predictor import Source, id_of, utterance_of
@@ -65,6 +66,44 @@ def audacity(prediction: Prediction) -> str:
         f"{segment.start_s:.6f}\t{segment.end_s:.6f}\t{segment.text} {_confidence(segment)}\n"
         for segment in prediction.segments
     )
+
+
+def msp_challenge(predictions: Iterable[Prediction]) -> str:
+    """Return the submission file of the MSP-Podcast challenges: a line for each file of Test3.
+
+    Columns are those of the corpus's own tables: `FileName,EmoClass` for emotions, one letter each; for models of
+    arousal, valence and dominance `FileName,EmoAct,EmoVal,EmoDom`, from 1 to 7. Source: the challenge's baseline
+    (github.com/msplabresearch/MSP-Podcast_Challenge, eval_dim_ser_test3.py).
+
+    Raises:
+        ModelError: The model predicts a class that the challenge does not have.
+        AudioError: A file has no answer, and the challenge wants one of each.
+    """
+    letters = {name: letter for letter, name in EMOTIONS.items()}
+    lines: list[str] = []
+    for prediction in predictions:
+        name = Path(prediction.file).name
+        values = {prediction.task: prediction.value} | {task: said.value for task, said in prediction.tasks.items()}
+        attributes = [values.get(task) for task in ("arousal", "valence", "dominance")]
+        if foreign := [label for label in prediction.probabilities if label not in letters]:
+            raise ModelError(
+                f"predicts the class '{foreign[0]}', and the challenge has {', '.join(letters)}",
+                where=prediction.model.get("name"),
+                remedy="Name a model of these classes, or merge others by labels.merge before training.",
+            )
+        if prediction.probabilities:
+            most = max(prediction.probabilities, key=lambda label: prediction.probabilities[label])
+            lines.append(f"{name},{letters[most]}")
+        elif None not in attributes:
+            lines.append(",".join([name, *(f"{min(max(value or 0.0, 1.0), 7.0):.4f}" for value in attributes)]))
+        else:
+            raise AudioError(
+                f"has no answer ({prediction.rejected or 'no emotion is predicted'}), and the challenge wants one",
+                where=prediction.file,
+                remedy="Predict whole files: --segments never, and a model of emotions or of the three attributes.",
+            )
+    columns = "FileName,EmoClass" if not lines or lines[0].count(",") == 1 else "FileName,EmoAct,EmoVal,EmoDom"
+    return "\n".join([columns, *lines]) + "\n"
 
 
 def clock(seconds: float) -> str:

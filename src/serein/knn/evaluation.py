@@ -21,6 +21,7 @@ from serein.errors import RunError
 from serein.evaluation.intervals import Difference, paired_difference
 from serein.evaluation.predictions import (
     Prediction,
+    has_test_set,
     missing_predictions,
     read_json,
     read_predictions,
@@ -153,6 +154,12 @@ def evaluate_run_with_knn(
     experiment = prepare(recipes.load(run / "recipe.yaml"), data or Path(recorded["manifest"]), report)
     if recorded.get("sha256") != manifest.digest(experiment.utterances):
         raise RunError("was run on other data", where=run, remedy="Name the manifest that it was run on: --data.")
+    if not has_test_set(run):
+        raise RunError(
+            "has no test set with labels: k and the weight would be tuned on what is evaluated",
+            where=run,
+            remedy="Build a datastore by serein knn build, and predict with it.",
+        )
     if read_json(run / "folds.json").get("sha256") != experiment.folds.sha256:
         raise RunError("its folds are divided otherwise now", where=run, remedy="Run the recipe again.")
     classes = experiment.classes

@@ -91,6 +91,11 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
     recipes = {row.name: row_recipe(table, row, request.overrides) for row in table.rows if not row.ensemble}
     _require_split(table, recipes, request.split)
     data = take_data(manifest, request.limit, request.out)
+    is_official = any(recipe.protocol.name == "official" for recipe in recipes.values())
+    if request.split == "test" and is_official and not data.has_test_set:
+        raise RecipeError(
+            "no utterance of the official test set has an emotion", where=manifest, remedy="Choose --split dev."
+        )
     trials = {
         name: [trial_of(name, recipe, seed, data, request.out) for seed in range(request.num_seeds)]
         for name, recipe in recipes.items()

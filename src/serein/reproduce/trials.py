@@ -48,6 +48,7 @@ class Data:
         sha256: Digest of its utterances.
         num_available: Utterances of the user's manifest.
         limit: Most utterances of each cell; `None` took them all.
+        has_test_set: Whether an utterance of a split 'test', 'test1', ... has an emotion.
     """
 
     manifest: Path
@@ -55,6 +56,7 @@ class Data:
     num_utterances: int
     num_available: int
     limit: int | None
+    has_test_set: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,14 +93,16 @@ def take_data(path: Path, limit: int | None, out: Path) -> Data:
         ManifestError: The manifest is missing or wrong.
     """
     utterances = manifest.read(path)
+    has_test_set = any((u.split or "").startswith("test") and u.emotion is not None for u in utterances)
     if limit is None:
-        return Data(path.absolute(), manifest.digest(utterances), len(utterances), len(utterances), None)
+        number = len(utterances)
+        return Data(path.absolute(), manifest.digest(utterances), number, number, None, has_test_set)
     part = fair_part(utterances, limit)
     digest = manifest.digest(part)
     target = (out / f"data-{digest[:_HASH_LENGTH]}.jsonl").absolute()
     if not target.exists():
         manifest.write(part, target)
-    return Data(target, digest, len(part), len(utterances), limit)
+    return Data(target, digest, len(part), len(utterances), limit, has_test_set)
 
 
 def fair_part(utterances: Sequence[Utterance], limit: int) -> list[Utterance]:
