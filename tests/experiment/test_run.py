@@ -82,6 +82,17 @@ def test_overrides_are_in_the_stored_recipe(tiny: Path, tones: Path, tmp_path: P
     assert [fold["name"] for fold in read(tmp_path / "r" / "folds.json")["folds"]] == ["2"]
 
 
+def test_some_folds_now_and_the_others_later(tiny: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
+    call = ("run", tiny, "--data", tones, "--out", tmp_path / "r", "--jobs", 1, "--set", "stages.0.epochs=1")
+    outcome = serein(*call, "--folds", "2", "--json")
+    assert outcome.status == 0, outcome.err
+    assert not (tmp_path / "r" / "fold-1" / "seed-0").exists()
+    assert any("Unfinished: fold 1" in note for note in json.loads(outcome.out)["notes"])
+    assert serein(*call, "--folds", "1", "--resume").status == 0
+    assert not any("Unfinished" in note for note in read(tmp_path / "r" / "scores.json")["notes"])
+    assert "no fold 7; there are: 1, 2" in serein(*call, "--folds", "1,7", "--resume").complaint
+
+
 def test_folds_are_stored_exactly_with_their_hash(tiny_run: Path, tiny: Path, tones: Path) -> None:
     stored = read(tiny_run / "folds.json")
     folds = make_folds(manifest.read(tones), recipes.load(tiny).protocol)

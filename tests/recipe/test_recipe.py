@@ -187,6 +187,15 @@ def test_the_default_stage_can_be_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "names"),
+    [("1", ("1",)), ("1,3", ("1", "3")), ("[1, 3]", ("1", "3")), ("['01']", ("01",)), ("anna", ("anna",))],
+)
+def test_folds_as_a_person_writes_them(tmp_path: Path, text: str, names: tuple[str, ...]) -> None:
+    path = write(tmp_path / "r.yaml", "name: r")
+    assert recipes.load(path, [f"protocol.only={text}"]).protocol.only == names
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("stages.0.epochs", "--set: 'stages.0.epochs' is no KEY=VALUE. Write"),

@@ -19,6 +19,12 @@ def run(
     task: Task = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder.", show_default="runs/NAME-TIME")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run.")] = False,
+    folds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME", help="Train these folds only; --resume can train others.", show_default="all"
+        ),
+    ] = None,
     jobs: Annotated[
         int | None, typer.Option(help="Folds to train in parallel.", show_default="by the size of the model", min=1)
     ] = None,
@@ -34,7 +40,8 @@ def run(
     folder = out or runs.new_folder(resolved)
 
     with Bars() as bars:
-        runs.run(resolved, data, folder, resume=resume, num_jobs=jobs, progress=bars)
+        names = None if folds is None else [name.strip() for name in folds.split(",") if name.strip()]
+        runs.run(resolved, data, folder, resume=resume, folds=names, num_jobs=jobs, progress=bars)
     finish(folder, as_json)
 
 

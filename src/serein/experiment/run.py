@@ -8,7 +8,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -21,7 +21,7 @@ from serein import recipe as recipes
 from serein.corpora import citation_of, licence_of
 from serein.data import manifest
 from serein.data.files import is_leftover, leftovers, write_text
-from serein.data.protocols import speaker_key
+from serein.data.protocols import some, speaker_key
 from serein.data.splits import make_folds
 from serein.distributed import distributed_info
 from serein.errors import RunError
@@ -54,6 +54,7 @@ def run(
     out: str | Path | None = None,
     *,
     resume: bool = False,
+    folds: Sequence[str] | None = None,
     num_jobs: int | None = None,
     progress: Report | None = None,
 ) -> Path:
@@ -64,6 +65,7 @@ def run(
         data: The manifest.
         out: The run folder; new unless `resume`. `None` is `runs/NAME-TIME`.
         resume: Go on with a stopped run of the same recipe and data.
+        folds: Names of the folds to train now; `None` trains all. A later `resume` can train others.
         num_jobs: Folds at once; `None` chooses: one per core for a small log-mel model on CPU, else one.
         progress: Called with a label, what is done, all there is, and a detail.
 
@@ -78,6 +80,11 @@ def run(
     out, manifest_path = Path(out) if out is not None else new_folder(recipe), Path(data)
     report = progress if progress is not None and distributed_info().is_first else _say_nothing
     experiment = _startable(recipe, manifest_path, out, report, make_folds, is_resumed=resume)
+    known = [fold.name for fold in experiment.folds.folds]
+    if unknown := [name for name in folds or () if name not in known]:
+        raise RunError(f"no fold {', '.join(unknown)}; there are: {some(known)}", where="folds", remedy="Name others.")
+    asked = [fold for fold in experiment.folds.folds if folds is None or fold.name in folds]
+    asked_names = {name for fold in asked for name in (fold.name, experiment.fold_with_same_training(fold).name)}
     with _locked(out):
         fold_runs = experiment.fold_runs()
         is_small = recipe.backbone.name == "logmel" and not torch.cuda.is_available() and distributed_info().size == 1
@@ -86,16 +93,18 @@ def run(
         jobs = min(num_jobs or read_json(out / "environment.json").get("jobs") or suitable, len(fold_runs))
         if distributed_info().is_first:
             _write_start(out, experiment, jobs, started)
-        wanting = [(f, s) for f, s in fold_runs if not (fold_run_folder(out, f, s) / "predictions.jsonl").exists()]
+        wanting = [
+            (fold, seed)
+            for fold, seed in fold_runs
+            if fold.name in asked_names and not (fold_run_folder(out, fold, seed) / "predictions.jsonl").exists()
+        ]
         learners = [fold_run for fold_run in wanting if experiment.fold_with_same_training(fold_run[0]) is fold_run[0]]
-        for some in (
-            learners,
-            [fold_run for fold_run in wanting if fold_run not in learners],
-        ):  # others take the learners' models
-            if jobs > 1 and some and distributed_info().size == 1:
-                run_parallel(recipe, manifest_path, out, some, jobs, report)
+        others = [fold_run for fold_run in wanting if fold_run not in learners]  # they take the learners' models
+        for trained in (learners, others):
+            if jobs > 1 and trained and distributed_info().size == 1:
+                run_parallel(recipe, manifest_path, out, trained, jobs, report)
             else:
-                for fold, seed in some:
+                for fold, seed in trained:
                     run_fold(experiment, fold, seed, out, report)
         if distributed_info().is_first:
             _write_finish(out, started)

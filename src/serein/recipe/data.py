@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from serein.recipe.options import Options, Positive, Share
 
@@ -55,6 +55,12 @@ class Labels(Options):
         return self
 
 
+def _names(value: Any) -> Any:
+    """Read `1`, `1,3` and `[1, 3]` as names, as a person writes them behind `--set`."""
+    values = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    return [str(each).strip() if isinstance(each, str | int) else each for each in values]
+
+
 class Protocol(Options):
     """How test, dev and train are divided.
 
@@ -66,7 +72,7 @@ class Protocol(Options):
         num_folds: Number of folds when they are not named.
         speakers: `shared`: the corpus's own split (`official`) has the same speakers in train and test, as for
             recognising them; else a shared speaker is a leak.
-        only: Run these folds only, by name ("1", "2", ...).
+        only: Run these folds only, by name ("1", "2", ...); numbers, and one name without brackets, are understood.
         dev: `speakers`: held-out speakers of the training set; `sessions`: a held-out session; `random`: a
             random part of the training utterances, which shares speakers; `dialogue-partner`: who speaks with the test
             speakers, in their sessions;
@@ -81,7 +87,7 @@ class Protocol(Options):
     folds: tuple[tuple[str, ...], ...] | None = None
     num_folds: Annotated[int, Field(ge=2)] = 5
     speakers: Literal["apart", "shared"] = "apart"
-    only: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    only: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_names)] | None = None
     dev: Literal["speakers", "sessions", "dialogue-partner", "random", "official", "next-fold", "none"] = "speakers"
     dev_fraction: Share = 0.2
     seed: int = 0
