@@ -23,7 +23,7 @@ PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md",
 NOT_RUN = {  # the start of a README's command, and why the tests do not run it
     "make": "it runs the tests themselves, and takes minutes",
     "pip": "it installs from the network",
-    "serein stream": "it opens the microphone; tests/cli/test_stream.py pipes samples into it",
+    "serein stream": "it opens the microphone; tests/cli/test_serve.py pipes samples into it",
     "serein serve": "it runs until it is stopped; tests/server starts it",
     "serein reproduce": "it trains for hours; tests/reproduce trains tiny tables",
 }

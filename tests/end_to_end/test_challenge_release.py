@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from cli_fixtures import Call, write_recipe
-from serein.cli.options import finish
+from serein.cli.app import finish
 from serein.data import manifest
 from serein.data.splits import make_folds
 from serein.errors import ManifestError

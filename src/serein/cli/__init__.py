@@ -2,15 +2,12 @@
 
 from serein.cli import (  # noqa: F401  (adds commands)
     corpora,
-    ensemble,
     experiment,
     knn,
     predict,
     reproduce,
     serve,
-    stream,
-    transcribe,
-    verify,
+    speech,
     words,
 )
 from serein.cli.app import app, main

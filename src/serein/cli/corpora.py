@@ -6,16 +6,12 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from serein.cli.app import corpus
-from serein.cli.options import AllowSeenSpeakers, Json, Out, print_tables
-
-if TYPE_CHECKING:
-    from serein.recipe import WaveformAugmentation
-
+from serein.cli.app import AllowSeenSpeakers, Json, Out, corpus, print_tables
+from serein.errors import RecipeError, SereinError
 
 AugmentationName = Literal["noise", "volume", "reverberation", "pitch", "mixed"]
 
@@ -218,9 +214,20 @@ def corpus_preview_augmentation(
     from serein.data import manifest
     from serein.data.waveform_augmentation import WaveformAugmenter, write_examples
     from serein.progress import Bars
-    from serein.recipe import WaveformAugmentation
+    from serein.recipe import WaveformAugmentation, load
 
-    options = WaveformAugmentation(name="mixed") if recipe is None else _effects_of(recipe)
+    options = WaveformAugmentation(name="mixed")
+    if recipe is not None:
+        found = [
+            stage.waveform_augmentation for stage in load(recipe).stages if stage.waveform_augmentation.name != "none"
+        ]
+        if not found:
+            raise RecipeError(
+                "no stage has waveform_augmentation",
+                where=recipe,
+                remedy="Leave out --recipe to use the default ranges.",
+            )
+        options = found[-1]
     changes = {"probability": 1.0} | ({"name": augmentation} if augmentation else {})
     utterances = manifest.read(data)
     with Bars() as bars:
@@ -233,18 +240,6 @@ def corpus_preview_augmentation(
             on_progress=lambda done, total: bars("augmenting", done, total, f"{total} clips"),
         )
     print("\n".join(lines))
-
-
-def _effects_of(path: Path) -> WaveformAugmentation:
-    from serein.errors import RecipeError
-    from serein.recipe import load
-
-    found = [stage.waveform_augmentation for stage in load(path).stages if stage.waveform_augmentation.name != "none"]
-    if not found:
-        raise RecipeError(
-            "no stage has waveform_augmentation", where=path, remedy="Leave out --recipe to use the default ranges."
-        )
-    return found[-1]
 
 
 @corpus.command("annotate")
@@ -272,7 +267,6 @@ def corpus_annotate(
 
     Repeat the command to continue.
     """
-    from serein.errors import SereinError
     from serein.inference.annotate import TranscriptAnnotator, annotate, gender_annotator
     from serein.progress import Bars
 

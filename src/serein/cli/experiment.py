@@ -1,14 +1,116 @@
-"""Commands that train and evaluate."""
+"""Commands that train, evaluate and combine models."""
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from serein.cli.app import app
-from serein.cli.options import AllowSeenSpeakers, Data, Json, Model, Out, Overrides, Task, finish, print_scores
+from serein.cli.app import (
+    AllowSeenSpeakers,
+    Data,
+    Json,
+    Model,
+    Out,
+    Overrides,
+    Split,
+    Task,
+    app,
+    finish,
+    points_of,
+    print_scores,
+    print_tables,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from serein.ensemble.evaluation import EnsembleEvaluation
+
+_SPLITS = {"test": "test predictions", "dev": "dev predictions"}
+_FITTED_BY = {
+    "dev": "a fold's weights were fitted to its dev predictions, and are evaluated on its test set",
+    "nested folds": "a fold's weights were fitted to the predictions of the other folds (nested folds)",
+    "nested speakers": "the weights of some speakers were fitted to the predictions of the others (nested folds)",
+    "nested utterances": "the weights of some utterances were fitted to the predictions of the others (nested folds)",
+    "none": "nothing is fitted",
+    "file": "the weights are those of the file; nothing is fitted",
+}
+
+
+@app.command()
+def ensemble(
+    systems: Annotated[
+        list[Path], typer.Argument(metavar="RUN|PREDICTIONS...", help="Run folders, or prediction files (.jsonl).")
+    ],
+    method: Annotated[
+        str, typer.Option(metavar="cobyla|mean|FILE", help="Fit the weights, use equal ones, or read them from a file.")
+    ] = "cobyla",
+    split: Annotated[Split, typer.Option(help="The predictions to evaluate.")] = "test",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write an ensemble file (.json) for serein predict --ensemble.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random starts and of the folds over speakers.", min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """Combine several systems with a weight for each class, and evaluate the ensemble beside each system."""
+    from serein.ensemble import evaluation as fusing
+    from serein.ensemble.predictor import write_ensemble
+    from serein.progress import Bars
+
+    with Bars() as bars:
+        found = fusing.fit_ensemble(systems, method=method, split=split, seed=seed, report=bars)
+    if out is not None:
+        write_ensemble(found.ensemble, out)
+    if as_json:
+        print(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False))
+    else:
+        print_tables(_ensemble_tables(found))
+        how = f"{found.num_utterances} {_SPLITS[found.split]}; {_FITTED_BY[found.fitted_by]}."
+        print(f"Evaluated on {how}")
+        print(f"The best system, {found.best}, was chosen on the same predictions, which favours it.")
+        print(f"Ensemble minus {found.best}: {points_of(found.to_best['macro_f1'], 'macro-F1')}")
+        if found.to_mean is not None:
+            print(f"Ensemble minus mean of all: {points_of(found.to_mean['macro_f1'], 'macro-F1')}")
+        for note in found.notes:
+            print(note)
+    if out is not None:
+        print(f"ensemble: {out}", file=sys.stderr if as_json else sys.stdout)
+
+
+def _ensemble_tables(found: EnsembleEvaluation) -> list[Table]:
+    """Return scores and weights of an ensemble beside its systems."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from serein.evaluation.tables import number
+
+    scores = Table(title="Scores in per cent; each class: F1")
+    scores.add_column("system", overflow="fold")
+    for name in ("macro-F1", "UA", "WA", *found.ensemble.classes):
+        scores.add_column(Text(name), justify="right")
+    values = [(row, [row.macro_f1, row.ua, row.wa, *row.f1.values()]) for row in found.rows]
+    rivals = [own for row, own in values if row.kind != "in sample"]
+    best = [max((v for v in column if v is not None), default=0.0) for column in zip(*rivals, strict=True)]
+    num_systems = sum(row.kind == "system" for row in found.rows)
+    for place, (row, own) in enumerate(values, start=1):
+        is_rival = row.kind != "in sample"
+        cells = [
+            f"[bold]{number(value)}[/bold]" if is_rival and value == most else number(value)
+            for value, most in zip(own, best, strict=True)
+        ]
+        style = None if is_rival else "dim"
+        scores.add_row(Text(row.label), *cells, end_section=place == num_systems, style=style)
+    weights = Table(title="Weights")
+    weights.add_column("system", overflow="fold")
+    for name in found.ensemble.classes:
+        weights.add_column(Text(name), justify="right")
+    for model, each in zip(found.ensemble.models, found.ensemble.weights, strict=True):
+        weights.add_row(Text(model.label), *(f"{weight:.2f}" for weight in each))
+    return [scores, weights]
 
 
 @app.command()

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from serein.cli.app import app
-from serein.cli.options import Data, Json, Metric, Model, Out, print_tables
+from serein.cli.app import Data, Json, Metric, Model, Out, app, points_of, print_tables
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from serein.evaluation.intervals import Difference
-    from serein.knn.datastore import Header, TuningRecord
-    from serein.knn.evaluation import KnnEvaluation, KnnSelection
+    from serein.knn.datastore import Header
+    from serein.knn.evaluation import KnnEvaluation
 
 
 knn = typer.Typer(
@@ -100,6 +98,7 @@ def knn_tune(
     as_json: Json = False,
 ) -> None:
     """Tune k and the weight on labelled clips that are not a test set, and store them in the datastore."""
+    from serein.evaluation.scores import SCORE_TITLES
     from serein.knn import building as neighbour_building
     from serein.progress import Bars
 
@@ -109,7 +108,10 @@ def knn_tune(
         content = tuned.tuning.model_dump(mode="json")
         print(json.dumps({**content, "num_tuned_on": tuned.num_clips, "notes": tuned.notes}, ensure_ascii=False))
         return
-    print(_tuning_sentence(tuned.tuning, tuned.num_clips))
+    found, title = tuned.tuning, SCORE_TITLES[metric]
+    how = f"k {found.k}, weight {found.knn_weight:g} ({found.votes})"
+    tuned_on = f"tuned on {tuned.num_clips} clips of {found.tuned_on}"
+    print(f"{how}, {tuned_on}: {title} {found.score:.1f}, the model alone {found.model_score:.1f}.")
     for note in tuned.notes:
         print(note)
 
@@ -131,6 +133,7 @@ def knn_evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate a finished run with kNN on each fold's train and dev sets, beside the model alone."""
+    from serein.evaluation.scores import SCORE_TITLES
     from serein.knn.evaluation import KnnOptions, evaluate_run_with_knn
     from serein.progress import Bars
 
@@ -140,7 +143,13 @@ def knn_evaluate(
     if as_json:
         print(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False))
     else:
-        _print_evaluation(found)
+        print_tables(_evaluation_tables(found))
+        oracle = " (ORACLE)" if found.selection == "oracle" else ""
+        for name in ("ua", "wa", "macro_f1"):
+            difference = points_of(found.differences[name], SCORE_TITLES[name])
+            print(f"With neighbours{oracle} minus model: {difference}")
+        for note in dict.fromkeys((*found.notes, *found.systems["model"].notes)):
+            print(note)
 
 
 def _indexed_from(index: Index) -> int:
@@ -159,71 +168,33 @@ def _print_datastore(folder: Path, header: Header, as_json: bool, **more: Any) -
         print(f"Approximate search: {found} are found.")
 
 
-def _tuning_sentence(tuning: TuningRecord, num_clips: int) -> str:
-    from serein.evaluation.scores import SCORE_TITLES
-
-    how = (
-        f"k {tuning.k}, weight {tuning.knn_weight:g} ({tuning.votes}), tuned on {num_clips} clips of {tuning.tuned_on}"
-    )
-    return f"{how}: {SCORE_TITLES[tuning.metric]} {tuning.score:.1f}, the model alone {tuning.model_score:.1f}."
-
-
-def _print_evaluation(found: KnnEvaluation) -> None:
-    print_tables([_systems_table(found), _trials_table(found)])
-    for name in ("ua", "wa", "macro_f1"):
-        print(_difference(name, found.differences[name], is_oracle=found.selection == "oracle"))
-    for note in dict.fromkeys((*found.notes, *found.systems["model"].notes)):
-        print(note)
-
-
-def _systems_table(found: KnnEvaluation) -> Table:
+def _evaluation_tables(found: KnnEvaluation) -> list[Table]:
+    """Return scores with and without neighbours, and what was tuned in each fold."""
     from rich.table import Table
 
     from serein.evaluation.scores import SCORE_TITLES
     from serein.evaluation.tables import deviation, interval, number
 
     oracle = " – ORACLE" if found.selection == "oracle" else ""
-    table = Table(title=f"Scores in per cent{oracle}")
-    table.add_column("system")
+    systems = Table(title=f"Scores in per cent{oracle}")
+    systems.add_column("system")
     for reading in ("pooled", "mean over folds"):
         for title in SCORE_TITLES.values():
-            table.add_column(f"{title}\n{reading}", justify="right")
+            systems.add_column(f"{title}\n{reading}", justify="right")
     for name, scores in found.systems.items():
         label = _SYSTEMS[name] + (" (oracle)" if oracle and name != "model" else "")
         pooled = [f"{number(scores.pooled[score])}\n{interval(scores, score)}".strip() for score in SCORE_TITLES]
         means = [f"{number(scores.mean[score])}\n{deviation(scores, score)}".strip() for score in SCORE_TITLES]
-        table.add_row(label, *pooled, *means)
-    return table
-
-
-def _trials_table(found: KnnEvaluation) -> Table:
-    from rich.table import Table
-
-    from serein.evaluation.scores import SCORE_TITLES
-
+        systems.add_row(label, *pooled, *means)
     sources = {"dev": "tuned on dev", "oracle": "tuned on TEST (oracle)", "given": "given"}
-    table = Table(title=f"k and weight, {sources[found.selection]}")
+    trials = Table(title=f"k and weight, {sources[found.selection]}")
     title = f"{SCORE_TITLES[found.metric]} there"
     for name in ("fold", "seed", "clips in the datastore", "k", "weight", title, "model alone"):
-        table.add_column(name, justify="left" if name == "fold" else "right")
+        trials.add_column(name, justify="left" if name == "fold" else "right")
     for trial in found.trials:
-        table.add_row(*_trial_cells(trial))
-    return table
-
-
-def _trial_cells(trial: KnnSelection) -> list[str]:
-    scores = ("–", "–")
-    if trial.tuned is not None:
-        scores = (f"{100 * trial.tuned.score:.1f}", f"{100 * trial.tuned.model_score:.1f}")
-    return [trial.fold, str(trial.seed), str(trial.num_clips), str(trial.k), f"{trial.knn_weight:g}", *scores]
-
-
-def _difference(name: str, found: Difference, *, is_oracle: bool) -> str:
-    from serein.evaluation.scores import SCORE_TITLES
-
-    oracle = " (ORACLE)" if is_oracle else ""
-    points = f"With neighbours{oracle} minus model: {100 * found.difference:+.1f} points of {SCORE_TITLES[name]}"
-    if found.interval is None:
-        return f"{points} (no interval: {found.resampled})"
-    low, high = (100 * bound for bound in found.interval)
-    return f"{points}, 95 % interval [{low:+.1f}, {high:+.1f}] over {found.resampled}"
+        tuned = ("–", "–")
+        if trial.tuned is not None:
+            tuned = (f"{100 * trial.tuned.score:.1f}", f"{100 * trial.tuned.model_score:.1f}")
+        numbers = (str(trial.seed), str(trial.num_clips), str(trial.k), f"{trial.knn_weight:g}")
+        trials.add_row(trial.fold, *numbers, *tuned)
+    return [systems, trials]

@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from serein.cli.app import app
-from serein.cli.options import Data, Json, Metric, Overrides, Split, print_tables
+from serein.cli.app import Data, Json, Metric, Overrides, Split, app, print_tables
 
 
 @app.command()

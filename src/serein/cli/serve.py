@@ -1,24 +1,31 @@
-"""The command that serves predictions over HTTP."""
+"""Commands that predict what arrives: recordings over HTTP, and a live stream."""
 
 from __future__ import annotations
 
+import json
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serein.cli.app import app
-from serein.cli.options import DefaultModel, Device, MinConfidence, MinDuration
+from serein.cli.app import DefaultModel, Device, MinConfidence, MinDuration, Step, Window, app, sliding_window_of
+from serein.errors import AudioError, MissingExtraError
 
 if TYPE_CHECKING:
-    from serein.server.limits import Limits
-    from serein.server.service import Service
+    from serein.audio import Waveform
+    from serein.inference.prediction import Segment
+    from serein.inference.streams import Stream
 
 
 _NEEDED = ("fastapi", "uvicorn", "websockets", "python_multipart", "prometheus_client")
 _EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104  # no names: a client names the address that it connects to
+BLOCK_S = 0.1
+_BAR = 20
 
 
 @app.command()
@@ -60,11 +67,18 @@ def serve(
     WS /v1/stream, GET /v1/models, /healthz, /readyz, /metrics. Ctrl-C or SIGTERM stops the service once running
     requests are finished. docs/deployment.md shows systemd, nginx and clients.
     """
-    _require_extra()
+    for package in _NEEDED:
+        if find_spec(package) is None:
+            raise MissingExtraError(package.replace("_", "-"), "serve")
+    import serein
+    from serein.inference.prediction import RejectOption
+    from serein.inference.predictor import load
+    from serein.inference.recording import PredictOptions
     from serein.server.app import bound, create_app, is_loopback
     from serein.server.app import serve as serve_at
     from serein.server.limits import MEGABYTE, Limits
     from serein.server.middleware import names, read_keys
+    from serein.server.service import Service, ServiceInfo, open_neighbours
 
     limits = Limits(
         upload_bytes=round(max_mb * MEGABYTE),
@@ -76,7 +90,14 @@ def serve(
     keys = None if api_key_file is None else read_keys(api_key_file)
     known = names([*(allowed_hosts or ()), *([] if host in _EVERY_ADDRESS else [host])], allowed_origins or ())
     listening = bound(host, port)
-    service = _service(model, knn, limits, min_confidence, min_duration, device)
+    predictor = load(model, device)
+    service = Service(
+        predictor,
+        ServiceInfo(predictor.checkpoint.name, serein.__version__),
+        limits,
+        PredictOptions(reject_option=RejectOption(min_confidence, min_duration)),
+        open_neighbours(predictor, knn),
+    )
     application = create_app(service, keys, known, has_page=not no_page)
     if keys is None and not is_loopback(host):
         print(f"Everyone who can reach {host} can use this service: see --api-key-file.", file=sys.stderr)
@@ -84,29 +105,115 @@ def serve(
     serve_at(application, listening, lambda: print(f"serein listens at {where}", flush=True))
 
 
-def _service(
-    model: str | None, knn: Path | None, limits: Limits, min_confidence: float, min_duration_s: float, device: str
-) -> Service:
-    import serein
+@app.command()
+def stream(
+    model: DefaultModel = None,
+    stdin_pcm: Annotated[
+        bool, typer.Option("--stdin-pcm", help="Read 16-bit little-endian mono samples from stdin, not the microphone.")
+    ] = False,
+    rate: Annotated[int, typer.Option(metavar="HZ", help="Sampling rate of stdin.", min=4000, max=384_000)] = 16000,
+    microphone: Annotated[
+        str | None, typer.Option(help="Microphone, by number or part of its name.", show_default="the system's")
+    ] = None,
+    device: Device = "auto",
+    window: Window = None,
+    step: Step = None,
+    min_confidence: MinConfidence = 0.0,
+    min_duration: MinDuration = 0.0,
+    seconds: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Stop after this time.", show_default="at Ctrl-C")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each window.")] = False,
+) -> None:
+    """Predict the emotions in live audio, window by window, and print the delay of each prediction.
+
+    For instance: arecord -f S16_LE -r 16000 | serein stream --stdin-pcm
+    """
     from serein.inference.prediction import RejectOption
     from serein.inference.predictor import load
     from serein.inference.recording import PredictOptions
-    from serein.server.service import Service, ServiceInfo, open_neighbours
+    from serein.inference.streams import delay_summary, pcm16
+    from serein.inference.writers import clock
 
-    predictor = load(model, device)
-    options = PredictOptions(reject_option=RejectOption(min_confidence, min_duration_s))
-    return Service(
-        predictor,
-        ServiceInfo(predictor.checkpoint.name, serein.__version__),
-        limits,
-        options,
-        open_neighbours(predictor, knn),
-    )
+    options = PredictOptions("always", sliding_window_of(window, step), RejectOption(min_confidence, min_duration))
+    live = load(model, device).stream(rate if stdin_pcm else 16_000, options=options)
+    if stdin_pcm:
+        size = 2 * round(BLOCK_S * rate)
+        pieces = (pcm16(data) for data in iter(lambda: sys.stdin.buffer.read(size), b""))
+        source: AbstractContextManager[Iterator[Waveform]] = nullcontext(pieces)
+    else:
+        source = _microphone(microphone)
+    delays_s: list[float] = []
+    with source as blocks:
+        for segment, delay_s in _predicted(live, blocks, seconds):
+            delays_s.append(delay_s)
+            if as_json:
+                content = live.prediction_of(segment).to_dict() | {"delay_s": round(delay_s, 3)}
+                print(json.dumps(content, ensure_ascii=False), flush=True)
+                continue
+            confidence = segment.confidence or 0.0
+            bar = "█" * round(_BAR * confidence)
+            times = f"{clock(segment.start_s)} – {clock(segment.end_s)}"
+            said = f"{segment.text:<14} {100 * confidence:3.0f} % {bar:<{_BAR}}"
+            print(f"{times:>17}  {said} after {delay_s:.2f} s", flush=True)
+    print(delay_summary(delays_s), file=sys.stderr)
 
 
-def _require_extra() -> None:
-    from serein.errors import MissingExtraError
+def _predicted(stream: Stream, blocks: Iterator[Waveform], seconds: float | None) -> Iterator[tuple[Segment, float]]:
+    """Yield segments with their delays, until the audio or the time ends, or the keyboard interrupts."""
+    from serein.inference.streams import Arrivals
 
-    for package in _NEEDED:
-        if find_spec(package) is None:
-            raise MissingExtraError(package.replace("_", "-"), "serve")
+    arrivals = Arrivals()
+    try:
+        for block in blocks:
+            arrived_s = time.monotonic()
+            windows = stream.cut(block)
+            arrivals.record(stream.position_s, arrived_s)
+            for segment in stream.predict(windows):
+                yield segment, arrivals.delay_s(segment.end_s, time.monotonic())
+            if seconds is not None and stream.position_s >= seconds:
+                break
+    except KeyboardInterrupt:
+        pass
+    for segment in stream.finish():
+        yield segment, arrivals.delay_s(segment.end_s, time.monotonic())
+
+
+@contextmanager
+def _microphone(device: str | None) -> Iterator[Iterator[Waveform]]:
+    """Open the microphone; blocks that arrive during a prediction wait in a queue."""
+    from itertools import count
+    from queue import SimpleQueue
+
+    from serein.audio import SAMPLE_RATE_HZ
+
+    try:
+        import sounddevice
+    except ImportError:
+        raise MissingExtraError("sounddevice", "stream") from None
+    except OSError:  # the wheels for Linux do not include PortAudio
+        raise AudioError(
+            "PortAudio is not installed",
+            where="microphone",
+            remedy="Install it (Debian: apt install libportaudio2), or pipe samples into --stdin-pcm.",
+        ) from None
+    blocks: SimpleQueue[Waveform] = SimpleQueue()
+    chosen = int(device) if device is not None and device.isdecimal() else device
+    try:
+        microphone = sounddevice.InputStream(
+            samplerate=SAMPLE_RATE_HZ,
+            blocksize=round(BLOCK_S * SAMPLE_RATE_HZ),
+            device=chosen,
+            channels=1,
+            dtype="float32",
+            callback=lambda samples, *_: blocks.put(samples[:, 0].copy()),
+        )
+    except (sounddevice.PortAudioError, ValueError) as error:
+        raise AudioError(
+            f"cannot be opened ({error})",
+            where="microphone",
+            remedy="Choose another with --microphone, or pipe its samples into --stdin-pcm.",
+        ) from None
+    with microphone:
+        print("recording; stop with Ctrl-C", file=sys.stderr, flush=True)
+        yield (blocks.get() for _ in count())

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from serein.cli.app import app
-from serein.cli.options import Recordings, Segments
+from serein.cli.app import Recordings, Segments, app, exit_if_unread
 
 if TYPE_CHECKING:
     from serein.inference.prediction import Prediction
@@ -47,7 +46,8 @@ def words_prepare(
     with Bars() as bars:
 
         def on_progress(what: str, done: int, total: int) -> None:
-            bars(what, done, total, _amount(total) if what == "reading" else f"{total} words")
+            size = f"{total / 1e9:.1f} GB" if total >= 1e8 else f"{total / 1e6:.1f} MB"
+            bars(what, done, total, size if what == "reading" else f"{total} words")
 
         if sentence_transformer is not None:
             header = prepare_encoder(sentence_transformer, out, on_progress)
@@ -66,10 +66,6 @@ def words_prepare(
     }
     notes = "".join(f", {count} {what}" for what, count in counts.items() if count)
     print(f"{out}: {header.num_words} words of {header.size} numbers{notes}")
-
-
-def _amount(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"
 
 
 @words.command("nearest")
@@ -98,7 +94,7 @@ def words_nearest(
                 print(json.dumps({"file": prediction.file, "words": words}, ensure_ascii=False))
             else:
                 print(f"{prediction.file}: {', '.join(f'{w} {c:.2f}' for w, c in zip(near, values, strict=True))}")
-    _finish(num_failed)
+    exit_if_unread(num_failed)
 
 
 @words.command("find")
@@ -132,7 +128,7 @@ def words_find(
                 print(json.dumps({"file": file, "cosine": round(cosine, 6)}, ensure_ascii=False))
             else:
                 print(f"{cosine:6.3f}  {file}")
-    _finish(num_failed)
+    exit_if_unread(num_failed)
 
 
 def _predict(
@@ -174,9 +170,3 @@ def _predict(
     for problem in failed:
         print(f"error: {problem}", file=sys.stderr)
     return predictions, vocabulary, len(failed)
-
-
-def _finish(num_failed: int) -> None:
-    if num_failed:
-        print(f"{num_failed} recordings could not be read.", file=sys.stderr)
-        raise typer.Exit(1)

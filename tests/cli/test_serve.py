@@ -15,7 +15,6 @@ import pytest
 import soundfile
 
 from cli_fixtures import Call
-from serein.cli import stream as module
 from serein.inference.streams import Arrivals, delay_summary
 from speech_sounds import RATE_HZ, voiced
 
@@ -117,7 +116,7 @@ def test_a_microphone(model: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
         return Microphone(**options)
 
     package = SimpleNamespace(InputStream=stream, PortAudioError=RuntimeError)
-    monkeypatch.setattr(module, "_sounddevice", lambda: package)
+    monkeypatch.setitem(sys.modules, "sounddevice", package)
     outcome = serein("stream", "--model", model, "--microphone", "3", "--json", "--seconds", 5.9)
     assert [round(json.loads(line)["start_s"], 1) for line in outcome.out.splitlines()] == pytest.approx(
         [0.9, 2.0], abs=0.2
@@ -130,9 +129,8 @@ def test_a_microphone_that_cannot_be_opened(model: Path, serein: Call, monkeypat
     def stream(**options: Any) -> Microphone:
         raise RuntimeError("Invalid device")
 
-    monkeypatch.setattr(
-        module, "_sounddevice", lambda: SimpleNamespace(InputStream=stream, PortAudioError=RuntimeError)
-    )
+    package = SimpleNamespace(InputStream=stream, PortAudioError=RuntimeError)
+    monkeypatch.setitem(sys.modules, "sounddevice", package)
     outcome = serein("stream", "--model", model)
     assert outcome.status == 1
     assert outcome.complaint.startswith("error: microphone: cannot be opened (Invalid device). Choose another")

@@ -1,4 +1,4 @@
-"""Commands for speaker verification and embeddings."""
+"""Commands for what is said and who speaks: transcripts, speaker verification, embeddings."""
 
 from __future__ import annotations
 
@@ -10,18 +10,82 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serein.cli.app import app
-from serein.cli.options import Json, Model, Recordings, Segments, print_tables
+from serein.cli.app import Json, Model, Recordings, Segments, app, exit_if_unread, print_tables
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from serein.checkpoint import Checkpoint
-    from serein.evaluation.verification import SpeakerPair
+    from serein.data.utterance import Utterance
     from serein.inference.predictor import Predictor, Source
 
+    Transcript = tuple[Utterance, str]
     Embedded = tuple[Source, NDArray[np.float32]]
+
+
+@app.command()
+def transcribe(
+    sources: Recordings,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", help="A model trained on the task 'asr', or a Whisper or CTC model of Transformers."
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Transcribe recordings; for manifests with transcripts, also print the word error rate.
+
+    With --json the word error rate goes to stderr. The exit status is 1 if any recording could not be read.
+    """
+    from serein.errors import AudioError
+    from serein.evaluation.predictions import Prediction
+    from serein.evaluation.task_scores import score_transcripts
+    from serein.inference.predictor import utterance_of
+    from serein.inference.sources import sources_in
+    from serein.inference.transcription import transcribe_with
+    from serein.tasks.ctc import normalised
+
+    utterances = [utterance_of(source) for source in sources_in(sources)]
+    transcripts: list[Transcript] = []
+    num_failed = 0
+    for utterance, text in transcribe_with(model, utterances):
+        if isinstance(text, AudioError):
+            num_failed += 1
+            print(f"error: {text}", file=sys.stderr)
+            continue
+        transcripts.append((utterance, text))
+        if as_json:
+            known = {} if utterance.transcript is None else {"truth": utterance.transcript}
+            print(json.dumps({"file": utterance.audio, "transcript": text, **known}, ensure_ascii=False), flush=True)
+    if transcripts and not as_json:
+        from rich.table import Table
+        from rich.text import Text
+
+        has_truth = any(utterance.transcript for utterance, _ in transcripts)
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in ("recording", *(["truth"] if has_truth else []), "prediction"):
+            table.add_column(name, overflow="fold", style="bold" if name == "prediction" else None)
+        for utterance, text in transcripts:
+            truth = [Text(utterance.transcript or "")] if has_truth else []
+            table.add_row(Text(utterance.audio), *truth, Text(text))
+        print_tables([table])
+    rows = [
+        Prediction(id=u.id, truth=u.transcript, prediction=text, speaker=u.speaker, corpus=u.corpus)
+        for u, text in transcripts
+        if normalised(u.transcript)
+    ]
+    if rows:
+        scores = score_transcripts(rows)
+        bounds = "" if scores.interval is None else f" [{scores.interval[0]:.1f}, {scores.interval[1]:.1f}]"
+        print(
+            f"word error rate {scores.word_error_rate:.1f} %{bounds}, "
+            f"letter error rate {scores.letter_error_rate:.1f} %, "
+            f"{scores.exact:.1f} % of {scores.num_utterances} recordings without errors",
+            file=sys.stderr if as_json else sys.stdout,
+        )
+    exit_if_unread(num_failed, len(utterances))
 
 
 @app.command()
@@ -49,6 +113,8 @@ def verify(
 
     The exit status is 1 if any recording could not be read.
     """
+    from rich.table import Table
+
     from serein.evaluation.verification import speaker_pairs
     from serein.inference.predictor import id_of, load
     from serein.inference.sources import sources_in
@@ -64,13 +130,24 @@ def verify(
         threshold = checkpoint.verification.threshold
     if is_scored:
         _print_score(checkpoint, embedded, threshold, as_json=as_json)
-        _finish(num_failed, len(files))
+        exit_if_unread(num_failed, len(files))
         return
     pairs = speaker_pairs([id_of(source) for source, _ in embedded], [vector for _, vector in embedded], threshold)
     if as_json:
-        _print_json(pairs, threshold, checkpoint)
+        result: dict[str, object] = {"threshold": threshold, "pairs": [pair.to_json() for pair in pairs]}
+        if checkpoint.verification is not None:
+            result["threshold_from"] = checkpoint.verification.model_dump()
+        print(json.dumps(result, ensure_ascii=False))
     elif pairs:
-        print_tables([_pair_table(pairs)])
+        labels = {True: "same speaker", False: "different speakers", None: "–"}
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in ("first", "second"):
+            table.add_column(name, overflow="fold")
+        table.add_column("cosine", justify="right")
+        table.add_column("", style="bold")
+        for pair in pairs:
+            table.add_row(pair.first, pair.second, f"{pair.cosine:.3f}", labels[pair.is_same_speaker])
+        print_tables([table])
     if threshold is None:
         print(
             "The model has no threshold, because its dev set has too few clips of a speaker: only cosines are printed. "
@@ -79,7 +156,7 @@ def verify(
         )
     elif not as_json and pairs:
         print(f"threshold {threshold:.3f}, {origin}")
-    _finish(num_failed, len(files))
+    exit_if_unread(num_failed, len(files))
 
 
 @app.command()
@@ -119,7 +196,7 @@ def embed(
                 {"embeddings": vectors}, partial, metadata={"ids": ids, "task": task or checkpoint.task, "model": model}
             )
         print(f"{out}: {len(vectors)} embeddings of {vectors.shape[1]} numbers ({task or checkpoint.task})")
-    _finish(num_failed, len(files))
+    exit_if_unread(num_failed, len(files))
 
 
 def _embed(
@@ -188,30 +265,3 @@ def _print_score(
             f"at the threshold {threshold:.3f}: {100 * found.misses:.1f} % of same-speaker pairs missed, "
             f"{100 * found.false_alarms:.1f} % of different-speaker pairs accepted"
         )
-
-
-def _print_json(pairs: Sequence[SpeakerPair], threshold: float | None, checkpoint: Checkpoint) -> None:
-    result: dict[str, object] = {"threshold": threshold, "pairs": [pair.to_json() for pair in pairs]}
-    if checkpoint.verification is not None:
-        result["threshold_from"] = checkpoint.verification.model_dump()
-    print(json.dumps(result, ensure_ascii=False))
-
-
-def _pair_table(pairs: Sequence[SpeakerPair]) -> object:
-    from rich.table import Table
-
-    labels = {True: "same speaker", False: "different speakers", None: "–"}
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("first", "second"):
-        table.add_column(name, overflow="fold")
-    table.add_column("cosine", justify="right")
-    table.add_column("", style="bold")
-    for pair in pairs:
-        table.add_row(pair.first, pair.second, f"{pair.cosine:.3f}", labels[pair.is_same_speaker])
-    return table
-
-
-def _finish(num_failed: int, num_all: int) -> None:
-    if num_failed:
-        print(f"{num_failed} of {num_all} recordings could not be read.", file=sys.stderr)
-        raise typer.Exit(1)
