@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -21,7 +20,6 @@ from serein.choices import choose
 from serein.data.files import make_readable, sha256
 from serein.errors import ModelError, RecipeError
 from serein.models.adapters import ADAPTER_WEIGHT, plain_name
-from serein.models.hidden_states import Backbone
 from serein.models.model import SpeechModel, assemble, described_backbone
 from serein.recipe import MAIN, Branch, Clips, Encoder, Inference, Options, Tasks, Text
 from serein.recipe.options import Positive
@@ -168,10 +166,6 @@ class Checkpoint:
         """The task that the model answers: the first of its recipe that says classes, else the first."""
         return min(self.answered, key=lambda name: self.tasks[name].spec.problem == "sequence")
 
-    def task_about(self, field: str) -> str | None:
-        """Return the first task that is about a field of an utterance; `None`: there is none."""
-        return next((name for name, task in self.tasks.items() if task.spec.field == field), None)
-
     @property
     def answered(self) -> tuple[str, ...]:
         """All tasks that it answers, in the order of recipes."""
@@ -202,11 +196,6 @@ class Checkpoint:
             )
         return labels
 
-    @property
-    def conditions(self) -> tuple[str, ...]:
-        """The conditions that the model takes beside the audio."""
-        return self.options.tasks.conditions
-
 
 def save(folder: Path, checkpoint: Checkpoint, card: str, *, backbone: str = "auto") -> None:
     """Write a model folder; the folder is whole or not there.
@@ -231,12 +220,14 @@ def save(folder: Path, checkpoint: Checkpoint, card: str, *, backbone: str = "au
         for name, tensor in model.state_dict().items()
         if not name.startswith(outside) or ADAPTER_WEIGHT.search(name)
     }
+    backbones = {
+        name: {"backbone": model.backbone_of(name).describe(), "backbone_weights": external.get(name) or "inside"}
+        for name in names
+    }
     description = {
         "format": FORMAT,
-        **_described_backbone(model.backbone, external.get(MAIN)),
-        "branch_backbones": {
-            name: _described_backbone(model.backbone_of(name), external.get(name)) for name in model.branches
-        },
+        **backbones.pop(MAIN),
+        "branch_backbones": backbones,
         **checkpoint.options.model_dump(mode="json"),
         "training": checkpoint.training,
         "calibration": None if checkpoint.calibration is None else checkpoint.calibration.model_dump(),
@@ -285,9 +276,20 @@ def load(folder: str | Path) -> Checkpoint:
         ModelError: A part is missing or damaged, or the weights do not fit the description exactly.
     """
     folder = Path(folder)
-    _require_parts(folder)
-    description = _read_json(folder / "model.json")
-    labels = _read_json(folder / "labels.json")
+    if not folder.is_dir():
+        raise ModelError("no such model folder", where=folder, remedy="Train one: serein run --help.")
+    missing = [part for part in PARTS if not (folder / part).is_file()]
+    if missing:
+        raise ModelError(f"{', '.join(missing)} missing", where=folder, remedy="Name a folder that serein saved.")
+    contents = []
+    for path in (folder / "model.json", folder / "labels.json"):
+        try:
+            contents.append(json.loads(path.read_text(encoding="utf-8")))
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise ModelError("damaged: not JSON", where=path, remedy="Copy the folder again.") from None
+        if not isinstance(contents[-1], dict):
+            raise ModelError("damaged: holds no keys", where=path, remedy="Copy the folder again.")
+    description, labels = contents
     if description.get("format") != FORMAT:
         raise ModelError(
             f"format {description.get('format')} is not {FORMAT}",
@@ -335,10 +337,6 @@ def _prefix(branch: str) -> str:
     return "backbone." if branch == MAIN else f"branches.{branch}.backbone."
 
 
-def _described_backbone(backbone: Backbone, external: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {"backbone": backbone.describe(), "backbone_weights": external or "inside"}
-
-
 def _load_weights(model: SpeechModel, path: Path, outside: Mapping[str, Any]) -> None:
     """Read weights; `outside`: branch -> where its backbone's lie, when they are not in the file."""
     try:
@@ -348,7 +346,17 @@ def _load_weights(model: SpeechModel, path: Path, outside: Mapping[str, Any]) ->
     names = {plain_name(name): name for name in model.state_dict()}
     for branch, source in outside.items():
         if isinstance(source, Mapping):
-            own = {f"{_prefix(branch)}{name}": tensor for name, tensor in _weights_of_source(source).items()}
+            from serein.models.backbones import HuggingFaceBackbone
+            from serein.models.pretrained import weights_hash
+
+            backbone = HuggingFaceBackbone.from_source(source["source"], revision=source.get("revision"))
+            if weights_hash(backbone) != source["sha256"]:
+                raise ModelError(
+                    "the weights are not those that the model was trained on",
+                    where=source["source"],
+                    remedy="Restore that revision, or save the model with its backbone bundled.",
+                )
+            own = {f"{_prefix(branch)}{name}": tensor for name, tensor in backbone.state_dict().items()}
             state |= {names.get(name, name): tensor for name, tensor in own.items()}
     try:
         model.load_state_dict(state, strict=True)
@@ -357,35 +365,3 @@ def _load_weights(model: SpeechModel, path: Path, outside: Mapping[str, Any]) ->
         raise ModelError(
             f"the weights do not fit model.json: {detail}", where=path, remedy="Copy the folder again."
         ) from None
-
-
-def _weights_of_source(source: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    from serein.models.backbones import HuggingFaceBackbone
-    from serein.models.pretrained import weights_hash
-
-    backbone = HuggingFaceBackbone.from_source(source["source"], revision=source.get("revision"))
-    if weights_hash(backbone) != source["sha256"]:
-        raise ModelError(
-            "the weights are not those that the model was trained on",
-            where=source["source"],
-            remedy="Restore that revision, or save the model with its backbone bundled.",
-        )
-    return dict(backbone.state_dict())
-
-
-def _require_parts(folder: Path) -> None:
-    if not folder.is_dir():
-        raise ModelError("no such model folder", where=folder, remedy="Train one: serein run --help.")
-    missing = [part for part in PARTS if not (folder / part).is_file()]
-    if missing:
-        raise ModelError(f"{', '.join(missing)} missing", where=folder, remedy="Name a folder that serein saved.")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise ModelError("damaged: not JSON", where=path, remedy="Copy the folder again.") from None
-    if not isinstance(content, dict):
-        raise ModelError("damaged: holds no keys", where=path, remedy="Copy the folder again.")
-    return content

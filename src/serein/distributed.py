@@ -48,22 +48,21 @@ def distributed_info() -> DistributedInfo:
 
 def wait_for_all() -> None:
     """Wait until every process is here; nothing when there is one."""
-    import torch  # a child watches its parent before it spends seconds on this
-
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
 
 
 def end_with_parent() -> None:
     """Let this process end when the one that started it does, even by `kill -9`."""
-    threading.Thread(target=_watch_parent, daemon=True).start()
-
-
-def _watch_parent() -> None:
     parent = multiprocessing.parent_process()
-    if parent is not None:
+    if parent is None:
+        return
+
+    def watch() -> None:
         wait([parent.sentinel])
         os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def all_gather_rows(rows: torch.Tensor) -> torch.Tensor:

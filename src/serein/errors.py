@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 
 class SereinError(Exception):
     """Base of every error that a user can cause and mend.
@@ -20,28 +22,20 @@ class SereinError(Exception):
         self.what = _printable(what.strip().rstrip("."))
         self.where = None if where is None else _printable(str(where))
         self.remedy = remedy
-        super().__init__(self._sentence())
-
-    def _sentence(self) -> str:
         place = f"{self.where}: " if self.where else ""
-        remedy = f" {self.remedy.strip()}" if self.remedy else ""
-        return " ".join(f"{place}{self.what}.{remedy}".split())
+        super().__init__(" ".join(f"{place}{self.what}. {remedy or ''}".split()))
 
     def to_dict(self) -> dict[str, str | None]:
         """Return `where`, `what` and `remedy`, as JSON states errors."""
         return {"where": self.where, "what": self.what, "remedy": self.remedy}
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.what, self.where, self.remedy)
+        return partial(type(self), where=self.where, remedy=self.remedy), (self.what,)
 
 
 def _printable(text: str) -> str:
     """Return text that any UTF-8 terminal takes: bytes of a file's name that are not UTF-8 are shown as \\udcff."""
     return text.encode(errors="backslashreplace").decode()
-
-
-def _rebuild(kind: type[SereinError], what: str, where: str | None, remedy: str | None) -> SereinError:
-    return kind(what, where=where, remedy=remedy)
 
 
 class AudioError(SereinError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import re
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -32,7 +31,20 @@ def folder_of(name: str, *, expected: str) -> Path:
         return folder
     if folder.exists() or not NAME.fullmatch(name):
         raise ModelError("no such folder", where=name, remedy=f"Name {expected}, or its name on the Hub.")
-    return _snapshot(name, MODEL_FILES, expected)
+    hub = importlib.import_module("huggingface_hub")
+    is_online = _answers(hub)
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=list(MODEL_FILES), local_files_only=not is_online))
+    except Exception as error:  # of whichever HTTP library the client uses, or its own
+        if is_online:
+            what = "no such folder, and the Hub gives no such model"
+            remedy = f"Name {expected}, or its name on the Hub."
+        else:
+            what = "no such folder, not in the cache, and the Hugging Face Hub cannot be reached"
+            remedy = (
+                f"Where there is network, run: hf download {name} --local-dir FOLDER. Copy the folder here and name it."
+            )
+        raise ModelError(what, where=name, remedy=remedy) from error
 
 
 def folder_digest(folder: Path) -> str:
@@ -48,25 +60,6 @@ def folder_digest(folder: Path) -> str:
 @lru_cache(maxsize=256)  # weights are large, and a service asks for every text
 def _file_digest(path: Path, size: int, changed_ns: int) -> str:
     return sha256(path)
-
-
-def _snapshot(name: str, patterns: Sequence[str], expected: str) -> Path:
-    hub = importlib.import_module("huggingface_hub")
-    is_online = _answers(hub)
-    try:
-        return Path(hub.snapshot_download(name, allow_patterns=list(patterns), local_files_only=not is_online))
-    except Exception as error:  # of whichever HTTP library the client uses, or its own
-        if is_online:
-            what, remedy = (
-                "no such folder, and the Hub gives no such model",
-                f"Name {expected}, or its name on the Hub.",
-            )
-        else:
-            what = "no such folder, not in the cache, and the Hugging Face Hub cannot be reached"
-            remedy = (
-                f"Where there is network, run: hf download {name} --local-dir FOLDER. Copy the folder here and name it."
-            )
-        raise ModelError(what, where=name, remedy=remedy) from error
 
 
 def _answers(hub: object) -> bool:

@@ -44,7 +44,7 @@ class ExactIndex:
     Args:
         vectors: (vector, feature) float32 or float16.
         metric: `euclidean`: the smallest distance is nearest; `cosine`: the greatest; a vector of zeros has cosine 0.
-        norms: (vector,) float64, see `euclidean_norms`, where they are known.
+        norms: (vector,) float64, Euclidean, where they are known.
 
     Example:
         >>> rows, distances = ExactIndex(np.float32([[0, 0], [3, 4], [0, 1]])).search(np.zeros((1, 2)), k=2)
@@ -64,7 +64,8 @@ class ExactIndex:
         if self._norms is not None:
             return self._norms
         blocks = [self.vectors[start : start + ROWS_AT_ONCE] for start in range(0, len(self), ROWS_AT_ONCE)]
-        return np.concatenate([euclidean_norms(block) for block in blocks])
+        squares = [np.einsum("ij,ij->i", block, block, dtype=np.float64) for block in blocks]
+        return np.asarray(np.sqrt(np.concatenate(squares)))
 
     @cached_property
     def _terms(self) -> NDArray[np.float32]:
@@ -147,11 +148,6 @@ class ExactIndex:
         norms = self.norms[rows]
         cosines = np.einsum("ij,ij->i", self.vectors[rows], queries, dtype=np.float64) / np.where(norms > 0, norms, 1.0)
         return np.asarray(np.clip(cosines.round(12), -1.0, 1.0))
-
-
-def euclidean_norms(vectors: NDArray[Any]) -> Values:
-    """Return (vector,) float64."""
-    return np.asarray(np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)))
 
 
 def normalise(vectors: NDArray[Any]) -> Values:

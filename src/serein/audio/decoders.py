@@ -71,7 +71,7 @@ def decoder_of(where: str, file: BinaryIO, raw_rate_hz: int | None) -> Decoder:
     try:
         return Soundfile(where, file)
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        reason = _reason(error)
+        reason = str(error).split(": ")[-1].strip().rstrip(".")
     with suppress(UnicodeDecodeError):  # is it UTF-8 without control characters but tabs and ends of lines?
         text = codecs.getincrementaldecoder("utf-8")().decode(start)
         if all(character >= " " or character in "\t\r\n\f" for character in text):
@@ -94,10 +94,6 @@ def decoder_of(where: str, file: BinaryIO, raw_rate_hz: int | None) -> Decoder:
             where=where,
             remedy=f"Convert it with: ffmpeg -i IN OUT.flac.{media} Headerless PCM needs its rate: --raw-rate 16000.",
         ) from None
-
-
-def _reason(error: Exception) -> str:
-    return str(error).split(": ")[-1].strip().rstrip(".")
 
 
 class Soundfile(Decoder):
@@ -169,7 +165,7 @@ class Soundfile(Decoder):
                     yield samples[to_drop:]
                     to_drop = max(0, to_drop - len(samples))
             except (soundfile.LibsndfileError, RuntimeError) as error:
-                raise damaged(self.where, _reason(error)) from None
+                raise damaged(self.where, str(error).split(": ")[-1].strip().rstrip(".")) from None
             if place < part.frames and not self.is_guess[index] and self.num_frames is not None:
                 raise truncated(self.where, f"{place} of {part.frames} samples could be read")
 

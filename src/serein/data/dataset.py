@@ -105,17 +105,15 @@ def duplicates(recordings: Recordings) -> Mapping[str, str]:
                 utterance = recordings.utterances[position]
                 end_s = utterance.start_s + min(BEGINNING_S, float(recordings.durations_s[position]))
                 beginning = audio.decode(utterance.audio, utterance.start_s, end_s)
-                by_start[_fingerprint(beginning)].append(position)
+                by_start[hashlib.blake2b(beginning.data, digest_size=16).digest()].append(position)
             alike = sorted(position for some in by_start.values() if len(some) > 1 for position in some)
         by_hash: dict[bytes, list[str]] = defaultdict(list)
         for position in alike:
-            by_hash[_fingerprint(recordings[position])].append(recordings.utterances[position].id)
+            by_hash[hashlib.blake2b(recordings[position].data, digest_size=16).digest()].append(
+                recordings.utterances[position].id
+            )
         found |= {name: min(names) for names in by_hash.values() if len(names) > 1 for name in names}
     return found
-
-
-def _fingerprint(waveform: Waveform) -> bytes:
-    return hashlib.blake2b(waveform.tobytes(), digest_size=16).digest()
 
 
 Augment = Callable[[Waveform, int], Waveform]

@@ -115,7 +115,7 @@ def verification_threshold(experiment: Experiment, checkpoint: Checkpoint, fold:
     """Return the verification threshold of dev; `None` when no speakers were learned, or there is no dev set."""
     utterances = experiment.utterances
     positions = [p for p in experiment.positions(fold.dev) if utterances[p].speaker is not None]
-    task = checkpoint.task_about("speaker")
+    task = next((name for name, task in checkpoint.tasks.items() if task.spec.field == "speaker"), None)
     if task is None or not positions:
         return None
     condition_source = experiment.recipe.inference.conditions

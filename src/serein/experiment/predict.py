@@ -222,9 +222,9 @@ def evaluate(
     if shared:
         notes.append(f"SPEAKER-DEPENDENT: the model was trained on {len(shared)} of these speakers.")
     condition_source = conditions or checkpoint.options.inference.conditions
-    require_attributes(utterances, checkpoint.conditions, condition_source)
-    if checkpoint.conditions:
-        notes.append(f"Conditions of each clip: {', '.join(checkpoint.conditions)} ({condition_source}).")
+    require_attributes(utterances, checkpoint.options.tasks.conditions, condition_source)
+    if checkpoint.options.tasks.conditions:
+        notes.append(f"Conditions of each clip: {', '.join(checkpoint.options.tasks.conditions)} ({condition_source}).")
     recordings = Recordings(utterances, trim_db=checkpoint.options.clips.trim_db)
     positions = range(len(utterances))
     said = predictions_of(

@@ -132,7 +132,7 @@ def recording_outputs(
     lengths = [round(float(recordings.durations_s[p]) * SAMPLE_RATE_HZ) for p in positions]
     conditions = attribute_vectors(
         [recordings.utterances[p] for p in positions],
-        checkpoint.conditions,
+        checkpoint.options.tasks.conditions,
         condition_source,
         checkpoint.options.text.encoder,
     )

@@ -298,7 +298,7 @@ class Predictor:
         cut = [audio.trimmed(without_offset(waveform), trim_db) for waveform in waveforms]
         known = utterances or [Utterance(id="-", audio="-")] * len(waveforms)
         encoder = checkpoint.options.text.encoder
-        conditions = attribute_vectors(known, checkpoint.conditions, "known", encoder)
+        conditions = attribute_vectors(known, checkpoint.options.tasks.conditions, "known", encoder)
         lengths = [len(waveform) for waveform in cut]
         outputs = model_outputs(checkpoint, cut.__getitem__, lengths, conditions, embedding=embedding)
         said = {name: checkpoint.tasks[name].predictions(decoded) for name, decoded in outputs.decoded.items()}
