@@ -349,7 +349,9 @@ def _load_weights(model: SpeechModel, path: Path, outside: Mapping[str, Any]) ->
             from serein.models.backbones import HuggingFaceBackbone
             from serein.models.pretrained import weights_hash
 
-            backbone = HuggingFaceBackbone.from_source(source["source"], revision=source.get("revision"))
+            backbone = HuggingFaceBackbone.from_source(
+                source["source"], revision=source.get("revision"), layers=source.get("layers")
+            )
             if weights_hash(backbone) != source["sha256"]:
                 raise ModelError(
                     "the weights are not those that the model was trained on",

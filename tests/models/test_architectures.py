@@ -16,6 +16,7 @@ from serein.errors import AudioError, ModelError, RecipeError
 from serein.models.architectures import relative_positions, rotary_positions
 from serein.models.backbones import HuggingFaceBackbone
 from serein.models.logmel import kaldi_fbank, whisper_log_mel
+from serein.models.pretrained import weights_hash
 
 # --- whisper ---
 
@@ -82,6 +83,29 @@ def test_positions_are_not_learned_and_every_other_weight_is(whisper: Any) -> No
     assert groups["cnn"] == [*backbone.model.conv1.parameters(), *backbone.model.conv2.parameters()]
     assert "model.embed_positions.weight" in backbone.state_dict()
     assert "model.embed_positions.weight" not in dict(backbone.named_parameters())
+
+
+def test_level_db_makes_level_and_offset_of_no_account(whisper: Any, tmp_path: Path) -> None:
+    backbone = HuggingFaceBackbone.from_source(str(save(whisper, tmp_path)), level_db=-23.0)
+    assert HuggingFaceBackbone.from_config(backbone.describe()).level_db == -23.0
+    waveform, num_samples = 0.1 * torch.randn(1, 8000), torch.tensor([8000])
+    plain = backbone(waveform, num_samples).last
+    for changed in (0.05 * waveform, waveform + 0.3):
+        torch.testing.assert_close(backbone(changed, num_samples).last, plain, atol=1e-3, rtol=1e-2)
+
+
+def test_the_lowest_layers_can_be_kept_alone(whisper: Any, tmp_path: Path) -> None:
+    source = str(save(whisper, tmp_path))
+    whole, lower = HuggingFaceBackbone.from_source(source), HuggingFaceBackbone.from_source(source, layers=1)
+    waveform, num_samples = torch.randn(1, 8000), torch.tensor([8000])
+    kept = lower(waveform, num_samples).layers
+    assert len(kept) == 2
+    for ours, theirs in zip(kept, whole(waveform, num_samples).layers, strict=False):
+        torch.testing.assert_close(ours, theirs)
+    assert len(HuggingFaceBackbone.from_config(lower.describe()).architecture.layers) == 1
+    assert lower.untouched_source() == whole.untouched_source() | {"layers": 1, "sha256": weights_hash(lower)}
+    with pytest.raises(RecipeError, match="the model has 2 layers, not 3"):
+        HuggingFaceBackbone.from_source(source, layers=3)
 
 
 def test_overrides_reach_the_encoder(whisper: Any, tmp_path: Path) -> None:

@@ -242,6 +242,47 @@ def corpus_preview_augmentation(
     print("\n".join(lines))
 
 
+@corpus.command("augment")
+def corpus_augment(
+    data: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest (.jsonl).")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Manifest of utterances and copies; the audio is written beside it."),
+    ],
+    copies: Annotated[int, typer.Option(help="Copies of each utterance.", min=1)] = 3,
+    noises: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Recordings of noise.", show_default="generated noise alone")
+    ] = None,
+    rooms: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Impulse responses of rooms.", show_default="no rooms")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random draws.", min=0)] = 0,
+    num_jobs: Annotated[int, typer.Option("--jobs", help="Processes.", min=1)] = 1,
+) -> None:
+    """Add changed copies for training: other speed, rooms, noise, codecs, telephones.
+
+    A copy is trained on where its utterance is, and never part of dev or test.
+    """
+    from serein.data import manifest
+    from serein.data.conditions import Surroundings
+    from serein.data.copies import write_copies
+    from serein.progress import Bars
+
+    utterances = manifest.read(data)
+    with Bars() as bars:
+        made = write_copies(
+            [utterance for utterance in utterances if utterance.copy_of is None],
+            out.with_name(f"{out.stem}_audio"),
+            Surroundings.read(noises, rooms),
+            num_copies=copies,
+            seed=seed,
+            num_jobs=num_jobs,
+            on_progress=lambda done, total: bars("augmenting", done, total, f"{total} copies"),
+        )
+    manifest.write([*utterances, *made], out)
+    print(f"{out}: {len(utterances)} utterances and {len(made)} copies")
+
+
 @corpus.command("annotate")
 def corpus_annotate(
     data: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest (.jsonl); its labels stay as they are.")],

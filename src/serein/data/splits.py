@@ -150,12 +150,15 @@ def make_folds(
     """Divide utterances as a protocol says.
 
     Args:
+        utterances: Changed copies among them are trained on where their originals are, and never part of dev or test.
         duplicates: Id -> id of an utterance with the same audio; `random` and `clips-out` keep them in one set.
 
     Raises:
         RecipeError: A named speaker does not occur, or there are too few.
         ManifestError: The field that the protocol needs is missing, or speakers differ by case or spaces alone.
     """
+    everything, copies = utterances, [u for u in utterances if u.copy_of is not None]
+    utterances = [u for u in utterances if u.copy_of is None]
     if protocol.name not in WITHOUT_SPEAKERS:
         require_field(utterances, "speaker", f"protocol '{protocol.name}'")
     if not protocol.shares_speakers:
@@ -177,6 +180,8 @@ def make_folds(
                 where="protocol",
                 remedy="Choose fewer test groups, or a protocol that leaves some for training.",
             )
+        learned = set(train)
+        train += tuple(u.id for u in copies if u.copy_of in learned)
         folds.append(Fold(name, train, dev, test, groups))
     if protocol.only is not None:
         unknown = sorted(set(protocol.only) - {fold.name for fold in folds})
@@ -189,7 +194,7 @@ def make_folds(
         folds = [fold for fold in folds if fold.name in protocol.only]
     is_independent = not protocol.shares_speakers
     shares_dev = not is_independent or protocol.dev == "random"
-    return Folds(protocol.name, tuple(folds), is_independent, shares_dev, _notes(utterances, folds, protocol))
+    return Folds(protocol.name, tuple(folds), is_independent, shares_dev, _notes(everything, folds, protocol))
 
 
 _DEV_NOTES = {

@@ -63,6 +63,8 @@ class Utterance(BaseModel):
         split: The corpus's official split: `train`, `dev`, `test`, `test2`, ...
         language: The spoken language, as a code such as `en`.
         corpus: The corpus that the utterance comes from.
+        copy_of: Id of the utterance of which this is a changed copy (`serein corpus augment`), which is trained
+            on where that one is, and never part of dev or test.
         predicted: Values that models predicted for `serein corpus annotate`.
     """
 
@@ -85,6 +87,7 @@ class Utterance(BaseModel):
     split: str | None = None
     language: str | None = None
     corpus: str | None = None
+    copy_of: str | None = None
     predicted: Predicted | None = None
 
 

@@ -25,6 +25,7 @@ from serein.models.pretrained import (
     build_config,
     checked_overrides,
     do_normalize_of,
+    keep_layers,
     model_class_of,
     weights_hash,
 )
@@ -41,6 +42,7 @@ class HuggingFaceBackbone(Backbone):
         model: `Wav2Vec2Model` or another class of `FAMILIES`; its modules are run, its `forward` is not. Modules that
             its own `forward` never runs are taken out.
         do_normalize: Whether each clip is brought to zero mean and unit variance first.
+        level_db: The level that each clip is brought to first, with zero mean; of the model's own choice when `None`.
         pad_s: Shorter clips are padded with zeros to so many seconds, and frames of the padding attended to, as in the
             training of Whisper (30 s).
         origin: What `describe` says of the weights: source, revision, overrides, weights_sha256.
@@ -63,6 +65,7 @@ class HuggingFaceBackbone(Backbone):
         model: Any,
         *,
         do_normalize: bool,
+        level_db: float | None = None,
         pad_s: float | None = None,
         origin: Mapping[str, Any] | None = None,
         gradient_checkpointing: bool = False,
@@ -72,7 +75,7 @@ class HuggingFaceBackbone(Backbone):
         fasten(model)
         self.model = model
         self.architecture = ARCHITECTURES.get(model.config.model_type, Wav2Vec2)(model)
-        self.do_normalize, self.pad_s = do_normalize, pad_s
+        self.do_normalize, self.level_db, self.pad_s = do_normalize, level_db, pad_s
         self.gradient_checkpointing = gradient_checkpointing
         self._origin = {**ORIGIN, **(origin or {})}
         self.num_layers = len(self.architecture.layers)
@@ -91,6 +94,8 @@ class HuggingFaceBackbone(Backbone):
         *,
         overrides: Mapping[str, Any] | None = None,
         revision: str | None = None,
+        layers: int | None = None,
+        level_db: float | None = None,
         pad_s: float | None = None,
         gradient_checkpointing: bool = False,
     ) -> HuggingFaceBackbone:
@@ -102,6 +107,8 @@ class HuggingFaceBackbone(Backbone):
             overrides: Changes of the model's configuration, of the keys of `OVERRIDES`. SpecAugment and layer drop
                 are off unless they are named here.
             revision: Commit, tag or branch on the Hub.
+            layers: How many transformer layers are kept, from the lowest on.
+            level_db: Root mean square that each clip is brought to, in dB against full scale.
             pad_s: Seconds that shorter clips are padded to with zeros.
             gradient_checkpointing: Trade time for memory in training.
 
@@ -113,10 +120,11 @@ class HuggingFaceBackbone(Backbone):
         place = Place(source, revision)
         config = build_config(place.read_config(), changes, where=source)
         do_normalize = do_normalize_of(config, place.read_preprocess(), where=source)
-        origin = {"source": source, "revision": place.commit(), "overrides": dict(overrides or {})}
+        origin = {"source": source, "revision": place.commit(), "overrides": dict(overrides or {}), "layers": layers}
         backbone = cls(
-            place.load(config),
+            keep_layers(place.load(config), layers),
             do_normalize=do_normalize,
+            level_db=level_db,
             pad_s=pad_s,
             origin=origin,
             gradient_checkpointing=gradient_checkpointing,
@@ -159,6 +167,7 @@ class HuggingFaceBackbone(Backbone):
         backbone = cls(
             model,
             do_normalize=do_normalize,
+            level_db=config.get("level_db"),
             pad_s=config.get("pad_s"),
             origin=origin,
             gradient_checkpointing=gradient_checkpointing,
@@ -199,7 +208,8 @@ class HuggingFaceBackbone(Backbone):
             waveforms = waveforms[:, : max(lengths)]
         shortest = max(self.receptive_field, round((self.pad_s or 0.0) * self.sample_rate_hz))
         padded = num_samples.to(waveforms.device).clamp_min(shortest)
-        clips = prepare_waveforms(waveforms, num_samples, normalise=self.do_normalize, at_least=shortest)
+        level_db = 0.0 if self.level_db is None and self.do_normalize else self.level_db
+        clips = prepare_waveforms(waveforms, num_samples, level_db=level_db, at_least=shortest)
         num_frames = self.architecture.num_frames(padded)
         longest = self.architecture.num_frames(clips.shape[1])
         if self.max_s is not None and not is_exporting and longest > self.max_s * self.frame_rate_hz:
@@ -251,6 +261,7 @@ class HuggingFaceBackbone(Backbone):
             "name": "huggingface",
             "config": {key: value for key, value in config.items() if not key.startswith("_")},
             "do_normalize": self.do_normalize,
+            "level_db": self.level_db,
             "pad_s": self.pad_s,
             "adapter": None if self.adapter is None else self.adapter.model_dump(mode="json"),
             **self._origin,
@@ -271,7 +282,7 @@ class HuggingFaceBackbone(Backbone):
         digest = self._origin["weights_sha256"]
         if self._origin["source"] is None or digest != weights_hash(own_weights(self)):
             return None
-        return {"source": self._origin["source"], "revision": self._origin["revision"], "sha256": digest}
+        return {name: self._origin[name] for name in ("source", "revision", "layers")} | {"sha256": digest}
 
     def train(self, mode: bool = True) -> HuggingFaceBackbone:
         """Switch to training mode, in which frozen parts stay in evaluation mode."""

@@ -26,14 +26,15 @@ Runner = Callable[..., torch.Tensor]  # calls its first argument with the others
 
 
 def prepare_waveforms(
-    waveforms: torch.Tensor, num_samples: torch.Tensor, *, normalise: bool, at_least: int
+    waveforms: torch.Tensor, num_samples: torch.Tensor, *, level_db: float | None, at_least: int
 ) -> torch.Tensor:
     """Set what lies past each clip's own length to zero, normalise each clip alone, and widen the batch.
 
     Args:
         waveforms: (batch, sample); what lies past a clip's own length is not read.
         num_samples: (batch,) long, real samples of each clip.
-        normalise: To zero mean and unit variance, over the clip's real samples.
+        level_db: Each clip is brought to zero mean, and to this root mean square over its real samples, in dB against
+            1.0: 0 is unit variance. `None` leaves it as it is.
         at_least: Samples that the batch has at least: those that a clip is padded to.
 
     Returns:
@@ -41,11 +42,11 @@ def prepare_waveforms(
     """
     is_padding = ~frame_mask(num_samples, waveforms.shape[1])
     clips = waveforms.float().masked_fill(is_padding, 0.0)
-    if normalise:
+    if level_db is not None:
         count = num_samples[:, None]
         clips = (clips - clips.sum(dim=1, keepdim=True) / count).masked_fill(is_padding, 0.0)
         variance = clips.square().sum(dim=1, keepdim=True) / count
-        clips = clips / torch.sqrt(variance + NORMALISATION_EPSILON)
+        clips = clips / torch.sqrt(variance + NORMALISATION_EPSILON) * 10 ** (level_db / 20)
     missing = torch.sym_max(0, at_least - clips.shape[1])  # type: ignore[no-untyped-call]
     return F.pad(clips, (0, missing))
 

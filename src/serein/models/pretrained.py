@@ -19,7 +19,7 @@ from serein.models.architectures import MASK_EMBEDDING
 from serein.models.hidden_states import Backbone
 
 HUB_TIMEOUT_S = 3.0
-ORIGIN: dict[str, Any] = {"source": None, "revision": None, "overrides": {}, "weights_sha256": None}
+ORIGIN: dict[str, Any] = {"source": None, "revision": None, "overrides": {}, "layers": None, "weights_sha256": None}
 DEFAULT_OVERRIDES = {"apply_spec_augment": False, "layerdrop": 0.0}
 BODY_WEIGHT = re.compile(r"(\w+\.)?(feature_extractor|feature_projection|encoder)\.")  # others belong to heads
 WHISPER_WEIGHT = re.compile(r"((model\.)?encoder\.)?(conv\d|layers|layer_norm|embed_positions)\.")
@@ -176,6 +176,21 @@ def build_config(content: Mapping[str, Any], changes: Mapping[str, Any], *, wher
         config.use_intermediate_ffn_before_adapter = False  # w2v-BERT's
         config.add_adapter = False
     return config
+
+
+def keep_layers(model: Any, layers: int | None) -> Any:
+    """Drop the transformer layers above the lowest `layers`; `None` keeps all.
+
+    Raises:
+        RecipeError: The model has fewer.
+    """
+    every = model.layers if model.config.model_type == "whisper" else model.encoder.layers
+    if layers is not None and layers > len(every):
+        raise RecipeError(f"the model has {len(every)} layers, not {layers}", where="backbone.layers")
+    if layers is not None:
+        del every[layers:]
+        model.config.num_hidden_layers = layers
+    return model
 
 
 def do_normalize_of(config: Any, preprocess: Mapping[str, Any] | None, *, where: str) -> bool:

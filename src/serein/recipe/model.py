@@ -48,6 +48,10 @@ class HuggingFace(NamedOptions):
         revision: Commit, tag or branch on the Hub.
         overrides: Changes of the model's own configuration, for instance `{hidden_dropout: 0.0}`. SpecAugment and
             layer drop are off unless they are named here: `{apply_spec_augment: true, mask_time_prob: 0.05}`.
+        layers: How many transformer layers are kept, from the lowest on: lower ones hold how speech sounds, upper ones
+            what it says. `None`: all.
+        level_db: Each clip is brought to this root mean square in dB against full scale, and to zero mean, so that
+            neither level nor offset counts; -23 is that of usual speech. `None`: what the model was published with.
         pad_s: Shorter clips are padded with zeros to so many seconds, and their padding is attended to, though never
             pooled: 30 is how Whisper was trained. `None` pads nothing, which takes less time.
         gradient_checkpointing: In training, compute each layer's activations again instead of keeping them: less
@@ -58,6 +62,8 @@ class HuggingFace(NamedOptions):
     source: str
     revision: str | None = None
     overrides: dict[str, Any] = {}
+    layers: Count | None = None
+    level_db: Annotated[float, Field(le=0.0)] | None = None
     pad_s: Positive | None = None
     gradient_checkpointing: bool = False
 

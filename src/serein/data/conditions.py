@@ -1,0 +1,252 @@
+"""Recording conditions: what happens to speech between a mouth and a file. Level, silence, noise, rooms, codecs.
+
+`CONDITIONS` names them for training copies (`serein corpus augment`) and for `serein robustness`.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from serein import audio
+from serein.audio import SAMPLE_RATE_HZ, Waveform
+from serein.data.waveform_augmentation import speech_power
+from serein.errors import AudioError
+
+TELEPHONE_HZ = 8000
+PACKET_S = 0.02
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Recordings of what surrounds speech.
+
+    Attributes:
+        noises: Waveforms at 16 kHz.
+        rooms: Impulse responses of rooms at 16 kHz.
+    """
+
+    noises: Sequence[Waveform] = field(default_factory=tuple)
+    rooms: Sequence[Waveform] = field(default_factory=tuple)
+
+    @classmethod
+    def read(cls, noises: Path | None = None, rooms: Path | None = None) -> Surroundings:
+        """Read the recordings that lie in two folders, not below them.
+
+        Raises:
+            AudioError: A folder holds no recording.
+            AudioError: A recording cannot be read.
+        """
+        return cls(_recordings(noises), _recordings(rooms))
+
+
+def _recordings(folder: Path | None) -> tuple[Waveform, ...]:
+    if folder is None:
+        return ()
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise AudioError(f"there is no recording ({', '.join(SUFFIXES)})", where=folder, remedy="Name another folder.")
+    return tuple(audio.load(path) for path in paths)
+
+
+def at_level(waveform: Waveform, level_db: float) -> Waveform:
+    """Multiply by 10^(level_db / 20)."""
+    return waveform * np.float32(10 ** (level_db / 20))
+
+
+def clipped(waveform: Waveform, excess_db: float) -> Waveform:
+    """Cut off what is louder than the peak minus `excess_db`, as an overdriven microphone does."""
+    limit = float(np.abs(waveform).max()) * 10 ** (-excess_db / 20)
+    return np.clip(waveform, -limit, limit)
+
+
+def with_offset(waveform: Waveform, offset: float) -> Waveform:
+    """Add a constant, in parts of full scale."""
+    return waveform + np.float32(offset)
+
+
+def with_silence_around(waveform: Waveform, silence_s: float) -> Waveform:
+    """Put digital silence before and after."""
+    return np.pad(waveform, round(silence_s * SAMPLE_RATE_HZ))
+
+
+def with_silence_inside(waveform: Waveform, silence_s: float) -> Waveform:
+    """Insert digital silence at the quietest 25 ms of the middle half."""
+    size = SAMPLE_RATE_HZ // 40
+    quarter = len(waveform) // 4
+    middle = waveform[quarter : len(waveform) - quarter]
+    if len(middle) < size:
+        place = len(waveform) // 2
+    else:
+        energy = np.convolve(np.square(middle, dtype=np.float64), np.ones(size), "valid")
+        place = quarter + int(energy.argmin()) + size // 2
+    return np.insert(waveform, place, np.zeros(round(silence_s * SAMPLE_RATE_HZ), np.float32))
+
+
+def with_noise_of(waveform: Waveform, noise: Waveform, snr_db: float) -> Waveform:
+    """Add a recording of noise.
+
+    Args:
+        waveform: (sample,) float32.
+        noise: (sample,) float32; repeated, or cut off.
+        snr_db: Power of speech, without its pauses (`speech_power`), over the mean power of the noise.
+    """
+    noise = np.resize(noise, len(waveform))
+    power = max(float(np.mean(np.square(noise, dtype=np.float64))), 1e-12)
+    return waveform + np.float32(math.sqrt(speech_power(waveform) / power / 10 ** (snr_db / 10))) * noise
+
+
+def coloured_noise(num_samples: int, exponent: float, rng: np.random.Generator) -> Waveform:
+    """Return noise whose power falls with frequency to the `exponent`: 0 is white, 1 pink, 2 brown; mean power 1."""
+    spectrum = np.fft.rfft(rng.standard_normal(num_samples))
+    frequency = np.maximum(np.arange(len(spectrum)), 1.0)
+    noise = np.fft.irfft(spectrum * frequency ** (-exponent / 2), num_samples)
+    return np.asarray(noise / max(float(noise.std()), 1e-12), np.float32)
+
+
+def in_room(waveform: Waveform, response: Waveform) -> Waveform:
+    """Convolve with a room's response from its direct sound on; as long and as loud as before."""
+    from scipy.signal import oaconvolve
+
+    start = int(np.abs(response).argmax())
+    reverberant = oaconvolve(waveform, response[start:])[: len(waveform)]
+    power = float(np.mean(np.square(reverberant)))
+    factor = math.sqrt(float(np.mean(np.square(waveform))) / power) if power else 0.0
+    return np.asarray(reverberant * factor, np.float32)
+
+
+def through_file(waveform: Waveform, file_format: str, subtype: str, rate_hz: int, quality: float | None) -> Waveform:
+    """Write a compressed file into memory and read it, at its rate, as long as before.
+
+    Args:
+        waveform: (sample,) float32 at 16 kHz.
+        file_format: libsndfile's name: `WAV`, `MP3`, `OGG`.
+        subtype: Its name of the codec: `ULAW`, `ALAW`, `GSM610`, `MPEG_LAYER_III`, `OPUS`.
+        rate_hz: Of the file.
+        quality: libsndfile's compression level, 0 (best) to 1; `None` leaves it.
+    """
+    samples = soxr.resample(waveform, SAMPLE_RATE_HZ, rate_hz)
+    peak = max(float(np.abs(samples).max(initial=0.0)), 1.0)
+    buffer = io.BytesIO()
+    options = (
+        {}
+        if quality is None
+        else {"compression_level": quality, **({"bitrate_mode": "CONSTANT"} if file_format == "MP3" else {})}
+    )
+    soundfile.write(buffer, samples / peak, rate_hz, format=file_format, subtype=subtype, **options)
+    buffer.seek(0)
+    decoded = soundfile.read(buffer, dtype="float32")[0] * np.float32(peak)
+    back = soxr.resample(decoded, rate_hz, SAMPLE_RATE_HZ)[: len(waveform)]
+    return np.pad(back, (0, len(waveform) - len(back)))
+
+
+def over_telephone(waveform: Waveform, subtype: str) -> Waveform:
+    """Pass 300 to 3400 Hz at 8 kHz through G.711 (`ULAW`, `ALAW`) or GSM 06.10 (`GSM610`)."""
+    from scipy.signal import butter, sosfilt
+
+    band = butter(4, (300, 3400), "bandpass", fs=SAMPLE_RATE_HZ, output="sos")
+    narrow = np.asarray(sosfilt(band, waveform), np.float32)
+    return through_file(narrow, "WAV", subtype, TELEPHONE_HZ, None)
+
+
+def without_packets(waveform: Waveform, fraction: float, rng: np.random.Generator) -> Waveform:
+    """Silence packets of 20 ms; half of the lost ones follow a lost one."""
+    size = round(PACKET_S * SAMPLE_RATE_HZ)
+    count = -(-len(waveform) // size)
+    enter, stay = fraction / 2 / max(1 - fraction, 1e-9), 0.5
+    draws = rng.random(count)
+    is_lost = np.zeros(count, bool)
+    for packet in range(1, count):
+        is_lost[packet] = draws[packet] < (stay if is_lost[packet - 1] else enter)
+    return np.where(np.repeat(is_lost, size)[: len(waveform)], np.float32(0), waveform)
+
+
+def at_speed(waveform: Waveform, factor: float) -> Waveform:
+    """Play faster: tempo and pitch rise together, and it becomes shorter."""
+    rate = round(SAMPLE_RATE_HZ / factor)
+    return np.asarray(soxr.resample(waveform, SAMPLE_RATE_HZ, rate), np.float32)
+
+
+def cut_to(waveform: Waveform, fraction: float, rng: np.random.Generator) -> Waveform:
+    """Keep a part of this length, from a drawn place."""
+    length = max(round(len(waveform) * fraction), 1)
+    start = int(rng.integers(len(waveform) - length + 1))
+    return waveform[start : start + length]
+
+
+Apply = Callable[[Waveform, np.random.Generator, Surroundings], Waveform]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A way in which recordings differ.
+
+    Attributes:
+        kind: Conditions of one kind are drawn together.
+        apply: (waveform, rng, surroundings) -> waveform.
+        needs: What of `Surroundings` it draws from: `noises`, `rooms` or nothing.
+    """
+
+    kind: str
+    apply: Apply
+    needs: str | None = None
+
+    def is_available(self, surroundings: Surroundings) -> bool:
+        """Tell whether there are recordings to draw from."""
+        return self.needs is None or bool(getattr(surroundings, self.needs))
+
+
+def some_noise(surroundings: Surroundings, rng: np.random.Generator) -> Waveform:
+    """Return one of the recordings of noise, from a drawn place on, its start behind its end."""
+    recording = surroundings.noises[int(rng.integers(len(surroundings.noises)))]
+    return np.roll(recording, int(rng.integers(len(recording))))
+
+
+def _recorded_noise(snr_db: float) -> Apply:
+    return lambda waveform, rng, around: with_noise_of(waveform, some_noise(around, rng), snr_db)
+
+
+def _coloured(exponent: float, snr_db: float) -> Apply:
+    return lambda waveform, rng, around: with_noise_of(waveform, coloured_noise(len(waveform), exponent, rng), snr_db)
+
+
+CONDITIONS: dict[str, Condition] = {
+    **{
+        f"level {db:+d} dB": Condition("level", lambda x, rng, around, db=db: at_level(x, db))  # type: ignore[misc]
+        for db in (-40, -30, -20, -10, 10, 20)
+    },
+    "clipping 10 dB": Condition("clipping", lambda x, rng, around: clipped(x, 10.0)),
+    "offset 0.005": Condition("offset", lambda x, rng, around: with_offset(x, 0.005)),
+    "offset 0.05": Condition("offset", lambda x, rng, around: with_offset(x, 0.05)),
+    "silence of 2 s around": Condition("silence", lambda x, rng, around: with_silence_around(x, 2.0)),
+    "silence of 1 s inside": Condition("silence", lambda x, rng, around: with_silence_inside(x, 1.0)),
+    **{f"white noise {db} dB": Condition("noise", _coloured(0.0, db)) for db in (20, 10, 5, 0)},
+    **{f"pink noise {db} dB": Condition("noise", _coloured(1.0, db)) for db in (20, 10, 5, 0)},
+    **{f"recorded noise {db} dB": Condition("noise", _recorded_noise(db), "noises") for db in (20, 10, 5, 0)},
+    "reverberation": Condition(
+        "reverberation",
+        lambda x, rng, around: in_room(x, around.rooms[int(rng.integers(len(around.rooms)))]),
+        "rooms",
+    ),
+    "8 kHz": Condition("codec", lambda x, rng, around: through_file(x, "WAV", "PCM_16", TELEPHONE_HZ, None)),
+    "G.711 mu-law": Condition("codec", lambda x, rng, around: over_telephone(x, "ULAW")),
+    "G.711 A-law": Condition("codec", lambda x, rng, around: over_telephone(x, "ALAW")),
+    "GSM 06.10": Condition("codec", lambda x, rng, around: over_telephone(x, "GSM610")),
+    "MP3 32 kbit/s": Condition("codec", lambda x, rng, around: through_file(x, "MP3", "MPEG_LAYER_III", 16_000, 0.85)),
+    "Opus 12 kbit/s": Condition("codec", lambda x, rng, around: through_file(x, "OGG", "OPUS", 16_000, 0.96)),
+    "packet loss 5 %": Condition("packets", lambda x, rng, around: without_packets(x, 0.05, rng)),
+    "speed 0.9": Condition("speed", lambda x, rng, around: at_speed(x, 0.9)),
+    "speed 1.1": Condition("speed", lambda x, rng, around: at_speed(x, 1.1)),
+    "cut to half": Condition("cut", lambda x, rng, around: cut_to(x, 0.5, rng)),
+    "played twice": Condition(
+        "joined", lambda x, rng, around: np.concatenate([x, np.zeros(SAMPLE_RATE_HZ // 4, np.float32), x])
+    ),
+}

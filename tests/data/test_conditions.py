@@ -1,0 +1,106 @@
+"""Recording conditions: each measures what its name promises."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from serein.audio import SAMPLE_RATE_HZ
+from serein.data.conditions import (
+    CONDITIONS,
+    Surroundings,
+    at_speed,
+    clipped,
+    coloured_noise,
+    cut_to,
+    in_room,
+    over_telephone,
+    through_file,
+    with_noise_of,
+    with_silence_around,
+    with_silence_inside,
+    without_packets,
+)
+from serein.data.waveform_augmentation import speech_power
+
+
+def sine(hz: float, seconds: float = 1.0) -> np.ndarray:
+    return (0.3 * np.sin(2 * np.pi * hz * np.arange(round(seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ)).astype("f4")
+
+
+def rms_db(waveform: np.ndarray) -> float:
+    return float(10 * np.log10(np.mean(np.square(waveform, dtype=np.float64))))
+
+
+@pytest.fixture
+def surroundings() -> Surroundings:
+    rng = np.random.default_rng(0)
+    response = np.zeros(1600, np.float32)
+    response[100], response[900] = 1.0, 0.5
+    return Surroundings((coloured_noise(8000, 1.0, rng),), (response,))
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_every_condition_gives_finite_sound_from_the_same_draw(name: str, surroundings: Surroundings) -> None:
+    speech = sine(220.0)
+    first, second = (CONDITIONS[name].apply(speech, np.random.default_rng(3), surroundings) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert first.dtype == np.float32
+    assert first.ndim == 1
+    assert np.isfinite(first).all()
+    assert len(first) >= SAMPLE_RATE_HZ // 2
+
+
+def test_noise_lies_as_far_below_the_speech_as_asked() -> None:
+    speech, noise = sine(220.0), coloured_noise(4000, 0.0, np.random.default_rng(1))
+    added = with_noise_of(speech, noise, 10.0) - speech
+    ratio = speech_power(speech) / np.mean(np.square(added, dtype=np.float64))
+    assert 10 * np.log10(ratio) == pytest.approx(10.0, abs=0.01)
+
+
+def test_pink_noise_falls_by_3_db_an_octave() -> None:
+    power = np.abs(np.fft.rfft(coloured_noise(1 << 16, 1.0, np.random.default_rng(0)))) ** 2
+    octaves = [power[1 << n : 2 << n].mean() for n in range(8, 14)]
+    assert np.diff(10 * np.log10(octaves)) == pytest.approx([-3.0] * 5, abs=0.6)
+
+
+def test_silence_goes_where_it_is_quietest() -> None:
+    speech = sine(220.0)
+    speech[8000:8800] = 0.0
+    longer = with_silence_inside(speech, 0.5)
+    assert len(longer) == len(speech) + 8000
+    np.testing.assert_array_equal(longer[:8000], speech[:8000])
+    np.testing.assert_array_equal(longer[-7200:], speech[-7200:])
+    assert len(with_silence_around(speech, 0.5)) == 2 * 8000 + len(speech)
+
+
+def test_a_room_keeps_level_length_and_start(surroundings: Surroundings) -> None:
+    speech = sine(220.0)
+    heard = in_room(speech, surroundings.rooms[0])
+    assert len(heard) == len(speech)
+    assert rms_db(heard) == pytest.approx(rms_db(speech), abs=0.01)
+
+
+def test_a_telephone_passes_its_band_alone() -> None:
+    for codec in ("ULAW", "ALAW", "GSM610"):
+        assert rms_db(over_telephone(sine(1000.0), codec)) == pytest.approx(rms_db(sine(1000.0)), abs=2.0)
+        assert rms_db(over_telephone(sine(6000.0), codec)) < rms_db(sine(6000.0)) - 25
+
+
+@pytest.mark.parametrize(("kind", "codec", "quality"), [("MP3", "MPEG_LAYER_III", 0.85), ("OGG", "OPUS", 0.96)])
+def test_a_codec_keeps_length_and_nearly_the_level(kind: str, codec: str, quality: float) -> None:
+    speech = sine(400.0)
+    coded = through_file(speech, kind, codec, SAMPLE_RATE_HZ, quality)
+    assert len(coded) == len(speech)
+    assert rms_db(coded) == pytest.approx(rms_db(speech), abs=1.5)
+
+
+def test_packets_are_lost_as_often_as_asked() -> None:
+    speech = np.ones(SAMPLE_RATE_HZ * 400, np.float32)
+    assert np.mean(without_packets(speech, 0.05, np.random.default_rng(0)) == 0) == pytest.approx(0.05, abs=0.01)
+
+
+def test_speed_clipping_and_cuts() -> None:
+    assert len(at_speed(sine(220.0), 1.25)) == pytest.approx(12_800, abs=2)
+    assert np.abs(clipped(sine(220.0), 6.0)).max() == pytest.approx(0.3 * 10 ** (-0.3), abs=1e-4)
+    assert len(cut_to(sine(220.0), 0.5, np.random.default_rng(0))) == 8000
