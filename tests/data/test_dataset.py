@@ -335,3 +335,12 @@ def test_balance_is_of_the_positions_that_are_drawn_from(unequal: np.ndarray) ->
     heard = [position for batch in sampler for _, position in batch]
     assert set(heard) <= set(positions)
     assert np.bincount(unequal[heard]).tolist() == [2, 2, 2]
+
+
+def test_weighted_epochs_draw_with_replacement_by_weight() -> None:
+    weights = np.array([0.0] * 20 + [1.0] * 20 + [3.0] * 20)
+    sampler = BucketSampler(range(60), np.ones(60), Batches(max_clips=8), weights=weights, num_drawn=4000)
+    drawn = np.bincount([position for batch in sampler for _, position in batch], minlength=60)
+    assert drawn.sum() == 4000
+    assert drawn[:20].sum() == 0
+    assert drawn[40:].sum() / drawn[20:40].sum() == pytest.approx(3.0, rel=0.1)

@@ -352,6 +352,8 @@ class BucketSampler(Sampler[list[Item]]):
         durations_s: (utterance,) seconds of every recording, as the batch will hold them.
         classes: (utterance,) class numbers, -1 without a class. Each epoch then draws as many clips of each class
             as the rarest among `positions` has; those without a class are all there.
+        weights: (utterance,) how often each is drawn, relative to others; each epoch then draws with replacement.
+        num_drawn: How many it draws; `None`: as many as there are.
         rank: This process, of `world_size`; each gets as many batches, the first ones twice where needed.
     """
 
@@ -364,11 +366,14 @@ class BucketSampler(Sampler[list[Item]]):
         seed: int = 0,
         is_training: bool = True,
         classes: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
+        num_drawn: int | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self.positions = np.asarray(positions)
         self.durations_s, self.batches, self.classes = durations_s, batches, classes
+        self.weights, self.num_drawn = weights, num_drawn or len(self.positions)
         self.seed, self.is_training = seed, is_training
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
@@ -399,6 +404,9 @@ class BucketSampler(Sampler[list[Item]]):
                 fewest = min((len(group) for group in groups), default=0)
                 balanced = [rng.choice(group, fewest, replace=False) for group in groups]
                 drawn = np.concatenate([self.positions[classes < 0], *balanced])
+            if self.weights is not None:
+                shares = self.weights[self.positions] / self.weights[self.positions].sum()
+                drawn = rng.choice(self.positions, self.num_drawn, p=shares)
             order = rng.permutation(drawn)
             size = self.batches.max_clips * self.batches.num_buckets
             plan = []

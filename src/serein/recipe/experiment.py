@@ -162,7 +162,7 @@ class Recipe(Options):
         if stage.monitor == "js_similarity" and self.labels.target != "distribution":
             raise ValueError(f"{where} monitors 'js_similarity', which needs labels.target 'distribution'")
         first = choose("task", names[0])
-        if stage.sampling == "balanced" and first.problem not in ("classes", "vector"):
+        if stage.sampling != "all" and first.problem not in ("classes", "vector"):
             raise ValueError(f"{where} balances the classes of its first task, but '{names[0]}' has none")
         if stage.monitor is not None and stage.monitor not in first.monitors:
             raise ValueError(

@@ -171,7 +171,9 @@ class Stage(Options):
             also `encoder cnn`, `encoder layers 3-4`; of another branch with its name before a dot: `speaker.encoder`,
             `speaker.all`.
         sampling: Each epoch uses `all` training clips; or, `balanced`, as many of each class of the stage's first task
-            as the rarest class has, drawn anew (clips without a class are all used).
+            as the rarest class has, drawn anew (clips without a class are all used); or, `corpora`, clips drawn with
+            replacement, a corpus by the square root of its size and each of its classes equally often.
+        epoch_clips: How many clips an epoch of `corpora` draws; `None`: as many as there are.
         monitor: The dev score of the first task that chooses and stops: `ua`, `wa` or `macro_f1` of classes;
             `word_accuracy` (1 - word error rate) or `character_accuracy` of transcripts; `cosine` of word vectors.
             `None`: the first of these that the task has.
@@ -195,7 +197,8 @@ class Stage(Options):
     batches: Batches = Batches()
     spectrogram_augmentation: SpectrogramAugmentation = SpectrogramAugmentation()
     waveform_augmentation: WaveformAugmentation = WaveformAugmentation()
-    sampling: Literal["all", "balanced"] = "all"
+    sampling: Literal["all", "balanced", "corpora"] = "all"
+    epoch_clips: Count | None = None
     monitor: str | None = None
     patience: Count | None = None
     checkpoint: Literal["best", "last"] = "best"

@@ -85,17 +85,15 @@ class TrainingData:
     features: FeatureCacheOptions | None = None
     stored: StoredFeatures | None = None
 
-    def sampler(
-        self, batches: Batches, seed: int, *, is_training: bool, classes: np.ndarray | None = None
-    ) -> BucketSampler:
-        """Return the batches of train or dev, this process's share of them; classes to balance, or `None`."""
+    def sampler(self, batches: Batches, seed: int, *, is_training: bool, **drawing: Any) -> BucketSampler:
+        """Return the batches of train or dev, this process's share of them; `drawing`: see `BucketSampler`."""
         return BucketSampler(
             self.train if is_training else self.dev,
             batch_durations(self.recordings, self.clips, is_training=is_training),
             batches,
             seed=seed,
             is_training=is_training,
-            classes=classes,
+            **drawing,
             rank=distributed_info().rank,
             world_size=distributed_info().size,
         )
@@ -125,10 +123,10 @@ class TrainingData:
 class EpochLoaders(lightning.LightningDataModule):
     """Hands Lightning a fresh training loader every epoch: the number of batches differs from epoch to epoch."""
 
-    def __init__(self, data: TrainingData, stage: Stage, seed: int, classes: np.ndarray | None = None) -> None:
+    def __init__(self, data: TrainingData, stage: Stage, seed: int, drawing: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.data, self.stage, self.seed = data, stage, seed
-        self.sampler = data.sampler(stage.batches, seed, is_training=True, classes=classes)
+        self.sampler = data.sampler(stage.batches, seed, is_training=True, **(drawing or {}))
         self.augment = (
             None if stage.waveform_augmentation.name == "none" else WaveformAugmenter(stage.waveform_augmentation)
         )
@@ -224,7 +222,7 @@ def _fit(
     report: Report,
     label: str,
 ) -> None:
-    loaders = EpochLoaders(data, stage, seed, _balanced_classes(tasks, stage, data))
+    loaders = EpochLoaders(data, stage, seed, _drawing(tasks, stage, data))
     module = StageModule(model, tasks, stage, num_steps=loaders.num_steps(), seed=seed)
     callbacks: list[lightning.Callback] = [
         CheckpointCallback(folder, stage.checkpoint, module.watched),
@@ -259,15 +257,42 @@ def _fit(
             trainer.fit(module, datamodule=loaders, ckpt_path=resume, weights_only=True)
 
 
-def _balanced_classes(tasks: Mapping[str, Task], stage: Stage, data: TrainingData) -> np.ndarray | None:
-    """Return (utterance,) class numbers of the first task, -1 without one, for a stage that balances them."""
+def _drawing(tasks: Mapping[str, Task], stage: Stage, data: TrainingData) -> dict[str, Any]:
+    """Return how an epoch draws its clips, as `BucketSampler` takes it: by the classes of the stage's first task."""
     if stage.sampling == "all":
-        return None
+        return {}
     name = next(iter(stage.tasks or tasks))
     task, targets = tasks[name], data.targets[name]
-    classes = task.classes(torch.from_numpy(targets.values))
-    assert classes is not None  # the recipe is refused else
-    return np.where(targets.is_known, classes.numpy(), -1)
+    found = task.classes(torch.from_numpy(targets.values))
+    assert found is not None  # the recipe is refused else
+    classes = np.where(targets.is_known, found.numpy(), -1)
+    if stage.sampling == "balanced":
+        return {"classes": classes}
+    corpora = np.array([utterance.corpus or "" for utterance in data.recordings.utterances])
+    weights = corpus_weights(corpora[list(data.train)], classes[list(data.train)])
+    everyone = np.zeros(len(corpora))
+    everyone[list(data.train)] = weights
+    return {"weights": everyone, "num_drawn": stage.epoch_clips}
+
+
+def corpus_weights(corpora: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return how often each clip is drawn: a corpus by the square root of its size, its classes equally often.
+
+    Args:
+        corpora: (clip,) names.
+        classes: (clip,) numbers.
+
+    Example:
+        >>> corpus_weights(np.array(["a", "b", "b", "b", "b"]), np.array([0, 0, 0, 0, 1])).round(2).tolist()
+        [1.0, 0.33, 0.33, 0.33, 1.0]
+    """
+    weights = np.zeros(len(corpora))
+    for corpus in np.unique(corpora):
+        is_own = corpora == corpus
+        numbers, counts = np.unique(classes[is_own], return_counts=True)
+        share = dict(zip(numbers.tolist(), 1.0 / (counts * len(numbers)), strict=True))
+        weights[is_own] = np.sqrt(is_own.sum()) * np.array([share[number] for number in classes[is_own].tolist()])
+    return weights
 
 
 def _devices(model: SpeechModel) -> dict[str, Any]:
