@@ -35,7 +35,15 @@ def sources_in(names: Sequence[Path], lists: tuple[Path, ...] = ()) -> list[Sour
     for name in names:
         recordings: list[Path] = []
         if str(name) == STDIN:
-            sources += _from_stdin()
+            content = sys.stdin.buffer.read()
+            try:
+                text = content.decode("utf-8-sig")
+            except UnicodeDecodeError:
+                text = "\0"
+            if any(ord(character) < 32 and not character.isspace() for character in text):
+                sources.append(Upload(content, STDIN))  # a recording, not a list
+            else:
+                sources += _listed(text, Path(), "stdin", ())
         elif name.suffix == ".jsonl":
             sources += manifest.read(name)
         elif name.is_dir():
@@ -74,18 +82,6 @@ def evenly_spread(sources: list[Source], limit: int) -> list[Source]:
     if len(sources) <= limit:
         return sources
     return [sources[index * len(sources) // limit] for index in range(limit)]
-
-
-def _from_stdin() -> list[Source]:
-    """Return the recording, or the recordings of the list, that standard input holds."""
-    content = sys.stdin.buffer.read()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
-    if any(ord(character) < 32 and not character.isspace() for character in text):
-        return [Upload(content, STDIN)]
-    return _listed(text, Path(), "stdin", ())
 
 
 def _listed(text: str, folder: Path, where: str, lists: tuple[Path, ...]) -> list[Source]:

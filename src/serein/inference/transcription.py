@@ -177,24 +177,19 @@ class CtcTranscriber(Transcriber):
         size = max(1, int(BATCH_S[self.device.type] * SAMPLE_RATE_HZ) // max(part.stop - part.start for part in parts))
         for start in range(0, len(parts), size):
             some = parts[start : start + size]
-            best = self._symbols([waveforms[part.clip][part.start : part.stop] for part in some])
-            for part, each in zip(some, best, strict=True):
-                symbols[part.clip] += each[part.first_frame : part.end_frame]
+            rows = [torch.from_numpy(waveforms[part.clip][part.start : part.stop]) for part in some]
+            num_samples = torch.tensor([len(row) for row in rows], device=self.device)
+            padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+                hidden = self.backbone(padded, num_samples)
+                best = self.model.lm_head(hidden.last).argmax(dim=2).tolist()  # of each frame
+            for part, row, num_frames in zip(some, best, hidden.num_frames.tolist(), strict=True):
+                symbols[part.clip] += row[:num_frames][part.first_frame : part.end_frame]
         read = self.tokenizer
         no_letters = {read.pad_token_id, read.bos_token_id, read.eos_token_id, read.unk_token_id}  # pad is the blank
         # blanks are removed after repeats, so that double letters stay double
         once = [[symbol for symbol, _ in groupby(row) if symbol not in no_letters] for row in symbols]
         return [read.decode(letters, group_tokens=False) for letters in once]
-
-    def _symbols(self, waveforms: Sequence[Waveform]) -> list[list[int]]:
-        """Return the best symbol of each real frame of each window."""
-        num_samples = torch.tensor([len(waveform) for waveform in waveforms], device=self.device)
-        rows = [torch.from_numpy(waveform) for waveform in waveforms]
-        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            hidden = self.backbone(padded, num_samples)
-            best = self.model.lm_head(hidden.last).argmax(dim=2).tolist()
-        return [row[:length] for row, length in zip(best, hidden.num_frames.tolist(), strict=True)]
 
 
 def load_transcriber(name: str) -> Transcriber:

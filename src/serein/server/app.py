@@ -17,7 +17,6 @@ import h11
 import uvicorn
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -201,6 +200,23 @@ def page_router() -> APIRouter:
     return routes
 
 
+class _Application(FastAPI):
+    """FastAPI, but its schema asks for API keys where they are needed, and has problem details for errors."""
+
+    keys: Keys | None = None
+
+    def openapi(self) -> dict[str, Any]:
+        schema = super().openapi()  # the same dictionary every time
+        for name in ("HTTPValidationError", "ValidationError"):
+            schema["components"]["schemas"].pop(name, None)
+        if self.keys:
+            schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            schema["security"] = [{"key": []}]
+            for path in (path for path in schema["paths"] if not path.startswith(GUARDED)):
+                schema["paths"][path]["get"]["security"] = []
+        return schema
+
+
 _DESCRIPTION = """Emotions in speech. Send recordings as forms; errors come back as JSON problem details (RFC 9457).
 
 `WS /v1/stream?rate_hz=16000` predicts while audio arrives: send 16-bit little-endian mono samples as binary messages
@@ -227,7 +243,7 @@ def create_app(
         service.close()
 
     # Their pages would load scripts from elsewhere.
-    app = FastAPI(
+    app = _Application(
         title="serein",
         version=service.about.version or "0",
         description=_DESCRIPTION,
@@ -235,6 +251,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
+    app.keys = keys
     app.state.streams = streaming.Streams(service)
     app.include_router(routes.router(service))
     app.include_router(routes.status_router(service))
@@ -252,20 +269,4 @@ def create_app(
             allow_headers=["Authorization", "Content-Type"],
             expose_headers=["Retry-After"],
         )
-    app.openapi = lambda: _openapi(app, keys)  # type: ignore[method-assign]
     return app
-
-
-def _openapi(app: FastAPI, keys: Keys | None) -> dict[str, object]:
-    """Return the OpenAPI schema, with API keys where needed and problem details instead of FastAPI's errors."""
-    if app.openapi_schema is None:
-        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        for name in ("HTTPValidationError", "ValidationError"):
-            schema["components"]["schemas"].pop(name, None)
-        if keys:
-            schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-            schema["security"] = [{"key": []}]
-            for path in (path for path in schema["paths"] if not path.startswith(GUARDED)):
-                schema["paths"][path]["get"]["security"] = []
-        app.openapi_schema = schema
-    return app.openapi_schema
