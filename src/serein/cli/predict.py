@@ -33,7 +33,8 @@ from serein.errors import SereinError
 
 if TYPE_CHECKING:
     from serein.inference.prediction import Prediction
-    from serein.inference.predictor import Predictor, Source
+    from serein.inference.predictor import Predictor
+    from serein.inference.sources import Source
     from serein.progress import Bars
 
     Pair = tuple[Source, Prediction]
@@ -229,7 +230,7 @@ def append_json(
     Args:
         identity: What tells the model and the options of a prediction file from others.
     """
-    from serein.inference.predictor import id_of
+    from serein.inference.sources import id_of
     from serein.inference.writers import PredictionFile
 
     fingerprint = hashlib.sha256("\n".join(map(str, identity)).encode()).hexdigest()[:16]
@@ -248,7 +249,7 @@ def write_files(pairs: Iterable[Pair], files: Sequence[Source], shown: str, out:
     The submission to the MSP-Podcast challenge is one file of all recordings.
     """
     from serein.data.files import write_text
-    from serein.inference.predictor import id_of
+    from serein.inference.sources import id_of
     from serein.inference.writers import SUFFIXES, WRITERS, msp_challenge
 
     if shown == "msp-challenge":

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from serein.checkpoint import Checkpoint
     from serein.data.utterance import Utterance
-    from serein.inference.predictor import Predictor, Source
+    from serein.inference.predictor import Predictor
+    from serein.inference.sources import Source
 
     Transcript = tuple[Utterance, str]
     Embedded = tuple[Source, NDArray[np.float32]]
@@ -42,8 +43,7 @@ def transcribe(
     from serein.errors import AudioError
     from serein.evaluation.predictions import Prediction
     from serein.evaluation.task_scores import score_transcripts
-    from serein.inference.predictor import utterance_of
-    from serein.inference.sources import sources_in
+    from serein.inference.sources import sources_in, utterance_of
     from serein.inference.transcription import transcribe_with
     from serein.tasks.ctc import normalised
 
@@ -116,8 +116,8 @@ def verify(
     from rich.table import Table
 
     from serein.evaluation.verification import speaker_pairs
-    from serein.inference.predictor import id_of, load
-    from serein.inference.sources import sources_in
+    from serein.inference.predictor import load
+    from serein.inference.sources import id_of, sources_in
 
     files = sources_in(sources)
     if len(files) < 2:
@@ -182,8 +182,8 @@ def embed(
     from safetensors.numpy import save_file
 
     from serein.data.files import replacing
-    from serein.inference.predictor import id_of, load
-    from serein.inference.sources import sources_in
+    from serein.inference.predictor import load
+    from serein.inference.sources import id_of, sources_in
 
     predictor, files = load(model), sources_in(sources)
     checkpoint = predictor.checkpoint
@@ -205,7 +205,7 @@ def _embed(
     """Return the embeddings of readable recordings that hold speech, and the number of others."""
     from serein.inference.batching import embedding_selection
     from serein.inference.prediction import Prediction
-    from serein.inference.predictor import id_of
+    from serein.inference.sources import id_of
     from serein.progress import Bars
 
     embedding_selection(predictor.checkpoint, task)

@@ -30,6 +30,7 @@ from serein.inference.batching import embedding_selection, model_outputs
 from serein.inference.prediction import ClipPrediction, Prediction, RejectOption
 from serein.inference.recording import PredictOptions, Recording, Segments
 from serein.inference.segments import SLIDING_WINDOW, SlidingWindow, Window
+from serein.inference.sources import Source, is_list_of_files, utterance_of
 from serein.inference.streams import Stream
 from serein.metrics import tempered
 from serein.models.conditioning import attribute_vectors
@@ -39,7 +40,6 @@ DEFAULT_MODEL = Path(__file__).parents[1] / "default_model"
 OFFSET = 1e-3  # of full scale
 BATCH_S = 30.0  # of audio that is predicted together: more no longer fits into a core's cache, and takes a fifth longer
 
-Source = str | Path | Utterance | Upload
 OnError = Literal["raise", "skip", "return"]
 Progress = Callable[[float, float], None]  # seconds done of a recording, and all its seconds
 
@@ -180,12 +180,8 @@ class Predictor:
         """
         model = self if labels is None else self.with_labels(labels)
         options = PredictOptions(segments, sliding_window, RejectOption(min_confidence, min_duration_s))
-        if is_list_of_files(source):
-            return list(model.predict_files(source, options=options))
-        if isinstance(source, str | Path | Utterance | Upload):
-            prediction: Prediction = next(model.predict_files([source], options=options))
-            return prediction
-        return model._predict_sound(source, sampling_rate, options)
+        predictions = model._predictions(source, sampling_rate, options)
+        return predictions if is_list_of_files(source) else predictions[0]
 
     def predict_files(
         self,
@@ -259,12 +255,7 @@ class Predictor:
             ModelError: The model has no such embedding.
         """
         embedding_selection(self.checkpoint, embedding)
-        is_many = is_list_of_files(source)
-        if is_many or isinstance(source, str | Path | Utterance | Upload):
-            files = source if is_many else [source]
-            predictions = list(self.predict_files(files, segments=segments, embedding=embedding))
-        else:
-            predictions = [self._predict_sound(source, sampling_rate, PredictOptions(segments), embedding)]
+        predictions = self._predictions(source, sampling_rate, PredictOptions(segments), embedding)
         for prediction in predictions:
             if not len(prediction.embedding):
                 raise AudioError(
@@ -273,7 +264,7 @@ class Predictor:
                     remedy="Remove it, or take it whole by segments='never'.",
                 )
         vectors = np.stack([prediction.embedding for prediction in predictions])
-        return vectors if is_many else vectors[0]
+        return vectors if is_list_of_files(source) else vectors[0]
 
     def stream(self, sampling_rate: int = SAMPLE_RATE_HZ, *, options: PredictOptions | None = None) -> Stream:
         """Return a stream that takes samples as they arrive and predicts each window of speech in them."""
@@ -314,20 +305,24 @@ class Predictor:
             for row in range(len(waveforms))
         ]
 
-    def _predict_sound(
-        self, sound: Any, sampling_rate: float | None, options: PredictOptions, embedding: str | None = None
-    ) -> Prediction:
-        """Predict samples, the bytes of a file, or a file object."""
+    def _predictions(
+        self, source: Any, sampling_rate: float | None, options: PredictOptions, embedding: str | None = None
+    ) -> list[Prediction]:
+        """Predict what `predict` takes: files, one file, samples, the bytes of a file, or a file object."""
+        if is_list_of_files(source):
+            return list(self.predict_files(source, options=options, embedding=embedding))
+        if isinstance(source, str | Path | Utterance | Upload):
+            return list(self.predict_files([source], options=options, embedding=embedding))
         recording = Recording(self.task, options, is_whole=options.segments == "never")
-        if not (isinstance(sound, bytes | bytearray | memoryview) or hasattr(sound, "read")):
-            blocks: Iterable[Waveform] = [audio.as_waveform(sound, sampling_rate)]
+        if not (isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read")):
+            blocks: Iterable[Waveform] = [audio.as_waveform(source, sampling_rate)]
         else:
-            blocks = [audio.load(sound)] if options.segments == "never" else audio.blocks(sound)
+            blocks = [audio.load(source)] if options.segments == "never" else audio.blocks(source)
         windows = [window for block in blocks for window in recording.feed(block)] + recording.finish()
         predicted = self.predict_clips([window.waveform for window in windows], embedding=embedding)
         for window, each in zip(windows, predicted, strict=True):
             recording.add(window, each)
-        return recording.prediction(model=self.identity)
+        return [recording.prediction(model=self.identity)]
 
     def _predict_waiting(self, waiting: Sequence[tuple[_Item, Window]], embedding: str | None) -> None:
         """Predict windows of several recordings as one batch."""
@@ -361,23 +356,6 @@ def without_offset(waveform: Waveform) -> Waveform:
     """
     mean = waveform.mean(dtype=np.float64) if len(waveform) else 0.0
     return waveform if abs(mean) < OFFSET else waveform - np.float32(mean)
-
-
-def id_of(source: Source) -> str:
-    """Return what tells a source from others: the id of an utterance, else the path."""
-    return source.id if isinstance(source, Utterance) else str(source)
-
-
-def utterance_of(source: Source) -> Utterance:
-    """Return a source as an utterance; a recording has its path as id."""
-    return source if isinstance(source, Utterance) else Utterance(id=str(source), audio=str(source))
-
-
-def is_list_of_files(source: Any) -> bool:
-    """Tell whether a source is a list of paths or utterances, and not samples."""
-    return isinstance(source, list | tuple) and all(
-        isinstance(each, str | Path | Utterance | Upload) for each in source
-    )
 
 
 def load(name: str | Path | None = None, device: str = "auto") -> Predictor:

@@ -6,15 +6,35 @@ import glob
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from serein import audio
 from serein.audio import Upload
 from serein.data import manifest
+from serein.data.utterance import Utterance
 from serein.errors import AudioError, ManifestError
-from serein.inference.predictor import Source
+
+Source = str | Path | Utterance | Upload
 
 LIST_SUFFIXES = (".txt", ".lst")
 STDIN = "-"
+
+
+def id_of(source: Source) -> str:
+    """Return what tells a source from others: the id of an utterance, else the path."""
+    return source.id if isinstance(source, Utterance) else str(source)
+
+
+def utterance_of(source: Source) -> Utterance:
+    """Return a source as an utterance; a recording has its path as id."""
+    return source if isinstance(source, Utterance) else Utterance(id=str(source), audio=str(source))
+
+
+def is_list_of_files(source: Any) -> bool:
+    """Tell whether a source is a list of paths or utterances, and not samples."""
+    return isinstance(source, list | tuple) and all(
+        isinstance(each, str | Path | Utterance | Upload) for each in source
+    )
 
 
 def sources_in(names: Sequence[Path], lists: tuple[Path, ...] = ()) -> list[Source]:

@@ -17,8 +17,8 @@ from serein.data.files import lock, replacing
 from serein.errors import AudioError, ModelError, RunError, SereinError
 from serein.evaluation.plots import LINE, MUTED, PAGE_WIDTH_IN, emotion_colours, new_figure
 from serein.inference.prediction import Prediction, Segment
-from serein.inference.predictor import Source, id_of, utterance_of
 from serein.inference.recording import PEAK_S
+from serein.inference.sources import Source, id_of, utterance_of
 
 
 def textgrid(prediction: Prediction) -> str:
