@@ -130,6 +130,12 @@ def run(
     jobs: Annotated[
         int | None, typer.Option(help="Folds to train in parallel.", show_default="by the size of the model", min=1)
     ] = None,
+    shared: Annotated[
+        Path | None,
+        typer.Option(
+            "--share-stages", metavar="FOLDER", help="Take stages that an equal run left there, and leave them there."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train, predict, score and report every fold and seed of a recipe."""
@@ -143,7 +149,7 @@ def run(
 
     with Bars() as bars:
         names = None if folds is None else [name.strip() for name in folds.split(",") if name.strip()]
-        runs.run(resolved, data, folder, resume=resume, folds=names, num_jobs=jobs, progress=bars)
+        runs.run(resolved, data, folder, resume=resume, folds=names, num_jobs=jobs, shared=shared, progress=bars)
     finish(folder, as_json)
 
 

@@ -35,6 +35,7 @@ class Experiment:
         left_out: Other labels and how many utterances had them.
         tasks: Task -> what it means on all of the data; on a fold, see `tasks_of`.
         duplicates: Id -> id of an utterance with the same audio.
+        shared: Folder of stages that several runs share, or `None`.
     """
 
     recipe: Recipe
@@ -45,6 +46,7 @@ class Experiment:
     recordings: Recordings
     duplicates: dict[str, str]
     folds: Folds
+    shared: Path | None = None
 
     @property
     def main(self) -> Task:

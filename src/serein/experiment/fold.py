@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from serein.evaluation.verification import score_verification
 from serein.experiment.build import PretrainedBranch, load_pretrained_branches, new_model, tasks_with, text_size
 from serein.experiment.data import Experiment, targets_of
 from serein.experiment.predict import fold_run_folder, only_here, predict_dev, predict_fold, stage_folder
+from serein.experiment.shared_stages import train_shared_stage
 from serein.inference.batching import recording_outputs
 from serein.models.conditioning import attribute_vectors
 from serein.models.model import SpeechModel
@@ -83,16 +85,12 @@ def train_fold(
             start = {"stage": before.name, "weights_sha256": sha256(before / WEIGHTS)}
             write_text(own / INITIAL_WEIGHTS, json.dumps(start, indent=1) + "\n")
         model.train()  # it was evaluated after the stage before
-        train_stage(
-            model,
-            tasks,
-            stage,
-            data,
-            stage_folder(folder, recipe, number),
-            seed=stage_seed(seed, fold.name, stage.name),
-            report=report,
-            label=f"{label}  {stage.name}",
-        )
+        own, root = stage_folder(folder, recipe, number), stage_seed(seed, fold.name, stage.name)
+        how: Any = {"seed": root, "report": report, "label": f"{label}  {stage.name}"}
+        if experiment.shared is None:
+            train_stage(model, tasks, stage, data, own, **how)
+        else:
+            train_shared_stage(model, tasks, recipe, number, data, folder=own, shared=experiment.shared, **how)
         checkpoint = checkpoint_after(experiment, fold, model, tasks, folder, number, pretrained_branches)
         is_last = stage is recipe.stages[-1]
         if distributed_info().is_first and (is_last or only_here(recipe, number)):

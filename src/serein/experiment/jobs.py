@@ -29,7 +29,7 @@ _messages: Any = None
 
 
 def run_parallel(
-    recipe: Recipe, manifest: Path, out: Path, fold_runs: list[tuple[Fold, int]], num_jobs: int, report: Report
+    experiment: Experiment, out: Path, fold_runs: list[tuple[Fold, int]], num_jobs: int, report: Report
 ) -> None:
     """Run units in `num_jobs` processes, each with its share of the cores.
 
@@ -48,7 +48,8 @@ def run_parallel(
     listener.start()
     threads = max(1, torch.get_num_threads() // num_jobs)  # not by what is left to do: a sum's last bits hang on it
     num_processes = min(num_jobs, len(fold_runs))
-    pool = ProcessPoolExecutor(num_processes, context, _start, (recipe, manifest, messages, threads))
+    origin = (experiment.recipe, experiment.manifest, experiment.shared)
+    pool = ProcessPoolExecutor(num_processes, context, _start, (origin, messages, threads))
     try:
         # processes that start meanwhile ignore the keyboard's interrupt: their parent gets it, and stops them
         is_main = threading.current_thread() is threading.main_thread()
@@ -82,7 +83,7 @@ def _listen(messages: Any, report: Report) -> None:
         report(*message)
 
 
-def _start(recipe: Recipe, manifest: Path, messages: Any, threads: int) -> None:
+def _start(origin: tuple[Recipe, Path, Path | None], messages: Any, threads: int) -> None:
     global _experiment, _messages
     end_with_parent()
     import torch
@@ -91,7 +92,9 @@ def _start(recipe: Recipe, manifest: Path, messages: Any, threads: int) -> None:
 
     torch.set_num_threads(threads)
     _messages = messages
+    recipe, manifest, shared = origin
     _experiment = prepare(recipe, manifest, lambda *progress: None)
+    _experiment.shared = shared
 
 
 def _run(fold_name: str, seed: int, out: Path) -> None:

@@ -56,6 +56,7 @@ def run(
     resume: bool = False,
     folds: Sequence[str] | None = None,
     num_jobs: int | None = None,
+    shared: str | Path | None = None,
     progress: Report | None = None,
 ) -> Path:
     """Train and predict every fold and seed of a recipe.
@@ -67,6 +68,8 @@ def run(
         resume: Go on with a stopped run of the same recipe and data.
         folds: Names of the folds to train now; `None` trains all. A later `resume` can train others.
         num_jobs: Folds at once; `None` chooses: one per core for a small log-mel model on CPU, else one.
+        shared: Folder of stages that runs share: one that begins like another takes its weights. `None`: nothing is
+            shared.
         progress: Called with a label, what is done, all there is, and a detail.
 
     Returns:
@@ -80,6 +83,7 @@ def run(
     out, manifest_path = Path(out) if out is not None else new_folder(recipe), Path(data)
     report = progress if progress is not None and distributed_info().is_first else _say_nothing
     experiment = _startable(recipe, manifest_path, out, report, make_folds, is_resumed=resume)
+    experiment.shared = None if shared is None else Path(shared).absolute()
     known = [fold.name for fold in experiment.folds.folds]
     if unknown := [name for name in folds or () if name not in known]:
         raise RunError(f"no fold {', '.join(unknown)}; there are: {some(known)}", where="folds", remedy="Name others.")
@@ -102,7 +106,7 @@ def run(
         others = [fold_run for fold_run in wanting if fold_run not in learners]  # they take the learners' models
         for trained in (learners, others):
             if jobs > 1 and trained and distributed_info().size == 1:
-                run_parallel(recipe, manifest_path, out, trained, jobs, report)
+                run_parallel(experiment, out, trained, jobs, report)
             else:
                 for fold, seed in trained:
                     run_fold(experiment, fold, seed, out, report)

@@ -37,6 +37,7 @@ from serein.reproduce.table import Row, Table
 _NOT_CONFIGURATION = {"name", "description", "seeds"}
 _HASH_LENGTH = 12
 _LAST_FILE = "predictions.jsonl"  # of a fold
+SHARED_STAGES = "stages"
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,8 @@ def train(trial: Trial, data: Path, num_jobs: int | None, report: Report) -> Non
         if is_finished(trial):  # by another process, while this one waited
             return
         is_resumed = (trial.folder / "recipe.yaml").exists()
-        runs.run(trial.recipe, data, trial.folder, resume=is_resumed, num_jobs=num_jobs, progress=report)
+        shared = trial.folder.parents[1] / SHARED_STAGES
+        runs.run(trial.recipe, data, trial.folder, resume=is_resumed, num_jobs=num_jobs, shared=shared, progress=report)
         tasks = {score.task: score.to_json() for score in task_scores(trial.folder)}
         write_scores(score_run(trial.folder), trial.folder, tasks)
 

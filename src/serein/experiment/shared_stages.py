@@ -1,0 +1,194 @@
+"""Stages trained once: rows of a table, and recipes of several runs, that begin with the same stage on the same data.
+
+    folder / key (hash of all that determines the weights) / weights.safetensors, metrics.jsonl, stage.json
+
+A stage is there whole or not at all. Of two processes that want the same one, the second waits for the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from serein.data.files import lock, replacing, sha256, write_text
+from serein.distributed import distributed_info, wait_for_all
+from serein.errors import RunError
+from serein.models.model import SpeechModel
+from serein.models.pretrained import weights_hash
+from serein.progress import Report
+from serein.recipe import MAIN, Recipe, Stage
+from serein.tasks.task import Task
+from serein.training.checkpointing import METRICS, WEIGHTS
+from serein.training.stages import TrainingData, chosen_precision, train_stage
+
+FORMAT = 1  # of the key; with a new one every stage is trained again
+DESCRIPTION = "stage.json"
+WAIT_S = 1.0
+
+
+def used_weights(model: SpeechModel, stage: Stage) -> dict[str, torch.Tensor]:
+    """Return the weights that a stage runs, frozen or not: of its tasks' heads, their encoders and backbones.
+
+    All others keep their values, and have no influence on these.
+    """
+    branches = model.branches_of(stage.tasks, stage.use_fusion)
+    prefixes = [f"branches.{name}." for name in branches if name != MAIN]
+    if MAIN in branches or any(model.source_of(name) == MAIN for name in branches):
+        prefixes.append("backbone.")
+    for number, member in enumerate(model.ensemble):
+        heads = member.in_order(member.heads if stage.tasks is None else stage.tasks, stage.use_fusion)
+        prefixes += [f"ensemble.{number}.heads.{name}." for name in heads]
+        prefixes += [f"ensemble.{number}.encoder."] if MAIN in branches else []
+    return {name: tensor for name, tensor in model.state_dict().items() if name.startswith(tuple(prefixes))}
+
+
+def stage_key(
+    model: SpeechModel, tasks: Mapping[str, Task], recipe: Recipe, number: int, data: TrainingData, seed: int
+) -> str:
+    """Return a hash of all that determines what a stage learns.
+
+    That is: the stage's options, the parts of the network that it runs and the weights they start from, its tasks and
+    their targets, the recordings of train and dev in their order, how clips are cut, conditions, seed, precision, and
+    the versions that compute it.
+
+    Args:
+        number: Of the stage in the recipe.
+        data: What the stage learns from.
+        seed: Root of every draw of the stage.
+    """
+    stage = recipe.stages[number]
+    names = list(tasks if stage.tasks is None else stage.tasks)
+    running = model.ensemble[0].in_order(names, stage.use_fusion)
+    branches = model.branches_of(names, stage.use_fusion)
+    parts: list[nn.Module | None] = (
+        [model.backbone, *(member.encoder for member in model.ensemble)] if MAIN in branches else []
+    )
+    parts += [model.branches[name] for name in branches if name != MAIN]
+    parts += [member.heads[name] for member in model.ensemble for name in running]
+    utterances = [data.recordings.utterances[position] for position in (*data.train, *data.dev)]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    facts = {
+        "format": FORMAT,
+        "versions": torch.__version__,
+        "device": [device, distributed_info().size, chosen_precision(stage.precision)],
+        "stage": stage.model_dump(mode="json", exclude={"name", "tasks"}) | {"tasks": names},
+        "tasks": {name: [tasks[name].options.model_dump(mode="json"), tasks[name].to_json()] for name in running},
+        "recipe": recipe.model_dump(mode="json", include={"backbone", "adapter", "encoder", "ensemble_size", "text"}),
+        "branches": {name: recipe.branches[name].model_dump(mode="json") for name in branches if name != MAIN},
+        "parts": [repr(part) for part in parts],
+        "clips": data.clips.model_dump(mode="json"),
+        "features": None if data.features is None else data.features.dtype,
+        "num_train": len(data.train),
+        "audio": [[u.id, u.audio, u.start_s, u.end_s, u.corpus] for u in utterances],
+        "seed": seed,
+        "weights": weights_hash(used_weights(model, stage)),
+        "condition_dropout": data.conditions.dropout,
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    positions = [*data.train, *data.dev]
+    digest.update(data.recordings.durations_s[positions].tobytes())
+    for name in names:
+        digest.update(data.targets[name].values[positions].tobytes())
+        digest.update(data.targets[name].is_known[positions].tobytes())
+    for _, values in sorted((data.conditions.values or {}).items()):
+        digest.update(values[positions].tobytes())
+    return digest.hexdigest()[:24]
+
+
+def train_shared_stage(
+    model: SpeechModel,
+    tasks: Mapping[str, Task],
+    recipe: Recipe,
+    number: int,
+    data: TrainingData,
+    *,
+    folder: Path,
+    shared: Path,
+    seed: int,
+    report: Report,
+    label: str,
+) -> None:
+    """Train a stage as `train_stage` does, or take its weights from an equal one that was trained before.
+
+    Args:
+        number: Of the stage in the recipe.
+        folder: The stage's own folder; it gets the same files either way, and is resumed as ever.
+        shared: Where stages lie for all.
+    """
+    is_first, path, stage = distributed_info().is_first, folder / WEIGHTS, recipe.stages[number]
+    model.train_only(stage.trainable, stage.tasks)  # which branches share a backbone is part of the key
+    entry = shared / stage_key(model, tasks, recipe, number, data, seed)
+    shared.mkdir(parents=True, exist_ok=True)
+    with open(shared / f".{entry.name}.lock", "wb") as file:
+        while is_first and distributed_info().size == 1:
+            try:
+                lock(file, entry, "another process is training it")
+            except RunError:
+                report(label, 0, 1, "waiting for the process that trains the same stage")
+                time.sleep(WAIT_S)
+            else:
+                break
+        if is_first and not path.exists() and (entry / DESCRIPTION).exists():
+            _take(model, stage, entry, folder)
+            report(label, 1, 1, f"shared: {_description(entry)['trained_as']}")
+        wait_for_all()
+        others = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        others = {name: others[name] for name in others.keys() - used_weights(model, stage).keys()}
+        train_stage(model, tasks, stage, data, folder, seed=seed, report=report, label=label)
+        state = model.state_dict()
+        is_contained = all(torch.equal(state[name], before) for name, before in others.items())
+        if is_first and is_contained and not (entry / DESCRIPTION).exists():
+            _publish(entry, folder, label, stage)
+
+
+def _take(model: SpeechModel, stage: Stage, entry: Path, folder: Path) -> None:
+    """Write a shared stage's files into a stage's folder; what the stage does not run keeps this model's values."""
+    with safe_open(entry / WEIGHTS, framework="pt") as file:
+        metadata = file.metadata()
+    found, state = load_file(entry / WEIGHTS), model.state_dict()
+    used = used_weights(model, stage).keys() & found.keys()
+    is_backbone_left_out = not any(name.startswith("backbone.") for name in found)
+    merged = {
+        name: (found[name] if name in used else tensor.detach().cpu()).contiguous()
+        for name, tensor in state.items()
+        if not (is_backbone_left_out and name.startswith("backbone."))
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(entry / METRICS, folder / METRICS)
+    shutil.copyfile(entry / DESCRIPTION, folder / DESCRIPTION)
+    with replacing(folder / WEIGHTS) as partial:
+        save_file(merged, partial, metadata)
+
+
+def _publish(entry: Path, folder: Path, label: str, stage: Stage) -> None:
+    """Put a finished stage where others find it, without taking up the disk twice where links are possible."""
+    partial = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", dir=entry.parent))
+    try:
+        os.link(folder / WEIGHTS, partial / WEIGHTS)
+    except OSError:
+        shutil.copyfile(folder / WEIGHTS, partial / WEIGHTS)
+    shutil.copyfile(folder / METRICS, partial / METRICS)
+    description = {"trained_as": " ".join(label.split()), "stage": stage.model_dump(mode="json")}
+    description |= {"weights_sha256": sha256(folder / WEIGHTS), "folder": str(folder.absolute())}
+    write_text(partial / DESCRIPTION, json.dumps(description, indent=1) + "\n")
+    partial.chmod(0o755)
+    if entry.exists():  # a process on another machine was faster
+        shutil.rmtree(partial)
+    else:
+        os.replace(partial, entry)
+
+
+def _description(entry: Path) -> dict[str, str]:
+    content: dict[str, str] = json.loads((entry / DESCRIPTION).read_text(encoding="utf-8"))
+    return content
