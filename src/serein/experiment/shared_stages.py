@@ -71,10 +71,8 @@ def stage_key(
     names = list(tasks if stage.tasks is None else stage.tasks)
     running = model.ensemble[0].in_order(names, stage.use_fusion)
     branches = model.branches_of(names, stage.use_fusion)
-    parts: list[nn.Module | None] = (
-        [model.backbone, *(member.encoder for member in model.ensemble)] if MAIN in branches else []
-    )
-    parts += [model.branches[name] for name in branches if name != MAIN]
+    parts: list[nn.Module | None] = [model.branches[name] for name in branches if name != MAIN]
+    parts += [model.backbone, *(member.encoder for member in model.ensemble)] if MAIN in branches else []
     parts += [member.heads[name] for member in model.ensemble for name in running]
     utterances = [data.recordings.utterances[position] for position in (*data.train, *data.dev)]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
