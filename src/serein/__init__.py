@@ -7,6 +7,7 @@ Example:
     'happy'
 
 Predict: `load`, `Predictor`, `Prediction`, `Segment`, `SlidingWindow`, `Stream`.
+Deploy: `export`.
 Train: `run`, `train`, `evaluate`, `load_recipe`, `Recipe`.
 Data: `read_manifest`, `Utterance`, `Rating`, `make_splits`.
 Measure: `metrics`, `score`.
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from serein.evaluation.scores import score_predictions as score
     from serein.experiment.predict import evaluate
     from serein.experiment.run import run, train
+    from serein.exporting.export import export
     from serein.inference.prediction import Prediction, Segment
     from serein.inference.predictor import Predictor, load
     from serein.inference.segments import SlidingWindow
@@ -54,6 +56,7 @@ _HOMES = {
     "Segment": "serein.inference.prediction:Segment",
     "SlidingWindow": "serein.inference.segments:SlidingWindow",
     "Stream": "serein.inference.streams:Stream",
+    "export": "serein.exporting.export:export",
     "run": "serein.experiment.run:run",
     "train": "serein.experiment.run:train",
     "evaluate": "serein.experiment.predict:evaluate",
@@ -75,6 +78,7 @@ __all__ = [
     "Segment",
     "SlidingWindow",
     "Stream",
+    "export",
     "run",
     "train",
     "evaluate",

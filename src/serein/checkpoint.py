@@ -7,20 +7,21 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from serein.choices import choose
 from serein.data.files import make_readable, sha256
 from serein.errors import ModelError, RecipeError
 from serein.models.adapters import ADAPTER_WEIGHT, plain_name
-from serein.models.model import SpeechModel, assemble, described_backbone
+from serein.models.model import HiddenStatesByBranch, SpeechModel, assemble, described_backbone
 from serein.recipe import MAIN, Branch, Clips, Encoder, Inference, Options, Tasks, Text
 from serein.recipe.options import Positive
 from serein.tasks.classes import ClassLabels
@@ -137,6 +138,7 @@ class Checkpoint:
         training: What it learned from: recipe, data hash, speakers, corpora, licences.
         calibration: For inference; runs keep and evaluate the probabilities before calibration.
         verification: The threshold of a model that learned speakers and had a dev set to choose it on.
+        identity: Name and SHA-256 of the model folder that an exported file was made from.
     """
 
     model: SpeechModel
@@ -146,10 +148,13 @@ class Checkpoint:
     calibration: Calibration | None = None
     verification: VerificationThreshold | None = None
     folder: Path | None = None
+    identity: Mapping[str, str] | None = None
 
     @property
     def name(self) -> str:
         """Name of the model: of its folder, or of the run that it comes from."""
+        if self.identity is not None:
+            return self.identity["name"]
         if self.folder is None:
             return str(self.training.get("recipe", "model"))
         if self.folder.name == "default_model":
@@ -159,6 +164,8 @@ class Checkpoint:
     @property
     def digest(self) -> str:
         """SHA-256 of the model folder: its description, its labels and its weights."""
+        if self.identity is not None:
+            return self.identity["sha256"]
         return "" if self.folder is None else folder_digest(self.folder)
 
     @property
@@ -290,35 +297,68 @@ def load(folder: str | Path) -> Checkpoint:
         if not isinstance(contents[-1], dict):
             raise ModelError("damaged: holds no keys", where=path, remedy="Copy the folder again.")
     description, labels = contents
+    checkpoint = described(description, labels, folder)
+    options = checkpoint.options
+    try:
+        heads = {name: (task.options, task.num_outputs) for name, task in checkpoint.tasks.items()}
+        own = {MAIN: description, **description["branch_backbones"]}
+        backbones = {name: described_backbone(each["backbone"]) for name, each in own.items()}
+        branches = {name: (backbones[name], branch.encoder) for name, branch in options.branches.items()}
+        model = assemble(backbones[MAIN], options.encoder, heads, options.ensemble_size, options.text_size, branches)
+        outside = {name: each["backbone_weights"] for name, each in own.items()}
+    except (KeyError, TypeError, ValueError, AttributeError, RecipeError) as error:
+        raise _not_described(folder, error) from None
+    _load_weights(model, folder / "model.safetensors", outside)
+    model.share_backbones()
+    checkpoint.model, checkpoint.folder = model.eval(), folder
+    return checkpoint
+
+
+class AbsentModel(SpeechModel):
+    """Stands for a network that is not loaded: another runtime has it."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.ensemble, self.branches = cast(Any, nn.ModuleList()), cast(Any, nn.ModuleDict())
+
+    def encode(
+        self, waveforms: torch.Tensor, num_samples: torch.Tensor, branches: Iterable[str]
+    ) -> HiddenStatesByBranch:
+        """Refuse."""
+        raise ModelError("needs the network in PyTorch", where="--runtime", remedy="Load the model folder.")
+
+
+def described(description: Mapping[str, Any], labels: Mapping[str, Any], where: Path) -> Checkpoint:
+    """Return what model.json and labels.json say of a model, without its network.
+
+    Args:
+        where: The folder or the file that they were read from, for errors.
+
+    Raises:
+        ModelError: They do not describe a model.
+    """
     if description.get("format") != FORMAT:
         raise ModelError(
             f"format {description.get('format')} is not {FORMAT}",
-            where=folder / "model.json",
+            where=where / "model.json" if where.is_dir() else where,
             remedy="Upgrade serein, or export the model again.",
         )
     try:
         options = ModelOptions.model_validate({name: description[name] for name in ModelOptions.model_fields})
         chosen = options.tasks.chosen
         tasks = {name: choose("task", name).from_json(name, own, labels[name]) for name, own in chosen.items()}
-        heads = {name: (task.options, task.num_outputs) for name, task in tasks.items()}
-        own = {MAIN: description, **description["branch_backbones"]}
-        backbones = {name: described_backbone(each["backbone"]) for name, each in own.items()}
-        branches = {name: (backbones[name], branch.encoder) for name, branch in options.branches.items()}
-        model = assemble(backbones[MAIN], options.encoder, heads, options.ensemble_size, options.text_size, branches)
         training = dict(description["training"])
-        outside = {name: each["backbone_weights"] for name, each in own.items()}
         fitted, threshold = description["calibration"], description["verification"]
         calibration = None if fitted is None else Calibration.model_validate(fitted)
         verification = None if threshold is None else VerificationThreshold.model_validate(threshold)
     except (KeyError, TypeError, ValueError, AttributeError, RecipeError) as error:
-        raise ModelError(
-            f"model.json and labels.json do not describe a model ({str(error).splitlines()[0]})",
-            where=folder,
-            remedy="Copy the folder again.",
-        ) from None
-    _load_weights(model, folder / "model.safetensors", outside)
-    model.share_backbones()
-    return Checkpoint(model.eval(), options, tasks, training, calibration, verification, folder)
+        raise _not_described(where, error) from None
+    return Checkpoint(AbsentModel(), options, tasks, training, calibration, verification)
+
+
+def _not_described(where: Path, error: Exception) -> ModelError:
+    what = f"model.json and labels.json do not describe a model ({str(error).splitlines()[0]})"
+    return ModelError(what, where=where, remedy="Copy the folder again.")
 
 
 def folder_digest(folder: Path) -> str:

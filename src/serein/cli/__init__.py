@@ -3,6 +3,7 @@
 from serein.cli import (  # noqa: F401  (adds commands)
     corpora,
     experiment,
+    export,
     knn,
     predict,
     reproduce,

@@ -78,9 +78,18 @@ AllowSeenSpeakers = Annotated[
 ]
 Data = Annotated[Path, typer.Option("--data", help="Manifest (.jsonl).")]
 DefaultModel = Annotated[
-    str | None, typer.Option("--model", "-m", help="Model folder or Hub name.", show_default="the default model")
+    str | None,
+    typer.Option("--model", "-m", help="Model folder, Hub name or exported file.", show_default="the default model"),
 ]
 Device = Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1 or mps.")]
+Runtime = Annotated[
+    Literal["torch", "onnx", "openvino"] | None,
+    typer.Option(
+        "--runtime",
+        help="What runs the network; onnx and openvino read a file of serein export.",
+        show_default="onnx for a .onnx file, else torch",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Model folder or Hub name.")]
 Overrides = Annotated[

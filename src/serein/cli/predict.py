@@ -20,6 +20,7 @@ from serein.cli.app import (
     MinConfidence,
     MinDuration,
     Recordings,
+    Runtime,
     Segments,
     Step,
     Window,
@@ -80,6 +81,7 @@ def predict(
         typer.Option("--max-files", help="Predict at most this many, evenly spread.", show_default="all", min=1),
     ] = None,
     device: Device = "auto",
+    runtime: Runtime = None,
     workers: Annotated[int, typer.Option(help="Number of processes that predict on the CPU.", min=1)] = 1,
     out: Annotated[
         Path | None,
@@ -109,6 +111,7 @@ def predict(
     for is_wrong, options_at_fault, why in (
         (ensemble and (model is not None or knn), ("ensemble",), "it names its models; leave out --model and --knn"),
         (labels is not None and (ensemble or knn), ("labels",), "ensembles and datastores have fixed classes"),
+        (runtime not in (None, "torch") and (ensemble or knn), ("runtime",), "ensembles and datastores run in PyTorch"),
         (wants_neighbours and not knn, ("k", "knn-weight", "show-neighbours"), "name a datastore by --knn"),
         (show_neighbours and shown == "csv", ("show-neighbours",), "neighbours do not fit into a line; take --json"),
         (out and shown in ("table", "csv"), ("out",), f"predictions are appended as JSON lines, not as {shown}"),
@@ -141,14 +144,14 @@ def predict(
         else:
             from serein.inference.predictor import load
 
-            predictor = load(model, device)
+            predictor = load(model, device, runtime)
             predictor = predictor if words is None else predictor.with_labels(words)
 
         def predicted(some: Sequence[Source], on_error: OnError | None = None) -> Iterator[Pair]:
             if workers > 1 and ensemble is None and knn is None:
                 from serein.inference.predictor import predict_in_processes
 
-                results: Iterable[object] = predict_in_processes(model, words, some, options, workers)
+                results: Iterable[object] = predict_in_processes(model, words, some, options, workers, runtime)
             else:
                 results = predictor.predict_files(some, options=options, on_error="return", on_progress=_shown_on(bars))
             return _readable(zip(some, results, strict=True), failed, plot, on_error)

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serein.cli.app import DefaultModel, Device, MinConfidence, MinDuration, Step, Window, app, sliding_window_of
+from serein.cli.app import (
+    DefaultModel,
+    Device,
+    MinConfidence,
+    MinDuration,
+    Runtime,
+    Step,
+    Window,
+    app,
+    sliding_window_of,
+)
 from serein.errors import AudioError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -51,6 +61,7 @@ def serve(
     ] = None,
     no_page: Annotated[bool, typer.Option("--no-page", help="Do not serve the web page.")] = False,
     device: Device = "auto",
+    runtime: Runtime = None,
     min_confidence: MinConfidence = 0.0,
     min_duration: MinDuration = 0.0,
     max_mb: Annotated[float, typer.Option("--max-mb", help="Largest recording, in megabytes.")] = 25.0,
@@ -90,7 +101,7 @@ def serve(
     keys = None if api_key_file is None else read_keys(api_key_file)
     known = names([*(allowed_hosts or ()), *([] if host in _EVERY_ADDRESS else [host])], allowed_origins or ())
     listening = bound(host, port)
-    predictor = load(model, device)
+    predictor = load(model, device, runtime)
     service = Service(
         predictor,
         ServiceInfo(predictor.checkpoint.name, serein.__version__),

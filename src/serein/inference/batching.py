@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from serein.audio import SAMPLE_RATE_HZ, Waveform
 from serein.checkpoint import Checkpoint
 from serein.data.dataset import Recordings, fix_length
-from serein.errors import ModelError, expected_one_of
+from serein.errors import ModelError, RunError, expected_one_of
+from serein.inference.runtimes import EmbeddingSelection, Runtime, TorchRuntime
 from serein.models.conditioning import ConditionSource, attribute_vectors
 from serein.tasks.task import Decoded
 
@@ -31,19 +32,6 @@ class ModelOutputs:
 
     decoded: Mapping[str, Decoded]
     embeddings: Vectors
-
-
-@dataclass(frozen=True)
-class EmbeddingSelection:
-    """Which embedding of a model is meant.
-
-    Attributes:
-        task: It is the input of this task's output layer.
-        use_fusion: `False` is before other networks' vectors join.
-    """
-
-    task: str
-    use_fusion: bool = True
 
 
 def embedding_selection(checkpoint: Checkpoint, name: str | None) -> EmbeddingSelection:
@@ -76,6 +64,7 @@ def model_outputs(
     conditions: Mapping[str, Vectors] | None = None,
     on_progress: Progress | None = None,
     embedding: str | None = None,
+    runtime: Runtime | None = None,
 ) -> ModelOutputs:
     """Run a model on many clips, in batches of similar length.
 
@@ -85,6 +74,7 @@ def model_outputs(
         conditions: Attribute -> (clip, feature), of a conditioned model; an attribute that is not given is unknown.
         on_progress: Called with the number of finished clips and of all clips.
         embedding: Which embeddings are returned, see `embedding_selection`.
+        runtime: What runs the network; `None`: PyTorch, where the weights lie.
 
     Raises:
         ModelError: The model has no such embedding.
@@ -92,6 +82,7 @@ def model_outputs(
     selection = embedding_selection(checkpoint, embedding)
     clips, most_samples = checkpoint.options.clips, int(checkpoint.options.inference.batch_s * SAMPLE_RATE_HZ)
     shortest = max(1, round(clips.min_s * SAMPLE_RATE_HZ))
+    runtime = runtime or TorchRuntime(checkpoint)
     of_clip: dict[int, ModelOutputs] = {}
     for positions in batches_by_length(num_samples, most_samples, shortest):
         windows = []  # of equal length, of a clip longer than `clips.window_s`
@@ -106,7 +97,7 @@ def model_outputs(
         for start in range(0, len(flat), size):
             rows = clip_of[start : start + size]
             known = {name: vectors[rows] for name, vectors in (conditions or {}).items()}
-            parts.append(_forward(checkpoint, selection, flat[start : start + size], known))
+            parts.append(_forward(checkpoint, selection, runtime, flat[start : start + size], known))
         outputs = _stacked(parts)
         start = 0
         for position, own in zip(positions, windows, strict=True):  # windows' means, weighted by length; joined texts
@@ -139,29 +130,31 @@ def recording_outputs(
     return model_outputs(checkpoint, lambda i: recordings[positions[i]], lengths, conditions, on_progress, embedding)
 
 
-@torch.inference_mode()
 def _forward(
     checkpoint: Checkpoint,
     selection: EmbeddingSelection,
+    runtime: Runtime,
     waveforms: Sequence[Waveform],
     conditions: Mapping[str, Vectors],
 ) -> ModelOutputs:
-    model, precision = checkpoint.model.eval(), checkpoint.options.inference.precision
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    num_samples = torch.tensor([len(waveform) for waveform in waveforms], device=device)
-    padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True).to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        tensors = {name: torch.from_numpy(vectors).to(device) for name, vectors in conditions.items()}
-        tasks = {*checkpoint.answered, selection.task}
-        hidden_states = model.encode(padded, num_samples, model.branches_of(tasks))
-        head_outputs = model.decode(hidden_states, tensors, tasks)
-        vector = (
-            head_outputs
-            if selection.use_fusion
-            else model.decode(hidden_states, tensors, {selection.task}, selection.use_fusion)
-        )
-    decoded = {name: checkpoint.tasks[name].decode(head_outputs[name].output) for name in checkpoint.answered}
-    return ModelOutputs(decoded, vector[selection.task].embedding.cpu().numpy())
+    """Run one batch; where a GPU has too little memory for it, its halves."""
+    try:
+        outputs, embeddings = runtime.run(waveforms, conditions, checkpoint.answered, selection)
+    except torch.OutOfMemoryError:
+        if len(waveforms) == 1:
+            seconds = len(waveforms[0]) / SAMPLE_RATE_HZ
+            raise RunError(
+                f"the device's memory does not hold a clip of {seconds:.1f} s",
+                where=str(runtime.device),
+                remedy="Choose a smaller clips.window_s, or --device cpu.",
+            ) from None
+        middle = len(waveforms) // 2
+        halves = [
+            (waveforms[part], {name: vectors[part] for name, vectors in conditions.items()})
+            for part in (slice(None, middle), slice(middle, None))
+        ]
+        return _stacked([_forward(checkpoint, selection, runtime, *half) for half in halves])
+    return ModelOutputs({name: checkpoint.tasks[name].decode(outputs[name]) for name in outputs}, embeddings)
 
 
 def _stacked(parts: Sequence[ModelOutputs]) -> ModelOutputs:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from serein import audio, hub
 from serein import checkpoint as checkpoints
 from serein.audio import SAMPLE_RATE_HZ, Upload, Waveform
-from serein.checkpoint import Checkpoint
+from serein.checkpoint import AbsentModel, Checkpoint
 from serein.data.utterance import Utterance
 from serein.device import device_of
 from serein.distributed import end_with_parent
@@ -29,6 +29,7 @@ from serein.errors import AudioError, ModelError, RecipeError, RunError, SereinE
 from serein.inference.batching import embedding_selection, model_outputs
 from serein.inference.prediction import ClipPrediction, Prediction, RejectOption
 from serein.inference.recording import PredictOptions, Recording, Segments
+from serein.inference.runtimes import FileRuntime, Runtime, RuntimeName, TorchRuntime, open_runtime
 from serein.inference.segments import SLIDING_WINDOW, SlidingWindow, Window
 from serein.inference.sources import Source, is_list_of_files, utterance_of
 from serein.inference.streams import Stream
@@ -74,6 +75,7 @@ class Predictor:
     Args:
         checkpoint: What was loaded.
         device: See `serein.device.device_of`.
+        runtime: What runs the network; `None`: PyTorch.
 
     Example:
         >>> model = serein.load()  # doctest: +SKIP
@@ -81,11 +83,15 @@ class Predictor:
         Prediction(file='call.wav', emotion='happy', confidence=0.832, segments=4)
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str = "auto") -> None:
+    def __init__(self, checkpoint: Checkpoint, device: str = "auto", runtime: FileRuntime | None = None) -> None:
         self.checkpoint = checkpoint
         self.model = checkpoint.model.eval()
         self.task = checkpoint.task
-        self.to(device)
+        self.runtime: Runtime
+        if runtime is None:
+            self.to(device)
+        else:
+            self.runtime, self.device = runtime, runtime.device
 
     def __repr__(self) -> str:
         """Return name, task, classes and device."""
@@ -93,10 +99,22 @@ class Predictor:
         return f"Predictor({self.checkpoint.name!r}, {self.task}: {names}, device={str(self.device)!r})"
 
     def to(self, device: str) -> Predictor:
-        """Move the model to a device, where it stays, and return it."""
+        """Move the model to a device, where it stays, and return it.
+
+        Raises:
+            ModelError: There is no such device, or the model is an exported file, which stays where it was loaded.
+        """
+        if isinstance(self.model, AbsentModel):
+            raise ModelError("an exported file stays where it was loaded", where="device", remedy="Load it there.")
         self.device = device_of(device)
         self.model.to(self.device)
+        self.runtime = TorchRuntime(self.checkpoint)
         return self
+
+    def _with(self, checkpoint: Checkpoint) -> Predictor:
+        """Return the same network with another description."""
+        runtime = self.runtime if isinstance(self.runtime, FileRuntime) else None
+        return Predictor(checkpoint, str(self.device), runtime)
 
     @cached_property
     def identity(self) -> dict[str, str]:
@@ -119,11 +137,11 @@ class Predictor:
             RecipeError: A word has no vector, or there are fewer than two labels.
         """
         tasks = {**self.checkpoint.tasks, self.task: self.checkpoint.tasks[self.task].with_labels(labels)}
-        return Predictor(replace(self.checkpoint, tasks=tasks, calibration=None), str(self.device))
+        return self._with(replace(self.checkpoint, tasks=tasks, calibration=None))
 
     def uncalibrated(self) -> Predictor:
         """Return the same model with its probabilities before calibration, to be joined with others like it."""
-        return Predictor(replace(self.checkpoint, calibration=None), str(self.device))
+        return self._with(replace(self.checkpoint, calibration=None))
 
     @overload
     def predict(
@@ -291,7 +309,9 @@ class Predictor:
         encoder = checkpoint.options.text.encoder
         conditions = attribute_vectors(known, checkpoint.options.tasks.conditions, "known", encoder)
         lengths = [len(waveform) for waveform in cut]
-        outputs = model_outputs(checkpoint, cut.__getitem__, lengths, conditions, embedding=embedding)
+        outputs = model_outputs(
+            checkpoint, cut.__getitem__, lengths, conditions, embedding=embedding, runtime=self.runtime
+        )
         said = {name: checkpoint.tasks[name].predictions(decoded) for name, decoded in outputs.decoded.items()}
         if checkpoint.calibration is not None:
             rows = np.array([list(each.probabilities.values()) for each in said[self.task]])
@@ -358,17 +378,29 @@ def without_offset(waveform: Waveform) -> Waveform:
     return waveform if abs(mean) < OFFSET else waveform - np.float32(mean)
 
 
-def load(name: str | Path | None = None, device: str = "auto") -> Predictor:
+def load(name: str | Path | None = None, device: str = "auto", runtime: RuntimeName | None = None) -> Predictor:
     """Load a model.
 
     Args:
         name: A model folder, or any file in it; a model of the Hugging Face Hub; `None` or `default`: the default
             model, which ships inside the package.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+        runtime: What runs the network: `torch`; `onnx` or `openvino`, for files of `serein export`, which are named
+            themselves or lie as `model.onnx` in the model folder; `None`: `onnx` for such a file, else `torch`.
 
     Raises:
         ModelError: There is none, or it is damaged.
+        MissingExtraError: The runtime is not installed.
     """
+    is_exported = str(name).endswith(".onnx")
+    if runtime not in (None, "torch") or (is_exported and runtime is None):
+        path = Path(str(name)) if is_exported else model_folder(name)
+        checkpoint, own = open_runtime(path, runtime or "onnx", device)
+        return Predictor(checkpoint, runtime=own)
+    if is_exported:
+        raise ModelError(
+            "an exported file is not for PyTorch", where=str(name), remedy="Choose --runtime onnx, or the model folder."
+        )
     return Predictor(checkpoints.load(model_folder(name)), device)
 
 
@@ -401,12 +433,14 @@ def predict_in_processes(
     files: Sequence[Source],
     options: PredictOptions,
     num_workers: int,
+    runtime: RuntimeName | None = None,
 ) -> Iterator[Any]:
     """Yield a prediction, or the error, for each file in order, as `Predictor.predict_files` does.
 
     Args:
         model: Is loaded in each process; `None` is the default model.
         labels: Words to use as classes, for a model of words.
+        runtime: See `load`.
 
     Raises:
         RunError: A process was killed.
@@ -414,7 +448,7 @@ def predict_in_processes(
     parts = [files[i : i + CLIPS_AT_ONCE] for i in range(0, len(files), CLIPS_AT_ONCE)]
     num_threads = max(1, torch.get_num_threads() // num_workers)
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_workers, context, _start, (model, labels, options, num_threads))
+    pool = ProcessPoolExecutor(num_workers, context, _start, (model, labels, options, num_threads, runtime))
     waiting: deque[Future[list[Any]]] = deque()
     try:
         for part in parts:
@@ -433,13 +467,19 @@ def predict_in_processes(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _start(model: str | None, labels: Sequence[str] | None, options: PredictOptions, num_threads: int) -> None:
+def _start(
+    model: str | None,
+    labels: Sequence[str] | None,
+    options: PredictOptions,
+    num_threads: int,
+    runtime: RuntimeName | None,
+) -> None:
     """Load the model in a new process; it ends with its parent, which handles the keyboard interrupt."""
     global _worker
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(num_threads)
-    predictor = load(model, "cpu")
+    predictor = load(model, "cpu", runtime)
     _worker = (predictor if labels is None else predictor.with_labels(labels), options)
 
 

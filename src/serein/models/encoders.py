@@ -73,8 +73,9 @@ class Cnn2dEncoder(Encoder):
         for block, pool, stride in zip(self.blocks, self.pools, self.strides, strict=True):
             if pool != (1, 1):
                 images = F.max_pool2d(images, pool, ceil_mode=True)
-            num_frames = -(-num_frames // (pool[0] * stride))
-            is_frame = frame_mask(num_frames, -(-images.shape[2] // stride))
+            shrink = pool[0] * stride  # rounded up by a sum: other runtimes divide negative numbers towards zero
+            num_frames = (num_frames + shrink - 1) // shrink
+            is_frame = frame_mask(num_frames, (images.shape[2] + stride - 1) // stride)
             images = block(images, is_frame[:, None, :, None].to(images.dtype))
         frames = self.join(self.dropout(images.permute(0, 2, 3, 1).flatten(2)))
         frames = self.norm(frames.float().transpose(1, 2)).transpose(1, 2).relu()

@@ -295,9 +295,13 @@ class ClassTask(Task):
         scores = class_scores(classes.numpy(), predicted.numpy(), self.num_outputs)
         return {**scores, **distribution, "loss": float(self._mean_loss(target, output))}
 
+    def values(self, output: torch.Tensor) -> torch.Tensor:
+        """Return the probabilities of (batch, class) logits."""
+        return output.softmax(dim=1)
+
     def decode(self, output: torch.Tensor) -> Decoded:
         """Return the probabilities of (batch, class) logits."""
-        return Decoded(output.softmax(dim=1).cpu().numpy())
+        return Decoded(self.values(output).cpu().numpy())
 
     def predictions(self, decoded: Decoded) -> list[TaskPrediction]:
         """Return the most probable class of each clip."""

@@ -259,6 +259,18 @@ class Task(ABC):
     def scores(self, truth: torch.Tensor, kept: torch.Tensor) -> dict[str, float]:
         """Return scores of a whole set by name, the higher the better, the one that is monitored first; and `loss`."""
 
+    def values(self, output: torch.Tensor) -> torch.Tensor:
+        """Return what (batch, ...) outputs of the head mean, as an exported model computes it by tensors alone.
+
+        Returns:
+            (batch, class) probabilities, or (batch, ...) numbers.
+
+        Raises:
+            ModelError: They are no steps of tensors.
+        """
+        what = f"what the task '{self.name}' says cannot be part of an exported file"
+        raise ModelError(what, where=f"tasks.{self.name}", remedy="Use the model folder for it.")
+
     @abstractmethod
     def decode(self, output: torch.Tensor) -> Decoded:
         """Return what (batch, ...) outputs of the head mean."""

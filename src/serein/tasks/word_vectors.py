@@ -9,6 +9,7 @@ from typing import Any, Self, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 
 from serein.choices import choose
@@ -213,6 +214,11 @@ class WordVectorTask(Task):
         cosine = mean_cosine(truth[:, : self.num_outputs].numpy(), output.numpy())
         scores = class_scores(classes, predictions, len(self.spec.classes))
         return {**scores, "cosine": cosine, "loss": float(self.loss(truth, output))}
+
+    def values(self, output: torch.Tensor) -> torch.Tensor:
+        """Return what `decode` does, by tensors."""
+        classes = torch.tensor(normalised(self.word_classes.vectors), dtype=output.dtype)
+        return (F.normalize(output, dim=1, eps=1e-30) @ classes.T / TEMPERATURE).softmax(dim=1)
 
     def decode(self, output: torch.Tensor) -> Decoded:
         """Return the probabilities of the classes, by their cosines with (batch, feature) vectors."""

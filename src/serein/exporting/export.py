@@ -1,0 +1,229 @@
+"""`serein export`: a model as an ONNX file with features, network and classifier inside, and how exact it is."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import serein
+from serein.audio import SAMPLE_RATE_HZ, Waveform, trimmed
+from serein.checkpoint import FORMAT, Checkpoint
+from serein.data.dataset import fix_length
+from serein.data.files import make_readable
+from serein.errors import MissingExtraError, ModelError
+from serein.exporting.graph import ExportGraph
+from serein.exporting.quantise import quantise
+from serein.inference.predictor import Predictor, load, without_offset
+from serein.inference.runtimes import METADATA, EmbeddingSelection, ExportedFile, OnnxRuntime, TorchRuntime
+
+TOLERANCE = 1e-4  # of logits in float32, relative to the largest where that is above 1
+BATCHES_S = ((1.0,), (0.4, 1.7, 3.1), (2.0, 2.0, 2.0, 2.0), (0.05, 7.3))  # lengths of the clips that are compared
+
+
+def export(
+    model: Predictor | str | Path | None,
+    out: str | Path,
+    *,
+    int8: bool = False,
+    clips: Sequence[Waveform] | None = None,
+) -> dict[str, Any]:
+    """Write a model as one ONNX file, and beside it how exactly it repeats the model (`model.parity.json`).
+
+    Args:
+        model: A model folder, a name on the Hugging Face Hub, a loaded model; `None`: the default model.
+        out: The file, which ends in `.onnx`.
+        int8: Store weights as 8-bit integers, a quarter of the size (`serein.exporting.quantise.quantise`).
+        clips: Speech to compare on and to calibrate int8 on, (sample,) float32 at 16 kHz; `None`: sounds made
+            for the purpose.
+
+    Returns:
+        What the parity report says.
+
+    Raises:
+        ModelError: The model cannot be exported, or the file would not repeat it.
+        MissingExtraError: `onnx`, `onnxscript` or `onnxruntime` is not installed.
+    """
+    out = Path(out)
+    if out.suffix != ".onnx":
+        raise ModelError("an exported file ends in .onnx", where=out, remedy="Name it model.onnx.")
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "onnx")
+    predictor = model if isinstance(model, Predictor) else load(model, "cpu")
+    if type(predictor) is not Predictor:
+        what = f"a {type(predictor).__name__} joins a model with others or with a datastore, which a file cannot hold"
+        raise ModelError(what, where="export", remedy="Export its model folders one by one.")
+    checkpoint = predictor.checkpoint
+    graph = ExportGraph(checkpoint)
+    if clips is not None:
+        clips = [trimmed(without_offset(clip), checkpoint.options.clips.trim_db) for clip in clips]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        exact = Path(folder) / "exact.onnx"
+        _trace(graph, checkpoint, exact)
+        report = parity(checkpoint, graph, exact, clips)
+        if report["difference"]["output"] > TOLERANCE * max(1.0, report["largest_output"]):
+            what = f"the file would differ from the model by {report['difference']['output']:.1e}"
+            raise ModelError(what, where=checkpoint.folder, remedy="Report this with the model's model.json.")
+        if int8:
+            rounded = Path(folder) / "int8.onnx"
+            quantise(exact, rounded, clips)
+            report = parity(checkpoint, graph, rounded, clips)
+            exact = rounded
+        make_readable(exact)
+        os.replace(exact, out)
+        if (beside := Path(f"{exact}.data")).exists():  # weights of 2 GB and more
+            os.replace(beside, Path(folder).parent / beside.name)
+    report |= {"file": out.name, "bytes": out.stat().st_size}
+    text = json.dumps(report, indent=2)
+    out.with_suffix(".parity.json").write_text(text + "\n", encoding="utf-8")
+    return report
+
+
+def _trace(graph: ExportGraph, checkpoint: Checkpoint, path: Path) -> None:
+    """Trace the graph with batch and length left open, and write it with its metadata."""
+    dynamic = torch.export.Dim.DYNAMIC
+    waveforms = torch.from_numpy(np.stack([_sound(1.0, seed) for seed in range(2)]))
+    conditions = [torch.zeros(2, size) for size in graph.conditions.values()]
+    inputs = (waveforms, torch.tensor([SAMPLE_RATE_HZ, 9000]), *conditions)
+    shapes: list[Any] = [{0: dynamic, 1: dynamic}, {0: dynamic}]
+    shapes += [tuple({0: dynamic} for _ in conditions)] if conditions else []
+    with torch.no_grad(), _quiet():
+        graph(*inputs)  # fills caches with real tensors
+        program = torch.onnx.export(
+            graph,
+            inputs,
+            dynamo=True,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_shapes=tuple(shapes),
+            verbose=False,
+        )
+    assert program is not None
+    program.model.metadata_props.update(metadata(graph, checkpoint))
+    program.save(path)
+
+
+def metadata(graph: ExportGraph, checkpoint: Checkpoint) -> dict[str, str]:
+    """Return what a file says of itself: for serein in one entry, for others one by one."""
+    calibration, clips = checkpoint.calibration, checkpoint.options.clips
+    description = {
+        "format": FORMAT,
+        **checkpoint.options.model_dump(mode="json"),
+        "training": checkpoint.training,
+        "calibration": None if calibration is None else calibration.model_dump(),
+        "verification": None if checkpoint.verification is None else checkpoint.verification.model_dump(),
+        "answered": list(graph.tasks),
+    }
+    about = {
+        "version": serein.__version__,
+        "name": checkpoint.name,
+        "sha256": checkpoint.digest,
+        "precision": "float32",
+        "conditions": graph.conditions,
+        "outputs": graph.outputs,
+        "description": description,
+        "labels": {name: task.to_json() for name, task in checkpoint.tasks.items()},
+    }
+    classes = {name: checkpoint.tasks[name].spec.classes for name in graph.tasks}
+    return {
+        METADATA: json.dumps(about),
+        "sampling_rate": str(SAMPLE_RATE_HZ),
+        "task": checkpoint.task,
+        "classes": json.dumps(classes),
+        "temperature": str(1.0 if calibration is None else calibration.temperature),
+        "trim_db": json.dumps(clips.trim_db),
+        "clips": clips.model_dump_json(),
+        "licences": json.dumps(checkpoint.training.get("licences", {})),
+    }
+
+
+def parity(
+    checkpoint: Checkpoint, graph: ExportGraph, path: Path, clips: Sequence[Waveform] | None = None
+) -> dict[str, Any]:
+    """Compare a file in onnxruntime with its model in PyTorch, on several lengths and batches.
+
+    Returns:
+        The largest difference of outputs (logits) and embeddings, the share of equal labels, what was compared.
+    """
+    file = OnnxRuntime(ExportedFile.open(path), "cpu")
+    network = TorchRuntime(checkpoint)
+    network.model, network.device, network.precision = graph.model, torch.device("cpu"), "float32"
+    most_s = min([checkpoint.options.clips.window_s, *_limits_s(graph)])
+    batches = [
+        [_sound(min(seconds, most_s), seed) for seed, seconds in enumerate(lengths_s)] for lengths_s in BATCHES_S
+    ]
+    if clips is not None:
+        given = [clip[: round(most_s * SAMPLE_RATE_HZ)] for clip in clips]
+        batches = [given[start : start + 4] for start in range(0, len(given), 4)]
+    rng = np.random.default_rng(0)
+    furthest, largest, equal, number = {"output": 0.0, "embedding": 0.0}, 0.0, 0, 0
+    for batch in batches:
+        fixed = [fix_length(clip, checkpoint.options.clips) for clip in batch]
+        known = {name: rng.random((len(batch), size), np.float32) for name, size in graph.conditions.items()}
+        for task in graph.tasks:
+            selection = EmbeddingSelection(task)
+            ours, our_vectors = network.run(fixed, known, graph.tasks, selection)
+            theirs, their_vectors = file.run(fixed, known, graph.tasks, selection)
+            furthest["output"] = max(furthest["output"], float((ours[task] - theirs[task]).abs().max()))
+            furthest["embedding"] = max(furthest["embedding"], float(np.abs(our_vectors - their_vectors).max()))
+            largest = max(largest, float(ours[task].abs().max()))
+        labels = [graph.values[checkpoint.task](each[checkpoint.task]).argmax(dim=1) for each in (ours, theirs)]
+        equal, number = equal + int((labels[0] == labels[1]).sum()), number + len(batch)
+    return {
+        "model": checkpoint.name,
+        "sha256": checkpoint.digest,
+        "precision": file.precision,
+        "tasks": list(graph.tasks),
+        "left_out": list(graph.left_out),
+        "difference": furthest,
+        "largest_output": largest,
+        "equal_labels": equal / number,
+        "sounds": "given" if clips is not None else "made",
+        "batches_s": [[round(len(clip) / SAMPLE_RATE_HZ, 3) for clip in batch] for batch in batches],
+    }
+
+
+def _limits_s(graph: ExportGraph) -> Iterator[float]:
+    for name in graph.model.branches_of(graph.tasks):
+        if (most_s := graph.model.backbone_of(name).max_s) is not None:
+            yield most_s
+
+
+def _sound(seconds: float, seed: int) -> Waveform:
+    """Return a sound with the outline of speech: a voice of falling harmonics in syllables, pauses, faint noise."""
+    rng = np.random.default_rng(seed)
+    times_s = np.arange(max(1, round(seconds * SAMPLE_RATE_HZ))) / SAMPLE_RATE_HZ
+    pitch_hz = rng.uniform(90, 250) * (1 + 0.1 * np.sin(2 * np.pi * rng.uniform(0.5, 3) * times_s))
+    phase = 2 * np.pi * np.cumsum(pitch_hz) / SAMPLE_RATE_HZ
+    voice = sum(np.sin(number * phase + rng.uniform(0, 6)) / number for number in range(1, 20))
+    syllables = np.clip(np.sin(2 * np.pi * rng.uniform(2, 5) * times_s + rng.uniform(0, 6)), 0, 1)
+    return (0.1 * voice * syllables + 0.003 * rng.standard_normal(len(times_s))).astype(np.float32)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter from reporting its progress; attention runs by parts that ONNX has."""
+    has_fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(has_fastpath)
+        logger.setLevel(level)

@@ -1,0 +1,331 @@
+"""What runs a network: PyTorch, or onnxruntime or OpenVINO with an exported file. All else is the same."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from serein import checkpoint as checkpoints
+from serein.audio import Waveform
+from serein.checkpoint import Checkpoint
+from serein.errors import MissingExtraError, ModelError, expected_one_of
+
+RuntimeName = Literal["torch", "onnx", "openvino"]
+METADATA = "serein"  # the key of an exported file's metadata that holds the model's description
+WAVEFORMS, NUM_SAMPLES, CONDITION = "waveforms", "num_samples", "condition."  # its inputs
+OUTPUT, EMBEDDING, PROBABILITIES = ".output", ".embedding", ".probabilities"  # its outputs, behind a task's name
+EXPORTED = "model.onnx"  # beside a model folder's other parts
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class EmbeddingSelection:
+    """Which embedding of a model is meant.
+
+    Attributes:
+        task: It is the input of this task's output layer.
+        use_fusion: `False` is before other networks' vectors join.
+    """
+
+    task: str
+    use_fusion: bool = True
+
+
+class Runtime(ABC):
+    """Runs a network on one batch.
+
+    Attributes:
+        name: As `--runtime` has it.
+        device: Where it runs.
+        precision: Of its arithmetic.
+    """
+
+    name: ClassVar[RuntimeName]
+    device: torch.device
+    precision: str
+
+    @abstractmethod
+    def run(
+        self,
+        waveforms: Sequence[Waveform],
+        conditions: Mapping[str, Vectors],
+        tasks: Collection[str],
+        selection: EmbeddingSelection,
+    ) -> tuple[dict[str, torch.Tensor], Vectors]:
+        """Run a batch.
+
+        Args:
+            waveforms: (sample,) float32 each.
+            conditions: Attribute -> (clip, feature); one that is not given is unknown.
+            tasks: Whose outputs are wanted.
+            selection: The embedding that is wanted.
+
+        Returns:
+            Task -> (clip, ...) what its head puts out; (clip, feature) embeddings.
+        """
+
+
+class TorchRuntime(Runtime):
+    """PyTorch with the network of a checkpoint."""
+
+    name = "torch"
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.model = checkpoint.model
+        self.precision = checkpoint.options.inference.precision
+        self.device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    @torch.inference_mode()
+    def run(
+        self,
+        waveforms: Sequence[Waveform],
+        conditions: Mapping[str, Vectors],
+        tasks: Collection[str],
+        selection: EmbeddingSelection,
+    ) -> tuple[dict[str, torch.Tensor], Vectors]:
+        """Run a batch where the model's weights lie."""
+        model, wanted = self.model.eval(), {*tasks, selection.task}
+        num_samples = torch.tensor([len(waveform) for waveform in waveforms], device=self.device)
+        padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            tensors = {name: torch.from_numpy(vectors).to(self.device) for name, vectors in conditions.items()}
+            hidden_states = model.encode(padded.to(self.device), num_samples, model.branches_of(wanted))
+            head_outputs = model.decode(hidden_states, tensors, wanted)
+            vector = head_outputs
+            if not selection.use_fusion:
+                vector = model.decode(hidden_states, tensors, {selection.task}, use_fusion=False)
+        embedding: Vectors = vector[selection.task].embedding.cpu().numpy()
+        return {task: head_outputs[task].output for task in tasks}, embedding
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """A file that `serein export` wrote, and what its metadata say.
+
+    Attributes:
+        path: The file.
+        about: The model's description, labels, name, hash and precision.
+    """
+
+    path: Path
+    about: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: Path) -> ExportedFile:
+        """Read the metadata of a file.
+
+        Raises:
+            ModelError: It is no file that serein exported.
+        """
+        try:
+            with path.open("rb") as file:
+                about = json.loads(dict(_metadata(file))[METADATA])
+        except (OSError, ValueError, KeyError, IndexError):
+            remedy = "Write one with: serein export MODEL -o model.onnx."
+            raise ModelError("is no model that serein exported", where=path, remedy=remedy) from None
+        return cls(path, about)
+
+    def checkpoint(self) -> Checkpoint:
+        """Return the model's description without its network, which a runtime reads from the file."""
+        about = dict(self.about)
+        digest = about["sha256"]
+        if about["precision"] != "float32":  # other weights, other predictions
+            digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        checkpoint = checkpoints.described(about["description"], about["labels"], self.path)
+        checkpoint.identity = {"name": about["name"], "sha256": digest}
+        return checkpoint
+
+
+def _metadata(file: BinaryIO) -> Iterator[tuple[str, str]]:
+    """Yield key and value of an ONNX file's metadata without reading its weights.
+
+    Protocol buffers: a field is its number and kind in a variable-length integer, then its content; fields 14 of a
+    ModelProto are messages of a key (1) and a value (2).
+    """
+
+    def integer() -> int | None:
+        value, shift = 0, 0
+        while byte := file.read(1):
+            value |= (byte[0] & 0x7F) << shift
+            if byte[0] < 0x80:
+                return value
+            shift += 7
+        return None
+
+    while (tag := integer()) is not None:
+        if tag & 7 == 0:
+            integer()
+        elif tag & 7 == 2:
+            length = integer() or 0
+            if tag >> 3 != 14:
+                file.seek(length, 1)
+                continue
+            end, texts = file.tell() + length, {}
+            while file.tell() < end:
+                field = integer() or 0
+                texts[field >> 3] = file.read(integer() or 0).decode()
+            yield texts[1], texts.get(2, "")
+        else:
+            raise ValueError(f"a field of kind {tag & 7}")
+
+
+class FileRuntime(Runtime):
+    """Runs an exported file.
+
+    Args:
+        file: The file.
+        device: Where it should run.
+
+    Raises:
+        MissingExtraError: The runtime is not installed.
+        ModelError: It has no such device, or cannot read the file.
+    """
+
+    def __init__(self, file: ExportedFile, device: str) -> None:
+        self.precision = str(file.about["precision"])
+        self.conditions = {name: int(size) for name, size in file.about["conditions"].items()}
+        self.outputs = set(file.about["outputs"])
+        self.device = self._start(file.path, device)
+
+    @abstractmethod
+    def _start(self, path: Path, device: str) -> torch.device:
+        """Load the file and return where it runs."""
+
+    @abstractmethod
+    def _infer(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """Return some outputs of a batch."""
+
+    def run(
+        self,
+        waveforms: Sequence[Waveform],
+        conditions: Mapping[str, Vectors],
+        tasks: Collection[str],
+        selection: EmbeddingSelection,
+    ) -> tuple[dict[str, torch.Tensor], Vectors]:
+        """Run a batch."""
+        lengths = [len(waveform) for waveform in waveforms]
+        padded = np.zeros((len(waveforms), max(lengths)), np.float32)
+        for row, waveform in zip(padded, waveforms, strict=True):
+            row[: len(waveform)] = waveform
+        inputs: dict[str, NDArray[Any]] = {WAVEFORMS: padded, NUM_SAMPLES: np.array(lengths, np.int64)}
+        for name, size in self.conditions.items():
+            unknown = np.zeros((len(waveforms), size), np.float32)
+            unknown[:, 0] = name == "gender"  # whose first place is the unknown one
+            inputs[CONDITION + name] = conditions.get(name, unknown)
+        wanted = list(tasks)
+        names = [task + OUTPUT for task in wanted] + [selection.task + EMBEDDING]
+        if missing := [name for name in names if name not in self.outputs]:
+            what = f"the exported file has no output '{missing[0]}'"
+            raise ModelError(what, where="--runtime", remedy="Use the model folder with --runtime torch.")
+        if not selection.use_fusion:
+            what = f"the exported file has '{selection.task}' after fusion only"
+            raise ModelError(what, where="embedding", remedy="Use the model folder with --runtime torch.")
+        *outputs, embedding = self._infer(inputs, names)
+        return {task: torch.from_numpy(output) for task, output in zip(wanted, outputs, strict=True)}, embedding
+
+
+class OnnxRuntime(FileRuntime):
+    """onnxruntime: on the processor, or on CUDA where its own package for that is installed."""
+
+    name = "onnx"
+
+    def _start(self, path: Path, device: str) -> torch.device:
+        onnxruntime = _imported("onnxruntime", "onnx")
+        known = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+        available = onnxruntime.get_available_providers()
+        kind = ("cuda" if known["cuda"] in available else "cpu") if device == "auto" else device.partition(":")[0]
+        if known.get(kind) not in available:
+            what = f"onnxruntime has no '{device}' on this machine"
+            raise ModelError(what, where="--device", remedy="Choose cpu; for CUDA install onnxruntime-gpu.")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=[known[kind]])
+        except Exception as error:  # of onnxruntime's own, undocumented kinds
+            detail = " ".join(str(error).split())[:200]
+            raise ModelError(f"onnxruntime cannot read it ({detail})", where=path, remedy="Export it again.") from None
+        return torch.device("cpu" if kind == "cpu" else device.replace("auto", "cuda"))
+
+    def _infer(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        results: list[NDArray[Any]] = self.session.run(list(outputs), dict(inputs))
+        return results
+
+
+class OpenVinoRuntime(FileRuntime):
+    """OpenVINO on the processor, in float32."""
+
+    name = "openvino"
+
+    def _start(self, path: Path, device: str) -> torch.device:
+        openvino = _imported("openvino", "openvino")
+        if device not in ("auto", "cpu"):
+            what = f"serein runs OpenVINO on the processor, not on '{device}'"
+            raise ModelError(what, where="--device", remedy="Choose cpu, or another --runtime.")
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        try:
+            compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+        except RuntimeError as error:
+            detail = " ".join(str(error).split())[:200]
+            raise ModelError(f"OpenVINO cannot read it ({detail})", where=path, remedy="Export it again.") from None
+        self.request = compiled.create_infer_request()
+        return torch.device("cpu")
+
+    def _infer(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        results = self.request.infer(dict(inputs))
+        return [np.array(results[name]) for name in outputs]  # copies: the next batch reuses its memory
+
+
+def _imported(package: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise MissingExtraError(package, extra) from None
+
+
+FILE_RUNTIMES: dict[str, type[FileRuntime]] = {"onnx": OnnxRuntime, "openvino": OpenVinoRuntime}
+RUNTIMES = ("torch", *FILE_RUNTIMES)
+
+
+def open_runtime(path: Path, runtime: str, device: str) -> tuple[Checkpoint, FileRuntime]:
+    """Return the description of an exported model, and what runs it.
+
+    Args:
+        path: The file, or the model folder that holds it as `model.onnx`.
+        runtime: `onnx` or `openvino`.
+        device: `auto` or one that the runtime knows.
+
+    Raises:
+        ModelError: There is no such file, or it was exported from another model than the folder holds.
+        MissingExtraError: The runtime is not installed.
+    """
+    if runtime not in FILE_RUNTIMES:
+        raise ModelError(
+            expected_one_of(runtime, FILE_RUNTIMES, kind="runtime of exported files"),
+            where="--runtime",
+            remedy="Choose one of these.",
+        )
+    folder = path if path.is_dir() else None
+    path = path / EXPORTED if folder else path
+    if not path.is_file():
+        remedy = f"Write one with: serein export {folder or 'MODEL'} -o {path}."
+        raise ModelError(f"there is no exported file for '{runtime}'", where=path, remedy=remedy)
+    file = ExportedFile.open(path)
+    if folder and checkpoints.is_model_folder(folder) and file.about["sha256"] != checkpoints.folder_digest(folder):
+        raise ModelError(
+            "was exported from another state of this model",
+            where=path,
+            remedy=f"Run: serein export {folder} -o {path}.",
+        )
+    return file.checkpoint(), FILE_RUNTIMES[runtime](file, device)

@@ -1,0 +1,166 @@
+"""`serein export`: one file says what the model says, for every backbone family, pooling, encoder and kind of task."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import serein
+from models.test_backbones import CASES, ONE_OF_EACH, backbone_of, batch, clips, plain_model
+from serein.checkpoint import Checkpoint, ModelOptions
+from serein.errors import ModelError
+from serein.exporting.export import export
+from serein.inference.predictor import Predictor
+from serein.inference.runtimes import EmbeddingSelection, ExportedFile, OnnxRuntime
+from serein.models.logmel import LogMelBackbone
+from serein.models.model import assemble
+from serein.models.pooling import POOLINGS
+from serein.recipe import Category, Cnn2d, CnnBlstm, LogMel, Transformer
+from serein.recipe.options import NamedOptions
+from serein.tasks.classes import ClassLabels, ClassTask
+
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+GOLDEN = Path(__file__).parents[1] / "golden" / "models"
+TASK = ClassTask(Category(), ClassLabels(("a", "b", "c", "d"), {}))
+
+
+def checkpoint_of(
+    backbone: Any, pooling: str = "mean", encoder: NamedOptions | None = None, size: int = 1
+) -> Checkpoint:
+    torch.manual_seed(1)
+    model = assemble(backbone, encoder, {"emotion": (Category(pooling=pooling), 4)}, size).eval()
+    for module in model.modules():
+        if hasattr(module, "running_var") and module.running_var is not None:
+            module.running_var.uniform_(0.5, 1.5)
+    return Checkpoint(model, ModelOptions(encoder=encoder, ensemble_size=size), {"emotion": TASK})
+
+
+def furthest(checkpoint: Checkpoint, path: Path) -> float:
+    """Return the largest difference of logits between file and model, over batches that the exporter never saw."""
+    report = export(Predictor(checkpoint, "cpu"), path)
+    worst = report["difference"]["output"]
+    file = OnnxRuntime(ExportedFile.open(path), "cpu")
+    for lengths in ((16_000, 7_123, 1_600), (400,), (9_001,) * 3, (12_000, 560)):
+        waveforms = clips(lengths)
+        with torch.inference_mode():
+            expected = checkpoint.model(*batch(waveforms, padding=9.0, extra=700))["emotion"].output
+        found, _ = file.run([w.numpy() for w in waveforms], {}, ["emotion"], EmbeddingSelection("emotion"))
+        worst = max(worst, float((found["emotion"] - expected).abs().max()))
+    return float(worst)
+
+
+QUICK = {"wav2vec2: group"}
+OF_EACH = dict(zip(ONE_OF_EACH, ["attention", "std", "mean", "max", "channel-attention", "mean", "max"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("case", "pooling"),
+    [pytest.param(case, pooling, marks=() if case in QUICK else pytest.mark.slow) for case, pooling in OF_EACH.items()],
+)
+def test_every_backbone_family(case: str, pooling: str, tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(backbone_of(plain_model(*CASES[case])), pooling)
+    assert furthest(checkpoint, tmp_path / "model.onnx") < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES.keys() - OF_EACH.keys())
+def test_every_kind_of_each_family(case: str, tmp_path: Path) -> None:
+    assert furthest(checkpoint_of(backbone_of(plain_model(*CASES[case]))), tmp_path / "model.onnx") < 1e-4
+
+
+LOG_MEL = {"name": "logmel", "n_mels": 20, "top_db": 60.0, "normalisation": ("level", "corpus", "clip")}
+STEM = Cnn2d(channels=(4, 6, 8), size=16, stem="stride", time_downsampling=2)
+ENCODERS: dict[str, NamedOptions] = {
+    "cnn2d": STEM,
+    "cnn-blstm": CnnBlstm(channels=(8, 8), kernels=(3, 5), hidden=6, layers=2),
+    "transformer": Transformer(cnn=STEM, layers=2, heads=2, feed_forward_size=16),
+}
+
+
+@pytest.mark.parametrize(
+    "encoder", [pytest.param(name, marks=() if name == "cnn2d" else pytest.mark.slow) for name in ENCODERS]
+)
+def test_every_encoder_and_an_ensemble(encoder: str, tmp_path: Path) -> None:
+    backbone = LogMelBackbone(LogMel.model_validate(LOG_MEL))
+    checkpoint = checkpoint_of(backbone, "channel-attention", ENCODERS[encoder], size=2)
+    assert furthest(checkpoint, tmp_path / "model.onnx") < 1e-4
+
+
+def test_the_poolings_of_the_families_are_all_there_are() -> None:
+    assert set(OF_EACH.values()) == set(POOLINGS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind", ["branches", "branches-shared", "conditioned-gender-text", "emotion-asr", "emotion-gender", "words"]
+)
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_the_same_json_from_another_runtime(kind: str, runtime: Any, tmp_path: Path) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    report = export(GOLDEN / kind, tmp_path / "m.onnx")
+    expected, found = (
+        model.predict(_noise(2.5), 16_000, segments="never").to_dict()
+        for model in (serein.load(GOLDEN / kind, "cpu"), serein.load(tmp_path / "m.onnx", runtime=runtime))
+    )
+    for name in report["left_out"]:
+        del expected["tasks"][name]
+    _assert_close(found, expected)
+
+
+def test_a_file_tells_all_that_a_service_needs(tmp_path: Path) -> None:
+    folder, path = GOLDEN / "classes", tmp_path / "classes.onnx"
+    report = serein.export(folder, path)
+    assert json.loads(path.with_suffix(".parity.json").read_text()) == report
+    assert report["difference"]["output"] < 1e-4
+    assert report["equal_labels"] == 1.0
+    ours, theirs = serein.load(folder, "cpu"), serein.load(path)
+    assert theirs.identity == ours.identity
+    assert theirs.classes == ours.classes
+    sound = _noise(40.0)
+    _assert_close(theirs.predict(sound, 16_000).to_dict(), ours.predict(sound, 16_000).to_dict())
+    np.testing.assert_allclose(
+        theirs.embed(sound, 16_000, segments="never"), ours.embed(sound, 16_000, segments="never"), atol=1e-4
+    )
+    with pytest.raises(ModelError, match="stays where it was loaded"):
+        theirs.to("cpu")
+    with pytest.raises(ModelError, match="not for PyTorch"):
+        serein.load(path, runtime="torch")
+
+
+def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"predicts words by its task 'asr'.*CTC"):
+        serein.export(GOLDEN / "asr", tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=r"ends in \.onnx"):
+        serein.export(GOLDEN / "classes", tmp_path / "m.pt")
+    with pytest.raises(ModelError, match="no exported file for 'onnx'"):
+        serein.load(GOLDEN / "classes", runtime="onnx")
+    (tmp_path / "broken.onnx").write_bytes(b"\x08\x01nothing")
+    with pytest.raises(ModelError, match="is no model that serein exported"):
+        serein.load(tmp_path / "broken.onnx")
+
+
+def _noise(seconds: float) -> np.ndarray:
+    return (0.1 * np.random.default_rng(0).normal(size=round(16_000 * seconds))).astype(np.float32)
+
+
+def _assert_close(found: Any, expected: Any) -> None:
+    """Compare JSON: numbers to 1e-4, all else exactly."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key in expected:
+            _assert_close(found[key], expected[key])
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            _assert_close(one, other)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, abs=1e-4)
+    else:
+        assert found == expected
