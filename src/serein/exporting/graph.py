@@ -45,7 +45,7 @@ class ExportGraph(nn.Module):
             )
         self.values = {name: of_tasks[name].values for name in self.tasks}
         sizes = {"gender": len(GENDERS), "text": checkpoint.options.text_size}
-        self.conditions = {name: sizes[name] for name in checkpoint.conditions}
+        self.conditions = {name: sizes[name] for name in checkpoint.options.tasks.conditions}
         self.model: SpeechModel = _plain(checkpoint.model)
 
     @property
