@@ -1,0 +1,24 @@
+"""`serein benchmark`: what it measures fits together."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import serein
+from serein.inference.benchmark import matrix_peak, measure
+
+
+def test_numbers_fit_together() -> None:
+    found = measure(serein.load(device="cpu"), clip_s=0.5, seconds=0.01)
+    assert found.times_real_time == pytest.approx(0.5 * found.clips_per_s)
+    assert 0 < found.latency_p50_s <= found.latency_p95_s
+    assert found.flops
+    assert found.share_of_peak == pytest.approx(found.flops * found.clips_per_s / found.peak_flops_per_s)
+    assert found.memory_bytes > 1e7
+    assert dict(found.rows())["model"] == "default, torch, float32"
+    assert found.to_json()["runtime"] == "torch"
+
+
+def test_a_machine_has_a_peak() -> None:
+    assert matrix_peak(torch.device("cpu"), "float32") > 1e6
