@@ -214,6 +214,18 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "no member": (changed("model.json", "ensemble_size", to=0), "do not describe a model|do not fit model.json"),
     "training that is a list": (changed("model.json", "training", to=["r"]), "do not describe a model"),
     "labels of no task": (written("labels.json", b"{}"), "do not describe a model .'emotion'."),
+    "a class twice": (changed("labels.json", "emotion", "classes", to=["calm", "calm", "süß"]), "not distinct names"),
+    "a class that is no word": (changed("labels.json", "emotion", "classes", to=["calm", [], "süß"]), "unhashable"),
+    "a weight that is no number": (reweighed(lambda s: s[OUTPUT].fill_(float("nan"))), f"{OUTPUT} is not finite"),
+    "a number beyond all": (changed("model.json", "ensemble_size", to=10**40), "holds a number beyond"),
+    "not a number": (changed("model.json", "clips", "min_s", to=float("nan")), "holds the number nan"),
+    "as deep as a well": (
+        written("model.json", b'{"a":' + b"[" * 10**5 + b"]" * 10**5 + b"}"),
+        "model.json: damaged: nested too deeply",
+    ),
+    "deeper than any": (written("model.json", b'{"a":' + b"[" * 50 + b"]" * 50 + b"}"), "nested too deeply"),
+    "a billion members": (changed("model.json", "ensemble_size", to=10**9), "larger than any model"),
+    "a layer of terabytes": (changed("model.json", "tasks", "emotion", "hidden", to=[10**6, 10**6]), "larger than any"),
     "classes that are none": (changed("labels.json", "emotion", "classes", to=None), "do not describe a model"),
 }
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +20,7 @@ from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from serein.choices import choose
 from serein.data.files import make_readable, sha256
@@ -78,6 +82,11 @@ should rest on it.
 
 FORMAT = 1
 PARTS = ("model.json", "labels.json", "model.safetensors")
+MOST_JSON_BYTES = 64 << 20
+MOST_JSON_DEPTH = 32
+MOST_WHOLE = 1 << 53
+MOST_PARAMETERS = 50_000_000_000  # numbers of a model, and
+MOST_TENSORS = 100_000  # arrays that they stand in
 
 
 class ModelOptions(Options):
@@ -277,8 +286,11 @@ def merge(checkpoint: Checkpoint, folder: Path) -> None:
     save(folder, checkpoint, (checkpoint.folder / "README.md").read_text(encoding="utf-8"))
 
 
-def load(folder: str | Path) -> Checkpoint:
-    """Read a model folder.
+def load(folder: str | Path, *, backbone: str | Path | None = None) -> Checkpoint:
+    """Read a model folder. What it describes is built only when its weights are there and fit.
+
+    Args:
+        backbone: Folder of the pretrained backbone, for a model that does not hold it and whose own has moved.
 
     Raises:
         ModelError: A part is missing or damaged, or the weights do not fit the description exactly.
@@ -289,27 +301,26 @@ def load(folder: str | Path) -> Checkpoint:
     missing = [part for part in PARTS if not (folder / part).is_file()]
     if missing:
         raise ModelError(f"{', '.join(missing)} missing", where=folder, remedy="Name a folder that serein saved.")
-    contents = []
-    for path in (folder / "model.json", folder / "labels.json"):
-        try:
-            contents.append(json.loads(path.read_text(encoding="utf-8")))
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            raise ModelError("damaged: not JSON", where=path, remedy="Copy the folder again.") from None
-        if not isinstance(contents[-1], dict):
-            raise ModelError("damaged: holds no keys", where=path, remedy="Copy the folder again.")
-    description, labels = contents
+    description, labels = (_read_json(folder / part) for part in ("model.json", "labels.json"))
     checkpoint = described(description, labels, folder)
-    options = checkpoint.options
+    options, path = checkpoint.options, folder / "model.safetensors"
     try:
         heads = {name: (task.options, task.num_outputs) for name, task in checkpoint.tasks.items()}
         own = {MAIN: description, **description["branch_backbones"]}
-        backbones = {name: described_backbone(each["backbone"]) for name, each in own.items()}
-        branches = {name: (backbones[name], branch.encoder) for name, branch in options.branches.items()}
-        model = assemble(backbones[MAIN], options.encoder, heads, options.ensemble_size, options.text_size, branches)
         outside = {name: each["backbone_weights"] for name, each in own.items()}
-    except (KeyError, TypeError, ValueError, AttributeError, RecipeError) as error:
+
+        def build() -> SpeechModel:
+            backbones = {name: described_backbone(each["backbone"]) for name, each in own.items()}
+            branches = {name: (backbones[name], branch.encoder) for name, branch in options.branches.items()}
+            return assemble(backbones[MAIN], options.encoder, heads, options.ensemble_size, options.text_size, branches)
+
+        with _bounded(), torch.device("meta"):  # no memory is taken
+            sketch = build()
+        state = _weights(sketch, path, outside, backbone)
+        _fill(sketch, state, path, assign=True)
+        _fill(model := build(), state, path)
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, RecipeError) as error:
         raise _not_described(folder, error) from None
-    _load_weights(model, folder / "model.safetensors", outside)
     model.share_backbones()
     checkpoint.model, checkpoint.folder = model.eval(), folder
     return checkpoint
@@ -348,17 +359,24 @@ def described(description: Mapping[str, Any], labels: Mapping[str, Any], where: 
         options = ModelOptions.model_validate({name: description[name] for name in ModelOptions.model_fields})
         chosen = options.tasks.chosen
         tasks = {name: choose("task", name).from_json(name, own, labels[name]) for name, own in chosen.items()}
+        for task in tasks.values():
+            names = task.spec.classes
+            if len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+                raise ValueError(f"the classes of '{task.name}' are not distinct names")
+        if options.answered is not None and not 0 < len(set(options.answered) & set(tasks)) == len(options.answered):
+            raise ValueError(f"it answers {', '.join(options.answered) or 'nothing'}, which are not its tasks")
         training = dict(description["training"])
         fitted, threshold = description["calibration"], description["verification"]
         calibration = None if fitted is None else Calibration.model_validate(fitted)
         verification = None if threshold is None else VerificationThreshold.model_validate(threshold)
-    except (KeyError, TypeError, ValueError, AttributeError, RecipeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecipeError) as error:
         raise _not_described(where, error) from None
     return Checkpoint(AbsentModel(), options, tasks, training, calibration, verification)
 
 
 def _not_described(where: Path, error: Exception) -> ModelError:
-    what = f"model.json and labels.json do not describe a model ({str(error).splitlines()[0]})"
+    reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+    what = f"model.json and labels.json do not describe a model ({reason})"
     return ModelError(what, where=where, remedy="Copy the folder again.")
 
 
@@ -378,31 +396,98 @@ def _prefix(branch: str) -> str:
     return "backbone." if branch == MAIN else f"branches.{branch}.backbone."
 
 
-def _load_weights(model: SpeechModel, path: Path, outside: Mapping[str, Any]) -> None:
-    """Read weights; `outside`: branch -> where its backbone's lie, when they are not in the file."""
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return what a JSON file of a model holds: keys, finite numbers, nothing nested deeply."""
+    size = path.stat().st_size
+    if size > MOST_JSON_BYTES:
+        raise ModelError(f"damaged: {size >> 20} MB of JSON", where=path, remedy="Copy the folder again.")
     try:
-        state = load_file(path)
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        detail = "nested too deeply" if isinstance(error, RecursionError) else "not JSON"
+        raise ModelError(f"damaged: {detail}", where=path, remedy="Copy the folder again.") from None
+    if not isinstance(content, dict):
+        raise ModelError("damaged: holds no keys", where=path, remedy="Copy the folder again.")
+    values: list[tuple[Any, int]] = [(content, 1)]
+    while values:
+        value, depth = values.pop()
+        if depth > MOST_JSON_DEPTH:
+            raise ModelError("damaged: nested too deeply", where=path, remedy="Copy the folder again.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ModelError(f"damaged: holds the number {value}", where=path, remedy="Copy the folder again.")
+        if isinstance(value, int) and abs(value) > MOST_WHOLE:
+            raise ModelError("damaged: holds a number beyond 2^53", where=path, remedy="Copy the folder again.")
+        items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        values += [(item, depth + 1) for item in items]
+    return content
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """Stop building a model of more tensors or parameters than any model has; in this thread alone."""
+    thread, num_tensors, num_parameters = threading.get_ident(), 0, 0
+
+    def count(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        nonlocal num_tensors, num_parameters
+        if threading.get_ident() == thread and parameter is not None:
+            num_tensors, num_parameters = num_tensors + 1, num_parameters + parameter.numel()
+            if num_tensors > MOST_TENSORS or num_parameters > MOST_PARAMETERS:
+                raise ValueError("it would be larger than any model")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _weights(
+    sketch: SpeechModel, path: Path, outside: Mapping[str, Any], moved: str | Path | None
+) -> dict[str, torch.Tensor]:
+    """Return all weights of a model.
+
+    Args:
+        outside: Branch -> where its backbone's lie, when they are not in the file.
+        moved: Where they lie now.
+    """
+    try:
+        state: dict[str, torch.Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"damaged weights ({error})", where=path, remedy="Copy the folder again.") from None
-    names = {plain_name(name): name for name in model.state_dict()}
-    for branch, source in outside.items():
-        if isinstance(source, Mapping):
+    names = {plain_name(name): name for name in sketch.state_dict()}
+    for branch, origin in outside.items():
+        if isinstance(origin, Mapping):
             from serein.models.backbones import HuggingFaceBackbone
             from serein.models.pretrained import weights_hash
 
-            backbone = HuggingFaceBackbone.from_source(
-                source["source"], revision=source.get("revision"), layers=source.get("layers")
-            )
-            if weights_hash(backbone) != source["sha256"]:
+            source = origin["source"] if moved is None else str(moved)
+            revision = origin.get("revision") if moved is None else None
+            try:
+                backbone = HuggingFaceBackbone.from_source(source, revision=revision, layers=origin.get("layers"))
+            except ModelError as error:
+                raise ModelError(
+                    f"the model's backbone cannot be loaded: {error.what}",
+                    where=source,
+                    remedy="Say where it is now: --backbone FOLDER of serein predict or bundle; in Python backbone=.",
+                ) from None
+            if weights_hash(backbone) != origin["sha256"]:
                 raise ModelError(
                     "the weights are not those that the model was trained on",
-                    where=source["source"],
-                    remedy="Restore that revision, or save the model with its backbone bundled.",
+                    where=source,
+                    remedy="Restore that revision, or name a folder with the right ones: --backbone FOLDER.",
                 )
             own = {f"{_prefix(branch)}{name}": tensor for name, tensor in backbone.state_dict().items()}
             state |= {names.get(name, name): tensor for name, tensor in own.items()}
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+            raise ModelError(f"damaged weights ({name} is not finite)", where=path, remedy="Copy the folder again.")
+    return state
+
+
+def _fill(model: SpeechModel, state: Mapping[str, torch.Tensor], path: Path, *, assign: bool = False) -> None:
+    """Put weights into a model, every one of them: copied, or assigned as they are."""
     try:
-        model.load_state_dict(state, strict=True)
+        model.load_state_dict(state, strict=True, assign=assign)
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:200]
         raise ModelError(

@@ -88,4 +88,5 @@ def expected_one_of(choice: object, choices: object, *, kind: str) -> str:
         "unknown pooling 'men', expected one of: mean, std"
     """
     names = ", ".join(str(name) for name in choices)  # type: ignore[attr-defined]
-    return f"unknown {kind} '{choice}', expected one of: {names}"
+    given = str(choice) if len(str(choice)) <= 80 else f"{str(choice)[:80]}…"
+    return f"unknown {kind} '{given}', expected one of: {names}"

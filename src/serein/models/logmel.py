@@ -74,7 +74,7 @@ class LogMelBackbone(Backbone):
         self.sizes = (options.n_mels * self.num_channels,)
         self.num_layers = 0
         self.frame_rate_hz = self.sample_rate_hz / self.hop
-        hann = torch.hann_window(self.window)
+        hann = torch.hann_window(self.window, device="cpu")  # also where a model is built without memory
         self.register_buffer("hann", hann, persistent=False)
         self.register_buffer("filters", _mel_filters(options, self.fft, hann), persistent=False)
         self.register_buffer("mean", torch.zeros(self.num_channels, options.n_mels))
@@ -148,9 +148,9 @@ class LogMelBackbone(Backbone):
 def _mel_filters(options: LogMel, fft: int, hann: torch.Tensor) -> torch.Tensor:
     """Return (band, bin): triangles of unit area on the mel scale of O'Shaughnessy (1987), over the window's power."""
     low_mel, high_mel = (2595.0 * math.log10(1.0 + hz / 700.0) for hz in (options.low_hz, options.high_hz))
-    mels = torch.linspace(low_mel, high_mel, options.n_mels + 2, dtype=torch.float64)
+    mels = torch.linspace(low_mel, high_mel, options.n_mels + 2, dtype=torch.float64, device="cpu")
     edges = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
-    bins = torch.arange(fft // 2 + 1, dtype=torch.float64) * Backbone.sample_rate_hz / fft
+    bins = torch.arange(fft // 2 + 1, dtype=torch.float64, device="cpu") * Backbone.sample_rate_hz / fft
     low, centre, high = (edges[i : i + options.n_mels, None] for i in range(3))
     triangles = torch.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)).clamp_min(0.0)
     area = triangles.sum(1, keepdim=True)

@@ -19,6 +19,7 @@ from serein.models.architectures import MASK_EMBEDDING
 from serein.models.hidden_states import Backbone
 
 HUB_TIMEOUT_S = 3.0
+MOST_STRIDE = 128  # of a convolution, in samples or frames; published models have up to 10
 ORIGIN: dict[str, Any] = {"source": None, "revision": None, "overrides": {}, "layers": None, "weights_sha256": None}
 DEFAULT_OVERRIDES = {"apply_spec_augment": False, "layerdrop": 0.0}
 BODY_WEIGHT = re.compile(r"(\w+\.)?(feature_extractor|feature_projection|encoder)\.")  # others belong to heads
@@ -172,6 +173,9 @@ def build_config(content: Mapping[str, Any], changes: Mapping[str, Any], *, wher
     except Exception as error:  # the library checks in many ways and places
         detail = " ".join(str(error).split())[:200]
         raise ModelError(f"config.json is not valid ({detail})", where=where, remedy=COPY) from error
+    strides, kernels = getattr(config, "conv_stride", ()), getattr(config, "conv_kernel", ())
+    if not all(isinstance(each, int) and 1 <= each <= MOST_STRIDE for each in (*strides, *kernels)):
+        raise ModelError(f"config.json is not valid (convolutions of {kernels} by {strides})", where=where, remedy=COPY)
     if getattr(config, "add_adapter", False):  # it thins out frames, and is no part of the hidden layers
         config.use_intermediate_ffn_before_adapter = False  # w2v-BERT's
         config.add_adapter = False

@@ -112,7 +112,7 @@ class Text(Options):
             (384 features, no download); else a local folder or a Hub name.
     """
 
-    encoder: str = "all-MiniLM-L6-v2"
+    encoder: Annotated[str, Field(max_length=1000)] = "all-MiniLM-L6-v2"
 
 
 class Nouns(Options):
@@ -145,8 +145,8 @@ class Clips(Options):
     """
 
     trim_db: Positive | None = None
-    min_s: Annotated[float, Field(ge=0.0)] = 0.0
+    min_s: Annotated[float, Field(ge=0.0, le=600.0)] = 0.0
     pad_mode: Literal["silence", "repeat"] = "silence"
     max_s: Positive | None = None
     crop_s: Positive | None = None
-    window_s: Positive = 30.0
+    window_s: Annotated[float, Field(ge=0.05, le=3600.0)] = 30.0

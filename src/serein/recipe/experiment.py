@@ -10,7 +10,7 @@ from serein.choices import choose
 from serein.recipe.data import Clips, Labels, Nouns, Protocol, Text
 from serein.recipe.learning import FeatureCacheOptions, Stage
 from serein.recipe.model import MAIN, Backbone, Branch, Encoder, LogMel, Lora
-from serein.recipe.options import Count, Name, Options, Positive
+from serein.recipe.options import Count, Name, Options
 from serein.recipe.tasks import Tasks
 
 
@@ -25,7 +25,7 @@ class Inference(Options):
             by this one.
     """
 
-    batch_s: Positive = 120.0
+    batch_s: Annotated[float, Field(gt=0.0, le=36_000.0)] = 120.0
     precision: Literal["float32", "bfloat16"] = "float32"
     conditions: Literal["predicted", "oracle"] = "predicted"
 

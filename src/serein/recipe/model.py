@@ -24,9 +24,9 @@ class LogMel(NamedOptions):
     """
 
     name: Literal["logmel"] = "logmel"
-    n_mels: Count = 64
-    window_s: Positive = 0.04
-    hop_s: Positive = 0.02
+    n_mels: Annotated[int, Field(ge=1, le=1024)] = 64
+    window_s: Annotated[float, Field(ge=0.001, le=1.0)] = 0.04
+    hop_s: Annotated[float, Field(ge=0.001, le=1.0)] = 0.02
     low_hz: Annotated[float, Field(ge=0.0)] = 50.0
     high_hz: Annotated[float, Field(gt=0.0, le=8000.0)] = 8000.0
     top_db: Positive | None = 80.0
@@ -64,7 +64,7 @@ class HuggingFace(NamedOptions):
     overrides: dict[str, Any] = {}
     layers: Count | None = None
     level_db: Annotated[float, Field(le=0.0)] | None = None
-    pad_s: Positive | None = None
+    pad_s: Annotated[float, Field(gt=0.0, le=60.0)] | None = None
     gradient_checkpointing: bool = False
 
 

@@ -135,6 +135,8 @@ class WordVectorTask(Task):
         """Return the task that `to_json` described."""
         class_labels = ClassLabels(tuple(description["classes"]), dict(description["merge"]))
         vectors = np.array(description["vectors"], np.float32)
+        if vectors.ndim != 2 or len(vectors) != len(class_labels.classes) or not np.isfinite(vectors).all():
+            raise ValueError("not every class has one vector of finite numbers")
         where = description["vocabulary"], description["vocabulary_digest"]
         classes = WordClasses(class_labels, tuple(description["nouns"]), vectors, *where)
         return cls(cast(Words, options), classes, name=name)
