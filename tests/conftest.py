@@ -48,3 +48,11 @@ def real_data() -> Callable[[str], Path]:
         return REAL / name
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """The folder of recordings and tables that were once met badly, beside the real corpora; or skip."""
+    if not (REAL.parent / "cases").is_dir():
+        pytest.skip(f"no bad inputs in {REAL.parent / 'cases'}; set SEREIN_TEST_DATA to the folder 'data' beside them")
+    return REAL.parent / "cases"

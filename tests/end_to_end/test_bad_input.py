@@ -834,3 +834,14 @@ def test_reader_that_leaves_early(ground: Ground) -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(60) != 0
+
+
+def test_a_backbone_of_an_unknown_family_is_refused_before_recordings_are_read(ground: Ground, serein: Call) -> None:
+    (ground.root / "bert").mkdir()
+    (ground.root / "bert" / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
+    backbone = {"name": "huggingface", "source": str(ground.root / "bert")}
+    recipe = ground.recipe(yaml.safe_dump(TINY | {"backbone": backbone, "encoder": None}))
+    broken = ground.manifest([row | {"audio": "no.wav"} for row in ground.rows()])
+    outcome = serein(*run(ground, recipe=recipe, data=broken))
+    assert outcome.status == 1
+    assert "bert: unknown family of models 'bert', expected one of: wav2vec2" in outcome.complaint

@@ -215,6 +215,26 @@ def merge(model: Model, out: Out) -> None:
 
 
 @app.command()
+def bundle(
+    model: Model,
+    out: Out,
+    backbone: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the model's pretrained backbone is now, if it has moved."),
+    ] = None,
+) -> None:
+    """Copy a model together with its pretrained backbone: a folder that needs no other."""
+    from serein import checkpoint
+    from serein.inference.predictor import model_folder
+
+    folder = model_folder(model)
+    loaded = checkpoint.load(folder, backbone=backbone)
+    card = folder / "README.md"
+    checkpoint.save(out, loaded, card.read_text(encoding="utf-8") if card.is_file() else "", backbone="bundle")
+    print(out)
+
+
+@app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     as_json: Json = False,

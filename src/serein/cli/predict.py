@@ -54,6 +54,10 @@ def predict(
         Path | None,
         typer.Option("--ensemble", metavar="FILE", help="Combine the models of this ensemble file (serein ensemble)."),
     ] = None,
+    backbone: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the model's pretrained backbone is now, if it has moved."),
+    ] = None,
     labels: Annotated[
         str | None,
         typer.Option(metavar="WORD,WORD...", help="Use these words as classes; for models that predict word vectors."),
@@ -110,6 +114,7 @@ def predict(
     wants_neighbours = k is not None or knn_weight is not None or show_neighbours
     for is_wrong, options_at_fault, why in (
         (ensemble and (model is not None or knn), ("ensemble",), "it names its models; leave out --model and --knn"),
+        (backbone is not None and (ensemble or knn), ("backbone",), "bundle the models with theirs: serein bundle"),
         (labels is not None and (ensemble or knn), ("labels",), "ensembles and datastores have fixed classes"),
         (runtime not in (None, "torch") and (ensemble or knn), ("runtime",), "ensembles and datastores run in PyTorch"),
         (wants_neighbours and not knn, ("k", "knn-weight", "show-neighbours"), "name a datastore by --knn"),
@@ -144,14 +149,16 @@ def predict(
         else:
             from serein.inference.predictor import load
 
-            predictor = load(model, device, runtime)
+            predictor = load(model, device, runtime, backbone=backbone)
             predictor = predictor if words is None else predictor.with_labels(words)
 
         def predicted(some: Sequence[Source], on_error: OnError | None = None) -> Iterator[Pair]:
             if workers > 1 and ensemble is None and knn is None:
                 from serein.inference.predictor import predict_in_processes
 
-                results: Iterable[object] = predict_in_processes(model, words, some, options, workers, runtime)
+                results: Iterable[object] = predict_in_processes(
+                    model, words, some, options, workers, runtime, backbone=backbone
+                )
             else:
                 results = predictor.predict_files(some, options=options, on_error="return", on_progress=_shown_on(bars))
             return _readable(zip(some, results, strict=True), failed, plot, on_error)

@@ -100,6 +100,9 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
     Raises:
         ManifestError, AudioError, RecipeError, LeakError: Before any training.
     """
+    for options in (recipe.backbone, *(branch.backbone for branch in recipe.branches.values())):
+        if options is not None:
+            choose("backbone", options.name).check(options)
     everything = manifest.read(manifest_path)
     learned = [recipe.tasks.main, *(name for name in recipe.tasks.chosen if name != recipe.tasks.main)]
     tasks = {

@@ -245,7 +245,8 @@ class Predictor:
                         self._predict_waiting(waiting, embedding)
                         waiting, waiting_s = [], 0.0
             except AudioError as error:
-                item.error = error
+                own = f"'{utterance.id}': " if utterance.id != utterance.audio else ""  # which part of a file it is
+                item.error = AudioError(f"{own}{error.what}", where=error.where, remedy=error.remedy)
             if len(pending) > 1024 and waiting:  # of very short ones: their number is bounded, too
                 self._predict_waiting(waiting, embedding)
                 waiting, waiting_s = [], 0.0
@@ -313,6 +314,11 @@ class Predictor:
             checkpoint, cut.__getitem__, lengths, conditions, embedding=embedding, runtime=self.runtime
         )
         said = {name: checkpoint.tasks[name].predictions(decoded) for name, decoded in outputs.decoded.items()}
+        every = [each for own in said.values() for each in own]
+        numbers = [number for each in every for number in (each.confidence, each.value) if number is not None]
+        if not (np.isfinite(outputs.embeddings).all() and np.isfinite(numbers).all()):
+            remedy = "Copy the model again, or train it with a lower learning rate."
+            raise ModelError("its outputs are not finite numbers", where=checkpoint.folder or self.task, remedy=remedy)
         if checkpoint.calibration is not None:
             rows = np.array([list(each.probabilities.values()) for each in said[self.task]])
             calibrated = tempered(rows, checkpoint.calibration.temperature)
@@ -378,7 +384,13 @@ def without_offset(waveform: Waveform) -> Waveform:
     return waveform if abs(mean) < OFFSET else waveform - np.float32(mean)
 
 
-def load(name: str | Path | None = None, device: str = "auto", runtime: RuntimeName | None = None) -> Predictor:
+def load(
+    name: str | Path | None = None,
+    device: str = "auto",
+    runtime: RuntimeName | None = None,
+    *,
+    backbone: str | Path | None = None,
+) -> Predictor:
     """Load a model.
 
     Args:
@@ -387,6 +399,7 @@ def load(name: str | Path | None = None, device: str = "auto", runtime: RuntimeN
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         runtime: What runs the network: `torch`; `onnx` or `openvino`, for files of `serein export`, which are named
             themselves or lie as `model.onnx` in the model folder; `None`: `onnx` for such a file, else `torch`.
+        backbone: Folder of the pretrained backbone, for a model that does not hold it and whose own has moved.
 
     Raises:
         ModelError: There is none, or it is damaged.
@@ -401,7 +414,7 @@ def load(name: str | Path | None = None, device: str = "auto", runtime: RuntimeN
         raise ModelError(
             "an exported file is not for PyTorch", where=str(name), remedy="Choose --runtime onnx, or the model folder."
         )
-    return Predictor(checkpoints.load(model_folder(name)), device)
+    return Predictor(checkpoints.load(model_folder(name), backbone=backbone), device)
 
 
 def model_folder(name: str | Path | None = None) -> Path:
@@ -434,6 +447,8 @@ def predict_in_processes(
     options: PredictOptions,
     num_workers: int,
     runtime: RuntimeName | None = None,
+    *,
+    backbone: Path | None = None,
 ) -> Iterator[Any]:
     """Yield a prediction, or the error, for each file in order, as `Predictor.predict_files` does.
 
@@ -441,6 +456,7 @@ def predict_in_processes(
         model: Is loaded in each process; `None` is the default model.
         labels: Words to use as classes, for a model of words.
         runtime: See `load`.
+        backbone: See `load`.
 
     Raises:
         RunError: A process was killed.
@@ -448,7 +464,8 @@ def predict_in_processes(
     parts = [files[i : i + CLIPS_AT_ONCE] for i in range(0, len(files), CLIPS_AT_ONCE)]
     num_threads = max(1, torch.get_num_threads() // num_workers)
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_workers, context, _start, (model, labels, options, num_threads, runtime))
+    own = (model, labels, options, num_threads, runtime, backbone)
+    pool = ProcessPoolExecutor(num_workers, context, _start, own)
     waiting: deque[Future[list[Any]]] = deque()
     try:
         for part in parts:
@@ -473,13 +490,14 @@ def _start(
     options: PredictOptions,
     num_threads: int,
     runtime: RuntimeName | None,
+    backbone: Path | None,
 ) -> None:
     """Load the model in a new process; it ends with its parent, which handles the keyboard interrupt."""
     global _worker
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(num_threads)
-    predictor = load(model, "cpu", runtime)
+    predictor = load(model, "cpu", runtime, backbone=backbone)
     _worker = (predictor if labels is None else predictor.with_labels(labels), options)
 
 

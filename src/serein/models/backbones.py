@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -120,7 +121,10 @@ class HuggingFaceBackbone(Backbone):
         place = Place(source, revision)
         config = build_config(place.read_config(), changes, where=source)
         do_normalize = do_normalize_of(config, place.read_preprocess(), where=source)
-        origin = {"source": source, "revision": place.commit(), "overrides": dict(overrides or {}), "layers": layers}
+        named = (
+            str(Path(source).expanduser().resolve()) if place.is_folder else source
+        )  # a model is loaded from anywhere
+        origin = {"source": named, "revision": place.commit(), "overrides": dict(overrides or {}), "layers": layers}
         backbone = cls(
             keep_layers(place.load(config), layers),
             do_normalize=do_normalize,
@@ -271,6 +275,12 @@ class HuggingFaceBackbone(Backbone):
     def from_options(cls, options: HuggingFace) -> HuggingFaceBackbone:
         """Load the pretrained model that a recipe names."""
         return cls.from_source(**options.model_dump(exclude={"name"}))
+
+    @classmethod
+    def check(cls, options: HuggingFace) -> None:
+        """Refuse a source that is not there, of an unknown family, or that the overrides do not fit."""
+        content = Place(options.source, options.revision).read_config()
+        build_config(content, checked_overrides(options.overrides), where=options.source)
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> HuggingFaceBackbone:

@@ -119,6 +119,11 @@ class Backbone(nn.Module, ABC):
         raise NotImplementedError
 
     @classmethod
+    def check(cls, options: Any) -> None:
+        """Refuse what `from_options` cannot load, before anything else is done; reads no weights."""
+        return None
+
+    @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> Self:
         """Return the architecture that ``describe`` described, without its weights."""
         raise NotImplementedError
