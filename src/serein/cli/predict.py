@@ -169,7 +169,7 @@ def predict(
             of_knn = [knn.resolve(), getattr(predictor, "interpolation", None), show_neighbours] if knn else []
             append_json(predicted, files, out, [predictor.identity["sha256"], options, words, *of_knn], bars)
         else:
-            PRINTERS[shown](predicted(files), predictor.classes)
+            PRINTERS[shown](predicted(files), predictor.classes, predictor.dimensions)
     for error in failed:
         print(f"error: {error}", file=sys.stderr)
     exit_if_unread(len(failed), len(files))
@@ -286,20 +286,21 @@ def write_files(pairs: Iterable[Pair], files: Sequence[Source], shown: str, out:
             write_text(out / places[id_of(source)], text)
 
 
-def print_json(pairs: Iterable[Pair], classes: Sequence[str]) -> None:
+def print_json(pairs: Iterable[Pair], classes: Sequence[str], dimensions: Sequence[str] = ()) -> None:
     """Print a line of JSON for each recording."""
     for _, prediction in pairs:
         print(json.dumps(prediction.to_dict(), ensure_ascii=False), flush=True)
 
 
-def print_csv(pairs: Iterable[Pair], classes: Sequence[str]) -> None:
+def print_csv(pairs: Iterable[Pair], classes: Sequence[str], dimensions: Sequence[str] = ()) -> None:
     """Print a row for each segment; one for a recording without segments."""
     writer = csv.writer(sys.stdout)
-    writer.writerow(["file", "id", "start_s", "end_s", "label", "confidence", "rejected", *classes])
+    writer.writerow(["file", "id", "start_s", "end_s", "label", "confidence", "rejected", *classes, *dimensions])
     for _, prediction in pairs:
         for said in prediction.segments or (prediction,):
             confidence = "" if said.confidence is None else f"{said.confidence:.6f}"
             values = [f"{said.probabilities[name]:.6f}" if said.probabilities else "" for name in classes]
+            values += [f"{said.dimensions[name]:.6f}" if said.dimensions else "" for name in dimensions]
             label = said.label if said.value is None else f"{said.value:.6f}"
             times = [f"{said.start_s:.3f}", f"{said.end_s:.3f}"]
             writer.writerow(
@@ -307,7 +308,7 @@ def print_csv(pairs: Iterable[Pair], classes: Sequence[str]) -> None:
             )
 
 
-def print_table(predicted: Iterable[Pair], classes: Sequence[str]) -> None:
+def print_table(predicted: Iterable[Pair], classes: Sequence[str], dimensions: Sequence[str] = ()) -> None:
     """Print a row for each recording; a single one has its segments below, and neighbours where they are shown."""
     from rich.table import Table
     from rich.text import Text
@@ -328,7 +329,7 @@ def print_table(predicted: Iterable[Pair], classes: Sequence[str]) -> None:
         table.add_column(name, overflow="fold")
     for (_, said), label in zip(pairs, labels, strict=True):
         cells = [f"{100 * said.probabilities[name]:.0f} %" if said.probabilities else "–" for name in classes]
-        own = [Text((said.tasks[name].label or "") if name in said.tasks else "") for name in tasks]
+        own = [Text(said.tasks[name].text if name in said.tasks else "") for name in tasks]
         table.add_row(Text(said.id or said.file), *([label or ""] if any(labels) else []), said.text, *cells, *own)
     tables = [table]
     if len(pairs) == 1 and len(pairs[0][1].segments) > 1:
@@ -336,10 +337,11 @@ def print_table(predicted: Iterable[Pair], classes: Sequence[str]) -> None:
         for name in ("from", "to"):
             table.add_column(name, justify="right")
         table.add_column("prediction", style="bold")
-        for name in classes:
+        for name in (*classes, *dimensions):
             table.add_column(name, justify="right")
         for segment in pairs[0][1].segments:
             cells = [f"{100 * segment.probabilities[name]:.0f} %" for name in classes]
+            cells += [f"{segment.dimensions[name]:.2f}" for name in dimensions]
             table.add_row(clock(segment.start_s), clock(segment.end_s), segment.text, *cells)
     for _, prediction in pairs:
         if prediction.neighbours:

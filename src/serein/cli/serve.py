@@ -145,6 +145,7 @@ def stream(
     from serein.inference.recording import PredictOptions
     from serein.inference.streams import delay_summary, pcm16
     from serein.inference.writers import clock
+    from serein.tasks.task import numbers_text
 
     options = PredictOptions("always", sliding_window_of(window, step), RejectOption(min_confidence, min_duration))
     live = load(model, device).stream(rate if stdin_pcm else 16_000, options=options)
@@ -166,6 +167,8 @@ def stream(
             bar = "█" * round(_BAR * confidence)
             times = f"{clock(segment.start_s)} – {clock(segment.end_s)}"
             said = f"{segment.text:<14} {100 * confidence:3.0f} % {bar:<{_BAR}}"
+            if segment.label and segment.dimensions:
+                said += f" {numbers_text(segment.dimensions)}"
             print(f"{times:>17}  {said} after {delay_s:.2f} s", flush=True)
     print(delay_summary(delays_s), file=sys.stderr)
 

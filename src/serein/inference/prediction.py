@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serein.errors import MissingExtraError, RecipeError
-from serein.tasks.task import TaskPrediction, mean_of
+from serein.tasks.task import TaskPrediction, mean_of, rounded
 
 if TYPE_CHECKING:
     import pandas
@@ -68,6 +68,7 @@ class Segment(TaskPrediction):
         start_s: Where it starts, in seconds of the file.
         end_s: Where it ends.
         rejected: Why it has no label: "low confidence", "too short"; else `None`.
+        dimensions: Name -> number, of all tasks that predict numbers.
     """
 
     start_s: float = 0.0
@@ -81,8 +82,8 @@ class Segment(TaskPrediction):
 
     @property
     def text(self) -> str:
-        """What people read: the label, the number, or why there is none."""
-        return self.rejected or self.label or ("" if self.value is None else f"{self.value:.2f}")
+        """What people read: the label, the numbers, or why there is none."""
+        return self.rejected or super().text
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: times, label, confidence, probabilities, and why it was rejected."""
@@ -100,6 +101,8 @@ class Prediction(TaskPrediction):
         rejected: Why there is no label: "low confidence", "too short" or "no speech"; else `None`.
         segments: Stretches of speech with a label each, in order, without overlap; an utterance that was taken whole
             is one segment.
+        dimensions: Name -> number, of all tasks that predict numbers.
+        curve: The dimensions from moment to moment, where there are any; segments of a label join many moments.
         tasks: Task -> what the model's other tasks say.
         model: Name and hash of the model: `{"name": ..., "sha256": ...}`.
         id: Of the utterance, where it has one.
@@ -115,6 +118,7 @@ class Prediction(TaskPrediction):
     task: str = "emotion"
     rejected: str | None = None
     segments: tuple[Segment, ...] = ()
+    curve: tuple[Segment, ...] = ()
     tasks: Mapping[str, TaskPrediction] = field(default_factory=dict)
     model: Mapping[str, str] = field(default_factory=dict)
     id: str | None = None
@@ -132,14 +136,16 @@ class Prediction(TaskPrediction):
 
     @property
     def text(self) -> str:
-        """What people read: the label, the number, or why there is none."""
-        return self.rejected or self.label or ("" if self.value is None else f"{self.value:.2f}")
+        """What people read: the label, the numbers, or why there is none."""
+        return self.rejected or super().text
 
     def to_dict(self) -> dict[str, Any]:
         """Return the prediction by the schema of docs/formats.md: plain values.
 
-        `value` is there only for a task that predicts a number, `neighbours` only if they were asked for.
+        `value`, `dimensions` and `curve` are there only for tasks that predict numbers, `neighbours` only if they were
+        asked for.
         """
+        moments = ({"start_s": round(m.start_s, 3), "end_s": round(m.end_s, 3), **m.dimensions} for m in self.curve)
         return {
             "file": self.file,
             "id": self.id,
@@ -149,13 +155,14 @@ class Prediction(TaskPrediction):
             **super().to_dict(),
             "rejected": self.rejected,
             "segments": [segment.to_dict() for segment in self.segments],
+            **({"curve": [rounded(moment) for moment in moments]} if len(self.curve) > 1 else {}),
             "tasks": {name: each.to_dict() for name, each in self.tasks.items()},
             **({"neighbours": [each.to_dict() for each in self.neighbours]} if self.neighbours else {}),
             "model": dict(self.model),
         }
 
     def to_frame(self) -> pandas.DataFrame:
-        """Return a table with a row for each segment: file, times, label, confidence, a column for each class.
+        """Return a table with a row for each segment: file, times, label, confidence, each class, each dimension.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -173,16 +180,18 @@ class Prediction(TaskPrediction):
                 "confidence": segment.confidence,
                 "rejected": segment.rejected,
                 **segment.probabilities,
+                **segment.dimensions,
             }
             for segment in self.segments
         ]
-        columns = ["file", "start_s", "end_s", "label", "confidence", "rejected", *self.probabilities]
+        columns = ["file", "start_s", "end_s", "label", "confidence", "rejected", *self.probabilities, *self.dimensions]
         return pandas.DataFrame(rows, columns=columns)
 
     def __repr__(self) -> str:
         """Return what fits on a line: label, confidence, how many segments."""
         confidence = "" if self.confidence is None else f", confidence={self.confidence:.3f}"
-        value = "" if self.value is None else f", value={self.value:.3f}"
+        numbers = {"value": self.value} if self.value is not None else {}
+        value = "".join(f", {name}={number:.3f}" for name, number in {**numbers, **self.dimensions}.items())
         rejected = "" if self.rejected is None else f", rejected={self.rejected!r}"
         many = f", segments={len(self.segments)}"
         return f"Prediction(file={self.file!r}, {self.task}={self.label!r}{confidence}{value}{rejected}{many})"
@@ -205,15 +214,20 @@ class ClipPrediction:
     neighbours: tuple[Any, ...] = ()
 
 
-def merged_segments(windows: Sequence[Segment], reject_option: RejectOption) -> tuple[Segment, ...]:
-    """Return stretches of one label each, in order, without overlap, from windows that overlap.
+def dimensions_of(tasks: Mapping[str, TaskPrediction]) -> dict[str, float]:
+    """Return the numbers of all tasks that predict numbers, by the name of the dimension or else of the task."""
+    found: dict[str, float] = {}
+    for name, said in tasks.items():
+        found |= said.dimensions if said.value is None else {name: said.value}
+    return found
 
-    At every moment the probabilities are the mean of the windows that hold it; neighbours of one label are joined.
-    """
+
+def moments(windows: Sequence[Segment], reject_option: RejectOption) -> list[Segment]:
+    """Return what is said between every two edges of windows, where the same windows hold: their mean, in order."""
     edges = sorted({edge for window in windows for edge in (window.start_s, window.end_s)})
-    runs: list[list[Segment]] = []  # of moments that are joined
+    found: list[Segment] = []
     first = 0
-    for start_s, end_s in pairwise(edges):  # between two such moments the same windows hold
+    for start_s, end_s in pairwise(edges):
         while first < len(windows) and windows[first].end_s <= start_s:
             first += 1
         inside = []
@@ -222,10 +236,19 @@ def merged_segments(windows: Sequence[Segment], reject_option: RejectOption) -> 
                 break
             if window.end_s > start_s:
                 inside.append(window)
-        if not inside:
-            continue
-        said = mean_of(inside, [1.0] * len(inside))
-        moment = segment_of(said, start_s, end_s, reject_option.reason(said.confidence))
+        if inside:
+            said = mean_of(inside, [1.0] * len(inside))
+            found.append(segment_of(said, start_s, end_s, reject_option.reason(said.confidence)))
+    return found
+
+
+def merged_segments(windows: Sequence[Segment], reject_option: RejectOption) -> tuple[Segment, ...]:
+    """Return stretches of one label each, in order, without overlap, from windows that overlap.
+
+    At every moment the probabilities are the mean of the windows that hold it; neighbours of one label are joined.
+    """
+    runs: list[list[Segment]] = []  # of moments that are joined
+    for moment in moments(windows, reject_option):
         last = runs[-1][-1] if runs else None
         is_same = last is not None and (moment.label, moment.rejected) == (last.label, last.rejected)
         if last is None or moment.start_s > last.end_s or not is_same or not moment.probabilities:

@@ -126,6 +126,11 @@ class Predictor:
         """The classes of the main task; none when it says words or numbers."""
         return self.checkpoint.tasks[self.task].spec.classes
 
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """Names of the numbers that its tasks predict."""
+        return tuple(name for task in self.checkpoint.answered for name in self.checkpoint.tasks[task].spec.numbers)
+
     def with_labels(self, labels: Sequence[str]) -> Predictor:
         """Return the same model with other words as classes, without any training (stanley2023, section 3.3).
 

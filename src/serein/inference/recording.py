@@ -6,7 +6,7 @@ Files, uploads and streams take this one road, so that a recording gets the same
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -22,7 +22,9 @@ from serein.inference.prediction import (
     Prediction,
     RejectOption,
     Segment,
+    dimensions_of,
     merged_segments,
+    moments,
     segment_of,
 )
 from serein.inference.segments import SLIDING_WINDOW, SlidingWindow, Window, WindowCutter
@@ -159,7 +161,8 @@ class Recording:
         """Take in what the model says of a window; in the order of the windows."""
         length_s = len(window.waveform) / SAMPLE_RATE_HZ
         rejected = self.options.reject_option.reason(predicted.main.confidence, length_s)
-        segment = segment_of(predicted.main, self.start_s + window.start_s, self.start_s + window.end_s, rejected)
+        main = replace(predicted.main, dimensions=dimensions_of({self.task: predicted.main, **predicted.tasks}))
+        segment = segment_of(main, self.start_s + window.start_s, self.start_s + window.end_s, rejected)
         if window is self._joined:  # in place of its parts
             self._windows, self._predictions = [], []
         self._windows.append(segment)
@@ -186,18 +189,22 @@ class Recording:
         said = mean_of([predicted.main for predicted in self._predictions], weights)
         speech_s = self.duration_s if self.cutter is None else self.cutter.num_speech_samples / SAMPLE_RATE_HZ
         rejected = self.options.reject_option.reason(said.confidence, speech_s)
+        tasks = {
+            name: mean_of([predicted.tasks[name] for predicted in self._predictions], weights)
+            for name in self._predictions[0].tasks
+        }
+        dimensions = dimensions_of({self.task: said, **tasks})
         vectors = [predicted.embedding.astype(np.float64) for predicted in self._predictions]
         return Prediction(
             None if rejected else said.label,
             said.confidence,
             said.probabilities,
             said.value,
+            dimensions,
             rejected=rejected,
             segments=merged_segments(self._windows, self.options.reject_option),
-            tasks={
-                name: mean_of([predicted.tasks[name] for predicted in self._predictions], weights)
-                for name in self._predictions[0].tasks
-            },
+            curve=tuple(moments(self._windows, self.options.reject_option)) if dimensions else (),
+            tasks=tasks,
             speech_s=speech_s,
             neighbours=self._predictions[0].neighbours if len(self._predictions) == 1 else (),
             embedding=np.average(vectors, axis=0, weights=weights).astype(np.float32),

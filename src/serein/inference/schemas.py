@@ -52,6 +52,12 @@ class TaskSchema(_Schema):
         description="Class to probability; they sum to 1. Empty without speech and for a task without classes."
     )
     value: float | None = Field(None, description="The number that a regression task predicts. Other tasks omit it.")
+    dimensions: dict[str, float] | None = Field(
+        None,
+        description="Dimension to number; arousal, valence and dominance from 0, the lowest rating of their corpus, to "
+        "1, the highest. Of a task, where it predicts several numbers; of a recording or segment, the numbers of all "
+        "tasks. Omitted without any.",
+    )
 
 
 class SegmentSchema(TaskSchema):
@@ -60,6 +66,16 @@ class SegmentSchema(TaskSchema):
     start_s: Seconds = Field(description="Start, in seconds from the start of the file.")
     end_s: Seconds = Field(description="End, in seconds from the start of the file.")
     rejected: Rejected | None = Field(description="Why there is no label; else null.")
+
+
+class MomentSchema(BaseModel):
+    """The dimensions at one moment, a key for each: `{"start_s": 0.0, "end_s": 1.5, "arousal": 0.62}`."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float] = Field(init=False)
+
+    start_s: Seconds = Field(description="Start, in seconds from the start of the file.")
+    end_s: Seconds = Field(description="End, in seconds from the start of the file.")
 
 
 class ModelSchema(_Schema):
@@ -103,6 +119,11 @@ class PredictionSchema(TaskSchema):
     segments: list[SegmentSchema] = Field(
         description="Segments of speech, in order, without overlap. One for an utterance that was taken whole; none "
         "without speech."
+    )
+    curve: list[MomentSchema] | None = Field(
+        None,
+        description="The dimensions over time, in order, without overlap: finer than segments, which join moments of "
+        "one label. Omitted where there is one moment or no dimension.",
     )
     tasks: dict[str, TaskSchema] = Field(description="What the model's other tasks predict, by task.")
     model: ModelSchema = Field(description="The model that made the prediction.")

@@ -72,6 +72,7 @@ class Stream:
             segment.confidence,
             segment.probabilities,
             segment.value,
+            segment.dimensions,
             file="-",
             task=self.predictor.task,
             rejected=segment.rejected,

@@ -4,39 +4,40 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from serein.corpora.msp_podcast import EMOTIONS
 from serein.data.files import lock, replacing
 from serein.errors import AudioError, ModelError, RunError, SereinError
-from serein.evaluation.plots import LINE, MUTED, PAGE_WIDTH_IN, emotion_colours, new_figure
+from serein.evaluation.plots import LINE, MUTED, PAGE_WIDTH_IN, SPARE_COLOURS, emotion_colours, new_figure
 from serein.inference.prediction import Prediction, Segment
 from serein.inference.recording import PEAK_S
 from serein.inference.sources import Source, id_of, utterance_of
+from serein.tasks.task import numbers_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def textgrid(prediction: Prediction) -> str:
-    """Return a TextGrid of two interval tiers, label and confidence; where there is no speech both are empty.
+    """Return a TextGrid of interval tiers, label, confidence and each dimension; without speech all are empty.
 
     Source: the Praat manual, "TextGrid file formats", the long text format.
     """
     start, end = f"{prediction.start_s:.6f}", f"{prediction.end_s:.6f}"
-    stretches: list[tuple[str, str, Segment | None]] = []  # they fill the recording without a gap, as TextGrids must
-    place = start
-    for segment in prediction.segments:
-        low, high = f"{segment.start_s:.6f}", f"{min(segment.end_s, prediction.end_s):.6f}"
-        if low != place:
-            stretches.append((place, low, None))
-        stretches.append((low, high, segment))
-        place = high
-    if place != end:
-        stretches.append((place, end, None))
+    tiers: list[tuple[str, Sequence[Segment], Callable[[Segment], str]]] = [
+        (prediction.task, prediction.segments, lambda segment: segment.text),
+        ("confidence", prediction.segments, _confidence),
+    ]
+    for name in prediction.dimensions:
+        tiers.append((name, prediction.curve, partial(_number, name)))
     lines = [
         'File type = "ooTextFile"',
         'Object class = "TextGrid"',
@@ -44,28 +45,39 @@ def textgrid(prediction: Prediction) -> str:
         f"xmin = {start}",
         f"xmax = {end}",
         "tiers? <exists>",
-        "size = 2",
+        f"size = {len(tiers)}",
         "item []:",
     ]
-    for number, name in enumerate((prediction.task, "confidence"), start=1):
+    for number, (name, segments, text_of) in enumerate(tiers, start=1):
+        stretches: list[tuple[str, str, str]] = []  # they fill the recording without a gap, as TextGrids must
+        place = start
+        for segment in segments:
+            low, high = f"{segment.start_s:.6f}", f"{min(segment.end_s, prediction.end_s):.6f}"
+            if low != place:
+                stretches.append((place, low, ""))
+            stretches.append((low, high, text_of(segment)))
+            place = high
+        if place != end:
+            stretches.append((place, end, ""))
         lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{name}"']
         lines += [f"        xmin = {start}", f"        xmax = {end}", f"        intervals: size = {len(stretches)}"]
-        for interval, (low, high, stretch) in enumerate(stretches, start=1):
-            text = "" if stretch is None else stretch.text if number == 1 else _confidence(stretch)
+        for interval, (low, high, text) in enumerate(stretches, start=1):
             lines += [f"        intervals [{interval}]:", f"            xmin = {low}", f"            xmax = {high}"]
             lines.append('            text = "{}"'.format(text.replace('"', '""')))
     return "\n".join(lines) + "\n"
 
 
 def audacity(prediction: Prediction) -> str:
-    """Return a label track: one line for each segment, with start, end, label and confidence.
+    """Return a label track: one line for each segment, with start, end, label, confidence and dimensions.
 
     Source: the Audacity manual, "Importing and Exporting Labels".
     """
-    return "".join(
-        f"{segment.start_s:.6f}\t{segment.end_s:.6f}\t{segment.text} {_confidence(segment)}\n"
-        for segment in prediction.segments
-    )
+    lines = []
+    for segment in prediction.segments:
+        numbers = [numbers_text(segment.dimensions)] if segment.label and segment.dimensions else []
+        text = " ".join([segment.text, _confidence(segment), *numbers])
+        lines.append(f"{segment.start_s:.6f}\t{segment.end_s:.6f}\t{text}\n")
+    return "".join(lines)
 
 
 def msp_challenge(predictions: Iterable[Prediction]) -> str:
@@ -83,8 +95,8 @@ def msp_challenge(predictions: Iterable[Prediction]) -> str:
     lines: list[str] = []
     for prediction in predictions:
         name = Path(prediction.file).name
-        values = {prediction.task: prediction.value} | {task: said.value for task, said in prediction.tasks.items()}
-        attributes = [values.get(task) for task in ("arousal", "valence", "dominance")]
+        found = prediction.dimensions  # from 0 to 1
+        attributes = [1 + 6 * found[name] for name in ("arousal", "valence", "dominance") if name in found]
         if foreign := [label for label in prediction.probabilities if label not in letters]:
             raise ModelError(
                 f"predicts the class '{foreign[0]}', and the challenge has {', '.join(letters)}",
@@ -94,8 +106,8 @@ def msp_challenge(predictions: Iterable[Prediction]) -> str:
         if prediction.probabilities:
             most = max(prediction.probabilities, key=lambda label: prediction.probabilities[label])
             lines.append(f"{name},{letters[most]}")
-        elif None not in attributes:
-            lines.append(",".join([name, *(f"{min(max(value or 0.0, 1.0), 7.0):.4f}" for value in attributes)]))
+        elif len(attributes) == 3:
+            lines.append(",".join([name, *(f"{value:.4f}" for value in attributes)]))
         else:
             raise AudioError(
                 f"has no answer ({prediction.rejected or 'no emotion is predicted'}), and the challenge wants one",
@@ -122,6 +134,10 @@ def _confidence(segment: Segment) -> str:
     return "" if segment.confidence is None else f"{segment.confidence:.2f}"
 
 
+def _number(name: str, moment: Segment) -> str:
+    return f"{moment.dimensions[name]:.2f}"
+
+
 WRITERS: dict[str, Callable[[Prediction], str]] = {"textgrid": textgrid, "audacity": audacity}
 SUFFIXES = {"textgrid": ".TextGrid", "audacity": ".txt"}
 
@@ -132,7 +148,8 @@ _MOST_COLUMNS = 1800  # of a page
 def save_picture(prediction: Prediction, path: str | Path) -> None:
     """Draw a recording on white paper, in the format that the suffix names (png, svg, pdf).
 
-    Above, its waveform, coloured by label where there is speech; below, the confidence of each segment.
+    Above, its waveform, coloured by label where there is speech; below, the confidence of each segment, and the
+    dimensions over time; beside them, where it lies in the plane of valence and arousal.
     """
     from matplotlib.patches import Patch
 
@@ -143,8 +160,16 @@ def save_picture(prediction: Prediction, path: str | Path) -> None:
     columns = np.pad(peaks, (0, -len(peaks) % size)).reshape(-1, size).max(axis=1)
     times_s = prediction.start_s + (np.arange(len(columns), dtype=np.float64) + 0.5) * size * PEAK_S
     heights = (columns / max(float(columns.max()), 1e-6)) ** 0.6  # quiet speech is seen beside shouts
-    with new_figure((PAGE_WIDTH_IN, 3.6)) as figure:
-        wave, sure = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1))
+    rows = {"wave": 2.2, **({"sure": 1.0} if classes or not prediction.dimensions else {})}
+    rows |= {"curve": 1.4} if prediction.dimensions else {}
+    has_plane = {"valence", "arousal"} <= prediction.dimensions.keys()
+    with new_figure((PAGE_WIDTH_IN, 0.4 + sum(rows.values()))) as figure:
+        panels = figure.subplot_mosaic(
+            [[name, "plane"] if has_plane else [name] for name in rows],
+            height_ratios=list(rows.values()),
+            width_ratios=(3.0, 1.0) if has_plane else None,
+        )
+        wave, *below = (panels[name] for name in rows)
         wave.fill_between(times_s, -heights, heights, color=LINE, linewidth=0)
         for segment in segments:
             colour = colours[segment.label] if segment.label else MUTED
@@ -153,14 +178,23 @@ def save_picture(prediction: Prediction, path: str | Path) -> None:
                 wave.fill_between(times_s[inside], -heights[inside], heights[inside], color=colour, linewidth=0)
             wave.axvspan(segment.start_s, segment.end_s, ymax=0.035, color=colour, linewidth=0)
             ends_s, percent = [segment.start_s, segment.end_s], 100 * (segment.confidence or 0.0)
-            sure.fill_between(ends_s, 0, percent, color=colour, alpha=0.35, linewidth=0)
-            sure.plot(ends_s, [percent, percent], color=colour, linewidth=1.6, solid_capstyle="butt")
+            if "sure" in panels:
+                panels["sure"].fill_between(ends_s, 0, percent, color=colour, alpha=0.35, linewidth=0)
+                panels["sure"].plot(ends_s, [percent, percent], color=colour, linewidth=1.6, solid_capstyle="butt")
         lengths = f"{clock(prediction.duration_s)}, speech {clock(prediction.speech_s)}"
-        wave.set(ylim=(-1.08, 1.08), yticks=[], xlim=(prediction.start_s, prediction.end_s))
+        wave.set(ylim=(-1.08, 1.08), yticks=[])
         wave.set_title(f"{Path(prediction.file).name}  {lengths}")
         wave.grid(visible=False)
-        sure.set(ylim=(0, 100), ylabel="confidence, %")
-        sure.xaxis.set_major_formatter(lambda seconds, _: clock(seconds).removesuffix(".0"))
+        if "sure" in panels:
+            panels["sure"].set(ylim=(0, 100), ylabel="confidence, %")
+        if "curve" in panels:
+            draw_curves(panels["curve"], prediction)
+        if has_plane:
+            draw_plane(panels["plane"], prediction)
+        for axes in (wave, *below):
+            axes.set_xlim(prediction.start_s, prediction.end_s)
+            axes.xaxis.set_major_formatter(lambda seconds, _: clock(seconds).removesuffix(".0"))
+            axes.tick_params(labelbottom=axes is below[-1])
         present = [name for name in classes if any(segment.label == name for segment in segments)]
         handles = [Patch(color=colours[name], label=name) for name in present]
         if any(segment.rejected for segment in segments):
@@ -169,6 +203,34 @@ def save_picture(prediction: Prediction, path: str | Path) -> None:
         wave.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=10, handlelength=1.0)
     with replacing(path) as partial:
         figure.savefig(partial, dpi=150, facecolor="white", bbox_inches="tight")
+
+
+def draw_curves(axes: Axes, prediction: Prediction) -> None:
+    """Draw each dimension over time, a step for every moment of speech, and a gap where there is none."""
+    for name, colour in zip(prediction.dimensions, SPARE_COLOURS, strict=False):
+        times_s: list[float] = []
+        numbers: list[float] = []
+        for moment in prediction.curve:
+            if times_s and moment.start_s > times_s[-1] + 1e-6:
+                times_s.append(moment.start_s)
+                numbers.append(np.nan)
+            times_s += [moment.start_s, moment.end_s]
+            numbers += [moment.dimensions[name]] * 2
+        axes.plot(times_s, numbers, color=colour, linewidth=1.4, label=name)
+    if all(0.0 <= number <= 1.0 for number in prediction.dimensions.values()):
+        axes.set(ylim=(0.0, 1.0), yticks=[0.0, 0.5, 1.0])
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=4, handlelength=1.0)
+
+
+def draw_plane(axes: Axes, prediction: Prediction) -> None:
+    """Draw where a recording lies in the plane of valence and arousal (Russell 1980), and its way there."""
+    way = [(moment.dimensions["valence"], moment.dimensions["arousal"]) for moment in prediction.curve]
+    axes.plot(*zip(*way, strict=True), color=MUTED, linewidth=0.8, marker=".", markersize=3)
+    axes.plot(prediction.dimensions["valence"], prediction.dimensions["arousal"], "o", color=SPARE_COLOURS[0])
+    axes.axhline(0.5, color=LINE, linewidth=0.8)
+    axes.axvline(0.5, color=LINE, linewidth=0.8)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 1], yticks=[0, 1], xlabel="valence", ylabel="arousal", aspect="equal")
+    axes.grid(visible=False)
 
 
 def error_dict(source: Source, error: SereinError) -> dict[str, Any]:

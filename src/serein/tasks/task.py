@@ -85,6 +85,11 @@ class TaskPrediction:
         numbers = list(self.dimensions.values()) if self.value is None else [self.value]
         return self.label or " ".join(f"{number:.6g}" for number in numbers)
 
+    @property
+    def text(self) -> str:
+        """What people read: the label, the number, or the numbers with their names."""
+        return self.label or numbers_text(self.dimensions if self.value is None else {"": self.value})
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; `value` and `dimensions` only where the task predicts numbers."""
         return {
@@ -94,6 +99,16 @@ class TaskPrediction:
             **({} if self.value is None else {"value": round(self.value, _DIGITS)}),
             **({"dimensions": rounded(self.dimensions)} if self.dimensions else {}),
         }
+
+
+def numbers_text(numbers: Mapping[str, float]) -> str:
+    """Return numbers as people read them.
+
+    Example:
+        >>> numbers_text({"arousal": 0.617, "valence": 0.25}), numbers_text({"": 0.5})
+        ('arousal 0.62, valence 0.25', '0.50')
+    """
+    return ", ".join(f"{name} {number:.2f}".strip() for name, number in numbers.items())
 
 
 def rounded(numbers: Mapping[str, float]) -> dict[str, float]:
@@ -150,6 +165,11 @@ class TaskSpec:
     classes: tuple[str, ...] = ()
     monitor: str = "ua"
     dimensions: tuple[str, ...] = ()
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Names of the numbers that are predicted; none of other tasks."""
+        return self.dimensions or ((self.name,) if self.problem == "regression" else ())
 
     @property
     def has_classes(self) -> bool:
