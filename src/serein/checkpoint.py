@@ -33,24 +33,23 @@ from serein.tasks.classes import ClassLabels
 from serein.tasks.task import Task
 
 
-def card(name: str, task: str, classes: Sequence[str], training: Mapping[str, Any]) -> str:
+def card(name: str, tasks: Sequence[Task], training: Mapping[str, Any]) -> str:
     """Return the card as Markdown.
 
     Args:
         name: The recipe's name.
-        task: What the classes are of.
-        classes: What the model tells apart.
+        tasks: What the model predicts, its main task first.
         training: What it learned from, as stored in `model.json`.
     """
     licences = "\n".join(f"- {corpus}: {text}" for corpus, text in training.get("licences", {}).items())
     score, monitor = training.get("dev_score"), training.get("monitor", "ua")
     title = {"ua": "Unweighted accuracy", "wa": "Weighted accuracy", "macro_f1": "Macro-F1"}.get(monitor, monitor)
+    is_share = monitor in ("ua", "wa", "macro_f1") or "accuracy" in monitor
+    reached = "" if score is None else f"{100 * score:.1f} %" if is_share else f"{score:.3f}"
+    predicts = "\n\nIt also predicts ".join(task.describe() for task in tasks)
     return f"""# {name}
 
-A model of [serein](https://pypi.org/project/serein/): it hears speech and predicts {
-        f"probabilities of {len(classes)} classes of {task}:" if classes else f"{task}."
-    }
-{", ".join(classes)}
+A model of [serein](https://pypi.org/project/serein/): it hears speech and predicts {predicts}
 
     import serein
     model = serein.load("<this folder>")
@@ -69,7 +68,7 @@ A model inherits the conditions of the data that it learned from.
 {
         "No dev set: its score on unseen speakers stands in the report of the run."
         if score is None
-        else f"{title} on its dev speakers, by which its weights were chosen: {100 * score:.1f} %."
+        else f"{title} on its dev speakers, by which its weights were chosen: {reached}."
     }
 
 ## Limits

@@ -96,8 +96,8 @@ def test_the_submission_file_of_test3(serein: Call, run: Path, release: Path, tm
 
 
 def test_a_submission_of_attributes() -> None:
-    others = {name: TaskPrediction(None, value=value) for name, value in (("valence", 2.5), ("dominance", 9.0))}
-    said = Prediction(None, file="x/MSP-PODCAST_test3_0001.wav", task="arousal", value=4.0, tasks=others)
+    dimensions = {"arousal": 0.5, "valence": 0.25, "dominance": 1.0}
+    said = Prediction(None, file="x/MSP-PODCAST_test3_0001.wav", task="dimensions", dimensions=dimensions)
     assert msp_challenge([said]) == "FileName,EmoAct,EmoVal,EmoDom\nMSP-PODCAST_test3_0001.wav,4.0000,2.5000,7.0000\n"
 
 

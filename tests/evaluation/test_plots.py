@@ -72,7 +72,7 @@ def speakers(count: int) -> list[GroupScore]:
 
 
 def curve(run: str, stage: str, length: int, **changes: tuple[float, ...]) -> plots.Curve:
-    values = {"train_loss": (1.0,) * length, "dev_loss": (2.0,) * length, "dev_ua": (0.5,) * length, **changes}
+    values = {"train_loss": (1.0,) * length, "dev_loss": (2.0,) * length, "dev_score": (0.5,) * length, **changes}
     return plots.Curve(run, stage, tuple(range(1, length + 1)), **values)
 
 
@@ -131,5 +131,5 @@ def test_pictures_leave_the_users_matplotlib_alone() -> None:
 
 def test_missing_dev_scores_are_said_to_be_missing() -> None:
     nothing = (float("nan"),) * 2
-    svg = style.figure_svg(plots.curves_picture([curve("a", "one", 2, dev_ua=nothing, dev_loss=nothing)]), name="c")
+    svg = style.figure_svg(plots.curves_picture([curve("a", "one", 2, dev_score=nothing, dev_loss=nothing)]), name="c")
     assert "not recorded" in texts(svg)

@@ -187,7 +187,7 @@ def test_curves_of_every_training_are_read(small_run: Path) -> None:
     curves = read_curves(small_run)
     assert [(c.run, c.stage) for c in curves[:2]] == [("fold 1, seed 0", "emotion"), ("fold 1, seed 0", "fine-tune")]
     assert curves[1].train_loss == (2.0,)
-    assert np.isnan(curves[1].dev_ua).all()
+    assert np.isnan(curves[1].dev_score).all()
     path.write_text('{"epoch": 1}\n{"epo')
     with pytest.raises(RunError, match=r"metrics\.jsonl:2: not JSON"):
         read_curves(small_run)

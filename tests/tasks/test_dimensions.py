@@ -61,7 +61,7 @@ def test_the_scale_is_kept_and_stated() -> None:
     again = DimensionsTask.from_json("dimensions", Dimensions(), task.to_json())
     assert again.scales == task.scales == {"msp-podcast": SCALES["msp-podcast"]}
     assert again.dimensions == ("arousal", "valence", "dominance")
-    assert task.describe() == "arousal, valence, dominance as numbers from 0 to 1 (1 to 7 in msp-podcast)"
+    assert task.describe() == "arousal, valence, dominance as numbers from 0 to 1 (1 to 7 in msp-podcast)."
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,7 +15,7 @@ from serein.errors import SereinError
 
 if TYPE_CHECKING:
     from serein.evaluation.intervals import Difference
-    from serein.evaluation.scores import Scores
+    from serein.evaluation.scores import Scores, TaskScore
     from serein.inference.segments import SlidingWindow
 
 _STOPPED = 130
@@ -147,37 +148,37 @@ def finish(run: Path, as_json: bool) -> None:
     from serein.evaluation.predictions import read_specs
     from serein.evaluation.report import write_report
     from serein.evaluation.scores import score_run, write_scores
-    from serein.evaluation.tables import tasks_table
     from serein.evaluation.task_scores import task_scores, write_task_scores
 
     if not distributed_info().is_first:
         return
     tasks = task_scores(run)
     if not read_specs(run)[0].has_classes:
-        content = write_task_scores(tasks, run)
+        write_task_scores(tasks, run)
         path = write_report(run)
-        print(json.dumps(content, ensure_ascii=False)) if as_json else print_tables([tasks_table(tasks)])
-        print(f"report: {path}", file=sys.stderr if as_json else sys.stdout)
-        return
-    scores = score_run(run)
-    others = {score.task: score.to_json() for score in tasks}
-    write_scores(scores, run, others)
-    path = write_report(run)
-    print_scores(scores, as_json, others)
-    if tasks and not as_json:
-        print_tables([tasks_table(tasks)])
+        print_scores(tasks, as_json)
+    else:
+        scores = replace(score_run(run), tasks=tuple(tasks))
+        write_scores(scores, run)
+        path = write_report(run)
+        print_scores(scores, as_json)
     print(f"report: {path}", file=sys.stderr if as_json else sys.stdout)
 
 
-def print_scores(scores: Scores, as_json: bool, tasks: Mapping[str, Any] | None = None) -> None:
-    """Print scores as a table, or as one JSON object with the scores of other tasks."""
-    from serein.evaluation.tables import scores_table
+def print_scores(scores: Scores | Sequence[TaskScore], as_json: bool) -> None:
+    """Print scores as tables, or as one JSON object: those of a main task of classes, or those of all tasks."""
+    from serein.evaluation.scores import Scores, TaskScore
+    from serein.evaluation.tables import distribution_table, scores_table, tasks_table
 
+    tasks = scores.tasks if isinstance(scores, Scores) else scores
     if as_json:
-        content = scores.to_json() | ({"tasks": dict(tasks)} if tasks else {})
+        content = scores.to_json() if isinstance(scores, Scores) else {"tasks": {s.task: s.to_json() for s in scores}}
         print(json.dumps(content, ensure_ascii=False, allow_nan=False))
-    else:
-        print_tables([scores_table(scores)])
+        return
+    if isinstance(scores, Scores):
+        print_tables([scores_table(scores), *([distribution_table(scores)] if scores.distribution else [])])
+    if tasks:
+        print_tables([tasks_table(tasks)])
 
 
 def print_tables(tables: Iterable[Any]) -> None:

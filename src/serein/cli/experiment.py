@@ -237,7 +237,21 @@ def bundle(
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", metavar="RUN", help="Compare with this run instead, paired on the same utterances."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score a finished run again and write its report.html."""
-    finish(run, as_json)
+    if against is None:
+        finish(run, as_json)
+        return
+    from serein.evaluation.tables import differences_table
+    from serein.evaluation.task_scores import compare_runs
+
+    found = compare_runs(run, against)
+    if as_json:
+        print(json.dumps({task: {name: each.to_json() for name, each in own.items()} for task, own in found.items()}))
+        return
+    print_tables([differences_table(own, (str(run), str(against)), task) for task, own in found.items()])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,16 @@ class Difference:
     def difference(self) -> float:
         """Score of a minus score of b."""
         return self.a - self.b
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists and numbers; `None` of what nothing is known of."""
+        numbers = {"a": self.a, "b": self.b, "difference": self.difference}
+        return {
+            **{name: None if np.isnan(value) else value for name, value in numbers.items()},
+            "interval": self.interval and list(self.interval),
+            "probability_of_improvement": self.probability_of_improvement,
+            "resampled": self.resampled,
+        }
 
 
 def is_too_large(coded: CodedPredictions) -> bool:

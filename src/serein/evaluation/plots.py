@@ -157,6 +157,9 @@ def figure_svg(figure: Figure, *, name: str) -> str:
     return svg.strip()
 
 
+CURVE_TITLES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1"}  # of what is drawn in per cent
+
+
 @dataclass(frozen=True)
 class Curve:
     """One training of one stage, epoch by epoch; a missing value is NaN.
@@ -164,7 +167,8 @@ class Curve:
     Attributes:
         run: Which training, for example "fold 1, seed 0".
         stage: Which stage of it.
-        dev_ua: Unweighted accuracy on dev, 0 to 1.
+        dev_score: The score that is monitored on dev, 0 to 1.
+        score: Its name.
     """
 
     run: str
@@ -172,7 +176,8 @@ class Curve:
     epoch: tuple[int, ...]
     train_loss: tuple[float, ...]
     dev_loss: tuple[float, ...]
-    dev_ua: tuple[float, ...]
+    dev_score: tuple[float, ...]
+    score: str = "ua"
 
 
 def confusion_picture(confusion: NDArray[Any], classes: Sequence[str]) -> Figure:
@@ -277,21 +282,22 @@ def speaker_picture(speakers: Sequence[GroupScore], overall: float) -> Figure:
 
 
 def curves_picture(curves: Sequence[Curve]) -> Figure:
-    """Draw loss and dev UA over the epochs of each stage: every training thin, their mean thick.
+    """Draw loss and the monitored dev score over the epochs of each stage: every training thin, their mean thick.
 
     The mean runs as long as at least half of the trainings do.
     """
     stages = list(dict.fromkeys(curve.stage for curve in curves))
     with new_figure((PAGE_WIDTH_IN, 2.9 * len(stages))) as figure:
         panels = figure.subplots(len(stages), 2, squeeze=False)
-        for (loss_axes, ua_axes), stage in zip(panels, stages, strict=True):
+        for (loss_axes, score_axes), stage in zip(panels, stages, strict=True):
             inside = [curve for curve in curves if curve.stage == stage]
             title = f"{stage}: " if len(stages) > 1 else ""
             _draw_curves(loss_axes, inside, "train_loss", MUTED, "train")
             _draw_curves(loss_axes, inside, "dev_loss", WRONG, "dev")
-            _draw_curves(ua_axes, inside, "dev_ua", RIGHT, "dev", scale=100.0)
+            per_cent, score = CURVE_TITLES.get(inside[0].score), inside[0].score.replace("_", " ")
+            _draw_curves(score_axes, inside, "dev_score", RIGHT, "dev", scale=100.0 if per_cent else 1.0)
             _curve_axes(loss_axes, f"{title}loss")
-            _curve_axes(ua_axes, f"{title}dev UA, per cent")
+            _curve_axes(score_axes, f"{title}dev {f'{per_cent}, per cent' if per_cent else score}")
     return figure
 
 

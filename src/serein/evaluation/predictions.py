@@ -33,8 +33,9 @@ class Prediction:
 
     Attributes:
         id: The utterance.
-        truth: Its true class, transcript, or number in digits; `None` if unknown.
-        prediction: The class the model chose, or the transcript, or the number in digits.
+        truth: Its true class, transcript, or number in digits, or several numbers with spaces between them, `nan` for
+            one that is unknown; `None` if nothing is known.
+        prediction: The class the model chose, or the transcript, or the number or numbers in digits.
         probabilities: Class -> probability; they sum to 1. `None` if the model gives none.
         speaker: Who speaks; intervals resample speakers.
         gender: The speaker's gender.
@@ -42,6 +43,7 @@ class Prediction:
         seed: Seed of the training.
         duration_s: Length of the audio, in seconds.
         corpus: The corpus of the utterance; speakers are distinct within it.
+        ratings: The classes that each rater gave; `None` if nobody rated.
     """
 
     id: str
@@ -54,6 +56,7 @@ class Prediction:
     seed: int = 0
     duration_s: float | None = None
     corpus: str | None = None
+    ratings: tuple[tuple[str, ...], ...] | None = None
 
     @property
     def confidence(self) -> float | None:
@@ -68,6 +71,16 @@ class Prediction:
             RunError: It is none.
         """
         return _number(self.prediction, "prediction", self.id)
+
+    @property
+    def values(self) -> list[float]:
+        """The numbers that were predicted, one or more; see `value`."""
+        return [_number(part, "prediction", self.id) for part in self.prediction.split()]
+
+    @property
+    def true_values(self) -> list[float]:
+        """The numbers that they should be, NaN where unknown; see `value`."""
+        return [_number(part, "truth", self.id) for part in (self.truth or "").split()]
 
     @property
     def true_value(self) -> float | None:
@@ -363,7 +376,10 @@ def read_specs(run: Path) -> tuple[TaskSpec, ...]:
     """
     specs = read_json(run / "data.json").get("tasks") or [{"name": "emotion", "field": "emotion", "problem": "classes"}]
     try:
-        return tuple(TaskSpec(**{**spec, "classes": tuple(spec.get("classes", ()))}) for spec in specs)
+        return tuple(
+            TaskSpec(**{**spec, **{key: tuple(spec.get(key, ())) for key in ("classes", "dimensions")}})
+            for spec in specs
+        )
     except TypeError as error:
         raise RunError(
             f"'tasks' cannot be read ({error})", where=run / "data.json", remedy="Start the run again."

@@ -18,6 +18,7 @@ from serein.errors import RunError
 from serein.evaluation import plots
 from serein.evaluation.calibration import RunCalibration, run_calibration
 from serein.evaluation.figures import mean_cosines, read_task_curves, task_curves_picture
+from serein.evaluation.graded import graded_rows
 from serein.evaluation.intervals import NUM_RESAMPLES
 from serein.evaluation.plots import emotion_colours, figure_svg
 from serein.evaluation.predictions import (
@@ -80,6 +81,7 @@ def write_report(run: str | Path) -> Path:
         "num_resamples": NUM_RESAMPLES,
         "test_speakers": {str(fold["name"]): fold.get("test_speakers") or () for fold in folds.get("folds") or ()},
         "tasks": [(score, task_rows(score)) for score in task_scores(run)],
+        "distribution": [] if scores is None else graded_rows(scores.distribution),
         "conflicts": mean_cosines(read_task_curves(run)),
         "starts": [(name, str(start["stage"]), str(start["weights_sha256"])) for name, start in starts],
         "recipe_text": (run / "recipe.yaml").read_text(encoding="utf-8") if (run / "recipe.yaml").is_file() else "",
@@ -166,6 +168,12 @@ def read_curves(run: Path) -> list[plots.Curve]:
         RunError: A line is not a JSON object, or names no epoch.
     """
     curves = []
+    specs = {spec.name: spec for spec in read_specs(run)}
+    stages = read_recipe(run).get("stages") or []
+    monitors = {}  # the score that each stage is watched by
+    for own in stages:
+        first = specs.get((own.get("tasks") or [next(iter(specs))])[0])
+        monitors[own.get("name")] = own.get("monitor") or (first.monitor if first else "ua")
     for path in sorted(run.glob("fold-*/seed-*/*/metrics.jsonl"), key=natural_key):
         epochs: dict[int, dict[str, Any]] = {}
         for place, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
@@ -184,13 +192,14 @@ def read_curves(run: Path) -> list[plots.Curve]:
         if not epochs:
             continue
         columns = {}
-        for key in ("train_loss", "dev_loss", "dev_ua"):
-            values = (epochs[epoch].get(key) for epoch in sorted(epochs))
-            columns[key] = tuple(float("nan") if value is None else float(value) for value in values)
         fold, seed, stage = path.parts[-4:-1]
+        stage = stage.partition("-")[2] or stage
+        score = monitors.get(stage, "ua")
+        for name, key in {"train_loss": "train_loss", "dev_loss": "dev_loss", "dev_score": f"dev_{score}"}.items():
+            values = (epochs[epoch].get(key) for epoch in sorted(epochs))
+            columns[name] = tuple(float("nan") if value is None else float(value) for value in values)
         name = f"{fold.replace('-', ' ', 1)}, {seed.replace('-', ' ', 1)}"
-        epoch, stage = tuple(sorted(epochs)), stage.partition("-")[2] or stage
-        curves.append(plots.Curve(run=name, stage=stage, epoch=epoch, **columns))
+        curves.append(plots.Curve(run=name, stage=stage, epoch=tuple(sorted(epochs)), score=score, **columns))
     return curves
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from serein.data.files import write_text
 from serein.data.splits import NO_TEST_SET
 from serein.evaluation.calibration import RunCalibration, run_calibration
+from serein.evaluation.graded import GradedScore, graded_json, graded_scores, measured_distributions, one_more_rater
 from serein.evaluation.intervals import (
     LEVEL,
     NUM_RESAMPLES,
@@ -95,6 +96,37 @@ class GroupScore:
 
 
 @dataclass(frozen=True)
+class TaskScore:
+    """A task's score, pooled over folds, averaged over seeds.
+
+    Attributes:
+        name: What `value` is: unweighted accuracy ("UA"), the word error rate of transcripts, or a regression's score.
+        interval: 95 % over speakers.
+        stage: The stage whose model was evaluated; `None` for the last stage.
+        unit: "%", or nothing.
+        others: Further scores by name, in the same unit or the task's own.
+        intervals: Those of further scores, as far as they have any.
+        scale: What the numbers of a regression are, in words.
+    """
+
+    task: str
+    name: str
+    value: float
+    interval: Bounds | None
+    num_utterances: int
+    stage: str | None = None
+    unit: str = "%"
+    others: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, Bounds | None] = field(default_factory=dict)
+    scale: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists and numbers."""
+        intervals = {name: bounds and list(bounds) for name, bounds in self.intervals.items()}
+        return asdict(self) | {"interval": self.interval and list(self.interval), "intervals": intervals}
+
+
+@dataclass(frozen=True)
 class Scores:
     """All scores of a set of predictions, in per cent.
 
@@ -110,6 +142,8 @@ class Scores:
         genders: One entry per known gender.
         notes: What a reader must know to read the numbers.
         calibration: Calibration errors of a run's probabilities, before and after calibration.
+        distribution: Name -> score of probabilities against raters' labels, where there are both.
+        tasks: Scores of an evaluated model's other tasks.
         verification: Speaker verification with a run's embeddings, if its main task is `speaker`.
     """
 
@@ -129,6 +163,8 @@ class Scores:
     notes: tuple[str, ...]
     verification: RunVerification | None = None
     calibration: RunCalibration | None = None
+    distribution: Mapping[str, GradedScore] = field(default_factory=dict)
+    tasks: tuple[TaskScore, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return what `write_scores` writes: plain lists and numbers, per cent, unrounded."""
@@ -148,6 +184,8 @@ class Scores:
             "notes": list(self.notes),
             **({} if self.verification is None else {"verification": self.verification.to_json()}),
             **({} if self.calibration is None else {"calibration": self.calibration.to_json()}),
+            **({"distribution": graded_json(self.distribution)} if self.distribution else {}),
+            **({"tasks": {score.task: score.to_json() for score in self.tasks}} if self.tasks else {}),
         }
 
 
@@ -209,8 +247,12 @@ def score_predictions(
         caveats.append("Speakers are unknown: intervals resample utterances, and are too narrow if speakers repeat.")
     if units is not None and units.too_few:
         caveats.append(f"No intervals: {units.too_few}.")
+    measured = measured_distributions(predictions, coded.classes)
+    distribution = {} if measured is None else graded_scores(measured)
+    caveats += [sentence for sentence in [one_more_rater(distribution)] if sentence]
     return Scores(
         classes=coded.classes,
+        distribution=distribution,
         mean={name: float(values.mean()) for name, values in over_folds.items()},
         standard_deviation=spreads,
         pooled=_scores_of(pooled),
@@ -261,15 +303,10 @@ SCORE_TITLES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1"}
 _CONDITIONS = {"predicted": "as a model predicted them", "oracle": "as the corpus labels them (oracle)"}
 
 
-def write_scores(scores: Scores, run: str | Path, tasks: Mapping[str, Any] | None = None) -> Path:
-    """Write ``scores.json`` into the run folder, atomically, and return its path.
-
-    Args:
-        tasks: Scores of other tasks, if there are any.
-    """
+def write_scores(scores: Scores, run: str | Path) -> Path:
+    """Write ``scores.json`` into the run folder, atomically, and return its path."""
     path = Path(run) / "scores.json"
-    content = scores.to_json() | ({"tasks": dict(tasks)} if tasks else {})
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(scores.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return path
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from serein.evaluation.graded import graded_rows
 from serein.evaluation.intervals import NUM_RESAMPLES
 from serein.evaluation.scores import SCORE_TITLES, Scores
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from serein.evaluation.task_scores import TaskScore
+    from serein.evaluation.intervals import Difference
+    from serein.evaluation.scores import TaskScore
 
 
 MOST_RECALLS = 40
@@ -163,6 +165,33 @@ def scores_table(scores: Scores) -> Table:
     return table
 
 
+def distribution_table(scores: Scores) -> Table:
+    """Return a table of how far probabilities are from what raters said."""
+    from rich.table import Table
+
+    table = Table(title="Distributions of raters")
+    for title in ("score", "pooled", "95 % interval"):
+        table.add_column(title, justify="left" if title == "score" else "right")
+    for row in graded_rows(scores.distribution):
+        table.add_row(*row)
+    return table
+
+
+def differences_table(differences: Mapping[str, Difference], titles: tuple[str, str], task: str) -> Table:
+    """Return a table of the scores of two systems and their paired differences."""
+    from rich.table import Table
+
+    table = Table(title=f"{task}: paired on the same utterances, fractions of 1")
+    for title in ("score", *titles, "difference", "95 % interval", "better in"):
+        table.add_column(title, justify="left" if title == "score" else "right")
+    for name, found in differences.items():
+        bounds = "–" if found.interval is None else "[{:.3f}, {:.3f}]".format(*found.interval)
+        won = "–" if found.probability_of_improvement is None else f"{100 * found.probability_of_improvement:.0f} %"
+        numbers = (f"{value:.3f}" for value in (found.a, found.b, found.difference))
+        table.add_row(name, *numbers, bounds, won)
+    return table
+
+
 def tasks_table(scores: Sequence[TaskScore]) -> Table:
     """Return a table of the scores of other tasks."""
     from rich.table import Table
@@ -184,7 +213,12 @@ def task_rows(score: TaskScore) -> list[tuple[str, str, str]]:
     names = {name: f"{name}, {score.unit}" if score.unit else name for name in (score.name, *score.others)}
     bounds = "–" if score.interval is None else "[{:.{d}f}, {:.{d}f}]".format(*score.interval, d=digits)
     first = (names[score.name], f"{score.value:.{digits}f}", bounds)
-    return [first, *((names[name], f"{value:.{digits}f}", "–") for name, value in score.others.items())]
+    rows = [first]
+    for name, value in score.others.items():
+        own = score.intervals.get(name)
+        text = "–" if own is None else "[{:.{d}f}, {:.{d}f}]".format(*own, d=digits)
+        rows.append((names[name], f"{value:.{digits}f}", text))
+    return rows
 
 
 def number(value: float | None) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,25 @@ from numpy.typing import NDArray
 from serein.choices import choose, names
 from serein.data.files import write_text
 from serein.errors import RunError
-from serein.evaluation.intervals import FEWEST_UNITS, NUM_RESAMPLES, Bounds, percentile_interval
+from serein.evaluation.graded import graded_differences, graded_scores, measured_distributions, measured_numbers
+from serein.evaluation.intervals import (
+    FEWEST_UNITS,
+    NUM_RESAMPLES,
+    Bounds,
+    Difference,
+    paired_difference,
+    percentile_interval,
+)
 from serein.evaluation.predictions import (
     Prediction,
     SpeakerKey,
+    class_names,
     natural_key,
     read_recipe,
     read_run_predictions,
     read_specs,
 )
-from serein.evaluation.scores import score_predictions
+from serein.evaluation.scores import TaskScore, score_predictions
 from serein.tasks.ctc import normalised, word_errors
 from serein.tasks.task import Task, TaskSpec
 
@@ -98,32 +107,6 @@ def _speakers(rows: Sequence[Prediction]) -> tuple[NDArray[np.str_], NDArray[np.
     return speakers, speaker.astype(np.int64)
 
 
-@dataclass(frozen=True)
-class TaskScore:
-    """A task's score, pooled over folds, averaged over seeds.
-
-    Attributes:
-        name: What `value` is: unweighted accuracy ("UA"), the word error rate of transcripts, or a regression's score.
-        interval: 95 % over speakers.
-        stage: The stage whose model was evaluated; `None` for the last stage.
-        unit: "%", or nothing.
-        others: Further scores by name, in the same unit or the task's own.
-    """
-
-    task: str
-    name: str
-    value: float
-    interval: Bounds | None
-    num_utterances: int
-    stage: str | None = None
-    unit: str = "%"
-    others: Mapping[str, float] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain lists and numbers."""
-        return asdict(self) | {"interval": self.interval and list(self.interval)}
-
-
 def task_scores(run: str | Path) -> list[TaskScore]:
     """Score every task of which a run folder has predictions, except the main task when that has classes.
 
@@ -152,6 +135,37 @@ def write_task_scores(scores: Sequence[TaskScore], run: str | Path) -> dict[str,
     return content
 
 
+def compare_runs(a: str | Path, b: str | Path) -> dict[str, dict[str, Difference]]:
+    """Compare the runs of two systems on the same utterances, drawing the same speakers for both.
+
+    Returns:
+        Task -> name of a score -> the difference, of every task of classes or numbers that both predict. Accuracies and
+        distributions are of the utterances for which both have a truth.
+
+    Raises:
+        RunError: The utterances differ, or the systems disagree about a truth.
+    """
+    runs, found = (Path(a), Path(b)), {}
+    others = {spec.name for spec in read_specs(runs[1])}
+    for spec in read_specs(runs[0]):
+        if spec.name not in others or spec.problem == "sequence":
+            continue
+        kinds = ["test" if read_specs(run)[0].name == spec.name else spec.name for run in runs]
+        pair = [read_run_predictions(run, kind=kind) for run, kind in zip(runs, kinds, strict=True)]
+        if not all(pair):
+            continue
+        if spec.problem == "regression":
+            found[spec.name] = graded_differences(*(measured_numbers(each, spec.numbers) for each in pair))
+            continue
+        classes = spec.classes or class_names(pair[0])
+        found[spec.name] = paired_difference(pair[0], pair[1], classes, rng=np.random.default_rng(0))
+        shared = set.intersection(*({p.id for p in each if p.ratings} for each in pair))
+        rated = [measured_distributions([p for p in each if p.id in shared], classes) for each in pair]
+        if rated[0] is not None and rated[1] is not None:
+            found[spec.name] |= graded_differences(rated[0], rated[1])
+    return found
+
+
 def score_task(spec: TaskSpec, predictions: Sequence[Prediction], stage: str | None = None) -> TaskScore:
     """Return one task's score.
 
@@ -166,13 +180,33 @@ def score_task(spec: TaskSpec, predictions: Sequence[Prediction], stage: str | N
     if spec.problem != "regression":
         scores = score_predictions(predictions)
         return TaskScore(spec.name, "UA", scores.pooled["ua"], scores.intervals["ua"], scores.num_utterances, stage)
+    return _score_numbers(spec, predictions, stage)
+
+
+def _score_numbers(spec: TaskSpec, predictions: Sequence[Prediction], stage: str | None) -> TaskScore:
+    # The task's own scores; where its package is not installed, those of every regression.
+    score_numbers = choose("task", spec.name).score_numbers if spec.name in names("task") else Task.score_numbers
+    if getattr(score_numbers, "__func__", None) is Task.score_numbers.__func__:  # type: ignore[attr-defined]
+        graded = graded_scores(measured_numbers(predictions, spec.numbers))
+        first = next(iter(graded))
+        main, others = graded[first], {name: graded[name] for name in graded if name != first}
+        return TaskScore(
+            task=spec.name,
+            name=first,
+            value=main.value,
+            interval=main.interval,
+            num_utterances=len({p.id for p in predictions if p.truth is not None}),
+            stage=stage,
+            unit="",
+            others={name: score.value for name, score in others.items()},
+            intervals={name: score.interval for name, score in others.items()},
+            scale=spec.scale,
+        )
     known = [p for p in predictions if p.truth is not None]
     if not known:
         raise RunError("no number has a truth to be scored with", remedy='Add the key "truth" to every line.')
     truth, predicted = np.array([p.true_value for p in known], float), np.array([p.value for p in known])
     seeds = np.array([p.seed for p in known])
-    # The task's own scores; where its package is not installed, those of every regression.
-    score_numbers = choose("task", spec.name).score_numbers if spec.name in names("task") else Task.score_numbers
     each = [score_numbers(truth[seeds == seed], predicted[seeds == seed]) for seed in np.unique(seeds)]
     means = {name: float(np.mean([scores[name] for scores in each])) for name in each[0]}
     first, *further = means

@@ -74,7 +74,7 @@ class Experiment:
     def labelled(self, ids: Sequence[str]) -> list[str]:
         """Return those of some utterances that have a target of the evaluated task."""
         by_id = {u.id: u for u in self.utterances}
-        return [name for name in ids if self.main.truth(by_id[name]) is not None]
+        return [name for name in ids if self.main.has_target(by_id[name])]
 
     def positions(self, ids: Sequence[str]) -> list[int]:
         """Return where utterances stand in the list."""
@@ -114,7 +114,8 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
     others = [task for task in tasks.values() if task is not main]
     extras = []  # without a target of the main task, but with one that others can learn from
     if recipe.labels.unlabelled != "drop":
-        extras = [u for u in everything if main.label(u) is None and any(t.truth(u) is not None for t in others)]
+        unlabelled = [u for u in everything if main.label(u) is None and not main.has_target(u)]
+        extras = [u for u in unlabelled if any(task.has_target(u) for task in others)]
     extra_ids = {u.id for u in extras}
     unknown = recipe.labels.unknown_labels if main.spec.field == "emotion" else "drop"
     labelled, left_out = keep_labelled([u for u in everything if u.id not in extra_ids], main, unknown)

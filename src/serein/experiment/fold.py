@@ -104,7 +104,9 @@ def train_fold(
             threshold = verification_threshold(experiment, checkpoint, fold)
             checkpoint = replace(checkpoint, verification=threshold, calibration=calibration)
             where = folder / "model" if is_last else stage_folder(folder, recipe, number) / "model"
-            model_folder.save(where, checkpoint, card(recipe.name, checkpoint.task, classes, checkpoint.training))
+            said = sorted(checkpoint.answered, key=lambda name: name != checkpoint.task)
+            text = card(recipe.name, [checkpoint.tasks[name] for name in said], checkpoint.training)
+            model_folder.save(where, checkpoint, text)
     model.eval()
     return checkpoint
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,13 +22,14 @@ from serein.data.splits import Fold
 from serein.errors import LeakError, ManifestError
 from serein.evaluation.calibration import model_calibration, with_temperature
 from serein.evaluation.predictions import Prediction, write_predictions
-from serein.evaluation.scores import Scores, score_predictions
+from serein.evaluation.scores import Scores, TaskScore, score_predictions
+from serein.evaluation.task_scores import score_task
 from serein.experiment.data import Experiment
 from serein.inference.batching import recording_outputs
 from serein.inference.predictor import load
 from serein.models.conditioning import ConditionSource, attribute, require_attributes
 from serein.recipe import Recipe
-from serein.tasks.task import keep_labelled
+from serein.tasks.task import Task, keep_labelled
 
 MAX_PROBABILITIES = 200
 
@@ -143,7 +144,9 @@ def predictions_of(
     """
     outputs = recording_outputs(checkpoint, recordings, positions, condition_source, on_progress)
 
-    def prediction(position: int, truth: str | None, label: str, probabilities: dict[str, float] | None) -> Prediction:
+    def prediction(
+        task: Task, position: int, truth: str | None, label: str, probabilities: dict[str, float] | None
+    ) -> Prediction:
         utterance = recordings.utterances[position]
         return Prediction(
             id=utterance.id,
@@ -156,6 +159,7 @@ def predictions_of(
             seed=seed,
             duration_s=round(float(recordings.durations_s[position]), 3),
             corpus=utterance.corpus,
+            ratings=task.ratings(utterance) or None,
         )
 
     by_task = {}
@@ -169,14 +173,19 @@ def predictions_of(
             rows = [(classes[number], None) for number in decoded.values.argmax(axis=1)]
         else:
             said = task.predictions(decoded)
-            rows = [
-                (each.label or "" if each.value is None else f"{each.value:.6g}", dict(each.probabilities) or None)
-                for each in said
-            ]
+            rows = [(each.written, dict(each.probabilities) or None) for each in said]
         known = [task.truth(recordings.utterances[position]) for position in positions]
         truths = [truth if truth is None or isinstance(truth, str) else f"{truth:.6g}" for truth in known]
-        by_task[name] = [prediction(p, truth, *row) for p, truth, row in zip(positions, truths, rows, strict=True)]
+        by_task[name] = [
+            prediction(task, p, truth, *row) for p, truth, row in zip(positions, truths, rows, strict=True)
+        ]
     return SplitPredictions(by_task, outputs.embeddings)
+
+
+def other_scores(checkpoint: Checkpoint, by_task: Mapping[str, Sequence[Prediction]]) -> list[TaskScore]:
+    """Return the scores of all tasks but the main one of which any truth is known."""
+    others = [name for name in by_task if name != checkpoint.task and any(p.truth is not None for p in by_task[name])]
+    return [score_task(checkpoint.tasks[name].spec, by_task[name]) for name in others]
 
 
 def evaluate(
@@ -186,10 +195,14 @@ def evaluate(
     allow_seen_speakers: bool = False,
     conditions: Literal["predicted", "oracle"] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[Prediction], Scores]:
+) -> tuple[list[Prediction], Scores | list[TaskScore]]:
     """Predict and score a manifest.
 
     Utterances whose class the model does not have are left out; the notes of the scores count them.
+
+    Returns:
+        The predictions of the main task, and its scores; those of a main task without classes are a `TaskScore` of it
+        and of each other task whose truth is known.
 
     Args:
         model: Folder or Hub name.
@@ -206,9 +219,9 @@ def evaluate(
     utterances, left_out = keep_labelled(manifest.read(manifest_path), checkpoint.tasks[checkpoint.task])
     if not utterances:
         raise ManifestError(
-            f"no utterance has a class of the model; it has {', '.join(left_out)}",
+            f"no utterance has what the model predicts; the data has {', '.join(left_out)}",
             where=manifest_path,
-            remedy=f"The model knows: {', '.join(checkpoint.tasks[checkpoint.task].spec.classes)}.",
+            remedy=f"The model predicts {checkpoint.tasks[checkpoint.task].describe()}",
         )
     notes = [f"Left out because the model has no such class: {count} {name}." for name, count in left_out.most_common()]
     learned = set(checkpoint.training.get("speakers", []))
@@ -237,9 +250,13 @@ def evaluate(
         on_progress=on_progress,
     )
     predictions = said.by_task[checkpoint.task]
+    others = other_scores(checkpoint, said.by_task)
+    if not checkpoint.tasks[checkpoint.task].spec.has_classes:
+        return predictions, [score_task(checkpoint.tasks[checkpoint.task].spec, predictions), *others]
     classes, brought = checkpoint.tasks[checkpoint.task].spec.classes, checkpoint.calibration
     calibration = model_calibration(predictions, classes, None if brought is None else brought.temperature)
     if brought is not None:
         predictions = with_temperature(predictions, brought.temperature)
         notes.append(f"Probabilities are calibrated by the model's temperature of {brought.temperature:.2f}.")
-    return predictions, replace(score_predictions(predictions, classes, notes=tuple(notes)), calibration=calibration)
+    scores = score_predictions(predictions, classes, notes=tuple(notes))
+    return predictions, replace(scores, calibration=calibration, tasks=tuple(others))

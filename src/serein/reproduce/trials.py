@@ -228,8 +228,8 @@ def train(trial: Trial, data: Path, num_jobs: int | None, report: Report) -> Non
         is_resumed = (trial.folder / "recipe.yaml").exists()
         shared = trial.folder.parents[1] / SHARED_STAGES if len(trial.recipe.stages) > 1 else None
         runs.run(trial.recipe, data, trial.folder, resume=is_resumed, num_jobs=num_jobs, shared=shared, progress=report)
-        tasks = {score.task: score.to_json() for score in task_scores(trial.folder)}
-        write_scores(score_run(trial.folder), trial.folder, tasks)
+        scores = replace(score_run(trial.folder), tasks=tuple(task_scores(trial.folder)))
+        write_scores(scores, trial.folder)
 
 
 # -- further predictions of finished trials ----------------------------------------------------------------------------

@@ -46,7 +46,9 @@ class DimensionTask(Task):
     def __init__(self, name: str, options: Dimension, scales: Mapping[str, tuple[float, float]]) -> None:
         self.dimensions: tuple[str, ...] = options.names if isinstance(options, Dimensions) else (name,)
         own = self.dimensions if isinstance(options, Dimensions) else ()
-        self.spec = TaskSpec(name, self.dimensions[0], self.problem, monitor=self.monitors[0], dimensions=own)
+        ends = "; ".join(f"{low:g} to {high:g} in {corpus}" for corpus, (low, high) in scales.items())
+        scale = f"0 to 1 ({ends})"
+        self.spec = TaskSpec(name, self.dimensions[0], self.problem, (), self.monitors[0], own, scale)
         self.options: Dimension = options
         self.scales = dict(scales)
         self.num_outputs = len(self.dimensions)
@@ -58,24 +60,26 @@ class DimensionTask(Task):
         Raises:
             RecipeError: No utterance has a rating, or ratings lie outside the scale.
         """
-        task = cls(name, cast(Dimension, options), {})
+        options = cast(Dimension, options)
+        fields = options.names if isinstance(options, Dimensions) else (name,)
         found: dict[str, list[float]] = {}
+        scales: dict[str, tuple[float, float]] = {}
         for utterance in utterances:
-            values = [value for field in task.dimensions if (value := getattr(utterance, field)) is not None]
+            values = [value for field in fields if (value := getattr(utterance, field)) is not None]
             found.setdefault(utterance.corpus or OWN, []).extend(values)
         for corpus, values in found.items():
             if values:
-                low, high = task.options.scale or SCALES.get(corpus) or (0.0, 1.0)
+                low, high = options.scale or SCALES.get(corpus) or (0.0, 1.0)
                 slack = BEYOND * (high - low)
                 if min(values) < low - slack or max(values) > high + slack:
                     what = f"ratings of '{corpus}' go from {min(values):g} to {max(values):g}, the scale from "
                     remedy = "Name the lowest and the highest rating that a rater can give: [1, 5]."
                     raise RecipeError(f"{what}{low:g} to {high:g}", where=f"tasks.{name}.scale", remedy=remedy)
-                task.scales[corpus] = (low, high)
-        if not task.scales:
+                scales[corpus] = (low, high)
+        if not scales:
             remedy = f"Fill in the field, or leave out the task '{name}'."
-            raise RecipeError(f"no utterance has {' or '.join(task.dimensions)}", where=f"tasks.{name}", remedy=remedy)
-        return task
+            raise RecipeError(f"no utterance has {' or '.join(fields)}", where=f"tasks.{name}", remedy=remedy)
+        return cls(name, options, scales)
 
     @classmethod
     def from_json(cls, name: str, options: Head, description: Mapping[str, Any]) -> Self:
@@ -150,8 +154,7 @@ class DimensionTask(Task):
 
     def describe(self) -> str:
         """Return what the task predicts, and what 0 and 1 are on the scale of each corpus."""
-        scales = "; ".join(f"{low:g} to {high:g} in {name}" for name, (low, high) in self.scales.items())
-        return f"{', '.join(self.dimensions)} as numbers from 0 to 1 ({scales})"
+        return f"{', '.join(self.dimensions)} as numbers from {self.spec.scale}."
 
 
 class DimensionsTask(DimensionTask):

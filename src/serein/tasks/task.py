@@ -157,6 +157,7 @@ class TaskSpec:
         classes: Names of the classes; none where there are no classes.
         monitor: The score that training monitors unless a stage names another.
         dimensions: Names of the numbers of a regression of several; none of one number.
+        scale: What its numbers are, in words.
     """
 
     name: str
@@ -165,6 +166,7 @@ class TaskSpec:
     classes: tuple[str, ...] = ()
     monitor: str = "ua"
     dimensions: tuple[str, ...] = ()
+    scale: str = ""
 
     @property
     def numbers(self) -> tuple[str, ...]:

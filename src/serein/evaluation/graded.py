@@ -1,0 +1,274 @@
+"""Scores of what is not right or wrong: numbers, and distributions over classes; with intervals, and paired.
+
+Every score is made of sums over utterances, so that a resample of speakers is one matrix product: whole sets are
+scored, never means of parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serein import metrics
+from serein.errors import RunError
+from serein.evaluation.intervals import FEWEST_UNITS, NUM_RESAMPLES, Bounds, Difference, percentile_interval
+from serein.evaluation.predictions import Prediction, SpeakerKey
+from serein.metrics import FloatArray
+
+Score = Callable[[FloatArray], FloatArray]  # (..., column) sums -> (...)
+NUM_MOMENTS = 7  # columns of `metrics.moments`
+ERRORS = ("mae", "rmse", "js", "brier", "cross_entropy")  # the lower, the better
+DISTRIBUTION_TITLES = {
+    "js": "Jensen-Shannon divergence",
+    "brier": "Brier score",
+    "cross_entropy": "cross-entropy",
+    "entropy_correlation": "correlation of entropies",
+    "agreement_model": "agrees with a held-out rater: the model",
+    "agreement_rater": "agrees with a held-out rater: another rater",
+    "agreement_others": "agrees with a held-out rater: the other raters' majority",
+    "one_more_rater": "the model less another rater",
+}
+_COUNTS_AT_ONCE = 4_000_000
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Quantities of predictions, and the scores that their sums give.
+
+    Attributes:
+        rows: The predictions.
+        columns: (row, column).
+        scores: Name -> score of sums; the one that is reported first comes first.
+    """
+
+    rows: Sequence[Prediction]
+    columns: FloatArray
+    scores: Mapping[str, Score]
+
+
+@dataclass(frozen=True)
+class GradedScore:
+    """A score of a whole set, averaged over seeds.
+
+    Attributes:
+        interval: 95 % bootstrap interval over speakers; `None` with too few.
+    """
+
+    value: float
+    interval: Bounds | None
+
+
+def measured_numbers(predictions: Sequence[Prediction], names: Sequence[str]) -> Measured:
+    """Return the moments of numbers; of several, scores are means over the dimensions, and of each.
+
+    Args:
+        names: Of the numbers of each prediction, in their order.
+
+    Raises:
+        RunError: No prediction has a truth, or one is no number.
+    """
+    rows = [p for p in predictions if p.truth is not None]
+    if not rows:
+        raise RunError("no number has a truth to be scored with", remedy='Add the key "truth" to every line.')
+    truth, predicted = (np.array([getattr(p, key) for p in rows], float) for key in ("true_values", "values"))
+    if truth.shape != predicted.shape or truth.shape[1] != len(names):
+        what = f"predictions hold {predicted.shape[1]} numbers and {truth.shape[1]} truths for {', '.join(names)}"
+        raise RunError(what, remedy="Write one number for each name, 'nan' where the truth is unknown.")
+    columns = np.zeros((len(rows), len(names), NUM_MOMENTS))
+    for place in range(len(names)):
+        is_known = ~np.isnan(truth[:, place])
+        columns[is_known, place] = metrics.moments(truth[is_known, place], predicted[is_known, place])
+    scores: dict[str, Score] = {name: partial(_mean, score) for name, score in metrics.NUMBER_SCORES_OF.items()}
+    if len(names) > 1:
+        for name, score in metrics.NUMBER_SCORES_OF.items():
+            scores |= {f"{name} {own}": partial(_of_one, score, place) for place, own in enumerate(names)}
+    return Measured(rows, columns.reshape(len(rows), -1), scores)
+
+
+def _mean(score: Score, sums: FloatArray) -> FloatArray:
+    own = sums.reshape(*sums.shape[:-1], -1, NUM_MOMENTS)
+    return metrics.mean_of_known(np.where(own[..., 0] > 0, score(own), np.nan))
+
+
+def _of_one(score: Score, place: int, sums: FloatArray) -> FloatArray:
+    return score(sums[..., place * NUM_MOMENTS : (place + 1) * NUM_MOMENTS])
+
+
+def measured_distributions(predictions: Sequence[Prediction], classes: Sequence[str]) -> Measured | None:
+    """Return distances between raters' labels and probabilities, and who agrees with a rater that is held out.
+
+    The truth is every label of every rater, as often as it was given. A score that nothing is known of is NaN: there is
+    no held-out rater where nobody was rated twice.
+
+    Returns:
+        `None` when no prediction has both raters and probabilities.
+    """
+    rows = [p for p in predictions if p.ratings and p.probabilities and p.probabilities.keys() >= set(classes)]
+    if not rows:
+        return None
+    number = {name: place for place, name in enumerate(classes)}
+    columns = np.zeros((len(rows), 1 + 3 + NUM_MOMENTS + 4))
+    shares = np.zeros((len(rows), len(classes)))
+    for row, prediction in enumerate(rows):
+        votes = np.zeros((len(prediction.ratings or ()), len(classes)))
+        for rater, labels in enumerate(prediction.ratings or ()):
+            for label in labels:
+                votes[rater, number[label]] += 1
+        shares[row] = votes.sum(axis=0) / votes.sum()
+        if len(votes) > 1:
+            given = [(prediction.probabilities or {})[name] for name in classes]
+            columns[row, -4:] = (1.0, *metrics.held_out_agreement(votes, given))
+    probabilities = np.array([[(p.probabilities or {})[name] for name in classes] for p in rows])
+    columns[:, 0] = 1.0
+    for place, score in enumerate(metrics.DISTRIBUTION_SCORES.values(), start=1):
+        columns[:, place] = score(shares, probabilities)
+    columns[:, 4 : 4 + NUM_MOMENTS] = metrics.moments(metrics.entropy(shares), metrics.entropy(probabilities))
+    scores: dict[str, Score] = {
+        name: partial(_ratio, {place: 1.0}, 0) for place, name in enumerate(metrics.DISTRIBUTION_SCORES, start=1)
+    }
+    scores["entropy_correlation"] = _entropy_correlation
+    for place, name in ((-3, "model"), (-2, "rater"), (-1, "others")):
+        scores[f"agreement_{name}"] = partial(_ratio, {place: 1.0}, -4)
+    scores["one_more_rater"] = partial(_ratio, {-3: 1.0, -2: -1.0}, -4)
+    return Measured(rows, columns, scores)
+
+
+def _ratio(terms: Mapping[int, float], of: int, sums: FloatArray) -> FloatArray:
+    total = sum((weight * sums[..., place] for place, weight in terms.items()), start=np.zeros(sums.shape[:-1]))
+    return np.asarray(np.divide(total, sums[..., of], out=np.full(total.shape, np.nan), where=sums[..., of] > 0))
+
+
+def _entropy_correlation(sums: FloatArray) -> FloatArray:
+    return metrics.pearson_of(sums[..., 4 : 4 + NUM_MOMENTS])
+
+
+def graded_scores(measured: Measured) -> dict[str, GradedScore]:
+    """Return every score, pooled over folds, averaged over seeds, with its interval over speakers.
+
+    Where any speaker is unknown, there are no intervals.
+
+    Example:
+        >>> rows = [Prediction(id=str(i), truth=str(i), prediction=str(2 * i), speaker=str(i)) for i in range(4)]
+        >>> found = graded_scores(measured_numbers(rows, ["arousal"]))
+        >>> round(found["ccc"].value, 3), round(found["pearson"].value, 3), found["mae"].value
+        (0.588, 1.0, 1.5)
+    """
+    units, sums = _unit_sums([measured])
+    points = {name: score(sums.sum(axis=0)) for name, score in measured.scores.items()}
+    bounds = (
+        dict.fromkeys(measured.scores, None)
+        if len(units) < FEWEST_UNITS
+        else {
+            name: percentile_interval(metrics.mean_of_known(values)) if np.isfinite(values).any() else None
+            for name, values in _resampled(sums, measured.scores).items()
+        }
+    )
+    return {name: GradedScore(float(metrics.mean_of_known(points[name])), bounds[name]) for name in measured.scores}
+
+
+def graded_differences(a: Measured, b: Measured) -> dict[str, Difference]:
+    """Compare two systems on the same utterances, drawing the same speakers for both.
+
+    Raises:
+        RunError: The utterances differ, or their truths do.
+    """
+    truths = [{p.id: (p.truth, p.ratings) for p in each.rows} for each in (a, b)]
+    if truths[0] != truths[1]:
+        differing = sorted(key for key in {**truths[0], **truths[1]} if truths[0].get(key) != truths[1].get(key))
+        what = f"{len(differing)} utterances are not in both systems with one truth: {', '.join(differing[:3])}"
+        raise RunError(what, remedy="Compare two systems on the same utterances, evaluated with the same labels.")
+    units, sums = _unit_sums([a, b])
+    num_runs_a = len({p.seed for p in a.rows})
+    drawn = f"{len(units)} speakers"
+    resampled = None if len(units) < FEWEST_UNITS else _resampled(sums, a.scores)
+    found = {}
+    for name, score in a.scores.items():
+        points = score(sums.sum(axis=0))
+        means = (metrics.mean_of_known(points[:num_runs_a]), metrics.mean_of_known(points[num_runs_a:]))
+        interval, improved = None, None
+        if resampled is not None and np.isfinite(resampled[name]).any():
+            parts = (resampled[name][:, :num_runs_a], resampled[name][:, num_runs_a:])
+            gains = metrics.mean_of_known(parts[0]) - metrics.mean_of_known(parts[1])
+            is_better = gains < 0 if name.split()[0] in ERRORS else gains > 0
+            interval, improved = percentile_interval(gains), float(is_better.mean())
+        found[name] = Difference(float(means[0]), float(means[1]), interval, improved, drawn)
+    return found
+
+
+def _unit_sums(systems: Sequence[Measured]) -> tuple[tuple[str, ...], FloatArray]:
+    """Return the speakers, and (speaker, run, column) sums; a run is one seed of one system.
+
+    Where any speaker is unknown, there is one nameless unit, of all utterances.
+    """
+    keys = [[str(SpeakerKey(p.corpus, p.speaker or "")) for p in each.rows] for each in systems]
+    if any(p.speaker is None for each in systems for p in each.rows):
+        keys = [[""] * len(each) for each in keys]
+    units = tuple(sorted({key for each in keys for key in each}))
+    number = {key: place for place, key in enumerate(units)}
+    runs = [(place, seed) for place, each in enumerate(systems) for seed in sorted({p.seed for p in each.rows})]
+    sums = np.zeros((len(units), len(runs), systems[0].columns.shape[1]))
+    for place, each in enumerate(systems):
+        unit: NDArray[np.int64] = np.array([number[key] for key in keys[place]], np.int64)
+        run = np.array([runs.index((place, p.seed)) for p in each.rows], np.int64)
+        np.add.at(sums, (unit, run), each.columns)
+    return units, sums
+
+
+def _resampled(sums: FloatArray, scores: Mapping[str, Score]) -> dict[str, FloatArray]:
+    """Return each score of each run in each resample of the units, the same ones for all: (resample, run)."""
+    rng, num_units = np.random.default_rng(0), len(sums)
+    at_once = max(1, _COUNTS_AT_ONCE // num_units)
+    parts: dict[str, list[FloatArray]] = {name: [] for name in scores}
+    for start in range(0, NUM_RESAMPLES, at_once):
+        size = min(at_once, NUM_RESAMPLES - start)
+        counts = rng.multinomial(num_units, np.full(num_units, 1 / num_units), size=size).astype(float)
+        drawn = (counts @ sums.reshape(num_units, -1)).reshape(len(counts), *sums.shape[1:])
+        for name, score in scores.items():
+            parts[name].append(score(drawn))
+    return {name: np.concatenate(blocks) for name, blocks in parts.items()}
+
+
+def graded_json(scores: Mapping[str, GradedScore]) -> dict[str, dict[str, Any]]:
+    """Return plain lists and numbers; `None` of what nothing is known of."""
+    return {
+        name: {
+            "value": None if np.isnan(score.value) else score.value,
+            "interval": score.interval and [*score.interval],
+        }
+        for name, score in scores.items()
+    }
+
+
+def graded_rows(scores: Mapping[str, GradedScore]) -> list[tuple[str, str, str]]:
+    """Return name, value and interval of scores of distributions as text."""
+    rows = []
+    for name, score in scores.items():
+        bounds = "–" if score.interval is None else "[{:.3f}, {:.3f}]".format(*score.interval)
+        rows.append((DISTRIBUTION_TITLES[name], "–" if np.isnan(score.value) else f"{score.value:.3f}", bounds))
+    return rows
+
+
+def one_more_rater(scores: Mapping[str, GradedScore]) -> str:
+    """Say whether the model is as good as one more rater; nothing where no utterance was rated twice."""
+    margin = scores.get("one_more_rater")
+    if margin is None or np.isnan(margin.value):
+        return ""
+    model, rater, others = (scores[f"agreement_{name}"].value for name in ("model", "rater", "others"))
+    bounds = "" if margin.interval is None else " [{:.3f}, {:.3f}]".format(*margin.interval)
+    is_as_good = (
+        "It cannot be said whether it is"
+        if margin.interval is None or margin.interval[0] < 0 <= margin.interval[1]
+        else "It is"
+        if margin.interval[0] >= 0
+        else "It is not"
+    )
+    return (
+        f"The model agrees with a rater who is held out in {100 * model:.1f} % of cases, another rater in "
+        f"{100 * rater:.1f} %, the majority of the other raters in {100 * others:.1f} %. {is_as_good} as good as one "
+        f"more rater (difference {margin.value:.3f}{bounds})."
+    )
