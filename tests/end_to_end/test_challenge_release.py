@@ -19,7 +19,6 @@ from serein.experiment import run as runs
 from serein.inference.prediction import Prediction
 from serein.inference.writers import msp_challenge
 from serein.recipe import Protocol
-from serein.tasks.task import TaskPrediction
 
 SPLITS = {"anna": "train", "ben": "train", "cleo": "train", "dan": "dev", "eva": "dev", "finn": "test3"}
 OFFICIAL = {"protocol": {"name": "official", "dev": "official"}, "labels": {"unknown_labels": "drop"}}

@@ -53,6 +53,14 @@ def test_utterances_without_a_majority_are_kept_when_the_recipe_says_so() -> Non
     assert keeping.ratings(AGREED) == (("happy",), ("happy",), ("sad", "happy"))
 
 
+def test_the_class_may_be_that_of_most_raters() -> None:
+    heard = ClassTask(Category(), CLASSES, Labels(consensus="raters"))
+    meant = AGREED.model_copy(update={"emotion": "angry"})
+    assert [heard.truth(u) for u in (meant, SPLIT, BARE)] == ["happy", None, None]
+    assert heard.targets([meant, SPLIT]).values.tolist() == [[0, 1, 0], [0, 0, 0]]
+    assert ClassTask.from_json("emotion", Category(), heard.to_json()).truth(meant) == "happy"
+
+
 def test_raters_may_smooth_the_class() -> None:
     values = task(rater_weight=0.4, unlabelled="keep").targets(ALL).values
     assert values[0, :3].tolist() == pytest.approx([0.0, 0.6 + 0.4 * 0.75, 0.4 * 0.25])

@@ -167,7 +167,7 @@ def finish(run: Path, as_json: bool) -> None:
 
 def print_scores(scores: Scores | Sequence[TaskScore], as_json: bool) -> None:
     """Print scores as tables, or as one JSON object: those of a main task of classes, or those of all tasks."""
-    from serein.evaluation.scores import Scores, TaskScore
+    from serein.evaluation.scores import Scores
     from serein.evaluation.tables import distribution_table, scores_table, tasks_table
 
     tasks = scores.tasks if isinstance(scores, Scores) else scores

@@ -19,6 +19,8 @@ class Labels(Options):
         unlabelled: What happens to utterances without any label of the main task from which another task can learn:
             it does (`learn`), but they are never tested; or `drop`. `keep`, with `target: distribution`: utterances
             that raters could not agree on are learned and tested as what their raters said.
+        consensus: Whose class counts: `corpus`; or `raters`: the class that most of their labels are, none where two
+            are equally frequent. Actors may mean another emotion than most listeners hear (CREMA-D).
         target: `class`; or `distribution`: the raters' labels, every label of every rater counted as often as it was
             given (stanley2023). An utterance without raters keeps its class.
         rater_weight: Of the raters' labels in that target; the rest is the class, which they thus smooth.
@@ -35,6 +37,7 @@ class Labels(Options):
     unknown_labels: Literal["error", "drop"] = "error"
     unlabelled: Literal["learn", "drop", "keep"] = "learn"
     min_agreement: Share | None = None
+    consensus: Literal["corpus", "raters"] = "corpus"
     target: Literal["class", "distribution"] = "class"
     rater_weight: Share = 1.0
     rater_dropout: Share = 0.0

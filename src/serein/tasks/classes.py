@@ -72,7 +72,10 @@ def class_labels_of(utterances: Sequence[Utterance], labels: Labels, task: str =
             raise RecipeError(what, where=f"tasks.{task}", remedy=f"Two are needed: {remedy[0].lower()}{remedy[1:]}")
         return ClassLabels(fixed or tuple(found_classes), {}, task)
     merge = dict(labels.merge)
-    found = Counter(merge.get(u.emotion, u.emotion) for u in utterances if u.emotion)
+    words = [u.emotion for u in utterances if u.emotion]
+    if labels.consensus == "raters":
+        words = [label for u in utterances for rating in u.ratings for label in rating.labels]
+    found = Counter(merge.get(word, word) for word in words)
     classes = labels.classes or tuple(sorted(found))
     if len(classes) < 2:
         raise RecipeError(
@@ -93,7 +96,14 @@ def class_labels_of(utterances: Sequence[Utterance], labels: Labels, task: str =
 
 
 NOBODY = -1  # in the place of a rater's number
-RATED = ("target", "raters", "rater_dropout", "rater_weight", "unlabelled")  # what of `labels` is of raters
+RATED = (
+    "consensus",
+    "target",
+    "raters",
+    "rater_dropout",
+    "rater_weight",
+    "unlabelled",
+)  # what of `labels` is of raters
 FIXED_CLASSES = {"gender": ("female", "male")}
 FOUND_CLASSES = ("style", "speaker")
 
@@ -174,8 +184,12 @@ class ClassTask(Task):
         }
 
     def truth(self, utterance: Utterance) -> str | None:
-        """Return the class of an utterance."""
-        return self.class_labels.label(utterance)
+        """Return the class of an utterance, or the one that most of its raters' labels are."""
+        if self.labels.consensus == "corpus":
+            return self.class_labels.label(utterance)
+        counts = self._votes(utterance).sum(axis=0)
+        is_most = counts == counts.max()
+        return self.spec.classes[int(is_most.argmax())] if counts.any() and is_most.sum() == 1 else None
 
     def has_target(self, utterance: Utterance) -> bool:
         """Tell whether an utterance has a class, or raters where those without a majority are kept."""
@@ -195,7 +209,8 @@ class ClassTask(Task):
 
     def targets(self, utterances: Sequence[Utterance]) -> Targets:
         """Return class probabilities, (utterance, class), or more of raters, and which utterances have some."""
-        values = np.stack([self.class_labels.probabilities(u) for u in utterances])
+        truths = [self.truth(u) for u in utterances]
+        values = np.array([[name == truth for name in self.spec.classes] for truth in truths], np.float32)
         if self.labels.target == "class":
             return Targets(values, values.sum(axis=1) > 0)
         votes = [self._votes(u) for u in utterances]

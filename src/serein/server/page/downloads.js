@@ -1,6 +1,7 @@
 // Files for other programs, as `serein predict --format` writes them; made here, so that the server keeps nothing.
 
 import { element } from "./elements.js";
+import { momentsOf } from "./picture.js";
 
 /** Return links to files of one prediction. */
 export function linksOf(prediction) {
@@ -23,7 +24,8 @@ export function linksOfAll(predictions) {
 /** Return a row for each segment; one for a recording without segments. */
 export function csv(predictions) {
   const classes = [...new Set(predictions.flatMap((each) => Object.keys(each.probabilities)))];
-  const header = ["file", "id", "start_s", "end_s", "label", "confidence", "rejected", ...classes];
+  const dimensions = [...new Set(predictions.flatMap((each) => Object.keys(each.dimensions ?? {})))];
+  const header = ["file", "id", "start_s", "end_s", "label", "confidence", "rejected", ...classes, ...dimensions];
   const rows = predictions.flatMap((prediction) =>
     (prediction.segments.length ? prediction.segments : [prediction]).map((part) => [
       prediction.file,
@@ -34,12 +36,13 @@ export function csv(predictions) {
       part.confidence?.toFixed(6),
       part.rejected,
       ...classes.map((name) => part.probabilities[name]?.toFixed(6)),
+      ...dimensions.map((name) => part.dimensions?.[name]?.toFixed(6)),
     ]),
   );
   return [header, ...rows].map((row) => row.map(cell).join(",") + "\r\n").join("");
 }
 
-/** Return a TextGrid of two interval tiers, the label and its probability; both are empty where there is no speech.
+/** Return a TextGrid of interval tiers, label, probability and each dimension; all are empty where there is no speech.
  *
  * Source: the Praat manual, "TextGrid file formats", the long text format.
  */
@@ -49,6 +52,7 @@ export function textGrid(prediction) {
   const tiers = [
     [prediction.task, tiled(prediction, (part) => part.rejected ?? part.label ?? part.value?.toFixed(2) ?? "")],
     ["confidence", tiled(prediction, (part) => part.confidence?.toFixed(2) ?? "")],
+    ...Object.keys(prediction.dimensions ?? {}).map((name) => [name, tiled(prediction, (part) => part[name].toFixed(2), momentsOf(prediction))]),
   ];
   const lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", `xmin = ${start.toFixed(6)}`, `xmax = ${end.toFixed(6)}`];
   lines.push("tiers? <exists>", `size = ${tiers.length}`, "item []:");
@@ -64,10 +68,10 @@ export function textGrid(prediction) {
 }
 
 /** Return intervals that fill the recording without a gap, as TextGrids must. */
-function tiled(prediction, textOf) {
+function tiled(prediction, textOf, parts = prediction.segments) {
   const intervals = [];
   let place = (0).toFixed(6);
-  for (const part of prediction.segments) {
+  for (const part of parts) {
     const start = part.start_s.toFixed(6);
     const end = Math.min(part.end_s, prediction.end_s).toFixed(6);
     if (start !== place) intervals.push([place, start, ""]);

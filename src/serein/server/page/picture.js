@@ -1,10 +1,13 @@
-// Emotions over time: the waveform in the colours of its segments, and below it the probability of every class.
+// Emotions over time: the waveform in the colours of its segments, and below it the probability of every class and the
+// curve of every dimension; and where a recording lies in the plane of valence and arousal.
 
 import { clock, drawn, percent } from "./elements.js";
 
 const COLUMN = 3; // px, of the waveform
 const LANE = 22; // px
 const MOST_LANES = 8;
+const CURVE = 40; // px, of a dimension
+const PLANE = 150; // px
 const LETTER = 6.6; // px, about
 const STEPS_S = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600];
 
@@ -19,16 +22,19 @@ const STEPS_S = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 36
 export function overTime(prediction, colourOf, peaks, width) {
   const length = prediction.end_s - prediction.start_s;
   const lanes = lanesOf(prediction);
-  const left = Math.min(0.3 * width, LETTER * Math.max(...lanes.map((name) => name.length)) + 12);
+  const dimensions = Object.keys(prediction.dimensions ?? {});
+  const left = Math.min(0.3 * width, LETTER * Math.max(0, ...[...lanes, ...dimensions].map((name) => name.length)) + 12);
   const x = (seconds) => left + ((seconds - prediction.start_s) / length) * (width - left - 1);
   const waveHeight = peaks ? (width < 480 ? 84 : 112) : 26;
   const top = waveHeight + 12;
-  const height = top + lanes.length * LANE + 24;
+  const curves = top + lanes.length * LANE;
+  const height = curves + dimensions.length * CURVE + 24;
   const picture = drawn("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": inWords(prediction) });
   picture.append(...ticks(length, width - left, prediction.start_s).flatMap((seconds) => tick(x(seconds), seconds, top, height)));
   if (peaks) picture.append(...waveform(prediction, colourOf, peaks, left, width, waveHeight));
   else picture.append(...blocks(prediction, colourOf, x));
   lanes.forEach((name, row) => picture.append(...lane(prediction, name, colourOf(name), x, top + row * LANE)));
+  dimensions.forEach((name, row) => picture.append(...curve(prediction, name, x, curves + row * CURVE)));
   const head = drawn("line", { class: "head", y1: 0, y2: height - 22, visibility: "hidden" });
   picture.append(head);
   picture.timeAt = (clientX) => {
@@ -42,6 +48,34 @@ export function overTime(prediction, colourOf, peaks, width) {
     head.setAttribute("visibility", "visible");
   };
   return picture;
+}
+
+/** Return the dimensions from moment to moment: `{start_s, end_s, arousal, ...}`. */
+export function momentsOf(prediction) {
+  return prediction.curve ?? prediction.segments.map(({ start_s, end_s, dimensions }) => ({ start_s, end_s, ...dimensions }));
+}
+
+/** Return the plane of valence and arousal with the way of a recording through it; null where it has no such point. */
+export function plane(prediction) {
+  const { valence, arousal } = prediction.dimensions ?? {};
+  if (valence === undefined || arousal === undefined) return null;
+  const at = (number) => (number * PLANE).toFixed(1);
+  const way = momentsOf(prediction).map((each) => `${at(each.valence)},${at(1 - each.arousal)}`);
+  const box = `-62 -18 ${PLANE + 124} ${PLANE + 36}`;
+  const text = (x, y, anchor, words) => drawn("text", { x, y, "text-anchor": anchor }, words);
+  return drawn(
+    "svg",
+    { viewBox: box, width: PLANE + 124, height: PLANE + 36, class: "plane", role: "img", "aria-label": `Valence ${valence.toFixed(2)}, arousal ${arousal.toFixed(2)}, each from 0 to 1` },
+    drawn("rect", { width: PLANE, height: PLANE, class: "grid", fill: "none" }),
+    drawn("line", { x1: PLANE / 2, x2: PLANE / 2, y1: 0, y2: PLANE, class: "grid" }),
+    drawn("line", { x1: 0, x2: PLANE, y1: PLANE / 2, y2: PLANE / 2, class: "grid" }),
+    drawn("polyline", { points: way.join(" "), class: "way" }),
+    drawn("circle", { cx: at(valence), cy: at(1 - arousal), r: 5, class: "point" }),
+    text(PLANE / 2, -6, "middle", "excited"),
+    text(PLANE / 2, PLANE + 14, "middle", "calm"),
+    text(-6, PLANE / 2 + 4, "end", "unpleasant"),
+    text(PLANE + 6, PLANE / 2 + 4, "start", "pleasant"),
+  );
 }
 
 /** Return the segment at a place of the recording. */
@@ -116,6 +150,21 @@ function lane(prediction, name, colour, x, top) {
   const most = Math.floor((x(prediction.start_s) - 6) / LETTER); // letters that fit
   const shown = name.length > most ? `${name.slice(0, most - 1)}…` : name;
   return [line, ...bars, drawn("text", { class: "lane", x: 0, y: base }, shown)];
+}
+
+/** Return a dimension over time: a step for every moment, a gap where nobody speaks. */
+function curve(prediction, name, x, top) {
+  const base = top + CURVE - 3;
+  const y = (number) => (base - Math.min(1, Math.max(0, number)) * (CURVE - 8)).toFixed(1);
+  let end = null;
+  const d = momentsOf(prediction).map((each) => {
+    const step = `${each.start_s === end ? "L" : "M"}${x(each.start_s).toFixed(1)} ${y(each[name])}H${x(each.end_s).toFixed(1)}`;
+    end = each.end_s;
+    return step;
+  });
+  const title = drawn("title", {}, `${name} ${prediction.dimensions[name].toFixed(2)}`);
+  const line = (height) => drawn("line", { class: "grid", x1: x(prediction.start_s), x2: x(prediction.end_s), y1: height, y2: height });
+  return [line(y(0)), line(y(0.5)), drawn("path", { d: d.join(""), class: "curve" }, title), drawn("text", { class: "lane", x: 0, y: base - CURVE / 2 + 8 }, name)];
 }
 
 function ticks(length, width, start) {

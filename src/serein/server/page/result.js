@@ -2,7 +2,7 @@
 
 import { linksOf } from "./downloads.js";
 import { clock, element, drawn, percent, swatch } from "./elements.js";
-import { overTime, peaksOf, segmentAt } from "./picture.js";
+import { overTime, peaksOf, plane, segmentAt } from "./picture.js";
 
 const MOST_BARS = 10;
 const MOST_OPEN_ROWS = 24;
@@ -30,6 +30,7 @@ export function showResult(place, item, colours) {
       player,
       overTimeSection && element("h3", {}, "Emotions over time"),
       overTimeSection,
+      plane(prediction) && element("section", {}, element("h3", {}, "Valence and arousal"), plane(prediction)),
       element("div", { class: "columns" }, bars(prediction, colourOf), segments(prediction, colourOf, player)),
       nearest("Nearest words", prediction.words, ["word", "cosine"]),
       nearest("Nearest labelled clips", prediction.neighbours, ["id", "label", "speaker", "distance"]),
@@ -112,12 +113,15 @@ function isTranscript(other) {
   return Object.keys(other.probabilities).length === 0 && other.confidence === null && !isNumber(other);
 }
 
+/** Whether a part was predicted by a task of regression: a number, or several. */
 function isNumber(part) {
-  return typeof part.value === "number"; // of a task of regression
+  return part.label === null && (typeof part.value === "number" || part.dimensions !== undefined) && !Object.keys(part.probabilities).length;
 }
 
 function answerOf(part) {
-  return isNumber(part) ? part.value.toFixed(2) : part.label;
+  if (!isNumber(part)) return part.label;
+  if (typeof part.value === "number") return part.value.toFixed(2);
+  return Object.entries(part.dimensions).map(([name, number]) => `${name} ${number.toFixed(2)}`).join(", ");
 }
 
 function bars(prediction, colourOf) {
@@ -148,7 +152,8 @@ function bars(prediction, colourOf) {
 function segments(prediction, colourOf, player) {
   if (!prediction.segments.length) return null;
   const probability = [element("span", { class: "wide-only" }, "Probability"), element("span", { class: "narrow-only" }, "Prob.")];
-  const heads = [["From"], ["To"], [titled(prediction.task), "text"], [probability]];
+  const dimensions = Object.keys(prediction.dimensions ?? {});
+  const heads = [["From"], ["To"], [titled(prediction.task), "text"], [probability], ...dimensions.map((name) => [titled(name)])];
   const rows = prediction.segments.map((each, place) => {
     const times = `${clock(each.start_s)} to ${clock(each.end_s)}`;
     const icon = drawn("svg", { viewBox: "0 0 12 12", "aria-hidden": "true" }, drawn("path", { d: "M2 1v10l9-5z" }));
@@ -161,6 +166,7 @@ function segments(prediction, colourOf, player) {
       element("td", { class: "time" }, clock(each.end_s)),
       element("td", { class: "text" }, ...(each.label === null ? [answerOf(each) ?? each.rejected] : [swatch(colourOf(each.label)), each.label])),
       element("td", { class: "number" }, each.confidence === null ? "–" : percent(each.confidence)),
+      ...dimensions.map((name) => element("td", { class: "number" }, each.dimensions[name].toFixed(2))),
     );
   });
   const head = heads.map(([name, kind]) => element("th", { scope: "col", class: kind ?? null }, ...[name].flat()));
