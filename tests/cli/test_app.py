@@ -274,6 +274,23 @@ def test_evaluate_on_strangers(model: Path, strangers: Path, tmp_path: Path, ser
     assert "UA" in serein("evaluate", "--model", model, "--data", strangers).out
 
 
+def test_labels_are_mapped_in_run_and_evaluate(
+    tiny: Path, tones: Path, model: Path, tmp_path: Path, serein: Call
+) -> None:
+    renamed = {"angry": "Anger", "happy": "HAPPY", "sad": "unclear"}
+    utterances = [u.model_copy(update={"emotion": renamed[u.emotion or ""]}) for u in manifest.read(tones)]
+    manifest.write(utterances, tmp_path / "m.jsonl")
+    (tmp_path / "labels.yaml").write_text("anger: angry\nunclear: none\n", encoding="utf-8")
+    data = ("--data", tmp_path / "m.jsonl", "--map", tmp_path / "labels.yaml", "--json")
+    outcome = serein("evaluate", "--model", model, *data, "--allow-seen-speakers")
+    assert outcome.status == 0, outcome.err
+    assert json.loads(outcome.out)["num_utterances"] == 24
+    outcome = serein("run", tiny, *data, "--out", tmp_path / "run", "--folds", "1", "--set", "stages.0.epochs=1")
+    assert outcome.status == 0, outcome.err
+    labels = json.loads(next((tmp_path / "run").rglob("labels.json")).read_text(encoding="utf-8"))
+    assert labels["emotion"]["classes"] == ["HAPPY", "angry"]
+
+
 def test_evaluate_on_known_speakers_is_marked(model: Path, tones: Path, serein: Call) -> None:
     outcome = serein("evaluate", "--model", model, "--data", tones, "--allow-seen-speakers", "--json")
     assert outcome.status == 0
@@ -349,7 +366,7 @@ def test_predict_of_a_long_recording_takes_parts_of_it(
 
     def forward(*context: object) -> batching.ModelOutputs:
         outputs = real(*context)  # type: ignore[arg-type]
-        windows: list[np.ndarray] = context[2]  # type: ignore[assignment]
+        windows: list[np.ndarray] = context[3]  # type: ignore[assignment]
         lengths_s.append([len(window) / 16_000 for window in windows])
         probabilities.extend(outputs.decoded["emotion"].values)  # type: ignore[arg-type]
         return outputs

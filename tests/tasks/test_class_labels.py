@@ -28,7 +28,8 @@ def labelled(*emotions: str | None) -> list[Utterance]:
         ("happy", "happy", [0, 1, 0]),
         ("excited", "happy", [0, 1, 0]),
         ("bored", None, [0, 0, 0]),  # merged into what is no class
-        ("Happy", None, [0, 0, 0]),
+        ("Happy", "happy", [0, 1, 0]),  # case and spaces do not count
+        ("EXCITED ", "happy", [0, 1, 0]),
         ("", None, [0, 0, 0]),
         (None, None, [0, 0, 0]),
     ],
@@ -92,3 +93,16 @@ def test_what_has_no_class_can_be_left_out_and_is_counted() -> None:
 def test_nothing_is_left_out_when_all_have_a_class(others: str) -> None:
     utterances = labelled("sad", "happy")
     assert keep_labelled(utterances, TASK, others) == (utterances, Counter())
+
+
+def test_spellings_of_a_class_are_one() -> None:
+    words = ("Happy", "happy", "happy ", "SAD", "sad", "Angry")
+    utterances = [Utterance(id=str(number), audio="-", emotion=word) for number, word in enumerate(words)]
+    found = class_labels_of(utterances, Labels())
+    assert found.classes == ("Angry", "happy", "sad")
+    assert [found.label(u) for u in utterances] == ["happy", "happy", "happy", "sad", "sad", "Angry"]
+    merged = class_labels_of(utterances, Labels(merge={"ANGRY": "cross"}))
+    assert merged.classes == ("cross", "happy", "sad")
+    assert merged.label(utterances[-1]) == "cross"
+    with pytest.raises(RecipeError, match="a class is named twice"):
+        class_labels_of(utterances, Labels(classes=("happy", "Happy", "sad")))

@@ -24,12 +24,18 @@ from serein.cli.app import (
     print_scores,
     print_tables,
 )
+from serein.errors import RecipeError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from serein.ensemble.evaluation import EnsembleEvaluation
+    from serein.recipe import Recipe
 
+LabelMapFile = Annotated[
+    Path | None,
+    typer.Option("--map", metavar="YAML", help="New names of labels, one on each line: 'Angry: anger'."),
+]
 _SPLITS = {"test": "test predictions", "dev": "dev predictions"}
 _FITTED_BY = {
     "dev": "a fold's weights were fitted to its dev predictions, and are evaluated on its test set",
@@ -113,12 +119,30 @@ def _ensemble_tables(found: EnsembleEvaluation) -> list[Table]:
     return [scores, weights]
 
 
+def _with_labels(recipe: Recipe, path: Path | None) -> Recipe:
+    """Return a recipe with the labels of a file merged as well, so that the run folder states them."""
+    from serein.corpora.prepare import read_label_map
+
+    if path is None:
+        return recipe
+    found = read_label_map(path)
+    if found.of_corpus:
+        remedy = "Prepare one manifest: serein corpus merge A.jsonl B.jsonl --labels YAML."
+        raise RecipeError(f"has labels of single corpora: {', '.join(found.of_corpus)}", where=path, remedy=remedy)
+    merge = {label: name for label, name in found.of_all.items() if name is not None}
+    drop = tuple(label for label, name in found.of_all.items() if name is None)
+    own = recipe.labels
+    labels = own.model_copy(update={"merge": {**own.merge, **merge}, "drop": (*own.drop, *drop)})
+    return recipe.model_copy(update={"labels": labels})
+
+
 @app.command()
 def run(
     recipe: Annotated[Path, typer.Argument(help="Recipe (.yaml).")],
     data: Data,
     overrides: Overrides = None,
     task: Task = None,
+    label_map: LabelMapFile = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder.", show_default="runs/NAME-TIME")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run.")] = False,
     folds: Annotated[
@@ -141,7 +165,7 @@ def run(
     """Train, predict, score and report every fold and seed of a recipe."""
     from serein import recipe as recipes
 
-    resolved = recipes.load(recipe, overrides or (), task=task)
+    resolved = _with_labels(recipes.load(recipe, overrides or (), task=task), label_map)
     from serein.experiment import run as runs
     from serein.progress import Bars
 
@@ -160,12 +184,13 @@ def train(
     out: Out,
     overrides: Overrides = None,
     task: Task = None,
+    label_map: LabelMapFile = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped training.")] = False,
 ) -> None:
     """Train one model on the train and dev sets of a manifest."""
     from serein import recipe as recipes
 
-    resolved = recipes.load(recipe, overrides or (), task=task)
+    resolved = _with_labels(recipes.load(recipe, overrides or (), task=task), label_map)
     from serein.experiment import run as runs
     from serein.progress import Bars
 
@@ -184,9 +209,11 @@ def evaluate(
         Literal["predicted", "oracle"] | None,
         typer.Option(help="Source of a conditioned model's gender and text.", show_default="the recipe's"),
     ] = None,
+    label_map: LabelMapFile = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on a manifest that it was not trained on."""
+    from serein.corpora.prepare import NO_MAP, read_label_map
     from serein.evaluation.predictions import write_predictions
     from serein.experiment.predict import evaluate
     from serein.progress import Bars
@@ -197,6 +224,7 @@ def evaluate(
             data,
             allow_seen_speakers=allow_seen_speakers,
             conditions=conditions,
+            labels=read_label_map(label_map) if label_map else NO_MAP,
             on_progress=lambda done, total: bars("predicting", done, total, f"{total} clips"),
         )
     if out is not None:

@@ -17,7 +17,7 @@ from serein.corpora.tables import is_missing
 from serein.data import manifest
 from serein.data.check import audio_digests
 from serein.data.protocols import alike_speakers
-from serein.data.utterance import Utterance
+from serein.data.utterance import Utterance, plain_label
 from serein.errors import AudioError, ManifestError, expected_one_of
 
 Counts = Literal["published", "partial"]
@@ -48,7 +48,7 @@ class LabelMap:
         """
         if label is None:
             return None
-        key = _plain(label)
+        key = plain_label(label)
         own = self.of_corpus.get(corpus or "", {})
         return own[key] if key in own else self.of_all.get(key, label)
 
@@ -83,7 +83,7 @@ def _entries(labels: Mapping[object, object], path: Path) -> dict[str, str | Non
         if not isinstance(label, str) or not isinstance(value, str):
             raise ManifestError(f"'{label}' is mapped to '{value}'", where=path, remedy=_REMEDY)
         target = None if is_missing(value) else value.strip()
-        if entries.setdefault(_plain(label), target) != target:
+        if entries.setdefault(plain_label(label), target) != target:
             raise ManifestError(f"maps '{label}' twice, in two spellings", where=path, remedy="Keep one of them.")
     return entries
 
@@ -104,7 +104,7 @@ def with_labels(utterances: Sequence[Utterance], labels: LabelMap) -> tuple[list
         )
         mapped.append(utterance.model_copy(update={"emotion": emotion, "ratings": ratings}))
     notes = [f"{count} labels '{old}' became {f'{new!r}' if new else 'none'}" for (old, new), count in changed.items()]
-    met = {_plain(u.emotion) for u in utterances if u.emotion}
+    met = {plain_label(u.emotion) for u in utterances if u.emotion}
     named = {*labels.of_all, *(label for own in labels.of_corpus.values() for label in own)}
     if unmet := sorted(named - met):
         notes.append(f"no utterance is labelled {', '.join(unmet)}, which the label map names")
@@ -120,7 +120,7 @@ def with_one_spelling(utterances: Sequence[Utterance]) -> tuple[list[Utterance],
     spellings: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for utterance in utterances:
         if utterance.emotion:
-            spellings[_plain(utterance.emotion)][utterance.emotion] += 1
+            spellings[plain_label(utterance.emotion)][utterance.emotion] += 1
     several = {plain: counts for plain, counts in spellings.items() if len(counts) > 1}
     chosen = {
         plain: max(counts, key=lambda name: (counts[name], name == plain, name)) for plain, counts in several.items()
@@ -131,14 +131,10 @@ def with_one_spelling(utterances: Sequence[Utterance]) -> tuple[list[Utterance],
         for plain, counts in several.items()
     ]
     joined = [
-        u.model_copy(update={"emotion": chosen.get(_plain(u.emotion), u.emotion)}) if u.emotion else u
+        u.model_copy(update={"emotion": chosen.get(plain_label(u.emotion), u.emotion)}) if u.emotion else u
         for u in utterances
     ]
     return joined, notes
-
-
-def _plain(label: str) -> str:
-    return " ".join(label.split()).casefold()
 
 
 @dataclass(frozen=True)

@@ -99,3 +99,13 @@ def is_self_evaluation(rating: Rating) -> bool:
         [True, False, False, False]
     """
     return re.fullmatch(r"C-[FM]\d+", rating.rater or "") is not None
+
+
+def plain_label(label: str) -> str:
+    """Return what labels that differ by case or spaces alone have in common.
+
+    Example:
+        >>> plain_label(" Happy "), plain_label("very  SAD")
+        ('happy', 'very sad')
+    """
+    return " ".join(label.split()).casefold()

@@ -16,7 +16,7 @@ from serein.data.dataset import Recordings, Targets, duplicates
 from serein.data.leaks import check_leaks, check_targets
 from serein.data.protocols import require_distinct_speakers
 from serein.data.splits import Fold, Folds, add_unlabelled, dev_rule, make_folds
-from serein.data.utterance import Utterance
+from serein.data.utterance import Utterance, plain_label
 from serein.errors import RecipeError
 from serein.models.conditioning import agreement, require_attributes
 from serein.progress import Report
@@ -103,7 +103,9 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
     for options in (recipe.backbone, *(branch.backbone for branch in recipe.branches.values())):
         if options is not None:
             choose("backbone", options.name).check(options)
-    everything = manifest.read(manifest_path)
+    everything, drop = manifest.read(manifest_path), {plain_label(word) for word in recipe.labels.drop}
+    dropped = Counter(u.emotion for u in everything if u.emotion and plain_label(u.emotion) in drop)
+    everything = [u for u in everything if u.emotion not in dropped]
     learned = [recipe.tasks.main, *(name for name in recipe.tasks.chosen if name != recipe.tasks.main)]
     tasks = {
         name: choose("task", name).fit(name, recipe.tasks.chosen[name], recipe, everything)
@@ -119,6 +121,7 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
     extra_ids = {u.id for u in extras}
     unknown = recipe.labels.unknown_labels if main.spec.field == "emotion" else "drop"
     labelled, left_out = keep_labelled([u for u in everything if u.id not in extra_ids], main, unknown)
+    left_out += dropped
     kept = extra_ids | {u.id for u in labelled}
     utterances = [u for u in everything if u.id in kept]
     recordings = Recordings(utterances, trim_db=recipe.clips.trim_db)

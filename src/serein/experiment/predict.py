@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from serein import checkpoint as model_folder
 from serein.checkpoint import Checkpoint
+from serein.corpora.prepare import NO_MAP, LabelMap, with_labels
 from serein.data import manifest
 from serein.data.dataset import Recordings
 from serein.data.files import replacing
@@ -194,6 +195,7 @@ def evaluate(
     *,
     allow_seen_speakers: bool = False,
     conditions: Literal["predicted", "oracle"] | None = None,
+    labels: LabelMap = NO_MAP,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Prediction], Scores | list[TaskScore]]:
     """Predict and score a manifest.
@@ -209,6 +211,7 @@ def evaluate(
         data: The manifest.
         allow_seen_speakers: Score speakers that the model was trained on, too; the scores then say so.
         conditions: Source of a conditioned model's conditions; `None` takes the recipe's.
+        labels: What the manifest's labels are called by the model; case and spaces do not count in any case.
 
     Raises:
         ManifestError: No utterance has a class of the model, or no utterance has the conditions.
@@ -216,7 +219,8 @@ def evaluate(
     """
     manifest_path = Path(data)
     checkpoint = load(model).checkpoint
-    utterances, left_out = keep_labelled(manifest.read(manifest_path), checkpoint.tasks[checkpoint.task])
+    mapped, map_notes = with_labels(manifest.read(manifest_path), labels)
+    utterances, left_out = keep_labelled(mapped, checkpoint.tasks[checkpoint.task])
     if not utterances:
         raise ManifestError(
             f"no utterance has what the model predicts; the data has {', '.join(left_out)}",
@@ -224,6 +228,7 @@ def evaluate(
             remedy=f"The model predicts {checkpoint.tasks[checkpoint.task].describe()}",
         )
     notes = [f"Left out because the model has no such class: {count} {name}." for name, count in left_out.most_common()]
+    notes += [f"{note}." for note in map_notes]
     learned = set(checkpoint.training.get("speakers", []))
     shared = sorted({speaker_key(u) for u in utterances if u.speaker is not None} & learned)
     if shared and not allow_seen_speakers:

@@ -14,7 +14,8 @@ class Labels(Options):
 
     Attributes:
         classes: Their order; `None` takes those of the data, sorted.
-        merge: Corpus word -> class, for instance `{excited: happy}`.
+        merge: Corpus word -> class, for instance `{excited: happy}`; case and spaces do not count.
+        drop: Corpus words whose utterances are left out, for instance `[other, unclear]`.
         unknown_labels: What happens to utterances of no class: stop (`error`) or leave out, counted (`drop`).
         unlabelled: What happens to utterances without any label of the main task from which another task can learn:
             it does (`learn`), but they are never tested; or `drop`. `keep`, with `target: distribution`: utterances
@@ -34,6 +35,7 @@ class Labels(Options):
 
     classes: tuple[str, ...] | None = None
     merge: dict[str, str] = {}
+    drop: tuple[str, ...] = ()
     unknown_labels: Literal["error", "drop"] = "error"
     unlabelled: Literal["learn", "drop", "keep"] = "learn"
     min_agreement: Share | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self, TypeVar, cast
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from serein import losses, metrics
 from serein.choices import choose
 from serein.data.dataset import Targets
-from serein.data.utterance import Rating, Utterance, is_self_evaluation
+from serein.data.utterance import Rating, Utterance, is_self_evaluation, plain_label
 from serein.errors import RecipeError
 from serein.metrics import DISTRIBUTION_SCORES
 from serein.recipe import Category, Head, Labels, Recipe
@@ -23,15 +24,15 @@ from serein.tasks.task import Decoded, Task, TaskPrediction, TaskSpec, label_of,
 
 @dataclass(frozen=True)
 class ClassLabels:
-    """The classes in their order, and the corpus words that are merged into them.
+    """The classes in their order, and the corpus words that are merged into them; case and spaces do not count.
 
     Attributes:
         field: Of an utterance, that is meant.
 
     Example:
         >>> class_labels = ClassLabels(("happy", "sad"), {"excited": "happy"})
-        >>> class_labels.of("excited"), class_labels.of("bored")
-        ('happy', None)
+        >>> class_labels.of("excited"), class_labels.of("bored"), class_labels.of("Sad ")
+        ('happy', None, 'sad')
     """
 
     classes: tuple[str, ...]
@@ -41,7 +42,16 @@ class ClassLabels:
     def of(self, word: str | None) -> str | None:
         """Return the class of a corpus word, or `None` when it has none."""
         name = self.merge.get(word or "", word)
-        return name if name in self.classes else None
+        return name if name is None or name in self.classes else self._by_plain.get(plain_label(name))
+
+    @cached_property
+    def _by_plain(self) -> dict[str, str | None]:
+        """Word without its case -> its class; speakers are told apart by case."""
+        if self.field == "speaker":
+            return {}
+        classes = {plain_label(name): name for name in self.classes}
+        merged = {plain_label(word): classes.get(plain_label(name)) for word, name in self.merge.items()}
+        return {**classes, **merged}
 
     def label(self, utterance: Utterance) -> str | None:
         """Return the class of an utterance, or `None` when it has none."""
@@ -75,20 +85,25 @@ def class_labels_of(utterances: Sequence[Utterance], labels: Labels, task: str =
     words = [u.emotion for u in utterances if u.emotion]
     if labels.consensus == "raters":
         words = [label for u in utterances for rating in u.ratings for label in rating.labels]
-    found = Counter(merge.get(word, word) for word in words)
-    classes = labels.classes or tuple(sorted(found))
+    targets = {plain_label(word): name for word, name in merge.items()}
+    spelt = Counter(targets.get(plain_label(word), word) for word in words)
+    found: dict[str, str] = {}  # one spelling of each: the most frequent, of equally many the one in small letters
+    for name in sorted(spelt, key=lambda name: (-spelt[name], name != plain_label(name), name)):
+        found.setdefault(plain_label(name), name)
+    classes = labels.classes or tuple(sorted(found.values()))
     if len(classes) < 2:
         raise RecipeError(
             f"{len(classes)} emotion classes in the data",
             where="labels.classes",
             remedy="Emotions need at least two.",
         )
-    if len(set(classes)) < len(classes):
-        raise RecipeError("a class is named twice", where="labels.classes", remedy="Name each once.")
-    absent = [name for name in classes if not found[name]]
+    if len({plain_label(name) for name in classes}) < len(classes):
+        raise RecipeError("a class is named twice", where="labels.classes", remedy="Name each once, in one spelling.")
+    absent = [name for name in classes if plain_label(name) not in found]
     if absent:
+        known = ", ".join(sorted(found.values())) or "no emotion"
         raise RecipeError(
-            f"no utterance is labelled {', '.join(absent)}; the data has: {', '.join(sorted(found)) or 'no emotion'}",
+            f"no utterance is labelled {', '.join(absent)}; the data has: {known}",
             where="labels.classes",
             remedy="Name the data's own words, or merge them with labels.merge.",
         )
