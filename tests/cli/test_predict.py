@@ -360,7 +360,7 @@ def test_windows_that_make_no_sense(options: list[str], says: str, model: Path, 
         (["--format", "csv", "--out", "a"], "not as csv"),
         (["--min-confidence", "2"], "'--min-confidence'"),
         (["--workers", "0"], "'--workers'"),
-        (["--format", "srt"], "'srt'"),
+        (["--format", "elan"], "'elan'"),
         (["--segments", "sometimes"], "'sometimes'"),
         (["--ensemble", "a.json"], "leave out --model and --knn"),
         (["--knn", "store", "--labels", "a,b"], "have fixed classes"),
@@ -370,3 +370,19 @@ def test_options_that_do_not_fit(options: list[str], says: str, model: Path, cal
     outcome = serein("predict", "--model", model, call, *options)
     assert (outcome.status, outcome.out) == (2, "")
     assert says in in_words(outcome.err)
+
+
+def test_an_audformat_database_of_a_folder(model: Path, clips: list[str], tmp_path: Path, serein: Call) -> None:
+    (tmp_path / "in" / "broken.wav").write_text("no sound")
+    arguments = ("predict", "--model", model, tmp_path / "in", "--format", "audformat")
+    assert serein(*arguments).status == 2
+    assert serein(*arguments, "--out", tmp_path / "db").status == 1
+    outcome = serein("corpus", "prepare", "audformat", tmp_path / "db", "--out", tmp_path / "m.jsonl")
+    assert outcome.status == 0, outcome.err
+    assert {u.audio for u in manifest.read(tmp_path / "m.jsonl")} == set(clips)
+
+
+def test_what_serein_does_not_do_is_said(serein: Call) -> None:
+    outcome = serein("push", "someone/emotions", "--private")
+    assert (outcome.status, outcome.out) == (1, "")
+    assert outcome.complaint.startswith("error: push: serein uploads nothing. Publish a model folder")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
+import pytest
 
+from serein.corpora.audformat import parse
+from serein.errors import ManifestError
 from serein.inference.prediction import Prediction, RejectOption, Segment, merged_segments, segment_of
-from serein.inference.writers import audacity, textgrid
+from serein.inference.writers import audacity, srt, textgrid
+from serein.inference.writers import audformat as audformat_of
 from serein.tasks.task import most_probable
 
 
@@ -78,3 +83,37 @@ def test_a_part_of_a_file_keeps_the_times_of_the_file() -> None:
         ("5.500000", "6.000000"),
     ]
     assert text.splitlines()[3:5] == ["xmin = 4.000000", "xmax = 6.000000"]
+
+
+def test_subtitles() -> None:
+    segments = (Segment("sad", 0.5, {"sad": 0.5}, start_s=1.25, end_s=3725.0), Segment(None, rejected="too short"))
+    assert srt(Prediction(None, segments=segments)) == (
+        "1\n00:00:01,250 --> 01:02:05,000\nsad 0.50\n\n2\n00:00:00,000 --> 00:00:00,000\ntoo short\n\n"
+    )
+
+
+def test_an_audformat_database_is_read_by_its_package_and_here(tmp_path: Path) -> None:
+    probabilities = {"happy": 0.75, "sad": 0.25}
+    segments = (
+        Segment("happy", 0.75, probabilities, start_s=0.5, end_s=3.25),
+        Segment("sad", 0.6, {"happy": 0.4, "sad": 0.6}, start_s=90_000.0, end_s=90_001.5),
+    )
+    model = {"name": "default", "sha256": "6f"}
+    spoken = Prediction("happy", 0.75, probabilities, file="a.wav", segments=segments, model=model)
+    silent = Prediction(None, rejected="no speech", file="b.wav", duration_s=2.0, model=model)
+    audformat_of([spoken, silent, spoken], tmp_path)
+    found = {(Path(u.audio).name, u.start_s, u.end_s): u.emotion for u in parse(tmp_path)}
+    assert found == {
+        ("a.wav", 0.5, 3.25): "happy",
+        ("a.wav", 90_000.0, 90_001.5): "sad",
+        ("b.wav", 0.0, 2.0): None,
+    }
+    audformat = pytest.importorskip("audformat")
+    table = audformat.Database.load(str(tmp_path))["predictions"].get()
+    assert table["emotion"].tolist()[:2] == ["happy", "sad"]
+    assert table["probability of sad"].tolist()[:2] == [0.25, 0.6]
+    assert table["rejected"].tolist()[2] == "no speech"
+    assert [end.total_seconds() for _, _, end in table.index] == [3.25, 90_001.5, 2.0]
+    (tmp_path / "db.yaml").write_text("name: precious\n", encoding="utf-8")
+    with pytest.raises(ManifestError, match="holds another database"):
+        audformat_of([spoken], tmp_path)

@@ -24,7 +24,7 @@ from serein.cli.app import (
     print_scores,
     print_tables,
 )
-from serein.errors import RecipeError
+from serein.errors import ModelError, RecipeError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -260,6 +260,16 @@ def bundle(
     card = folder / "README.md"
     checkpoint.save(out, loaded, card.read_text(encoding="utf-8") if card.is_file() else "", backbone="bundle")
     print(out)
+
+
+@app.command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def push() -> None:
+    """Say how a model is published; serein uploads nothing itself."""
+    raise ModelError(
+        "serein uploads nothing",
+        where="push",
+        remedy="Publish a model folder with the Hub's program: hf upload NAME FOLDER. It is then loaded by NAME.",
+    )
 
 
 @app.command()

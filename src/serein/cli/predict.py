@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     Pair = tuple[Source, Prediction]
     OnError = Callable[[Source, SereinError], None]
 
-Format = Literal["table", "json", "csv", "textgrid", "audacity", "msp-challenge"]
-FILE_FORMATS = ("textgrid", "audacity", "msp-challenge")
+Format = Literal["table", "json", "csv", "textgrid", "audacity", "srt", "audformat", "msp-challenge"]
+FILE_FORMATS = ("textgrid", "audacity", "srt", "audformat", "msp-challenge")
 _SHOWN_FROM_S = 60.0  # of a recording: shorter ones need no bar of their own
 
 
@@ -92,7 +92,7 @@ def predict(
         typer.Option(
             "--out",
             "-o",
-            help="Append JSON lines to this file, or resume it; for label files, a folder; for msp-challenge, a file.",
+            help="Append JSON lines to this file, or resume it; a folder for label files and audformat.",
             show_default="stdout",
         ),
     ] = None,
@@ -256,12 +256,17 @@ def append_json(
 def write_files(pairs: Iterable[Pair], files: Sequence[Source], shown: str, out: Path | None) -> None:
     """Print the label file of one recording, or write those of many below a folder, with the recordings' tree.
 
-    The submission to the MSP-Podcast challenge is one file of all recordings.
+    The submission to the MSP-Podcast challenge is one file of all recordings, an audformat database one folder.
     """
     from serein.data.files import write_text
     from serein.inference.sources import id_of
-    from serein.inference.writers import SUFFIXES, WRITERS, msp_challenge
+    from serein.inference.writers import SUFFIXES, WRITERS, audformat, msp_challenge
 
+    if shown == "audformat":
+        if out is None:
+            raise typer.BadParameter("name a folder for the database", param_hint="'--out'")
+        audformat((prediction for _, prediction in pairs), out)
+        return
     if shown == "msp-challenge":
         text = msp_challenge(prediction for _, prediction in pairs)
         print(text, end="") if out is None else write_text(out, text)

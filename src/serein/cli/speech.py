@@ -13,16 +13,14 @@ import typer
 from serein.cli.app import Json, Model, Recordings, Segments, app, exit_if_unread, print_tables
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from serein.checkpoint import Checkpoint
     from serein.data.utterance import Utterance
+    from serein.inference.prediction import Prediction
     from serein.inference.predictor import Predictor
     from serein.inference.sources import Source
 
     Transcript = tuple[Utterance, str]
-    Embedded = tuple[Source, NDArray[np.float32]]
+    Embedded = tuple[Source, Prediction]
 
 
 @app.command()
@@ -132,7 +130,9 @@ def verify(
         _print_score(checkpoint, embedded, threshold, as_json=as_json)
         exit_if_unread(num_failed, len(files))
         return
-    pairs = speaker_pairs([id_of(source) for source, _ in embedded], [vector for _, vector in embedded], threshold)
+    pairs = speaker_pairs(
+        [id_of(source) for source, _ in embedded], [said.embedding for _, said in embedded], threshold
+    )
     if as_json:
         result: dict[str, object] = {"threshold": threshold, "pairs": [pair.to_json() for pair in pairs]}
         if checkpoint.verification is not None:
@@ -163,9 +163,12 @@ def verify(
 def embed(
     sources: Recordings,
     model: Model,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Output path (.safetensors).")] = Path(
-        "embeddings.safetensors"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="Output path; its suffix is the format: .safetensors .npz .npy .parquet .csv."
+        ),
+    ] = Path("embeddings.safetensors"),
     task: Annotated[
         str | None,
         typer.Option(
@@ -174,35 +177,28 @@ def embed(
     ] = None,
     segments: Segments = "auto",
 ) -> None:
-    """Write the embeddings of recordings, with their ids.
+    """Write the embeddings of recordings, with their ids and times.
 
     The exit status is 1 if any recording could not be read.
     """
-    import numpy as np
-    from safetensors.numpy import save_file
-
-    from serein.data.files import replacing
+    from serein.inference.embeddings import require_suffix, write_embeddings
     from serein.inference.predictor import load
-    from serein.inference.sources import id_of, sources_in
+    from serein.inference.sources import sources_in
 
+    require_suffix(out)
     predictor, files = load(model), sources_in(sources)
-    checkpoint = predictor.checkpoint
     embedded, num_failed = _embed(predictor, files, task, segments)
     if embedded:
-        ids = json.dumps([id_of(source) for source, _ in embedded], ensure_ascii=False)
-        vectors = np.stack([vector for _, vector in embedded])
-        with replacing(out) as partial:
-            save_file(
-                {"embeddings": vectors}, partial, metadata={"ids": ids, "task": task or checkpoint.task, "model": model}
-            )
-        print(f"{out}: {len(vectors)} embeddings of {vectors.shape[1]} numbers ({task or checkpoint.task})")
+        predictions, name = [prediction for _, prediction in embedded], task or predictor.checkpoint.task
+        write_embeddings(predictions, out, {"task": name, "model": model})
+        print(f"{out}: {len(embedded)} embeddings of {len(predictions[0].embedding)} numbers ({name})")
     exit_if_unread(num_failed, len(files))
 
 
 def _embed(
     predictor: Predictor, files: Sequence[Source], task: str | None, segments: Segments
 ) -> tuple[list[Embedded], int]:
-    """Return the embeddings of readable recordings that hold speech, and the number of others."""
+    """Return the predictions, with embeddings, of readable recordings that hold speech, and the number of others."""
     from serein.inference.batching import embedding_selection
     from serein.inference.prediction import Prediction
     from serein.inference.sources import id_of
@@ -215,7 +211,7 @@ def _embed(
         results = predictor.predict_files(files, segments=segments, on_error="return", embedding=task)
         for number, (source, result) in enumerate(zip(files, results, strict=True), start=1):
             if isinstance(result, Prediction) and len(result.embedding):
-                embedded.append((source, result.embedding))
+                embedded.append((source, result))
             else:
                 problems.append(
                     f"{id_of(source)}: {result.rejected}" if isinstance(result, Prediction) else str(result)
@@ -239,7 +235,9 @@ def _print_score(
     from serein.errors import ManifestError
     from serein.evaluation.verification import score_verification
 
-    named = [(speaker_key(u), vector) for u, vector in embedded if isinstance(u, Utterance) and u.speaker is not None]
+    named = [
+        (speaker_key(u), said.embedding) for u, said in embedded if isinstance(u, Utterance) and u.speaker is not None
+    ]
     keys = [key for key, _ in named]
     vectors = np.stack([vector for _, vector in named]) if named else np.zeros((0, 1), np.float32)
     found = score_verification(vectors, keys, np.random.default_rng(0), threshold=threshold)

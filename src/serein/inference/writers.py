@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -12,10 +15,11 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 
 from serein.corpora.msp_podcast import EMOTIONS
-from serein.data.files import lock, replacing
-from serein.errors import AudioError, ModelError, RunError, SereinError
+from serein.data.files import lock, replacing, write_text
+from serein.errors import AudioError, ManifestError, ModelError, RunError, SereinError
 from serein.evaluation.plots import LINE, MUTED, PAGE_WIDTH_IN, SPARE_COLOURS, emotion_colours, new_figure
 from serein.inference.prediction import Prediction, Segment
 from serein.inference.recording import PEAK_S
@@ -80,6 +84,77 @@ def audacity(prediction: Prediction) -> str:
     return "".join(lines)
 
 
+def srt(prediction: Prediction) -> str:
+    """Return subtitles (SubRip): one for each segment, with label and confidence, for any video player."""
+
+    def clock_ms(seconds: float) -> str:
+        minutes, rest_ms = divmod(round(1000 * seconds), 60_000)
+        return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest_ms // 1000:02d},{rest_ms % 1000:03d}"
+
+    return "".join(
+        f"{number}\n{clock_ms(segment.start_s)} --> {clock_ms(segment.end_s)}\n"
+        f"{' '.join(filter(None, (segment.text, _confidence(segment))))}\n\n"
+        for number, segment in enumerate(prediction.segments, start=1)
+    )
+
+
+def _timedelta(seconds: float) -> str:
+    """Return a time as pandas writes it, `0 days 00:00:01.500000`."""
+    whole, millionths = divmod(round(1e6 * seconds), 1_000_000)
+    return f"{whole // 86_400} days {time.strftime('%H:%M:%S', time.gmtime(whole))}.{millionths:06d}"
+
+
+def audformat(predictions: Iterable[Prediction], folder: Path) -> None:
+    """Write predictions as an audformat database: `db.yaml` and `db.predictions.csv`, a row for each segment.
+
+    A recording without segments has one row, and why it was rejected. Files are absolute paths.
+    Source: audEERING, "audformat" (audeering.github.io/audformat), header and segmented tables.
+
+    Raises:
+        ManifestError: There are no predictions, or the folder holds another database.
+    """
+    header = folder / "db.yaml"
+    if header.exists() and not header.read_text(encoding="utf-8", errors="replace").startswith(_DATABASE):
+        raise ManifestError("holds another database", where=folder, remedy="Name a new folder.")
+    rows: dict[tuple[str, ...], list[object]] = {}
+    first: Prediction | None = None
+    for prediction in predictions:
+        first = first or prediction
+        for said in prediction.segments or (prediction,):
+            start, end = _timedelta(said.start_s), _timedelta(said.end_s)
+            label = said.label if said.value is None else said.value
+            numbers = [said.probabilities.get(name) for name in prediction.probabilities]
+            rows.setdefault(
+                (os.path.abspath(prediction.file), start, end),
+                [label, said.confidence, said.rejected, *numbers, *said.dimensions.values()],
+            )
+    if first is None:
+        raise ManifestError("nothing was predicted", where=folder, remedy="Check the recordings.")
+    share = {"dtype": "float", "minimum": 0.0, "maximum": 1.0}
+    classes = {"dtype": "str", "labels": list(first.probabilities)}
+    schemes: dict[str, object] = {
+        first.task: classes if first.probabilities else {"dtype": "float" if first.value is not None else "str"}
+    }
+    schemes |= {"confidence": share, "rejected": {"dtype": "str"}, "number": {"dtype": "float"}}
+    scheme_of = {first.task: first.task, "confidence": "confidence", "rejected": "rejected"}
+    scheme_of |= {f"probability of {name}": "confidence" for name in first.probabilities}
+    scheme_of |= {f"{name} (number)": "number" for name in first.dimensions}
+    columns = {name: {"scheme_id": scheme} for name, scheme in scheme_of.items()}
+    about = {
+        "description": f"Predictions of the model {first.model.get('name')} ({first.model.get('sha256')}).",
+        "source": "serein",
+        "usage": "other",
+        "schemes": schemes,
+        "tables": {"predictions": {"type": "segmented", "columns": columns}},
+    }
+    page = io.StringIO(newline="")
+    writer = csv.writer(page, lineterminator="\n")
+    writer.writerow(["file", "start", "end", *columns])
+    writer.writerows([*place, *("" if value is None else value for value in values)] for place, values in rows.items())
+    write_text(folder / "db.predictions.csv", page.getvalue())
+    write_text(header, _DATABASE + yaml.safe_dump(about, sort_keys=False, allow_unicode=True))
+
+
 def msp_challenge(predictions: Iterable[Prediction]) -> str:
     """Return the submission file of the MSP-Podcast challenges: a line for each file of Test3.
 
@@ -138,8 +213,9 @@ def _number(name: str, moment: Segment) -> str:
     return f"{moment.dimensions[name]:.2f}"
 
 
-WRITERS: dict[str, Callable[[Prediction], str]] = {"textgrid": textgrid, "audacity": audacity}
-SUFFIXES = {"textgrid": ".TextGrid", "audacity": ".txt"}
+WRITERS: dict[str, Callable[[Prediction], str]] = {"textgrid": textgrid, "audacity": audacity, "srt": srt}
+SUFFIXES = {"textgrid": ".TextGrid", "audacity": ".txt", "srt": ".srt"}
+_DATABASE = "name: serein-predictions\n"
 
 
 _MOST_COLUMNS = 1800  # of a page
