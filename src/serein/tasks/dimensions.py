@@ -137,9 +137,13 @@ class DimensionTask(Task):
                 scores |= {f"{name}_{field}": own for field, own in zip(self.dimensions, each, strict=True)}
         return {**scores, "loss": float(self.loss(truth, kept))}
 
+    def values(self, output: torch.Tensor) -> torch.Tensor:
+        """Return the numbers of (batch, dimension), cut at the ends of the scale."""
+        return output.float().clamp(0.0, 1.0)
+
     def decode(self, output: torch.Tensor) -> Decoded:
         """Return the numbers of (batch, dimension), cut at the ends of the scale."""
-        return Decoded(output.float().clamp(0.0, 1.0).cpu().numpy())
+        return Decoded(self.values(output).cpu().numpy())
 
     def predictions(self, decoded: Decoded) -> list[TaskPrediction]:
         """Return the number, or numbers, of each clip."""
