@@ -174,6 +174,7 @@ def corpus_check(
     """
     from serein.data import manifest
     from serein.data.check import check
+    from serein.evaluation.graded import rater_agreement
     from serein.progress import Bars
 
     utterances = manifest.read(data)
@@ -184,10 +185,13 @@ def corpus_check(
             max_s=max_s,
             on_progress=lambda done, total: bars("checking", done, total, f"{total} clips"),
         )
+    alphas = rater_agreement(utterances)
     if as_json:
-        print(json.dumps(found.to_json(), indent=1, ensure_ascii=False))
+        print(json.dumps(found.to_json() | {"krippendorff_alpha": alphas}, indent=1, ensure_ascii=False))
     else:
         print_tables(found.tables())
+        for name, alpha in alphas.items():
+            print(f"{name}: Krippendorff's alpha of the raters' first labels is {alpha:.3f} (1: one mind, 0: chance)")
     if not found.is_sound:
         raise typer.Exit(1)
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serein import metrics
+from serein.data.utterance import Utterance, is_self_evaluation
 from serein.errors import RunError
 from serein.evaluation.intervals import FEWEST_UNITS, NUM_RESAMPLES, Bounds, Difference, percentile_interval
 from serein.evaluation.predictions import Prediction, SpeakerKey
@@ -251,6 +252,26 @@ def graded_rows(scores: Mapping[str, GradedScore]) -> list[tuple[str, str, str]]
         bounds = "–" if score.interval is None else "[{:.3f}, {:.3f}]".format(*score.interval)
         rows.append((DISTRIBUTION_TITLES[name], "–" if np.isnan(score.value) else f"{score.value:.3f}", bounds))
     return rows
+
+
+def rater_agreement(utterances: Sequence[Utterance]) -> dict[str, float]:
+    """Return Krippendorff's alpha of the first labels of raters, by corpus; of those without any there is none.
+
+    Actors who judged themselves are no raters.
+    """
+    firsts: dict[str, list[list[str]]] = {}
+    for utterance in utterances:
+        labels = [r.labels[0] for r in utterance.ratings if r.labels and not is_self_evaluation(r)]
+        firsts.setdefault(utterance.corpus or "own", []).append(labels)
+    found = {}
+    for corpus, units in firsts.items():
+        number = {name: place for place, name in enumerate(sorted({label for unit in units for label in unit}))}
+        counts = np.zeros((len(units), max(1, len(number))))
+        for row, unit in enumerate(units):
+            for label in unit:
+                counts[row, number[label]] += 1
+        found[corpus] = metrics.krippendorff_alpha(counts)
+    return {corpus: alpha for corpus, alpha in found.items() if not np.isnan(alpha)}
 
 
 def one_more_rater(scores: Mapping[str, GradedScore]) -> str:
