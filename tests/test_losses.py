@@ -260,3 +260,9 @@ def test_arcface_takes_mixed_truth() -> None:
     half = arcface(torch.tensor([[0.5, 0.5, 0.0]]), logits, scale=1.0, margin=0.3)
     lowered = -0.5 * math.sin(0.3)
     assert half.item() == pytest.approx(math.log(2 * math.exp(lowered) + 1) - lowered, abs=1e-6)
+
+
+def test_equation_1_of_wang2023_as_printed_is_a_sum_over_anchors() -> None:
+    labels, embeddings = torch.tensor([0, 0, 1, 1, 2]), torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    mean, total = (supervised_contrastive(labels, embeddings, reduction=each) for each in ("mean", "sum"))
+    assert total.item() == pytest.approx(4 * mean.item(), rel=1e-6)  # the fifth has no other clip of its class

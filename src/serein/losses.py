@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 
@@ -194,7 +195,12 @@ def kl_divergence(
     return cross_entropy(truth, logits, class_weights, smoothing) + own.sum(dim=1)
 
 
-def supervised_contrastive(labels: torch.Tensor, embeddings: torch.Tensor, temperature: float = 0.07) -> torch.Tensor:
+def supervised_contrastive(
+    labels: torch.Tensor,
+    embeddings: torch.Tensor,
+    temperature: float = 0.07,
+    reduction: Literal["mean", "sum"] = "mean",
+) -> torch.Tensor:
     """Supervised contrastive loss (wang2023, equation 1; Khosla 2020, L_out), over clips of one or more views.
 
     Embeddings are brought to length one and compared in float32. An anchor without another clip of its class is left
@@ -204,9 +210,10 @@ def supervised_contrastive(labels: torch.Tensor, embeddings: torch.Tensor, tempe
         labels: (clip,) class numbers; the views of a clip have its label.
         embeddings: (clip, feature).
         temperature: Divides the cosines.
+        reduction: Over anchors; equation 1 prints the sum.
 
     Returns:
-        The mean over anchors, a scalar.
+        A scalar.
 
     Example:
         >>> four = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
@@ -224,7 +231,8 @@ def supervised_contrastive(labels: torch.Tensor, embeddings: torch.Tensor, tempe
         num_positives = is_positive.sum(dim=1)
         sums = torch.where(is_positive, log_probabilities, log_probabilities.new_zeros(())).sum(dim=1)
         is_anchor = num_positives > 0
-        return -(sums / num_positives.clamp_min(1))[is_anchor].sum() / is_anchor.sum().clamp_min(1)
+        total = -(sums / num_positives.clamp_min(1))[is_anchor].sum()
+        return total if reduction == "sum" else total / is_anchor.sum().clamp_min(1)
 
 
 def ctc(

@@ -136,6 +136,9 @@ def test_a_short_clip_is_repeated_or_followed_by_silence() -> None:
     waveform, least_s = np.array([1, 2, 3], np.float32), 7 / SAMPLE_RATE_HZ
     assert fix_length(waveform, Clips(min_s=least_s, pad_mode="repeat")).tolist() == [1, 2, 3, 1, 2, 3, 1]
     assert fix_length(waveform, Clips(min_s=least_s, pad_mode="silence")).tolist() == [1, 2, 3, 0, 0, 0, 0]
+    whole = Clips(min_s=least_s, pad_mode="repeat-whole")
+    assert fix_length(waveform, whole).tolist() == [1, 2, 3] * 3
+    assert fixed_durations(np.array([2.0, 2.9, 3.0]), Clips(min_s=3.0, pad_mode="repeat-whole")).tolist() == [4, 5.8, 3]
     assert fix_length(waveform, Clips(min_s=3 / SAMPLE_RATE_HZ)) is waveform
     assert fix_length(waveform, Clips()).dtype == np.float32
 

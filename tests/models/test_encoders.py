@@ -162,3 +162,11 @@ def test_images_are_needed_for_convolutions_over_bands() -> None:
     ):
         build_encoder(Cnn2d(), Layers())
     assert build_encoder(CnnBlstm(layer=0), Layers()).layer_selection.size == 4
+
+
+def test_the_third_convolution_may_go_without_pooling() -> None:
+    """Stanley 2023, Figure 1, names CNN-MP and CNN: with the third unpooled, frames are a quarter."""
+    options = CnnBlstm(channels=(4, 5, 6), kernels=(5, 3, 3), hidden=3, num_pooled=2)
+    encoder = CnnBlstmEncoder(options, (12,)).eval()
+    assert encoder(heard(45, 9)).num_frames.tolist() == [12, 3]
+    assert encoder.shrinks == 4

@@ -200,3 +200,23 @@ def test_arcface_answers_with_scaled_cosines() -> None:
     centres = nn.functional.normalize(reader.output.weight)
     expected = 20 * nn.functional.normalize(head_output.embedding) @ centres.T
     torch.testing.assert_close(head_output.output, expected)
+
+
+def test_a_free_sum_of_layers_has_any_weights() -> None:
+    selection, hidden = LayerSelection("weighted-free", SIZES), heard(3, 5)
+    first, second, third = hidden.layers
+    np.testing.assert_allclose(selection(hidden).detach(), (first + second + third) / 3, atol=1e-6)
+    with torch.no_grad():
+        selection.weights.copy_(torch.tensor([2.0, -1.0, 0.0]))
+    np.testing.assert_allclose(selection(hidden).detach(), 2 * first - second, atol=1e-6)
+
+
+def test_where_dropout_stands() -> None:
+    kinds = {
+        at: [type(layer).__name__ for layer in head(hidden=(5, 5), dropout=0.5, dropout_at=at).layers]
+        for at in ("inputs", "hidden")
+    }
+    assert kinds["inputs"] == ["Dropout", "Linear", "ReLU"] * 2
+    assert kinds["hidden"] == ["Linear", "ReLU", "Dropout"] * 2
+    assert head(hidden=(5,), dropout=0.5).dropout.p == 0.5
+    assert head(hidden=(5,), dropout=0.5, dropout_at="hidden").dropout.p == 0.0

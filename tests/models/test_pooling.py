@@ -152,3 +152,16 @@ def test_attentive_statistics_are_numpys_averages_by_scipys_softmax(name: str) -
         mean = np.average(clip, axis=0, weights=own)
         deviation = np.sqrt(np.average((clip - mean) ** 2, axis=0, weights=own))
         np.testing.assert_allclose(both, [*mean, *deviation], atol=1e-5)
+
+
+def test_equation_4_of_diatlova2024_scores_frames_by_one_vector() -> None:
+    pool = pooling("vector-attention", 2)
+    assert [parameter.shape for parameter in pool.parameters()] == [(1, 2)]
+    frames, is_frame = TWO
+    with torch.no_grad():
+        next(pool.parameters()).copy_(torch.tensor([[1.0, 0.0]]))
+    weights = scipy.special.softmax(np.tanh([1.0, 3.0]))
+    first = weights @ [1.0, 3.0]
+    np.testing.assert_allclose(pool(frames, is_frame).detach()[0, 0], first, rtol=1e-6)
+    deviation = math.sqrt(weights @ [(1.0 - first) ** 2, (3.0 - first) ** 2])
+    np.testing.assert_allclose(pool(frames, is_frame).detach()[0, 2], deviation, rtol=1e-5)

@@ -308,6 +308,29 @@ def test_plateau_lowers_the_rate_when_dev_stands_still(
     assert rates[::steps] == pytest.approx([RATE, RATE, RATE, RATE / 10, RATE / 10, RATE / 10])
 
 
+def test_a_stage_that_monitors_the_loss_keeps_the_least(make: Make) -> None:
+    options: dict[str, Any] = {"optimizer": SGD | {"learning_rate": 2.0}, "schedule": {"name": "constant"}}
+    ground = make(epochs=4, monitor="loss", **options)
+    model = ground.train()
+    losses = [line["dev_loss"] for line in ground.history()]
+    again = make(epochs=1 + losses.index(min(losses)), checkpoint="last", **options).train()
+    assert all(torch.equal(kept, own) for kept, own in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_a_plateau_of_the_loss(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    stepped: list[float] = []
+    real = torch.optim.lr_scheduler.ReduceLROnPlateau.step
+    monkeypatch.setattr(
+        torch.optim.lr_scheduler.ReduceLROnPlateau,
+        "step",
+        lambda self, value, *more: (stepped.append(float(value)), real(self, value, *more))[1],
+    )
+    schedule = {"name": "plateau", "factor": 0.1, "patience": 1, "monitor": "loss"}
+    ground = make(epochs=2, optimizer=SGD, schedule=schedule)
+    ground.train()
+    assert stepped == pytest.approx([line["dev_loss"] for line in ground.history()], rel=1e-5)
+
+
 def test_backbone_has_its_own_rate_and_vectors_do_not_decay(make: Make) -> None:
     ground = make(optimizer={"name": "adamw", "learning_rate": 0.1, "weight_decay": 0.3})
     (stage,) = ground.recipe.stages

@@ -306,13 +306,19 @@ def fix_length(waveform: Waveform, clips: Clips) -> Waveform:
         return waveform
     if clips.pad_mode == "repeat":
         return np.resize(waveform, len(waveform) + lacking)
+    if clips.pad_mode == "repeat-whole":
+        return np.tile(waveform, 1 + -(-lacking // len(waveform)))
     return np.pad(waveform, (0, lacking))
 
 
 def fixed_durations(durations_s: np.ndarray, clips: Clips) -> np.ndarray:
     """Return the seconds of clips after `fix_length`."""
     longest_s = np.inf if clips.max_s is None else clips.max_s
-    heard_s: np.ndarray = np.maximum(np.minimum(durations_s, longest_s), clips.min_s)
+    kept_s: np.ndarray = np.minimum(durations_s, longest_s)
+    if clips.pad_mode == "repeat-whole":
+        copies: np.ndarray = np.maximum(1.0, np.ceil(clips.min_s / kept_s - 1e-9))
+        return kept_s * copies
+    heard_s: np.ndarray = np.maximum(kept_s, clips.min_s)
     return heard_s
 
 

@@ -181,7 +181,9 @@ def checkpoint_after(
             for name, pretrained in pretrained_branches.items()
         },
         "licences": {name: licence_of(name) or "not stated" for name in corpora},
-        "dev_score": max((line[f"dev_{monitor}"] for line in epochs if f"dev_{monitor}" in line), default=None),
+        "dev_score": (min if monitor == "loss" else max)(
+            (line[f"dev_{monitor}"] for line in epochs if f"dev_{monitor}" in line), default=None
+        ),
         "monitor": monitor,
     }
     kept = {name: getattr(recipe, name) for name in ("encoder", "ensemble_size", "tasks", "clips", "text", "inference")}

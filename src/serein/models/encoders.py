@@ -144,7 +144,8 @@ class CnnBlstmEncoder(Encoder):
         self.dropout = nn.Dropout(options.dropout)
         self.size = 2 * options.hidden
         self.sizes = (self.size,)
-        self.shrinks = 2 ** len(options.channels)
+        self.num_pooled = len(options.channels) if options.num_pooled is None else options.num_pooled
+        self.shrinks = 2 ** min(self.num_pooled, len(options.channels))
 
     @classmethod
     def from_options(cls, options: CnnBlstm, backbone: Backbone) -> Self:
@@ -155,8 +156,10 @@ class CnnBlstmEncoder(Encoder):
         """Return one layer of frames, each of both directions' units."""
         is_frame, num_frames = hidden.is_frame, hidden.num_frames
         images = (self.layer_selection(hidden) * is_frame[..., None]).transpose(1, 2)
-        for convolution in self.convolutions:
+        for number, convolution in enumerate(self.convolutions):
             images = F.relu(convolution(images)) * is_frame[:, None]  # else a last odd frame is pooled with padding
+            if number >= self.num_pooled:
+                continue
             images = F.max_pool1d(images, 2, ceil_mode=True)
             num_frames = (num_frames + 1) // 2
             is_frame = frame_mask(num_frames, images.shape[2])

@@ -62,7 +62,8 @@ class LayerSelection(nn.Module):
 
     Args:
         selection: `last`: the end of the model; the number of a layer (0 enters the first transformer layer); several
-            of these, whose features stand side by side (gao2023's skip connection); or `weighted`.
+            of these, whose features stand side by side (gao2023's skip connection); `weighted`, by a softmax; or
+            `weighted-free`, by any weights, which start as their mean (diatlova2024, as printed).
         sizes: Feature size of each layer.
 
     Attributes:
@@ -84,19 +85,22 @@ class LayerSelection(nn.Module):
                     where="layer",
                     remedy="Choose among these.",
                 )
-        if selection == "weighted" and len(set(sizes)) > 1:
+        is_sum = selection in ("weighted", "weighted-free")
+        if is_sum and len(set(sizes)) > 1:
             raise RecipeError(f"layers of sizes {sizes} cannot be summed", where="layer", remedy="Select one layer.")
         self.chosen = chosen
-        self.layers = None if selection == "weighted" else tuple(str(layer) for layer in chosen)
+        self.layers = None if is_sum else tuple(str(layer) for layer in chosen)
         self.size = sum(sizes[layer] if isinstance(layer, int) else sizes[last] for layer in chosen)
-        self.weights = nn.Parameter(torch.zeros(len(sizes))) if selection == "weighted" else None
+        self.is_free = selection == "weighted-free"
+        start = torch.full((len(sizes),), 1 / len(sizes)) if self.is_free else torch.zeros(len(sizes))
+        self.weights = nn.Parameter(start) if is_sum else None
 
     def forward(self, hidden: HiddenStates) -> torch.Tensor:
         """Return (batch, frame, feature)."""
         if self.weights is None:
             layers = [hidden.layers[layer] if isinstance(layer, int) else hidden.last for layer in self.chosen]
             return layers[0] if len(layers) == 1 else torch.cat(layers, dim=-1)
-        weights = self.weights.softmax(dim=0)
+        weights = self.weights if self.is_free else self.weights.softmax(dim=0)
         return sum(
             (weight * layer for weight, layer in zip(weights, hidden.layers, strict=True)), start=torch.zeros(())
         )
@@ -166,11 +170,13 @@ class PooledHead(nn.Module):
         self.conditioning = None if conditioning is None else ConditionedVector(conditioning, size, text_size)
         layers: list[nn.Module] = []
         for width in options.hidden:
-            layers += [nn.Dropout(options.dropout), nn.Linear(size, width), nn.ReLU()]
+            own = [nn.Linear(size, width), nn.ReLU()]
+            dropout = [nn.Dropout(options.dropout)]
+            layers += [*own, *dropout] if options.dropout_at == "hidden" else [*dropout, *own]
             size = width
         self.layers = nn.Sequential(*layers)
         self.size = size
-        self.dropout = nn.Dropout(options.dropout)
+        self.dropout = nn.Dropout(0.0 if options.dropout_at == "hidden" else options.dropout)
         scale = options.cosine_scale
         self.output = nn.Linear(size, num_outputs) if scale is None else CosineClassifier(size, num_outputs, scale)
         if num_raters := getattr(options, "num_raters", 0):

@@ -101,6 +101,14 @@ class AttentionPooling(Pooling):
         return _weighted_statistics(frames, scores.softmax(dim=1))
 
 
+class VectorAttentionPooling(AttentionPooling):
+    """Attentive statistics whose frames one vector p scores: softmax(p . tanh(Z)) (diatlova2024, equation 4)."""
+
+    def __init__(self, frame_size: int) -> None:
+        super().__init__(frame_size)
+        self.score = nn.Sequential(nn.Tanh(), nn.Linear(frame_size, 1, bias=False))
+
+
 class ChannelAttentionPooling(AttentionPooling):
     """Attentive statistics with a weight for every frame and feature (Desplanques 2020, equation 5)."""
 
@@ -124,5 +132,6 @@ POOLINGS = {
     "std": StdPooling,
     "max": MaxPooling,
     "attention": AttentionPooling,
+    "vector-attention": VectorAttentionPooling,
     "channel-attention": ChannelAttentionPooling,
 }

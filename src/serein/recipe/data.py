@@ -143,7 +143,8 @@ class Clips(Options):
         trim_db: Silence at both ends is cut: frames of 25 ms whose energy is this far below the loudest frame's, but
             for a tenth of a second; in training and evaluation alike. `None` keeps it.
         min_s: Shorter clips are extended to this length by `pad_mode`, in training and evaluation alike.
-        pad_mode: `silence`, which counts as part of the clip, or `repeat` the clip.
+        pad_mode: `silence`, which counts as part of the clip; `repeat` the clip until it is as long; or `repeat-whole`,
+            as often as makes it at least as long.
         max_s: Longer clips end there, in training and evaluation alike; `None` keeps their ends.
         crop_s: Longer clips are cut in training, at a place drawn anew every epoch; `None` keeps them whole.
         window_s: Clips longer than this are cut into windows of this length, whose outputs are averaged.
@@ -151,7 +152,7 @@ class Clips(Options):
 
     trim_db: Positive | None = None
     min_s: Annotated[float, Field(ge=0.0, le=600.0)] = 0.0
-    pad_mode: Literal["silence", "repeat"] = "silence"
+    pad_mode: Literal["silence", "repeat", "repeat-whole"] = "silence"
     max_s: Positive | None = None
     crop_s: Positive | None = None
     window_s: Annotated[float, Field(ge=0.05, le=3600.0)] = 30.0

@@ -164,7 +164,7 @@ class Recipe(Options):
         first = choose("task", names[0])
         if stage.sampling != "all" and first.problem not in ("classes", "vector"):
             raise ValueError(f"{where} balances the classes of its first task, but '{names[0]}' has none")
-        if stage.monitor is not None and stage.monitor not in first.monitors:
+        if stage.monitor not in (None, "loss", *first.monitors):
             raise ValueError(
                 f"{where} monitors '{stage.monitor}', which its first task '{names[0]}' does not have, but "
                 f"{', '.join(first.monitors)}"

@@ -36,12 +36,18 @@ class Schedule(Options):
         warmup: Share of all steps in which the rate rises.
         factor: See `name`.
         patience: Epochs without gain, for `plateau`.
+        monitor: What stands still, for `plateau`: dev's `loss`, or by default what the stage monitors.
+        final_divisor: Of the first rate of `one-cycle`: its last is that much smaller (PyTorch's default is 10,000).
+        cycle_momentum: `one-cycle` moves the momentum against the rate, from 0.95 to 0.85, as PyTorch does unless told.
     """
 
     name: Literal["constant", "one-cycle", "cosine", "linear", "exponential", "plateau"] = "one-cycle"
     warmup: Share = 0.3
     factor: Share = 0.98
     patience: Count = 5
+    monitor: Literal["loss"] | None = None
+    final_divisor: Positive = 1000.0
+    cycle_momentum: bool = False
 
 
 class Batches(Options):
@@ -176,7 +182,8 @@ class Stage(Options):
         epoch_clips: How many clips an epoch of `corpora` draws; `None`: as many as there are.
         monitor: The dev score of the first task that chooses and stops: `ua`, `wa` or `macro_f1` of classes;
             `word_accuracy` (1 - word error rate) or `character_accuracy` of transcripts; `cosine` of word vectors.
-            `None`: the first of these that the task has.
+            `None`: the first of these that the task has. Of any task also `loss`, of which the least is best: the mean
+            over dev of the first task's own loss, without a contrastive part, which depends on who shares a batch.
         patience: Epochs without gain in it before the stage stops; `None` trains them all.
         checkpoint: Which weights the stage hands on: of the `best` dev score, or the `last`.
         ema_decay: Decay of an exponential moving average of the weights, which is evaluated and kept; or `None`.

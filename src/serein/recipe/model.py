@@ -95,7 +95,7 @@ class Lora(Options):
 
 
 Layer = Literal["last"] | Annotated[int, Field(ge=0)]
-LayerChoice = Literal["last", "weighted"] | int | Annotated[tuple[Layer, ...], Field(min_length=1)]
+LayerChoice = Literal["last", "weighted", "weighted-free"] | int | Annotated[tuple[Layer, ...], Field(min_length=1)]
 
 
 class Cnn2d(NamedOptions):
@@ -131,6 +131,7 @@ class CnnBlstm(NamedOptions):
     Attributes:
         channels: Output channels of the three convolutions over time.
         kernels: Their widths in frames.
+        num_pooled: How many of them, from the first, are followed by max pooling over two frames; `None`: all.
         hidden: Units of each LSTM direction.
         layers: LSTM layers.
         dropout: Dropout after each LSTM layer.
@@ -140,6 +141,7 @@ class CnnBlstm(NamedOptions):
     layer: LayerChoice = "last"
     channels: tuple[Count, ...] = (96, 256, 256)
     kernels: tuple[Count, ...] = (15, 5, 3)
+    num_pooled: Annotated[int, Field(ge=0)] | None = None
     hidden: Count = 64
     layers: Count = 2
     dropout: Share = 0.5

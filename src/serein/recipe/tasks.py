@@ -65,9 +65,11 @@ class Contrastive(Options):
     Attributes:
         weight: The paper's l.
         temperature: Divides the cosines of embeddings.
+        reduction: The `mean` over anchors, as Khosla's own code has it, or the `sum`, as wang2023's equation 1 prints.
     """
 
     weight: Share = 0.1
+    reduction: Literal["mean", "sum"] = "mean"
     temperature: Annotated[float, Field(gt=0.0)] = 0.07
 
 
@@ -116,7 +118,8 @@ class Head(Options):
     Attributes:
         weight: Weight of its loss beside other tasks.
         branch: Which of `branches` it reads; `main`: `backbone` and `encoder`.
-        layer: Hidden layer: `last`, a number, a learned `weighted` sum of all, or several side by side: `[4, last]`.
+        layer: Hidden layer: `last`, a number, several side by side: `[4, last]`, or a learned sum of all: `weighted`,
+            whose weights are positive and sum to 1 (a softmax), or `weighted-free`, with any weights.
         dropout: Before each linear layer of the head but the first, and in a projection `block`.
         gradient_reversal: Reverse the gradient and multiply it by this before it reaches the layers below the head,
             which thus learn to forget the task (Ganin 2016); `None` leaves it.
@@ -156,6 +159,8 @@ class Pooled(Head):
         batch_norm: Normalise the pooled vector over the batch.
         conditioning: Conditions of the pooled and projected vector.
         hidden: Sizes of fully connected layers before the output.
+        dropout_at: `inputs`: before each of these layers and the output; `hidden`: behind each of these alone, as
+            stanley2023's Figure 1 draws it.
         contrastive: Pull the embeddings of a class together and those of others apart.
     """
 
@@ -170,6 +175,7 @@ class Pooled(Head):
     batch_norm: bool = False
     conditioning: Conditioning | None = None
     hidden: tuple[Count, ...] = ()
+    dropout_at: Literal["inputs", "hidden"] = "inputs"
     contrastive: Contrastive | None = None
 
     @property

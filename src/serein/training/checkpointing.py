@@ -69,7 +69,8 @@ class StageProgress(lightning.Callback):
         loss = f"  loss {float(metrics['train_loss']):.3f}" if "train_loss" in metrics else ""
         score = metrics.get(self.watched)
         name = {"ua": "UA", "macro_f1": "macro-F1"}.get(self.watched.removeprefix("dev_"), self.watched[4:])
-        dev = "" if score is None else f"  dev {name.replace('_', ' ')} {100 * float(score):.1f} %"
+        shown = "" if score is None else f"{float(score):.3f}" if name == "loss" else f"{100 * float(score):.1f} %"
+        dev = "" if score is None else f"  dev {name.replace('_', ' ')} {shown}"
         epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 1)
         return f"epoch {epoch}/{trainer.max_epochs}{loss}{dev}  {rate:.0f}x real time"
 
@@ -130,7 +131,9 @@ class CheckpointCallback(Checkpoint):
         self.history.append(line)
         self.is_over = trainer.should_stop
         score = line.get(self.monitor)
-        is_best = self.checkpoint == "last" or score is None or score > self.best.get(self.monitor, -math.inf)
+        sign = -1.0 if self.monitor == "dev_loss" else 1.0
+        best = sign * self.best.get(self.monitor, -sign * math.inf)
+        is_best = self.checkpoint == "last" or score is None or sign * score > best
         if is_best:
             self.best = line
         if trainer.is_global_zero:

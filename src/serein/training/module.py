@@ -24,7 +24,7 @@ from serein.models.hidden_states import Backbone, HiddenStates, frame_mask
 from serein.models.logmel import LogMelBackbone
 from serein.models.model import HiddenStatesByBranch, SpeechModel, is_frozen
 from serein.models.pretrained import weights_hash
-from serein.recipe import MAIN, Optimizer, SpectrogramAugmentation, Stage
+from serein.recipe import MAIN, Contrastive, Optimizer, SpectrogramAugmentation, Stage
 from serein.tasks.task import Task
 
 NUM_SAMPLED = 2  # batches at the start of an epoch: each costs another way back for every task
@@ -176,6 +176,7 @@ class StageModule(lightning.LightningModule):
         if self.averaged is not None and is_frozen(model.backbone):
             self.averaged.module.backbone = model.backbone
         self._dev: dict[str, list[DevOutputs]] = {}
+        self._dev_losses: list[torch.Tensor] = []  # (2,) sum over clips and their number, of each batch
 
     @property
     def eval_model(self) -> SpeechModel:
@@ -233,11 +234,23 @@ class StageModule(lightning.LightningModule):
             known = batch.has_target[name]
             if known.any():
                 truth = batch.targets[name][known]
+                if name == next(iter(self.tasks)) and "loss" in (self.stage.monitor, self.stage.schedule.monitor):
+                    outputs = head_output.outputs[:, known]
+                    mean = _summed(self.tasks[name], truth, outputs).detach() / len(outputs)
+                    self._dev_losses.append(torch.stack([mean * len(truth), torch.ones_like(mean) * len(truth)]))
                 kept = self.tasks[name].kept(truth, head_output.output[known])
                 self._dev.setdefault(name, []).append((batch.positions[known].cpu(), truth.cpu(), kept.cpu()))
 
     def on_validation_epoch_end(self) -> None:
         """Score the whole dev set, on every process the same."""
+        loss = 0.0
+        if "loss" in (self.stage.monitor, self.stage.schedule.monitor):
+            total = torch.stack(self._dev_losses or [torch.zeros(2, device=self.device)]).sum(dim=0)
+            self._dev_losses.clear()
+            if self.trainer.world_size > 1:
+                torch.distributed.all_reduce(total)
+            loss = float(total[0] / total[1].clamp_min(1.0))
+            self.log("dev_loss", loss, rank_zero_only=False)
         for name, outputs in self._gathered().items():
             positions, truth, kept = (torch.cat(part) for part in zip(*outputs, strict=True))
             if self.trainer.world_size > 1:  # with few batches, some clips occur in several processes
@@ -249,7 +262,8 @@ class StageModule(lightning.LightningModule):
             for score_name, score in scores.items():
                 self.log(f"{prefix}_{score_name}", score, rank_zero_only=False)
             if is_main and self.stage.schedule.name == "plateau":
-                self.lr_schedulers().step(scores[monitored_score(self.stage, self.tasks[name])])  # type: ignore[union-attr,arg-type]
+                monitor = self.stage.schedule.monitor or monitored_score(self.stage, self.tasks[name])
+                self.lr_schedulers().step(loss if monitor == "loss" else scores[monitor])  # type: ignore[union-attr,arg-type]
         self._dev.clear()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -278,7 +292,10 @@ class StageModule(lightning.LightningModule):
             return optimizer
         if schedule.name == "plateau":
             plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-                optimizer, mode="max", factor=schedule.factor, patience=schedule.patience
+                optimizer,
+                mode="min" if "loss" in (schedule.monitor, self.stage.monitor) else "max",
+                factor=schedule.factor,
+                patience=schedule.patience,
             )
             # Lightning would step it after the resume state is written, so on_validation_epoch_end does
             return {
@@ -313,7 +330,7 @@ class StageModule(lightning.LightningModule):
             classes = None if contrast is None else task.classes(truth)
             if contrast is not None and classes is not None:
                 own_weight = 1.0 - contrast.weight
-                pulled = self._contrast(classes, head_output.embedding[known], contrast.temperature)
+                pulled = self._contrast(classes, head_output.embedding[known], contrast)
                 parts.append(contrast.weight * pulled)
             if known.any():
                 parts.append(own_weight * _summed(task, truth, head_output.outputs[:, known]))
@@ -333,11 +350,11 @@ class StageModule(lightning.LightningModule):
         for name, value in {"train_loss": loss, **each}.items():
             self.log(name, value.detach(), on_step=False, on_epoch=True, batch_size=num_clips, sync_dist=many)
 
-    def _contrast(self, labels: torch.Tensor, embeddings: torch.Tensor, temperature: float) -> torch.Tensor:
+    def _contrast(self, labels: torch.Tensor, embeddings: torch.Tensor, options: Contrastive) -> torch.Tensor:
         """Return the contrastive loss over the clips of all processes, whose batches may differ in size."""
         if self.trainer.world_size > 1:
             labels, embeddings = all_gather_rows(labels), all_gather_rows(embeddings)
-        return supervised_contrastive(labels, embeddings, temperature)
+        return supervised_contrastive(labels, embeddings, options.temperature, options.reduction)
 
     def _gathered(self) -> dict[str, list[DevOutputs]]:
         if self.trainer.world_size == 1:
@@ -445,8 +462,8 @@ def _scheduler(optimizer: torch.optim.Optimizer, stage: Stage, num_steps: int) -
             total_steps=num_steps + 1,
             pct_start=schedule.warmup,
             div_factor=25.0,
-            final_div_factor=1000.0,
-            cycle_momentum=False,
+            final_div_factor=schedule.final_divisor,
+            cycle_momentum=schedule.cycle_momentum,
         )
     warmup_steps = round(schedule.warmup * num_steps)
 

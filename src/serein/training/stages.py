@@ -230,7 +230,12 @@ def _fit(
     ]
     if stage.patience is not None:
         callbacks.append(
-            EarlyStopping(module.watched, mode="max", patience=stage.patience, check_on_train_epoch_end=False)
+            EarlyStopping(
+                module.watched,
+                mode="min" if stage.monitor == "loss" else "max",
+                patience=stage.patience,
+                check_on_train_epoch_end=False,
+            )
         )
     resume = readable_state(folder)
     with _quiet():
