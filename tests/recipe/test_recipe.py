@@ -312,7 +312,7 @@ def test_no_file(tmp_path: Path) -> None:
         ({"tasks": {"emotion": {"label_smoothing": 1}}}, "r.yaml: tasks.emotion.label_smoothing: input should be less"),
         (
             {"tasks": {"emotion": {"layer": "first"}}},
-            "r.yaml: tasks.emotion.layer: input should be 'last' or 'weighted', or input should be a valid integer",
+            "r.yaml: tasks.emotion.layer: input should be 'last', 'weighted' or 'weighted-free', or input should be",
         ),
         (
             {"backbone": {"name": "mfcc"}},

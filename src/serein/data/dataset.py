@@ -317,7 +317,8 @@ def fixed_durations(durations_s: np.ndarray, clips: Clips) -> np.ndarray:
     kept_s: np.ndarray = np.minimum(durations_s, longest_s)
     if clips.pad_mode == "repeat-whole":
         copies: np.ndarray = np.maximum(1.0, np.ceil(clips.min_s / kept_s - 1e-9))
-        return kept_s * copies
+        extended_s: np.ndarray = kept_s * copies
+        return extended_s
     heard_s: np.ndarray = np.maximum(kept_s, clips.min_s)
     return heard_s
 
