@@ -139,7 +139,7 @@ DIATLOVA = {  # macro-F1 as printed in Tables 1 to 5 and 7
 @pytest.mark.parametrize("name", DIATLOVA)
 def test_published_numbers(name: str) -> None:
     table = load(f"diatlova2024/{name}")
-    published = {row.name: row.published.macro_f1 for row in table.rows}
+    published = {row.name: row.published.macro_f1 for row in table.rows if row.published.macro_f1 is not None}
     assert published == pytest.approx({key: 100 * value for key, value in DIATLOVA[name].items()})
     assert f"table{table.table}" == name
     assert (table.corpus, table.published_on, table.metric) == ("MSP-Podcast", "dev", "macro_f1")
