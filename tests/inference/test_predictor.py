@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,6 +16,7 @@ import soundfile
 import torch
 
 import serein
+from cli_fixtures import environment
 from serein.data import manifest
 from serein.errors import AudioError, ModelError, RecipeError
 from serein.inference import predictor as module
@@ -226,3 +230,41 @@ def test_the_default_model_ships_with_the_package(monkeypatch: pytest.MonkeyPatc
 
 def test_how_recordings_are_predicted_has_one_default() -> None:
     assert PredictOptions() == PredictOptions("auto", SlidingWindow())
+
+
+FORKED = """
+import multiprocessing, sys, numpy, torch, serein
+torch.set_num_threads(2)
+model = serein.load(sys.argv[1], device="cpu")
+samples = numpy.random.default_rng(0).standard_normal(480_000).astype(numpy.float32) / 10
+torch.randn(500, 500) @ torch.randn(500, 500)  # starts torch's threads
+predict = lambda _: model.predict(samples, 16_000, segments="never").label
+expected = predict(0)
+connection, other = multiprocessing.Pipe()
+child = multiprocessing.get_context("fork").Process(target=lambda: other.send((torch.get_num_threads(), predict(0))))
+child.start()
+print(connection.poll(60) and connection.recv() == (1, expected))
+child.kill()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_process_predicts_after_its_parent_has(model: Predictor) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, str(model.checkpoint.folder)],
+        capture_output=True,
+        text=True,
+        env=environment(OMP_NUM_THREADS="2"),
+        timeout=120,
+    )
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_a_small_model_takes_one_thread_and_gives_the_others_back(
+    model: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    model.predict_clips([np.full(16_000, 0.1, np.float32)])
+    assert asked == [1, 8]

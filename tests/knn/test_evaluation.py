@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from cli_fixtures import Call, everything_in, write_speech, write_wav
+from serein import audio
 from serein.data import manifest
 from serein.errors import ModelError
 from serein.evaluation.predictions import read_predictions
@@ -19,6 +20,7 @@ from serein.evaluation.scores import score_run
 from serein.inference.prediction import Prediction
 from serein.inference.predictor import load
 from serein.inference.segments import SlidingWindow, WindowCutter
+from serein.inference.sources import utterance_of
 from serein.knn.datastore import open_datastore
 from serein.knn.predictor import KnnPredictor
 from speech_sounds import voiced
@@ -187,6 +189,15 @@ def test_a_clip_does_not_vote_for_itself(model: Path, datastore: Path, tones: Pa
     assert utterance.id not in [each["id"] for each in json.loads(outcome.out)["neighbours"]]
     outcome = serein(*call, "--k", 36)
     assert "k is 36, and the datastore holds 35 clips besides the clip itself" in outcome.complaint
+
+
+def test_a_clip_that_is_cut_is_known_by_its_file(model: Path, datastore: Path, tones: Path) -> None:
+    utterance = manifest.read(tones)[0]
+    predictor = KnnPredictor(str(model), datastore, k=35, show_neighbours=True)
+    (said,) = predictor.predict_clips([audio.load(utterance.audio)[:3_000]], [utterance_of(utterance.audio)])
+    ids = [each.id for each in said.neighbours]
+    assert len(ids) == 35
+    assert utterance.id not in ids
 
 
 def test_neighbours_are_shown(model: Path, datastore: Path, tones: Path, tmp_path: Path, serein: Call) -> None:

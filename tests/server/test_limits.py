@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
@@ -11,6 +13,7 @@ pytest.importorskip("fastapi")
 from serein.errors import RecipeError
 from serein.server.limits import ConcurrencyLimiter, Limits
 from serein.server.schemas import HTTPProblem
+from server.ingredients import Live
 
 
 def refused(status: int) -> object:
@@ -73,3 +76,31 @@ def test_closed() -> None:
 def test_limits_are_positive() -> None:
     with pytest.raises(RecipeError, match="per_client: 0 is no limit"):
         Limits(per_client=0)
+
+
+def test_open_connections_are_counted(live: Callable[..., Live]) -> None:
+    service = live(limits=Limits(connections=3))
+    opened = [socket.create_connection(service.place, 10) for _ in range(3)]
+    request = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    for connection in opened:
+        connection.sendall(request)
+        assert connection.recv(12) == b"HTTP/1.1 200"
+    with socket.create_connection(service.place, 10) as further:
+        assert received(further) == b""
+    opened.pop().close()
+    for _ in range(100):  # until the service has noticed
+        with socket.create_connection(service.place, 10) as further:
+            further.sendall(request)
+            if (answer := received(further)) == b"HTTP/1.1 200":
+                break
+    assert answer == b"HTTP/1.1 200"
+    for connection in opened:
+        connection.close()
+
+
+def received(connection: socket.socket) -> bytes:
+    """Return the first bytes that come, none from a connection that is closed."""
+    try:
+        return connection.recv(12)
+    except ConnectionError:
+        return b""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -40,6 +42,11 @@ from serein.tasks.task import most_probable
 DEFAULT_MODEL = Path(__file__).parents[1] / "default_model"
 OFFSET = 1e-3  # of full scale
 BATCH_S = 30.0  # of audio that is predicted together: more no longer fits into a core's cache, and takes a fifth longer
+
+PARAMETER_SECONDS = 1e7  # of audio times parameters: as much as makes another thread worth its start
+
+if hasattr(os, "register_at_fork"):  # threads do not live on in a forked process, which would wait for them forever
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 OnError = Literal["raise", "skip", "return"]
 Progress = Callable[[float, float], None]  # seconds done of a recording, and all its seconds
@@ -315,9 +322,10 @@ class Predictor:
         encoder = checkpoint.options.text.encoder
         conditions = attribute_vectors(known, checkpoint.options.tasks.conditions, "known", encoder)
         lengths = [len(waveform) for waveform in cut]
-        outputs = model_outputs(
-            checkpoint, cut.__getitem__, lengths, conditions, embedding=embedding, runtime=self.runtime
-        )
+        with self._threads_for(sum(lengths) / SAMPLE_RATE_HZ):
+            outputs = model_outputs(
+                checkpoint, cut.__getitem__, lengths, conditions, embedding=embedding, runtime=self.runtime
+            )
         said = {name: checkpoint.tasks[name].predictions(decoded) for name, decoded in outputs.decoded.items()}
         every = [each for own in said.values() for each in own]
         numbers = [number for each in every for number in (each.confidence, each.value) if number is not None]
@@ -335,6 +343,23 @@ class Predictor:
             ClipPrediction(said[self.task][row], {name: said[name][row] for name in others}, outputs.embeddings[row])
             for row in range(len(waveforms))
         ]
+
+    @contextmanager
+    def _threads_for(self, duration_s: float) -> Iterator[None]:
+        """Run on as many threads as help: on a busy machine, too many for a small model cost ten times over."""
+        before, useful = torch.get_num_threads(), 1 + int(self._num_parameters * duration_s / PARAMETER_SECONDS)
+        if useful >= before or self.device.type != "cpu":
+            yield
+            return
+        torch.set_num_threads(useful)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    @cached_property
+    def _num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
 
     def _predictions(
         self, source: Any, sampling_rate: float | None, options: PredictOptions, embedding: str | None = None

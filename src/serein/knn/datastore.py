@@ -126,6 +126,16 @@ class Datastore:
         return [found[row] for row in rows]
 
     @cached_property
+    def id_of_file(self) -> dict[str, str]:
+        """Absolute path -> id of the clip, of files that hold one clip of the datastore."""
+        base, ids, num_clips = self.folder.absolute(), {}, Counter[str]()
+        for fields in map(json.loads, self._lines()):
+            path = os.path.normpath(base / fields["audio"])
+            ids[path] = str(fields["id"])
+            num_clips[path] += 1
+        return {path: id for path, id in ids.items() if num_clips[path] == 1}
+
+    @cached_property
     def speakers(self) -> frozenset[str]:
         """The speakers, as `serein.data.splits.speaker_key` names them; clips without one are skipped."""
         lines = (json.loads(line) for line in self._lines())

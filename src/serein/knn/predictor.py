@@ -114,7 +114,10 @@ class KnnPredictor(Predictor):
         if not own:
             return []
         trim_db = self.checkpoint.options.clips.trim_db
-        ids = [utterance.id for utterance in utterances] if utterances else ["-"] * len(own)
+        known, files = utterances or [], self.datastore.id_of_file  # a clip that is cut is known by its file
+        ids = [files.get(os.path.abspath(u.audio), u.id) if u.id == u.audio else u.id for u in known] or ["-"] * len(
+            own
+        )
         told = [(key(id), key(audio.trimmed(each, trim_db))) for id, each in zip(ids, waveforms, strict=True)]
         vectors = np.stack([predicted.embedding for predicted in own])
         nearest = self.datastore.embeddings.nearest(vectors, self.interpolation.k, np.array(told, np.int64))

@@ -46,7 +46,10 @@ def serve(app: FastAPI, listening: socket.socket, on_ready: Callable[[], None]) 
 def uvicorn_server(app: FastAPI, on_ready: Callable[[], None]) -> uvicorn.Server:
     """Return the server of an application, within the limits of its service; see `serve`."""
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the client gets the error; the log need not
-    protocol: Any = partial(TimedProtocol, headers_s=app.state.streams.service.limits.headers_s, drain_s=_DRAIN_S)
+    limits = app.state.streams.service.limits
+    protocol: Any = partial(
+        TimedProtocol, headers_s=limits.headers_s, drain_s=_DRAIN_S, most_connections=limits.connections
+    )
     config = uvicorn.Config(
         app,
         http=protocol,
@@ -115,15 +118,19 @@ class _Server(uvicorn.Server):
 
 
 class TimedProtocol(H11Protocol):
-    """Uvicorn's HTTP protocol with the two deadlines that it lacks; bodies are timed by the middleware.
+    """Uvicorn's HTTP protocol with two deadlines and a limit that it lacks; bodies are timed by the middleware.
 
     Args:
         headers_s: Seconds until the headers of a request are whole, from the connection or their first byte.
         drain_s: Seconds for which a client may go on sending a body whose request has been answered.
+        most_connections: Open connections, over which a new one is closed.
     """
 
-    def __init__(self, *arguments: Any, headers_s: float, drain_s: float, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, headers_s: float, drain_s: float, most_connections: int, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
+        self.most_connections = most_connections
         self.headers_s = headers_s
         self.drain_s = drain_s
         self._deadline: asyncio.TimerHandle | None = None
@@ -132,7 +139,10 @@ class TimedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._watch()
+        if len(self.connections) > self.most_connections:
+            transport.abort()
+        else:
+            self._watch()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -26,6 +26,7 @@ class Limits:
         upload_s: Seconds until a request has arrived in full.
         recording_s: Length of one recording, in seconds.
         num_files: Recordings in one batch.
+        connections: Open connections of all clients; a further one is closed at once.
         at_once: Concurrent requests of all clients.
         per_client: Concurrent requests and streams of one client.
         memory_bytes: All uploads in memory together.
@@ -43,6 +44,7 @@ class Limits:
     upload_s: float = 60.0
     recording_s: float = 600.0
     num_files: int = 16
+    connections: int = 800
     at_once: int = 64
     per_client: int = 32
     memory_bytes: int = 250 * MEGABYTE
