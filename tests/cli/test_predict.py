@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import soundfile
 
 import serein as package
-from cli_fixtures import Call, Outcome, command, environment, write_speech, write_wav
+from cli_fixtures import Call, Outcome, command, environment, in_subprocess, write_speech, write_wav
 from serein.data import manifest
 from serein.inference import predictor
 from speech_sounds import RATE_HZ, voiced
@@ -386,3 +387,33 @@ def test_what_serein_does_not_do_is_said(serein: Call) -> None:
     outcome = serein("push", "someone/emotions", "--private")
     assert (outcome.status, outcome.out) == (1, "")
     assert outcome.complaint.startswith("error: push: serein uploads nothing. Publish a model folder")
+
+
+def test_a_terminal_without_a_letter_loses_nothing(model: Path, tmp_path: Path) -> None:
+    path = write_speech(tmp_path / "süß.wav")
+    for form in ("--json", "--csv", "--format=table"):
+        outcome = in_subprocess("predict", "--model", model, path, form, PYTHONIOENCODING="ascii")
+        assert outcome.status == 0, outcome.err
+        assert "s\\xfc\\xdf.wav" in outcome.out
+
+
+def test_a_closed_stdout_loses_nothing(model: Path, tmp_path: Path) -> None:
+    path, out = write_speech(tmp_path / "a.wav"), tmp_path / "out.jsonl"
+    line = " ".join(map(shlex.quote, command("predict", "--model", model, path, "--out", out)))
+    for closed in (">&-", ">&- 2>&-"):
+        done = subprocess.run(["bash", "-c", f"{line} {closed}"], env=environment(), timeout=120)
+        assert done.returncode == 0
+        (row,) = map(json.loads, out.read_text(encoding="utf-8").splitlines())
+        assert row["file"] == str(path)
+        out.unlink()
+
+
+def test_two_recordings_of_one_name_have_two_label_files(model: Path, tmp_path: Path, serein: Call) -> None:
+    one, other = write_speech(tmp_path / "a.wav"), write_speech(tmp_path / "a.flac")
+    parts = [{"id": f"{number}", "audio": str(one), "start_s": 0.5} for number in range(2)]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, parts)), encoding="utf-8")
+    sources = (one, other, tmp_path / "m.jsonl")
+    outcome = serein("predict", "--model", model, *sources, "--format", "srt", "--out", tmp_path / "labels")
+    assert outcome.status == 0, outcome.err
+    found = {path.name for path in (tmp_path / "labels").iterdir()}
+    assert found == {"a.wav.srt", "a.flac.srt", "a.wav-0.5-end.srt", "a.wav-0.5-end-2.srt"}

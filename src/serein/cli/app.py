@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -34,6 +36,11 @@ app.add_typer(corpus, name="corpus")
 
 def main() -> None:
     """Run the command line; every foreseeable failure is one line on stderr."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  (closed by the caller, `>&-`; in their places,
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  or files would get their numbers)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and (stream.encoding or "").lower().replace("-", "") != "utf8":
+            stream.reconfigure(errors="backslashreplace")  # a terminal that has no such letter
     try:
         app(prog_name="serein")
     except SereinError as error:

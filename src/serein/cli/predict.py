@@ -278,11 +278,16 @@ def write_files(pairs: Iterable[Pair], files: Sequence[Source], shown: str, out:
     common = Path(os.path.commonpath([path.parent for path in paths]))
     alike = Counter(path.with_suffix("") for path in set(paths))
     places: dict[str, Path] = {}
+    taken: set[Path] = set()
     for source, path in zip(files, paths, strict=True):
-        end_s = getattr(source, "end_s", None)
-        part = "" if end_s is None else f"-{getattr(source, 'start_s', 0.0):g}-{end_s:g}"
-        stem = path.stem if alike[path.with_suffix("")] == 1 else path.name
-        places[id_of(source)] = path.relative_to(common).with_name(stem + part + SUFFIXES[shown])
+        start_s, end_s = getattr(source, "start_s", 0.0), getattr(source, "end_s", None)
+        part = "" if not start_s and end_s is None else f"-{start_s:g}-{'end' if end_s is None else f'{end_s:g}'}"
+        stem = (path.stem if alike[path.with_suffix("")] == 1 else path.name) + part
+        place, number = path.relative_to(common).with_name(stem + SUFFIXES[shown]), 1
+        while id_of(source) not in places and place in taken:  # parts of one file with the same times
+            number += 1
+            place = place.with_name(f"{stem}-{number}{SUFFIXES[shown]}")
+        taken.add(places.setdefault(id_of(source), place))
     for source, prediction in pairs:
         text = WRITERS[shown](prediction)
         if out is None:
