@@ -49,3 +49,14 @@ def test_a_folder_holds_every_recording_that_can_be_named(tmp_path: Path) -> Non
     for name in ("a.wav", "b.m4a", "c.webm", "d.raw", "notes.md"):
         (tmp_path / name).touch()
     assert [Path(str(source)).name for source in sources_in([tmp_path])] == ["a.wav", "b.m4a", "c.webm", "d.raw"]
+
+
+def test_a_folder_without_recordings_is_called_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    with pytest.raises(AudioError, match="is an empty folder. Known suffixes: .wav"):
+        sources_in([tmp_path])
+    (tmp_path / "deep" / "README.md").write_text("words", encoding="utf-8")
+    with pytest.raises(AudioError, match="holds no recordings, but files such as README.md"):
+        sources_in([tmp_path])
+    with pytest.raises(AudioError, match="it is text"):
+        load(device="cpu").predict(tmp_path / "deep" / "README.md")

@@ -69,8 +69,9 @@ def sources_in(names: Sequence[Path], lists: tuple[Path, ...] = ()) -> list[Sour
         elif name.is_dir():
             suffixes = (*audio.SUFFIXES, *audio.MEDIA_SUFFIXES, *audio.RAW_SUFFIXES)
             if not (recordings := audio.find(name, suffixes)):
-                known = ", ".join(suffixes)
-                raise AudioError("holds no recordings", where=name, remedy=f"Known suffixes: {known}.")
+                other = next((path.name for path in sorted(name.rglob("*")) if path.is_file()), None)
+                what = "is an empty folder" if other is None else f"holds no recordings, but files such as {other}"
+                raise AudioError(what, where=name, remedy=f"Known suffixes: {', '.join(suffixes)}.")
         elif name.suffix.lower() in LIST_SUFFIXES and name.is_file():
             if name.resolve() in lists:
                 raise ManifestError("names itself", where=name, remedy="Remove the line.")
