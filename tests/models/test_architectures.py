@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -15,8 +18,9 @@ from models.test_backbones import CASES, backbone_of, batch, clips, deviation, p
 from serein.errors import AudioError, ModelError, RecipeError
 from serein.models.architectures import relative_positions, rotary_positions
 from serein.models.backbones import HuggingFaceBackbone
-from serein.models.logmel import kaldi_fbank, whisper_log_mel
+from serein.models.logmel import kaldi_fbank, kaldi_filters, slaney_filters, whisper_log_mel
 from serein.models.pretrained import weights_hash
+from serein.models.whisper import WhisperConfig, WhisperEncoder
 
 # --- whisper ---
 
@@ -162,6 +166,67 @@ def test_the_real_base_encoder_can_be_built() -> None:
         backbone = HuggingFaceBackbone.from_config(config.to_dict())
     assert (backbone.num_layers, backbone.sizes[0], backbone.max_s, backbone.frame_rate_hz) == (6, 512, 30.0, 50.0)
     assert sum(parameter.numel() for parameter in backbone.parameters()) == 19_822_592
+
+
+def test_the_encoder_is_that_of_transformers_whose_weights_it_takes(whisper: Any) -> None:
+    encoder = WhisperEncoder.of(whisper)
+    assert encoder.state_dict().keys() == whisper.state_dict().keys()
+    assert encoder.conv1.weight.data_ptr() == whisper.conv1.weight.data_ptr()
+    frames = torch.randn(2, 30, 16)
+    is_frame = torch.arange(30) < torch.tensor([[30], [11]])
+    for own, theirs in zip(encoder.layers, whisper.layers, strict=True):
+        found, expected = (layer(frames, attention_mask=is_frame[:, None, None]) for layer in (own, theirs))
+        assert (found - expected)[is_frame].abs().max() < 1e-6
+
+
+def test_a_new_encoder_begins_as_that_of_transformers(whisper: Any) -> None:
+    config = WhisperConfig(d_model=64, encoder_attention_heads=2, encoder_layers=1)
+    own = WhisperEncoder(config).state_dict()
+    theirs = type(whisper)(whisper.config_class(**config.to_dict())).state_dict()
+    assert own.keys() == theirs.keys()
+    for name, weights in own.items():
+        assert weights.mean().sub(theirs[name].mean()).abs() < 5e-3, name
+        assert weights.std().sub(theirs[name].std()).abs() < 1e-3, name
+    torch.testing.assert_close(own["embed_positions.weight"], theirs["embed_positions.weight"])
+
+
+def test_the_configuration_has_the_names_and_defaults_of_transformers() -> None:
+    theirs = transformers.WhisperConfig().to_dict()
+    assert {name: theirs[name] for name in WhisperConfig().to_dict()} == WhisperConfig().to_dict()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"encoder_attention_heads": 3}, "3 heads do not divide"), ({"activation_function": "relu"}, "gelu")],
+)
+def test_a_configuration_that_cannot_be_run_is_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=rf"config.json is not valid \(.*{message}"):
+        HuggingFaceBackbone.from_config({"model_type": "whisper"} | CASES["whisper"][1] | wrong)
+
+
+def test_a_described_encoder_is_run_without_transformers(whisper: Any) -> None:
+    description = json.dumps(backbone_of(whisper).describe())
+    program = f"""
+import json, sys, torch
+from serein.models.backbones import HuggingFaceBackbone
+description = json.loads({description!r})
+with torch.device("meta"):
+    HuggingFaceBackbone.from_config(description)
+backbone = HuggingFaceBackbone.from_config(description)
+backbone(torch.randn(2, 8_000), torch.tensor([8_000, 5_000]))
+slow = {{"torch._dynamo", "transformers", "lightning", "sklearn", "scipy", "matplotlib", "pandas"}}
+print(*sorted(slow & sys.modules.keys()))
+"""
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout == "\n"
+
+
+@pytest.mark.parametrize("n_mels", [80, 128])
+def test_filters_are_those_of_transformers(n_mels: int) -> None:
+    bank = transformers.audio_utils.mel_filter_bank
+    slaney = bank(201, n_mels, 0.0, 8000.0, 16_000, norm="slaney", mel_scale="slaney")
+    assert np.abs(slaney_filters(n_mels) - slaney).max() < 1e-12
+    kaldi = bank(257, n_mels, 20, 8000.0, 16_000, mel_scale="kaldi", triangularize_in_mel_space=True)
+    assert np.abs(kaldi_filters(n_mels) - kaldi).max() < 1e-12
 
 
 # --- conformer ---

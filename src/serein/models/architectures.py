@@ -16,6 +16,7 @@ from serein.models.blocks import sinusoids
 from serein.models.hidden_states import frame_mask
 from serein.models.logmel import HOP, WINDOW, kaldi_fbank, whisper_log_mel
 from serein.models.masking import Runner, add_positions, convolve, feature_encoder_layer, normed_over_batch
+from serein.models.whisper import WhisperEncoder
 
 Count = TypeVar("Count", int, torch.Tensor)
 
@@ -29,6 +30,7 @@ class Wav2Vec2:
         model: Transformers' model.
 
     Attributes:
+        model: The model that is run.
         cnn: Modules of the group `cnn`.
         projection: Modules of the group `projection`: those before and behind the layers.
         layers: The transformer layers.
@@ -248,13 +250,10 @@ class Whisper(Wav2Vec2):
     """The encoder of Whisper (Radford 2023). Transformers' own `forward` takes padded 30 s alone and masks nothing."""
 
     def __init__(self, model: Any) -> None:  # nothing of wav2vec 2.0's modules is here
+        model = WhisperEncoder.of(model)
         self.model, self.config = model, model.config
-        sinusoidal = model.embed_positions
-        weight = sinusoidal.weight.detach()
-        del sinusoidal.weight
-        sinusoidal.register_buffer("weight", weight)  # so no stage can unfreeze them
         self.cnn = [model.conv1, model.conv2]
-        self.projection = [sinusoidal, model.layer_norm]
+        self.projection = [model.embed_positions, model.layer_norm]
         self.layers = model.layers
         self.layerdrop = self.config.encoder_layerdrop
         self.opening_norm, self.closing_norm = None, model.layer_norm
@@ -291,6 +290,12 @@ class Whisper(Wav2Vec2):
         """Add the positions."""
         hidden = frames.contiguous() + self.model.embed_positions.weight[: frames.shape[1]]
         return F.dropout(hidden, self.config.dropout, training=self.model.embed_positions.training)
+
+    def mask(self, hidden: torch.Tensor, is_frame: torch.Tensor | None) -> Any:
+        """Return which frames are attended to, as PyTorch's attention takes them."""
+        if is_frame is None or torch.compiler.is_exporting():
+            return super().mask(hidden, is_frame)
+        return is_frame[:, None, None]
 
 
 # `model_type` of config.json -> how it is run; families that are not named here run as wav2vec 2.0.

@@ -24,10 +24,10 @@ from serein.models.pretrained import (
     ORIGIN,
     Place,
     build_config,
+    built_class_of,
     checked_overrides,
     do_normalize_of,
     keep_layers,
-    model_class_of,
     weights_hash,
 )
 from serein.recipe import HuggingFace, Lora
@@ -73,9 +73,9 @@ class HuggingFaceBackbone(Backbone):
         adapter: Lora | None = None,
     ) -> None:
         super().__init__()
-        fasten(model)
-        self.model = model
         self.architecture = ARCHITECTURES.get(model.config.model_type, Wav2Vec2)(model)
+        self.model = model = self.architecture.model
+        fasten(model)
         self.do_normalize, self.level_db, self.pad_s = do_normalize, level_db, pad_s
         self.gradient_checkpointing = gradient_checkpointing
         self._origin = {**ORIGIN, **(origin or {})}
@@ -164,7 +164,7 @@ class HuggingFaceBackbone(Backbone):
             built = build_config(config, DEFAULT_OVERRIDES, where="config")
             do_normalize, origin = do_normalize_of(built, preprocess, where="config"), {}
         try:
-            model = model_class_of(built.model_type, where="config")(built)
+            model = built_class_of(built.model_type, where="config")(built)
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"cannot be built ({error})", where="config", remedy=COPY) from error
         adapter = config.get("adapter")
@@ -260,7 +260,7 @@ class HuggingFaceBackbone(Backbone):
 
     def describe(self) -> dict[str, Any]:
         """Return what `from_config` builds the same architecture from, and where the weights came from."""
-        config = json.loads(self.model.config.to_json_string(use_diff=False))
+        config = json.loads(json.dumps(self.model.config.to_dict()))
         return {
             "name": "huggingface",
             "config": {key: value for key, value in config.items() if not key.startswith("_")},

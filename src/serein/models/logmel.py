@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -10,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
@@ -30,16 +30,8 @@ KALDI_FULL_SCALE = 1 << 15  # its samples are 16-bit integers
 KALDI_PREEMPHASIS = 0.97
 KALDI_FLOOR_POWER = 2.0**-23
 KALDI_EPSILON = 1e-7  # of the variance that a band is divided by
-MEL_SCALES: dict[str, dict[str, Any]] = {  # as Transformers' `mel_filter_bank` takes them
-    "whisper": {"num_frequency_bins": WINDOW // 2 + 1, "min_frequency": 0.0, "norm": "slaney", "mel_scale": "slaney"},
-    "kaldi": {
-        "num_frequency_bins": KALDI_FFT // 2 + 1,
-        "min_frequency": 20,
-        "norm": None,
-        "mel_scale": "kaldi",
-        "triangularize_in_mel_space": True,
-    },
-}
+KALDI_LOWEST_HZ = 20.0
+HIGHEST_HZ = 8000.0  # of both
 
 
 class LogMelBackbone(Backbone):
@@ -151,8 +143,7 @@ def _mel_filters(options: LogMel, fft: int, hann: torch.Tensor) -> torch.Tensor:
     mels = torch.linspace(low_mel, high_mel, options.n_mels + 2, dtype=torch.float64, device="cpu")
     edges = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
     bins = torch.arange(fft // 2 + 1, dtype=torch.float64, device="cpu") * Backbone.sample_rate_hz / fft
-    low, centre, high = (edges[i : i + options.n_mels, None] for i in range(3))
-    triangles = torch.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)).clamp_min(0.0)
+    triangles = torch.from_numpy(mel_triangles(bins.numpy(), edges.numpy()))
     area = triangles.sum(1, keepdim=True)
     if num_empty := int((area == 0).sum()):
         raise RecipeError(
@@ -161,6 +152,39 @@ def _mel_filters(options: LogMel, fft: int, hann: torch.Tensor) -> torch.Tensor:
             remedy="Choose fewer num_bands, or a longer window_s.",
         )
     return (triangles / area / hann.double().square().sum()).float()
+
+
+def mel_triangles(bins: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (band, bin): band i rises from edge i to 1 at edge i + 1 and falls to edge i + 2.
+
+    Args:
+        bins: (bin,), where the frequencies of a spectrum lie, in the unit of `edges`.
+        edges: (band + 2,), rising.
+
+    Example:
+        >>> mel_triangles(np.arange(4.0), np.array([0.0, 2.0, 4.0])).tolist()
+        [[0.0, 0.5, 1.0, 0.5]]
+    """
+    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    return np.maximum(np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)), 0.0)
+
+
+def slaney_filters(n_mels: int) -> NDArray[np.float64]:
+    """Return Whisper's triangles, (bin, band), each of the same area over Hz.
+
+    Slaney's mel scale (Auditory Toolbox, 1998) is 3/200 mel per Hz up to 1 kHz, and 27 mels from there to 6.4 kHz.
+    """
+    mels = np.linspace(0.0, 15.0 + 27.0 * math.log(HIGHEST_HZ / 1000.0, 6.4), n_mels + 2)
+    edges_hz = np.where(mels < 15.0, 200.0 / 3.0 * mels, 1000.0 * 6.4 ** ((mels - 15.0) / 27.0))
+    bins_hz = np.linspace(0.0, HIGHEST_HZ, WINDOW // 2 + 1)
+    return mel_triangles(bins_hz, edges_hz).T * (2.0 / (edges_hz[2:] - edges_hz[:-2]))
+
+
+def kaldi_filters(n_mels: int) -> NDArray[np.float64]:
+    """Return Kaldi's triangles, (bin, band), which are straight over mel: 1127 ln(1 + Hz / 700)."""
+    lowest, highest = (1127.0 * math.log1p(hz / 700.0) for hz in (KALDI_LOWEST_HZ, HIGHEST_HZ))
+    bins = 1127.0 * np.log1p(np.linspace(0.0, HIGHEST_HZ, KALDI_FFT // 2 + 1) / 700.0)
+    return mel_triangles(bins, np.linspace(lowest, highest, n_mels + 2)).T
 
 
 def _in_own_terms(kind: str, bands_db: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -241,17 +265,12 @@ def _filters_and_window(
     scale: str, n_mels: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the triangles of a mel scale up to 8 kHz, (bin, band), and its window: Hann's or Povey's, (sample,)."""
-    audio_utils = importlib.import_module("transformers.audio_utils")
-    filters = audio_utils.mel_filter_bank(
-        num_mel_filters=n_mels, max_frequency=8000.0, sampling_rate=16_000, **MEL_SCALES[scale]
-    )
+    filters = slaney_filters(n_mels) if scale == "whisper" else kaldi_filters(n_mels)
     with torch.inference_mode(False):  # or a later call could not be differentiated
         if scale == "whisper":
             window = torch.hann_window(WINDOW, dtype=dtype, device=device)
         else:
-            window = torch.tensor(
-                audio_utils.window_function(WINDOW, "povey", periodic=False), dtype=dtype, device=device
-            )
+            window = torch.tensor(np.hanning(WINDOW) ** 0.85, dtype=dtype, device=device)
         return torch.tensor(filters, dtype=dtype, device=device), window
 
 

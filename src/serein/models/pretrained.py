@@ -17,6 +17,7 @@ from torch import nn
 from serein.errors import ModelError, RecipeError, expected_one_of
 from serein.models.architectures import MASK_EMBEDDING
 from serein.models.hidden_states import Backbone
+from serein.models.whisper import WhisperEncoder
 
 HUB_TIMEOUT_S = 3.0
 MOST_STRIDE = 128  # of a convolution, in samples or frames; published models have up to 10
@@ -95,6 +96,8 @@ class Place:
     def load(self, config: Any) -> Any:
         """Return the model, each weight of which is in the checkpoint, and none of whose weights is left over."""
         model_class, is_whisper = model_class_of(config.model_type, where=self.name), config.model_type == "whisper"
+        if is_whisper:
+            config = model_class.config_class.from_dict(config.to_dict())
         mask_time_prob, config.mask_time_prob = config.mask_time_prob, 1.0  # with it comes the mask embedding
         with quiet_transformers(bars=self.is_online), self._errors("the weights cannot be loaded"):
             model, report = model_class.from_pretrained(
@@ -152,6 +155,7 @@ def quiet_transformers(*, bars: bool = False) -> Iterator[None]:
 
 
 def model_class_of(family: object, *, where: str) -> Any:
+    """Return Transformers' class of a family, by which a checkpoint is loaded."""
     if family not in FAMILIES:
         raise ModelError(
             expected_one_of(family, FAMILIES, kind="family of models"), where=where, remedy=f"Name {A_MODEL}."
@@ -160,9 +164,14 @@ def model_class_of(family: object, *, where: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def built_class_of(family: object, *, where: str) -> Any:
+    """Return the class by which a configuration is read and built: serein's own without importing Transformers."""
+    return WhisperEncoder if family == "whisper" else model_class_of(family, where=where)
+
+
 def build_config(content: Mapping[str, Any], changes: Mapping[str, Any], *, where: str) -> Any:
-    """Return Transformers' configuration with `changes` made, without the adapter behind the last layer."""
-    model_class = model_class_of(content.get("model_type"), where=where)
+    """Return a family's configuration with `changes` made, without the adapter behind the last layer."""
+    model_class = built_class_of(content.get("model_type"), where=where)
     names = WHISPER_OVERRIDES if content["model_type"] == "whisper" else {}
     changes = {names.get(key, key): value for key, value in changes.items()}
     known = {**model_class.config_class().to_dict(), **DEFAULT_OVERRIDES}

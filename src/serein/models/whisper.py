@@ -1,0 +1,199 @@
+"""The encoder of Whisper (Radford 2023): what Transformers' `WhisperEncoder` computes, under its names of weights.
+
+It stands here because importing Transformers takes longer than all else that a prediction does.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
+from torch import nn
+
+FLOAT16_MARGIN = 1000.0  # Transformers keeps float16 frames so far from infinity
+
+
+class WhisperConfig(BaseModel):
+    """What the encoder is built from, under Transformers' names and with its defaults; the decoder's keys are ignored.
+
+    Raises:
+        ValueError: A value is of the wrong type, or the heads do not divide the features.
+
+    Example:
+        >>> WhisperConfig.from_dict({"d_model": 512, "encoder_attention_heads": 8, "decoder_layers": 6}).hidden_size
+        512
+    """
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_type: Literal["whisper"] = "whisper"
+    num_mel_bins: PositiveInt = 80
+    max_source_positions: PositiveInt = 1500
+    d_model: PositiveInt = 384
+    encoder_layers: NonNegativeInt = 4
+    encoder_attention_heads: PositiveInt = 6
+    encoder_ffn_dim: PositiveInt = 1536
+    encoder_layerdrop: float = 0.0
+    activation_function: Literal["gelu"] = "gelu"
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    init_std: float = 0.02
+    apply_spec_augment: bool = False
+    mask_time_prob: float = 0.05
+    mask_time_length: PositiveInt = 10
+    mask_time_min_masks: NonNegativeInt = 2
+    mask_feature_prob: float = 0.0
+    mask_feature_length: PositiveInt = 10
+    mask_feature_min_masks: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _heads_divide_features(self) -> Self:
+        if self.d_model % 2 or self.d_model % self.encoder_attention_heads:
+            raise ValueError(f"2 and {self.encoder_attention_heads} heads do not divide d_model, {self.d_model}")
+        return self
+
+    @property
+    def hidden_size(self) -> int:
+        """Features of a frame, as the other families call them."""
+        return self.d_model
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Self:
+        """Return the configuration that config.json holds, as Transformers' classes do."""
+        return cls.model_validate(content)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `from_dict` reads, as Transformers' classes do."""
+        return self.model_dump(mode="json")
+
+
+class WhisperAttention(nn.Module):
+    """Multi-head self-attention (Vaswani 2017), whose keys have no bias.
+
+    Args:
+        config: The encoder's.
+    """
+
+    def __init__(self, config: WhisperConfig) -> None:
+        super().__init__()
+        size = config.d_model
+        self.num_heads, self.dropout = config.encoder_attention_heads, config.attention_dropout
+        self.head_size = size // self.num_heads
+        self.k_proj = nn.Linear(size, size, bias=False)
+        self.v_proj = nn.Linear(size, size)
+        self.q_proj = nn.Linear(size, size)
+        self.out_proj = nn.Linear(size, size)
+
+    def forward(self, frames: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Let every frame attend to all real ones; (batch, frame, feature)."""
+        shape = (*frames.shape[:-1], self.num_heads, self.head_size)
+        query, key, value = (
+            projected.view(shape).transpose(1, 2)
+            for projected in (self.q_proj(frames) * self.head_size**-0.5, self.k_proj(frames), self.v_proj(frames))
+        )
+        attended = F.scaled_dot_product_attention(
+            query, key, value, attention_mask, dropout_p=self.dropout if self.training else 0.0, scale=1.0
+        )
+        mixed: torch.Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
+        return mixed
+
+
+class WhisperLayer(nn.Module):
+    """A transformer layer that normalises before attention and before the feed-forward network.
+
+    Args:
+        config: The encoder's.
+    """
+
+    def __init__(self, config: WhisperConfig) -> None:
+        super().__init__()
+        self.self_attn = WhisperAttention(config)
+        self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
+        self.fc1 = nn.Linear(config.d_model, config.encoder_ffn_dim)
+        self.fc2 = nn.Linear(config.encoder_ffn_dim, config.d_model)
+        self.final_layer_norm = nn.LayerNorm(config.d_model)
+        self.dropout, self.activation_dropout = config.dropout, config.activation_dropout
+
+    def forward(self, frames: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Run the layer.
+
+        Args:
+            frames: (batch, frame, feature).
+            attention_mask: (batch, 1, 1, frame): bool, False on padding, or what is added to the scores. `None` when
+                nothing is padded.
+        """
+        attended = self.self_attn(self.self_attn_layer_norm(frames), attention_mask)
+        frames = frames + F.dropout(attended, self.dropout, self.training)
+        inner = F.dropout(F.gelu(self.fc1(self.final_layer_norm(frames))), self.activation_dropout, self.training)
+        frames = frames + F.dropout(self.fc2(inner), self.dropout, self.training)
+        if frames.dtype == torch.float16:
+            limit = torch.finfo(torch.float16).max - FLOAT16_MARGIN
+            frames = frames.clamp(-limit, limit)
+        return frames
+
+
+class Sinusoids(nn.Module):
+    """Whisper's positions, a buffer, so that no stage of a training can unfreeze them.
+
+    Sines come first, then cosines, of wavelengths from 2 pi to 20,000 pi frames.
+
+    Args:
+        length: Positions.
+        size: Features of each; an even number.
+
+    Attributes:
+        weight: (position, feature).
+    """
+
+    weight: torch.Tensor
+
+    def __init__(self, length: int, size: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.empty(length, size))
+        if not self.weight.is_meta:  # arithmetic without memory would import PyTorch's compiler, which takes 1.5 s
+            rates = torch.exp(-math.log(10_000.0) / max(size // 2 - 1, 1) * torch.arange(size // 2))
+            angles = torch.arange(length)[:, None] * rates
+            self.weight.copy_(torch.cat([angles.sin(), angles.cos()], dim=1))
+
+
+class WhisperEncoder(nn.Module):
+    """Two convolutions, positions, transformer layers and a closing norm; `architectures.Whisper` runs them.
+
+    Args:
+        config: Sizes and dropout; the weights begin as in Transformers.
+
+    Example:
+        >>> encoder = WhisperEncoder(WhisperConfig(d_model=8, encoder_attention_heads=2, encoder_layers=1))
+        >>> encoder.layers[0](torch.randn(1, 5, 8)).shape
+        torch.Size([1, 5, 8])
+    """
+
+    config_class = WhisperConfig
+
+    def __init__(self, config: WhisperConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.conv1 = nn.Conv1d(config.num_mel_bins, config.d_model, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv1d(config.d_model, config.d_model, kernel_size=3, stride=2, padding=1)
+        self.embed_positions = Sinusoids(config.max_source_positions, config.d_model)
+        self.layers = nn.ModuleList(WhisperLayer(config) for _ in range(config.encoder_layers))
+        self.layer_norm = nn.LayerNorm(config.d_model)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv1d) and not module.weight.is_meta:  # as in `Sinusoids`
+                nn.init.normal_(module.weight, std=config.init_std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    @classmethod
+    def of(cls, model: Any) -> WhisperEncoder:
+        """Return the encoder that has the weights of Transformers' `WhisperEncoder`, not a copy of them."""
+        if isinstance(model, cls):
+            return model
+        with torch.device("meta"):
+            encoder = cls(WhisperConfig.from_dict(model.config.to_dict()))
+        encoder.load_state_dict(model.state_dict(), assign=True)
+        return encoder.train(model.training)
