@@ -1,7 +1,7 @@
 # make demo    everything from set-up to a report, on the embedded corpus; CORPUS=ravdess DATA=<folder> on RAVDESS
 # make check   set-up, lint, types, layers, the quick tests
 # make test    set-up, lint, types, layers, all tests
-# make default-model     the default model, and its card: RAVDESS=<folder> EMODB=<folder> URDU=<table.csv>
+# make models  the models inside the package, and their cards, from the corpora (tools/shipped_models.sh)
 PYTHON ?= python3
 CORPUS ?= synth
 DATA ?=
@@ -10,7 +10,7 @@ RECIPE := recipes/$(if $(filter synth,$(CORPUS)),demo,$(CORPUS)).yaml
 MANIFEST := runs/data/$(if $(filter synth,$(CORPUS)),synth/manifest,$(CORPUS)).jsonl
 RUN := runs/demo-$(CORPUS)
 
-.PHONY: demo check test lint setup clean default-model
+.PHONY: demo check test lint setup clean models
 
 setup: .venv/ready
 
@@ -25,17 +25,14 @@ demo: setup
 	@[ -f $(RUN)/recipe.yaml ] && resume=--resume || resume=; $(BIN)/serein run $(RECIPE) --data $(MANIFEST) --out $(RUN) $$resume
 	@echo; echo "Held-out clips of the first fold, predicted by a model that was not trained on their speakers:"
 	@fold=$$(ls -d $(RUN)/fold-*/ | head -n 1); $(BIN)/serein predict --model $${fold}seed-0/model $${fold}test.jsonl --max-files 12
-	@fold=$$(ls -d $(RUN)/fold-*/ | head -n 1); [ -f src/serein/default_model/model.json ] && model= || model="--model $${fold}seed-0/model"; \
+	@fold=$$(ls -d $(RUN)/fold-*/ | head -n 1); [ -f src/serein/shipped_models/default/model.json ] && model= || model="--model $${fold}seed-0/model"; \
 		echo; echo "One of them in segments, predicted by the default model if there is one, drawn in $(RUN)/segments.png:"; \
 		$(BIN)/serein predict $$model $${fold}test.jsonl --max-files 1 --segments always --window 1 --plot $(RUN)/segments.png
 	@echo; echo "The report: $(RUN)/report.html"
 
-default-model: setup
-	@[ -n "$(RAVDESS)" ] && [ -n "$(EMODB)" ] && [ -n "$(URDU)" ] || { echo "error: name the data: make default-model RAVDESS=<folder> EMODB=<folder> URDU=<table.csv>" >&2; exit 2; }
-	@[ -f runs/default-model/ravdess.jsonl ] || $(BIN)/serein corpus prepare ravdess "$(RAVDESS)" -o runs/default-model/ravdess.jsonl
-	@[ -f runs/default-model/emodb.jsonl ] || $(BIN)/serein corpus prepare emodb "$(EMODB)" -o runs/default-model/emodb.jsonl
-	@[ -f runs/default-model/urdu.jsonl ] || $(BIN)/serein corpus prepare csv "$(URDU)" -o runs/default-model/urdu.jsonl
-	$(BIN)/python tools/default_model.py --data runs/default-model/ravdess.jsonl --other emodb=runs/default-model/emodb.jsonl --other urdu=runs/default-model/urdu.jsonl
+models: setup
+	@[ -n "$(RAVDESS)" ] && [ -n "$(EMODB)" ] && [ -n "$(CREMAD)" ] && [ -n "$(NEMO)" ] && [ -n "$(URDU)" ] && [ -n "$(LIBRISPEECH)" ] && [ -n "$(NOISES)" ] && [ -n "$(ROOMS)" ] || { echo "error: name the data: make models RAVDESS=<folder> EMODB=<folder> CREMAD=<folder> NEMO=<folder> URDU=<table.csv> LIBRISPEECH=<table.csv> NOISES=<folder> ROOMS=<folder>" >&2; exit 2; }
+	RAVDESS="$(RAVDESS)" EMODB="$(EMODB)" CREMAD="$(CREMAD)" NEMO="$(NEMO)" URDU="$(URDU)" LIBRISPEECH="$(LIBRISPEECH)" NOISES="$(NOISES)" ROOMS="$(ROOMS)" WHISPER="$(WHISPER)" PATH="$(CURDIR)/$(BIN):$$PATH" sh tools/shipped_models.sh
 
 lint: setup
 	$(BIN)/ruff check .

@@ -184,7 +184,7 @@ ALLOWED_NAMES = {
     "serein.recipe.data.Protocol.shares_speakers": "the verb: train and test share speakers",
     "serein.recipe.model.LogMel.hop_s": "the hop of a short-time Fourier transform is called so",
     "serein.models.logmel.LogMelBackbone.hop_s": "likewise",
-    "serein.evaluation.task_scores.TaskScore.unit": "the unit that a score is in",
+    "serein.evaluation.scores.TaskScore.unit": "the unit that a score is in",
 }
 
 

@@ -166,8 +166,6 @@ class Checkpoint:
             return self.identity["name"]
         if self.folder is None:
             return str(self.training.get("recipe", "model"))
-        if self.folder.name == "default_model":
-            return "default"
         return "/".join(self.folder.resolve().parts[-4:]) if self.folder.name == "model" else self.folder.name
 
     @property
@@ -213,7 +211,9 @@ class Checkpoint:
         return labels
 
 
-def save(folder: Path, checkpoint: Checkpoint, card: str, *, backbone: str = "auto") -> None:
+def save(
+    folder: Path, checkpoint: Checkpoint, card: str, *, backbone: str = "auto", dtype: torch.dtype = torch.float32
+) -> None:
     """Write a model folder; the folder is whole or not there.
 
     Args:
@@ -221,6 +221,7 @@ def save(folder: Path, checkpoint: Checkpoint, card: str, *, backbone: str = "au
         checkpoint: The model and its options.
         card: Text of README.md.
         backbone: `auto` stores a backbone's weights unless they are its source's own; `bundle` stores them always.
+        dtype: Of stored weights; float16 halves the folder, and is computed with in float32 after loading.
 
     Raises:
         ModelError: `folder` exists and is something else.
@@ -232,7 +233,7 @@ def save(folder: Path, checkpoint: Checkpoint, card: str, *, backbone: str = "au
     external = {} if backbone == "bundle" else {name: model.backbone_of(name).untouched_source() for name in names}
     outside = tuple(_prefix(name) for name in names if external.get(name))
     state = {
-        name: tensor.detach().contiguous()
+        name: tensor.detach().to(dtype if tensor.dtype == torch.float32 else tensor.dtype).contiguous()
         for name, tensor in model.state_dict().items()
         if not name.startswith(outside) or ADAPTER_WEIGHT.search(name)
     }

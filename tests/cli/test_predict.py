@@ -111,7 +111,8 @@ def test_sources_that_name_nothing(
 def test_without_a_model_the_default_one_predicts(
     model: Path, clips: list[str], tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predictor, "DEFAULT_MODEL", shutil.copytree(model, tmp_path / "default"))
+    shutil.copytree(model, tmp_path / "shipped" / "default")
+    monkeypatch.setattr(predictor, "SHIPPED_MODELS", tmp_path / "shipped")
     expected = confidences(serein("predict", "--model", model, *clips, "--json"))
     assert confidences(serein("predict", *clips, "--json")) == expected
     assert confidences(serein("predict", tmp_path / "in", "--json")) == expected
@@ -123,7 +124,7 @@ def test_without_a_model_the_default_one_predicts(
 def test_a_missing_default_model_is_named(
     clips: list[str], tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predictor, "DEFAULT_MODEL", tmp_path / "none")
+    monkeypatch.setattr(predictor, "SHIPPED_MODELS", tmp_path / "none")
     outcome = serein("predict", *clips)
     assert (outcome.status, outcome.out) == (1, "")
     assert outcome.complaint.startswith("error: serein: this installation has no default model. Name a model folder")

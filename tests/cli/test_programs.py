@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ from speech_sounds import voiced
 
 
 @pytest.fixture(autouse=True)
-def default_model(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def default_model(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tiny model in the place of the default one."""
-    folder = tiny_run / "fold-1" / "seed-0" / "model"
-    monkeypatch.setattr("serein.inference.predictor.DEFAULT_MODEL", folder)
+    folder = tmp_path / "shipped" / "default"
+    shutil.copytree(tiny_run / "fold-1" / "seed-0" / "model", folder)
+    monkeypatch.setattr("serein.inference.predictor.SHIPPED_MODELS", folder.parent)
     return folder
 
 
@@ -86,3 +88,12 @@ def test_a_prediction_as_a_dictionary_and_as_a_table(tmp_path: Path) -> None:
 def test_the_package_shows_what_there_is() -> None:
     assert {"load", "Predictor", "Prediction", "Segment", "run", "train", "evaluate", "metrics"} <= set(dir(serein))
     assert all(hasattr(serein, name) for name in serein.__all__)
+
+
+def test_the_models_inside_the_package_are_listed(request: pytest.FixtureRequest) -> None:
+    command: Call = request.getfixturevalue("serein")
+    (found,) = json.loads(command("models", "--json").out)
+    assert found["name"] == "default"
+    assert found["classes"] == list(serein.load().classes)
+    assert found["parameters"] > 0
+    assert "default" in command("models").out

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from serein.corpora.prepare import merge
 from serein.data import manifest
 from serein.data.conditions import Surroundings
 from serein.data.copies import write_copies
@@ -56,3 +57,12 @@ def test_copies_are_trained_on_where_their_originals_are(tmp_path: Path) -> None
             assert not any("~" in each for each in (*fold.dev, *fold.test))
             originals = {each for each in fold.train if "~" not in each}
             assert {original_of[each] for each in fold.train if "~" in each} == originals
+
+
+def test_merged_copies_name_the_merged_originals(tmp_path: Path) -> None:
+    utterances = utterances_in(tmp_path)
+    copies = write_copies(utterances, tmp_path / "a", Surroundings(), num_copies=1)
+    merged = merge([("ours", [*utterances, *copies])]).utterances
+    assert {(each.id, each.copy_of) for each in merged if each.copy_of} == {
+        (f"ours/{each.id}", f"ours/{each.copy_of}") for each in copies
+    }

@@ -277,19 +277,19 @@ def test_a_recording(expected: dict[str, Any], tmp_path: Path) -> None:
     assert_recording(prediction, windows_of(predictor, samples, options), expected)
 
 
-# -- the default model on RAVDESS --------------------------------------------------------------------------------------
+# -- the model of RAVDESS, which was the default one ----------------------------
 
 
 @pytest.mark.slow
-def test_default_model_on_utterances(real_data: Callable[[str], Path]) -> None:
+def test_ravdess_model_on_utterances(real_data: Callable[[str], Path]) -> None:
     folder = real_data("ravdess")
     utterances = [Utterance(id=name, audio=str(folder / name)) for name in DEFAULT["utterances"]]
-    assert_predictions(serein.load(device="cpu").predict(utterances), DEFAULT["utterances"])
+    assert_predictions(serein.load("ravdess", device="cpu").predict(utterances), DEFAULT["utterances"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DEFAULT["recordings"])
-def test_default_model_on_recordings(name: str, real_data: Callable[[str], Path], tmp_path: Path) -> None:
+def test_ravdess_model_on_recordings(name: str, real_data: Callable[[str], Path], tmp_path: Path) -> None:
     """Clips of one actor joined, as the golden file says."""
     folder, expected = real_data("ravdess"), DEFAULT["recordings"][name]
     cut, gap = expected["cut_samples_at_each_end"], np.zeros(expected["zeros_between"], np.int16)
@@ -300,5 +300,5 @@ def test_default_model_on_recordings(name: str, real_data: Callable[[str], Path]
     joined = np.concatenate(pieces[:-1])
     assert hashlib.sha256(joined.astype("<i2").tobytes()).hexdigest() == expected["sha256"]
     soundfile.write(tmp_path / name, joined, RATE_HZ, subtype="PCM_16")
-    predictor = serein.load(device="cpu")
+    predictor = serein.load("ravdess", device="cpu")
     assert_recording(predictor.predict(tmp_path / name), windows_of(predictor, joined, PredictOptions()), expected)

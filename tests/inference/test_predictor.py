@@ -222,8 +222,9 @@ def test_a_model_is_named_by_its_folder_or_a_file_in_it(model: Predictor, tiny_r
 
 
 def test_the_default_model_ships_with_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert module.model_folder() == module.model_folder("default") == module.DEFAULT_MODEL
-    monkeypatch.setattr(module, "DEFAULT_MODEL", tmp_path)
+    assert module.model_folder() == module.model_folder("default") == module.SHIPPED_MODELS / "default"
+    assert [module.model_folder(name).name for name in module.shipped_models()] == module.shipped_models()
+    monkeypatch.setattr(module, "SHIPPED_MODELS", tmp_path)
     with pytest.raises(ModelError, match="serein: this installation has no default model"):
         serein.load()
 

@@ -273,6 +273,43 @@ def push() -> None:
 
 
 @app.command()
+def models(as_json: Json = False) -> None:
+    """List the models inside the package: classes, size, licences, scores. 'serein predict --model NAME' runs one."""
+    import json
+
+    from serein import checkpoint as checkpoints
+    from serein.inference.predictor import model_folder, shipped_models
+
+    found = []
+    for name in shipped_models():
+        folder = model_folder(name)
+        checkpoint = checkpoints.load(folder)
+        found.append(
+            {
+                "name": name,
+                "classes": list(checkpoint.class_labels.classes),
+                "parameters": sum(weight.numel() for weight in checkpoint.model.parameters()),
+                "megabytes": round(sum(path.stat().st_size for path in folder.iterdir()) / 1e6, 1),
+                "corpora": checkpoint.training["licences"],
+                "scores": checkpoint.training.get("scores", {}),
+                "card": str(folder / "README.md"),
+            }
+        )
+    if as_json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    from rich.table import Table
+
+    table = Table("name", "classes", "parameters", "MB", "corpora and licences")
+    for each in found:
+        corpora = ", ".join(f"{corpus} ({licence})" for corpus, licence in each["corpora"].items())
+        row = (each["name"], ", ".join(each["classes"]), f"{each['parameters']:,}", f"{each['megabytes']}", corpora)
+        table.add_row(*row)
+    print_tables([table])
+    print("Scores and limits: README.md in each model's folder, " + str(Path(found[0]["card"]).parents[1]))
+
+
+@app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     against: Annotated[

@@ -280,8 +280,10 @@ def merge(
     for name, utterances in manifests:
         for utterance in utterances:
             corpus = utterance.corpus or name
-            own_id = utterance.id if utterance.id.startswith(f"{corpus}/") else f"{corpus}/{utterance.id}"
-            named.append(utterance.model_copy(update={"corpus": corpus, "id": own_id}))
+            prefix = "" if utterance.id.startswith(f"{corpus}/") else f"{corpus}/"
+            original = None if utterance.copy_of is None else prefix + utterance.copy_of
+            changes = {"corpus": corpus, "id": prefix + utterance.id, "copy_of": original}
+            named.append(utterance.model_copy(update=changes))
     joined, notes = with_labels(named, labels)
     joined, spellings = with_one_spelling(joined)
     by_id: dict[str, Utterance] = {}

@@ -39,7 +39,7 @@ from serein.metrics import tempered
 from serein.models.conditioning import attribute_vectors
 from serein.tasks.task import most_probable
 
-DEFAULT_MODEL = Path(__file__).parents[1] / "default_model"
+SHIPPED_MODELS = Path(__file__).parents[1] / "shipped_models"
 OFFSET = 1e-3  # of full scale
 BATCH_S = 30.0  # of audio that is predicted together: more no longer fits into a core's cache, and takes a fifth longer
 
@@ -425,7 +425,7 @@ def load(
 
     Args:
         name: A model folder, or any file in it; a model of the Hugging Face Hub; `None` or `default`: the default
-            model, which ships inside the package.
+            model, which ships inside the package; or the name of another one that does (`serein models`).
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         runtime: What runs the network: `torch`; `onnx` or `openvino`, for files of `serein export`, which are named
             themselves or lie as `model.onnx` in the model folder; `None`: `onnx` for such a file, else `torch`.
@@ -447,17 +447,23 @@ def load(
     return Predictor(checkpoints.load(model_folder(name), backbone=backbone), device)
 
 
+def shipped_models() -> list[str]:
+    """Return the names of the models inside the package."""
+    return sorted(path.name for path in SHIPPED_MODELS.glob("*") if checkpoints.is_model_folder(path))
+
+
 def model_folder(name: str | Path | None = None) -> Path:
     """Return the folder of a model by its name, see `load`; one of the Hub is downloaded.
 
     Raises:
         ModelError: There is none.
     """
-    if name is None or str(name) == "default":
-        if not checkpoints.is_model_folder(DEFAULT_MODEL):
+    shipped = SHIPPED_MODELS / str(name or "default")
+    if name is None or str(name) == "default" or (str(name) in shipped_models() and not Path(name).exists()):
+        if not checkpoints.is_model_folder(shipped):
             remedy = "Name a model folder, or train one: serein train --help."
             raise ModelError("this installation has no default model", where="serein", remedy=remedy)
-        return DEFAULT_MODEL
+        return shipped
     if Path(name).is_file():
         return Path(name).parent
     if not Path(name).exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):

@@ -1,0 +1,219 @@
+"""Makes a model that ships inside the package, and its card.
+
+Folds of unseen speakers of all corpora give its scores and its temperature; then each corpus is left out once; then one
+model is trained on everything. Goes on where it was stopped.
+
+    python tools/shipped_model.py default --recipe recipes/default.yaml --data all.jsonl --other neutral.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from serein import checkpoint as model_folder
+from serein.checkpoint import Calibration, Checkpoint
+from serein.corpora import citation_of
+from serein.data import manifest
+from serein.data.files import replacing
+from serein.evaluation.calibration import fitted_temperature
+from serein.evaluation.predictions import Prediction, read_run_predictions
+from serein.evaluation.scores import Scores, score_predictions, score_run
+from serein.experiment.predict import evaluate
+
+PACKAGE = Path(__file__).parents[1] / "src" / "serein" / "shipped_models"
+LARGEST_BYTES = 30_000_000
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="the model's name: default, small, tiny")
+    parser.add_argument("--data", type=Path, required=True, help="manifest to learn from, of one corpus or several")
+    parser.add_argument("--other", action="append", default=[], metavar="NAME=MANIFEST", help="never seen, scored")
+    parser.add_argument("--licence", action="append", default=[], metavar="CORPUS=TEXT", help="of a corpus of yours")
+    parser.add_argument("--recipe", type=Path, required=True)
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--work", type=Path, default=Path("runs/shipped"), help="folder of the trainings")
+    parser.add_argument("--out", type=Path, default=PACKAGE)
+    options = parser.parse_args(arguments)
+    work = options.work / options.name
+    overrides = [part for each in options.overrides for part in ("--set", each)]
+    by_speaker = [*overrides, "--set", "protocol.name=speakers-out", "--set", "protocol.num_folds=3"]
+    train("run", options.recipe, options.data, work / "speakers", by_speaker)
+    runs = {"unseen speakers": work / "speakers"}
+    if len(corpora := tested_corpora(options.data)) > 1:
+        left_out = ["--set", "protocol.name=corpora-out", "--set", f"protocol.only=[{','.join(corpora)}]"]
+        train("run", options.recipe, options.data, work / "corpora", [*overrides, *left_out])
+        runs["corpus left out"] = work / "corpora"
+    train("train", options.recipe, options.data, work / "whole", overrides)
+    checkpoint = model_folder.load(work / "whole" / "model")
+    checkpoint.training["licences"] |= dict(each.split("=", 1) for each in options.licence)
+    classes = checkpoint.class_labels.classes
+    checkpoint.calibration = calibration_of(read_run_predictions(work / "speakers", classes), classes)
+    rows = [row for kind, run in runs.items() for row in rows_of(kind, read_run_predictions(run, classes), classes)]
+    staged = work / "model"
+    model_folder.save(staged, checkpoint, "", backbone="bundle", dtype=torch.float16)
+    for name, _, path in (each.partition("=") for each in options.other):
+        rows += rows_of(f"{name}, never seen", evaluate(str(staged), Path(path))[0], classes)
+    checkpoint.training["scores"] = {title: scores.pooled["ua"] for title, scores in rows}
+    text = card(options.name, checkpoint, score_run(work / "speakers"), rows, options)
+    model_folder.save(staged, checkpoint, text, backbone="bundle", dtype=torch.float16)
+    ship(staged, options.out / options.name)
+    print(text)
+
+
+def train(command: str, recipe: Path, data: Path, out: Path, overrides: Sequence[str]) -> None:
+    """Run or train, or go on with it; nothing more when it is done."""
+    is_begun = (out / "recipe.yaml").exists()
+    is_done = (out / ("scores.json" if command == "run" else "model")).exists()
+    resume = ["--resume"] if is_begun else []
+    if not is_done:
+        parts = [command, recipe, "--data", data, "--out", out, *overrides, *resume]
+        subprocess.run(
+            [sys.executable, "-m", "serein.cli", *map(str, parts)], check=True, stdout=2
+        )  # what it prints is no card
+
+
+def tested_corpora(data: Path) -> list[str]:
+    """Return the corpora that can be left out: those of two emotions or more."""
+    emotions: dict[str, set[str | None]] = {}
+    for utterance in manifest.read(data):
+        emotions.setdefault(utterance.corpus or "", set()).add(utterance.emotion)
+    return sorted(name for name, found in emotions.items() if name and len(found) > 1)
+
+
+def calibration_of(predictions: Sequence[Prediction], classes: Sequence[str]) -> Calibration:
+    """Return the temperature of models of the same recipe on unseen speakers."""
+    temperature = fitted_temperature(predictions, classes)
+    if temperature is None:
+        raise SystemExit("error: too few predictions of unseen speakers to fit a temperature to.")
+    return Calibration(
+        temperature=temperature,
+        fitted_on="predictions of models of the same recipe for unseen speakers",
+        num_utterances=len(predictions),
+    )
+
+
+def rows_of(kind: str, predictions: Sequence[Prediction], classes: Sequence[str]) -> list[tuple[str, Scores]]:
+    """Return the scores on each corpus, with any class predicted and with those alone that the corpus has."""
+    rows = []
+    for corpus in sorted({each.corpus or "" for each in predictions}):
+        own = [each for each in predictions if (each.corpus or "") == corpus and each.truth is not None]
+        present = [name for name in classes if any(each.truth == name for each in own)]
+        title = f"{corpus}, {kind}" if corpus else kind
+        rows.append((title, score_predictions(own, list(classes))))
+        if 1 < len(present) < len(classes):
+            told = [among(each, present) for each in own]
+            rows.append((f"{title}, told its {len(present)} classes", score_predictions(told, present)))
+    return rows
+
+
+def among(prediction: Prediction, names: Sequence[str]) -> Prediction:
+    """Return a prediction that chooses among some of the classes."""
+    given = np.array([(prediction.probabilities or {})[name] for name in names])
+    probabilities = dict(zip(names, (given / given.sum()).tolist(), strict=True))
+    return replace(
+        prediction, prediction=max(probabilities, key=lambda name: probabilities[name]), probabilities=probabilities
+    )
+
+
+def ship(model: Path, folder: Path) -> None:
+    """Copy the folder into the package, file by file."""
+    size = sum(path.stat().st_size for path in model.iterdir())
+    if size > LARGEST_BYTES:
+        raise SystemExit(f"error: {model}: {size / 1e6:.1f} MB are more than a package should carry.")
+    for path in sorted(model.iterdir()):
+        with replacing(folder / path.name) as partial:
+            partial.write_bytes(path.read_bytes())
+
+
+def card(
+    name: str,
+    checkpoint: Checkpoint,
+    scores: Scores,
+    rows: Sequence[tuple[str, Scores]],
+    options: argparse.Namespace,
+) -> str:
+    """Return the card as Markdown: what it is, what it learned from, its scores, where it fails."""
+    training, corpora = checkpoint.training, sorted(checkpoint.training["licences"])
+    licences = "\n".join(f"- {corpus}: {text}" for corpus, text in training["licences"].items())
+    citations = "\n".join(f"- {text}" for corpus in corpora if (text := citation_of(corpus)))
+    table = ["| | UA | WA | utterances |", "|---|---|---|---|"]
+    table += [
+        f"| {title} | {_cell(each, 'ua')} | {_cell(each, 'wa')} | {each.num_utterances} |" for title, each in rows
+    ]
+    recalls = ", ".join(f"{each.name} {each.recall:.1f}" for each in scores.by_class if each.recall is not None)
+    genders = "".join(f" {each.name.capitalize()} speakers: UA {each.ua:.1f}." for each in scores.genders)
+    taken = scores.confusion * (1 - np.eye(len(scores.classes), dtype=int))
+    true, predicted = np.unravel_index(int(taken.argmax()), taken.shape)
+    return f"""# The model `{name}`
+
+`serein predict --model {name}`: probabilities of {len(scores.classes)} emotions, {", ".join(scores.classes)}, of speech
+in recordings of any length. Its recipe is `{options.recipe}`.
+
+## Training data and licence
+
+{training["num_utterances"]} utterances, changed copies included, of {training["num_speakers"]} speakers:
+
+{licences}
+
+**The weights inherit these conditions**, whatever the licence of the code: where the data is non-commercial, so are
+they.
+
+{citations}
+
+## Scores
+
+Per cent; intervals are 95 %, over speakers. *Unseen speakers*: three folds over all corpora, each predicted by a model
+of the same recipe that was trained on the others. *Corpus left out*: by a model that was trained on the other corpora
+alone. *Told its classes*: only classes that the corpus has may be predicted. The model in this folder was trained on
+all of it, so no score is its own.
+
+{chr(10).join(table)}
+
+All corpora, unseen speakers: recall {recalls}.{genders}
+
+{_calibrated(checkpoint, scores)}
+
+## Where it fails
+
+Most frequent confusion on unseen speakers: {scores.classes[true]}, predicted as {scores.classes[predicted]}.
+Most of its training data is acted, a few sentences each. Spontaneous speech, children, old people and other languages
+are unlike it; the rows *corpus left out* show what to expect there. Speech without any of its emotions gets one of them
+nevertheless (`--min-confidence` rejects such predictions). It recognises how speech sounds, not what a person feels: no
+decision about a person should rest on it.
+"""
+
+
+def _cell(scores: Scores, name: str) -> str:
+    bounds = scores.intervals[name]
+    return f"{scores.pooled[name]:.1f}" + (f" [{bounds[0]:.1f}, {bounds[1]:.1f}]" if bounds else "")
+
+
+def _calibrated(checkpoint: Checkpoint, scores: Scores) -> str:
+    found = scores.calibration
+    if found is None or found.after is None or checkpoint.calibration is None:
+        return ""
+    half = [point for point in found.coverage if point.min_confidence >= 0.5]
+    rejecting = ""
+    if half:
+        coverage, accuracy = f"{half[-1].coverage:.0f} %", f"{half[-1].accuracy:.1f} %"
+        rejecting = f" With `--min-confidence 0.5`, {coverage} of the clips are kept, and {accuracy} of those are"
+        rejecting += f" correct; without it, {found.coverage[-1].accuracy:.1f} %."
+    return (
+        f"Its probabilities are calibrated: a temperature of {checkpoint.calibration.temperature:.2f}, fitted to"
+        f" {checkpoint.calibration.fitted_on}. On folds that the temperature was not fitted to, the expected"
+        f" calibration error is {found.before.expected_calibration_error:.1f} points before and"
+        f" {found.after.expected_calibration_error:.1f} after.{rejecting}"
+    )
+
+
+if __name__ == "__main__":
+    main()
