@@ -16,6 +16,8 @@ from serein.data.splits import make_folds
 from serein.data.utterance import Utterance
 from serein.errors import RecipeError
 from serein.recipe import Recipe
+from serein.reproduce.plan import plan
+from serein.reproduce.reproduction import Request
 from serein.reproduce.table import Row, Table
 from serein.reproduce.trials import configuration_hash, fair_part, row_recipe, take_data, trial_of
 
@@ -137,3 +139,26 @@ def test_a_part_is_written_once_and_counted(tones: Path, tmp_path: Path) -> None
     assert take_data(tones, 1, tmp_path) == data
     assert data.manifest.stat().st_mtime_ns == written
     assert take_data(tones, None, tmp_path).manifest == tones
+
+
+# -- a plan -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_counts_what_is_shared(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    manifest.write(write_corpus(tmp_path, speakers=("anna",), clips=1), path)
+    stages = [{"name": "a", "epochs": 1}, {"name": "b", "epochs": 1}]
+    write_recipe(tmp_path / "r.yaml", {"stages": stages})
+    rows = [
+        {"name": "one"},
+        {"name": "again"},
+        {"name": "two", "set": {"stages.1.epochs": 2}},
+        {"name": "others", "quoted": True, "published": {"ua": 50}},
+    ]
+    content = {"paper": "doe2020", "caption": "", "corpus": "T", "published_on": "test", "base": "r.yaml", "rows": rows}
+    tables = [Table(path=tmp_path / "t.yaml", table=number, **content) for number in (1, 2)]
+    first, second = plan(tables, path, Request(num_seeds=2, out=tmp_path / "out"))
+    assert (first.num_rows, first.num_runs, first.num_to_train, first.num_staged) == (3, 4, 4, 4)
+    assert first.num_first_stages == 2  # one for each seed
+    assert (second.num_runs, second.num_shared, second.num_to_train) == (4, 4, 0)
+    assert not (tmp_path / "out").exists()

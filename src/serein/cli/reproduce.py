@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from serein.cli.app import Data, Json, Metric, Overrides, Split, app, print_tables
+from serein.cli.app import Json, Metric, Overrides, Split, app, print_tables
+
+if TYPE_CHECKING:
+    from serein.reproduce.reproduction import Request
+    from serein.reproduce.table import Table
 
 
 @app.command()
 def reproduce(
     table: Annotated[
-        str,
-        typer.Argument(metavar="TABLE", help="PAPER/TABLE, for instance diatlova2024/table3; or a table file (.yaml)."),
-    ],
-    data: Data,
+        str | None,
+        typer.Argument(
+            metavar="TABLE|PAPER|all",
+            help="PAPER/TABLE, for instance diatlova2024/table3; a table file (.yaml); all of a paper; or all of them. "
+            "Without it, the tables are listed.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Manifest (.jsonl).", show_default=False)] = None,
     seeds: Annotated[int, typer.Option(help="Seeds of each row: 0, 1, ...; a later call can add more.", min=1)] = 3,
     rows: Annotated[
         str | None, typer.Option(metavar="NAME,NAME", help="Train these rows only.", show_default="all")
@@ -39,6 +50,7 @@ def reproduce(
     ] = None,
     split: Annotated[Split, typer.Option(help="The predictions to score.")] = "test",
     metric: Annotated[Metric | None, typer.Option(help="The score to compare.", show_default="the table's")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what would be trained and shared, and stop.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train every row of a paper's table, and compare the published scores with ours.
@@ -47,13 +59,16 @@ def reproduce(
     """
     from serein.reproduce import table as tables
 
-    chosen = tables.load(table)
-    if metric is not None:
-        chosen = chosen.by(metric)
-    from serein.progress import Bars
-    from serein.reproduce.reproduction import Request, reproduce
-    from serein.reproduce.writers import PAGE, as_tables, paths
-    from serein.reproduce.writers import as_json as to_json
+    if table is None:
+        for name, path in tables.known_tables().items():
+            print(f"{name}\t{tables.read(path).caption}")
+        return
+    if data is None:
+        raise typer.BadParameter("name the manifest", param_hint="'--data'")
+    names = [name for name in tables.known_tables() if table == "all" or name.startswith(f"{table}/")]
+    chosen = [tables.load(name) for name in names or [table]]
+    chosen = [each if metric is None else each.by(metric) for each in chosen]
+    from serein.reproduce.reproduction import Request
 
     request = Request(
         rows=None if rows is None else tuple(name.strip() for name in rows.split(",") if name.strip()),
@@ -65,8 +80,24 @@ def reproduce(
         num_jobs=jobs,
         split=split,
     )
+    if plan:
+        _print_plan(chosen, data, request, as_json)
+        return
+    has_failed = [_reproduce(each, data, request, as_json) for each in chosen]
+    if any(has_failed):
+        raise typer.Exit(1)
+
+
+def _reproduce(table: Table, data: Path, request: Request, as_json: bool) -> bool:
+    """Reproduce one table, print it, and tell whether a row failed."""
+    from serein.progress import Bars
+    from serein.reproduce.reproduction import reproduce
+    from serein.reproduce.writers import PAGE, as_tables, paths
+    from serein.reproduce.writers import as_json as to_json
+
+    out = request.out
     with Bars() as bars:
-        comparison, failures = reproduce(chosen, data, request, bars)
+        comparison, failures = reproduce(table, data, request, bars)
     is_measured = any(row.scores for row in comparison.rows)
     if as_json:
         print(json.dumps(to_json(comparison, out), ensure_ascii=False, allow_nan=False))
@@ -81,5 +112,20 @@ def reproduce(
         )
     for failure in failures:
         print(f"error: row '{failure.row.name}': {failure.error}", file=sys.stderr)
-    if failures:
-        raise typer.Exit(1)
+    return bool(failures)
+
+
+def _print_plan(tables: Sequence[Table], data: Path, request: Request, as_json: bool) -> None:
+    from serein.reproduce.plan import plan
+
+    planned = plan(tables, data, request)
+    if as_json:
+        print(json.dumps([asdict(each) | {"num_to_train": each.num_to_train} for each in planned]))
+        return
+    for each in planned:
+        stages = f", {each.num_first_stages} first stages for {each.num_staged} runs" if each.num_staged else ""
+        print(
+            f"{each.name}: {each.num_rows} rows, {each.num_runs} runs: {each.num_finished} finished, {each.num_shared} "
+            f"of earlier tables, {each.num_to_train} to train{stages}"
+        )
+    print(f"{sum(each.num_to_train for each in planned)} runs to train, each of all folds of its protocol")

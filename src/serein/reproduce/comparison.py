@@ -113,7 +113,7 @@ def compare(
     Raises:
         RunError: A run folder is broken, or dev predictions are wanted and it has none.
     """
-    trained = [row for row in table.rows if not row.ensemble]
+    trained = [row for row in table.rows if row.is_trained]
     finished = {
         row.name: [
             trial
@@ -165,6 +165,11 @@ def compare(
     ]
     notes += [notice.text for level in ("warning", "note") for notice in qualifications if notice.level == level]
     extras = extra_tables(table.measures, [(row.row, row.places) for row in rows], data.manifest)
+    if table.neighbours:
+        most = max(len(each.words) for each in table.neighbours)
+        headings = ["of", "label", *(str(number + 1) for number in range(most))]
+        published = [[each.of, each.label, *each.words] for each in table.neighbours]
+        extras.insert(0, ExtraTable("Nearest words, as published", headings, published))
     return Comparison(table, data, split, tuple(overrides), tuple(rows), tuple(dict.fromkeys(notes)), tuple(extras))
 
 

@@ -88,7 +88,7 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
             "cannot run under torchrun", where="reproduce", remedy="Start it alone; --engine ray uses a cluster."
         )
     picked = table.picked(request.rows)
-    recipes = {row.name: row_recipe(table, row, request.overrides) for row in table.rows if not row.ensemble}
+    recipes = {row.name: row_recipe(table, row, request.overrides) for row in table.rows if row.is_trained}
     _require_split(table, recipes, request.split)
     data = take_data(manifest, request.limit, request.out)
     is_official = any(recipe.protocol.name == "official" for recipe in recipes.values())
@@ -100,7 +100,7 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
         name: [trial_of(name, recipe, seed, data, request.out) for seed in range(request.num_seeds)]
         for name, recipe in recipes.items()
     }
-    trained = [row for row in picked if not row.ensemble]
+    trained = [row for row in picked if row.is_trained]
     wanted = [trials[row.name][seed] for seed in range(request.num_seeds) for row in trained]  # a whole table early
     errors = _train(table, trained, wanted, data, request, report)
     first = {

@@ -63,6 +63,7 @@ class Row(_Part):
         knn: Interpolate with the nearest training clips (wang2023, stage S3); k and the kNN weight are chosen on `dev`
             or, marked, on the test set itself (`oracle`). The training is that of the row without it.
         ensemble: The ensemble of the models of all other rows; it trains nothing.
+        quoted: Other people's work that the paper quotes; it trains nothing, and has published scores alone.
     """
 
     name: Name
@@ -75,11 +76,31 @@ class Row(_Part):
     against: str | None = None
     knn: Literal["dev", "oracle"] | None = None
     ensemble: bool = False
+    quoted: bool = False
 
     @property
     def title(self) -> str:
         """The label, or else the name."""
         return self.label or self.name
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it has a recipe: neither an ensemble nor quoted."""
+        return not (self.ensemble or self.quoted)
+
+
+class PublishedNeighbours(_Part):
+    """Words that the paper names as nearest to a word vector.
+
+    Attributes:
+        of: The model that predicted it, or the label set of the target.
+        label: The class, or the words of the target.
+        words: The nearest first.
+    """
+
+    of: str
+    label: str
+    words: Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class Picture(_Part):
@@ -136,6 +157,7 @@ class Table(_Part):
         measures: Further tables: `time`, of one clip; `verification`, of rows whose task is `speaker`; `tasks` and
             `conflicts`, of rows of several tasks; of rows of word vectors, those of `serein.reproduce.extras`.
         picture: A figure of the table, `None` for none.
+        neighbours: What the paper prints of words, to stand beside ours.
     """
 
     path: Path
@@ -149,6 +171,7 @@ class Table(_Part):
     base: str | None = None
     measures: tuple[Measure, ...] = ()
     picture: Picture | None = None
+    neighbours: tuple[PublishedNeighbours, ...] = ()
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
     _is_by_another: bool = PrivateAttr(default=False)  # than the file's own score
 
@@ -169,9 +192,11 @@ class Table(_Part):
                 raise ValueError(
                     f"row '{row.name}' is the ensemble of the others: no recipe, set or knn, and no reference"
                 )
-            if not row.ensemble and row.recipe is None and self.base is None:
+            if row.quoted and (row.recipe or row.changes or row.reference or row.knn or row.ensemble):
+                raise ValueError(f"row '{row.name}' is quoted: no recipe, set, knn or ensemble, and no reference")
+            if row.is_trained and row.recipe is None and self.base is None:
                 raise ValueError(f"row '{row.name}' has no recipe and the table no base")
-        if all(row.ensemble for row in self.rows):
+        if not any(row.is_trained for row in self.rows):
             raise ValueError("no row trains anything")
         if sum(row.ensemble for row in self.rows) > 1:
             raise ValueError("two rows are the ensemble of the others")
@@ -201,7 +226,7 @@ class Table(_Part):
     @property
     def reference(self) -> Row:
         """The row that the others are compared with."""
-        trained = [row for row in self.rows if not row.ensemble]
+        trained = [row for row in self.rows if row.is_trained]
         return next((row for row in trained if row.reference), trained[0])
 
     def compared_with(self, row: Row) -> Row:
