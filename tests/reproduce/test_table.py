@@ -175,7 +175,7 @@ def test_rows_of_the_same_configuration_are_one() -> None:
 def test_rows_of_every_table_train_what_they_say(path: Path) -> None:
     """Rows share a training only if one uses kNN, is an ensemble, or stands for another."""
     table = read(path)
-    trained = [row for row in table.rows if (row.recipe or table.base) and not (row.knn or row.ensemble)]
+    trained = [row for row in table.rows if row.is_trained and not row.knn]
     hashes = {row.name: configuration_hash(row_recipe(table, row), "0") for row in trained}
     assert len(set(hashes.values())) == len(hashes)
 
