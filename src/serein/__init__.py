@@ -9,6 +9,7 @@ Example:
 Predict: `load`, `Predictor`, `Prediction`, `Segment`, `SlidingWindow`, `Stream`.
 Deploy: `export`.
 Train: `run`, `train`, `evaluate`, `load_recipe`, `Recipe`.
+Test elsewhere: `robustness`, `cross_corpus`.
 Data: `read_manifest`, `Utterance`, `Rating`, `make_splits`.
 Measure: `metrics`, `score`.
 Extend: `register`.
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
     from serein.data.splits import make_folds as make_splits
     from serein.data.utterance import Rating, Utterance
     from serein.evaluation.scores import score_predictions as score
+    from serein.experiment.cross_corpus import cross_corpus
     from serein.experiment.predict import evaluate
+    from serein.experiment.robustness import robustness
     from serein.experiment.run import run, train
     from serein.exporting.export import export
     from serein.inference.prediction import Prediction, Segment
@@ -60,6 +63,8 @@ _HOMES = {
     "run": "serein.experiment.run:run",
     "train": "serein.experiment.run:train",
     "evaluate": "serein.experiment.predict:evaluate",
+    "robustness": "serein.experiment.robustness:robustness",
+    "cross_corpus": "serein.experiment.cross_corpus:cross_corpus",
     "load_recipe": "serein.recipe:load",
     "Recipe": "serein.recipe:Recipe",
     "read_manifest": "serein.data.manifest:read",
@@ -82,6 +87,8 @@ __all__ = [
     "run",
     "train",
     "evaluate",
+    "robustness",
+    "cross_corpus",
     "load_recipe",
     "Recipe",
     "read_manifest",

@@ -37,12 +37,14 @@ def surroundings() -> Surroundings:
     rng = np.random.default_rng(0)
     response = np.zeros(1600, np.float32)
     response[100], response[900] = 1.0, 0.5
-    return Surroundings((coloured_noise(8000, 1.0, rng),), (response,))
+    return Surroundings((coloured_noise(8000, 1.0, rng),), (response,), (sine(330.0, 0.5),))
 
 
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_every_condition_gives_finite_sound_from_the_same_draw(name: str, surroundings: Surroundings) -> None:
     speech = sine(220.0)
+    if lacking := CONDITIONS[name].lacking(surroundings):
+        pytest.skip(f"no {lacking}")
     first, second = (CONDITIONS[name].apply(speech, np.random.default_rng(3), surroundings) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert first.dtype == np.float32
@@ -104,3 +106,24 @@ def test_speed_clipping_and_cuts() -> None:
     assert len(at_speed(sine(220.0), 1.25)) == pytest.approx(12_800, abs=2)
     assert np.abs(clipped(sine(220.0), 6.0)).max() == pytest.approx(0.3 * 10 ** (-0.3), abs=1e-4)
     assert len(cut_to(sine(220.0), 0.5, np.random.default_rng(0))) == 8000
+
+
+def test_a_condition_names_what_it_lacks(surroundings: Surroundings) -> None:
+    assert CONDITIONS["level +10 dB"].lacking(Surroundings()) is None
+    assert CONDITIONS["reverberation"].lacking(Surroundings()) == "impulse responses of rooms (--rooms FOLDER)"
+    assert CONDITIONS["reverberation"].lacking(surroundings) is None
+
+
+def test_amr_keeps_what_a_telephone_passes_and_the_length() -> None:
+    if CONDITIONS["AMR 12.2 kbit/s"].lacking(Surroundings()):
+        pytest.skip("no encoder of AMR")
+    through = CONDITIONS["AMR 12.2 kbit/s"].apply(sine(440.0), np.random.default_rng(0), Surroundings())
+    assert len(through) == SAMPLE_RATE_HZ
+    assert rms_db(through) == pytest.approx(rms_db(sine(440.0)), abs=3.0)
+    assert np.abs(np.fft.rfft(through)).argmax() == pytest.approx(440, abs=2)
+
+
+def test_a_joined_clip_stands_behind_a_pause(surroundings: Surroundings) -> None:
+    joined = CONDITIONS["joined with another clip"].apply(sine(220.0), np.random.default_rng(0), surroundings)
+    assert len(joined) == round(1.75 * SAMPLE_RATE_HZ)
+    np.testing.assert_array_equal(joined[-SAMPLE_RATE_HZ // 2 :], sine(330.0, 0.5))

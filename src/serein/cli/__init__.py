@@ -8,6 +8,7 @@ from serein.cli import (  # noqa: F401  (adds commands)
     knn,
     predict,
     reproduce,
+    robustness,
     serve,
     speech,
     words,

@@ -84,6 +84,10 @@ Split = Literal["test", "dev"]
 AllowSeenSpeakers = Annotated[
     bool, typer.Option("--allow-seen-speakers", help="Allow speakers that the model was trained on.")
 ]
+Classes = Annotated[
+    Literal["model", "corpus"],
+    typer.Option(help="Which classes may be predicted: all of the model, or those that the manifest has."),
+]
 Data = Annotated[Path, typer.Option("--data", help="Manifest (.jsonl).")]
 DefaultModel = Annotated[
     str | None,

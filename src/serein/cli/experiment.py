@@ -11,6 +11,7 @@ import typer
 
 from serein.cli.app import (
     AllowSeenSpeakers,
+    Classes,
     Data,
     Json,
     Model,
@@ -210,6 +211,7 @@ def evaluate(
         typer.Option(help="Source of a conditioned model's gender and text.", show_default="the recipe's"),
     ] = None,
     label_map: LabelMapFile = None,
+    classes: Classes = "model",
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on a manifest that it was not trained on."""
@@ -225,6 +227,7 @@ def evaluate(
             allow_seen_speakers=allow_seen_speakers,
             conditions=conditions,
             labels=read_label_map(label_map) if label_map else NO_MAP,
+            classes=classes,
             on_progress=lambda done, total: bars("predicting", done, total, f"{total} clips"),
         )
     if out is not None:

@@ -32,10 +32,12 @@ class Surroundings:
     Attributes:
         noises: Waveforms at 16 kHz.
         rooms: Impulse responses of rooms at 16 kHz.
+        others: Other clips of the same speaker and class, at 16 kHz.
     """
 
     noises: Sequence[Waveform] = field(default_factory=tuple)
     rooms: Sequence[Waveform] = field(default_factory=tuple)
+    others: Sequence[Waveform] = field(default_factory=tuple)
 
     @classmethod
     def read(cls, noises: Path | None = None, rooms: Path | None = None) -> Surroundings:
@@ -157,6 +159,44 @@ def over_telephone(waveform: Waveform, subtype: str) -> Waveform:
     return through_file(narrow, "WAV", subtype, TELEPHONE_HZ, None)
 
 
+def has_amr_encoder() -> bool:
+    """Tell whether PyAV is installed and brings an encoder of AMR."""
+    try:
+        import av
+    except ImportError:
+        return False
+    return _AMR in av.codecs_available
+
+
+_AMR = "libopencore_amrnb"
+
+
+def through_amr(waveform: Waveform, bit_rate: int) -> Waveform:
+    """Encode as AMR narrow-band at 8 kHz, as GSM and UMTS telephones do, and decode; as long as before.
+
+    Args:
+        waveform: (sample,) float32 at 16 kHz.
+        bit_rate: Of the codec, 4750 to 12200 bit/s.
+    """
+    import av
+
+    samples = soxr.resample(waveform, SAMPLE_RATE_HZ, TELEPHONE_HZ)
+    peak = max(float(np.abs(samples).max(initial=0.0)), 1.0)
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="amr") as container:
+        stream = container.add_stream(_AMR, rate=TELEPHONE_HZ, layout="mono", bit_rate=bit_rate)
+        pcm = np.round(samples / peak * 32767).astype(np.int16)[None]
+        frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout="mono")
+        frame.sample_rate = TELEPHONE_HZ
+        for packet in (*stream.encode(frame), *stream.encode(None)):
+            container.mux(packet)
+    buffer.seek(0)
+    with av.open(buffer) as container:
+        decoded = np.concatenate([part.to_ndarray().reshape(-1) for part in container.decode(audio=0)])
+    back = soxr.resample(decoded * np.float32(peak), TELEPHONE_HZ, SAMPLE_RATE_HZ)[: len(waveform)]
+    return np.pad(back, (0, len(waveform) - len(back)))
+
+
 def without_packets(waveform: Waveform, fraction: float, rng: np.random.Generator) -> Waveform:
     """Silence packets of 20 ms; half of the lost ones follow a lost one."""
     size = round(PACKET_S * SAMPLE_RATE_HZ)
@@ -192,16 +232,27 @@ class Condition:
     Attributes:
         kind: Conditions of one kind are drawn together.
         apply: (waveform, rng, surroundings) -> waveform.
-        needs: What of `Surroundings` it draws from: `noises`, `rooms` or nothing.
+        needs: A key of `NEEDS`, or nothing: what of `Surroundings` it draws from, or a codec.
     """
 
     kind: str
     apply: Apply
     needs: str | None = None
 
-    def is_available(self, surroundings: Surroundings) -> bool:
-        """Tell whether there are recordings to draw from."""
-        return self.needs is None or bool(getattr(surroundings, self.needs))
+    def lacking(self, surroundings: Surroundings) -> str | None:
+        """Return what must be there for it and is not; `None` when it can be applied."""
+        if self.needs is None:
+            return None
+        is_there = has_amr_encoder() if self.needs == "amr" else bool(getattr(surroundings, self.needs))
+        return None if is_there else NEEDS[self.needs]
+
+
+NEEDS = {
+    "noises": "recordings of noise (--noises FOLDER)",
+    "rooms": "impulse responses of rooms (--rooms FOLDER)",
+    "others": "another clip of the same speaker and class",
+    "amr": "PyAV with an encoder of AMR (pip install 'serein[media]')",
+}
 
 
 def some_noise(surroundings: Surroundings, rng: np.random.Generator) -> Waveform:
@@ -212,6 +263,11 @@ def some_noise(surroundings: Surroundings, rng: np.random.Generator) -> Waveform
 
 def _recorded_noise(snr_db: float) -> Apply:
     return lambda waveform, rng, around: with_noise_of(waveform, some_noise(around, rng), snr_db)
+
+
+def _joined(waveform: Waveform, rng: np.random.Generator, around: Surroundings) -> Waveform:
+    pause = np.zeros(SAMPLE_RATE_HZ // 4, np.float32)
+    return np.concatenate([waveform, pause, around.others[int(rng.integers(len(around.others)))]])
 
 
 def _coloured(exponent: float, snr_db: float) -> Apply:
@@ -227,6 +283,7 @@ CONDITIONS: dict[str, Condition] = {
     "offset 0.005": Condition("offset", lambda x, rng, around: with_offset(x, 0.005)),
     "offset 0.05": Condition("offset", lambda x, rng, around: with_offset(x, 0.05)),
     "silence of 2 s around": Condition("silence", lambda x, rng, around: with_silence_around(x, 2.0)),
+    "silence of 2 s before": Condition("silence", lambda x, rng, around: np.pad(x, (2 * SAMPLE_RATE_HZ, 0))),
     "silence of 1 s inside": Condition("silence", lambda x, rng, around: with_silence_inside(x, 1.0)),
     **{f"white noise {db} dB": Condition("noise", _coloured(0.0, db)) for db in (20, 10, 5, 0)},
     **{f"pink noise {db} dB": Condition("noise", _coloured(1.0, db)) for db in (20, 10, 5, 0)},
@@ -240,13 +297,19 @@ CONDITIONS: dict[str, Condition] = {
     "G.711 mu-law": Condition("codec", lambda x, rng, around: over_telephone(x, "ULAW")),
     "G.711 A-law": Condition("codec", lambda x, rng, around: over_telephone(x, "ALAW")),
     "GSM 06.10": Condition("codec", lambda x, rng, around: over_telephone(x, "GSM610")),
+    "AMR 12.2 kbit/s": Condition("codec", lambda x, rng, around: through_amr(x, 12_200), "amr"),
+    "AMR 4.75 kbit/s": Condition("codec", lambda x, rng, around: through_amr(x, 4_750), "amr"),
     "MP3 32 kbit/s": Condition("codec", lambda x, rng, around: through_file(x, "MP3", "MPEG_LAYER_III", 16_000, 0.85)),
+    "MP3 16 kbit/s": Condition("codec", lambda x, rng, around: through_file(x, "MP3", "MPEG_LAYER_III", 16_000, 0.95)),
     "Opus 12 kbit/s": Condition("codec", lambda x, rng, around: through_file(x, "OGG", "OPUS", 16_000, 0.96)),
+    "Opus 6 kbit/s": Condition("codec", lambda x, rng, around: through_file(x, "OGG", "OPUS", 16_000, 1.0)),
     "packet loss 5 %": Condition("packets", lambda x, rng, around: without_packets(x, 0.05, rng)),
+    "packet loss 20 %": Condition("packets", lambda x, rng, around: without_packets(x, 0.2, rng)),
     "speed 0.9": Condition("speed", lambda x, rng, around: at_speed(x, 0.9)),
     "speed 1.1": Condition("speed", lambda x, rng, around: at_speed(x, 1.1)),
     "cut to half": Condition("cut", lambda x, rng, around: cut_to(x, 0.5, rng)),
     "played twice": Condition(
         "joined", lambda x, rng, around: np.concatenate([x, np.zeros(SAMPLE_RATE_HZ // 4, np.float32), x])
     ),
+    "joined with another clip": Condition("joined", _joined, "others"),
 }

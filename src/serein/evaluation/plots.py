@@ -12,11 +12,13 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serein.data.files import replacing
 from serein.evaluation.calibration import CoveragePoint
 from serein.evaluation.scores import ClassScore, GroupScore
 from serein.metrics import FloatArray, expected_calibration_error, mean_of_known, reliability
@@ -129,6 +131,19 @@ def new_figure(size_in: tuple[float, float]) -> Iterator[Figure]:
 
     with matplotlib.rc_context(_STYLE):
         yield Figure(figsize=size_in, layout="constrained")
+
+
+PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure on white paper, in the format that the suffix names (png, svg, pdf)."""
+    import matplotlib
+
+    with replacing(path) as partial, matplotlib.rc_context(_STYLE):
+        figure.savefig(
+            partial, format=Path(path).suffix.removeprefix("."), dpi=150, facecolor="white", bbox_inches="tight"
+        )
 
 
 def figure_svg(figure: Figure, *, name: str) -> str:

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from serein.data.files import write_text
-from serein.errors import RunError, expected_one_of
+from serein.errors import ManifestError, RunError, expected_one_of
 from serein.tasks.task import TaskSpec
 
 PROBABILITIES_TOLERANCE = 1e-3
@@ -100,6 +100,7 @@ def _number(text: str, key: str, where: str) -> float:
 
 
 _PREDICTION = TypeAdapter(Prediction)
+REJECTED = "(rejected)"  # the prediction of a recording that a system gives no answer for
 _FIELDS = tuple(field.name for field in dataclasses.fields(Prediction))
 
 
@@ -238,6 +239,59 @@ def class_names(predictions: Iterable[Prediction]) -> tuple[str, ...]:
     for prediction in predictions:
         names.update((prediction.prediction, prediction.truth or prediction.prediction), prediction.probabilities or ())
     return tuple(sorted(names))
+
+
+def among(predictions: Sequence[Prediction], classes: Sequence[str]) -> list[Prediction]:
+    """Return predictions that choose among some of the classes, as of a model that knows which ones a corpus has.
+
+    Rejected ones stay as they are.
+
+    Raises:
+        RunError: One has no probabilities of these classes.
+
+    Example:
+        >>> said = Prediction("a", "sad", "calm", probabilities={"calm": 0.5, "sad": 0.375, "angry": 0.125})
+        >>> chosen = among([said], ["sad", "angry"])[0]
+        >>> chosen.prediction, chosen.probabilities
+        ('sad', {'sad': 0.75, 'angry': 0.25})
+    """
+    chosen = []
+    for prediction in predictions:
+        if prediction.prediction == REJECTED:
+            chosen.append(prediction)
+            continue
+        if not set(classes) <= (prediction.probabilities or {}).keys():
+            raise RunError(
+                f"has no probabilities of {', '.join(classes)}",
+                where=prediction.id,
+                remedy="Let the system give them, or let it choose among all its classes.",
+            )
+        given = np.array([(prediction.probabilities or {})[name] for name in classes])
+        total = float(given.sum())
+        given = given / total if total > 0 else np.full(len(classes), 1 / len(classes))
+        best = classes[int(given.argmax())]
+        probabilities = dict(zip(classes, given.tolist(), strict=True))
+        chosen.append(dataclasses.replace(prediction, prediction=best, probabilities=probabilities))
+    return chosen
+
+
+def classes_of_corpus(
+    predictions: Sequence[Prediction], classes: Sequence[str], *, where: str | Path
+) -> tuple[str, ...]:
+    """Return those of the model's classes that are the truth of some prediction.
+
+    Raises:
+        ManifestError: There is one: a choice among it says nothing.
+    """
+    present = {p.truth for p in predictions}
+    names = tuple(name for name in classes if name in present)
+    if len(names) < 2:
+        raise ManifestError(
+            f"its utterances have one class of the model: {', '.join(names)}",
+            where=where,
+            remedy="Evaluate among all classes of the model (--classes model).",
+        )
+    return names
 
 
 def code(predictions: Sequence[Prediction], classes: Sequence[str]) -> CodedPredictions:

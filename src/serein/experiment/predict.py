@@ -20,9 +20,10 @@ from serein.data.dataset import Recordings
 from serein.data.files import replacing
 from serein.data.protocols import speaker_key
 from serein.data.splits import Fold
+from serein.data.utterance import Utterance
 from serein.errors import LeakError, ManifestError
 from serein.evaluation.calibration import model_calibration, with_temperature
-from serein.evaluation.predictions import Prediction, write_predictions
+from serein.evaluation.predictions import Prediction, among, classes_of_corpus, write_predictions
 from serein.evaluation.scores import Scores, TaskScore, score_predictions
 from serein.evaluation.task_scores import score_task
 from serein.experiment.data import Experiment
@@ -183,6 +184,9 @@ def predictions_of(
     return SplitPredictions(by_task, outputs.embeddings)
 
 
+AllowedClasses = Literal["model", "corpus"]
+
+
 def other_scores(checkpoint: Checkpoint, by_task: Mapping[str, Sequence[Prediction]]) -> list[TaskScore]:
     """Return the scores of all tasks but the main one of which any truth is known."""
     others = [name for name in by_task if name != checkpoint.task and any(p.truth is not None for p in by_task[name])]
@@ -196,11 +200,13 @@ def evaluate(
     allow_seen_speakers: bool = False,
     conditions: Literal["predicted", "oracle"] | None = None,
     labels: LabelMap = NO_MAP,
+    classes: AllowedClasses = "model",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Prediction], Scores | list[TaskScore]]:
     """Predict and score a manifest.
 
-    Utterances whose class the model does not have are left out; the notes of the scores count them.
+    Utterances whose class the model does not have are left out, as are changed copies; the notes of the scores count
+    them.
 
     Returns:
         The predictions of the main task, and its scores; those of a main task without classes are a `TaskScore` of it
@@ -212,33 +218,16 @@ def evaluate(
         allow_seen_speakers: Score speakers that the model was trained on, too; the scores then say so.
         conditions: Source of a conditioned model's conditions; `None` takes the recipe's.
         labels: What the manifest's labels are called by the model; case and spaces do not count in any case.
+        classes: Which may be predicted: all of the `model`, or only those that utterances of the `corpus` have.
 
     Raises:
-        ManifestError: No utterance has a class of the model, or no utterance has the conditions.
+        ManifestError: No utterance has a class of the model, or no utterance has the conditions; or the corpus has one
+            class, and is to be predicted among its own.
         LeakError: The model was trained on speakers of the manifest, which is not allowed.
     """
-    manifest_path = Path(data)
     checkpoint = load(model).checkpoint
-    mapped, map_notes = with_labels(manifest.read(manifest_path), labels)
-    utterances, left_out = keep_labelled(mapped, checkpoint.tasks[checkpoint.task])
-    if not utterances:
-        raise ManifestError(
-            f"no utterance has what the model predicts; the data has {', '.join(left_out)}",
-            where=manifest_path,
-            remedy=f"The model predicts {checkpoint.tasks[checkpoint.task].describe()}",
-        )
-    notes = [f"Left out because the model has no such class: {count} {name}." for name, count in left_out.most_common()]
-    notes += [f"{note}." for note in map_notes]
-    learned = set(checkpoint.training.get("speakers", []))
-    shared = sorted({speaker_key(u) for u in utterances if u.speaker is not None} & learned)
-    if shared and not allow_seen_speakers:
-        raise LeakError(
-            f"the model was trained on {len(shared)} of these speakers: {', '.join(shared[:5])}",
-            where=manifest_path,
-            remedy="Take new speakers, or allow it with --allow-seen-speakers, which the scores then say.",
-        )
-    if shared:
-        notes.append(f"SPEAKER-DEPENDENT: the model was trained on {len(shared)} of these speakers.")
+    utterances, found = scored_utterances(checkpoint, Path(data), allow_seen_speakers=allow_seen_speakers, labels=labels)
+    notes = list(found)
     condition_source = conditions or checkpoint.options.inference.conditions
     require_attributes(utterances, checkpoint.options.tasks.conditions, condition_source)
     if checkpoint.options.tasks.conditions:
@@ -258,10 +247,49 @@ def evaluate(
     others = other_scores(checkpoint, said.by_task)
     if not checkpoint.tasks[checkpoint.task].spec.has_classes:
         return predictions, [score_task(checkpoint.tasks[checkpoint.task].spec, predictions), *others]
-    classes, brought = checkpoint.tasks[checkpoint.task].spec.classes, checkpoint.calibration
-    calibration = model_calibration(predictions, classes, None if brought is None else brought.temperature)
+    names, brought = checkpoint.tasks[checkpoint.task].spec.classes, checkpoint.calibration
+    if classes == "corpus":
+        names = classes_of_corpus(predictions, names, where=data)
+        predictions = among(predictions, names)
+        notes.append(f"Predicted among the classes of the corpus alone: {', '.join(names)}.")
+    calibration = model_calibration(predictions, names, None if brought is None else brought.temperature)
     if brought is not None:
         predictions = with_temperature(predictions, brought.temperature)
         notes.append(f"Probabilities are calibrated by the model's temperature of {brought.temperature:.2f}.")
-    scores = score_predictions(predictions, classes, notes=tuple(notes))
+    scores = score_predictions(predictions, names, notes=tuple(notes))
     return predictions, replace(scores, calibration=calibration, tasks=tuple(others))
+
+
+def scored_utterances(
+    checkpoint: Checkpoint, data: Path, *, allow_seen_speakers: bool, labels: LabelMap = NO_MAP
+) -> tuple[list[Utterance], tuple[str, ...]]:
+    """Return the utterances of a manifest that a model can be scored on, and notes on those left out.
+
+    Raises:
+        ManifestError: No utterance has a class of the model.
+        LeakError: The model was trained on speakers of the manifest, which is not allowed.
+    """
+    everything, map_notes = with_labels(manifest.read(data), labels)
+    originals = [u for u in everything if u.copy_of is None]
+    utterances, left_out = keep_labelled(originals, checkpoint.tasks[checkpoint.task])
+    if not utterances:
+        raise ManifestError(
+            f"no utterance has what the model predicts; the data has {', '.join(left_out)}",
+            where=data,
+            remedy=f"The model predicts {checkpoint.tasks[checkpoint.task].describe()}",
+        )
+    notes = [f"Left out because the model has no such class: {count} {name}." for name, count in left_out.most_common()]
+    notes += [f"{note}." for note in map_notes]
+    if num_copies := len(everything) - len(originals):
+        notes.append(f"Left out: {num_copies} changed copies of other utterances.")
+    learned = set(checkpoint.training.get("speakers", []))
+    shared = sorted({speaker_key(u) for u in utterances if u.speaker is not None} & learned)
+    if shared and not allow_seen_speakers:
+        raise LeakError(
+            f"the model was trained on {len(shared)} of these speakers: {', '.join(shared[:5])}",
+            where=data,
+            remedy="Take new speakers, or allow it with --allow-seen-speakers, which the scores then say.",
+        )
+    if shared:
+        notes.append(f"SPEAKER-DEPENDENT: the model was trained on {len(shared)} of these speakers.")
+    return utterances, tuple(notes)

@@ -1,0 +1,234 @@
+"""A model on recordings that were changed as life changes them: level, silence, noise, rooms, codecs, cuts."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from serein import audio
+from serein.audio import SAMPLE_RATE_HZ, Upload, Waveform
+from serein.data import manifest
+from serein.data.conditions import CONDITIONS, NEEDS, Condition, Surroundings
+from serein.data.dataset import draw_seed
+from serein.data.files import replacing
+from serein.data.utterance import Utterance
+from serein.errors import RecipeError, RunError, expected_one_of
+from serein.evaluation.predictions import REJECTED, Prediction, among, classes_of_corpus
+from serein.evaluation.robustness import CLEAN, Robustness, score_conditions
+from serein.experiment.predict import AllowedClasses, scored_utterances
+from serein.inference.predictor import Predictor, load
+from serein.inference.recording import PredictOptions
+from serein.inference.sources import evenly_spread
+from serein.progress import Report
+
+_CLEAN = Condition("clean", lambda waveform, rng, around: waveform)
+
+
+def robustness(
+    model: Predictor | str | Path | None,
+    data: str | Path,
+    *,
+    noises: str | Path | None = None,
+    rooms: str | Path | None = None,
+    conditions: Sequence[str] | None = None,
+    classes: AllowedClasses = "model",
+    allow_seen_speakers: bool = False,
+    max_clips: int | None = None,
+    seed: int = 0,
+    progress: Report | None = None,
+) -> Robustness:
+    """Score a model on a manifest's recordings, unchanged and under every condition.
+
+    A changed recording goes the whole way: speech is found first (`segments="always"`), in memory; no file changes.
+
+    Args:
+        model: A predictor; a folder or Hub name; `None` is the default model.
+        data: The manifest.
+        noises: Folder of recordings of noise; without it, conditions that need them are skipped.
+        rooms: Folder of impulse responses, likewise.
+        conditions: Names, or kinds such as `noise`, of `serein.data.conditions.CONDITIONS`; `None` is all.
+        classes: Which may be predicted: all of the `model`, or only those that utterances of the `corpus` have.
+        allow_seen_speakers: Score speakers that the model was trained on, too; the notes then say so.
+        max_clips: Take at most this many clips, evenly spread.
+        seed: Draws noise, rooms, lost packets and cuts; what a clip gets depends on its id, not on other clips.
+        progress: Called with a label, what is done, all there is, and a detail.
+
+    Raises:
+        RecipeError: The model's main task has no classes, or a condition is unknown.
+        ManifestError: No utterance has a class of the model.
+        LeakError: The model was trained on speakers of the manifest, which is not allowed.
+        AudioError: A recording cannot be read.
+
+    Example:
+        >>> serein.robustness("runs/mine/model", "test.jsonl", conditions=["level", "8 kHz"])  # doctest: +SKIP
+    """
+    predictor = model if isinstance(model, Predictor) else load(model)
+    task = predictor.checkpoint.tasks[predictor.task]
+    if task.spec.problem != "classes" and not task.spec.classes:
+        raise RecipeError(f"'{predictor.task}' has no classes", where="model", remedy="Name a model of classes.")
+    everything, notes = scored_utterances(predictor.checkpoint, Path(data), allow_seen_speakers=allow_seen_speakers)
+    utterances = everything if max_clips is None else evenly_spread(everything, max_clips)  # type: ignore[arg-type]
+    surroundings = Surroundings.read(noises and Path(noises), rooms and Path(rooms))  # type: ignore[arg-type]
+    chosen, skipped = chosen_conditions(conditions, surroundings)
+    report = progress or (lambda *said: None)
+
+    under: list[tuple[str, Utterance]] = []
+
+    def recordings() -> Iterator[Upload]:
+        for name, utterance, waveform in changed_recordings(utterances, chosen, surroundings, seed):
+            under.append((name, utterance))
+            buffer = io.BytesIO()
+            soundfile.write(buffer, waveform, SAMPLE_RATE_HZ, format="WAV", subtype="FLOAT")
+            yield Upload(buffer.getvalue(), f"{utterance.id} ({name})")
+
+    answers: dict[str, list[Prediction]] = {CLEAN: [], **{name: [] for name in chosen}}
+    predicted = predictor.predict_files(recordings(), options=PredictOptions("always"))  # type: ignore[arg-type]
+    total = len(utterances) * len(answers)
+    for number, said in enumerate(predicted):
+        name, utterance = under[number]
+        answers[name].append(
+            Prediction(
+                id=utterance.id,
+                truth=str(task.truth(utterance)),
+                prediction=REJECTED if said.label is None else said.label,
+                probabilities=dict(said.probabilities) or None,
+                speaker=utterance.speaker,
+                gender=utterance.gender,
+                corpus=utterance.corpus,
+            )
+        )
+        report("predicting", number + 1, total, f"{len(utterances)} clips, {len(answers)} conditions")
+    report("predicting", 1, 1, f"{len(under)} recordings")
+    skipped |= {name: NEEDS[chosen[name].needs or ""] for name in chosen if not answers[name]}
+    answers = {name: own for name, own in answers.items() if own}
+    names = predictor.classes
+    if classes == "corpus":
+        names = classes_of_corpus(answers[CLEAN], names, where=data)
+        answers = {name: among(own, names) for name, own in answers.items()}
+        notes = (*notes, f"Predicted among the classes of the corpus alone: {', '.join(names)}.")
+    return score_conditions(answers, names, model=predictor.identity["name"], skipped=skipped, notes=notes)
+
+
+def chosen_conditions(
+    names: Sequence[str] | None, surroundings: Surroundings
+) -> tuple[dict[str, Condition], dict[str, str]]:
+    """Return the conditions that are meant, and what those that cannot be applied lack.
+
+    Args:
+        names: Of conditions, or of kinds; `None` is all.
+
+    Raises:
+        RecipeError: There is no such condition or kind.
+    """
+    kinds = list(dict.fromkeys(each.kind for each in CONDITIONS.values()))
+    for name in names or ():
+        if name not in CONDITIONS and name not in kinds:
+            known = [*kinds, *CONDITIONS]
+            raise RecipeError(
+                expected_one_of(name, known, kind="condition"), where="conditions", remedy="Name some of these."
+            )
+    chosen, skipped = {}, {}
+    for name, condition in CONDITIONS.items():
+        if names is not None and name not in names and condition.kind not in names:
+            continue
+        lacking = None if condition.needs == "others" else condition.lacking(surroundings)  # that hangs on the clip
+        if lacking is None:
+            chosen[name] = condition
+        else:
+            skipped[name] = lacking
+    return chosen, skipped
+
+
+def changed_recordings(
+    utterances: Sequence[Utterance], conditions: Mapping[str, Condition], surroundings: Surroundings, seed: int
+) -> Iterator[tuple[str, Utterance, Waveform]]:
+    """Yield each clip as it is, named `clean`, and under every condition; each is decoded once.
+
+    A clip that has no other of its speaker and emotion is not joined with one.
+
+    Raises:
+        AudioError: A recording cannot be read.
+    """
+    alike: dict[tuple[str | None, ...], list[Utterance]] = {}
+    for utterance in utterances:
+        alike.setdefault((utterance.corpus, utterance.speaker, utterance.emotion), []).append(utterance)
+    for utterance in utterances:
+        waveform = audio.load(utterance.audio, utterance.start_s, utterance.end_s)
+        for name, condition in {CLEAN: _CLEAN, **conditions}.items():
+            rng, around = np.random.default_rng(draw_seed(seed, 0, f"{name}/{utterance.id}")), surroundings
+            if condition.needs == "others":
+                key = (utterance.corpus, utterance.speaker, utterance.emotion)
+                others = [u for u in alike[key] if u.id != utterance.id] if utterance.speaker else []
+                if not others:
+                    continue
+                other = others[int(rng.integers(len(others)))]
+                around = replace(surroundings, others=(audio.load(other.audio, other.start_s, other.end_s),))
+            yield name, utterance, np.asarray(condition.apply(waveform, rng, around), np.float32)
+
+
+def write_changed(
+    data: str | Path,
+    folder: str | Path,
+    *,
+    noises: str | Path | None = None,
+    rooms: str | Path | None = None,
+    conditions: Sequence[str] | None = None,
+    max_clips: int | None = None,
+    seed: int = 0,
+    progress: Report | None = None,
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Write the recordings of every condition, for other systems to answer: WAV files, and a manifest for each.
+
+    They are the ones that `robustness` predicts with the same arguments: mono, 16 kHz, 32-bit floating point, so that
+    what is louder than full scale is not clipped.
+
+    Returns:
+        Condition -> its manifest, `clean` first; and condition -> what was not there for it.
+
+    Raises:
+        RunError: The folder is not empty.
+        AudioError: A recording cannot be read.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError("exists already", where=folder, remedy="Name another folder.")
+    everything = [u for u in manifest.read(data) if u.copy_of is None]
+    utterances = everything if max_clips is None else evenly_spread(everything, max_clips)  # type: ignore[arg-type]
+    surroundings = Surroundings.read(noises and Path(noises), rooms and Path(rooms))  # type: ignore[arg-type]
+    chosen, skipped = chosen_conditions(conditions, surroundings)
+    written: dict[str, list[Utterance]] = {CLEAN: [], **{name: [] for name in chosen}}
+    number_of = {utterance.id: number for number, utterance in enumerate(utterances)}
+    for name, utterance, waveform in changed_recordings(utterances, chosen, surroundings, seed):
+        number, stem = number_of[utterance.id], re.sub(r"[^A-Za-z0-9.-]+", "_", utterance.id)[-80:]
+        path = folder / _slug(name) / f"{number:05d}-{stem}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
+            soundfile.write(partial, waveform, SAMPLE_RATE_HZ, format="WAV", subtype="FLOAT")
+        written[name].append(
+            utterance.model_copy(update={"audio": str(path.absolute()), "start_s": 0.0, "end_s": None})
+        )
+        if progress:
+            progress("writing", number + 1, len(utterances), f"{len(utterances)} clips, {len(written)} conditions")
+    skipped |= {name: NEEDS[chosen[name].needs or ""] for name in chosen if not written[name]}
+    manifests = {name: folder / f"{_slug(name)}.jsonl" for name, own in written.items() if own}
+    for name, path in manifests.items():
+        manifest.write(written[name], path)
+    return manifests, skipped
+
+
+def _slug(name: str) -> str:
+    """Return a condition's name as that of a file: `level +10 dB` is `level-plus-10-dB`.
+
+    Example:
+        >>> _slug("level +10 dB"), _slug("level -10 dB"), _slug("packet loss 5 %")
+        ('level-plus-10-dB', 'level-minus-10-dB', 'packet-loss-5-percent')
+    """
+    for sign, word in ((" +", "-plus-"), (" -", "-minus-"), ("%", "percent"), ("/", "-per-")):
+        name = name.replace(sign, word)
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")

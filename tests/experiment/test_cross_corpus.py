@@ -1,0 +1,105 @@
+"""Corpora against corpora: every pair, the diagonal by the protocol, each left out; classes free and the corpus's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cli_fixtures import SPEAKERS, Call, write_corpus, write_recipe
+from serein.data import manifest
+from serein.evaluation.cross_corpus import OTHERS, cell_of
+from serein.evaluation.predictions import Prediction
+
+QUICK = {"epochs": 1}
+
+
+def write_corpora(folder: Path, *names: str) -> list[object]:
+    """Write corpora of two speakers; the first calls anger 'Wut', the last has no 'sad', return the options."""
+    options: list[object] = []
+    for number, name in enumerate(names):
+        utterances = write_corpus(folder / name, speakers=SPEAKERS[2 * number : 2 * number + 2], clips=1)
+        changes = {"corpus": name}
+        utterances = [u.model_copy(update=changes) for u in utterances]
+        if number == 0:
+            utterances = [
+                u.model_copy(update={"emotion": {"angry": "Wut"}.get(u.emotion, u.emotion)}) for u in utterances
+            ]
+        if number == len(names) - 1:
+            utterances = [u for u in utterances if u.emotion != "sad"]
+        manifest.write(utterances, folder / f"{name}.jsonl")
+        options += ["--data", folder / f"{name}.jsonl"]
+    (folder / "labels.yaml").write_text("Wut: angry\n")
+    return [*options, "--map", folder / "labels.yaml"]
+
+
+def test_cells_by_hand() -> None:
+    rows = [("sad", {"sad": 0.3, "calm": 0.3, "happy": 0.4}), ("calm", {"sad": 0.2, "calm": 0.7, "happy": 0.1})]
+    predictions = [
+        Prediction(str(i), truth, max(p, key=p.__getitem__), probabilities=p) for i, (truth, p) in enumerate(rows)
+    ]
+    cell = cell_of("a", "b", [*predictions, Prediction("x", "bored", "sad", probabilities=rows[0][1])], 3)
+    assert cell.model is not None
+    assert cell.corpus is not None
+    assert (cell.model.pooled["ua"], cell.corpus.pooled["ua"], cell.num_left_out) == (50.0, 100.0, 1)
+    assert cell.corpus.classes == ("sad", "calm")
+    assert cell.text("model", 3) == "50.0 (2 classes)"
+    assert cell_of("a", "b", [], 3).text("corpus", 3) == "–"
+
+
+def test_every_corpus_against_every_other(tmp_path: Path, serein: Call) -> None:
+    options = write_corpora(tmp_path, "one", "two", "three")
+    recipe = write_recipe(tmp_path / "r.yaml", {"protocol": {"dev": "none"}}, QUICK)
+    call = ["cross-corpus", recipe, *options, "--out", tmp_path / "x", "--jobs", 1]
+    outcome = serein(*call, "--json")
+    assert outcome.status == 0, outcome.err
+    found = json.loads(outcome.out)
+    pairs = [(cell["trained_on"], cell["tested_on"]) for cell in found["cells"]]
+    names = ["one", "two", "three"]
+    assert sorted(pairs) == sorted([(a, b) for a in (*names, OTHERS) for b in names])
+    cells = dict(zip(pairs, found["cells"], strict=True))
+    assert found["corpora"]["three"] == {"classes": ["angry", "happy"], "chance": 50.0}
+    assert cells["one", "three"]["model_classes"]["classes"] == ["angry", "happy", "sad"]
+    assert cells["one", "three"]["corpus_classes"]["classes"] == ["angry", "happy"]
+    assert cells["three", "one"]["num_left_out"] == 2  # its two sad clips
+    assert cells[OTHERS, "three"]["corpus_classes"]["classes"] == ["angry", "happy"]
+    assert all(cell["model_classes"]["num_utterances"] <= 6 for cell in found["cells"])
+    assert json.loads((tmp_path / "x" / "cross-corpus.json").read_text()) == found
+    assert "| all others |" in (tmp_path / "x" / "cross-corpus.md").read_text()
+    assert (tmp_path / "x" / "cross-corpus.png").read_bytes().startswith(b"\x89PNG")
+    folds = json.loads((tmp_path / "x" / "corpora-out" / "folds.json").read_text())
+    assert [fold["name"] for fold in folds["folds"]] == sorted(names)
+
+    models = {path: path.stat().st_mtime_ns for path in tmp_path.glob("x/**/model.safetensors")}
+    (tmp_path / "x" / "predictions" / "one-on-two.jsonl").unlink()
+    assert json.loads(serein(*call, "--json", "--resume").out) == found
+    assert {path: path.stat().st_mtime_ns for path in models} == models
+    assert "exists already" in serein(*call).complaint
+    assert "another recipe" in serein(*call, "--resume", "--set", "stages.0.epochs=2").complaint
+
+
+def test_what_does_not_fit_is_named_before_training(tmp_path: Path, serein: Call) -> None:
+    options = write_corpora(tmp_path, "one", "two")
+    recipe = write_recipe(tmp_path / "r.yaml", {"protocol": {"dev": "none"}}, QUICK)
+    call = ["cross-corpus", recipe, "--out", tmp_path / "x"]
+    assert "all utterances are of one corpus: one" in serein(*call, *options[:2]).complaint
+    changed = serein(*call, *options, "--set", "protocol.name=corpora-out").complaint
+    assert "does not divide a single corpus" in changed
+    copied = [u.model_copy(update={"corpus": "two", "id": f"{u.id}-b"}) for u in manifest.read(tmp_path / "one.jsonl")]
+    manifest.write(copied, tmp_path / "two.jsonl")
+    assert "6 recordings are in two corpora" in serein(*call, *options).complaint
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("classes", ["model", "corpus"])
+def test_evaluate_among_the_classes_of_the_corpus(classes: str, tiny_run: Path, tmp_path: Path, serein: Call) -> None:
+    utterances = [u for u in write_corpus(tmp_path / "c", speakers=("yan",), clips=1) if u.emotion != "sad"]
+    manifest.write(utterances, tmp_path / "m.jsonl")
+    model = tiny_run / "fold-1" / "seed-0" / "model"
+    outcome = serein("evaluate", "--model", model, "--data", tmp_path / "m.jsonl", "--classes", classes, "--json")
+    names = [each["name"] for each in json.loads(outcome.out)["by_class"]]
+    assert names == (["angry", "happy"] if classes == "corpus" else ["angry", "happy", "sad"])
+    manifest.write(utterances[:1], tmp_path / "m.jsonl")
+    arguments = ["--model", model, "--data", tmp_path / "m.jsonl", "--classes", "corpus"]
+    assert "one class of the model" in serein("evaluate", *arguments).complaint
