@@ -18,10 +18,10 @@ QUICK = {"epochs": 1}
 def write_corpora(folder: Path, *names: str) -> list[object]:
     """Write corpora of two speakers; the first calls anger 'Wut', the last has no 'sad', return the options."""
     options: list[object] = []
+    everyone = write_corpus(folder / "recordings", clips=1)
     for number, name in enumerate(names):
-        utterances = write_corpus(folder / name, speakers=SPEAKERS[2 * number : 2 * number + 2], clips=1)
-        changes = {"corpus": name}
-        utterances = [u.model_copy(update=changes) for u in utterances]
+        speakers = SPEAKERS[2 * number : 2 * number + 2]
+        utterances = [u.model_copy(update={"corpus": name}) for u in everyone if u.speaker in speakers]
         if number == 0:
             utterances = [
                 u.model_copy(update={"emotion": {"angry": "Wut"}.get(u.emotion, u.emotion)}) for u in utterances
