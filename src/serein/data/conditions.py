@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -184,15 +185,15 @@ def through_amr(waveform: Waveform, bit_rate: int) -> Waveform:
     peak = max(float(np.abs(samples).max(initial=0.0)), 1.0)
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="amr") as container:
-        stream = container.add_stream(_AMR, rate=TELEPHONE_HZ, layout="mono", bit_rate=bit_rate)
+        stream: Any = container.add_stream(_AMR, rate=TELEPHONE_HZ, layout="mono", bit_rate=bit_rate)
         pcm = np.round(samples / peak * 32767).astype(np.int16)[None]
         frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout="mono")
         frame.sample_rate = TELEPHONE_HZ
         for packet in (*stream.encode(frame), *stream.encode(None)):
             container.mux(packet)
     buffer.seek(0)
-    with av.open(buffer) as container:
-        decoded = np.concatenate([part.to_ndarray().reshape(-1) for part in container.decode(audio=0)])
+    with av.open(buffer, "r") as written:
+        decoded = np.concatenate([part.to_ndarray().reshape(-1) for part in written.decode(audio=0)])
     back = soxr.resample(decoded * np.float32(peak), TELEPHONE_HZ, SAMPLE_RATE_HZ)[: len(waveform)]
     return np.pad(back, (0, len(waveform) - len(back)))
 

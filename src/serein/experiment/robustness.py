@@ -73,8 +73,8 @@ def robustness(
     if task.spec.problem != "classes" and not task.spec.classes:
         raise RecipeError(f"'{predictor.task}' has no classes", where="model", remedy="Name a model of classes.")
     everything, notes = scored_utterances(predictor.checkpoint, Path(data), allow_seen_speakers=allow_seen_speakers)
-    utterances = everything if max_clips is None else evenly_spread(everything, max_clips)  # type: ignore[arg-type]
-    surroundings = Surroundings.read(noises and Path(noises), rooms and Path(rooms))  # type: ignore[arg-type]
+    utterances = everything if max_clips is None else evenly_spread(everything, max_clips)
+    surroundings = Surroundings.read(Path(noises) if noises else None, Path(rooms) if rooms else None)
     chosen, skipped = chosen_conditions(conditions, surroundings)
     report = progress or (lambda *said: None)
 
@@ -88,7 +88,7 @@ def robustness(
             yield Upload(buffer.getvalue(), f"{utterance.id} ({name})")
 
     answers: dict[str, list[Prediction]] = {CLEAN: [], **{name: [] for name in chosen}}
-    predicted = predictor.predict_files(recordings(), options=PredictOptions("always"))  # type: ignore[arg-type]
+    predicted = predictor.predict_files(recordings(), options=PredictOptions("always"))
     total = len(utterances) * len(answers)
     for number, said in enumerate(predicted):
         name, utterance = under[number]
@@ -199,8 +199,8 @@ def write_changed(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError("exists already", where=folder, remedy="Name another folder.")
     everything = [u for u in manifest.read(data) if u.copy_of is None]
-    utterances = everything if max_clips is None else evenly_spread(everything, max_clips)  # type: ignore[arg-type]
-    surroundings = Surroundings.read(noises and Path(noises), rooms and Path(rooms))  # type: ignore[arg-type]
+    utterances = everything if max_clips is None else evenly_spread(everything, max_clips)
+    surroundings = Surroundings.read(Path(noises) if noises else None, Path(rooms) if rooms else None)
     chosen, skipped = chosen_conditions(conditions, surroundings)
     written: dict[str, list[Utterance]] = {CLEAN: [], **{name: [] for name in chosen}}
     number_of = {utterance.id: number for number, utterance in enumerate(utterances)}

@@ -6,7 +6,7 @@ import glob
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from serein import audio
 from serein.audio import Upload
@@ -15,6 +15,7 @@ from serein.data.utterance import Utterance
 from serein.errors import AudioError, ManifestError
 
 Source = str | Path | Utterance | Upload
+_Any = TypeVar("_Any")
 
 LIST_SUFFIXES = (".txt", ".lst")
 STDIN = "-"
@@ -93,7 +94,7 @@ def sources_in(names: Sequence[Path], lists: tuple[Path, ...] = ()) -> list[Sour
     return sources
 
 
-def evenly_spread(sources: list[Source], limit: int) -> list[Source]:
+def evenly_spread(sources: list[_Any], limit: int) -> list[_Any]:
     """Return at most `limit` of them, from the first on at equal distances.
 
     Example:
