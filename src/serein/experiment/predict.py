@@ -226,7 +226,9 @@ def evaluate(
         LeakError: The model was trained on speakers of the manifest, which is not allowed.
     """
     checkpoint = load(model).checkpoint
-    utterances, found = scored_utterances(checkpoint, Path(data), allow_seen_speakers=allow_seen_speakers, labels=labels)
+    utterances, found = scored_utterances(
+        checkpoint, Path(data), allow_seen_speakers=allow_seen_speakers, labels=labels
+    )
     notes = list(found)
     condition_source = conditions or checkpoint.options.inference.conditions
     require_attributes(utterances, checkpoint.options.tasks.conditions, condition_source)
