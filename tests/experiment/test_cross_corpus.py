@@ -98,7 +98,7 @@ def test_evaluate_among_the_classes_of_the_corpus(classes: str, tiny_run: Path, 
     manifest.write(utterances, tmp_path / "m.jsonl")
     model = tiny_run / "fold-1" / "seed-0" / "model"
     outcome = serein("evaluate", "--model", model, "--data", tmp_path / "m.jsonl", "--classes", classes, "--json")
-    names = [each["name"] for each in json.loads(outcome.out)["by_class"]]
+    names = [each["name"] for each in json.loads(outcome.out)["classes"]]
     assert names == (["angry", "happy"] if classes == "corpus" else ["angry", "happy", "sad"])
     manifest.write(utterances[:1], tmp_path / "m.jsonl")
     arguments = ["--model", model, "--data", tmp_path / "m.jsonl", "--classes", "corpus"]
