@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from serein.data.manifest import read as read_manifest
     from serein.data.splits import make_folds as make_splits
     from serein.data.utterance import Rating, Utterance
+    from serein.evaluation.compare import compare
     from serein.evaluation.scores import score_predictions as score
     from serein.experiment.cross_corpus import cross_corpus
     from serein.experiment.predict import evaluate
@@ -73,6 +74,7 @@ _HOMES = {
     "make_splits": "serein.data.splits:make_folds",
     "metrics": "serein.metrics",
     "score": "serein.evaluation.scores:score_predictions",
+    "compare": "serein.evaluation.compare:compare",
     "register": "serein.choices:register",
 }
 
@@ -97,6 +99,7 @@ __all__ = [
     "make_splits",
     "metrics",
     "score",
+    "compare",
     "register",
     "AudioError",
     "LeakError",

@@ -53,7 +53,7 @@ def class_recalls(confusion: Counts) -> FloatArray:
         >>> class_recalls(np.array([[3, 1], [0, 2]])).tolist()
         [0.75, 1.0]
     """
-    return _ratio(_correct(confusion), confusion.sum(axis=-1))
+    return ratio(_correct(confusion), confusion.sum(axis=-1))
 
 
 def class_precisions(confusion: Counts) -> FloatArray:
@@ -66,7 +66,7 @@ def class_precisions(confusion: Counts) -> FloatArray:
         >>> class_precisions(np.array([[3, 1], [0, 3]])).tolist()
         [1.0, 0.75]
     """
-    return _ratio(_correct(confusion), confusion.sum(axis=-2))
+    return ratio(_correct(confusion), confusion.sum(axis=-2))
 
 
 def class_f1(confusion: Counts) -> FloatArray:
@@ -82,7 +82,7 @@ def class_f1(confusion: Counts) -> FloatArray:
         [0.667, 0.667, nan]
     """
     occurrences = confusion.sum(axis=-1) + confusion.sum(axis=-2)
-    return _ratio(2 * _correct(confusion), occurrences)
+    return ratio(2 * _correct(confusion), occurrences)
 
 
 def unweighted_accuracy_of(confusion: Counts) -> FloatArray:
@@ -108,7 +108,7 @@ def weighted_accuracy_of(confusion: Counts) -> FloatArray:
         >>> round(float(weighted_accuracy_of(np.array([[3, 1], [0, 2]]))), 3)
         0.833
     """
-    return _ratio(_correct(confusion).sum(axis=-1), confusion.sum(axis=(-2, -1)))
+    return ratio(_correct(confusion).sum(axis=-1), confusion.sum(axis=(-2, -1)))
 
 
 def macro_f1_of(confusion: Counts) -> FloatArray:
@@ -132,7 +132,7 @@ def mean_of_known(values: FloatArray) -> FloatArray:
         [2.0, nan]
     """
     is_known = ~np.isnan(values)
-    return _ratio(np.where(is_known, values, 0.0).sum(axis=-1), is_known.sum(axis=-1))
+    return ratio(np.where(is_known, values, 0.0).sum(axis=-1), is_known.sum(axis=-1))
 
 
 def reliability(confidence: ArrayLike, is_correct: ArrayLike, num_bins: int = 10) -> tuple[FloatArray, ...]:
@@ -156,7 +156,7 @@ def reliability(confidence: ArrayLike, is_correct: ArrayLike, num_bins: int = 10
     index = np.clip(position, 0, num_bins - 1)
     count = np.bincount(index, minlength=num_bins).astype(float)
     sums = (np.bincount(index, weights=values, minlength=num_bins) for values in (promised, kept))
-    return *(_ratio(total, count) for total in sums), count
+    return *(ratio(total, count) for total in sums), count
 
 
 def expected_calibration_error(confidence: ArrayLike, is_correct: ArrayLike, num_bins: int = 10) -> float:
@@ -274,7 +274,8 @@ def _correct(confusion: Counts) -> Counts:
     return np.diagonal(confusion, axis1=-2, axis2=-1)
 
 
-def _ratio(numerator: Counts, denominator: Counts) -> FloatArray:
+def ratio(numerator: Counts, denominator: Counts) -> FloatArray:
+    """Return ``numerator / denominator``, of one shape; NaN where nothing is to divide by."""
     ratio: FloatArray = np.full(np.shape(numerator), np.nan)
     np.divide(numerator, denominator, out=ratio, where=np.asarray(denominator) > 0)
     return ratio

@@ -21,6 +21,7 @@ SHARED = {"backbones", "processes"}  # what programs import
 QUICK: dict[str, tuple[str, tuple[str, ...]]] = {
     "cached_features": ("--thin --clips 10 --epochs 1 --json", ()),
     "finetuning": ("--thin --clips 2 --json", ("accelerate",)),
+    "many_classes": ("--utterances 600 --classes 20", ()),
     "speaker_specific_time": ("--thin --repeats 1 --json", ()),
 }
 OF_PROCESSES: dict[str, tuple[str, tuple[str, ...]]] = {

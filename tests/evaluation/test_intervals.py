@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,8 @@ import sklearn.metrics as sklearn_metrics
 
 from serein.errors import RunError
 from serein.evaluation.intervals import (
-    Units,
     bootstrap_intervals,
+    class_scores,
     draw_counts,
     paired_difference,
     point_scores,
@@ -19,6 +20,7 @@ from serein.evaluation.intervals import (
     resampling_units,
 )
 from serein.evaluation.predictions import Prediction, code
+from serein.evaluation.scores import score_predictions
 from serein.metrics import SCORES
 
 CLASSES = ("angry", "calm", "sad")
@@ -58,7 +60,7 @@ def slow_scores(predictions: list[Prediction]) -> dict[str, float]:
 def test_resamples_are_those_of_a_slow_loop() -> None:
     predictions = said(seeds=(0, 1))
     units = resampling_units(code(predictions, CLASSES))
-    fast = resampled_scores(units, rng(3), num_resamples=20)
+    fast = resampled_scores(units, rng(3), num_resamples=20).scores
     for row, counts in enumerate(draw_counts(units, rng(3), 20)):
         for seed in (0, 1):
             drawn = [
@@ -70,15 +72,15 @@ def test_resamples_are_those_of_a_slow_loop() -> None:
 
 def test_intervals_average_seeds_inside_each_resample() -> None:
     units = resampling_units(code(said(seeds=(0, 1, 2)), CLASSES))
-    expected = np.percentile(resampled_scores(units, rng(), 500)["ua"].mean(axis=1), [2.5, 97.5])
-    assert bootstrap_intervals(units, rng(), 500)["ua"] == pytest.approx(tuple(expected))
+    expected = np.percentile(resampled_scores(units, rng(), 500).scores["ua"].mean(axis=1), [2.5, 97.5])
+    assert bootstrap_intervals(units, rng(), 500)[0]["ua"] == pytest.approx(tuple(expected))
 
 
 def test_interval_holds_the_score_and_is_wider_with_fewer_speakers() -> None:
     widths = []
     for num_speakers in (6, 40):
         units = resampling_units(code(said(num_speakers), CLASSES))
-        bounds = bootstrap_intervals(units, rng())["ua"]
+        bounds = bootstrap_intervals(units, rng())[0]["ua"]
         assert bounds is not None
         assert bounds[0] < point_scores(units)["ua"][0] < bounds[1]
         widths.append(bounds[1] - bounds[0])
@@ -93,7 +95,7 @@ def test_uneven_speakers_widen_the_interval_beyond_that_of_utterances() -> None:
     for predictions, kind in ((uneven, "speakers"), (anonymous, "utterances")):
         units = resampling_units(code(predictions, CLASSES))
         assert units.kind == kind
-        low, high = bootstrap_intervals(units, rng())["ua"] or (0.0, 0.0)
+        low, high = bootstrap_intervals(units, rng())[0]["ua"] or (0.0, 0.0)
         widths.append(high - low)
     assert widths[0] > 3 * widths[1]
 
@@ -104,10 +106,11 @@ def test_alike_utterances_share_a_row_and_change_nothing() -> None:
     units = resampling_units(coded)
     assert len(units.multiplicity) <= 27
     assert units.num_units == len(coded.ids)
-    one_by_one = Units("utterances", coded.confusions(coded.utterance, len(coded.ids)), np.ones(len(coded.ids), int))
+    counts = coded.class_counts(coded.utterance * 2 + coded.seed, 2 * len(coded.ids)).reshape(len(coded.ids), -1)
+    one_by_one = replace(units, sums=counts.tocsr(), multiplicity=np.ones(len(coded.ids), int))
     for name in SCORES:
         assert point_scores(units)[name] == pytest.approx(point_scores(one_by_one)[name])
-        spread, expected = (resampled_scores(u, rng(), 4000)[name].std() for u in (units, one_by_one))
+        spread, expected = (resampled_scores(u, rng(), 4000).scores[name].std() for u in (units, one_by_one))
         assert spread == pytest.approx(expected, rel=0.08)
 
 
@@ -119,15 +122,15 @@ def test_an_utterance_tested_in_two_folds_counts_twice() -> None:
 @pytest.mark.parametrize(("num_speakers", "reason"), [(1, "1 speaker,"), (2, "2 speakers,"), (3, None)])
 def test_too_few_speakers_give_no_interval_and_a_reason(num_speakers: int, reason: str | None) -> None:
     units = resampling_units(code(said(num_speakers), CLASSES))
-    assert (bootstrap_intervals(units, rng())["ua"] is None) == (reason is not None)
+    assert (bootstrap_intervals(units, rng())[0]["ua"] is None) == (reason is not None)
     assert (units.too_few or "").startswith(reason or "")
 
 
 def test_blocks_of_resamples_draw_the_same_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     units = resampling_units(code(said(), CLASSES))
-    whole = resampled_scores(units, rng(), 50)
-    monkeypatch.setattr("serein.evaluation.intervals._COUNTS_AT_ONCE", 7 * 6)
-    assert resampled_scores(units, rng(), 50)["ua"].tolist() == whole["ua"].tolist()
+    whole = resampled_scores(units, rng(), 50).scores
+    monkeypatch.setattr("serein.evaluation.intervals._NUMBERS_AT_ONCE", 7 * 9)
+    assert resampled_scores(units, rng(), 50).scores["ua"].tolist() == whole["ua"].tolist()
 
 
 def test_a_system_does_not_differ_from_itself() -> None:
@@ -152,7 +155,7 @@ def test_pairs_are_tighter_than_two_systems_apart() -> None:
     a = said(30, skill=0.5)
     b = [replace(p, prediction=str(p.truth)) if i % 10 == 0 else p for i, p in enumerate(a)]
     low, high = paired_difference(b, a, CLASSES, rng=rng())["ua"].interval or (0.0, 0.0)
-    alone = bootstrap_intervals(resampling_units(code(a, CLASSES)), rng())["ua"] or (0.0, 0.0)
+    alone = bootstrap_intervals(resampling_units(code(a, CLASSES)), rng())[0]["ua"] or (0.0, 0.0)
     assert 0.0 < low < high
     assert high - low < 0.6 * (alone[1] - alone[0])
 
@@ -175,3 +178,74 @@ def test_other_utterances_or_other_truths_cannot_be_compared() -> None:
     other = [replace(a[0], truth="calm" if a[0].truth != "calm" else "sad"), *a[1:]]
     with pytest.raises(RunError, match=r"the truth of 1 utterances differs: s0-0"):
         paired_difference(a, other, CLASSES, rng=rng())
+
+
+def spoken(*rows: tuple[str, str, str], each: int = 4) -> list[Prediction]:
+    """Return `each` predictions for every speaker, truth and prediction."""
+    return [
+        Prediction(id=f"{speaker}-{truth}-{n}", truth=truth, prediction=predicted, speaker=speaker)
+        for speaker, truth, predicted in rows
+        for n in range(each)
+    ]
+
+
+def test_a_model_that_always_answers_the_same_is_not_flattered_by_resamples_that_lack_classes() -> None:
+    classes = ("angry", "calm", "happy", "sad")
+    speaks = [(f"s{n}", truth, "happy") for n in range(8) for truth in (classes[n % 4], classes[(n + 1) % 4])]
+    scores = score_predictions(spoken(*speaks), classes)
+    assert scores.pooled["ua"] == 25.0
+    assert scores.intervals["ua"] == (25.0, 25.0)
+    assert scores.pooled["macro_f1"] == pytest.approx(10.0)
+    _, high = scores.intervals["macro_f1"] or (0.0, 100.0)
+    assert high < 100 * 2 * 0.75 / 1.75 / 4  # three of four utterances are happy: more than that is no chance
+    (note,) = (note for note in scores.notes if "resamples lack a class of few speakers" in note)
+    assert "it counts there with its score on all test data" in note
+
+
+def test_an_absent_class_counts_with_its_score_on_all_data_by_hand() -> None:
+    of_all = np.array([3.0, 1.0, 2.0, 4.0, 4.0, 2.0, 5.0, 3.0, 2.0])  # recalls 3/4, 1/4, 1; F1 2/3, 2/7, 1
+    resample = np.array([2.0, 0.0, 1.0, 2.0, 0.0, 2.0, 2.0, 1.0, 1.0])  # recalls 1, -, 1/2; F1 1, -, 2/3
+    found = class_scores(resample, of_all)
+    assert found["ua"] == pytest.approx((1 + 1 / 4 + 1 / 2) / 3)
+    assert found["macro_f1"] == pytest.approx((1 + 2 / 7 + 2 / 3) / 3)
+    assert found["wa"] == pytest.approx(3 / 4)
+    assert class_scores(resample)["ua"] == pytest.approx((1 + 1 / 2) / 2)
+
+
+def test_resamples_with_all_classes_need_no_note() -> None:
+    units = resampling_units(code(said(), CLASSES))
+    assert bootstrap_intervals(units, rng(), 200, CLASSES)[1] == []
+
+
+def test_classes_of_one_speaker_each_have_no_interval_over_speakers() -> None:
+    rows = [("a", "angry", "angry"), ("b", "calm", "sad"), ("c", "sad", "sad"), ("d", "sad", "calm")]
+    bounds, notes = bootstrap_intervals(resampling_units(code(spoken(*rows), CLASSES)), rng())
+    assert bounds["ua"] is None
+    why = "2 of 3 classes have one speaker each, so that other speakers cannot be drawn"
+    assert notes == [f"No intervals: {why}."]
+    difference = paired_difference(spoken(*rows), spoken(*rows), CLASSES, rng=rng())["ua"]
+    assert (difference.interval, difference.notes) == (None, (f"No interval: {why}.",))
+
+
+def test_memory_grows_with_utterances_and_not_with_speakers_times_classes_squared() -> None:
+    """Confusion matrices of 400 speakers and 400 classes would take 512 MB for each system."""
+    classes = [f"c{number:03d}" for number in range(400)]
+    random = rng(2)
+    truth, first, second = random.integers(400, size=(3, 4000))
+    systems = [
+        [
+            Prediction(id=str(n), truth=classes[truth[n]], prediction=classes[said[n]], speaker=f"s{n % 400}")
+            for n in range(4000)
+        ]
+        for said in (
+            np.where(random.random(4000) < 0.8, truth, first),
+            np.where(random.random(4000) < 0.5, truth, second),
+        )
+    ]
+    tracemalloc.start()
+    difference = paired_difference(*systems, classes, rng=rng(), num_resamples=200)["ua"]
+    score_predictions(systems[0], classes)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert difference.difference > 0.2
+    assert peak < 200e6

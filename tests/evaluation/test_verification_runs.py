@@ -12,8 +12,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from serein.errors import RunError
-from serein.evaluation.intervals import is_too_large
-from serein.evaluation.predictions import Prediction, code, write_predictions
+from serein.evaluation.predictions import Prediction, write_predictions
 from serein.evaluation.report import write_report
 from serein.evaluation.scores import score_predictions, score_run, write_scores
 from serein.evaluation.tables import scores_table
@@ -74,7 +73,7 @@ def test_scores_and_report_say_it(run: Path) -> None:
     written = json.loads(write_scores(scores, run).read_text())
     assert written["verification"]["equal_error_rate"] == scores.verification.mean
     assert written["pooled"]["ua"] == written["pooled"]["wa"] == 100.0
-    assert "Equal error rate of speaker verification, all pairs of test clips within a fold: " in written["notes"][-1]
+    assert "Equal error rate of speaker verification, all pairs of test clips within a fold: " in written["notes"][0]
     page = write_report(run).read_text()
     assert "Speaker verification" in page
     assert "3 speakers" in page
@@ -95,8 +94,8 @@ def test_foreign_embeddings_are_refused(run: Path) -> None:
         run_verification(run)
 
 
-def test_hundreds_of_voices_are_scored_without_their_intervals(tmp_path: Path) -> None:
-    """A confusion matrix for each of 1,251 voices would take 16 GB."""
+def test_hundreds_of_voices_have_intervals_over_their_utterances(tmp_path: Path) -> None:
+    """Other speakers cannot be drawn where the classes are the speakers."""
     names = [f"id{number:05d}" for number in range(400)]
     others = [*names[1:], names[0]]
     predictions = [
@@ -104,10 +103,13 @@ def test_hundreds_of_voices_are_scored_without_their_intervals(tmp_path: Path) -
         for name, other in zip(names, others, strict=True)
         for take in range(4)
     ]
-    assert is_too_large(code(predictions, names))
     scores = score_predictions(predictions, names)
-    assert (scores.pooled["ua"], scores.pooled["wa"], scores.intervals["ua"], scores.speakers) == (75, 75, None, ())
-    assert scores.notes == ("No intervals: 400 classes are too many to draw speakers again and again.",)
+    assert (scores.pooled["ua"], scores.pooled["wa"], scores.resampled) == (75, 75, "1600 utterances")
+    low, high = scores.intervals["ua"] or (0.0, 0.0)
+    assert 72 < low < 75 < high < 78
+    assert [speaker.ua for speaker in scores.speakers] == [75.0] * 400
+    assert scores.notes[0].startswith("The classes are the speakers: intervals resample utterances")
+    assert scores.notes[1].startswith("100 % of the resamples lack a class of few utterances (")
     assert str(scores_table(scores).caption).startswith("Lowest recalls of 400 classes: id00000 75.0 · ")
     write_predictions(predictions, tmp_path / "fold-1" / "seed-0" / "predictions.jsonl")
     assert "predicted, of 400 classes" in write_report(tmp_path).read_text()

@@ -138,6 +138,53 @@ def _with_labels(recipe: Recipe, path: Path | None) -> Recipe:
 
 
 @app.command()
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN|PREDICTIONS...", help="Run folders, or prediction files (.jsonl); the first is the baseline."
+        ),
+    ],
+    score: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ua|wa|macro_f1|ccc|pearson|mae|rmse|wer",
+            help="The score to compare, one of the runs' task.",
+            show_default="ua, ccc or wer",
+        ),
+    ] = None,
+    all_pairs: Annotated[bool, typer.Option("--all-pairs", help="Compare every two runs.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the comparison to a file: .json, .csv or .md.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of resamples and permutations.", min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """Compare runs on the same test utterances: differences with intervals over speakers, and p-values."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from serein.evaluation import compare as comparing
+
+    found = comparing.compare(runs, score=score, all_pairs=all_pairs, seed=seed)
+    if as_json:
+        print(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False))
+    else:
+        table = Table(title=f"{found.num_utterances} utterances that all runs predicted")
+        titles, rows = found.table()
+        for title in titles:
+            table.add_column(title, justify="left" if title in ("run", "baseline") else "right")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        print_tables([table])
+        for note in found.notes:
+            print(note)
+    if out is not None:
+        found.write(out)
+        print(f"comparison: {out}", file=sys.stderr if as_json else sys.stdout)
+
+
+@app.command()
 def run(
     recipe: Annotated[Path, typer.Argument(help="Recipe (.yaml).")],
     data: Data,

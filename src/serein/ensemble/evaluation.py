@@ -314,7 +314,8 @@ def _outcome(
     rows.append(_row(f"ensemble ({weighted.method})", "ensemble", evaluated, weighted.probabilities))
     if weighted.in_sample is not None:
         rows.append(_row("ensemble, in sample (optimistic)", "in sample", evaluated, weighted.in_sample))
-    notes = list(weighted.notes)
+    to_best = paired_difference(combined, of_best, evaluated.classes, rng=np.random.default_rng(0))
+    notes = [*weighted.notes, *to_best["macro_f1"].notes]
     seeds = {s.label: len({p.seed for p in s.predictions[split]}) for s in systems}
     averaged = [f"{label} {count}" for label, count in seeds.items() if count > 1]
     if averaged:
@@ -337,7 +338,7 @@ def _outcome(
         num_utterances=len(evaluated.rows),
         rows=tuple(rows),
         best=rows[best].label,
-        to_best=paired_difference(combined, of_best, evaluated.classes, rng=np.random.default_rng(0)),
+        to_best=to_best,
         to_mean=to_mean,
         notes=tuple(notes),
     )

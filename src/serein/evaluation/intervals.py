@@ -2,29 +2,39 @@
 
 Utterances of one voice are not independent, so whole speakers are drawn with replacement (the clustered
 bootstrap: Field & Welsh 2007; Bisani & Ney 2004 for paired systems). A resample is a row of counts, one per
-speaker; its confusion matrices are one matrix product. Scores are fractions from 0 to 1.
+speaker; what its scores need are sums over its speakers, so all resamples are one matrix product. Only what occurs is
+stored: memory grows with the utterances, whatever the number of classes and speakers. Scores are fractions from 0 to 1.
+
+A resample may lack a class that few speakers have. Its UA must not become the mean over fewer classes: a model that
+answers "happy" to everything has a UA of 25 % on four classes whoever is drawn, and would have 50 % in a resample of
+two of them. So every resample is scored on all classes of the test set, and a class that it lacks counts with its score
+on all test data. (Drawing speakers within each class would keep all classes, but lose what a speaker's classes have in
+common, and with it most of the width.) What a class's few speakers have not shown, no resample shows either: how many
+resamples lacked a class is said beside the interval, and with most classes of one speaker each there is none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serein.errors import RunError
-from serein.evaluation.predictions import CodedPredictions, Prediction, code
-from serein.metrics import SCORES, FloatArray, mean_of_known
+from serein.evaluation.predictions import CodedPredictions, Prediction, SpeakerKey, code
+from serein.metrics import SCORES, FloatArray, mean_of_known, ratio
 
 LEVEL = 0.95
 NUM_RESAMPLES = 2000
 FEWEST_UNITS = 3
-MOST_CELLS = 50_000_000  # of confusion matrices at once: 400 MB; 1,251 voices, each by itself, would need 16 GB
-_COUNTS_AT_ONCE = 4_000_000
+SPEAKERS_UNKNOWN = "Speakers are unknown: intervals resample utterances, and are too narrow if speakers repeat."
+_NUMBERS_AT_ONCE = 4_000_000
 
 Bounds = tuple[float, float]
+Scorer = Callable[[FloatArray, FloatArray | None], dict[str, FloatArray]]
 
 
 @dataclass(frozen=True)
@@ -32,14 +42,25 @@ class Units:
     """What the bootstrap draws with replacement.
 
     Attributes:
-        kind: Whole speakers, or single utterances where speakers are unknown.
-        confusions: ``(units, runs, classes, classes)`` counts, rows truth; a run is one seed of one system.
+        kind: Whole speakers, or single utterances.
+        sums: `scipy.sparse.csr_array` ``(units, runs * numbers)``: what is added up to compute the scores of a run, as
+            `CodedPredictions.class_counts` has it; a run is one seed of one system.
+        num_runs: Runs.
         multiplicity: ``(units,)`` how many speakers or utterances each row stands for (like ones share it).
+        scores: Takes sums ``(..., numbers)``, and those of all data for what a resample lacks.
+        num_classes: Classes that are counted; 0 where scores are not of classes.
+        why_not: Why no interval can be given although there are enough units; `None` when one can.
+        note: Why utterances are drawn; `None` if speakers are.
     """
 
     kind: Literal["speakers", "utterances"]
-    confusions: FloatArray
+    sums: Any
+    num_runs: int
     multiplicity: NDArray[np.int64]
+    scores: Scorer
+    num_classes: int = 0
+    why_not: str | None = None
+    note: str | None = None
 
     @property
     def num_units(self) -> int:
@@ -50,9 +71,42 @@ class Units:
     def too_few(self) -> str | None:
         """The reason why no interval can be given; `None` when one can."""
         if self.num_units >= FEWEST_UNITS:
-            return None
+            return self.why_not
         noun = self.kind if self.num_units != 1 else self.kind.removesuffix("s")
         return f"{self.num_units} {noun}, and an interval needs at least {FEWEST_UNITS}"
+
+    def totals(self, counts: FloatArray) -> FloatArray:
+        """Add up units, each as often as counted: ``(resamples, units)`` to ``(resamples, runs, numbers)``."""
+        total: FloatArray = np.asarray(counts @ self.sums).reshape(len(counts), self.num_runs, -1)
+        return total
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """Scores of resamples.
+
+    Attributes:
+        scores: By name, ``(resamples, runs)``.
+        num_lacking: Resamples that lack a class of the test set.
+        lacking: ``(classes,)`` resamples that lack each of them.
+    """
+
+    scores: dict[str, FloatArray]
+    num_lacking: int
+    lacking: NDArray[np.int64]
+
+    def note(self, classes: Sequence[str], kind: str) -> str | None:
+        """Say which classes the resamples of a kind of units lack; `None` when almost none lacks any."""
+        percentage = 100 * self.num_lacking / len(next(iter(self.scores.values())))
+        if percentage < 1.0:  # too few to move a bound
+            return None
+        order = [number for number in np.argsort(-self.lacking, kind="stable").tolist() if self.lacking[number]]
+        names = ", ".join(classes[number] for number in order[:3])
+        more = f" and {len(order) - 3} more" if len(order) > 3 else ""
+        return (
+            f"{percentage:.0f} % of the resamples lack a class of few {kind} ({names}{more}): it counts "
+            "there with its score on all test data, so that the intervals of UA and macro-F1 are too narrow."
+        )
 
 
 @dataclass(frozen=True)
@@ -65,6 +119,7 @@ class Difference:
         interval: Lower and upper bound of ``difference``; `None` with too few speakers.
         probability_of_improvement: Fraction of resamples in which a is better; near 1 a wins, near 0 b does.
         resampled: What was drawn with replacement, for example "24 speakers".
+        notes: What a reader of the interval must know.
     """
 
     a: float
@@ -72,6 +127,7 @@ class Difference:
     interval: Bounds | None
     probability_of_improvement: float | None
     resampled: str
+    notes: tuple[str, ...] = ()
 
     @property
     def difference(self) -> float:
@@ -89,49 +145,119 @@ class Difference:
         }
 
 
-def is_too_large(coded: CodedPredictions) -> bool:
-    """Tell whether the confusion matrices of all single speakers would take too much memory."""
-    num_groups = len(coded.ids) if coded.speaker is None else len(coded.speakers)
-    return num_groups * len(coded.seeds) * len(coded.classes) ** 2 > MOST_CELLS
+def class_scores(counts: FloatArray, of_all: FloatArray | None = None) -> dict[str, FloatArray]:
+    """Return UA, WA and macro-F1, by the names and with the conventions of `serein.metrics.SCORES`.
+
+    Args:
+        counts: ``(..., 3 * classes)`` hits, true and predicted utterances of each class.
+        of_all: The same of all data, where `counts` are of a resample: of classes that this lacks, the score counts.
+
+    Returns:
+        ``(...)`` each; NaN where nothing was counted.
+
+    Example:
+        >>> {name: float(score) for name, score in class_scores(np.array([3.0, 2.0, 4.0, 2.0, 3.0, 3.0])).items()}
+        {'ua': 0.875, 'wa': 0.8333333333333334, 'macro_f1': 0.8285714285714285}
+    """
+    hits, support, predicted = np.split(counts, 3, axis=-1)
+    recall, f1 = ratio(hits, support), ratio(2 * hits, support + predicted)
+    if of_all is not None:
+        all_hits, all_support, all_predicted = np.split(of_all, 3, axis=-1)
+        is_lacking = support == 0
+        recall = np.where(is_lacking, ratio(all_hits, all_support), recall)
+        f1 = np.where(is_lacking, ratio(2 * all_hits, all_support + all_predicted), f1)
+    accuracy = ratio(hits.sum(axis=-1), support.sum(axis=-1))
+    return {"ua": mean_of_known(recall), "wa": accuracy, "macro_f1": mean_of_known(f1)}
 
 
-def resampling_units(coded: CodedPredictions) -> Units:
-    """Group predictions into what is drawn: speakers, or utterances when any speaker is unknown."""
-    if coded.speaker is not None:
-        confusions = coded.confusions(coded.speaker, len(coded.speakers))
-        return Units("speakers", confusions, np.ones(len(coded.speakers), np.int64))
-    # Utterances with the same truth and the same predictions in every fold and seed share a row.
-    num_classes, num_seeds = len(coded.classes), len(coded.seeds)
-    cells = np.full((len(coded.ids), len(coded.folds) * num_seeds), -1)
-    cells[coded.utterance, coded.fold * num_seeds + coded.seed] = coded.truth * num_classes + coded.prediction
-    _, pattern, multiplicity = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
-    confusions = coded.confusions(pattern.reshape(-1)[coded.utterance], len(multiplicity))
-    return Units("utterances", confusions / multiplicity[:, None, None, None], multiplicity)
+def resampling_units(*systems: CodedPredictions, draw_speakers: bool = False) -> Units:
+    """Group predictions into what is drawn: speakers, or utterances when any speaker is unknown.
+
+    Utterances are drawn, too, where the classes are the speakers (speaker identification): others cannot be drawn
+    without changing what is recognised.
+
+    Args:
+        systems: One, or several with predictions of the same utterances, whose runs stand side by side.
+        draw_speakers: Group by speakers even where they are the classes.
+    """
+    from scipy.sparse import hstack
+
+    first = systems[0]
+    kind: Literal["speakers", "utterances"] = "utterances"
+    why_not, note = None, None
+    if first.speaker is None or any(system.speaker is None for system in systems):
+        note = SPEAKERS_UNKNOWN
+    elif first.is_of_speakers and not draw_speakers:
+        note = "The classes are the speakers: intervals resample utterances, and are too narrow if recordings repeat."
+    else:
+        kind = "speakers"
+        pairs = np.unique(first.truth * len(first.speakers) + first.speaker)
+        num_speakers = np.bincount(pairs // len(first.speakers))
+        num_classes, num_single = int((num_speakers > 0).sum()), int((num_speakers == 1).sum())
+        if 2 * num_single > num_classes:
+            why_not = (
+                f"{num_single} of {num_classes} classes have one speaker each, so that other speakers cannot be drawn"
+            )
+    number_of: dict[object, int] = {
+        name: number for number, name in enumerate(first.speakers if kind == "speakers" else first.ids)
+    }
+    parts = []
+    for system in systems:
+        names: Sequence[object] = system.ids
+        own = system.utterance
+        if kind == "speakers" and system.speaker is not None:
+            names, own = system.speakers, system.speaker
+        unit = np.array([number_of[name] for name in names], np.int64)[own]
+        counts = system.class_counts(unit * len(system.seeds) + system.seed, len(number_of) * len(system.seeds))
+        parts.append(counts.reshape(len(number_of), -1))
+    sums = hstack(parts, format="csr")
+    multiplicity = np.ones(len(number_of), np.int64)
+    if kind == "utterances":  # of which many have the same truth and the same predictions: these share a row
+        sums.sort_indices()
+        rows: dict[bytes, int] = {}
+        pattern = [
+            rows.setdefault(sums.indices[a:b].tobytes() + sums.data[a:b].tobytes(), len(rows))
+            for a, b in pairwise(sums.indptr.tolist())
+        ]
+        _, first_of, multiplicity = np.unique(pattern, return_index=True, return_counts=True)
+        sums = sums[first_of]
+    num_runs = sum(len(system.seeds) for system in systems)
+    return Units(kind, sums, num_runs, multiplicity, class_scores, len(first.classes), why_not, note)
 
 
 def draw_counts(units: Units, rng: np.random.Generator, num_resamples: int) -> NDArray[np.int64]:
     """Draw how often each resample has each unit: ``(resamples, units)``; rows sum to ``num_units``."""
-    return rng.multinomial(units.num_units, units.multiplicity / units.num_units, size=num_resamples)
+    num_rows = len(units.multiplicity)
+    if units.kind == "speakers":
+        return rng.multinomial(units.num_units, np.full(num_rows, 1 / num_rows), size=num_resamples)
+    # Utterance by utterance: a multinomial draw of ten thousands of kinds would take ten times as long.
+    drawn = rng.integers(units.num_units, size=(num_resamples, units.num_units))
+    row = np.repeat(np.arange(num_rows), units.multiplicity)[drawn]
+    row += num_rows * np.arange(num_resamples)[:, None]
+    return np.bincount(row.reshape(-1), minlength=num_resamples * num_rows).reshape(num_resamples, num_rows)
 
 
 def point_scores(units: Units) -> dict[str, FloatArray]:
-    """Return each score of each run over everything: ``(runs,)``, by the names of `serein.metrics.SCORES`."""
-    counts = units.multiplicity[None, :].astype(float)
-    return {name: score(_resampled(units, counts))[0] for name, score in SCORES.items()}
+    """Return each score of each run over everything: ``(runs,)``, by name."""
+    total = units.totals(units.multiplicity[None].astype(float))
+    return {name: score[0] for name, score in units.scores(total, None).items()}
 
 
-def resampled_scores(
-    units: Units, rng: np.random.Generator, num_resamples: int = NUM_RESAMPLES
-) -> dict[str, FloatArray]:
-    """Return each score of each run in each resample, the same ones for all: ``(resamples, runs)``."""
-    parts: dict[str, list[FloatArray]] = {name: [] for name in SCORES}
-    at_once = max(1, _COUNTS_AT_ONCE // len(units.multiplicity))
+def resampled_scores(units: Units, rng: np.random.Generator, num_resamples: int = NUM_RESAMPLES) -> Resamples:
+    """Score each run in each resample, the same ones for all."""
+    of_all = units.totals(units.multiplicity[None].astype(float))
+    parts: list[dict[str, FloatArray]] = []
+    support = slice(units.num_classes, 2 * units.num_classes)
+    num_lacking, lacking = 0, np.zeros(units.num_classes, np.int64)
+    at_once = max(1, _NUMBERS_AT_ONCE // max(*units.sums.shape, units.num_units))
     for start in range(0, num_resamples, at_once):
-        counts = draw_counts(units, rng, min(at_once, num_resamples - start))
-        confusions = _resampled(units, counts.astype(float))
-        for name, score in SCORES.items():
-            parts[name].append(score(confusions))
-    return {name: np.concatenate(blocks) for name, blocks in parts.items()}
+        total = units.totals(draw_counts(units, rng, min(at_once, num_resamples - start)).astype(float))
+        parts.append(units.scores(total, of_all))
+        is_lacking = ((total[..., support] == 0) & (of_all[..., support] > 0)).any(axis=1)
+        num_lacking += int(is_lacking.any(axis=1).sum())
+        lacking += is_lacking.sum(axis=0)
+    scores = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Resamples(scores, num_lacking, lacking)
 
 
 def percentile_interval(values: FloatArray, level: float = LEVEL) -> Bounds:
@@ -147,17 +273,51 @@ def percentile_interval(values: FloatArray, level: float = LEVEL) -> Bounds:
 
 
 def bootstrap_intervals(
-    units: Units, rng: np.random.Generator, num_resamples: int = NUM_RESAMPLES
-) -> dict[str, Bounds | None]:
+    units: Units, rng: np.random.Generator, num_resamples: int = NUM_RESAMPLES, classes: Sequence[str] = ()
+) -> tuple[dict[str, Bounds | None], list[str]]:
     """Return the 95 % percentile interval of each score; seeds are averaged inside each resample.
 
+    Args:
+        classes: Names for the notes.
+
     Returns:
-        Bounds from 0 to 1 by score name; `None` with fewer than 3 units, for the reason in ``Units.too_few``.
+        Bounds from 0 to 1 by score name, `None` where ``Units.too_few`` says why; and what their reader must know.
     """
+    notes = [] if units.note is None else [units.note]
     if units.too_few:
-        return dict.fromkeys(SCORES)
+        return dict.fromkeys(SCORES), [*notes, f"No intervals: {units.too_few}."]
     resampled = resampled_scores(units, rng, num_resamples)
-    return {name: percentile_interval(mean_of_known(values)) for name, values in resampled.items()}
+    if (note := resampled.note(classes, units.kind)) is not None:
+        notes.append(note)
+    return {name: percentile_interval(mean_of_known(values)) for name, values in resampled.scores.items()}, notes
+
+
+def require_same_utterances(
+    a: Mapping[str, str], b: Mapping[str, str], names: tuple[str, str], where: tuple[object, object] = (None, None)
+) -> None:
+    """Raise RunError unless two systems predicted the same utterances, with the same truth.
+
+    Args:
+        a: Utterance -> truth, of the first system.
+        b: Of the second.
+        names: Of both, for the message.
+        where: Their files, for the message.
+    """
+    for present, absent, name, place in ((a, b, names[1], where[1]), (b, a, names[0], where[0])):
+        lacking = sorted(present.keys() - absent.keys())
+        if lacking:
+            raise RunError(
+                f"{name} has no prediction of {len(lacking)} utterances: {', '.join(lacking[:3])}",
+                where=place,
+                remedy="Compare two systems on the same utterances.",
+            )
+    contradicted = sorted(key for key, truth in a.items() if b[key] != truth)
+    if contradicted:
+        raise RunError(
+            f"the truth of {len(contradicted)} utterances differs: {', '.join(contradicted[:3])}",
+            where=where[1],
+            remedy="Compare systems that were evaluated with the same labels.",
+        )
 
 
 def paired_difference(
@@ -186,48 +346,38 @@ def paired_difference(
         0.5
     """
     truth_a, truth_b = ({p.id: p.truth for p in system if p.truth is not None} for system in (a, b))
-    for present, absent, name in ((truth_a, truth_b, "second"), (truth_b, truth_a, "first")):
-        lacking = sorted(present.keys() - absent.keys())
-        if lacking:
-            raise RunError(
-                f"the {name} system has no prediction of {len(lacking)} utterances: {', '.join(lacking[:3])}",
-                remedy="Compare two systems on the same utterances.",
-            )
-    contradicted = sorted(key for key, truth in truth_a.items() if truth_b[key] != truth)
-    if contradicted:
-        raise RunError(
-            f"the truth of {len(contradicted)} utterances differs: {', '.join(contradicted[:3])}",
-            remedy="Compare systems that were evaluated with the same labels.",
-        )
-    # Both systems' runs lie side by side, as if they were seeds of one system.
-    speakers = {p.id: (p.corpus, p.speaker) for p in (*b, *a) if p.speaker is not None}
-    runs = [("a", seed) for seed in sorted({p.seed for p in a})]
-    num_runs_a = len(runs)
-    runs += [("b", seed) for seed in sorted({p.seed for p in b})]
-    number_of = {run: number for number, run in enumerate(runs)}
-    joined = []
-    for system, predictions in (("a", a), ("b", b)):
-        for p in predictions:
-            corpus, speaker = speakers.get(p.id, (p.corpus, p.speaker))
-            seed, fold = number_of[system, p.seed], f"{system}/{p.fold}"
-            joined.append(replace(p, seed=seed, fold=fold, corpus=corpus, speaker=speaker))
-    units = resampling_units(code(joined, classes))
+    require_same_utterances(truth_a, truth_b, ("the first system", "the second system"))
+    speakers = {p.id: SpeakerKey(p.corpus, p.speaker) for p in (*b, *a) if p.speaker is not None}
+    coded = code(a, classes, speakers), code(b, classes, speakers)
+    return unit_differences(
+        resampling_units(*coded), len(coded[0].seeds), classes, rng=rng, num_resamples=num_resamples
+    )
+
+
+def unit_differences(
+    units: Units,
+    num_runs_a: int,
+    classes: Sequence[str] = (),
+    *,
+    rng: np.random.Generator,
+    num_resamples: int = NUM_RESAMPLES,
+) -> dict[str, Difference]:
+    """Return the difference of each score between the first runs of units, which are one system's, and the others."""
     points = point_scores(units)
+    notes = [] if units.note is None else [units.note]
     resampled = None if units.too_few else resampled_scores(units, rng, num_resamples)
+    if resampled is None:
+        notes.append(f"No interval: {units.too_few}.")
+    elif (note := resampled.note(classes, units.kind)) is not None:
+        notes.append(note)
     drawn = f"{units.num_units} {units.kind}"
     differences = {}
-    for name in SCORES:
-        mean_a, mean_b = (float(mean_of_known(runs)) for runs in (points[name][:num_runs_a], points[name][num_runs_a:]))
-        if resampled is None:
-            differences[name] = Difference(mean_a, mean_b, None, None, drawn)
-            continue
-        gains = mean_of_known(resampled[name][:, :num_runs_a]) - mean_of_known(resampled[name][:, num_runs_a:])
-        improved = float((gains > 0).mean())
-        differences[name] = Difference(mean_a, mean_b, percentile_interval(gains), improved, drawn)
+    for name, score in points.items():
+        mean_a, mean_b = float(mean_of_known(score[:num_runs_a])), float(mean_of_known(score[num_runs_a:]))
+        bounds, improved = None, None
+        if resampled is not None:
+            values = resampled.scores[name]
+            gains = mean_of_known(values[:, :num_runs_a]) - mean_of_known(values[:, num_runs_a:])
+            bounds, improved = percentile_interval(gains), float((gains > 0).mean())
+        differences[name] = Difference(mean_a, mean_b, bounds, improved, drawn, tuple(notes))
     return differences
-
-
-def _resampled(units: Units, counts: FloatArray) -> FloatArray:
-    flat = units.confusions.reshape(len(units.confusions), -1)
-    total: FloatArray = (counts @ flat).reshape(len(counts), *units.confusions.shape[1:])
-    return total

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -138,19 +138,40 @@ class CodedPredictions:
     seed: NDArray[np.int64]
     speaker: NDArray[np.int64] | None
 
-    def confusions(self, group: NDArray[np.int64], num_groups: int) -> NDArray[np.float64]:
-        """Return the confusion matrix of each group and seed.
+    @property
+    def is_of_speakers(self) -> bool:
+        """Whether the classes are the speakers themselves: speaker identification."""
+        if self.speaker is None or len(self.classes) < 2:
+            return False
+        pairs = np.unique(self.truth * len(self.speakers) + self.speaker)
+        truths, speakers = np.divmod(pairs, len(self.speakers))
+        keys = [self.speakers[number] for number in speakers.tolist()]
+        return all(self.classes[n] in (key.speaker, str(key)) for n, key in zip(truths.tolist(), keys, strict=True))
+
+    def class_counts(self, row: NDArray[np.int64], num_rows: int) -> Any:
+        """Count hits, true and predicted utterances of each class.
+
+        Only what occurs is stored, so that memory grows with the utterances and not with rows times classes.
 
         Args:
-            group: ``(rows,)`` number of the group each row belongs to.
-            num_groups: Groups, those without rows included.
+            row: ``(rows of self,)`` number of the row that each is counted in: its speaker, its fold and seed, ...
+            num_rows: Rows, those without utterances included.
 
         Returns:
-            ``(groups, seeds, classes, classes)`` counts, rows truth and columns prediction.
+            A `scipy.sparse.csr_array` ``(num_rows, 3 * classes)``: hits, then true, then predicted utterances.
         """
-        shape = (num_groups, len(self.seeds), len(self.classes), len(self.classes))
-        cells = np.ravel_multi_index((group, self.seed, self.truth, self.prediction), shape)
-        return np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape).astype(float)
+        from scipy.sparse import csr_array
+
+        num_classes, is_hit = len(self.classes), self.truth == self.prediction
+        columns = (self.truth[is_hit], num_classes + self.truth, 2 * num_classes + self.prediction)
+        rows = np.concatenate([row[is_hit], row, row])
+        return csr_array((np.ones(len(rows)), (rows, np.concatenate(columns))), shape=(num_rows, 3 * num_classes))
+
+    def confusion(self) -> NDArray[np.int64]:
+        """Return ``(classes, classes)`` counts over all folds and seeds, rows truth and columns prediction."""
+        num_classes = len(self.classes)
+        cells = np.bincount(self.truth * num_classes + self.prediction, minlength=num_classes**2)
+        return cells.reshape(num_classes, num_classes).astype(np.int64)
 
 
 def read_predictions(
@@ -159,6 +180,7 @@ def read_predictions(
     *,
     fold: str | None = None,
     seed: int | None = None,
+    keep_probabilities: bool = True,
 ) -> list[Prediction]:
     """Read a prediction file.
 
@@ -167,24 +189,16 @@ def read_predictions(
         classes: The classes that may occur; by default any.
         fold: The fold this file belongs to: taken where a line names none, refused where it names another.
         seed: Likewise for the seed.
+        keep_probabilities: False checks and forgets them: those of a thousand classes take a thousand times the memory.
 
     Raises:
         RunError: The file is missing or empty, or a line is wrong; names the line and what is wrong with it.
     """
-    try:
-        with Path(path).open(encoding="utf-8") as file:
-            lines = [(number, line) for number, line in enumerate(file, start=1) if not line.isspace()]
-    except FileNotFoundError:
-        raise RunError("no such prediction file", where=path, remedy="Check the path.") from None
-    except (IsADirectoryError, UnicodeDecodeError):
-        raise RunError("is not a text file in UTF-8", where=path, remedy=_REMEDY) from None
-    if not lines:
-        raise RunError("holds no predictions", where=path, remedy=_REMEDY)
     folder: dict[str, Any] = {key: value for key, value in (("fold", fold), ("seed", seed)) if value is not None}
     known = None if classes is None else frozenset(classes)
     line_of: dict[tuple[str, str, int], int] = {}
     predictions = []
-    for number, line in lines:
+    for number, line in _lines(Path(path)):
         where = f"{path}:{number}"
         try:
             prediction = _PREDICTION.validate_json(line)
@@ -219,8 +233,21 @@ def read_predictions(
             message = f"id '{prediction.id}' was already given in line {first} for fold {prediction.fold}"
             remedy = "Give one prediction per utterance, fold and seed."
             raise RunError(f"{message} and seed {prediction.seed}", where=where, remedy=remedy)
-        predictions.append(prediction)
+        predictions.append(prediction if keep_probabilities else dataclasses.replace(prediction, probabilities=None))
+    if not predictions:
+        raise RunError("holds no predictions", where=path, remedy=_REMEDY)
     return predictions
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield number and text of each line that is not blank; a file need not fit into memory."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            yield from ((number, line) for number, line in enumerate(file, start=1) if not line.isspace())
+    except FileNotFoundError:
+        raise RunError("no such prediction file", where=path, remedy="Check the path.") from None
+    except (IsADirectoryError, UnicodeDecodeError):
+        raise RunError("is not a text file in UTF-8", where=path, remedy=_REMEDY) from None
 
 
 def write_predictions(predictions: Iterable[Prediction], path: str | Path) -> None:
@@ -294,8 +321,13 @@ def classes_of_corpus(
     return names
 
 
-def code(predictions: Sequence[Prediction], classes: Sequence[str]) -> CodedPredictions:
+def code(
+    predictions: Sequence[Prediction], classes: Sequence[str], speakers: Mapping[str, SpeakerKey] | None = None
+) -> CodedPredictions:
     """Turn predictions into columns of numbers; those without truth are left out.
+
+    Args:
+        speakers: Utterance -> its speaker, where other predictions of it say who speaks.
 
     Raises:
         RunError: None of them has a truth, or one names a class that is not among `classes`.
@@ -317,15 +349,16 @@ def code(predictions: Sequence[Prediction], classes: Sequence[str]) -> CodedPred
     ids, utterance = numbered([p.id for p in labelled])
     folds, fold = numbered([p.fold for p in labelled], sort_by=natural_key)
     seeds, seed = numbered([p.seed for p in labelled], sort_by=int)
-    speakers: tuple[SpeakerKey, ...] = ()
+    known_speakers: tuple[SpeakerKey, ...] = ()
     speaker: NDArray[np.int64] | None = None
-    speaker_keys = [SpeakerKey(p.corpus, p.speaker) for p in labelled if p.speaker is not None]
+    own = ((p.id, None if p.speaker is None else SpeakerKey(p.corpus, p.speaker)) for p in labelled)
+    speaker_keys = [key for name, of_row in own if (key := (speakers or {}).get(name, of_row)) is not None]
     if len(speaker_keys) == len(labelled):
-        speakers, speaker = numbered(speaker_keys, sort_by=natural_key)
+        known_speakers, speaker = numbered(speaker_keys, sort_by=natural_key)
     truth = np.array([index[p.truth] for p in labelled if p.truth is not None], np.int64)
     prediction_column = np.array([index[p.prediction] for p in labelled], np.int64)
     return CodedPredictions(
-        tuple(classes), ids, folds, seeds, speakers, truth, prediction_column, utterance, fold, seed, speaker
+        tuple(classes), ids, folds, seeds, known_speakers, truth, prediction_column, utterance, fold, seed, speaker
     )
 
 
@@ -391,12 +424,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return _read(path, json.loads, json.JSONDecodeError)
 
 
-def read_run_predictions(run: Path, classes: Sequence[str] | None = None, kind: str = "test") -> list[Prediction]:
+def read_run_predictions(
+    run: Path, classes: Sequence[str] | None = None, kind: str = "test", *, keep_probabilities: bool = True
+) -> list[Prediction]:
     """Read the test predictions of every fold and seed of a run folder.
 
     Args:
         kind: `test`, `dev`, another task's name, or `predicted` or `oracle`: test predictions of a conditioned model
             with the other source of conditions than the recipe's.
+        keep_probabilities: As for `read_predictions`.
 
     Raises:
         RunError: There are none, or one of the files is broken.
@@ -412,7 +448,7 @@ def read_run_predictions(run: Path, classes: Sequence[str] | None = None, kind: 
         fold, seed = path.parts[-3].removeprefix("fold-"), path.parts[-2].removeprefix("seed-")
         if not seed.isdecimal():
             raise RunError(f"seed '{seed}' is not a number", where=path, remedy="Name the folder seed-0, seed-1, ...")
-        predictions += read_predictions(path, classes, fold=fold, seed=int(seed))
+        predictions += read_predictions(path, classes, fold=fold, seed=int(seed), keep_probabilities=keep_probabilities)
     return predictions
 
 

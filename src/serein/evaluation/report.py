@@ -118,7 +118,8 @@ def _figures(run: Path, scores: Scores | None, calibration: RunCalibration | Non
     """Draw what the run has data for; an absent picture is an absent key."""
     figures = {}
     if scores is not None:
-        figures["confusion"] = plots.confusion_picture(scores.confusion, scores.classes)
+        if scores.confusion.size:
+            figures["confusion"] = plots.confusion_picture(scores.confusion, scores.classes)
         if len(scores.classes) <= plots.MOST_NAMED_CLASSES:
             figures["classes"] = plots.class_picture(scores.by_class)
         if scores.speakers:

@@ -24,7 +24,7 @@ from serein.evaluation.intervals import (
     NUM_RESAMPLES,
     Bounds,
     bootstrap_intervals,
-    is_too_large,
+    class_scores,
     resampling_units,
 )
 from serein.evaluation.predictions import (
@@ -41,7 +41,9 @@ from serein.evaluation.predictions import (
     run_classes,
 )
 from serein.evaluation.verification import RunVerification, run_verification
-from serein.metrics import SCORES, FloatArray, class_f1, class_precisions, class_recalls, mean_of_known
+from serein.metrics import FloatArray, mean_of_known, ratio
+
+MOST_CONFUSED_CLASSES = 4000  # 128 MB
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class Scores:
         pooled: All utterances scored at once; mean over seeds.
         intervals: 95 % bootstrap interval of each pooled score; `None` with too few speakers.
         resampled: What the bootstrap drew, for example "24 speakers".
-        confusion: ``(classes, classes)`` counts over all folds and seeds, rows truth.
+        confusion: ``(classes, classes)`` counts over all folds and seeds, rows truth; empty with over 4,000 classes.
         speakers: One entry per speaker; empty when speakers are unknown.
         genders: One entry per known gender.
         notes: What a reader must know to read the numbers.
@@ -215,18 +217,19 @@ def score_predictions(
     """
     labelled = [p for p in predictions if p.truth is not None]
     coded = code(labelled, class_names(labelled) if classes is None else classes)
-    units = None if is_too_large(coded) else resampling_units(coded)
-    by_fold = coded.confusions(coded.fold, len(coded.folds))
+    units = resampling_units(coded)
+    intervals, interval_notes = bootstrap_intervals(units, rng or np.random.default_rng(0), classes=coded.classes)
+    num_seeds = len(coded.seeds)
+    counts = coded.class_counts(coded.fold * num_seeds + coded.seed, len(coded.folds) * num_seeds)
+    by_fold = counts.toarray().reshape(len(coded.folds), num_seeds, -1)
     pooled = by_fold.sum(axis=0)
-    intervals: Mapping[str, Bounds | None] = dict.fromkeys(SCORES)
-    if units is not None:
-        intervals = bootstrap_intervals(units, rng or np.random.default_rng(0))
     folds = _fold_scores(coded, by_fold)
-    over_folds = {name: 100 * mean_of_known(score(by_fold)) for name, score in SCORES.items()}
+    over_folds = {name: 100 * mean_of_known(score) for name, score in class_scores(by_fold).items()}
     spreads = {name: float(v.std(ddof=1)) if len(v) > 1 else None for name, v in over_folds.items()}
+    hits, support, predicted = np.split(pooled, 3, axis=-1)
+    by_seed = (ratio(hits, support), ratio(hits, predicted), ratio(2 * hits, support + predicted))
     columns = [
-        [None if np.isnan(value) else float(value) for value in 100 * mean_of_known(score(pooled).T)]
-        for score in (class_recalls, class_precisions, class_f1)
+        [None if np.isnan(value) else float(value) for value in 100 * mean_of_known(values.T)] for values in by_seed
     ]
     by_class = zip(coded.classes, *columns, _num_distinct(coded, coded.truth, len(coded.classes)), strict=True)
     genders, gender = numbered([p.gender or "" for p in labelled], sort_by=natural_key)
@@ -241,12 +244,10 @@ def score_predictions(
             )
     if len(labelled) < len(predictions):
         caveats.append(f"{len(predictions) - len(labelled)} predictions have no truth and are left out.")
-    if units is None:
-        caveats.append(f"No intervals: {len(coded.classes)} classes are too many to draw speakers again and again.")
-    elif units.kind == "utterances":
-        caveats.append("Speakers are unknown: intervals resample utterances, and are too narrow if speakers repeat.")
-    if units is not None and units.too_few:
-        caveats.append(f"No intervals: {units.too_few}.")
+    caveats += interval_notes
+    has_confusion = len(coded.classes) <= MOST_CONFUSED_CLASSES
+    if not has_confusion:
+        caveats.append(f"No confusion matrix: {len(coded.classes)} classes are too many.")
     measured = measured_distributions(predictions, coded.classes)
     distribution = {} if measured is None else graded_scores(measured)
     caveats += [sentence for sentence in [one_more_rater(distribution)] if sentence]
@@ -257,12 +258,12 @@ def score_predictions(
         standard_deviation=spreads,
         pooled=_scores_of(pooled),
         intervals={name: bounds and (100 * bounds[0], 100 * bounds[1]) for name, bounds in intervals.items()},
-        resampled="nothing" if units is None else f"{units.num_units} {units.kind}",
+        resampled=f"{units.num_units} {units.kind}",
         num_utterances=len(coded.ids),
         folds=folds,
         seeds=tuple(SeedScore(seed, **_scores_of(pooled[[i]])) for i, seed in enumerate(coded.seeds)),
         by_class=tuple(ClassScore(*row) for row in by_class),
-        confusion=pooled.sum(axis=0).astype(np.int64),
+        confusion=coded.confusion() if has_confusion else np.zeros((0, 0), np.int64),
         speakers=_speaker_scores(coded, labelled),
         genders=tuple(score for score in gender_scores if score.name),
         notes=(*notes, *caveats),
@@ -310,16 +311,16 @@ def write_scores(scores: Scores, run: str | Path) -> Path:
     return path
 
 
-def _scores_of(confusions: FloatArray) -> dict[str, float]:
-    """Score ``(seeds, classes, classes)`` counts, averaged over seeds, in per cent."""
-    return {name: float(100 * mean_of_known(score(confusions))) for name, score in SCORES.items()}
+def _scores_of(counts: FloatArray) -> dict[str, float]:
+    """Score ``(seeds, 3 * classes)`` counts, averaged over seeds, in per cent."""
+    return {name: float(100 * mean_of_known(score)) for name, score in class_scores(counts).items()}
 
 
 def _fold_scores(coded: CodedPredictions, by_fold: FloatArray) -> tuple[FoldScore, ...]:
     scores = []
-    for fold, seed in np.argwhere(by_fold.any(axis=(2, 3))).tolist():
+    for fold, seed in np.argwhere(by_fold.any(axis=2)).tolist():
         is_inside = (coded.fold == fold) & (coded.seed == seed)
-        support = by_fold[fold, seed].sum(axis=1)
+        support = np.split(by_fold[fold, seed], 3)[1]
         scores.append(
             FoldScore(
                 fold=coded.folds[fold],
@@ -334,7 +335,7 @@ def _fold_scores(coded: CodedPredictions, by_fold: FloatArray) -> tuple[FoldScor
 
 
 def _speaker_scores(coded: CodedPredictions, labelled: Sequence[Prediction]) -> tuple[GroupScore, ...]:
-    if coded.speaker is None or is_too_large(coded):
+    if coded.speaker is None:
         return ()
     genders: dict[int, str] = {}
     for number, prediction in zip(coded.speaker.tolist(), labelled, strict=True):
@@ -355,7 +356,9 @@ def _num_distinct(coded: CodedPredictions, group: NDArray[np.int64], num_groups:
 def _group_scores(
     coded: CodedPredictions, group: NDArray[np.int64], names: Sequence[tuple[str, str | None]]
 ) -> tuple[GroupScore, ...]:
-    confusions = coded.confusions(group, len(names))
+    num_seeds = len(coded.seeds)
+    sums = coded.class_counts(group * num_seeds + coded.seed, len(names) * num_seeds)
     counts = _num_distinct(coded, group, len(names))
-    rows = zip(names, confusions, counts, strict=True)
+    own = (sums[number * num_seeds : (number + 1) * num_seeds].toarray() for number in range(len(names)))
+    rows = zip(names, own, counts, strict=True)
     return tuple(GroupScore(name, gender, **_scores_of(c), num_utterances=n) for (name, gender), c, n in rows)

@@ -105,15 +105,8 @@ def read_systems(paths: Sequence[Path], split: Split) -> list[System]:
     twice = sorted({str(path) for path in where if where.count(path) > 1})
     if twice:
         raise RunError("is named twice", where=twice[0], remedy="Name each system once.")
-    parts = [path.with_suffix("").parts if path.suffix == ".jsonl" else path.parts for path in where]
-    labels = [str(path) for path in where]  # of a folder and a file of the same name
-    for length in range(1, max(map(len, parts)) + 1):
-        ends = ["/".join(each[-length:]) for each in parts]
-        if len(set(ends)) == len(ends):
-            labels = ends
-            break
     systems = []
-    for path, label in zip(paths, labels, strict=True):
+    for path, label in zip(paths, distinct_labels(paths), strict=True):
         if not path.is_dir():
             predictions = read_predictions(path)
             systems.append(System(label, path, class_names(predictions), {split: predictions}, ()))
@@ -136,6 +129,22 @@ def read_systems(paths: Sequence[Path], split: Split) -> list[System]:
         names = tuple(folder.relative_to(path).as_posix() for folder in folders)
         systems.append(System(label, path, classes or class_names(found[split]), found, names))
     return systems
+
+
+def distinct_labels(paths: Sequence[Path]) -> list[str]:
+    """Return the shortest ends of paths that distinguish them.
+
+    Example:
+        >>> distinct_labels([Path("runs/wavlm/new"), Path("runs/hubert/new.jsonl")])
+        ['wavlm/new', 'hubert/new']
+    """
+    where = [Path(os.path.abspath(path)) for path in paths]
+    parts = [path.with_suffix("").parts if path.suffix == ".jsonl" else path.parts for path in where]
+    for length in range(1, max(map(len, parts)) + 1):
+        ends = ["/".join(each[-length:]) for each in parts]
+        if len(set(ends)) == len(ends):
+            return ends
+    return [str(path) for path in where]  # of a folder and a file of the same name
 
 
 def align_predictions(systems: Sequence[System], split: Split) -> AlignedPredictions:

@@ -112,7 +112,7 @@ def plain_reading(scores: Scores, folds: dict[str, Any]) -> str:
         f"(by chance: {chance:.3g})."
     ]
     bounds = scores.intervals["ua"]
-    if bounds is not None and scores.speakers and is_independent is not False:
+    if bounds is not None and scores.resampled.endswith("speakers") and is_independent is not False:
         low, high = (f"{bound:.0f}" for bound in bounds)
         sentences.append(
             f"Had other speakers been recorded, it might as well be {low} to {high} (95{NARROW_SPACE}% interval)."
@@ -120,9 +120,11 @@ def plain_reading(scores: Scores, folds: dict[str, Any]) -> str:
     known = sorted((score.recall, score.name) for score in scores.by_class if score.recall is not None)
     if len(known) >= 2:
         (lowest, worst), (highest, best) = known[0], known[-1]
-        row = scores.classes.index(worst)
-        errors = scores.confusion[row] * (np.arange(len(scores.classes)) != row)
-        confused = f", most often confused with {scores.classes[int(errors.argmax())]}" if errors.any() else ""
+        confused = ""
+        if scores.confusion.size:
+            row = scores.classes.index(worst)
+            errors = scores.confusion[row] * (np.arange(len(scores.classes)) != row)
+            confused = f", most often confused with {scores.classes[int(errors.argmax())]}" if errors.any() else ""
         sentences.append(f"Recognised best: {best} ({highest:.0f}{NARROW_SPACE}%).")
         sentences.append(f"Worst: {worst} ({lowest:.0f}{NARROW_SPACE}%{confused}).")
     return " ".join(sentences)

@@ -180,9 +180,11 @@ def train_and_dev(utterances: Sequence[Utterance], protocol: Protocol, pairs: Ma
         utterances = [u for u in utterances if u.split in ("train", "dev")]
     if not protocol.shares_speakers:
         require_distinct_speakers(utterances)
-    is_dev = dev_rule(utterances, protocol, "all")
-    train_ids = tuple(u.id for u in utterances if not is_dev(u))
-    dev_ids = tuple(u.id for u in utterances if is_dev(u))
+    originals = [u for u in utterances if u.copy_of is None]
+    is_dev = dev_rule(originals, protocol, "all")
+    dev_ids = tuple(u.id for u in originals if is_dev(u))
+    held_out = set(dev_ids)
+    train_ids = tuple(u.id for u in utterances if (u.copy_of or u.id) not in held_out)
     is_independent = not protocol.shares_speakers
     shares_dev = not is_independent or protocol.dev == "random"
     return Folds("train", (Fold("all", train_ids, dev_ids, ()),), is_independent, shares_dev)

@@ -183,6 +183,7 @@ def evaluate_run_with_knn(
     notes = _notes(done, knn_options)
     alone = [row for result in done for row in result.alone]
     interpolated = [row for result in done for row in result.interpolated]
+    differences = paired_difference(interpolated, predicted, classes, rng=np.random.default_rng(0))
     found = KnnEvaluation(
         selection="given" if knn_options.is_given else knn_options.selection,
         votes=knn_options.votes,
@@ -193,8 +194,8 @@ def evaluate_run_with_knn(
             "neighbours": score_predictions(alone, classes, notes=notes),
             "knn": score_predictions(interpolated, classes, notes=notes),
         },
-        differences=paired_difference(interpolated, predicted, classes, rng=np.random.default_rng(0)),
-        notes=notes,
+        differences=differences,
+        notes=(*notes, *differences[knn_options.metric].notes),
     )
     name = "knn_oracle.json" if knn_options.selection == "oracle" else "knn.json"
     write_text(run / name, json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,0 +1,374 @@
+"""Comparison of runs on the same test utterances: paired differences, permutation tests, and Holm's correction."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from serein.data.files import write_text
+from serein.errors import RunError, expected_one_of
+from serein.evaluation.intervals import (
+    NUM_RESAMPLES,
+    SPEAKERS_UNKNOWN,
+    Bounds,
+    Units,
+    require_same_utterances,
+    resampling_units,
+    unit_differences,
+)
+from serein.evaluation.predictions import (
+    Prediction,
+    SpeakerKey,
+    class_names,
+    code,
+    missing_predictions,
+    numbered,
+    read_predictions,
+    read_run_predictions,
+    read_specs,
+    run_classes,
+)
+from serein.evaluation.scores import SCORE_TITLES
+from serein.evaluation.systems import distinct_labels
+from serein.metrics import NUMBER_SCORES_OF, FloatArray, moments, ratio
+from serein.tasks.ctc import normalised, word_errors
+
+NUM_PERMUTATIONS = 10_000
+_NUMBERS_AT_ONCE = 4_000_000
+# Kind of task -> its scores, the first by default.
+SCORES_OF = {
+    "classes": ("ua", "wa", "macro_f1"),
+    "vector": ("ua", "wa", "macro_f1"),
+    "regression": ("ccc", "pearson", "mae", "rmse"),
+    "sequence": ("wer",),
+}
+_TITLES = {**SCORE_TITLES, "ccc": "CCC", "pearson": "Pearson", "mae": "MAE", "rmse": "RMSE", "wer": "WER"}
+_IN_PER_CENT = ("ua", "wa", "macro_f1", "wer")
+_LOWER_IS_BETTER = ("mae", "rmse", "wer")
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """A run and its score, the mean over its seeds."""
+
+    run: str
+    path: str
+    score: float
+    num_seeds: int
+
+
+@dataclass(frozen=True)
+class ComparedPair:
+    """A run beside another one.
+
+    Attributes:
+        difference: Score of the run minus score of the baseline.
+        interval: 95 % bootstrap interval of it; `None` where notes say why.
+        p_value: Of the permutation test: how often a difference at least as large, of either sign, arises when the two
+            runs exchange the predictions of some speakers.
+        adjusted_p_value: After Holm's correction for all pairs.
+        num_permutations: All 2^speakers, or those that were drawn.
+        is_exact: Whether all were made.
+        resampled: What the interval draws, for example "24 speakers".
+        permuted: What the runs exchange, likewise.
+    """
+
+    run: str
+    baseline: str
+    difference: float
+    interval: Bounds | None
+    p_value: float
+    adjusted_p_value: float
+    num_permutations: int
+    is_exact: bool
+    resampled: str
+    permuted: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs compared on the same utterances. Scores and differences in per cent, but for those of numbers.
+
+    Attributes:
+        score: `ua`, `wa`, `macro_f1`, `ccc`, `pearson`, `mae`, `rmse` or `wer` (word error rate).
+        pairs: Every run with the first, or all pairs.
+        notes: What a reader of the numbers must know.
+    """
+
+    score: str
+    num_utterances: int
+    runs: tuple[ComparedRun, ...]
+    pairs: tuple[ComparedPair, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists and numbers."""
+        return asdict(self) | {"unit": "%" if self.score in _IN_PER_CENT else ""}
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Return the titles of the columns, and a row of text for each pair."""
+        title, digits = _TITLES[self.score], 1 if self.score in _IN_PER_CENT else 3
+        titles = ["run", title, "baseline", title, "difference", "95 % interval", "p", "p (Holm)"]
+        score_of = {run.run: f"{run.score:.{digits}f}" for run in self.runs}
+        rows = []
+        for pair in self.pairs:
+            bounds = "–" if pair.interval is None else "[{:+.{d}f}, {:+.{d}f}]".format(*pair.interval, d=digits)
+            cells = [pair.run, score_of[pair.run], pair.baseline, score_of[pair.baseline]]
+            cells += [f"{pair.difference:+.{digits}f}", bounds, f"{pair.p_value:.4f}", f"{pair.adjusted_p_value:.4f}"]
+            rows.append(cells)
+        return titles, rows
+
+    def write(self, path: str | Path) -> None:
+        """Write the comparison; the suffix says how: `.json`, `.csv` (numbers) or `.md` (the table and its notes).
+
+        Raises:
+            RunError: The suffix is another one.
+        """
+        suffix = Path(path).suffix.lower()
+        if suffix == ".json":
+            text = json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        elif suffix == ".csv":
+            file = io.StringIO()
+            writer = csv.writer(file, lineterminator="\n")
+            score_of = {run.run: run.score for run in self.runs}
+            columns = ("run", "baseline", "difference", "lower", "upper", "p_value", "adjusted_p_value")
+            writer.writerow(["score", "run_score", "baseline_score", *columns])
+            for pair in self.pairs:
+                values = asdict(pair) | dict(zip(("lower", "upper"), pair.interval or ("", ""), strict=True))
+                scores = [score_of[pair.run], score_of[pair.baseline]]
+                writer.writerow([self.score, *scores, *(values[name] for name in columns)])
+            text = file.getvalue()
+        elif suffix == ".md":
+            titles, rows = self.table()
+            lines = [titles, ["---"] * len(titles), *rows]
+            cells = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines]
+            text = "".join(cells) + "\n" + "".join(f"{note}\n" for note in self.notes)
+        else:
+            raise RunError(f"has the suffix '{suffix}'", where=path, remedy="Write .json, .csv or .md.")
+        write_text(path, text)
+
+
+def compare(
+    runs: Sequence[str | Path], *, score: str | None = None, all_pairs: bool = False, seed: int = 0
+) -> Comparison:
+    """Compare runs on the same test utterances, each with the first one.
+
+    The difference has a bootstrap interval over speakers, and a p-value of a permutation test: if two runs are equally
+    good for every speaker, they may exchange the predictions of any speakers. All exchanges are made where these are
+    10,000 or fewer, else 10,000 are drawn. The p-values of several pairs are corrected by Holm's method. Scores are
+    means over the seeds of a run; runs may have different numbers of seeds, and different folds.
+
+    Args:
+        runs: Run folders, or prediction files of any system.
+        score: `ua` (the default), `wa`, `macro_f1`; of numbers `ccc`, `pearson`, `mae`, `rmse`; of transcripts `wer`.
+        all_pairs: Compare every two, not only each with the first.
+        seed: Draws the bootstrap and the permutations.
+
+    Raises:
+        RunError: There are fewer than two, one is unfinished, or they predicted other utterances or have other labels.
+
+    Sources: Fisher 1935, "The Design of Experiments", section 21 (the test); Phipson & Smyth 2010 (p-values of drawn
+    permutations); Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    paths = [Path(path) for path in runs]
+    if len({os.path.abspath(path) for path in paths}) < max(2, len(paths)):
+        what = "one run alone cannot be compared" if len(paths) < 2 else "a run is named twice"
+        raise RunError(what, where=paths[0] if paths else None, remedy="Name two runs or more, each once.")
+    labels = distinct_labels(paths)
+    systems = [_read(path) for path in paths]
+    problem, classes, _ = systems[0]
+    for path, (other, own_classes, _) in zip(paths[1:], systems[1:], strict=True):
+        if SCORES_OF[other] != SCORES_OF[problem] or (classes and own_classes and {*own_classes} != {*classes}):
+            theirs, ours = (", ".join(names or ()) or "no classes" for names in (own_classes, classes))
+            what = f"predicts {theirs}, and {labels[0]} {ours}"
+            raise RunError(what, where=path, remedy="Compare runs of the same task and labels.")
+    score = SCORES_OF[problem][0] if score is None else score
+    if score not in SCORES_OF[problem]:
+        message = expected_one_of(score, SCORES_OF[problem], kind="score")
+        raise RunError(message, where="--score", remedy="Choose a score of the task that the runs are about.")
+    truths = [{p.id: p.truth for p in predictions if p.truth is not None} for _, _, predictions in systems]
+    for number in range(1, len(paths)):
+        both, where = (labels[0], labels[number]), (paths[0], paths[number])
+        require_same_utterances(truths[0], truths[number], both, where)
+    speakers = {p.id: SpeakerKey(p.corpus, p.speaker) for _, _, rows in reversed(systems) for p in rows if p.speaker}
+    labelled = [[p for p in rows if p.truth is not None] for _, _, rows in systems]
+    names = tuple(classes or class_names([p for rows in labelled for p in rows]))
+    is_of_classes = score in SCORES_OF["classes"]
+    coded = [code(rows, names, speakers) for rows in labelled] if is_of_classes else []
+    num_seeds = [len({p.seed for p in rows}) for rows in labelled]
+    factor = 100.0 if score in _IN_PER_CENT else 1.0
+    score_of: dict[int, float] = {}
+    pairs = []
+    chosen = combinations(range(len(paths)), 2) if all_pairs else ((0, number) for number in range(1, len(paths)))
+    for baseline, run in chosen:
+        if is_of_classes:
+            units = resampling_units(coded[run], coded[baseline])
+            exchanged = resampling_units(coded[run], coded[baseline], draw_speakers=True)
+        else:
+            units = exchanged = _sum_units([labelled[run], labelled[baseline]], speakers, problem)
+        rng = np.random.default_rng(seed)
+        difference = unit_differences(units, num_seeds[run], names, rng=rng)[score]
+        score_of[run], score_of[baseline] = factor * difference.a, factor * difference.b
+        p_value, num_permutations, is_exact = permutation_test(exchanged, num_seeds[run], score, rng)
+        bounds = difference.interval
+        pairs.append(
+            ComparedPair(
+                run=labels[run],
+                baseline=labels[baseline],
+                difference=factor * difference.difference,
+                interval=None if bounds is None else (factor * bounds[0], factor * bounds[1]),
+                p_value=p_value,
+                adjusted_p_value=p_value,
+                num_permutations=num_permutations,
+                is_exact=is_exact,
+                resampled=difference.resampled,
+                permuted=f"{exchanged.num_units} {exchanged.kind}",
+                notes=difference.notes,
+            )
+        )
+    adjusted = holm([pair.p_value for pair in pairs])
+    pairs = [replace(pair, adjusted_p_value=value) for pair, value in zip(pairs, adjusted, strict=True)]
+    compared = tuple(
+        ComparedRun(label, str(path), score_of[number], num_seeds[number])
+        for number, (label, path) in enumerate(zip(labels, paths, strict=True))
+    )
+    return Comparison(score, len(truths[0]), compared, tuple(pairs), _notes(score, compared, pairs, systems[0][2]))
+
+
+def permutation_test(
+    units: Units, num_runs_a: int, score: str, rng: np.random.Generator, num_permutations: int = NUM_PERMUTATIONS
+) -> tuple[float, int, bool]:
+    """Return the two-sided p-value of a score's difference between two systems that may exchange units.
+
+    A system's seeds are averaged first: what adds up over units is, and so are UA and WA.
+
+    Args:
+        units: Those of both systems, the first `num_runs_a` runs being the first system's.
+        score: A name among the units' scores.
+        rng: Draws exchanges where all would be more than `num_permutations`.
+
+    Returns:
+        The p-value, the number of permutations, and whether these are all. Drawn permutations count the one that was
+        observed (Phipson & Smyth 2010), so that p is never 0.
+    """
+    num_numbers = units.sums.shape[1] // units.num_runs
+    runs = [units.sums[:, run * num_numbers : (run + 1) * num_numbers] for run in range(units.num_runs)]
+    first, second = (sum(own[1:], own[0]) / len(own) for own in (runs[:num_runs_a], runs[num_runs_a:]))
+    total_a, total_b = units.multiplicity @ first, units.multiplicity @ second
+    moved = (second - first).tocsr()
+    is_exact = 2.0**units.num_units <= num_permutations
+    if is_exact:
+        moved = moved[np.repeat(np.arange(len(units.multiplicity)), units.multiplicity)]
+        num_permutations = 2**units.num_units
+    observed = abs(float(units.scores(total_a, None)[score] - units.scores(total_b, None)[score]))
+    num_as_large = 0
+    at_once = max(1, _NUMBERS_AT_ONCE // max(moved.shape))
+    for start in range(0, num_permutations, at_once):
+        number = np.arange(start, min(start + at_once, num_permutations))
+        if is_exact:  # bit by bit, whether a unit is exchanged
+            exchanged = (number[:, None] >> np.arange(units.num_units)) & 1
+        else:
+            exchanged = rng.binomial(units.multiplicity, 0.5, size=(len(number), len(units.multiplicity)))
+        gain = exchanged.astype(float) @ moved
+        differences = units.scores(total_a + gain, None)[score] - units.scores(total_b - gain, None)[score]
+        num_as_large += int((np.abs(differences) >= observed - 1e-12).sum())
+    p_value = num_as_large / num_permutations if is_exact else (num_as_large + 1) / (num_permutations + 1)
+    return p_value, num_permutations, is_exact
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number by Holm's step-down method, in the same order.
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    adjusted, least = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        least = max(least, (len(p_values) - rank) * p_values[place])
+        adjusted[place] = min(1.0, least)
+    return adjusted
+
+
+def number_scores(sums: FloatArray, of_all: FloatArray | None = None) -> dict[str, FloatArray]:
+    """Return the scores of numbers from sums of `serein.metrics.moments`; `of_all` is not used."""
+    return {name: score(sums) for name, score in NUMBER_SCORES_OF.items()}
+
+
+def word_error_scores(sums: FloatArray, of_all: FloatArray | None = None) -> dict[str, FloatArray]:
+    """Return the word error rate of ``(..., 2)`` errors and words; `of_all` is not used."""
+    return {"wer": ratio(sums[..., 0], sums[..., 1])}
+
+
+def _read(path: Path) -> tuple[str, tuple[str, ...] | None, list[Prediction]]:
+    """Return the kind of task, the classes if they are named, and the test predictions without their probabilities."""
+    if not path.is_dir():
+        return "classes", None, read_predictions(path, keep_probabilities=False)
+    problem, classes = read_specs(path)[0].problem, run_classes(path)
+    predictions = read_run_predictions(path, classes, keep_probabilities=False)
+    lacking = missing_predictions(path, predictions)
+    if lacking:
+        raise RunError(lacking[0], where=path, remedy="Finish the run by --resume.")
+    return problem, classes if "ua" in SCORES_OF[problem] else None, predictions
+
+
+def _sum_units(systems: Sequence[Sequence[Prediction]], speakers: Mapping[str, SpeakerKey], problem: str) -> Units:
+    """Add up, over speakers, what the scores of numbers or transcripts are computed from."""
+    from scipy.sparse import csr_array
+
+    kind: Literal["speakers", "utterances"] = "speakers"
+    if any(p.id not in speakers for p in systems[0]):
+        kind = "utterances"
+    number_of: dict[object, int] = {}
+    parts = []
+    for rows in systems:
+        keys = [speakers[p.id] if kind == "speakers" else p.id for p in rows]
+        unit = np.array([number_of.setdefault(key, len(number_of)) for key in keys], np.int64)
+        seeds, seed = numbered([p.seed for p in rows], sort_by=int)
+        if problem == "sequence":
+            found = [word_errors(normalised(p.truth), normalised(p.prediction)) for p in rows]
+            numbers = np.array([(each.errors, each.words) for each in found], float)
+        else:
+            numbers = moments([p.true_value or 0.0 for p in rows], [p.value for p in rows])
+        sums = np.zeros((len(number_of), len(seeds), numbers.shape[1]))
+        np.add.at(sums, (unit, seed), numbers)
+        parts.append(sums.reshape(len(number_of), -1))
+    num_runs = sum(len({p.seed for p in rows}) for rows in systems)
+    ones, note = np.ones(len(number_of), np.int64), None if kind == "speakers" else SPEAKERS_UNKNOWN
+    scores = word_error_scores if problem == "sequence" else number_scores
+    return Units(kind, csr_array(np.concatenate(parts, axis=1)), num_runs, ones, scores, note=note)
+
+
+def _notes(
+    score: str, runs: Sequence[ComparedRun], pairs: Sequence[ComparedPair], rows: Sequence[Prediction]
+) -> tuple[str, ...]:
+    """Say what was compared, drawn and exchanged, and what qualifies the numbers."""
+    first = pairs[0]
+    notes = [f"{_TITLES[score]}: lower is better."] if score in _LOWER_IS_BETTER else []
+    notes.append(f"95 % interval: {NUM_RESAMPLES} resamples of {first.resampled}.")
+    how = f"all {first.num_permutations:,}" if first.is_exact else f"{first.num_permutations:,} drawn"
+    notes.append(f"p: permutation test, two-sided; {how} exchanges of {first.permuted} between the two runs.")
+    if len(pairs) > 1:
+        notes.append(f"p (Holm): corrected for {len(pairs)} comparisons.")
+    if any(run.num_seeds > 1 for run in runs):
+        seeds = ", ".join(f"{run.run} {run.num_seeds}" for run in runs)
+        notes.append(f"Scores are means over seeds; seeds: {seeds}.")
+    if first.is_exact and first.num_permutations < 40:
+        smallest = 2 / first.num_permutations
+        notes.append(f"With {first.permuted} the smallest possible p is {smallest:.3g}.")
+    unlabelled = len({p.id for p in rows if p.truth is None})
+    if unlabelled:
+        notes.append(f"{unlabelled} utterances have no truth and are left out.")
+    return tuple(dict.fromkeys((*notes, *(note for pair in pairs for note in pair.notes))))

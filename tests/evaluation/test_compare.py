@@ -1,0 +1,226 @@
+"""Comparison of runs, beside SciPy's permutation test and Holm's correction by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import permutation_test as scipy_permutation_test
+
+from cli_fixtures import Call
+from serein.errors import RunError
+from serein.evaluation import compare as comparing
+from serein.evaluation.compare import compare, holm, word_error_scores
+from serein.evaluation.intervals import paired_difference, resampling_units
+from serein.evaluation.predictions import Prediction, code, write_predictions
+from serein.metrics import concordance, mean_absolute_error, root_mean_square_error, unweighted_accuracy
+from serein.tasks.task import TaskSpec
+
+CLASSES = ("angry", "calm", "sad")
+
+
+def said(skill: float, num_speakers: int = 6, draw: int = 1, seed: int = 0) -> list[Prediction]:
+    """Make up predictions of which about `skill` are right, always of the same utterances."""
+    truths = np.random.default_rng(0).integers(3, size=(num_speakers, 9))
+    random = np.random.default_rng(draw)
+    return [
+        Prediction(
+            id=f"s{speaker}-{place}",
+            truth=CLASSES[truth],
+            prediction=CLASSES[truth if random.random() < skill else random.integers(3)],
+            speaker=f"s{speaker}",
+            seed=seed,
+        )
+        for speaker, row in enumerate(truths)
+        for place, truth in enumerate(row)
+    ]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Callable[..., list[Path]]:
+    def write(*systems: Sequence[Prediction]) -> list[Path]:
+        paths = [tmp_path / f"{name}.jsonl" for name in "abcdef"[: len(systems)]]
+        for path, predictions in zip(paths, systems, strict=True):
+            write_predictions(predictions, path)
+        return paths
+
+    return write
+
+
+def scipy_p_value(a: list[Prediction], b: list[Prediction], num_resamples: float = np.inf) -> float:
+    """Exchange whole speakers between two systems, as SciPy does with paired samples."""
+    speakers = sorted({str(p.speaker) for p in a})
+    of_speaker = [[[p for p in system if p.speaker == s] for s in speakers] for system in (a, b)]
+
+    def difference(first: np.ndarray, second: np.ndarray) -> float:
+        scores = []
+        for chosen in (first, second):
+            rows = [p for n in chosen for p in of_speaker[n // len(speakers)][n % len(speakers)]]
+            scores.append(unweighted_accuracy([p.truth for p in rows], [p.prediction for p in rows]))
+        return scores[0] - scores[1]
+
+    numbers = np.arange(2 * len(speakers)).reshape(2, -1)
+    found = scipy_permutation_test(
+        (numbers[0], numbers[1]), difference, permutation_type="samples", n_resamples=num_resamples, rng=0
+    )
+    return float(found.pvalue)
+
+
+@pytest.mark.parametrize("skill", [0.5, 0.65, 0.9])
+def test_the_exact_p_value_is_scipys(skill: float, files: Callable[..., list[Path]]) -> None:
+    a, b = said(0.6), said(skill, draw=2)
+    (pair,) = compare(files(a, b)).pairs
+    assert (pair.num_permutations, pair.is_exact, pair.permuted) == (64, True, "6 speakers")
+    assert pair.p_value == pytest.approx(scipy_p_value(b, a))
+    assert pair.adjusted_p_value == pair.p_value
+
+
+def test_drawn_permutations_are_near_scipys_and_the_same_each_time(files: Callable[..., list[Path]]) -> None:
+    a, b = said(0.55, 16), said(0.68, 16, draw=2)
+    paths = files(a, b)
+    (pair,) = compare(paths).pairs
+    assert (pair.num_permutations, pair.is_exact) == (10_000, False)
+    assert pair.p_value == pytest.approx(scipy_p_value(a, b, 2000), abs=0.03)
+    assert compare(paths).pairs == (pair,)
+
+
+def test_one_speaker_each_by_hand(files: Callable[..., list[Path]]) -> None:
+    """Three speakers, each better by the same: two of eight exchanges differ as much."""
+    truth = [
+        Prediction(id=f"{s}{n}", truth=CLASSES[n], prediction=CLASSES[n], speaker=s) for s in "xyz" for n in range(3)
+    ]
+    wrong = [replace(p, prediction="sad") for p in truth]
+    (pair,) = compare(files(wrong, truth)).pairs
+    assert (pair.difference, pair.p_value) == (pytest.approx(200 / 3), 2 / 8)
+    assert any("the smallest possible p is 0.25" in note for note in compare(files(wrong, truth)).notes)
+
+
+def test_the_difference_and_its_interval_are_those_of_the_bootstrap(files: Callable[..., list[Path]]) -> None:
+    a, b = said(0.5), said(0.9, draw=2)
+    found = paired_difference(b, a, CLASSES, rng=np.random.default_rng(0))["macro_f1"]
+    (pair,) = compare(files(a, b), score="macro_f1").pairs
+    assert pair.difference == pytest.approx(100 * found.difference)
+    assert pair.interval == pytest.approx(tuple(100 * bound for bound in found.interval or ()))
+
+
+def test_seeds_are_averaged_and_may_differ_in_number(files: Callable[..., list[Path]]) -> None:
+    a = [*said(0.5, seed=0), *said(0.6, draw=5, seed=1)]
+    b = said(0.9, draw=2, seed=7)
+    found = compare(files(a, b))
+    assert [run.num_seeds for run in found.runs] == [2, 1]
+    each = [unweighted_accuracy([p.truth for p in own], [p.prediction for p in own]) for own in (a[:54], a[54:])]
+    assert found.runs[0].score == pytest.approx(100 * np.mean(each))
+    assert "Scores are means over seeds; seeds: a 2, b 1." in found.notes
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([0.02]) == [0.02]
+
+
+def test_the_first_run_is_the_baseline_or_all_are_paired(files: Callable[..., list[Path]]) -> None:
+    paths = files(said(0.5), said(0.7, draw=2), said(0.9, draw=3))
+    found = compare(paths)
+    assert [(pair.run, pair.baseline) for pair in found.pairs] == [("b", "a"), ("c", "a")]
+    assert [pair.adjusted_p_value for pair in found.pairs] == holm([pair.p_value for pair in found.pairs])
+    every = compare(paths, all_pairs=True)
+    assert [(pair.run, pair.baseline) for pair in every.pairs] == [("b", "a"), ("c", "a"), ("c", "b")]
+    assert any("corrected for 3 comparisons" in note for note in every.notes)
+
+
+def test_other_utterances_labels_and_classes_are_refused(files: Callable[..., list[Path]]) -> None:
+    a = said(0.5)
+    with pytest.raises(RunError, match=r"b\.jsonl: b has no prediction of 2 utterances: s0-0, s0-1"):
+        compare(files(a, a[2:]))
+    with pytest.raises(RunError, match=r"a\.jsonl: a has no prediction of 1 utterances: new"):
+        compare(files(a, [*a, replace(a[0], id="new")]))
+    other = [replace(p, truth="calm" if p.truth == "sad" else "sad") for p in a[:3]]
+    with pytest.raises(RunError, match=r"b\.jsonl: the truth of 3 utterances differs: s0-0, s0-1, s0-2"):
+        compare(files(a, [*other, *a[3:]]))
+    with pytest.raises(RunError, match=r"one run alone cannot be compared"):
+        compare(files(a))
+    with pytest.raises(RunError, match=r"a run is named twice"):
+        compare(files(a) * 2)
+    with pytest.raises(RunError, match="'f1'"):
+        compare(files(a, a), score="f1")
+
+
+def test_unknown_speakers_exchange_utterances_and_that_is_said(files: Callable[..., list[Path]]) -> None:
+    a, b = ([replace(p, speaker=None) for p in system] for system in (said(0.5), said(0.9, draw=2)))
+    found = compare(files(a, b))
+    assert found.pairs[0].permuted == "54 utterances"
+    assert any(note.startswith("Speakers are unknown") for note in found.notes)
+    assert compare(files(said(0.5), b)).pairs[0].permuted == "6 speakers"  # one file that knows them is enough
+
+
+def test_like_utterances_in_one_row_are_exchanged_one_by_one() -> None:
+    a, b = ([replace(p, speaker=None) for p in said(skill, 1)] for skill in (0.4, 0.8))
+    units = resampling_units(code(b, CLASSES), code(a, CLASSES))
+    assert len(units.multiplicity) < units.num_units == 9
+    p_value, count, is_exact = comparing.permutation_test(units, 1, "ua", np.random.default_rng(0))
+    assert (count, is_exact) == (512, True)
+    own = [[replace(p, speaker=p.id) for p in system] for system in (b, a)]
+    assert p_value == pytest.approx(scipy_p_value(*own))
+
+
+def numbers_run(run: Path, spec: TaskSpec, predictions: list[Prediction]) -> Path:
+    write_predictions(predictions, run / "fold-1" / "seed-0" / "predictions.jsonl")
+    (run / "data.json").write_text(json.dumps({"tasks": [asdict(spec)]}))
+    return run
+
+
+def test_runs_of_numbers_are_compared_by_ccc_mae_and_rmse(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    truth = random.normal(3, 1, 60)
+    spec, runs, values = TaskSpec("arousal", "arousal", "regression"), [], []
+    for name, noise in (("rough", 1.5), ("fine", 0.3)):
+        values.append(truth + random.normal(0, noise, 60))
+        rows = [
+            Prediction(id=str(n), truth=str(truth[n]), prediction=str(values[-1][n]), speaker=f"s{n % 10}", fold="1")
+            for n in range(60)
+        ]
+        runs.append(numbers_run(tmp_path / name, spec, rows))
+    for score, metric in (("ccc", concordance), ("mae", mean_absolute_error), ("rmse", root_mean_square_error)):
+        found = compare(runs, score=score)
+        assert [run.score for run in found.runs] == pytest.approx([metric(truth, own) for own in values])
+        assert found.pairs[0].p_value == pytest.approx(2 / 1024)
+        assert (found.pairs[0].difference > 0) == (score == "ccc")
+    assert any("lower is better" in note for note in found.notes)
+    assert compare(runs).score == "ccc"
+    with pytest.raises(RunError, match="'ua'"):
+        compare(runs, score="ua")
+
+
+def test_word_errors_add_up_over_speakers() -> None:
+    assert word_error_scores(np.array([[1.0, 4.0], [0.0, 2.0]]))["wer"].tolist() == [0.25, 0.0]
+
+
+def test_files_are_written_by_their_suffix(tmp_path: Path, files: Callable[..., list[Path]]) -> None:
+    found = compare(files(said(0.5), said(0.9, draw=2)))
+    found.write(tmp_path / "c.json")
+    assert json.loads((tmp_path / "c.json").read_text())["pairs"][0]["baseline"] == "a"
+    found.write(tmp_path / "c.csv")
+    (row,) = csv.DictReader((tmp_path / "c.csv").open())
+    assert (row["run"], float(row["difference"])) == ("b", found.pairs[0].difference)
+    found.write(tmp_path / "c.md")
+    assert (tmp_path / "c.md").read_text().startswith("| run | UA | baseline | UA | difference |")
+    with pytest.raises(RunError, match=r"suffix '\.txt'.*Write \.json, \.csv or \.md"):
+        found.write(tmp_path / "c.txt")
+
+
+def test_the_command_prints_and_writes(tmp_path: Path, files: Callable[..., list[Path]], serein: Call) -> None:
+    paths = files(said(0.5), said(0.9, draw=2))
+    outcome = serein("compare", *paths, "-o", tmp_path / "c.md")
+    assert outcome.status == 0
+    assert "54 utterances that all runs predicted" in outcome.out
+    assert "two-sided; all 64 exchanges of 6 speakers between the two runs" in outcome.out
+    assert f"comparison: {tmp_path / 'c.md'}" in outcome.out
+    found = json.loads(serein("compare", *paths, "--json", "--score", "wa").out)
+    assert (found["score"], found["unit"], len(found["pairs"])) == ("wa", "%", 1)
+    assert "no such prediction file" in serein("compare", paths[0], tmp_path / "none").complaint
