@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -99,8 +101,12 @@ def write_copies(
     work = [(utterance, number) for utterance in utterances for number in range(1, num_copies + 1)]
     write = partial(_write_copy, folder=folder, surroundings=surroundings, seed=seed)
     copies = []
-    with ProcessPoolExecutor(num_jobs) as pool:
-        for copy in pool.map(write, work, chunksize=16):
+    with ExitStack() as stack:
+        written: Iterable[Utterance] = map(write, work)
+        if num_jobs > 1:
+            pool = ProcessPoolExecutor(num_jobs, multiprocessing.get_context("spawn"))
+            written = stack.enter_context(pool).map(write, work, chunksize=16)
+        for copy in written:
             copies.append(copy)
             if on_progress:
                 on_progress(len(copies), len(work))

@@ -235,7 +235,7 @@ def score_conditions(
         for predictions in (own, agreeing):
             units = resampling_units(code(predictions, names))
             values.append({key: 100 * float(mean_of_known(found)) for key, found in point_scores(units).items()})
-            bounds.append(bootstrap_intervals(units, np.random.default_rng(0)))
+            bounds.append(bootstrap_intervals(units, np.random.default_rng(0), classes=names)[0])
         found = paired_difference(own, base, names, rng=np.random.default_rng(0))["ua"]
         ua, wa, same = bounds[0]["ua"], bounds[0]["wa"], bounds[1]["wa"]
         became = Counter(p.prediction for p, before in zip(own, base, strict=True) if p.prediction != before.prediction)
