@@ -21,6 +21,7 @@ PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md",
 
 
 NOT_RUN = {  # the start of a README's command, and why the tests do not run it
+    "serein cross-corpus": "needs corpora that are not here; tests/experiment/test_cross_corpus.py runs it",
     "make": "it runs the tests themselves, and takes minutes",
     "pip": "it installs from the network",
     "serein stream": "it opens the microphone; tests/cli/test_serve.py pipes samples into it",
