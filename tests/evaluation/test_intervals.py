@@ -220,11 +220,12 @@ def test_resamples_with_all_classes_need_no_note() -> None:
 def test_classes_of_one_speaker_each_have_no_interval_over_speakers() -> None:
     rows = [("a", "angry", "angry"), ("b", "calm", "sad"), ("c", "sad", "sad"), ("d", "sad", "calm")]
     bounds, notes = bootstrap_intervals(resampling_units(code(spoken(*rows), CLASSES)), rng())
-    assert bounds["ua"] is None
+    assert bounds["ua"] is bounds["macro_f1"] is None
+    assert bounds["wa"] is not None  # which needs no classes
     why = "2 of 3 classes have one speaker each, so that other speakers cannot be drawn"
-    assert notes == [f"No intervals: {why}."]
+    assert notes == [f"No intervals of UA and macro-F1: {why}."]
     difference = paired_difference(spoken(*rows), spoken(*rows), CLASSES, rng=rng())["ua"]
-    assert (difference.interval, difference.notes) == (None, (f"No interval: {why}.",))
+    assert (difference.interval, difference.notes) == (None, (f"No intervals of UA and macro-F1: {why}.",))
 
 
 def test_memory_grows_with_utterances_and_not_with_speakers_times_classes_squared() -> None:

@@ -10,7 +10,7 @@ answers "happy" to everything has a UA of 25 % on four classes whoever is drawn,
 two of them. So every resample is scored on all classes of the test set, and a class that it lacks counts with its score
 on all test data. (Drawing speakers within each class would keep all classes, but lose what a speaker's classes have in
 common, and with it most of the width.) What a class's few speakers have not shown, no resample shows either: how many
-resamples lacked a class is said beside the interval, and with most classes of one speaker each there is none.
+resamples lacked a class is said beside the interval, and with most classes of one speaker each UA has none.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ LEVEL = 0.95
 NUM_RESAMPLES = 2000
 FEWEST_UNITS = 3
 SPEAKERS_UNKNOWN = "Speakers are unknown: intervals resample utterances, and are too narrow if speakers repeat."
+MEANS_OF_CLASSES = ("ua", "macro_f1")
 _NUMBERS_AT_ONCE = 4_000_000
 
 Bounds = tuple[float, float]
@@ -49,7 +50,7 @@ class Units:
         multiplicity: ``(units,)`` how many speakers or utterances each row stands for (like ones share it).
         scores: Takes sums ``(..., numbers)``, and those of all data for what a resample lacks.
         num_classes: Classes that are counted; 0 where scores are not of classes.
-        why_not: Why no interval can be given although there are enough units; `None` when one can.
+        why_not: Why UA and macro-F1 can have no interval although there are enough units; `None` when they can.
         note: Why utterances are drawn; `None` if speakers are.
     """
 
@@ -71,7 +72,7 @@ class Units:
     def too_few(self) -> str | None:
         """The reason why no interval can be given; `None` when one can."""
         if self.num_units >= FEWEST_UNITS:
-            return self.why_not
+            return None
         noun = self.kind if self.num_units != 1 else self.kind.removesuffix("s")
         return f"{self.num_units} {noun}, and an interval needs at least {FEWEST_UNITS}"
 
@@ -95,18 +96,20 @@ class Resamples:
     num_lacking: int
     lacking: NDArray[np.int64]
 
-    def note(self, classes: Sequence[str], kind: str) -> str | None:
-        """Say which classes the resamples of a kind of units lack; `None` when almost none lacks any."""
+    def notes(self, units: Units, classes: Sequence[str]) -> list[str]:
+        """Say why UA and macro-F1 have no interval, or which classes the resamples lack, unless almost none does."""
         percentage = 100 * self.num_lacking / len(next(iter(self.scores.values())))
+        if units.why_not is not None:
+            return [f"No intervals of UA and macro-F1: {units.why_not}."]
         if percentage < 1.0:  # too few to move a bound
-            return None
+            return []
         order = [number for number in np.argsort(-self.lacking, kind="stable").tolist() if self.lacking[number]]
         names = ", ".join(classes[number] for number in order[:3])
         more = f" and {len(order) - 3} more" if len(order) > 3 else ""
-        return (
-            f"{percentage:.0f} % of the resamples lack a class of few {kind} ({names}{more}): it counts "
+        return [
+            f"{percentage:.0f} % of the resamples lack a class of few {units.kind} ({names}{more}): it counts "
             "there with its score on all test data, so that the intervals of UA and macro-F1 are too narrow."
-        )
+        ]
 
 
 @dataclass(frozen=True)
@@ -287,9 +290,12 @@ def bootstrap_intervals(
     if units.too_few:
         return dict.fromkeys(SCORES), [*notes, f"No intervals: {units.too_few}."]
     resampled = resampled_scores(units, rng, num_resamples)
-    if (note := resampled.note(classes, units.kind)) is not None:
-        notes.append(note)
-    return {name: percentile_interval(mean_of_known(values)) for name, values in resampled.scores.items()}, notes
+    notes += resampled.notes(units, classes)
+    bounds: dict[str, Bounds | None] = {
+        name: None if units.why_not and name in MEANS_OF_CLASSES else percentile_interval(mean_of_known(values))
+        for name, values in resampled.scores.items()
+    }
+    return bounds, notes
 
 
 def require_same_utterances(
@@ -366,16 +372,13 @@ def unit_differences(
     points = point_scores(units)
     notes = [] if units.note is None else [units.note]
     resampled = None if units.too_few else resampled_scores(units, rng, num_resamples)
-    if resampled is None:
-        notes.append(f"No interval: {units.too_few}.")
-    elif (note := resampled.note(classes, units.kind)) is not None:
-        notes.append(note)
+    notes += [f"No interval: {units.too_few}."] if resampled is None else resampled.notes(units, classes)
     drawn = f"{units.num_units} {units.kind}"
     differences = {}
     for name, score in points.items():
         mean_a, mean_b = float(mean_of_known(score[:num_runs_a])), float(mean_of_known(score[num_runs_a:]))
         bounds, improved = None, None
-        if resampled is not None:
+        if resampled is not None and not (units.why_not and name in MEANS_OF_CLASSES):
             values = resampled.scores[name]
             gains = mean_of_known(values[:, :num_runs_a]) - mean_of_known(values[:, num_runs_a:])
             bounds, improved = percentile_interval(gains), float((gains > 0).mean())
