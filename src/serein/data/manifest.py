@@ -96,4 +96,4 @@ def digest(utterances: Iterable[Utterance]) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-_LATER_FIELDS = ("valence", "arousal", "dominance")  # without them, the data of older runs keeps its digest
+_LATER_FIELDS = ("valence", "arousal", "dominance", "copy_of")  # without them, the data of older runs keeps its digest
