@@ -33,7 +33,7 @@ OF_PROCESSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "vocabulary": ("--words 3000 --json", ()),
     "wavlm_large": ("--thin --crop 0.5 --clips 16", ()),
 }
-NEED_DATA = {"adaptation", "kill_resume", "long_recording", "ordinary_recordings"}
+NEED_DATA = {"adaptation", "kill_resume", "long_recording", "ordinary_recordings", "runtimes"}
 
 
 def test_every_program_is_run() -> None:
@@ -70,6 +70,13 @@ def test_it_runs(name: str, run_benchmark: Call) -> None:
         figures = numbers_in(json.loads(said.splitlines()[-1]))
         assert figures
         assert np.isfinite(figures).all()
+
+
+@pytest.mark.slow
+def test_runtimes(tones: Path, tiny_run: Path, run_benchmark: Call) -> None:
+    model = tiny_run / "fold-1" / "seed-0" / "model"
+    said = run_whole(run_benchmark, "runtimes", f"--data {tones} --model {model}", ("onnxscript", "onnxruntime"))
+    assert "float32" in said
 
 
 @pytest.mark.slow

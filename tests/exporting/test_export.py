@@ -56,7 +56,9 @@ def furthest(checkpoint: Checkpoint, path: Path) -> float:
 
 
 QUICK = {"wav2vec2: group"}
-OF_EACH = dict(zip(ONE_OF_EACH, ["attention", "std", "mean", "max", "channel-attention", "mean", "max"], strict=True))
+OF_EACH = dict(
+    zip(ONE_OF_EACH, ["attention", "std", "mean", "max", "channel-attention", "mean", "vector-attention"], strict=True)
+)
 
 
 @pytest.mark.parametrize(

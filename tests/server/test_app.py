@@ -28,7 +28,7 @@ async def refuse(scope: Any, _: Any, send: Any) -> None:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[tuple[str, int]]:
-    protocol: Any = partial(TimedProtocol, headers_s=HEADERS_S, drain_s=DRAIN_S)
+    protocol: Any = partial(TimedProtocol, headers_s=HEADERS_S, drain_s=DRAIN_S, most_connections=100)
     server = uvicorn.Server(uvicorn.Config(refuse, http=protocol, lifespan="off", log_level="warning"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

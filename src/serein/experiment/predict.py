@@ -278,7 +278,7 @@ def scored_utterances(
         raise ManifestError(
             f"no utterance has what the model predicts; the data has {', '.join(left_out)}",
             where=data,
-            remedy=f"The model predicts {checkpoint.tasks[checkpoint.task].describe()}",
+            remedy=f"The model predicts {checkpoint.tasks[checkpoint.task].describe().rstrip('.')}.",
         )
     notes = [f"Left out because the model has no such class: {count} {name}." for name, count in left_out.most_common()]
     notes += [f"{note}." for note in map_notes]
