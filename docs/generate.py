@@ -57,9 +57,9 @@ def _describe(part: type[Options], path: str, parts: list[str], seen: list[type[
     if part in seen:
         return
     seen.append(part)
-    summary, label_encoders = _docstring(part)
+    summary, meanings = _docstring(part)
     inherited = [_docstring(base)[1] for base in part.__mro__[1:] if issubclass(base, Options)]
-    label_encoders = {name: text for own in (*reversed(inherited), label_encoders) for name, text in own.items()}
+    meanings = {name: text for own in (*reversed(inherited), meanings) for name, text in own.items()}
     choice = part.model_fields.get("name")
     name = f" `name: {choice.default}`" if choice is not None and part not in (Recipe, recipe.Stage) and path else ""
     is_choice = name and len(get_args(choice.annotation)) == 1  # type: ignore[union-attr]
@@ -69,7 +69,7 @@ def _describe(part: type[Options], path: str, parts: list[str], seen: list[type[
     for key, info in fields.items():
         if not (key == "name" and is_choice):
             shown = info.alias or key
-            meaning = " ".join(filter(None, (label_encoders.get(key), _named(info)))) or _choices(info)
+            meaning = " ".join(filter(None, (meanings.get(key), _named(info)))) or _choices(info)
             parts.append(f"| `{shown}` | {_default(info)} | {meaning} |")
     parts.append("")
     for key, info in fields.items():

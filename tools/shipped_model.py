@@ -12,7 +12,6 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from serein.corpora import citation_of
 from serein.data import manifest
 from serein.data.files import replacing
 from serein.evaluation.calibration import fitted_temperature
-from serein.evaluation.predictions import Prediction, read_run_predictions
+from serein.evaluation.predictions import Prediction, among, read_run_predictions
 from serein.evaluation.scores import Scores, score_predictions, score_run
 from serein.experiment.predict import evaluate
 
@@ -110,18 +109,8 @@ def rows_of(kind: str, predictions: Sequence[Prediction], classes: Sequence[str]
         title = f"{corpus}, {kind}" if corpus else kind
         rows.append((title, score_predictions(own, list(classes))))
         if 1 < len(present) < len(classes):
-            told = [among(each, present) for each in own]
-            rows.append((f"{title}, told its {len(present)} classes", score_predictions(told, present)))
+            rows.append((f"{title}, told its {len(present)} classes", score_predictions(among(own, present), present)))
     return rows
-
-
-def among(prediction: Prediction, names: Sequence[str]) -> Prediction:
-    """Return a prediction that chooses among some of the classes."""
-    given = np.array([(prediction.probabilities or {})[name] for name in names])
-    probabilities = dict(zip(names, (given / given.sum()).tolist(), strict=True))
-    return replace(
-        prediction, prediction=max(probabilities, key=lambda name: probabilities[name]), probabilities=probabilities
-    )
 
 
 def ship(model: Path, folder: Path) -> None:

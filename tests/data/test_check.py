@@ -294,7 +294,7 @@ def test_an_interrupted_check_stops_at_once(record: Record) -> None:
 def test_every_problem_says_what_and_what_to_do() -> None:
     for problem in PROBLEMS.values():
         assert problem.severity in ("error", "warning")
-        assert problem.label_encoder.endswith(".")
+        assert problem.meaning.endswith(".")
         assert problem.remedy.endswith(".")
 
 

@@ -6,12 +6,22 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serein.errors import RunError
-from serein.evaluation.predictions import Prediction, SpeakerKey, code, natural_key, read_predictions, write_predictions
+from serein.evaluation.predictions import (
+    Prediction,
+    SpeakerKey,
+    among,
+    code,
+    natural_key,
+    read_predictions,
+    write_predictions,
+)
+from serein.evaluation.scores import score_predictions
 
 CLASSES = ["calm", "sad"]
 MINIMAL = {"id": "a", "truth": "sad", "prediction": "calm"}
@@ -146,3 +156,12 @@ def test_many_lines_are_read_fast(tmp_path: Path) -> None:
     start = time.process_time()
     assert len(read_predictions(tmp_path / "p.jsonl", CLASSES)) == 20_000
     assert time.process_time() - start < 2.0
+
+
+def test_raters_count_among_the_classes_that_are_told() -> None:
+    ratings = (("sad", "calm"), ("calm",))
+    probabilities = {"calm": 0.5, "sad": 0.375, "angry": 0.125}
+    said = Prediction("a", "sad", "calm", probabilities=probabilities, ratings=ratings)
+    (told,) = among([said], ["sad", "angry"])
+    assert told.ratings == (("sad",),)
+    assert np.isfinite(score_predictions([told] * 3, ["sad", "angry"]).pooled["ua"])

@@ -13,7 +13,6 @@ from cli_fixtures import write_corpus
 from serein import checkpoint as folder
 from serein.data import manifest
 from serein.evaluation.calibration import fitted_temperature
-from serein.evaluation.predictions import Prediction as RunPrediction
 from serein.evaluation.predictions import read_run_predictions
 from serein.inference import predictor as shipped
 from tools import shipped_model
@@ -63,15 +62,6 @@ def test_a_model_is_made_and_predicts(
     prediction = serein.load().predict(others[0].audio, segments="never")
     assert isinstance(prediction, serein.Prediction)
     assert prediction.label in checkpoint.class_labels.classes
-
-
-def test_predictions_among_some_classes() -> None:
-    said = RunPrediction(id="a", truth="sad", prediction="calm", probabilities={"calm": 0.6, "sad": 0.3, "angry": 0.1})
-    chosen = shipped_model.among(said, ["sad", "angry"])
-    assert (chosen.prediction, chosen.probabilities) == (
-        "sad",
-        {"sad": pytest.approx(0.75), "angry": pytest.approx(0.25)},
-    )
 
 
 def test_what_is_too_large_is_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ class Problem:
     """A kind of problem: an "error" makes data unfit for training, a "warning" is for the user to decide."""
 
     severity: Severity
-    label_encoder: str
+    meaning: str
     remedy: str
 
 
@@ -209,7 +209,7 @@ class CheckReport:
             problems.add_row(
                 Text(f"{problem.severity}\n{kind}", style="red" if problem.severity == "error" else "yellow"),
                 f"{len(same):,}",
-                f"{problem.label_encoder} {problem.remedy}",
+                f"{problem.meaning} {problem.remedy}",
                 Text("\n".join(examples + ["..."] * (len(same) > NUM_EXAMPLES))),
             )
         return [size, *(table for table in (emotions, problems) if table.row_count)]

@@ -18,7 +18,7 @@ import soxr
 
 from serein import audio
 from serein.audio import SAMPLE_RATE_HZ, Waveform
-from serein.data.waveform_augmentation import speech_power
+from serein.data.waveform_augmentation import speech_power, with_volume
 from serein.errors import AudioError
 
 TELEPHONE_HZ = 8000
@@ -58,11 +58,6 @@ def _recordings(folder: Path | None) -> tuple[Waveform, ...]:
     if not paths:
         raise AudioError(f"there is no recording ({', '.join(SUFFIXES)})", where=folder, remedy="Name another folder.")
     return tuple(audio.load(path) for path in paths)
-
-
-def at_level(waveform: Waveform, level_db: float) -> Waveform:
-    """Multiply by 10^(level_db / 20)."""
-    return waveform * np.float32(10 ** (level_db / 20))
 
 
 def clipped(waveform: Waveform, excess_db: float) -> Waveform:
@@ -277,7 +272,7 @@ def _coloured(exponent: float, snr_db: float) -> Apply:
 
 CONDITIONS: dict[str, Condition] = {
     **{
-        f"level {db:+d} dB": Condition("level", lambda x, rng, around, db=db: at_level(x, db))  # type: ignore[misc]
+        f"level {db:+d} dB": Condition("level", lambda x, rng, around, db=db: with_volume(x, db))  # type: ignore[misc]
         for db in (-40, -30, -20, -10, 10, 20)
     },
     "clipping 10 dB": Condition("clipping", lambda x, rng, around: clipped(x, 10.0)),

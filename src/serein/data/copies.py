@@ -17,7 +17,6 @@ from serein import audio
 from serein.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data.conditions import (
     Surroundings,
-    at_level,
     at_speed,
     clipped,
     coloured_noise,
@@ -33,6 +32,7 @@ from serein.data.conditions import (
 from serein.data.dataset import draw_seed
 from serein.data.files import replacing
 from serein.data.utterance import Utterance
+from serein.data.waveform_augmentation import with_volume
 
 SPEECH_BELOW_PEAK_DB = 30.0
 MOST_MARGIN_S = 0.3
@@ -74,7 +74,7 @@ def as_recorded_elsewhere(speech: Waveform, rng: np.random.Generator, surroundin
         speech = through_file(speech, "WAV", "PCM_16", SAMPLE_RATE_HZ // 2, None)
     elif draw < 0.4:
         speech = without_packets(speech, 0.05, rng)
-    return at_level(speech, float(rng.uniform(-20.0, 0.0)))
+    return with_volume(speech, float(rng.uniform(-20.0, 0.0)))
 
 
 def write_copies(

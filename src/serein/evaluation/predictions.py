@@ -271,7 +271,7 @@ def class_names(predictions: Iterable[Prediction]) -> tuple[str, ...]:
 def among(predictions: Sequence[Prediction], classes: Sequence[str]) -> list[Prediction]:
     """Return predictions that choose among some of the classes, as of a model that knows which ones a corpus has.
 
-    Rejected ones stay as they are.
+    Rejected ones stay as they are. Raters count with their labels of these classes.
 
     Raises:
         RunError: One has no probabilities of these classes.
@@ -298,7 +298,9 @@ def among(predictions: Sequence[Prediction], classes: Sequence[str]) -> list[Pre
         given = given / total if total > 0 else np.full(len(classes), 1 / len(classes))
         best = classes[int(given.argmax())]
         probabilities = dict(zip(classes, given.tolist(), strict=True))
-        chosen.append(dataclasses.replace(prediction, prediction=best, probabilities=probabilities))
+        votes = (tuple(label for label in labels if label in classes) for labels in prediction.ratings or ())
+        ratings = tuple(labels for labels in votes if labels) or None
+        chosen.append(dataclasses.replace(prediction, prediction=best, probabilities=probabilities, ratings=ratings))
     return chosen
 
 
