@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 from serein.corpora.prepare import merge
@@ -57,6 +58,14 @@ def test_copies_are_trained_on_where_their_originals_are(tmp_path: Path) -> None
             assert not any("~" in each for each in (*fold.dev, *fold.test))
             originals = {each for each in fold.train if "~" not in each}
             assert {original_of[each] for each in fold.train if "~" in each} == originals
+
+
+def test_copies_are_found_beside_a_manifest_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    utterances = utterances_in(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    copies = write_copies(utterances, Path("out/m_audio"), Surroundings(), num_copies=1)
+    manifest.write([*utterances, *copies], Path("out/m.jsonl"))
+    assert all(Path(each.audio).is_file() for each in manifest.read(Path("out/m.jsonl")))
 
 
 def test_merged_copies_name_the_merged_originals(tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ def write_copies(
     Raises:
         AudioError: A recording cannot be read.
     """
+    folder = folder.absolute()  # as loaded manifests hold paths
     folder.mkdir(parents=True, exist_ok=True)
     work = [(utterance, number) for utterance in utterances for number in range(1, num_copies + 1)]
     write = partial(_write_copy, folder=folder, surroundings=surroundings, seed=seed)
