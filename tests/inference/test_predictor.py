@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from serein.inference import predictor as module
 from serein.inference.prediction import Prediction
 from serein.inference.predictor import Predictor
 from serein.inference.recording import PredictOptions
+from serein.inference.runtimes import TorchRuntime
 from serein.inference.segments import SlidingWindow
 from speech_sounds import RATE_HZ, voiced
 
@@ -269,3 +271,21 @@ def test_a_small_model_takes_one_thread_and_gives_the_others_back(
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     model.predict_clips([np.full(16_000, 0.1, np.float32)])
     assert asked == [1, 8]
+
+
+def test_a_batch_beyond_the_memory_is_predicted_in_halves(model: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    clips = [0.1 * rng.standard_normal(size).astype(np.float32) for size in (8000, 8100, 8200, 8300, 8400)]
+    whole = [clip.embedding for clip in model.predict_clips(clips)]
+    run, sizes = TorchRuntime.run, []
+
+    def scarce(self: TorchRuntime, waveforms: list[np.ndarray], *arguments: Any) -> Any:
+        sizes.append(len(waveforms))
+        if len(waveforms) > 2:
+            raise torch.OutOfMemoryError("no memory")
+        return run(self, waveforms, *arguments)
+
+    monkeypatch.setattr(TorchRuntime, "run", scarce)
+    np.testing.assert_allclose([clip.embedding for clip in model.predict_clips(clips)], whole, atol=1e-5)
+    assert sizes[0] == 5
+    assert sorted(size for size in sizes if size <= 2) == [1, 2, 2]

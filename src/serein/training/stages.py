@@ -382,7 +382,7 @@ def _plainly(folder: Path) -> Iterator[None]:
         raise AudioError(str(error).rpartition("Error: ")[2]) from None
     except torch.OutOfMemoryError:
         raise RunError(
-            "the GPU's memory does not suffice", where=folder, remedy="Lower batches.seconds or batches.clips."
+            "the GPU's memory does not suffice", where=folder, remedy="Lower batches.max_seconds or batches.max_clips."
         ) from None
 
 
