@@ -15,7 +15,7 @@ from cli_fixtures import Call
 from speech_sounds import RATE_HZ, voiced
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SHARED = {"backbones", "processes"}  # what programs import
+SHARED = {"backbones", "mock_releases", "processes"}  # what programs import
 
 # name -> arguments, and packages without which it cannot run
 QUICK: dict[str, tuple[str, tuple[str, ...]]] = {
