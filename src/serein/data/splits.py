@@ -271,7 +271,7 @@ def add_unlabelled(
         extended.append(replace(fold, train=tuple(train), dev=tuple(dev)))
     low, high = min(added), max(added)
     note = (
-        f"{len(unlabelled)} utterances have no {main}: other tasks learn from "
+        f"{len(unlabelled)} utterances have no {main}: other tasks or a teacher's answers are learned from "
         f"{low if low == high else f'{low} to {high}'} of them in each fold; none is tested."
     )
     return replace(folds, folds=tuple(extended), notes=(*folds.notes, note))

@@ -19,6 +19,8 @@ from serein.data.splits import Fold
 from serein.data.waveform_augmentation import WaveformAugmenter
 from serein.errors import ModelError, RecipeError
 from serein.experiment.data import Experiment, targets_of, tasks_of
+from serein.inference.predictor import model_folder as model_folder_of
+from serein.inference.predictor import shipped_models
 from serein.models.heads import PooledHead
 from serein.models.model import EnsembleMember, SpeechModel, assemble, new_backbone
 from serein.recipe import MAIN, Head, Recipe
@@ -57,7 +59,9 @@ class PretrainedBranch:
 
 
 def resolve(source: str, fold: str, seed: int) -> Path:
-    """Return the model folder that a `from` means: itself, or a run's of the same fold and seed, or its only one.
+    """Return the model folder that a `from` or a `teacher` means.
+
+    A folder is one itself, or a run: its model of the same fold and seed, or its only one. Else a model that ships.
 
     Raises:
         ModelError: There is none, or there are several and none of this fold.
@@ -78,6 +82,8 @@ def resolve(source: str, fold: str, seed: int) -> Path:
             where=root,
             remedy="Name one model folder, or run it with the same protocol.",
         )
+    if not root.exists() and source in shipped_models():
+        return model_folder_of(source)
     if not root.is_dir():
         raise ModelError("no such run or model", where=root, remedy="Train one, or name another 'from'.")
     raise ModelError("holds no finished model", where=root, remedy="Finish the run: serein run --resume.")
@@ -196,10 +202,11 @@ def require_trainable(experiment: Experiment) -> None:
     """
     recipe, fold = experiment.recipe, experiment.folds.folds[0]
     sources = [branch.start for branch in recipe.branches.values() if branch.start is not None]
-    if experiment.folds.is_speaker_independent:
-        for source, (own_fold, seed) in product(sources, experiment.fold_runs()):
-            path = resolve(source, own_fold.name, seed) / "model.json"
-            learned = json.loads(path.read_text(encoding="utf-8")).get("training", {}).get("speakers", [])
+    sources += [head.taught_by.teacher for head in recipe.tasks.chosen.values() if head.taught_by]
+    for source, (own_fold, seed) in product(sources, experiment.fold_runs()):
+        path = resolve(source, own_fold.name, seed) / "model.json"
+        learned = json.loads(path.read_text(encoding="utf-8")).get("training", {}).get("speakers", [])
+        if experiment.folds.is_speaker_independent:
             check_origin(experiment.utterances, own_fold, list(learned), source)
     pretrained_branches = load_pretrained_branches(recipe, fold.name, recipe.seeds[0])
     tasks = tasks_with(experiment, fold, pretrained_branches)

@@ -23,8 +23,16 @@ from serein.data.utterance import Utterance
 from serein.distributed import distributed_info, wait_for_all
 from serein.evaluation.calibration import fitted_temperature
 from serein.evaluation.verification import score_verification
-from serein.experiment.build import PretrainedBranch, load_pretrained_branches, new_model, tasks_with, text_size
+from serein.experiment.build import (
+    PretrainedBranch,
+    load_pretrained_branches,
+    new_model,
+    resolve,
+    tasks_with,
+    text_size,
+)
 from serein.experiment.data import Experiment, targets_of
+from serein.experiment.distillation import distilled
 from serein.experiment.predict import fold_run_folder, only_here, predict_dev, predict_fold, stage_folder
 from serein.experiment.shared_stages import train_shared_stage
 from serein.inference.batching import recording_outputs
@@ -65,12 +73,17 @@ def train_fold(
     """Train every stage of a recipe on one fold and save the model; a stopped training goes on."""
     recipe = experiment.recipe
     pretrained_branches = load_pretrained_branches(recipe, fold.name, seed)
+    teachers = {
+        name: resolve(head.taught_by.teacher, fold.name, seed)
+        for name, head in recipe.tasks.chosen.items()
+        if head.taught_by
+    }
     tasks = tasks_with(experiment, fold, pretrained_branches)
     torch.manual_seed(stage_seed(seed, fold.name, "model"))
     model = new_model(recipe, tasks, pretrained_branches)
     data = TrainingData(
         experiment.recordings,
-        targets_of(experiment, fold, tasks),
+        distilled(experiment, fold, tasks, targets_of(experiment, fold, tasks), teachers, folder, report, label),
         experiment.positions(fold.train),
         experiment.positions(fold.dev),
         recipe.clips,
@@ -91,7 +104,9 @@ def train_fold(
             train_stage(model, tasks, stage, data, own, **how)
         else:
             train_shared_stage(model, tasks, recipe, number, data, folder=own, shared=experiment.shared, **how)
-        checkpoint = checkpoint_after(experiment, fold, model, tasks, folder, number, pretrained_branches)
+        checkpoint = checkpoint_after(
+            experiment, fold, model, tasks, folder, number, pretrained_branches, teachers=teachers
+        )
         is_last = stage is recipe.stages[-1]
         if distributed_info().is_first and (is_last or only_here(recipe, number)):
             classes, calibration = checkpoint.tasks[checkpoint.task].spec.classes, None
@@ -157,14 +172,24 @@ def checkpoint_after(
     folder: Path,
     number: int,
     pretrained_branches: Mapping[str, PretrainedBranch],
+    *,
+    teachers: Mapping[str, Path],
 ) -> Checkpoint:
-    """Return the model after a stage, which predicts the tasks of the stage."""
+    """Return the model after a stage, which predicts the tasks of the stage.
+
+    Args:
+        teachers: Task -> model folder of its teacher.
+    """
     recipe = experiment.recipe
-    earlier = {
-        speaker
-        for pretrained in pretrained_branches.values()
-        for speaker in pretrained.checkpoint.training.get("speakers", [])
+    origins = {
+        name: {"model": str(pretrained.where), "sha256": weights_hash(pretrained.checkpoint.model)}
+        for name, pretrained in pretrained_branches.items()
     }
+    before = [pretrained.checkpoint.training for pretrained in pretrained_branches.values()]
+    for name, teacher in teachers.items():
+        origins[f"teacher of {name}"] = {"model": str(teacher), "sha256": sha256(teacher / "model.safetensors")}
+        before.append(json.loads((teacher / "model.json").read_text(encoding="utf-8")).get("training", {}))
+    earlier = {speaker for training in before for speaker in training.get("speakers", [])}
     learned = [experiment.utterances[p] for p in experiment.positions((*fold.train, *fold.dev))]
     corpora = sorted({u.corpus or "own" for u in learned})
     epochs = history(stage_folder(folder, recipe, number))
@@ -176,11 +201,9 @@ def checkpoint_after(
         "num_utterances": len(learned),
         "num_speakers": len({speaker_key(u) for u in learned}),
         "speakers": sorted({speaker_key(u) for u in learned if u.speaker is not None} | earlier),
-        "origins": {
-            name: {"model": str(pretrained.where), "sha256": weights_hash(pretrained.checkpoint.model)}
-            for name, pretrained in pretrained_branches.items()
-        },
-        "licences": {name: licence_of(name) or "not stated" for name in corpora},
+        "origins": origins,
+        "licences": {name: licence for training in before for name, licence in training.get("licences", {}).items()}
+        | {name: licence_of(name) or "not stated" for name in corpora},
         "dev_score": (min if monitor == "loss" else max)(
             (line[f"dev_{monitor}"] for line in epochs if f"dev_{monitor}" in line), default=None
         ),

@@ -73,6 +73,24 @@ class Contrastive(Options):
     temperature: Annotated[float, Field(gt=0.0)] = 0.07
 
 
+class Distillation(Options):
+    """Learn what another model says of the training clips, beside their labels (Hinton 2015).
+
+    A changed copy is taught what the teacher says of the original. Clips without a label are learned by the teacher
+    alone, unless `labels.unlabelled` is `drop`; none of them is tested.
+
+    Attributes:
+        teacher: A model folder, the name of a model that ships, or a run with the same folds: then each fold learns
+            from that fold's model. It must not have learned speakers that are tested.
+        weight: Of the teacher's probabilities in the targets; the rest is the label.
+        temperature: The teacher's logits are divided by it: above 1 its probabilities become more alike.
+    """
+
+    teacher: Annotated[str, Field(min_length=1, max_length=1000)]
+    weight: Share = 0.7
+    temperature: Positive = 1.0
+
+
 class AttentionBlocks(Options):
     """Multi-head self-attention over the frames, before pooling (park2023); each block makes a vector of its own.
 
@@ -144,6 +162,11 @@ class Head(Options):
         """What the cosines of an output layer with a centre per class are multiplied by; `None`: a linear layer."""
         return None
 
+    @property
+    def taught_by(self) -> Distillation | None:
+        """The teacher whose answers are learned beside the labels."""
+        return None
+
 
 class Pooled(Head):
     """What a task of whole clips reads.
@@ -198,12 +221,19 @@ class Category(Pooled):
         arcface: Options of that loss.
         class_weights: `balanced`: N_total / (num_classes * N_class).
         label_smoothing: 1-g for the true class, g/(K-1) for each other (diatlova2024).
+        distillation: A teacher, whose probabilities are learned beside the labels.
     """
 
     loss: Annotated[str, AfterValidator(Choice("loss"))] = "cross-entropy"
     arcface: ArcFace = ArcFace()
     class_weights: Literal["none", "balanced"] = "none"
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    distillation: Distillation | None = None
+
+    @property
+    def taught_by(self) -> Distillation | None:
+        """The teacher whose answers are learned beside the labels."""
+        return self.distillation
 
     @property
     def cosine_scale(self) -> float | None:
