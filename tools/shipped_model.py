@@ -38,20 +38,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--other", action="append", default=[], metavar="NAME=MANIFEST", help="never seen, scored")
     parser.add_argument("--licence", action="append", default=[], metavar="CORPUS=TEXT", help="of a corpus of yours")
     parser.add_argument("--recipe", type=Path, required=True)
+    parser.add_argument("--teacher", metavar="NAME", help="model made before: each training learns from its own there")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--work", type=Path, default=Path("runs/shipped"), help="folder of the trainings")
     parser.add_argument("--out", type=Path, default=PACKAGE)
     options = parser.parse_args(arguments)
     work = options.work / options.name
     overrides = [part for each in options.overrides for part in ("--set", each)]
-    by_speaker = [*overrides, "--set", "protocol.name=speakers-out", "--set", "protocol.num_folds=3"]
+
+    def taught(part: str) -> list[str]:
+        """Let a training learn from the teacher's training of the same folds."""
+        key = f"tasks.emotion.distillation.teacher={options.work / str(options.teacher) / part}"
+        return [*overrides, *(["--set", key] if options.teacher else [])]
+
+    by_speaker = [*taught("speakers"), "--set", "protocol.name=speakers-out", "--set", "protocol.num_folds=3"]
     train("run", options.recipe, options.data, work / "speakers", by_speaker)
     runs = {"unseen speakers": work / "speakers"}
     if len(corpora := tested_corpora(options.data)) > 1:
         left_out = ["--set", "protocol.name=corpora-out", "--set", f"protocol.only=[{','.join(corpora)}]"]
-        train("run", options.recipe, options.data, work / "corpora", [*overrides, *left_out])
+        train("run", options.recipe, options.data, work / "corpora", [*taught("corpora"), *left_out])
         runs["corpus left out"] = work / "corpora"
-    train("train", options.recipe, options.data, work / "whole", overrides)
+    train("train", options.recipe, options.data, work / "whole", taught("whole"))
     checkpoint = model_folder.load(work / "whole" / "model")
     checkpoint.training["licences"] |= dict(each.split("=", 1) for each in options.licence)
     classes = checkpoint.class_labels.classes

@@ -7,19 +7,27 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from serein import checkpoint as model_folder
-from serein.data.dataset import Targets
+from serein.checkpoint import Checkpoint
+from serein.data.dataset import BucketSampler, ClipDataset, Targets, batch_durations, collate
 from serein.data.files import replacing, sha256
 from serein.data.splits import Fold
 from serein.distributed import distributed_info, wait_for_all
 from serein.errors import ModelError
 from serein.experiment.data import Experiment
 from serein.inference.batching import recording_outputs
+from serein.models.logmel import LogMelBackbone
 from serein.progress import Report
+from serein.recipe import Batches, SpectrogramAugmentation, Stage
 from serein.tasks.task import Task
+from serein.training.feature_cache import FeatureCache, only_backbone, tapped_layers
+from serein.training.module import encode_batch
+from serein.training.stages import chosen_precision
 
 
 def distilled(
@@ -90,22 +98,52 @@ def ask_teacher(
                 return
     checkpoint = model_folder.load(teacher)
     own = checkpoint.tasks.get(task.name)
-    known = () if own is None else own.spec.classes
-    if not set(known) & set(classes):
+    if own is None or not set(own.spec.classes) & set(classes):
         what = f"knows none of the classes of '{task.name}': {', '.join(classes)}"
         raise ModelError(what, where=teacher, remedy="Name a teacher that learned them, or leave 'distillation' out.")
-    outputs = recording_outputs(
-        checkpoint,
-        experiment.recordings,
-        positions,
-        experiment.recipe.inference.conditions,
-        lambda done, total: report(label, done, total, f"{done}/{total} clips"),
-    )
-    said = outputs.decoded[task.name].values
-    assert said is not None
+    said = answers(experiment, checkpoint, own, positions, report, label)
+    known = own.spec.classes
     columns = np.array([list(known).index(name) if name in known else -1 for name in classes])
     probabilities = np.where(columns >= 0, said[:, columns], 0.0).astype(np.float32)
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     kept.parent.mkdir(parents=True, exist_ok=True)
     with replacing(kept) as partial:
         save_file({"probabilities": probabilities}, partial, metadata={"asked": asked})
+
+
+@torch.no_grad()
+def answers(
+    experiment: Experiment, teacher: Checkpoint, task: Task, positions: list[int], report: Report, label: str
+) -> NDArray[np.float32]:
+    """Return the teacher's (clip, class) probabilities.
+
+    The features of its backbone go through their cache, so that teachers of all folds that stand on one frozen backbone
+    run it once.
+    """
+    recordings, recipe, model, clips = experiment.recordings, experiment.recipe, teacher.model, teacher.options.clips
+    stage = Stage(name="teacher", tasks=(task.name,))
+    backbone = only_backbone(model, stage)
+    is_conditioned, is_long = teacher.options.tasks.conditions, recordings.durations_s[positions].max() > clips.window_s
+    has_cache = recipe.feature_cache.dtype != "none" and not isinstance(backbone, LogMelBackbone)
+    if backbone is None or not has_cache or is_conditioned or is_long:
+        source = recipe.inference.conditions
+        outputs = recording_outputs(
+            teacher, recordings, positions, source, lambda done, total: report(label, done, total, f"{total} clips")
+        )
+        whole = outputs.decoded[task.name].values
+        assert whole is not None
+        return whole
+    branches = model.branches_of(stage.tasks)
+    layers = tapped_layers(model, branches)
+    cache = FeatureCache(backbone, layers, recipe.feature_cache, chosen_precision("auto"))
+    dataset = ClipDataset(recordings, {}, clips, features=cache.of(recordings, clips, positions, report, label))
+    durations_s = batch_durations(recordings, clips, is_training=False)
+    answer_of: dict[int, NDArray[np.float32]] = {}
+    for items in BucketSampler(positions, durations_s, Batches(), is_training=False):
+        batch = collate([dataset[item] for item in items])
+        hidden_states = encode_batch(model, batch, SpectrogramAugmentation(), branches).hidden_states
+        output = model.decode(hidden_states, tasks=stage.tasks)[task.name].output
+        values = task.decode(output).values
+        assert values is not None
+        answer_of |= dict(zip((position for _, position in items), values, strict=True))
+    return np.stack([answer_of[position] for position in positions])

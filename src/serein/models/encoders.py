@@ -76,7 +76,7 @@ class Cnn2dEncoder(Encoder):
             shrink = pool[0] * stride  # rounded up by a sum: other runtimes divide negative numbers towards zero
             num_frames = (num_frames + shrink - 1) // shrink
             is_frame = frame_mask(num_frames, (images.shape[2] + stride - 1) // stride)
-            images = block(images, is_frame[:, None, :, None].to(images.dtype))
+            images = block(images, is_frame[:, None, :, None])
         frames = self.join(self.dropout(images.permute(0, 2, 3, 1).flatten(2)))
         frames = self.norm(frames.float().transpose(1, 2)).transpose(1, 2).relu()
         return HiddenStates((frames * is_frame[..., None],), is_frame)
@@ -104,14 +104,14 @@ class ConvolutionBlock(nn.Module):
         self.path = nn.Conv2d(before, after, 1, bias=False) if has_path else None
 
     def forward(self, images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Convolve (batch, channel, frame, band); `mask` is (batch, 1, frame, 1), 0 on padding."""
+        """Convolve (batch, channel, frame, band); `mask` is (batch, 1, frame, 1) bool, False on padding."""
         path = None if self.path is None else self.path(images)
         last = len(self.convolutions) - 1
         for index, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
             images = norm(convolution(images))
             if index == last and path is not None:
                 images = images + path
-            images = F.relu(images, inplace=True) * mask
+            images = F.relu(images, inplace=True) * mask.to(images.dtype)  # a float32 mask would widen bfloat16
         return images
 
 
