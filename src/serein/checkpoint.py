@@ -468,7 +468,7 @@ def _weights(
                 raise ModelError(
                     f"the model's backbone cannot be loaded: {error.what}",
                     where=source,
-                    remedy="Say where it is now: --backbone FOLDER of serein predict or bundle; in Python backbone=.",
+                    remedy="Say where it is now: --backbone FOLDER; in Python backbone=.",
                 ) from None
             if weights_hash(backbone) != origin["sha256"]:
                 raise ModelError(

@@ -8,14 +8,16 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import serein as package
 from cli_fixtures import TONES_HZ, Call, command, environment, write_corpus, write_recipe, write_wav
-from serein import metrics
+from serein import cli, metrics
 from serein.data import manifest
 from serein.evaluation.predictions import read_predictions
 
@@ -412,3 +414,17 @@ def test_the_module_runs_too() -> None:
         [*command()[:1], "-m", "serein.cli", "--version"], capture_output=True, text=True, env=environment()
     )
     assert (done.returncode, done.stdout) == (0, f"serein {package.__version__}\n")
+
+
+def test_every_command_that_loads_a_model_is_told_where_its_backbone_is() -> None:
+    from typer.main import get_command
+
+    def options(group: Any, name: str = "") -> Iterator[tuple[str, set[str]]]:
+        for own, each in group.commands.items():
+            if hasattr(each, "commands"):
+                yield from options(each, f"{own} ")
+            else:
+                yield name + own, {parameter.name for parameter in each.params}
+
+    lacking = {name for name, own in options(get_command(cli.app)) if "model" in own and "backbone" not in own}
+    assert lacking == set()

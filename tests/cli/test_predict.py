@@ -418,3 +418,23 @@ def test_two_recordings_of_one_name_have_two_label_files(model: Path, tmp_path: 
     assert outcome.status == 0, outcome.err
     found = {path.name for path in (tmp_path / "labels").iterdir()}
     assert found == {"a.wav.srt", "a.flac.srt", "a.wav-0.5-end.srt", "a.wav-0.5-end-2.srt"}
+
+
+def test_one_task_is_chosen(serein: Call, tmp_path: Path) -> None:
+    model, clip = Path(__file__).parents[1] / "golden" / "models" / "emotion-gender", write_speech(tmp_path / "a.wav")
+    (row,) = [json.loads(serein("predict", clip, "--model", model, "--task", "gender", "--json").out)]
+    assert (row["task"], row["tasks"]) == ("gender", {})
+    outcome = serein("predict", clip, "--model", model, "--task", "arousal")
+    assert outcome.status == 1
+    assert "the model does not predict 'arousal', but: emotion, gender" in outcome.complaint
+
+
+def test_a_name_that_holds_nothing_does_not_keep_others_from_being_predicted(serein: Call, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    clip = write_speech(tmp_path / "a.wav")
+    outcome = serein("predict", clip, tmp_path / "none", "--json")
+    assert (outcome.status, json.loads(outcome.out)["file"]) == (1, str(clip))
+    assert "none: is an empty folder" in outcome.complaint
+    assert outcome.err.endswith("1 of 2 recordings could not be read.\n")
+    outcome = serein("predict", tmp_path / "none", tmp_path / "none", "--format", "textgrid")
+    assert (outcome.status, outcome.out, outcome.err.count("is an empty folder")) == (1, "", 2)

@@ -230,7 +230,18 @@ def test_a_model_finds_its_backbone(cases: Path, tmp_path: Path, serein: Call, m
     assert outcome.complaint.endswith("in Python backbone=.")
     (found,) = rows(serein(*predict, model, "--backbone", tmp_path / "moved"))
     assert found["probabilities"] == expected["probabilities"]
-    assert serein("bundle", "--model", model, "--backbone", tmp_path / "moved", "--out", tmp_path / "whole").status == 0
+    named, moved = ("--model", model), ("--backbone", tmp_path / "moved")
+    for arguments in (
+        ("embed", cases / "ok.flac", *named, "--out", tmp_path / "e.npz"),
+        ("evaluate", *named, "--data", tmp_path / "m.jsonl", "--allow-seen-speakers"),
+        ("knn", "build", *named, "--data", tmp_path / "m.jsonl", "--out", tmp_path / "datastore"),
+        ("knn", "tune", tmp_path / "datastore", "--data", tmp_path / "m.jsonl"),
+        (*predict, model, "--knn", tmp_path / "datastore"),
+        ("benchmark", model, "--seconds", 0.1),
+    ):
+        assert "cannot be loaded" in serein(*arguments).complaint
+        assert serein(*arguments, *moved).status == 0
+    assert serein("bundle", *named, *moved, "--out", tmp_path / "whole").status == 0
     (tmp_path / "moved").rename(tmp_path / "gone")
     (found,) = rows(serein(*predict, tmp_path / "whole"))
     assert found["probabilities"] == expected["probabilities"]

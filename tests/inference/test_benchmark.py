@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -22,3 +24,10 @@ def test_numbers_fit_together() -> None:
 
 def test_a_machine_has_a_peak() -> None:
     assert matrix_peak(torch.device("cpu"), "float32") > 1e6
+
+
+def test_a_backbone_with_a_weight_norm_is_measured() -> None:
+    model = serein.load(Path(__file__).parents[1] / "golden" / "models" / "classes-wav2vec2", "cpu")
+    before = [weight.requires_grad for weight in model.model.parameters()]
+    assert measure(model, clip_s=0.5, seconds=0.01).flops
+    assert [weight.requires_grad for weight in model.model.parameters()] == before

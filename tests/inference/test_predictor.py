@@ -289,3 +289,19 @@ def test_a_batch_beyond_the_memory_is_predicted_in_halves(model: Predictor, monk
     np.testing.assert_allclose([clip.embedding for clip in model.predict_clips(clips)], whole, atol=1e-5)
     assert sizes[0] == 5
     assert sorted(size for size in sizes if size <= 2) == [1, 2, 2]
+
+
+@pytest.mark.parametrize("kind", ["emotion-gender", "conditioned-gender-text", "emotion-asr"])
+def test_one_task_alone_says_what_it_says_among_others(kind: str) -> None:
+    model = serein.load(Path(__file__).parents[1] / "golden" / "models" / kind, device="cpu")
+    clip = voiced(1.0, np.random.default_rng(0))
+    together = model.predict(clip, RATE_HZ, segments="never")
+    said = {model.task: (together.label, together.probabilities)}
+    said |= {name: (each.label, each.probabilities) for name, each in together.tasks.items()}
+    for name, (label, probabilities) in said.items():
+        alone = model.with_task(name).predict(clip, RATE_HZ, segments="never")
+        assert (alone.task, alone.label, dict(alone.tasks)) == (name, label, {})
+        assert alone.probabilities == pytest.approx(dict(probabilities), abs=1e-6)
+        assert alone.model == together.model
+    with pytest.raises(ModelError, match=r"does not predict 'arousal', but: emotion"):
+        model.with_task("arousal")

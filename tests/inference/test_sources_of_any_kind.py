@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from serein.errors import AudioError
+from serein.errors import AudioError, SereinError
 from serein.inference.predictor import load
 from serein.inference.recording import PredictOptions
 from serein.inference.sources import sources_in
@@ -60,3 +60,22 @@ def test_a_folder_without_recordings_is_called_what_it_is(tmp_path: Path) -> Non
         sources_in([tmp_path])
     with pytest.raises(AudioError, match="it is text"):
         load(device="cpu").predict(tmp_path / "deep" / "README.md")
+
+
+def test_names_that_hold_nothing_do_not_keep_others_from_being_read(tmp_path: Path) -> None:
+    for name in ("none", "bad"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "bad" / "b.wav").touch()
+    Path(os.fsdecode(os.fsencode(tmp_path / "bad") + b"/c\xff.wav")).touch()
+    (tmp_path / "list.txt").write_text("a.wav\nlist.txt\nnone\n", encoding="utf-8")
+    errors: list[SereinError] = []
+    named = [tmp_path / name for name in ("none", "a.wav", "x*.wav", "none.jsonl", "bad", "list.txt")]
+    found = sources_in(named, errors=errors)
+    assert [Path(str(source)).name for source in found] == ["a.wav", "b.wav", "a.wav"]
+    whats = ["is an empty folder", "fits no file", "no such", "name is not UTF-8", "names itself", "is an empty folder"]
+    assert len(errors) == len(whats)
+    for error, what in zip(errors, whats, strict=True):
+        assert what in error.what
+    with pytest.raises(SereinError, match="empty folder"):
+        sources_in(named)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from serein.evaluation.intervals import Difference
     from serein.evaluation.scores import Scores, TaskScore
     from serein.inference.segments import SlidingWindow
+    from serein.inference.sources import Source
 
 _STOPPED = 130
 
@@ -89,6 +90,10 @@ Classes = Annotated[
     typer.Option(help="Which classes may be predicted: all of the model, or those that the manifest has."),
 ]
 Data = Annotated[Path, typer.Option("--data", help="Manifest (.jsonl).")]
+MovedBackbone = Annotated[
+    Path | None,
+    typer.Option("--backbone", metavar="FOLDER", help="Where the model's pretrained backbone is now, if it has moved."),
+]
 DefaultModel = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Model folder, Hub name or exported file.", show_default="the default model"),
@@ -216,6 +221,23 @@ def points_of(found: Difference, score: str) -> str:
         return f"{points} (no interval: {found.resampled})"
     low, high = (100 * bound for bound in found.interval)
     return f"{points}, 95 % interval [{low:+.1f}, {high:+.1f}] over {found.resampled}"
+
+
+def recordings_in(names: Sequence[Path]) -> tuple[list[Source], int]:
+    """Return the recordings that are named, and the number of names that hold none, which are said on stderr.
+
+    Raises:
+        typer.Exit: None holds any.
+    """
+    from serein.inference.sources import sources_in
+
+    errors: list[SereinError] = []
+    sources = sources_in(names, errors=errors)
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    if errors and not sources:
+        raise typer.Exit(1)
+    return sources, len(errors)
 
 
 def exit_if_unread(num_failed: int, num_all: int | None = None) -> None:

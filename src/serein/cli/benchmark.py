@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from serein.cli.app import Device, Json, Runtime, app, print_tables
+from serein.cli.app import Device, Json, MovedBackbone, Runtime, app, print_tables
 
 
 @app.command()
@@ -17,6 +17,7 @@ def benchmark(
     runtime: Runtime = None,
     clip_s: Annotated[float, typer.Option("--clip", metavar="SECONDS", help="Length of a clip.", min=0.1)] = 3.0,
     seconds: Annotated[float, typer.Option(metavar="SECONDS", help="Time to measure for.", min=0.1)] = 10.0,
+    backbone: MovedBackbone = None,
     as_json: Json = False,
 ) -> None:
     """Measure a model on this machine: speed in batches, delay of a lone clip, memory, use of the processor or GPU.
@@ -28,7 +29,7 @@ def benchmark(
     from serein.inference.benchmark import measure
     from serein.inference.predictor import load
 
-    found = measure(load(model, device, runtime), clip_s=clip_s, seconds=seconds)
+    found = measure(load(model, device, runtime, backbone=backbone), clip_s=clip_s, seconds=seconds)
     if as_json:
         print(json.dumps(found.to_json()))
         return

@@ -15,6 +15,7 @@ from serein.cli.app import (
     Data,
     Json,
     Model,
+    MovedBackbone,
     Out,
     Overrides,
     Split,
@@ -259,6 +260,7 @@ def evaluate(
     ] = None,
     label_map: LabelMapFile = None,
     classes: Classes = "model",
+    backbone: MovedBackbone = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on a manifest that it was not trained on."""
@@ -275,6 +277,7 @@ def evaluate(
             conditions=conditions,
             labels=read_label_map(label_map) if label_map else NO_MAP,
             classes=classes,
+            backbone=backbone,
             on_progress=lambda done, total: bars("predicting", done, total, f"{total} clips"),
         )
     if out is not None:
@@ -283,12 +286,12 @@ def evaluate(
 
 
 @app.command()
-def merge(model: Model, out: Out) -> None:
+def merge(model: Model, out: Out, backbone: MovedBackbone = None) -> None:
     """Merge a model's LoRA adapter into its backbone: a folder that holds all weights and needs no peft."""
     from serein import checkpoint
     from serein.inference.predictor import model_folder
 
-    checkpoint.merge(checkpoint.load(model_folder(model)), out)
+    checkpoint.merge(checkpoint.load(model_folder(model), backbone=backbone), out)
     print(out)
 
 
@@ -296,10 +299,7 @@ def merge(model: Model, out: Out) -> None:
 def bundle(
     model: Model,
     out: Out,
-    backbone: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Where the model's pretrained backbone is now, if it has moved."),
-    ] = None,
+    backbone: MovedBackbone = None,
 ) -> None:
     """Copy a model together with its pretrained backbone: a folder that needs no other."""
     from serein import checkpoint

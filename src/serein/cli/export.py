@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from serein.cli.app import Json, app
+from serein.cli.app import Json, MovedBackbone, app
 
 
 @app.command()
@@ -25,6 +25,7 @@ def export(
             show_default="sounds made",
         ),
     ] = None,
+    backbone: MovedBackbone = None,
     as_json: Json = False,
 ) -> None:
     """Write a model as one ONNX file: waveforms in, probabilities out.
@@ -35,13 +36,14 @@ def export(
     from serein import audio
     from serein.data import manifest
     from serein.exporting.export import export as write
+    from serein.inference.predictor import load
 
     clips = None
     if data is not None:
         utterances = manifest.read(data)
         some = utterances[:: -(-len(utterances) // 16)]
         clips = [audio.load(utterance.audio, utterance.start_s, utterance.end_s) for utterance in some]
-    report = write(model, out, int8=int8, clips=clips)
+    report = write(load(model, "cpu", backbone=backbone), out, int8=int8, clips=clips)
     if as_json:
         print(json.dumps(report))
         return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from serein.cli.app import Data, Json, Metric, Model, Out, app, points_of, print_tables
+from serein.cli.app import Data, Json, Metric, Model, MovedBackbone, Out, app, points_of, print_tables
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,6 +53,7 @@ def knn_build(
     data: Data,
     out: Out,
     index: SearchIndex = "auto",
+    backbone: MovedBackbone = None,
     as_json: Json = False,
 ) -> None:
     """Build a datastore of a manifest's clips; clips without a class of the model are left out."""
@@ -60,7 +61,9 @@ def knn_build(
     from serein.progress import Bars
 
     with Bars() as bars:
-        header, left_out = neighbour_building.build(model, data, out, bars, indexed_from=_indexed_from(index))
+        header, left_out = neighbour_building.build(
+            model, data, out, bars, indexed_from=_indexed_from(index), backbone=backbone
+        )
     _print_datastore(out, header, as_json, left_out=dict(left_out))
     if left_out:
         counts = ", ".join(f"{count} {name}" for name, count in left_out.most_common())
@@ -72,6 +75,7 @@ def knn_add(
     datastore: DatastoreFolder,
     data: Data,
     model: MovedModel = None,
+    backbone: MovedBackbone = None,
     index: SearchIndex = "auto",
     as_json: Json = False,
 ) -> None:
@@ -81,7 +85,7 @@ def knn_add(
 
     with Bars() as bars:
         header, num_known = neighbour_building.add(
-            datastore, data, bars, model=model, indexed_from=_indexed_from(index)
+            datastore, data, bars, model=model, backbone=backbone, indexed_from=_indexed_from(index)
         )
     _print_datastore(datastore, header, as_json, num_known=num_known)
     if num_known:
@@ -93,6 +97,7 @@ def knn_tune(
     datastore: DatastoreFolder,
     data: Data,
     model: MovedModel = None,
+    backbone: MovedBackbone = None,
     votes: VotesOption = "uniform",
     metric: MetricOption = "ua",
     as_json: Json = False,
@@ -103,7 +108,9 @@ def knn_tune(
     from serein.progress import Bars
 
     with Bars() as bars:
-        tuned = neighbour_building.tune(datastore, data, bars, model=model, votes=votes, metric=metric)
+        tuned = neighbour_building.tune(
+            datastore, data, bars, model=model, backbone=backbone, votes=votes, metric=metric
+        )
     if as_json:
         content = tuned.tuning.model_dump(mode="json")
         print(json.dumps({**content, "num_tuned_on": tuned.num_clips, "notes": tuned.notes}, ensure_ascii=False))

@@ -19,6 +19,7 @@ from serein.cli.app import (
     Device,
     MinConfidence,
     MinDuration,
+    MovedBackbone,
     Recordings,
     Runtime,
     Segments,
@@ -27,6 +28,7 @@ from serein.cli.app import (
     app,
     exit_if_unread,
     print_tables,
+    recordings_in,
     sliding_window_of,
 )
 from serein.cli.knn import K, KnnWeight
@@ -54,9 +56,10 @@ def predict(
         Path | None,
         typer.Option("--ensemble", metavar="FILE", help="Combine the models of this ensemble file (serein ensemble)."),
     ] = None,
-    backbone: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Where the model's pretrained backbone is now, if it has moved."),
+    backbone: MovedBackbone = None,
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Predict this task of the model alone.", show_default="all of its tasks"),
     ] = None,
     labels: Annotated[
         str | None,
@@ -114,7 +117,7 @@ def predict(
     wants_neighbours = k is not None or knn_weight is not None or show_neighbours
     for is_wrong, options_at_fault, why in (
         (ensemble and (model is not None or knn), ("ensemble",), "it names its models; leave out --model and --knn"),
-        (backbone is not None and (ensemble or knn), ("backbone",), "bundle the models with theirs: serein bundle"),
+        (task is not None and (ensemble or knn), ("task",), "ensembles and datastores have one task"),
         (labels is not None and (ensemble or knn), ("labels",), "ensembles and datastores have fixed classes"),
         (runtime not in (None, "torch") and (ensemble or knn), ("runtime",), "ensembles and datastores run in PyTorch"),
         (wants_neighbours and not knn, ("k", "knn-weight", "show-neighbours"), "name a datastore by --knn"),
@@ -125,13 +128,13 @@ def predict(
             raise typer.BadParameter(why, param_hint=", ".join(f"'--{name}'" for name in options_at_fault))
     from serein.inference.prediction import RejectOption
     from serein.inference.recording import PredictOptions
-    from serein.inference.sources import evenly_spread, sources_in
+    from serein.inference.sources import evenly_spread
     from serein.progress import Bars
 
     options = PredictOptions(
         segments, sliding_window_of(window, step), RejectOption(min_confidence, min_duration), raw_rate
     )
-    files = sources_in(sources)
+    files, num_absent = recordings_in(sources)
     if shown == "msp-challenge":  # of a manifest of the corpus, the test set whose labels the challenge keeps
         files = [each for each in files if getattr(each, "split", None) == "test3"] or files
     files = files if max_files is None else evenly_spread(files, max_files)
@@ -143,13 +146,16 @@ def predict(
         if ensemble is not None:
             from serein.ensemble.predictor import EnsemblePredictor
 
-            predictor: Predictor = EnsemblePredictor(ensemble, device, bars)
+            predictor: Predictor = EnsemblePredictor(ensemble, device, bars, backbone=backbone)
         elif knn is not None:
-            predictor = _with_neighbours(model, knn, k, knn_weight, device, show_neighbours=show_neighbours)
+            predictor = _with_neighbours(
+                model, knn, k, knn_weight, device, show_neighbours=show_neighbours, backbone=backbone
+            )
         else:
             from serein.inference.predictor import load
 
             predictor = load(model, device, runtime, backbone=backbone)
+            predictor = predictor if task is None else predictor.with_task(task)
             predictor = predictor if words is None else predictor.with_labels(words)
 
         def predicted(some: Sequence[Source], on_error: OnError | None = None) -> Iterator[Pair]:
@@ -157,7 +163,7 @@ def predict(
                 from serein.inference.predictor import predict_in_processes
 
                 results: Iterable[object] = predict_in_processes(
-                    model, words, some, options, workers, runtime, backbone=backbone
+                    model, words, some, options, workers, runtime, backbone=backbone, task=task
                 )
             else:
                 results = predictor.predict_files(some, options=options, on_error="return", on_progress=_shown_on(bars))
@@ -166,13 +172,14 @@ def predict(
         if shown in FILE_FORMATS:
             write_files(predicted(files), files, shown, out)
         elif out is not None:
-            of_knn = [knn.resolve(), getattr(predictor, "interpolation", None), show_neighbours] if knn else []
-            append_json(predicted, files, out, [predictor.identity["sha256"], options, words, *of_knn], bars)
+            more = [knn.resolve(), getattr(predictor, "interpolation", None), show_neighbours] if knn else []
+            more += [] if task is None else [task]
+            append_json(predicted, files, out, [predictor.identity["sha256"], options, words, *more], bars)
         else:
             PRINTERS[shown](predicted(files), predictor.classes, predictor.dimensions)
     for error in failed:
         print(f"error: {error}", file=sys.stderr)
-    exit_if_unread(len(failed), len(files))
+    exit_if_unread(len(failed) + num_absent, len(files) + num_absent)
 
 
 def _readable(
@@ -205,11 +212,12 @@ def _with_neighbours(
     device: str,
     *,
     show_neighbours: bool,
+    backbone: Path | None,
 ) -> Predictor:
     from serein.knn.predictor import KnnPredictor
 
     predictor = KnnPredictor(
-        model, datastore, k=k, knn_weight=knn_weight, show_neighbours=show_neighbours, device=device
+        model, datastore, k=k, knn_weight=knn_weight, show_neighbours=show_neighbours, device=device, backbone=backbone
     )
     interpolation = predictor.interpolation
     if not interpolation.is_tuned:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from serein.cli.app import AllowSeenSpeakers, Classes, Data, Json, Overrides, app, print_tables
+from serein.cli.app import AllowSeenSpeakers, Classes, Data, Json, MovedBackbone, Overrides, app, print_tables
 
 
 def _names(value: str | None) -> list[str] | None:
@@ -59,6 +59,7 @@ def robustness(
             help="Write the changed recordings, with a manifest for each condition, for other systems.",
         ),
     ] = None,
+    backbone: MovedBackbone = None,
     as_json: Json = False,
 ) -> None:
     """Score a model on recordings that are changed: level, silence, noise, rooms, codecs, lost packets, speed, cuts.
@@ -79,6 +80,7 @@ def robustness(
     from serein.evaluation.plots import PICTURE_SUFFIXES, save_figure
     from serein.evaluation.robustness import require_suffix, score_answers
     from serein.experiment import robustness as changes
+    from serein.inference.predictor import load
     from serein.progress import Bars
 
     if out is not None:
@@ -105,7 +107,7 @@ def robustness(
             found = score_answers({name: path for name, _, path in pairs}, manifest.read(data), classes)
         elif model is not None:
             found = changes.robustness(
-                model,
+                load(model, backbone=backbone),
                 data,
                 noises=noises,
                 rooms=rooms,

@@ -18,6 +18,7 @@ from serein.cli.app import (
     Device,
     MinConfidence,
     MinDuration,
+    MovedBackbone,
     Runtime,
     Step,
     Window,
@@ -62,6 +63,7 @@ def serve(
     no_page: Annotated[bool, typer.Option("--no-page", help="Do not serve the web page.")] = False,
     device: Device = "auto",
     runtime: Runtime = None,
+    backbone: MovedBackbone = None,
     min_confidence: MinConfidence = 0.0,
     min_duration: MinDuration = 0.0,
     max_mb: Annotated[float, typer.Option("--max-mb", help="Largest recording, in megabytes.")] = 25.0,
@@ -101,7 +103,7 @@ def serve(
     keys = None if api_key_file is None else read_keys(api_key_file)
     known = names([*(allowed_hosts or ()), *([] if host in _EVERY_ADDRESS else [host])], allowed_origins or ())
     listening = bound(host, port)
-    predictor = load(model, device, runtime)
+    predictor = load(model, device, runtime, backbone=backbone)
     service = Service(
         predictor,
         ServiceInfo(predictor.checkpoint.name, serein.__version__),
@@ -127,6 +129,7 @@ def stream(
         str | None, typer.Option(help="Microphone, by number or part of its name.", show_default="the system's")
     ] = None,
     device: Device = "auto",
+    backbone: MovedBackbone = None,
     window: Window = None,
     step: Step = None,
     min_confidence: MinConfidence = 0.0,
@@ -148,7 +151,8 @@ def stream(
     from serein.tasks.task import numbers_text
 
     options = PredictOptions("always", sliding_window_of(window, step), RejectOption(min_confidence, min_duration))
-    live = load(model, device).stream(rate if stdin_pcm else 16_000, options=options)
+    predictor = load(model, device, backbone=backbone)
+    live = predictor.stream(rate if stdin_pcm else 16_000, options=options)
     if stdin_pcm:
         size = 2 * round(BLOCK_S * rate)
         pieces = (pcm16(data) for data in iter(lambda: sys.stdin.buffer.read(size), b""))

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serein.cli.app import Json, Model, Recordings, Segments, app, exit_if_unread, print_tables
+from serein.cli.app import (
+    Json,
+    Model,
+    MovedBackbone,
+    Recordings,
+    Segments,
+    app,
+    exit_if_unread,
+    print_tables,
+    recordings_in,
+)
 
 if TYPE_CHECKING:
     from serein.checkpoint import Checkpoint
@@ -32,6 +42,7 @@ def transcribe(
             "--model", "-m", help="A model trained on the task 'asr', or a Whisper or CTC model of Transformers."
         ),
     ],
+    backbone: MovedBackbone = None,
     as_json: Json = False,
 ) -> None:
     """Transcribe recordings; for manifests with transcripts, also print the word error rate.
@@ -41,14 +52,14 @@ def transcribe(
     from serein.errors import AudioError
     from serein.evaluation.predictions import Prediction
     from serein.evaluation.task_scores import score_transcripts
-    from serein.inference.sources import sources_in, utterance_of
+    from serein.inference.sources import utterance_of
     from serein.inference.transcription import transcribe_with
     from serein.tasks.ctc import normalised
 
-    utterances = [utterance_of(source) for source in sources_in(sources)]
+    files, num_failed = recordings_in(sources)
+    utterances, num_all = [utterance_of(source) for source in files], len(files) + num_failed
     transcripts: list[Transcript] = []
-    num_failed = 0
-    for utterance, text in transcribe_with(model, utterances):
+    for utterance, text in transcribe_with(model, utterances, backbone=backbone):
         if isinstance(text, AudioError):
             num_failed += 1
             print(f"error: {text}", file=sys.stderr)
@@ -83,7 +94,7 @@ def transcribe(
             f"{scores.exact:.1f} % of {scores.num_utterances} recordings without errors",
             file=sys.stderr if as_json else sys.stdout,
         )
-    exit_if_unread(num_failed, len(utterances))
+    exit_if_unread(num_failed, num_all)
 
 
 @app.command()
@@ -105,6 +116,7 @@ def verify(
     is_scored: Annotated[
         bool, typer.Option("--score", help="Print error rates; needs manifests with speakers.")
     ] = False,
+    backbone: MovedBackbone = None,
     as_json: Json = False,
 ) -> None:
     """Decide for each pair of recordings whether they have the same speaker.
@@ -115,12 +127,12 @@ def verify(
 
     from serein.evaluation.verification import speaker_pairs
     from serein.inference.predictor import load
-    from serein.inference.sources import id_of, sources_in
+    from serein.inference.sources import id_of
 
-    files = sources_in(sources)
+    files, num_absent = recordings_in(sources)
     if len(files) < 2:
         raise typer.BadParameter("name at least two recordings", param_hint="'FILE|FOLDER|MANIFEST...'")
-    predictor = load(model)
+    predictor = load(model, backbone=backbone)
     checkpoint = predictor.checkpoint
     embedded, num_failed = _embed(predictor, files, "speaker", segments)
     origin = "given" if threshold is not None else "the model's, from its dev set"
@@ -128,7 +140,7 @@ def verify(
         threshold = checkpoint.verification.threshold
     if is_scored:
         _print_score(checkpoint, embedded, threshold, as_json=as_json)
-        exit_if_unread(num_failed, len(files))
+        exit_if_unread(num_failed + num_absent, len(files) + num_absent)
         return
     pairs = speaker_pairs(
         [id_of(source) for source, _ in embedded], [said.embedding for _, said in embedded], threshold
@@ -156,7 +168,7 @@ def verify(
         )
     elif not as_json and pairs:
         print(f"threshold {threshold:.3f}, {origin}")
-    exit_if_unread(num_failed, len(files))
+    exit_if_unread(num_failed + num_absent, len(files) + num_absent)
 
 
 @app.command()
@@ -176,6 +188,7 @@ def embed(
         ),
     ] = None,
     segments: Segments = "auto",
+    backbone: MovedBackbone = None,
 ) -> None:
     """Write the embeddings of recordings, with their ids and times.
 
@@ -183,16 +196,16 @@ def embed(
     """
     from serein.inference.embeddings import require_suffix, write_embeddings
     from serein.inference.predictor import load
-    from serein.inference.sources import sources_in
 
     require_suffix(out)
-    predictor, files = load(model), sources_in(sources)
+    files, num_absent = recordings_in(sources)
+    predictor = load(model, backbone=backbone)
     embedded, num_failed = _embed(predictor, files, task, segments)
     if embedded:
         predictions, name = [prediction for _, prediction in embedded], task or predictor.checkpoint.task
         write_embeddings(predictions, out, {"task": name, "model": model})
         print(f"{out}: {len(embedded)} embeddings of {len(predictions[0].embedding)} numbers ({name})")
-    exit_if_unread(num_failed, len(files))
+    exit_if_unread(num_failed + num_absent, len(files) + num_absent)
 
 
 def _embed(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from serein.cli.app import Recordings, Segments, app, exit_if_unread
+from serein.cli.app import MovedBackbone, Recordings, Segments, app, exit_if_unread, recordings_in
 
 if TYPE_CHECKING:
     from serein.inference.prediction import Prediction
@@ -77,6 +77,7 @@ def words_nearest(
         Literal["exact", "faiss"], typer.Option(help="faiss is approximate; its index is built at the first use.")
     ] = "exact",
     segments: Segments = "auto",
+    backbone: MovedBackbone = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each recording.")] = False,
 ) -> None:
     """Print the words of the vocabulary nearest to each recording.
@@ -85,7 +86,7 @@ def words_nearest(
     """
     import numpy as np
 
-    predictions, vocabulary, num_failed = _predict(model, sources, segments)
+    predictions, vocabulary, num_failed = _predict(model, sources, segments, backbone=backbone)
     if predictions:
         found, cosines = vocabulary.nearest(np.stack([prediction.embedding for prediction in predictions]), k, index)
         for prediction, near, values in zip(predictions, found, cosines, strict=True):
@@ -109,6 +110,7 @@ def words_find(
         typer.Option("--max-files", help="Print at most this many, the most similar first.", show_default="all", min=1),
     ] = None,
     segments: Segments = "auto",
+    backbone: MovedBackbone = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each recording.")] = False,
 ) -> None:
     """Rank recordings by their similarity to free text.
@@ -119,7 +121,7 @@ def words_find(
 
     from serein.tasks.word_vectors import similarity
 
-    predictions, vocabulary, num_failed = _predict(model, sources, segments, text)
+    predictions, vocabulary, num_failed = _predict(model, sources, segments, text, backbone=backbone)
     if predictions:
         cosines = similarity([prediction.embedding for prediction in predictions], text, vocabulary)
         for place in np.argsort(-cosines, kind="stable")[:max_files]:
@@ -132,7 +134,7 @@ def words_find(
 
 
 def _predict(
-    model: str, sources: Sequence[Path], segments: Segments, text: str | None = None
+    model: str, sources: Sequence[Path], segments: Segments, text: str | None = None, *, backbone: Path | None
 ) -> tuple[list[Prediction], Vocabulary, int]:
     """Return the predictions of a model of words, its vocabulary, and the number of unreadable recordings.
 
@@ -143,11 +145,10 @@ def _predict(
     from serein.errors import ModelError
     from serein.inference.prediction import Prediction
     from serein.inference.predictor import load
-    from serein.inference.sources import sources_in
     from serein.progress import Bars
     from serein.tasks.word_vectors import similarity
 
-    predictor = load(model)
+    predictor = load(model, backbone=backbone)
     vocabulary = predictor.checkpoint.tasks[predictor.task].vocabulary
     if vocabulary is None:
         raise ModelError(
@@ -157,7 +158,7 @@ def _predict(
         )
     if text is not None:
         similarity([np.zeros(vocabulary.size, np.float32)], text, vocabulary)
-    files = sources_in(sources)
+    files, num_absent = recordings_in(sources)
     predictions: list[Prediction] = []
     failed: list[str] = []
     with Bars() as bars:
@@ -169,4 +170,4 @@ def _predict(
             bars("predicting", number, len(files), f"{len(files)} recordings")
     for problem in failed:
         print(f"error: {problem}", file=sys.stderr)
-    return predictions, vocabulary, len(failed)
+    return predictions, vocabulary, len(failed) + num_absent

@@ -136,12 +136,20 @@ class EnsemblePredictor(Predictor):
         path: The ensemble file.
         device: See `serein.device.device_of`.
         report: Called with the number of loaded model folders.
+        backbone: Where their pretrained backbone is now, if it has moved.
 
     Raises:
         ModelError: The file cannot be read, or one of its models does not exist or has other classes.
     """
 
-    def __init__(self, path: str | Path, device: str = "auto", report: Report | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        device: str = "auto",
+        report: Report | None = None,
+        *,
+        backbone: Path | None = None,
+    ) -> None:
         self.ensemble = read_ensemble(path)
         self.path = Path(path)
         folders = []
@@ -162,7 +170,7 @@ class EnsemblePredictor(Predictor):
         for own in folders:
             self.members.append([])
             for folder in own:
-                member = load(folder, device).uncalibrated()  # as the weights were fitted
+                member = load(folder, device, backbone=backbone).uncalibrated()  # as the weights were fitted
                 if set(member.classes) != set(self.ensemble.classes):
                     raise ModelError(
                         f"has the classes {', '.join(member.classes)}, and the ensemble {', '.join(self.classes)}",

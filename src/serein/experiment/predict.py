@@ -201,6 +201,7 @@ def evaluate(
     conditions: Literal["predicted", "oracle"] | None = None,
     labels: LabelMap = NO_MAP,
     classes: AllowedClasses = "model",
+    backbone: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Prediction], Scores | list[TaskScore]]:
     """Predict and score a manifest.
@@ -219,13 +220,14 @@ def evaluate(
         conditions: Source of a conditioned model's conditions; `None` takes the recipe's.
         labels: What the manifest's labels are called by the model; case and spaces do not count in any case.
         classes: Which may be predicted: all of the `model`, or only those that utterances of the `corpus` have.
+        backbone: Where the model's pretrained backbone is now, if it has moved.
 
     Raises:
         ManifestError: No utterance has a class of the model, or no utterance has the conditions; or the corpus has one
             class, and is to be predicted among its own.
         LeakError: The model was trained on speakers of the manifest, which is not allowed.
     """
-    checkpoint = load(model).checkpoint
+    checkpoint = load(model, backbone=backbone).checkpoint
     utterances, found = scored_utterances(
         checkpoint, Path(data), allow_seen_speakers=allow_seen_speakers, labels=labels
     )

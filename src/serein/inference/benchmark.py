@@ -90,8 +90,13 @@ def measure(predictor: Predictor, *, clip_s: float = 3.0, seconds: float = 10.0)
     memory = torch.cuda.max_memory_allocated(device) if on_gpu else 0
     flops = None
     if runtime.name == "torch":
+        learning = [each for each in predictor.model.parameters() if each.requires_grad]
+        for each in learning:  # the counter follows gradients, which a weight norm has none of here
+            each.requires_grad_(False)
         with FlopCounterMode(display=False) as counter:
             predictor.predict_clips(clips[:1])
+        for each in learning:
+            each.requires_grad_(True)
         flops = float(counter.get_total_flops())
     peak = matrix_peak(device, runtime.precision)
     return Benchmark(

@@ -151,6 +151,23 @@ class Predictor:
         tasks = {**self.checkpoint.tasks, self.task: self.checkpoint.tasks[self.task].with_labels(labels)}
         return self._with(replace(self.checkpoint, tasks=tasks, calibration=None))
 
+    def with_task(self, name: str) -> Predictor:
+        """Return the same model, which predicts one of its tasks alone.
+
+        Raises:
+            ModelError: It has no such task.
+        """
+        checkpoint = self.checkpoint
+        if name not in checkpoint.answered:
+            raise ModelError(
+                f"the model does not predict '{name}', but: {', '.join(checkpoint.answered)}",
+                where=checkpoint.name,
+                remedy="Name one of these, or train a model of that task (docs/recipes.md).",
+            )
+        options = checkpoint.options.model_copy(update={"answered": (name,)})
+        calibration = checkpoint.calibration if name == self.task else None
+        return self._with(replace(checkpoint, options=options, calibration=calibration))
+
     def uncalibrated(self) -> Predictor:
         """Return the same model with its probabilities before calibration, to be joined with others like it."""
         return self._with(replace(self.checkpoint, calibration=None))
@@ -485,6 +502,7 @@ def predict_in_processes(
     runtime: RuntimeName | None = None,
     *,
     backbone: Path | None = None,
+    task: str | None = None,
 ) -> Iterator[Any]:
     """Yield a prediction, or the error, for each file in order, as `Predictor.predict_files` does.
 
@@ -493,6 +511,7 @@ def predict_in_processes(
         labels: Words to use as classes, for a model of words.
         runtime: See `load`.
         backbone: See `load`.
+        task: See `Predictor.with_task`.
 
     Raises:
         RunError: A process was killed.
@@ -500,7 +519,7 @@ def predict_in_processes(
     parts = [files[i : i + CLIPS_AT_ONCE] for i in range(0, len(files), CLIPS_AT_ONCE)]
     num_threads = max(1, torch.get_num_threads() // num_workers)
     context = multiprocessing.get_context("spawn")
-    own = (model, labels, options, num_threads, runtime, backbone)
+    own = (model, labels, options, num_threads, runtime, backbone, task)
     pool = ProcessPoolExecutor(num_workers, context, _start, own)
     waiting: deque[Future[list[Any]]] = deque()
     try:
@@ -527,6 +546,7 @@ def _start(
     num_threads: int,
     runtime: RuntimeName | None,
     backbone: Path | None,
+    task: str | None,
 ) -> None:
     """Load the model in a new process; it ends with its parent, which handles the keyboard interrupt."""
     global _worker
@@ -534,6 +554,7 @@ def _start(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(num_threads)
     predictor = load(model, "cpu", runtime, backbone=backbone)
+    predictor = predictor if task is None else predictor.with_task(task)
     _worker = (predictor if labels is None else predictor.with_labels(labels), options)
 
 

@@ -12,7 +12,7 @@ from serein import audio
 from serein.audio import Upload
 from serein.data import manifest
 from serein.data.utterance import Utterance
-from serein.errors import AudioError, ManifestError
+from serein.errors import AudioError, ManifestError, SereinError
 
 Source = str | Path | Utterance | Upload
 _Any = TypeVar("_Any")
@@ -38,7 +38,9 @@ def is_list_of_files(source: Any) -> bool:
     )
 
 
-def sources_in(names: Sequence[Path], lists: tuple[Path, ...] = ()) -> list[Source]:
+def sources_in(
+    names: Sequence[Path], lists: tuple[Path, ...] = (), errors: list[SereinError] | None = None
+) -> list[Source]:
     """Return what is named by files, folders, patterns such as `calls/*.wav`, lists, manifests, and `-`.
 
     Recordings are paths; the lines of a manifest are utterances. A list (`.txt`, `.lst`) has a name on each line, and
@@ -47,6 +49,8 @@ def sources_in(names: Sequence[Path], lists: tuple[Path, ...] = ()) -> list[Sour
 
     Args:
         lists: Those that the names were found in; one that names itself is refused.
+        errors: Takes the errors of names that hold no recording, so that the others are returned; `None`: the first
+            error is raised.
 
     Raises:
         AudioError: A folder holds no audio, a pattern fits nothing.
@@ -54,44 +58,50 @@ def sources_in(names: Sequence[Path], lists: tuple[Path, ...] = ()) -> list[Sour
     """
     sources: list[Source] = []
     for name in names:
-        recordings: list[Path] = []
-        if str(name) == STDIN:
-            content = sys.stdin.buffer.read()
-            try:
-                text = content.decode("utf-8-sig")
-            except UnicodeDecodeError:
-                text = "\0"
-            if any(ord(character) < 32 and not character.isspace() for character in text):
-                sources.append(Upload(content, STDIN))  # a recording, not a list
-            else:
-                sources += _listed(text, Path(), "stdin", ())
-        elif name.suffix == ".jsonl":
-            sources += manifest.read(name)
-        elif name.is_dir():
-            suffixes = (*audio.SUFFIXES, *audio.MEDIA_SUFFIXES, *audio.RAW_SUFFIXES)
-            if not (recordings := audio.find(name, suffixes)):
-                other = next((path.name for path in sorted(name.rglob("*")) if path.is_file()), None)
-                what = "is an empty folder" if other is None else f"holds no recordings, but files such as {other}"
-                raise AudioError(what, where=name, remedy=f"Known suffixes: {', '.join(suffixes)}.")
-        elif name.suffix.lower() in LIST_SUFFIXES and name.is_file():
-            if name.resolve() in lists:
-                raise ManifestError("names itself", where=name, remedy="Remove the line.")
-            try:
-                text = name.read_text(encoding="utf-8-sig")
-            except UnicodeDecodeError:
-                raise ManifestError("is no list: not UTF-8 text", where=name, remedy="Write one path a line.") from None
-            sources += _listed(text, name.parent, str(name), (*lists, name.resolve()))
-        elif glob.has_magic(str(name)) and not name.exists():
-            paths = sorted(Path(found) for found in glob.glob(str(name), recursive=True))
-            if not paths:
-                raise AudioError("fits no file", where=name, remedy="Check the pattern; '**' stands for any folders.")
-            sources += sources_in(paths, lists)
-        else:
-            recordings = [name]
-        for path in recordings:
-            audio.require_utf8(path)
-            sources.append(str(path))
+        try:
+            sources += _named(name, lists, errors)
+        except SereinError as error:
+            if errors is None:
+                raise
+            errors.append(error)
     return sources
+
+
+def _named(name: Path, lists: tuple[Path, ...], errors: list[SereinError] | None) -> list[Source]:
+    """Return what one name stands for."""
+    if str(name) == STDIN:
+        content = sys.stdin.buffer.read()
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = "\0"
+        if any(ord(character) < 32 and not character.isspace() for character in text):
+            return [Upload(content, STDIN)]  # a recording, not a list
+        return _listed(text, Path(), "stdin", (), errors)
+    if name.suffix == ".jsonl":
+        return list(manifest.read(name))
+    if name.is_dir():
+        suffixes = (*audio.SUFFIXES, *audio.MEDIA_SUFFIXES, *audio.RAW_SUFFIXES)
+        if not (recordings := audio.find(name, suffixes)):
+            other = next((path.name for path in sorted(name.rglob("*")) if path.is_file()), None)
+            what = "is an empty folder" if other is None else f"holds no recordings, but files such as {other}"
+            raise AudioError(what, where=name, remedy=f"Known suffixes: {', '.join(suffixes)}.")
+        return sources_in(recordings, lists, errors)
+    if name.suffix.lower() in LIST_SUFFIXES and name.is_file():
+        if name.resolve() in lists:
+            raise ManifestError("names itself", where=name, remedy="Remove the line.")
+        try:
+            text = name.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError:
+            raise ManifestError("is no list: not UTF-8 text", where=name, remedy="Write one path a line.") from None
+        return _listed(text, name.parent, str(name), (*lists, name.resolve()), errors)
+    if glob.has_magic(str(name)) and not name.exists():
+        paths = sorted(Path(found) for found in glob.glob(str(name), recursive=True))
+        if not paths:
+            raise AudioError("fits no file", where=name, remedy="Check the pattern; '**' stands for any folders.")
+        return sources_in(paths, lists, errors)
+    audio.require_utf8(name)
+    return [str(name)]
 
 
 def evenly_spread(sources: list[_Any], limit: int) -> list[_Any]:
@@ -106,10 +116,12 @@ def evenly_spread(sources: list[_Any], limit: int) -> list[_Any]:
     return [sources[index * len(sources) // limit] for index in range(limit)]
 
 
-def _listed(text: str, folder: Path, where: str, lists: tuple[Path, ...]) -> list[Source]:
+def _listed(
+    text: str, folder: Path, where: str, lists: tuple[Path, ...], errors: list[SereinError] | None
+) -> list[Source]:
     names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
         raise ManifestError("names no recordings", where=where, remedy="Write one path a line.")
     if STDIN in names:
         raise ManifestError("a list cannot name stdin", where=where, remedy="Remove the line '-'.")
-    return sources_in([folder / name for name in names], lists)
+    return sources_in([folder / name for name in names], lists, errors)

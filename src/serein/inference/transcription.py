@@ -298,12 +298,15 @@ TRANSCRIBERS: dict[str, type[WhisperTranscriber] | type[CtcTranscriber]] = {
 }
 
 
-def transcribe_with(model: str | Path, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, str | AudioError]]:
+def transcribe_with(
+    model: str | Path, utterances: Sequence[Utterance], *, backbone: Path | None = None
+) -> Iterator[tuple[Utterance, str | AudioError]]:
     """Yield the transcript, or the error, of each recording.
 
     Args:
         model: A model folder whose last stage learned transcription, which keeps the order; or a speech recogniser
             (Whisper or CTC), by folder or Hub name, which starts with the longest.
+        backbone: Where a model folder's pretrained backbone is now, if it has moved.
 
     Raises:
         ModelError: The model cannot be loaded, or did not learn transcription.
@@ -312,7 +315,7 @@ def transcribe_with(model: str | Path, utterances: Sequence[Utterance]) -> Itera
         for utterance, text in transcribe_each(load_transcriber(str(model)), utterances):
             yield utterance, "" if text is None else text
         return
-    checkpoint = model_folder.load(model)
+    checkpoint = model_folder.load(model, backbone=backbone)
     sequences = [name for name in checkpoint.answered if checkpoint.tasks[name].spec.problem == "sequence"]
     if not sequences:
         raise ModelError(

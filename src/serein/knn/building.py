@@ -38,9 +38,18 @@ _PER_CENT = 100.0
 
 
 def build(
-    model: str, manifest_path: Path, out: Path, report: Report, *, indexed_from: int = INDEXED_FROM
+    model: str,
+    manifest_path: Path,
+    out: Path,
+    report: Report,
+    *,
+    indexed_from: int = INDEXED_FROM,
+    backbone: Path | None = None,
 ) -> tuple[Header, Counter[str]]:
     """Build a datastore of a manifest's clips.
+
+    Args:
+        backbone: Where the model's pretrained backbone is now, if it has moved.
 
     Returns:
         The header, and the number of clips of each label that were left out because it is not a class of the model.
@@ -49,7 +58,7 @@ def build(
         ModelError: There is no such model, or `out` holds something else.
         ManifestError, AudioError: The clips cannot be read, or none has a class.
     """
-    predictor = load(model).uncalibrated()
+    predictor = load(model, backbone=backbone).uncalibrated()
     digest = predictor.checkpoint.digest
     utterances, left_out = keep_labelled(manifest.read(manifest_path), predictor.checkpoint.tasks[predictor.task])
     if not utterances:
@@ -64,12 +73,19 @@ def build(
 
 
 def add(
-    folder: Path, manifest_path: Path, report: Report, *, model: str | None = None, indexed_from: int = INDEXED_FROM
+    folder: Path,
+    manifest_path: Path,
+    report: Report,
+    *,
+    model: str | None = None,
+    backbone: Path | None = None,
+    indexed_from: int = INDEXED_FROM,
 ) -> tuple[Header, int]:
     """Add a manifest's clips to a datastore, without any training.
 
     Args:
         model: Where the model is now, if it was moved.
+        backbone: Where its pretrained backbone is now, if it has moved.
 
     Returns:
         The header, and the number of clips that the datastore held already.
@@ -79,7 +95,7 @@ def add(
         ManifestError: A clip's label is not a class of the model, or contradicts the datastore.
     """
     datastore = open_datastore(folder)
-    predictor = _model_of(datastore, model)
+    predictor = _model_of(datastore, model, backbone)
     utterances = manifest.read(manifest_path)
     _require_classes(utterances, predictor, manifest_path)
     added, held = _embed(predictor, utterances, report)[0], datastore.embeddings
@@ -126,6 +142,7 @@ def tune(
     report: Report,
     *,
     model: str | None = None,
+    backbone: Path | None = None,
     votes: Votes = "uniform",
     metric: Metric = "ua",
 ) -> TuningResult:
@@ -138,7 +155,7 @@ def tune(
         ManifestError: A clip's label is not a class of the model.
     """
     datastore = open_datastore(folder)
-    predictor = _model_of(datastore, model)
+    predictor = _model_of(datastore, model, backbone)
     utterances = manifest.read(manifest_path)
     _require_classes(utterances, predictor, manifest_path)
     queries, probabilities = _embed(predictor, utterances, report)
@@ -181,9 +198,9 @@ def _embed(predictor: Predictor, utterances: Sequence[Utterance], report: Report
     return embeddings, probabilities
 
 
-def _model_of(datastore: Datastore, model: str | None) -> Predictor:
+def _model_of(datastore: Datastore, model: str | None, backbone: Path | None) -> Predictor:
     name = model or datastore.header.model
-    predictor = load(name).uncalibrated()
+    predictor = load(name, backbone=backbone).uncalibrated()
     digest = predictor.checkpoint.digest
     datastore.require_model(digest, name)
     return predictor

@@ -76,6 +76,7 @@ class KnnPredictor(Predictor):
         k, knn_weight, votes: `None` is the tuned value of the datastore, or else the default: `DEFAULT_K`,
             `DEFAULT_KNN_WEIGHT`, `uniform`.
         show_neighbours: Whether predictions name their neighbours.
+        backbone: Where the model's pretrained backbone is now, if it has moved.
 
     Raises:
         ModelError: The model or datastore does not exist, they do not belong together, or k or the weight is invalid.
@@ -91,9 +92,10 @@ class KnnPredictor(Predictor):
         votes: str | None = None,
         show_neighbours: bool = False,
         device: str = "auto",
+        backbone: Path | None = None,
     ) -> None:
         self.datastore = open_datastore(datastore)
-        own = load(model, device).uncalibrated()  # k and the weight were tuned on such probabilities
+        own = load(model, device, backbone=backbone).uncalibrated()  # k and the weight were tuned on such probabilities
         super().__init__(own.checkpoint, str(own.device))
         self.datastore.require_model(self.checkpoint.digest, str(model or "the default model"))
         self.interpolation = interpolation_of(self.datastore, k, knn_weight, votes)
@@ -184,4 +186,4 @@ def embed_labelled(
 
 def model_reference(model: str) -> str:
     """Return how a datastore names its model: a folder by its absolute path, else its Hub name."""
-    return os.path.abspath(model) if Path(model).is_dir() else model
+    return os.path.abspath(model) if Path(model).exists() else model
