@@ -105,7 +105,7 @@ def test_windows_and_the_whole_are_rejected_each_by_itself() -> None:
 
 def test_sliding_windows_are_as_asked_for() -> None:
     _, windows = read(PredictOptions(sliding_window=SlidingWindow(window_s=1.0, step_s=1.0)))
-    assert [round(w.end_s - w.start_s, 1) for w in windows] == [1.0] * 7
+    assert [round(w.end_s - w.start_s, 1) for w in windows] == [1.0] * 6
 
 
 def test_an_unknown_way_to_cut_is_refused() -> None:

@@ -135,7 +135,15 @@ class Recording:
         if len(stretches) > 1:  # a short recording is one window, whatever pauses are in it
             first, last = stretches[0], stretches[-1]
             end = last.start + len(last.waveform)
-            self._joined = Window(first.start, np.concatenate([each.waveform for each in stretches]), end)
+            spoken = [
+                each.waveform[
+                    0 if each is first else each.padding[0] : None
+                    if each is last
+                    else len(each.waveform) - each.padding[1]
+                ]
+                for each in stretches
+            ]
+            self._joined = Window(first.start, np.concatenate(spoken), end)
             stretches = [self._joined]
         elif self.is_live:
             stretches = []

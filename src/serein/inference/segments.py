@@ -15,6 +15,15 @@ from serein.audio import SAMPLE_RATE_HZ, Waveform
 from serein.errors import RecipeError
 from serein.inference.vad import FRAME, SpeechDetector
 
+EDGE_DB = (
+    20.0  # speech begins and ends where it is this far below its loudest: noise, level and silence do not move that
+)
+EDGE_WINDOW = 400  # samples that a level is taken over, 25 ms
+EDGE_SEARCH_S = (
+    1.0  # so much before the detector found it speech may have begun: of quiet speech it finds the start late
+)
+EDGE_GAP = 1600  # samples, 0.1 s: what lies farther from the speech that the detector found is something else, a knock
+
 ONSET = 0.5  # speech begins at this probability, and ends below OFFSET: Silero's own hysteresis
 OFFSET = 0.35
 
@@ -28,7 +37,7 @@ class SlidingWindow:
         step_s: From the start of one window to the start of the next.
         min_silence_s: Only a silence of this length ends a stretch of speech.
         min_speech_s: Shorter stretches of speech are dropped.
-        speech_pad_s: Is added before and after each stretch of speech.
+        speech_pad_s: Is kept before and after each stretch of speech.
 
     Raises:
         RecipeError: The lengths do not fit together.
@@ -67,11 +76,13 @@ class Window:
         start: First sample, at 16 kHz, counted from the recording's start.
         waveform: (sample,) float32; pauses in it may be left out.
         end: Sample after the last one; `None`: where the waveform ends.
+        padding: Samples before and after the speech.
     """
 
     start: int
     waveform: Waveform
     end: int | None = None
+    padding: tuple[int, int] = (0, 0)
 
     @property
     def start_s(self) -> float:
@@ -99,9 +110,11 @@ class WindowCutter:
         self.kept: Waveform = np.zeros(0, np.float32)
         self.kept_from = 0  # the sample that `kept` starts with
         self.num_frames = 0  # that the detector has seen
-        self.stretch: int | None = None  # first sample of the current stretch of speech, with its padding
+        self.stretch: int | None = None  # the current stretch of speech began no earlier
+        self.onset = 0  # where the detector found it
+        self.edge = 0  # first sample of its speech, once it is known
         self.speech_end = 0  # last sample of it that is certain
-        self.next_start = 0  # of the next window
+        self.next_start: int | None = None  # of the next window; unknown until the stretch is as long as one, or ends
         self.covered = 0  # up to here windows were cut
         self.num_speech_samples = 0
 
@@ -120,10 +133,10 @@ class WindowCutter:
         self.kept = np.concatenate([self.kept, waveform])
         windows = [window for probability in speech for window in self._add_frame(float(probability))]
         # drop the samples that no window will need
-        needed = self.num_frames * FRAME - _samples(self.sliding_window.speech_pad_s)
+        needed = self.num_frames * FRAME - _samples(EDGE_SEARCH_S)
         if self.stretch is not None:
-            of_last_window = self.speech_end - _samples(self.sliding_window.window_s)
-            needed = max(self.stretch, min(of_last_window, self.next_start))
+            of_last_window = self.speech_end - _samples(self.sliding_window.window_s + self.sliding_window.speech_pad_s)
+            needed = max(self.stretch, min(of_last_window, self.next_start or 0))
         drop = max(0, needed - self.kept_from)
         self.kept, self.kept_from = self.kept[drop:].copy(), self.kept_from + drop
         return windows
@@ -138,9 +151,9 @@ class WindowCutter:
         start, end = self.num_frames * FRAME, min((self.num_frames + 1) * FRAME, self.position)
         self.num_frames += 1
         if self.stretch is None and probability >= ONSET:
-            padded = start - _samples(self.sliding_window.speech_pad_s)
-            self.stretch = self.next_start = self.covered = max(padded, self.covered, 0)
-            self.speech_end = start
+            self.stretch = max(start - _samples(EDGE_SEARCH_S), self.covered, 0)
+            self.onset = self.speech_end = start
+            self.next_start = None
         if self.stretch is None:
             return []
         if probability >= (ONSET if self.speech_end < start else OFFSET):
@@ -151,22 +164,66 @@ class WindowCutter:
 
     def _cut(self, *, is_end: bool = False) -> list[Window]:
         """Cut the complete windows of the current stretch of speech; at its end also the rest, which ends with it."""
+        if self.stretch is None:
+            return []
         length, shortest = _samples(self.sliding_window.window_s), _samples(self.sliding_window.min_speech_s)
+        pad = _samples(self.sliding_window.speech_pad_s)
+        if self.next_start is None:
+            if not is_end and self.speech_end < self.onset + length:
+                return []
+            self.edge, _ = self._edges(self.stretch, self.onset, self.speech_end)
+            self.next_start = self.covered = max(self.stretch, self.edge - pad)
+            self.stretch = self.next_start
         places = []
         while self.next_start + length <= self.speech_end:
             places.append((self.next_start, self.next_start + length))
             self.next_start += _samples(self.sliding_window.step_s)
         self.covered = places[-1][1] if places else self.covered
-        if is_end and self.stretch is not None:
-            padded = self.speech_end + _samples(self.sliding_window.speech_pad_s)
-            start, end = self.stretch, min(padded, self.position)
+        last = self.speech_end
+        if is_end:
+            start, heard = self.stretch, min(self.num_frames * FRAME, self.position)
+            _, last = self._edges(
+                max(start, self.speech_end - length), max(self.onset, self.speech_end - length), heard
+            )
+            end = max(min(last + pad, heard), self.covered)
             self.stretch = None
             if end - start >= shortest:
                 self.num_speech_samples += end - start
                 if end - self.covered >= shortest:
                     places.append((max(start, end - length), end))
                     self.covered = end
-        return [Window(start, self.kept[start - self.kept_from : end - self.kept_from].copy()) for start, end in places]
+        return [
+            Window(
+                start,
+                self.kept[start - self.kept_from : end - self.kept_from].copy(),
+                padding=(max(0, self.edge - start), max(0, end - last)),
+            )
+            for start, end in places
+        ]
+
+    def _edges(self, start: int, onset: int, end: int) -> tuple[int, int]:
+        """Return where speech begins and ends between two samples.
+
+        That is where it rises to `EDGE_DB` below the loudest of what the detector found, from `onset` to `speech_end`;
+        what lies apart from that does not count.
+        """
+        samples = self.kept[start - self.kept_from : end - self.kept_from].astype(np.float64)
+        if len(samples) <= EDGE_WINDOW:
+            return start, end
+        sums = np.concatenate([[0.0], np.cumsum(np.square(samples - samples.mean()))])
+        power = sums[EDGE_WINDOW:] - sums[:-EDGE_WINDOW]  # of the window that begins at each sample
+        begin, finish = (min(max(place - start, 0), len(power) - 1) for place in (onset, self.speech_end - EDGE_WINDOW))
+        for _ in range(2):  # the loudest of what was found; then of what belongs to it
+            loudest = power[begin : max(finish, begin) + 1].max()
+            loud = np.flatnonzero(power >= loudest * 10.0 ** (-EDGE_DB / 10.0))
+            is_apart = np.diff(loud) > EDGE_GAP
+            before = np.flatnonzero(is_apart & (loud[:-1] < begin))
+            after = np.flatnonzero(is_apart & (loud[1:] > finish))
+            begin = int(loud[before[-1] + 1] if len(before) else loud[0])
+            finish = int(loud[after[0]] if len(after) else loud[-1])
+        centre = EDGE_WINDOW // 2
+        is_loud_to_the_end = finish == len(power) - 1
+        return start + (begin + centre if begin else 0), end if is_loud_to_the_end else start + finish + centre
 
 
 def _samples(seconds: float) -> int:
