@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import serein
 from cli_fixtures import write_recipe
 from serein import recipe as recipes
 from serein.data import manifest
@@ -70,6 +71,17 @@ def test_targets_are_the_teachers_probabilities_and_the_labels(teacher: Path, to
         assert 0 < probabilities.max() < 1
         assert half[name] == pytest.approx((probabilities + labels[name]) / 2, abs=1e-6)
         assert flat[name] == pytest.approx(np.sqrt(probabilities) / np.sqrt(probabilities).sum(), abs=1e-5)
+
+
+def test_what_is_kept_is_what_the_teacher_predicts(teacher: Path, tones: Path, tmp_path: Path) -> None:
+    classes = "labels.classes=[sad,angry,happy]"  # in another order than the teacher's
+    recipe = recipe_of(tmp_path, classes, distillation={"teacher": str(teacher), "weight": 1.0})
+    said, train = targets(recipe, tones, tmp_path / "said")
+    predictor = serein.load(teacher / "fold-1" / "seed-0" / "model", "cpu")
+    utterances = [utterance for utterance in manifest.read(tones) if utterance.id in train]
+    for prediction in predictor.uncalibrated().predict(utterances):
+        expected = [prediction.probabilities[name] for name in ("sad", "angry", "happy")]
+        assert said[str(prediction.id)].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_each_fold_learns_from_that_folds_model(teacher: Path, tones: Path, tmp_path: Path) -> None:

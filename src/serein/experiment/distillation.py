@@ -108,7 +108,8 @@ def ask_teacher(
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     kept.parent.mkdir(parents=True, exist_ok=True)
     with replacing(kept) as partial:
-        save_file({"probabilities": probabilities}, partial, metadata={"asked": asked})
+        rows = np.ascontiguousarray(probabilities)  # safetensors writes the memory as it lies
+        save_file({"probabilities": rows}, partial, metadata={"asked": asked})
 
 
 @torch.no_grad()
