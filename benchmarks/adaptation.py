@@ -35,16 +35,16 @@ from serein.evaluation.predictions import Prediction
 from serein.evaluation.scores import Scores, score_predictions
 from serein.evaluation.tables import interval, number
 from serein.inference.predictor import load
-from serein.knn.interpolation import (
+from serein.knn.datastore import Embeddings, Numbers, key
+from serein.knn.predictor import (
+    DEFAULT_K,
+    DEFAULT_KNN_WEIGHT,
     MAX_NEIGHBOURS,
-    Embeddings,
-    Numbers,
+    embed_labelled,
     interpolate,
-    key,
     knn_probabilities,
     tune_k_and_weight,
 )
-from serein.knn.predictor import DEFAULT_K, DEFAULT_KNN_WEIGHT, embed_labelled
 from serein.metrics import FloatArray
 from serein.progress import Bars, Report
 from serein.tasks.task import keep_labelled

@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 
 from serein.data.utterance import Utterance
-from serein.knn.datastore import Datastore, Header, open_datastore, write_datastore
-from serein.knn.interpolation import Embeddings
+from serein.knn.datastore import Datastore, Embeddings, Header, open_datastore, write_datastore
 from serein.nearest import recall
 
 SIZE, K, NUM_QUERIES = 256, 8, 200

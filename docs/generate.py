@@ -300,11 +300,7 @@ def api_page() -> str:
 
 
 def _functions_of(module: Any) -> list[tuple[str, Any]]:
-    return [
-        (name, value)
-        for name, value in vars(module).items()
-        if inspect.isfunction(value) and not name.startswith("_") and value.__module__ == module.__name__
-    ]
+    return [(name, value) for name in module.__all__ if inspect.isfunction(value := getattr(module, name))]
 
 
 def _methods_of(value: Any) -> list[tuple[str, Any]]:

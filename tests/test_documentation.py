@@ -81,7 +81,7 @@ def test_extending_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         for kind, table in before.items():
             choices.table(kind).clear()
             choices.table(kind).update(table)
-    point = EntryPoint("flat", "serein.models.pooling:MeanPooling", "serein.pooling")
+    point = EntryPoint("flat", "serein.models.blocks:MeanPooling", "serein.pooling")
     monkeypatch.setattr(choices, "entry_points", lambda group, name=None: [point] if group == "serein.pooling" else [])
     try:
         assert choices.choose("pooling", "flat") is choices.choose("pooling", "mean")

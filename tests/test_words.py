@@ -175,13 +175,13 @@ PROSE = {
 }
 ALLOWED_MODULES = (
     "serein.corpora",  # each corpus in its own words
-    "serein.tasks.votes",  # raters judge
+    "serein.tasks.word_vectors",  # raters judge
     "serein.server.page",
     "serein.server.page_parts",
 )
 ALLOWED_NAMES = {
     "serein.data.splits.Folds.shares_dev": "the verb: folds that share a dev set",
-    "serein.recipe.data.Protocol.shares_speakers": "the verb: train and test share speakers",
+    "serein.recipe.experiment.Protocol.shares_speakers": "the verb: train and test share speakers",
     "serein.recipe.model.LogMel.hop_s": "the hop of a short-time Fourier transform is called so",
     "serein.models.logmel.LogMelBackbone.hop_s": "likewise",
     "serein.evaluation.scores.TaskScore.unit": "the unit that a score is in",

@@ -25,7 +25,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from serein.choices import choose
 from serein.data.files import make_readable, sha256
 from serein.errors import ModelError, RecipeError
-from serein.models.adapters import ADAPTER_WEIGHT, plain_name
+from serein.models.hidden_states import ADAPTER_WEIGHT, plain_name
 from serein.models.model import HiddenStatesByBranch, SpeechModel, assemble, described_backbone
 from serein.recipe import MAIN, Branch, Clips, Encoder, Inference, Options, Tasks, Text
 from serein.recipe.options import Positive

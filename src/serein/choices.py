@@ -1,6 +1,6 @@
 """Names that recipes choose by: each kind of choice is one dictionary of the library, open to users' packages.
 
-A dictionary stands at the foot of the module that its entries belong to (`serein.models.pooling.POOLINGS`). Recipes
+A dictionary stands at the foot of the module that its entries belong to (`serein.models.blocks.POOLINGS`). Recipes
 check names against it, models build from it, and documentation lists it: to add a choice is one class and one line.
 A user's package adds its own without a fork, by `register` or by an entry point of the group `serein.<kind>`:
 
@@ -19,7 +19,7 @@ from typing import Any
 from serein.errors import RecipeError, expected_one_of
 
 TABLES = {
-    "pooling": "serein.models.pooling:POOLINGS",
+    "pooling": "serein.models.blocks:POOLINGS",
     "loss": "serein.losses:LOSSES",
     "vector-loss": "serein.losses:VECTOR_LOSSES",
     "number-loss": "serein.losses:NUMBER_LOSSES",
@@ -50,7 +50,7 @@ def register(kind: str, name: str, choice: Any) -> None:
 
     Args:
         kind: `pooling`, `loss`, `vector-loss`, `number-loss`, `encoder`, `backbone`, `corpus` or `task`.
-        choice: The class or function; see the base class of its kind, e.g. `serein.models.pooling.Pooling`.
+        choice: The class or function; see the base class of its kind, e.g. `serein.models.blocks.Pooling`.
 
     Raises:
         RecipeError: There is no such kind, or the name is taken by another choice.

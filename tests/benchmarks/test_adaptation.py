@@ -13,7 +13,7 @@ from cli_fixtures import Call
 from serein.data import manifest
 from serein.data.utterance import Utterance
 from serein.evaluation.scores import score_predictions
-from serein.knn.interpolation import Embeddings
+from serein.knn.datastore import Embeddings
 
 CLASSES = ("calm", "sad")
 NUM_SPEAKERS, NUM_CLIPS = 6, 8

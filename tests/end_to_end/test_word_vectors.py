@@ -16,7 +16,7 @@ from serein.data import manifest
 from serein.data.utterance import Rating, Utterance
 from serein.recipe import Nouns, Words
 from serein.tasks.classes import ClassLabels
-from serein.tasks.votes import NOUNS as NOUN_OF
+from serein.tasks.word_vectors import NOUNS as NOUN_OF
 from serein.tasks.word_vectors import WordClasses, WordVectorTask, mean_cosine, mean_vectors, word_classes
 from serein.text.word_vectors import open_vocabulary, prepare
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from serein.ensemble.weights import (
+from serein.ensemble.predictor import (
     allowed,
     ensemble_classes,
     ensemble_macro_f1,

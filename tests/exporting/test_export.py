@@ -18,9 +18,9 @@ from serein.errors import ModelError
 from serein.exporting.export import export
 from serein.inference.predictor import Predictor
 from serein.inference.runtimes import EmbeddingSelection, ExportedFile, OnnxRuntime
+from serein.models.blocks import POOLINGS
 from serein.models.logmel import LogMelBackbone
 from serein.models.model import assemble
-from serein.models.pooling import POOLINGS
 from serein.recipe import Category, Cnn2d, CnnBlstm, LogMel, Transformer
 from serein.recipe.options import NamedOptions
 from serein.tasks.classes import ClassLabels, ClassTask

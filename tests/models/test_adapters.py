@@ -13,15 +13,14 @@ import torch
 
 from models.test_backbones import CASES, ONE_OF_EACH, backbone_of, batch, clips, deviation, plain_model, save
 from serein.errors import MissingExtraError
-from serein.models.adapters import ADAPTER_WEIGHT, TARGETS, own_weights
-from serein.models.backbones import HuggingFaceBackbone
-from serein.models.hidden_states import Backbone
+from serein.models.backbones import LORA_TARGETS, HuggingFaceBackbone
+from serein.models.hidden_states import ADAPTER_WEIGHT, Backbone, own_weights
 from serein.models.pretrained import weights_hash
 from serein.recipe import Lora
 
 peft = pytest.importorskip("peft")
 
-EVERY = Lora(rank=3, alpha=6, targets=tuple(TARGETS))
+EVERY = Lora(rank=3, alpha=6, targets=tuple(LORA_TARGETS))
 
 
 def adapted(model: Any, options: Lora = EVERY) -> HuggingFaceBackbone:
@@ -44,7 +43,7 @@ def last(backbone: Backbone) -> torch.Tensor:
 def test_an_adapter_is_that_of_peft_merged_by_peft(case: str) -> None:
     model = plain_model(*CASES[case])
     backbone = adapted(model)
-    names = [name for target in EVERY.targets for name in TARGETS[target]]
+    names = [name for target in EVERY.targets for name in LORA_TARGETS[target]]
     theirs = peft.get_peft_model(
         copy.deepcopy(model), peft.LoraConfig(r=3, lora_alpha=6, target_modules=names), adapter_name="default"
     )

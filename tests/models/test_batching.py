@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from models.test_backbones import CASES, backbone_of, batch, by_transformers, clips, plain_model
+from serein.models.blocks import POOLINGS
 from serein.models.hidden_states import HiddenStates
 from serein.models.model import assemble
-from serein.models.pooling import POOLINGS
 from serein.recipe import Category
 
 

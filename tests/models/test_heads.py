@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from serein.errors import RecipeError
+from serein.models.blocks import POOLINGS
 from serein.models.heads import LayerSelection, PooledHead, VectorNorm
 from serein.models.hidden_states import HiddenStates, frame_mask
-from serein.models.pooling import POOLINGS
 from serein.recipe import Category
 
 SIZES = (4, 4, 4)

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from serein.errors import ModelError, RecipeError
+from serein.models.blocks import POOLINGS
 from serein.models.encoders import ENCODERS as KINDS
 from serein.models.hidden_states import Backbone, HiddenStates, frame_mask
 from serein.models.model import SpeechModel, assemble, described_backbone, new_backbone
-from serein.models.pooling import POOLINGS
 from serein.recipe import Category, Cnn2d, CnnBlstm, LogMel, Transformer
 
 ENCODERS: dict[str, Any] = {

@@ -9,7 +9,7 @@ import pytest
 import scipy.special
 import torch
 
-from serein.models.pooling import POOLINGS, VARIANCE_FLOOR, AttentionPooling, ChannelAttentionPooling
+from serein.models.blocks import POOLINGS, VARIANCE_FLOOR, AttentionPooling, ChannelAttentionPooling
 
 SIZE = 6
 

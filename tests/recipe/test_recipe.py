@@ -12,7 +12,7 @@ from serein import recipe as recipes
 from serein.data.protocols import TEST_SIDES
 from serein.errors import RecipeError
 from serein.losses import LOSSES
-from serein.models.pooling import POOLINGS
+from serein.models.blocks import POOLINGS
 from serein.recipe import Category, Cnn2d, LogMel, Optimizer, Options, Protocol, Recipe, Stage
 from serein.training.module import OPTIMIZERS
 

@@ -500,8 +500,9 @@ def test_gentle_signals_stop_a_run_too(
 
 def test_state_names_nothing_of_the_python_that_wrote_it() -> None:
     """The keeper's part of the state is plain numbers, so that `weights_only=True` reads it."""
-    keeper = keeping.CheckpointCallback(Path("nowhere"), "best")
+    progress = keeping.StageProgress(lambda *_: None, "stage")
+    keeper = keeping.CheckpointCallback(Path("nowhere"), "best", progress)
     keeper.history.append({"epoch": 0, "dev_ua": 0.5})
-    restored = keeping.CheckpointCallback(Path("nowhere"), "best")
+    restored = keeping.CheckpointCallback(Path("nowhere"), "best", progress)
     restored.load_state_dict(json.loads(json.dumps(keeper.state_dict())))
     assert restored.history == keeper.history

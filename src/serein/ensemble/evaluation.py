@@ -10,8 +10,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from serein.ensemble.predictor import Ensemble, EnsembleModel, FittedOn, read_ensemble
-from serein.ensemble.weights import ensemble_probabilities, fit_weights, uniform_weights
+from serein.ensemble.predictor import (
+    Ensemble,
+    EnsembleModel,
+    FittedOn,
+    ensemble_probabilities,
+    fit_weights,
+    read_ensemble,
+    uniform_weights,
+)
 from serein.errors import LeakError, RunError, expected_one_of
 from serein.evaluation.intervals import Difference, paired_difference
 from serein.evaluation.predictions import Prediction, SpeakerKey

@@ -20,14 +20,15 @@ from serein.inference.predictor import Predictor, load
 from serein.knn.datastore import (
     INDEXED_FROM,
     Datastore,
+    Embeddings,
     Header,
     TuningRecord,
+    Vectors,
     open_datastore,
     write_datastore,
     write_header,
 )
-from serein.knn.interpolation import MAX_NEIGHBOURS, Embeddings, TunedKnn, Vectors, tune_k_and_weight
-from serein.knn.predictor import embed_labelled, model_reference
+from serein.knn.predictor import MAX_NEIGHBOURS, TunedKnn, embed_labelled, model_reference, tune_k_and_weight
 from serein.progress import Report
 from serein.tasks.task import keep_labelled
 
@@ -94,11 +95,8 @@ def add(
         ModelError: The datastore or its model does not exist.
         ManifestError: A clip's label is not a class of the model, or contradicts the datastore.
     """
-    datastore = open_datastore(folder)
-    predictor = _model_of(datastore, model, backbone)
-    utterances = manifest.read(manifest_path)
-    _require_classes(utterances, predictor, manifest_path)
-    added, held = _embed(predictor, utterances, report)[0], datastore.embeddings
+    datastore, utterances, added, _ = _opened(folder, manifest_path, report, model, backbone)
+    held = datastore.embeddings
     # Clips with the same id, samples and label are in the datastore already.
     row_of = {name: row for row, name in enumerate(held.keys[:, 0].tolist())}
     new = []
@@ -154,11 +152,7 @@ def tune(
         ModelError: The datastore or its model does not exist.
         ManifestError: A clip's label is not a class of the model.
     """
-    datastore = open_datastore(folder)
-    predictor = _model_of(datastore, model, backbone)
-    utterances = manifest.read(manifest_path)
-    _require_classes(utterances, predictor, manifest_path)
-    queries, probabilities = _embed(predictor, utterances, report)
+    datastore, utterances, queries, probabilities = _opened(folder, manifest_path, report, model, backbone)
     nearest = datastore.embeddings.nearest(
         queries.vectors, min(MAX_NEIGHBOURS, len(datastore.embeddings) - 1), queries.keys
     )
@@ -198,23 +192,24 @@ def _embed(predictor: Predictor, utterances: Sequence[Utterance], report: Report
     return embeddings, probabilities
 
 
-def _model_of(datastore: Datastore, model: str | None, backbone: Path | None) -> Predictor:
+def _opened(
+    folder: Path, manifest_path: Path, report: Report, model: str | None, backbone: Path | None
+) -> tuple[Datastore, list[Utterance], Embeddings, Vectors]:
+    """Return a datastore, and a manifest's clips with their embeddings and the probabilities of its model."""
+    datastore = open_datastore(folder)
     name = model or datastore.header.model
     predictor = load(name, backbone=backbone).uncalibrated()
-    digest = predictor.checkpoint.digest
-    datastore.require_model(digest, name)
-    return predictor
-
-
-def _require_classes(utterances: Sequence[Utterance], predictor: Predictor, where: Path) -> None:
+    datastore.require_model(predictor.checkpoint.digest, name)
+    utterances = manifest.read(manifest_path)
     _, foreign = keep_labelled(utterances, predictor.checkpoint.tasks[predictor.task])
     if foreign:
         counts = ", ".join(f"{count} {name}" for name, count in foreign.most_common(5))
         raise ManifestError(
             f"{foreign.total()} utterances are not of a class of the model: {counts}",
-            where=where,
+            where=manifest_path,
             remedy=f"The model knows: {', '.join(predictor.classes)}.",
         )
+    return datastore, utterances, *_embed(predictor, utterances, report)
 
 
 def concatenated(first: Embeddings, second: Embeddings) -> Embeddings:

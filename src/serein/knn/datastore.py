@@ -1,10 +1,12 @@
-"""Datastores of labelled clips: `datastore.json`, `vectors.safetensors`, `clips.jsonl`, and for many `index.faiss`.
+"""Embeddings of labelled clips, searched for the nearest, and the folders that keep them: datastores.
 
+In a folder lie `datastore.json`, `vectors.safetensors`, `clips.jsonl`, and for many clips `index.faiss`.
 A datastore belongs to one model, whose embeddings it holds; other models are refused.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -19,23 +21,111 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from serein.audio import Waveform
 from serein.corpora import licence_of
 from serein.data import manifest
 from serein.data.files import replacing, write_text
 from serein.data.utterance import Utterance
 from serein.errors import ModelError
-from serein.knn.interpolation import Embeddings
-from serein.nearest import RECALL_AT, FaissIndex, require_faiss, write_faiss
+from serein.metrics import FloatArray
+from serein.nearest import RECALL_AT, ExactIndex, FaissIndex, require_faiss, write_faiss
 
 FORMAT = 1
 INDEXED_FROM = 200_000  # below, the exact search takes some ten milliseconds
 
+_SPARE = 8  # neighbours searched beyond k, because some may be the clip itself
 _HEADER, _VECTORS, _CLIPS, _INDEX = "datastore.json", "vectors.safetensors", "clips.jsonl", "index.faiss"
 _REMEDY = "Build it again: serein knn build --help."
+
+Vectors = NDArray[np.float32]
+Numbers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The nearest embeddings of some clips, nearest first.
+
+    Attributes:
+        rows: (clip, k) positions among the embeddings.
+        labels: (clip, k) class numbers.
+        distances: (clip, k) float64, Euclidean.
+    """
+
+    rows: Numbers
+    labels: Numbers
+    distances: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Embeddings of labelled clips.
+
+    Attributes:
+        vectors: (clip, feature) float32, the input of the output layer.
+        labels: (clip,) class numbers.
+        keys: (clip, 2) identifies a clip: `key` of its id and of its samples.
+        index: Searched instead of all vectors.
+    """
+
+    vectors: Vectors
+    labels: Numbers
+    keys: Numbers
+    index: FaissIndex | None = None
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def nearest(self, queries: Vectors, k: int, keys: Numbers | None = None) -> Nearest:
+        """Return the k nearest embeddings of each query; of equally near ones the first.
+
+        Args:
+            queries: (query, feature).
+            keys: (query, 2); embeddings with the id or the samples of a query are not its neighbours.
+
+        Raises:
+            ModelError: There are fewer than k.
+        """
+        if k < 1:
+            raise ModelError(f"k is {k}", where="--k", remedy="Choose at least one neighbour.")
+        remedy = "Choose a smaller k, or add clips."
+        if k > len(self):
+            raise ModelError(f"k is {k}, and the datastore holds {len(self)} clips", where="--k", remedy=remedy)
+        num = k if keys is None else min(k + _SPARE, len(self))
+        while True:
+            rows, distances = (self.index or self.exact).search(queries, num)
+            is_self = np.zeros(rows.shape, bool)
+            if keys is not None:
+                is_self = (self.keys[rows] == keys[:, None, :]).any(axis=2)
+            num_others = int((~is_self).sum(axis=1).min()) if len(queries) else k
+            if num_others >= k or num == len(self):
+                break
+            num = min(2 * num, len(self))
+        if k > num_others:
+            what = f"k is {k}, and the datastore holds {num_others} clips besides the clip itself"
+            raise ModelError(what, where="--k", remedy=remedy)
+        order = np.argsort(is_self, axis=1, kind="stable")[:, :k]
+        rows = np.take_along_axis(rows, order, axis=1)
+        return Nearest(rows, self.labels[rows], np.take_along_axis(distances, order, axis=1))
+
+    @cached_property
+    def exact(self) -> ExactIndex:
+        """The search of all vectors."""
+        return ExactIndex(self.vectors)
+
+    def only(self, rows: Numbers) -> Embeddings:
+        """Return some of the embeddings."""
+        return Embeddings(self.vectors[rows], self.labels[rows], self.keys[rows])
+
+
+def key(content: str | Waveform) -> int:
+    """Return a 64-bit hash of an id, or of the samples of a recording."""
+    data = content.encode() if isinstance(content, str) else content.tobytes()
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
 
 
 class _Strict(BaseModel):

@@ -33,18 +33,26 @@ from serein.experiment.data import Experiment, prepare
 from serein.experiment.predict import fold_run_folder
 from serein.inference.predictor import load as load_model
 from serein.knn.building import Metric, Votes, concatenated, new_header, tuning_record
-from serein.knn.datastore import Datastore, is_datastore, open_datastore, write_datastore, write_header
-from serein.knn.interpolation import (
+from serein.knn.datastore import (
+    Datastore,
+    Embeddings,
+    is_datastore,
+    key,
+    open_datastore,
+    write_datastore,
+    write_header,
+)
+from serein.knn.predictor import (
     KNN_WEIGHTS,
     MAX_NEIGHBOURS,
-    Embeddings,
     TunedKnn,
+    embed_labelled,
     interpolate,
-    key,
+    keys_of,
     knn_probabilities,
+    model_reference,
     tune_k_and_weight,
 )
-from serein.knn.predictor import embed_labelled, keys_of, model_reference
 from serein.metrics import FloatArray
 from serein.models.conditioning import ConditionSource
 from serein.progress import Report

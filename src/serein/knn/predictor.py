@@ -1,29 +1,149 @@
-"""kNN: the predictions of a model interpolated with those of the nearest labelled clips of a datastore."""
+"""kNN: a model's predictions interpolated with the votes of the nearest labelled clips (wang2023, section 2.3)."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serein import audio
 from serein.audio import Waveform
 from serein.checkpoint import Checkpoint
 from serein.data.dataset import Recordings
 from serein.data.utterance import Utterance
-from serein.errors import ModelError
+from serein.errors import ModelError, expected_one_of
 from serein.inference.batching import Progress, recording_outputs
 from serein.inference.prediction import ClipPrediction
 from serein.inference.predictor import Predictor, load
-from serein.knn.datastore import Datastore, open_datastore
-from serein.knn.interpolation import Embeddings, Numbers, Vectors, interpolate, key, knn_probabilities
+from serein.knn.datastore import Datastore, Embeddings, Nearest, Numbers, Vectors, key, open_datastore
+from serein.metrics import SCORES, FloatArray
 from serein.models.conditioning import ConditionSource
 from serein.tasks.task import most_probable
 
 DEFAULT_K, DEFAULT_KNN_WEIGHT = 8, 0.3
+MAX_NEIGHBOURS = 32  # wang2023, section 3.1: k in 1..32
+KNN_WEIGHTS = tuple(number / 20 for number in range(21))  # 0 is the model alone, 1 the neighbours alone
+
+
+def knn_probabilities_by_k(nearest: Nearest, num_classes: int, votes: str = "uniform") -> FloatArray:
+    """Return the probabilities of the nearest 1, 2, ... neighbours: (k, clip, class), each row sums to 1.
+
+    Args:
+        votes: A name of `VOTES`.
+
+    Raises:
+        ModelError: There is no such way to vote.
+
+    Example:
+        >>> nearest = Nearest(np.array([[7, 9]]), np.array([[1, 0]]), np.array([[0.5, 0.8]]))
+        >>> knn_probabilities_by_k(nearest, num_classes=2).tolist()
+        [[[0.0, 1.0]], [[0.5, 0.5]]]
+    """
+    if votes not in VOTES:
+        raise ModelError(expected_one_of(votes, VOTES, kind="vote"), where="--votes", remedy="Choose one of these.")
+    weights = VOTES[votes](nearest.distances).T[:, :, None]
+    is_of_class = nearest.labels.T[:, :, None] == np.arange(num_classes)
+    probabilities: FloatArray = (weights * is_of_class).cumsum(axis=0) / weights.cumsum(axis=0)
+    return probabilities
+
+
+def knn_probabilities(nearest: Nearest, num_classes: int, votes: str = "uniform") -> FloatArray:
+    """Return the probabilities of all k neighbours: (clip, class)."""
+    probabilities: FloatArray = knn_probabilities_by_k(nearest, num_classes, votes)[-1]
+    return probabilities
+
+
+def interpolate(neighbours: NDArray[Any], model: NDArray[Any], knn_weight: float) -> FloatArray:
+    """Return ``knn_weight * neighbours + (1 - knn_weight) * model`` (wang2023, equation 4).
+
+    Args:
+        neighbours: (..., class) probabilities.
+        model: (..., class) probabilities.
+        knn_weight: 0 is the model exactly, 1 the neighbours.
+
+    Raises:
+        ModelError: The weight is not from 0 to 1.
+
+    Example:
+        >>> interpolate(np.array([1.0, 0.0]), np.array([0.25, 0.75]), knn_weight=0.5).tolist()
+        [0.625, 0.375]
+    """
+    if not 0.0 <= knn_weight <= 1.0:
+        raise ModelError(f"the weight is {knn_weight:g}", where="--knn-weight", remedy="Give a number from 0 to 1.")
+    return knn_weight * neighbours.astype(np.float64) + (1.0 - knn_weight) * model.astype(np.float64)
+
+
+def softmax_of_distances(distances: FloatArray) -> FloatArray:
+    """Return weights that are, up to a factor of each clip, the softmax of the negative distances, (clip, k)."""
+    return np.exp(distances[:, :1] - distances)
+
+
+VOTES: dict[str, Callable[[FloatArray], FloatArray]] = {
+    "uniform": np.ones_like,  # wang2023: each neighbour has one vote
+    "softmax": softmax_of_distances,
+}
+
+
+@dataclass(frozen=True)
+class TunedKnn:
+    """The k and the weight with the best score on some clips.
+
+    Attributes:
+        score: Fraction, with these.
+        model_score: Fraction, by the model alone.
+    """
+
+    k: int
+    knn_weight: float
+    score: float
+    model_score: float
+
+
+def tune_k_and_weight(
+    nearest: Nearest,
+    model: NDArray[Any],
+    truth: NDArray[Any],
+    *,
+    votes: str = "uniform",
+    metric: str = "ua",
+    ks: Sequence[int] | None = None,
+    knn_weights: Sequence[float] = KNN_WEIGHTS,
+) -> TunedKnn:
+    """Tune k and the weight of the neighbours.
+
+    Among equal scores, the least squared error of the probabilities decides, then the smaller k and weight.
+
+    Args:
+        nearest: As many neighbours as the largest k.
+        model: (clip, class) probabilities.
+        truth: (clip,) class numbers.
+        metric: `ua`, `wa` or `macro_f1`.
+        ks: Candidates; by default all that there are neighbours for.
+    """
+    num_classes = model.shape[1]
+    probabilities = knn_probabilities_by_k(nearest, num_classes, votes)
+    is_true = truth[:, None] == np.arange(num_classes)
+    best: tuple[float, float, int, float] | None = None
+    for k in ks or range(1, len(probabilities) + 1):
+        for knn_weight in knn_weights:
+            interpolated = interpolate(probabilities[k - 1], model, knn_weight)
+            error = float(np.square(interpolated - is_true).sum(axis=1).mean())
+            ranked = (-round(_score(interpolated, truth, metric), 12), round(error, 12), k, knn_weight)
+            best = ranked if best is None else min(best, ranked)
+    if best is None:
+        raise ModelError("there is no k or weight to choose from", remedy="Name some.")
+    return TunedKnn(best[2], best[3], -best[0], _score(model, truth, metric))
+
+
+def _score(probabilities: NDArray[Any], truth: NDArray[Any], metric: str) -> float:
+    num_classes = probabilities.shape[1]
+    cells = np.bincount(truth * num_classes + probabilities.argmax(axis=1), minlength=num_classes**2)
+    return float(SCORES[metric](cells.reshape(num_classes, num_classes)))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -12,10 +13,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from serein.errors import AudioError, ModelError
-from serein.models.adapters import ADAPTER_WEIGHT, add_lora, own_weights
+from serein.errors import AudioError, MissingExtraError, ModelError, RecipeError
 from serein.models.architectures import ARCHITECTURES, Wav2Vec2
-from serein.models.hidden_states import Backbone, HiddenStates, frame_mask
+from serein.models.hidden_states import ADAPTER_WEIGHT, Backbone, HiddenStates, frame_mask, own_weights
 from serein.models.logmel import LogMelBackbone
 from serein.models.masking import fasten, prepare_waveforms
 from serein.models.pretrained import (
@@ -27,10 +27,18 @@ from serein.models.pretrained import (
     built_class_of,
     checked_overrides,
     do_normalize_of,
-    keep_layers,
     weights_hash,
 )
 from serein.recipe import HuggingFace, Lora
+
+# Part of a layer -> what its linear layers are called in Transformers' families.
+LORA_TARGETS: dict[str, tuple[str, ...]] = {
+    "query": ("q_proj", "linear_q"),
+    "key": ("k_proj", "linear_k"),
+    "value": ("v_proj", "linear_v"),
+    "output": ("out_proj", "linear_out"),
+    "feed_forward": ("fc1", "fc2", "intermediate_dense", "output_dense"),
+}
 
 
 class HuggingFaceBackbone(Backbone):
@@ -115,7 +123,7 @@ class HuggingFaceBackbone(Backbone):
 
         Raises:
             ModelError: There is no such model, its family is not supported, or weights are missing or damaged.
-            RecipeError: An override is unknown or out of range.
+            RecipeError: An override is unknown or out of range, or the model has fewer layers.
         """
         changes = checked_overrides(overrides or {})
         place = Place(source, revision)
@@ -125,8 +133,15 @@ class HuggingFaceBackbone(Backbone):
             str(Path(source).expanduser().resolve()) if place.is_folder else source
         )  # a model is loaded from anywhere
         origin = {"source": named, "revision": place.commit(), "overrides": dict(overrides or {}), "layers": layers}
+        model = place.load(config)
+        if layers is not None:
+            every = model.layers if config.model_type == "whisper" else model.encoder.layers
+            if layers > len(every):
+                raise RecipeError(f"the model has {len(every)} layers, not {layers}", where="backbone.layers")
+            del every[layers:]
+            model.config.num_hidden_layers = layers
         backbone = cls(
-            keep_layers(place.load(config), layers),
+            model,
             do_normalize=do_normalize,
             level_db=level_db,
             pad_s=pad_s,
@@ -180,8 +195,22 @@ class HuggingFaceBackbone(Backbone):
         return backbone.eval()
 
     def add_adapter(self, options: Lora) -> None:
-        """Put new matrices beside the model's own, which freeze."""
-        add_lora(self.model, options)
+        """Put a product of two matrices beside each target: W x + (alpha / rank) B A x, in which B starts as zero.
+
+        The targets become `peft`'s layers, which hold the old ones as `base_layer`; the model's own weights freeze.
+
+        Raises:
+            MissingExtraError: `peft` is not installed.
+        """
+        try:
+            peft = importlib.import_module("peft")
+        except ImportError:
+            raise MissingExtraError("peft", "lora") from None
+        names = [name for target in options.targets for name in LORA_TARGETS[target]]
+        config = peft.LoraConfig(
+            r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=names
+        )
+        peft.inject_adapter_in_model(config, self.model)
         self.adapter = options
         self.train(self.training)
 

@@ -164,7 +164,7 @@ class CnnBlstmEncoder(Encoder):
             num_frames = (num_frames + 1) // 2
             is_frame = frame_mask(num_frames, images.shape[2])
         if torch.compiler.is_exporting():
-            return HiddenStates((_run_lstm(self.lstm, images.transpose(1, 2), num_frames),), is_frame)
+            return HiddenStates((run_lstm(self.lstm, images.transpose(1, 2), num_frames),), is_frame)
         packed = nn.utils.rnn.pack_padded_sequence(
             images.transpose(1, 2), num_frames.cpu(), batch_first=True, enforce_sorted=False
         )
@@ -172,7 +172,7 @@ class CnnBlstmEncoder(Encoder):
         return HiddenStates((self.dropout(frames),), is_frame[:, : frames.shape[1]])
 
 
-def _run_lstm(lstm: nn.LSTM, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+def run_lstm(lstm: nn.LSTM, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
     """Return what a bidirectional LSTM returns for packed clips, without packing, which ONNX does not have.
 
     Args:

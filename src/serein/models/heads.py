@@ -12,10 +12,9 @@ from torch.nn import functional as F
 
 from serein.choices import choose
 from serein.errors import RecipeError
-from serein.models.blocks import AttentionBlock, CosineClassifier, GradientReversal, TensorFusion
+from serein.models.blocks import AttentionBlock, CosineClassifier, GradientReversal, Pooling, TensorFusion
 from serein.models.conditioning import NO_CONDITIONS, ConditionedVector, Conditions
 from serein.models.hidden_states import HiddenStates
-from serein.models.pooling import Pooling
 from serein.recipe import Head, LayerChoice, Pooled
 
 

@@ -1,7 +1,12 @@
-"""What a backbone hands on: the hidden layers of every clip, and which of their frames are real."""
+"""What a backbone hands on: the hidden layers of every clip, and which of their frames are real.
+
+Adapters are small matrices that learn beside a pretrained backbone's own weights (LoRA, Hu 2022), by `peft`.
+"""
 
 from __future__ import annotations
 
+import importlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +16,6 @@ import torch
 from torch import nn
 
 from serein.errors import RecipeError
-from serein.models.adapters import merge_lora
 from serein.recipe import Lora
 from serein.recipe.options import NamedOptions
 
@@ -61,6 +65,25 @@ def frame_mask(num_frames: torch.Tensor, length: int) -> torch.Tensor:
     return positions[None, :] < num_frames[:, None]
 
 
+ADAPTER_WEIGHT = re.compile(r"\.lora_\w+\.")  # in the names of weights
+
+
+def plain_name(name: str) -> str:
+    """Return the name that a weight has without an adapter.
+
+    Example:
+        >>> plain_name("layers.0.self_attn.q_proj.base_layer.bias")
+        'layers.0.self_attn.q_proj.bias'
+    """
+    return name.replace(".base_layer.", ".")
+
+
+def own_weights(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return a module's weights without those of its adapter, under the names that they have without it."""
+    state = module.state_dict()
+    return {plain_name(name): tensor for name, tensor in state.items() if not ADAPTER_WEIGHT.search(name)}
+
+
 class Backbone(nn.Module, ABC):
     """From waveforms to hidden layers. Batching never changes the output.
 
@@ -105,9 +128,15 @@ class Backbone(nn.Module, ABC):
 
     def merge_adapter(self) -> None:
         """Add an adapter to the weights that it stands beside; the outputs stay the same."""
-        if self.adapter is not None:
-            merge_lora(self)
-            self.adapter = None
+        if self.adapter is None:
+            return
+        layer_class = importlib.import_module("peft.tuners.lora").LoraLayer
+        for module in list(self.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, layer_class):
+                    child.merge(safe_merge=True)  # W + (alpha / rank) B A
+                    setattr(module, name, child.get_base_layer())
+        self.adapter = None
 
     @abstractmethod
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:

@@ -68,7 +68,7 @@ class LogMelBackbone(Backbone):
         self.frame_rate_hz = self.sample_rate_hz / self.hop
         hann = torch.hann_window(self.window, device="cpu")  # also where a model is built without memory
         self.register_buffer("hann", hann, persistent=False)
-        self.register_buffer("filters", _mel_filters(options, self.fft, hann), persistent=False)
+        self.register_buffer("filters", oshaughnessy_filters(options, self.fft, hann), persistent=False)
         self.register_buffer("mean", torch.zeros(self.num_channels, options.n_mels))
         self.register_buffer("deviation", torch.ones(self.num_channels, options.n_mels))
 
@@ -137,7 +137,7 @@ class LogMelBackbone(Backbone):
         return cls(LogMel.model_validate(description))
 
 
-def _mel_filters(options: LogMel, fft: int, hann: torch.Tensor) -> torch.Tensor:
+def oshaughnessy_filters(options: LogMel, fft: int, hann: torch.Tensor) -> torch.Tensor:
     """Return (band, bin): triangles of unit area on the mel scale of O'Shaughnessy (1987), over the window's power."""
     low_mel, high_mel = (2595.0 * math.log10(1.0 + hz / 700.0) for hz in (options.low_hz, options.high_hz))
     mels = torch.linspace(low_mel, high_mel, options.n_mels + 2, dtype=torch.float64, device="cpu")

@@ -226,7 +226,7 @@ def feature_encoder_layer(layer: Any, frames: torch.Tensor, num_samples: torch.T
     """
     norm = getattr(layer, "layer_norm", None)
     if isinstance(norm, nn.GroupNorm):
-        frames = _time_normed(layer, frames.squeeze(-1), num_samples)
+        frames = normed_over_time(layer, frames.squeeze(-1), num_samples)
     else:
         frames = convolve(layer.conv, frames)
         frames = frames if norm is None else norm(frames)
@@ -234,7 +234,7 @@ def feature_encoder_layer(layer: Any, frames: torch.Tensor, num_samples: torch.T
     return activated
 
 
-def _time_normed(layer: Any, waveforms: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
+def normed_over_time(layer: Any, waveforms: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
     """Convolve one channel of samples and normalise each output channel over the clip's real frames.
 
     A channel's mean and variance follow from those of the windows it sees: E[w'x] = w'm and Var[w'x] = w'Cw. The norm

@@ -191,21 +191,6 @@ def build_config(content: Mapping[str, Any], changes: Mapping[str, Any], *, wher
     return config
 
 
-def keep_layers(model: Any, layers: int | None) -> Any:
-    """Drop the transformer layers above the lowest `layers`; `None` keeps all.
-
-    Raises:
-        RecipeError: The model has fewer.
-    """
-    every = model.layers if model.config.model_type == "whisper" else model.encoder.layers
-    if layers is not None and layers > len(every):
-        raise RecipeError(f"the model has {len(every)} layers, not {layers}", where="backbone.layers")
-    if layers is not None:
-        del every[layers:]
-        model.config.num_hidden_layers = layers
-    return model
-
-
 def do_normalize_of(config: Any, preprocess: Mapping[str, Any] | None, *, where: str) -> bool:
     """Return whether clips are normalised: what was saved, or what the architecture was trained with."""
     has_features = config.model_type in HAVE_FEATURES

@@ -8,8 +8,7 @@ A recipe is a YAML file. `base:` names another recipe that it changes; `set:` ch
       stages.0.epochs: 10
 """
 
-from serein.recipe.data import Clips, Labels, Nouns, Protocol, Text
-from serein.recipe.experiment import Inference, Recipe
+from serein.recipe.experiment import Clips, Inference, Labels, Nouns, Protocol, Recipe, Text
 from serein.recipe.learning import (
     Batches,
     FeatureCacheOptions,

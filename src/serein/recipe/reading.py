@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from serein.choices import names
 from serein.errors import RecipeError, expected_one_of
@@ -38,14 +37,11 @@ def load(path: str | Path, overrides: Iterable[str] = (), task: str | None = Non
             raise RecipeError(f"'{override}' is no KEY=VALUE", where="--set", remedy="Write: --set stages.0.epochs=3.")
         _set(values, key.strip(), _parse_yaml(text, where=f"--set {override}"), where="--set")
     recipe = validate(values, where=path)
-    return recipe if task is None else _only(recipe, task)
-
-
-def _only(recipe: Recipe, task: str) -> Recipe:
+    if task is None:
+        return recipe
     if task not in names("task"):
-        raise RecipeError(
-            expected_one_of(task, names("task"), kind="task"), where="--task", remedy="Name one of these."
-        )
+        what = expected_one_of(task, names("task"), kind="task")
+        raise RecipeError(what, where="--task", remedy="Name one of these.")
     name = recipe.name if task == recipe.tasks.main else f"{recipe.name}-{task}"
     stages = [stage for stage in recipe.stages if stage.tasks is None or task in stage.tasks] or recipe.stages
     alone = tuple(stage.model_copy(update={"tasks": None, "main_task_weight": None}) for stage in stages)
@@ -107,74 +103,55 @@ def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in change.items():
         old = merged.get(key)
-        if isinstance(old, dict) and isinstance(value, dict) and not _are_two_choices(old, value):
-            merged[key] = _merged(old, value)
+        if isinstance(old, dict) and isinstance(value, dict):
+            is_other_choice = "name" in old and value.get("name", old["name"]) != old["name"]
+            merged[key] = value if is_other_choice else _merged(old, value)
         else:
             merged[key] = value
     return merged
 
 
-def _are_two_choices(old: dict[str, Any], change: dict[str, Any]) -> bool:
-    return "name" in old and "name" in change and old["name"] != change["name"]
-
-
 def _set(values: dict[str, Any], dotted: str, value: Any, *, where: str) -> None:
-    *path, last = dotted.split(".")
+    keys = dotted.split(".")
     target: Any = values
-    for key in path:
-        target = _step(target, key, dotted, where)
-    if isinstance(target, list):
-        index = _index(target, last, dotted, where)
-        target[index] = value
-    else:
-        target[last] = value
-
-
-def _step(target: Any, key: str, dotted: str, where: str) -> Any:
-    is_list = isinstance(target, list)
-    below = target[_index(target, key, dotted, where)] if is_list else target.setdefault(key, {})
-    if not isinstance(below, dict | list):
-        raise RecipeError(f"'{key}' in '{dotted}' has no keys below it", where=where, remedy="Check the path.")
-    return below
-
-
-def _index(target: list[Any], key: str, dotted: str, where: str) -> int:
-    if not key.isdecimal() or int(key) >= len(target):
-        raise RecipeError(
-            f"'{key}' in '{dotted}' is no position of a list of {len(target)}",
-            where=where,
-            remedy="Count from 0.",
-        )
-    return int(key)
+    for number, key in enumerate(keys, start=1):
+        if isinstance(target, list) and (not key.isdecimal() or int(key) >= len(target)):
+            what = f"'{key}' in '{dotted}' is no position of a list of {len(target)}"
+            raise RecipeError(what, where=where, remedy="Count from 0.")
+        place: Any = int(key) if isinstance(target, list) else key
+        if number == len(keys):
+            target[place] = value
+            return
+        target = target[place] if isinstance(target, list) else target.setdefault(place, {})
+        if not isinstance(target, dict | list):
+            raise RecipeError(f"'{key}' in '{dotted}' has no keys below it", where=where, remedy="Check the path.")
 
 
 def _explain(error: ValidationError, where: str | Path, values: Mapping[str, Any]) -> RecipeError:
-    first = error.errors()[0]
-    location = _as_written(first["loc"], values)
-    if first["type"] == "missing" and isinstance(first["loc"][-1], str):
-        location = [*location, first["loc"][-1]]
-    same = [p for p in error.errors() if _as_written(p["loc"], values) == location]  # a union has one for each member
-    message, remedy = _said(first, [problem["msg"] for problem in same or [first]])
-    place = f"{where}: {'.'.join(location)}" if location else str(where)
-    return RecipeError(message[0].lower() + message[1:], where=place, remedy=remedy)
-
-
-def _said(problem: ErrorDetails, messages: Sequence[str]) -> tuple[str, str]:
-    """Return message and remedy for a key; `messages` is what each member of a union says of it."""
+    problem = error.errors()[0]
+    location = _as_written(problem["loc"], values)
+    if problem["type"] == "missing" and isinstance(problem["loc"][-1], str):
+        location = [*location, problem["loc"][-1]]
     key = str(problem["loc"][-1]) if problem["loc"] else ""
-    see = "See the recipe's keys in docs/recipes.md."
+    remedy = "See the recipe's keys in docs/recipes.md."
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, sorted(_known_keys() - {key}), n=1)
-        return f"unknown key '{key}'", f"Did you mean '{near[0]}'?" if near else see
-    if problem["type"] == "missing":
-        return "a value is missing" if key.isdecimal() else f"the key '{key}' is missing", "Add it."
-    if problem["type"] == "union_tag_not_found":
-        return "the key 'name' is missing", "Add it."
-    if problem["type"] == "union_tag_invalid":
-        return f"unknown name '{problem['ctx']['tag']}', expected one of: {problem['ctx']['expected_tags']}", see
-    message = ", or ".join(messages).removeprefix("Value error, ").replace(", or Input", ", or input")
-    message = re.sub(r" or instance of \w+", "", message)
-    return message.replace("valid tuple", "list").replace("Tuple should", "The list should"), see
+        known = {info.alias or name for part in _subclasses(Options) for name, info in part.model_fields.items()}
+        what, near = f"unknown key '{key}'", difflib.get_close_matches(key, sorted(known - {key}), n=1)
+        remedy = f"Did you mean '{near[0]}'?" if near else remedy
+    elif problem["type"] == "missing":
+        what, remedy = "a value is missing" if key.isdecimal() else f"the key '{key}' is missing", "Add it."
+    elif problem["type"] == "union_tag_not_found":
+        what, remedy = "the key 'name' is missing", "Add it."
+    elif problem["type"] == "union_tag_invalid":
+        what = f"unknown name '{problem['ctx']['tag']}', expected one of: {problem['ctx']['expected_tags']}"
+    else:  # a union has a problem for each member
+        every = [other["msg"] for other in error.errors() if _as_written(other["loc"], values) == location]
+        message = ", or ".join(every or [problem["msg"]])
+        message = message.removeprefix("Value error, ").replace(", or Input", ", or input")
+        message = re.sub(r" or instance of \w+", "", message)
+        what = message.replace("valid tuple", "list").replace("Tuple should", "The list should")
+    place = f"{where}: {'.'.join(location)}" if location else str(where)
+    return RecipeError(what[0].lower() + what[1:], where=place, remedy=remedy)
 
 
 def _as_written(location: Sequence[int | str], values: Any) -> list[str]:
@@ -189,10 +166,6 @@ def _as_written(location: Sequence[int | str], values: Any) -> list[str]:
             continue
         written.append(str(part))
     return written
-
-
-def _known_keys() -> set[str]:
-    return {info.alias or key for part in _subclasses(Options) for key, info in part.model_fields.items()}
 
 
 def _subclasses(kind: type[Options]) -> list[type[Options]]:

@@ -37,8 +37,7 @@ from serein.models.hidden_states import Backbone
 from serein.models.model import SpeechModel
 from serein.reproduce.table import Row
 from serein.tasks.classes import ClassLabels
-from serein.tasks.votes import NOUNS, distinct_targets, first_and_second, target_words
-from serein.tasks.word_vectors import mean_vectors, normalised
+from serein.tasks.word_vectors import NOUNS, distinct_targets, first_and_second, mean_vectors, normalised, target_words
 from serein.text.word_vectors import Vocabulary, open_vocabulary
 
 MISSING = "–"

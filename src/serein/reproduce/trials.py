@@ -22,7 +22,7 @@ from serein import recipe as recipes
 from serein.data import manifest
 from serein.data.utterance import Utterance
 from serein.ensemble.evaluation import divide
-from serein.ensemble.weights import ensemble_probabilities, fit_weights
+from serein.ensemble.predictor import ensemble_probabilities, fit_weights
 from serein.errors import RecipeError, RunError
 from serein.evaluation.predictions import read_json, write_predictions
 from serein.evaluation.scores import score_run, write_scores

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from serein.data.dataset import Batch
 from serein.data.files import replacing, write_text
 from serein.errors import RunError
-from serein.models.adapters import own_weights
+from serein.models.hidden_states import own_weights
 from serein.models.model import SpeechModel
 from serein.models.pretrained import weights_hash
 from serein.progress import Report
@@ -35,15 +35,19 @@ class StageProgress(lightning.Callback):
         report: Receives the progress.
         label: For instance "fold 2/6  seed 0  emotion".
         watched: Name of the dev score that is shown.
+
+    Attributes:
+        audio_s: Seconds of audio that the epoch has trained on so far.
+        started: When the epoch began, by the monotonic clock.
     """
 
     def __init__(self, report: Report, label: str, watched: str = "dev_ua") -> None:
         self.report, self.label, self.watched = report, label, watched
-        self.heard_s = 0.0
+        self.audio_s = 0.0
         self.started = self.reported = time.monotonic()
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        self.heard_s, self.started = 0.0, time.monotonic()
+        self.audio_s, self.started = 0.0, time.monotonic()
 
     def on_train_batch_end(
         self,
@@ -53,7 +57,7 @@ class StageProgress(lightning.Callback):
         batch: Batch,
         index: int,
     ) -> None:
-        self.heard_s += batch.audio_s
+        self.audio_s += batch.audio_s
         if time.monotonic() - self.reported > SECONDS_BETWEEN_REPORTS:
             self.reported = time.monotonic()
             total = (trainer.max_epochs or 1) * int(trainer.num_training_batches)
@@ -64,7 +68,7 @@ class StageProgress(lightning.Callback):
         self.report(self.label, 1, 1, self._detail(trainer))
 
     def _detail(self, trainer: lightning.Trainer) -> str:
-        rate = self.heard_s / max(time.monotonic() - self.started, 1e-6)
+        rate = self.audio_s / max(time.monotonic() - self.started, 1e-6)
         metrics = trainer.callback_metrics
         loss = f"  loss {float(metrics['train_loss']):.3f}" if "train_loss" in metrics else ""
         score = metrics.get(self.watched)
@@ -93,35 +97,28 @@ class CheckpointCallback(Checkpoint):
     Args:
         folder: The stage's folder.
         checkpoint: `best` keeps the weights of the best dev score, `last` those of the last epoch.
-        watched: Name of that score in the metrics.
+        progress: Knows the name of that score in the metrics, and the epoch's audio and time.
     """
 
-    def __init__(self, folder: Path, checkpoint: str, monitor: str = "dev_ua") -> None:
-        self.folder, self.checkpoint, self.monitor = folder, checkpoint, monitor
+    def __init__(self, folder: Path, checkpoint: str, progress: StageProgress) -> None:
+        self.folder, self.checkpoint, self.progress = folder, checkpoint, progress
         self.history: list[dict[str, float]] = []
         self.best: dict[str, float] = {}
         self.is_over = False
-        self.heard_s, self.started = 0.0, 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Let a stage that had lost patience when it was killed train no further."""
         trainer.should_stop = self.is_over
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        self.heard_s, self.started = 0.0, time.monotonic()
-
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        module: lightning.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        index: int,
-    ) -> None:
-        self.heard_s += batch.audio_s
-
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        line = self._line(trainer)
+        seconds = time.monotonic() - self.progress.started
+        line = {
+            "epoch": trainer.current_epoch,
+            **{name: float(value) for name, value in trainer.callback_metrics.items()},
+            "learning_rate": float(trainer.optimizers[0].param_groups[-1]["lr"]),
+            "seconds": round(seconds, 3),
+            "audio_s_per_s": round(self.progress.audio_s / max(seconds, 1e-6), 1),
+        }
         if not math.isfinite(line["train_loss"]):
             raise RunError(
                 f"the training diverged: the loss of epoch {trainer.current_epoch + 1} is {line['train_loss']}",
@@ -130,9 +127,10 @@ class CheckpointCallback(Checkpoint):
             )
         self.history.append(line)
         self.is_over = trainer.should_stop
-        score = line.get(self.monitor)
-        sign = -1.0 if self.monitor == "dev_loss" else 1.0
-        best = sign * self.best.get(self.monitor, -sign * math.inf)
+        monitor = self.progress.watched
+        score = line.get(monitor)
+        sign = -1.0 if monitor == "dev_loss" else 1.0
+        best = sign * self.best.get(monitor, -sign * math.inf)
         is_best = self.checkpoint == "last" or score is None or sign * score > best
         if is_best:
             self.best = line
@@ -151,18 +149,6 @@ class CheckpointCallback(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.history, self.best = list(state_dict["history"]), dict(state_dict["best"])
         self.is_over = bool(state_dict["is_over"])
-
-    def _line(self, trainer: lightning.Trainer) -> dict[str, float]:
-        seconds = time.monotonic() - self.started
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        rate = trainer.optimizers[0].param_groups[-1]["lr"]
-        return {
-            "epoch": trainer.current_epoch,
-            **metrics,
-            "learning_rate": float(rate),
-            "seconds": round(seconds, 3),
-            "audio_s_per_s": round(self.heard_s / max(seconds, 1e-6), 1),
-        }
 
 
 def save_weights(module: lightning.LightningModule, path: Path) -> None:

@@ -12,10 +12,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
 
 from serein.data.dataset import BucketSampler, ClipDataset, Recordings, batch_durations, collate, fix_length
 from serein.data.files import replacing, write_text
@@ -78,21 +78,16 @@ def tapped_layers(model: SpeechModel, branches: Iterable[str] = (MAIN,)) -> tupl
     """Return what is read of the backbone of some branches: `last`, and numbers of hidden layers."""
     names: set[str] = set()
     for branch in branches:
-        for tap in (module for reader in _readers(model, branch) for module in reader.modules()):
-            if isinstance(tap, LayerSelection):
-                every = (str(number) for number in range(len(model.backbone_of(branch).sizes)))
-                names |= set(every if tap.layers is None else tap.layers)
+        readers: list[torch.nn.Module] = []  # encoders, or heads without one
+        for member in model.ensemble:
+            encoder = member.encoder if branch == MAIN else model.branches[branch].encoder
+            heads = list(member.heads.values())
+            readers += [head for head in heads if head.branch == branch] if encoder is None else [encoder]
+        for selection in (module for reader in readers for module in reader.modules()):
+            if isinstance(selection, LayerSelection):
+                every = tuple(str(number) for number in range(len(model.backbone_of(branch).sizes)))
+                names |= set(every if selection.layers is None else selection.layers)
     return tuple(sorted(names))
-
-
-def _readers(model: SpeechModel, branch: str) -> list[nn.Module]:
-    """Return what reads a branch's backbone: encoders, or heads without one."""
-    readers: list[nn.Module] = []
-    for member in model.ensemble:
-        encoder = member.encoder if branch == MAIN else model.branches[branch].encoder
-        heads = list(member.heads.values())
-        readers += [head for head in heads if head.branch == branch] if encoder is None else [encoder]
-    return readers
 
 
 class Shard:
@@ -140,7 +135,7 @@ class StoredFeatures:
     """Frames of the clips of a training, instead of waveforms.
 
     Attributes:
-        shards: Layer -> its shelf.
+        shards: Layer -> its shard.
         clip_of: Position -> hash of the clip.
     """
 
@@ -150,6 +145,17 @@ class StoredFeatures:
     def __getitem__(self, position: int) -> LayerFrames:
         """Return layer -> (frame, feature) of an utterance."""
         return {name: shard[self.clip_of[position]] for name, shard in self.shards.items()}
+
+    def missing(self, positions: Iterable[int]) -> list[int]:
+        """Return the positions that some shard lacks, after another look; of two with the same clip, the first."""
+        for shard in self.shards.values():
+            shard.look()
+        lacking: dict[str, int] = {}
+        for position in positions:
+            clip = self.clip_of[position]
+            if any(clip not in shard for shard in self.shards.values()):
+                lacking.setdefault(clip, position)
+        return list(lacking.values())
 
 
 @dataclass(frozen=True)
@@ -187,21 +193,31 @@ class FeatureCache:
             RunError: The disk lacks room, or nothing can be written.
         """
         wanted = sorted(set(positions))
-        with _disk_errors(self.root):
+        described, weights = self.backbone.describe(), weights_hash(self.backbone)
+        architecture = {name: value for name, value in described.items() if name not in ORIGIN}
+        key = _digest([json.dumps([FORMAT, self.precision, architecture, weights], sort_keys=True)])
+        folder, dtype = self.root / key, self.options.dtype
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
             clip_of = _clip_hashes(recordings, clips, wanted, self.root, report, label)
-            folder = self._described_folder()
-            shards = {
-                name: Shard(folder / f"{name}-{self.options.dtype}", DTYPES[self.options.dtype]) for name in self.layers
-            }
-            stored = StoredFeatures(shards, clip_of)
-            missing = _missing(stored, wanted)
-            if missing:
-                seconds = float(recordings.durations_s[missing].sum())
-                self._require_room(seconds, len(missing))
-                size = _gigabytes(self.num_bytes(seconds))
-                telling = _Telling(report, f"{label}  features of {len(missing)} clips, {size}", len(missing))
-                _Hearing(self, recordings, clips, stored, folder, telling.more).run(missing)
-                telling.end()
+            if not (folder / "backbone.json").exists():  # for who wonders whether the folder can go
+                description = {**described, "weights_sha256": weights, "precision": self.precision, "format": FORMAT}
+                write_text(folder / "backbone.json", json.dumps(description, indent=1) + "\n")
+            stored = StoredFeatures({n: Shard(folder / f"{n}-{dtype}", DTYPES[dtype]) for n in self.layers}, clip_of)
+            if missing := stored.missing(wanted):
+                needed = self.num_bytes(float(recordings.durations_s[missing].sum()))
+                if needed > (free := shutil.disk_usage(self.root).free):
+                    raise RunError(
+                        f"features of {len(missing)} clips need {_gigabytes(needed)}, "
+                        f"the disk has {_gigabytes(free)} left",
+                        where=self.root,
+                        remedy=f"Make room. {ELSEWHERE}",
+                    )
+                label = f"{label}  features of {len(missing)} clips, {_gigabytes(needed)}"
+                Extraction(self, recordings, clips, stored, folder).run(set(missing), partial(report, label))
+        except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
+            reason = getattr(error, "strerror", None) or str(error)
+            raise RunError(f"features cannot be kept ({reason})", where=self.root, remedy=ELSEWHERE) from error
         return stored
 
     def num_bytes(self, seconds: float) -> int:
@@ -209,76 +225,34 @@ class FeatureCache:
         features = sum(self.backbone.sizes[-1 if name == "last" else int(name)] for name in self.layers)
         return round(seconds * self.backbone.frame_rate_hz * features * DTYPES[self.options.dtype].itemsize)
 
-    def _described_folder(self) -> Path:
-        """Return the backbone's folder, which says of what it is, for who wonders whether it can go."""
-        described = self.backbone.describe()
-        architecture = {name: value for name, value in described.items() if name not in ORIGIN}
-        weights = weights_hash(self.backbone)
-        key = _digest([json.dumps([FORMAT, self.precision, architecture, weights], sort_keys=True)])
-        path = self.root / key / "backbone.json"
-        if not path.exists():
-            description = {**described, "weights_sha256": weights, "precision": self.precision, "format": FORMAT}
-            write_text(path, json.dumps(description, indent=1) + "\n")
-        return path.parent
 
-    def _require_room(self, seconds: float, num_clips: int) -> None:
-        needed, free = self.num_bytes(seconds), shutil.disk_usage(self.root).free
-        if needed > free:
-            raise RunError(
-                f"features of {num_clips} clips need {_gigabytes(needed)}, the disk has {_gigabytes(free)} left",
-                where=self.root,
-                remedy=f"Make room. {ELSEWHERE}",
-            )
+@dataclass(frozen=True)
+class Extraction:
+    """One process's work on the features that are missing.
 
+    Attributes:
+        cache: Whose backbone runs.
+        recordings: All recordings.
+        clips: Cutting and extending.
+        stored: Gets the features.
+        folder: The backbone's.
+    """
 
-@dataclass
-class _Telling:
-    """Counts clips for a `Report`, whose bar ends once, whatever other processes do meanwhile."""
+    cache: FeatureCache
+    recordings: Recordings
+    clips: Clips
+    stored: StoredFeatures
+    folder: Path
 
-    report: Report
-    label: str
-    total: int
-    done: int = 0
+    def run(self, missing: Collection[int], report: Callable[[int, int, str], None]) -> None:
+        """Compute what no other process is computing, then what one has left behind.
 
-    def more(self, num_clips: int) -> None:
-        self.done += num_clips
-        self.report(self.label, min(self.done, self.total - 1), self.total, f"{self.done}/{self.total} clips")
+        The recordings are cut, longest first, into what one file holds. All are cut, whatever is missing, so that
+        processes that miss different clips cut alike.
 
-    def end(self) -> None:
-        self.report(self.label, self.total, self.total, f"{self.total} clips")
-
-
-class _Hearing:
-    """One process's work on what is missing."""
-
-    def __init__(
-        self,
-        cache: FeatureCache,
-        recordings: Recordings,
-        clips: Clips,
-        stored: StoredFeatures,
-        folder: Path,
-        report: Callable[[int], None],
-    ) -> None:
-        self.cache, self.recordings, self.clips = cache, recordings, clips
-        self.stored, self.folder, self.report = stored, folder, report
-
-    def run(self, missing: Sequence[int]) -> None:
-        """Compute what no other process is computing, then what one has left behind."""
-        parts = self._parts(set(missing))
-        self.report(0)
-        with _listening(self.cache.backbone) as device:
-            for waits in (False, True):
-                for name, part in parts:
-                    if lacking := len(_missing(self.stored, part)):
-                        with _claimed(self.folder / f".{name}.lock", waits=waits) as is_mine:
-                            written = self._write(part, device) if is_mine else 0
-                        self.report(lacking - written - len(_missing(self.stored, part)))
-
-    def _parts(self, missing: set[int]) -> list[tuple[str, list[int]]]:
-        """Cut the recordings, longest first, into what one file holds, and return what is missing of each.
-
-        All are cut, whatever is missing, so that processes that miss different clips cut alike.
+        Args:
+            missing: Positions.
+            report: Takes how many of them are done, of how many, and both in words.
         """
         most_s = MOST_BYTES / self.cache.num_bytes(1.0)
         parts: list[list[int]] = [[]]
@@ -289,25 +263,38 @@ class _Hearing:
                 parts.append([])
                 part_s = float(self.recordings.durations_s[position])
             parts[-1].append(int(position))
-        names = [_digest([self.recordings.utterances[position].id for position in part]) for part in parts]
-        wanted = [[position for position in part if position in missing] for part in parts]
-        return [(name, part) for name, part in zip(names, wanted, strict=True) if part]
+        total, done = len(missing), 0
 
-    def _write(self, part: Sequence[int], device: torch.device) -> int:
-        """Return how many clips were computed: those that are still missing, now that no one else is at it."""
-        missing = _missing(self.stored, part)
-        computed = self._compute(missing, device) if missing else {}
-        for name, shard in self.stored.shards.items():
-            shard.add({clip: layers[name] for clip, layers in computed.items() if clip not in shard})
-        return len(computed)
+        def tell(num_clips: int) -> None:  # the bar ends once, whatever other processes do meanwhile
+            nonlocal done
+            done += num_clips
+            report(min(done, total - 1), total, f"{done}/{total} clips")
+
+        tell(0)
+        with _evaluating(self.cache.backbone) as device:
+            for waits in (False, True):
+                for part in parts:
+                    wanted = [position for position in part if position in missing]
+                    if not (lacking := len(self.stored.missing(wanted))):
+                        continue
+                    name = _digest([self.recordings.utterances[position].id for position in part])
+                    computed: dict[str, LayerFrames] = {}
+                    with file_lock(self.folder / f".{name}.lock", waits=waits) as is_mine:
+                        if is_mine and (left := self.stored.missing(wanted)):  # now that no one else is at it
+                            for features in self.encode(left, device):
+                                computed |= features
+                                tell(len(features))
+                            for layer, shard in self.stored.shards.items():
+                                shard.add({clip: own[layer] for clip, own in computed.items() if clip not in shard})
+                    tell(lacking - len(computed) - len(self.stored.missing(wanted)))
+        report(total, total, f"{total} clips")
 
     @torch.no_grad()
-    def _compute(self, positions: Sequence[int], device: torch.device) -> dict[str, dict[str, torch.Tensor]]:
-        """Return clip -> layer -> (frame, feature)."""
+    def encode(self, positions: Sequence[int], device: torch.device) -> Iterator[dict[str, LayerFrames]]:
+        """Yield clip -> layer -> (frame, feature) of one batch after the other."""
         dataset = ClipDataset(self.recordings, {}, self.clips)
         durations_s = batch_durations(self.recordings, self.clips, is_training=False)
         dtype = DTYPES[self.cache.options.dtype]
-        computed = {}
         for items in BucketSampler(positions, durations_s, self.cache.batches, is_training=False):
             batch = collate([dataset[item] for item in items]).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.cache.precision == "bfloat16"):
@@ -317,23 +304,12 @@ class _Hearing:
                 name: (hidden.last if name == "last" else hidden.layers[int(name)]).to(dtype).cpu()
                 for name in self.cache.layers
             }
-            for row, (_, position) in enumerate(items):
-                frames = {name: layer[row, : num_frames[row]].clone() for name, layer in layers.items()}
-                computed[self.stored.clip_of[position]] = frames
-            self.report(len(items))
-        return computed
-
-
-def _missing(stored: StoredFeatures, positions: Iterable[int]) -> list[int]:
-    """Return the positions that some shelf lacks, after another look at each; of two with the same clip, the first."""
-    for shard in stored.shards.values():
-        shard.look()
-    lacking: dict[str, int] = {}
-    for position in positions:
-        clip = stored.clip_of[position]
-        if any(clip not in shard for shard in stored.shards.values()):
-            lacking.setdefault(clip, position)
-    return list(lacking.values())
+            yield {
+                self.stored.clip_of[position]: {
+                    name: own[row, : num_frames[row]].clone() for name, own in layers.items()
+                }
+                for row, (_, position) in enumerate(items)
+            }
 
 
 def _clip_hashes(
@@ -349,7 +325,14 @@ def _clip_hashes(
 
     notes = root / "clips.json"
     known = {} if recordings.fits_memory else _read_notes(notes)
-    states = {p: str(p) if recordings.fits_memory else _file_state(recordings, clips, p) for p in positions}
+    states = {position: str(position) for position in positions}
+    if not recordings.fits_memory:
+        cutting = [recordings.trim_db, clips.min_s, clips.pad_mode, clips.max_s]
+        for position in positions:
+            utterance = recordings.utterances[position]
+            path, status = os.path.abspath(utterance.audio), os.stat(utterance.audio)
+            file = [path, status.st_size, status.st_mtime_ns, utterance.start_s, utterance.end_s]
+            states[position] = _digest([json.dumps([FORMAT, *file, *cutting])])
     unknown = [position for position in positions if states[position] not in known]
     with ThreadPoolExecutor(2) as pool:
         for done, (position, digest) in enumerate(zip(unknown, pool.map(clip_hash, unknown), strict=True), start=1):
@@ -361,13 +344,6 @@ def _clip_hashes(
     return {position: known[states[position]] for position in positions}
 
 
-def _file_state(recordings: Recordings, clips: Clips, position: int) -> str:
-    utterance = recordings.utterances[position]
-    status = os.stat(utterance.audio)
-    file = [os.path.abspath(utterance.audio), status.st_size, status.st_mtime_ns, utterance.start_s, utterance.end_s]
-    return _digest([json.dumps([FORMAT, *file, recordings.trim_db, clips.min_s, clips.pad_mode, clips.max_s])])
-
-
 def _read_notes(path: Path) -> dict[str, str]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
@@ -376,7 +352,7 @@ def _read_notes(path: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _listening(backbone: Backbone) -> Iterator[torch.device]:
+def _evaluating(backbone: Backbone) -> Iterator[torch.device]:
     """Put a backbone into evaluation mode, on this process's accelerator if there is one; and back."""
     was_training, home = backbone.training, next(backbone.parameters()).device
     index = (
@@ -391,8 +367,8 @@ def _listening(backbone: Backbone) -> Iterator[torch.device]:
 
 
 @contextmanager
-def _claimed(path: Path, *, waits: bool) -> Iterator[bool]:
-    """Yield whether this process may do a piece of work: not while another does. A killed process holds no claim.
+def file_lock(path: Path, *, waits: bool) -> Iterator[bool]:
+    """Yield whether this process may do a piece of work: not while another does. A killed process holds no lock.
 
     Where files cannot be locked, everybody may: then work is done twice, and the same is written.
     """
@@ -410,16 +386,6 @@ def _claimed(path: Path, *, waits: bool) -> Iterator[bool]:
             yield True
         finally:
             path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _disk_errors(root: Path) -> Iterator[None]:
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        yield
-    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
-        reason = getattr(error, "strerror", None) or str(error)
-        raise RunError(f"features cannot be kept ({reason})", where=root, remedy=ELSEWHERE) from error
 
 
 def _digest(parts: Iterable[str]) -> str:

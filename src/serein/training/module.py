@@ -1,4 +1,4 @@
-"""Whether tasks pull the layers that they share the same way: cosines between their gradients (Yu 2020, gao2023)."""
+"""How a stage learns: from a batch to weighted losses, dev scores, optimiser and schedule, averaged weights."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from serein.data.spectrogram_augmentation import SpectrogramAugmenter
 from serein.distributed import all_gather_rows
 from serein.errors import RecipeError, RunError
 from serein.losses import supervised_contrastive
-from serein.models.adapters import ADAPTER_WEIGHT, own_weights
 from serein.models.heads import HeadOutput
-from serein.models.hidden_states import Backbone, HiddenStates, frame_mask
+from serein.models.hidden_states import ADAPTER_WEIGHT, Backbone, HiddenStates, frame_mask, own_weights
 from serein.models.logmel import LogMelBackbone
 from serein.models.model import HiddenStatesByBranch, SpeechModel, is_frozen
 from serein.models.pretrained import weights_hash
-from serein.recipe import MAIN, Contrastive, Optimizer, SpectrogramAugmentation, Stage
+from serein.recipe import MAIN, Optimizer, Schedule, SpectrogramAugmentation, Stage
 from serein.tasks.task import Task
 
 NUM_SAMPLED = 2  # batches at the start of an epoch: each costs another way back for every task
@@ -33,7 +32,7 @@ NUM_SAMPLED = 2  # batches at the start of an epoch: each costs another way back
 def gradient_cosines(
     losses: Mapping[str, torch.Tensor], shared: Sequence[torch.nn.Parameter]
 ) -> dict[tuple[str, str], float]:
-    """Return the cosine of every two tasks' gradients; below 0 one undoes what the other learns.
+    """Return the cosine of every two tasks' gradients (Yu 2020, gao2023); below 0 one undoes what the other learns.
 
     A pair is left out when a task's gradient does not reach the shared weights. Reversed gradients are taken as the
     weights receive them. The graph is kept, no gradient is stored, and nothing is drawn.
@@ -68,6 +67,23 @@ class EncodedBatch:
     has_target: Mapping[str, torch.Tensor]
     conditions: Mapping[str, torch.Tensor]
 
+    def mixup(self, partners: torch.Tensor, share: float) -> EncodedBatch:
+        """Mix each clip with its partner (Zhang 2018): frames, targets, conditions; the longer of the two counts."""
+        partners = partners.to(next(iter(self.hidden_states.values())).is_frame.device)
+
+        def mix(values: torch.Tensor) -> torch.Tensor:
+            return share * values + (1 - share) * values[partners]
+
+        return EncodedBatch(
+            {
+                name: HiddenStates(tuple(mix(layer) for layer in own.layers), own.is_frame | own.is_frame[partners])
+                for name, own in self.hidden_states.items()
+            },
+            {name: mix(target) for name, target in self.targets.items()},
+            {name: mask & mask[partners] for name, mask in self.has_target.items()},
+            {name: mix(values) for name, values in self.conditions.items()},
+        )
+
 
 def encode_batch(
     model: SpeechModel, batch: Batch, augmentation: SpectrogramAugmentation, branches: Sequence[str] = (MAIN,)
@@ -79,43 +95,39 @@ def encode_batch(
     Raises:
         RecipeError: A spectrogram is to be changed, but a backbone makes none.
     """
-    mixing = None
-    if batch.layers:
-        hidden_states = model.encode_with(lambda backbone: _stored(backbone, batch), branches)
-    elif augmentation == SpectrogramAugmentation():
-        hidden_states = model.encode(batch.waveforms, batch.num_samples, branches)
-    else:
-        augmenters: list[SpectrogramAugmenter] = []
+    if batch.layers:  # those that nobody reads are empty
+        stored = {name: frames.float() for name, frames in batch.layers.items()}
+        nothing = batch.num_frames.new_zeros(0, dtype=torch.float32)
+        is_frame = frame_mask(batch.num_frames, next(iter(stored.values())).shape[1])
         hidden_states = model.encode_with(
-            lambda backbone: _changed(backbone, batch, augmentation, augmenters), branches
+            lambda backbone: HiddenStates(
+                tuple(stored.get(str(number), nothing) for number in range(len(backbone.sizes))),
+                is_frame,
+                stored.get("last"),
+            ),
+            branches,
         )
-        mixing = augmenters[0].mixing()
+        return EncodedBatch(hidden_states, batch.targets, batch.has_target, batch.conditions)
+    if augmentation == SpectrogramAugmentation():
+        hidden_states = model.encode(batch.waveforms, batch.num_samples, branches)
+        return EncodedBatch(hidden_states, batch.targets, batch.has_target, batch.conditions)
+    augmenters: list[SpectrogramAugmenter] = []
+
+    def encode_augmented(backbone: Backbone) -> HiddenStates:
+        require_bands(backbone, augmentation)
+        assert isinstance(backbone, LogMelBackbone)
+        augmenter = SpectrogramAugmenter(augmentation, batch.seeds)
+        augmenters.append(augmenter)
+        bands_db, is_frame = backbone.bands(batch.waveforms, batch.num_samples)
+        bands_db, num_frames = augmenter.augment(bands_db, is_frame.sum(dim=1))
+        is_frame = frame_mask(num_frames, bands_db.shape[1])
+        frames = augmenter.mask(backbone.normalised(bands_db, is_frame), num_frames, backbone.num_channels)
+        return HiddenStates((frames,), is_frame)
+
+    hidden_states = model.encode_with(encode_augmented, branches)
     encoded = EncodedBatch(hidden_states, batch.targets, batch.has_target, batch.conditions)
-    return encoded if mixing is None else _mixed(encoded, *mixing)
-
-
-def _changed(
-    backbone: Backbone, batch: Batch, augmentation: SpectrogramAugmentation, augmenters: list[SpectrogramAugmenter]
-) -> HiddenStates:
-    """Return the hidden states of augmented spectrograms, and add the augmenter to `augmenters`."""
-    require_bands(backbone, augmentation)
-    assert isinstance(backbone, LogMelBackbone)
-    augmenter = SpectrogramAugmenter(augmentation, batch.seeds)
-    augmenters.append(augmenter)
-    bands_db, is_frame = backbone.bands(batch.waveforms, batch.num_samples)
-    bands_db, num_frames = augmenter.augment(bands_db, is_frame.sum(dim=1))
-    is_frame = frame_mask(num_frames, bands_db.shape[1])
-    frames = augmenter.mask(backbone.normalised(bands_db, is_frame), num_frames, backbone.num_channels)
-    return HiddenStates((frames,), is_frame)
-
-
-def _stored(backbone: Backbone, batch: Batch) -> HiddenStates:
-    """Return the hidden layers that a batch carries, float32; those that nobody taps are empty."""
-    stored = {name: frames.float() for name, frames in batch.layers.items()}
-    nothing = batch.num_frames.new_zeros(0, dtype=torch.float32)
-    layers = tuple(stored.get(str(number), nothing) for number in range(len(backbone.sizes)))
-    longest = next(iter(stored.values())).shape[1]
-    return HiddenStates(layers, frame_mask(batch.num_frames, longest), stored.get("last"))
+    mixing = augmenters[0].mixing()
+    return encoded if mixing is None else encoded.mixup(*mixing)
 
 
 def require_bands(
@@ -124,23 +136,6 @@ def require_bands(
     """Raise RecipeError when a spectrogram is to be changed, but the backbone makes none."""
     if augmentation != SpectrogramAugmentation() and not isinstance(backbone, LogMelBackbone):
         raise RecipeError("spectrogram augmentation needs the backbone 'logmel'", where=where, remedy="Leave it out.")
-
-
-def _mixed(encoded: EncodedBatch, partners: torch.Tensor, share: float) -> EncodedBatch:
-    """Mix each clip with its partner (mixup, Zhang 2018): frames, targets, conditions; the longer of the two counts."""
-    partners = partners.to(next(iter(encoded.hidden_states.values())).is_frame.device)
-
-    def mix(values: torch.Tensor) -> torch.Tensor:
-        return share * values + (1 - share) * values[partners]
-
-    hidden_states = {
-        name: HiddenStates(tuple(mix(layer) for layer in own.layers), own.is_frame | own.is_frame[partners])
-        for name, own in encoded.hidden_states.items()
-    }
-    targets = {name: mix(target) for name, target in encoded.targets.items()}
-    has_target = {name: mask & mask[partners] for name, mask in encoded.has_target.items()}
-    conditions = {name: mix(values) for name, values in encoded.conditions.items()}
-    return EncodedBatch(hidden_states, targets, has_target, conditions)
 
 
 DevOutputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # (clip,) positions, (clip, ...) truth and what is kept
@@ -171,8 +166,11 @@ class StageModule(lightning.LightningModule):
         self.branches = model.branches_of(self.tasks, stage.use_fusion)
         self.num_steps, self.seed = num_steps, seed
         model.train_only(stage.trainable, self.tasks)
-        self.frozen_sha256 = _frozen_sha256(model)
-        self.averaged = None if stage.ema_decay is None else _averaged(model, stage.ema_decay)
+        named = model.backbone.named_parameters()
+        own = [parameter for name, parameter in named if not ADAPTER_WEIGHT.search(name)]
+        is_fixed = bool(own) and not any(parameter.requires_grad for parameter in own)
+        self.frozen_sha256 = weights_hash(own_weights(model.backbone)) if is_fixed else None
+        self.averaged = None if stage.ema_decay is None else moving_average(model, stage.ema_decay)
         if self.averaged is not None and is_frozen(model.backbone):
             self.averaged.module.backbone = model.backbone
         self._dev: dict[str, list[DevOutputs]] = {}
@@ -182,12 +180,6 @@ class StageModule(lightning.LightningModule):
     def eval_model(self) -> SpeechModel:
         """The model whose scores count: the averaged one when the stage averages."""
         return self.model if self.averaged is None else self.averaged.module  # type: ignore[return-value]
-
-    @property
-    def shared(self) -> list[nn.Parameter]:
-        """The weights below the heads that learn."""
-        groups = self.model.parameter_groups()
-        return [p for name, group in groups.items() if name != "heads" for p in group if p.requires_grad]
 
     @property
     def watched(self) -> str:
@@ -204,9 +196,21 @@ class StageModule(lightning.LightningModule):
         head_outputs = self.model.decode(encoded.hidden_states, encoded.conditions, self.tasks, self.stage.use_fusion)
         losses = self.losses(head_outputs, encoded.targets, encoded.has_target)
         loss = self.weighted(losses, head_outputs)
-        self._log_losses(loss, losses, len(batch.num_samples))
-        if batch_index < NUM_SAMPLED and self.trainer.world_size == 1:
-            for (one, other), cosine in gradient_cosines(losses, self.shared).items():
+        many = self.trainer.world_size > 1
+        each = losses if len(self.tasks) > 1 and not many else {}
+        for name, value in {"train_loss": loss, **{f"train_{name}_loss": own for name, own in each.items()}}.items():
+            self.log(
+                name,
+                value.detach(),
+                on_step=False,
+                on_epoch=True,
+                batch_size=len(batch.num_samples),
+                sync_dist=many,
+            )
+        if batch_index < NUM_SAMPLED and not many:
+            groups = self.model.parameter_groups()
+            shared = [p for name, group in groups.items() if name != "heads" for p in group if p.requires_grad]
+            for (one, other), cosine in gradient_cosines(losses, shared).items():
                 self.log(f"cosine_{one}_{other}", cosine, on_step=False, on_epoch=True, batch_size=1)
         return loss
 
@@ -251,7 +255,12 @@ class StageModule(lightning.LightningModule):
                 torch.distributed.all_reduce(total)
             loss = float(total[0] / total[1].clamp_min(1.0))
             self.log("dev_loss", loss, rank_zero_only=False)
-        for name, outputs in self._gathered().items():
+        of_processes: list[Any] = [self._dev]
+        if self.trainer.world_size > 1:
+            of_processes = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(of_processes, self._dev)
+        for name in dict.fromkeys(name for own in of_processes for name in own):
+            outputs = [output for own in of_processes for output in own.get(name, [])]
             positions, truth, kept = (torch.cat(part) for part in zip(*outputs, strict=True))
             if self.trainer.world_size > 1:  # with few batches, some clips occur in several processes
                 once = list({position: row for row, position in enumerate(positions.tolist())}.values())
@@ -300,20 +309,11 @@ class StageModule(lightning.LightningModule):
             # Lightning would step it after the resume state is written, so on_validation_epoch_end does
             return {
                 "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": plateau, "monitor": self.watched, "frequency": _NEVER},
+                "lr_scheduler": {"scheduler": plateau, "monitor": self.watched, "frequency": NEVER},
             }
+        scheduler = build_scheduler(optimizer, schedule, self.num_steps)
         interval = "epoch" if schedule.name == "exponential" else "step"
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {
-                "scheduler": _scheduler(optimizer, self.stage, self.num_steps),
-                "interval": interval,
-            },
-        }
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_index: int) -> Batch:
-        """Move a batch."""
-        return batch.to(device)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
 
     def losses(
         self,
@@ -330,7 +330,10 @@ class StageModule(lightning.LightningModule):
             classes = None if contrast is None else task.classes(truth)
             if contrast is not None and classes is not None:
                 own_weight = 1.0 - contrast.weight
-                pulled = self._contrast(classes, head_output.embedding[known], contrast)
+                embeddings = head_output.embedding[known]
+                if self.trainer.world_size > 1:  # over the clips of all processes, whose batches may differ in size
+                    classes, embeddings = all_gather_rows(classes), all_gather_rows(embeddings)
+                pulled = supervised_contrastive(classes, embeddings, contrast.temperature, contrast.reduction)
                 parts.append(contrast.weight * pulled)
             if known.any():
                 parts.append(own_weight * _summed(task, truth, head_output.outputs[:, known]))
@@ -344,28 +347,8 @@ class StageModule(lightning.LightningModule):
             return sum(head_output.output.sum() for head_output in head_outputs.values()) * 0.0  # type: ignore[return-value]
         return torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
 
-    def _log_losses(self, loss: torch.Tensor, losses: Mapping[str, torch.Tensor], num_clips: int) -> None:
-        many = self.trainer.world_size > 1
-        each = {f"train_{name}_loss": own for name, own in losses.items()} if len(self.tasks) > 1 and not many else {}
-        for name, value in {"train_loss": loss, **each}.items():
-            self.log(name, value.detach(), on_step=False, on_epoch=True, batch_size=num_clips, sync_dist=many)
 
-    def _contrast(self, labels: torch.Tensor, embeddings: torch.Tensor, options: Contrastive) -> torch.Tensor:
-        """Return the contrastive loss over the clips of all processes, whose batches may differ in size."""
-        if self.trainer.world_size > 1:
-            labels, embeddings = all_gather_rows(labels), all_gather_rows(embeddings)
-        return supervised_contrastive(labels, embeddings, options.temperature, options.reduction)
-
-    def _gathered(self) -> dict[str, list[DevOutputs]]:
-        if self.trainer.world_size == 1:
-            return self._dev
-        parts: list[Any] = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(parts, self._dev)
-        names = {name for part in parts for name in part}
-        return {name: [output for part in parts for output in part.get(name, [])] for name in names}
-
-
-_NEVER = 1 << 62
+NEVER = 1 << 62
 NO_WEIGHTS: Mapping[Any, float] = {}
 FROZEN = "frozen_backbone_sha256"  # in files without the backbone's weights
 BACKBONE_WEIGHT = re.compile(r"((model|averaged\.module)\.)?backbone\.(?!.*\.lora_)")  # not those of an adapter
@@ -400,13 +383,6 @@ def loss_weights(
 def monitored_score(stage: Stage, first: Task) -> str:
     """Return the monitored score of a stage's first task: the stage's, or else the task's own."""
     return stage.monitor or first.monitors[0]
-
-
-def _frozen_sha256(model: SpeechModel) -> str | None:
-    named = dict(model.backbone.named_parameters())
-    own = [parameter for name, parameter in named.items() if not ADAPTER_WEIGHT.search(name)]
-    is_fixed = bool(own) and not any(parameter.requires_grad for parameter in own)
-    return weights_hash(own_weights(model.backbone)) if is_fixed else None
 
 
 def _summed(task: Task, truth: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
@@ -450,8 +426,12 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], Optimizer], torch.optim.Op
 }
 
 
-def _scheduler(optimizer: torch.optim.Optimizer, stage: Stage, num_steps: int) -> Any:
-    schedule = stage.schedule
+def build_scheduler(optimizer: torch.optim.Optimizer, schedule: Schedule, num_steps: int) -> Any:
+    """Return the schedule of the learning rate: `exponential` by epochs, any other by optimiser steps.
+
+    Args:
+        num_steps: Optimiser steps of the whole stage.
+    """
     if schedule.name == "exponential":
         return torch.optim.lr_scheduler.ExponentialLR(optimizer, schedule.factor)
     if schedule.name == "one-cycle":
@@ -477,7 +457,7 @@ def _scheduler(optimizer: torch.optim.Optimizer, stage: Stage, num_steps: int) -
     return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
 
-def _averaged(model: nn.Module, decay: float) -> AveragedModel:
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     """Return an exponential moving average of weights and buffers, which leans on new weights in the first steps."""
 
     def update(averages: Any, values: Any, num_averaged: Any) -> None:

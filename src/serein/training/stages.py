@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ import lightning.pytorch as lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from serein.data.dataset import (
@@ -123,10 +125,23 @@ class TrainingData:
 class EpochLoaders(lightning.LightningDataModule):
     """Hands Lightning a fresh training loader every epoch: the number of batches differs from epoch to epoch."""
 
-    def __init__(self, data: TrainingData, stage: Stage, seed: int, drawing: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, data: TrainingData, stage: Stage, seed: int, tasks: Mapping[str, Task] | None = None) -> None:
         super().__init__()
         self.data, self.stage, self.seed = data, stage, seed
-        self.sampler = data.sampler(stage.batches, seed, is_training=True, **(drawing or {}))
+        drawing: dict[str, Any] = {}  # how an epoch draws its clips: by the classes of the stage's first task
+        if stage.sampling != "all":
+            name = next(iter(stage.tasks or tasks or {}))
+            targets = data.targets[name]
+            found = (tasks or {})[name].classes(torch.from_numpy(targets.values))
+            assert found is not None  # the recipe is refused else
+            drawing = {"classes": np.where(targets.is_known, found.numpy(), -1)}
+        if stage.sampling == "corpora":
+            train = list(data.train)
+            corpora = np.array([utterance.corpus or "" for utterance in data.recordings.utterances])
+            weights = np.zeros(len(corpora))
+            weights[train] = corpus_weights(corpora[train], drawing["classes"][train])
+            drawing = {"weights": weights, "num_drawn": stage.epoch_clips}
+        self.sampler = data.sampler(stage.batches, seed, is_training=True, **drawing)
         self.augment = (
             None if stage.waveform_augmentation.name == "none" else WaveformAugmenter(stage.waveform_augmentation)
         )
@@ -182,7 +197,24 @@ def train_stage(
             task.prepare(torch.from_numpy(data.targets[name].values[list(data.train)]))
         with _plainly(folder):
             data = with_features(model, stage, data, report, label)
-        _fit(model, tasks, stage, data, folder, seed, report, label)
+        loaders = EpochLoaders(data, stage, seed, tasks)
+        module = StageModule(model, tasks, stage, num_steps=loaders.num_steps(), seed=seed)
+        progress = StageProgress(report, label, module.watched)
+        callbacks: list[lightning.Callback] = [CheckpointCallback(folder, stage.checkpoint, progress), progress]
+        if stage.patience is not None:
+            mode = "min" if stage.monitor == "loss" else "max"
+            callbacks.append(
+                EarlyStopping(module.watched, mode=mode, patience=stage.patience, check_on_train_epoch_end=False)
+            )
+        resume = readable_state(folder)
+        with warnings.catch_warnings():  # about workers, loggers and devices: advice for Lightning's own users
+            warnings.filterwarnings("ignore", module="lightning")
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+                logging.getLogger(name).setLevel(logging.ERROR)
+            trainer = build_trainer(model, stage, folder, callbacks)
+            with _plainly(folder):
+                trainer.fit(module, datamodule=loaders, ckpt_path=resume, weights_only=True)
         if distributed_info().is_first:
             os.replace(folder / f".best.{WEIGHTS}", weights)
         wait_for_all()
@@ -212,72 +244,42 @@ def with_features(model: SpeechModel, stage: Stage, data: TrainingData, report: 
     return replace(data, stored=cache.of(data.recordings, data.clips, positions, report, label))
 
 
-def _fit(
-    model: SpeechModel,
-    tasks: Mapping[str, Task],
-    stage: Stage,
-    data: TrainingData,
-    folder: Path,
-    seed: int,
-    report: Report,
-    label: str,
-) -> None:
-    loaders = EpochLoaders(data, stage, seed, _drawing(tasks, stage, data))
-    module = StageModule(model, tasks, stage, num_steps=loaders.num_steps(), seed=seed)
-    callbacks: list[lightning.Callback] = [
-        CheckpointCallback(folder, stage.checkpoint, module.watched),
-        StageProgress(report, label, module.watched),
-    ]
-    if stage.patience is not None:
-        callbacks.append(
-            EarlyStopping(
-                module.watched,
-                mode="min" if stage.monitor == "loss" else "max",
-                patience=stage.patience,
-                check_on_train_epoch_end=False,
-            )
-        )
-    resume = readable_state(folder)
-    with _quiet():
-        trainer = lightning.Trainer(
-            max_epochs=stage.epochs,
-            **_devices(model),
-            precision=PRECISIONS[chosen_precision(stage.precision)],
-            accumulate_grad_batches=stage.batches.accumulate,
-            callbacks=callbacks,
-            logger=_tensorboard(folder),
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=True,
-            use_distributed_sampler=False,
-            reload_dataloaders_every_n_epochs=1,
-            num_sanity_val_steps=0,
-            log_every_n_steps=1_000_000,
-            deterministic="warn",
-            benchmark=False,
-        )
-        # Filling is a tenth of a step, and nothing here reads such memory.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        with _plainly(folder):
-            trainer.fit(module, datamodule=loaders, ckpt_path=resume, weights_only=True)
-
-
-def _drawing(tasks: Mapping[str, Task], stage: Stage, data: TrainingData) -> dict[str, Any]:
-    """Return how an epoch draws its clips, as `BucketSampler` takes it: by the classes of the stage's first task."""
-    if stage.sampling == "all":
-        return {}
-    name = next(iter(stage.tasks or tasks))
-    task, targets = tasks[name], data.targets[name]
-    found = task.classes(torch.from_numpy(targets.values))
-    assert found is not None  # the recipe is refused else
-    classes = np.where(targets.is_known, found.numpy(), -1)
-    if stage.sampling == "balanced":
-        return {"classes": classes}
-    corpora = np.array([utterance.corpus or "" for utterance in data.recordings.utterances])
-    weights = corpus_weights(corpora[list(data.train)], classes[list(data.train)])
-    everyone = np.zeros(len(corpora))
-    everyone[list(data.train)] = weights
-    return {"weights": everyone, "num_drawn": stage.epoch_clips}
+def build_trainer(
+    model: SpeechModel, stage: Stage, folder: Path, callbacks: list[lightning.Callback]
+) -> lightning.Trainer:
+    """Return Lightning's trainer of a stage, which writes for TensorBoard where that is installed."""
+    processes = distributed_info()
+    devices: dict[str, Any] = {"devices": 1}
+    if processes.size > 1:
+        has_layers = any(len(encoder.sizes) > 1 for encoder in model.encoders) or len(model.branches) > 0
+        # A selected layer below the last leaves some weights unused.
+        uses_all = isinstance(model.backbone, LogMelBackbone) and not has_layers
+        devices = {
+            "devices": processes.local_size,
+            "num_nodes": processes.size // processes.local_size,
+            "strategy": "ddp" if uses_all else "ddp_find_unused_parameters_true",
+        }
+    has_tensorboard = importlib.util.find_spec("tensorboard") is not None
+    trainer = lightning.Trainer(
+        max_epochs=stage.epochs,
+        **devices,
+        precision=PRECISIONS[chosen_precision(stage.precision)],
+        accumulate_grad_batches=stage.batches.accumulate,
+        callbacks=callbacks,
+        logger=TensorBoardLogger(folder, name="tensorboard", version="") if has_tensorboard else False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=True,
+        use_distributed_sampler=False,
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1_000_000,
+        deterministic="warn",
+        benchmark=False,
+    )
+    # Filling is a tenth of a step, and nothing here reads such memory.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return trainer
 
 
 def corpus_weights(corpora: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -300,21 +302,6 @@ def corpus_weights(corpora: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return weights
 
 
-def _devices(model: SpeechModel) -> dict[str, Any]:
-    processes = distributed_info()
-    if processes.size == 1:
-        return {"devices": 1}
-    has_layers = any(len(encoder.sizes) > 1 for encoder in model.encoders) or len(model.branches) > 0
-    uses_all = (
-        isinstance(model.backbone, LogMelBackbone) and not has_layers
-    )  # a selected layer below the last leaves some unused
-    return {
-        "devices": processes.local_size,
-        "num_nodes": processes.size // processes.local_size,
-        "strategy": "ddp" if uses_all else "ddp_find_unused_parameters_true",
-    }
-
-
 PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
 
@@ -333,19 +320,15 @@ def fit_normalisation(model: SpeechModel, data: TrainingData, branches: Iterable
     for backbone in (model.backbone_of(name) for name in branches):
         if not isinstance(backbone, LogMelBackbone):
             continue
-        if (alike := fitted.get(backbone.options)) is None:
-            _fit_normalisation(backbone, data)
-            fitted[backbone.options] = backbone
-        else:
+        if (alike := fitted.get(backbone.options)) is not None:
             backbone.load_state_dict(alike.state_dict())
-
-
-def _fit_normalisation(backbone: LogMelBackbone, data: TrainingData) -> None:
-    dataset = data.dataset(0, is_training=False)
-    durations_s = batch_durations(data.recordings, data.clips, is_training=False)
-    whole = BucketSampler(data.train, durations_s, Batches(), is_training=False)
-    batches = (collate([dataset[item] for item in items]) for items in whole)
-    backbone.fit((batch.waveforms, batch.num_samples) for batch in batches)
+            continue
+        dataset = data.dataset(0, is_training=False)
+        durations_s = batch_durations(data.recordings, data.clips, is_training=False)
+        whole = BucketSampler(data.train, durations_s, Batches(), is_training=False)
+        batches = (collate([dataset[item] for item in items]) for items in whole)
+        backbone.fit((batch.waveforms, batch.num_samples) for batch in batches)
+        fitted[backbone.options] = backbone
 
 
 def stage_seed(seed: int, fold: str, stage: str) -> int:
@@ -357,16 +340,6 @@ def history(folder: Path) -> list[dict[str, float]]:
     """Return a stage's metrics, one entry per epoch."""
     path = folder / METRICS
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
-def _tensorboard(folder: Path) -> Any:
-    try:
-        import tensorboard  # noqa: F401
-    except ImportError:
-        return False
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    return TensorBoardLogger(folder, name="tensorboard", version="")
 
 
 @contextmanager
@@ -384,15 +357,3 @@ def _plainly(folder: Path) -> Iterator[None]:
         raise RunError(
             "the GPU's memory does not suffice", where=folder, remedy="Lower batches.max_seconds or batches.max_clips."
         ) from None
-
-
-class _quiet(warnings.catch_warnings):
-    """Lightning's advice about workers, loggers and devices is for its own users."""
-
-    def __enter__(self) -> Any:
-        entered = super().__enter__()
-        warnings.filterwarnings("ignore", module="lightning")
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        return entered

@@ -16,7 +16,7 @@ from serein.corpora.synth import COMMENTS, CONFUSIONS
 from serein.data.utterance import Rating, Utterance
 from serein.errors import RecipeError
 from serein.tasks.classes import ClassLabels
-from serein.tasks.votes import LABEL_SETS, NOUNS, LabelSet, distinct_targets, first_and_second, target_words
+from serein.tasks.word_vectors import LABEL_SETS, NOUNS, LabelSet, distinct_targets, first_and_second, target_words
 
 FOUR = ClassLabels(("anger", "happiness", "sadness", "neutral"), {"excited": "happiness"})
 KNOWN = {"bitter", "ironic", "teasing", "self-conscious", "heartbroken", "other"}

@@ -11,13 +11,11 @@ from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
 
 from serein.errors import ModelError
-from serein.knn.interpolation import (
+from serein.knn.datastore import Embeddings, Nearest, key
+from serein.knn.predictor import (
     KNN_WEIGHTS,
     VOTES,
-    Embeddings,
-    Nearest,
     interpolate,
-    key,
     knn_probabilities,
     knn_probabilities_by_k,
     tune_k_and_weight,

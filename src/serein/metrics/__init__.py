@@ -1,0 +1,98 @@
+"""Metrics: `unweighted_accuracy(truth, prediction)` and others; pure functions that return fractions from 0 to 1.
+
+Those whose names end with `_of` take counts ``(..., classes, classes)``, rows truth and columns prediction, and keep
+the leading axes, so that thousands of bootstrap resamples are scored at once. A quantity that does not exist (the
+recall of a class that never occurs) is NaN, never 0, and is left out of means.
+"""
+
+from __future__ import annotations
+
+from serein.metrics.classes import (
+    SCORES,
+    Counts,
+    FloatArray,
+    HeldOutAgreement,
+    class_f1,
+    class_precisions,
+    class_recalls,
+    confusion_matrix,
+    held_out_agreement,
+    krippendorff_alpha,
+    macro_f1,
+    macro_f1_of,
+    mean_of_known,
+    ratio,
+    unweighted_accuracy,
+    unweighted_accuracy_of,
+    weighted_accuracy,
+    weighted_accuracy_of,
+)
+from serein.metrics.numbers import (
+    NUMBER_SCORES,
+    NUMBER_SCORES_OF,
+    concordance,
+    concordance_of,
+    mean_absolute_error,
+    mean_absolute_error_of,
+    moments,
+    pearson,
+    pearson_of,
+    root_mean_square_error,
+    root_mean_square_error_of,
+)
+from serein.metrics.probabilities import (
+    DISTRIBUTION_SCORES,
+    EqualError,
+    brier_score,
+    cross_entropy,
+    entropy,
+    equal_error_rate,
+    expected_calibration_error,
+    jensen_shannon,
+    log_loss,
+    reliability,
+    tempered,
+)
+
+__all__ = [
+    "FloatArray",
+    "Counts",
+    "confusion_matrix",
+    "class_recalls",
+    "class_precisions",
+    "class_f1",
+    "unweighted_accuracy_of",
+    "weighted_accuracy_of",
+    "macro_f1_of",
+    "mean_of_known",
+    "ratio",
+    "unweighted_accuracy",
+    "weighted_accuracy",
+    "macro_f1",
+    "krippendorff_alpha",
+    "HeldOutAgreement",
+    "held_out_agreement",
+    "SCORES",
+    "reliability",
+    "expected_calibration_error",
+    "EqualError",
+    "equal_error_rate",
+    "tempered",
+    "log_loss",
+    "entropy",
+    "cross_entropy",
+    "jensen_shannon",
+    "brier_score",
+    "DISTRIBUTION_SCORES",
+    "moments",
+    "concordance_of",
+    "pearson_of",
+    "mean_absolute_error_of",
+    "root_mean_square_error_of",
+    "concordance",
+    "pearson",
+    "mean_absolute_error",
+    "root_mean_square_error",
+    "NUMBER_SCORES",
+    "NUMBER_SCORES_OF",
+]

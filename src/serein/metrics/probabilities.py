@@ -1,0 +1,192 @@
+"""Scores of probabilities and similarities: calibration, distances of distributions, equal error rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from serein.metrics.classes import FloatArray, ratio
+
+
+def reliability(confidence: ArrayLike, is_correct: ArrayLike, num_bins: int = 10) -> tuple[FloatArray, ...]:
+    """Compare what a model promises with what it keeps, in equally wide bins of confidence.
+
+    Args:
+        confidence: ``(utterances,)`` share given to the predicted class, 0 to 1.
+        is_correct: ``(utterances,)`` bool.
+        num_bins: Bins ``(low, high]`` between 0 and 1; the first includes 0.
+
+    Returns:
+        Mean confidence, share correct and count of every bin, each ``(bins,)``; NaN means for an empty bin.
+
+    Example:
+        >>> promised, kept, count = reliability([0.2, 0.9, 0.8], [False, True, False], num_bins=2)
+        >>> promised.round(2).tolist(), kept.tolist(), count.tolist()
+        ([0.2, 0.85], [0.0, 0.5], [1.0, 2.0])
+    """
+    promised, kept = np.asarray(confidence, float), np.asarray(is_correct, float)
+    position = np.ceil(promised * num_bins).astype(int) - 1
+    index = np.clip(position, 0, num_bins - 1)
+    count = np.bincount(index, minlength=num_bins).astype(float)
+    sums = (np.bincount(index, weights=values, minlength=num_bins) for values in (promised, kept))
+    return *(ratio(total, count) for total in sums), count
+
+
+def expected_calibration_error(confidence: ArrayLike, is_correct: ArrayLike, num_bins: int = 10) -> float:
+    """Return the expected calibration error: mean distance of confidence and accuracy, bins weighted.
+
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
+
+    Example:
+        >>> expected_calibration_error([0.75, 0.75, 0.75, 0.75], [True, True, True, False])
+        0.0
+    """
+    promised, kept, count = reliability(confidence, is_correct, num_bins)
+    return float(np.nansum(np.abs(promised - kept) * count) / max(count.sum(), 1.0))
+
+
+class EqualError(NamedTuple):
+    """The equal error rate: where false acceptances and false rejections are equally frequent.
+
+    Attributes:
+        rate: That share, 0 to 1.
+        threshold: The similarity from which on two clips count as one voice there.
+    """
+
+    rate: float
+    threshold: float
+
+
+def equal_error_rate(is_same: ArrayLike, similarity: ArrayLike) -> EqualError:
+    """Return the rate at which misses and false alarms are equal, on straight lines between the operating points.
+
+    Misses are same pairs below a threshold, false alarms different pairs not below it. Pairs of one similarity are
+    taken or left together. A threshold stands midway between the similarities that it divides.
+
+    Source: Martin et al. 1997, "The DET Curve in Assessment of Detection Task Performance".
+
+    Args:
+        is_same: ``(pairs,)`` bool, whether one person speaks in both clips.
+        similarity: ``(pairs,)`` finite numbers, greater for more similar voices.
+
+    Returns:
+        NaN for both when there are no same or no different pairs.
+
+    Example:
+        >>> equal_error_rate([True, True, False, False], [0.9, 0.4, 0.6, 0.2])
+        EqualError(rate=0.5, threshold=0.5)
+        >>> equal_error_rate([True, True, False], [0.9, 0.8, 0.2])
+        EqualError(rate=0.0, threshold=0.5)
+    """
+    same, values = np.asarray(is_same, bool), np.asarray(similarity, float)
+    if same.all() or not same.any():
+        return EqualError(np.nan, np.nan)
+    order = np.argsort(-values)
+    same, values = same[order], values[order]
+    is_last = np.append(values[1:] < values[:-1], True)
+    num_same, num_taken = np.cumsum(same)[is_last], np.flatnonzero(is_last) + 1
+    misses = np.append(1.0, 1.0 - num_same / same.sum())
+    alarms = np.append(0.0, (num_taken - num_same) / (~same).sum())
+    steps = values[is_last]
+    thresholds = np.concatenate([steps[:1], (steps[:-1] + steps[1:]) / 2, steps[-1:]])
+    after = int(np.argmax(alarms >= misses))
+    gap = misses - alarms
+    share = gap[after - 1] / (gap[after - 1] - gap[after])
+    rate, threshold = (float(v[after - 1] + share * (v[after] - v[after - 1])) for v in (alarms, thresholds))
+    return EqualError(rate, threshold)
+
+
+def tempered(probabilities: NDArray[Any], temperature: float | FloatArray) -> NDArray[Any]:
+    """Return probabilities softened (temperature above 1) or sharpened (below), which changes no prediction.
+
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 9: softmax(logits / temperature);
+    here of the logarithms of probabilities, which are logits up to a constant of each row. Probabilities that are means
+    of several networks' are tempered after the mean (Rahaman and Thiery 2021).
+
+    Args:
+        probabilities: ``(utterances, classes)``, each row summing to 1.
+        temperature: Above 0; or ``(utterances, 1)``, one for each row.
+
+    Example:
+        >>> tempered(np.array([[0.8, 0.2]]), 2.0).round(3).tolist()
+        [[0.667, 0.333]]
+    """
+    logits = np.log(np.maximum(np.asarray(probabilities, np.float64), np.finfo(np.float32).tiny)) / temperature
+    softened = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    result: NDArray[Any] = (softened / softened.sum(axis=-1, keepdims=True)).astype(np.asarray(probabilities).dtype)
+    return result
+
+
+def log_loss(truth: NDArray[np.int64], probabilities: NDArray[Any]) -> float:
+    """Return the mean negative logarithm of the true class's share (Guo et al. 2017, equation 6, per utterance).
+
+    Args:
+        truth: ``(utterances,)`` class numbers.
+        probabilities: ``(utterances, classes)``.
+
+    Example:
+        >>> round(log_loss(np.array([0, 1]), np.array([[0.5, 0.5], [0.75, 0.25]])), 4)
+        1.0397
+    """
+    given = np.asarray(probabilities, np.float64)[np.arange(len(truth)), truth]
+    return float(-np.log(np.maximum(given, np.finfo(np.float32).tiny)).mean())
+
+
+def entropy(probabilities: ArrayLike) -> FloatArray:
+    """Return the entropy of each row, in nats: (...) from (..., class).
+
+    Example:
+        >>> entropy([[0.5, 0.5], [1.0, 0.0]]).round(4).tolist()
+        [0.6931, 0.0]
+    """
+    p = np.asarray(probabilities, np.float64)
+    return np.asarray(np.sum(p * -np.log(np.where(p > 0, p, 1.0)), axis=-1))
+
+
+def cross_entropy(truth: ArrayLike, prediction: ArrayLike) -> FloatArray:
+    """Return -sum of truth * log(prediction) of each row, in nats: (...) from two (..., class).
+
+    Its least value is the entropy of the truth.
+
+    Example:
+        >>> cross_entropy([[0.5, 0.5]], [[0.25, 0.75]]).round(4).tolist()
+        [0.837]
+    """
+    logs = np.log(np.maximum(np.asarray(prediction, np.float64), np.finfo(np.float32).tiny))
+    return np.asarray(-np.sum(np.asarray(truth, np.float64) * logs, axis=-1))
+
+
+def jensen_shannon(truth: ArrayLike, prediction: ArrayLike) -> FloatArray:
+    """Return the Jensen-Shannon divergence of each row, in bits, 0 (equal) to 1 (disjoint): (...) from (..., class).
+
+    Source: Lin 1991, "Divergence measures based on the Shannon entropy", equation 4.1 with equal weights.
+
+    Example:
+        >>> jensen_shannon([[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.5, 0.5]]).tolist()
+        [1.0, 0.0]
+    """
+    t, p = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
+    bits = (entropy((t + p) / 2) - (entropy(t) + entropy(p)) / 2) / np.log(2)
+    return np.asarray(np.maximum(bits, 0.0))
+
+
+def brier_score(truth: ArrayLike, prediction: ArrayLike) -> FloatArray:
+    """Return the squared distance of each row, 0 to 2: (...) from two (..., class).
+
+    Source: Brier 1950, "Verification of forecasts expressed in terms of probability", over all classes.
+
+    Example:
+        >>> brier_score([[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.5, 0.5]]).tolist()
+        [2.0, 0.0]
+    """
+    return np.asarray(np.square(np.asarray(prediction, np.float64) - np.asarray(truth, np.float64)).sum(axis=-1))
+
+
+DISTRIBUTION_SCORES: dict[str, Callable[[ArrayLike, ArrayLike], FloatArray]] = {
+    "js": jensen_shannon,
+    "brier": brier_score,
+    "cross_entropy": cross_entropy,
+}
