@@ -180,7 +180,7 @@ def test_each_stage_starts_from_the_one_before(tones: Path, tmp_path: Path, monk
 def test_a_stage_that_is_done_is_only_read(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     ground = make()
     trained = weights_of(ground.train())
-    monkeypatch.setattr(stages, "_fit", lambda *arguments: pytest.fail("trained again"))
+    monkeypatch.setattr(stages, "build_trainer", lambda *arguments: pytest.fail("trained again"))
     assert_same(trained, weights_of(ground.train()))
     assert sorted(path.name for path in (ground.folder / "stage").iterdir()) == [
         "metrics.jsonl",

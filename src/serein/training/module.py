@@ -67,12 +67,12 @@ class EncodedBatch:
     has_target: Mapping[str, torch.Tensor]
     conditions: Mapping[str, torch.Tensor]
 
-    def mixup(self, partners: torch.Tensor, share: float) -> EncodedBatch:
+    def mixup(self, partners: torch.Tensor, weight: float) -> EncodedBatch:
         """Mix each clip with its partner (Zhang 2018): frames, targets, conditions; the longer of the two counts."""
         partners = partners.to(next(iter(self.hidden_states.values())).is_frame.device)
 
         def mix(values: torch.Tensor) -> torch.Tensor:
-            return share * values + (1 - share) * values[partners]
+            return weight * values + (1 - weight) * values[partners]
 
         return EncodedBatch(
             {
