@@ -24,7 +24,7 @@ from serein.cli import app
 from serein.corpora import CORPORA
 from serein.data.utterance import Utterance
 from serein.evaluation.predictions import Prediction as StoredPrediction
-from serein.inference import schemas
+from serein.inference import prediction as schemas
 from serein.recipe import Options, Recipe
 from serein.recipe.options import NamedOptions, OptionsOf
 
@@ -235,8 +235,8 @@ def commands() -> Iterator[tuple[str, Any]]:
 
     def walk(path: str, command: Any) -> Iterator[tuple[str, Any]]:
         yield path, command
-        for name, inner in getattr(command, "commands", {}).items():
-            yield from walk(f"{path} {name}", inner)
+        for name in command.list_commands(None) if hasattr(command, "list_commands") else ():
+            yield from walk(f"{path} {name}", command.commands[name])
 
     return walk("serein", typer.main.get_command(app))
 

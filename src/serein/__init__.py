@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from serein.exporting.export import export
     from serein.inference.prediction import Prediction, Segment
     from serein.inference.predictor import Predictor, load
-    from serein.inference.segments import SlidingWindow
+    from serein.inference.recording import SlidingWindow
     from serein.inference.streams import Stream
     from serein.recipe import Recipe
     from serein.recipe import load as load_recipe
@@ -58,7 +58,7 @@ _HOMES = {
     "Predictor": "serein.inference.predictor:Predictor",
     "Prediction": "serein.inference.prediction:Prediction",
     "Segment": "serein.inference.prediction:Segment",
-    "SlidingWindow": "serein.inference.segments:SlidingWindow",
+    "SlidingWindow": "serein.inference.recording:SlidingWindow",
     "Stream": "serein.inference.streams:Stream",
     "export": "serein.exporting.export:export",
     "run": "serein.experiment.run:run",

@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 
 import serein as package
 from cli_fixtures import TONES_HZ, Call, command, environment, write_corpus, write_recipe, write_wav
 from serein import cli, metrics
+from serein.cli.app import ORDER, Commands, app
 from serein.data import manifest
 from serein.evaluation.predictions import read_predictions
 
@@ -75,6 +77,16 @@ def test_every_command_explains_itself(name: str, serein: Call) -> None:
 
 
 # -- corpora ---------------------------------------------------------------------------------------------------------
+
+
+def test_commands_are_listed_as_a_user_meets_them(serein: Call) -> None:
+    group = typer.main.get_command(app)
+    assert isinstance(group, Commands)
+    assert group.list_commands(None) == list(ORDER)  # every command has its place
+    listed = serein("--help").out.partition("Commands:")[2].splitlines()
+    names = [line.split()[0] for line in listed if line.strip()]
+    assert names == [name for name in ORDER if not group.commands[name].hidden]
+    assert names[0] == "predict"
 
 
 def test_the_corpora_are_listed(serein: Call) -> None:

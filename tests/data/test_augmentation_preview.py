@@ -11,8 +11,8 @@ import soundfile
 from cli_fixtures import Call, write_recipe
 from serein import audio
 from serein.data import manifest
+from serein.data.augmentation import WaveformAugmenter, write_examples
 from serein.data.dataset import ClipDataset, Recordings
-from serein.data.waveform_augmentation import WaveformAugmenter, write_examples
 from serein.recipe import Clips, WaveformAugmentation
 
 

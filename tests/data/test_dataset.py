@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serein.audio import SAMPLE_RATE_HZ
+from serein.data.augmentation import SpectrogramAugmenter
 from serein.data.dataset import (
     BucketSampler,
     ClipDataset,
@@ -25,7 +26,6 @@ from serein.data.dataset import (
     loader,
     random_crop,
 )
-from serein.data.spectrogram_augmentation import SpectrogramAugmenter
 from serein.data.utterance import Utterance
 from serein.recipe import Batches, Clips, SpectrogramAugmentation
 

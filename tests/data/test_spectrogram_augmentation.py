@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from serein.data.spectrogram_augmentation import SpectrogramAugmenter
+from serein.data.augmentation import SpectrogramAugmenter
 from serein.recipe import SpectrogramAugmentation
 
 NUM_BANDS = 32

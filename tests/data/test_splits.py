@@ -15,9 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serein import recipe as recipes
-from serein.data.leaks import check_leaks
 from serein.data.protocols import speaker_key
-from serein.data.splits import Fold, Folds, make_folds
+from serein.data.splits import Fold, Folds, check_leaks, make_folds
 from serein.data.utterance import Utterance
 from serein.errors import LeakError, ManifestError, RecipeError
 from serein.recipe import Protocol

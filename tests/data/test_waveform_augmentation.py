@@ -13,10 +13,8 @@ import torch
 
 from serein import recipe as recipes
 from serein.audio import SAMPLE_RATE_HZ
-from serein.data import waveform_augmentation as effects
-from serein.data.dataset import BucketSampler, ClipDataset, Recordings, collate, loader
-from serein.data.utterance import Utterance
-from serein.data.waveform_augmentation import (
+from serein.data import augmentation as effects
+from serein.data.augmentation import (
     EFFECTS,
     WaveformAugmenter,
     describe,
@@ -26,6 +24,8 @@ from serein.data.waveform_augmentation import (
     with_pitch,
     with_volume,
 )
+from serein.data.dataset import BucketSampler, ClipDataset, Recordings, collate, loader
+from serein.data.utterance import Utterance
 from serein.errors import MissingExtraError, RecipeError
 from serein.recipe import Batches, Clips, WaveformAugmentation
 

@@ -21,8 +21,7 @@ from serein.ensemble.predictor import EnsemblePredictor
 from serein.evaluation.verification import speaker_pairs
 from serein.inference.prediction import Prediction, RejectOption, Segment
 from serein.inference.predictor import Predictor
-from serein.inference.recording import PredictOptions
-from serein.inference.segments import SlidingWindow
+from serein.inference.recording import PredictOptions, SlidingWindow
 from serein.knn.building import build, tune
 from serein.knn.predictor import KnnPredictor
 from serein.text.word_vectors import open_vocabulary, prepare

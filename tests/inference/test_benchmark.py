@@ -19,7 +19,7 @@ def test_numbers_fit_together() -> None:
     assert found.share_of_peak == pytest.approx(found.flops * found.clips_per_s / found.peak_flops_per_s)
     assert found.memory_bytes > 1e7
     assert dict(found.rows())["model"] == "default, torch, float32"
-    assert found.to_json()["runtime"] == "torch"
+    assert found.runtime == "torch"
 
 
 def test_a_machine_has_a_peak() -> None:

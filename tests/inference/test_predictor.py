@@ -23,9 +23,8 @@ from serein.errors import AudioError, ModelError, RecipeError
 from serein.inference import predictor as module
 from serein.inference.prediction import Prediction
 from serein.inference.predictor import Predictor
-from serein.inference.recording import PredictOptions
+from serein.inference.recording import PredictOptions, SlidingWindow
 from serein.inference.runtimes import TorchRuntime
-from serein.inference.segments import SlidingWindow
 from speech_sounds import RATE_HZ, voiced
 
 RNG = np.random.default_rng(3)

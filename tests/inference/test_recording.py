@@ -7,8 +7,7 @@ import pytest
 
 from serein.errors import RecipeError
 from serein.inference.prediction import ClipPrediction, RejectOption
-from serein.inference.recording import PEAK_S, PredictOptions, Recording
-from serein.inference.segments import SlidingWindow, Window
+from serein.inference.recording import PEAK_S, PredictOptions, Recording, SlidingWindow, Window
 from serein.tasks.task import TaskPrediction, most_probable
 from speech_sounds import RATE_HZ, voiced
 

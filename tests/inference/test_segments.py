@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serein.errors import RecipeError
-from serein.inference import segments as module
-from serein.inference.segments import SlidingWindow, Window, WindowCutter
+from serein.inference import recording as module
+from serein.inference.recording import SlidingWindow, Window, WindowCutter
 from serein.inference.vad import FRAME, SpeechDetector
 from speech_sounds import RATE_HZ, voiced
 

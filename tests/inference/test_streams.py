@@ -13,8 +13,7 @@ import serein
 from serein.errors import AudioError
 from serein.inference.prediction import RejectOption, Segment
 from serein.inference.predictor import Predictor
-from serein.inference.recording import PredictOptions
-from serein.inference.segments import SlidingWindow, WindowCutter
+from serein.inference.recording import PredictOptions, SlidingWindow, WindowCutter
 from serein.inference.streams import cut_all, pcm16
 from speech_sounds import RATE_HZ, voiced
 

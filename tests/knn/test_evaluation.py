@@ -19,7 +19,7 @@ from serein.evaluation.predictions import read_predictions
 from serein.evaluation.scores import score_run
 from serein.inference.prediction import Prediction
 from serein.inference.predictor import load
-from serein.inference.segments import SlidingWindow, WindowCutter
+from serein.inference.recording import SlidingWindow, WindowCutter
 from serein.inference.sources import utterance_of
 from serein.knn.datastore import open_datastore
 from serein.knn.predictor import KnnPredictor

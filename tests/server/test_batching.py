@@ -18,8 +18,8 @@ pytest.importorskip("fastapi")
 
 from serein.inference.predictor import Predictor
 from serein.inference.streams import Stream
-from serein.server import batching
-from serein.server.batching import BATCH_S, BatchedVad, Batcher, FullError
+from serein.server import service as batching
+from serein.server.service import BATCH_S, BatchedVad, Batcher, FullError
 
 SECOND = np.ones(16_000, np.float32)
 

@@ -24,34 +24,44 @@ def refused(status: int) -> object:
 def test_a_client_and_all_clients_have_limits() -> None:
     limiter = ConcurrencyLimiter(Limits(at_once=3, per_client=2))
     with ExitStack() as inside:
-        inside.enter_context(limiter.request("anna"))
-        inside.enter_context(limiter.request("anna"))
-        with refused(429), limiter.request("anna"):
+        inside.enter_context(limiter.one_more("request", "anna"))
+        inside.enter_context(limiter.one_more("request", "anna"))
+        with refused(429), limiter.one_more("request", "anna"):
             pass
-        inside.enter_context(limiter.request("ben"))
-        with refused(503), limiter.request("cleo"):
+        inside.enter_context(limiter.one_more("request", "ben"))
+        with refused(503), limiter.one_more("request", "cleo"):
             pass
-        assert limiter.num_requests == 3
-    assert limiter.num_requests == 0
-    with limiter.request("anna"):
-        assert limiter.num_requests == 1
+        assert limiter.of_kind["request"] == 3
+    assert limiter.of_kind["request"] == 0
+    with limiter.one_more("request", "anna"):
+        assert limiter.of_kind["request"] == 1
 
 
 def test_streams_count_apart_but_for_their_client() -> None:
     limiter = ConcurrencyLimiter(Limits(streams=2, per_client=2))
-    with limiter.stream("anna"), limiter.request("anna"), refused(429), limiter.stream("anna"):
+    with (
+        limiter.one_more("stream", "anna"),
+        limiter.one_more("request", "anna"),
+        refused(429),
+        limiter.one_more("stream", "anna"),
+    ):
         pass
-    with limiter.stream("anna"), limiter.stream("ben"), refused(503), limiter.stream("cleo"):
+    with (
+        limiter.one_more("stream", "anna"),
+        limiter.one_more("stream", "ben"),
+        refused(503),
+        limiter.one_more("stream", "cleo"),
+    ):
         pass
-    assert limiter.num_streams == 0
+    assert limiter.of_kind["stream"] == 0
 
 
 def test_places_are_given_back_after_faults() -> None:
     limiter = ConcurrencyLimiter(Limits(at_once=1))
     for _ in range(3):
-        with pytest.raises(ValueError, match="fault"), limiter.request("anna"):
+        with pytest.raises(ValueError, match="fault"), limiter.one_more("request", "anna"):
             raise ValueError("fault")
-    assert limiter.num_requests == 0
+    assert limiter.of_kind["request"] == 0
 
 
 def test_memory_is_shared_and_given_back() -> None:
@@ -68,8 +78,8 @@ def test_memory_is_shared_and_given_back() -> None:
 def test_closed() -> None:
     limiter = ConcurrencyLimiter(Limits())
     limiter.is_closed = True
-    for way in (limiter.request, limiter.stream):
-        with refused(503), way("anna"):
+    for kind in ("request", "stream"):
+        with refused(503), limiter.one_more(kind, "anna"):
             pass
 
 

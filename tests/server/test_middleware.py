@@ -85,7 +85,7 @@ def test_requests_that_come_together_are_heard_together(
         clients = [Client(app).post(HEAD + short + FOOT)]
         await until(waiting.has_started.is_set)
         clients += [Client(app).post(HEAD + short + FOOT) for _ in range(5)]
-        await until(lambda: service.batcher.num_waiting == 5)
+        await until(lambda: len(service.batcher.waiting) == 5)
         waiting.may_predict.set()
         assert [await client.status() for client in clients] == [200] * 6
 
@@ -99,7 +99,7 @@ def test_one_more_than_allowed(make_service: MakeService, waiting: Waiting, shor
     async def scenario(app: Any) -> None:
         body = HEAD + short + FOOT
         first = [Client(app, host).post(body) for host in ("anna", "anna", "ben")]
-        await until(lambda: service.limiter.num_requests == 3)
+        await until(lambda: service.limiter.of_kind["request"] == 3)
         assert await Client(app, "cleo").post(body).status() == 503
         service.limiter.limits = Limits(at_once=9, per_client=2)
         assert await Client(app, "anna").post(body).status() == 429
@@ -117,10 +117,10 @@ def test_a_vanished_client_is_not_heard(make_service: MakeService, waiting: Wait
         stays = Client(app).post(HEAD + short + FOOT)
         await until(waiting.has_started.is_set)
         goes = Client(app).post(HEAD + short + FOOT)
-        await until(lambda: service.batcher.num_waiting == 1)
+        await until(lambda: len(service.batcher.waiting) == 1)
         goes.vanish()
         await goes.task
-        assert service.limiter.num_requests == 1
+        assert service.limiter.of_kind["request"] == 1
         waiting.may_predict.set()
         assert await stays.status() == 200
 
@@ -141,7 +141,7 @@ def test_who_vanishes_during_the_upload_gives_everything_back(make_service: Make
         assert client.task.done()
 
     run(service, scenario)
-    assert service.limiter.num_requests == service.limiter.num_bytes == 0
+    assert service.limiter.of_kind["request"] == service.limiter.num_bytes == 0
 
 
 def test_slow_uploads_end(make_service: MakeService, short: bytes) -> None:

@@ -201,7 +201,7 @@ class TestTime:
         said = answered(server.place, request("/v1/predict", size, FORM, "Connection: close") + first, again)
         assert b"HTTP/1.1 408" in said
         assert b"Not all came within 0.7 s" in said
-        assert server.service.limiter.num_requests == server.service.limiter.num_bytes == 0
+        assert server.service.limiter.of_kind["request"] == server.service.limiter.num_bytes == 0
 
     @pytest.mark.parametrize("path", ["/", "/page/page.js", "/healthz", "/v1/models"])
     def test_slow_bodies_that_nobody_reads(self, live: Serve, path: str) -> None:
@@ -276,8 +276,8 @@ class TestUploads:
         for part in (b"", HEAD, HEAD + short[:5000]):
             with socket.create_connection(server.place) as client:
                 client.sendall(request("/v1/predict", "Content-Length: 100000", FORM) + part)
-                until(lambda: server.service.limiter.num_requests)
-            until(lambda: not server.service.limiter.num_requests)
+                until(lambda: server.service.limiter.of_kind["request"])
+            until(lambda: not server.service.limiter.of_kind["request"])
         assert server.service.limiter.num_bytes == 0
         assert server.counted(499) == 3
         assert server.counted(500) == 0
@@ -290,7 +290,7 @@ class TestUploads:
         with socket.create_connection(server.place) as client:
             client.sendall(request("/v1/predict?segments=always", f"Content-Length: {len(body)}", FORM) + body)
             until(lambda: server.service.limiter.num_bytes == len(body))
-        until(lambda: not server.service.limiter.num_requests)
+        until(lambda: not server.service.limiter.of_kind["request"])
         assert server.counted(500) == 0
         assert "Traceback" not in capfd.readouterr().err
 

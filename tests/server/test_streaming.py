@@ -103,7 +103,7 @@ def test_one_more_stream_than_allowed(make_service: MakeService) -> None:
             assert refused.value.headers["retry-after"]
         with client.websocket_connect("/v1/stream") as socket:
             assert converse(socket, b"")[-1]["reason"] == "end"
-    assert service.limiter.num_streams == 0
+    assert service.limiter.of_kind["stream"] == 0
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 
 from cli_fixtures import write_recipe
 from serein import recipe as recipes
-from serein.data.waveform_augmentation import WaveformAugmenter
+from serein.data.augmentation import WaveformAugmenter
 from serein.experiment import data as preparation
 from serein.experiment import fold as experiments
 from serein.recipe import Stage, WaveformAugmentation

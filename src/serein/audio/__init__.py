@@ -29,7 +29,7 @@ from serein.audio.recording import (
     load,
     open,
 )
-from serein.audio.samples import Resampler, as_mono, as_waveform, resample, trimmed
+from serein.audio.samples import Resampler, as_mono, as_waveform, resample, trimmed, without_offset
 from serein.audio.source import Source, Upload, find, find_files, require_utf8
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "resample",
     "Resampler",
     "trimmed",
+    "without_offset",
     "find",
     "find_files",
     "require_utf8",

@@ -13,6 +13,7 @@ from serein.audio.contract import MOST_CHANNELS, RATES_HZ, SAMPLE_RATE_HZ, NotFi
 from serein.errors import AudioError
 
 _SHAPES = "Give one recording as (sample,), (sample, channel) or (channel, sample), float or integer."
+_OFFSET = 1e-3  # of full scale
 OVERSHOOT = 1.5  # times full scale: what decoders and resamplers go beyond it
 
 
@@ -199,6 +200,17 @@ def resample(waveform: Waveform, rate_hz: int) -> Waveform:
 
     resampled: Waveform = soxr.resample(waveform, rate_hz, SAMPLE_RATE_HZ, quality="HQ").astype(np.float32)
     return resampled if resampled.size else np.zeros(1, np.float32)
+
+
+def without_offset(waveform: Waveform) -> Waveform:
+    """Return (sample,) without a constant offset, such as cheap sound cards add; a mean below `_OFFSET` stays.
+
+    Example:
+        >>> without_offset(np.array([0.5, 0.25], np.float32)).tolist()
+        [0.125, -0.125]
+    """
+    mean = waveform.mean(dtype=np.float64) if len(waveform) else 0.0
+    return waveform if abs(mean) < _OFFSET else waveform - np.float32(mean)
 
 
 def trimmed(waveform: Waveform, below_peak_db: float | None) -> Waveform:

@@ -1,17 +1,15 @@
 """The command line: parse, call, print, exit status. Results on stdout, complaints on stderr."""
 
 from serein.cli import (  # noqa: F401  (adds commands)
-    benchmark,
     corpora,
     experiment,
-    export,
     knn,
+    models,
     predict,
     reproduce,
     robustness,
     serve,
     speech,
-    words,
 )
 from serein.cli.app import app, main
 

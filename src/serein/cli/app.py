@@ -12,19 +12,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from serein.errors import SereinError
 
 if TYPE_CHECKING:
     from serein.evaluation.intervals import Difference
     from serein.evaluation.scores import Scores, TaskScore
-    from serein.inference.segments import SlidingWindow
+    from serein.inference.recording import SlidingWindow
     from serein.inference.sources import Source
 
 _STOPPED = 130
+# As a user meets them: predict, and what else a model is used for; train and judge; data, and what refines models.
+ORDER = (
+    *("predict", "models", "stream", "embed", "serve", "transcribe", "verify"),
+    *("export", "benchmark", "bundle", "merge"),
+    *("train", "run", "evaluate", "compare", "report", "robustness", "cross-corpus", "ensemble", "reproduce"),
+    *("corpus", "knn", "words", "push"),
+)
+
+
+class Commands(TyperGroup):
+    """The commands, listed in `ORDER`."""
+
+    def list_commands(self, context: Any) -> list[str]:
+        """Return the names; those without a place come last."""
+        return sorted(self.commands, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
 
 app = typer.Typer(
     name="serein",
+    cls=Commands,
     help="Speech emotion recognition: train, compare and use models that recognise emotions in speech.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -62,7 +80,8 @@ def _fail(message: str, status: int = 1) -> None:
     sys.exit(status)
 
 
-def _version(is_asked: bool) -> None:
+def print_version(is_asked: bool) -> None:
+    """Print the version where it is asked for, and end."""
     if is_asked:
         import serein
 
@@ -73,7 +92,7 @@ def _version(is_asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     pass
@@ -208,7 +227,7 @@ def print_tables(tables: Iterable[Any]) -> None:
 
 def sliding_window_of(window_s: float | None, step_s: float | None) -> SlidingWindow:
     """Return windows of a length, half of which is between their starts unless said otherwise."""
-    from serein.inference.segments import SLIDING_WINDOW, SlidingWindow
+    from serein.inference.recording import SLIDING_WINDOW, SlidingWindow
 
     length_s = SLIDING_WINDOW.window_s if window_s is None else window_s
     return SlidingWindow(length_s, length_s / 2 if step_s is None else step_s)

@@ -216,7 +216,7 @@ def corpus_preview_augmentation(
 ) -> None:
     """Write clips before and after waveform augmentation, to listen to."""
     from serein.data import manifest
-    from serein.data.waveform_augmentation import WaveformAugmenter, write_examples
+    from serein.data.augmentation import WaveformAugmenter, write_examples
     from serein.progress import Bars
     from serein.recipe import WaveformAugmentation, load
 
@@ -268,8 +268,7 @@ def corpus_augment(
     A copy is trained on where its utterance is, and never part of dev or test.
     """
     from serein.data import manifest
-    from serein.data.conditions import Surroundings
-    from serein.data.copies import write_copies
+    from serein.data.conditions import Surroundings, write_copies
     from serein.progress import Bars
 
     utterances = manifest.read(data)

@@ -1,4 +1,4 @@
-"""Commands that train, evaluate and combine models."""
+"""Commands that train, evaluate, compare and combine models."""
 
 from __future__ import annotations
 
@@ -26,12 +26,9 @@ from serein.cli.app import (
     print_scores,
     print_tables,
 )
-from serein.errors import ModelError, RecipeError
+from serein.errors import RecipeError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from serein.ensemble.evaluation import EnsembleEvaluation
     from serein.recipe import Recipe
 
 LabelMapFile = Annotated[
@@ -65,8 +62,12 @@ def ensemble(
     as_json: Json = False,
 ) -> None:
     """Combine several systems with a weight for each class, and evaluate the ensemble beside each system."""
+    from rich.table import Table
+    from rich.text import Text
+
     from serein.ensemble import evaluation as fusing
     from serein.ensemble.predictor import write_ensemble
+    from serein.evaluation.tables import number
     from serein.progress import Bars
 
     with Bars() as bars:
@@ -76,7 +77,29 @@ def ensemble(
     if as_json:
         print(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False))
     else:
-        print_tables(_ensemble_tables(found))
+        scores = Table(title="Scores in per cent; each class: F1")
+        scores.add_column("system", overflow="fold")
+        for name in ("macro-F1", "UA", "WA", *found.ensemble.classes):
+            scores.add_column(Text(name), justify="right")
+        values = [(row, [row.macro_f1, row.ua, row.wa, *row.f1.values()]) for row in found.rows]
+        rivals = [own for row, own in values if row.kind != "in sample"]
+        best = [max((v for v in column if v is not None), default=0.0) for column in zip(*rivals, strict=True)]
+        num_systems = sum(row.kind == "system" for row in found.rows)
+        for place, (row, own) in enumerate(values, start=1):
+            is_rival = row.kind != "in sample"
+            cells = [
+                f"[bold]{number(value)}[/bold]" if is_rival and value == most else number(value)
+                for value, most in zip(own, best, strict=True)
+            ]
+            style = None if is_rival else "dim"
+            scores.add_row(Text(row.label), *cells, end_section=place == num_systems, style=style)
+        weights = Table(title="Weights")
+        weights.add_column("system", overflow="fold")
+        for name in found.ensemble.classes:
+            weights.add_column(Text(name), justify="right")
+        for model, each in zip(found.ensemble.models, found.ensemble.weights, strict=True):
+            weights.add_row(Text(model.label), *(f"{weight:.2f}" for weight in each))
+        print_tables([scores, weights])
         how = f"{found.num_utterances} {_SPLITS[found.split]}; {_FITTED_BY[found.fitted_by]}."
         print(f"Evaluated on {how}")
         print(f"The best system, {found.best}, was chosen on the same predictions, which favours it.")
@@ -87,38 +110,6 @@ def ensemble(
             print(note)
     if out is not None:
         print(f"ensemble: {out}", file=sys.stderr if as_json else sys.stdout)
-
-
-def _ensemble_tables(found: EnsembleEvaluation) -> list[Table]:
-    """Return scores and weights of an ensemble beside its systems."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from serein.evaluation.tables import number
-
-    scores = Table(title="Scores in per cent; each class: F1")
-    scores.add_column("system", overflow="fold")
-    for name in ("macro-F1", "UA", "WA", *found.ensemble.classes):
-        scores.add_column(Text(name), justify="right")
-    values = [(row, [row.macro_f1, row.ua, row.wa, *row.f1.values()]) for row in found.rows]
-    rivals = [own for row, own in values if row.kind != "in sample"]
-    best = [max((v for v in column if v is not None), default=0.0) for column in zip(*rivals, strict=True)]
-    num_systems = sum(row.kind == "system" for row in found.rows)
-    for place, (row, own) in enumerate(values, start=1):
-        is_rival = row.kind != "in sample"
-        cells = [
-            f"[bold]{number(value)}[/bold]" if is_rival and value == most else number(value)
-            for value, most in zip(own, best, strict=True)
-        ]
-        style = None if is_rival else "dim"
-        scores.add_row(Text(row.label), *cells, end_section=place == num_systems, style=style)
-    weights = Table(title="Weights")
-    weights.add_column("system", overflow="fold")
-    for name in found.ensemble.classes:
-        weights.add_column(Text(name), justify="right")
-    for model, each in zip(found.ensemble.models, found.ensemble.weights, strict=True):
-        weights.add_row(Text(model.label), *(f"{weight:.2f}" for weight in each))
-    return [scores, weights]
 
 
 def _with_labels(recipe: Recipe, path: Path | None) -> Recipe:
@@ -283,80 +274,6 @@ def evaluate(
     if out is not None:
         write_predictions(predictions, out)
     print_scores(scores, as_json)
-
-
-@app.command()
-def merge(model: Model, out: Out, backbone: MovedBackbone = None) -> None:
-    """Merge a model's LoRA adapter into its backbone: a folder that holds all weights and needs no peft."""
-    from serein import checkpoint
-    from serein.inference.predictor import model_folder
-
-    checkpoint.merge(checkpoint.load(model_folder(model), backbone=backbone), out)
-    print(out)
-
-
-@app.command()
-def bundle(
-    model: Model,
-    out: Out,
-    backbone: MovedBackbone = None,
-) -> None:
-    """Copy a model together with its pretrained backbone: a folder that needs no other."""
-    from serein import checkpoint
-    from serein.inference.predictor import model_folder
-
-    folder = model_folder(model)
-    loaded = checkpoint.load(folder, backbone=backbone)
-    card = folder / "README.md"
-    checkpoint.save(out, loaded, card.read_text(encoding="utf-8") if card.is_file() else "", backbone="bundle")
-    print(out)
-
-
-@app.command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def push() -> None:
-    """Say how a model is published; serein uploads nothing itself."""
-    raise ModelError(
-        "serein uploads nothing",
-        where="push",
-        remedy="Publish a model folder with the Hub's program: hf upload NAME FOLDER. It is then loaded by NAME.",
-    )
-
-
-@app.command()
-def models(as_json: Json = False) -> None:
-    """List the models inside the package: classes, size, licences, scores. 'serein predict --model NAME' runs one."""
-    import json
-
-    from serein import checkpoint as checkpoints
-    from serein.inference.predictor import model_folder, shipped_models
-
-    found = []
-    for name in shipped_models():
-        folder = model_folder(name)
-        checkpoint = checkpoints.load(folder)
-        found.append(
-            {
-                "name": name,
-                "classes": list(checkpoint.class_labels.classes),
-                "parameters": sum(weight.numel() for weight in checkpoint.model.parameters()),
-                "megabytes": round(sum(path.stat().st_size for path in folder.iterdir()) / 1e6, 1),
-                "corpora": checkpoint.training["licences"],
-                "scores": checkpoint.training.get("scores", {}),
-                "card": str(folder / "README.md"),
-            }
-        )
-    if as_json:
-        print(json.dumps(found, indent=1, ensure_ascii=False))
-        return
-    from rich.table import Table
-
-    table = Table("name", "classes", "parameters", "MB", "corpora and licences")
-    for each in found:
-        corpora = ", ".join(f"{corpus} ({licence})" for corpus, licence in each["corpora"].items())
-        row = (each["name"], ", ".join(each["classes"]), f"{each['parameters']:,}", f"{each['megabytes']}", corpora)
-        table.add_row(*row)
-    print_tables([table])
-    print("Scores and limits: README.md in each model's folder, " + str(Path(found[0]["card"]).parents[1]))
 
 
 @app.command()

@@ -12,10 +12,7 @@ import typer
 from serein.cli.app import Data, Json, Metric, Model, MovedBackbone, Out, app, points_of, print_tables
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from serein.knn.datastore import Header
-    from serein.knn.evaluation import KnnEvaluation
 
 
 knn = typer.Typer(
@@ -140,7 +137,10 @@ def knn_evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate a finished run with kNN on each fold's train and dev sets, beside the model alone."""
+    from rich.table import Table
+
     from serein.evaluation.scores import SCORE_TITLES
+    from serein.evaluation.tables import deviation, interval, number
     from serein.knn.evaluation import KnnOptions, evaluate_run_with_knn
     from serein.progress import Bars
 
@@ -149,14 +149,36 @@ def knn_evaluate(
         found = evaluate_run_with_knn(run, knn_options, bars, data)
     if as_json:
         print(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False))
-    else:
-        print_tables(_evaluation_tables(found))
-        oracle = " (ORACLE)" if found.selection == "oracle" else ""
-        for name in ("ua", "wa", "macro_f1"):
-            difference = points_of(found.differences[name], SCORE_TITLES[name])
-            print(f"With neighbours{oracle} minus model: {difference}")
-        for note in dict.fromkeys((*found.notes, *found.systems["model"].notes)):
-            print(note)
+        return
+    is_oracle = found.selection == "oracle"
+    systems = Table(title="Scores in per cent" + (" – ORACLE" if is_oracle else ""))
+    systems.add_column("system")
+    for reading in ("pooled", "mean over folds"):
+        for title in SCORE_TITLES.values():
+            systems.add_column(f"{title}\n{reading}", justify="right")
+    for name, scores in found.systems.items():
+        label = _SYSTEMS[name] + (" (oracle)" if is_oracle and name != "model" else "")
+        pooled = [f"{number(scores.pooled[score])}\n{interval(scores, score)}".strip() for score in SCORE_TITLES]
+        means = [f"{number(scores.mean[score])}\n{deviation(scores, score)}".strip() for score in SCORE_TITLES]
+        systems.add_row(label, *pooled, *means)
+    sources = {"dev": "tuned on dev", "oracle": "tuned on TEST (oracle)", "given": "given"}
+    trials = Table(title=f"k and weight, {sources[found.selection]}")
+    title = f"{SCORE_TITLES[found.metric]} there"
+    for name in ("fold", "seed", "clips in the datastore", "k", "weight", title, "model alone"):
+        trials.add_column(name, justify="left" if name == "fold" else "right")
+    for trial in found.trials:
+        tuned = ("–", "–")
+        if trial.tuned is not None:
+            tuned = (f"{100 * trial.tuned.score:.1f}", f"{100 * trial.tuned.model_score:.1f}")
+        numbers = (str(trial.seed), str(trial.num_clips), str(trial.k), f"{trial.knn_weight:g}")
+        trials.add_row(trial.fold, *numbers, *tuned)
+    print_tables([systems, trials])
+    oracle = " (ORACLE)" if is_oracle else ""
+    for name in ("ua", "wa", "macro_f1"):
+        difference = points_of(found.differences[name], SCORE_TITLES[name])
+        print(f"With neighbours{oracle} minus model: {difference}")
+    for note in dict.fromkeys((*found.notes, *found.systems["model"].notes)):
+        print(note)
 
 
 def _indexed_from(index: Index) -> int:
@@ -173,35 +195,3 @@ def _print_datastore(folder: Path, header: Header, as_json: bool, **more: Any) -
     if header.index is not None:
         found = f"{100 * header.index.recall:.1f} % of the {header.index.recall_at} nearest"
         print(f"Approximate search: {found} are found.")
-
-
-def _evaluation_tables(found: KnnEvaluation) -> list[Table]:
-    """Return scores with and without neighbours, and what was tuned in each fold."""
-    from rich.table import Table
-
-    from serein.evaluation.scores import SCORE_TITLES
-    from serein.evaluation.tables import deviation, interval, number
-
-    oracle = " – ORACLE" if found.selection == "oracle" else ""
-    systems = Table(title=f"Scores in per cent{oracle}")
-    systems.add_column("system")
-    for reading in ("pooled", "mean over folds"):
-        for title in SCORE_TITLES.values():
-            systems.add_column(f"{title}\n{reading}", justify="right")
-    for name, scores in found.systems.items():
-        label = _SYSTEMS[name] + (" (oracle)" if oracle and name != "model" else "")
-        pooled = [f"{number(scores.pooled[score])}\n{interval(scores, score)}".strip() for score in SCORE_TITLES]
-        means = [f"{number(scores.mean[score])}\n{deviation(scores, score)}".strip() for score in SCORE_TITLES]
-        systems.add_row(label, *pooled, *means)
-    sources = {"dev": "tuned on dev", "oracle": "tuned on TEST (oracle)", "given": "given"}
-    trials = Table(title=f"k and weight, {sources[found.selection]}")
-    title = f"{SCORE_TITLES[found.metric]} there"
-    for name in ("fold", "seed", "clips in the datastore", "k", "weight", title, "model alone"):
-        trials.add_column(name, justify="left" if name == "fold" else "right")
-    for trial in found.trials:
-        tuned = ("–", "–")
-        if trial.tuned is not None:
-            tuned = (f"{100 * trial.tuned.score:.1f}", f"{100 * trial.tuned.model_score:.1f}")
-        numbers = (str(trial.seed), str(trial.num_clips), str(trial.k), f"{trial.knn_weight:g}")
-        trials.add_row(trial.fold, *numbers, *tuned)
-    return [systems, trials]

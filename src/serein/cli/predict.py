@@ -9,6 +9,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -127,13 +128,13 @@ def predict(
         if is_wrong:
             raise typer.BadParameter(why, param_hint=", ".join(f"'--{name}'" for name in options_at_fault))
     from serein.inference.prediction import RejectOption
+    from serein.inference.processes import load_for, predict_in_processes
     from serein.inference.recording import PredictOptions
     from serein.inference.sources import evenly_spread
     from serein.progress import Bars
 
-    options = PredictOptions(
-        segments, sliding_window_of(window, step), RejectOption(min_confidence, min_duration), raw_rate
-    )
+    reject_option = RejectOption(min_confidence, min_duration)
+    options = PredictOptions(segments, sliding_window_of(window, step), reject_option, raw_rate)
     files, num_absent = recordings_in(sources)
     if shown == "msp-challenge":  # of a manifest of the corpus, the test set whose labels the challenge keeps
         files = [each for each in files if getattr(each, "split", None) == "test3"] or files
@@ -142,31 +143,23 @@ def predict(
         raise typer.BadParameter(f"{len(files)} recordings do not fit into one picture", param_hint="'--plot'")
     words = None if labels is None else [word.strip() for word in labels.split(",")]
     failed: list[SereinError] = []
+    load_model = partial(load_for, model, runtime, backbone=backbone, task=task, labels=words)
     with Bars() as bars:
+        show = partial(_show_reading, bars)
         if ensemble is not None:
             from serein.ensemble.predictor import EnsemblePredictor
 
             predictor: Predictor = EnsemblePredictor(ensemble, device, bars, backbone=backbone)
         elif knn is not None:
-            predictor = _with_neighbours(
-                model, knn, k, knn_weight, device, show_neighbours=show_neighbours, backbone=backbone
-            )
+            predictor = _with_neighbours(model, knn, k, knn_weight, device, show=show_neighbours, backbone=backbone)
         else:
-            from serein.inference.predictor import load
-
-            predictor = load(model, device, runtime, backbone=backbone)
-            predictor = predictor if task is None else predictor.with_task(task)
-            predictor = predictor if words is None else predictor.with_labels(words)
+            predictor = load_model(device=device)
 
         def predicted(some: Sequence[Source], on_error: OnError | None = None) -> Iterator[Pair]:
             if workers > 1 and ensemble is None and knn is None:
-                from serein.inference.predictor import predict_in_processes
-
-                results: Iterable[object] = predict_in_processes(
-                    model, words, some, options, workers, runtime, backbone=backbone, task=task
-                )
+                results = predict_in_processes(load_model, some, options, workers)
             else:
-                results = predictor.predict_files(some, options=options, on_error="return", on_progress=_shown_on(bars))
+                results = predictor.predict_files(some, options=options, on_error="return", on_progress=show)
             return _readable(zip(some, results, strict=True), failed, plot, on_error)
 
         if shown in FILE_FORMATS:
@@ -211,13 +204,13 @@ def _with_neighbours(
     knn_weight: float | None,
     device: str,
     *,
-    show_neighbours: bool,
+    show: bool,
     backbone: Path | None,
 ) -> Predictor:
     from serein.knn.predictor import KnnPredictor
 
     predictor = KnnPredictor(
-        model, datastore, k=k, knn_weight=knn_weight, show_neighbours=show_neighbours, device=device, backbone=backbone
+        model, datastore, k=k, knn_weight=knn_weight, show_neighbours=show, device=device, backbone=backbone
     )
     interpolation = predictor.interpolation
     if not interpolation.is_tuned:
@@ -226,14 +219,11 @@ def _with_neighbours(
     return predictor
 
 
-def _shown_on(bars: Bars) -> Callable[[float, float], None]:
+def _show_reading(bars: Bars, done_s: float, total_s: float) -> None:
     from serein.inference.writers import clock
 
-    def show(done_s: float, total_s: float) -> None:
-        if total_s >= _SHOWN_FROM_S:
-            bars("reading", round(done_s), max(1, round(total_s)), f"{clock(done_s)} of {clock(total_s)}")
-
-    return show
+    if total_s >= _SHOWN_FROM_S:
+        bars("reading", round(done_s), max(1, round(total_s)), f"{clock(done_s)} of {clock(total_s)}")
 
 
 def append_json(
@@ -248,15 +238,15 @@ def append_json(
     Args:
         identity: What tells the model and the options of a prediction file from others.
     """
-    from serein.inference.sources import id_of
+    from serein.inference.sources import utterance_of
     from serein.inference.writers import PredictionFile
 
     fingerprint = hashlib.sha256("\n".join(map(str, identity)).encode()).hexdigest()[:16]
     with PredictionFile(out, fingerprint) as file:
-        missing = [source for source in files if id_of(source) not in file.done]
+        missing = [source for source in files if utterance_of(source).id not in file.done]
         there = f", {len(files) - len(missing)} were done before" if len(missing) < len(files) else ""
-        for done, (_, prediction) in enumerate(predicted(missing, file.write_error), start=1):
-            file.write(prediction)
+        for done, (source, prediction) in enumerate(predicted(missing, file.write), start=1):
+            file.write(source, prediction)
             bars("predicting", done, len(missing) + 1, f"{done} of {len(missing)} recordings{there}")
     bars("predicting", 1, 1, f"{len(missing)} recordings{there}")
 
@@ -267,7 +257,7 @@ def write_files(pairs: Iterable[Pair], files: Sequence[Source], shown: str, out:
     The submission to the MSP-Podcast challenge is one file of all recordings, an audformat database one folder.
     """
     from serein.data.files import write_text
-    from serein.inference.sources import id_of
+    from serein.inference.sources import utterance_of
     from serein.inference.writers import SUFFIXES, WRITERS, audformat, msp_challenge
 
     if shown == "audformat":
@@ -292,16 +282,16 @@ def write_files(pairs: Iterable[Pair], files: Sequence[Source], shown: str, out:
         part = "" if not start_s and end_s is None else f"-{start_s:g}-{'end' if end_s is None else f'{end_s:g}'}"
         stem = (path.stem if alike[path.with_suffix("")] == 1 else path.name) + part
         place, number = path.relative_to(common).with_name(stem + SUFFIXES[shown]), 1
-        while id_of(source) not in places and place in taken:  # parts of one file with the same times
+        while utterance_of(source).id not in places and place in taken:  # parts of one file with the same times
             number += 1
             place = place.with_name(f"{stem}-{number}{SUFFIXES[shown]}")
-        taken.add(places.setdefault(id_of(source), place))
+        taken.add(places.setdefault(utterance_of(source).id, place))
     for source, prediction in pairs:
         text = WRITERS[shown](prediction)
         if out is None:
             print(text, end="")
         else:
-            write_text(out / places[id_of(source)], text)
+            write_text(out / places[utterance_of(source).id], text)
 
 
 def print_json(pairs: Iterable[Pair], classes: Sequence[str], dimensions: Sequence[str] = ()) -> None:

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -87,8 +87,7 @@ def serve(
     from serein.inference.prediction import RejectOption
     from serein.inference.predictor import load
     from serein.inference.recording import PredictOptions
-    from serein.server.app import bound, create_app, is_loopback
-    from serein.server.app import serve as serve_at
+    from serein.server.app import bound, create_app, is_loopback, uvicorn_server
     from serein.server.limits import MEGABYTE, Limits
     from serein.server.middleware import names, read_keys
     from serein.server.service import Service, ServiceInfo, open_neighbours
@@ -115,7 +114,9 @@ def serve(
     if keys is None and not is_loopback(host):
         print(f"Everyone who can reach {host} can use this service: see --api-key-file.", file=sys.stderr)
     where = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-    serve_at(application, listening, lambda: print(f"serein listens at {where}", flush=True))
+    server = uvicorn_server(application, lambda: print(f"serein listens at {where}", flush=True))
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again after a graceful shutdown
+        server.run(sockets=[listening])
 
 
 @app.command()

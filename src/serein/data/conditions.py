@@ -1,14 +1,19 @@
 """Recording conditions: what happens to speech between a mouth and a file. Level, silence, noise, rooms, codecs.
 
-`CONDITIONS` names them for training copies (`serein corpus augment`) and for `serein robustness`.
+`CONDITIONS` names them for `serein robustness`; copies for training (`serein corpus augment`) draw several.
 """
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+import multiprocessing
+import re
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +23,15 @@ import soxr
 
 from serein import audio
 from serein.audio import SAMPLE_RATE_HZ, Waveform
-from serein.data.waveform_augmentation import speech_power, with_volume
+from serein.data.augmentation import SPEECH_BELOW_PEAK_DB, speech_power, with_volume
+from serein.data.dataset import draw_seed
+from serein.data.files import replacing
+from serein.data.utterance import Utterance
 from serein.errors import AudioError
 
 TELEPHONE_HZ = 8000
 PACKET_S = 0.02
+MOST_MARGIN_S = 0.3
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 
@@ -257,16 +266,15 @@ def some_noise(surroundings: Surroundings, rng: np.random.Generator) -> Waveform
     return np.roll(recording, int(rng.integers(len(recording))))
 
 
-def _recorded_noise(snr_db: float) -> Apply:
-    return lambda waveform, rng, around: with_noise_of(waveform, some_noise(around, rng), snr_db)
+def joined(waveform: Waveform, other: Waveform) -> Waveform:
+    """Let a clip follow another one, after 250 ms of digital silence."""
+    return np.concatenate([waveform, np.zeros(SAMPLE_RATE_HZ // 4, np.float32), other])
 
 
-def _joined(waveform: Waveform, rng: np.random.Generator, around: Surroundings) -> Waveform:
-    pause = np.zeros(SAMPLE_RATE_HZ // 4, np.float32)
-    return np.concatenate([waveform, pause, around.others[int(rng.integers(len(around.others)))]])
-
-
-def _coloured(exponent: float, snr_db: float) -> Apply:
+def _noise(snr_db: float, exponent: float | None = None) -> Apply:
+    """Return what adds noise: coloured, or recorded where there is no exponent."""
+    if exponent is None:
+        return lambda waveform, rng, around: with_noise_of(waveform, some_noise(around, rng), snr_db)
     return lambda waveform, rng, around: with_noise_of(waveform, coloured_noise(len(waveform), exponent, rng), snr_db)
 
 
@@ -281,9 +289,9 @@ CONDITIONS: dict[str, Condition] = {
     "silence of 2 s around": Condition("silence", lambda x, rng, around: with_silence_around(x, 2.0)),
     "silence of 2 s before": Condition("silence", lambda x, rng, around: np.pad(x, (2 * SAMPLE_RATE_HZ, 0))),
     "silence of 1 s inside": Condition("silence", lambda x, rng, around: with_silence_inside(x, 1.0)),
-    **{f"white noise {db} dB": Condition("noise", _coloured(0.0, db)) for db in (20, 10, 5, 0)},
-    **{f"pink noise {db} dB": Condition("noise", _coloured(1.0, db)) for db in (20, 10, 5, 0)},
-    **{f"recorded noise {db} dB": Condition("noise", _recorded_noise(db), "noises") for db in (20, 10, 5, 0)},
+    **{f"white noise {db} dB": Condition("noise", _noise(db, 0.0)) for db in (20, 10, 5, 0)},
+    **{f"pink noise {db} dB": Condition("noise", _noise(db, 1.0)) for db in (20, 10, 5, 0)},
+    **{f"recorded noise {db} dB": Condition("noise", _noise(db), "noises") for db in (20, 10, 5, 0)},
     "reverberation": Condition(
         "reverberation",
         lambda x, rng, around: in_room(x, around.rooms[int(rng.integers(len(around.rooms)))]),
@@ -304,8 +312,106 @@ CONDITIONS: dict[str, Condition] = {
     "speed 0.9": Condition("speed", lambda x, rng, around: at_speed(x, 0.9)),
     "speed 1.1": Condition("speed", lambda x, rng, around: at_speed(x, 1.1)),
     "cut to half": Condition("cut", lambda x, rng, around: cut_to(x, 0.5, rng)),
-    "played twice": Condition(
-        "joined", lambda x, rng, around: np.concatenate([x, np.zeros(SAMPLE_RATE_HZ // 4, np.float32), x])
+    "played twice": Condition("joined", lambda x, rng, around: joined(x, x)),
+    "joined with another clip": Condition(
+        "joined",
+        lambda x, rng, around: joined(x, around.others[int(rng.integers(len(around.others)))]),
+        "others",
     ),
-    "joined with another clip": Condition("joined", _joined, "others"),
 }
+
+
+# -- changed copies of a corpus for training --------------------------------------------------------------------------
+
+
+def as_recorded_elsewhere(speech: Waveform, rng: np.random.Generator, surroundings: Surroundings) -> Waveform:
+    """Return speech as another microphone in another place might have it.
+
+    Speed of 0.88 to 1.14 times (7 of 10 copies), a pause of up to 1 s (3 of 20), a room (7 of 20, where responses are
+    given), noise 0 to 28 dB below the speech (7 of 10; half of it recorded, where there are recordings, else white to
+    brown), overdrive and offset (1 of 10 each), then a codec, a telephone or lost packets (2 of 5), and a level.
+
+    Args:
+        speech: (sample,) float32 at 16 kHz.
+        rng: Draws everything.
+    """
+    if rng.random() < 0.7:
+        speech = at_speed(speech, float(rng.uniform(0.88, 1.14)))
+    if rng.random() < 0.15:
+        speech = with_silence_inside(speech, float(rng.uniform(0.2, 1.0)))
+    if rng.random() < 0.35 and surroundings.rooms:
+        speech = in_room(speech, surroundings.rooms[int(rng.integers(len(surroundings.rooms)))])
+    if (draw := rng.random()) < 0.7:
+        is_recorded = draw < 0.35 and len(surroundings.noises) > 0
+        colour = float(rng.uniform(0.0, 2.0))
+        noise = some_noise(surroundings, rng) if is_recorded else coloured_noise(len(speech), colour, rng)
+        speech = with_noise_of(speech, noise, float(rng.uniform(0.0, 28.0)))
+    if rng.random() < 0.1:
+        speech = clipped(speech, float(rng.uniform(3.0, 12.0)))
+    if rng.random() < 0.1:
+        speech = with_offset(speech, float(rng.uniform(-0.02, 0.02)))
+    if (draw := rng.random()) < 0.12:
+        speech = over_telephone(speech, str(rng.choice(["ULAW", "ALAW", "GSM610"])))
+    elif draw < 0.2:
+        speech = through_file(speech, "MP3", "MPEG_LAYER_III", SAMPLE_RATE_HZ, 0.85)
+    elif draw < 0.28:
+        speech = through_file(speech, "OGG", "OPUS", SAMPLE_RATE_HZ, 0.96)
+    elif draw < 0.36:
+        speech = through_file(speech, "WAV", "PCM_16", SAMPLE_RATE_HZ // 2, None)
+    elif draw < 0.4:
+        speech = without_packets(speech, 0.05, rng)
+    return with_volume(speech, float(rng.uniform(-20.0, 0.0)))
+
+
+def write_copies(
+    utterances: Sequence[Utterance],
+    folder: Path,
+    surroundings: Surroundings,
+    *,
+    num_copies: int,
+    seed: int = 0,
+    num_jobs: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Utterance]:
+    """Write copies as FLAC files of 16 bits; those that are there already stay.
+
+    Speech is trimmed first, to up to 0.3 s before and after what is within 30 dB of the loudest 25 ms.
+
+    Returns:
+        The copies: `copy_of` names the utterance, and its other fields are the utterance's.
+
+    Raises:
+        AudioError: A recording cannot be read.
+    """
+    folder = folder.absolute()  # as loaded manifests hold paths
+    folder.mkdir(parents=True, exist_ok=True)
+    work = [(utterance, number) for utterance in utterances for number in range(1, num_copies + 1)]
+    write = partial(_write_copy, folder=folder, surroundings=surroundings, seed=seed)
+    copies = []
+    with ExitStack() as stack:
+        written: Iterable[Utterance] = map(write, work)
+        if num_jobs > 1:
+            pool = ProcessPoolExecutor(num_jobs, multiprocessing.get_context("spawn"))
+            written = stack.enter_context(pool).map(write, work, chunksize=16)
+        for copy in written:
+            copies.append(copy)
+            if on_progress:
+                on_progress(len(copies), len(work))
+    return copies
+
+
+def _write_copy(what: tuple[Utterance, int], folder: Path, surroundings: Surroundings, seed: int) -> Utterance:
+    utterance, number = what
+    copy_id = f"{utterance.id}~{number}"
+    path = folder / f"{re.sub(r'[^A-Za-z0-9.~-]+', '_', copy_id)[-120:]}.flac"
+    if not path.exists():
+        rng = np.random.default_rng(draw_seed(seed, number, utterance.id))
+        speech = audio.load(utterance.audio, utterance.start_s, utterance.end_s)
+        margin = round(float(rng.uniform(0.0, MOST_MARGIN_S)) * SAMPLE_RATE_HZ)
+        speech = np.pad(audio.trimmed(speech, SPEECH_BELOW_PEAK_DB), margin)
+        changed = as_recorded_elsewhere(speech, rng, surroundings)
+        peak = max(float(np.abs(changed).max(initial=0.0)), 1.0)
+        with replacing(path) as partial_path:
+            soundfile.write(partial_path, changed / peak, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
+    changes = {"id": copy_id, "audio": str(path), "start_s": 0.0, "end_s": None, "copy_of": utterance.id}
+    return utterance.model_copy(update=changes)

@@ -41,6 +41,7 @@ from serein.evaluation.scores import SCORE_TITLES
 from serein.evaluation.systems import distinct_labels
 from serein.metrics import NUMBER_SCORES_OF, FloatArray, moments, ratio
 from serein.tasks.ctc import normalised, word_errors
+from serein.tasks.task import Problem
 
 NUM_PERMUTATIONS = 10_000
 _NUMBERS_AT_ONCE = 4_000_000
@@ -185,23 +186,16 @@ def compare(
         what = "one run alone cannot be compared" if len(paths) < 2 else "a run is named twice"
         raise RunError(what, where=paths[0] if paths else None, remedy="Name two runs or more, each once.")
     labels = distinct_labels(paths)
-    systems = [_read(path) for path in paths]
-    problem, classes, _ = systems[0]
-    for path, (other, own_classes, _) in zip(paths[1:], systems[1:], strict=True):
-        if SCORES_OF[other] != SCORES_OF[problem] or (classes and own_classes and {*own_classes} != {*classes}):
-            theirs, ours = (", ".join(names or ()) or "no classes" for names in (own_classes, classes))
-            what = f"predicts {theirs}, and {labels[0]} {ours}"
-            raise RunError(what, where=path, remedy="Compare runs of the same task and labels.")
+    problem, classes, systems = read_comparable(paths, labels)
     score = SCORES_OF[problem][0] if score is None else score
     if score not in SCORES_OF[problem]:
         message = expected_one_of(score, SCORES_OF[problem], kind="score")
         raise RunError(message, where="--score", remedy="Choose a score of the task that the runs are about.")
-    truths = [{p.id: p.truth for p in predictions if p.truth is not None} for _, _, predictions in systems]
+    truths = [{p.id: p.truth for p in rows if p.truth is not None} for rows in systems]
     for number in range(1, len(paths)):
-        both, where = (labels[0], labels[number]), (paths[0], paths[number])
-        require_same_utterances(truths[0], truths[number], both, where)
-    speakers = {p.id: SpeakerKey(p.corpus, p.speaker) for _, _, rows in reversed(systems) for p in rows if p.speaker}
-    labelled = [[p for p in rows if p.truth is not None] for _, _, rows in systems]
+        require_same_utterances(truths[0], truths[number], (labels[0], labels[number]), (paths[0], paths[number]))
+    speakers = {p.id: SpeakerKey(p.corpus, p.speaker) for rows in reversed(systems) for p in rows if p.speaker}
+    labelled = [[p for p in rows if p.truth is not None] for rows in systems]
     names = tuple(classes or class_names([p for rows in labelled for p in rows]))
     is_of_classes = score in SCORES_OF["classes"]
     coded = [code(rows, names, speakers) for rows in labelled] if is_of_classes else []
@@ -242,7 +236,7 @@ def compare(
         ComparedRun(label, str(path), score_of[number], num_seeds[number])
         for number, (label, path) in enumerate(zip(labels, paths, strict=True))
     )
-    return Comparison(score, len(truths[0]), compared, tuple(pairs), _notes(score, compared, pairs, systems[0][2]))
+    return Comparison(score, len(truths[0]), compared, tuple(pairs), _notes(score, compared, pairs, systems[0]))
 
 
 def permutation_test(
@@ -312,16 +306,31 @@ def word_error_scores(sums: FloatArray, of_all: FloatArray | None = None) -> dic
     return {"wer": ratio(sums[..., 0], sums[..., 1])}
 
 
-def _read(path: Path) -> tuple[str, tuple[str, ...] | None, list[Prediction]]:
-    """Return the kind of task, the classes if they are named, and the test predictions without their probabilities."""
-    if not path.is_dir():
-        return "classes", None, read_predictions(path, keep_probabilities=False)
-    problem, classes = read_specs(path)[0].problem, run_classes(path)
-    predictions = read_run_predictions(path, classes, keep_probabilities=False)
-    lacking = missing_predictions(path, predictions)
-    if lacking:
-        raise RunError(lacking[0], where=path, remedy="Finish the run by --resume.")
-    return problem, classes if "ua" in SCORES_OF[problem] else None, predictions
+def read_comparable(
+    paths: Sequence[Path], labels: Sequence[str]
+) -> tuple[Problem, tuple[str, ...] | None, list[list[Prediction]]]:
+    """Return the kind of task, the classes if they are named, and each run's test predictions without probabilities.
+
+    Raises:
+        RunError: A run is unfinished, or is of another task or has other labels than the first.
+    """
+    systems: list[tuple[Problem, tuple[str, ...] | None, list[Prediction]]] = []
+    for path in paths:
+        if not path.is_dir():
+            systems.append(("classes", None, read_predictions(path, keep_probabilities=False)))
+            continue
+        problem, classes = read_specs(path)[0].problem, run_classes(path)
+        predictions = read_run_predictions(path, classes, keep_probabilities=False)
+        if lacking := missing_predictions(path, predictions):
+            raise RunError(lacking[0], where=path, remedy="Finish the run by --resume.")
+        systems.append((problem, classes if "ua" in SCORES_OF[problem] else None, predictions))
+    first, first_classes, _ = systems[0]
+    for path, (problem, classes, _) in zip(paths, systems, strict=True):
+        if SCORES_OF[problem] != SCORES_OF[first] or (classes and first_classes and {*classes} != {*first_classes}):
+            theirs, ours = (", ".join(names or ()) or "no classes" for names in (classes, first_classes))
+            what = f"predicts {theirs}, and {labels[0]} {ours}"
+            raise RunError(what, where=path, remedy="Compare runs of the same task and labels.")
+    return first, first_classes, [predictions for _, _, predictions in systems]
 
 
 def _sum_units(systems: Sequence[Sequence[Prediction]], speakers: Mapping[str, SpeakerKey], problem: str) -> Units:

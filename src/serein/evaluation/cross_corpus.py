@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from serein.data.files import write_text
+from serein.errors import ManifestError
 from serein.evaluation.plots import INK, MUTED, PAGE_WIDTH_IN, new_figure
 from serein.evaluation.predictions import Prediction, among
 from serein.evaluation.scores import SCORE_TITLES, Scores, score_predictions
@@ -77,6 +80,25 @@ class Cell:
                 "num_utterances": scores.num_utterances,
             }
         return content
+
+
+def classes_of_corpus(
+    predictions: Sequence[Prediction], classes: Sequence[str], *, where: str | Path
+) -> tuple[str, ...]:
+    """Return those of the model's classes that are the truth of some prediction.
+
+    Raises:
+        ManifestError: There is one: a choice among it says nothing.
+    """
+    present = {p.truth for p in predictions}
+    names = tuple(name for name in classes if name in present)
+    if len(names) < 2:
+        raise ManifestError(
+            f"its utterances have one class of the model: {', '.join(names)}",
+            where=where,
+            remedy="Evaluate among all classes of the model (--classes model).",
+        )
+    return names
 
 
 def cell_of(trained_on: str, tested_on: str, predictions: Sequence[Prediction], num_tested: int) -> Cell:
@@ -177,12 +199,9 @@ class CrossCorpus:
 
     def write(self, folder: str | Path) -> None:
         """Write `cross-corpus.json` and `cross-corpus.md` into a folder."""
-        writers: dict[str, Callable[[], str]] = {
-            "json": lambda: json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-            "md": self.markdown,
-        }
-        for suffix, write in writers.items():
-            write_text(Path(folder) / f"cross-corpus.{suffix}", write())
+        content = json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        for suffix, text in (("json", content), ("md", self.markdown())):
+            write_text(Path(folder) / f"cross-corpus.{suffix}", text)
 
     def picture(self) -> Figure:
         """Draw a heat map of UA for each choice of classes: trained on (row), tested on (column)."""
@@ -191,11 +210,11 @@ class CrossCorpus:
         with new_figure((PAGE_WIDTH_IN, 0.9 + size * len(rows) / max(len(columns), 2) * 0.62)) as figure:
             panels = figure.subplots(1, len(_TITLES), sharey=True)
             for axes, (choice, title) in zip(panels, _TITLES.items(), strict=True):
-                values = [[_ua(self.cell(row, column), choice) for column in columns] for row in rows]
+                scores_of = [[self.cell(row, column).scores(choice) for column in columns] for row in rows]
+                values = [[np.nan if scores is None else scores.pooled["ua"] for scores in row] for row in scores_of]
                 image = axes.imshow(values, cmap="Blues", vmin=0, vmax=100, aspect="auto")
-                for y, row in enumerate(rows):
-                    for x, column in enumerate(columns):
-                        scores = self.cell(row, column).scores(choice)
+                for y, row in enumerate(scores_of):
+                    for x, scores in enumerate(row):
                         if scores is None:
                             axes.text(x, y, "–", ha="center", va="center", color=MUTED)
                             continue
@@ -215,8 +234,3 @@ class CrossCorpus:
             panels[0].set_ylabel("trained on")
             figure.colorbar(image, ax=panels, label="UA, per cent", shrink=0.8)
         return figure
-
-
-def _ua(cell: Cell, choice: Choice) -> float:
-    scores = cell.scores(choice)
-    return float("nan") if scores is None else scores.pooled["ua"]

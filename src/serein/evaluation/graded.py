@@ -87,7 +87,9 @@ def measured_numbers(predictions: Sequence[Prediction], names: Sequence[str]) ->
     scores: dict[str, Score] = {name: partial(_mean, score) for name, score in metrics.NUMBER_SCORES_OF.items()}
     if len(names) > 1:
         for name, score in metrics.NUMBER_SCORES_OF.items():
-            scores |= {f"{name} {own}": partial(_of_one, score, place) for place, own in enumerate(names)}
+            scores |= {
+                f"{name} {own}": partial(_of_part, score, place * NUM_MOMENTS) for place, own in enumerate(names)
+            }
     return Measured(rows, columns.reshape(len(rows), -1), scores)
 
 
@@ -96,8 +98,8 @@ def _mean(score: Score, sums: FloatArray) -> FloatArray:
     return metrics.mean_of_known(np.where(own[..., 0] > 0, score(own), np.nan))
 
 
-def _of_one(score: Score, place: int, sums: FloatArray) -> FloatArray:
-    return score(sums[..., place * NUM_MOMENTS : (place + 1) * NUM_MOMENTS])
+def _of_part(score: Score, first: int, sums: FloatArray) -> FloatArray:
+    return score(sums[..., first : first + NUM_MOMENTS])
 
 
 def measured_distributions(predictions: Sequence[Prediction], classes: Sequence[str]) -> Measured | None:
@@ -132,7 +134,7 @@ def measured_distributions(predictions: Sequence[Prediction], classes: Sequence[
     scores: dict[str, Score] = {
         name: partial(_ratio, {place: 1.0}, 0) for place, name in enumerate(metrics.DISTRIBUTION_SCORES, start=1)
     }
-    scores["entropy_correlation"] = _entropy_correlation
+    scores["entropy_correlation"] = partial(_of_part, metrics.pearson_of, 4)
     for place, name in ((-3, "model"), (-2, "rater"), (-1, "others")):
         scores[f"agreement_{name}"] = partial(_ratio, {place: 1.0}, -4)
     scores["one_more_rater"] = partial(_ratio, {-3: 1.0, -2: -1.0}, -4)
@@ -142,10 +144,6 @@ def measured_distributions(predictions: Sequence[Prediction], classes: Sequence[
 def _ratio(terms: Mapping[int, float], of: int, sums: FloatArray) -> FloatArray:
     total = sum((weight * sums[..., place] for place, weight in terms.items()), start=np.zeros(sums.shape[:-1]))
     return np.asarray(np.divide(total, sums[..., of], out=np.full(total.shape, np.nan), where=sums[..., of] > 0))
-
-
-def _entropy_correlation(sums: FloatArray) -> FloatArray:
-    return metrics.pearson_of(sums[..., 4 : 4 + NUM_MOMENTS])
 
 
 def graded_scores(measured: Measured) -> dict[str, GradedScore]:

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from serein.data.files import write_text
-from serein.errors import ManifestError, RunError, expected_one_of
+from serein.errors import RunError, expected_one_of
 from serein.tasks.task import TaskSpec
 
 PROBABILITIES_TOLERANCE = 1e-3
@@ -302,25 +302,6 @@ def among(predictions: Sequence[Prediction], classes: Sequence[str]) -> list[Pre
         ratings = tuple(labels for labels in votes if labels) or None
         chosen.append(dataclasses.replace(prediction, prediction=best, probabilities=probabilities, ratings=ratings))
     return chosen
-
-
-def classes_of_corpus(
-    predictions: Sequence[Prediction], classes: Sequence[str], *, where: str | Path
-) -> tuple[str, ...]:
-    """Return those of the model's classes that are the truth of some prediction.
-
-    Raises:
-        ManifestError: There is one: a choice among it says nothing.
-    """
-    present = {p.truth for p in predictions}
-    names = tuple(name for name in classes if name in present)
-    if len(names) < 2:
-        raise ManifestError(
-            f"its utterances have one class of the model: {', '.join(names)}",
-            where=where,
-            remedy="Evaluate among all classes of the model (--classes model).",
-        )
-    return names
 
 
 def code(

@@ -17,9 +17,10 @@ from serein.data.conditions import CONDITIONS
 from serein.data.files import write_text
 from serein.data.utterance import Utterance
 from serein.errors import ManifestError, RunError, expected_one_of
+from serein.evaluation.cross_corpus import classes_of_corpus
 from serein.evaluation.intervals import Bounds, bootstrap_intervals, paired_difference, point_scores, resampling_units
 from serein.evaluation.plots import LINE, MUTED, PAGE_WIDTH_IN, RIGHT, WRONG, new_figure
-from serein.evaluation.predictions import REJECTED, Prediction, among, class_names, classes_of_corpus, code
+from serein.evaluation.predictions import REJECTED, Prediction, among, class_names, code
 from serein.metrics import mean_of_known
 
 if TYPE_CHECKING:

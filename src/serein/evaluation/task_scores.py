@@ -180,16 +180,12 @@ def score_task(spec: TaskSpec, predictions: Sequence[Prediction], stage: str | N
     if spec.problem != "regression":
         scores = score_predictions(predictions)
         return TaskScore(spec.name, "UA", scores.pooled["ua"], scores.intervals["ua"], scores.num_utterances, stage)
-    return _score_numbers(spec, predictions, stage)
-
-
-def _score_numbers(spec: TaskSpec, predictions: Sequence[Prediction], stage: str | None) -> TaskScore:
     # The task's own scores; where its package is not installed, those of every regression.
     score_numbers = choose("task", spec.name).score_numbers if spec.name in names("task") else Task.score_numbers
     if getattr(score_numbers, "__func__", None) is Task.score_numbers.__func__:  # type: ignore[attr-defined]
         graded = graded_scores(measured_numbers(predictions, spec.numbers))
         first = next(iter(graded))
-        main, others = graded[first], {name: graded[name] for name in graded if name != first}
+        main = graded.pop(first)
         return TaskScore(
             task=spec.name,
             name=first,
@@ -198,8 +194,8 @@ def _score_numbers(spec: TaskSpec, predictions: Sequence[Prediction], stage: str
             num_utterances=len({p.id for p in predictions if p.truth is not None}),
             stage=stage,
             unit="",
-            others={name: score.value for name, score in others.items()},
-            intervals={name: score.interval for name, score in others.items()},
+            others={name: score.value for name, score in graded.items()},
+            intervals={name: score.interval for name, score in graded.items()},
             scale=spec.scale,
         )
     known = [p for p in predictions if p.truth is not None]

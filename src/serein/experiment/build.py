@@ -13,10 +13,9 @@ from torch import nn
 
 from serein import checkpoint as model_folder
 from serein.checkpoint import Checkpoint, is_model_folder
+from serein.data.augmentation import WaveformAugmenter
 from serein.data.dataset import batch_durations
-from serein.data.leaks import check_origin
-from serein.data.splits import Fold
-from serein.data.waveform_augmentation import WaveformAugmenter
+from serein.data.splits import Fold, check_origin
 from serein.errors import ModelError, RecipeError
 from serein.experiment.data import Experiment, targets_of, tasks_of
 from serein.inference.predictor import model_folder as model_folder_of

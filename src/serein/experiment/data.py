@@ -13,9 +13,8 @@ import numpy as np
 from serein.choices import choose
 from serein.data import manifest
 from serein.data.dataset import Recordings, Targets, duplicates
-from serein.data.leaks import check_leaks, check_targets
 from serein.data.protocols import require_distinct_speakers
-from serein.data.splits import Fold, Folds, add_unlabelled, dev_rule, make_folds
+from serein.data.splits import Fold, Folds, add_unlabelled, check_leaks, check_targets, dev_rule, make_folds
 from serein.data.utterance import Utterance, plain_label
 from serein.errors import RecipeError
 from serein.models.conditioning import agreement, require_attributes

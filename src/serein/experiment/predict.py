@@ -23,7 +23,8 @@ from serein.data.splits import Fold
 from serein.data.utterance import Utterance
 from serein.errors import LeakError, ManifestError
 from serein.evaluation.calibration import model_calibration, with_temperature
-from serein.evaluation.predictions import Prediction, among, classes_of_corpus, write_predictions
+from serein.evaluation.cross_corpus import classes_of_corpus
+from serein.evaluation.predictions import Prediction, among, write_predictions
 from serein.evaluation.scores import Scores, TaskScore, score_predictions
 from serein.evaluation.task_scores import score_task
 from serein.experiment.data import Experiment

@@ -19,7 +19,8 @@ from serein.data.dataset import draw_seed
 from serein.data.files import replacing
 from serein.data.utterance import Utterance
 from serein.errors import RecipeError, RunError, expected_one_of
-from serein.evaluation.predictions import REJECTED, Prediction, among, classes_of_corpus
+from serein.evaluation.cross_corpus import classes_of_corpus
+from serein.evaluation.predictions import REJECTED, Prediction, among
 from serein.evaluation.robustness import CLEAN, Robustness, score_conditions
 from serein.experiment.predict import AllowedClasses, scored_utterances
 from serein.inference.predictor import Predictor, load

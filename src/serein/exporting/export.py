@@ -1,7 +1,12 @@
-"""`serein export`: a model as an ONNX file with features, network and classifier inside, and how exact it is."""
+"""`serein export`: a model as an ONNX file with features, network and classifier inside, and how exact it is.
+
+The file takes a padded batch of waveforms, and returns all that the model says of it.
+"""
 
 from __future__ import annotations
 
+import copy
+import importlib
 import importlib.util
 import json
 import logging
@@ -11,24 +16,113 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn.utils import parametrize
 
 import serein
-from serein.audio import SAMPLE_RATE_HZ, Waveform, trimmed
+from serein.audio import SAMPLE_RATE_HZ, Waveform, trimmed, without_offset
 from serein.checkpoint import FORMAT, Checkpoint
 from serein.data.dataset import fix_length
 from serein.data.files import make_readable
 from serein.errors import MissingExtraError, ModelError
-from serein.exporting.graph import ExportGraph
-from serein.exporting.quantise import quantise
-from serein.inference.predictor import Predictor, load, without_offset
-from serein.inference.runtimes import METADATA, EmbeddingSelection, ExportedFile, OnnxRuntime, TorchRuntime
+from serein.inference.predictor import Predictor, load
+from serein.inference.runtimes import (
+    CONDITION,
+    EMBEDDING,
+    METADATA,
+    NUM_SAMPLES,
+    OUTPUT,
+    PROBABILITIES,
+    WAVEFORMS,
+    EmbeddingSelection,
+    ExportedFile,
+    OnnxRuntime,
+    TorchRuntime,
+)
+from serein.models.conditioning import GENDERS
+from serein.models.model import SpeechModel
+from serein.recipe import MAIN
 
 TOLERANCE = 1e-4  # of logits in float32, relative to the largest where that is above 1
 BATCHES_S = ((1.0,), (0.4, 1.7, 3.1), (2.0, 2.0, 2.0, 2.0), (0.05, 7.3))  # lengths of the clips that are compared
+
+
+class ExportGraph(nn.Module):
+    """A model whose inputs and outputs have names and places.
+
+    Args:
+        checkpoint: The model; it stays as it is, a copy is taken whose adapters are merged into the weights.
+
+    Attributes:
+        tasks: Those whose outputs are in the file.
+        left_out: Those whose outputs cannot be, such as words, which are searched for and not computed.
+        conditions: Attribute -> features, of what is given beside the audio.
+
+    Raises:
+        ModelError: The main task cannot be exported.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        of_tasks = {name: checkpoint.tasks[name] for name in checkpoint.answered}
+        self.left_out = tuple(name for name, task in of_tasks.items() if task.spec.problem == "sequence")
+        self.tasks = tuple(name for name in of_tasks if name not in self.left_out)
+        if checkpoint.task in self.left_out:
+            raise ModelError(
+                f"predicts words by its task '{checkpoint.task}'; the search for them (CTC) is no part of a file",
+                where=checkpoint.folder,
+                remedy="Use the model folder.",
+            )
+        self.values = {name: of_tasks[name].values for name in self.tasks}
+        sizes = {"gender": len(GENDERS), "text": checkpoint.options.text_size}
+        self.conditions = {name: sizes[name] for name in checkpoint.options.tasks.conditions}
+        # a copy on the CPU in float32, whose adapters and weight norms have become weights
+        self.model: SpeechModel = copy.deepcopy(checkpoint.model).cpu().float().eval()
+        for name in (MAIN, *self.model.branches):
+            self.model.backbone_of(name).merge_adapter()
+        for module in self.model.modules():
+            if parametrize.is_parametrized(
+                module
+            ):  # PyTorch's own way to remove them would change the original's class
+                weights = {
+                    name: getattr(module, name).detach() for name in cast(nn.ModuleDict, module.parametrizations)
+                }
+                del module._modules["parametrizations"]
+                module.__class__ = type(module).__mro__[1]
+                for name, weight in weights.items():
+                    module.register_parameter(name, nn.Parameter(weight))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs, in the order of `forward`'s arguments."""
+        return (WAVEFORMS, NUM_SAMPLES, *(CONDITION + name for name in self.conditions))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs: of each task its probabilities or numbers, its head's output, its embedding."""
+        return tuple(task + kind for task in self.tasks for kind in (PROBABILITIES, OUTPUT, EMBEDDING))
+
+    def forward(
+        self, waveforms: torch.Tensor, num_samples: torch.Tensor, *conditions: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Return the outputs.
+
+        Args:
+            waveforms: (batch, sample) float32 at 16 kHz; what lies past a clip's own length is not read.
+            num_samples: (batch,) long, real samples of each clip.
+            conditions: (batch, feature) of each attribute, in the order of `conditions`.
+        """
+        hidden_states = self.model.encode(waveforms, num_samples, self.model.branches_of(self.tasks))
+        known = dict(zip(self.conditions, conditions, strict=True))
+        heads = self.model.decode(hidden_states, known, self.tasks)
+        found: list[torch.Tensor] = []
+        for task in self.tasks:
+            found += [self.values[task](heads[task].output), heads[task].output, heads[task].embedding]
+        return tuple(each.clone() for each in found)  # one tensor under two names would be one output
 
 
 def export(
@@ -43,7 +137,7 @@ def export(
     Args:
         model: A model folder, a name on the Hugging Face Hub, a loaded model; `None`: the default model.
         out: The file, which ends in `.onnx`.
-        int8: Store weights as 8-bit integers, a quarter of the size (`serein.exporting.quantise.quantise`).
+        int8: Store weights as 8-bit integers, a quarter of the size (`serein.exporting.export.quantise`).
         clips: Speech to compare on and to calibrate int8 on, (sample,) float32 at 16 kHz; `None`: sounds made
             for the purpose.
 
@@ -99,7 +193,7 @@ def _trace(graph: ExportGraph, checkpoint: Checkpoint, path: Path) -> None:
     inputs = (waveforms, torch.tensor([SAMPLE_RATE_HZ, 9000]), *conditions)
     shapes: list[Any] = [{0: dynamic, 1: dynamic}, {0: dynamic}]
     shapes += [tuple({0: dynamic} for _ in conditions)] if conditions else []
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), _quiet("torch.onnx"):
         graph(*inputs)  # fills caches with real tensors
         program = torch.onnx.export(
             graph,
@@ -160,7 +254,8 @@ def parity(
     file = OnnxRuntime(ExportedFile.open(path), "cpu")
     network = TorchRuntime(checkpoint)
     network.model, network.device, network.precision = graph.model, torch.device("cpu"), "float32"
-    most_s = min([checkpoint.options.clips.window_s, *_limits_s(graph)])
+    limits_s = [graph.model.backbone_of(name).max_s for name in graph.model.branches_of(graph.tasks)]
+    most_s = min([checkpoint.options.clips.window_s, *(limit_s for limit_s in limits_s if limit_s is not None)])
     batches = [
         [_sound(min(seconds, most_s), seed) for seed, seconds in enumerate(lengths_s)] for lengths_s in BATCHES_S
     ]
@@ -195,12 +290,6 @@ def parity(
     }
 
 
-def _limits_s(graph: ExportGraph) -> Iterator[float]:
-    for name in graph.model.branches_of(graph.tasks):
-        if (most_s := graph.model.backbone_of(name).max_s) is not None:
-            yield most_s
-
-
 def _sound(seconds: float, seed: int) -> Waveform:
     """Return a sound with the outline of speech: a voice of falling harmonics in syllables, pauses, faint noise."""
     rng = np.random.default_rng(seed)
@@ -212,12 +301,63 @@ def _sound(seconds: float, seed: int) -> Waveform:
     return (0.1 * voice * syllables + 0.003 * rng.standard_normal(len(times_s))).astype(np.float32)
 
 
+def quantise(path: Path, out: Path, clips: Sequence[Waveform] | None = None) -> None:
+    """Write an exported file with 8-bit weights, one scale for each output channel.
+
+    Features of sound (spectra, mel bands) stay in float32, and so does attention.
+
+    Args:
+        path: A file in float32.
+        out: The file to write.
+        clips: Speech, whose activations' ranges are kept: convolutions and linear layers then compute in integers.
+            Sounds that are no speech would not do: on RAVDESS, one label in eighteen changed. `None`: linear layers
+            alone, the range of whose input is taken at each call.
+    """
+    onnx = importlib.import_module("onnx")
+    quantization = importlib.import_module("onnxruntime.quantization")
+    model = onnx.load(str(path))
+    linear = []
+    for node in model.graph.node:
+        if node.op_type in ("MatMul", "Gemm"):  # the exporter notes the operation that a product comes from
+            scopes = next((entry.value for entry in node.metadata_props if entry.key.endswith("name_scopes")), "")
+            if scopes.rstrip("]'").rpartition("'")[2].startswith(("linear", "addmm")):
+                linear.append(node.name)
+    convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    with _quiet():  # onnxruntime advises a preparation that has been made
+        if clips is None:
+            quantization.quantize_dynamic(
+                str(path),
+                str(out),
+                nodes_to_quantize=linear,
+                per_channel=True,
+                weight_type=quantization.QuantType.QInt8,
+            )
+        else:
+            sizes = ExportedFile.open(path).about["conditions"]
+            known = {CONDITION + name: np.zeros((1, size), np.float32) for name, size in sizes.items()}
+            inputs = ({WAVEFORMS: clip[None], NUM_SAMPLES: np.array([len(clip)]), **known} for clip in clips)
+            reader = type("Reader", (quantization.CalibrationDataReader,), {"get_next": lambda _: next(inputs, None)})
+            quantization.quantize_static(
+                str(path),
+                str(out),
+                reader(),
+                nodes_to_quantize=linear + convolutions,
+                per_channel=True,
+                weight_type=quantization.QuantType.QInt8,
+            )
+    rounded = onnx.load(str(out))
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    about = json.loads(metadata[METADATA]) | {"precision": "int8"}
+    onnx.helper.set_model_props(rounded, metadata | {METADATA: json.dumps(about)})
+    onnx.save(rounded, str(out))
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter from reporting its progress; attention runs by parts that ONNX has."""
+def _quiet(name: str | None = None) -> Iterator[None]:
+    """Keep a logger from reporting less than errors; attention runs by parts that ONNX has."""
     has_fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    logger = logging.getLogger("torch.onnx")
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

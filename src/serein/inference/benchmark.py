@@ -7,8 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -49,10 +48,6 @@ class Benchmark:
     flops: float | None
     peak_flops_per_s: float
     share_of_peak: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all values."""
-        return asdict(self)
 
     def rows(self) -> list[tuple[str, str]]:
         """Return what a table shows."""

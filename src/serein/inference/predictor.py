@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,13 +21,11 @@ from serein.audio import SAMPLE_RATE_HZ, Upload, Waveform
 from serein.checkpoint import AbsentModel, Checkpoint
 from serein.data.utterance import Utterance
 from serein.device import device_of
-from serein.distributed import end_with_parent
-from serein.errors import AudioError, ModelError, RecipeError, RunError, SereinError, expected_one_of
+from serein.errors import AudioError, ModelError, RecipeError, SereinError, expected_one_of
 from serein.inference.batching import embedding_selection, model_outputs
 from serein.inference.prediction import ClipPrediction, Prediction, RejectOption
-from serein.inference.recording import PredictOptions, Recording, Segments
+from serein.inference.recording import SLIDING_WINDOW, PredictOptions, Recording, Segments, SlidingWindow, Window
 from serein.inference.runtimes import FileRuntime, Runtime, RuntimeName, TorchRuntime, open_runtime
-from serein.inference.segments import SLIDING_WINDOW, SlidingWindow, Window
 from serein.inference.sources import Source, is_list_of_files, utterance_of
 from serein.inference.streams import Stream
 from serein.metrics import tempered
@@ -40,9 +33,7 @@ from serein.models.conditioning import attribute_vectors
 from serein.tasks.task import most_probable
 
 SHIPPED_MODELS = Path(__file__).parents[1] / "shipped_models"
-OFFSET = 1e-3  # of full scale
 BATCH_S = 30.0  # of audio that is predicted together: more no longer fits into a core's cache, and takes a fifth longer
-
 PARAMETER_SECONDS = 1e7  # of audio times parameters: as much as makes another thread worth its start
 
 if hasattr(os, "register_at_fork"):  # threads do not live on in a forked process, which would wait for them forever
@@ -99,10 +90,11 @@ class Predictor:
             self.to(device)
         else:
             self.runtime, self.device = runtime, runtime.device
+        self.num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
 
     def __repr__(self) -> str:
         """Return name, task, classes and device."""
-        names = ", ".join(self.classes) if self.classes else "no classes"
+        names = ", ".join(self.classes) or "no classes"
         return f"Predictor({self.checkpoint.name!r}, {self.task}: {names}, device={str(self.device)!r})"
 
     def to(self, device: str) -> Predictor:
@@ -261,8 +253,8 @@ class Predictor:
         waiting: list[tuple[_Item, Window]] = []
         waiting_s = 0.0
         for source in files:
-            utterance, is_utterance = utterance_of(source), isinstance(source, Utterance)
-            is_whole = options.segments == "never" or (options.segments == "auto" and is_utterance)
+            utterance = utterance_of(source)
+            is_whole = options.segments == "never" or (options.segments == "auto" and isinstance(source, Utterance))
             recording = Recording(self.task, options, is_whole=is_whole, start_s=utterance.start_s)
             item = _Item(utterance, source if isinstance(source, Upload) else utterance.audio, recording)
             pending.append(item)
@@ -272,13 +264,13 @@ class Predictor:
                     waiting_s += sum(len(window.waveform) for window in windows) / SAMPLE_RATE_HZ
                     if waiting_s >= BATCH_S:
                         self._predict_waiting(waiting, embedding)
-                        waiting, waiting_s = [], 0.0
+                        waiting_s = 0.0
             except AudioError as error:
                 own = f"'{utterance.id}': " if utterance.id != utterance.audio else ""  # which part of a file it is
                 item.error = AudioError(f"{own}{error.what}", where=error.where, remedy=error.remedy)
             if len(pending) > 1024 and waiting:  # of very short ones: their number is bounded, too
                 self._predict_waiting(waiting, embedding)
-                waiting, waiting_s = [], 0.0
+                waiting_s = 0.0
             yield from self._finished(pending, on_error)
         self._predict_waiting(waiting, embedding)
         yield from self._finished(pending, on_error)
@@ -306,11 +298,8 @@ class Predictor:
         predictions = self._predictions(source, sampling_rate, PredictOptions(segments), embedding)
         for prediction in predictions:
             if not len(prediction.embedding):
-                raise AudioError(
-                    f"cannot be embedded: {prediction.rejected}",
-                    where=prediction.file,
-                    remedy="Remove it, or take it whole by segments='never'.",
-                )
+                remedy = "Remove it, or take it whole by segments='never'."
+                raise AudioError(f"cannot be embedded: {prediction.rejected}", where=prediction.file, remedy=remedy)
         vectors = np.stack([prediction.embedding for prediction in predictions])
         return vectors if is_list_of_files(source) else vectors[0]
 
@@ -332,60 +321,47 @@ class Predictor:
         """
         if not len(waveforms):
             return []
-        checkpoint = self.checkpoint
-        trim_db = checkpoint.options.clips.trim_db
-        cut = [audio.trimmed(without_offset(waveform), trim_db) for waveform in waveforms]
+        checkpoint, options = self.checkpoint, self.checkpoint.options
+        cut = [audio.trimmed(audio.without_offset(waveform), options.clips.trim_db) for waveform in waveforms]
         known = utterances or [Utterance(id="-", audio="-")] * len(waveforms)
-        encoder = checkpoint.options.text.encoder
-        conditions = attribute_vectors(known, checkpoint.options.tasks.conditions, "known", encoder)
+        conditions = attribute_vectors(known, options.tasks.conditions, "known", options.text.encoder)
         lengths = [len(waveform) for waveform in cut]
-        with self._threads_for(sum(lengths) / SAMPLE_RATE_HZ):
+        # as many threads as help: on a busy machine, too many for a small model cost ten times over
+        most = torch.get_num_threads()
+        useful = 1 + int(self.num_parameters * sum(lengths) / SAMPLE_RATE_HZ / PARAMETER_SECONDS)
+        is_small = useful < most and self.device.type == "cpu"
+        if is_small:
+            torch.set_num_threads(useful)
+        try:
             outputs = model_outputs(
                 checkpoint, cut.__getitem__, lengths, conditions, embedding=embedding, runtime=self.runtime
             )
+        finally:
+            if is_small:
+                torch.set_num_threads(most)
         said = {name: checkpoint.tasks[name].predictions(decoded) for name, decoded in outputs.decoded.items()}
-        every = [each for own in said.values() for each in own]
-        numbers = [number for each in every for number in (each.confidence, each.value) if number is not None]
+        numbers = [n for own in said.values() for each in own for n in (each.confidence, each.value) if n is not None]
         if not (np.isfinite(outputs.embeddings).all() and np.isfinite(numbers).all()):
             remedy = "Copy the model again, or train it with a lower learning rate."
             raise ModelError("its outputs are not finite numbers", where=checkpoint.folder or self.task, remedy=remedy)
         if checkpoint.calibration is not None:
             rows = np.array([list(each.probabilities.values()) for each in said[self.task]])
             calibrated = tempered(rows, checkpoint.calibration.temperature)
-            said[self.task] = [
-                most_probable(dict(zip(self.classes, map(float, row), strict=True))) for row in calibrated
-            ]
-        others = [name for name in said if name != self.task]
+            named = (dict(zip(self.classes, map(float, row), strict=True)) for row in calibrated)
+            said[self.task] = [most_probable(probabilities) for probabilities in named]
+        main = said.pop(self.task)
         return [
-            ClipPrediction(said[self.task][row], {name: said[name][row] for name in others}, outputs.embeddings[row])
+            ClipPrediction(main[row], {name: own[row] for name, own in said.items()}, outputs.embeddings[row])
             for row in range(len(waveforms))
         ]
-
-    @contextmanager
-    def _threads_for(self, duration_s: float) -> Iterator[None]:
-        """Run on as many threads as help: on a busy machine, too many for a small model cost ten times over."""
-        before, useful = torch.get_num_threads(), 1 + int(self._num_parameters * duration_s / PARAMETER_SECONDS)
-        if useful >= before or self.device.type != "cpu":
-            yield
-            return
-        torch.set_num_threads(useful)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-
-    @cached_property
-    def _num_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.model.parameters())
 
     def _predictions(
         self, source: Any, sampling_rate: float | None, options: PredictOptions, embedding: str | None = None
     ) -> list[Prediction]:
         """Predict what `predict` takes: files, one file, samples, the bytes of a file, or a file object."""
-        if is_list_of_files(source):
-            return list(self.predict_files(source, options=options, embedding=embedding))
-        if isinstance(source, str | Path | Utterance | Upload):
-            return list(self.predict_files([source], options=options, embedding=embedding))
+        if is_list_of_files(source) or isinstance(source, str | Path | Utterance | Upload):
+            files = source if is_list_of_files(source) else [source]
+            return list(self.predict_files(files, options=options, embedding=embedding))
         recording = Recording(self.task, options, is_whole=options.segments == "never")
         if not (isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read")):
             blocks: Iterable[Waveform] = [audio.as_waveform(source, sampling_rate)]
@@ -397,14 +373,13 @@ class Predictor:
             recording.add(window, each)
         return [recording.prediction(model=self.identity)]
 
-    def _predict_waiting(self, waiting: Sequence[tuple[_Item, Window]], embedding: str | None) -> None:
-        """Predict windows of several recordings as one batch."""
-        waveforms = [window.waveform for _, window in waiting]
-        utterances = [item.utterance for item, _ in waiting]
-        for (item, window), predicted in zip(
-            waiting, self.predict_clips(waveforms, utterances, embedding), strict=True
-        ):
+    def _predict_waiting(self, waiting: list[tuple[_Item, Window]], embedding: str | None) -> None:
+        """Predict windows of several recordings as one batch, and empty the list."""
+        waveforms, utterances = [window.waveform for _, window in waiting], [item.utterance for item, _ in waiting]
+        predictions = self.predict_clips(waveforms, utterances, embedding)
+        for (item, window), predicted in zip(waiting, predictions, strict=True):
             item.recording.add(window, predicted)
+        waiting.clear()
 
     def _finished(self, pending: deque[_Item], on_error: OnError) -> Iterator[Any]:
         """Take the finished recordings from the front, in order."""
@@ -418,17 +393,6 @@ class Predictor:
                 raise item.error
             elif on_error == "return":
                 yield item.error
-
-
-def without_offset(waveform: Waveform) -> Waveform:
-    """Return (sample,) without a constant offset, such as cheap sound cards add; a mean below `OFFSET` stays.
-
-    Example:
-        >>> without_offset(np.array([0.5, 0.25], np.float32)).tolist()
-        [0.125, -0.125]
-    """
-    mean = waveform.mean(dtype=np.float64) if len(waveform) else 0.0
-    return waveform if abs(mean) < OFFSET else waveform - np.float32(mean)
 
 
 def load(
@@ -458,9 +422,8 @@ def load(
         checkpoint, own = open_runtime(path, runtime or "onnx", device)
         return Predictor(checkpoint, runtime=own)
     if is_exported:
-        raise ModelError(
-            "an exported file is not for PyTorch", where=str(name), remedy="Choose --runtime onnx, or the model folder."
-        )
+        remedy = "Choose --runtime onnx, or the model folder."
+        raise ModelError("an exported file is not for PyTorch", where=str(name), remedy=remedy)
     return Predictor(checkpoints.load(model_folder(name), backbone=backbone), device)
 
 
@@ -486,79 +449,3 @@ def model_folder(name: str | Path | None = None) -> Path:
     if not Path(name).exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
         return Path(hub.folder_of(str(name), expected="a model folder"))
     return Path(name)
-
-
-CLIPS_AT_ONCE = 32
-
-_worker: tuple[Predictor, PredictOptions] | None = None  # of a process that `_start` made
-
-
-def predict_in_processes(
-    model: str | None,
-    labels: Sequence[str] | None,
-    files: Sequence[Source],
-    options: PredictOptions,
-    num_workers: int,
-    runtime: RuntimeName | None = None,
-    *,
-    backbone: Path | None = None,
-    task: str | None = None,
-) -> Iterator[Any]:
-    """Yield a prediction, or the error, for each file in order, as `Predictor.predict_files` does.
-
-    Args:
-        model: Is loaded in each process; `None` is the default model.
-        labels: Words to use as classes, for a model of words.
-        runtime: See `load`.
-        backbone: See `load`.
-        task: See `Predictor.with_task`.
-
-    Raises:
-        RunError: A process was killed.
-    """
-    parts = [files[i : i + CLIPS_AT_ONCE] for i in range(0, len(files), CLIPS_AT_ONCE)]
-    num_threads = max(1, torch.get_num_threads() // num_workers)
-    context = multiprocessing.get_context("spawn")
-    own = (model, labels, options, num_threads, runtime, backbone, task)
-    pool = ProcessPoolExecutor(num_workers, context, _start, own)
-    waiting: deque[Future[list[Any]]] = deque()
-    try:
-        for part in parts:
-            waiting.append(pool.submit(_predict_part, part))
-            if len(waiting) > 2 * num_workers:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-    except BrokenProcessPool:
-        raise RunError(
-            "a process was killed, perhaps because memory ran out",
-            where="--workers",
-            remedy="Use fewer; with --out, finished predictions are kept.",
-        ) from None
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _start(
-    model: str | None,
-    labels: Sequence[str] | None,
-    options: PredictOptions,
-    num_threads: int,
-    runtime: RuntimeName | None,
-    backbone: Path | None,
-    task: str | None,
-) -> None:
-    """Load the model in a new process; it ends with its parent, which handles the keyboard interrupt."""
-    global _worker
-    end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(num_threads)
-    predictor = load(model, "cpu", runtime, backbone=backbone)
-    predictor = predictor if task is None else predictor.with_task(task)
-    _worker = (predictor if labels is None else predictor.with_labels(labels), options)
-
-
-def _predict_part(files: Sequence[Source]) -> list[Any]:
-    assert _worker is not None
-    predictor, options = _worker
-    return list(predictor.predict_files(files, options=options, on_error="return"))

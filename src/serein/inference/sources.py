@@ -21,11 +21,6 @@ LIST_SUFFIXES = (".txt", ".lst")
 STDIN = "-"
 
 
-def id_of(source: Source) -> str:
-    """Return what tells a source from others: the id of an utterance, else the path."""
-    return source.id if isinstance(source, Utterance) else str(source)
-
-
 def utterance_of(source: Source) -> Utterance:
     """Return a source as an utterance; a recording has its path as id."""
     return source if isinstance(source, Utterance) else Utterance(id=str(source), audio=str(source))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,8 +12,7 @@ import numpy as np
 from serein import audio
 from serein.audio import SAMPLE_RATE_HZ, Resampler, Waveform
 from serein.inference.prediction import ClipPrediction, Prediction, Segment
-from serein.inference.recording import PredictOptions, Recording
-from serein.inference.segments import Window
+from serein.inference.recording import PredictOptions, Recording, Window
 from serein.inference.vad import feed_all
 
 
@@ -131,6 +131,7 @@ def pcm16(data: bytes) -> Waveform:
     return samples
 
 
+@dataclass
 class Arrivals:
     """When the samples of a stream arrived.
 
@@ -142,9 +143,8 @@ class Arrivals:
         0.25
     """
 
-    def __init__(self, longest_s: float = 120.0) -> None:
-        self.longest_s = longest_s
-        self.places: deque[tuple[float, float]] = deque()
+    longest_s: float = 120.0
+    places: deque[tuple[float, float]] = field(default_factory=deque)  # position, time
 
     def record(self, position_s: float, at_s: float) -> None:
         """Record when all samples up to a position had arrived; old records are dropped."""

@@ -1,4 +1,4 @@
-"""Predictions in files: TextGrid (Praat, ELAN), label track (Audacity), picture, JSON lines that can be continued."""
+"""Predictions in files: label tracks, databases, pictures, embeddings, and JSON lines that can be continued."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
@@ -19,11 +18,19 @@ import yaml
 
 from serein.corpora.msp_podcast import EMOTIONS
 from serein.data.files import lock, replacing, write_text
-from serein.errors import AudioError, ManifestError, ModelError, RunError, SereinError
+from serein.errors import (
+    AudioError,
+    ManifestError,
+    MissingExtraError,
+    ModelError,
+    RunError,
+    SereinError,
+    expected_one_of,
+)
 from serein.evaluation.plots import LINE, MUTED, PAGE_WIDTH_IN, SPARE_COLOURS, emotion_colours, new_figure
 from serein.inference.prediction import Prediction, Segment
 from serein.inference.recording import PEAK_S
-from serein.inference.sources import Source, id_of, utterance_of
+from serein.inference.sources import Source, utterance_of
 from serein.tasks.task import numbers_text
 
 if TYPE_CHECKING:
@@ -36,12 +43,12 @@ def textgrid(prediction: Prediction) -> str:
     Source: the Praat manual, "TextGrid file formats", the long text format.
     """
     start, end = f"{prediction.start_s:.6f}", f"{prediction.end_s:.6f}"
-    tiers: list[tuple[str, Sequence[Segment], Callable[[Segment], str]]] = [
-        (prediction.task, prediction.segments, lambda segment: segment.text),
-        ("confidence", prediction.segments, _confidence),
+    tiers: list[tuple[str, Sequence[Segment], list[str]]] = [
+        (prediction.task, prediction.segments, [segment.text for segment in prediction.segments]),
+        ("confidence", prediction.segments, [_confidence(segment) for segment in prediction.segments]),
     ]
     for name in prediction.dimensions:
-        tiers.append((name, prediction.curve, partial(_number, name)))
+        tiers.append((name, prediction.curve, [f"{moment.dimensions[name]:.2f}" for moment in prediction.curve]))
     lines = [
         'File type = "ooTextFile"',
         'Object class = "TextGrid"',
@@ -52,14 +59,14 @@ def textgrid(prediction: Prediction) -> str:
         f"size = {len(tiers)}",
         "item []:",
     ]
-    for number, (name, segments, text_of) in enumerate(tiers, start=1):
+    for number, (name, segments, texts) in enumerate(tiers, start=1):
         stretches: list[tuple[str, str, str]] = []  # they fill the recording without a gap, as TextGrids must
         place = start
-        for segment in segments:
+        for segment, text in zip(segments, texts, strict=True):
             low, high = f"{segment.start_s:.6f}", f"{min(segment.end_s, prediction.end_s):.6f}"
             if low != place:
                 stretches.append((place, low, ""))
-            stretches.append((low, high, text_of(segment)))
+            stretches.append((low, high, text))
             place = high
         if place != end:
             stretches.append((place, end, ""))
@@ -209,10 +216,6 @@ def _confidence(segment: Segment) -> str:
     return "" if segment.confidence is None else f"{segment.confidence:.2f}"
 
 
-def _number(name: str, moment: Segment) -> str:
-    return f"{moment.dimensions[name]:.2f}"
-
-
 WRITERS: dict[str, Callable[[Prediction], str]] = {"textgrid": textgrid, "audacity": audacity, "srt": srt}
 SUFFIXES = {"textgrid": ".TextGrid", "audacity": ".txt", "srt": ".srt"}
 _DATABASE = "name: serein-predictions\n"
@@ -309,6 +312,76 @@ def draw_plane(axes: Axes, prediction: Prediction) -> None:
     axes.grid(visible=False)
 
 
+EMBEDDING_SUFFIXES = (".safetensors", ".npz", ".npy", ".parquet", ".csv")
+
+
+def require_embedding_suffix(path: Path) -> None:
+    """Refuse a file of embeddings whose suffix is that of no format.
+
+    Raises:
+        RunError: It is.
+    """
+    if path.suffix.lower() not in EMBEDDING_SUFFIXES:
+        what = expected_one_of(path.suffix, EMBEDDING_SUFFIXES, kind="suffix of a file of embeddings")
+        raise RunError(what, where=path, remedy="Name the file by its format.")
+
+
+def write_embeddings(predictions: Sequence[Prediction], path: Path, about: Mapping[str, str]) -> None:
+    """Write the embeddings of predictions, with ids and times, in the format that the suffix names; at least one.
+
+    Args:
+        about: What else is to be known of them: task and model; kept by safetensors, `.npz` and Parquet.
+
+    Raises:
+        RunError: See `require_embedding_suffix`.
+        MissingExtraError: The format is Parquet, and pyarrow is not installed.
+    """
+    require_embedding_suffix(path)
+    columns = {
+        "id": np.array([each.id or each.file for each in predictions]),
+        "file": np.array([each.file for each in predictions]),
+        "start_s": np.array([each.start_s for each in predictions], np.float64),
+        "end_s": np.array([each.end_s for each in predictions], np.float64),
+    }
+    times_s: dict[str, Any] = {key: columns[key] for key in ("start_s", "end_s")}
+    vectors = np.stack([each.embedding for each in predictions])
+    with replacing(path) as partial:
+        match path.suffix.lower():
+            case ".safetensors":
+                from safetensors.numpy import save_file
+
+                names = {f"{key}s": json.dumps(columns[key].tolist(), ensure_ascii=False) for key in ("id", "file")}
+                save_file({"embeddings": vectors, **times_s}, partial, metadata={**about, **names})
+            case ".npz":
+                arrays: dict[str, Any] = {f"{key}s": columns[key] for key in ("id", "file")}  # `file` is savez's own
+                arrays |= {key: np.array(value) for key, value in about.items()}
+                with open(partial, "wb") as file:  # of a name, savez would change the suffix
+                    np.savez(file, embeddings=vectors, **times_s, **arrays)
+            case ".npy":
+                kinds = [(key, values.dtype) for key, values in columns.items()]
+                table = np.empty(len(vectors), np.dtype([*kinds, ("embedding", vectors.dtype, vectors.shape[1:])]))
+                for key, values in {**columns, "embedding": vectors}.items():
+                    table[key] = values
+                with open(partial, "wb") as file:
+                    np.save(file, table, allow_pickle=False)
+            case ".csv":
+                with open(partial, "w", encoding="utf-8", newline="") as page:
+                    writer = csv.writer(page)
+                    writer.writerow([*columns, *(str(number) for number in range(vectors.shape[1]))])
+                    rows = zip(*(values.tolist() for values in columns.values()), vectors, strict=True)
+                    for *known, vector in rows:
+                        writer.writerow([*known, *(f"{value:.9g}" for value in vector)])  # nine digits: a float32
+            case ".parquet":
+                try:
+                    import pyarrow
+                    from pyarrow import parquet
+                except ImportError:
+                    raise MissingExtraError("pyarrow", "hub") from None
+                lists = {key: values.tolist() for key, values in columns.items()}
+                written = pyarrow.table({**lists, "embedding": list(vectors)})
+                parquet.write_table(written.replace_schema_metadata(dict(about)), partial)
+
+
 def error_dict(source: Source, error: SereinError) -> dict[str, Any]:
     """Return what stands in the place of a prediction for a recording that cannot be read, see docs/formats.md."""
     utterance = utterance_of(source)
@@ -339,24 +412,46 @@ class PredictionFile(AbstractContextManager["PredictionFile"]):
         self.path, self.fingerprint = path, fingerprint
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file: IO[bytes] = open(path, "a+b")  # noqa: SIM115  (closed by __exit__)
+        self.done: set[str] = set()
         self._errors: dict[str, dict[str, Any]] = {}
         try:
             lock(self.file, path, "another process writes to it")
-            self.done = self._read()
+            # what is done is read; a last line that a killed process left half written is cut off
+            self.file.seek(0)
+            place = 0
+            for number, line in enumerate(self.file, start=1):
+                where, remedy = f"{self.path}:{number}", "Choose another --out."
+                foreign = RunError("is not a prediction of serein", where=where, remedy=remedy)
+                if not line.endswith(b"\n"):
+                    if not line.startswith(_START[: len(line)]):
+                        raise foreign
+                    break
+                try:
+                    content: Any = json.loads(line)
+                    key, fingerprint = str(content["id"] or content["file"]), content["fingerprint"]
+                except (ValueError, KeyError, TypeError):
+                    raise foreign from None
+                if fingerprint != self.fingerprint:
+                    raise RunError("was predicted by another model or with other options", where=where, remedy=remedy)
+                if (error := content.get("error")) is None:
+                    self.done.add(key)
+                else:
+                    self._errors[key] = error
+                place += len(line)
+            self.file.truncate(place)
+            self.file.seek(0, os.SEEK_END)
         except BaseException:
             self.file.close()
             raise
 
-    def write(self, prediction: Prediction) -> None:
-        """Append a prediction; when this returns, other processes see it."""
-        self._append(prediction.to_dict())
+    def write(self, source: Source, result: Prediction | SereinError) -> None:
+        """Append a prediction, or why a recording cannot be read, unless the file says so already.
 
-    def write_error(self, source: Source, error: SereinError) -> None:
-        """Append why a recording cannot be read, unless the file says so already."""
-        if self._errors.get(id_of(source)) != error.to_dict():
-            self._append(error_dict(source, error))
-
-    def _append(self, content: Mapping[str, Any]) -> None:
+        When this returns, other processes see it.
+        """
+        if isinstance(result, SereinError) and self._errors.get(utterance_of(source).id) == result.to_dict():
+            return
+        content = result.to_dict() if isinstance(result, Prediction) else error_dict(source, result)
         line = {**content, "fingerprint": self.fingerprint}
         self.file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
         self.file.flush()
@@ -365,31 +460,3 @@ class PredictionFile(AbstractContextManager["PredictionFile"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.file.close()
-
-    def _read(self) -> set[str]:
-        """Return what is done; a last line that a killed process left half written is cut off."""
-        done = set()
-        self.file.seek(0)
-        place = 0
-        for number, line in enumerate(self.file, start=1):
-            where, remedy = f"{self.path}:{number}", "Choose another --out."
-            foreign = RunError("is not a prediction of serein", where=where, remedy=remedy)
-            if not line.endswith(b"\n"):
-                if not line.startswith(_START[: len(line)]):
-                    raise foreign
-                break
-            try:
-                content: Any = json.loads(line)
-                key, fingerprint = str(content["id"] or content["file"]), content["fingerprint"]
-            except (ValueError, KeyError, TypeError):
-                raise foreign from None
-            if fingerprint != self.fingerprint:
-                raise RunError("was predicted by another model or with other options", where=where, remedy=remedy)
-            if (error := content.get("error")) is None:
-                done.add(key)
-            else:
-                self._errors[key] = error
-            place += len(line)
-        self.file.truncate(place)
-        self.file.seek(0, os.SEEK_END)
-        return done

@@ -8,7 +8,7 @@ import ipaddress
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,19 +32,14 @@ _REQUESTS_S = 60
 _MESSAGE_BYTES = 1_000_000
 
 
-def serve(app: FastAPI, listening: socket.socket, on_ready: Callable[[], None]) -> None:
-    """Serve until interrupted or terminated; then finish the requests in progress.
+def uvicorn_server(app: FastAPI, on_ready: Callable[[], None]) -> uvicorn.Server:
+    """Return the server of an application, within the limits of its service.
+
+    It runs until interrupted or terminated, then finishes the requests in progress.
 
     Args:
-        listening: From `bound`.
         on_ready: Called once the server accepts requests.
     """
-    with suppress(KeyboardInterrupt):  # uvicorn raises it again after a graceful shutdown
-        uvicorn_server(app, on_ready).run(sockets=[listening])
-
-
-def uvicorn_server(app: FastAPI, on_ready: Callable[[], None]) -> uvicorn.Server:
-    """Return the server of an application, within the limits of its service; see `serve`."""
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the client gets the error; the log need not
     limits = app.state.streams.service.limits
     protocol: Any = partial(

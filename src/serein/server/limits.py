@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector
@@ -71,39 +72,37 @@ class ConcurrencyLimiter:
         self.limits = limits
         self.retry_after_s = retry_after_s
         self.is_closed = False
-        self.num_requests = 0
-        self.num_streams = 0
+        self.of_kind = Counter(request=0, stream=0)
         self.num_bytes = 0
         self._of_client: Counter[str] = Counter()
 
     @contextmanager
-    def request(self, client: str) -> Iterator[None]:
-        """Count one request while it runs.
+    def one_more(self, kind: Literal["request", "stream"], client: str) -> Iterator[None]:
+        """Count one request while it runs, or one stream while it is open.
 
         Raises:
-            HTTPProblem: 429 if this client has too many requests, 503 if all clients together do or the service is
-                shutting down.
+            HTTPProblem: 429 if this client has too many, 503 if all clients together do or the service is shutting
+                down.
         """
-        is_full = self.num_requests >= self.limits.at_once
-        full = busy("Too many requests are under way.", self.retry_after_s()) if is_full else None
-        with self._one_more(client, full):
-            self.num_requests += 1
-            try:
-                yield
-            finally:
-                self.num_requests -= 1
-
-    @contextmanager
-    def stream(self, client: str) -> Iterator[None]:
-        """Count one stream while it is open; see `request`."""
-        is_full = self.num_streams >= self.limits.streams
-        full = busy("Too many streams are open.", max(5.0, self.retry_after_s())) if is_full else None
-        with self._one_more(client, full):
-            self.num_streams += 1
-            try:
-                yield
-            finally:
-                self.num_streams -= 1
+        limits, counts = self.limits, self.of_kind
+        if self.is_closed:
+            raise busy("The service is being shut down.", 10.0)
+        if kind == "request" and counts[kind] >= limits.at_once:
+            raise busy("Too many requests are under way.", self.retry_after_s())
+        if kind == "stream" and counts[kind] >= limits.streams:
+            raise busy("Too many streams are open.", max(5.0, self.retry_after_s()))
+        if self._of_client[client] >= limits.per_client:
+            what = f"You have {limits.per_client} requests in progress. Wait for their responses."
+            raise HTTPProblem(429, "too-many-requests", what, retry_after_s=1)
+        counts[kind] += 1
+        self._of_client[client] += 1
+        try:
+            yield
+        finally:
+            counts[kind] -= 1
+            self._of_client[client] -= 1
+            if not self._of_client[client]:
+                del self._of_client[client]
 
     @contextmanager
     def memory(self) -> Iterator[Callable[[int], None]]:
@@ -125,25 +124,6 @@ class ConcurrencyLimiter:
             yield take
         finally:
             self.num_bytes -= own
-
-    @contextmanager
-    def _one_more(self, client: str, full: HTTPProblem | None) -> Iterator[None]:
-        """Count one request or stream of a client; `full` is raised where all clients have too many together."""
-        most = self.limits.per_client
-        if self.is_closed:
-            raise busy("The service is being shut down.", 10.0)
-        if full is not None:
-            raise full
-        if self._of_client[client] >= most:
-            what = f"You have {most} requests in progress. Wait for their responses."
-            raise HTTPProblem(429, "too-many-requests", what, retry_after_s=1)
-        self._of_client[client] += 1
-        try:
-            yield
-        finally:
-            self._of_client[client] -= 1
-            if not self._of_client[client]:
-                del self._of_client[client]
 
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)

@@ -45,23 +45,6 @@ class Names:
     hosts: frozenset[str] = frozenset()
     origins: frozenset[str] = frozenset()
 
-    def knows_host(self, scope: Scope) -> bool:
-        """Return whether a request names a host that this service is; one without `Host` (HTTP/1.0) is no browser's."""
-        host = Headers(scope=scope).get("host")
-        if host is None or ANY in self.hosts:
-            return True
-        name = host_name(host)
-        connected = (scope.get("server") or ("",))[0]  # an address cannot be rebound, only a name
-        return name in self.hosts or name in LOOPBACK or name.endswith(".localhost") or name == connected
-
-    def knows_origin(self, scope: Scope) -> bool:
-        """Return whether a request comes from no web page, from the service's own, or from one that is allowed."""
-        headers = Headers(scope=scope)
-        origin = headers.get("origin")
-        if origin is None or ANY in self.origins or origin.lower() in self.origins:
-            return True
-        return bool(urlsplit(origin).netloc) and urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
-
 
 def names(hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> Names:
     """Return what was given on a command line, checked; each may hold several, parted by commas.
@@ -174,8 +157,9 @@ class Middleware:
                     length = Headers(scope=scope).get("content-length", "")
                     if length.isdigit() and int(length) > most + _FORM_BYTES:
                         raise too_large(most)
-                    taken.enter_context(self.service.limiter.request(client_of(scope)))
-                    body.accept(most, taken.enter_context(self.service.limiter.memory()))
+                    taken.enter_context(self.service.limiter.one_more("request", client_of(scope)))
+                    body.most_bytes, body.room = most, most + _FORM_BYTES
+                    body.take = taken.enter_context(self.service.limiter.memory())
                 await self.app(scope, body, measured)
         except HTTPProblem as problem:
             await problem.response()(scope, body, measured)
@@ -187,13 +171,19 @@ class Middleware:
     def _require_allowed(self, scope: Scope) -> None:
         """Refuse foreign names and web pages everywhere, and clients without a key where there are data."""
         headers = Headers(scope=scope)
-        if not self.names.knows_host(scope):
-            what = f"This service is not '{headers['host'][:100]}'. Start it with --allowed-hosts if it is."
-            raise HTTPProblem(421, "foreign-host", what)
-        if not self.names.knows_origin(scope):
-            page = f"Pages of '{headers['origin'][:100]}'"
-            what = f"{page} may not use this service. Start it with --allowed-origins if they may."
-            raise HTTPProblem(403, "foreign-origin", what)
+        host, origin = headers.get("host"), (headers.get("origin") or "").lower()
+        if host is not None and ANY not in self.names.hosts:  # without `Host` (HTTP/1.0) it is no browser's
+            name, connected = host_name(host), (scope.get("server") or ("",))[0]
+            is_own = name in LOOPBACK or name.endswith(".localhost") or name == connected  # an address is not rebound
+            if not is_own and name not in self.names.hosts:
+                what = f"This service is not '{host[:100]}'. Start it with --allowed-hosts if it is."
+                raise HTTPProblem(421, "foreign-host", what)
+        if "origin" in headers and not {ANY, origin} & self.names.origins:  # a web page asks: the service's own?
+            place = urlsplit(headers["origin"]).netloc.lower()
+            if not place or place != (host or "").lower():
+                page = f"Pages of '{headers['origin'][:100]}'"
+                what = f"{page} may not use this service. Start it with --allowed-origins if they may."
+                raise HTTPProblem(403, "foreign-origin", what)
         if self.keys and scope["path"].startswith(GUARDED) and not self.keys.allows(headers.get("authorization")):
             raise HTTPProblem(401, "unauthorised", "Send your key: 'Authorization: Bearer KEY'.")
 
@@ -201,7 +191,12 @@ class Middleware:
 class _Body:
     """A request's body: limited in size and time where it is read, dropped where it is not.
 
-    Announced sizes are not trusted. Before it is accepted, a body may have no byte.
+    Announced sizes are not trusted. Until it is accepted, a body may have no byte.
+
+    Attributes:
+        most_bytes: Of its recordings.
+        room: Bytes that may still come.
+        take: Is told of the bytes of every piece.
     """
 
     def __init__(self, scope: Scope, receive: Receive, limits: Limits) -> None:
@@ -214,12 +209,6 @@ class _Body:
         self.is_whole = False
         is_announced = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
         self.is_coming = is_announced and "expect" not in headers  # with it, only once it is asked for
-
-    def accept(self, most_bytes: int, take: Callable[[int], None]) -> None:
-        """Let the body be read; `take` is told of every piece."""
-        self.most_bytes = most_bytes
-        self.room = most_bytes + _FORM_BYTES
-        self.take = take
 
     async def __call__(self) -> Message:
         if self.is_whole:

@@ -22,8 +22,7 @@ from starlette.requests import ClientDisconnect
 from serein.audio import TooLongAudioError, Upload
 from serein.errors import AudioError
 from serein.evaluation.plots import emotion_colours
-from serein.inference.prediction import Prediction
-from serein.inference.schemas import ErrorSchema, PredictionSchema
+from serein.inference.prediction import ErrorSchema, Prediction, PredictionSchema
 from serein.inference.writers import error_dict
 from serein.server.limits import Limits
 from serein.server.schemas import (

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from serein.errors import AudioError
-from serein.inference.schemas import EXAMPLE, EXAMPLE_OF_ERROR, ErrorSchema, PredictionSchema, Seconds
+from serein.inference.prediction import EXAMPLE, EXAMPLE_OF_ERROR, ErrorSchema, PredictionSchema, Seconds
 
 MEDIA_TYPE = "application/problem+json"
 GONE = 499  # nginx's status for a client that closed the connection; only the metrics see it

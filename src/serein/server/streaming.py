@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from serein.audio import RATES_HZ, SAMPLE_RATE_HZ
-from serein.inference.segments import Window
+from serein.inference.recording import Window
 from serein.inference.streams import Stream, pcm16
 from serein.server.middleware import client_of
 from serein.server.routes import require_options
@@ -147,7 +147,7 @@ def router(streams: Streams) -> APIRouter:
             if not (text.isascii() and text.isdigit() and len(text) < 8 and lowest <= int(text) <= highest):
                 raise HTTPProblem(422, "wrong-request", f"rate_hz: give a whole number from {lowest} to {highest}.")
             rate_hz = int(text)
-            with service.limiter.stream(client_of(websocket.scope)):
+            with service.limiter.one_more("stream", client_of(websocket.scope)):
                 await websocket.accept()
                 task = service.predictor.task
                 await _send(websocket, {"type": "ready", "rate_hz": rate_hz, "task": task})

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from serein.data.augmentation import SpectrogramAugmenter
 from serein.data.dataset import Batch, draw_seed
-from serein.data.spectrogram_augmentation import SpectrogramAugmenter
 from serein.distributed import all_gather_rows
 from serein.errors import RecipeError, RunError
 from serein.losses import supervised_contrastive

@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from serein.data.augmentation import WaveformAugmenter
 from serein.data.dataset import (
     BucketSampler,
     ClipDataset,
@@ -32,7 +33,6 @@ from serein.data.dataset import (
     draw_seed,
     loader,
 )
-from serein.data.waveform_augmentation import WaveformAugmenter
 from serein.distributed import distributed_info, wait_for_all
 from serein.errors import AudioError, RunError
 from serein.models.logmel import LogMelBackbone
