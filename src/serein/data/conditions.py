@@ -266,7 +266,7 @@ def some_noise(surroundings: Surroundings, rng: np.random.Generator) -> Waveform
     return np.roll(recording, int(rng.integers(len(recording))))
 
 
-def joined(waveform: Waveform, other: Waveform) -> Waveform:
+def one_after_other(waveform: Waveform, other: Waveform) -> Waveform:
     """Let a clip follow another one, after 250 ms of digital silence."""
     return np.concatenate([waveform, np.zeros(SAMPLE_RATE_HZ // 4, np.float32), other])
 
@@ -312,10 +312,10 @@ CONDITIONS: dict[str, Condition] = {
     "speed 0.9": Condition("speed", lambda x, rng, around: at_speed(x, 0.9)),
     "speed 1.1": Condition("speed", lambda x, rng, around: at_speed(x, 1.1)),
     "cut to half": Condition("cut", lambda x, rng, around: cut_to(x, 0.5, rng)),
-    "played twice": Condition("joined", lambda x, rng, around: joined(x, x)),
+    "played twice": Condition("joined", lambda x, rng, around: one_after_other(x, x)),
     "joined with another clip": Condition(
         "joined",
-        lambda x, rng, around: joined(x, around.others[int(rng.integers(len(around.others)))]),
+        lambda x, rng, around: one_after_other(x, around.others[int(rng.integers(len(around.others)))]),
         "others",
     ),
 }
