@@ -50,10 +50,12 @@ class Size:
     Attributes:
         part: Of the turns; 1 is all.
         sound_s: Noise at the beginning of each clip; the rest is a hole in the file.
+        longest_s: Where clips are cut off.
     """
 
     part: float = 1.0
     sound_s: float = 0.1
+    longest_s: float = 1000.0
 
     def of(self, count: int, least: int = 2) -> int:
         """Return how many of a number of turns there are: at least `least`, or all."""
@@ -74,10 +76,10 @@ def apportion(total: int, weights: Sequence[float] | NDArray[np.float64]) -> NDA
     return whole
 
 
-def write_clip(path: Path, duration_s: float, sound_s: float, rng: np.random.Generator) -> None:
+def write_clip(path: Path, duration_s: float, size: Size, rng: np.random.Generator) -> None:
     """Write a 16-bit WAV file that begins with noise and goes on as a hole, which reads as silence."""
-    length = round(duration_s * RATE_HZ)
-    sound = rng.integers(-3000, 3000, size=min(length, round(sound_s * RATE_HZ)), dtype=np.int16)
+    length = round(min(duration_s, size.longest_s) * RATE_HZ)
+    sound = rng.integers(-3000, 3000, size=min(length, round(size.sound_s * RATE_HZ)), dtype=np.int16)
     head = struct.pack("<4sI4s4sIHHII", b"RIFF", 36 + 2 * length, b"WAVE", b"fmt ", 16, 1, 1, RATE_HZ, 2 * RATE_HZ)
     with open(path, "wb") as file:
         file.write(head + struct.pack("<HH4sI", 2, 16, b"data", 2 * length) + sound.tobytes())
@@ -131,7 +133,7 @@ def _write_dialog(session: Path, dialog: str, codes: Sequence[str], size: Size, 
     for number, code in enumerate(codes):
         name = f"{dialog}_{'FM'[rng.integers(2)]}{number:03d}"
         duration_s = float(np.clip(rng.gamma(2.0, 2.22), 0.58, 34.0))
-        write_clip(clips / f"{name}.wav", duration_s, size.sound_s, rng)
+        write_clip(clips / f"{name}.wav", duration_s, size, rng)
         values = ", ".join(f"{value:.4f}" for value in rng.uniform(1, 5, size=3))
         evaluation.append(f"[{start_s:.4f} - {start_s + duration_s:.4f}]\t{name}\t{code}\t[{values}]")
         raters = [str(rng.choice(list(SAID))) if code == "xxx" else code for _ in range(2)]
@@ -201,7 +203,7 @@ def write_msp_podcast(root: Path, size: Size, splits: Mapping[str, tuple[int, in
 
 
 def _write_turn(root: Path, name: str, size: Size, rng: np.random.Generator) -> None:
-    write_clip(root / "Audios" / name, float(2.75 + 8.25 * rng.beta(1.3, 2.4)), size.sound_s, rng)
+    write_clip(root / "Audios" / name, float(2.75 + 8.25 * rng.beta(1.3, 2.4)), size, rng)
     (root / "Transcripts" / name).with_suffix(".txt").write_text(text(rng) + "\n")
 
 
@@ -239,7 +241,7 @@ def write_voxceleb1(root: Path, size: Size) -> None:
                     folder.mkdir(parents=True)
                 for clip in range(1, num_clips + 1):
                     duration_s = float(np.clip(4.0 + rng.exponential(4.25), 4.0, 145.0))
-                    write_clip(folder / f"{clip:05d}.wav", duration_s, size.sound_s, rng)
+                    write_clip(folder / f"{clip:05d}.wav", duration_s, size, rng)
                     lines.append(f"{split} {speaker}/{folder.name}/{clip:05d}.wav")
     (root / "iden_split.txt").write_text("\n".join(lines) + "\n")
     (root / "vox1_meta.csv").write_text("\n".join(meta) + "\n")

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import torch
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import torch
+from torch import nn
+
+from serein.distributed import distributed_info
 from serein.errors import ModelError
 
 
@@ -34,3 +40,21 @@ def device_of(name: str | torch.device = "auto") -> torch.device:
             remedy="Choose auto, cpu, cuda, cuda:1 or mps.",
         ) from None
     return device
+
+
+@contextmanager
+def on_own_gpu(module: nn.Module) -> Iterator[torch.device]:
+    """Move a module from the CPU to this process's GPU, if there is one, and back when the block ends.
+
+    Training leaves its model on the CPU.
+    """
+    home = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    device = home
+    if home.type == "cpu" and torch.cuda.is_available():
+        local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+        device = torch.device("cuda", int(local) if distributed_info().size > 1 else 0)
+    try:
+        module.to(device)
+        yield device
+    finally:
+        module.to(home)

@@ -6,12 +6,15 @@ import multiprocessing
 import os
 import threading
 from dataclasses import dataclass
+from datetime import timedelta
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
 from torch.nn import functional as F
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,41 @@ def distributed_info() -> DistributedInfo:
     return DistributedInfo(0, 1, 1)
 
 
+def join_processes() -> None:
+    """Let the processes that `torchrun` started find each other before any of them trains; nothing when there is one.
+
+    A run that goes on with finished trainings has predictions to share and nothing left that would introduce them.
+    """
+    if distributed_info().size == 1 or "MASTER_ADDR" not in os.environ or _is_joined():
+        return
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    distributed.init_process_group("nccl" if has_gpu else "gloo", timeout=timedelta(hours=1))
+
+
+def _is_joined() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
 def wait_for_all() -> None:
     """Wait until every process is here; nothing when there is one."""
-    if distributed.is_available() and distributed.is_initialized():
+    if _is_joined():
         distributed.barrier()
+
+
+def place_among_joined() -> tuple[int, int]:
+    """Return this process's number and how many have joined: (0, 1) alone."""
+    return (distributed.get_rank(), distributed.get_world_size()) if _is_joined() else (0, 1)
+
+
+def all_gather(value: T) -> list[T]:
+    """Return the values of all processes, in their order."""
+    if not _is_joined():
+        return [value]
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
 
 
 def end_with_parent() -> None:

@@ -57,7 +57,7 @@ def test_full_size_is_what_is_published() -> None:
 
 
 def test_a_clip_lasts_as_long_as_asked(tmp_path: Path) -> None:
-    mock_releases.write_clip(tmp_path / "a.wav", 3.5, 0.1, np.random.default_rng(0))
+    mock_releases.write_clip(tmp_path / "a.wav", 3.5, Size(), np.random.default_rng(0))
     waveform = audio.load(tmp_path / "a.wav")
     assert len(waveform) == 56_000
     assert abs(waveform[:1600]).max() > 0.05

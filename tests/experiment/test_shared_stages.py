@@ -71,6 +71,24 @@ def test_what_changes_a_stage_is_trained_anew(change: str, tones: Path, tmp_path
     assert len(list(shared.glob("[!.]*"))) == 4
 
 
+def test_a_network_alone_is_the_first_stage_of_one_that_another_joins(tones: Path, tmp_path: Path) -> None:
+    """As in park2023's rows: the emotion network alone, and the same one before a speaker network joins it."""
+    alone = FIRST | {"name": "emotion", "tasks": ["emotion"]}
+    joined = [alone | {"use_fusion": False}, {"name": "integration", "epochs": 1}]
+    own = {"pooling": "mean", "fusion": {}}
+    for name, tasks, stages in (
+        ("a", {"emotion": own}, [alone]),
+        ("b", {"gender": {"pooling": "mean"}, "emotion": own | {"fusion": {"inputs": ["gender"]}}}, joined),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        changes = {"tasks": tasks, "stages": stages, "protocol": {"only": ["1"], "num_folds": 2}}
+        write_recipe(folder / "r.yaml", changes)
+        start(recipes.load(folder / "r.yaml"), tones, folder / "run", shared=tmp_path / "stages")
+    assert (stage(tmp_path / "b" / "run", "0-emotion") / DESCRIPTION).exists()
+    assert not (stage(tmp_path / "b" / "run", "1-integration") / DESCRIPTION).exists()
+
+
 def test_a_killed_run_takes_what_another_finished_meanwhile(
     tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from cli_fixtures import write_corpus, write_recipe
+from cli_fixtures import TINY, write_corpus, write_recipe
 from serein import recipe as recipes
 from serein.data import manifest
+from serein.data.dataset import durations
 from serein.data.splits import make_folds
 from serein.data.utterance import Utterance
 from serein.errors import RecipeError
 from serein.recipe import Recipe
+from serein.reproduce.cost import LOGMEL_MULTIPLY_ADDS, Estimator
 from serein.reproduce.plan import plan
 from serein.reproduce.reproduction import Request
 from serein.reproduce.table import Row, Table
@@ -62,6 +64,12 @@ def test_a_unit_has_one_seed_and_a_neutral_name(tmp_path: Path) -> None:
     one, other = (trial_of("row", Recipe(name=name, seeds=(7, 8)), 3, data, tmp_path) for name in ("a", "b"))
     assert (one.seed, one.folder.name) == (3, "seed-3")
     assert one == other
+    assert (one.folder.parent.name, other.folder.parent.name) == (
+        f"a-row-{one.recipe.name}",
+        f"b-row-{one.recipe.name}",
+    )
+    one.folder.mkdir(parents=True)  # whoever comes second takes the name that is there
+    assert other.folder == one.folder
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
@@ -157,8 +165,27 @@ def test_a_plan_counts_what_is_shared(tmp_path: Path) -> None:
     ]
     content = {"paper": "doe2020", "caption": "", "corpus": "T", "published_on": "test", "base": "r.yaml", "rows": rows}
     tables = [Table(path=tmp_path / "t.yaml", table=number, **content) for number in (1, 2)]
-    first, second = plan(tables, path, Request(num_seeds=2, out=tmp_path / "out"))
-    assert (first.num_rows, first.num_runs, first.num_to_train, first.num_staged) == (3, 4, 4, 4)
-    assert first.num_first_stages == 2  # one for each seed
+    request = Request(num_seeds=2, out=tmp_path / "out")
+    first, second = plan([(table, path) for table in tables], request)
+    assert (first.num_rows, first.num_runs, first.num_to_train, first.num_stages) == (3, 4, 4, 8)
+    assert first.num_shared_stages == 2  # one for each seed
     assert (second.num_runs, second.num_shared, second.num_to_train) == (4, 4, 0)
+    assert (second.hours, second.gigabytes) == (0, 0)
+    assert first.problem is not None  # one speaker cannot be divided
+    assert first.hours is None
     assert not (tmp_path / "out").exists()
+
+
+def test_costs_by_hand(tones: Path) -> None:
+    """Of log-mel networks: every epoch is three passes over train and one over dev; then dev and test once."""
+    recipe = Recipe.model_validate(TINY)
+    estimator = Estimator(manifest.read(tones))
+    sizes = estimator.fold_sizes(recipe)
+    assert [sum(size) for size in sizes] == [36, 36]
+    clip_s = float(durations(manifest.read(tones)).mean())
+    train, dev, test = (sum(numbers) for numbers in zip(*sizes, strict=True))
+    epochs = recipe.stages[0].epochs
+    expected = clip_s * LOGMEL_MULTIPLY_ADDS * (epochs * (3 * train + dev) + dev + test)
+    assert estimator.cost(recipe).multiply_adds == pytest.approx(expected)
+    again = estimator.cost(recipe)  # its stage is trained once
+    assert again.multiply_adds == pytest.approx(clip_s * LOGMEL_MULTIPLY_ADDS * (dev + test))

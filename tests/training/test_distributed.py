@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from cli_fixtures import Call, environment, everything_in, write_recipe
 from serein.distributed import DistributedInfo, distributed_info
 from serein.evaluation.predictions import read_predictions
+from serein.experiment import run as runs
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
 
@@ -26,11 +28,29 @@ def free_port() -> int:
         return port
 
 
-def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run serein in two processes."""
+COUNTING = """
+import os, sys
+from pathlib import Path
+from serein.experiment import predict
+folder, real = Path(sys.argv.pop(1)), predict.recording_outputs
+def counted(checkpoint, recordings, positions, *rest):
+    with (folder / os.environ["RANK"]).open("a") as file:
+        print(len(positions), file=file)
+    return real(checkpoint, recordings, positions, *rest)
+predict.recording_outputs = counted
+from serein.cli import main
+main()
+"""
+
+
+def torchrun(counts: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run serein in two processes, each of which notes how many clips it predicts at a time."""
+    counts.mkdir()
+    script = counts.with_suffix(".py")
+    script.write_text(COUNTING)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
     return subprocess.run(
-        [*map(str, command), "-m", "serein.cli", *map(str, arguments)],
+        [*map(str, command), str(script), str(counts), *map(str, arguments)],
         capture_output=True,
         text=True,
         env=environment(CUDA_VISIBLE_DEVICES=""),
@@ -45,21 +65,44 @@ def test_two_processes_train_one_model(tones: Path, tmp_path: Path) -> None:
     second = first | {"name": "second", "ema_decay": 0.9, "batches": {"max_clips": 4, "max_seconds": 1.1}}
     recipe = write_recipe(tmp_path / "r.yaml", {"stages": [first, second]})
     out = tmp_path / "run"
-    done = torchrun("run", recipe, "--data", tones, "--out", out, "--json")
+    done = torchrun(tmp_path / "counts", "run", recipe, "--data", tones, "--out", out, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["num_utterances"] == 36  # one object, of the first process
     assert done.stderr.count("fold 1  seed 0  first") == done.stderr.count("fold 1  seed 0  second") == 1
     assert "warning" not in done.stderr.lower()
-    for fold in json.loads((out / "folds.json").read_text())["folds"]:
+    folds = json.loads((out / "folds.json").read_text())["folds"]
+    for fold in folds:
         unit = out / f"fold-{fold['name']}" / "seed-0"
         assert [p.id for p in read_predictions(unit / "predictions.jsonl")] == fold["test"]
         assert len(history(unit / "0-first")) == 3
-        dev = read_predictions(unit / "dev_predictions.jsonl")  # by the first process, all of dev
+        dev = read_predictions(unit / "dev_predictions.jsonl")  # all of dev
         recalls = [
             np.mean([p.prediction == p.truth for p in dev if p.truth == name]) for name in {p.truth for p in dev}
         ]
         assert max(line["dev_ua"] for line in history(unit / "1-second")) == pytest.approx(np.mean(recalls))
     assert [name for name in everything_in(out) if Path(name).name.startswith(".")] == [".lock"]
+    counted = [list(map(int, (tmp_path / "counts" / rank).read_text().split())) for rank in "01"]
+    parts = [len(fold[name]) for fold in folds for name in ("dev", "test")]
+    assert counted == [[(n + 1) // 2 for n in parts], [n // 2 for n in parts]]
+
+
+@pytest.mark.slow
+def test_predictions_that_two_processes_share_are_those_of_one(tones: Path, tmp_path: Path) -> None:
+    """Of a run whose training is done: nothing else introduces the processes to each other."""
+    recipe = write_recipe(tmp_path / "r.yaml", {"protocol": {"only": ["1"]}}, {"epochs": 1})
+    out = runs.run(recipe, tones, tmp_path / "run", num_jobs=1)
+    path = out / "fold-1" / "seed-0" / "predictions.jsonl"
+    before, vectors = read_predictions(path), load_file(path.with_name("embeddings.safetensors"))["embeddings"]
+    path.unlink()
+    done = torchrun(tmp_path / "counts", "run", recipe, "--data", tones, "--out", out, "--resume", "--json")
+    assert done.returncode == 0, done.stderr
+    after = read_predictions(path)
+    assert [p.id for p in after] == [p.id for p in before]
+    for old, new in zip(before, after, strict=True):
+        assert new.probabilities == pytest.approx(old.probabilities, abs=1e-5)
+    np.testing.assert_allclose(load_file(path.with_name("embeddings.safetensors"))["embeddings"], vectors, atol=1e-5)
+    assert (tmp_path / "counts" / "0").read_text().split() == ["3", "9"]
+    assert (tmp_path / "counts" / "1").read_text().split() == ["3", "9"]
 
 
 def history(stage: Path) -> list[dict[str, float]]:

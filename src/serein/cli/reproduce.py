@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -29,7 +30,16 @@ def reproduce(
             show_default=False,
         ),
     ] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Manifest (.jsonl).", show_default=False)] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data",
+            metavar="MANIFEST|CORPUS=MANIFEST",
+            help="Manifest (.jsonl). Tables of several corpora: repeat it, each manifest after its corpus's name, and "
+            "tables of other corpora are left out.",
+            show_default=False,
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Seeds of each row: 0, 1, ...; a later call can add more.", min=1)] = 3,
     rows: Annotated[
         str | None, typer.Option(metavar="NAME,NAME", help="Train these rows only.", show_default="all")
@@ -63,11 +73,11 @@ def reproduce(
         for name, path in tables.known_tables().items():
             print(f"{name}\t{tables.read(path).caption}")
         return
-    if data is None:
+    if not data:
         raise typer.BadParameter("name the manifest", param_hint="'--data'")
     names = [name for name in tables.known_tables() if table == "all" or name.startswith(f"{table}/")]
-    chosen = [tables.load(name) for name in names or [table]]
-    chosen = [each if metric is None else each.by(metric) for each in chosen]
+    loaded = [tables.load(name) for name in names or [table]]
+    chosen = _with_manifests([each if metric is None else each.by(metric) for each in loaded], data)
     from serein.reproduce.reproduction import Request
 
     request = Request(
@@ -81,11 +91,28 @@ def reproduce(
         split=split,
     )
     if plan:
-        _print_plan(chosen, data, request, as_json)
+        _print_plan(chosen, request, as_json)
         return
-    has_failed = [_reproduce(each, data, request, as_json) for each in chosen]
+    has_failed = [_reproduce(each, path, request, as_json) for each, path in chosen]
     if any(has_failed):
         raise typer.Exit(1)
+
+
+def _with_manifests(tables: Sequence[Table], data: Sequence[str]) -> list[tuple[Table, Path]]:
+    """Return each table with the manifest of its corpus, or with the only one that was named without a corpus."""
+    from serein.reproduce.comparison import plain_name
+
+    pairs = [each.partition("=") for each in data]
+    named = {plain_name(corpus): Path(path) for corpus, separator, path in pairs if separator}
+    if len(data) == 1 and not named:
+        return [(table, Path(data[0])) for table in tables]
+    if len(named) < len(data):
+        raise typer.BadParameter("name each manifest after its corpus: IEMOCAP=iemocap.jsonl", param_hint="'--data'")
+    found = [(table, named[plain_name(table.corpus)]) for table in tables if plain_name(table.corpus) in named]
+    if not found:
+        corpora = ", ".join(sorted({table.corpus for table in tables}))
+        raise typer.BadParameter(f"no manifest of the tables' corpora: {corpora}", param_hint="'--data'")
+    return found
 
 
 def _reproduce(table: Table, data: Path, request: Request, as_json: bool) -> bool:
@@ -115,17 +142,30 @@ def _reproduce(table: Table, data: Path, request: Request, as_json: bool) -> boo
     return bool(failures)
 
 
-def _print_plan(tables: Sequence[Table], data: Path, request: Request, as_json: bool) -> None:
+def _print_plan(tables: Sequence[tuple[Table, Path]], request: Request, as_json: bool) -> None:
+    from serein.device import device_of
     from serein.reproduce.plan import plan
 
-    planned = plan(tables, data, request)
+    planned = plan(tables, request)
     if as_json:
         print(json.dumps([asdict(each) | {"num_to_train": each.num_to_train} for each in planned]))
         return
     for each in planned:
-        stages = f", {each.num_first_stages} first stages for {each.num_staged} runs" if each.num_staged else ""
+        takes = _takes(each.hours, each.gigabytes) if each.problem is None else each.problem
         print(
             f"{each.name}: {each.num_rows} rows, {each.num_runs} runs: {each.num_finished} finished, {each.num_shared} "
-            f"of earlier tables, {each.num_to_train} to train{stages}"
+            f"of earlier tables, {each.num_to_train} to train; {each.num_shared_stages} of their {each.num_stages} "
+            f"stages are shared; {takes}"
         )
-    print(f"{sum(each.num_to_train for each in planned)} runs to train, each of all folds of its protocol")
+    hours = sum(each.hours or 0.0 for each in planned)
+    gigabytes = sum(each.gigabytes or 0.0 for each in planned)
+    folder = next(path for path in (request.out.absolute(), *request.out.absolute().parents) if path.exists())
+    print(
+        f"{sum(each.num_to_train for each in planned)} runs to train, each of all folds of its protocol: at most "
+        f"{_takes(hours, gigabytes)} (device: {device_of()}; free: {shutil.disk_usage(folder).free / 1e9:.0f} GB). "
+        "Stages that stop early take less."
+    )
+
+
+def _takes(hours: float | None, gigabytes: float | None) -> str:
+    return f"about {hours or 0:.3g} h, {gigabytes or 0:.3g} GB"

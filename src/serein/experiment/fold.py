@@ -33,9 +33,15 @@ from serein.experiment.build import (
 )
 from serein.experiment.data import Experiment, targets_of
 from serein.experiment.distillation import distilled
-from serein.experiment.predict import fold_run_folder, only_here, predict_dev, predict_fold, stage_folder
+from serein.experiment.predict import (
+    fold_run_folder,
+    only_here,
+    predict_dev,
+    predict_fold,
+    shared_outputs,
+    stage_folder,
+)
 from serein.experiment.shared_stages import train_shared_stage
-from serein.inference.batching import recording_outputs
 from serein.models.conditioning import attribute_vectors
 from serein.models.model import SpeechModel
 from serein.models.pretrained import weights_hash
@@ -52,7 +58,8 @@ from serein.training.stages import TrainingData, fit_normalisation, history, sta
 def run_fold(experiment: Experiment, fold: Fold, seed: int, run: Path, report: Report) -> None:
     """Train one fold with one seed and predict its test set; nothing when its predictions are there already.
 
-    A fold that learns from the same as an earlier one takes its model, which must be there.
+    A fold that learns from the same as an earlier one takes its model, which must be there. Processes that train
+    together share the predictions, too; the first one writes them.
     """
     folder = fold_run_folder(run, fold, seed)
     if (folder / "predictions.jsonl").exists():
@@ -62,8 +69,7 @@ def run_fold(experiment: Experiment, fold: Fold, seed: int, run: Path, report: R
         checkpoint = train_fold(experiment, fold, seed, folder, report, label=f"fold {fold.name}  seed {seed}")
     else:
         checkpoint = model_folder.load(fold_run_folder(run, fold_with_same_training, seed) / "model")
-    if distributed_info().is_first:
-        predict_fold(experiment, checkpoint, fold, seed, folder)
+    predict_fold(experiment, checkpoint, fold, seed, folder)
     wait_for_all()
 
 
@@ -108,7 +114,7 @@ def train_fold(
             experiment, fold, model, tasks, folder, number, pretrained_branches, teachers=teachers
         )
         is_last = stage is recipe.stages[-1]
-        if distributed_info().is_first and (is_last or only_here(recipe, number)):
+        if is_last or only_here(recipe, number):
             classes, calibration = checkpoint.tasks[checkpoint.task].spec.classes, None
             if is_last:
                 dev = predict_dev(experiment, checkpoint, fold, seed, folder)
@@ -121,7 +127,9 @@ def train_fold(
             where = folder / "model" if is_last else stage_folder(folder, recipe, number) / "model"
             said = sorted(checkpoint.answered, key=lambda name: name != checkpoint.task)
             text = card(recipe.name, [checkpoint.tasks[name] for name in said], checkpoint.training)
-            model_folder.save(where, checkpoint, text)
+            if distributed_info().is_first:
+                model_folder.save(where, checkpoint, text)
+            wait_for_all()  # the others read it
     model.eval()
     return checkpoint
 
@@ -134,8 +142,7 @@ def verification_threshold(experiment: Experiment, checkpoint: Checkpoint, fold:
     if task is None or not positions:
         return None
     condition_source = experiment.recipe.inference.conditions
-    outputs = recording_outputs(checkpoint, experiment.recordings, positions, condition_source, embedding=task)
-    vectors = outputs.embeddings
+    vectors = shared_outputs(checkpoint, experiment.recordings, positions, condition_source, embedding=task).embeddings
     found = score_verification(vectors, [speaker_key(utterances[p]) for p in positions], np.random.default_rng(0))
     if found is None:
         return None

@@ -21,6 +21,8 @@ from serein.data.files import replacing
 from serein.data.protocols import speaker_key
 from serein.data.splits import Fold
 from serein.data.utterance import Utterance
+from serein.device import on_own_gpu
+from serein.distributed import all_gather, distributed_info, place_among_joined
 from serein.errors import LeakError, ManifestError
 from serein.evaluation.calibration import model_calibration, with_temperature
 from serein.evaluation.cross_corpus import classes_of_corpus
@@ -28,11 +30,11 @@ from serein.evaluation.predictions import Prediction, among, write_predictions
 from serein.evaluation.scores import Scores, TaskScore, score_predictions
 from serein.evaluation.task_scores import score_task
 from serein.experiment.data import Experiment
-from serein.inference.batching import recording_outputs
+from serein.inference.batching import ModelOutputs, recording_outputs
 from serein.inference.predictor import load
 from serein.models.conditioning import ConditionSource, attribute, require_attributes
 from serein.recipe import Recipe
-from serein.tasks.task import Task, keep_labelled
+from serein.tasks.task import Decoded, Task, keep_labelled
 
 MAX_PROBABILITIES = 200
 
@@ -81,7 +83,8 @@ def predict_fold(experiment: Experiment, checkpoint: Checkpoint, fold: Fold, see
     tested = [experiment.utterances[position] for position in experiment.positions(scored)]
     if conditions and all(any(attribute(u, name, other) for u in tested) for name in conditions):
         predictions = _predictions_on(experiment, checkpoint, scored, fold, seed, other)
-        write_predictions(predictions.by_task[checkpoint.task], folder / f"{other}_predictions.jsonl")
+        if distributed_info().is_first:
+            write_predictions(predictions.by_task[checkpoint.task], folder / f"{other}_predictions.jsonl")
     fold_run = fold_run_folder(folder.parents[1], experiment.fold_with_same_training(fold), seed)
     for number in range(len(recipe.stages) - 1):
         if names := only_here(recipe, number):
@@ -89,6 +92,8 @@ def predict_fold(experiment: Experiment, checkpoint: Checkpoint, fold: Fold, see
             _write_others(_predictions_on(experiment, earlier, scored, fold, seed, condition_source), names, folder)
     predictions = _predictions_on(experiment, checkpoint, scored, fold, seed, condition_source)
     _write_others(predictions, [name for name in predictions.by_task if name != checkpoint.task], folder)
+    if not distributed_info().is_first:
+        return
     write_predictions(predictions.by_task[checkpoint.task], folder / "predictions.jsonl.new")
     with replacing(folder / "embeddings.safetensors") as partial:
         save_file({"embeddings": predictions.embeddings}, partial)
@@ -103,14 +108,16 @@ def predict_dev(
     if not dev:
         return []
     predictions = _predictions_on(experiment, checkpoint, dev, fold, seed, experiment.recipe.inference.conditions)
-    write_predictions(predictions.by_task[checkpoint.task], folder / "dev_predictions.jsonl")
+    if distributed_info().is_first:
+        write_predictions(predictions.by_task[checkpoint.task], folder / "dev_predictions.jsonl")
     return predictions.by_task[checkpoint.task]
 
 
 def _write_others(predictions: SplitPredictions, names: Sequence[str], folder: Path) -> None:
     """Write the predictions of tasks of which the truth is known: speakers of the test set are new, for instance."""
     for name in names:
-        if any(prediction.truth is not None for prediction in predictions.by_task[name]):
+        is_known = any(prediction.truth is not None for prediction in predictions.by_task[name])
+        if is_known and distributed_info().is_first:
             write_predictions(predictions.by_task[name], folder / f"{name}_predictions.jsonl")
 
 
@@ -126,6 +133,38 @@ def _predictions_on(
     return predictions_of(
         checkpoint, experiment.recordings, positions, fold=fold.name, seed=seed, condition_source=condition_source
     )
+
+
+def shared_outputs(
+    checkpoint: Checkpoint,
+    recordings: Recordings,
+    positions: Sequence[int],
+    condition_source: ConditionSource,
+    on_progress: Callable[[int, int], None] | None = None,
+    embedding: str | None = None,
+) -> ModelOutputs:
+    """Run a model on utterances, on this process's GPU if there is one; see `model_outputs`.
+
+    Processes that train together each run a part, of all lengths, and all return the whole.
+    """
+    rank, size = place_among_joined()
+    own = np.arange(len(positions))
+    if 1 < size <= len(positions):
+        own = np.argsort([-recordings.durations_s[p] for p in positions], kind="stable")[rank::size]
+    with on_own_gpu(checkpoint.model):
+        outputs = recording_outputs(
+            checkpoint, recordings, [positions[i] for i in own.tolist()], condition_source, on_progress, embedding
+        )
+    if size == 1:
+        return outputs
+    parts = all_gather((own, outputs))
+    place = np.unique(np.concatenate([order for order, _ in parts]), return_index=True)[1]  # of each clip, once
+    decoded = {}
+    for name in outputs.decoded:
+        whole = Decoded.concatenated([part.decoded[name] for _, part in parts])
+        texts = None if whole.texts is None else tuple(whole.texts[i] for i in place)
+        decoded[name] = Decoded(None if whole.values is None else whole.values[place], texts)
+    return ModelOutputs(decoded, np.concatenate([part.embeddings for _, part in parts])[place])
 
 
 def predictions_of(
@@ -145,7 +184,7 @@ def predictions_of(
     Args:
         condition_source: Of the conditions of a conditioned model.
     """
-    outputs = recording_outputs(checkpoint, recordings, positions, condition_source, on_progress)
+    outputs = shared_outputs(checkpoint, recordings, positions, condition_source, on_progress)
 
     def prediction(
         task: Task, position: int, truth: str | None, label: str, probabilities: dict[str, float] | None

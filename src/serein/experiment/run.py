@@ -23,7 +23,7 @@ from serein.data import manifest
 from serein.data.files import is_leftover, leftovers, write_text
 from serein.data.protocols import some, speaker_key
 from serein.data.splits import make_folds
-from serein.distributed import distributed_info
+from serein.distributed import distributed_info, join_processes
 from serein.errors import RunError
 from serein.evaluation.predictions import read_json
 from serein.experiment.build import require_trainable, task_specs
@@ -81,6 +81,7 @@ def run(
     started = time.time()
     recipe = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
     out, manifest_path = Path(out) if out is not None else new_folder(recipe), Path(data)
+    join_processes()
     report = progress if progress is not None and distributed_info().is_first else _say_nothing
     experiment = _startable(recipe, manifest_path, out, report, make_folds, is_resumed=resume)
     experiment.shared = None if shared is None else Path(shared).absolute()
@@ -131,6 +132,7 @@ def train(
     started = time.time()
     recipe = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
     out, manifest_path = Path(out), Path(data)
+    join_processes()
     report = progress if progress is not None and distributed_info().is_first else _say_nothing
     experiment = _startable(recipe, manifest_path, out, report, train_and_dev, is_resumed=resume)
     with _locked(out):

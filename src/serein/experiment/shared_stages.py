@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -32,7 +33,7 @@ from serein.tasks.task import Task
 from serein.training.checkpointing import METRICS, WEIGHTS
 from serein.training.stages import TrainingData, chosen_precision, train_stage
 
-FORMAT = 1  # of the key; with a new one every stage is trained again
+FORMAT = 2  # of the key; with a new one every stage is trained again
 DESCRIPTION = "stage.json"
 WAIT_S = 1.0
 
@@ -50,7 +51,24 @@ def used_weights(model: SpeechModel, stage: Stage) -> dict[str, torch.Tensor]:
         heads = member.in_order(member.heads if stage.tasks is None else stage.tasks, stage.use_fusion)
         prefixes += [f"ensemble.{number}.heads.{name}." for name in heads]
         prefixes += [f"ensemble.{number}.encoder."] if MAIN in branches else []
-    return {name: tensor for name, tensor in model.state_dict().items() if name.startswith(tuple(prefixes))}
+    unused = () if stage.use_fusion else (".fusion.inputs",)
+    state = model.state_dict().items()
+    return {name: tensor for name, tensor in state if name.startswith(tuple(prefixes)) and not name.endswith(unused)}
+
+
+def stage_options(recipe: Recipe, number: int) -> dict[str, Any]:
+    """Return all that a stage's options and those of its tasks say of what it does.
+
+    A stage without fusion is the same whether or not other networks join later.
+    """
+    stage = recipe.stages[number]
+    names = recipe.tasks_of(stage)
+    tasks = {name: recipe.tasks.chosen[name].model_dump(mode="json") for name in names}
+    joins = any(recipe.tasks.chosen[name].fusion_inputs for name in names) and stage.use_fusion
+    for own in tasks.values():
+        if not joins and own.get("fusion"):
+            own["fusion"] = {}
+    return stage.model_dump(mode="json", exclude={"name"}) | {"tasks": tasks, "use_fusion": joins}
 
 
 def stage_key(
@@ -80,8 +98,9 @@ def stage_key(
         "format": FORMAT,
         "versions": torch.__version__,
         "device": [device, distributed_info().size, chosen_precision(stage.precision)],
-        "stage": stage.model_dump(mode="json", exclude={"name", "tasks"}) | {"tasks": names},
-        "tasks": {name: [tasks[name].options.model_dump(mode="json"), tasks[name].to_json()] for name in running},
+        "stage": stage_options(recipe, number),
+        "tasks": {name: tasks[name].to_json() for name in running},
+        "joining": {name: tasks[name].options.model_dump(mode="json") for name in running if name not in names},
         "recipe": recipe.model_dump(mode="json", include={"backbone", "adapter", "encoder", "ensemble_size", "text"}),
         "branches": {name: recipe.branches[name].model_dump(mode="json") for name in branches if name != MAIN},
         "parts": [repr(part) for part in parts],

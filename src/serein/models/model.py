@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
+from zlib import crc32
 
 import torch
 from torch import nn
@@ -319,6 +321,14 @@ def described_backbone(description: Mapping[str, Any]) -> Backbone:
     return backbone
 
 
+@contextmanager
+def _drawn_apart(name: str) -> Iterator[None]:
+    """Draw weights by a name: what is built afterwards starts as if these had never been drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed((torch.initial_seed() + crc32(name.encode())) % 2**63)
+        yield
+
+
 def assemble(
     backbone: Backbone,
     encoder: NamedOptions | None,
@@ -342,7 +352,7 @@ def assemble(
         for name, (own, options) in (branches or {}).items()
     }
     ensemble = []
-    for _ in range(ensemble_size):
+    for number in range(ensemble_size):
         own_encoder = None if encoder is None else build_encoder(encoder, backbone)
         networks = {**others, MAIN: Branch(backbone, own_encoder)}
         sizes = {  # of the layers that the heads of a branch read
@@ -350,9 +360,11 @@ def assemble(
             for name, branch in networks.items()
         }
         heads: dict[str, TaskHead] = {}
+        join_others = {other for head, _ in tasks.values() for other in head.fusion_inputs}
         for name in sorted(tasks, key=lambda name: bool(tasks[name][0].fusion_inputs)):  # those that join others first
             head, num_outputs = tasks[name]
             joining = {other: heads[other].size for other in head.fusion_inputs}
-            heads[name] = HEADS[head.reads](head, sizes[head.branch], num_outputs, text_size, joining)
+            with _drawn_apart(f"{number} {name}") if name in join_others else nullcontext():
+                heads[name] = HEADS[head.reads](head, sizes[head.branch], num_outputs, text_size, joining)
         ensemble.append(EnsembleMember(own_encoder, {name: heads[name] for name in tasks}))
     return SpeechModel(backbone, ensemble, others)

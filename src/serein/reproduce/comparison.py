@@ -218,7 +218,7 @@ def provenance(
             f"Ours: {split} predictions of {' or '.join(map(str, numbers))} utterances of {names}, pooled over folds, "
             f"averaged over seeds; 95 % intervals resample {' or '.join(dict.fromkeys(drawn))}."
         )
-        if is_published and {_plain(name) for name in corpora} != {_plain(table.corpus)}:
+        if is_published and {plain_name(name) for name in corpora} != {plain_name(table.corpus)}:
             ours += " The data differs from the paper's: compare the order of the rows, not the numbers."
         notes.append(ours)
     if data.limit is not None:
@@ -240,5 +240,6 @@ def provenance(
     return notes
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return the letters and digits of a corpus's name, in small letters."""
     return "".join(letter for letter in name.casefold() if letter.isalnum())

@@ -1,16 +1,17 @@
-"""What a reproduction would train, before anything starts: runs, those that tables share, and shared first stages."""
+"""What a reproduction would train, before anything starts: runs, what they share, hours on this device, and disk."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from serein.recipe import Recipe
+from serein.data import manifest
+from serein.errors import SereinError
+from serein.reproduce.cost import EFFICIENCY, Estimator, device_speed, stage_keys
 from serein.reproduce.reproduction import Request
 from serein.reproduce.table import Table
-from serein.reproduce.trials import Data, is_finished, row_recipe, take_data, trial_of
+from serein.reproduce.trials import is_finished, row_recipe, take_data, trial_of
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,11 @@ class PlannedTable:
         num_runs: Different runs of these rows, all seeds; rows of one configuration are one.
         num_finished: Those that are finished.
         num_shared: Those that an earlier table of the plan has, too.
-        num_first_stages: Different first stages of the runs of several stages that are new here.
-        num_staged: Those runs.
+        num_stages: Stages of the runs that are new here.
+        num_shared_stages: Those of them that begin a run as another run begins, and are trained once.
+        hours: Of training and predicting on this device, if no stage stops early; `None` where `problem` says why.
+        gigabytes: Of disk, when all is done.
+        problem: Why the data does not fit.
     """
 
     name: str
@@ -31,8 +35,11 @@ class PlannedTable:
     num_runs: int
     num_finished: int
     num_shared: int
-    num_first_stages: int
-    num_staged: int
+    num_stages: int
+    num_shared_stages: int
+    hours: float | None
+    gigabytes: float | None
+    problem: str | None = None
 
     @property
     def num_to_train(self) -> int:
@@ -40,40 +47,47 @@ class PlannedTable:
         return self.num_runs - self.num_finished - self.num_shared
 
 
-def plan(tables: Sequence[Table], manifest: Path, request: Request) -> list[PlannedTable]:
+def plan(tables: Sequence[tuple[Table, Path]], request: Request) -> list[PlannedTable]:
     """Return what each table would train, in order; nothing is trained or written.
+
+    Args:
+        tables: Each with its manifest.
 
     Raises:
         RecipeError: A row or its recipe is wrong.
         ManifestError: The data cannot be read.
     """
-    data: Data = take_data(manifest, request.limit, request.out)
-    known: set[Path] = set()
+    speed = EFFICIENCY * device_speed()
+    data = {path: take_data(path, request.limit, request.out) for path in dict.fromkeys(path for _, path in tables)}
+    estimators = {path: Estimator(manifest.read(own.manifest)) for path, own in data.items()}
+    known: set[tuple[str, int]] = set()
+    known_stages: set[str] = set()
     planned = []
-    for table in tables:
+    for table, path in tables:
         rows = [row for row in table.picked(request.rows) if row.is_trained]
         recipes = [row_recipe(table, row, request.overrides) for row in rows]
-        trials = {
-            trial.folder: trial
+        wanted = [
+            trial_of(row.name, recipe, seed, data[path], request.out)
             for row, recipe in zip(rows, recipes, strict=True)
-            for trial in (trial_of(row.name, recipe, seed, data, request.out) for seed in range(request.num_seeds))
-        }
+            for seed in range(request.num_seeds)
+        ]
+        trials = {(trial.recipe.name, trial.seed): trial for trial in wanted}
         shared = trials.keys() & known
-        finished = {folder for folder, trial in trials.items() if folder not in shared and is_finished(trial)}
-        new = [trial for folder, trial in trials.items() if folder not in shared | finished]
-        staged = [trial for trial in new if len(trial.recipe.stages) > 1]
-        stages = {first_stage(trial.recipe) for trial in staged}
-        counts = (len(trials), len(finished), len(shared), len(stages), len(staged))
-        planned.append(PlannedTable(table.name, len(rows), *counts))
+        finished = {key for key, trial in trials.items() if key not in shared and is_finished(trial)}
+        new = [trial for key, trial in trials.items() if key not in shared | finished]
+        stages = [key for trial in new for key in stage_keys(trial.recipe)]
+        num_new_stages = len(set(stages) - known_stages)
+        problem: str | None = None
+        hours = gigabytes = None
+        try:
+            costs = [estimators[path].cost(trial.recipe) for trial in new]
+        except SereinError as error:
+            problem = str(error)
+        else:
+            hours = sum(cost.multiply_adds for cost in costs) / speed / 3600
+            gigabytes = sum(cost.num_bytes for cost in costs) / 1e9
+        counts = (len(trials), len(finished), len(shared), len(stages), len(stages) - num_new_stages)
+        planned.append(PlannedTable(table.name, len(rows), *counts, hours, gigabytes, problem))
         known |= trials.keys()
+        known_stages |= set(stages)
     return planned
-
-
-def first_stage(recipe: Recipe) -> str:
-    """Return what tells the first stage of a recipe from those of others: data, tasks and parts that it runs."""
-    stage = recipe.stages[0]
-    names = list(recipe.tasks_of(stage))
-    parts = recipe.model_dump(mode="json", include={"labels", "protocol", "clips", "backbone", "encoder", "adapter"})
-    tasks = {name: recipe.tasks.chosen[name].model_dump(mode="json") for name in names}
-    own = stage.model_dump(mode="json", exclude={"tasks"})
-    return json.dumps([parts, tasks, own, names, list(recipe.seeds), recipe.ensemble_size], sort_keys=True)

@@ -10,7 +10,8 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -66,13 +67,21 @@ class Trial:
 
     Attributes:
         row: A row that it belongs to.
-        recipe: With this one seed, named after its configuration.
-        folder: Its run folder, `out/<configuration and data>/seed-<seed>`.
+        recipe: With this one seed, named by the hash of its configuration and data.
+        title: What a person calls the configuration: the name of the row's recipe, and the row.
+        out: Where all trials lie.
     """
 
     row: str
     recipe: Recipe
-    folder: Path
+    title: str = field(compare=False)
+    out: Path
+
+    @property
+    def folder(self) -> Path:
+        """Its run folder, `out/<title>-<hash>/seed-<seed>`; one that has the hash already, under whatever title."""
+        found = sorted(self.out.glob(f"*{self.recipe.name}"))
+        return (found[0] if found else self.out / f"{self.title}-{self.recipe.name}") / f"seed-{self.seed}"
 
     @property
     def seed(self) -> int:
@@ -184,7 +193,8 @@ def trial_of(row: str, recipe: Recipe, seed: int, data: Data, out: Path) -> Tria
     """Return the trial of a row and a seed."""
     name = configuration_hash(recipe, data.sha256)
     own = recipe.model_copy(update={"name": name, "description": "", "seeds": (seed,)})
-    return Trial(row, own, out.absolute() / name / f"seed-{seed}")
+    title = recipe.name if recipe.name.endswith(row) else f"{recipe.name}-{row}"
+    return Trial(row, own, title, out.absolute())
 
 
 # -- training --------------------------------------------------------------------------------------------------------
@@ -213,7 +223,13 @@ def train(trial: Trial, data: Path, num_jobs: int | None, report: Report) -> Non
         BusyError: Another process is training it.
         SereinError: Recipe and data do not fit.
     """
-    trial.folder.parent.mkdir(parents=True, exist_ok=True)
+    trial.out.mkdir(parents=True, exist_ok=True)
+    with open(trial.out / ".names.lock", "w") as names:  # two tables may call one configuration by two titles
+        with suppress(ImportError):  # no such lock on Windows
+            import fcntl
+
+            fcntl.flock(names, fcntl.LOCK_EX)
+        trial.folder.parent.mkdir(exist_ok=True)
     with open(trial.folder.parent / f".{trial.folder.name}.lock", "w") as lock:  # held until scored or dead
         try:
             import fcntl
@@ -226,8 +242,9 @@ def train(trial: Trial, data: Path, num_jobs: int | None, report: Report) -> Non
         if is_finished(trial):  # by another process, while this one waited
             return
         is_resumed = (trial.folder / "recipe.yaml").exists()
-        shared = trial.folder.parents[1] / SHARED_STAGES if len(trial.recipe.stages) > 1 else None
-        runs.run(trial.recipe, data, trial.folder, resume=is_resumed, num_jobs=num_jobs, shared=shared, progress=report)
+        stages = trial.out / SHARED_STAGES
+        stages = trial.out / SHARED_STAGES
+        runs.run(trial.recipe, data, trial.folder, resume=is_resumed, num_jobs=num_jobs, shared=stages, progress=report)
         scores = replace(score_run(trial.folder), tasks=tuple(task_scores(trial.folder)))
         write_scores(scores, trial.folder)
 
@@ -293,10 +310,11 @@ def ensemble_rows(trials: Mapping[str, Sequence[Trial]], out: Path, split: Split
         if not all(is_finished(trial) for trial in of_seed):
             continue
         seed = of_seed[0].seed
-        folders = list(dict.fromkeys(trial.folder for trial in of_seed))
+        by_folder = {trial.folder: trial for trial in of_seed}
+        folders = list(by_folder)
         if len(folders) < 2:
             raise RunError("its rows are one and the same model")
-        configurations = " ".join(folder.parent.name for folder in folders)
+        configurations = " ".join(trial.recipe.name for trial in by_folder.values())
         name = f"fusion-{hashlib.sha256(configurations.encode()).hexdigest()[:_HASH_LENGTH]}"
         finished[seed] = path = out / name / f"seed-{seed}-{split}.jsonl"
         if path.exists():

@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 
 from serein.data.dataset import BucketSampler, ClipDataset, Recordings, batch_durations, collate, fix_length
 from serein.data.files import replacing, write_text
-from serein.distributed import distributed_info
+from serein.device import on_own_gpu
 from serein.errors import RunError
 from serein.models.heads import LayerSelection
 from serein.models.hidden_states import Backbone
@@ -354,16 +354,12 @@ def _read_notes(path: Path) -> dict[str, str]:
 @contextmanager
 def _evaluating(backbone: Backbone) -> Iterator[torch.device]:
     """Put a backbone into evaluation mode, on this process's accelerator if there is one; and back."""
-    was_training, home = backbone.training, next(backbone.parameters()).device
-    index = (
-        int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) if distributed_info().size > 1 else 0
-    )
-    device = torch.device("cuda", index) if torch.cuda.is_available() else home
+    was_training = backbone.training
     try:
-        backbone.to(device).eval()
-        yield device
+        with on_own_gpu(backbone.eval()) as device:
+            yield device
     finally:
-        backbone.to(home).train(was_training)
+        backbone.train(was_training)
 
 
 @contextmanager

@@ -1,0 +1,191 @@
+"""Every table and figure of the five papers from nothing to its end, killed and resumed once each.
+
+Releases are mock ones (mock_releases.py), networks thin ones with random weights, as deep as the papers' own. Every
+stage has one epoch, every protocol one fold; all else is the recipes'. `serein reproduce` of each table gets a SIGKILL
+at a random moment after its first epoch, and is started again; its rows must then all have scores, and what was
+finished must not be done anew.
+
+    python benchmarks/paper_tables.py [--only PAPER/TABLE] [--part 0.002] [--keep FOLDER]
+
+Exit status 1 when a table does not end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from backbones import WAV2VEC2_BASE, WAVLM_LARGE, configuration, save_backbone
+from mock_releases import RELEASES, Size
+from serein.corpora import corpus_named
+from serein.corpora.prepare import prepare
+from serein.data import manifest
+from serein.data.utterance import Predicted
+from serein.tasks.votes import NOUNS
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+DATA = {"IEMOCAP": "iemocap", "MSP-Podcast": "msp-challenge", "VoxCeleb1": "voxceleb1"}
+DONE_BY = {"gender": "mock", "transcript": "mock"}
+FOLDS = {"sessions-out": "Ses01", "leave-one-speaker-out": "Ses01F"}  # the only one of a protocol
+LONGEST_S = 1.0  # of a clip
+MOMENT_S = 6.0  # after the first epoch, the kill comes within as many
+
+
+def paper_tables() -> dict[str, dict[str, Any]]:
+    """Return `paper/table` -> content of every table and figure of the papers' own corpora."""
+    found = {}
+    for path in sorted(RECIPES.glob("*/tables/*.yaml")):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if content["corpus"] in DATA and path.stem != "synth":
+            found[f"{path.parts[-3]}/{path.stem}"] = content
+    return found
+
+
+def write_workplace(root: Path, part: float) -> None:
+    """Write mock manifests, thin backbones under the names of the real ones, word vectors, and recipes of one epoch."""
+    for name in DATA.values():
+        (root / name).mkdir()
+        RELEASES[name](root / name, Size(part, sound_s=60.0, longest_s=LONGEST_S))
+        found = prepare(corpus_named(name.replace("challenge", "podcast")), root / name, counts="partial").utterances
+        said = [Predicted(gender=u.gender, transcript=u.transcript, by=DONE_BY) for u in found]
+        filled = [u.model_copy(update={"predicted": own}) for u, own in zip(found, said, strict=True)]
+        manifest.write(filled, root / f"{name}.jsonl")
+    large = {**WAVLM_LARGE, "model_type": "wav2vec2"}
+    for name, options in (
+        ("facebook/wav2vec2-base", WAV2VEC2_BASE),
+        ("facebook/wav2vec2-large-960h-lv60-self", large),
+        ("microsoft/wavlm-large", WAVLM_LARGE),
+    ):
+        save_backbone(root / name, configuration(options, is_thin=True))
+    rng = np.random.default_rng(0)
+    words = sorted({*NOUNS.values(), "amazed", "impressed", "joking", "polite", "impatient", "worried", "joy", "bliss"})
+    lines = [" ".join([word, *(f"{value:.4f}" for value in rng.standard_normal(300))]) for word in words]
+    (root / "glove.txt").write_text("\n".join(lines) + "\n")
+    serein(root, "words", "prepare", "glove.txt", "-o", "glove.840B.300d")
+    shutil.copytree(RECIPES, root / "recipes")
+    for path in (root / "recipes").rglob("*.yaml"):
+        text = re.sub(r"epochs: \d+", "epochs: 1", path.read_text(encoding="utf-8"))
+        for protocol, fold in FOLDS.items():
+            text = text.replace(f"  name: {protocol}\n", f"  name: {protocol}\n  only: [{fold}]\n")
+        path.write_text(text, encoding="utf-8")
+    for out, loss in (("vox", "arcface"), ("vox-ce", "cross-entropy")):
+        call = ("run", "recipes/park2023/speaker.yaml", "--data", "voxceleb1.jsonl", "--out", f"runs/{out}")
+        serein(root, *call, "--set", f"tasks.speaker.loss={loss}")
+
+
+def started(root: Path, *arguments: object) -> subprocess.Popen[str]:
+    """Start `serein` in the workplace, with its results kept and its progress left in `stderr`."""
+    with open(root / "stderr", "w") as stderr:
+        return subprocess.Popen(
+            [sys.executable, "-m", "serein.cli", *map(str, arguments)],
+            cwd=root,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )
+
+
+def serein(root: Path, *arguments: object) -> str:
+    """Run `serein` to its end and return its results.
+
+    Raises:
+        RuntimeError: It failed; with its complaints.
+    """
+    process = started(root, *arguments)
+    printed = process.communicate()[0]
+    if process.returncode:
+        complaints = [line for line in (root / "stderr").read_text().splitlines() if line.strip()]
+        raise RuntimeError("\n".join(complaints[-12:]))
+    return printed
+
+
+def finished(root: Path) -> dict[Path, int]:
+    """Return when the predictions of each fold were written."""
+    return {path: path.stat().st_mtime_ns for path in (root / "out").glob("*/seed-*/fold-*/seed-*/predictions.jsonl")}
+
+
+def killed(root: Path, call: Sequence[object], rng: random.Random) -> str:
+    """Start a reproduction and kill it at a random moment after its first epoch; say where it was."""
+    begin = time.time()
+    process = started(root, *call)
+    while process.poll() is None:
+        time.sleep(0.1)
+        if any(path.stat().st_mtime > begin for path in (root / "out").rglob("metrics.jsonl")):
+            time.sleep(rng.uniform(0.0, MOMENT_S))
+            break
+    process.kill()
+    process.communicate()
+    if process.returncode == 0:
+        return "ended before"
+    new = [path for path, when in finished(root).items() if when > begin * 1e9]
+    return f"after {len(new)} folds"
+
+
+def reproduced(root: Path, name: str, table: Mapping[str, Any], rng: random.Random) -> dict[str, Any]:
+    """Reproduce a table with one kill, and return what became of it.
+
+    Raises:
+        RuntimeError: It failed, a row has no scores, or a finished fold was predicted anew.
+    """
+    call = ["reproduce", name, "--data", f"{DATA[table['corpus']]}.jsonl", "--out", "out", "--seeds", 1, "--jobs", 1]
+    call += ["--split", "dev"] if table["corpus"] == "MSP-Podcast" else []
+    begin = time.monotonic()
+    state = killed(root, call, rng)
+    before = finished(root)
+    found = json.loads(serein(root, *call, "--json"))
+    after = finished(root)
+    if any(after[path] != when for path, when in before.items()):
+        raise RuntimeError("a fold that was finished was predicted anew")
+    quoted = [row["name"] for row in table["rows"] if row.get("quoted")]
+    if without := [row["name"] for row in found["rows"] if row["ours"] is None and row["name"] not in quoted]:
+        raise RuntimeError(f"rows without scores: {', '.join(without)}")
+    return {"rows": len(found["rows"]), "killed": state, "folds": len(after), "seconds": time.monotonic() - begin}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Reproduce the tables, one line each."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--only", action="append", help="PAPER/TABLE; can be repeated")
+    parser.add_argument("--part", type=float, default=0.002, help="of the releases' turns")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--keep", type=Path, help="folder of the workplace; it is used again when it is there")
+    options = parser.parse_args(arguments)
+    rng, failed = random.Random(options.seed), []
+    with tempfile.TemporaryDirectory() as scratch:
+        root = (options.keep or Path(scratch)).absolute()
+        if not (root / "runs" / "vox-ce").exists():
+            root.mkdir(parents=True, exist_ok=True)
+            write_workplace(root, options.part)
+        known = paper_tables()
+        tables = {name: known[name] for name in options.only or known}
+        print(f"{'table':<22} {'rows':>4} {'killed':>16} {'folds':>6} {'seconds':>8}", flush=True)
+        for name, table in tables.items():
+            try:
+                said = reproduced(root, name, table, rng)
+            except RuntimeError as error:
+                failed.append(name)
+                print(f"{name:<22} FAILED: {error}", flush=True)
+            else:
+                counts = f"{said['rows']:>4} {said['killed']:>16} {said['folds']:>6} {said['seconds']:>8.0f}"
+                print(f"{name:<22} {counts}", flush=True)
+    print(f"{len(tables) - len(failed)} of {len(tables)} tables ended")
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""What a training takes, before it starts: hours on the device at hand, and disk.
+
+Counted are the multiplications of backbones, by far the most, in every epoch that a stage may have. Stages that stop
+early take less, and reading audio takes more. What the device computes in a second is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from serein.choices import choose
+from serein.data.dataset import durations, fixed_durations
+from serein.data.splits import make_folds
+from serein.data.utterance import Utterance
+from serein.device import device_of
+from serein.experiment.shared_stages import stage_options
+from serein.models.pretrained import Place
+from serein.recipe import Recipe
+from serein.tasks.task import keep_labelled
+from serein.training.stages import chosen_precision
+
+EFFICIENCY = 0.5  # of a network's time, that a bare product of matrices would take
+FRAMES_PER_S = 50
+LOGMEL_MULTIPLY_ADDS = 1e8  # a second, of the small networks on log-mel bands
+SAMPLED_CLIPS = 400
+# Hidden size, layers, size between: where the configuration is not at hand
+KNOWN = {"base": (768, 12, 3072), "large": (1024, 24, 4096)}
+CONVOLUTIONS = ((512,) * 7, (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2))
+
+
+@dataclass(frozen=True)
+class Network:
+    """The size of a backbone.
+
+    Attributes:
+        multiply_adds: Of a forward pass over one second of audio.
+        num_weights: All of them.
+        num_layers: Transformer layers.
+    """
+
+    multiply_adds: float
+    num_weights: float
+    num_layers: int
+    hidden_size: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run takes.
+
+    Attributes:
+        multiply_adds: Of all folds, with backward passes.
+        num_bytes: On disk, when it is done.
+    """
+
+    multiply_adds: float
+    num_bytes: float
+
+
+def network_of(options: Any) -> Network:
+    """Return the size of a backbone, by its configuration where that is in a folder, else by its name.
+
+    Example:
+        >>> from serein.recipe import HuggingFace
+        >>> network = network_of(HuggingFace(source="facebook/wav2vec2-base"))
+        >>> round(network.num_weights / 1e6), round(network.multiply_adds / 1e9, 1)
+        (89, 6.7)
+    """
+    if options.name == "logmel":
+        return Network(LOGMEL_MULTIPLY_ADDS, 5e5, 0, 64)
+    known = {"conv_dim": CONVOLUTIONS[0], "conv_kernel": CONVOLUTIONS[1], "conv_stride": CONVOLUTIONS[2]}
+    sizes = KNOWN["large" if "large" in options.source.lower() else "base"]
+    names = ("hidden_size", "num_hidden_layers", "intermediate_size")
+    config: dict[str, Any] = known | dict(zip(names, sizes, strict=True))
+    if Path(options.source).expanduser().is_dir():
+        config |= Place(options.source, options.revision).read_config()
+    hidden, layers, between = (int(config[name]) for name in names)
+    rate_hz, inputs, convolutions, kernels = 16_000.0, 1, 0.0, 0
+    for channels, kernel, stride in zip(config["conv_dim"], config["conv_kernel"], config["conv_stride"], strict=True):
+        rate_hz /= stride
+        convolutions += rate_hz * kernel * inputs * channels
+        kernels += kernel * inputs * channels
+        inputs = channels
+    transformer = layers * (4 * hidden**2 + 2 * hidden * between)
+    return Network(convolutions + FRAMES_PER_S * transformer, kernels + transformer, layers, hidden)
+
+
+def device_speed(seconds: float = 0.3) -> float:
+    """Return the multiply-adds that this device does in a second, in the precision that training chooses.
+
+    Args:
+        seconds: How long it is measured.
+    """
+    device = device_of()
+    dtype = torch.bfloat16 if chosen_precision("auto") == "bfloat16" else torch.float32
+    size = 1024 if device.type == "cpu" else 8192
+    one = torch.randn(size, size, device=device, dtype=dtype)
+    number, started = 0, 0.0
+    while number < 2 or time.monotonic() - started < seconds:
+        started = started or time.monotonic()
+        float((one @ one)[0, 0])  # waits for the product
+        number += 1
+    return number * size**3 / (time.monotonic() - started)
+
+
+def trained_part(trainable: Sequence[str], num_layers: int) -> float:
+    """Return the part of a backbone through which gradients go back.
+
+    Example:
+        >>> [trained_part(names, 12) for names in (["layers 7-12", "heads"], ["encoder", "heads"], ["all"])]
+        [0.5, 0.0, 1.0]
+    """
+    part = 0.0
+    for name in trainable:
+        if name in ("all", "backbone", "transformer"):
+            return 1.0
+        if layers := re.fullmatch(r"layers (\d+)-(\d+)", name):
+            part = max(part, (num_layers + 1 - int(layers[1])) / max(num_layers, 1))
+    return part
+
+
+def stage_keys(recipe: Recipe) -> list[str]:
+    """Return what tells each stage of a recipe, with those before it, from those of others on the same data."""
+    parts = {"labels", "protocol", "clips", "backbone", "encoder", "adapter", "seeds", "ensemble_size"}
+    keys, before = [], json.dumps(recipe.model_dump(mode="json", include=parts), sort_keys=True)
+    for number in range(len(recipe.stages)):
+        before = json.dumps([before, stage_options(recipe, number)], sort_keys=True)
+        keys.append(before)
+    return keys
+
+
+class Estimator:
+    """Costs of runs on some data; stages and features that runs share are counted once.
+
+    Args:
+        utterances: Of the manifest.
+    """
+
+    def __init__(self, utterances: Sequence[Utterance]) -> None:
+        self.utterances = utterances
+        step = max(1, len(utterances) // SAMPLED_CLIPS)
+        self._durations_s = durations(utterances[::step])
+        self._sizes: dict[str, list[tuple[int, int, int]]] = {}
+        self._seen: set[str] = set()
+
+    def fold_sizes(self, recipe: Recipe) -> list[tuple[int, int, int]]:
+        """Return the utterances of train, dev and test in each fold.
+
+        Raises:
+            SereinError: The data does not fit the recipe.
+        """
+        main = recipe.tasks.main
+        parts = recipe.model_dump(mode="json", include={"labels", "protocol"})
+        key = json.dumps([parts, main, recipe.tasks.chosen[main].model_dump(mode="json")])
+        if key not in self._sizes:
+            task = choose("task", main).fit(main, recipe.tasks.chosen[main], recipe, list(self.utterances))
+            unknown = recipe.labels.unknown_labels if task.spec.field == "emotion" else "drop"
+            kept, _ = keep_labelled(self.utterances, task, unknown)
+            folds = make_folds(kept, recipe.protocol, {}).folds
+            self._sizes[key] = [(len(fold.train), len(fold.dev), len(fold.test)) for fold in folds]
+        return self._sizes[key]
+
+    def cost(self, recipe: Recipe) -> Cost:
+        """Return what a run takes that no earlier one has done.
+
+        Raises:
+            SereinError: The data does not fit the recipe.
+        """
+        network, clips = network_of(recipe.backbone), recipe.clips
+        whole_s = float(fixed_durations(self._durations_s, clips).mean())
+        clip_s = float(np.minimum(fixed_durations(self._durations_s, clips), clips.crop_s or np.inf).mean())
+        sizes = self.fold_sizes(recipe)
+        num_train, num_dev, num_test = (sum(numbers) for numbers in zip(*sizes, strict=True))
+        work, num_bytes, is_any_trained = whole_s * (num_dev + num_test), 0.0, False
+        for key, stage in zip(stage_keys(recipe), recipe.stages, strict=True):
+            trained = trained_part(stage.trainable, network.num_layers)
+            is_any_trained |= trained > 0
+            if key in self._seen:
+                continue
+            self._seen.add(key)
+            views = stage.waveform_augmentation.num_views
+            is_kept = trained == 0 and recipe.backbone.name != "logmel" and clips.crop_s is None
+            forward = (1 if is_kept else stage.epochs) * (views * num_train * clip_s + num_dev * whole_s)
+            num_networks = 1 + (len(recipe.branches) if stage.use_fusion else 0)
+            work += num_networks * forward + 2 * trained * stage.epochs * views * num_train * clip_s
+            num_bytes += 4 * len(sizes) * network.num_weights if trained else 0.0
+            features = f"features of {recipe.backbone}"
+            if is_kept and features not in self._seen:
+                self._seen.add(features)
+                num_bytes += 2.0 * network.hidden_size * FRAMES_PER_S * whole_s * len(self.utterances)
+        num_bytes += 4 * len(sizes) * network.num_weights if is_any_trained else 0.0  # the model folders
+        return Cost(work * network.multiply_adds, num_bytes)
