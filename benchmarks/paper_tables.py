@@ -35,7 +35,7 @@ from serein.corpora import corpus_named
 from serein.corpora.prepare import prepare
 from serein.data import manifest
 from serein.data.utterance import Predicted
-from serein.tasks.votes import NOUNS
+from serein.tasks.word_vectors import NOUNS
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 DATA = {"IEMOCAP": "iemocap", "MSP-Podcast": "msp-challenge", "VoxCeleb1": "voxceleb1"}
