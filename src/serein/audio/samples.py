@@ -230,7 +230,7 @@ def trimmed(waveform: Waveform, below_peak_db: float | None) -> Waveform:
     loud = np.flatnonzero(energy_db > energy_db.max() - below_peak_db)
     start = max(0, int(loud[0]) * _HOP - _MARGIN)
     stop = min(len(waveform), int(loud[-1]) * _HOP + _FRAME + _MARGIN)
-    return waveform[start:stop]
+    return waveform[start:stop].copy()  # a view would keep what was cut in memory
 
 
 _FRAME, _HOP, _MARGIN = SAMPLE_RATE_HZ // 40, SAMPLE_RATE_HZ // 100, SAMPLE_RATE_HZ // 10
