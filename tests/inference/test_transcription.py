@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,14 @@ from asr_models import LETTERS, write_ctc, write_whisper
 from serein import hub
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError
-from serein.inference.transcription import WhisperTranscriber, load_transcriber, transcribe_each, windows
+from serein.inference.transcription import (
+    TranscriptCache,
+    WhisperTranscriber,
+    complete_whisper,
+    load_transcriber,
+    transcribe_each,
+    windows,
+)
 
 RATE_HZ = 16_000
 Record = Callable[..., Utterance]
@@ -168,6 +176,32 @@ def test_whisper_is_told_the_language(whisper: Path, english_whisper: Path, ctc:
     assert load_transcriber(str(english_whisper)).language_code("en") is None
     assert load_transcriber(str(english_whisper)).transcribe(CLIPS[:1], language="en")
     assert load_transcriber(str(ctc)).language_code("en") is None
+
+
+def test_whisper_without_its_languages_finds_them_in_its_tokenizer(whisper: Path) -> None:
+    """Models that were converted or fine-tuned long ago have a generation_config.json without them."""
+    vocabulary = load_transcriber(str(whisper)).tokenizer.get_vocab()
+    complete = load_transcriber(str(whisper)).model.generation_config
+    completed = copy.deepcopy(complete)
+    completed.lang_to_id = completed.task_to_id = completed.decoder_start_token_id = None
+    complete_whisper(completed, vocabulary, is_multilingual=True)
+    for key in ("lang_to_id", "decoder_start_token_id", "no_timestamps_token_id", "is_multilingual"):
+        assert getattr(completed, key) == getattr(complete, key), key
+    assert completed.task_to_id["transcribe"] == complete.task_to_id["transcribe"]
+
+
+def test_what_was_heard_once_is_not_heard_again(whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEREIN_CACHE", str(tmp_path))
+    first = TranscriptCache(load_transcriber(str(whisper)), "de")
+    texts = first.transcribe(CLIPS)
+    assert texts == load_transcriber(str(whisper)).transcribe(CLIPS, language="de")
+    with open(first.path, "a") as file:
+        file.write('\n{"samples": "unfini')
+    again = TranscriptCache(load_transcriber(str(whisper)), "de")
+    monkeypatch.setattr(again.transcriber, "transcribe", None)  # it is not called
+    assert again.transcribe(CLIPS[::-1]) == texts[::-1]
+    other = TranscriptCache(load_transcriber(str(whisper)), "en")
+    assert not other.known
 
 
 def test_utterances_are_transcribed_each_in_its_language(whisper: Path, record: Record) -> None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from serein.inference.prediction import Prediction
     from serein.inference.predictor import Predictor
     from serein.inference.sources import Source
+    from serein.inference.transcription import TranscriptCache
     from serein.progress import Bars
 
     Pair = tuple[Source, Prediction]
@@ -75,6 +76,10 @@ def predict(
     k: K = None,
     knn_weight: KnnWeight = None,
     show_neighbours: Annotated[bool, typer.Option("--show-neighbours", help="Also print the nearest clips.")] = False,
+    transcribe: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Put the words beside the emotion: a Whisper or CTC model of Transformers."),
+    ] = None,
     segments: Segments = "auto",
     window: Window = None,
     step: Step = None,
@@ -116,6 +121,7 @@ def predict(
     """
     shown = output_format or ("json" if as_json or (out is not None and not as_csv) else "csv" if as_csv else "table")
     wants_neighbours = k is not None or knn_weight is not None or show_neighbours
+    is_heard_once = transcribe is not None and any(str(each) == "-" or each.is_fifo() for each in sources)
     for is_wrong, options_at_fault, why in (
         (ensemble and (model is not None or knn), ("ensemble",), "it names its models; leave out --model and --knn"),
         (task is not None and (ensemble or knn), ("task",), "ensembles and datastores have one task"),
@@ -123,6 +129,7 @@ def predict(
         (runtime not in (None, "torch") and (ensemble or knn), ("runtime",), "ensembles and datastores run in PyTorch"),
         (wants_neighbours and not knn, ("k", "knn-weight", "show-neighbours"), "name a datastore by --knn"),
         (show_neighbours and shown == "csv", ("show-neighbours",), "neighbours do not fit into a line; take --json"),
+        (is_heard_once, ("transcribe",), "a pipe can be read but once; name files"),
         (out and shown in ("table", "csv"), ("out",), f"predictions are appended as JSON lines, not as {shown}"),
     ):
         if is_wrong:
@@ -131,6 +138,7 @@ def predict(
     from serein.inference.processes import load_for, predict_in_processes
     from serein.inference.recording import PredictOptions
     from serein.inference.sources import evenly_spread
+    from serein.inference.transcription import TranscriptCache, load_transcriber
     from serein.progress import Bars
 
     reject_option = RejectOption(min_confidence, min_duration)
@@ -143,6 +151,7 @@ def predict(
         raise typer.BadParameter(f"{len(files)} recordings do not fit into one picture", param_hint="'--plot'")
     words = None if labels is None else [word.strip() for word in labels.split(",")]
     failed: list[SereinError] = []
+    transcripts = None if transcribe is None else TranscriptCache(load_transcriber(transcribe))
     load_model = partial(load_for, model, runtime, backbone=backbone, task=task, labels=words)
     with Bars() as bars:
         show = partial(_show_reading, bars)
@@ -160,13 +169,13 @@ def predict(
                 results = predict_in_processes(load_model, some, options, workers)
             else:
                 results = predictor.predict_files(some, options=options, on_error="return", on_progress=show)
-            return _readable(zip(some, results, strict=True), failed, plot, on_error)
+            return _readable(zip(some, results, strict=True), failed, plot, on_error, transcripts)
 
         if shown in FILE_FORMATS:
             write_files(predicted(files), files, shown, out)
         elif out is not None:
             more = [knn.resolve(), getattr(predictor, "interpolation", None), show_neighbours] if knn else []
-            more += [] if task is None else [task]
+            more += [each for each in (task, transcribe) if each is not None]
             append_json(predicted, files, out, [predictor.identity["sha256"], options, words, *more], bars)
         else:
             PRINTERS[shown](predicted(files), predictor.classes, predictor.dimensions)
@@ -180,9 +189,11 @@ def _readable(
     failed: list[SereinError],
     plot: Path | None,
     on_error: OnError | None,
+    transcripts: TranscriptCache | None,
 ) -> Iterator[Pair]:
-    """Yield recordings with their predictions, drawn when asked for; the errors of others go to `failed`."""
+    """Yield recordings with their predictions, drawn and transcribed when asked for; others' errors go to `failed`."""
     from serein.inference.prediction import Prediction
+    from serein.inference.transcription import with_words
     from serein.inference.writers import save_picture
 
     for source, result in results:
@@ -194,7 +205,7 @@ def _readable(
         assert isinstance(result, Prediction)
         if plot is not None:
             save_picture(result, plot)
-        yield source, result
+        yield source, result if transcripts is None else with_words(source, result, transcripts)
 
 
 def _with_neighbours(

@@ -7,12 +7,15 @@ middle is kept.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import math
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,8 +31,11 @@ from serein.errors import AudioError, ModelError, expected_one_of
 from serein.inference.batching import batches_by_length
 from serein.inference.prediction import Prediction
 from serein.inference.predictor import Predictor
+from serein.inference.sources import Source, utterance_of
 from serein.models.backbones import HuggingFaceBackbone
 from serein.models.pretrained import FAMILIES, HAVE_FEATURES, quiet_transformers
+from serein.tasks.task import TaskPrediction
+from serein.text.sentences import cache_folder
 
 WINDOW_S = 30.0  # Whisper's input; the memory of a CTC model grows with the square of the length
 MARGIN_S = 5.0  # at either end of a CTC window, used as context alone
@@ -109,6 +115,10 @@ class WhisperTranscriber(Transcriber):
         if self.device.type == "cuda":
             self.model.half()  # the precision that its authors run it in
         config = self.model.generation_config
+        vocabulary = self.tokenizer.get_vocab()
+        if getattr(config, "lang_to_id", None) is None and START in vocabulary:
+            complete_whisper(config, vocabulary, self.model.config.vocab_size >= MULTILINGUAL_SIZE)
+            config.max_length = self.model.config.max_target_positions
         is_multilingual = getattr(config, "is_multilingual", False)
         self._languages: dict[str, int] = (getattr(config, "lang_to_id", None) or {}) if is_multilingual else {}
 
@@ -145,6 +155,36 @@ class WhisperTranscriber(Transcriber):
             )
         texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return texts
+
+
+START = "<|startoftranscript|>"
+MULTILINGUAL_SIZE = (
+    51_865  # Whisper's multilingual vocabularies have at least so many tokens, the English one has fewer
+)
+
+
+def complete_whisper(config: Any, vocabulary: Mapping[str, int], is_multilingual: bool) -> None:
+    """Give a Whisper model the tokens that start a transcript, from its tokenizer.
+
+    Models that were fine-tuned or converted long ago have no `lang_to_id` in their generation_config.json, nor the
+    tokens of languages and tasks; Transformers then writes nothing at all, or refuses a language.
+
+    Args:
+        config: The model's generation configuration, changed in place.
+    """
+    config.decoder_start_token_id = vocabulary[START]
+    config.eos_token_id = config.pad_token_id = config.bos_token_id = vocabulary["<|endoftext|>"]
+    config.no_timestamps_token_id = vocabulary["<|notimestamps|>"]
+    config.prev_sot_token_id = vocabulary.get("<|startofprev|>")
+    config.begin_suppress_tokens = [220, config.eos_token_id]  # no transcript begins with a space, or with its end
+    config.return_timestamps = False
+    config.is_multilingual = is_multilingual
+    if is_multilingual:
+        config.lang_to_id = {token: number for token, number in vocabulary.items() if re.fullmatch(LANGUAGE, token)}
+        config.task_to_id = {name: vocabulary[f"<|{name}|>"] for name in ("transcribe", "translate")}
+
+
+LANGUAGE = r"<\|[a-z]{2,3}\|>"
 
 
 class Part(NamedTuple):
@@ -208,6 +248,52 @@ def load_transcriber(name: str) -> Transcriber:
         what = expected_one_of(family, TRANSCRIBERS, kind="family of models")
         raise ModelError(what, where=name, remedy=f"Name {A_MODEL}.")
     return TRANSCRIBERS[family](folder)
+
+
+class TranscriptCache:
+    """Transcripts of a speech recogniser, kept by the hash of the samples: what was heard once is not heard again.
+
+    `$SEREIN_CACHE/transcripts` holds a file for each model and language, one line for each clip.
+
+    Args:
+        transcriber: The recogniser.
+        language: Spoken language, see `Transcriber.transcribe`.
+    """
+
+    def __init__(self, transcriber: Transcriber, language: str | None = None) -> None:
+        self.transcriber, self.language = transcriber, language
+        name = f"{hub.folder_digest(transcriber.folder)[:24]}-{language or 'any'}.jsonl"
+        self.path = cache_folder() / "transcripts" / name
+        self.known: dict[str, str | None] = {}
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                self.known[entry["samples"]] = entry["text"]
+            except (ValueError, TypeError, KeyError):  # a line that a killed process left unfinished
+                continue
+
+    def transcribe(self, waveforms: Sequence[Waveform]) -> list[str | None]:
+        """Return the transcript of each clip, (sample,) float32 at 16 kHz; `None` where there are no words."""
+        keys = [hashlib.blake2b(waveform.tobytes(), digest_size=16).hexdigest() for waveform in waveforms]
+        missing = {key: waveform for key, waveform in zip(keys, waveforms, strict=True) if key not in self.known}
+        if missing:
+            texts = self.transcriber.transcribe(list(missing.values()), language=self.language)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a", encoding="utf-8") as file:
+                for key, text in zip(missing, texts, strict=True):
+                    self.known[key] = text
+                    file.write("\n" * (file.tell() > 0) + json.dumps({"samples": key, "text": text}))
+        return [self.known[key] for key in keys]
+
+
+def with_words(source: Source, prediction: Prediction, transcripts: TranscriptCache) -> Prediction:
+    """Put the words of a recording beside its emotion, as the task `asr`; none where no speech was found."""
+    text: str | None = None
+    if prediction.segments:
+        utterance = utterance_of(source)
+        (text,) = transcripts.transcribe([audio.load(utterance.audio, utterance.start_s, utterance.end_s)])
+    return replace(prediction, tasks={**prediction.tasks, "asr": TaskPrediction(text or "")})
 
 
 def transcribe_each(
