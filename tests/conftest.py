@@ -56,3 +56,13 @@ def cases() -> Path:
     if not (REAL.parent / "cases").is_dir():
         pytest.skip(f"no bad inputs in {REAL.parent / 'cases'}; set SEREIN_TEST_DATA to the folder 'data' beside them")
     return REAL.parent / "cases"
+
+
+SLOW_ROOMS = ("benchmarks", "end_to_end", "exporting")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep rooms whose tests train, export or run whole programs out of `make check`."""
+    for item in items:
+        if item.path.relative_to(Path(__file__).parent).parts[0] in SLOW_ROOMS:
+            item.add_marker(pytest.mark.slow)

@@ -54,6 +54,7 @@ def test_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serein: Ca
     assert (tmp_path / "predictions.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("espeakng_loader")
     monkeypatch.chdir(tmp_path)

@@ -268,6 +268,7 @@ def faults_of_prose(where: str, text: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_identifiers() -> None:
     faults = [
         f"{where} (say {standard})"

@@ -198,6 +198,7 @@ def package_wav(path: Path, samples: np.ndarray) -> None:
 # -- experiments -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_run_prints_one_json_object(tiny: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     out = tmp_path / "run"
     outcome = serein("run", tiny, "--data", tones, "--out", out, "--jobs", 1, "--json")
@@ -254,6 +255,7 @@ def test_train_keeps_the_manifests_own_dev(tiny: Path, tones: Path, tmp_path: Pa
     assert speakers == {"train": {"cleo", "dan", "eva", "finn"}, "dev": {"anna"}, "test": set()}
 
 
+@pytest.mark.slow
 def test_report_again(tiny_run: Path, tmp_path: Path, serein: Call) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     before = (run / "scores.json").read_bytes()
@@ -288,6 +290,7 @@ def test_evaluate_on_strangers(model: Path, strangers: Path, tmp_path: Path, ser
     assert "UA" in serein("evaluate", "--model", model, "--data", strangers).out
 
 
+@pytest.mark.slow
 def test_labels_are_mapped_in_run_and_evaluate(
     tiny: Path, tones: Path, model: Path, tmp_path: Path, serein: Call
 ) -> None:
@@ -393,6 +396,7 @@ def test_predict_of_a_long_recording_takes_parts_of_it(
     assert list(row["probabilities"].values()) == pytest.approx(np.mean(probabilities, axis=0).tolist(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_command_is_installed(model: Path, tones: Path) -> None:
     """`serein` beside this Python, in a process of its own."""
     script = Path(sys.executable).with_name("serein")
@@ -409,6 +413,7 @@ def test_the_command_is_installed(model: Path, tones: Path) -> None:
     assert json.loads(done.stdout)["file"] == path
 
 
+@pytest.mark.slow
 def test_a_run_without_a_name_goes_to_runs(tiny: Path, tones: Path, tmp_path: Path, serein: Call, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.chdir(tmp_path)
     recipe = write_recipe(tmp_path / "r.yaml", {"protocol": {"only": ["1"]}}, {"epochs": 1})

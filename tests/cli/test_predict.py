@@ -195,6 +195,7 @@ def test_labels_on_stdout_and_in_a_folder(
     assert names == ["a.TextGrid", "deep/a.TextGrid"]
 
 
+@pytest.mark.slow
 def test_a_picture(model: Path, call: Path, tmp_path: Path, serein: Call) -> None:
     from matplotlib.image import imread
 
@@ -320,6 +321,7 @@ def test_two_processes_do_not_write_to_one_file(model: Path, clips: list[str], t
     assert "a.jsonl: another process writes to it. Wait for it" in outcome.complaint
 
 
+@pytest.mark.slow
 def test_workers_predict_alike_and_in_order(model: Path, tones: Path, tmp_path: Path) -> None:
     """Two processes, with a broken recording in between."""
     utterances = manifest.read(tones)
@@ -390,6 +392,7 @@ def test_what_serein_does_not_do_is_said(serein: Call) -> None:
     assert outcome.complaint.startswith("error: push: serein uploads nothing. Publish a model folder")
 
 
+@pytest.mark.slow
 def test_a_terminal_without_a_letter_loses_nothing(model: Path, tmp_path: Path) -> None:
     path = write_speech(tmp_path / "süß.wav")
     for form in ("--json", "--csv", "--format=table"):
@@ -398,6 +401,7 @@ def test_a_terminal_without_a_letter_loses_nothing(model: Path, tmp_path: Path) 
         assert "s\\xfc\\xdf.wav" in outcome.out
 
 
+@pytest.mark.slow
 def test_a_closed_stdout_loses_nothing(model: Path, tmp_path: Path) -> None:
     path, out = write_speech(tmp_path / "a.wav"), tmp_path / "out.jsonl"
     line = " ".join(map(shlex.quote, command("predict", "--model", model, path, "--out", out)))

@@ -54,6 +54,7 @@ def test_many_files_and_their_embeddings_on_a_device(tmp_path: Path) -> None:
     assert (vectors.shape, vectors.dtype) == ((3, 8), np.float32)
 
 
+@pytest.mark.slow
 def test_training_running_and_evaluating(tiny: Path, tones: Path, tmp_path: Path) -> None:
     changed = serein.load_recipe(tiny, ["stages.0.epochs=1"])
     run = serein.run(changed, data=tones, out=tmp_path / "run")

@@ -39,6 +39,7 @@ def pipe(monkeypatch: pytest.MonkeyPatch) -> Callable[[np.ndarray], None]:
     return put
 
 
+@pytest.mark.slow
 def test_a_pipe_is_predicted_as_its_file(
     model: Path, tmp_path: Path, pipe: Callable[[np.ndarray], None], serein: Call
 ) -> None:

@@ -72,6 +72,7 @@ def clips(voices: Path) -> dict[str, Path]:
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_has_top_1_and_an_equal_error_rate(run: Path) -> None:
     scores = score_run(run)
     assert scores.classes == ("tones/angry", "tones/happy", "tones/sad")

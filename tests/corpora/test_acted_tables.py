@@ -97,6 +97,7 @@ def test_a_foreign_name_stops(name: str, tmp_path: Path) -> None:
         parse_cremad(tree(tmp_path, name))
 
 
+@pytest.mark.slow
 def test_the_real_excerpt() -> None:
     if not (REAL / "cremad").is_dir():
         pytest.skip(f"no CREMA-D in {REAL}")
@@ -160,6 +161,7 @@ def test_what_is_not_of_the_corpus_stops(tmp_path: Path) -> None:
         parse_nemo(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_the_real_corpus_is_complete() -> None:
     if not (REAL / "nemo").is_dir():
         pytest.skip(f"no nEMO in {REAL}")

@@ -246,6 +246,7 @@ def whole(root: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_the_whole_corpus_has_the_published_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serein.audio.info", lambda path: None)
     root = whole(tmp_path)

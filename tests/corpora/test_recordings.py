@@ -191,6 +191,7 @@ def test_a_missing_table_and_another_encoding(tmp_path: Path) -> None:
         parse_csv(table(tmp_path, "path,text\n1.wav,Grüße\n", encoding="latin-1"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "number", "emotions"),
     [

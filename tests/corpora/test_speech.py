@@ -482,6 +482,7 @@ def test_two_formats_of_one_clip_are_refused(tmp_path: Path) -> None:
         parse_fsdd(tree(tmp_path, "1_theo_1.wav", "1_theo_1.flac"))
 
 
+@pytest.mark.slow
 def test_the_real_corpus_is_complete_and_agrees_with_its_table(real_data: Callable[[str], Path]) -> None:
     root = real_data("fsdd")
     prepared = prepare(FSDD, root)

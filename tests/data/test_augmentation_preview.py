@@ -55,6 +55,7 @@ def test_names_of_files_hold_no_folders(tones: Path, tmp_path: Path) -> None:
 # -- the command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["noise", "volume", "reverberation", "pitch", "mixed"])
 def test_listen(name: str, tones: Path, tmp_path: Path, serein: Call) -> None:
     outcome = serein(

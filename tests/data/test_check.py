@@ -232,6 +232,7 @@ def test_genders_are_noted(record: Record) -> None:
     assert "unbalanced_genders" not in notes(*utterances[:4])  # one in four is enough
 
 
+@pytest.mark.slow
 def test_an_emotion_that_the_format_tells_is_noted(record: Record) -> None:
     def utterances(rates_of_sad: list[int]) -> list[Utterance]:
         sad = [record(f"s{n}", speech(n, 0.4), rate, emotion="sad") for n, rate in enumerate(rates_of_sad)]
@@ -307,6 +308,7 @@ def real(corpus: str, folder: str) -> CheckReport:
     return check(prepare(CORPORA[corpus], REAL / folder).utterances)
 
 
+@pytest.mark.slow
 def test_ravdess_has_one_duplicated_pair_and_no_other_problem() -> None:
     report = real("ravdess", "ravdess")
     assert report.is_sound
@@ -324,6 +326,7 @@ def test_urdu_speakers_have_one_emotion_each() -> None:
     assert details["unbalanced_genders"] == "56 utterances of women, 344 of men"
 
 
+@pytest.mark.slow
 def test_emodb_is_clean() -> None:
     report = real("emodb", "emodb")
     assert report.problems == report.notes == ()

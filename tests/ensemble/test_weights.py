@@ -110,6 +110,7 @@ def test_as_good_as_trying_all_weights(seed: int) -> None:
     assert fit(probabilities, truth)[1] >= best - 1e-12
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 8), st.integers(2, 4))
 def test_whatever_is_fitted(seed: int, models: int, utterances: int, classes: int) -> None:

@@ -117,6 +117,7 @@ def test_dev_comes_before_other_folds(tmp_path: Path) -> None:
     assert found.temperatures["fold 2, seed 0"] == pytest.approx(fitted_temperature(dev, CLASSES))
 
 
+@pytest.mark.slow
 def test_one_fold_without_dev_is_judged_as_it_is(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", seeds=(0,), num_folds=1, with_embeddings=False)
     found = score_run(run).calibration
@@ -130,6 +131,7 @@ def test_no_probabilities_no_calibration(tmp_path: Path) -> None:
     assert run_calibration(tmp_path, predictions, ["sad"]) is None
 
 
+@pytest.mark.slow
 def test_the_report_shows_both_sides(tmp_path: Path) -> None:
     page = write_report(write_run(tmp_path / "run", with_embeddings=False)).read_text(encoding="utf-8")
     assert "as predicted: error" in page

@@ -43,6 +43,7 @@ def test_minimal_lines_of_anybody_are_enough(tmp_path: Path) -> None:
 names = st.text(min_size=1, max_size=5)
 
 
+@pytest.mark.slow
 @given(
     st.builds(
         Prediction,

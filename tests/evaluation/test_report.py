@@ -103,12 +103,14 @@ def test_how_it_was_made_is_said(html: str) -> None:
     assert "Checkpoint: the epoch of the best UA on dev (held-out training speakers)" in text
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_page(small_run: Path) -> None:
     first = write_report(small_run).read_bytes()
     assert write_report(small_run).read_bytes() == first
     assert [path.name for path in small_run.glob(".report*")] == []
 
 
+@pytest.mark.slow
 def test_hostile_names_stay_text(small_run: Path) -> None:
     path = small_run / "fold-1" / "seed-0" / "predictions.jsonl"
     predictions = [replace(p, speaker=HOSTILE, gender=HOSTILE, id=p.id + HOSTILE) for p in read_predictions(path)]
@@ -124,6 +126,7 @@ def test_hostile_names_stay_text(small_run: Path) -> None:
     assert page.text.count(HOSTILE) > 8
 
 
+@pytest.mark.slow
 def test_a_speaker_dependent_protocol_is_marked(small_run: Path) -> None:
     change(small_run / "folds.json", is_speaker_independent=False, protocol="random")
     html = write_report(small_run).read_text()
@@ -131,12 +134,14 @@ def test_a_speaker_dependent_protocol_is_marked(small_run: Path) -> None:
     assert "Had other speakers been recorded" not in html
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"corpora": ["synthetic"]}, {"licences": {"espeak": "CC0, synthetic voices"}}])
 def test_a_synthetic_corpus_says_so(small_run: Path, changes: dict[str, Any]) -> None:
     change(small_run / "data.json", **changes)
     assert '<li class="warning">Synthetic corpus:' in write_report(small_run).read_text()
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_says_so(small_run: Path) -> None:
     (small_run / "fold-2" / "seed-0" / "predictions.jsonl").unlink()
     html = write_report(small_run).read_text()
@@ -173,6 +178,7 @@ def test_embeddings_that_do_not_match_are_refused(small_run: Path) -> None:
         write_report(small_run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [1.0, np.nan])
 def test_collapsed_or_broken_embeddings_are_not_drawn(small_run: Path, value: float) -> None:
     for path in small_run.glob("fold-*/seed-0"):

@@ -67,6 +67,7 @@ def test_errors_at_the_models_own_threshold_by_hand(run: Path) -> None:
     assert (found.units[1].threshold, found.units[1].misses) == (None, None)
 
 
+@pytest.mark.slow
 def test_scores_and_report_say_it(run: Path) -> None:
     scores = score_run(run)
     assert scores.verification is not None
@@ -94,6 +95,7 @@ def test_foreign_embeddings_are_refused(run: Path) -> None:
         run_verification(run)
 
 
+@pytest.mark.slow
 def test_hundreds_of_voices_have_intervals_over_their_utterances(tmp_path: Path) -> None:
     """Other speakers cannot be drawn where the classes are the speakers."""
     names = [f"id{number:05d}" for number in range(400)]

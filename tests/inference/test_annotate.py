@@ -214,6 +214,7 @@ def spoken(tmp_path: Path) -> Path:
     return tmp_path / "spoken.jsonl"
 
 
+@pytest.mark.slow
 def test_transcripts_on_the_command_line(spoken: Path, tmp_path: Path, serein: Call) -> None:
     asr = write_ctc(tmp_path / "asr")
     outcome = serein("corpus", "annotate", spoken, "--transcripts", asr)
@@ -265,6 +266,7 @@ module.annotate(Path(sys.argv[1]), Path(sys.argv[3]), [source], broken="stop", r
 """
 
 
+@pytest.mark.slow
 def test_a_killed_transcription_ends_as_one_that_was_not(spoken: Path, tmp_path: Path) -> None:
     import subprocess
 

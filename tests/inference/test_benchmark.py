@@ -11,6 +11,7 @@ import serein
 from serein.inference.benchmark import matrix_peak, measure
 
 
+@pytest.mark.slow
 def test_numbers_fit_together() -> None:
     found = measure(serein.load(device="cpu"), clip_s=0.5, seconds=0.01)
     assert found.times_real_time == pytest.approx(0.5 * found.clips_per_s)
@@ -26,6 +27,7 @@ def test_a_machine_has_a_peak() -> None:
     assert matrix_peak(torch.device("cpu"), "float32") > 1e6
 
 
+@pytest.mark.slow
 def test_a_backbone_with_a_weight_norm_is_measured() -> None:
     model = serein.load(Path(__file__).parents[1] / "golden" / "models" / "classes-wav2vec2", "cpu")
     before = [weight.requires_grad for weight in model.model.parameters()]

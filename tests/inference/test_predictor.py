@@ -250,6 +250,7 @@ child.kill()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_process_predicts_after_its_parent_has(model: Predictor) -> None:
     done = subprocess.run(

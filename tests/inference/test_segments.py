@@ -133,6 +133,7 @@ def test_the_level_moves_an_edge_and_the_detector_does_not() -> None:
     assert places(cut(likely, PLAIN, samples=offset)) == expected
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(1, 60), st.sampled_from([0.0, 0.4, 1.0])), min_size=1, max_size=8),

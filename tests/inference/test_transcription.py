@@ -100,12 +100,14 @@ def test_ctc_models_hear_as_alone(tmp_path: Path, family: str, changes: dict[str
     assert load_transcriber(str(folder)).transcribe(CLIPS) == expected
 
 
+@pytest.mark.slow
 def test_whisper_hears_as_alone(whisper: Path) -> None:
     expected = [whisper_alone(whisper, clip) for clip in CLIPS]
     assert len(set(expected)) > 1
     assert load_transcriber(str(whisper)).transcribe(CLIPS) == expected
 
 
+@pytest.mark.slow
 def test_whisper_hears_a_long_clip_to_its_end(whisper: Path) -> None:
     long = noise(50.0)
     text, _ = load_transcriber(str(whisper)).transcribe([long, CLIPS[0]])
@@ -164,6 +166,7 @@ def test_batches_hold_clips_of_like_duration(whisper: Path, ctc: Path) -> None:
     assert len(load_transcriber(str(whisper)).batches([1.0] * 10)) == 5
 
 
+@pytest.mark.slow
 def test_whisper_is_told_the_language(whisper: Path, english_whisper: Path, ctc: Path) -> None:
     transcriber = load_transcriber(str(whisper))
     assert transcriber.language_code("de") == "de"
@@ -204,6 +207,7 @@ def test_what_was_heard_once_is_not_heard_again(whisper: Path, tmp_path: Path, m
     assert not other.known
 
 
+@pytest.mark.slow
 def test_utterances_are_transcribed_each_in_its_language(whisper: Path, record: Record) -> None:
     transcriber = load_transcriber(str(whisper))
     utterances = [record(f"{i}", clip, language=("de", "en")[i % 2]) for i, clip in enumerate(CLIPS)]

@@ -100,6 +100,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     speech_network.cache_clear()
 
 
+@pytest.mark.slow
 def test_the_package_is_never_imported() -> None:
     """Importing it would set the threads of the whole process."""
     script = """

@@ -339,6 +339,7 @@ def test_the_oracle_is_marked_everywhere(run: Path, serein: Call) -> None:
     assert not (run / "knn.json").exists()
 
 
+@pytest.mark.slow
 def test_without_dev_something_must_be_given(tones: Path, tiny: Path, tmp_path: Path, serein: Call) -> None:
     run = tmp_path / "run"
     changes = ("--set", "protocol.dev=none", "--set", "stages.0.checkpoint=last", "--set", "stages.0.epochs=1")

@@ -86,5 +86,6 @@ def test_who_sends_on_after_a_refusal_reads_it_and_is_cut_off(address: tuple[str
     assert answer.endswith(b"no")
 
 
+@pytest.mark.slow
 def test_who_waits_between_requests_is_not_cut_off(address: tuple[str, int]) -> None:
     assert told(address, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", most_s=3 * HEADERS_S) is None

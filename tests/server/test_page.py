@@ -159,6 +159,7 @@ class TestInABrowser:
 
     pytestmark = in_browser
 
+    @pytest.mark.slow
     def test_upload(self, page: Any, spoken: Path) -> None:
         page.set_input_files("#files", spoken)
         page.wait_for_selector("figure svg path[stroke]")  # the waveform, once it is decoded
@@ -181,6 +182,7 @@ class TestInABrowser:
         assert f"xmax = {prediction['end_s']:.6f}" in grid
         assert prediction["model"]["sha256"][:12] in page.locator("#result").inner_text()
 
+    @pytest.mark.slow
     def test_downloads_are_those_of_the_command_line(
         self, page: Any, spoken: Path, tiny_run: Path, serein: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -194,12 +196,14 @@ class TestInABrowser:
         grid = serein("predict", "call.wav", "--model", model, "--format", "textgrid").out
         assert without_last_digits(downloaded(page, ".TextGrid")) == without_last_digits(grid)
 
+    @pytest.mark.slow
     def test_the_whole_of_it(self, page: Any, spoken: Path) -> None:
         page.uncheck("#find-speech")
         page.set_input_files("#files", spoken)
         page.wait_for_selector("figure svg")
         assert page.locator("#segments tbody tr").count() == 1
 
+    @pytest.mark.slow
     def test_microphone(self, page: Any) -> None:
         page.get_by_role("button", name="Record", exact=True).click()
         page.get_by_role("button", name="Stop and predict").wait_for()
@@ -214,6 +218,7 @@ class TestInABrowser:
         page.get_by_role("button", name="Discard").click()
         assert page.locator("#list").is_hidden()
 
+    @pytest.mark.slow
     def test_several_files_and_refusals_in_the_servers_words(self, page: Any, spoken: Path, tmp_path: Path) -> None:
         notes, large, faint = tmp_path / "notes.wav", tmp_path / "large.wav", tmp_path / "faint.wav"
         notes.write_bytes(b"These are my notes.")
@@ -233,6 +238,7 @@ class TestInABrowser:
         assert "No speech was found" in page.locator("#result").inner_text()
         assert len(downloaded(page, ".jsonl", "#list").splitlines()) == 2
 
+    @pytest.mark.slow
     def test_a_server_that_is_gone(self, page: Any, spoken: Path) -> None:
         page.route("**/v1/predict*", lambda route: route.abort())
         page.set_input_files("#files", spoken)
@@ -273,6 +279,7 @@ class TestInABrowser:
             reached.append(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
         assert reached == ["record", "choose", "find-speech", "openapi.json"]
 
+    @pytest.mark.slow
     def test_no_microphone(self, browser: Any, server: Served) -> None:
         context = browser.new_context()
         page = context.new_page()
@@ -284,6 +291,7 @@ class TestInABrowser:
         page.wait_for_selector("#capture-problem:has-text('No microphone was found')")
         context.close()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     def test_a_phone_shows_all_of_it(self, page: Any, spoken: Path, scheme: str) -> None:
         page.set_viewport_size({"width": 320, "height": 700})
@@ -296,6 +304,7 @@ class TestInABrowser:
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 320
 
+    @pytest.mark.slow
     def test_keys_are_asked_for(self, tiny_run: Path, browser: Any, tmp_path: Path, spoken: Path) -> None:
         keys = tmp_path / "keys"
         keys.write_text(KEY)

@@ -30,6 +30,7 @@ def model(tiny_run: Path) -> Path:
     return next(tiny_run.glob("fold-*/seed-*/model"))
 
 
+@pytest.mark.slow
 def test_shutdown_finishes_what_runs(model: Path, short: bytes, speech: np.ndarray) -> None:
     with served(model, "--no-page") as server:
         answers: list[httpx.Response] = []
@@ -65,6 +66,7 @@ def _slowly_sent(address: str, content: bytes, server: object) -> httpx.Response
     return httpx.post(f"{address}/v1/predict", content=body(), headers=headers, timeout=30)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_keys_and_limits_are_options(model: Path, short: bytes, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("# ours\n0123456789abcdef\n")
@@ -109,6 +111,7 @@ def test_a_missing_extra_is_named(serein: Call, model: Path, monkeypatch: pytest
     assert "pip install 'serein[serve]'" in complaint
 
 
+@pytest.mark.slow
 def test_hosts_and_origins_are_options(serein: Call, model: Path) -> None:
     options = (
         "--allowed-hosts",
