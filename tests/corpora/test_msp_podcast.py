@@ -10,11 +10,14 @@ import pytest
 import soundfile
 
 from cli_fixtures import Call
+from serein.choices import choose
 from serein.corpora.msp_podcast import EMOTIONS, MSP_PODCAST, RELEASES, SECONDARY, answer, parse, remarks
 from serein.corpora.prepare import Prepared, prepare
 from serein.data import manifest
 from serein.data.utterance import Rating, Utterance
 from serein.errors import AudioError, ManifestError
+from serein.recipe import Recipe
+from serein.tasks.task import keep_labelled
 
 CONSENSUS = """\
 FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set
@@ -59,7 +62,7 @@ def detailed(form: str) -> str:
 
 @pytest.fixture(params=FORMS)
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A release: seven labelled clips, two without an emotion, two of Test3 without a row."""
+    """A release: six clips with an emotion, three without, two of Test3 without a row."""
     for folder in ("Audios", "Labels", "Transcripts"):
         (tmp_path / folder).mkdir()
     (tmp_path / "Labels" / "labels_consensus.csv").write_text(CONSENSUS)
@@ -117,11 +120,33 @@ def test_order_and_splits(root: Path) -> None:
         ("0002_0033", "angry", "train"),
         ("0002_0039", "happy", "train"),
         ("0003_0001_0002", "sad", "train"),
+        ("0004_0005", None, "train"),
+        ("0004_0006", None, "train"),
+        ("0004_0007", None, "dev"),
         ("0005_0010", "disgust", "dev"),
         ("0006_0011", "surprise", "test2"),
         ("test3_0001", None, "test3"),
         ("test3_0002", None, "test3"),
     ]
+
+
+def test_raters_who_disagree_are_kept_for_distributions_and_dimensions_alone(root: Path) -> None:
+    """As recipes for classes counted them before utterances without an emotion became part of the manifest."""
+    disputed = {"MSP-PODCAST_0004_0005", "MSP-PODCAST_0004_0006", "MSP-PODCAST_0004_0007"}
+    utterances = parse(root)
+    assert {u.id for u in utterances if u.emotion is None and u.ratings} == disputed
+    for changes, expected in (
+        ({}, set()),
+        ({"labels": {"target": "distribution"}}, set()),
+        ({"labels": {"target": "distribution", "unlabelled": "keep"}}, disputed),
+        ({"tasks": {"emotion": None, "valence": {}}}, disputed),
+    ):
+        recipe = Recipe.model_validate({"name": "r", "stages": [{"name": "a"}], **changes})
+        main = recipe.tasks.main
+        task = choose("task", main).fit(main, recipe.tasks.chosen[main], recipe, utterances)
+        kept, _ = keep_labelled(utterances, task, "drop")
+        assert {u.id for u in kept} & disputed == expected
+        assert len(kept) == 6 + len(expected)
 
 
 def test_an_unknown_speaker_and_gender_are_none(root: Path) -> None:
@@ -174,8 +199,8 @@ def test_what_is_left_out_and_what_is_lacking_is_counted(root: Path) -> None:
     assert prepare(MSP_PODCAST, root).notes == [
         f"9 rows in labels_consensus.csv, as in no release that serein knows ({known}); "
         "by split: train 5, dev 2, test1 1, test2 1, test3 2",
-        "left out 3 utterances without an emotion: Other 1, No agreement 2",
-        "of 6 labelled utterances, 1 have no speaker and 1 no gender",
+        "3 utterances have ratings but no emotion: Other 1, No agreement 2",
+        "of 9 rated utterances, 1 have no speaker and 1 no gender",
         "2 utterances have no transcript (2 of test3); 0 of the files are empty",
     ]
 
@@ -254,14 +279,14 @@ def test_a_missing_or_broken_recording_stops_or_is_listed(
     assert str(error.value).startswith(f"{path}: {reason}")
     skipping: Prepared = prepare(MSP_PODCAST, root, unreadable="skip")
     assert skipping.skipped == [(str(path), reason)]
-    assert len(skipping.utterances) == 7
+    assert len(skipping.utterances) == 10
 
 
 def test_an_extra_column_is_noted(root: Path) -> None:
     path = root / "Labels" / "labels_consensus.csv"
     path.write_text("".join(f"{line},x\n" for line in CONSENSUS.replace("Split_Set", "Split_Set,Mood").splitlines()))
     path.write_text(path.read_text().replace("Mood,x", "Mood"))
-    assert len(parse(root)) == 8
+    assert len(parse(root)) == 11
     assert "left out 1 unknown columns of labels_consensus.csv: Mood" in remarks(root)
 
 
@@ -357,7 +382,7 @@ def test_without_the_folder_of_transcripts_there_are_none(root: Path) -> None:
 def test_audio_that_no_row_names_is_noted(root: Path) -> None:
     (root / "Audios" / "MSP-PODCAST_0009_0001.wav").touch()
     (root / "Audios" / ".DS_Store").touch()
-    assert len(parse(root)) == 8
+    assert len(parse(root)) == 11
     assert "left out 1 files in Audios/ that no row names, such as MSP-PODCAST_0009_0001.wav" in remarks(root)
 
 
@@ -403,6 +428,6 @@ def test_the_command_prepares_lists_and_counts(root: Path, tmp_path: Path, serei
 
     prepared = serein("corpus", "prepare", "msp-podcast", root, "-o", out, "--skip-broken")
     assert prepared.status == 0
-    assert prepared.out.strip().endswith("7 utterances, 1 skipped")
-    assert "note: left out 3 utterances without an emotion: Other 1, No agreement 2" in prepared.err
-    assert len(manifest.read(out)) == 7
+    assert prepared.out.strip().endswith("10 utterances, 1 skipped")
+    assert "note: 3 utterances have ratings but no emotion: Other 1, No agreement 2" in prepared.err
+    assert len(manifest.read(out)) == 10

@@ -170,6 +170,35 @@ def test_raters_disagree_sometimes_and_use_words_of_their_own(corpus: list[Utter
     assert {"frustrated", "excited"} <= used - set(synth.EMOTIONS)
 
 
+def test_dimensions_are_means_of_three_answers_from_1_to_5(corpus: list[Utterance]) -> None:
+    values = np.array([[u.valence, u.arousal, u.dominance] for u in corpus], float)
+    assert values.min() >= 1
+    assert values.max() <= 5
+    np.testing.assert_allclose(values * 3, np.round(values * 3), atol=2e-4)
+
+
+def test_dimensions_order_emotions_as_their_source_does(corpus: list[Utterance]) -> None:
+    """Angry lies beside happy in arousal, beside sad in valence; sad is the least dominant."""
+    values = {e: [[u.valence, u.arousal, u.dominance] for u in corpus if u.emotion == e] for e in synth.EMOTIONS}
+    means = {emotion: np.mean(rows, axis=0) for emotion, rows in values.items()}
+    for place in range(3):
+        ranked = sorted(synth.EMOTIONS, key=lambda emotion: synth.PLACES[emotion][place])
+        assert means[ranked[-1]][place] > means[ranked[0]][place] + 0.3
+    assert means["angry"][1] > means["neutral"][1] > means["sad"][1]
+    assert means["happy"][0] > means["neutral"][0] > max(means["angry"][0], means["sad"][0])
+
+
+def test_dimensions_change_nothing_that_raters_said_before() -> None:
+    """Labels and comments come from the draws that they came from before there were dimensions."""
+    clip = synth.plan(0, 1)[0]
+    ratings = synth.utterance(clip, Path("a.wav"), 0).ratings
+    assert [(r.labels, r.comment) for r in ratings] == [
+        (("neutral",), "factual"),
+        (("angry",), "furious"),
+        (("angry",), "mad"),
+    ]
+
+
 def test_raters_err_more_where_the_expression_is_weak(corpus: list[Utterance]) -> None:
     strength = {clip.id: clip.strength for clip in synth.plan(0, CLIPS)}
     is_right = np.array([[r.labels[0] == u.emotion for r in u.ratings] for u in corpus])

@@ -138,6 +138,20 @@ def test_concordance_is_torchmetrics_but_for_n(size: int) -> None:
     assert float(ours) == pytest.approx(metrics.concordance(truth[:, 0], output.detach()[:, 0]), rel=1e-9)
 
 
+def test_value_and_gradient_are_torchmetrics_where_the_means_agree() -> None:
+    """Then n - 1 stands above and below the fraction, and cancels out."""
+    truth, output = double(40)
+
+    def centred() -> torch.Tensor:
+        return output - output.mean() + truth.mean()
+
+    ours = losses.concordance(truth, centred())[0]
+    theirs = 1 - concordance_corrcoef(centred()[:, 0], truth[:, 0])
+    assert float(ours.detach()) == pytest.approx(float(theirs.detach()), rel=1e-12)
+    gradients = [torch.autograd.grad(loss, output)[0] for loss in (ours, theirs)]
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-15)
+
+
 def test_the_gradient_is_autograds_in_float64() -> None:
     for size in (2, 5, 40):
         truth, output = double(size, dimensions=3)
@@ -191,11 +205,17 @@ def test_utterances_without_a_rating_change_nothing() -> None:
 
 def test_in_bfloat16_the_loss_is_that_of_rounded_outputs_in_float32() -> None:
     truth, output = (tensor.detach().float() for tensor in double(64))
-    rounded = output.bfloat16()
+    rounded = output.bfloat16().requires_grad_()
+    exact = rounded.detach().float().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         loss = losses.concordance(truth, rounded)
     assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, losses.concordance(truth, rounded.float()))
+    torch.testing.assert_close(loss, losses.concordance(truth, exact))
+    loss.sum().backward()
+    losses.concordance(truth, exact).sum().backward()
+    assert rounded.grad is not None
+    assert exact.grad is not None
+    torch.testing.assert_close(rounded.grad, exact.grad.bfloat16())
 
 
 @pytest.mark.parametrize(("name", "expected"), [("mse", F.mse_loss), ("mae", F.l1_loss)])

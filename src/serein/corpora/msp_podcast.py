@@ -164,7 +164,7 @@ EMOTIONS = {
     "D": "disgust",
     "F": "fear",
 }
-NO_EMOTION = {"O": "Other", "X": "No agreement"}  # no plurality for one of the eight
+NO_EMOTION = {"O": "Other", "X": "No agreement"}  # no plurality for one of the eight; rated all the same
 SPLITS = {"Train": "train", "Development": "dev", "Test1": "test1", "Test2": "test2", "Test3": "test3"}
 GENDERS: dict[str, Gender | None] = {"Male": "male", "Female": "female", "Unknown": None, "": None}
 
@@ -205,10 +205,6 @@ class _Row:
     def emotion(self) -> str | None:
         return EMOTIONS.get(self.letter)
 
-    @property
-    def is_kept(self) -> bool:
-        return self.emotion is not None or self.split == "test3"
-
 
 @dataclass(frozen=True)
 class _Release:
@@ -220,10 +216,9 @@ class _Release:
     unknown: list[str]  # audio without a row for no reason
 
     @property
-    def kept(self) -> list[_Row]:
-        """Rows that become utterances, Test3 last."""
-        hidden = [_Row(name, "", None, None, "test3") for name in self.test3]
-        return [row for row in self.rows if row.is_kept] + hidden
+    def utterances(self) -> list[_Row]:
+        """Rows of all utterances, those of Test3 that the table leaves out last."""
+        return [*self.rows, *(_Row(name, "", None, None, "test3") for name in self.test3)]
 
     def transcript(self, row: _Row) -> str | None:
         """Return the text of an utterance; `None` without a file, and for an empty one."""
@@ -241,9 +236,10 @@ class _Release:
 
 
 def parse(root: Path) -> list[Utterance]:
-    """Return every utterance whose consensus is one of the eight emotions, in the table's order, then Test3.
+    """Return every utterance in the table's order, then Test3.
 
-    Test3 has no public labels: its utterances have no emotion, speaker or ratings, and can be predicted.
+    Where raters did not agree on one of the eight emotions (`NO_EMOTION`), an utterance has ratings and dimensions, but
+    no emotion. Test3 has no public labels: its utterances have no emotion, speaker or ratings, and can be predicted.
 
     Raises:
         ManifestError: A file or column is missing, a line is broken, or the two tables do not belong together.
@@ -262,7 +258,7 @@ def parse(root: Path) -> list[Utterance]:
                 where=root / DETAILED,
                 remedy="Copy both tables again, from one release.",
             )
-    if not release.kept:
+    if not any(row.emotion or row.split == "test3" for row in release.utterances):
         raise ManifestError(
             f"no row has one of the classes {', '.join(EMOTIONS)}", where=root / CONSENSUS, remedy=_AGAIN
         )
@@ -283,7 +279,7 @@ def parse(root: Path) -> list[Utterance]:
             language="en",
             corpus="msp-podcast",
         )
-        for row in release.kept
+        for row in release.utterances
     ]
 
 
@@ -297,21 +293,21 @@ def remarks(root: Path) -> list[str]:
     splits = Counter(row.split for row in release.rows) + Counter(test3=len(release.test3))
     by_split = _numbers(splits, SPLITS.values())
     notes = [f"{num_rows} rows in {CONSENSUS.name}, {recognised}; by split: {by_split}"]
-    if letters := Counter(NO_EMOTION[row.letter] for row in release.rows if not row.is_kept):
+    if letters := Counter(NO_EMOTION[row.letter] for row in release.rows if row.letter in NO_EMOTION):
         which_letters = _numbers(letters, NO_EMOTION.values())
-        notes.append(f"left out {letters.total()} utterances without an emotion: {which_letters}")
+        notes.append(f"{letters.total()} utterances have ratings but no emotion: {which_letters}")
     if others := [name or "(no name)" for name in header(root / CONSENSUS) if name not in _COLUMNS]:
         notes.append(f"left out {len(others)} unknown columns of {CONSENSUS.name}: {', '.join(others)}")
     if release.unknown:
         num_unknown = len(release.unknown)
         notes.append(f"left out {num_unknown} files in Audios/ that no row names, such as {release.unknown[0]}")
-    kept = [row for row in release.kept if row.split != "test3"]
-    speakers, genders = sum(row.speaker is None for row in kept), sum(row.gender is None for row in kept)
+    rated = [row for row in release.utterances if row.split != "test3"]
+    speakers, genders = sum(row.speaker is None for row in rated), sum(row.gender is None for row in rated)
     if speakers or genders:
-        notes.append(f"of {len(kept)} labelled utterances, {speakers} have no speaker and {genders} no gender")
+        notes.append(f"of {len(rated)} rated utterances, {speakers} have no speaker and {genders} no gender")
     if not (root / "Transcripts").is_dir():
         notes.append("no folder Transcripts/, so no utterance has a transcript; unpack Transcripts.zip to have them")
-    elif lacking := [row for row in release.kept if release.transcript(row) is None]:
+    elif lacking := [row for row in release.utterances if release.transcript(row) is None]:
         files = set(os.listdir(root / "Transcripts"))
         num_empty = sum(f"{Path(row.name).stem}.txt" in files for row in lacking)
         num_hidden = sum(row.split == "test3" for row in lacking)

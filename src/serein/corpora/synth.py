@@ -105,6 +105,23 @@ COMMENTS = {  # from weak to strong
     "sad": ("downcast", "gloomy", "sorrowful", "miserable", "heartbroken"),
     "surprised": ("curious", "surprised", "amazed", "astonished"),
 }
+DIMENSIONS = ("valence", "arousal", "dominance")
+PLACES = {  # where an emotion lies on them at full strength, from -1 to 1
+    # Russell and Mehrabian 1977, doi:10.1016/0092-6566(77)90037-X, as others quote their means
+    "angry": (-0.51, 0.59, 0.25),
+    "disgusted": (-0.60, 0.35, 0.11),
+    "excited": (0.62, 0.75, 0.38),
+    "frustrated": (-0.64, 0.52, 0.35),
+    "happy": (0.81, 0.51, 0.46),
+    "sad": (-0.63, -0.27, -0.33),
+    "surprised": (0.40, 0.67, -0.13),
+    # Gebhard 2005 ("ALMA: a layered model of affect")
+    "disappointed": (-0.30, 0.10, -0.40),
+    # the middle of every scale
+    "neutral": (0.0, 0.0, 0.0),
+}
+SCALE = (1, 5)  # of a rater's answer, in whole steps, as of IEMOCAP's manikins
+ANSWER_SPREAD = 0.5  # standard deviation of an answer before it is rounded
 
 
 NAME = "synth"
@@ -122,6 +139,9 @@ learn; it is **not evidence about human emotion**, and scores on it say nothing 
 - Licence: {LICENCE}.
 - Cite as: {CITATION}.
 - `emotion` is what the synthetic speaker was told to express; raters may disagree with it and each other.
+- `valence`, `arousal` and `dominance` are means of the raters' answers from 1 to 5. Each rater answers where the
+  emotion that they hear lies (Russell and Mehrabian 1977), nearer to the middle the weaker its expression, give or
+  take half a step.
 """
 
 EMOTIONS = ("angry", "happy", "neutral", "sad")
@@ -353,9 +373,10 @@ def _voice(clip: Clip) -> Voice:
 def utterance(clip: Clip, path: Path, seed: int) -> Utterance:
     """Return what is known about a clip, with what its raters say of it.
 
-    The weaker the expression, the more often a rater is wrong; one in eight ticks a second category.
+    The weaker the expression, the more often a rater is wrong; one in eight ticks a second category. Their answers on
+    the dimensions lie where `PLACES` has what they hear, times the strength.
     """
-    ratings = []
+    ratings, answers = [], []
     for rater in RATERS:
         rng = _rng(seed, clip.id, rater)
         other = _pick(list(CONFUSIONS[clip.emotion]), rng, list(CONFUSIONS[clip.emotion].values()))
@@ -365,6 +386,11 @@ def utterance(clip: Clip, path: Path, seed: int) -> Utterance:
         words = COMMENTS[first]
         place = np.clip(clip.strength + rng.normal(0.0, 0.2), 0.0, 0.999)
         ratings.append(Rating(labels=labels, comment=words[int(place * len(words))], rater=rater))
+        noise = _rng(seed, clip.id, rater, "dimensions").normal(0.0, ANSWER_SPREAD, len(DIMENSIONS))
+        middle, half = (SCALE[0] + SCALE[1]) / 2, (SCALE[1] - SCALE[0]) / 2
+        felt = middle + half * min(1.0, clip.strength) * np.array(PLACES[first]) + noise
+        answers.append(np.clip(np.round(felt), *SCALE))
+    consensus = np.mean(answers, axis=0).round(4).tolist()
     return Utterance(
         id=clip.id,
         audio=str(path),
@@ -372,6 +398,7 @@ def utterance(clip: Clip, path: Path, seed: int) -> Utterance:
         gender=clip.speaker.gender,
         session=clip.speaker.session,
         emotion=clip.emotion,
+        **dict(zip(DIMENSIONS, consensus, strict=True)),
         ratings=tuple(ratings),
         transcript=clip.text,
         style=clip.style,
