@@ -205,8 +205,8 @@ class PooledHead(nn.Module):
 class RaterOutput(nn.Linear):
     """A linear layer for the average rater, and a vector of logits for each rater, by which it leans.
 
-    As an embedding of annotators that is added to what the last layer reads (Mokhberian 2024, AART), which that layer
-    would turn into logits.
+    AART (Mokhberian et al. 2024, arXiv 2311.09743) adds an embedding of the annotator to that of the text, then
+    normalises and classifies; without the norm between, the embedding amounts to a vector of logits.
     """
 
     def __init__(self, size: int, num_outputs: int, num_raters: int) -> None:

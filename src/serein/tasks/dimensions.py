@@ -19,9 +19,9 @@ from serein.tasks.task import Decoded, Task, TaskPrediction, TaskSpec
 
 SCALES: Mapping[str, tuple[float, float]] = MappingProxyType(
     {  # of what raters may answer; means of IEMOCAP's reach 5.5
-        "iemocap": (1.0, 5.0),  # Busso et al. 2008, self-assessment manikins
-        "msp-podcast": (1.0, 7.0),  # Lotfian and Busso 2019
-        "synth": (1.0, 5.0),
+        "iemocap": (1.0, 5.0),  # five steps, as users of the corpus state (Busso et al. 2008 not at hand)
+        "msp-podcast": (1.0, 7.0),  # https://www.odyssey2024.org/emotion-recognition-challenge
+        "synth": (1.0, 5.0),  # serein.corpora.synth.SCALE
     }
 )
 OWN = "own"  # the corpus of utterances that name none
