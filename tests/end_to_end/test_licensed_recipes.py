@@ -61,12 +61,13 @@ def test_msp_podcast(name: str, manifests: Mapping[str, Path], source: Path, tmp
         own = scores["tasks"]["dimensions"]
         assert own["scale"] == "0 to 1 (1 to 7 in msp-podcast)"
         assert own["intervals"].keys() >= {f"ccc {dimension}" for dimension in DIMENSIONS}
-        assert len(read_run_predictions(tmp_path / "run", kind="dimensions")) == len(tested)
+        kind = {} if name == "dimensions" else {"kind": "dimensions"}
+        assert len(read_run_predictions(tmp_path / "run", **kind)) == len(tested)
 
 
 def test_iemocap(manifests: Mapping[str, Path], source: Path, tmp_path: Path, serein: Call) -> None:
     scores = scores_of(
-        serein, "iemocap/both.yaml", manifests["iemocap"], source, tmp_path / "run", "protocol.only=[session1]"
+        serein, "iemocap/both.yaml", manifests["iemocap"], source, tmp_path / "run", "protocol.only=[Ses01]"
     )
     assert scores["distribution"]["js"]["value"] > 0
     assert scores["tasks"]["dimensions"]["scale"] == "0 to 1 (1 to 5 in iemocap)"
