@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from backbones import WAV2VEC2_BASE, WAVLM_LARGE, configuration, save_backbone
+from backbones import THIN, WAV2VEC2_BASE, WAVLM_LARGE, configuration, save_backbone
 from mock_releases import RELEASES, Size
 from serein.corpora import corpus_named
 from serein.corpora.prepare import prepare
@@ -79,6 +79,7 @@ def write_workplace(root: Path, part: float) -> None:
     shutil.copytree(RECIPES, root / "recipes")
     for path in (root / "recipes").rglob("*.yaml"):
         text = re.sub(r"epochs: \d+", "epochs: 1", path.read_text(encoding="utf-8"))
+        text = text.replace("projection: 768", f"projection: {THIN['hidden_size']}")  # as wide as the backbone
         for protocol, fold in FOLDS.items():
             text = text.replace(f"  name: {protocol}\n", f"  name: {protocol}\n  only: [{fold}]\n")
         path.write_text(text, encoding="utf-8")

@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from serein.cache import keep_within_limit, mark_used
 from serein.data.files import lock, replacing, sha256, write_text
 from serein.distributed import distributed_info, wait_for_all
 from serein.errors import RunError
@@ -167,6 +168,7 @@ def train_shared_stage(
         is_contained = all(torch.equal(state[name], before) for name, before in others.items())
         if is_first and is_contained and not (entry / DESCRIPTION).exists():
             _publish(entry, folder, label, stage)
+            keep_within_limit(stages=[shared])
 
 
 def _take(model: SpeechModel, stage: Stage, entry: Path, folder: Path) -> None:
@@ -175,6 +177,7 @@ def _take(model: SpeechModel, stage: Stage, entry: Path, folder: Path) -> None:
         metadata = file.metadata()
     found, state = load_file(entry / WEIGHTS), model.state_dict()
     used = used_weights(model, stage).keys() & found.keys()
+    mark_used(entry)
     is_backbone_left_out = not any(name.startswith("backbone.") for name in found)
     merged = {
         name: (found[name] if name in used else tensor.detach().cpu()).contiguous()

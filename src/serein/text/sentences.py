@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import importlib.util
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from serein import hub
+from serein.cache import cache_folder, claim
 from serein.data.files import replacing
 from serein.errors import MissingExtraError, ModelError
 
@@ -176,6 +176,7 @@ class VectorCache:
 
     def __init__(self, folder: Path, size: int) -> None:
         self.folder, self.size = folder, size
+        self._claim = claim(folder)
 
     def read(self, keys: Iterable[str]) -> dict[str, Vectors]:
         """Return the vectors that are there."""
@@ -205,11 +206,3 @@ class VectorCache:
         if keys.shape != (len(vectors), 32) or vectors.shape[1:] != (self.size,) or vectors.dtype != np.float32:
             return {}
         return {key.tobytes().hex(): vector for key, vector in zip(keys, vectors, strict=True)}
-
-
-def cache_folder() -> Path:
-    """Return `$SEREIN_CACHE`, or serein's folder in the user's cache; what lies there can be computed again."""
-    if named := os.environ.get("SEREIN_CACHE"):
-        return Path(named).expanduser()
-    root = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(root) if os.path.isabs(root) else Path("~/.cache").expanduser()) / "serein"

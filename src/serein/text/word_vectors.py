@@ -39,10 +39,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serein import hub
+from serein.cache import cache_folder, claim
 from serein.data.files import sha256
 from serein.errors import VocabularyError, expected_one_of
 from serein.nearest import ExactIndex, FaissIndex, write_faiss
-from serein.text.sentences import DEFAULT_ENCODER, SentenceEncoder, cache_folder
+from serein.text.sentences import DEFAULT_ENCODER, SentenceEncoder
 from serein.text.word_vector_files import BUFFER_BYTES, OnError, Progress, Vectors, WordVectorFile
 
 DType = Literal["float32", "float16"]
@@ -237,6 +238,7 @@ class Vocabulary:
     @cached_property
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The files of `folder` by their names, mapped; a Sentence-Transformers model's words are encoded first."""
+        claimed = None if self.encoder is None else claim(self.folder)  # until all is mapped
         if self.encoder is not None and not (self.folder / HEADER).exists():
             from serein.progress import Bars
 
@@ -250,7 +252,10 @@ class Vocabulary:
             except (VocabularyError, OSError):
                 if not (self.folder / HEADER).exists():  # else another process was done first
                     raise
-        return map_folder(self.folder)[1]
+        arrays = map_folder(self.folder)[1]
+        if claimed is not None:
+            claimed.close()
+        return arrays
 
     def __len__(self) -> int:
         return len(self.arrays["norms"])

@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from serein.cache import cache_folder, claim, keep_within_limit
 from serein.data.dataset import BucketSampler, ClipDataset, Recordings, batch_durations, collate, fix_length
 from serein.data.files import replacing, write_text
 from serein.device import on_own_gpu
@@ -36,7 +37,6 @@ from serein.models.model import SpeechModel, is_frozen
 from serein.models.pretrained import ORIGIN, weights_hash
 from serein.progress import Report
 from serein.recipe import MAIN, Batches, Clips, FeatureCacheOptions, SpectrogramAugmentation, Stage
-from serein.text.sentences import cache_folder
 
 FORMAT = 1  # of the hidden layers; with a new one every clip is computed again
 CLIPS_PER_FILE = 128
@@ -100,6 +100,7 @@ class Shard:
 
     def __init__(self, folder: Path, dtype: torch.dtype) -> None:
         self.folder, self.dtype = folder, dtype
+        self._claim = claim(folder)
         self._file_of: dict[str, Any] = {}
         self._seen: set[str] = set()
 
@@ -215,6 +216,7 @@ class FeatureCache:
                     )
                 label = f"{label}  features of {len(missing)} clips, {_gigabytes(needed)}"
                 Extraction(self, recordings, clips, stored, folder).run(set(missing), partial(report, label))
+                keep_within_limit(features=[self.root])
         except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
             reason = getattr(error, "strerror", None) or str(error)
             raise RunError(f"features cannot be kept ({reason})", where=self.root, remedy=ELSEWHERE) from error

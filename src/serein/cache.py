@@ -1,0 +1,164 @@
+"""What is kept so that it is not computed again: where it lies, how much it is, when it was used, and what can go.
+
+    $SEREIN_CACHE / features / backbone / layer      hidden layers of frozen backbones
+                  / sentences / encoder              vectors of texts
+                  / vocabularies / encoder           an encoder's words
+    runs/reproduce / stages / key                    stages that several runs share
+
+An entry is a folder. Whoever uses one holds a lock on `.NAME.lock` beside it, and what is in use is never removed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from serein.data.files import is_leftover, lock
+from serein.errors import RecipeError, RunError
+
+KINDS = {"features": 2, "sentences": 1, "vocabularies": 1}  # name of the folder -> how deep its entries lie
+STAGES = "stages"
+UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing that is kept.
+
+    Attributes:
+        kind: Of `KINDS`, or `stages`.
+        used_at: When it was last used, in seconds since 1970.
+    """
+
+    kind: str
+    path: Path
+    num_bytes: int
+    used_at: float
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since it was used."""
+        return max(0.0, time.time() - self.used_at)
+
+
+def cache_folder() -> Path:
+    """Return `$SEREIN_CACHE`, or serein's folder in the user's cache; what lies there can be computed again."""
+    if named := os.environ.get("SEREIN_CACHE"):
+        return Path(named).expanduser()
+    root = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(root) if os.path.isabs(root) else Path("~/.cache").expanduser()) / "serein"
+
+
+def entries(stages: Iterable[Path] = (), features: Iterable[Path] = ()) -> list[Entry]:
+    """Return all that is kept, what was used longest ago first.
+
+    Args:
+        stages: Folders of shared stages.
+        features: Folders of features beside the cache's own, as recipes may name them.
+    """
+    roots = [(kind, cache_folder() / kind, depth) for kind, depth in KINDS.items()]
+    roots += [("features", folder, KINDS["features"]) for folder in features]
+    roots += [(STAGES, folder, 1) for folder in stages]
+    found = {}
+    for kind, root, depth in roots:
+        for path in root.glob("/".join(["[!.]*"] * depth)):
+            with suppress(FileNotFoundError):  # it was removed meanwhile
+                if path.is_dir():
+                    num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+                    found[path] = Entry(kind, path, num_bytes, path.stat().st_mtime)
+    return sorted(found.values(), key=lambda entry: entry.used_at)
+
+
+def claim(folder: Path) -> IO[bytes] | None:
+    """Say that this process uses an entry, and that it was used now.
+
+    Returns:
+        A file: the entry stays until it is closed. `None` where nothing can be written, and so nothing be removed.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        file = open(_lock_of(folder), "ab")  # noqa: SIM115  (held by the caller)
+    except OSError:
+        return None
+    with suppress(ImportError, OSError):  # no such lock on Windows, or on this disk
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_SH)
+    mark_used(folder)
+    return file
+
+
+def mark_used(folder: Path) -> None:
+    """Let an entry be the last that is cleared."""
+    with suppress(OSError):
+        os.utime(folder)
+
+
+def remove(entry: Entry) -> bool:
+    """Remove an entry at once and as a whole; tell whether it could be: not while a process uses it."""
+    with suppress(FileNotFoundError), open(_lock_of(entry.path), "ab") as file:
+        try:
+            lock(file, entry.path, "a process uses it")
+        except RunError:
+            return False
+        away = Path(tempfile.mkdtemp(prefix=f".{entry.path.name}.", dir=entry.path.parent))
+        os.replace(entry.path, away / entry.path.name)
+        shutil.rmtree(away, ignore_errors=True)
+        killed = filter(is_leftover, entry.path.parent.glob(f".{entry.path.name}.*"))  # leftovers of earlier clearing
+        for path in killed:
+            shutil.rmtree(path, ignore_errors=True)
+    return True
+
+
+def trim(kept: Sequence[Entry], most_bytes: float) -> list[Entry]:
+    """Remove what was used longest ago until the rest is small enough; return what was removed.
+
+    Args:
+        kept: As `entries` returns them.
+    """
+    size, removed = sum(entry.num_bytes for entry in kept), []
+    for entry in kept:
+        if size <= most_bytes:
+            break
+        if remove(entry):
+            removed.append(entry)
+            size -= entry.num_bytes
+    return removed
+
+
+def keep_within_limit(stages: Iterable[Path] = (), features: Iterable[Path] = ()) -> list[Entry]:
+    """Remove what `$SEREIN_CACHE_SIZE` leaves no room for; nothing when it is not set. Return what was removed.
+
+    Raises:
+        RecipeError: It is no size.
+    """
+    limit = os.environ.get("SEREIN_CACHE_SIZE")
+    return trim(entries(stages, features), parse_size(limit, where="SEREIN_CACHE_SIZE")) if limit else []
+
+
+def parse_size(text: str, *, where: str) -> float:
+    """Return the bytes of a size.
+
+    Raises:
+        RecipeError: It is none.
+
+    Example:
+        >>> parse_size("20GB", where="--max-size"), parse_size("1.5 m", where="--max-size")
+        (20000000000.0, 1500000.0)
+    """
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", text.strip().lower())
+    if parts is None:
+        raise RecipeError(f"'{text}' is no size", where=where, remedy="Write it as 20GB or 500MB.")
+    return float(parts[1]) * UNITS[parts[2]]
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.lock"

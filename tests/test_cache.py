@@ -1,0 +1,100 @@
+"""What is kept on disk: listed by kind, the longest unused cleared first, and nothing that a process uses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cli_fixtures import Call
+from serein import cache
+from serein.errors import RecipeError
+
+HOLDS = """
+import sys
+from pathlib import Path
+from serein import cache
+held = cache.claim(Path(sys.argv[1]))
+print("held", flush=True)
+input()
+"""
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Five entries of 1000 bytes, last used 5, 4, 3, 2 and 1 days ago."""
+    monkeypatch.setenv("SEREIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    names = ("cache/features/b/last", "cache/features/b/4", "cache/sentences/e", "cache/vocabularies/v")
+    for number, name in enumerate((*names, "runs/reproduce/stages/k")):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "x.safetensors").write_bytes(b"x" * 1000)
+        age_s = 86_400 * (5 - number)
+        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
+    (tmp_path / "cache/features/b/backbone.json").write_text("{}")
+    return tmp_path
+
+
+def names(kept: Path) -> list[str]:
+    return [entry.path.name for entry in cache.entries([kept / "runs/reproduce/stages"])]
+
+
+def test_all_is_listed_the_longest_unused_first(kept: Path, serein: Call) -> None:
+    assert names(kept) == ["last", "4", "e", "v", "k"]
+    listed = json.loads(serein("cache", "--json").out)
+    assert [entry["kind"] for entry in listed] == ["features", "features", "sentences", "vocabularies", "stages"]
+    assert {entry["num_bytes"] for entry in listed} == {1000}
+    assert [round(entry["age_s"] / 86_400) for entry in listed] == [5, 4, 3, 2, 1]
+    assert "5 entries, 0.00 GB" in serein("cache").out
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        ((), []),
+        (("--kind", "features"), ["e", "v", "k"]),
+        (("--max-size", "2KB"), ["v", "k"]),
+        (("--unused-days", 2.5), ["v", "k"]),
+        (("--unused-days", 2.5, "--max-size", "4kB"), ["4", "e", "v", "k"]),
+        (("--kind", "stages", "--kind", "sentences"), ["last", "4", "v"]),
+    ],
+)
+def test_what_is_cleared(options: tuple[object, ...], left: list[str], kept: Path, serein: Call) -> None:
+    outcome = serein("cache", "clear", *options)
+    assert outcome.status == 0
+    assert outcome.out == f"removed {5 - len(left)} entries, 0.00 GB\n"
+    assert names(kept) == left
+    assert not [path for path in kept.rglob(".*") if path.is_dir()]
+
+
+def test_what_a_process_uses_stays(kept: Path, serein: Call) -> None:
+    entry = kept / "cache/sentences/e"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(entry)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        assert names(kept)[-1] == "e"  # it was used just now
+        outcome = serein("cache", "clear")
+        assert (outcome.out, "1 entries stay" in outcome.err) == ("removed 4 entries, 0.00 GB\n", True)
+        assert names(kept) == ["e"]
+    finally:
+        holder.kill()  # a killed process holds nothing
+        holder.wait()
+    assert serein("cache", "clear").out == "removed 1 entries, 0.00 GB\n"
+
+
+def test_a_limit_keeps_what_was_used_last(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cache.keep_within_limit() == []
+    monkeypatch.setenv("SEREIN_CACHE_SIZE", "2 KB")
+    cache.mark_used(kept / "cache/features/b/last")
+    assert [entry.path.name for entry in cache.keep_within_limit()] == ["4", "e"]
+    monkeypatch.setenv("SEREIN_CACHE_SIZE", "much")
+    with pytest.raises(RecipeError, match="'much' is no size. Write it as 20GB"):
+        cache.keep_within_limit()
