@@ -5,7 +5,8 @@
                   / vocabularies / encoder           an encoder's words
     runs/reproduce / stages / key                    stages that several runs share
 
-An entry is a folder. Whoever uses one holds a lock on `.NAME.lock` beside it, and what is in use is never removed.
+An entry is a folder. Whoever uses one holds a lock on `.NAME.use` beside it (who trains a stage, on `.NAME.lock`), and
+what is in use is never removed.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def claim(folder: Path) -> IO[bytes] | None:
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        file = open(_lock_of(folder), "ab")  # noqa: SIM115  (held by the caller)
+        file = open(folder.parent / f".{folder.name}.use", "ab")  # noqa: SIM115  (held by the caller)
     except OSError:
         return None
     with suppress(ImportError, OSError):  # no such lock on Windows, or on this disk
@@ -104,7 +105,8 @@ def mark_used(folder: Path) -> None:
 
 def remove(entry: Entry) -> bool:
     """Remove an entry at once and as a whole; tell whether it could be: not while a process uses it."""
-    with suppress(FileNotFoundError), open(_lock_of(entry.path), "ab") as file:
+    name = f".{entry.path.name}.{'lock' if entry.kind == STAGES else 'use'}"
+    with suppress(FileNotFoundError), open(entry.path.parent / name, "ab") as file:
         try:
             lock(file, entry.path, "a process uses it")
         except RunError:
@@ -158,7 +160,3 @@ def parse_size(text: str, *, where: str) -> float:
     if parts is None:
         raise RecipeError(f"'{text}' is no size", where=where, remedy="Write it as 20GB or 500MB.")
     return float(parts[1]) * UNITS[parts[2]]
-
-
-def _lock_of(folder: Path) -> Path:
-    return folder.parent / f".{folder.name}.lock"
