@@ -34,7 +34,15 @@ OF_PROCESSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "vocabulary": ("--words 3000 --json", ()),
     "wavlm_large": ("--thin --crop 0.5 --clips 16", ()),
 }
-NEED_DATA = {"adaptation", "kill_resume", "long_recording", "ordinary_recordings", "runtimes", "transcripts"}
+NEED_DATA = {
+    "adaptation",
+    "corpus_scale",
+    "kill_resume",
+    "long_recording",
+    "ordinary_recordings",
+    "runtimes",
+    "transcripts",
+}
 
 
 def test_every_program_is_run() -> None:
