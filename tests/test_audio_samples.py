@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from audio_files import encoded, voice
@@ -118,3 +121,21 @@ def test_a_mapping_states_one_rate_and_samples() -> None:
         audio.as_waveform({"array": VOICE, "sampling_rate": 8_000}, 16_000)
     with pytest.raises(AudioError, match="without 'array'"):
         audio.as_waveform({"sampling_rate": 8_000})
+
+
+def test_a_pair_is_samples_and_their_rate_in_any_order() -> None:
+    expected = audio.as_waveform(VOICE, 8_000)
+    for pair in ((VOICE, 8_000), (8_000, VOICE), (torch.from_numpy(VOICE)[None], 8_000), (np.int64(8_000), VOICE)):
+        np.testing.assert_allclose(audio.as_waveform(pair), expected, atol=1e-6)
+    with pytest.raises(AudioError, match="come without a sampling rate"):
+        audio.as_waveform((0.25, -0.25))  # two samples
+
+
+def test_a_stream_at_its_end_is_no_empty_file(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", VOICE, 16_000)
+    file = io.BytesIO()
+    file.write((tmp_path / "a.wav").read_bytes())
+    with pytest.raises(AudioError, match=r"is at its end. Go back to its start: seek\(0\)"):
+        audio.load(file)
+    file.seek(0)
+    assert len(audio.load(file)) == len(VOICE)

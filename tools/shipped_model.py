@@ -95,13 +95,15 @@ def tested_corpora(data: Path) -> list[str]:
     return sorted(name for name, found in emotions.items() if name and len(found) > 1)
 
 
-def calibration_of(predictions: Sequence[Prediction], classes: Sequence[str]) -> Calibration:
-    """Return the temperature of models of the same recipe on unseen speakers."""
-    temperature = fitted_temperature(predictions, classes)
-    if temperature is None:
+def calibration_of(predictions: Sequence[Prediction], classes: Sequence[str]) -> Calibration | None:
+    """Return the temperature of models of the same recipe on unseen speakers; `None` where it helps no others."""
+    found = fitted_temperature(predictions, classes)
+    if found is None:
         raise SystemExit("error: too few predictions of unseen speakers to fit a temperature to.")
+    if not found.helps:
+        return None
     return Calibration(
-        temperature=temperature,
+        temperature=found.temperature,
         fitted_on="predictions of models of the same recipe for unseen speakers",
         num_utterances=len(predictions),
     )
@@ -195,8 +197,10 @@ def _cell(scores: Scores, name: str) -> str:
 
 def _calibrated(checkpoint: Checkpoint, scores: Scores) -> str:
     found = scores.calibration
-    if found is None or found.after is None or checkpoint.calibration is None:
+    if found is None or found.after is None:
         return ""
+    if checkpoint.calibration is None:
+        return f"Its probabilities are as the network gives them. {found}"
     half = [point for point in found.coverage if point.min_confidence >= 0.5]
     rejecting = ""
     if half:

@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from serein.choices import choose
-from serein.data.files import make_readable, sha256
+from serein.data.files import make_readable, sha256, write_text
 from serein.errors import ModelError, RecipeError
 from serein.models.hidden_states import ADAPTER_WEIGHT, plain_name
 from serein.models.model import HiddenStatesByBranch, SpeechModel, assemble, described_backbone
@@ -47,6 +47,7 @@ def card(name: str, tasks: Sequence[Task], training: Mapping[str, Any]) -> str:
     is_share = monitor in ("ua", "wa", "macro_f1") or "accuracy" in monitor
     reached = "" if score is None else f"{100 * score:.1f} %" if is_share else f"{score:.3f}"
     predicts = "\n\nIt also predicts ".join(task.describe() for task in tasks)
+    probabilities = f"## Probabilities\n\n{training['calibration']}\n\n" if "calibration" in training else ""
     return f"""# {name}
 
 A model of [serein](https://pypi.org/project/serein/): it hears speech and predicts {predicts}
@@ -71,7 +72,7 @@ A model inherits the conditions of the data that it learned from.
         else f"{title} on its dev speakers, by which its weights were chosen: {reached}."
     }
 
-## Limits
+{probabilities}## Limits
 
 It was evaluated on the corpus that it learned from. Other languages, rooms, microphones and ways of speaking, above all
 spontaneous ones, will score lower. It hears how speech sounds, not what a person feels: no decision about a person
@@ -264,6 +265,19 @@ def save(
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def withdraw_calibration(folder: Path, why: str) -> None:
+    """Rewrite a model folder that has a temperature: it predicts without one, and its card says why."""
+    description = _read_json(folder / "model.json")
+    if description["calibration"] is None:
+        return
+    checkpoint = described(description, _read_json(folder / "labels.json"), folder)
+    description |= {"calibration": None, "training": {**checkpoint.training, "calibration": why}}
+    said = sorted(checkpoint.answered, key=lambda name: name != checkpoint.task)
+    text = card(checkpoint.training["recipe"], [checkpoint.tasks[name] for name in said], description["training"])
+    write_text(folder / "README.md", text)
+    write_text(folder / "model.json", json.dumps(description, indent=2))
 
 
 def merge(checkpoint: Checkpoint, folder: Path) -> None:

@@ -34,8 +34,10 @@ def device_of(name: str | torch.device = "auto") -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        why = "" if reason.startswith("Expected one of") else f" ({reason})"  # a list of all that PyTorch knows
         raise ModelError(
-            f"no device '{name}' on this machine ({str(error).splitlines()[0]})",
+            f"no device '{name}' on this machine{why}",
             where="--device",
             remedy="Choose auto, cpu, cuda, cuda:1 or mps.",
         ) from None

@@ -37,6 +37,7 @@ OF_PROCESSES: dict[str, tuple[str, tuple[str, ...]]] = {
 NEED_DATA = {
     "adaptation",
     "corpus_scale",
+    "entry_points",
     "kill_resume",
     "long_recording",
     "ordinary_recordings",
@@ -97,6 +98,17 @@ def test_long_recording(tmp_path: Path, run_benchmark: Call) -> None:
     figures = json.loads(said)
     assert figures["segments"] >= 1
     assert 0 < figures["speech_s"] <= figures["duration_s"]
+
+
+@pytest.mark.slow
+def test_entry_points(tmp_path: Path, run_benchmark: Call) -> None:
+    soundfile.write(tmp_path / "a.wav", voiced(6.0, np.random.default_rng(0)), RATE_HZ)
+    said = run_whole(run_benchmark, "entry_points", f"--data {tmp_path} --recordings 1 --json", ())
+    figures = json.loads(said)
+    assert figures["seconds"] > 31
+    for row in figures["entries"].values():
+        assert (row["other_labels"], row["other_segments"]) == (0, 0)
+        assert row["largest_difference"] < 1e-5
 
 
 @pytest.mark.slow

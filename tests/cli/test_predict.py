@@ -442,3 +442,17 @@ def test_a_name_that_holds_nothing_does_not_keep_others_from_being_predicted(ser
     assert outcome.err.endswith("1 of 2 recordings could not be read.\n")
     outcome = serein("predict", tmp_path / "none", tmp_path / "none", "--format", "textgrid")
     assert (outcome.status, outcome.out, outcome.err.count("is an empty folder")) == (1, "", 2)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["predict", ""], ["predict", "a.wav", "--model", " "], ["run", "r.yaml", "--data="]]
+)
+def test_an_empty_argument_is_not_the_current_folder(arguments: list[str], serein: Call) -> None:
+    outcome = serein(*arguments)
+    assert outcome.status == 2
+    assert "is empty, after '" in outcome.complaint
+
+
+def test_an_address_is_no_file(serein: Call) -> None:
+    outcome = serein("predict", "https://example.org/a.wav")
+    assert "download it first" in outcome.complaint

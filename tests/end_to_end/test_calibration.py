@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import serein as package
-from cli_fixtures import Call, write_corpus
+from cli_fixtures import Call, everything_in, write_corpus
 from serein import checkpoint as folder
 from serein.data import manifest
 from serein.evaluation.calibration import fitted_temperature
-from serein.evaluation.predictions import read_predictions
+from serein.evaluation.predictions import Prediction, read_predictions, write_predictions
+from serein.evaluation.report import write_report
+from serein.experiment.run import withdraw_temperatures
 from serein.metrics import tempered
 
 
-def test_the_temperature_of_dev_is_kept_and_applied(tiny: Path, tmp_path: Path, serein: Call) -> None:
+def test_the_temperature_of_dev_is_kept_where_it_helps_and_applied(tiny: Path, tmp_path: Path, serein: Call) -> None:
     everybody = write_corpus(tmp_path / "many", speakers=tuple("abcdefgh"), clips=4)
     manifest.write(everybody, tmp_path / "m.jsonl")
     options = ("--set", "protocol.dev_fraction=0.6", "--set", "stages.0.epochs=1")
@@ -24,11 +29,19 @@ def test_the_temperature_of_dev_is_kept_and_applied(tiny: Path, tmp_path: Path, 
     assert outcome.status == 0
     unit = tmp_path / "run" / "fold-1" / "seed-0"
     classes = folder.load(unit / "model").class_labels.classes
-    calibration = folder.load(unit / "model").calibration
+    checkpoint = folder.load(unit / "model")
     dev = read_predictions(unit / "dev_predictions.jsonl")
-    assert calibration is not None
-    assert calibration.num_utterances == len(dev)
-    assert calibration.temperature == pytest.approx(fitted_temperature(dev, classes))
+    found = fitted_temperature(dev, classes)
+    assert found is not None
+    card = (unit / "model" / "README.md").read_text()
+    if checkpoint.calibration is None:
+        assert "They are as the network gives them" in card
+    else:
+        assert checkpoint.calibration.num_utterances == len(dev)
+        assert checkpoint.calibration.temperature == pytest.approx(found.temperature)
+        assert f"They are calibrated: {found}." in card
+    calibration = folder.Calibration(temperature=2.0, fitted_on="nothing", num_utterances=0)
+    folder.save(unit / "model", replace(checkpoint, calibration=calibration), card)
 
     stored = read_predictions(unit / "predictions.jsonl")
     model = package.load(unit / "model")
@@ -49,3 +62,42 @@ def test_the_temperature_of_dev_is_kept_and_applied(tiny: Path, tmp_path: Path, 
     scores = json.loads(serein("evaluate", "--model", unit / "model", "--data", strangers, "--json").out)
     assert scores["calibration"]["fitted_on"] == "model"
     assert any(note.startswith("Probabilities are calibrated by the model's temperature") for note in scores["notes"])
+
+
+def test_temperatures_that_make_the_test_sets_worse_are_withdrawn(tiny_run: Path, tmp_path: Path) -> None:
+    """Dev speakers are right as often as they say, if softened; test speakers are always right."""
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    units = sorted(run.glob("fold-*/seed-0"))
+    rng = np.random.default_rng(0)
+    for unit in units:
+        classes = folder.load(unit / "model").class_labels.classes
+        test = read_predictions(unit / "predictions.jsonl")
+        sure = [dict.fromkeys(classes, 0.05) | {str(p.truth): 0.9} for p in test]
+        write_predictions(
+            [replace(p, prediction=str(p.truth), probabilities=s) for p, s in zip(test, sure, strict=True)],
+            unit / "predictions.jsonl",
+        )
+        dev = []
+        for number in range(60):
+            truth, said = rng.choice(classes, 2)
+            probabilities = dict.fromkeys(classes, 0.05) | {str(said): 0.9}
+            about = {"truth": str(truth), "prediction": str(said), "fold": test[0].fold, "speaker": "ab"[number % 2]}
+            dev.append(Prediction(id=f"dev-{number}", probabilities=probabilities, **about))
+        write_predictions(dev, unit / "dev_predictions.jsonl")
+        found = fitted_temperature(dev, classes)
+        assert found is not None
+        assert found.helps
+        checkpoint = folder.load(unit / "model")
+        fitted = folder.Calibration(temperature=found.temperature, fitted_on="its own dev set", num_utterances=60)
+        folder.save(unit / "model", replace(checkpoint, calibration=fitted), "")
+    withdraw_temperatures(run)
+    for unit in units:
+        assert folder.load(unit / "model").calibration is None
+        text = " ".join((unit / "model" / "README.md").read_text(encoding="utf-8").split())
+        assert "make calibration worse, so none is applied: expected calibration error 10.0 points before" in text
+        assert "## Limits" in text
+    assert "make calibration worse, so none is applied" in write_report(run).read_text(encoding="utf-8")
+    before = everything_in(run)
+    withdraw_temperatures(run)
+    assert everything_in(run) == before

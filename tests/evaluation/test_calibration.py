@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,9 @@ def test_a_run_without_dev_is_calibrated_by_its_other_folds(tmp_path: Path) -> N
     assert (found.fitted_on, len(found.temperatures)) == ("other folds", 6)
     assert found.after.log_loss < found.before.log_loss
     others = [p for n in range(2, 7) for p in read_predictions(run / f"fold-{n}" / "seed-0" / "predictions.jsonl")]
-    assert found.temperatures["fold 1, seed 0"] == pytest.approx(fitted_temperature(others, CLASSES))
+    fitted = fitted_temperature(others, CLASSES)
+    assert fitted is not None
+    assert found.temperatures["fold 1, seed 0"] == pytest.approx(fitted.temperature)
     assert json.loads(json.dumps(scores.to_json()))["calibration"]["coverage"][-1]["coverage"] == 100
 
 
@@ -114,7 +117,10 @@ def test_dev_comes_before_other_folds(tmp_path: Path) -> None:
     assert found is not None
     assert found.fitted_on == "dev"
     dev = read_predictions(run / "fold-2" / "seed-0" / "dev_predictions.jsonl")
-    assert found.temperatures["fold 2, seed 0"] == pytest.approx(fitted_temperature(dev, CLASSES))
+    fitted = fitted_temperature(dev, CLASSES)
+    assert fitted is not None
+    assert fitted.helps
+    assert found.temperatures["fold 2, seed 0"] == pytest.approx(fitted.temperature)
 
 
 @pytest.mark.slow
@@ -136,7 +142,7 @@ def test_the_report_shows_both_sides(tmp_path: Path) -> None:
     page = write_report(write_run(tmp_path / "run", with_embeddings=False)).read_text(encoding="utf-8")
     assert "as predicted: error" in page
     assert "calibrated: error" in page
-    assert "fitted to the test predictions of the other folds" in " ".join(page.split())
+    assert "fitted to the test predictions of the other folds, rescale probabilities" in " ".join(page.split())
 
 
 def test_a_models_own_temperature() -> None:
@@ -148,3 +154,64 @@ def test_a_models_own_temperature() -> None:
     assert found.after is not None
     assert again.before.log_loss == pytest.approx(found.after.log_loss)
     assert [p.prediction for p in softened] == [p.prediction for p in predictions]
+
+
+def rows(speakers: Sequence[str], temperature_of: Mapping[str, float], count: int = 100) -> list[Prediction]:
+    """Return predictions of speakers, each of whom is right as softmax(logits / temperature) promises."""
+    predictions = []
+    for speaker in speakers:
+        logits, truth = drawn(temperature_of[speaker], count, len(CLASSES))
+        for number, (row, true) in enumerate(zip(softmax(logits, axis=1), truth, strict=True)):
+            probabilities = dict(zip(CLASSES, row.tolist(), strict=True))
+            said = {"truth": CLASSES[true], "prediction": CLASSES[row.argmax()], "probabilities": probabilities}
+            predictions.append(Prediction(id=f"{speaker}-{number}", speaker=speaker, **said))
+    return predictions
+
+
+def test_a_temperature_is_judged_on_speakers_that_it_was_not_fitted_to() -> None:
+    alike = fitted_temperature(rows("abcd", dict.fromkeys("abcd", 3.0)), CLASSES)
+    assert alike is not None
+    assert alike.helps
+    assert alike.held_out == "4 speakers"
+    contrary = rows("ab", {"a": 0.25, "b": 4.0})  # what is right for one is wrong for the other
+    found = fitted_temperature(contrary, CLASSES)
+    assert found is not None
+    assert not found.helps
+    assert "on 2 speakers that it was not fitted to" in str(found)
+    nobody = fitted_temperature([dataclasses.replace(p, speaker=None) for p in contrary], CLASSES)
+    assert nobody is not None
+    assert nobody.held_out == "utterances"
+
+
+def test_parts_of_many_speakers_are_held_out_together() -> None:
+    found = fitted_temperature(rows([f"{n}" for n in range(25)], {f"{n}": 2.0 for n in range(25)}, 4), CLASSES)
+    assert found is not None
+    assert found.held_out == "25 speakers"
+
+
+@pytest.mark.parametrize(("of_dev", "of_test", "says"), [(3.0, 3.0, "rescale"), (3.0, 0.5, "none is applied")])
+def test_a_temperature_that_makes_the_test_set_worse_is_not_applied(
+    of_dev: float, of_test: float, says: str, tmp_path: Path
+) -> None:
+    dev, test = (rows("abcd", dict.fromkeys("abcd", value)) for value in (of_dev, of_test))
+    unit = tmp_path / "fold-1" / "seed-0"
+    write_predictions([dataclasses.replace(p, fold="1", seed=0) for p in dev], unit / "dev_predictions.jsonl")
+    test = [dataclasses.replace(p, fold="1", seed=0) for p in test]
+    write_predictions(test, unit / "predictions.jsonl")
+    found = run_calibration(tmp_path, test, CLASSES)
+    assert found is not None
+    assert found.is_applied is (says == "rescale")
+    assert says in str(found)
+    shown = found.calibrated if found.is_applied else found.probabilities
+    assert found.coverage[-1].min_confidence == shown.max(axis=1).min()
+
+
+def test_temperatures_that_dev_declines_are_1(tmp_path: Path) -> None:
+    dev = [dataclasses.replace(p, fold="1", seed=0) for p in rows("ab", {"a": 0.25, "b": 4.0})]
+    unit = tmp_path / "fold-1" / "seed-0"
+    write_predictions(dev, unit / "dev_predictions.jsonl")
+    write_predictions(dev, unit / "predictions.jsonl")
+    found = run_calibration(tmp_path, dev, CLASSES)
+    assert found is not None
+    assert found.temperatures == {"fold 1, seed 0": 1.0}
+    assert str(found).startswith("No temperature is applied: on dev speakers")

@@ -197,6 +197,23 @@ def test_runs_of_numbers_are_compared_by_ccc_mae_and_rmse(tmp_path: Path) -> Non
         compare(runs, score="ua")
 
 
+def test_runs_of_words_are_compared_by_word_errors(tmp_path: Path, serein: Call) -> None:
+    spec, words, runs = TaskSpec("asr", "transcript", "sequence"), ["one", "two", "three", "four"], []
+    for name, num_wrong in (("rough", 2), ("fine", 1)):
+        said = " ".join(["wrong"] * num_wrong + words[num_wrong:])
+        rows = [
+            Prediction(id=str(n), truth=" ".join(words), prediction=said, speaker=f"s{n % 5}", fold="1")
+            for n in range(20)
+        ]
+        runs.append(numbers_run(tmp_path / name, spec, rows))
+    found = json.loads(serein("compare", *runs, "--json").out)
+    assert (found["score"], [run["score"] for run in found["runs"]]) == ("wer", [50, 25])
+    (pair,) = found["pairs"]
+    assert (pair["difference"], pair["interval"]) == (-25, [-25, -25])
+    assert pair["p_value"] == pytest.approx(2 / 2**5)  # all speakers agree: the two exchanges of all of them
+    assert "lower is better" in serein("compare", *runs).out
+
+
 def test_word_errors_add_up_over_speakers() -> None:
     assert word_error_scores(np.array([[1.0, 4.0], [0.0, 2.0]]))["wer"].tolist() == [0.25, 0.0]
 

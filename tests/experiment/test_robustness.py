@@ -107,6 +107,15 @@ def test_a_model_under_conditions(tiny_run: Path, speech: Path, tmp_path: Path, 
     after = everything_in(speech.parent)
     assert {name: after[name] for name in before} == before
 
+    renamed = [u.model_copy(update={"emotion": f"In other words, {u.emotion}"}) for u in manifest.read(speech)]
+    manifest.write(renamed, tmp_path / "renamed.jsonl")
+    labels = dict.fromkeys(u.emotion for u in manifest.read(speech))
+    (tmp_path / "labels.yaml").write_text("".join(f"In other words, {name}: {name}\n" for name in labels))
+    options = ("--data", tmp_path / "renamed.jsonl", "--conditions", "level -20 dB", "--json")
+    assert "no utterance has what the model predicts" in serein("robustness", model, *options).complaint
+    again = json.loads(serein("robustness", model, *options, "--map", tmp_path / "labels.yaml").out)
+    assert again["conditions"] == found["conditions"][:2]
+
     # unchanged recordings get what `predict` says of them
     predictor = package.load(model)
     said = [predictor.predict(u.audio) for u in manifest.read(speech)]

@@ -77,6 +77,27 @@ def test_a_path_a_file_object_its_bytes_and_its_samples_are_one(model: Predictor
     assert_same(model.predict(np.round(SPEECH * 32767).astype(np.int16), RATE_HZ), expected, tolerance=0.02)
 
 
+def test_what_other_libraries_hold(model: Predictor, recording: Path) -> None:
+    expected = model.predict(recording).probabilities
+    samples, rate_hz = soundfile.read(recording, dtype="float32")
+    content = recording.read_bytes()
+    for given in (
+        {"bytes": content, "path": None},
+        {"path": recording, "bytes": None},
+        (samples, rate_hz),
+        (rate_hz, samples),
+    ):
+        assert model.predict(given).probabilities == pytest.approx(expected, abs=1e-5)
+        assert model.embed(given).shape == model.embed(recording).shape
+
+
+def test_no_name_of_a_model() -> None:
+    with pytest.raises(ModelError, match="is a int, not a name"):
+        serein.load(5)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=r"no device 'gpu' on this machine\. Choose auto"):
+        serein.load(device="gpu")
+
+
 def test_samples_need_a_rate(model: Predictor) -> None:
     with pytest.raises(AudioError, match="sampling_rate"):
         model.predict(SPEECH)

@@ -103,6 +103,17 @@ def test_samples_of_other_types_and_channels(model: Predictor) -> None:
         model.stream().feed(["no", "samples"])
 
 
+def test_a_rate_that_speech_has_not_and_a_block_of_nothing(model: Predictor) -> None:
+    for rate in (0, "8000"):
+        with pytest.raises(AudioError, match="no whole number of Hz"):
+            model.stream(rate)  # type: ignore[arg-type]
+    stream = model.stream()
+    assert stream.feed(np.zeros(0, np.float32)) == stream.feed([]) == []
+    assert stream.position_s == 0
+    with pytest.raises(AudioError, match="are bytes, not samples"):
+        stream.feed(b"12")
+
+
 def test_windows_are_rejected(model: Predictor) -> None:
     options = PredictOptions(reject_option=RejectOption(min_confidence=0.999, min_duration_s=2.0))
     stream = model.stream(options=options)

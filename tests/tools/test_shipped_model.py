@@ -49,7 +49,8 @@ def test_a_model_is_made_and_predicts(
     assert checkpoint.calibration is not None
     predicted = read_run_predictions(tmp_path / "work" / "default" / "speakers")
     expected = fitted_temperature(predicted, checkpoint.class_labels.classes)
-    assert checkpoint.calibration.temperature == pytest.approx(expected)
+    assert expected is not None
+    assert checkpoint.calibration.temperature == pytest.approx(expected.temperature)
     assert checkpoint.training["num_speakers"] == 8
     stored = load_file(made / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values() if tensor.is_floating_point()} == {torch.float16}

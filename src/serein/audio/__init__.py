@@ -29,7 +29,16 @@ from serein.audio.recording import (
     load,
     open,
 )
-from serein.audio.samples import Resampler, as_mono, as_waveform, resample, trimmed, without_offset
+from serein.audio.samples import (
+    Resampler,
+    as_mono,
+    as_waveform,
+    rate_hz,
+    resample,
+    trimmed,
+    unwrapped,
+    without_offset,
+)
 from serein.audio.source import Source, Upload, find, find_files, require_utf8
 
 __all__ = [
@@ -41,6 +50,8 @@ __all__ = [
     "info",
     "as_waveform",
     "as_mono",
+    "rate_hz",
+    "unwrapped",
     "resample",
     "Resampler",
     "trimmed",

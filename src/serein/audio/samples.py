@@ -64,7 +64,7 @@ def as_mono(samples: Any) -> Waveform:
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise AudioError(f"are no array of numbers ({error})", where="samples", remedy=_SHAPES) from None
     if array.dtype.kind not in "fiu":
-        kinds = {"U": "text", "O": "objects", "c": "complex numbers", "b": "truth values"}
+        kinds = {"U": "text", "S": "bytes", "O": "objects", "c": "complex numbers", "b": "truth values"}
         kind = kinds.get(array.dtype.kind, str(array.dtype))
         remedy = "Name files one at a time, or use predict_files." if kind == "text" else _SHAPES
         raise AudioError(f"are {kind}, not samples", where="samples", remedy=remedy)
@@ -116,12 +116,17 @@ def unwrapped(source: Any, sampling_rate: float | None) -> tuple[Any, float | No
 
     Args:
         source: A mapping with `array` and `sampling_rate`, or with `bytes` or `path`; a decoder of torchcodec, which
-            datasets give since version 4. Anything else is returned as it is.
+            datasets give since version 4; a pair of samples and their rate, in any order. Anything else is returned as
+            it is.
         sampling_rate: In Hz; may be `None` where the mapping has it.
     """
     if hasattr(source, "get_all_samples"):
         decoded = source.get_all_samples()
         source = {"array": decoded.data, "sampling_rate": decoded.sample_rate}
+    if isinstance(source, tuple) and len(source) == 2 and sampling_rate is None:
+        for samples, rate in (source, source[::-1]):  # of soundfile and torchaudio; of scipy and gradio
+            if isinstance(rate, int | float | np.integer) and hasattr(samples, "__len__"):
+                return samples, rate
     if not isinstance(source, Mapping):
         return source, sampling_rate
     stated = source.get("sampling_rate")

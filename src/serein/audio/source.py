@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import mmap
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Collection, Iterator
@@ -71,6 +72,8 @@ def bytes_of(source: Any, where: str) -> Iterator[BinaryIO]:
             opened = io.FileIO(source)
         except (FileNotFoundError, NotADirectoryError):
             remedy = "Check the path, or prepare the manifest again." if where != "''" else "Name a file."
+            if re.match(r"\w{2,}:/", where):
+                remedy = "Recordings are files: download it first, or name it without file://."
             raise MissingAudioError("no such file", where=where, remedy=remedy) from None
         except (OSError, ValueError) as error:
             what = f"cannot be opened ({getattr(error, 'strerror', None) or error})"
@@ -103,6 +106,8 @@ def _kept_aside(stream: Any, where: str) -> BinaryIO:
             if isinstance(kept, io.BytesIO) and kept.tell() > 2**25:
                 in_memory, kept = kept, tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
                 kept.write(in_memory.getbuffer())
+        if kept.tell() == 0 and hasattr(stream, "seekable") and stream.seekable() and stream.tell() > 0:
+            raise AudioError("is at its end", where=where, remedy="Go back to its start: seek(0).")
     except (OSError, ValueError) as error:
         kept.close()
         raise AudioError(f"cannot be read ({error})", where=where, remedy="Give a file that is open.") from None

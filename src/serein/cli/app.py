@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -60,6 +61,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and (stream.encoding or "").lower().replace("-", "") != "utf8":
             stream.reconfigure(errors="backslashreplace")  # a terminal that has no such letter
+    for before, given in pairwise(sys.argv):
+        if not given.strip() or (given.startswith("--") and given.endswith("=")):
+            _fail(f"{given.strip() or 'an argument'} is empty, after '{before}'. Give it a value, or leave it out.", 2)
     try:
         app(prog_name="serein")
     except SereinError as error:
@@ -98,6 +102,10 @@ def _options(
     pass
 
 
+LabelMapFile = Annotated[
+    Path | None,
+    typer.Option("--map", metavar="YAML", help="New names of labels, one on each line: 'Angry: anger'."),
+]
 Metric = Literal["ua", "wa", "macro_f1"]
 Split = Literal["test", "dev"]
 

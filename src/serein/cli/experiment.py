@@ -14,6 +14,7 @@ from serein.cli.app import (
     Classes,
     Data,
     Json,
+    LabelMapFile,
     Model,
     MovedBackbone,
     Out,
@@ -31,10 +32,6 @@ from serein.errors import RecipeError
 if TYPE_CHECKING:
     from serein.recipe import Recipe
 
-LabelMapFile = Annotated[
-    Path | None,
-    typer.Option("--map", metavar="YAML", help="New names of labels, one on each line: 'Angry: anger'."),
-]
 _SPLITS = {"test": "test predictions", "dev": "dev predictions"}
 _FITTED_BY = {
     "dev": "a fold's weights were fitted to its dev predictions, and are evaluated on its test set",

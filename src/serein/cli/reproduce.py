@@ -73,10 +73,10 @@ def reproduce(
         for name, path in tables.known_tables().items():
             print(f"{name}\t{tables.read(path).caption}")
         return
-    if not data:
-        raise typer.BadParameter("name the manifest", param_hint="'--data'")
     names = [name for name in tables.known_tables() if table == "all" or name.startswith(f"{table}/")]
     loaded = [tables.load(name) for name in names or [table]]
+    if not data:
+        raise typer.BadParameter("name the manifest", param_hint="'--data'")
     chosen = _with_manifests([each if metric is None else each.by(metric) for each in loaded], data)
     from serein.reproduce.reproduction import Request
 

@@ -9,7 +9,17 @@ from typing import Annotated
 
 import typer
 
-from serein.cli.app import AllowSeenSpeakers, Classes, Data, Json, MovedBackbone, Overrides, app, print_tables
+from serein.cli.app import (
+    AllowSeenSpeakers,
+    Classes,
+    Data,
+    Json,
+    LabelMapFile,
+    MovedBackbone,
+    Overrides,
+    app,
+    print_tables,
+)
 
 
 def _names(value: str | None) -> list[str] | None:
@@ -40,6 +50,7 @@ def robustness(
     conditions: Annotated[
         str | None, typer.Option(metavar="NAME,NAME", help="Conditions, or kinds of them.", show_default="all")
     ] = None,
+    label_map: LabelMapFile = None,
     classes: Classes = "model",
     allow_seen_speakers: AllowSeenSpeakers = False,
     max_clips: Annotated[
@@ -74,8 +85,11 @@ def robustness(
         raise typer.BadParameter("a condition is named twice", param_hint="'--answers'")
     if model is not None and answers:
         raise typer.BadParameter("name a model or the answers of another system, not both", param_hint="'--answers'")
+    if label_map is not None and (answers or write_audio is not None):
+        raise typer.BadParameter("it renames what a model is scored on", param_hint="'--map'")
     if model is None and not answers and write_audio is None:
         raise typer.BadParameter("name a model; or --answers, or --write-audio", param_hint="'MODEL'")
+    from serein.corpora.prepare import NO_MAP, read_label_map
     from serein.data import manifest
     from serein.evaluation.plots import PICTURE_SUFFIXES, save_figure
     from serein.evaluation.robustness import require_suffix, score_answers
@@ -112,6 +126,7 @@ def robustness(
                 noises=noises,
                 rooms=rooms,
                 conditions=_names(conditions),
+                labels=read_label_map(label_map) if label_map else NO_MAP,
                 classes=classes,
                 allow_seen_speakers=allow_seen_speakers,
                 max_clips=max_clips,
@@ -136,10 +151,7 @@ def cross_corpus(
     data: Annotated[list[Path], typer.Option("--data", help="Manifest (.jsonl) of a corpus; repeat it for each.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs, tables and the picture.")],
     overrides: Overrides = None,
-    label_map: Annotated[
-        Path | None,
-        typer.Option("--map", metavar="YAML", help="New names of labels, one on each line: 'Angry: anger'."),
-    ] = None,
+    label_map: LabelMapFile = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue where it was stopped.")] = False,
     jobs: Annotated[
         int | None, typer.Option(help="Folds to train in parallel.", show_default="by the size of the model", min=1)

@@ -14,8 +14,10 @@ from serein.evaluation.predictions import Prediction, class_names, has_test_set,
 from serein.metrics import FloatArray, expected_calibration_error, log_loss, tempered
 
 FEWEST_TO_FIT = 20
+MOST_PARTS = 10
 BOUNDS = (0.05, 20.0)
 _NUM_POINTS = 20
+_TIE = 1e-9
 
 FittedOn = Literal["dev", "other folds", "model"]
 FoldSeed = tuple[str, int]  # fold, seed
@@ -32,6 +34,39 @@ class CalibrationErrors:
 
     expected_calibration_error: float
     log_loss: float
+
+    def is_worse_than(self, other: CalibrationErrors) -> bool:
+        """Tell whether either error is larger."""
+        return (
+            self.expected_calibration_error > other.expected_calibration_error + _TIE or self.log_loss > other.log_loss
+        )
+
+
+@dataclass(frozen=True)
+class TemperatureFit:
+    """A temperature, and what such a temperature does to predictions that it was not fitted to.
+
+    Attributes:
+        temperature: Fitted to all predictions.
+        before: Errors of the probabilities as predicted.
+        after: Errors when each part is calibrated by the temperature of the others.
+        held_out: What the parts are, for example "12 speakers", or "utterances" where fewer than two are named.
+    """
+
+    temperature: float
+    before: CalibrationErrors
+    after: CalibrationErrors
+    held_out: str
+
+    @property
+    def helps(self) -> bool:
+        """Whether neither error grows on what is held out."""
+        return not self.after.is_worse_than(self.before)
+
+    def __str__(self) -> str:
+        """Return the temperature and its effect as a sentence without an end."""
+        on = f"on {self.held_out} that it was not fitted to"
+        return f"a temperature of {self.temperature:.2f}, {on}: {_change(self.before, self.after)}"
 
 
 @dataclass(frozen=True)
@@ -56,10 +91,11 @@ class RunCalibration:
     Attributes:
         fitted_on: What each temperature was fitted on: the fold's own dev, the test predictions of the other folds, or
             the model's own temperature; `None` if nothing was fitted.
-        temperatures: "fold 1, seed 0" -> temperature.
+        temperatures: "fold 1, seed 0" -> temperature; 1 where dev speakers that it was not fitted to were calibrated
+            worse by it.
         before: Errors of the probabilities as predicted.
         after: Errors of the calibrated probabilities; `None` if nothing was fitted.
-        coverage: Accuracy against coverage, of the calibrated probabilities if there are any.
+        coverage: Accuracy against coverage, of the probabilities that models predict.
         truth: ``(rows,)`` class numbers.
         probabilities: ``(rows, classes)`` as they are.
         calibrated: ``(rows, classes)`` tempered where a temperature was fitted.
@@ -74,6 +110,32 @@ class RunCalibration:
     probabilities: FloatArray
     calibrated: FloatArray
 
+    @property
+    def is_applied(self) -> bool:
+        """Whether models predict by these temperatures: a run's do not where they make the test sets worse."""
+        return self.after is not None and (self.fitted_on == "model" or not self.after.is_worse_than(self.before))
+
+    def __str__(self) -> str:
+        """Return sentences: what was fitted, what it did, and whether it is applied; none if nothing was fitted."""
+        if self.after is None:
+            return ""
+        declined = [name for name, temperature in self.temperatures.items() if temperature == 1.0]
+        why = "on dev speakers that it was not fitted to, the temperature made calibration worse"
+        if len(declined) == len(self.temperatures):
+            return f"No temperature is applied: {why}."
+        values = ", ".join(f"{value:.2f}" for value in list(self.temperatures.values())[:10])
+        origin = {
+            "dev": "its dev set",
+            "other folds": "the test predictions of the other folds",
+            "model": "its dev set",
+        }
+        fitted = f"Temperatures ({values}), each fitted to {origin[self.fitted_on or 'dev']}"
+        effect = _change(self.before, self.after)
+        if not self.is_applied:
+            return f"{fitted}, make calibration worse, so none is applied: {effect}."
+        but = f" None in {', '.join(declined)}: {why}." if declined else ""
+        return f"{fitted}, rescale probabilities: {effect}.{but}"
+
     def to_json(self) -> dict[str, Any]:
         """Return the entry of scores.json."""
         return {
@@ -81,6 +143,7 @@ class RunCalibration:
             "temperatures": self.temperatures,
             "before": asdict(self.before),
             "after": None if self.after is None else asdict(self.after),
+            "is_applied": self.is_applied,
             "coverage": [asdict(point) for point in self.coverage],
         }
 
@@ -104,10 +167,26 @@ def fit_temperature(truth: NDArray[np.int64], probabilities: FloatArray) -> floa
     return float(1.0 / found.x)
 
 
-def fitted_temperature(predictions: Sequence[Prediction], classes: Sequence[str]) -> float | None:
-    """Return the temperature of predictions; `None` when too few have truth and probabilities."""
-    truth, probabilities = _columns(_with_probabilities(predictions), classes)
-    return fit_temperature(truth, probabilities) if len(truth) >= FEWEST_TO_FIT else None
+def fitted_temperature(predictions: Sequence[Prediction], classes: Sequence[str]) -> TemperatureFit | None:
+    """Return the temperature of predictions and what it is worth; `None` when too few have truth and probabilities.
+
+    It is judged on speakers that it was not fitted to, in `MOST_PARTS` parts at most; on utterances in turn where
+    fewer than two speakers are named.
+    """
+    fitted = _with_probabilities(predictions)
+    truth, probabilities = _columns(fitted, classes)
+    if len(truth) < FEWEST_TO_FIT:
+        return None
+    speakers = {key: number for number, key in enumerate(dict.fromkeys((p.corpus, p.speaker) for p in fitted))}
+    by_speaker = len(speakers) > 1
+    part = np.array([speakers[p.corpus, p.speaker] if by_speaker else row for row, p in enumerate(fitted)]) % MOST_PARTS
+    calibrated = probabilities.copy()
+    for number in np.unique(part):
+        own = part == number
+        calibrated[own] = tempered(probabilities[own], fit_temperature(truth[~own], probabilities[~own]))
+    before, after = (_errors(truth, each) for each in (probabilities, calibrated))
+    held_out = f"{len(speakers)} speakers" if by_speaker else "utterances"
+    return TemperatureFit(fit_temperature(truth, probabilities), before, after, held_out)
 
 
 def run_calibration(
@@ -206,13 +285,23 @@ def _calibration_of(
     probabilities: FloatArray,
     calibrated: FloatArray,
 ) -> RunCalibration:
-    errors = []
-    for each in (probabilities, calibrated):
-        error = expected_calibration_error(each.max(axis=1), each.argmax(axis=1) == truth)
-        errors.append(CalibrationErrors(100 * error, log_loss(truth, each)))
-    curve = coverage_curve(calibrated.max(axis=1), calibrated.argmax(axis=1) == truth)
-    after = None if fit_on is None else errors[1]
-    return RunCalibration(fit_on, temperatures, errors[0], after, curve, truth, probabilities, calibrated)
+    before, after = _errors(truth, probabilities), _errors(truth, calibrated)
+    own = None if fit_on is None else after
+    found = RunCalibration(fit_on, temperatures, before, own, (), truth, probabilities, calibrated)
+    shown = calibrated if found.is_applied else probabilities
+    return replace(found, coverage=coverage_curve(shown.max(axis=1), shown.argmax(axis=1) == truth))
+
+
+def _change(before: CalibrationErrors, after: CalibrationErrors) -> str:
+    errors = "expected calibration error {:.1f} points before, {:.1f} after; log loss {:.3f} before, {:.3f} after"
+    return errors.format(
+        before.expected_calibration_error, after.expected_calibration_error, before.log_loss, after.log_loss
+    )
+
+
+def _errors(truth: NDArray[np.int64], probabilities: FloatArray) -> CalibrationErrors:
+    error = expected_calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == truth)
+    return CalibrationErrors(100 * error, log_loss(truth, probabilities))
 
 
 def _with_probabilities(predictions: Sequence[Prediction]) -> list[Prediction]:
@@ -225,10 +314,10 @@ def _fitted_each(
     """Return the temperature of every unit; `None` when any has too little to fit to."""
     temperatures: dict[FoldSeed, float] = {}
     for key, some in predictions.items():
-        temperature = fitted_temperature(some, classes)
-        if temperature is None:
+        found = fitted_temperature(some, classes)
+        if found is None:
             return None
-        temperatures[key] = temperature
+        temperatures[key] = found.temperature if found.helps else 1.0
     return temperatures
 
 

@@ -125,7 +125,8 @@ def _figures(run: Path, scores: Scores | None, calibration: RunCalibration | Non
         if scores.speakers:
             figures["speakers"] = plots.speaker_picture(scores.speakers, scores.pooled["ua"])
     if calibration is not None:
-        columns = {"as predicted": calibration.probabilities, "calibrated": calibration.calibrated}
+        after = "calibrated" if calibration.is_applied else "with temperatures (not applied)"
+        columns = {"as predicted": calibration.probabilities, after: calibration.calibrated}
         if calibration.after is None:
             columns = {"": calibration.probabilities}
         confidences = {

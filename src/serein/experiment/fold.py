@@ -118,10 +118,13 @@ def train_fold(
             classes, calibration = checkpoint.tasks[checkpoint.task].spec.classes, None
             if is_last:
                 dev = predict_dev(experiment, checkpoint, fold, seed, folder)
-                if classes and (temperature := fitted_temperature(dev, classes)) is not None:
-                    calibration = Calibration(
-                        temperature=temperature, fitted_on="its own dev set", num_utterances=len(dev)
-                    )
+                if classes and (found := fitted_temperature(dev, classes)) is not None:
+                    if found.helps:
+                        calibration = Calibration(
+                            temperature=found.temperature, fitted_on="its own dev set", num_utterances=len(dev)
+                        )
+                    said_of_it = "They are calibrated" if found.helps else "They are as the network gives them"
+                    checkpoint.training["calibration"] = f"{said_of_it}: {found}."
             threshold = verification_threshold(experiment, checkpoint, fold)
             checkpoint = replace(checkpoint, verification=threshold, calibration=calibration)
             where = folder / "model" if is_last else stage_folder(folder, recipe, number) / "model"

@@ -300,6 +300,11 @@ def evaluate(
     if brought is not None:
         predictions = with_temperature(predictions, brought.temperature)
         notes.append(f"Probabilities are calibrated by the model's temperature of {brought.temperature:.2f}.")
+        if calibration.after is not None and calibration.after.is_worse_than(calibration.before):
+            errors = [each.expected_calibration_error for each in (calibration.before, calibration.after)]
+            notes.append(
+                "It makes them worse here: calibration error {:.1f} points before, {:.1f} after.".format(*errors)
+            )
     scores = score_predictions(predictions, names, notes=tuple(notes))
     return predictions, replace(scores, calibration=calibration, tasks=tuple(others))
 

@@ -13,6 +13,7 @@ import soundfile
 
 from serein import audio
 from serein.audio import SAMPLE_RATE_HZ, Upload, Waveform
+from serein.corpora.prepare import NO_MAP, LabelMap
 from serein.data import manifest
 from serein.data.conditions import CONDITIONS, NEEDS, Condition, Surroundings
 from serein.data.dataset import draw_seed
@@ -38,6 +39,7 @@ def robustness(
     noises: str | Path | None = None,
     rooms: str | Path | None = None,
     conditions: Sequence[str] | None = None,
+    labels: LabelMap = NO_MAP,
     classes: AllowedClasses = "model",
     allow_seen_speakers: bool = False,
     max_clips: int | None = None,
@@ -54,6 +56,7 @@ def robustness(
         noises: Folder of recordings of noise; without it, conditions that need them are skipped.
         rooms: Folder of impulse responses, likewise.
         conditions: Names, or kinds such as `noise`, of `serein.data.conditions.CONDITIONS`; `None` is all.
+        labels: What the manifest's labels are called by the model; case and spaces do not count in any case.
         classes: Which may be predicted: all of the `model`, or only those that utterances of the `corpus` have.
         allow_seen_speakers: Score speakers that the model was trained on, too; the notes then say so.
         max_clips: Take at most this many clips, evenly spread.
@@ -73,7 +76,9 @@ def robustness(
     task = predictor.checkpoint.tasks[predictor.task]
     if task.spec.problem != "classes" and not task.spec.classes:
         raise RecipeError(f"'{predictor.task}' has no classes", where="model", remedy="Name a model of classes.")
-    everything, notes = scored_utterances(predictor.checkpoint, Path(data), allow_seen_speakers=allow_seen_speakers)
+    everything, notes = scored_utterances(
+        predictor.checkpoint, Path(data), allow_seen_speakers=allow_seen_speakers, labels=labels
+    )
     utterances = everything if max_clips is None else evenly_spread(everything, max_clips)
     surroundings = Surroundings.read(Path(noises) if noises else None, Path(rooms) if rooms else None)
     chosen, skipped = chosen_conditions(conditions, surroundings)

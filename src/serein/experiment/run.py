@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from serein import recipe as recipes
+from serein.checkpoint import withdraw_calibration
 from serein.corpora import citation_of, licence_of
 from serein.data import manifest
 from serein.data.files import is_leftover, leftovers, write_text
@@ -25,7 +26,8 @@ from serein.data.protocols import some, speaker_key
 from serein.data.splits import make_folds
 from serein.distributed import distributed_info, join_processes
 from serein.errors import RunError
-from serein.evaluation.predictions import read_json
+from serein.evaluation.calibration import run_calibration
+from serein.evaluation.predictions import read_json, read_run_predictions, read_specs, run_classes
 from serein.experiment.build import require_trainable, task_specs
 from serein.experiment.data import Divide, Experiment, prepare, train_and_dev
 from serein.experiment.fold import run_fold, train_fold
@@ -113,7 +115,22 @@ def run(
                     run_fold(experiment, fold, seed, out, report)
         if distributed_info().is_first:
             _write_finish(out, started)
+            withdraw_temperatures(out)
     return out
+
+
+def withdraw_temperatures(run: Path) -> None:
+    """Take the temperatures out of a run's models where the test sets as a whole are calibrated worse by them.
+
+    No label changes, nor any score but the calibration of what the models predict afterwards.
+    """
+    if not read_specs(run)[0].has_classes:
+        return
+    classes = run_classes(run)
+    found = run_calibration(run, read_run_predictions(run, classes), classes)
+    if found is not None and found.fitted_on == "dev" and not found.is_applied:
+        for folder in sorted(run.glob("fold-*/seed-*/model")):
+            withdraw_calibration(folder, f"They are as the network gives them. {found}")
 
 
 def train(

@@ -204,8 +204,8 @@ class Predictor:
 
         Args:
             source: A path; samples: numpy, torch or lists, of any float or integer type, mono or with channels;
-                `{"array": ..., "sampling_rate": ...}`; the bytes of a file, or a file object; an `Utterance`; or a
-                list of paths and utterances.
+                `{"array": ..., "sampling_rate": ...}`; a pair of samples and their rate; the bytes of a file, or a file
+                object; an `Utterance`; or a list of paths and utterances.
             sampling_rate: Of samples, in Hz.
             segments: `auto`: recordings are cut into segments of speech first, utterances of a manifest are not;
                 `always`; `never`.
@@ -359,6 +359,8 @@ class Predictor:
         self, source: Any, sampling_rate: float | None, options: PredictOptions, embedding: str | None = None
     ) -> list[Prediction]:
         """Predict what `predict` takes: files, one file, samples, the bytes of a file, or a file object."""
+        if not is_list_of_files(source):
+            source, sampling_rate = audio.unwrapped(source, sampling_rate)
         if is_list_of_files(source) or isinstance(source, str | Path | Utterance | Upload):
             files = source if is_list_of_files(source) else [source]
             return list(self.predict_files(files, options=options, embedding=embedding))
@@ -438,6 +440,8 @@ def model_folder(name: str | Path | None = None) -> Path:
     Raises:
         ModelError: There is none.
     """
+    if not isinstance(name, str | os.PathLike | None):
+        raise ModelError(f"is a {type(name).__name__}, not a name", where="model", remedy="Name a folder, or a model.")
     shipped = SHIPPED_MODELS / str(name or "default")
     if name is None or str(name) == "default" or (str(name) in shipped_models() and not Path(name).exists()):
         if not checkpoints.is_model_folder(shipped):

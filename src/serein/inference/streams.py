@@ -52,7 +52,7 @@ class Stream:
         self, predictor: WindowPredictor, sampling_rate: int = SAMPLE_RATE_HZ, options: PredictOptions | None = None
     ) -> None:
         self.predictor = predictor
-        self.resampler = Resampler(sampling_rate)
+        self.resampler = Resampler(audio.rate_hz(sampling_rate))
         self.recording = Recording(predictor.task, options or PredictOptions(), is_live=True)
 
     @property
@@ -87,12 +87,13 @@ class Stream:
         """Predict the windows that more samples complete.
 
         Args:
-            samples: (sample,), of any float or integer type; or with channels.
+            samples: (sample,), of any float or integer type; or with channels. None at all complete nothing.
 
         Raises:
             AudioError: They cannot be understood.
         """
-        return self.predict(self.cut(audio.as_mono(samples)))
+        shape = [len(samples)] if isinstance(samples, list | tuple) else getattr(samples, "shape", ())
+        return [] if 0 in shape else self.predict(self.cut(audio.as_mono(samples)))
 
     def finish(self) -> list[Segment]:
         """Predict the last windows, after the last sample."""
