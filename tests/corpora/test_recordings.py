@@ -44,7 +44,7 @@ def test_the_usual_columns(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_separators_byte_order_marks_and_line_ends(tmp_path: Path, separator: str, encoding: str, end: str) -> None:
@@ -114,6 +114,11 @@ def test_unknown_columns_are_noted(tmp_path: Path) -> None:
         ("path,start\n1.wav,soon\n", r"manifest\.csv:2: column 'start' holds 'soon'"),
         ("path,end\n1.wav,-1\n", r"manifest\.csv:2: column 'end' holds '-1'"),
         ("path,end\n1.wav,-1 days +23:59:59\n", r"manifest\.csv:2: column 'end' holds '-1 days .* which is no time"),
+        ("path,start,end\n1.wav,2,1\n", r"manifest\.csv:2: ends at 1 s and starts at 2 s"),
+        ("path,end\n1.wav,0\n", r"manifest\.csv:2: ends at 0 s and starts at 0 s"),
+        ("path,start_ms,end_ms\n1.wav,500,900\n", r"column 'start_ms' may say which part of a file is meant"),
+        ("path,Offset\n1.wav,500\n", r"column 'Offset' may say which part"),
+        ("path,label,emotion\n1.wav,sad,sad\n", r"several columns for emotion: label, emotion\."),
         ("path,valence\n1.wav,high\n", r"manifest\.csv:2: column 'valence' holds 'high'"),
         ("path,class\n1.wav,sad\n2.wav,nan\n", r"no column 'emotion', and may have it in column 'class' \(sad\)"),
         (

@@ -126,7 +126,7 @@ def unwrapped(source: Any, sampling_rate: float | None) -> tuple[Any, float | No
     if isinstance(source, tuple) and len(source) == 2 and sampling_rate is None:
         for samples, rate in (source, source[::-1]):  # of soundfile and torchaudio; of scipy and gradio
             if isinstance(rate, int | float | np.integer) and hasattr(samples, "__len__"):
-                return samples, rate
+                return samples, float(rate)
     if not isinstance(source, Mapping):
         return source, sampling_rate
     stated = source.get("sampling_rate")

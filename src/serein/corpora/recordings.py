@@ -30,7 +30,7 @@ EMOTIONS = frozenset(_WORDS.split())
 _LAYOUT = "Arrange them as ROOT/<emotion>/FILE or ROOT/<emotion>/<speaker>/FILE, or list them in a table ('csv')."
 _SPLITS = frozenset({"train", "training", "dev", "devel", "val", "valid", "validation", "test", "testing", "eval"})
 _SPEAKER = re.compile(r"(?:actor|speaker|spk|subject|session|ses|id|s|p|f|m)?[ _-]?\d+", re.IGNORECASE)
-_SEPARATORS = (",", ";", "\t")
+_SEPARATORS = (",", ";", "\t", "|")
 
 
 def parse_folder(root: Path) -> list[Utterance]:
@@ -125,9 +125,9 @@ class _Csv:
 def parse_csv(root: Path) -> list[Utterance]:
     """Return the utterances of a CSV, row by row; audio paths are relative to the CSV.
 
-    The separator (comma, semicolon, tab) is the one that gives known columns. A cell that is empty, or says that its
-    value is missing (nan, NA, None, ?, -), is `None`. Times are seconds, `00:01.5` or `0 days 00:00:01.5`. Without a
-    column `id`, the id is the path without its suffix, and `#start-end` when the row is a part.
+    The separator (comma, semicolon, tab, bar) is the one that gives known columns. A cell that is empty, or says that
+    its value is missing (nan, NA, None, ?, -), is `None`. Times are seconds, `00:01.5` or `0 days 00:00:01.5`. Without
+    a column `id`, the id is the path without its suffix, and `#start-end` when the row is a part.
 
     Args:
         root: The CSV, or a folder with a `manifest.csv`.
@@ -149,6 +149,12 @@ def parse_csv(root: Path) -> list[Utterance]:
                 f"has no column 'emotion', and may have it in {which} ({shown})",
                 where=table.path,
                 remedy="Are these the emotions? If so, name that column 'emotion'; if not, remove it.",
+            )
+    for name, field in zip(table.header, table.fields, strict=True):
+        if field is None and tables.MAYBE_TIME.fullmatch(name):
+            remedy = "Give times in seconds, in columns 'start' and 'end'; or remove the column."
+            raise ManifestError(
+                f"column '{name}' may say which part of a file is meant", where=table.path, remedy=remedy
             )
     columns = {field: name for name, field in zip(table.header, table.fields, strict=True) if field}
     utterances = [
@@ -205,7 +211,8 @@ def _read_csv(root: Path) -> _Csv:
         )
     if repeated := sorted({field for field in fields if field is not None and fields.count(field) > 1}):
         raise ManifestError(
-            f"has several columns for {', '.join(repeated)}: {', '.join(header)}",
+            f"has several columns for {', '.join(repeated)}: "
+            + ", ".join(name for name, field in zip(header, fields, strict=True) if field in repeated),
             where=path,
             remedy="Remove or rename all but one.",
         )

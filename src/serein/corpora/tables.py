@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -32,8 +33,8 @@ ALIASES = {
     "arousal": ("activation",),
     "speaker": ("speaker_id", "spk"),
     "gender": ("sex",),
-    "start_s": ("start", "begin", "onset"),
-    "end_s": ("end",),
+    "start_s": ("start", "start_time", "start_sec", "begin", "begin_time", "onset", "tmin"),
+    "end_s": ("end", "end_time", "end_sec", "stop", "tmax"),
     "split": ("subset", "partition"),
     "language": ("lang",),
     "corpus": ("dataset",),
@@ -51,7 +52,11 @@ GENDERS: dict[str, Gender] = {
 }
 MISSING = frozenset({"", "nan", "nat", "na", "n/a", "<na>", "none", "null", "?", "-", "''", '""'})  # in any case
 MAYBE_EMOTION = frozenset(
-    {"class", "classes", "target", "y", "emo", "emotions", "mood", "feeling", "affect", "annotation"}
+    {"class", "classes", "target", "y", "emo", "emotions", "mood", "feeling", "affect", "annotation", "sentiment"}
+)
+MAYBE_TIME = re.compile(
+    r"(start|begin|onset|offset|end|stop)([ _]?(s|ms|secs?|(milli)?seconds?|frames?|samples?|times?|positions?))?",
+    re.IGNORECASE,
 )
 
 _FIELD_OF = {name: name for name in FIELDS} | {alias: name for name, aliases in ALIASES.items() for alias in aliases}
@@ -226,8 +231,11 @@ def utterance(cells: Mapping[str, str], folder: Path, *, where: str, columns: Ma
             values[field] = cells[field].replace(",", ".")
     if "gender" in values:
         values["gender"] = GENDERS.get(cells["gender"].lower(), cells["gender"].lower())
-    times = (values.get("start_s"), values.get("end_s"))
-    values |= {"id": values.get("id") or part_id(audio, *times), "audio": str(folder / audio)}  # type: ignore[arg-type]
+    times: Any = (values.get("start_s"), values.get("end_s"))
+    if times[1] is not None and (times[0] or 0.0) >= times[1]:
+        what = f"ends at {times[1]:g} s and starts at {times[0] or 0.0:g} s"
+        raise ManifestError(what, where=where, remedy="Correct the times; the end is a time, not a length.")
+    values |= {"id": values.get("id") or part_id(audio, *times), "audio": str(folder / audio)}
     try:
         return Utterance.model_validate(values)
     except ValidationError as error:
