@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--licence", action="append", default=[], metavar="CORPUS=TEXT", help="of a corpus of yours")
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--teacher", metavar="NAME", help="model made before: each training learns from its own there")
+    parser.add_argument("--speakers-alone", action="store_true", help="do not also leave each corpus out once")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--work", type=Path, default=Path("runs/shipped"), help="folder of the trainings")
     parser.add_argument("--out", type=Path, default=PACKAGE)
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     by_speaker = [*taught("speakers"), "--set", "protocol.name=speakers-out", "--set", "protocol.num_folds=3"]
     train("run", options.recipe, options.data, work / "speakers", by_speaker)
     runs = {"unseen speakers": work / "speakers"}
-    if len(corpora := tested_corpora(options.data)) > 1:
+    if len(corpora := tested_corpora(options.data)) > 1 and not options.speakers_alone:
         left_out = ["--set", "protocol.name=corpora-out", "--set", f"protocol.only=[{','.join(corpora)}]"]
         train("run", options.recipe, options.data, work / "corpora", [*taught("corpora"), *left_out])
         runs["corpus left out"] = work / "corpora"
