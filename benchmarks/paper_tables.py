@@ -152,8 +152,8 @@ def reproduced(root: Path, name: str, table: Mapping[str, Any], rng: random.Rand
     after = finished(root)
     if any(after[path] != when for path, when in before.items()):
         raise RuntimeError("a fold that was finished was predicted anew")
-    quoted = [row["name"] for row in table["rows"] if row.get("quoted")]
-    if without := [row["name"] for row in found["rows"] if row["ours"] is None and row["name"] not in quoted]:
+    scoreless = [row["name"] for row in table["rows"] if row.get("quoted") or row.get("targets_only")]
+    if without := [row["name"] for row in found["rows"] if row["ours"] is None and row["name"] not in scoreless]:
         raise RuntimeError(f"rows without scores: {', '.join(without)}")
     return {"rows": len(found["rows"]), "killed": state, "folds": len(after), "seconds": time.monotonic() - begin}
 

@@ -54,7 +54,7 @@ def run(vocabulary: Path) -> WordRun:
     )
     row = Row(name="m", published=Published(values={"s1": 0.5, "s2 l1": 70}))
     vectors = np.array([[2.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], np.float32)
-    return WordRun(row, recipe, ClassLabels(("angry", "happy", "sad"), {}), said, vectors)
+    return WordRun(recipe, ClassLabels(("angry", "happy", "sad"), {}), said, row, vectors)
 
 
 def test_mean_cosines_by_hand(run: WordRun) -> None:
@@ -108,6 +108,26 @@ def test_a_table_with_every_measure(vocabulary: Path, tones: Path, tmp_path: Pat
     markdown = (out / "doe2020-table3.md").read_text()
     assert all(f"## {extra['title']}" in markdown for extra in further.values())
     assert {row[0] for row in further["Words nearest to targets"]["rows"]} == {"s1", "s2", "s3"}
+
+
+def test_a_table_of_targets_trains_no_model(vocabulary: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
+    """Table 4 of stanley2023 needs the labels and the vocabulary alone."""
+    tasks = {"emotion": None, "words": {"pooling": "mean"}}
+    write_recipe(tmp_path / "r.yaml", {"tasks": tasks, "words": {"vocabulary": str(vocabulary)}}, {"epochs": 1})
+    content = {"paper": "doe2020", "table": 4, "caption": "Words.", "corpus": "TalkShow", "published_on": "test"}
+    rows = [{"name": "targets", "targets_only": True}]
+    table = {**content, "base": "r.yaml", "measures": ["target-neighbours"], "rows": rows}
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(table))
+    out = tmp_path / "out"
+    call = ("reproduce", tmp_path / "t.yaml", "--data", tones, "--out", out)
+    outcome = serein(*call, "--json")
+    assert outcome.status == 0, outcome.err
+    (further,) = json.loads(outcome.out)["further"]
+    assert ["s1", "anger", "anger", "fury"] in [row[:4] for row in further["rows"]]
+    assert not list(out.glob("*/recipe.yaml"))
+    assert "| set | label |" in (out / "doe2020-table4.md").read_text()
+    (plan,) = json.loads(serein(*call, "--plan", "--json").out)
+    assert (plan["num_runs"], plan["hours"]) == (0, 0)
 
 
 def test_an_unknown_measure_names_the_known(tmp_path: Path, tones: Path, serein: Call) -> None:

@@ -125,13 +125,12 @@ def _reproduce(table: Table, data: Path, request: Request, as_json: bool) -> boo
     out = request.out
     with Bars() as bars:
         comparison, failures = reproduce(table, data, request, bars)
-    is_measured = any(row.scores for row in comparison.rows)
     if as_json:
         print(json.dumps(to_json(comparison, out), ensure_ascii=False, allow_nan=False))
-    elif is_measured:
+    elif comparison.is_measured:
         print_tables(as_tables(comparison))
         print("\n".join(comparison.notes))
-    if is_measured:
+    if comparison.is_measured:
         pictures = [comparison.picture] if comparison.picture else []
         print(
             f"written: {', '.join(map(str, (*paths(comparison, out), *pictures, out / PAGE)))}",

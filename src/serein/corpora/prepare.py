@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,8 @@ from serein.errors import AudioError, ManifestError, expected_one_of
 
 Counts = Literal["published", "partial"]
 Unreadable = Literal["stop", "skip"]
+
+HEADERS_AT_ONCE = 8  # files opened side by side: a disk answers several questions in the time of one
 
 _REMEDY = "Write one line a label, such as 'Angry: angry'; a corpus of its own as 'emodb: {Wut: anger}'."
 
@@ -194,15 +197,17 @@ def prepare(
     notes += [f"speakers differ by case or spaces alone: {', '.join(names)}" for names in alike_speakers(utterances)]
     skipped: dict[str, str] = {}
     distinct = list(dict.fromkeys(u.audio for u in utterances))
-    for done, path in enumerate(distinct, start=1):  # each is opened once
-        try:
-            audio.info(path)
-        except AudioError as error:
-            if unreadable == "stop":
-                raise
-            skipped[path] = error.what
-        if on_progress:
-            on_progress(done, len(distinct))
+    pool = ThreadPoolExecutor(HEADERS_AT_ONCE)
+    try:
+        for done, (path, error) in enumerate(zip(distinct, pool.map(header_error, distinct), strict=True), start=1):
+            if error is not None and unreadable == "stop":
+                raise error
+            if error is not None:
+                skipped[path] = error.what
+            if on_progress:
+                on_progress(done, len(distinct))
+    finally:
+        pool.shutdown(cancel_futures=True)
     kept = [u for u in utterances if u.audio not in skipped]
     if not kept:
         path, reason = next(iter(skipped.items()))
@@ -212,6 +217,15 @@ def prepare(
             remedy="Copy the corpus again.",
         )
     return Prepared(kept, list(skipped.items()), notes)
+
+
+def header_error(path: str) -> AudioError | None:
+    """Return why a file's header cannot be read, or `None`."""
+    try:
+        audio.info(path)
+    except AudioError as error:
+        return error
+    return None
 
 
 def _count_notes(corpus: Corpus, utterances: Sequence[Utterance], counts: Counts, *, where: Path) -> list[str]:

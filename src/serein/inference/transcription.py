@@ -25,6 +25,7 @@ import torch
 from serein import audio, hub
 from serein import checkpoint as model_folder
 from serein.audio import SAMPLE_RATE_HZ, Waveform
+from serein.cache import cache_folder
 from serein.checkpoint import is_model_folder
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError, expected_one_of
@@ -35,7 +36,6 @@ from serein.inference.sources import Source, utterance_of
 from serein.models.backbones import HuggingFaceBackbone
 from serein.models.pretrained import FAMILIES, HAVE_FEATURES, quiet_transformers
 from serein.tasks.task import TaskPrediction
-from serein.text.sentences import cache_folder
 
 WINDOW_S = 30.0  # Whisper's input; the memory of a CTC model grows with the square of the length
 MARGIN_S = 5.0  # at either end of a CTC window, used as context alone

@@ -17,7 +17,15 @@ from serein.evaluation.systems import Split
 from serein.evaluation.tables import notices
 from serein.reproduce.extras import ExtraTable, extra_tables
 from serein.reproduce.table import Published, Row, Table
-from serein.reproduce.trials import PREDICTIONS, Data, Trial, chosen_note, is_evaluated_with_knn, is_finished
+from serein.reproduce.trials import (
+    PREDICTIONS,
+    Data,
+    Trial,
+    chosen_note,
+    is_evaluated_with_knn,
+    is_finished,
+    row_recipe,
+)
 
 _FILES: dict[Split, str] = {"test": "predictions.jsonl", "dev": "dev_predictions.jsonl"}
 
@@ -74,6 +82,11 @@ class Comparison:
     notes: tuple[str, ...]
     extras: tuple[ExtraTable, ...] = ()
     picture: Path | None = None
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether a row has scores, or the table needs no model."""
+        return not self.table.is_trained or any(row.scores for row in self.rows)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -164,7 +177,9 @@ def compare(
         )
     ]
     notes += [notice.text for level in ("warning", "note") for notice in qualifications if notice.level == level]
-    extras = extra_tables(table.measures, [(row.row, row.places) for row in rows], data.manifest)
+    targets_only = [row_recipe(table, row, overrides) for row in table.rows if row.targets_only]
+    measured = [(row.row, row.places) for row in rows]
+    extras = extra_tables(table.measures, measured, data.manifest, targets_only)
     if table.neighbours:
         most = max(len(each.words) for each in table.neighbours)
         headings = ["of", "label", *(str(number + 1) for number in range(most))]
@@ -201,13 +216,15 @@ def provenance(
     table: Table, data: Data, split: Split, overrides: Sequence[str], rows: Sequence[MeasuredRow]
 ) -> list[str]:
     """Return where the published scores and ours come from, and what was done differently."""
-    is_published = any(row.published != Published() for row in table.rows)
+    is_published = bool(table.neighbours) or any(row.published != Published() for row in table.rows)
     notes = ["No scores were published to compare with."]
     if is_published:
         best = " The paper gives its best scores there." if table.published_on == "dev" else ""
         notes = [f"Published: {table.paper}, {table.title}, {table.corpus}, {table.published_on} set.{best}"]
     folder = next((row.places[0] for row in rows if row.places and not row.row.ensemble), None)
-    if folder is None:
+    if not table.is_trained:
+        notes.append(f"Ours: the labels of {data.num_utterances} utterances; no model is needed.")
+    elif folder is None:
         notes.append("Ours: nothing is finished.")
     else:
         corpora = read_json(folder / "data.json").get("corpora", ())

@@ -36,7 +36,7 @@ from serein.evaluation.verification import run_verification
 from serein.models.hidden_states import Backbone
 from serein.models.model import SpeechModel
 from serein.reproduce.table import Row
-from serein.tasks.classes import ClassLabels
+from serein.tasks.classes import ClassLabels, class_labels_of
 from serein.tasks.word_vectors import NOUNS, distinct_targets, first_and_second, mean_vectors, normalised, target_words
 from serein.text.word_vectors import Vocabulary, open_vocabulary
 
@@ -53,12 +53,20 @@ class ExtraTable:
     rows: list[list[str]]
 
 
-def extra_tables(measures: Sequence[str], rows: Rows, manifest_path: Path) -> list[ExtraTable]:
-    """Return the further tables that a table file asks for."""
+def extra_tables(
+    measures: Sequence[str], rows: Rows, manifest_path: Path, targets_only: Sequence[recipes.Recipe] = ()
+) -> list[ExtraTable]:
+    """Return the further tables that a table file asks for.
+
+    Args:
+        rows: The trained ones.
+        targets_only: Recipes of the rows that are targets alone.
+    """
     tables = verification_tables(rows) if "verification" in measures else []
     tables += time_tables(rows) if "time" in measures else []
     tables += [TASK_MEASURES[name](rows) for name in measures if name in TASK_MEASURES]
-    return tables + word_tables([name for name in measures if name in WORD_MEASURES], rows, manifest_path)
+    words = [name for name in measures if name in WORD_MEASURES]
+    return tables + (word_tables(words, rows, manifest_path, targets_only) if words else [])
 
 
 # -- words -----------------------------------------------------------------------------------------------------------
@@ -70,19 +78,12 @@ _ORDINALS = ("1st", "2nd", "3rd", "4th", "5th")
 
 
 @dataclass(frozen=True)
-class WordRun:
-    """A row's finished runs whose main task is `words`.
+class WordTargets:
+    """Utterances, and what a recipe makes of their labels."""
 
-    Attributes:
-        utterances: Of every prediction, folds and seeds one after the other.
-        vectors: (prediction, feature) predicted word vectors.
-    """
-
-    row: Row
     recipe: recipes.Recipe
     class_labels: ClassLabels
     utterances: list[Utterance]
-    vectors: NDArray[np.float32]
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -95,10 +96,22 @@ class WordRun:
         return [target_words(u, self.class_labels, label_set, nouns, self.vocabulary) for u in self.utterances]
 
 
-def word_tables(measures: Sequence[str], rows: Rows, manifest_path: Path) -> list[ExtraTable]:
+@dataclass(frozen=True)
+class WordRun(WordTargets):
+    """A row's finished runs whose main task is `words`; their utterances are of folds and seeds one after the other.
+
+    Attributes:
+        vectors: (prediction, feature) predicted word vectors.
+    """
+
+    row: Row
+    vectors: NDArray[np.float32]
+
+
+def word_tables(
+    measures: Sequence[str], rows: Rows, manifest_path: Path, targets_only: Sequence[recipes.Recipe]
+) -> list[ExtraTable]:
     """Return the tables that a table file asks for, of the rows whose main task is `words`."""
-    if not measures:
-        return []
     known = {u.id: u for u in manifest.read(manifest_path)}
     runs = []
     for row, places in rows:
@@ -112,8 +125,19 @@ def word_tables(measures: Sequence[str], rows: Rows, manifest_path: Path) -> lis
                 utterances += [known[prediction.id] for prediction in read_predictions(path)]
                 vectors.append(load_file(path.with_name("embeddings.safetensors"))["embeddings"])
         class_labels = ClassLabels(run_classes(places[0]) or (), dict(recipe.labels.merge))
-        runs.append(WordRun(row, recipe, class_labels, utterances, np.concatenate(vectors)))
-    return [WORD_MEASURES[name](runs) for name in measures] if runs else []
+        runs.append(WordRun(recipe, class_labels, utterances, row, np.concatenate(vectors)))
+    targets: list[WordTargets] = [*runs]
+    for recipe in targets_only:
+        class_labels = class_labels_of(list(known.values()), recipe.labels)
+        labelled = [u for u in known.values() if class_labels.label(u) is not None]
+        targets.append(WordTargets(recipe, class_labels, labelled))
+    tables = []
+    for name in measures:
+        if name == "target-neighbours" and targets:
+            tables.append(target_neighbours(targets))
+        elif runs:
+            tables.append(WORD_MEASURES[name](runs))
+    return tables
 
 
 def cosine_table(runs: Sequence[WordRun]) -> ExtraTable:
@@ -159,7 +183,7 @@ def top_table(runs: Sequence[WordRun]) -> ExtraTable:
     return ExtraTable(title, _headings("model", [name.upper() for name in names]), rows)
 
 
-def target_neighbours(runs: Sequence[WordRun]) -> ExtraTable:
+def target_neighbours(runs: Sequence[WordTargets]) -> ExtraTable:
     """The words nearest to the commonest targets of several words, and to the classes (Table 4)."""
     run = runs[0]
     rows = []

@@ -117,7 +117,7 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
         except SereinError as error:
             failures.append(Failure(row, error))
     comparison = compare(table, trials, ensemble, data, split=request.split, overrides=request.overrides)
-    if any(row.scores for row in comparison.rows):
+    if comparison.is_measured:
         comparison = with_picture(comparison, request.out, report)
         write_comparison(comparison, request.out)
         write_page(request.out)

@@ -64,6 +64,7 @@ class Row(_Part):
             or, marked, on the test set itself (`oracle`). The training is that of the row without it.
         ensemble: The ensemble of the models of all other rows; it trains nothing.
         quoted: Other people's work that the paper quotes; it trains nothing, and has published scores alone.
+        targets_only: What its recipe makes of the data's labels is measured (`target-neighbours`); it trains nothing.
     """
 
     name: Name
@@ -77,6 +78,7 @@ class Row(_Part):
     knn: Literal["dev", "oracle"] | None = None
     ensemble: bool = False
     quoted: bool = False
+    targets_only: bool = False
 
     @property
     def title(self) -> str:
@@ -85,8 +87,8 @@ class Row(_Part):
 
     @property
     def is_trained(self) -> bool:
-        """Whether it has a recipe: neither an ensemble nor quoted."""
-        return not (self.ensemble or self.quoted)
+        """Whether it has models: neither an ensemble, nor quoted, nor targets alone."""
+        return not (self.ensemble or self.quoted or self.targets_only)
 
 
 class PublishedNeighbours(_Part):
@@ -194,9 +196,11 @@ class Table(_Part):
                 )
             if row.quoted and (row.recipe or row.changes or row.reference or row.knn or row.ensemble):
                 raise ValueError(f"row '{row.name}' is quoted: no recipe, set, knn or ensemble, and no reference")
-            if row.is_trained and row.recipe is None and self.base is None:
+            if row.targets_only and (row.reference or row.knn or row.ensemble or row.quoted):
+                raise ValueError(f"row '{row.name}' is targets alone: no reference, knn, ensemble or quoted")
+            if (row.is_trained or row.targets_only) and row.recipe is None and self.base is None:
                 raise ValueError(f"row '{row.name}' has no recipe and the table no base")
-        if not any(row.is_trained for row in self.rows):
+        if not self.is_trained and not any(row.targets_only for row in self.rows):
             raise ValueError("no row trains anything")
         if sum(row.ensemble for row in self.rows) > 1:
             raise ValueError("two rows are the ensemble of the others")
@@ -224,10 +228,15 @@ class Table(_Part):
         return f"Table {self.table}"
 
     @property
+    def is_trained(self) -> bool:
+        """Whether any row has models."""
+        return any(row.is_trained for row in self.rows)
+
+    @property
     def reference(self) -> Row:
         """The row that the others are compared with."""
-        trained = [row for row in self.rows if row.is_trained]
-        return next((row for row in trained if row.reference), trained[0])
+        candidates = [row for row in self.rows if row.is_trained] or self.rows
+        return next((row for row in candidates if row.reference), candidates[0])
 
     def compared_with(self, row: Row) -> Row:
         """Return the row that this one is compared with."""

@@ -164,7 +164,9 @@ def _bounds(bounds: Bounds | None, show: Any = number) -> str:
 
 def as_markdown(comparison: Comparison) -> str:
     """Return the tables and the notes below them."""
-    parts = [f"# {_title(comparison)}", comparison.table.caption, _markdown(*main_cells(comparison))]
+    parts = [f"# {_title(comparison)}", comparison.table.caption]
+    if comparison.table.is_trained:
+        parts.append(_markdown(*main_cells(comparison)))
     by_class = class_cells(comparison)
     if by_class is not None:
         parts += ["## F1 of each class, in per cent", _markdown(*by_class)]
@@ -178,7 +180,8 @@ def as_markdown(comparison: Comparison) -> str:
 
 def _title(comparison: Comparison) -> str:
     table = comparison.table
-    return f"{table.paper}, {table.title}: {SCORE_TITLES[table.metric]} in per cent"
+    title = f"{table.paper}, {table.title}"
+    return f"{title}: {SCORE_TITLES[table.metric]} in per cent" if table.is_trained else title
 
 
 def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -189,7 +192,7 @@ def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def as_tables(comparison: Comparison) -> list[RichTable]:
     """Return the comparison's tables for the terminal, without its notes."""
     by_class = class_cells(comparison)
-    tables = [_rich(_title(comparison), *main_cells(comparison))]
+    tables = [_rich(_title(comparison), *main_cells(comparison))] if comparison.table.is_trained else []
     if by_class is not None:
         tables.append(_rich("F1 of each class, in per cent", *by_class))
     return tables + [_rich(extra.title, extra.headings, extra.rows) for extra in comparison.extras]
