@@ -79,7 +79,7 @@ def test_what_cannot_be_found_is_said(model: Path, tiny_run: Path, tones: Path, 
         "'glom' has no vector; spelt most like it: gloom"
         in serein("words", "find", "--model", model, "--text", "glom", tones).complaint
     )
-    assert "--text: is empty" in serein("words", "find", "--model", model, "--text", " ", tones).complaint
+    assert "is empty, after '--text'" in serein("words", "find", "--model", model, "--text", " ", tones).complaint
     classes = tiny_run / "fold-1" / "seed-0" / "model"
     assert "whose task is 'words'" in serein("words", "nearest", "--model", classes, tones).complaint
     (tmp_path / "broken.wav").write_bytes(b"RIFF")

@@ -29,7 +29,7 @@ ORDER = (
     *("predict", "models", "stream", "embed", "serve", "transcribe", "verify"),
     *("export", "benchmark", "bundle", "merge"),
     *("train", "run", "evaluate", "compare", "report", "robustness", "cross-corpus", "ensemble", "reproduce"),
-    *("corpus", "knn", "words", "push"),
+    *("corpus", "knn", "words", "cache", "push"),
 )
 
 
