@@ -1,6 +1,6 @@
 """Word error rates of a speech recogniser through serein, in batches, beside Transformers' `generate`, clip by clip.
 
-    python benchmarks/transcripts.py --model openai/whisper-base --data MANIFEST [--data MANIFEST ...] [--clips 40] [--json]
+    python benchmarks/transcripts.py --model openai/whisper-base --data MANIFEST ... [--clips 40] [--json]
 
 Each clip is told its language where the manifest knows it. Clips are evenly spread over each manifest's transcripts.
 """

@@ -21,7 +21,3 @@ made all || serein corpus merge $work/data/copies/*.jsonl -o $work/data/all.json
 python tools/shipped_model.py default --recipe recipes/default.yaml --data $work/data/all.jsonl \
 	--other "LibriSpeech=$work/data/unseen-neutral.jsonl" \
 	--licence "urdu=for research purposes (Latif et al. 2018)" ${WHISPER:+--set "backbone.source=$WHISPER"}
-# the small one learns from the default one's answers, of each fold from that fold's
-python tools/shipped_model.py small --recipe recipes/small.yaml --data $work/data/all.jsonl --teacher default \
-	--speakers-alone --other "LibriSpeech=$work/data/unseen-neutral.jsonl" \
-	--licence "urdu=for research purposes (Latif et al. 2018)"

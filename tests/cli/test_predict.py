@@ -456,3 +456,16 @@ def test_an_empty_argument_is_not_the_current_folder(arguments: list[str], serei
 def test_an_address_is_no_file(serein: Call) -> None:
     outcome = serein("predict", "https://example.org/a.wav")
     assert "download it first" in outcome.complaint
+
+
+def test_formats_that_contradict_and_pictures_of_no_kind_are_refused(model: Path, call: Path, serein: Call) -> None:
+    for options in (("--json", "--csv"), ("--format", "textgrid", "--json")):
+        refused = serein("predict", call, "--model", model, *options)
+        assert refused.status == 2
+        assert "name one format" in refused.err
+    refused = serein("predict", call, "--model", model, "--plot", "x.doc")
+    assert refused.status == 2
+    assert "name a .png, .svg or .pdf" in refused.err
+    misspelt = serein("predict", call, "--model", "ravdes")
+    assert "no such model folder" in misspelt.complaint
+    assert "ravdess" in misspelt.complaint

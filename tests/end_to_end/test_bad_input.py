@@ -816,7 +816,14 @@ def test_name_that_is_no_text(given: str, ground: Ground, serein: Call) -> None:
         "folder": ["predict", "--model", ground.model, folder],
         "corpus": prepare(ground, "folder", folder.parent),
     }
-    refuse(calls[given], ("/sad/tr\\udce4ge.wav", "the name is not UTF-8", "Rename it"), ground, serein)
+    says = ("/sad/tr\\udce4ge.wav", "the name is not UTF-8", "Rename it")
+    if given != "folder":
+        refuse(calls[given], says, ground, serein)
+        return
+    outcome = serein(*calls[given])  # the other recording is answered
+    assert outcome.status == 1
+    assert "good.wav" in outcome.out
+    assert all(part in outcome.complaint for part in says)
 
 
 def test_reader_that_leaves_early(ground: Ground) -> None:

@@ -48,6 +48,7 @@ def test_cells_by_hand() -> None:
     assert cell_of("a", "b", [], 3).text("corpus", 3) == "–"
 
 
+@pytest.mark.slow
 def test_every_corpus_against_every_other(tmp_path: Path, serein: Call) -> None:
     options = write_corpora(tmp_path, "one", "two", "three")
     recipe = write_recipe(tmp_path / "r.yaml", {"protocol": {"dev": "none"}}, QUICK)
@@ -79,6 +80,7 @@ def test_every_corpus_against_every_other(tmp_path: Path, serein: Call) -> None:
     assert "another recipe" in serein(*call, "--resume", "--set", "stages.0.epochs=2").complaint
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_named_before_training(tmp_path: Path, serein: Call) -> None:
     options = write_corpora(tmp_path, "one", "two")
     recipe = write_recipe(tmp_path / "r.yaml", {"protocol": {"dev": "none"}}, QUICK)

@@ -84,6 +84,7 @@ def test_what_is_kept_is_what_the_teacher_predicts(teacher: Path, tones: Path, t
         assert said[str(prediction.id)].tolist() == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_each_fold_learns_from_that_folds_model(teacher: Path, tones: Path, tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, distillation={"teacher": str(teacher), "weight": 1.0})
     runs.run(recipe, tones, tmp_path / "student", num_jobs=1)

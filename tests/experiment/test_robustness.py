@@ -86,6 +86,7 @@ def test_what_a_clip_gets_depends_on_neither_other_clips_nor_other_conditions(sp
     np.testing.assert_array_equal(last, alone)
 
 
+@pytest.mark.slow
 def test_a_model_under_conditions(tiny_run: Path, speech: Path, tmp_path: Path, serein: Call) -> None:
     model, before = tiny_run / "fold-1" / "seed-0" / "model", everything_in(speech.parent)
     shown = serein(
@@ -123,6 +124,7 @@ def test_a_model_under_conditions(tiny_run: Path, speech: Path, tmp_path: Path, 
     assert found["conditions"][0]["wa"] == pytest.approx(100 * np.mean(right))
 
 
+@pytest.mark.slow
 def test_answers_made_elsewhere(tiny_run: Path, speech: Path, tmp_path: Path, serein: Call) -> None:
     model, folder = tiny_run / "fold-1" / "seed-0" / "model", tmp_path / "audio"
     call = ["robustness", "--data", speech, "--conditions", "level +20 dB,8 kHz"]

@@ -73,6 +73,7 @@ def test_recipe_reloads_equal(tiny_run: Path, tiny: Path) -> None:
     assert recipes.load(tiny_run / "recipe.yaml") == recipes.load(tiny)
 
 
+@pytest.mark.slow
 def test_overrides_are_in_the_stored_recipe(tiny: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     changes = ("--set", "stages.0.epochs=1", "--set", "protocol.only=['2']", "--set", "name=other")
     assert serein("run", tiny, "--data", tones, "--out", tmp_path / "r", "--jobs", 1, *changes).status == 0
@@ -82,6 +83,7 @@ def test_overrides_are_in_the_stored_recipe(tiny: Path, tones: Path, tmp_path: P
     assert [fold["name"] for fold in read(tmp_path / "r" / "folds.json")["folds"]] == ["2"]
 
 
+@pytest.mark.slow
 def test_some_folds_now_and_the_others_later(tiny: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     call = ("run", tiny, "--data", tones, "--out", tmp_path / "r", "--jobs", 1, "--set", "stages.0.epochs=1")
     outcome = serein(*call, "--folds", "2", "--json")
@@ -192,6 +194,7 @@ def with_other_test_side(tones: Path, test: set[str], folder: Path, what: str) -
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["labels", "recordings"])
 @pytest.mark.parametrize("normalisation", [["corpus"], ["level", "corpus"]])
 def test_test_side_never_influences_training(
@@ -215,6 +218,7 @@ def test_test_side_never_influences_training(
         assert all(one.truth != other.truth for one, other in zip(*stored, strict=True))
 
 
+@pytest.mark.slow
 def test_training_side_does_influence_it(tones: Path, tiny: Path, tiny_run: Path, tmp_path: Path) -> None:
     """The same change on the training set, so that the tests above can fail."""
     train = set(read(tiny_run / "folds.json")["folds"][0]["train"][:1])
@@ -237,6 +241,7 @@ def test_folds_do_not_hang_on_each_other(tiny_run: Path, tiny: Path, tones: Path
         assert alone.read_bytes() == among.read_bytes()
 
 
+@pytest.mark.slow
 def test_several_seeds(tiny: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     changes = ("--set", "seeds=[3, 11]", "--set", "protocol.only=['1']", "--set", "stages.0.epochs=1")
     outcome = serein("run", tiny, "--data", tones, "--out", tmp_path / "r", "--jobs", 1, "--json", *changes)
@@ -249,6 +254,7 @@ def test_several_seeds(tiny: Path, tones: Path, tmp_path: Path, serein: Call) ->
     assert ids[0] == ids[1]
 
 
+@pytest.mark.slow
 def test_side_by_side_is_one_after_the_other(tiny_run: Path, tiny: Path, tones: Path, tmp_path: Path) -> None:
     """`--jobs 2` gives what `--jobs 1` gives when each process has the same number of threads."""
     if torch.get_num_threads() > 1:
@@ -264,6 +270,7 @@ def test_side_by_side_is_one_after_the_other(tiny_run: Path, tiny: Path, tones: 
     assert read(tmp_path / "r" / "environment.json")["jobs"] == 2
 
 
+@pytest.mark.slow
 def test_resumed_run_keeps_its_number_of_jobs_and_its_start(
     tiny_run: Path, tiny: Path, tones: Path, tmp_path: Path, serein: Call
 ) -> None:

@@ -43,6 +43,7 @@ def stage(run: Path, name: str) -> Path:
     return run / "fold-1" / "seed-0" / name
 
 
+@pytest.mark.slow
 def test_a_run_that_begins_like_another_ends_as_if_alone(tones: Path, tmp_path: Path) -> None:
     shared = tmp_path / "stages"
     start(recipe_of(tmp_path), tones, tmp_path / "a", shared=shared)
@@ -60,6 +61,7 @@ def test_a_run_that_begins_like_another_ends_as_if_alone(tones: Path, tmp_path: 
     assert lines[0] == lines[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", ["stages.0.epochs=1", "seeds=[3]", "clips.crop_s=0.5", "tasks.gender.dropout=0.3", "encoder.dropout=0.4"]
 )
@@ -71,6 +73,7 @@ def test_what_changes_a_stage_is_trained_anew(change: str, tones: Path, tmp_path
     assert len(list(shared.glob("[!.]*"))) == 4
 
 
+@pytest.mark.slow
 def test_a_network_alone_is_the_first_stage_of_one_that_another_joins(tones: Path, tmp_path: Path) -> None:
     """As in park2023's rows: the emotion network alone, and the same one before a speaker network joins it."""
     alone = FIRST | {"name": "emotion", "tasks": ["emotion"]}
@@ -89,6 +92,7 @@ def test_a_network_alone_is_the_first_stage_of_one_that_another_joins(tones: Pat
     assert not (stage(tmp_path / "b" / "run", "1-integration") / DESCRIPTION).exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_takes_what_another_finished_meanwhile(
     tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

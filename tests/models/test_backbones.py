@@ -221,6 +221,7 @@ def deviation(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_clip_is_heard_as_by_transformers_alone(case: str) -> None:
     model = plain_model(*CASES[case])
@@ -470,6 +471,7 @@ def test_a_wavlm_that_drops_layers_keeps_its_position_bias() -> None:
 # --- loading ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_saved_model_comes_back(case: str, tmp_path: Path) -> None:
     model = plain_model(*CASES[case])

@@ -44,6 +44,7 @@ def train(folder: Path, tones: Path, options: dict[str, Any]) -> dict[str, Any]:
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.name == "model.safetensors"}
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_changes_nothing(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = []
     for workers in (0, 2):

@@ -164,6 +164,7 @@ def nursery() -> Any:
     return context
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "count", "when"),
     [
@@ -205,6 +206,7 @@ def test_kill_between_two_files(
     assert not list(out.rglob("*.new"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stage",
     [
@@ -411,6 +413,7 @@ def assert_resumes(out: Path, recipe: Path, tones: Path, left_alone: Path) -> No
     assert not leftovers(out)
 
 
+@pytest.mark.slow
 @needs_proc
 def test_kill_nine_at_random_moments(long_recipe: Path, left_alone: Path, tones: Path, tmp_path: Path) -> None:
     rng = random.Random(2)
@@ -424,6 +427,7 @@ def test_kill_nine_at_random_moments(long_recipe: Path, left_alone: Path, tones:
     assert_resumes(tmp_path / "out", long_recipe, tones, left_alone)
 
 
+@pytest.mark.slow
 @needs_proc
 def test_kill_nine_of_a_run_with_children(long_recipe: Path, left_alone: Path, tones: Path, tmp_path: Path) -> None:
     """A child that dies stops the run; children end by themselves when their parent dies."""
@@ -446,6 +450,7 @@ def test_kill_nine_of_a_run_with_children(long_recipe: Path, left_alone: Path, t
     assert_resumes(out, long_recipe, tones, left_alone)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_while_it_started_can_be_started(
     tiny: Path, tones: Path, tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -476,6 +481,7 @@ def test_two_cannot_work_in_one_folder(tiny_run: Path, tiny: Path, tones: Path, 
     assert outcome.complaint == f"error: {tiny_run}: another process is working in it. Wait for it or stop it."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status", "says"),
     [

@@ -146,6 +146,7 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 # -- one after the other ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_each_stage_starts_from_the_one_before(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = {
         "stages": [
@@ -177,6 +178,7 @@ def test_each_stage_starts_from_the_one_before(tones: Path, tmp_path: Path, monk
     assert any(".encoder." in name for name in handed_on[1] if not torch.equal(handed_on[1][name], handed_on[2][name]))
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_done_is_only_read(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     ground = make()
     trained = weights_of(ground.train())
@@ -192,6 +194,7 @@ def test_a_stage_that_is_done_is_only_read(make: Make, monkeypatch: pytest.Monke
 # -- what is kept ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_patience_stops_early_and_keeps_the_best(
     make: Make, saved: list[dict[str, torch.Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +207,7 @@ def test_patience_stops_early_and_keeps_the_best(
     assert_same(saved[1], load_file(ground.folder / "stage" / "weights.safetensors"))
 
 
+@pytest.mark.slow
 def test_best_without_patience_trains_on(
     make: Make, saved: list[dict[str, torch.Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +219,7 @@ def test_best_without_patience_trains_on(
     assert len(saved) == 2
 
 
+@pytest.mark.slow
 def test_last_is_kept_when_asked(
     make: Make, saved: list[dict[str, torch.Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +229,7 @@ def test_last_is_kept_when_asked(
     assert_same(saved[2], weights_of(model))
 
 
+@pytest.mark.slow
 def test_without_dev_the_last_is_kept(make: Make, saved: list[dict[str, torch.Tensor]]) -> None:
     ground = make({"protocol": {"dev": "none"}}, epochs=3)
     model = ground.train()
@@ -231,6 +237,7 @@ def test_without_dev_the_last_is_kept(make: Make, saved: list[dict[str, torch.Te
     assert all("dev_ua" not in line for line in ground.history())
 
 
+@pytest.mark.slow
 def test_average_is_what_is_judged_and_kept(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """By hand: the first average is the weights; then decay 0.5, but (1 + n) / (10 + n) as long as that is less."""
     trail: list[dict[str, torch.Tensor]] = []
@@ -279,6 +286,7 @@ def one_cycle(step: int, warmup: float, total: int) -> float:
     return stop + (start - stop) / 2 * (1 + math.cos(math.pi * share))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
@@ -299,6 +307,7 @@ def test_learning_rates(make: Make, rates: list[float], schedule: dict[str, Any]
     assert rates == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_plateau_lowers_the_rate_when_dev_stands_still(
     make: Make, rates: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,6 +317,7 @@ def test_plateau_lowers_the_rate_when_dev_stands_still(
     assert rates[::steps] == pytest.approx([RATE, RATE, RATE, RATE / 10, RATE / 10, RATE / 10])
 
 
+@pytest.mark.slow
 def test_a_stage_that_monitors_the_loss_keeps_the_least(make: Make) -> None:
     options: dict[str, Any] = {"optimizer": SGD | {"learning_rate": 2.0}, "schedule": {"name": "constant"}}
     ground = make(epochs=4, monitor="loss", **options)
@@ -367,6 +377,7 @@ def differences(make: Make, **stage: Any) -> list[torch.Tensor]:
     return vectors
 
 
+@pytest.mark.slow
 def test_gradients_are_clipped_by_norm_and_by_value(make: Make) -> None:
     free = differences(make)
     assert all(vector.norm() > 0.05 for vector in free)
@@ -400,6 +411,7 @@ def without_targets(ground: Ground, positions: list[int], garbage: int) -> None:
     ground.targets = Targets(values, is_known)
 
 
+@pytest.mark.slow
 def test_utterances_without_a_target_are_masked(make: Make) -> None:
     trained = []
     for garbage in (0, 1):
@@ -431,6 +443,7 @@ def test_normalisation_is_of_the_training_side(make: Make) -> None:
 # -- what is left behind ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_metrics_have_a_line_per_epoch(make: Make) -> None:
     ground = make(epochs=3)
     ground.train()
@@ -445,6 +458,7 @@ def test_metrics_have_a_line_per_epoch(make: Make) -> None:
         assert line["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_every_epoch(make: Make) -> None:
     pytest.importorskip("tensorboard", reason="pip install 'serein[tensorboard]'")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -459,6 +473,7 @@ def test_tensorboard_shows_every_epoch(make: Make) -> None:
         assert shown == pytest.approx([line[name] for line in lines])
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_and_keeps_float32_weights(make: Make) -> None:
     ground = make(epochs=2, precision="bfloat16")
     model = ground.train()

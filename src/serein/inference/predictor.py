@@ -452,4 +452,7 @@ def model_folder(name: str | Path | None = None) -> Path:
         return Path(name).parent
     if not Path(name).exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
         return Path(hub.folder_of(str(name), expected="a model folder"))
+    if not Path(name).exists() and len(Path(name).parts) == 1:  # a word: maybe one of these, misspelt
+        remedy = f"Name a folder, or one of these: {', '.join(shipped_models())}."
+        raise ModelError("no such model folder, and no model of that name ships", where=name, remedy=remedy)
     return Path(name)
