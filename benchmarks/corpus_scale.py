@@ -95,7 +95,13 @@ def score(root: Path, path: Path, recipe: Recipe) -> str:
     ):
         truth = task.truth(u)
         predictions.append(
-            Prediction(id=u.id, truth=truth, prediction=truth if is_right else classes[other], speaker=u.speaker)
+            Prediction(
+                id=u.id,
+                truth=truth,
+                prediction=truth if is_right else classes[other],
+                speaker=u.speaker,
+                corpus=u.corpus,
+            )
         )
     scores = score_predictions(predictions, classes)
     return f"UA {scores.pooled['ua']:.1f} {scores.intervals['ua']} of {len(predictions)} clips, {len(classes)} classes"

@@ -278,10 +278,10 @@ def six_steps(make: Make, schedule: Mapping[str, Any]) -> Ground:
     return ground
 
 
-def one_cycle(step: int, warmup: float, total: int) -> float:
-    """Smith 2018 with cosines: from a 25th up to the rate, then down to a 1000th of where it began."""
+def one_cycle(step: int, warmup: float, total: int, final_divisor: float = 1000) -> float:
+    """Smith 2018 with cosines: from a 25th up to the rate, then down to a small part of where it began."""
     top = warmup * total - 1
-    low, high, end = RATE / 25, RATE, RATE / 25 / 1000
+    low, high, end = RATE / 25, RATE, RATE / 25 / final_divisor
     start, stop, share = (low, high, step / top) if step <= top else (high, end, (step - top) / (total - 1 - top))
     return stop + (start - stop) / 2 * (1 + math.cos(math.pi * share))
 
@@ -299,6 +299,10 @@ def one_cycle(step: int, warmup: float, total: int) -> float:
         ),
         ({"name": "exponential", "factor": 0.5}, [RATE] * 3 + [RATE / 2] * 3),
         ({"name": "one-cycle", "warmup": 0.5}, [one_cycle(step, 0.5, 7) for step in range(6)]),
+        (
+            {"name": "one-cycle", "warmup": 0.5, "final_divisor": 10000},
+            [one_cycle(step, 0.5, 7, 10000) for step in range(6)],
+        ),
     ],
     ids=lambda value: value["name"] if isinstance(value, dict) else "",
 )

@@ -224,8 +224,10 @@ class ClassTask(Task):
 
     def targets(self, utterances: Sequence[Utterance]) -> Targets:
         """Return class probabilities, (utterance, class), or more of raters, and which utterances have some."""
-        truths = [self.truth(u) for u in utterances]
-        values = np.array([[name == truth for name in self.spec.classes] for truth in truths], np.float32)
+        numbers_of = {name: number for number, name in enumerate(self.spec.classes)}
+        true = np.array([numbers_of.get(self.truth(u) or "", -1) for u in utterances], np.int64)
+        values = np.zeros((len(true), len(numbers_of)), np.float32)
+        values[np.flatnonzero(true >= 0), true[true >= 0]] = 1.0
         if self.labels.target == "class":
             return Targets(values, values.sum(axis=1) > 0)
         votes = [self._votes(u) for u in utterances]
