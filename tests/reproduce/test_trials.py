@@ -17,8 +17,7 @@ from serein.data.splits import make_folds
 from serein.data.utterance import Utterance
 from serein.errors import RecipeError
 from serein.recipe import Recipe
-from serein.reproduce.cost import LOGMEL_MULTIPLY_ADDS, Estimator
-from serein.reproduce.plan import plan
+from serein.reproduce.cost import LOGMEL_MULTIPLY_ADDS, Estimator, plan
 from serein.reproduce.reproduction import Request
 from serein.reproduce.table import Row, Table
 from serein.reproduce.trials import configuration_hash, fair_part, row_recipe, take_data, trial_of

@@ -8,7 +8,6 @@ from serein.cli import (  # noqa: F401  (adds commands)
     models,
     predict,
     reproduce,
-    robustness,
     serve,
     speech,
 )

@@ -91,7 +91,27 @@ def reproduce(
         split=split,
     )
     if plan:
-        _print_plan(chosen, request, as_json)
+        from serein.device import device_of
+        from serein.reproduce.cost import plan as planned_tables
+
+        planned = planned_tables(chosen, request)
+        if as_json:
+            print(json.dumps([asdict(each) | {"num_to_train": each.num_to_train} for each in planned]))
+            return
+        for each in planned:
+            takes = _takes(each.hours, each.gigabytes) if each.problem is None else each.problem
+            print(
+                f"{each.name}: {each.num_rows} rows, {each.num_runs} runs: {each.num_finished} finished, "
+                f"{each.num_shared} of earlier tables, {each.num_to_train} to train; {each.num_shared_stages} of their "
+                f"{each.num_stages} stages are shared; {takes}"
+            )
+        all_of_it = _takes(sum(each.hours or 0.0 for each in planned), sum(each.gigabytes or 0.0 for each in planned))
+        folder = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+        print(
+            f"{sum(each.num_to_train for each in planned)} runs to train, each of all folds of its protocol: at most "
+            f"{all_of_it} (device: {device_of()}; free: {shutil.disk_usage(folder).free / 1e9:.0f} GB). "
+            "Stages that stop early take less."
+        )
         return
     has_failed = [_reproduce(each, path, request, as_json) for each, path in chosen]
     if any(has_failed):
@@ -139,31 +159,6 @@ def _reproduce(table: Table, data: Path, request: Request, as_json: bool) -> boo
     for failure in failures:
         print(f"error: row '{failure.row.name}': {failure.error}", file=sys.stderr)
     return bool(failures)
-
-
-def _print_plan(tables: Sequence[tuple[Table, Path]], request: Request, as_json: bool) -> None:
-    from serein.device import device_of
-    from serein.reproduce.plan import plan
-
-    planned = plan(tables, request)
-    if as_json:
-        print(json.dumps([asdict(each) | {"num_to_train": each.num_to_train} for each in planned]))
-        return
-    for each in planned:
-        takes = _takes(each.hours, each.gigabytes) if each.problem is None else each.problem
-        print(
-            f"{each.name}: {each.num_rows} rows, {each.num_runs} runs: {each.num_finished} finished, {each.num_shared} "
-            f"of earlier tables, {each.num_to_train} to train; {each.num_shared_stages} of their {each.num_stages} "
-            f"stages are shared; {takes}"
-        )
-    hours = sum(each.hours or 0.0 for each in planned)
-    gigabytes = sum(each.gigabytes or 0.0 for each in planned)
-    folder = next(path for path in (request.out.absolute(), *request.out.absolute().parents) if path.exists())
-    print(
-        f"{sum(each.num_to_train for each in planned)} runs to train, each of all folds of its protocol: at most "
-        f"{_takes(hours, gigabytes)} (device: {device_of()}; free: {shutil.disk_usage(folder).free / 1e9:.0f} GB). "
-        "Stages that stop early take less."
-    )
 
 
 def _takes(hours: float | None, gigabytes: float | None) -> str:

@@ -268,7 +268,38 @@ def add_unlabelled(
     position = {u.id: number for number, u in enumerate(utterances)}
     extended, added = [], []
     for fold in folds.folds:
-        train, dev = _places_of(unlabelled, fold, folds, by_id, protocol, duplicates)
+        tested = [by_id[i] for i in fold.test]
+        audio = {duplicates.get(u.id, u.id) for u in tested}
+        speakers = {speaker_key(u) for u in tested if u.speaker is not None} if folds.is_speaker_independent else set()
+        sessions = {(u.corpus, u.session) for u in tested} if protocol.name == "sessions-out" else set()
+        corpora = {u.corpus for u in tested} if protocol.name == "corpora-out" else set()
+        new = [
+            u
+            for u in unlabelled
+            if not (u.speaker is not None and speaker_key(u) in speakers)
+            and duplicates.get(u.id, u.id) not in audio
+            and (u.corpus, u.session) not in sessions
+            and u.corpus not in corpora
+        ]
+        if protocol.name == "official":
+            new = [u for u in new if u.split in (None, "train", "dev")]
+        if not fold.dev or folds.shares_dev:
+            in_dev = {u.id for u in new if fold.dev and u.split == "dev"}
+        else:
+            of_dev = {speaker_key(by_id[i]) for i in fold.dev if by_id[i].speaker is not None}
+            of_train = {speaker_key(by_id[i]) for i in fold.train if by_id[i].speaker is not None}
+            in_dev = {u.id for u in new if speaker_key(u) in of_dev}
+            strangers = [u for u in new if speaker_key(u) not in of_dev | of_train]
+            named = [u for u in strangers if u.speaker is not None]
+            if protocol.dev == "official":
+                in_dev |= {u.id for u in strangers if u.split == "dev"}
+            elif len({speaker_key(u) for u in named}) > 1:  # as large a share of them becomes dev as of the fold's own
+                is_dev = dev_rule(named, protocol.model_copy(update={"dev": "speakers"}), fold.name)
+                in_dev |= {u.id for u in named if is_dev(u)}
+        dev_audio = {duplicates.get(i, i) for i in fold.dev}
+        train = [u.id for u in new if u.id not in in_dev and duplicates.get(u.id, u.id) not in dev_audio]
+        train_audio = {duplicates.get(i, i) for i in (*fold.train, *train)}
+        dev = [u.id for u in new if u.id in in_dev and duplicates.get(u.id, u.id) not in train_audio]
         added.append(len(train) + len(dev))
         train, dev = (sorted(ids, key=position.__getitem__) for ids in ([*fold.train, *train], [*fold.dev, *dev]))
         extended.append(replace(fold, train=tuple(train), dev=tuple(dev)))
@@ -278,49 +309,6 @@ def add_unlabelled(
         f"{low if low == high else f'{low} to {high}'} of them in each fold; none is tested."
     )
     return replace(folds, folds=tuple(extended), notes=(*folds.notes, note))
-
-
-def _places_of(
-    unlabelled: Sequence[Utterance],
-    fold: Fold,
-    folds: Folds,
-    by_id: Mapping[str, Utterance],
-    protocol: Protocol,
-    duplicates: Mapping[str, str],
-) -> tuple[list[str], list[str]]:
-    """Return the ids of the utterances that a fold may have in train and in dev."""
-    tested = [by_id[i] for i in fold.test]
-    audio = {duplicates.get(u.id, u.id) for u in tested}
-    speakers = {speaker_key(u) for u in tested if u.speaker is not None} if folds.is_speaker_independent else set()
-    sessions = {(u.corpus, u.session) for u in tested} if protocol.name == "sessions-out" else set()
-    corpora = {u.corpus for u in tested} if protocol.name == "corpora-out" else set()
-    new = [
-        u
-        for u in unlabelled
-        if not (u.speaker is not None and speaker_key(u) in speakers)
-        and duplicates.get(u.id, u.id) not in audio
-        and (u.corpus, u.session) not in sessions
-        and u.corpus not in corpora
-    ]
-    if protocol.name == "official":
-        new = [u for u in new if u.split in (None, "train", "dev")]
-    if not fold.dev or folds.shares_dev:
-        in_dev = {u.id for u in new if fold.dev and u.split == "dev"}
-    else:
-        of_dev = {speaker_key(by_id[i]) for i in fold.dev if by_id[i].speaker is not None}
-        of_train = {speaker_key(by_id[i]) for i in fold.train if by_id[i].speaker is not None}
-        in_dev = {u.id for u in new if speaker_key(u) in of_dev}
-        strangers = [u for u in new if speaker_key(u) not in of_dev | of_train]
-        named = [u for u in strangers if u.speaker is not None]
-        if protocol.dev == "official":
-            in_dev |= {u.id for u in strangers if u.split == "dev"}
-        elif len({speaker_key(u) for u in named}) > 1:  # as large a share of them becomes dev as of the fold's own
-            is_dev = dev_rule(named, protocol.model_copy(update={"dev": "speakers"}), fold.name)
-            in_dev |= {u.id for u in named if is_dev(u)}
-    dev_audio = {duplicates.get(i, i) for i in fold.dev}
-    train = [u.id for u in new if u.id not in in_dev and duplicates.get(u.id, u.id) not in dev_audio]
-    train_audio = {duplicates.get(i, i) for i in (*fold.train, *train)}
-    return train, [u.id for u in new if u.id in in_dev and duplicates.get(u.id, u.id) not in train_audio]
 
 
 # -- the proof that no test set was ever seen -------------------------------------------------------------------------

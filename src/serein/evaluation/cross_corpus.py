@@ -46,11 +46,6 @@ class Cell:
     corpus: Scores | None
     num_left_out: int
 
-    @property
-    def is_within(self) -> bool:
-        """Whether it is tested on speakers of the corpus that it was trained on."""
-        return self.trained_on == self.tested_on
-
     def scores(self, choice: Choice) -> Scores | None:
         """Return the scores where the classes of the model, or of the corpus, may be predicted."""
         return self.corpus if choice == "corpus" else self.model

@@ -109,7 +109,11 @@ def cross_corpus(
         folder = out / "trained" / corpus.folder
         models[corpus.name] = folder / "model"
         if not (folder / "model" / "model.json").exists():
-            whole = corpus.recipe.model_copy(update={"protocol": _protocol_of_any(corpus.recipe.protocol)})
+            protocol = corpus.recipe.protocol  # with a rule for dev that does not hang on what is tested
+            dev = protocol.dev if protocol.dev in (*_DEV_OF_ANY_CORPUS, "official") else "speakers"
+            whole = corpus.recipe.model_copy(
+                update={"protocol": protocol.model_copy(update={"dev": dev, "only": None})}
+            )
             train(
                 whole,
                 out / "data" / f"{corpus.folder}.jsonl",
@@ -129,7 +133,7 @@ def cross_corpus(
             own = [p for p in predictions if p.corpus == each.name and p.truth in learned]
             cells.append(cell_of(OTHERS, each.name, own, each.num_tested))
     else:
-        pairs = {cell.tested_on: cell for cell in cells if not cell.is_within}
+        pairs = {cell.tested_on: cell for cell in cells if cell.trained_on != cell.tested_on}
         cells += [Cell(OTHERS, name, one.model, one.corpus, one.num_left_out) for name, one in pairs.items()]
     found = CrossCorpus({each.name: each.classes for each in corpora.values()}, tuple(cells), _notes(recipe, corpora))
     found.write(out)
@@ -171,12 +175,6 @@ def _corpora(utterances: Sequence[Utterance], recipe: Recipe) -> dict[str, _Corp
         folder = re.sub(r"[^\w.-]+", "-", name)
         corpora[name] = _Corpus(name, folder, theirs, own, task.spec.classes, num_tested)
     return corpora
-
-
-def _protocol_of_any(protocol: Protocol) -> Protocol:
-    """Return a protocol whose rule for dev does not hang on what is tested."""
-    dev = protocol.dev if protocol.dev in (*_DEV_OF_ANY_CORPUS, "official") else "speakers"
-    return protocol.model_copy(update={"dev": dev, "only": None})
 
 
 def _together(recipe: Recipe, corpora: Mapping[str, _Corpus]) -> Recipe:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -227,12 +227,6 @@ def predictions_of(
 AllowedClasses = Literal["model", "corpus"]
 
 
-def other_scores(checkpoint: Checkpoint, by_task: Mapping[str, Sequence[Prediction]]) -> list[TaskScore]:
-    """Return the scores of all tasks but the main one of which any truth is known."""
-    others = [name for name in by_task if name != checkpoint.task and any(p.truth is not None for p in by_task[name])]
-    return [score_task(checkpoint.tasks[name].spec, by_task[name]) for name in others]
-
-
 def evaluate(
     model: str | Path,
     data: str | Path,
@@ -288,7 +282,11 @@ def evaluate(
         on_progress=on_progress,
     )
     predictions = said.by_task[checkpoint.task]
-    others = other_scores(checkpoint, said.by_task)
+    others = [  # of the other tasks, those of which any truth is known
+        score_task(checkpoint.tasks[name].spec, rows)
+        for name, rows in said.by_task.items()
+        if name != checkpoint.task and any(p.truth is not None for p in rows)
+    ]
     if not checkpoint.tasks[checkpoint.task].spec.has_classes:
         return predictions, [score_task(checkpoint.tasks[checkpoint.task].spec, predictions), *others]
     names, brought = checkpoint.tasks[checkpoint.task].spec.classes, checkpoint.calibration

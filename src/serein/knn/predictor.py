@@ -20,7 +20,7 @@ from serein.errors import ModelError, expected_one_of
 from serein.inference.batching import Progress, recording_outputs
 from serein.inference.prediction import ClipPrediction
 from serein.inference.predictor import Predictor, load
-from serein.knn.datastore import Datastore, Embeddings, Nearest, Numbers, Vectors, key, open_datastore
+from serein.knn.datastore import Embeddings, Nearest, Numbers, Vectors, key, open_datastore
 from serein.metrics import SCORES, FloatArray
 from serein.models.conditioning import ConditionSource
 from serein.tasks.task import most_probable
@@ -218,7 +218,13 @@ class KnnPredictor(Predictor):
         own = load(model, device, backbone=backbone).uncalibrated()  # k and the weight were tuned on such probabilities
         super().__init__(own.checkpoint, str(own.device))
         self.datastore.require_model(self.checkpoint.digest, str(model or "the default model"))
-        self.interpolation = interpolation_of(self.datastore, k, knn_weight, votes)
+        # the given values, else the tuned ones of the datastore, else the defaults
+        tuning = self.datastore.header.tuning
+        start = Interpolation(DEFAULT_K, DEFAULT_KNN_WEIGHT, is_tuned=k is not None and knn_weight is not None)
+        if tuning is not None:
+            start = Interpolation(tuning.k, tuning.knn_weight, tuning.votes)
+        given = {"k": k, "knn_weight": knn_weight, "votes": votes}
+        self.interpolation = replace(start, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
         self.show_neighbours = show_neighbours
 
     def with_labels(self, labels: Sequence[str]) -> Predictor:
@@ -261,18 +267,6 @@ class KnnPredictor(Predictor):
                 )
         mixed = [most_probable(dict(zip(self.classes, map(float, row), strict=True))) for row in probabilities]
         return [replace(each, main=main, neighbours=near) for each, main, near in zip(own, mixed, named, strict=True)]
-
-
-def interpolation_of(datastore: Datastore, k: int | None, knn_weight: float | None, votes: str | None) -> Interpolation:
-    """Return the given values, else the tuned ones of the datastore, else the defaults."""
-    tuning = datastore.header.tuning
-    start = Interpolation(DEFAULT_K, DEFAULT_KNN_WEIGHT, is_tuned=k is not None and knn_weight is not None)
-    if tuning is not None:
-        start = Interpolation(tuning.k, tuning.knn_weight, tuning.votes)
-    given = {
-        name: value for name, value in (("k", k), ("knn_weight", knn_weight), ("votes", votes)) if value is not None
-    }
-    return replace(start, **given)  # type: ignore[arg-type]
 
 
 def keys_of(recordings: Recordings, positions: Sequence[int]) -> Numbers:

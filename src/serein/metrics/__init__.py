@@ -27,30 +27,28 @@ from serein.metrics.classes import (
     weighted_accuracy,
     weighted_accuracy_of,
 )
-from serein.metrics.numbers import (
+from serein.metrics.graded import (
+    DISTRIBUTION_SCORES,
     NUMBER_SCORES,
     NUMBER_SCORES_OF,
-    concordance,
-    concordance_of,
-    mean_absolute_error,
-    mean_absolute_error_of,
-    moments,
-    pearson,
-    pearson_of,
-    root_mean_square_error,
-    root_mean_square_error_of,
-)
-from serein.metrics.probabilities import (
-    DISTRIBUTION_SCORES,
     EqualError,
     brier_score,
+    concordance,
+    concordance_of,
     cross_entropy,
     entropy,
     equal_error_rate,
     expected_calibration_error,
     jensen_shannon,
     log_loss,
+    mean_absolute_error,
+    mean_absolute_error_of,
+    moments,
+    pearson,
+    pearson_of,
     reliability,
+    root_mean_square_error,
+    root_mean_square_error_of,
     tempered,
 )
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 from zlib import crc32
@@ -321,14 +320,6 @@ def described_backbone(description: Mapping[str, Any]) -> Backbone:
     return backbone
 
 
-@contextmanager
-def _drawn_apart(name: str) -> Iterator[None]:
-    """Draw weights by a name: what is built afterwards starts as if these had never been drawn."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed((torch.initial_seed() + crc32(name.encode())) % 2**63)
-        yield
-
-
 def assemble(
     backbone: Backbone,
     encoder: NamedOptions | None,
@@ -364,7 +355,10 @@ def assemble(
         for name in sorted(tasks, key=lambda name: bool(tasks[name][0].fusion_inputs)):  # those that join others first
             head, num_outputs = tasks[name]
             joining = {other: heads[other].size for other in head.fusion_inputs}
-            with _drawn_apart(f"{number} {name}") if name in join_others else nullcontext():
+            is_drawn_apart = name in join_others
+            with torch.random.fork_rng(devices=[], enabled=is_drawn_apart):
+                if is_drawn_apart:  # by its name: what is built afterwards starts as if these weights were never drawn
+                    torch.manual_seed((torch.initial_seed() + crc32(f"{number} {name}".encode())) % 2**63)
                 heads[name] = HEADS[head.reads](head, sizes[head.branch], num_outputs, text_size, joining)
         ensemble.append(EnsembleMember(own_encoder, {name: heads[name] for name in tasks}))
     return SpeechModel(backbone, ensemble, others)

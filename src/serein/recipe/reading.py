@@ -53,7 +53,30 @@ def validate(values: Mapping[str, Any], *, where: str | Path) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise _explain(error, where, values) from None
+        problem = error.errors()[0]
+        location = _as_written(problem["loc"], values)
+        if problem["type"] == "missing" and isinstance(problem["loc"][-1], str):
+            location = [*location, problem["loc"][-1]]
+        key = str(problem["loc"][-1]) if problem["loc"] else ""
+        remedy = "See the recipe's keys in docs/recipes.md."
+        if problem["type"] == "extra_forbidden":
+            known = {info.alias or name for part in _subclasses(Options) for name, info in part.model_fields.items()}
+            what, near = f"unknown key '{key}'", difflib.get_close_matches(key, sorted(known - {key}), n=1)
+            remedy = f"Did you mean '{near[0]}'?" if near else remedy
+        elif problem["type"] == "missing":
+            what, remedy = "a value is missing" if key.isdecimal() else f"the key '{key}' is missing", "Add it."
+        elif problem["type"] == "union_tag_not_found":
+            what, remedy = "the key 'name' is missing", "Add it."
+        elif problem["type"] == "union_tag_invalid":
+            what = f"unknown name '{problem['ctx']['tag']}', expected one of: {problem['ctx']['expected_tags']}"
+        else:  # a union has a problem for each member
+            every = [other["msg"] for other in error.errors() if _as_written(other["loc"], values) == location]
+            message = ", or ".join(every or [problem["msg"]])
+            message = message.removeprefix("Value error, ").replace(", or Input", ", or input")
+            message = re.sub(r" or instance of \w+", "", message)
+            what = message.replace("valid tuple", "list").replace("Tuple should", "The list should")
+        place = f"{where}: {'.'.join(location)}" if location else str(where)
+        raise RecipeError(what[0].lower() + what[1:], where=place, remedy=remedy) from None
 
 
 def dump(recipe: Recipe) -> str:
@@ -125,33 +148,6 @@ def _set(values: dict[str, Any], dotted: str, value: Any, *, where: str) -> None
         target = target[place] if isinstance(target, list) else target.setdefault(place, {})
         if not isinstance(target, dict | list):
             raise RecipeError(f"'{key}' in '{dotted}' has no keys below it", where=where, remedy="Check the path.")
-
-
-def _explain(error: ValidationError, where: str | Path, values: Mapping[str, Any]) -> RecipeError:
-    problem = error.errors()[0]
-    location = _as_written(problem["loc"], values)
-    if problem["type"] == "missing" and isinstance(problem["loc"][-1], str):
-        location = [*location, problem["loc"][-1]]
-    key = str(problem["loc"][-1]) if problem["loc"] else ""
-    remedy = "See the recipe's keys in docs/recipes.md."
-    if problem["type"] == "extra_forbidden":
-        known = {info.alias or name for part in _subclasses(Options) for name, info in part.model_fields.items()}
-        what, near = f"unknown key '{key}'", difflib.get_close_matches(key, sorted(known - {key}), n=1)
-        remedy = f"Did you mean '{near[0]}'?" if near else remedy
-    elif problem["type"] == "missing":
-        what, remedy = "a value is missing" if key.isdecimal() else f"the key '{key}' is missing", "Add it."
-    elif problem["type"] == "union_tag_not_found":
-        what, remedy = "the key 'name' is missing", "Add it."
-    elif problem["type"] == "union_tag_invalid":
-        what = f"unknown name '{problem['ctx']['tag']}', expected one of: {problem['ctx']['expected_tags']}"
-    else:  # a union has a problem for each member
-        every = [other["msg"] for other in error.errors() if _as_written(other["loc"], values) == location]
-        message = ", or ".join(every or [problem["msg"]])
-        message = message.removeprefix("Value error, ").replace(", or Input", ", or input")
-        message = re.sub(r" or instance of \w+", "", message)
-        what = message.replace("valid tuple", "list").replace("Tuple should", "The list should")
-    place = f"{where}: {'.'.join(location)}" if location else str(where)
-    return RecipeError(what[0].lower() + what[1:], where=place, remedy=remedy)
 
 
 def _as_written(location: Sequence[int | str], values: Any) -> list[str]:

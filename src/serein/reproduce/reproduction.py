@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -16,8 +16,8 @@ from serein.errors import MissingExtraError, RecipeError, RunError, SereinError
 from serein.evaluation.predictions import read_json
 from serein.evaluation.scores import SCORE_TITLES
 from serein.evaluation.systems import Split
+from serein.knn.evaluation import KnnOptions, evaluate_run_with_knn
 from serein.progress import Report
-from serein.recipe import Recipe
 from serein.reproduce.comparison import Comparison, compare
 from serein.reproduce.figures import with_picture
 from serein.reproduce.table import Row, Table
@@ -26,7 +26,7 @@ from serein.reproduce.trials import (
     Data,
     Trial,
     ensemble_rows,
-    evaluate_with_knn,
+    is_evaluated_with_knn,
     is_finished,
     row_recipe,
     take_data,
@@ -89,7 +89,20 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
         )
     picked = table.picked(request.rows)
     recipes = {row.name: row_recipe(table, row, request.overrides) for row in table.rows if row.is_trained}
-    _require_split(table, recipes, request.split)
+    with_knn = [row.name for row in table.rows if row.knn]
+    if request.split == "dev" and with_knn:
+        raise RecipeError(
+            f"the rows {', '.join(with_knn)} use kNN, whose k and weight are chosen on dev",
+            where="--split dev",
+            remedy="Choose --split test.",
+        )
+    without = [name for name, recipe in recipes.items() if recipe.protocol.dev == "none"]
+    if request.split == "dev" and without:
+        raise RecipeError(
+            f"the rows {', '.join(without)} have no dev set: their protocol.dev is 'none'",
+            where="--split dev",
+            remedy="Choose --split test, or --set protocol.dev=speakers.",
+        )
     data = take_data(manifest, request.limit, request.out)
     is_official = any(recipe.protocol.name == "official" for recipe in recipes.values())
     if request.split == "test" and is_official and not data.has_test_set:
@@ -111,7 +124,9 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
     for row in picked:
         try:
             if row.knn is not None:
-                evaluate_with_knn(trials[row.name], row.knn, data, report)
+                for trial in trials[row.name]:
+                    if is_finished(trial) and not is_evaluated_with_knn(trial, row.knn):
+                        evaluate_run_with_knn(trial.folder, KnnOptions(row.knn), report, data.manifest)
             if row.ensemble:
                 ensemble = ensemble_rows(trials, request.out, request.split, report)
         except SereinError as error:
@@ -122,23 +137,6 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
         write_comparison(comparison, request.out)
         write_page(request.out)
     return comparison, failures
-
-
-def _require_split(table: Table, recipes: Mapping[str, Recipe], split: Split) -> None:
-    with_knn = [row.name for row in table.rows if row.knn]
-    if split == "dev" and with_knn:
-        raise RecipeError(
-            f"the rows {', '.join(with_knn)} use kNN, whose k and weight are chosen on dev",
-            where="--split dev",
-            remedy="Choose --split test.",
-        )
-    without = [name for name, recipe in recipes.items() if recipe.protocol.dev == "none"]
-    if split == "dev" and without:
-        raise RecipeError(
-            f"the rows {', '.join(without)} have no dev set: their protocol.dev is 'none'",
-            where="--split dev",
-            remedy="Choose --split test, or --set protocol.dev=speakers.",
-        )
 
 
 def _train(

@@ -30,7 +30,6 @@ from serein.evaluation.scores import score_run, write_scores
 from serein.evaluation.systems import Split, align_predictions, read_systems
 from serein.evaluation.task_scores import task_scores
 from serein.experiment import run as runs
-from serein.knn.evaluation import KnnOptions, evaluate_run_with_knn
 from serein.progress import Report
 from serein.recipe import Recipe
 from serein.reproduce.table import Row, Table
@@ -258,17 +257,6 @@ PREDICTIONS: dict[Selection, str] = {
     "oracle": "knn_oracle_predictions.jsonl",
 }
 _SUMMARIES: dict[Selection, str] = {"dev": "knn.json", "oracle": "knn_oracle.json"}  # written last
-
-
-def evaluate_with_knn(trials: Sequence[Trial], selection: Selection, data: Data, report: Report) -> None:
-    """Evaluate the finished trials of a row with kNN, each once.
-
-    Raises:
-        RunError: A trial has no dev set to choose on, or was run on other data.
-    """
-    for trial in trials:
-        if is_finished(trial) and not is_evaluated_with_knn(trial, selection):
-            evaluate_run_with_knn(trial.folder, KnnOptions(selection), report, data.manifest)
 
 
 def is_evaluated_with_knn(trial: Trial, selection: Selection) -> bool:
