@@ -130,6 +130,7 @@ def predict(
         (wants_neighbours and not knn, ("k", "knn-weight", "show-neighbours"), "name a datastore by --knn"),
         (show_neighbours and shown == "csv", ("show-neighbours",), "neighbours do not fit into a line; take --json"),
         (len({*(["json"] * as_json), *(["csv"] * as_csv), shown}) > 1, ("format", "json", "csv"), "name one format"),
+        (plot and plot.suffix.lower() not in (".png", ".svg", ".pdf"), ("plot",), "name a .png, .svg or .pdf"),
         (is_heard_once, ("transcribe",), "a pipe can be read but once; name files"),
         (out and shown in ("table", "csv"), ("out",), f"predictions are appended as JSON lines, not as {shown}"),
     ):
@@ -148,8 +149,6 @@ def predict(
     if shown == "msp-challenge":  # of a manifest of the corpus, the test set whose labels the challenge keeps
         files = [each for each in files if getattr(each, "split", None) == "test3"] or files
     files = files if max_files is None else evenly_spread(files, max_files)
-    if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise typer.BadParameter(f"{plot}: name a .png, .svg or .pdf", param_hint="'--plot'")
     if plot is not None and len(files) > 1:
         raise typer.BadParameter(f"{len(files)} recordings do not fit into one picture", param_hint="'--plot'")
     words = None if labels is None else [word.strip() for word in labels.split(",")]
