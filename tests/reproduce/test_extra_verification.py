@@ -7,8 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import yaml
 from safetensors.numpy import save_file
 
+from cli_fixtures import Call, write_recipe
+from serein.data import manifest
 from serein.evaluation.predictions import Prediction, write_predictions
 from serein.reproduce.extras import verification_tables
 from serein.reproduce.table import Row
@@ -47,3 +50,23 @@ def test_means_are_over_folds_of_means_over_seeds(tmp_path: Path) -> None:
 def test_rows_that_answer_something_else_have_no_table(tmp_path: Path) -> None:
     place = write_run(tmp_path / "a", {"1": APART}, task="gender")
     assert verification_tables([(Row(name="a"), [place])]) == []
+
+
+def test_speakers_without_emotions_have_a_test_set(tones: Path, tmp_path: Path, serein: Call) -> None:
+    """Table 2 of park2023: VoxCeleb1's official split says who speaks, and no emotion."""
+    splits = ("train", "train", "dev", "test")
+    said: dict[str | None, int] = {}
+    utterances = []
+    for u in manifest.read(tones):
+        said[u.speaker] = said.get(u.speaker, -1) + 1
+        utterances.append(u.model_copy(update={"emotion": None, "split": splits[said[u.speaker] % 4]}))
+    manifest.write(utterances, tmp_path / "m.jsonl")
+    tasks = {"emotion": None, "speaker": {"pooling": "mean"}}
+    protocol = {"name": "official", "dev": "official", "speakers": "shared"}
+    write_recipe(tmp_path / "r.yaml", {"tasks": tasks, "protocol": protocol}, {"epochs": 1})
+    content = {"paper": "doe2020", "table": 2, "caption": "S.", "corpus": "T", "published_on": "test", "base": "r.yaml"}
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump({**content, "metric": "wa", "rows": [{"name": "one"}]}))
+    call = ("reproduce", tmp_path / "t.yaml", "--data", tmp_path / "m.jsonl", "--out", tmp_path / "o", "--json")
+    outcome = serein(*call, "--seeds", 1, "--jobs", 1)
+    assert outcome.status == 0, outcome.err
+    assert json.loads(outcome.out)["rows"][0]["ours"]
