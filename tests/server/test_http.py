@@ -88,6 +88,7 @@ def test_models_are_named_without_paths(client: TestClient, predictor: Predictor
     assert set(model["colours"]) == set(predictor.classes)
     assert model["name"] == "tiny"
     assert model["classes"] == list(predictor.classes)
+    assert model["dimensions"] == []
 
 
 def test_health_readiness_and_metrics(client: TestClient, short: bytes) -> None:

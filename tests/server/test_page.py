@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,7 +21,9 @@ pytest.importorskip("fastapi")
 
 from fastapi.testclient import TestClient
 
-from cli_fixtures import Call
+from cli_fixtures import Call, write_recipe
+from serein import run
+from serein.data import manifest
 from serein.server.app import FOLDER, POLICY
 from server.ingredients import encoded
 from server.processes import Served, served
@@ -29,7 +32,7 @@ from speech_sounds import voiced
 
 CHROMIUM = shutil.which("chromium")
 KEY = "0123456789abcdef"
-WAIT_MS = 60_000
+WAIT_MS = 180_000
 REFERENCE = re.compile(r"""(?:src|href|from|import|addModule)\s*[=(]?\s*(?:new URL\()?["']([^"'#]+)["']""")
 in_browser = [
     pytest.mark.browser,
@@ -110,9 +113,39 @@ def browser(spoken: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def rated_server(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A service with a model of two dimensions, and no classes."""
+    folder = tmp_path_factory.mktemp("rated")
+    given = os.environ.get("SEREIN_PAGE_RATED_MODEL")  # for pictures in the documentation
+    with served(Path(given) if given else rated_model(tones, folder)) as server:
+        yield server
+
+
+def rated_model(tones: Path, folder: Path) -> Path:
+    places = {"angry": (0.9, 0.1), "happy": (0.7, 0.9), "sad": (0.1, 0.2)}
+    rated = []
+    for utterance in manifest.read(tones):
+        arousal, valence = places[utterance.emotion or ""]
+        rated.append(utterance.model_copy(update={"arousal": arousal, "valence": valence}))
+    manifest.write(rated, folder / "m.jsonl")
+    tasks = {"emotion": None, "dimensions": {"names": ["arousal", "valence"], "pooling": "mean"}}
+    stages = [{"name": "dimensions", "epochs": 1, "batches": {"max_clips": 12}}]
+    recipe = {"tasks": tasks, "stages": stages, "protocol": {"name": "speakers-out", "only": ["1"]}}
+    run(write_recipe(folder / "r.yaml", recipe), folder / "m.jsonl", folder / "run", num_jobs=1)
+    return folder / "run/fold-1/seed-0/model"
+
+
 @pytest.fixture
 def page(browser: Any, server: Served) -> Iterator[Any]:
-    """The page, opened; at the end it must have asked nobody else for anything, and broken no rule of its own."""
+    """The page, opened."""
+    with opened(browser, server) as page:
+        yield page
+
+
+@contextmanager
+def opened(browser: Any, server: Served) -> Iterator[Any]:
+    """Open the page; at the end it must have asked nobody else for anything, and broken no rule of its own."""
     context = browser.new_context(viewport={"width": 1000, "height": 900}, permissions=["microphone"])
     page = context.new_page()
     page.set_default_timeout(WAIT_MS)
@@ -127,6 +160,17 @@ def page(browser: Any, server: Served) -> Iterator[Any]:
     context.close()
     assert asked - {""} == {urlsplit(server.address).netloc}
     assert faults == []
+
+
+CUT_OFF = """() => {
+    const plane = document.querySelector("svg.plane").getBoundingClientRect();
+    const words = [...document.querySelectorAll("svg.plane text")].filter((word) => {
+        const box = word.getBoundingClientRect();
+        return box.left < plane.left || box.right > plane.right;
+    });
+    const rooms = [...document.querySelectorAll(".scroll, html")].filter((room) => room.scrollWidth > room.clientWidth);
+    return [...words, ...rooms].map((each) => each.textContent.trim().slice(0, 40));
+}"""  # what does not fit into its place
 
 
 def shot(page: Any, name: str) -> None:
@@ -181,6 +225,30 @@ class TestInABrowser:
         assert f'name = "{prediction["task"]}"' in grid
         assert f"xmax = {prediction['end_s']:.6f}" in grid
         assert prediction["model"]["sha256"][:12] in page.locator("#result").inner_text()
+
+    @pytest.mark.slow
+    def test_dimensions_are_drawn_over_time_and_in_the_plane(
+        self, rated_server: Served, browser: Any, spoken: Path
+    ) -> None:
+        with opened(browser, rated_server) as page:
+            page.set_input_files("#files", spoken)
+            page.wait_for_selector("figure path.spoken")  # the waveform, once it is decoded
+            shot(page, "dimensions-page")
+            prediction = json.loads(downloaded(page, ".json"))
+            assert page.locator("#model").inner_text().endswith(f": {', '.join(prediction['dimensions'])}")
+            numbers = {name: f"{number:.2f}" for name, number in prediction["dimensions"].items()}
+            assert page.locator(".headlines b").all_inner_texts()[:-1] == list(numbers.values())
+            titles = page.locator("figure path.curve title").evaluate_all("all => all.map((each) => each.textContent)")
+            assert titles == [f"{name} {number}" for name, number in numbers.items()]
+            steps = page.locator("figure path.curve").first.get_attribute("d").count("H")
+            assert steps == len(prediction.get("curve") or prediction["segments"]) >= 2
+            place = page.locator("svg.plane").get_attribute("aria-label")
+            assert place == f"Valence {numbers['valence']}, arousal {numbers['arousal']}, each from 0 to 1"
+            heads = page.locator("#segments thead th").all_inner_texts()  # those that are shown
+            assert heads == ["From", "To", *(name.capitalize() for name in numbers)]
+            for width in (1000, 320):
+                page.set_viewport_size({"width": width, "height": 900})
+                assert page.evaluate(CUT_OFF) == []
 
     @pytest.mark.slow
     def test_downloads_are_those_of_the_command_line(

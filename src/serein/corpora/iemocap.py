@@ -53,7 +53,8 @@ class Turn:
     Attributes:
         dialog: The dialogue it is cut from; its name holds the gender of who wore the markers, not of who speaks.
         emotion: In the words of `EMOTIONS`; `None` when the evaluators did not agree.
-        valence: Mean of the evaluators' answers, nominally from 1 to 5; so are `arousal` and `dominance`.
+        valence: Mean of the evaluators' answers. Each chose one of five self-assessment manikins, 1 to 5 (Busso et al.
+            2008), which stand in the file as whole numbers. So are `arousal` and `dominance`.
         ratings: Evaluators and self-evaluations, line by line.
         attribute_comments: What stands beside the single raters' attributes.
     """

@@ -120,7 +120,7 @@ PLACES = {  # where an emotion lies on them at full strength, from -1 to 1
     # the middle of every scale
     "neutral": (0.0, 0.0, 0.0),
 }
-SCALE = (1, 5)  # of a rater's answer, in whole steps, as of IEMOCAP's manikins
+SCALE = (1, 5)  # of a rater's answer, in whole steps, like the five manikins of IEMOCAP (Busso et al. 2008)
 ANSWER_SPREAD = 0.5  # standard deviation of an answer before it is rounded
 
 
@@ -140,8 +140,9 @@ learn; it is **not evidence about human emotion**, and scores on it say nothing 
 - Cite as: {CITATION}.
 - `emotion` is what the synthetic speaker was told to express; raters may disagree with it and each other.
 - `valence`, `arousal` and `dominance` are means of the raters' answers from 1 to 5. Each rater answers where the
-  emotion that they hear lies (Russell and Mehrabian 1977), nearer to the middle the weaker its expression, give or
-  take half a step.
+  emotion that they hear lies, nearer to the middle the weaker its expression, give or take half a step. Where it
+  lies is taken from Russell and Mehrabian 1977 as later work quotes it; the values were not checked against the
+  paper's own table.
 """
 
 EMOTIONS = ("angry", "happy", "neutral", "sad")

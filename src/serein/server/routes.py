@@ -116,12 +116,13 @@ def status_router(service: Service) -> APIRouter:
 
     @routes.get("/v1/models", responses=_documented(401))
     async def models() -> ModelsResponse:
-        """Return the model's name and classes, and what the service accepts."""
+        """Return the model's name, classes and dimensions, and what the service accepts."""
         checkpoint = service.predictor.checkpoint
         model = ModelInfo(
             name=service.about.name,
             task=service.predictor.task,
             classes=list(service.predictor.classes),
+            dimensions=list(service.predictor.dimensions),
             is_calibrated=checkpoint.calibration is not None,
             max_window_s=checkpoint.options.clips.window_s,
             colours=emotion_colours(service.predictor.classes),

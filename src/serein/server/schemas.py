@@ -103,6 +103,7 @@ class ModelInfo(BaseModel):
     name: str
     task: str
     classes: list[str]
+    dimensions: list[str] = Field([], description="Names of the numbers that it predicts.")
     is_calibrated: bool = Field(False, description="Whether probabilities were fitted to how often the model is right.")
     max_window_s: Seconds = Field(description="Longer recordings are cut into segments.")
     colours: dict[str, str] = Field({}, description="Class -> colour, as reports draw it.")

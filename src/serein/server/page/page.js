@@ -22,7 +22,7 @@ async function introduce() {
     const said = await models();
     const [model] = said.models;
     service = { colours: model.colours ?? {}, limits: said.limits ?? null };
-    $("model").textContent = `Model ${model.name}: ${listed(model.classes)}`;
+    $("model").textContent = `Model ${model.name}: ${listed([...model.classes, ...(model.dimensions ?? [])]) || model.task}`;
     if (service.limits) {
       const { max_upload_bytes: bytes, max_recording_s: seconds } = service.limits;
       $("hint").textContent = `or drop recordings here, up to ${megabytes(bytes)} and ${lasting(seconds)} each`;
@@ -38,9 +38,9 @@ async function introduce() {
   }
 }
 
-function listed(classes) {
+function listed(names) {
   const most = 8;
-  return classes.length > most ? `${classes.slice(0, most).join(", ")} and ${classes.length - most} more` : classes.join(", ");
+  return names.length > most ? `${names.slice(0, most).join(", ")} and ${names.length - most} more` : names.join(", ");
 }
 
 function lasting(seconds) {
@@ -271,7 +271,9 @@ function brief(item) {
   if (item.state === "refused") return [element("td", { class: "text refused", colspan: 2 }, "refused: " + item.problem.message)];
   if (item.state !== "done") return [element("td", { class: "text" }, states[item.state]), element("td")];
   const { label, rejected, confidence } = item.prediction;
-  const said = label === null ? [`no answer: ${rejected}`] : [swatch(service.colours[label] ?? "var(--muted)"), label];
+  const numbers = Object.entries(item.prediction.dimensions ?? {}).map(([name, number]) => `${name} ${number.toFixed(2)}`);
+  const answer = label === null ? [numbers.join(", ")] : [swatch(service.colours[label] ?? "var(--muted)"), label];
+  const said = rejected === null ? answer : [`no answer: ${rejected}`];
   return [element("td", { class: "text" }, ...said), element("td", { class: "number" }, confidence === null ? "–" : percent(confidence))];
 }
 

@@ -9,6 +9,7 @@ const MOST_LANES = 8;
 const CURVE = 40; // px, of a dimension
 const PLANE = 150; // px
 const LETTER = 6.6; // px, about
+const WIDE_LETTER = 8; // px, as wide as a letter is on average in the widest fonts
 const STEPS_S = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600];
 
 /** Return the picture as wide as it will be shown, so that its text is never scaled.
@@ -61,11 +62,12 @@ export function plane(prediction) {
   if (valence === undefined || arousal === undefined) return null;
   const at = (number) => (number * PLANE).toFixed(1);
   const way = momentsOf(prediction).map((each) => `${at(each.valence)},${at(1 - each.arousal)}`);
-  const box = `-62 -18 ${PLANE + 124} ${PLANE + 36}`;
+  const side = WIDE_LETTER * "unpleasant".length + 6;
+  const box = `${-side} -18 ${PLANE + 2 * side} ${PLANE + 36}`;
   const text = (x, y, anchor, words) => drawn("text", { x, y, "text-anchor": anchor }, words);
   return drawn(
     "svg",
-    { viewBox: box, width: PLANE + 124, height: PLANE + 36, class: "plane", role: "img", "aria-label": `Valence ${valence.toFixed(2)}, arousal ${arousal.toFixed(2)}, each from 0 to 1` },
+    { viewBox: box, width: PLANE + 2 * side, height: PLANE + 36, class: "plane", role: "img", "aria-label": `Valence ${valence.toFixed(2)}, arousal ${arousal.toFixed(2)}, each from 0 to 1` },
     drawn("rect", { width: PLANE, height: PLANE, class: "grid", fill: "none" }),
     drawn("line", { x1: PLANE / 2, x2: PLANE / 2, y1: 0, y2: PLANE, class: "grid" }),
     drawn("line", { x1: 0, x2: PLANE, y1: PLANE / 2, y2: PLANE / 2, class: "grid" }),
@@ -117,12 +119,12 @@ function waveform(prediction, colourOf, peaks, left, width, height) {
     const last = Math.max(first + 1, Math.floor(((column + 1) * peaks.length) / columns));
     const half = Math.max(0.75, Math.max(...peaks.slice(first, last)) * (middle - 3));
     const segment = prediction.segments[segmentAt(prediction, seconds)];
-    const look = segment ? segment.label ?? "rejected" : "quiet";
+    const look = segment ? segment.label ?? (segment.rejected === null ? "spoken" : "rejected") : "quiet";
     const place = (left + (column + 0.5) * COLUMN).toFixed(1);
     paths.set(look, `${paths.get(look) ?? ""}M${place} ${(middle - half).toFixed(1)}V${(middle + half).toFixed(1)}`);
   }
   return [...paths].map(([look, d]) => {
-    const isClass = look !== "quiet" && look !== "rejected";
+    const isClass = !["quiet", "rejected", "spoken"].includes(look);
     const line = { d, fill: "none", "stroke-width": COLUMN - 1, "stroke-linecap": "round" };
     return drawn("path", isClass ? { ...line, stroke: colourOf(look) } : { ...line, class: look });
   });

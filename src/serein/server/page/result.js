@@ -31,7 +31,7 @@ export function showResult(place, item, colours) {
       overTimeSection && element("h3", {}, "Emotions over time"),
       overTimeSection,
       plane(prediction) && element("section", {}, element("h3", {}, "Valence and arousal"), plane(prediction)),
-      element("div", { class: "columns" }, bars(prediction, colourOf), segments(prediction, colourOf, player)),
+      element("div", { class: prediction.dimensions ? "columns stacked" : "columns" }, bars(prediction, colourOf), segments(prediction, colourOf, player)),
       nearest("Nearest words", prediction.words, ["word", "cosine"]),
       nearest("Nearest labelled clips", prediction.neighbours, ["id", "label", "speaker", "distance"]),
       element("p", { class: "links" }, element("span", {}, "Download"), ...linksOf(prediction)),
@@ -56,34 +56,29 @@ function playerOf(item, file) {
 function headlines(prediction, colourOf) {
   const { label, rejected, confidence } = prediction;
   const said = label === null ? [] : [swatch(colourOf(label))];
-  const main = element(
-    "div",
-    {},
-    element("span", { class: "title" }, titled(prediction.task)),
-    element("b", {}, ...said, answerOf(prediction) ?? "No answer"),
-    element("small", {}, isNumber(prediction) ? "" : label === null ? REJECTED[rejected] ?? rejected : confidence === null ? "" : `probability ${percent(confidence)}`),
-  );
+  const reason = label === null ? REJECTED[rejected] ?? rejected : confidence === null ? "" : `probability ${percent(confidence)}`;
+  const main = isNumber(prediction) ? numbers(prediction.task, prediction) : [headline(prediction.task, [...said, label ?? "No answer"], reason)];
   const others = Object.entries(prediction.tasks)
     .filter(([, other]) => !isTranscript(other))
-    .map(([name, other]) =>
-      element(
-        "div",
-        {},
-        element("span", { class: "title" }, titled(name)),
-        element("b", {}, answerOf(other) ?? "No answer"),
-        element("small", {}, other.confidence === null ? "" : `probability ${percent(other.confidence)}`),
-      ),
-    );
+    .flatMap(([name, other]) => {
+      if (isNumber(other)) return numbers(name, other);
+      return [headline(name, [other.label ?? "No answer"], other.confidence === null ? "" : `probability ${percent(other.confidence)}`)];
+    });
   const speechS = total(prediction.segments);
   const num = prediction.segments.length;
-  const length = element(
-    "div",
-    {},
-    element("span", { class: "title" }, "Length"),
-    element("b", {}, clock(prediction.end_s - prediction.start_s)),
-    element("small", {}, num ? `${clock(speechS)} of speech in ${num} segment${num === 1 ? "" : "s"}` : "no segments"),
-  );
-  return element("div", { class: "headlines" }, main, ...others, length);
+  const parts = num ? `${clock(speechS)} of speech in ${num} segment${num === 1 ? "" : "s"}` : "no segments";
+  const length = headline("Length", [clock(prediction.end_s - prediction.start_s)], parts);
+  return element("div", { class: "headlines" }, ...main, ...others, length);
+}
+
+function headline(name, answer, small) {
+  return element("div", {}, element("span", { class: "title" }, titled(name)), element("b", {}, ...answer), element("small", {}, small));
+}
+
+/** Return a headline for each number that a task predicts. */
+function numbers(name, part) {
+  const found = typeof part.value === "number" ? { [name]: part.value } : part.dimensions;
+  return Object.entries(found).map(([own, number]) => headline(own, [number.toFixed(2)], "from 0 to 1"));
 }
 
 /** Say in a sentence how long each emotion lasts. */
@@ -118,12 +113,6 @@ function isNumber(part) {
   return part.label === null && (typeof part.value === "number" || part.dimensions !== undefined) && !Object.keys(part.probabilities).length;
 }
 
-function answerOf(part) {
-  if (!isNumber(part)) return part.label;
-  if (typeof part.value === "number") return part.value.toFixed(2);
-  return Object.entries(part.dimensions).map(([name, number]) => `${name} ${number.toFixed(2)}`).join(", ");
-}
-
 function bars(prediction, colourOf) {
   const sorted = Object.entries(prediction.probabilities).sort((a, b) => b[1] - a[1]);
   if (!sorted.length) return null;
@@ -151,9 +140,11 @@ function bars(prediction, colourOf) {
 
 function segments(prediction, colourOf, player) {
   if (!prediction.segments.length) return null;
-  const probability = [element("span", { class: "wide-only" }, "Probability"), element("span", { class: "narrow-only" }, "Prob.")];
+  const shortened = (title, short) => [element("span", { class: "wide-only" }, title), element("span", { class: "narrow-only" }, short)];
   const dimensions = Object.keys(prediction.dimensions ?? {});
-  const heads = [["From"], ["To"], [titled(prediction.task), "text"], [probability], ...dimensions.map((name) => [titled(name)])];
+  const hasLabels = !isNumber(prediction);
+  const label = hasLabels ? [[titled(prediction.task), "text"], [shortened("Probability", "Prob.")]] : [];
+  const heads = [["From"], ["To"], ...label, ...dimensions.map((name) => [shortened(titled(name), `${titled(name).slice(0, 3)}.`)])];
   const rows = prediction.segments.map((each, place) => {
     const times = `${clock(each.start_s)} to ${clock(each.end_s)}`;
     const icon = drawn("svg", { viewBox: "0 0 12 12", "aria-hidden": "true" }, drawn("path", { d: "M2 1v10l9-5z" }));
@@ -164,8 +155,8 @@ function segments(prediction, colourOf, player) {
       element("td", { class: "play-cell" }, play),
       element("td", { class: "time" }, clock(each.start_s)),
       element("td", { class: "time" }, clock(each.end_s)),
-      element("td", { class: "text" }, ...(each.label === null ? [answerOf(each) ?? each.rejected] : [swatch(colourOf(each.label)), each.label])),
-      element("td", { class: "number" }, each.confidence === null ? "–" : percent(each.confidence)),
+      hasLabels && element("td", { class: "text" }, ...(each.label === null ? [each.rejected] : [swatch(colourOf(each.label)), each.label])),
+      hasLabels && element("td", { class: "number" }, each.confidence === null ? "–" : percent(each.confidence)),
       ...dimensions.map((name) => element("td", { class: "number" }, each.dimensions[name].toFixed(2))),
     );
   });
