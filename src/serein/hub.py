@@ -32,11 +32,7 @@ def folder_of(name: str, *, expected: str) -> Path:
     if folder.exists() or not NAME.fullmatch(name):
         raise ModelError("no such folder", where=name, remedy=f"Name {expected}, or its name on the Hub.")
     hub = importlib.import_module("huggingface_hub")
-    is_online = True
-    try:  # asked once, briefly: the Hub's own client tries several times over
-        hub.get_session().head(hub.constants.ENDPOINT, timeout=TIMEOUT_S)
-    except Exception:  # also for HF_HUB_OFFLINE=1
-        is_online = False
+    is_online = _answers(hub)
     try:
         return Path(hub.snapshot_download(name, allow_patterns=list(MODEL_FILES), local_files_only=not is_online))
     except Exception as error:  # of whichever HTTP library the client uses, or its own
@@ -64,3 +60,12 @@ def folder_digest(folder: Path) -> str:
 @lru_cache(maxsize=256)  # weights are large, and a service asks for every text
 def _file_digest(path: Path, size: int, changed_ns: int) -> str:
     return sha256(path)
+
+
+def _answers(hub: object) -> bool:
+    """Ask the Hub once, briefly: its own client tries several times over."""
+    try:
+        hub.get_session().head(hub.constants.ENDPOINT, timeout=TIMEOUT_S)  # type: ignore[attr-defined]
+    except Exception:  # also for HF_HUB_OFFLINE=1
+        return False
+    return True

@@ -46,10 +46,12 @@ def test_a_model_is_made_and_predicts(
     assert "inherit these conditions" in card
 
     checkpoint = folder.load(made)
-    assert checkpoint.calibration is not None
     predicted = read_run_predictions(tmp_path / "work" / "default" / "speakers")
     expected = fitted_temperature(predicted, checkpoint.class_labels.classes)
     assert expected is not None
+    assert (checkpoint.calibration is not None) == expected.helps
+    if checkpoint.calibration is None:
+        return
     assert checkpoint.calibration.temperature == pytest.approx(expected.temperature)
     assert checkpoint.training["num_speakers"] == 8
     stored = load_file(made / "model.safetensors")
