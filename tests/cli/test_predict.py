@@ -8,6 +8,7 @@ import json
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import soundfile
 
 import serein as package
+from asr_models import write_whisper
 from cli_fixtures import Call, Outcome, command, environment, in_subprocess, write_speech, write_wav
 from serein.data import manifest
 from serein.inference import predictor
@@ -469,3 +471,33 @@ def test_formats_that_contradict_and_pictures_of_no_kind_are_refused(model: Path
     misspelt = serein("predict", call, "--model", "ravdes")
     assert "no such model folder" in misspelt.complaint
     assert "ravdess" in misspelt.complaint
+
+
+@pytest.mark.slow
+def test_words_stand_beside_the_emotion(
+    model: Path, tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEREIN_CACHE", str(tmp_path / "cache"))
+    whisper, recording = write_whisper(tmp_path / "whisper"), write_speech(tmp_path / "a.wav")
+    told = serein("predict", recording, "--model", model, "--transcribe", whisper, "--json")
+    assert told.status == 0, told.err
+    words = json.loads(told.out)["tasks"]["asr"]
+    heard = json.loads(serein("transcribe", recording, "--model", whisper, "--json").out)
+    assert words == {"label": heard["transcript"], "confidence": None, "probabilities": {}}
+    assert "asr" not in json.loads(serein("predict", recording, "--model", model, "--json").out)["tasks"]
+    refused = serein("predict", "-", "--model", model, "--transcribe", whisper)
+    assert refused.status == 2
+    assert "a pipe can be read but once" in refused.err
+
+
+@pytest.mark.slow
+def test_a_prediction_does_not_load_what_transcribes(model: Path, call: Path) -> None:
+    code = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('loaded', 'serein.inference.transcription' in sys.modules))\n"
+        "from serein.cli.app import main\n"
+        "main()\n"
+    )
+    arguments = [sys.executable, "-c", code, "predict", str(call), "--model", str(model)]
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment(), check=True)
+    assert done.stdout.endswith("loaded False\n")

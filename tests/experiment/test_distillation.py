@@ -53,7 +53,9 @@ def targets(recipe: recipes.Recipe, data: Path, folder: Path) -> tuple[dict[str,
         for name, options in recipe.tasks.chosen.items()
         if options.taught_by
     }
-    mixed = distilled(experiment, fold, tasks, plain, teachers, folder, silent, "")["emotion"]
+    mixed = distilled(experiment, fold, tasks, plain, teachers=teachers, folder=folder, report=silent, label="")[
+        "emotion"
+    ]
     known = {u.id: mixed.values[p] for p, u in enumerate(experiment.utterances) if mixed.is_known[p]}
     return known, set(fold.train)
 

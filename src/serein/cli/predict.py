@@ -140,11 +140,11 @@ def predict(
     from serein.inference.processes import load_for, predict_in_processes
     from serein.inference.recording import PredictOptions
     from serein.inference.sources import evenly_spread
-    from serein.inference.transcription import TranscriptCache, load_transcriber
     from serein.progress import Bars
 
-    reject_option = RejectOption(min_confidence, min_duration)
-    options = PredictOptions(segments, sliding_window_of(window, step), reject_option, raw_rate)
+    options = PredictOptions(
+        segments, sliding_window_of(window, step), RejectOption(min_confidence, min_duration), raw_rate
+    )
     files, num_absent = recordings_in(sources)
     if shown == "msp-challenge":  # of a manifest of the corpus, the test set whose labels the challenge keeps
         files = [each for each in files if getattr(each, "split", None) == "test3"] or files
@@ -153,7 +153,11 @@ def predict(
         raise typer.BadParameter(f"{len(files)} recordings do not fit into one picture", param_hint="'--plot'")
     words = None if labels is None else [word.strip() for word in labels.split(",")]
     failed: list[SereinError] = []
-    transcripts = None if transcribe is None else TranscriptCache(load_transcriber(transcribe))
+    transcripts: TranscriptCache | None = None
+    if transcribe is not None:  # else what it imports would slow every prediction
+        from serein.inference.transcription import TranscriptCache, load_transcriber
+
+        transcripts = TranscriptCache(load_transcriber(transcribe))
     load_model = partial(load_for, model, runtime, backbone=backbone, task=task, labels=words)
     with Bars() as bars:
         show = partial(_show_reading, bars)
@@ -195,7 +199,6 @@ def _readable(
 ) -> Iterator[Pair]:
     """Yield recordings with their predictions, drawn and transcribed when asked for; others' errors go to `failed`."""
     from serein.inference.prediction import Prediction
-    from serein.inference.transcription import with_words
     from serein.inference.writers import save_picture
 
     for source, result in results:
@@ -207,7 +210,7 @@ def _readable(
         assert isinstance(result, Prediction)
         if plot is not None:
             save_picture(result, plot)
-        yield source, result if transcripts is None else with_words(source, result, transcripts)
+        yield source, result if transcripts is None else transcripts.beside(result, source)
 
 
 def _with_neighbours(

@@ -132,7 +132,8 @@ class RunCalibration:
         fitted = f"Temperatures ({values}), each fitted to {origin[self.fitted_on or 'dev']}"
         effect = _change(self.before, self.after)
         if not self.is_applied:
-            return f"{fitted}, make calibration worse, so none is applied: {effect}."
+            why = "make calibration worse, so none is applied"
+            return f"{fitted}, {why}: {effect}. That alone is decided on the test sets; no label depends on it."
         but = f" None in {', '.join(declined)}: {why}." if declined else ""
         return f"{fitted}, rescale probabilities: {effect}.{but}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ def distilled(
     fold: Fold,
     tasks: Mapping[str, Task],
     targets: Mapping[str, Targets],
+    *,
     teachers: Mapping[str, Path],
     folder: Path,
     report: Report,
@@ -63,7 +65,8 @@ def distilled(
         kept = folder / f"teacher_{name}.safetensors"
         asked = sorted(set(originals))
         if distributed_info().is_first:
-            ask_teacher(experiment, task, teachers[name], asked, kept, report, f"{label}  teacher")
+            how: Any = {"report": report, "label": f"{label}  teacher"}
+            ask_teacher(experiment, task, teachers[name], asked, kept, **how)
         wait_for_all()
         probabilities = load_file(kept)["probabilities"]
         row_of = {position: row for row, position in enumerate(asked)}
@@ -79,7 +82,7 @@ def distilled(
 
 
 def ask_teacher(
-    experiment: Experiment, task: Task, teacher: Path, positions: list[int], kept: Path, report: Report, label: str
+    experiment: Experiment, task: Task, teacher: Path, positions: list[int], kept: Path, *, report: Report, label: str
 ) -> None:
     """Write (clip, class) probabilities of a task's classes, 0 of classes that the teacher does not know.
 
@@ -101,7 +104,7 @@ def ask_teacher(
     if own is None or not set(own.spec.classes) & set(classes):
         what = f"knows none of the classes of '{task.name}': {', '.join(classes)}"
         raise ModelError(what, where=teacher, remedy="Name a teacher that learned them, or leave 'distillation' out.")
-    said = answers(experiment, checkpoint, own, positions, report, label)
+    said = answers(experiment, checkpoint, own, positions, report=report, label=label)
     known = own.spec.classes
     columns = np.array([list(known).index(name) if name in known else -1 for name in classes])
     probabilities = np.where(columns >= 0, said[:, columns], 0.0).astype(np.float32)
@@ -114,7 +117,7 @@ def ask_teacher(
 
 @torch.no_grad()
 def answers(
-    experiment: Experiment, teacher: Checkpoint, task: Task, positions: list[int], report: Report, label: str
+    experiment: Experiment, teacher: Checkpoint, task: Task, positions: list[int], *, report: Report, label: str
 ) -> NDArray[np.float32]:
     """Return the teacher's (clip, class) probabilities.
 

@@ -89,7 +89,16 @@ def train_fold(
     model = new_model(recipe, tasks, pretrained_branches)
     data = TrainingData(
         experiment.recordings,
-        distilled(experiment, fold, tasks, targets_of(experiment, fold, tasks), teachers, folder, report, label),
+        distilled(
+            experiment,
+            fold,
+            tasks,
+            targets_of(experiment, fold, tasks),
+            teachers=teachers,
+            folder=folder,
+            report=report,
+            label=label,
+        ),
         experiment.positions(fold.train),
         experiment.positions(fold.dev),
         recipe.clips,

@@ -286,14 +286,13 @@ class TranscriptCache:
                     file.write("\n" * (file.tell() > 0) + json.dumps({"samples": key, "text": text}))
         return [self.known[key] for key in keys]
 
-
-def with_words(source: Source, prediction: Prediction, transcripts: TranscriptCache) -> Prediction:
-    """Put the words of a recording beside its emotion, as the task `asr`; none where no speech was found."""
-    text: str | None = None
-    if prediction.segments:
-        utterance = utterance_of(source)
-        (text,) = transcripts.transcribe([audio.load(utterance.audio, utterance.start_s, utterance.end_s)])
-    return replace(prediction, tasks={**prediction.tasks, "asr": TaskPrediction(text or "")})
+    def beside(self, prediction: Prediction, source: Source) -> Prediction:
+        """Put the words of a recording beside its emotion, as the task `asr`; none where no speech was found."""
+        text: str | None = None
+        if prediction.segments:
+            utterance = utterance_of(source)
+            (text,) = self.transcribe([audio.load(utterance.audio, utterance.start_s, utterance.end_s)])
+        return replace(prediction, tasks={**prediction.tasks, "asr": TaskPrediction(text or "")})
 
 
 def transcribe_each(
