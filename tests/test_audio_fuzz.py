@@ -95,6 +95,7 @@ def read_damaged(start: int, num: int, folder: str) -> dict[str, float]:
     return {"read": num_read, "slowest_s": slowest_s, "peak_mb": peak_mb}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kB on Linux alone")
 def test_damaged_recordings() -> None:
     done = subprocess.run(

@@ -166,6 +166,7 @@ def load_damaged(start: int, num: int, folder: Path) -> dict[str, Any]:
     return {"outcomes": outcomes, "faults": faults, "slowest_s": slowest_s, "peak_mb": peak_mb}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kB on Linux alone")
 def test_damaged_model_folders() -> None:
     done = subprocess.run(

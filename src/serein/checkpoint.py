@@ -86,7 +86,7 @@ MOST_JSON_BYTES = 64 << 20
 MOST_JSON_DEPTH = 32
 MOST_WHOLE = 1 << 53
 MOST_PARAMETERS = 50_000_000_000  # numbers of a model, and
-MOST_TENSORS = 100_000  # arrays that they stand in
+MOST_TENSORS = 20_000  # arrays that they stand in
 
 
 class ModelOptions(Options):

@@ -110,6 +110,7 @@ def test_sources_that_name_nothing(
 # -- the default model -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_without_a_model_the_default_one_predicts(
     model: Path, clips: list[str], tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -383,6 +383,7 @@ def test_missing_folder_file_and_archive(tmp_path: Path) -> None:
         parse_ravdess(tmp_path)
 
 
+@pytest.mark.slow
 @needs_ravdess
 def test_the_real_corpus_is_complete_and_agrees_with_its_table() -> None:
     prepared = prepare(RAVDESS, REAL / "ravdess")

@@ -60,6 +60,7 @@ def test_lines_are_drawn_in_the_order_of_their_axis() -> None:
     assert list(axes.lines[1].get_ydata()) == [50.0, 50.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_any_number_of_panels_can_be_saved(count: int) -> None:
     figure = confusion_panels([("a", np.eye(3, dtype=int))] * count, ["a", "b", "c"])

@@ -99,6 +99,7 @@ def test_same_predictions_same_scores() -> None:
     assert score_predictions(predictions).to_json() == score_predictions(predictions).to_json()
 
 
+@pytest.mark.slow
 def test_scores_of_a_run_are_written_as_agreed(finished_run: Path) -> None:
     scores = score_run(finished_run)
     written = json.loads(write_scores(scores, finished_run).read_text())

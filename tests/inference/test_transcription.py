@@ -193,6 +193,7 @@ def test_whisper_without_its_languages_finds_them_in_its_tokenizer(whisper: Path
     assert completed.task_to_id["transcribe"] == complete.task_to_id["transcribe"]
 
 
+@pytest.mark.slow
 def test_what_was_heard_once_is_not_heard_again(whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEREIN_CACHE", str(tmp_path))
     first = TranscriptCache(load_transcriber(str(whisper)), "de")

@@ -204,6 +204,7 @@ def test_a_configuration_that_cannot_be_run_is_refused(wrong: dict[str, Any], me
         HuggingFaceBackbone.from_config({"model_type": "whisper"} | CASES["whisper"][1] | wrong)
 
 
+@pytest.mark.slow
 def test_a_described_encoder_is_run_without_transformers(whisper: Any) -> None:
     description = json.dumps(backbone_of(whisper).describe())
     program = f"""

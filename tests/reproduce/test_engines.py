@@ -35,6 +35,7 @@ def trials(data: Data, folder: Path, *changes: dict[str, object]) -> list[Trial]
     return [trial_of(f"row{n}", recipe, 0, data, folder / "out") for n, recipe in enumerate(made)]
 
 
+@pytest.mark.slow
 def test_an_error_does_not_stop_the_others(data: Data, tmp_path: Path) -> None:
     bad, good = trials(data, tmp_path, {"labels": {"classes": ["sad", "bored"]}}, {})
     (first, error), (second, nothing) = locally([bad, good], data.manifest, 1, silent)

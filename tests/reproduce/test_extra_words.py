@@ -82,6 +82,7 @@ def test_words_near_the_mean_prediction(run: WordRun) -> None:
     assert rows["happy"][0] == "happiness"
 
 
+@pytest.mark.slow
 def test_a_table_with_every_measure(vocabulary: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     def with_ratings(u: Utterance) -> Utterance:
         other = "sad" if u.emotion != "sad" else "angry"

@@ -125,6 +125,7 @@ def test_notes_say_what_was_measured_on(out: Path, serein: Call, table: Path, to
     assert "Only 6 speakers" in printed.out
 
 
+@pytest.mark.slow
 def test_synthetic_speech_is_called_so(table: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     data = tmp_path / "m.jsonl"
     manifest.write((u.model_copy(update={"corpus": "synth"}) for u in manifest.read(tones)), data)
@@ -165,6 +166,7 @@ def test_the_same_configuration_in_another_table_is_trained_once(
     assert json.loads(outcome.out)["rows"][0]["runs"] == read_json(out / "doe2020-table1.json")["rows"][0]["runs"]
 
 
+@pytest.mark.slow
 def test_rows_seeds_and_set(table: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     """One row only; then one seed more, which leaves the first alone; then another configuration of both."""
     out = tmp_path / "out"
@@ -196,6 +198,7 @@ def test_on_dev(out: Path, table: Path, tones: Path, serein: Call) -> None:
     assert "the numbers are optimistic" in " ".join(content["notes"])
 
 
+@pytest.mark.slow
 def test_a_row_that_fuses_the_others(out: Path, table: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     """Evaluated on the same utterances as the rows; fused once; no score when a row lacks its runs."""
     rows = [*ROWS, {"name": "both", "ensemble": True, "published": {"macro_f1": 35}}]
@@ -311,6 +314,7 @@ def test_a_missing_manifest(table: Path, tmp_path: Path, serein: Call) -> None:
     assert (outcome.status, "no such manifest" in outcome.complaint) == (1, True)
 
 
+@pytest.mark.slow
 def test_a_row_that_fails_leaves_the_others(tones: Path, tmp_path: Path, serein: Call) -> None:
     rows = [{"name": "bad", "set": {"labels.classes": ["sad", "bored"]}, "configuration": {"depth": 3}}]
     rows.append({key: ROWS[1][key] for key in ("name", "set")})
@@ -329,6 +333,7 @@ def test_a_row_that_fails_leaves_the_others(tones: Path, tmp_path: Path, serein:
     assert "No scores were published to compare with." in text
 
 
+@pytest.mark.slow
 def test_rows_of_other_utterances_are_not_compared(tones: Path, tmp_path: Path, serein: Call) -> None:
     rows = [ROWS[0], {"name": "two", "set": {"labels.classes": ["sad", "angry"], "labels.unknown_labels": "drop"}}]
     table = write_table(tmp_path, rows=rows)

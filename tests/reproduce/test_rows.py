@@ -47,6 +47,7 @@ def reproduced(serein: Call, table: Path, data: Path, out: Path, *more: object) 
     return content
 
 
+@pytest.mark.slow
 def test_rows_with_neighbours_train_nothing_more(serein: Call, recipe: Path, tones: Path, out: Path) -> None:
     """Two configurations stand in four rows; each neighboured row has the score of its own predictions."""
     content = reproduced(serein, write(recipe, "t", picture={"name": "confusion"}), tones, out)
@@ -72,6 +73,7 @@ def test_rows_with_neighbours_train_nothing_more(serein: Call, recipe: Path, ton
     assert (out / content["picture"]).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_asked_once(serein: Call, recipe: Path, tones: Path, out: Path) -> None:
     table = write(recipe, "t", picture={"name": "confusion"})
     first = reproduced(serein, table, tones, out)
@@ -81,6 +83,7 @@ def test_asked_once(serein: Call, recipe: Path, tones: Path, out: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in out.rglob("knn*.json")} == asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "more"), [("embeddings", {}), ("sweep", {"x": "l"})])
 def test_every_picture_is_drawn(
     name: str, more: dict[str, str], serein: Call, recipe: Path, tones: Path, out: Path

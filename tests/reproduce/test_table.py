@@ -170,6 +170,7 @@ def test_rows_of_the_same_configuration_are_one() -> None:
     assert len({configuration_hash(row_recipe(table, row), "0") for table, row in found}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", sorted(RECIPES.glob("*/tables/*.yaml")), ids=lambda path: f"{path.parts[-3]}/{path.stem}"
 )

@@ -18,6 +18,7 @@ from serein.inference import predictor as shipped
 from tools import shipped_model
 
 
+@pytest.mark.slow
 def test_a_model_is_made_and_predicts(
     tones: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

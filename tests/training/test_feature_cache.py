@@ -396,6 +396,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_training_from_the_cache_is_training_without_it(
     tones: Path, wav2vec2: Path, tmp_path: Path, num_computed: list[int], encoder: str

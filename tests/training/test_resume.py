@@ -88,6 +88,7 @@ def test_another_seed_gives_another_model(tones: Path, tmp_path: Path) -> None:
     assert probabilities[0] != probabilities[1]
 
 
+@pytest.mark.slow
 def test_number_of_loading_processes_changes_nothing(
     tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
