@@ -2,6 +2,7 @@
 
     $SEREIN_CACHE / features / backbone / layer      hidden layers of frozen backbones
                   / sentences / encoder              vectors of texts
+                  / transcripts / model              what a speech recogniser heard
                   / vocabularies / encoder           an encoder's words
     runs/reproduce / stages / key                    stages that several runs share
 
@@ -25,7 +26,12 @@ from typing import IO
 from serein.data.files import is_leftover, lock
 from serein.errors import RecipeError, RunError
 
-KINDS = {"features": 2, "sentences": 1, "vocabularies": 1}  # name of the folder -> how deep its entries lie
+KINDS = {
+    "features": 2,
+    "sentences": 1,
+    "transcripts": 1,
+    "vocabularies": 1,
+}  # name of the folder -> how deep its entries lie
 STAGES = "stages"
 UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 

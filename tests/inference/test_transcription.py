@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from asr_models import LETTERS, write_ctc, write_whisper
-from serein import hub
+from serein import cache, hub
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError
 from serein.inference.transcription import (
@@ -206,6 +206,13 @@ def test_what_was_heard_once_is_not_heard_again(whisper: Path, tmp_path: Path, m
     assert again.transcribe(CLIPS[::-1]) == texts[::-1]
     other = TranscriptCache(load_transcriber(str(whisper)), "en")
     assert not other.known
+    (entry,) = (each for each in cache.entries() if each.kind == "transcripts")
+    assert entry.path == first.path.parent
+    assert not cache.remove(entry)  # it is used
+    for each in (first, again):
+        assert each.use is not None
+        each.use.close()
+    assert cache.remove(entry)
 
 
 @pytest.mark.slow

@@ -59,7 +59,9 @@ def cache_list(context: typer.Context, stages: Stages = None, features: Features
 def cache_clear(
     kind: Annotated[
         list[str] | None,
-        typer.Option(metavar="KIND", help="Only features, sentences, vocabularies or stages; can be repeated."),
+        typer.Option(
+            metavar="KIND", help="Only features, sentences, transcripts, vocabularies or stages; can be repeated."
+        ),
     ] = None,
     max_size: Annotated[
         str | None,

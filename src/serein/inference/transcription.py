@@ -25,7 +25,7 @@ import torch
 from serein import audio, hub
 from serein import checkpoint as model_folder
 from serein.audio import SAMPLE_RATE_HZ, Waveform
-from serein.cache import cache_folder
+from serein.cache import cache_folder, claim
 from serein.checkpoint import is_model_folder
 from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError, expected_one_of
@@ -253,7 +253,7 @@ def load_transcriber(name: str) -> Transcriber:
 class TranscriptCache:
     """Transcripts of a speech recogniser, kept by the hash of the samples: what was heard once is not heard again.
 
-    `$SEREIN_CACHE/transcripts` holds a file for each model and language, one line for each clip.
+    `$SEREIN_CACHE/transcripts` holds a folder for each model and language, with a line for each clip.
 
     Args:
         transcriber: The recogniser.
@@ -262,8 +262,9 @@ class TranscriptCache:
 
     def __init__(self, transcriber: Transcriber, language: str | None = None) -> None:
         self.transcriber, self.language = transcriber, language
-        name = f"{hub.folder_digest(transcriber.folder)[:24]}-{language or 'any'}.jsonl"
-        self.path = cache_folder() / "transcripts" / name
+        folder = cache_folder() / "transcripts" / f"{hub.folder_digest(transcriber.folder)[:24]}-{language or 'any'}"
+        self.path = folder / "texts.jsonl"
+        self.use = claim(folder)  # it is not cleared while this process uses it
         self.known: dict[str, str | None] = {}
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         for line in lines:
