@@ -54,7 +54,7 @@ def join_processes() -> None:
 
     A run that goes on with finished trainings has predictions to share and nothing left that would introduce them.
     """
-    if distributed_info().size == 1 or "MASTER_ADDR" not in os.environ or _is_joined():
+    if distributed_info().size == 1 or "MASTER_ADDR" not in os.environ or is_joined():
         return
     has_gpu = torch.cuda.is_available()
     if has_gpu:
@@ -62,24 +62,20 @@ def join_processes() -> None:
     distributed.init_process_group("nccl" if has_gpu else "gloo", timeout=timedelta(hours=1))
 
 
-def _is_joined() -> bool:
+def is_joined() -> bool:
+    """Tell whether this process has joined others, or is one of one."""
     return distributed.is_available() and distributed.is_initialized()
 
 
 def wait_for_all() -> None:
     """Wait until every process is here; nothing when there is one."""
-    if _is_joined():
+    if is_joined():
         distributed.barrier()
-
-
-def place_among_joined() -> tuple[int, int]:
-    """Return this process's number and how many have joined: (0, 1) alone."""
-    return (distributed.get_rank(), distributed.get_world_size()) if _is_joined() else (0, 1)
 
 
 def all_gather(value: T) -> list[T]:
     """Return the values of all processes, in their order."""
-    if not _is_joined():
+    if not is_joined():
         return [value]
     values: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(values, value)

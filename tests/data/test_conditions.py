@@ -23,7 +23,6 @@ from serein.data.conditions import (
     over_telephone,
     through_file,
     with_noise_of,
-    with_silence_around,
     with_silence_inside,
     without_packets,
     write_copies,
@@ -82,7 +81,6 @@ def test_silence_goes_where_it_is_quietest() -> None:
     assert len(longer) == len(speech) + 8000
     np.testing.assert_array_equal(longer[:8000], speech[:8000])
     np.testing.assert_array_equal(longer[-7200:], speech[-7200:])
-    assert len(with_silence_around(speech, 0.5)) == 2 * 8000 + len(speech)
 
 
 def test_a_room_keeps_level_length_and_start(surroundings: Surroundings) -> None:

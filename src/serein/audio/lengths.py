@@ -111,7 +111,13 @@ def mp3_parts(file: BinaryIO) -> list[Mp3]:
             start = bytes(content[place : place + 64])
             num_bytes, num_samples = _mp3_frame(start)
             if num_bytes:
-                num_stated = _num_stated(start, num_samples)
+                # a "Xing", "Info" or "VBRI" frame states the samples, behind an empty side information and a checksum
+                body, num_stated = start[4 if start[1] & 1 else 6 :].lstrip(b"\0"), None
+                if body[:4] in (b"Xing", b"Info"):
+                    is_stated = len(body) > 11 and body[7] & 1
+                    num_stated = int.from_bytes(body[8:12], "big") * num_samples if is_stated else 0
+                elif body[:4] == b"VBRI":
+                    num_stated = int.from_bytes(body[14:18], "big") * num_samples
                 if not parts or num_stated is not None:
                     parts.append(Mp3(place if tag < 0 else tag, num_stated or 0))
                 if num_stated is None:
@@ -156,14 +162,6 @@ def _mp3_frame(start: bytes) -> tuple[int, int]:
     rate_hz = (44_100, 48_000, 32_000)[rate_index] >> {3: 0, 2: 1, 0: 2}[version]
     num_samples = 1152 if version == 3 else 576
     return num_samples // 8 * kbps * 1000 // rate_hz + (head >> 9 & 1), num_samples
-
-
-def _num_stated(start: bytes, samples_per_frame: int) -> int | None:
-    """Return the samples that a "Xing", "Info" or "VBRI" frame states, 0 if none; `None` for another frame."""
-    body = start[4 if start[1] & 1 else 6 :].lstrip(b"\0")  # a checksum stands before the empty side information
-    if body[:4] in (b"Xing", b"Info"):
-        return int.from_bytes(body[8:12], "big") * samples_per_frame if len(body) > 11 and body[7] & 1 else 0
-    return int.from_bytes(body[14:18], "big") * samples_per_frame if body[:4] == b"VBRI" else None
 
 
 def _xing_frame(head: bytes, num_samples: int) -> bytes:

@@ -247,7 +247,11 @@ class SpectrogramAugmenter:
         for curve, rng in zip(curves, self.rngs, strict=True):
             curve += rng.uniform(-options.gain_db, options.gain_db)
             if options.equaliser_db and rng.random() < options.equaliser_probability:
-                curve += _random_curve(len(curve), options.equaliser_db, rng)
+                # straight lines between three to six knots (FilterAugment, Nam 2022)
+                num_knots, last = int(rng.integers(3, 7)), len(curve) - 1
+                knots = np.sort(np.concatenate([[0, last], rng.uniform(0, last, num_knots - 2)]))
+                heights_db = rng.uniform(-options.equaliser_db, options.equaliser_db, num_knots)
+                curve += np.interp(np.arange(len(curve)), knots, heights_db)
         bands_db = bands_db + torch.from_numpy(curves).to(bands_db)[:, None]
         if not options.noise_probability:
             return bands_db, num_frames
@@ -295,14 +299,6 @@ class SpectrogramAugmenter:
                 start = int(rng.integers(length - width + 1))
                 row[start : start + width] = 0.0
         return kept
-
-
-def _random_curve(size: int, greatest_db: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Draw a curve of straight lines between three to six knots (FilterAugment, Nam 2022)."""
-    num_knots = int(rng.integers(3, 7))
-    knots = np.sort(np.concatenate([[0, size - 1], rng.uniform(0, size - 1, num_knots - 2)]))
-    curve: NDArray[np.float64] = np.interp(np.arange(size), knots, rng.uniform(-greatest_db, greatest_db, num_knots))
-    return curve
 
 
 AUGMENTATIONS = "augmentations.txt"

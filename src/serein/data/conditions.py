@@ -80,11 +80,6 @@ def with_offset(waveform: Waveform, offset: float) -> Waveform:
     return waveform + np.float32(offset)
 
 
-def with_silence_around(waveform: Waveform, silence_s: float) -> Waveform:
-    """Put digital silence before and after."""
-    return np.pad(waveform, round(silence_s * SAMPLE_RATE_HZ))
-
-
 def with_silence_inside(waveform: Waveform, silence_s: float) -> Waveform:
     """Insert digital silence at the quietest 25 ms of the middle half."""
     size = SAMPLE_RATE_HZ // 40
@@ -286,7 +281,7 @@ CONDITIONS: dict[str, Condition] = {
     "clipping 10 dB": Condition("clipping", lambda x, rng, around: clipped(x, 10.0)),
     "offset 0.005": Condition("offset", lambda x, rng, around: with_offset(x, 0.005)),
     "offset 0.05": Condition("offset", lambda x, rng, around: with_offset(x, 0.05)),
-    "silence of 2 s around": Condition("silence", lambda x, rng, around: with_silence_around(x, 2.0)),
+    "silence of 2 s around": Condition("silence", lambda x, rng, around: np.pad(x, 2 * SAMPLE_RATE_HZ)),
     "silence of 2 s before": Condition("silence", lambda x, rng, around: np.pad(x, (2 * SAMPLE_RATE_HZ, 0))),
     "silence of 1 s inside": Condition("silence", lambda x, rng, around: with_silence_inside(x, 1.0)),
     **{f"white noise {db} dB": Condition("noise", _noise(db, 0.0)) for db in (20, 10, 5, 0)},

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -230,17 +229,6 @@ def _resampled(sums: FloatArray, scores: Mapping[str, Score]) -> dict[str, Float
         for name, score in scores.items():
             parts[name].append(score(drawn))
     return {name: np.concatenate(blocks) for name, blocks in parts.items()}
-
-
-def graded_json(scores: Mapping[str, GradedScore]) -> dict[str, dict[str, Any]]:
-    """Return plain lists and numbers; `None` of what nothing is known of."""
-    return {
-        name: {
-            "value": None if np.isnan(score.value) else score.value,
-            "interval": score.interval and [*score.interval],
-        }
-        for name, score in scores.items()
-    }
 
 
 def graded_rows(scores: Mapping[str, GradedScore]) -> list[tuple[str, str, str]]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from serein.data.files import write_text
 from serein.data.splits import NO_TEST_SET
 from serein.evaluation.calibration import RunCalibration, run_calibration
-from serein.evaluation.graded import GradedScore, graded_json, graded_scores, measured_distributions, one_more_rater
+from serein.evaluation.graded import GradedScore, graded_scores, measured_distributions, one_more_rater
 from serein.evaluation.intervals import (
     LEVEL,
     NUM_RESAMPLES,
@@ -171,6 +171,13 @@ class Scores:
     def to_json(self) -> dict[str, Any]:
         """Return what `write_scores` writes: plain lists and numbers, per cent, unrounded."""
         intervals = {f"{name}_interval": bounds and list(bounds) for name, bounds in self.intervals.items()}
+        distribution = {
+            name: {
+                "value": None if np.isnan(score.value) else score.value,
+                "interval": score.interval and [*score.interval],
+            }
+            for name, score in (self.distribution or {}).items()
+        }
         return {
             "mean": self.mean,
             "standard_deviation": self.standard_deviation,
@@ -186,7 +193,7 @@ class Scores:
             "notes": list(self.notes),
             **({} if self.verification is None else {"verification": self.verification.to_json()}),
             **({} if self.calibration is None else {"calibration": self.calibration.to_json()}),
-            **({"distribution": graded_json(self.distribution)} if self.distribution else {}),
+            **({"distribution": distribution} if self.distribution else {}),
             **({"tasks": {score.task: score.to_json() for score in self.tasks}} if self.tasks else {}),
         }
 

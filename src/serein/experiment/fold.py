@@ -87,18 +87,10 @@ def train_fold(
     tasks = tasks_with(experiment, fold, pretrained_branches)
     torch.manual_seed(stage_seed(seed, fold.name, "model"))
     model = new_model(recipe, tasks, pretrained_branches)
+    targets = targets_of(experiment, fold, tasks)
     data = TrainingData(
         experiment.recordings,
-        distilled(
-            experiment,
-            fold,
-            tasks,
-            targets_of(experiment, fold, tasks),
-            teachers=teachers,
-            folder=folder,
-            report=report,
-            label=label,
-        ),
+        distilled(experiment, fold, tasks, targets, teachers=teachers, folder=folder, report=report, label=label),
         experiment.positions(fold.train),
         experiment.positions(fold.dev),
         recipe.clips,
@@ -136,14 +128,18 @@ def train_fold(
                     checkpoint.training["calibration"] = f"{said_of_it}: {found}."
             threshold = verification_threshold(experiment, checkpoint, fold)
             checkpoint = replace(checkpoint, verification=threshold, calibration=calibration)
-            where = folder / "model" if is_last else stage_folder(folder, recipe, number) / "model"
-            said = sorted(checkpoint.answered, key=lambda name: name != checkpoint.task)
-            text = card(recipe.name, [checkpoint.tasks[name] for name in said], checkpoint.training)
-            if distributed_info().is_first:
-                model_folder.save(where, checkpoint, text)
-            wait_for_all()  # the others read it
+            save_with_card(checkpoint, folder / "model" if is_last else own / "model", recipe.name)
     model.eval()
     return checkpoint
+
+
+def save_with_card(checkpoint: Checkpoint, folder: Path, name: str) -> None:
+    """Save a model and its card, the first process for all; its evaluated task is described first."""
+    if distributed_info().is_first:
+        said = sorted(checkpoint.answered, key=lambda task: task != checkpoint.task)
+        text = card(name, [checkpoint.tasks[task] for task in said], checkpoint.training)
+        model_folder.save(folder, checkpoint, text)
+    wait_for_all()  # the others read it
 
 
 def verification_threshold(experiment: Experiment, checkpoint: Checkpoint, fold: Fold) -> VerificationThreshold | None:

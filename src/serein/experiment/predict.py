@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
+from torch import distributed
 
 from serein import checkpoint as model_folder
 from serein.checkpoint import Checkpoint
@@ -22,7 +23,7 @@ from serein.data.protocols import speaker_key
 from serein.data.splits import Fold
 from serein.data.utterance import Utterance
 from serein.device import on_own_gpu
-from serein.distributed import all_gather, distributed_info, place_among_joined
+from serein.distributed import all_gather, distributed_info, is_joined
 from serein.errors import LeakError, ManifestError
 from serein.evaluation.calibration import model_calibration, with_temperature
 from serein.evaluation.cross_corpus import classes_of_corpus
@@ -147,7 +148,7 @@ def shared_outputs(
 
     Processes that train together each run a part, of all lengths, and all return the whole.
     """
-    rank, size = place_among_joined()
+    rank, size = (distributed.get_rank(), distributed.get_world_size()) if is_joined() else (0, 1)
     own = np.arange(len(positions))
     if 1 < size <= len(positions):
         own = np.argsort([-recordings.durations_s[p] for p in positions], kind="stable")[rank::size]

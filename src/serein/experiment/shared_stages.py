@@ -159,7 +159,8 @@ def train_shared_stage(
                 break
         if is_first and not path.exists() and (entry / DESCRIPTION).exists():
             _take(model, stage, entry, folder)
-            report(label, 1, 1, f"shared: {_description(entry)['trained_as']}")
+            described = json.loads((entry / DESCRIPTION).read_text(encoding="utf-8"))
+            report(label, 1, 1, f"shared: {described['trained_as']}")
         wait_for_all()
         others = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         others = {name: others[name] for name in others.keys() - used_weights(model, stage).keys()}
@@ -207,8 +208,3 @@ def _publish(entry: Path, folder: Path, label: str, stage: Stage) -> None:
         shutil.rmtree(partial)
     else:
         os.replace(partial, entry)
-
-
-def _description(entry: Path) -> dict[str, str]:
-    content: dict[str, str] = json.loads((entry / DESCRIPTION).read_text(encoding="utf-8"))
-    return content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import deque
@@ -11,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from serein.data.files import write_text
 from serein.distributed import distributed_info
 from serein.errors import MissingExtraError, RecipeError, RunError, SereinError
 from serein.evaluation.predictions import read_json
@@ -33,7 +35,7 @@ from serein.reproduce.trials import (
     train,
     trial_of,
 )
-from serein.reproduce.writers import write_comparison, write_page
+from serein.reproduce.writers import as_json, as_markdown, paths, write_page
 
 Outcome = tuple[Trial, SereinError | None]
 Engine = Callable[[Sequence[Trial], Path, int | None, Report], Iterator[Outcome]]
@@ -135,7 +137,10 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
     comparison = compare(table, trials, ensemble, data, split=request.split, overrides=request.overrides)
     if comparison.is_measured:
         comparison = with_picture(comparison, request.out, report)
-        write_comparison(comparison, request.out)
+        markdown, data_file = paths(comparison, request.out)
+        write_text(markdown, as_markdown(comparison))
+        content = as_json(comparison, request.out)
+        write_text(data_file, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         write_page(request.out)
     return comparison, failures
 
@@ -175,12 +180,8 @@ def locally(trials: Sequence[Trial], data: Path, num_jobs: int | None, report: R
     waiting, num_busy = deque(trials), 0
     while waiting:
         trial = waiting.popleft()
-
-        def report_row(label: str, done: int, total: int, detail: str, row: str = trial.row) -> None:
-            report(f"{row}  {label}", done, total, detail)
-
         try:
-            train(trial, data, num_jobs, report_row)
+            train(trial, data, num_jobs, lambda label, *progress, row=trial.row: report(f"{row}  {label}", *progress))
         except BusyError:
             waiting.append(trial)
             num_busy += 1

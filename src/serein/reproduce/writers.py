@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.resources import files
@@ -31,14 +30,6 @@ def paths(comparison: Comparison, out: Path) -> tuple[Path, Path]:
     """Return the paths of a comparison's files: `<paper>-<table>.md` and `.json`."""
     name = comparison.table.name + ("" if comparison.split == "test" else f"-{comparison.split}")
     return out / f"{name}.md", out / f"{name}.json"
-
-
-def write_comparison(comparison: Comparison, out: Path) -> None:
-    """Write a comparison as Markdown and JSON, each file atomically."""
-    markdown, data = paths(comparison, out)
-    write_text(markdown, as_markdown(comparison))
-    content = as_json(comparison, out)
-    write_text(data, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 # -- JSON ------------------------------------------------------------------------------------------------------------
