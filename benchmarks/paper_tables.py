@@ -55,9 +55,10 @@ def paper_tables() -> dict[str, dict[str, Any]]:
     return found
 
 
-def write_workplace(root: Path, part: float) -> None:
-    """Write mock manifests, thin backbones under the names of the real ones, word vectors, and recipes of one epoch."""
-    for name in DATA.values():
+def write_workplace(root: Path, part: float, tables: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write what tables need: mock manifests, thin backbones by the real ones' names, words, recipes of one epoch."""
+    has_speakers = any(name.startswith("park2023/") for name in tables)  # their networks learn VoxCeleb1's
+    for name in {DATA[table["corpus"]] for table in tables.values()} | ({"voxceleb1"} if has_speakers else set()):
         (root / name).mkdir()
         RELEASES[name](root / name, Size(part, sound_s=60.0, longest_s=LONGEST_S))
         found = prepare(corpus_named(name.replace("challenge", "podcast")), root / name, counts="partial").utterances
@@ -83,7 +84,7 @@ def write_workplace(root: Path, part: float) -> None:
         for protocol, fold in FOLDS.items():
             text = text.replace(f"  name: {protocol}\n", f"  name: {protocol}\n  only: [{fold}]\n")
         path.write_text(text, encoding="utf-8")
-    for out, loss in (("vox", "arcface"), ("vox-ce", "cross-entropy")):
+    for out, loss in (("vox", "arcface"), ("vox-ce", "cross-entropy")) if has_speakers else ():
         call = ("run", "recipes/park2023/speaker.yaml", "--data", "voxceleb1.jsonl", "--out", f"runs/{out}")
         serein(root, *call, "--set", f"tasks.speaker.loss={loss}")
 
@@ -164,16 +165,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", action="append", help="PAPER/TABLE; can be repeated")
     parser.add_argument("--part", type=float, default=0.002, help="of the releases' turns")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--keep", type=Path, help="folder of the workplace; it is used again when it is there")
+    parser.add_argument("--keep", type=Path, help="folder of the workplace; it is used again for the same tables")
     options = parser.parse_args(arguments)
     rng, failed = random.Random(options.seed), []
     with tempfile.TemporaryDirectory() as scratch:
         root = (options.keep or Path(scratch)).absolute()
-        if not (root / "runs" / "vox-ce").exists():
-            root.mkdir(parents=True, exist_ok=True)
-            write_workplace(root, options.part)
         known = paper_tables()
         tables = {name: known[name] for name in options.only or known}
+        if not (root / "ready").exists():
+            root.mkdir(parents=True, exist_ok=True)
+            write_workplace(root, options.part, tables)
+            (root / "ready").touch()
         print(f"{'table':<22} {'rows':>4} {'killed':>16} {'folds':>6} {'seconds':>8}", flush=True)
         for name, table in tables.items():
             try:

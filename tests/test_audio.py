@@ -214,6 +214,7 @@ def test_more_sound_than_its_bytes_can_hold_is_refused(tmp_path: Path, monkeypat
             read(path)
 
 
+@pytest.mark.slow
 def test_what_is_too_long_to_be_held_is_read_in_blocks_alone(tmp_path: Path) -> None:
     path = written(tmp_path / "a.flac", np.zeros(4_000 * 3_601, np.int16), 4_000)
     with pytest.raises(audio.TooLongAudioError, match="is 3601 s long, and at most 3600 s are read at once"):

@@ -159,6 +159,7 @@ def test_process_substitution_and_fifos(tmp_path: Path) -> None:
     thread.join()
 
 
+@pytest.mark.slow
 def test_a_long_stream_is_kept_in_a_file_and_a_longer_one_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     long = encoded(np.tile(SOUND, 2_200))
     assert len(long) > 2**25

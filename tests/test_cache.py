@@ -44,6 +44,7 @@ def names(kept: Path) -> list[str]:
     return [entry.path.name for entry in cache.entries([kept / "runs/reproduce/stages"])]
 
 
+@pytest.mark.slow
 def test_all_is_listed_the_longest_unused_first(kept: Path, serein: Call) -> None:
     assert names(kept) == ["last", "4", "e", "v", "k"]
     listed = json.loads(serein("cache", "--json").out)

@@ -230,6 +230,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DAMAGES)
 def test_damage_is_named_with_its_place_and_remedy(saved: Path, name: str) -> None:
     damage, message = DAMAGES[name]

@@ -63,6 +63,7 @@ def test_nothing_counted_is_nan_without_a_warning() -> None:
         assert all(np.isnan(score(np.zeros((2, 2)))) for score in metrics.SCORES.values())
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(labels())
 def test_like_scikit_learn(pair: tuple[np.ndarray, np.ndarray]) -> None:
@@ -80,6 +81,7 @@ def test_like_scikit_learn(pair: tuple[np.ndarray, np.ndarray]) -> None:
     assert metrics.unweighted_accuracy_of(counts) == pytest.approx(balanced)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(labels())
 def test_precision_like_scikit_learn(pair: tuple[np.ndarray, np.ndarray]) -> None:
@@ -147,6 +149,7 @@ def pairs(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return np.array(is_same), np.array(similarity) / 4
 
 
+@pytest.mark.slow
 @given(pairs())
 @settings(max_examples=200, deadline=None)
 def test_equal_error_rate_is_where_scikit_learns_curve_crosses(drawn: tuple[np.ndarray, np.ndarray]) -> None:
@@ -241,6 +244,7 @@ def test_concordance_by_hand() -> None:
     assert metrics.concordance([0, 2], [0, 4]) == pytest.approx(2 * 2 / (1 + 4 + 1))  # halved by the wrong scale
 
 
+@pytest.mark.slow
 @given(numbers())
 @settings(max_examples=100, deadline=None)
 def test_sums_of_moments_score_a_set_whatever_its_level(drawn: tuple[np.ndarray, np.ndarray]) -> None:

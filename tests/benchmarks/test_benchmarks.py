@@ -28,7 +28,7 @@ OF_PROCESSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "contract": ("--examples 1", ("fastapi", "uvicorn", "schemathesis")),
     "malformed": ("--count 40 --json", ("fastapi", "uvicorn")),
     "neighbours": ("--clips 9000 --json", ("faiss",)),
-    "paper_tables": ("--only stanley2023/table4 --only gao2023/table4", ()),
+    "paper_tables": ("--only gao2023/table4", ()),
     "service": ("--clients 2 --seconds 1 --json", ("fastapi", "uvicorn")),
     "streams": ("--streams 2 --seconds 4 --most-delay 60 --json", ("fastapi", "uvicorn", "websockets")),
     "vocabulary": ("--words 3000 --json", ()),

@@ -89,6 +89,7 @@ def test_commands_are_listed_as_a_user_meets_them(serein: Call) -> None:
     assert names[0] == "predict"
 
 
+@pytest.mark.slow
 def test_the_corpora_are_listed(serein: Call) -> None:
     shown = serein("corpus", "list")
     assert (shown.status, shown.err) == (0, "")
@@ -159,6 +160,7 @@ def test_prepare_without_the_broken(tmp_path: Path, serein: Call) -> None:
     assert f"skipped {tmp_path / 'b.wav'}: cannot be decoded" in outcome.err
 
 
+@pytest.mark.slow
 def test_synth(tmp_path: Path, serein: Call) -> None:
     pytest.importorskip("espeakng_loader", reason="pip install 'serein[synth]'")
     outcome = serein("corpus", "synth", "--out", tmp_path / "synth", "--clips", 1)
@@ -233,6 +235,7 @@ def test_the_tones_are_learned(tiny_run: Path) -> None:
     assert json.loads((tiny_run / "scores.json").read_text())["pooled"]["ua"] > 60  # 33 is chance
 
 
+@pytest.mark.slow
 def test_train_gives_one_model(tiny: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     out = tmp_path / "trained"
     arguments = ("train", tiny, "--data", tones, "--out", out, "--set", "stages.0.epochs=1")
@@ -371,6 +374,7 @@ def test_predict_a_few_evenly_spread(model: Path, strangers: Path, serein: Call)
     assert files == [u.audio for u in manifest.read(strangers)[::3]]
 
 
+@pytest.mark.slow
 def test_predict_of_a_long_recording_takes_parts_of_it(
     model: Path, tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,6 +66,7 @@ def in_words(error: str) -> str:
 # -- what is named -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_files_folders_patterns_lists_and_stdin_are_one(
     model: Path, clips: list[str], tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +150,7 @@ def test_a_recording_is_cut_into_segments_of_speech(model: Path, call: Path, ser
     assert "0:31." in table.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_windows_are_as_long_as_asked(model: Path, call: Path, serein: Call) -> None:
     (three,) = rows(serein("predict", "--model", model, call, "--json"))
     (one,) = rows(serein("predict", "--model", model, call, "--json", "--window", 1, "--step", 1))
@@ -181,6 +183,7 @@ def test_csv_has_a_row_for_each_segment(model: Path, call: Path, tmp_path: Path,
     assert (rain["label"], rain["rejected"], rain["happy"], float(rain["end_s"])) == ("", "no speech", "", 1.0)
 
 
+@pytest.mark.slow
 def test_labels_on_stdout_and_in_a_folder(
     model: Path, call: Path, clips: list[str], tmp_path: Path, serein: Call
 ) -> None:
@@ -212,6 +215,7 @@ def test_a_picture(model: Path, call: Path, tmp_path: Path, serein: Call) -> Non
     assert "2 recordings do not fit into one picture" in in_words(outcome.err)
 
 
+@pytest.mark.slow
 def test_no_speech_is_a_rejected_prediction_in_every_format(model: Path, tmp_path: Path, serein: Call) -> None:
     path = tmp_path / "rain.wav"
     soundfile.write(path, 0.05 * RNG.standard_normal(31 * RATE_HZ), RATE_HZ)
@@ -299,6 +303,7 @@ def test_foreign_files_are_not_appended_to(
     assert (tmp_path / "diary.txt").read_bytes() == content
 
 
+@pytest.mark.slow
 def test_predictions_of_another_model_or_with_other_options_are_not_mixed(
     model: Path, clips: list[str], tmp_path: Path, tiny_run: Path, serein: Call
 ) -> None:
@@ -436,6 +441,7 @@ def test_one_task_is_chosen(serein: Call, tmp_path: Path) -> None:
     assert "the model does not predict 'arousal', but: emotion, gender" in outcome.complaint
 
 
+@pytest.mark.slow
 def test_a_name_that_holds_nothing_does_not_keep_others_from_being_predicted(serein: Call, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     clip = write_speech(tmp_path / "a.wav")

@@ -24,6 +24,7 @@ def default_model(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     return folder
 
 
+@pytest.mark.slow
 def test_a_recording_is_predicted_as_by_the_command(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """A recording over 30 s, which the two used to predict differently."""
     command: Call = request.getfixturevalue("serein")  # the name is the package's here

@@ -94,6 +94,7 @@ def test_the_threshold_is_that_of_the_dev_set_and_stays_with_the_model(run: Path
     assert found.units[0].threshold == checkpoint.verification.threshold
 
 
+@pytest.mark.slow
 def test_probabilities_of_hundreds_of_voices_are_not_written(
     voices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +135,7 @@ def test_a_threshold_of_ones_own(model: Path, clips: dict[str, Path], serein: Ca
     assert "threshold 1.000, given" in serein("verify", "--model", model, *WHOLE, *both, "--threshold", 1).out
 
 
+@pytest.mark.slow
 def test_a_model_without_dev_says_cosines_alone(
     voices: Path, clips: dict[str, Path], tmp_path: Path, serein: Call
 ) -> None:
@@ -241,6 +243,7 @@ def test_nothing_is_written_when_nothing_is_read(model: Path, tmp_path: Path, se
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_own_speakers_and_fused_vectors_are_those_of_the_equation(
     tones: Path, clips: dict[str, Path], tmp_path: Path, serein: Call
 ) -> None:

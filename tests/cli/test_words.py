@@ -74,6 +74,7 @@ def test_recordings_are_ranked_by_their_nearness_to_text(model: Path, tones: Pat
     )
 
 
+@pytest.mark.slow
 def test_what_cannot_be_found_is_said(model: Path, tiny_run: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     assert (
         "'glom' has no vector; spelt most like it: gloom"

@@ -293,6 +293,7 @@ def test_the_published_counts_agree_with_each_other() -> None:
     assert EMODB.expected.num_utterances == 535 == sum(EMODB.expected.speakers.values())
 
 
+@pytest.mark.slow
 @needs_emodb
 def test_the_real_corpus_is_complete() -> None:
     prepared = prepare(EMODB, REAL / "emodb")

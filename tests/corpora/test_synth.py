@@ -296,6 +296,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_smaller_corpus_is_a_subset_byte_for_byte(corpus: list[Utterance], tmp_path: Path) -> None:
     larger = {u.id: u for u in corpus}
     smaller = synth.build(tmp_path, clips_per_speaker_and_emotion=1)

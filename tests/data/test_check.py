@@ -318,6 +318,7 @@ def test_ravdess_has_one_duplicated_pair_and_no_other_problem() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_urdu_speakers_have_one_emotion_each() -> None:
     report = real("csv", "urdu")
     assert Counter(f.kind for f in report.problems) == {"clipped": 25}

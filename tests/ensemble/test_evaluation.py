@@ -149,6 +149,7 @@ def _takes(predictions: Sequence[Prediction], take: str) -> list[Prediction]:
 # -- the command --------------------
 
 
+@pytest.mark.slow
 def test_it_explains_itself(serein: Call) -> None:
     outcome = serein("ensemble", "--help")
     assert (outcome.status, outcome.err) == (0, "")
@@ -172,6 +173,7 @@ def test_table(finished_runs: tuple[Path, Path], serein: Call) -> None:
     assert "weights for fold 1" in outcome.err
 
 
+@pytest.mark.slow
 def test_json_and_file_say_the_same(finished_runs: tuple[Path, Path], tmp_path: Path, serein: Call) -> None:
     path = tmp_path / "out" / "ensemble.json"
     outcome = serein("ensemble", *finished_runs, "--json", "-o", path)
@@ -212,6 +214,7 @@ def test_given_weights_of_systems_with_other_names(finished_runs: tuple[Path, Pa
     assert "Weights are matched by order: a for a, b for c." in found.notes
 
 
+@pytest.mark.slow
 def test_bad_input(finished_runs: tuple[Path, Path], tmp_path: Path, serein: Call) -> None:
     a, b = finished_runs
     path = tmp_path / "ensemble.json"
@@ -301,6 +304,7 @@ def test_predict_in_other_forms(ensemble: Path, tones: Path, tmp_path: Path, ser
     assert len((tmp_path / "p.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_recordings_are_cut_into_segments(ensemble: Path, tmp_path: Path, serein: Call) -> None:
     path = tmp_path / "call.wav"
     rng = np.random.default_rng(0)

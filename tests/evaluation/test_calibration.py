@@ -90,6 +90,7 @@ def test_coverage_by_hand() -> None:
     assert rows == [(25, 100, 0.9), (50, 50, 0.7), (75, pytest.approx(200 / 3), 0.6), (100, 50, 0.5)]
 
 
+@pytest.mark.slow
 def test_a_run_without_dev_is_calibrated_by_its_other_folds(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", seeds=(0,), with_embeddings=False)
     scores = score_run(run)

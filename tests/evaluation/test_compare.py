@@ -80,6 +80,7 @@ def test_the_exact_p_value_is_scipys(skill: float, files: Callable[..., list[Pat
     assert pair.adjusted_p_value == pair.p_value
 
 
+@pytest.mark.slow
 def test_drawn_permutations_are_near_scipys_and_the_same_each_time(files: Callable[..., list[Path]]) -> None:
     a, b = said(0.55, 16), said(0.68, 16, draw=2)
     paths = files(a, b)

@@ -228,6 +228,7 @@ def test_classes_of_one_speaker_each_have_no_interval_over_speakers() -> None:
     assert (difference.interval, difference.notes) == (None, (f"No intervals of UA and macro-F1: {why}.",))
 
 
+@pytest.mark.slow
 def test_memory_grows_with_utterances_and_not_with_speakers_times_classes_squared() -> None:
     """Confusion matrices of 400 speakers and 400 classes would take 512 MB for each system."""
     classes = [f"c{number:03d}" for number in range(400)]

@@ -95,6 +95,7 @@ FIGURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_picture_is_valid_svg_and_the_same_twice(name: str) -> None:
     first, second = (style.figure_svg(FIGURES[name](), name=name) for _ in range(2))

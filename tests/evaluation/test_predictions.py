@@ -150,6 +150,7 @@ def test_natural_order() -> None:
     assert sorted(["10", "2", "a2", "a10", "1"], key=natural_key) == ["1", "2", "10", "a2", "a10"]
 
 
+@pytest.mark.slow
 def test_many_lines_are_read_fast(tmp_path: Path) -> None:
     probabilities = {"calm": 0.25, "sad": 0.75}
     lines = (Prediction(id=f"u{i}", truth="sad", prediction="sad", probabilities=probabilities) for i in range(20_000))

@@ -75,6 +75,7 @@ def test_nothing_is_loaded_from_elsewhere(html: str) -> None:
     assert "default-src 'none'" in html
 
 
+@pytest.mark.slow
 def test_numbers_of_the_page_are_those_of_the_scores(html: str, finished_run: Path) -> None:
     from serein.evaluation.scores import score_run
 
@@ -163,6 +164,7 @@ def test_without_predictions_there_is_no_report(tmp_path: Path) -> None:
         write_report(tmp_path)
 
 
+@pytest.mark.slow
 def test_embeddings_of_the_middling_model_are_drawn(finished_run: Path, html: str) -> None:
     from serein.evaluation.scores import score_run
 

@@ -161,6 +161,7 @@ def test_an_empty_folder_is_no_run(tmp_path: Path) -> None:
         score_run(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_table_fits_a_terminal_of_80_columns(finished_run: Path) -> None:
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(scores_table(score_run(finished_run)))

@@ -95,6 +95,7 @@ def test_the_rate_is_that_of_an_independent_curve() -> None:
     assert 0.1 < found.equal_error_rate < 0.4
 
 
+@pytest.mark.slow
 def test_drawn_pairs_estimate_what_all_pairs_say() -> None:
     rng = drawn_by(4)
     speakers = rng.integers(40, size=1500)

@@ -81,6 +81,7 @@ def test_scores_and_report_say_it(run: Path) -> None:
     assert scores.verification.note in page
 
 
+@pytest.mark.slow
 def test_other_runs_say_nothing_of_voices(run: Path) -> None:
     specs = [TaskSpec("emotion", "emotion", "classes"), TaskSpec("speaker", "speaker", "classes")]
     (run / "data.json").write_text(json.dumps({"tasks": [asdict(spec) for spec in specs]}))

@@ -228,6 +228,7 @@ def test_transcripts_on_the_command_line(spoken: Path, tmp_path: Path, serein: C
     assert all(u.predicted and u.predicted.transcript for u in manifest.read(out))
 
 
+@pytest.mark.slow
 def test_complaints_on_the_command_line(spoken: Path, tmp_path: Path, serein: Call) -> None:
     assert "Name --gender, --transcripts or both" in serein("corpus", "annotate", spoken).complaint
     asr = write_ctc(tmp_path / "asr")

@@ -23,6 +23,7 @@ def test_numbers_fit_together() -> None:
     assert found.runtime == "torch"
 
 
+@pytest.mark.slow
 def test_a_machine_has_a_peak() -> None:
     assert matrix_peak(torch.device("cpu"), "float32") > 1e6
 

@@ -154,6 +154,7 @@ def test_the_same_windows_wherever_blocks_end(
         assert len(one.waveform) <= round(sliding_window.window_s * RATE_HZ)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_recording() -> None:
     cutter = WindowCutter(SlidingWindow())
     for _ in range(40):

@@ -22,6 +22,7 @@ def speech() -> np.ndarray:
     return voiced(2.0, np.random.default_rng(0))
 
 
+@pytest.mark.slow
 def test_headerless_pcm_needs_its_rate(tmp_path: Path, speech: np.ndarray) -> None:
     path = tmp_path / "phone.raw"
     path.write_bytes((speech * 32767).astype("<i2").tobytes())

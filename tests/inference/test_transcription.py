@@ -268,6 +268,7 @@ def test_another_rate_is_refused(ctc: Path, tmp_path: Path) -> None:
         load_transcriber(str(folder))
 
 
+@pytest.mark.slow
 def test_whisper_hears_with_half_precision_only_on_a_gpu(whisper: Path) -> None:
     transcriber = load_transcriber(str(whisper))
     assert isinstance(transcriber, WhisperTranscriber)

@@ -99,6 +99,7 @@ def test_what_is_there_already_is_counted(datastore: Path, tones: Path, serein: 
     assert everything_in(datastore) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
@@ -212,6 +213,7 @@ def test_neighbours_are_shown(model: Path, datastore: Path, tones: Path, tmp_pat
     assert "neighbours" not in json.loads(serein(*call, "--json").out)
 
 
+@pytest.mark.slow
 def test_each_segment_has_neighbours_of_its_own(
     model: Path, datastore: Path, tones: Path, tmp_path: Path, serein: Call
 ) -> None:
@@ -313,6 +315,7 @@ def test_weight_0_scores_as_the_model(run: Path, serein: Call) -> None:
         assert ours == theirs
 
 
+@pytest.mark.slow
 def test_scored_again_from_the_kept_datastores(run: Path, serein: Call) -> None:
     first = serein("knn", "evaluate", run, "--json")
     again = serein("knn", "evaluate", run, "--json")

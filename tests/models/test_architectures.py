@@ -269,6 +269,7 @@ def test_batch_norm_of_a_layer_learns_from_real_frames_alone() -> None:
     assert seen[0].shape == (states.num_frames.sum(), 16)
 
 
+@pytest.mark.slow
 def test_the_real_w2v_bert_can_be_built() -> None:
     with torch.device("meta"):
         backbone = backbone_of(transformers.Wav2Vec2BertModel(transformers.Wav2Vec2BertConfig()))

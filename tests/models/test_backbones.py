@@ -250,6 +250,7 @@ def test_nothing_but_rounding_tells_a_batch_from_a_clip(case: str) -> None:
             assert furthest(together, index, run_transformers(model, features(backbone, waveform).double())) < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_lies_on_padding_is_not_heard(family: str) -> None:
     backbone = backbone_of(plain_model(*CASES.get(f"{family}: group") or CASES[family]))

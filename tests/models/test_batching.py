@@ -12,6 +12,7 @@ from serein.models.model import assemble
 from serein.recipe import Category
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("case", CASES)
 def test_every_pooling_on_every_backbone(case: str, pooling: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pytest
 import yaml
 from safetensors.numpy import save_file
 
@@ -52,6 +53,7 @@ def test_rows_that_answer_something_else_have_no_table(tmp_path: Path) -> None:
     assert verification_tables([(Row(name="a"), [place])]) == []
 
 
+@pytest.mark.slow
 def test_speakers_without_emotions_have_a_test_set(tones: Path, tmp_path: Path, serein: Call) -> None:
     """Table 2 of park2023: VoxCeleb1's official split says who speaks, and no emotion."""
     splits = ("train", "train", "dev", "test")

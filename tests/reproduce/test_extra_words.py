@@ -111,6 +111,7 @@ def test_a_table_with_every_measure(vocabulary: Path, tones: Path, tmp_path: Pat
     assert {row[0] for row in further["Words nearest to targets"]["rows"]} == {"s1", "s2", "s3"}
 
 
+@pytest.mark.slow
 def test_a_table_of_targets_trains_no_model(vocabulary: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     """Table 4 of stanley2023 needs the labels and the vocabulary alone."""
     tasks = {"emotion": None, "words": {"pooling": "mean"}}

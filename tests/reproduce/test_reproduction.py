@@ -17,6 +17,8 @@ from serein.data import manifest
 from serein.evaluation.predictions import read_predictions
 from serein.evaluation.scores import score_predictions
 
+pytestmark = pytest.mark.slow
+
 ROWS: list[dict[str, Any]] = [
     {"name": "mean", "label": "average", "published": {"macro_f1": 30, "f1": {"Sad": 12, "disgust": 3}}},
     {"name": "std", "set": {"tasks.emotion.pooling": "std"}, "published": {"macro_f1": 31}},
@@ -125,7 +127,6 @@ def test_notes_say_what_was_measured_on(out: Path, serein: Call, table: Path, to
     assert "Only 6 speakers" in printed.out
 
 
-@pytest.mark.slow
 def test_synthetic_speech_is_called_so(table: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     data = tmp_path / "m.jsonl"
     manifest.write((u.model_copy(update={"corpus": "synth"}) for u in manifest.read(tones)), data)
@@ -166,7 +167,6 @@ def test_the_same_configuration_in_another_table_is_trained_once(
     assert json.loads(outcome.out)["rows"][0]["runs"] == read_json(out / "doe2020-table1.json")["rows"][0]["runs"]
 
 
-@pytest.mark.slow
 def test_rows_seeds_and_set(table: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     """One row only; then one seed more, which leaves the first alone; then another configuration of both."""
     out = tmp_path / "out"
@@ -198,7 +198,6 @@ def test_on_dev(out: Path, table: Path, tones: Path, serein: Call) -> None:
     assert "the numbers are optimistic" in " ".join(content["notes"])
 
 
-@pytest.mark.slow
 def test_a_row_that_fuses_the_others(out: Path, table: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     """Evaluated on the same utterances as the rows; fused once; no score when a row lacks its runs."""
     rows = [*ROWS, {"name": "both", "ensemble": True, "published": {"macro_f1": 35}}]
@@ -247,8 +246,8 @@ main()
     ("name", "count"),
     [
         ("predictions.jsonl", 2),
-        pytest.param("recipe.yaml", 1, marks=pytest.mark.slow),
-        pytest.param("scores.json", 1, marks=pytest.mark.slow),
+        ("recipe.yaml", 1),
+        ("scores.json", 1),
     ],
 )
 def test_a_killed_one_goes_on(
@@ -269,7 +268,6 @@ def test_a_killed_one_goes_on(
     assert (tmp_path / "o" / run / "scores.json").read_bytes() == (out / run / "scores.json").read_bytes()
 
 
-@pytest.mark.slow
 def test_two_at_once_share_the_work(table: Path, tones: Path, tmp_path: Path) -> None:
     arguments = ("reproduce", table, "--data", tones, "--out", tmp_path / "o", "--seeds", 1, "--jobs", 1, "--json")
     calls = [
@@ -314,7 +312,6 @@ def test_a_missing_manifest(table: Path, tmp_path: Path, serein: Call) -> None:
     assert (outcome.status, "no such manifest" in outcome.complaint) == (1, True)
 
 
-@pytest.mark.slow
 def test_a_row_that_fails_leaves_the_others(tones: Path, tmp_path: Path, serein: Call) -> None:
     rows = [{"name": "bad", "set": {"labels.classes": ["sad", "bored"]}, "configuration": {"depth": 3}}]
     rows.append({key: ROWS[1][key] for key in ("name", "set")})
@@ -333,7 +330,6 @@ def test_a_row_that_fails_leaves_the_others(tones: Path, tmp_path: Path, serein:
     assert "No scores were published to compare with." in text
 
 
-@pytest.mark.slow
 def test_rows_of_other_utterances_are_not_compared(tones: Path, tmp_path: Path, serein: Call) -> None:
     rows = [ROWS[0], {"name": "two", "set": {"labels.classes": ["sad", "angry"], "labels.unknown_labels": "drop"}}]
     table = write_table(tmp_path, rows=rows)

@@ -151,6 +151,7 @@ def test_a_part_is_written_once_and_counted(tones: Path, tmp_path: Path) -> None
 # -- a plan -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_plan_counts_what_is_shared(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     manifest.write(write_corpus(tmp_path, speakers=("anna",), clips=1), path)

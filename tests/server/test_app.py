@@ -61,6 +61,7 @@ def told(address: tuple[str, int], first: bytes, again: bytes = b"", most_s: flo
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "again"),
     [
@@ -73,12 +74,14 @@ def test_headers_that_never_end(address: tuple[str, int], first: bytes, again: b
     assert told(address, first, again) == b""
 
 
+@pytest.mark.slow
 def test_a_second_request_is_timed_as_the_first(address: tuple[str, int]) -> None:
     answer = told(address, b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n")
     assert answer is not None
     assert answer.count(b"HTTP/1.1 413") == 1
 
 
+@pytest.mark.slow
 def test_who_sends_on_after_a_refusal_reads_it_and_is_cut_off(address: tuple[str, int]) -> None:
     head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n"
     answer = told(address, head, b"x" * 1000)

@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from server.broken import broken
 
 
+@pytest.mark.slow
 def test_malformed_uploads_are_no_faults(client: TestClient) -> None:
     statuses = [client.post("/v1/predict", files={"file": ("a.wav", content)}).status_code for content in broken(150)]
     assert set(statuses) <= {200, 422}  # some changes leave a recording that can be heard

@@ -25,6 +25,8 @@ from serein.server.limits import Limits
 from serein.server.middleware import Keys, names
 from server.ingredients import Live, encoded
 
+pytestmark = pytest.mark.slow
+
 KEY = "0123456789abcdef"
 QUICK = Limits(headers_s=0.5, upload_s=0.7, upload_bytes=200_000, memory_bytes=2_000_000)
 HEAD = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
@@ -150,7 +152,6 @@ class TestNames:
 class TestKeys:
     """Every route that holds data, and none that a visitor of the page needs before."""
 
-    @pytest.mark.slow
     def test_every_route_with_data_needs_a_key(self, live: Serve) -> None:
         server = live(keys=Keys([KEY]))
         routes = {
@@ -191,7 +192,6 @@ class TestKeys:
 class TestTime:
     """Nothing stays open for a client that does not get on with it."""
 
-    @pytest.mark.slow
     def test_headers_that_never_end(self, live: Serve) -> None:
         for again in (b"", b"X-More: 1\r\n"):
             assert answered(live(limits=QUICK).place, b"POST /v1/predict HTTP/1.1\r\n", again) == b""
@@ -253,7 +253,6 @@ class TestUploads:
         assert "At most 0.2 MB" in problem(answer, 413)
         assert server.service.limiter.num_bytes == 0
 
-    @pytest.mark.slow
     def test_nothing_is_written_to_a_disk(
         self, live: Serve, speech: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

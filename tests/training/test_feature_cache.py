@@ -153,6 +153,7 @@ def test_what_is_stored_is_what_the_backbone_hears(corpus: Corpus, tmp_path: Pat
             torch.testing.assert_close(stored[position][name], expected[0], atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_bfloat16_takes_half_the_room(corpus: Corpus, wav2vec2: Path, cache_folder: Path) -> None:
     exact, rough = (corpus.features(wav2vec2, dtype=dtype)[4]["last"] for dtype in ("float32", "bfloat16"))
     assert rough.dtype == torch.bfloat16
@@ -418,6 +419,7 @@ def test_training_from_the_cache_is_training_without_it(
             torch.testing.assert_close(runs[dtype][1][name], weight, atol=tolerance, rtol=0)
 
 
+@pytest.mark.slow
 def test_folds_seeds_and_resumed_runs_hear_nothing_twice(
     tones: Path, wav2vec2: Path, tmp_path: Path, num_computed: list[int]
 ) -> None:
@@ -521,6 +523,7 @@ def killed_at_second_epoch(experiment: Experiment, folder: Path) -> None:
             trained(experiment, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
 def test_a_killed_frozen_stage_goes_on_to_the_same_weights(
     tones: Path, wav2vec2: Path, tmp_path: Path, ema_decay: float | None
@@ -536,6 +539,7 @@ def test_a_killed_frozen_stage_goes_on_to_the_same_weights(
     assert all(torch.equal(again[1][name], weight) for name, weight in weights.items())
 
 
+@pytest.mark.slow
 def test_a_frozen_stage_does_not_go_on_with_another_backbone(tones: Path, wav2vec2: Path, tmp_path: Path) -> None:
     source = Path(shutil.copytree(wav2vec2, tmp_path / "source"))
     experiment = prepared(tones, source)

@@ -72,6 +72,7 @@ def assert_same(first: Path, second: Path) -> None:
 # -- the same seed ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights_same_predictions(tones: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         one_fold(tmp_path / name, tones)
@@ -79,6 +80,7 @@ def test_same_seed_same_weights_same_predictions(tones: Path, tmp_path: Path) ->
     assert len(results(tmp_path / "a")) > 8
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_model(tones: Path, tmp_path: Path) -> None:
     predictions = []
     for seed in (0, 1):
@@ -98,6 +100,7 @@ def test_number_of_loading_processes_changes_nothing(
     assert_same(tmp_path / "0", tmp_path / "2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_draws_of_a_clip_hang_on_seed_epoch_and_name_alone(workers: int, tones: Path, tmp_path: Path) -> None:
     """Neither the order, nor its neighbours in the batch, nor the process that decodes it."""
@@ -234,6 +237,7 @@ def test_every_kind_of_training_resumes(
         assert_same(tmp_path / "a", folder)
 
 
+@pytest.mark.slow
 def test_kill_in_the_second_stage(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = {"name": "first", "epochs": 2, "precision": "float32"}
     recipe = recipes.load(write_recipe(tmp_path / "r.yaml", {"stages": [first, first | {"name": "second"}]}))
@@ -248,6 +252,7 @@ def test_kill_in_the_second_stage(tones: Path, tmp_path: Path, monkeypatch: pyte
     assert_same(tmp_path / "a", tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_metrics_have_one_line_per_epoch_after_kills(
     tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +266,7 @@ def test_metrics_have_one_line_per_epoch_after_kills(
 # -- the state to resume from ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_pickle_is_read(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The resume state is read with `weights_only=True`, and nothing else is unpickled."""
     killed_after(monkeypatch, RESUME, 2, lambda: one_fold(tmp_path, tones))
@@ -298,6 +304,7 @@ def test_a_state_with_code_in_it_is_refused(tones: Path, tmp_path: Path, monkeyp
     assert not witness.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [0, 100, 5000])
 def test_a_damaged_state_is_named(kept: int, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     killed_after(monkeypatch, RESUME, 2, lambda: one_fold(tmp_path, tones))
