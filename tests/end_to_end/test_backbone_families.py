@@ -16,13 +16,17 @@ from safetensors.torch import load_file
 from cli_fixtures import Call
 from models.test_backbones import CASES, batch, clips, plain_model, save
 from serein import checkpoint
+from serein import recipe as recipes
 from serein.errors import ModelError
+from serein.experiment import run as runs
 from serein.models.backbones import HuggingFaceBackbone
 from serein.models.model import assemble
 from serein.recipe import Category, Optimizer
 from serein.training.module import build_optimizer
+from training.test_resume import RESUME, killed_after
 
 FAMILIES = ["whisper", "wav2vec2-bert", "wav2vec2-conformer"]
+LORA = {"name": "lora", "rank": 2, "alpha": 4, "targets": ["query", "value", "feed_forward"]}
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +90,63 @@ def test_clips_longer_than_whisper_takes_are_refused_before_training(
     assert message in outcome.complaint
 
 
-# -- adapters --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("family", ["whisper", "wav2vec2-bert"])
+@pytest.mark.parametrize("adapter", [False, True], ids=["layers", "adapter"])
+def test_a_killed_run_goes_on_to_the_same_model(
+    family: str,
+    adapter: bool,
+    sources: Mapping[str, Path],
+    tones: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = {"epochs": 2, "trainable": ["adapter" if adapter else "layers 2-2", "heads"]}
+    if adapter:
+        pytest.importorskip("peft")
+    recipe = recipes.load(
+        recipe_for(tmp_path / "r.yaml", sources[family], stage=stage, **({"adapter": LORA} if adapter else {}))
+    )
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    runs.run(recipe, tones, whole, num_jobs=1)
+    killed_after(monkeypatch, RESUME, 1, lambda: runs.run(recipe, tones, killed, num_jobs=1) and None)
+    runs.run(recipe, tones, killed, resume=True, num_jobs=1)
+    one, other = (load_file(out / "fold-1" / "seed-0" / "model" / "model.safetensors") for out in (whole, killed))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
-LORA = {"name": "lora", "rank": 2, "alpha": 4, "targets": ["query", "value", "feed_forward"]}
+
+AUGMENTATION = {"time_masks": 2, "max_time_mask": 0.5, "frequency_masks": 1, "mixup": 0.3, "mixup_probability": 1.0}
+
+
+def test_whispers_bands_are_masked_and_its_clips_mixed_in_training(
+    sources: Mapping[str, Path], tones: Path, tmp_path: Path, serein: Call
+) -> None:
+    scores = []
+    for name, augmentation in (
+        ("plain", {}),
+        ("masked", {"time_masks": 2, "max_time_mask": 0.5}),
+        ("all", AUGMENTATION),
+    ):
+        stage = {"trainable": ["layers 2-2", "heads"], "spectrogram_augmentation": augmentation}
+        recipe = recipe_for(tmp_path / "r.yaml", sources["whisper"], stage=stage)
+        outcome = serein("run", recipe, "--data", tones, "--out", tmp_path / name, "--jobs", 1)
+        assert outcome.status == 0, outcome.err
+        (metrics,) = (tmp_path / name).rglob("metrics.jsonl")
+        scores.append(json.loads(metrics.read_text())["train_loss"])
+    assert len(set(scores)) == 3
+
+
+def test_a_backbone_without_bands_has_none_masked(
+    sources: Mapping[str, Path], tones: Path, tmp_path: Path, serein: Call
+) -> None:
+    recipe = recipe_for(
+        tmp_path / "r.yaml", sources["wav2vec2-bert"], stage={"spectrogram_augmentation": {"time_masks": 1}}
+    )
+    outcome = serein("run", recipe, "--data", tones, "--out", tmp_path / "run")
+    assert "stages.0.spectrogram_augmentation: masks need a backbone of log-mel bands" in outcome.complaint
+
+
+# -- adapters --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -724,3 +724,26 @@ def test_word_dropout_drops_its_share_scales_the_rest_and_learns_alike(dtype: to
     torch.manual_seed(0)
     assert torch.equal(drop(frames), answer)
     assert torch.equal(drop.eval()(frames), frames)
+
+
+# -- changed bands ---------------------------------------------------------------------------------------------------
+
+
+def test_whispers_bands_can_be_changed() -> None:
+    backbone = backbone_of(plain_model(*CASES["whisper"]))
+    seen: list[tuple[tuple[int, ...], list[int]]] = []
+
+    def louder(bands: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        seen.append((tuple(bands.shape), num_frames.tolist()))
+        return bands + torch.tensor([1.0, 0.0])[:, None, None]  # the first clip alone
+
+    inputs = batch(clips((16_000, 7_123)))
+    with torch.no_grad():
+        plain, changed = backbone(*inputs).last, backbone(*inputs, louder).last
+    assert seen == [((2, 100, 20), [100, 44])]
+    assert deviation(changed[0], plain[0]) > 1e-3
+    assert torch.equal(changed[1], plain[1])
+
+
+def test_backbones_without_bands_say_so() -> None:
+    assert [backbone_of(plain_model(*CASES[case])).has_bands for case in ("whisper", "wav2vec2-bert")] == [True, False]

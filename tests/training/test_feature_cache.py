@@ -458,6 +458,11 @@ def test_batches_carry_hidden_layers_alone(tones: Path, wav2vec2: Path) -> None:
         other = encode_batch(model, plain, SpectrogramAugmentation()).hidden_states["main"]
     assert torch.equal(one.is_frame, other.is_frame)
     torch.testing.assert_close(one.layers[1][one.is_frame], other.layers[1][one.is_frame], atol=1e-5, rtol=0)
+    mixup = SpectrogramAugmentation(mixup=5.0, mixup_probability=1.0)
+    with torch.no_grad():
+        mixed, other = (encode_batch(model, each, mixup).hidden_states["main"] for each in (cached, plain))
+    assert not torch.equal(mixed.layers[1], one.layers[1])
+    torch.testing.assert_close(mixed.layers[1], other.layers[1], atol=1e-5, rtol=0)
 
 
 ALIKE: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
@@ -465,6 +470,7 @@ ALIKE: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
     "the backbone learns": ({}, {"trainable": ["layer 2", "heads"]}, False),
     "all clips are shorter than a crop": ({"clips": {"crop_s": 0.5}}, {}, True),
     "some are cropped": ({"clips": {"crop_s": 0.4}}, {}, False),
+    "mixup": ({}, {"spectrogram_augmentation": {"mixup": 0.3}}, True),
     "waveform augmentation": ({}, {"waveform_augmentation": {"name": "volume"}}, False),
     "log-mel": ({"backbone": {"name": "logmel"}}, {"trainable": ["heads"]}, False),
 }

@@ -38,11 +38,13 @@ class Wav2Vec2:
         closing_norm: What makes Transformers' `last_hidden_state` of the last layer; `None`: that is the last layer.
         receptive_field: Samples of the shortest clip; shorter ones are filled up with zeros.
         frame_samples: Samples from one frame to the next.
+        band_samples: Samples from one frame of its log-mel bands to the next; `None`: it reads none, or no plain ones.
         max_frames: Frames of the longest clip that the model takes; `None`: no limit.
         layerdrop: Rate of dropped layers in training.
         keeps_first_layer: Layer drop spares the first layer.
     """
 
+    band_samples: int | None = None
     max_frames: int | None = None
     keeps_first_layer = False
 
@@ -248,6 +250,8 @@ class Wav2Vec2Bert(Conformer):
 
 class Whisper(Wav2Vec2):
     """The encoder of Whisper (Radford 2023). Transformers' own `forward` takes padded 30 s alone and masks nothing."""
+
+    band_samples = HOP
 
     def __init__(self, model: Any) -> None:  # nothing of wav2vec 2.0's modules is here
         model = WhisperEncoder.of(model)

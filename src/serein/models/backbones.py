@@ -31,6 +31,8 @@ from serein.models.pretrained import (
 )
 from serein.recipe import HuggingFace, Lora
 
+BandsChange = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
 # Part of a layer -> what its linear layers are called in Transformers' families.
 LORA_TARGETS: dict[str, tuple[str, ...]] = {
     "query": ("q_proj", "linear_q"),
@@ -214,12 +216,21 @@ class HuggingFaceBackbone(Backbone):
         self.adapter = options
         self.train(self.training)
 
-    def forward(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> HiddenStates:
+    @property
+    def has_bands(self) -> bool:
+        """Whether its input is a log-mel spectrogram, which `forward` can change."""
+        return self.architecture.band_samples is not None
+
+    def forward(
+        self, waveforms: torch.Tensor, num_samples: torch.Tensor, change: BandsChange | None = None
+    ) -> HiddenStates:
         """Encode a padded batch; a clip shorter than the receptive field is filled up with zeros to one frame.
 
         Args:
             waveforms: (batch, sample) float32 at 16 kHz; what lies past a clip's own length is ignored.
             num_samples: (batch,) long, real samples of each clip.
+            change: Of the model's input where that `has_bands`: from (batch, frame, band) and the (batch,) frames of
+                each clip to changed bands.
 
         Returns:
             Hidden layers as wide as the longest clip; what they hold on padding means nothing.
@@ -252,7 +263,10 @@ class HuggingFaceBackbone(Backbone):
             )
         is_frame = frame_mask(num_frames, longest)
         is_padded = is_exporting or len({max(length, shortest) for length in lengths}) > 1
-        layers, output = self._run(self.architecture.features(clips, padded), padded, is_frame if is_padded else None)
+        features = self.architecture.features(clips, padded)
+        if change is not None and (band_samples := self.architecture.band_samples) is not None:
+            features = change(features, num_samples.to(features.device) // band_samples)
+        layers, output = self._run(features, padded, is_frame if is_padded else None)
         if self.pad_s:
             num_frames = self.num_frames(num_samples.to(clips.device))
             longest = longest if is_exporting else self.architecture.num_frames(max(*lengths, self.receptive_field))

@@ -69,6 +69,9 @@ class Batches(Options):
 class SpectrogramAugmentation(Options):
     """Changes of log-mel frames, drawn per clip and epoch; all off by default.
 
+    The bands of `logmel` take all of them, those of Whisper the masks. Of any backbone, `mixup` mixes what it makes of
+    two clips.
+
     Attributes:
         tempo: Greatest change of tempo: 0.2 draws factors from exp(-0.2) to exp(0.2).
         vtlp: Vocal tract length perturbation (Jaitly and Hinton 2013): greatest change of the mel axis' scale.
@@ -100,6 +103,18 @@ class SpectrogramAugmentation(Options):
     max_frequency_mask: Share = 0.15
     mixup: Annotated[float, Field(ge=0.0)] = 0.0
     mixup_probability: Share = 0.5
+
+    @property
+    def changes_decibels(self) -> bool:
+        """Whether bands are changed before they are normalised, which takes their level in dB."""
+        return bool(
+            self.tempo or self.vtlp or self.band_shift or self.gain_db or self.equaliser_db or self.noise_probability
+        )
+
+    @property
+    def changes_bands(self) -> bool:
+        """Whether anything but the mixing of clips is on."""
+        return self.changes_decibels or self.time_masks > 0 or self.frequency_masks > 0
 
 
 def _upwards(ends: tuple[float, float]) -> tuple[float, float]:

@@ -36,7 +36,7 @@ from serein.models.logmel import LogMelBackbone
 from serein.models.model import SpeechModel, is_frozen
 from serein.models.pretrained import ORIGIN, weights_hash
 from serein.progress import Report
-from serein.recipe import MAIN, Batches, Clips, FeatureCacheOptions, SpectrogramAugmentation, Stage
+from serein.recipe import MAIN, Batches, Clips, FeatureCacheOptions, Stage
 
 FORMAT = 1  # of the hidden layers; with a new one every clip is computed again
 CLIPS_PER_FILE = 128
@@ -56,9 +56,7 @@ def is_input_fixed(model: SpeechModel, stage: Stage, longest_s: float, clips: Cl
     """
     backbone = only_backbone(model, stage)
     is_whole = clips.crop_s is None or longest_s <= clips.crop_s
-    is_plain = (
-        stage.spectrogram_augmentation == SpectrogramAugmentation() and stage.waveform_augmentation.name == "none"
-    )
+    is_plain = not stage.spectrogram_augmentation.changes_bands and stage.waveform_augmentation.name == "none"
     return (
         backbone is not None
         and is_frozen(backbone)

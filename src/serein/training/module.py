@@ -18,6 +18,7 @@ from serein.data.dataset import Batch, draw_seed
 from serein.distributed import all_gather_rows
 from serein.errors import RecipeError, RunError
 from serein.losses import supervised_contrastive
+from serein.models.backbones import HuggingFaceBackbone
 from serein.models.heads import HeadOutput
 from serein.models.hidden_states import ADAPTER_WEIGHT, Backbone, HiddenStates, frame_mask, own_weights
 from serein.models.logmel import LogMelBackbone
@@ -74,9 +75,18 @@ class EncodedBatch:
         def mix(values: torch.Tensor) -> torch.Tensor:
             return weight * values + (1 - weight) * values[partners]
 
+        def mix_frames(frames: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
+            if not frames.numel():  # a layer that nobody reads
+                return frames
+            return mix(frames.masked_fill(~is_frame[..., None], 0.0))  # what lies on padding means nothing
+
         return EncodedBatch(
             {
-                name: HiddenStates(tuple(mix(layer) for layer in own.layers), own.is_frame | own.is_frame[partners])
+                name: HiddenStates(
+                    tuple(mix_frames(layer, own.is_frame) for layer in own.layers),
+                    own.is_frame | own.is_frame[partners],
+                    None if own.output is None else mix_frames(own.output, own.is_frame),
+                )
                 for name, own in self.hidden_states.items()
             },
             {name: mix(target) for name, target in self.targets.items()},
@@ -93,49 +103,66 @@ def encode_batch(
     All branches get the same augmentation of a clip: what is drawn follows from its seed.
 
     Raises:
-        RecipeError: A spectrogram is to be changed, but a backbone makes none.
+        RecipeError: A backbone does not make what is to be changed.
     """
-    if batch.layers:  # those that nobody reads are empty
-        stored = {name: frames.float() for name, frames in batch.layers.items()}
-        nothing = batch.num_frames.new_zeros(0, dtype=torch.float32)
-        is_frame = frame_mask(batch.num_frames, next(iter(stored.values())).shape[1])
-        hidden_states = model.encode_with(
-            lambda backbone: HiddenStates(
-                tuple(stored.get(str(number), nothing) for number in range(len(backbone.sizes))),
-                is_frame,
-                stored.get("last"),
-            ),
-            branches,
-        )
-        return EncodedBatch(hidden_states, batch.targets, batch.has_target, batch.conditions)
-    if augmentation == SpectrogramAugmentation():
-        hidden_states = model.encode(batch.waveforms, batch.num_samples, branches)
-        return EncodedBatch(hidden_states, batch.targets, batch.has_target, batch.conditions)
     augmenters: list[SpectrogramAugmenter] = []
 
-    def encode_augmented(backbone: Backbone) -> HiddenStates:
+    def stored(backbone: Backbone) -> HiddenStates:
+        layers = {name: frames.float() for name, frames in batch.layers.items()}
+        nothing = batch.num_frames.new_zeros(0, dtype=torch.float32)  # in the place of layers that nobody reads
+        return HiddenStates(
+            tuple(layers.get(str(number), nothing) for number in range(len(backbone.sizes))),
+            frame_mask(batch.num_frames, next(iter(layers.values())).shape[1]),
+            layers.get("last"),
+        )
+
+    def augmented(backbone: Backbone) -> HiddenStates:
         require_bands(backbone, augmentation)
-        assert isinstance(backbone, LogMelBackbone)
         augmenter = SpectrogramAugmenter(augmentation, batch.seeds)
         augmenters.append(augmenter)
+        if isinstance(backbone, HuggingFaceBackbone):
+            masked: HiddenStates = backbone(
+                batch.waveforms, batch.num_samples, lambda bands, lengths: augmenter.mask(bands, lengths, 1)
+            )
+            return masked
+        assert isinstance(backbone, LogMelBackbone)
         bands_db, is_frame = backbone.bands(batch.waveforms, batch.num_samples)
         bands_db, num_frames = augmenter.augment(bands_db, is_frame.sum(dim=1))
         is_frame = frame_mask(num_frames, bands_db.shape[1])
         frames = augmenter.mask(backbone.normalised(bands_db, is_frame), num_frames, backbone.num_channels)
         return HiddenStates((frames,), is_frame)
 
-    hidden_states = model.encode_with(encode_augmented, branches)
+    if batch.layers:
+        hidden_states = model.encode_with(stored, branches)
+    elif augmentation.changes_bands:
+        hidden_states = model.encode_with(augmented, branches)
+    else:
+        hidden_states = model.encode(batch.waveforms, batch.num_samples, branches)
     encoded = EncodedBatch(hidden_states, batch.targets, batch.has_target, batch.conditions)
-    mixing = augmenters[0].mixing()
+    augmenter = augmenters[0] if augmenters else SpectrogramAugmenter(augmentation, batch.seeds)
+    mixing = augmenter.mixing()
     return encoded if mixing is None else encoded.mixup(*mixing)
 
 
 def require_bands(
     backbone: Backbone, augmentation: SpectrogramAugmentation, where: str = "stages.spectrogram_augmentation"
 ) -> None:
-    """Raise RecipeError when a spectrogram is to be changed, but the backbone makes none."""
-    if augmentation != SpectrogramAugmentation() and not isinstance(backbone, LogMelBackbone):
-        raise RecipeError("spectrogram augmentation needs the backbone 'logmel'", where=where, remedy="Leave it out.")
+    """Raise RecipeError when bands are to be changed that the backbone does not make."""
+    if isinstance(backbone, LogMelBackbone):
+        return
+    if augmentation.changes_decibels:
+        raise RecipeError(
+            "spectrogram augmentation other than masks and mixup needs the backbone 'logmel'",
+            where=where,
+            remedy="Leave it out, or change waveforms: waveform_augmentation suits every backbone.",
+        )
+    has_bands = isinstance(backbone, HuggingFaceBackbone) and backbone.has_bands
+    if augmentation.changes_bands and not has_bands:
+        raise RecipeError(
+            "masks need a backbone of log-mel bands: 'logmel', or Whisper's",
+            where=where,
+            remedy="Leave them out, or mask this model's frames: backbone.overrides: {apply_spec_augment: true}.",
+        )
 
 
 DevOutputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # (clip,) positions, (clip, ...) truth and what is kept
