@@ -15,7 +15,7 @@ from scipy.stats import permutation_test as scipy_permutation_test
 from cli_fixtures import Call
 from serein.errors import RunError
 from serein.evaluation import compare as comparing
-from serein.evaluation.compare import compare, holm, word_error_scores
+from serein.evaluation.compare import compare, holm, word_error_rate
 from serein.evaluation.intervals import paired_difference, resampling_units
 from serein.evaluation.predictions import Prediction, code, write_predictions
 from serein.metrics import concordance, mean_absolute_error, root_mean_square_error, unweighted_accuracy
@@ -198,6 +198,38 @@ def test_runs_of_numbers_are_compared_by_ccc_mae_and_rmse(tmp_path: Path) -> Non
         compare(runs, score="ua")
 
 
+def test_runs_of_several_dimensions_are_compared_by_their_mean_and_by_each(tmp_path: Path, serein: Call) -> None:
+    """The truth of some utterances is known of one dimension alone."""
+    random = np.random.default_rng(1)
+    truth = random.normal(3, 1, (60, 2))
+    is_known = np.ones((60, 2), bool)
+    is_known[:20, 1] = False
+    spec, runs, values = TaskSpec("dimensions", "arousal", "regression", dimensions=("arousal", "valence")), [], []
+    for name, noises in (("rough", (1.5, 0.2)), ("fine", (0.3, 0.2))):
+        values.append(truth + random.normal(0, noises, (60, 2)))
+        cells = [np.where(is_known, truth, np.nan), values[-1]]
+        texts = [[" ".join(map(str, row)) for row in each.tolist()] for each in cells]
+        rows = [
+            Prediction(id=str(n), truth=known, prediction=said, speaker=f"s{n % 10}", fold="1")
+            for n, (known, said) in enumerate(zip(*texts, strict=True))
+        ]
+        runs.append(numbers_run(tmp_path / name, spec, rows))
+    of_each = np.array(
+        [[concordance(truth[is_known[:, d], d], own[is_known[:, d], d]) for d in range(2)] for own in values]
+    )
+    assert [run.score for run in compare(runs).runs] == pytest.approx(of_each.mean(axis=1))
+    found = json.loads(serein("compare", *runs, "--score", "ccc valence", "--json").out)
+    assert [run["score"] for run in found["runs"]] == pytest.approx(of_each[:, 1])
+    assert found["pairs"][0]["p_value"] > 0.05  # equally good
+    assert "CCC arousal" in serein("compare", *runs, "--score", "ccc arousal").out
+    with pytest.raises(RunError, match="'ccc joy'"):
+        compare(runs, score="ccc joy")
+    alone = [Prediction(id=str(n), truth="1", prediction="2", speaker="s", fold="1") for n in range(60)]
+    one = numbers_run(tmp_path / "one", TaskSpec("arousal", "arousal", "regression"), alone)
+    with pytest.raises(RunError, match="predicts arousal, and rough arousal, valence"):
+        compare([runs[0], one])
+
+
 def test_runs_of_words_are_compared_by_word_errors(tmp_path: Path, serein: Call) -> None:
     spec, words, runs = TaskSpec("asr", "transcript", "sequence"), ["one", "two", "three", "four"], []
     for name, num_wrong in (("rough", 2), ("fine", 1)):
@@ -216,7 +248,7 @@ def test_runs_of_words_are_compared_by_word_errors(tmp_path: Path, serein: Call)
 
 
 def test_word_errors_add_up_over_speakers() -> None:
-    assert word_error_scores(np.array([[1.0, 4.0], [0.0, 2.0]]))["wer"].tolist() == [0.25, 0.0]
+    assert word_error_rate(np.array([[1.0, 4.0], [0.0, 2.0]])).tolist() == [0.25, 0.0]
 
 
 def test_files_are_written_by_their_suffix(tmp_path: Path, files: Callable[..., list[Path]]) -> None:

@@ -138,7 +138,7 @@ def compare(
         str | None,
         typer.Option(
             metavar="ua|wa|macro_f1|ccc|pearson|mae|rmse|wer",
-            help="The score to compare, one of the runs' task.",
+            help="The score to compare, one of the runs' task; of one dimension of several: 'ccc valence'.",
             show_default="ua, ccc or wer",
         ),
     ] = None,

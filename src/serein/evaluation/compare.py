@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ import numpy as np
 
 from serein.data.files import write_text
 from serein.errors import RunError, expected_one_of
+from serein.evaluation.graded import Score, measured_numbers
 from serein.evaluation.intervals import (
     NUM_RESAMPLES,
     SPEAKERS_UNKNOWN,
@@ -39,9 +41,9 @@ from serein.evaluation.predictions import (
 )
 from serein.evaluation.scores import SCORE_TITLES
 from serein.evaluation.systems import distinct_labels
-from serein.metrics import NUMBER_SCORES_OF, FloatArray, moments, ratio
+from serein.metrics import FloatArray, ratio
 from serein.tasks.ctc import normalised, word_errors
-from serein.tasks.task import Problem
+from serein.tasks.task import Problem, TaskSpec
 
 NUM_PERMUTATIONS = 10_000
 _NUMBERS_AT_ONCE = 4_000_000
@@ -101,7 +103,8 @@ class Comparison:
     """Runs compared on the same utterances. Scores and differences in per cent, but for those of numbers.
 
     Attributes:
-        score: `ua`, `wa`, `macro_f1`, `ccc`, `pearson`, `mae`, `rmse` or `wer` (word error rate).
+        score: `ua`, `wa`, `macro_f1`, `ccc`, `pearson`, `mae`, `rmse`, one of a dimension (`ccc valence`), or `wer`
+            (word error rate).
         pairs: Every run with the first, or all pairs.
         notes: What a reader of the numbers must know.
     """
@@ -118,7 +121,7 @@ class Comparison:
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Return the titles of the columns, and a row of text for each pair."""
-        title, digits = _TITLES[self.score], 1 if self.score in _IN_PER_CENT else 3
+        title, digits = _title(self.score), 1 if self.score in _IN_PER_CENT else 3
         titles = ["run", title, "baseline", title, "difference", "95 % interval", "p", "p (Holm)"]
         score_of = {run.run: f"{run.score:.{digits}f}" for run in self.runs}
         rows = []
@@ -171,7 +174,8 @@ def compare(
 
     Args:
         runs: Run folders, or prediction files of any system.
-        score: `ua` (the default), `wa`, `macro_f1`; of numbers `ccc`, `pearson`, `mae`, `rmse`; of transcripts `wer`.
+        score: `ua` (the default), `wa`, `macro_f1`; of numbers `ccc`, `pearson`, `mae`, `rmse`, means over the
+            dimensions if there are several, or of one of them (`ccc valence`); of transcripts `wer`.
         all_pairs: Compare every two, not only each with the first.
         seed: Draws the bootstrap and the permutations.
 
@@ -186,10 +190,12 @@ def compare(
         what = "one run alone cannot be compared" if len(paths) < 2 else "a run is named twice"
         raise RunError(what, where=paths[0] if paths else None, remedy="Name two runs or more, each once.")
     labels = distinct_labels(paths)
-    problem, classes, systems = read_comparable(paths, labels)
+    problem, classes, numbers, systems = read_comparable(paths, labels)
     score = SCORES_OF[problem][0] if score is None else score
-    if score not in SCORES_OF[problem]:
-        message = expected_one_of(score, SCORES_OF[problem], kind="score")
+    known = [*SCORES_OF[problem]]
+    known += [f"{name} {number}" for name in SCORES_OF[problem] for number in numbers if len(numbers) > 1]
+    if score not in known:
+        message = expected_one_of(score, known, kind="score")
         raise RunError(message, where="--score", remedy="Choose a score of the task that the runs are about.")
     truths = [{p.id: p.truth for p in rows if p.truth is not None} for rows in systems]
     for number in range(1, len(paths)):
@@ -209,7 +215,7 @@ def compare(
             units = resampling_units(coded[run], coded[baseline])
             exchanged = resampling_units(coded[run], coded[baseline], draw_speakers=True)
         else:
-            units = exchanged = _sum_units([labelled[run], labelled[baseline]], speakers, problem)
+            units = exchanged = _sum_units([labelled[run], labelled[baseline]], speakers, numbers)
         rng = np.random.default_rng(seed)
         difference = unit_differences(units, num_seeds[run], names, rng=rng)[score]
         score_of[run], score_of[baseline] = factor * difference.a, factor * difference.b
@@ -296,44 +302,55 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def number_scores(sums: FloatArray, of_all: FloatArray | None = None) -> dict[str, FloatArray]:
-    """Return the scores of numbers from sums of `serein.metrics.moments`; `of_all` is not used."""
-    return {name: score(sums) for name, score in NUMBER_SCORES_OF.items()}
-
-
-def word_error_scores(sums: FloatArray, of_all: FloatArray | None = None) -> dict[str, FloatArray]:
-    """Return the word error rate of ``(..., 2)`` errors and words; `of_all` is not used."""
-    return {"wer": ratio(sums[..., 0], sums[..., 1])}
+def scores_of_sums(
+    scores: Mapping[str, Score], sums: FloatArray, of_all: FloatArray | None = None
+) -> dict[str, FloatArray]:
+    """Return each score of sums; `of_all` is not used."""
+    return {name: score(sums) for name, score in scores.items()}
 
 
 def read_comparable(
     paths: Sequence[Path], labels: Sequence[str]
-) -> tuple[Problem, tuple[str, ...] | None, list[list[Prediction]]]:
-    """Return the kind of task, the classes if they are named, and each run's test predictions without probabilities.
+) -> tuple[Problem, tuple[str, ...] | None, tuple[str, ...], list[list[Prediction]]]:
+    """Return kind of task, classes if named, names of numbers, and each run's test predictions without probabilities.
 
     Raises:
         RunError: A run is unfinished, or is of another task or has other labels than the first.
     """
-    systems: list[tuple[Problem, tuple[str, ...] | None, list[Prediction]]] = []
+    systems: list[tuple[TaskSpec, tuple[str, ...] | None, list[Prediction]]] = []
     for path in paths:
         if not path.is_dir():
-            systems.append(("classes", None, read_predictions(path, keep_probabilities=False)))
+            spec = TaskSpec("emotion", "emotion", "classes")
+            systems.append((spec, None, read_predictions(path, keep_probabilities=False)))
             continue
-        problem, classes = read_specs(path)[0].problem, run_classes(path)
+        spec, classes = read_specs(path)[0], run_classes(path)
         predictions = read_run_predictions(path, classes, keep_probabilities=False)
         if lacking := missing_predictions(path, predictions):
             raise RunError(lacking[0], where=path, remedy="Finish the run by --resume.")
-        systems.append((problem, classes if "ua" in SCORES_OF[problem] else None, predictions))
+        systems.append((spec, classes if "ua" in SCORES_OF[spec.problem] else None, predictions))
     first, first_classes, _ = systems[0]
-    for path, (problem, classes, _) in zip(paths, systems, strict=True):
-        if SCORES_OF[problem] != SCORES_OF[first] or (classes and first_classes and {*classes} != {*first_classes}):
-            theirs, ours = (", ".join(names or ()) or "no classes" for names in (classes, first_classes))
+    numbers = first.numbers if first.problem == "regression" else ()
+    for path, (spec, classes, _) in zip(paths, systems, strict=True):
+        own = spec.numbers if spec.problem == "regression" else ()
+        is_alike = SCORES_OF[spec.problem] == SCORES_OF[first.problem] and own == numbers
+        if not is_alike or (classes and first_classes and {*classes} != {*first_classes}):
+            theirs, ours = (
+                ", ".join(names or ()) or "no classes" for names in (classes or own, first_classes or numbers)
+            )
             what = f"predicts {theirs}, and {labels[0]} {ours}"
             raise RunError(what, where=path, remedy="Compare runs of the same task and labels.")
-    return first, first_classes, [predictions for _, _, predictions in systems]
+    return first.problem, first_classes, numbers, [predictions for _, _, predictions in systems]
 
 
-def _sum_units(systems: Sequence[Sequence[Prediction]], speakers: Mapping[str, SpeakerKey], problem: str) -> Units:
+def _title(score: str) -> str:
+    """Return how a score is called, `CCC` or `CCC valence`."""
+    name, _, number = score.partition(" ")
+    return f"{_TITLES[name]} {number}".rstrip()
+
+
+def _sum_units(
+    systems: Sequence[Sequence[Prediction]], speakers: Mapping[str, SpeakerKey], numbers: Sequence[str]
+) -> Units:
     """Add up, over speakers, what the scores of numbers or transcripts are computed from."""
     from scipy.sparse import csr_array
 
@@ -341,23 +358,29 @@ def _sum_units(systems: Sequence[Sequence[Prediction]], speakers: Mapping[str, S
     if any(p.id not in speakers for p in systems[0]):
         kind = "utterances"
     number_of: dict[object, int] = {}
-    parts = []
+    parts, scores = [], {"wer": word_error_rate}
     for rows in systems:
         keys = [speakers[p.id] if kind == "speakers" else p.id for p in rows]
         unit = np.array([number_of.setdefault(key, len(number_of)) for key in keys], np.int64)
         seeds, seed = numbered([p.seed for p in rows], sort_by=int)
-        if problem == "sequence":
-            found = [word_errors(normalised(p.truth), normalised(p.prediction)) for p in rows]
-            numbers = np.array([(each.errors, each.words) for each in found], float)
+        if numbers:
+            measured = measured_numbers(rows, numbers)
+            columns, scores = measured.columns, dict(measured.scores)
         else:
-            numbers = moments([p.true_value or 0.0 for p in rows], [p.value for p in rows])
-        sums = np.zeros((len(number_of), len(seeds), numbers.shape[1]))
-        np.add.at(sums, (unit, seed), numbers)
+            found = [word_errors(normalised(p.truth), normalised(p.prediction)) for p in rows]
+            columns = np.array([(each.errors, each.words) for each in found], float)
+        sums = np.zeros((len(number_of), len(seeds), columns.shape[1]))
+        np.add.at(sums, (unit, seed), columns)
         parts.append(sums.reshape(len(number_of), -1))
     num_runs = sum(len({p.seed for p in rows}) for rows in systems)
     ones, note = np.ones(len(number_of), np.int64), None if kind == "speakers" else SPEAKERS_UNKNOWN
-    scores = word_error_scores if problem == "sequence" else number_scores
-    return Units(kind, csr_array(np.concatenate(parts, axis=1)), num_runs, ones, scores, note=note)
+    by_name = partial(scores_of_sums, scores)
+    return Units(kind, csr_array(np.concatenate(parts, axis=1)), num_runs, ones, by_name, note=note)
+
+
+def word_error_rate(sums: FloatArray) -> FloatArray:
+    """Return errors per word of ``(..., 2)`` errors and words."""
+    return ratio(sums[..., 0], sums[..., 1])
 
 
 def _notes(
@@ -365,7 +388,7 @@ def _notes(
 ) -> tuple[str, ...]:
     """Say what was compared, drawn and exchanged, and what qualifies the numbers."""
     first = pairs[0]
-    notes = [f"{_TITLES[score]}: lower is better."] if score in _LOWER_IS_BETTER else []
+    notes = [f"{_title(score)}: lower is better."] if score.partition(" ")[0] in _LOWER_IS_BETTER else []
     notes.append(f"95 % interval: {NUM_RESAMPLES} resamples of {first.resampled}.")
     how = f"all {first.num_permutations:,}" if first.is_exact else f"{first.num_permutations:,} drawn"
     notes.append(f"p: permutation test, two-sided; {how} exchanges of {first.permuted} between the two runs.")
