@@ -5,14 +5,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
 import torch
 from torch import distributed
 from torch.nn import functional as F
+
+from serein.errors import MissingExtraError
 
 T = TypeVar("T")
 
@@ -47,6 +52,33 @@ def distributed_info() -> DistributedInfo:
         per_node = os.environ.get("SLURM_NTASKS_PER_NODE", str(size))
         return DistributedInfo(int(os.environ["SLURM_PROCID"]), size, int(per_node))
     return DistributedInfo(0, 1, 1)
+
+
+@contextmanager
+def ray_cluster() -> Iterator[Any]:
+    """Give the module `ray`, joined to the cluster at hand, or to one of this machine alone that ends with the block.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics are sent
+    ray: Any  # it is typed in part
+    try:
+        ray = import_module("ray")
+    except ImportError:
+        raise MissingExtraError("ray", "cluster") from None
+    is_ours = not ray.is_initialized()
+    if is_ours:
+        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+        try:
+            ray.init(address="auto", **quiet)
+        except ConnectionError:
+            ray.init(include_dashboard=False, **quiet)
+    try:
+        yield ray
+    finally:
+        if is_ours:
+            ray.shutdown()
 
 
 def join_processes() -> None:

@@ -95,7 +95,17 @@ def predict(
     ] = None,
     device: Device = "auto",
     runtime: Runtime = None,
-    workers: Annotated[int, typer.Option(help="Number of processes that predict on the CPU.", min=1)] = 1,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Predict on this machine, or on all of a Ray cluster.")
+    ] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of processes that predict on the CPU.",
+            show_default="1; with --engine ray one for each GPU of the cluster, else for each core",
+            min=1,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -122,35 +132,30 @@ def predict(
     shown = output_format or ("json" if as_json or (out is not None and not as_csv) else "csv" if as_csv else "table")
     wants_neighbours = k is not None or knn_weight is not None or show_neighbours
     is_heard_once = transcribe is not None and any(str(each) == "-" or each.is_fifo() for each in sources)
-    for is_wrong, options_at_fault, why in (
+    is_joined = ensemble is not None or knn is not None
+    _refuse(
         (ensemble and (model is not None or knn), ("ensemble",), "it names its models; leave out --model and --knn"),
-        (task is not None and (ensemble or knn), ("task",), "ensembles and datastores have one task"),
-        (labels is not None and (ensemble or knn), ("labels",), "ensembles and datastores have fixed classes"),
-        (runtime not in (None, "torch") and (ensemble or knn), ("runtime",), "ensembles and datastores run in PyTorch"),
+        (task is not None and is_joined, ("task",), "ensembles and datastores have one task"),
+        (labels is not None and is_joined, ("labels",), "ensembles and datastores have fixed classes"),
+        (runtime not in (None, "torch") and is_joined, ("runtime",), "ensembles and datastores run in PyTorch"),
         (wants_neighbours and not knn, ("k", "knn-weight", "show-neighbours"), "name a datastore by --knn"),
         (show_neighbours and shown == "csv", ("show-neighbours",), "neighbours do not fit into a line; take --json"),
         (len({*(["json"] * as_json), *(["csv"] * as_csv), shown}) > 1, ("format", "json", "csv"), "name one format"),
         (plot and plot.suffix.lower() not in (".png", ".svg", ".pdf"), ("plot",), "name a .png, .svg or .pdf"),
         (is_heard_once, ("transcribe",), "a pipe can be read but once; name files"),
         (out and shown in ("table", "csv"), ("out",), f"predictions are appended as JSON lines, not as {shown}"),
-    ):
-        if is_wrong:
-            raise typer.BadParameter(why, param_hint=", ".join(f"'--{name}'" for name in options_at_fault))
+        (engine == "ray" and is_joined, ("engine",), "ensembles and datastores are predicted on this machine"),
+        (engine == "ray" and (out is None or shown != "json"), ("engine",), "name a file of JSON lines by --out"),
+    )
     from serein.inference.prediction import RejectOption
-    from serein.inference.processes import load_for, predict_in_processes
+    from serein.inference.processes import load_for, predict_in_processes, predict_over_ray
     from serein.inference.recording import PredictOptions
-    from serein.inference.sources import evenly_spread
     from serein.progress import Bars
 
     options = PredictOptions(
         segments, sliding_window_of(window, step), RejectOption(min_confidence, min_duration), raw_rate
     )
-    files, num_absent = recordings_in(sources)
-    if shown == "msp-challenge":  # of a manifest of the corpus, the test set whose labels the challenge keeps
-        files = [each for each in files if getattr(each, "split", None) == "test3"] or files
-    files = files if max_files is None else evenly_spread(files, max_files)
-    if plot is not None and len(files) > 1:
-        raise typer.BadParameter(f"{len(files)} recordings do not fit into one picture", param_hint="'--plot'")
+    files, num_absent = _recordings(sources, shown, max_files, plot)
     words = None if labels is None else [word.strip() for word in labels.split(",")]
     failed: list[SereinError] = []
     transcripts: TranscriptCache | None = None
@@ -168,10 +173,12 @@ def predict(
         elif knn is not None:
             predictor = _with_neighbours(model, knn, k, knn_weight, device, show=show_neighbours, backbone=backbone)
         else:
-            predictor = load_model(device=device)
+            predictor = load_model(device="cpu" if engine == "ray" else device)
 
         def predicted(some: Sequence[Source], on_error: OnError | None = None) -> Iterator[Pair]:
-            if workers > 1 and ensemble is None and knn is None:
+            if engine == "ray":
+                results = predict_over_ray(load_model, some, options, workers, device)
+            elif workers is not None and workers > 1 and not is_joined:
                 results = predict_in_processes(load_model, some, options, workers)
             else:
                 results = predictor.predict_files(some, options=options, on_error="return", on_progress=show)
@@ -188,6 +195,28 @@ def predict(
     for error in failed:
         print(f"error: {error}", file=sys.stderr)
     exit_if_unread(len(failed) + num_absent, len(files) + num_absent)
+
+
+def _refuse(*combinations: tuple[object, Sequence[str], str]) -> None:
+    """Raise the first combination that is wrong: whether it is, the options at fault, why."""
+    for is_wrong, options, why in combinations:
+        if is_wrong:
+            raise typer.BadParameter(why, param_hint=", ".join(f"'--{name}'" for name in options))
+
+
+def _recordings(
+    names: Sequence[Path], shown: str, max_files: int | None, plot: Path | None
+) -> tuple[list[Source], int]:
+    """Return the recordings to predict, and the number of names that hold none."""
+    from serein.inference.sources import evenly_spread
+
+    files, num_absent = recordings_in(names)
+    if shown == "msp-challenge":  # of a manifest of the corpus, the test set whose labels the challenge keeps
+        files = [each for each in files if getattr(each, "split", None) == "test3"] or files
+    files = files if max_files is None else evenly_spread(files, max_files)
+    if plot is not None and len(files) > 1:
+        raise typer.BadParameter(f"{len(files)} recordings do not fit into one picture", param_hint="'--plot'")
+    return files, num_absent
 
 
 def _readable(

@@ -1,7 +1,8 @@
-"""Prediction in several processes, each with a model of its own."""
+"""Prediction in several processes, of this machine or of a Ray cluster, each with a model of its own."""
 
 from __future__ import annotations
 
+import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from serein.distributed import end_with_parent
+from serein.distributed import end_with_parent, ray_cluster
 from serein.errors import RunError
 from serein.inference.predictor import Predictor, load
 from serein.inference.recording import PredictOptions
@@ -21,6 +22,9 @@ from serein.inference.runtimes import RuntimeName
 from serein.inference.sources import Source
 
 CLIPS_AT_ONCE = 32  # that a process predicts
+PARTS_IN_HAND = 2  # of a process on a cluster, which thus never waits for its next
+PARTS_AHEAD = 16  # of each process, that may be finished before an earlier one is
+MOST_RESTARTS = 3  # of a process that died; its part is done again
 
 _worker: tuple[Predictor, PredictOptions] | None = None  # of a process that `_start` made
 
@@ -84,3 +88,74 @@ def _predict_part(files: Sequence[Source]) -> list[Any]:
     assert _worker is not None
     predictor, options = _worker
     return list(predictor.predict_files(files, options=options, on_error="return"))
+
+
+def predict_over_ray(
+    load_model: Callable[..., Predictor],
+    files: Sequence[Source],
+    options: PredictOptions,
+    num_workers: int | None = None,
+    device: str = "auto",
+) -> Iterator[Any]:
+    """Yield a prediction, or the error, for each file in order, as `Predictor.predict_files` does, over a Ray cluster.
+
+    Machines share the audio and the model's folder under the same paths. What was in progress on a machine that is
+    lost is done again on another.
+
+    Args:
+        load_model: Is called in each process with its device; it can be pickled.
+        num_workers: Processes; `None`: one for each GPU of the cluster, without GPUs one for each core.
+        device: Of each process. With `cpu`, GPUs are left alone.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        RunError: A part's process died again and again.
+    """
+    with ray_cluster() as ray:
+        has = ray.cluster_resources()
+        num_gpus = 0 if device == "cpu" else int(has.get("GPU", 0))
+        most = num_gpus or int(has.get("CPU", 1))  # one more would wait for ever
+        num_parts = -(-len(files) // CLIPS_AT_ONCE)
+        num_workers = max(1, min(num_workers or most, most, num_parts))
+        kind = ray.remote(RayWorker).options(
+            num_cpus=1, num_gpus=1 if num_gpus else 0, max_restarts=MOST_RESTARTS, max_task_retries=MOST_RESTARTS
+        )
+        workers = [kind.remote(load_model, options, os.getcwd(), device) for _ in range(num_workers)]
+        idle = deque(workers * PARTS_IN_HAND)
+        busy: dict[Any, Any] = {}  # part -> its process
+        waiting: deque[Any] = deque()
+        try:
+            for start in range(0, len(files), CLIPS_AT_ONCE):
+                while not idle:
+                    (done, *_), _ = ray.wait(list(busy), num_returns=1)
+                    idle.append(busy.pop(done))
+                worker = idle.popleft()
+                waiting.append(part := worker.predict.remote(files[start : start + CLIPS_AT_ONCE]))
+                busy[part] = worker
+                while waiting and (waiting[0] not in busy or len(waiting) > PARTS_AHEAD * num_workers):
+                    yield from ray.get(waiting.popleft())
+            while waiting:
+                yield from ray.get(waiting.popleft())
+        except ray.exceptions.RayError as error:
+            first = str(error).strip().splitlines()[0]
+            what, remedy = f"a process of the cluster died ({first})", "With --out, finished predictions are kept."
+            raise RunError(what, where="--engine ray", remedy=remedy) from None
+
+
+class RayWorker:
+    """A process of a cluster with its model.
+
+    Args:
+        load_model: Is called with the device.
+        folder: Working directory that relative paths start from.
+        device: Where the model runs.
+    """
+
+    def __init__(self, load_model: Callable[..., Predictor], options: PredictOptions, folder: str, device: str) -> None:
+        os.chdir(folder)
+        torch.set_num_threads(1)
+        self.predictor, self.options = load_model(device=device), options
+
+    def predict(self, files: Sequence[Source]) -> list[Any]:
+        """Return a prediction or the error of each file."""
+        return list(self.predictor.predict_files(files, options=self.options, on_error="return"))

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from serein.data.files import write_text
-from serein.distributed import distributed_info
-from serein.errors import MissingExtraError, RecipeError, RunError, SereinError
+from serein.distributed import distributed_info, ray_cluster
+from serein.errors import RecipeError, RunError, SereinError
 from serein.evaluation.predictions import read_json
 from serein.evaluation.scores import SCORE_TITLES
 from serein.evaluation.systems import Split
@@ -204,20 +201,7 @@ def over_ray(trials: Sequence[Trial], data: Path, num_jobs: int | None, report: 
     Raises:
         MissingExtraError: Ray is not installed.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics are sent
-    ray: Any  # it is typed in part
-    try:
-        ray = import_module("ray")
-    except ImportError:
-        raise MissingExtraError("ray", "cluster") from None
-    is_ours = not ray.is_initialized()
-    if is_ours:
-        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-        try:
-            ray.init(address="auto", **quiet)
-        except ConnectionError:
-            ray.init(include_dashboard=False, **quiet)
-    try:
+    with ray_cluster() as ray:
         has = ray.cluster_resources()
         num_cpus = max(1, min(num_jobs or 1, int(has.get("CPU", 1))))  # a task that wants more would wait for ever
         task = ray.remote(_train_alone).options(num_cpus=num_cpus, num_gpus=1 if has.get("GPU") else 0)
@@ -230,9 +214,6 @@ def over_ray(trials: Sequence[Trial], data: Path, num_jobs: int | None, report: 
                 first = str(error).strip().splitlines()[0]
                 outcome = RunError(f"a Ray task died ({first})", remedy="Run it again: finished folds are kept.")
             yield waiting.pop(done), outcome
-    finally:
-        if is_ours:
-            ray.shutdown()
 
 
 def _train_alone(trial: Trial, data: Path, num_jobs: int) -> SereinError | None:

@@ -1,0 +1,72 @@
+"""Prediction over a Ray cluster: the same lines as without, each once, even after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from cli_fixtures import write_speech
+from serein.errors import MissingExtraError, RunError
+from serein.inference.predictor import Predictor
+from serein.inference.processes import CLIPS_AT_ONCE, predict_over_ray
+from serein.inference.recording import PredictOptions
+
+
+def never(device: str) -> Predictor:
+    raise AssertionError("no model is needed")
+
+
+def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'serein\[cluster\]'"):
+        list(predict_over_ray(never, ["a.wav"], PredictOptions()))
+
+
+@pytest.mark.slow  # Ray starts processes, each of which imports torch
+def test_ray_answers_each_file_once_after_a_kill(tiny_run: Path, tmp_path: Path) -> None:
+    """Two workers; the driver is killed with a third of the lines written, and the second run writes the others."""
+    pytest.importorskip("ray", reason="pip install 'serein[cluster]'")
+    model = tiny_run / "fold-1" / "seed-0" / "model"
+    source = write_speech(tmp_path / "speech.wav")
+    folder = tmp_path / "calls"
+    folder.mkdir()
+    for number in range(6 * CLIPS_AT_ONCE):
+        (folder / f"{number:03}.wav").symlink_to(source)
+    (folder / "broken.wav").write_bytes(b"no recording")
+    command = [sys.executable, "-m", "serein.cli", "predict", "calls", "--model", str(model), "--device", "cpu"]
+    over_ray = [*command, "--engine", "ray", "--workers", "2", "--out", "ray.jsonl"]
+    driver = subprocess.Popen(over_ray, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True)
+    out = tmp_path / "ray.jsonl"
+    deadline_s = time.monotonic() + 300
+    while not (out.exists() and len(out.read_bytes().splitlines()) > CLIPS_AT_ONCE):
+        assert driver.poll() is None or out.exists()
+        assert time.monotonic() < deadline_s
+        if driver.poll() is not None:
+            break
+        time.sleep(0.005)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    num_before = len(out.read_bytes().splitlines())
+    assert num_before < 6 * CLIPS_AT_ONCE  # it was killed at work
+    for end in (over_ray, [*command, "--out", "alone.jsonl"]):
+        assert subprocess.run(end, cwd=tmp_path, capture_output=True, check=False).returncode == 1  # the broken one
+    lines = [sorted((tmp_path / name).read_text().splitlines()) for name in ("ray.jsonl", "alone.jsonl")]
+    files = [json.loads(line)["file"] for line in lines[0]]
+    assert len(files) == len(set(files)) == 6 * CLIPS_AT_ONCE + 1
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.slow
+def test_a_process_that_cannot_start_is_an_error_in_one_line() -> None:
+    pytest.importorskip("ray", reason="pip install 'serein[cluster]'")
+    with pytest.raises(RunError, match="a process of the cluster died") as error:
+        list(predict_over_ray(partial(os.getenv, "HOME"), ["a.wav"], PredictOptions(), 1, "cpu"))
+    assert len(str(error.value).splitlines()) == 1
