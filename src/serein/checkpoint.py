@@ -307,7 +307,7 @@ def load(folder: str | Path, *, backbone: str | Path | None = None) -> Checkpoin
         backbone: Folder of the pretrained backbone, for a model that does not hold it and whose own has moved.
 
     Raises:
-        ModelError: A part is missing or damaged, or the weights do not fit the description exactly.
+        ModelError: A part is missing or damaged, the weights do not fit the description exactly, or hold the backbone.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -322,6 +322,9 @@ def load(folder: str | Path, *, backbone: str | Path | None = None) -> Checkpoin
         heads = {name: (task.options, task.num_outputs) for name, task in checkpoint.tasks.items()}
         own = {MAIN: description, **description["branch_backbones"]}
         outside = {name: each["backbone_weights"] for name, each in own.items()}
+        if backbone is not None and all(place == "inside" for place in outside.values()):
+            remedy = "Leave out --backbone; in Python backbone=."
+            raise ModelError(f"holds its weights, and needs no backbone from {backbone}", where=folder, remedy=remedy)
 
         def build() -> SpeechModel:
             backbones = {name: described_backbone(each["backbone"]) for name, each in own.items()}
@@ -338,6 +341,13 @@ def load(folder: str | Path, *, backbone: str | Path | None = None) -> Checkpoin
     model.share_backbones()
     checkpoint.model, checkpoint.folder = model.eval(), folder
     return checkpoint
+
+
+def needs_backbone(folder: Path) -> bool:
+    """Tell whether a model folder names a backbone that lies elsewhere."""
+    description = _read_json(folder / "model.json")
+    parts = (description, *description.get("branch_backbones", {}).values())
+    return any(part.get("backbone_weights") != "inside" for part in parts)
 
 
 class AbsentModel(SpeechModel):

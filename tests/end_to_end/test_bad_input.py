@@ -728,7 +728,7 @@ def test_manifest_that_would_replace_a_folder(ground: Ground, serein: Call) -> N
     before = everything_in(ground.root)
     outcome = serein(*prepare(ground, "folder", corpus))
     assert outcome.status == 1
-    assert outcome.complaint == f"error: {ground.out}: Is a directory."
+    assert outcome.complaint == f"error: {ground.out}: is a folder. Name a file that is to be written."
     assert everything_in(ground.root) == before
 
 

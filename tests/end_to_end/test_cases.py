@@ -230,6 +230,10 @@ def test_a_model_finds_its_backbone(cases: Path, tmp_path: Path, serein: Call, m
     assert outcome.complaint.endswith("in Python backbone=.")
     (found,) = rows(serein(*predict, model, "--backbone", tmp_path / "moved"))
     assert found["probabilities"] == expected["probabilities"]
+    outcome = serein("predict", cases / "ok.flac", "--backbone", tmp_path / "moved")
+    assert outcome.complaint.endswith(
+        f"needs no backbone from {tmp_path}/moved. Leave out --backbone; in Python backbone=."
+    )
     named, moved = ("--model", model), ("--backbone", tmp_path / "moved")
     for arguments in (
         ("embed", cases / "ok.flac", *named, "--out", tmp_path / "e.npz"),

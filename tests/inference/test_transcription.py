@@ -247,6 +247,8 @@ def test_what_is_no_recogniser_is_refused(ctc: Path, whisper: Path, tmp_path: Pa
 
     with pytest.raises(ModelError, match=r"config.json cannot be read"):
         load_transcriber(str(tmp_path))
+    with pytest.raises(ModelError, match="default: is a model of emotions"):
+        load_transcriber("default")
     BertConfig().save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="unknown family of models 'bert', expected one of: whisper, wav2vec2"):
         load_transcriber(str(tmp_path))

@@ -75,6 +75,8 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except IsADirectoryError as error:
+        _fail(f"{error.filename2 or error.filename}: is a folder. Name a file that is to be written.")
     except OSError as error:
         _fail(f"{error.filename2 or error.filename or 'system'}: {error.strerror or error}.")
 

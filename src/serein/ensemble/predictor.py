@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from serein.audio import Waveform
+from serein.checkpoint import needs_backbone
 from serein.data.files import sha256, write_text
 from serein.data.utterance import Utterance
 from serein.errors import ModelError
@@ -351,7 +352,8 @@ class EnsemblePredictor(Predictor):
         for own in folders:
             self.members.append([])
             for folder in own:
-                member = load(folder, device, backbone=backbone).uncalibrated()  # as the weights were fitted
+                own_backbone = backbone if needs_backbone(folder) else None
+                member = load(folder, device, backbone=own_backbone).uncalibrated()  # as the weights were fitted
                 if set(member.classes) != set(self.ensemble.classes):
                     raise ModelError(
                         f"has the classes {', '.join(member.classes)}, and the ensemble {', '.join(self.classes)}",

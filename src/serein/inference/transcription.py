@@ -31,7 +31,7 @@ from serein.data.utterance import Utterance
 from serein.errors import AudioError, ModelError, expected_one_of
 from serein.inference.batching import batches_by_length
 from serein.inference.prediction import Prediction
-from serein.inference.predictor import Predictor
+from serein.inference.predictor import Predictor, shipped_models
 from serein.inference.sources import Source, utterance_of
 from serein.models.backbones import HuggingFaceBackbone
 from serein.models.pretrained import FAMILIES, HAVE_FEATURES, quiet_transformers
@@ -241,6 +241,8 @@ def load_transcriber(name: str) -> Transcriber:
     Raises:
         ModelError: There is no such model, its family is not supported, or it is damaged.
     """
+    if name in shipped_models():
+        raise ModelError("is a model of emotions, and hears no words", where=name, remedy=f"Name {A_MODEL}.")
     folder = hub.folder_of(name, expected=A_MODEL)
     with _errors("config.json cannot be read", folder):
         family = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
