@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from serein import recipe as recipes
+from serein.cli.reproduce import with_manifests
 from serein.reproduce.table import load
 from serein.reproduce.trials import row_recipe
 
@@ -88,3 +89,12 @@ def test_the_words_that_stanley2023_prints() -> None:
     assert {name: len(found) for name, found in numbers.items()} == {"table4": 4, "table5": 12}
     assert all(len(each.words) == 5 for found in numbers.values() for each in found)
     assert not load(str(RECIPES / "stanley2023/tables/table4.yaml")).is_trained
+
+
+def test_a_table_of_the_embedded_corpus_is_not_measured_on_the_papers() -> None:
+    """Its numbers are IEMOCAP's; `reproduce all --data IEMOCAP=...` must not train its recipe there."""
+    tables = [load(name) for name in ("stanley2023/synth", "stanley2023/table1")]
+    found = with_manifests(tables, ["IEMOCAP=a.jsonl"])
+    assert [(table.name, str(path)) for table, path in found] == [(tables[1].name, "a.jsonl")]
+    found = with_manifests(tables, ["synth=s.jsonl"])
+    assert [table.name for table, _ in found] == [tables[0].name]

@@ -77,7 +77,7 @@ def reproduce(
     loaded = [tables.load(name) for name in names or [table]]
     if not data:
         raise typer.BadParameter("name the manifest", param_hint="'--data'")
-    chosen = _with_manifests([each if metric is None else each.by(metric) for each in loaded], data)
+    chosen = with_manifests([each if metric is None else each.by(metric) for each in loaded], data)
     from serein.reproduce.reproduction import Request
 
     request = Request(
@@ -118,7 +118,7 @@ def reproduce(
         raise typer.Exit(1)
 
 
-def _with_manifests(tables: Sequence[Table], data: Sequence[str]) -> list[tuple[Table, Path]]:
+def with_manifests(tables: Sequence[Table], data: Sequence[str]) -> list[tuple[Table, Path]]:
     """Return each table with the manifest of its corpus, or with the only one that was named without a corpus."""
     from serein.reproduce.comparison import plain_name
 
@@ -128,9 +128,10 @@ def _with_manifests(tables: Sequence[Table], data: Sequence[str]) -> list[tuple[
         return [(table, Path(data[0])) for table in tables]
     if len(named) < len(data):
         raise typer.BadParameter("name each manifest after its corpus: IEMOCAP=iemocap.jsonl", param_hint="'--data'")
-    found = [(table, named[plain_name(table.corpus)]) for table in tables if plain_name(table.corpus) in named]
+    corpora_of = {table.name: table.measured_on or table.corpus for table in tables}
+    found = [(table, named[name]) for table in tables if (name := plain_name(corpora_of[table.name])) in named]
     if not found:
-        corpora = ", ".join(sorted({table.corpus for table in tables}))
+        corpora = ", ".join(sorted({*corpora_of.values()}))
         raise typer.BadParameter(f"no manifest of the tables' corpora: {corpora}", param_hint="'--data'")
     return found
 

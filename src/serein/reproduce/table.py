@@ -154,6 +154,7 @@ class Table(_Part):
         rows_are: Heading of the rows.
         metric: Which score is compared.
         corpus: The paper's corpus.
+        measured_on: The corpus that it is measured on, if not the paper's.
         published_on: Split of the corpus that the published numbers are from.
         base: Recipe that the rows change, relative to the table file.
         measures: Further tables: `time`, of one clip; `verification`, of rows whose task is `speaker`; `tasks` and
@@ -169,6 +170,7 @@ class Table(_Part):
     rows_are: str = "row"
     metric: Metric = "macro_f1"
     corpus: str
+    measured_on: str | None = None
     published_on: Literal["dev", "test"]
     base: str | None = None
     measures: tuple[Measure, ...] = ()
