@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -32,7 +33,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     sizes = (1, 16, 32, 32, 48, 48)
-    convolutions = [nn.Conv2d(a, b, 3, padding=1, stride=(2, 1)) for a, b in zip(sizes, sizes[1:], strict=False)]
+    convolutions = [nn.Conv2d(a, b, 3, padding=1, stride=(2, 1)) for a, b in pairwise(sizes)]
     network = nn.Sequential(*(part for each in convolutions for part in (each, nn.ReLU())))
     network.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), 1e-3)
