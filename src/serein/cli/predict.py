@@ -131,7 +131,7 @@ def predict(
     """
     shown = output_format or ("json" if as_json or (out is not None and not as_csv) else "csv" if as_csv else "table")
     wants_neighbours = k is not None or knn_weight is not None or show_neighbours
-    is_heard_once = transcribe is not None and any(str(each) == "-" or each.is_fifo() for each in sources)
+    is_heard_once = any(str(each) == "-" or each.is_fifo() for each in sources)
     is_joined = ensemble is not None or knn is not None
     _refuse(
         (ensemble and (model is not None or knn), ("ensemble",), "it names its models; leave out --model and --knn"),
@@ -142,7 +142,7 @@ def predict(
         (show_neighbours and shown == "csv", ("show-neighbours",), "neighbours do not fit into a line; take --json"),
         (len({*(["json"] * as_json), *(["csv"] * as_csv), shown}) > 1, ("format", "json", "csv"), "name one format"),
         (plot and plot.suffix.lower() not in (".png", ".svg", ".pdf"), ("plot",), "name a .png, .svg or .pdf"),
-        (is_heard_once, ("transcribe",), "a pipe can be read but once; name files"),
+        (transcribe is not None and is_heard_once, ("transcribe",), "a pipe can be read but once; name files"),
         (out and shown in ("table", "csv"), ("out",), f"predictions are appended as JSON lines, not as {shown}"),
         (engine == "ray" and is_joined, ("engine",), "ensembles and datastores are predicted on this machine"),
         (engine == "ray" and (out is None or shown != "json"), ("engine",), "name a file of JSON lines by --out"),
@@ -152,17 +152,12 @@ def predict(
     from serein.inference.recording import PredictOptions
     from serein.progress import Bars
 
-    options = PredictOptions(
-        segments, sliding_window_of(window, step), RejectOption(min_confidence, min_duration), raw_rate
-    )
+    reject = RejectOption(min_confidence, min_duration)
+    options = PredictOptions(segments, sliding_window_of(window, step), reject, raw_rate)
     files, num_absent = _recordings(sources, shown, max_files, plot)
     words = None if labels is None else [word.strip() for word in labels.split(",")]
     failed: list[SereinError] = []
-    transcripts: TranscriptCache | None = None
-    if transcribe is not None:  # else what it imports would slow every prediction
-        from serein.inference.transcription import TranscriptCache, load_transcriber
-
-        transcripts = TranscriptCache(load_transcriber(transcribe))
+    transcripts = None if transcribe is None else _transcripts_of(transcribe)
     load_model = partial(load_for, model, runtime, backbone=backbone, task=task, labels=words)
     with Bars() as bars:
         show = partial(_show_reading, bars)
@@ -192,8 +187,7 @@ def predict(
             append_json(predicted, files, out, [predictor.identity["sha256"], options, words, *more], bars)
         else:
             PRINTERS[shown](predicted(files), predictor.classes, predictor.dimensions)
-    for error in failed:
-        print(f"error: {error}", file=sys.stderr)
+    sys.stderr.writelines(f"error: {error}\n" for error in failed)
     exit_if_unread(len(failed) + num_absent, len(files) + num_absent)
 
 
@@ -202,6 +196,12 @@ def _refuse(*combinations: tuple[object, Sequence[str], str]) -> None:
     for is_wrong, options, why in combinations:
         if is_wrong:
             raise typer.BadParameter(why, param_hint=", ".join(f"'--{name}'" for name in options))
+
+
+def _transcripts_of(name: str) -> TranscriptCache:
+    from serein.inference.transcription import TranscriptCache, load_transcriber  # would slow every prediction
+
+    return TranscriptCache(load_transcriber(name))
 
 
 def _recordings(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from serein import checkpoint as model_folder
-from serein.checkpoint import Calibration, Checkpoint, ModelOptions, VerificationThreshold, card
+from serein.checkpoint import Calibration, Checkpoint, ModelOptions, VerificationThreshold
 from serein.corpora import licence_of
 from serein.data import manifest
 from serein.data.dataset import TrainingConditions
@@ -42,6 +42,7 @@ from serein.experiment.predict import (
     stage_folder,
 )
 from serein.experiment.shared_stages import train_shared_stage
+from serein.model_card import card
 from serein.models.conditioning import attribute_vectors
 from serein.models.model import SpeechModel
 from serein.models.pretrained import weights_hash
