@@ -68,7 +68,7 @@ ONE = {"name": "one"}
         ({"rows": [{**ONE, "ensemble": True}]}, "no row trains anything"),
         ({"rows": [{**ONE, "targets_only": True, "knn": "dev"}]}, "row 'one' is targets alone"),
         ({"base": None}, "row 'one' has no recipe and the table no base"),
-        ({"metrics": "ua"}, "metrics: unknown key 'metrics'. Known are: base, caption, corpus, measured_on, measures, "),
+        ({"metrics": "ua"}, "metrics: unknown key 'metrics'. Known are: base, caption, corpus, measured_on, "),
         ({"metric": "accuracy"}, "metric: input should be 'macro_f1', 'ua' or 'wa'"),
     ],
 )
