@@ -23,6 +23,7 @@ TYPES: dict[str, tuple[Callable[[], Any], float]] = {  # samples, and the step o
     "float64": (lambda: VOICE.astype(np.float64), 0.0),
     "float16": (lambda: VOICE.astype(np.float16), 2**-12),
     "int16": (lambda: INT16, 2**-14),
+    "int16, big-endian": (lambda: INT16.astype(">i2"), 2**-14),
     "int32": (lambda: INT16.astype(np.int32) << 16, 2**-14),
     "int8": (lambda: (INT16 >> 8).astype(np.int8), 2**-7),
     "uint8": (lambda: ((INT16 >> 8) + 128).astype(np.uint8), 2**-7),
@@ -92,6 +93,7 @@ NO_SAMPLES: dict[str, tuple[Any, str]] = {
     "few of both": (np.zeros((5, 6)), "which axis is time"),
     "a batch": (np.zeros((20, 16_000)), "which axis is time"),
     "sparse": (torch.zeros(2, 100).to_sparse(), "no array of numbers"),
+    "without storage": (torch.empty(16_000, device="meta"), "no array of numbers"),
 }
 
 

@@ -422,6 +422,14 @@ def test_a_closed_stdout_loses_nothing(model: Path, tmp_path: Path) -> None:
         out.unlink()
 
 
+@pytest.mark.slow
+def test_a_closed_stdin_names_no_recordings(model: Path) -> None:
+    line = " ".join(map(shlex.quote, command("predict", "--model", model, "-")))
+    done = subprocess.run(["bash", "-c", f"{line} <&-"], env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr == "error: stdin: names no recordings. Write one path a line.\n"
+
+
 def test_two_recordings_of_one_name_have_two_label_files(model: Path, tmp_path: Path, serein: Call) -> None:
     one, other = write_speech(tmp_path / "a.wav"), write_speech(tmp_path / "a.flac")
     parts = [{"id": f"{number}", "audio": str(one), "start_s": 0.5} for number in range(2)]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from serein.errors import AudioError, SereinError
+from serein.errors import AudioError, ManifestError, SereinError
 from serein.inference.predictor import load
 from serein.inference.recording import PredictOptions
-from serein.inference.sources import sources_in
+from serein.inference.sources import sources_in, utterance_of
 from speech_sounds import RATE_HZ, voiced
 
 
@@ -80,3 +80,15 @@ def test_names_that_hold_nothing_do_not_keep_others_from_being_read(tmp_path: Pa
         assert what in error.what
     with pytest.raises(SereinError, match="empty folder"):
         sources_in(named)
+
+
+def test_a_table_is_told_how_to_become_a_manifest(tmp_path: Path) -> None:
+    table = tmp_path / "clips.CSV"
+    table.write_text("file,emotion\na.wav,sad\n", encoding="utf-8")
+    with pytest.raises(ManifestError, match=r"is a table, not a recording.*corpus prepare csv .*clips.CSV"):
+        sources_in([table])
+
+
+def test_an_empty_name_is_called_empty() -> None:
+    with pytest.raises(AudioError, match="name of the recording is empty"):
+        utterance_of("")

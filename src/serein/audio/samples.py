@@ -56,10 +56,10 @@ def as_mono(samples: Any) -> Waveform:
         >>> as_mono(np.array([0, 16_384, -32_768], np.int16))
         array([ 0. ,  0.5, -1. ], dtype=float32)
     """
-    if hasattr(samples, "detach"):  # a torch tensor, of any device and any float type
-        samples = samples.detach().cpu()
-        samples = samples.float() if samples.is_floating_point() else samples
     try:
+        if hasattr(samples, "detach"):  # a torch tensor, of any device and any float type
+            samples = samples.detach().cpu()
+            samples = samples.float() if samples.is_floating_point() else samples
         array = np.asarray(samples)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise AudioError(f"are no array of numbers ({error})", where="samples", remedy=_SHAPES) from None
@@ -68,6 +68,7 @@ def as_mono(samples: Any) -> Waveform:
         kind = kinds.get(array.dtype.kind, str(array.dtype))
         remedy = "Name files one at a time, or use predict_files." if kind == "text" else _SHAPES
         raise AudioError(f"are {kind}, not samples", where="samples", remedy=remedy)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)  # RIFX, AU and SPHERE are big-endian
     if array.size == 0:
         raise AudioError("hold nothing: no samples", where="samples", remedy="Give at least one sample.")
     first, second = array.shape if array.ndim == 2 else (0, 0)

@@ -56,6 +56,7 @@ app.add_typer(corpus, name="corpus")
 
 def main() -> None:
     """Run the command line; every foreseeable failure is one line on stderr."""
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  (closed by the caller, `<&-`: nothing to read)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  (closed by the caller, `>&-`; in their places,
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  or files would get their numbers)
     for stream in (sys.stdout, sys.stderr):

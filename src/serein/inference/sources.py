@@ -18,11 +18,18 @@ Source = str | Path | Utterance | Upload
 _Any = TypeVar("_Any")
 
 LIST_SUFFIXES = (".txt", ".lst")
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 STDIN = "-"
 
 
 def utterance_of(source: Source) -> Utterance:
-    """Return a source as an utterance; a recording has its path as id."""
+    """Return a source as an utterance; a recording has its path as id.
+
+    Raises:
+        AudioError: The path is empty.
+    """
+    if source == "":
+        raise AudioError("the name of the recording is empty", where="path", remedy="Name a file.")
     return source if isinstance(source, Utterance) else Utterance(id=str(source), audio=str(source))
 
 
@@ -49,7 +56,7 @@ def sources_in(
 
     Raises:
         AudioError: A folder holds no audio, a pattern fits nothing.
-        ManifestError: A `.jsonl` file is no manifest, a list is none.
+        ManifestError: A `.jsonl` file is no manifest, a list is none, a table is no manifest yet.
     """
     sources: list[Source] = []
     for name in names:
@@ -90,6 +97,9 @@ def _named(name: Path, lists: tuple[Path, ...], errors: list[SereinError] | None
         except UnicodeDecodeError:
             raise ManifestError("is no list: not UTF-8 text", where=name, remedy="Write one path a line.") from None
         return _listed(text, name.parent, str(name), (*lists, name.resolve()), errors)
+    if name.suffix.lower() in TABLE_SUFFIXES and name.is_file():
+        remedy = f"Make a manifest of it, and name that: serein corpus prepare csv {name} -o manifest.jsonl"
+        raise ManifestError("is a table, not a recording", where=name, remedy=remedy)
     if glob.has_magic(str(name)) and not name.exists():
         paths = sorted(Path(found) for found in glob.glob(str(name), recursive=True))
         if not paths:
