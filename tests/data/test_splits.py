@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from serein import recipe as recipes
 from serein.data.protocols import speaker_key
-from serein.data.splits import Fold, Folds, check_leaks, make_folds
+from serein.data.splits import Fold, Folds, check_leaks, class_notes, make_folds
 from serein.data.utterance import Utterance
 from serein.errors import LeakError, ManifestError, RecipeError
 from serein.recipe import Protocol
@@ -350,6 +350,21 @@ def test_nothing_is_noted_when_nothing_is_shared() -> None:
     utterances = people("1", session="s", corpus="a", transcript="") + people("1", session="s", corpus="b")
     utterances += people("2", session="t", corpus="a") + people("3", session="u", corpus="b")
     assert make_folds(utterances, Protocol(name="corpora-out")).notes == ()  # session s of a is not that of b
+
+
+def test_classes_that_cannot_be_learned_or_tested_are_named() -> None:
+    labels = {"1-0": "happy", "1-1": "sad", "2-0": "happy", "2-1": "sad", "3-0": "fear", "4-0": "sad", "4-1": "sad"}
+    speakers = {name: name[0] for name in labels}
+    folds = [
+        Fold("a", ("1-0", "1-1", "4-0", "4-1"), (), ("2-0", "2-1")),
+        Fold("b", ("1-1", "2-1"), (), ("1-0", "3-0")),
+    ]
+    assert class_notes(labels, speakers, folds) == (
+        "One clip alone of fear: it is learned or tested, never both.",
+        "2 of 4 speakers have one class only (3, 4): a model may learn the voice instead.",
+        "Fold b tests fear, happy and has none to learn from: always wrong there.",
+    )
+    assert class_notes({name: labels[name] for name in ("1-0", "1-1", "2-0", "2-1")}, {}, folds[:1]) == ()
 
 
 # -- what cannot be divided

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
@@ -237,6 +237,33 @@ def _notes(utterances: Sequence[Utterance], folds: Sequence[Fold], protocol: Pro
         notes.append(NO_TEST_SET)
     if unknown := sum(u.speaker is None for u in utterances):
         notes.append(f"{unknown} of {len(utterances)} utterances name no speaker: that these are new is not proven.")
+    return tuple(notes)
+
+
+def class_notes(labels: Mapping[str, str], speakers: Mapping[str, str], folds: Sequence[Fold]) -> tuple[str, ...]:
+    """Return what keeps a class from being learned or tested, for who reads the scores and who waits for them.
+
+    Args:
+        labels: Class of each utterance, by id; of originals, not of changed copies.
+        speakers: Speaker of each, by id, where that is known.
+        folds: Those that are trained.
+    """
+    notes = []
+    if single := sorted(name for name, count in Counter(labels.values()).items() if count == 1):
+        notes.append(f"One clip alone of {some(single)}: it is learned or tested, never both.")
+    classes_of: dict[str, set[str]] = defaultdict(set)
+    for name, speaker in speakers.items():
+        classes_of[speaker].add(labels[name])
+    monotone = sorted(speaker for speaker, classes in classes_of.items() if len(classes) == 1)
+    if monotone and len(set(labels.values())) > 1:
+        notes.append(
+            f"{len(monotone)} of {len(classes_of)} speakers have one class only ({some(monotone)}): "
+            "a model may learn the voice instead."
+        )
+    for fold in folds:
+        learned, tested = ({labels[i] for i in part if i in labels} for part in (fold.train, fold.test))
+        if missing := sorted(tested - learned):
+            notes.append(f"Fold {fold.name} tests {some(missing)} and has none to learn from: always wrong there.")
     return tuple(notes)
 
 

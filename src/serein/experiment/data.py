@@ -13,8 +13,17 @@ import numpy as np
 from serein.choices import choose
 from serein.data import manifest
 from serein.data.dataset import Recordings, Targets, duplicates
-from serein.data.protocols import require_distinct_speakers
-from serein.data.splits import Fold, Folds, add_unlabelled, check_leaks, check_targets, dev_rule, make_folds
+from serein.data.protocols import require_distinct_speakers, speaker_key
+from serein.data.splits import (
+    Fold,
+    Folds,
+    add_unlabelled,
+    check_leaks,
+    check_targets,
+    class_notes,
+    dev_rule,
+    make_folds,
+)
 from serein.data.utterance import Utterance, plain_label
 from serein.errors import RecipeError
 from serein.models.conditioning import agreement, require_attributes
@@ -129,6 +138,11 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
     folds = with_agreement(labelled, divide(labelled, recipe.protocol, pairs), recipe.labels.min_agreement)
     folds = add_unlabelled(folds, utterances, extras, recipe.protocol, pairs, main=recipe.tasks.main)
     check_leaks(utterances, folds, pairs)
+    if main.spec.problem == "classes" and not main.needs_shared_speakers:  # a word vector finds unseen classes, too
+        originals = [u for u in labelled if u.copy_of is None]
+        labels = {u.id: label for u in originals if (label := main.label(u)) is not None}
+        speakers = {u.id: speaker_key(u).lstrip("/") for u in originals if u.speaker is not None and u.id in labels}
+        folds = replace(folds, notes=(*folds.notes, *class_notes(labels, speakers, folds.folds)))
     require_attributes(utterances, recipe.tasks.conditions, "known")
     if any(fold.test for fold in folds.folds):
         require_attributes(utterances, recipe.tasks.conditions, recipe.inference.conditions)

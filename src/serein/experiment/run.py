@@ -193,6 +193,8 @@ def _startable(
         if read_json(out / "data.json").get("sha256") != manifest.digest(experiment.utterances):
             raise RunError("was started with other data", where=out, remedy="Use the same manifest, or a new --out.")
     require_trainable(experiment)
+    for note in experiment.folds.notes:
+        report("note", 1, 1, note)
     return experiment
 
 
