@@ -420,6 +420,10 @@ def test_a_closed_stdout_loses_nothing(model: Path, tmp_path: Path) -> None:
         (row,) = map(json.loads, out.read_text(encoding="utf-8").splitlines())
         assert row["file"] == str(path)
         out.unlink()
+    shown = " ".join(map(shlex.quote, command("predict", "--model", model, path)))
+    done = subprocess.run(["bash", "-c", f"{shown} >&-"], env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "stdout is closed; name a file" in done.stderr
 
 
 @pytest.mark.slow

@@ -144,6 +144,7 @@ def predict(
         (plot and plot.suffix.lower() not in (".png", ".svg", ".pdf"), ("plot",), "name a .png, .svg or .pdf"),
         (transcribe is not None and is_heard_once, ("transcribe",), "a pipe can be read but once; name files"),
         (out and shown in ("table", "csv"), ("out",), f"predictions are appended as JSON lines, not as {shown}"),
+        (out is None and getattr(sys.stdout, "name", "") == os.devnull, ("out",), "stdout is closed; name a file"),
         (engine == "ray" and is_joined, ("engine",), "ensembles and datastores are predicted on this machine"),
         (engine == "ray" and (out is None or shown != "json"), ("engine",), "name a file of JSON lines by --out"),
     )
