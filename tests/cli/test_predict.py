@@ -421,9 +421,10 @@ def test_a_closed_stdout_loses_nothing(model: Path, tmp_path: Path) -> None:
         assert row["file"] == str(path)
         out.unlink()
     shown = " ".join(map(shlex.quote, command("predict", "--model", model, path)))
-    done = subprocess.run(["bash", "-c", f"{shown} >&-"], env=environment(), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert "stdout is closed; name a file" in done.stderr
+    call = ["bash", "-c", f"{shown} >&-"]
+    refused = subprocess.run(call, env=environment(), capture_output=True, text=True, timeout=120)
+    assert refused.returncode == 2
+    assert "stdout is closed; name a file" in refused.stderr
 
 
 @pytest.mark.slow
