@@ -194,7 +194,7 @@ def _startable(
             raise RunError("was started with other data", where=out, remedy="Use the same manifest, or a new --out.")
     require_trainable(experiment)
     for note in experiment.folds.notes:
-        report("note", 1, 1, note)
+        report("note:", 1, 1, note)
     return experiment
 
 
