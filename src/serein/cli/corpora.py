@@ -260,6 +260,9 @@ def corpus_augment(
     rooms: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Impulse responses of rooms.", show_default="no rooms")
     ] = None,
+    num_simulated_rooms: Annotated[
+        int, typer.Option("--simulated-rooms", help="Rooms to simulate beside them.", min=0)
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the random draws.", min=0)] = 0,
     num_jobs: Annotated[int, typer.Option("--jobs", help="Processes.", min=1)] = 1,
 ) -> None:
@@ -276,7 +279,7 @@ def corpus_augment(
         made = write_copies(
             [utterance for utterance in utterances if utterance.copy_of is None],
             out.with_name(f"{out.stem}_audio"),
-            Surroundings.read(noises, rooms),
+            Surroundings.read(noises, rooms, num_simulated_rooms=num_simulated_rooms, seed=seed),
             num_copies=copies,
             seed=seed,
             num_jobs=num_jobs,

@@ -23,7 +23,7 @@ import soxr
 
 from serein import audio
 from serein.audio import SAMPLE_RATE_HZ, Waveform
-from serein.data.augmentation import SPEECH_BELOW_PEAK_DB, speech_power, with_volume
+from serein.data.augmentation import SPEECH_BELOW_PEAK_DB, room_response, speech_power, with_volume
 from serein.data.dataset import draw_seed
 from serein.data.files import replacing
 from serein.data.utterance import Utterance
@@ -32,6 +32,7 @@ from serein.errors import AudioError
 TELEPHONE_HZ = 8000
 PACKET_S = 0.02
 MOST_MARGIN_S = 0.3
+SHORTEST_RT60_S, LONGEST_RT60_S = 0.2, 2.5  # a bedroom, a church
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 
@@ -50,14 +51,17 @@ class Surroundings:
     others: Sequence[Waveform] = field(default_factory=tuple)
 
     @classmethod
-    def read(cls, noises: Path | None = None, rooms: Path | None = None) -> Surroundings:
-        """Read the recordings that lie in two folders, not below them.
+    def read(
+        cls, noises: Path | None = None, rooms: Path | None = None, *, num_simulated_rooms: int = 0, seed: int = 0
+    ) -> Surroundings:
+        """Read the recordings that lie in two folders, not below them, and simulate more rooms.
 
         Raises:
             AudioError: A folder holds no recording.
             AudioError: A recording cannot be read.
+            MissingExtraError: Simulated rooms need the extra `augment`.
         """
-        return cls(_recordings(noises), _recordings(rooms))
+        return cls(_recordings(noises), (*_recordings(rooms), *simulated_rooms(num_simulated_rooms, seed)))
 
 
 def _recordings(folder: Path | None) -> tuple[Waveform, ...]:
@@ -67,6 +71,13 @@ def _recordings(folder: Path | None) -> tuple[Waveform, ...]:
     if not paths:
         raise AudioError(f"there is no recording ({', '.join(SUFFIXES)})", where=folder, remedy="Name another folder.")
     return tuple(audio.load(path) for path in paths)
+
+
+def simulated_rooms(num_rooms: int, seed: int) -> Iterable[Waveform]:
+    """Yield impulse responses of drawn rooms (`room_response`); the logarithm of their RT60 is evenly spread."""
+    rng = np.random.default_rng([seed, num_rooms])
+    for rt60_s in np.exp(rng.uniform(math.log(SHORTEST_RT60_S), math.log(LONGEST_RT60_S), num_rooms)):
+        yield room_response(float(rt60_s), rng)
 
 
 def clipped(waveform: Waveform, excess_db: float) -> Waveform:
@@ -322,7 +333,7 @@ CONDITIONS: dict[str, Condition] = {
 def as_recorded_elsewhere(speech: Waveform, rng: np.random.Generator, surroundings: Surroundings) -> Waveform:
     """Return speech as another microphone in another place might have it.
 
-    Speed of 0.88 to 1.14 times (7 of 10 copies), a pause of up to 1 s (3 of 20), a room (7 of 20, where responses are
+    Speed of 0.88 to 1.14 times (7 of 10 copies), a pause of up to 1 s (3 of 20), a room (half of them, where responses are
     given), noise 0 to 28 dB below the speech (7 of 10; half of it recorded, where there are recordings, else white to
     brown), overdrive and offset (1 of 10 each), then a codec, a telephone or lost packets (2 of 5), and a level.
 
@@ -334,7 +345,7 @@ def as_recorded_elsewhere(speech: Waveform, rng: np.random.Generator, surroundin
         speech = at_speed(speech, float(rng.uniform(0.88, 1.14)))
     if rng.random() < 0.15:
         speech = with_silence_inside(speech, float(rng.uniform(0.2, 1.0)))
-    if rng.random() < 0.35 and surroundings.rooms:
+    if rng.random() < 0.5 and surroundings.rooms:
         speech = in_room(speech, surroundings.rooms[int(rng.integers(len(surroundings.rooms)))])
     if (draw := rng.random()) < 0.7:
         is_recorded = draw < 0.35 and len(surroundings.noises) > 0
