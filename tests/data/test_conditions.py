@@ -21,6 +21,7 @@ from serein.data.conditions import (
     cut_to,
     in_room,
     over_telephone,
+    simulated_rooms,
     through_file,
     with_noise_of,
     with_silence_inside,
@@ -88,6 +89,17 @@ def test_a_room_keeps_level_length_and_start(surroundings: Surroundings) -> None
     heard = in_room(speech, surroundings.rooms[0])
     assert len(heard) == len(speech)
     assert rms_db(heard) == pytest.approx(rms_db(speech), abs=0.01)
+
+
+def test_simulated_rooms_are_drawn_from_the_seed_and_decay_for_as_long_as_they_say() -> None:
+    rooms, again = (list(simulated_rooms(6, 0)) for _ in range(2))
+    assert all(np.array_equal(room, other) for room, other in zip(rooms, again, strict=True))
+    assert not np.array_equal(rooms[0], next(iter(simulated_rooms(6, 1))))
+    for room in rooms:
+        assert 0.2 <= len(room) / SAMPLE_RATE_HZ <= 2.5
+        energy = np.square(room, dtype=np.float64)
+        left = energy[::-1].cumsum()[::-1]  # Schroeder's integral
+        assert -35 < 10 * np.log10(left[len(room) // 2] / left[0]) < -20  # 60 dB over its length, so 30 at its half
 
 
 def test_a_telephone_passes_its_band_alone() -> None:
