@@ -178,6 +178,11 @@ def in_subprocess(*arguments: object, cwd: Path | None = None, **changes: str) -
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
+def without_runtime(stderr: str) -> str:
+    """Return what was said beside the lines that name what a model runs on."""
+    return "".join(line for line in stderr.splitlines(keepends=True) if not line.startswith("note: model "))
+
+
 @pytest.fixture
 def serein(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Call the command line in this process: `serein("run", recipe, "--data", manifest).status`."""

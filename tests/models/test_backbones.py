@@ -311,10 +311,20 @@ def test_the_shape_of_what_is_heard(wav2vec2: Any) -> None:
     assert backbone.num_layers == 2
     assert backbone.sizes == (16, 16, 16)
     assert (backbone.frame_rate_hz, backbone.sample_rate_hz, backbone.receptive_field) == (50.0, 16_000, 400)
-    assert [tuple(layer.shape) for layer in heard.layers] == [(2, 49, 16)] * 3
+    width = int(backbone.architecture.num_frames(20_480))  # the batch is as wide as the next multiple of 5,120 samples
+    assert [tuple(layer.shape) for layer in heard.layers] == [(2, width, 16)] * 3
     assert heard.num_frames.tolist() == backbone.num_frames(torch.tensor([16_000, 720])).tolist() == [49, 2]
     assert isinstance(heard, HiddenStates)
     assert heard.last is heard.layers[-1]
+
+
+def test_padded_batches_have_few_widths(wav2vec2: Any) -> None:
+    backbone = backbone_of(wav2vec2)
+    lengths = [(6_000, 900), (7_100, 6_900), (10_240, 400), (10_241, 400), (6_000, 6_000), (7_100,)]
+    widths = [backbone(torch.randn(len(each), 12_000), torch.tensor(each)).last.shape[1] for each in lengths]
+    assert len({*widths[:3]}) == 1  # up to 10,240 samples
+    assert widths[3] > widths[2]
+    assert widths[4:] == [18, 21]  # nothing is padded: as wide as they are
 
 
 @pytest.mark.parametrize(
@@ -740,7 +750,7 @@ def test_whispers_bands_can_be_changed() -> None:
     inputs = batch(clips((16_000, 7_123)))
     with torch.no_grad():
         plain, changed = backbone(*inputs).last, backbone(*inputs, louder).last
-    assert seen == [((2, 100, 20), [100, 44])]
+    assert seen == [((2, 120, 20), [100, 44])]  # padded to 1.2 s, the most that it takes
     assert deviation(changed[0], plain[0]) > 1e-3
     assert torch.equal(changed[1], plain[1])
 

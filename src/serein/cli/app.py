@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -41,6 +42,20 @@ class Commands(TyperGroup):
         return sorted(self.commands, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
 
+class Notes(logging.Handler):
+    """Prints what the package logs on stderr, each line once: what a model runs on, for instance."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record; above bars, where there are any, which have taken the place of `sys.stderr`."""
+        if (message := record.getMessage()) not in self.said:
+            self.said.add(message)
+            print(f"note: {message}", file=sys.stderr, flush=True)
+
+
 app = typer.Typer(
     name="serein",
     cls=Commands,
@@ -62,6 +77,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and (stream.encoding or "").lower().replace("-", "") != "utf8":
             stream.reconfigure(errors="backslashreplace")  # a terminal that has no such letter
+    package = logging.getLogger("serein")
+    package.setLevel(logging.INFO)
+    package.handlers = [Notes()]
     for before, given in pairwise(sys.argv):
         if not given.strip() or (given.startswith("--") and given.endswith("=")):
             _fail(f"{given.strip() or 'an argument'} is empty, after '{before}'. Give it a value, or leave it out.", 2)

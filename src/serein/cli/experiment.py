@@ -13,6 +13,7 @@ from serein.cli.app import (
     AllowSeenSpeakers,
     Classes,
     Data,
+    Device,
     Json,
     LabelMapFile,
     Model,
@@ -248,6 +249,7 @@ def evaluate(
     ] = None,
     label_map: LabelMapFile = None,
     classes: Classes = "model",
+    device: Device = "auto",
     backbone: MovedBackbone = None,
     as_json: Json = False,
 ) -> None:
@@ -265,6 +267,7 @@ def evaluate(
             conditions=conditions,
             labels=read_label_map(label_map) if label_map else NO_MAP,
             classes=classes,
+            device=device,
             backbone=backbone,
             on_progress=lambda done, total: bars("predicting", done, total, f"{total} clips"),
         )
@@ -340,6 +343,7 @@ def robustness(
             help="Write the changed recordings, with a manifest for each condition, for other systems.",
         ),
     ] = None,
+    device: Device = "auto",
     backbone: MovedBackbone = None,
     as_json: Json = False,
 ) -> None:
@@ -385,7 +389,7 @@ def robustness(
             found = score_answers({name: path for name, _, path in pairs}, manifest.read(data), classes)
         elif model is not None:
             how["labels"] = read_label_map(label_map) if label_map else NO_MAP
-            predictor = load(model, backbone=backbone)
+            predictor = load(model, device, backbone=backbone)
             found = changes.robustness(predictor, data, classes=classes, allow_seen_speakers=allow_seen_speakers, **how)
         else:
             return

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from serein.cli.app import (
+    Device,
     Json,
     Model,
     MovedBackbone,
@@ -117,6 +118,7 @@ def verify(
     is_scored: Annotated[
         bool, typer.Option("--score", help="Print error rates; needs manifests with speakers.")
     ] = False,
+    device: Device = "auto",
     backbone: MovedBackbone = None,
     as_json: Json = False,
 ) -> None:
@@ -133,7 +135,7 @@ def verify(
     files, num_absent = recordings_in(sources)
     if len(files) < 2:
         raise typer.BadParameter("name at least two recordings", param_hint="'FILE|FOLDER|MANIFEST...'")
-    predictor = load(model, backbone=backbone)
+    predictor = load(model, device, backbone=backbone)
     checkpoint = predictor.checkpoint
     embedded, num_failed = _embed(predictor, files, "speaker", segments)
     origin = "given" if threshold is not None else "the model's, from its dev set"
@@ -189,6 +191,7 @@ def embed(
         ),
     ] = None,
     segments: Segments = "auto",
+    device: Device = "auto",
     backbone: MovedBackbone = None,
 ) -> None:
     """Write the embeddings of recordings, with their ids and times.
@@ -200,7 +203,7 @@ def embed(
 
     require_embedding_suffix(out)
     files, num_absent = recordings_in(sources)
-    predictor = load(model, backbone=backbone)
+    predictor = load(model, device, backbone=backbone)
     embedded, num_failed = _embed(predictor, files, task, segments)
     if embedded:
         predictions, name = [prediction for _, prediction in embedded], task or predictor.checkpoint.task
@@ -340,6 +343,7 @@ def words_nearest(
         Literal["exact", "faiss"], typer.Option(help="faiss is approximate; its index is built at the first use.")
     ] = "exact",
     segments: Segments = "auto",
+    device: Device = "auto",
     backbone: MovedBackbone = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each recording.")] = False,
 ) -> None:
@@ -349,7 +353,7 @@ def words_nearest(
     """
     import numpy as np
 
-    predictions, vocabulary, num_failed = _word_vectors(model, sources, segments, backbone=backbone)
+    predictions, vocabulary, num_failed = _word_vectors(model, sources, segments, device=device, backbone=backbone)
     if predictions:
         found, cosines = vocabulary.nearest(np.stack([prediction.embedding for prediction in predictions]), k, index)
         for prediction, near, values in zip(predictions, found, cosines, strict=True):
@@ -373,6 +377,7 @@ def words_find(
         typer.Option("--max-files", help="Print at most this many, the most similar first.", show_default="all", min=1),
     ] = None,
     segments: Segments = "auto",
+    device: Device = "auto",
     backbone: MovedBackbone = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each recording.")] = False,
 ) -> None:
@@ -384,7 +389,9 @@ def words_find(
 
     from serein.tasks.word_vectors import similarity
 
-    predictions, vocabulary, num_failed = _word_vectors(model, sources, segments, text, backbone=backbone)
+    predictions, vocabulary, num_failed = _word_vectors(
+        model, sources, segments, text, device=device, backbone=backbone
+    )
     if predictions:
         cosines = similarity([prediction.embedding for prediction in predictions], text, vocabulary)
         for place in np.argsort(-cosines, kind="stable")[:max_files]:
@@ -397,7 +404,13 @@ def words_find(
 
 
 def _word_vectors(
-    model: str, sources: Sequence[Path], segments: Segments, text: str | None = None, *, backbone: Path | None
+    model: str,
+    sources: Sequence[Path],
+    segments: Segments,
+    text: str | None = None,
+    *,
+    device: str,
+    backbone: Path | None,
 ) -> tuple[list[Prediction], Vocabulary, int]:
     """Return the predictions of a model of words, its vocabulary, and the number of unreadable recordings.
 
@@ -411,7 +424,7 @@ def _word_vectors(
     from serein.progress import Bars
     from serein.tasks.word_vectors import similarity
 
-    predictor = load(model, backbone=backbone)
+    predictor = load(model, device, backbone=backbone)
     vocabulary = predictor.checkpoint.tasks[predictor.task].vocabulary
     if vocabulary is None:
         raise ModelError(

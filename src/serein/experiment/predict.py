@@ -236,6 +236,7 @@ def evaluate(
     conditions: Literal["predicted", "oracle"] | None = None,
     labels: LabelMap = NO_MAP,
     classes: AllowedClasses = "model",
+    device: str = "auto",
     backbone: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Prediction], Scores | list[TaskScore]]:
@@ -255,6 +256,7 @@ def evaluate(
         conditions: Source of a conditioned model's conditions; `None` takes the recipe's.
         labels: What the manifest's labels are called by the model; case and spaces do not count in any case.
         classes: Which may be predicted: all of the `model`, or only those that utterances of the `corpus` have.
+        device: Where the model runs; see `serein.load`.
         backbone: Where the model's pretrained backbone is now, if it has moved.
 
     Raises:
@@ -262,7 +264,7 @@ def evaluate(
             class, and is to be predicted among its own.
         LeakError: The model was trained on speakers of the manifest, which is not allowed.
     """
-    checkpoint = load(model, backbone=backbone).checkpoint
+    checkpoint = load(model, device, backbone=backbone).checkpoint
     utterances, found = scored_utterances(
         checkpoint, Path(data), allow_seen_speakers=allow_seen_speakers, labels=labels
     )

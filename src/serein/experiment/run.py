@@ -24,6 +24,7 @@ from serein.data import manifest
 from serein.data.files import is_leftover, leftovers, write_text
 from serein.data.protocols import some, speaker_key
 from serein.data.splits import make_folds
+from serein.device import device_of
 from serein.distributed import distributed_info, join_processes
 from serein.errors import RunError
 from serein.evaluation.calibration import run_calibration
@@ -35,6 +36,7 @@ from serein.experiment.jobs import run_parallel
 from serein.experiment.predict import fold_run_folder
 from serein.progress import Report
 from serein.recipe import Recipe
+from serein.training.stages import chosen_precision
 
 _START = (".lock", "environment.json", "data.json", "folds.json")  # written before recipe.yaml
 
@@ -193,7 +195,10 @@ def _startable(
         if read_json(out / "data.json").get("sha256") != manifest.digest(experiment.utterances):
             raise RunError("was started with other data", where=out, remedy="Use the same manifest, or a new --out.")
     require_trainable(experiment)
-    for note in experiment.folds.notes:
+    precisions = list(dict.fromkeys(chosen_precision(stage.precision) for stage in recipe.stages))
+    predicting = recipe.inference.precision
+    runtime = f"trains by torch on {device_of()}, {' and '.join(precisions)}; predicts in {predicting}"
+    for note in (runtime, *experiment.folds.notes):
         report("note:", 1, 1, note)
     return experiment
 

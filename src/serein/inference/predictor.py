@@ -25,7 +25,7 @@ from serein.errors import AudioError, ModelError, RecipeError, SereinError, expe
 from serein.inference.batching import embedding_selection, model_outputs
 from serein.inference.prediction import ClipPrediction, Prediction, RejectOption
 from serein.inference.recording import SLIDING_WINDOW, PredictOptions, Recording, Segments, SlidingWindow, Window
-from serein.inference.runtimes import FileRuntime, Runtime, RuntimeName, TorchRuntime, open_runtime
+from serein.inference.runtimes import FileRuntime, Runtime, RuntimeName, TorchRuntime, log_runtime, open_runtime
 from serein.inference.sources import Source, is_list_of_files, utterance_of
 from serein.inference.streams import Stream
 from serein.metrics import tempered
@@ -422,11 +422,14 @@ def load(
     if runtime not in (None, "torch") or (is_exported and runtime is None):
         path = Path(str(name)) if is_exported else model_folder(name)
         checkpoint, own = open_runtime(path, runtime or "onnx", device)
-        return Predictor(checkpoint, runtime=own)
-    if is_exported:
+        predictor = Predictor(checkpoint, runtime=own)
+    elif is_exported:
         remedy = "Choose --runtime onnx, or the model folder."
         raise ModelError("an exported file is not for PyTorch", where=str(name), remedy=remedy)
-    return Predictor(checkpoints.load(model_folder(name), backbone=backbone), device)
+    else:
+        predictor = Predictor(checkpoints.load(model_folder(name), backbone=backbone), device)
+    log_runtime(predictor.checkpoint.name, predictor.runtime)
+    return predictor
 
 
 def shipped_models() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ OUTPUT, EMBEDDING, PROBABILITIES = ".output", ".embedding", ".probabilities"  # 
 EXPORTED = "model.onnx"  # beside a model folder's other parts
 
 Vectors = NDArray[np.float32]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ class Runtime(ABC):
     device: torch.device
     precision: str
 
+    def __str__(self) -> str:
+        """Return its name, device and precision."""
+        return f"{self.name} on {self.device}, {self.precision}"
+
     @abstractmethod
     def run(
         self,
@@ -74,6 +80,11 @@ class Runtime(ABC):
         Returns:
             Task -> (clip, ...) what its head puts out; (clip, feature) embeddings.
         """
+
+
+def log_runtime(model: str, runtime: Runtime | str) -> None:
+    """Tell which model runs where; the command line says it on stderr."""
+    logger.info("model %s: %s", model, runtime)
 
 
 class TorchRuntime(Runtime):

@@ -32,6 +32,7 @@ from serein.errors import AudioError, ModelError, expected_one_of
 from serein.inference.batching import batches_by_length
 from serein.inference.prediction import Prediction
 from serein.inference.predictor import Predictor, shipped_models
+from serein.inference.runtimes import log_runtime
 from serein.inference.sources import Source, utterance_of
 from serein.models.backbones import HuggingFaceBackbone
 from serein.models.pretrained import FAMILIES, HAVE_FEATURES, quiet_transformers
@@ -249,7 +250,10 @@ def load_transcriber(name: str) -> Transcriber:
     if family not in TRANSCRIBERS:
         what = expected_one_of(family, TRANSCRIBERS, kind="family of models")
         raise ModelError(what, where=name, remedy=f"Name {A_MODEL}.")
-    return TRANSCRIBERS[family](folder)
+    transcriber = TRANSCRIBERS[family](folder)
+    precision = {"cpu": "float32", "cuda": "float16" if family == "whisper" else "bfloat16"}[transcriber.device.type]
+    log_runtime(folder.name, f"torch on {transcriber.device}, {precision}")
+    return transcriber
 
 
 class TranscriptCache:
@@ -412,6 +416,7 @@ def transcribe_with(
             remedy="Name the model of a stage that learned 'asr', below the stage's folder when it is not the last.",
         )
     predictor, task = Predictor(checkpoint), sequences[0]
+    log_runtime(checkpoint.name, predictor.runtime)
     results = predictor.predict_files(utterances, on_error="return")
     for utterance, result in zip(utterances, results, strict=True):
         if isinstance(result, Prediction):

@@ -31,6 +31,10 @@ from serein.models.pretrained import (
 )
 from serein.recipe import HuggingFace, Lora
 
+# Samples, 16 frames of most families: on a CPU, padded batches are as wide as a multiple of it, because oneDNN prepares
+# kernels for each shape and keeps them (benchmarks/batch_shapes.py).
+PADDED_TO = 5120
+
 BandsChange = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 # Part of a layer -> what its linear layers are called in Transformers' families.
@@ -233,7 +237,7 @@ class HuggingFaceBackbone(Backbone):
                 each clip to changed bands.
 
         Returns:
-            Hidden layers as wide as the longest clip; what they hold on padding means nothing.
+            Hidden layers as wide as the longest clip or a little wider; what they hold on padding means nothing.
 
         Raises:
             AudioError: A clip has no samples, or more than its row, or is longer than the model takes.
@@ -251,9 +255,14 @@ class HuggingFaceBackbone(Backbone):
         if not is_exporting:
             waveforms = waveforms[:, : max(lengths)]
         shortest = max(self.receptive_field, round((self.pad_s or 0.0) * self.sample_rate_hz))
+        is_padded = is_exporting or len({max(length, shortest) for length in lengths}) > 1
+        width = shortest
+        if is_padded and not is_exporting and waveforms.device.type == "cpu":
+            rounded = -(-max(*lengths, shortest) // PADDED_TO) * PADDED_TO
+            width = rounded if self.max_s is None else min(rounded, round(self.max_s * self.sample_rate_hz))
         padded = num_samples.to(waveforms.device).clamp_min(shortest)
         level_db = 0.0 if self.level_db is None and self.do_normalize else self.level_db
-        clips = prepare_waveforms(waveforms, num_samples, level_db=level_db, at_least=shortest)
+        clips = prepare_waveforms(waveforms, num_samples, level_db=level_db, at_least=width)
         num_frames = self.architecture.num_frames(padded)
         longest = self.architecture.num_frames(clips.shape[1])
         if self.max_s is not None and not is_exporting and longest > self.max_s * self.frame_rate_hz:
@@ -262,7 +271,6 @@ class HuggingFaceBackbone(Backbone):
                 remedy=f"Choose a clips.window_s of at most {self.max_s:g}.",
             )
         is_frame = frame_mask(num_frames, longest)
-        is_padded = is_exporting or len({max(length, shortest) for length in lengths}) > 1
         features = self.architecture.features(clips, padded)
         if change is not None and (band_samples := self.architecture.band_samples) is not None:
             features = change(features, num_samples.to(features.device) // band_samples)
