@@ -34,13 +34,13 @@ from serein.cli.app import (
 )
 from serein.cli.knn import K, KnnWeight
 from serein.errors import SereinError
+from serein.progress import Bars
 
 if TYPE_CHECKING:
     from serein.inference.prediction import Prediction
     from serein.inference.predictor import Predictor
     from serein.inference.sources import Source
     from serein.inference.transcription import TranscriptCache
-    from serein.progress import Bars
 
     Pair = tuple[Source, Prediction]
     OnError = Callable[[Source, SereinError], None]
@@ -151,7 +151,6 @@ def predict(
     from serein.inference.prediction import RejectOption
     from serein.inference.processes import load_for, predict_in_processes, predict_over_ray
     from serein.inference.recording import PredictOptions
-    from serein.progress import Bars
 
     reject = RejectOption(min_confidence, min_duration)
     options = PredictOptions(segments, sliding_window_of(window, step), reject, raw_rate)
