@@ -22,7 +22,7 @@ from serein.experiment import run as runs
 from serein.models.backbones import HuggingFaceBackbone
 from serein.models.model import assemble
 from serein.recipe import Category, Optimizer
-from serein.training.module import build_optimizer
+from serein.training.optimizers import build_optimizer
 from training.test_resume import RESUME, killed_after
 
 FAMILIES = ["whisper", "wav2vec2-bert", "wav2vec2-conformer"]

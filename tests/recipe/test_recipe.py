@@ -14,7 +14,7 @@ from serein.errors import RecipeError
 from serein.losses import LOSSES
 from serein.models.blocks import POOLINGS
 from serein.recipe import Category, Cnn2d, LogMel, Optimizer, Options, Protocol, Recipe, Stage
-from serein.training.module import OPTIMIZERS
+from serein.training.optimizers import OPTIMIZERS
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 SHIPPED = sorted({*FOLDER.glob("*.yaml"), *FOLDER.glob("*/recipe.yaml")})

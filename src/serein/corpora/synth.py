@@ -334,8 +334,19 @@ def cast(seed: int) -> list[Speaker]:
 def render(espeak: Espeak, clip: Clip, seed: int) -> Signal:
     """Return the sound of a clip: (sample,) in (-1, 1) at 16 kHz."""
     rng = _rng(seed, clip.id, "sound")
-    manner = clip.manner
-    spoken = espeak.speak(clip.text, _voice(clip)).astype(np.float64)
+    calm, manner = clip.speaker.calm, clip.manner
+    centre_hz = (calm.low_hz + calm.high_hz) / 2 * 2 ** (manner["pitch_st"] / 12)
+    half_hz = (calm.high_hz / calm.low_hz - 1) / 2 * 2 ** manner["range_octaves"] * centre_hz
+    smile = np.array([0.0, 1.0, 1.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0]) * manner["smile_percent"]
+    voice = replace(
+        calm,
+        low_hz=max(MIN_HZ, centre_hz - half_hz),
+        high_hz=min(MAX_HZ, centre_hz + half_hz),
+        words_per_minute=calm.words_per_minute * (1 + manner["rate_percent"] / 100),
+        word_gap=float(np.clip(manner["pause_steps"], 0.0, MAX_PAUSE_STEPS)),
+        formant_percent=tuple(np.array(calm.formant_percent) * (1 + smile / 100)),
+    )
+    spoken = espeak.speak(clip.text, voice).astype(np.float64)
     bent = bend(spoken, manner["rise_st"], manner["jitter_percent"], rng, espeak.sample_rate_hz)
     speech = resample(bent.astype(np.float32), espeak.sample_rate_hz).astype(np.float64)
     speech = tilt(breathe(speech, manner["breath_db"], rng), manner["tilt_db_per_octave"])
@@ -350,22 +361,6 @@ def render(espeak: Espeak, clip: Clip, seed: int) -> Signal:
 def _rng(seed: int, *names: str) -> np.random.Generator:
     """Return the generator that belongs to a name: no draw depends on how many were made for other names."""
     return np.random.default_rng(list("/".join((str(seed), *names)).encode()))
-
-
-def _voice(clip: Clip) -> Voice:
-    """Return the speaker's voice in the manner of a clip."""
-    calm, manner = clip.speaker.calm, clip.manner
-    centre_hz = (calm.low_hz + calm.high_hz) / 2 * 2 ** (manner["pitch_st"] / 12)
-    half_hz = (calm.high_hz / calm.low_hz - 1) / 2 * 2 ** manner["range_octaves"] * centre_hz
-    smile = np.array([0.0, 1.0, 1.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0]) * manner["smile_percent"]
-    return replace(
-        calm,
-        low_hz=max(MIN_HZ, centre_hz - half_hz),
-        high_hz=min(MAX_HZ, centre_hz + half_hz),
-        words_per_minute=calm.words_per_minute * (1 + manner["rate_percent"] / 100),
-        word_gap=float(np.clip(manner["pause_steps"], 0.0, MAX_PAUSE_STEPS)),
-        formant_percent=tuple(np.array(calm.formant_percent) * (1 + smile / 100)),
-    )
 
 
 # Raters

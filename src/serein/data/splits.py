@@ -79,12 +79,6 @@ def dev_rule(
         require_field(rest, "session", f"protocol.dev '{protocol.dev}'")
         held_out = str(rng.choice(sorted({u.session or "" for u in rest})))
         return lambda u: u.session == held_out
-    held_out_speakers = _dev_speakers(rest, protocol, rng)
-    return lambda u: speaker_key(u) in held_out_speakers
-
-
-def _dev_speakers(rest: Sequence[Utterance], protocol: Protocol, rng: np.random.Generator) -> set[str]:
-    """Draw `dev_fraction` of the training set's speakers, each from the gender that has the most left to draw."""
     gender = genders_of(rest, speaker_key)
     if len(gender) < 2:
         raise RecipeError(
@@ -93,14 +87,15 @@ def _dev_speakers(rest: Sequence[Utterance], protocol: Protocol, rng: np.random.
             remedy="Choose protocol.dev=none or random.",
         )
     wanted = min(max(1, round(protocol.dev_fraction * len(gender))), len(gender) - 1)
+    # each speaker is drawn from the gender that has the most left to draw
     queues: dict[str, list[str]] = defaultdict(list)
     for speaker in (str(name) for name in rng.permutation(sorted(gender))):
         queues[gender[speaker]].append(speaker)
-    chosen: set[str] = set()
-    while len(chosen) < wanted:
+    chosen_speakers: set[str] = set()
+    while len(chosen_speakers) < wanted:
         fullest = max(queues.values(), key=len)
-        chosen.add(fullest.pop())
-    return chosen
+        chosen_speakers.add(fullest.pop())
+    return lambda u: speaker_key(u) in chosen_speakers
 
 
 NO_TEST_SET = "No test utterance has a label: dev is scored, where checkpoints were chosen; the scores are optimistic."

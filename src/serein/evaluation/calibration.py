@@ -203,9 +203,20 @@ def run_calibration(
         return None
     names = tuple(classes or class_names(scored))
     dev = read_run_predictions(run, classes, "dev") if has_test_set(run) else []  # what is scored fits nothing
-    fit_on, temperatures = temperatures_of(scored, _with_probabilities(dev), names)
+    keys = list(dict.fromkeys((p.fold, p.seed) for p in scored))
+    dev_of: dict[FoldSeed, list[Prediction]] = {key: [] for key in keys}
+    for prediction in _with_probabilities(dev):
+        dev_of.setdefault((prediction.fold, prediction.seed), []).append(prediction)
+    fit_on: FittedOn = "dev"
+    temperatures = _fitted_each({key: dev_of[key] for key in keys}, names)
+    if not temperatures:
+        fit_on, others = "other folds", {}
+        for fold, seed in keys:  # the same seed in other folds, of utterances that are not in this one
+            inside = {p.id for p in scored if p.fold == fold}
+            others[fold, seed] = [p for p in scored if p.fold != fold and p.seed == seed and p.id not in inside]
+        temperatures = _fitted_each(others, names)
     truth, probabilities = _columns(scored, names)
-    if fit_on is None:
+    if not temperatures:
         return _calibration_of(None, {}, truth, probabilities, probabilities)
     of_rows = np.array([temperatures[p.fold, p.seed] for p in scored])
     named = {f"fold {fold}, seed {seed}": value for (fold, seed), value in temperatures.items()}
@@ -235,25 +246,6 @@ def with_temperature(predictions: Sequence[Prediction], temperature: float) -> l
         )
         for p in predictions
     ]
-
-
-def temperatures_of(
-    scored: Sequence[Prediction], dev: Sequence[Prediction], classes: Sequence[str]
-) -> tuple[FittedOn | None, dict[FoldSeed, float]]:
-    """Return what temperatures can be fitted on, and the temperature of each fold and seed."""
-    keys = list(dict.fromkeys((p.fold, p.seed) for p in scored))
-    dev_of: dict[FoldSeed, list[Prediction]] = {key: [] for key in keys}
-    for prediction in dev:
-        dev_of.setdefault((prediction.fold, prediction.seed), []).append(prediction)
-    by_dev = _fitted_each({key: dev_of[key] for key in keys}, classes)
-    if by_dev:
-        return "dev", by_dev
-    others: dict[FoldSeed, list[Prediction]] = {}
-    for fold, seed in keys:  # the same seed in other folds, of utterances that are not in this one
-        inside = {p.id for p in scored if p.fold == fold}
-        others[fold, seed] = [p for p in scored if p.fold != fold and p.seed == seed and p.id not in inside]
-    by_others = _fitted_each(others, classes)
-    return ("other folds", by_others) if by_others else (None, {})
 
 
 def coverage_curve(confidence: FloatArray, is_correct: NDArray[np.bool_]) -> tuple[CoveragePoint, ...]:

@@ -129,18 +129,13 @@ def train_fold(
                     checkpoint.training["calibration"] = f"{said_of_it}: {found}."
             threshold = verification_threshold(experiment, checkpoint, fold)
             checkpoint = replace(checkpoint, verification=threshold, calibration=calibration)
-            save_with_card(checkpoint, folder / "model" if is_last else own / "model", recipe.name)
+            if distributed_info().is_first:
+                said = sorted(checkpoint.answered, key=lambda task: task != checkpoint.task)  # the evaluated one first
+                text = card(recipe.name, [checkpoint.tasks[task] for task in said], checkpoint.training)
+                model_folder.save(folder / "model" if is_last else own / "model", checkpoint, text)
+            wait_for_all()  # the others read it
     model.eval()
     return checkpoint
-
-
-def save_with_card(checkpoint: Checkpoint, folder: Path, name: str) -> None:
-    """Save a model and its card, the first process for all; its evaluated task is described first."""
-    if distributed_info().is_first:
-        said = sorted(checkpoint.answered, key=lambda task: task != checkpoint.task)
-        text = card(name, [checkpoint.tasks[task] for task in said], checkpoint.training)
-        model_folder.save(folder, checkpoint, text)
-    wait_for_all()  # the others read it
 
 
 def verification_threshold(experiment: Experiment, checkpoint: Checkpoint, fold: Fold) -> VerificationThreshold | None:

@@ -1,0 +1,98 @@
+"""How weights move: the optimiser and its groups, the schedule of its learning rate, the average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from serein.models.model import SpeechModel
+from serein.recipe import Optimizer, Schedule
+
+
+def build_optimizer(model: SpeechModel, options: Optimizer) -> torch.optim.Optimizer:
+    """Return the optimiser of the weights that learn; vectors (biases, norms) do not decay."""
+    rate_of = backbone_rates(model, options)
+    groups: dict[tuple[bool, float, bool], dict[str, Any]] = {}  # the backbone's first, the heads' last
+    for p in model.parameters():
+        if p.requires_grad:
+            rate = rate_of.get(id(p), options.learning_rate)
+            decay = options.weight_decay if p.ndim > 1 else 0.0
+            group = {"params": [], "lr": rate, "weight_decay": decay}
+            groups.setdefault((id(p) not in rate_of, rate, p.ndim <= 1), group)["params"].append(p)
+    return OPTIMIZERS[options.name]([groups[key] for key in sorted(groups)], options)
+
+
+def backbone_rates(model: SpeechModel, options: Optimizer) -> dict[int, float]:
+    """Return the learning rate of each parameter of the backbones, by its id.
+
+    With a layer decay d, the rate of layer i of N is multiplied by d^(N + 1 - i) and that of what lies below layer 1 by
+    d^(N + 1) (Clark 2020, ELECTRA); an adapter's stays.
+    """
+    rates: dict[int, float] = {}
+    for backbone in [model.backbone, *(model.backbone_of(name) for name in model.branches)]:
+        rate = options.backbone_learning_rate or options.learning_rate
+        for name, parameters in backbone.parameter_groups().items():
+            number = int(name.removeprefix("layer ")) if name.startswith("layer ") else 0
+            depth = 0 if name == "adapter" else backbone.num_layers + 1 - number
+            rates |= {id(parameter): rate * options.layer_decay**depth for parameter in parameters}
+    return rates
+
+
+OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], Optimizer], torch.optim.Optimizer]] = {
+    "adamw": lambda groups, options: torch.optim.AdamW(groups, betas=options.betas, fused=True),
+    "adam": lambda groups, options: torch.optim.Adam(groups, betas=options.betas, fused=True),
+    "sgd": lambda groups, options: torch.optim.SGD(groups, momentum=options.momentum),
+}
+
+
+def build_scheduler(optimizer: torch.optim.Optimizer, schedule: Schedule, num_steps: int) -> Any:
+    """Return the schedule of the learning rate: `exponential` by epochs, any other by optimiser steps.
+
+    Args:
+        num_steps: Optimiser steps of the whole stage.
+    """
+    if schedule.name == "exponential":
+        return torch.optim.lr_scheduler.ExponentialLR(optimizer, schedule.factor)
+    if schedule.name == "one-cycle":
+        rates = [group["lr"] for group in optimizer.param_groups]
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            rates,
+            total_steps=num_steps + 1,
+            pct_start=schedule.warmup,
+            div_factor=25.0,
+            final_div_factor=schedule.final_divisor,
+            cycle_momentum=schedule.cycle_momentum,
+        )
+    warmup_steps = round(schedule.warmup * num_steps)
+
+    def share(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        done = (step - warmup_steps) / max(1, num_steps - warmup_steps)
+        falling = 1 - done if schedule.name == "linear" else 0.5 * (1 + torch.cos(torch.tensor(done * torch.pi)).item())
+        return max(0.0, falling)
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+
+
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """Return an exponential moving average of weights and buffers, which leans on new weights in the first steps."""
+
+    def update(averages: Any, values: Any, num_averaged: Any) -> None:
+        pairs = [pair for pair in zip(averages, values, strict=True) if pair[0].data_ptr() != pair[1].data_ptr()]
+        if not pairs:  # a frozen backbone is shared
+            return
+        averages, values = zip(*pairs, strict=True)
+        if not averages[0].is_floating_point():  # torch groups by type; counters are copied
+            torch._foreach_copy_(averages, values)
+            return
+        steps = int(num_averaged)
+        kept = min(decay, (1 + steps) / (10 + steps))
+        torch._foreach_lerp_(averages, values, 1 - kept)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True).requires_grad_(False)
