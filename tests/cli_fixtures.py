@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,6 +178,79 @@ def in_subprocess(*arguments: object, cwd: Path | None = None, **changes: str) -
         command(*arguments), capture_output=True, text=True, cwd=cwd, env=environment(**changes), timeout=300
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def call_in_child(arguments: Sequence[str], out: Path, err: Path, dies: tuple[str, int] | None) -> None:
+    """Run serein as the first of its own group, what it says in files; for a process of its own.
+
+    Args:
+        dies: The process ends without a farewell, as with `kill -9`, when a file of this name is about to be moved to
+            its place for the so-and-so-many-th time.
+    """
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    if dies is not None:
+        name, left = dies
+        real = os.replace
+
+        def replace(source: Any, target: Any) -> None:
+            nonlocal left
+            left -= Path(target).name == name
+            if left == 0:
+                os._exit(9)
+            real(source, target)
+
+        os.replace = replace
+    sys.argv = ["serein", *arguments]
+    cli.main()
+
+
+class ChildCall:
+    """A call of the command line in a process that was forked from one that has imported everything."""
+
+    def __init__(self, context: Any, folder: Path, arguments: Sequence[object], dies: tuple[str, int] | None) -> None:
+        self.out, self.err = folder / "stdout", folder / "stderr"
+        given = ([*map(str, arguments)], self.out, self.err, dies)
+        self.process = context.Process(target=call_in_child, args=given)
+        self.process.start()
+        self.pid: int = self.process.pid
+
+    def poll(self) -> int | None:
+        """Return its status, or `None` while it runs."""
+        status: int | None = self.process.exitcode
+        return status
+
+    def wait(self, seconds: float = 600.0) -> Outcome:
+        """Wait until it ends, and return what it came to."""
+        self.process.join(seconds)
+        status = self.process.exitcode
+        assert status is not None, f"it still runs after {seconds:g} s"
+        return Outcome(status, self.out.read_text(encoding="utf-8"), self.err.read_text(encoding="utf-8"))
+
+
+StartChild = Callable[..., ChildCall]
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Any:
+    """The context of processes that have imported everything, and have done nothing yet."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        pytest.skip("no forkserver on this system")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "serein.experiment.run", "serein.reproduce.reproduction"])
+    return context
+
+
+@pytest.fixture(scope="session")
+def in_child(nursery: Any, tmp_path_factory: pytest.TempPathFactory) -> StartChild:
+    """Start the command line in a process that need not import anything: `in_child("run", recipe).wait().status`."""
+
+    def start(*arguments: object, dies: tuple[str, int] | None = None) -> ChildCall:
+        return ChildCall(nursery, tmp_path_factory.mktemp("child"), arguments, dies)
+
+    return start
 
 
 def without_runtime(stderr: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from cli_fixtures import serein, tiny, tiny_run, tones  # noqa: F401
+from cli_fixtures import in_child, nursery, serein, tiny, tiny_run, tones  # noqa: F401
 from serein.data.utterance import Utterance
 
 hypothesis.settings.register_profile("serein", deadline=None, derandomize=True)

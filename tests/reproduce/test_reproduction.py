@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from cli_fixtures import Call, Outcome, command, environment, write_recipe
+from cli_fixtures import Call, StartChild, write_recipe
 from serein.data import manifest
 from serein.evaluation.predictions import read_predictions
 from serein.evaluation.scores import score_predictions
@@ -42,14 +40,14 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def out(table: Path, tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def out(table: Path, tones: Path, tmp_path_factory: pytest.TempPathFactory, in_child: StartChild) -> Path:
     """The table finished with two seeds; read only."""
     folder = tmp_path_factory.mktemp("reproduced") / "out"
     arguments = ("reproduce", table, "--data", tones, "--out", folder, "--seeds", 2, "--jobs", 1, "--json")
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, env=environment(), timeout=300)
-    assert done.returncode == 0, done.stderr
-    (folder / "stdout").write_text(done.stdout)
-    (folder / "stderr").write_text(done.stderr)
+    outcome = in_child(*arguments).wait()
+    assert outcome.status == 0, outcome.err
+    (folder / "stdout").write_text(outcome.out)
+    (folder / "stderr").write_text(outcome.err)
     return folder
 
 
@@ -226,21 +224,6 @@ def test_a_row_that_fuses_the_others(out: Path, table: Path, tones: Path, tmp_pa
 
 # -- kills and company -------------------------------------------------------------------------------------------------
 
-DIES = """
-import os, sys
-from pathlib import Path
-left, name, real = int(sys.argv.pop(1)), sys.argv.pop(1), os.replace
-def replace(source, target):
-    global left
-    left -= Path(target).name == name
-    if left == 0:
-        os._exit(9)  # nothing is unwound, as with kill -9
-    real(source, target)
-os.replace = replace
-from serein.cli import main
-main()
-"""
-
 
 @pytest.mark.parametrize(
     ("name", "count"),
@@ -251,12 +234,11 @@ main()
     ],
 )
 def test_a_killed_one_goes_on(
-    name: str, count: int, out: Path, table: Path, tones: Path, tmp_path: Path, serein: Call
+    name: str, count: int, out: Path, table: Path, tones: Path, tmp_path: Path, serein: Call, in_child: StartChild
 ) -> None:
     """To the same scores as one that was not killed."""
     call = ("reproduce", table, "--data", tones, "--out", tmp_path / "o", "--seeds", 1, "--jobs", 1, "--rows", "mean")
-    arguments = [sys.executable, "-c", DIES, str(count), name, *map(str, call)]
-    assert subprocess.run(arguments, capture_output=True, env=environment(), timeout=300).returncode == 9
+    assert in_child(*call, dies=(name, count)).wait().status == 9
     assert not (tmp_path / "o" / "doe2020-table1.json").exists()
     before = times(tmp_path / "o")
     outcome = serein(*call, "--json")
@@ -268,15 +250,10 @@ def test_a_killed_one_goes_on(
     assert (tmp_path / "o" / run / "scores.json").read_bytes() == (out / run / "scores.json").read_bytes()
 
 
-def test_two_at_once_share_the_work(table: Path, tones: Path, tmp_path: Path) -> None:
+def test_two_at_once_share_the_work(table: Path, tones: Path, tmp_path: Path, in_child: StartChild) -> None:
     arguments = ("reproduce", table, "--data", tones, "--out", tmp_path / "o", "--seeds", 1, "--jobs", 1, "--json")
-    calls = [
-        subprocess.Popen(
-            command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
-        )
-        for _ in range(2)
-    ]
-    outcomes = [Outcome(call.returncode, *said) for call in calls if (said := call.communicate(timeout=300))]
+    calls = [in_child(*arguments) for _ in range(2)]
+    outcomes = [call.wait() for call in calls]
     assert [outcome.status for outcome in outcomes] == [0, 0], outcomes
     assert outcomes[0].out == outcomes[1].out
     trained = [line for outcome in outcomes for line in outcome.err.splitlines() if "fold 1  seed 0" in line]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import pickle
 import random
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from cli_fixtures import Call, command, environment, everything_in, train_and_die, write_recipe
+from cli_fixtures import Call, ChildCall, StartChild, command, environment, everything_in, train_and_die, write_recipe
 from serein import recipe as recipes
 from serein.data.dataset import ClipDataset, loader
 from serein.data.files import leftovers
@@ -156,16 +155,6 @@ def undisturbed(one_fold_recipe: Path, tones: Path, tmp_path_factory: pytest.Tem
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     runs.run(recipes.load(one_fold_recipe), tones, out, resume=False, num_jobs=1, progress=silent)
     return out
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Any:
-    """Processes that have imported everything, and have trained nothing yet."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        pytest.skip("no forkserver on this system")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["serein.experiment.run"])
-    return context
 
 
 @pytest.mark.slow
@@ -387,14 +376,13 @@ def num_epochs(run: Path) -> int:
     return sum(len(path.read_text().splitlines()) for path in run.rglob("metrics.jsonl"))
 
 
-def start_and_wait(out: Path, arguments: tuple[object, ...], further: int) -> subprocess.Popen[str]:
+def start_and_wait(in_child: StartChild, out: Path, arguments: tuple[object, ...], further: int) -> ChildCall:
     """Start or resume a run, and return when it has trained so many epochs more."""
     enough = num_epochs(out) + further
-    process = start(*arguments, "--out", out, *(["--resume"] if (out / "recipe.yaml").exists() else []))
-    assert process.stderr is not None
-    assert wait_until(lambda: num_epochs(out) >= enough or process.poll() is not None)
-    assert process.poll() is None, process.stderr.read()
-    return process
+    call = in_child(*arguments, "--out", out, *(["--resume"] if (out / "recipe.yaml").exists() else []))
+    assert wait_until(lambda: num_epochs(out) >= enough or call.poll() is not None)
+    assert call.poll() is None, call.err.read_text()
+    return call
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for orphans in /proc")
@@ -423,36 +411,38 @@ def assert_resumes(out: Path, recipe: Path, tones: Path, left_alone: Path) -> No
 
 @pytest.mark.slow
 @needs_proc
-def test_kill_nine_at_random_moments(long_recipe: Path, left_alone: Path, tones: Path, tmp_path: Path) -> None:
+def test_kill_nine_at_random_moments(
+    long_recipe: Path, left_alone: Path, tones: Path, tmp_path: Path, in_child: StartChild
+) -> None:
     rng = random.Random(2)
     for _ in range(2):
-        process = start_and_wait(
-            tmp_path / "out", ("run", long_recipe, "--data", tones, "--jobs", 1), rng.randint(1, 25)
-        )
+        arguments = ("run", long_recipe, "--data", tones, "--jobs", 1)
+        call = start_and_wait(in_child, tmp_path / "out", arguments, rng.randint(1, 25))
         time.sleep(rng.uniform(0.0, 0.05))
-        process.kill()
-        process.wait()
+        os.kill(call.pid, signal.SIGKILL)
+        call.wait()
     assert_resumes(tmp_path / "out", long_recipe, tones, left_alone)
 
 
 @pytest.mark.slow
 @needs_proc
-def test_kill_nine_of_a_run_with_children(long_recipe: Path, left_alone: Path, tones: Path, tmp_path: Path) -> None:
+def test_kill_nine_of_a_run_with_children(
+    long_recipe: Path, left_alone: Path, tones: Path, tmp_path: Path, in_child: StartChild
+) -> None:
     """A child that dies stops the run; children end by themselves when their parent dies."""
     out, arguments = tmp_path / "out", ("run", long_recipe, "--data", tones, "--jobs", 2)
-    process = start_and_wait(out, arguments, 3)
-    os.kill(children(process.pid)[0], signal.SIGKILL)
-    assert process.wait(60) == 1
-    assert process.stderr is not None
-    complaint = f"error: {out}: a training process was ended from outside, perhaps for want of memory."
-    assert complaint in process.stderr.read()
-    assert wait_until(lambda: not living(process.pid), 30)
+    call = start_and_wait(in_child, out, arguments, 3)
+    os.kill(children(call.pid)[0], signal.SIGKILL)
+    outcome = call.wait(60)
+    assert outcome.status == 1
+    assert f"error: {out}: a training process was ended from outside, perhaps for want of memory." in outcome.err
+    assert wait_until(lambda: not living(call.pid), 30)
 
-    process = start_and_wait(out, arguments, 5)
-    assert len(children(process.pid)) == 2
-    process.kill()  # the main process only
-    process.wait()
-    assert wait_until(lambda: not living(process.pid), 30)
+    call = start_and_wait(in_child, out, arguments, 5)
+    assert len(children(call.pid)) == 2
+    os.kill(call.pid, signal.SIGKILL)  # the main process only
+    call.wait()
+    assert wait_until(lambda: not living(call.pid), 30)
 
     assert json.loads((out / "environment.json").read_text())["jobs"] == 2
     assert_resumes(out, long_recipe, tones, left_alone)
