@@ -23,7 +23,7 @@ from serein.models.backbones import HuggingFaceBackbone
 from serein.models.model import assemble
 from serein.recipe import Category, Optimizer
 from serein.training.optimizers import build_optimizer
-from training.test_resume import RESUME, killed_after
+from training.test_checkpointing import RESUME, killed_after
 
 FAMILIES = ["whisper", "wav2vec2-bert", "wav2vec2-conformer"]
 LORA = {"name": "lora", "rank": 2, "alpha": 4, "targets": ["query", "value", "feed_forward"]}
