@@ -160,8 +160,9 @@ def test_missing_files_folders_and_impossible_names(tmp_path: Path) -> None:
         audio.decode(tmp_path / ("x" * 300))
 
 
-def test_a_text_is_called_a_text(tmp_path: Path) -> None:
-    (tmp_path / "a.wav").write_text("<html>Größe: nicht gefunden</html>" * 100)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])  # a mark of UTF-16 looks like a frame of MPEG
+def test_a_text_is_called_a_text(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.wav").write_text("<html>Größe: nicht gefunden</html>" * 100, encoding)
     with pytest.raises(AudioError, match="it is text"):
         audio.decode(tmp_path / "a.wav")
 

@@ -52,6 +52,21 @@ _MEDIA_CODECS = (
 )  # of sound alone: no picture is ever decoded
 
 
+def is_text(start: bytes) -> bool:
+    """Tell whether a file begins as UTF-8 or, with its mark, UTF-16: no control characters but tabs and ends of lines.
+
+    Example:
+        >>> is_text("Größe".encode()), is_text("Größe".encode("utf-16")), is_text(b"RIFF\\0\\0")
+        (True, True, False)
+    """
+    encoding = "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
+    try:
+        text = codecs.getincrementaldecoder(encoding)().decode(start)
+    except UnicodeDecodeError:
+        return False
+    return all(character >= " " or character in "\t\r\n\f" for character in text)
+
+
 def decoder_of(where: str, file: BinaryIO, raw_rate_hz: int | None) -> Decoder:
     """Choose what reads a file, by its content: raw where that is said, libsndfile, else PyAV."""
     import soundfile
@@ -68,18 +83,16 @@ def decoder_of(where: str, file: BinaryIO, raw_rate_hz: int | None) -> Decoder:
             where=where,
             remedy="Give it: --raw-rate 16000, in Python raw_rate_hz=16000 (16-bit, little-endian, mono).",
         )
+    if is_bare and is_text(start):
+        raise AudioError(
+            "cannot be decoded as audio (it is text)",
+            where=where,
+            remedy="Give WAV, FLAC, Ogg, MP3 or another recording.",
+        )
     try:
         return Soundfile(where, file)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         reason = str(error).split(": ")[-1].strip().rstrip(".")
-    with suppress(UnicodeDecodeError):  # is it UTF-8 without control characters but tabs and ends of lines?
-        text = codecs.getincrementaldecoder("utf-8")().decode(start)
-        if all(character >= " " or character in "\t\r\n\f" for character in text):
-            raise AudioError(
-                "cannot be decoded as audio (it is text)",
-                where=where,
-                remedy="Give WAV, FLAC, Ogg, MP3 or another recording.",
-            )
     is_adts = len(start) > 1 and start[0] == 0xFF and start[1] & 0xF6 == 0xF0  # AAC without container: ISO 13818-7, 6.2
     if is_media or suffix in MEDIA_SUFFIXES or is_adts:
         return Pyav(where, file)
