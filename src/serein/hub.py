@@ -1,4 +1,4 @@
-"""Models on the Hugging Face Hub: one request with a short timeout, then the cache."""
+"""Where models come from: the package, or the Hugging Face Hub (one request with a short timeout, then the cache)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from serein.data.files import sha256
 from serein.errors import ModelError
 
+SHIPPED_MODELS = Path(__file__).parent / "shipped_models"
 NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 TIMEOUT_S = 3.0
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # never a pickle

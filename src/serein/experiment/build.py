@@ -18,11 +18,14 @@ from serein.data.dataset import batch_durations
 from serein.data.splits import Fold, check_origin
 from serein.errors import ModelError, RecipeError
 from serein.experiment.data import Experiment, targets_of, tasks_of
+from serein.hub import SHIPPED_MODELS
 from serein.inference.predictor import model_folder as model_folder_of
 from serein.inference.predictor import shipped_models
+from serein.models.backbones import HuggingFaceBackbone
 from serein.models.heads import PooledHead
+from serein.models.hidden_states import Backbone
 from serein.models.model import EnsembleMember, SpeechModel, assemble, new_backbone
-from serein.recipe import MAIN, Head, Recipe
+from serein.recipe import MAIN, Head, Lora, Recipe
 from serein.tasks.task import Task, TaskSpec
 from serein.training.module import require_bands
 
@@ -53,8 +56,20 @@ class PretrainedBranch:
 
     @property
     def member(self) -> EnsembleMember:
-        """Its encoder and heads."""
+        """Its encoder and heads; of an ensemble, the first ones."""
         return self.checkpoint.model.ensemble[0]
+
+    def backbone(self, adapter: Lora | None) -> Backbone:
+        """Return its backbone, with a new adapter where it has none and the recipe asks for one.
+
+        That of a model that ships is then named by that model, which needs no network, and not by its own source.
+        """
+        backbone: Backbone = self.checkpoint.model.backbone
+        if self.where.parent == SHIPPED_MODELS and isinstance(backbone, HuggingFaceBackbone):
+            backbone.lies_in(self.where.name)
+        if adapter is not None and backbone.adapter is None:
+            backbone.add_adapter(adapter)
+        return backbone
 
 
 def resolve(source: str, fold: str, seed: int) -> Path:
@@ -92,7 +107,7 @@ def load_pretrained_branches(recipe: Recipe, fold: str, seed: int) -> dict[str, 
     """Load what the branches of a recipe start from: branch -> its origin, none for those that start anew.
 
     Raises:
-        ModelError: There is no such model, it is an ensemble, or it is another network than the recipe's heads.
+        ModelError: There is no such model, it has branches, or it is another network than the recipe's heads.
     """
     pretrained_branches = {}
     for name, branch in recipe.branches.items():
@@ -146,13 +161,14 @@ def require_same_network(pretrained: PretrainedBranch, recipe: Recipe) -> None:
     """Check that a finished model is the network that a branch of the recipe describes.
 
     Raises:
-        ModelError: It is an ensemble, never learned what it must predict, or differs; names the first difference.
+        ModelError: It has branches, never learned what it must predict, or differs; names the first difference.
     """
     options = pretrained.checkpoint.options
-    if options.ensemble_size > 1 or options.branches:
-        kind = f"has {options.ensemble_size} members" if options.ensemble_size > 1 else "has branches of its own"
+    if options.branches:
         raise ModelError(
-            f"{kind}; a branch is one network", where=pretrained.where, remedy="Name a model of one network."
+            "has branches of its own; a branch is one network",
+            where=pretrained.where,
+            remedy="Name a model of one network.",
         )
     if pretrained.branch == MAIN and options.encoder != recipe.encoder:
         raise _another(pretrained, "encoder", recipe.encoder, options.encoder)
@@ -265,7 +281,7 @@ def new_model(
     """
     heads = {name: (task.options, task.num_outputs) for name, task in tasks.items()}
     backbone = (
-        pretrained_branches[MAIN].checkpoint.model.backbone
+        pretrained_branches[MAIN].backbone(recipe.adapter)
         if MAIN in pretrained_branches
         else new_backbone(recipe.backbone, recipe.adapter)
     )

@@ -22,6 +22,7 @@ from serein.checkpoint import AbsentModel, Checkpoint
 from serein.data.utterance import Utterance
 from serein.device import device_of
 from serein.errors import AudioError, ModelError, RecipeError, SereinError, expected_one_of
+from serein.hub import SHIPPED_MODELS
 from serein.inference.batching import embedding_selection, model_outputs
 from serein.inference.prediction import ClipPrediction, Prediction, RejectOption
 from serein.inference.recording import SLIDING_WINDOW, PredictOptions, Recording, Segments, SlidingWindow, Window
@@ -32,7 +33,6 @@ from serein.metrics import tempered
 from serein.models.conditioning import attribute_vectors
 from serein.tasks.task import most_probable
 
-SHIPPED_MODELS = Path(__file__).parents[1] / "shipped_models"
 BATCH_S = 30.0  # of audio that is predicted together: more no longer fits into a core's cache, and takes a fifth longer
 PARAMETER_SECONDS = 1e7  # of audio times parameters: as much as makes another thread worth its start
 

@@ -22,11 +22,12 @@ from serein.models.pretrained import (
     COPY,
     DEFAULT_OVERRIDES,
     ORIGIN,
-    Place,
+    ModelFolder,
     build_config,
     built_class_of,
     checked_overrides,
     do_normalize_of,
+    place_of,
     weights_hash,
 )
 from serein.recipe import HuggingFace, Lora
@@ -118,7 +119,8 @@ class HuggingFaceBackbone(Backbone):
 
         Args:
             source: Local folder, which is never looked up elsewhere, or a name on the Hugging Face Hub. Checkpoints of
-                pretraining, CTC or classification models serve as well; their heads are left out.
+                pretraining, CTC or classification models serve as well; their heads are left out. Or a model of serein
+                that holds its backbone: a folder, or the name of one that ships.
             overrides: Changes of the model's configuration, of the keys of `OVERRIDES`. SpecAugment and layer drop
                 are off unless they are named here.
             revision: Commit, tag or branch on the Hub.
@@ -132,7 +134,7 @@ class HuggingFaceBackbone(Backbone):
             RecipeError: An override is unknown or out of range, or the model has fewer layers.
         """
         changes = checked_overrides(overrides or {})
-        place = Place(source, revision)
+        place = place_of(source, revision)
         config = build_config(place.read_config(), changes, where=source)
         do_normalize = do_normalize_of(config, place.read_preprocess(), where=source)
         named = (
@@ -154,6 +156,8 @@ class HuggingFaceBackbone(Backbone):
             origin=origin,
             gradient_checkpointing=gradient_checkpointing,
         )
+        if isinstance(place, ModelFolder):
+            place.fill(backbone)
         backbone._origin["weights_sha256"] = weights_hash(backbone)
         return backbone.eval()
 
@@ -330,13 +334,17 @@ class HuggingFaceBackbone(Backbone):
     @classmethod
     def check(cls, options: HuggingFace) -> None:
         """Refuse a source that is not there, of an unknown family, or that the overrides do not fit."""
-        content = Place(options.source, options.revision).read_config()
+        content = place_of(options.source, options.revision).read_config()
         build_config(content, checked_overrides(options.overrides), where=options.source)
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> HuggingFaceBackbone:
         """Return the architecture that `describe` described, with random weights."""
         return cls.from_config(description)
+
+    def lies_in(self, model: str) -> None:
+        """Name a model of serein that holds these weights as their source."""
+        self._origin = {**ORIGIN, "source": model, "weights_sha256": weights_hash(own_weights(self))}
 
     def untouched_source(self) -> dict[str, Any] | None:
         """Return source, revision and sha256 of the weights, but for an adapter's; `None` when they are others."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from serein.errors import ModelError, RecipeError, expected_one_of
+from serein.hub import SHIPPED_MODELS
 from serein.models.architectures import MASK_EMBEDDING
 from serein.models.hidden_states import Backbone
 from serein.models.whisper import WhisperEncoder
@@ -26,6 +29,7 @@ DEFAULT_OVERRIDES = {"apply_spec_augment": False, "layerdrop": 0.0}
 BODY_WEIGHT = re.compile(r"(\w+\.)?(feature_extractor|feature_projection|encoder)\.")  # others belong to heads
 WHISPER_WEIGHT = re.compile(r"((model\.)?encoder\.)?(conv\d|layers|layer_norm|embed_positions)\.")
 WHISPER_NAMES = {r"^(model\.)?encoder\.": ""}  # its encoder is loaded alone
+DESCRIPTION = "model.json"  # of a model folder of serein
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -136,6 +140,67 @@ class Place:
                 ) from error
             detail = " ".join(str(error).split())[:200]
             raise ModelError(f"{what} ({detail})", where=self.name, remedy=f"Name {A_MODEL}.") from error
+
+
+class ModelFolder(Place):
+    """A model folder of serein, or a model that ships with it: its backbone, without its encoder and heads.
+
+    Args:
+        source: The folder, or the name of a shipped model.
+
+    Raises:
+        ModelError: It holds no backbone of Transformers, names one that lies elsewhere, or has an adapter beside it.
+    """
+
+    def __init__(self, source: str) -> None:
+        folder = Path(source).expanduser()
+        self.is_folder, self.is_online, self.revision = folder.is_dir(), True, None  # nothing needs the Hub
+        self.name = str(folder) if self.is_folder else source
+        self.folder = folder if self.is_folder else SHIPPED_MODELS / source
+        try:
+            content = json.loads((self.folder / DESCRIPTION).read_text(encoding="utf-8"))
+            self.described, where = content["backbone"], content["backbone_weights"]
+            kind = self.described["name"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"no readable {DESCRIPTION}", where=source, remedy=COPY) from error
+        if kind != "huggingface":
+            raise ModelError("has no pretrained backbone", where=source, remedy=f"Name {A_MODEL}.")
+        if where != "inside":
+            raise ModelError("does not hold its backbone", where=source, remedy=f"Name that one: {where['source']}.")
+        if self.described.get("adapter") is not None:
+            remedy = "Add it to the weights: serein merge MODEL -o FOLDER."
+            raise ModelError("has an adapter beside its backbone", where=source, remedy=remedy)
+
+    def read_config(self) -> dict[str, Any]:
+        """Return what config.json would hold."""
+        with self._errors(f"damaged {DESCRIPTION}"):
+            return dict(self.described["config"])
+
+    def read_preprocess(self) -> dict[str, Any]:
+        """Return what the feature extractor would have been saved with."""
+        return {"do_normalize": self.described.get("do_normalize", False)}
+
+    def commit(self) -> None:
+        """Return nothing: it has none."""
+
+    def load(self, config: Any) -> Any:
+        """Return the model with random weights; `fill` gives a backbone of it the folder's."""
+        with self._errors("the backbone cannot be built"):
+            return built_class_of(config.model_type, where=self.name)(config)
+
+    def fill(self, backbone: nn.Module) -> None:
+        """Give a backbone the folder's weights, each that it has."""
+        with self._errors("the backbone's weights cannot be loaded"):
+            weights = load_file(self.folder / "model.safetensors")
+            own = {name: weights[f"backbone.{name}"].float() for name in backbone.state_dict()}
+            backbone.load_state_dict(own, strict=True)
+
+
+def place_of(source: str, revision: str | None) -> Place:
+    """Return where a model lies; a folder comes before a model that ships under its name, and that before the Hub."""
+    folder = Path(source).expanduser()
+    is_own = ((folder if folder.exists() else SHIPPED_MODELS / source) / DESCRIPTION).is_file()
+    return ModelFolder(source) if is_own else Place(source, revision)
 
 
 @contextmanager

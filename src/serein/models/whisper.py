@@ -61,6 +61,15 @@ class WhisperConfig(BaseModel):
         """Features of a frame, as the other families call them."""
         return self.d_model
 
+    @property
+    def num_hidden_layers(self) -> int:
+        """Layers of the encoder, likewise."""
+        return self.encoder_layers
+
+    @num_hidden_layers.setter
+    def num_hidden_layers(self, value: int) -> None:
+        self.encoder_layers = value
+
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Self:
         """Return the configuration that config.json holds, as Transformers' classes do."""

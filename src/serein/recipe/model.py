@@ -44,7 +44,8 @@ class HuggingFace(NamedOptions):
 
     Attributes:
         source: Hub name or local folder of wav2vec 2.0, wav2vec2-conformer, HuBERT, WavLM, UniSpeech, UniSpeech-SAT,
-            data2vec-audio, w2v-BERT 2.0, or Whisper, the encoder of which is used.
+            data2vec-audio, w2v-BERT 2.0, or Whisper, the encoder of which is used. Or a model of serein that holds its
+            backbone: its folder, or `default`, which needs no network.
         revision: Commit, tag or branch on the Hub.
         overrides: Changes of the model's own configuration, for instance `{hidden_dropout: 0.0}`. SpecAugment and
             layer drop are off unless they are named here: `{apply_spec_augment: true, mask_time_prob: 0.05}`.
@@ -186,7 +187,8 @@ class Branch(Options):
         adapter: Of its own backbone.
         encoder: Its trained layers.
         start: A finished run or model whose network it is and starts from, backbone, encoder and heads, written `from`:
-            a run's fold of the same name and seed where there is one. Nobody whom that model learned from is tested.
+            a run's fold of the same name and seed where there is one; of an ensemble, the first network. Nobody whom
+            that model learned from is tested.
     """
 
     backbone: Backbone | None = None

@@ -58,12 +58,12 @@ def build_scheduler(optimizer: torch.optim.Optimizer, schedule: Schedule, num_st
     if schedule.name == "exponential":
         return torch.optim.lr_scheduler.ExponentialLR(optimizer, schedule.factor)
     if schedule.name == "one-cycle":
-        rates = [group["lr"] for group in optimizer.param_groups]
+        rates, total = [group["lr"] for group in optimizer.param_groups], num_steps + 1
         return torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             rates,
-            total_steps=num_steps + 1,
-            pct_start=schedule.warmup,
+            total_steps=total,
+            pct_start=schedule.warmup if schedule.warmup * total > 1 else 2 / total,  # its rise takes a step at least
             div_factor=25.0,
             final_div_factor=schedule.final_divisor,
             cycle_momentum=schedule.cycle_momentum,
