@@ -7,7 +7,6 @@ import os
 import pickle
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from cli_fixtures import Call, ChildCall, StartChild, command, environment, everything_in, train_and_die, write_recipe
+from cli_fixtures import Call, ChildCall, StartChild, everything_in, train_and_die, write_recipe
 from serein import recipe as recipes
 from serein.data.dataset import ClipDataset, loader
 from serein.data.files import leftovers
@@ -322,22 +321,6 @@ def test_the_state_is_small_and_goes_when_the_stage_is_done(tones: Path, tmp_pat
 # -- true kills ------------------------------------------------------------------------------------------------------
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
-    """Start serein as the first of its own group, its complaints in a pipe; it hears the keyboard's interrupt.
-
-    A shell lets what it starts in the background ignore that, and so would whatever these tests start from there.
-    """
-    return subprocess.Popen(
-        command(*arguments),
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-        start_new_session=True,
-    )
-
-
 def living(group: int) -> list[int]:
     """Return the processes of a group that still run; what waits to be reaped does not."""
     found = []
@@ -488,20 +471,21 @@ def test_two_cannot_work_in_one_folder(tiny_run: Path, tiny: Path, tones: Path, 
     ],
 )
 def test_gentle_signals_stop_a_run_too(
-    number: signal.Signals, status: int, says: str, tones: Path, tmp_path: Path
+    number: signal.Signals, status: int, says: str, tones: Path, tmp_path: Path, in_child: StartChild
 ) -> None:
     """No status 0 for a run that is not done, no half-trained weights taken for whole ones."""
     recipe = write_recipe(tmp_path / "r.yaml", {"protocol": {"only": ["1"]}}, {"epochs": 5000})
     out = tmp_path / "out"
-    process = start("run", recipe, "--data", tones, "--jobs", 1, "--out", out)
-    assert process.stderr is not None
-    assert wait_until(lambda: list(out.rglob("resume.ckpt"))), process.stderr.read()
-    os.killpg(process.pid, number)
-    reading, note, *rest = process.stderr.read().splitlines(keepends=True)
+    call = in_child("run", recipe, "--data", tones, "--jobs", 1, "--out", out)
+    assert wait_until(lambda: list(out.rglob("resume.ckpt"))), call.err.read_text()
+    os.killpg(call.pid, number)
+    outcome = call.wait()
+    reading, device, note, *rest = outcome.err.splitlines(keepends=True)
     assert reading == "reading audio  36 clips\n"
+    assert device.startswith("note:  trains by torch on ")
     assert note.startswith("note:  Train and test share sessions")
     assert "".join(rest) == says
-    assert process.wait() == status
+    assert outcome.status == status
     assert not list(out.rglob("weights.safetensors")) + list(out.rglob("predictions.jsonl"))
 
 
