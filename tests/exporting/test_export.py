@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import serein
 from models.test_backbones import CASES, ONE_OF_EACH, backbone_of, batch, clips, plain_model
 from serein.checkpoint import Checkpoint, ModelOptions
 from serein.errors import ModelError
+from serein.exporting import export as exporting
 from serein.exporting.export import export
 from serein.inference.predictor import Predictor
 from serein.inference.runtimes import EmbeddingSelection, ExportedFile, OnnxRuntime
@@ -171,3 +173,54 @@ def _assert_close(found: Any, expected: Any) -> None:
         assert found == pytest.approx(expected, abs=1e-4)
     else:
         assert found == expected
+
+
+# -- 8-bit integers --------------------------------------------------------------------------------------------------
+
+
+def products(path: Path) -> dict[str, int]:
+    """Return how many products of integers, and how many convolutions, an exported file has."""
+    onnx = pytest.importorskip("onnx")
+    kinds = [node.op_type for node in onnx.load(str(path)).graph.node]
+    return {kind: kinds.count(kind) for kind in ("MatMulInteger", "Conv")}
+
+
+def test_int8_rounds_the_feed_forward_layers_of_a_transformer(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(backbone_of(plain_model(*CASES["wav2vec2: group"])))
+    exact = export(Predictor(checkpoint, "cpu"), tmp_path / "exact.onnx")
+    report = export(Predictor(checkpoint, "cpu"), tmp_path / "int8.onnx", int8=True)
+    assert report["precision"] == "int8"
+    assert 1e-6 < report["difference"]["output"] < 0.02 * exact["largest_output"]
+    before, after = products(tmp_path / "exact.onnx"), products(tmp_path / "int8.onnx")
+    layers = checkpoint.model.backbone.num_layers
+    assert after["MatMulInteger"] == 2 * layers  # attention and its projections stay
+    assert after["Conv"] == before["Conv"]
+
+
+def test_int8_of_a_clip_does_not_depend_on_its_batch(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(backbone_of(plain_model(*CASES["wav2vec2: group"]), do_normalize=False))
+    export(Predictor(checkpoint, "cpu"), tmp_path / "int8.onnx", int8=True)
+    file = OnnxRuntime(ExportedFile.open(tmp_path / "int8.onnx"), "cpu")
+    quiet, loud = _noise(0.5), 50 * _noise(0.7)
+    selection = EmbeddingSelection("emotion")
+    (alone, _), (together, _) = (file.run(clips, {}, ["emotion"], selection) for clips in ([quiet], [quiet, loud]))
+    np.testing.assert_allclose(together["emotion"][0], alone["emotion"][0], atol=1e-5)
+
+
+def test_int8_that_changes_the_labels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, path = GOLDEN / "classes", tmp_path / "m.onnx"
+    monkeypatch.setattr(exporting, "quantise", partial(_other_signs, exporting.quantise))
+    with pytest.raises(ModelError, match=r"int8 would change the labels of \d+ of 8 clips"):
+        export(folder, path, int8=True, clips=[_noise(0.2 + 0.1 * number) for number in range(8)])
+    assert not path.exists()
+
+
+def _other_signs(quantise: Any, path: Path, out: Path, clips: Any = None) -> None:
+    """Quantise, and negate what the last layer reads from: all labels change."""
+    onnx = pytest.importorskip("onnx")
+    quantise(path, out, clips)
+    model = onnx.load(str(out))
+    (output,) = [node for node in model.graph.node if "emotion.output" in node.output]
+    output.output[0] = "before"
+    model.graph.node.append(onnx.helper.make_node("Neg", ["before"], ["emotion.output"]))
+    onnx.save(model, str(out))
