@@ -474,8 +474,24 @@ ALIKE: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
     "some are cropped": ({"clips": {"crop_s": 0.4}}, {}, False),
     "mixup": ({}, {"spectrogram_augmentation": {"mixup": 0.3}}, True),
     "waveform augmentation": ({}, {"waveform_augmentation": {"name": "volume"}}, False),
-    "log-mel": ({"backbone": {"name": "logmel"}}, {"trainable": ["heads"]}, False),
+    "log-mel": ({"backbone": {"name": "logmel"}}, {}, True),
+    "log-mel, augmented": ({"backbone": {"name": "logmel"}}, {"spectrogram_augmentation": {"tempo": 0.2}}, True),
 }
+
+
+@pytest.mark.parametrize("augmentation", [{}, {"tempo": 0.3, "vtlp": 0.1, "noise_probability": 0.5, "time_masks": 1}])
+def test_kept_bands_train_to_the_bit(tones: Path, tmp_path: Path, augmentation: dict[str, Any]) -> None:
+    changes = {"backbone": {"name": "logmel", "n_mels": 24, "top_db": 40.0}}
+    without = {"feature_cache": {"dtype": "none"}}
+    stage = {"epochs": 2, "trainable": ["heads"], "spectrogram_augmentation": augmentation}
+    expected, weights = trained(prepared(tones, tmp_path, changes | without, **stage), tmp_path / "without")
+    found, kept_weights = trained(prepared(tones, tmp_path, changes, **stage), tmp_path / "with")
+    assert list((tmp_path / "cache/features").glob("*/bands-float32/*.safetensors"))
+    assert found == expected
+    assert all(torch.equal(kept_weights[name], weights[name]) for name in weights)
+    names = set((tmp_path / "cache/features").rglob("*.safetensors"))
+    trained(prepared(tones, tmp_path, changes, **stage), tmp_path / "again", fold=0)
+    assert set((tmp_path / "cache/features").rglob("*.safetensors")) == names
 
 
 @pytest.mark.parametrize("case", ALIKE)

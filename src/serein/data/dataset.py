@@ -199,7 +199,10 @@ class TrainingConditions:
 
 
 class HiddenLayers(Protocol):
-    """Hidden layers by position: layer -> (frame, feature)."""
+    """Hidden layers by position: layer -> (frame, feature), of which the last `overhang` frames are no real ones."""
+
+    @property
+    def overhang(self) -> int: ...
 
     def __getitem__(self, position: int) -> Mapping[str, torch.Tensor]: ...
 
@@ -259,7 +262,7 @@ class ClipDataset(Dataset[Batch]):
             duration_s = float(fixed_durations(self.recordings.durations_s[here], self.clips)[0])
             waveform, num_samples = np.zeros(0, np.float32), round(duration_s * SAMPLE_RATE_HZ)
             layers = {name: frames[None] for name, frames in self.features[position].items()}
-            num_frames = torch.tensor([next(iter(layers.values())).shape[1]])
+            num_frames = torch.tensor([next(iter(layers.values())).shape[1] - self.features.overhang])
         else:
             waveform = fix_length(self.recordings[position], self.clips)
             if self.is_training:

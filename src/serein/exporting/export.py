@@ -313,8 +313,8 @@ def quantise(path: Path, out: Path, clips: Sequence[Waveform] | None = None) -> 
     """Write an exported file with 8-bit weights, one scale for each output channel.
 
     Of a transformer, the feed-forward layers compute in integers, each frame of their input with a scale of its own,
-    and all else in float32: ranges that are kept would change every third label there. Of a network without such layers,
-    linear layers and, with `clips`, convolutions do. Features of sound (spectra, mel bands) stay in float32.
+    and all else in float32: ranges that are kept would change every third label there. Of a network without such
+    layers, linear layers and, with `clips`, convolutions do. Features of sound (spectra, mel bands) stay in float32.
 
     Args:
         path: A file in float32.

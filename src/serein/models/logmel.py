@@ -18,6 +18,7 @@ from serein.models.hidden_states import Backbone, HiddenStates, frame_mask
 from serein.recipe import LogMel
 
 FLOOR_POWER = 1e-10  # -100 dB: below the quantisation noise of 16-bit audio
+BANDS = "bands"  # of a clip, where they are kept instead of hidden layers
 DECIBELS = 10 / math.log(10)
 
 
@@ -62,6 +63,7 @@ class LogMelBackbone(Backbone):
         self.window = round(options.window_s * self.sample_rate_hz)
         self.hop = round(options.hop_s * self.sample_rate_hz)
         self.fft = 1 << (self.window - 1).bit_length()
+        self.overhang = -(-self.window // 2 // self.hop)  # frames past a clip's end whose window still reaches into it
         self.num_channels = len(options.normalisation)
         self.sizes = (options.n_mels * self.num_channels,)
         self.num_layers = 0
@@ -79,15 +81,45 @@ class LogMelBackbone(Backbone):
 
     def bands(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the bands in dB below full scale, (batch, frame, band), and which frames are real."""
+        num_frames = self.num_frames(num_samples)
+        is_exporting = torch.compiler.is_exporting()  # lengths are then no numbers yet
+        longest = (waveforms.shape[1] + self.hop - 1) // self.hop if is_exporting else int(num_frames.max())
+        return self.limited(self.unlimited_bands(waveforms, num_samples)[:, :longest], num_frames)
+
+    def num_frames(self, num_samples: torch.Tensor) -> torch.Tensor:
+        """Return the frames of clips of so many samples: (batch,) long."""
+        return (num_samples + self.hop - 1) // self.hop
+
+    def unlimited_bands(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
+        """Return the bands in dB of all frames that the batch has room for, before `top_db` limits their range."""
         is_sample = frame_mask(num_samples, waveforms.shape[1])
         with torch.autocast(waveforms.device.type, enabled=False):
             centred = F.pad(waveforms.float() * is_sample, (self.fft // 2, self.fft // 2))
             power = power_spectrum(centred, self.hann, self.fft, self.hop)
             bands_db = DECIBELS * (self.filters @ power).clamp_min(FLOOR_POWER).log()
-        num_frames = (num_samples + self.hop - 1) // self.hop
-        is_exporting = torch.compiler.is_exporting()  # lengths are then no numbers yet
-        longest = (waveforms.shape[1] + self.hop - 1) // self.hop if is_exporting else int(num_frames.max())
-        bands_db, is_frame = bands_db[..., :longest].transpose(1, 2), frame_mask(num_frames, longest)
+        return bands_db.transpose(1, 2)
+
+    def kept_bands(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> list[torch.Tensor]:
+        """Return (frame, band) of each clip, from which `restored` makes the bands of any batch."""
+        wider = F.pad(waveforms, (0, self.overhang * self.hop))
+        lengths = (self.num_frames(num_samples) + self.overhang).tolist()
+        return [bands[:n] for bands, n in zip(self.unlimited_bands(wider, num_samples), lengths, strict=True)]
+
+    def restored(self, kept: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what `bands` does of clips whose kept bands lie in a padded batch, to the bit.
+
+        Args:
+            kept: (batch, frame, band), any values on padding.
+            num_frames: (batch,) long, without the overhang.
+        """
+        silence = DECIBELS * torch.full_like(kept[:1, :1], FLOOR_POWER).log()
+        bands_db = torch.where(frame_mask(num_frames + self.overhang, kept.shape[1])[..., None], kept, silence)
+        by_band = bands_db.transpose(1, 2).contiguous()  # as `bands` leaves them in memory, or sums would differ
+        return self.limited(by_band[..., : int(num_frames.max())].transpose(1, 2), num_frames)
+
+    def limited(self, bands_db: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the bands within `top_db` of each clip's loudest, and which frames are real."""
+        is_frame = frame_mask(num_frames, bands_db.shape[1])
         if self.options.top_db is not None:
             loudest = bands_db.masked_fill(~is_frame[..., None], -torch.inf).amax((1, 2), keepdim=True)
             bands_db = bands_db.maximum(loudest - self.options.top_db)

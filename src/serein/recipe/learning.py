@@ -163,7 +163,8 @@ class WaveformAugmentation(Options):
 class FeatureCacheOptions(Options):
     """The hidden layers of a frozen backbone, computed once for all epochs, folds and seeds, and kept on disk.
 
-    It applies in stages in which nothing of a Hugging Face backbone learns and no clip is cropped.
+    It applies in stages in which nothing of a Hugging Face backbone learns, no clip is cropped and no waveform changed.
+    Log-mel bands before their augmentation are kept, too, in float32, of corpora that fit into memory (ten hours).
 
     Attributes:
         dtype: Numbers on disk: `bfloat16` (wav2vec2-base: 77 kB for a second and layer) or `float32`, twice that;

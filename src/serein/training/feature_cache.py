@@ -32,7 +32,7 @@ from serein.device import on_own_gpu
 from serein.errors import RunError
 from serein.models.heads import LayerSelection
 from serein.models.hidden_states import Backbone
-from serein.models.logmel import LogMelBackbone
+from serein.models.logmel import BANDS, LogMelBackbone
 from serein.models.model import SpeechModel, is_frozen
 from serein.models.pretrained import ORIGIN, weights_hash
 from serein.progress import Report
@@ -42,6 +42,7 @@ FORMAT = 1  # of the hidden layers; with a new one every clip is computed again
 CLIPS_PER_FILE = 128
 MOST_BYTES = 256 << 20  # that a process holds, of all layers, before it writes them
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+BAND_OPTIONS = ("n_mels", "window_s", "hop_s", "low_hz", "high_hz")  # that log-mel bands depend on
 ELSEWHERE = "Name another feature_cache.folder, or set feature_cache.dtype to none: every epoch then runs the backbone."
 
 LayerFrames = Mapping[str, torch.Tensor]  # layer -> (frame, feature)
@@ -56,14 +57,10 @@ def is_input_fixed(model: SpeechModel, stage: Stage, longest_s: float, clips: Cl
     """
     backbone = only_backbone(model, stage)
     is_whole = clips.crop_s is None or longest_s <= clips.crop_s
-    is_plain = not stage.spectrogram_augmentation.changes_bands and stage.waveform_augmentation.name == "none"
-    return (
-        backbone is not None
-        and is_frozen(backbone)
-        and is_whole
-        and is_plain
-        and not isinstance(backbone, LogMelBackbone)
+    is_plain = stage.waveform_augmentation.name == "none" and (
+        isinstance(backbone, LogMelBackbone) or not stage.spectrogram_augmentation.changes_bands
     )
+    return backbone is not None and is_frozen(backbone) and is_whole and is_plain
 
 
 def only_backbone(model: SpeechModel, stage: Stage) -> Backbone | None:
@@ -136,10 +133,12 @@ class StoredFeatures:
     Attributes:
         shards: Layer -> its shard.
         clip_of: Position -> hash of the clip.
+        overhang: Frames at the end of each clip that are no real ones: log-mel bands have them.
     """
 
     shards: Mapping[str, Shard]
     clip_of: Mapping[int, str]
+    overhang: int = 0
 
     def __getitem__(self, position: int) -> LayerFrames:
         """Return layer -> (frame, feature) of an utterance."""
@@ -192,17 +191,24 @@ class FeatureCache:
             RunError: The disk lacks room, or nothing can be written.
         """
         wanted = sorted(set(positions))
-        described, weights = self.backbone.describe(), weights_hash(self.backbone)
+        described, weights = self.backbone.describe(), ""
+        overhang, dtype, precision = 0, self.options.dtype, self.precision
+        if isinstance(self.backbone, LogMelBackbone):  # the corpus's mean and deviation come later
+            described = {name: described[name] for name in ("name", *BAND_OPTIONS)}
+            overhang, dtype, precision = self.backbone.overhang, "float32", "float32"
+        else:
+            weights = weights_hash(self.backbone)
         architecture = {name: value for name, value in described.items() if name not in ORIGIN}
-        key = _digest([json.dumps([FORMAT, self.precision, architecture, weights], sort_keys=True)])
-        folder, dtype = self.root / key, self.options.dtype
+        key = _digest([json.dumps([FORMAT, precision, architecture, weights], sort_keys=True)])
+        folder = self.root / key
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             clip_of = _clip_hashes(recordings, clips, wanted, self.root, report, label)
             if not (folder / "backbone.json").exists():  # for who wonders whether the folder can go
-                description = {**described, "weights_sha256": weights, "precision": self.precision, "format": FORMAT}
+                description = {**described, "weights_sha256": weights, "precision": precision, "format": FORMAT}
                 write_text(folder / "backbone.json", json.dumps(description, indent=1) + "\n")
-            stored = StoredFeatures({n: Shard(folder / f"{n}-{dtype}", DTYPES[dtype]) for n in self.layers}, clip_of)
+            shards = {name: Shard(folder / f"{name}-{dtype}", DTYPES[dtype]) for name in self.layers}
+            stored = StoredFeatures(shards, clip_of, overhang)
             if missing := stored.missing(wanted):
                 needed = self.num_bytes(float(recordings.durations_s[missing].sum()))
                 if needed > (free := shutil.disk_usage(self.root).free):
@@ -222,6 +228,8 @@ class FeatureCache:
 
     def num_bytes(self, seconds: float) -> int:
         """Return the size of features of so much audio."""
+        if isinstance(self.backbone, LogMelBackbone):
+            return round(seconds * self.backbone.frame_rate_hz * self.backbone.options.n_mels * 4)
         features = sum(self.backbone.sizes[-1 if name == "last" else int(name)] for name in self.layers)
         return round(seconds * self.backbone.frame_rate_hz * features * DTYPES[self.options.dtype].itemsize)
 
@@ -297,6 +305,13 @@ class Extraction:
         dtype = DTYPES[self.cache.options.dtype]
         for items in BucketSampler(positions, durations_s, self.cache.batches, is_training=False):
             batch = collate([dataset[item] for item in items]).to(device)
+            if isinstance(self.cache.backbone, LogMelBackbone):
+                kept = self.cache.backbone.kept_bands(batch.waveforms, batch.num_samples)
+                yield {
+                    self.stored.clip_of[position]: {BANDS: bands.cpu().contiguous()}
+                    for bands, (_, position) in zip(kept, items, strict=True)
+                }
+                continue
             with torch.autocast(device.type, torch.bfloat16, enabled=self.cache.precision == "bfloat16"):
                 hidden = self.cache.backbone(batch.waveforms, batch.num_samples)
             num_frames = hidden.num_frames.tolist()

@@ -20,7 +20,7 @@ from serein.losses import supervised_contrastive
 from serein.models.backbones import HuggingFaceBackbone
 from serein.models.heads import HeadOutput
 from serein.models.hidden_states import ADAPTER_WEIGHT, Backbone, HiddenStates, frame_mask, own_weights
-from serein.models.logmel import LogMelBackbone
+from serein.models.logmel import BANDS, LogMelBackbone
 from serein.models.model import HiddenStatesByBranch, SpeechModel, is_frozen
 from serein.models.pretrained import weights_hash
 from serein.recipe import MAIN, SpectrogramAugmentation, Stage
@@ -116,6 +116,17 @@ def encode_batch(
             layers.get("last"),
         )
 
+    def bands(backbone: Backbone) -> tuple[torch.Tensor, torch.Tensor]:
+        assert isinstance(backbone, LogMelBackbone)
+        if BANDS in batch.layers:
+            return backbone.restored(batch.layers[BANDS], batch.num_frames)
+        return backbone.bands(batch.waveforms, batch.num_samples)
+
+    def normalised(backbone: Backbone) -> HiddenStates:
+        bands_db, is_frame = bands(backbone)
+        assert isinstance(backbone, LogMelBackbone)
+        return HiddenStates((backbone.normalised(bands_db, is_frame),), is_frame)
+
     def augmented(backbone: Backbone) -> HiddenStates:
         require_bands(backbone, augmentation)
         augmenter = SpectrogramAugmenter(augmentation, batch.seeds)
@@ -125,17 +136,18 @@ def encode_batch(
                 batch.waveforms, batch.num_samples, lambda bands, lengths: augmenter.mask(bands, lengths, 1)
             )
             return masked
-        assert isinstance(backbone, LogMelBackbone)
-        bands_db, is_frame = backbone.bands(batch.waveforms, batch.num_samples)
+        bands_db, is_frame = bands(backbone)
         bands_db, num_frames = augmenter.augment(bands_db, is_frame.sum(dim=1))
         is_frame = frame_mask(num_frames, bands_db.shape[1])
         frames = augmenter.mask(backbone.normalised(bands_db, is_frame), num_frames, backbone.num_channels)
         return HiddenStates((frames,), is_frame)
 
-    if batch.layers:
+    if batch.layers and BANDS not in batch.layers:
         hidden_states = model.encode_with(stored, branches)
     elif augmentation.changes_bands:
         hidden_states = model.encode_with(augmented, branches)
+    elif batch.layers:
+        hidden_states = model.encode_with(normalised, branches)
     else:
         hidden_states = model.encode(batch.waveforms, batch.num_samples, branches)
     encoded = EncodedBatch(hidden_states, batch.targets, batch.has_target, batch.conditions)

@@ -35,7 +35,7 @@ from serein.data.dataset import (
 )
 from serein.distributed import distributed_info, wait_for_all
 from serein.errors import AudioError, RunError
-from serein.models.logmel import LogMelBackbone
+from serein.models.logmel import BANDS, LogMelBackbone
 from serein.models.model import SpeechModel
 from serein.progress import Report
 from serein.recipe import MAIN, Batches, Clips, FeatureCacheOptions, LogMel, Stage
@@ -240,6 +240,10 @@ def with_features(model: SpeechModel, stage: Stage, data: TrainingData, report: 
     backbone = only_backbone(model, stage)
     assert backbone is not None
     layers = tapped_layers(model, model.branches_of(stage.tasks, stage.use_fusion))
+    if isinstance(backbone, LogMelBackbone):
+        layers = (BANDS,)
+        if not data.recordings.fits_memory:  # a hundred hours would fill 11 GB
+            return data
     cache = FeatureCache(backbone, layers, options, chosen_precision(stage.precision), stage.batches)
     return replace(data, stored=cache.of(data.recordings, data.clips, positions, report, label))
 
