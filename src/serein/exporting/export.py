@@ -329,7 +329,8 @@ def quantise(path: Path, out: Path, clips: Sequence[Waveform] | None = None) -> 
     model = onnx.load(str(path))
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     shapes = {weight.name: tuple(weight.dims) for weight in model.graph.initializer}
-    feed_forward, others = [], []
+    feed_forward: list[str] = []
+    others: list[str] = []
     for node in model.graph.node:
         if node.op_type in ("MatMul", "Gemm"):  # the exporter notes the operation that a product comes from
             scopes = next((entry.value for entry in node.metadata_props if entry.key.endswith("name_scopes")), "")

@@ -136,6 +136,7 @@ def encode_batch(
                 batch.waveforms, batch.num_samples, lambda bands, lengths: augmenter.mask(bands, lengths, 1)
             )
             return masked
+        assert isinstance(backbone, LogMelBackbone)
         bands_db, is_frame = bands(backbone)
         bands_db, num_frames = augmenter.augment(bands_db, is_frame.sum(dim=1))
         is_frame = frame_mask(num_frames, bands_db.shape[1])
