@@ -54,7 +54,8 @@ from serein.training.feature_cache import FeatureCache, StoredFeatures, is_input
 from serein.training.module import StageModule
 
 MOST_WORKERS = 8
-# Batches of many lengths need more compiled kernels than oneDNN keeps of itself (1024): it would build them anew.
+# Log-mel batches of many lengths need more kernels than oneDNN keeps of itself (1024): it would build them anew.
+# Padded batches of pretrained models have few lengths.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
 
 
