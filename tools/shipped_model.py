@@ -28,7 +28,7 @@ from serein.evaluation.scores import Scores, score_predictions, score_run
 from serein.experiment.predict import evaluate
 
 PACKAGE = Path(__file__).parents[1] / "src" / "serein" / "shipped_models"
-LARGEST_BYTES = 30 * 2**20
+LARGEST_BYTES = 30_000_000
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

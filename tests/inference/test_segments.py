@@ -154,6 +154,18 @@ def test_the_same_windows_wherever_blocks_end(
         assert len(one.waveform) <= round(sliding_window.window_s * RATE_HZ)
 
 
+@pytest.mark.parametrize("faded", [8, 14, 24])
+def test_speech_that_fades_before_the_detector_lets_go_keeps_its_last_window(faded: int) -> None:
+    likely = frames((170, 1.0))
+    samples = sound(likely)
+    samples[(170 - faded) * FRAME :] *= 0.03  # 30 dB, which no edge counts as speech
+    for block in (FRAME, 4096, 10**9):
+        found = cut(likely, SlidingWindow(), block, samples)
+        assert found[-1].end_s == pytest.approx((170 - faded) * FRAME_S + 0.1, abs=0.0131)
+        for window in found:
+            np.testing.assert_array_equal(window.waveform, samples[window.start : window.start + 3 * RATE_HZ])
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_recording() -> None:
     cutter = WindowCutter(SlidingWindow())

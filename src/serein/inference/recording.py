@@ -153,9 +153,8 @@ class WindowCutter:
         windows = [window for probability in speech for window in self._add_frame(float(probability))]
         # drop the samples that no window will need
         needed = self.num_frames * FRAME - _samples(EDGE_SEARCH_S)
-        if self.stretch is not None:
-            of_last_window = self.speech_end - _samples(self.sliding_window.window_s + self.sliding_window.speech_pad_s)
-            needed = max(self.stretch, min(of_last_window, self.next_start or 0))
+        if self.stretch is not None:  # the last window ends where speech does, but not before the one before it
+            needed = max(self.stretch, self.covered - _samples(self.sliding_window.window_s))
         drop = max(0, needed - self.kept_from)
         self.kept, self.kept_from = self.kept[drop:].copy(), self.kept_from + drop
         return windows
