@@ -21,4 +21,4 @@ def test_one_cycle_reaches_its_top_however_few_steps_there_are(num_steps: int) -
         optimizer.step()
         schedule.step()
     assert all(RATE / 25_001 <= rate <= RATE for rate in rates)
-    assert num_steps == 1 or max(rates) > RATE / 2
+    assert max(rates) > RATE / 2

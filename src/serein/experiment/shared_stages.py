@@ -158,23 +158,7 @@ def train_shared_stage(
             else:
                 break
         if is_first and not path.exists() and (entry / DESCRIPTION).exists():
-            # what the stage does not run keeps this model's values
-            with safe_open(entry / WEIGHTS, framework="pt") as file:
-                metadata = file.metadata()
-            found, state = load_file(entry / WEIGHTS), model.state_dict()
-            used = used_weights(model, stage).keys() & found.keys()
-            mark_used(entry)
-            is_backbone_left_out = not any(name.startswith("backbone.") for name in found)
-            merged = {
-                name: (found[name] if name in used else tensor.detach().cpu()).contiguous()
-                for name, tensor in state.items()
-                if not (is_backbone_left_out and name.startswith("backbone."))
-            }
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(entry / METRICS, folder / METRICS)
-            shutil.copyfile(entry / DESCRIPTION, folder / DESCRIPTION)
-            with replacing(folder / WEIGHTS) as partial:
-                save_file(merged, partial, metadata)
+            _take(model, stage, entry, folder)
             described = json.loads((entry / DESCRIPTION).read_text(encoding="utf-8"))
             report(label, 1, 1, f"shared: {described['trained_as']}")
         wait_for_all()
@@ -186,6 +170,26 @@ def train_shared_stage(
         if is_first and is_contained and not (entry / DESCRIPTION).exists():
             _publish(entry, folder, label, stage)
             keep_within_limit(stages=[shared])
+
+
+def _take(model: SpeechModel, stage: Stage, entry: Path, folder: Path) -> None:
+    """Write a shared stage's files into a stage's folder; what the stage does not run keeps this model's values."""
+    with safe_open(entry / WEIGHTS, framework="pt") as file:
+        metadata = file.metadata()
+    found, state = load_file(entry / WEIGHTS), model.state_dict()
+    used = used_weights(model, stage).keys() & found.keys()
+    mark_used(entry)
+    is_backbone_left_out = not any(name.startswith("backbone.") for name in found)
+    merged = {
+        name: (found[name] if name in used else tensor.detach().cpu()).contiguous()
+        for name, tensor in state.items()
+        if not (is_backbone_left_out and name.startswith("backbone."))
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(entry / METRICS, folder / METRICS)
+    shutil.copyfile(entry / DESCRIPTION, folder / DESCRIPTION)
+    with replacing(folder / WEIGHTS) as partial:
+        save_file(merged, partial, metadata)
 
 
 def _publish(entry: Path, folder: Path, label: str, stage: Stage) -> None:

@@ -59,11 +59,12 @@ def build_scheduler(optimizer: torch.optim.Optimizer, schedule: Schedule, num_st
         return torch.optim.lr_scheduler.ExponentialLR(optimizer, schedule.factor)
     if schedule.name == "one-cycle":
         rates, total = [group["lr"] for group in optimizer.param_groups], num_steps + 1
+        is_singular = abs(schedule.warmup * total - 1) < 1e-6  # PyTorch's rise then divides by zero
         return torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             rates,
             total_steps=total,
-            pct_start=schedule.warmup if schedule.warmup * total > 1 else 2 / total,  # its rise takes a step at least
+            pct_start=schedule.warmup * (1 - 1e-6) if is_singular else schedule.warmup,
             div_factor=25.0,
             final_div_factor=schedule.final_divisor,
             cycle_momentum=schedule.cycle_momentum,
