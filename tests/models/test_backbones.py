@@ -318,6 +318,32 @@ def test_the_shape_of_what_is_heard(wav2vec2: Any) -> None:
     assert heard.last is heard.layers[-1]
 
 
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("lengths", [(6_000, 2_000, 4_100), (4_000, 4_000)])
+def test_layers_above_the_frozen_ones_go_on_from_what_was_kept(case: str, lengths: tuple[int, ...]) -> None:
+    backbone = backbone_of(plain_model(*CASES[case]))
+    for name, group in backbone.parameter_groups().items():
+        for parameter in group:
+            parameter.requires_grad_(name == "layer 2")
+    assert backbone.num_fixed_layers() == 2
+    backbone.model.config.apply_spec_augment = True  # frames below the frozen layers are masked anew in each epoch
+    assert backbone.num_fixed_layers() == 0
+    backbone.model.config.apply_spec_augment = False
+    heard = backbone(*batch(clips(lengths)))
+    frames = int(heard.num_frames.max())
+    nothing = torch.zeros(0)
+    below = HiddenStates((nothing, heard.layers[1][:, :frames].detach(), nothing), heard.is_frame[:, :frames])
+    found = backbone.resume(below)
+    assert torch.equal(found.num_frames, heard.num_frames)
+    for one, other in ((found.layers[2], heard.layers[2]), (found.last, heard.last)):
+        assert deviation(one.detach()[found.is_frame], other.detach()[heard.is_frame]) < 1e-5
+        assert one.requires_grad
+    backbone.requires_grad_(True)
+    assert backbone.num_fixed_layers() == 0
+    backbone.requires_grad_(False)
+    assert backbone.num_fixed_layers() == 3
+
+
 def test_padded_batches_have_few_widths(wav2vec2: Any) -> None:
     backbone = backbone_of(wav2vec2)
     lengths = [(6_000, 900), (7_100, 6_900), (10_240, 400), (10_241, 400), (6_000, 6_000), (7_100,)]

@@ -161,7 +161,10 @@ class WavLM(Wav2Vec2):
     def transform(
         self, layer: Any, hidden: torch.Tensor, mask: Any, positions: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Run a layer, with the position bias of the first."""
+        """Run a layer, with the position bias of the first, which is made anew where that has not run."""
+        first: Any = self.layers[0]
+        if positions is None and layer is not first:
+            positions = first.attention.position_bias(hidden.shape[1])
         hidden, positions = layer(hidden, attention_mask=mask, position_bias=positions)
         return hidden, positions
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -32,9 +33,10 @@ from serein.models.pretrained import (
 )
 from serein.recipe import HuggingFace, Lora
 
-# Samples, 16 frames of most families: on a CPU, padded batches are as wide as a multiple of it, because oneDNN prepares
-# kernels for each shape and keeps them (benchmarks/batch_shapes.py).
+# On a CPU, padded batches are as wide as a multiple of so many samples, 16 frames of most families, because oneDNN
+# prepares kernels for each shape and keeps them (benchmarks/batch_shapes.py).
 PADDED_TO = 5120
+PADDED_FRAMES = 16
 
 BandsChange = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -374,26 +376,59 @@ class HuggingFaceBackbone(Backbone):
             if isinstance(module, nn.BatchNorm1d) and not module.weight.requires_grad:
                 module.eval()  # in a layer of which the adapter alone learns
 
+    def num_fixed_layers(self) -> int:
+        """Return how many hidden layers learn nothing; 0 where `resume` would not make the others."""
+        frozen = self._num_frozen()
+        if frozen == self.num_layers + 2:
+            return self.num_layers + 1
+        return 0 if self.pad_s or self.model.config.apply_spec_augment else max(0, frozen - 1)
+
+    def resume(self, below: HiddenStates) -> HiddenStates:
+        """Run the layers above the fixed ones."""
+        if self.training:
+            self._settle_frozen()
+        number, is_frame = self.num_fixed_layers(), below.is_frame
+        if is_frame.device.type == "cpu":
+            extra = -is_frame.shape[1] % PADDED_FRAMES
+            is_frame = F.pad(is_frame, (0, extra))
+            layers = tuple(F.pad(each, (0, 0, 0, extra)) if each.numel() else each for each in below.layers)
+            below = HiddenStates(layers, is_frame)
+        kept = below.layers[:number]
+        layers, output = self._transform(kept[-1], None if bool(is_frame.all()) else is_frame, first=number - 1)
+        return HiddenStates((*kept, *layers), is_frame, output)
+
     def _run(
         self, features: torch.Tensor, num_samples: torch.Tensor, is_frame: torch.Tensor | None
     ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
         """Run the model's parts in order; `is_frame` is `None` when nothing is padded."""
-        parts, frozen = self.architecture, 0  # groups from the bottom that hold nothing that learns: no graph is kept
-        if torch.is_grad_enabled() and not features.requires_grad:
-            learns = [any(each.requires_grad for each in group) for group in self._in_order().values()]
-            frozen = learns.index(True) if True in learns else self.num_layers + 2
+        parts = self.architecture
+        frozen = 0 if features.requires_grad else self._num_frozen()
         with nullcontext() if frozen < 1 else torch.no_grad():
             frames = parts.encode(features.to(next(self.model.parameters()).dtype), num_samples, self._call)
         with nullcontext() if frozen < 2 else torch.no_grad():
             hidden = parts.project(frames, is_frame)
-        layers, positions, mask = [hidden], None, parts.mask(hidden, is_frame)
-        for index, layer in enumerate(parts.layers):
+        layers, output = self._transform(hidden, is_frame)
+        return (hidden, *layers), output
+
+    def _transform(
+        self, hidden: torch.Tensor, is_frame: torch.Tensor | None, *, first: int = 0
+    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
+        """Run the layers from the one at index `first` on, and what closes the model."""
+        parts, positions, mask = self.architecture, None, self.architecture.mask(hidden, is_frame)
+        frozen = 0 if hidden.requires_grad else self._num_frozen()
+        layers: list[torch.Tensor] = []
+        for index, layer in enumerate(parts.layers[first:], start=first):
             may_drop = layer.training and parts.layerdrop > 0.0 and not (index == 0 and parts.keeps_first_layer)
             if not (may_drop and torch.rand([]) < parts.layerdrop):  # layer drop (Fan 2020)
                 with nullcontext() if frozen < index + 3 else torch.no_grad():
                     hidden, positions = self._call(parts.transform, layer, hidden, mask, positions)
             layers.append(hidden)
         return tuple(layers), None if parts.closing_norm is None else parts.closing_norm(hidden)
+
+    def _num_frozen(self) -> int:
+        """Return how many groups of parameters, from the bottom on, hold nothing that learns: they need no graph."""
+        learns = [any(each.requires_grad for each in group) for group in self._in_order().values()]
+        return learns.index(True) if True in learns else len(learns)
 
     def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():

@@ -117,6 +117,24 @@ class Backbone(nn.Module, ABC):
             num_samples: ``(batch,)`` long, real samples of each clip.
         """
 
+    def num_fixed_layers(self) -> int:
+        """Return how many entries of ``HiddenStates.layers``, from the lowest on, depend on nothing that learns.
+
+        All are fixed when the whole backbone is frozen. Those that ``resume`` cannot go on from count as 0.
+        """
+        return 0 if any(parameter.requires_grad for parameter in self.parameters()) else len(self.sizes)
+
+    def resume(self, below: HiddenStates) -> HiddenStates:
+        """Run what lies above the fixed hidden layers.
+
+        Args:
+            below: The highest fixed layer, and those below it that are wanted; the places of others hold anything.
+
+        Returns:
+            The hidden layers of ``forward``, maybe padded to more frames.
+        """
+        raise NotImplementedError
+
     def add_adapter(self, options: Lora) -> None:
         """Put new matrices beside a pretrained model's own, which freeze.
 

@@ -120,7 +120,7 @@ class GatedAttention(nn.Module):
             (batch, frame, feature); nothing; the position bias.
         """
         if position_bias is None:
-            position_bias = self._position_bias(hidden_states.shape[1])
+            position_bias = self.position_bias(hidden_states.shape[1])
         by_head = (*hidden_states.shape[:-1], self.num_heads, -1)
         gates = self.gru_rel_pos_linear(hidden_states.view(by_head).transpose(1, 2))
         update, reset = torch.sigmoid(gates.view(*gates.shape[:-1], 2, 4).sum(-1)).chunk(2, dim=-1)
@@ -136,7 +136,7 @@ class GatedAttention(nn.Module):
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype), dropout_p=dropout)
         return self.out_proj(mixed.transpose(1, 2).flatten(2)), None, position_bias
 
-    def _position_bias(self, num_frames: int) -> torch.Tensor:
+    def position_bias(self, num_frames: int) -> torch.Tensor:
         """Return (head, query, key): one number per distance, laid out along the diagonals.
 
         The bucket of a distance key - query is exact when near, logarithmic when far (Raffel 2020).

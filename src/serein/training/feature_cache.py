@@ -33,7 +33,7 @@ from serein.errors import RunError
 from serein.models.heads import LayerSelection
 from serein.models.hidden_states import Backbone
 from serein.models.logmel import BANDS, LogMelBackbone
-from serein.models.model import SpeechModel, is_frozen
+from serein.models.model import SpeechModel
 from serein.models.pretrained import ORIGIN, weights_hash
 from serein.progress import Report
 from serein.recipe import MAIN, Batches, Clips, FeatureCacheOptions, Stage
@@ -48,8 +48,8 @@ ELSEWHERE = "Name another feature_cache.folder, or set feature_cache.dtype to no
 LayerFrames = Mapping[str, torch.Tensor]  # layer -> (frame, feature)
 
 
-def is_input_fixed(model: SpeechModel, stage: Stage, longest_s: float, clips: Clips) -> bool:
-    """Tell whether a stage's clips give the same hidden layers in every epoch.
+def num_fixed_layers(model: SpeechModel, stage: Stage, longest_s: float, clips: Clips) -> int:
+    """Return how many hidden layers, from the lowest on, a stage's clips give alike in every epoch.
 
     Args:
         model: With `requires_grad` as in the stage.
@@ -60,7 +60,7 @@ def is_input_fixed(model: SpeechModel, stage: Stage, longest_s: float, clips: Cl
     is_plain = stage.waveform_augmentation.name == "none" and (
         isinstance(backbone, LogMelBackbone) or not stage.spectrogram_augmentation.changes_bands
     )
-    return backbone is not None and is_frozen(backbone) and is_whole and is_plain
+    return backbone.num_fixed_layers() if backbone is not None and is_whole and is_plain else 0
 
 
 def only_backbone(model: SpeechModel, stage: Stage) -> Backbone | None:

@@ -96,11 +96,23 @@ class EncodedBatch:
 
 
 def encode_batch(
-    model: SpeechModel, batch: Batch, augmentation: SpectrogramAugmentation, branches: Sequence[str] = (MAIN,)
+    model: SpeechModel,
+    batch: Batch,
+    augmentation: SpectrogramAugmentation,
+    branches: Sequence[str] = (MAIN,),
+    *,
+    goes_on: bool = False,
 ) -> EncodedBatch:
-    """Return what a training step learns from. A batch that carries hidden layers never touches a backbone.
+    """Return what a training step learns from. A batch that carries hidden layers needs no waveforms.
 
     All branches get the same augmentation of a clip: what is drawn follows from its seed.
+
+    Args:
+        model: With `requires_grad` as in the stage.
+        batch: Waveforms, or hidden layers in their place.
+        augmentation: Of bands, and mixup.
+        branches: Those to encode.
+        goes_on: The hidden layers are those below the ones that learn.
 
     Raises:
         RecipeError: A backbone does not make what is to be changed.
@@ -110,11 +122,12 @@ def encode_batch(
     def stored(backbone: Backbone) -> HiddenStates:
         layers = {name: frames.float() for name, frames in batch.layers.items()}
         nothing = batch.num_frames.new_zeros(0, dtype=torch.float32)  # in the place of layers that nobody reads
-        return HiddenStates(
+        kept = HiddenStates(
             tuple(layers.get(str(number), nothing) for number in range(len(backbone.sizes))),
             frame_mask(batch.num_frames, next(iter(layers.values())).shape[1]),
             layers.get("last"),
         )
+        return backbone.resume(kept) if goes_on else kept
 
     def bands(backbone: Backbone) -> tuple[torch.Tensor, torch.Tensor]:
         assert isinstance(backbone, LogMelBackbone)
@@ -204,6 +217,7 @@ class StageModule(lightning.LightningModule):
         self.tasks = {name: tasks[name] for name in stage.tasks or tasks}
         self.weights = loss_weights(self.tasks, stage.main_task_weight, stage.weights)
         self.branches = model.branches_of(self.tasks, stage.use_fusion)
+        self.goes_on = not all(is_frozen(model.backbone_of(branch)) for branch in self.branches)
         self.num_steps, self.seed = num_steps, seed
         model.train_only(stage.trainable, self.tasks)
         named = model.backbone.named_parameters()
@@ -232,7 +246,9 @@ class StageModule(lightning.LightningModule):
         Dropout is seeded by batch: loaders draw from torch's generator as well, and a resumed run makes more of them.
         """
         torch.manual_seed(draw_seed(self.seed, self.current_epoch, f"dropout/{batch_index}/{self.global_rank}"))
-        encoded = encode_batch(self.model, batch, self.stage.spectrogram_augmentation, self.branches)
+        encoded = encode_batch(
+            self.model, batch, self.stage.spectrogram_augmentation, self.branches, goes_on=self.goes_on
+        )
         head_outputs = self.model.decode(encoded.hidden_states, encoded.conditions, self.tasks, self.stage.use_fusion)
         losses = self.losses(head_outputs, encoded.targets, encoded.has_target)
         loss = self.weighted(losses, head_outputs)
@@ -270,7 +286,7 @@ class StageModule(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Keep truth and output; the score is taken when all are there."""
-        encoded = encode_batch(self.eval_model, batch, SpectrogramAugmentation(), self.branches)
+        encoded = encode_batch(self.eval_model, batch, SpectrogramAugmentation(), self.branches, goes_on=self.goes_on)
         head_outputs = self.eval_model.decode(
             encoded.hidden_states, batch.conditions, self.tasks, self.stage.use_fusion
         )

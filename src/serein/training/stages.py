@@ -50,7 +50,7 @@ from serein.training.checkpointing import (
     load_weights,
     readable_state,
 )
-from serein.training.feature_cache import FeatureCache, StoredFeatures, is_input_fixed, only_backbone, tapped_layers
+from serein.training.feature_cache import FeatureCache, StoredFeatures, num_fixed_layers, only_backbone, tapped_layers
 from serein.training.module import StageModule
 
 MOST_WORKERS = 8
@@ -236,11 +236,16 @@ def with_features(model: SpeechModel, stage: Stage, data: TrainingData, report: 
     positions = [*data.train, *data.dev]
     longest_s = float(batch_durations(data.recordings, data.clips, is_training=False)[list(data.train)].max())
     options = data.features or FeatureCacheOptions(dtype="none")
-    if options.dtype == "none" or not is_input_fixed(model, stage, longest_s, data.clips):
-        return data
+    num_fixed = num_fixed_layers(model, stage, longest_s, data.clips)
     backbone = only_backbone(model, stage)
-    assert backbone is not None
+    if options.dtype == "none" or backbone is None or not num_fixed:
+        return data
     layers = tapped_layers(model, model.branches_of(stage.tasks, stage.use_fusion))
+    if num_fixed < len(backbone.sizes):  # training goes on from the highest of them
+        if num_fixed == 1:  # that of no transformer layer: a hundred gigabytes would save little
+            return data
+        below = {layer for layer in layers if layer != "last" and int(layer) < num_fixed}
+        layers = tuple(sorted(below | {str(num_fixed - 1)}))
     if isinstance(backbone, LogMelBackbone):
         layers = (BANDS,)
         if not data.recordings.fits_memory:  # a hundred hours would fill 11 GB
