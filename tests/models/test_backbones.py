@@ -342,6 +342,10 @@ def test_layers_above_the_frozen_ones_go_on_from_what_was_kept(case: str, length
     assert backbone.num_fixed_layers() == 0
     backbone.requires_grad_(False)
     assert backbone.num_fixed_layers() == 3
+    lower, whole = (weights_hash(backbone.weights_of(number)) for number in (1, 2))
+    next(iter(backbone.parameter_groups()["layer 2"])).add_(1.0)
+    assert weights_hash(backbone.weights_of(1)) == lower
+    assert weights_hash(backbone.weights_of(2)) != whole == weights_hash(backbone_of(plain_model(*CASES[case])))
 
 
 def test_padded_batches_have_few_widths(wav2vec2: Any) -> None:

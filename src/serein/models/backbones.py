@@ -383,6 +383,11 @@ class HuggingFaceBackbone(Backbone):
             return self.num_layers + 1
         return 0 if self.pad_s or self.model.config.apply_spec_augment else max(0, frozen - 1)
 
+    def weights_of(self, number: int) -> dict[str, torch.Tensor]:
+        """Return all weights but those of the layers above."""
+        above = {id(each) for group in list(self._in_order().values())[number + 2 :] for each in group}
+        return {name: each for name, each in self.state_dict(keep_vars=True).items() if id(each) not in above}
+
     def resume(self, below: HiddenStates) -> HiddenStates:
         """Run the layers above the fixed ones."""
         if self.training:

@@ -124,6 +124,10 @@ class Backbone(nn.Module, ABC):
         """
         return 0 if any(parameter.requires_grad for parameter in self.parameters()) else len(self.sizes)
 
+    def weights_of(self, number: int) -> dict[str, torch.Tensor]:
+        """Return the weights that the entry `number` of ``HiddenStates.layers`` hangs on, and maybe others."""
+        return self.state_dict()
+
     def resume(self, below: HiddenStates) -> HiddenStates:
         """Run what lies above the fixed hidden layers.
 

@@ -163,7 +163,8 @@ class WaveformAugmentation(Options):
 class FeatureCacheOptions(Options):
     """The hidden layers of a frozen backbone, computed once for all epochs, folds and seeds, and kept on disk.
 
-    It applies in stages in which nothing of a Hugging Face backbone learns, no clip is cropped and no waveform changed.
+    It applies in stages in which no clip is cropped and no waveform changed, to a Hugging Face backbone of which nothing
+    learns, or nothing below some transformer layer: then the layers above it go on from the frames of those below.
     Log-mel bands before their augmentation are kept, too, in float32, of corpora that fit into memory (ten hours).
 
     Attributes:

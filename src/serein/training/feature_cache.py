@@ -1,4 +1,4 @@
-"""The output of a frozen backbone, computed once: hidden layers on disk, read through memory mapping.
+"""The output of a backbone's frozen layers, computed once: hidden layers on disk, read through memory mapping.
 
     folder / backbone (hash of architecture, weights and precision) / layer and kind of number / some clips.safetensors
 
@@ -197,7 +197,8 @@ class FeatureCache:
             described = {name: described[name] for name in ("name", *BAND_OPTIONS)}
             overhang, dtype, precision = self.backbone.overhang, "float32", "float32"
         else:
-            weights = weights_hash(self.backbone)
+            highest = len(self.backbone.sizes) - 1 if "last" in self.layers else max(map(int, self.layers))
+            weights = weights_hash(self.backbone.weights_of(highest))  # what learns above does not count
         architecture = {name: value for name, value in described.items() if name not in ORIGIN}
         key = _digest([json.dumps([FORMAT, precision, architecture, weights], sort_keys=True)])
         folder = self.root / key
