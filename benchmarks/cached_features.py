@@ -22,6 +22,7 @@ from typing import Any
 from backbones import WAV2VEC2_BASE, configuration, save_backbone
 from finetuning import CLASSES, RATE_HZ, NoiseRecordings, clips_of
 from serein import recipe as recipes
+from serein.device import own_device
 from serein.models.model import assemble, new_backbone
 from serein.recipe import Clips
 from serein.tasks.classes import ClassLabels, ClassTask
@@ -92,7 +93,7 @@ def measure(num_clips: int, epochs: int, *, is_thin: bool) -> dict[str, Any]:
     return {
         "clips": num_clips,
         "audio_s": sum(map(len, waveforms)) / RATE_HZ,
-        "precision": chosen_precision("auto"),
+        "precision": chosen_precision("auto", own_device()),
         "stored_bytes": stored,
         "seconds": seconds,
     }

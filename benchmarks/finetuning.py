@@ -1,9 +1,13 @@
 """Fine-tuning and inference of wav2vec2-base, serein beside the Transformers `Trainer` and `pipeline`, in one run.
 
-Real configuration, random weights; clips of RAVDESS's own lengths, filled with noise of speech-like level. Both sides
-train the same clips from memory in batches of 8 with the CNN frozen and the same precision; both answer the same clips.
+Real configuration, random weights; clips of RAVDESS's own lengths, filled with noise of speech-like level, or, with
+`--data`, of a manifest. Both sides train the same clips from memory in batches of 8 with the CNN frozen and the same
+precision; both answer the same clips with the same weights, on the device at hand. Each side's time is the median of
+`--repeats` rounds in which all sides take turns: seconds of the processor on a CPU, which other work beside changes
+little, of the clock on a GPU. The classifier's bias makes the mean of the pipeline's logits zero, so that labels
+differ between clips.
 
-    python benchmarks/finetuning.py [--clips 48] [--json]      # --thin --clips 2 only tries it
+    python benchmarks/finetuning.py [--clips 48] [--repeats 3] [--data MANIFEST] [--json]   # --thin --clips 2: a trial
 """
 
 from __future__ import annotations
@@ -17,17 +21,23 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import WAV2VEC2_BASE, configuration, save_backbone
+from serein import audio, read_manifest
 from serein import recipe as recipes
 from serein.checkpoint import Checkpoint, ModelOptions
 from serein.data.dataset import Recordings
 from serein.data.utterance import Utterance
+from serein.device import own_device
 from serein.inference.batching import model_outputs
+from serein.inference.benchmark import matrix_peak
 from serein.models.model import assemble, new_backbone
 from serein.recipe import Clips, Inference
 from serein.tasks.classes import ClassLabels, ClassTask
@@ -59,15 +69,23 @@ def clips_of(count: int) -> list[np.ndarray]:
     return [(0.05 * rng.standard_normal(round(s * RATE_HZ))).astype(np.float32) for s in seconds]
 
 
-def time_of(work: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+def clock() -> float:
+    """Return seconds: of the processor; on a GPU those of the clock, after what it was given to do."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
 
 
 def train_transformers(base: Path, waveforms: list[np.ndarray], precision: str, folder: Path) -> float:
     """Return seconds of the steps of one epoch of the Trainer, as its audio-classification example sets it up."""
-    from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, Trainer, TrainingArguments
+    from transformers import (
+        AutoFeatureExtractor,
+        AutoModelForAudioClassification,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
 
     extractor = AutoFeatureExtractor.from_pretrained(base)
     model = AutoModelForAudioClassification.from_pretrained(base, num_labels=4)
@@ -91,8 +109,19 @@ def train_transformers(base: Path, waveforms: list[np.ndarray], precision: str, 
         disable_tqdm=True,
         remove_unused_columns=False,
     )
-    trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate)
-    return float(trainer.train().metrics["train_runtime"])
+
+    class Epoch(TrainerCallback):
+        started = took = 0.0
+
+        def on_epoch_begin(self, *state: Any, **also: Any) -> None:
+            self.started = clock()
+
+        def on_epoch_end(self, *state: Any, **also: Any) -> None:
+            self.took = clock() - self.started
+
+    epoch = Epoch()
+    Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate, callbacks=[epoch]).train()
+    return epoch.took
 
 
 def train_serein(base: Path, waveforms: list[np.ndarray], precision: str, folder: Path) -> float:
@@ -104,26 +133,62 @@ def train_serein(base: Path, waveforms: list[np.ndarray], precision: str, folder
         recordings, {"emotion": task.targets(recordings.utterances)}, range(len(waveforms)), (), Clips()
     )
     stage = recipe.stages[0]
-    train_stage(model, {"emotion": task}, stage, data, folder, seed=0, report=lambda *_: None, label="benchmark")
+    with patch("serein.training.checkpointing.time", SimpleNamespace(monotonic=clock)):  # what an epoch is timed by
+        train_stage(model, {"emotion": task}, stage, data, folder, seed=0, report=lambda *_: None, label="benchmark")
     return float(history(folder)[0]["seconds"])
 
 
-def infer_transformers(base: Path, waveforms: list[np.ndarray], batch_size: int) -> float:
-    from transformers import pipeline
+class Sides:
+    """The pipeline and serein with the same weights.
 
-    classify = pipeline("audio-classification", model=str(base), device="cpu", batch_size=batch_size)
-    classify([{"raw": waveforms[0], "sampling_rate": RATE_HZ}])
-    inputs = [{"raw": waveform, "sampling_rate": RATE_HZ} for waveform in waveforms]
-    return time_of(lambda: list(classify(inputs)))
+    Attributes:
+        waveforms: What both answer.
+    """
 
+    def __init__(self, base: Path, waveforms: list[np.ndarray]) -> None:
+        from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, pipeline
 
-def infer_serein(base: Path, waveforms: list[np.ndarray], precision: str) -> float:
-    recipe = _recipe(base, precision)
-    task, model = _task_and_model(recipe)
-    options = ModelOptions(tasks=recipe.tasks, inference=Inference(precision=precision, batch_s=30.0))
-    checkpoint = Checkpoint(model.eval(), options, {"emotion": task})
-    model_outputs(checkpoint, waveforms.__getitem__, [len(waveforms[0])])
-    return time_of(lambda: model_outputs(checkpoint, waveforms.__getitem__, [len(w) for w in waveforms]))
+        self.waveforms = waveforms
+        self.device = own_device()
+        model = AutoModelForAudioClassification.from_pretrained(base, num_labels=len(CLASSES)).eval()
+        self.pipeline: Any = pipeline(
+            "audio-classification",
+            model=model,
+            feature_extractor=AutoFeatureExtractor.from_pretrained(base),
+            device=self.device,
+        )
+        self.task, self.network = _task_and_model(_recipe(base, "float32"))
+        head = self.network.ensemble[0].heads["emotion"]
+        (projection,) = head.projection  # behind the mean over time, which is as well as before it
+        projection.load_state_dict(model.projector.state_dict())
+        head.output.load_state_dict(model.classifier.state_dict())
+        self.network.eval().to(self.device)
+        middle = torch.from_numpy(self.serein("float32")[1].mean(axis=0)).to(self.device)
+        for output in (head.output, model.classifier):
+            output.bias.data -= middle
+
+    def transformers(self, batch_size: int) -> tuple[float, np.ndarray]:
+        """Return seconds and (clip, class) logits."""
+        inputs = [{"raw": waveform, "sampling_rate": RATE_HZ} for waveform in self.waveforms]
+        started = clock()
+        said = list(self.pipeline(inputs, batch_size=batch_size, top_k=len(CLASSES), function_to_apply="none"))
+        took = clock() - started
+        names = [f"LABEL_{number}" for number in range(len(CLASSES))]
+        scores = [{each["label"]: each["score"] for each in own} for own in said]
+        return took, np.array([[own[name] for name in names] for own in scores])
+
+    def serein(self, precision: str) -> tuple[float, np.ndarray]:
+        """Return seconds and (clip, class) logits, up to a constant of each clip."""
+        options = ModelOptions(
+            tasks=_recipe(Path(), precision).tasks, inference=Inference(precision=precision, batch_s=30.0)
+        )
+        checkpoint = Checkpoint(self.network, options, {"emotion": self.task})
+        started = clock()
+        found = model_outputs(checkpoint, self.waveforms.__getitem__, [len(w) for w in self.waveforms])
+        took = clock() - started
+        probabilities = found.decoded["emotion"].values
+        assert probabilities is not None
+        return took, np.log(np.maximum(probabilities, 1e-30))
 
 
 def _recipe(base: Path, precision: str) -> recipes.Recipe:
@@ -170,44 +235,88 @@ def where_time_goes(base: Path, waveforms: list[np.ndarray], precision: str) -> 
     return [(row.key, 100 * row.self_cpu_time_total / total) for row in rows[:8]]
 
 
-def measure(count: int, *, is_thin: bool) -> dict[str, Any]:
-    """Run all sides, alternating, and return seconds of audio per second."""
-    waveforms = clips_of(count)
+def measure(waveforms: list[np.ndarray], num_rounds: int, *, is_thin: bool) -> dict[str, Any]:
+    """Run all sides, taking turns, and return seconds of audio per second, ratios of each round, and agreement."""
     audio_s = sum(len(w) for w in waveforms) / RATE_HZ
-    precision = chosen_precision("auto")
+    device = own_device()
+    precision = chosen_precision("auto", device)
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(scratch) / "wav2vec2-base"
         save_backbone(base, configuration(WAV2VEC2_BASE, is_thin=is_thin))
-        warm = waveforms[:8]
-        train_serein(base, warm, precision, Path(scratch) / "warm")
-        train_transformers(base, warm, precision, Path(scratch) / "warm-t")
-        seconds = {
-            "training": {
-                "serein": train_serein(base, waveforms, precision, Path(scratch) / "s"),
-                "Trainer": train_transformers(base, waveforms, precision, Path(scratch) / "t"),
-            },
-            "inference float32": {
-                "serein": infer_serein(base, waveforms, "float32"),
-                "pipeline, batch 1": infer_transformers(base, waveforms, 1),
-                "pipeline, batch 8": infer_transformers(base, waveforms, 8),
-            },
+        sides = Sides(base, waveforms)
+        answering: dict[str, Callable[[], tuple[float, np.ndarray]]] = {
+            "pipeline, batch 1": lambda: sides.transformers(1),
+            "pipeline, batch 8": lambda: sides.transformers(8),
+            "serein, float32": lambda: sides.serein("float32"),
+            "serein, bfloat16": lambda: sides.serein("bfloat16"),
         }
-        if precision == "bfloat16":
-            seconds["inference bfloat16"] = {"serein": infer_serein(base, waveforms, "bfloat16")}
+        training: dict[str, Callable[[Path], float]] = {
+            "Trainer": lambda folder: train_transformers(base, waveforms, precision, folder),
+            "serein": lambda folder: train_serein(base, waveforms, precision, folder),
+        }
+        train_serein(base, waveforms[:8], precision, Path(scratch) / "warm")
+        train_transformers(base, waveforms[:8], precision, Path(scratch) / "warm-t")
+        seconds: dict[str, dict[str, list[float]]] = {"training": {}, "inference": {}}
+        logits = {}
+        for number in range(num_rounds):
+            for name, answer in answering.items():
+                took, logits[name] = answer()
+                seconds["inference"].setdefault(name, []).append(took)
+            for name, learn in training.items():
+                took = learn(Path(scratch) / f"{name}-{number}")
+                seconds["training"].setdefault(name, []).append(took)
         profile = where_time_goes(base, waveforms, precision)
-    speeds = {kind: {who: audio_s / s for who, s in sides.items()} for kind, sides in seconds.items()}
-    return {"clips": count, "audio_s": audio_s, "precision": precision, "speeds": speeds, "profile": profile}
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            for parameter in sides.network.parameters():
+                parameter.requires_grad_(False)
+            sides.serein("float32")
+    expected = logits["pipeline, batch 1"]
+    relative = {name: own - own.mean(axis=1, keepdims=True) for name, own in logits.items()}
+    return {
+        "clips": len(waveforms),
+        "audio_s": audio_s,
+        "device": str(device),
+        "training_precision": precision,
+        "rounds": num_rounds,
+        "speeds": {
+            kind: {who: audio_s / float(np.median(took)) for who, took in own.items()} for kind, own in seconds.items()
+        },
+        "ratios": {
+            kind: {who: float(np.median(np.array(took) / own[next(reversed(own))])) for who, took in own.items()}
+            for kind, own in seconds.items()
+        },
+        "same_labels": {
+            who: float((own.argmax(axis=1) == expected.argmax(axis=1)).mean()) for who, own in logits.items()
+        },
+        "difference": {who: float(np.abs(own - relative["pipeline, batch 1"]).max()) for who, own in relative.items()},
+        "spread": float(expected.std(axis=0).mean()),
+        "flops_per_audio_s": counter.get_total_flops() / audio_s,
+        "peak": {kind: matrix_peak(device, kind) for kind in ("float32", "bfloat16")},
+        "profile": profile,
+    }
 
 
 def show(result: dict[str, Any]) -> None:
     print(
-        f"wav2vec2-base, {result['clips']} clips, {result['audio_s']:.0f} s of audio, training in {result['precision']}"
+        f"wav2vec2-base, {result['clips']} clips, {result['audio_s']:.0f} s of audio, on {result['device']} with "
+        f"{torch.get_num_threads()} threads, training in {result['training_precision']}, {result['rounds']} rounds"
     )
+    needed = result["flops_per_audio_s"]
     for kind, sides in result["speeds"].items():
-        own = sides["serein"]
+        last = next(reversed(sides))
         for who, speed in sides.items():
-            ratio = "" if who == "serein" else f"   serein is {own / speed:.2f} times as fast"
-            print(f"  {kind:20} {who:20} {speed:6.1f} s of audio per s{ratio}")
+            ratio = f"{last} is {result['ratios'][kind][who]:5.2f} times as fast"
+            line = f"  {kind:10} {who:18} {speed:7.1f} s of audio per s   {ratio}"
+            if kind == "inference":
+                peak = result["peak"]["bfloat16" if "bfloat16" in who else "float32"]
+                line += (
+                    f"   same label {100 * result['same_labels'][who]:5.1f} %   "
+                    f"logits within {result['difference'][who]:.1e}   {100 * needed * speed / peak:3.0f} % of the peak"
+                )
+            print(line)
+    peaks = ", ".join(f"{kind} {peak / 1e9:.0f} GFLOP/s" for kind, peak in result["peak"].items())
+    print(f"  matrix peak: {peaks}; a second of audio takes {needed / 1e9:.1f} GFLOP")
+    print(f"  standard deviation of a logit between clips: {result['spread']:.1e}")
     print(
         "  where a training batch's time goes: "
         + ", ".join(f"{name} {share:.0f} %" for name, share in result["profile"])
@@ -217,12 +326,20 @@ def show(result: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=48)
+    parser.add_argument("--repeats", type=int, default=3, help="rounds in which all sides take turns")
+    parser.add_argument("--data", type=Path, help="a manifest, instead of noise")
     parser.add_argument("--thin", action="store_true", help="a thin backbone, to try the benchmark")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    result = measure(options.clips, is_thin=options.thin)
+    if options.data is None:
+        waveforms = clips_of(options.clips)
+    else:
+        utterances = read_manifest(options.data)
+        utterances = utterances[:: max(1, len(utterances) // options.clips)][: options.clips]
+        waveforms = [audio.load(each.audio, each.start_s, each.end_s) for each in utterances]
+    result = measure(waveforms, options.repeats, is_thin=options.thin)
     if options.json:
         json.dump(result, sys.stdout)
     else:

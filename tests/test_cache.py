@@ -92,6 +92,7 @@ def test_what_a_process_uses_stays(kept: Path, serein: Call) -> None:
 
 
 def test_a_limit_keeps_what_was_used_last(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEREIN_CACHE_SIZE", raising=False)
     assert cache.keep_within_limit() == []
     monkeypatch.setenv("SEREIN_CACHE_SIZE", "2 KB")
     cache.mark_used(kept / "cache/features/b/last")
@@ -99,3 +100,24 @@ def test_a_limit_keeps_what_was_used_last(kept: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("SEREIN_CACHE_SIZE", "much")
     with pytest.raises(RecipeError, match="'much' is no size. Write it as 20GB"):
         cache.keep_within_limit()
+
+
+def test_without_a_setting_a_tenth_of_the_disk_is_the_limit(
+    kept: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SEREIN_CACHE_SIZE", raising=False)
+    disk = type("Disk", (), {"total": 300e9})
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: disk)
+    assert cache.size_limit() == 30e9
+    assert "kept: at most 30.0 GB, shared stages beside that" in serein("cache").out
+    disk.total = 1e9
+    assert cache.size_limit() == cache.LEAST_LIMIT
+    disk.total = 1e15
+    assert cache.size_limit() == cache.MOST_LIMIT
+    monkeypatch.setattr(cache, "LEAST_LIMIT", 2000.0)
+    monkeypatch.setattr(cache, "MOST_LIMIT", 2000.0)
+    removed = cache.keep_within_limit(stages=[kept / "runs/reproduce/stages"])
+    assert [entry.path.name for entry in removed] == ["last", "4"]  # a stage neither counts nor goes
+    monkeypatch.setenv("SEREIN_CACHE_SIZE", "none")
+    assert cache.size_limit() == float("inf")
+    assert "kept: no limit" in serein("cache").out

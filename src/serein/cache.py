@@ -7,11 +7,12 @@
     runs/reproduce / stages / key                    stages that several runs share
 
 An entry is a folder. Whoever uses one holds a lock on `.NAME.use` beside it (who trains a stage, on `.NAME.lock`), and
-what is in use is never removed.
+what is in use is never removed. Whoever adds one keeps all within `size_limit`: what was used longest ago goes first.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -33,6 +34,8 @@ KINDS = {
     "vocabularies": 1,
 }  # name of the folder -> how deep its entries lie
 STAGES = "stages"
+DISK_PART = 0.1  # of the disk, which the cache may fill unless `$SEREIN_CACHE_SIZE` says otherwise
+LEAST_LIMIT, MOST_LIMIT = 10e9, 100e9  # bytes of that
 UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 
@@ -142,14 +145,31 @@ def trim(kept: Sequence[Entry], most_bytes: float) -> list[Entry]:
     return removed
 
 
-def keep_within_limit(stages: Iterable[Path] = (), features: Iterable[Path] = ()) -> list[Entry]:
-    """Remove what `$SEREIN_CACHE_SIZE` leaves no room for; nothing when it is not set. Return what was removed.
+def size_limit() -> float:
+    """Return how many bytes may be kept: `$SEREIN_CACHE_SIZE`, of which `none` is no limit; else a tenth of the disk.
+
+    That tenth is at least 10 GB and at most 100 GB.
 
     Raises:
-        RecipeError: It is no size.
+        RecipeError: `$SEREIN_CACHE_SIZE` is no size.
     """
-    limit = os.environ.get("SEREIN_CACHE_SIZE")
-    return trim(entries(stages, features), parse_size(limit, where="SEREIN_CACHE_SIZE")) if limit else []
+    if (limit := os.environ.get("SEREIN_CACHE_SIZE", "")).lower() == "none":
+        return math.inf
+    if limit:
+        return parse_size(limit, where="SEREIN_CACHE_SIZE")
+    folder = next(path for path in (cache_folder().absolute(), *cache_folder().absolute().parents) if path.exists())
+    return min(max(DISK_PART * shutil.disk_usage(folder).total, LEAST_LIMIT), MOST_LIMIT)
+
+
+def keep_within_limit(stages: Iterable[Path] = (), features: Iterable[Path] = ()) -> list[Entry]:
+    """Remove what `size_limit` leaves no room for, and return it.
+
+    Shared stages took hours to train: they count, and go, only where `$SEREIN_CACHE_SIZE` is set.
+
+    Raises:
+        RecipeError: `$SEREIN_CACHE_SIZE` is no size.
+    """
+    return trim(entries(stages if os.environ.get("SEREIN_CACHE_SIZE") else (), features), size_limit())
 
 
 def parse_size(text: str, *, where: str) -> float:

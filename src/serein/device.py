@@ -44,19 +44,30 @@ def device_of(name: str | torch.device = "auto") -> torch.device:
     return device
 
 
-@contextmanager
-def on_own_gpu(module: nn.Module) -> Iterator[torch.device]:
-    """Move a module from the CPU to this process's GPU, if there is one, and back when the block ends.
+def own_device(name: str = "auto") -> torch.device:
+    """Return the device of this process: of several that train together on GPUs, each has its own.
 
-    Training leaves its model on the CPU.
+    Args:
+        name: See `device_of`.
+
+    Raises:
+        ModelError: There is no such device, or several processes would share one GPU.
     """
+    device = device_of(name)
+    if device.type != "cuda" or distributed_info().size == 1:
+        return device
+    if device.index is not None:
+        what, remedy = f"several processes cannot train on '{name}' alone", "Name auto or cuda: each takes its own GPU."
+        raise ModelError(what, where="--device", remedy=remedy)
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))))
+
+
+@contextmanager
+def moved_to(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Move a module to a device, and back when the block ends: training leaves its model on the CPU."""
     home = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-    device = home
-    if home.type == "cpu" and torch.cuda.is_available():
-        local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
-        device = torch.device("cuda", int(local) if distributed_info().size > 1 else 0)
     try:
         module.to(device)
-        yield device
+        yield
     finally:
         module.to(home)

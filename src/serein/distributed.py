@@ -81,17 +81,19 @@ def ray_cluster() -> Iterator[Any]:
             ray.shutdown()
 
 
-def join_processes() -> None:
+def join_processes(*, uses_gpus: bool) -> None:
     """Let the processes that `torchrun` started find each other before any of them trains; nothing when there is one.
 
     A run that goes on with finished trainings has predictions to share and nothing left that would introduce them.
+
+    Args:
+        uses_gpus: Whether they train on GPUs, one each.
     """
     if distributed_info().size == 1 or "MASTER_ADDR" not in os.environ or is_joined():
         return
-    has_gpu = torch.cuda.is_available()
-    if has_gpu:
+    if uses_gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    distributed.init_process_group("nccl" if has_gpu else "gloo", timeout=timedelta(hours=1))
+    distributed.init_process_group("nccl" if uses_gpus else "gloo", timeout=timedelta(hours=1))
 
 
 def is_joined() -> bool:

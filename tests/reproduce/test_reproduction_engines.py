@@ -13,7 +13,7 @@ from serein import recipe as recipes
 from serein.errors import MissingExtraError, RunError
 from serein.evaluation.predictions import read_json
 from serein.reproduce import reproduction
-from serein.reproduce.reproduction import ENGINES, locally, over_ray
+from serein.reproduce.reproduction import ENGINES, Request, locally, over_ray
 from serein.reproduce.trials import BusyError, Data, Trial, is_finished, take_data, trial_of
 
 
@@ -38,7 +38,7 @@ def trials(data: Data, folder: Path, *changes: dict[str, object]) -> list[Trial]
 @pytest.mark.slow
 def test_an_error_does_not_stop_the_others(data: Data, tmp_path: Path) -> None:
     bad, good = trials(data, tmp_path, {"labels": {"classes": ["sad", "bored"]}}, {})
-    (first, error), (second, nothing) = locally([bad, good], data.manifest, 1, silent)
+    (first, error), (second, nothing) = locally([bad, good], data.manifest, Request(num_jobs=1), silent)
     assert (first, second, nothing) == (bad, good, None)
     assert "no utterance is labelled bored" in str(error)
     assert not is_finished(bad)
@@ -58,7 +58,7 @@ def test_what_another_process_trains_is_left_for_last(
 
     monkeypatch.setattr(reproduction, "train", train)
     monkeypatch.setattr(reproduction.time, "sleep", waited.append)
-    assert list(locally([busy, free], data.manifest, 1, silent)) == [(free, None), (busy, None)]
+    assert list(locally([busy, free], data.manifest, Request(num_jobs=1), silent)) == [(free, None), (busy, None)]
     assert tried == [busy, free, busy, busy]
     assert len(waited) == 1  # only when nothing else was left to do
 
@@ -66,7 +66,7 @@ def test_what_another_process_trains_is_left_for_last(
 def test_without_ray(monkeypatch: pytest.MonkeyPatch, data: Data) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'serein\[cluster\]'"):
-        list(over_ray([], data.manifest, None, silent))
+        list(over_ray([], data.manifest, Request(), silent))
 
 
 @pytest.mark.slow  # Ray starts processes, each of which imports torch
@@ -112,7 +112,7 @@ def test_a_task_that_dies_is_an_error_in_one_line(monkeypatch: pytest.MonkeyPatc
     )
     monkeypatch.setitem(sys.modules, "ray", ray)
     (trial,) = trials(data, tmp_path, {})
-    ((failed, error),) = over_ray([trial], data.manifest, None, silent)
+    ((failed, error),) = over_ray([trial], data.manifest, Request(), silent)
     assert failed == trial
     assert isinstance(error, RunError)
     assert "worker died" in str(error)

@@ -495,8 +495,8 @@ def test_bfloat16_trains_and_keeps_float32_weights(make: Make) -> None:
 def test_auto_takes_bfloat16_where_the_processor_has_it(
     amx: bool, avx: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
-    assert stages.chosen_precision("auto") == expected
-    assert stages.chosen_precision("float32") == "float32"
+    assert stages.chosen_precision("auto", torch.device("cpu")) == expected
+    assert stages.chosen_precision("float32", torch.device("cpu")) == "float32"
+    assert stages.chosen_precision("auto", torch.device("mps")) == "float32"

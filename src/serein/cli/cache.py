@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -30,12 +32,16 @@ DEFAULT_STAGES = (Path("runs/reproduce/stages"),)
 
 @cache.callback(invoke_without_command=True)
 def cache_list(context: typer.Context, stages: Stages = None, features: Features = None, as_json: Json = False) -> None:
-    """List what is kept: features of frozen backbones, vectors of texts, vocabularies of encoders, shared stages."""
+    """List what is kept: features of frozen backbones, vectors of texts, vocabularies of encoders, shared stages.
+
+    At most a tenth of the disk, from 10 to 100 GB, or what $SEREIN_CACHE_SIZE says (20GB, none): what was used longest
+    ago goes first, and nothing that a process uses. Shared stages count where that is set.
+    """
     if context.invoked_subcommand is not None:
         return
     from rich.table import Table
 
-    from serein.cache import cache_folder, entries
+    from serein.cache import cache_folder, entries, size_limit
 
     found = entries(stages or DEFAULT_STAGES, features or ())
     if as_json:
@@ -52,7 +58,10 @@ def cache_list(context: typer.Context, stages: Stages = None, features: Features
             entry.kind, str(entry.path), f"{entry.num_bytes / 1e6:.1f}", f"{entry.age_s / 86_400:.1f} days ago"
         )
     print_tables([table])
+    limit = "no limit" if math.isinf(size_limit()) else f"at most {size_limit() / 1e9:.1f} GB"
+    counted = "" if os.environ.get("SEREIN_CACHE_SIZE") else ", shared stages beside that"
     print(f"{len(found)} entries, {sum(entry.num_bytes for entry in found) / 1e9:.2f} GB")
+    print(f"kept: {limit}{counted}; set $SEREIN_CACHE_SIZE to a size, or to none")
 
 
 @cache.command("clear")

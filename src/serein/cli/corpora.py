@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from serein.cli.app import AllowSeenSpeakers, Json, Out, corpus, print_tables
+from serein.cli.app import AllowSeenSpeakers, Device, Json, Out, corpus, print_tables
 from serein.errors import RecipeError, SereinError
 
 AugmentationName = Literal["noise", "volume", "reverberation", "pitch", "mixed"]
@@ -309,6 +309,7 @@ def corpus_annotate(
     ] = None,
     allow_seen_speakers: AllowSeenSpeakers = False,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Skip broken files, and list them.")] = False,
+    device: Device = "auto",
 ) -> None:
     """Predict missing genders and transcripts with models (pseudo-labels).
 
@@ -321,10 +322,9 @@ def corpus_annotate(
         raise SereinError(
             "nothing to annotate", where="corpus annotate", remedy="Name --gender, --transcripts or both."
         )
-    annotators = [gender_annotator(gender, "allow" if allow_seen_speakers else "refuse")] if gender else []
-    annotators += (
-        [TranscriptAnnotator(transcripts, "all" if everything else "missing", language)] if transcripts else []
-    )
+    annotators = [gender_annotator(gender, "allow" if allow_seen_speakers else "refuse", device)] if gender else []
+    if transcripts:
+        annotators.append(TranscriptAnnotator(transcripts, "all" if everything else "missing", language, device))
     out = out or data.with_suffix(".annotated.jsonl")
     with Bars() as bars:
         annotated = annotate(data, out, annotators, broken="skip" if skip_broken else "stop", report=bars)

@@ -192,6 +192,7 @@ def run(
     jobs: Annotated[
         int | None, typer.Option(help="Folds to train in parallel.", show_default="by the size of the model", min=1)
     ] = None,
+    device: Device = "auto",
     shared: Annotated[
         Path | None,
         typer.Option(
@@ -211,7 +212,8 @@ def run(
 
     with Bars() as bars:
         names = None if folds is None else [name.strip() for name in folds.split(",") if name.strip()]
-        runs.run(resolved, data, folder, resume=resume, folds=names, num_jobs=jobs, shared=shared, progress=bars)
+        how: dict[str, Any] = {"folds": names, "num_jobs": jobs, "shared": shared, "device": device}
+        runs.run(resolved, data, folder, resume=resume, progress=bars, **how)
     finish(folder, as_json)
 
 
@@ -224,6 +226,7 @@ def train(
     task: Task = None,
     label_map: LabelMapFile = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped training.")] = False,
+    device: Device = "auto",
 ) -> None:
     """Train one model on the train and dev sets of a manifest."""
     from serein import recipe as recipes
@@ -233,7 +236,7 @@ def train(
     from serein.progress import Bars
 
     with Bars() as bars:
-        folder = runs.train(resolved, data, out, resume=resume, progress=bars)
+        folder = runs.train(resolved, data, out, resume=resume, device=device, progress=bars)
     print(folder)
 
 
@@ -414,6 +417,7 @@ def cross_corpus(
     jobs: Annotated[
         int | None, typer.Option(help="Folds to train in parallel.", show_default="by the size of the model", min=1)
     ] = None,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Train on each corpus and test on every other, and leave each corpus out.
@@ -435,6 +439,7 @@ def cross_corpus(
             labels=read_label_map(label_map) if label_map else NO_MAP,
             resume=resume,
             num_jobs=jobs,
+            device=device,
             progress=bars,
         )
     if as_json:

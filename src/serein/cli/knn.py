@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from serein.cli.app import Data, Json, Metric, Model, MovedBackbone, Out, app, points_of, print_tables
+from serein.cli.app import Data, Device, Json, Metric, Model, MovedBackbone, Out, app, points_of, print_tables
 
 if TYPE_CHECKING:
     from serein.knn.datastore import Header
@@ -50,6 +50,7 @@ def knn_build(
     data: Data,
     out: Out,
     index: SearchIndex = "auto",
+    device: Device = "auto",
     backbone: MovedBackbone = None,
     as_json: Json = False,
 ) -> None:
@@ -59,7 +60,7 @@ def knn_build(
 
     with Bars() as bars:
         header, left_out = neighbour_building.build(
-            model, data, out, bars, indexed_from=_indexed_from(index), backbone=backbone
+            model, data, out, bars, indexed_from=_indexed_from(index), device=device, backbone=backbone
         )
     _print_datastore(out, header, as_json, left_out=dict(left_out))
     if left_out:
@@ -72,6 +73,7 @@ def knn_add(
     datastore: DatastoreFolder,
     data: Data,
     model: MovedModel = None,
+    device: Device = "auto",
     backbone: MovedBackbone = None,
     index: SearchIndex = "auto",
     as_json: Json = False,
@@ -82,7 +84,7 @@ def knn_add(
 
     with Bars() as bars:
         header, num_known = neighbour_building.add(
-            datastore, data, bars, model=model, backbone=backbone, indexed_from=_indexed_from(index)
+            datastore, data, bars, model=model, device=device, backbone=backbone, indexed_from=_indexed_from(index)
         )
     _print_datastore(datastore, header, as_json, num_known=num_known)
     if num_known:
@@ -94,6 +96,7 @@ def knn_tune(
     datastore: DatastoreFolder,
     data: Data,
     model: MovedModel = None,
+    device: Device = "auto",
     backbone: MovedBackbone = None,
     votes: VotesOption = "uniform",
     metric: MetricOption = "ua",
@@ -106,7 +109,7 @@ def knn_tune(
 
     with Bars() as bars:
         tuned = neighbour_building.tune(
-            datastore, data, bars, model=model, backbone=backbone, votes=votes, metric=metric
+            datastore, data, bars, model=model, device=device, backbone=backbone, votes=votes, metric=metric
         )
     if as_json:
         content = tuned.tuning.model_dump(mode="json")
@@ -134,6 +137,7 @@ def knn_evaluate(
     knn_weight: Annotated[
         float | None, typer.Option("--knn-weight", help="Weight of the neighbours.", show_default="tuned", min=0, max=1)
     ] = None,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Evaluate a finished run with kNN on each fold's train and dev sets, beside the model alone."""
@@ -146,7 +150,7 @@ def knn_evaluate(
 
     knn_options = KnnOptions(selection, votes, metric, k, knn_weight)
     with Bars() as bars:
-        found = evaluate_run_with_knn(run, knn_options, bars, data)
+        found = evaluate_run_with_knn(run, knn_options, bars, data, device)
     if as_json:
         print(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False))
         return

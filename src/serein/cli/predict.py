@@ -157,7 +157,7 @@ def predict(
     files, num_absent = _recordings(sources, shown, max_files, plot)
     words = None if labels is None else [word.strip() for word in labels.split(",")]
     failed: list[SereinError] = []
-    transcripts = None if transcribe is None else _transcripts_of(transcribe)
+    transcripts = None if transcribe is None else _transcripts_of(transcribe, device)
     load_model = partial(load_for, model, runtime, backbone=backbone, task=task, labels=words)
     with Bars() as bars:
         show = partial(_show_reading, bars)
@@ -198,10 +198,10 @@ def _refuse(*combinations: tuple[object, Sequence[str], str]) -> None:
             raise typer.BadParameter(why, param_hint=", ".join(f"'--{name}'" for name in options))
 
 
-def _transcripts_of(name: str) -> TranscriptCache:
+def _transcripts_of(name: str, device: str) -> TranscriptCache:
     from serein.inference.transcription import TranscriptCache, load_transcriber  # would slow every prediction
 
-    return TranscriptCache(load_transcriber(name))
+    return TranscriptCache(load_transcriber(name, device))
 
 
 def _recordings(

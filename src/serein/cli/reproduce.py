@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from serein.cli.app import Json, Metric, Overrides, Split, app, print_tables
+from serein.cli.app import Device, Json, Metric, Overrides, Split, app, print_tables
 
 if TYPE_CHECKING:
     from serein.reproduce.reproduction import Request
@@ -60,6 +60,7 @@ def reproduce(
     ] = None,
     split: Annotated[Split, typer.Option(help="The predictions to score.")] = "test",
     metric: Annotated[Metric | None, typer.Option(help="The score to compare.", show_default="the table's")] = None,
+    device: Device = "auto",
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be trained and shared, and stop.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -89,6 +90,7 @@ def reproduce(
         engine=engine,
         num_jobs=jobs,
         split=split,
+        device=device,
     )
     if plan:
         from serein.device import device_of
@@ -109,7 +111,7 @@ def reproduce(
         folder = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
         print(
             f"{sum(each.num_to_train for each in planned)} runs to train, each of all folds of its protocol: at most "
-            f"{all_of_it} (device: {device_of()}; free: {shutil.disk_usage(folder).free / 1e9:.0f} GB). "
+            f"{all_of_it} (device: {device_of(device)}; free: {shutil.disk_usage(folder).free / 1e9:.0f} GB). "
             "Stages that stop early take less."
         )
         return

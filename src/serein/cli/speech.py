@@ -44,6 +44,7 @@ def transcribe(
             "--model", "-m", help="A model trained on the task 'asr', or a Whisper or CTC model of Transformers."
         ),
     ],
+    device: Device = "auto",
     backbone: MovedBackbone = None,
     as_json: Json = False,
 ) -> None:
@@ -61,7 +62,7 @@ def transcribe(
     files, num_failed = recordings_in(sources)
     utterances, num_all = [utterance_of(source) for source in files], len(files) + num_failed
     transcripts: list[Transcript] = []
-    for utterance, text in transcribe_with(model, utterances, backbone=backbone):
+    for utterance, text in transcribe_with(model, utterances, device=device, backbone=backbone):
         if isinstance(text, AudioError):
             num_failed += 1
             print(f"error: {text}", file=sys.stderr)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from serein import recipe as recipes
 from serein.choices import choose
@@ -59,6 +60,7 @@ def cross_corpus(
     labels: LabelMap = NO_MAP,
     resume: bool = False,
     num_jobs: int | None = None,
+    device: str = "auto",
     progress: Report | None = None,
 ) -> CrossCorpus:
     """Train on each corpus and test on every other; on itself by the recipe's protocol; and leave each corpus out.
@@ -75,6 +77,7 @@ def cross_corpus(
         labels: What labels become, as in `serein corpus merge`.
         resume: Go on where it was stopped, with the same recipe and data.
         num_jobs: Folds at once, see `serein.run`.
+        device: Where models train and predict, see `serein.run`.
         progress: Called with a label, what is done, all there is, and a detail.
 
     Raises:
@@ -101,8 +104,9 @@ def cross_corpus(
     together = _together(recipe, corpora)
     _start(out, recipe, merged.utterances, corpora, is_resumed=resume)
     cells, models = [], {}
+    how: dict[str, Any] = {"num_jobs": num_jobs, "device": device, "progress": report}
     for corpus in corpora.values():
-        _run(corpus.recipe, out / "data" / f"{corpus.folder}.jsonl", out / "within" / corpus.folder, num_jobs, report)
+        _run(corpus.recipe, out / "data" / f"{corpus.folder}.jsonl", out / "within" / corpus.folder, **how)
         predictions = read_run_predictions(out / "within" / corpus.folder)
         cells.append(cell_of(corpus.name, corpus.name, predictions, len({p.id for p in predictions})))
     for corpus in corpora.values():
@@ -119,14 +123,15 @@ def cross_corpus(
                 out / "data" / f"{corpus.folder}.jsonl",
                 folder,
                 resume=(folder / "recipe.yaml").exists(),
+                device=device,
                 progress=report,
             )
     for trained in corpora.values():
         for tested in corpora.values():
             if trained is not tested:
-                cells.append(_tested(models[trained.name], trained, tested, out, report))
+                cells.append(_tested(models[trained.name], trained, tested, out, report, device=device))
     if len(corpora) > 2:
-        _run(together, out / "data" / "all.jsonl", out / "corpora-out", num_jobs, report)
+        _run(together, out / "data" / "all.jsonl", out / "corpora-out", **how)
         predictions = read_run_predictions(out / "corpora-out")
         for each in corpora.values():
             learned = {name for other in corpora.values() if other is not each for name in other.classes}
@@ -215,16 +220,16 @@ def _start(
     write_text(path, recipes.dump(recipe))  # last: what has a recipe can be resumed
 
 
-def _run(recipe: Recipe, data: Path, out: Path, num_jobs: int | None, report: Report) -> None:
-    """Run a recipe, go on with its run, or do nothing when it is finished."""
+def _run(recipe: Recipe, data: Path, out: Path, **how: Any) -> None:
+    """Run a recipe, go on with its run, or do nothing when it is finished; `how`: see `serein.run`."""
     is_begun = (out / "recipe.yaml").exists()
     has_some = next(out.glob("fold-*/seed-*/predictions.jsonl"), None) is not None
     if has_some and not missing_predictions(out, read_run_predictions(out)):
         return
-    run(recipe, data, out, resume=is_begun, num_jobs=num_jobs, progress=report)
+    run(recipe, data, out, resume=is_begun, **how)
 
 
-def _tested(model: Path, trained: _Corpus, tested: _Corpus, out: Path, report: Report) -> Cell:
+def _tested(model: Path, trained: _Corpus, tested: _Corpus, out: Path, report: Report, *, device: str) -> Cell:
     """Return the scores of a model on another corpus; its predictions are kept."""
     path = out / "predictions" / f"{trained.folder}-on-{tested.folder}.jsonl"
     if not set(trained.classes) & set(tested.classes):
@@ -233,6 +238,7 @@ def _tested(model: Path, trained: _Corpus, tested: _Corpus, out: Path, report: R
         predictions, _ = evaluate(
             model,
             out / "data" / f"{tested.folder}.jsonl",
+            device=device,
             on_progress=lambda done, total: report(f"{trained.name} on {tested.name}", done, total, f"{total} clips"),
         )
         path.parent.mkdir(exist_ok=True)

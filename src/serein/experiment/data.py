@@ -44,6 +44,7 @@ class Experiment:
         tasks: Task -> what it means on all of the data; on a fold, see `tasks_of`.
         duplicates: Id -> id of an utterance with the same audio.
         shared: Folder of stages that several runs share, or `None`.
+        device: Name of the device that trains and predicts, see `serein.device.own_device`.
     """
 
     recipe: Recipe
@@ -55,6 +56,7 @@ class Experiment:
     duplicates: dict[str, str]
     folds: Folds
     shared: Path | None = None
+    device: str = "auto"
 
     @property
     def main(self) -> Task:

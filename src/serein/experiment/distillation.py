@@ -18,6 +18,7 @@ from serein.checkpoint import Checkpoint
 from serein.data.dataset import BucketSampler, ClipDataset, Targets, batch_durations, collate
 from serein.data.files import replacing, sha256
 from serein.data.splits import Fold
+from serein.device import moved_to, own_device
 from serein.distributed import distributed_info, wait_for_all
 from serein.errors import ModelError
 from serein.experiment.data import Experiment
@@ -125,21 +126,22 @@ def answers(
     run it once.
     """
     recordings, recipe, model, clips = experiment.recordings, experiment.recipe, teacher.model, teacher.options.clips
-    stage = Stage(name="teacher", tasks=(task.name,))
+    stage, device = Stage(name="teacher", tasks=(task.name,)), own_device(experiment.device)
     backbone = only_backbone(model, stage)
     is_conditioned, is_long = teacher.options.tasks.conditions, recordings.durations_s[positions].max() > clips.window_s
     has_cache = recipe.feature_cache.dtype != "none" and not isinstance(backbone, LogMelBackbone)
     if backbone is None or not has_cache or is_conditioned or is_long:
         source = recipe.inference.conditions
-        outputs = recording_outputs(
-            teacher, recordings, positions, source, lambda done, total: report(label, done, total, f"{total} clips")
-        )
+        with moved_to(model, device):
+            outputs = recording_outputs(
+                teacher, recordings, positions, source, lambda done, total: report(label, done, total, f"{total} clips")
+            )
         whole = outputs.decoded[task.name].values
         assert whole is not None
         return whole
     branches = model.branches_of(stage.tasks)
     layers = tapped_layers(model, branches)
-    cache = FeatureCache(backbone, layers, recipe.feature_cache, chosen_precision("auto"))
+    cache = FeatureCache(backbone, layers, recipe.feature_cache, chosen_precision("auto", device), device=device)
     dataset = ClipDataset(recordings, {}, clips, features=cache.of(recordings, clips, positions, report, label))
     durations_s = batch_durations(recordings, clips, is_training=False)
     answer_of: dict[int, NDArray[np.float32]] = {}

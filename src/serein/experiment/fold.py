@@ -20,6 +20,7 @@ from serein.data.files import sha256, write_text
 from serein.data.protocols import speaker_key
 from serein.data.splits import Fold
 from serein.data.utterance import Utterance
+from serein.device import moved_to, own_device
 from serein.distributed import distributed_info, wait_for_all
 from serein.evaluation.calibration import fitted_temperature
 from serein.evaluation.verification import score_verification
@@ -97,6 +98,7 @@ def train_fold(
         recipe.clips,
         training_conditions(experiment, fold),
         recipe.feature_cache,
+        device=own_device(experiment.device),
     )
     fit_normalisation(model, data, [name for name in (MAIN, *model.branches) if name not in pretrained_branches])
     for number, stage in enumerate(recipe.stages):
@@ -146,7 +148,9 @@ def verification_threshold(experiment: Experiment, checkpoint: Checkpoint, fold:
     if task is None or not positions:
         return None
     condition_source = experiment.recipe.inference.conditions
-    vectors = shared_outputs(checkpoint, experiment.recordings, positions, condition_source, embedding=task).embeddings
+    with moved_to(checkpoint.model, own_device(experiment.device)):
+        outputs = shared_outputs(checkpoint, experiment.recordings, positions, condition_source, embedding=task)
+    vectors = outputs.embeddings
     found = score_verification(vectors, [speaker_key(utterances[p]) for p in positions], np.random.default_rng(0))
     if found is None:
         return None

@@ -48,7 +48,7 @@ def run_parallel(
     listener.start()
     threads = max(1, torch.get_num_threads() // num_jobs)  # not by what is left to do: a sum's last bits hang on it
     num_processes = min(num_jobs, len(fold_runs))
-    origin = (experiment.recipe, experiment.manifest, experiment.shared)
+    origin = (experiment.recipe, experiment.manifest, experiment.shared, experiment.device)
     pool = ProcessPoolExecutor(num_processes, context, _start, (origin, messages, threads))
     try:
         # processes that start meanwhile ignore the keyboard's interrupt: their parent gets it, and stops them
@@ -83,7 +83,7 @@ def _listen(messages: Any, report: Report) -> None:
         report(*message)
 
 
-def _start(origin: tuple[Recipe, Path, Path | None], messages: Any, threads: int) -> None:
+def _start(origin: tuple[Recipe, Path, Path | None, str], messages: Any, threads: int) -> None:
     global _experiment, _messages
     end_with_parent()
     import torch
@@ -92,9 +92,9 @@ def _start(origin: tuple[Recipe, Path, Path | None], messages: Any, threads: int
 
     torch.set_num_threads(threads)
     _messages = messages
-    recipe, manifest, shared = origin
+    recipe, manifest, shared, device = origin
     _experiment = prepare(recipe, manifest, lambda *progress: None)
-    _experiment.shared = shared
+    _experiment.shared, _experiment.device = shared, device
 
 
 def _run(fold_name: str, seed: int, out: Path) -> None:

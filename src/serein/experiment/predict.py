@@ -22,7 +22,7 @@ from serein.data.files import replacing
 from serein.data.protocols import speaker_key
 from serein.data.splits import Fold
 from serein.data.utterance import Utterance
-from serein.device import on_own_gpu
+from serein.device import moved_to, own_device
 from serein.distributed import all_gather, distributed_info, is_joined
 from serein.errors import LeakError, ManifestError
 from serein.evaluation.calibration import model_calibration, with_temperature
@@ -131,9 +131,10 @@ def _predictions_on(
     condition_source: ConditionSource,
 ) -> SplitPredictions:
     positions = experiment.positions(ids)
-    return predictions_of(
-        checkpoint, experiment.recordings, positions, fold=fold.name, seed=seed, condition_source=condition_source
-    )
+    with moved_to(checkpoint.model, own_device(experiment.device)):
+        return predictions_of(
+            checkpoint, experiment.recordings, positions, fold=fold.name, seed=seed, condition_source=condition_source
+        )
 
 
 def shared_outputs(
@@ -144,7 +145,7 @@ def shared_outputs(
     on_progress: Callable[[int, int], None] | None = None,
     embedding: str | None = None,
 ) -> ModelOutputs:
-    """Run a model on utterances, on this process's GPU if there is one; see `model_outputs`.
+    """Run a model on utterances, where its weights lie; see `model_outputs`.
 
     Processes that train together each run a part, of all lengths, and all return the whole.
     """
@@ -152,10 +153,9 @@ def shared_outputs(
     own = np.arange(len(positions))
     if 1 < size <= len(positions):
         own = np.argsort([-recordings.durations_s[p] for p in positions], kind="stable")[rank::size]
-    with on_own_gpu(checkpoint.model):
-        outputs = recording_outputs(
-            checkpoint, recordings, [positions[i] for i in own.tolist()], condition_source, on_progress, embedding
-        )
+    outputs = recording_outputs(
+        checkpoint, recordings, [positions[i] for i in own.tolist()], condition_source, on_progress, embedding
+    )
     if size == 1:
         return outputs
     parts = all_gather((own, outputs))

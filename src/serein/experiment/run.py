@@ -24,7 +24,7 @@ from serein.data import manifest
 from serein.data.files import is_leftover, leftovers, write_text
 from serein.data.protocols import some, speaker_key
 from serein.data.splits import make_folds
-from serein.device import device_of
+from serein.device import own_device
 from serein.distributed import distributed_info, join_processes
 from serein.errors import RunError
 from serein.evaluation.calibration import run_calibration
@@ -61,6 +61,7 @@ def run(
     folds: Sequence[str] | None = None,
     num_jobs: int | None = None,
     shared: str | Path | None = None,
+    device: str = "auto",
     progress: Report | None = None,
 ) -> Path:
     """Train and predict every fold and seed of a recipe.
@@ -74,6 +75,7 @@ def run(
         num_jobs: Folds at once; `None` chooses: one per core for a small log-mel model on CPU, else one.
         shared: Folder of stages that runs share: one that begins like another takes its weights. `None`: nothing is
             shared.
+        device: Where the models train and predict: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         progress: Called with a label, what is done, all there is, and a detail.
 
     Returns:
@@ -85,9 +87,10 @@ def run(
     started = time.time()
     recipe = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
     out, manifest_path = Path(out) if out is not None else new_folder(recipe), Path(data)
-    join_processes()
+    on_gpu = own_device(device).type == "cuda"
+    join_processes(uses_gpus=on_gpu)
     report = progress if progress is not None and distributed_info().is_first else _say_nothing
-    experiment = _startable(recipe, manifest_path, out, report, make_folds, is_resumed=resume)
+    experiment = _startable(recipe, manifest_path, out, report, make_folds, is_resumed=resume, device=device)
     experiment.shared = None if shared is None else Path(shared).absolute()
     known = [fold.name for fold in experiment.folds.folds]
     if unknown := [name for name in folds or () if name not in known]:
@@ -96,7 +99,7 @@ def run(
     asked_names = {name for fold in asked for name in (fold.name, experiment.fold_with_same_training(fold).name)}
     with _locked(out):
         fold_runs = experiment.fold_runs()
-        is_small = recipe.backbone.name == "logmel" and not torch.cuda.is_available() and distributed_info().size == 1
+        is_small = recipe.backbone.name == "logmel" and not on_gpu and distributed_info().size == 1
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         suitable = min(cores, 8) if is_small else 1  # small models train faster one per core than one on all cores
         jobs = min(num_jobs or read_json(out / "environment.json").get("jobs") or suitable, len(fold_runs))
@@ -141,6 +144,7 @@ def train(
     out: str | Path,
     *,
     resume: bool = False,
+    device: str = "auto",
     progress: Report | None = None,
 ) -> Path:
     """Train one model on a manifest's train and dev, or on all of it with dev drawn by the recipe's rule; see `run`.
@@ -151,9 +155,9 @@ def train(
     started = time.time()
     recipe = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
     out, manifest_path = Path(out), Path(data)
-    join_processes()
+    join_processes(uses_gpus=own_device(device).type == "cuda")
     report = progress if progress is not None and distributed_info().is_first else _say_nothing
-    experiment = _startable(recipe, manifest_path, out, report, train_and_dev, is_resumed=resume)
+    experiment = _startable(recipe, manifest_path, out, report, train_and_dev, is_resumed=resume, device=device)
     with _locked(out):
         if distributed_info().is_first:
             _write_start(out, experiment, 1, started)
@@ -168,7 +172,7 @@ def _say_nothing(label: str, done: int, total: int, detail: str) -> None:
 
 
 def _startable(
-    recipe: Recipe, manifest_path: Path, out: Path, report: Report, divide: Divide, *, is_resumed: bool
+    recipe: Recipe, manifest_path: Path, out: Path, report: Report, divide: Divide, *, is_resumed: bool, device: str
 ) -> Experiment:
     """Return the experiment, after whatever can be wrong with it was looked for and before anything is written."""
     is_first = distributed_info().is_first  # the others would find the folder that the first one makes
@@ -195,9 +199,11 @@ def _startable(
         if read_json(out / "data.json").get("sha256") != manifest.digest(experiment.utterances):
             raise RunError("was started with other data", where=out, remedy="Use the same manifest, or a new --out.")
     require_trainable(experiment)
-    precisions = list(dict.fromkeys(chosen_precision(stage.precision) for stage in recipe.stages))
+    experiment.device = device
+    own = own_device(device)
+    precisions = list(dict.fromkeys(chosen_precision(stage.precision, own) for stage in recipe.stages))
     predicting = recipe.inference.precision
-    runtime = f"trains by torch on {device_of()}, {' and '.join(precisions)}; predicts in {predicting}"
+    runtime = f"trains by torch on {own}, {' and '.join(precisions)}; predicts in {predicting}"
     for note in (runtime, *experiment.folds.notes):
         report("note:", 1, 1, note)
     return experiment
@@ -216,7 +222,7 @@ def _write_start(out: Path, experiment: Experiment, jobs: int, started: float) -
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     earlier = read_json(out / "environment.json")
     documents = {
-        "environment.json": environment(jobs, started)
+        "environment.json": environment(jobs, started, experiment.device)
         | {name: earlier[name] for name in ("started", "finished_s") if name in earlier},
         "data.json": {
             "manifest": str(experiment.manifest),
@@ -249,19 +255,22 @@ def _write_start(out: Path, experiment: Experiment, jobs: int, started: float) -
     write_text(out / "recipe.yaml", recipes.dump(experiment.recipe))  # last: a folder with a recipe can be resumed
 
 
-def environment(jobs: int, started: float) -> dict[str, Any]:
+def environment(jobs: int, started: float, device: str = "auto") -> dict[str, Any]:
     """Return what a run was made with: versions, machine, command, start.
 
     Args:
         jobs: Folds at once.
         started: Seconds since the epoch.
+        device: Name of the device that trains.
     """
+    own = own_device(device)
     return {
         **{name: version(name) for name in ("serein", "torch", "transformers", "lightning", "numpy")},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": platform.processor() or platform.machine(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "device": str(own),
+        "gpu": torch.cuda.get_device_name(own) if own.type == "cuda" else None,
         "num_threads": torch.get_num_threads(),
         "jobs": jobs,
         "command": " ".join(["serein", *sys.argv[1:]]),

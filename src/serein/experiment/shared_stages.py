@@ -94,11 +94,11 @@ def stage_key(
     parts += [model.backbone, *(member.encoder for member in model.ensemble)] if MAIN in branches else []
     parts += [member.heads[name] for member in model.ensemble for name in running]
     utterances = [data.recordings.utterances[position] for position in (*data.train, *data.dev)]
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    device = torch.cuda.get_device_name(data.device) if data.device.type == "cuda" else data.device.type
     facts = {
         "format": FORMAT,
         "versions": torch.__version__,
-        "device": [device, distributed_info().size, chosen_precision(stage.precision)],
+        "device": [device, distributed_info().size, chosen_precision(stage.precision, data.device)],
         "stage": stage_options(recipe, number),
         "tasks": {name: tasks[name].to_json() for name in running},
         "joining": {name: tasks[name].options.model_dump(mode="json") for name in running if name not in names},

@@ -65,6 +65,7 @@ class RunGenderAnnotator:
 
     Args:
         run: Run folder; the probabilities of several seeds are averaged.
+        device: Where its model runs, see `serein.load`.
 
     Raises:
         RunError: It holds no predictions, or its classes are not female and male.
@@ -72,8 +73,8 @@ class RunGenderAnnotator:
 
     field: Field = "gender"
 
-    def __init__(self, run: Path) -> None:
-        self.run = run
+    def __init__(self, run: Path, device: str = "auto") -> None:
+        self.run, self._device = run, device
         tested = read_run_predictions(run)
         _require_genders(class_names(tested), where=run)
         self._predicted: dict[str, list[RunPrediction]] = {}
@@ -121,7 +122,7 @@ class RunGenderAnnotator:
                 yield utterance, GENDERS[int(np.mean(probabilities, axis=0).argmax())]
         others = [utterance for utterance in utterances if utterance.id not in self._predicted]
         if others and self._model_folder is not None:
-            yield from ModelGenderAnnotator(str(self._model_folder), "allow").predict(others)
+            yield from ModelGenderAnnotator(str(self._model_folder), "allow", self._device).predict(others)
 
 
 class ModelGenderAnnotator:
@@ -130,6 +131,7 @@ class ModelGenderAnnotator:
     Args:
         name: Model folder or Hub name.
         seen_speakers: Whether it may have been trained on speakers of the manifest.
+        device: Where it runs, see `serein.load`.
 
     Raises:
         ModelError: There is no such model, or its classes are not female and male.
@@ -137,10 +139,10 @@ class ModelGenderAnnotator:
 
     field: Field = "gender"
 
-    def __init__(self, name: str, seen_speakers: Literal["refuse", "allow"]) -> None:
+    def __init__(self, name: str, seen_speakers: Literal["refuse", "allow"], device: str = "auto") -> None:
         folder = hub.folder_of(name, expected=A_GENDER_MODEL)
         self.name, self._seen_speakers = name, seen_speakers
-        self._predictor: Predictor = load(folder)
+        self._predictor: Predictor = load(folder, device)
         _require_genders(self._predictor.classes, where=name)
         self.by = f"{name}, sha256 {hub.folder_digest(folder)[:16]}"
 
@@ -178,6 +180,7 @@ class TranscriptAnnotator:
         name: Folder or Hub name.
         which: Whether utterances with a transcript are transcribed as well.
         language: Spoken language; `None` uses each utterance's own.
+        device: Where it runs, see `serein.load`.
 
     Raises:
         ModelError: There is no such model, or it does not know the language.
@@ -185,8 +188,8 @@ class TranscriptAnnotator:
 
     field: Field = "transcript"
 
-    def __init__(self, name: str, which: Literal["missing", "all"], language: str | None) -> None:
-        self._transcriber: Transcriber = load_transcriber(name)
+    def __init__(self, name: str, which: Literal["missing", "all"], language: str | None, device: str = "auto") -> None:
+        self._transcriber: Transcriber = load_transcriber(name, device)
         self._which, self._language = which, language
         if language is not None and self._transcriber.language_code(language) is None:
             raise ModelError(
@@ -209,12 +212,12 @@ class TranscriptAnnotator:
 Annotator = RunGenderAnnotator | ModelGenderAnnotator | TranscriptAnnotator
 
 
-def gender_annotator(name: str, seen_speakers: Literal["refuse", "allow"]) -> Annotator:
+def gender_annotator(name: str, seen_speakers: Literal["refuse", "allow"], device: str = "auto") -> Annotator:
     """Return the gender annotator of a run folder, a model folder, or a Hub name."""
     run = Path(name)
     if any(run.glob("fold-*")):
-        return RunGenderAnnotator(run)
-    return ModelGenderAnnotator(name, seen_speakers)
+        return RunGenderAnnotator(run, device)
+    return ModelGenderAnnotator(name, seen_speakers, device)
 
 
 def annotate(

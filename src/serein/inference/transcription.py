@@ -28,6 +28,7 @@ from serein.audio import SAMPLE_RATE_HZ, Waveform
 from serein.cache import cache_folder, claim
 from serein.checkpoint import is_model_folder
 from serein.data.utterance import Utterance
+from serein.device import device_of
 from serein.errors import AudioError, ModelError, expected_one_of
 from serein.inference.batching import batches_by_length
 from serein.inference.prediction import Prediction
@@ -54,7 +55,8 @@ class Transcriber(ABC):
 
     Args:
         folder: Holds model, feature extractor and tokenizer.
-        model: In evaluation mode, on its device.
+        model: A model of Transformers.
+        device: Where it runs.
 
     Attributes:
         min_s: A shorter clip counts as this long in a batch.
@@ -62,9 +64,8 @@ class Transcriber(ABC):
 
     min_s = 0.0
 
-    def __init__(self, folder: Path, model: Any) -> None:
-        self.folder = folder
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def __init__(self, folder: Path, model: Any, device: torch.device) -> None:
+        self.folder, self.device = folder, device
         self.model = model.eval().to(self.device)
         with _errors("feature extractor or tokenizer cannot be loaded", folder):
             transformers: Any = importlib.import_module("transformers")
@@ -73,6 +74,11 @@ class Transcriber(ABC):
         if self.extractor.sampling_rate != SAMPLE_RATE_HZ:
             what = f"expects {self.extractor.sampling_rate} Hz, not {SAMPLE_RATE_HZ} Hz"
             raise ModelError(what, where=folder, remedy="Choose a model for 16 kHz.")
+
+    @property
+    def batch_s(self) -> float:
+        """Seconds of padded audio in one batch."""
+        return BATCH_S.get(self.device.type, BATCH_S["cpu"])
 
     def language_code(self, language: str) -> str | None:
         """Return the code ("de") of a language by its code or name ("german"); `None`: the model does not accept it.
@@ -103,7 +109,7 @@ class Transcriber(ABC):
 
     def batches(self, durations_s: Sequence[float]) -> list[list[int]]:
         """Divide clips into batches of like duration, longest first."""
-        return batches_by_length(durations_s, BATCH_S[self.device.type], max(self.min_s, 1e-3))
+        return batches_by_length(durations_s, self.batch_s, max(self.min_s, 1e-3))
 
 
 class WhisperTranscriber(Transcriber):
@@ -111,8 +117,8 @@ class WhisperTranscriber(Transcriber):
 
     min_s = WINDOW_S
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, _pretrained("AutoModelForSpeechSeq2Seq", folder))
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        super().__init__(folder, _pretrained("AutoModelForSpeechSeq2Seq", folder), device)
         if self.device.type == "cuda":
             self.model.half()  # the precision that its authors run it in
         config = self.model.generation_config
@@ -201,11 +207,11 @@ class Part(NamedTuple):
 class CtcTranscriber(Transcriber):
     """A model of the wav2vec 2.0 kind with CTC (Graves 2006): the best symbol of each frame, repeats and blanks out."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: torch.device) -> None:
         model = _pretrained("AutoModelForCTC", folder)
         if getattr(model.config, "add_adapter", False):
             raise ModelError("has an adapter behind its layers", where=folder, remedy=f"Name {A_MODEL}.")
-        super().__init__(folder, model)
+        super().__init__(folder, model, device)
         do_normalize = bool(getattr(self.extractor, "do_normalize", True))
         # gives a clip the same output alone and in a batch, which a model with group normalisation does not by itself
         self.backbone = HuggingFaceBackbone(getattr(model, model.base_model_prefix), do_normalize=do_normalize).eval()
@@ -215,7 +221,7 @@ class CtcTranscriber(Transcriber):
         """Return the text of clips, those longer than 30 s from windows of 30 s."""
         symbols: list[list[int]] = [[] for _ in waveforms]
         parts = [part for clip, waveform in enumerate(waveforms) for part in windows(clip, len(waveform), self._hop)]
-        size = max(1, int(BATCH_S[self.device.type] * SAMPLE_RATE_HZ) // max(part.stop - part.start for part in parts))
+        size = max(1, int(self.batch_s * SAMPLE_RATE_HZ) // max(part.stop - part.start for part in parts))
         for start in range(0, len(parts), size):
             some = parts[start : start + size]
             rows = [torch.from_numpy(waveforms[part.clip][part.start : part.stop]) for part in some]
@@ -233,14 +239,15 @@ class CtcTranscriber(Transcriber):
         return [read.decode(letters, group_tokens=False) for letters in once]
 
 
-def load_transcriber(name: str) -> Transcriber:
+def load_transcriber(name: str, device: str = "auto") -> Transcriber:
     """Load a speech recognition model.
 
     Args:
         name: Local folder, or a name on the Hub such as `openai/whisper-small`.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
 
     Raises:
-        ModelError: There is no such model, its family is not supported, or it is damaged.
+        ModelError: There is no such model or device, its family is not supported, or it is damaged.
     """
     if name in shipped_models():
         raise ModelError("is a model of emotions, and hears no words", where=name, remedy=f"Name {A_MODEL}.")
@@ -250,8 +257,9 @@ def load_transcriber(name: str) -> Transcriber:
     if family not in TRANSCRIBERS:
         what = expected_one_of(family, TRANSCRIBERS, kind="family of models")
         raise ModelError(what, where=name, remedy=f"Name {A_MODEL}.")
-    transcriber = TRANSCRIBERS[family](folder)
-    precision = {"cpu": "float32", "cuda": "float16" if family == "whisper" else "bfloat16"}[transcriber.device.type]
+    transcriber = TRANSCRIBERS[family](folder, device_of(device))
+    on_gpu = "float16" if family == "whisper" else "bfloat16"
+    precision = on_gpu if transcriber.device.type == "cuda" else "float32"
     log_runtime(folder.name, f"torch on {transcriber.device}, {precision}")
     return transcriber
 
@@ -391,20 +399,21 @@ TRANSCRIBERS: dict[str, type[WhisperTranscriber] | type[CtcTranscriber]] = {
 
 
 def transcribe_with(
-    model: str | Path, utterances: Sequence[Utterance], *, backbone: Path | None = None
+    model: str | Path, utterances: Sequence[Utterance], *, device: str = "auto", backbone: Path | None = None
 ) -> Iterator[tuple[Utterance, str | AudioError]]:
     """Yield the transcript, or the error, of each recording.
 
     Args:
         model: A model folder whose last stage learned transcription, which keeps the order; or a speech recogniser
             (Whisper or CTC), by folder or Hub name, which starts with the longest.
+        device: Where it runs, see `serein.load`.
         backbone: Where a model folder's pretrained backbone is now, if it has moved.
 
     Raises:
         ModelError: The model cannot be loaded, or did not learn transcription.
     """
     if not is_model_folder(model):
-        for utterance, text in transcribe_each(load_transcriber(str(model)), utterances):
+        for utterance, text in transcribe_each(load_transcriber(str(model), device), utterances):
             yield utterance, "" if text is None else text
         return
     checkpoint = model_folder.load(model, backbone=backbone)
@@ -415,7 +424,7 @@ def transcribe_with(
             where=model,
             remedy="Name the model of a stage that learned 'asr', below the stage's folder when it is not the last.",
         )
-    predictor, task = Predictor(checkpoint), sequences[0]
+    predictor, task = Predictor(checkpoint, device), sequences[0]
     log_runtime(checkpoint.name, predictor.runtime)
     results = predictor.predict_files(utterances, on_error="return")
     for utterance, result in zip(utterances, results, strict=True):

@@ -45,11 +45,13 @@ def build(
     report: Report,
     *,
     indexed_from: int = INDEXED_FROM,
+    device: str = "auto",
     backbone: Path | None = None,
 ) -> tuple[Header, Counter[str]]:
     """Build a datastore of a manifest's clips.
 
     Args:
+        device: Where the model runs, see `serein.load`.
         backbone: Where the model's pretrained backbone is now, if it has moved.
 
     Returns:
@@ -59,7 +61,7 @@ def build(
         ModelError: There is no such model, or `out` holds something else.
         ManifestError, AudioError: The clips cannot be read, or none has a class.
     """
-    predictor = load(model, backbone=backbone).uncalibrated()
+    predictor = load(model, device, backbone=backbone).uncalibrated()
     digest = predictor.checkpoint.digest
     utterances, left_out = keep_labelled(manifest.read(manifest_path), predictor.checkpoint.tasks[predictor.task])
     if not utterances:
@@ -79,6 +81,7 @@ def add(
     report: Report,
     *,
     model: str | None = None,
+    device: str = "auto",
     backbone: Path | None = None,
     indexed_from: int = INDEXED_FROM,
 ) -> tuple[Header, int]:
@@ -86,6 +89,7 @@ def add(
 
     Args:
         model: Where the model is now, if it was moved.
+        device: Where it runs, see `serein.load`.
         backbone: Where its pretrained backbone is now, if it has moved.
 
     Returns:
@@ -95,7 +99,7 @@ def add(
         ModelError: The datastore or its model does not exist.
         ManifestError: A clip's label is not a class of the model, or contradicts the datastore.
     """
-    datastore, utterances, added, _ = _opened(folder, manifest_path, report, model, backbone)
+    datastore, utterances, added, _ = _opened(folder, manifest_path, report, model, backbone, device=device)
     held = datastore.embeddings
     # Clips with the same id, samples and label are in the datastore already.
     row_of = {name: row for row, name in enumerate(held.keys[:, 0].tolist())}
@@ -140,6 +144,7 @@ def tune(
     report: Report,
     *,
     model: str | None = None,
+    device: str = "auto",
     backbone: Path | None = None,
     votes: Votes = "uniform",
     metric: Metric = "ua",
@@ -152,7 +157,8 @@ def tune(
         ModelError: The datastore or its model does not exist.
         ManifestError: A clip's label is not a class of the model.
     """
-    datastore, utterances, queries, probabilities = _opened(folder, manifest_path, report, model, backbone)
+    opened = _opened(folder, manifest_path, report, model, backbone, device=device)
+    datastore, utterances, queries, probabilities = opened
     nearest = datastore.embeddings.nearest(
         queries.vectors, min(MAX_NEIGHBOURS, len(datastore.embeddings) - 1), queries.keys
     )
@@ -193,12 +199,12 @@ def _embed(predictor: Predictor, utterances: Sequence[Utterance], report: Report
 
 
 def _opened(
-    folder: Path, manifest_path: Path, report: Report, model: str | None, backbone: Path | None
+    folder: Path, manifest_path: Path, report: Report, model: str | None, backbone: Path | None, *, device: str
 ) -> tuple[Datastore, list[Utterance], Embeddings, Vectors]:
     """Return a datastore, and a manifest's clips with their embeddings and the probabilities of its model."""
     datastore = open_datastore(folder)
     name = model or datastore.header.model
-    predictor = load(name, backbone=backbone).uncalibrated()
+    predictor = load(name, device, backbone=backbone).uncalibrated()
     datastore.require_model(predictor.checkpoint.digest, name)
     utterances = manifest.read(manifest_path)
     _, foreign = keep_labelled(utterances, predictor.checkpoint.tasks[predictor.task])

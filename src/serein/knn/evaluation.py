@@ -17,6 +17,7 @@ from serein.checkpoint import Checkpoint, folder_digest
 from serein.data import manifest
 from serein.data.files import write_text
 from serein.data.splits import Fold
+from serein.device import device_of
 from serein.errors import RunError
 from serein.evaluation.intervals import Difference, paired_difference
 from serein.evaluation.predictions import (
@@ -142,7 +143,7 @@ class KnnEvaluation:
 
 
 def evaluate_run_with_knn(
-    run: Path, knn_options: KnnOptions, report: Report, data: Path | None = None
+    run: Path, knn_options: KnnOptions, report: Report, data: Path | None = None, device: str = "auto"
 ) -> KnnEvaluation:
     """Evaluate a finished run with and without its neighbours (stage S3 of wang2023).
 
@@ -152,14 +153,17 @@ def evaluate_run_with_knn(
 
     Args:
         data: The manifest of the run, if it was moved.
+        device: Where its models run, see `serein.load`.
 
     Raises:
         RunError: The run is unfinished or of other data, or there is no dev set to tune on.
     """
+    device_of(device)  # before any work
     recorded = read_json(run / "data.json")
     if not (run / "recipe.yaml").is_file() or "manifest" not in recorded:
         raise RunError("is not a run folder", where=run, remedy="Name a folder that serein run has written.")
     experiment = prepare(recipes.load(run / "recipe.yaml"), data or Path(recorded["manifest"]), report)
+    experiment.device = device
     if recorded.get("sha256") != manifest.digest(experiment.utterances):
         raise RunError("was run on other data", where=run, remedy="Name the manifest that it was run on: --data.")
     if not has_test_set(run):
@@ -277,7 +281,7 @@ def _datastore(experiment: Experiment, fold: Fold, seed: int, run: Path, report:
         datastore = open_datastore(folder)
         if datastore.header.model_sha256 == digest and len(datastore.embeddings) == len(fold.train) + len(fold.dev):
             return datastore
-    checkpoint = load_model(fold_with_same_training / "model").checkpoint
+    checkpoint = load_model(fold_with_same_training / "model", experiment.device).checkpoint
     train, dev = experiment.positions(fold.train), experiment.positions(fold.dev)
     label, condition_source = f"fold {fold.name}  seed {seed}  datastore", experiment.recipe.inference.conditions
     embeddings = _embed(experiment, checkpoint, train, "known", label, report)

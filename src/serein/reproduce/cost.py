@@ -99,14 +99,13 @@ def network_of(options: Any) -> Network:
     return Network(convolutions + FRAMES_PER_S * transformer, kernels + transformer, layers, hidden)
 
 
-def device_speed(seconds: float = 0.3) -> float:
-    """Return the multiply-adds that this device does in a second, in the precision that training chooses.
+def device_speed(device: torch.device, seconds: float = 0.3) -> float:
+    """Return the multiply-adds that a device does in a second, in the precision that training chooses.
 
     Args:
         seconds: How long it is measured.
     """
-    device = device_of()
-    dtype = torch.bfloat16 if chosen_precision("auto") == "bfloat16" else torch.float32
+    dtype = torch.bfloat16 if chosen_precision("auto", device) == "bfloat16" else torch.float32
     size = 1024 if device.type == "cpu" else 8192
     one = torch.randn(size, size, device=device, dtype=dtype)
     number, started = 0, 0.0
@@ -249,7 +248,7 @@ def plan(tables: Sequence[tuple[Table, Path]], request: Request) -> list[Planned
         RecipeError: A row or its recipe is wrong.
         ManifestError: The data cannot be read.
     """
-    speed = EFFICIENCY * device_speed()
+    speed = EFFICIENCY * device_speed(device_of(request.device))
     data = {path: take_data(path, request.limit, request.out) for path in dict.fromkeys(path for _, path in tables)}
     estimators = {path: Estimator(manifest.read(own.manifest)) for path, own in data.items()}
     known: set[tuple[str, int]] = set()

@@ -35,7 +35,6 @@ from serein.reproduce.trials import (
 from serein.reproduce.writers import as_json, as_markdown, paths, write_page
 
 Outcome = tuple[Trial, SereinError | None]
-Engine = Callable[[Sequence[Trial], Path, int | None, Report], Iterator[Outcome]]
 
 WAIT_S = 1.0
 
@@ -53,6 +52,7 @@ class Request:
         engine: Name in `ENGINES`.
         num_jobs: Folds at once of a run (cores of a task, with Ray); `None` chooses.
         split: Whose predictions are scored.
+        device: Where models train and predict, see `serein.run`.
     """
 
     rows: tuple[str, ...] | None = None
@@ -63,6 +63,7 @@ class Request:
     engine: str = "local"
     num_jobs: int | None = None
     split: Split = "test"
+    device: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
             if row.knn is not None:
                 for trial in trials[row.name]:
                     if is_finished(trial) and not is_evaluated_with_knn(trial, row.knn):
-                        evaluate_run_with_knn(trial.folder, KnnOptions(row.knn), report, data.manifest)
+                        evaluate_run_with_knn(trial.folder, KnnOptions(row.knn), report, data.manifest, request.device)
             if row.ensemble:
                 ensemble = ensemble_rows(trials, request.out, request.split, report)
         except SereinError as error:
@@ -153,7 +154,7 @@ def _train(
     report(label, done, total, f"{done} of {total} runs finished before")
     errors: dict[Path, SereinError] = {}
     names = [row.name for row in rows]
-    for trial, error in ENGINES[request.engine](waiting, data.manifest, request.num_jobs, report):
+    for trial, error in ENGINES[request.engine](waiting, data.manifest, request, report):
         done += 1
         place = f"row {names.index(trial.row) + 1} of {len(rows)}, seed {trial.seed}: {trial.row}"
         if error is None:
@@ -169,7 +170,7 @@ def _train(
 # -- engines: where trials are trained -------------------------------------------------------------------------------
 
 
-def locally(trials: Sequence[Trial], data: Path, num_jobs: int | None, report: Report) -> Iterator[Outcome]:
+def locally(trials: Sequence[Trial], data: Path, request: Request, report: Report) -> Iterator[Outcome]:
     """Train trials one after the other, each with its folds in parallel; yield each with its error or `None`.
 
     A trial that another process is training is put last, and waited for.
@@ -177,8 +178,9 @@ def locally(trials: Sequence[Trial], data: Path, num_jobs: int | None, report: R
     waiting, num_busy = deque(trials), 0
     while waiting:
         trial = waiting.popleft()
+        say: Report = lambda label, *progress, row=trial.row: report(f"{row}  {label}", *progress)  # noqa: E731
         try:
-            train(trial, data, num_jobs, lambda label, *progress, row=trial.row: report(f"{row}  {label}", *progress))
+            train(trial, data, request.num_jobs, say, request.device)
         except BusyError:
             waiting.append(trial)
             num_busy += 1
@@ -192,7 +194,7 @@ def locally(trials: Sequence[Trial], data: Path, num_jobs: int | None, report: R
         num_busy = 0
 
 
-def over_ray(trials: Sequence[Trial], data: Path, num_jobs: int | None, report: Report) -> Iterator[Outcome]:
+def over_ray(trials: Sequence[Trial], data: Path, request: Request, report: Report) -> Iterator[Outcome]:
     """Train every trial as a task of a Ray cluster, or on this machine if there is none.
 
     Tasks share only the run folders and the audio, under the same paths on every machine. A task whose machine is
@@ -203,9 +205,10 @@ def over_ray(trials: Sequence[Trial], data: Path, num_jobs: int | None, report: 
     """
     with ray_cluster() as ray:
         has = ray.cluster_resources()
-        num_cpus = max(1, min(num_jobs or 1, int(has.get("CPU", 1))))  # a task that wants more would wait for ever
-        task = ray.remote(_train_alone).options(num_cpus=num_cpus, num_gpus=1 if has.get("GPU") else 0)
-        waiting = {task.remote(trial, data, num_jobs or 1): trial for trial in trials}
+        num_jobs, uses_gpus = request.num_jobs or 1, has.get("GPU") and request.device != "cpu"
+        num_cpus = max(1, min(num_jobs, int(has.get("CPU", 1))))  # a task that wants more would wait for ever
+        task = ray.remote(_train_alone).options(num_cpus=num_cpus, num_gpus=1 if uses_gpus else 0)
+        waiting = {task.remote(trial, data, num_jobs, request.device): trial for trial in trials}
         while waiting:
             (done, *_), _ = ray.wait(list(waiting), num_returns=1)
             try:
@@ -216,11 +219,11 @@ def over_ray(trials: Sequence[Trial], data: Path, num_jobs: int | None, report: 
             yield waiting.pop(done), outcome
 
 
-def _train_alone(trial: Trial, data: Path, num_jobs: int) -> SereinError | None:
+def _train_alone(trial: Trial, data: Path, num_jobs: int, device: str) -> SereinError | None:
     """Train a trial within a task; errors are returned, because Ray would wrap them in a traceback."""
     while True:
         try:
-            train(trial, data, num_jobs, lambda *progress: None)  # the waiting process reports the result
+            train(trial, data, num_jobs, lambda *progress: None, device)  # the waiting process reports the result
         except BusyError:
             time.sleep(WAIT_S)
         except SereinError as error:
@@ -229,4 +232,5 @@ def _train_alone(trial: Trial, data: Path, num_jobs: int) -> SereinError | None:
             return None
 
 
+Engine = Callable[[Sequence[Trial], Path, Request, Report], Iterator[Outcome]]
 ENGINES: dict[str, Engine] = {"local": locally, "ray": over_ray}

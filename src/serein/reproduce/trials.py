@@ -215,7 +215,7 @@ def is_finished(trial: Trial) -> bool:
     return bool(done) and all(done) and (trial.folder / "scores.json").exists()
 
 
-def train(trial: Trial, data: Path, num_jobs: int | None, report: Report) -> None:
+def train(trial: Trial, data: Path, num_jobs: int | None, report: Report, device: str = "auto") -> None:
     """Train, predict and score a trial, or what it still lacks.
 
     Raises:
@@ -241,9 +241,8 @@ def train(trial: Trial, data: Path, num_jobs: int | None, report: Report) -> Non
         if is_finished(trial):  # by another process, while this one waited
             return
         is_resumed = (trial.folder / "recipe.yaml").exists()
-        stages = trial.out / SHARED_STAGES
-        stages = trial.out / SHARED_STAGES
-        runs.run(trial.recipe, data, trial.folder, resume=is_resumed, num_jobs=num_jobs, shared=stages, progress=report)
+        how: Any = {"num_jobs": num_jobs, "shared": trial.out / SHARED_STAGES, "device": device, "progress": report}
+        runs.run(trial.recipe, data, trial.folder, resume=is_resumed, **how)
         scores = replace(score_run(trial.folder), tasks=tuple(task_scores(trial.folder)))
         write_scores(scores, trial.folder)
 

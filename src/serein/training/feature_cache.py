@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from serein.cache import cache_folder, claim, keep_within_limit
 from serein.data.dataset import BucketSampler, ClipDataset, Recordings, batch_durations, collate, fix_length
 from serein.data.files import replacing, write_text
-from serein.device import on_own_gpu
+from serein.device import moved_to, own_device
 from serein.errors import RunError
 from serein.models.heads import LayerSelection
 from serein.models.hidden_states import Backbone
@@ -166,6 +166,7 @@ class FeatureCache:
         options: Kind of number, folder.
         precision: What the backbone computes in, `float32` or `bfloat16`.
         batches: How many clips it encodes at once.
+        device: Where it runs.
     """
 
     backbone: Backbone
@@ -173,6 +174,7 @@ class FeatureCache:
     options: FeatureCacheOptions
     precision: str
     batches: Batches = field(default_factory=Batches)
+    device: torch.device = field(default_factory=own_device)
 
     @property
     def root(self) -> Path:
@@ -280,7 +282,7 @@ class Extraction:
             report(min(done, total - 1), total, f"{done}/{total} clips")
 
         tell(0)
-        with _evaluating(self.cache.backbone) as device:
+        with _evaluating(self.cache.backbone, self.cache.device):
             for waits in (False, True):
                 for part in parts:
                     wanted = [position for position in part if position in missing]
@@ -290,7 +292,7 @@ class Extraction:
                     computed: dict[str, LayerFrames] = {}
                     with file_lock(self.folder / f".{name}.lock", waits=waits) as is_mine:
                         if is_mine and (left := self.stored.missing(wanted)):  # now that no one else is at it
-                            for features in self.encode(left, device):
+                            for features in self.encode(left):
                                 computed |= features
                                 tell(len(features))
                             for layer, shard in self.stored.shards.items():
@@ -299,11 +301,11 @@ class Extraction:
         report(total, total, f"{total} clips")
 
     @torch.no_grad()
-    def encode(self, positions: Sequence[int], device: torch.device) -> Iterator[dict[str, LayerFrames]]:
+    def encode(self, positions: Sequence[int]) -> Iterator[dict[str, LayerFrames]]:
         """Yield clip -> layer -> (frame, feature) of one batch after the other."""
         dataset = ClipDataset(self.recordings, {}, self.clips)
         durations_s = batch_durations(self.recordings, self.clips, is_training=False)
-        dtype = DTYPES[self.cache.options.dtype]
+        dtype, device = DTYPES[self.cache.options.dtype], self.cache.device
         for items in BucketSampler(positions, durations_s, self.cache.batches, is_training=False):
             batch = collate([dataset[item] for item in items]).to(device)
             if isinstance(self.cache.backbone, LogMelBackbone):
@@ -368,12 +370,12 @@ def _read_notes(path: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _evaluating(backbone: Backbone) -> Iterator[torch.device]:
-    """Put a backbone into evaluation mode, on this process's accelerator if there is one; and back."""
+def _evaluating(backbone: Backbone, device: torch.device) -> Iterator[None]:
+    """Put a backbone into evaluation mode, on a device; and back."""
     was_training = backbone.training
     try:
-        with on_own_gpu(backbone.eval()) as device:
-            yield device
+        with moved_to(backbone.eval(), device):
+            yield
     finally:
         backbone.train(was_training)
 

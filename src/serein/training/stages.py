@@ -33,6 +33,7 @@ from serein.data.dataset import (
     draw_seed,
     loader,
 )
+from serein.device import own_device
 from serein.distributed import distributed_info, wait_for_all
 from serein.errors import AudioError, RunError
 from serein.models.logmel import BANDS, LogMelBackbone
@@ -77,6 +78,7 @@ class TrainingData:
         conditions: Those of all recordings.
         features: Where and how to cache the features of a frozen backbone; `None` runs it in every epoch.
         stored: Stored features of train and dev, instead of their waveforms.
+        device: Where the stage trains.
     """
 
     recordings: Recordings
@@ -87,6 +89,7 @@ class TrainingData:
     conditions: TrainingConditions = field(default_factory=TrainingConditions)
     features: FeatureCacheOptions | None = None
     stored: StoredFeatures | None = None
+    device: torch.device = field(default_factory=own_device)
 
     def sampler(self, batches: Batches, seed: int, *, is_training: bool, **drawing: Any) -> BucketSampler:
         """Return the batches of train or dev, this process's share of them; `drawing`: see `BucketSampler`."""
@@ -213,7 +216,7 @@ def train_stage(
             warnings.filterwarnings("ignore", category=FutureWarning)
             for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
                 logging.getLogger(name).setLevel(logging.ERROR)
-            trainer = build_trainer(model, stage, folder, callbacks)
+            trainer = build_trainer(model, stage, folder, callbacks, data.device)
             with _plainly(folder):
                 trainer.fit(module, datamodule=loaders, ckpt_path=resume, weights_only=True)
         if distributed_info().is_first:
@@ -250,16 +253,17 @@ def with_features(model: SpeechModel, stage: Stage, data: TrainingData, report: 
         layers = (BANDS,)
         if not data.recordings.fits_memory:  # a hundred hours would fill 11 GB
             return data
-    cache = FeatureCache(backbone, layers, options, chosen_precision(stage.precision), stage.batches)
+    precision = chosen_precision(stage.precision, data.device)
+    cache = FeatureCache(backbone, layers, options, precision, stage.batches, data.device)
     return replace(data, stored=cache.of(data.recordings, data.clips, positions, report, label))
 
 
 def build_trainer(
-    model: SpeechModel, stage: Stage, folder: Path, callbacks: list[lightning.Callback]
+    model: SpeechModel, stage: Stage, folder: Path, callbacks: list[lightning.Callback], device: torch.device
 ) -> lightning.Trainer:
     """Return Lightning's trainer of a stage, which writes for TensorBoard where that is installed."""
     processes = distributed_info()
-    devices: dict[str, Any] = {"devices": 1}
+    devices: dict[str, Any] = {"devices": [device.index or 0] if device.type == "cuda" else 1}
     if processes.size > 1:
         has_layers = any(len(encoder.sizes) > 1 for encoder in model.encoders) or len(model.branches) > 0
         # A selected layer below the last leaves some weights unused.
@@ -272,8 +276,9 @@ def build_trainer(
     has_tensorboard = importlib.util.find_spec("tensorboard") is not None
     trainer = lightning.Trainer(
         max_epochs=stage.epochs,
+        accelerator=device.type,
         **devices,
-        precision=PRECISIONS[chosen_precision(stage.precision)],
+        precision=PRECISIONS[chosen_precision(stage.precision, device)],
         accumulate_grad_batches=stage.batches.accumulate,
         callbacks=callbacks,
         logger=TensorBoardLogger(folder, name="tensorboard", version="") if has_tensorboard else False,
@@ -315,12 +320,14 @@ def corpus_weights(corpora: np.ndarray, classes: np.ndarray) -> np.ndarray:
 PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
 
-def chosen_precision(precision: str) -> str:
-    """Return what `auto` means on this machine: bfloat16 where the GPU or processor computes in it."""
+def chosen_precision(precision: str, device: torch.device) -> str:
+    """Return what `auto` means on a device: bfloat16 where the GPU or processor computes in it."""
     if precision != "auto":
         return precision
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    if device.type != "cpu":
+        return "float32"
     return "bfloat16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "float32"
 
 
