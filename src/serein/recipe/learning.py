@@ -170,8 +170,8 @@ class FeatureCacheOptions(Options):
     Attributes:
         dtype: Numbers on disk: `bfloat16` (wav2vec2-base: 77 kB for a second and layer) or `float32`, twice that;
             `none` runs the backbone in every epoch.
-        folder: Where they are kept; `None`: `features` in `$SEREIN_CACHE`, or in serein's folder of the user's cache. At
-            most a tenth of the disk, from 10 to 100 GB, unless `$SEREIN_CACHE_SIZE` says otherwise (`serein cache`).
+        folder: Where they are kept; `None`: `features` in `$SEREIN_CACHE`, or in serein's folder of the user's cache.
+            At most a tenth of the disk, from 10 to 100 GB, unless `$SEREIN_CACHE_SIZE` says otherwise (`serein cache`).
     """
 
     dtype: Literal["bfloat16", "float32", "none"] = "bfloat16"
