@@ -163,9 +163,10 @@ class WaveformAugmentation(Options):
 class FeatureCacheOptions(Options):
     """The hidden layers of a frozen backbone, computed once for all epochs, folds and seeds, and kept on disk.
 
-    It applies in stages in which no clip is cropped and no waveform changed, to a Hugging Face backbone of which nothing
-    learns, or nothing below some transformer layer: then the layers above it go on from the frames of those below.
-    Log-mel bands before their augmentation are kept, too, in float32, of corpora that fit into memory (ten hours).
+    It applies in stages in which no clip is cropped and no waveform changed, to a Hugging Face backbone of which
+    nothing learns, or nothing below some transformer layer: then the layers above it go on from the frames of those
+    below. Log-mel bands before their augmentation are kept, too, in float32, of corpora that fit into memory (ten
+    hours).
 
     Attributes:
         dtype: Numbers on disk: `bfloat16` (wav2vec2-base: 77 kB for a second and layer) or `float32`, twice that;
