@@ -14,6 +14,7 @@ from serein.data import manifest
 from serein.data.augmentation import speech_power
 from serein.data.conditions import (
     CONDITIONS,
+    MOST_MARGIN_S,
     Surroundings,
     at_speed,
     clipped,
@@ -172,6 +173,15 @@ def test_copies_are_drawn_from_seed_and_id_and_written_once(tmp_path: Path) -> N
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").iterdir()}
     write_copies(utterances, tmp_path / "a", Surroundings(), num_copies=2, seed=1)
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "a").iterdir()}
+
+
+def test_copies_at_other_speeds_last_longer_or_shorter(tmp_path: Path) -> None:
+    utterances = utterances_in(tmp_path)
+    copies = write_copies(utterances, tmp_path / "a", Surroundings(), num_copies=1, num_speeds=2)
+    assert [copy.id for copy in copies[:3]] == ["u0~1", "u0~s1", "u0~s2"]
+    seconds = [soundfile.info(copy.audio).duration for copy in copies if "~s" in copy.id]
+    assert len({round(each, 3) for each in seconds}) > 6
+    assert all(0.5 / 1.18 - 0.01 < each < 0.5 / 0.85 + 2 * MOST_MARGIN_S + 0.1 for each in seconds)
 
 
 def test_copies_are_trained_on_where_their_originals_are(tmp_path: Path) -> None:

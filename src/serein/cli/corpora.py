@@ -253,7 +253,8 @@ def corpus_augment(
         Path,
         typer.Option("--out", "-o", help="Manifest of utterances and copies; the audio is written beside it."),
     ],
-    copies: Annotated[int, typer.Option(help="Copies of each utterance.", min=1)] = 3,
+    copies: Annotated[int, typer.Option(help="Copies of each utterance, recorded elsewhere.", min=0)] = 3,
+    speeds: Annotated[int, typer.Option(help="Copies of each that differ in speed alone.", min=0)] = 0,
     noises: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Recordings of noise.", show_default="generated noise alone")
     ] = None,
@@ -281,6 +282,7 @@ def corpus_augment(
             out.with_name(f"{out.stem}_audio"),
             Surroundings.read(noises, rooms, num_simulated_rooms=num_simulated_rooms, seed=seed),
             num_copies=copies,
+            num_speeds=speeds,
             seed=seed,
             num_jobs=num_jobs,
             on_progress=lambda done, total: bars("augmenting", done, total, f"{total} copies"),

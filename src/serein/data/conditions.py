@@ -369,12 +369,18 @@ def as_recorded_elsewhere(speech: Waveform, rng: np.random.Generator, surroundin
     return with_volume(speech, float(rng.uniform(-20.0, 0.0)))
 
 
+def spoken_faster_or_slower(speech: Waveform, rng: np.random.Generator, surroundings: Surroundings) -> Waveform:
+    """Return speech at 0.85 to 1.18 times its speed, which moves the voice, too: another speaker in the same studio."""
+    return with_volume(at_speed(speech, float(rng.uniform(0.85, 1.18))), float(rng.uniform(-10.0, 0.0)))
+
+
 def write_copies(
     utterances: Sequence[Utterance],
     folder: Path,
     surroundings: Surroundings,
     *,
     num_copies: int,
+    num_speeds: int = 0,
     seed: int = 0,
     num_jobs: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
@@ -382,6 +388,16 @@ def write_copies(
     """Write copies as FLAC files of 16 bits; those that are there already stay.
 
     Speech is trimmed first, to up to 0.3 s before and after what is within 30 dB of the loudest 25 ms.
+
+    Args:
+        utterances: What is copied.
+        folder: Gets the files.
+        surroundings: Noises and rooms.
+        num_copies: Copies of each utterance that are recorded elsewhere.
+        num_speeds: Copies of each that differ in speed alone.
+        seed: Root of every draw.
+        num_jobs: Processes.
+        on_progress: Takes how many copies are done, of how many.
 
     Returns:
         The copies: `copy_of` names the utterance, and its other fields are the utterance's.
@@ -391,7 +407,8 @@ def write_copies(
     """
     folder = folder.absolute()  # as loaded manifests hold paths
     folder.mkdir(parents=True, exist_ok=True)
-    work = [(utterance, number) for utterance in utterances for number in range(1, num_copies + 1)]
+    kinds = [(number, "") for number in range(1, num_copies + 1)] + [(n, "s") for n in range(1, num_speeds + 1)]
+    work = [(utterance, number, kind) for utterance in utterances for number, kind in kinds]
     write = partial(_write_copy, folder=folder, surroundings=surroundings, seed=seed)
     copies = []
     with ExitStack() as stack:
@@ -406,16 +423,16 @@ def write_copies(
     return copies
 
 
-def _write_copy(what: tuple[Utterance, int], folder: Path, surroundings: Surroundings, seed: int) -> Utterance:
-    utterance, number = what
-    copy_id = f"{utterance.id}~{number}"
+def _write_copy(what: tuple[Utterance, int, str], folder: Path, surroundings: Surroundings, seed: int) -> Utterance:
+    utterance, number, kind = what
+    copy_id = f"{utterance.id}~{kind}{number}"
     path = folder / f"{re.sub(r'[^A-Za-z0-9.~-]+', '_', copy_id)[-120:]}.flac"
     if not path.exists():
         rng = np.random.default_rng(draw_seed(seed, number, utterance.id))
         speech = audio.load(utterance.audio, utterance.start_s, utterance.end_s)
         margin = round(float(rng.uniform(0.0, MOST_MARGIN_S)) * SAMPLE_RATE_HZ)
         speech = np.pad(audio.trimmed(speech, SPEECH_BELOW_PEAK_DB), margin)
-        changed = as_recorded_elsewhere(speech, rng, surroundings)
+        changed = (spoken_faster_or_slower if kind else as_recorded_elsewhere)(speech, rng, surroundings)
         peak = max(float(np.abs(changed).max(initial=0.0)), 1.0)
         with replacing(path) as partial_path:
             soundfile.write(partial_path, changed / peak, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
