@@ -1,10 +1,11 @@
-"""Adaptation: the gain from some labelled clips of a corpus, by kNN or by a bias of each class; leave one speaker out.
+"""Adaptation: the gain from some labelled clips of a corpus, by kNN, by a bias of each class, by training on.
 
 In use, a model meets speakers, rooms and words that are not in its training data. Some of the corpus's clips are
-labelled and put into a datastore, or move the model's probabilities; predictions for a speaker who is not among them
-are compared with the model alone.
+labelled and put into a datastore, or move the model's probabilities, or the model learns them by a recipe that starts
+from it (LoRA, for instance); predictions for a speaker who is not among them are compared with the model alone.
 
     python benchmarks/adaptation.py --data MANIFEST --out FOLDER [--model FOLDER] [--sizes 8 16] [--draws 10] [--json]
+        [--recipe recipes/pretrained/adapt.yaml] [--recipe-draws 2]
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -25,6 +27,7 @@ from rich.table import Table
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
+from serein import recipe, train
 from serein.data import manifest
 from serein.data.dataset import Recordings
 from serein.data.files import replacing, write_text
@@ -57,6 +60,7 @@ TUNINGS = {
     "fixed": f"k {DEFAULT_K}, weight {DEFAULT_KNN_WEIGHT:g}",
     "tuned": "k and weight tuned in the datastore",
     "bias": "bias of each class",
+    "trained": "trained on",
 }
 BIAS_PENALTY = 1.0  # of the squares' sum, beside the clips' summed cross-entropy: a normal prior of deviation 0.7
 _PER_CENT = 100.0
@@ -72,6 +76,7 @@ class EmbeddedCorpus:
         embeddings: Their embeddings; clips of one speaker have the same key, so that none is a neighbour of another.
         probabilities: (clip, class) of the model.
         notes: Caveats for readers.
+        of_model: Positions of the classes among the model's.
     """
 
     utterances: tuple[Utterance, ...]
@@ -79,6 +84,7 @@ class EmbeddedCorpus:
     embeddings: Embeddings
     probabilities: FloatArray
     notes: tuple[str, ...]
+    of_model: tuple[int, ...] = ()
 
     @cached_property
     def clips_of(self) -> dict[int, Numbers]:
@@ -131,11 +137,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for adaptation.json and adaptation.png")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of clips in a datastore")
     parser.add_argument("--draws", type=int, default=10, help="random datastores of each size and speaker")
+    parser.add_argument("--recipe", type=Path, help="train the model on each draw by this recipe, from its weights")
+    parser.add_argument("--recipe-draws", type=int, default=2, help="draws of each size and speaker to train on")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     try:
         with Bars() as bars:
-            found = adapt(options.model, options.data, options.out, bars, sizes=options.sizes, num_draws=options.draws)
+            found = adapt(
+                options.model,
+                options.data,
+                options.out,
+                bars,
+                sizes=options.sizes,
+                num_draws=options.draws,
+                recipe_path=options.recipe,
+                num_recipe_draws=options.recipe_draws,
+            )
     except SereinError as error:
         sys.exit(f"error: {error}")
     if options.json:
@@ -168,6 +185,8 @@ def adapt(
     *,
     sizes: Sequence[int] = SIZES,
     num_draws: int = 10,
+    recipe_path: Path | None = None,
+    num_recipe_draws: int = 2,
 ) -> KnnAdaptation:
     """Evaluate a model with datastores of a corpus's clips; write `adaptation.json` and `adaptation.png` into a folder.
 
@@ -184,7 +203,9 @@ def adapt(
     results = []
     for done, size in enumerate(sorted(sizes), start=1):
         by_tuning = predict_with_datastores(corpus, size, num_draws)
-        results += [_result(size, tuning, by_tuning[tuning], alone, corpus.classes) for tuning in TUNINGS]
+        if recipe_path is not None:
+            by_tuning["trained"] = predict_trained(corpus, model or "default", recipe_path, size, num_recipe_draws)
+        results += [_result(size, tuning, own, alone, corpus.classes) for tuning, own in by_tuning.items()]
         report("datastores", done, len(sizes), f"{size} clips: UA {results[-1].scores.pooled['ua']:.1f}")
     model_scores = score_predictions(alone, corpus.classes)
     found = KnnAdaptation(model_scores, tuple(results), num_draws, (*corpus.notes, *model_scores.notes))
@@ -231,6 +252,7 @@ def embed_corpus(model: str | None, manifest_path: Path, report: Report) -> Embe
         Embeddings(embeddings.vectors, labels.astype(np.int64), keys),
         own / own.sum(axis=1, keepdims=True),
         tuple(notes),
+        tuple(map(int, present)),
     )
 
 
@@ -246,7 +268,7 @@ def _require_clips(corpus: EmbeddedCorpus, largest: int, where: Path) -> None:
 
 def predict_with_datastores(corpus: EmbeddedCorpus, size: int, num_draws: int) -> dict[str, list[Prediction]]:
     """Return tuning -> predictions of every clip with a datastore of other speakers' clips, for every draw."""
-    predictions: dict[str, list[Prediction]] = {tuning: [] for tuning in TUNINGS}
+    predictions: dict[str, list[Prediction]] = {tuning: [] for tuning in ("fixed", "tuned", "bias")}
     for draw in range(num_draws):
         for held_out in corpus.clips_of.values():
             rows = drawn_clips(corpus, held_out, size, draw)
@@ -260,6 +282,30 @@ def predict_with_datastores(corpus: EmbeddedCorpus, size: int, num_draws: int) -
             factors = np.exp(class_bias(corpus.probabilities[rows], datastore.labels))
             moved = corpus.probabilities[held_out] * factors
             predictions["bias"] += _as_predictions(corpus, held_out, moved / moved.sum(axis=1, keepdims=True), draw)
+    return predictions
+
+
+def predict_trained(
+    corpus: EmbeddedCorpus, model: str, recipe_path: Path, size: int, num_draws: int
+) -> list[Prediction]:
+    """Return predictions of every clip by the model trained on other speakers' clips, the same as of the datastores."""
+    classes = load(model).checkpoint.class_labels.classes
+    chosen = recipe.load(recipe_path, [f"branches.main.from={model}", f"labels.classes={json.dumps(classes)}"])
+    predictions: list[Prediction] = []
+    for draw in range(num_draws):
+        for held_out in corpus.clips_of.values():
+            rows = drawn_clips(corpus, held_out, size, draw)
+            with tempfile.TemporaryDirectory() as folder:
+                manifest.write([corpus.utterances[row] for row in rows], Path(folder) / "drawn.jsonl")
+                trained = train(chosen, Path(folder) / "drawn.jsonl", Path(folder) / "run")
+                checkpoint = load(trained).checkpoint
+                tested = [corpus.utterances[row] for row in held_out]
+                recordings = Recordings(tested, trim_db=checkpoint.options.clips.trim_db)
+                _, probabilities = embed_labelled(
+                    checkpoint, recordings, range(len(tested)), "predicted", lambda done, all: None
+                )
+            own = probabilities[:, list(corpus.of_model)].astype(np.float64)
+            predictions += _as_predictions(corpus, held_out, own / own.sum(axis=1, keepdims=True), draw)
     return predictions
 
 
@@ -342,8 +388,10 @@ def _result(
 def adaptation_picture(found: KnnAdaptation) -> Figure:
     """Draw the gain over the model alone, with paired intervals, over the size of the datastore."""
     lines = []
-    for (tuning, name), colour in zip(TUNINGS.items(), (RIGHT, WRONG, SPARE_COLOURS[0]), strict=True):
+    for (tuning, name), colour in zip(TUNINGS.items(), (RIGHT, WRONG, *SPARE_COLOURS[:2]), strict=True):
         own = [each for each in found.sizes if each.tuning == tuning]
+        if not own:
+            continue
         sizes, gains = [each.size for each in own], [each.difference for each in own]
         lines.append(Line(name, sizes, gains, [each.interval for each in own], colour))
     alone = (f"the model alone (UA {found.model.pooled['ua']:.1f})", 0.0, MUTED)

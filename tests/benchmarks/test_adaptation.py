@@ -121,6 +121,25 @@ def test_the_program_writes_figures_and_a_picture(
     assert json.loads(run_benchmark("adaptation", *call, "--json").out) == content
 
 
+@pytest.mark.slow
+def test_a_recipe_trains_on_from_the_model(
+    tiny_run: Path, tiny: Path, tones: Path, tmp_path: Path, run_benchmark: Call
+) -> None:
+    """With a rate of 0 nothing moves: as the model alone."""
+    model = next(tiny_run.glob("fold-*/seed-*/model"))
+    still = tmp_path / "still.yaml"
+    still.write_text(f"base: {tiny}\nset: {{protocol.dev: none, stages.0.optimizer.learning_rate: 1.0e-12}}\n")
+    call = ("--model", model, "--data", tones, "--sizes", 12, "--draws", 1, "--recipe-draws", 1, "--json")
+    gains = {}
+    for name, recipe in {"still": still, "moved": tiny}.items():
+        outcome = run_benchmark("adaptation", *call, "--out", tmp_path / name, "--recipe", recipe)
+        assert outcome.status == 0, outcome.err
+        gains[name] = json.loads(outcome.out)["datastores"][-1]
+        assert gains[name]["tuning"] == "trained"
+    assert gains["still"]["difference"] == 0.0
+    assert gains["moved"]["difference"] != 0.0
+
+
 def test_what_cannot_be_drawn_is_said(tiny_run: Path, tones: Path, tmp_path: Path, run_benchmark: Call) -> None:
     model = next(tiny_run.glob("fold-*/seed-*/model"))
     call = ("--model", model, "--out", tmp_path / "o", "--data")
