@@ -76,7 +76,6 @@ class EmbeddedCorpus:
         embeddings: Their embeddings; clips of one speaker have the same key, so that none is a neighbour of another.
         probabilities: (clip, class) of the model.
         notes: Caveats for readers.
-        of_model: Positions of the classes among the model's.
     """
 
     utterances: tuple[Utterance, ...]
@@ -84,7 +83,6 @@ class EmbeddedCorpus:
     embeddings: Embeddings
     probabilities: FloatArray
     notes: tuple[str, ...]
-    of_model: tuple[int, ...] = ()
 
     @cached_property
     def clips_of(self) -> dict[int, Numbers]:
@@ -252,7 +250,6 @@ def embed_corpus(model: str | None, manifest_path: Path, report: Report) -> Embe
         Embeddings(embeddings.vectors, labels.astype(np.int64), keys),
         own / own.sum(axis=1, keepdims=True),
         tuple(notes),
-        tuple(map(int, present)),
     )
 
 
@@ -289,8 +286,7 @@ def predict_trained(
     corpus: EmbeddedCorpus, model: str, recipe_path: Path, size: int, num_draws: int
 ) -> list[Prediction]:
     """Return predictions of every clip by the model trained on other speakers' clips, the same as of the datastores."""
-    classes = load(model).checkpoint.class_labels.classes
-    chosen = recipe.load(recipe_path, [f"branches.main.from={model}", f"labels.classes={json.dumps(classes)}"])
+    chosen = recipe.load(recipe_path, [f"branches.main.from={model}"])
     predictions: list[Prediction] = []
     for draw in range(num_draws):
         for held_out in corpus.clips_of.values():
@@ -304,7 +300,9 @@ def predict_trained(
                 _, probabilities = embed_labelled(
                     checkpoint, recordings, range(len(tested)), "predicted", lambda done, all: None
                 )
-            own = probabilities[:, list(corpus.of_model)].astype(np.float64)
+            own = np.zeros((len(tested), len(corpus.classes)))  # small draws may lack a class
+            learned = checkpoint.class_labels.classes
+            own[:, [corpus.classes.index(name) for name in learned]] = probabilities
             predictions += _as_predictions(corpus, held_out, own / own.sum(axis=1, keepdims=True), draw)
     return predictions
 

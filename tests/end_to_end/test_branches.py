@@ -231,6 +231,33 @@ def test_the_main_network_can_start_from_one_alone(tones: Path, voices: Path, tm
     assert torch.equal(model.ensemble[0].encoder.join.weight, finished.model.ensemble[0].encoder.join.weight)
 
 
+def test_output_rows_are_taken_by_the_names_of_their_classes(tiny_run: Path, tones: Path) -> None:
+    finished = model_folder.load(next(tiny_run.glob("fold-*/seed-*/model")))
+    known = finished.tasks["emotion"].spec.classes
+    assert known == ("angry", "happy", "sad")
+    wanted = ("sad", "furious", "happy")  # one is new, the others in another order
+    labels = {"classes": wanted, "merge": {"angry": "furious"}}
+    changes = {"branches": {"main": {"from": str(tiny_run)}}, "labels": labels}
+    made = recipes.validate(merged(TINY, changes), where="test")
+    experiment = preparation.prepare(made, tones, silent)
+    pretrained = assembling.load_pretrained_branches(made, "1", 0)
+    tasks = assembling.tasks_with(experiment, experiment.folds.folds[0], pretrained)
+    output = assembling.new_model(made, tasks, pretrained).ensemble[0].heads["emotion"].output
+    theirs = pretrained["main"].member.heads["emotion"].output
+    assert torch.equal(output.weight[[0, 2]], theirs.weight[[2, 1]])
+    assert not torch.equal(output.weight[1], theirs.weight[0])
+
+
+def test_an_adapter_is_not_replaced_by_another(tiny_run: Path) -> None:
+    from serein.recipe import Lora
+
+    pretrained = assembling.PretrainedBranch("main", tiny_run, model_folder.load(next(tiny_run.rglob("model"))))
+    pretrained.checkpoint.model.backbone.adapter = Lora(rank=2)
+    assert pretrained.backbone(Lora(rank=2)) is pretrained.backbone(None) is pretrained.checkpoint.model.backbone
+    with pytest.raises(ModelError, match=r"rank=2.*recipe asks for.*rank=4.*serein merge"):
+        pretrained.backbone(Lora(rank=4))
+
+
 def test_test_speakers_are_no_training_classes_of_an_origin(voices: Path, tones: Path) -> None:
     """The planted leak: the speaker network learned from the tones, some of whose speakers test."""
     description = json.loads((voices / "model" / "model.json").read_text())

@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from serein import checkpoint as model_folder
@@ -25,7 +26,7 @@ from serein.models.backbones import HuggingFaceBackbone
 from serein.models.heads import PooledHead
 from serein.models.hidden_states import Backbone
 from serein.models.model import EnsembleMember, SpeechModel, assemble, new_backbone
-from serein.recipe import MAIN, Head, Lora, Recipe
+from serein.recipe import MAIN, Lora, Recipe
 from serein.tasks.task import Task, TaskSpec
 from serein.training.module import require_bands
 
@@ -69,6 +70,12 @@ class PretrainedBranch:
             backbone.lies_in(self.where.name)
         if adapter is not None and backbone.adapter is None:
             backbone.add_adapter(adapter)
+        elif adapter != backbone.adapter and adapter is not None:
+            raise ModelError(
+                f"has an adapter of its own: {backbone.adapter}, and the recipe asks for {adapter}",
+                where=self.where,
+                remedy="Add it to the weights: serein merge MODEL -o FOLDER, and name that folder.",
+            )
         return backbone
 
 
@@ -118,11 +125,11 @@ def load_pretrained_branches(recipe: Recipe, fold: str, seed: int) -> dict[str, 
     return pretrained_branches
 
 
-def load_pretrained(model: SpeechModel, pretrained: PretrainedBranch, options: Mapping[str, Head]) -> None:
+def load_pretrained(model: SpeechModel, pretrained: PretrainedBranch, tasks: Mapping[str, Task]) -> None:
     """Give a branch the weights of its origin: encoder, and the heads that read it.
 
-    A fusion takes the rows that were trained; rows of vectors that join it now start as the recipe says. Output layers
-    are taken where the classes are as many.
+    A fusion takes the rows that were trained; rows of vectors that join it now start as the recipe says. An output
+    layer takes the rows of the classes that both have, by name; those of other classes start anew.
 
     Raises:
         ModelError: The weights do not fit.
@@ -131,8 +138,8 @@ def load_pretrained(model: SpeechModel, pretrained: PretrainedBranch, options: M
     encoder = member.encoder if pretrained.branch == MAIN else model.branches[pretrained.branch].encoder
     if encoder is not None and pretrained.member.encoder is not None:
         _load(encoder, pretrained.member.encoder.state_dict(), pretrained, "encoder")
-    for task, own in options.items():
-        if own.branch != pretrained.branch or task not in pretrained.member.heads:
+    for task, own in tasks.items():
+        if own.options.branch != pretrained.branch or task not in pretrained.member.heads:
             continue
         head, other = member.heads[task], pretrained.member.heads[task]
         state, fresh = dict(other.state_dict()), head.state_dict()
@@ -141,8 +148,15 @@ def load_pretrained(model: SpeechModel, pretrained: PretrainedBranch, options: M
             if num_inputs > 0:
                 wider = other.fusion.extended(num_inputs, float(head.fusion.matrix[-1, 0].detach()))
                 state |= {f"fusion.{name}": tensor for name, tensor in wider.state_dict().items()}
-        for name in [name for name in state if name.startswith("output.") and state[name].shape != fresh[name].shape]:
-            state[name] = fresh[name]
+        known, wanted = pretrained.checkpoint.tasks[task].spec.classes, own.spec.classes
+        for name in [name for name in state if name.startswith("output.")]:
+            if own.problem == "classes" and len(state[name]) == len(known) and len(fresh[name]) == len(wanted):
+                rows = zip(wanted, fresh[name], strict=True)
+                state[name] = torch.stack(
+                    [state[name][known.index(each)] if each in known else row for each, row in rows]
+                )
+            elif state[name].shape != fresh[name].shape:
+                state[name] = fresh[name]
         _load(head, state, pretrained, f"tasks.{task}")
 
 
@@ -296,7 +310,7 @@ def new_model(
     branches.pop(MAIN, None)
     model = assemble(backbone, recipe.encoder, heads, recipe.ensemble_size, text_size(recipe), branches)
     for pretrained in pretrained_branches.values():
-        load_pretrained(model, pretrained, recipe.tasks.chosen)
+        load_pretrained(model, pretrained, tasks)
     return model
 
 
