@@ -13,7 +13,7 @@ import serein as package
 from cli_fixtures import Call, everything_in, write_speech
 from serein import audio
 from serein.data import manifest
-from serein.data.conditions import CONDITIONS, Surroundings
+from serein.data.conditions import CONDITIONS, Condition, Surroundings
 from serein.data.utterance import Utterance
 from serein.errors import RecipeError, RunError
 from serein.evaluation.predictions import REJECTED, Prediction
@@ -125,6 +125,20 @@ def test_a_model_under_conditions(tiny_run: Path, speech: Path, tmp_path: Path, 
 
 
 @pytest.mark.slow
+def test_a_recording_that_cannot_be_predicted_is_rejected_and_named(
+    tiny_run: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Condition("cut", lambda waveform, rng, around: np.zeros(0, np.float32))
+    monkeypatch.setitem(CONDITIONS, "nothing left", broken)
+    model = next(tiny_run.glob("fold-*/seed-*/model"))
+    found = package.robustness(model, speech, conditions=["nothing left"])
+    assert any(
+        "9 of 18 recordings could not be predicted; the first: uma/angry (nothing left)" in n for n in found.notes
+    )
+    assert found["nothing left"].ua == 0.0
+    assert found[CLEAN].ua > 0.0
+
+
 def test_answers_made_elsewhere(tiny_run: Path, speech: Path, tmp_path: Path, serein: Call) -> None:
     model, folder = tiny_run / "fold-1" / "seed-0" / "model", tmp_path / "audio"
     call = ["robustness", "--data", speech, "--conditions", "level +20 dB,8 kHz"]

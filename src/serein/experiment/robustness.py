@@ -19,7 +19,7 @@ from serein.data.conditions import CONDITIONS, NEEDS, Condition, Surroundings
 from serein.data.dataset import draw_seed
 from serein.data.files import replacing
 from serein.data.utterance import Utterance
-from serein.errors import RecipeError, RunError, expected_one_of
+from serein.errors import AudioError, RecipeError, RunError, expected_one_of
 from serein.evaluation.cross_corpus import classes_of_corpus
 from serein.evaluation.predictions import REJECTED, Prediction, among
 from serein.evaluation.robustness import CLEAN, Robustness, score_conditions
@@ -48,7 +48,8 @@ def robustness(
 ) -> Robustness:
     """Score a model on a manifest's recordings, unchanged and under every condition.
 
-    A changed recording goes the whole way: speech is found first (`segments="always"`), in memory; no file changes.
+    A changed recording goes the whole way: speech is found first (`segments="always"`), in memory; no file changes. One
+    that cannot be predicted any more counts as rejected, and the notes name the first.
 
     Args:
         model: A predictor; a folder or Hub name; `None` is the default model.
@@ -94,16 +95,19 @@ def robustness(
             yield Upload(buffer.getvalue(), f"{utterance.id} ({name})")
 
     answers: dict[str, list[Prediction]] = {CLEAN: [], **{name: [] for name in chosen}}
-    predicted = predictor.predict_files(recordings(), options=PredictOptions("always"))
+    predicted = predictor.predict_files(recordings(), options=PredictOptions("always"), on_error="return")
+    failed: list[AudioError] = []
     total = len(utterances) * len(answers)
     for number, said in enumerate(predicted):
         name, utterance = under[number]
+        is_failed = isinstance(said, AudioError)
+        failed += [said] if is_failed else []
         answers[name].append(
             Prediction(
                 id=utterance.id,
                 truth=str(task.truth(utterance)),
-                prediction=REJECTED if said.label is None else said.label,
-                probabilities=dict(said.probabilities) or None,
+                prediction=REJECTED if is_failed or said.label is None else said.label,
+                probabilities=None if is_failed else dict(said.probabilities) or None,
                 speaker=utterance.speaker,
                 gender=utterance.gender,
                 corpus=utterance.corpus,
@@ -111,6 +115,8 @@ def robustness(
         )
         report("predicting", number + 1, total, f"{len(utterances)} clips, {len(answers)} conditions")
     report("predicting", 1, 1, f"{len(under)} recordings")
+    if failed:
+        notes = (*notes, f"{len(failed)} of {len(under)} recordings could not be predicted; the first: {failed[0]}")
     skipped |= {name: NEEDS[chosen[name].needs or ""] for name in chosen if not answers[name]}
     answers = {name: own for name, own in answers.items() if own}
     names = predictor.classes
