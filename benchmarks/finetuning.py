@@ -13,6 +13,7 @@ differ between clips.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import sys
@@ -37,7 +38,6 @@ from serein.data.dataset import Recordings
 from serein.data.utterance import Utterance
 from serein.device import own_device
 from serein.inference.batching import model_outputs
-from serein.inference.benchmark import matrix_peak
 from serein.models.model import assemble, new_backbone
 from serein.recipe import Clips, Inference
 from serein.tasks.classes import ClassLabels, ClassTask
@@ -138,6 +138,17 @@ def train_serein(base: Path, waveforms: list[np.ndarray], precision: str, folder
     return float(history(folder)[0]["seconds"])
 
 
+def matrix_peak(device: torch.device, precision: str) -> float:
+    """Return the operations in a second of a large matrix product, by the same clock as all else."""
+    size, took = 2048, []
+    one, other = torch.randn(2, size, size, device=device).to(getattr(torch, precision))
+    for _ in range(8):
+        started = clock()
+        torch.mm(one, other)
+        took.append(clock() - started)
+    return 2.0 * size**3 / min(took)
+
+
 class Sides:
     """The pipeline and serein with the same weights.
 
@@ -218,21 +229,33 @@ def _task_and_model(recipe: recipes.Recipe) -> tuple[ClassTask, Any]:
     return task, assemble(new_backbone(recipe.backbone), None, {"emotion": (task.options, 4)})
 
 
-def where_time_goes(base: Path, waveforms: list[np.ndarray], precision: str) -> list[tuple[str, float]]:
-    """Return operators and their share of one training batch's time."""
+def where_time_goes(
+    base: Path, waveforms: list[np.ndarray], precision: str, device: torch.device
+) -> tuple[list[tuple[str, float]], float]:
+    """Return operators with their share of one training batch's time, and the operations of a second of audio."""
     from torch.profiler import ProfilerActivity, profile
 
     recipe = _recipe(base, precision)
     _, model = _task_and_model(recipe)
     model.train_only(recipe.stages[0].trainable)
-    model.train()
+    model.train().to(device)
     padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms[:8]], batch_first=True)
     lengths = torch.tensor([len(w) for w in waveforms[:8]])
-    with profile(activities=[ProfilerActivity.CPU]) as profiler, torch.autocast("cpu", enabled=precision == "bfloat16"):
-        model(padded, lengths)["emotion"].output.sum().backward()
-    rows = sorted(profiler.key_averages(), key=lambda row: -row.self_cpu_time_total)
-    total = sum(row.self_cpu_time_total for row in rows)
-    return [(row.key, 100 * row.self_cpu_time_total / total) for row in rows[:8]]
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            model(padded.to(device), lengths.to(device))["emotion"].output.sum().backward()
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    on_gpu = device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
+        step()
+    own = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    rows = sorted(profiler.key_averages(), key=lambda row: -getattr(row, own))
+    total = sum(getattr(row, own) for row in rows)
+    shares = [(row.key, 100 * getattr(row, own) / total) for row in rows[:8]]
+    return shares, counter.get_total_flops() * RATE_HZ / float(lengths.sum())
 
 
 def measure(waveforms: list[np.ndarray], num_rounds: int, *, is_thin: bool) -> dict[str, Any]:
@@ -265,7 +288,8 @@ def measure(waveforms: list[np.ndarray], num_rounds: int, *, is_thin: bool) -> d
             for name, learn in training.items():
                 took = learn(Path(scratch) / f"{name}-{number}")
                 seconds["training"].setdefault(name, []).append(took)
-        profile = where_time_goes(base, waveforms, precision)
+                gc.collect()  # trainers and their models refer to each other
+        profile, training_flops = where_time_goes(base, waveforms, precision, device)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             for parameter in sides.network.parameters():
                 parameter.requires_grad_(False)
@@ -290,7 +314,7 @@ def measure(waveforms: list[np.ndarray], num_rounds: int, *, is_thin: bool) -> d
         },
         "difference": {who: float(np.abs(own - relative["pipeline, batch 1"]).max()) for who, own in relative.items()},
         "spread": float(expected.std(axis=0).mean()),
-        "flops_per_audio_s": counter.get_total_flops() / audio_s,
+        "flops_per_audio_s": {"training": training_flops, "inference": counter.get_total_flops() / audio_s},
         "peak": {kind: matrix_peak(device, kind) for kind in ("float32", "bfloat16")},
         "profile": profile,
     }
@@ -301,21 +325,23 @@ def show(result: dict[str, Any]) -> None:
         f"wav2vec2-base, {result['clips']} clips, {result['audio_s']:.0f} s of audio, on {result['device']} with "
         f"{torch.get_num_threads()} threads, training in {result['training_precision']}, {result['rounds']} rounds"
     )
-    needed = result["flops_per_audio_s"]
     for kind, sides in result["speeds"].items():
         last = next(reversed(sides))
         for who, speed in sides.items():
-            ratio = f"{last} is {result['ratios'][kind][who]:5.2f} times as fast"
-            line = f"  {kind:10} {who:18} {speed:7.1f} s of audio per s   {ratio}"
+            precision = result["training_precision"] if kind == "training" else "bfloat16" if "bf" in who else "float32"
+            share = 100 * result["flops_per_audio_s"][kind] * speed / result["peak"][precision]
+            line = (
+                f"  {kind:10} {who:18} {speed:7.1f} s of audio per s, "
+                f"{speed * result['clips'] / result['audio_s']:6.1f} clips/s, {share:3.0f} % of the peak   "
+                f"{last} is {result['ratios'][kind][who]:5.2f} times as fast"
+            )
             if kind == "inference":
-                peak = result["peak"]["bfloat16" if "bfloat16" in who else "float32"]
-                line += (
-                    f"   same label {100 * result['same_labels'][who]:5.1f} %   "
-                    f"logits within {result['difference'][who]:.1e}   {100 * needed * speed / peak:3.0f} % of the peak"
-                )
+                same, difference = 100 * result["same_labels"][who], result["difference"][who]
+                line += f"   same label {same:5.1f} %   logits within {difference:.1e}"
             print(line)
     peaks = ", ".join(f"{kind} {peak / 1e9:.0f} GFLOP/s" for kind, peak in result["peak"].items())
-    print(f"  matrix peak: {peaks}; a second of audio takes {needed / 1e9:.1f} GFLOP")
+    needed = ", ".join(f"{kind} {flops / 1e9:.1f} GFLOP" for kind, flops in result["flops_per_audio_s"].items())
+    print(f"  matrix peak: {peaks}; a second of audio takes: {needed}")
     print(f"  standard deviation of a logit between clips: {result['spread']:.1e}")
     print(
         "  where a training batch's time goes: "

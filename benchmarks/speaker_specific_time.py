@@ -4,7 +4,8 @@ The speaker network, the emotion network with one to four attention blocks, and 
 its own and, where both backbones are the same frozen weights, with one that runs once. Printed beside the paper's
 milliseconds on an RTX 3090, and as ratios, which compare between machines.
 
-    taskset -c 0,1 python benchmarks/speaker_specific_time.py [--device cuda] [--repeats 7] [--json]
+    taskset -c 0,1 python benchmarks/speaker_specific_time.py [--repeats 7] [--json]
+    python benchmarks/speaker_specific_time.py --device cuda --precision bfloat16
     python benchmarks/speaker_specific_time.py --thin --repeats 1      # only tries it
 """
 
@@ -46,14 +47,17 @@ def main() -> None:
     """Time every network, and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--repeats", type=int, default=7, help="rounds, of which the median counts")
     parser.add_argument("--thin", action="store_true", help="a thin backbone, to try the benchmark")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     backbone = configuration(WAV2VEC2_BASE, is_thin=options.thin)
     models = {name: model.to(options.device) for name, model in networks(backbone).items()}
-    times_ms = times_of(models, options.repeats)
+    with torch.autocast(torch.device(options.device).type, torch.bfloat16, enabled=options.precision == "bfloat16"):
+        times_ms = times_of(models, options.repeats)
     where = torch.cuda.get_device_name() if options.device.startswith("cuda") else f"{num_cores()} cores"
+    where += f", {options.precision}"
     if options.json:
         print(json.dumps({"where": where, "durations_s": DURATIONS_S, "times_ms": times_ms}))
     else:

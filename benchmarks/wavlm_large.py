@@ -1,8 +1,9 @@
-"""One training step of recipes/diatlova2024 with WavLM-Large's real configuration: seconds, and the most memory taken.
+"""Training steps of recipes/diatlova2024 with WavLM-Large's real configuration: seconds, and the most memory taken.
 
-Random weights, saved as the real ones are and loaded by the recipe; 32 clips make the step, `--clips` at once.
+Random weights, saved as the real ones are and loaded by the recipe; 32 clips make a step, `--clips` at once. Of many
+steps, on a GPU for instance, an epoch of MSP-Podcast's training set is projected.
 
-    python benchmarks/wavlm_large.py [--clips 4] [--crop 5]      # --thin --crop 1 only tries it
+    python benchmarks/wavlm_large.py [--clips 4] [--crop 5] [--steps 1] [--device auto]     # --thin --crop 1: a trial
 
 Exit status 1 when it takes more than 20 GiB.
 """
@@ -18,17 +19,20 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import torch
 
 from backbones import WAVLM_LARGE, configuration, save_backbone
 from serein import recipe as recipes
 from serein.data import manifest
 from serein.data.utterance import Utterance
+from serein.device import own_device
 from serein.experiment import run as runs
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "diatlova2024" / "recipe.yaml"
 RATE_HZ = 16_000
 BATCH = 32
 MOST_GIB = 20.0
+MSP_PODCAST_CLIPS = 53_386  # of a training set
 
 
 def main() -> None:
@@ -36,12 +40,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--clips", type=int, default=4, help="at once; 32 make the step")
     parser.add_argument("--crop", type=float, default=5.0, help="seconds of a clip")
+    parser.add_argument("--steps", type=int, default=1, help="the first of which starts the device")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--thin", action="store_true", help="a thin backbone, to try the benchmark")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         save_backbone(root / "wavlm-large", configuration(WAVLM_LARGE, is_thin=options.thin))
-        data = save_clips(root / "clips", options.crop, recipes.load(RECIPE).labels.classes or ())
+        num_clips = BATCH * options.steps
+        data = save_clips(root / "clips", options.crop, recipes.load(RECIPE).labels.classes or (), num_clips)
         before = peak_gib()
         recipe = recipes.load(
             RECIPE,
@@ -55,21 +62,27 @@ def main() -> None:
                 "seeds=[0]",
             ],
         )
-        runs.train(recipe, data, root / "run", resume=False, progress=lambda *_: None)
+        runs.train(recipe, data, root / "run", device=options.device, progress=lambda *_: None)
         line = json.loads((root / "run" / "0-emotion" / "metrics.jsonl").read_text())
-    peak = peak_gib()
-    print(f"WavLM-Large, one step of {BATCH} clips of {options.crop:g} s, {options.clips} at once, on the CPU")
+    peak, device = peak_gib(), own_device(options.device)
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    size = f"{BATCH} clips of {options.crop:g} s, {options.clips} at once"
+    print(f"WavLM-Large on {where}, steps of {size}: {options.steps}")
     print(f"  loss {line['train_loss']:.3f}, {line['seconds']:.0f} s, {line['audio_s_per_s']:.2f} s of audio per s")
+    minutes = line["seconds"] / num_clips * MSP_PODCAST_CLIPS / 60
+    print(f"  an epoch of {MSP_PODCAST_CLIPS:,} clips, as many as MSP-Podcast trains on: {minutes:.1f} min")
     print(f"  most memory {peak:.1f} GiB ({before:.1f} GiB before the training)")
+    if device.type == "cuda":
+        print(f"  most memory of the GPU {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB")
     sys.exit(peak > MOST_GIB)
 
 
-def save_clips(folder: Path, seconds: float, classes: tuple[str, ...]) -> Path:
+def save_clips(folder: Path, seconds: float, classes: tuple[str, ...], count: int) -> Path:
     """Write clips of noise, a second longer than the crop, and their manifest."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     utterances = []
-    for number in range(BATCH):
+    for number in range(count):
         path = folder / f"{number}.wav"
         soundfile.write(path, 0.05 * rng.standard_normal(round((seconds + 1) * RATE_HZ)), RATE_HZ)
         emotion = classes[number % len(classes)]

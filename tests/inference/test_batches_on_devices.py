@@ -1,0 +1,36 @@
+"""A clip alone and in a batch of other lengths get one answer, on every device that this machine has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import serein
+from serein.inference.predictor import Predictor
+from serein.recipe import Inference
+
+# device, precision -> most difference of probabilities
+AGREEMENT = {("cpu", "float32"): 1e-5, ("cuda", "float32"): 1e-4, ("cuda", "bfloat16"): 1e-3}
+
+
+@pytest.mark.parametrize(("device", "precision"), AGREEMENT)
+@pytest.mark.parametrize("name", ["ravdess", "default"])
+def test_a_clip_alone_and_in_a_batch(name: str, device: str, precision: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA on this machine")
+    loaded = serein.load(name, "cpu").uncalibrated().checkpoint
+    inference = Inference.model_validate({"precision": precision})
+    options = loaded.options.model_copy(update={"inference": inference})
+    predictor = Predictor(replace(loaded, options=options), device)
+    rng = np.random.default_rng(0)
+    clips = [(0.1 * rng.standard_normal(size)).astype(np.float32) for size in (9_000, 16_000, 31_999, 40_000)]
+    together = predictor.predict_clips(clips)
+    for clip, among_others in zip(clips, together, strict=True):
+        (alone,) = predictor.predict_clips([clip])
+        found = among_others.main.probabilities
+        assert list(alone.main.probabilities.values()) == pytest.approx(
+            list(found.values()), abs=AGREEMENT[device, precision]
+        )
