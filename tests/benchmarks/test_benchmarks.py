@@ -19,6 +19,7 @@ SHARED = {"backbones", "mock_releases", "processes"}  # what programs import
 
 # name -> arguments, and packages without which it cannot run
 QUICK: dict[str, tuple[str, tuple[str, ...]]] = {
+    "attention": ("--frames 20 --json", ()),
     "batch_shapes": ("--network log-mel --steps 3 --multiple 16", ()),
     "cached_features": ("--thin --clips 10 --epochs 1 --json", ()),
     "finetuning": ("--thin --clips 2 --json", ("accelerate",)),

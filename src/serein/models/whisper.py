@@ -82,29 +82,31 @@ class WhisperConfig(BaseModel):
 
 
 def attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    *,
-    dropout: float,
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, *, dropout: float
 ) -> torch.Tensor:
     """Return the values weighted by the softmax of query times key, (batch, head, frame, feature) like all three.
 
-    On a processor, the gradient of PyTorch's fused kernel takes three times as long as that of plain products in
-    bfloat16, as long as the weights are few (benchmarks/attention.py).
+    On a processor in bfloat16, the gradient of PyTorch's fused kernel takes up to four times as long as that of plain
+    products, as long as the weights are few (benchmarks/attention.py).
 
     Args:
         mask: (batch, 1, 1, frame): bool, False on padding, or what is added to the scores. `None`: all count.
         dropout: Of the weights.
     """
     is_few = query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[2] <= MOST_PLAIN_FRAMES
-    if not (is_few and query.requires_grad):
-        return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=1.0)
+    if is_few and query.requires_grad:
+        return weighted(query, key, value, mask, dropout=dropout)
+    return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=1.0)
+
+
+def weighted(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, *, dropout: float
+) -> torch.Tensor:
+    """Return what `attend` does, by plain products."""
     scores = query @ key.transpose(2, 3)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    weights = F.dropout(scores.softmax(dim=-1, dtype=torch.float32), dropout, training=dropout > 0.0)
+    weights = F.dropout(scores.softmax(dim=-1, dtype=scores.dtype), dropout, training=dropout > 0.0)
     return weights.to(value.dtype) @ value
 
 
