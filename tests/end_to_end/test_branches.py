@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -274,6 +275,18 @@ def test_test_speakers_are_no_training_classes_of_an_origin(voices: Path, tones:
     ):
         assembling.require_trainable(experiment)
     assembling.require_trainable(preparation.prepare(from_voices(voices), tones, silent))
+
+
+def test_test_speakers_are_no_training_speakers_of_a_backbone(tones: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(Path(__file__).parents[1] / "golden" / "models" / "classes-wavlm", source)
+    content = json.loads((source / "model.json").read_text())
+    content["training"]["speakers"] = ["tones/anna"]
+    (source / "model.json").write_text(json.dumps(content))
+    backbone = {"backbone": {"name": "huggingface", "source": str(source)}, "encoder": None}
+    experiment = preparation.prepare(recipes.validate({**TINY, **backbone}, where="test"), tones, silent)
+    with pytest.raises(LeakError, match=r"speaker in both .*source and test: tones/anna"):
+        assembling.require_trainable(experiment)
 
 
 def test_a_run_of_the_same_folds_gives_each_fold_its_own(run: Path, tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from serein.models.backbones import HuggingFaceBackbone
 from serein.models.heads import PooledHead
 from serein.models.hidden_states import Backbone
 from serein.models.model import EnsembleMember, SpeechModel, assemble, new_backbone
-from serein.recipe import MAIN, Lora, Recipe
+from serein.models.pretrained import is_own
+from serein.recipe import MAIN, HuggingFace, Lora, Recipe
 from serein.tasks.task import Task, TaskSpec
 from serein.training.module import require_bands
 
@@ -227,11 +228,14 @@ def require_trainable(experiment: Experiment) -> None:
     Raises:
         RecipeError: Backbone, encoder, head and stages do not fit.
         ModelError: The backbone, or what a branch starts from, cannot be loaded, or is another network.
-        LeakError: What a branch starts from has learned test speakers.
+        LeakError: What a branch or a backbone starts from has learned test speakers.
     """
     recipe, fold = experiment.recipe, experiment.folds.folds[0]
     sources = [branch.start for branch in recipe.branches.values() if branch.start is not None]
     sources += [head.taught_by.teacher for head in recipe.tasks.chosen.values() if head.taught_by]
+    backbones = [] if MAIN in recipe.branches and recipe.branches[MAIN].start else [recipe.backbone]
+    backbones += [branch.backbone for branch in recipe.branches.values() if branch.backbone]
+    sources += [each.source for each in backbones if isinstance(each, HuggingFace) and is_own(each.source)]
     for source, (own_fold, seed) in product(sources, experiment.fold_runs()):
         path = resolve(source, own_fold.name, seed) / "model.json"
         learned = json.loads(path.read_text(encoding="utf-8")).get("training", {}).get("speakers", [])

@@ -196,11 +196,15 @@ class ModelFolder(Place):
             backbone.load_state_dict(own, strict=True)
 
 
-def place_of(source: str, revision: str | None) -> Place:
-    """Return where a model lies; a folder comes before a model that ships under its name, and that before the Hub."""
+def is_own(source: str) -> bool:
+    """Tell whether a source is a model of serein: a folder comes before a model that ships, and that before the Hub."""
     folder = Path(source).expanduser()
-    is_own = ((folder if folder.exists() else SHIPPED_MODELS / source) / DESCRIPTION).is_file()
-    return ModelFolder(source) if is_own else Place(source, revision)
+    return ((folder if folder.exists() else SHIPPED_MODELS / source) / DESCRIPTION).is_file()
+
+
+def place_of(source: str, revision: str | None) -> Place:
+    """Return where a model lies."""
+    return ModelFolder(source) if is_own(source) else Place(source, revision)
 
 
 @contextmanager
