@@ -11,6 +11,8 @@ RECIPE := recipes/$(if $(filter synth,$(CORPUS)),demo,$(CORPUS)).yaml
 MANIFEST := runs/data/$(if $(filter synth,$(CORPUS)),synth/manifest,$(CORPUS)).jsonl
 RUN := runs/demo-$(CORPUS)
 
+unexport PYTHONDONTWRITEBYTECODE # each of the tests' processes would compile all modules anew
+
 .PHONY: demo check test coverage lint setup clean models
 
 setup: .venv/ready

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
-from serein.models import whisper
+from serein.models import masking
 
 ALL_FRAMES = 2688
 NUM_HEADS, HEAD_SIZE = 8, 64
@@ -31,7 +31,7 @@ def fused(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: tor
 
 def plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Attend as `attend` does where weights are few."""
-    return whisper.weighted(query, key, value, mask, dropout=0.0)
+    return masking.weighted(query, key, value, mask, dropout=0.0)
 
 
 def milliseconds(

@@ -6,6 +6,7 @@ throughout: on CPU that is the layout in which oneDNN convolves and layer norm r
 
 from __future__ import annotations
 
+import importlib
 import math
 import platform
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from torch import nn
 from serein.models.hidden_states import frame_mask
 
 NORMALISATION_EPSILON = 1e-7  # of Transformers' Wav2Vec2FeatureExtractor
+MOST_PLAIN_FRAMES = 512
 FEW_FRAMES = 160  # for fewer, oneDNN takes longer to lay out the weights than it saves
 
 Runner = Callable[..., torch.Tensor]  # calls its first argument with the others, perhaps checkpointed
@@ -72,6 +74,90 @@ def add_positions(embedding: nn.Module, frames: torch.Tensor, is_frame: torch.Te
             positions = layer.layer_norm(positions)
         positions = layer.activation(positions)
     return frames + positions
+
+
+def drop(input: torch.Tensor, share: float) -> torch.Tensor:
+    """Return `input` with a share of it zero and the rest scaled up.
+
+    Four masks come from each random word on the CPU, where PyTorch draws two words for each mask; the share is kept to
+    1/65536. A fine-tuning step of wav2vec2-base spends a quarter of its time drawing otherwise.
+    """
+    words = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
+    draws = words.view(torch.int16)[: input.numel()].view(input.shape)
+    kept = (draws >= round(65536 * share) - 32768).to(input.dtype)
+    return input * kept.mul_(1.0 / (1.0 - share))
+
+
+def takes_plain_products(query: torch.Tensor) -> bool:
+    """Tell whether attention learns faster by plain products than by PyTorch's fused kernel.
+
+    On a processor in bfloat16, that one's gradient takes up to three times as long, as long as the weights are few
+    (benchmarks/attention.py).
+
+    Args:
+        query: (batch, head, frame, feature).
+    """
+    is_few = query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[2] <= MOST_PLAIN_FRAMES
+    return is_few and query.requires_grad
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    dropout: float,
+    scale: float = 1.0,
+) -> torch.Tensor:
+    """Return the values weighted by the softmax of query times key, (batch, head, frame, feature) like all three.
+
+    Args:
+        mask: (batch, 1 or head, 1 or frame, frame): bool, False on padding, or what is added to the scores. `None`: all
+            count.
+        dropout: Of the weights.
+        scale: Of the scores.
+    """
+    if takes_plain_products(query):
+        return weighted(query, key, value, mask, dropout=dropout, scale=scale)
+    return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=scale)
+
+
+def weighted(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    dropout: float,
+    scale: float = 1.0,
+) -> torch.Tensor:
+    """Return what `attend` does, by plain products."""
+    scores = (query * scale) @ key.transpose(2, 3)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    weights = scores.softmax(dim=-1, dtype=scores.dtype)
+    weights = drop(weights, dropout) if dropout > 0.0 else weights
+    return weights.to(value.dtype) @ value
+
+
+def attend_in_transformers(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **options: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attend, as Transformers calls it: returns (batch, frame, head, feature) and no weights."""
+    if not takes_plain_products(query) or options.get("position_bias") is not None:
+        theirs = importlib.import_module("transformers.integrations.sdpa_attention").sdpa_attention_forward
+        found: tuple[torch.Tensor, None] = theirs(module, query, key, value, attention_mask, **options)
+        return found
+    scale = options.get("scaling") or query.shape[-1] ** -0.5
+    dropout = options.get("dropout", 0.0)
+    attended = weighted(query, key, value, attention_mask, dropout=dropout, scale=scale)
+    return attended.transpose(1, 2).contiguous(), None
 
 
 class GatedAttention(nn.Module):
@@ -133,7 +219,8 @@ class GatedAttention(nn.Module):
             for projected in (self.q_proj, self.k_proj, self.v_proj)
         )
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype), dropout_p=dropout)
+        scale = query.shape[-1] ** -0.5
+        mixed = attend(query, key, value, bias.to(query.dtype), dropout=dropout, scale=scale)
         return self.out_proj(mixed.transpose(1, 2).flatten(2)), None, position_bias
 
     def position_bias(self, num_frames: int) -> torch.Tensor:
@@ -185,24 +272,25 @@ class OneDnnLinear(nn.Linear):
 
 
 class WordDropout(nn.Dropout):
-    """Dropout that draws four masks from each random word on the CPU, where PyTorch draws two words for each mask.
-
-    The share of what is dropped is `p` to 1/65536. A fine-tuning step of wav2vec2-base spends a quarter of its time
-    drawing otherwise.
-    """
+    """Dropout whose masks are drawn by `drop`."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return `input` with a share `p` of it zero and the rest scaled up."""
         if not self.training or not 0.0 < self.p < 1.0 or input.device.type != "cpu":
             return super().forward(input)
-        words = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
-        draws = words.view(torch.int16)[: input.numel()].view(input.shape)
-        kept = (draws >= round(65536 * self.p) - 32768).to(input.dtype)
-        return input * kept.mul_(1.0 / (1.0 - self.p))
+        return drop(input, self.p)
 
 
 def fasten(model: nn.Module) -> None:
     """Let attention, linear layers and dropout run the fast way; names and weights of parameters stay."""
+    config: Any = getattr(model, "config", None)
+    if getattr(config, "_attn_implementation", None) == "sdpa":
+        masks = importlib.import_module("transformers.masking_utils")
+        masks.AttentionMaskInterface.register("serein", masks.sdpa_mask)
+        importlib.import_module("transformers.modeling_utils").AttentionInterface.register(
+            "serein", attend_in_transformers
+        )
+        config._attn_implementation = "serein"
     for module in list(model.modules()):
         for name, child in module.named_children():
             if hasattr(child, "gru_rel_pos_const") and not isinstance(child, GatedAttention):

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
 from torch import nn
 
+from serein.models.masking import attend
+
 FLOAT16_MARGIN = 1000.0  # Transformers keeps float16 frames so far from infinity
-MOST_PLAIN_FRAMES = 512
 
 
 class WhisperConfig(BaseModel):
@@ -79,35 +80,6 @@ class WhisperConfig(BaseModel):
     def to_dict(self) -> dict[str, Any]:
         """Return what `from_dict` reads, as Transformers' classes do."""
         return self.model_dump(mode="json")
-
-
-def attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, *, dropout: float
-) -> torch.Tensor:
-    """Return the values weighted by the softmax of query times key, (batch, head, frame, feature) like all three.
-
-    On a processor in bfloat16, the gradient of PyTorch's fused kernel takes up to four times as long as that of plain
-    products, as long as the weights are few (benchmarks/attention.py).
-
-    Args:
-        mask: (batch, 1, 1, frame): bool, False on padding, or what is added to the scores. `None`: all count.
-        dropout: Of the weights.
-    """
-    is_few = query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[2] <= MOST_PLAIN_FRAMES
-    if is_few and query.requires_grad:
-        return weighted(query, key, value, mask, dropout=dropout)
-    return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=1.0)
-
-
-def weighted(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, *, dropout: float
-) -> torch.Tensor:
-    """Return what `attend` does, by plain products."""
-    scores = query @ key.transpose(2, 3)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    weights = F.dropout(scores.softmax(dim=-1, dtype=scores.dtype), dropout, training=dropout > 0.0)
-    return weights.to(value.dtype) @ value
 
 
 class WhisperAttention(nn.Module):

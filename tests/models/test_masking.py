@@ -1,4 +1,4 @@
-"""Whisper's encoder: attention by plain products is that of PyTorch's kernel, where it is taken."""
+"""Attention by plain products is that of PyTorch's kernel, where it is taken."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from serein.models import whisper
+from serein.models import masking
 
 
 def tensors(num_frames: int, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -22,7 +22,7 @@ def test_plain_products_attend_as_the_kernel_does(kind: str, dtype: torch.dtype,
     is_frame = (torch.arange(9) < torch.tensor([[9], [4]]))[:, None, None]
     mask = {"bool": is_frame, "none": None, "added": torch.where(is_frame, 0.0, -1e9).to(dtype)}[kind]
     gradients = {}
-    for attend in (whisper.weighted, lambda *of, dropout: F.scaled_dot_product_attention(*of, dropout, scale=1.0)):
+    for attend in (masking.weighted, lambda *of, dropout: F.scaled_dot_product_attention(*of, dropout, scale=1.0)):
         own = tensors(9, dtype)
         attended = attend(*own, mask, dropout=0.0)
         attended.square().sum().backward()
@@ -37,17 +37,17 @@ def test_plain_products_attend_as_the_kernel_does(kind: str, dtype: torch.dtype,
         (9, torch.bfloat16, True, True),
         (9, torch.bfloat16, False, False),
         (9, torch.float32, True, False),
-        (whisper.MOST_PLAIN_FRAMES + 1, torch.bfloat16, True, False),
+        (masking.MOST_PLAIN_FRAMES + 1, torch.bfloat16, True, False),
     ],
 )
 def test_few_frames_that_learn_in_bfloat16_take_them(
     num_frames: int, dtype: torch.dtype, learns: bool, is_plain: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = []
-    real = whisper.weighted
-    monkeypatch.setattr(whisper, "weighted", lambda *of, **options: taken.append(1) or real(*of, **options))
+    real = masking.weighted
+    monkeypatch.setattr(masking, "weighted", lambda *of, **options: taken.append(1) or real(*of, **options))
     own = [each.requires_grad_(learns) for each in tensors(num_frames, dtype)]
-    whisper.attend(*own, None, dropout=0.0)
+    masking.attend(*own, None, dropout=0.0)
     assert bool(taken) == is_plain
 
 
@@ -55,7 +55,7 @@ def test_weights_are_dropped_at_their_rate() -> None:
     query, key, _ = tensors(400, torch.float32)
     value = torch.ones(2, 3, 400, 8)
     torch.manual_seed(0)
-    kept = whisper.weighted(query, key, value, None, dropout=0.25)
+    kept = masking.weighted(query, key, value, None, dropout=0.25)
     assert kept.mean().item() == pytest.approx(1.0, abs=0.01)
     assert kept.std() > 0.01
-    torch.testing.assert_close(whisper.weighted(query, key, value, None, dropout=0.0), value)
+    torch.testing.assert_close(masking.weighted(query, key, value, None, dropout=0.0), value)
