@@ -19,7 +19,10 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+from forks import start
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "demo.yaml"
 FOLDS = ("session1", "session2")
@@ -47,7 +50,10 @@ def main() -> None:
         data = options.data or _synth(root)
         arguments = _arguments(data, options)
         started = time.monotonic()
-        _finish(_start(arguments, root / "whole", is_resumed=False))
+        whole = _start(arguments, root / "whole", is_resumed=False)
+        whole.join()
+        if whole.exitcode:
+            raise SystemExit(f"error: the run ended with status {whole.exitcode}: {(root / 'whole.err').read_text()}")
         whole_s = time.monotonic() - started
         expected = _results(root / "whole")
         print(f"undisturbed: {whole_s:.0f} s, {options.jobs} jobs, {options.epochs} epochs, folds {', '.join(FOLDS)}\n")
@@ -82,12 +88,9 @@ def _options() -> argparse.Namespace:
 
 
 def _synth(root: Path) -> Path:
-    subprocess.run([*_serein(), "corpus", "synth", "--out", root / "synth"], check=True, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "serein.cli", "corpus", "synth", "--out", root / "synth"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return root / "synth" / "manifest.jsonl"
-
-
-def _serein() -> list[str]:
-    return [sys.executable, "-m", "serein.cli"]
 
 
 def _arguments(data: Path, options: argparse.Namespace) -> list[str]:
@@ -96,32 +99,24 @@ def _arguments(data: Path, options: argparse.Namespace) -> list[str]:
     return ["run", str(RECIPE), "--data", str(data), "--jobs", str(options.jobs), *sets]
 
 
-def _start(arguments: list[str], out: Path, *, is_resumed: bool) -> subprocess.Popen[str]:
-    command = [*_serein(), *arguments, "--out", str(out), *(["--resume"] if is_resumed else [])]
-    return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-
-
-def _finish(process: subprocess.Popen[str]) -> None:
-    complaints = process.communicate()[1]
-    if process.returncode:
-        raise SystemExit(f"error: the run ended with status {process.returncode}: {complaints}")
+def _start(arguments: list[str], out: Path, *, is_resumed: bool) -> BaseProcess:
+    command = [*arguments, "--out", out, *(["--resume"] if is_resumed else [])]
+    return start(command, out=Path(os.devnull), err=out.with_name(f"{out.name}.err"))
 
 
 def _trial(arguments: list[str], out: Path, moment_s: float, expected: dict[str, bytes]) -> Trial | None:
     process = _start(arguments, out, is_resumed=False)
-    try:
-        process.communicate(timeout=moment_s)
+    process.join(moment_s)
+    if process.exitcode is not None:
         return None
-    except subprocess.TimeoutExpired:
-        os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
     orphans = _orphans(process.pid)
     state = _state(out)
     resumed = _start(arguments, out, is_resumed=(out / "recipe.yaml").exists())
-    resumed.communicate()
-    return Trial(moment_s, state, orphans, resumed.returncode == 0, _results(out) == expected)
+    resumed.join()
+    return Trial(moment_s, state, orphans, resumed.exitcode == 0, _results(out) == expected)
 
 
 def _orphans(group: int) -> int:

@@ -18,11 +18,11 @@ import os
 import random
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ import numpy as np
 import yaml
 
 from backbones import THIN, WAV2VEC2_BASE, WAVLM_LARGE, configuration, save_backbone
+from forks import start
 from mock_releases import RELEASES, Size
 from serein.corpora import corpus_named
 from serein.corpora.prepare import prepare
@@ -89,17 +90,10 @@ def write_workplace(root: Path, part: float, tables: Mapping[str, Mapping[str, A
         serein(root, *call, "--set", f"tasks.speaker.loss={loss}")
 
 
-def started(root: Path, *arguments: object) -> subprocess.Popen[str]:
-    """Start `serein` in the workplace, with its results kept and its progress left in `stderr`."""
-    with open(root / "stderr", "w") as stderr:
-        return subprocess.Popen(
-            [sys.executable, "-m", "serein.cli", *map(str, arguments)],
-            cwd=root,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        )
+def started(root: Path, *arguments: object) -> BaseProcess:
+    """Start `serein` in the workplace, with its results left in `stdout` and its progress in `stderr`."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    return start(arguments, out=root / "stdout", err=root / "stderr", folder=root)
 
 
 def serein(root: Path, *arguments: object) -> str:
@@ -109,11 +103,11 @@ def serein(root: Path, *arguments: object) -> str:
         RuntimeError: It failed; with its complaints.
     """
     process = started(root, *arguments)
-    printed = process.communicate()[0]
-    if process.returncode:
+    process.join()
+    if process.exitcode:
         complaints = [line for line in (root / "stderr").read_text().splitlines() if line.strip()]
         raise RuntimeError("\n".join(complaints[-12:]))
-    return printed
+    return (root / "stdout").read_text()
 
 
 def finished(root: Path) -> dict[Path, int]:
@@ -125,14 +119,14 @@ def killed(root: Path, call: Sequence[object], rng: random.Random) -> str:
     """Start a reproduction and kill it at a random moment after its first epoch; say where it was."""
     begin = time.time()
     process = started(root, *call)
-    while process.poll() is None:
+    while process.exitcode is None:
         time.sleep(0.1)
         if any(path.stat().st_mtime > begin for path in (root / "out").rglob("metrics.jsonl")):
             time.sleep(rng.uniform(0.0, MOMENT_S))
             break
     process.kill()
-    process.communicate()
-    if process.returncode == 0:
+    process.join()
+    if process.exitcode == 0:
         return "ended before"
     new = [path for path, when in finished(root).items() if when > begin * 1e9]
     return f"after {len(new)} folds"

@@ -29,7 +29,6 @@ import numpy as np
 
 from processes import Server, clips, percentiles, served
 
-NUM_CLIPS = 200
 REST_S = 5.0  # after the load, before memory is read for the last time
 _BOUNDARY = "a-boundary-that-is-in-no-recording"
 _HARMLESS = {200, 429, 503}
@@ -145,12 +144,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of recordings to send")
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--recordings", type=int, default=200, help="that clients choose from")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--threads", type=int, default=1, help="of the model")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    requests = [request(form(clip)) for clip in clips(options.data, NUM_CLIPS, np.random.default_rng(0))]
+    requests = [request(form(clip)) for clip in clips(options.data, options.recordings, np.random.default_rng(0))]
     limits = ("--max-requests", options.clients, "--max-per-client", options.clients)  # all have one address
     with served(options.model, options.threads, *limits) as server:
         found = asyncio.run(load(server, requests, options.clients, options.seconds))

@@ -15,7 +15,7 @@ from cli_fixtures import Call
 from speech_sounds import RATE_HZ, voiced
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SHARED = {"backbones", "mock_releases", "processes"}  # what programs import
+SHARED = {"backbones", "forks", "mock_releases", "processes"}  # what programs import
 
 # name -> arguments, and packages without which it cannot run
 QUICK: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -31,7 +31,7 @@ OF_PROCESSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "malformed": ("--count 40 --json", ("fastapi", "uvicorn")),
     "neighbours": ("--clips 9000 --json", ("faiss",)),
     "paper_tables": ("--only gao2023/table4", ()),
-    "service": ("--clients 2 --seconds 1 --json", ("fastapi", "uvicorn")),
+    "service": ("--clients 2 --recordings 4 --seconds 1 --json", ("fastapi", "uvicorn")),
     "streams": ("--streams 2 --seconds 4 --most-delay 60 --json", ("fastapi", "uvicorn", "websockets")),
     "vocabulary": ("--words 3000 --json", ()),
     "wavlm_large": ("--thin --crop 0.5 --clips 16", ()),
@@ -53,12 +53,12 @@ def test_every_program_is_run() -> None:
     assert programs == {*QUICK, *OF_PROCESSES, *NEED_DATA}  # adaptation in test_adaptation.py
 
 
-def run_whole(run_benchmark: Call, name: str, arguments: str, packages: tuple[str, ...]) -> str:
+def run_whole(run_benchmark: Call, name: str, arguments: str, packages: tuple[str, ...], *more: str) -> str:
     """Run a program, which must succeed, and return what it prints."""
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
-    outcome = run_benchmark(name, *arguments.split())
+    outcome = run_benchmark(name, *arguments.split(), *more)
     assert outcome.status == 0, outcome.err
     return outcome.out
 
@@ -87,8 +87,10 @@ def test_it_runs(name: str, run_benchmark: Call) -> None:
 @pytest.mark.slow
 def test_runtimes(tones: Path, tiny_run: Path, run_benchmark: Call) -> None:
     model = tiny_run / "fold-1" / "seed-0" / "model"
-    said = run_whole(run_benchmark, "runtimes", f"--data {tones} --model {model}", ("onnxscript", "onnxruntime"))
-    assert "float32" in said
+    arguments, exports = f"--data {tones} --model {model} --every 6", ("--exports", "int8, calibrated")
+    said = run_whole(run_benchmark, "runtimes", arguments, ("onnxscript", "onnxruntime"), *exports)
+    assert "torch float32" in said
+    assert "onnx int8, calibrated" in said
 
 
 @pytest.mark.slow

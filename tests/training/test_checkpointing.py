@@ -345,13 +345,9 @@ def wait_until(is_true: Callable[[], object], seconds: float = 600.0) -> bool:
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that train folds for this one."""
-    found = []
-    for each in living(pid):
-        parent = int(Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[1])
-        if parent == pid and b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes():
-            found.append(each)
-    return found
+    """Return the processes that train folds for this one: children of the server that it forks them from."""
+    parents = {each: int(Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[1]) for each in living(pid)}
+    return [each for each, parent in parents.items() if parents.get(parent) == pid]
 
 
 def num_epochs(run: Path) -> int:

@@ -1,28 +1,23 @@
-"""Folds side by side: one process each, which ends with its parent.
-
-What is heavy is imported late: a child watches its parent before it spends seconds on torch.
-"""
+"""Folds side by side: one process each, which ends with its parent."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from serein.data.splits import Fold
-from serein.distributed import end_with_parent
+from serein.distributed import begin_worker, without_interrupt, worker_context
 from serein.errors import RunError
+from serein.experiment.data import Experiment, prepare
+from serein.experiment.fold import run_fold
 from serein.progress import Report
 from serein.recipe import Recipe
-
-if TYPE_CHECKING:
-    from serein.experiment.data import Experiment
-
 
 _experiment: Experiment | None = None
 _messages: Any = None
@@ -40,25 +35,17 @@ def run_parallel(
     # glibc in the children keeps what a batch frees for the next: 5 to 15 % faster
     for name, size in (("MMAP_THRESHOLD", 2 << 30), ("TRIM_THRESHOLD", 8 << 30), ("TOP_PAD", 256 << 20)):
         os.environ.setdefault(f"MALLOC_{name}_", str(size - 1))
-    import torch
-
-    context = multiprocessing.get_context("spawn")
+    context = worker_context(__name__)
     messages = context.SimpleQueue()
     listener = threading.Thread(target=_listen, args=(messages, report), daemon=True)
     listener.start()
     threads = max(1, torch.get_num_threads() // num_jobs)  # not by what is left to do: a sum's last bits hang on it
     num_processes = min(num_jobs, len(fold_runs))
     origin = (experiment.recipe, experiment.manifest, experiment.shared, experiment.device)
-    pool = ProcessPoolExecutor(num_processes, context, _start, (origin, messages, threads))
+    pool = ProcessPoolExecutor(num_processes, context, _start, (dict(os.environ), origin, messages, threads))
     try:
-        # processes that start meanwhile ignore the keyboard's interrupt: their parent gets it, and stops them
-        is_main = threading.current_thread() is threading.main_thread()
-        previous = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
-        try:
+        with without_interrupt():
             futures = [pool.submit(_run, fold.name, seed, out) for fold, seed in fold_runs]
-        finally:
-            if is_main:
-                signal.signal(signal.SIGINT, previous)
         for future in as_completed(futures):
             future.result()
     except BaseException as error:
@@ -83,13 +70,11 @@ def _listen(messages: Any, report: Report) -> None:
         report(*message)
 
 
-def _start(origin: tuple[Recipe, Path, Path | None, str], messages: Any, threads: int) -> None:
+def _start(
+    environment: dict[str, str], origin: tuple[Recipe, Path, Path | None, str], messages: Any, threads: int
+) -> None:
     global _experiment, _messages
-    end_with_parent()
-    import torch
-
-    from serein.experiment.data import prepare
-
+    begin_worker(environment)
     torch.set_num_threads(threads)
     _messages = messages
     recipe, manifest, shared, device = origin
@@ -98,8 +83,6 @@ def _start(origin: tuple[Recipe, Path, Path | None, str], messages: Any, threads
 
 
 def _run(fold_name: str, seed: int, out: Path) -> None:
-    from serein.experiment.fold import run_fold
-
     assert _experiment is not None
     fold = next(fold for fold in _experiment.folds.folds if fold.name == fold_name)
     run_fold(_experiment, fold, seed, out, lambda *progress: _messages.put(progress))

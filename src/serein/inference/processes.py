@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from serein.distributed import end_with_parent, ray_cluster
+from serein.distributed import begin_worker, ray_cluster, worker_context
 from serein.errors import RunError
 from serein.inference.predictor import Predictor, load
 from serein.inference.recording import PredictOptions
@@ -56,7 +54,8 @@ def predict_in_processes(
         RunError: A process was killed.
     """
     num_threads = max(1, torch.get_num_threads() // num_workers)
-    pool = ProcessPoolExecutor(num_workers, get_context("spawn"), _start, (load_model, options, num_threads))
+    origin = (dict(os.environ), load_model, options, num_threads)
+    pool = ProcessPoolExecutor(num_workers, worker_context(__name__), _start, origin)
     waiting: deque[Future[list[Any]]] = deque()
     try:
         for start in range(0, len(files), CLIPS_AT_ONCE):
@@ -75,11 +74,11 @@ def predict_in_processes(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _start(load_model: Callable[..., Predictor], options: PredictOptions, num_threads: int) -> None:
-    """Load the model in a new process; it ends with its parent, which handles the keyboard interrupt."""
+def _start(
+    environment: dict[str, str], load_model: Callable[..., Predictor], options: PredictOptions, num_threads: int
+) -> None:
     global _worker
-    end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    begin_worker(environment)
     torch.set_num_threads(num_threads)
     _worker = (load_model(device="cpu"), options)
 
