@@ -79,7 +79,8 @@ def test_ray_trains_what_the_local_engine_trains(data: Data, tmp_path: Path) -> 
     for name in ENGINES:
         (tmp_path / name).mkdir()
         own = trials(data, tmp_path / name, *changes)
-        outcome = {trial.folder: error for trial, error in ENGINES[name](own, data.manifest, Request(num_jobs=1), silent)}
+        ended = ENGINES[name](own, data.manifest, Request(num_jobs=1), silent)
+        outcome = {trial.folder: error for trial, error in ended}
         scores[name] = [read_json(trial.folder / "scores.json") for trial in own]
         errors[name] = [outcome[trial.folder] and str(outcome[trial.folder]) for trial in own]
     assert scores["ray"] == scores["local"]
