@@ -76,16 +76,16 @@ def add_positions(embedding: nn.Module, frames: torch.Tensor, is_frame: torch.Te
     return frames + positions
 
 
-def drop(input: torch.Tensor, share: float) -> torch.Tensor:
-    """Return `input` with a share of it zero and the rest scaled up.
+def drop(input: torch.Tensor, probability: float) -> torch.Tensor:
+    """Return `input` with that share of it zero and the rest scaled up.
 
     Four masks come from each random word on the CPU, where PyTorch draws two words for each mask; the share is kept to
     1/65536. A fine-tuning step of wav2vec2-base spends a quarter of its time drawing otherwise.
     """
     words = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
     draws = words.view(torch.int16)[: input.numel()].view(input.shape)
-    kept = (draws >= round(65536 * share) - 32768).to(input.dtype)
-    return input * kept.mul_(1.0 / (1.0 - share))
+    kept = (draws >= round(65536 * probability) - 32768).to(input.dtype)
+    return input * kept.mul_(1.0 / (1.0 - probability))
 
 
 def takes_plain_products(query: torch.Tensor) -> bool:
