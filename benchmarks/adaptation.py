@@ -287,15 +287,20 @@ def predict_trained(
 ) -> list[Prediction]:
     """Return predictions of every clip by the model trained on other speakers' clips, the same as of the datastores."""
     chosen = recipe.load(recipe_path, [f"branches.main.from={model}"])
+    labels = [corpus.classes[label] for label in corpus.embeddings.labels]  # in the model's words
+    named = [
+        utterance.model_copy(update={"emotion": label, "ratings": ()})
+        for utterance, label in zip(corpus.utterances, labels, strict=True)
+    ]
     predictions: list[Prediction] = []
     for draw in range(num_draws):
         for held_out in corpus.clips_of.values():
             rows = drawn_clips(corpus, held_out, size, draw)
             with tempfile.TemporaryDirectory() as folder:
-                manifest.write([corpus.utterances[row] for row in rows], Path(folder) / "drawn.jsonl")
+                manifest.write([named[row] for row in rows], Path(folder) / "drawn.jsonl")
                 trained = train(chosen, Path(folder) / "drawn.jsonl", Path(folder) / "run")
                 checkpoint = load(trained).checkpoint
-                tested = [corpus.utterances[row] for row in held_out]
+                tested = [named[row] for row in held_out]
                 recordings = Recordings(tested, trim_db=checkpoint.options.clips.trim_db)
                 _, probabilities = embed_labelled(
                     checkpoint, recordings, range(len(tested)), "predicted", lambda done, all: None
