@@ -399,7 +399,8 @@ class HuggingFaceBackbone(Backbone):
             layers = tuple(F.pad(each, (0, 0, 0, extra)) if each.numel() else each for each in below.layers)
             below = HiddenStates(layers, is_frame)
         kept = below.layers[:number]
-        layers, output = self._transform(kept[-1], None if bool(is_frame.all()) else is_frame, first=number - 1)
+        is_padded = is_frame.device.type != "cpu" or not is_frame.all()  # to ask a GPU would wait for it
+        layers, output = self._transform(kept[-1], is_frame if is_padded else None, first=number - 1)
         return HiddenStates((*kept, *layers), is_frame, output)
 
     def _run(
