@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from models.test_backbones import CASES, ONE_OF_EACH, backbone_of, batch, clips, deviation, plain_model, save
-from serein.errors import MissingExtraError
+from serein.errors import MissingExtraError, RecipeError
 from serein.models.backbones import LORA_TARGETS, HuggingFaceBackbone
 from serein.models.hidden_states import ADAPTER_WEIGHT, Backbone, own_weights
 from serein.models.pretrained import weights_hash
@@ -90,6 +90,27 @@ def test_only_the_adapter_learns_and_the_source_is_untouched(case: str, tmp_path
 def test_a_new_adapter_changes_nothing() -> None:
     model = plain_model(*CASES["whisper"])
     assert torch.equal(last(backbone_of(model, adapter=Lora())), last(backbone_of(model)))
+
+
+@pytest.mark.parametrize("case", ONE_OF_EACH)
+def test_an_adapter_of_the_upper_layer_alone_leaves_those_below_as_they_are(case: str) -> None:
+    model = plain_model(*CASES[case])
+    backbone = adapted(model, Lora(rank=3, targets=("query", "value"), layers=(2,)))
+    for name, group in backbone.parameter_groups().items():
+        for parameter in group:
+            parameter.requires_grad_(name == "adapter")
+    assert len(backbone.parameter_groups()["adapter"]) == 2 * 2
+    assert backbone.num_fixed_layers() == 2
+    plain = backbone_of(model)
+    with torch.no_grad():
+        ours, theirs = (each(*batch(clips((8_000,)))).layers for each in (backbone.eval(), plain))
+    assert torch.equal(ours[1], theirs[1])
+    assert not torch.equal(ours[2], theirs[2])
+
+
+def test_an_adapter_of_a_layer_that_is_not_there() -> None:
+    with pytest.raises(RecipeError, match="the model has 2 layers, not 3"):
+        backbone_of(plain_model(*CASES["whisper"]), adapter=Lora(layers=(1, 3)))
 
 
 def test_a_description_builds_the_adapter_again() -> None:

@@ -213,12 +213,23 @@ class HuggingFaceBackbone(Backbone):
 
         Raises:
             MissingExtraError: `peft` is not installed.
+            RecipeError: The model has fewer layers than the options name.
         """
+        if max(options.layers or (1,)) > self.num_layers:
+            what = f"the model has {self.num_layers} layers, not {max(options.layers or ())}"
+            raise RecipeError(what, where="adapter.layers")
         try:
             peft = importlib.import_module("peft")
         except ImportError:
             raise MissingExtraError("peft", "lora") from None
-        names = [name for target in options.targets for name in LORA_TARGETS[target]]
+        called = {name for target in options.targets for name in LORA_TARGETS[target]}
+        layers = [self.architecture.layers[number - 1] for number in options.layers or range(1, self.num_layers + 1)]
+        inside = {id(module) for layer in layers for module in layer.modules()}
+        names = [
+            name
+            for name, module in self.model.named_modules()
+            if id(module) in inside and name.rpartition(".")[2] in called
+        ]
         config = peft.LoraConfig(
             r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=names
         )

@@ -81,7 +81,9 @@ class Lora(Options):
     Attributes:
         rank: Rows of the first matrix, columns of the second.
         alpha: Their product is multiplied by alpha / rank.
-        targets: Which matrices of each transformer layer they stand beside.
+        targets: Which matrices of a transformer layer they stand beside.
+        layers: In which layers, counted from 1; `null`: in all. Hidden layers below the lowest of them are computed
+            once for all epochs.
         dropout: Of what enters the first matrix.
     """
 
@@ -92,6 +94,7 @@ class Lora(Options):
         "query",
         "value",
     )
+    layers: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
     dropout: Share = 0.0
 
 
