@@ -15,7 +15,7 @@ python tools/neutral_halves.py $work/data/librispeech.jsonl $work/data/neutral.j
 for corpus in ravdess emodb cremad urdu nemo neutral; do
 	case $corpus in nemo) copies=1 ;; neutral) copies=2 ;; *) copies=3 ;; esac
 	made copies/$corpus || serein corpus augment $work/data/$corpus.jsonl -o $work/data/copies/$corpus.jsonl \
-		--copies $copies --noises "$NOISES" --rooms "$ROOMS" --jobs "$(nproc)"
+		--copies $copies --noises "$NOISES" --rooms "$ROOMS" --simulated-rooms 64 --jobs "$(nproc)"
 done
 made all || serein corpus merge $work/data/copies/*.jsonl -o $work/data/all.jsonl # named as their corpora
 python tools/shipped_model.py default --recipe recipes/default.yaml --data $work/data/all.jsonl \

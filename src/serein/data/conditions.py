@@ -333,7 +333,7 @@ CONDITIONS: dict[str, Condition] = {
 def as_recorded_elsewhere(speech: Waveform, rng: np.random.Generator, surroundings: Surroundings) -> Waveform:
     """Return speech as another microphone in another place might have it.
 
-    Speed of 0.88 to 1.14 times (7 of 10 copies), a pause of up to 1 s (3 of 20), a room (7 of 20, where responses are
+    Speed of 0.88 to 1.14 times (7 of 10 copies), a pause of up to 1 s (3 of 20), a room (half, where responses are
     given), noise 0 to 28 dB below the speech (7 of 10; half of it recorded, where there are recordings, else white to
     brown), overdrive and offset (1 of 10 each), then a codec, a telephone or lost packets (2 of 5), and a level.
 
@@ -345,7 +345,7 @@ def as_recorded_elsewhere(speech: Waveform, rng: np.random.Generator, surroundin
         speech = at_speed(speech, float(rng.uniform(0.88, 1.14)))
     if rng.random() < 0.15:
         speech = with_silence_inside(speech, float(rng.uniform(0.2, 1.0)))
-    if rng.random() < 0.35 and surroundings.rooms:
+    if rng.random() < 0.5 and surroundings.rooms:
         speech = in_room(speech, surroundings.rooms[int(rng.integers(len(surroundings.rooms)))])
     if (draw := rng.random()) < 0.7:
         is_recorded = draw < 0.35 and len(surroundings.noises) > 0
