@@ -165,6 +165,13 @@ def test_repeated_ids_and_unknown_choices_are_refused(root: Path) -> None:
         prepare(TOY, root, counts="any")  # type: ignore[arg-type]
 
 
+def test_a_name_with_a_line_break_is_refused(root: Path) -> None:
+    os.rename(root / "h1.wav", root / "h1\n.wav")
+    with pytest.raises(ManifestError, match=r"id 'h1\\n': holds the control character '\\n'") as refusal:
+        prepare(TOY, root)
+    assert "Rename" in str(refusal.value.remedy)
+
+
 def test_what_was_prepared_can_be_written_and_read(root: Path) -> None:
     prepared = prepare(TOY, root)
     manifest.write(prepared.utterances, root / "m.jsonl")

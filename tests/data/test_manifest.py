@@ -75,6 +75,10 @@ def test_empty_lines_windows_ends_and_a_byte_order_mark_do_no_harm(tmp_path: Pat
         ({"id": "b", "audio": ""}, "m.jsonl:2: field 'audio'"),
         ({"id": "b", "audio": "1.wav", "emotoin": "sad"}, "m.jsonl:2: field 'emotoin': extra inputs"),
         ({"id": "b", "audio": "1.wav", "gender": "f"}, "m.jsonl:2: field 'gender'"),
+        (
+            {"id": "b", "audio": "1.wav", "emotion": "sa\0d"},
+            r"m.jsonl:2: field 'emotion': holds the control character '\x00'",
+        ),
         ({"id": "b", "audio": "1.wav", "start_s": -1}, "m.jsonl:2: field 'start_s'"),
         ({"id": "b", "audio": "1.wav", "end_s": 0}, "m.jsonl:2: field 'end_s'"),
         ({"id": "b", "audio": "1.wav", "ratings": [{"label": "sad"}]}, "m.jsonl:2: field 'ratings.0.label'"),

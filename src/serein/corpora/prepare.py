@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
+from pydantic import ValidationError
 
 from serein import audio
 from serein.corpora.corpus import Corpus
@@ -187,7 +188,12 @@ def prepare(
         if choice not in known:
             raise ManifestError(expected_one_of(choice, known, kind=kind))
     root = Path(root).absolute()
-    parsed = corpus.unpack(root, unpacked) if corpus.unpack and unpacked else corpus.parse(root)
+    try:
+        parsed = corpus.unpack(root, unpacked) if corpus.unpack and unpacked else corpus.parse(root)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        what = f"{'.'.join(map(str, problem['loc']))} {str(problem['input'])[:60]!r}: {problem['msg']}"
+        raise ManifestError(what, where=root, remedy="Rename the file, folder or label that it comes from.") from None
     utterances = [u.model_copy(update={"audio": os.path.abspath(u.audio)}) for u in parsed]
     manifest.require_unique_ids(utterances, where=root)
     notes = corpus.remarks(root) + _count_notes(corpus, utterances, counts, where=root)

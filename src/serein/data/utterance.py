@@ -5,11 +5,30 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 Gender = Literal["female", "male", "other"]
 Style = Literal["scripted", "improvised", "natural"]
 Consensus = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def without_control_characters(name: str) -> str:
+    """Return a name as it is.
+
+    Raises:
+        PydanticCustomError: It holds a NUL, a tab, a line break or the like, which tables and file names cannot hold.
+
+    Example:
+        >>> without_control_characters("müde")
+        'müde'
+    """
+    if found := re.search(r"[\x00-\x1f\x7f]", name):
+        raise PydanticCustomError("control_character", "holds the control character {found}", {"found": repr(found[0])})
+    return name
+
+
+Name = Annotated[str, AfterValidator(without_control_characters)]
 
 
 class Rating(BaseModel):
@@ -23,9 +42,9 @@ class Rating(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    labels: tuple[str, ...] = ()
+    labels: tuple[Name, ...] = ()
     comment: str | None = None
-    rater: str | None = None
+    rater: Name | None = None
 
 
 class Predicted(BaseModel):
@@ -70,24 +89,24 @@ class Utterance(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str = Field(min_length=1)
+    id: Name = Field(min_length=1)
     audio: str = Field(min_length=1)
     start_s: float = Field(default=0.0, ge=0.0)
     end_s: float | None = Field(default=None, gt=0.0)
-    speaker: str | None = None
+    speaker: Name | None = None
     gender: Gender | None = None
-    session: str | None = None
-    emotion: str | None = None
+    session: Name | None = None
+    emotion: Name | None = None
     valence: Consensus | None = None
     arousal: Consensus | None = None
     dominance: Consensus | None = None
     ratings: tuple[Rating, ...] = ()
     transcript: str | None = None
     style: Style | None = None
-    split: str | None = None
-    language: str | None = None
-    corpus: str | None = None
-    copy_of: str | None = None
+    split: Name | None = None
+    language: Name | None = None
+    corpus: Name | None = None
+    copy_of: Name | None = None
     predicted: Predicted | None = None
 
 
