@@ -190,8 +190,8 @@ def prepare(
     root = Path(root).absolute()
     try:
         parsed = corpus.unpack(root, unpacked) if corpus.unpack and unpacked else corpus.parse(root)
-    except ValidationError as error:
-        problem = error.errors()[0]
+    except ValidationError as refusal:
+        problem = refusal.errors()[0]
         what = f"{'.'.join(map(str, problem['loc']))} {str(problem['input'])[:60]!r}: {problem['msg']}"
         raise ManifestError(what, where=root, remedy="Rename the file, folder or label that it comes from.") from None
     utterances = [u.model_copy(update={"audio": os.path.abspath(u.audio)}) for u in parsed]
