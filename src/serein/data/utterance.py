@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 Gender = Literal["female", "male", "other"]
@@ -13,22 +13,19 @@ Style = Literal["scripted", "improvised", "natural"]
 Consensus = Annotated[float, Field(allow_inf_nan=False)]
 
 
-def without_control_characters(name: str) -> str:
-    """Return a name as it is.
+def without_control_characters(value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+    """Return a name, or several, as they are.
 
     Raises:
-        PydanticCustomError: It holds a NUL, a tab, a line break or the like, which tables and file names cannot hold.
+        PydanticCustomError: One holds a NUL, a tab, a line break or the like, which tables and file names cannot hold.
 
     Example:
         >>> without_control_characters("müde")
         'müde'
     """
-    if found := re.search(r"[\x00-\x1f\x7f]", name):
+    if found := re.search(r"[\x00-\x1f\x7f]", "".join(value or ())):
         raise PydanticCustomError("control_character", "holds the control character {found}", {"found": repr(found[0])})
-    return name
-
-
-Name = Annotated[str, AfterValidator(without_control_characters)]
+    return value
 
 
 class Rating(BaseModel):
@@ -42,9 +39,11 @@ class Rating(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    labels: tuple[Name, ...] = ()
+    labels: tuple[str, ...] = ()
     comment: str | None = None
-    rater: Name | None = None
+    rater: str | None = None
+
+    _names = field_validator("labels", "rater")(without_control_characters)
 
 
 class Predicted(BaseModel):
@@ -89,25 +88,29 @@ class Utterance(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: Name = Field(min_length=1)
+    id: str = Field(min_length=1)
     audio: str = Field(min_length=1)
     start_s: float = Field(default=0.0, ge=0.0)
     end_s: float | None = Field(default=None, gt=0.0)
-    speaker: Name | None = None
+    speaker: str | None = None
     gender: Gender | None = None
-    session: Name | None = None
-    emotion: Name | None = None
+    session: str | None = None
+    emotion: str | None = None
     valence: Consensus | None = None
     arousal: Consensus | None = None
     dominance: Consensus | None = None
     ratings: tuple[Rating, ...] = ()
     transcript: str | None = None
     style: Style | None = None
-    split: Name | None = None
-    language: Name | None = None
-    corpus: Name | None = None
-    copy_of: Name | None = None
+    split: str | None = None
+    language: str | None = None
+    corpus: str | None = None
+    copy_of: str | None = None
     predicted: Predicted | None = None
+
+    _names = field_validator("id", "speaker", "session", "emotion", "split", "language", "corpus", "copy_of")(
+        without_control_characters
+    )
 
 
 def is_self_evaluation(rating: Rating) -> bool:
