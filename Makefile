@@ -35,7 +35,7 @@ demo: setup
 
 models: setup
 	@[ -n "$(RAVDESS)" ] && [ -n "$(EMODB)" ] && [ -n "$(CREMAD)" ] && [ -n "$(NEMO)" ] && [ -n "$(URDU)" ] && [ -n "$(LIBRISPEECH)" ] && [ -n "$(NOISES)" ] && [ -n "$(ROOMS)" ] || { echo "error: name the data: make models RAVDESS=<folder> EMODB=<folder> CREMAD=<folder> NEMO=<folder> URDU=<table.csv> LIBRISPEECH=<table.csv> NOISES=<folder> ROOMS=<folder>" >&2; exit 2; }
-	RAVDESS="$(RAVDESS)" EMODB="$(EMODB)" CREMAD="$(CREMAD)" NEMO="$(NEMO)" URDU="$(URDU)" LIBRISPEECH="$(LIBRISPEECH)" NOISES="$(NOISES)" ROOMS="$(ROOMS)" WHISPER="$(WHISPER)" PATH="$(CURDIR)/$(BIN):$$PATH" sh tools/shipped_models.sh
+	RAVDESS="$(RAVDESS)" EMODB="$(EMODB)" CREMAD="$(CREMAD)" NEMO="$(NEMO)" URDU="$(URDU)" LIBRISPEECH="$(LIBRISPEECH)" NOISES="$(NOISES)" ROOMS="$(ROOMS)" UNKNOWN_NOISES="$(UNKNOWN_NOISES)" UNKNOWN_ROOMS="$(UNKNOWN_ROOMS)" WHISPER="$(WHISPER)" PATH="$(CURDIR)/$(BIN):$$PATH" sh tools/shipped_models.sh
 
 lint: setup
 	$(BIN)/ruff check .

@@ -20,4 +20,5 @@ done
 made all || serein corpus merge $work/data/copies/*.jsonl -o $work/data/all.jsonl # named as their corpora
 python tools/shipped_model.py default --recipe recipes/default.yaml --data $work/data/all.jsonl \
 	--other "LibriSpeech=$work/data/unseen-neutral.jsonl" \
+	${UNKNOWN_NOISES:+--noises "$UNKNOWN_NOISES"} ${UNKNOWN_ROOMS:+--rooms "$UNKNOWN_ROOMS"} \
 	--licence "urdu=for research purposes (Latif et al. 2018)" ${WHISPER:+--set "backbone.source=$WHISPER"}

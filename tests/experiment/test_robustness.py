@@ -15,7 +15,7 @@ from serein import audio
 from serein.data import manifest
 from serein.data.conditions import CONDITIONS, Condition, Surroundings
 from serein.data.utterance import Utterance
-from serein.errors import RecipeError, RunError
+from serein.errors import ManifestError, RecipeError, RunError
 from serein.evaluation.predictions import REJECTED, Prediction
 from serein.evaluation.robustness import CLEAN, score_answers, score_conditions
 from serein.experiment.robustness import changed_recordings, chosen_conditions
@@ -137,6 +137,26 @@ def test_a_recording_that_cannot_be_predicted_is_rejected_and_named(
     )
     assert found["nothing left"].ua == 0.0
     assert found[CLEAN].ua > 0.0
+
+
+@pytest.mark.slow
+def test_of_a_run_each_folds_model_hears_what_the_fold_was_tested_on(tiny_run: Path, tones: Path, speech: Path) -> None:
+    tests = {path.parent: manifest.read(path) for path in tiny_run.glob("fold-*/test.jsonl")}
+    found = package.robustness(tiny_run, tones, conditions=["offset 0.005"])
+    assert found[CLEAN].num_utterances == sum(map(len, tests.values())) > 0
+    right = [
+        said.label == utterance.emotion
+        for fold, utterances in tests.items()
+        for said, utterance in zip(
+            package.load(fold / "seed-0" / "model").predict_files([u.audio for u in utterances]),
+            utterances,
+            strict=True,
+        )
+    ]
+    assert found[CLEAN].wa == pytest.approx(100 * np.mean(right))
+    assert package.robustness(tiny_run, tones, conditions=["level"], max_clips=2)[CLEAN].num_utterances >= 2
+    with pytest.raises(ManifestError, match="was tested on any of it"):
+        package.robustness(tiny_run, speech)
 
 
 def test_answers_made_elsewhere(tiny_run: Path, speech: Path, tmp_path: Path, serein: Call) -> None:

@@ -45,6 +45,8 @@ def test_a_model_is_made_and_predicts(
     ):
         assert f"| {row} |" in card
     assert "inherit these conditions" in card
+    assert "| GSM 06.10 | " in card
+    assert "Skipped for want of impulse responses of rooms (--rooms FOLDER): reverberation." in card
 
     checkpoint = folder.load(made)
     predicted = read_run_predictions(tmp_path / "work" / "default" / "speakers")

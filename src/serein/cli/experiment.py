@@ -306,7 +306,12 @@ def report(
 def robustness(
     data: Data,
     model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="Model folder, Hub name, or 'default'.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="Model folder, Hub name, 'default'; or a run, whose folds hear what they were tested on.",
+            show_default=False,
+        ),
     ] = None,
     answers: Annotated[
         list[str] | None,
@@ -372,7 +377,6 @@ def robustness(
     from serein.evaluation.plots import PICTURE_SUFFIXES, save_figure
     from serein.evaluation.robustness import require_suffix, score_answers
     from serein.experiment import robustness as changes
-    from serein.inference.predictor import load
     from serein.progress import Bars
 
     if out is not None:
@@ -392,8 +396,8 @@ def robustness(
             found = score_answers({name: path for name, _, path in pairs}, manifest.read(data), classes)
         elif model is not None:
             how["labels"] = read_label_map(label_map) if label_map else NO_MAP
-            predictor = load(model, device, backbone=backbone)
-            found = changes.robustness(predictor, data, classes=classes, allow_seen_speakers=allow_seen_speakers, **how)
+            how |= {"classes": classes, "allow_seen_speakers": allow_seen_speakers, "device": device}
+            found = changes.robustness(model, data, backbone=backbone, **how)
         else:
             return
     if out is not None:

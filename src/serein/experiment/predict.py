@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -311,15 +311,24 @@ def evaluate(
 
 
 def scored_utterances(
-    checkpoint: Checkpoint, data: Path, *, allow_seen_speakers: bool, labels: LabelMap = NO_MAP
+    checkpoint: Checkpoint,
+    data: Path,
+    *,
+    allow_seen_speakers: bool,
+    labels: LabelMap = NO_MAP,
+    only: Container[str] | None = None,
 ) -> tuple[list[Utterance], tuple[str, ...]]:
     """Return the utterances of a manifest that a model can be scored on, and notes on those left out.
+
+    Args:
+        only: Ids of those that count; `None`: all.
 
     Raises:
         ManifestError: No utterance has a class of the model.
         LeakError: The model was trained on speakers of the manifest, which is not allowed.
     """
-    everything, map_notes = with_labels(manifest.read(data), labels)
+    read = [u for u in manifest.read(data) if only is None or u.id in only]
+    everything, map_notes = with_labels(read, labels)
     originals = [u for u in everything if u.copy_of is None]
     utterances, left_out = keep_labelled(originals, checkpoint.tasks[checkpoint.task])
     if not utterances:

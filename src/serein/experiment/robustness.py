@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from serein.data.conditions import CONDITIONS, NEEDS, Condition, Surroundings
 from serein.data.dataset import draw_seed
 from serein.data.files import replacing
 from serein.data.utterance import Utterance
-from serein.errors import AudioError, RecipeError, RunError, expected_one_of
+from serein.errors import AudioError, ManifestError, RecipeError, RunError, expected_one_of
 from serein.evaluation.cross_corpus import classes_of_corpus
-from serein.evaluation.predictions import REJECTED, Prediction, among
+from serein.evaluation.predictions import REJECTED, Prediction, among, natural_key
 from serein.evaluation.robustness import CLEAN, Robustness, score_conditions
 from serein.experiment.predict import AllowedClasses, scored_utterances
 from serein.inference.predictor import Predictor, load
@@ -44,6 +44,8 @@ def robustness(
     allow_seen_speakers: bool = False,
     max_clips: int | None = None,
     seed: int = 0,
+    device: str = "auto",
+    backbone: Path | None = None,
     progress: Report | None = None,
 ) -> Robustness:
     """Score a model on a manifest's recordings, unchanged and under every condition.
@@ -52,7 +54,8 @@ def robustness(
     that cannot be predicted any more counts as rejected, and the notes name the first.
 
     Args:
-        model: A predictor; a folder or Hub name; `None` is the default model.
+        model: A predictor; a folder or Hub name; `None` is the default model. Of a run folder, the model of each fold's
+            first seed hears those of the recordings that the fold was tested on, and all are scored together.
         data: The manifest.
         noises: Folder of recordings of noise; without it, conditions that need them are skipped.
         rooms: Folder of impulse responses, likewise.
@@ -60,44 +63,97 @@ def robustness(
         labels: What the manifest's labels are called by the model; case and spaces do not count in any case.
         classes: Which may be predicted: all of the `model`, or only those that utterances of the `corpus` have.
         allow_seen_speakers: Score speakers that the model was trained on, too; the notes then say so.
-        max_clips: Take at most this many clips, evenly spread.
+        max_clips: Take at most this many clips, evenly spread; of a run, an equal share in each fold.
         seed: Draws noise, rooms, lost packets and cuts; what a clip gets depends on its id, not on other clips.
+        device: Where a model that is named runs.
+        backbone: Where its pretrained backbone is now, if it has moved.
         progress: Called with a label, what is done, all there is, and a detail.
 
     Raises:
         RecipeError: The model's main task has no classes, or a condition is unknown.
-        ManifestError: No utterance has a class of the model.
+        ManifestError: No utterance has a class of the model, or none was tested in the run.
         LeakError: The model was trained on speakers of the manifest, which is not allowed.
         AudioError: A recording cannot be read.
 
     Example:
         >>> serein.robustness("runs/mine/model", "test.jsonl", conditions=["level", "8 kHz"])  # doctest: +SKIP
     """
-    predictor = model if isinstance(model, Predictor) else load(model)
-    task = predictor.checkpoint.tasks[predictor.task]
-    if task.spec.problem != "classes" and not task.spec.classes:
-        raise RecipeError(f"'{predictor.task}' has no classes", where="model", remedy="Name a model of classes.")
-    everything, notes = scored_utterances(
-        predictor.checkpoint, Path(data), allow_seen_speakers=allow_seen_speakers, labels=labels
-    )
-    utterances = everything if max_clips is None else evenly_spread(everything, max_clips)
     surroundings = Surroundings.read(Path(noises) if noises else None, Path(rooms) if rooms else None)
     chosen, skipped = chosen_conditions(conditions, surroundings)
-    report = progress or (lambda *said: None)
+    answers: dict[str, list[Prediction]] = {CLEAN: [], **{name: [] for name in chosen}}
+    notes: list[str] = []
+    parts = tested_models(model, Path(data))
+    for part, only in parts:
+        predictor = part if isinstance(part, Predictor) else load(part, device, backbone=backbone)
+        task = predictor.checkpoint.tasks[predictor.task]
+        if task.spec.problem != "classes" and not task.spec.classes:
+            raise RecipeError(f"'{predictor.task}' has no classes", where="model", remedy="Name a model of classes.")
+        utterances, said = scored_utterances(
+            predictor.checkpoint, Path(data), allow_seen_speakers=allow_seen_speakers, labels=labels, only=only
+        )
+        if max_clips is not None:
+            utterances = evenly_spread(utterances, -(-max_clips // len(parts)))
+        changed = changed_recordings(utterances, chosen, surroundings, seed)
+        failed = predict_changed(predictor, changed, answers, len(utterances), progress or (lambda *said: None))
+        notes += [note for note in (*said, *failed) if note not in notes]
+    skipped |= {name: NEEDS[chosen[name].needs or ""] for name in chosen if not answers[name]}
+    answers = {name: own for name, own in answers.items() if own}
+    names = predictor.classes
+    if classes == "corpus":
+        names = classes_of_corpus(answers[CLEAN], names, where=data)
+        answers = {name: among(own, names) for name, own in answers.items()}
+        notes.append(f"Predicted among the classes of the corpus alone: {', '.join(names)}.")
+    of = str(model) if parts[0][1] else predictor.identity["name"]
+    return score_conditions(answers, names, model=of, skipped=skipped, notes=notes)
 
+
+def tested_models(
+    model: Predictor | str | Path | None, data: Path
+) -> list[tuple[Predictor | str | Path | None, set[str] | None]]:
+    """Return a model with `None`; of a run, each fold's model with the ids of `data` that the fold was tested on.
+
+    Raises:
+        ManifestError: None of them was.
+    """
+    if model is None or isinstance(model, Predictor) or not any(Path(model).glob("fold-*")):
+        return [(model, None)]
+    known = {utterance.id for utterance in manifest.read(data)}
+    parts: list[tuple[Predictor | str | Path | None, set[str] | None]] = []
+    for fold in sorted(Path(model).glob("fold-*"), key=natural_key):
+        of_seeds = sorted(fold.glob("seed-*/model"), key=natural_key)
+        if of_seeds and (own := known & {utterance.id for utterance in manifest.read(fold / "test.jsonl")}):
+            parts.append((of_seeds[0], own))
+    if not parts:
+        remedy = "Name the manifest that the run was tested on, or the model of one fold."
+        raise ManifestError(f"no finished fold of {model} was tested on any of it", where=data, remedy=remedy)
+    return parts
+
+
+def predict_changed(
+    predictor: Predictor,
+    recordings: Iterable[tuple[str, Utterance, Waveform]],
+    answers: Mapping[str, list[Prediction]],
+    num_clips: int,
+    report: Report,
+) -> list[str]:
+    """Add what a model says of changed recordings to the answers under their conditions.
+
+    Returns:
+        How many could not be predicted, as a note; nothing where all could.
+    """
+    task = predictor.checkpoint.tasks[predictor.task]
     under: list[tuple[str, Utterance]] = []
 
-    def recordings() -> Iterator[Upload]:
-        for name, utterance, waveform in changed_recordings(utterances, chosen, surroundings, seed):
+    def uploads() -> Iterator[Upload]:
+        for name, utterance, waveform in recordings:
             under.append((name, utterance))
             buffer = io.BytesIO()
             soundfile.write(buffer, waveform, SAMPLE_RATE_HZ, format="WAV", subtype="FLOAT")
             yield Upload(buffer.getvalue(), f"{utterance.id} ({name})")
 
-    answers: dict[str, list[Prediction]] = {CLEAN: [], **{name: [] for name in chosen}}
-    predicted = predictor.predict_files(recordings(), options=PredictOptions("always"), on_error="return")
     failed: list[AudioError] = []
-    total = len(utterances) * len(answers)
+    total, detail = num_clips * len(answers), f"{num_clips} clips, {len(answers)} conditions"
+    predicted = predictor.predict_files(uploads(), options=PredictOptions("always"), on_error="return")
     for number, said in enumerate(predicted):
         name, utterance = under[number]
         is_failed = isinstance(said, AudioError)
@@ -113,18 +169,11 @@ def robustness(
                 corpus=utterance.corpus,
             )
         )
-        report("predicting", number + 1, total, f"{len(utterances)} clips, {len(answers)} conditions")
+        report("predicting", number + 1, total, detail)
     report("predicting", 1, 1, f"{len(under)} recordings")
-    if failed:
-        notes = (*notes, f"{len(failed)} of {len(under)} recordings could not be predicted; the first: {failed[0]}")
-    skipped |= {name: NEEDS[chosen[name].needs or ""] for name in chosen if not answers[name]}
-    answers = {name: own for name, own in answers.items() if own}
-    names = predictor.classes
-    if classes == "corpus":
-        names = classes_of_corpus(answers[CLEAN], names, where=data)
-        answers = {name: among(own, names) for name, own in answers.items()}
-        notes = (*notes, f"Predicted among the classes of the corpus alone: {', '.join(names)}.")
-    return score_conditions(answers, names, model=predictor.identity["name"], skipped=skipped, notes=notes)
+    if not failed:
+        return []
+    return [f"{len(failed)} of {len(under)} recordings could not be predicted; the first: {failed[0]}"]
 
 
 def chosen_conditions(
