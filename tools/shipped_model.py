@@ -31,9 +31,11 @@ from serein.experiment.robustness import robustness
 
 PACKAGE = Path(__file__).parents[1] / "src" / "serein" / "shipped_models"
 LARGEST_BYTES = 30_000_000
-CHANGED = ("level -20 dB", "level +20 dB", "offset 0.005", "silence of 2 s around", "silence of 1 s inside")
-CHANGED += ("pink noise 10 dB", "recorded noise 10 dB", "reverberation", "8 kHz", "G.711 mu-law", "GSM 06.10")
-CHANGED += ("MP3 32 kbit/s", "Opus 12 kbit/s", "packet loss 5 %")
+CHANGED = [
+    *("level -20 dB", "level +20 dB", "offset 0.005", "silence of 2 s around", "silence of 1 s inside"),
+    *("pink noise 10 dB", "recorded noise 10 dB", "reverberation", "8 kHz", "G.711 mu-law", "GSM 06.10"),
+    *("MP3 32 kbit/s", "Opus 12 kbit/s", "packet loss 5 %"),
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
