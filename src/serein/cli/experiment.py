@@ -309,7 +309,7 @@ def robustness(
         str | None,
         typer.Argument(
             metavar="MODEL",
-            help="Model folder, Hub name, 'default'; or a run, whose folds hear what they were tested on.",
+            help="Model folder, Hub name, 'default'; or a run: its folds predict what they were tested on.",
             show_default=False,
         ),
     ] = None,

@@ -55,7 +55,7 @@ def robustness(
 
     Args:
         model: A predictor; a folder or Hub name; `None` is the default model. Of a run folder, the model of each fold's
-            first seed hears those of the recordings that the fold was tested on, and all are scored together.
+            first seed predicts those of the recordings that the fold was tested on, and all are scored together.
         data: The manifest.
         noises: Folder of recordings of noise; without it, conditions that need them are skipped.
         rooms: Folder of impulse responses, likewise.
