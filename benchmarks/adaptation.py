@@ -48,7 +48,7 @@ from serein.knn.predictor import (
     MAX_NEIGHBOURS,
     embed_labelled,
     interpolate,
-    knn_probabilities,
+    knn_probabilities_by_k,
     tune_k_and_weight,
 )
 from serein.metrics import FloatArray
@@ -272,7 +272,7 @@ def predict_with_datastores(corpus: EmbeddedCorpus, size: int, num_draws: int) -
             datastore = corpus.embeddings.only(rows)
             for tuning, (k, knn_weight) in tuned_in(corpus, rows).items():
                 nearest = datastore.nearest(corpus.embeddings.vectors[held_out], k)
-                votes = knn_probabilities(nearest, len(corpus.classes))
+                votes = knn_probabilities_by_k(nearest, len(corpus.classes))[-1]
                 predictions[tuning] += _as_predictions(
                     corpus, held_out, interpolate(votes, corpus.probabilities[held_out], knn_weight), draw
                 )

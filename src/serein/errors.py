@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 
@@ -78,6 +79,16 @@ class MissingExtraError(SereinError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return MissingExtraError, (self.package, self.extra)
+
+
+def first_of(names: Sequence[str], most: int = 12) -> str:
+    """Return the first names, for a message.
+
+    Example:
+        >>> first_of(["anna", "ben", "carl"], 2)
+        'anna, ben, ...'
+    """
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def expected_one_of(choice: object, choices: object, *, kind: str) -> str:

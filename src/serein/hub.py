@@ -7,6 +7,7 @@ import importlib
 import re
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from serein.data.files import sha256
 from serein.errors import ModelError
@@ -33,7 +34,7 @@ def folder_of(name: str, *, expected: str) -> Path:
     if folder.exists() or not NAME.fullmatch(name):
         raise ModelError("no such folder", where=name, remedy=f"Name {expected}, or its name on the Hub.")
     hub = importlib.import_module("huggingface_hub")
-    is_online = _answers(hub)
+    is_online = is_reachable(hub)
     try:
         return Path(hub.snapshot_download(name, allow_patterns=list(MODEL_FILES), local_files_only=not is_online))
     except Exception as error:  # of whichever HTTP library the client uses, or its own
@@ -63,10 +64,10 @@ def _file_digest(path: Path, size: int, changed_ns: int) -> str:
     return sha256(path)
 
 
-def _answers(hub: object) -> bool:
+def is_reachable(hub: Any) -> bool:
     """Ask the Hub once, briefly: its own client tries several times over."""
     try:
-        hub.get_session().head(hub.constants.ENDPOINT, timeout=TIMEOUT_S)  # type: ignore[attr-defined]
-    except Exception:  # also for HF_HUB_OFFLINE=1
+        hub.get_session().head(hub.constants.ENDPOINT, timeout=TIMEOUT_S)
+    except Exception:  # of whichever HTTP library the client uses, or its own for HF_HUB_OFFLINE=1
         return False
     return True

@@ -15,8 +15,6 @@ from serein.corpora.acted import (
     EMODB_NAMES,
     RAVDESS,
     RAVDESS_NAMES,
-    aesdd_remarks,
-    parse_aesdd,
     parse_ravdess,
     parse_savee,
     ravdess_remarks,
@@ -233,8 +231,8 @@ def test_savee_needs_the_folders_of_speakers(tmp_path: Path) -> None:
 
 def test_the_broken_clip_of_aesdd_is_left_out_and_said(tmp_path: Path) -> None:
     root = tree(tmp_path, "sadness/s05 (3).wav", "sadness/s05 (4).wav")
-    assert [u.id for u in parse_aesdd(root)] == ["s05 (4)"]
-    assert aesdd_remarks(root) == ["left out 's05 (3)', which cannot be decoded in the release"]
+    assert [u.id for u in CORPORA["aesdd"].parse(root)] == ["s05 (4)"]
+    assert CORPORA["aesdd"].remarks(root) == ["left out 's05 (3)', which cannot be decoded in the release"]
 
 
 @pytest.mark.parametrize("corpus", [corpus for corpus in CORPORA.values() if corpus.expected], ids=lambda c: c.name)

@@ -19,7 +19,6 @@ from serein.data.conditions import (
     at_speed,
     clipped,
     coloured_noise,
-    cut_to,
     in_room,
     over_telephone,
     simulated_rooms,
@@ -125,7 +124,8 @@ def test_packets_are_lost_as_often_as_asked() -> None:
 def test_speed_clipping_and_cuts() -> None:
     assert len(at_speed(sine(220.0), 1.25)) == pytest.approx(12_800, abs=2)
     assert np.abs(clipped(sine(220.0), 6.0)).max() == pytest.approx(0.3 * 10 ** (-0.3), abs=1e-4)
-    assert len(cut_to(sine(220.0), 0.5, np.random.default_rng(0))) == 8000
+    cut = CONDITIONS["cut to half"].apply(sine(220.0), np.random.default_rng(0), Surroundings())
+    assert len(cut) == 8000
 
 
 def test_a_condition_names_what_it_lacks(surroundings: Surroundings) -> None:

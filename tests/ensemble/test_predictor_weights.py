@@ -12,7 +12,6 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from serein.ensemble.predictor import (
     allowed,
-    ensemble_classes,
     ensemble_macro_f1,
     ensemble_probabilities,
     fit_weights,
@@ -44,7 +43,7 @@ def test_fused_probabilities_by_hand() -> None:
     probabilities = np.array([[[0.5, 0.3, 0.2]], [[0.5, 0.1, 0.4]]])
     weights = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5]])
     assert ensemble_probabilities(probabilities, weights)[0].tolist() == pytest.approx([5 / 9, 1 / 9, 3 / 9])
-    assert ensemble_classes(probabilities, weights).tolist() == [0]
+    assert ensemble_probabilities(probabilities, weights).argmax(axis=1).tolist() == [0]
 
 
 def test_uniform_weights_are_the_mean() -> None:
@@ -98,7 +97,7 @@ def test_fusion_beats_both_models_and_their_mean() -> None:
     assert ensemble_macro_f1(probabilities, truth, uniform_weights(2, 3)) == pytest.approx(1 / 3)
     weights, score = fit(probabilities, truth)
     assert score == 1.0
-    assert ensemble_classes(probabilities, weights).tolist() == [0, 1, 2]
+    assert ensemble_probabilities(probabilities, weights).argmax(axis=1).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("seed", range(12))

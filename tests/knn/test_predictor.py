@@ -16,7 +16,6 @@ from serein.knn.predictor import (
     KNN_WEIGHTS,
     VOTES,
     interpolate,
-    knn_probabilities,
     knn_probabilities_by_k,
     tune_k_and_weight,
 )
@@ -38,7 +37,7 @@ def embeddings(vectors: list[list[float]], labels: list[int], names: list[str] |
 def test_each_neighbour_has_one_vote() -> None:
     probabilities = knn_probabilities_by_k(NEAREST, num_classes=3)
     assert probabilities[:, 0].tolist() == [[1, 0, 0], [1 / 2, 1 / 2, 0], [1 / 3, 2 / 3, 0], [1 / 4, 2 / 4, 1 / 4]]
-    assert knn_probabilities(NEAREST, 3).tolist() == [[1 / 4, 2 / 4, 1 / 4]]
+    assert knn_probabilities_by_k(NEAREST, 3)[-1].tolist() == [[1 / 4, 2 / 4, 1 / 4]]
 
 
 def test_softmax_of_negative_distances() -> None:
@@ -51,7 +50,7 @@ def test_softmax_of_negative_distances() -> None:
 
 def test_far_neighbours_do_not_underflow() -> None:
     far = Nearest(np.array([[0, 1]]), np.array([[0, 1]]), np.array([[5000.0, 5000.0]]))
-    assert knn_probabilities(far, 2, "softmax").tolist() == [[0.5, 0.5]]
+    assert knn_probabilities_by_k(far, 2, "softmax")[-1].tolist() == [[0.5, 0.5]]
 
 
 @pytest.mark.parametrize("votes", VOTES)
@@ -65,13 +64,14 @@ def test_probabilities_sum_to_one(votes: str) -> None:
 def test_probabilities_are_those_of_scikit_learn() -> None:
     labels = np.arange(300) % 4
     theirs = KNeighborsClassifier(7).fit(DRAWN[:200], labels[:200]).predict_proba(DRAWN[200:])
-    ours = knn_probabilities(embeddings(DRAWN[:200].tolist(), labels[:200].tolist()).nearest(DRAWN[200:], 7), 4)
+    nearest = embeddings(DRAWN[:200].tolist(), labels[:200].tolist()).nearest(DRAWN[200:], 7)
+    ours = knn_probabilities_by_k(nearest, 4)[-1]
     assert ours == pytest.approx(theirs)
 
 
 def test_unknown_vote() -> None:
     with pytest.raises(ModelError, match="unknown vote 'loud', expected one of: uniform, softmax"):
-        knn_probabilities(NEAREST, 3, "loud")
+        knn_probabilities_by_k(NEAREST, 3, "loud")
 
 
 # -- interpolated --------------------

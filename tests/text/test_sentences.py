@@ -189,14 +189,14 @@ def test_the_cache_lies_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_offline_and_absent_fails_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_answers", lambda library: False)
+    monkeypatch.setattr(hub, "is_reachable", lambda library: False)
     with pytest.raises(ModelError, match=r"somebody/nothing: .* hf download somebody/nothing"):
         SentenceEncoder("somebody/nothing")
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "no such"])
 def test_what_can_be_no_name_is_not_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_answers", lambda library: pytest.fail("the Hub is asked"))
+    monkeypatch.setattr(hub, "is_reachable", lambda library: pytest.fail("the Hub is asked"))
     with pytest.raises(ModelError, match="no such folder"):
         SentenceEncoder(name)
 

@@ -19,7 +19,7 @@ import torch
 from cli_fixtures import Call, ChildCall, StartChild, everything_in, train_and_die, write_recipe
 from serein import recipe as recipes
 from serein.data.dataset import ClipDataset, loader
-from serein.data.files import leftovers
+from serein.data.files import is_leftover
 from serein.errors import RunError
 from serein.experiment import data as preparation
 from serein.experiment import fold as experiments
@@ -315,7 +315,7 @@ def test_damaged_weights_are_named(tones: Path, tmp_path: Path, monkeypatch: pyt
 def test_the_state_is_small_and_goes_when_the_stage_is_done(tones: Path, tmp_path: Path) -> None:
     one_fold(tmp_path, tones)
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".ckpt", ".pt", ".pth", ".bin", ".pkl")]
-    assert not leftovers(tmp_path)
+    assert not any(map(is_leftover, tmp_path.rglob(".*")))
 
 
 # -- true kills ------------------------------------------------------------------------------------------------------
@@ -385,7 +385,7 @@ def assert_resumes(out: Path, recipe: Path, tones: Path, left_alone: Path) -> No
     """Go on to the end, and expect what the undisturbed run gave."""
     runs.run(recipes.load(recipe), tones, out, resume=True, num_jobs=None, progress=silent)
     assert_same(out, left_alone)
-    assert not leftovers(out)
+    assert not any(map(is_leftover, out.rglob(".*")))
 
 
 @pytest.mark.slow
@@ -446,7 +446,7 @@ def test_a_run_that_was_killed_while_it_started_can_be_started(
     assert "no run to go on with" in serein(*arguments, "--resume").complaint
     outcome = serein(*arguments)
     assert outcome.status == 0
-    assert not leftovers(tmp_path / "out")
+    assert not any(map(is_leftover, (tmp_path / "out").rglob(".*")))
 
 
 def test_two_cannot_work_in_one_folder(tiny_run: Path, tiny: Path, tones: Path, serein: Call) -> None:

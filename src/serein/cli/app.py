@@ -212,20 +212,15 @@ def finish(run: Path, as_json: bool) -> None:
     from serein.evaluation.predictions import read_specs
     from serein.evaluation.report import write_report
     from serein.evaluation.scores import score_run, write_scores
-    from serein.evaluation.task_scores import task_scores, write_task_scores
+    from serein.evaluation.task_scores import task_scores
 
     if not distributed_info().is_first:
         return
-    tasks = task_scores(run)
-    if not read_specs(run)[0].has_classes:
-        write_task_scores(tasks, run)
-        path = write_report(run)
-        print_scores(tasks, as_json)
-    else:
-        scores = replace(score_run(run), tasks=tuple(tasks))
-        write_scores(scores, run)
-        path = write_report(run)
-        print_scores(scores, as_json)
+    tasks = tuple(task_scores(run))
+    scores = replace(score_run(run), tasks=tasks) if read_specs(run)[0].has_classes else tasks
+    write_scores(scores, run)
+    path = write_report(run)
+    print_scores(scores, as_json)
     print(f"report: {path}", file=sys.stderr if as_json else sys.stdout)
 
 

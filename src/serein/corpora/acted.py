@@ -230,7 +230,7 @@ MESD = Acted(
 
 # Two Canadian actresses, a young and an old one, say 200 words in seven emotions (Dupuis & Pichora-Fuller 2010): the
 # older actress says "Say the word back", angrily.
-TESS_NAMES = Acted(
+TESS = Acted(
     name="tess",
     title="TESS",
     languages=("en",),
@@ -244,26 +244,12 @@ TESS_NAMES = Acted(
     emotions={"ps": "pleasant surprise"},
     speakers={"OA": "OAF"},  # one file of the release is misnamed: OA_bite_neutral.wav
     genders={"OAF": "female", "YAF": "female"},
+    carrier="Say the word {}",
     expected=Expected(
         emotions=dict.fromkeys(("angry", "disgust", "fear", "happy", "neutral", "pleasant surprise", "sad"), 400),
         speakers={"OAF": 1400, "YAF": 1400},
     ),
-)
-
-
-def parse_tess(root: Path) -> list[Utterance]:
-    """Return every clip of TESS below `root`, by speaker and name, with the sentence around the word.
-
-    Raises:
-        ManifestError: As `Acted.parse`.
-    """
-    return [
-        u.model_copy(update={"transcript": f"Say the word {(u.transcript or '').lower()}"})
-        for u in TESS_NAMES.parse(root)
-    ]
-
-
-TESS = TESS_NAMES.corpus(parse_tess)
+).corpus()
 
 # Four British men say TIMIT's sentences in seven emotions (Haq & Jackson 2010): speaker, emotion, sentence.
 # `AudioData/DC/a01.wav` in the corpus's own release, `DC_a01.wav` in copies of it.
@@ -324,7 +310,7 @@ SAVEE = SAVEE_NAMES.corpus(parse_savee)
 
 # Greek actors say twenty sentences in five emotions (Vryzas et al. 2018); the release grows with actors. Emotion,
 # sentence, speaker and, where there are several, take. Which speakers are women is not told.
-AESDD_NAMES = Acted(
+AESDD = Acted(
     name="aesdd",
     title="AESDD",
     languages=("el",),
@@ -342,26 +328,8 @@ AESDD_NAMES = Acted(
         emotions={"anger": 121, "disgust": 122, "fear": 120, "happiness": 119, "sadness": 122},
         speakers={"1": 100, "2": 100, "3": 98, "4": 99, "5": 107, "6": 100},
     ),
-)
-AESDD_BROKEN = "s05 (3)"  # the release's own file cannot be decoded
-
-
-def parse_aesdd(root: Path) -> list[Utterance]:
-    """Return every clip of AESDD below `root` but the broken one, by speaker and name.
-
-    Raises:
-        ManifestError: As `Acted.parse`.
-    """
-    return [u for u in AESDD_NAMES.parse(root) if u.id != AESDD_BROKEN]
-
-
-def aesdd_remarks(root: Path) -> list[str]:
-    """Return a note on the clip that cannot be decoded, when it is there."""
-    is_there = any(path.stem == AESDD_BROKEN for path in audio_files(root))
-    return [f"left out '{AESDD_BROKEN}', which cannot be decoded in the release"] if is_there else []
-
-
-AESDD = AESDD_NAMES.corpus(parse_aesdd, aesdd_remarks)
+    broken=("s05 (3)",),
+).corpus()
 
 # 24 Canadian actors say two sentences in eight emotions (Livingstone & Russo 2018): modality (03: audio only), channel
 # (01: speech), emotion, intensity, statement, repetition, actor.

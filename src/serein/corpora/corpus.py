@@ -220,6 +220,8 @@ class Acted:
         speakers: Code of the group `speaker` -> speaker, where it is not the code itself.
         genders: Code of the group `gender` -> gender; of a pattern without that group, speaker -> gender.
         texts: Code of the group `text` -> what is said; without codes, the group is the words, joined by underscores.
+        carrier: Of a group `text` that is one word: the sentence around it, with `{}` in its place.
+        broken: Names of clips, without suffix, that cannot be decoded in the release; they are left out.
     """
 
     name: str
@@ -234,6 +236,8 @@ class Acted:
     speakers: Mapping[str, str] = field(default_factory=dict)
     genders: Mapping[str, Gender] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+    carrier: str = ""
+    broken: tuple[str, ...] = ()
 
     def utterance(self, path: Path) -> Utterance:
         """Return what a file's name says.
@@ -244,37 +248,43 @@ class Acted:
         parts = name_parts(path, self.pattern, corpus=self.title, example=self.example).groupdict()
         speaker, emotion, text = (parts.get(group) or "" for group in ("speaker", "emotion", "text"))
         speaker = self.speakers.get(speaker, speaker)
+        words = self.carrier.format(text.lower()) if self.carrier else self.texts.get(text) or text.replace("_", " ")
         return Utterance(
             id=path.stem,
             audio=str(path),
             speaker=speaker or None,
             gender=self.genders.get(parts.get("gender") or speaker),
             emotion=self.emotions.get(emotion) or emotion.lower() or None,
-            transcript=self.texts.get(text) or text.replace("_", " ") or None,
+            transcript=words or None,
             style="scripted",
             language=self.languages[0],
             corpus=self.name,
         )
 
     def parse(self, root: Path) -> list[Utterance]:
-        """Return every clip below `root`, by speaker and id.
+        """Return every clip below `root` but the broken ones, by speaker and id.
 
         Raises:
             ManifestError: No folder, no audio, a foreign file name, or one clip in two places.
         """
-        return in_order([self.utterance(path) for path in audio_files(root)], root)
+        return in_order([u for u in map(self.utterance, audio_files(root)) if u.id not in self.broken], root)
+
+    def remarks(self, root: Path) -> list[str]:
+        """Return a note on each broken clip that is there."""
+        broken = [path.stem for path in audio_files(root) if path.stem in self.broken]
+        return [f"left out '{name}', which cannot be decoded in the release" for name in broken]
 
     def corpus(
         self,
         parse: Callable[[Path], list[Utterance]] | None = None,
-        remarks: Callable[[Path], list[str]] = nothing_to_remark,
+        remarks: Callable[[Path], list[str]] | None = None,
         missing: Callable[[Path], list[str]] = nothing_to_remark,
     ) -> Corpus:
         """Return the corpus.
 
         Args:
             parse: Its own parser, where the names do not hold everything.
-            remarks: As `Corpus.remarks`; so is `missing`.
+            remarks: Its own remarks; as `Corpus.remarks`; so is `missing`.
         """
         return Corpus(
             name=self.name,
@@ -283,7 +293,7 @@ class Acted:
             citation=self.citation,
             parse=parse or self.parse,
             expected=self.expected,
-            remarks=remarks,
+            remarks=remarks or self.remarks,
             missing=missing,
             languages=self.languages,
         )

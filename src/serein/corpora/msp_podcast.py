@@ -18,7 +18,7 @@ from pathlib import Path
 
 from serein.corpora.corpus import Corpus, require_folder
 from serein.data.utterance import Gender, Rating, Utterance
-from serein.errors import ManifestError, expected_one_of
+from serein.errors import ManifestError, expected_one_of, first_of
 
 OTHER = "other"
 # What a rater may tick in the second question (the release's readme.txt); "Other" takes free text.
@@ -322,9 +322,8 @@ def _read(root: Path) -> _Release:
         if not (root / part).exists():
             folder = (root / part).parent if (root / part).parent.is_dir() else root
             names = sorted(os.listdir(folder))
-            shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
             raise ManifestError(
-                f"holds no {part.as_posix()}; found: {shown or 'nothing'}",
+                f"holds no {part.as_posix()}; found: {first_of(names, 12) or 'nothing'}",
                 where=root,
                 remedy="Name the folder of release 1.10 or later, with its archives unpacked.",
             )

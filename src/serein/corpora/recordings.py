@@ -18,7 +18,7 @@ from serein import audio
 from serein.corpora import tables
 from serein.corpora.corpus import Corpus, audio_files, require_one_file_each, summary_by_suffix
 from serein.data.utterance import Utterance
-from serein.errors import ManifestError
+from serein.errors import ManifestError, first_of
 
 _WORDS = """
 afraid amused amusement anger angry annoyed anxiety anxious bored boredom calm confused contempt disgust disgusted
@@ -45,7 +45,7 @@ def parse_folder(root: Path) -> list[Utterance]:
     emotions = sorted({u.emotion or "" for u in utterances})
     if len(emotions) < 2:
         raise ManifestError(f"holds one emotion only: {emotions[0]}", where=root, remedy=_LAYOUT)
-    shown = ", ".join(emotions[:8]) + (", ..." if len(emotions) > 8 else "")
+    shown = first_of(emotions, 8)
     if all(emotion.lower() in _SPLITS for emotion in emotions):
         raise ManifestError(
             f"the folders {shown} look like splits, not emotions",
@@ -65,7 +65,7 @@ def folder_remarks(root: Path) -> list[str]:
     """Return what was taken for emotions, so that folders of speakers are noticed; and what was left out."""
     utterances, is_exchanged = _in_folders(root)
     emotions = sorted({u.emotion or "" for u in utterances})
-    shown = ", ".join(emotions[:8]) + (", ..." if len(emotions) > 8 else "")
+    shown = first_of(emotions, 8)
     notes = [f"took the names of {len(emotions)} folders for emotions: {shown}"]
     if is_exchanged:
         notes.append("took the upper folders for speakers, because those below them are named as emotions")
@@ -144,9 +144,8 @@ def parse_csv(root: Path) -> list[Utterance]:
         values = dict.fromkeys(row[position] for _, row in table.rows if not tables.is_missing(row[position]))
         if name or not all(value.isdecimal() for value in values):
             which = f"column '{name}'" if name else "the column without a name"
-            shown = ", ".join(list(values)[:5]) + (", ..." if len(values) > 5 else "")
             raise ManifestError(
-                f"has no column 'emotion', and may have it in {which} ({shown})",
+                f"has no column 'emotion', and may have it in {which} ({first_of(list(values), 5)})",
                 where=table.path,
                 remedy="Are these the emotions? If so, name that column 'emotion'; if not, remove it.",
             )

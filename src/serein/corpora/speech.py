@@ -20,7 +20,7 @@ from serein.corpora.corpus import (
 )
 from serein.corpora.tables import text_lines
 from serein.data.utterance import Gender, Utterance
-from serein.errors import ManifestError, expected_one_of
+from serein.errors import ManifestError, expected_one_of, first_of
 
 _AGAIN = "Copy it again from the release."
 
@@ -90,7 +90,11 @@ def voxceleb1_remarks(root: Path) -> list[str]:
     """Return a note on the recordings that no line of the list names."""
     release = _read_voxceleb1(root)
     unnamed = [clip for clip in release.files if clip not in release.split_of]
-    return [f"left out {len(unnamed)} recordings that {SPLIT_LIST} does not name: {_some(unnamed)}"] if unnamed else []
+    return (
+        [f"left out {len(unnamed)} recordings that {SPLIT_LIST} does not name: {first_of(unnamed, 3)}"]
+        if unnamed
+        else []
+    )
 
 
 def voxceleb1_missing(root: Path) -> list[str]:
@@ -100,8 +104,8 @@ def voxceleb1_missing(root: Path) -> list[str]:
     there = {clip.partition("/")[0] for clip in release.files}
     gone = sorted({clip.partition("/")[0] for clip in clips} - there)
     single = [clip for clip in clips if clip.partition("/")[0] in there]
-    said = [f"no folder of {len(gone)} speakers: {_some(gone)}"] if gone else []
-    return said + ([f"no file of {len(single)} clips of other speakers: {_some(single)}"] if single else [])
+    said = [f"no folder of {len(gone)} speakers: {first_of(gone, 3)}"] if gone else []
+    return said + ([f"no file of {len(single)} clips of other speakers: {first_of(single, 3)}"] if single else [])
 
 
 def _read_voxceleb1(root: Path) -> _VoxCeleb1:
@@ -113,7 +117,7 @@ def _read_voxceleb1(root: Path) -> _VoxCeleb1:
     unknown = sorted({clip.partition("/")[0] for clip in split_of} - gender_of.keys())
     if unknown:
         raise ManifestError(
-            f"does not know {len(unknown)} speakers of {SPLIT_LIST}: {_some(unknown)}",
+            f"does not know {len(unknown)} speakers of {SPLIT_LIST}: {first_of(unknown, 3)}",
             where=root / SPEAKER_TABLE,
             remedy="Copy both again, from one release.",
         )
@@ -189,10 +193,6 @@ def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
             return sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 VOXCELEB1 = Corpus(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -288,9 +288,9 @@ def plan(seed: int, clips_per_speaker_and_emotion: int) -> list[Clip]:
         style: Style = "improvised" if (index + EMOTIONS.index(emotion)) % 2 else "scripted"
         strength = speaker.expressiveness * rng.beta(2.6, 1.2)
         if style == "improvised":
-            sentence = _pick(LEANING[emotion] if rng.random() < LEANING_SHARE else EVERYDAY, rng)
+            sentence = str(rng.choice(LEANING[emotion] if rng.random() < LEANING_SHARE else EVERYDAY))
             has_opener = rng.random() < 0.6
-            text = f"{_pick(OPENERS, rng)} {sentence}" if has_opener else sentence[0].upper() + sentence[1:]
+            text = f"{rng.choice(OPENERS)} {sentence}" if has_opener else sentence[0].upper() + sentence[1:]
         else:  # the same sentence for all emotions of a speaker, so that the words of a script tell nothing
             order = _rng(seed, speaker.name, "script").permutation(len(SCRIPTED))
             text = SCRIPTED[order[index // 2 % len(SCRIPTED)]]
@@ -375,7 +375,7 @@ def utterance(clip: Clip, path: Path, seed: int) -> Utterance:
     ratings, answers = [], []
     for rater in RATERS:
         rng = _rng(seed, clip.id, rater)
-        other = _pick(list(CONFUSIONS[clip.emotion]), rng, list(CONFUSIONS[clip.emotion].values()))
+        other = str(rng.choice(list(CONFUSIONS[clip.emotion]), p=list(CONFUSIONS[clip.emotion].values())))
         is_right = rng.random() < 0.45 + 0.5 * min(1.0, clip.strength)
         first, second = (clip.emotion, other) if is_right else (other, clip.emotion)
         labels = (first, second) if rng.random() < 1 / 8 else (first,)
@@ -401,7 +401,3 @@ def utterance(clip: Clip, path: Path, seed: int) -> Utterance:
         language="en",
         corpus=NAME,
     )
-
-
-def _pick(choices: Sequence[str], rng: np.random.Generator, probabilities: Sequence[float] | None = None) -> str:
-    return choices[int(rng.choice(len(choices), p=probabilities))]

@@ -24,7 +24,7 @@ import soxr
 from serein import audio
 from serein.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data.augmentation import SPEECH_BELOW_PEAK_DB, room_response, speech_power, with_volume
-from serein.data.dataset import draw_seed
+from serein.data.dataset import draw_seed, random_crop
 from serein.data.files import replacing
 from serein.data.utterance import Utterance
 from serein.errors import AudioError
@@ -84,11 +84,6 @@ def clipped(waveform: Waveform, excess_db: float) -> Waveform:
     """Cut off what is louder than the peak minus `excess_db`, as an overdriven microphone does."""
     limit = float(np.abs(waveform).max()) * 10 ** (-excess_db / 20)
     return np.clip(waveform, -limit, limit)
-
-
-def with_offset(waveform: Waveform, offset: float) -> Waveform:
-    """Add a constant, in parts of full scale."""
-    return waveform + np.float32(offset)
 
 
 def with_silence_inside(waveform: Waveform, silence_s: float) -> Waveform:
@@ -226,13 +221,6 @@ def at_speed(waveform: Waveform, factor: float) -> Waveform:
     return np.asarray(soxr.resample(waveform, SAMPLE_RATE_HZ, rate), np.float32)
 
 
-def cut_to(waveform: Waveform, fraction: float, rng: np.random.Generator) -> Waveform:
-    """Keep a part of this length, from a drawn place."""
-    length = max(round(len(waveform) * fraction), 1)
-    start = int(rng.integers(len(waveform) - length + 1))
-    return waveform[start : start + length]
-
-
 Apply = Callable[[Waveform, np.random.Generator, Surroundings], Waveform]
 
 
@@ -290,8 +278,8 @@ CONDITIONS: dict[str, Condition] = {
         for db in (-40, -30, -20, -10, 10, 20)
     },
     "clipping 10 dB": Condition("clipping", lambda x, rng, around: clipped(x, 10.0)),
-    "offset 0.005": Condition("offset", lambda x, rng, around: with_offset(x, 0.005)),
-    "offset 0.05": Condition("offset", lambda x, rng, around: with_offset(x, 0.05)),
+    "offset 0.005": Condition("offset", lambda x, rng, around: x + np.float32(0.005)),
+    "offset 0.05": Condition("offset", lambda x, rng, around: x + np.float32(0.05)),
     "silence of 2 s around": Condition("silence", lambda x, rng, around: np.pad(x, 2 * SAMPLE_RATE_HZ)),
     "silence of 2 s before": Condition("silence", lambda x, rng, around: np.pad(x, (2 * SAMPLE_RATE_HZ, 0))),
     "silence of 1 s inside": Condition("silence", lambda x, rng, around: with_silence_inside(x, 1.0)),
@@ -317,7 +305,7 @@ CONDITIONS: dict[str, Condition] = {
     "packet loss 20 %": Condition("packets", lambda x, rng, around: without_packets(x, 0.2, rng)),
     "speed 0.9": Condition("speed", lambda x, rng, around: at_speed(x, 0.9)),
     "speed 1.1": Condition("speed", lambda x, rng, around: at_speed(x, 1.1)),
-    "cut to half": Condition("cut", lambda x, rng, around: cut_to(x, 0.5, rng)),
+    "cut to half": Condition("cut", lambda x, rng, around: random_crop(x, max(round(len(x) / 2), 1), rng)),
     "played twice": Condition("joined", lambda x, rng, around: one_after_other(x, x)),
     "joined with another clip": Condition(
         "joined",
@@ -355,7 +343,7 @@ def as_recorded_elsewhere(speech: Waveform, rng: np.random.Generator, surroundin
     if rng.random() < 0.1:
         speech = clipped(speech, float(rng.uniform(3.0, 12.0)))
     if rng.random() < 0.1:
-        speech = with_offset(speech, float(rng.uniform(-0.02, 0.02)))
+        speech = speech + np.float32(rng.uniform(-0.02, 0.02))
     if (draw := rng.random()) < 0.12:
         speech = over_telephone(speech, str(rng.choice(["ULAW", "ALAW", "GSM610"])))
     elif draw < 0.2:

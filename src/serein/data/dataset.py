@@ -268,7 +268,8 @@ class ClipDataset(Dataset[Batch]):
             if self.is_training:
                 # augmentation draws from [clip_seed]: not the same
                 place = np.random.default_rng([clip_seed if place_seed is None else place_seed, 1])
-                waveform = random_crop(waveform, self.clips.crop_s, place)
+                if self.clips.crop_s is not None:
+                    waveform = random_crop(waveform, round(self.clips.crop_s * SAMPLE_RATE_HZ), place)
                 waveform = waveform if augment is None else augment(waveform, clip_seed)
             num_samples = len(waveform)
         return Batch(
@@ -326,9 +327,8 @@ def fixed_durations(durations_s: np.ndarray, clips: Clips) -> np.ndarray:
     return heard_s
 
 
-def random_crop(waveform: Waveform, crop_s: float | None, rng: np.random.Generator) -> Waveform:
-    """Cut a clip longer than `crop_s` to it, at a place drawn from `rng`."""
-    length = len(waveform) if crop_s is None else round(crop_s * SAMPLE_RATE_HZ)
+def random_crop(waveform: Waveform, length: int, rng: np.random.Generator) -> Waveform:
+    """Cut a clip of more samples than `length` to as many, at a place drawn from `rng`."""
     if len(waveform) <= length:
         return waveform
     start = int(rng.integers(len(waveform) - length + 1))

@@ -43,11 +43,6 @@ def is_leftover(path: Path) -> bool:
     return re.fullmatch(r"\..+\.[a-z0-9_]{8}(\.\w+)?", path.name) is not None
 
 
-def leftovers(folder: Path) -> list[Path]:
-    """Return what a kill left of files and folders that were being written, below `folder`."""
-    return [path for path in folder.rglob(".*") if is_leftover(path)]
-
-
 def lock(file: IO[bytes], where: Path, what: str) -> None:
     """Keep other processes out of an open file; a process that is killed leaves no lock behind.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from serein.data.utterance import Utterance
-from serein.errors import ManifestError, RecipeError
+from serein.errors import ManifestError, RecipeError, first_of
 from serein.recipe import Protocol
 
 
@@ -36,7 +36,7 @@ def require_distinct_speakers(utterances: Sequence[Utterance]) -> None:
     """Raise ManifestError when speakers of one corpus differ by case or spaces alone: they may be one."""
     if alike := [" and ".join(repr(name) for name in names) for names in alike_speakers(utterances)]:
         raise ManifestError(
-            f"speakers differ by case or spaces alone: {some(alike)}",
+            f"speakers differ by case or spaces alone: {first_of(alike)}",
             where="speaker",
             remedy="Are they one? Write each speaker in one way, and tell two that are two apart by more than that.",
         )
@@ -79,11 +79,6 @@ def natural(name: str) -> tuple[int, str]:
     return (int(name), name) if name.isdecimal() else (1 << 30, name)
 
 
-def some(names: Sequence[str]) -> str:
-    """Return the first dozen names, for a message."""
-    return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-
-
 # -- test sets: name, groups and ids of every fold --------------------------------------------------------------------
 
 TestSide = tuple[str, tuple[str, ...], frozenset[str]]
@@ -107,7 +102,7 @@ def groups_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: 
     unknown = sorted({g for fold in named for g in fold} - set(groups))
     if unknown:
         raise RecipeError(
-            f"no {kind} {', '.join(unknown)} in the data; it has: {some(groups)}",
+            f"no {kind} {', '.join(unknown)} in the data; it has: {first_of(groups)}",
             where=_WHERE,
             remedy=f"Name {kind}s of this manifest.",
         )

@@ -19,11 +19,10 @@ from serein.data.protocols import (
     genders_of,
     require_distinct_speakers,
     require_field,
-    some,
     speaker_key,
 )
 from serein.data.utterance import Utterance
-from serein.errors import LeakError, ManifestError, RecipeError
+from serein.errors import LeakError, ManifestError, RecipeError, first_of
 from serein.recipe import Protocol
 
 
@@ -185,7 +184,7 @@ def make_folds(
         unknown = sorted(set(protocol.only) - {fold.name for fold in folds})
         if unknown:
             raise RecipeError(
-                f"no fold {', '.join(unknown)}; there are: {some([f.name for f in folds])}",
+                f"no fold {', '.join(unknown)}; there are: {first_of([f.name for f in folds])}",
                 where="protocol.only",
                 remedy="Name folds of the protocol.",
             )
@@ -245,20 +244,20 @@ def class_notes(labels: Mapping[str, str], speakers: Mapping[str, str], folds: S
     """
     notes = []
     if single := sorted(name for name, count in Counter(labels.values()).items() if count == 1):
-        notes.append(f"One clip alone of {some(single)}: it is learned or tested, never both.")
+        notes.append(f"One clip alone of {first_of(single)}: it is learned or tested, never both.")
     classes_of: dict[str, set[str]] = defaultdict(set)
     for name, speaker in speakers.items():
         classes_of[speaker].add(labels[name])
     monotone = sorted(speaker for speaker, classes in classes_of.items() if len(classes) == 1)
     if monotone and len(set(labels.values())) > 1:
         notes.append(
-            f"{len(monotone)} of {len(classes_of)} speakers have one class only ({some(monotone)}): "
+            f"{len(monotone)} of {len(classes_of)} speakers have one class only ({first_of(monotone)}): "
             "a model may learn the voice instead."
         )
     for fold in folds:
         learned, tested = ({labels[i] for i in part if i in labels} for part in (fold.train, fold.test))
         if missing := sorted(tested - learned):
-            notes.append(f"Fold {fold.name} tests {some(missing)} and has none to learn from: always wrong there.")
+            notes.append(f"Fold {fold.name} tests {first_of(missing)} and has none to learn from: always wrong there.")
     return tuple(notes)
 
 
@@ -423,7 +422,7 @@ def _no_shared(parts: Sequence[Sequence[str]], names: tuple[str, str], where: st
     shared = sorted(set(parts[0]) & set(parts[1]))
     if shared:
         kinds = kind if len(shared) == 1 else f"{kind}s"
-        examples = some([name.removeprefix("/") for name in shared])
+        examples = first_of([name.removeprefix("/") for name in shared])
         raise LeakError(
             f"{len(shared)} {kinds} in both {names[0]} and {names[1]}: {examples}", where=where, remedy=remedy
         )

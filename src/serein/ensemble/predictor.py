@@ -28,7 +28,7 @@ from serein.errors import ModelError
 from serein.evaluation.predictions import first_problem
 from serein.inference.prediction import ClipPrediction
 from serein.inference.predictor import Predictor, load
-from serein.metrics import FloatArray, macro_f1_of
+from serein.metrics import FloatArray, confusion_matrix, macro_f1_of
 from serein.progress import Report
 from serein.tasks.task import most_probable
 
@@ -82,17 +82,11 @@ def ensemble_probabilities(probabilities: FloatArray, weights: FloatArray) -> Fl
         >>> ensemble_probabilities(probabilities, np.array([[1.0, 0.5], [0.0, 0.5]])).round(3).tolist()
         [[0.5, 0.5]]
     """
-    weighted = _weighted(probabilities, weights)
+    weighted = np.einsum("muc,mc->uc", probabilities, weights)
     total = weighted.sum(axis=1, keepdims=True)
     equal = np.full_like(weighted, 1.0 / weighted.shape[1])
     normalised: FloatArray = np.divide(weighted, total, out=equal, where=total > 0)
     return normalised
-
-
-def ensemble_classes(probabilities: FloatArray, weights: FloatArray) -> Classes:
-    """Return the class with the largest weighted probability, the first of equal ones: ``(utterances,)``."""
-    classes: Classes = _weighted(probabilities, weights).argmax(axis=1)
-    return classes
 
 
 def ensemble_macro_f1(probabilities: FloatArray, truth: Classes, weights: FloatArray) -> float:
@@ -103,9 +97,8 @@ def ensemble_macro_f1(probabilities: FloatArray, truth: Classes, weights: FloatA
         truth: ``(utterances,)`` class numbers.
         weights: ``(models, classes)``.
     """
-    num_classes = probabilities.shape[2]
-    cells = np.bincount(truth * num_classes + ensemble_classes(probabilities, weights), minlength=num_classes**2)
-    return float(macro_f1_of(cells.reshape(num_classes, num_classes)))
+    classes = np.einsum("muc,mc->uc", probabilities, weights).argmax(axis=1)
+    return float(macro_f1_of(confusion_matrix(truth, classes, probabilities.shape[2])))
 
 
 class _Search:
@@ -204,11 +197,6 @@ def allowed(weights: FloatArray) -> FloatArray:
     excess = (descending.cumsum(axis=0) - 1.0) / rank
     num_positive = (descending > excess).sum(axis=0)
     return np.clip(weights - np.take_along_axis(excess, num_positive[None] - 1, axis=0), 0.0, None)
-
-
-def _weighted(probabilities: FloatArray, weights: FloatArray) -> FloatArray:
-    weighted: FloatArray = np.einsum("muc,mc->uc", probabilities, weights)
-    return weighted
 
 
 class _Strict(BaseModel):

@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +16,7 @@ import numpy as np
 
 from serein.data.files import write_text
 from serein.errors import RunError, expected_one_of
-from serein.evaluation.graded import Score, measured_numbers
+from serein.evaluation.graded import measured_numbers
 from serein.evaluation.intervals import (
     NUM_RESAMPLES,
     SPEAKERS_UNKNOWN,
@@ -302,13 +301,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def scores_of_sums(
-    scores: Mapping[str, Score], sums: FloatArray, of_all: FloatArray | None = None
-) -> dict[str, FloatArray]:
-    """Return each score of sums; `of_all` is not used."""
-    return {name: score(sums) for name, score in scores.items()}
-
-
 def read_comparable(
     paths: Sequence[Path], labels: Sequence[str]
 ) -> tuple[Problem, tuple[str, ...] | None, tuple[str, ...], list[list[Prediction]]]:
@@ -374,8 +366,14 @@ def _sum_units(
         parts.append(sums.reshape(len(number_of), -1))
     num_runs = sum(len({p.seed for p in rows}) for rows in systems)
     ones, note = np.ones(len(number_of), np.int64), None if kind == "speakers" else SPEAKERS_UNKNOWN
-    by_name = partial(scores_of_sums, scores)
-    return Units(kind, csr_array(np.concatenate(parts, axis=1)), num_runs, ones, by_name, note=note)
+    return Units(
+        kind,
+        csr_array(np.concatenate(parts, axis=1)),
+        num_runs,
+        ones,
+        lambda sums, of_all: {name: score(sums) for name, score in scores.items()},
+        note=note,
+    )
 
 
 def word_error_rate(sums: FloatArray) -> FloatArray:

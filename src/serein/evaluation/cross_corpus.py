@@ -12,6 +12,7 @@ import numpy as np
 
 from serein.data.files import write_text
 from serein.errors import ManifestError
+from serein.evaluation.intervals import interval_text
 from serein.evaluation.plots import INK, MUTED, PAGE_WIDTH_IN, new_figure
 from serein.evaluation.predictions import Prediction, among
 from serein.evaluation.scores import SCORE_TITLES, Scores, score_predictions
@@ -54,8 +55,7 @@ class Cell:
         """Return UA and interval; the number of tested classes where the corpus has more of them."""
         if (scores := self.scores(choice)) is None:
             return "–"
-        bounds = scores.intervals["ua"]
-        text = f"{scores.pooled['ua']:.1f}" + ("" if bounds is None else f" [{bounds[0]:.1f}, {bounds[1]:.1f}]")
+        text = f"{scores.pooled['ua']:.1f} {interval_text(scores.intervals['ua'])}".rstrip()
         tested = sum(each.support > 0 for each in scores.by_class)
         return text if tested == num_classes else f"{text} ({tested} classes)"
 

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from serein import metrics
 from serein.data.utterance import Utterance, is_self_evaluation
 from serein.errors import RunError
-from serein.evaluation.intervals import FEWEST_UNITS, NUM_RESAMPLES, Bounds, Difference, percentile_interval
+from serein.evaluation.intervals import (
+    FEWEST_UNITS,
+    NUM_RESAMPLES,
+    Bounds,
+    Difference,
+    interval_text,
+    percentile_interval,
+)
 from serein.evaluation.predictions import Prediction, SpeakerKey
 from serein.metrics import FloatArray
 
@@ -235,7 +242,7 @@ def graded_rows(scores: Mapping[str, GradedScore]) -> list[tuple[str, str, str]]
     """Return name, value and interval of scores of distributions as text."""
     rows = []
     for name, score in scores.items():
-        bounds = "–" if score.interval is None else "[{:.3f}, {:.3f}]".format(*score.interval)
+        bounds = interval_text(score.interval, ".3f") or "–"
         rows.append((DISTRIBUTION_TITLES[name], "–" if np.isnan(score.value) else f"{score.value:.3f}", bounds))
     return rows
 

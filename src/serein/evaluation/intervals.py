@@ -263,6 +263,16 @@ def resampled_scores(units: Units, rng: np.random.Generator, num_resamples: int 
     return Resamples(scores, num_lacking, lacking)
 
 
+def interval_text(bounds: Bounds | None, form: str = ".1f") -> str:
+    """Return an interval as people read it; empty where there is none.
+
+    Example:
+        >>> interval_text((60.1, 70.25)), interval_text((-1.0, 2.0), "+.1f"), interval_text(None)
+        ('[60.1, 70.2]', '[-1.0, +2.0]', '')
+    """
+    return "" if bounds is None else f"[{bounds[0]:{form}}, {bounds[1]:{form}}]"
+
+
 def percentile_interval(values: FloatArray, level: float = LEVEL) -> Bounds:
     """Return the bounds between which the middle `level` of the values lie.
 

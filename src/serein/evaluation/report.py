@@ -19,7 +19,7 @@ from serein.evaluation import plots
 from serein.evaluation.calibration import RunCalibration, run_calibration
 from serein.evaluation.figures import mean_cosines, read_task_curves, task_curves_picture
 from serein.evaluation.graded import graded_rows
-from serein.evaluation.intervals import NUM_RESAMPLES
+from serein.evaluation.intervals import NUM_RESAMPLES, interval_text
 from serein.evaluation.plots import emotion_colours, figure_svg
 from serein.evaluation.predictions import (
     Prediction,
@@ -33,7 +33,7 @@ from serein.evaluation.predictions import (
     run_classes,
 )
 from serein.evaluation.scores import SCORE_TITLES, Scores, score_predictions
-from serein.evaluation.tables import deviation, interval, notices, number, plain_reading, task_rows
+from serein.evaluation.tables import deviation, notices, number, plain_reading, task_rows
 from serein.evaluation.task_scores import task_scores
 from serein.evaluation.verification import read_embeddings, run_verification
 
@@ -95,7 +95,7 @@ def write_report(run: str | Path) -> Path:
                 "title": title,
                 "meaning": _MEANINGS[name],
                 "pooled": number(scores.pooled[name]),
-                "interval": interval(scores, name).strip("[]").replace(", ", " to "),
+                "interval": interval_text(scores.intervals[name]).strip("[]").replace(", ", " to "),
                 "mean": f"{number(scores.mean[name])} {deviation(scores, name)}".strip(),
             }
             for name, title in SCORE_TITLES.items()

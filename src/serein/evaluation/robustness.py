@@ -18,7 +18,14 @@ from serein.data.files import write_text
 from serein.data.utterance import Utterance
 from serein.errors import ManifestError, RunError, expected_one_of
 from serein.evaluation.cross_corpus import classes_of_corpus
-from serein.evaluation.intervals import Bounds, bootstrap_intervals, paired_difference, point_scores, resampling_units
+from serein.evaluation.intervals import (
+    Bounds,
+    bootstrap_intervals,
+    interval_text,
+    paired_difference,
+    point_scores,
+    resampling_units,
+)
 from serein.evaluation.plots import LINE, MUTED, PAGE_WIDTH_IN, RIGHT, WRONG, new_figure
 from serein.evaluation.predictions import REJECTED, Prediction, among, class_names, code
 from serein.metrics import mean_of_known
@@ -64,18 +71,14 @@ class ConditionScore:
         """Return what a table shows of it, in the order of its titles."""
         mostly = "" if self.mostly_to is None else f"{self.mostly_to[0]} ({self.mostly_to[1]})"
         compared: tuple[str, ...] = (
-            f"{self.difference:+.1f}{_between(self.difference_interval, '+.1f')}",
-            f"{self.changed:.1f} %{_between(self.changed_interval, '.1f')}",
+            f"{self.difference:+.1f} {interval_text(self.difference_interval, '+.1f')}".rstrip(),
+            f"{self.changed:.1f} % {interval_text(self.changed_interval)}".rstrip(),
             mostly,
         )
         if self.name == CLEAN:
             compared = ("", "", "")
-        ua = f"{self.ua:.1f}{_between(self.ua_interval, '.1f')}"
+        ua = f"{self.ua:.1f} {interval_text(self.ua_interval)}".rstrip()
         return (self.name, ua, *compared, f"{self.rejected:.1f} %", str(self.num_utterances))
-
-
-def _between(bounds: Bounds | None, form: str) -> str:
-    return "" if bounds is None else f" [{bounds[0]:{form}}, {bounds[1]:{form}}]"
 
 
 @dataclass(frozen=True)

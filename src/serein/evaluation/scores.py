@@ -311,10 +311,15 @@ SCORE_TITLES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1"}
 _CONDITIONS = {"predicted": "as a model predicted them", "oracle": "as the corpus labels them (oracle)"}
 
 
-def write_scores(scores: Scores, run: str | Path) -> Path:
-    """Write ``scores.json`` into the run folder, atomically, and return its path."""
+def write_scores(scores: Scores | Sequence[TaskScore], run: str | Path) -> Path:
+    """Write ``scores.json`` into the run folder, atomically, and return its path.
+
+    Args:
+        scores: Those of a main task of classes, or else those of all tasks.
+    """
+    content = scores.to_json() if isinstance(scores, Scores) else {"tasks": {s.task: s.to_json() for s in scores}}
     path = Path(run) / "scores.json"
-    write_text(path, json.dumps(scores.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return path
 
 

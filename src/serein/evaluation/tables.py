@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from serein.evaluation.graded import graded_rows
-from serein.evaluation.intervals import NUM_RESAMPLES
+from serein.evaluation.intervals import NUM_RESAMPLES, interval_text
 from serein.evaluation.scores import SCORE_TITLES, Scores
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def scores_table(scores: Scores) -> Table:
     table.add_section()
     means = [f"{number(scores.mean[name])} {deviation(scores, name)}".strip() for name in SCORE_TITLES]
     pooled = [number(scores.pooled[name]) for name in SCORE_TITLES]
-    bounds = [interval(scores, name) or "–" for name in SCORE_TITLES]
+    bounds = [interval_text(scores.intervals[name]) or "–" for name in SCORE_TITLES]
     num_speakers = str(len(scores.speakers)) if scores.speakers else "–"
     for cells in (
         ["mean ± sd", *means, "", ""],
@@ -187,7 +187,7 @@ def differences_table(differences: Mapping[str, Difference], titles: tuple[str, 
     for title in ("score", *titles, "difference", "95 % interval", "better in"):
         table.add_column(title, justify="left" if title == "score" else "right")
     for name, found in differences.items():
-        bounds = "–" if found.interval is None else "[{:.3f}, {:.3f}]".format(*found.interval)
+        bounds = interval_text(found.interval, ".3f") or "–"
         won = "–" if found.probability_of_improvement is None else f"{100 * found.probability_of_improvement:.0f} %"
         numbers = (f"{value:.3f}" for value in (found.a, found.b, found.difference))
         table.add_row(name, *numbers, bounds, won)
@@ -226,12 +226,6 @@ def task_rows(score: TaskScore) -> list[tuple[str, str, str]]:
 def number(value: float | None) -> str:
     """Return a score as text: one decimal, and a dash where there is none."""
     return "–" if value is None else f"{value:.1f}"
-
-
-def interval(scores: Scores, name: str) -> str:
-    """Return a pooled score's interval as people read it: ``[60.1, 70.2]``, empty where there is none."""
-    bounds = scores.intervals[name]
-    return "" if bounds is None else f"[{number(bounds[0])}, {number(bounds[1])}]"
 
 
 def deviation(scores: Scores, name: str) -> str:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serein.choices import choose, names
-from serein.data.files import write_text
 from serein.errors import RunError
 from serein.evaluation.graded import graded_differences, graded_scores, measured_distributions, measured_numbers
 from serein.evaluation.intervals import (
@@ -126,13 +123,6 @@ def task_scores(run: str | Path) -> list[TaskScore]:
             stage = None if is_last else str(learning[-1].get("name"))
             scores.append(score_task(spec, predictions, stage))
     return scores
-
-
-def write_task_scores(scores: Sequence[TaskScore], run: str | Path) -> dict[str, Any]:
-    """Write ``scores.json`` of a run whose main task has no classes, atomically, and return its content."""
-    content = {"tasks": {score.task: score.to_json() for score in scores}}
-    write_text(Path(run) / "scores.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    return content
 
 
 def compare_runs(a: str | Path, b: str | Path) -> dict[str, dict[str, Difference]]:

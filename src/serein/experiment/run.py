@@ -21,7 +21,7 @@ from serein import recipe as recipes
 from serein.checkpoint import withdraw_calibration
 from serein.corpora import citation_of, licence_of
 from serein.data import manifest
-from serein.data.files import is_leftover, leftovers, write_text
+from serein.data.files import is_leftover, write_text
 from serein.data.protocols import some, speaker_key
 from serein.data.splits import make_folds
 from serein.device import own_device
@@ -89,7 +89,7 @@ def run(
     out, manifest_path = Path(out) if out is not None else new_folder(recipe), Path(data)
     on_gpu = own_device(device).type == "cuda"
     join_processes(uses_gpus=on_gpu)
-    report = progress if progress is not None and distributed_info().is_first else _say_nothing
+    report = progress if progress is not None and distributed_info().is_first else (lambda *said: None)
     experiment = _startable(recipe, manifest_path, out, report, make_folds, is_resumed=resume, device=device)
     experiment.shared = None if shared is None else Path(shared).absolute()
     known = [fold.name for fold in experiment.folds.folds]
@@ -156,7 +156,7 @@ def train(
     recipe = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
     out, manifest_path = Path(out), Path(data)
     join_processes(uses_gpus=own_device(device).type == "cuda")
-    report = progress if progress is not None and distributed_info().is_first else _say_nothing
+    report = progress if progress is not None and distributed_info().is_first else (lambda *said: None)
     experiment = _startable(recipe, manifest_path, out, report, train_and_dev, is_resumed=resume, device=device)
     with _locked(out):
         if distributed_info().is_first:
@@ -165,10 +165,6 @@ def train(
         if distributed_info().is_first:
             _write_finish(out, started)
     return out / "model"
-
-
-def _say_nothing(label: str, done: int, total: int, detail: str) -> None:
-    """Report for all processes but the first."""
 
 
 def _startable(
@@ -218,7 +214,7 @@ def _write_start(out: Path, experiment: Experiment, jobs: int, started: float) -
         notes.append(f"Left out, as the recipe says: {counts}.")
     by_id = {u.id: u for u in utterances}
     out.mkdir(parents=True, exist_ok=True)
-    for path in leftovers(out):
+    for path in list(filter(is_leftover, out.rglob(".*"))):  # what a kill left
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     earlier = read_json(out / "environment.json")
     documents = {

@@ -50,7 +50,7 @@ from serein.knn.predictor import (
     embed_labelled,
     interpolate,
     keys_of,
-    knn_probabilities,
+    knn_probabilities_by_k,
     model_reference,
     tune_k_and_weight,
 )
@@ -265,7 +265,8 @@ def _evaluate(
             where = f"dev of fold {fold.name}"
             tuning = tuning_record(tuned, knn_options.votes, knn_options.metric, where, len(fold.train))
             write_header(datastore.folder, datastore.header.model_copy(update={"tuning": tuning}))
-    votes = knn_probabilities(datastore.embeddings.nearest(test.vectors, k, test.keys), len(classes), knn_options.votes)
+    nearest = datastore.embeddings.nearest(test.vectors, k, test.keys)
+    votes = knn_probabilities_by_k(nearest, len(classes), knn_options.votes)[-1]
     interpolated = _as_predictions(rows, interpolate(votes, probabilities, knn_weight), classes)
     name = "knn_oracle" if knn_options.selection == "oracle" else "knn"
     write_predictions(interpolated, folder / f"{name}_predictions.jsonl")

@@ -21,7 +21,7 @@ from serein.inference.batching import Progress, recording_outputs
 from serein.inference.prediction import ClipPrediction
 from serein.inference.predictor import Predictor, load
 from serein.knn.datastore import Embeddings, Nearest, Numbers, Vectors, key, open_datastore
-from serein.metrics import SCORES, FloatArray
+from serein.metrics import SCORES, FloatArray, confusion_matrix
 from serein.models.conditioning import ConditionSource
 from serein.tasks.task import most_probable
 
@@ -49,12 +49,6 @@ def knn_probabilities_by_k(nearest: Nearest, num_classes: int, votes: str = "uni
     weights = VOTES[votes](nearest.distances).T[:, :, None]
     is_of_class = nearest.labels.T[:, :, None] == np.arange(num_classes)
     probabilities: FloatArray = (weights * is_of_class).cumsum(axis=0) / weights.cumsum(axis=0)
-    return probabilities
-
-
-def knn_probabilities(nearest: Nearest, num_classes: int, votes: str = "uniform") -> FloatArray:
-    """Return the probabilities of all k neighbours: (clip, class)."""
-    probabilities: FloatArray = knn_probabilities_by_k(nearest, num_classes, votes)[-1]
     return probabilities
 
 
@@ -141,9 +135,7 @@ def tune_k_and_weight(
 
 
 def _score(probabilities: NDArray[Any], truth: NDArray[Any], metric: str) -> float:
-    num_classes = probabilities.shape[1]
-    cells = np.bincount(truth * num_classes + probabilities.argmax(axis=1), minlength=num_classes**2)
-    return float(SCORES[metric](cells.reshape(num_classes, num_classes)))
+    return float(SCORES[metric](confusion_matrix(truth, probabilities.argmax(axis=1), probabilities.shape[1])))
 
 
 @dataclass(frozen=True)
@@ -250,7 +242,7 @@ class KnnPredictor(Predictor):
         vectors = np.stack([predicted.embedding for predicted in own])
         nearest = self.datastore.embeddings.nearest(vectors, self.interpolation.k, np.array(told, np.int64))
         model = np.array([list(predicted.main.probabilities.values()) for predicted in own])
-        votes = knn_probabilities(nearest, len(self.classes), self.interpolation.votes)
+        votes = knn_probabilities_by_k(nearest, len(self.classes), self.interpolation.votes)[-1]
         probabilities = interpolate(votes, model, self.interpolation.knn_weight)
         named: list[tuple[Neighbour, ...]] = [()] * len(own)
         if self.show_neighbours:

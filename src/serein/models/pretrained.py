@@ -17,12 +17,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from serein.errors import ModelError, RecipeError, expected_one_of
-from serein.hub import SHIPPED_MODELS
+from serein.hub import SHIPPED_MODELS, is_reachable
 from serein.models.architectures import MASK_EMBEDDING
 from serein.models.hidden_states import Backbone
 from serein.models.whisper import WhisperEncoder
 
-HUB_TIMEOUT_S = 3.0
 MOST_STRIDE = 128  # of a convolution, in samples or frames; published models have up to 10
 ORIGIN: dict[str, Any] = {"source": None, "revision": None, "overrides": {}, "layers": None, "weights_sha256": None}
 DEFAULT_OVERRIDES = {"apply_spec_augment": False, "layerdrop": 0.0}
@@ -62,11 +61,8 @@ class Place:
         if not self.is_folder:
             if folder.exists() or not HUB_NAME.fullmatch(source):
                 raise ModelError("no such folder", where=source, remedy=f"Name {A_MODEL}, or its name on the Hub.")
-            hub = importlib.import_module("huggingface_hub")
-            try:  # once, briefly: Transformers itself tries five times over, for 23 s
-                hub.get_session().head(hub.constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
-            except Exception:  # of whichever HTTP library the client uses, or its own for HF_HUB_OFFLINE=1
-                self.is_online = False
+            # Transformers itself tries five times over, for 23 s
+            self.is_online = is_reachable(importlib.import_module("huggingface_hub"))
         self._access = {"local_files_only": not self.is_online, "revision": self.revision}
 
     def read_config(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from serein.data import manifest
 from serein.data.protocols import speaker_key
 from serein.data.utterance import Utterance
 from serein.evaluation.figures import mean_cosines, read_task_curves
-from serein.evaluation.intervals import NUM_RESAMPLES, percentile_interval
+from serein.evaluation.intervals import NUM_RESAMPLES, interval_text, percentile_interval
 from serein.evaluation.predictions import (
     natural_key,
     read_predictions,
@@ -258,14 +258,14 @@ def task_table(rows: Rows) -> ExtraTable:
         scores = score_predictions(predictions, run_classes(places[0]))
         for name in ("ua", "wa"):
             published = _number(getattr(row.published, name))
-            cells += [published, _with_bounds(scores.pooled[name], scores.intervals[name])]
+            cells += [published, f"{scores.pooled[name]:.1f} {interval_text(scores.intervals[name])}".rstrip()]
         by_seed = [{score.task: score for score in task_scores(place)} for place in places]
         for spec, title in columns:
             ours, own = MISSING, [of_task[spec.name] for of_task in by_seed if spec.name in of_task]
             if own:
                 predictions = [p for place in places for p in read_run_predictions(place, kind=spec.name)]
                 pooled = score_task(spec, predictions)
-                ours = _with_bounds(pooled.value, pooled.interval) + ("*" if own[0].stage else "")
+                ours = f"{pooled.value:.1f} {interval_text(pooled.interval)}".rstrip() + ("*" if own[0].stage else "")
             cells += [_number(row.published.values.get(title.lower())), ours]
         rows_of_cells.append(cells)
     title = "Every task, in per cent; * evaluated with the model of the stage that learned it last"
@@ -286,10 +286,6 @@ def conflict_table(rows: Rows) -> ExtraTable:
 
 
 TASK_MEASURES: dict[str, Callable[[Rows], ExtraTable]] = {"tasks": task_table, "conflicts": conflict_table}
-
-
-def _with_bounds(value: float, bounds: tuple[float, float] | None) -> str:
-    return f"{value:.1f}" if bounds is None else f"{value:.1f} [{bounds[0]:.1f}, {bounds[1]:.1f}]"
 
 
 def _number(value: float | None, digits: int = 2) -> str:

@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from serein.data.files import write_text
-from serein.evaluation.intervals import Bounds
+from serein.evaluation.intervals import interval_text
 from serein.evaluation.predictions import natural_key
 from serein.evaluation.scores import SCORE_TITLES
 from serein.evaluation.tables import number
@@ -108,7 +108,9 @@ def main_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     if has_published:
         columns.append(("published", [number(value) for value in published]))
     columns.append(("ours", [number(row.scores.pooled[metric] if row.scores else None) for row in rows]))
-    columns.append(("95 % interval", [_bounds(row.scores.intervals[metric] if row.scores else None) for row in rows]))
+    columns.append(
+        ("95 % interval", [interval_text(row.scores and row.scores.intervals[metric]) or MISSING for row in rows])
+    )
     if has_published:
         columns.append(("ours − published", [_signed(difference(row, metric)) for row in rows]))
     to_other = []
@@ -119,7 +121,8 @@ def main_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         other, text = table.compared_with(row.row), _signed(row.against.difference if row.against else None)
         to_other.append(f"{text} (to '{other.title}')" if row.against and other is not table.reference else text)
     columns.append((f"to '{table.reference.title}'", to_other))
-    columns.append(("its interval", [_bounds(row.against.interval if row.against else None, _signed) for row in rows]))
+    texts = [interval_text(row.against and row.against.interval, "+.1f") or MISSING for row in rows]
+    columns.append(("its interval", [text.replace("-", "−") for text in texts]))
     columns.append(("seeds", [str(len(row.seeds)) if row.seeds else MISSING for row in rows]))
     cells = [list(row) for row in zip(*(own for _, own in columns), strict=True)]
     return [heading for heading, _ in columns], cells
@@ -144,10 +147,6 @@ def class_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]] | N
 
 def _signed(value: float | None) -> str:
     return MISSING if value is None else f"{value:+.1f}".replace("-", "−")
-
-
-def _bounds(bounds: Bounds | None, show: Any = number) -> str:
-    return MISSING if bounds is None else f"[{show(bounds[0])}, {show(bounds[1])}]"
 
 
 # -- Markdown and terminal ---------------------------------------------------------------------------------------------

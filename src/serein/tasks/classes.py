@@ -19,7 +19,7 @@ from serein.data.utterance import Rating, Utterance, is_self_evaluation, plain_l
 from serein.errors import RecipeError
 from serein.metrics import DISTRIBUTION_SCORES
 from serein.recipe import Category, Head, Labels, Recipe
-from serein.tasks.task import Decoded, Task, TaskPrediction, TaskSpec, label_of, most_probable
+from serein.tasks.task import Task, TaskSpec, label_of
 
 
 @dataclass(frozen=True)
@@ -331,26 +331,12 @@ class ClassTask(Task):
         """Return the probabilities of (batch, class) logits."""
         return output.softmax(dim=1)
 
-    def decode(self, output: torch.Tensor) -> Decoded:
-        """Return the probabilities of (batch, class) logits."""
-        return Decoded(self.values(output).cpu().numpy())
-
-    def predictions(self, decoded: Decoded) -> list[TaskPrediction]:
-        """Return the most probable class of each clip."""
-        return class_predictions(self.spec.classes, decoded)
-
 
 class SpeakerTask(ClassTask):
     """The speakers of the training set (park2023)."""
 
     fits_on = "train"
     needs_shared_speakers = True
-
-
-def class_predictions(classes: Sequence[str], decoded: Decoded) -> list[TaskPrediction]:
-    """Return the most probable class of each row of probabilities, (clip, class)."""
-    assert decoded.values is not None
-    return [most_probable(dict(zip(classes, row, strict=True))) for row in decoded.values.tolist()]
 
 
 def class_scores(truth: np.ndarray, predictions: np.ndarray, num_classes: int) -> dict[str, float]:

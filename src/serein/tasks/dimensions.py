@@ -141,10 +141,6 @@ class DimensionTask(Task):
         """Return the numbers of (batch, dimension), cut at the ends of the scale."""
         return output.float().clamp(0.0, 1.0)
 
-    def decode(self, output: torch.Tensor) -> Decoded:
-        """Return the numbers of (batch, dimension), cut at the ends of the scale."""
-        return Decoded(self.values(output).cpu().numpy())
-
     def predictions(self, decoded: Decoded) -> list[TaskPrediction]:
         """Return the number, or numbers, of each clip."""
         assert decoded.values is not None

@@ -293,13 +293,14 @@ class Task(ABC):
         what = f"what the task '{self.name}' says cannot be part of an exported file"
         raise ModelError(what, where=f"tasks.{self.name}", remedy="Use the model folder for it.")
 
-    @abstractmethod
     def decode(self, output: torch.Tensor) -> Decoded:
-        """Return what (batch, ...) outputs of the head mean."""
+        """Return what (batch, ...) outputs of the head mean; by default their `values`."""
+        return Decoded(self.values(output).cpu().numpy())
 
-    @abstractmethod
     def predictions(self, decoded: Decoded) -> list[TaskPrediction]:
-        """Return what is said of each clip."""
+        """Return what is said of each clip; by default the most probable class."""
+        assert decoded.values is not None
+        return [most_probable(dict(zip(self.spec.classes, row, strict=True))) for row in decoded.values.tolist()]
 
     @classmethod
     def score_numbers(cls, truth: NDArray[np.float64], prediction: NDArray[np.float64]) -> dict[str, float]:

@@ -35,8 +35,8 @@ from serein.data.dataset import Targets
 from serein.data.utterance import Utterance, is_self_evaluation
 from serein.errors import ModelError, RecipeError, expected_one_of
 from serein.recipe import Head, Nouns, Recipe, Words
-from serein.tasks.classes import ClassLabels, class_labels_of, class_predictions, class_scores
-from serein.tasks.task import Decoded, Task, TaskPrediction, TaskSpec
+from serein.tasks.classes import ClassLabels, class_labels_of, class_scores
+from serein.tasks.task import Decoded, Task, TaskSpec
 from serein.text.word_vectors import Vocabulary, open_vocabulary
 
 TEMPERATURE = 0.1  # of the softmax; the nearest class does not depend on it
@@ -288,10 +288,6 @@ class WordVectorTask(Task):
     def decode(self, output: torch.Tensor) -> Decoded:
         """Return the probabilities of the classes, by their cosines with (batch, feature) vectors."""
         return Decoded(self.word_classes.probabilities(output.cpu().numpy()).astype(np.float32))
-
-    def predictions(self, decoded: Decoded) -> list[TaskPrediction]:
-        """Return the nearest class of each clip."""
-        return class_predictions(self.spec.classes, decoded)
 
 
 def word_classes(class_labels: ClassLabels, vocabulary: Vocabulary, nouns: dict[str, str], name: str) -> WordClasses:
