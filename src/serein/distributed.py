@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from importlib import import_module
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
@@ -21,7 +20,7 @@ import torch
 from torch import distributed
 from torch.nn import functional as F
 
-from serein.errors import MissingExtraError
+from serein.errors import imported
 
 T = TypeVar("T")
 
@@ -66,11 +65,7 @@ def ray_cluster() -> Iterator[Any]:
         MissingExtraError: Ray is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics are sent
-    ray: Any  # it is typed in part
-    try:
-        ray = import_module("ray")
-    except ImportError:
-        raise MissingExtraError("ray", "cluster") from None
+    ray = imported("ray", "cluster")
     is_ours = not ray.is_initialized()
     if is_ours:
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 
 class SereinError(Exception):
@@ -81,14 +83,26 @@ class MissingExtraError(SereinError):
         return MissingExtraError, (self.package, self.extra)
 
 
+def imported(module: str, extra: str) -> Any:
+    """Return a module of a package that an extra brings.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError({"faiss": "faiss-cpu"}.get(module, module.replace("_", "-")), extra) from error
+
+
 def first_of(names: Sequence[str], most: int = 12) -> str:
     """Return the first names, for a message.
 
     Example:
         >>> first_of(["anna", "ben", "carl"], 2)
-        'anna, ben, ...'
+        'anna, ben and 1 more'
     """
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def expected_one_of(choice: object, choices: object, *, kind: str) -> str:

@@ -6,7 +6,7 @@ near vectors the first comes first.
 
 from __future__ import annotations
 
-import importlib
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serein.data.files import replacing
-from serein.errors import MissingExtraError, ModelError
+from serein.errors import ModelError, imported
 
 Metric = Literal["euclidean", "cosine"]
 Rows = NDArray[np.int64]
@@ -38,13 +38,14 @@ FAISS_CANDIDATES = 4  # times k, because 8-bit vectors are a little off
 FAISS_NUM_QUERIES = 200
 
 
+@dataclass(eq=False)
 class ExactIndex:
     """Exact search through all vectors.
 
-    Args:
+    Attributes:
         vectors: (vector, feature) float32 or float16.
         metric: `euclidean`: the smallest distance is nearest; `cosine`: the greatest; a vector of zeros has cosine 0.
-        norms: (vector,) float64, Euclidean, where they are known.
+        known_norms: (vector,) float64, Euclidean, where they are known.
 
     Example:
         >>> rows, distances = ExactIndex(np.float32([[0, 0], [3, 4], [0, 1]])).search(np.zeros((1, 2)), k=2)
@@ -52,8 +53,9 @@ class ExactIndex:
         ([[0, 2]], [[0.0, 1.0]])
     """
 
-    def __init__(self, vectors: NDArray[Any], metric: Metric = "euclidean", norms: Values | None = None) -> None:
-        self.vectors, self.metric, self._norms = vectors, metric, norms
+    vectors: NDArray[Any]
+    metric: Metric = "euclidean"
+    known_norms: Values | None = None
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -61,8 +63,8 @@ class ExactIndex:
     @cached_property
     def norms(self) -> Values:
         """(vector,) Euclidean norms."""
-        if self._norms is not None:
-            return self._norms
+        if self.known_norms is not None:
+            return self.known_norms
         blocks = [self.vectors[start : start + ROWS_AT_ONCE] for start in range(0, len(self), ROWS_AT_ONCE)]
         squares = [np.einsum("ij,ij->i", block, block, dtype=np.float64) for block in blocks]
         return np.asarray(np.sqrt(np.concatenate(squares)))
@@ -209,7 +211,7 @@ class FaissIndex:
     """
 
     def __init__(self, path: Path, exact: ExactIndex) -> None:
-        faiss = require_faiss()
+        faiss = imported("faiss", "search")
         try:
             self.lists = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
         except RuntimeError:
@@ -256,7 +258,7 @@ def write_faiss(exact: ExactIndex, path: Path, rng: np.random.Generator) -> floa
         MissingExtraError: faiss is not installed.
         ModelError: The file cannot be written.
     """
-    faiss = require_faiss()
+    faiss = imported("faiss", "search")
     num, size = exact.vectors.shape
 
     def vectors(rows: Any) -> NDArray[np.float32]:
@@ -291,11 +293,3 @@ def recall(truth: Rows, found: Rows) -> float:
         0.75
     """
     return float((truth[:, :, None] == found[:, None, :]).any(axis=2).mean())
-
-
-def require_faiss() -> Any:
-    """Return the package faiss, or raise MissingExtraError."""
-    try:
-        return importlib.import_module("faiss")
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("faiss-cpu", "search") from error

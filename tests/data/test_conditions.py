@@ -21,7 +21,6 @@ from serein.data.conditions import (
     coloured_noise,
     in_room,
     over_telephone,
-    simulated_rooms,
     through_file,
     with_noise_of,
     with_silence_inside,
@@ -92,9 +91,9 @@ def test_a_room_keeps_level_length_and_start(surroundings: Surroundings) -> None
 
 
 def test_simulated_rooms_are_drawn_from_the_seed_and_decay_for_as_long_as_they_say() -> None:
-    rooms, again = (list(simulated_rooms(6, 0)) for _ in range(2))
+    rooms, again = (Surroundings.read(num_simulated_rooms=6, seed=0).rooms for _ in range(2))
     assert all(np.array_equal(room, other) for room, other in zip(rooms, again, strict=True))
-    assert not np.array_equal(rooms[0], next(iter(simulated_rooms(6, 1))))
+    assert not np.array_equal(rooms[0], Surroundings.read(num_simulated_rooms=6, seed=1).rooms[0])
     for room in rooms:
         assert 0.2 <= len(room) / SAMPLE_RATE_HZ <= 2.5
         energy = np.square(room, dtype=np.float64)

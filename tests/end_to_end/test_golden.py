@@ -111,9 +111,10 @@ def stored_text_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the stored sentence vectors, whatever version of Sentence-Transformers is installed."""
     stored = load_file(GOLDEN / "text_vectors.safetensors")
     nothing = np.zeros(384, np.float32)
+    monkeypatch.setattr("serein.text.sentences.SentenceEncoder.__init__", lambda self, name: None)
     monkeypatch.setattr(
-        "serein.text.sentences.sentence_vectors",
-        lambda texts, encoder: np.stack([stored[text] if text else nothing for text in texts]),
+        "serein.text.sentences.SentenceEncoder.vectors",
+        lambda self, texts: np.stack([stored[text] if text else nothing for text in texts]),
     )
 
 

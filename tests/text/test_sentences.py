@@ -14,7 +14,7 @@ import torch
 from serein import hub
 from serein.errors import MissingExtraError, ModelError
 from serein.text import sentences
-from serein.text.sentences import SentenceEncoder, VectorCache, sentence_vectors
+from serein.text.sentences import SentenceEncoder, VectorCache
 
 library = pytest.importorskip("sentence_transformers", reason="pip install 'serein[text]'")
 
@@ -68,7 +68,7 @@ def write_encoder(
 def test_they_are_those_of_the_library(encoder: str) -> None:
     model = library.SentenceTransformer(encoder, device="cpu")
     expected = np.stack([model.encode(text) for text in TEXTS])  # each alone: batching changes nothing
-    vectors = sentence_vectors(TEXTS, encoder)
+    vectors = SentenceEncoder(encoder).vectors(TEXTS)
     assert vectors.dtype == np.float32
     assert expected.std(axis=0).max() > 1e-3  # the texts differ
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
@@ -76,38 +76,40 @@ def test_they_are_those_of_the_library(encoder: str) -> None:
 
 
 def test_no_text_is_a_row_of_zeros(encoder: str) -> None:
-    vectors = sentence_vectors([None, "it", "", "  ", "\n"], encoder)
+    vectors = SentenceEncoder(encoder).vectors([None, "it", "", "  ", "\n"])
     assert vectors.shape == (5, 16)
     assert np.flatnonzero(vectors.any(axis=1)).tolist() == [1]
-    assert sentence_vectors([], encoder).shape == (0, 16)
+    assert SentenceEncoder(encoder).vectors([]).shape == (0, 16)
 
 
 def test_white_space_around_a_text_does_not_count(encoder: str) -> None:
-    vectors = sentence_vectors(["it", " it\n"], encoder)
+    vectors = SentenceEncoder(encoder).vectors(["it", " it\n"])
     np.testing.assert_array_equal(vectors[0], vectors[1])
 
 
 def test_the_second_time_nothing_is_computed(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, int]] = []
-    first = sentence_vectors([*TEXTS, *TEXTS], encoder, on_progress=lambda done, total: told.append((done, total)))
+    first = SentenceEncoder(encoder).vectors(
+        [*TEXTS, *TEXTS], on_progress=lambda done, total: told.append((done, total))
+    )
     assert told == [(5, 5)]  # each distinct text once
     monkeypatch.setattr(library, "SentenceTransformer", lambda *_, **__: pytest.fail("the model is loaded"))
-    np.testing.assert_array_equal(sentence_vectors([*TEXTS, *TEXTS], encoder), first)
+    np.testing.assert_array_equal(SentenceEncoder(encoder).vectors([*TEXTS, *TEXTS]), first)
 
 
 def test_only_new_texts_are_computed(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    sentence_vectors(TEXTS[:3], encoder)
+    SentenceEncoder(encoder).vectors(TEXTS[:3])
     encoded: list[str] = []
     real = SentenceEncoder.encode
     monkeypatch.setattr(SentenceEncoder, "encode", lambda self, texts: encoded.extend(texts) or real(self, texts))
-    sentence_vectors(TEXTS, encoder)
+    SentenceEncoder(encoder).vectors(TEXTS)
     assert sorted(encoded) == sorted(TEXTS[3:])
 
 
 def test_other_weights_have_a_cache_of_their_own(encoder: str, tmp_path: Path) -> None:
     other = write_encoder(tmp_path, seed=1)
-    first = sentence_vectors(TEXTS, encoder)
-    assert np.abs(sentence_vectors(TEXTS, other) - first).max() > 1e-2
+    first = SentenceEncoder(encoder).vectors(TEXTS)
+    assert np.abs(SentenceEncoder(other).vectors(TEXTS) - first).max() > 1e-2
 
 
 @pytest.mark.parametrize(("pooling", "dense", "size"), [("mean", None, 16), (("mean", "max"), None, 32), ("cls", 6, 6)])
@@ -118,7 +120,7 @@ def test_the_size_is_that_of_the_vectors(
         encoder = write_encoder(tmp_path, pooling)
     else:
         encoder = write_encoder(tmp_path, pooling, dense)
-    assert SentenceEncoder(encoder).size == sentence_vectors(["it"], encoder).shape[1] == size
+    assert SentenceEncoder(encoder).size == SentenceEncoder(encoder).vectors(["it"]).shape[1] == size
 
 
 def test_the_size_is_read_without_weights(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,19 +139,19 @@ def test_the_size_is_read_from_configurations_as_they_were_once_written(tmp_path
 
 
 def test_a_damaged_cache_is_computed_again(encoder: str, cache: Path) -> None:
-    first = sentence_vectors(TEXTS, encoder)
+    first = SentenceEncoder(encoder).vectors(TEXTS)
     for path in cache.rglob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:-7])
-    np.testing.assert_allclose(sentence_vectors(TEXTS, encoder), first, atol=1e-6)
+    np.testing.assert_allclose(SentenceEncoder(encoder).vectors(TEXTS), first, atol=1e-6)
 
 
 def test_a_cache_that_cannot_be_written_costs_time_not_the_answer(
     encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = sentence_vectors(TEXTS, encoder)
+    first = SentenceEncoder(encoder).vectors(TEXTS)
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("SEREIN_CACHE", str(tmp_path / "file"))
-    np.testing.assert_allclose(sentence_vectors(TEXTS, encoder), first, atol=1e-6)
+    np.testing.assert_allclose(SentenceEncoder(encoder).vectors(TEXTS), first, atol=1e-6)
 
 
 def test_several_may_write_at_once(tmp_path: Path) -> None:
@@ -170,7 +172,7 @@ def test_portions_never_divide_a_shelf(encoder: str, monkeypatch: pytest.MonkeyP
         SentenceEncoder, "encode", lambda self, texts: portions.append(texts) or np.zeros((len(texts), 16), np.float32)
     )
     texts = [str(number) for number in range(300)]
-    sentence_vectors(texts, encoder)
+    SentenceEncoder(encoder).vectors(texts)
     shelves = [{hashlib.sha256(text.encode()).hexdigest()[:2] for text in portion} for portion in portions]
     assert sorted(text for portion in portions for text in portion) == sorted(texts)
     assert sum(map(len, shelves)) == len(set.union(*shelves)) < len(texts)
@@ -218,7 +220,7 @@ def test_the_default_without_its_package_names_the_extra(monkeypatch: pytest.Mon
 def test_the_default_hears_meaning() -> None:
     pytest.importorskip(sentences.DEFAULT_PACKAGE)
     texts = ["I am so glad.", "I feel happy!", "The door is made of wood."]
-    glad, happy, door = vectors = sentence_vectors(texts)
+    glad, happy, door = vectors = SentenceEncoder().vectors(texts)
     assert SentenceEncoder().size == len(glad) == 384
     assert glad @ happy > 0.4 > 0.1 > glad @ door
     model = library.SentenceTransformer(str(SentenceEncoder().folder), device="cpu")

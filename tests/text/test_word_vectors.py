@@ -329,13 +329,13 @@ def encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_sentence_model_has_a_vector_for_every_word(encoder: str, tmp_path: Path) -> None:
-    from serein.text.sentences import sentence_vectors
+    from serein.text.sentences import SentenceEncoder
 
     opened = open_vocabulary(encoder)
     assert "sadness of a glad day" in opened
     assert " " not in opened
     np.testing.assert_allclose(
-        opened.vectors(["sadness", "sad"]), sentence_vectors(["sadness", "sad"], encoder), atol=1e-5
+        opened.vectors(["sadness", "sad"]), SentenceEncoder(encoder).vectors(["sadness", "sad"]), atol=1e-5
     )
     assert not list((tmp_path / "cache").rglob("vocabulary.json"))  # its own words are encoded when they are searched
     words, cosines = opened.nearest(opened.vectors(["glad"]), k=1)

@@ -226,8 +226,9 @@ def finish(run: Path, as_json: bool) -> None:
 
 def print_scores(scores: Scores | Sequence[TaskScore], as_json: bool) -> None:
     """Print scores as tables, or as one JSON object: those of a main task of classes, or those of all tasks."""
+    from serein.evaluation.graded import graded_rows
     from serein.evaluation.scores import Scores
-    from serein.evaluation.tables import distribution_table, scores_table, tasks_table
+    from serein.evaluation.tables import scores_table, table_of, tasks_table
 
     tasks = scores.tasks if isinstance(scores, Scores) else scores
     if as_json:
@@ -235,7 +236,9 @@ def print_scores(scores: Scores | Sequence[TaskScore], as_json: bool) -> None:
         print(json.dumps(content, ensure_ascii=False, allow_nan=False))
         return
     if isinstance(scores, Scores):
-        print_tables([scores_table(scores), *([distribution_table(scores)] if scores.distribution else [])])
+        print_tables([scores_table(scores)])
+        if rows := graded_rows(scores.distribution):
+            print_tables([table_of("Distributions of raters", ("score", "pooled", "95 % interval"), rows)])
     if tasks:
         print_tables([tasks_table(tasks)])
 

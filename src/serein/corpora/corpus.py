@@ -69,11 +69,6 @@ class Expected:
         return differences
 
 
-def nothing_to_remark(root: Path) -> list[str]:
-    """Return no notes: the parser of this corpus leaves nothing out, and nothing that is named is missing."""
-    return []
-
-
 @dataclass(frozen=True)
 class Corpus:
     """A corpus that serein can read from its own layout.
@@ -98,8 +93,8 @@ class Corpus:
     citation: str | None
     parse: Callable[[Path], list[Utterance]]
     expected: Expected | Callable[[Sequence[Utterance]], Expected] | None = None
-    remarks: Callable[[Path], list[str]] = nothing_to_remark
-    missing: Callable[[Path], list[str]] = nothing_to_remark
+    remarks: Callable[[Path], list[str]] = lambda root: []
+    missing: Callable[[Path], list[str]] = lambda root: []
     unpack: Callable[[Path, Path], list[Utterance]] | None = None
     languages: tuple[str, ...] = ()
 
@@ -278,7 +273,7 @@ class Acted:
         self,
         parse: Callable[[Path], list[Utterance]] | None = None,
         remarks: Callable[[Path], list[str]] | None = None,
-        missing: Callable[[Path], list[str]] = nothing_to_remark,
+        missing: Callable[[Path], list[str]] = lambda root: [],
     ) -> Corpus:
         """Return the corpus.
 

@@ -90,11 +90,8 @@ def voxceleb1_remarks(root: Path) -> list[str]:
     """Return a note on the recordings that no line of the list names."""
     release = _read_voxceleb1(root)
     unnamed = [clip for clip in release.files if clip not in release.split_of]
-    return (
-        [f"left out {len(unnamed)} recordings that {SPLIT_LIST} does not name: {first_of(unnamed, 3)}"]
-        if unnamed
-        else []
-    )
+    what = f"left out {len(unnamed)} recordings that {SPLIT_LIST} does not name: {first_of(unnamed, 3)}"
+    return [what] if unnamed else []
 
 
 def voxceleb1_missing(root: Path) -> list[str]:

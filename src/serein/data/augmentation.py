@@ -5,13 +5,11 @@ What is drawn for a clip follows from its seed alone.
 
 from __future__ import annotations
 
-import importlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +21,7 @@ from serein.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data.dataset import draw_seed
 from serein.data.files import replacing, write_text
 from serein.data.utterance import Utterance
-from serein.errors import MissingExtraError
+from serein.errors import imported
 from serein.recipe import SpectrogramAugmentation, WaveformAugmentation
 
 SPEECH_BELOW_PEAK_DB = 30.0  # what is softer than the loudest 25 ms by more is a pause
@@ -83,7 +81,7 @@ def room_response(rt60_s: float, rng: np.random.Generator) -> Waveform:
     Returns:
         (sample,) float32, `rt60_s` long.
     """
-    rooms = _library("pyroomacoustics")
+    rooms = imported("pyroomacoustics", "augment")
     size_m = rng.uniform(SMALLEST_ROOM_M, LARGEST_ROOM_M)
     source_m, microphone_m = rng.uniform(FROM_WALLS_M, size_m - FROM_WALLS_M, (2, 3))
     distance_m = float(np.linalg.norm(source_m - microphone_m))
@@ -108,7 +106,7 @@ def room_response(rt60_s: float, rng: np.random.Generator) -> Waveform:
 
 def with_pitch(waveform: Waveform, semitones: float, rng: np.random.Generator | None = None) -> Waveform:
     """Shift the pitch at the same tempo (Signalsmith Stretch), with as many samples at the same places."""
-    stretch = _library("python_stretch").Signalsmith.Stretch()
+    stretch = imported("python_stretch", "augment").Signalsmith.Stretch()
     stretch.preset(1, SAMPLE_RATE_HZ)
     stretch.setTransposeSemitones(semitones)
     return np.asarray(stretch.process(np.array(waveform, np.float32)[None])[0], np.float32)
@@ -162,7 +160,7 @@ class WaveformAugmenter:
         self.names = sets.get(options.name, (options.name,))
         for library in (EFFECTS[name].library for name in self.names):
             if library is not None:
-                _library(library)  # now, not after an hour; and before loaders' processes split off
+                imported(library, "augment")  # now, not after an hour; and before loaders' processes split off
 
     @property
     def is_light(self) -> bool:
@@ -195,13 +193,6 @@ def describe(drawn: Mapping[str, float]) -> str:
         'pitch -1.50 semitones, noise at 10.0 dB SNR'
     """
     return ", ".join(EFFECTS[name].text.format(value) for name, value in drawn.items()) or "unchanged"
-
-
-def _library(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(name.replace("_", "-"), "augment") from error
 
 
 class SpectrogramAugmenter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from serein import audio
 from serein.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data.protocols import alike_speakers
 from serein.data.utterance import Utterance
-from serein.errors import AudioError
+from serein.errors import AudioError, first_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -413,7 +413,7 @@ def _notes(utterances: Sequence[Utterance], measured: Sequence[tuple[Utterance, 
             yield Finding("label_variants", plain, ", ".join(f"'{name}'" for name in sorted(names)))
     for emotion, known in speakers.items():
         if len(known) < MIN_SPEAKERS:
-            yield Finding("few_speakers", emotion, f"spoken by {_enumerate(known)}")
+            yield Finding("few_speakers", emotion, f"spoken by {first_of(sorted(known), 5)}")
     for alike in alike_speakers(utterances):
         yield Finding("speaker_variants", alike[0], ", ".join(repr(name) for name in alike))
     for speaker, known in genders.items():
@@ -421,7 +421,7 @@ def _notes(utterances: Sequence[Utterance], measured: Sequence[tuple[Utterance, 
             yield Finding("speaker_of_two_genders", speaker, ", ".join(sorted(known)))
     single = [speaker for speaker, known in emotions.items() if len(known) == 1]
     if single and len(set().union(*emotions.values())) > 1:
-        detail = f"{len(single)} of {len(emotions)} speakers have one emotion only: {_enumerate(single)}"
+        detail = f"{len(single)} of {len(emotions)} speakers have one emotion only: {first_of(sorted(single), 5)}"
         yield Finding("single_emotion_speakers", "corpus", detail)
     counts = Counter(u.gender for u in utterances if u.gender in ("female", "male"))
     if counts and min(counts["female"], counts["male"]) < MIN_GENDER_SHARE * counts.total():
@@ -447,8 +447,3 @@ def _notes(utterances: Sequence[Utterance], measured: Sequence[tuple[Utterance, 
             if here - elsewhere >= TELLING_DIFFERENCE:
                 detail = f"{here:.0%} are {value}, of the other emotions {elsewhere:.0%}"
                 yield Finding(kind, emotion, detail)
-
-
-def _enumerate(names: Iterable[str], most: int = 5) -> str:
-    known = sorted(names)
-    return ", ".join(known[:most]) + (f" and {len(known) - most} more" if len(known) > most else "")

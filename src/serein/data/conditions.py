@@ -61,7 +61,11 @@ class Surroundings:
             AudioError: A recording cannot be read.
             MissingExtraError: Simulated rooms need the extra `augment`.
         """
-        return cls(_recordings(noises), (*_recordings(rooms), *simulated_rooms(num_simulated_rooms, seed)))
+        rng = np.random.default_rng([seed, num_simulated_rooms])
+        shortest, longest = math.log(SHORTEST_RT60_S), math.log(LONGEST_RT60_S)
+        rt60s_s = np.exp(rng.uniform(shortest, longest, num_simulated_rooms))  # their logarithm is evenly spread
+        simulated = (room_response(float(rt60_s), rng) for rt60_s in rt60s_s)
+        return cls(_recordings(noises), (*_recordings(rooms), *simulated))
 
 
 def _recordings(folder: Path | None) -> tuple[Waveform, ...]:
@@ -71,13 +75,6 @@ def _recordings(folder: Path | None) -> tuple[Waveform, ...]:
     if not paths:
         raise AudioError(f"there is no recording ({', '.join(SUFFIXES)})", where=folder, remedy="Name another folder.")
     return tuple(audio.load(path) for path in paths)
-
-
-def simulated_rooms(num_rooms: int, seed: int) -> Iterable[Waveform]:
-    """Yield impulse responses of drawn rooms (`room_response`); the logarithm of their RT60 is evenly spread."""
-    rng = np.random.default_rng([seed, num_rooms])
-    for rt60_s in np.exp(rng.uniform(math.log(SHORTEST_RT60_S), math.log(LONGEST_RT60_S), num_rooms)):
-        yield room_response(float(rt60_s), rng)
 
 
 def clipped(waveform: Waveform, excess_db: float) -> Waveform:

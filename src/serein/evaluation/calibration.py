@@ -161,10 +161,12 @@ def fit_temperature(truth: NDArray[np.int64], probabilities: FloatArray) -> floa
     """
     from scipy.optimize import minimize_scalar
 
-    def loss(inverse: float) -> float:
-        return log_loss(truth, tempered(probabilities, 1.0 / inverse))
-
-    found = minimize_scalar(loss, bounds=(1.0 / BOUNDS[1], 1.0 / BOUNDS[0]), method="bounded", options={"xatol": 1e-6})
+    found = minimize_scalar(
+        lambda inverse: log_loss(truth, tempered(probabilities, 1.0 / inverse)),
+        bounds=(1.0 / BOUNDS[1], 1.0 / BOUNDS[0]),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
     return float(1.0 / found.x)
 
 

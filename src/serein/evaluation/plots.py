@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from serein.data.files import replacing
@@ -146,7 +147,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         )
 
 
-def figure_svg(figure: Figure, *, name: str) -> str:
+def figure_svg(figure: Figure, *, name: str) -> Markup:
     """Return a figure as an ``<svg>`` element for the inside of a page.
 
     Ink, muted ink and lines take the page's ``currentColor``, ``--muted`` and ``--line``. The same figure and
@@ -169,7 +170,7 @@ def figure_svg(figure: Figure, *, name: str) -> str:
         svg = svg.replace(found[0], style, 1)
     for colour, variable in ((INK, "currentColor"), (MUTED, "var(--muted)"), (LINE, "var(--line)")):
         svg = svg.replace(colour, variable)
-    return svg.strip()
+    return Markup(svg.strip())  # noqa: S704  (Matplotlib escapes every text that it draws)
 
 
 CURVE_TITLES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1"}  # of what is drawn in per cent

@@ -167,12 +167,6 @@ class CodedPredictions:
         rows = np.concatenate([row[is_hit], row, row])
         return csr_array((np.ones(len(rows)), (rows, np.concatenate(columns))), shape=(num_rows, 3 * num_classes))
 
-    def confusion(self) -> NDArray[np.int64]:
-        """Return ``(classes, classes)`` counts over all folds and seeds, rows truth and columns prediction."""
-        num_classes = len(self.classes)
-        cells = np.bincount(self.truth * num_classes + self.prediction, minlength=num_classes**2)
-        return cells.reshape(num_classes, num_classes).astype(np.int64)
-
 
 def read_predictions(
     path: str | Path,

@@ -104,7 +104,7 @@ def write_report(run: str | Path) -> Path:
         "calibration": calibration,
         "embedding": None if scores is None else _embedding_picture(run, scores),
         "mistakes": () if scores is None else worst_mistakes(predictions),
-        "pictures": {name: _inline(figure, name) for name, figure in _figures(run, scores, calibration).items()},
+        "pictures": {name: figure_svg(each, name=name) for name, each in _figures(run, scores, calibration).items()},
     }
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["score"] = number
@@ -140,11 +140,6 @@ def _figures(run: Path, scores: Scores | None, calibration: RunCalibration | Non
     if task_curves := read_task_curves(run):
         figures["tasks"] = task_curves_picture(task_curves)
     return figures
-
-
-def _inline(figure: Any, name: str) -> Markup:
-    """Matplotlib escapes every text it draws, so that its SVG may stand in the page as it is."""
-    return Markup(figure_svg(figure, name=name))  # noqa: S704
 
 
 def worst_mistakes(predictions: Sequence[Prediction], count: int = NUM_MISTAKES) -> list[Prediction]:
@@ -226,7 +221,7 @@ def _embedding_picture(run: Path, scores: Scores) -> EmbeddingPicture | None:
         speakers if len(speakers) == len(drawn) else None,
         scores.classes,
     )
-    return EmbeddingPicture(_inline(figure, "embedding"), f"fold {fold.fold}, seed {fold.seed}")
+    return EmbeddingPicture(figure_svg(figure, name="embedding"), f"fold {fold.fold}, seed {fold.seed}")
 
 
 def _provenance(run: Path, data: dict[str, Any], folds: dict[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from serein.evaluation.predictions import (
     run_classes,
 )
 from serein.evaluation.verification import RunVerification, run_verification
-from serein.metrics import FloatArray, mean_of_known, ratio
+from serein.metrics import FloatArray, confusion_matrix, mean_of_known, ratio
 
 MOST_CONFUSED_CLASSES = 4000  # 128 MB
 
@@ -270,7 +270,9 @@ def score_predictions(
         folds=folds,
         seeds=tuple(SeedScore(seed, **_scores_of(pooled[[i]])) for i, seed in enumerate(coded.seeds)),
         by_class=tuple(ClassScore(*row) for row in by_class),
-        confusion=coded.confusion() if has_confusion else np.zeros((0, 0), np.int64),
+        confusion=confusion_matrix(coded.truth, coded.prediction, len(coded.classes))
+        if has_confusion
+        else np.zeros((0, 0), np.int64),
         speakers=_speaker_scores(coded, labelled),
         genders=tuple(score for score in gender_scores if score.name),
         notes=(*notes, *caveats),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from serein.evaluation.graded import graded_rows
 from serein.evaluation.intervals import NUM_RESAMPLES, interval_text
 from serein.evaluation.scores import SCORE_TITLES, Scores
 
@@ -167,31 +166,29 @@ def scores_table(scores: Scores) -> Table:
     return table
 
 
-def distribution_table(scores: Scores) -> Table:
-    """Return a table of how far probabilities are from what raters said."""
+def table_of(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Return a table of texts, all but the first column to the right."""
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title="Distributions of raters")
-    for title in ("score", "pooled", "95 % interval"):
-        table.add_column(title, justify="left" if title == "score" else "right")
-    for row in graded_rows(scores.distribution):
-        table.add_row(*row)
+    table = Table(title=title)
+    for position, heading in enumerate(headings):
+        table.add_column(Text(heading), justify="right" if position else "left")
+    for cells in rows:
+        table.add_row(*map(Text, cells))
     return table
 
 
 def differences_table(differences: Mapping[str, Difference], titles: tuple[str, str], task: str) -> Table:
     """Return a table of the scores of two systems and their paired differences."""
-    from rich.table import Table
-
-    table = Table(title=f"{task}: paired on the same utterances, fractions of 1")
-    for title in ("score", *titles, "difference", "95 % interval", "better in"):
-        table.add_column(title, justify="left" if title == "score" else "right")
+    rows = []
     for name, found in differences.items():
         bounds = interval_text(found.interval, ".3f") or "–"
         won = "–" if found.probability_of_improvement is None else f"{100 * found.probability_of_improvement:.0f} %"
         numbers = (f"{value:.3f}" for value in (found.a, found.b, found.difference))
-        table.add_row(name, *numbers, bounds, won)
-    return table
+        rows.append((name, *numbers, bounds, won))
+    headings = ("score", *titles, "difference", "95 % interval", "better in")
+    return table_of(f"{task}: paired on the same utterances, fractions of 1", headings, rows)
 
 
 def tasks_table(scores: Sequence[TaskScore]) -> Table:
@@ -213,19 +210,15 @@ def task_rows(score: TaskScore) -> list[tuple[str, str, str]]:
     """Return name, value and interval of a task's score, and of its further scores, as text."""
     digits = 1 if score.unit else 3
     names = {name: f"{name}, {score.unit}" if score.unit else name for name in (score.name, *score.others)}
-    bounds = "–" if score.interval is None else "[{:.{d}f}, {:.{d}f}]".format(*score.interval, d=digits)
-    first = (names[score.name], f"{score.value:.{digits}f}", bounds)
-    rows = [first]
-    for name, value in score.others.items():
-        own = score.intervals.get(name)
-        text = "–" if own is None else "[{:.{d}f}, {:.{d}f}]".format(*own, d=digits)
-        rows.append((names[name], f"{value:.{digits}f}", text))
-    return rows
+    of_all = [(score.name, score.value, score.interval)]
+    of_all += [(name, value, score.intervals.get(name)) for name, value in score.others.items()]
+    form = f".{digits}f"
+    return [(names[name], f"{value:{form}}", interval_text(bounds, form) or "–") for name, value, bounds in of_all]
 
 
-def number(value: float | None) -> str:
-    """Return a score as text: one decimal, and a dash where there is none."""
-    return "–" if value is None else f"{value:.1f}"
+def number(value: float | None, digits: int = 1) -> str:
+    """Return a score as text: decimals, and a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def deviation(scores: Scores, name: str) -> str:

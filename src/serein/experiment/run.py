@@ -22,11 +22,11 @@ from serein.checkpoint import withdraw_calibration
 from serein.corpora import citation_of, licence_of
 from serein.data import manifest
 from serein.data.files import is_leftover, write_text
-from serein.data.protocols import some, speaker_key
+from serein.data.protocols import speaker_key
 from serein.data.splits import make_folds
 from serein.device import own_device
 from serein.distributed import distributed_info, join_processes
-from serein.errors import RunError
+from serein.errors import RunError, first_of
 from serein.evaluation.calibration import run_calibration
 from serein.evaluation.predictions import read_json, read_run_predictions, read_specs, run_classes
 from serein.experiment.build import require_trainable, task_specs
@@ -94,7 +94,9 @@ def run(
     experiment.shared = None if shared is None else Path(shared).absolute()
     known = [fold.name for fold in experiment.folds.folds]
     if unknown := [name for name in folds or () if name not in known]:
-        raise RunError(f"no fold {', '.join(unknown)}; there are: {some(known)}", where="folds", remedy="Name others.")
+        raise RunError(
+            f"no fold {', '.join(unknown)}; there are: {first_of(known)}", where="folds", remedy="Name others."
+        )
     asked = [fold for fold in experiment.folds.folds if folds is None or fold.name in folds]
     asked_names = {name for fold in asked for name in (fold.name, experiment.fold_with_same_training(fold).name)}
     with _locked(out):

@@ -8,6 +8,7 @@ sets the threads of the whole process.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -97,14 +98,19 @@ def speech_network() -> SpeechNetwork:
     return network.eval().requires_grad_(False)
 
 
+@dataclass(eq=False)
 class SpeechDetector:
-    """Returns the speech probability of every 32 ms, which does not depend on the size of the blocks."""
+    """Returns the speech probability of every 32 ms, which does not depend on the size of the blocks.
 
-    def __init__(self) -> None:
-        self.network = speech_network()
-        self.state: State = (torch.zeros(1, 1, _STATE), torch.zeros(1, 1, _STATE))
-        self.waiting: Waveform = np.zeros(CONTEXT, np.float32)  # the context, then less than a frame
-        self.level = 0.0  # RMS of the loudest frame so far
+    Attributes:
+        waiting: The context, then less than a frame.
+        level: RMS of the loudest frame so far.
+    """
+
+    network: SpeechNetwork = field(default_factory=speech_network)
+    state: State = field(default_factory=lambda: (torch.zeros(1, 1, _STATE), torch.zeros(1, 1, _STATE)))
+    waiting: Waveform = field(default_factory=lambda: np.zeros(CONTEXT, np.float32))
+    level: float = 0.0
 
     def feed(self, waveform: Waveform) -> NDArray[np.float32]:
         """Return (frame,) for the frames that (sample,) more complete."""

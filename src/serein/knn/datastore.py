@@ -31,9 +31,9 @@ from serein.corpora import licence_of
 from serein.data import manifest
 from serein.data.files import replacing, write_text
 from serein.data.utterance import Utterance
-from serein.errors import ModelError
+from serein.errors import ModelError, imported
 from serein.metrics import FloatArray
-from serein.nearest import RECALL_AT, ExactIndex, FaissIndex, require_faiss, write_faiss
+from serein.nearest import RECALL_AT, ExactIndex, FaissIndex, write_faiss
 
 FORMAT = 1
 INDEXED_FROM = 200_000  # below, the exact search takes some ten milliseconds
@@ -261,7 +261,7 @@ def write_datastore(
     if folder.exists() and not is_datastore(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError("exists and is not a datastore", where=folder, remedy="Name a new folder.")
     if len(embeddings) >= indexed_from:
-        require_faiss()
+        imported("faiss", "search")
     kept = ("id", "audio", "start_s", "end_s", "speaker", "corpus", header.task)  # enough to find and to name a clip
     corpora = Counter(header.corpora) + Counter(clip.corpus or "own" for clip in clips)
     arrays: Mapping[str, Any] = {"vectors": embeddings.vectors, "labels": embeddings.labels, "keys": embeddings.keys}

@@ -72,14 +72,9 @@ def interpolate(neighbours: NDArray[Any], model: NDArray[Any], knn_weight: float
     return knn_weight * neighbours.astype(np.float64) + (1.0 - knn_weight) * model.astype(np.float64)
 
 
-def softmax_of_distances(distances: FloatArray) -> FloatArray:
-    """Return weights that are, up to a factor of each clip, the softmax of the negative distances, (clip, k)."""
-    return np.exp(distances[:, :1] - distances)
-
-
 VOTES: dict[str, Callable[[FloatArray], FloatArray]] = {
     "uniform": np.ones_like,  # wang2023: each neighbour has one vote
-    "softmax": softmax_of_distances,
+    "softmax": lambda distances: np.exp(distances[:, :1] - distances),  # of -distances, up to a factor of each clip
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from serein.errors import AudioError, MissingExtraError, ModelError, RecipeError
+from serein.errors import AudioError, ModelError, RecipeError, imported
 from serein.models.architectures import ARCHITECTURES, Wav2Vec2
 from serein.models.hidden_states import ADAPTER_WEIGHT, Backbone, HiddenStates, frame_mask, own_weights
 from serein.models.logmel import LogMelBackbone
@@ -206,6 +205,8 @@ class HuggingFaceBackbone(Backbone):
         )
         return backbone.eval()
 
+    from_description = from_config
+
     def add_adapter(self, options: Lora) -> None:
         """Put a product of two matrices beside each target: W x + (alpha / rank) B A x, in which B starts as zero.
 
@@ -218,10 +219,7 @@ class HuggingFaceBackbone(Backbone):
         if max(options.layers or (1,)) > self.num_layers:
             what = f"the model has {self.num_layers} layers, not {max(options.layers or ())}"
             raise RecipeError(what, where="adapter.layers")
-        try:
-            peft = importlib.import_module("peft")
-        except ImportError:
-            raise MissingExtraError("peft", "lora") from None
+        peft = imported("peft", "lora")
         called = {name for target in options.targets for name in LORA_TARGETS[target]}
         layers = [self.architecture.layers[number - 1] for number in options.layers or range(1, self.num_layers + 1)]
         inside = {id(module) for layer in layers for module in layer.modules()}
@@ -349,11 +347,6 @@ class HuggingFaceBackbone(Backbone):
         """Refuse a source that is not there, of an unknown family, or that the overrides do not fit."""
         content = place_of(options.source, options.revision).read_config()
         build_config(content, checked_overrides(options.overrides), where=options.source)
-
-    @classmethod
-    def from_description(cls, description: Mapping[str, Any]) -> HuggingFaceBackbone:
-        """Return the architecture that `describe` described, with random weights."""
-        return cls.from_config(description)
 
     def lies_in(self, model: str) -> None:
         """Name a model of serein that holds these weights as their source."""

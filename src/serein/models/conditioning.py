@@ -18,7 +18,7 @@ from torch import nn
 from serein.data.utterance import Utterance, is_self_evaluation
 from serein.errors import ManifestError, RecipeError
 from serein.recipe import Conditioning
-from serein.text.sentences import sentence_vectors
+from serein.text.sentences import SentenceEncoder
 
 GENDERS = ("unknown", "female", "male")
 ConditionSource = Literal["known", "predicted", "oracle"]
@@ -65,7 +65,7 @@ def attribute_vectors(
             indices = [GENDERS.index(gender) if gender in GENDERS else 0 for gender in values]
             vectors[name] = np.eye(len(GENDERS), dtype=np.float32)[indices]
         else:
-            vectors[name] = sentence_vectors(values, encoder)
+            vectors[name] = SentenceEncoder(encoder).vectors(values)
     return vectors
 
 

@@ -166,8 +166,8 @@ class Backbone(nn.Module, ABC):
 
     @classmethod
     def from_options(cls, options: Any) -> Self:
-        """Return the backbone that a recipe's `Options` mean, with the weights of its source."""
-        raise NotImplementedError
+        """Return the backbone that a recipe's `Options` mean; by default, made from them alone."""
+        return cls(options)
 
     @classmethod
     def check(cls, options: Any) -> None:
@@ -176,8 +176,8 @@ class Backbone(nn.Module, ABC):
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> Self:
-        """Return the architecture that ``describe`` described, without its weights."""
-        raise NotImplementedError
+        """Return the architecture that ``describe`` described, without its weights; by default, from its options."""
+        return cls.from_options(cls.Options.model_validate(description))
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cache
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -157,16 +157,6 @@ class LogMelBackbone(Backbone):
     def describe(self) -> dict[str, Any]:
         """Return the options."""
         return self.options.model_dump(mode="json")
-
-    @classmethod
-    def from_options(cls, options: LogMel) -> Self:
-        """Return the backbone of a recipe."""
-        return cls(options)
-
-    @classmethod
-    def from_description(cls, description: Mapping[str, Any]) -> Self:
-        """Return the backbone that `describe` described."""
-        return cls(LogMel.model_validate(description))
 
 
 def oshaughnessy_filters(options: LogMel, fft: int, hann: torch.Tensor) -> torch.Tensor:

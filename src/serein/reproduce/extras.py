@@ -31,6 +31,7 @@ from serein.evaluation.predictions import (
     run_classes,
 )
 from serein.evaluation.scores import score_predictions
+from serein.evaluation.tables import number
 from serein.evaluation.task_scores import score_task, task_scores
 from serein.evaluation.verification import run_verification
 from serein.models.hidden_states import Backbone
@@ -150,7 +151,7 @@ def cosine_table(runs: Sequence[WordRun]) -> ExtraTable:
             targets = mean_vectors(words, run.vocabulary)
             cosines = (normalised(targets) * normalised(run.vectors)).sum(axis=1)
             has_words = np.array([bool(some) for some in words])
-            cells += [_number(run.row.published.values.get(label_set), 3), _with_interval(cosines, has_words, run, 3)]
+            cells += [number(run.row.published.values.get(label_set), 3), _with_interval(cosines, has_words, run, 3)]
         rows.append(cells)
     numbers = ", ".join(f"{name.upper()} {distinct_targets(runs[0].words(name))}" for name in LABEL_SETS)
     title = f"Mean cosine of predictions and targets; different targets: {numbers}"
@@ -175,7 +176,7 @@ def top_table(runs: Sequence[WordRun]) -> ExtraTable:
                 is_hit = np.array([word in around for word, around in zip(words, near, strict=True)], float)
                 is_known = np.array([word is not None for word in words])
                 cells += [
-                    _number(run.row.published.values.get(f"{label_set} {label}")),
+                    number(run.row.published.values.get(f"{label_set} {label}"), 2),
                     _with_interval(100 * is_hit, is_known, run, 1),
                 ]
         rows.append(cells)
@@ -257,7 +258,7 @@ def task_table(rows: Rows) -> ExtraTable:
         predictions = [p for place in places for p in read_run_predictions(place, run_classes(place))]
         scores = score_predictions(predictions, run_classes(places[0]))
         for name in ("ua", "wa"):
-            published = _number(getattr(row.published, name))
+            published = number(getattr(row.published, name), 2)
             cells += [published, f"{scores.pooled[name]:.1f} {interval_text(scores.intervals[name])}".rstrip()]
         by_seed = [{score.task: score for score in task_scores(place)} for place in places]
         for spec, title in columns:
@@ -266,7 +267,7 @@ def task_table(rows: Rows) -> ExtraTable:
                 predictions = [p for place in places for p in read_run_predictions(place, kind=spec.name)]
                 pooled = score_task(spec, predictions)
                 ours = f"{pooled.value:.1f} {interval_text(pooled.interval)}".rstrip() + ("*" if own[0].stage else "")
-            cells += [_number(row.published.values.get(title.lower())), ours]
+            cells += [number(row.published.values.get(title.lower()), 2), ours]
         rows_of_cells.append(cells)
     title = "Every task, in per cent; * evaluated with the model of the stage that learned it last"
     return ExtraTable(title, headings, rows_of_cells)
@@ -286,10 +287,6 @@ def conflict_table(rows: Rows) -> ExtraTable:
 
 
 TASK_MEASURES: dict[str, Callable[[Rows], ExtraTable]] = {"tasks": task_table, "conflicts": conflict_table}
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return MISSING if value is None else f"{value:.{digits}f}"
 
 
 # -- speaker verification --------------------------------------------------------------------------------------------
@@ -372,7 +369,7 @@ def time_tables(rows: Rows, num_repeats: int = 5) -> list[ExtraTable]:
         model, cells = model_folder.load(models[0]).model.to(device).eval(), [row.title]
         for seconds in DURATIONS_S:
             ours_ms = 1000 * inference_time_s(model, seconds, num_repeats=num_repeats)
-            cells += [_number(row.published.values.get(f"{seconds} s")), f"{ours_ms:.1f}"]
+            cells += [number(row.published.values.get(f"{seconds} s"), 2), f"{ours_ms:.1f}"]
         timed.append(cells)
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads here"
     headings = [f"{seconds} s, {kind}" for seconds in DURATIONS_S for kind in ("published", "ours")]

@@ -17,7 +17,7 @@ from serein.data.files import write_text
 from serein.evaluation.intervals import interval_text
 from serein.evaluation.predictions import natural_key
 from serein.evaluation.scores import SCORE_TITLES
-from serein.evaluation.tables import number
+from serein.evaluation.tables import number, table_of
 from serein.reproduce.comparison import Comparison, MeasuredRow
 
 if TYPE_CHECKING:
@@ -182,22 +182,10 @@ def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def as_tables(comparison: Comparison) -> list[RichTable]:
     """Return the comparison's tables for the terminal, without its notes."""
     by_class = class_cells(comparison)
-    tables = [_rich(_title(comparison), *main_cells(comparison))] if comparison.table.is_trained else []
+    tables = [table_of(_title(comparison), *main_cells(comparison))] if comparison.table.is_trained else []
     if by_class is not None:
-        tables.append(_rich("F1 of each class, in per cent", *by_class))
-    return tables + [_rich(extra.title, extra.headings, extra.rows) for extra in comparison.extras]
-
-
-def _rich(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    table = RichTable(title=title)
-    for position, heading in enumerate(headings):
-        table.add_column(Text(heading), justify="right" if position else "left")
-    for cells in rows:
-        table.add_row(*map(Text, cells))
-    return table
+        tables.append(table_of("F1 of each class, in per cent", *by_class))
+    return tables + [table_of(extra.title, extra.headings, extra.rows) for extra in comparison.extras]
 
 
 PAGE = "report.html"

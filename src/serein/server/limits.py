@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import prometheus_client
@@ -55,26 +55,26 @@ class Limits:
     idle_s: float = 30.0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for limit in fields(self):
+            value = getattr(self, limit.name)
             if not 0 < value < float("inf"):
-                raise RecipeError(f"{value:g} is no limit", where=field.name, remedy="Take more than 0.")
+                raise RecipeError(f"{value:g} is no limit", where=limit.name, remedy="Take more than 0.")
 
 
+@dataclass(eq=False)
 class ConcurrencyLimiter:
     """Counters that change only on the event loop.
 
-    Args:
+    Attributes:
         retry_after_s: Returns the seconds after which a client should try again.
     """
 
-    def __init__(self, limits: Limits, retry_after_s: Callable[[], float] = lambda: 1.0) -> None:
-        self.limits = limits
-        self.retry_after_s = retry_after_s
-        self.is_closed = False
-        self.of_kind = Counter(request=0, stream=0)
-        self.num_bytes = 0
-        self._of_client: Counter[str] = Counter()
+    limits: Limits
+    retry_after_s: Callable[[], float] = lambda: 1.0
+    is_closed: bool = False
+    of_kind: Counter[str] = field(default_factory=lambda: Counter(request=0, stream=0), init=False)
+    num_bytes: int = field(default=0, init=False)
+    _of_client: Counter[str] = field(default_factory=Counter, init=False)
 
     @contextmanager
     def one_more(self, kind: Literal["request", "stream"], client: str) -> Iterator[None]:

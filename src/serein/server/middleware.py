@@ -118,14 +118,14 @@ def read_keys(path: str | Path) -> Keys:
     return Keys(keys)
 
 
+@dataclass(eq=False)
 class Middleware:
     """Refuses requests that are not allowed, and measures the rest."""
 
-    def __init__(self, app: ASGIApp, service: Service, keys: Keys | None, names: Names) -> None:
-        self.app = app
-        self.service = service
-        self.keys = keys
-        self.names = names
+    app: ASGIApp
+    service: Service
+    keys: Keys | None
+    names: Names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":

@@ -140,7 +140,7 @@ def status_router(service: Service) -> APIRouter:
     @routes.get("/readyz", responses=_documented(503))
     async def ready() -> StatusResponse:
         """Return whether the service accepts requests."""
-        if not service.is_ready:
+        if not service.batcher.is_alive or service.limiter.is_closed:
             raise busy("The service is being shut down.", 10.0)
         return StatusResponse(status="ready")
 

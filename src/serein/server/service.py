@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Condition, Thread
 from typing import TypeVar
@@ -148,13 +148,13 @@ class _Piece:
     windows: asyncio.Future[list[Window]]
 
 
+@dataclass(eq=False)
 class BatchedVad:
     """Takes chunks of streams on the event loop and runs voice activity detection in a thread."""
 
-    def __init__(self, executor: Executor) -> None:
-        self.executor = executor
-        self._waiting: list[_Piece] = []
-        self._working: asyncio.Task[None] | None = None
+    executor: Executor
+    _waiting: list[_Piece] = field(default_factory=list, init=False)
+    _working: asyncio.Task[None] | None = field(default=None, init=False)
 
     async def cut(self, stream: Stream, samples: Waveform) -> list[Window]:
         """Return the windows completed by (sample,) float32 more; a stream awaits them before its next chunk."""
@@ -282,11 +282,6 @@ class Service:
         self.metrics.streams.set_function(lambda: limiter.of_kind["stream"])
         self.metrics.upload_bytes.set_function(lambda: limiter.num_bytes)
         self.metrics.waiting.set_function(lambda: len(batcher.waiting))
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether the service accepts requests."""
-        return self.batcher.is_alive and not self.limiter.is_closed
 
     async def predict(self, upload: Upload, segments: Segments | None = None) -> Prediction:
         """Predict one recording as `Predictor.predict` does; cancelling this stops the work.

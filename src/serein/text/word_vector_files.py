@@ -8,6 +8,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ _COUNTS = re.compile(rb"\s*(\d+)[ \t]+(\d+)[ \t]*\r?\n")
 _DECIMAL = re.compile(rb"[+-]?\d*\.\d+(e[+-]?\d+)?", re.IGNORECASE)
 
 
+@dataclass
 class WordVectorFile:
     """A file of word vectors: text of GloVe or word2vec, or word2vec's binary, also compressed by gzip.
 
@@ -36,9 +38,10 @@ class WordVectorFile:
         counts: What was met: `skipped` lines or words, and `mended` words that were no UTF-8.
     """
 
-    def __init__(self, path: Path, on_error: OnError = "stop", on_progress: Progress | None = None) -> None:
-        self.path, self.on_error, self.on_progress = path, on_error, on_progress
-        self.counts: Counter[str] = Counter()
+    path: Path
+    on_error: OnError = "stop"
+    on_progress: Progress | None = None
+    counts: Counter[str] = field(default_factory=Counter, init=False)
 
     def __iter__(self) -> Iterator[tuple[bytes, Vectors]]:
         """Yield words, in UTF-8, and their vectors, (feature,); what is no UTF-8 in a word becomes U+FFFD.
