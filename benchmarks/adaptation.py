@@ -35,11 +35,11 @@ from serein.data.protocols import speaker_key
 from serein.data.utterance import Utterance
 from serein.errors import ManifestError, SereinError
 from serein.evaluation.figures import Line, lines_picture
-from serein.evaluation.intervals import Bounds, paired_difference
+from serein.evaluation.intervals import Bounds, interval_text, paired_difference
 from serein.evaluation.plots import MUTED, RIGHT, SPARE_COLOURS, WRONG
 from serein.evaluation.predictions import Prediction
 from serein.evaluation.scores import Scores, score_predictions
-from serein.evaluation.tables import interval, number
+from serein.evaluation.tables import number
 from serein.inference.predictor import load
 from serein.knn.datastore import Embeddings, Numbers, key
 from serein.knn.predictor import (
@@ -166,11 +166,11 @@ def table_of(found: KnnAdaptation) -> Table:
     table = Table(title=f"UA in per cent, pooled over speakers and {found.num_draws} draws")
     for name in ("labelled clips", "used by", "UA", "above the model alone", "95 % interval"):
         table.add_column(name, justify="left" if name == "used by" else "right")
-    alone = f"{number(found.model.pooled['ua'])} {interval(found.model, 'ua')}"
+    alone = f"{number(found.model.pooled['ua'])} {interval_text(found.model.intervals['ua'])}"
     table.add_row("none", "", alone, "", "")
     for each in found.sizes:
         bounds = "–" if each.interval is None else f"[{each.interval[0]:+.1f}, {each.interval[1]:+.1f}]"
-        ua = f"{number(each.scores.pooled['ua'])} {interval(each.scores, 'ua')}"
+        ua = f"{number(each.scores.pooled['ua'])} {interval_text(each.scores.intervals['ua'])}"
         table.add_row(str(each.size), TUNINGS[each.tuning], ua, f"{each.difference:+.1f}", bounds)
     return table
 

@@ -167,5 +167,5 @@ def test_vectors_ids_and_times_come_back(suffix: str, tmp_path: Path) -> None:
 
 
 def test_another_suffix_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"unknown suffix of a file of embeddings '.mat', expected one of: .safetensors"):
+    with pytest.raises(RunError, match=r"unknown suffix '.mat', expected one of: .safetensors"):
         write_embeddings(PREDICTIONS, tmp_path / "e.mat", {})

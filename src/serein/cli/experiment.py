@@ -374,8 +374,9 @@ def robustness(
         raise typer.BadParameter("name a model; or --answers, or --write-audio", param_hint="'MODEL'")
     from serein.corpora.prepare import NO_MAP, read_label_map
     from serein.data import manifest
+    from serein.data.files import require_suffix
     from serein.evaluation.plots import PICTURE_SUFFIXES, save_figure
-    from serein.evaluation.robustness import require_suffix, score_answers
+    from serein.evaluation.robustness import score_answers
     from serein.experiment import robustness as changes
     from serein.progress import Bars
 

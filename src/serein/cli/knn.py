@@ -143,8 +143,9 @@ def knn_evaluate(
     """Evaluate a finished run with kNN on each fold's train and dev sets, beside the model alone."""
     from rich.table import Table
 
+    from serein.evaluation.intervals import interval_text
     from serein.evaluation.scores import SCORE_TITLES
-    from serein.evaluation.tables import deviation, interval, number
+    from serein.evaluation.tables import deviation, number
     from serein.knn.evaluation import KnnOptions, evaluate_run_with_knn
     from serein.progress import Bars
 
@@ -162,7 +163,8 @@ def knn_evaluate(
             systems.add_column(f"{title}\n{reading}", justify="right")
     for name, scores in found.systems.items():
         label = _SYSTEMS[name] + (" (oracle)" if is_oracle and name != "model" else "")
-        pooled = [f"{number(scores.pooled[score])}\n{interval(scores, score)}".strip() for score in SCORE_TITLES]
+        bounds = {score: interval_text(scores.intervals[score]) for score in SCORE_TITLES}
+        pooled = [f"{number(scores.pooled[score])}\n{bounds[score]}".strip() for score in SCORE_TITLES]
         means = [f"{number(scores.mean[score])}\n{deviation(scores, score)}".strip() for score in SCORE_TITLES]
         systems.add_row(label, *pooled, *means)
     sources = {"dev": "tuned on dev", "oracle": "tuned on TEST (oracle)", "given": "given"}

@@ -199,10 +199,11 @@ def embed(
 
     The exit status is 1 if any recording could not be read.
     """
+    from serein.data.files import require_suffix
     from serein.inference.predictor import load
-    from serein.inference.writers import require_embedding_suffix, write_embeddings
+    from serein.inference.writers import EMBEDDING_SUFFIXES, write_embeddings
 
-    require_embedding_suffix(out)
+    require_suffix(out, EMBEDDING_SUFFIXES)
     files, num_absent = recordings_in(sources)
     predictor = load(model, device, backbone=backbone)
     embedded, num_failed = _embed(predictor, files, task, segments)

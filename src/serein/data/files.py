@@ -6,12 +6,12 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from serein.errors import RunError
+from serein.errors import RunError, expected_one_of
 
 
 @contextmanager
@@ -60,6 +60,13 @@ def lock(file: IO[bytes], where: Path, what: str) -> None:
         pass  # no such lock on Windows
     except BlockingIOError:
         raise RunError(what, where=where, remedy="Wait for it or stop it.") from None
+
+
+def require_suffix(path: str | Path, suffixes: Sequence[str]) -> None:
+    """Raise RunError when a file's suffix is none of these, before any work is done for it."""
+    if Path(path).suffix.lower() not in suffixes:
+        what = expected_one_of(Path(path).suffix or "(none)", suffixes, kind="suffix")
+        raise RunError(what, where=path, remedy="Name the file with one of these.")
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from serein.data.conditions import CONDITIONS
-from serein.data.files import write_text
+from serein.data.files import require_suffix, write_text
 from serein.data.utterance import Utterance
-from serein.errors import ManifestError, RunError, expected_one_of
+from serein.errors import ManifestError, RunError
 from serein.evaluation.cross_corpus import classes_of_corpus
 from serein.evaluation.intervals import (
     Bounds,
@@ -164,7 +164,7 @@ class Robustness:
             ".csv": self.csv,
         }
         require_suffix(path, tuple(write))
-        write_text(Path(path), write[Path(path).suffix]())
+        write_text(Path(path), write[Path(path).suffix.lower()]())
 
     def picture(self) -> Figure:
         """Draw UA under each condition with its interval, a line at that of the unchanged recordings; and changes."""
@@ -192,13 +192,6 @@ class Robustness:
             for axes in (left, right):
                 axes.tick_params(length=0)
         return figure
-
-
-def require_suffix(path: str | Path, suffixes: Sequence[str]) -> None:
-    """Raise RunError when a file's suffix is none of these, before any work is done for it."""
-    if Path(path).suffix not in suffixes:
-        what = expected_one_of(Path(path).suffix or "(none)", suffixes, kind="suffix")
-        raise RunError(what, where=path, remedy="Name the file with one of these.")
 
 
 def score_conditions(

@@ -321,7 +321,8 @@ def write_scores(scores: Scores | Sequence[TaskScore], run: str | Path) -> Path:
     """
     content = scores.to_json() if isinstance(scores, Scores) else {"tasks": {s.task: s.to_json() for s in scores}}
     path = Path(run) / "scores.json"
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=not isinstance(scores, Scores))
+    write_text(path, text + "\n")
     return path
 
 

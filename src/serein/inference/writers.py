@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from serein.corpora.msp_podcast import EMOTIONS
-from serein.data.files import lock, replacing, write_text
+from serein.data.files import lock, replacing, require_suffix, write_text
 from serein.errors import (
     AudioError,
     ManifestError,
@@ -25,7 +25,6 @@ from serein.errors import (
     ModelError,
     RunError,
     SereinError,
-    expected_one_of,
 )
 from serein.evaluation.plots import LINE, MUTED, PAGE_WIDTH_IN, SPARE_COLOURS, emotion_colours, new_figure
 from serein.inference.prediction import Prediction, Segment
@@ -315,17 +314,6 @@ def draw_plane(axes: Axes, prediction: Prediction) -> None:
 EMBEDDING_SUFFIXES = (".safetensors", ".npz", ".npy", ".parquet", ".csv")
 
 
-def require_embedding_suffix(path: Path) -> None:
-    """Refuse a file of embeddings whose suffix is that of no format.
-
-    Raises:
-        RunError: It is.
-    """
-    if path.suffix.lower() not in EMBEDDING_SUFFIXES:
-        what = expected_one_of(path.suffix, EMBEDDING_SUFFIXES, kind="suffix of a file of embeddings")
-        raise RunError(what, where=path, remedy="Name the file by its format.")
-
-
 def write_embeddings(predictions: Sequence[Prediction], path: Path, about: Mapping[str, str]) -> None:
     """Write the embeddings of predictions, with ids and times, in the format that the suffix names; at least one.
 
@@ -333,10 +321,10 @@ def write_embeddings(predictions: Sequence[Prediction], path: Path, about: Mappi
         about: What else is to be known of them: task and model; kept by safetensors, `.npz` and Parquet.
 
     Raises:
-        RunError: See `require_embedding_suffix`.
+        RunError: The suffix is that of no format.
         MissingExtraError: The format is Parquet, and pyarrow is not installed.
     """
-    require_embedding_suffix(path)
+    require_suffix(path, EMBEDDING_SUFFIXES)
     columns = {
         "id": np.array([each.id or each.file for each in predictions]),
         "file": np.array([each.file for each in predictions]),

@@ -205,7 +205,10 @@ class HuggingFaceBackbone(Backbone):
         )
         return backbone.eval()
 
-    from_description = from_config
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> HuggingFaceBackbone:
+        """Return the architecture that `describe` described, with random weights."""
+        return cls.from_config(description)
 
     def add_adapter(self, options: Lora) -> None:
         """Put a product of two matrices beside each target: W x + (alpha / rank) B A x, in which B starts as zero.

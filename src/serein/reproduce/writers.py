@@ -108,9 +108,8 @@ def main_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     if has_published:
         columns.append(("published", [number(value) for value in published]))
     columns.append(("ours", [number(row.scores.pooled[metric] if row.scores else None) for row in rows]))
-    columns.append(
-        ("95 % interval", [interval_text(row.scores and row.scores.intervals[metric]) or MISSING for row in rows])
-    )
+    intervals = [row.scores.intervals[metric] if row.scores else None for row in rows]
+    columns.append(("95 % interval", [interval_text(bounds) or MISSING for bounds in intervals]))
     if has_published:
         columns.append(("ours − published", [_signed(difference(row, metric)) for row in rows]))
     to_other = []
@@ -121,8 +120,9 @@ def main_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         other, text = table.compared_with(row.row), _signed(row.against.difference if row.against else None)
         to_other.append(f"{text} (to '{other.title}')" if row.against and other is not table.reference else text)
     columns.append((f"to '{table.reference.title}'", to_other))
-    texts = [interval_text(row.against and row.against.interval, "+.1f") or MISSING for row in rows]
-    columns.append(("its interval", [text.replace("-", "−") for text in texts]))
+    intervals = [row.against.interval if row.against else None for row in rows]
+    texts = [interval_text(bounds, "+.1f").replace("-", "−") or MISSING for bounds in intervals]
+    columns.append(("its interval", texts))
     columns.append(("seeds", [str(len(row.seeds)) if row.seeds else MISSING for row in rows]))
     cells = [list(row) for row in zip(*(own for _, own in columns), strict=True)]
     return [heading for heading, _ in columns], cells
