@@ -17,7 +17,7 @@ from serein.data.splits import make_folds
 from serein.data.utterance import Utterance
 from serein.errors import RecipeError
 from serein.recipe import Recipe
-from serein.reproduce.cost import LOGMEL_MULTIPLY_ADDS, Estimator, plan
+from serein.reproduce.cost import LOGMEL_MULTIPLY_ADDS, Estimator, network_of, plan, trained_part
 from serein.reproduce.reproduction import Request
 from serein.reproduce.table import Row, Table
 from serein.reproduce.trials import configuration_hash, fair_part, row_recipe, take_data, trial_of
@@ -189,3 +189,19 @@ def test_costs_by_hand(tones: Path) -> None:
     assert estimator.cost(recipe).multiply_adds == pytest.approx(expected)
     again = estimator.cost(recipe)  # its stage is trained once
     assert again.multiply_adds == pytest.approx(clip_s * LOGMEL_MULTIPLY_ADDS * (dev + test))
+
+
+@pytest.mark.parametrize(("trainable", "passes"), [(["heads"], 1), (["layers 7-12", "heads"], 5.5), (["all"], 10)])
+def test_layers_below_those_that_learn_run_once(tones: Path, trainable: list[str], passes: float) -> None:
+    """Ten epochs: dev's half of twelve layers runs once, the upper half in every epoch; dev and test once more."""
+    stage = {"epochs": 10, "trainable": trainable}
+    backbone = {"name": "huggingface", "source": "facebook/wav2vec2-base"}
+    values = {**TINY, "backbone": backbone, "stages": [stage], "tasks": {"emotion": {"pooling": "mean"}}}
+    recipe = Recipe.model_validate({name: value for name, value in values.items() if name != "encoder"})
+    estimator = Estimator(manifest.read(tones))
+    clip_s = float(durations(manifest.read(tones)).mean())
+    train, dev, test = (sum(numbers) for numbers in zip(*estimator.fold_sizes(recipe), strict=True))
+    trained = trained_part(trainable, 12)
+    passes_over_clips = passes * (train + dev) + 10 * 2 * trained * train + dev + test
+    expected = clip_s * network_of(recipe.backbone).multiply_adds * passes_over_clips
+    assert estimator.cost(recipe).multiply_adds == pytest.approx(expected)

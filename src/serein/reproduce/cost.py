@@ -120,14 +120,14 @@ def trained_part(trainable: Sequence[str], num_layers: int) -> float:
     """Return the part of a backbone through which gradients go back.
 
     Example:
-        >>> [trained_part(names, 12) for names in (["layers 7-12", "heads"], ["encoder", "heads"], ["all"])]
-        [0.5, 0.0, 1.0]
+        >>> [trained_part(names, 12) for names in (["layers 7-12", "heads"], ["layer 10"], ["encoder"], ["all"])]
+        [0.5, 0.25, 0.0, 1.0]
     """
     part = 0.0
     for name in trainable:
         if name in ("all", "backbone", "transformer"):
             return 1.0
-        if layers := re.fullmatch(r"layers (\d+)-(\d+)", name):
+        if layers := re.fullmatch(r"layers? (\d+)(-\d+)?", name):
             part = max(part, (num_layers + 1 - int(layers[1])) / max(num_layers, 1))
     return part
 
@@ -192,8 +192,10 @@ class Estimator:
                 continue
             self._seen.add(key)
             views = stage.waveform_augmentation.num_views
-            is_kept = trained == 0 and recipe.backbone.name != "logmel" and clips.crop_s is None
-            forward = (1 if is_kept else stage.epochs) * (views * num_train * clip_s + num_dev * whole_s)
+            is_plain = stage.waveform_augmentation.name == "none" and clips.crop_s is None
+            is_kept = trained < 1 and is_plain and recipe.backbone.name != "logmel"
+            fixed = 1 - trained if is_kept else 0.0  # what lies below the lowest layer that learns runs once
+            forward = (fixed + (1 - fixed) * stage.epochs) * (views * num_train * clip_s + num_dev * whole_s)
             num_networks = 1 + (len(recipe.branches) if stage.use_fusion else 0)
             work += num_networks * forward + 2 * trained * stage.epochs * views * num_train * clip_s
             num_bytes += 4 * len(sizes) * network.num_weights if trained else 0.0
