@@ -65,6 +65,14 @@ def benchmark(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, Hub name, exported file, or 'default'.")],
     device: Device = "auto",
     runtime: Runtime = None,
+    runtimes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Compare these runtimes, with commas between: torch,onnx,openvino. Those that are not installed are "
+            "left out; the fastest that keeps the predictions is named.",
+        ),
+    ] = None,
     clip_s: Annotated[float, typer.Option("--clip", metavar="SECONDS", help="Length of a clip.", min=0.1)] = 3.0,
     seconds: Annotated[float, typer.Option(metavar="SECONDS", help="Time to measure for.", min=0.1)] = 10.0,
     backbone: MovedBackbone = None,
@@ -79,6 +87,34 @@ def benchmark(
     from serein.inference.benchmark import measure
     from serein.inference.predictor import load
 
+    if runtimes is not None:
+        if runtime is not None:
+            remedy = "Name one runtime by --runtime, or several by --runtimes."
+            raise ModelError("both are given", where="--runtime, --runtimes", remedy=remedy)
+        from serein.exporting.comparing import compare_runtimes
+
+        names = [name.strip() for name in runtimes.split(",")]
+        compared = compare_runtimes(model, names, device, clip_s=clip_s, seconds=seconds, backbone=backbone)
+        if as_json:
+            print(json.dumps(compared.to_dict()))
+            return
+        table = Table("runtime", "clips/s", "ratio", "p50", "equal labels", "difference", box=None, pad_edge=False)
+        for each in compared.results:
+            speed = each.benchmark
+            table.add_row(
+                f"{speed.runtime}, {speed.precision}, {speed.device}",
+                f"{speed.clips_per_s:.1f}",
+                f"{each.ratio:.2f}",
+                f"{1e3 * speed.latency_p50_s:.1f} ms",
+                f"{100 * each.equal_labels:.1f} %",
+                f"{each.largest_difference:.1e}",
+            )
+        print_tables([table])
+        for name, remedy in compared.missing.items():
+            print(f"{name} is not installed. {remedy}")
+        print(f"fastest for many files: {compared.fastest}; for a lone clip: {compared.quickest}")
+        print("\n".join(compared.commands()))
+        return
     found = measure(load(model, device, runtime, backbone=backbone), clip_s=clip_s, seconds=seconds)
     if as_json:
         print(json.dumps(asdict(found)))

@@ -196,7 +196,7 @@ def export(
 def _trace(graph: ExportGraph, checkpoint: Checkpoint, path: Path) -> None:
     """Trace the graph with batch and length left open, and write it with its metadata."""
     dynamic = torch.export.Dim.DYNAMIC
-    waveforms = torch.from_numpy(np.stack([_sound(1.0, seed) for seed in range(2)]))
+    waveforms = torch.from_numpy(np.stack([made_sound(1.0, seed) for seed in range(2)]))
     conditions = [torch.zeros(2, size) for size in graph.conditions.values()]
     inputs = (waveforms, torch.tensor([SAMPLE_RATE_HZ, 9000]), *conditions)
     shapes: list[Any] = [{0: dynamic, 1: dynamic}, {0: dynamic}]
@@ -265,7 +265,7 @@ def parity(
     limits_s = [graph.model.backbone_of(name).max_s for name in graph.model.branches_of(graph.tasks)]
     most_s = min([checkpoint.options.clips.window_s, *(limit_s for limit_s in limits_s if limit_s is not None)])
     batches = [
-        [_sound(min(seconds, most_s), seed) for seed, seconds in enumerate(lengths_s)] for lengths_s in BATCHES_S
+        [made_sound(min(seconds, most_s), seed) for seed, seconds in enumerate(lengths_s)] for lengths_s in BATCHES_S
     ]
     if clips is not None:
         given = [clip[: round(most_s * SAMPLE_RATE_HZ)] for clip in clips]
@@ -298,7 +298,7 @@ def parity(
     }
 
 
-def _sound(seconds: float, seed: int) -> Waveform:
+def made_sound(seconds: float, seed: int) -> Waveform:
     """Return a sound with the outline of speech: a voice of falling harmonics in syllables, pauses, faint noise."""
     rng = np.random.default_rng(seed)
     times_s = np.arange(max(1, round(seconds * SAMPLE_RATE_HZ))) / SAMPLE_RATE_HZ
