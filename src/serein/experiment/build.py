@@ -253,6 +253,9 @@ def require_trainable(experiment: Experiment) -> None:
             where = f"stages.{number}.spectrogram_augmentation"
             require_bands(model.backbone_of(branch), stage.spectrogram_augmentation, where=where)
             max_s = model.backbone_of(branch).max_s
+            if stage.compile and not model.backbone_of(branch).repeated_blocks:
+                what, where = "this backbone has no transformer layers to compile", f"stages.{number}.compile"
+                raise RecipeError(what, where=where, remedy="Leave it out, or choose the backbone 'huggingface'.")
             if max_s is None:
                 continue
             longest_s = float(batch_durations(experiment.recordings, recipe.clips, is_training=False).max())

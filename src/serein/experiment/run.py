@@ -36,6 +36,7 @@ from serein.experiment.jobs import run_parallel
 from serein.experiment.predict import fold_run_folder
 from serein.progress import Report
 from serein.recipe import Recipe
+from serein.training.compiling import require_compiler
 from serein.training.stages import chosen_precision
 
 _START = (".lock", "environment.json", "data.json", "folds.json")  # written before recipe.yaml
@@ -199,6 +200,8 @@ def _startable(
     require_trainable(experiment)
     experiment.device = device
     own = own_device(device)
+    if (number := next((i for i, stage in enumerate(recipe.stages) if stage.compile), None)) is not None:
+        require_compiler(own, f"stages.{number}.compile")
     precisions = list(dict.fromkeys(chosen_precision(stage.precision, own) for stage in recipe.stages))
     predicting = recipe.inference.precision
     runtime = f"trains by torch on {own}, {' and '.join(precisions)}; predicts in {predicting}"

@@ -77,6 +77,11 @@ class Wav2Vec2:
             frames = (frames - kernel) // stride + 1
         return frames
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The modules that `transform` calls."""
+        return list(self.layers)
+
     def features(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
         """Return what enters the first module, of each clip as if it were alone.
 
@@ -177,6 +182,11 @@ class Conformer(Wav2Vec2):
         model.encoder.pos_conv_embed = None  # has weights, and is never run
         super().__init__(model)
         self.opening_norm, self.closing_norm = None, getattr(model.encoder, "layer_norm", None)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The modules that `transform` calls: those of the layers, whose convolutions it runs by their parts."""
+        return [module for layer in self.layers for module in layer.children()]
 
     def mask(self, hidden: torch.Tensor, is_frame: torch.Tensor | None) -> Any:
         """Return the mask of frames, for convolutions, and that of attention."""

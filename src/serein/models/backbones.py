@@ -243,6 +243,11 @@ class HuggingFaceBackbone(Backbone):
         """Whether its input is a log-mel spectrogram, which `forward` can change."""
         return self.architecture.band_samples is not None
 
+    @property
+    def repeated_blocks(self) -> list[nn.Module]:
+        """The transformer layers, or of a Conformer what they are made of."""
+        return self.architecture.blocks
+
     def forward(
         self, waveforms: torch.Tensor, num_samples: torch.Tensor, change: BandsChange | None = None
     ) -> HiddenStates:

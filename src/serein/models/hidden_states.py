@@ -117,6 +117,11 @@ class Backbone(nn.Module, ABC):
             num_samples: ``(batch,)`` long, real samples of each clip.
         """
 
+    @property
+    def repeated_blocks(self) -> list[nn.Module]:
+        """The modules that run one after the other, each of which `torch.compile` takes alone: transformer layers."""
+        return []
+
     def num_fixed_layers(self) -> int:
         """Return how many entries of ``HiddenStates.layers``, from the lowest on, depend on nothing that learns.
 
