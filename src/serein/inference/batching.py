@@ -140,21 +140,21 @@ def _forward(
     """Run one batch; where a GPU has too little memory for it, its halves."""
     try:
         outputs, embeddings = runtime.run(waveforms, conditions, checkpoint.answered, selection)
+        return ModelOutputs({name: checkpoint.tasks[name].decode(outputs[name]) for name in outputs}, embeddings)
     except torch.OutOfMemoryError:
-        if len(waveforms) == 1:
-            seconds = len(waveforms[0]) / SAMPLE_RATE_HZ
-            raise RunError(
-                f"the device's memory does not hold a clip of {seconds:.1f} s",
-                where=str(runtime.device),
-                remedy="Choose a smaller clips.window_s, or --device cpu.",
-            ) from None
-        middle = len(waveforms) // 2
-        halves = [
-            (waveforms[part], {name: vectors[part] for name, vectors in conditions.items()})
-            for part in (slice(None, middle), slice(middle, None))
-        ]
-        return _stacked([_forward(checkpoint, selection, runtime, *half) for half in halves])
-    return ModelOutputs({name: checkpoint.tasks[name].decode(outputs[name]) for name in outputs}, embeddings)
+        pass  # in this block the error would keep all that was computed
+    if len(waveforms) == 1:
+        raise RunError(
+            f"the device's memory does not hold a clip of {len(waveforms[0]) / SAMPLE_RATE_HZ:.1f} s",
+            where=str(runtime.device),
+            remedy="Choose a smaller clips.window_s, or --device cpu.",
+        )
+    middle = len(waveforms) // 2
+    halves = [
+        (waveforms[part], {name: vectors[part] for name, vectors in conditions.items()})
+        for part in (slice(None, middle), slice(middle, None))
+    ]
+    return _stacked([_forward(checkpoint, selection, runtime, *half) for half in halves])
 
 
 def _stacked(parts: Sequence[ModelOutputs]) -> ModelOutputs:

@@ -53,6 +53,9 @@ class Schedule(Options):
 class Batches(Options):
     """How clips share a batch.
 
+    Where a device's memory does not hold a batch, the stage goes on with halves, or quarters, whose loss is that of the
+    whole batch, contrastive losses and concordance included. Batch norm and mixup then see the clips of a part alone.
+
     Attributes:
         max_clips: Most clips.
         max_seconds: Most seconds, padding included.
@@ -209,6 +212,9 @@ class Stage(Options):
         clip_norm: Most norm of the gradient.
         clip_value: Most absolute value of a gradient.
         precision: `auto` takes bfloat16 where the processor or GPU computes in it.
+        compile: Train with the transformer layers of pretrained backbones compiled by `torch.compile`, for batches of
+            any size and length. It changes the speed alone, takes minutes at first, and needs a C++ compiler, or Triton
+            on a GPU.
     """
 
     name: Name = "train"
@@ -232,3 +238,4 @@ class Stage(Options):
     clip_norm: Positive | None = None
     clip_value: Positive | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False

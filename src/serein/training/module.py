@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from serein.models.pretrained import weights_hash
 from serein.recipe import MAIN, SpectrogramAugmentation, Stage
 from serein.tasks.task import Task
 from serein.training.optimizers import build_optimizer, build_scheduler, moving_average
+from serein.training.parts import Decoded, Parts, split
+
+logger = logging.getLogger(__name__)
 
 NUM_SAMPLED = 2  # batches at the start of an epoch: each costs another way back for every task
 
@@ -207,6 +211,7 @@ class StageModule(lightning.LightningModule):
     Attributes:
         frozen_sha256: Hash of a backbone of which nothing but an adapter learns, or `None`. No file of the stage holds
             its own weights.
+        num_parts: In how many parts a batch is learned, since the device's memory did not hold it.
     """
 
     def __init__(
@@ -227,6 +232,10 @@ class StageModule(lightning.LightningModule):
         self.averaged = None if stage.ema_decay is None else moving_average(model, stage.ema_decay)
         if self.averaged is not None and is_frozen(model.backbone):
             self.averaged.module.backbone = model.backbone
+        self.num_parts = 1
+        self._batch: Batch  # that is being learned
+        self._batch_index = 0
+        self._parts: Parts | None = None
         self._dev: dict[str, list[DevOutputs]] = {}
         self._dev_losses: list[torch.Tensor] = []  # (2,) sum over clips and their number, of each batch
 
@@ -241,17 +250,9 @@ class StageModule(lightning.LightningModule):
         return f"dev_{monitored_score(self.stage, next(iter(self.tasks.values())))}"
 
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
-        """Return the weighted sum of the losses of the stage's tasks.
-
-        Dropout is seeded by batch: loaders draw from torch's generator as well, and a resumed run makes more of them.
-        """
-        torch.manual_seed(draw_seed(self.seed, self.current_epoch, f"dropout/{batch_index}/{self.global_rank}"))
-        encoded = encode_batch(
-            self.model, batch, self.stage.spectrogram_augmentation, self.branches, goes_on=self.goes_on
-        )
-        head_outputs = self.model.decode(encoded.hidden_states, encoded.conditions, self.tasks, self.stage.use_fusion)
-        losses = self.losses(head_outputs, encoded.targets, encoded.has_target)
-        loss = self.weighted(losses, head_outputs)
+        """Return the weighted sum of the losses of the stage's tasks."""
+        self._batch, self._batch_index = batch, batch_index
+        loss, losses = self.fitting_losses()
         many = self.trainer.world_size > 1
         each = losses if len(self.tasks) > 1 and not many else {}
         for name, value in {"train_loss": loss, **{f"train_{name}_loss": own for name, own in each.items()}}.items():
@@ -263,12 +264,99 @@ class StageModule(lightning.LightningModule):
                 batch_size=len(batch.num_samples),
                 sync_dist=many,
             )
-        if batch_index < NUM_SAMPLED and not many:
+        if batch_index < NUM_SAMPLED and not many and self.num_parts == 1:
             groups = self.model.parameter_groups()
             shared = [p for name, group in groups.items() if name != "heads" for p in group if p.requires_grad]
             for (one, other), cosine in gradient_cosines(losses, shared).items():
                 self.log(f"cosine_{one}_{other}", cosine, on_step=False, on_epoch=True, batch_size=1)
         return loss
+
+    def fitting_losses(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the batch's loss and those of its tasks, in as many parts as the device's memory asks for."""
+        while True:
+            try:
+                return self.batch_losses()
+            except torch.OutOfMemoryError:
+                pass
+            self.halve()  # outside of the block, in which the error would keep all that was computed
+
+    def batch_losses(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the batch's loss and those of its tasks."""
+        parts = split(self._batch, self.num_parts)
+        self._parts = Parts(parts, self.decode, self.model) if len(parts) > 1 else None
+        decoded = self.decode(self._batch) if self._parts is None else self._parts.decode()
+        losses = self.losses(decoded.head_outputs, decoded.targets, decoded.has_target)
+        return self.weighted(losses, decoded.head_outputs), losses
+
+    def decode(self, batch: Batch, part: int | None = None) -> Decoded:
+        """Return what the heads put out in training for the batch or a part of it, the same at every call.
+
+        Dropout is seeded by batch: loaders draw from torch's generator as well, and a resumed run makes more of them.
+        """
+        name = f"dropout/{self._batch_index}/{self.global_rank}"
+        name += "" if part is None else f"/{part} of {self.num_parts}"
+        torch.manual_seed(draw_seed(self.seed, self.current_epoch, name))
+        encoded = encode_batch(
+            self.model, batch, self.stage.spectrogram_augmentation, self.branches, goes_on=self.goes_on
+        )
+        head_outputs = self.model.decode(encoded.hidden_states, encoded.conditions, self.tasks, self.stage.use_fusion)
+        return Decoded(head_outputs, encoded.targets, encoded.has_target)
+
+    def halve(self) -> None:
+        """Learn this batch, and all that follow, in twice as many parts.
+
+        Raises:
+            RunError: It has one clip; or several processes train, each of which waits for the others' gradients.
+        """
+        self._parts, num_clips = None, len(self._batch.num_samples)
+        what = f"the memory of {self.device} does not hold a batch of {num_clips} clips"
+        if self.trainer.world_size > 1:
+            raise RunError(
+                f"{what}, and of several processes none can learn its batch in halves",
+                where="batches.max_clips",
+                remedy="Lower it or batches.max_seconds, and raise batches.accumulate as much.",
+            )
+        if self.num_parts >= num_clips:
+            raise RunError(
+                f"the memory of {self.device} does not hold a clip of {self._batch.audio_s / num_clips:.1f} s",
+                where="clips.crop_s",
+                remedy="Lower it, or set backbone.gradient_checkpointing.",
+            )
+        self.num_parts *= 2
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        logger.info(
+            "%s: from now on the stage '%s' learns each batch in %d parts, which takes about a third longer; "
+            "to save that, lower batches.max_clips and raise batches.accumulate",
+            what,
+            self.stage.name,
+            self.num_parts,
+        )
+
+    def backward(self, loss: torch.Tensor, *arguments: Any, **options: Any) -> None:
+        """Go back from the loss; where the device's memory does not suffice, from that of the batch in parts."""
+        if self.trainer.world_size > 1:
+            super().backward(loss, *arguments, **options)
+            return
+        weights = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        before = [parameter.grad for parameter in weights]  # of the batches that share the step
+        while True:
+            for parameter in weights:
+                parameter.grad = None
+            try:
+                super().backward(loss, *arguments, **options)
+                if self._parts is not None:
+                    with self.trainer.precision_plugin.train_step_context():
+                        self._parts.backward()
+                break
+            except torch.OutOfMemoryError:
+                loss.detach_()  # Lightning keeps it, and with it all that was computed
+            self.halve()
+            with self.trainer.precision_plugin.train_step_context():
+                loss = self.fitting_losses()[0] / self.trainer.accumulate_grad_batches
+        for parameter, earlier in zip(weights, before, strict=True):
+            if earlier is not None:
+                parameter.grad = earlier if parameter.grad is None else parameter.grad.add_(earlier)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip gradients by value, by norm."""
@@ -333,6 +421,7 @@ class StageModule(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out a frozen backbone, whose weights would be most of the file."""
+        checkpoint[NUM_PARTS] = self.num_parts
         if self.frozen_sha256 is not None:
             state = checkpoint["state_dict"]
             checkpoint["state_dict"] = {name: state[name] for name in state if not BACKBONE_WEIGHT.match(name)}
@@ -344,6 +433,7 @@ class StageModule(lightning.LightningModule):
         Raises:
             RunError: It is another one now.
         """
+        self.num_parts = checkpoint.get(NUM_PARTS, 1)
         if FROZEN in checkpoint:
             require_backbone(checkpoint[FROZEN], self.frozen_sha256)
             own = self.state_dict()
@@ -406,6 +496,7 @@ class StageModule(lightning.LightningModule):
 
 NEVER = 1 << 62
 NO_WEIGHTS: Mapping[Any, float] = {}
+NUM_PARTS = "num_parts"
 FROZEN = "frozen_backbone_sha256"  # in files without the backbone's weights
 BACKBONE_WEIGHT = re.compile(r"((model|averaged\.module)\.)?backbone\.(?!.*\.lora_)")  # not those of an adapter
 

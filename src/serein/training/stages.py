@@ -51,6 +51,7 @@ from serein.training.checkpointing import (
     load_weights,
     readable_state,
 )
+from serein.training.compiling import compiled
 from serein.training.feature_cache import FeatureCache, StoredFeatures, num_fixed_layers, only_backbone, tapped_layers
 from serein.training.module import StageModule
 
@@ -217,7 +218,7 @@ def train_stage(
             for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
                 logging.getLogger(name).setLevel(logging.ERROR)
             trainer = build_trainer(model, stage, folder, callbacks, data.device)
-            with _plainly(folder):
+            with _plainly(folder), compiled(model, enabled=stage.compile):
                 trainer.fit(module, datamodule=loaders, ckpt_path=resume, weights_only=True)
         if distributed_info().is_first:
             os.replace(folder / f".best.{WEIGHTS}", weights)
@@ -372,5 +373,7 @@ def _plainly(folder: Path) -> Iterator[None]:
         raise AudioError(str(error).rpartition("Error: ")[2]) from None
     except torch.OutOfMemoryError:
         raise RunError(
-            "the GPU's memory does not suffice", where=folder, remedy="Lower batches.max_seconds or batches.max_clips."
+            "the device's memory does not suffice for weights, gradients and their averages, or for dev",
+            where=folder,
+            remedy="Lower batches.max_seconds or batches.max_clips, or train fewer layers.",
         ) from None
