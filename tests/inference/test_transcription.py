@@ -237,7 +237,7 @@ def test_what_cannot_be_heard_is_said(ctc: Path, record: Record, tmp_path: Path)
 
 
 def test_offline_and_absent_fails_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_answers", lambda library: False)
+    monkeypatch.setattr(hub, "is_reachable", lambda library: False)
     with pytest.raises(ModelError, match=r"openai/whisper-nano: .* hf download openai/whisper-nano"):
         load_transcriber("openai/whisper-nano")
 
