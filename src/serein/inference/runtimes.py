@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import logging
 from abc import ABC, abstractmethod
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from serein import checkpoint as checkpoints
 from serein.audio import Waveform
 from serein.checkpoint import Checkpoint
-from serein.errors import MissingExtraError, ModelError, expected_one_of
+from serein.errors import ModelError, expected_one_of, imported
 
 RuntimeName = Literal["torch", "onnx", "openvino"]
 METADATA = "serein"  # the key of an exported file's metadata that holds the model's description
@@ -252,7 +251,7 @@ class OnnxRuntime(FileRuntime):
     name = "onnx"
 
     def _start(self, path: Path, device: str) -> torch.device:
-        onnxruntime = _imported("onnxruntime", "onnx")
+        onnxruntime = imported("onnxruntime", "onnx")
         known = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
         available = onnxruntime.get_available_providers()
         kind = ("cuda" if known["cuda"] in available else "cpu") if device == "auto" else device.partition(":")[0]
@@ -280,7 +279,7 @@ class OpenVinoRuntime(FileRuntime):
     name = "openvino"
 
     def _start(self, path: Path, device: str) -> torch.device:
-        openvino = _imported("openvino", "openvino")
+        openvino = imported("openvino", "openvino")
         if device not in ("auto", "cpu"):
             what = f"serein runs OpenVINO on the processor, not on '{device}'"
             raise ModelError(what, where="--device", remedy="Choose cpu, or another --runtime.")
@@ -296,13 +295,6 @@ class OpenVinoRuntime(FileRuntime):
     def _infer(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
         results = self.request.infer(dict(inputs))
         return [np.array(results[name]) for name in outputs]  # copies: the next batch reuses its memory
-
-
-def _imported(package: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError:
-        raise MissingExtraError(package, extra) from None
 
 
 FILE_RUNTIMES: dict[str, type[FileRuntime]] = {"onnx": OnnxRuntime, "openvino": OpenVinoRuntime}
