@@ -165,8 +165,8 @@ def card(
     genders = "".join(f" {each.name.capitalize()} speakers: UA {each.ua:.1f}." for each in scores.genders)
     under = ["| condition | UA | to unchanged, points | changed answers | rejected |", "|---|---|---|---|---|"]
     for each in changed.conditions:
-        name, ua, points, share, _, rejected, _ = each.cells()
-        under.append(f"| {name} | {ua} | {points} | {share} | {rejected} |")
+        condition, ua, points, share, _, rejected, _ = each.cells()
+        under.append(f"| {condition} | {ua} | {points} | {share} | {rejected} |")
     taken = scores.confusion * (1 - np.eye(len(scores.classes), dtype=int))
     true, predicted = np.unravel_index(int(taken.argmax()), taken.shape)
     return f"""# The model `{name}`

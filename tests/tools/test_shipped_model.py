@@ -44,6 +44,7 @@ def test_a_model_is_made_and_predicts(
         "tones, elsewhere, never seen",
     ):
         assert f"| {row} |" in card
+    assert card.startswith("# The model `default`\n")
     assert "inherit these conditions" in card
     assert "| GSM 06.10 | " in card
     assert "Skipped for want of impulse responses of rooms (--rooms FOLDER): reverberation." in card
