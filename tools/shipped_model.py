@@ -1,7 +1,7 @@
 """Makes a model that ships inside the package, and its card.
 
-Folds of unseen speakers of all corpora give its scores and its temperature, and hear changed recordings; then each
-corpus is left out once; then one model is trained on everything. Goes on where it was stopped.
+Folds of unseen speakers of all corpora give its scores and its temperature, and predict changed recordings; then
+each corpus is left out once; then one model is trained on everything. Goes on where it was stopped.
 
     python tools/shipped_model.py default --recipe recipes/default.yaml --data all.jsonl --other neutral.jsonl
 """
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from serein import checkpoint as model_folder
+from serein import recipe as recipes
 from serein.checkpoint import Calibration, Checkpoint
 from serein.corpora import citation_of
 from serein.data import manifest
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--noises", type=Path, help="folder of noises that no copy in --data has, to test with")
     parser.add_argument("--rooms", type=Path, help="folder of impulse responses of rooms, likewise")
-    parser.add_argument("--max-clips", type=int, default=600, help="clips to test with, under every condition")
+    parser.add_argument("--max-clips", type=int, default=300, help="clips to test with, under every condition")
     parser.add_argument("--teacher", metavar="NAME", help="model made before: each training learns from its own there")
     parser.add_argument("--speakers-alone", action="store_true", help="do not also leave each corpus out once")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
@@ -71,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         runs["corpus left out"] = work / "corpora"
     train("train", options.recipe, options.data, work / "whole", taught("whole"))
     checkpoint = model_folder.load(work / "whole" / "model")
+    if source := getattr(recipes.load(options.recipe).backbone, "source", None):
+        vars(checkpoint.model.backbone)["_origin"]["source"] = source  # --set may name a copy on disk
     checkpoint.training["licences"] |= dict(each.split("=", 1) for each in options.licence)
     classes = checkpoint.class_labels.classes
     checkpoint.calibration = calibration_of(read_run_predictions(work / "speakers", classes), classes)
@@ -162,6 +165,8 @@ def card(
         f"| {title} | {_cell(each, 'ua')} | {_cell(each, 'wa')} | {each.num_utterances} |" for title, each in rows
     ]
     recalls = ", ".join(f"{each.name} {each.recall:.1f}" for each in scores.by_class if each.recall is not None)
+    source = checkpoint.model.backbone.describe().get("source")
+    begun = f"\n\nThe encoder began with the weights of `{source}`, whose licence holds as well." if source else ""
     genders = "".join(f" {each.name.capitalize()} speakers: UA {each.ua:.1f}." for each in scores.genders)
     under = ["| condition | UA | to unchanged, points | changed answers | rejected |", "|---|---|---|---|---|"]
     for each in changed.conditions:
@@ -181,7 +186,7 @@ in recordings of any length. Its recipe is `{options.recipe}`.
 {licences}
 
 **The weights inherit these conditions**, whatever the licence of the code: where the data is non-commercial, so are
-they.
+they.{begun}
 
 {citations}
 

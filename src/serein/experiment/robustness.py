@@ -83,7 +83,7 @@ def robustness(
     answers: dict[str, list[Prediction]] = {CLEAN: [], **{name: [] for name in chosen}}
     notes: list[str] = []
     parts = tested_models(model, Path(data))
-    for part, only in parts:
+    for number, (part, only) in enumerate(parts[:max_clips]):
         predictor = part if isinstance(part, Predictor) else load(part, device, backbone=backbone)
         task = predictor.checkpoint.tasks[predictor.task]
         if task.spec.problem != "classes" and not task.spec.classes:
@@ -92,7 +92,8 @@ def robustness(
             predictor.checkpoint, Path(data), allow_seen_speakers=allow_seen_speakers, labels=labels, only=only
         )
         if max_clips is not None:
-            utterances = evenly_spread(utterances, -(-max_clips // len(parts)))
+            share = max_clips // len(parts) + (number < max_clips % len(parts))
+            utterances = evenly_spread(utterances, share)
         changed = changed_recordings(utterances, chosen, surroundings, seed)
         failed = predict_changed(predictor, changed, answers, len(utterances), progress or (lambda *said: None))
         notes += [note for note in (*said, *failed) if note not in notes]
