@@ -27,8 +27,8 @@ from serein.models.logmel import LogMelBackbone
 from serein.progress import Report
 from serein.recipe import Batches, SpectrogramAugmentation, Stage
 from serein.tasks.task import Task
+from serein.training.batches import encode_batch
 from serein.training.feature_cache import FeatureCache, only_backbone, tapped_layers
-from serein.training.module import encode_batch
 from serein.training.stages import chosen_precision
 
 

@@ -36,8 +36,7 @@ from serein.experiment.jobs import run_parallel
 from serein.experiment.predict import fold_run_folder
 from serein.progress import Report
 from serein.recipe import Recipe
-from serein.training.compiling import require_compiler
-from serein.training.stages import chosen_precision
+from serein.training.stages import chosen_precision, require_compiler
 
 _START = (".lock", "environment.json", "data.json", "folds.json")  # written before recipe.yaml
 
