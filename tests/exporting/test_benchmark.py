@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import serein
-from serein.inference.benchmark import matrix_peak, measure
+from serein.exporting.benchmark import matrix_peak, measure
 
 
 @pytest.mark.slow

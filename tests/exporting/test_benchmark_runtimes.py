@@ -9,8 +9,7 @@ import pytest
 
 from serein.errors import ModelError
 from serein.exporting import comparing
-from serein.exporting.comparing import RuntimeComparison, RuntimeResult, compare_runtimes
-from serein.inference.benchmark import Benchmark
+from serein.exporting.benchmark import Benchmark, RuntimeComparison, RuntimeResult, compare_runtimes
 
 
 def result(runtime: str, clips_per_s: float, latency_s: float, equal_labels: float = 1.0) -> RuntimeResult:
