@@ -8,6 +8,7 @@ A recipe is a YAML file. `base:` names another recipe that it changes; `set:` ch
       stages.0.epochs: 10
 """
 
+from serein.choices import Options
 from serein.recipe.experiment import Clips, Inference, Labels, Nouns, Protocol, Recipe, Text
 from serein.recipe.learning import (
     Batches,
@@ -31,7 +32,6 @@ from serein.recipe.model import (
     Lora,
     Transformer,
 )
-from serein.recipe.options import Options
 from serein.recipe.reading import dump, load, validate
 from serein.recipe.tasks import (
     ArcFace,

@@ -11,10 +11,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from serein.choices import names
+from serein.choices import Options, names
 from serein.errors import RecipeError, expected_one_of
 from serein.recipe.experiment import Recipe
-from serein.recipe.options import Options
 
 
 def load(path: str | Path, overrides: Iterable[str] = (), task: str | None = None) -> Recipe:
