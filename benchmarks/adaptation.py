@@ -31,8 +31,8 @@ from serein import recipe, train
 from serein.data import manifest
 from serein.data.dataset import Recordings
 from serein.data.files import replacing, write_text
+from serein.data.manifest import Utterance
 from serein.data.protocols import speaker_key
-from serein.data.utterance import Utterance
 from serein.errors import ManifestError, SereinError
 from serein.evaluation.intervals import Bounds, interval_text, paired_difference
 from serein.evaluation.plots import MUTED, RIGHT, SPARE_COLOURS, WRONG

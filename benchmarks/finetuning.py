@@ -35,7 +35,7 @@ from serein import audio, read_manifest
 from serein import recipe as recipes
 from serein.checkpoint import Checkpoint, ModelOptions
 from serein.data.dataset import Recordings
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.device import own_device
 from serein.inference.batching import model_outputs
 from serein.models.model import assemble, new_backbone

@@ -22,7 +22,7 @@ import yaml
 
 from serein import cli
 from serein.data import manifest
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from speech_sounds import voiced
 
 RATE_HZ = 16_000

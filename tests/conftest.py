@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from cli_fixtures import in_child, nursery, serein, tiny, tiny_run, tones  # noqa: F401
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 
 hypothesis.settings.register_profile("serein", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("serein")

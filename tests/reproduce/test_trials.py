@@ -13,8 +13,8 @@ from cli_fixtures import TINY, write_corpus, write_recipe
 from serein import recipe as recipes
 from serein.data import manifest
 from serein.data.dataset import durations
+from serein.data.manifest import Utterance
 from serein.data.splits import make_folds
-from serein.data.utterance import Utterance
 from serein.errors import RecipeError
 from serein.recipe import Recipe
 from serein.reproduce.cost import LOGMEL_MULTIPLY_ADDS, Estimator, network_of, plan, trained_part

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from cli_fixtures import RATE_HZ, tone
 from serein import recipe as recipes
 from serein.data.dataset import Recordings, collate
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import RunError
 from serein.experiment import build as assembling
 from serein.experiment import data as preparation

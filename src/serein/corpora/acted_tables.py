@@ -10,7 +10,7 @@ from pathlib import Path
 from serein import audio
 from serein.corpora.corpus import Acted, Corpus, Expected, audio_files, require_folder
 from serein.corpora.tables import decoded, rows
-from serein.data.utterance import Gender, Rating, Utterance
+from serein.data.manifest import Gender, Rating, Utterance
 from serein.errors import ManifestError
 
 # 91 American actors say twelve sentences in six emotions, judged by a crowd (Cao et al. 2014): actor, sentence,

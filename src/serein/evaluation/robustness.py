@@ -15,7 +15,7 @@ import numpy as np
 
 from serein.data.conditions import CONDITIONS
 from serein.data.files import require_suffix, write_text
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import ManifestError, RunError
 from serein.evaluation.intervals import (
     Bounds,

@@ -17,8 +17,8 @@ from serein.choices import choose
 from serein.corpora.prepare import NO_MAP, LabelMap, merge
 from serein.data import manifest
 from serein.data.files import write_text
+from serein.data.manifest import Utterance
 from serein.data.splits import make_folds
-from serein.data.utterance import Utterance
 from serein.errors import LeakError, ManifestError, RecipeError, RunError
 from serein.evaluation.intervals import interval_text
 from serein.evaluation.plots import INK, MUTED, PAGE_WIDTH_IN, new_figure, save_figure

@@ -20,9 +20,9 @@ from serein.corpora import licence_of
 from serein.data import manifest
 from serein.data.dataset import BucketSampler, ClipDataset, Targets, TrainingConditions, batch_durations, collate
 from serein.data.files import replacing, sha256, write_text
+from serein.data.manifest import Utterance
 from serein.data.protocols import speaker_key
 from serein.data.splits import Fold
-from serein.data.utterance import Utterance
 from serein.device import moved_to, own_device
 from serein.distributed import distributed_info, wait_for_all
 from serein.errors import ModelError

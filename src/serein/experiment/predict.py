@@ -19,9 +19,9 @@ from serein.corpora.prepare import NO_MAP, LabelMap, with_labels
 from serein.data import manifest
 from serein.data.dataset import Recordings
 from serein.data.files import replacing
+from serein.data.manifest import Utterance
 from serein.data.protocols import speaker_key
 from serein.data.splits import Fold
-from serein.data.utterance import Utterance
 from serein.device import moved_to, own_device
 from serein.distributed import all_gather, distributed_info, is_joined
 from serein.errors import LeakError, ManifestError

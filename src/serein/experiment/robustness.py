@@ -18,7 +18,7 @@ from serein.data import manifest
 from serein.data.conditions import CONDITIONS, NEEDS, Condition, Surroundings
 from serein.data.dataset import draw_seed
 from serein.data.files import replacing
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import AudioError, ManifestError, RecipeError, RunError, expected_one_of
 from serein.evaluation.predictions import REJECTED, Prediction, among, natural_key
 from serein.evaluation.robustness import CLEAN, Robustness, score_conditions

@@ -20,8 +20,8 @@ import torch
 from serein.choices import choose
 from serein.data import manifest
 from serein.data.dataset import durations, fixed_durations
+from serein.data.manifest import Utterance
 from serein.data.splits import make_folds
-from serein.data.utterance import Utterance
 from serein.device import device_of
 from serein.errors import SereinError
 from serein.experiment.shared_stages import stage_options

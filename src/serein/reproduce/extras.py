@@ -19,8 +19,8 @@ from safetensors.numpy import load_file
 from serein import checkpoint as model_folder
 from serein import recipe as recipes
 from serein.data import manifest
+from serein.data.manifest import Utterance
 from serein.data.protocols import speaker_key
-from serein.data.utterance import Utterance
 from serein.evaluation.intervals import NUM_RESAMPLES, interval_text, percentile_interval
 from serein.evaluation.predictions import (
     natural_key,
