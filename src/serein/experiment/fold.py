@@ -23,8 +23,7 @@ from serein.data.files import replacing, sha256, write_text
 from serein.data.manifest import Utterance
 from serein.data.protocols import speaker_key
 from serein.data.splits import Fold
-from serein.device import moved_to, own_device
-from serein.distributed import distributed_info, wait_for_all
+from serein.device import distributed_info, moved_to, own_device, wait_for_all
 from serein.errors import ModelError
 from serein.evaluation.calibration import fitted_temperature
 from serein.evaluation.verification import score_verification

@@ -22,8 +22,7 @@ from serein.data.files import replacing
 from serein.data.manifest import Utterance
 from serein.data.protocols import speaker_key
 from serein.data.splits import Fold
-from serein.device import moved_to, own_device
-from serein.distributed import all_gather, distributed_info, is_joined
+from serein.device import all_gather, distributed_info, is_joined, moved_to, own_device
 from serein.errors import LeakError, ManifestError
 from serein.evaluation.calibration import model_calibration, with_temperature
 from serein.evaluation.predictions import Prediction, among, write_predictions

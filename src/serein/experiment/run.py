@@ -27,8 +27,7 @@ from serein.data import manifest
 from serein.data.files import is_leftover, write_text
 from serein.data.protocols import speaker_key
 from serein.data.splits import Fold, make_folds
-from serein.device import own_device
-from serein.distributed import begin_worker, distributed_info, join_processes, without_interrupt, worker_context
+from serein.device import begin_worker, distributed_info, join_processes, own_device, without_interrupt, worker_context
 from serein.errors import RunError, first_of
 from serein.evaluation.calibration import run_calibration
 from serein.evaluation.predictions import read_json, read_run_predictions, read_specs, run_classes

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serein.data.files import write_text
-from serein.distributed import distributed_info, ray_cluster
+from serein.device import distributed_info, ray_cluster
 from serein.errors import RecipeError, RunError, SereinError
 from serein.evaluation.predictions import read_json
 from serein.evaluation.scores import SCORE_TITLES

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from serein.data.dataset import Batch, draw_seed
-from serein.distributed import all_gather_rows
+from serein.device import all_gather_rows
 from serein.errors import RunError
 from serein.losses import supervised_contrastive
 from serein.models.heads import HeadOutput

@@ -33,8 +33,7 @@ from serein.data.dataset import (
     draw_seed,
     loader,
 )
-from serein.device import own_device
-from serein.distributed import distributed_info, wait_for_all
+from serein.device import distributed_info, own_device, wait_for_all
 from serein.errors import AudioError, RunError
 from serein.models.logmel import BANDS, LogMelBackbone
 from serein.models.model import SpeechModel
