@@ -8,7 +8,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -173,14 +172,6 @@ def command(*arguments: object) -> list[str]:
 def environment(**changes: str) -> dict[str, str]:
     """Return the environment of a subprocess: one thread, so that it draws and computes as any other with one."""
     return {**os.environ, "OMP_NUM_THREADS": "1", **changes}
-
-
-def in_subprocess(*arguments: object, cwd: Path | None = None, **changes: str) -> Outcome:
-    """Call serein in a process of its own."""
-    done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, cwd=cwd, env=environment(**changes), timeout=300
-    )
-    return Outcome(done.returncode, done.stdout, done.stderr)
 
 
 def call_in_child(
