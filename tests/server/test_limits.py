@@ -11,7 +11,8 @@ import pytest
 pytest.importorskip("fastapi")
 
 from serein.errors import RecipeError
-from serein.server.limits import ConcurrencyLimiter, HTTPProblem, Limits
+from serein.server.limits import ConcurrencyLimiter, Limits
+from serein.server.schemas import HTTPProblem
 from server.ingredients import Live
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from serein.data.manifest import Utterance
 from serein.data.protocols import (
     TEST_SIDES,
     WITHOUT_SPEAKERS,
@@ -22,6 +21,7 @@ from serein.data.protocols import (
     require_field,
     speaker_key,
 )
+from serein.data.utterance import Utterance
 from serein.errors import LeakError, ManifestError, RecipeError, first_of
 from serein.recipe import Protocol
 

@@ -13,7 +13,6 @@ import numpy as np
 from serein.choices import choose
 from serein.data import manifest
 from serein.data.dataset import Recordings, Targets, duplicates
-from serein.data.manifest import Utterance, plain_label
 from serein.data.protocols import require_distinct_speakers, speaker_key
 from serein.data.splits import (
     Fold,
@@ -25,6 +24,7 @@ from serein.data.splits import (
     dev_rule,
     make_folds,
 )
+from serein.data.utterance import Utterance, plain_label
 from serein.errors import RecipeError
 from serein.models.conditioning import agreement, require_attributes
 from serein.progress import Report
