@@ -31,10 +31,9 @@ from serein import recipe, train
 from serein.data import manifest
 from serein.data.dataset import Recordings
 from serein.data.files import replacing, write_text
+from serein.data.manifest import Utterance
 from serein.data.protocols import speaker_key
-from serein.data.utterance import Utterance
 from serein.errors import ManifestError, SereinError
-from serein.evaluation.figures import Line, lines_picture
 from serein.evaluation.intervals import Bounds, interval_text, paired_difference
 from serein.evaluation.plots import MUTED, RIGHT, SPARE_COLOURS, WRONG
 from serein.evaluation.predictions import Prediction
@@ -53,6 +52,7 @@ from serein.knn.predictor import (
 )
 from serein.metrics import FloatArray
 from serein.progress import Bars, Report
+from serein.reproduce.figures import Line, lines_picture
 from serein.tasks.task import keep_labelled
 
 SIZES = (8, 16, 32, 64, 128, 256)

@@ -9,7 +9,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from serein import cli
-from serein.distributed import begin_worker, worker_context
+from serein.device import begin_worker, worker_context
 
 
 def start(arguments: Sequence[object], *, out: Path, err: Path, folder: Path | None = None) -> BaseProcess:

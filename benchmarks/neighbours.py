@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.knn.datastore import Datastore, Embeddings, Header, open_datastore, write_datastore
 from serein.nearest import recall
 

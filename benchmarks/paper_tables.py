@@ -35,7 +35,7 @@ from mock_releases import RELEASES, Size
 from serein.corpora import corpus_named
 from serein.corpora.prepare import prepare
 from serein.data import manifest
-from serein.data.utterance import Predicted
+from serein.data.manifest import Predicted
 from serein.tasks.word_vectors import NOUNS
 
 RECIPES = Path(__file__).parents[1] / "recipes"

@@ -24,7 +24,7 @@ import torch
 
 import serein
 from serein import audio
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.inference.predictor import Predictor
 from serein.metrics import unweighted_accuracy
 from serein.recipe import Inference

@@ -17,7 +17,7 @@ import torch
 from serein import audio
 from serein.audio import SAMPLE_RATE_HZ
 from serein.data import manifest
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.evaluation.predictions import Prediction
 from serein.evaluation.task_scores import score_transcripts
 from serein.inference.sources import evenly_spread

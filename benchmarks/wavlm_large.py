@@ -24,7 +24,7 @@ import torch
 from backbones import WAVLM_LARGE, configuration, save_backbone
 from serein import recipe as recipes
 from serein.data import manifest
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.device import own_device
 from serein.experiment import run as runs
 

@@ -19,14 +19,13 @@ from pydantic.fields import FieldInfo
 
 import serein
 from serein import metrics, recipe
-from serein.choices import Choice, choose, table
+from serein.choices import Choice, NamedOptions, OptionsOf, choose, table
 from serein.cli import app
 from serein.corpora import CORPORA
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.evaluation.predictions import Prediction as StoredPrediction
 from serein.inference import prediction as schemas
 from serein.recipe import Options, Recipe
-from serein.recipe.options import NamedOptions, OptionsOf
 
 DOCS = Path(__file__).parent
 

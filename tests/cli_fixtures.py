@@ -8,23 +8,25 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import typer
 import yaml
 
 from serein import cli
 from serein.data import manifest
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from speech_sounds import voiced
 
+get_command = cache(typer.main.get_command)  # made from all signatures, which takes longer than many a command
 RATE_HZ = 16_000
 TONES_HZ = {"angry": 2000.0, "happy": 900.0, "sad": 300.0}
 SPEAKERS = ("anna", "ben", "cleo", "dan", "eva", "finn")
@@ -172,18 +174,13 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **changes}
 
 
-def in_subprocess(*arguments: object, cwd: Path | None = None, **changes: str) -> Outcome:
-    """Call serein in a process of its own."""
-    done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, cwd=cwd, env=environment(**changes), timeout=300
-    )
-    return Outcome(done.returncode, done.stdout, done.stderr)
-
-
-def call_in_child(arguments: Sequence[str], out: Path, err: Path, dies: tuple[str, int] | None) -> None:
+def call_in_child(
+    arguments: Sequence[str], out: Path, err: Path, dies: tuple[str, int] | None, closed: Sequence[str]
+) -> None:
     """Run serein as the first of its own group, what it says in files; for a process of its own.
 
     Args:
+        closed: Of stdin, stdout and stderr, those that its caller has closed: `>&-`.
         dies: The process ends without a farewell, as with `kill -9`, when a file of this name is about to be moved to
             its place for the so-and-so-many-th time.
     """
@@ -191,6 +188,9 @@ def call_in_child(arguments: Sequence[str], out: Path, err: Path, dies: tuple[st
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    for name in closed:
+        os.close(("stdin", "stdout", "stderr").index(name))
+        setattr(sys, name, None)
     if dies is not None:
         name, left = dies
         real = os.replace
@@ -210,9 +210,9 @@ def call_in_child(arguments: Sequence[str], out: Path, err: Path, dies: tuple[st
 class ChildCall:
     """A call of the command line in a process that was forked from one that has imported everything."""
 
-    def __init__(self, context: Any, folder: Path, arguments: Sequence[object], dies: tuple[str, int] | None) -> None:
+    def __init__(self, context: Any, folder: Path, arguments: Sequence[object], *how: object) -> None:
         self.out, self.err = folder / "stdout", folder / "stderr"
-        given = ([*map(str, arguments)], self.out, self.err, dies)
+        given = ([*map(str, arguments)], self.out, self.err, *how)
         self.process = context.Process(target=call_in_child, args=given)
         self.process.start()
         self.pid: int = self.process.pid
@@ -247,8 +247,8 @@ def nursery() -> Any:
 def in_child(nursery: Any, tmp_path_factory: pytest.TempPathFactory) -> StartChild:
     """Start the command line in a process that need not import anything: `in_child("run", recipe).wait().status`."""
 
-    def start(*arguments: object, dies: tuple[str, int] | None = None) -> ChildCall:
-        return ChildCall(nursery, tmp_path_factory.mktemp("child"), arguments, dies)
+    def start(*arguments: object, dies: tuple[str, int] | None = None, closed: Sequence[str] = ()) -> ChildCall:
+        return ChildCall(nursery, tmp_path_factory.mktemp("child"), arguments, dies, closed)
 
     return start
 
@@ -261,6 +261,8 @@ def without_runtime(stderr: str) -> str:
 @pytest.fixture
 def serein(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Call the command line in this process: `serein("run", recipe, "--data", manifest).status`."""
+
+    monkeypatch.setattr(typer.main, "get_command", get_command)
 
     def call(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["serein", *map(str, arguments)])

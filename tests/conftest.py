@@ -6,16 +6,18 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: threads cost more than such small sums
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
 import pytest
 import soundfile
+from markupsafe import Markup
 
 from cli_fixtures import in_child, nursery, serein, tiny, tiny_run, tones  # noqa: F401
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 
 hypothesis.settings.register_profile("serein", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("serein")
@@ -56,6 +58,20 @@ def cases() -> Path:
     if not (REAL.parent / "cases").is_dir():
         pytest.skip(f"no bad inputs in {REAL.parent / 'cases'}; set SEREIN_TEST_DATA to the folder 'data' beside them")
     return REAL.parent / "cases"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def undrawn(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Reports outside of `evaluation` hold the words of their pictures: to draw takes longer than a tiny training."""
+
+    def words(figure: Any, name: str) -> Markup:
+        texts = (text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
+        return Markup("<svg>{}</svg>").format(" ".join(texts))
+
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.parent.name != "evaluation":
+            patch.setattr("serein.evaluation.report.figure_svg", words)
+        yield
 
 
 SLOW_ROOMS = ("benchmarks", "end_to_end", "exporting")

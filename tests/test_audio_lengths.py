@@ -13,7 +13,7 @@ import soundfile
 
 from audio_files import encoded
 from serein import audio
-from serein.audio import lengths
+from serein.audio.source import Mp3, _xing_frame, mp3_parts
 from serein.errors import AudioError
 
 REAL = Path(os.environ.get("SEREIN_TEST_DATA", Path(__file__).parents[1].parent / "shared" / "data"))
@@ -118,7 +118,7 @@ def without_length(samples: np.ndarray, mode: str) -> bytes:
     soundfile.write(
         content, samples, 44_100, format="MP3", subtype="MPEG_LAYER_III", bitrate_mode=mode, compression_level=0.5
     )
-    (part,) = lengths.mp3_parts(content)
+    (part,) = mp3_parts(content)
     assert part.num_stated >= len(samples)
     return content.getvalue()[part.sound :]
 
@@ -147,7 +147,7 @@ def test_an_mp3_that_states_no_length_is_whole_when_the_guess_is_too_high() -> N
 
 def test_the_frame_that_states_a_length() -> None:
     head = bytes([0xFF, 0xFB, 0x90, 0xC4])  # MPEG-1, layer III, 128 kbit/s, 44.1 kHz, mono
-    frame = lengths._xing_frame(head, 1152 * 77)
+    frame = _xing_frame(head, 1152 * 77)
     assert len(frame) == 144 * 128_000 // 44_100 == 417
     assert frame[4 + 17 :][:12] == b"Xing\0\0\0\x01\0\0\0\x4d"
-    assert lengths.mp3_parts(io.BytesIO(frame + frame[:4] + bytes(413))) == [lengths.Mp3(0, 1152 * 77, 417, 1152)]
+    assert mp3_parts(io.BytesIO(frame + frame[:4] + bytes(413))) == [Mp3(0, 1152 * 77, 417, 1152)]

@@ -34,9 +34,9 @@ from serein.errors import (
 if TYPE_CHECKING:
     from serein import metrics
     from serein.choices import register
+    from serein.data.manifest import Rating, Utterance
     from serein.data.manifest import read as read_manifest
     from serein.data.splits import make_folds as make_splits
-    from serein.data.utterance import Rating, Utterance
     from serein.evaluation.compare import compare
     from serein.evaluation.scores import score_predictions as score
     from serein.experiment.cross_corpus import cross_corpus
@@ -69,8 +69,8 @@ _HOMES = {
     "load_recipe": "serein.recipe:load",
     "Recipe": "serein.recipe:Recipe",
     "read_manifest": "serein.data.manifest:read",
-    "Utterance": "serein.data.utterance:Utterance",
-    "Rating": "serein.data.utterance:Rating",
+    "Utterance": "serein.data.manifest:Utterance",
+    "Rating": "serein.data.manifest:Rating",
     "make_splits": "serein.data.splits:make_folds",
     "metrics": "serein.metrics",
     "score": "serein.evaluation.scores:score_predictions",

@@ -22,14 +22,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from serein.choices import choose
+from serein.choices import Positive, choose
 from serein.data.files import make_readable, sha256, write_text
 from serein.errors import ModelError, RecipeError
 from serein.model_card import card
 from serein.models.hidden_states import ADAPTER_WEIGHT, plain_name
 from serein.models.model import HiddenStatesByBranch, SpeechModel, assemble, described_backbone
 from serein.recipe import MAIN, Branch, Clips, Encoder, Inference, Options, Tasks, Text
-from serein.recipe.options import Positive
 from serein.tasks.classes import ClassLabels
 from serein.tasks.task import Task
 

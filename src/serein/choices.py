@@ -1,4 +1,4 @@
-"""Names that recipes choose by: each kind of choice is one dictionary of the library, open to users' packages.
+"""What recipes are made of: the base of their parts, and the names that they choose by, open to users' packages.
 
 A dictionary stands at the foot of the module that its entries belong to (`serein.models.blocks.POOLINGS`). Recipes
 check names against it, models build from it, and documentation lists it: to add a choice is one class and one line.
@@ -10,11 +10,14 @@ A user's package adds its own without a fork, by `register` or by an entry point
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticKnownError
 
 from serein.errors import RecipeError, expected_one_of
 
@@ -99,3 +102,41 @@ class Choice:
         except RecipeError as error:
             raise ValueError(error.what) from None
         return name
+
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]  # names a file or folder
+TaskName = Annotated[str, AfterValidator(Choice("task"))]
+
+
+class Options(BaseModel):
+    """Base of every part of a recipe: frozen, finite, and no key that is not known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, serialize_by_alias=True)
+
+
+class NamedOptions(Options):
+    """Base of the options of a backbone or an encoder, which recipes choose by the key `name`."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class OptionsOf:
+    """Reads a part whose key `name` is one of the choices of a kind, by the `Options` of what it names.
+
+    Raises:
+        ValueError: There is no such choice, or its own options refuse a key or a value.
+    """
+
+    kind: str
+
+    def __call__(self, values: Any) -> Any:
+        """Return the options; what is no mapping is left for pydantic to refuse."""
+        if not isinstance(values, Mapping):
+            return values
+        if "name" not in values:
+            raise PydanticKnownError("union_tag_not_found", {"discriminator": "'name'"})
+        return choose(self.kind, Choice(self.kind)(values["name"])).Options.model_validate(values)

@@ -11,7 +11,7 @@ from benchmarks.adaptation import EmbeddedCorpus, class_bias, drawn_clips, predi
 
 from cli_fixtures import Call
 from serein.data import manifest
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.evaluation.scores import score_predictions
 from serein.knn.datastore import Embeddings
 

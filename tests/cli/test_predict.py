@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shlex
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import soundfile
 
 import serein as package
 from asr_models import write_whisper
-from cli_fixtures import Call, Outcome, command, environment, in_subprocess, without_runtime, write_speech, write_wav
+from cli_fixtures import Call, Outcome, StartChild, environment, without_runtime, write_speech, write_wav
 from serein.data import manifest
 from serein.inference import predictor
 from speech_sounds import RATE_HZ, voiced
@@ -330,24 +329,17 @@ def test_two_processes_do_not_write_to_one_file(model: Path, clips: list[str], t
 
 
 @pytest.mark.slow
-def test_workers_predict_alike_and_in_order(model: Path, tones: Path, tmp_path: Path) -> None:
+def test_workers_predict_alike_and_in_order(model: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     """Two processes, with a broken recording in between."""
     utterances = manifest.read(tones)
     lost = utterances[0].model_copy(update={"id": "lost", "audio": str(tmp_path / "lost.wav")})
     manifest.write([*utterances[:20], lost, *utterances[20:]], tmp_path / "m.jsonl")
     outcomes = [
-        subprocess.run(
-            command("predict", "--model", model, tmp_path / "m.jsonl", "--json", "--workers", workers),
-            capture_output=True,
-            text=True,
-            env=environment(),
-            timeout=240,
-        )
-        for workers in (1, 2)
+        serein("predict", "--model", model, tmp_path / "m.jsonl", "--json", "--workers", workers) for workers in (1, 2)
     ]
-    alone, together = [[json.loads(line) for line in outcome.stdout.splitlines()] for outcome in outcomes]
-    assert [outcome.returncode for outcome in outcomes] == [1, 1]
-    assert outcomes[0].stderr == outcomes[1].stderr
+    alone, together = [[json.loads(line) for line in outcome.out.splitlines()] for outcome in outcomes]
+    assert [outcome.status for outcome in outcomes] == [1, 1]
+    assert outcomes[0].err == outcomes[1].err
     assert [row["id"] for row in together] == [utterance.id for utterance in utterances]
     for one, other in zip(alone, together, strict=True):
         assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
@@ -402,37 +394,35 @@ def test_what_serein_does_not_do_is_said(serein: Call) -> None:
 
 
 @pytest.mark.slow
-def test_a_terminal_without_a_letter_loses_nothing(model: Path, tmp_path: Path) -> None:
+def test_a_terminal_without_a_letter_loses_nothing(
+    model: Path, tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_speech(tmp_path / "süß.wav")
     for form in ("--json", "--csv", "--format=table"):
-        outcome = in_subprocess("predict", "--model", model, path, form, PYTHONIOENCODING="ascii")
-        assert outcome.status == 0, outcome.err
-        assert "s\\xfc\\xdf.wav" in outcome.out
+        terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert serein("predict", "--model", model, path, form).status == 0
+        assert b"s\\xfc\\xdf.wav" in terminal.buffer.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow
-def test_a_closed_stdout_loses_nothing(model: Path, tmp_path: Path) -> None:
+def test_a_closed_stdout_loses_nothing(model: Path, tmp_path: Path, in_child: StartChild) -> None:
     path, out = write_speech(tmp_path / "a.wav"), tmp_path / "out.jsonl"
-    line = " ".join(map(shlex.quote, command("predict", "--model", model, path, "--out", out)))
-    for closed in (">&-", ">&- 2>&-"):
-        done = subprocess.run(["bash", "-c", f"{line} {closed}"], env=environment(), timeout=120)
-        assert done.returncode == 0
+    for closed in (("stdout",), ("stdout", "stderr")):
+        assert in_child("predict", "--model", model, path, "--out", out, closed=closed).wait().status == 0
         (row,) = map(json.loads, out.read_text(encoding="utf-8").splitlines())
         assert row["file"] == str(path)
         out.unlink()
-    shown = " ".join(map(shlex.quote, command("predict", "--model", model, path)))
-    call = ["bash", "-c", f"{shown} >&-"]
-    refused = subprocess.run(call, env=environment(), capture_output=True, text=True, timeout=120)
-    assert refused.returncode == 2
-    assert "stdout is closed; name a file" in refused.stderr
+    refused = in_child("predict", "--model", model, path, closed=["stdout"]).wait()
+    assert refused.status == 2
+    assert "stdout is closed; name a file" in refused.err
 
 
 @pytest.mark.slow
-def test_a_closed_stdin_names_no_recordings(model: Path) -> None:
-    line = " ".join(map(shlex.quote, command("predict", "--model", model, "-")))
-    done = subprocess.run(["bash", "-c", f"{line} <&-"], env=environment(), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1
-    assert done.stderr == "error: stdin: names no recordings. Write one path a line.\n"
+def test_a_closed_stdin_names_no_recordings(model: Path, in_child: StartChild) -> None:
+    outcome = in_child("predict", "--model", model, "-", closed=["stdin"]).wait()
+    assert outcome.status == 1
+    assert outcome.err == "error: stdin: names no recordings. Write one path a line.\n"
 
 
 def test_two_recordings_of_one_name_have_two_label_files(model: Path, tmp_path: Path, serein: Call) -> None:

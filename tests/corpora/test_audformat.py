@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from serein.corpora.audformat import parse, remarks
-from serein.data.utterance import Rating
+from serein.data.manifest import Rating
 from serein.errors import ManifestError
 
 audformat = pytest.importorskip("audformat", reason="audformat is not installed")

@@ -15,7 +15,7 @@ from cli_fixtures import Call
 from serein.corpora.iemocap import EMOTIONS, IEMOCAP, parse, remarks
 from serein.corpora.prepare import prepare
 from serein.data import manifest
-from serein.data.utterance import Rating, Utterance, is_self_evaluation
+from serein.data.manifest import Rating, Utterance, is_self_evaluation
 from serein.errors import AudioError, ManifestError
 from serein.tasks.classes import ClassLabels
 

@@ -14,7 +14,7 @@ from serein.choices import choose
 from serein.corpora.msp_podcast import EMOTIONS, MSP_PODCAST, RELEASES, SECONDARY, answer, parse, remarks
 from serein.corpora.prepare import Prepared, prepare
 from serein.data import manifest
-from serein.data.utterance import Rating, Utterance
+from serein.data.manifest import Rating, Utterance
 from serein.errors import AudioError, ManifestError
 from serein.recipe import Recipe
 from serein.tasks.task import keep_labelled

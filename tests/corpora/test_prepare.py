@@ -14,8 +14,8 @@ from serein.corpora import CORPORA, corpus_named, licence_of
 from serein.corpora.corpus import Corpus, Expected
 from serein.corpora.prepare import LabelMap, duplicates, merge, prepare, read_label_map, with_labels, with_one_spelling
 from serein.data import manifest
+from serein.data.manifest import Rating, Utterance
 from serein.data.protocols import speaker_key
-from serein.data.utterance import Rating, Utterance
 from serein.errors import AudioError, ManifestError
 
 

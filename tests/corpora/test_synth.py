@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from serein.corpora import espeak as synth_sound
 from serein.corpora import synth
 from serein.corpora.espeak import Voice, running
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import ManifestError, MissingExtraError
 
 pytest.importorskip("espeakng_loader")

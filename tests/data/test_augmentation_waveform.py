@@ -25,7 +25,7 @@ from serein.data.augmentation import (
     with_volume,
 )
 from serein.data.dataset import BucketSampler, ClipDataset, Recordings, collate, loader
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import MissingExtraError, RecipeError
 from serein.recipe import Batches, Clips, WaveformAugmentation
 

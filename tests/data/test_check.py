@@ -17,7 +17,7 @@ from rich.console import Console
 from serein.corpora import CORPORA
 from serein.corpora.prepare import prepare
 from serein.data.check import PROBLEMS, CheckReport, Finding, audio_digests, check, clipped_fraction, loud_fraction
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import AudioError
 
 REAL = Path(os.environ.get("SEREIN_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))

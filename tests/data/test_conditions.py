@@ -27,8 +27,8 @@ from serein.data.conditions import (
     without_packets,
     write_copies,
 )
+from serein.data.manifest import Utterance
 from serein.data.splits import make_folds
-from serein.data.utterance import Utterance
 from serein.recipe import Protocol
 
 

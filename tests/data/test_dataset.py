@@ -26,7 +26,7 @@ from serein.data.dataset import (
     loader,
     random_crop,
 )
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.recipe import Batches, Clips, SpectrogramAugmentation
 
 Record = Callable[..., Utterance]

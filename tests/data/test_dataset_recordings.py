@@ -10,7 +10,7 @@ import pytest
 
 from serein import audio
 from serein.data.dataset import Recordings, duplicates, durations
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import AudioError
 
 Record = Callable[..., Utterance]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from serein.data import manifest
-from serein.data.utterance import Rating, Utterance
+from serein.data.manifest import Rating, Utterance
 from serein.errors import ManifestError
 
 FULL = Utterance(

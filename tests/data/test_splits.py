@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serein import recipe as recipes
+from serein.data.manifest import Utterance
 from serein.data.protocols import speaker_key
 from serein.data.splits import Fold, Folds, check_leaks, class_notes, make_folds
-from serein.data.utterance import Utterance
 from serein.errors import LeakError, ManifestError, RecipeError
 from serein.recipe import Protocol
 

@@ -23,7 +23,6 @@ from cli_fixtures import (
     command,
     environment,
     everything_in,
-    in_subprocess,
     merged,
     without_runtime,
     write_recipe,
@@ -785,10 +784,9 @@ def test_unit_that_fails_stops_the_others(ground: Ground, serein: Call) -> None:
     assert outcome.complaint == f"error: {blocked}/fold-2/seed-0/0-emotion: Not a directory."
 
 
-def test_name_on_the_hub_without_a_network(ground: Ground) -> None:
-    outcome = in_subprocess(
-        "predict", "--model", "someone/emotions", first_wav(ground), cwd=ground.root, HF_HUB_OFFLINE="1"
-    )
+def test_name_on_the_hub_without_a_network(ground: Ground, serein: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    outcome = serein("predict", "--model", "someone/emotions", first_wav(ground))
     assert (outcome.status, outcome.out) == (1, "")
     assert outcome.complaint.startswith(
         "error: someone/emotions: no such folder, not in the cache, and the Hugging Face Hub cannot be reached"

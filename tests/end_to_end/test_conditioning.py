@@ -10,7 +10,7 @@ import pytest
 
 from cli_fixtures import Call, everything_in, write_recipe
 from serein.data import manifest
-from serein.data.utterance import Predicted, Rating, Utterance
+from serein.data.manifest import Predicted, Rating, Utterance
 
 TOLD = {"tasks": {"emotion": {"conditioning": {"attributes": ["gender"], "mode": "sum"}}}}
 OTHER = {"female": "male", "male": "female"}

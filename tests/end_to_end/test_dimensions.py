@@ -12,7 +12,7 @@ import pytest
 import serein as public
 from cli_fixtures import Call, write_recipe, write_speech
 from serein.data import manifest
-from serein.data.utterance import Rating
+from serein.data.manifest import Rating
 from serein.evaluation.predictions import read_run_predictions
 from serein.inference.writers import textgrid
 from serein.metrics import concordance

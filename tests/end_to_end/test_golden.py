@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 import serein
 from serein.data import manifest
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.ensemble.predictor import EnsemblePredictor
 from serein.evaluation.verification import speaker_pairs
 from serein.inference.prediction import Prediction, RejectOption, Segment

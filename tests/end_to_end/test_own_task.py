@@ -16,7 +16,7 @@ from cli_fixtures import Call, write_recipe
 from serein import choices
 from serein.data import manifest
 from serein.data.dataset import Targets
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.evaluation.predictions import read_run_predictions
 from serein.metrics import concordance
 from serein.recipe import Head, Pooled, Recipe

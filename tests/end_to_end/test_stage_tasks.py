@@ -16,8 +16,8 @@ from cli_fixtures import TINY, merged
 from serein import recipe as recipes
 from serein.data import manifest
 from serein.data.dataset import Targets
+from serein.data.manifest import Utterance
 from serein.data.splits import Fold, check_targets
-from serein.data.utterance import Utterance
 from serein.errors import LeakError, RecipeError
 from serein.experiment import build as assembling
 from serein.experiment import data as preparation

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 import serein as public
 from cli_fixtures import Call, write_recipe
 from serein.data import manifest
-from serein.data.utterance import Rating, Utterance
+from serein.data.manifest import Rating, Utterance
 from serein.recipe import Nouns, Words
 from serein.tasks.classes import ClassLabels
 from serein.tasks.word_vectors import NOUNS as NOUN_OF

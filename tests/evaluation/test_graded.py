@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from serein import metrics
-from serein.data.utterance import Rating, Utterance
+from serein.data.manifest import Rating, Utterance
 from serein.errors import RunError
 from serein.evaluation.graded import (
     graded_differences,

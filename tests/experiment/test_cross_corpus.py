@@ -9,8 +9,8 @@ import pytest
 
 from cli_fixtures import SPEAKERS, Call, write_corpus, write_recipe
 from serein.data import manifest
-from serein.evaluation.cross_corpus import OTHERS, cell_of
 from serein.evaluation.predictions import Prediction
+from serein.experiment.cross_corpus import OTHERS, cell_of
 
 QUICK = {"epochs": 1}
 

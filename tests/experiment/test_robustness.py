@@ -14,7 +14,7 @@ from cli_fixtures import Call, everything_in, write_speech
 from serein import audio
 from serein.data import manifest
 from serein.data.conditions import CONDITIONS, Condition, Surroundings
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import ManifestError, RecipeError, RunError
 from serein.evaluation.predictions import REJECTED, Prediction
 from serein.evaluation.robustness import CLEAN, score_answers, score_conditions

@@ -19,8 +19,8 @@ from cli_fixtures import RATE_HZ, SPEAKERS, Call, everything_in, tone, write_rec
 from serein import checkpoint as model_folder
 from serein import recipe as recipes
 from serein.data import manifest
+from serein.data.manifest import Utterance
 from serein.data.splits import make_folds
-from serein.data.utterance import Utterance
 from serein.evaluation.predictions import read_predictions
 from serein.experiment import data as preparation
 from serein.experiment import fold as experiments

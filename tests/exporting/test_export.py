@@ -17,6 +17,7 @@ import torch
 import serein
 from models.test_backbones import CASES, ONE_OF_EACH, backbone_of, batch, clips, plain_model
 from serein.checkpoint import Checkpoint, ModelOptions
+from serein.choices import NamedOptions
 from serein.errors import ModelError
 from serein.exporting import export as exporting
 from serein.exporting.export import export
@@ -26,7 +27,6 @@ from serein.models.blocks import POOLINGS
 from serein.models.logmel import LogMelBackbone
 from serein.models.model import assemble
 from serein.recipe import Category, Cnn2d, CnnBlstm, LogMel, Transformer
-from serein.recipe.options import NamedOptions
 from serein.tasks.classes import ClassLabels, ClassTask
 
 pytest.importorskip("onnxscript")

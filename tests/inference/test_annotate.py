@@ -15,7 +15,7 @@ import soundfile
 from asr_models import write_ctc, write_whisper
 from cli_fixtures import Call, environment, write_corpus, write_recipe
 from serein.data import manifest
-from serein.data.utterance import Predicted, Utterance
+from serein.data.manifest import Predicted, Utterance
 from serein.errors import AudioError, LeakError, ModelError, RunError
 from serein.evaluation.predictions import Prediction, write_predictions
 from serein.inference.annotate import (

@@ -15,7 +15,7 @@ import torch
 
 from asr_models import LETTERS, write_ctc, write_whisper
 from serein import cache, hub
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import AudioError, ModelError
 from serein.inference.transcription import (
     TranscriptCache,

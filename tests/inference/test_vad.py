@@ -28,7 +28,7 @@ def silero_script() -> torch.jit.ScriptModule:
 
 def with_weights_of(script: torch.jit.ScriptModule) -> SpeechNetwork:
     weights = script._model.state_dict()
-    names = {"stft_conv.weight": "stft.forward_basis_buffer"}
+    names = {}
     for part in ("weight", "bias"):
         names[f"final_conv.{part}"] = f"decoder.decoder.2.{part}"
         for number in range(4):

@@ -12,7 +12,7 @@ import yaml
 from cli_fixtures import Call, write_recipe
 from serein import recipe as recipes
 from serein.data import manifest
-from serein.data.utterance import Rating, Utterance
+from serein.data.manifest import Rating, Utterance
 from serein.reproduce.extras import WORD_MEASURES, WordRun, cosine_table, prediction_neighbours, top_table
 from serein.reproduce.table import Published, Row
 from serein.tasks.classes import ClassLabels

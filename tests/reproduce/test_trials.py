@@ -13,10 +13,10 @@ from cli_fixtures import TINY, write_corpus, write_recipe
 from serein import recipe as recipes
 from serein.data import manifest
 from serein.data.dataset import durations
+from serein.data.manifest import Utterance
 from serein.data.splits import make_folds
-from serein.data.utterance import Utterance
 from serein.errors import RecipeError
-from serein.recipe import Recipe
+from serein.recipe import HuggingFace, Recipe
 from serein.reproduce.cost import LOGMEL_MULTIPLY_ADDS, Estimator, network_of, plan, trained_part
 from serein.reproduce.reproduction import Request
 from serein.reproduce.table import Row, Table
@@ -205,3 +205,27 @@ def test_layers_below_those_that_learn_run_once(tones: Path, trainable: list[str
     passes_over_clips = passes * (train + dev) + 10 * 2 * trained * train + dev + test
     expected = clip_s * network_of(recipe.backbone).multiply_adds * passes_over_clips
     assert estimator.cost(recipe).multiply_adds == pytest.approx(expected)
+
+
+def test_an_adapter_costs_what_the_layers_above_it_cost_and_saves_no_backbone(tones: Path) -> None:
+    """LoRA in the upper half takes the time of training that half; its matrices are counted as nothing on disk."""
+    backbone = {"name": "huggingface", "source": "openai/whisper-base"}
+    values = {**TINY, "backbone": backbone, "tasks": {"emotion": {"pooling": "mean"}}}
+    del values["encoder"]
+    costs = []
+    for trainable, adapter in ((["layers 4-6"], None), (["adapter"], {"name": "lora", "layers": [4, 6]})):
+        recipe = Recipe.model_validate(
+            {**values, "adapter": adapter, "stages": [{"epochs": 2, "trainable": trainable}]}
+        )
+        costs.append(Estimator(manifest.read(tones)).cost(recipe))
+    layers, lora = costs
+    assert lora.multiply_adds == pytest.approx(layers.multiply_adds)
+    num_saved = 2 * len(Estimator(manifest.read(tones)).fold_sizes(recipe))  # by the stage, and as a model folder
+    assert layers.num_bytes - lora.num_bytes == pytest.approx(num_saved * 4 * network_of(recipe.backbone).num_weights)
+
+
+@pytest.mark.parametrize(("source", "millions"), [("openai/whisper-base", 19.8), ("openai/whisper-large-v3", 635)])
+def test_whisper_is_as_large_as_published(source: str, millions: float) -> None:
+    """Whisper-base's encoder has 20.6 million weights, large-v3's 637; positions, norms and biases are not counted."""
+    network = network_of(HuggingFace(source=source))
+    assert network.num_weights / 1e6 == pytest.approx(millions, rel=0.01)

@@ -11,8 +11,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 from serein.errors import RecipeError
-from serein.server.limits import ConcurrencyLimiter, Limits
-from serein.server.schemas import HTTPProblem
+from serein.server.limits import ConcurrencyLimiter, HTTPProblem, Limits
 from server.ingredients import Live
 
 

@@ -241,7 +241,7 @@ def test_faults_tell_nothing_of_the_inside(make_service: MakeService, short: byt
 
 
 def test_errors_of_the_command_line_are_not_told(client: TestClient) -> None:
-    from serein.server.schemas import for_clients
+    from serein.server.limits import for_clients
 
     error = AudioError("no speech was found", where="a.wav", remedy="Predict it whole with --segments never.")
     assert str(for_clients(error)) == "a.wav: no speech was found."

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score
 from torch.nn import functional as F
 
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.recipe import Category
 from serein.tasks.classes import ClassLabels, ClassTask
 

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import RecipeError
 from serein.recipe import Category, Labels
 from serein.tasks.classes import ClassLabels, ClassTask, class_labels_of

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from serein import recipe as recipes
-from serein.data.utterance import Rating, Utterance
+from serein.data.manifest import Rating, Utterance
 from serein.errors import RecipeError
 from serein.models.heads import RaterOutput
 from serein.recipe import Category, Labels, Recipe

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.losses import ctc
 from serein.recipe import Transcript
 from serein.tasks.ctc import Alphabet, CtcTask, decoded_texts

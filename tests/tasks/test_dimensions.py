@@ -12,7 +12,7 @@ from torchmetrics.functional import concordance_corrcoef
 
 from serein import losses, metrics
 from serein import recipe as recipes
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import RecipeError
 from serein.recipe import Dimension, Dimensions, Recipe
 from serein.tasks.dimensions import SCALES, DimensionsTask, DimensionTask

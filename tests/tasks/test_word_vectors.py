@@ -13,7 +13,7 @@ from serein.corpora import iemocap as iemocap_files
 from serein.corpora import msp_podcast as msp_podcast_tables
 from serein.corpora.corpus import Expected
 from serein.corpora.synth import COMMENTS, CONFUSIONS
-from serein.data.utterance import Rating, Utterance
+from serein.data.manifest import Rating, Utterance
 from serein.errors import RecipeError
 from serein.tasks.classes import ClassLabels
 from serein.tasks.word_vectors import LABEL_SETS, NOUNS, LabelSet, distinct_targets, first_and_second, target_words

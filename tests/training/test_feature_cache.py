@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from cli_fixtures import RATE_HZ, tone
 from serein import recipe as recipes
 from serein.data.dataset import Recordings, collate
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import RunError
 from serein.experiment import build as assembling
 from serein.experiment import data as preparation
@@ -31,8 +31,9 @@ from serein.models.backbones import HuggingFaceBackbone
 from serein.models.model import assemble
 from serein.recipe import Category, Clips, FeatureCacheOptions, SpectrogramAugmentation
 from serein.training import feature_cache
+from serein.training.batches import encode_batch
 from serein.training.feature_cache import FeatureCache, StoredFeatures, num_fixed_layers, tapped_layers
-from serein.training.module import StageModule, encode_batch
+from serein.training.module import StageModule
 
 TINY: dict[str, Any] = {
     "hidden_size": 16,

@@ -1,27 +1,15 @@
 """Sound in, mono float32 at 16 kHz out: files of any container, bytes, streams, samples. No other room decodes audio.
 
-source (bytes that can be read twice) -> decoders (libsndfile | PyAV; lengths that headers do not state)
+source (bytes that can be read twice; lengths that headers do not state) -> decoders (libsndfile | PyAV)
     -> recording (whole, in part, block by block) -> samples (types, channels, rates)
 """
 
-from serein.audio.contract import (
-    MEDIA_SUFFIXES,
-    MOST_CHANNELS,
-    RATES_HZ,
-    RAW_SUFFIXES,
-    SAMPLE_RATE_HZ,
-    SUFFIXES,
-    AudioInfo,
-    MissingAudioError,
-    NotFiniteAudioError,
-    OutsideAudioError,
-    TooLongAudioError,
-    TruncatedAudioError,
-    Waveform,
-)
+from serein.audio.decoders import TruncatedAudioError
 from serein.audio.recording import (
     LONGEST_WHOLE_S,
     SILENCE_PEAK,
+    AudioInfo,
+    OutsideAudioError,
     Recording,
     blocks,
     decode,
@@ -30,7 +18,12 @@ from serein.audio.recording import (
     open,
 )
 from serein.audio.samples import (
+    MOST_CHANNELS,
+    RATES_HZ,
+    SAMPLE_RATE_HZ,
+    NotFiniteAudioError,
     Resampler,
+    Waveform,
     as_mono,
     as_waveform,
     rate_hz,
@@ -39,7 +32,18 @@ from serein.audio.samples import (
     unwrapped,
     without_offset,
 )
-from serein.audio.source import Source, Upload, find, find_files, require_utf8
+from serein.audio.source import (
+    MEDIA_SUFFIXES,
+    RAW_SUFFIXES,
+    SUFFIXES,
+    MissingAudioError,
+    Source,
+    TooLongAudioError,
+    Upload,
+    find,
+    find_files,
+    require_utf8,
+)
 
 __all__ = [
     "open",

@@ -11,23 +11,21 @@ from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
-from serein.audio.contract import (
+from serein.audio.samples import Waveform, to_float
+from serein.audio.source import (
     MEDIA_SUFFIXES,
     RAW_SUFFIXES,
     SUFFIXES,
-    Decoder,
-    Waveform,
-    damaged,
-    no_samples,
-    truncated,
+    View,
+    mp3_parts,
+    mp3_views,
+    ogg_views,
+    with_its_length,
 )
-from serein.audio.lengths import mp3_parts, mp3_views, ogg_views, with_its_length
-from serein.audio.samples import to_float
-from serein.audio.source import View
 from serein.errors import AudioError
 
 MOST_PARTS = 1000  # of a file that joins recordings
@@ -50,6 +48,48 @@ _MEDIA_CODECS = (
     "pcm_alaw,pcm_mulaw,pcm_u8,pcm_s8,pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,"
     "pcm_f32le,pcm_f32be,pcm_f64le,pcm_f64be,pcm_dvd,pcm_bluray"
 )  # of sound alone: no picture is ever decoded
+
+
+class TruncatedAudioError(AudioError):
+    """The file ends before its header says."""
+
+
+class Decoder(Protocol):
+    """What reads encoded sound.
+
+    Attributes:
+        sample_rate_hz: Rate of the samples.
+        num_channels: Channels of the samples.
+        num_frames: Samples per channel; `None` where only reading tells.
+        remarks: As in `AudioInfo`.
+    """
+
+    sample_rate_hz: int
+    num_channels: int
+    num_frames: int | None
+    remarks: tuple[str, ...]
+
+    def blocks(self, start: int, size: int) -> Iterator[Waveform]:
+        """Yield (sample, channel) float32 from frame `start` to the end, about `size` frames at once."""
+
+    def close(self) -> None:
+        """Let go of what it holds: by itself nothing."""
+        return
+
+
+def truncated(where: str, detail: str) -> AudioError:
+    """Return the error for a file that ends early."""
+    return TruncatedAudioError(f"truncated: {detail}", where=where, remedy="Copy the file again from its source.")
+
+
+def damaged(where: str, reason: str) -> AudioError:
+    """Return the error for a file that a decoder gives up on."""
+    return AudioError(f"damaged or cut off ({reason})", where=where, remedy="Copy the file again from its source.")
+
+
+def no_samples(where: str) -> AudioError:
+    """Return the error for a file of a header alone."""
+    return AudioError("holds no samples", where=where, remedy="Record it again, or remove it from the list.")
 
 
 def is_text(start: bytes) -> bool:

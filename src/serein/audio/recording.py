@@ -6,31 +6,52 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from serein.audio.contract import (
+from serein.audio.decoders import Decoder, decoder_of, no_samples
+from serein.audio.samples import (
     MOST_CHANNELS,
     RATES_HZ,
     SAMPLE_RATE_HZ,
-    AudioInfo,
-    Decoder,
     NotFiniteAudioError,
-    OutsideAudioError,
-    TooLongAudioError,
+    Resampler,
     Waveform,
-    no_samples,
+    as_mono,
+    mixed_down,
+    rate_hz,
+    unwrapped,
 )
-from serein.audio.decoders import decoder_of
-from serein.audio.samples import Resampler, as_mono, mixed_down, rate_hz, unwrapped
-from serein.audio.source import Upload, bytes_of, name_of
+from serein.audio.source import TooLongAudioError, Upload, bytes_of, name_of
 from serein.errors import AudioError
 
 SILENCE_PEAK = 1e-4  # -80 dB below full scale: below the noise floor of any 16-bit recording of speech
 LONGEST_WHOLE_S = 3_600.0  # 230 MB at 16 kHz; `blocks` reads what is longer
 FREE_VALUES, VALUES_PER_BYTE = 2**27, 64  # what a file may decode to: Opus at 6 kbit/s has 64, silence in FLAC 300
 LOUDEST = 16.0  # times full scale: of 32-bit float recorders
+
+
+class OutsideAudioError(AudioError):
+    """The part asked for lies outside the file."""
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What is known of a recording.
+
+    Attributes:
+        duration_s: Length of the recording, or of the part asked for, in seconds.
+        sample_rate_hz: Rate before resampling.
+        num_channels: Channels before mixing down.
+        remarks: What is strange about it, but does not keep it from being read, as sentences without a full stop.
+    """
+
+    duration_s: float
+    sample_rate_hz: int
+    num_channels: int
+    remarks: tuple[str, ...] = ()
 
 
 @contextmanager

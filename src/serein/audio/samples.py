@@ -9,12 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serein.audio.contract import MOST_CHANNELS, RATES_HZ, SAMPLE_RATE_HZ, NotFiniteAudioError, Waveform
 from serein.errors import AudioError
+
+SAMPLE_RATE_HZ = 16_000  # every backbone of the papers was trained at this rate
+RATES_HZ = (4_000, 192_000)  # of recordings of speech
+MOST_CHANNELS = 8
+
+Waveform = NDArray[np.float32]
 
 _SHAPES = "Give one recording as (sample,), (sample, channel) or (channel, sample), float or integer."
 _OFFSET = 1e-3  # of full scale
 OVERSHOOT = 1.5  # times full scale: what decoders and resamplers go beyond it
+
+
+class NotFiniteAudioError(AudioError):
+    """The file holds NaN or infinite samples."""
 
 
 def as_waveform(samples: Any, sampling_rate: float | None = None) -> Waveform:

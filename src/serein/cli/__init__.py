@@ -1,7 +1,6 @@
 """The command line: parse, call, print, exit status. Results on stdout, complaints on stderr."""
 
 from serein.cli import (  # noqa: F401  (adds commands)
-    cache,
     corpora,
     experiment,
     knn,

@@ -208,7 +208,7 @@ MinDuration = Annotated[
 
 def finish(run: Path, as_json: bool) -> None:
     """Score a run folder, write its report, and print the scores."""
-    from serein.distributed import distributed_info
+    from serein.device import distributed_info
     from serein.evaluation.predictions import read_specs
     from serein.evaluation.report import write_report
     from serein.evaluation.scores import score_run, write_scores

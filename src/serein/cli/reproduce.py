@@ -141,9 +141,9 @@ def with_manifests(tables: Sequence[Table], data: Sequence[str]) -> list[tuple[T
 def _reproduce(table: Table, data: Path, request: Request, as_json: bool) -> bool:
     """Reproduce one table, print it, and tell whether a row failed."""
     from serein.progress import Bars
+    from serein.reproduce.comparison import PAGE, as_tables, paths
+    from serein.reproduce.comparison import as_json as to_json
     from serein.reproduce.reproduction import reproduce
-    from serein.reproduce.writers import PAGE, as_tables, paths
-    from serein.reproduce.writers import as_json as to_json
 
     out = request.out
     with Bars() as bars:

@@ -25,7 +25,7 @@ from serein.cli.app import (
 
 if TYPE_CHECKING:
     from serein.checkpoint import Checkpoint
-    from serein.data.utterance import Utterance
+    from serein.data.manifest import Utterance
     from serein.inference.prediction import Prediction
     from serein.inference.predictor import Predictor
     from serein.inference.sources import Source
@@ -249,8 +249,8 @@ def _print_score(
 
     import numpy as np
 
+    from serein.data.manifest import Utterance
     from serein.data.protocols import speaker_key
-    from serein.data.utterance import Utterance
     from serein.errors import ManifestError
     from serein.evaluation.verification import score_verification
 

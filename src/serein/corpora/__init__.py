@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from serein.choices import choose, names
 from serein.corpora.acted import AESDD, CAFE, EMODB, EMOVO, MESD, RAVDESS, SAVEE, SUBESCO, TESS
-from serein.corpora.acted_tables import CREMAD, ESD, JL, NEMO, SHEMO
+from serein.corpora.acted_tables import CREMAD, ESD, JL, MELD, NEMO, SHEMO
 from serein.corpora.audformat import AUDFORMAT
 from serein.corpora.corpus import Corpus
 from serein.corpora.hub import HUB
 from serein.corpora.iemocap import IEMOCAP
-from serein.corpora.meld import MELD
 from serein.corpora.msp_podcast import MSP_PODCAST
 from serein.corpora.recordings import CSV, FOLDER
 from serein.corpora.speech import FSDD, LIBRISPEECH, VOXCELEB1

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from serein.corpora.corpus import Acted, Expected, audio_files, in_order, name_parts
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import ManifestError
 
 # Ten German actors say ten sentences in seven emotions (Burkhardt et al. 2005): speaker 03, text a01, emotion F

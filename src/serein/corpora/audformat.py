@@ -22,7 +22,7 @@ import yaml
 
 from serein.corpora import tables
 from serein.corpora.corpus import Corpus
-from serein.data.utterance import Rating, Utterance
+from serein.data.manifest import Rating, Utterance
 from serein.errors import ManifestError
 
 HEADER = "db.yaml"

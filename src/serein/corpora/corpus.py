@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from serein import audio
-from serein.data.utterance import Gender, Utterance
+from serein.data.manifest import Gender, Utterance
 from serein.errors import ManifestError
 
 

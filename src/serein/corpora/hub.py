@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from serein.corpora import tables
 from serein.corpora.corpus import Corpus
 from serein.data.files import replacing
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import ManifestError, MissingExtraError
 
 if TYPE_CHECKING:

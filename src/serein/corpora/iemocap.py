@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from serein.corpora.corpus import Corpus, Expected, require_folder
-from serein.data.utterance import Gender, Rating, Style, Utterance, is_self_evaluation
+from serein.data.manifest import Gender, Rating, Style, Utterance, is_self_evaluation
 from serein.errors import ManifestError, expected_one_of
 
 EMOTIONS = {  # in the words in which raters choose them

@@ -17,7 +17,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from serein.corpora.corpus import Corpus, require_folder
-from serein.data.utterance import Gender, Rating, Utterance
+from serein.data.manifest import Gender, Rating, Utterance
 from serein.errors import ManifestError, expected_one_of, first_of
 
 OTHER = "other"

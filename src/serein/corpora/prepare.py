@@ -18,8 +18,8 @@ from serein.corpora.corpus import Corpus
 from serein.corpora.tables import is_missing
 from serein.data import manifest
 from serein.data.check import audio_digests
+from serein.data.manifest import Utterance, plain_label
 from serein.data.protocols import alike_speakers
-from serein.data.utterance import Utterance, plain_label
 from serein.errors import AudioError, ManifestError, expected_one_of
 
 Counts = Literal["published", "partial"]

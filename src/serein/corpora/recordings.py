@@ -17,7 +17,7 @@ from pathlib import Path
 from serein import audio
 from serein.corpora import tables
 from serein.corpora.corpus import Corpus, audio_files, require_one_file_each, summary_by_suffix
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import ManifestError, first_of
 
 _WORDS = """

@@ -19,7 +19,7 @@ from serein.corpora.corpus import (
     require_one_file_each,
 )
 from serein.corpora.tables import text_lines
-from serein.data.utterance import Gender, Utterance
+from serein.data.manifest import Gender, Utterance
 from serein.errors import ManifestError, expected_one_of, first_of
 
 _AGAIN = "Copy it again from the release."

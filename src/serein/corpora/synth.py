@@ -12,7 +12,7 @@ import numpy as np
 from serein.audio import SAMPLE_RATE_HZ, resample
 from serein.corpora.espeak import Espeak, Signal, Voice, bend, breathe, in_room, limit, rms, running, tilt, write_wav
 from serein.data.files import write_text
-from serein.data.utterance import Gender, Rating, Style, Utterance
+from serein.data.manifest import Gender, Rating, Style, Utterance
 from serein.errors import ManifestError
 
 SCRIPTED = (

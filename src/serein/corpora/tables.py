@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from serein.data.utterance import Gender, Utterance
+from serein.data.manifest import Gender, Utterance
 from serein.errors import ManifestError, MissingExtraError
 
 ALIASES = {

@@ -20,7 +20,7 @@ from serein import audio
 from serein.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data.dataset import draw_seed
 from serein.data.files import replacing, write_text
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import imported
 from serein.recipe import SpectrogramAugmentation, WaveformAugmentation
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from serein import audio
 from serein.audio import SAMPLE_RATE_HZ, Waveform
+from serein.data.manifest import Utterance
 from serein.data.protocols import alike_speakers
-from serein.data.utterance import Utterance
 from serein.errors import AudioError, first_of
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from serein.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data.augmentation import SPEECH_BELOW_PEAK_DB, room_response, speech_power, with_volume
 from serein.data.dataset import draw_seed, random_crop
 from serein.data.files import replacing
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import AudioError
 
 TELEPHONE_HZ = 8000

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from serein import audio
 from serein.audio import SAMPLE_RATE_HZ, Waveform
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.recipe import Batches, Clips
 
 BEGINNING_S = 0.5

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from serein.data.manifest import Utterance
 from serein.data.protocols import (
     TEST_SIDES,
     WITHOUT_SPEAKERS,
@@ -21,7 +22,6 @@ from serein.data.protocols import (
     require_field,
     speaker_key,
 )
-from serein.data.utterance import Utterance
 from serein.errors import LeakError, ManifestError, RecipeError, first_of
 from serein.recipe import Protocol
 

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from serein.audio import Waveform
 from serein.checkpoint import needs_backbone
 from serein.data.files import sha256, write_text
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import ModelError
 from serein.evaluation.predictions import first_problem
 from serein.inference.prediction import ClipPrediction

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serein import metrics
-from serein.data.utterance import Utterance, is_self_evaluation
+from serein.data.manifest import Utterance, is_self_evaluation
 from serein.errors import RunError
 from serein.evaluation.intervals import (
     FEWEST_UNITS,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
@@ -17,10 +18,9 @@ from serein.data.files import write_text
 from serein.errors import RunError
 from serein.evaluation import plots
 from serein.evaluation.calibration import RunCalibration, run_calibration
-from serein.evaluation.figures import mean_cosines, read_task_curves, task_curves_picture
 from serein.evaluation.graded import graded_rows
 from serein.evaluation.intervals import NUM_RESAMPLES, interval_text
-from serein.evaluation.plots import emotion_colours, figure_svg
+from serein.evaluation.plots import MUTED, PAGE_WIDTH_IN, SPARE_COLOURS, emotion_colours, figure_svg, new_figure
 from serein.evaluation.predictions import (
     Prediction,
     missing_predictions,
@@ -36,6 +36,10 @@ from serein.evaluation.scores import SCORE_TITLES, Scores, score_predictions
 from serein.evaluation.tables import deviation, notices, number, plain_reading, task_rows
 from serein.evaluation.task_scores import task_scores
 from serein.evaluation.verification import read_embeddings, run_verification
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 NUM_MISTAKES = 10
 _MEANINGS = {"ua": "unweighted accuracy", "wa": "weighted accuracy", "macro_f1": "mean F1 of classes"}
@@ -198,6 +202,95 @@ def read_curves(run: Path) -> list[plots.Curve]:
         name = f"{fold.replace('-', ' ', 1)}, {seed.replace('-', ' ', 1)}"
         curves.append(plots.Curve(run=name, stage=stage, epoch=tuple(sorted(epochs)), score=score, **columns))
     return curves
+
+
+Series = dict[int, list[float]]  # epoch -> values of the trainings
+
+
+@dataclass(frozen=True)
+class StageCurves:
+    """One stage.
+
+    Attributes:
+        scores: Task -> dev score by epoch: unweighted accuracy; of transcripts 1 - word error rate.
+        cosines: "a and b" -> cosine of the two tasks' gradients on what they share, by epoch.
+    """
+
+    stage: str
+    scores: Mapping[str, Series]
+    cosines: Mapping[str, Series]
+
+
+def read_task_curves(run: Path) -> list[StageCurves]:
+    """Read the curves of a run that learned several tasks; an empty list for other runs."""
+    specs = {spec.name: spec for spec in read_specs(run)}
+    stages = read_recipe(run).get("stages") or []
+    if len(specs) < 2:
+        return []
+    curves = []
+    for place, stage in enumerate(stages):
+        learned = [specs[name] for name in stage.get("tasks") or specs]
+        columns = {
+            ("dev_" if number == 0 else f"dev_{spec.name}_") + spec.monitor: spec.name
+            if spec.has_classes
+            else f"{spec.name}: {spec.monitor.replace('_', ' ')}"
+            for number, spec in enumerate(learned)
+        }
+        tasks = [spec.name for spec in learned]
+        pairs = {f"cosine_{one}_{other}": f"{one} and {other}" for one in tasks for other in tasks if one != other}
+        scores: dict[str, Series] = defaultdict(lambda: defaultdict(list))
+        cosines: dict[str, Series] = defaultdict(lambda: defaultdict(list))
+        for path in sorted(run.glob(f"fold-*/seed-*/{place}-{stage['name']}/metrics.jsonl")):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                metrics = json.loads(line)
+                for titles, series in ((columns, scores), (pairs, cosines)):
+                    for column, title in titles.items():
+                        if column in metrics:
+                            series[title][int(metrics["epoch"])].append(float(metrics[column]))
+        if scores or cosines:
+            curves.append(StageCurves(stage["name"], dict(scores), dict(cosines)))
+    return curves
+
+
+def mean_cosines(curves: Sequence[StageCurves]) -> list[tuple[str, str, float, float]]:
+    """Return stage, pair, mean cosine over all epochs and trainings, and the fraction of epochs with one below 0."""
+    rows = []
+    for each in curves:
+        for pair, series in each.cosines.items():
+            values = [value for epoch in series.values() for value in epoch]
+            rows.append((each.stage, pair, float(np.mean(values)), float(np.mean([value < 0 for value in values]))))
+    return rows
+
+
+def task_curves_picture(curves: Sequence[StageCurves]) -> Figure:
+    """Draw each stage's dev scores of all its tasks, and beside them the cosines between their gradients."""
+    with new_figure((PAGE_WIDTH_IN, 2.9 * len(curves))) as figure:
+        panels = figure.subplots(len(curves), 2, squeeze=False)
+        for (left, right), stage in zip(panels, curves, strict=True):
+            title = f"{stage.stage}: " if len(curves) > 1 else ""
+            _draw_tasks(left, stage.scores, f"{title}dev score of each task, per cent", scale=100.0)
+            _draw_tasks(right, stage.cosines, f"{title}cosine of gradients", scale=1.0)
+            if stage.cosines:
+                right.axhline(0.0, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
+    return figure
+
+
+def _draw_tasks(axes: Axes, series: Mapping[str, Series], title: str, *, scale: float) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_title(title)
+    if not series:
+        axes.text(0.0, 0.9, "one task alone, or nothing below the heads learns", transform=axes.transAxes, color=MUTED)
+        axes.set_axis_off()
+        return
+    for place, (name, values) in enumerate(series.items()):
+        epochs = sorted(values)
+        means = [scale * float(np.mean(values[epoch])) for epoch in epochs]
+        axes.plot(epochs, means, color=SPARE_COLOURS[place % len(SPARE_COLOURS)], linewidth=1.8, label=name)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.tick_params(length=0)
+    axes.legend()
 
 
 def _embedding_picture(run: Path, scores: Scores) -> EmbeddingPicture | None:

@@ -15,9 +15,8 @@ import numpy as np
 
 from serein.data.conditions import CONDITIONS
 from serein.data.files import require_suffix, write_text
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import ManifestError, RunError
-from serein.evaluation.cross_corpus import classes_of_corpus
 from serein.evaluation.intervals import (
     Bounds,
     bootstrap_intervals,
@@ -28,6 +27,7 @@ from serein.evaluation.intervals import (
 )
 from serein.evaluation.plots import LINE, MUTED, PAGE_WIDTH_IN, RIGHT, WRONG, new_figure
 from serein.evaluation.predictions import REJECTED, Prediction, among, class_names, code
+from serein.evaluation.scores import classes_of_corpus
 from serein.metrics import mean_of_known
 
 if TYPE_CHECKING:

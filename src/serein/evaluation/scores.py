@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from serein.data.files import write_text
 from serein.data.splits import NO_TEST_SET
+from serein.errors import ManifestError
 from serein.evaluation.calibration import RunCalibration, run_calibration
 from serein.evaluation.graded import GradedScore, graded_scores, measured_distributions, one_more_rater
 from serein.evaluation.intervals import (
@@ -277,6 +278,25 @@ def score_predictions(
         genders=tuple(score for score in gender_scores if score.name),
         notes=(*notes, *caveats),
     )
+
+
+def classes_of_corpus(
+    predictions: Sequence[Prediction], classes: Sequence[str], *, where: str | Path
+) -> tuple[str, ...]:
+    """Return those of the model's classes that are the truth of some prediction.
+
+    Raises:
+        ManifestError: There is one: a choice among it says nothing.
+    """
+    present = {p.truth for p in predictions}
+    names = tuple(name for name in classes if name in present)
+    if len(names) < 2:
+        raise ManifestError(
+            f"its utterances have one class of the model: {', '.join(names)}",
+            where=where,
+            remedy="Evaluate among all classes of the model (--classes model).",
+        )
+    return names
 
 
 def score_run(run: str | Path) -> Scores:

@@ -29,7 +29,7 @@ from serein.models.model import EnsembleMember, SpeechModel, assemble, new_backb
 from serein.models.pretrained import is_own
 from serein.recipe import MAIN, HuggingFace, Lora, Recipe
 from serein.tasks.task import Task, TaskSpec
-from serein.training.module import require_bands
+from serein.training.batches import require_bands
 
 _SHAPING = (
     "layer",

@@ -13,6 +13,7 @@ import numpy as np
 from serein.choices import choose
 from serein.data import manifest
 from serein.data.dataset import Recordings, Targets, duplicates
+from serein.data.manifest import Utterance, plain_label
 from serein.data.protocols import require_distinct_speakers, speaker_key
 from serein.data.splits import (
     Fold,
@@ -24,7 +25,6 @@ from serein.data.splits import (
     dev_rule,
     make_folds,
 )
-from serein.data.utterance import Utterance, plain_label
 from serein.errors import RecipeError
 from serein.models.conditioning import agreement, require_attributes
 from serein.progress import Report

@@ -19,16 +19,14 @@ from serein.corpora.prepare import NO_MAP, LabelMap, with_labels
 from serein.data import manifest
 from serein.data.dataset import Recordings
 from serein.data.files import replacing
+from serein.data.manifest import Utterance
 from serein.data.protocols import speaker_key
 from serein.data.splits import Fold
-from serein.data.utterance import Utterance
-from serein.device import moved_to, own_device
-from serein.distributed import all_gather, distributed_info, is_joined
+from serein.device import all_gather, distributed_info, is_joined, moved_to, own_device
 from serein.errors import LeakError, ManifestError
 from serein.evaluation.calibration import model_calibration, with_temperature
-from serein.evaluation.cross_corpus import classes_of_corpus
 from serein.evaluation.predictions import Prediction, among, write_predictions
-from serein.evaluation.scores import Scores, TaskScore, score_predictions
+from serein.evaluation.scores import Scores, TaskScore, classes_of_corpus, score_predictions
 from serein.evaluation.task_scores import score_task
 from serein.experiment.data import Experiment
 from serein.inference.batching import ModelOutputs, recording_outputs

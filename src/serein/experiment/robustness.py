@@ -18,11 +18,11 @@ from serein.data import manifest
 from serein.data.conditions import CONDITIONS, NEEDS, Condition, Surroundings
 from serein.data.dataset import draw_seed
 from serein.data.files import replacing
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import AudioError, ManifestError, RecipeError, RunError, expected_one_of
-from serein.evaluation.cross_corpus import classes_of_corpus
 from serein.evaluation.predictions import REJECTED, Prediction, among, natural_key
 from serein.evaluation.robustness import CLEAN, Robustness, score_conditions
+from serein.evaluation.scores import classes_of_corpus
 from serein.experiment.predict import AllowedClasses, scored_utterances
 from serein.inference.predictor import Predictor, load
 from serein.inference.recording import PredictOptions

@@ -24,7 +24,7 @@ from torch import nn
 
 from serein.cache import keep_within_limit, mark_used
 from serein.data.files import lock, replacing, sha256, write_text
-from serein.distributed import distributed_info, wait_for_all
+from serein.device import distributed_info, wait_for_all
 from serein.errors import RunError
 from serein.models.model import SpeechModel
 from serein.models.pretrained import weights_hash

@@ -20,8 +20,8 @@ import numpy as np
 from serein import hub
 from serein.data import manifest
 from serein.data.files import lock
+from serein.data.manifest import Predicted, Utterance
 from serein.data.protocols import speaker_key
-from serein.data.utterance import Predicted, Utterance
 from serein.errors import AudioError, LeakError, ModelError, RunError
 from serein.evaluation.predictions import Prediction as RunPrediction
 from serein.evaluation.predictions import class_names, read_json, read_run_predictions

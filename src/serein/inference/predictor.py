@@ -19,7 +19,7 @@ from serein import audio, hub
 from serein import checkpoint as checkpoints
 from serein.audio import SAMPLE_RATE_HZ, Upload, Waveform
 from serein.checkpoint import AbsentModel, Checkpoint
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.device import device_of
 from serein.errors import AudioError, ModelError, RecipeError, SereinError, expected_one_of
 from serein.hub import SHIPPED_MODELS

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from serein.distributed import begin_worker, ray_cluster, worker_context
+from serein.device import begin_worker, ray_cluster, worker_context
 from serein.errors import RunError
 from serein.inference.predictor import Predictor, load
 from serein.inference.recording import PredictOptions

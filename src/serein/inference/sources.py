@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from serein import audio
 from serein.audio import Upload
 from serein.data import manifest
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import AudioError, ManifestError, SereinError
 
 Source = str | Path | Utterance | Upload

@@ -27,7 +27,7 @@ from serein import checkpoint as model_folder
 from serein.audio import SAMPLE_RATE_HZ, Waveform
 from serein.cache import cache_folder, claim
 from serein.checkpoint import is_model_folder
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.device import device_of
 from serein.errors import AudioError, ModelError, expected_one_of
 from serein.inference.batching import batches_by_length

@@ -27,7 +27,8 @@ FRAME = 512  # samples; the network was trained on frames of 32 ms at 16 kHz
 CONTEXT = 64  # samples of the previous frame that the network sees again
 FRAME_S = FRAME / SAMPLE_RATE_HZ
 _REFLECTED = 64
-_NUM_BINS = 129
+_WINDOW, _STEP = 256, 128
+_NUM_BINS = _WINDOW // 2 + 1
 _STATE = 128
 _MOST_FRAMES = 1024  # at once: 33 s, some 20 MB
 
@@ -41,9 +42,11 @@ State = tuple[torch.Tensor, torch.Tensor]
 class SpeechNetwork(nn.Module):
     """Magnitudes of a spectrum, four convolutions within a frame, an LSTM from frame to frame, one sigmoid."""
 
+    window: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
-        self.stft_conv = nn.Conv1d(1, 2 * _NUM_BINS, 256, stride=128, bias=False)  # real parts, then imaginary ones
+        self.register_buffer("window", torch.hann_window(_WINDOW), persistent=False)
         self.conv1 = nn.Conv1d(_NUM_BINS, 128, 3, padding=1)
         self.conv2 = nn.Conv1d(128, 64, 3, stride=2, padding=1)
         self.conv3 = nn.Conv1d(64, 64, 3, stride=2, padding=1)
@@ -60,8 +63,8 @@ class SpeechNetwork(nn.Module):
             state: The LSTM's state after the frames before, each (1, stream, _STATE).
             counts: Number of frames of each stream, at least one.
         """
-        parts = self.stft_conv(nn.functional.pad(frames, (0, _REFLECTED), mode="reflect").unsqueeze(1))
-        features = (parts[:, :_NUM_BINS].square() + parts[:, _NUM_BINS:].square()).sqrt()
+        padded = nn.functional.pad(frames, (0, _REFLECTED), mode="reflect")
+        features = torch.stft(padded, _WINDOW, _STEP, window=self.window, center=False, return_complex=True).abs()
         for convolution in (self.conv1, self.conv2, self.conv3, self.conv4):
             features = convolution(features).relu()
         features = features.squeeze(2)
@@ -93,6 +96,7 @@ def speech_network() -> SpeechNetwork:
             remedy="Install it with: pip install 'silero-vad>=6.2'.",
         )
     network, weights = SpeechNetwork(), load_file(paths[0])  # of an LSTM's cell, run here over all frames at once
+    del weights["stft_conv.weight"]  # a Fourier transform under a Hann window, written out: `torch.stft` is faster
     names = {name: f"lstm.{name.removeprefix('lstm_cell.')}_l0" for name in weights if name.startswith("lstm_cell.")}
     network.load_state_dict({names.get(name, name): tensor for name, tensor in weights.items()})
     return network.eval().requires_grad_(False)

@@ -13,8 +13,8 @@ import numpy as np
 from serein.checkpoint import Checkpoint
 from serein.data import manifest
 from serein.data.dataset import Recordings
+from serein.data.manifest import Utterance
 from serein.data.protocols import speaker_key
-from serein.data.utterance import Utterance
 from serein.errors import ManifestError
 from serein.inference.predictor import Predictor, load
 from serein.knn.datastore import (

@@ -30,7 +30,7 @@ from serein.audio import Waveform
 from serein.corpora import licence_of
 from serein.data import manifest
 from serein.data.files import replacing, write_text
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import ModelError, imported
 from serein.metrics import FloatArray
 from serein.nearest import RECALL_AT, ExactIndex, FaissIndex, write_faiss

@@ -15,7 +15,7 @@ from serein import audio
 from serein.audio import Waveform
 from serein.checkpoint import Checkpoint
 from serein.data.dataset import Recordings
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import ModelError, expected_one_of
 from serein.inference.batching import Progress, recording_outputs
 from serein.inference.prediction import ClipPrediction

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from serein.data.utterance import Utterance, is_self_evaluation
+from serein.data.manifest import Utterance, is_self_evaluation
 from serein.errors import ManifestError, RecipeError
 from serein.recipe import Conditioning
 from serein.text.sentences import SentenceEncoder
@@ -96,7 +96,7 @@ def agreement(utterance: Utterance) -> float | None:
     Speakers who judge themselves (IEMOCAP) are no raters.
 
     Example:
-        >>> from serein.data.utterance import Rating
+        >>> from serein.data.manifest import Rating
         >>> ratings = (Rating(labels=("sad", "tired")), Rating(labels=("calm",)))
         >>> agreement(Utterance(id="a", audio="a.wav", emotion="sad", ratings=ratings))
         0.5

@@ -10,14 +10,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from serein.choices import choose
+from serein.choices import NamedOptions, choose
 from serein.errors import RecipeError
 from serein.models.blocks import sinusoids
 from serein.models.heads import LayerSelection, VectorNorm
 from serein.models.hidden_states import Backbone, Encoder, HiddenStates, frame_mask
 from serein.models.masking import WordDropout
 from serein.recipe import Cnn2d, CnnBlstm, Transformer
-from serein.recipe.options import NamedOptions
 
 
 class Cnn2dEncoder(Encoder):

@@ -15,9 +15,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import nn
 
+from serein.choices import NamedOptions
 from serein.errors import RecipeError
 from serein.recipe import Lora
-from serein.recipe.options import NamedOptions
 
 
 @dataclass(frozen=True)

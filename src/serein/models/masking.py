@@ -10,7 +10,6 @@ import importlib
 import math
 import platform
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,10 @@ from serein.models.hidden_states import frame_mask
 NORMALISATION_EPSILON = 1e-7  # of Transformers' Wav2Vec2FeatureExtractor
 MOST_PLAIN_FRAMES = 512
 FEW_FRAMES = 160  # for fewer, oneDNN takes longer to lay out the weights than it saves
+_CPUINFO = Path("/proc/cpuinfo")
+IS_AMD = "AuthenticAMD" in (  # a constant, which torch.compile sees through
+    _CPUINFO.read_text(errors="replace") if _CPUINFO.is_file() else platform.processor()
+)
 
 Runner = Callable[..., torch.Tensor]  # calls its first argument with the others, perhaps checkpointed
 
@@ -261,7 +264,7 @@ class OneDnnLinear(nn.Linear):
             and not torch.is_autocast_enabled("cpu")
             and not (torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad))
             and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-            and _is_amd()
+            and IS_AMD
         )
         if not convolves:
             return F.linear(input, self.weight, self.bias)
@@ -396,10 +399,3 @@ def convolve(conv: nn.Conv1d, frames: torch.Tensor) -> torch.Tensor:
         weight = weight.contiguous(memory_format=torch.channels_last)
     output = F.conv2d(image, weight, conv.bias, (1, stride), (0, padding), 1, groups)
     return output.squeeze(2).transpose(1, 2)
-
-
-@cache
-def _is_amd() -> bool:
-    cpuinfo = Path("/proc/cpuinfo")
-    is_linux = cpuinfo.is_file()
-    return "AuthenticAMD" in (cpuinfo.read_text(errors="replace") if is_linux else platform.processor())

@@ -11,7 +11,7 @@ from zlib import crc32
 import torch
 from torch import nn
 
-from serein.choices import choose
+from serein.choices import NamedOptions, choose
 from serein.errors import ModelError, RecipeError
 from serein.models.conditioning import NO_CONDITIONS, Conditions
 from serein.models.encoders import build_encoder
@@ -19,7 +19,6 @@ from serein.models.heads import HEADS, HeadOutput, TaskHead, combine_members
 from serein.models.hidden_states import Backbone, Encoder, HiddenStates
 from serein.models.pretrained import ORIGIN
 from serein.recipe import MAIN, Head, Lora
-from serein.recipe.options import NamedOptions
 
 
 def expand(name: str, groups: Iterable[str]) -> list[str]:

@@ -8,6 +8,19 @@ A recipe is a YAML file. `base:` names another recipe that it changes; `set:` ch
       stages.0.epochs: 10
 """
 
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from serein.choices import Options, names
+from serein.errors import RecipeError, expected_one_of
 from serein.recipe.experiment import Clips, Inference, Labels, Nouns, Protocol, Recipe, Text
 from serein.recipe.learning import (
     Batches,
@@ -31,8 +44,6 @@ from serein.recipe.model import (
     Lora,
     Transformer,
 )
-from serein.recipe.options import Options
-from serein.recipe.reading import dump, load, validate
 from serein.recipe.tasks import (
     ArcFace,
     AttentionBlocks,
@@ -95,3 +106,154 @@ __all__ = [
     "load",
     "validate",
 ]
+
+
+def load(path: str | Path, overrides: Iterable[str] = (), task: str | None = None) -> Recipe:
+    """Read a recipe file, its bases, and `key.path=value` overrides.
+
+    Args:
+        task: Learn this task alone, with the options of the recipe's main one where it has none of its own.
+
+    Raises:
+        RecipeError: Missing file, not YAML, unknown key or value; names the key, and the nearest known one.
+
+    Example:
+        >>> load("recipes/demo.yaml", ["stages.0.epochs=3"]).stages[0].epochs
+        3
+    """
+    values = _read(Path(path), ())
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise RecipeError(f"'{override}' is no KEY=VALUE", where="--set", remedy="Write: --set stages.0.epochs=3.")
+        _set(values, key.strip(), _parse_yaml(text, where=f"--set {override}"), where="--set")
+    recipe = validate(values, where=path)
+    if task is None:
+        return recipe
+    if task not in names("task"):
+        what = expected_one_of(task, names("task"), kind="task")
+        raise RecipeError(what, where="--task", remedy="Name one of these.")
+    name = recipe.name if task == recipe.tasks.main else f"{recipe.name}-{task}"
+    stages = [stage for stage in recipe.stages if stage.tasks is None or task in stage.tasks] or recipe.stages
+    alone = tuple(stage.model_copy(update={"tasks": None, "main_task_weight": None}) for stage in stages)
+    return recipe.model_copy(update={"tasks": recipe.tasks.only(task), "stages": alone, "name": name})
+
+
+def validate(values: Mapping[str, Any], *, where: str | Path) -> Recipe:
+    """Return the recipe that `values` describe, or raise RecipeError naming the key at fault."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        location = _as_written(problem["loc"], values)
+        if problem["type"] == "missing" and isinstance(problem["loc"][-1], str):
+            location = [*location, problem["loc"][-1]]
+        key = str(problem["loc"][-1]) if problem["loc"] else ""
+        remedy = "See the recipe's keys in docs/recipes.md."
+        if problem["type"] == "extra_forbidden":
+            known = {info.alias or name for part in _subclasses(Options) for name, info in part.model_fields.items()}
+            what, near = f"unknown key '{key}'", difflib.get_close_matches(key, sorted(known - {key}), n=1)
+            remedy = f"Did you mean '{near[0]}'?" if near else remedy
+        elif problem["type"] == "missing":
+            what, remedy = "a value is missing" if key.isdecimal() else f"the key '{key}' is missing", "Add it."
+        elif problem["type"] == "union_tag_not_found":
+            what, remedy = "the key 'name' is missing", "Add it."
+        elif problem["type"] == "union_tag_invalid":
+            what = f"unknown name '{problem['ctx']['tag']}', expected one of: {problem['ctx']['expected_tags']}"
+        else:  # a union has a problem for each member
+            every = [other["msg"] for other in error.errors() if _as_written(other["loc"], values) == location]
+            message = ", or ".join(every or [problem["msg"]])
+            message = message.removeprefix("Value error, ").replace(", or Input", ", or input")
+            message = re.sub(r" or instance of \w+", "", message)
+            what = message.replace("valid tuple", "list").replace("Tuple should", "The list should")
+        place = f"{where}: {'.'.join(location)}" if location else str(where)
+        raise RecipeError(what[0].lower() + what[1:], where=place, remedy=remedy) from None
+
+
+def dump(recipe: Recipe) -> str:
+    """Return the resolved recipe as YAML; `load` gives the same recipe again."""
+    return str(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError):
+        raise RecipeError(
+            "no such recipe", where=path, remedy="Name a .yaml file, for instance recipes/demo.yaml."
+        ) from None
+    except UnicodeDecodeError:
+        raise RecipeError("is not a text file", where=path, remedy="Name a .yaml recipe.") from None
+    content = _parse_yaml(text, where=str(path))
+    if not isinstance(content, dict):
+        raise RecipeError("holds no keys", where=path, remedy="A recipe is a YAML mapping: name, protocol, stages, ...")
+    values: dict[str, Any] = content
+    base, changes = values.pop("base", None), values.pop("set", {})
+    if base is not None:
+        target = (path.parent / str(base)).resolve()
+        if target in (*seen, path.resolve()):
+            raise RecipeError(f"'base: {base}' leads back to itself", where=path, remedy="Break the circle.")
+        values = _merged(_read(target, (*seen, path.resolve())), values)
+    values.setdefault("stages", [{}])  # the default one, so that `stages.0.epochs` can be set
+    if not isinstance(changes, dict):
+        raise RecipeError("'set' is no mapping", where=path, remedy="Write: set: {stages.0.epochs: 3}.")
+    for key, value in changes.items():
+        _set(values, str(key), value, where=str(path))
+    return values
+
+
+def _parse_yaml(text: str, *, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{where}:{mark.line + 1}" if mark else where
+        problem = getattr(error, "problem", None) or "cannot be parsed"
+        raise RecipeError(f"not YAML ({problem})", where=place, remedy="Check indentation and colons.") from None
+
+
+def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """Merge mappings key by key; another `name` is another choice and replaces the whole mapping."""
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            is_other_choice = "name" in old and value.get("name", old["name"]) != old["name"]
+            merged[key] = value if is_other_choice else _merged(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _set(values: dict[str, Any], dotted: str, value: Any, *, where: str) -> None:
+    keys = dotted.split(".")
+    target: Any = values
+    for number, key in enumerate(keys, start=1):
+        if isinstance(target, list) and (not key.isdecimal() or int(key) >= len(target)):
+            what = f"'{key}' in '{dotted}' is no position of a list of {len(target)}"
+            raise RecipeError(what, where=where, remedy="Count from 0.")
+        place: Any = int(key) if isinstance(target, list) else key
+        if number == len(keys):
+            target[place] = value
+            return
+        target = target[place] if isinstance(target, list) else target.setdefault(place, {})
+        if not isinstance(target, dict | list):
+            raise RecipeError(f"'{key}' in '{dotted}' has no keys below it", where=where, remedy="Check the path.")
+
+
+def _as_written(location: Sequence[int | str], values: Any) -> list[str]:
+    """Return the keys and positions of a problem that stand in the file, without what pydantic puts in between."""
+    written = []
+    for part in location:
+        if isinstance(values, Mapping) and part in values:
+            values = values[part]
+        elif isinstance(values, list | tuple) and isinstance(part, int):
+            values = values[part] if part < len(values) else None
+        else:
+            continue
+        written.append(str(part))
+    return written
+
+
+def _subclasses(kind: type[Options]) -> list[type[Options]]:
+    return [found for child in kind.__subclasses__() for found in (child, *_subclasses(child))]

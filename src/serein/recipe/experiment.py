@@ -6,10 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from serein.choices import choose
+from serein.choices import Count, Name, Options, Positive, Share, choose
 from serein.recipe.learning import FeatureCacheOptions, Stage
 from serein.recipe.model import MAIN, Backbone, Branch, Encoder, LogMel, Lora
-from serein.recipe.options import Count, Name, Options, Positive, Share
 from serein.recipe.tasks import Tasks
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from serein.recipe.options import Count, Name, Options, Positive, Share, TaskName
+from serein.choices import Count, Name, Options, Positive, Share, TaskName
 
 
 class Optimizer(Options):

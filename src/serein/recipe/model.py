@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from serein.recipe.options import Count, NamedOptions, Options, OptionsOf, Positive, Share
+from serein.choices import Count, NamedOptions, Options, OptionsOf, Positive, Share
 
 
 class LogMel(NamedOptions):

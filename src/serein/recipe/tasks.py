@@ -7,9 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, SerializeAsAny, create_model, model_validator
 
-from serein.choices import Choice, choose, table
+from serein.choices import Choice, Count, Options, Positive, Share, choose, table
 from serein.recipe.model import MAIN, LayerChoice
-from serein.recipe.options import Count, Options, Positive, Share
 
 DimensionName = Literal["arousal", "valence", "dominance"]
 

@@ -20,13 +20,13 @@ import torch
 from serein.choices import choose
 from serein.data import manifest
 from serein.data.dataset import durations, fixed_durations
+from serein.data.manifest import Utterance
 from serein.data.splits import make_folds
-from serein.data.utterance import Utterance
 from serein.device import device_of
 from serein.errors import SereinError
 from serein.experiment.shared_stages import stage_options
-from serein.models.pretrained import Place
-from serein.recipe import Recipe
+from serein.models.pretrained import is_own, place_of
+from serein.recipe import Lora, Recipe
 from serein.reproduce.reproduction import Request
 from serein.reproduce.table import Table
 from serein.reproduce.trials import is_finished, row_recipe, take_data, trial_of
@@ -39,6 +39,13 @@ LOGMEL_MULTIPLY_ADDS = 1e8  # a second, of the small networks on log-mel bands
 SAMPLED_CLIPS = 400
 # Hidden size, layers, size between: where the configuration is not at hand
 KNOWN = {"base": (768, 12, 3072), "large": (1024, 24, 4096)}
+KNOWN_WHISPER = {
+    "base": (512, 6, 2048),
+    "tiny": (384, 4, 1536),
+    "small": (768, 12, 3072),
+    "medium": (1024, 24, 4096),
+    "large": (1280, 32, 5120),
+}
 CONVOLUTIONS = ((512,) * 7, (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2))
 
 
@@ -79,24 +86,35 @@ def network_of(options: Any) -> Network:
         >>> network = network_of(HuggingFace(source="facebook/wav2vec2-base"))
         >>> round(network.num_weights / 1e6), round(network.multiply_adds / 1e9, 1)
         (89, 6.7)
+        >>> round(network_of(HuggingFace(source="openai/whisper-base", layers=4)).num_weights / 1e6, 1)
+        13.5
     """
     if options.name == "logmel":
         return Network(LOGMEL_MULTIPLY_ADDS, 5e5, 0, 64)
-    known = {"conv_dim": CONVOLUTIONS[0], "conv_kernel": CONVOLUTIONS[1], "conv_stride": CONVOLUTIONS[2]}
-    sizes = KNOWN["large" if "large" in options.source.lower() else "base"]
-    names = ("hidden_size", "num_hidden_layers", "intermediate_size")
-    config: dict[str, Any] = known | dict(zip(names, sizes, strict=True))
-    if Path(options.source).expanduser().is_dir():
-        config |= Place(options.source, options.revision).read_config()
-    hidden, layers, between = (int(config[name]) for name in names)
-    rate_hz, inputs, convolutions, kernels = 16_000.0, 1, 0.0, 0
-    for channels, kernel, stride in zip(config["conv_dim"], config["conv_kernel"], config["conv_stride"], strict=True):
+    place, name = Path(options.source).expanduser(), options.source.lower()
+    is_there = place.is_dir() or is_own(options.source)
+    config: dict[str, Any] = place_of(options.source, options.revision).read_config() if is_there else {}
+    if "whisper" in config.get("model_type", name):
+        names, known = ("d_model", "encoder_layers", "encoder_ffn_dim"), KNOWN_WHISPER
+    else:
+        names, known = ("hidden_size", "num_hidden_layers", "intermediate_size"), KNOWN
+    usual = next((sizes for size, sizes in known.items() if size in name), known["base"])
+    hidden, layers, between = (int(config.get(key, number)) for key, number in zip(names, usual, strict=True))
+    if known is KNOWN_WHISPER:
+        rate_hz, inputs, convolutions = 100.0, config.get("num_mel_bins", 80), ((hidden, hidden), (3, 3), (1, 2))
+    else:
+        keys = ("conv_dim", "conv_kernel", "conv_stride")
+        rate_hz, inputs = 16_000.0, 1
+        convolutions = tuple(config.get(key, usual) for key, usual in zip(keys, CONVOLUTIONS, strict=True))
+    multiply_adds, num_weights = 0.0, 0.0
+    for channels, kernel, stride in zip(*convolutions, strict=True):
         rate_hz /= stride
-        convolutions += rate_hz * kernel * inputs * channels
-        kernels += kernel * inputs * channels
+        multiply_adds += rate_hz * kernel * inputs * channels
+        num_weights += kernel * inputs * channels
         inputs = channels
+    layers = min(layers, options.layers or layers)
     transformer = layers * (4 * hidden**2 + 2 * hidden * between)
-    return Network(convolutions + FRAMES_PER_S * transformer, kernels + transformer, layers, hidden)
+    return Network(multiply_adds + FRAMES_PER_S * transformer, num_weights + transformer, layers, hidden)
 
 
 def device_speed(device: torch.device, seconds: float = 0.3) -> float:
@@ -116,8 +134,12 @@ def device_speed(device: torch.device, seconds: float = 0.3) -> float:
     return number * size**3 / (time.monotonic() - started)
 
 
-def trained_part(trainable: Sequence[str], num_layers: int) -> float:
+def trained_part(trainable: Sequence[str], num_layers: int, adapter: Lora | None = None) -> float:
     """Return the part of a backbone through which gradients go back.
+
+    Args:
+        trainable: Of a stage.
+        adapter: The backbone's; gradients go down to the lowest layer that has one.
 
     Example:
         >>> [trained_part(names, 12) for names in (["layers 7-12", "heads"], ["layer 10"], ["encoder"], ["all"])]
@@ -127,7 +149,9 @@ def trained_part(trainable: Sequence[str], num_layers: int) -> float:
     for name in trainable:
         if name in ("all", "backbone", "transformer"):
             return 1.0
-        if layers := re.fullmatch(r"layers? (\d+)(-\d+)?", name):
+        if name == "adapter" and adapter is not None:
+            part = max(part, (num_layers + 1 - min(adapter.layers or (1,))) / max(num_layers, 1))
+        elif layers := re.fullmatch(r"layers? (\d+)(-\d+)?", name):
             part = max(part, (num_layers + 1 - int(layers[1])) / max(num_layers, 1))
     return part
 
@@ -184,10 +208,11 @@ class Estimator:
         clip_s = float(np.minimum(fixed_durations(self._durations_s, clips), clips.crop_s or np.inf).mean())
         sizes = self.fold_sizes(recipe)
         num_train, num_dev, num_test = (sum(numbers) for numbers in zip(*sizes, strict=True))
-        work, num_bytes, is_any_trained = whole_s * (num_dev + num_test), 0.0, False
+        work, num_bytes, is_any_saved = whole_s * (num_dev + num_test), 0.0, False
         for key, stage in zip(stage_keys(recipe), recipe.stages, strict=True):
-            trained = trained_part(stage.trainable, network.num_layers)
-            is_any_trained |= trained > 0
+            trained = trained_part(stage.trainable, network.num_layers, recipe.adapter)
+            saves_backbone = trained_part(stage.trainable, network.num_layers) > 0  # an adapter is small
+            is_any_saved |= saves_backbone
             if key in self._seen:
                 continue
             self._seen.add(key)
@@ -198,12 +223,12 @@ class Estimator:
             forward = (fixed + (1 - fixed) * stage.epochs) * (views * num_train * clip_s + num_dev * whole_s)
             num_networks = 1 + (len(recipe.branches) if stage.use_fusion else 0)
             work += num_networks * forward + 2 * trained * stage.epochs * views * num_train * clip_s
-            num_bytes += 4 * len(sizes) * network.num_weights if trained else 0.0
+            num_bytes += 4 * len(sizes) * network.num_weights if saves_backbone else 0.0
             features = f"features of {recipe.backbone}"
             if is_kept and features not in self._seen:
                 self._seen.add(features)
                 num_bytes += 2.0 * network.hidden_size * FRAMES_PER_S * whole_s * len(self.utterances)
-        num_bytes += 4 * len(sizes) * network.num_weights if is_any_trained else 0.0  # the model folders
+        num_bytes += 4 * len(sizes) * network.num_weights if is_any_saved else 0.0  # the model folders
         return Cost(work * network.multiply_adds, num_bytes)
 
 

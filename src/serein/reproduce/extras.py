@@ -19,9 +19,8 @@ from safetensors.numpy import load_file
 from serein import checkpoint as model_folder
 from serein import recipe as recipes
 from serein.data import manifest
+from serein.data.manifest import Utterance
 from serein.data.protocols import speaker_key
-from serein.data.utterance import Utterance
-from serein.evaluation.figures import mean_cosines, read_task_curves
 from serein.evaluation.intervals import NUM_RESAMPLES, interval_text, percentile_interval
 from serein.evaluation.predictions import (
     natural_key,
@@ -30,6 +29,7 @@ from serein.evaluation.predictions import (
     read_specs,
     run_classes,
 )
+from serein.evaluation.report import mean_cosines, read_task_curves
 from serein.evaluation.scores import score_predictions
 from serein.evaluation.tables import number
 from serein.evaluation.task_scores import score_task, task_scores

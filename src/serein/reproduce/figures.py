@@ -1,22 +1,34 @@
-"""Embeddings of a row's model on the train or test clips of a fold, for any task, coloured as the table asks."""
+"""Pictures of a table's rows side by side: confusions, embeddings coloured as the table asks, scores over a setting."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from serein import checkpoint as model_folder
 from serein.data import manifest
 from serein.data.dataset import Recordings
 from serein.data.files import replacing
-from serein.evaluation.figures import Line, Map, confusion_panels, lines_picture, map_panels
-from serein.evaluation.plots import FEWEST_EMBEDDINGS, emotion_colours, speaker_colours, thinned
+from serein.evaluation.intervals import Bounds
+from serein.evaluation.plots import (
+    FEWEST_EMBEDDINGS,
+    PAGE_WIDTH_IN,
+    RIGHT,
+    draw_confusion,
+    draw_map,
+    emotion_colours,
+    new_figure,
+    speaker_colours,
+    thinned,
+    tsne,
+)
 from serein.evaluation.predictions import natural_key, read_json, read_predictions
 from serein.evaluation.scores import SCORE_TITLES
 from serein.inference.batching import recording_outputs
@@ -27,6 +39,116 @@ from serein.reproduce.table import Picture, Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+MOST_ACROSS = 3
+ASIDE = 0.04  # of a place, or of the axis
+
+
+@dataclass(frozen=True)
+class Map:
+    """Embeddings of one model and what colours them.
+
+    Attributes:
+        title: Above the panel.
+        embeddings: ``(utterances, features)``, finite, at least `FEWEST_EMBEDDINGS` of them distinct.
+        names: What colours each: its emotion, or its speaker.
+    """
+
+    title: str
+    embeddings: NDArray[Any]
+    names: Sequence[str]
+
+
+def confusion_panels(panels: Sequence[tuple[str, NDArray[Any]]], classes: Sequence[str]) -> Figure:
+    """Draw titled confusion matrices of the same classes, each (true class, predicted class)."""
+    across = min(MOST_ACROSS, len(panels))
+    size = 1.3 + 0.6 * len(classes)
+    down = -(-len(panels) // across)
+    with new_figure((size * across, size * down)) as figure:
+        for number, (title, confusion) in enumerate(panels, start=1):
+            axes = figure.add_subplot(down, across, number)
+            draw_confusion(axes, confusion, classes)
+            axes.set_title(title)
+    return figure
+
+
+def map_panels(panels: Sequence[Map], colours: Mapping[str, str], across: int = MOST_ACROSS) -> Figure:
+    """Draw embeddings in two dimensions (t-SNE), each panel's by itself: places of two panels do not compare.
+
+    Args:
+        colours: Name -> colour, for all panels.
+        across: Most panels side by side.
+    """
+    across = min(across, len(panels))
+    down = -(-len(panels) // max(across, 1))
+    width = PAGE_WIDTH_IN / 2 if across < MOST_ACROSS else PAGE_WIDTH_IN / across
+    with new_figure((width * across, (width + 0.4) * down)) as figure:
+        for number, panel in enumerate(panels, start=1):
+            chosen = thinned(len(panel.embeddings))
+            places = tsne(np.asarray(panel.embeddings, np.float64)[chosen])
+            names = [panel.names[i] for i in chosen]
+            draw_map(figure.add_subplot(down, across, number), places, names, dict(colours), panel.title)
+    return figure
+
+
+@dataclass(frozen=True)
+class Line:
+    """A score over a setting.
+
+    Attributes:
+        name: In the legend.
+        x: The setting's values.
+        y: The score at each.
+        bounds: Interval of each score, in its unit, or `None`.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    bounds: Sequence[Bounds | None]
+    colour: str = RIGHT
+
+
+def lines_picture(
+    lines: Sequence[Line],
+    titles: tuple[str, str],
+    *,
+    level: tuple[str, float, str] | None = None,
+    is_logarithmic: bool = False,
+) -> Figure:
+    """Draw scores, with their intervals, over a setting.
+
+    Args:
+        titles: Of both axes.
+        level: Name, height and colour of a line across, to compare with.
+        is_logarithmic: Whether the setting's axis is; its values are then marked as they are.
+    """
+    with new_figure((5.6, 3.6)) as figure:
+        axes = figure.add_subplot()
+        if is_logarithmic:
+            axes.set_xscale("log")
+        for number, line in enumerate(lines):
+            order = np.argsort(line.x)
+            places, values = np.asarray(line.x, float)[order], np.asarray(line.y, float)[order]
+            # Each line stands a little aside, so that the intervals of several are told apart.
+            aside = number - (len(lines) - 1) / 2
+            places = places * (1 + ASIDE) ** aside if is_logarithmic else places + ASIDE * np.ptp(places) * aside
+            axes.plot(places, values, color=line.colour, marker="o", linewidth=1.4, label=line.name)
+            for place, index in zip(places, order, strict=True):
+                if (own := line.bounds[index]) is not None:
+                    axes.vlines(place, *own, color=line.colour, linewidth=1.2, alpha=0.6)
+        if level is not None:
+            axes.axhline(level[1], color=level[2], linewidth=1.0, linestyle=(0, (4, 3)), label=level[0])
+        axes.set(xlabel=titles[0], ylabel=titles[1])
+        if is_logarithmic:
+            axes.set_xticks(sorted({x for line in lines for x in line.x}), minor=False)
+            axes.set_xticks([], minor=True)
+            axes.xaxis.set_major_formatter("{x:g}")
+        axes.tick_params(length=0)
+        if len(lines) > 1 or level is not None:
+            axes.legend()
+    return figure
 
 
 _COLOURS = {"emotion": "coloured by emotion", "prediction": "by predicted emotion", "speaker": "by speaker"}

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serein.data.files import write_text
-from serein.distributed import distributed_info, ray_cluster
+from serein.device import distributed_info, ray_cluster
 from serein.errors import RecipeError, RunError, SereinError
 from serein.evaluation.predictions import read_json
 from serein.evaluation.scores import SCORE_TITLES
 from serein.evaluation.systems import Split
 from serein.knn.evaluation import KnnOptions, evaluate_run_with_knn
 from serein.progress import Report
-from serein.reproduce.comparison import Comparison, compare
+from serein.reproduce.comparison import Comparison, as_json, as_markdown, compare, paths, write_page
 from serein.reproduce.figures import with_picture
 from serein.reproduce.table import Row, Table
 from serein.reproduce.trials import (
@@ -32,7 +32,6 @@ from serein.reproduce.trials import (
     train,
     trial_of,
 )
-from serein.reproduce.writers import as_json, as_markdown, paths, write_page
 
 Outcome = tuple[Trial, SereinError | None]
 

@@ -21,8 +21,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
+from serein.choices import Name
 from serein.errors import RecipeError, expected_one_of
-from serein.recipe.options import Name
 
 PerCent = Annotated[float, Field(ge=0.0, le=100.0)]
 Metric = Literal["macro_f1", "ua", "wa"]

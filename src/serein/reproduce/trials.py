@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from serein import recipe as recipes
 from serein.data import manifest
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.ensemble.evaluation import divide
 from serein.ensemble.predictor import ensemble_probabilities, fit_weights
 from serein.errors import RecipeError, RunError

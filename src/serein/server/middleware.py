@@ -21,8 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from serein.errors import SereinError
-from serein.server.limits import Limits
-from serein.server.schemas import HTTPProblem, too_large
+from serein.server.limits import HTTPProblem, Limits, too_large
 from serein.server.service import Service
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")

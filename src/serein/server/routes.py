@@ -15,6 +15,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
@@ -22,27 +23,60 @@ from starlette.requests import ClientDisconnect
 from serein.audio import TooLongAudioError, Upload
 from serein.errors import AudioError
 from serein.evaluation.plots import emotion_colours
-from serein.inference.prediction import ErrorSchema, Prediction, PredictionSchema
+from serein.inference.prediction import EXAMPLE, EXAMPLE_OF_ERROR, ErrorSchema, Prediction, PredictionSchema, Seconds
 from serein.inference.writers import error_dict
-from serein.server.limits import Limits
-from serein.server.schemas import (
-    MEDIA_TYPE,
-    BatchResponse,
-    HTTPProblem,
-    LimitsInfo,
-    ModelInfo,
-    ModelsResponse,
-    ProblemDetails,
-    StatusResponse,
-    busy,
-    for_clients,
-    gone,
-    too_large,
-)
+from serein.server.limits import MEDIA_TYPE, HTTPProblem, Limits, ProblemDetails, busy, for_clients, gone, too_large
 from serein.server.service import Service
 
 _LONGEST_NAME = 100
 _FIELD_BYTES = 10_000  # of a text where a file belongs
+
+
+class BatchResponse(BaseModel):
+    """A prediction or an error for each recording, in their order."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"results": [EXAMPLE, EXAMPLE_OF_ERROR]}]})
+
+    results: list[PredictionSchema | ErrorSchema]
+
+
+class ModelInfo(BaseModel):
+    """A model that the service runs."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"name": "model", "task": "emotion", "classes": ["angry", "happy", "sad"], "max_window_s": 30.0}
+            ]
+        }
+    )
+
+    name: str
+    task: str
+    classes: list[str]
+    dimensions: list[str] = Field([], description="Names of the numbers that it predicts.")
+    is_calibrated: bool = Field(False, description="Whether probabilities were fitted to how often the model is right.")
+    max_window_s: Seconds = Field(description="Longer recordings are cut into segments.")
+    colours: dict[str, str] = Field({}, description="Class -> colour, as reports draw it.")
+
+
+class LimitsInfo(BaseModel):
+    """What the service accepts."""
+
+    max_upload_bytes: int = Field(description="Size of one recording.")
+    max_recording_s: Seconds = Field(description="Length of one recording.")
+    max_files: int = Field(description="Recordings of one batch.")
+
+
+class ModelsResponse(BaseModel):
+    models: list[ModelInfo]
+    limits: LimitsInfo
+
+
+class StatusResponse(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})
+
+    status: str
 
 
 class SegmentsMode(StrEnum):

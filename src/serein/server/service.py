@@ -26,8 +26,7 @@ from serein.inference.predictor import Predictor
 from serein.inference.recording import PredictOptions, Recording, Segments, Window
 from serein.inference.streams import Stream, cut_all
 from serein.knn.datastore import Datastore, open_datastore
-from serein.server.limits import ConcurrencyLimiter, Limits, Metrics
-from serein.server.schemas import busy
+from serein.server.limits import ConcurrencyLimiter, Limits, Metrics, busy
 from serein.text.word_vectors import Vocabulary
 
 _DECODERS = 2  # threads that decode recordings and detect speech in them

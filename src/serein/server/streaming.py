@@ -13,9 +13,9 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from serein.audio import RATES_HZ, SAMPLE_RATE_HZ
 from serein.inference.recording import Window
 from serein.inference.streams import Stream, pcm16
+from serein.server.limits import HTTPProblem
 from serein.server.middleware import client_of
 from serein.server.routes import require_options
-from serein.server.schemas import HTTPProblem
 from serein.server.service import Service
 
 _BYTES = 2  # of a sample

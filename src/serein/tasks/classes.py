@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from serein import losses, metrics
 from serein.choices import choose
 from serein.data.dataset import Targets
-from serein.data.utterance import Rating, Utterance, is_self_evaluation, plain_label
+from serein.data.manifest import Rating, Utterance, is_self_evaluation, plain_label
 from serein.errors import RecipeError
 from serein.metrics import DISTRIBUTION_SCORES
 from serein.recipe import Category, Head, Labels, Recipe

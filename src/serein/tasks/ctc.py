@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from serein import losses
 from serein.data.dataset import Targets
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import ManifestError, imported
 from serein.recipe import Head, Recipe, Transcript
 from serein.tasks.task import Decoded, Task, TaskPrediction, TaskSpec

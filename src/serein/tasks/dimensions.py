@@ -12,7 +12,7 @@ import torch
 from serein import metrics
 from serein.choices import choose
 from serein.data.dataset import Targets
-from serein.data.utterance import Utterance
+from serein.data.manifest import Utterance
 from serein.errors import RecipeError
 from serein.recipe import Dimension, Dimensions, Head, Recipe
 from serein.tasks.task import Decoded, Task, TaskPrediction, TaskSpec

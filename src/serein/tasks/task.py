@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from serein.data.dataset import Targets
+from serein.data.manifest import Utterance
 from serein.data.protocols import speaker_key
-from serein.data.utterance import Utterance
 from serein.errors import ModelError, RecipeError
 from serein.metrics import NUMBER_SCORES
 from serein.recipe import Head, Recipe

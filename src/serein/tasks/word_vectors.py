@@ -32,7 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from serein.choices import choose
 from serein.data.dataset import Targets
-from serein.data.utterance import Utterance, is_self_evaluation
+from serein.data.manifest import Utterance, is_self_evaluation
 from serein.errors import ModelError, RecipeError, expected_one_of
 from serein.recipe import Head, Nouns, Recipe, Words
 from serein.tasks.classes import ClassLabels, class_labels_of, class_scores
@@ -366,7 +366,7 @@ def target_words(
         RecipeError: There is no such label set.
 
     Example:
-        >>> from serein.data.utterance import Rating
+        >>> from serein.data.manifest import Rating
         >>> ratings = (Rating(labels=("angry",), comment="fed up, Bitter"), Rating(labels=("sad", "other", "sad")))
         >>> utterance = Utterance(id="a", audio="a.wav", emotion="sad", ratings=ratings)
         >>> class_labels = ClassLabels(("angry", "sad"), {})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -13,21 +12,18 @@ import lightning.pytorch as lightning
 import torch
 from torch import nn
 
-from serein.data.augmentation import SpectrogramAugmenter
 from serein.data.dataset import Batch, draw_seed
-from serein.distributed import all_gather_rows
-from serein.errors import RecipeError, RunError
+from serein.device import all_gather_rows
+from serein.errors import RunError
 from serein.losses import supervised_contrastive
-from serein.models.backbones import HuggingFaceBackbone
 from serein.models.heads import HeadOutput
-from serein.models.hidden_states import ADAPTER_WEIGHT, Backbone, HiddenStates, frame_mask, own_weights
-from serein.models.logmel import BANDS, LogMelBackbone
-from serein.models.model import HiddenStatesByBranch, SpeechModel, is_frozen
+from serein.models.hidden_states import ADAPTER_WEIGHT, own_weights
+from serein.models.model import SpeechModel, is_frozen
 from serein.models.pretrained import weights_hash
-from serein.recipe import MAIN, SpectrogramAugmentation, Stage
+from serein.recipe import SpectrogramAugmentation, Stage
 from serein.tasks.task import Task
+from serein.training.batches import Decoded, Parts, encode_batch, split
 from serein.training.optimizers import build_optimizer, build_scheduler, moving_average
-from serein.training.parts import Decoded, Parts, split
 
 logger = logging.getLogger(__name__)
 
@@ -61,138 +57,6 @@ def gradient_cosines(
         if gradient.any():
             flat[name] = gradient / gradient.norm()
     return {(one, other): float(flat[one] @ flat[other]) for one, other in combinations(flat, 2)}
-
-
-@dataclass(frozen=True)
-class EncodedBatch:
-    """Hidden layers of each branch, and the targets and conditions that go with them, mixed alike."""
-
-    hidden_states: HiddenStatesByBranch
-    targets: Mapping[str, torch.Tensor]
-    has_target: Mapping[str, torch.Tensor]
-    conditions: Mapping[str, torch.Tensor]
-
-    def mixup(self, partners: torch.Tensor, weight: float) -> EncodedBatch:
-        """Mix each clip with its partner (Zhang 2018): frames, targets, conditions; the longer of the two counts."""
-        partners = partners.to(next(iter(self.hidden_states.values())).is_frame.device)
-
-        def mix(values: torch.Tensor) -> torch.Tensor:
-            return weight * values + (1 - weight) * values[partners]
-
-        def mix_frames(frames: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
-            if not frames.numel():  # a layer that nobody reads
-                return frames
-            return mix(frames.masked_fill(~is_frame[..., None], 0.0))  # what lies on padding means nothing
-
-        return EncodedBatch(
-            {
-                name: HiddenStates(
-                    tuple(mix_frames(layer, own.is_frame) for layer in own.layers),
-                    own.is_frame | own.is_frame[partners],
-                    None if own.output is None else mix_frames(own.output, own.is_frame),
-                )
-                for name, own in self.hidden_states.items()
-            },
-            {name: mix(target) for name, target in self.targets.items()},
-            {name: mask & mask[partners] for name, mask in self.has_target.items()},
-            {name: mix(values) for name, values in self.conditions.items()},
-        )
-
-
-def encode_batch(
-    model: SpeechModel,
-    batch: Batch,
-    augmentation: SpectrogramAugmentation,
-    branches: Sequence[str] = (MAIN,),
-    *,
-    goes_on: bool = False,
-) -> EncodedBatch:
-    """Return what a training step learns from. A batch that carries hidden layers needs no waveforms.
-
-    All branches get the same augmentation of a clip: what is drawn follows from its seed.
-
-    Args:
-        model: With `requires_grad` as in the stage.
-        batch: Waveforms, or hidden layers in their place.
-        augmentation: Of bands, and mixup.
-        branches: Those to encode.
-        goes_on: The hidden layers are those below the ones that learn.
-
-    Raises:
-        RecipeError: A backbone does not make what is to be changed.
-    """
-    augmenters: list[SpectrogramAugmenter] = []
-
-    def stored(backbone: Backbone) -> HiddenStates:
-        layers = {name: frames.float() for name, frames in batch.layers.items()}
-        nothing = batch.num_frames.new_zeros(0, dtype=torch.float32)  # in the place of layers that nobody reads
-        kept = HiddenStates(
-            tuple(layers.get(str(number), nothing) for number in range(len(backbone.sizes))),
-            frame_mask(batch.num_frames, next(iter(layers.values())).shape[1]),
-            layers.get("last"),
-        )
-        return backbone.resume(kept) if goes_on else kept
-
-    def bands(backbone: Backbone) -> tuple[torch.Tensor, torch.Tensor]:
-        assert isinstance(backbone, LogMelBackbone)
-        if BANDS in batch.layers:
-            return backbone.restored(batch.layers[BANDS], batch.num_frames)
-        return backbone.bands(batch.waveforms, batch.num_samples)
-
-    def normalised(backbone: Backbone) -> HiddenStates:
-        bands_db, is_frame = bands(backbone)
-        assert isinstance(backbone, LogMelBackbone)
-        return HiddenStates((backbone.normalised(bands_db, is_frame),), is_frame)
-
-    def augmented(backbone: Backbone) -> HiddenStates:
-        require_bands(backbone, augmentation)
-        augmenter = SpectrogramAugmenter(augmentation, batch.seeds)
-        augmenters.append(augmenter)
-        if isinstance(backbone, HuggingFaceBackbone):
-            masked: HiddenStates = backbone(
-                batch.waveforms, batch.num_samples, lambda bands, lengths: augmenter.mask(bands, lengths, 1)
-            )
-            return masked
-        assert isinstance(backbone, LogMelBackbone)
-        bands_db, is_frame = bands(backbone)
-        bands_db, num_frames = augmenter.augment(bands_db, is_frame.sum(dim=1))
-        is_frame = frame_mask(num_frames, bands_db.shape[1])
-        frames = augmenter.mask(backbone.normalised(bands_db, is_frame), num_frames, backbone.num_channels)
-        return HiddenStates((frames,), is_frame)
-
-    if batch.layers and BANDS not in batch.layers:
-        hidden_states = model.encode_with(stored, branches)
-    elif augmentation.changes_bands:
-        hidden_states = model.encode_with(augmented, branches)
-    elif batch.layers:
-        hidden_states = model.encode_with(normalised, branches)
-    else:
-        hidden_states = model.encode(batch.waveforms, batch.num_samples, branches)
-    encoded = EncodedBatch(hidden_states, batch.targets, batch.has_target, batch.conditions)
-    augmenter = augmenters[0] if augmenters else SpectrogramAugmenter(augmentation, batch.seeds)
-    mixing = augmenter.mixing()
-    return encoded if mixing is None else encoded.mixup(*mixing)
-
-
-def require_bands(
-    backbone: Backbone, augmentation: SpectrogramAugmentation, where: str = "stages.spectrogram_augmentation"
-) -> None:
-    """Raise RecipeError when bands are to be changed that the backbone does not make."""
-    if isinstance(backbone, LogMelBackbone):
-        return
-    if augmentation.changes_decibels:
-        raise RecipeError(
-            "spectrogram augmentation other than masks and mixup needs the backbone 'logmel'",
-            where=where,
-            remedy="Leave it out, or change waveforms: waveform_augmentation suits every backbone.",
-        )
-    has_bands = isinstance(backbone, HuggingFaceBackbone) and backbone.has_bands
-    if augmentation.changes_bands and not has_bands:
-        raise RecipeError(
-            "masks need a backbone of log-mel bands: 'logmel', or Whisper's",
-            where=where,
-            remedy="Leave them out, or mask this model's frames: backbone.overrides: {apply_spec_augment: true}.",
-        )
 
 
 DevOutputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # (clip,) positions, (clip, ...) truth and what is kept

@@ -1,4 +1,4 @@
-"""Stages, one after the other: each starts from the weights that the one before handed on."""
+"""Stages, one after the other: each starts from the weights that the one before handed on; compiled where asked."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ from serein.data.dataset import (
     draw_seed,
     loader,
 )
-from serein.device import own_device
-from serein.distributed import distributed_info, wait_for_all
+from serein.device import distributed_info, own_device, wait_for_all
 from serein.errors import AudioError, RunError
 from serein.models.logmel import BANDS, LogMelBackbone
 from serein.models.model import SpeechModel
@@ -51,7 +50,6 @@ from serein.training.checkpointing import (
     load_weights,
     readable_state,
 )
-from serein.training.compiling import compiled
 from serein.training.feature_cache import FeatureCache, StoredFeatures, num_fixed_layers, only_backbone, tapped_layers
 from serein.training.module import StageModule
 
@@ -377,3 +375,46 @@ def _plainly(folder: Path) -> Iterator[None]:
             where=folder,
             remedy="Lower batches.max_seconds or batches.max_clips, or train fewer layers.",
         ) from None
+
+
+COMPILER_BACKEND = "inductor"
+
+
+def require_compiler(device: torch.device, where: str = "stages.compile") -> None:
+    """Compile one sum, so that a compiler that is missing is reported before a training starts.
+
+    Raises:
+        RunError: This machine cannot compile for the device: CPUs need a C++ compiler with OpenMP, GPUs Triton.
+    """
+
+    def double(numbers: torch.Tensor) -> torch.Tensor:
+        return numbers + numbers
+
+    try:
+        torch.compile(double, backend=COMPILER_BACKEND)(torch.ones(8, device=device))
+    except (RuntimeError, OSError, ImportError) as error:  # PyTorch's own are RuntimeErrors; each system has others
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        needed = "Triton" if device.type == "cuda" else "a C++ compiler with OpenMP, for instance g++,"
+        raise RunError(
+            f"torch.compile does not work here for {device} ({reason})",
+            where=where,
+            remedy=f"Install {needed} or leave compile out: it changes the speed alone.",
+        ) from None
+
+
+@contextmanager
+def compiled(model: SpeechModel, *, enabled: bool = True) -> Iterator[None]:
+    """Let the transformer layers of pretrained backbones run compiled until the block ends; weights keep their names.
+
+    They are compiled one by one (PyTorch's regional compilation): all layers of a model are one program, made once for
+    any number of clips and frames. All else runs as ever.
+    """
+    branches = (MAIN, *model.branches) if enabled else ()
+    parts = [block for branch in branches for block in model.backbone_of(branch).repeated_blocks]
+    for part in parts:
+        part.compile(backend=COMPILER_BACKEND, dynamic=True)
+    try:
+        yield
+    finally:
+        for part in parts:
+            part._compiled_call_impl = None  # there is no public way back

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from serein.errors import ModelError
-from serein.exporting import comparing
-from serein.exporting.comparing import RuntimeComparison, RuntimeResult, compare_runtimes
-from serein.inference.benchmark import Benchmark
+from serein.exporting import benchmark
+from serein.exporting.benchmark import Benchmark, RuntimeComparison, RuntimeResult, compare_runtimes
+
+MODEL = str(Path(__file__).parents[1] / "golden" / "models" / "classes")
 
 
 def result(runtime: str, clips_per_s: float, latency_s: float, equal_labels: float = 1.0) -> RuntimeResult:
@@ -46,8 +47,10 @@ def test_the_commands_export_a_model_that_is_not_exported() -> None:
 @pytest.mark.slow
 def test_runtimes_are_measured_in_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(comparing, "NUM_SOUNDS", 8)
-    compared = compare_runtimes("default", ("torch", "onnx"), "cpu", clip_s=0.5, seconds=0.01)
+    monkeypatch.setattr(benchmark, "NUM_SOUNDS", 8)
+    monkeypatch.setattr(benchmark, "PEAK_SIZE", 64)
+    monkeypatch.setattr(benchmark, "PEAK_S", 0.0)
+    compared = compare_runtimes(MODEL, ("torch", "onnx"), "cpu", clip_s=5.0, seconds=0.0)
     torch_result, onnx_result = compared.results
     assert (torch_result.ratio, torch_result.equal_labels, torch_result.largest_difference) == (1.0, 1.0, 0.0)
     assert onnx_result.keeps_predictions
@@ -62,7 +65,7 @@ def test_a_runtime_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyP
     def missing(*_: Any, **__: Any) -> None:
         raise MissingExtraError("openvino", "openvino")
 
-    monkeypatch.setattr(comparing, "load", missing)
+    monkeypatch.setattr(benchmark, "load", missing)
     with pytest.raises(ModelError, match=r"none of these runtimes is installed. Install it with: pip install"):
         compare_runtimes("default", ("openvino",))
     with pytest.raises(ModelError, match="unknown runtime 'tensorrt', expected one of: torch, onnx, openvino"):

@@ -1,21 +1,151 @@
-"""Which runtime is the fastest for a model on this machine, among those that keep its predictions."""
+"""How fast a model runs on this machine, and which runtime is the fastest among those that keep its predictions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from serein.audio import Waveform
+from serein.audio import SAMPLE_RATE_HZ, Waveform
 from serein.errors import MissingExtraError, ModelError, expected_one_of
 from serein.exporting.export import export, made_sound
-from serein.inference.benchmark import Benchmark, measure
-from serein.inference.predictor import Predictor, load, model_folder
+from serein.inference.predictor import BATCH_S, Predictor, load, model_folder
 from serein.inference.runtimes import EXPORTED, RUNTIMES
+
+PEAK_SIZE, PEAK_S = 2048, 0.5  # of the matrices whose product is timed
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What was measured.
+
+    Attributes:
+        clips_per_s: In batches of `BATCH_S` seconds of sound.
+        times_real_time: Seconds of sound in a second.
+        latency_p50_s: Of a lone clip, from samples to prediction.
+        memory_bytes: Most that the process has held; on a GPU, most that PyTorch has held there.
+        flops: Floating-point operations of a clip's network in PyTorch; `None`: another runtime does not tell.
+        peak_flops_per_s: Of a product of large matrices on this device, in the model's precision.
+        share_of_peak: Operations in a second beside that peak.
+    """
+
+    model: str
+    runtime: str
+    device: str
+    processor: str
+    num_threads: int
+    precision: str
+    clip_s: float
+    clips_per_s: float
+    times_real_time: float
+    latency_p50_s: float
+    latency_p95_s: float
+    memory_bytes: int
+    flops: float | None
+    peak_flops_per_s: float
+    share_of_peak: float | None
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what a table shows."""
+        share = "unknown in this runtime" if self.share_of_peak is None else f"{100 * self.share_of_peak:.1f} %"
+        return [
+            ("model", f"{self.model}, {self.runtime}, {self.precision}"),
+            ("device", f"{self.device}, {self.processor}, {self.num_threads} threads"),
+            ("speed", f"{self.clips_per_s:.1f} clips of {self.clip_s:g} s in a second"),
+            ("times real time", f"{self.times_real_time:.0f}"),
+            ("latency p50, p95", f"{1e3 * self.latency_p50_s:.1f} ms, {1e3 * self.latency_p95_s:.1f} ms"),
+            ("memory", f"{self.memory_bytes / 1e6:.0f} MB"),
+            ("matrix peak", f"{self.peak_flops_per_s / 1e9:.0f} GFLOP/s"),
+            ("share of that peak", share),
+        ]
+
+
+def measure(predictor: Predictor, *, clip_s: float = 3.0, seconds: float = 10.0) -> Benchmark:
+    """Measure a model's speed on clips of noise.
+
+    Args:
+        clip_s: Their length.
+        seconds: How long speed and latency are measured together.
+    """
+    device, runtime = predictor.runtime.device, predictor.runtime
+    rng = np.random.default_rng(0)
+    size = round(clip_s * SAMPLE_RATE_HZ)
+    clips: list[Waveform] = list(0.1 * rng.standard_normal((max(1, int(BATCH_S / clip_s)), size)).astype(np.float32))
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    batches_s = _timed(lambda: predictor.predict_clips(clips), seconds / 2)
+    alone_s = _timed(lambda: predictor.predict_clips(clips[:1]), seconds / 2)
+    clips_per_s = len(clips) / float(np.median(batches_s))
+    unit = 1024 if sys.platform == "linux" else 1  # of ru_maxrss
+    memory = torch.cuda.max_memory_allocated(device) if on_gpu else 0
+    flops = None
+    if runtime.name == "torch":
+        learning = [each for each in predictor.model.parameters() if each.requires_grad]
+        for each in learning:  # the counter follows gradients, which a weight norm has none of here
+            each.requires_grad_(False)
+        with FlopCounterMode(display=False) as counter:
+            predictor.predict_clips(clips[:1])
+        for each in learning:
+            each.requires_grad_(True)
+        flops = float(counter.get_total_flops())
+    peak = matrix_peak(device, runtime.precision)
+    return Benchmark(
+        model=predictor.checkpoint.name,
+        runtime=runtime.name,
+        device=str(device),
+        processor=torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine(),
+        num_threads=torch.get_num_threads(),
+        precision=runtime.precision,
+        clip_s=clip_s,
+        clips_per_s=clips_per_s,
+        times_real_time=clips_per_s * clip_s,
+        latency_p50_s=float(np.quantile(alone_s, 0.5)),
+        latency_p95_s=float(np.quantile(alone_s, 0.95)),
+        memory_bytes=memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        flops=flops,
+        peak_flops_per_s=peak,
+        share_of_peak=None if flops is None else flops * clips_per_s / peak,
+    )
+
+
+def matrix_peak(device: torch.device, precision: str) -> float:
+    """Return the floating-point operations in a second of a large matrix product: what the machine can do.
+
+    Args:
+        precision: `bfloat16`; all else is timed in float32.
+    """
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    one, other = torch.randn(2, PEAK_SIZE, PEAK_SIZE, device=device).to(dtype)
+
+    def product() -> None:
+        torch.mm(one, other)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return 2.0 * PEAK_SIZE**3 / min(_timed(product, PEAK_S))
+
+
+def _timed(work: Callable[[], object], seconds: float) -> list[float]:
+    """Return the seconds of each of at least three calls, after one that is not counted."""
+    work()
+    took_s: list[float] = []
+    while len(took_s) < 3 or sum(took_s) < seconds:
+        started_s = time.perf_counter()
+        work()
+        took_s.append(time.perf_counter() - started_s)
+    return took_s
+
 
 NUM_SOUNDS = 64
 LEAST_EQUAL_LABELS, MOST_DIFFERENCE = 0.99, 0.05  # of what keeps the predictions: so do 8-bit weights that are good

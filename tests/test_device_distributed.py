@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import load_file
 
 from cli_fixtures import Call, environment, everything_in, write_recipe
-from serein.distributed import DistributedInfo, distributed_info
+from serein.device import DistributedInfo, distributed_info
 from serein.evaluation.predictions import read_predictions
 from serein.experiment import run as runs
 

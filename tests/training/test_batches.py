@@ -21,8 +21,8 @@ from serein.experiment import fold as experiments
 from serein.models.encoders import CnnBlstmEncoder
 from serein.models.hidden_states import HiddenStates
 from serein.training import module as learning
+from serein.training.batches import split
 from serein.training.module import StageModule
-from serein.training.parts import split
 
 # No batch norm and no dropout: the one sees other clips in parts, the other draws otherwise.
 CHANGES = {

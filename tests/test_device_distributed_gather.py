@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import distributed, multiprocessing
 
-from serein.distributed import all_gather_rows
+from serein.device import all_gather_rows
 from serein.losses import supervised_contrastive
 
 LABELS = torch.tensor([0, 0, 1, 2, 1, 2, 2, 0])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serein.corpora.meld import parse, remarks
+from serein.corpora.acted_tables import meld_remarks, parse_meld
 from serein.errors import ManifestError
 
 HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime\n"
@@ -30,7 +30,7 @@ def release(root: Path, *clips: str) -> Path:
 
 def test_a_row_says_everything(tmp_path: Path) -> None:
     root = release(tmp_path, "train_splits/dia0_utt3.mp4")
-    first, *_ = parse(root)
+    first, *_ = parse_meld(root)
     assert first.model_dump(exclude_defaults=True) == {
         "id": "train_dia0_utt3",
         "audio": str(root / "train_splits" / "dia0_utt3.mp4"),
@@ -43,7 +43,7 @@ def test_a_row_says_everything(tmp_path: Path) -> None:
         "language": "en",
         "corpus": "meld",
     }
-    assert [(u.id, u.split, u.emotion) for u in parse(root)] == [
+    assert [(u.id, u.split, u.emotion) for u in parse_meld(root)] == [
         ("train_dia0_utt3", "train", "neutral"),
         ("dev_dia13_utt0", "dev", "joy"),
         ("test_dia0_utt3", "test", "anger"),
@@ -52,7 +52,7 @@ def test_a_row_says_everything(tmp_path: Path) -> None:
 
 def test_a_row_without_a_clip_in_the_release_is_left_out_and_said(tmp_path: Path) -> None:
     root = release(tmp_path)
-    assert remarks(root) == ["left out train_dia125_utt3: the release has no clip of it that can be decoded"]
+    assert meld_remarks(root) == ["left out train_dia125_utt3: the release has no clip of it that can be decoded"]
 
 
 def test_corrected_clips_and_audio_go_first(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_corrected_clips_and_audio_go_first(tmp_path: Path) -> None:
         "dev_splits_complete/dia13_utt0.mp4",
         "dev_splits_complete/dia13_utt0.wav",
     )
-    names = {u.split: Path(u.audio).name for u in parse(root)}
+    names = {u.split: Path(u.audio).name for u in parse_meld(root)}
     assert names["test"] == "final_videos_testdia0_utt3.mp4"
     assert names["dev"] == "dia13_utt0.wav"
 
@@ -72,7 +72,7 @@ def test_a_missing_table_and_an_unknown_emotion_stop(tmp_path: Path) -> None:
     root = release(tmp_path)
     (root / "dev_sent_emo.csv").write_text(HEADER + "x,Hi,Joey,glee,positive,13,0,5,3,0,1\n", encoding="utf-8")
     with pytest.raises(ManifestError, match=r"dev_sent_emo\.csv:2: unknown emotion 'glee'"):
-        parse(root)
+        parse_meld(root)
     (root / "dev_sent_emo.csv").unlink()
     with pytest.raises(ManifestError, match=r"holds no dev_sent_emo\.csv"):
-        parse(root)
+        parse_meld(root)

@@ -19,7 +19,7 @@ from serein.evaluation.predictions import read_predictions
 from serein.experiment import run as runs
 from serein.experiment.build import resolve, tasks_with
 from serein.experiment.data import prepare, targets_of
-from serein.experiment.distillation import distilled
+from serein.experiment.fold import distilled
 
 STAGE = {"name": "emotion", "epochs": 1, "checkpoint": "last"}
 

@@ -1,0 +1,245 @@
+"""A batch in training: encoded, augmented and mixed; and in parts, where the device's memory does not hold it.
+
+In parts it is learned so (Gao 2021, arXiv 2101.06983, "GradCache"): they run without a graph, and the loss is taken of
+what the heads put out for all of their clips. Losses that compare clips with each other (contrastive, concordance) or
+weigh them (classes, transcripts) are those of the whole batch. Then each part runs again, with a graph, and goes back
+from the gradients of its outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from serein.data.augmentation import SpectrogramAugmenter
+from serein.data.dataset import Batch
+from serein.errors import RecipeError
+from serein.models.backbones import HuggingFaceBackbone
+from serein.models.heads import HeadOutput
+from serein.models.hidden_states import Backbone, HiddenStates, frame_mask
+from serein.models.logmel import BANDS, LogMelBackbone
+from serein.models.model import HiddenStatesByBranch, SpeechModel
+from serein.recipe import MAIN, SpectrogramAugmentation
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """Hidden layers of each branch, and the targets and conditions that go with them, mixed alike."""
+
+    hidden_states: HiddenStatesByBranch
+    targets: Mapping[str, torch.Tensor]
+    has_target: Mapping[str, torch.Tensor]
+    conditions: Mapping[str, torch.Tensor]
+
+    def mixup(self, partners: torch.Tensor, weight: float) -> EncodedBatch:
+        """Mix each clip with its partner (Zhang 2018): frames, targets, conditions; the longer of the two counts."""
+        partners = partners.to(next(iter(self.hidden_states.values())).is_frame.device)
+
+        def mix(values: torch.Tensor) -> torch.Tensor:
+            return weight * values + (1 - weight) * values[partners]
+
+        def mix_frames(frames: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
+            if not frames.numel():  # a layer that nobody reads
+                return frames
+            return mix(frames.masked_fill(~is_frame[..., None], 0.0))  # what lies on padding means nothing
+
+        return EncodedBatch(
+            {
+                name: HiddenStates(
+                    tuple(mix_frames(layer, own.is_frame) for layer in own.layers),
+                    own.is_frame | own.is_frame[partners],
+                    None if own.output is None else mix_frames(own.output, own.is_frame),
+                )
+                for name, own in self.hidden_states.items()
+            },
+            {name: mix(target) for name, target in self.targets.items()},
+            {name: mask & mask[partners] for name, mask in self.has_target.items()},
+            {name: mix(values) for name, values in self.conditions.items()},
+        )
+
+
+def encode_batch(
+    model: SpeechModel,
+    batch: Batch,
+    augmentation: SpectrogramAugmentation,
+    branches: Sequence[str] = (MAIN,),
+    *,
+    goes_on: bool = False,
+) -> EncodedBatch:
+    """Return what a training step learns from. A batch that carries hidden layers needs no waveforms.
+
+    All branches get the same augmentation of a clip: what is drawn follows from its seed.
+
+    Args:
+        model: With `requires_grad` as in the stage.
+        batch: Waveforms, or hidden layers in their place.
+        augmentation: Of bands, and mixup.
+        branches: Those to encode.
+        goes_on: The hidden layers are those below the ones that learn.
+
+    Raises:
+        RecipeError: A backbone does not make what is to be changed.
+    """
+    augmenters: list[SpectrogramAugmenter] = []
+
+    def stored(backbone: Backbone) -> HiddenStates:
+        layers = {name: frames.float() for name, frames in batch.layers.items()}
+        nothing = batch.num_frames.new_zeros(0, dtype=torch.float32)  # in the place of layers that nobody reads
+        kept = HiddenStates(
+            tuple(layers.get(str(number), nothing) for number in range(len(backbone.sizes))),
+            frame_mask(batch.num_frames, next(iter(layers.values())).shape[1]),
+            layers.get("last"),
+        )
+        return backbone.resume(kept) if goes_on else kept
+
+    def bands(backbone: Backbone) -> tuple[torch.Tensor, torch.Tensor]:
+        assert isinstance(backbone, LogMelBackbone)
+        if BANDS in batch.layers:
+            return backbone.restored(batch.layers[BANDS], batch.num_frames)
+        return backbone.bands(batch.waveforms, batch.num_samples)
+
+    def normalised(backbone: Backbone) -> HiddenStates:
+        bands_db, is_frame = bands(backbone)
+        assert isinstance(backbone, LogMelBackbone)
+        return HiddenStates((backbone.normalised(bands_db, is_frame),), is_frame)
+
+    def augmented(backbone: Backbone) -> HiddenStates:
+        require_bands(backbone, augmentation)
+        augmenter = SpectrogramAugmenter(augmentation, batch.seeds)
+        augmenters.append(augmenter)
+        if isinstance(backbone, HuggingFaceBackbone):
+            masked: HiddenStates = backbone(
+                batch.waveforms, batch.num_samples, lambda bands, lengths: augmenter.mask(bands, lengths, 1)
+            )
+            return masked
+        assert isinstance(backbone, LogMelBackbone)
+        bands_db, is_frame = bands(backbone)
+        bands_db, num_frames = augmenter.augment(bands_db, is_frame.sum(dim=1))
+        is_frame = frame_mask(num_frames, bands_db.shape[1])
+        frames = augmenter.mask(backbone.normalised(bands_db, is_frame), num_frames, backbone.num_channels)
+        return HiddenStates((frames,), is_frame)
+
+    if batch.layers and BANDS not in batch.layers:
+        hidden_states = model.encode_with(stored, branches)
+    elif augmentation.changes_bands:
+        hidden_states = model.encode_with(augmented, branches)
+    elif batch.layers:
+        hidden_states = model.encode_with(normalised, branches)
+    else:
+        hidden_states = model.encode(batch.waveforms, batch.num_samples, branches)
+    encoded = EncodedBatch(hidden_states, batch.targets, batch.has_target, batch.conditions)
+    augmenter = augmenters[0] if augmenters else SpectrogramAugmenter(augmentation, batch.seeds)
+    mixing = augmenter.mixing()
+    return encoded if mixing is None else encoded.mixup(*mixing)
+
+
+def require_bands(
+    backbone: Backbone, augmentation: SpectrogramAugmentation, where: str = "stages.spectrogram_augmentation"
+) -> None:
+    """Raise RecipeError when bands are to be changed that the backbone does not make."""
+    if isinstance(backbone, LogMelBackbone):
+        return
+    if augmentation.changes_decibels:
+        raise RecipeError(
+            "spectrogram augmentation other than masks and mixup needs the backbone 'logmel'",
+            where=where,
+            remedy="Leave it out, or change waveforms: waveform_augmentation suits every backbone.",
+        )
+    has_bands = isinstance(backbone, HuggingFaceBackbone) and backbone.has_bands
+    if augmentation.changes_bands and not has_bands:
+        raise RecipeError(
+            "masks need a backbone of log-mel bands: 'logmel', or Whisper's",
+            where=where,
+            remedy="Leave them out, or mask this model's frames: backbone.overrides: {apply_spec_augment: true}.",
+        )
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the heads put out for clips, and the targets of the same clips, which mixup may have changed."""
+
+    head_outputs: Mapping[str, HeadOutput]
+    targets: Mapping[str, torch.Tensor]
+    has_target: Mapping[str, torch.Tensor]
+
+
+def split(batch: Batch, num_parts: int) -> list[Batch]:
+    """Return a batch in so many parts of equal size, give or take a clip; fewer when it has fewer clips."""
+    parts = []
+    for rows in torch.arange(len(batch.num_samples)).tensor_split(min(num_parts, len(batch.num_samples))):
+        own = slice(int(rows[0]), int(rows[-1]) + 1)
+        parts.append(
+            replace(
+                batch,
+                positions=batch.positions[own],
+                waveforms=batch.waveforms[own],
+                num_samples=batch.num_samples[own],
+                targets={name: target[own] for name, target in batch.targets.items()},
+                has_target={name: mask[own] for name, mask in batch.has_target.items()},
+                seeds=batch.seeds[own],
+                conditions={name: values[own] for name, values in batch.conditions.items()},
+                layers={name: frames[own] for name, frames in batch.layers.items()},
+                num_frames=batch.num_frames[own],
+            )
+        )
+    return parts
+
+
+class Parts:
+    """A batch in parts.
+
+    Args:
+        parts: Of the batch.
+        run: From a part and its number to what the heads put out; it draws the same at every call.
+        model: Whose running statistics count each part once.
+    """
+
+    def __init__(self, parts: Sequence[Batch], run: Callable[[Batch, int], Decoded], model: nn.Module) -> None:
+        self.parts, self.run, self.model = parts, run, model
+        self.numpy_states: list[Any] = []  # before each part: SpecAugment draws from it
+        self.leaves: dict[str, HeadOutput] = {}
+
+    def decode(self) -> Decoded:
+        """Run all parts without a graph; return their outputs as one batch, from which a loss can go back."""
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        found = []
+        with torch.no_grad():
+            for number, part in enumerate(self.parts):
+                self.numpy_states.append(np.random.get_state())  # noqa: NPY002  (the library's own)
+                found.append(self.run(part, number))
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        for name, first in found[0].head_outputs.items():
+            own = [each.head_outputs[name] for each in found]
+            widest = max(each.outputs.shape[2] for each in own)  # frames, where a head puts out frames
+            padding = [(0, 0) * (each.outputs.ndim - 3) + (0, widest - each.outputs.shape[2]) for each in own]
+            outputs = torch.cat([F.pad(each.outputs, pad) for each, pad in zip(own, padding, strict=True)], dim=1)
+            embedding = torch.cat([each.embedding for each in own])
+            self.leaves[name] = replace(first, outputs=outputs.requires_grad_(), embedding=embedding.requires_grad_())
+        targets = {name: torch.cat([each.targets[name] for each in found]) for name in found[0].targets}
+        has_target = {name: torch.cat([each.has_target[name] for each in found]) for name in found[0].has_target}
+        return Decoded(self.leaves, targets, has_target)
+
+    def backward(self) -> None:
+        """Run each part again and go back to the weights, after the loss has gone back to the outputs."""
+        start = 0
+        for number, part in enumerate(self.parts):
+            rows = slice(start, start + len(part.num_samples))
+            start = rows.stop
+            np.random.set_state(self.numpy_states[number])  # noqa: NPY002
+            outputs, gradients = [], []
+            for name, own in self.run(part, number).head_outputs.items():
+                leaf = self.leaves[name]
+                if leaf.outputs.grad is not None and own.outputs.requires_grad:
+                    outputs.append(own.outputs)
+                    gradients.append(leaf.outputs.grad[:, rows, : own.outputs.shape[2]])
+                if leaf.embedding.grad is not None and own.embedding.requires_grad:
+                    outputs.append(own.embedding)
+                    gradients.append(leaf.embedding.grad[rows])
+            torch.autograd.backward(outputs, gradients)
