@@ -244,10 +244,12 @@ def test_nothing_but_rounding_tells_a_batch_from_a_clip(case: str) -> None:
     model = plain_model(*CASES[case], spread=0.2).double()
     backbone = backbone_of(model, do_normalize=False)
     waveforms = clips()
+    rounding = 1e-6 if case.startswith("whisper") else 1e-9  # its features are float32 and round by a batch's shape
     with torch.no_grad():
         together = backbone(*batch(waveforms))
         for index, waveform in enumerate(waveforms):
-            assert furthest(together, index, run_transformers(model, features(backbone, waveform).double())) < 1e-9
+            theirs = run_transformers(model, features(backbone, waveform).double())
+            assert furthest(together, index, theirs) < rounding
 
 
 @pytest.mark.slow

@@ -106,7 +106,7 @@ class LogMelBackbone(Backbone):
         return [bands[:n] for bands, n in zip(self.unlimited_bands(wider, num_samples), lengths, strict=True)]
 
     def restored(self, kept: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what `bands` does of clips whose kept bands lie in a padded batch, to the bit.
+        """Return what `bands` does of clips whose kept bands lie in a padded batch, but for rounding.
 
         Args:
             kept: (batch, frame, band), any values on padding.
