@@ -9,7 +9,7 @@ each corpus is left out once; then one model is trained on everything. Goes on w
 from __future__ import annotations
 
 import argparse
-import subprocess
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from serein import checkpoint as model_folder
+from serein import cli
 from serein import recipe as recipes
 from serein.checkpoint import Calibration, Checkpoint
 from serein.corpora import citation_of
@@ -98,9 +99,8 @@ def train(command: str, recipe: Path, data: Path, out: Path, overrides: Sequence
     resume = ["--resume"] if is_begun else []
     if not is_done:
         parts = [command, recipe, "--data", data, "--out", out, *overrides, *resume]
-        subprocess.run(
-            [sys.executable, "-m", "serein.cli", *map(str, parts)], check=True, stdout=2
-        )  # what it prints is no card
+        with contextlib.redirect_stdout(sys.stderr):  # what it prints is no card
+            cli.app([*map(str, parts)], standalone_mode=False)
 
 
 def tested_corpora(data: Path) -> list[str]:

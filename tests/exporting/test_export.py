@@ -26,7 +26,7 @@ from serein.inference.runtimes import EmbeddingSelection, ExportedFile, OnnxRunt
 from serein.models.blocks import POOLINGS
 from serein.models.logmel import LogMelBackbone
 from serein.models.model import assemble
-from serein.recipe import Category, Cnn2d, CnnBlstm, LogMel, Transformer
+from serein.recipe import Category, Cnn2d, CnnBlstm, FeatureProjection, LogMel, Transformer
 from serein.tasks.classes import ClassLabels, ClassTask
 
 pytest.importorskip("onnxscript")
@@ -90,6 +90,9 @@ ENCODERS: dict[str, NamedOptions] = {
     "cnn2d": STEM,
     "cnn-blstm": CnnBlstm(channels=(8, 8), kernels=(3, 5), hidden=6, layers=2),
     "transformer": Transformer(cnn=STEM, layers=2, heads=2, feed_forward_size=16),
+    "transformer, projected": Transformer(
+        projection=FeatureProjection(stride=3, size=16), layers=1, heads=2, feed_forward_size=16
+    ),
 }
 
 

@@ -14,7 +14,8 @@ from serein.errors import RecipeError
 from serein.models.encoders import Cnn2dEncoder, CnnBlstmEncoder, ConvolutionBlock, TransformerEncoder, build_encoder
 from serein.models.hidden_states import Backbone, HiddenStates, frame_mask
 from serein.models.logmel import LogMelBackbone
-from serein.recipe import Cnn2d, CnnBlstm, LogMel
+from serein.models.model import assemble, new_backbone
+from serein.recipe import Category, Cnn2d, CnnBlstm, FeatureProjection, LogMel, Transformer
 
 SMALL = {"channels": (2, 3, 4, 5, 6), "size": 7}
 
@@ -162,6 +163,34 @@ def test_images_are_needed_for_convolutions_over_bands() -> None:
     ):
         build_encoder(Cnn2d(), Layers())
     assert build_encoder(CnnBlstm(layer=0), Layers()).layer_selection.size == 4
+    with pytest.raises(RecipeError, match="'transformer' with a projection"):
+        build_encoder(Transformer(), Layers())
+
+
+def test_layers_over_a_pretrained_backbone_read_groups_of_its_frames() -> None:
+    """Seven frames in groups of three: the third holds one frame and zeros, and reads the layer that was chosen."""
+    torch.manual_seed(0)
+    options = Transformer(projection=FeatureProjection(layer=0, stride=3, size=8), layers=2, heads=2)
+    encoder = build_encoder(options, Layers()).eval()
+    frames = torch.randn(2, 7, 4)
+    is_frame = frame_mask(torch.tensor([7, 5]), 7)
+    heard = encoder(HiddenStates((frames, torch.zeros(2, 7, 6)), is_frame))
+    assert heard.num_frames.tolist() == [3, 2]
+    assert [layer.shape for layer in heard.layers] == [(2, 3, 8)] * 3
+    alone = encoder(HiddenStates((frames[1:, :5], torch.ones(1, 5, 6)), is_frame[1:, :5]))
+    torch.testing.assert_close(heard.last[1:, :2], alone.last)
+    stem = encoder.projection
+    groups = torch.cat([stem.norm(frames[0]), torch.zeros(2, 4)]).view(3, 3, 4)
+    expected = torch.einsum("gsf,ofs->go", groups, stem.projection.weight) + stem.projection.bias
+    torch.testing.assert_close(stem(HiddenStates((frames[:1],), is_frame[:1])).last[0], expected)
+
+
+def test_the_projection_is_frozen_by_its_name() -> None:
+    options = Transformer(projection=FeatureProjection(size=8), layers=2, heads=2)
+    model = assemble(new_backbone(LogMel(n_mels=16)), options, {"emotion": (Category(), 2)})
+    assert list(model.parameter_groups()) == ["encoder projection", "encoder layer 1", "encoder layer 2", "heads"]
+    with pytest.raises(RecipeError, match="Choose an even encoder.projection.size"):
+        build_encoder(Transformer(projection=FeatureProjection(size=9)), Layers())
 
 
 def test_the_third_convolution_may_go_without_pooling() -> None:

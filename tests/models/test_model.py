@@ -15,7 +15,7 @@ from serein.models.blocks import POOLINGS
 from serein.models.encoders import ENCODERS as KINDS
 from serein.models.hidden_states import Backbone, HiddenStates, frame_mask
 from serein.models.model import SpeechModel, assemble, described_backbone, new_backbone
-from serein.recipe import Category, Cnn2d, CnnBlstm, LogMel, Transformer
+from serein.recipe import Category, Cnn2d, CnnBlstm, FeatureProjection, LogMel, Transformer
 
 ENCODERS: dict[str, Any] = {
     "no encoder": None,
@@ -25,6 +25,9 @@ ENCODERS: dict[str, Any] = {
     "cnn-blstm": CnnBlstm(channels=(4, 5), kernels=(5, 3), hidden=3),
     "transformer": Transformer(
         cnn=Cnn2d(channels=(3, 4), size=8, stem="pool", time_downsampling=0), layers=2, heads=2, feed_forward_size=12
+    ),
+    "transformer, projected": Transformer(
+        projection=FeatureProjection(stride=2, size=8), layers=2, heads=2, feed_forward_size=12
     ),
 }
 PROJECTIONS: dict[str, dict[str, Any]] = {

@@ -16,7 +16,7 @@ from serein.models.blocks import sinusoids
 from serein.models.heads import LayerSelection, VectorNorm
 from serein.models.hidden_states import Backbone, Encoder, HiddenStates, frame_mask
 from serein.models.masking import WordDropout
-from serein.recipe import Cnn2d, CnnBlstm, Transformer
+from serein.recipe import Cnn2d, CnnBlstm, FeatureProjection, Transformer
 
 
 class Cnn2dEncoder(Encoder):
@@ -162,8 +162,8 @@ class CnnBlstmEncoder(Encoder):
             images = F.max_pool1d(images, 2, ceil_mode=True)
             num_frames = (num_frames + 1) // 2
             is_frame = frame_mask(num_frames, images.shape[2])
-        if torch.compiler.is_exporting():
-            return HiddenStates((run_lstm(self.lstm, images.transpose(1, 2), num_frames),), is_frame)
+        if torch.onnx.is_in_onnx_export():
+            return HiddenStates((onnx_lstm(self.lstm, images.transpose(1, 2), num_frames),), is_frame)
         packed = nn.utils.rnn.pack_padded_sequence(
             images.transpose(1, 2), num_frames.cpu(), batch_first=True, enforce_sorted=False
         )
@@ -171,27 +171,32 @@ class CnnBlstmEncoder(Encoder):
         return HiddenStates((self.dropout(frames),), is_frame[:, : frames.shape[1]])
 
 
-def run_lstm(lstm: nn.LSTM, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-    """Return what a bidirectional LSTM returns for packed clips, without packing, which ONNX does not have.
+def onnx_lstm(lstm: nn.LSTM, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+    """Return what a bidirectional LSTM returns for packed clips, as ONNX's own operator, which knows their lengths.
 
     Args:
         frames: (batch, frame, feature).
         num_frames: (batch,) long: the way back starts at a clip's own end.
     """
-    backwards = num_frames[:, None] - 1 - torch.arange(frames.shape[1], device=frames.device)
-    backwards = torch.where(backwards < 0, backwards + frames.shape[1], backwards)[..., None]  # its own inverse
-    state = frames.new_zeros(1, frames.shape[0], lstm.hidden_size)
+    frames, lengths = frames.transpose(0, 1), num_frames.int()  # (frame, batch, feature)
+    length, batch, _ = frames.shape
+    hidden = lstm.hidden_size
+    onnx_order = [*range(hidden), *range(3 * hidden, 4 * hidden), *range(hidden, 3 * hidden)]  # of an LSTM's four gates
     for layer in range(lstm.num_layers):
-        directions = []
-        for suffix in ("", "_reverse"):
-            names = [f"{kind}_{source}_l{layer}{suffix}" for kind in ("weight", "bias") for source in ("ih", "hh")]
-            order = backwards.expand(-1, -1, frames.shape[2])
-            steps = frames.gather(1, order) if suffix else frames
-            weights = [getattr(lstm, name) for name in names]
-            output = torch.lstm(steps, [state, state], weights, True, 1, 0.0, False, False, True)[0]
-            directions.append(output.gather(1, backwards.expand(-1, -1, lstm.hidden_size)) if suffix else output)
-        frames = torch.cat(directions, dim=2)
-    return frames
+        parameters: dict[str, torch.Tensor] = {}
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            both = torch.stack([getattr(lstm, f"{name}_l{layer}{suffix}") for suffix in ("", "_reverse")])
+            parameters[name] = both[:, onnx_order]
+        bias = torch.cat([parameters["bias_ih"], parameters["bias_hh"]], dim=1)
+        (output,) = torch.onnx.ops.symbolic_multi_out(
+            "LSTM",
+            (frames, parameters["weight_ih"], parameters["weight_hh"], bias, lengths),
+            {"hidden_size": hidden, "direction": "bidirectional"},
+            dtypes=(frames.dtype,),
+            shapes=((length, 2, batch, hidden),),
+        )
+        frames = output.transpose(1, 2).reshape(length, batch, 2 * hidden)
+    return frames.transpose(0, 1)
 
 
 class TransformerLayer(nn.Module):
@@ -239,13 +244,35 @@ def dot_product_attention(
     return torch.bmm(attention.to(value.dtype), value).view(batch, heads, length, size)
 
 
-class TransformerEncoder(Encoder):
-    """Convolutions over time and bands -> sinusoidal positions -> transformer layers, any of which a head may select.
+class ProjectedFrames(nn.Module):
+    """Hidden layer of a backbone -> layer norm -> neighbouring frames side by side, projected.
 
     Args:
-        options: Convolutions, layers, dropout.
-        bands: Bands of each channel.
-        num_channels: Images side by side in the backbone's features.
+        options: Layer, stride, features.
+        sizes: Feature sizes of the backbone's layers.
+    """
+
+    def __init__(self, options: FeatureProjection, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layer_selection = LayerSelection(options.layer, sizes)
+        self.norm = nn.LayerNorm(self.layer_selection.size)
+        self.stride = options.stride
+        self.projection = nn.Conv1d(self.layer_selection.size, options.size, options.stride, options.stride)
+
+    def forward(self, hidden: HiddenStates) -> HiddenStates:
+        """Return one layer; a last group of fewer frames is filled with zeros, as if the clip stood alone."""
+        frames = self.norm(self.layer_selection(hidden)) * hidden.is_frame[..., None]
+        frames = self.projection(F.pad(frames, (0, 0, 0, self.stride - 1)).transpose(1, 2)).transpose(1, 2)
+        num_frames = (hidden.num_frames + self.stride - 1) // self.stride
+        return HiddenStates((frames,), frame_mask(num_frames, frames.shape[1]))
+
+
+class TransformerEncoder(Encoder):
+    """Convolutions or a projection -> sinusoidal positions -> transformer layers, any of which a head may select.
+
+    Args:
+        options: Of what makes the frames that enter, and of the layers.
+        backbone: What it reads.
 
     Attributes:
         sizes: Features of each hidden layer; number 0 enters the first transformer layer, as in a backbone.
@@ -256,16 +283,20 @@ class TransformerEncoder(Encoder):
 
     Options = Transformer
 
-    def __init__(self, options: Transformer, bands: int, num_channels: int) -> None:
+    def __init__(self, options: Transformer, backbone: Backbone) -> None:
         super().__init__()
-        size = options.cnn.size
+        self.stem_name = "cnn" if options.projection is None else "projection"
+        size = (options.projection or options.cnn).size
         if size % options.heads or size % 2:
             raise RecipeError(
                 f"{options.heads} heads do not divide {size} features, or these are no pairs of sine and cosine",
                 where="encoder.heads",
-                remedy="Choose an even encoder.cnn.size that is a multiple of encoder.heads.",
+                remedy=f"Choose an even encoder.{self.stem_name}.size that is a multiple of encoder.heads.",
             )
-        self.cnn = Cnn2dEncoder(options.cnn, bands, num_channels)
+        if options.projection is not None:
+            self.projection = ProjectedFrames(options.projection, backbone.sizes)
+        else:
+            self.cnn = Cnn2dEncoder(options.cnn, bands_of(backbone, options.name), backbone.num_channels)
         self.dropout = WordDropout(options.dropout)
         self.layers = nn.ModuleList(
             TransformerLayer(size, options.heads, options.feed_forward_size, options.dropout)
@@ -275,12 +306,18 @@ class TransformerEncoder(Encoder):
 
     @classmethod
     def from_options(cls, options: Transformer, backbone: Backbone) -> Self:
-        """Return the encoder of a backbone that makes images."""
-        return cls(options, bands_of(backbone, options.name), backbone.num_channels)
+        """Return the encoder of a backbone that makes images, or of any where frames are projected."""
+        return cls(options, backbone)
+
+    @property
+    def stem(self) -> nn.Module:
+        """What makes the frames that enter the first layer."""
+        stem: nn.Module = getattr(self, self.stem_name)  # by its own name among the weights
+        return stem
 
     def forward(self, hidden: HiddenStates) -> HiddenStates:
         """Return the hidden layers; what they hold on padding means nothing."""
-        stem = self.cnn(hidden)
+        stem = self.stem(hidden)
         positions = sinusoids(torch.arange(stem.layers[-1].shape[1]), self.size).to(stem.layers[-1])
         layers = [self.dropout(stem.layers[-1] + positions)]
         for layer in self.layers:
@@ -288,17 +325,17 @@ class TransformerEncoder(Encoder):
         return HiddenStates(tuple(layers), stem.is_frame)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Every parameter once, by the name that a recipe freezes: `encoder cnn`, `encoder layer 1`, ..."""
+        """Every parameter once, by the name for freezing: `encoder cnn` (or `projection`), `encoder layer 1`, ..."""
         numbered = enumerate(self.layers, start=1)
         layers = {f"encoder layer {number}": list(layer.parameters()) for number, layer in numbered}
-        return {"encoder cnn": list(self.cnn.parameters()), **layers}
+        return {f"encoder {self.stem_name}": list(self.stem.parameters()), **layers}
 
     def train(self, mode: bool = True) -> TransformerEncoder:
         """Switch to training mode, in which what is frozen stays in evaluation mode: no dropout."""
         super().train(mode)
-        for part in (self.cnn, *self.layers):
+        for part in (self.stem, *self.layers):
             part.train(mode and any(parameter.requires_grad for parameter in part.parameters()))
-        self.dropout.train(self.cnn.training)
+        self.dropout.train(self.stem.training)
         return self
 
 
@@ -315,7 +352,7 @@ def bands_of(backbone: Backbone, encoder: str) -> int:
         raise RecipeError(
             f"'{encoder}' reads mel bands, but the backbone has hidden layers",
             where="encoder.name",
-            remedy="Choose 'cnn-blstm', or no encoder.",
+            remedy="Choose 'cnn-blstm', 'transformer' with a projection, or no encoder.",
         )
     return backbone.sizes[-1] // backbone.num_channels
 

@@ -196,8 +196,8 @@ class Stage(Options):
         epochs: Most epochs.
         trainable: `all`, or names among `cnn`, `projection`, `layers 5-12`, `layer 3`, `transformer` (the projection
             and all layers), `backbone`, `encoder`, `heads` (those of the stage's tasks); of the encoder `transformer`
-            also `encoder cnn`, `encoder layers 3-4`; of another branch with its name before a dot: `speaker.encoder`,
-            `speaker.all`.
+            also `encoder cnn` or `encoder projection`, and `encoder layers 3-4`; of another branch with its name before
+            a dot: `speaker.encoder`, `speaker.all`.
         sampling: Each epoch uses `all` training clips; or, `balanced`, as many of each class of the stage's first task
             as the rarest class has, drawn anew (clips without a class are all used); or, `corpora`, clips drawn with
             replacement, a corpus by the square root of its size and each of its classes equally often.

@@ -157,11 +157,26 @@ class CnnBlstm(NamedOptions):
         return self
 
 
-class Transformer(NamedOptions):
-    """Convolutions over time and mel bands, then transformer layers, which heads select and stages freeze by number.
+class FeatureProjection(Options):
+    """Frames of a pretrained backbone, normalised and projected, as between the two halves of wav2vec 2.0.
 
     Attributes:
-        cnn: The convolutions; every frame that they leave has its features.
+        layer: Which of the backbone's hidden layers.
+        stride: So many neighbouring frames become one.
+        size: Features of a frame.
+    """
+
+    layer: LayerChoice = "last"
+    stride: Count = 1
+    size: Count = 256
+
+
+class Transformer(NamedOptions):
+    """Transformer layers over mel bands or over a pretrained backbone; heads select them, stages freeze them by number.
+
+    Attributes:
+        cnn: Convolutions over time and mel bands, whose frames enter the layers.
+        projection: Instead of them, what enters from the hidden layers of a pretrained backbone.
         layers: Transformer layers: `encoder layer 1`, ... in `trainable`.
         heads: Of each layer's attention.
         feed_forward_size: Features between a layer's fully connected layers.
@@ -170,6 +185,7 @@ class Transformer(NamedOptions):
 
     name: Literal["transformer"] = "transformer"
     cnn: Cnn2d = Cnn2d(channels=(8, 16, 32), stem="pool", time_downsampling=1, size=96)
+    projection: FeatureProjection | None = None
     layers: Count = 4
     heads: Count = 4
     feed_forward_size: Count = 192
