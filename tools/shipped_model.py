@@ -100,7 +100,8 @@ def train(command: str, recipe: Path, data: Path, out: Path, overrides: Sequence
     if not is_done:
         parts = [command, recipe, "--data", data, "--out", out, *overrides, *resume]
         with contextlib.redirect_stdout(sys.stderr):  # what it prints is no card
-            cli.app([*map(str, parts)], standalone_mode=False)
+            if status := cli.app([*map(str, parts)], standalone_mode=False):
+                raise SystemExit(status)
 
 
 def tested_corpora(data: Path) -> list[str]:

@@ -25,5 +25,5 @@ python tools/shipped_model.py default --recipe recipes/default.yaml --data $work
 # those corpora alone whose licences allow commercial use
 made free || serein corpus merge $work/data/copies/emodb.jsonl $work/data/copies/cremad.jsonl $work/data/copies/neutral.jsonl -o $work/data/free.jsonl
 python tools/shipped_model.py free --recipe recipes/free.yaml --data $work/data/free.jsonl --speakers-alone \
-	--other "LibriSpeech=$work/data/unseen-neutral.jsonl" --other "URDU=$work/data/urdu.jsonl" \
+	--other "LibriSpeech=$work/data/unseen-neutral.jsonl" --other "RAVDESS=$work/data/ravdess.jsonl" --other "URDU=$work/data/urdu.jsonl" \
 	${UNKNOWN_NOISES:+--noises "$UNKNOWN_NOISES"} ${UNKNOWN_ROOMS:+--rooms "$UNKNOWN_ROOMS"} ${WHISPER:+--set "backbone.source=$WHISPER"}

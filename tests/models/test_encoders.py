@@ -189,6 +189,9 @@ def test_the_projection_is_frozen_by_its_name() -> None:
     options = Transformer(projection=FeatureProjection(size=8), layers=2, heads=2)
     model = assemble(new_backbone(LogMel(n_mels=16)), options, {"emotion": (Category(), 2)})
     assert list(model.parameter_groups()) == ["encoder projection", "encoder layer 1", "encoder layer 2", "heads"]
+    model.train_only(["encoder layers 1-2", "heads"])
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {name for name, _ in model.named_parameters() if ".encoder.projection." in name} != set()
     with pytest.raises(RecipeError, match="Choose an even encoder.projection.size"):
         build_encoder(Transformer(projection=FeatureProjection(size=9)), Layers())
 
