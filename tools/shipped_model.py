@@ -86,7 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     checkpoint.training["scores"] = {title: scores.pooled["ua"] for title, scores in rows}
     how = {"noises": options.noises, "rooms": options.rooms, "max_clips": options.max_clips}
     changed = robustness(work / "speakers", options.data, conditions=CHANGED, **how)
-    text = card(options.name, checkpoint, score_run(work / "speakers"), rows, changed, options)
+    scores = score_run(work / "speakers")
+    said = genders_of(read_run_predictions(work / "speakers", classes), classes)
+    text = card(options.name, checkpoint, scores, rows, said, changed, options)
     model_folder.save(staged, checkpoint, text, backbone="bundle", dtype=torch.float16)
     ship(staged, options.out / options.name)
     print(text)
@@ -139,6 +141,13 @@ def rows_of(kind: str, predictions: Sequence[Prediction], classes: Sequence[str]
     return rows
 
 
+def genders_of(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
+    """Return a sentence for each gender with its UA and the interval over its speakers."""
+    genders = sorted({each.gender for each in predictions if each.gender and each.truth is not None})
+    scores = {name: score_predictions([each for each in predictions if each.gender == name], classes) for name in genders}
+    return "".join(f" {name.capitalize()} speakers: UA {_cell(each, 'ua')}." for name, each in scores.items())
+
+
 def ship(model: Path, folder: Path) -> None:
     """Copy the folder into the package, file by file."""
     size = sum(path.stat().st_size for path in model.iterdir())
@@ -154,6 +163,7 @@ def card(
     checkpoint: Checkpoint,
     scores: Scores,
     rows: Sequence[tuple[str, Scores]],
+    genders: str,
     changed: Robustness,
     options: argparse.Namespace,
 ) -> str:
@@ -168,7 +178,6 @@ def card(
     recalls = ", ".join(f"{each.name} {each.recall:.1f}" for each in scores.by_class if each.recall is not None)
     source = checkpoint.model.backbone.describe().get("source")
     begun = f"\n\nThe encoder began with the weights of `{source}`, whose licence holds as well." if source else ""
-    genders = "".join(f" {each.name.capitalize()} speakers: UA {each.ua:.1f}." for each in scores.genders)
     under = ["| condition | UA | to unchanged, points | changed answers | rejected |", "|---|---|---|---|---|"]
     for each in changed.conditions:
         condition, ua, points, share, _, rejected, _ = each.cells()

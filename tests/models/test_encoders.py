@@ -7,6 +7,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional as F
 
@@ -194,6 +195,14 @@ def test_the_projection_is_frozen_by_its_name() -> None:
     assert frozen == {name for name, _ in model.named_parameters() if ".encoder.projection." in name} != set()
     with pytest.raises(RecipeError, match="Choose an even encoder.projection.size"):
         build_encoder(Transformer(projection=FeatureProjection(size=9)), Layers())
+
+
+def test_frames_enter_by_one_way() -> None:
+    """Convolutions beside a projection would be left unused in silence."""
+    with pytest.raises(ValidationError, match="'cnn' and 'projection' both make the frames"):
+        Transformer(projection=FeatureProjection(), cnn=Cnn2d(size=64))
+    options = Transformer(projection=FeatureProjection())
+    assert Transformer.model_validate(options.model_dump()) == options  # as a model folder holds it
 
 
 def test_the_third_convolution_may_go_without_pooling() -> None:

@@ -191,6 +191,12 @@ class Transformer(NamedOptions):
     feed_forward_size: Count = 192
     dropout: Share = 0.1
 
+    @model_validator(mode="after")
+    def _one_stem(self) -> Transformer:
+        if self.projection is not None and self.cnn != Transformer.model_fields["cnn"].default:
+            raise ValueError("'cnn' and 'projection' both make the frames that enter the layers: leave one of them out")
+        return self
+
 
 Encoder = Annotated[SerializeAsAny[NamedOptions], BeforeValidator(OptionsOf("encoder"))]
 
