@@ -11,12 +11,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
 
+import serein
 from serein import checkpoint as model_folder
 from serein import cli
 from serein import recipe as recipes
@@ -24,6 +27,7 @@ from serein.checkpoint import Calibration, Checkpoint
 from serein.corpora import citation_of
 from serein.data import manifest
 from serein.data.files import replacing
+from serein.device import processor_name
 from serein.evaluation.calibration import fitted_temperature
 from serein.evaluation.predictions import Prediction, among, read_run_predictions
 from serein.evaluation.robustness import CLEAN, Robustness
@@ -83,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model_folder.save(staged, checkpoint, "", backbone="bundle", dtype=torch.float16)
     for name, _, path in (each.partition("=") for each in options.other):
         rows += rows_of(f"{name}, never seen", evaluate(str(staged), Path(path))[0], classes)
+    checkpoint.training["speed"] = speed_of(staged, options.data, options.max_clips)
     checkpoint.training["scores"] = {title: scores.pooled["ua"] for title, scores in rows}
     how = {"noises": options.noises, "rooms": options.rooms, "max_clips": options.max_clips}
     changed = robustness(work / "speakers", options.data, conditions=CHANGED, **how)
@@ -144,8 +149,23 @@ def rows_of(kind: str, predictions: Sequence[Prediction], classes: Sequence[str]
 def genders_of(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
     """Return a sentence for each gender with its UA and the interval over its speakers."""
     genders = sorted({each.gender for each in predictions if each.gender and each.truth is not None})
-    scores = {name: score_predictions([each for each in predictions if each.gender == name], classes) for name in genders}
+    own = {name: [each for each in predictions if each.gender == name] for name in genders}
+    scores = {name: score_predictions(each, classes) for name, each in own.items()}
     return "".join(f" {name.capitalize()} speakers: UA {_cell(each, 'ua')}." for name, each in scores.items())
+
+
+def speed_of(model: Path, data: Path, max_clips: int) -> str:
+    """Return how fast the model predicts recordings from files on this machine, speech detection included."""
+    originals = [each for each in manifest.read(data) if each.copy_of is None]
+    files = [each.audio for each in originals[:: -(-len(originals) // max_clips)]]
+    predictor = serein.load(model)
+    list(predictor.predict_files(files[:8], on_error="skip"))  # what a first call prepares is not counted
+    start = time.perf_counter()
+    list(predictor.predict_files(files, on_error="skip"))
+    elapsed_s = time.perf_counter() - start
+    heard_s = sum(soundfile.info(file).duration for file in files)
+    cores = f"{torch.get_num_threads()} cores, {processor_name()}"
+    return f"{heard_s / elapsed_s:.0f} times real time, {len(files)} files, {cores}"
 
 
 def ship(model: Path, folder: Path) -> None:
@@ -178,6 +198,7 @@ def card(
     recalls = ", ".join(f"{each.name} {each.recall:.1f}" for each in scores.by_class if each.recall is not None)
     source = checkpoint.model.backbone.describe().get("source")
     begun = f"\n\nThe encoder began with the weights of `{source}`, whose licence holds as well." if source else ""
+    num_parameters = sum(weight.numel() for weight in checkpoint.model.parameters())
     under = ["| condition | UA | to unchanged, points | changed answers | rejected |", "|---|---|---|---|---|"]
     for each in changed.conditions:
         condition, ua, points, share, _, rejected, _ = each.cells()
@@ -187,7 +208,8 @@ def card(
     return f"""# The model `{name}`
 
 `serein predict --model {name}`: probabilities of {len(scores.classes)} emotions, {", ".join(scores.classes)}, of speech
-in recordings of any length. Its recipe is `{options.recipe}`.
+in recordings of any length. Its recipe is `{options.recipe}`. {num_parameters:,} parameters.
+Languages: {", ".join(training["languages"])}. Speed: {training["speed"]}.
 
 ## Training data and licence
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
+import re
 import signal
 import sys
 import threading
@@ -18,6 +20,7 @@ from datetime import timedelta
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -27,6 +30,14 @@ from torch.nn import functional as F
 from serein.errors import ModelError, imported
 
 T = TypeVar("T")
+
+
+def processor_name() -> str:
+    """Return what the processor is called, as far as the system says."""
+    linux = Path("/proc/cpuinfo")  # there `platform` knows the architecture alone
+    said = linux.read_text(errors="replace") if linux.is_file() else ""
+    named = re.search(r"^model name\s*:\s*(.+)$", said, re.MULTILINE)
+    return named[1].strip() if named else platform.processor() or platform.machine()
 
 
 @dataclass(frozen=True)

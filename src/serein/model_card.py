@@ -18,6 +18,7 @@ def card(name: str, tasks: Sequence[Task], training: Mapping[str, Any]) -> str:
     """
     licences = "\n".join(f"- {corpus}: {text}" for corpus, text in training.get("licences", {}).items())
     score, monitor = training.get("dev_score"), training.get("monitor", "ua")
+    languages = ", ".join(training.get("languages", [])) or "not stated"
     title = {"ua": "Unweighted accuracy", "wa": "Weighted accuracy", "macro_f1": "Macro-F1"}.get(monitor, monitor)
     is_share = monitor in ("ua", "wa", "macro_f1") or "accuracy" in monitor
     reached = "" if score is None else f"{100 * score:.1f} %" if is_share else f"{score:.3f}"
@@ -36,6 +37,8 @@ A model of [serein](https://pypi.org/project/serein/): it hears speech and predi
 {training.get("num_utterances", "?")} utterances of {training.get("num_speakers", "?")} speakers; corpora and licences:
 
 {licences or "- not stated"}
+
+Languages: {languages}.
 
 A model inherits the conditions of the data that it learned from.
 

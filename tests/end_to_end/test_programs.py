@@ -98,4 +98,5 @@ def test_the_models_inside_the_package_are_listed(request: pytest.FixtureRequest
     assert found["name"] == "default"
     assert found["classes"] == list(serein.load().classes)
     assert found["parameters"] > 0
-    assert "default" in command("models").out
+    listed = command("models").out
+    assert all(part in listed for part in ("default", f"{found['parameters']:,} parameters", "speed", "languages"))

@@ -251,6 +251,12 @@ def test_the_default_model_ships_with_the_package(monkeypatch: pytest.MonkeyPatc
         serein.load()
 
 
+def test_each_shipped_model_says_what_it_is() -> None:
+    for name in module.shipped_models():
+        training = module.load(name, "cpu").checkpoint.training
+        assert all(training[key] for key in ("languages", "licences", "scores", "speed")), name
+
+
 def test_how_recordings_are_predicted_has_one_default() -> None:
     assert PredictOptions() == PredictOptions("auto", SlidingWindow())
 

@@ -165,7 +165,10 @@ def push() -> None:
 
 @app.command()
 def models(as_json: Json = False) -> None:
-    """List the models inside the package: classes, size, licences, scores. 'serein predict --model NAME' runs one."""
+    """List the models inside the package: classes, size, speed, languages, licences, scores.
+
+    'serein predict --model NAME' runs one.
+    """
     from serein import checkpoint as checkpoints
     from serein.inference.predictor import model_folder, shipped_models
 
@@ -177,8 +180,10 @@ def models(as_json: Json = False) -> None:
             {
                 "name": name,
                 "classes": list(checkpoint.class_labels.classes),
+                "languages": checkpoint.training.get("languages", []),
                 "parameters": sum(weight.numel() for weight in checkpoint.model.parameters()),
                 "megabytes": round(sum(path.stat().st_size for path in folder.iterdir()) / 1e6, 1),
+                "speed": checkpoint.training.get("speed"),
                 "corpora": checkpoint.training["licences"],
                 "scores": checkpoint.training.get("scores", {}),
                 "card": str(folder / "README.md"),
@@ -189,13 +194,23 @@ def models(as_json: Json = False) -> None:
         return
     from rich.table import Table
 
-    table = Table("name", "classes", "parameters", "MB", "corpora and licences")
+    tables = []
     for each in found:
-        corpora = ", ".join(f"{corpus} ({licence})" for corpus, licence in each["corpora"].items())
-        row = (each["name"], ", ".join(each["classes"]), f"{each['parameters']:,}", f"{each['megabytes']}", corpora)
-        table.add_row(*row)
-    print_tables([table])
-    print("Scores and limits: README.md in each model's folder, " + str(Path(found[0]["card"]).parents[1]))
+        table = Table(title=each["name"], title_style="bold", title_justify="left", show_header=False)
+        first = {on: ua for on, ua in each["scores"].items() if "told" not in on and "left out" not in on}
+        scores = ", ".join(f"{ua:.1f} ({on})" for on, ua in first.items())
+        for row in (
+            ("classes", ", ".join(each["classes"])),
+            ("languages", ", ".join(each["languages"]) or "not stated"),
+            ("size", f"{each['parameters']:,} parameters, {each['megabytes']} MB"),
+            ("speed", each["speed"] or "not measured"),
+            ("UA, per cent", scores or "in its card"),
+            ("corpora, licences", ", ".join(f"{corpus} ({licence})" for corpus, licence in each["corpora"].items())),
+            ("card", each["card"]),
+        ):
+            table.add_row(*row)
+        tables.append(table)
+    print_tables(tables)
 
 
 cache = typer.Typer(help="List and clear what is kept so that it is not computed again.")

@@ -225,6 +225,10 @@ def checkpoint_after(
         "origins": origins,
         "licences": {name: licence for training in before for name, licence in training.get("licences", {}).items()}
         | {name: licence_of(name) or "not stated" for name in corpora},
+        "languages": sorted(
+            {language for training in before for language in training.get("languages", [])}
+            | {u.language for u in learned if u.language}
+        ),
         "dev_score": (min if monitor == "loss" else max)(
             (line[f"dev_{monitor}"] for line in epochs if f"dev_{monitor}" in line), default=None
         ),

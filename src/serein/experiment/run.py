@@ -27,7 +27,15 @@ from serein.data import manifest
 from serein.data.files import is_leftover, write_text
 from serein.data.protocols import speaker_key
 from serein.data.splits import Fold, make_folds
-from serein.device import begin_worker, distributed_info, join_processes, own_device, without_interrupt, worker_context
+from serein.device import (
+    begin_worker,
+    distributed_info,
+    join_processes,
+    own_device,
+    processor_name,
+    without_interrupt,
+    worker_context,
+)
 from serein.errors import RunError, first_of
 from serein.evaluation.calibration import run_calibration
 from serein.evaluation.predictions import read_json, read_run_predictions, read_specs, run_classes
@@ -269,7 +277,7 @@ def environment(jobs: int, started: float, device: str = "auto") -> dict[str, An
         **{name: version(name) for name in ("serein", "torch", "transformers", "lightning", "numpy")},
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": processor_name(),
         "device": str(own),
         "gpu": torch.cuda.get_device_name(own) if own.type == "cuda" else None,
         "num_threads": torch.get_num_threads(),

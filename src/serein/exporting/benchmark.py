@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import resource
 import sys
 import time
@@ -17,6 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from serein.audio import SAMPLE_RATE_HZ, Waveform
+from serein.device import processor_name
 from serein.errors import MissingExtraError, ModelError, expected_one_of
 from serein.exporting.export import export, made_sound
 from serein.inference.predictor import BATCH_S, Predictor, load, model_folder
@@ -104,7 +104,7 @@ def measure(predictor: Predictor, *, clip_s: float = 3.0, seconds: float = 10.0)
         model=predictor.checkpoint.name,
         runtime=runtime.name,
         device=str(device),
-        processor=torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine(),
+        processor=torch.cuda.get_device_name(device) if on_gpu else processor_name(),
         num_threads=torch.get_num_threads(),
         precision=runtime.precision,
         clip_s=clip_s,
