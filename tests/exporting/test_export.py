@@ -88,7 +88,6 @@ LOG_MEL = {"name": "logmel", "n_mels": 20, "top_db": 60.0, "normalisation": ("le
 STEM = Cnn2d(channels=(4, 6, 8), size=16, stem="stride", time_downsampling=2)
 ENCODERS: dict[str, NamedOptions] = {
     "cnn2d": STEM,
-    "cnn2d separable": STEM.model_copy(update={"separable": True}),
     "cnn-blstm": CnnBlstm(channels=(8, 8), kernels=(3, 5), hidden=6, layers=2),
     "transformer": Transformer(cnn=STEM, layers=2, heads=2, feed_forward_size=16),
     "transformer, projected": Transformer(

@@ -94,22 +94,6 @@ def test_a_striding_block_by_hand() -> None:
     np.testing.assert_allclose(strided[0, 0].detach(), [[0, 2], [8, 10], [16, 18]], rtol=1e-4)
 
 
-def test_a_separable_convolution_is_a_product_of_two() -> None:
-    """One kernel of each input channel, times a weight of each output channel, as one full convolution."""
-    torch.manual_seed(0)
-    block = ConvolutionBlock(3, 5, 1, separable=True).eval()
-    by_channel, across = block.convolutions[0]
-    whole = ConvolutionBlock(3, 5, 1).eval()
-    with torch.no_grad():
-        whole.convolutions[0].weight.copy_(across.weight * by_channel.weight[:, 0])
-    images, is_frame = torch.randn(2, 3, 6, 4), torch.ones(2, 1, 6, 1)
-    torch.testing.assert_close(block(images, is_frame), whole(images, is_frame))
-    options = Cnn2d(channels=(4, 8, 8), separable=True)
-    first, *others = Cnn2dEncoder(options, bands=8, num_channels=2).blocks
-    assert isinstance(first.convolutions[0], nn.Conv2d)  # two channels go in: there is nothing to save
-    assert all(isinstance(other.convolutions[0], nn.Sequential) for other in others)
-
-
 # -- convolutions and LSTM
 
 

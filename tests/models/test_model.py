@@ -22,7 +22,6 @@ ENCODERS: dict[str, Any] = {
     "cnn2d": Cnn2d(channels=(3, 4, 5), size=6),
     "cnn2d pooled": Cnn2d(channels=(3, 4, 5), size=6, stem="pool"),
     "cnn2d residual": Cnn2d(channels=(3, 4, 5, 6), size=6, convolutions=2),
-    "cnn2d separable": Cnn2d(channels=(3, 4, 5, 6), size=6, convolutions=2, separable=True),
     "cnn-blstm": CnnBlstm(channels=(4, 5), kernels=(5, 3), hidden=3),
     "transformer": Transformer(
         cnn=Cnn2d(channels=(3, 4), size=8, stem="pool", time_downsampling=0), layers=2, heads=2, feed_forward_size=12

@@ -48,13 +48,7 @@ class Cnn2dEncoder(Encoder):
                 left -= 1
         inputs = (num_channels, *options.channels[:-1])
         self.blocks = nn.ModuleList(
-            ConvolutionBlock(
-                before,
-                after,
-                options.convolutions if index > 1 else 1,
-                stride=self.strides[index],
-                separable=options.separable and index > 0,
-            )
+            ConvolutionBlock(before, after, options.convolutions if index > 1 else 1, stride=self.strides[index])
             for index, (before, after) in enumerate(zip(inputs, options.channels, strict=True))
         )
         for pool in (self.strides[0], *(bands_pooled for _, bands_pooled in self.pools)):
@@ -95,23 +89,15 @@ class ConvolutionBlock(nn.Module):
         after: Output channels.
         num_convolutions: How many; with two or more, a residual path leads around them (He 2016).
         stride: Of the first, 1 or 2; with 2 it is 5x5.
-        separable: Each convolves channel by channel, then mixes the channels.
     """
 
-    def __init__(
-        self, before: int, after: int, num_convolutions: int, *, stride: int = 1, separable: bool = False
-    ) -> None:
+    def __init__(self, before: int, after: int, num_convolutions: int, *, stride: int = 1) -> None:
         super().__init__()
         width = 5 if stride > 1 else 3
         channels = [before] + [after] * num_convolutions
-
-        def convolution(a: int, b: int) -> nn.Module:
-            if not separable:
-                return nn.Conv2d(a, b, width, stride, padding=width // 2, bias=False)
-            by_channel = nn.Conv2d(a, a, width, stride, padding=width // 2, groups=a, bias=False)
-            return nn.Sequential(by_channel, nn.Conv2d(a, b, 1, bias=False))
-
-        self.convolutions = nn.ModuleList(convolution(a, b) for a, b in pairwise(channels))
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(a, b, width, stride, padding=width // 2, bias=False) for a, b in pairwise(channels)
+        )
         self.norms = nn.ModuleList(nn.BatchNorm2d(after) for _ in self.convolutions)
         has_path = num_convolutions > 1
         self.path = nn.Conv2d(before, after, 1, bias=False) if has_path else None

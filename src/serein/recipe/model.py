@@ -108,8 +108,6 @@ class Cnn2d(NamedOptions):
     Attributes:
         channels: Output channels of each block.
         convolutions: Convolutions in each block but the first two, with a residual path when there are several.
-        separable: After the first block each convolution is one over frames and bands, channel by channel, and one over
-            channels (Howard 2017, MobileNets), which takes about a ninth of the weights.
         stem: `pool`: the first block keeps the resolution and is pooled; `stride`: it is a 5x5 convolution that halves.
         time_downsampling: How often time is halved, at the first blocks; every block halves bands. 0 needs stem `pool`.
         size: Features of a frame, joined from all channels and remaining bands.
@@ -119,7 +117,6 @@ class Cnn2d(NamedOptions):
     name: Literal["cnn2d"] = "cnn2d"
     channels: tuple[Count, ...] = (32, 48, 96, 160, 224)
     convolutions: Count = 1
-    separable: bool = False
     stem: Literal["pool", "stride"] = "stride"
     time_downsampling: Annotated[int, Field(ge=0)] = 3
     size: Count = 256
