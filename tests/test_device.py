@@ -73,7 +73,23 @@ def test_training_says_and_writes_where_it_ran(tones: Path, tmp_path: Path, sere
     outcome = serein("train", recipe, "--data", tones, "--out", tmp_path / "out", "--device", "cpu")
     assert outcome.status == 0
     assert "trains by torch on cpu, float32" in outcome.err
-    assert json.loads((tmp_path / "out/environment.json").read_text())["device"] == "cpu"
+    environment = json.loads((tmp_path / "out/environment.json").read_text())
+    assert (environment["device"], environment["cpu"]) == ("cpu", devices.processor_name())
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("processor\t: 0\nmodel name\t: A Processor 9 @ 1 GHz\nmodel name\t: B\n", "A Processor 9 @ 1 GHz"),
+        ("", "arm64"),
+    ],
+)
+def test_the_processor_is_called_what_the_system_says(said: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arm says nothing there, and other systems have no such file: then the architecture remains."""
+    monkeypatch.setattr(Path, "is_file", lambda self: True)
+    monkeypatch.setattr(Path, "read_text", lambda self, **_: said)
+    monkeypatch.setattr(devices.platform, "processor", lambda: "arm64")
+    assert devices.processor_name() == name
 
 
 def test_a_model_on_the_processor_stays_there_beside_a_gpu(

@@ -198,6 +198,7 @@ def card(
     recalls = ", ".join(f"{each.name} {each.recall:.1f}" for each in scores.by_class if each.recall is not None)
     source = checkpoint.model.backbone.describe().get("source")
     begun = f"\n\nThe encoder began with the weights of `{source}`, whose licence holds as well." if source else ""
+    languages = ", ".join(training["languages"]) or "not stated"
     num_parameters = sum(weight.numel() for weight in checkpoint.model.parameters())
     under = ["| condition | UA | to unchanged, points | changed answers | rejected |", "|---|---|---|---|---|"]
     for each in changed.conditions:
@@ -209,7 +210,7 @@ def card(
 
 `serein predict --model {name}`: probabilities of {len(scores.classes)} emotions, {", ".join(scores.classes)}, of speech
 in recordings of any length. Its recipe is `{options.recipe}`. {num_parameters:,} parameters.
-Languages: {", ".join(training["languages"])}. Speed: {training["speed"]}.
+Languages: {languages}. Speed: {training["speed"]}.
 
 ## Training data and licence
 
