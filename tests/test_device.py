@@ -80,7 +80,7 @@ def test_training_says_and_writes_where_it_ran(tones: Path, tmp_path: Path, sere
 @pytest.mark.parametrize(
     ("said", "name"),
     [
-        ("processor\t: 0\nmodel name\t: A Processor 9 @ 1 GHz\nmodel name\t: B\n", "A Processor 9 @ 1 GHz"),
+        ("processor\t: 0\nmodel name\t: A CPU 9 @ 1 GHz\nmodel name\t: B\n", "A CPU 9 @ 1 GHz"),
         ("", "arm64"),
     ],
 )
