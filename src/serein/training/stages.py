@@ -54,6 +54,7 @@ from serein.training.feature_cache import FeatureCache, StoredFeatures, num_fixe
 from serein.training.module import StageModule
 
 MOST_WORKERS = 8
+LONGEST_BANDS_S = 180_000.0  # bands of fifty hours are some 5 GB
 # Log-mel batches of many lengths need more kernels than oneDNN keeps of itself (1024): it would build them anew.
 # Padded batches of pretrained models have few lengths.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
@@ -250,7 +251,7 @@ def with_features(model: SpeechModel, stage: Stage, data: TrainingData, report: 
         layers = tuple(sorted(below | {str(num_fixed - 1)}))
     if isinstance(backbone, LogMelBackbone):
         layers = (BANDS,)
-        if not data.recordings.fits_memory:  # a hundred hours would fill 11 GB
+        if data.recordings.durations_s.sum() > LONGEST_BANDS_S:
             return data
     precision = chosen_precision(stage.precision, data.device)
     cache = FeatureCache(backbone, layers, options, precision, stage.batches, data.device)
