@@ -34,7 +34,7 @@ def checkpoint(encoder: Any = None, ensemble_size: int = 1, **emotion: Any) -> C
         inference=Inference(batch_s=7.0),
     )
     backbone = new_backbone(LogMel(n_mels=12, normalisation=("level", "corpus")))
-    backbone.fit([WAVES])
+    backbone.fit([backbone.bands(*WAVES)])
     model = assemble(backbone, encoder, {"emotion": (options.tasks.emotion, 3)}, ensemble_size)
     model.train()(*WAVES)  # moves the running statistics
     return Checkpoint(

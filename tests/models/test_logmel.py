@@ -132,7 +132,7 @@ def test_a_frame_is_centred_on_its_sample() -> None:
 def test_a_clip_is_heard_alike_alone_and_in_a_batch(normalisation: tuple[str, ...]) -> None:
     backbone = LogMelBackbone(LogMel(n_mels=32, normalisation=normalisation))
     waveforms, num_samples = waves(9_000, 1, 4_321, 320, 100)
-    backbone.fit([waves(8_000, 16_000, seed=1)])
+    backbone.fit([backbone.bands(*waves(8_000, 16_000, seed=1))])
     together = backbone(waveforms, num_samples)
     assert together.layers[0].shape == (5, 29, 32 * len(normalisation))
     assert backbone.sizes == (32 * len(normalisation),)
@@ -179,7 +179,7 @@ def test_what_it_hears_stays_float32_under_autocast() -> None:
 def test_fit_brings_the_training_audio_to_mean_0_and_deviation_1(kind: str) -> None:
     backbone = LogMelBackbone(LogMel(n_mels=24, normalisation=(kind, "corpus")))
     batches = [waves(9_000, 4_000, 500), waves(16_000, 1, seed=1)]
-    backbone.fit(batches)
+    backbone.fit(backbone.bands(*batch) for batch in batches)
     frames = torch.cat([heard.layers[0][heard.is_frame] for heard in (backbone(*batch) for batch in batches)])
     np.testing.assert_allclose(frames.mean(dim=0), 0.0, atol=1e-4)
     np.testing.assert_allclose(frames.std(dim=0, correction=0), 1.0, atol=1e-4)
@@ -188,8 +188,8 @@ def test_fit_brings_the_training_audio_to_mean_0_and_deviation_1(kind: str) -> N
 def test_fit_does_not_depend_on_the_batches() -> None:
     waveforms, num_samples = waves(9_000, 4_000, 500)
     one, other = (LogMelBackbone(LogMel(normalisation=("corpus", "level", "clip"))) for _ in range(2))
-    one.fit([(waveforms, num_samples)])
-    other.fit([(waveforms[i : i + 1], num_samples[i : i + 1]) for i in range(3)])
+    one.fit([one.bands(waveforms, num_samples)])
+    other.fit(other.bands(waveforms[i : i + 1], num_samples[i : i + 1]) for i in range(3))
     np.testing.assert_allclose(one.mean, other.mean, atol=1e-4)
     np.testing.assert_allclose(one.deviation, other.deviation, atol=1e-4)
 

@@ -54,7 +54,7 @@ def model_of(
     torch.manual_seed(0)
     backbone = new_backbone(LogMel(n_mels=16, normalisation=normalisation))
     model = assemble(backbone, encoder, {"emotion": (Category(**options), 4)}, ensemble_size)
-    backbone.fit([waves(16_000, 5_000)])
+    backbone.fit([backbone.bands(*waves(16_000, 5_000))])
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             nn.init.normal_(module.weight, 1.0, 0.3)

@@ -32,7 +32,7 @@ def two_networks(bands: tuple[int, int] = (16, 16)) -> SpeechModel:
     torch.manual_seed(0)
     main, other = (new_backbone(LogMel(n_mels=number)) for number in bands)
     for backbone in (main, other):
-        backbone.fit([waves(16_000, 5_000)])
+        backbone.fit([backbone.bands(*waves(16_000, 5_000))])
     encoder = Cnn2d(channels=(3, 4), size=8)
     tasks = {"emotion": (EMOTION, 4), "speaker": (SPEAKER, 5)}
     return assemble(main, encoder, tasks, branches={"speaker": (other, encoder)}).eval()

@@ -64,7 +64,7 @@ class Ground:
         torch.manual_seed(3)
         tasks = {"emotion": (self.task.options, self.task.num_outputs)}
         model = assemble(new_backbone(self.recipe.backbone), self.recipe.encoder, tasks)
-        fit_normalisation(model, self.data())
+        fit_normalisation(model, self.data(), report=silent, label="x")
         return model
 
     def train(self, model: SpeechModel | None = None, name: str = "stage") -> SpeechModel:

@@ -106,7 +106,8 @@ def train_fold(
         recipe.feature_cache,
         device=own_device(experiment.device),
     )
-    fit_normalisation(model, data, [name for name in (MAIN, *model.branches) if name not in pretrained_branches])
+    unfitted = [name for name in (MAIN, *model.branches) if name not in pretrained_branches]
+    fit_normalisation(model, data, unfitted, report=report, label=label)
     for number, stage in enumerate(recipe.stages):
         if number and distributed_info().is_first:
             before, own = (stage_folder(folder, recipe, each) for each in (number - 1, number))

@@ -136,11 +136,10 @@ class LogMelBackbone(Backbone):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Take mean and deviation of each band from training audio: pairs of waveforms and numbers of samples."""
+        """Take mean and deviation of each band from what `bands` returns of batches of training audio."""
         count = 0
         total, squares = torch.zeros(2, *self.mean.shape, dtype=torch.float64)
-        for waveforms, num_samples in batches:
-            bands_db, is_frame = self.bands(waveforms, num_samples)
+        for bands_db, is_frame in batches:
             for index, kind in enumerate(self.options.normalisation):
                 frames = _in_own_terms(kind, bands_db, is_frame[..., None])[is_frame].double()
                 total[index] += frames.sum(0)

@@ -64,6 +64,13 @@ class EncodedBatch:
         )
 
 
+def bands_of(backbone: LogMelBackbone, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a batch's log-mel bands, kept ones if it holds them, (batch, frame, band), and which frames are real."""
+    if BANDS in batch.layers:
+        return backbone.restored(batch.layers[BANDS], batch.num_frames)
+    return backbone.bands(batch.waveforms, batch.num_samples)
+
+
 def encode_batch(
     model: SpeechModel,
     batch: Batch,
@@ -98,15 +105,9 @@ def encode_batch(
         )
         return backbone.resume(kept) if goes_on else kept
 
-    def bands(backbone: Backbone) -> tuple[torch.Tensor, torch.Tensor]:
-        assert isinstance(backbone, LogMelBackbone)
-        if BANDS in batch.layers:
-            return backbone.restored(batch.layers[BANDS], batch.num_frames)
-        return backbone.bands(batch.waveforms, batch.num_samples)
-
     def normalised(backbone: Backbone) -> HiddenStates:
-        bands_db, is_frame = bands(backbone)
         assert isinstance(backbone, LogMelBackbone)
+        bands_db, is_frame = bands_of(backbone, batch)
         return HiddenStates((backbone.normalised(bands_db, is_frame),), is_frame)
 
     def augmented(backbone: Backbone) -> HiddenStates:
@@ -119,7 +120,7 @@ def encode_batch(
             )
             return masked
         assert isinstance(backbone, LogMelBackbone)
-        bands_db, is_frame = bands(backbone)
+        bands_db, is_frame = bands_of(backbone, batch)
         bands_db, num_frames = augmenter.augment(bands_db, is_frame.sum(dim=1))
         is_frame = frame_mask(num_frames, bands_db.shape[1])
         frames = augmenter.mask(backbone.normalised(bands_db, is_frame), num_frames, backbone.num_channels)

@@ -40,6 +40,7 @@ from serein.models.model import SpeechModel
 from serein.progress import Report
 from serein.recipe import MAIN, Batches, Clips, FeatureCacheOptions, LogMel, Stage
 from serein.tasks.task import Task
+from serein.training.batches import bands_of
 from serein.training.checkpointing import (
     METRICS,
     PARTIAL,
@@ -250,12 +251,23 @@ def with_features(model: SpeechModel, stage: Stage, data: TrainingData, report: 
         below = {layer for layer in layers if layer != "last" and int(layer) < num_fixed}
         layers = tuple(sorted(below | {str(num_fixed - 1)}))
     if isinstance(backbone, LogMelBackbone):
-        layers = (BANDS,)
-        if data.recordings.durations_s.sum() > LONGEST_BANDS_S:
-            return data
+        return with_bands(data, backbone, positions, report, label)
     precision = chosen_precision(stage.precision, data.device)
     cache = FeatureCache(backbone, layers, options, precision, stage.batches, data.device)
     return replace(data, stored=cache.of(data.recordings, data.clips, positions, report, label))
+
+
+def with_bands(
+    data: TrainingData, backbone: LogMelBackbone, positions: Sequence[int], report: Report, label: str
+) -> TrainingData:
+    """Return the data with the log-mel bands of whole clips, unless none are to be kept, or clips are cropped."""
+    options, clips = data.features or FeatureCacheOptions(dtype="none"), data.clips
+    durations_s = batch_durations(data.recordings, clips, is_training=False)
+    is_whole = clips.crop_s is None or durations_s[list(data.train)].max() <= clips.crop_s
+    if options.dtype == "none" or not is_whole or data.recordings.durations_s.sum() > LONGEST_BANDS_S:
+        return data
+    cache = FeatureCache(backbone, (BANDS,), options, "float32", device=data.device)
+    return replace(data, stored=cache.of(data.recordings, clips, positions, report, label))
 
 
 def build_trainer(
@@ -331,8 +343,15 @@ def chosen_precision(precision: str, device: torch.device) -> str:
     return "bfloat16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "float32"
 
 
-def fit_normalisation(model: SpeechModel, data: TrainingData, branches: Iterable[str] = (MAIN,)) -> None:
-    """Take the mean and deviation of log-mel backbones from the training set."""
+def fit_normalisation(
+    model: SpeechModel,
+    data: TrainingData,
+    branches: Iterable[str] = (MAIN,),
+    *,
+    report: Report,
+    label: str,
+) -> None:
+    """Take the mean and deviation of log-mel backbones from the training set, whose bands are kept for its stages."""
     fitted: dict[LogMel, LogMelBackbone] = {}
     for backbone in (model.backbone_of(name) for name in branches):
         if not isinstance(backbone, LogMelBackbone):
@@ -340,11 +359,12 @@ def fit_normalisation(model: SpeechModel, data: TrainingData, branches: Iterable
         if (alike := fitted.get(backbone.options)) is not None:
             backbone.load_state_dict(alike.state_dict())
             continue
-        dataset = data.dataset(0, is_training=False)
+        kept = with_bands(data, backbone, data.train, report, label)
+        dataset = kept.dataset(0, is_training=False)
         durations_s = batch_durations(data.recordings, data.clips, is_training=False)
         whole = BucketSampler(data.train, durations_s, Batches(), is_training=False)
         batches = (collate([dataset[item] for item in items]) for items in whole)
-        backbone.fit((batch.waveforms, batch.num_samples) for batch in batches)
+        backbone.fit(bands_of(backbone, batch) for batch in batches)
         fitted[backbone.options] = backbone
 
 
