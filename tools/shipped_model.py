@@ -204,12 +204,16 @@ def card(
     for each in changed.conditions:
         condition, ua, points, share, _, rejected, _ = each.cells()
         under.append(f"| {condition} | {ua} | {points} | {share} | {rejected} |")
+    without, unseen_corpora = "", ""
+    if any("corpus left out" in title for title, _ in rows):
+        without = " *Corpus left out*: by a model that was trained on the other corpora alone."
+        unseen_corpora = "; the rows *corpus left out* show what to expect there"
     taken = scores.confusion * (1 - np.eye(len(scores.classes), dtype=int))
     true, predicted = np.unravel_index(int(taken.argmax()), taken.shape)
     return f"""# The model `{name}`
 
 `serein predict --model {name}`: probabilities of {len(scores.classes)} emotions, {", ".join(scores.classes)}, of speech
-in recordings of any length. Its recipe is `{options.recipe}`. {num_parameters:,} parameters.
+in recordings of any length. Its recipe is `recipes/{options.recipe.name}`. {num_parameters:,} parameters.
 Languages: {languages}. Speed: {training["speed"]}.
 
 ## Training data and licence
@@ -226,9 +230,9 @@ they.{begun}
 ## Scores
 
 Per cent; intervals are 95 %, over speakers. *Unseen speakers*: three folds over all corpora, each predicted by a model
-of the same recipe that was trained on the others. *Corpus left out*: by a model that was trained on the other corpora
-alone. *Told its classes*: only classes that the corpus has may be predicted. The model in this folder was trained on
-all of it, so no score is its own.
+of the same recipe that was trained on the others.{without}
+*Told its classes*: only classes that the corpus has may be predicted. The model in this folder was trained on all of
+it, so no score is its own.
 
 {chr(10).join(table)}
 
@@ -250,7 +254,7 @@ Noises and rooms are none that the model was trained with.
 
 Most frequent confusion on unseen speakers: {scores.classes[true]}, predicted as {scores.classes[predicted]}.
 Most of its training data is acted, a few sentences each. Spontaneous speech, children, old people and other languages
-are unlike it; the rows *corpus left out* show what to expect there. Speech without any of its emotions gets one of them
+are unlike it{unseen_corpora}. Speech without any of its emotions gets one of them
 nevertheless (`--min-confidence` rejects such predictions). It recognises how speech sounds, not what a person feels: no
 decision about a person should rest on it.
 """
