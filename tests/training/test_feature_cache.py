@@ -506,6 +506,20 @@ def test_kept_bands_train_to_the_bit(tones: Path, tmp_path: Path, augmentation: 
     assert set((tmp_path / "cache/features").rglob("*.safetensors")) == names
 
 
+@pytest.mark.parametrize("longest_s", [0.0, 1e6])
+def test_bands_are_kept_of_audio_that_memory_does_not_hold_but_of_no_more_than_fifty_hours(
+    tones: Path, tmp_path: Path, longest_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serein.training.stages.LONGEST_BANDS_S", longest_s)
+    experiment = prepared(
+        tones, tmp_path, {"backbone": {"name": "logmel", "n_mels": 24}}, epochs=1, trainable=["heads"]
+    )
+    experiment.recordings.fits_memory = False
+    trained(experiment, tmp_path / "run")
+    kept = list((tmp_path / "cache/features").glob("*/bands-float32/*.safetensors"))
+    assert bool(kept) == (longest_s > 0)
+
+
 @pytest.mark.parametrize("case", ALIKE)
 def test_where_it_applies(tones: Path, wav2vec2: Path, case: str) -> None:
     changes, stage, expected = ALIKE[case]
