@@ -46,10 +46,11 @@ CHANGED = [
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help="the model's name: default, small, tiny")
+    parser.add_argument("name", help="the model's name: default, free, tiny")
     parser.add_argument("--data", type=Path, required=True, help="manifest to learn from, of one corpus or several")
     parser.add_argument("--other", action="append", default=[], metavar="NAME=MANIFEST", help="never seen, scored")
     parser.add_argument("--licence", action="append", default=[], metavar="CORPUS=TEXT", help="of a corpus of yours")
+    parser.add_argument("--language", action="append", default=[], help="of a corpus whose manifest names none")
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--noises", type=Path, help="folder of noises that no copy in --data has, to test with")
     parser.add_argument("--rooms", type=Path, help="folder of impulse responses of rooms, likewise")
@@ -87,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model_folder.save(staged, checkpoint, "", backbone="bundle", dtype=torch.float16)
     for name, _, path in (each.partition("=") for each in options.other):
         rows += rows_of(f"{name}, never seen", evaluate(str(staged), Path(path))[0], classes)
+    checkpoint.training["languages"] = sorted({*checkpoint.training["languages"], *options.language})
     checkpoint.training["speed"] = speed_of(staged, options.data, options.max_clips)
     checkpoint.training["scores"] = {title: scores.pooled["ua"] for title, scores in rows}
     how = {"noises": options.noises, "rooms": options.rooms, "max_clips": options.max_clips}
@@ -164,8 +166,8 @@ def speed_of(model: Path, data: Path, max_clips: int) -> str:
     list(predictor.predict_files(files, on_error="skip"))
     elapsed_s = time.perf_counter() - start
     heard_s = sum(soundfile.info(file).duration for file in files)
-    cores = f"{torch.get_num_threads()} cores, {processor_name()}"
-    return f"{heard_s / elapsed_s:.0f} times real time, {len(files)} files, {cores}"
+    machine = f"{torch.get_num_threads()} threads, {processor_name()}"
+    return f"{heard_s / elapsed_s:.0f} times real time, {len(files)} files, {machine}"
 
 
 def ship(model: Path, folder: Path) -> None:
@@ -204,6 +206,10 @@ def card(
     for each in changed.conditions:
         condition, ua, points, share, _, rejected, _ = each.cells()
         under.append(f"| {condition} | {ua} | {points} | {share} | {rejected} |")
+    taught = ""
+    if options.teacher:
+        taught = "\n\nIt learned from another model's answers beside the labels; for each fold below, from those of a model"
+        taught += "\nthat did not know the fold's speakers either."
     without, unseen_corpora = "", ""
     if any("corpus left out" in title for title, _ in rows):
         without = " *Corpus left out*: by a model that was trained on the other corpora alone."
@@ -223,7 +229,7 @@ Languages: {languages}. Speed: {training["speed"]}.
 {licences}
 
 **The weights inherit these conditions**, whatever the licence of the code: where the data is non-commercial, so are
-they.{begun}
+they.{begun}{taught}
 
 {citations}
 

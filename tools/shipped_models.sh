@@ -21,7 +21,7 @@ made all || serein corpus merge $work/data/copies/*.jsonl -o $work/data/all.json
 python tools/shipped_model.py default --recipe recipes/default.yaml --data $work/data/all.jsonl \
 	--other "LibriSpeech=$work/data/unseen-neutral.jsonl" \
 	${UNKNOWN_NOISES:+--noises "$UNKNOWN_NOISES"} ${UNKNOWN_ROOMS:+--rooms "$UNKNOWN_ROOMS"} \
-	--licence "urdu=for research purposes (Latif et al. 2018)" ${WHISPER:+--set "backbone.source=$WHISPER"}
+	--licence "urdu=for research purposes (Latif et al. 2018)" --language ur ${WHISPER:+--set "backbone.source=$WHISPER"}
 # those corpora alone whose licences allow commercial use
 made free || serein corpus merge $work/data/copies/emodb.jsonl $work/data/copies/cremad.jsonl $work/data/copies/neutral.jsonl -o $work/data/free.jsonl
 python tools/shipped_model.py free --recipe recipes/free.yaml --data $work/data/free.jsonl --speakers-alone \
@@ -31,4 +31,4 @@ python tools/shipped_model.py free --recipe recipes/free.yaml --data $work/data/
 python tools/shipped_model.py tiny --recipe recipes/tiny.yaml --data $work/data/all.jsonl --teacher default --speakers-alone \
 	--other "LibriSpeech=$work/data/unseen-neutral.jsonl" \
 	${UNKNOWN_NOISES:+--noises "$UNKNOWN_NOISES"} ${UNKNOWN_ROOMS:+--rooms "$UNKNOWN_ROOMS"} \
-	--licence "urdu=for research purposes (Latif et al. 2018)"
+	--licence "urdu=for research purposes (Latif et al. 2018)" --language ur

@@ -168,8 +168,8 @@ class FeatureCacheOptions(Options):
 
     It applies in stages in which no clip is cropped and no waveform changed, to a Hugging Face backbone of which
     nothing learns, or nothing below some transformer layer: then the layers above it go on from the frames of those
-    below. Log-mel bands before their augmentation are kept, too, in float32, of corpora of
-    up to fifty hours.
+    below. Log-mel bands before their augmentation are kept, too, in float32, of corpora of up to fifty hours; their
+    mean and deviation are taken from what is kept, whatever the stages do.
 
     Attributes:
         dtype: Numbers on disk: `bfloat16` (wav2vec2-base: 77 kB for a second and layer) or `float32`, twice that;

@@ -244,14 +244,14 @@ def with_features(model: SpeechModel, stage: Stage, data: TrainingData, report: 
     backbone = only_backbone(model, stage)
     if options.dtype == "none" or backbone is None or not num_fixed:
         return data
+    if isinstance(backbone, LogMelBackbone):
+        return with_bands(data, backbone, positions, report, label)
     layers = tapped_layers(model, model.branches_of(stage.tasks, stage.use_fusion))
     if num_fixed < len(backbone.sizes):  # training goes on from the highest of them
         if num_fixed == 1:  # that of no transformer layer: a hundred gigabytes would save little
             return data
         below = {layer for layer in layers if layer != "last" and int(layer) < num_fixed}
         layers = tuple(sorted(below | {str(num_fixed - 1)}))
-    if isinstance(backbone, LogMelBackbone):
-        return with_bands(data, backbone, positions, report, label)
     precision = chosen_precision(stage.precision, data.device)
     cache = FeatureCache(backbone, layers, options, precision, stage.batches, data.device)
     return replace(data, stored=cache.of(data.recordings, data.clips, positions, report, label))
