@@ -208,8 +208,8 @@ def card(
         under.append(f"| {condition} | {ua} | {points} | {share} | {rejected} |")
     taught = ""
     if options.teacher:
-        taught = "\n\nIt learned from another model's answers beside the labels; for each fold below, from those of a model"
-        taught += "\nthat did not know the fold's speakers either."
+        taught = "\n\nIt learned from another model's answers beside the labels; for each fold below, from those of a"
+        taught += "\nmodel that did not know the fold's speakers either."
     without, unseen_corpora = "", ""
     if any("corpus left out" in title for title, _ in rows):
         without = " *Corpus left out*: by a model that was trained on the other corpora alone."
