@@ -40,6 +40,11 @@ def processor_name() -> str:
     return named[1].strip() if named else platform.processor() or platform.machine()
 
 
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class DistributedInfo:
     """The processes of one training.

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ import serein as package
 from asr_models import write_whisper
 from cli_fixtures import Call, Outcome, StartChild, environment, without_runtime, write_speech, write_wav
 from serein.data import manifest
-from serein.inference import predictor
+from serein.inference import predictor, processes
 from speech_sounds import RATE_HZ, voiced
 
 RNG = np.random.default_rng(5)
@@ -329,14 +330,24 @@ def test_two_processes_do_not_write_to_one_file(model: Path, clips: list[str], t
 
 
 @pytest.mark.slow
-def test_workers_predict_alike_and_in_order(model: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
+@pytest.mark.parametrize("workers", [["--workers", 2], []], ids=["asked for", "many files"])
+def test_workers_predict_alike_and_in_order(
+    workers: list[object], model: Path, tones: Path, tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two processes, with a broken recording in between."""
+    in_processes = mock.Mock(wraps=processes.predict_in_processes)
+    monkeypatch.setattr(processes, "predict_in_processes", in_processes)
+    monkeypatch.setattr(processes, "FILES_PER_PROCESS", 10)
+    monkeypatch.setattr(processes, "num_cores", lambda: 2)
     utterances = manifest.read(tones)
     lost = utterances[0].model_copy(update={"id": "lost", "audio": str(tmp_path / "lost.wav")})
     manifest.write([*utterances[:20], lost, *utterances[20:]], tmp_path / "m.jsonl")
     outcomes = [
-        serein("predict", "--model", model, tmp_path / "m.jsonl", "--json", "--workers", workers) for workers in (1, 2)
+        serein("predict", "--model", model, tmp_path / "m.jsonl", "--json", "--device", "cpu", *how)
+        for how in (["--workers", 1], workers)
     ]
+    (_, _, _, num_workers), _ = in_processes.call_args  # of the second alone
+    assert (num_workers, in_processes.call_count) == (2, 1)
     alone, together = [[json.loads(line) for line in outcome.out.splitlines()] for outcome in outcomes]
     assert [outcome.status for outcome in outcomes] == [1, 1]
     assert outcomes[0].err == outcomes[1].err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -268,6 +269,19 @@ def test_side_by_side_is_one_after_the_other(tiny_run: Path, tiny: Path, tones: 
             one, other = (run / f"fold-{fold}" / "seed-0" / name for run in (tiny_run, tmp_path / "r"))
             assert one.read_bytes() == other.read_bytes()
     assert read(tmp_path / "r" / "environment.json")["jobs"] == 2
+
+
+def test_what_another_process_gets_is_what_this_one_prepared(tiny: Path, tones: Path) -> None:
+    """All but the samples: each process decodes those it needs, and none looks for duplicates again."""
+    experiment = preparation.prepare(recipes.load(tiny), tones, silent)
+    experiment.recordings[0]
+    sent = pickle.dumps(experiment)
+    assert len(sent) < experiment.recordings[0].nbytes * len(experiment.utterances) / 2
+    other = pickle.loads(sent)
+    for name in ("recipe", "folds", "duplicates", "utterances", "left_out"):
+        assert getattr(other, name) == getattr(experiment, name)
+    assert other.main.spec == experiment.main.spec
+    np.testing.assert_array_equal(other.recordings[0], experiment.recordings[0])
 
 
 @pytest.mark.slow

@@ -15,8 +15,9 @@ import pytest
 
 from cli_fixtures import write_speech
 from serein.errors import MissingExtraError, RunError
+from serein.inference import processes
 from serein.inference.predictor import Predictor
-from serein.inference.processes import CLIPS_AT_ONCE, predict_over_ray
+from serein.inference.processes import CLIPS_AT_ONCE, predict_over_ray, suitable_processes
 from serein.inference.recording import PredictOptions
 
 
@@ -28,6 +29,16 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'serein\[cluster\]'"):
         list(predict_over_ray(never, ["a.wav"], PredictOptions()))
+
+
+@pytest.mark.parametrize(
+    ("num_cores", "num_files", "expected"), [(4, 127, 1), (4, 300, 2), (4, 10_000, 4), (64, 10_000, 8), (1, 10_000, 1)]
+)
+def test_as_many_processes_as_are_worth_their_start(
+    num_cores: int, num_files: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "num_cores", lambda: num_cores)
+    assert suitable_processes(num_files) == expected
 
 
 @pytest.mark.slow  # Ray starts processes, each of which imports torch

@@ -34,10 +34,8 @@ def with_weights_of(script: torch.jit.ScriptModule) -> SpeechNetwork:
         for number in range(4):
             names[f"conv{number + 1}.{part}"] = f"encoder.{number}.reparam_conv.{part}"
         for side in ("ih", "hh"):
-            names[f"lstm.{part}_{side}_l0"] = f"decoder.rnn.{part}_{side}"
-    network = SpeechNetwork()
-    network.load_state_dict({ours: weights[theirs] for ours, theirs in names.items()})
-    return network.eval()
+            names[f"lstm_cell.{part}_{side}"] = f"decoder.rnn.{part}_{side}"
+    return SpeechNetwork({name: weights[theirs] for name, theirs in names.items()}).eval()
 
 
 def test_the_network_is_the_packages_own() -> None:

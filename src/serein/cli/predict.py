@@ -102,7 +102,8 @@ def predict(
         int | None,
         typer.Option(
             help="Number of processes that predict on the CPU.",
-            show_default="1; with --engine ray one for each GPU of the cluster, else for each core",
+            show_default="one for each core, at most 8, and one for every 128 files; "
+            "with --engine ray one for each GPU of the cluster, else for each core",
             min=1,
         ),
     ] = None,
@@ -149,7 +150,7 @@ def predict(
         (engine == "ray" and (out is None or shown != "json"), ("engine",), "name a file of JSON lines by --out"),
     )
     from serein.inference.prediction import RejectOption
-    from serein.inference.processes import load_for, predict_in_processes, predict_over_ray
+    from serein.inference.processes import load_for, predict_in_processes, predict_over_ray, suitable_processes
     from serein.inference.recording import PredictOptions
 
     reject = RejectOption(min_confidence, min_duration)
@@ -170,11 +171,13 @@ def predict(
         else:
             predictor = load_model(device="cpu" if engine == "ray" else device)
 
+        is_one_process = is_joined or predictor.device.type != "cpu"
+
         def predicted(some: Sequence[Source], on_error: OnError | None = None) -> Iterator[Pair]:
             if engine == "ray":
                 results = predict_over_ray(load_model, some, options, workers, device)
-            elif workers is not None and workers > 1 and not is_joined:
-                results = predict_in_processes(load_model, some, options, workers)
+            elif (processes := 1 if is_one_process else workers or suitable_processes(len(some))) > 1:
+                results = predict_in_processes(load_model, some, options, processes)
             else:
                 results = predictor.predict_files(some, options=options, on_error="return", on_progress=show)
             return _readable(zip(some, results, strict=True), failed, plot, on_error, transcripts)

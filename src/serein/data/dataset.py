@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -46,6 +46,9 @@ class Recordings:
         self.durations_s = durations(utterances)
         self.fits_memory = float(self.durations_s.sum()) <= memory_s
         self._waveforms: dict[int, Waveform] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_waveforms": {}}  # another process decodes its own: faster than to send gigabytes
 
     def __len__(self) -> int:
         return len(self.utterances)

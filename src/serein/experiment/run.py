@@ -31,6 +31,7 @@ from serein.device import (
     begin_worker,
     distributed_info,
     join_processes,
+    num_cores,
     own_device,
     processor_name,
     without_interrupt,
@@ -111,8 +112,7 @@ def run(
     with _locked(out):
         fold_runs = experiment.fold_runs()
         is_small = recipe.backbone.name == "logmel" and not on_gpu and distributed_info().size == 1
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        suitable = min(cores, 8) if is_small else 1  # small models train faster one per core than one on all cores
+        suitable = min(num_cores(), 8) if is_small else 1  # small models train faster one per core
         jobs = min(num_jobs or read_json(out / "environment.json").get("jobs") or suitable, len(fold_runs))
         if distributed_info().is_first:
             _write_start(out, experiment, jobs, started)
@@ -335,8 +335,8 @@ def run_parallel(
     listener.start()
     threads = max(1, torch.get_num_threads() // num_jobs)  # not by what is left to do: a sum's last bits hang on it
     num_processes = min(num_jobs, len(fold_runs))
-    origin = (experiment.recipe, experiment.manifest, experiment.shared, experiment.device)
-    pool = ProcessPoolExecutor(num_processes, context, _start_worker, (dict(os.environ), origin, messages, threads))
+    start = (dict(os.environ), experiment, messages, threads)
+    pool = ProcessPoolExecutor(num_processes, context, _start_worker, start)
     try:
         with without_interrupt():
             futures = [pool.submit(_run_in_worker, fold.name, seed, out) for fold, seed in fold_runs]
@@ -364,16 +364,12 @@ def _listen(messages: Any, report: Report) -> None:
         report(*message)
 
 
-def _start_worker(
-    environment: dict[str, str], origin: tuple[Recipe, Path, Path | None, str], messages: Any, threads: int
-) -> None:
+def _start_worker(environment: dict[str, str], experiment: Experiment, messages: Any, threads: int) -> None:
     global _experiment, _messages
     begin_worker(environment)
     torch.set_num_threads(threads)
-    _messages = messages
-    recipe, manifest, shared, device = origin
-    _experiment = prepare(recipe, manifest, lambda *progress: None)
-    _experiment.shared, _experiment.device = shared, device
+    _experiment, _messages = experiment, messages
+    _experiment.recordings.prefetch()
 
 
 def _run_in_worker(fold_name: str, seed: int, out: Path) -> None:

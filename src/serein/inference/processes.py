@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from serein.device import begin_worker, ray_cluster, worker_context
+from serein.device import begin_worker, num_cores, ray_cluster, worker_context
 from serein.errors import RunError
 from serein.inference.predictor import Predictor, load
 from serein.inference.recording import PredictOptions
@@ -20,11 +20,18 @@ from serein.inference.runtimes import RuntimeName
 from serein.inference.sources import Source
 
 CLIPS_AT_ONCE = 32  # that a process predicts
+FILES_PER_PROCESS = 128  # at least: starting one takes as long as some of them
+MOST_PROCESSES = 8  # unless more are asked for: each holds PyTorch and a model, some 400 MB
 PARTS_IN_HAND = 2  # of a process on a cluster, which thus never waits for its next
 PARTS_AHEAD = 16  # of each process, that may be finished before an earlier one is
 MOST_RESTARTS = 3  # of a process that died; its part is done again
 
 _worker: tuple[Predictor, PredictOptions] | None = None  # of a process that `_start` made
+
+
+def suitable_processes(num_files: int) -> int:
+    """Return how many processes predict so many files on the CPU: decoding and speech detection take one core each."""
+    return max(1, min(num_cores(), MOST_PROCESSES, num_files // FILES_PER_PROCESS))
 
 
 def load_for(

@@ -38,9 +38,7 @@ EDGE_DB = (
     20.0  # speech begins and ends where it is this far below its loudest: noise, level and silence do not move that
 )
 EDGE_WINDOW = 400  # samples that a level is taken over, 25 ms
-EDGE_SEARCH_S = (
-    1.0  # so much before the detector found it speech may have begun: of quiet speech it finds the start late
-)
+EDGE_SEARCH = 16000  # samples before the detector found it that speech may have begun: it finds quiet speech late
 EDGE_GAP = 1600  # samples, 0.1 s: what lies farther from the speech that the detector found is something else, a knock
 
 ONSET = 0.5  # speech begins at this probability, and ends below OFFSET: Silero's own hysteresis
@@ -124,7 +122,9 @@ class WindowCutter:
     """
 
     def __init__(self, sliding_window: SlidingWindow) -> None:
-        self.sliding_window = sliding_window
+        self.length, self.step = _samples(sliding_window.window_s), _samples(sliding_window.step_s)
+        self.min_silence, self.pad = _samples(sliding_window.min_silence_s), _samples(sliding_window.speech_pad_s)
+        self.min_speech = _samples(sliding_window.min_speech_s)
         self.detector = SpeechDetector()
         self.kept: Waveform = np.zeros(0, np.float32)
         self.kept_from = 0  # the sample that `kept` starts with
@@ -152,9 +152,9 @@ class WindowCutter:
         self.kept = np.concatenate([self.kept, waveform])
         windows = [window for probability in speech for window in self._add_frame(float(probability))]
         # drop the samples that no window will need
-        needed = self.num_frames * FRAME - _samples(EDGE_SEARCH_S)
+        needed = self.num_frames * FRAME - EDGE_SEARCH
         if self.stretch is not None:  # the last window ends where speech does, but not before the one before it
-            needed = max(self.stretch, self.covered - _samples(self.sliding_window.window_s))
+            needed = max(self.stretch, self.covered - self.length)
         drop = max(0, needed - self.kept_from)
         self.kept, self.kept_from = self.kept[drop:].copy(), self.kept_from + drop
         return windows
@@ -169,33 +169,31 @@ class WindowCutter:
         start, end = self.num_frames * FRAME, min((self.num_frames + 1) * FRAME, self.position)
         self.num_frames += 1
         if self.stretch is None and probability >= ONSET:
-            self.stretch = max(start - _samples(EDGE_SEARCH_S), self.covered, 0)
+            self.stretch = max(start - EDGE_SEARCH, self.covered, 0)
             self.onset = self.speech_end = start
             self.next_start = None
         if self.stretch is None:
             return []
         if probability >= (ONSET if self.speech_end < start else OFFSET):
             self.speech_end = end
-        elif end - self.speech_end >= _samples(self.sliding_window.min_silence_s):
+        elif end - self.speech_end >= self.min_silence:
             return self._cut(is_end=True)
-        return self._cut()
+        start = self.onset if self.next_start is None else self.next_start
+        return self._cut() if self.speech_end >= start + self.length else []
 
     def _cut(self, *, is_end: bool = False) -> list[Window]:
         """Cut the complete windows of the current stretch of speech; at its end also the rest, which ends with it."""
         if self.stretch is None:
             return []
-        length, shortest = _samples(self.sliding_window.window_s), _samples(self.sliding_window.min_speech_s)
-        pad = _samples(self.sliding_window.speech_pad_s)
+        length, shortest, pad = self.length, self.min_speech, self.pad
         if self.next_start is None:
-            if not is_end and self.speech_end < self.onset + length:
-                return []
             self.edge, _ = self._edges(self.stretch, self.onset, self.speech_end)
             self.next_start = self.covered = max(self.stretch, self.edge - pad)
             self.stretch = self.next_start
         places = []
         while self.next_start + length <= self.speech_end:
             places.append((self.next_start, self.next_start + length))
-            self.next_start += _samples(self.sliding_window.step_s)
+            self.next_start += self.step
         self.covered = places[-1][1] if places else self.covered
         last = self.speech_end
         if is_end:
