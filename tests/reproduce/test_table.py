@@ -48,6 +48,24 @@ def test_the_marked_row_is_the_reference(tmp_path: Path) -> None:
     assert read(write(tmp_path / "t.yaml", rows=rows[:2])).reference.name == "one"
 
 
+def test_a_table_extends_another_one(tmp_path: Path) -> None:
+    write(tmp_path / "first.yaml")
+    (tmp_path / "second.yaml").write_text("extends: first.yaml\ncorpus: Phone\n")
+    table = read(tmp_path / "second.yaml")
+    assert (table.corpus, table.caption, table.path.name) == ("Phone", "Scores.", "second.yaml")
+    assert table.rows == read(tmp_path / "first.yaml").rows
+
+
+@pytest.mark.parametrize(
+    ("other", "complaint"), [("b.yaml", "extends itself"), ("c.yaml", "no such table file")], ids=["circle", "absent"]
+)
+def test_a_table_that_cannot_be_extended_is_refused(other: str, complaint: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text(f"extends: {other}\n")
+    with pytest.raises(RecipeError, match=complaint):
+        read(tmp_path / "a.yaml")
+
+
 ONE = {"name": "one"}
 
 

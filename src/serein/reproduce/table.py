@@ -7,6 +7,8 @@ rows:
   - name: std
     set: {tasks.emotion.pooling: std}
     published: {macro_f1: 31}
+
+`extends: other.yaml` takes all keys of another table of the same folder that this one does not have.
 """
 
 from __future__ import annotations
@@ -291,12 +293,8 @@ def known_tables() -> dict[str, Path]:
     return found
 
 
-def read(path: Path) -> Table:
-    """Read a table file.
-
-    Raises:
-        RecipeError: The file is missing, not YAML, or has an unknown or wrong key.
-    """
+def _values_of(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return the keys of a table file, over those of the table that it extends."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError):
@@ -310,6 +308,21 @@ def read(path: Path) -> Table:
         raise RecipeError(f"not YAML ({line}{problem})", where=path, remedy="Check indentation and colons.") from None
     if not isinstance(values, dict):
         raise RecipeError("holds no keys", where=path, remedy="A table is a YAML mapping: paper, table, rows, ...")
+    other = values.pop("extends", None)
+    if other is None:
+        return values
+    if (parent := path.parent / str(other)) in (*extending, path):
+        raise RecipeError("extends itself", where=path, remedy="Name another table file of the same folder.")
+    return _values_of(parent, (*extending, path)) | values
+
+
+def read(path: Path) -> Table:
+    """Read a table file.
+
+    Raises:
+        RecipeError: The file, or one that it extends, is missing, not YAML, or has an unknown or wrong key.
+    """
+    values = _values_of(path)
     try:
         return Table.model_validate(values | {"path": path})
     except ValidationError as error:
