@@ -171,13 +171,13 @@ def predict(
         else:
             predictor = load_model(device="cpu" if engine == "ray" else device)
 
-        is_one_process = is_joined or predictor.device.type != "cpu"
-
         def predicted(some: Sequence[Source], on_error: OnError | None = None) -> Iterator[Pair]:
+            suitable = suitable_processes(len(some)) if predictor.device.type == "cpu" else 1
+            num_processes = 1 if is_joined else workers or suitable
             if engine == "ray":
                 results = predict_over_ray(load_model, some, options, workers, device)
-            elif (processes := 1 if is_one_process else workers or suitable_processes(len(some))) > 1:
-                results = predict_in_processes(load_model, some, options, processes)
+            elif num_processes > 1:
+                results = predict_in_processes(load_model, some, options, num_processes)
             else:
                 results = predictor.predict_files(some, options=options, on_error="return", on_progress=show)
             return _readable(zip(some, results, strict=True), failed, plot, on_error, transcripts)
