@@ -86,7 +86,7 @@ class SpeechNetwork(nn.Module):
 
 
 def _as_linear(weight: torch.Tensor, bias: torch.Tensor, length: int, stride: int) -> nn.Linear:
-    """Return a convolution over few positions as one matrix, which takes a fifth of the time.
+    """Return a convolution over few positions as one matrix, which takes two fifths of the time.
 
     Args:
         weight: (channel out, channel in, position) of the convolution, padded to the length of its input.
