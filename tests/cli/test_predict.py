@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -348,6 +349,8 @@ def test_workers_predict_alike_and_in_order(
     ]
     (_, _, _, num_workers), _ = in_processes.call_args  # of the second alone
     assert (num_workers, in_processes.call_count) == (2, 1)
+    left = [type(thread).__name__ for thread in threading.enumerate()]
+    assert not [name for name in left if "Executor" in name]  # which would write to a closed pipe at the end
     alone, together = [[json.loads(line) for line in outcome.out.splitlines()] for outcome in outcomes]
     assert [outcome.status for outcome in outcomes] == [1, 1]
     assert outcomes[0].err == outcomes[1].err

@@ -353,6 +353,7 @@ def run_parallel(
             ) from None
         raise
     else:
+        pool.shutdown()  # a pool that still ends with the interpreter writes to a closed pipe
         messages.put(None)
         listener.join(timeout=5)
     finally:

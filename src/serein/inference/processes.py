@@ -71,6 +71,7 @@ def predict_in_processes(
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
+        pool.shutdown()  # a pool that still ends with the interpreter writes to a closed pipe
     except BrokenProcessPool:
         raise RunError(
             "a process was killed, perhaps because memory ran out",
