@@ -46,7 +46,7 @@ CHANGED = [
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help="the model's name: default, free, tiny")
+    parser.add_argument("name", help="the model's name: default, free, small, tiny")
     parser.add_argument("--data", type=Path, required=True, help="manifest to learn from, of one corpus or several")
     parser.add_argument("--other", action="append", default=[], metavar="NAME=MANIFEST", help="never seen, scored")
     parser.add_argument("--licence", action="append", default=[], metavar="CORPUS=TEXT", help="of a corpus of yours")

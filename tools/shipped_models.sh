@@ -27,8 +27,12 @@ made free || serein corpus merge $work/data/copies/emodb.jsonl $work/data/copies
 python tools/shipped_model.py free --recipe recipes/free.yaml --data $work/data/free.jsonl --speakers-alone \
 	--other "LibriSpeech=$work/data/unseen-neutral.jsonl" --other "RAVDESS=$work/data/ravdess.jsonl" --other "URDU=$work/data/urdu.jsonl" \
 	${UNKNOWN_NOISES:+--noises "$UNKNOWN_NOISES"} ${UNKNOWN_ROOMS:+--rooms "$UNKNOWN_ROOMS"} ${WHISPER:+--set "backbone.source=$WHISPER"}
-# learns from what the default model's trainings say of the same folds
-python tools/shipped_model.py tiny --recipe recipes/tiny.yaml --data $work/data/all.jsonl --teacher default --speakers-alone \
-	--other "LibriSpeech=$work/data/unseen-neutral.jsonl" \
-	${UNKNOWN_NOISES:+--noises "$UNKNOWN_NOISES"} ${UNKNOWN_ROOMS:+--rooms "$UNKNOWN_ROOMS"} \
-	--licence "urdu=for research purposes (Latif et al. 2018)" --language ur
+# they learn from what the default model's trainings say of the same folds
+for name in small tiny; do
+	set --
+	if [ "$name" = small ] && [ -n "$WHISPER" ]; then set -- --set "backbone.source=$WHISPER"; fi
+	python tools/shipped_model.py $name --recipe recipes/$name.yaml --data $work/data/all.jsonl --teacher default --speakers-alone \
+		--other "LibriSpeech=$work/data/unseen-neutral.jsonl" \
+		${UNKNOWN_NOISES:+--noises "$UNKNOWN_NOISES"} ${UNKNOWN_ROOMS:+--rooms "$UNKNOWN_ROOMS"} \
+		--licence "urdu=for research purposes (Latif et al. 2018)" --language ur "$@"
+done

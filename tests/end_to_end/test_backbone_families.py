@@ -217,3 +217,25 @@ def test_rates_decay_from_layer_to_layer(sources: Mapping[str, Path]) -> None:
         for parameter in parameters:
             assert rate_of[id(parameter)] == pytest.approx(expected[name])
     assert optimizer.param_groups[-1]["lr"] == 0.1  # which metrics show
+
+
+def test_a_backbone_of_a_rank_is_made_saved_and_named_as_a_source(
+    sources: Mapping[str, Path], tones: Path, tmp_path: Path, serein: Call
+) -> None:
+    backbone = {"name": "huggingface", "source": str(sources["whisper"]), "rank": 3}
+    recipe = recipe_for(tmp_path / "r.yaml", sources["whisper"], backbone=backbone)
+    run = tmp_path / "run"
+    outcome = serein("run", recipe, "--data", tones, "--out", run, "--jobs", 1)
+    assert outcome.status == 0, outcome.err
+    folder = run / "fold-1" / "seed-0" / "model"
+    loaded = checkpoint.load(folder).model.backbone
+    again = HuggingFaceBackbone.from_source(str(folder))
+    assert again.rank == loaded.rank == 3
+    waveforms, num_samples = batch(clips((16_000, 7_000)))
+    with torch.inference_mode():
+        ours, theirs = (each(waveforms, num_samples) for each in (again, loaded))
+    torch.testing.assert_close(ours.last[ours.is_frame], theirs.last[theirs.is_frame])
+    other = recipe_for(tmp_path / "other.yaml", folder, backbone=backbone | {"source": str(folder)})
+    outcome = serein("run", other, "--data", tones, "--out", tmp_path / "other")
+    assert outcome.status != 0
+    assert "are products of rank 3 already" in outcome.complaint

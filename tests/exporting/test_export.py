@@ -77,6 +77,13 @@ def test_every_backbone_family(case: str, pooling: str, tmp_path: Path) -> None:
     assert furthest(checkpoint, tmp_path / "model.onnx") < 1e-4
 
 
+def test_a_backbone_of_low_rank(tmp_path: Path) -> None:
+    backbone = backbone_of(plain_model(*CASES["whisper"]))
+    backbone.factorise(5, [batch(clips((16_000,)))])
+    checkpoint = checkpoint_of(backbone)
+    assert furthest(checkpoint, tmp_path / "model.onnx") < 1e-4
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.environ.get("SEREIN_EXPORTS") != "all", reason="minutes: set SEREIN_EXPORTS=all")
 @pytest.mark.parametrize("case", sorted(CASES.keys() - OF_EACH.keys()))

@@ -25,7 +25,7 @@ from serein.tasks.classes import ClassTask
 from serein.training import checkpointing as keeping
 from serein.training import stages
 from serein.training.module import StageModule
-from serein.training.stages import TrainingData, fit_normalisation, train_stage
+from serein.training.stages import TrainingData, fit_backbones, train_stage
 
 RATE = 0.01
 SGD = {"name": "sgd", "learning_rate": RATE, "momentum": 0.0, "weight_decay": 0.0}
@@ -64,7 +64,7 @@ class Ground:
         torch.manual_seed(3)
         tasks = {"emotion": (self.task.options, self.task.num_outputs)}
         model = assemble(new_backbone(self.recipe.backbone), self.recipe.encoder, tasks)
-        fit_normalisation(model, self.data(), report=silent, label="x")
+        fit_backbones(model, self.data(), report=silent, label="x")
         return model
 
     def train(self, model: SpeechModel | None = None, name: str = "stage") -> SpeechModel:

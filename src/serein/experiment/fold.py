@@ -58,7 +58,7 @@ from serein.training.batches import encode_batch
 from serein.training.checkpointing import INITIAL_WEIGHTS, WEIGHTS
 from serein.training.feature_cache import FeatureCache, only_backbone, tapped_layers
 from serein.training.module import monitored_score
-from serein.training.stages import TrainingData, chosen_precision, fit_normalisation, history, stage_seed, train_stage
+from serein.training.stages import TrainingData, chosen_precision, fit_backbones, history, stage_seed, train_stage
 
 # -- one fold, one seed ---------------------------------------------------------------------------------------------
 
@@ -107,7 +107,7 @@ def train_fold(
         device=own_device(experiment.device),
     )
     unfitted = [name for name in (MAIN, *model.branches) if name not in pretrained_branches]
-    fit_normalisation(model, data, unfitted, report=report, label=label)
+    fit_backbones(model, data, unfitted, report=report, label=label)
     for number, stage in enumerate(recipe.stages):
         if number and distributed_info().is_first:
             before, own = (stage_folder(folder, recipe, each) for each in (number - 1, number))

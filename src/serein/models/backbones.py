@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,10 @@ class HuggingFaceBackbone(Backbone):
         origin: What `describe` says of the weights: source, revision, overrides, weights_sha256.
         gradient_checkpointing: Trade time for memory in training.
         adapter: Small matrices beside the model's own.
+        rank: The layers' matrices are products of two, as `factorise` makes them.
+
+    Attributes:
+        wanted_rank: Of the products that `factorise` is still to make.
 
     Example:
         >>> tiny = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8,
@@ -87,10 +91,15 @@ class HuggingFaceBackbone(Backbone):
         origin: Mapping[str, Any] | None = None,
         gradient_checkpointing: bool = False,
         adapter: Lora | None = None,
+        rank: int | None = None,
     ) -> None:
         super().__init__()
+        self.rank = rank
+        self.wanted_rank: int | None = None
         self.architecture = ARCHITECTURES.get(model.config.model_type, Wav2Vec2)(model)
         self.model = model = self.architecture.model
+        for holder, name, matrix in self._matrices(rank):
+            setattr(holder, name, nn.Sequential(*factors(matrix, rank or 0)))
         fasten(model)
         self.do_normalize, self.level_db, self.pad_s = do_normalize, level_db, pad_s
         self.gradient_checkpointing = gradient_checkpointing
@@ -156,6 +165,7 @@ class HuggingFaceBackbone(Backbone):
             pad_s=pad_s,
             origin=origin,
             gradient_checkpointing=gradient_checkpointing,
+            rank=place.rank,
         )
         if isinstance(place, ModelFolder):
             place.fill(backbone)
@@ -202,6 +212,7 @@ class HuggingFaceBackbone(Backbone):
             origin=origin,
             gradient_checkpointing=gradient_checkpointing,
             adapter=None if adapter is None else Lora.model_validate(adapter),
+            rank=config.get("rank"),
         )
         return backbone.eval()
 
@@ -209,6 +220,38 @@ class HuggingFaceBackbone(Backbone):
     def from_description(cls, description: Mapping[str, Any]) -> HuggingFaceBackbone:
         """Return the architecture that `describe` described, with random weights."""
         return cls.from_config(description)
+
+    @torch.no_grad()
+    def factorise(self, rank: int, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Make each matrix of the layers a product of two that changes what it returns for some speech least.
+
+        It keeps the first principal components of what it returned (Yu and Wu 2023, AFM). Matrices that would not
+        become smaller stay.
+
+        Args:
+            rank: Components that are kept.
+            batches: Waveforms and lengths, as `forward` takes them.
+        """
+        found = self._matrices(rank)
+        seen = [Components(matrix) for _, _, matrix in found]
+        for waveforms, num_samples in batches:
+            self(waveforms, num_samples)
+        for (holder, name, matrix), components in zip(found, seen, strict=True):
+            setattr(holder, name, components.factorised(matrix, rank))
+        self.rank, self.wanted_rank = rank, None
+        fasten(self.model)
+
+    def _matrices(self, rank: int | None) -> list[tuple[nn.Module, str, nn.Linear]]:
+        """Return the layers' matrices that products of a rank would be smaller than, and who holds them."""
+        called = {name for names in LORA_TARGETS.values() for name in names}
+        return [
+            (module, name, child)
+            for layer in self.architecture.layers
+            for module in layer.modules()
+            for name, child in module.named_children()
+            if rank is not None and name in called and isinstance(child, nn.Linear)
+            if rank * (child.in_features + child.out_features) < child.weight.numel()
+        ]
 
     def add_adapter(self, options: Lora) -> None:
         """Put a product of two matrices beside each target: W x + (alpha / rank) B A x, in which B starts as zero.
@@ -222,6 +265,8 @@ class HuggingFaceBackbone(Backbone):
         if max(options.layers or (1,)) > self.num_layers:
             what = f"the model has {self.num_layers} layers, not {max(options.layers or ())}"
             raise RecipeError(what, where="adapter.layers")
+        if self.rank or self.wanted_rank:
+            raise RecipeError("a model with backbone.rank takes no adapter", where="adapter", remedy="Leave one out.")
         peft = imported("peft", "lora")
         called = {name for target in options.targets for name in LORA_TARGETS[target]}
         layers = [self.architecture.layers[number - 1] for number in options.layers or range(1, self.num_layers + 1)]
@@ -342,13 +387,19 @@ class HuggingFaceBackbone(Backbone):
             "level_db": self.level_db,
             "pad_s": self.pad_s,
             "adapter": None if self.adapter is None else self.adapter.model_dump(mode="json"),
+            **({} if self.rank is None else {"rank": self.rank}),
             **self._origin,
         }
 
     @classmethod
     def from_options(cls, options: HuggingFace) -> HuggingFaceBackbone:
-        """Load the pretrained model that a recipe names."""
-        return cls.from_source(**options.model_dump(exclude={"name"}))
+        """Load the pretrained model that a recipe names; products of a rank wait for speech."""
+        backbone = cls.from_source(**options.model_dump(exclude={"name", "rank"}))
+        if options.rank is not None and backbone.rank is not None:
+            what = f"the matrices of {options.source} are products of rank {backbone.rank} already"
+            raise RecipeError(what, where="backbone.rank", remedy="Leave it out.")
+        backbone.wanted_rank = options.rank
+        return backbone
 
     @classmethod
     def check(cls, options: HuggingFace) -> None:
@@ -363,7 +414,7 @@ class HuggingFaceBackbone(Backbone):
     def untouched_source(self) -> dict[str, Any] | None:
         """Return source, revision and sha256 of the weights, but for an adapter's; `None` when they are others."""
         digest = self._origin["weights_sha256"]
-        if self._origin["source"] is None or digest != weights_hash(own_weights(self)):
+        if self._origin["source"] is None or self.rank is not None or digest != weights_hash(own_weights(self)):
             return None
         return {name: self._origin[name] for name in ("source", "revision", "layers")} | {"sha256": digest}
 
@@ -452,6 +503,50 @@ class HuggingFaceBackbone(Backbone):
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             return checkpoint(function, *args, use_reentrant=False, **kwargs)
         return function(*args, **kwargs)
+
+
+def factors(linear: nn.Linear, rank: int) -> tuple[nn.Linear, nn.Linear]:
+    """Return two linear layers to put in the place of one, with random weights."""
+    place: dict[str, Any] = {"device": linear.weight.device, "dtype": linear.weight.dtype}
+    narrow = nn.Linear(linear.in_features, rank, bias=False, **place)
+    return narrow, nn.Linear(rank, linear.out_features, bias=linear.bias is not None, **place)
+
+
+class Components:
+    """The principal components of what a linear layer returns, its bias left out.
+
+    Args:
+        linear: It is listened to until `factorised`.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        size, device = linear.out_features, linear.weight.device
+        self.count = 0
+        self.total = torch.zeros(size, dtype=torch.float64, device=device)
+        self.squares = torch.zeros(size, size, dtype=torch.float64, device=device)
+        self._handle = linear.register_forward_hook(self._add)
+
+    def _add(self, linear: nn.Linear, given: tuple[torch.Tensor, ...], returned: torch.Tensor) -> None:
+        frames = returned.flatten(0, -2).float()
+        if linear.bias is not None:
+            frames = frames - linear.bias
+        self.count += len(frames)
+        self.total += frames.sum(0)
+        self.squares += frames.T @ frames
+
+    def factorised(self, linear: nn.Linear, rank: int) -> nn.Sequential:
+        """Return two layers: W x + b = U U' W x + (1 - U U') m + b, with m the mean of W x; without a bias, m is 0."""
+        self._handle.remove()
+        narrow, wide = factors(linear, rank)
+        mean, squares = self.total / self.count, self.squares / self.count
+        if linear.bias is None:
+            mean = torch.zeros_like(mean)
+        kept = torch.linalg.eigh(squares - mean.outer(mean))[1][:, -rank:]
+        narrow.weight.copy_(kept.T @ linear.weight.double())
+        wide.weight.copy_(kept)
+        if linear.bias is not None:
+            wide.bias.copy_(linear.bias + mean - kept @ (kept.T @ mean))
+        return nn.Sequential(narrow, wide)
 
 
 BACKBONES: dict[str, type[Backbone]] = {"logmel": LogMelBackbone, "huggingface": HuggingFaceBackbone}

@@ -49,9 +49,14 @@ class Place:
         source: A folder, or a name on the Hub.
         revision: Commit, tag or branch on the Hub.
 
+    Attributes:
+        rank: Of the products that the layers' matrices are; `None`: they are whole.
+
     Raises:
         ModelError: The source is neither.
     """
+
+    rank: int | None = None
 
     def __init__(self, source: str, revision: str | None) -> None:
         folder = Path(source).expanduser()
@@ -166,6 +171,7 @@ class ModelFolder(Place):
         if self.described.get("adapter") is not None:
             remedy = "Add it to the weights: serein merge MODEL -o FOLDER."
             raise ModelError("has an adapter beside its backbone", where=source, remedy=remedy)
+        self.rank = self.described.get("rank")
 
     def read_config(self) -> dict[str, Any]:
         """Return what config.json would hold."""

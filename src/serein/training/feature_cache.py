@@ -282,7 +282,7 @@ class Extraction:
             report(min(done, total - 1), total, f"{done}/{total} clips")
 
         tell(0)
-        with _evaluating(self.cache.backbone, self.cache.device):
+        with evaluating(self.cache.backbone, self.cache.device):
             for waits in (False, True):
                 for part in parts:
                     wanted = [position for position in part if position in missing]
@@ -370,7 +370,7 @@ def _read_notes(path: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _evaluating(backbone: Backbone, device: torch.device) -> Iterator[None]:
+def evaluating(backbone: Backbone, device: torch.device) -> Iterator[None]:
     """Put a backbone into evaluation mode, on a device; and back."""
     was_training = backbone.training
     try:

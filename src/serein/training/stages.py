@@ -23,6 +23,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from serein.data.augmentation import WaveformAugmenter
 from serein.data.dataset import (
+    Batch,
     BucketSampler,
     ClipDataset,
     Recordings,
@@ -35,6 +36,7 @@ from serein.data.dataset import (
 )
 from serein.device import distributed_info, own_device, wait_for_all
 from serein.errors import AudioError, RunError
+from serein.models.backbones import HuggingFaceBackbone
 from serein.models.logmel import BANDS, LogMelBackbone
 from serein.models.model import SpeechModel
 from serein.progress import Report
@@ -51,10 +53,18 @@ from serein.training.checkpointing import (
     load_weights,
     readable_state,
 )
-from serein.training.feature_cache import FeatureCache, StoredFeatures, num_fixed_layers, only_backbone, tapped_layers
+from serein.training.feature_cache import (
+    FeatureCache,
+    StoredFeatures,
+    evaluating,
+    num_fixed_layers,
+    only_backbone,
+    tapped_layers,
+)
 from serein.training.module import StageModule
 
 MOST_WORKERS = 8
+FACTORISED_CLIPS = 256  # evenly spaced in the training set
 LONGEST_BANDS_S = 180_000.0  # bands of fifty hours are some 5 GB
 # Log-mel batches of many lengths need more kernels than oneDNN keeps of itself (1024): it would build them anew.
 # Padded batches of pretrained models have few lengths.
@@ -343,7 +353,7 @@ def chosen_precision(precision: str, device: torch.device) -> str:
     return "bfloat16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "float32"
 
 
-def fit_normalisation(
+def fit_backbones(
     model: SpeechModel,
     data: TrainingData,
     branches: Iterable[str] = (MAIN,),
@@ -351,21 +361,35 @@ def fit_normalisation(
     report: Report,
     label: str,
 ) -> None:
-    """Take the mean and deviation of log-mel backbones from the training set, whose bands are kept for its stages."""
+    """Let backbones take from the training set what no gradient learns.
+
+    Log-mel backbones take mean and deviation of all of its bands, which are kept for its stages; pretrained ones that
+    shall be of a rank, principal components of some of its clips.
+    """
     fitted: dict[LogMel, LogMelBackbone] = {}
     for backbone in (model.backbone_of(name) for name in branches):
+        if isinstance(backbone, HuggingFaceBackbone) and backbone.wanted_rank is not None:
+            places = np.linspace(0, len(data.train) - 1, FACTORISED_CLIPS).astype(int)
+            clips = _whole_clips(data, [data.train[place] for place in sorted(set(places.tolist()))])
+            with evaluating(backbone, data.device):
+                on_device = (batch.to(data.device) for batch in clips)
+                backbone.factorise(backbone.wanted_rank, ((each.waveforms, each.num_samples) for each in on_device))
         if not isinstance(backbone, LogMelBackbone):
             continue
         if (alike := fitted.get(backbone.options)) is not None:
             backbone.load_state_dict(alike.state_dict())
             continue
         kept = with_bands(data, backbone, data.train, report, label)
-        dataset = kept.dataset(0, is_training=False)
-        durations_s = batch_durations(data.recordings, data.clips, is_training=False)
-        whole = BucketSampler(data.train, durations_s, Batches(), is_training=False)
-        batches = (collate([dataset[item] for item in items]) for items in whole)
-        backbone.fit(bands_of(backbone, batch) for batch in batches)
+        backbone.fit(bands_of(backbone, batch) for batch in _whole_clips(kept, data.train))
         fitted[backbone.options] = backbone
+
+
+def _whole_clips(data: TrainingData, positions: Sequence[int]) -> Iterator[Batch]:
+    """Return clips in batches, cut as in a dev set."""
+    dataset = data.dataset(0, is_training=False)
+    durations_s = batch_durations(data.recordings, data.clips, is_training=False)
+    whole = BucketSampler(positions, durations_s, Batches(), is_training=False)
+    return (collate([dataset[item] for item in items]) for items in whole)
 
 
 def stage_seed(seed: int, fold: str, stage: str) -> int:
