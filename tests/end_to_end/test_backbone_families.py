@@ -91,21 +91,23 @@ def test_clips_longer_than_whisper_takes_are_refused_before_training(
 
 
 @pytest.mark.parametrize("family", ["whisper", "wav2vec2-bert"])
-@pytest.mark.parametrize("adapter", [False, True], ids=["layers", "adapter"])
+@pytest.mark.parametrize("what", ["layers", "adapter", "rank"])
 def test_a_killed_run_goes_on_to_the_same_model(
     family: str,
-    adapter: bool,
+    what: str,
     sources: Mapping[str, Path],
     tones: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stage = {"epochs": 2, "trainable": ["adapter" if adapter else "layers 2-2", "heads"]}
-    if adapter:
+    stage = {"epochs": 2, "trainable": ["adapter" if what == "adapter" else "layers 2-2", "heads"]}
+    changes: dict[str, Any] = {}
+    if what == "adapter":
         pytest.importorskip("peft")
-    recipe = recipes.load(
-        recipe_for(tmp_path / "r.yaml", sources[family], stage=stage, **({"adapter": LORA} if adapter else {}))
-    )
+        changes = {"adapter": LORA}
+    elif what == "rank":
+        changes = {"backbone": {"name": "huggingface", "source": str(sources[family]), "rank": 3}}
+    recipe = recipes.load(recipe_for(tmp_path / "r.yaml", sources[family], stage=stage, **changes))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     runs.run(recipe, tones, whole, num_jobs=1)
     killed_after(monkeypatch, RESUME, 1, lambda: runs.run(recipe, tones, killed, num_jobs=1) and None)
