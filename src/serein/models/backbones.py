@@ -17,6 +17,7 @@ from serein.errors import AudioError, ModelError, RecipeError, imported
 from serein.models.architectures import ARCHITECTURES, Wav2Vec2
 from serein.models.hidden_states import ADAPTER_WEIGHT, Backbone, HiddenStates, frame_mask, own_weights
 from serein.models.logmel import LogMelBackbone
+from serein.models.low_rank import Components, factors
 from serein.models.masking import fasten, prepare_waveforms
 from serein.models.pretrained import (
     COPY,
@@ -231,8 +232,15 @@ class HuggingFaceBackbone(Backbone):
         Args:
             rank: Components that are kept.
             batches: Waveforms and lengths, as `forward` takes them.
+
+        Raises:
+            RecipeError: No matrix would become smaller.
         """
         found = self._matrices(rank)
+        if not found:
+            raise RecipeError(
+                f"rank {rank} makes no matrix smaller", where="backbone.rank", remedy="Choose a lower one."
+            )
         seen = [Components(matrix) for _, _, matrix in found]
         for waveforms, num_samples in batches:
             self(waveforms, num_samples)
@@ -503,50 +511,6 @@ class HuggingFaceBackbone(Backbone):
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             return checkpoint(function, *args, use_reentrant=False, **kwargs)
         return function(*args, **kwargs)
-
-
-def factors(linear: nn.Linear, rank: int) -> tuple[nn.Linear, nn.Linear]:
-    """Return two linear layers to put in the place of one, with random weights."""
-    place: dict[str, Any] = {"device": linear.weight.device, "dtype": linear.weight.dtype}
-    narrow = nn.Linear(linear.in_features, rank, bias=False, **place)
-    return narrow, nn.Linear(rank, linear.out_features, bias=linear.bias is not None, **place)
-
-
-class Components:
-    """The principal components of what a linear layer returns, its bias left out.
-
-    Args:
-        linear: It is listened to until `factorised`.
-    """
-
-    def __init__(self, linear: nn.Linear) -> None:
-        size, device = linear.out_features, linear.weight.device
-        self.count = 0
-        self.total = torch.zeros(size, dtype=torch.float64, device=device)
-        self.squares = torch.zeros(size, size, dtype=torch.float64, device=device)
-        self._handle = linear.register_forward_hook(self._add)
-
-    def _add(self, linear: nn.Linear, given: tuple[torch.Tensor, ...], returned: torch.Tensor) -> None:
-        frames = returned.flatten(0, -2).float()
-        if linear.bias is not None:
-            frames = frames - linear.bias
-        self.count += len(frames)
-        self.total += frames.sum(0)
-        self.squares += frames.T @ frames
-
-    def factorised(self, linear: nn.Linear, rank: int) -> nn.Sequential:
-        """Return two layers: W x + b = U U' W x + (1 - U U') m + b, with m the mean of W x; without a bias, m is 0."""
-        self._handle.remove()
-        narrow, wide = factors(linear, rank)
-        mean, squares = self.total / self.count, self.squares / self.count
-        if linear.bias is None:
-            mean = torch.zeros_like(mean)
-        kept = torch.linalg.eigh(squares - mean.outer(mean))[1][:, -rank:]
-        narrow.weight.copy_(kept.T @ linear.weight.double())
-        wide.weight.copy_(kept)
-        if linear.bias is not None:
-            wide.bias.copy_(linear.bias + mean - kept @ (kept.T @ mean))
-        return nn.Sequential(narrow, wide)
 
 
 BACKBONES: dict[str, type[Backbone]] = {"logmel": LogMelBackbone, "huggingface": HuggingFaceBackbone}

@@ -51,9 +51,9 @@ class HuggingFace(NamedOptions):
             layer drop are off unless they are named here: `{apply_spec_augment: true, mask_time_prob: 0.05}`.
         layers: How many transformer layers are kept, from the lowest on: lower ones hold how speech sounds, upper ones
             what it says. `None`: all.
-        rank: Each matrix of these layers becomes a product of two, so that the model is smaller and takes less time: it
-            keeps so many principal components of what it returned for training clips (Yu and Wu 2023). Labels are not
-            looked at. `None`: they stay whole.
+        rank: Low-rank factorisation: each matrix of these layers becomes a product of two, so that the model is smaller
+            and takes less time. It keeps so many principal components of what it returned for training clips (Yu and Wu
+            2023); labels are not looked at. `None`: they stay whole.
         level_db: Each clip is brought to this root mean square in dB against full scale, and to zero mean, so that
             neither level nor offset counts; -23 is that of usual speech. `None`: what the model was published with.
         pad_s: Shorter clips are padded with zeros to so many seconds, and their padding is attended to, though never

@@ -12,7 +12,8 @@ from torch import nn
 from models.test_backbones import CASES, backbone_of, batch, clips, deviation, plain_model
 from models.test_backbones_adapters import ONE_OF_EACH, last
 from serein.errors import RecipeError
-from serein.models.backbones import Components, HuggingFaceBackbone
+from serein.models.backbones import HuggingFaceBackbone
+from serein.models.low_rank import Components
 from serein.recipe import Lora
 
 RANK = 5
@@ -80,6 +81,11 @@ def test_a_matrix_that_would_not_become_smaller_stays() -> None:
     assert isinstance(attention.q_proj, nn.Linear)
     inner: Any = backbone.architecture.layers[0].fc1
     assert [each.out_features for each in inner] == [9, 32]
+
+
+def test_a_rank_that_makes_nothing_smaller_is_refused() -> None:
+    with pytest.raises(RecipeError, match="rank 11 makes no matrix smaller"):  # 16 x 32: 11 (16 + 32) > 512
+        ranked(plain_model(*CASES["whisper"]), 11)
 
 
 def test_it_takes_no_adapter() -> None:
