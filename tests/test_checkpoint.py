@@ -6,7 +6,7 @@ import json
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from serein import checkpoint as model_folder
 from serein.checkpoint import PARTS, Checkpoint, ModelOptions
 from serein.errors import ModelError
+from serein.models.backbones import HuggingFaceBackbone
 from serein.models.model import assemble, new_backbone
 from serein.recipe import Category, Clips, Cnn2d, CnnBlstm, Inference, LogMel, Tasks
 from serein.tasks.classes import ClassLabels, ClassTask
@@ -80,6 +81,38 @@ def test_every_bit_comes_back(tmp_path: Path, made: Checkpoint) -> None:
     assert torch.equal(before.embedding, after.embedding)
     state = loaded.model.state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in made.model.state_dict().items())
+
+
+def whisper_checkpoint() -> Checkpoint:
+    config = {"model_type": "whisper", "d_model": 16, "encoder_attention_heads": 2, "encoder_layers": 1}
+    backbone = HuggingFaceBackbone.from_config({**config, "encoder_ffn_dim": 24, "max_source_positions": 1500})
+    options = ModelOptions(tasks=Tasks(emotion=Category()))
+    model = assemble(backbone, None, {"emotion": (options.tasks.emotion, 3)}, 1)
+    return Checkpoint(model.eval(), options, {"emotion": ClassTask(options.tasks.emotion, CATEGORIES)}, {"recipe": "r"})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "moved", "kept"), [("float32", 0, True), ("float16", 0, False), ("float16", 0.01, True)]
+)
+@torch.inference_mode()
+def test_half_as_large_without_the_positions_that_a_formula_gives(
+    tmp_path: Path, dtype: str, moved: float, kept: bool
+) -> None:
+    made = whisper_checkpoint()
+    positions = cast(HuggingFaceBackbone, made.model.backbone).model.embed_positions.weight
+    positions += moved
+    model_folder.save(tmp_path / "model", made, "", backbone="bundle", dtype=getattr(torch, dtype))
+    stored = load_file(tmp_path / "model" / "model.safetensors")
+    name = "backbone.model.embed_positions.weight"
+    assert (name in stored) == kept
+    assert {tensor.dtype for tensor in stored.values() if tensor.is_floating_point()} == {getattr(torch, dtype)}
+    loaded = model_folder.load(tmp_path / "model").model
+    tolerance = {"float32": 0.0, "float16": 1e-3 if kept else 0.0}[dtype]
+    torch.testing.assert_close(loaded.state_dict()[name], positions, atol=tolerance, rtol=0)
+    before, after = made.model(*WAVES)["emotion"].output, loaded(*WAVES)["emotion"].output
+    torch.testing.assert_close(after, before, atol=0 if dtype == "float32" else 1e-2, rtol=0)
+    source = HuggingFaceBackbone.from_source(str(tmp_path / "model"))
+    torch.testing.assert_close(source.state_dict()["model.embed_positions.weight"], loaded.state_dict()[name])
 
 
 def test_the_folder_holds_four_readable_files(saved: Path) -> None:

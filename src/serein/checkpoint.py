@@ -28,6 +28,7 @@ from serein.errors import ModelError, RecipeError
 from serein.model_card import card
 from serein.models.hidden_states import ADAPTER_WEIGHT, plain_name
 from serein.models.model import HiddenStatesByBranch, SpeechModel, assemble, described_backbone
+from serein.models.whisper import Sinusoids
 from serein.recipe import MAIN, Branch, Clips, Encoder, Inference, Options, Tasks, Text
 from serein.tasks.classes import ClassLabels
 from serein.tasks.task import Task
@@ -185,10 +186,14 @@ def save(
     names = (MAIN, *model.branches)
     external = {} if backbone == "bundle" else {name: model.backbone_of(name).untouched_source() for name in names}
     outside = tuple(_prefix(name) for name in names if external.get(name))
+    positions = {name: each for name, each in model.named_modules() if isinstance(each, Sinusoids)}
+    if dtype == torch.float32:
+        positions = {}  # every bit comes back; a narrower type may leave out what it holds no better than a formula
+    computed = {f"{name}.weight" for name, each in positions.items() if each.is_computed(dtype)}
     state = {
         name: tensor.detach().to(dtype if tensor.dtype == torch.float32 else tensor.dtype).contiguous()
         for name, tensor in model.state_dict().items()
-        if not name.startswith(outside) or ADAPTER_WEIGHT.search(name)
+        if name not in computed and (not name.startswith(outside) or ADAPTER_WEIGHT.search(name))
     }
     backbones = {
         name: {"backbone": model.backbone_of(name).describe(), "backbone_weights": external.get(name) or "inside"}

@@ -194,7 +194,8 @@ class ModelFolder(Place):
         """Give a backbone the folder's weights, each that it has."""
         with self._errors("the backbone's weights cannot be loaded"):
             weights = load_file(self.folder / "model.safetensors")
-            own = {name: weights[f"backbone.{name}"].float() for name in backbone.state_dict()}
+            named = {name: f"backbone.{name}" for name in backbone.state_dict()}
+            own = {name: weights[stored].float() for name, stored in named.items() if stored in weights}
             backbone.load_state_dict(own, strict=True)
 
 

@@ -164,9 +164,22 @@ class Sinusoids(nn.Module):
         super().__init__()
         self.register_buffer("weight", torch.empty(length, size))
         if not self.weight.is_meta:  # arithmetic without memory would import PyTorch's compiler, which takes 1.5 s
-            rates = torch.exp(-math.log(10_000.0) / max(size // 2 - 1, 1) * torch.arange(size // 2))
-            angles = torch.arange(length)[:, None] * rates
-            self.weight.copy_(torch.cat([angles.sin(), angles.cos()], dim=1))
+            self.weight.copy_(self.computed())
+
+    def computed(self) -> torch.Tensor:
+        """Return the positions that follow from length and size, (position, feature)."""
+        length, size = self.weight.shape
+        rates = torch.exp(-math.log(10_000.0) / max(size // 2 - 1, 1) * torch.arange(size // 2))
+        angles = torch.arange(length)[:, None] * rates
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+    def is_computed(self, dtype: torch.dtype) -> bool:
+        """Tell whether the positions are those, as exactly as a floating-point type holds values up to 1."""
+        return torch.allclose(self.weight.cpu().float(), self.computed(), rtol=0, atol=torch.finfo(dtype).eps)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        state_dict.setdefault(f"{prefix}weight", self.weight)  # files may leave out what is computed
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
 
 class WhisperEncoder(nn.Module):
