@@ -34,6 +34,7 @@ from serein.training import feature_cache
 from serein.training.batches import encode_batch
 from serein.training.feature_cache import FeatureCache, StoredFeatures, num_fixed_layers, tapped_layers
 from serein.training.module import StageModule
+from serein.training.stages import with_features
 
 TINY: dict[str, Any] = {
     "hidden_size": 16,
@@ -415,9 +416,8 @@ def test_training_from_the_cache_is_training_without_it(
     runs = {}
     for dtype in ("none", "float32", "bfloat16"):
         before = sum(num_computed)
-        experiment = prepared(
-            tones, wav2vec2, ENCODERS[encoder] | backbone | {"feature_cache": {"dtype": dtype}}, **stage
-        )
+        features = {"feature_cache": {"dtype": dtype, "folder": str(tmp_path / "features" / dtype)}}
+        experiment = prepared(tones, wav2vec2, ENCODERS[encoder] | backbone | features, **stage)
         runs[dtype] = trained(experiment, tmp_path / dtype)
         fold = experiment.folds.folds[0]
         once = len(fold.train) + len(fold.dev)
@@ -551,6 +551,40 @@ def test_what_is_kept_is_what_is_tapped(
         )
         == expected
     )
+
+
+MEAN = {"emotion": {"layer": "weighted", "pooling": "mean"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "stage", "kept"),
+    [
+        ({"tasks": MEAN}, {}, "mean-float32"),
+        ({"tasks": MEAN | {"gender": {"layer": 1, "pooling": "mean"}}}, {}, "mean-float32"),
+        ({"tasks": MEAN | {"gender": {"layer": 1, "pooling": "std"}}}, {}, "bfloat16"),
+        ({"tasks": {"emotion": {"pooling": "mean", "projection": 4, "projection_at": "pooled"}}}, {}, "mean-float32"),
+        ({"tasks": {"emotion": {"pooling": "mean", "projection": 4, "projection_at": "frames"}}}, {}, "bfloat16"),
+        ({"tasks": {"emotion": {"pooling": "std"}}}, {}, "bfloat16"),
+        ({"tasks": MEAN}, {"spectrogram_augmentation": {"mixup": 0.3}}, "bfloat16"),
+        ({"tasks": MEAN}, UPPER, "bfloat16"),
+        (ENCODERS["one layer under an encoder"], {}, "bfloat16"),
+    ],
+    ids=["mean", "means", "mean and std", "then projected", "projected first", "std", "mixup", "upper", "encoder"],
+)
+def test_means_are_kept_where_nothing_else_is_read(
+    tones: Path, wav2vec2: Path, cache_folder: Path, changes: dict[str, Any], stage: dict[str, Any], kept: str
+) -> None:
+    experiment = prepared(tones, wav2vec2, changes | {"feature_cache": {"dtype": "bfloat16"}}, **stage)
+    fold = experiment.folds.folds[0]
+    model = assembling.new_model(experiment.recipe, preparation.tasks_of(experiment, fold))
+    data = experiments.TrainingData(
+        experiment.recordings, {}, range(4), (), Clips(), features=experiment.recipe.feature_cache
+    )
+    stored = with_features(model, experiment.recipe.stages[0], data, silent, "x").stored
+    assert stored is not None
+    assert {path.parent.name.partition("-")[2] for path in cache_folder.glob("*/*/*.safetensors")} == {kept}
+    frames = [len(own) for position in range(4) for own in stored[position].values()]
+    assert (set(frames) == {1}) == kept.startswith("mean")
 
 
 # -- what a frozen stage leaves on disk ------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from serein.choices import choose
 from serein.errors import RecipeError
-from serein.models.blocks import AttentionBlock, CosineClassifier, GradientReversal, Pooling, TensorFusion
+from serein.models.blocks import AttentionBlock, CosineClassifier, GradientReversal, MeanPooling, Pooling, TensorFusion
 from serein.models.conditioning import NO_CONDITIONS, ConditionedVector, Conditions
 from serein.models.hidden_states import HiddenStates
 from serein.recipe import Head, LayerChoice, Pooled
@@ -181,6 +181,11 @@ class PooledHead(nn.Module):
         if num_raters := getattr(options, "num_raters", 0):
             self.output = RaterOutput(size, num_outputs, num_raters)
         self.puts_out = options.puts_out
+
+    @property
+    def reads_means(self) -> bool:
+        """Whether it reads a clip's mean over time alone, and so gives the same for that mean as the only frame."""
+        return isinstance(self.pooling, MeanPooling) and not len(self.frame_projection) and not len(self.blocks)
 
     def forward(
         self, hidden: HiddenStates, conditions: Conditions = NO_CONDITIONS, inputs: Sequence[torch.Tensor] = ()

@@ -1,5 +1,7 @@
 """The output of a backbone's frozen layers, computed once: hidden layers on disk, read through memory mapping.
 
+Where a training reads each clip's mean over time alone, that is kept instead of the frames.
+
     folder / backbone (hash of architecture, weights and precision) / layer and kind of number / some clips.safetensors
 
 A clip lies under the hash of its samples, so corpora, folds, seeds and stages share it, and changed
@@ -30,7 +32,8 @@ from serein.data.dataset import BucketSampler, ClipDataset, Recordings, batch_du
 from serein.data.files import replacing, write_text
 from serein.device import moved_to, own_device
 from serein.errors import RunError
-from serein.models.heads import LayerSelection
+from serein.models.blocks import MeanPooling
+from serein.models.heads import LayerSelection, PooledHead
 from serein.models.hidden_states import Backbone
 from serein.models.logmel import BANDS, LogMelBackbone
 from serein.models.model import SpeechModel
@@ -83,6 +86,17 @@ def tapped_layers(model: SpeechModel, branches: Iterable[str] = (MAIN,)) -> tupl
                 every = tuple(str(number) for number in range(len(model.backbone_of(branch).sizes)))
                 names |= set(every if selection.layers is None else selection.layers)
     return tuple(sorted(names))
+
+
+def reads_means(model: SpeechModel, stage: Stage) -> bool:
+    """Tell whether all that a stage reads of its backbone is each clip's mean over time: no frame needs to be kept."""
+    branches = model.branches_of(stage.tasks, stage.use_fusion)
+    encoders = [model.branches[branch].encoder for branch in branches if branch != MAIN]
+    encoders += model.encoders if MAIN in branches else []
+    if stage.spectrogram_augmentation.mixup or any(encoder is not None for encoder in encoders):
+        return False
+    heads = [head for member in model.ensemble for head in member.heads.values() if head.branch in branches]
+    return all(isinstance(head, PooledHead) and head.reads_means for head in heads)
 
 
 class Shard:
@@ -167,6 +181,7 @@ class FeatureCache:
         precision: What the backbone computes in, `float32` or `bfloat16`.
         batches: How many clips it encodes at once.
         device: Where it runs.
+        means: Each clip's mean over time is kept, as its only frame.
     """
 
     backbone: Backbone
@@ -175,6 +190,13 @@ class FeatureCache:
     precision: str
     batches: Batches = field(default_factory=Batches)
     device: torch.device = field(default_factory=own_device)
+    means: bool = False
+
+    @property
+    def dtype(self) -> str:
+        """What is kept: bands and means, which are few, in whole."""
+        is_small = self.means or isinstance(self.backbone, LogMelBackbone)
+        return "float32" if is_small else self.options.dtype
 
     @property
     def root(self) -> Path:
@@ -194,10 +216,10 @@ class FeatureCache:
         """
         wanted = sorted(set(positions))
         described, weights = self.backbone.describe(), ""
-        overhang, dtype, precision = 0, self.options.dtype, self.precision
+        overhang, precision = 0, self.precision
         if isinstance(self.backbone, LogMelBackbone):  # the corpus's mean and deviation come later
             described = {name: described[name] for name in ("name", *BAND_OPTIONS)}
-            overhang, dtype, precision = self.backbone.overhang, "float32", "float32"
+            overhang, precision = self.backbone.overhang, "float32"
         else:
             highest = len(self.backbone.sizes) - 1 if "last" in self.layers else max(map(int, self.layers))
             weights = weights_hash(self.backbone.weights_of(highest))  # what learns above does not count
@@ -210,10 +232,11 @@ class FeatureCache:
             if not (folder / "backbone.json").exists():  # for who wonders whether the folder can go
                 description = {**described, "weights_sha256": weights, "precision": precision, "format": FORMAT}
                 write_text(folder / "backbone.json", json.dumps(description, indent=1) + "\n")
-            shards = {name: Shard(folder / f"{name}-{dtype}", DTYPES[dtype]) for name in self.layers}
+            kind = f"mean-{self.dtype}" if self.means else self.dtype
+            shards = {name: Shard(folder / f"{name}-{kind}", DTYPES[self.dtype]) for name in self.layers}
             stored = StoredFeatures(shards, clip_of, overhang)
             if missing := stored.missing(wanted):
-                needed = self.num_bytes(float(recordings.durations_s[missing].sum()))
+                needed = self.num_bytes(float(recordings.durations_s[missing].sum()), len(missing))
                 if needed > (free := shutil.disk_usage(self.root).free):
                     raise RunError(
                         f"features of {len(missing)} clips need {_gigabytes(needed)}, "
@@ -229,12 +252,14 @@ class FeatureCache:
             raise RunError(f"features cannot be kept ({reason})", where=self.root, remedy=ELSEWHERE) from error
         return stored
 
-    def num_bytes(self, seconds: float) -> int:
-        """Return the size of features of so much audio."""
+    def num_bytes(self, seconds: float, num_clips: int) -> int:
+        """Return the size of features of so much audio in so many clips."""
         if isinstance(self.backbone, LogMelBackbone):
-            return round(seconds * self.backbone.frame_rate_hz * self.backbone.options.n_mels * 4)
-        features = sum(self.backbone.sizes[-1 if name == "last" else int(name)] for name in self.layers)
-        return round(seconds * self.backbone.frame_rate_hz * features * DTYPES[self.options.dtype].itemsize)
+            features = self.backbone.options.n_mels
+        else:
+            features = sum(self.backbone.sizes[-1 if name == "last" else int(name)] for name in self.layers)
+        num_frames = num_clips if self.means else seconds * self.backbone.frame_rate_hz
+        return round(num_frames * features * DTYPES[self.dtype].itemsize)
 
 
 @dataclass(frozen=True)
@@ -265,7 +290,7 @@ class Extraction:
             missing: Positions.
             report: Takes how many of them are done, of how many, and both in words.
         """
-        most_s = MOST_BYTES / self.cache.num_bytes(1.0)
+        most_s = MOST_BYTES / self.cache.num_bytes(1.0, 1)
         parts: list[list[int]] = [[]]
         part_s = 0.0
         for position in np.argsort(-self.recordings.durations_s, kind="stable"):
@@ -305,7 +330,7 @@ class Extraction:
         """Yield clip -> layer -> (frame, feature) of one batch after the other."""
         dataset = ClipDataset(self.recordings, {}, self.clips)
         durations_s = batch_durations(self.recordings, self.clips, is_training=False)
-        dtype, device = DTYPES[self.cache.options.dtype], self.cache.device
+        dtype, device = DTYPES[self.cache.dtype], self.cache.device
         for items in BucketSampler(positions, durations_s, self.cache.batches, is_training=False):
             batch = collate([dataset[item] for item in items]).to(device)
             if isinstance(self.cache.backbone, LogMelBackbone):
@@ -317,11 +342,14 @@ class Extraction:
                 continue
             with torch.autocast(device.type, torch.bfloat16, enabled=self.cache.precision == "bfloat16"):
                 hidden = self.cache.backbone(batch.waveforms, batch.num_samples)
-            num_frames = hidden.num_frames.tolist()
-            layers = {
-                name: (hidden.last if name == "last" else hidden.layers[int(name)]).to(dtype).cpu()
-                for name in self.cache.layers
-            }
+            num_frames = [1] * len(items) if self.cache.means else hidden.num_frames.tolist()
+            layers = {name: hidden.last if name == "last" else hidden.layers[int(name)] for name in self.cache.layers}
+            if self.cache.means:
+                pooled = {
+                    name: MeanPooling(own.shape[-1])(own.float(), hidden.is_frame) for name, own in layers.items()
+                }
+                layers = {name: means[:, None] for name, means in pooled.items()}
+            layers = {name: own.to(dtype).cpu() for name, own in layers.items()}
             yield {
                 self.stored.clip_of[position]: {
                     name: own[row, : num_frames[row]].clone() for name, own in layers.items()

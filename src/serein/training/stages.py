@@ -59,6 +59,7 @@ from serein.training.feature_cache import (
     evaluating,
     num_fixed_layers,
     only_backbone,
+    reads_means,
     tapped_layers,
 )
 from serein.training.module import StageModule
@@ -257,13 +258,14 @@ def with_features(model: SpeechModel, stage: Stage, data: TrainingData, report: 
     if isinstance(backbone, LogMelBackbone):
         return with_bands(data, backbone, positions, report, label)
     layers = tapped_layers(model, model.branches_of(stage.tasks, stage.use_fusion))
+    means = num_fixed == len(backbone.sizes) and reads_means(model, stage)
     if num_fixed < len(backbone.sizes):  # training goes on from the highest of them
         if num_fixed == 1:  # that of no transformer layer: a hundred gigabytes would save little
             return data
         below = {layer for layer in layers if layer != "last" and int(layer) < num_fixed}
         layers = tuple(sorted(below | {str(num_fixed - 1)}))
     precision = chosen_precision(stage.precision, data.device)
-    cache = FeatureCache(backbone, layers, options, precision, stage.batches, data.device)
+    cache = FeatureCache(backbone, layers, options, precision, stage.batches, data.device, means)
     return replace(data, stored=cache.of(data.recordings, data.clips, positions, report, label))
 
 
