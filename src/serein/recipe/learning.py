@@ -168,9 +168,10 @@ class FeatureCacheOptions(Options):
 
     It applies in stages in which no clip is cropped and no waveform changed, to a Hugging Face backbone of which
     nothing learns, or nothing below some transformer layer: then the layers above it go on from the frames of those
-    below. Where all heads read each clip's mean over time alone (`pooling: mean` of frames that nothing projects, attends
-    to or mixes), the means are kept instead, in float32: such a stage takes seconds. Log-mel bands before their augmentation are kept, too, in float32, of corpora of up to fifty hours; their
-    mean and deviation are taken from what is kept, whatever the stages do.
+    below. Where nothing learns and all heads read each clip's mean over time alone (`pooling: mean` without mixup,
+    attention, or a projection of frames), the means are kept instead, in float32, which take little room. Log-mel
+    bands before their augmentation are kept, too, in float32, of corpora of up to fifty hours; their mean and deviation
+    are taken from what is kept, whatever the stages do.
 
     Attributes:
         dtype: Numbers on disk: `bfloat16` (wav2vec2-base: 77 kB for a second and layer) or `float32`, twice that;
