@@ -186,10 +186,11 @@ def save(
     names = (MAIN, *model.branches)
     external = {} if backbone == "bundle" else {name: model.backbone_of(name).untouched_source() for name in names}
     outside = tuple(_prefix(name) for name in names if external.get(name))
-    positions = {name: each for name, each in model.named_modules() if isinstance(each, Sinusoids)}
-    if dtype == torch.float32:
-        positions = {}  # every bit comes back; a narrower type may leave out what it holds no better than a formula
-    computed = {f"{name}.weight" for name, each in positions.items() if each.is_computed(dtype)}
+    computed = {  # in float32 every bit comes back; a narrower type holds them no better than their formula
+        f"{name}.weight"
+        for name, each in model.named_modules()
+        if dtype != torch.float32 and isinstance(each, Sinusoids) and each.is_computed(dtype)
+    }
     state = {
         name: tensor.detach().to(dtype if tensor.dtype == torch.float32 else tensor.dtype).contiguous()
         for name, tensor in model.state_dict().items()

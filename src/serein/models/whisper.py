@@ -167,7 +167,7 @@ class Sinusoids(nn.Module):
             self.weight.copy_(self.computed())
 
     def computed(self) -> torch.Tensor:
-        """Return the positions that follow from length and size, (position, feature)."""
+        """Return the positions as their formula gives them, (position, feature)."""
         length, size = self.weight.shape
         rates = torch.exp(-math.log(10_000.0) / max(size // 2 - 1, 1) * torch.arange(size // 2))
         angles = torch.arange(length)[:, None] * rates
