@@ -5,7 +5,8 @@ Real configuration, random weights; clips of RAVDESS's own lengths, filled with 
 precision; both answer the same clips with the same weights, on the device at hand. Each side's time is the median of
 `--repeats` rounds in which all sides take turns: seconds of the processor on a CPU, which other work beside changes
 little, of the clock on a GPU. The classifier's bias makes the mean of the pipeline's logits zero, so that labels
-differ between clips.
+differ between clips. serein's sides keep freed memory, as its commands do; the others let glibc give it back, as Python
+does.
 
     python benchmarks/finetuning.py [--clips 48] [--repeats 3] [--data MANIFEST] [--json]   # --thin --clips 2: a trial
 """
@@ -13,6 +14,7 @@ differ between clips.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
 import logging
@@ -33,6 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from backbones import WAV2VEC2_BASE, configuration, save_backbone
 from serein import audio, read_manifest
 from serein import recipe as recipes
+from serein.allocator import MMAP_THRESHOLD, TOP_PAD, TRIM_THRESHOLD, keep_freed_memory
 from serein.checkpoint import Checkpoint, ModelOptions
 from serein.data.dataset import Recordings
 from serein.data.manifest import Utterance
@@ -77,8 +80,17 @@ def clock() -> float:
     return time.process_time()
 
 
+def give_back_freed_memory() -> None:
+    """Let glibc do what it does by itself once it has seen large arrays (`man mallopt`, M_MMAP_THRESHOLD)."""
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        for parameter, size in ((MMAP_THRESHOLD, 32 << 20), (TRIM_THRESHOLD, 64 << 20), (TOP_PAD, 128 << 10)):
+            library.mallopt(parameter, size)
+        library.malloc_trim(0)
+
+
 def train_transformers(base: Path, waveforms: list[np.ndarray], precision: str, folder: Path) -> float:
     """Return seconds of the steps of one epoch of the Trainer, as its audio-classification example sets it up."""
+    give_back_freed_memory()
     from transformers import (
         AutoFeatureExtractor,
         AutoModelForAudioClassification,
@@ -126,6 +138,7 @@ def train_transformers(base: Path, waveforms: list[np.ndarray], precision: str, 
 
 def train_serein(base: Path, waveforms: list[np.ndarray], precision: str, folder: Path) -> float:
     """Return seconds of the steps of one epoch of a stage; neither side's writing of weights is counted."""
+    keep_freed_memory()
     recipe = _recipe(base, precision)
     task, model = _task_and_model(recipe)
     recordings = NoiseRecordings(waveforms)
@@ -180,6 +193,7 @@ class Sides:
 
     def transformers(self, batch_size: int) -> tuple[float, np.ndarray]:
         """Return seconds and (clip, class) logits."""
+        give_back_freed_memory()
         inputs = [{"raw": waveform, "sampling_rate": RATE_HZ} for waveform in self.waveforms]
         started = clock()
         said = list(self.pipeline(inputs, batch_size=batch_size, top_k=len(CLASSES), function_to_apply="none"))
@@ -190,6 +204,7 @@ class Sides:
 
     def serein(self, precision: str) -> tuple[float, np.ndarray]:
         """Return seconds and (clip, class) logits, up to a constant of each clip."""
+        keep_freed_memory()
         options = ModelOptions(
             tasks=_recipe(Path(), precision).tasks, inference=Inference(precision=precision, batch_s=30.0)
         )
@@ -283,6 +298,7 @@ def measure(waveforms: list[np.ndarray], num_rounds: int, *, is_thin: bool) -> d
         logits = {}
         for number in range(num_rounds):
             for name, answer in answering.items():
+                answer()  # memory that serein keeps is there from the first batches on
                 took, logits[name] = answer()
                 seconds["inference"].setdefault(name, []).append(took)
             for name, learn in training.items():

@@ -27,6 +27,7 @@ import torch
 from torch import distributed, nn
 from torch.nn import functional as F
 
+from serein.allocator import keep_freed_memory
 from serein.errors import ModelError, imported
 
 T = TypeVar("T")
@@ -178,6 +179,7 @@ def begin_worker(environment: Mapping[str, str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.clear()
     os.environ.update(environment)
+    keep_freed_memory()
     parent = multiprocessing.parent_process()
     assert parent is not None
 

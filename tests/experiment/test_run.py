@@ -296,3 +296,19 @@ def test_resumed_run_keeps_its_number_of_jobs_and_its_start(
     later = read(path)
     assert (later["jobs"], later["started"]) == (1, "2020-01-01T00:00:00+0000")
     assert later["finished_s"] > 1000.0
+
+
+def test_seeds_are_added_to_a_finished_run(
+    tiny_run: Path, tiny: Path, tones: Path, tmp_path: Path, serein: Call
+) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "r"))
+    weights = {path: path.read_bytes() for path in run.glob("fold-*/seed-0/model/*")}
+    outcome = serein("run", tiny, "--data", tones, "--out", run, "--resume", "--set", "seeds=[0, 1]")
+    assert outcome.status == 0
+    assert {path: path.read_bytes() for path in weights} == weights  # nothing was trained again
+    assert len(list(run.glob("fold-*/seed-1/predictions.jsonl"))) == len(list(run.glob("fold-*/seed-0")))
+    at_once = tmp_path / "at-once"
+    assert serein("run", tiny, "--data", tones, "--out", at_once, "--set", "seeds=[0, 1]").status == 0
+    assert read(run / "scores.json") == read(at_once / "scores.json")
+    refused = serein("run", tiny, "--data", tones, "--out", run, "--resume", "--set", "seeds=[1]")
+    assert "seeds may be added" in refused.complaint

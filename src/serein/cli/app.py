@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from serein.allocator import keep_freed_memory
 from serein.errors import SereinError
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ app.add_typer(corpus, name="corpus")
 
 def main() -> None:
     """Run the command line; every foreseeable failure is one line on stderr."""
+    keep_freed_memory()
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  (closed by the caller, `<&-`: nothing to read)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  (closed by the caller, `>&-`; in their places,
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  or files would get their numbers)

@@ -182,7 +182,7 @@ def run(
     task: Task = None,
     label_map: LabelMapFile = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder.", show_default="runs/NAME-TIME")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run, or add seeds.")] = False,
     folds: Annotated[
         str | None,
         typer.Option(

@@ -80,7 +80,7 @@ def run(
         recipe: A recipe, or its file.
         data: The manifest.
         out: The run folder; new unless `resume`. `None` is `runs/NAME-TIME`.
-        resume: Go on with a stopped run of the same recipe and data.
+        resume: Go on with a stopped run of the same recipe and data, or add seeds to one.
         folds: Names of the folds to train now; `None` trains all. A later `resume` can train others.
         num_jobs: Folds at once; `None` chooses: one per core for a small log-mel model on CPU, else one.
         shared: Folder of stages that runs share: one that begins like another takes its weights. `None`: nothing is
@@ -197,11 +197,12 @@ def _startable(
             raise RunError("exists already", where=out, remedy=remedy)
     experiment = prepare(recipe, manifest_path, report, divide)
     if is_first and is_resumed:
-        if recipes.load(out / "recipe.yaml") != experiment.recipe:
+        before, seeds = recipes.load(out / "recipe.yaml"), experiment.recipe.seeds
+        if before.model_copy(update={"seeds": seeds}) != experiment.recipe or not {*before.seeds} <= {*seeds}:
             raise RunError(
                 "was started with another recipe",
                 where=out,
-                remedy="Use the same recipe and --set, or a new --out.",
+                remedy="Use the same recipe and --set (seeds may be added), or a new --out.",
             )
         if read_json(out / "data.json").get("sha256") != manifest.digest(experiment.utterances):
             raise RunError("was started with other data", where=out, remedy="Use the same manifest, or a new --out.")
@@ -326,9 +327,6 @@ def run_parallel(
         SereinError: The first that any unit raised; the others are stopped, and can be resumed.
         RunError: A process ended by itself.
     """
-    # glibc in the children keeps what a batch frees for the next: 5 to 15 % faster
-    for name, size in (("MMAP_THRESHOLD", 2 << 30), ("TRIM_THRESHOLD", 8 << 30), ("TOP_PAD", 256 << 20)):
-        os.environ.setdefault(f"MALLOC_{name}_", str(size - 1))
     context = worker_context(__name__)
     messages = context.SimpleQueue()
     listener = threading.Thread(target=_listen, args=(messages, report), daemon=True)

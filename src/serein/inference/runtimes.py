@@ -96,7 +96,7 @@ class TorchRuntime(Runtime):
         self.precision = checkpoint.options.inference.precision
         self.device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def run(
         self,
         waveforms: Sequence[Waveform],

@@ -359,8 +359,10 @@ def normed_over_time(layer: Any, waveforms: torch.Tensor, num_samples: torch.Ten
     variance = torch.einsum("ci,bij,cj->bc", weight, covariance, weight)
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
     shift = norm.bias - scale * (mean.squeeze(1) @ weight.T)
-    weights = (weight * scale.unsqueeze(-1)).transpose(1, 2).to(conv.weight.dtype)
-    return torch.baddbmm(shift.unsqueeze(1).to(weights.dtype), windows.to(weights.dtype), weights)
+    # a window ends with a one, which the shift weighs: a product alone takes half the time of a product onto a shift
+    weights = torch.cat([(weight * scale.unsqueeze(-1)).transpose(1, 2), shift.unsqueeze(1)], dim=1)
+    ended = torch.cat([windows, windows.new_ones(*windows.shape[:2], 1)], dim=2)
+    return torch.bmm(ended.to(conv.weight.dtype), weights.to(conv.weight.dtype))
 
 
 def normed_over_batch(norm: nn.Module, frames: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor:
