@@ -198,11 +198,14 @@ def _startable(
     experiment = prepare(recipe, manifest_path, report, divide)
     if is_first and is_resumed:
         before, seeds = recipes.load(out / "recipe.yaml"), experiment.recipe.seeds
-        if before.model_copy(update={"seeds": seeds}) != experiment.recipe or not {*before.seeds} <= {*seeds}:
+        if (
+            before.model_copy(update={"seeds": seeds}) != experiment.recipe
+            or seeds[: len(before.seeds)] != before.seeds
+        ):
             raise RunError(
                 "was started with another recipe",
                 where=out,
-                remedy="Use the same recipe and --set (seeds may be added), or a new --out.",
+                remedy="Use the same recipe and --set (seeds may be appended), or a new --out.",
             )
         if read_json(out / "data.json").get("sha256") != manifest.digest(experiment.utterances):
             raise RunError("was started with other data", where=out, remedy="Use the same manifest, or a new --out.")
