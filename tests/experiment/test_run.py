@@ -295,7 +295,7 @@ def test_resumed_run_keeps_its_number_of_jobs_and_its_start(
     assert serein("run", tiny, "--data", tones, "--out", run, "--resume").status == 0
     later = read(path)
     assert (later["jobs"], later["started"]) == (1, "2020-01-01T00:00:00+0000")
-    assert later["finished_s"] > 1000.0
+    assert later["finished_s"] >= 1000.0  # to a tenth of a second, which a fast machine does not need
 
 
 def test_seeds_are_added_to_a_finished_run(
