@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -303,3 +304,14 @@ def tiny_run(tones: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) 
     finally:
         sys.argv = argv
     return folder
+
+
+def read_answers(path: Path) -> tuple[list[dict[str, Any]], list[float]]:
+    """Return the answers of a JSON Lines file, by name, without their fractions, which hang on the batch; and these."""
+    fractions: list[float] = []
+
+    def kept(text: str) -> None:
+        fractions.append(float(text))
+
+    lines = sorted(path.read_text().splitlines(), key=lambda line: json.loads(line)["file"])
+    return [json.loads(line, parse_float=kept) for line in lines], fractions

@@ -78,20 +78,48 @@ def identity(block: ConvolutionBlock) -> ConvolutionBlock:
 
 
 IMAGE = torch.tensor([[[[1.0, -2.0], [3.0, 4.0], [-5.0, 6.0]]]])  # (clip, channel, frame, band)
-LAST_IS_PADDING = torch.tensor([[[[1.0], [1.0], [0.0]]]])
+LAST_IS_PADDING = torch.tensor([[True, True, False]])
+UNPOOLED = (1, 1)
 
 
 def test_a_block_by_hand() -> None:
-    once = identity(ConvolutionBlock(1, 1, 1))(IMAGE, LAST_IS_PADDING)
+    once = identity(ConvolutionBlock(1, 1, 1))(IMAGE, LAST_IS_PADDING, UNPOOLED)
     np.testing.assert_allclose(once[0, 0].detach(), [[1, 0], [3, 4], [0, 0]], rtol=1e-4)
-    residual = identity(ConvolutionBlock(1, 1, 2))(IMAGE, LAST_IS_PADDING)  # relu(relu(x) + x)
+    residual = identity(ConvolutionBlock(1, 1, 2))(IMAGE, LAST_IS_PADDING, UNPOOLED)  # relu(relu(x) + x)
     np.testing.assert_allclose(residual[0, 0].detach(), [[2, 0], [6, 8], [0, 0]], rtol=1e-4)
+    pooled = identity(ConvolutionBlock(1, 1, 1))(IMAGE, LAST_IS_PADDING, (2, 2))  # the 6 is on padding
+    np.testing.assert_allclose(pooled[0, 0].detach(), [[4], [0]], rtol=1e-4)
 
 
 def test_a_striding_block_by_hand() -> None:
     image = torch.arange(20.0).view(1, 1, 5, 4)
-    strided = identity(ConvolutionBlock(1, 1, 1, stride=2))(image, torch.ones(1, 1, 3, 1))
+    strided = identity(ConvolutionBlock(1, 1, 1, stride=2))(image, torch.ones(1, 3, dtype=torch.bool), UNPOOLED)
     np.testing.assert_allclose(strided[0, 0].detach(), [[0, 2], [8, 10], [16, 18]], rtol=1e-4)
+
+
+def test_a_block_learns_as_by_the_plain_formula() -> None:
+    """ReLU, then padding at zero, then pooling: the same output and gradients, bit by bit."""
+    generator = torch.Generator().manual_seed(0)
+    block = ConvolutionBlock(3, 4, 2)
+    images = torch.randn(3, 3, 7, 6, generator=generator)
+    is_frame = frame_mask(torch.tensor([7, 4, 1]), 7)
+    mask = is_frame[:, None, :, None].float()
+
+    def plainly(images: torch.Tensor) -> torch.Tensor:
+        (first, second), (before, after) = block.convolutions, block.norms
+        inner = before(first(images)).relu() * mask
+        return F.max_pool2d((after(second(inner)) + block.path(images)).relu() * mask, (2, 2), ceil_mode=True)
+
+    outputs, gradients = [], []
+    for run in (lambda images: block(images, is_frame, (2, 2)), plainly):
+        entering = images.clone().requires_grad_()
+        block.zero_grad()
+        outputs.append(run(entering))
+        (outputs[-1] * torch.arange(outputs[-1].numel()).view_as(outputs[-1])).sum().backward()
+        gradients.append([entering.grad, *(parameter.grad.clone() for parameter in block.parameters())])
+    assert torch.equal(*outputs)
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+    assert all(gradient.any() for gradient in gradients[0])
 
 
 # -- convolutions and LSTM
