@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from serein.recipe import Cnn2d, CnnBlstm, FeatureProjection, Transformer
 class Cnn2dEncoder(Encoder):
     """Two-dimensional convolutions over (time, band), then one vector per remaining frame.
 
-    Padding is set to zero before every convolution, as if the clip stood alone;
+    Padding is set to zero before every convolution and pooling, as if the clip stood alone;
     pooling keeps a last odd frame (`ceil_mode`), so that no clip is too short.
 
     Args:
@@ -38,7 +38,7 @@ class Cnn2dEncoder(Encoder):
         self.num_channels = num_channels
         has_strided_stem = options.stem == "stride"
         self.strides = [2 if has_strided_stem else 1] + [1] * (len(options.channels) - 1)
-        self.pools = [(1, 1)]  # (frames, bands) pooled before each block: frames as often as time is downsampled
+        self.pools = []  # (frames, bands) pooled after each block: frames as often as time is downsampled
         left = options.time_downsampling - has_strided_stem
         for index in range(1, len(options.channels)):
             if index == 1 and has_strided_stem:
@@ -46,6 +46,7 @@ class Cnn2dEncoder(Encoder):
             else:
                 self.pools.append((2 if left > 0 else 1, 2))
                 left -= 1
+        self.pools.append((1, 1))
         inputs = (num_channels, *options.channels[:-1])
         self.blocks = nn.ModuleList(
             ConvolutionBlock(before, after, options.convolutions if index > 1 else 1, stride=self.strides[index])
@@ -70,19 +71,18 @@ class Cnn2dEncoder(Encoder):
         images = images.contiguous(memory_format=torch.channels_last)  # (batch, channel, frame, band)
         num_frames = hidden.num_frames
         for block, pool, stride in zip(self.blocks, self.pools, self.strides, strict=True):
-            if pool != (1, 1):
-                images = F.max_pool2d(images, pool, ceil_mode=True)
-            shrink = pool[0] * stride  # rounded up by a sum: other runtimes divide negative numbers towards zero
-            num_frames = (num_frames + shrink - 1) // shrink
-            is_frame = frame_mask(num_frames, (images.shape[2] + stride - 1) // stride)
-            images = block(images, is_frame[:, None, :, None])
+            # rounded up by a sum: other runtimes divide negative numbers towards zero
+            num_frames = (num_frames + stride - 1) // stride
+            images = block(images, frame_mask(num_frames, (images.shape[2] + stride - 1) // stride), pool)
+            num_frames = (num_frames + pool[0] - 1) // pool[0]
+        is_frame = frame_mask(num_frames, images.shape[2])
         frames = self.join(self.dropout(images.permute(0, 2, 3, 1).flatten(2)))
         frames = self.norm(frames.float().transpose(1, 2)).transpose(1, 2).relu()
         return HiddenStates((frames * is_frame[..., None],), is_frame)
 
 
 class ConvolutionBlock(nn.Module):
-    """Convolution, batch norm, ReLU, repeated; masked after each.
+    """Convolution, batch norm, ReLU, repeated, with padding at zero after each; then pooling.
 
     Args:
         before: Input channels.
@@ -102,16 +102,53 @@ class ConvolutionBlock(nn.Module):
         has_path = num_convolutions > 1
         self.path = nn.Conv2d(before, after, 1, bias=False) if has_path else None
 
-    def forward(self, images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Convolve (batch, channel, frame, band); `mask` is (batch, 1, frame, 1) bool, False on padding."""
+    def forward(self, images: torch.Tensor, is_frame: torch.Tensor, pool: tuple[int, int]) -> torch.Tensor:
+        """Convolve (batch, channel, frame, band).
+
+        Args:
+            is_frame: (batch, frame) bool, after the first convolution's stride.
+            pool: Frames and bands of which the largest is kept, before ReLU: as good as after, of fewer numbers.
+        """
         path = None if self.path is None else self.path(images)
         last = len(self.convolutions) - 1
         for index, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
             images = norm(convolution(images))
             if index == last and path is not None:
                 images = images + path
-            images = F.relu(images, inplace=True) * mask.to(images.dtype)  # a float32 mask would widen bfloat16
+            images = zero_before_relu(images, is_frame)
+            if index == last and pool != (1, 1):
+                images = F.max_pool2d(images, pool, ceil_mode=True)
+            images = F.relu(images, inplace=True)
         return images
+
+
+def zero_before_relu(images: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
+    """Set what lies on padding to zero, in place; ReLU must come next, at most with pooling before it.
+
+    Args:
+        images: (batch, channel, frame, band).
+        is_frame: (batch, frame) bool.
+    """
+    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+        return images * is_frame[:, None, :, None].to(images.dtype)  # a float32 mask would widen bfloat16
+    zeroed: torch.Tensor = _ZeroBeforeRelu.apply(images, is_frame)  # type: ignore[no-untyped-call]
+    return zeroed
+
+
+class _ZeroBeforeRelu(torch.autograd.Function):
+    """Touches only the frames that some clip lacks. Its gradient stays as it is: ReLU passes none where it is zero."""
+
+    @staticmethod
+    def forward(ctx: Any, images: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
+        on_host = is_frame.device.type == "cpu"  # a GPU would have to be waited for
+        shortest = int(is_frame.sum(1).min()) if on_host else 0
+        images[:, :, shortest:].mul_(is_frame[:, None, shortest:, None])
+        ctx.mark_dirty(images)
+        return images
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradients[0], None
 
 
 class CnnBlstmEncoder(Encoder):
