@@ -29,6 +29,7 @@ from serein.data import manifest
 from serein.data.files import replacing
 from serein.device import processor_name
 from serein.evaluation.calibration import fitted_temperature
+from serein.evaluation.groups import HEADINGS
 from serein.evaluation.predictions import Prediction, among, read_run_predictions
 from serein.evaluation.robustness import CLEAN, Robustness
 from serein.evaluation.scores import Scores, score_predictions, score_run
@@ -94,8 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     how = {"noises": options.noises, "rooms": options.rooms, "max_clips": options.max_clips}
     changed = robustness(work / "speakers", options.data, conditions=CHANGED, **how)
     scores = score_run(work / "speakers")
-    said = genders_of(read_run_predictions(work / "speakers", classes), classes)
-    text = card(options.name, checkpoint, scores, rows, said, changed, options)
+    text = card(options.name, checkpoint, scores, rows, changed, options)
     model_folder.save(staged, checkpoint, text, backbone="bundle", dtype=torch.float16)
     ship(staged, options.out / options.name)
     print(text)
@@ -148,14 +148,6 @@ def rows_of(kind: str, predictions: Sequence[Prediction], classes: Sequence[str]
     return rows
 
 
-def genders_of(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
-    """Return a sentence for each gender with its UA and the interval over its speakers."""
-    genders = sorted({each.gender for each in predictions if each.gender and each.truth is not None})
-    own = {name: [each for each in predictions if each.gender == name] for name in genders}
-    scores = {name: score_predictions(each, classes) for name, each in own.items()}
-    return "".join(f" {name.capitalize()} speakers: UA {_cell(each, 'ua')}." for name, each in scores.items())
-
-
 def speed_of(model: Path, data: Path, max_clips: int) -> str:
     """Return how fast the model predicts recordings from files on this machine, speech detection included."""
     originals = [each for each in manifest.read(data) if each.copy_of is None]
@@ -185,11 +177,10 @@ def card(
     checkpoint: Checkpoint,
     scores: Scores,
     rows: Sequence[tuple[str, Scores]],
-    genders: str,
     changed: Robustness,
     options: argparse.Namespace,
 ) -> str:
-    """Return the card as Markdown: what it is, what it learned from, its scores, changed recordings, where it fails."""
+    """Return the card as Markdown: what it is, what it learned from, its scores, also of groups, and its limits."""
     training, corpora = checkpoint.training, sorted(checkpoint.training["licences"])
     licences = "\n".join(f"- {corpus}: {text}" for corpus, text in training["licences"].items())
     citations = "\n".join(f"- {text}" for corpus in corpora if (text := citation_of(corpus)))
@@ -206,6 +197,8 @@ def card(
     for each in changed.conditions:
         condition, ua, points, share, _, rejected, _ = each.cells()
         under.append(f"| {condition} | {ua} | {points} | {share} | {rejected} |")
+    groups = [f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
+    groups += [f"| {' | '.join(each.cells())} |" for each in scores.groups]
     taught = ""
     if options.teacher:
         taught = "\n\nIt learned from another model's answers beside the labels; for each fold below, from those of a"
@@ -242,9 +235,16 @@ it, so no score is its own.
 
 {chr(10).join(table)}
 
-All corpora, unseen speakers: recall {recalls}.{genders}
+All corpora, unseen speakers: recall {recalls}.
 
 {_calibrated(checkpoint, scores)}
+
+## Women and men, ages, languages
+
+Unseen speakers, of all corpora and of each; UA over the classes that a group has, and by how much it is ahead of all
+others of whom this is known. Over all corpora, groups differ by their corpora, too.
+
+{chr(10).join(groups)}
 
 ## Other recordings
 

@@ -256,6 +256,7 @@ def test_a_file_name_says_everything_in_emodb(tmp_path: Path) -> None:
         "audio": str(tmp_path / "wav" / "03a01Fa.wav"),
         "speaker": "03",
         "gender": "male",
+        "age": 31.0,
         "emotion": "happiness",
         "transcript": "Der Lappen liegt auf dem Eisschrank.",
         "style": "scripted",

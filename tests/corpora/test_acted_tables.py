@@ -59,6 +59,7 @@ def test_a_file_name_and_two_tables_say_everything(tmp_path: Path) -> None:
         "audio": str(root / "AudioWAV" / "1001_DFA_ANG_XX.wav"),
         "speaker": "1001",
         "gender": "male",
+        "age": 51.0,
         "emotion": "anger",
         "ratings": tuple({"labels": (label,)} for label in ("anger", "anger", "disgust", "neutral")),
         "transcript": "Don't forget a jacket",
@@ -79,9 +80,9 @@ def test_every_emotion_and_level(code: str, emotion: str, tmp_path: Path) -> Non
 def test_without_the_tables_nothing_is_guessed(tmp_path: Path) -> None:
     root = tree(tmp_path, "1001_DFA_ANG_XX.wav")
     (utterance,) = parse_cremad(root)
-    assert (utterance.gender, utterance.ratings) == (None, ())
+    assert (utterance.gender, utterance.age, utterance.ratings) == (None, None, ())
     assert cremad_remarks(root) == [
-        "no VideoDemographics.csv, so no gender",
+        "no VideoDemographics.csv, so no gender and age",
         "no processedResults/tabulatedVotes.csv, so no ratings",
     ]
 
@@ -108,7 +109,7 @@ def test_the_real_excerpt() -> None:
         ("anger", "disgust", "fear", "happy", "sad"), 60
     )
     assert len({u.speaker for u in prepared.utterances}) == 87
-    assert all(u.gender and 4 <= len(u.ratings) <= 12 for u in prepared.utterances)
+    assert all(u.gender and u.age and 4 <= len(u.ratings) <= 12 for u in prepared.utterances)
     assert prepared.notes[0].startswith("found 300 of the 7442 utterances that CREMA-D publishes")
 
 
@@ -139,6 +140,7 @@ def test_name_and_table_say_everything_whatever_the_suffix(tmp_path: Path) -> No
         "audio": str(root / "samples" / "WR0_surprised_64.ogg"),
         "speaker": "WR0",
         "gender": "male",
+        "age": 23.0,
         "emotion": "surprised",
         "transcript": 'Ucho "wykrywa" dźwięki.',
         "style": "scripted",

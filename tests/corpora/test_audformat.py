@@ -50,7 +50,8 @@ def test_tables_files_and_header_make_utterances(storage: str, database: Any, tm
     database.save(str(tmp_path), storage_format=storage)
     found = {u.id: u.model_dump(exclude_defaults=True) for u in parse(tmp_path)}
     of_both = {"language": "deu", "corpus": "toy"}
-    first = {"audio": str(tmp_path / "wav/a.wav"), "speaker": "03", "gender": "male", "split": "train", **of_both}
+    first = {"audio": str(tmp_path / "wav/a.wav"), "speaker": "03", "split": "train", **of_both}
+    first |= {"gender": "male", "age": 31.0}
     assert found == {
         "wav/a#0-1.5": {"id": "wav/a#0-1.5", "end_s": 1.5, "emotion": "anger", "arousal": 0.5, **first},
         "wav/a#1.5-end": {"id": "wav/a#1.5-end", "start_s": 1.5, **first},

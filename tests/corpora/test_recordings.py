@@ -55,11 +55,13 @@ def test_separators_byte_order_marks_and_line_ends(tmp_path: Path, separator: st
 
 @pytest.mark.parametrize(("field", "alias"), [(field, alias) for field, names in ALIASES.items() for alias in names])
 def test_every_alias_in_any_case(tmp_path: Path, field: str, alias: str) -> None:
-    value = {"audio": "1.wav", "gender": "m", "start_s": "1.5", "end_s": "1.5", "arousal": "1.5"}.get(field, "x")
+    value = {"audio": "1.wav", "gender": "m", **dict.fromkeys(("age", "start_s", "end_s", "arousal"), "1.5")}.get(
+        field, "x"
+    )
     header, row = (alias.upper(), value) if field == "audio" else (f"{alias.upper()},audio", f"{value},1.wav")
     (utterance,) = parse_csv(table(tmp_path, f"{header}\n{row}\n"))
-    expected = {"audio": str(tmp_path / "1.wav"), "gender": "male", "start_s": 1.5, "end_s": 1.5, "arousal": 1.5}
-    assert getattr(utterance, field) == expected.get(field, "x")
+    numbers = dict.fromkeys(("age", "start_s", "end_s", "arousal"), 1.5)
+    assert getattr(utterance, field) == {"audio": str(tmp_path / "1.wav"), "gender": "male", **numbers}.get(field, "x")
 
 
 def test_the_table_may_be_its_folder(tmp_path: Path) -> None:
@@ -81,6 +83,13 @@ def test_valence_arousal_and_dominance_with_decimal_commas_and_empty_cells(tmp_p
     assert (utterance.valence, utterance.arousal, utterance.dominance) == (2.5, 4.0, None)
 
 
+def test_an_age_is_a_number_of_years_and_words_for_it_are_none(tmp_path: Path) -> None:
+    path = table(tmp_path, "file;age\n1.wav;61,5\n2.wav;34\n3.wav;twenties\n4.wav;\n")
+    assert [u.age for u in parse_csv(path)] == [61.5, 34.0, None, None]
+    with pytest.raises(ManifestError, match=r"column 'age' holds '250.0': Input should be less than or equal to 120"):
+        parse_csv(table(tmp_path, "file;age\n1.wav;250\n"))
+
+
 def test_ids_and_absolute_and_windows_paths(tmp_path: Path) -> None:
     path = table(tmp_path, "id,file\nx,/data/1.wav\n,sub\\2.wav\n")
     assert [(u.id, u.audio) for u in parse_csv(path)] == [
@@ -95,8 +104,8 @@ def test_a_cell_may_hold_line_breaks_and_rare_separators(tmp_path: Path) -> None
 
 
 def test_unknown_columns_are_noted(tmp_path: Path) -> None:
-    path = table(tmp_path, "file,age,emotion,mood\n1.wav,30,sad,low\n")
-    assert csv_remarks(path) == [f"left out 2 unknown columns: age, mood (known: {', '.join(FIELDS)})"]
+    path = table(tmp_path, "file,accent,emotion,mood\n1.wav,us,sad,low\n")
+    assert csv_remarks(path) == [f"left out 2 unknown columns: accent, mood (known: {', '.join(FIELDS)})"]
     assert parse_csv(path)[0].emotion == "sad"
 
 

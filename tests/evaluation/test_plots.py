@@ -12,7 +12,7 @@ from serein.evaluation import plots
 from serein.evaluation import plots as confidence_plots
 from serein.evaluation import plots as style
 from serein.evaluation.calibration import coverage_curve
-from serein.evaluation.scores import ClassScore, GroupScore
+from serein.evaluation.scores import ClassScore, SpeakerScore
 
 CLASSES = ["angry", "calm", "sad"]
 
@@ -66,9 +66,9 @@ def class_scores() -> list[ClassScore]:
     ]
 
 
-def speakers(count: int) -> list[GroupScore]:
+def speakers(count: int) -> list[SpeakerScore]:
     genders = ("female", "male", None)
-    return [GroupScore(f"speaker {i}", genders[i % 3], 40.0 + i % 50, 50.0, 50.0, 9) for i in range(count)]
+    return [SpeakerScore(f"speaker {i}", genders[i % 3], 40.0 + i % 50, 50.0, 50.0, 9) for i in range(count)]
 
 
 def curve(run: str, stage: str, length: int, **changes: tuple[float, ...]) -> plots.Curve:

@@ -1,4 +1,4 @@
-"""Scores of folds, pools, classes, speakers and genders by hand, and the file they are written to."""
+"""Scores of folds, pools, classes and speakers by hand, and the file they are written to."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_seeds_are_averaged_not_pooled() -> None:
     assert scores.confusion.tolist() == [[2, 0], [1, 1]]
 
 
-def test_classes_speakers_and_genders() -> None:
+def test_classes_speakers_and_groups() -> None:
     scores = score_predictions([*FIRST, *SECOND], ["sad", "calm"])
     sad, calm = scores.by_class
     assert (sad.name, sad.support, calm.support) == ("sad", 3, 2)
@@ -58,7 +58,8 @@ def test_classes_speakers_and_genders() -> None:
         ("a", "female", 75.0, 3),
         ("b", "male", 50.0, 2),
     ]
-    assert [(g.name, g.ua) for g in scores.genders] == [("female", 75.0), ("male", 50.0)]
+    assert [(g.name, g.ua) for g in scores.groups] == [("female", 75.0), ("male", 50.0)]
+    assert scores.to_json()["groups"][0]["interval"] is None  # of one speaker
 
 
 def test_a_class_absent_from_a_fold_is_noted_and_left_out_of_its_ua() -> None:

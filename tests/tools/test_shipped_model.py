@@ -47,7 +47,9 @@ def test_a_model_is_made_and_predicts(
         assert f"| {row} |" in card
     assert card.startswith("# The model `default`\n")
     assert "inherit these conditions" in card
-    assert re.search(r" speakers: UA \d+\.\d \[\d+\.\d, \d+\.\d\]\.", card)  # of women, of men
+    assert re.search(
+        r"\| gender: female \| all \| \d+\.\d \[\d+\.\d, \d+\.\d\] \| [+-]\d+\.\d \[.*\] \| \d \| \d+ \|", card
+    )
     assert re.search(r"Speed: \d+ times real time, \d+ files, ", card)
     assert "| GSM 06.10 | " in card
     assert "Skipped for want of impulse responses of rooms (--rooms FOLDER): reverberation." in card

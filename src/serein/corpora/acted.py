@@ -47,6 +47,18 @@ EMODB_NAMES = Acted(
         "15": "male",
         "16": "female",
     },
+    ages={
+        "03": 31,
+        "08": 34,
+        "09": 21,
+        "10": 32,
+        "11": 26,
+        "12": 30,
+        "13": 32,
+        "14": 35,
+        "15": 25,
+        "16": 31,
+    },
     texts={
         "a01": "Der Lappen liegt auf dem Eisschrank.",
         "a02": "Das will sie am Mittwoch abgeben.",
@@ -244,6 +256,7 @@ TESS = Acted(
     emotions={"ps": "pleasant surprise"},
     speakers={"OA": "OAF"},  # one file of the release is misnamed: OA_bite_neutral.wav
     genders={"OAF": "female", "YAF": "female"},
+    ages={"OAF": 64, "YAF": 26},
     carrier="Say the word {}",
     expected=Expected(
         emotions=dict.fromkeys(("angry", "disgust", "fear", "happy", "neutral", "pleasant surprise", "sad"), 400),

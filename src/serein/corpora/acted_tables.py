@@ -9,7 +9,7 @@ from pathlib import Path
 
 from serein import audio
 from serein.corpora.corpus import Acted, Corpus, Expected, audio_files, require_folder
-from serein.corpora.tables import decoded, rows
+from serein.corpora.tables import decoded, rows, years
 from serein.data.manifest import Gender, Rating, Utterance
 from serein.errors import ManifestError
 
@@ -58,18 +58,18 @@ CREMAD_VOTES = Path("processedResults", "tabulatedVotes.csv")
 
 
 def parse_cremad(root: Path) -> list[Utterance]:
-    """Return every clip of CREMA-D, by actor and name, with the sex of its actor and the votes of its listeners.
+    """Return every clip of CREMA-D, by actor and name, with age and sex of its actor and the votes of its listeners.
 
     A vote is a rating; whose it is is not told.
 
     Raises:
         ManifestError: As `Acted.parse`, or a table is broken.
     """
-    genders: dict[str, Gender] = {}
+    actors: dict[str, dict[str, object]] = {}
     if (root / CREMAD_ACTORS).is_file():
         known: dict[str, Gender] = {"Male": "male", "Female": "female"}
-        table = rows(root / CREMAD_ACTORS, ("ActorID", "Sex"))
-        genders = {row["ActorID"]: known[row["Sex"]] for _, row in table if row["Sex"] in known}
+        table = rows(root / CREMAD_ACTORS, ("ActorID", "Age", "Sex"))
+        actors = {row["ActorID"]: {"gender": known.get(row["Sex"]), "age": years(row["Age"])} for _, row in table}
     votes: dict[str, tuple[Rating, ...]] = {}
     if (root / CREMAD_VOTES).is_file():
         letters = {emotion[0].upper(): emotion for emotion in CREMAD_NAMES.emotions.values()}
@@ -81,7 +81,7 @@ def parse_cremad(root: Path) -> list[Utterance]:
     return [
         u.model_copy(
             update={
-                "gender": genders.get(u.speaker or ""),
+                **actors.get(u.speaker or "", {}),
                 "ratings": votes.get(u.id) or votes.get(f"{u.id}X", ()),  # 1040_ITH_SAD_X is listed as ..._XX
             }
         )
@@ -91,14 +91,14 @@ def parse_cremad(root: Path) -> list[Utterance]:
 
 def cremad_remarks(root: Path) -> list[str]:
     """Return a note on each table that does not lie beside the clips."""
-    lacking = {CREMAD_ACTORS: "gender", CREMAD_VOTES: "ratings"}
+    lacking = {CREMAD_ACTORS: "gender and age", CREMAD_VOTES: "ratings"}
     return [f"no {path.as_posix()}, so no {field}" for path, field in lacking.items() if not (root / path).is_file()]
 
 
 CREMAD = CREMAD_NAMES.corpus(parse_cremad, cremad_remarks)
 
 # Nine Polish actors say ninety sentences in six emotions (Christop 2024): `samples/{speaker}_{emotion}_{sentence}.wav`,
-# and `data.tsv` with each clip's text and its speaker's gender.
+# and `data.tsv` with each clip's text and its speaker's gender and age.
 NEMO_NAMES = Acted(
     name="nemo",
     title="nEMO",
@@ -141,7 +141,7 @@ def nemo_table(root: Path) -> dict[str, dict[str, str]]:
             where=root,
             remedy=f"Name the corpus's own folder, with samples/ and {NEMO_TABLE}.",
         )
-    table = rows(root / NEMO_TABLE, ("file_id", "raw_text", "gender"), separator="\t")
+    table = rows(root / NEMO_TABLE, ("file_id", "raw_text", "gender", "age"), separator="\t")
     return {Path(row["file_id"]).stem: row for _, row in table}
 
 
@@ -161,7 +161,11 @@ def parse_nemo(root: Path) -> list[Utterance]:
                 where=utterance.audio,
                 remedy="Move it out of the folder, or copy the table again.",
             )
-        listed = {"gender": genders.get(row["gender"]), "transcript": row["raw_text"] or None}
+        listed = {
+            "gender": genders.get(row["gender"]),
+            "age": years(row["age"]),
+            "transcript": row["raw_text"] or None,
+        }
         utterances.append(utterance.model_copy(update=listed))
     return utterances
 

@@ -4,8 +4,8 @@ The files are read here and not by that package, whose loader runs whatever code
 pickles, and its header any YAML. Pickled tables are left out.
 
 Utterances are the rows of the tables with emotions, or of all tables when none has them. What a table says of a whole
-file, such as its speaker, holds for every part of it; what the header says of a speaker (gender) for every utterance.
-A table with a column of emotions for each rater gives ratings.
+file, such as its speaker, holds for every part of it; what the header says of a speaker (gender, age) holds for every
+utterance. A table with a column of emotions for each rater gives ratings.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ def parse(root: Path) -> list[Utterance]:
     languages = header.get("languages")
     language = str(languages[0]) if isinstance(languages, list) and len(languages) == 1 else ""
     common = {"corpus": str(header.get("name") or ""), "language": language}
-    # the header, or the table that it names, knows the gender and the language of each speaker
+    # the header, or the table that it names, knows the gender, the age and the language of each speaker
     speakers = _mapping(_mapping(header, "schemes"), "speaker").get("labels")
     if isinstance(speakers, str):
         speakers = {next(iter(row.values())): row for row in _rows(folder, speakers)[1]}  # the first column names them
     about: dict[str, dict[str, str]] = {}
     for speaker, known in speakers.items() if isinstance(speakers, dict) else ():
         if isinstance(known, dict):
-            about[str(speaker)] = {name: str(known[name]) for name in ("gender", "language") if known.get(name)}
+            about[str(speaker)] = {name: str(known[name]) for name in ("gender", "age", "language") if known.get(name)}
     main = [table for table in found if "emotion" in table.fields.values()] or found
     utterances = []
     for segment in dict.fromkeys(segment for table in main for segment in table.rows):

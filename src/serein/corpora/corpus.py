@@ -214,6 +214,7 @@ class Acted:
         emotions: Code of the group `emotion` -> emotion; without codes, the group is the emotion, in any case.
         speakers: Code of the group `speaker` -> speaker, where it is not the code itself.
         genders: Code of the group `gender` -> gender; of a pattern without that group, speaker -> gender.
+        ages: Speaker -> age in years, as published.
         texts: Code of the group `text` -> what is said; without codes, the group is the words, joined by underscores.
         carrier: Of a group `text` that is one word: the sentence around it, with `{}` in its place.
         broken: Names of clips, without suffix, that cannot be decoded in the release; they are left out.
@@ -230,6 +231,7 @@ class Acted:
     emotions: Mapping[str, str] = field(default_factory=dict)
     speakers: Mapping[str, str] = field(default_factory=dict)
     genders: Mapping[str, Gender] = field(default_factory=dict)
+    ages: Mapping[str, float] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     carrier: str = ""
     broken: tuple[str, ...] = ()
@@ -249,6 +251,7 @@ class Acted:
             audio=str(path),
             speaker=speaker or None,
             gender=self.genders.get(parts.get("gender") or speaker),
+            age=self.ages.get(speaker),
             emotion=self.emotions.get(emotion) or emotion.lower() or None,
             transcript=words or None,
             style="scripted",

@@ -33,6 +33,7 @@ ALIASES = {
     "arousal": ("activation",),
     "speaker": ("speaker_id", "spk"),
     "gender": ("sex",),
+    "age": ("age_years", "speaker_age"),
     "start_s": ("start", "start_time", "start_sec", "begin", "begin_time", "onset", "tmin"),
     "end_s": ("end", "end_time", "end_sec", "stop", "tmax"),
     "split": ("subset", "partition"),
@@ -92,6 +93,16 @@ def rows(
         if any(row[name] is None for name in columns):
             raise ManifestError("the row is cut off", where=where, remedy=_REMEDY)
         yield where, {name: row[name].strip() for name in columns}
+
+
+def years(cell: str) -> float | None:
+    """Return an age in years; `None` of a cell that is empty or says it in words, as "adult" does.
+
+    Example:
+        >>> years("34"), years("61,5"), years("twenties")
+        (34.0, 61.5, None)
+    """
+    return float(cell.replace(",", ".")) if re.fullmatch(r"\d+([.,]\d+)?", cell) else None
 
 
 def decoded(path: Path, otherwise: str) -> str:
@@ -231,6 +242,8 @@ def utterance(cells: Mapping[str, str], folder: Path, *, where: str, columns: Ma
             values[field] = cells[field].replace(",", ".")
     if "gender" in values:
         values["gender"] = GENDERS.get(cells["gender"].lower(), cells["gender"].lower())
+    if "age" in values:
+        values["age"] = years(cells["age"])
     times: Any = (values.get("start_s"), values.get("end_s"))
     if times[1] is not None and (times[0] or 0.0) >= times[1]:
         what = f"ends at {times[1]:g} s and starts at {times[0] or 0.0:g} s"

@@ -79,6 +79,7 @@ class Utterance(BaseModel):
         end_s: End of the utterance, in seconds; `None` is the end of the file.
         speaker: Who speaks; unique within the corpus.
         gender: `female`, `male` or `other`.
+        age: The speaker's age when recorded, in years.
         session: The recording session or dialogue, by which some protocols split.
         emotion: Consensus or ground-truth category in the corpus's own words.
         valence: Unpleasant to pleasant, the raters' consensus on the corpus's own scale.
@@ -103,6 +104,7 @@ class Utterance(BaseModel):
     end_s: float | None = Field(default=None, gt=0.0)
     speaker: str | None = None
     gender: Gender | None = None
+    age: float | None = Field(default=None, ge=0.0, le=120.0)
     session: str | None = None
     emotion: str | None = None
     valence: Consensus | None = None
@@ -214,11 +216,14 @@ def require_unique_ids(utterances: Sequence[Utterance], *, where: str | Path) ->
 
 
 def digest(utterances: Iterable[Utterance]) -> str:
-    """Return the SHA-256 of what the utterances say, whatever the order and wherever the audio lies."""
+    """Return the SHA-256 of what the utterances say, whatever the order and wherever the audio lies.
+
+    Ages are left out, from which nothing learns: data of older runs keeps its digest.
+    """
     lines = []
     for utterance in utterances:
         lacking = {name for name in _LATER_FIELDS if getattr(utterance, name) is None}
-        lines.append(utterance.model_dump_json(exclude={"audio", *lacking}) + Path(utterance.audio).name)
+        lines.append(utterance.model_dump_json(exclude={"audio", "age", *lacking}) + Path(utterance.audio).name)
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from serein.data.files import replacing
 from serein.evaluation.calibration import CoveragePoint
-from serein.evaluation.scores import ClassScore, GroupScore
+from serein.evaluation.scores import ClassScore, SpeakerScore
 from serein.metrics import FloatArray, expected_calibration_error, mean_of_known, reliability
 
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ def class_picture(by_class: Sequence[ClassScore]) -> Figure:
     return figure
 
 
-def speaker_picture(speakers: Sequence[GroupScore], overall: float) -> Figure:
+def speaker_picture(speakers: Sequence[SpeakerScore], overall: float) -> Figure:
     """Draw the UA of every speaker from best to worst, and the pooled UA as a line; all in per cent."""
     ordered = sorted(speakers, key=lambda speaker: -speaker.ua)
     with new_figure((PAGE_WIDTH_IN, 3.3)) as figure:

@@ -41,6 +41,8 @@ class Prediction:
         probabilities: Class -> probability; they sum to 1. `None` if the model gives none.
         speaker: Who speaks; intervals resample speakers.
         gender: The speaker's gender.
+        age: The speaker's age in years.
+        language: The spoken language, as a code such as `en`.
         fold: Name of the fold that the utterance was predicted in.
         seed: Seed of the training.
         duration_s: Length of the audio, in seconds.
@@ -54,6 +56,8 @@ class Prediction:
     probabilities: dict[str, float] | None = None
     speaker: str | None = None
     gender: str | None = None
+    age: float | None = None
+    language: str | None = None
     fold: str = "all"
     seed: int = 0
     duration_s: float | None = None
@@ -149,6 +153,17 @@ class CodedPredictions:
         truths, speakers = np.divmod(pairs, len(self.speakers))
         keys = [self.speakers[number] for number in speakers.tolist()]
         return all(self.classes[n] in (key.speaker, str(key)) for n, key in zip(truths.tolist(), keys, strict=True))
+
+    def num_distinct(self, group: NDArray[np.int64], num_groups: int) -> list[int]:
+        """Count the distinct utterances of each group, however many folds and seeds predicted them.
+
+        Args:
+            group: ``(rows of self,)`` number of each row's group.
+            num_groups: Groups, those without utterances included.
+        """
+        pairs = np.unique(group * len(self.ids) + self.utterance)
+        counts: list[int] = np.bincount(pairs // len(self.ids), minlength=num_groups).tolist()
+        return counts
 
     def class_counts(self, row: NDArray[np.int64], num_rows: int) -> Any:
         """Count hits, true and predicted utterances of each class.

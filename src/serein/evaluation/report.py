@@ -19,6 +19,7 @@ from serein.errors import RunError
 from serein.evaluation import plots
 from serein.evaluation.calibration import RunCalibration, run_calibration
 from serein.evaluation.graded import graded_rows
+from serein.evaluation.groups import HEADINGS
 from serein.evaluation.intervals import NUM_RESAMPLES, interval_text
 from serein.evaluation.plots import MUTED, PAGE_WIDTH_IN, SPARE_COLOURS, emotion_colours, figure_svg, new_figure
 from serein.evaluation.predictions import (
@@ -80,6 +81,7 @@ def write_report(run: str | Path) -> Path:
         "num_utterances": len({p.id for p in predictions}),
         "notices": notices(scores, recipe, data, folds, missing_predictions(run, predictions)),
         "scores": scores,
+        "group_headings": HEADINGS,
         "class_noun": read_specs(run)[0].field,
         "verification": run_verification(run),
         "num_resamples": NUM_RESAMPLES,

@@ -295,6 +295,8 @@ def read_answers(path: str | Path, utterances: Sequence[Utterance]) -> list[Pred
             probabilities=None if rows[u.id][0] is None else rows[u.id][1],
             speaker=u.speaker,
             gender=u.gender,
+            age=u.age,
+            language=u.language,
             corpus=u.corpus,
         )
         for u in utterances

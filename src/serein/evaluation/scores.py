@@ -1,4 +1,4 @@
-"""From predictions to scores: over folds, pooled, per class, per speaker and per gender, all in per cent.
+"""From predictions to scores: over folds, pooled, per class, per speaker and of groups of speakers, all in per cent.
 
 Two readings of one run are given, and named: ``mean`` averages the scores of the folds; ``pooled`` scores all
 utterances at once, and has intervals. Several seeds are averaged within each.
@@ -20,6 +20,7 @@ from serein.data.splits import NO_TEST_SET
 from serein.errors import ManifestError
 from serein.evaluation.calibration import RunCalibration, run_calibration
 from serein.evaluation.graded import GradedScore, graded_scores, measured_distributions, one_more_rater
+from serein.evaluation.groups import GroupScore, group_scores
 from serein.evaluation.intervals import (
     LEVEL,
     NUM_RESAMPLES,
@@ -35,8 +36,6 @@ from serein.evaluation.predictions import (
     code,
     has_test_set,
     missing_predictions,
-    natural_key,
-    numbered,
     read_recipe,
     read_run_predictions,
     run_classes,
@@ -87,8 +86,8 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
-class GroupScore:
-    """Scores in per cent of one speaker's or one gender's utterances, averaged over seeds."""
+class SpeakerScore:
+    """Scores in per cent of one speaker's utterances, averaged over seeds."""
 
     name: str
     gender: str | None
@@ -142,7 +141,7 @@ class Scores:
         resampled: What the bootstrap drew, for example "24 speakers".
         confusion: ``(classes, classes)`` counts over all folds and seeds, rows truth; empty with over 4,000 classes.
         speakers: One entry per speaker; empty when speakers are unknown.
-        genders: One entry per known gender.
+        groups: Women and men, ages, languages, where there are two or more: over all corpora, then within each.
         notes: What a reader must know to read the numbers.
         calibration: Calibration errors of a run's probabilities, before and after calibration.
         distribution: Name -> score of probabilities against raters' labels, where there are both.
@@ -161,8 +160,8 @@ class Scores:
     seeds: tuple[SeedScore, ...]
     by_class: tuple[ClassScore, ...]
     confusion: NDArray[np.int64]
-    speakers: tuple[GroupScore, ...]
-    genders: tuple[GroupScore, ...]
+    speakers: tuple[SpeakerScore, ...]
+    groups: tuple[GroupScore, ...]
     notes: tuple[str, ...]
     verification: RunVerification | None = None
     calibration: RunCalibration | None = None
@@ -188,7 +187,7 @@ class Scores:
             "classes": [asdict(score) for score in self.by_class],
             "confusion_matrix": {"classes": list(self.classes), "counts": self.confusion.tolist()},
             "speakers": [asdict(speaker) for speaker in self.speakers],
-            "genders": [asdict(gender) for gender in self.genders],
+            "groups": [group.to_json() for group in self.groups],
             "bootstrap": {"resampled": self.resampled, "num_resamples": NUM_RESAMPLES, "level": LEVEL},
             "num_utterances": self.num_utterances,
             "notes": list(self.notes),
@@ -239,9 +238,7 @@ def score_predictions(
     columns = [
         [None if np.isnan(value) else float(value) for value in 100 * mean_of_known(values.T)] for values in by_seed
     ]
-    by_class = zip(coded.classes, *columns, _num_distinct(coded, coded.truth, len(coded.classes)), strict=True)
-    genders, gender = numbered([p.gender or "" for p in labelled], sort_by=natural_key)
-    gender_scores = _group_scores(coded, gender, [(name, name) for name in genders])
+    by_class = zip(coded.classes, *columns, coded.num_distinct(coded.truth, len(coded.classes)), strict=True)
     caveats = []
     for fold in folds:
         if fold.absent_classes and fold.seed == coded.seeds[0]:
@@ -275,7 +272,7 @@ def score_predictions(
         if has_confusion
         else np.zeros((0, 0), np.int64),
         speakers=_speaker_scores(coded, labelled),
-        genders=tuple(score for score in gender_scores if score.name),
+        groups=group_scores(labelled, coded.classes),
         notes=(*notes, *caveats),
     )
 
@@ -369,7 +366,7 @@ def _fold_scores(coded: CodedPredictions, by_fold: FloatArray) -> tuple[FoldScor
     return tuple(scores)
 
 
-def _speaker_scores(coded: CodedPredictions, labelled: Sequence[Prediction]) -> tuple[GroupScore, ...]:
+def _speaker_scores(coded: CodedPredictions, labelled: Sequence[Prediction]) -> tuple[SpeakerScore, ...]:
     if coded.speaker is None:
         return ()
     genders: dict[int, str] = {}
@@ -378,22 +375,9 @@ def _speaker_scores(coded: CodedPredictions, labelled: Sequence[Prediction]) -> 
             genders.setdefault(number, prediction.gender)
     is_one_corpus = len({key.corpus for key in coded.speakers}) == 1
     names = [key.speaker if is_one_corpus else str(key) for key in coded.speakers]
-    return _group_scores(coded, coded.speaker, [(name, genders.get(i)) for i, name in enumerate(names)])
-
-
-def _num_distinct(coded: CodedPredictions, group: NDArray[np.int64], num_groups: int) -> list[int]:
-    """Count the distinct utterances of each group, however many folds and seeds predicted them."""
-    pairs = np.unique(group * len(coded.ids) + coded.utterance)
-    counts: list[int] = np.bincount(pairs // len(coded.ids), minlength=num_groups).tolist()
-    return counts
-
-
-def _group_scores(
-    coded: CodedPredictions, group: NDArray[np.int64], names: Sequence[tuple[str, str | None]]
-) -> tuple[GroupScore, ...]:
     num_seeds = len(coded.seeds)
-    sums = coded.class_counts(group * num_seeds + coded.seed, len(names) * num_seeds)
-    counts = _num_distinct(coded, group, len(names))
+    sums = coded.class_counts(coded.speaker * num_seeds + coded.seed, len(names) * num_seeds)
+    counts = coded.num_distinct(coded.speaker, len(names))
     own = (sums[number * num_seeds : (number + 1) * num_seeds].toarray() for number in range(len(names)))
-    rows = zip(names, own, counts, strict=True)
-    return tuple(GroupScore(name, gender, **_scores_of(c), num_utterances=n) for (name, gender), c, n in rows)
+    rows = enumerate(zip(names, own, counts, strict=True))
+    return tuple(SpeakerScore(name, genders.get(i), **_scores_of(c), num_utterances=n) for i, (name, c, n) in rows)

@@ -196,6 +196,8 @@ def predictions_of(
             probabilities=probabilities,
             speaker=utterance.speaker,
             gender=utterance.gender,
+            age=utterance.age,
+            language=utterance.language,
             fold=fold,
             seed=seed,
             duration_s=round(float(recordings.durations_s[position]), 3),

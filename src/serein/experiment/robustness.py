@@ -167,6 +167,8 @@ def predict_changed(
                 probabilities=None if is_failed else dict(said.probabilities) or None,
                 speaker=utterance.speaker,
                 gender=utterance.gender,
+                age=utterance.age,
+                language=utterance.language,
                 corpus=utterance.corpus,
             )
         )

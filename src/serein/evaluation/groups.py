@@ -1,0 +1,158 @@
+"""Scores of groups of speakers, beside the others: women and men, ages, languages.
+
+Over several corpora a group differs from the others by its corpora, too, so that each corpus is also scored alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from serein.evaluation.intervals import (
+    FEWEST_UNITS,
+    Bounds,
+    class_scores,
+    interval_text,
+    percentile_interval,
+    resampled_scores,
+    resampling_units,
+)
+from serein.evaluation.predictions import Prediction, code
+from serein.metrics import FloatArray, mean_of_known
+
+AGES = {"below 30": 30.0, "30 to 44": 45.0, "45 to 59": 60.0, "60 and above": float("inf")}  # each ends below a year
+HEADINGS = ("Group", "Corpus", "UA", "To the others, points", "Speakers", "Utterances")
+
+
+def age_group(age: float | None) -> str | None:
+    """Return which of `AGES` it is.
+
+    Example:
+        >>> age_group(29.9), age_group(30), age_group(74), age_group(None)
+        ('below 30', '30 to 44', '60 and above', None)
+    """
+    return None if age is None else next(name for name, end in AGES.items() if age < end)
+
+
+ATTRIBUTES: dict[str, Callable[[Prediction], str | None]] = {
+    "gender": lambda prediction: prediction.gender,
+    "age": lambda prediction: age_group(prediction.age),
+    "language": lambda prediction: prediction.language,
+}
+
+
+@dataclass(frozen=True)
+class GroupScore:
+    """Scores in per cent of a group of speakers, pooled, averaged over seeds, and its distance to the others.
+
+    Attributes:
+        attribute: `gender`, `age` or `language`.
+        name: The group, as `female`, `below 30`, `de`.
+        corpus: Whose speakers; `None`: those of all corpora.
+        ua: Unweighted accuracy, over the classes that the group has.
+        interval: 95 % of `ua`, over speakers; `None` with too few.
+        to_others: Points by which `ua` is ahead of that of all others of whom the attribute is known.
+        to_others_interval: 95 % of it, over speakers; `None` with too few on either side.
+        num_speakers: Speakers of the group; `None` if they are unknown.
+        num_utterances: Utterances of the group.
+    """
+
+    attribute: str
+    name: str
+    corpus: str | None
+    ua: float
+    interval: Bounds | None
+    to_others: float
+    to_others_interval: Bounds | None
+    num_speakers: int | None
+    num_utterances: int
+
+    def cells(self) -> tuple[str, ...]:
+        """Return a row of a table, as `HEADINGS` names its columns."""
+        return (
+            f"{self.attribute}: {self.name}",
+            self.corpus or "all",
+            f"{self.ua:.1f} {interval_text(self.interval)}".strip(),
+            f"{self.to_others:+.1f} {interval_text(self.to_others_interval, '+.1f')}".strip(),
+            "–" if self.num_speakers is None else str(self.num_speakers),
+            str(self.num_utterances),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists and numbers."""
+        bounds = {
+            name: getattr(self, name) and list(getattr(self, name)) for name in ("interval", "to_others_interval")
+        }
+        return asdict(self) | bounds
+
+
+def group_scores(predictions: Sequence[Prediction], classes: Sequence[str]) -> tuple[GroupScore, ...]:
+    """Return the scores of every group, where an attribute has two or more: over all corpora, then within each.
+
+    Args:
+        predictions: Those without truth are passed over.
+        classes: The model's.
+
+    Example:
+        >>> right = [Prediction(id=f"w{i}", truth="sad", prediction="sad", gender="female") for i in range(2)]
+        >>> wrong = [Prediction(id=f"m{i}", truth="sad", prediction="calm", gender="male") for i in range(2)]
+        >>> [(group.name, group.ua, group.to_others) for group in group_scores([*right, *wrong], ["calm", "sad"])]
+        [('female', 100.0, 100.0), ('male', 0.0, -100.0)]
+    """
+    labelled = [each for each in predictions if each.truth is not None]
+    corpora = sorted({each.corpus or "" for each in labelled})
+    parts: list[str | None] = [None, *(corpora if len(corpora) > 1 else [])]
+    scores = []
+    for corpus in parts:
+        own = [each for each in labelled if corpus is None or (each.corpus or "") == corpus]
+        for attribute, value_of in ATTRIBUTES.items():
+            known = [each for each in own if value_of(each)]
+            names = {value_of(each) for each in known}
+            order = [name for name in AGES if name in names] if attribute == "age" else sorted(map(str, names))
+            if len(order) > 1:
+                values = np.array([value_of(each) for each in known])
+                scores += [
+                    _group_score(known, values == name, classes, attribute=attribute, name=name, corpus=corpus)
+                    for name in order
+                ]
+    return tuple(scores)
+
+
+def _group_score(
+    predictions: Sequence[Prediction], is_inside: Any, classes: Sequence[str], **of_group: Any
+) -> GroupScore:
+    """Score one group and the others, drawing the same speakers for both."""
+    coded = code(predictions, classes)
+    num_seeds, is_other = len(coded.seeds), (~is_inside).astype(np.int64)
+    sides = coded.class_counts(is_other * num_seeds + coded.seed, 2 * num_seeds).toarray()
+    scores = [100 * float(mean_of_known(score)) for score in np.split(class_scores(sides)["ua"], 2)]
+    num_speakers = [None if coded.speaker is None else len(np.unique(coded.speaker[is_other == n])) for n in (0, 1)]
+    bounds: list[Bounds | None] = [None, None]
+    units = resampling_units(coded)
+    if coded.speaker is not None and units.kind == "speakers" and not units.why_not:
+        count = len(coded.speakers)
+        sums = coded.class_counts((coded.speaker * 2 + is_other) * num_seeds + coded.seed, count * 2 * num_seeds)
+        both = replace(units, sums=sums.reshape(count, -1).tocsr(), num_runs=2 * num_seeds)
+        drawn = resampled_scores(both, np.random.default_rng(0)).scores["ua"]
+        own, others = (100 * _mean(drawn[:, runs]) for runs in (slice(num_seeds), slice(num_seeds, None)))
+        enough = [n is not None and n >= FEWEST_UNITS for n in num_speakers]
+        bounds = [
+            percentile_interval(own) if enough[0] else None,
+            percentile_interval(own - others) if all(enough) else None,
+        ]
+    return GroupScore(
+        **of_group,
+        ua=scores[0],
+        interval=bounds[0],
+        to_others=scores[0] - scores[1],
+        to_others_interval=bounds[1],
+        num_speakers=num_speakers[0],
+        num_utterances=coded.num_distinct(is_other, 2)[0],
+    )
+
+
+def _mean(values: FloatArray) -> FloatArray:
+    return np.asarray(mean_of_known(values))
