@@ -243,6 +243,19 @@ def test_no_speech_is_a_rejected_prediction_in_every_format(model: Path, tmp_pat
     assert whole["label"]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bfloat16_on_request(model: Path, call: Path, workers: int, serein: Call) -> None:
+    exact, fast = (
+        serein("predict", "--model", model, call, call, "--json", "--workers", workers, "--precision", precision)
+        for precision in ("float32", "bfloat16")
+    )
+    assert "torch on cpu, float32" in exact.err
+    assert "torch on cpu, bfloat16" in fast.err
+    for one, other in zip(rows(exact), rows(fast), strict=True):
+        assert one["probabilities"] != other["probabilities"]
+        assert list(one["probabilities"].values()) == pytest.approx(list(other["probabilities"].values()), abs=0.02)
+
+
 # -- what is rejected --------------------------------------------------------------------------------------------------
 
 

@@ -154,6 +154,9 @@ def test_a_file_tells_all_that_a_service_needs(tmp_path: Path) -> None:
         theirs.to("cpu")
     with pytest.raises(ModelError, match="not for PyTorch"):
         serein.load(path, runtime="torch")
+    with pytest.raises(ModelError, match=r"computes in float32 alone, as it was exported\. Leave --precision out"):
+        serein.load(path, precision="bfloat16")
+    assert serein.load(path, precision="float32").runtime.precision == "float32"
 
 
 def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
 import serein
-from serein.inference.predictor import Predictor
-from serein.recipe import Inference
+from serein.inference.runtimes import predicting_precision
 
 # device, precision -> most difference of probabilities
 AGREEMENT = {("cpu", "float32"): 1e-5, ("cuda", "float32"): 1e-4, ("cuda", "bfloat16"): 1e-3}
@@ -21,10 +18,8 @@ AGREEMENT = {("cpu", "float32"): 1e-5, ("cuda", "float32"): 1e-4, ("cuda", "bflo
 def test_a_clip_alone_and_in_a_batch(name: str, device: str, precision: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA on this machine")
-    loaded = serein.load(name, "cpu").uncalibrated().checkpoint
-    inference = Inference.model_validate({"precision": precision})
-    options = loaded.options.model_copy(update={"inference": inference})
-    predictor = Predictor(replace(loaded, options=options), device)
+    predictor = serein.load(name, device, precision=precision).uncalibrated()  # type: ignore[arg-type]
+    assert predictor.runtime.precision == precision
     rng = np.random.default_rng(0)
     clips = [(0.1 * rng.standard_normal(size)).astype(np.float32) for size in (9_000, 16_000, 31_999, 40_000)]
     together = predictor.predict_clips(clips)
@@ -34,3 +29,12 @@ def test_a_clip_alone_and_in_a_batch(name: str, device: str, precision: str) -> 
         assert list(alone.main.probabilities.values()) == pytest.approx(
             list(found.values()), abs=AGREEMENT[device, precision]
         )
+
+
+def test_auto_is_float32_on_a_processor_and_bfloat16_on_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert predicting_precision("auto", torch.device("cpu")) == "float32"
+    assert predicting_precision("auto", torch.device("cuda")) == "bfloat16"
+    assert predicting_precision("float32", torch.device("cuda")) == "float32"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    assert predicting_precision("auto", torch.device("cuda")) == "float32"

@@ -157,6 +157,13 @@ Runtime = Annotated[
         show_default="onnx for a .onnx file, else torch",
     ),
 ]
+Precision = Annotated[
+    Literal["float32", "bfloat16"] | None,
+    typer.Option(
+        help="What the network computes in; bfloat16 is faster where the processor or GPU has it.",
+        show_default="the model's",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Model folder or Hub name.")]
 Overrides = Annotated[

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from serein.cli.app import Device, Json, Model, MovedBackbone, Out, Runtime, app, print_tables
+from serein.cli.app import Device, Json, Model, MovedBackbone, Out, Precision, Runtime, app, print_tables
 from serein.errors import ModelError, expected_one_of
 
 NUM_COMPARED = 64  # utterances, of which int8 is calibrated on a quarter
@@ -68,6 +68,7 @@ def benchmark(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, Hub name, exported file, or 'default'.")],
     device: Device = "auto",
     runtime: Runtime = None,
+    precision: Precision = None,
     runtimes: Annotated[
         str | None,
         typer.Option(
@@ -116,7 +117,9 @@ def benchmark(
         print(f"fastest for many files: {compared.fastest}; for a lone clip: {compared.quickest}")
         print("\n".join(compared.commands()))
         return
-    found = measure(load(model, device, runtime, backbone=backbone), clip_s=clip_s, seconds=seconds)
+    found = measure(
+        load(model, device, runtime, precision=precision, backbone=backbone), clip_s=clip_s, seconds=seconds
+    )
     if as_json:
         print(json.dumps(asdict(found)))
         return

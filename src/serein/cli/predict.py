@@ -21,6 +21,7 @@ from serein.cli.app import (
     MinConfidence,
     MinDuration,
     MovedBackbone,
+    Precision,
     Recordings,
     Runtime,
     Segments,
@@ -95,6 +96,7 @@ def predict(
     ] = None,
     device: Device = "auto",
     runtime: Runtime = None,
+    precision: Precision = None,
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="Predict on this machine, or on all of a Ray cluster.")
     ] = "local",
@@ -139,6 +141,7 @@ def predict(
         (task is not None and is_joined, ("task",), "ensembles and datastores have one task"),
         (labels is not None and is_joined, ("labels",), "ensembles and datastores have fixed classes"),
         (runtime not in (None, "torch") and is_joined, ("runtime",), "ensembles and datastores run in PyTorch"),
+        (precision is not None and is_joined, ("precision",), "ensembles and datastores compute as their models do"),
         (wants_neighbours and not knn, ("k", "knn-weight", "show-neighbours"), "name a datastore by --knn"),
         (show_neighbours and shown == "csv", ("show-neighbours",), "neighbours do not fit into a line; take --json"),
         (len({*(["json"] * as_json), *(["csv"] * as_csv), shown}) > 1, ("format", "json", "csv"), "name one format"),
@@ -159,7 +162,7 @@ def predict(
     words = None if labels is None else [word.strip() for word in labels.split(",")]
     failed: list[SereinError] = []
     transcripts = None if transcribe is None else _transcripts_of(transcribe, device)
-    load_model = partial(load_for, model, runtime, backbone=backbone, task=task, labels=words)
+    load_model = partial(load_for, model, runtime, precision=precision, backbone=backbone, task=task, labels=words)
     with Bars() as bars:
         show = partial(_show_reading, bars)
         if ensemble is not None:
@@ -186,7 +189,7 @@ def predict(
             write_files(predicted(files), files, shown, out)
         elif out is not None:
             more = [knn.resolve(), getattr(predictor, "interpolation", None), show_neighbours] if knn else []
-            more += [each for each in (task, transcribe) if each is not None]
+            more += [each for each in (task, transcribe, precision) if each is not None]
             append_json(predicted, files, out, [predictor.identity["sha256"], options, words, *more], bars)
         else:
             PRINTERS[shown](predicted(files), predictor.classes, predictor.dimensions)

@@ -19,6 +19,7 @@ from serein.cli.app import (
     MinConfidence,
     MinDuration,
     MovedBackbone,
+    Precision,
     Runtime,
     Step,
     Window,
@@ -63,6 +64,7 @@ def serve(
     no_page: Annotated[bool, typer.Option("--no-page", help="Do not serve the web page.")] = False,
     device: Device = "auto",
     runtime: Runtime = None,
+    precision: Precision = None,
     backbone: MovedBackbone = None,
     min_confidence: MinConfidence = 0.0,
     min_duration: MinDuration = 0.0,
@@ -102,7 +104,7 @@ def serve(
     keys = None if api_key_file is None else read_keys(api_key_file)
     known = names([*(allowed_hosts or ()), *([] if host in _EVERY_ADDRESS else [host])], allowed_origins or ())
     listening = bound(host, port)
-    predictor = load(model, device, runtime, backbone=backbone)
+    predictor = load(model, device, runtime, precision=precision, backbone=backbone)
     service = Service(
         predictor,
         ServiceInfo(predictor.checkpoint.name, serein.__version__),
@@ -130,6 +132,7 @@ def stream(
         str | None, typer.Option(help="Microphone, by number or part of its name.", show_default="the system's")
     ] = None,
     device: Device = "auto",
+    precision: Precision = None,
     backbone: MovedBackbone = None,
     window: Window = None,
     step: Step = None,
@@ -152,7 +155,7 @@ def stream(
     from serein.tasks.task import numbers_text
 
     options = PredictOptions("always", sliding_window_of(window, step), RejectOption(min_confidence, min_duration))
-    predictor = load(model, device, backbone=backbone)
+    predictor = load(model, device, precision=precision, backbone=backbone)
     live = predictor.stream(rate if stdin_pcm else 16_000, options=options)
     if stdin_pcm:
         size = 2 * round(BLOCK_S * rate)

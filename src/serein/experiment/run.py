@@ -44,6 +44,7 @@ from serein.experiment.build import require_trainable, task_specs
 from serein.experiment.data import Divide, Experiment, prepare, train_and_dev
 from serein.experiment.fold import run_fold, train_fold
 from serein.experiment.predict import fold_run_folder
+from serein.inference.runtimes import predicting_precision
 from serein.progress import Report
 from serein.recipe import Recipe
 from serein.training.stages import chosen_precision, require_compiler
@@ -215,7 +216,7 @@ def _startable(
     if (number := next((i for i, stage in enumerate(recipe.stages) if stage.compile), None)) is not None:
         require_compiler(own, f"stages.{number}.compile")
     precisions = list(dict.fromkeys(chosen_precision(stage.precision, own) for stage in recipe.stages))
-    predicting = recipe.inference.precision
+    predicting = predicting_precision(recipe.inference.precision, own)
     runtime = f"trains by torch on {own}, {' and '.join(precisions)}; predicts in {predicting}"
     for note in (runtime, *experiment.folds.notes):
         report("note:", 1, 1, note)

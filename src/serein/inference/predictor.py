@@ -26,7 +26,15 @@ from serein.hub import SHIPPED_MODELS
 from serein.inference.batching import embedding_selection, model_outputs
 from serein.inference.prediction import ClipPrediction, Prediction, RejectOption
 from serein.inference.recording import SLIDING_WINDOW, PredictOptions, Recording, Segments, SlidingWindow, Window
-from serein.inference.runtimes import FileRuntime, Runtime, RuntimeName, TorchRuntime, log_runtime, open_runtime
+from serein.inference.runtimes import (
+    FileRuntime,
+    PrecisionName,
+    Runtime,
+    RuntimeName,
+    TorchRuntime,
+    log_runtime,
+    open_runtime,
+)
 from serein.inference.sources import Source, is_list_of_files, utterance_of
 from serein.inference.streams import Stream
 from serein.metrics import tempered
@@ -402,6 +410,7 @@ def load(
     device: str = "auto",
     runtime: RuntimeName | None = None,
     *,
+    precision: PrecisionName | None = None,
     backbone: str | Path | None = None,
 ) -> Predictor:
     """Load a model.
@@ -412,22 +421,31 @@ def load(
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         runtime: What runs the network: `torch`; `onnx` or `openvino`, for files of `serein export`, which are named
             themselves or lie as `model.onnx` in the model folder; `None`: `onnx` for such a file, else `torch`.
+        precision: What the network computes in, `float32` or `bfloat16`; `None`: the model's own
+            (`inference.precision`).
         backbone: Folder of the pretrained backbone, for a model that does not hold it and whose own has moved.
 
     Raises:
-        ModelError: There is none, or it is damaged.
+        ModelError: There is none, it is damaged, or it is an exported file of another precision.
         MissingExtraError: The runtime is not installed.
     """
     is_exported = str(name).endswith(".onnx")
     if runtime not in (None, "torch") or (is_exported and runtime is None):
         path = Path(str(name)) if is_exported else model_folder(name)
         checkpoint, own = open_runtime(path, runtime or "onnx", device)
+        if precision not in (None, own.precision):
+            remedy = "Leave --precision out, or choose --runtime torch."
+            raise ModelError(f"computes in {own.precision} alone, as it was exported", where=path, remedy=remedy)
         predictor = Predictor(checkpoint, runtime=own)
     elif is_exported:
         remedy = "Choose --runtime onnx, or the model folder."
         raise ModelError("an exported file is not for PyTorch", where=str(name), remedy=remedy)
     else:
-        predictor = Predictor(checkpoints.load(model_folder(name), backbone=backbone), device)
+        checkpoint = checkpoints.load(model_folder(name), backbone=backbone)
+        if precision is not None:
+            inference = checkpoint.options.inference.model_copy(update={"precision": precision})
+            checkpoint = replace(checkpoint, options=checkpoint.options.model_copy(update={"inference": inference}))
+        predictor = Predictor(checkpoint, device)
     log_runtime(predictor.checkpoint.name, predictor.runtime)
     return predictor
 

@@ -16,7 +16,7 @@ from serein.device import begin_worker, num_cores, ray_cluster, worker_context
 from serein.errors import RunError
 from serein.inference.predictor import Predictor, load
 from serein.inference.recording import PredictOptions
-from serein.inference.runtimes import RuntimeName
+from serein.inference.runtimes import PrecisionName, RuntimeName
 from serein.inference.sources import Source
 
 CLIPS_AT_ONCE = 32  # that a process predicts
@@ -39,12 +39,13 @@ def load_for(
     runtime: RuntimeName | None = None,
     *,
     device: str,
+    precision: PrecisionName | None = None,
     backbone: Path | None = None,
     task: str | None = None,
     labels: Sequence[str] | None = None,
 ) -> Predictor:
     """Load a model for one of its tasks, or with words as its classes; see `load`, `with_task` and `with_labels`."""
-    predictor = load(model, device, runtime, backbone=backbone)
+    predictor = load(model, device, runtime, precision=precision, backbone=backbone)
     predictor = predictor if task is None else predictor.with_task(task)
     return predictor if labels is None else predictor.with_labels(labels)
 

@@ -21,6 +21,7 @@ from serein.checkpoint import Checkpoint
 from serein.errors import ModelError, expected_one_of, imported
 
 RuntimeName = Literal["torch", "onnx", "openvino"]
+PrecisionName = Literal["float32", "bfloat16"]
 METADATA = "serein"  # the key of an exported file's metadata that holds the model's description
 WAVEFORMS, NUM_SAMPLES, CONDITION = "waveforms", "num_samples", "condition."  # its inputs
 OUTPUT, EMBEDDING, PROBABILITIES = ".output", ".embedding", ".probabilities"  # its outputs, behind a task's name
@@ -81,6 +82,13 @@ class Runtime(ABC):
         """
 
 
+def predicting_precision(precision: str, device: torch.device) -> str:
+    """Return what `inference.precision: auto` means on a device: bfloat16 on a GPU that computes in it."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
 def log_runtime(model: str, runtime: Runtime | str) -> None:
     """Tell which model runs where; the command line says it on stderr."""
     logger.info("model %s: %s", model, runtime)
@@ -93,8 +101,8 @@ class TorchRuntime(Runtime):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.model = checkpoint.model
-        self.precision = checkpoint.options.inference.precision
         self.device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        self.precision = predicting_precision(checkpoint.options.inference.precision, self.device)
 
     @torch.no_grad()
     def run(

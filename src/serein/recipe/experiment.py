@@ -166,14 +166,15 @@ class Inference(Options):
 
     Attributes:
         batch_s: Seconds of audio in a batch.
-        precision: `float32` gives the same predictions in any batch; `bfloat16` is faster where the processor has it.
+        precision: `float32` gives the same predictions in any batch; `bfloat16` is faster where the processor or GPU
+            has it; `auto` takes bfloat16 on such a GPU, and float32 on processors.
         conditions: Which conditions conditioned models get for dev and test clips: those that models `predicted`
             (`serein corpus annotate`), or the corpus's labels (`oracle`). A run reports both where it can and is scored
             by this one.
     """
 
     batch_s: Annotated[float, Field(gt=0.0, le=36_000.0)] = 120.0
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     conditions: Literal["predicted", "oracle"] = "predicted"
 
 
