@@ -231,12 +231,14 @@ class WindowCutter:
         begin, finish = (min(max(place - start, 0), len(power) - 1) for place in (onset, self.speech_end - EDGE_WINDOW))
         for _ in range(2):  # the loudest of what was found; then of what belongs to it
             loudest = power[begin : max(finish, begin) + 1].max()
-            loud = np.flatnonzero(power >= loudest * 10.0 ** (-EDGE_DB / 10.0))
-            is_apart = np.diff(loud) > EDGE_GAP
-            before = np.flatnonzero(is_apart & (loud[:-1] < begin))
-            after = np.flatnonzero(is_apart & (loud[1:] > finish))
-            begin = int(loud[before[-1] + 1] if len(before) else loud[0])
-            finish = int(loud[after[0]] if len(after) else loud[-1])
+            is_loud = np.concatenate([[False], power >= loudest * 10.0 ** (-EDGE_DB / 10.0), [False]])
+            changes = np.flatnonzero(is_loud[1:] != is_loud[:-1])  # where a loud part begins, where it has ended, ...
+            first, last = changes[::2], changes[1::2] - 1
+            is_apart = first[1:] - last[:-1] > EDGE_GAP
+            before = np.flatnonzero(is_apart & (last[:-1] < begin))
+            after = np.flatnonzero(is_apart & (first[1:] > finish))
+            begin = int(first[before[-1] + 1] if len(before) else first[0])
+            finish = int(last[after[0]] if len(after) else last[-1])
         centre = EDGE_WINDOW // 2
         is_loud_to_the_end = finish == len(power) - 1
         return start + (begin + centre if begin else 0), end if is_loud_to_the_end else start + finish + centre
