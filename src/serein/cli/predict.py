@@ -234,7 +234,6 @@ def _readable(
 ) -> Iterator[Pair]:
     """Yield recordings with their predictions, drawn and transcribed when asked for; others' errors go to `failed`."""
     from serein.inference.prediction import Prediction
-    from serein.inference.writers import save_picture
 
     for source, result in results:
         if isinstance(result, SereinError):
@@ -244,6 +243,8 @@ def _readable(
             continue
         assert isinstance(result, Prediction)
         if plot is not None:
+            from serein.inference.picture import save_picture
+
             save_picture(result, plot)
         yield source, result if transcripts is None else transcripts.beside(result, source)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from itertools import pairwise
 from typing import Any, Self
 
@@ -129,7 +130,7 @@ def zero_before_relu(images: torch.Tensor, is_frame: torch.Tensor) -> torch.Tens
         images: (batch, channel, frame, band).
         is_frame: (batch, frame) bool.
     """
-    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+    if torch.compiler.is_exporting() or _is_for_onnx():
         return images * is_frame[:, None, :, None].to(images.dtype)  # a float32 mask would widen bfloat16
     zeroed: torch.Tensor = _ZeroBeforeRelu.apply(images, is_frame)  # type: ignore[no-untyped-call]
     return zeroed
@@ -199,13 +200,18 @@ class CnnBlstmEncoder(Encoder):
             images = F.max_pool1d(images, 2, ceil_mode=True)
             num_frames = (num_frames + 1) // 2
             is_frame = frame_mask(num_frames, images.shape[2])
-        if torch.onnx.is_in_onnx_export():
+        if _is_for_onnx():
             return HiddenStates((onnx_lstm(self.lstm, images.transpose(1, 2), num_frames),), is_frame)
         packed = nn.utils.rnn.pack_padded_sequence(
             images.transpose(1, 2), num_frames.cpu(), batch_first=True, enforce_sorted=False
         )
         frames, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
         return HiddenStates((self.dropout(frames),), is_frame[:, : frames.shape[1]])
+
+
+def _is_for_onnx() -> bool:
+    """Tell whether this is an export to ONNX, without importing what exports, which takes longer than a prediction."""
+    return "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export()
 
 
 def onnx_lstm(lstm: nn.LSTM, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
