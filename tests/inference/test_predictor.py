@@ -181,6 +181,33 @@ def test_batches_change_nothing(
         np.testing.assert_allclose(one.embedding, other.embedding, atol=1e-5)
 
 
+def test_speech_of_short_recordings_is_detected_together(
+    model: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between them lie a recording too long for that, one that cannot be read, and one without speech."""
+    paths = []
+    for number, seconds in enumerate([0.02, 0.7, 2.0, 3.3, 12.0, 1.1, 4.0] + [0.5] * 20):
+        sound = np.concatenate([SILENCE[:3000], voiced(seconds, RNG, 120.0 + 5 * number), SILENCE[: 100 * number]])
+        paths.append(tmp_path / f"{number}.wav")
+        soundfile.write(paths[-1], sound, RATE_HZ, subtype="FLOAT")
+    soundfile.write(paths[2], NOISE, RATE_HZ, subtype="FLOAT")
+    paths[5].write_bytes(b"no audio")
+    together: list[int] = []
+    feed_all = module.feed_all
+    monkeypatch.setattr(module, "feed_all", lambda some, parts: together.append(len(some)) or feed_all(some, parts))
+    found = list(model.predict_files(paths, on_error="return"))
+    assert [number for number in together if number] == [16, 9]
+    assert [Path(each.file).name for each in found if isinstance(each, Prediction)] == [
+        path.name for path in paths if path != paths[5]
+    ]
+    assert isinstance(found[5], AudioError)
+    monkeypatch.setattr(module, "SHORT_S", 0.0)
+    for path, among_others in zip(paths, found, strict=True):
+        if path != paths[5]:
+            assert_same(model.predict(path), among_others)
+    assert [number for number in together if number] == [16, 9]
+
+
 def test_a_broken_file_stops_is_skipped_or_returned(model: Predictor, recording: Path, tmp_path: Path) -> None:
     lost = tmp_path / "lost.wav"
     files = [recording, lost, recording]

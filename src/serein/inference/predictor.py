@@ -37,11 +37,14 @@ from serein.inference.runtimes import (
 )
 from serein.inference.sources import Source, is_list_of_files, utterance_of
 from serein.inference.streams import Stream
+from serein.inference.vad import FRAME, feed_all
 from serein.metrics import tempered
 from serein.models.conditioning import attribute_vectors
 from serein.tasks.task import most_probable
 
 BATCH_S = 30.0  # of audio that is predicted together: more no longer fits into a core's cache, and takes a fifth longer
+SHORT_S = 10.0  # a recording that is no longer is kept until speech is detected in several at once
+DETECTED_TOGETHER = 16
 PARAMETER_SECONDS = 1e7  # of audio times parameters: as much as makes another thread worth its start
 
 if hasattr(os, "register_at_fork"):  # threads do not live on in a forked process, which would wait for them forever
@@ -59,20 +62,43 @@ class _Item:
     content: str | Upload
     recording: Recording
     error: SereinError | None = None
+    short: Waveform | None = None
 
     def windows(self, on_progress: Progress | None) -> Iterator[list[Window]]:
-        """Read the recording and yield its windows as they are complete."""
+        """Read the recording and yield its windows as they are complete; a short one is left in `short` instead."""
         part, raw_rate_hz = (self.utterance.start_s, self.utterance.end_s), self.recording.options.raw_rate_hz
         if self.recording.cutter is None:
             self.recording.feed(audio.load(self.content, *part, raw_rate_hz=raw_rate_hz))
         else:
             with audio.open(self.content, raw_rate_hz=raw_rate_hz) as sound:  # once: a pipe cannot be opened again
                 duration_s = sound.info(*part).duration_s if on_progress else 0.0
+                self.short = np.zeros(0, np.float32)
                 for block in sound.blocks(*part):
+                    if self.short is not None:
+                        self.short = block = np.concatenate([self.short, block])
+                        if len(block) <= SHORT_S * SAMPLE_RATE_HZ:
+                            continue
+                        self.short = None
                     yield self.recording.feed(block)
                     if on_progress:
                         on_progress(min(self.recording.duration_s, duration_s), duration_s)
+            if self.short is not None:
+                return
         yield self.recording.finish()
+
+
+def _windows_of_short(items: list[_Item]) -> list[tuple[_Item, Window]]:
+    """Detect the speech of short recordings together, which takes a third of the time, and empty the list."""
+    heard = [(item, item.recording.cutter, item.short) for item in items]
+    parts = [(item, cutter, samples) for item, cutter, samples in heard if cutter is not None and samples is not None]
+    whole = [np.concatenate([samples, np.zeros(-len(samples) % FRAME, np.float32)]) for _, _, samples in parts]
+    found = feed_all([cutter.detector for _, cutter, _ in parts], whole)
+    windows = []
+    for (item, _, samples), speech in zip(parts, found, strict=True):
+        windows += [(item, window) for window in item.recording.feed(samples, speech) + item.recording.finish()]
+        item.short = None
+    items.clear()
+    return windows
 
 
 class Predictor:
@@ -258,8 +284,19 @@ class Predictor:
             raise RecipeError(what, where="on_error", remedy="Name one of these.")
         options = options or PredictOptions(segments)
         pending: deque[_Item] = deque()
+        unheard: list[_Item] = []  # short recordings in which speech is not detected yet
         waiting: list[tuple[_Item, Window]] = []
         waiting_s = 0.0
+
+        def wait(windows: Iterable[tuple[_Item, Window]]) -> None:
+            nonlocal waiting_s
+            for item, window in windows:
+                waiting.append((item, window))
+                waiting_s += len(window.waveform) / SAMPLE_RATE_HZ
+            if waiting_s >= BATCH_S:
+                self._predict_waiting(waiting, embedding)
+                waiting_s = 0.0
+
         for source in files:
             utterance = utterance_of(source)
             is_whole = options.segments == "never" or (options.segments == "auto" and isinstance(source, Utterance))
@@ -268,18 +305,19 @@ class Predictor:
             pending.append(item)
             try:
                 for windows in item.windows(on_progress):
-                    waiting += [(item, window) for window in windows]
-                    waiting_s += sum(len(window.waveform) for window in windows) / SAMPLE_RATE_HZ
-                    if waiting_s >= BATCH_S:
-                        self._predict_waiting(waiting, embedding)
-                        waiting_s = 0.0
+                    wait((item, window) for window in windows)
+                if item.short is not None:
+                    unheard.append(item)
             except AudioError as error:
                 own = f"'{utterance.id}': " if utterance.id != utterance.audio else ""  # which part of a file it is
                 item.error = AudioError(f"{own}{error.what}", where=error.where, remedy=error.remedy)
+            if len(unheard) == DETECTED_TOGETHER:
+                wait(_windows_of_short(unheard))
             if len(pending) > 1024 and waiting:  # of very short ones: their number is bounded, too
                 self._predict_waiting(waiting, embedding)
                 waiting_s = 0.0
             yield from self._finished(pending, on_error)
+        wait(_windows_of_short(unheard))
         self._predict_waiting(waiting, embedding)
         yield from self._finished(pending, on_error)
 
