@@ -88,7 +88,7 @@ class _Item:
 
 
 def _windows_of_short(items: list[_Item]) -> list[tuple[_Item, Window]]:
-    """Detect the speech of short recordings together, which takes a third of the time, and empty the list."""
+    """Detect the speech of short recordings in one batch, and empty the list."""
     heard = [(item, item.recording.cutter, item.short) for item in items]
     parts = [(item, cutter, samples) for item, cutter, samples in heard if cutter is not None and samples is not None]
     whole = [np.concatenate([samples, np.zeros(-len(samples) % FRAME, np.float32)]) for _, _, samples in parts]
