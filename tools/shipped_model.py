@@ -242,7 +242,7 @@ All corpora, unseen speakers: recall {recalls}.
 ## Women and men, ages, languages
 
 Unseen speakers, of all corpora and of each; UA over the classes that a group has, and by how much it is ahead of all
-others of whom this is known. Over all corpora, groups differ by their corpora, too.
+others of whom this is known, over the classes that both have. Over all corpora, groups differ by their corpora, too.
 
 {chr(10).join(groups)}
 

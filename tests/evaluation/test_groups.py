@@ -107,3 +107,13 @@ def test_seeds_are_averaged_and_json_is_plain() -> None:
     groups = group_scores(rows, CLASSES)
     assert [(g.ua, g.num_utterances) for g in groups] == [(50.0, 4)] * 2
     assert json.loads(json.dumps(groups[0].to_json()))["interval"] == [50.0, 50.0]
+
+
+def test_groups_are_compared_by_the_classes_that_both_have() -> None:
+    women = [clip for name in "abc" for clip in clips(name, "sxcc", gender="female")]
+    men = [clip for name in "def" for clip in clips(name, "sx", gender="male")]
+    female, male = group_scores([*women, *men], CLASSES)
+    assert (female.ua, female.to_others, female.to_others_interval) == (75.0, 0.0, (0.0, 0.0))
+    assert (male.ua, male.to_others) == (50.0, 0.0)
+    (one, other) = group_scores([*clips("a", "s", gender="female"), *clips("b", "c", gender="male")], CLASSES)
+    assert (one.cells()[3], other.to_json()["to_others"]) == ("–", None)

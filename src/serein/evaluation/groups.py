@@ -54,7 +54,8 @@ class GroupScore:
         corpus: Whose speakers; `None`: those of all corpora.
         ua: Unweighted accuracy, over the classes that the group has.
         interval: 95 % of `ua`, over speakers; `None` with too few.
-        to_others: Points by which `ua` is ahead of that of all others of whom the attribute is known.
+        to_others: Points by which the group is ahead of all others of whom the attribute is known, over the classes
+            that both have; `None` if they share none.
         to_others_interval: 95 % of it, over speakers; `None` with too few on either side.
         num_speakers: Speakers of the group; `None` if they are unknown.
         num_utterances: Utterances of the group.
@@ -65,18 +66,19 @@ class GroupScore:
     corpus: str | None
     ua: float
     interval: Bounds | None
-    to_others: float
+    to_others: float | None
     to_others_interval: Bounds | None
     num_speakers: int | None
     num_utterances: int
 
     def cells(self) -> tuple[str, ...]:
         """Return a row of a table, as `HEADINGS` names its columns."""
+        ahead = "–" if self.to_others is None else f"{self.to_others:+.1f}"
         return (
             f"{self.attribute}: {self.name}",
             self.corpus or "all",
             f"{self.ua:.1f} {interval_text(self.interval)}".strip(),
-            f"{self.to_others:+.1f} {interval_text(self.to_others_interval, '+.1f')}".strip(),
+            f"{ahead} {interval_text(self.to_others_interval, '+.1f')}".strip(),
             "–" if self.num_speakers is None else str(self.num_speakers),
             str(self.num_utterances),
         )
@@ -125,34 +127,41 @@ def _group_score(
     predictions: Sequence[Prediction], is_inside: Any, classes: Sequence[str], **of_group: Any
 ) -> GroupScore:
     """Score one group and the others, drawing the same speakers for both."""
+    from scipy.sparse import hstack
+
     coded = code(predictions, classes)
     num_seeds, is_other = len(coded.seeds), (~is_inside).astype(np.int64)
     sides = coded.class_counts(is_other * num_seeds + coded.seed, 2 * num_seeds).toarray()
-    scores = [100 * float(mean_of_known(score)) for score in np.split(class_scores(sides)["ua"], 2)]
+    support = np.split(sides.reshape(2, num_seeds, -1).sum(axis=1), 3, axis=1)[1]
+    is_shared = np.tile((support > 0).all(axis=0), 3)  # of hits, true and predicted utterances
+    own, others = np.split(sides, 2)
+    ua, shared_ua, others_ua = (_ua(counts) for counts in (own, own * is_shared, others * is_shared))
     num_speakers = [None if coded.speaker is None else len(np.unique(coded.speaker[is_other == n])) for n in (0, 1)]
     bounds: list[Bounds | None] = [None, None]
     units = resampling_units(coded)
     if coded.speaker is not None and units.kind == "speakers" and not units.why_not:
         count = len(coded.speakers)
-        sums = coded.class_counts((coded.speaker * 2 + is_other) * num_seeds + coded.seed, count * 2 * num_seeds)
-        both = replace(units, sums=sums.reshape(count, -1).tocsr(), num_runs=2 * num_seeds)
-        drawn = resampled_scores(both, np.random.default_rng(0)).scores["ua"]
-        own, others = (100 * _mean(drawn[:, runs]) for runs in (slice(num_seeds), slice(num_seeds, None)))
+        row = (is_other * num_seeds + coded.seed) * count + coded.speaker
+        by_speaker = coded.class_counts(row, 2 * num_seeds * count)
+        runs = [by_speaker[run * count : (run + 1) * count] for run in range(2 * num_seeds)]
+        sums = hstack([*runs[:num_seeds], *(run.multiply(is_shared[None]) for run in runs)], format="csr")
+        drawn = resampled_scores(replace(units, sums=sums, num_runs=3 * num_seeds), np.random.default_rng(0))
+        of_own, of_shared, of_others = (100 * mean_of_known(part) for part in np.split(drawn.scores["ua"], 3, axis=1))
         enough = [n is not None and n >= FEWEST_UNITS for n in num_speakers]
         bounds = [
-            percentile_interval(own) if enough[0] else None,
-            percentile_interval(own - others) if all(enough) else None,
+            percentile_interval(of_own) if enough[0] else None,
+            percentile_interval(of_shared - of_others) if all(enough) and is_shared.any() else None,
         ]
     return GroupScore(
         **of_group,
-        ua=scores[0],
+        ua=ua,
         interval=bounds[0],
-        to_others=scores[0] - scores[1],
+        to_others=shared_ua - others_ua if is_shared.any() else None,
         to_others_interval=bounds[1],
         num_speakers=num_speakers[0],
         num_utterances=coded.num_distinct(is_other, 2)[0],
     )
 
 
-def _mean(values: FloatArray) -> FloatArray:
-    return np.asarray(mean_of_known(values))
+def _ua(counts: FloatArray) -> float:
+    return 100 * float(mean_of_known(class_scores(counts)["ua"]))
