@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from serein.errors import RunError
 from serein.evaluation.groups import group_scores
-from serein.evaluation.predictions import Prediction
+from serein.evaluation.predictions import Prediction, read_predictions
 
 CLASSES = ["sad", "calm"]
 
@@ -117,3 +119,11 @@ def test_groups_are_compared_by_the_classes_that_both_have() -> None:
     assert (male.ua, male.to_others) == (50.0, 0.0)
     (one, other) = group_scores([*clips("a", "s", gender="female"), *clips("b", "c", gender="male")], CLASSES)
     assert (one.cells()[3], other.to_json()["to_others"]) == ("–", None)
+
+
+def test_an_age_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
+    for age in ("NaN", "-1", "1e9", '"adult"'):
+        path = tmp_path / "predictions.jsonl"
+        path.write_text(f'{{"id": "a", "truth": "sad", "prediction": "sad", "age": {age}}}\n', encoding="utf-8")
+        with pytest.raises(RunError, match="key 'age'"):
+            read_predictions(path)

@@ -156,6 +156,8 @@ def test_a_file_tells_all_that_a_service_needs(tmp_path: Path) -> None:
         serein.load(path, runtime="torch")
     with pytest.raises(ModelError, match=r"computes in float32 alone, as it was exported\. Leave --precision out"):
         serein.load(path, precision="bfloat16")
+    with pytest.raises(ModelError, match="float16"):
+        serein.load("tiny", precision="float16")  # type: ignore[arg-type]
     assert serein.load(path, precision="float32").runtime.precision == "float32"
 
 

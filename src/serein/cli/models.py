@@ -95,6 +95,9 @@ def benchmark(
         if runtime is not None:
             remedy = "Name one runtime by --runtime, or several by --runtimes."
             raise ModelError("both are given", where="--runtime, --runtimes", remedy=remedy)
+        if precision is not None:
+            remedy = "Leave --precision out, or measure one runtime by --runtime."
+            raise ModelError("runtimes are compared as they are", where="--precision, --runtimes", remedy=remedy)
         names = [name.strip() for name in runtimes.split(",")]
         compared = compare_runtimes(model, names, device, clip_s=clip_s, seconds=seconds, backbone=backbone)
         if as_json:

@@ -19,6 +19,7 @@ from serein.errors import ManifestError
 
 Gender = Literal["female", "male", "other"]
 Style = Literal["scripted", "improvised", "natural"]
+Age = Annotated[float, Field(ge=0.0, le=120.0)]
 Consensus = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -104,7 +105,7 @@ class Utterance(BaseModel):
     end_s: float | None = Field(default=None, gt=0.0)
     speaker: str | None = None
     gender: Gender | None = None
-    age: float | None = Field(default=None, ge=0.0, le=120.0)
+    age: Age | None = None
     session: str | None = None
     emotion: str | None = None
     valence: Consensus | None = None

@@ -20,6 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from serein.data.files import write_text
+from serein.data.manifest import Age
 from serein.errors import RunError, expected_one_of
 from serein.tasks.task import TaskSpec
 
@@ -56,7 +57,7 @@ class Prediction:
     probabilities: dict[str, float] | None = None
     speaker: str | None = None
     gender: str | None = None
-    age: float | None = None
+    age: Age | None = None
     language: str | None = None
     fold: str = "all"
     seed: int = 0

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import torch
@@ -464,9 +464,13 @@ def load(
         backbone: Folder of the pretrained backbone, for a model that does not hold it and whose own has moved.
 
     Raises:
-        ModelError: There is none, it is damaged, or it is an exported file of another precision.
+        ModelError: There is none, it is damaged, it is an exported file of another precision, or there is no such
+            precision.
         MissingExtraError: The runtime is not installed.
     """
+    if precision not in (None, *get_args(PrecisionName)):
+        what = expected_one_of(str(precision), get_args(PrecisionName), kind="precision")
+        raise ModelError(what, where="precision", remedy="Name one of these.")
     is_exported = str(name).endswith(".onnx")
     if runtime not in (None, "torch") or (is_exported and runtime is None):
         path = Path(str(name)) if is_exported else model_folder(name)
