@@ -363,7 +363,7 @@ def test_workers_predict_alike_and_in_order(
     in_processes = mock.Mock(wraps=processes.predict_in_processes)
     monkeypatch.setattr(processes, "predict_in_processes", in_processes)
     monkeypatch.setattr(processes, "FILES_PER_PROCESS", 10)
-    monkeypatch.setattr(processes, "num_cores", lambda: 2)
+    monkeypatch.setattr(processes, "num_cores", lambda: 4)
     utterances = manifest.read(tones)
     lost = utterances[0].model_copy(update={"id": "lost", "audio": str(tmp_path / "lost.wav")})
     manifest.write([*utterances[:20], lost, *utterances[20:]], tmp_path / "m.jsonl")

@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from cli_fixtures import environment
 from serein.data import manifest
 from serein.errors import AudioError, ModelError, RecipeError
 from serein.inference import predictor as module
+from serein.inference import reading
 from serein.inference.prediction import Prediction
 from serein.inference.predictor import Predictor
 from serein.inference.recording import PredictOptions, SlidingWindow
@@ -157,6 +159,7 @@ def test_files_are_predicted_lazily_and_in_order(
 ) -> None:
     utterances = manifest.read(tones)
     monkeypatch.setattr(module, "BATCH_S", 2.0)
+    monkeypatch.setattr(module, "READ_TOGETHER", 2)
     taken: list[str] = []
 
     def endless() -> Iterator[serein.Utterance]:
@@ -167,7 +170,70 @@ def test_files_are_predicted_lazily_and_in_order(
 
     found = list(islice(model.predict_files(endless()), 40))
     assert [each.id for each in found] == [u.id for u in [*utterances, *utterances][:40]]
-    assert len(taken) < 60
+    assert len(taken) < 40 + 2 * (2 * module.MOST_THREADS + 2)
+
+
+@pytest.fixture
+def same_threads_after() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("same_threads_after")
+def test_threads_read_and_predict_as_one_does(
+    model: Predictor, recording: Path, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long, short and broken recordings; a reader that stops early leaves no thread behind."""
+    long = tmp_path / "long.wav"
+    soundfile.write(long, np.tile(SPEECH, 12), RATE_HZ, subtype="FLOAT")
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"no audio")
+    files = [long, *manifest.read(tones)[:5], broken, recording, long, recording]
+    monkeypatch.setattr(module, "BATCH_S", 5.0)
+    monkeypatch.setattr(reading, "STEP_S", 3.0)
+    monkeypatch.setattr(module, "READ_TOGETHER", 2)
+    found = {}
+    for num_threads in (1, 3):
+        monkeypatch.setattr(module, "MOST_THREADS", num_threads)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+        found[num_threads] = list(model.predict_files(files, on_error="return"))
+    for alone, together in zip(found[1], found[3], strict=True):
+        if isinstance(alone, AudioError):
+            assert str(alone) == str(together)
+        else:
+            assert_same(alone, together)
+    next(model.predict_files(files))
+    for thread in threading.enumerate():
+        if thread.name.startswith("serein"):
+            thread.join(60.0)
+            assert not thread.is_alive()
+
+
+@pytest.mark.usefixtures("same_threads_after")
+def test_nothing_waits_for_a_pipe_but_the_caller(
+    model: Predictor, recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that does would keep Python from ending."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(recording.read_bytes()))
+    writer.start()
+    readers: dict[str, threading.Thread] = {}
+    opened = reading.audio.open
+    monkeypatch.setattr(module, "MOST_THREADS", 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(module, "READ_TOGETHER", 1)
+
+    def spy(content: Any, **how: Any) -> Any:
+        readers[Path(content).name] = threading.current_thread()
+        return opened(content, **how)
+
+    monkeypatch.setattr(reading.audio, "open", spy)
+    from_pipe, from_file = model.predict_files([pipe, recording])
+    writer.join()
+    assert_same(from_pipe, from_file)
+    assert (readers["pipe"] is threading.main_thread(), readers["call.wav"] is threading.main_thread()) == (True, False)
 
 
 def test_batches_change_nothing(
@@ -193,19 +259,19 @@ def test_speech_of_short_recordings_is_detected_together(
     soundfile.write(paths[2], NOISE, RATE_HZ, subtype="FLOAT")
     paths[5].write_bytes(b"no audio")
     together: list[int] = []
-    feed_all = module.feed_all
-    monkeypatch.setattr(module, "feed_all", lambda some, parts: together.append(len(some)) or feed_all(some, parts))
+    feed_all = reading.feed_all
+    monkeypatch.setattr(reading, "feed_all", lambda some, parts: together.append(len(some)) or feed_all(some, parts))
     found = list(model.predict_files(paths, on_error="return"))
-    assert [number for number in together if number] == [16, 9]
+    assert sorted(number for number in together if number) == [11, 14]
     assert [Path(each.file).name for each in found if isinstance(each, Prediction)] == [
         path.name for path in paths if path != paths[5]
     ]
     assert isinstance(found[5], AudioError)
-    monkeypatch.setattr(module, "SHORT_S", 0.0)
+    monkeypatch.setattr(reading, "SHORT_S", 0.0)
     for path, among_others in zip(paths, found, strict=True):
         if path != paths[5]:
             assert_same(model.predict(path), among_others)
-    assert [number for number in together if number] == [16, 9]
+    assert sorted(number for number in together if number) == [11, 14]
 
 
 def test_a_broken_file_stops_is_skipped_or_returned(model: Predictor, recording: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_cores", "num_files", "expected"), [(4, 127, 1), (4, 300, 2), (4, 10_000, 4), (64, 10_000, 8), (1, 10_000, 1)]
+    ("num_cores", "num_files", "expected"), [(4, 511, 1), (4, 512, 2), (8, 10_000, 4), (64, 10_000, 8), (1, 10_000, 1)]
 )
 def test_as_many_processes_as_are_worth_their_start(
     num_cores: int, num_files: int, expected: int, monkeypatch: pytest.MonkeyPatch

@@ -6,8 +6,11 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
@@ -20,12 +23,13 @@ from serein import checkpoint as checkpoints
 from serein.audio import SAMPLE_RATE_HZ, Upload, Waveform
 from serein.checkpoint import AbsentModel, Checkpoint
 from serein.data.manifest import Utterance
-from serein.device import device_of
-from serein.errors import AudioError, ModelError, RecipeError, SereinError, expected_one_of
+from serein.device import device_of, num_cores
+from serein.errors import AudioError, ModelError, RecipeError, expected_one_of
 from serein.hub import SHIPPED_MODELS
 from serein.inference.batching import embedding_selection, model_outputs
 from serein.inference.prediction import ClipPrediction, Prediction, RejectOption
-from serein.inference.recording import SLIDING_WINDOW, PredictOptions, Recording, Segments, SlidingWindow, Window
+from serein.inference.reading import Item, Windows, length_s, read_ahead
+from serein.inference.recording import SLIDING_WINDOW, PredictOptions, Recording, Segments, SlidingWindow
 from serein.inference.runtimes import (
     FileRuntime,
     PrecisionName,
@@ -37,14 +41,14 @@ from serein.inference.runtimes import (
 )
 from serein.inference.sources import Source, is_list_of_files, utterance_of
 from serein.inference.streams import Stream
-from serein.inference.vad import FRAME, feed_all
 from serein.metrics import tempered
 from serein.models.conditioning import attribute_vectors
 from serein.tasks.task import most_probable
 
 BATCH_S = 30.0  # of audio that is predicted together: more no longer fits into a core's cache, and takes a fifth longer
-SHORT_S = 10.0  # a recording that is no longer is kept until speech is detected in several at once
-DETECTED_TOGETHER = 16
+READ_TOGETHER = 16  # recordings that a thread reads one after the other; speech is detected in short ones at once
+MOST_THREADS = 8  # that read and predict: what holds Python's lock leaves no more to win
+MOST_PENDING = 1024  # recordings without a prediction: very short ones are many before they are a batch
 PARAMETER_SECONDS = 1e7  # of audio times parameters: as much as makes another thread worth its start
 
 if hasattr(os, "register_at_fork"):  # threads do not live on in a forked process, which would wait for them forever
@@ -52,53 +56,6 @@ if hasattr(os, "register_at_fork"):  # threads do not live on in a forked proces
 
 OnError = Literal["raise", "skip", "return"]
 Progress = Callable[[float, float], None]  # seconds done of a recording, and all its seconds
-
-
-@dataclass
-class _Item:
-    """A recording that is being predicted."""
-
-    utterance: Utterance
-    content: str | Upload
-    recording: Recording
-    error: SereinError | None = None
-    short: Waveform | None = None
-
-    def windows(self, on_progress: Progress | None) -> Iterator[list[Window]]:
-        """Read the recording and yield its windows as they are complete; a short one is left in `short` instead."""
-        part, raw_rate_hz = (self.utterance.start_s, self.utterance.end_s), self.recording.options.raw_rate_hz
-        if self.recording.cutter is None:
-            self.recording.feed(audio.load(self.content, *part, raw_rate_hz=raw_rate_hz))
-        else:
-            with audio.open(self.content, raw_rate_hz=raw_rate_hz) as sound:  # once: a pipe cannot be opened again
-                duration_s = sound.info(*part).duration_s if on_progress else 0.0
-                self.short = np.zeros(0, np.float32)
-                for block in sound.blocks(*part):
-                    if self.short is not None:
-                        self.short = block = np.concatenate([self.short, block])
-                        if len(block) <= SHORT_S * SAMPLE_RATE_HZ:
-                            continue
-                        self.short = None
-                    yield self.recording.feed(block)
-                    if on_progress:
-                        on_progress(min(self.recording.duration_s, duration_s), duration_s)
-            if self.short is not None:
-                return
-        yield self.recording.finish()
-
-
-def _windows_of_short(items: list[_Item]) -> list[tuple[_Item, Window]]:
-    """Detect the speech of short recordings in one batch, and empty the list."""
-    heard = [(item, item.recording.cutter, item.short) for item in items]
-    parts = [(item, cutter, samples) for item, cutter, samples in heard if cutter is not None and samples is not None]
-    whole = [np.concatenate([samples, np.zeros(-len(samples) % FRAME, np.float32)]) for _, _, samples in parts]
-    found = feed_all([cutter.detector for _, cutter, _ in parts], whole)
-    windows = []
-    for (item, _, samples), speech in zip(parts, found, strict=True):
-        windows += [(item, window) for window in item.recording.feed(samples, speech) + item.recording.finish()]
-        item.short = None
-    items.clear()
-    return windows
 
 
 class Predictor:
@@ -283,43 +240,44 @@ class Predictor:
             what = expected_one_of(on_error, ("raise", "skip", "return"), kind="value")
             raise RecipeError(what, where="on_error", remedy="Name one of these.")
         options = options or PredictOptions(segments)
-        pending: deque[_Item] = deque()
-        unheard: list[_Item] = []  # short recordings in which speech is not detected yet
-        waiting: list[tuple[_Item, Window]] = []
-        waiting_s = 0.0
+        pending: deque[Item] = deque()
 
-        def wait(windows: Iterable[tuple[_Item, Window]]) -> None:
-            nonlocal waiting_s
-            for item, window in windows:
-                waiting.append((item, window))
-                waiting_s += len(window.waveform) / SAMPLE_RATE_HZ
-            if waiting_s >= BATCH_S:
-                self._predict_waiting(waiting, embedding)
-                waiting_s = 0.0
+        def groups() -> Iterator[list[Item]]:
+            sources = iter(files)
+            while group := [self._item(source, options) for source in islice(sources, READ_TOGETHER)]:
+                pending.extend(group)
+                yield group
 
-        for source in files:
-            utterance = utterance_of(source)
-            is_whole = options.segments == "never" or (options.segments == "auto" and isinstance(source, Utterance))
-            recording = Recording(self.task, options, is_whole=is_whole, start_s=utterance.start_s)
-            item = _Item(utterance, source if isinstance(source, Upload) else utterance.audio, recording)
-            pending.append(item)
-            try:
-                for windows in item.windows(on_progress):
-                    wait((item, window) for window in windows)
-                if item.short is not None:
-                    unheard.append(item)
-            except AudioError as error:
-                own = f"'{utterance.id}': " if utterance.id != utterance.audio else ""  # which part of a file it is
-                item.error = AudioError(f"{own}{error.what}", where=error.where, remedy=error.remedy)
-            if len(unheard) == DETECTED_TOGETHER:
-                wait(_windows_of_short(unheard))
-            if len(pending) > 1024 and waiting:  # of very short ones: their number is bounded, too
-                self._predict_waiting(waiting, embedding)
-                waiting_s = 0.0
-            yield from self._finished(pending, on_error)
-        wait(_windows_of_short(unheard))
-        self._predict_waiting(waiting, embedding)
+        is_on_cpu = self.device.type == "cpu"
+        num_threads = min(torch.get_num_threads() if is_on_cpu else num_cores(), MOST_THREADS)
+        batch_s = BATCH_S if is_on_cpu else self.checkpoint.options.inference.batch_s
+        waiting: Windows = []
+        predicting: deque[tuple[Windows, Callable[[], list[ClipPrediction]]]] = deque()
+        with _threads(num_threads) as threads:
+            # on the CPU batches side by side, one core each, take less time than one after the other on all cores
+            own = threads if is_on_cpu and isinstance(self.runtime, TorchRuntime) else None
+            for windows in read_ahead(groups(), threads, num_threads, measure=on_progress is not None):
+                for item in {id(item): item for item, _ in windows}.values():
+                    if on_progress and item.duration_s is not None:
+                        on_progress(min(item.recording.duration_s, item.duration_s), item.duration_s)
+                waiting += windows
+                if length_s(waiting) >= batch_s or len(pending) > MOST_PENDING:
+                    predict = partial(self._predict_windows, waiting, embedding)
+                    predicting.append((waiting, own.submit(predict).result if own else predict))
+                    waiting = []
+                while len(predicting) > (num_threads if own else 0):
+                    _add(*predicting.popleft())
+                yield from self._finished(pending, on_error)
+            while predicting:
+                _add(*predicting.popleft())
+        _add(waiting, partial(self._predict_windows, waiting, embedding))
         yield from self._finished(pending, on_error)
+
+    def _item(self, source: Source, options: PredictOptions) -> Item:
+        utterance = utterance_of(source)
+        is_whole = options.segments == "never" or (options.segments == "auto" and isinstance(source, Utterance))
+        recording = Recording(self.task, options, is_whole=is_whole, start_s=utterance.start_s)
+        return Item(utterance, source if isinstance(source, Upload) else utterance.audio, recording)
 
     def embed(
         self,
@@ -421,15 +379,12 @@ class Predictor:
             recording.add(window, each)
         return [recording.prediction(model=self.identity)]
 
-    def _predict_waiting(self, waiting: list[tuple[_Item, Window]], embedding: str | None) -> None:
-        """Predict windows of several recordings as one batch, and empty the list."""
-        waveforms, utterances = [window.waveform for _, window in waiting], [item.utterance for item, _ in waiting]
-        predictions = self.predict_clips(waveforms, utterances, embedding)
-        for (item, window), predicted in zip(waiting, predictions, strict=True):
-            item.recording.add(window, predicted)
-        waiting.clear()
+    def _predict_windows(self, windows: Windows, embedding: str | None) -> list[ClipPrediction]:
+        """Predict windows of several recordings as one batch."""
+        waveforms, utterances = [window.waveform for _, window in windows], [item.utterance for item, _ in windows]
+        return self.predict_clips(waveforms, utterances, embedding)
 
-    def _finished(self, pending: deque[_Item], on_error: OnError) -> Iterator[Any]:
+    def _finished(self, pending: deque[Item], on_error: OnError) -> Iterator[Any]:
         """Take the finished recordings from the front, in order."""
         while pending and (pending[0].error is not None or pending[0].recording.is_complete):
             item = pending.popleft()
@@ -441,6 +396,27 @@ class Predictor:
                 raise item.error
             elif on_error == "return":
                 yield item.error
+
+
+@contextmanager
+def _threads(num: int) -> Iterator[Executor | None]:
+    """Start threads that share PyTorch's among them, or none where there would be one."""
+    if num <= 1:
+        yield None
+        return
+    num_inside = torch.get_num_threads()
+    pool = ThreadPoolExecutor(num, "serein", torch.set_num_threads, (max(1, num_inside // num),))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        torch.set_num_threads(num_inside)  # what one thread sets holds for all that begin after it
+
+
+def _add(windows: Windows, result: Callable[[], list[ClipPrediction]]) -> None:
+    """Take in what the model says of windows, in their order."""
+    for (item, window), predicted in zip(windows, result(), strict=True):
+        item.recording.add(window, predicted)
 
 
 def load(

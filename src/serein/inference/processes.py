@@ -19,8 +19,9 @@ from serein.inference.recording import PredictOptions
 from serein.inference.runtimes import PrecisionName, RuntimeName
 from serein.inference.sources import Source
 
-CLIPS_AT_ONCE = 32  # that a process predicts
-FILES_PER_PROCESS = 128  # at least: starting one takes as long as some of them
+CLIPS_AT_ONCE = 64  # that a process predicts
+THREADS_PER_PROCESS = 2  # more would wait for Python's lock
+FILES_PER_PROCESS = 256  # at least: starting one takes as long as some of them
 MOST_PROCESSES = 8  # unless more are asked for: each holds PyTorch and a model, some 400 MB
 PARTS_IN_HAND = 2  # of a process on a cluster, which thus never waits for its next
 PARTS_AHEAD = 16  # of each process, that may be finished before an earlier one is
@@ -30,8 +31,8 @@ _worker: tuple[Predictor, PredictOptions] | None = None  # of a process that `_s
 
 
 def suitable_processes(num_files: int) -> int:
-    """Return how many processes predict so many files on the CPU: decoding and speech detection take one core each."""
-    return max(1, min(num_cores(), MOST_PROCESSES, num_files // FILES_PER_PROCESS))
+    """Return how many processes, of two threads each, predict so many files on the CPU."""
+    return max(1, min(num_cores() // THREADS_PER_PROCESS, MOST_PROCESSES, num_files // FILES_PER_PROCESS))
 
 
 def load_for(

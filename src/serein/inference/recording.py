@@ -301,7 +301,7 @@ class Recording:
         self.cutter = None if is_whole else WindowCutter(options.sliding_window)
         self.is_live = is_live
         self.num_samples = 0
-        self.num_waiting = 0  # windows without a prediction
+        self.num_cut = self.num_predicted = 0  # windows; one thread may read while another predicts
         self.is_read = False
         self._windows: list[Segment] = []
         self._predictions: list[ClipPrediction] = []
@@ -314,7 +314,7 @@ class Recording:
     @property
     def is_complete(self) -> bool:
         """Whether all of it has been read and predicted."""
-        return self.is_read and self.num_waiting == 0
+        return self.is_read and self.num_predicted == self.num_cut
 
     @property
     def duration_s(self) -> float:
@@ -340,11 +340,10 @@ class Recording:
 
     def finish(self) -> list[Window]:
         """Return the last windows, after the last sample."""
-        self.is_read = True
         if self.cutter is None:
             windows = [Window(0, np.concatenate(self._pieces))] if self.num_samples else []
             self._pieces = []
-            self.num_waiting += len(windows)
+            self.num_cut, self.is_read = len(windows), True
             return windows
         windows = self._released(self.cutter.finish())
         stretches, self._stretches = self._stretches or [], None
@@ -363,13 +362,13 @@ class Recording:
             stretches = [self._joined]
         elif self.is_live:
             stretches = []
-        self.num_waiting += len(stretches)
+        self.num_cut, self.is_read = self.num_cut + len(stretches), True
         return windows + stretches
 
     def _released(self, windows: list[Window]) -> list[Window]:
         """Return the windows that can be predicted now: none of a recording whose speech may fit into one window."""
         if self._stretches is None or self.cutter is None:
-            self.num_waiting += len(windows)
+            self.num_cut += len(windows)
             return windows
         self._stretches += windows
         length = round(self.options.sliding_window.window_s * SAMPLE_RATE_HZ)
@@ -378,7 +377,7 @@ class Recording:
             self._stretches = None
         elif not self.is_live:
             windows = []
-        self.num_waiting += len(windows)
+        self.num_cut += len(windows)
         return windows
 
     def add(self, window: Window, predicted: ClipPrediction) -> Segment:
@@ -391,7 +390,7 @@ class Recording:
             self._windows, self._predictions = [], []
         self._windows.append(segment)
         self._predictions.append(predicted)
-        self.num_waiting -= 1
+        self.num_predicted += 1
         return segment
 
     def prediction(self, file: str = "-", id: str | None = None, model: Mapping[str, str] | None = None) -> Prediction:
