@@ -3,10 +3,10 @@
 Real configuration, random weights; clips of RAVDESS's own lengths, filled with noise of speech-like level, or, with
 `--data`, of a manifest. Both sides train the same clips from memory in batches of 8 with the CNN frozen and the same
 precision; both answer the same clips with the same weights, on the device at hand. Each side's time is the median of
-`--repeats` rounds in which all sides take turns: seconds of the processor on a CPU, which other work beside changes
-little, of the clock on a GPU. The classifier's bias makes the mean of the pipeline's logits zero, so that labels
-differ between clips. serein's sides keep freed memory, as its commands do; the others let glibc give it back, as Python
-does.
+`--repeats` rounds in which all sides take turns: with one thread (`OMP_NUM_THREADS=1`) seconds of the processor, which
+other work beside changes little; with more, or on a GPU, seconds of the clock. The classifier's bias makes the mean of
+the pipeline's logits zero, so that labels differ between clips. serein's sides keep freed memory, as its commands do;
+the others let glibc give it back, as Python does.
 
     python benchmarks/finetuning.py [--clips 48] [--repeats 3] [--data MANIFEST] [--json]   # --thin --clips 2: a trial
 """
@@ -73,11 +73,12 @@ def clips_of(count: int) -> list[np.ndarray]:
 
 
 def clock() -> float:
-    """Return seconds: of the processor; on a GPU those of the clock, after what it was given to do."""
+    """Return seconds: of the processor with one thread; else those of the clock, on a GPU after what it was given."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
+    elif torch.get_num_threads() == 1:
+        return time.process_time()
+    return time.perf_counter()
 
 
 def give_back_freed_memory() -> None:
@@ -305,11 +306,14 @@ def measure(waveforms: list[np.ndarray], num_rounds: int, *, is_thin: bool) -> d
                 took = learn(Path(scratch) / f"{name}-{number}")
                 seconds["training"].setdefault(name, []).append(took)
                 gc.collect()  # trainers and their models refer to each other
+        num_threads = torch.get_num_threads()
         profile, training_flops = where_time_goes(base, waveforms, precision, device)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             for parameter in sides.network.parameters():
                 parameter.requires_grad_(False)
+            torch.set_num_threads(1)  # operations of other threads are not counted
             sides.serein("float32")
+            torch.set_num_threads(num_threads)
     expected = logits["pipeline, batch 1"]
     relative = {name: own - own.mean(axis=1, keepdims=True) for name, own in logits.items()}
     return {

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,6 +32,8 @@ from serein.allocator import keep_freed_memory
 from serein.errors import ModelError, imported
 
 T = TypeVar("T")
+
+MOST_THREADS = 8  # of `core_threads`: what holds Python's lock leaves no more to win
 
 
 def processor_name() -> str:
@@ -273,3 +276,28 @@ def moved_to(module: nn.Module, device: torch.device) -> Iterator[None]:
         yield
     finally:
         module.to(home)
+
+
+@contextmanager
+def core_threads(num: int) -> Iterator[Executor | None]:
+    """Start threads that share PyTorch's among them, or none where there would be one.
+
+    On the CPU, batches side by side take less time than one after the other, each on all cores: these wait for each
+    other at every operation.
+    """
+    if num <= 1:
+        yield None
+        return
+    num_inside = torch.get_num_threads()
+    pool = ThreadPoolExecutor(num, "serein", _begin_thread, (max(1, num_inside // num),))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(num_inside)  # what one thread sets holds for all that begin after it
+        torch.clear_autocast_cache()
+
+
+def _begin_thread(num_inside: int) -> None:
+    torch.set_num_threads(num_inside)
+    torch.autocast_increment_nesting()  # as within `autocast`: weights that were cast are kept

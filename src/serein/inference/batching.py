@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from serein.audio import SAMPLE_RATE_HZ, Waveform
 from serein.checkpoint import Checkpoint
 from serein.data.dataset import Recordings, fix_length
+from serein.device import MOST_THREADS, core_threads
 from serein.errors import ModelError, RunError, expected_one_of
 from serein.inference.runtimes import EmbeddingSelection, Runtime, TorchRuntime
 from serein.models.conditioning import ConditionSource, attribute_vectors
@@ -84,29 +85,38 @@ def model_outputs(
     shortest = max(1, round(clips.min_s * SAMPLE_RATE_HZ))
     runtime = runtime or TorchRuntime(checkpoint)
     of_clip: dict[int, ModelOutputs] = {}
-    with torch.autocast(runtime.device.type, enabled=False):  # keeps the weights that `run` casts for all batches
-        for positions in batches_by_length(num_samples, most_samples, shortest):
-            windows = []  # of equal length, of a clip longer than `clips.window_s`
-            for position in positions:
-                waveform = fix_length(waveform_of(position), clips)
-                num_windows = -(-len(waveform) // round(clips.window_s * SAMPLE_RATE_HZ))
-                windows.append(np.array_split(waveform, num_windows) if num_windows > 1 else [waveform])
-            flat = [window for each in windows for window in each]
-            clip_of = np.repeat(positions, [len(each) for each in windows])
-            size = max(1, most_samples // max(map(len, flat)))  # one recording may be hours
-            parts = []
-            for start in range(0, len(flat), size):
-                rows = clip_of[start : start + size]
-                known = {name: vectors[rows] for name, vectors in (conditions or {}).items()}
-                parts.append(_forward(checkpoint, selection, runtime, flat[start : start + size], known))
-            outputs = _stacked(parts)
-            start = 0
-            for position, own in zip(positions, windows, strict=True):  # windows' means by length; joined texts
-                part, weights = slice(start, start + len(own)), np.array([len(window) for window in own], np.float64)
-                vector = np.average(outputs.embeddings[part], axis=0, weights=weights).astype(np.float32)
-                decoded = {name: each.mean(part, weights) for name, each in outputs.decoded.items()}
-                of_clip[position] = ModelOutputs(decoded, vector[None])
-                start += len(own)
+
+    def predict(positions: Sequence[int]) -> dict[int, ModelOutputs]:
+        windows = []  # of equal length, of a clip longer than `clips.window_s`
+        for position in positions:
+            waveform = fix_length(waveform_of(position), clips)
+            num_windows = -(-len(waveform) // round(clips.window_s * SAMPLE_RATE_HZ))
+            windows.append(np.array_split(waveform, num_windows) if num_windows > 1 else [waveform])
+        flat = [window for each in windows for window in each]
+        clip_of = np.repeat(positions, [len(each) for each in windows])
+        size = max(1, most_samples // max(map(len, flat)))  # one recording may be hours
+        parts = []
+        for start in range(0, len(flat), size):
+            rows = clip_of[start : start + size]
+            known = {name: vectors[rows] for name, vectors in (conditions or {}).items()}
+            parts.append(_forward(checkpoint, selection, runtime, flat[start : start + size], known))
+        outputs = _stacked(parts)
+        found, start = {}, 0
+        for position, own in zip(positions, windows, strict=True):  # windows' means by length; joined texts
+            part, weights = slice(start, start + len(own)), np.array([len(window) for window in own], np.float64)
+            vector = np.average(outputs.embeddings[part], axis=0, weights=weights).astype(np.float32)
+            decoded = {name: each.mean(part, weights) for name, each in outputs.decoded.items()}
+            found[position] = ModelOutputs(decoded, vector[None])
+            start += len(own)
+        return found
+
+    batches = batches_by_length(num_samples, most_samples, shortest)
+    is_side_by_side = runtime.device.type == "cpu" and isinstance(runtime, TorchRuntime)
+    num_threads = min(torch.get_num_threads(), MOST_THREADS, len(batches)) if is_side_by_side else 1
+    # `autocast` keeps the weights that `run` casts for all batches
+    with torch.autocast(runtime.device.type, enabled=False), core_threads(num_threads) as threads:
+        for found in (threads.map if threads else map)(predict, batches):
+            of_clip |= found
             if on_progress:
                 on_progress(len(of_clip), len(num_samples))
     return _stacked([of_clip[position] for position in range(len(num_samples))])

@@ -6,8 +6,6 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
@@ -23,7 +21,7 @@ from serein import checkpoint as checkpoints
 from serein.audio import SAMPLE_RATE_HZ, Upload, Waveform
 from serein.checkpoint import AbsentModel, Checkpoint
 from serein.data.manifest import Utterance
-from serein.device import device_of, num_cores
+from serein.device import MOST_THREADS, core_threads, device_of, num_cores
 from serein.errors import AudioError, ModelError, RecipeError, expected_one_of
 from serein.hub import SHIPPED_MODELS
 from serein.inference.batching import embedding_selection, model_outputs
@@ -47,7 +45,6 @@ from serein.tasks.task import most_probable
 
 BATCH_S = 30.0  # of audio that is predicted together: more no longer fits into a core's cache, and takes a fifth longer
 READ_TOGETHER = 16  # recordings that a thread reads one after the other; speech is detected in short ones at once
-MOST_THREADS = 8  # that read and predict: what holds Python's lock leaves no more to win
 MOST_PENDING = 1024  # recordings without a prediction: very short ones are many before they are a batch
 PARAMETER_SECONDS = 1e7  # of audio times parameters: as much as makes another thread worth its start
 
@@ -253,7 +250,7 @@ class Predictor:
         batch_s = BATCH_S if is_on_cpu else self.checkpoint.options.inference.batch_s
         waiting: Windows = []
         predicting: deque[tuple[Windows, Callable[[], list[ClipPrediction]]]] = deque()
-        with _threads(num_threads) as threads:
+        with core_threads(num_threads) as threads:
             # on the CPU batches side by side, one core each, take less time than one after the other on all cores
             own = threads if is_on_cpu and isinstance(self.runtime, TorchRuntime) else None
             for windows in read_ahead(groups(), threads, num_threads, measure=on_progress is not None):
@@ -396,21 +393,6 @@ class Predictor:
                 raise item.error
             elif on_error == "return":
                 yield item.error
-
-
-@contextmanager
-def _threads(num: int) -> Iterator[Executor | None]:
-    """Start threads that share PyTorch's among them, or none where there would be one."""
-    if num <= 1:
-        yield None
-        return
-    num_inside = torch.get_num_threads()
-    pool = ThreadPoolExecutor(num, "serein", torch.set_num_threads, (max(1, num_inside // num),))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        torch.set_num_threads(num_inside)  # what one thread sets holds for all that begin after it
 
 
 def _add(windows: Windows, result: Callable[[], list[ClipPrediction]]) -> None:
