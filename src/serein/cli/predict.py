@@ -104,7 +104,7 @@ def predict(
         int | None,
         typer.Option(
             help="Number of processes that predict on the CPU.",
-            show_default="one for two cores, at most 8, and one for every 256 files; "
+            show_default="half as many as cores, at most 8, and one for every 256 files; "
             "with --engine ray one for each GPU of the cluster, else for each core",
             min=1,
         ),

@@ -45,7 +45,7 @@ from serein.tasks.task import most_probable
 
 BATCH_S = 30.0  # of audio that is predicted together: more no longer fits into a core's cache, and takes a fifth longer
 READ_TOGETHER = 16  # recordings that a thread reads one after the other; speech is detected in short ones at once
-MOST_PENDING = 1024  # recordings without a prediction: very short ones are many before they are a batch
+MOST_WAITING = 1024  # windows in a batch: very short ones are many before they are one
 PARAMETER_SECONDS = 1e7  # of audio times parameters: as much as makes another thread worth its start
 
 if hasattr(os, "register_at_fork"):  # threads do not live on in a forked process, which would wait for them forever
@@ -228,7 +228,8 @@ class Predictor:
             on_error: What to do with a recording that cannot be read: `raise`, `skip` it, or `return` the error in
                 its place.
             embedding: Which of the model's embeddings predictions hold, see `embed`.
-            on_progress: Called with the seconds read of a recording, and all its seconds.
+            on_progress: Called with the seconds read of the recording that is the next to be yielded, and all its
+                seconds.
 
         Raises:
             AudioError: A recording cannot be read, unless `on_error` says otherwise.
@@ -248,17 +249,20 @@ class Predictor:
         is_on_cpu = self.device.type == "cpu"
         num_threads = min(torch.get_num_threads() if is_on_cpu else num_cores(), MOST_THREADS)
         batch_s = BATCH_S if is_on_cpu else self.checkpoint.options.inference.batch_s
+        told: tuple[Item, float] | None = None
         waiting: Windows = []
         predicting: deque[tuple[Windows, Callable[[], list[ClipPrediction]]]] = deque()
         with core_threads(num_threads) as threads:
             # on the CPU batches side by side, one core each, take less time than one after the other on all cores
             own = threads if is_on_cpu and isinstance(self.runtime, TorchRuntime) else None
             for windows in read_ahead(groups(), threads, num_threads, measure=on_progress is not None):
-                for item in {id(item): item for item, _ in windows}.values():
-                    if on_progress and item.duration_s is not None:
-                        on_progress(min(item.recording.duration_s, item.duration_s), item.duration_s)
+                if on_progress and pending and (total_s := pending[0].duration_s) is not None:
+                    done = (pending[0], min(pending[0].recording.duration_s, total_s))
+                    if done != told:
+                        on_progress(done[1], total_s)
+                    told = done
                 waiting += windows
-                if length_s(waiting) >= batch_s or len(pending) > MOST_PENDING:
+                if length_s(waiting) >= batch_s or len(waiting) > MOST_WAITING:
                     predict = partial(self._predict_windows, waiting, embedding)
                     predicting.append((waiting, own.submit(predict).result if own else predict))
                     waiting = []
