@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-clips", type=int, default=300, help="clips to test with, under every condition")
     parser.add_argument("--teacher", metavar="NAME", help="model made before: each training learns from its own there")
     parser.add_argument("--speakers-alone", action="store_true", help="do not also leave each corpus out once")
+    parser.add_argument("--uncalibrated", action="store_true", help="keep the probabilities of the network")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--work", type=Path, default=Path("runs/shipped"), help="folder of the trainings")
     parser.add_argument("--out", type=Path, default=PACKAGE)
@@ -83,7 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         vars(checkpoint.model.backbone)["_origin"]["source"] = source  # --set may name a copy on disk
     checkpoint.training["licences"] |= dict(each.split("=", 1) for each in options.licence)
     classes = checkpoint.class_labels.classes
-    checkpoint.calibration = calibration_of(read_run_predictions(work / "speakers", classes), classes)
+    if not options.uncalibrated:
+        checkpoint.calibration = calibration_of(read_run_predictions(work / "speakers", classes), classes)
     rows = [row for kind, run in runs.items() for row in rows_of(kind, read_run_predictions(run, classes), classes)]
     staged = work / "model"
     model_folder.save(staged, checkpoint, "", backbone="bundle", dtype=torch.float16)

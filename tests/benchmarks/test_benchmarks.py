@@ -40,6 +40,7 @@ NEED_DATA = {
     "adaptation",
     "corpus_scale",
     "entry_points",
+    "files",
     "kill_resume",
     "long_recording",
     "ordinary_recordings",
@@ -91,6 +92,18 @@ def test_runtimes(tones: Path, tiny_run: Path, run_benchmark: Call) -> None:
     said = run_whole(run_benchmark, "runtimes", arguments, ("onnxscript", "onnxruntime"), *exports)
     assert "torch float32" in said
     assert "onnx int8, calibrated" in said
+
+
+@pytest.mark.slow
+def test_files(tmp_path: Path, tiny_run: Path, run_benchmark: Call) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(9):
+        soundfile.write(tmp_path / f"{number}.wav", voiced(1.0 + number / 5, rng), RATE_HZ)
+    model = tiny_run / "fold-1" / "seed-0" / "model"
+    said = run_whole(run_benchmark, "files", f"--data {tmp_path} --models {model} --precisions float32 --json", ())
+    for row in json.loads(said)["rows"]:
+        assert row["same_label"] == 1.0
+        assert row["times_real_time"] > 0
 
 
 @pytest.mark.slow
